@@ -1,0 +1,1 @@
+"""Typed Avro events, topic specifications, codec and schema registry client of Headrace."""

@@ -1,0 +1,160 @@
+"""Events to bytes and back: Avro in the Confluent wire format (a zero byte, the schema id, the value)."""
+
+from __future__ import annotations
+
+import io
+import json
+import struct
+from collections.abc import Iterable
+from typing import Any, TypeVar
+
+import fastavro
+from fastavro.types import Schema
+
+from headrace_contracts.errors import (
+    BadBytes,
+    NullValue,
+    Origin,
+    SchemaNotCached,
+    UnencodableEvent,
+    UnknownSchema,
+)
+from headrace_contracts.events._schemas import SCHEMAS
+from headrace_contracts.registry import SchemaRegistry
+from headrace_contracts.topics import TOPICS, Event, TopicSpec
+
+E = TypeVar("E", bound=Event)
+
+_MAGIC = b"\x00"
+_PREFIX = struct.Struct(">bI")
+
+
+def schema_text(record: type[Any]) -> str:
+    """The schema of an event class as a registry holds it."""
+    return SCHEMAS[record.FULL_NAME]
+
+
+def _without_logical_types(node: Any) -> Any:
+    # Timestamps stay integers: converting to datetime and back costs more than the rest of the decoding.
+    if isinstance(node, dict):
+        return {key: _without_logical_types(value) for key, value in node.items() if key != "logicalType"}
+    if isinstance(node, list):
+        return [_without_logical_types(item) for item in node]
+    return node
+
+
+def _parse(text: str) -> Schema:
+    return fastavro.parse_schema(_without_logical_types(json.loads(text)))
+
+
+class Codec:
+    """Encodes and decodes events with schema ids learnt from a registry; encode and decode make no I/O.
+
+    Args:
+        registry: Where ids come from.
+        topic_prefix: Prefix of all topics and subjects of the installation.
+    """
+
+    def __init__(self, registry: SchemaRegistry, topic_prefix: str = "headrace.") -> None:
+        self._registry = registry
+        self.topic_prefix = topic_prefix
+        self._writer_ids: dict[str, bytes] = {}
+        self._own: dict[str, Schema] = {}
+        self._writers: dict[int, tuple[Schema, str]] = {}
+        self._unknown: set[int] = set()
+
+    async def prepare(self, specs: Iterable[TopicSpec], *, register: bool = False) -> None:
+        """Learn the ids of the schemas that will be written to these topics.
+
+        With `register`, add those that are missing. Raises SchemaMissing, SchemaIncompatible, RegistryUnavailable.
+        """
+        for spec in specs:
+            text = schema_text(spec.record)
+            subject = self.topic_prefix + spec.subject
+            if register:
+                schema_id = await self._registry.register(subject, text)
+            else:
+                schema_id = await self._registry.id_of(subject, text)
+            self._writer_ids[spec.name] = _PREFIX.pack(0, schema_id)
+            self._writers[schema_id] = (self._own_schema(spec.record), spec.record.FULL_NAME)
+
+    async def learn(self, schema_id: int) -> None:
+        """Fetch the schema of an id, once. Raises RegistryUnavailable."""
+        if schema_id in self._writers or schema_id in self._unknown:
+            return
+        text = await self._registry.schema(schema_id)
+        if text is None:
+            self._unknown.add(schema_id)
+            return
+        parsed = json.loads(text)
+        name = (
+            f"{parsed.get('namespace', '')}.{parsed['name']}" if isinstance(parsed, dict) and "name" in parsed else ""
+        )
+        self._writers[schema_id] = (_parse(text), name)
+
+    def encode(self, spec: TopicSpec, event: Event) -> bytes:
+        """The value of a record of this topic.
+
+        Raises UnencodableEvent for an event that breaks its schema, KeyError for a topic that was not prepared.
+        """
+        buffer = io.BytesIO()
+        buffer.write(self._writer_ids[spec.name])
+        try:
+            fastavro.schemaless_writer(buffer, self._own_schema(spec.record), event.to_avro())
+        except (TypeError, ValueError, OverflowError, struct.error) as error:
+            raise UnencodableEvent(f"{spec.record.FULL_NAME} for {spec.name}: {error}") from error
+        return buffer.getvalue()
+
+    def decode(self, record: type[E], value: bytes | None, origin: Origin) -> E:
+        """The event in a value.
+
+        Raises NullValue, BadBytes, UnknownSchema: the record can never be read. Raises SchemaNotCached: call `learn`
+        with its schema id and decode again.
+        """
+        if value is None:
+            raise NullValue(origin)
+        if len(value) < _PREFIX.size or value[:1] != _MAGIC:
+            raise BadBytes(origin, f"{len(value)} bytes that are not in the Confluent wire format")
+        schema_id = _PREFIX.unpack_from(value)[1]
+        if schema_id in self._unknown:
+            raise UnknownSchema(origin, schema_id, "the registry does not know it")
+        try:
+            writer, name = self._writers[schema_id]
+        except KeyError:
+            raise SchemaNotCached(origin, schema_id) from None
+        if name != record.FULL_NAME:
+            raise UnknownSchema(origin, schema_id, f"holds {name or 'no record'}, expected {record.FULL_NAME}")
+        own = self._own_schema(record)
+        buffer = io.BytesIO(value)
+        buffer.seek(_PREFIX.size)
+        try:
+            data = fastavro.schemaless_reader(buffer, writer, None if writer is own else own)
+            if buffer.tell() != len(value):
+                raise BadBytes(origin, f"schema {schema_id}: {len(value) - buffer.tell()} bytes too many")
+            return record.from_avro(data)  # type: ignore[arg-type]
+        except BadBytes:
+            raise
+        # fastavro reports malformed input by whatever its reading stumbles over.
+        except Exception as error:
+            raise BadBytes(origin, f"schema {schema_id} ({name}): {type(error).__name__}: {error}") from error
+
+    async def read(self, record: type[E], value: bytes | None, origin: Origin) -> E:
+        """As `decode`, fetching a schema that is met for the first time. Raises RegistryUnavailable as well."""
+        try:
+            return self.decode(record, value, origin)
+        except SchemaNotCached as missing:
+            await self.learn(missing.schema_id)
+            return self.decode(record, value, origin)
+
+    def _own_schema(self, record: type[Any]) -> Schema:
+        schema = self._own.get(record.FULL_NAME)
+        if schema is None:
+            schema = self._own[record.FULL_NAME] = _parse(SCHEMAS[record.FULL_NAME])
+        return schema
+
+
+def spec_of(topic: str, topic_prefix: str) -> TopicSpec:
+    """The specification of a topic given with its prefix. Raises KeyError for a topic that is not Headrace's."""
+    if not topic.startswith(topic_prefix):
+        raise KeyError(f"{topic} does not begin with {topic_prefix}")
+    return TOPICS[topic[len(topic_prefix) :]]

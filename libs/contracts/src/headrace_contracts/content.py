@@ -1,0 +1,23 @@
+"""Text in and out of `Content`."""
+
+from __future__ import annotations
+
+from headrace_contracts.events import Content
+
+PLAIN = "none"
+
+
+class ContentSealed(Exception):
+    """The text is sealed with a data key that this program does not have."""
+
+
+def plain(text: str) -> Content:
+    """Text as unsealed content. Lone surrogates, which UTF-8 cannot hold, become U+FFFD."""
+    return Content(cipher=PLAIN, data=text.encode("utf-8", "replace"))
+
+
+def text_of(content: Content) -> str:
+    """The text. Raises ContentSealed when it is sealed; bytes that are no UTF-8 show as U+FFFD."""
+    if content.cipher != PLAIN:
+        raise ContentSealed(f"content is sealed with data key {content.cipher!r}")
+    return content.data.decode("utf-8", "replace")

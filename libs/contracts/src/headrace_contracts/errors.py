@@ -1,0 +1,77 @@
+"""Errors of the contracts, named by what their receiver must do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a value came from: a topic (with prefix), a partition and an offset."""
+
+    topic: str
+    partition: int
+    offset: int
+
+    def __str__(self) -> str:
+        return f"{self.topic}[{self.partition}]@{self.offset}"
+
+
+class ContractError(Exception):
+    """Base of all errors of this package."""
+
+
+class UnreadableValue(ContractError):
+    """The value can never be read: send the record to the dead letters.
+
+    `origin` says which record it is, `reason` what is wrong with it.
+    """
+
+    def __init__(self, origin: Origin, reason: str) -> None:
+        super().__init__(f"{origin}: {reason}")
+        self.origin = origin
+        self.reason = reason
+
+
+class NullValue(UnreadableValue):
+    """The record has no value (a tombstone) where one is needed."""
+
+    def __init__(self, origin: Origin) -> None:
+        super().__init__(origin, "the value is null")
+
+
+class BadBytes(UnreadableValue):
+    """The value is not in the Confluent wire format, or not what its schema says."""
+
+
+class UnknownSchema(UnreadableValue):
+    """The registry has no schema of the id in the value, or one that cannot be read as the event expected."""
+
+    def __init__(self, origin: Origin, schema_id: int, reason: str) -> None:
+        super().__init__(origin, f"schema {schema_id}: {reason}")
+        self.schema_id = schema_id
+
+
+class SchemaNotCached(ContractError):
+    """Fetch the schema (`Codec.learn`), then decode again."""
+
+    def __init__(self, origin: Origin, schema_id: int) -> None:
+        super().__init__(f"{origin}: schema {schema_id} has not been fetched from the registry yet")
+        self.origin = origin
+        self.schema_id = schema_id
+
+
+class RegistryUnavailable(ContractError):
+    """Try again later: the schema registry did not answer, or not properly."""
+
+
+class SchemaMissing(ContractError):
+    """Provision first: the registry does not hold a schema that this program writes."""
+
+
+class SchemaIncompatible(ContractError):
+    """Mend the schema: the registry refused it because readers or writers of earlier versions would break."""
+
+
+class UnencodableEvent(ContractError):
+    """Mend the event: a field's value is not of the type that the schema says."""

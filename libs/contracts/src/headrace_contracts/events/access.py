@@ -1,0 +1,62 @@
+"""Events of the domain access.
+
+Generated from schemas/ by `make generate`; change the schemas instead.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AccessKey:
+    """An API key, without its secret.
+
+    Attributes:
+        key_id: Public part of the key.
+        tenant: Tenant it speaks for.
+        name: What it is for.
+        secret_hash: HMAC-SHA-256 of the secret under the installation's pepper, in hex.
+        scopes: What it may do: tasks, skills, costs, admin.
+        requests_per_minute: Rate limit; null for none.
+        created_at: When it was made. Milliseconds since the epoch, UTC.
+        revoked_at: When it stopped being valid. Milliseconds since the epoch, UTC.
+    """
+
+    FULL_NAME: ClassVar[str] = "headrace.access.AccessKey"
+
+    key_id: str
+    tenant: str
+    name: str = ''
+    secret_hash: str
+    scopes: tuple[str, ...] = ()
+    requests_per_minute: int | None = None
+    created_at: int
+    revoked_at: int | None = None
+
+    def to_avro(self) -> dict[str, Any]:
+        return {
+            "key_id": self.key_id,
+            "tenant": self.tenant,
+            "name": self.name,
+            "secret_hash": self.secret_hash,
+            "scopes": list(self.scopes),
+            "requests_per_minute": self.requests_per_minute,
+            "created_at": self.created_at,
+            "revoked_at": self.revoked_at,
+        }
+
+    @classmethod
+    def from_avro(cls, data: dict[str, Any]) -> AccessKey:
+        return cls(
+            key_id=data["key_id"],
+            tenant=data["tenant"],
+            name=data["name"],
+            secret_hash=data["secret_hash"],
+            scopes=tuple(data["scopes"]),
+            requests_per_minute=data["requests_per_minute"],
+            created_at=data["created_at"],
+            revoked_at=data["revoked_at"],
+        )

@@ -1,0 +1,106 @@
+"""Events of the domain deadletters.
+
+Generated from schemas/ by `make generate`; change the schemas instead.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Header:
+    """One header of a record.
+
+    Attributes:
+        name: Its name.
+        value: Its value.
+    """
+
+    FULL_NAME: ClassVar[str] = "headrace.deadletters.Header"
+
+    name: str
+    value: bytes | None = None
+
+    def to_avro(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "value": self.value,
+        }
+
+    @classmethod
+    def from_avro(cls, data: dict[str, Any]) -> Header:
+        return cls(
+            name=data["name"],
+            value=data["value"],
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeadLetter:
+    """A record that could not be read or handled, kept whole with its reason.
+
+    Attributes:
+        service: Service that gave up.
+        topic: Topic it came from, with the prefix.
+        partition: Its partition.
+        offset: Its offset.
+        timestamp: Its timestamp. Milliseconds since the epoch, UTC.
+        key: Its key, byte for byte.
+        value: Its value, byte for byte.
+        headers: Its headers.
+        error_type: Kind of the error.
+        error_message: The error in words.
+        attempts: How often it was tried.
+        failed_at: When it was given up. Milliseconds since the epoch, UTC.
+    """
+
+    FULL_NAME: ClassVar[str] = "headrace.deadletters.DeadLetter"
+
+    service: str
+    topic: str
+    partition: int
+    offset: int
+    timestamp: int | None = None
+    key: bytes | None = None
+    value: bytes | None = None
+    headers: tuple[Header, ...] = ()
+    error_type: str
+    error_message: str = ''
+    attempts: int = 1
+    failed_at: int
+
+    def to_avro(self) -> dict[str, Any]:
+        return {
+            "service": self.service,
+            "topic": self.topic,
+            "partition": self.partition,
+            "offset": self.offset,
+            "timestamp": self.timestamp,
+            "key": self.key,
+            "value": self.value,
+            "headers": [item.to_avro() for item in self.headers],
+            "error_type": self.error_type,
+            "error_message": self.error_message,
+            "attempts": self.attempts,
+            "failed_at": self.failed_at,
+        }
+
+    @classmethod
+    def from_avro(cls, data: dict[str, Any]) -> DeadLetter:
+        return cls(
+            service=data["service"],
+            topic=data["topic"],
+            partition=data["partition"],
+            offset=data["offset"],
+            timestamp=data["timestamp"],
+            key=data["key"],
+            value=data["value"],
+            headers=tuple([Header.from_avro(item) for item in data["headers"]]),
+            error_type=data["error_type"],
+            error_message=data["error_message"],
+            attempts=data["attempts"],
+            failed_at=data["failed_at"],
+        )

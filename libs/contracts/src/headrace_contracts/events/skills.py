@@ -1,0 +1,246 @@
+"""Events of the domain skills.
+
+Generated from schemas/ by `make generate`; change the schemas instead.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, ClassVar
+
+from headrace_contracts.events.common import Content, Position
+
+
+class SkillAction(StrEnum):
+    """What a submission asks for."""
+
+    PUBLISH = "publish"
+    REVOKE = "revoke"
+
+
+class SkillChange(StrEnum):
+    """What happened to a skill."""
+
+    PUBLISHED = "published"
+    UPDATED = "updated"
+    REVOKED = "revoked"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SkillChanged:
+    """A change of a skill, told to the agents of one interest.
+
+    Attributes:
+        interest: Domain this copy is for.
+        tenant: Whose skill it is.
+        name: Name of the skill.
+        version: Its version.
+        change: What happened.
+        title: One line for people.
+        summary: What the skill is good for.
+        body: The skill itself, null when it was revoked.
+        digest: SHA-256 of the body in hex.
+        author: Agent that learned it.
+        submitted_at: When it was submitted. Milliseconds since the epoch, UTC.
+        published_at: When it was published. Milliseconds since the epoch, UTC.
+    """
+
+    FULL_NAME: ClassVar[str] = "headrace.skills.SkillChanged"
+
+    interest: str
+    tenant: str
+    name: str
+    version: int
+    change: SkillChange
+    title: str = ''
+    summary: str = ''
+    body: Content | None = None
+    digest: str
+    author: str = ''
+    submitted_at: int
+    published_at: int
+
+    def to_avro(self) -> dict[str, Any]:
+        return {
+            "interest": self.interest,
+            "tenant": self.tenant,
+            "name": self.name,
+            "version": self.version,
+            "change": self.change,
+            "title": self.title,
+            "summary": self.summary,
+            "body": None if self.body is None else self.body.to_avro(),
+            "digest": self.digest,
+            "author": self.author,
+            "submitted_at": self.submitted_at,
+            "published_at": self.published_at,
+        }
+
+    @classmethod
+    def from_avro(cls, data: dict[str, Any]) -> SkillChanged:
+        return cls(
+            interest=data["interest"],
+            tenant=data["tenant"],
+            name=data["name"],
+            version=data["version"],
+            change=SkillChange(data["change"]),
+            title=data["title"],
+            summary=data["summary"],
+            body=None if (value_body := data["body"]) is None else Content.from_avro(value_body),
+            digest=data["digest"],
+            author=data["author"],
+            submitted_at=data["submitted_at"],
+            published_at=data["published_at"],
+        )
+
+
+class SkillStatus(StrEnum):
+    """Whether a skill is in use."""
+
+    LIVE = "live"
+    REVOKED = "revoked"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SkillPublished:
+    """The newest version of a skill.
+
+    Attributes:
+        tenant: Whose skill it is.
+        name: Name of the skill.
+        version: 1 for the first version.
+        status: Whether it is in use.
+        title: One line for people.
+        summary: What the skill is good for.
+        body: The skill itself.
+        interests: Domains whose agents get it.
+        previous_interests: Domains of the version before, whose agents are told as well.
+        digest: SHA-256 of the body in hex.
+        author: Agent that learned it.
+        submission_id: Submission that made this version.
+        positions: How far skills.submitted is consumed with this version.
+        submitted_at: When it was submitted. Milliseconds since the epoch, UTC.
+        published_at: When it was published. Milliseconds since the epoch, UTC.
+    """
+
+    FULL_NAME: ClassVar[str] = "headrace.skills.SkillPublished"
+
+    tenant: str
+    name: str
+    version: int
+    status: SkillStatus
+    title: str = ''
+    summary: str = ''
+    body: Content | None = None
+    interests: tuple[str, ...] = ()
+    previous_interests: tuple[str, ...] = ()
+    digest: str
+    author: str = ''
+    submission_id: str
+    positions: tuple[Position, ...] = ()
+    submitted_at: int
+    published_at: int
+
+    def to_avro(self) -> dict[str, Any]:
+        return {
+            "tenant": self.tenant,
+            "name": self.name,
+            "version": self.version,
+            "status": self.status,
+            "title": self.title,
+            "summary": self.summary,
+            "body": None if self.body is None else self.body.to_avro(),
+            "interests": list(self.interests),
+            "previous_interests": list(self.previous_interests),
+            "digest": self.digest,
+            "author": self.author,
+            "submission_id": self.submission_id,
+            "positions": [item.to_avro() for item in self.positions],
+            "submitted_at": self.submitted_at,
+            "published_at": self.published_at,
+        }
+
+    @classmethod
+    def from_avro(cls, data: dict[str, Any]) -> SkillPublished:
+        return cls(
+            tenant=data["tenant"],
+            name=data["name"],
+            version=data["version"],
+            status=SkillStatus(data["status"]),
+            title=data["title"],
+            summary=data["summary"],
+            body=None if (value_body := data["body"]) is None else Content.from_avro(value_body),
+            interests=tuple(data["interests"]),
+            previous_interests=tuple(data["previous_interests"]),
+            digest=data["digest"],
+            author=data["author"],
+            submission_id=data["submission_id"],
+            positions=tuple([Position.from_avro(item) for item in data["positions"]]),
+            submitted_at=data["submitted_at"],
+            published_at=data["published_at"],
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SkillSubmitted:
+    """A skill to publish, or to revoke.
+
+    Attributes:
+        submission_id: UUIDv7 of the submission.
+        tenant: Whose skill it is; it never leaves the tenant.
+        name: Name of the skill: lower-case words joined by hyphens.
+        action: Publish a new version, or revoke the skill.
+        title: One line for people.
+        summary: What the skill is good for, for search.
+        body: The skill itself, null when it is revoked.
+        interests: Domains whose agents should get it.
+        digest: SHA-256 of the body in hex, as the author computed it; refused when it does not match.
+        author: Agent that learned it.
+        submitted_at: When it was submitted. Milliseconds since the epoch, UTC.
+    """
+
+    FULL_NAME: ClassVar[str] = "headrace.skills.SkillSubmitted"
+
+    submission_id: str
+    tenant: str
+    name: str
+    action: SkillAction = SkillAction.PUBLISH
+    title: str = ''
+    summary: str = ''
+    body: Content | None = None
+    interests: tuple[str, ...] = ()
+    digest: str | None = None
+    author: str = ''
+    submitted_at: int
+
+    def to_avro(self) -> dict[str, Any]:
+        return {
+            "submission_id": self.submission_id,
+            "tenant": self.tenant,
+            "name": self.name,
+            "action": self.action,
+            "title": self.title,
+            "summary": self.summary,
+            "body": None if self.body is None else self.body.to_avro(),
+            "interests": list(self.interests),
+            "digest": self.digest,
+            "author": self.author,
+            "submitted_at": self.submitted_at,
+        }
+
+    @classmethod
+    def from_avro(cls, data: dict[str, Any]) -> SkillSubmitted:
+        return cls(
+            submission_id=data["submission_id"],
+            tenant=data["tenant"],
+            name=data["name"],
+            action=SkillAction(data["action"]),
+            title=data["title"],
+            summary=data["summary"],
+            body=None if (value_body := data["body"]) is None else Content.from_avro(value_body),
+            interests=tuple(data["interests"]),
+            digest=data["digest"],
+            author=data["author"],
+            submitted_at=data["submitted_at"],
+        )

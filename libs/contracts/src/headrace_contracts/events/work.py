@@ -1,0 +1,220 @@
+"""Events of the domain work.
+
+Generated from schemas/ by `make generate`; change the schemas instead.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from headrace_contracts.events.common import Content, Failure, Lane, Privacy, Usage
+from headrace_contracts.events.tasks import Message, Outcome, Sampling
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttemptFinished:
+    """How one attempt ended.
+
+    Attributes:
+        attempt_id: The attempt.
+        task_id: The task.
+        tenant: Tenant of the task.
+        number: Number of the attempt.
+        home_partition: Partition of the task.
+        execution_id: The execution: an attempt that ran twice has two.
+        worker: Worker that ran it.
+        outcome: How it ended.
+        content: What the model answered.
+        finish_reason: Why the model stopped.
+        failure: Why it failed.
+        provider: Provider that was asked.
+        model: Model that answered.
+        node: Node that answered.
+        simulated: Whether a simulator answered.
+        usage: What it consumed.
+        queued_ms: From the decision to the start at the worker, in milliseconds.
+        first_output_ms: From the start to the first piece of text, in milliseconds.
+        model_ms: From the start to the end of the answer, in milliseconds.
+        finished_at: When it ended. Milliseconds since the epoch, UTC.
+    """
+
+    FULL_NAME: ClassVar[str] = "headrace.work.AttemptFinished"
+
+    attempt_id: str
+    task_id: str
+    tenant: str
+    number: int
+    home_partition: int
+    execution_id: str
+    worker: str = ''
+    outcome: Outcome
+    content: Content | None = None
+    finish_reason: str | None = None
+    failure: Failure | None = None
+    provider: str
+    model: str
+    node: str | None = None
+    simulated: bool = False
+    usage: Usage = Usage()
+    queued_ms: float = 0.0
+    first_output_ms: float | None = None
+    model_ms: float = 0.0
+    finished_at: int
+
+    def to_avro(self) -> dict[str, Any]:
+        return {
+            "attempt_id": self.attempt_id,
+            "task_id": self.task_id,
+            "tenant": self.tenant,
+            "number": self.number,
+            "home_partition": self.home_partition,
+            "execution_id": self.execution_id,
+            "worker": self.worker,
+            "outcome": self.outcome,
+            "content": None if self.content is None else self.content.to_avro(),
+            "finish_reason": self.finish_reason,
+            "failure": None if self.failure is None else self.failure.to_avro(),
+            "provider": self.provider,
+            "model": self.model,
+            "node": self.node,
+            "simulated": self.simulated,
+            "usage": self.usage.to_avro(),
+            "queued_ms": self.queued_ms,
+            "first_output_ms": self.first_output_ms,
+            "model_ms": self.model_ms,
+            "finished_at": self.finished_at,
+        }
+
+    @classmethod
+    def from_avro(cls, data: dict[str, Any]) -> AttemptFinished:
+        return cls(
+            attempt_id=data["attempt_id"],
+            task_id=data["task_id"],
+            tenant=data["tenant"],
+            number=data["number"],
+            home_partition=data["home_partition"],
+            execution_id=data["execution_id"],
+            worker=data["worker"],
+            outcome=Outcome(data["outcome"]),
+            content=None if (value_content := data["content"]) is None else Content.from_avro(value_content),
+            finish_reason=data["finish_reason"],
+            failure=None if (value_failure := data["failure"]) is None else Failure.from_avro(value_failure),
+            provider=data["provider"],
+            model=data["model"],
+            node=data["node"],
+            simulated=data["simulated"],
+            usage=Usage.from_avro(data["usage"]),
+            queued_ms=data["queued_ms"],
+            first_output_ms=data["first_output_ms"],
+            model_ms=data["model_ms"],
+            finished_at=data["finished_at"],
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttemptRequested:
+    """One attempt to run a task on one model.
+
+    Attributes:
+        attempt_id: Task id, a slash, the number of the attempt.
+        task_id: The task.
+        tenant: Tenant of the task.
+        user: User of the task.
+        number: 1 for the first attempt.
+        home_partition: Partition of the task topics to answer on.
+        provider: Provider to ask: ollama, groq, anthropic, …
+        model: Model to ask, as the provider names it.
+        messages: The conversation, system prompt included.
+        sampling: Parameters of the answer.
+        privacy: How far the content may travel.
+        lane: Lane it travels in.
+        kind: Kind of the task.
+        role: Role of the task.
+        session: Session of the task.
+        subject: Subject of the task.
+        deadline_at: When the answer is of no use any more. Milliseconds since the epoch, UTC.
+        stream: Whether to write pieces of the answer to tasks.replies.
+        reply_partition: Partition of tasks.replies of whoever waits.
+        worst_case_nanodollars: Most this attempt can cost, in nano-dollars.
+        policy_version: Version of the policy that decided.
+        requested_at: When it was decided. Milliseconds since the epoch, UTC.
+    """
+
+    FULL_NAME: ClassVar[str] = "headrace.work.AttemptRequested"
+
+    attempt_id: str
+    task_id: str
+    tenant: str
+    user: str = ''
+    number: int
+    home_partition: int
+    provider: str
+    model: str
+    messages: tuple[Message, ...]
+    sampling: Sampling
+    privacy: Privacy
+    lane: Lane
+    kind: str = 'chat'
+    role: str | None = None
+    session: str | None = None
+    subject: str | None = None
+    deadline_at: int | None = None
+    stream: bool = False
+    reply_partition: int | None = None
+    worst_case_nanodollars: int = 0
+    policy_version: str = ''
+    requested_at: int
+
+    def to_avro(self) -> dict[str, Any]:
+        return {
+            "attempt_id": self.attempt_id,
+            "task_id": self.task_id,
+            "tenant": self.tenant,
+            "user": self.user,
+            "number": self.number,
+            "home_partition": self.home_partition,
+            "provider": self.provider,
+            "model": self.model,
+            "messages": [item.to_avro() for item in self.messages],
+            "sampling": self.sampling.to_avro(),
+            "privacy": self.privacy,
+            "lane": self.lane,
+            "kind": self.kind,
+            "role": self.role,
+            "session": self.session,
+            "subject": self.subject,
+            "deadline_at": self.deadline_at,
+            "stream": self.stream,
+            "reply_partition": self.reply_partition,
+            "worst_case_nanodollars": self.worst_case_nanodollars,
+            "policy_version": self.policy_version,
+            "requested_at": self.requested_at,
+        }
+
+    @classmethod
+    def from_avro(cls, data: dict[str, Any]) -> AttemptRequested:
+        return cls(
+            attempt_id=data["attempt_id"],
+            task_id=data["task_id"],
+            tenant=data["tenant"],
+            user=data["user"],
+            number=data["number"],
+            home_partition=data["home_partition"],
+            provider=data["provider"],
+            model=data["model"],
+            messages=tuple([Message.from_avro(item) for item in data["messages"]]),
+            sampling=Sampling.from_avro(data["sampling"]),
+            privacy=Privacy(data["privacy"]),
+            lane=Lane(data["lane"]),
+            kind=data["kind"],
+            role=data["role"],
+            session=data["session"],
+            subject=data["subject"],
+            deadline_at=data["deadline_at"],
+            stream=data["stream"],
+            reply_partition=data["reply_partition"],
+            worst_case_nanodollars=data["worst_case_nanodollars"],
+            policy_version=data["policy_version"],
+            requested_at=data["requested_at"],
+        )

@@ -1,0 +1,52 @@
+"""Ids and keys. Everything that repeats has an id that repeats with it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+
+import uuid_utils
+
+
+def new_id() -> str:
+    """A UUIDv7 from the system's clock and randomness; only for the edges, decisions get ids as arguments."""
+    return str(uuid_utils.uuid7())
+
+
+def attempt_id(task_id: str, number: int) -> str:
+    """Id of a task's attempt; `number` starts with 1."""
+    return f"{task_id}/{number}"
+
+
+def usage_id(attempt: str, execution_id: str) -> str:
+    """Id of a usage event: names the execution as well, since what was billed twice is counted twice."""
+    return f"{attempt}/{execution_id}"
+
+
+def completion_id(task_id: str) -> str:
+    """Id of the one terminal state of a task."""
+    return f"{task_id}/completed"
+
+
+def digest(parts: Iterable[str | bytes]) -> str:
+    """SHA-256, in hex, over parts that are kept apart."""
+    sha = hashlib.sha256()
+    for part in parts:
+        data = part.encode() if isinstance(part, str) else part
+        sha.update(len(data).to_bytes(8, "big"))
+        sha.update(data)
+    return sha.hexdigest()
+
+
+def route_key(
+    *, tenant: str, session: str | None, role: str | None, model: str | None, messages: Iterable[tuple[str, bytes]]
+) -> str:
+    """Key of all records of a task.
+
+    The session where there is one, so that its tasks keep their order; else a digest of tenant, role, model and
+    prompt, so that equal prompts meet in one partition. `messages` are pairs of role and content.
+    """
+    if session is not None:
+        return f"s:{tenant}/{session}"
+    content = [part for role_name, data in messages for part in (role_name.encode(), data)]
+    return "p:" + digest([tenant, role or "", model or "", *content])[:32]

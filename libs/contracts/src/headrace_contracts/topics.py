@@ -1,0 +1,194 @@
+"""The topics: the one place that says what each is called, holds, is keyed by, and who reads and writes it.
+
+Topic creation, the documents and every manifest follow from these specifications.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal, Protocol, Self
+
+from headrace_contracts import events
+
+_HOUR_MS = 3_600_000
+_DAY_MS = 24 * _HOUR_MS
+
+
+class Event(Protocol):
+    """What every generated event class offers."""
+
+    FULL_NAME: str
+
+    def to_avro(self) -> dict[str, Any]: ...
+
+    @classmethod
+    def from_avro(cls, data: dict[str, Any]) -> Self: ...
+
+
+@dataclass(frozen=True, slots=True)
+class TopicSpec:
+    """One topic.
+
+    Attributes:
+        name: Name without the installation's prefix.
+        record: Event class of its values.
+        key: What the record key holds, in words.
+        cleanup: Kafka's cleanup.policy.
+        retention_ms: How long records are kept, in milliseconds; None where compaction alone decides.
+        partitions: Number of partitions of a new installation.
+        writers, readers: Services (or "anyone") that produce to it and consume from it.
+        doc: What it is for.
+        copartitioned: Whether it must have as many partitions as the other task topics.
+        dead_letters: Whether `<name>.dlq` stands beside it.
+    """
+
+    name: str
+    record: type[Any]
+    key: str
+    cleanup: Literal["delete", "compact", "compact,delete"]
+    retention_ms: int | None
+    partitions: int
+    writers: tuple[str, ...]
+    readers: tuple[str, ...]
+    doc: str
+    copartitioned: bool = False
+    dead_letters: bool = False
+
+    @property
+    def subject(self) -> str:
+        """Registry subject of the values, without the prefix (TopicNameStrategy)."""
+        return f"{self.name}-value"
+
+
+TASKS_SUBMITTED = TopicSpec(
+    "tasks.submitted", events.TaskSubmitted, "route key", "delete", 7 * _DAY_MS, 6,
+    ("intake", "anyone"), ("router", "intake"), "Tasks to be done.", copartitioned=True, dead_letters=True,
+)  # fmt: skip
+TASKS_CANCELLED = TopicSpec(
+    "tasks.cancelled", events.TaskCancelled, "route key", "delete", 7 * _DAY_MS, 6,
+    ("intake", "anyone"), ("router",), "Wishes to stop a task.", copartitioned=True, dead_letters=True,
+)  # fmt: skip
+TASKS_JOURNAL = TopicSpec(
+    "tasks.journal", events.JournalEntry, "task id", "compact,delete", 7 * _DAY_MS, 6,
+    ("router",), ("router", "anyone"), "Every decision, with its reasons: the router's state and the audit trail.",
+    copartitioned=True,
+)  # fmt: skip
+WORK_LOCAL_INTERACTIVE = TopicSpec(
+    "work.local.interactive", events.AttemptRequested, "route key", "delete", 1 * _DAY_MS, 6,
+    ("router",), ("local-worker",), "Attempts for our own nodes, somebody waits.", dead_letters=True,
+)  # fmt: skip
+WORK_LOCAL_BATCH = TopicSpec(
+    "work.local.batch", events.AttemptRequested, "route key", "delete", 7 * _DAY_MS, 6,
+    ("router",), ("local-worker",), "Attempts for our own nodes, nobody waits.", dead_letters=True,
+)  # fmt: skip
+WORK_CLOUD_INTERACTIVE = TopicSpec(
+    "work.cloud.interactive", events.AttemptRequested, "route key", "delete", 1 * _DAY_MS, 6,
+    ("router",), ("cloud-worker",), "Attempts for cloud providers, somebody waits.", dead_letters=True,
+)  # fmt: skip
+WORK_CLOUD_BATCH = TopicSpec(
+    "work.cloud.batch", events.AttemptRequested, "route key", "delete", 7 * _DAY_MS, 6,
+    ("router",), ("cloud-worker",), "Attempts for cloud providers, nobody waits.", dead_letters=True,
+)  # fmt: skip
+ATTEMPTS_FINISHED = TopicSpec(
+    "attempts.finished", events.AttemptFinished, "route key", "delete", 7 * _DAY_MS, 6,
+    ("local-worker", "cloud-worker"), ("router",), "How attempts ended.", copartitioned=True, dead_letters=True,
+)  # fmt: skip
+TASKS_REPLIES = TopicSpec(
+    "tasks.replies", events.TaskReply, "task id; the partition is the waiting intake's", "delete", 1 * _HOUR_MS, 6,
+    ("router", "local-worker", "cloud-worker"), ("intake",), "What waiting callers see: text, then the end.",
+)  # fmt: skip
+TASKS_COMPLETED = TopicSpec(
+    "tasks.completed", events.TaskCompleted, "route key", "delete", 30 * _DAY_MS, 6,
+    ("router",), ("intake", "anyone"), "The terminal state of every task, once.", copartitioned=True,
+    dead_letters=True,
+)  # fmt: skip
+USAGE_RECORDED = TopicSpec(
+    "usage.recorded", events.UsageRecorded, "tenant", "delete", 30 * _DAY_MS, 6,
+    ("local-worker", "cloud-worker"), ("cost-accountant", "anyone"), "Tokens of every execution.", dead_letters=True,
+)  # fmt: skip
+SPEND_WINDOWS = TopicSpec(
+    "spend.windows", events.SpendWindows, "tenant", "compact", None, 6,
+    ("cost-accountant",), ("anyone",), "Live spend of each tenant.",
+)  # fmt: skip
+SKILLS_SUBMITTED = TopicSpec(
+    "skills.submitted", events.SkillSubmitted, "tenant/skill", "delete", 7 * _DAY_MS, 6,
+    ("skill-broadcaster", "anyone"), ("skill-broadcaster",), "Skills to publish or revoke.", dead_letters=True,
+)  # fmt: skip
+SKILLS_CATALOG = TopicSpec(
+    "skills.catalog", events.SkillPublished, "tenant/skill", "compact", None, 6,
+    ("skill-broadcaster",), ("skill-broadcaster", "anyone"), "Every skill in its newest version.",
+)  # fmt: skip
+SKILLS_FEED = TopicSpec(
+    "skills.feed", events.SkillChanged, "tenant/interest", "delete", 7 * _DAY_MS, 6,
+    ("skill-broadcaster",), ("skill-broadcaster", "anyone"), "Changes of skills, by interest.",
+)  # fmt: skip
+FLEET_STATUS = TopicSpec(
+    "fleet.status", events.NodeStatus, "node or provider", "compact", None, 1,
+    ("local-worker", "cloud-worker"), ("router", "intake", "anyone"), "Nodes and providers: models, slots, health.",
+)  # fmt: skip
+PREFERENCES = TopicSpec(
+    "preferences", events.Preferences, "tenant/user", "compact", None, 1,
+    ("intake",), ("router", "intake"), "How tenants and users want their work done.",
+)  # fmt: skip
+ACCESS_KEYS = TopicSpec(
+    "access.keys", events.AccessKey, "key id", "compact", None, 1,
+    ("intake",), ("intake", "skill-broadcaster", "cost-accountant"), "API keys, without their secrets.",
+)  # fmt: skip
+AUDIT_RECORDED = TopicSpec(
+    "audit.recorded", events.AuditRecorded, "tenant", "delete", 365 * _DAY_MS, 6,
+    ("router", "intake"), ("anyone",), "Who asked what class of data of which provider, and why it was allowed.",
+)  # fmt: skip
+
+_SPECS = (
+    TASKS_SUBMITTED, TASKS_CANCELLED, TASKS_JOURNAL,
+    WORK_LOCAL_INTERACTIVE, WORK_LOCAL_BATCH, WORK_CLOUD_INTERACTIVE, WORK_CLOUD_BATCH,
+    ATTEMPTS_FINISHED, TASKS_REPLIES, TASKS_COMPLETED,
+    USAGE_RECORDED, SPEND_WINDOWS,
+    SKILLS_SUBMITTED, SKILLS_CATALOG, SKILLS_FEED,
+    FLEET_STATUS, PREFERENCES, ACCESS_KEYS, AUDIT_RECORDED,
+)  # fmt: skip
+
+
+def dead_letters_of(spec: TopicSpec) -> TopicSpec:
+    """The topic that keeps what could not be read or handled from `spec`."""
+    return TopicSpec(
+        name=f"{spec.name}.dlq",
+        record=events.DeadLetter,
+        key=spec.key,
+        cleanup="delete",
+        retention_ms=30 * _DAY_MS,
+        partitions=1,
+        writers=tuple(reader for reader in spec.readers if reader != "anyone"),
+        readers=("anyone",),
+        doc=f"Records of {spec.name} that could not be read or handled, with the reason.",
+    )
+
+
+TOPICS: Mapping[str, TopicSpec] = {
+    spec.name: spec for base in _SPECS for spec in ((base, dead_letters_of(base)) if base.dead_letters else (base,))
+}
+
+
+def work_topic(place: events.Place, lane: events.Lane) -> TopicSpec:
+    """The topic for attempts at a place, in a lane."""
+    return TOPICS[f"work.{place.value}.{lane.value}"]
+
+
+def with_partitions(specs: Mapping[str, TopicSpec], partitions: Mapping[str, int]) -> dict[str, TopicSpec]:
+    """The specifications with other numbers of partitions; the key "tasks" stands for all copartitioned topics.
+
+    Raises ValueError for an unknown topic, and for a copartitioned topic given alone.
+    """
+    unknown = partitions.keys() - specs.keys() - {"tasks"}
+    if unknown:
+        raise ValueError(f"no such topic: {', '.join(sorted(unknown))}; the topics are {', '.join(specs)}")
+    alone = sorted(name for name in partitions if name in specs and specs[name].copartitioned)
+    if alone:
+        raise ValueError(f"{', '.join(alone)} must have as many partitions as the other task topics: set tasks=N")
+    return {
+        name: replace(
+            spec, partitions=partitions.get("tasks" if spec.copartitioned else name, spec.partitions)
+        )
+        for name, spec in specs.items()
+    }  # fmt: skip

@@ -1,0 +1,1 @@
+"""Runs attempts at cloud providers."""

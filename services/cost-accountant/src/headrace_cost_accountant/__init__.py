@@ -1,0 +1,1 @@
+"""Ledger of every token, and live spend windows."""

@@ -1,0 +1,1 @@
+"""HTTP doors of Headrace: tasks, chat completions, keys and preferences."""

@@ -1,0 +1,1 @@
+"""Decides where each task runs, and records why."""

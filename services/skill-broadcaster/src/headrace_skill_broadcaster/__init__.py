@@ -1,0 +1,1 @@
+"""Verifies, versions, indexes and pushes skills."""
