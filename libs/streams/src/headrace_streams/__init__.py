@@ -1,0 +1,1 @@
+"""Journal, parallel work engine and tables on Apache Kafka, with an in-memory twin."""

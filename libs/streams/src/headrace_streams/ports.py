@@ -1,0 +1,140 @@
+"""The log as the rest of Headrace sees it. `kafka/` and `memory/` stand behind these ports and pass one test suite."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Mapping, Sequence
+from typing import Protocol
+
+from headrace_streams.records import Appended, NewTopic, Outgoing, Progress, Record, TopicPartition
+
+
+class Producer(Protocol):
+    """Writes records. All replicas have a record before it counts as appended, and retries make no duplicates."""
+
+    def send(self, record: Outgoing) -> asyncio.Future[Appended]:
+        """Queue a record at once; records of one partition are appended in the order of these calls.
+
+        The future raises TryAgain when the record was surely not appended, AppendUncertain when nobody knows, and
+        RecordRefused when it never can be (too large, no such topic, not authorised). Raises Overloaded at once when
+        the queue is full.
+        """
+        ...
+
+    async def flush(self) -> None:
+        """Wait until every queued record is appended or has failed."""
+        ...
+
+    async def close(self) -> None:
+        """Flush, then let go of the connection."""
+        ...
+
+
+class RebalanceListener(Protocol):
+    """Told by a consumer when partitions come and go. The consumer waits for the answer."""
+
+    async def assigned(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, int]:
+        """These partitions are now ours. Returns where to start; what is left out starts at its committed offset."""
+        ...
+
+    async def revoked(self, partitions: Collection[TopicPartition]) -> None:
+        """These partitions are about to go: finish and commit what is in hand. Commits still count."""
+        ...
+
+    async def lost(self, partitions: Collection[TopicPartition]) -> None:
+        """These partitions are gone already: drop what is in hand, others may work on it. Commits do not count."""
+        ...
+
+
+class Consumer(Protocol):
+    """One member of a consumer group."""
+
+    async def subscribe(self, topics: Collection[str], listener: RebalanceListener) -> None:
+        """Join the group for these topics. The listener is called from within `poll`'s background."""
+        ...
+
+    async def poll(self, max_records: int, timeout: float) -> Sequence[Record]:
+        """Records as soon as there are any, at most `max_records`; empty after `timeout` seconds without.
+
+        Raises LeaveGroup when the consumer is unusable (fenced static member, not authorised, closed).
+        """
+        ...
+
+    async def commit(self, progress: Mapping[TopicPartition, Progress]) -> None:
+        """Store the group's progress. Raises PartitionsLost when the group no longer lets this member, TryAgain."""
+        ...
+
+    async def committed(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, Progress]:
+        """The group's stored progress; partitions without any are left out."""
+        ...
+
+    def pause(self, partitions: Collection[TopicPartition]) -> None:
+        """Fetch no more of these until resumed. Records already handed over by the broker may be delivered later."""
+        ...
+
+    def resume(self, partitions: Collection[TopicPartition]) -> None:
+        """Fetch again."""
+        ...
+
+    async def close(self) -> None:
+        """Leave the group, after the listener has been told `revoked` for all that is assigned."""
+        ...
+
+
+class PartitionReader(Protocol):
+    """Reads chosen partitions, outside of any group."""
+
+    async def assign(self, positions: Mapping[TopicPartition, int]) -> None:
+        """Read exactly these partitions from these offsets on."""
+        ...
+
+    async def poll(self, max_records: int, timeout: float) -> Sequence[Record]:
+        """Records as soon as there are any, at most `max_records`; empty after `timeout` seconds without.
+
+        Raises OffsetGone when an offset is no longer in the log.
+        """
+        ...
+
+    async def bounds(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, tuple[int, int]]:
+        """First offset in the log, and the offset that the next record will get."""
+        ...
+
+    async def offsets_at(
+        self, partitions: Collection[TopicPartition], timestamp_ms: int
+    ) -> Mapping[TopicPartition, int]:
+        """The first offset at or after a time; the end of the log where there is none."""
+        ...
+
+    async def partitions_of(self, topic: str) -> Sequence[TopicPartition]:
+        """All partitions of a topic, in order. Raises TopicMissing."""
+        ...
+
+    async def close(self) -> None:
+        """Let go of the connection."""
+        ...
+
+
+class Admin(Protocol):
+    """Creates topics."""
+
+    async def create_topics(self, topics: Collection[NewTopic]) -> Collection[str]:
+        """Create those that are missing; the names of those created. Raises TryAgain, RecordRefused."""
+        ...
+
+    async def partition_counts(self, topics: Collection[str]) -> Mapping[str, int]:
+        """Number of partitions of each topic that exists."""
+        ...
+
+
+class Log(Protocol):
+    """Makes producers, consumers and readers of one cluster (or of its in-memory twin)."""
+
+    def producer(self) -> Producer: ...
+
+    def consumer(self, group: str, *, instance_id: str | None = None, from_start: bool = True) -> Consumer:
+        """A member of a group. `instance_id` makes it static; `from_start` is where a new group begins."""
+        ...
+
+    def reader(self) -> PartitionReader: ...
+
+    def admin(self) -> Admin: ...

@@ -1,0 +1,82 @@
+"""Typed events in, records with CloudEvents headers out."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import Any
+
+from headrace_contracts.codec import Codec
+from headrace_contracts.headers import cloud_event
+from headrace_contracts.topics import TopicSpec
+
+from headrace_streams.ports import Producer
+from headrace_streams.records import Appended, Outgoing
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Publication:
+    """An event on its way to a topic.
+
+    Attributes:
+        spec: The topic.
+        event: The event; its class is the one the topic holds.
+        event_id: Becomes ce_id; the same for a repeat of the same event.
+        key: Record key; for task events the bytes the task arrived with.
+        partition: Explicit partition, for everything that must stay in a task's home partition.
+        time_ms: When it happened.
+        tenant, subject, traceparent: For the headers.
+    """
+
+    spec: TopicSpec
+    event: Any
+    event_id: str
+    key: bytes | None
+    tenant: str
+    time_ms: int
+    partition: int | None = None
+    subject: str | None = None
+    traceparent: str | None = None
+
+
+class Publisher:
+    """Encodes events and hands them to a producer.
+
+    Args:
+        source: ce_source of all events, for example headrace/router/pod-1.
+    """
+
+    def __init__(self, producer: Producer, codec: Codec, source: str) -> None:
+        self._producer = producer
+        self._codec = codec
+        self._source = source
+
+    def outgoing(self, publication: Publication) -> Outgoing:
+        """The record of an event. Raises UnencodableEvent."""
+        return Outgoing(
+            topic=self._codec.topic_prefix + publication.spec.name,
+            value=self._codec.encode(publication.spec, publication.event),
+            key=publication.key,
+            partition=publication.partition,
+            headers=cloud_event(
+                event_id=publication.event_id,
+                event_type=publication.event.FULL_NAME,
+                source=self._source,
+                time_ms=publication.time_ms,
+                tenant=publication.tenant,
+                subject=publication.subject,
+                traceparent=publication.traceparent,
+            ),
+        )
+
+    def send(self, publication: Publication) -> asyncio.Future[Appended]:
+        """Queue an event; see `Producer.send` for the order and the errors."""
+        return self._producer.send(self.outgoing(publication))
+
+    def send_tombstone(self, spec: TopicSpec, key: bytes) -> asyncio.Future[Appended]:
+        """Queue the removal of a key from a compacted topic."""
+        return self._producer.send(Outgoing(topic=self._codec.topic_prefix + spec.name, value=None, key=key))
+
+    async def flush(self) -> None:
+        """Wait until everything queued is appended or has failed."""
+        await self._producer.flush()

@@ -1,0 +1,77 @@
+"""What travels: records, where they stand, and the contexts they are read in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+Headers = tuple[tuple[str, bytes | None], ...]
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class TopicPartition:
+    """One partition of a topic; the topic's name carries the prefix."""
+
+    topic: str
+    partition: int
+
+    def __str__(self) -> str:
+        return f"{self.topic}[{self.partition}]"
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One record as read from a log.
+
+    Attributes:
+        timestamp_ms: Milliseconds since the epoch, as the producer or the broker set it.
+    """
+
+    topic: str
+    partition: int
+    offset: int
+    timestamp_ms: int
+    key: bytes | None
+    value: bytes | None
+    headers: Headers = ()
+
+    @property
+    def topic_partition(self) -> TopicPartition:
+        return TopicPartition(self.topic, self.partition)
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """One record to be written. Without a partition the key decides (murmur2, as in Java)."""
+
+    topic: str
+    value: bytes | None
+    key: bytes | None = None
+    partition: int | None = None
+    headers: Headers = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Appended:
+    """Where an acknowledged record stands."""
+
+    topic: str
+    partition: int
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a group has consumed a partition: the next offset, and a note of at most 4,096 characters."""
+
+    next_offset: int
+    metadata: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class NewTopic:
+    """A topic to create; `config` holds Kafka's topic settings."""
+
+    name: str
+    partitions: int
+    replication_factor: int
+    config: tuple[tuple[str, str], ...] = ()
