@@ -6,7 +6,7 @@ import io
 import json
 import struct
 from collections.abc import Iterable
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import fastavro
 from fastavro.types import Schema
@@ -20,7 +20,6 @@ from headrace_contracts.errors import (
     UnknownSchema,
 )
 from headrace_contracts.events._schemas import SCHEMAS
-from headrace_contracts.registry import SchemaRegistry
 from headrace_contracts.topics import TOPICS, Event, TopicSpec
 
 E = TypeVar("E", bound=Event)
@@ -47,6 +46,16 @@ def _parse(text: str) -> Schema:
     return fastavro.parse_schema(_without_logical_types(json.loads(text)))
 
 
+class Registry(Protocol):
+    """What the codec asks of a schema registry."""
+
+    async def register(self, subject: str, schema: str) -> int: ...
+
+    async def id_of(self, subject: str, schema: str) -> int: ...
+
+    async def schema(self, schema_id: int) -> str | None: ...
+
+
 class Codec:
     """Encodes and decodes events with schema ids learnt from a registry; encode and decode make no I/O.
 
@@ -55,7 +64,7 @@ class Codec:
         topic_prefix: Prefix of all topics and subjects of the installation.
     """
 
-    def __init__(self, registry: SchemaRegistry, topic_prefix: str = "headrace.") -> None:
+    def __init__(self, registry: Registry, topic_prefix: str = "headrace.") -> None:
         self._registry = registry
         self.topic_prefix = topic_prefix
         self._writer_ids: dict[str, bytes] = {}
