@@ -1,0 +1,1 @@
+"""Settings, logging, metrics, tracing, health and life cycle shared by all Headrace services."""

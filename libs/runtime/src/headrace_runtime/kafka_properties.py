@@ -1,0 +1,118 @@
+"""librdkafka properties given by the operator: from variables and from a mounted file.
+
+Every librdkafka property that takes a text value is spelt with dots only (those with an underscore are callbacks and
+in-memory objects, which a text cannot carry), so a variable maps back without ambiguity: `HEADRACE_KAFKA_SASL_USERNAME`
+is `sasl.username`. Variables win over the file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+VARIABLE_PREFIX: Final = "HEADRACE_KAFKA_"
+FILE_VARIABLE: Final = "HEADRACE_KAFKA_PROPERTIES_FILE"
+
+RESERVED: Final[Mapping[str, str]] = {
+    "bootstrap.servers": "set HEADRACE_BOOTSTRAP_SERVERS instead",
+    "client.id": "set HEADRACE_INSTANCE_ID instead",
+    "group.id": "groups follow from the service and HEADRACE_TOPIC_PREFIX",
+    "group.protocol": "the services rely on the protocol they choose",
+    "partition.assignment.strategy": "co-partitioned topics must land on the same member",
+    "enable.auto.commit": "offsets are committed when the work is done, never by time",
+    "enable.auto.offset.store": "offsets are stored when the work is done",
+    "auto.offset.reset": "where to start is part of each service's guarantee",
+    "partitioner": "all producers must agree on it, or keys land elsewhere",
+    "enable.idempotence": "order and exactness rely on it",
+    "acks": "an accepted record must be on all in-sync replicas",
+    "transactional.id": "the services do not use Kafka transactions",
+}
+"""Properties that Headrace sets itself, because its guarantees rest on them, and what to do instead or why."""
+
+
+class KafkaPropertiesInvalid(Exception):
+    """A property cannot be used; each problem names the variable or the file's line, never a value."""
+
+    def __init__(self, problems: tuple[str, ...]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
+def collect(environ: Mapping[str, str]) -> dict[str, str]:
+    """All properties in `environ` and in the file it names.
+
+    Raises KafkaPropertiesInvalid.
+    """
+    file_name = environ.get(FILE_VARIABLE, "")
+    found = from_file(Path(file_name)) if file_name else {}
+    found |= from_environment(environ)
+    return found
+
+
+def from_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """Properties in variables `HEADRACE_KAFKA_*`; empty ones count as absent.
+
+    Raises KafkaPropertiesInvalid for a reserved property.
+    """
+    found: dict[str, str] = {}
+    problems: list[str] = []
+    for variable in sorted(environ):
+        if not variable.startswith(VARIABLE_PREFIX) or variable == FILE_VARIABLE or not environ[variable]:
+            continue
+        name = variable.removeprefix(VARIABLE_PREFIX).lower().replace("_", ".")
+        if name in RESERVED:
+            problems.append(f"{variable}: Headrace sets {name} itself; {RESERVED[name]}")
+        else:
+            found[name] = environ[variable]
+    if problems:
+        raise KafkaPropertiesInvalid(tuple(problems))
+    return found
+
+
+def from_file(path: Path) -> dict[str, str]:
+    """Properties in a file of `name=value` or `name: value` lines.
+
+    `#` and `!` start comments, a trailing `\\` continues a line.
+
+    Raises KafkaPropertiesInvalid.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "is not UTF-8 text"
+        raise KafkaPropertiesInvalid((f"{FILE_VARIABLE}: cannot read {path}: {reason}",)) from None
+    found: dict[str, str] = {}
+    problems: list[str] = []
+    for number, line in _logical_lines(text):
+        where = f"{FILE_VARIABLE}: {path} line {number}"
+        at = min((line.index(mark) for mark in "=:" if mark in line), default=-1)
+        name = line[:at].strip() if at > 0 else ""
+        if not name:
+            problems.append(f"{where}: expected name=value")
+        elif name in RESERVED:
+            problems.append(f"{where}: Headrace sets {name} itself; {RESERVED[name]}")
+        else:
+            found[name] = line[at + 1 :].strip()
+    if problems:
+        raise KafkaPropertiesInvalid(tuple(problems))
+    return found
+
+
+def _logical_lines(text: str) -> list[tuple[int, str]]:
+    lines: list[tuple[int, str]] = []
+    pending, started = "", 0
+    for number, raw in enumerate(text.splitlines(), start=1):
+        line = raw.strip()
+        if not pending:
+            if not line or line[0] in "#!":
+                continue
+            started = number
+        if line.endswith("\\"):
+            pending += line[:-1]
+            continue
+        lines.append((started, pending + line))
+        pending = ""
+    if pending:
+        lines.append((started, pending))
+    return lines

@@ -1,0 +1,194 @@
+"""The life of a service process: start in order, run until told or forced to stop, drain, stop in reverse.
+
+A service's `__main__.py`::
+
+    from headrace_intake.settings import IntakeSettings
+    from headrace_intake.wiring import build
+    from headrace_runtime.main import main
+
+    raise SystemExit(main(IntakeSettings, build))
+
+`build(settings)` runs inside the event loop, constructs everything, connects to nothing, and returns a `Service`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from headrace_runtime.health import Health
+from headrace_runtime.logging import get_logger
+from headrace_runtime.metrics import Metrics
+
+EXIT_CLEAN: Final = 0
+EXIT_FAILED: Final = 1
+EXIT_BAD_SETTINGS: Final = 2
+
+_STOP_SECONDS: Final = 10.0
+"""Longest time one part may take to stop; what hangs then is left behind, so that the process ends."""
+_CHECK: Final = "lifecycle"
+
+_log = get_logger("headrace.runtime.lifecycle")
+
+Step = Callable[[], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One thing with a life of its own: a producer, a table, a consumer's loop, an HTTP server.
+
+    `start` returns when those after it may rely on it. `run` goes on until it is cancelled; when it raises, or returns
+    before the drain, the whole service stops with exit code 1. `drain` takes no new work and returns when what is in
+    flight is done; it is cut off when the drain time is over. `stop` releases everything and is called whenever `start`
+    was called.
+    """
+
+    name: str
+    start: Step | None = None
+    run: Step | None = None
+    drain: Step | None = None
+    stop: Step | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """What `build` returns. Parts start in order and drain and stop in reverse: list what others rely on first."""
+
+    parts: Sequence[Part]
+    metrics: Metrics
+    health: Health = field(default_factory=Health)
+
+
+class PartEnded(Exception):
+    """A part returned from `run` although nobody asked it to; that is a defect in the part."""
+
+
+class _Life:
+    """One run of the parts; `fatal` is the first error that ended it."""
+
+    def __init__(self, service: Service, drain_seconds: float) -> None:
+        self._service = service
+        self._drain_seconds = drain_seconds
+        self._started: list[Part] = []
+        self._running: dict[str, asyncio.Task[None]] = {}
+        self._ended = asyncio.Event()
+        self._leaving = False
+        self.fatal: Exception | None = None
+
+    async def start(self) -> None:
+        for part in self._service.parts:
+            self._service.health.set(_CHECK, f"starting {part.name}")
+            self._started.append(part)
+            if part.start is not None:
+                await part.start()
+            if part.run is not None:
+                self._running[part.name] = asyncio.create_task(self._guard(part.name, part.run), name=part.name)
+        self._service.health.set(_CHECK, None)
+
+    async def wait_for_end(self) -> None:
+        """Until a running part fails."""
+        await self._ended.wait()
+
+    async def _guard(self, name: str, run: Step) -> None:
+        try:
+            await run()
+        except asyncio.CancelledError:
+            if not self._leaving:
+                self._fail(name, PartEnded(f"{name} was cancelled although the service was not told to stop"))
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever it was, it ends the service and is logged
+            self._fail(name, error)
+        else:
+            if not self._leaving:
+                self._fail(name, PartEnded(f"{name} ended although the service was not told to stop"))
+
+    def _fail(self, name: str, error: Exception) -> None:
+        _log.error("part failed, the service stops", part=name, exc_info=error)
+        self.fatal = self.fatal or error
+        self._ended.set()
+
+    async def drain(self) -> None:
+        self._leaving = True
+        self._service.health.set(_CHECK, "draining: the service is about to stop")
+        deadline = time.monotonic() + self._drain_seconds
+        for part in reversed(self._started):
+            if part.drain is None:
+                continue
+            try:
+                async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
+                    await part.drain()
+            except TimeoutError:
+                _log.warning("drain time is over, work in flight is left to be redone", part=part.name)
+            except Exception as error:  # noqa: BLE001 - one part's failure must not keep the others from ending
+                self._fail(part.name, error)
+
+    async def stop(self) -> None:
+        self._leaving = True
+        for part in reversed(self._started):
+            task = self._running.pop(part.name, None)
+            try:
+                async with asyncio.timeout(_STOP_SECONDS):
+                    if task is not None:
+                        task.cancel()
+                        await asyncio.gather(task, return_exceptions=True)
+                    if part.stop is not None:
+                        await part.stop()
+            except TimeoutError:
+                _log.error("part did not stop in time and is left behind", part=part.name, seconds=_STOP_SECONDS)
+                self.fatal = self.fatal or TimeoutError(f"{part.name} did not stop")
+            except Exception as error:  # noqa: BLE001 - one part's failure must not keep the others from ending
+                self._fail(part.name, error)
+        self._started.clear()
+
+
+async def run(service: Service, *, drain_seconds: float, stop_requested: asyncio.Event | None = None) -> int:
+    """Live the service's whole life; returns the exit code.
+
+    Stops on SIGTERM, SIGINT, when `stop_requested` is set, or when a part fails; a second signal ends the drain.
+    """
+    stopping = stop_requested if stop_requested is not None else asyncio.Event()
+    hurry = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def on_signal(name: str) -> None:
+        _log.info("stop requested", signal=name)
+        (hurry if stopping.is_set() else stopping).set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal, number.name)
+    life = _Life(service, drain_seconds)
+    began = time.monotonic()
+    try:
+        started = await _first(life.start(), stopping.wait(), life.wait_for_end()) == 0
+        if started:
+            _log.info("ready", seconds=round(time.monotonic() - began, 3))
+            await _first(life.wait_for_end(), stopping.wait())
+            await _first(life.drain(), hurry.wait())
+    except Exception as error:  # noqa: BLE001 - logged, and told by the exit code
+        _log.exception("start failed")
+        life.fatal = error
+    finally:
+        await life.stop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
+    _log.info("stopped", clean=life.fatal is None)
+    return EXIT_CLEAN if life.fatal is None else EXIT_FAILED
+
+
+async def _first(*choices: Awaitable[object]) -> int:
+    """Index of the one that is done first; the others are cancelled. Raises what the first one raised."""
+    tasks = [asyncio.ensure_future(choice) for choice in choices]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            if not task.done():
+                task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    winner = next(index for index, task in enumerate(tasks) if task.done() and not task.cancelled())
+    tasks[winner].result()
+    return winner

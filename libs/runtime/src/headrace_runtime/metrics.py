@@ -1,0 +1,64 @@
+"""Prometheus metrics under conventional names: `headrace_<subsystem>_<what>_<unit>`.
+
+One `Metrics` is made per process, in its wiring; the ops server serves its registry. `for_subsystem` gives libraries
+their own names in the same registry.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    GCCollector,
+    Histogram,
+    PlatformCollector,
+    ProcessCollector,
+)
+
+LATENCY_BUCKETS: Final = (
+    0.0005, 0.001, 0.002, 0.004, 0.008, 0.015, 0.03, 0.06, 0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0,
+)  # fmt: skip
+"""Seconds, 0.5 ms to 60 s: Headrace's own share is at the low end, model calls are at the high end."""
+
+SIZE_BUCKETS: Final = (256.0, 1024.0, 4096.0, 16384.0, 65536.0, 262144.0, 1048576.0, 4194304.0)
+"""Bytes."""
+
+
+class Metrics:
+    """Makes the metrics of one subsystem in the process's registry."""
+
+    def __init__(self, subsystem: str, registry: CollectorRegistry | None = None) -> None:
+        self.subsystem = subsystem
+        if registry is None:
+            registry = CollectorRegistry(auto_describe=True)
+            ProcessCollector(registry=registry)
+            PlatformCollector(registry=registry)
+            GCCollector(registry=registry)
+        self.registry = registry
+
+    def for_subsystem(self, subsystem: str) -> Metrics:
+        """The same registry under another name."""
+        return Metrics(subsystem, self.registry)
+
+    def counter(self, what: str, help: str, labels: Sequence[str] = (), *, unit: str = "") -> Counter:
+        """Something that only grows; `_total` is added to its name."""
+        return Counter(self._name(what, unit), help, labels, registry=self.registry)
+
+    def gauge(self, what: str, help: str, labels: Sequence[str] = (), *, unit: str = "") -> Gauge:
+        """Something that goes up and down."""
+        return Gauge(self._name(what, unit), help, labels, registry=self.registry)
+
+    def latency(self, what: str, help: str, labels: Sequence[str] = ()) -> Histogram:
+        """Durations in seconds."""
+        return Histogram(self._name(what, "seconds"), help, labels, registry=self.registry, buckets=LATENCY_BUCKETS)
+
+    def size(self, what: str, help: str, labels: Sequence[str] = ()) -> Histogram:
+        """Sizes in bytes."""
+        return Histogram(self._name(what, "bytes"), help, labels, registry=self.registry, buckets=SIZE_BUCKETS)
+
+    def _name(self, what: str, unit: str) -> str:
+        return "_".join(part for part in ("headrace", self.subsystem, what, unit) if part)

@@ -1,0 +1,91 @@
+"""The ops server: /healthz, /readyz and /metrics on a port of their own."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Final
+
+from aiohttp import web
+from prometheus_client.exposition import choose_encoder
+
+from headrace_runtime.health import Health, Verdict
+from headrace_runtime.metrics import Metrics
+
+_LAG_PERIOD_SECONDS: Final = 0.5
+
+
+class OpsServer:
+    """Serves health and metrics of this process, and watches how late its event loop runs.
+
+    /healthz answers 200 as long as the loop turns and no liveness check objects; /readyz 200 only when every readiness
+    check is content, else 503 with the reasons.
+    """
+
+    def __init__(self, *, host: str, port: int, service: str, version: str, instance: str, health: Health,
+                 metrics: Metrics) -> None:  # fmt: skip
+        self._host = host
+        self._port = port
+        self._identity = {"service": service, "version": version, "instance": instance}
+        self._health = health
+        self._metrics = metrics
+        self._lag = metrics.for_subsystem("runtime").gauge(
+            "loop_lag", "How late the event loop last woke from a sleep.", unit="seconds"
+        )
+        self._lag_seconds = 0.0
+        self._started_at = time.monotonic()
+        self._runner: web.AppRunner | None = None
+        self._lag_task: asyncio.Task[None] | None = None
+
+    @property
+    def port(self) -> int:
+        """The port it listens on, also where 0 was asked for; 0 before `start`."""
+        addresses = self._runner.addresses if self._runner is not None else []
+        return int(addresses[0][1]) if addresses else 0
+
+    async def start(self) -> None:
+        """Raises OSError when the address is taken or not ours."""
+        app = web.Application()
+        app.router.add_get("/healthz", self._healthz)
+        app.router.add_get("/readyz", self._readyz)
+        app.router.add_get("/metrics", self._metrics_page)
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
+        await self._runner.setup()
+        await web.TCPSite(self._runner, self._host, self._port).start()
+        self._lag_task = asyncio.create_task(self._watch_lag(), name="ops-loop-lag")
+
+    async def stop(self) -> None:
+        if self._lag_task is not None:
+            self._lag_task.cancel()
+            await asyncio.gather(self._lag_task, return_exceptions=True)
+            self._lag_task = None
+        if self._runner is not None:
+            await self._runner.cleanup()
+            self._runner = None
+
+    async def _watch_lag(self) -> None:
+        while True:
+            before = time.monotonic()
+            await asyncio.sleep(_LAG_PERIOD_SECONDS)
+            self._lag_seconds = max(0.0, time.monotonic() - before - _LAG_PERIOD_SECONDS)
+            self._lag.set(self._lag_seconds)
+
+    async def _healthz(self, _request: web.Request) -> web.Response:
+        return self._report("alive", "dead", self._health.alive())
+
+    async def _readyz(self, _request: web.Request) -> web.Response:
+        return self._report("ready", "not ready", self._health.ready())
+
+    def _report(self, good: str, bad: str, verdict: Verdict) -> web.Response:
+        document = {
+            "status": good if verdict.ok else bad,
+            **self._identity,
+            "uptime_seconds": round(time.monotonic() - self._started_at, 1),
+            "loop_lag_ms": round(self._lag_seconds * 1000, 1),
+            "checks": {name: "ok" if reason is None else reason for name, reason in verdict.reasons.items()},
+        }
+        return web.json_response(document, status=200 if verdict.ok else 503)
+
+    async def _metrics_page(self, request: web.Request) -> web.Response:
+        encode, content_type = choose_encoder(request.headers.get("Accept", ""))
+        return web.Response(body=encode(self._metrics.registry), headers={"Content-Type": content_type})

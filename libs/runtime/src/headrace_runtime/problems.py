@@ -1,0 +1,97 @@
+"""Errors of the HTTP doors: RFC 9457 problem details, or the OpenAI error shape where OpenAI clients speak."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any, Final
+
+from aiohttp import web
+
+PROBLEM_JSON: Final = "application/problem+json"
+
+_OPENAI_TYPES: Final[Mapping[int, tuple[str, str | None]]] = {
+    400: ("invalid_request_error", None),
+    401: ("authentication_error", "invalid_api_key"),
+    402: ("insufficient_quota", "insufficient_quota"),
+    403: ("permission_error", "permission_denied"),
+    404: ("invalid_request_error", "not_found"),
+    405: ("invalid_request_error", "method_not_allowed"),
+    409: ("invalid_request_error", "conflict"),
+    413: ("invalid_request_error", "request_too_large"),
+    415: ("invalid_request_error", "unsupported_media_type"),
+    422: ("invalid_request_error", None),
+    429: ("rate_limit_error", "rate_limit_exceeded"),
+}
+
+
+class Problem(Exception):
+    """Raised by a handler: what the caller is told instead of an answer.
+
+    `kind` is a short stable name that programs compare (`idempotency-conflict`); `detail` tells a person what is wrong
+    and what to do; `extra` holds further members for programs. None of them holds what the caller sent.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        kind: str,
+        detail: str,
+        *,
+        extra: Mapping[str, Any] | None = None,
+        headers: Mapping[str, str] | None = None,
+        param: str | None = None,
+    ) -> None:
+        super().__init__(f"{status} {kind}: {detail}")
+        self.status = status
+        self.kind = kind
+        self.detail = detail
+        self.extra: Mapping[str, Any] = extra or {}
+        self.headers: Mapping[str, str] = headers or {}
+        self.param = param
+
+    def to_problem_details(self, instance: str) -> dict[str, Any]:
+        """The RFC 9457 document; `instance` is the request's id."""
+        return {
+            **self.extra,
+            "type": f"urn:headrace:problem:{self.kind}",
+            "title": HTTPStatus(self.status).phrase,
+            "status": self.status,
+            "detail": self.detail,
+            "instance": f"urn:headrace:request:{instance}",
+        }
+
+    def to_openai(self) -> dict[str, Any]:
+        """The document that the `openai` packages turn into their exceptions."""
+        kind, code = _OPENAI_TYPES.get(self.status, ("server_error" if self.status >= 500 else "api_error", None))
+        return {"error": {"message": self.detail, "type": kind, "param": self.param, "code": code or self.kind}}
+
+
+def from_http_exception(error: web.HTTPException) -> Problem:
+    """What aiohttp itself raises (no such route, wrong method, body too large) as a Problem."""
+    kind = HTTPStatus(error.status).phrase.lower().replace(" ", "-")
+    details = {
+        404: "There is nothing at this path.",
+        405: "This path does not take this method; see the Allow header.",
+        413: "The request body is larger than this service takes.",
+    }
+    kept = {name: value for name, value in error.headers.items() if name in ("Allow", "Location", "Retry-After")}
+    return Problem(error.status, kind, details.get(error.status, f"{error.reason}."), headers=kept)
+
+
+def internal_error() -> Problem:
+    """For an error nobody foresaw: nothing of it is told, the log has it under the request's id."""
+    return Problem(500, "internal-error", "Headrace failed here; the service's log has more under the request id.")
+
+
+def respond(problem: Problem, *, openai: bool, request_id: str) -> web.Response:
+    """The problem as a response in the shape that the path's clients expect."""
+    if openai:
+        return web.json_response(problem.to_openai(), status=problem.status, headers=problem.headers)
+    return web.Response(
+        text=json.dumps(problem.to_problem_details(request_id)),
+        status=problem.status,
+        headers=problem.headers,
+        content_type=PROBLEM_JSON,
+    )

@@ -1,0 +1,306 @@
+"""Settings of a service: read from the environment, validated before anything connects, able to explain themselves.
+
+A service declares what it needs by combining the classes here and adding fields with `setting`::
+
+    class IntakeSettings(ServiceSettings, ApiSettings, DatabaseSettings):
+        service_name = "intake"
+        wait_seconds: float = setting(30.0, unit="s", reason="Longest time a caller waits for an answer.", gt=0)
+
+Each field is one variable: `HEADRACE_` and the field's name in capitals, or the name given as `variable`.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Final, Literal, Self, TypeVar
+
+from pydantic import AfterValidator, BeforeValidator, Field, JsonValue, SecretStr, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+
+from headrace_runtime import kafka_properties
+
+PREFIX: Final = "HEADRACE_"
+REQUIRED: Final = ...
+"""Given as default: the variable has none, and the service does not start without it."""
+
+_UNIT = "unit"
+_SHOWN_DEFAULT = "shown_default"
+
+
+class SettingsInvalid(Exception):
+    """The environment does not hold a usable set of values; correct the named variables and start again.
+
+    Values of secrets never stand in `problems`.
+    """
+
+    def __init__(self, problems: tuple[str, ...]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
+def setting(
+    default: Any = REQUIRED,
+    *,
+    unit: str,
+    reason: str,
+    variable: str | None = None,
+    default_factory: Callable[[], Any] | None = None,
+    shown_default: str | None = None,
+    **constraints: Any,
+) -> Any:
+    """Declare one variable.
+
+    `unit` is what its number or text counts ("s", "bytes", "URL", "name"), `reason` why an operator would change it.
+    `variable` replaces the derived name, for those that other tools define (`GROQ_API_KEY`). `shown_default` is what
+    `--help` prints for a default that is computed. `constraints` are those of `pydantic.Field`.
+    """
+    if not unit or not reason:
+        raise TypeError("a setting needs a unit and a reason: they are what --help shows")
+    extra: dict[str, JsonValue] = {_UNIT: unit}
+    if shown_default is not None:
+        extra[_SHOWN_DEFAULT] = shown_default
+    if variable is not None:
+        constraints["validation_alias"] = variable
+    if default_factory is not None:
+        return Field(default_factory=default_factory, description=reason, json_schema_extra=extra, **constraints)
+    return Field(default, description=reason, json_schema_extra=extra, **constraints)
+
+
+def _split(value: object) -> object:
+    return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+
+CommaList = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
+"""Several texts in one variable, separated by commas."""
+
+
+def _http_url(value: str) -> str:
+    if not value.startswith(("http://", "https://")):
+        raise ValueError("must start with http:// or https://")
+    return value.rstrip("/")
+
+
+HttpUrlText = Annotated[str, AfterValidator(_http_url)]
+"""An http or https address as plain text, without a slash at its end."""
+
+
+class Settings(BaseSettings):
+    """Base of all settings: frozen values from `HEADRACE_*` variables; empty variables count as absent."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX,
+        env_ignore_empty=True,
+        extra="ignore",
+        frozen=True,
+        validate_by_name=True,
+        validate_by_alias=True,
+        hide_input_in_errors=True,
+    )
+    service_name: ClassVar[str] = "headrace"
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        super().__pydantic_init_subclass__(**kwargs)
+        for name, field in cls.model_fields.items():
+            if not field.description or unit_of(field) is None:
+                raise TypeError(f"{cls.__name__}.{name} must be declared with setting(): it needs a unit and a reason")
+
+    @classmethod
+    def load(cls) -> Self:
+        """Read the environment of this process.
+
+        Raises SettingsInvalid, which names each variable that is missing or wrong.
+        """
+        try:
+            return cls()
+        except ValidationError as error:
+            raise SettingsInvalid(tuple(_problem(cls, detail) for detail in error.errors())) from None
+
+
+SettingsT = TypeVar("SettingsT", bound=Settings)
+
+
+def unit_of(field: FieldInfo) -> str | None:
+    extra = field.json_schema_extra
+    unit = extra.get(_UNIT) if isinstance(extra, dict) else None
+    return unit if isinstance(unit, str) else None
+
+
+def shown_default_of(field: FieldInfo) -> str:
+    extra = field.json_schema_extra
+    shown = extra.get(_SHOWN_DEFAULT) if isinstance(extra, dict) else None
+    if isinstance(shown, str):
+        return shown
+    if field.is_required():
+        return "(required)"
+    value = field.default
+    match value:
+        case None:
+            return "(not set)"
+        case SecretStr():
+            return "(secret)"
+        case bool():
+            return str(value).lower()
+        case tuple():
+            return ",".join(str(part) for part in value) or "(empty)"
+        case "":
+            return "(empty)"
+        case _:
+            return str(value)
+
+
+def variable_of(name: str, field: FieldInfo) -> str:
+    """The environment variable that sets the field."""
+    return field.validation_alias if isinstance(field.validation_alias, str) else PREFIX + name.upper()
+
+
+def _problem(cls: type[Settings], detail: Mapping[str, Any]) -> str:
+    location = tuple(str(part) for part in detail["loc"])
+    head = location[0] if location else ""
+    variables = {name: variable_of(name, field) for name, field in cls.model_fields.items()}
+    variable = head if head in variables.values() else variables.get(head.lower(), cls.__name__)
+    inner = f" (at {'.'.join(location[1:])})" if len(location) > 1 else ""
+    if detail["type"] == "missing":
+        return f"{variable}: is required and not set"
+    message = str(detail["msg"]).removeprefix("Value error, ")
+    return f"{variable}{inner}: {message[:1].lower()}{message[1:]}"
+
+
+class _KafkaPropertiesSource(PydanticBaseSettingsSource):
+    """Collects `HEADRACE_KAFKA_*` and the properties file into the one field that holds them."""
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        return None, field_name, False
+
+    def __call__(self) -> dict[str, Any]:
+        try:
+            return {"kafka_properties": kafka_properties.collect(os.environ)}
+        except kafka_properties.KafkaPropertiesInvalid as error:
+            raise SettingsInvalid(error.problems) from None
+
+
+class ServiceSettings(Settings):
+    """What every service needs: where Kafka and the registry are, who it is, how it is watched and stopped."""
+
+    bootstrap_servers: str = setting(
+        "127.0.0.1:9092", unit="host:port, ...", reason="Kafka brokers to contact first.", min_length=1
+    )
+    registry_url: HttpUrlText = setting(
+        "http://127.0.0.1:8081/apis/ccompat/v7",
+        unit="URL",
+        reason="Schema registry that speaks the Confluent API; the schemas of all topics are there.",
+    )
+    topic_prefix: str = setting(
+        "headrace.",
+        unit="text",
+        reason="Put before every topic and consumer group, so that several installations share one Kafka.",
+        pattern=r"^[A-Za-z0-9._-]*$",
+    )
+    instance_id: str = setting(
+        unit="name",
+        reason="Tells this process from others of the same service in logs, traces and Kafka client ids; "
+        "make it stable (pod name) where replies must find the same process again.",
+        default_factory=lambda: f"{socket.gethostname()}-{os.getpid()}",
+        shown_default="<host>-<pid>",
+        pattern=r"^[A-Za-z0-9._-]{1,128}$",
+    )
+    ops_host: str = setting(
+        "127.0.0.1", unit="address", reason="Where /healthz, /readyz and /metrics listen; 0.0.0.0 in a container."
+    )
+    ops_port: int = setting(9100, unit="port", reason="Port of the same; 0 takes a free one.", ge=0, le=65535)
+    log_format: Literal["json", "human"] = setting(
+        "json", unit="json | human", reason="JSON lines for machines, or coloured lines for a terminal."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = setting(
+        "info", unit="level", reason="Least severe line that is written; debug is costly under load."
+    )
+    drain_seconds: float = setting(
+        25.0,
+        unit="s",
+        reason="Time to finish what is in flight after SIGTERM; keep it below the orchestrator's grace period.",
+        ge=0,
+    )
+    otlp_endpoint: HttpUrlText | None = setting(
+        None, unit="URL", reason="OpenTelemetry collector (OTLP over HTTP); without it traces carry ids but go nowhere."
+    )
+    trace_sample_ratio: float = setting(
+        1.0, unit="0 to 1", reason="Share of new traces that is exported to the collector.", ge=0, le=1
+    )
+    kafka_properties_file: Path | None = setting(
+        None,
+        unit="path",
+        reason="Java-style properties file of librdkafka settings, so that secrets can be mounted instead of exported.",
+    )
+    kafka_properties: Annotated[dict[str, str], NoDecode] = setting(
+        unit="librdkafka",
+        reason="Any librdkafka property: HEADRACE_KAFKA_SECURITY_PROTOCOL sets security.protocol (each _ is a dot).",
+        default_factory=dict,
+        variable="HEADRACE_KAFKA_<PROPERTY>",
+        shown_default="(none)",
+        repr=False,
+    )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return init_settings, env_settings, _KafkaPropertiesSource(settings_cls)
+
+    def kafka_config(self) -> dict[str, str]:
+        """What to give a Kafka client: the brokers, the client id and every property the operator has set."""
+        return {
+            "bootstrap.servers": self.bootstrap_servers,
+            "client.id": f"{self.service_name}.{self.instance_id}",
+            **self.kafka_properties,
+        }
+
+
+class ApiSettings(Settings):
+    """For a service with a door for callers, who authenticate with API keys."""
+
+    api_host: str = setting("127.0.0.1", unit="address", reason="Where the API listens; 0.0.0.0 in a container.")
+    api_port: int = setting(8080, unit="port", reason="Port of the same; 0 takes a free one.", ge=0, le=65535)
+    key_pepper: SecretStr = setting(
+        unit="secret",
+        reason="Key of the hash under which API keys are stored; the same for all services, or no key is recognised.",
+        min_length=16,
+    )
+    body_limit_bytes: int = setting(
+        1_048_576, unit="bytes", reason="Largest request body; what is larger gets 413.", ge=1024
+    )
+    heartbeat_seconds: float = setting(
+        15.0,
+        unit="s",
+        reason="Silence after which an event stream sends a comment, so that proxies keep it open "
+        "and a caller that went away is noticed.",
+        gt=0,
+    )
+
+
+def _postgres_url(value: SecretStr) -> SecretStr:
+    if not value.get_secret_value().startswith(("postgresql://", "postgres://")):
+        raise ValueError("must look like postgresql://user:password@host:port/database")
+    return value
+
+
+class DatabaseSettings(Settings):
+    """For a service that keeps a schema in Postgres."""
+
+    database_url: Annotated[SecretStr, AfterValidator(_postgres_url)] = setting(
+        unit="URL", reason="Postgres database, as postgresql://user:password@host:port/database."
+    )
+    database_pool_size: int = setting(
+        8, unit="connections", reason="Most connections this process opens; the server's limit is shared by all.", ge=1
+    )
+    database_timeout_seconds: float = setting(
+        10.0, unit="s", reason="Longest time one statement may take before it is given up and retried.", gt=0
+    )

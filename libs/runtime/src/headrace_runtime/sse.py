@@ -1,0 +1,113 @@
+"""Server-sent events: ids for resuming, heartbeats, and an end when the caller goes away or the server drains."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from aiohttp import web
+
+from headrace_runtime.http import DRAINING
+from headrace_runtime.problems import Problem
+
+_HEARTBEAT: Final = b": heartbeat\n\n"
+_LONGEST_EVENT_ID: Final = 512
+
+
+@dataclass(frozen=True, slots=True)
+class ServerEvent:
+    """One event on the wire. `id` is what a caller sends back as Last-Event-ID to go on after it."""
+
+    data: str
+    event: str | None = None
+    id: str | None = None
+    retry_ms: int | None = None
+
+    def encode(self) -> bytes:
+        """The event's bytes.
+
+        Raises ValueError when the name or the id holds a line break, which would forge another field.
+        """
+        lines: list[str] = []
+        for name, value in (("event", self.event), ("id", self.id)):
+            if value is not None:
+                if "\n" in value or "\r" in value or "\0" in value:
+                    raise ValueError(f"the {name} of a server-sent event cannot hold a line break")
+                lines.append(f"{name}: {value}")
+        if self.retry_ms is not None:
+            lines.append(f"retry: {self.retry_ms}")
+        # The three line ends of the specification; str.splitlines would also split at others inside JSON text.
+        text = self.data.replace("\r\n", "\n").replace("\r", "\n")
+        lines.extend(f"data: {line}" for line in text.split("\n"))
+        return ("\n".join(lines) + "\n\n").encode()
+
+
+def last_event_id(request: web.Request) -> str | None:
+    """Where the caller wants to go on: the Last-Event-ID header, or the query parameter `last_event_id`.
+
+    Raises Problem 400 for one that no event of ours can have had.
+    """
+    given = request.headers.get("Last-Event-ID") or request.query.get("last_event_id") or None
+    if given is not None and (len(given) > _LONGEST_EVENT_ID or not given.isprintable()):
+        raise Problem(400, "bad-last-event-id", "Last-Event-ID is not an id that this stream has given out.")
+    return given
+
+
+async def event_stream(
+    request: web.Request,
+    events: AsyncIterator[ServerEvent],
+    *,
+    heartbeat_seconds: float,
+    resumable: bool,
+    headers: Mapping[str, str] | None = None,
+) -> web.StreamResponse:
+    """Send `events` until they end, the caller goes away, or (when `resumable`) the server drains.
+
+    `events` is closed in every case. A comment goes out after each `heartbeat_seconds` of silence. A stream that is not
+    `resumable` (a chat answer) is finished during a drain, as far as the drain time allows. An error that `events`
+    raises ends the response in the middle, which clients see as a broken connection: sources turn errors into events.
+    """
+    response = web.StreamResponse(
+        headers={
+            "Content-Type": "text/event-stream; charset=utf-8",
+            "Cache-Control": "no-cache",
+            "X-Accel-Buffering": "no",
+            **(headers or {}),
+        }
+    )
+    draining = asyncio.create_task(request.app[DRAINING].wait()) if resumable else None
+    upcoming: asyncio.Task[ServerEvent] | None = None
+    try:
+        await response.prepare(request)
+        while True:
+            if upcoming is None:
+                upcoming = asyncio.create_task(_next(events))
+            waited_for = {upcoming, draining} if draining is not None else {upcoming}
+            done, _ = await asyncio.wait(waited_for, timeout=heartbeat_seconds, return_when=asyncio.FIRST_COMPLETED)
+            if upcoming in done:
+                finished, upcoming = upcoming, None
+                await response.write(finished.result().encode())
+            elif draining is not None and draining in done:
+                break
+            else:
+                await response.write(_HEARTBEAT)
+        await response.write_eof()
+    except StopAsyncIteration:
+        await response.write_eof()
+    except ConnectionError:
+        pass  # the caller went away; closing the source below is all there is to do
+    finally:
+        pending = [task for task in (upcoming, draining) if task is not None]
+        for task in pending:
+            task.cancel()
+        await asyncio.gather(*pending, return_exceptions=True)
+        close = getattr(events, "aclose", None)
+        if close is not None:
+            await close()
+    return response
+
+
+async def _next(events: AsyncIterator[ServerEvent]) -> ServerEvent:
+    return await anext(events)

@@ -1,0 +1,147 @@
+"""Traces: W3C trace context from the caller's HTTP request through Kafka record headers and back.
+
+Ids always flow, so that logs of all services can be joined; spans are recorded and exported only when a collector is
+set, because a recorded span costs several times what carrying the ids does.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, Final
+
+from opentelemetry import trace
+from opentelemetry.context import Context
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.propagators.textmap import Getter, Setter
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
+from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
+from opentelemetry.trace import NonRecordingSpan, Span, SpanContext, SpanKind, TraceFlags, Tracer
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+from opentelemetry.util.types import Attributes
+
+RecordHeaders = list[tuple[str, bytes]]
+"""Headers of a Kafka record."""
+
+_CARRIED: Final = ("traceparent", "tracestate")
+_PROPAGATOR: Final = TraceContextTextMapPropagator()
+_NO_PARENT: Final = Context()
+
+
+class _IdTracer(Tracer):
+    """Gives every span fresh ids under its parent's trace and records nothing."""
+
+    def start_span(self, name: str, context: Context | None = None, *args: Any, **kwargs: Any) -> Span:
+        parent = trace.get_current_span(context).get_span_context()
+        trace_id = parent.trace_id if parent.is_valid else random.getrandbits(128)
+        flags = parent.trace_flags if parent.is_valid else TraceFlags(TraceFlags.DEFAULT)
+        return NonRecordingSpan(SpanContext(trace_id, random.getrandbits(64) or 1, False, flags, parent.trace_state))
+
+    def start_as_current_span(self, name: str, context: Context | None = None, *args: Any, **kwargs: Any) -> Any:
+        return trace.use_span(self.start_span(name, context))
+
+
+_tracer: Tracer = _IdTracer()
+
+
+def setup(
+    *,
+    service: str,
+    instance: str,
+    version: str,
+    endpoint: str | None,
+    sample_ratio: float = 1.0,
+    exporter: SpanExporter | None = None,
+) -> Callable[[], None]:
+    """Choose where the spans of this process go: to `endpoint` (OTLP over HTTP) or `exporter`; with neither, nowhere.
+
+    Returns what flushes and ends the export; it blocks for up to some seconds, so call it from a thread.
+    """
+    global _tracer
+    if endpoint is None and exporter is None:
+        _tracer = _IdTracer()
+        return lambda: None
+    chosen = exporter if exporter is not None else OTLPSpanExporter(endpoint=f"{endpoint}/v1/traces")
+    provider = TracerProvider(
+        resource=Resource.create(
+            {
+                "service.namespace": "headrace",
+                "service.name": service,
+                "service.instance.id": instance,
+                "service.version": version,
+            }
+        ),
+        sampler=ParentBased(TraceIdRatioBased(sample_ratio)),
+        shutdown_on_exit=False,
+    )
+    provider.add_span_processor(BatchSpanProcessor(chosen))
+    _tracer = provider.get_tracer("headrace")
+    return provider.shutdown
+
+
+def span(
+    name: str,
+    attributes: Attributes = None,
+    *,
+    parent: Context | None = None,
+    kind: SpanKind = SpanKind.INTERNAL,
+) -> AbstractContextManager[Span]:
+    """A span around a block, current inside it. `parent` (from `extract`) replaces the current one.
+
+    Attributes hold ids, names and counts, never content.
+    """
+    return _tracer.start_as_current_span(name, parent, kind, attributes)
+
+
+def inject(headers: RecordHeaders) -> RecordHeaders:
+    """Put the current trace context into `headers` and return them; an older one there is replaced."""
+    if any(key in _CARRIED for key, _ in headers):
+        headers[:] = [item for item in headers if item[0] not in _CARRIED]
+    _PROPAGATOR.inject(headers, setter=_SETTER)
+    return headers
+
+
+def extract(headers: Sequence[tuple[str, bytes | None]] | None) -> Context:
+    """The trace context of a Kafka record; an empty one (a new trace starts) if it has none or a broken one."""
+    if not headers:
+        return _NO_PARENT
+    carried = {key: value.decode("ascii", "replace") for key, value in headers if key in _CARRIED and value is not None}
+    return extract_mapping(carried)
+
+
+def extract_mapping(headers: Mapping[str, str]) -> Context:
+    """The same of HTTP headers."""
+    return _PROPAGATOR.extract(headers, _NO_PARENT, getter=_GETTER)
+
+
+def inject_mapping(headers: dict[str, str]) -> dict[str, str]:
+    """Put the current trace context into HTTP headers and return them."""
+    _PROPAGATOR.inject(headers)
+    return headers
+
+
+def current_trace_id() -> str | None:
+    """The trace's id in hexadecimal, or None outside any span."""
+    context = trace.get_current_span().get_span_context()
+    return trace.format_trace_id(context.trace_id) if context.is_valid else None
+
+
+class _MappingGetter(Getter[Mapping[str, str]]):
+    def get(self, carrier: Mapping[str, str], key: str) -> list[str] | None:
+        value = carrier.get(key)
+        return None if value is None else [value]
+
+    def keys(self, carrier: Mapping[str, str]) -> list[str]:
+        return list(carrier)
+
+
+class _RecordSetter(Setter[RecordHeaders]):
+    def set(self, carrier: RecordHeaders, key: str, value: str) -> None:
+        carrier.append((key, value.encode("ascii")))
+
+
+_GETTER: Final = _MappingGetter()
+_SETTER: Final = _RecordSetter()

@@ -1,0 +1,67 @@
+"""Waiting for what a service depends on, so that it can start before Kafka, the registry or Postgres is there."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import Final, TypeVar
+
+import aiohttp
+
+from headrace_runtime.health import Health
+from headrace_runtime.logging import get_logger
+from headrace_runtime.redaction import redact_text
+
+T = TypeVar("T")
+
+_FIRST_DELAY_SECONDS: Final = 0.1
+_LONGEST_DELAY_SECONDS: Final = 3.0
+_SAY_EVERY_SECONDS: Final = 10.0
+
+_log = get_logger("headrace.runtime.waiting")
+
+
+class NotYet(Exception):
+    """Raised by a probe: what is waited for answered, and is not ready; ask again."""
+
+
+_NOT_YET: Final[tuple[type[Exception], ...]] = (NotYet, OSError, TimeoutError, aiohttp.ClientError)
+
+
+async def wait_until(
+    what: str,
+    probe: Callable[[], Awaitable[T]],
+    *,
+    not_yet: tuple[type[Exception], ...] = (),
+    health: Health | None = None,
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    now: Callable[[], float] = time.monotonic,
+) -> T:
+    """Ask `probe` until it returns, with growing delays, and say in the log (and in /readyz) what is waited for.
+
+    `what` reads like "Kafka at 127.0.0.1:9092". NotYet, connection errors, timeouts and the types in `not_yet` mean ask
+    again; any other error is raised at once.
+    """
+    retried = (*_NOT_YET, *not_yet)
+    delay = _FIRST_DELAY_SECONDS
+    began = now()
+    said_at: float | None = None
+    while True:
+        try:
+            result = await probe()
+        except retried as error:
+            reason = redact_text(str(error)) or type(error).__name__
+            if health is not None:
+                health.set(f"waiting for {what}", reason)
+            if said_at is None or now() - said_at >= _SAY_EVERY_SECONDS:
+                said_at = now()
+                _log.info(f"waiting for {what}", reason=reason, waited_seconds=round(said_at - began, 1))
+            await sleep(delay)
+            delay = min(delay * 1.6, _LONGEST_DELAY_SECONDS)
+        else:
+            if said_at is not None:
+                _log.info(f"{what} is there", waited_seconds=round(now() - began, 1))
+            if health is not None:
+                health.remove(f"waiting for {what}")
+            return result
