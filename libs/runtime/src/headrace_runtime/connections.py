@@ -1,0 +1,87 @@
+"""A service's connections to Kafka and the schema registry, made from its settings.
+
+Constructed in `wiring.py`; its `part` goes first among the parts that use Kafka::
+
+    connections = Connections(settings, health, writes=[topics.ATTEMPTS_FINISHED], reads=[topics.WORK_LOCAL_BATCH])
+    return Service([connections.part, ...], metrics, health)
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+
+from headrace_contracts.codec import Codec
+from headrace_contracts.errors import RegistryUnavailable, SchemaMissing
+from headrace_contracts.registry import SchemaRegistry
+from headrace_contracts.topics import TopicSpec, dead_letters_of
+from headrace_streams.dead_letters import DeadLetters
+from headrace_streams.errors import TryAgain
+from headrace_streams.kafka import KafkaLog
+from headrace_streams.ports import Log, Producer
+from headrace_streams.publishing import Publisher
+
+from headrace_runtime.health import Health
+from headrace_runtime.lifecycle import Part
+from headrace_runtime.settings import ServiceSettings
+from headrace_runtime.waiting import NotYet, wait_until
+
+
+def wall_clock_ms() -> int:
+    """Now, in milliseconds since the epoch: the clock that wiring hands to whoever stamps events."""
+    return time.time_ns() // 1_000_000
+
+
+class Connections:
+    """Everything a service needs to read and write typed topics.
+
+    Args:
+        writes: Topics the service produces to.
+        reads: Topics it consumes; for those with dead letters, `dead_letters` can write to them.
+    """
+
+    def __init__(
+        self,
+        settings: ServiceSettings,
+        health: Health,
+        *,
+        writes: Iterable[TopicSpec] = (),
+        reads: Iterable[TopicSpec] = (),
+    ) -> None:
+        self._health = health
+        reads = tuple(reads)
+        self._writes = (*writes, *(dead_letters_of(spec) for spec in reads if spec.dead_letters))
+        self._topics = tuple(dict.fromkeys(settings.topic_prefix + spec.name for spec in (*self._writes, *reads)))
+        self._bootstrap_servers = settings.bootstrap_servers
+        self.registry = SchemaRegistry(settings.registry_url)
+        self.codec = Codec(self.registry, settings.topic_prefix)
+        self.log: Log = KafkaLog(settings.kafka_config())
+        self.producer: Producer = self.log.producer()
+        service = settings.service_name
+        self.publisher = Publisher(self.producer, self.codec, f"headrace/{service}/{settings.instance_id}")
+        self.dead_letters = DeadLetters(self.publisher, service, settings.topic_prefix, wall_clock_ms)
+        self.part = Part("kafka and registry", start=self._start, stop=self._stop)
+
+    async def _start(self) -> None:
+        await wait_until(
+            f"Kafka at {self._bootstrap_servers}", self._topics_exist, not_yet=(TryAgain,), health=self._health
+        )
+        await wait_until(
+            f"the schema registry at {self.registry.url}",
+            self._schemas_known,
+            not_yet=(RegistryUnavailable, SchemaMissing),
+            health=self._health,
+        )
+
+    async def _topics_exist(self) -> None:
+        present = await self.log.admin().partition_counts(self._topics)
+        missing = [name for name in self._topics if name not in present]
+        if missing:
+            raise NotYet(f"topics are missing, provision them: {', '.join(missing)}")
+
+    async def _schemas_known(self) -> None:
+        await self.codec.prepare(self._writes)
+
+    async def _stop(self) -> None:
+        await self.producer.close()
+        await self.registry.close()
