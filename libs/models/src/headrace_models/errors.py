@@ -1,0 +1,159 @@
+"""Why a call of a model failed, as what the caller must do about it.
+
+Messages hold the provider, the status and a cause, never what was sent or answered: they may be logged.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from headrace_models.ports import Usage
+
+RetryCode = Literal["rate_limited", "overloaded", "timeout", "unreachable", "connection_lost", "provider_error"]
+OtherCode = Literal["not_authorised", "quota_exhausted", "model_missing", "model_does_not_fit", "context_too_long"]
+BadCode = Literal["invalid_request"]
+
+
+class ProviderError(Exception):
+    """A call that gave no answer; catch one of the subclasses to act, or this to count.
+
+    `code` is stable and machine-readable; `status` is the HTTP status, None without one; `usage` is what the provider
+    is known to have consumed before it failed.
+    """
+
+    def __init__(
+        self, code: str, message: str, *, provider: str, status: int | None = None, usage: Usage | None = None
+    ) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.provider = provider
+        self.status = status
+        self.usage = usage if usage is not None else Usage()
+
+
+class RetryLater(ProviderError):
+    """The same call may succeed there later: wait `after_seconds` (the provider's wish, None if it has none)."""
+
+    def __init__(
+        self,
+        code: RetryCode,
+        message: str,
+        *,
+        provider: str,
+        status: int | None = None,
+        usage: Usage | None = None,
+        after_seconds: float | None = None,
+    ) -> None:
+        super().__init__(code, message, provider=provider, status=status, usage=usage)
+        self.after_seconds = after_seconds
+
+
+class TryAnother(ProviderError):
+    """This place cannot run the call, another may: no such model, no right, no credit, no room."""
+
+    def __init__(
+        self, code: OtherCode, message: str, *, provider: str, status: int | None = None, usage: Usage | None = None
+    ) -> None:
+        super().__init__(code, message, provider=provider, status=status, usage=usage)
+
+
+class BadRequest(ProviderError):
+    """The call itself is wrong and succeeds nowhere: give it up."""
+
+    def __init__(
+        self, code: BadCode, message: str, *, provider: str, status: int | None = None, usage: Usage | None = None
+    ) -> None:
+        super().__init__(code, message, provider=provider, status=status, usage=usage)
+
+
+def from_status(
+    status: int,
+    *,
+    provider: str,
+    kind: str = "",
+    after_seconds: float | None = None,
+    usage: Usage | None = None,
+) -> ProviderError:
+    """The error for an HTTP status that means the same at every provider.
+
+    `kind` is the provider's own stable name of the cause (`insufficient_quota`), not its text.
+    """
+    said = f"{provider} answered {status}" + (f" ({kind})" if kind else "")
+    if kind in _NO_CREDIT or status == 402:
+        return TryAnother(
+            "quota_exhausted",
+            f"{said}: its quota or credit is used up; raise it there",
+            provider=provider,
+            status=status,
+            usage=usage,
+        )
+    if kind in _TOO_LONG or status == 413:
+        return TryAnother(
+            "context_too_long",
+            f"{said}: the conversation is longer than the model takes",
+            provider=provider,
+            status=status,
+            usage=usage,
+        )
+    if status in (401, 403):
+        return TryAnother(
+            "not_authorised",
+            f"{said}: it does not accept the API key; check the key's variable",
+            provider=provider,
+            status=status,
+            usage=usage,
+        )
+    if status == 404:
+        return TryAnother(
+            "model_missing",
+            f"{said}: it does not have this model",
+            provider=provider,
+            status=status,
+            usage=usage,
+        )
+    if status == 429:
+        return RetryLater(
+            "rate_limited",
+            f"{said}: too many requests",
+            provider=provider,
+            status=status,
+            usage=usage,
+            after_seconds=after_seconds,
+        )
+    if status in (408, 504):
+        return RetryLater(
+            "timeout", f"{said}: it took too long", provider=provider, status=status, usage=usage,
+            after_seconds=after_seconds,
+        )  # fmt: skip
+    if status in (498, 503, 529):
+        return RetryLater(
+            "overloaded", f"{said}: it has no capacity now", provider=provider, status=status, usage=usage,
+            after_seconds=after_seconds,
+        )  # fmt: skip
+    if 400 <= status < 500 and status not in (409, 425, 499):
+        return BadRequest(
+            "invalid_request", f"{said}: it does not accept the request", provider=provider, status=status, usage=usage
+        )
+    return RetryLater(
+        "provider_error", f"{said}: it failed", provider=provider, status=status, usage=usage,
+        after_seconds=after_seconds,
+    )  # fmt: skip
+
+
+_NO_CREDIT = frozenset({"insufficient_quota", "billing_error", "billing_not_active", "blocked_api_access"})
+_TOO_LONG = frozenset({"context_length_exceeded", "request_too_large", "model_context_window_exceeded"})
+
+
+def retry_after(headers: dict[str, str]) -> float | None:
+    """Seconds in `retry-after-ms` or `retry-after` (lower-case names); None when absent or a date."""
+    for name, divisor in (("retry-after-ms", 1000.0), ("retry-after", 1.0)):
+        text = headers.get(name)
+        if text is not None:
+            try:
+                seconds = float(text) / divisor
+            except ValueError:
+                continue
+            if 0 <= seconds < float("inf"):
+                return seconds
+    return None

@@ -1,0 +1,252 @@
+"""What calls cost: the price book and pure integer arithmetic over it.
+
+Money is integer nano-dollars (10⁻⁹ dollars). A call's cost is summed exactly and rounded up once, so a ledger never
+shows less than the provider charges, by at most one nano-dollar a call.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Final
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from headrace_models.ports import Message, Usage
+
+NANODOLLARS_PER_DOLLAR: Final = 1_000_000_000
+_TOKENS_PER_PRICE: Final = 1_000_000
+_ANY_MODEL: Final = "*"
+_MESSAGE_OVERHEAD_TOKENS: Final = 16
+
+
+class PriceUnknown(Exception):
+    """The price book has no price for this provider and model; add one, or do not call it."""
+
+    def __init__(self, provider: str, model: str) -> None:
+        super().__init__(f"the price book has no price for model {model!r} of provider {provider!r}")
+        self.provider = provider
+        self.model = model
+
+
+class PriceBookInvalid(Exception):
+    """The file is not a price book; the message names the place in it."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenPrices:
+    """Nano-dollars per million tokens."""
+
+    input: int
+    output: int
+    cached_input: int
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """What one model of one provider charges."""
+
+    tokens: TokenPrices
+    request: int = 0
+    """Nano-dollars per call."""
+    search: int = 0
+    """Nano-dollars per web search."""
+    long_prompt_above: int | None = None
+    """Prompts of more tokens than this pay `long_prompt` for all tokens of the call."""
+    long_prompt: TokenPrices | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class InternalRate:
+    """What tokens of a model of our own, up to a size, are reckoned to be worth."""
+
+    up_to_parameters: int
+    per_million_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class PriceBook:
+    """All prices, and which edition of them this is."""
+
+    version: str
+    effective: date
+    digest: str
+    """SHA-256 of the file: two processes agree on costs exactly when they agree on this."""
+    providers: Mapping[str, Mapping[str, Price]]
+    internal: Sequence[InternalRate]
+
+    def price(self, provider: str, model: str) -> Price:
+        """The price of `model`, by its exact name, else by the name without a date at its end, else the provider's `*`.
+
+        Raises PriceUnknown.
+        """
+        models = self.providers.get(provider, {})
+        for name in (model, _DATED.sub("", model), _ANY_MODEL):
+            if name in models:
+                return models[name]
+        raise PriceUnknown(provider, model)
+
+    def knows(self, provider: str) -> bool:
+        """Whether any model of `provider` has a price."""
+        return provider in self.providers
+
+    def internal_value(self, model: str, usage: Usage) -> int:
+        """What `usage` of one of our own models is reckoned to be worth; 0 where its name does not tell its size.
+
+        For reports that compare local with cloud; no bill and no budget contains it.
+        """
+        parameters = parameters_of(model)
+        if parameters is None:
+            return 0
+        tokens = usage.input_tokens + usage.output_tokens
+        for rate in self.internal:
+            if parameters <= rate.up_to_parameters:
+                return _round_up(tokens * rate.per_million_tokens)
+        return 0
+
+
+_DATED: Final = re.compile(r"-20\d{6}$")
+_SIZE: Final = re.compile(r"(?:^|[:\-_])(\d+(?:\.\d+)?)b(?:$|[\-_.])", re.IGNORECASE)
+
+
+def parameters_of(model: str) -> int | None:
+    """How many parameters a model has, by its name (`phi3:3.8b`); None when the name does not say."""
+    match = _SIZE.search(model)
+    return round(float(match[1]) * 1e9) if match else None
+
+
+def cost(usage: Usage, price: Price) -> int:
+    """What a call cost, in nano-dollars, rounded up to a whole one."""
+    cached = min(usage.cached_input_tokens, usage.input_tokens)
+    long = price.long_prompt_above is not None and usage.input_tokens > price.long_prompt_above
+    tokens = price.long_prompt if long and price.long_prompt is not None else price.tokens
+    per_million = (
+        (usage.input_tokens - cached) * tokens.input
+        + cached * tokens.cached_input
+        + usage.output_tokens * tokens.output
+    )
+    return _round_up(per_million) + price.request + usage.searches * price.search
+
+
+def worst_case(prompt_tokens: int, max_output_tokens: int, price: Price) -> int:
+    """The most a call can cost, in nano-dollars, if its prompt has at most `prompt_tokens` (see `most_tokens`).
+
+    No part of the prompt is taken as cached, and a prompt that may be a long one is taken as long.
+    """
+    dearest = max(
+        (
+            prompt_tokens * max(tokens.input, tokens.cached_input) + max_output_tokens * tokens.output
+            for tokens in (price.tokens, price.long_prompt)
+            if tokens is not None and (tokens is price.tokens or prompt_tokens > (price.long_prompt_above or 0))
+        ),
+    )
+    return _round_up(dearest) + price.request + price.search
+
+
+def most_tokens(messages: Sequence[Message]) -> int:
+    """An upper bound of the tokens in a prompt, for any tokenizer that works on bytes: each token holds at least one.
+
+    About four times the real number for English text; the difference returns to the budget when the call is settled.
+    """
+    return sum(len(message.text.encode()) + _MESSAGE_OVERHEAD_TOKENS for message in messages)
+
+
+def estimated_tokens(text: str) -> int:
+    """About how many tokens a text has (four bytes each), for display and for calls that broke off uncounted."""
+    return -(-len(text.encode()) // 4)
+
+
+def _round_up(per_million: int) -> int:
+    return -(-per_million // _TOKENS_PER_PRICE)
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class _TokenPricesEntry(_Strict):
+    input: int = Field(default=0, ge=0)
+    output: int = Field(default=0, ge=0)
+    cached_input: int | None = Field(default=None, ge=0)
+
+    def to_prices(self) -> TokenPrices:
+        return TokenPrices(self.input, self.output, self.input if self.cached_input is None else self.cached_input)
+
+
+class _LongPromptEntry(_TokenPricesEntry):
+    above: int = Field(gt=0)
+
+
+class _PriceEntry(_TokenPricesEntry):
+    request: int = Field(default=0, ge=0)
+    search: int = Field(default=0, ge=0)
+    long_prompt: _LongPromptEntry | None = None
+
+    def to_price(self) -> Price:
+        long = self.long_prompt
+        return Price(
+            tokens=self.to_prices(),
+            request=self.request,
+            search=self.search,
+            long_prompt_above=long.above if long is not None else None,
+            long_prompt=long.to_prices() if long is not None else None,
+        )
+
+
+class _InternalEntry(_Strict):
+    up_to_parameters: int = Field(gt=0)
+    per_million_tokens: int = Field(ge=0)
+
+
+class _BookEntry(_Strict):
+    version: str = Field(min_length=1)
+    effective: date
+    providers: dict[str, dict[str, _PriceEntry]]
+    internal: list[_InternalEntry] = []
+
+
+def parse_price_book(text: str) -> PriceBook:
+    """A price book from YAML.
+
+    Raises PriceBookInvalid.
+    """
+    try:
+        entry = _BookEntry.model_validate(yaml.safe_load(text))
+    except yaml.YAMLError as error:
+        raise PriceBookInvalid(f"the price book is not YAML: {error}") from None
+    except ValidationError as error:
+        places = "; ".join(
+            f"{'.'.join(str(part) for part in detail['loc']) or '(top)'}: {detail['msg']}" for detail in error.errors()
+        )
+        raise PriceBookInvalid(f"the price book is wrong at {places}") from None
+    internal = sorted(entry.internal, key=lambda rate: rate.up_to_parameters)
+    return PriceBook(
+        version=entry.version,
+        effective=entry.effective,
+        digest=hashlib.sha256(text.encode()).hexdigest(),
+        providers={
+            provider: {model: price.to_price() for model, price in models.items()}
+            for provider, models in entry.providers.items()
+        },
+        internal=tuple(InternalRate(rate.up_to_parameters, rate.per_million_tokens) for rate in internal),
+    )
+
+
+def load_price_book(path: Path | None = None) -> PriceBook:
+    """The price book in `path`, or the one that is shipped.
+
+    Raises PriceBookInvalid, and OSError when the file cannot be read.
+    """
+    return _shipped() if path is None else parse_price_book(path.read_text(encoding="utf-8"))
+
+
+@cache
+def _shipped() -> PriceBook:
+    return parse_price_book(resources.files("headrace_models").joinpath("prices.yaml").read_text(encoding="utf-8"))
