@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Protocol, Self
+from typing import Any, ClassVar, Literal, Protocol, Self
 
 from headrace_contracts import events
 
@@ -18,7 +18,7 @@ _DAY_MS = 24 * _HOUR_MS
 class Event(Protocol):
     """What every generated event class offers."""
 
-    FULL_NAME: str
+    FULL_NAME: ClassVar[str]
 
     def to_avro(self) -> dict[str, Any]: ...
 
