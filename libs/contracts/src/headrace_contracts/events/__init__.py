@@ -9,7 +9,7 @@ from headrace_contracts.events.common import Content, Failure, Lane, Mode, Posit
 from headrace_contracts.events.deadletters import DeadLetter, Header
 from headrace_contracts.events.fleet import ModelStatus, NodeStatus, Place
 from headrace_contracts.events.settings import Preferences, PrivacyLevel
-from headrace_contracts.events.skills import SkillAction, SkillChange, SkillChanged, SkillPublished, SkillStatus, SkillSubmitted
+from headrace_contracts.events.skills import SkillAction, SkillChange, SkillChanged, SkillPublished, SkillStatus, SkillSubmitted, SkillVersion
 from headrace_contracts.events.spend import SpendWindows, Window
 from headrace_contracts.events.tasks import AttemptState, Command, CommandKind, EntryKind, InputEvent, JournalEntry, Message, Outcome, Rejection, ReplyKind, Sampling, ServedFrom, TaskCancelled, TaskCompleted, TaskPhase, TaskReply, TaskState, TaskStatus, TaskSubmitted, TrailStep
 from headrace_contracts.events.usage import UsageRecorded
@@ -51,6 +51,7 @@ __all__ = [
     "SkillPublished",
     "SkillStatus",
     "SkillSubmitted",
+    "SkillVersion",
     "SpendWindows",
     "TaskCancelled",
     "TaskCompleted",

@@ -40,6 +40,8 @@ class SkillChanged:
         title: One line for people.
         summary: What the skill is good for.
         body: The skill itself, null when it was revoked.
+        interests: All domains of this version; where the interest of this copy is not among them, the skill has
+            left that domain.
         digest: SHA-256 of the body in hex.
         author: Agent that learned it.
         submitted_at: When it was submitted. Milliseconds since the epoch, UTC.
@@ -56,6 +58,7 @@ class SkillChanged:
     title: str = ''
     summary: str = ''
     body: Content | None = None
+    interests: tuple[str, ...] = ()
     digest: str
     author: str = ''
     submitted_at: int
@@ -71,6 +74,7 @@ class SkillChanged:
             "title": self.title,
             "summary": self.summary,
             "body": None if self.body is None else self.body.to_avro(),
+            "interests": list(self.interests),
             "digest": self.digest,
             "author": self.author,
             "submitted_at": self.submitted_at,
@@ -88,6 +92,7 @@ class SkillChanged:
             title=data["title"],
             summary=data["summary"],
             body=None if (value_body := data["body"]) is None else Content.from_avro(value_body),
+            interests=tuple(data["interests"]),
             digest=data["digest"],
             author=data["author"],
             submitted_at=data["submitted_at"],
@@ -100,6 +105,50 @@ class SkillStatus(StrEnum):
 
     LIVE = "live"
     REVOKED = "revoked"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SkillVersion:
+    """One version in a skill's history.
+
+    Attributes:
+        version: 1 for the first version.
+        status: Whether this version published the skill or revoked it.
+        digest: SHA-256 of the version's body in hex.
+        author: Agent that submitted it.
+        submission_id: Submission that made it.
+        published_at: When it was published. Milliseconds since the epoch, UTC.
+    """
+
+    FULL_NAME: ClassVar[str] = "headrace.skills.SkillVersion"
+
+    version: int
+    status: SkillStatus
+    digest: str
+    author: str = ''
+    submission_id: str
+    published_at: int
+
+    def to_avro(self) -> dict[str, Any]:
+        return {
+            "version": self.version,
+            "status": self.status,
+            "digest": self.digest,
+            "author": self.author,
+            "submission_id": self.submission_id,
+            "published_at": self.published_at,
+        }
+
+    @classmethod
+    def from_avro(cls, data: dict[str, Any]) -> SkillVersion:
+        return cls(
+            version=data["version"],
+            status=SkillStatus(data["status"]),
+            digest=data["digest"],
+            author=data["author"],
+            submission_id=data["submission_id"],
+            published_at=data["published_at"],
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,7 +167,9 @@ class SkillPublished:
         previous_interests: Domains of the version before, whose agents are told as well.
         digest: SHA-256 of the body in hex.
         author: Agent that learned it.
-        submission_id: Submission that made this version.
+        submission_id: Submission that led to this record: it made this version, or asked for what stood there
+            already.
+        history: Latest versions, oldest first, this one included.
         positions: How far skills.submitted is consumed with this version.
         submitted_at: When it was submitted. Milliseconds since the epoch, UTC.
         published_at: When it was published. Milliseconds since the epoch, UTC.
@@ -138,6 +189,7 @@ class SkillPublished:
     digest: str
     author: str = ''
     submission_id: str
+    history: tuple[SkillVersion, ...] = ()
     positions: tuple[Position, ...] = ()
     submitted_at: int
     published_at: int
@@ -156,6 +208,7 @@ class SkillPublished:
             "digest": self.digest,
             "author": self.author,
             "submission_id": self.submission_id,
+            "history": [item.to_avro() for item in self.history],
             "positions": [item.to_avro() for item in self.positions],
             "submitted_at": self.submitted_at,
             "published_at": self.published_at,
@@ -176,6 +229,7 @@ class SkillPublished:
             digest=data["digest"],
             author=data["author"],
             submission_id=data["submission_id"],
+            history=tuple([SkillVersion.from_avro(item) for item in data["history"]]),
             positions=tuple([Position.from_avro(item) for item in data["positions"]]),
             submitted_at=data["submitted_at"],
             published_at=data["published_at"],

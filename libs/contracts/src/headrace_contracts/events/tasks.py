@@ -11,6 +11,7 @@ from enum import StrEnum
 from typing import Any, ClassVar
 
 from headrace_contracts.events.common import Content, Failure, Lane, Mode, Position, Privacy, Usage
+from headrace_contracts.events.fleet import Place
 
 
 class Outcome(StrEnum):
@@ -32,7 +33,10 @@ class AttemptState:
         number: 1 for the first.
         provider: Provider it was sent to.
         model: Model asked for.
+        place: Whether it was sent to a node of ours.
         dispatched_at: When it was decided. Milliseconds since the epoch, UTC.
+        max_output_tokens: Longest answer asked for, in tokens.
+        worst_case_nanodollars: Most it can cost, in nano-dollars.
         outcome: How it ended, null while it runs.
         failure: Why it failed.
         usage: What it consumed.
@@ -44,7 +48,10 @@ class AttemptState:
     number: int
     provider: str
     model: str
+    place: Place
     dispatched_at: int
+    max_output_tokens: int | None = None
+    worst_case_nanodollars: int = 0
     outcome: Outcome | None = None
     failure: Failure | None = None
     usage: Usage = Usage()
@@ -55,7 +62,10 @@ class AttemptState:
             "number": self.number,
             "provider": self.provider,
             "model": self.model,
+            "place": self.place,
             "dispatched_at": self.dispatched_at,
+            "max_output_tokens": self.max_output_tokens,
+            "worst_case_nanodollars": self.worst_case_nanodollars,
             "outcome": self.outcome,
             "failure": None if self.failure is None else self.failure.to_avro(),
             "usage": self.usage.to_avro(),
@@ -68,7 +78,10 @@ class AttemptState:
             number=data["number"],
             provider=data["provider"],
             model=data["model"],
+            place=Place(data["place"]),
             dispatched_at=data["dispatched_at"],
+            max_output_tokens=data["max_output_tokens"],
+            worst_case_nanodollars=data["worst_case_nanodollars"],
             outcome=None if (value_outcome := data["outcome"]) is None else Outcome(value_outcome),
             failure=None if (value_failure := data["failure"]) is None else Failure.from_avro(value_failure),
             usage=Usage.from_avro(data["usage"]),
@@ -561,11 +574,15 @@ class TaskState:
     Attributes:
         phase: Where the task stands.
         task: The task itself, null once it is finished.
-        route_key: Key the task arrived with.
+        route_key: Key the task arrived with, byte for byte.
         home_partition: Partition the task came in on.
         digest: Digest of all that makes two tasks equal, for coalescing and the cache.
         privacy: Level that applies.
         lane: Lane that applies.
+        deadline_at: When the task expires: its own deadline, or that of the policy. Milliseconds since the
+            epoch, UTC.
+        system_prompt: System prompt that the role puts before the conversation.
+        reply_partition: Partition of tasks.replies of whoever waits.
         traceparent: W3C trace context the task arrived with.
         attempts: Attempts so far.
         wake_at: When to look at the task again, null if only an event can move it. Milliseconds since the
@@ -579,11 +596,14 @@ class TaskState:
 
     phase: TaskPhase
     task: TaskSubmitted | None = None
-    route_key: str
+    route_key: bytes
     home_partition: int
     digest: str = ''
     privacy: Privacy = Privacy.SENSITIVE
     lane: Lane = Lane.BATCH
+    deadline_at: int | None = None
+    system_prompt: str | None = None
+    reply_partition: int | None = None
     traceparent: str | None = None
     attempts: tuple[AttemptState, ...] = ()
     wake_at: int | None = None
@@ -600,6 +620,9 @@ class TaskState:
             "digest": self.digest,
             "privacy": self.privacy,
             "lane": self.lane,
+            "deadline_at": self.deadline_at,
+            "system_prompt": self.system_prompt,
+            "reply_partition": self.reply_partition,
             "traceparent": self.traceparent,
             "attempts": [item.to_avro() for item in self.attempts],
             "wake_at": self.wake_at,
@@ -618,6 +641,9 @@ class TaskState:
             digest=data["digest"],
             privacy=Privacy(data["privacy"]),
             lane=Lane(data["lane"]),
+            deadline_at=data["deadline_at"],
+            system_prompt=data["system_prompt"],
+            reply_partition=data["reply_partition"],
             traceparent=data["traceparent"],
             attempts=tuple([AttemptState.from_avro(item) for item in data["attempts"]]),
             wake_at=data["wake_at"],
@@ -671,16 +697,20 @@ class JournalEntry:
         kind: decision; barrier: a new owner takes over; watermark: all commands up to here are carried out.
         task_id: The task, empty for barrier and watermark.
         generation: Offset of the barrier of the owner that wrote this; -1 in the barrier itself.
+        sequence: Place within its generation, 0 for the barrier. An entry counts only where it stands at offset
+            generation + sequence; everybody ignores it elsewhere, since a lost or foreign record came between.
         owner: Instance that wrote this.
-        cause: What was answered: submitted, cancelled, attempt_finished, leader_finished, wake_up.
+        cause: What was answered: submitted, cancelled, attempt_finished, leader_finished, wake_up,
+            unrecordable; restated repeats a state.
         input: The event answered, null where time moved the task.
         positions: How far each input partition is consumed with this entry.
         state: The task's new state.
         commands: What is to be produced.
         rejected: Candidates that were not chosen, and why.
         policy_version: Version of the policy that decided.
-        acted_offset: Watermark: commands of all entries before this offset are carried out.
-        completed_offset: Watermark: next offset of tasks.completed in this partition when it was written.
+        acted_offset: Commands of all entries before this offset were carried out when this was written.
+        completed_offset: No terminal state of an entry from acted_offset on stands before this offset of
+            tasks.completed.
         decided_at: When it was decided. Milliseconds since the epoch, UTC.
     """
 
@@ -689,6 +719,7 @@ class JournalEntry:
     kind: EntryKind
     task_id: str = ''
     generation: int = -1
+    sequence: int = 0
     owner: str = ''
     cause: str = ''
     input: InputEvent | None = None
@@ -706,6 +737,7 @@ class JournalEntry:
             "kind": self.kind,
             "task_id": self.task_id,
             "generation": self.generation,
+            "sequence": self.sequence,
             "owner": self.owner,
             "cause": self.cause,
             "input": None if self.input is None else self.input.to_avro(),
@@ -725,6 +757,7 @@ class JournalEntry:
             kind=EntryKind(data["kind"]),
             task_id=data["task_id"],
             generation=data["generation"],
+            sequence=data["sequence"],
             owner=data["owner"],
             cause=data["cause"],
             input=None if (value_input := data["input"]) is None else InputEvent.from_avro(value_input),
@@ -801,7 +834,9 @@ class TaskReply:
         kind: delta: a piece of text; restarted: forget what came so far, another attempt begins; finished: the
             terminal state.
         attempt: Number of the attempt that speaks.
-        sequence: Number of the piece within its attempt, from 0.
+        execution_id: Execution of the attempt that speaks: an attempt that ran twice has two. Empty for
+            finished.
+        sequence: Number of the piece within its execution, from 0.
         text: The piece of text, for delta.
         result: The terminal state, for finished.
         emitted_at: When it was written. Milliseconds since the epoch, UTC.
@@ -813,6 +848,7 @@ class TaskReply:
     tenant: str
     kind: ReplyKind
     attempt: int = 0
+    execution_id: str = ''
     sequence: int = 0
     text: Content | None = None
     result: TaskCompleted | None = None
@@ -824,6 +860,7 @@ class TaskReply:
             "tenant": self.tenant,
             "kind": self.kind,
             "attempt": self.attempt,
+            "execution_id": self.execution_id,
             "sequence": self.sequence,
             "text": None if self.text is None else self.text.to_avro(),
             "result": None if self.result is None else self.result.to_avro(),
@@ -837,6 +874,7 @@ class TaskReply:
             tenant=data["tenant"],
             kind=ReplyKind(data["kind"]),
             attempt=data["attempt"],
+            execution_id=data["execution_id"],
             sequence=data["sequence"],
             text=None if (value_text := data["text"]) is None else Content.from_avro(value_text),
             result=None if (value_result := data["result"]) is None else TaskCompleted.from_avro(value_result),
