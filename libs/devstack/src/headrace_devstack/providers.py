@@ -1,0 +1,80 @@
+"""Which model providers are real and which are simulated. The decision is pure; `find_ollama` looks around for it."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import aiohttp
+
+SIMULATED_NODES = ("gpu-large", "gpu-small", "cpu")
+OLLAMA_DEFAULT = "127.0.0.1:11434"
+LOOK_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Providers:
+    """What the workers are told.
+
+    ``simulated`` names what is simulated; ``local`` and ``cloud`` are the environments of the two workers.
+    """
+
+    local: Mapping[str, str]
+    cloud: Mapping[str, str]
+    simulated: tuple[str, ...]
+
+
+def ollama_url(environment: Mapping[str, str]) -> str:
+    """Where Ollama would be, after the variable its own tools read (host, host:port or URL)."""
+    address = environment.get("OLLAMA_HOST") or OLLAMA_DEFAULT
+    scheme, separator, rest = address.rpartition("://")
+    host, _, port = rest.rstrip("/").partition(":")
+    # A server is told to listen on all interfaces with the same variable; a client cannot connect to that.
+    host = "127.0.0.1" if host in ("", "0.0.0.0") else host
+    default_port = "443" if scheme == "https" else "80" if separator else "11434"
+    return f"{scheme or 'http'}://{host}:{port or default_port}"
+
+
+async def find_ollama(environment: Mapping[str, str] = os.environ) -> str | None:
+    """The URL of an Ollama that answers, if one does."""
+    url = ollama_url(environment)
+    try:
+        timeout = aiohttp.ClientTimeout(total=LOOK_SECONDS)
+        async with aiohttp.ClientSession(timeout=timeout) as session, session.get(f"{url}/api/version") as response:
+            answer = await response.json() if response.status == 200 else None
+    except (aiohttp.ClientError, TimeoutError, ValueError):
+        return None
+    return url if isinstance(answer, dict) and "version" in answer else None
+
+
+def choose_providers(
+    environment: Mapping[str, str], *, ollama: str | None, simulator: str, simulate_all: bool = False
+) -> Providers:
+    """Decide what is real.
+
+    Our own nodes are those named in HEADRACE_OLLAMA_NODES, else the Ollama that was found, else simulated. The cloud is
+    real when there is a key for one of its model providers: then only those with a key are offered, since an invented
+    answer must not stand in among paid ones. Without any key, all of it is simulated.
+    """
+    simulated: list[str] = []
+    nodes = None if simulate_all else environment.get("HEADRACE_OLLAMA_NODES") or ollama
+    if not nodes:
+        nodes = ",".join(f"{simulator}/ollama/{name}" for name in SIMULATED_NODES)
+        simulated.append("ollama")
+    keys = {
+        name: value
+        for name in ("GROQ_API_KEY", "ANTHROPIC_API_KEY", "TAVILY_API_KEY")
+        if (value := environment.get(name)) and not simulate_all
+    }
+    if "GROQ_API_KEY" in keys or "ANTHROPIC_API_KEY" in keys:
+        cloud = keys
+    else:
+        cloud = {
+            "GROQ_API_KEY": "simulated",
+            "HEADRACE_GROQ_URL": f"{simulator}/groq/openai/v1",
+            "ANTHROPIC_API_KEY": "simulated",
+            "HEADRACE_ANTHROPIC_URL": f"{simulator}/anthropic",
+            "TAVILY_API_KEY": "simulated",
+            "HEADRACE_TAVILY_URL": f"{simulator}/tavily",
+        }
+        simulated += ["groq", "anthropic", "tavily"]
+    return Providers(local={"HEADRACE_OLLAMA_NODES": nodes}, cloud=cloud, simulated=tuple(simulated))

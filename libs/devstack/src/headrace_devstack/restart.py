@@ -1,0 +1,53 @@
+"""When to start a part again after it ended by itself. Pure: times come in, values go out."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class RestartPolicy:
+    """Exponential backoff; all in seconds.
+
+    A part that was healthy for ``forget_after`` begins again at ``first``. A part that never was healthy yet may fail
+    ``tries_before_healthy`` times, after that starting the stack has failed.
+    """
+
+    first: float = 0.5
+    factor: float = 2.0
+    longest: float = 30.0
+    forget_after: float = 60.0
+    tries_before_healthy: int = 2
+
+
+@dataclass(frozen=True, slots=True)
+class RestartState:
+    """What is remembered of a part's ends: how many came one after the other, how many in all, healthy ever."""
+
+    in_a_row: int = 0
+    total: int = 0
+    was_healthy: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RestartAfter:
+    """Start it again after so many seconds."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class GiveUp:
+    """It never became healthy; starting it again would not help."""
+
+    tries: int
+
+
+def on_exit(
+    state: RestartState, policy: RestartPolicy, *, healthy_for: float | None
+) -> tuple[RestartState, RestartAfter | GiveUp]:
+    """Decide what follows an unasked end of a part that was healthy for so many seconds (None: never in this run)."""
+    was_healthy = state.was_healthy or healthy_for is not None
+    earlier = 0 if healthy_for is not None and healthy_for >= policy.forget_after else state.in_a_row
+    after = RestartState(in_a_row=earlier + 1, total=state.total + 1, was_healthy=was_healthy)
+    if not was_healthy and after.in_a_row >= policy.tries_before_healthy:
+        return after, GiveUp(after.in_a_row)
+    return after, RestartAfter(min(policy.first * policy.factor ** min(earlier, 32), policy.longest))

@@ -1,0 +1,62 @@
+"""Settings of ``headrace up``: environment variables ``HEADRACE_*``, overridden by command line options."""
+
+import os
+from pathlib import Path
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from headrace_devstack.errors import CorrectTheSetting
+
+
+def default_cache_folder() -> Path:
+    """The user's cache folder for Headrace, after the XDG base directory specification."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "headrace"
+
+
+class StackSettings(BaseSettings):
+    """Where the embedded stack keeps its data and where it listens; always on loopback."""
+
+    model_config = SettingsConfigDict(env_prefix="HEADRACE_", env_ignore_empty=True, frozen=True, extra="ignore")
+
+    data: Path = Field(
+        default=Path(".headrace"), description="folder for the data of all parts, relative to the working directory"
+    )
+    cache: Path = Field(
+        default_factory=default_cache_folder, description="folder for downloads, shared by all data folders"
+    )
+    port_base: int | None = Field(
+        default=None,
+        ge=0,
+        le=65_000,
+        description="first of 40 ports; 0 picks a free block; unset means the data folder's last one, at first 19080",
+    )
+    topic_prefix: str = Field(default="headrace.", pattern=r"^[A-Za-z0-9._-]*$", description="start of all topic names")
+    maven_repository: str | None = Field(
+        default=None, description="URL of a mirror to download from instead of the public repository"
+    )
+    backing_only: bool = Field(
+        default=False, description="start Kafka, registry and Postgres, but none of the services"
+    )
+    simulate: bool = Field(
+        default=False, description="simulate all model providers even where real ones are within reach"
+    )
+
+
+def load_settings(**options: object) -> StackSettings:
+    """Read the environment and put the given options (those that are not None) over it.
+
+    Raises:
+        CorrectTheSetting: a value is out of range or of the wrong type.
+    """
+    given = {name: value for name, value in options.items() if value is not None}
+    try:
+        return StackSettings(**given)  # type: ignore[arg-type]
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = "_".join(str(step) for step in first["loc"])
+        raise CorrectTheSetting(
+            f"The setting HEADRACE_{name.upper()} (option --{name.replace('_', '-')}) is not usable: {first['msg']}.",
+            "correct or remove it; `headrace up --help` lists all settings.",
+        ) from error

@@ -1,0 +1,230 @@
+"""One embedded stack from settings to stopped: the place where its parts are put together."""
+
+import asyncio
+import contextlib
+import os
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from headrace_devstack import ports as port_module
+from headrace_devstack.artifacts import ArtifactCache, Bundles, FetchProgress, require_room
+from headrace_devstack.errors import InstallNewerPython
+from headrace_devstack.layout import DataFolder, make_api_key, open_data_folder
+from headrace_devstack.parts.kafka import kafka_part
+from headrace_devstack.parts.part import Part, Step
+from headrace_devstack.parts.postgres import database_url, postgres_part
+from headrace_devstack.parts.registry import registry_part, registry_url
+from headrace_devstack.parts.service import ServiceNeeds, service_part
+from headrace_devstack.parts.simulator import simulator_part, simulator_url
+from headrace_devstack.ports import DEFAULT_PORT_BASE, LOOPBACK, SERVICES, PortPlan
+from headrace_devstack.processes import ProcessMark, end_leftovers, mark
+from headrace_devstack.providers import Providers, choose_providers, find_ollama
+from headrace_devstack.settings import StackSettings
+from headrace_devstack.supervisor import PartEvent, Supervisor
+
+OLDEST_PYTHON = (3, 11)
+ROOM_FOR_DATA = 500_000_000  # bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Addresses:
+    """Where everything of a running stack is."""
+
+    bootstrap_servers: str
+    registry_url: str
+    database_url: str
+    topic_prefix: str
+    intake_url: str
+    skills_url: str
+    costs_url: str
+    ops_urls: Mapping[str, str]
+    simulator_url: str | None
+    simulated: tuple[str, ...]
+    api_key_file: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """A stack whose parts are put together; `supervisor` runs them."""
+
+    folder: DataFolder
+    addresses: Addresses
+    parts: tuple[Part, ...]
+    supervisor: Supervisor
+    new_api_key: str | None
+
+    def publish(self) -> None:
+        """Write ``stack.json``, once all parts have their pids."""
+        addresses = self.addresses
+        marks = {status.name: mark(status.pid) for status in self.supervisor.status() if status.pid is not None}
+        self.folder.write_stack(
+            {
+                "started": datetime.now(UTC).isoformat(timespec="seconds"),
+                "supervisor_pid": os.getpid(),
+                "data": str(self.folder.root),
+                "bootstrap_servers": addresses.bootstrap_servers,
+                "registry_url": addresses.registry_url,
+                "database_url": addresses.database_url,
+                "topic_prefix": addresses.topic_prefix,
+                "intake_url": addresses.intake_url,
+                "skills_url": addresses.skills_url,
+                "costs_url": addresses.costs_url,
+                "ops_urls": dict(addresses.ops_urls),
+                "simulator_url": addresses.simulator_url,
+                "simulated": list(addresses.simulated),
+                "api_key_file": str(addresses.api_key_file),
+                "pids": {name: known.pid for name, known in marks.items() if known},
+                "process_created": {name: known.created for name, known in marks.items() if known},
+            }
+        )
+
+
+def check_python(version: tuple[int, ...] = sys.version_info[:3]) -> None:
+    """Refuse a Python that is too old.
+
+    Raises:
+        InstallNewerPython: it is.
+    """
+    if version < OLDEST_PYTHON:
+        raise InstallNewerPython(
+            f"This is Python {'.'.join(map(str, version))} ({sys.executable}); Headrace needs 3.11 or newer.",
+            "install a newer Python and name it: `make up PYTHON=python3.12`.",
+        )
+
+
+@asynccontextmanager
+async def open_stack(
+    settings: StackSettings, emit: Callable[[PartEvent], None], progress: FetchProgress
+) -> AsyncIterator[Stack]:
+    """Prepare a stack; the caller starts its supervisor. When the block ends, everything has stopped.
+
+    Raises:
+        DevstackError: what keeps it from starting, and what to do about it.
+    """
+    check_python()
+    with open_data_folder(settings.data) as folder:
+        _end_leftovers(folder)
+        require_room(folder.root, ROOM_FOR_DATA, "the data of the stack")
+        ports = _choose_ports(settings, folder)
+        bundles = await _fetch(settings, progress)
+        new_api_key = not folder.api_key_file.exists()
+        api_key = folder.secret("api-key", make_api_key)
+        password = folder.secret("postgres-password")
+        parts: list[Part] = [
+            kafka_part(folder, ports, bundles.kafka_jars),
+            registry_part(folder, ports, bundles.registry_home),
+            postgres_part(folder, ports, password),
+        ]
+        providers: Providers | None = None
+        if not settings.backing_only:
+            providers = choose_providers(
+                os.environ,
+                ollama=None if settings.simulate else await find_ollama(),
+                simulator=simulator_url(ports),
+                simulate_all=settings.simulate,
+            )
+            parts += _service_parts(settings, folder, ports, providers, password, api_key)
+        supervisor = Supervisor(parts, emit)
+        addresses = _addresses(settings, folder, ports, providers, password)
+        try:
+            yield Stack(folder, addresses, tuple(parts), supervisor, api_key if new_api_key else None)
+        finally:
+            await supervisor.stop()
+            folder.remove_stack()
+
+
+async def _fetch(settings: StackSettings, progress: FetchProgress) -> Bundles:
+    cache = ArtifactCache(settings.cache, settings.maven_repository)
+    try:
+        return await asyncio.to_thread(cache.fetch, progress)
+    except asyncio.CancelledError:
+        cache.abandon()
+        raise
+
+
+def _service_parts(
+    settings: StackSettings,
+    folder: DataFolder,
+    ports: PortPlan,
+    providers: Providers,
+    password: str,
+    api_key: str,
+) -> Iterator[Part]:
+    bootstrap, registry = f"{LOOPBACK}:{ports.kafka}", registry_url(ports)
+
+    async def topics() -> str:
+        from headrace_devstack.provision import provision  # loads client libraries: not before Kafka is starting
+
+        return await provision(bootstrap, registry, settings.topic_prefix)
+
+    yield Step("topics", topics, after=("kafka", "registry"))
+    if providers.simulated:
+        yield simulator_part(folder, ports, providers.simulated)
+    common = {
+        "HEADRACE_BOOTSTRAP_SERVERS": bootstrap,
+        "HEADRACE_REGISTRY_URL": registry,
+        "HEADRACE_TOPIC_PREFIX": settings.topic_prefix,
+        "HEADRACE_LOG_FORMAT": os.environ.get("HEADRACE_LOG_FORMAT", "json"),
+        "HEADRACE_LOG_LEVEL": os.environ.get("HEADRACE_LOG_LEVEL", "info"),
+    }
+    pepper = {"HEADRACE_KEY_PEPPER": folder.secret("key-pepper")}
+    database = {"HEADRACE_DATABASE_URL": database_url(ports, password)}
+    cloud_note = "simulated" if "groq" in providers.simulated else ""
+    local_note = "simulated nodes" if "ollama" in providers.simulated else providers.local["HEADRACE_OLLAMA_NODES"]
+    for needs in (
+        ServiceNeeds("intake", {**pepper, **database, "HEADRACE_BOOTSTRAP_KEY": api_key}, api_port=ports.intake),
+        ServiceNeeds("router", {}),
+        ServiceNeeds("local-worker", providers.local, note=local_note),
+        ServiceNeeds("cloud-worker", providers.cloud, note=cloud_note),
+        ServiceNeeds("skill-broadcaster", pepper, api_port=ports.skills),
+        ServiceNeeds("cost-accountant", {**pepper, **database}, api_port=ports.costs),
+    ):
+        yield service_part(folder, ports, common, needs)
+
+
+def _addresses(
+    settings: StackSettings, folder: DataFolder, ports: PortPlan, providers: Providers | None, password: str
+) -> Addresses:
+    return Addresses(
+        bootstrap_servers=f"{LOOPBACK}:{ports.kafka}",
+        registry_url=registry_url(ports),
+        database_url=database_url(ports, password),
+        topic_prefix=settings.topic_prefix,
+        intake_url=f"http://{LOOPBACK}:{ports.intake}",
+        skills_url=f"http://{LOOPBACK}:{ports.skills}",
+        costs_url=f"http://{LOOPBACK}:{ports.costs}",
+        ops_urls={service: f"http://{LOOPBACK}:{ports.ops(service)}" for service in SERVICES},
+        simulator_url=simulator_url(ports) if providers and providers.simulated else None,
+        simulated=providers.simulated if providers else (),
+        api_key_file=folder.api_key_file,
+    )
+
+
+def _choose_ports(settings: StackSettings, folder: DataFolder) -> PortPlan:
+    base = settings.port_base
+    if base is None:
+        base = folder.saved_port_base() or DEFAULT_PORT_BASE
+    elif base == 0:
+        base = port_module.choose_base()
+    plan = PortPlan(base)
+    port_module.require_free(plan.all().items())
+    folder.save_port_base(base)
+    return plan
+
+
+def _end_leftovers(folder: DataFolder) -> None:
+    """End what a supervisor that was killed could not stop: it would hold ports and data files."""
+    left = folder.read_stack() or {}
+    pids, created = left.get("pids"), left.get("process_created")
+    if not isinstance(pids, dict) or not isinstance(created, dict):
+        return
+    marks = []
+    for name, pid in pids.items():
+        with contextlib.suppress(TypeError, ValueError, KeyError):
+            marks.append(ProcessMark(int(pid), float(created[name])))
+    end_leftovers(marks)
+    folder.remove_stack()

@@ -1,0 +1,225 @@
+"""What a person sees of a stack: downloads, one line per part, the addresses, and a short live status."""
+
+import contextlib
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.live import Live
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+from rich.table import Table
+from rich.text import Text
+
+from headrace_devstack.errors import DevstackError
+from headrace_devstack.parts.part import Part, Process
+from headrace_devstack.processes import own_resident_bytes, resident_bytes
+from headrace_devstack.stack import Stack
+from headrace_devstack.supervisor import Condition, PartEvent, PartStatus
+
+
+class DownloadBar:
+    """Progress of the first start's downloads: a bar on a terminal, a few lines elsewhere."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._bar: Progress | None = None
+        self._task: TaskID | None = None
+        self._total = 0
+        self._done = 0
+        self._told = 0
+
+    def expect(self, files: int, size: int) -> None:
+        self._total = size
+        self._console.print(f"  Downloading {files} files, {size / 1e6:,.0f} MB (first start only)")
+        if self._console.is_terminal and files:
+            self._bar = Progress(
+                TextColumn("  "), BarColumn(bar_width=40), DownloadColumn(), TransferSpeedColumn(),
+                TimeRemainingColumn(), console=self._console, transient=True,
+            )  # fmt: skip
+            self._bar.start()
+            self._task = self._bar.add_task("downloads", total=size)
+
+    def advance(self, size: int) -> None:
+        self._done += size
+        if self._bar and self._task is not None:
+            self._bar.advance(self._task, size)
+        elif self._total and self._done * 4 // self._total > self._told:
+            self._told = self._done * 4 // self._total
+            self._console.print(f"  … {self._done / 1e6:,.0f} of {self._total / 1e6:,.0f} MB")
+
+    def waiting_for_other(self) -> None:
+        self._console.print("  Waiting for another download into the same cache")
+
+    def unpacking(self, name: str) -> None:
+        self.close()
+        self._console.print(f"  Unpacking {name}")
+
+    def close(self) -> None:
+        """Take the bar off the terminal."""
+        if self._bar:
+            self._bar.stop()
+            self._bar = None
+
+
+class EventLines:
+    """One line for each change of a part that a person wants to know about."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._parts: dict[str, Part] = {}
+        self._width = 18
+        self._ever_healthy: set[str] = set()
+
+    def know(self, parts: Sequence[Part]) -> None:
+        """The parts whose events will come."""
+        self._parts = {part.name: part for part in parts}
+        self._width = max(len(part.name) for part in parts) + 2
+
+    def __call__(self, event: PartEvent) -> None:
+        line = self._line(event)
+        if line is not None:
+            self._console.print(line, highlight=False, soft_wrap=True)
+
+    def _line(self, event: PartEvent) -> Text | None:
+        part = self._parts[event.part]
+        name = event.part.ljust(self._width)
+        match event.condition:
+            case Condition.HEALTHY:
+                again = "again " if event.part in self._ever_healthy else ""
+                self._ever_healthy.add(event.part)
+                about = f"{part.address}  {part.note}".strip() if isinstance(part, Process) else ""
+                line = Text.assemble(("  ✓ ", "green"), name, (f"{again}{event.seconds:5.1f} s  ", "dim"))
+                return line.append("  ".join(filter(None, (about, event.detail))))
+            case Condition.RESTARTING:
+                text = f"{event.detail}; starting it again in {event.seconds:.1f} s"
+                return Text.assemble(("  ! ", "bold yellow"), name, text, (f"  ({self._log(part)})", "dim"))
+            case Condition.UNHEALTHY:
+                text = f"does not answer as it should: {event.detail}"
+                return Text.assemble(("  ! ", "bold yellow"), name, text, (f"  ({self._log(part)})", "dim"))
+            case Condition.STOPPED:
+                return Text.assemble(("  ■ ", "dim"), name, (f"stopped {event.seconds:5.1f} s  {event.detail}", "dim"))
+            case _:
+                return None
+
+    @staticmethod
+    def _log(part: Part) -> str:
+        return shown_path(part.command.log) if isinstance(part, Process) else ""
+
+
+def shown_path(path: Path) -> str:
+    """A path as short as it can be typed from here."""
+    with contextlib.suppress(ValueError):
+        return str(path.relative_to(Path.cwd()))
+    return str(path)
+
+
+def headrace_command() -> str:
+    """How this user can call the ``headrace`` program of this installation."""
+    beside = Path(sys.executable).parent / "headrace"
+    found = shutil.which("headrace")
+    return "headrace" if found and Path(found).resolve() == beside.resolve() else shown_path(beside)
+
+
+def print_backing(console: Console, stack: Stack) -> None:
+    """Addresses of a stack without services."""
+    table = _two_columns()
+    table.add_row("Kafka", stack.addresses.bootstrap_servers)
+    table.add_row("Schema registry", stack.addresses.registry_url)
+    table.add_row("All addresses", shown_path(stack.folder.stack_file))
+    console.print()
+    console.print(table)
+    console.print()
+
+
+def print_welcome(console: Console, stack: Stack, seconds: float, memory: int) -> None:
+    """Addresses, the API key, and a first command to try."""
+    addresses = stack.addresses
+    key_file = shown_path(addresses.api_key_file)
+    console.print(f"\n[bold green]Ready[/] after {seconds:.1f} s, {memory / 1e9:.2f} GB\n", highlight=False)
+    table = _two_columns()
+    table.add_row("HTTP API", f"{addresses.intake_url}/v1   (any OpenAI client works with this base URL)")
+    table.add_row("Skills, costs", f"{addresses.skills_url}/v1/skills   {addresses.costs_url}/v1/costs")
+    table.add_row("Kafka", f"{addresses.bootstrap_servers}   topics {addresses.topic_prefix}*")
+    table.add_row("Schema registry", addresses.registry_url)
+    if stack.new_api_key:
+        table.add_row("API key", f"[bold]{escape(stack.new_api_key)}[/]   (kept in {key_file})")
+    else:
+        table.add_row("API key", f"in {key_file}")
+    table.add_row("Models", _models(addresses.simulated))
+    table.add_row("Logs", f"{shown_path(stack.folder.logs)}/   all addresses: {shown_path(stack.folder.stack_file)}")
+    console.print(table, highlight=False)
+    console.print("\nTry it, in another terminal:\n")
+    curl = (
+        f"  curl {addresses.intake_url}/v1/chat/completions \\\n"
+        f'    -H "Authorization: Bearer $(cat {key_file})" -H "Content-Type: application/json" \\\n'
+        """    -d '{"model": "auto", "messages": [{"role": "user", "content": "Why do rivers meander?"}]}'\n"""
+    )
+    submit = f'  {headrace_command()} submit "Write a haiku about message queues"\n'
+    console.print(f"{curl}\n{submit}", highlight=False, markup=False, soft_wrap=True)
+    console.print("[dim]Ctrl-C stops everything; the data stays.[/]\n", highlight=False)
+
+
+def _models(simulated: Sequence[str]) -> str:
+    if not simulated:
+        return "real providers only"
+    reason = {
+        True: "no Ollama and no provider keys were found",
+        False: "no Ollama was found" if "ollama" in simulated else "no provider keys were found",
+    }["ollama" in simulated and len(simulated) > 1]
+    return f"[yellow]{', '.join(simulated)} simulated[/]: {reason}; every such answer says so"
+
+
+def print_error(console: Console, error: DevstackError) -> None:
+    """What is wrong, and what to do."""
+    console.print(Text.assemble(("\n✗ ", "bold red"), error.problem), highlight=False, soft_wrap=True)
+    console.print(Text.assemble(("  What to do: ", "bold"), error.remedy, "\n"), highlight=False, soft_wrap=True)
+
+
+def _two_columns() -> Table:
+    table = Table.grid(padding=(0, 3))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    return table
+
+
+def memory_of(status: Sequence[PartStatus]) -> int:
+    """Resident bytes of all parts and of this process."""
+    return own_resident_bytes() + sum(resident_bytes(part.pid) for part in status if part.pid is not None)
+
+
+def status_line(status: Sequence[PartStatus], *, now: float, started: float, memory: int) -> Text:
+    """The whole stack in one line."""
+    processes = [part for part in status if part.is_process]
+    healthy = sum(part.condition is Condition.HEALTHY for part in processes)
+    restarts = sum(part.restarts for part in processes)
+    hours, rest = divmod(int(now - started), 3600)
+    line = Text.assemble(
+        ("● ", "green" if healthy == len(processes) else "yellow"),
+        f"{healthy} of {len(processes)} healthy",
+        (f"   up {hours:02}:{rest // 60:02}:{rest % 60:02}   {memory / 1e9:.2f} GB   {restarts} restarts", "dim"),
+    )
+    for part in processes:
+        if part.condition is not Condition.HEALTHY:
+            line.append(f"   {part.name}: {part.condition.value}", "yellow")
+    return line
+
+
+@contextlib.contextmanager
+def live(console: Console) -> Iterator[Live | None]:
+    """A line at the bottom of a terminal that can be rewritten; None elsewhere."""
+    if not console.is_terminal:
+        yield None
+        return
+    with Live(console=console, auto_refresh=False, transient=True) as display:
+        yield display

@@ -1,0 +1,261 @@
+"""Runs the parts: in their order, watched, started again when they end by themselves, and stopped in reverse order.
+
+Each part has one task that goes through: wait for those it needs, prepare, launch, wait until healthy, watch, and
+launch again when it ends. What it does then is decided by `restart.on_exit`. Everything worth telling a person is
+emitted as an event.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+from headrace_devstack.errors import ReadThePartLog
+from headrace_devstack.parts.part import NotHealthyYet, Part, Process, Step
+from headrace_devstack.processes import end, launch
+from headrace_devstack.restart import GiveUp, RestartPolicy, RestartState, on_exit
+
+FIRST_CHECKS_EVERY = 0.1  # seconds, until a part is healthy
+CHECKS_EVERY = 5.0
+LAST_LINES = 15
+
+
+class Condition(Enum):
+    """How a part is."""
+
+    WAITING = "waiting"
+    STARTING = "starting"
+    HEALTHY = "healthy"
+    UNHEALTHY = "unhealthy"
+    RESTARTING = "restarting"
+    STOPPING = "stopping"
+    STOPPED = "stopped"
+
+
+@dataclass(frozen=True, slots=True)
+class PartEvent:
+    """A part has changed; ``seconds`` is how long that took (becoming healthy, stopping) or will take (restarting)."""
+
+    part: str
+    condition: Condition
+    seconds: float = 0.0
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class PartStatus:
+    """A part as it is now; ``since`` is the monotonic time of its last change."""
+
+    name: str
+    condition: Condition
+    since: float
+    pid: int | None
+    restarts: int
+    is_process: bool
+
+
+class Supervisor:
+    """Starts, watches and stops a set of parts; one use."""
+
+    def __init__(
+        self,
+        parts: Sequence[Part],
+        emit: Callable[[PartEvent], None],
+        policy: RestartPolicy | None = None,
+    ) -> None:
+        self._runs = {part.name: _Run(part) for part in parts}
+        self._emit = emit
+        self._policy = policy or RestartPolicy()
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        unknown = {need for part in parts for need in part.after} - self._runs.keys()
+        if unknown:
+            raise ValueError(f"parts wait for others that are not there: {sorted(unknown)}")
+
+    async def start(self) -> None:
+        """Start all parts; returns when all are healthy. The caller stops the supervisor also if this raises.
+
+        Raises:
+            ReadThePartLog: a part could not be started.
+            DevstackError: a part's preparation failed.
+        """
+        self._tasks = {name: asyncio.create_task(self._run(run), name=name) for name, run in self._runs.items()}
+        healthy = asyncio.create_task(self._all_healthy())
+        try:
+            while not healthy.done():
+                await asyncio.wait([healthy, *self._watchers()], return_when=asyncio.FIRST_COMPLETED)
+                self._raise_failure()
+        finally:
+            healthy.cancel()
+
+    async def watch(self) -> None:
+        """Wait for ever, or until a part can run no longer.
+
+        Raises:
+            DevstackError: why it cannot.
+        """
+        while watched := self._watchers():
+            await asyncio.wait(watched, return_when=asyncio.FIRST_COMPLETED)
+            self._raise_failure()
+
+    async def stop(self) -> None:
+        """Stop all parts, those that others need after the others, each within its time."""
+        for layer in reversed(layers([run.part for run in self._runs.values()])):
+            await asyncio.gather(*(self._stop(self._runs[part.name]) for part in layer))
+
+    def status(self) -> list[PartStatus]:
+        """All parts as they are now."""
+        return [
+            PartStatus(
+                name=run.part.name,
+                condition=run.condition,
+                since=run.since,
+                pid=run.process.pid if run.process and run.process.returncode is None else None,
+                restarts=run.restarts.total,
+                is_process=isinstance(run.part, Process),
+            )
+            for run in self._runs.values()
+        ]
+
+    async def _all_healthy(self) -> None:
+        for run in self._runs.values():
+            await run.healthy.wait()
+
+    def _watchers(self) -> list[asyncio.Task[None]]:
+        return [task for task in self._tasks.values() if not task.done()]
+
+    def _raise_failure(self) -> None:
+        for task in self._tasks.values():
+            if task.done() and not task.cancelled() and (error := task.exception()) is not None:
+                raise error
+
+    async def _run(self, run: "_Run") -> None:
+        for need in run.part.after:
+            await self._runs[need].healthy.wait()
+        started = time.monotonic()
+        self._change(run, Condition.STARTING)
+        if isinstance(run.part, Step):
+            detail = await run.part.run()
+            self._change(run, Condition.HEALTHY, time.monotonic() - started, detail)
+            return
+        await run.part.prepare()
+        while True:
+            healthy_for, ending = await self._run_once(run, run.part, started)
+            run.restarts, decision = on_exit(run.restarts, self._policy, healthy_for=healthy_for)
+            if isinstance(decision, GiveUp):
+                raise ReadThePartLog(
+                    f"{run.part.name} could not be started: it {ending}.{_last_lines(run.part)}",
+                    f"read its whole log, {run.part.command.log}.",
+                )
+            self._change(run, Condition.RESTARTING, decision.seconds, ending)
+            await asyncio.sleep(decision.seconds)
+            started = time.monotonic()
+            self._change(run, Condition.STARTING)
+
+    async def _run_once(self, run: "_Run", part: Process, started: float) -> tuple[float | None, str]:
+        """One life of a process: for how long it was healthy, if it was, and how it ended."""
+        process = run.process = await launch(part.command)
+        exited = asyncio.create_task(process.wait())
+        try:
+            if not await self._until_healthy(part, exited, deadline=started + part.start_seconds):
+                if exited.done():
+                    return None, _ending(exited.result())
+                await end(process, part.command)
+                return None, f"was not healthy within {part.start_seconds:.0f} s"
+            healthy_at = time.monotonic()
+            self._change(run, Condition.HEALTHY, healthy_at - started)
+            while not exited.done():
+                await asyncio.wait([exited], timeout=CHECKS_EVERY)
+                if not exited.done():
+                    await self._check_again(run, part)
+            return time.monotonic() - healthy_at, _ending(exited.result())
+        finally:
+            exited.cancel()
+
+    async def _until_healthy(self, part: Process, exited: asyncio.Task[int], deadline: float) -> bool:
+        while not exited.done() and time.monotonic() < deadline:
+            try:
+                await part.check()
+            except (NotHealthyYet, OSError):
+                await asyncio.wait([exited], timeout=FIRST_CHECKS_EVERY)
+            else:
+                # Something else may have answered on that port while this process was on its way out.
+                return not exited.done()
+        return False
+
+    async def _check_again(self, run: "_Run", part: Process) -> None:
+        try:
+            await part.check()
+        except (NotHealthyYet, OSError) as problem:
+            if run.condition is Condition.HEALTHY:
+                self._change(run, Condition.UNHEALTHY, detail=str(problem))
+        else:
+            if run.condition is Condition.UNHEALTHY:
+                self._change(run, Condition.HEALTHY, detail="answers again")
+
+    async def _stop(self, run: "_Run") -> None:
+        task = self._tasks.get(run.part.name)
+        if task is None:
+            return
+        started = time.monotonic()
+        if not task.done():
+            task.cancel()
+            await asyncio.wait([task])
+        process, part = run.process, run.part
+        if process is None or process.returncode is not None or not isinstance(part, Process):
+            run.condition = Condition.STOPPED
+            return
+        self._change(run, Condition.STOPPING)
+        by_itself = await end(process, part.command)
+        detail = "" if by_itself else f"killed after {part.command.stop_seconds:.0f} s"
+        self._change(run, Condition.STOPPED, time.monotonic() - started, detail)
+
+    def _change(self, run: "_Run", condition: Condition, seconds: float = 0.0, detail: str = "") -> None:
+        run.condition, run.since = condition, time.monotonic()
+        if condition is Condition.HEALTHY:
+            run.healthy.set()
+        self._emit(PartEvent(run.part.name, condition, seconds, detail))
+
+
+class _Run:
+    """What the supervisor keeps about a part while it runs."""
+
+    def __init__(self, part: Part) -> None:
+        self.part = part
+        self.condition = Condition.WAITING
+        self.since = time.monotonic()
+        self.healthy = asyncio.Event()
+        self.process: asyncio.subprocess.Process | None = None
+        self.restarts = RestartState()
+
+
+def layers(parts: Sequence[Part]) -> list[list[Part]]:
+    """Group parts so that each is in a later layer than all it waits for.
+
+    Raises:
+        ValueError: some wait for each other.
+    """
+    left, placed, result = list(parts), set[str](), list[list[Part]]()
+    while left:
+        layer = [part for part in left if placed.issuperset(part.after)]
+        if not layer:
+            raise ValueError(f"parts wait for each other: {sorted(part.name for part in left)}")
+        result.append(layer)
+        placed.update(part.name for part in layer)
+        left = [part for part in left if part.name not in placed]
+    return result
+
+
+def _ending(code: int) -> str:
+    return f"was ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
+
+
+def _last_lines(part: Process) -> str:
+    try:
+        with part.command.log.open("rb") as log:
+            log.seek(0, 2)
+            log.seek(max(0, log.tell() - 8_000))
+            lines = log.read().decode(errors="replace").splitlines()[-LAST_LINES:]
+    except FileNotFoundError:
+        return ""
+    return " The last lines of its log:\n" + "\n".join(f"    {line}" for line in lines)

@@ -1,0 +1,155 @@
+"""Running ``headrace up`` as a process of its own, the way a user does, in a folder that goes away afterwards."""
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+START_SECONDS = 150.0
+STOP_SECONDS = 60.0
+
+_NOT_FOR_TESTS = ("GROQ_API_KEY", "ANTHROPIC_API_KEY", "TAVILY_API_KEY", "OLLAMA_HOST")
+
+
+@dataclass(frozen=True, slots=True)
+class RunningStack:
+    """A running ``headrace up``; the fields are those of its ``stack.json``."""
+
+    data: Path
+    process: subprocess.Popen[bytes]
+    bootstrap_servers: str
+    registry_url: str
+    database_url: str
+    topic_prefix: str
+    intake_url: str
+    skills_url: str
+    costs_url: str
+    ops_urls: Mapping[str, str]
+    simulator_url: str | None
+    simulated: tuple[str, ...]
+    api_key_file: Path
+
+    @property
+    def api_key(self) -> str:
+        """The first API key, an administrator's."""
+        return self.api_key_file.read_text().strip()
+
+    @property
+    def simulator_log(self) -> Path:
+        """What the simulator was sent, one JSON object per line."""
+        return self.data / "simulator" / "requests.jsonl"
+
+    def pid(self, part: str) -> int:
+        """Process id of a part as it is now (it changes when the part is started again)."""
+        return int(read_stack_file(self.data)["pids"][part])
+
+    def log(self, part: str) -> str:
+        """What a part has logged so far."""
+        return (self.data / "logs" / f"{part}.log").read_text(errors="replace")
+
+    @property
+    def output(self) -> str:
+        """What ``headrace up`` has printed so far."""
+        return (self.data.parent / "up.log").read_text(errors="replace")
+
+
+def read_stack_file(data: Path) -> dict[str, Any]:
+    """The content of a data folder's ``stack.json``."""
+    content: dict[str, Any] = json.loads((data / "stack.json").read_text())
+    return content
+
+
+def clean_environment(**variables: str) -> dict[str, str]:
+    """This process's environment without anything that would make a stack differ from machine to machine."""
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in _NOT_FOR_TESTS and (not name.startswith("HEADRACE_") or name == "HEADRACE_CACHE")
+    }
+    return {**kept, **variables}
+
+
+@contextlib.contextmanager
+def open_folder(name: str) -> Iterator[Path]:
+    """A folder that every user may enter, so that Postgres can also run in it when the tests run as root."""
+    folder = Path(tempfile.mkdtemp(prefix=f"headrace-{name}-"))
+    folder.chmod(0o755)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def launch_up(folder: Path, *options: str, **variables: str) -> subprocess.Popen[bytes]:
+    """Start ``headrace up`` with its data in ``folder/data`` and its output in ``folder/up.log``, and do not wait."""
+    with (folder / "up.log").open("ab") as output:
+        return subprocess.Popen(
+            [sys.executable, "-m", "headrace_devstack", "--data", str(folder / "data"), *options],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=clean_environment(**variables),
+            cwd=folder,
+        )
+
+
+def stop_up(process: subprocess.Popen[bytes]) -> int:
+    """Ask it to stop, wait, and return its exit code; kills it if it takes too long."""
+    if process.poll() is None:
+        process.send_signal(signal.SIGTERM)
+    try:
+        return process.wait(STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+        raise
+
+
+@contextlib.contextmanager
+def running_up(folder: Path, *options: str, **variables: str) -> Iterator[RunningStack]:
+    """``headrace up`` from healthy to stopped."""
+    process = launch_up(folder, *options, **variables)
+    try:
+        yield wait_until_up(folder, process)
+    finally:
+        stop_up(process)
+
+
+def wait_until_up(folder: Path, process: subprocess.Popen[bytes]) -> RunningStack:
+    """Wait until all parts are healthy.
+
+    Raises:
+        AssertionError: it ended, or took too long; the message has its output.
+    """
+    data = folder / "data"
+    deadline = time.monotonic() + START_SECONDS
+    while not (data / "stack.json").exists():
+        if process.poll() is not None or time.monotonic() > deadline:
+            state = f"ended with {process.returncode}" if process.poll() is not None else "is not up in time"
+            raise AssertionError(f"headrace up {state}:\n{(folder / 'up.log').read_text(errors='replace')}")
+        time.sleep(0.1)
+    content = read_stack_file(data)
+    return RunningStack(
+        data=data,
+        process=process,
+        bootstrap_servers=content["bootstrap_servers"],
+        registry_url=content["registry_url"],
+        database_url=content["database_url"],
+        topic_prefix=content["topic_prefix"],
+        intake_url=content["intake_url"],
+        skills_url=content["skills_url"],
+        costs_url=content["costs_url"],
+        ops_urls=content["ops_urls"],
+        simulator_url=content["simulator_url"],
+        simulated=tuple(content["simulated"]),
+        api_key_file=Path(content["api_key_file"]),
+    )
