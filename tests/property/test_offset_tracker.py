@@ -1,0 +1,182 @@
+"""The offset map against a model that remembers everything: whatever happens, no commit passes unfinished work."""
+
+from __future__ import annotations
+
+import pytest
+from headrace_streams.offsets import (
+    METADATA_LIMIT,
+    OffsetTracker,
+    ProgressUnreadable,
+    Range,
+    decode,
+    encode,
+)
+from headrace_streams.records import Progress
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+
+@st.composite
+def ranges(draw: st.DrawFn) -> tuple[int, list[Range]]:
+    position = draw(st.integers(0, 2**62))
+    found: list[Range] = []
+    at = position
+    for skip, run in draw(st.lists(st.tuples(st.integers(1, 400), st.integers(1, 400)), max_size=300)):
+        found.append((at + skip, at + skip + run))
+        at += skip + run
+    return position, found
+
+
+@given(ranges())
+def test_what_fits_comes_back_whole(case: tuple[int, list[Range]]) -> None:
+    position, finished = case
+    text = encode(position, finished, 100_000)
+    assert list(decode(Progress(position, text))) == finished
+    assert text.isascii()
+    assert text.isprintable()
+
+
+@given(ranges(), st.integers(20, METADATA_LIMIT))
+def test_what_does_not_fit_keeps_its_lowest_ranges(case: tuple[int, list[Range]], limit: int) -> None:
+    position, finished = case
+    text = encode(position, finished, limit)
+    assert len(text) <= limit
+    kept = list(decode(Progress(position, text)))
+    assert kept == finished[: len(kept)]
+
+
+Step = tuple[str, int]
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("receive"), st.integers(1, 40)),
+        st.tuples(st.just("gap"), st.integers(1, 300)),
+        st.tuples(st.just("finish"), st.integers(0, 10_000)),
+        st.tuples(st.just("take over"), st.just(0)),
+    ),
+    max_size=120,
+)
+
+
+class _Model:
+    """The log, and who has done what, without any cleverness."""
+
+    def __init__(self, start: int, limit: int) -> None:
+        self.log: list[int] = []
+        self.next_offset = start
+        self.read = 0
+        self.done: set[int] = set()
+        self.open: list[int] = []
+        self.limit = limit
+        self.tracker = OffsetTracker(start, limit=limit)
+
+    def receive(self) -> None:
+        if self.read == len(self.log):
+            self.log.append(self.next_offset)
+            self.next_offset += 1
+        offset = self.log[self.read]
+        if not self.tracker.fits(offset):
+            return
+        self.read += 1
+        if self.tracker.received(offset):
+            self.open.append(offset)
+        else:
+            assert offset in self.done, "a record that nobody has finished was skipped"
+
+    def finish(self, choice: int) -> None:
+        if self.open:
+            offset = self.open.pop(choice % len(self.open))
+            self.tracker.finished(offset)
+            self.done.add(offset)
+
+    def take_over(self) -> None:
+        """A new owner starts from what was committed; what was open is forgotten."""
+        progress = self.checked_progress()
+        self.tracker = OffsetTracker(progress.next_offset, decode(progress), limit=self.limit)
+        self.open = []
+        self.read = sum(1 for offset in self.log if offset < progress.next_offset)
+
+    def checked_progress(self) -> Progress:
+        progress = self.tracker.progress()
+        assert progress is not None
+        assert len(progress.metadata) <= self.limit
+        below = [offset for offset in self.log if offset < progress.next_offset]
+        assert self.done.issuperset(below), "the commit passes unfinished work"
+        named = {offset for start, end in decode(progress) for offset in range(start, end)}
+        assert named <= self.done, "the map calls something finished that is not"
+        return progress
+
+
+@settings(max_examples=300)
+@given(STEPS, st.integers(0, 1000), st.sampled_from([24, 40, 80, METADATA_LIMIT]))
+def test_no_commit_passes_unfinished_work(steps: list[Step], start: int, limit: int) -> None:
+    model = _Model(start, limit)
+    for name, amount in steps:
+        if name == "receive":
+            for _ in range(amount):
+                model.receive()
+        elif name == "gap":
+            model.next_offset += amount
+        elif name == "finish":
+            model.finish(amount)
+        else:
+            model.take_over()
+        model.checked_progress()
+    while model.open or model.read < len(model.log):
+        model.finish(0)
+        if model.read < len(model.log):
+            model.receive()
+    final = model.checked_progress()
+    assert final.metadata == ""
+    assert not model.log or final.next_offset == model.log[-1] + 1
+
+
+@settings(max_examples=200)
+@given(st.data(), st.sampled_from([40, 80, 200]))
+def test_within_one_assignment_nothing_finished_is_ever_left_out(data: st.DataObject, limit: int) -> None:
+    """`fits` promises room for the worst order of finishing; so the map is complete at every moment."""
+    tracker = OffsetTracker(0, limit=limit)
+    open_offsets: list[int] = []
+    finished: set[int] = set()
+    offset = 0
+    for jump in data.draw(st.lists(st.sampled_from([1, 1, 1, 1, 1, 2, 50]), min_size=1, max_size=400)):
+        if tracker.fits(offset):
+            assert tracker.received(offset)
+            open_offsets.append(offset)
+            offset += jump
+    order = data.draw(st.permutations(open_offsets))
+    for done in order:
+        tracker.finished(done)
+        finished.add(done)
+        progress = tracker.progress()
+        assert progress is not None
+        named = {one for start, end in decode(progress) for one in range(start, end)}
+        assert named == {one for one in finished if one > progress.next_offset}
+
+
+@given(st.text(max_size=60), st.integers(0, 100))
+def test_foreign_metadata_is_refused_or_harmless(text: str, next_offset: int) -> None:
+    try:
+        found = decode(Progress(next_offset, text))
+    except ProgressUnreadable:
+        return
+    assert all(next_offset <= start < end for start, end in found) or found == ()
+
+
+def test_metadata_of_another_position_is_refused() -> None:
+    text = encode(10, [(12, 15)])
+    with pytest.raises(ProgressUnreadable, match="belongs to offset 10"):
+        decode(Progress(11, text))
+
+
+@given(ranges(), st.data())
+def test_cut_off_metadata_is_refused(case: tuple[int, list[Range]], data: st.DataObject) -> None:
+    position, finished = case
+    text = encode(position, finished, 100_000)
+    cut = data.draw(st.integers(0, max(0, len(text) - 1)))
+    try:
+        found = decode(Progress(position, text[:cut]))
+    except ProgressUnreadable:
+        return
+    # Where the cut cannot be noticed, what is left still says nothing wrong.
+    offsets = {one for start, end in finished for one in range(start, end)}
+    assert {one for start, end in found for one in range(start, end)} <= offsets
