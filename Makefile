@@ -1,0 +1,61 @@
+# Everything here needs Python 3.11 or newer and make, nothing else: the first run installs the rest below this folder.
+# `make help` lists the targets.
+
+PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; exit; }; done; echo python3)
+ARGS ?=
+
+BIN := .venv/bin
+SOURCES := $(wildcard libs/*/src services/*/src) tests scripts
+
+.DEFAULT_GOAL := help
+.PHONY: help setup up demo test check format generate bench lock-artifacts downloads clean
+
+help: ## Show this list
+	@echo "Headrace: make <target> [ARGS='...']"
+	@echo
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18 | sed 's/^/  /'
+	@echo
+	@echo "  Variables: PYTHON (3.11 or newer), ARGS (options for up, demo, bench and for pytest in test),"
+	@echo "  HEADRACE_DATA (default .headrace), HEADRACE_PORT_BASE (default 19080), HEADRACE_CACHE (downloads)"
+
+setup: ## Install uv and all packages below this folder, if anything changed (every other target does it too)
+	@command -v $(PYTHON) >/dev/null || { echo "x There is no $(PYTHON) here." >&2; \
+		echo "  What to do: install Python 3.11 or newer, or name yours: make PYTHON=/path/to/python3" >&2; exit 1; }
+	@$(PYTHON) scripts/bootstrap.py
+
+up: setup ## Run the whole platform in the foreground: Kafka, schema registry, Postgres, six services; Ctrl-C stops it
+	@exec $(BIN)/headrace up $(ARGS)
+
+demo: setup ## An AI team works through a folder of files, on a running platform or one it starts (ARGS="--folder DIR")
+	@exec $(BIN)/headrace demo $(ARGS)
+
+test: check downloads ## All checks and all tests, those on real Kafka, registry and Postgres included
+	$(BIN)/pytest $(ARGS)
+
+check: setup ## Lint, formatting, types, import contracts, and that generated code is current
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-timings
+	$(BIN)/python -m headrace_contracts.tools.generate --check
+	$(BIN)/mypy $(SOURCES)
+
+format: setup ## Format the code and fix what lint can fix by itself
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+generate: setup ## Write event classes and documents anew from schemas/ and the topic specs
+	$(BIN)/python -m headrace_contracts.tools.generate
+
+bench: setup ## Measure Headrace's own latency per task (p50/p99, unloaded and at 100 tasks/s), as a table and as JSON
+	@exec $(BIN)/python -m headrace_devstack.bench $(ARGS)
+
+downloads: setup ## Download what the first `make up` would, so that it and the tests can run offline
+	@$(BIN)/python -m headrace_devstack.downloads
+
+lock-artifacts: setup ## Resolve Kafka and the registry anew and pin every file by SHA-256 (after changing a version)
+	$(BIN)/python -m headrace_devstack.artifact_lock
+
+clean: ## Remove the environments and caches below this folder; data (.headrace) and downloads stay
+	rm -rf .venv .venv-tools .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist bench-results
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,106 @@
+"""Makes the environment that everything else runs in: uv in .venv-tools, all packages in .venv.
+
+Called by the Makefile before each target, with nothing but the standard library. When nothing has changed since the
+last time it returns at once and touches no network. It keeps to what Python 3.6 can parse, so that an old one gets a
+clear answer.
+"""
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+UV_VERSION = "0.13.8"
+OLDEST_PYTHON = (3, 11)
+ROOM = 2000000000  # bytes
+ROOT = Path(__file__).resolve().parent.parent
+TOOLS = ROOT / ".venv-tools"
+ENVIRONMENT = ROOT / ".venv"
+STAMP = ENVIRONMENT / "headrace-synced"
+
+
+def fail(problem: str, remedy: str) -> None:
+    """Say what is wrong and what to do, and end."""
+    sys.stderr.write(f"\nx {problem}\n  What to do: {remedy}\n\n")
+    sys.exit(1)
+
+
+def say(line: str) -> None:
+    """Tell what takes a while, before it does."""
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+def wanted_state() -> str:
+    """A digest of all that the environment depends on."""
+    digest = hashlib.sha256()
+    digest.update(f"{UV_VERSION} {sys.version} {ENVIRONMENT}\n".encode())
+    projects = sorted(ROOT.glob("libs/*/pyproject.toml")) + sorted(ROOT.glob("services/*/pyproject.toml"))
+    for path in [ROOT / "pyproject.toml", ROOT / "uv.lock", *projects]:
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def uv_program() -> Path:
+    """The pinned uv, installed if it is not there yet."""
+    program = TOOLS / "bin" / "uv"
+    stamp = TOOLS / "uv-version"
+    if program.exists() and stamp.exists() and stamp.read_text() == UV_VERSION:
+        return program
+    say(f"Installing uv {UV_VERSION} into {TOOLS.name}")
+    if subprocess.call([sys.executable, "-m", "venv", "--clear", str(TOOLS)]) != 0:
+        fail(
+            f"This Python ({sys.executable}) could not make a virtual environment.",
+            "install its venv module (Debian and Ubuntu: apt install python3-venv), or name another Python: "
+            "make PYTHON=/path/to/python3.",
+        )
+    pip = [str(TOOLS / "bin" / "python"), "-m", "pip", "--disable-pip-version-check", "--quiet"]
+    if subprocess.call([*pip, "install", "uv==" + UV_VERSION]) != 0:
+        fail(
+            "uv could not be installed (see above).",
+            "connect to the network and run make again; behind a proxy set HTTPS_PROXY. "
+            "Only the first start needs the network.",
+        )
+    stamp.write_text(UV_VERSION)
+    return program
+
+
+def sync(uv: Path) -> None:
+    """Install the locked versions of everything."""
+    if shutil.disk_usage(str(ROOT)).free < ROOM:
+        fail(
+            f"The disk under {ROOT} has less than {ROOM // 1000000} MB left.",
+            "free space there; the packages need about 1 GB.",
+        )
+    say(f"Installing packages into {ENVIRONMENT.name} (pinned in uv.lock)")
+    environment = dict(os.environ, UV_PYTHON_DOWNLOADS="never", UV_PROJECT_ENVIRONMENT=str(ENVIRONMENT))
+    environment.pop("VIRTUAL_ENV", None)  # another environment of the caller is none of our business
+    command = [str(uv), "sync", "--frozen", "--python", sys.executable]
+    for arguments in (command, [*command, "--offline"]):
+        if subprocess.call(arguments, cwd=str(ROOT), env=environment) == 0:
+            return
+    fail(
+        "The packages could not be installed (see above).",
+        "connect to the network and run make again (what was downloaded is kept); behind a proxy set HTTPS_PROXY. "
+        "Only the first start needs the network.",
+    )
+
+
+def main() -> None:
+    """Bring the environment up to date."""
+    if sys.version_info[:2] < OLDEST_PYTHON:
+        fail(
+            f"This is Python {sys.version.split()[0]} ({sys.executable}); Headrace needs 3.11 or newer.",
+            "install a newer Python and name it, for example: make PYTHON=python3.12.",
+        )
+    state = wanted_state()
+    if STAMP.exists() and STAMP.read_text() == state and (ENVIRONMENT / "bin" / "python").exists():
+        return
+    sync(uv_program())
+    STAMP.write_text(state)
+
+
+if __name__ == "__main__":
+    main()
