@@ -1,0 +1,1 @@
+"""Where the router meets files, tables and the clock."""

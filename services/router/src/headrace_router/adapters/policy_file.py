@@ -1,0 +1,44 @@
+"""Reads a routing policy from YAML."""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+
+import yaml
+from pydantic import ValidationError
+
+from headrace_router.decide.policy import Policy
+
+
+class PolicyInvalid(Exception):
+    """Correct the policy file: each line of the message names a place in it and what is wrong there."""
+
+
+def parse_policy(text: str, source: str) -> Policy:
+    """The policy in a YAML text; `source` names it in errors. Raises PolicyInvalid."""
+    try:
+        data = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise PolicyInvalid(f"{source}: not YAML: {error}") from None
+    try:
+        return Policy.model_validate(data)
+    except ValidationError as error:
+        raise PolicyInvalid("\n".join(_problem(source, detail["loc"], detail["msg"]) for detail in error.errors())) from None  # noqa: E501
+
+
+def load_policy(path: Path | None) -> Policy:
+    """The policy in a file, or the one that is shipped. Raises PolicyInvalid."""
+    if path is None:
+        shipped = resources.files("headrace_router").joinpath("policy.yaml")
+        return parse_policy(shipped.read_text(encoding="utf-8"), "the shipped policy")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise PolicyInvalid(f"{path}: {error.strerror}: check HEADRACE_POLICY_FILE") from None
+    return parse_policy(text, str(path))
+
+
+def _problem(source: str, location: tuple[str | int, ...], message: str) -> str:
+    place = ".".join(str(part) for part in location)
+    return f"{source}: {f'{place}: ' if place else ''}{message.removeprefix('Value error, ')}"

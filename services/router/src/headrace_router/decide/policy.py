@@ -1,0 +1,210 @@
+"""The routing policy: what each role is made of, and the limits that hold for all tasks. Values only, no files."""
+
+from __future__ import annotations
+
+import hashlib
+from functools import cached_property
+from typing import Annotated, Any, Self
+
+from headrace_contracts.events import Lane, Mode, Place, Privacy, PrivacyLevel
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class PerLane(_Part):
+    """A duration for each lane, in milliseconds."""
+
+    interactive: int = Field(gt=0)
+    batch: int = Field(gt=0)
+
+    def of(self, lane: Lane) -> int:
+        return self.interactive if lane is Lane.INTERACTIVE else self.batch
+
+
+class Defaults(_Part):
+    """What applies where neither the task, nor its role, nor the preferences say anything.
+
+    Attributes:
+        role: Role of a task that names neither role nor model.
+        lane: Priority lane.
+        mode: Where to run.
+        privacy_level: How far content may travel.
+    """
+
+    role: str
+    lane: Lane = Lane.BATCH
+    mode: Mode = Mode.HYBRID
+    privacy_level: PrivacyLevel = PrivacyLevel.STANDARD
+
+
+class Deadlines(_Part):
+    """How long a task may take, in milliseconds from its submission.
+
+    Attributes:
+        default: For a task without a deadline of its own.
+        longest: Later deadlines are cut to this. It must stay well below the retention of the journal, which holds the
+            task meanwhile.
+    """
+
+    default: PerLane
+    longest: int = Field(default=5 * 86_400_000, gt=0, le=6 * 86_400_000)
+
+
+class Attempts(_Part):
+    """Limits of one attempt.
+
+    Attributes:
+        timeout: Milliseconds from the dispatch until the attempt is given up, its wait in the queue included.
+        max_output_tokens: Longest answer of a cloud model where the task names none; bounds what an attempt costs.
+    """
+
+    timeout: PerLane
+    max_output_tokens: int = Field(default=4096, gt=0)
+
+
+class Retry(_Part):
+    """When the same model is asked again, and when another one is.
+
+    Attributes:
+        attempts: Most attempts of a task.
+        attempts_per_model: Most attempts at one model of one provider.
+        base: Milliseconds before the second attempt at a model; doubles with each further one.
+        cap: Longest such wait, in milliseconds.
+        patience: A provider that asks for a longer wait than this, in milliseconds, is left for the next candidate.
+    """
+
+    attempts: int = Field(default=6, gt=0)
+    attempts_per_model: int = Field(default=2, gt=0)
+    base: int = Field(default=250, gt=0)
+    cap: int = Field(default=10_000, gt=0)
+    patience: int = Field(default=5_000, ge=0)
+
+
+class CacheLimits(_Part):
+    """The cache of answers, in each partition.
+
+    Attributes:
+        ttl: How long an answer serves, in milliseconds; 0 for no cache.
+        entries: Most answers kept.
+        bytes: Most bytes of answers kept.
+    """
+
+    ttl: int = Field(default=600_000, ge=0)
+    entries: int = Field(default=10_000, gt=0)
+    bytes: int = Field(default=32 * 1024 * 1024, gt=0)
+
+
+class Provider(_Part):
+    """Who runs models.
+
+    Attributes:
+        place: Whether its nodes are ours.
+    """
+
+    place: Place
+
+
+class ModelFacts(_Part):
+    """What is known of one of our own models.
+
+    Attributes:
+        size_gb: Memory it takes, in 10⁹ bytes.
+        hardware: Labels that a node must have to count as offering it.
+    """
+
+    size_gb: float = Field(gt=0)
+    hardware: dict[str, str] = {}
+
+
+def _provider_and_model(value: object) -> object:
+    if isinstance(value, str):
+        provider, slash, model = value.partition("/")
+        if not slash or not provider or not model:
+            raise ValueError("must be provider/model")
+        return {"provider": provider, "model": model}
+    return value
+
+
+class ModelRef(_Part):
+    """A model of a provider, written `provider/model`."""
+
+    provider: str
+    model: str
+
+
+Ref = Annotated[ModelRef, BeforeValidator(_provider_and_model)]
+
+
+class Role(_Part):
+    """A kind of work.
+
+    Attributes:
+        models: Models to try, the best first. Those of the cloud ladder follow.
+        system_prompt: Put before the conversation.
+        privacy: Level of tasks that do not name one.
+        always_local: Tasks of this role never leave our nodes, whatever they or the preferences say.
+        lane: Lane of tasks that do not name one.
+        ladder: Cloud models in the order to try them, instead of the policy's; empty for none.
+    """
+
+    models: tuple[Ref, ...] = Field(min_length=1)
+    system_prompt: str | None = None
+    privacy: Privacy | None = None
+    always_local: bool = False
+    lane: Lane | None = None
+    ladder: tuple[Ref, ...] | None = None
+
+
+class Policy(_Part):
+    """All rules of routing."""
+
+    defaults: Defaults
+    deadlines: Deadlines
+    attempts: Attempts
+    retry: Retry = Retry()
+    cache: CacheLimits = CacheLimits()
+    providers: dict[str, Provider] = Field(min_length=1)
+    models: dict[str, ModelFacts] = {}
+    ladder: tuple[Ref, ...] = ()
+    roles: dict[str, Role] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _names_exist(self) -> Self:
+        problems = []
+        if self.defaults.role not in self.roles:
+            problems.append(f"defaults.role: there is no role {self.defaults.role!r}")
+        lists = {"ladder": self.ladder}
+        for name, role in self.roles.items():
+            lists[f"roles.{name}.models"] = role.models
+            lists[f"roles.{name}.ladder"] = role.ladder or ()
+        for path, refs in lists.items():
+            for index, ref in enumerate(refs):
+                provider = self.providers.get(ref.provider)
+                if provider is None:
+                    problems.append(f"{path}.{index}: there is no provider {ref.provider!r}")
+                elif path.endswith("ladder") and provider.place is not Place.CLOUD:
+                    problems.append(f"{path}.{index}: {ref.provider!r} is no cloud provider")
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+    @cached_property
+    def version(self) -> str:
+        """The first 12 hexadecimal digits of the SHA-256 of all values: equal policies have equal versions."""
+        return hashlib.sha256(_canonical(self.model_dump(mode="json")).encode()).hexdigest()[:12]
+
+    def place(self, provider: str) -> Place:
+        """Where a provider stands. One that the policy does not know counts as not ours."""
+        known = self.providers.get(provider)
+        return Place.CLOUD if known is None else known.place
+
+
+def _canonical(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{" + ",".join(f"{key!r}:{_canonical(value[key])}" for key in sorted(value)) + "}"
+    if isinstance(value, list):
+        return "[" + ",".join(_canonical(item) for item in value) + "]"
+    return repr(value)
