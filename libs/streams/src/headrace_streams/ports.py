@@ -50,7 +50,11 @@ class Consumer(Protocol):
     """One member of a consumer group."""
 
     async def subscribe(self, topics: Collection[str], listener: RebalanceListener) -> None:
-        """Join the group for these topics. The listener is called from within `poll`'s background."""
+        """Join the group for these topics, once in a consumer's life. Raises TopicMissing, TryAgain.
+
+        The listener is called in the background, whether or not `poll` is being called. What it raises comes out of
+        `poll` from then on, and the consumer leaves the group.
+        """
         ...
 
     async def poll(self, max_records: int, timeout: float) -> Sequence[Record]:
@@ -61,15 +65,19 @@ class Consumer(Protocol):
         ...
 
     async def commit(self, progress: Mapping[TopicPartition, Progress]) -> None:
-        """Store the group's progress. Raises PartitionsLost when the group no longer lets this member, TryAgain."""
+        """Store the group's progress.
+
+        Raises PartitionsLost for partitions that are not assigned to this member (any more), TryAgain, and
+        RecordRefused for a note that is too long.
+        """
         ...
 
     async def committed(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, Progress]:
-        """The group's stored progress; partitions without any are left out."""
+        """The group's stored progress; partitions without any are left out. Raises TryAgain."""
         ...
 
     def pause(self, partitions: Collection[TopicPartition]) -> None:
-        """Fetch no more of these until resumed. Records already handed over by the broker may be delivered later."""
+        """Deliver no more of these until resumed or assigned anew. Partitions that are not assigned are ignored."""
         ...
 
     def resume(self, partitions: Collection[TopicPartition]) -> None:
@@ -85,28 +93,28 @@ class PartitionReader(Protocol):
     """Reads chosen partitions, outside of any group."""
 
     async def assign(self, positions: Mapping[TopicPartition, int]) -> None:
-        """Read exactly these partitions from these offsets on."""
+        """Read exactly these partitions from these offsets on. Raises TopicMissing, TryAgain."""
         ...
 
     async def poll(self, max_records: int, timeout: float) -> Sequence[Record]:
         """Records as soon as there are any, at most `max_records`; empty after `timeout` seconds without.
 
-        Raises OffsetGone when an offset is no longer in the log.
+        Raises OffsetGone when an offset is not in the log (any more), LeaveGroup when the reader is closed.
         """
         ...
 
     async def bounds(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, tuple[int, int]]:
-        """First offset in the log, and the offset that the next record will get."""
+        """First offset in the log, and the offset that the next record will get. Raises TopicMissing, TryAgain."""
         ...
 
     async def offsets_at(
         self, partitions: Collection[TopicPartition], timestamp_ms: int
     ) -> Mapping[TopicPartition, int]:
-        """The first offset at or after a time; the end of the log where there is none."""
+        """The first offset at or after a time; the log's end where there is none. Raises TopicMissing, TryAgain."""
         ...
 
     async def partitions_of(self, topic: str) -> Sequence[TopicPartition]:
-        """All partitions of a topic, in order. Raises TopicMissing."""
+        """All partitions of a topic, in order. Raises TopicMissing, TryAgain."""
         ...
 
     async def close(self) -> None:
@@ -122,7 +130,7 @@ class Admin(Protocol):
         ...
 
     async def partition_counts(self, topics: Collection[str]) -> Mapping[str, int]:
-        """Number of partitions of each topic that exists."""
+        """Number of partitions of each topic that exists. Raises TryAgain."""
         ...
 
 

@@ -1,0 +1,7 @@
+"""The log's in-memory twin: deterministic, friendly to virtual time, passing the same tests as Kafka."""
+
+from headrace_streams.memory.cluster import MemoryCluster
+from headrace_streams.memory.log import MemoryLog
+from headrace_streams.memory.network import Network, Operation, PerfectNetwork, Request
+
+__all__ = ["MemoryCluster", "MemoryLog", "Network", "Operation", "PerfectNetwork", "Request"]

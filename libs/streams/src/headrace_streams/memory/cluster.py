@@ -1,0 +1,165 @@
+"""The state of the twin: topics with their records, and consumer groups."""
+
+from __future__ import annotations
+
+import asyncio
+from bisect import bisect_left
+from collections.abc import Collection, Iterable, Mapping, Sequence
+
+from headrace_streams.errors import OffsetGone, RecordRefused, TopicMissing
+from headrace_streams.memory.groups import Group
+from headrace_streams.memory.partitioning import partition_of
+from headrace_streams.records import Appended, NewTopic, Outgoing, Record, TopicPartition
+
+_RECORD_LIMIT = 4 * 1024 * 1024
+
+
+class Partition:
+    """Records by ascending offset; compaction leaves gaps."""
+
+    def __init__(self, name: TopicPartition) -> None:
+        self.name = name
+        self.start = 0
+        self.end = 0
+        self.records: list[Record] = []
+        # A dict for its order: who waits is woken in the same order in every run.
+        self.watchers: dict[asyncio.Event, None] = {}
+
+    def append(self, outgoing: Outgoing, timestamp_ms: int) -> Appended:
+        record = Record(
+            self.name.topic, self.name.partition, self.end, timestamp_ms, outgoing.key, outgoing.value, outgoing.headers
+        )
+        self.records.append(record)
+        self.end += 1
+        for watcher in self.watchers:
+            watcher.set()
+        return Appended(record.topic, record.partition, record.offset)
+
+    def read(self, offset: int, limit: int) -> Sequence[Record]:
+        """At most `limit` records from an offset on. Raises OffsetGone outside of the log's bounds."""
+        if not self.start <= offset <= self.end:
+            raise OffsetGone(f"{self.name} has offsets {self.start} to {self.end}, not {offset}")
+        first = self._index(offset)
+        return self.records[first : first + limit]
+
+    def offset_at(self, timestamp_ms: int) -> int:
+        return next((record.offset for record in self.records if record.timestamp_ms >= timestamp_ms), self.end)
+
+    def delete_before(self, offset: int) -> None:
+        self.start = max(self.start, min(offset, self.end))
+        del self.records[: self._index(self.start)]
+
+    def compact(self) -> None:
+        newest = {record.key: record.offset for record in self.records}
+        self.records = [record for record in self.records if newest[record.key] == record.offset]
+
+    def _index(self, offset: int) -> int:
+        return bisect_left(self.records, offset, key=lambda record: record.offset)
+
+
+class MemoryCluster:
+    """A cluster in this process's memory, shared by the MemoryLogs made on it; to be used within one event loop.
+
+    The methods here reach around the clients, for tests and simulations.
+
+    Args:
+        session_timeout: Seconds without a heartbeat after which a group expels a member.
+        rebalance_timeout: Seconds a group waits for its members to give up their partitions.
+        record_limit: Largest record (key, value, headers), in bytes.
+    """
+
+    def __init__(
+        self, *, session_timeout: float = 10.0, rebalance_timeout: float = 60.0, record_limit: int = _RECORD_LIMIT
+    ) -> None:
+        self.session_timeout = session_timeout
+        self.rebalance_timeout = rebalance_timeout
+        self.record_limit = record_limit
+        self._topics: dict[str, list[Partition]] = {}
+        self._groups: dict[str, Group] = {}
+        self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._keyless = 0
+
+    def create_topic(self, name: str, partitions: int = 1) -> bool:
+        """Whether the topic was missing and now exists."""
+        if name in self._topics:
+            return False
+        self._topics[name] = [Partition(TopicPartition(name, number)) for number in range(partitions)]
+        return True
+
+    def create_topics(self, topics: Collection[NewTopic]) -> Collection[str]:
+        """Names of those that were missing and now exist. Raises RecordRefused, creating none, for an invalid one."""
+        for topic in topics:
+            if topic.partitions < 1:
+                raise RecordRefused(f"topic {topic.name} must have at least one partition, not {topic.partitions}")
+        return [topic.name for topic in topics if self.create_topic(topic.name, topic.partitions)]
+
+    def partition_counts(self, topics: Iterable[str]) -> Mapping[str, int]:
+        """Numbers of partitions of the topics that exist."""
+        return {name: len(self._topics[name]) for name in topics if name in self._topics}
+
+    def partition(self, name: TopicPartition) -> Partition:
+        """Raises TopicMissing."""
+        partitions = self._topics.get(name.topic)
+        if partitions is None or not 0 <= name.partition < len(partitions):
+            raise TopicMissing(f"{name} does not exist: provision the topics first")
+        return partitions[name.partition]
+
+    def place(self, outgoing: Outgoing) -> TopicPartition:
+        """The partition a record belongs to. Raises RecordRefused for one that can never be appended."""
+        count = len(self._topics.get(outgoing.topic, ()))
+        if count == 0:
+            raise RecordRefused(f"topic {outgoing.topic} does not exist: provision the topics first")
+        if outgoing.partition is not None:
+            if not 0 <= outgoing.partition < count:
+                raise RecordRefused(f"{outgoing.topic} has {count} partitions, none numbered {outgoing.partition}")
+            number = outgoing.partition
+        elif outgoing.key is not None:
+            number = partition_of(outgoing.key, count)
+        else:
+            number = self._keyless % count
+            self._keyless += 1
+        size = len(outgoing.key or b"") + len(outgoing.value or b"")
+        size += sum(len(name) + len(value or b"") for name, value in outgoing.headers)
+        if size > self.record_limit:
+            raise RecordRefused(f"{outgoing.topic}[{number}]: a record of {size} bytes, more than {self.record_limit}")
+        return TopicPartition(outgoing.topic, number)
+
+    def append(self, outgoing: Outgoing, timestamp_ms: int = 0) -> Appended:
+        """Append at once. Raises RecordRefused."""
+        return self.partition(self.place(outgoing)).append(outgoing, timestamp_ms)
+
+    def records(self, topic: str, partition: int | None = None) -> Sequence[Record]:
+        """All records of a topic (partition by partition) or of one partition. Raises TopicMissing."""
+        if partition is not None:
+            return tuple(self.partition(TopicPartition(topic, partition)).records)
+        if topic not in self._topics:
+            raise TopicMissing(f"{topic} does not exist: provision the topics first")
+        return tuple(record for part in self._topics[topic] for record in part.records)
+
+    def delete_before(self, partition: TopicPartition, offset: int) -> None:
+        """What retention does: the log begins at this offset from now on."""
+        self.partition(partition).delete_before(offset)
+
+    def compact(self, topic: str) -> None:
+        """What the cleaner does: only the newest record of each key stays. Tombstones stay as well."""
+        for part in self._topics[topic]:
+            part.compact()
+
+    def group(self, name: str) -> Group:
+        """A consumer group, made when first asked for. Call `schedule` after changing it."""
+        if name not in self._groups:
+            self._groups[name] = Group(name, self.partition_counts, self.session_timeout, self.rebalance_timeout)
+        return self._groups[name]
+
+    def schedule(self, name: str) -> None:
+        """Let the group expel members when it is time."""
+        timer = self._timers.pop(name, None)
+        if timer is not None:
+            timer.cancel()
+        deadline = self._groups[name].next_deadline()
+        if deadline is not None:
+            self._timers[name] = asyncio.get_running_loop().call_at(deadline, self._expire, name)
+
+    def _expire(self, name: str) -> None:
+        self._groups[name].expire(asyncio.get_running_loop().time())
+        self.schedule(name)

@@ -1,0 +1,103 @@
+"""Reading positions of one client, and waiting for new records."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from headrace_streams.errors import OffsetGone
+from headrace_streams.memory.cluster import MemoryCluster, Partition
+from headrace_streams.memory.network import Network, Operation, Request
+from headrace_streams.records import Record, TopicPartition
+
+
+@dataclass(slots=True, eq=False)
+class _Cursor:
+    partition: Partition
+    position: int
+    paused: bool = False
+
+
+class Cursors:
+    """Positions of the partitions being read.
+
+    Args:
+        reset_to_start: Where to go on when a position is out of the log's bounds; None raises OffsetGone instead.
+    """
+
+    def __init__(self, cluster: MemoryCluster, network: Network, client: str, reset_to_start: bool | None) -> None:
+        self.changed = asyncio.Event()
+        self._cluster = cluster
+        self._network = network
+        self._client = client
+        self._reset_to_start = reset_to_start
+        self._cursors: dict[TopicPartition, _Cursor] = {}
+
+    def __contains__(self, partition: object) -> bool:
+        return partition in self._cursors
+
+    def add(self, positions: Mapping[TopicPartition, int]) -> None:
+        """Read these partitions, from these offsets on. Raises TopicMissing."""
+        cursors = {name: _Cursor(self._cluster.partition(name), offset) for name, offset in positions.items()}
+        self.drop(cursors)
+        for cursor in cursors.values():
+            cursor.partition.watchers[self.changed] = None
+        self._cursors.update(cursors)
+        self.changed.set()
+
+    def drop(self, partitions: Iterable[TopicPartition]) -> None:
+        """Read these partitions no more; not even a fetch under way brings records of them."""
+        for name in list(partitions):
+            cursor = self._cursors.pop(name, None)
+            if cursor is not None:
+                cursor.partition.watchers.pop(self.changed, None)
+
+    def drop_all(self) -> None:
+        self.drop(self._cursors)
+
+    def pause(self, partitions: Collection[TopicPartition], paused: bool) -> None:
+        for name in partitions:
+            if name in self._cursors:
+                self._cursors[name].paused = paused
+        self.changed.set()
+
+    async def wait(self, deadline: float) -> bool:
+        """Whether anything changed before that time of the loop."""
+        try:
+            async with asyncio.timeout_at(deadline):
+                await self.changed.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    async def fetch(self, limit: int) -> Sequence[Record]:
+        """Records that stand at the positions, which move on. Raises OffsetGone."""
+        reading = [cursor for cursor in self._cursors.values() if not cursor.paused]
+        if not reading:
+            return ()
+        names = tuple(cursor.partition.name for cursor in reading)
+        pieces = await self._network.call(
+            Request(self._client, Operation.FETCH, names), lambda: [self._read(cursor, limit) for cursor in reading]
+        )
+        fetched: list[Record] = []
+        for cursor, piece in zip(reading, pieces, strict=True):
+            name = cursor.partition.name
+            if self._cursors.get(name) is not cursor or cursor.paused:
+                continue
+            piece = piece[: limit - len(fetched)]
+            if piece:
+                fetched += piece
+                cursor.position = piece[-1].offset + 1
+                # Whoever was served goes to the end of the line.
+                self._cursors[name] = self._cursors.pop(name)
+        return fetched
+
+    def _read(self, cursor: _Cursor, limit: int) -> Sequence[Record]:
+        try:
+            return cursor.partition.read(cursor.position, limit)
+        except OffsetGone:
+            if self._reset_to_start is None:
+                raise
+            cursor.position = cursor.partition.start if self._reset_to_start else cursor.partition.end
+            return cursor.partition.read(cursor.position, limit)

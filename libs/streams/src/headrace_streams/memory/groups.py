@@ -1,0 +1,206 @@
+"""Consumer groups of the twin: the classic protocol (eager, range assignor), time passed in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
+
+from headrace_streams.errors import PartitionsLost, RecordRefused
+from headrace_streams.records import Progress, TopicPartition
+
+METADATA_LIMIT = 4096
+
+
+class MemberUnknown(Exception):
+    """The group has no such member (any more): drop what is assigned and join again."""
+
+
+class MemberFenced(Exception):
+    """Another client took over the static member's instance id."""
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What a heartbeat tells a member.
+
+    Attributes:
+        generation: Number of the group's present assignment.
+        assignment: The member's partitions in it.
+        rejoin: Whether the member must give up its partitions and rejoin.
+    """
+
+    generation: int
+    assignment: frozenset[TopicPartition]
+    rejoin: bool
+
+
+@dataclass(slots=True)
+class _Member:
+    member_id: str
+    instance_id: str | None
+    topics: frozenset[str]
+    wake: Callable[[], None]
+    session_ends: float
+    rejoined: bool = True
+    assignment: frozenset[TopicPartition] = frozenset()
+
+
+def range_assignment(
+    topics_of: Mapping[str, Collection[str]], partitions: Mapping[str, int]
+) -> dict[str, frozenset[TopicPartition]]:
+    """Kafka's range assignor: per topic, consecutive partitions to the members in order of their ids."""
+    assigned: dict[str, set[TopicPartition]] = {member: set() for member in topics_of}
+    for topic in sorted({topic for topics in topics_of.values() for topic in topics}):
+        members = sorted(member for member, topics in topics_of.items() if topic in topics)
+        share, rest = divmod(partitions.get(topic, 0), len(members))
+        first = 0
+        for index, member in enumerate(members):
+            count = share + (1 if index < rest else 0)
+            assigned[member].update(TopicPartition(topic, number) for number in range(first, first + count))
+            first += count
+    return {member: frozenset(own) for member, own in assigned.items()}
+
+
+class Group:
+    """The coordinator's side of one consumer group. Times are seconds of one monotonic clock, passed in."""
+
+    def __init__(
+        self,
+        name: str,
+        partitions_of: Callable[[Iterable[str]], Mapping[str, int]],
+        session_timeout: float,
+        rebalance_timeout: float,
+    ) -> None:
+        self.name = name
+        self.generation = 0
+        self.progress: dict[TopicPartition, Progress] = {}
+        self._partitions_of = partitions_of
+        self._session_timeout = session_timeout
+        self._rebalance_timeout = rebalance_timeout
+        self._members: dict[str, _Member] = {}
+        self._fenced: set[str] = set()
+        self._rebalance_ends: float | None = None
+        self._joins = 0
+
+    @property
+    def members(self) -> Mapping[str, frozenset[TopicPartition]]:
+        """What each member holds in the present generation."""
+        return {member.member_id: member.assignment for member in self._members.values()}
+
+    @property
+    def rebalancing(self) -> bool:
+        return self._rebalance_ends is not None
+
+    def join(self, now: float, topics: Collection[str], instance_id: str | None, wake: Callable[[], None]) -> str:
+        """A new member; its id. `wake` is called whenever its standing has changed."""
+        self._joins += 1
+        member = _Member(
+            member_id=f"{instance_id or 'member'}-{self._joins:06}",
+            instance_id=instance_id,
+            topics=frozenset(topics),
+            wake=wake,
+            session_ends=now + self._session_timeout,
+        )
+        before = next(
+            (m for m in self._members.values() if instance_id is not None and m.instance_id == instance_id), None
+        )
+        if before is not None:
+            del self._members[before.member_id]
+            self._fenced.add(before.member_id)
+            before.wake()
+        self._members[member.member_id] = member
+        if before is not None and not self.rebalancing and before.topics == member.topics:
+            member.assignment = before.assignment
+            wake()
+        else:
+            self._begin_rebalance(now)
+            self._complete_if_all_rejoined()
+        return member.member_id
+
+    def rejoin(self, now: float, member_id: str) -> None:
+        """The member has given up its partitions and waits for the next generation."""
+        member = self._known(member_id)
+        member.session_ends = now + self._session_timeout
+        member.rejoined = True
+        self._complete_if_all_rejoined()
+
+    def heartbeat(self, now: float, member_id: str) -> Standing:
+        """Proof of life. Raises MemberUnknown, MemberFenced."""
+        member = self._known(member_id)
+        member.session_ends = now + self._session_timeout
+        return Standing(self.generation, member.assignment, self.rebalancing and not member.rejoined)
+
+    def leave(self, now: float, member_id: str) -> None:
+        """The member goes; a static one only seems to, and keeps its partitions until its session ends."""
+        member = self._members.get(member_id)
+        if member is None or member.instance_id is not None:
+            return
+        self.expel(now, member_id)
+
+    def expel(self, now: float, member_id: str) -> None:
+        """Put a member out without its knowing, as when its session ends."""
+        if self._members.pop(member_id, None) is None:
+            return
+        if self._members:
+            self._begin_rebalance(now)
+            self._complete_if_all_rejoined()
+        else:
+            self._rebalance_ends = None
+
+    def commit(self, member_id: str, generation: int, progress: Mapping[TopicPartition, Progress]) -> None:
+        """Store progress. Raises PartitionsLost for a member of the past, RecordRefused for too long a note."""
+        if member_id not in self._members or generation != self.generation:
+            raise PartitionsLost(
+                f"group {self.name}: {member_id} of generation {generation} may not commit in {self.generation}"
+            )
+        for partition, moved in progress.items():
+            if len(moved.metadata) > METADATA_LIMIT:
+                raise RecordRefused(
+                    f"group {self.name}: commit metadata of {partition} has {len(moved.metadata)} characters, "
+                    f"more than {METADATA_LIMIT}"
+                )
+        self.progress.update(progress)
+
+    def next_deadline(self) -> float | None:
+        """When `expire` has something to do, if nothing happens before."""
+        ends = [member.session_ends for member in self._members.values()]
+        if self._rebalance_ends is not None:
+            ends.append(self._rebalance_ends)
+        return min(ends, default=None)
+
+    def expire(self, now: float) -> None:
+        """Expel the members whose session has ended, or that kept a rebalance waiting for too long."""
+        late = [member.member_id for member in self._members.values() if member.session_ends <= now]
+        if self._rebalance_ends is not None and self._rebalance_ends <= now:
+            late += [m.member_id for m in self._members.values() if not m.rejoined and m.member_id not in late]
+        for member_id in late:
+            self.expel(now, member_id)
+
+    def _known(self, member_id: str) -> _Member:
+        if member_id in self._fenced:
+            raise MemberFenced(f"group {self.name}: another client has the instance id of {member_id}")
+        try:
+            return self._members[member_id]
+        except KeyError:
+            raise MemberUnknown(f"group {self.name}: {member_id} is no member") from None
+
+    def _begin_rebalance(self, now: float) -> None:
+        if self._rebalance_ends is not None:
+            return
+        self._rebalance_ends = now + self._rebalance_timeout
+        for member in self._members.values():
+            # A member that holds nothing of a generation has nothing to give up.
+            member.rejoined = not member.assignment
+            member.wake()
+
+    def _complete_if_all_rejoined(self) -> None:
+        if self._rebalance_ends is None or not all(member.rejoined for member in self._members.values()):
+            return
+        self._rebalance_ends = None
+        self.generation += 1
+        topics_of = {member.member_id: member.topics for member in self._members.values()}
+        counts = self._partitions_of({topic for topics in topics_of.values() for topic in topics})
+        for member_id, assignment in range_assignment(topics_of, counts).items():
+            member = self._members[member_id]
+            member.assignment = assignment
+            member.wake()

@@ -1,0 +1,28 @@
+"""Which partition a key belongs to: murmur2 as Java's client and librdkafka's murmur2_random compute it."""
+
+from __future__ import annotations
+
+_SEED = 0x9747B28C
+_MULTIPLIER = 0x5BD1E995
+_MASK = 0xFFFFFFFF
+
+
+def murmur2(data: bytes) -> int:
+    """The 32-bit hash, unsigned."""
+    length = len(data)
+    state = _SEED ^ length
+    whole = length & ~3
+    for start in range(0, whole, 4):
+        word = int.from_bytes(data[start : start + 4], "little") * _MULTIPLIER & _MASK
+        word = (word ^ word >> 24) * _MULTIPLIER & _MASK
+        state = state * _MULTIPLIER & _MASK ^ word
+    rest = data[whole:]
+    if rest:
+        state = (state ^ int.from_bytes(rest, "little")) * _MULTIPLIER & _MASK
+    state = (state ^ state >> 13) * _MULTIPLIER & _MASK
+    return state ^ state >> 15
+
+
+def partition_of(key: bytes, partitions: int) -> int:
+    """The partition of a key in a topic with so many partitions."""
+    return (murmur2(key) & 0x7FFFFFFF) % partitions

@@ -1,0 +1,88 @@
+"""The twin's reader of chosen partitions, and its admin client."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Mapping, Sequence
+
+from headrace_streams.errors import LeaveGroup, TopicMissing
+from headrace_streams.memory.cluster import MemoryCluster
+from headrace_streams.memory.cursors import Cursors
+from headrace_streams.memory.network import Network, Operation, Request
+from headrace_streams.records import NewTopic, Record, TopicPartition
+
+
+class MemoryReader:
+    """Reads by assign()."""
+
+    def __init__(self, cluster: MemoryCluster, network: Network, client: str) -> None:
+        self._cluster = cluster
+        self._network = network
+        self._client = client
+        self._cursors = Cursors(cluster, network, client, reset_to_start=None)
+        self._closed = False
+
+    async def assign(self, positions: Mapping[TopicPartition, int]) -> None:
+        self._cursors.drop_all()
+        self._cursors.add(positions)
+
+    async def poll(self, max_records: int, timeout: float) -> Sequence[Record]:
+        deadline = asyncio.get_running_loop().time() + timeout
+        while True:
+            if self._closed:
+                raise LeaveGroup("this reader is closed")
+            self._cursors.changed.clear()
+            records = await self._cursors.fetch(max_records)
+            if records or not await self._cursors.wait(deadline):
+                return records
+
+    async def bounds(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, tuple[int, int]]:
+        def perform() -> Mapping[TopicPartition, tuple[int, int]]:
+            found = {name: self._cluster.partition(name) for name in partitions}
+            return {name: (partition.start, partition.end) for name, partition in found.items()}
+
+        return await self._network.call(Request(self._client, Operation.OFFSETS, tuple(partitions)), perform)
+
+    async def offsets_at(
+        self, partitions: Collection[TopicPartition], timestamp_ms: int
+    ) -> Mapping[TopicPartition, int]:
+        def perform() -> Mapping[TopicPartition, int]:
+            return {name: self._cluster.partition(name).offset_at(timestamp_ms) for name in partitions}
+
+        return await self._network.call(Request(self._client, Operation.OFFSETS, tuple(partitions)), perform)
+
+    async def partitions_of(self, topic: str) -> Sequence[TopicPartition]:
+        counts = await self._network.call(
+            Request(self._client, Operation.METADATA), lambda: self._cluster.partition_counts([topic])
+        )
+        if topic not in counts:
+            raise TopicMissing(f"{topic} does not exist: provision the topics first")
+        return [TopicPartition(topic, number) for number in range(counts[topic])]
+
+    async def close(self) -> None:
+        self.kill()
+
+    def kill(self) -> None:
+        """End as a killed process does."""
+        self._closed = True
+        self._cursors.drop_all()
+        self._cursors.changed.set()
+
+
+class MemoryAdmin:
+    """Creates topics."""
+
+    def __init__(self, cluster: MemoryCluster, network: Network, client: str) -> None:
+        self._cluster = cluster
+        self._network = network
+        self._client = client
+
+    async def create_topics(self, topics: Collection[NewTopic]) -> Collection[str]:
+        return await self._network.call(
+            Request(self._client, Operation.CREATE_TOPICS), lambda: self._cluster.create_topics(topics)
+        )
+
+    async def partition_counts(self, topics: Collection[str]) -> Mapping[str, int]:
+        return await self._network.call(
+            Request(self._client, Operation.METADATA), lambda: self._cluster.partition_counts(topics)
+        )
