@@ -48,7 +48,7 @@ generate: setup ## Write event classes and documents anew from schemas/ and the 
 	$(BIN)/python -m headrace_contracts.tools.generate
 
 bench: setup ## Measure Headrace's own latency per task (p50/p99, unloaded and at 100 tasks/s), as a table and as JSON
-	@exec $(BIN)/python -m headrace_devstack.bench $(ARGS)
+	@exec $(BIN)/python tests/bench/latency.py $(ARGS)
 
 downloads: setup ## Download what the first `make up` would, so that it and the tests can run offline
 	@$(BIN)/python -m headrace_devstack.downloads

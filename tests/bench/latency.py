@@ -1,0 +1,178 @@
+"""Headrace's own latency per task: HTTP request to response, with a model that answers at once.
+
+Runs the whole platform in a folder of its own with the simulator at no latency, and asks over `/v1/chat/completions`
+with prompts that all differ, so that neither cache nor coalescing serves. Each round measures unloaded (one at a
+time) and then an open loop: requests start on schedule whether or not earlier ones have ended, and a request's time
+counts from its schedule, so that a stall is seen by all who would have waited. Figures are medians over the rounds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import aiohttp
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
+from headrace_testing.up import RunningStack, open_folder, running_up
+
+WARM_UP_REQUESTS = 300
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """Times of one measurement, in milliseconds."""
+
+    requests: int
+    failed: int
+    p50: float
+    p90: float
+    p99: float
+    longest: float
+
+
+def figures(milliseconds: Sequence[float], failed: int) -> Figures:
+    """Percentiles by nearest rank."""
+    ordered = sorted(milliseconds)
+
+    def rank(share: float) -> float:
+        return round(ordered[min(len(ordered) - 1, int(share * len(ordered)))], 3)
+
+    return Figures(len(ordered) + failed, failed, rank(0.5), rank(0.9), rank(0.99), round(ordered[-1], 3))
+
+
+class Caller:
+    """Sends chat completions over kept-alive connections; every prompt is new."""
+
+    def __init__(self, session: aiohttp.ClientSession, url: str, key: str, privacy: str) -> None:
+        self._session = session
+        self._url = f"{url}/v1/chat/completions"
+        self._headers = {"Authorization": f"Bearer {key}", "X-Headrace-Privacy": privacy}
+        self._sent = 0
+        self._run = f"{time.time_ns():x}"
+
+    async def ask(self) -> bool:
+        """One request; whether it was answered."""
+        self._sent += 1
+        body = {
+            "model": "auto",
+            "messages": [{"role": "user", "content": f"Say yes. ({self._run}-{self._sent})"}],
+            "max_tokens": 16,
+        }
+        async with self._session.post(self._url, json=body, headers=self._headers) as response:
+            await response.read()
+            return response.status == 200
+
+
+async def unloaded(caller: Caller, requests: int) -> Figures:
+    """One request after another."""
+    times: list[float] = []
+    failed = 0
+    for _ in range(requests):
+        began = time.perf_counter()
+        if await caller.ask():
+            times.append((time.perf_counter() - began) * 1000)
+        else:
+            failed += 1
+    return figures(times, failed)
+
+
+async def open_loop(caller: Caller, rate: float, seconds: float) -> Figures:
+    """`rate` requests a second, evenly spaced, whether or not earlier ones have ended."""
+    times: list[float] = []
+    failed = 0
+
+    async def one(scheduled: float) -> None:
+        nonlocal failed
+        if await caller.ask():
+            times.append((time.perf_counter() - scheduled) * 1000)
+        else:
+            failed += 1
+
+    running: set[asyncio.Task[None]] = set()
+    start = time.perf_counter()
+    for number in range(int(rate * seconds)):
+        scheduled = start + number / rate
+        await asyncio.sleep(max(0.0, scheduled - time.perf_counter()))
+        task = asyncio.create_task(one(scheduled))
+        running.add(task)
+        task.add_done_callback(running.discard)
+    await asyncio.gather(*running)
+    return figures(times, failed)
+
+
+async def measure(stack: RunningStack, options: argparse.Namespace) -> dict[str, list[Figures]]:
+    """All rounds, by name of the measurement."""
+    results: dict[str, list[Figures]] = {"unloaded": [], f"{options.rate:g} tasks/s": []}
+    connector = aiohttp.TCPConnector(limit=0)
+    async with aiohttp.ClientSession(connector=connector) as session:
+        caller = Caller(session, stack.intake_url, stack.api_key, options.privacy)
+        await unloaded(caller, WARM_UP_REQUESTS)
+        for _ in range(options.rounds):
+            results["unloaded"].append(await unloaded(caller, options.requests))
+            results[f"{options.rate:g} tasks/s"].append(await open_loop(caller, options.rate, options.seconds))
+    return results
+
+
+def median_of(rounds: Sequence[Figures]) -> Figures:
+    """Each figure's median over the rounds."""
+    return Figures(
+        requests=sum(one.requests for one in rounds),
+        failed=sum(one.failed for one in rounds),
+        p50=statistics.median(one.p50 for one in rounds),
+        p90=statistics.median(one.p90 for one in rounds),
+        p99=statistics.median(one.p99 for one in rounds),
+        longest=max(one.longest for one in rounds),
+    )
+
+
+def main() -> int:
+    """Print a table to standard error and the figures as JSON to standard output and to bench-results/."""
+    parser = argparse.ArgumentParser(
+        prog="make bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rounds", type=int, default=5, help="rounds of each measurement (default 5)")
+    parser.add_argument("--requests", type=int, default=300, help="requests of an unloaded round (default 300)")
+    parser.add_argument("--rate", type=float, default=100.0, help="tasks a second of the open loop (default 100)")
+    parser.add_argument("--seconds", type=float, default=10.0, help="length of a round of the open loop (default 10)")
+    parser.add_argument(
+        "--privacy", default="sensitive", choices=["sensitive", "public"], help="sensitive: local nodes only (default)"
+    )
+    parser.add_argument("--output", type=Path, default=Path("bench-results/latency.json"), help="where the JSON goes")
+    options = parser.parse_args()
+    with (
+        open_folder("bench") as folder,
+        running_up(folder, "--port-base", "0", "--simulate", HEADRACE_SIMULATOR_SPEED="instant") as stack,
+    ):
+        results = asyncio.run(measure(stack, options))
+    medians = {name: median_of(rounds) for name, rounds in results.items()}
+    report = {
+        "what": "HTTP request to response of /v1/chat/completions through the whole platform, simulated model "
+        "without latency, milliseconds, medians over the rounds",
+        "machine": {"processors": os.cpu_count(), "python": platform.python_version(), "system": platform.platform()},
+        "medians": {name: asdict(one) for name, one in medians.items()},
+        "rounds": {name: [asdict(one) for one in rounds] for name, rounds in results.items()},
+    }
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    options.output.write_text(json.dumps(report, indent=2) + "\n")
+    sys.stderr.write(f"{'':14}{'requests':>10}{'failed':>8}{'p50 ms':>9}{'p90 ms':>9}{'p99 ms':>9}{'max ms':>9}\n")
+    for name, one in medians.items():
+        sys.stderr.write(
+            f"{name:14}{one.requests:>10}{one.failed:>8}{one.p50:>9.2f}{one.p90:>9.2f}{one.p99:>9.2f}{one.longest:>9.1f}\n"
+        )
+    sys.stderr.write(f"models are simulated, without latency; also in {options.output}\n")
+    sys.stdout.write(json.dumps(report["medians"]) + "\n")
+    return 1 if any(one.failed for one in medians.values()) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
