@@ -1,0 +1,1 @@
+"""Intake's edges: HTTP, Kafka replies, Postgres."""

@@ -1,0 +1,58 @@
+"""The wish to stop a task, and the record of a submission that was refused."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from headrace_contracts.events import AuditRecorded, Privacy, TaskCancelled, TaskSubmitted
+
+from headrace_intake.decide.refusals import Refusal, bad_request
+
+_LONGEST_REASON: Final = 200
+
+
+def parse_reason(text: str | None) -> str:
+    """Why, in the caller's words. Raises Refusal for what is too long for a record."""
+    reason = text or ""
+    if len(reason) > _LONGEST_REASON or not reason.isprintable():
+        raise bad_request(f"reason must have at most {_LONGEST_REASON} printable characters.", "reason")
+    return reason
+
+
+def wish(
+    *, task_id: str, tenant: str, key_id: str, home_partition: int | None, reason: str, now_ms: int
+) -> TaskCancelled:
+    """The event that asks the router to stop a task."""
+    return TaskCancelled(
+        task_id=task_id,
+        tenant=tenant,
+        home_partition=home_partition,
+        requested_by=key_id,
+        reason=reason,
+        requested_at=now_ms,
+    )
+
+
+def wish_id(task_id: str) -> str:
+    """Id of the event: asking twice is asking once."""
+    return f"{task_id}/cancel"
+
+
+def refused(task: TaskSubmitted, refusal: Refusal, now_ms: int) -> AuditRecorded:
+    """The audit record of a task that was not accepted because of its class of data."""
+    provider, slash, model = (task.model or "").partition("/")
+    return AuditRecorded(
+        event_id=f"{task.task_id}/refused",
+        tenant=task.tenant,
+        user=task.user,
+        key_id=task.key_id,
+        subject=task.subject,
+        task_id=task.task_id,
+        action="refuse",
+        privacy=task.privacy or Privacy.SENSITIVE,
+        provider=provider if slash else None,
+        model=model if slash else task.model,
+        allowed=False,
+        reason=refusal.detail,
+        recorded_at=now_ms,
+    )

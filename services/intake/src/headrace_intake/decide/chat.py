@@ -1,0 +1,145 @@
+"""The body of POST /v1/chat/completions: which parameters are taken, and what the rest is told."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Final, Literal
+
+from headrace_contracts.events import Lane
+from pydantic import BaseModel, ConfigDict, Field
+
+from headrace_intake.decide.drafts import Draft, conversation, designation
+from headrace_intake.decide.options import Labels, MessageIn, Name, TaskOptions
+from headrace_intake.decide.refusals import bad_request
+
+DEFAULT_KIND: Final = "chat"
+
+_HAPPENS_ANYWAY: Final[Mapping[str, tuple[Any, ...]]] = {
+    "n": (1,),
+    "tools": ([],),
+    "functions": ([],),
+    "tool_choice": ("none", "auto"),
+    "function_call": ("none", "auto"),
+    "parallel_tool_calls": (True, False),
+    "presence_penalty": (0,),
+    "frequency_penalty": (0,),
+    "logit_bias": ({},),
+    "logprobs": (False,),
+    "top_logprobs": (0,),
+    "modalities": (["text"],),
+    "service_tier": ("auto", "default"),
+    "store": (False,),
+}
+"""Parameters of OpenAI's that are not taken, with the values that ask for nothing beyond what happens anyway."""
+
+_MESSAGE_HAPPENS_ANYWAY: Final[Mapping[str, tuple[Any, ...]]] = {"tool_calls": ([],), "annotations": ([],)}
+"""The same for a message: an answer that a client sends back carries these."""
+
+
+class StreamOptions(BaseModel):
+    """OpenAI's options of a stream."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    include_usage: bool = False
+    include_obfuscation: Literal[False] | None = None
+
+
+class ResponseFormat(BaseModel):
+    """The form of the answer."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    type: Literal["text", "json_object"]
+
+
+class ChatRequest(TaskOptions):
+    """A chat completion as OpenAI's clients write it, after `taken` has been through it."""
+
+    model: Name
+    messages: Annotated[list[MessageIn], Field(min_length=1)]
+    max_completion_tokens: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
+    stream_options: StreamOptions | None = None
+    response_format: ResponseFormat | None = None
+    metadata: Labels | None = None
+
+    @property
+    def include_usage(self) -> bool:
+        """Whether a stream ends with a chunk that holds the usage."""
+        return self.stream_options is not None and self.stream_options.include_usage
+
+
+def taken(document: Mapping[str, Any]) -> dict[str, Any]:
+    """The body without what asks for nothing.
+
+    Raises Refusal, naming the parameter, where it asks for something that is not done here.
+    """
+    kept = _without_neutral(document, ChatRequest.model_fields.keys(), _HAPPENS_ANYWAY, "")
+    messages = kept.get("messages")
+    if isinstance(messages, list):
+        kept["messages"] = [
+            _without_neutral(message, MessageIn.model_fields.keys(), _MESSAGE_HAPPENS_ANYWAY, f"messages.{index}.")
+            if isinstance(message, dict)
+            else message
+            for index, message in enumerate(messages)
+        ]
+        _only_text(kept["messages"])
+    response_format = kept.get("response_format")
+    if isinstance(response_format, dict) and response_format.get("type") == "json_schema":
+        raise _unsupported("response_format", "json_schema is not supported here; json_object is")
+    return kept
+
+
+def _without_neutral(
+    document: Mapping[str, Any], known: Any, neutral: Mapping[str, tuple[Any, ...]], where: str
+) -> dict[str, Any]:
+    kept: dict[str, Any] = {}
+    for name, value in document.items():
+        if value is None:
+            continue
+        if name in known:
+            kept[name] = value
+        elif not any(type(value) is type(same) and value == same for same in _with_floats(neutral.get(name, ()))):
+            raise _unsupported(where + name, "this parameter is not supported here" + _except_for(neutral.get(name)))
+    return kept
+
+
+def _with_floats(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    return (*values, *(float(value) for value in values if type(value) is int))
+
+
+def _except_for(values: tuple[Any, ...] | None) -> str:
+    return "" if not values else f", except as {' or '.join(str(value) for value in values)}"
+
+
+def _only_text(messages: list[Any]) -> None:
+    for index, message in enumerate(messages):
+        content = message.get("content") if isinstance(message, dict) else None
+        for place, part in enumerate(content if isinstance(content, list) else ()):
+            if isinstance(part, dict) and part.get("type") not in ("text", None):
+                raise _unsupported(f"messages.{index}.content.{place}.type", "only text parts are supported here")
+
+
+def _unsupported(param: str, why: str) -> Exception:
+    return bad_request(f"{param}: {why}.", param, "unsupported-parameter")
+
+
+def draft_of_chat(request: ChatRequest, default_deadline_seconds: float) -> Draft:
+    """What the request wants. Somebody waits for it, so it goes interactive unless told otherwise. Raises Refusal."""
+    role, model = designation(request.model, request.role)
+    options = request
+    if request.max_completion_tokens is not None:
+        if request.max_tokens not in (None, request.max_completion_tokens):
+            raise bad_request("max_tokens and max_completion_tokens differ: give one.", "max_tokens")
+        options = request.model_copy(update={"max_tokens": request.max_completion_tokens})
+    return Draft(
+        options=options,
+        messages=conversation(request.messages),
+        role=role,
+        model=model,
+        kind=request.kind or DEFAULT_KIND,
+        lane=request.priority or Lane.INTERACTIVE,
+        default_deadline_seconds=default_deadline_seconds,
+        json=request.response_format is not None and request.response_format.type == "json_object",
+        labels=dict(request.metadata or {}),
+    )

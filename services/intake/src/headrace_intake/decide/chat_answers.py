@@ -1,0 +1,189 @@
+"""From the end of a task to what OpenAI's clients expect: a completion, chunks of a stream, or an error."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from headrace_contracts.content import text_of
+from headrace_contracts.events import TaskCompleted, TaskStatus
+
+from headrace_intake.decide.refusals import Refusal
+from headrace_intake.decide.views import dollars
+
+NO_RETRY: Final[Mapping[str, str]] = {"x-should-retry": "false"}
+"""Tells OpenAI's clients not to send the request again by themselves."""
+
+_WITHOUT_CAPACITY: Final = ("capacity", "candidate", "overloaded", "unavailable", "rate_limit")
+_RETRY_AFTER_SECONDS: Final = 5
+
+
+@dataclass(frozen=True, slots=True)
+class ChatError:
+    """An answer that is none: status, OpenAI's error, and headers."""
+
+    refusal: Refusal
+    headers: Mapping[str, str]
+
+
+def error_of(end: TaskCompleted) -> ChatError | None:
+    """The error that this end is to a chat caller; None when there is an answer (a refusal by the model is one)."""
+    code = end.failure.code if end.failure is not None else "task_failed"
+    why = (end.failure.message if end.failure is not None else "") or "no reason was given"
+    match end.status:
+        case TaskStatus.SUCCEEDED | TaskStatus.REFUSED:
+            return None
+        case TaskStatus.CANCELLED:
+            return ChatError(Refusal(499, "task_cancelled", f"The task was cancelled: {why}"), NO_RETRY)
+        case TaskStatus.EXPIRED:
+            return ChatError(
+                Refusal(504, "deadline_expired", f"The deadline passed before there was an answer: {why}"), NO_RETRY
+            )
+        case TaskStatus.FAILED if "budget" in code:
+            return ChatError(Refusal(402, "budget_exceeded", f"The budget does not allow it: {why}"), NO_RETRY)
+        case TaskStatus.FAILED if any(word in code for word in _WITHOUT_CAPACITY):
+            after = end.failure.retry_after_ms if end.failure is not None else None
+            seconds = max(1, -(-after // 1000)) if after else _RETRY_AFTER_SECONDS
+            return ChatError(Refusal(503, code, f"No model could take the task: {why}"), {"Retry-After": str(seconds)})
+        case TaskStatus.FAILED:
+            return ChatError(Refusal(502, code, f"The task failed: {why}"), NO_RETRY)
+
+
+def answer_text(end: TaskCompleted) -> str:
+    """What the model said. Raises ContentSealed."""
+    return "" if end.answer is None else text_of(end.answer)
+
+
+def provenance(end: TaskCompleted) -> dict[str, Any]:
+    """Who answered, and what it cost."""
+    return {
+        "task_id": end.task_id,
+        "provider": end.provider,
+        "model": end.model,
+        "node": end.node,
+        "simulated": end.simulated,
+        "served_from": str(end.served_from),
+        "source_task_id": end.source_task_id,
+        "cost_nanodollars": end.cost_nanodollars,
+        "cost_usd": dollars(end.cost_nanodollars),
+        "attempts": end.attempts,
+        "privacy": str(end.privacy),
+    }
+
+
+def headers(end: TaskCompleted) -> dict[str, str]:
+    """The same as headers, for callers that see no bodies."""
+    told = {
+        "X-Headrace-Task-Id": end.task_id,
+        "X-Headrace-Provider": end.provider,
+        "X-Headrace-Model": end.model,
+        "X-Headrace-Simulated": "true" if end.simulated else "false",
+        "X-Headrace-Served-From": str(end.served_from),
+        "X-Headrace-Cost-Usd": dollars(end.cost_nanodollars),
+    }
+    return {name: _header_value(value) for name, value in told.items() if value is not None}
+
+
+def _header_value(text: str) -> str:
+    return "".join(char if " " <= char <= "~" else "?" for char in text)
+
+
+def model_name(end: TaskCompleted) -> str:
+    """The answering model as it can be asked for."""
+    return f"{end.provider}/{end.model}" if end.provider and end.model else end.model or ""
+
+
+def usage(end: TaskCompleted) -> dict[str, Any]:
+    """Tokens of all attempts, as OpenAI counts them."""
+    return {
+        "prompt_tokens": end.usage.input_tokens,
+        "completion_tokens": end.usage.output_tokens,
+        "total_tokens": end.usage.input_tokens + end.usage.output_tokens,
+        "prompt_tokens_details": {"cached_tokens": end.usage.cached_input_tokens},
+    }
+
+
+def finish_reason(end: TaskCompleted) -> str:
+    """Why the model stopped, in OpenAI's words."""
+    if end.status is TaskStatus.REFUSED:
+        return "content_filter"
+    return "length" if end.finish_reason == "length" else "stop"
+
+
+def completion(end: TaskCompleted) -> dict[str, Any]:
+    """The body of an answer that is not streamed. Raises ContentSealed."""
+    text = answer_text(end)
+    refused = end.status is TaskStatus.REFUSED
+    return {
+        "id": completion_id(end.task_id),
+        "object": "chat.completion",
+        "created": end.submitted_at // 1000,
+        "model": model_name(end),
+        "choices": [
+            {
+                "index": 0,
+                "message": {
+                    "role": "assistant",
+                    "content": None if refused else text,
+                    "refusal": (text or "The model declined to answer.") if refused else None,
+                },
+                "logprobs": None,
+                "finish_reason": finish_reason(end),
+            }
+        ],
+        "usage": usage(end),
+        "headrace": provenance(end),
+    }
+
+
+def completion_id(task_id: str) -> str:
+    """Id of a completion, as OpenAI's look."""
+    return f"chatcmpl-{task_id}"
+
+
+@dataclass(frozen=True, slots=True)
+class Chunks:
+    """Makes the chunks of one stream."""
+
+    task_id: str
+    created_ms: int
+    requested_model: str
+    include_usage: bool
+
+    def opening(self) -> dict[str, Any]:
+        """The first one: who speaks."""
+        return self._chunk({"role": "assistant", "content": ""})
+
+    def text(self, piece: str) -> dict[str, Any]:
+        """A piece of the answer."""
+        return self._chunk({"content": piece})
+
+    def refusal(self, piece: str) -> dict[str, Any]:
+        """What a model says that declines."""
+        return self._chunk({"refusal": piece})
+
+    def closing(self, end: TaskCompleted) -> list[dict[str, Any]]:
+        """The last ones: why it ended, where it came from, and what it consumed where that was asked for."""
+        last = self._chunk({}, finish_reason(end), model_name(end))
+        last["headrace"] = provenance(end)
+        if not self.include_usage:
+            return [last]
+        return [last, {**self._chunk({}, None, model_name(end)), "choices": [], "usage": usage(end)}]
+
+    def _chunk(self, delta: dict[str, Any], reason: str | None = None, model: str | None = None) -> dict[str, Any]:
+        chunk: dict[str, Any] = {
+            "id": completion_id(self.task_id),
+            "object": "chat.completion.chunk",
+            "created": self.created_ms // 1000,
+            "model": model or self.requested_model,
+            "choices": [{"index": 0, "delta": delta, "logprobs": None, "finish_reason": reason}],
+        }
+        if self.include_usage:
+            chunk["usage"] = None
+        return chunk
+
+
+def remainder(sent: str, whole: str) -> str | None:
+    """What is still to be sent of the whole answer; None when what was sent is not its beginning."""
+    return whole[len(sent) :] if whole.startswith(sent) else None

@@ -1,0 +1,139 @@
+"""From what a caller wants to the event that says so."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from headrace_contracts.content import plain
+from headrace_contracts.events import Lane, Message, Mode, Privacy, Sampling, TaskSubmitted
+from headrace_contracts.ids import route_key
+
+from headrace_intake.decide.options import MessageIn, TaskOptions, deadline_at, nanodollars
+from headrace_intake.decide.refusals import Refusal, bad_request
+
+_ROLE_PREFIX: Final = "role:"
+AUTO: Final = "auto"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Draft:
+    """A task as wanted, before it has an id, an owner and a time."""
+
+    options: TaskOptions
+    messages: tuple[Message, ...]
+    role: str | None
+    model: str | None
+    kind: str
+    lane: Lane | None
+    default_deadline_seconds: float
+    json: bool
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Origin:
+    """Who submits, when, under which id, and where they listen."""
+
+    task_id: str
+    tenant: str
+    key_id: str
+    now_ms: int
+    reply_partition: int
+
+
+def designation(model: str | None, role: str | None) -> tuple[str | None, str | None]:
+    """The pair (role, model) that `model` (`role:x`, `auto`, a model) and `role` stand for.
+
+    Raises Refusal when they name two roles, or a role and a model.
+    """
+    if model is None or model == AUTO:
+        return role, None
+    if not model.startswith(_ROLE_PREFIX):
+        if role is not None:
+            raise bad_request("Name a model or a role, not both: a role chooses its model.", "role")
+        return None, model
+    named = model.removeprefix(_ROLE_PREFIX)
+    if not named:
+        raise bad_request("role: must be followed by the name of a role, as in role:code_reviewer.", "model")
+    if role is not None and role != named:
+        raise bad_request("`model` and `role` name two different roles.", "role")
+    return named, None
+
+
+def conversation(messages: Collection[MessageIn]) -> tuple[Message, ...]:
+    """The messages as the event holds them. Raises Refusal where there is no text at all."""
+    said = tuple(Message(role=message.speaker(), content=plain(message.text())) for message in messages)
+    if not any(message.content.data for message in said):
+        raise bad_request("There is no text in the messages.", "messages")
+    return said
+
+
+def submission(draft: Draft, origin: Origin) -> TaskSubmitted:
+    """The task as it goes to Kafka. Raises Refusal for a deadline that is past."""
+    options = draft.options
+    stop = options.stop
+    return TaskSubmitted(
+        task_id=origin.task_id,
+        tenant=origin.tenant,
+        user=options.user or "",
+        key_id=origin.key_id,
+        kind=draft.kind,
+        role=draft.role,
+        model=draft.model,
+        messages=draft.messages,
+        sampling=Sampling(
+            max_output_tokens=options.max_tokens,
+            temperature=options.temperature,
+            top_p=options.top_p,
+            stop=() if stop is None else (stop,) if isinstance(stop, str) else tuple(stop),
+            seed=options.seed,
+            json=draft.json,
+        ),
+        privacy=options.privacy,
+        lane=draft.lane,
+        mode=options.mode,
+        preferred_provider=options.preferred_provider,
+        budget_nanodollars=None if options.budget is None else nanodollars(options.budget),
+        deadline_at=deadline_at(options.deadline, origin.now_ms, draft.default_deadline_seconds),
+        session=options.session,
+        subject=options.subject,
+        labels=draft.labels,
+        stream=options.stream,
+        allow_cached=options.allow_cached is not False,
+        reply_partition=origin.reply_partition,
+        submitted_at=origin.now_ms,
+    )
+
+
+def record_key(task: TaskSubmitted) -> bytes:
+    """The key of all records of the task."""
+    return route_key(
+        tenant=task.tenant,
+        session=task.session,
+        role=task.role,
+        model=task.model,
+        messages=((message.role, message.content.data) for message in task.messages),
+    ).encode()
+
+
+def contradiction(task: TaskSubmitted, cloud_providers: Collection[str]) -> Refusal | None:
+    """Why a sensitive task asks for what it must not get, if it does; None when all is well."""
+    if task.privacy is not Privacy.SENSITIVE:
+        return None
+    if task.mode is Mode.CLOUD:
+        return bad_request(
+            "Sensitive content never leaves our nodes, so it cannot run in mode cloud: ask for local or hybrid.",
+            "mode",
+            "privacy-contradiction",
+        )
+    provider, slash, _ = (task.model or "").partition("/")
+    if slash and provider in cloud_providers:
+        return bad_request(
+            f"Sensitive content never leaves our nodes, and {provider} is a cloud provider: "
+            "name a local model or a role.",
+            "model",
+            "privacy-contradiction",
+        )
+    return None

@@ -1,0 +1,89 @@
+"""Idempotency-Key: which task a repeated request is, and what is to be done about it."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from headrace_contracts.ids import digest
+
+from headrace_intake.decide.refusals import Refusal, bad_request
+
+_KEY: Final = re.compile(r"[\x20-\x7e]{1,255}")
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What Postgres holds of a key.
+
+    Attributes:
+        accepted: Whether Kafka is known to have acknowledged the task; false also where the process died before it
+            could say so.
+        created_at: When the key was taken, in milliseconds since the epoch.
+    """
+
+    task_id: str
+    digest: str
+    created_at: int
+    reply_partition: int
+    accepted: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SubmitAnew:
+    """Submit the task under this id and time: it is new, or nobody knows whether it was submitted.
+
+    If it was, the router ignores the repetition, which is the same event.
+    """
+
+    task_id: str
+    submitted_at: int
+    reply_partition: int
+    repeated: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Follow:
+    """Submit nothing: the task is on its way, or has ended."""
+
+    task_id: str
+    submitted_at: int
+    reply_partition: int
+
+
+def parse_key(value: str | None) -> str | None:
+    """The key in a request. Raises Refusal for one that cannot be kept."""
+    if value is None:
+        return None
+    # The IETF draft writes the key as a structured field, in quotes; most callers write it bare.
+    text = value[1:-1] if len(value) > 2 and value[0] == value[-1] == '"' else value
+    if not _KEY.fullmatch(text):
+        raise bad_request("Idempotency-Key must have 1 to 255 printable ASCII characters.", "Idempotency-Key")
+    return text
+
+
+def content_digest(door: str, document: Mapping[str, Any]) -> str:
+    """What tells a repeated request from another one under the same key: the door it came through, and its content."""
+    return digest([door, json.dumps(document, sort_keys=True, separators=(",", ":"))])
+
+
+def decide(mine: Taken, found: Taken | None, *, in_flight_here: bool) -> SubmitAnew | Follow:
+    """What to do with a request that wanted to take the key as `mine` and found it as `found` (None: it was free).
+
+    `in_flight_here`: this process accepted, or is just submitting, the found task. Raises Refusal for other content.
+    """
+    if found is None:
+        return SubmitAnew(mine.task_id, mine.created_at, mine.reply_partition, repeated=False)
+    if found.digest != mine.digest:
+        raise Refusal(
+            409,
+            "idempotency-conflict",
+            "This Idempotency-Key was used before with other content: use a new key for a new request.",
+            "Idempotency-Key",
+        )
+    if found.accepted or in_flight_here:
+        return Follow(found.task_id, found.created_at, found.reply_partition)
+    return SubmitAnew(found.task_id, found.created_at, found.reply_partition, repeated=True)

@@ -1,0 +1,74 @@
+"""API keys: what an admin may ask for, and the records that follow."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from headrace_contracts.events import AccessKey
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+from headrace_intake.decide.views import rfc3339
+
+ScopeName = Literal["tasks", "skills", "costs", "admin"]
+
+TENANT_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+"""Tenants stand in record keys before a slash, in group names and in metrics, so they are short and plain."""
+
+_EVERYDAY: tuple[ScopeName, ...] = ("tasks", "skills", "costs")
+
+
+class KeyRequest(BaseModel):
+    """The body of POST /v1/keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    tenant: Annotated[str, StringConstraints(pattern=TENANT_PATTERN)]
+    name: Annotated[str, StringConstraints(max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")] = ""
+    scopes: Annotated[list[ScopeName], Field(min_length=1)] = list(_EVERYDAY)
+    requests_per_minute: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+
+
+def new_key(request: KeyRequest, *, key_id: str, secret_hash: str, now_ms: int) -> AccessKey:
+    """The record of a key that has just been made."""
+    return AccessKey(
+        key_id=key_id,
+        tenant=request.tenant,
+        name=request.name,
+        secret_hash=secret_hash,
+        scopes=tuple(dict.fromkeys(request.scopes)),
+        requests_per_minute=request.requests_per_minute,
+        created_at=now_ms,
+    )
+
+
+def bootstrap_key(
+    stored: AccessKey | None, *, key_id: str, secret_hash: str, tenant: str, now_ms: int
+) -> AccessKey | None:
+    """The record to publish for the key that settings name; None when it is there already.
+
+    One that was revoked stays so. One with another hash was stored under another pepper, and is replaced: otherwise
+    nobody could enter.
+    """
+    if stored is not None and (stored.secret_hash == secret_hash or stored.revoked_at is not None):
+        return None
+    return AccessKey(
+        key_id=key_id,
+        tenant=stored.tenant if stored is not None else tenant,
+        name="bootstrap",
+        secret_hash=secret_hash,
+        scopes=("admin", *_EVERYDAY),
+        created_at=stored.created_at if stored is not None else now_ms,
+    )
+
+
+def document(key: AccessKey) -> dict[str, Any]:
+    """A key as admins see it: never its hash."""
+    return {
+        "id": key.key_id,
+        "tenant": key.tenant,
+        "name": key.name,
+        "scopes": list(key.scopes),
+        "requests_per_minute": key.requests_per_minute,
+        "created_at": rfc3339(key.created_at),
+        "revoked_at": rfc3339(key.revoked_at),
+    }

@@ -1,0 +1,41 @@
+"""Which models callers can name, as GET /v1/models shows them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from headrace_contracts.events import NodeStatus, Place
+
+from headrace_intake.decide.drafts import AUTO
+
+
+def is_fresh(node: NodeStatus, now_ms: int) -> bool:
+    """Whether the node's last report still stands."""
+    return now_ms <= node.reported_at + node.valid_for_ms
+
+
+def offered(nodes: Iterable[NodeStatus], now_ms: int) -> dict[str, dict[str, Any]]:
+    """Models of healthy nodes by the name to ask for, and `auto`."""
+    nowhere = {"place": None, "nodes": [], "simulated": False}
+    found: dict[str, dict[str, Any]] = {AUTO: _entry(AUTO, "headrace", nowhere)}
+    for node in sorted(nodes, key=lambda node: node.node):
+        if not node.healthy or not is_fresh(node, now_ms):
+            continue
+        for model in node.models:
+            name = f"{node.provider}/{model.name}"
+            entry = found.setdefault(
+                name, _entry(name, node.provider, {"place": str(node.place), "nodes": [], "simulated": node.simulated})
+            )
+            entry["headrace"]["nodes"].append(node.node)
+            entry["headrace"]["simulated"] |= node.simulated
+    return found
+
+
+def _entry(name: str, owner: str, origin: Mapping[str, Any]) -> dict[str, Any]:
+    return {"id": name, "object": "model", "created": 0, "owned_by": owner, "headrace": dict(origin)}
+
+
+def cloud_providers(nodes: Iterable[NodeStatus]) -> frozenset[str]:
+    """Providers that are not ours, whether or not they answer just now."""
+    return frozenset(node.provider for node in nodes if node.place is Place.CLOUD)

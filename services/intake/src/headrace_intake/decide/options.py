@@ -1,0 +1,177 @@
+"""The fields that a task and a chat completion have in common, as callers write them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import ROUND_FLOOR, Decimal
+from typing import Annotated, Any, Final, Literal
+
+from headrace_contracts.events import Lane, Mode, Privacy
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
+
+from headrace_intake.decide.refusals import bad_request
+
+NANODOLLARS_IN_A_DOLLAR: Final = 1_000_000_000
+LONGEST_DEADLINE_SECONDS: Final = 30 * 86_400
+HEADER_PREFIX: Final = "X-Headrace-"
+HEADER_FIELDS: Final = (
+    "privacy", "priority", "budget", "deadline", "session", "subject", "role", "kind", "user", "mode",
+    "preferred_provider", "allow_cached",
+)  # fmt: skip
+"""Fields that may also be a header: X-Headrace-Preferred-Provider for preferred_provider."""
+
+_NO_CONTROLS: Final = r"^[^\x00-\x1f\x7f]+$"
+_RFC3339: Final = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)")
+
+Name = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=_NO_CONTROLS)]
+"""A name that callers choose; it stands in keys, indexes and logs, so it is short and printable."""
+
+
+@dataclass(frozen=True, slots=True)
+class InSeconds:
+    """A deadline counted from the moment the task is accepted."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class AtTime:
+    """A deadline at a moment, in milliseconds since the epoch."""
+
+    ms: int
+
+
+Deadline = InSeconds | AtTime
+
+
+def parse_time(value: object) -> int:
+    """Milliseconds since the epoch from RFC 3339 text.
+
+    Raises ValueError, in words for the caller, for anything else.
+    """
+    if not isinstance(value, str) or not _RFC3339.fullmatch(value):
+        raise ValueError("must be a time such as 2027-01-01T12:00:00Z")
+    # "T" may be a blank or small in RFC 3339; Python 3.11 reads both, and Z as an offset.
+    return int(datetime.fromisoformat(value.upper()).timestamp() * 1000)
+
+
+def _parse_deadline(value: object) -> object:
+    if value is None or isinstance(value, InSeconds | AtTime):
+        return value
+    seconds: float | None = None
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        seconds = float(value)
+    elif isinstance(value, str):
+        try:
+            seconds = float(value)
+        except ValueError:
+            return AtTime(parse_time(value))
+    if seconds is None or not 0 < seconds <= LONGEST_DEADLINE_SECONDS:
+        raise ValueError(f"must be a time, or seconds from now: more than 0, at most {LONGEST_DEADLINE_SECONDS}")
+    return InSeconds(seconds)
+
+
+class TaskOptions(BaseModel):
+    """Headrace's own fields, and sampling. Unknown fields are refused: a limit that is misspelt must not be lost."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, allow_inf_nan=False, arbitrary_types_allowed=True, protected_namespaces=()
+    )
+
+    privacy: Privacy | None = None
+    priority: Lane | None = None
+    budget: Annotated[Decimal, Field(ge=0, le=1_000_000)] | None = None
+    deadline: Annotated[InSeconds | AtTime | None, BeforeValidator(_parse_deadline)] = None
+    session: Name | None = None
+    subject: Name | None = None
+    role: Name | None = None
+    kind: Name | None = None
+    user: Annotated[str, StringConstraints(max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")] | None = None
+    mode: Mode | None = None
+    preferred_provider: Name | None = None
+    allow_cached: bool | None = None
+
+    max_tokens: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    stop: Annotated[str, Field(min_length=1, max_length=200)] | Annotated[list[str], Field(max_length=16)] | None = None
+    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
+    stream: bool = False
+
+
+class TextPart(BaseModel):
+    """A piece of a message's content."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    type: Literal["text"]
+    text: str
+
+
+class MessageIn(BaseModel):
+    """One message of the conversation."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: str | list[TextPart]
+
+    def text(self) -> str:
+        """The content as one text; parts stand on lines of their own."""
+        return self.content if isinstance(self.content, str) else "\n".join(part.text for part in self.content)
+
+    def speaker(self) -> str:
+        """The role as the events know it."""
+        return "system" if self.role == "developer" else self.role
+
+
+Labels = Annotated[dict[Name, Annotated[str, StringConstraints(max_length=1000)]], Field(max_length=32)]
+
+
+def with_headers(document: Mapping[str, Any], headers: Mapping[str, str]) -> dict[str, Any]:
+    """The body, with those of its missing fields that came as X-Headrace-* headers.
+
+    Raises Refusal for such a header that is none of HEADER_FIELDS.
+    """
+    merged = dict(document)
+    prefix = HEADER_PREFIX.lower()
+    for header, value in headers.items():
+        name = header.lower()
+        if not name.startswith(prefix):
+            continue
+        field = name.removeprefix(prefix).replace("-", "_")
+        if field not in HEADER_FIELDS:
+            raise bad_request(
+                f"There is no header {header}; the headers are those for {', '.join(HEADER_FIELDS)}.",
+                header,
+                "unsupported-parameter",
+            )
+        if merged.get(field) is None:
+            merged[field] = value
+    return merged
+
+
+def nanodollars(budget: Decimal) -> int:
+    """Dollars as whole nano-dollars, never more than was said."""
+    return int((budget * NANODOLLARS_IN_A_DOLLAR).to_integral_value(rounding=ROUND_FLOOR))
+
+
+def deadline_at(deadline: Deadline | None, now_ms: int, default_seconds: float) -> int:
+    """When the task expires.
+
+    Raises Refusal for a moment that is past, or further away than any deadline may be.
+    """
+    match deadline:
+        case None:
+            return now_ms + int(default_seconds * 1000)
+        case InSeconds(seconds):
+            return now_ms + max(1, int(seconds * 1000))
+        case AtTime(ms) if ms <= now_ms:
+            raise bad_request("The deadline is past.", "deadline")
+        case AtTime(ms) if ms > now_ms + LONGEST_DEADLINE_SECONDS * 1000:
+            raise bad_request(f"The deadline is more than {LONGEST_DEADLINE_SECONDS} s away.", "deadline")
+        case AtTime(ms):
+            return ms

@@ -1,0 +1,22 @@
+"""A request that cannot be done, and what its caller is told."""
+
+from __future__ import annotations
+
+
+class Refusal(Exception):
+    """Answer the caller with `status`; `kind` is for programs, `detail` for people, `param` names the field.
+
+    None of them holds content of the request.
+    """
+
+    def __init__(self, status: int, kind: str, detail: str, param: str | None = None) -> None:
+        super().__init__(f"{status} {kind}: {detail}")
+        self.status = status
+        self.kind = kind
+        self.detail = detail
+        self.param = param
+
+
+def bad_request(detail: str, param: str, kind: str = "invalid-request") -> Refusal:
+    """400 for one field."""
+    return Refusal(400, kind, detail, param)

@@ -1,0 +1,49 @@
+"""The body of POST /v1/tasks."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Final
+
+from pydantic import Field
+
+from headrace_intake.decide.drafts import Draft, conversation, designation
+from headrace_intake.decide.options import Labels, MessageIn, Name, TaskOptions
+from headrace_intake.decide.refusals import bad_request
+
+DEFAULT_KIND: Final = "task"
+
+
+class TaskRequest(TaskOptions):
+    """A task as callers of the tasks API write it."""
+
+    model: Name | None = None
+    messages: Annotated[list[MessageIn], Field(min_length=1)] | None = None
+    prompt: Annotated[str, Field(min_length=1)] | None = None
+    json_answer: Annotated[bool, Field(alias="json")] = False
+    labels: Labels | None = None
+
+
+def draft_of_task(request: TaskRequest, default_deadline_seconds: float) -> Draft:
+    """What the request wants. Raises Refusal."""
+    role, model = designation(request.model, request.role)
+    if (request.messages is None) == (request.prompt is None):
+        raise bad_request("Give either `prompt` or `messages`.", "messages")
+    messages = request.messages or [MessageIn(role="user", content=request.prompt or "")]
+    return Draft(
+        options=request,
+        messages=conversation(messages),
+        role=role,
+        model=model,
+        kind=request.kind or DEFAULT_KIND,
+        lane=request.priority,
+        default_deadline_seconds=default_deadline_seconds,
+        json=request.json_answer,
+        labels=dict(request.labels or {}),
+    )
+
+
+def expect_object(document: Any) -> dict[str, Any]:
+    """The body as a JSON object. Raises Refusal."""
+    if not isinstance(document, dict):
+        raise bad_request("The body must be a JSON object.", "(body)")
+    return document

@@ -1,0 +1,4 @@
+"""The schema `intake` in Postgres, as Alembic revisions; they ship with the package.
+
+`python -m headrace_intake.migrations upgrade` applies them; the service does the same when it starts.
+"""
