@@ -1,0 +1,84 @@
+"""One running call: what has come so far, how long it took, what it has consumed."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from headrace_models.errors import RetryLater
+from headrace_models.ports import ChatRequest, ChatResult, FinishReason, OnText, Usage, hand_out
+from headrace_models.prices import estimated_tokens
+
+
+class Call:
+    """Gathers the pieces of one answer and keeps its times."""
+
+    def __init__(self, provider: str, request: ChatRequest, on_text: OnText) -> None:
+        self.provider = provider
+        self.request = request
+        self.accepted = False
+        """Whether the provider has begun to answer, and so may bill."""
+        self.reported: Usage | None = None
+        """What the provider has said that the call consumed, once it has."""
+        self._on_text = on_text
+        self._pieces: list[str] = []
+        self._began = time.perf_counter()
+        self._first_token_ms: float | None = None
+
+    async def hear(self, piece: str) -> None:
+        """Take the next piece of the answer and hand it out."""
+        if not piece:
+            return
+        if self._first_token_ms is None:
+            self._first_token_ms = self._elapsed_ms()
+        self._pieces.append(piece)
+        await hand_out(self._on_text, piece)
+
+    def spent(self) -> Usage:
+        """What the call has consumed: as the provider said, else estimated once it has begun to answer."""
+        if self.reported is not None:
+            return self.reported
+        if not self.accepted:
+            return Usage()
+        prompt = sum(estimated_tokens(message.text) for message in self.request.messages)
+        return Usage(input_tokens=prompt, output_tokens=estimated_tokens("".join(self._pieces)))
+
+    def result(self, finish_reason: FinishReason, *, model: str, simulated: bool, request_id: str) -> ChatResult:
+        total_ms = self._elapsed_ms()
+        return ChatResult(
+            text="".join(self._pieces),
+            finish_reason=finish_reason,
+            usage=self.spent(),
+            model=model,
+            first_token_ms=self._first_token_ms if self._first_token_ms is not None else total_ms,
+            total_ms=total_ms,
+            simulated=simulated,
+            request_id=request_id,
+        )
+
+    def unreachable(self) -> RetryLater:
+        """For a connection that could not be made, or was lost before the answer was whole."""
+        if self.accepted:
+            message = f"{self.provider} closed the connection before the answer was whole"
+            return RetryLater("connection_lost", message, provider=self.provider, usage=self.spent())
+        message = f"{self.provider} cannot be reached; check its address and the network"
+        return RetryLater("unreachable", message, provider=self.provider)
+
+    def _elapsed_ms(self) -> float:
+        return (time.perf_counter() - self._began) * 1000
+
+
+@asynccontextmanager
+async def limited(call: Call) -> AsyncIterator[None]:
+    """Ends the block when the call's time is over, with RetryLater `timeout`."""
+    deadline = asyncio.timeout(call.request.timeout_seconds)
+    try:
+        async with deadline:
+            yield
+    except TimeoutError:
+        if not deadline.expired():
+            raise
+        message = f"{call.provider} did not finish within {call.request.timeout_seconds:g} s"
+        raise RetryLater("timeout", message, provider=call.provider, usage=call.spent()) from None

@@ -1,0 +1,88 @@
+"""`python -m headrace_models.simulator`: run the simulator until SIGTERM or SIGINT."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from headrace_models.simulator.catalog import DEFAULT_NODES
+from headrace_models.simulator.faults import parse_fault
+from headrace_models.simulator.pace import Speed
+from headrace_models.simulator.server import Simulator, SimulatorConfig
+
+
+def _node(text: str) -> tuple[str, tuple[str, ...]]:
+    name, _, models = text.partition("=")
+    listed = tuple(model.strip() for model in models.split(",") if model.strip())
+    return name, listed or DEFAULT_NODES["workstation"]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m headrace_models.simulator",
+        description="Stands in for Ollama, Groq, Anthropic and Tavily; everything it answers is marked as simulated.",
+    )
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (127.0.0.1)")
+    parser.add_argument("--port", type=int, default=11480, help="port to listen on, 0 for a free one (11480)")
+    parser.add_argument("--speed", type=Speed.parse, default=Speed(), help="instant, realistic, or a factor such as 10")
+    parser.add_argument(
+        "--node",
+        type=_node,
+        action="append",
+        metavar="NAME[=MODEL,...]",
+        help="an Ollama node and its models; may be given again (workstation and remote-1)",
+    )
+    parser.add_argument("--slots", type=int, default=4, help="calls that one node runs at once (4)")
+    parser.add_argument("--log", type=Path, help="append what each provider was sent to this file, as JSON lines")
+    parser.add_argument("--log-texts", action="store_true", help="with the texts themselves, not only their hashes")
+    parser.add_argument(
+        "--fault",
+        type=parse_fault,
+        action="append",
+        default=[],
+        metavar="PROVIDER:KIND[:COUNT]",
+        help="let the next calls of a provider fail, such as groq:rate_limit:3; may be given again",
+    )
+    return parser
+
+
+async def _serve(arguments: argparse.Namespace) -> int:
+    config = SimulatorConfig(
+        host=arguments.host,
+        port=arguments.port,
+        speed=arguments.speed,
+        nodes=dict(arguments.node) if arguments.node else DEFAULT_NODES,
+        slots_per_node=arguments.slots,
+        log=arguments.log,
+        log_texts=arguments.log_texts,
+    )
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    try:
+        simulator = Simulator(config)
+        for provider, fault, count in arguments.fault:
+            simulator.faults.add(provider, fault, count)
+        await simulator.start()
+    except OSError as error:
+        sys.stderr.write(f"simulator: cannot listen on {arguments.host}:{arguments.port} or write the log: {error}\n")
+        return 1
+    sys.stdout.write(f"simulator listening on {simulator.url}\n")
+    sys.stdout.flush()
+    await stopping.wait()
+    await simulator.stop()
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Returns the exit code: 0 after a signal, 1 when the address is taken."""
+    return asyncio.run(_serve(_parser().parse_args(argv)))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,163 @@
+"""Anthropic's Messages API: `/anthropic/v1/...`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, Final
+
+from aiohttp import web
+
+from headrace_models.ports import Message
+from headrace_models.simulator.catalog import ANTHROPIC
+from headrace_models.simulator.exchange import (
+    Answer,
+    Prompt,
+    World,
+    break_off,
+    compose,
+    hang,
+    json_object,
+    messages_of,
+    spoken,
+    stream_response,
+    text_of,
+)
+from headrace_models.simulator.faults import Fault, FaultKind
+from headrace_models.wire import SIMULATED_MESSAGE_PREFIX
+
+_ERRORS: Final[Mapping[FaultKind, tuple[int, str, str]]] = {
+    FaultKind.RATE_LIMIT: (429, "rate_limit_error", "This request would exceed your rate limit"),
+    FaultKind.OVERLOADED: (529, "overloaded_error", "Overloaded"),
+    FaultKind.ERROR: (500, "api_error", "Internal server error"),
+    FaultKind.QUOTA: (400, "invalid_request_error", "Your credit balance is too low to access the API"),
+    FaultKind.UNAUTHORISED: (401, "authentication_error", "invalid x-api-key"),
+    FaultKind.MODEL_MISSING: (404, "not_found_error", "model not found"),
+    FaultKind.BAD_REQUEST: (400, "invalid_request_error", "invalid request"),
+}
+_STOP_REASON: Final = {"stop": "end_turn", "length": "max_tokens", "refusal": "refusal"}
+
+
+class AnthropicWire:
+    """The API's routes."""
+
+    provider: Final = "anthropic"
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._number = 0
+
+    def add_routes(self, app: web.Application) -> None:
+        app.router.add_get("/anthropic/v1/models", self._models)
+        app.router.add_post("/anthropic/v1/messages", self._messages)
+
+    async def _models(self, request: web.Request) -> web.Response:
+        if not _has_key(request):
+            return _error(_ERRORS[FaultKind.UNAUTHORISED])
+        data = [
+            {"type": "model", "id": name, "display_name": f"{name} (simulated)", "created_at": "2026-01-01T00:00:00Z"}
+            for name in ANTHROPIC
+        ]
+        names = list(ANTHROPIC)
+        return web.json_response({"data": data, "has_more": False, "first_id": names[0], "last_id": names[-1]})
+
+    async def _messages(self, request: web.Request) -> web.StreamResponse:
+        if not _has_key(request):
+            return _error(_ERRORS[FaultKind.UNAUTHORISED])
+        try:
+            document = await json_object(request)
+            messages = messages_of(document.get("messages"))
+            if not isinstance(document.get("max_tokens"), int):
+                raise ValueError("max_tokens: Field required")
+        except ValueError as error:
+            return _error((400, "invalid_request_error", str(error)))
+        system = text_of(document.get("system") or "")
+        if system:
+            messages = (Message("system", system), *messages)
+        model_name = str(document.get("model") or "")
+        self._world.evidence.record(self.provider, self.provider, model_name, messages)
+        fault = self._world.faults.take(self.provider, self.provider)
+        if fault is not None and fault.kind is FaultKind.TIMEOUT:
+            return await hang(request)
+        if fault is not None and fault.kind in _ERRORS:
+            return _error(_ERRORS[fault.kind], fault.retry_after_seconds)
+        model = ANTHROPIC.get(model_name)
+        if model is None:
+            return _error(_ERRORS[FaultKind.MODEL_MISSING])
+        prompt = Prompt(
+            model=model,
+            messages=messages,
+            max_tokens=document["max_tokens"],
+            stop=tuple(document.get("stop_sequences") or ()),
+            as_json="one JSON value" in system,
+        )
+        return await self._speak(request, prompt, fault, document)
+
+    async def _speak(
+        self, request: web.Request, prompt: Prompt, fault: Fault | None, document: dict[str, Any]
+    ) -> web.StreamResponse:
+        self._number += 1
+        answer = compose(prompt, fault)
+        pieces = spoken(answer, prompt.model, self._world.speed, fault)
+        stop_reason = _STOP_REASON[answer.finish]
+        message: dict[str, Any] = {
+            "id": f"{SIMULATED_MESSAGE_PREFIX}{self._number}",
+            "type": "message",
+            "role": "assistant",
+            "model": prompt.model.name,
+            "content": [],
+            "stop_reason": None,
+            "stop_sequence": None,
+            "usage": _usage(answer, 1),
+        }
+        if not document.get("stream"):
+            text = "".join([piece async for piece in pieces])
+            content = [{"type": "text", "text": text}]
+            usage = _usage(answer, len(answer.tokens))
+            return web.json_response({**message, "content": content, "stop_reason": stop_reason, "usage": usage})
+        response = stream_response("text/event-stream")
+        await response.prepare(request)
+        await _write(response, "message_start", {"message": message})
+        block = {"index": 0, "content_block": {"type": "text", "text": ""}}
+        await _write(response, "content_block_start", block)
+        async for piece in pieces:
+            delta = {"type": "text_delta", "text": piece}
+            await _write(response, "content_block_delta", {"index": 0, "delta": delta})
+        if fault is not None and fault.kind is FaultKind.DISCONNECT:
+            break_off(request)
+            return response
+        if fault is not None and fault.kind is FaultKind.STREAM_ERROR:
+            await _write(response, "error", {"error": {"type": "overloaded_error", "message": "Overloaded"}})
+            return response
+        await _write(response, "content_block_stop", {"index": 0})
+        end = {"delta": {"stop_reason": stop_reason, "stop_sequence": None}}
+        await _write(response, "message_delta", {**end, "usage": {"output_tokens": len(answer.tokens)}})
+        await _write(response, "message_stop", {})
+        await response.write_eof()
+        return response
+
+
+def _has_key(request: web.Request) -> bool:
+    # The API takes both; which of them the package sends depends on its version.
+    return bool(request.headers.get("X-Api-Key") or request.headers.get("Authorization"))
+
+
+async def _write(response: web.StreamResponse, event: str, document: dict[str, Any]) -> None:
+    data = json.dumps({"type": event, **document}, ensure_ascii=False)
+    await response.write(f"event: {event}\ndata: {data}\n\n".encode())
+
+
+def _usage(answer: Answer, output_tokens: int) -> dict[str, Any]:
+    return {
+        "input_tokens": answer.input_tokens,
+        "output_tokens": output_tokens,
+        "cache_creation_input_tokens": 0,
+        "cache_read_input_tokens": 0,
+    }
+
+
+def _error(what: tuple[int, str, str], retry_after: float | None = None) -> web.Response:
+    status, kind, text = what
+    headers = {"Retry-After": f"{retry_after:g}"} if retry_after is not None else None
+    document = {"type": "error", "error": {"type": kind, "message": text}, "request_id": "req_simulated"}
+    return web.json_response(document, status=status, headers=headers)

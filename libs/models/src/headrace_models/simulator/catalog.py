@@ -1,0 +1,71 @@
+"""The models that the simulator pretends to have."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+
+@dataclass(frozen=True, slots=True)
+class SimulatedModel:
+    """A model and how fast it is at `Speed.realistic`."""
+
+    name: str
+    size_bytes: int
+    context_tokens: int
+    tokens_per_second: float
+    first_token_seconds: float
+
+
+def _local(name: str, gigabytes: float, tokens_per_second: float) -> SimulatedModel:
+    return SimulatedModel(name, int(gigabytes * 1e9), 8192, tokens_per_second, 0.05)
+
+
+_LOCAL: Final = {
+    model.name: model
+    for model in (
+        _local("gemma2:2b", 1.6, 25),
+        _local("qwen2.5-coder:1.5b", 0.9, 25),
+        _local("phi3:3.8b", 2.3, 20),
+        _local("llama3:8b", 4.7, 15),
+        _local("llama3.1:8b", 4.9, 15),
+        _local("qwen2.5:7b", 4.7, 15),
+        _local("qwen2.5-coder:7b", 4.7, 15),
+        _local("codellama:7b", 3.8, 15),
+        _local("mistral:7b", 4.1, 15),
+    )
+}
+
+DEFAULT_NODES: Final[Mapping[str, tuple[str, ...]]] = {
+    "workstation": ("gemma2:2b", "qwen2.5-coder:1.5b", "phi3:3.8b"),
+    "remote-1": ("llama3:8b", "qwen2.5-coder:7b", "gemma2:2b", "phi3:3.8b", "qwen2.5-coder:1.5b"),
+}
+"""A developer's machine, and a remote worker with the bigger models."""
+
+GROQ: Final = {
+    model.name: model
+    for model in (
+        SimulatedModel("llama-3.1-8b-instant", 0, 131_072, 560, 0.15),
+        SimulatedModel("llama-3.3-70b-versatile", 0, 131_072, 280, 0.2),
+        SimulatedModel("openai/gpt-oss-20b", 0, 131_072, 1000, 0.15),
+        SimulatedModel("openai/gpt-oss-120b", 0, 131_072, 500, 0.2),
+    )
+}
+
+ANTHROPIC: Final = {
+    model.name: model
+    for model in (
+        SimulatedModel("claude-haiku-4-5", 0, 200_000, 120, 0.5),
+        SimulatedModel("claude-sonnet-4-6", 0, 1_000_000, 70, 0.8),
+        SimulatedModel("claude-opus-4-6", 0, 1_000_000, 50, 1.0),
+        SimulatedModel("claude-haiku-5-5", 0, 1_000_000, 150, 0.4),
+        SimulatedModel("claude-sonnet-5-5", 0, 1_000_000, 90, 0.7),
+        SimulatedModel("claude-opus-5-5", 0, 1_000_000, 60, 1.0),
+    )
+}
+
+
+def local_model(name: str) -> SimulatedModel:
+    """A local model by name; one that is not in the catalogue is taken as one of 4 GB at 15 tokens/s."""
+    return _LOCAL.get(name) or _local(name, 4.0, 15)

@@ -1,0 +1,135 @@
+"""What all simulated providers share: take a request in, decide what to answer, and hand it to the wire format."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from aiohttp import web
+
+from headrace_models.ports import Message
+from headrace_models.simulator.answers import REFUSAL_TEXT, answer, count_tokens, refuses, tokens_of
+from headrace_models.simulator.catalog import SimulatedModel
+from headrace_models.simulator.faults import Fault, FaultKind, FaultPlan
+from headrace_models.simulator.pace import Speed, paced
+from headrace_models.simulator.received import Evidence
+from headrace_models.wire import SIMULATED_HEADER
+
+_HANG_SECONDS: Final = 3600.0
+BREAKING_FAULTS: Final = frozenset({FaultKind.DISCONNECT, FaultKind.STREAM_ERROR})
+"""Faults that strike in the middle of an answer."""
+
+
+@dataclass(slots=True)
+class World:
+    """What the handlers share."""
+
+    speed: Speed
+    faults: FaultPlan
+    evidence: Evidence
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A request, read out of its wire format."""
+
+    model: SimulatedModel
+    messages: tuple[Message, ...]
+    max_tokens: int | None
+    stop: tuple[str, ...]
+    as_json: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What will be said, before any of it is sent."""
+
+    tokens: tuple[str, ...]
+    input_tokens: int
+    finish: str
+    """stop, length or refusal."""
+
+    @property
+    def text(self) -> str:
+        return "".join(self.tokens)
+
+
+def compose(prompt: Prompt, fault: Fault | None) -> Answer:
+    """The answer to a prompt; pure."""
+    input_tokens = sum(count_tokens(message.text) for message in prompt.messages) + 4 * len(prompt.messages)
+    if refuses(prompt.messages) or (fault is not None and fault.kind is FaultKind.REFUSAL):
+        return Answer(tuple(tokens_of(REFUSAL_TEXT)), input_tokens, "refusal")
+    text = answer(prompt.messages, model=prompt.model.name, as_json=prompt.as_json)
+    for mark in prompt.stop:
+        text = text.split(mark, 1)[0] if mark else text
+    tokens = tokens_of(text)
+    if prompt.max_tokens is not None and len(tokens) > prompt.max_tokens:
+        return Answer(tuple(tokens[: prompt.max_tokens]), input_tokens, "length")
+    return Answer(tuple(tokens), input_tokens, "stop")
+
+
+async def spoken(answer: Answer, model: SimulatedModel, speed: Speed, fault: Fault | None) -> AsyncIterator[str]:
+    """The answer's pieces in their time; ends half way where a fault breaks the answer."""
+    tokens = answer.tokens
+    if fault is not None and fault.kind in BREAKING_FAULTS:
+        tokens = tokens[: max(1, len(tokens) // 2)]
+    async for piece in paced(tokens, model, speed):
+        yield piece
+
+
+async def hang(request: web.Request) -> web.StreamResponse:
+    """Say nothing for as long as anybody would listen."""
+    await asyncio.sleep(_HANG_SECONDS)
+    return web.Response(status=504)
+
+
+def break_off(request: web.Request) -> None:
+    """Cut the connection without a farewell."""
+    if request.transport is not None:
+        request.transport.abort()
+
+
+def stream_response(content_type: str) -> web.StreamResponse:
+    return web.StreamResponse(headers={"Content-Type": content_type, "Cache-Control": "no-cache"})
+
+
+async def put_simulated_header(_request: web.Request, response: web.StreamResponse) -> None:
+    response.headers[SIMULATED_HEADER] = "1"
+
+
+async def json_object(request: web.Request) -> dict[str, Any]:
+    """The body as a JSON object.
+
+    Raises ValueError.
+    """
+    document = await request.json()
+    if not isinstance(document, dict):
+        raise ValueError("the body must be a JSON object")
+    return document
+
+
+def text_of(content: Any) -> str:
+    """A message's content, given as text or as a list of parts, as text."""
+    if isinstance(content, str):
+        return content
+    if isinstance(content, Sequence):
+        return "".join(str(part.get("text", "")) for part in content if isinstance(part, dict))
+    return ""
+
+
+def messages_of(entries: Any) -> tuple[Message, ...]:
+    """Messages in the form that Ollama, OpenAI and Anthropic share.
+
+    Raises ValueError.
+    """
+    if not isinstance(entries, list) or not entries:
+        raise ValueError("messages must be a list with at least one message")
+    messages = []
+    for entry in entries:
+        role = entry.get("role") if isinstance(entry, dict) else None
+        if role not in ("system", "developer", "user", "assistant"):
+            raise ValueError("each message needs a role: system, user or assistant")
+        messages.append(Message("system" if role == "developer" else role, text_of(entry.get("content"))))
+    return tuple(messages)

@@ -1,0 +1,235 @@
+"""Ollama's API for a fleet of simulated nodes: `/ollama/<node>/api/...`."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+from aiohttp import web
+
+from headrace_models.simulator.catalog import SimulatedModel, local_model
+from headrace_models.simulator.exchange import (
+    BREAKING_FAULTS,
+    Prompt,
+    World,
+    break_off,
+    compose,
+    hang,
+    json_object,
+    messages_of,
+    spoken,
+    stream_response,
+)
+from headrace_models.simulator.faults import Fault, FaultKind
+from headrace_models.simulator.pace import Busy, Slots
+from headrace_models.wire import SIMULATOR_NAME
+
+VERSION: Final = f"0.12.0-headrace-{SIMULATOR_NAME}"
+_LONGEST_QUEUE: Final = 512  # Ollama's own default
+_KEPT_LOADED: Final = timedelta(minutes=30)
+_ERRORS: Final[Mapping[FaultKind, tuple[int, str]]] = {
+    FaultKind.RATE_LIMIT: (429, "too many requests"),
+    FaultKind.OVERLOADED: (503, "server busy, please try again. maximum pending requests exceeded"),
+    FaultKind.ERROR: (500, "llama runner process has terminated"),
+    FaultKind.QUOTA: (402, "payment required"),
+    FaultKind.UNAUTHORISED: (401, "unauthorized"),
+    FaultKind.MODEL_MISSING: (404, "model not found"),
+    FaultKind.BAD_REQUEST: (400, "invalid request"),
+}
+
+
+class _Node:
+    def __init__(self, models: tuple[str, ...], slots: int) -> None:
+        self.models = {name: local_model(name) for name in models}
+        self.slots = Slots(slots, _LONGEST_QUEUE)
+        self.loaded: dict[str, datetime] = {}
+
+
+class OllamaWire:
+    """The nodes and their routes."""
+
+    def __init__(self, world: World, nodes: Mapping[str, tuple[str, ...]], slots_per_node: int) -> None:
+        self._world = world
+        self._nodes = {name: _Node(models, slots_per_node) for name, models in nodes.items()}
+
+    def add_routes(self, app: web.Application) -> None:
+        base = "/ollama/{node}"
+        app.router.add_get(base, self._alive)
+        app.router.add_get(base + "/", self._alive)
+        app.router.add_get(base + "/api/version", self._version)
+        app.router.add_get(base + "/api/tags", self._tags)
+        app.router.add_get(base + "/api/ps", self._ps)
+        app.router.add_post(base + "/api/show", self._show)
+        app.router.add_post(base + "/api/chat", self._chat)
+        app.router.add_post(base + "/api/generate", self._generate)
+
+    def _node(self, request: web.Request) -> _Node:
+        node = self._nodes.get(request.match_info["node"])
+        if node is None:
+            raise web.HTTPNotFound(text=json.dumps({"error": "no such node"}), content_type="application/json")
+        return node
+
+    async def _alive(self, request: web.Request) -> web.Response:
+        self._node(request)
+        return web.Response(text="Ollama is running")
+
+    async def _version(self, request: web.Request) -> web.Response:
+        self._node(request)
+        return web.json_response({"version": VERSION})
+
+    async def _tags(self, request: web.Request) -> web.Response:
+        models = [_describe(model) for model in self._node(request).models.values()]
+        return web.json_response({"models": models})
+
+    async def _ps(self, request: web.Request) -> web.Response:
+        node = self._node(request)
+        now = datetime.now(UTC)
+        running = [
+            {
+                **_describe(node.models[name]),
+                "expires_at": until.isoformat(),
+                "size_vram": node.models[name].size_bytes,
+                "context_length": node.models[name].context_tokens,
+            }
+            for name, until in node.loaded.items()
+            if until > now
+        ]
+        return web.json_response({"models": running})
+
+    async def _show(self, request: web.Request) -> web.Response:
+        node = self._node(request)
+        document = await json_object(request)
+        model = node.models.get(str(document.get("model") or document.get("name")))
+        if model is None:
+            return _error(404, "model not found")
+        return web.json_response(
+            {
+                "details": _describe(model)["details"],
+                "model_info": {"general.architecture": "llama", "llama.context_length": model.context_tokens},
+                "capabilities": ["completion"],
+            }
+        )
+
+    async def _chat(self, request: web.Request) -> web.StreamResponse:
+        document = await json_object(request)
+        return await self._answer(request, document, document.get("messages"), as_chat=True)
+
+    async def _generate(self, request: web.Request) -> web.StreamResponse:
+        document = await json_object(request)
+        messages = [{"role": "user", "content": str(document.get("prompt") or "")}]
+        if document.get("system"):
+            messages.insert(0, {"role": "system", "content": str(document["system"])})
+        return await self._answer(request, document, messages, as_chat=False)
+
+    async def _answer(
+        self, request: web.Request, document: dict[str, Any], entries: Any, *, as_chat: bool
+    ) -> web.StreamResponse:
+        node, name = self._node(request), request.match_info["node"]
+        model_name = str(document.get("model") or "")
+        try:
+            messages = messages_of(entries)
+        except ValueError as error:
+            return _error(400, str(error))
+        self._world.evidence.record("ollama", name, model_name, messages)
+        fault = self._world.faults.take("ollama", name)
+        if fault is not None and fault.kind is FaultKind.TIMEOUT:
+            return await hang(request)
+        if fault is not None and fault.kind in _ERRORS:
+            return _error(*_ERRORS[fault.kind])
+        model = node.models.get(model_name)
+        if model is None:
+            return _error(404, f"model '{model_name}' not found")
+        options = document.get("options") or {}
+        prompt = Prompt(
+            model=model,
+            messages=messages,
+            max_tokens=options.get("num_predict"),
+            stop=tuple(options.get("stop") or ()),
+            as_json=bool(document.get("format")),
+        )
+        try:
+            async with node.slots.taken():
+                return await self._speak(request, node, prompt, fault, document, as_chat=as_chat)
+        except Busy:
+            return _error(*_ERRORS[FaultKind.OVERLOADED])
+
+    async def _speak(
+        self,
+        request: web.Request,
+        node: _Node,
+        prompt: Prompt,
+        fault: Fault | None,
+        document: dict[str, Any],
+        *,
+        as_chat: bool,
+    ) -> web.StreamResponse:
+        began = time.perf_counter_ns()
+        answer = compose(prompt, fault)
+        node.loaded[prompt.model.name] = datetime.now(UTC) + _KEPT_LOADED
+        pieces = spoken(answer, prompt.model, self._world.speed, fault)
+        if document.get("stream") is False:
+            text = "".join([piece async for piece in pieces])
+            return web.json_response({**_part(prompt.model, text, as_chat=as_chat), **_end(answer, began)})
+        response = stream_response("application/x-ndjson")
+        await response.prepare(request)
+        async for piece in pieces:
+            await _write(response, {**_part(prompt.model, piece, as_chat=as_chat), "done": False})
+        if fault is not None and fault.kind in BREAKING_FAULTS:
+            if fault.kind is FaultKind.DISCONNECT:
+                break_off(request)
+            else:
+                await _write(response, {"error": "an error was encountered while running the model"})
+            return response
+        await _write(response, {**_part(prompt.model, "", as_chat=as_chat), **_end(answer, began)})
+        await response.write_eof()
+        return response
+
+
+async def _write(response: web.StreamResponse, document: dict[str, Any]) -> None:
+    await response.write(json.dumps(document, ensure_ascii=False).encode() + b"\n")
+
+
+def _part(model: SimulatedModel, text: str, *, as_chat: bool) -> dict[str, Any]:
+    content = {"message": {"role": "assistant", "content": text}} if as_chat else {"response": text}
+    return {"model": model.name, "created_at": datetime.now(UTC).isoformat(), **content}
+
+
+def _end(answer: Any, began_ns: int) -> dict[str, Any]:
+    total = time.perf_counter_ns() - began_ns
+    return {
+        "done": True,
+        "done_reason": "length" if answer.finish == "length" else "stop",
+        "total_duration": total,
+        "load_duration": 0,
+        "prompt_eval_count": answer.input_tokens,
+        "prompt_eval_duration": total // 10,
+        "eval_count": len(answer.tokens),
+        "eval_duration": total - total // 10,
+    }
+
+
+def _describe(model: SimulatedModel) -> dict[str, Any]:
+    family, _, size = model.name.partition(":")
+    return {
+        "name": model.name,
+        "model": model.name,
+        "modified_at": "2026-01-01T00:00:00Z",
+        "size": model.size_bytes,
+        "digest": hashlib.sha256(model.name.encode()).hexdigest(),
+        "details": {
+            "parent_model": "",
+            "format": "gguf",
+            "family": family,
+            "families": [family],
+            "parameter_size": size.upper(),
+            "quantization_level": "Q4_0",
+        },
+    }
+
+
+def _error(status: int, text: str) -> web.Response:
+    return web.json_response({"error": text}, status=status)

@@ -1,0 +1,150 @@
+"""The simulator as a server: all providers on one port, and a control door for faults and evidence."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+from aiohttp import web
+
+from headrace_models.simulator.anthropic_wire import AnthropicWire
+from headrace_models.simulator.catalog import DEFAULT_NODES
+from headrace_models.simulator.exchange import World, json_object, put_simulated_header
+from headrace_models.simulator.faults import Fault, FaultKind, FaultPlan
+from headrace_models.simulator.ollama_wire import OllamaWire
+from headrace_models.simulator.openai_wire import OpenAIWire
+from headrace_models.simulator.pace import Speed
+from headrace_models.simulator.received import Evidence
+from headrace_models.simulator.tavily_wire import TavilyWire
+
+_LARGEST_BODY = 64 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class SimulatorConfig:
+    """How the simulator runs. Port 0 takes a free one."""
+
+    host: str = "127.0.0.1"
+    port: int = 0
+    speed: Speed = field(default_factory=Speed)
+    nodes: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: DEFAULT_NODES)
+    """Ollama nodes and their models."""
+    slots_per_node: int = 4
+    log: Path | None = None
+    """JSON lines of what each provider was sent: hashes and sizes, and the texts with `log_texts`."""
+    log_texts: bool = False
+
+
+class Simulator:
+    """All simulated providers; usable as an async context manager."""
+
+    def __init__(self, config: SimulatorConfig) -> None:
+        self._config = config
+        self.faults = FaultPlan()
+        self.evidence = Evidence(config.log, log_texts=config.log_texts)
+        self._runner: web.AppRunner | None = None
+
+    async def start(self) -> None:
+        """Raises OSError when the address is taken."""
+        world = World(self._config.speed, self.faults, self.evidence)
+        app = web.Application(client_max_size=_LARGEST_BODY)
+        app.on_response_prepare.append(put_simulated_header)
+        OllamaWire(world, self._config.nodes, self._config.slots_per_node).add_routes(app)
+        OpenAIWire(world).add_routes(app)
+        AnthropicWire(world).add_routes(app)
+        TavilyWire(world).add_routes(app)
+        app.router.add_get("/healthz", self._healthz)
+        app.router.add_post("/control/faults", self._add_fault)
+        app.router.add_delete("/control/faults", self._clear_faults)
+        app.router.add_get("/control/received", self._received)
+        app.router.add_delete("/control/received", self._forget)
+        app.router.add_post("/control/search", self._search)
+        # A caller that gives up ends the answer, as a real server would.
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.5, handler_cancellation=True)
+        await self._runner.setup()
+        await web.TCPSite(self._runner, self._config.host, self._config.port).start()
+
+    async def stop(self) -> None:
+        if self._runner is not None:
+            await self._runner.cleanup()
+            self._runner = None
+        self.evidence.close()
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stop()
+
+    @property
+    def url(self) -> str:
+        """Base address, without a slash at its end."""
+        if self._runner is None:
+            raise RuntimeError("the simulator is not started")
+        return f"http://{self._config.host}:{self._runner.addresses[0][1]}"
+
+    def ollama_url(self, node: str) -> str:
+        """What an Ollama client takes as host."""
+        return f"{self.url}/ollama/{node}"
+
+    @property
+    def groq_url(self) -> str:
+        """What an OpenAI client takes as base URL."""
+        return f"{self.url}/groq/openai/v1"
+
+    @property
+    def anthropic_url(self) -> str:
+        return f"{self.url}/anthropic"
+
+    @property
+    def tavily_url(self) -> str:
+        return f"{self.url}/tavily"
+
+    async def _healthz(self, _request: web.Request) -> web.Response:
+        return web.json_response({"status": "alive", "nodes": {n: list(m) for n, m in self._config.nodes.items()}})
+
+    async def _add_fault(self, request: web.Request) -> web.Response:
+        """Body: provider, kind, and optionally count (1), node, retry_after (seconds)."""
+        try:
+            document = await json_object(request)
+            fault = Fault(FaultKind(document["kind"]), document.get("retry_after"))
+            self.faults.add(str(document["provider"]), fault, int(document.get("count", 1)), document.get("node"))
+        except (ValueError, KeyError, TypeError) as error:
+            kinds = ", ".join(FaultKind)
+            return web.json_response({"error": f"a fault needs provider and kind ({kinds}): {error}"}, status=400)
+        return web.json_response({"pending": self.faults.pending()})
+
+    async def _clear_faults(self, _request: web.Request) -> web.Response:
+        self.faults.clear()
+        return web.json_response({"pending": 0})
+
+    async def _received(self, request: web.Request) -> web.Response:
+        """What was sent, of one `provider` or of all; the texts only with `texts=1`."""
+        entries = self.evidence.of(request.query.get("provider"))
+        with_texts = request.query.get("texts") == "1"
+        return web.json_response(
+            {
+                "complete": self.evidence.complete,
+                "count": len(entries),
+                "received": [entry.describe(with_texts=with_texts) for entry in entries],
+            }
+        )
+
+    async def _forget(self, _request: web.Request) -> web.Response:
+        self.evidence.clear()
+        return web.json_response({"count": 0})
+
+    async def _search(self, request: web.Request) -> web.Response:
+        """Body: needles, a list of texts. Says which requests contained which, without repeating them."""
+        document = await json_object(request)
+        needles: Any = document.get("needles")
+        if not isinstance(needles, list) or not all(isinstance(needle, str) and needle for needle in needles):
+            return web.json_response({"error": "needles must be a list of non-empty texts"}, status=400)
+        hits = [
+            {"needle": index, "provider": entry.provider, "node": entry.node, "number": entry.number}
+            for index, entry in self.evidence.search(needles)
+        ]
+        return web.json_response({"complete": self.evidence.complete, "hits": hits})
