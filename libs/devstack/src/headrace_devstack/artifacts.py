@@ -25,9 +25,10 @@ from jgo.maven import MavenContext
 from headrace_devstack.errors import CheckTheMirror, CorrectTheSetting, FreeDiskSpace, GoOnline
 
 LOCK_FILE = "artifacts.lock"
-CHUNK = 256 * 1024
+CHUNK = 64 * 1024
 PARALLEL_DOWNLOADS = 6
 TRIES = 4
+FIRST_PAUSE_SECONDS = 0.5
 LOCK_POLL_SECONDS = 0.5
 TIMEOUT = (10.0, 30.0)  # seconds to connect, and between two reads
 
@@ -251,7 +252,7 @@ class _Download:
         self._target.parent.mkdir(parents=True, exist_ok=True)
         problem: Exception | None = None
         for attempt in range(TRIES):
-            if self._given_up.wait(timeout=0 if attempt == 0 else 0.5 * 2**attempt):
+            if self._given_up.wait(timeout=0 if attempt == 0 else FIRST_PAUSE_SECONDS * 2**attempt):
                 return
             try:
                 self._continue()
