@@ -24,7 +24,9 @@ def parse_policy(text: str, source: str) -> Policy:
     try:
         return Policy.model_validate(data)
     except ValidationError as error:
-        raise PolicyInvalid("\n".join(_problem(source, detail["loc"], detail["msg"]) for detail in error.errors())) from None  # noqa: E501
+        raise PolicyInvalid(
+            "\n".join(_problem(source, detail["loc"], detail["msg"]) for detail in error.errors())
+        ) from None
 
 
 def load_policy(path: Path | None) -> Policy:

@@ -1,0 +1,199 @@
+"""Which models may do a task, in which order, and why the others may not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from headrace_contracts.events import AttemptState, Failure, NodeStatus, Outcome, Place, Rejection, TaskSubmitted
+
+from headrace_router.decide.costs import most_tokens, worst_case
+from headrace_router.decide.fleet import longest_context
+from headrace_router.decide.model import ATTEMPT_TIMEOUT, Context
+from headrace_router.decide.policy import ModelRef, Policy, Role
+from headrace_router.decide.rules import Rules
+
+_BYTES_PER_TOKEN = 4
+
+NO_LOCAL_CAPACITY = "no_local_capacity"
+NO_CAPACITY = "no_capacity"
+OVER_BUDGET = "over_budget"
+FAILED_BEFORE = "failed_before"
+_PASSING = frozenset({NO_LOCAL_CAPACITY, NO_CAPACITY})
+"""Reasons that may go away by themselves."""
+_TELLING = (OVER_BUDGET, "privacy", "no_consent", "mode", "context_too_small", "price_unknown")
+"""Which of several reasons a task's failure names, the most telling first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A model of a provider, and what asking it may cost."""
+
+    provider: str
+    model: str
+    place: Place
+    max_output_tokens: int | None = None
+    worst_case_nanodollars: int = 0
+
+    @property
+    def name(self) -> str:
+        return f"{self.provider}/{self.model}"
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The result of looking at all candidates.
+
+    Attributes:
+        chosen: The first that may do it now.
+        rejected: Those before it, or all, each with its reason.
+        reason: Why the chosen one may.
+        may_come: Whether waiting can help where none is chosen.
+    """
+
+    chosen: Candidate | None
+    rejected: tuple[Rejection, ...]
+    reason: str = ""
+    may_come: bool = False
+
+    def failure(self) -> Failure:
+        """Why none was chosen."""
+        codes = {rejection.code: rejection for rejection in self.rejected}
+        if self.may_come:
+            code = NO_CAPACITY if NO_CAPACITY in codes else NO_LOCAL_CAPACITY
+        else:
+            code = next((code for code in _TELLING if code in codes), self.rejected[-1].code if codes else NO_CAPACITY)
+        found = codes.get(code)
+        return Failure(code=code, message="" if found is None else f"{found.provider}/{found.model}: {found.detail}")
+
+
+def choose(
+    task: TaskSubmitted,
+    role: Role | None,
+    system_prompt: str | None,
+    rules: Rules,
+    attempts: Sequence[AttemptState],
+    context: Context,
+    not_now: str | None = None,
+) -> Choice:
+    """The first candidate that nothing speaks against. `not_now` names one that asked to be left alone for a while."""
+    policy = context.policy
+    known = _known(task, role, context)
+    ordered = sorted(known, key=lambda ref: ref.provider != rules.preferred) if rules.preferred else known
+    prompt_bytes = most_tokens(task.messages, system_prompt)
+    left = None if task.budget_nanodollars is None else task.budget_nanodollars - spent(attempts)
+    rejected: list[Rejection] = []
+
+    def reject(ref: ModelRef, code: str, detail: str) -> None:
+        rejected.append(Rejection(provider=ref.provider, model=ref.model, code=code, detail=detail))
+
+    for ref in ordered:
+        place = policy.place(ref.provider)
+        objection = rules.objection(ref.provider, place) or _history(ref, attempts, policy)
+        if objection is not None:
+            reject(ref, *objection)
+            continue
+        if not_now == f"{ref.provider}/{ref.model}":
+            reject(ref, FAILED_BEFORE, "it asked for a longer wait than the policy has patience for")
+            continue
+        limit = task.sampling.max_output_tokens
+        if limit is None and place is Place.CLOUD:
+            limit = policy.attempts.max_output_tokens
+        most = worst_case(context.prices, ref.provider, ref.model, prompt_bytes, limit)
+        if left is not None and most is None:
+            reject(ref, "price_unknown", "the price book has no price for it, and the task has a budget")
+            continue
+        if left is not None and most is not None and most > left:
+            reject(ref, OVER_BUDGET, f"may cost {most} nano-dollars, {max(left, 0)} are left of the task's budget")
+            continue
+        nodes = _nodes(ref, place, policy, context)
+        if not nodes:
+            code = NO_LOCAL_CAPACITY if place is Place.LOCAL else NO_CAPACITY
+            reject(ref, code, "no healthy node of ours offers it" if place is Place.LOCAL else "it is not on offer now")
+            continue
+        longest = longest_context(nodes, ref.model, place)
+        if longest is not None and longest * _BYTES_PER_TOKEN < prompt_bytes:
+            reject(ref, "context_too_small", f"it takes {longest} tokens, the conversation has more")
+            continue
+        size = policy.models[ref.model].size_gb if place is Place.LOCAL and ref.model in policy.models else None
+        reason = rules.reason(place) + ("" if size is None else f"; {size:g} GB")
+        return Choice(Candidate(ref.provider, ref.model, place, limit, most or 0), tuple(rejected), reason)
+    may_come = any(rejection.code in _PASSING for rejection in rejected)
+    return Choice(None, tuple(rejected), may_come=may_come)
+
+
+def spent(attempts: Sequence[AttemptState]) -> int:
+    """What a task's attempts have cost, in nano-dollars; one that nobody heard of again counts with its worst case."""
+    return sum(
+        attempt.worst_case_nanodollars if attempt.outcome is None or given_up(attempt) else attempt.cost_nanodollars
+        for attempt in attempts
+    )
+
+
+def given_up(attempt: AttemptState) -> bool:
+    """Whether the router stopped waiting for an attempt that may still be running."""
+    return attempt.failure is not None and attempt.failure.code == ATTEMPT_TIMEOUT
+
+
+def unknown_model(task: TaskSubmitted, context: Context) -> bool:
+    """Whether a task names a model that nobody has. Where no node is about that could have it, nobody can tell."""
+    if task.model is None:
+        return False
+    named = _named_provider(task.model, context)
+    if named is None:
+        return context.fleet.has_usable(context.now) and not _anywhere(task.model, context)
+    return (
+        named not in _listed(context.policy)
+        and context.fleet.has_usable(context.now, named.provider)
+        and not _nodes(named, context.policy.place(named.provider), context.policy, context)
+    )
+
+
+def _known(task: TaskSubmitted, role: Role | None, context: Context) -> Sequence[ModelRef]:
+    policy = context.policy
+    if task.model is not None:
+        named = _named_provider(task.model, context)
+        if named is not None:
+            return (named,)
+        return _anywhere(task.model, context) or _ours(task.model, policy)
+    if role is None:
+        return ()
+    return (*role.models, *(policy.ladder if role.ladder is None else role.ladder))
+
+
+def _named_provider(model: str, context: Context) -> ModelRef | None:
+    # Names of models may hold slashes themselves, so only a provider's name counts as one.
+    provider, slash, rest = model.partition("/")
+    known = provider in context.policy.providers or provider in context.fleet.providers
+    return ModelRef(provider=provider, model=rest) if slash and rest and known else None
+
+
+def _ours(model: str, policy: Policy) -> Sequence[ModelRef]:
+    return [ModelRef(provider=n, model=model) for n, p in policy.providers.items() if p.place is Place.LOCAL]
+
+
+def _anywhere(model: str, context: Context) -> Sequence[ModelRef]:
+    policy = context.policy
+    refs = [ModelRef(provider=name, model=model) for name, _ in context.fleet.providers_of(model, context.now)]
+    refs += [ref for ref in _listed(policy) if ref.model == model]
+    refs.sort(key=lambda ref: policy.place(ref.provider) is not Place.LOCAL)
+    return tuple(dict.fromkeys(refs))
+
+
+def _listed(policy: Policy) -> Sequence[ModelRef]:
+    return [*(ref for role in policy.roles.values() for ref in (*role.models, *(role.ladder or ()))), *policy.ladder]
+
+
+def _nodes(ref: ModelRef, place: Place, policy: Policy, context: Context) -> Sequence[NodeStatus]:
+    nodes = context.fleet.offering(ref.provider, ref.model, place, context.now)
+    needs: Mapping[str, str] = policy.models[ref.model].hardware if ref.model in policy.models else {}
+    return [node for node in nodes if needs.items() <= node.hardware.items()] if needs else nodes
+
+
+def _history(ref: ModelRef, attempts: Sequence[AttemptState], policy: Policy) -> tuple[str, str] | None:
+    before = [a for a in attempts if (a.provider, a.model) == (ref.provider, ref.model)]
+    if any(attempt.outcome is Outcome.FAILED_PERMANENT for attempt in before):
+        return FAILED_BEFORE, "it has failed for good"
+    if len(before) >= policy.retry.attempts_per_model:
+        return FAILED_BEFORE, f"it has failed {len(before)} times"
+    return None

@@ -1,0 +1,67 @@
+"""What the nodes and providers offer at a moment."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+
+from headrace_contracts.events import NodeStatus, Place
+
+
+class Fleet:
+    """The newest status of every node and provider, indexed by model. Never changes; a new status makes a new fleet."""
+
+    def __init__(self, nodes: Iterable[NodeStatus] = ()) -> None:
+        self.nodes = tuple(nodes)
+        by_model: defaultdict[tuple[str, str], list[NodeStatus]] = defaultdict(list)
+        for node in self.nodes:
+            for model in node.models:
+                by_model[node.provider, tagged(model.name, node.place)].append(node)
+        self.providers = frozenset(node.provider for node in self.nodes)
+        self._by_model: Mapping[tuple[str, str], Sequence[NodeStatus]] = by_model
+
+    def offering(self, provider: str, model: str, place: Place, now: int) -> Sequence[NodeStatus]:
+        """The usable nodes of a provider that offer a model."""
+        nodes = self._by_model.get((provider, tagged(model, place)), ())
+        return [node for node in nodes if node.place is place and usable(node, now)]
+
+    def providers_of(self, model: str, now: int) -> Sequence[tuple[str, Place]]:
+        """The providers with a usable node that offers a model of this name; our own first, then by name."""
+        found = {
+            (node.provider, node.place)
+            for node in self.nodes
+            if usable(node, now)
+            and any(tagged(offered.name, node.place) == tagged(model, node.place) for offered in node.models)
+        }
+        return sorted(found, key=lambda item: (item[1] is not Place.LOCAL, item[0]))
+
+    def has_usable(self, now: int, provider: str | None = None) -> bool:
+        """Whether any node, of a provider or at all, can be used."""
+        return any(usable(node, now) for node in self.nodes if provider in (None, node.provider))
+
+
+def usable(node: NodeStatus, now: int) -> bool:
+    """Whether a node takes work, by a report that still stands."""
+    return node.healthy and now < node.reported_at + node.valid_for_ms
+
+
+def gained(before: NodeStatus | None, after: NodeStatus, now: int) -> bool:
+    """Whether a new status offers anything that the one before it did not: then waiting tasks are looked at again."""
+    if not usable(after, now):
+        return False
+    if before is None or not usable(before, now) or before.hardware != after.hardware:
+        return True
+    return not {model.name for model in after.models} <= {model.name for model in before.models}
+
+
+def longest_context(nodes: Iterable[NodeStatus], model: str, place: Place) -> int | None:
+    """The longest conversation that any of these nodes takes for a model, in tokens; None when one does not say."""
+    name = tagged(model, place)
+    sizes = [m.context_tokens for node in nodes for m in node.models if tagged(m.name, place) == name]
+    known = [size for size in sizes if size is not None]
+    return max(known) if known and len(known) == len(sizes) else None
+
+
+def tagged(model: str, place: Place) -> str:
+    """A model's full name: on our own nodes, one without a tag means its `latest`."""
+    return model if place is Place.CLOUD or ":" in model else f"{model}:latest"

@@ -1,0 +1,175 @@
+"""Commands as the records to produce. What a record holds follows from the journaled state alone, so a command that is
+carried out again, after a restart and under another policy, produces the same record."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from headrace_contracts.content import plain
+from headrace_contracts.events import (
+    AttemptRequested,
+    AuditRecorded,
+    Command,
+    CommandKind,
+    JournalEntry,
+    Message,
+    ReplyKind,
+    ServedFrom,
+    TaskCompleted,
+    TaskReply,
+    TaskState,
+    TrailStep,
+)
+from headrace_contracts.topics import TOPICS
+from headrace_streams.publishing import Publication
+
+from headrace_router.decide.terminal import task_of
+
+
+def publication(entry: JournalEntry, command: Command) -> Publication:
+    """The record that a command of a journal entry asks for. Raises ValueError for an entry without a state."""
+    state = entry.state
+    if state is None:
+        raise ValueError(f"the entry about task {entry.task_id} has a command and no state")
+    match command.kind:
+        case CommandKind.DISPATCH:
+            return _dispatch(entry, state, command)
+        case CommandKind.COMPLETE:
+            return _publish(state, command, _result(state), state.route_key, state.home_partition)
+        case CommandKind.REPLY:
+            return _reply(entry, state, command)
+        case CommandKind.AUDIT:
+            return _audit(entry, state, command)
+
+
+def _dispatch(entry: JournalEntry, state: TaskState, command: Command) -> Publication:
+    task, attempt = task_of(state), state.attempts[command.attempt - 1]
+    prompt = () if state.system_prompt is None else (Message(role="system", content=plain(state.system_prompt)),)
+    request = AttemptRequested(
+        attempt_id=command.event_id,
+        task_id=task.task_id,
+        tenant=task.tenant,
+        user=task.user,
+        number=attempt.number,
+        home_partition=state.home_partition,
+        provider=attempt.provider,
+        model=attempt.model,
+        messages=(*prompt, *task.messages),
+        sampling=replace(task.sampling, max_output_tokens=attempt.max_output_tokens),
+        privacy=state.privacy,
+        lane=state.lane,
+        kind=task.kind,
+        role=task.role,
+        session=task.session,
+        subject=task.subject,
+        # Nobody needs the result after the router has given the attempt up.
+        deadline_at=state.wake_at,
+        stream=task.stream,
+        reply_partition=state.reply_partition,
+        worst_case_nanodollars=attempt.worst_case_nanodollars,
+        policy_version=entry.policy_version,
+        requested_at=attempt.dispatched_at,
+    )
+    return _publish(state, command, request, state.route_key)
+
+
+def _reply(entry: JournalEntry, state: TaskState, command: Command) -> Publication:
+    if command.attempt:
+        task = task_of(state)
+        reply = TaskReply(
+            task_id=task.task_id,
+            tenant=task.tenant,
+            kind=ReplyKind.RESTARTED,
+            attempt=command.attempt,
+            emitted_at=entry.decided_at,
+        )
+    else:
+        result = _result(state)
+        reply = TaskReply(
+            task_id=result.task_id,
+            tenant=result.tenant,
+            kind=ReplyKind.FINISHED,
+            attempt=result.attempts,
+            result=result,
+            emitted_at=entry.decided_at,
+        )
+    return _publish(state, command, reply, reply.task_id.encode(), state.reply_partition)
+
+
+def _audit(entry: JournalEntry, state: TaskState, command: Command) -> Publication:
+    source = task_of(state) if command.attempt else _result(state)
+    provider: str | None
+    model: str | None
+    if command.attempt:
+        attempt = state.attempts[command.attempt - 1]
+        provider, model = attempt.provider, attempt.model
+        action, reason = "dispatch", _dispatch_step(state, command.attempt).reason
+    else:
+        result = _result(state)
+        provider, model = result.provider, result.model
+        if result.served_from in (ServedFrom.CACHE, ServedFrom.COALESCED):
+            action = "serve_cached"
+            reason = f"the answer to the equal task {result.source_task_id}, of the same tenant and privacy level"
+        else:
+            action = "refuse"
+            reason = "" if result.failure is None else f"{result.failure.code}: {result.failure.message}"
+    audit = AuditRecorded(
+        event_id=command.event_id,
+        tenant=source.tenant,
+        user=source.user,
+        key_id=source.key_id,
+        subject=source.subject,
+        task_id=source.task_id,
+        attempt_id=command.event_id.removesuffix("/audit") if command.attempt else None,
+        action=action,
+        privacy=state.privacy,
+        provider=provider,
+        model=model,
+        allowed=action != "refuse",
+        reason=reason,
+        policy_version=entry.policy_version,
+        recorded_at=entry.decided_at,
+    )
+    return _publish(state, command, audit, source.tenant.encode())
+
+
+def _dispatch_step(state: TaskState, attempt: int) -> TrailStep:
+    return [step for step in state.trail if step.step == "dispatched"][attempt - 1]
+
+
+def _result(state: TaskState) -> TaskCompleted:
+    if state.result is None:
+        raise ValueError(f"a {state.phase} task has no terminal state")
+    return state.result
+
+
+def _publish(
+    state: TaskState,
+    command: Command,
+    event: AttemptRequested | TaskCompleted | TaskReply | AuditRecorded,
+    key: bytes,
+    partition: int | None = None,
+) -> Publication:
+    return Publication(
+        spec=TOPICS[command.topic],
+        event=event,
+        event_id=command.event_id,
+        key=key,
+        tenant=event.tenant,
+        time_ms=_time_of(event),
+        partition=partition,
+        subject=event.task_id,
+        traceparent=state.traceparent,
+    )
+
+
+def _time_of(event: AttemptRequested | TaskCompleted | TaskReply | AuditRecorded) -> int:
+    match event:
+        case AttemptRequested():
+            return event.requested_at
+        case TaskCompleted():
+            return event.completed_at
+        case TaskReply():
+            return event.emitted_at
+        case AuditRecorded():
+            return event.recorded_at

@@ -1,0 +1,92 @@
+"""Which rules a task runs under: privacy, mode, providers. The stricter wins wherever two levels meet."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from headrace_contracts.events import Mode, Place, Preferences, Privacy, PrivacyLevel, TaskSubmitted
+
+from headrace_router.decide.policy import Policy, Role
+
+_STRICTNESS = {Privacy.PUBLIC: 0, Privacy.INTERNAL: 1, Privacy.SENSITIVE: 2}
+_OF_LEVEL = {
+    PrivacyLevel.HIGH: Privacy.SENSITIVE,
+    PrivacyLevel.STANDARD: Privacy.INTERNAL,
+    PrivacyLevel.LOW: Privacy.PUBLIC,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """The rules that apply to one task.
+
+    Attributes:
+        privacy: How far its content may travel.
+        mode: Where it runs; local for sensitive content, whatever was wished.
+        consented: Providers that internal content may go to.
+        preferred: Provider to try first.
+    """
+
+    privacy: Privacy
+    mode: Mode
+    consented: frozenset[str]
+    preferred: str | None
+
+    def objection(self, provider: str, place: Place) -> tuple[str, str] | None:
+        """Why a provider must not get this task, as a stable code and in words; None when it may."""
+        if place is Place.CLOUD and self.privacy is Privacy.SENSITIVE:
+            return "privacy", "sensitive content never leaves our own nodes"
+        if place is Place.CLOUD and self.mode is Mode.LOCAL:
+            return "mode", "the mode is local"
+        if place is Place.LOCAL and self.mode is Mode.CLOUD:
+            return "mode", "the mode is cloud"
+        if place is Place.CLOUD and self.privacy is Privacy.INTERNAL and provider not in self.consented:
+            return "no_consent", "internal content goes only to providers that the preferences name"
+        return None
+
+    def reason(self, place: Place) -> str:
+        """Why a provider that may get this task may get it."""
+        if place is Place.LOCAL:
+            return f"{self.privacy} content, on our own nodes"
+        if self.privacy is Privacy.INTERNAL:
+            return "internal content, provider named in the preferences"
+        return f"{self.privacy} content"
+
+
+def strictest(*levels: Privacy) -> Privacy:
+    return max(levels, key=_STRICTNESS.__getitem__)
+
+
+def rules_for(
+    task: TaskSubmitted,
+    role: Role | None,
+    policy: Policy,
+    user: Preferences | None,
+    tenant: Preferences | None,
+    floor: Privacy | None = None,
+) -> Rules:
+    """The rules for a task.
+
+    A level that the task names stands, even above or below that of its role and the preferences; without one the
+    strictest of these applies. Two things are never lowered: a role that always runs locally, and `floor`, the level
+    under which the task has been so far. The user's preferences go before the tenant's, field by field.
+    """
+    wishes = [preferences for preferences in (user, tenant) if preferences is not None]
+    level = next((w.privacy_level for w in wishes if w.privacy_level is not None), policy.defaults.privacy_level)
+    if task.privacy is not None:
+        privacy = task.privacy
+    else:
+        privacy = strictest(_OF_LEVEL[level], *((role.privacy,) if role is not None and role.privacy else ()))
+    if role is not None and role.always_local:
+        privacy = Privacy.SENSITIVE
+    if floor is not None:
+        privacy = strictest(privacy, floor)
+    mode = task.mode or next((w.ai_mode for w in wishes if w.ai_mode is not None), policy.defaults.mode)
+    if privacy is Privacy.SENSITIVE:
+        mode = Mode.LOCAL
+    wished = next((w.preferred_provider for w in wishes if w.preferred_provider), None)
+    consented = set(next((w.allowed_providers for w in wishes if w.allowed_providers), ()))
+    # To prefer a provider is to name it; a task's own wish is not, since whoever sends tasks does not give consent.
+    if wished is not None:
+        consented.add(wished)
+    return Rules(privacy, mode, frozenset(consented), task.preferred_provider or wished)

@@ -1,0 +1,116 @@
+"""The tasks of one partition: a fold over its journal, the same while running and while recovering."""
+
+from __future__ import annotations
+
+from collections import OrderedDict, defaultdict
+from collections.abc import Iterator, Mapping
+
+from headrace_contracts.events import ServedFrom, TaskCompleted, TaskPhase, TaskState, TaskStatus
+
+from headrace_router.decide.model import Equal
+from headrace_router.decide.policy import CacheLimits
+
+
+class PartitionTasks:
+    """Live tasks with their states, who follows whom, ids of tasks that have ended, and answers that may serve again.
+
+    Args:
+        cache: Limits of the cache of answers.
+        remembered: How many ids of ended tasks are kept, so that a repeated submission is recognised.
+    """
+
+    def __init__(self, cache: CacheLimits, remembered: int) -> None:
+        self._live: dict[str, TaskState] = {}
+        self._leaders: dict[str, str] = {}
+        self._followers: defaultdict[str, dict[str, None]] = defaultdict(dict)
+        self._ended: OrderedDict[str, None] = OrderedDict()
+        self._remembered = remembered
+        self._answers = _Answers(cache)
+
+    def __len__(self) -> int:
+        return len(self._live)
+
+    @property
+    def live(self) -> Mapping[str, TaskState]:
+        return self._live
+
+    def get(self, task_id: str) -> TaskState | None:
+        return self._live.get(task_id)
+
+    def has_ended(self, task_id: str) -> bool:
+        return task_id in self._ended
+
+    def apply(self, task_id: str, state: TaskState) -> None:
+        """Take a journaled state as the task's newest."""
+        before = self._live.pop(task_id, None)
+        if before is not None and before.digest:
+            self._unlink(task_id, before)
+        if state.phase is TaskPhase.FINISHED:
+            self._ended[task_id] = None
+            self._ended.move_to_end(task_id)
+            if len(self._ended) > self._remembered:
+                self._ended.popitem(last=False)
+            if state.digest and state.result is not None:
+                self._answers.keep(state.digest, state.result)
+            return
+        self._live[task_id] = state
+        if not state.digest:
+            return
+        if state.phase is TaskPhase.FOLLOWING:
+            self._followers[state.digest][task_id] = None
+        else:
+            self._leaders.setdefault(state.digest, task_id)
+
+    def equal_to(self, digest: str, now: int) -> Equal:
+        """The task in flight that a new one with this digest would follow, and an answer that may serve it."""
+        return Equal(self._leaders.get(digest), self._answers.get(digest, now))
+
+    def next_orphan(self, digest: str) -> str | None:
+        """The follower that waited longest, where nobody leads those of this digest any more."""
+        if digest in self._leaders:
+            return None
+        return next(iter(self._followers.get(digest, ())), None)
+
+    def orphaned(self) -> Iterator[str]:
+        """Digests with followers and without a leader."""
+        return iter([digest for digest in self._followers if digest not in self._leaders])
+
+    def _unlink(self, task_id: str, state: TaskState) -> None:
+        if self._leaders.get(state.digest) == task_id:
+            del self._leaders[state.digest]
+        followers = self._followers.get(state.digest)
+        if followers is not None:
+            followers.pop(task_id, None)
+            if not followers:
+                del self._followers[state.digest]
+
+
+class _Answers:
+    """Terminal states by digest, oldest first, bounded by number, bytes and age."""
+
+    def __init__(self, limits: CacheLimits) -> None:
+        self._limits = limits
+        self._kept: OrderedDict[str, TaskCompleted] = OrderedDict()
+        self._bytes = 0
+
+    def keep(self, digest: str, result: TaskCompleted) -> None:
+        if result.status is not TaskStatus.SUCCEEDED or result.served_from is not ServedFrom.ATTEMPT:
+            return
+        self._drop(digest)
+        self._kept[digest] = result
+        self._bytes += _size(result)
+        while len(self._kept) > self._limits.entries or self._bytes > self._limits.bytes:
+            self._drop(next(iter(self._kept)))
+
+    def get(self, digest: str, now: int) -> TaskCompleted | None:
+        result = self._kept.get(digest)
+        return result if result is not None and now < result.completed_at + self._limits.ttl else None
+
+    def _drop(self, digest: str) -> None:
+        dropped = self._kept.pop(digest, None)
+        if dropped is not None:
+            self._bytes -= _size(dropped)
+
+
+def _size(result: TaskCompleted) -> int:
+    return 0 if result.answer is None else len(result.answer.data)

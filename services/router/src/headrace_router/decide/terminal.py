@@ -1,0 +1,157 @@
+"""How a task ends: its one terminal state, and what is to be produced then."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from headrace_contracts.events import (
+    Command,
+    CommandKind,
+    Content,
+    Failure,
+    Rejection,
+    ServedFrom,
+    TaskCompleted,
+    TaskPhase,
+    TaskState,
+    TaskStatus,
+    TaskSubmitted,
+    TrailStep,
+)
+from headrace_contracts.ids import completion_id
+from headrace_contracts.topics import AUDIT_RECORDED, TASKS_COMPLETED, TASKS_REPLIES
+
+from headrace_router.decide.costs import total
+from headrace_router.decide.model import Context, Decision
+
+_CONSENT_CODES = frozenset({"privacy", "no_consent"})
+_TRAIL_OF_SHRUNK = 8
+
+
+def task_of(state: TaskState) -> TaskSubmitted:
+    """The task of a state that is not finished. Raises ValueError for one that is."""
+    if state.task is None:
+        raise ValueError(f"the state of a {state.phase} task holds no task")
+    return state.task
+
+
+def finish(
+    state: TaskState,
+    context: Context,
+    status: TaskStatus,
+    *,
+    failure: Failure | None = None,
+    answer: Content | None = None,
+    finish_reason: str | None = None,
+    provider: str | None = None,
+    model: str | None = None,
+    node: str | None = None,
+    simulated: bool = False,
+    served_from: ServedFrom = ServedFrom.NOTHING,
+    source_task_id: str | None = None,
+    model_ms: float = 0.0,
+    rejected: tuple[Rejection, ...] = (),
+) -> Decision:
+    """The last decision about a task."""
+    task = task_of(state)
+    reason = str(status) if failure is None else f"{status}: {failure.code}"
+    step = TrailStep(at=context.now, step="finished", provider=provider, model=model, reason=reason)
+    result = TaskCompleted(
+        task_id=task.task_id,
+        tenant=task.tenant,
+        user=task.user,
+        key_id=task.key_id,
+        kind=task.kind,
+        role=task.role,
+        session=task.session,
+        subject=task.subject,
+        labels=task.labels,
+        privacy=state.privacy,
+        lane=state.lane,
+        status=status,
+        answer=answer,
+        finish_reason=finish_reason,
+        failure=failure,
+        provider=provider,
+        model=model,
+        node=node,
+        simulated=simulated,
+        served_from=served_from,
+        source_task_id=source_task_id,
+        usage=total([attempt.usage for attempt in state.attempts]),
+        cost_nanodollars=sum(attempt.cost_nanodollars for attempt in state.attempts),
+        attempts=len(state.attempts),
+        model_ms=model_ms,
+        trail=(*state.trail, step),
+        policy_version=context.policy.version,
+        home_partition=state.home_partition,
+        submitted_at=task.submitted_at,
+        completed_at=context.now,
+    )
+    return _ended(state, result, rejected)
+
+
+def serve(state: TaskState, context: Context, source: TaskCompleted, served_from: ServedFrom) -> Decision:
+    """Finish with the answer of an equal task."""
+    step = "cached" if served_from is ServedFrom.CACHE else "coalesced"
+    said = TrailStep(
+        at=context.now, step=step, provider=source.provider, model=source.model,
+        reason=f"the answer to the equal task {source.task_id}",
+    )  # fmt: skip
+    return finish(
+        replace(state, trail=(*state.trail, said)),
+        context,
+        source.status,
+        failure=source.failure,
+        answer=source.answer,
+        finish_reason=source.finish_reason,
+        provider=source.provider,
+        model=source.model,
+        node=source.node,
+        simulated=source.simulated,
+        served_from=served_from,
+        source_task_id=source.task_id,
+    )
+
+
+def too_large(state: TaskState, context: Context, size: int, limit: int) -> Decision:
+    """End a task whose state the journal cannot hold, with a terminal state that it can."""
+    failure = Failure(
+        code="record_too_large",
+        message=f"its state takes {size} bytes, {limit} fit into a record; ask for less at once",
+    )
+    if state.result is None:
+        result = finish(state, context, TaskStatus.FAILED, failure=failure).state.result
+        assert result is not None
+    elif state.result.answer is not None:
+        result = replace(
+            state.result, status=TaskStatus.FAILED, failure=failure, answer=None, finish_reason=None,
+            served_from=ServedFrom.NOTHING, source_task_id=None,
+        )  # fmt: skip
+    else:
+        result = state.result
+    return _ended(state, replace(result, labels={}, trail=result.trail[-_TRAIL_OF_SHRUNK:]), ())
+
+
+def _ended(state: TaskState, result: TaskCompleted, rejected: tuple[Rejection, ...]) -> Decision:
+    commands = []
+    if state.reply_partition is not None:
+        commands.append(
+            Command(kind=CommandKind.REPLY, event_id=f"{result.task_id}/reply", topic=TASKS_REPLIES.name),
+        )
+    commands.append(
+        Command(kind=CommandKind.COMPLETE, event_id=completion_id(result.task_id), topic=TASKS_COMPLETED.name)
+    )
+    if result.served_from in (ServedFrom.CACHE, ServedFrom.COALESCED):
+        commands.append(_audit(f"{result.task_id}/serve_cached"))
+    elif result.failure is not None and result.failure.code in _CONSENT_CODES:
+        commands.append(_audit(f"{result.task_id}/refuse"))
+    ended = replace(
+        state, phase=TaskPhase.FINISHED, task=None, system_prompt=None, attempts=(), wake_at=None, leader_task_id=None,
+        trail=(), result=result,
+    )  # fmt: skip
+    return Decision(ended, tuple(commands), rejected)
+
+
+def _audit(event_id: str) -> Command:
+    return Command(kind=CommandKind.AUDIT, event_id=event_id, topic=AUDIT_RECORDED.name)
