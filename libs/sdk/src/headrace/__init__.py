@@ -1,0 +1,92 @@
+"""Client of Headrace: over HTTP (`Client`), straight over Kafka (`headrace.kafka.KafkaClient`), and `consume` for
+typed events out of topics.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from headrace.addresses import Addresses, locate
+from headrace.client import AnswerStream, Client, Piece, TaskHandle
+from headrace.costs import CostGroup, CostReport
+from headrace.errors import (
+    Conflict,
+    HeadraceError,
+    Misconfigured,
+    NoAnswer,
+    NotAllowed,
+    NotFound,
+    NotUnderstood,
+    NotYet,
+    OverBudget,
+    RequestError,
+    RequestInvalid,
+    RetryLater,
+    ServiceFailed,
+    Unavailable,
+)
+from headrace.requests import Prompt, TaskOptions
+from headrace.results import Failure, Key, NewKey, Preferences, Task, TaskPage, TrailStep, Usage
+from headrace.skills import Skill, SkillNews
+
+if TYPE_CHECKING:
+    from headrace.connecting import Cluster
+    from headrace.consuming import Consumption, Delivered, consume
+    from headrace.kafka import KafkaClient
+
+__all__ = [
+    "Addresses",
+    "AnswerStream",
+    "Client",
+    "Cluster",
+    "Conflict",
+    "Consumption",
+    "CostGroup",
+    "CostReport",
+    "Delivered",
+    "Failure",
+    "HeadraceError",
+    "KafkaClient",
+    "Key",
+    "Misconfigured",
+    "NewKey",
+    "NoAnswer",
+    "NotAllowed",
+    "NotFound",
+    "NotUnderstood",
+    "NotYet",
+    "OverBudget",
+    "Piece",
+    "Preferences",
+    "Prompt",
+    "RequestError",
+    "RequestInvalid",
+    "RetryLater",
+    "ServiceFailed",
+    "Skill",
+    "SkillNews",
+    "Task",
+    "TaskHandle",
+    "TaskOptions",
+    "TaskPage",
+    "TrailStep",
+    "Unavailable",
+    "Usage",
+    "consume",
+    "locate",
+]
+
+_OVER_KAFKA = {
+    "Cluster": "headrace.connecting",
+    "Consumption": "headrace.consuming",
+    "Delivered": "headrace.consuming",
+    "KafkaClient": "headrace.kafka",
+    "consume": "headrace.consuming",
+}
+
+
+def __getattr__(name: str) -> Any:
+    # What speaks to Kafka loads its client library and all schemas, which programs that only use HTTP need not pay for.
+    if name not in _OVER_KAFKA:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(_OVER_KAFKA[name]), name)

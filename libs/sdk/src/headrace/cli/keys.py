@@ -1,0 +1,82 @@
+"""`headrace keys`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from headrace.cli.output import ERR, OUT, moment, plain_data, print_json, table
+from headrace.cli.running import addresses, run
+from headrace.client import Client
+from headrace.results import Key, NewKey
+
+app = typer.Typer(no_args_is_help=True, help="Make, list and revoke API keys. Needs a key with the scope admin.")
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@app.command()
+def create(
+    tenant: Annotated[str, typer.Argument(help="Tenant that the key speaks for.")],
+    name: Annotated[str, typer.Option(help="What it is for.")] = "",
+    scope: Annotated[
+        list[str] | None,
+        typer.Option(help="tasks, skills, costs or admin; may be given several times. Default: the first three."),
+    ] = None,
+    per_minute: Annotated[int | None, typer.Option(help="Requests a minute; no limit unless said.", min=1)] = None,
+    json_output: Json = False,
+) -> None:
+    """Make a key. It is printed this once, on stdout; only a keyed hash of it is kept.
+
+    \b
+    Examples:
+      headrace keys create acme --name ci --scope tasks
+      export HEADRACE_API_KEY=$(headrace keys create acme)
+    """
+    made = run(_create(tenant, name, scope, per_minute))
+    if json_output:
+        print_json({**plain_data(made.info), "key": made.key})
+        return
+    print(made.key)
+    ERR.print(f"key {made.info.id} of tenant {made.info.tenant}, may: {', '.join(made.info.scopes)}", style="dim")
+
+
+async def _create(tenant: str, name: str, scopes: list[str] | None, per_minute: int | None) -> NewKey:
+    async with Client(addresses=addresses()) as client:
+        return await client.keys.create(tenant, name=name, scopes=scopes, requests_per_minute=per_minute)
+
+
+@app.command("list")
+def list_keys(
+    tenant: Annotated[str | None, typer.Option(help="Only this tenant's.")] = None, json_output: Json = False
+) -> None:
+    """All keys, revoked ones included; never their secrets."""
+    keys = run(_list(tenant))
+    if json_output:
+        print_json(keys)
+        return
+    rows = table("key", "tenant", "name", "may", "a minute", "made", "revoked", right=["a minute"])
+    for key in keys:
+        rate = "" if key.requests_per_minute is None else str(key.requests_per_minute)
+        rows.add_row(
+            key.id, key.tenant, key.name, ", ".join(key.scopes), rate, moment(key.created_at), moment(key.revoked_at)
+        )
+    OUT.print(rows)
+
+
+async def _list(tenant: str | None) -> tuple[Key, ...]:
+    async with Client(addresses=addresses()) as client:
+        return await client.keys.list(tenant)
+
+
+@app.command()
+def revoke(key_id: Annotated[str, typer.Argument(help="Id of the key, as listed.")]) -> None:
+    """Make a key invalid, everywhere within moments and for good."""
+    run(_revoke(key_id))
+    ERR.print(f"{key_id} is revoked", style="dim")
+
+
+async def _revoke(key_id: str) -> None:
+    async with Client(addresses=addresses()) as client:
+        await client.keys.revoke(key_id)

@@ -1,0 +1,88 @@
+"""Puts the commands together. Others add theirs by entry points of the group `headrace.commands`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from importlib.metadata import EntryPoint, entry_points, version
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+
+from headrace.cli import costs, doctor, keys, preferences, skills, submit, tail, tasks
+from headrace.cli.running import EXIT_CODES, use_stack
+from headrace.cli.running import run as run
+
+PLUGINS: Final = "headrace.commands"
+
+_EPILOG: Final = (
+    "Addresses and key come from HEADRACE_URL, HEADRACE_SKILLS_URL, HEADRACE_COSTS_URL, HEADRACE_API_KEY, "
+    "HEADRACE_BOOTSTRAP_SERVERS and HEADRACE_REGISTRY_URL, or from the .headrace/stack.json of a running stack, found "
+    f"in this folder or one above it. {EXIT_CODES}"
+)
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        print(f"headrace {version('headrace')}")
+        raise typer.Exit
+
+
+def _options(
+    stack: Annotated[
+        Path | None,
+        typer.Option(help="Take the addresses from this stack.json.", envvar="HEADRACE_STACK", dir_okay=False),
+    ] = None,
+    show_version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_show_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Headrace carries the work of AI agents on Apache Kafka: submit tasks, read topics, share skills, see costs."""
+    use_stack(stack)
+
+
+def build(plugins: Sequence[EntryPoint]) -> typer.Typer:
+    """The command line with these commands of others."""
+    app = typer.Typer(
+        name="headrace",
+        no_args_is_help=True,
+        add_completion=True,
+        pretty_exceptions_enable=False,
+        rich_markup_mode="rich",
+        epilog=_EPILOG,
+        callback=_options,
+    )
+    for plugin in plugins:
+        app.command(plugin.name)(plugin.load())
+    app.command("submit")(submit.submit)
+    app.add_typer(tasks.app, name="tasks")
+    app.command("tail")(tail.tail)
+    app.add_typer(skills.app, name="skills")
+    app.command("costs")(costs.costs)
+    app.add_typer(preferences.app, name="preferences")
+    app.add_typer(keys.app, name="keys")
+    app.command("doctor")(doctor.doctor)
+    return app
+
+
+_OWN: Final = frozenset({"submit", "tasks", "tail", "skills", "costs", "preferences", "keys", "doctor"})
+
+
+def _plugins(arguments: Sequence[str]) -> list[EntryPoint]:
+    """The commands of others; none where the user named one of ours, since loading them takes its time."""
+    named = next((argument for argument in arguments if not argument.startswith("-")), None)
+    if named in _OWN:
+        return []
+    return sorted(entry_points(group=PLUGINS), key=lambda plugin: plugin.name, reverse=True)
+
+
+def main() -> None:
+    """The program `headrace`."""
+    try:
+        build(_plugins(sys.argv[1:]))()
+    except BrokenPipeError:
+        # Whoever read our output has enough; what is left in the buffer must not complain at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)

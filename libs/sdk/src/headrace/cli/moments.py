@@ -1,0 +1,36 @@
+"""Times as people type them."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+from headrace.cli.running import USAGE, fail
+
+_AGE: Final = re.compile(r"(\d+(?:\.\d+)?)\s*([smhd])")
+_UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+
+
+def parse_moment(text: str, now: datetime) -> datetime:
+    """A time in RFC 3339 (without a zone: the user's), or an age such as 30m before `now`.
+
+    Raises ValueError for anything else.
+    """
+    age = _AGE.fullmatch(text.strip())
+    if age:
+        return now - timedelta(**{_UNITS[age[2]]: float(age[1])})
+    try:
+        return datetime.fromisoformat(text.strip().upper().replace("Z", "+00:00")).astimezone(UTC)
+    except ValueError:
+        raise ValueError(f"{text!r} is neither a time (2027-01-01T12:00:00Z) nor an age (45s, 30m, 2h, 7d)") from None
+
+
+def moment_before(text: str | None) -> datetime | None:
+    """`parse_moment` for an option, with the clock's time."""
+    if text is None:
+        return None
+    try:
+        return parse_moment(text, datetime.now(UTC))
+    except ValueError as error:
+        raise fail(str(error), USAGE) from None

@@ -1,0 +1,110 @@
+"""What commands print: results on stdout (text or JSON), everything said about them on stderr."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from headrace.results import NANODOLLARS, Task
+
+OUT = Console(highlight=False)
+ERR = Console(stderr=True, highlight=False)
+
+
+def print_json(value: Any) -> None:
+    """A value as one JSON document, indented where a person reads it."""
+    text = json.dumps(plain_data(value), ensure_ascii=False, indent=2 if sys.stdout.isatty() else None)
+    print(text, flush=True)
+
+
+def plain_data(value: Any) -> Any:
+    """A result as JSON can hold it; tasks and costs with their price in dollars as well."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        document = {field.name: plain_data(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        if "cost_nanodollars" in document:
+            document["cost_usd"] = dollars_text(document["cost_nanodollars"])
+        return document
+    if isinstance(value, datetime):
+        return value.astimezone(UTC).isoformat().replace("+00:00", "Z")
+    if isinstance(value, Decimal):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {str(key): plain_data(item) for key, item in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [plain_data(item) for item in value]
+    return value
+
+
+def dollars_text(nanodollars: int) -> str:
+    """Nano-dollars as dollars, exact."""
+    return f"{Decimal(nanodollars) / NANODOLLARS:.9f}"
+
+
+def dollars(nanodollars: int) -> str:
+    """Nano-dollars as a person reads them."""
+    return f"${Decimal(nanodollars) / NANODOLLARS:.6f}"
+
+
+def table(*columns: str, right: Sequence[str] = ()) -> Table:
+    """An empty table; the columns named in `right` hold numbers."""
+    made = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        made.add_column(column, justify="right" if column in right else "left", overflow="fold")
+    return made
+
+
+def moment(when: datetime | None) -> str:
+    """A time in the user's zone."""
+    return "" if when is None else when.astimezone().strftime("%Y-%m-%d %H:%M:%S")
+
+
+_STYLES = {"succeeded": "green", "refused": "yellow", "accepted": "cyan", "failed": "red", "expired": "red"}
+
+
+def status_text(status: str) -> Text:
+    """A status in its colour."""
+    return Text(status, _STYLES.get(status, "yellow"))
+
+
+def where_text(task: Task) -> Text:
+    """Who answered a task: provider, model, node, whether it was simulated, and whether it came from the cache."""
+    if task.model is None and task.provider is None:
+        return Text("")
+    text = Text(f"{task.provider}/{task.model}" if task.provider else str(task.model))
+    if task.node and task.node != task.provider:
+        text.append(f" on {task.node}")
+    if task.served_from in ("cache", "coalesced"):
+        text.append(f" ({'cached' if task.served_from == 'cache' else 'shared with an equal task'})", "cyan")
+    if task.simulated:
+        text.append(" SIMULATED", "bold yellow")
+    return text
+
+
+def task_summary(task: Task) -> Text:
+    """All that matters of an ended task beside its answer, in a few lines."""
+    lines = Text()
+    lines.append_text(status_text(task.status))
+    where = where_text(task)
+    if where:
+        lines.append(" by ").append_text(where)
+    lines.append(f", {dollars(task.cost_nanodollars)}")
+    if task.submitted_at and task.completed_at:
+        took = (task.completed_at - task.submitted_at).total_seconds()
+        lines.append(f", {took:.2f} s")
+    if task.usage.output_tokens:
+        lines.append(f", {task.usage.input_tokens}+{task.usage.output_tokens} tokens")
+    if task.failure is not None:
+        lines.append(f"\n{task.failure.code}: ", "red").append(task.failure.message)
+    if task.why:
+        lines.append(f"\nwhy: {task.why}", "dim")
+    lines.append(f"\ntask {task.id}", "dim")
+    return lines

@@ -1,0 +1,84 @@
+"""`headrace preferences`."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Annotated
+
+import typer
+
+from headrace.cli.output import OUT, print_json, table
+from headrace.cli.running import addresses, run
+from headrace.client import Client
+from headrace.results import Preferences
+
+app = typer.Typer(no_args_is_help=True, help="Show and set where work may run.")
+
+User = Annotated[str, typer.Option(help="One user of the tenant; unless said, the tenant's own defaults.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@app.command()
+def get(user: User = "", json_output: Json = False) -> None:
+    """What applies, and whose record says so."""
+    _show(run(_get(user)), json_output)
+
+
+async def _get(user: str) -> Preferences:
+    async with Client(addresses=addresses()) as client:
+        return await client.preferences(user)
+
+
+@app.command("set")
+def set_preferences(
+    mode: Annotated[str | None, typer.Option(help="local, cloud or hybrid.")] = None,
+    privacy_level: Annotated[
+        str | None, typer.Option(help="high (sensitive unless a task says less), standard (internal), low (public).")
+    ] = None,
+    provider: Annotated[str | None, typer.Option(help="Provider to try first; an empty text for none.")] = None,
+    allow: Annotated[
+        list[str] | None,
+        typer.Option(help="Provider that internal content may go to; may be given several times. Replaces the list."),
+    ] = None,
+    allow_none: Annotated[bool, typer.Option("--allow-none", help="Internal content stays on our nodes.")] = False,
+    user: User = "",
+    json_output: Json = False,
+) -> None:
+    """Change what is named, keep the rest.
+
+    \b
+    Examples:
+      headrace preferences set --mode hybrid --privacy-level standard --allow groq --allow anthropic
+      headrace preferences set --user ann --mode local
+    """
+    run(_set(user, mode, privacy_level, provider, [] if allow_none else allow, json_output))
+
+
+async def _set(
+    user: str, mode: str | None, level: str | None, provider: str | None, allowed: list[str] | None, json_output: bool
+) -> None:
+    async with Client(addresses=addresses()) as client:
+        now = await client.preferences(user)
+        wanted = replace(
+            now,
+            user=user,
+            ai_mode=mode or now.ai_mode,
+            privacy_level=level or now.privacy_level,
+            preferred_provider=now.preferred_provider if provider is None else provider or None,
+            allowed_providers=now.allowed_providers if allowed is None else tuple(allowed),
+        )
+        _show(await client.set_preferences(wanted), json_output)
+
+
+def _show(preferences: Preferences, json_output: bool) -> None:
+    if json_output:
+        print_json(preferences)
+        return
+    rows = table("", "")
+    rows.show_header = False
+    rows.add_row("mode", preferences.ai_mode or "(default)")
+    rows.add_row("privacy level", preferences.privacy_level or "(default)")
+    rows.add_row("preferred provider", preferences.preferred_provider or "(none)")
+    rows.add_row("internal content may go to", ", ".join(preferences.allowed_providers) or "(our own nodes only)")
+    rows.add_row("set by", preferences.source)
+    OUT.print(rows)

@@ -1,0 +1,84 @@
+"""Records and events as text: one line for a person, a document for programs."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from datetime import datetime
+from typing import Any
+
+from headrace_contracts.topics import Event
+from headrace_streams.records import Record
+from rich.text import Text
+
+
+def shown_key(key: bytes | None) -> str:
+    return "(no key)" if key is None else key.decode("utf-8", "replace")
+
+
+def record_document(record: Record, event: Event) -> dict[str, Any]:
+    return {
+        "topic": record.topic,
+        "partition": record.partition,
+        "offset": record.offset,
+        "timestamp": datetime.fromtimestamp(record.timestamp_ms / 1000).astimezone().isoformat(),
+        "key": None if record.key is None else record.key.decode("utf-8", "replace"),
+        "headers": {
+            name: None if value is None else value.decode("utf-8", "replace") for name, value in record.headers
+        },
+        "event": _readable(event.to_avro()),
+    }
+
+
+def _readable(value: Any) -> Any:
+    """Avro's plain data with unsealed texts as text."""
+    if isinstance(value, dict):
+        if value.keys() == {"cipher", "data"}:
+            return {"cipher": value["cipher"], "text": _text(value)} if value["cipher"] == "none" else _sealed(value)
+        return {key: _readable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_readable(item) for item in value]
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
+    return value
+
+
+def _text(content: dict[str, Any]) -> str:
+    return bytes(content["data"]).decode("utf-8", "replace")
+
+
+def _sealed(content: dict[str, Any]) -> dict[str, Any]:
+    return {"cipher": content["cipher"], "bytes": len(content["data"])}
+
+
+def record_line(record: Record, event: Event) -> Text:
+    when = datetime.fromtimestamp(record.timestamp_ms / 1000).strftime("%H:%M:%S.%f")[:-3]
+    line = Text.assemble(
+        (when, "dim"), f"  {record.partition}@{record.offset}  ", (shown_key(record.key), "cyan"), "  "
+    )
+    for name, value in event.to_avro().items():
+        shown = _short(value)
+        if shown:
+            line.append(f"{name}=", "dim").append(f"{shown} ")
+    return line
+
+
+def _short(value: Any) -> str:
+    """A field in a line: nothing for what is empty, how much there is of what is long."""
+    if value is None or value is False or value in ("", 0, 0.0):
+        return ""
+    if isinstance(value, dict):
+        if value.keys() == {"cipher", "data"}:
+            return f"({len(value['data'])} bytes)"
+        inner = ",".join(f"{key}:{_short(item)}" for key, item in value.items() if _short(item))
+        return "" if not inner else "{" + inner + "}" if len(inner) <= 80 else f"{{{len(value)} fields}}"
+    if isinstance(value, list | tuple):
+        if not value:
+            return ""
+        with suppress(TypeError):
+            joined = ",".join(value)
+            if len(joined) <= 60:
+                return joined
+        return f"[{len(value)}]"
+    if isinstance(value, bytes):
+        return f"({len(value)} bytes)"
+    return str(value) if len(str(value)) <= 120 else str(value)[:117] + "…"

@@ -1,0 +1,99 @@
+"""Runs what a command does, and turns what it raises into a message and an exit code."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import typer
+from headrace_contracts.errors import RegistryUnavailable
+from rich.text import Text
+
+from headrace.addresses import Addresses, locate
+from headrace.cli.output import ERR
+from headrace.errors import HeadraceError, Misconfigured, NotAllowed, RequestInvalid, RetryLater, Unavailable
+
+T = TypeVar("T")
+
+OK: Final = 0
+FAILED: Final = 1
+USAGE: Final = 2
+UNREACHABLE: Final = 3
+NOT_ALLOWED: Final = 4
+TRY_LATER: Final = 5
+INTERRUPTED: Final = 130
+
+EXIT_CODES: Final = (
+    "Exit codes: 0 done, 1 failed or refused, 2 wrong usage or settings, 3 a service cannot be reached, "
+    "4 the API key is missing or may not do this, 5 try again later, 130 interrupted."
+)
+
+_stack_file: Path | None = None
+
+
+def use_stack(file: Path | None) -> None:
+    """Take the addresses from this stack.json."""
+    global _stack_file
+    _stack_file = file
+
+
+def addresses() -> Addresses:
+    """Where the commands of this run go. Raises Misconfigured."""
+    return locate(stack_file=_stack_file)
+
+
+def run(work: Coroutine[Any, Any, T]) -> T:
+    """Run to the end. Raises typer.Exit after telling about an error that can be expected."""
+    try:
+        return asyncio.run(work)
+    except KeyboardInterrupt:
+        raise typer.Exit(INTERRUPTED) from None
+    except BrokenPipeError:
+        raise  # the reader of our output has gone, which `main` ends quietly
+    except Exception as error:
+        code = _exit_code(error)
+        if code is None:
+            raise
+        tell(error)
+        raise typer.Exit(code) from None
+
+
+def tell(error: BaseException) -> None:
+    """One message for an error, on stderr."""
+    ERR.print(Text.assemble(("headrace: ", "bold red"), str(error)), soft_wrap=True)
+    if isinstance(error, RequestInvalid):
+        for field, message in error.fields:
+            ERR.print(f"  {field}: {message}", markup=False, soft_wrap=True)
+
+
+def fail(message: str, code: int = FAILED) -> typer.Exit:
+    """Tell what is wrong; raise what it returns."""
+    ERR.print(Text.assemble(("headrace: ", "bold red"), message), soft_wrap=True)
+    return typer.Exit(code)
+
+
+def _exit_code(error: Exception) -> int | None:
+    match error:
+        case Misconfigured() | ValueError():
+            return USAGE
+        case Unavailable() | RegistryUnavailable():
+            return UNREACHABLE
+        case NotAllowed():
+            return NOT_ALLOWED
+        case RetryLater():
+            return TRY_LATER
+        case HeadraceError():
+            return FAILED
+        case _:
+            return _kafka_exit_code(error)
+
+
+def _kafka_exit_code(error: Exception) -> int | None:
+    from headrace_contracts.errors import ContractError
+    from headrace_streams.errors import StreamsError, TryAgain
+
+    if isinstance(error, TryAgain):
+        return UNREACHABLE
+    return FAILED if isinstance(error, StreamsError | ContractError) else None

@@ -1,0 +1,189 @@
+"""`headrace submit`."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from headrace.cli.output import ERR, OUT, print_json, task_summary
+from headrace.cli.running import FAILED, USAGE, addresses, fail, run
+from headrace.client import Client
+from headrace.errors import NotYet
+from headrace.requests import TaskOptions
+from headrace.results import Task
+
+
+class Privacy(StrEnum):
+    """How far the content may travel."""
+
+    sensitive = "sensitive"
+    internal = "internal"
+    public = "public"
+
+
+class Priority(StrEnum):
+    """Whether somebody waits."""
+
+    interactive = "interactive"
+    batch = "batch"
+
+
+class RunMode(StrEnum):
+    """Where to run."""
+
+    local = "local"
+    cloud = "cloud"
+    hybrid = "hybrid"
+
+
+def submit(
+    text: Annotated[
+        str | None, typer.Argument(help="What to do. Without it, or with -, it is read from stdin.")
+    ] = None,
+    file: Annotated[
+        list[Path] | None,
+        typer.Option("--file", "-f", help="Add a file's text (- for stdin) to the prompt; may be given several times."),
+    ] = None,
+    role: Annotated[str | None, typer.Option("--role", "-r", help="Role that should do it, as code_reviewer.")] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="Model: auto, provider/model, or a bare model name.")
+    ] = None,
+    privacy: Annotated[
+        Privacy | None, typer.Option("--privacy", "-p", help="sensitive: never leaves our own nodes.")
+    ] = None,
+    priority: Annotated[Priority | None, typer.Option(help="Lane; the role's own unless said.")] = None,
+    mode: Annotated[RunMode | None, typer.Option(help="Where to run; by preference unless said.")] = None,
+    provider: Annotated[str | None, typer.Option(help="Provider to try first where the rules allow it.")] = None,
+    budget: Annotated[float | None, typer.Option(help="Most it may cost, in US dollars.", min=0)] = None,
+    deadline: Annotated[float | None, typer.Option(help="Seconds after which the answer is of no use.", min=0)] = None,
+    session: Annotated[str | None, typer.Option(help="Conversation whose tasks keep their order.")] = None,
+    user: Annotated[str | None, typer.Option(help="On whose behalf; their preferences apply.")] = None,
+    subject: Annotated[str | None, typer.Option(help="The person whom the content is about.")] = None,
+    kind: Annotated[str | None, typer.Option(help="Your own name for this type of work.")] = None,
+    label: Annotated[list[str] | None, typer.Option(help="A label NAME=VALUE; may be given several times.")] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Take no earlier answer from the cache.")] = False,
+    max_tokens: Annotated[int | None, typer.Option(help="Longest answer, in tokens.", min=1)] = None,
+    idempotency_key: Annotated[
+        str | None, typer.Option(help="Submitting again under the same key makes no second task.")
+    ] = None,
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait for the answer, or print only the id.")] = True,
+    timeout: Annotated[float | None, typer.Option(help="Stop waiting after so many seconds; the task goes on.")] = None,
+    json_output: Annotated[bool, typer.Option("--json", help="Print the task as JSON.")] = False,
+) -> None:
+    """Hand a task over and show its answer, as it comes.
+
+    The answer goes to stdout; who gave it, whether it was simulated, what it cost and why it ran there go to stderr.
+    Exit code 1 when the task ends without an answer.
+
+    \b
+    Examples:
+      headrace submit "Why do rivers meander?"
+      headrace submit -r code_reviewer "Review this module" -f app.py
+      git diff | headrace submit -r code_reviewer --privacy sensitive "Review this change" -f -
+      headrace submit --json --no-wait --priority batch "Summarise" -f report.txt
+    """
+    options: TaskOptions = {
+        "role": role,
+        "model": model,
+        "privacy": privacy.value if privacy else None,
+        "priority": priority.value if priority else None,
+        "mode": mode.value if mode else None,
+        "preferred_provider": provider,
+        "budget": budget,
+        "deadline": deadline,
+        "session": session,
+        "user": user,
+        "subject": subject,
+        "kind": kind,
+        "labels": _labels(label or []),
+        "allow_cached": False if fresh else None,
+        "max_tokens": max_tokens,
+    }
+    prompt = _prompt(text, file or [])
+    run(_submit(prompt, options, idempotency_key, wait=wait, timeout=timeout, json_output=json_output))
+
+
+async def _submit(
+    prompt: str, options: TaskOptions, idempotency_key: str | None, *, wait: bool, timeout: float | None,
+    json_output: bool,
+) -> None:  # fmt: skip
+    async with Client(addresses=addresses()) as client:
+        # Pieces that a later attempt takes back can be marked on a terminal, but not in a pipe.
+        pieces = wait and not json_output and sys.stdout.isatty()
+        handle = await client.submit(prompt, idempotency_key=idempotency_key, stream=pieces, **options)
+        if not wait:
+            if json_output:
+                print_json(handle.accepted)
+            else:
+                print(handle.id)
+            return
+        try:
+            task = await _show_pieces(client, handle.id, timeout) if pieces else await handle.wait(timeout)
+        except NotYet as error:
+            raise fail(f"{error}: headrace tasks show {error.task_id}") from None
+    if json_output:
+        print_json(task)
+    else:
+        if not pieces and task.answer is not None:
+            print(task.answer)
+        ERR.print(task_summary(task), soft_wrap=True)
+    if not task.answered:
+        raise typer.Exit(FAILED)
+
+
+async def _show_pieces(client: Client, task_id: str, timeout: float | None) -> Task:
+    stream = client.follow(task_id)
+    shown = ""
+    try:
+        async with asyncio.timeout(timeout):
+            async for piece in stream:
+                if piece.begins_anew and shown:
+                    OUT.print("\n(that attempt broke; another one answers)", style="yellow")
+                    shown = ""
+                OUT.print(piece.text, end="", markup=False, soft_wrap=True)
+                shown += piece.text
+            task = await stream.result()
+    except TimeoutError:
+        raise NotYet(task_id, timeout or 0.0) from None
+    if task.answer is not None and not shown:
+        OUT.print(task.answer, end="", markup=False, soft_wrap=True)
+    OUT.print()
+    return task
+
+
+def _prompt(text: str | None, files: list[Path]) -> str:
+    parts = []
+    if text == "-" or (text is None and not files):
+        if sys.stdin.isatty():
+            raise fail("say what to do: headrace submit TEXT, or pipe text in", USAGE)
+        parts.append(sys.stdin.read())
+    elif text is not None:
+        parts.append(text)
+    for path in files:
+        if str(path) == "-":
+            parts.append(sys.stdin.read())
+            continue
+        try:
+            parts.append(f"{path.name}:\n{path.read_text(encoding='utf-8')}")
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "is not UTF-8 text"
+            raise fail(f"{path}: {reason}", USAGE) from None
+    prompt = "\n\n".join(part for part in parts if part.strip())
+    if not prompt:
+        raise fail("the prompt is empty", USAGE)
+    return prompt
+
+
+def _labels(texts: list[str]) -> dict[str, str] | None:
+    labels = {}
+    for text in texts:
+        name, found, value = text.partition("=")
+        if not found or not name:
+            raise fail(f"--label {text!r}: expected NAME=VALUE", USAGE)
+        labels[name] = value
+    return labels or None

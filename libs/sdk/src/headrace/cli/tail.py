@@ -1,0 +1,138 @@
+"""`headrace tail`."""
+
+from __future__ import annotations
+
+import heapq
+import json
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from headrace.cli.moments import moment_before
+from headrace.cli.output import ERR, OUT
+from headrace.cli.running import USAGE, addresses, fail, run
+
+if TYPE_CHECKING:
+    from headrace_contracts.errors import UnreadableValue
+    from headrace_streams.records import Record
+
+    from headrace.connecting import Cluster
+    from headrace.consuming import Consumption, Start
+
+
+def tail(
+    topic: Annotated[str, typer.Argument(help="Topic, with or without the prefix, such as tasks.completed.")],
+    count: Annotated[
+        int, typer.Option("-n", "--count", help="Show the newest so many; with --follow to begin with.", min=0)
+    ] = 10,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on showing what comes, until Ctrl-C.")] = False,
+    from_start: Annotated[bool, typer.Option("--from-start", help="Begin with the oldest record, show all.")] = False,
+    since: Annotated[
+        str | None, typer.Option(help="Begin at a time (2027-01-01T12:00:00Z) or an age (30m, 2h).")
+    ] = None,
+    tenant: Annotated[str | None, typer.Option(help="Only this tenant's.")] = None,
+    key: Annotated[str | None, typer.Option(help="Only records of this key.")] = None,
+    json_output: Annotated[bool, typer.Option("--json", help="One JSON document a line, with all fields.")] = False,
+) -> None:
+    """Read a topic, decoded.
+
+    It reads beside all consumer groups: nothing is committed, nobody misses a record. A record that cannot be read is
+    told on stderr, and the reading goes on.
+
+    \b
+    Examples:
+      headrace tail tasks.completed
+      headrace tail work.local.interactive --follow
+      headrace tail tasks.completed --from-start --tenant acme --json | jq .event.cost_nanodollars
+      headrace tail skills.feed --since 10m --key acme/testing
+    """
+    if from_start and since:
+        raise fail("--from-start and --since contradict each other", USAGE)
+    begin: Start | None = "start" if from_start else moment_before(since)
+    run(_tail(_Tail(topic, tenant, key, json_output=json_output), begin, count, follow=follow))
+
+
+async def _tail(tail_: _Tail, begin: Start | None, count: int, *, follow: bool) -> None:
+    from headrace.connecting import Cluster
+
+    async with Cluster.at(addresses()) as cluster:
+        if begin is not None:
+            await tail_.show_all(tail_.consumption(cluster, begin, follow=follow))
+            return
+        # Opened before the past is read, so that nothing falls between.
+        live = await tail_.consumption(cluster, "end", follow=True).start() if follow else None
+        try:
+            last_shown = await tail_.show_newest(cluster, count)
+            if live is not None:
+                await tail_.show_all(live, last_shown)
+        finally:
+            if live is not None:
+                await live.close()
+
+
+class _Tail:
+    """Which records of a topic to show, and how."""
+
+    def __init__(self, topic: str, tenant: str | None, key: str | None, *, json_output: bool) -> None:
+        self._topic = topic
+        self._tenant = tenant
+        self._key = key
+        self._json = json_output
+
+    def consumption(self, cluster: Cluster, start: Start, *, follow: bool) -> Consumption[Any]:
+        from headrace.consuming import consume
+
+        return consume(self._topic, start=start, follow=follow, cluster=cluster, on_unreadable=self._tell)
+
+    async def show_all(self, consumption: Consumption[Any], seen: dict[int, int] | None = None) -> None:
+        """Each record as it comes, but for those up to the offsets (by partition) that have been shown."""
+        seen = seen or {}
+        async with consumption:
+            async for delivered in consumption:
+                record = delivered.record
+                if self._matches(record) and record.offset > seen.get(record.partition, -1):
+                    self._show(record, delivered.event)
+
+    async def show_newest(self, cluster: Cluster, count: int) -> dict[int, int]:
+        """The newest of what is there, in the order of time; the last offset of each partition that was read."""
+        from headrace.consuming import Newest
+
+        seen: dict[int, int] = {}
+        newest: list[tuple[int, int, int, Record, Any]] = []
+        # Where only some records match, any number of others may stand behind the newest few that do.
+        start: Start = Newest(count) if self._tenant is None and self._key is None else "start"
+        async with self.consumption(cluster, start, follow=False) as present:
+            async for delivered in present:
+                record = delivered.record
+                seen[record.partition] = record.offset
+                if self._matches(record):
+                    entry = (record.timestamp_ms, record.partition, record.offset, record, delivered.event)
+                    if len(newest) < count:
+                        heapq.heappush(newest, entry)
+                    elif count:
+                        heapq.heappushpop(newest, entry)
+        for *_, record, event in sorted(newest, key=lambda entry: entry[:3]):
+            self._show(record, event)
+        return seen
+
+    def _matches(self, record: Record) -> bool:
+        from headrace_contracts.headers import header
+
+        return (self._key is None or record.key == self._key.encode()) and (
+            self._tenant is None or header(record.headers, "ce_tenant") == self._tenant
+        )
+
+    def _show(self, record: Record, event: Any) -> None:
+        from headrace.cli.records import record_document, record_line
+
+        if self._json:
+            print(json.dumps(record_document(record, event), ensure_ascii=False), flush=True)
+        else:
+            OUT.print(record_line(record, event), soft_wrap=True)
+
+    def _tell(self, record: Record, error: UnreadableValue) -> None:
+        from headrace_contracts.errors import NullValue
+
+        if self._matches(record):
+            what = "the key was removed" if isinstance(error, NullValue) else error.reason
+            ERR.print(f"{error.origin}: {what}", style="yellow", soft_wrap=True, markup=False)

@@ -1,0 +1,179 @@
+"""`headrace tasks`."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.text import Text
+
+from headrace.cli.moments import moment_before
+from headrace.cli.output import ERR, OUT, dollars, moment, print_json, status_text, table, task_summary, where_text
+from headrace.cli.running import FAILED, addresses, fail, run
+from headrace.client import Client
+from headrace.results import Task
+
+if TYPE_CHECKING:
+    from headrace_contracts.events import JournalEntry
+
+app = typer.Typer(no_args_is_help=True, help="List, show, explain and cancel tasks.")
+
+Id = Annotated[str, typer.Argument(help="Id of the task.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@app.command("list")
+def list_tasks(
+    status: Annotated[
+        str | None, typer.Option(help="accepted, succeeded, refused, failed, cancelled or expired.")
+    ] = None,
+    role: Annotated[str | None, typer.Option(help="Only tasks of this role.")] = None,
+    kind: Annotated[str | None, typer.Option(help="Only tasks of this kind.")] = None,
+    session: Annotated[str | None, typer.Option(help="Only tasks of this session.")] = None,
+    user: Annotated[str | None, typer.Option(help="Only tasks of this user.")] = None,
+    since: Annotated[str | None, typer.Option(help="A time (2027-01-01T12:00:00Z) or an age (30m, 2h, 7d).")] = None,
+    until: Annotated[str | None, typer.Option(help="A time or an age.")] = None,
+    limit: Annotated[int, typer.Option("--limit", "-n", help="At most so many.", min=1)] = 20,
+    json_output: Json = False,
+) -> None:
+    """Newest first.
+
+    \b
+    Examples:
+      headrace tasks list --status failed --since 2h
+      headrace tasks list -n 1000 --json | jq .[].id
+    """
+    found = run(
+        _list(
+            limit, status=status, role=role, kind=kind, session=session, user=user, since=moment_before(since),
+            until=moment_before(until),
+        )
+    )  # fmt: skip
+    if json_output:
+        print_json(found)
+        return
+    rows = table("submitted", "status", "role", "by", "cost", "task", right=["cost"])
+    for task in found:
+        role_or_model = task.role or task.requested_model or ""
+        rows.add_row(
+            moment(task.submitted_at), status_text(task.status), role_or_model, where_text(task),
+            dollars(task.cost_nanodollars), task.id,
+        )  # fmt: skip
+    OUT.print(rows)
+
+
+async def _list(limit: int, **filters: str | datetime | None) -> list[Task]:
+    found: list[Task] = []
+    async with Client(addresses=addresses()) as client:
+        tasks = client.list_all(limit=min(limit, 200), **filters)
+        async for task in tasks:
+            found.append(task)
+            if len(found) == limit:
+                break
+    return found
+
+
+@app.command()
+def show(task_id: Id, json_output: Json = False) -> None:
+    """A task with its answer. Exit code 1 when there is no task of this id."""
+    task = run(_get(task_id))
+    if json_output:
+        print_json(task)
+        return
+    if task.answer is not None:
+        print(task.answer)
+    ERR.print(task_summary(task), soft_wrap=True)
+
+
+async def _get(task_id: str) -> Task:
+    async with Client(addresses=addresses()) as client:
+        return await client.get(task_id)
+
+
+@app.command()
+def cancel(
+    task_id: Id,
+    reason: Annotated[str, typer.Option(help="Why, for the record.")] = "",
+    json_output: Json = False,
+) -> None:
+    """Stop a task. Exit code 1 when it had ended already."""
+    ended = run(_cancel(task_id, reason))
+    if json_output:
+        print_json({"id": task_id, "asked": ended is None, "task": ended})
+    if ended is not None:
+        raise fail(f"the task had ended already: {ended.status}")
+    ERR.print("asked; it ends as cancelled, unless it is faster", style="dim")
+
+
+async def _cancel(task_id: str, reason: str) -> Task | None:
+    async with Client(addresses=addresses()) as client:
+        return await client.cancel(task_id, reason)
+
+
+@app.command()
+def why(
+    task_id: Id,
+    journal: Annotated[
+        bool, typer.Option("--journal", help="Read the router's journal in Kafka: also what was rejected, and why.")
+    ] = False,
+    json_output: Json = False,
+) -> None:
+    """Why a task went where it went, step by step."""
+    task = run(_get(task_id))
+    entries = run(_journal(task)) if journal else []
+    if json_output:
+        print_json({"id": task.id, "status": task.status, "trail": task.trail,
+                    "journal": [entry.to_avro() for entry in _without_texts(entries)]})  # fmt: skip
+        return
+    if journal:
+        for entry in entries:
+            _print_entry(entry)
+    else:
+        rows = table("at", "step", "model", "reason")
+        for step in task.trail:
+            model = "/".join(part for part in (step.provider, step.model) if part)
+            rows.add_row(step.at.astimezone().strftime("%H:%M:%S.%f")[:-3], step.step, model, step.reason)
+        OUT.print(rows)
+    ERR.print(task_summary(task), soft_wrap=True)
+    if not task.trail and not entries:
+        raise typer.Exit(FAILED)
+
+
+async def _journal(task: Task) -> list[JournalEntry]:
+    from headrace_contracts.events import JournalEntry
+
+    from headrace.connecting import Cluster
+    from headrace.consuming import consume
+
+    if task.submitted_at is None:
+        return []
+    begin = task.submitted_at - timedelta(seconds=1)
+    async with Cluster.at(addresses()) as cluster:
+        journal = consume(
+            "tasks.journal", JournalEntry, start=begin, follow=False, cluster=cluster,
+            on_unreadable=lambda _record, _error: None,
+        )  # fmt: skip
+        async with journal:
+            entries = [decision.event async for decision in journal if decision.event.task_id == task.id]
+    return sorted(entries, key=lambda entry: entry.decided_at)
+
+
+def _without_texts(entries: list[JournalEntry]) -> list[JournalEntry]:
+    """The entries without the task's state, which holds its prompt."""
+    from dataclasses import replace
+
+    return [replace(entry, state=None) for entry in entries]
+
+
+def _print_entry(entry: JournalEntry) -> None:
+    when = datetime.fromtimestamp(entry.decided_at / 1000).strftime("%H:%M:%S.%f")[:-3]
+    does = ", ".join(f"{command.kind.value} to {command.topic}" for command in entry.commands) or "nothing to do"
+    phase = f" → {entry.state.phase.value}" if entry.state else ""
+    OUT.print(Text.assemble((when, "dim"), "  ", (entry.cause, "bold"), f"{phase}: {does}"), soft_wrap=True)
+    for rejected in entry.rejected:
+        OUT.print(
+            Text.assemble("    not ", f"{rejected.provider}/{rejected.model}", (f"  {rejected.code}  ", "yellow"),
+                          (rejected.detail, "dim")),
+            soft_wrap=True,
+        )  # fmt: skip

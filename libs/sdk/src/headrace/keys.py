@@ -1,0 +1,55 @@
+"""API keys; needs a key with the scope admin."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from headrace.errors import NotUnderstood
+from headrace.results import Key, NewKey, Reader, key_of
+from headrace.transport import Transport
+
+
+class Keys:
+    """Makes, lists and revokes keys."""
+
+    def __init__(self, transport: Transport, url: Callable[[], str]) -> None:
+        self._transport = transport
+        self._url = url
+
+    async def create(
+        self,
+        tenant: str,
+        *,
+        name: str = "",
+        scopes: Sequence[str] | None = None,
+        requests_per_minute: int | None = None,
+    ) -> NewKey:
+        """A new key; its text is in the result and can never be had again.
+
+        Args:
+            scopes: tasks, skills, costs, admin; by default the first three.
+            requests_per_minute: Rate limit; None for none.
+
+        Raises Unavailable when it is not known whether the key was made: look at the list then.
+        """
+        body = {"tenant": tenant, "name": name, "scopes": scopes, "requests_per_minute": requests_per_minute}
+        reply = await self._transport.call(
+            "POST",
+            self._url().rstrip("/") + "/v1/keys",
+            body={field: value for field, value in body.items() if value is not None},
+            repeatable=False,
+        )
+        document = reply.document
+        return NewKey(info=key_of(document), key=Reader(document, "a new key").text("key"))
+
+    async def list(self, tenant: str | None = None) -> tuple[Key, ...]:
+        """All keys, revoked ones included, or those of one tenant."""
+        params = {"tenant": tenant} if tenant else None
+        reply = await self._transport.call("GET", self._url().rstrip("/") + "/v1/keys", params=params)
+        if not isinstance(reply.document, dict) or not isinstance(reply.document.get("keys"), list):
+            raise NotUnderstood("a list of keys: expected an object with keys")
+        return tuple(key_of(item) for item in reply.document["keys"])
+
+    async def revoke(self, key_id: str) -> None:
+        """Make a key invalid, within moments and for good. Raises NotFound."""
+        await self._transport.call("DELETE", self._url().rstrip("/") + f"/v1/keys/{key_id}")
