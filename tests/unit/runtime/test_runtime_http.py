@@ -1,0 +1,402 @@
+"""The HTTP doors: errors in two shapes, ids, bodies, keys, event streams, drains; and the ops server."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import aiohttp
+import pytest
+from aiohttp import web
+from headrace_runtime.access import KEY_RANDOM_BYTES, Scope, hash_secret, make_key
+from headrace_runtime.authentication import authentication, require
+from headrace_runtime.health import Health
+from headrace_runtime.http import DRAINING, HttpServer, new_app, parse_model, read_json, read_model
+from headrace_runtime.metrics import Metrics
+from headrace_runtime.ops import OpsServer
+from headrace_runtime.problems import Problem
+from headrace_runtime.sse import ServerEvent, event_stream, last_event_id
+from pydantic import BaseModel, SecretStr
+
+PEPPER = SecretStr("pepper-for-tests")
+KEY = make_key(bytes(KEY_RANDOM_BYTES))
+
+
+class Stored:
+    key_id = KEY.key_id
+    tenant = "acme"
+    secret_hash = hash_secret(PEPPER.get_secret_value(), KEY.secret)
+    scopes = ("tasks",)
+    requests_per_minute: int | None = None
+    revoked_at: int | None = None
+
+
+class Body(BaseModel):
+    role: str
+    priority: int = 0
+
+
+class Door:
+    """An application with one route per behaviour, on a free port."""
+
+    def __init__(self) -> None:
+        self.metrics = Metrics("test")
+        self.stored = Stored()
+        self.now = 1000.0
+        self.source_closed = asyncio.Event()
+        self.release = asyncio.Event()
+        self.entered = asyncio.Event()
+        keys = authentication({KEY.key_id: self.stored}, PEPPER, public=("/open",), now=lambda: self.now)
+        self.app = new_app(metrics=self.metrics, body_limit_bytes=1000, middlewares=(keys,))
+        add = self.app.router.add_route
+        add("GET", "/open", self._open)
+        add("GET", "/v1/whoami", self._whoami)
+        add("GET", "/v1/costs", self._costs)
+        add("POST", "/v1/tasks", self._tasks)
+        add("POST", "/v1/chat/completions", self._tasks)
+        add("GET", "/v1/broken", self._broken)
+        add("GET", "/v1/models/broken", self._broken)
+        add("GET", "/v1/conflict", self._conflict)
+        add("GET", "/v1/events", self._events)
+        add("GET", "/v1/answer", self._answer)
+        add("GET", "/v1/slow", self._slow)
+        self.server = HttpServer(self.app, "127.0.0.1", 0)
+
+    async def _open(self, _request: web.Request) -> web.Response:
+        return web.json_response({})
+
+    async def _whoami(self, request: web.Request) -> web.Response:
+        caller = require(request, Scope.TASKS)
+        return web.json_response({"tenant": caller.tenant, "key": caller.key_id})
+
+    async def _costs(self, request: web.Request) -> web.Response:
+        require(request, Scope.COSTS)
+        return web.json_response({})
+
+    async def _tasks(self, request: web.Request) -> web.Response:
+        body = await read_model(request, Body)
+        return web.json_response(body.model_dump(), status=202)
+
+    async def _broken(self, _request: web.Request) -> web.Response:
+        raise RuntimeError("the inside of the service")
+
+    async def _conflict(self, _request: web.Request) -> web.Response:
+        raise Problem(409, "idempotency-conflict", "This key was used with other content.", extra={"task_id": "t1"})
+
+    async def _numbers(self, start: int) -> AsyncIterator[ServerEvent]:
+        try:
+            for number in range(start, start + 3):
+                yield ServerEvent(json.dumps({"n": number}), event="delta", id=str(number))
+            self.entered.set()
+            await self.release.wait()
+            yield ServerEvent("last", id="last")
+        finally:
+            self.source_closed.set()
+
+    async def _events(self, request: web.Request) -> web.StreamResponse:
+        start = int(last_event_id(request) or "-1") + 1
+        return await event_stream(request, self._numbers(start), heartbeat_seconds=0.05, resumable=True)
+
+    async def _answer(self, request: web.Request) -> web.StreamResponse:
+        return await event_stream(
+            request, self._numbers(0), heartbeat_seconds=5, resumable=False, headers={"X-Model": "phi3"}
+        )
+
+    async def _slow(self, _request: web.Request) -> web.Response:
+        self.entered.set()
+        await self.release.wait()
+        return web.json_response({"done": True})
+
+
+@pytest.fixture
+async def door() -> AsyncIterator[Door]:
+    made = Door()
+    await made.server.start()
+    yield made
+    made.release.set()
+    await made.server.stop()
+
+
+@pytest.fixture
+async def client(door: Door) -> AsyncIterator[aiohttp.ClientSession]:
+    headers = {"Authorization": f"Bearer {KEY}"}
+    async with aiohttp.ClientSession(f"http://127.0.0.1:{door.server.port}", headers=headers) as session:
+        yield session
+
+
+async def _json(response: aiohttp.ClientResponse) -> Any:
+    return json.loads(await response.text())
+
+
+async def test_a_problem_is_told_by_rfc_9457(client: aiohttp.ClientSession) -> None:
+    async with client.get("/v1/conflict", headers={"X-Request-Id": "req-1"}) as response:
+        assert response.status == 409
+        assert response.content_type == "application/problem+json"
+        assert response.headers["X-Request-Id"] == "req-1"
+        assert await _json(response) == {
+            "type": "urn:headrace:problem:idempotency-conflict",
+            "title": "Conflict",
+            "status": 409,
+            "detail": "This key was used with other content.",
+            "instance": "urn:headrace:request:req-1",
+            "task_id": "t1",
+        }
+
+
+@pytest.mark.parametrize(("path", "shape"), [("/v1/broken", "problem"), ("/v1/models/broken", "openai")])
+async def test_an_unforeseen_error_tells_nothing_of_itself(
+    client: aiohttp.ClientSession, path: str, shape: str
+) -> None:
+    async with client.get(path) as response:
+        text = await response.text()
+        assert response.status == 500
+        assert "inside" not in text
+        assert ("error" in json.loads(text)) == (shape == "openai")
+
+
+async def test_unknown_paths_and_wrong_methods_are_problems_too(client: aiohttp.ClientSession) -> None:
+    async with client.get("/nowhere") as response:
+        assert response.status == 404
+        assert (await _json(response))["type"] == "urn:headrace:problem:not-found"
+    async with client.delete("/v1/tasks") as response:
+        assert response.status == 405
+        assert response.headers["Allow"] == "POST"
+    async with client.get("/v1/chat/nowhere") as response:
+        assert (await _json(response))["error"]["type"] == "invalid_request_error"
+
+
+async def test_request_ids_are_made_where_none_or_a_bad_one_is_given(client: aiohttp.ClientSession) -> None:
+    seen = set()
+    for given in (None, "bad id with spaces", "x" * 200):
+        async with client.get("/v1/whoami", headers={"X-Request-Id": given} if given else {}) as response:
+            seen.add(response.headers["X-Request-Id"])
+    assert len(seen) == 3
+    assert all(len(made) == 16 for made in seen)
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type", "status", "kind"),
+    [
+        (b"{", "application/json", 400, "malformed-json"),
+        (b"\xff\xfe", "application/json", 400, "malformed-json"),
+        (b"[" * 900, "application/json", 400, "malformed-json"),
+        (b"{}", "text/plain", 415, "unsupported-media-type"),
+        (b'{"role": "' + b"x" * 2000 + b'"}', "application/json", 413, "body-too-large"),
+        (b'{"priority": "high secret"}', "application/json", 400, "invalid-request"),
+    ],
+)
+async def test_bad_bodies_are_told_apart(
+    client: aiohttp.ClientSession, body: bytes, content_type: str, status: int, kind: str
+) -> None:
+    async with client.post("/v1/tasks", data=body, headers={"Content-Type": content_type}) as response:
+        assert response.status == status
+        document = await _json(response)
+        assert document["type"] == f"urn:headrace:problem:{kind}"
+        assert "secret" not in json.dumps(document)
+
+
+async def test_wrong_fields_are_all_named(client: aiohttp.ClientSession) -> None:
+    async with client.post("/v1/tasks", json={"priority": "high"}) as response:
+        fields = {error["field"] for error in (await _json(response))["errors"]}
+        assert fields == {"role", "priority"}
+    async with client.post("/v1/chat/completions", json={"priority": 1}) as response:
+        error = (await _json(response))["error"]
+        assert error["param"] == "role"
+        assert error["type"] == "invalid_request_error"
+    with pytest.raises(Problem):
+        parse_model([], Body)
+
+
+async def test_a_good_body_passes(client: aiohttp.ClientSession) -> None:
+    async with client.post("/v1/tasks", json={"role": "review"}) as response:
+        assert response.status == 202
+        assert await _json(response) == {"role": "review", "priority": 0}
+
+
+async def test_callers_are_known_by_bearer_or_header_and_held_to_their_scopes(
+    door: Door, client: aiohttp.ClientSession
+) -> None:
+    async with client.get("/v1/whoami") as response:
+        assert await _json(response) == {"tenant": "acme", "key": KEY.key_id}
+    async with client.get("/v1/costs") as response:
+        assert response.status == 403
+    url = f"http://127.0.0.1:{door.server.port}"
+    async with aiohttp.ClientSession(url) as stranger:
+        async with stranger.get("/v1/whoami", headers={"X-Api-Key": str(KEY)}) as response:
+            assert response.status == 200
+        async with stranger.get("/open") as response:
+            assert response.status == 200
+        for headers in ({}, {"Authorization": "Bearer nonsense"}, {"Authorization": f"Basic {KEY}"}):
+            async with stranger.get("/v1/whoami", headers=headers) as response:
+                assert response.status == 401
+                assert response.headers["WWW-Authenticate"].startswith("Bearer")
+        async with stranger.get("/v1/models/x", headers={}) as response:
+            assert (await _json(response))["error"]["code"] == "invalid_api_key"
+
+
+async def test_a_limited_key_is_told_its_rate_and_refused_above_it(door: Door, client: aiohttp.ClientSession) -> None:
+    door.stored.requests_per_minute = 2
+    for remaining in (1, 0):
+        async with client.get("/v1/whoami") as response:
+            assert response.status == 200
+            assert response.headers["RateLimit"].startswith(f'"key";r={remaining}')
+    async with client.get("/v1/whoami") as response:
+        assert response.status == 429
+        assert response.headers["Retry-After"] == "30"
+    door.now += 30
+    async with client.get("/v1/whoami") as response:
+        assert response.status == 200
+
+
+async def test_requests_are_counted_by_route_and_status(door: Door, client: aiohttp.ClientSession) -> None:
+    async with client.get("/v1/whoami"):
+        pass
+    labels = {"method": "GET", "route": "/v1/whoami", "status": "200"}
+    assert door.metrics.registry.get_sample_value("headrace_http_request_seconds_count", labels) == 1
+    assert door.metrics.registry.get_sample_value("headrace_http_open_requests") == 0
+
+
+def test_an_event_on_the_wire_keeps_its_lines_and_admits_no_forged_fields() -> None:
+    event = ServerEvent("one\ntwo\r\nthree\u2028still three", event="delta", id="7", retry_ms=100)
+    assert event.encode().decode() == (
+        "event: delta\nid: 7\nretry: 100\ndata: one\ndata: two\ndata: three\u2028still three\n\n"
+    )
+    for forged in (ServerEvent("x", id="1\ndata: y"), ServerEvent("x", event="a\rb")):
+        with pytest.raises(ValueError, match="line break"):
+            forged.encode()
+
+
+async def _read_until(response: aiohttp.ClientResponse, mark: bytes) -> bytes:
+    received = b""
+    async with asyncio.timeout(5):
+        while mark not in received:
+            chunk = await response.content.readany()
+            assert chunk, f"the stream ended before {mark!r}: {received!r}"
+            received += chunk
+    return received
+
+
+async def test_a_stream_resumes_after_the_last_event_id_and_beats_while_silent(client: aiohttp.ClientSession) -> None:
+    async with client.get("/v1/events", headers={"Last-Event-ID": "4"}) as response:
+        assert response.content_type == "text/event-stream"
+        assert "X-Request-Id" in response.headers
+        received = await _read_until(response, b": heartbeat")
+        assert received.startswith(b'event: delta\nid: 5\ndata: {"n": 5}\n\n')
+    async with client.get("/v1/events?last_event_id=9") as response:
+        assert b"id: 10" in await _read_until(response, b"id: 12")
+    async with client.get("/v1/events", headers={"Last-Event-ID": "x" * 600}) as response:
+        assert response.status == 400
+
+
+async def test_a_stream_ends_with_its_source(door: Door, client: aiohttp.ClientSession) -> None:
+    door.release.set()
+    async with client.get("/v1/answer") as response:
+        assert response.headers["X-Model"] == "phi3"
+        assert (await response.read()).endswith(b"id: last\ndata: last\n\n")
+    await asyncio.wait_for(door.source_closed.wait(), 5)
+
+
+async def test_a_caller_that_goes_away_closes_the_source(door: Door, client: aiohttp.ClientSession) -> None:
+    async with client.get("/v1/events") as response:
+        await _read_until(response, b"id: 2")
+        response.close()
+    await asyncio.wait_for(door.source_closed.wait(), 5)
+
+
+async def test_a_drain_sends_resumable_streams_away_and_waits_for_the_others(
+    door: Door, client: aiohttp.ClientSession
+) -> None:
+    async with client.get("/v1/events") as resumable, client.get("/v1/answer") as answer:
+        await _read_until(resumable, b"id: 2")
+        await _read_until(answer, b"id: 2")
+        draining = asyncio.create_task(door.server.drain())
+        await asyncio.wait_for(resumable.content.read(), 5)
+        assert not draining.done()
+        assert door.app[DRAINING].is_set()
+        door.release.set()
+        assert b"data: last" in await answer.content.read()
+        await asyncio.wait_for(draining, 5)
+
+
+async def test_a_drain_answers_open_requests_and_takes_no_new_connections(
+    door: Door, client: aiohttp.ClientSession
+) -> None:
+    slow = asyncio.create_task(_get_json(client, "/v1/slow"))
+    await asyncio.wait_for(door.entered.wait(), 5)
+    draining = asyncio.create_task(door.server.drain())
+    await asyncio.sleep(0.02)
+    assert not draining.done()
+    async with aiohttp.ClientSession() as fresh:
+        with pytest.raises(aiohttp.ClientConnectionError):
+            await fresh.get(f"http://127.0.0.1:{door.server.port}/open")
+    door.release.set()
+    assert await asyncio.wait_for(slow, 5) == {"done": True}
+    await asyncio.wait_for(draining, 5)
+
+
+async def _get_json(client: aiohttp.ClientSession, path: str) -> Any:
+    async with client.get(path) as response:
+        return await _json(response)
+
+
+async def test_json_is_read_without_a_model_too() -> None:
+    app = new_app(metrics=Metrics("test"), body_limit_bytes=100)
+
+    async def echo(request: web.Request) -> web.Response:
+        return web.json_response(await read_json(request))
+
+    app.router.add_post("/echo", echo)
+    server = HttpServer(app, "127.0.0.1", 0)
+    await server.start()
+    async with aiohttp.ClientSession() as session:
+        url = f"http://127.0.0.1:{server.port}/echo"
+        headers = {"Content-Type": "application/merge-patch+json"}
+        async with session.post(url, data=b"[1]", headers=headers) as response:
+            assert await _json(response) == [1]
+    await server.stop()
+
+
+@pytest.fixture
+async def ops() -> AsyncIterator[OpsServer]:
+    health = Health()
+    health.set("kafka", "not connected")
+    server = OpsServer(
+        host="127.0.0.1",
+        port=0,
+        service="headrace-test",
+        version="1.2",
+        instance="i",
+        health=health,
+        metrics=Metrics("test"),
+    )
+    server.health = health  # type: ignore[attr-defined]
+    await server.start()
+    yield server
+    await server.stop()
+
+
+async def test_the_ops_server_tells_health_and_metrics(ops: OpsServer) -> None:
+    health: Health = ops.health  # type: ignore[attr-defined]
+    async with aiohttp.ClientSession(f"http://127.0.0.1:{ops.port}") as session:
+        async with session.get("/healthz") as response:
+            assert response.status == 200
+            document = await _json(response)
+            assert document["status"] == "alive"
+            assert document["version"] == "1.2"
+        async with session.get("/readyz") as response:
+            assert response.status == 503
+            assert (await _json(response))["checks"] == {"kafka": "not connected"}
+        health.set("kafka", None)
+        health.add("tables", lambda: None)
+        async with session.get("/readyz") as response:
+            assert response.status == 200
+            assert (await _json(response))["checks"] == {"kafka": "ok", "tables": "ok"}
+        async with session.get("/metrics") as response:
+            assert response.content_type == "text/plain"
+            assert "headrace_runtime_loop_lag_seconds" in await response.text()
+        health.add_liveness("poller", lambda: "its thread has died")
+        async with session.get("/healthz") as response:
+            assert response.status == 503
+            assert (await _json(response))["checks"] == {"poller": "its thread has died"}
