@@ -124,6 +124,13 @@ def running_up(folder: Path, *options: str, **variables: str) -> Iterator[Runnin
         stop_up(process)
 
 
+def _published_by(pid: int, data: Path) -> bool:
+    try:
+        return bool(read_stack_file(data)["supervisor_pid"] == pid)
+    except FileNotFoundError:
+        return False
+
+
 def wait_until_up(folder: Path, process: subprocess.Popen[bytes]) -> RunningStack:
     """Wait until all parts are healthy.
 
@@ -132,7 +139,7 @@ def wait_until_up(folder: Path, process: subprocess.Popen[bytes]) -> RunningStac
     """
     data = folder / "data"
     deadline = time.monotonic() + START_SECONDS
-    while not (data / "stack.json").exists():
+    while not _published_by(process.pid, data):
         if process.poll() is not None or time.monotonic() > deadline:
             state = f"ended with {process.returncode}" if process.poll() is not None else "is not up in time"
             raise AssertionError(f"headrace up {state}:\n{(folder / 'up.log').read_text(errors='replace')}")

@@ -47,6 +47,14 @@ def up(
             show_default=False,
         ),
     ] = None,
+    simulator_speed: Annotated[
+        str | None,
+        typer.Option(
+            help="How fast simulated models answer: instant, realistic, or a factor such as 10. "
+            "[HEADRACE_SIMULATOR_SPEED, default realistic]",
+            show_default=False,
+        ),
+    ] = None,
     backing_only: Annotated[
         bool | None,
         typer.Option(
@@ -65,7 +73,7 @@ def up(
     try:
         settings = load_settings(
             data=data, port_base=port_base, cache=cache, topic_prefix=topic_prefix, simulate=simulate,
-            backing_only=backing_only,
+            simulator_speed=simulator_speed, backing_only=backing_only,
         )  # fmt: skip
         asyncio.run(run_until_stopped(settings, Console()))
     except DevstackError as error:

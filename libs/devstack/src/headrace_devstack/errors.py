@@ -45,5 +45,9 @@ class CorrectTheSetting(DevstackError):
     """A setting of the stack has a value that cannot be used."""
 
 
+class ProvisionByHand(DevstackError):
+    """Topics or schemas could not be created, and trying again would not help."""
+
+
 class ReadThePartLog(DevstackError):
     """A part of the stack ended or did not become healthy in time; its log says why."""

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import aiohttp
+from headrace_models.simulator.catalog import DEFAULT_NODES
 
-SIMULATED_NODES = ("gpu-large", "gpu-small", "cpu")
 OLLAMA_DEFAULT = "127.0.0.1:11434"
 LOOK_SECONDS = 1.0
 
@@ -58,7 +58,7 @@ def choose_providers(
     simulated: list[str] = []
     nodes = None if simulate_all else environment.get("HEADRACE_OLLAMA_NODES") or ollama
     if not nodes:
-        nodes = ",".join(f"{simulator}/ollama/{name}" for name in SIMULATED_NODES)
+        nodes = ",".join(f"{simulator}/ollama/{name}" for name in DEFAULT_NODES)
         simulated.append("ollama")
     keys = {
         name: value

@@ -20,6 +20,8 @@ from headrace_streams.errors import RecordRefused, TryAgain
 from headrace_streams.kafka import KafkaLog
 from headrace_streams.records import NewTopic
 
+from headrace_devstack.errors import ProvisionByHand
+
 # A task may have 1 MiB; its journal record holds it beside the state, and both are base for what a fetch must carry.
 MAX_MESSAGE_BYTES = 4 * 1024 * 1024
 DURABLE_REPLICATION = 3
@@ -65,6 +67,49 @@ async def provision(
     return f"{len(specs)} topics ({len(created)} new), {len(specs)} schemas"
 
 
+async def provision_with_patience(
+    seconds: float,
+    bootstrap_servers: str,
+    registry_url: str,
+    topic_prefix: str,
+    *,
+    replication: int = 1,
+    partitions: Mapping[str, int] | None = None,
+    properties: Mapping[str, str] | None = None,
+) -> str:
+    """`provision`, trying for so many seconds to reach Kafka and the registry.
+
+    Raises:
+        ProvisionByHand: it did not work out, and why.
+    """
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + seconds
+    while True:
+        try:
+            return await provision(
+                bootstrap_servers, registry_url, topic_prefix,
+                replication=replication, partitions=partitions, properties=properties,
+            )  # fmt: skip
+        except (TryAgain, RegistryUnavailable) as error:
+            if loop.time() >= deadline:
+                raise ProvisionByHand(
+                    f"Topics and schemas could not be created within {seconds:.0f} s: {error}.",
+                    "see whether Kafka and the registry are healthy (their logs say more), then start again.",
+                ) from error
+        except RecordRefused as error:
+            raise ProvisionByHand(
+                f"Kafka refuses to create a topic: {error}.",
+                "check that this client may create topics, and that there are as many brokers as copies are asked for.",
+            ) from error
+        except SchemaIncompatible as error:
+            raise ProvisionByHand(
+                f"The registry holds schemas of another version, which these are not compatible with: {error}.",
+                "run the version that wrote them, name another data folder (--data DIR), or make the schema change a "
+                "compatible one (schemas/README.md).",
+            ) from error
+        await asyncio.sleep(0.5)
+
+
 def parse_partitions(text: str) -> dict[str, int]:
     """Read ``tasks=12,usage.recorded=3``.
 
@@ -102,47 +147,20 @@ def main(
     """
     try:
         done = asyncio.run(
-            _patiently(
+            provision_with_patience(
                 seconds,
                 bootstrap_servers,
                 registry_url,
                 topic_prefix,
-                replication,
-                parse_partitions(partitions),
-                kafka_properties.collect(os.environ),
+                replication=replication,
+                partitions=parse_partitions(partitions),
+                properties=kafka_properties.collect(os.environ),
             )
         )
-    except (
-        ValueError, TryAgain, RecordRefused, RegistryUnavailable, SchemaIncompatible,
-        kafka_properties.KafkaPropertiesInvalid,
-    ) as error:  # fmt: skip
+    except (ValueError, ProvisionByHand, kafka_properties.KafkaPropertiesInvalid) as error:
         print(f"provisioning failed: {error}", file=sys.stderr)
         raise typer.Exit(1) from None
     print(done)
-
-
-async def _patiently(
-    seconds: float,
-    bootstrap_servers: str,
-    registry_url: str,
-    topic_prefix: str,
-    replication: int,
-    partitions: Mapping[str, int],
-    properties: Mapping[str, str],
-) -> str:
-    loop = asyncio.get_running_loop()
-    deadline = loop.time() + seconds
-    while True:
-        try:
-            return await provision(
-                bootstrap_servers, registry_url, topic_prefix,
-                replication=replication, partitions=partitions, properties=properties,
-            )  # fmt: skip
-        except (TryAgain, RegistryUnavailable) as error:
-            if loop.time() >= deadline:
-                raise
-            print(f"waiting: {error}", file=sys.stderr)
-        await asyncio.sleep(1.0)
 
 
 if __name__ == "__main__":

@@ -39,6 +39,11 @@ class StackSettings(BaseSettings):
     backing_only: bool = Field(
         default=False, description="start Kafka, registry and Postgres, but none of the services"
     )
+    simulator_speed: str = Field(
+        default="realistic",
+        pattern=r"^(instant|realistic|[0-9]*\.?[0-9]+)$",
+        description="how fast simulated models answer: instant, realistic, or so many times faster than real ones",
+    )
     simulate: bool = Field(
         default=False, description="simulate all model providers even where real ones are within reach"
     )

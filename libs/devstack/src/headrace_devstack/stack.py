@@ -27,6 +27,7 @@ from headrace_devstack.settings import StackSettings
 from headrace_devstack.supervisor import PartEvent, Supervisor
 
 OLDEST_PYTHON = (3, 11)
+PROVISION_SECONDS = 30.0
 ROOM_FOR_DATA = 500_000_000  # bytes
 
 
@@ -157,13 +158,14 @@ def _service_parts(
     bootstrap, registry = f"{LOOPBACK}:{ports.kafka}", registry_url(ports)
 
     async def topics() -> str:
-        from headrace_devstack.provision import provision  # loads client libraries: not before Kafka is starting
+        # Imported here: the client libraries take a while to load, and Kafka is starting meanwhile.
+        from headrace_devstack.provision import provision_with_patience
 
-        return await provision(bootstrap, registry, settings.topic_prefix)
+        return await provision_with_patience(PROVISION_SECONDS, bootstrap, registry, settings.topic_prefix)
 
     yield Step("topics", topics, after=("kafka", "registry"))
     if providers.simulated:
-        yield simulator_part(folder, ports, providers.simulated)
+        yield simulator_part(folder, ports, providers.simulated, settings.simulator_speed)
     common = {
         "HEADRACE_BOOTSTRAP_SERVERS": bootstrap,
         "HEADRACE_REGISTRY_URL": registry,

@@ -14,7 +14,7 @@ def simulator_url(ports: PortPlan) -> str:
     return f"http://{LOOPBACK}:{ports.simulator}"
 
 
-def simulator_part(folder: DataFolder, ports: PortPlan, stands_for: tuple[str, ...]) -> Process:
+def simulator_part(folder: DataFolder, ports: PortPlan, stands_for: tuple[str, ...], speed: str) -> Process:
     """The simulator; what it is sent is recorded below the data folder, for checks of what left the house."""
     home = folder.part("simulator")
     return Process(
@@ -22,7 +22,8 @@ def simulator_part(folder: DataFolder, ports: PortPlan, stands_for: tuple[str, .
         command=Command(
             argv=(
                 sys.executable, "-m", "headrace_models.simulator",
-                "--host", LOOPBACK, "--port", str(ports.simulator), "--log", str(home / "requests.jsonl"),
+                "--host", LOOPBACK, "--port", str(ports.simulator),
+                "--log", str(home / "requests.jsonl"), "--speed", speed,
             ),
             environment={**os.environ, "PYTHONUNBUFFERED": "1"},
             log=folder.log("simulator"),
