@@ -71,7 +71,11 @@ class Publisher:
 
     def send(self, publication: Publication) -> asyncio.Future[Appended]:
         """Queue an event; see `Producer.send` for the order and the errors."""
-        return self._producer.send(self.outgoing(publication))
+        return self.send_record(self.outgoing(publication))
+
+    def send_record(self, record: Outgoing) -> asyncio.Future[Appended]:
+        """Queue a record that `outgoing` has made."""
+        return self._producer.send(record)
 
     def send_tombstone(self, spec: TopicSpec, key: bytes) -> asyncio.Future[Appended]:
         """Queue the removal of a key from a compacted topic."""

@@ -1,0 +1,344 @@
+"""The journal: one partition of decisions, written by one owner at a time, from which everything is rebuilt.
+
+How a decision is delivered:
+
+ 1. The owner takes over: it appends a barrier. The offset of the barrier is its *generation*: given by the log, so it
+    is unique, and greater than every one before.
+ 2. It reads the partition from the start to its barrier, and folds the entries that count into its state.
+ 3. It carries out again what may not have been carried out, then consumes its inputs from the journaled positions.
+ 4. For each input it decides and appends one entry: the new state, the commands, the positions of the inputs. Many
+    entries are in flight at once. Each is numbered: the *sequence* within the generation.
+ 5. The entry is acknowledged at offset generation + sequence, or the owner is fenced: it carries out nothing more.
+ 6. It carries out the commands of the entry, and says so with `acted`.
+ 7. Every entry notes from which offset on commands may still be open, so that step 3 is short; a watermark does so
+    when nothing else is written.
+
+Which entries count. Nobody but the owner writes between its barrier and the next one, so the log itself numbers its
+entries: the nth one stands at offset generation + n. Whatever disturbs that, moves all entries behind it off their
+places: a newer owner's barrier, a record that a zombie (an owner of the past that does not know it) still had in flight, or
+an entry of its own that was lost on the way while later ones arrived. So an entry *counts* when it stands in its
+place, and the first record that does not ends its generation. Writer and readers use the same rule; neither needs a
+clock, a lease or a lock. A zombie's record costs the owner its generation too: it takes over again, once, since the
+zombie was fenced by the same rule.
+
+Compaction keeps the newest record of each key. It leaves offsets as they are, so what is left still shows whether it
+stands in its place. Barriers and watermarks share one key each. An entry that does not count may yet be the newest of
+its key, and compaction would keep it instead of the one that does: `Recovered.shadowed` names these, and the owner
+writes them once more. Until then the topic's min.compaction.lag.ms protects them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Final
+
+from headrace_contracts.codec import Codec
+from headrace_contracts.errors import NullValue, Origin
+from headrace_contracts.events import EntryKind, JournalEntry, Position
+from headrace_contracts.topics import TASKS_JOURNAL
+
+from headrace_streams.errors import Fenced, OffsetGone, RecordRefused
+from headrace_streams.ports import PartitionReader
+from headrace_streams.publishing import Publication, Publisher
+from headrace_streams.records import Appended, Record, TopicPartition
+
+_READ_AT_ONCE: Final = 1000
+_READ_SECONDS: Final = 1.0
+_OPEN: Final = -1
+
+
+class EntryTooLarge(RecordRefused):
+    """Append a smaller entry instead: this one does not fit into a record."""
+
+    def __init__(self, size: int, limit: int) -> None:
+        super().__init__(f"a journal entry of {size} bytes is larger than {limit}")
+        self.size = size
+        self.limit = limit
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """An entry that counts, and its offset."""
+
+    offset: int
+    entry: JournalEntry
+
+
+@dataclass(frozen=True, slots=True)
+class Recovered:
+    """What a new owner finds.
+
+    Attributes:
+        positions: How far each input is consumed, by topic (without prefix) and partition.
+        unacted: Entries whose commands may not have been carried out, in order.
+        completed_offset: The terminal states of unacted entries, if they were written, stand at or behind this offset
+            of tasks.completed; None when nothing is known.
+        shadowed: Tasks whose newest record does not count: write their state once more.
+        entries: How many entries counted.
+    """
+
+    positions: Mapping[tuple[str, int], int]
+    unacted: tuple[Placed, ...]
+    completed_offset: int | None
+    shadowed: frozenset[str]
+    entries: int
+
+
+class Journal:
+    """The one writer of a journal partition. Made by `take_over`.
+
+    Attributes:
+        generation: Offset of this owner's barrier.
+        fenced: Why nothing may be carried out any more; None while all is well. It never becomes None again.
+    """
+
+    def __init__(
+        self, publisher: Publisher, partition: int, owner: str, generation: int, recovered: Recovered, limit: int
+    ) -> None:
+        self.generation = generation
+        self.fenced: Fenced | None = None
+        self._publisher = publisher
+        self._partition = partition
+        self._owner = owner
+        self._limit = limit
+        self._next = generation + 1
+        self._completed_offset = recovered.completed_offset
+        self._unsettled = recovered.unacted[0].offset if recovered.unacted else None
+        # By offset, in order: _OPEN until carried out, then the offset behind the terminal state it wrote, or 0.
+        self._steps: OrderedDict[int, int] = OrderedDict()
+        self._awaiting: OrderedDict[int, asyncio.Future[int]] = OrderedDict()
+
+    @classmethod
+    async def take_over(
+        cls,
+        *,
+        publisher: Publisher,
+        reader: PartitionReader,
+        codec: Codec,
+        partition: int,
+        owner: str,
+        now_ms: int,
+        fold: Callable[[JournalEntry], None],
+        limit: int = 4_000_000,
+    ) -> tuple[Journal, Recovered]:
+        """Become the owner of a partition, and read what is there.
+
+        Args:
+            reader: Is assigned anew, and free again afterwards.
+            owner: Instance, for the record.
+            now_ms: Milliseconds since the epoch.
+            fold: Called with each decision that counts, in order.
+            limit: Largest entry, in bytes.
+
+        Raises TryAgain and AppendUncertain when the barrier could not be written (taking over again is harmless),
+        RecordRefused, RegistryUnavailable, and UnreadableValue for an entry that no one can read: it may be a
+        decision, so going on without it could lose a task.
+        """
+        barrier = JournalEntry(kind=EntryKind.BARRIER, owner=owner, decided_at=now_ms)
+        appended = await publisher.send(_publication(barrier, partition, f"barrier/{partition}"))
+        reading = _Reading(fold)
+        where = TopicPartition(appended.topic, partition)
+        await _read_to(reader, codec, where, appended.offset, reading)
+        recovered = reading.recovered()
+        return cls(publisher, partition, owner, appended.offset, recovered, limit), recovered
+
+    @property
+    def acted_offset(self) -> int:
+        """Commands of all entries before this offset are carried out."""
+        return next(iter(self._steps), self._next) if self._unsettled is None else self._unsettled
+
+    @property
+    def in_flight(self) -> int:
+        """Number of entries that are not yet acknowledged."""
+        return len(self._awaiting)
+
+    def append(self, entry: JournalEntry) -> asyncio.Future[int]:
+        """Queue an entry at once; the future brings its offset, and only then may its commands be carried out.
+
+        An entry without commands counts as carried out when it is acknowledged. Entries are acknowledged in order.
+        The future raises Fenced, and so does every later one. Raises Fenced, EntryTooLarge, Overloaded and
+        UnencodableEvent at once; nothing was appended then.
+        """
+        if self.fenced is not None:
+            raise self.fenced
+        place = self._next
+        numbered = replace(
+            entry,
+            generation=self.generation,
+            sequence=place - self.generation,
+            owner=self._owner,
+            acted_offset=self.acted_offset,
+            completed_offset=self._completed_offset,
+        )
+        key = entry.task_id if entry.kind is EntryKind.DECISION else f"{entry.kind}/{self._partition}"
+        publication = _publication(numbered, self._partition, key)
+        outgoing = self._publisher.outgoing(publication)
+        size = len(outgoing.value or b"")
+        if size > self._limit:
+            raise EntryTooLarge(size, self._limit)
+        sent = self._publisher.send_record(outgoing)
+        self._next += 1
+        self._steps[place] = _OPEN
+        acknowledged: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._awaiting[place] = acknowledged
+        sent.add_done_callback(lambda done: self._acknowledge(place, bool(entry.commands), done))
+        return acknowledged
+
+    def acted(self, offset: int, completed_at: int | None = None) -> None:
+        """The commands of the entry at `offset` are carried out; `completed_at` is where its terminal state stands in
+        tasks.completed, if it wrote one."""
+        self._steps[offset] = 0 if completed_at is None else completed_at + 1
+        while self._steps:
+            first, behind = next(iter(self._steps.items()))
+            if behind == _OPEN:
+                break
+            del self._steps[first]
+            # Terminal states are written in the order of their entries, so those still open stand behind this one.
+            if behind:
+                self._completed_offset = max(behind, self._completed_offset or 0)
+
+    def settled(self, completed_offset: int) -> None:
+        """Everything that was unacted at the take-over is carried out, and tasks.completed ends at this offset."""
+        self._unsettled = None
+        self._completed_offset = max(completed_offset, self._completed_offset or 0)
+
+    def watermark(self, positions: tuple[Position, ...], now_ms: int) -> asyncio.Future[int]:
+        """Note positions and what is carried out, without a decision; as `append`."""
+        return self.append(JournalEntry(kind=EntryKind.WATERMARK, positions=positions, decided_at=now_ms))
+
+    def fence(self, reason: str) -> Fenced:
+        """Stop for good; all that wait for an acknowledgement are told."""
+        if self.fenced is None:
+            self.fenced = Fenced(f"journal partition {self._partition}, generation {self.generation}: {reason}")
+            waiting, self._awaiting = self._awaiting, OrderedDict()
+            for future in waiting.values():
+                if not future.done():
+                    future.set_exception(self.fenced)
+        return self.fenced
+
+    def _acknowledge(self, place: int, has_commands: bool, done: asyncio.Future[Appended]) -> None:
+        if done.cancelled():
+            self.fence("the producer was closed")
+            return
+        error = done.exception()
+        if self.fenced is not None:
+            return
+        if error is not None:
+            # Later entries may have arrived without this one. They do not stand in their places, whoever reads them.
+            self.fence(f"the entry for offset {place} was not acknowledged: {error}")
+        elif (offset := done.result().offset) != place:
+            self.fence(f"the entry for offset {place} stands at {offset}: somebody else has written here")
+        else:
+            acknowledged = self._awaiting.pop(place)
+            if not has_commands:
+                self.acted(place)
+            if not acknowledged.done():
+                acknowledged.set_result(place)
+
+
+def _publication(entry: JournalEntry, partition: int, key: str) -> Publication:
+    state = entry.state
+    return Publication(
+        spec=TASKS_JOURNAL,
+        event=entry,
+        event_id=f"journal/{partition}/{entry.generation}/{entry.sequence}",
+        key=key.encode(),
+        tenant=_tenant(entry),
+        time_ms=entry.decided_at,
+        partition=partition,
+        subject=entry.task_id or None,
+        traceparent=None if state is None else state.traceparent,
+    )
+
+
+def _tenant(entry: JournalEntry) -> str:
+    owner = None if entry.state is None else (entry.state.task or entry.state.result)
+    return "" if owner is None else owner.tenant
+
+
+async def _read_to(reader: PartitionReader, codec: Codec, where: TopicPartition, last: int, reading: _Reading) -> None:
+    while True:
+        first, _ = (await reader.bounds([where]))[where]
+        await reader.assign({where: max(first, reading.next_offset)})
+        try:
+            while reading.next_offset <= last:
+                for record in await reader.poll(_READ_AT_ONCE, _READ_SECONDS):
+                    if record.offset > last:
+                        return
+                    await reading.take(record, codec)
+            return
+        except OffsetGone:
+            # Retention has moved the start of the log meanwhile.
+            continue
+
+
+class _Reading:
+    """One pass over the partition: which entries count, and what they say together."""
+
+    def __init__(self, fold: Callable[[JournalEntry], None]) -> None:
+        self.next_offset = 0
+        self._fold = fold
+        self._generation = -1
+        self._ended = False
+        self._positions: dict[tuple[str, int], int] = {}
+        self._acted_offset = 0
+        self._completed_offset: int | None = None
+        self._unacted: OrderedDict[int, JournalEntry] = OrderedDict()
+        self._shadowed: set[str] = set()
+        self._entries = 0
+
+    async def take(self, record: Record, codec: Codec) -> None:
+        self.next_offset = record.offset + 1
+        origin = Origin(record.topic, record.partition, record.offset)
+        try:
+            entry = await codec.read(JournalEntry, record.value, origin)
+        except NullValue:
+            self._ended = True
+            if record.key is not None:
+                self._shadowed.add(record.key.decode("utf-8", "replace"))
+            return
+        if entry.kind is EntryKind.BARRIER:
+            self._generation, self._ended = record.offset, False
+        elif not self._counts(record.offset, entry):
+            self._ended = True
+            if entry.kind is EntryKind.DECISION:
+                self._shadowed.add(entry.task_id)
+        else:
+            self._apply(record.offset, entry)
+
+    def _counts(self, offset: int, entry: JournalEntry) -> bool:
+        if offset != entry.generation + entry.sequence or entry.generation < self._generation:
+            return False
+        if entry.generation > self._generation:
+            # Its barrier has been compacted away; that the entry stands in its place shows that there was one.
+            self._generation, self._ended = entry.generation, False
+        return not self._ended
+
+    def _apply(self, offset: int, entry: JournalEntry) -> None:
+        self._entries += 1
+        for position in entry.positions:
+            where = (position.topic, position.partition)
+            self._positions[where] = max(position.next_offset, self._positions.get(where, 0))
+        if entry.acted_offset is not None:
+            self._acted_offset = max(self._acted_offset, entry.acted_offset)
+            while self._unacted and next(iter(self._unacted)) < self._acted_offset:
+                self._unacted.popitem(last=False)
+        if entry.completed_offset is not None:
+            self._completed_offset = max(entry.completed_offset, self._completed_offset or 0)
+        if entry.kind is EntryKind.DECISION:
+            self._shadowed.discard(entry.task_id)
+            if entry.commands:
+                self._unacted[offset] = entry
+            self._fold(entry)
+
+    def recovered(self) -> Recovered:
+        return Recovered(
+            positions=self._positions,
+            unacted=tuple(Placed(offset, entry) for offset, entry in self._unacted.items()),
+            completed_offset=self._completed_offset,
+            shadowed=frozenset(self._shadowed),
+            entries=self._entries,
+        )
