@@ -9,19 +9,17 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from opentelemetry import trace
 from opentelemetry.context import Context
-from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.propagators.textmap import Getter, Setter
-from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
-from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
 from opentelemetry.trace import NonRecordingSpan, Span, SpanContext, SpanKind, TraceFlags, Tracer
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from opentelemetry.util.types import Attributes
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.trace.export import SpanExporter
 
 RecordHeaders = list[tuple[str, bytes]]
 """Headers of a Kafka record."""
@@ -64,20 +62,17 @@ def setup(
     if endpoint is None and exporter is None:
         _tracer = _IdTracer()
         return lambda: None
-    chosen = exporter if exporter is not None else OTLPSpanExporter(endpoint=f"{endpoint}/v1/traces")
-    provider = TracerProvider(
-        resource=Resource.create(
-            {
-                "service.namespace": "headrace",
-                "service.name": service,
-                "service.instance.id": instance,
-                "service.version": version,
-            }
-        ),
-        sampler=ParentBased(TraceIdRatioBased(sample_ratio)),
-        shutdown_on_exit=False,
+    # Imported only here: a service without a collector starts faster and smaller without the SDK.
+    from headrace_runtime.span_export import exporting_provider
+
+    provider = exporting_provider(
+        service=service,
+        instance=instance,
+        version=version,
+        endpoint=endpoint,
+        sample_ratio=sample_ratio,
+        exporter=exporter,
     )
-    provider.add_span_processor(BatchSpanProcessor(chosen))
     _tracer = provider.get_tracer("headrace")
     return provider.shutdown
 
