@@ -124,7 +124,7 @@ def _unsupported(param: str, why: str) -> Exception:
     return bad_request(f"{param}: {why}.", param, "unsupported-parameter")
 
 
-def draft_of_chat(request: ChatRequest, default_deadline_seconds: float) -> Draft:
+def draft_of_chat(request: ChatRequest) -> Draft:
     """What the request wants. Somebody waits for it, so it goes interactive unless told otherwise. Raises Refusal."""
     role, model = designation(request.model, request.role)
     options = request
@@ -139,7 +139,6 @@ def draft_of_chat(request: ChatRequest, default_deadline_seconds: float) -> Draf
         model=model,
         kind=request.kind or DEFAULT_KIND,
         lane=request.priority or Lane.INTERACTIVE,
-        default_deadline_seconds=default_deadline_seconds,
         json=request.response_format is not None and request.response_format.type == "json_object",
         labels=dict(request.metadata or {}),
     )

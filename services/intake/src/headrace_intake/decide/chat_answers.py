@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from headrace_contracts.content import text_of
-from headrace_contracts.events import TaskCompleted, TaskStatus
+from headrace_contracts.events import TaskStatus, Usage
 
 from headrace_intake.decide.refusals import Refusal
-from headrace_intake.decide.views import dollars
+from headrace_intake.decide.views import TaskView, dollars
 
 NO_RETRY: Final[Mapping[str, str]] = {"x-should-retry": "false"}
 """Tells OpenAI's clients not to send the request again by themselves."""
@@ -27,11 +27,14 @@ class ChatError:
     headers: Mapping[str, str]
 
 
-def error_of(end: TaskCompleted) -> ChatError | None:
-    """The error that this end is to a chat caller; None when there is an answer (a refusal by the model is one)."""
+def error_of(end: TaskView) -> ChatError | None:
+    """The error that this end is to a chat caller; None when there is an answer (a refusal by the model is one).
+
+    Raises ValueError for a task that has not ended.
+    """
     code = end.failure.code if end.failure is not None else "task_failed"
     why = (end.failure.message if end.failure is not None else "") or "no reason was given"
-    match end.status:
+    match TaskStatus(end.status):
         case TaskStatus.SUCCEEDED | TaskStatus.REFUSED:
             return None
         case TaskStatus.CANCELLED:
@@ -50,12 +53,12 @@ def error_of(end: TaskCompleted) -> ChatError | None:
             return ChatError(Refusal(502, code, f"The task failed: {why}"), NO_RETRY)
 
 
-def answer_text(end: TaskCompleted) -> str:
+def answer_text(end: TaskView) -> str:
     """What the model said. Raises ContentSealed."""
     return "" if end.answer is None else text_of(end.answer)
 
 
-def provenance(end: TaskCompleted) -> dict[str, Any]:
+def provenance(end: TaskView) -> dict[str, Any]:
     """Who answered, and what it cost."""
     return {
         "task_id": end.task_id,
@@ -63,23 +66,23 @@ def provenance(end: TaskCompleted) -> dict[str, Any]:
         "model": end.model,
         "node": end.node,
         "simulated": end.simulated,
-        "served_from": str(end.served_from),
+        "served_from": end.served_from,
         "source_task_id": end.source_task_id,
         "cost_nanodollars": end.cost_nanodollars,
         "cost_usd": dollars(end.cost_nanodollars),
         "attempts": end.attempts,
-        "privacy": str(end.privacy),
+        "privacy": end.privacy,
     }
 
 
-def headers(end: TaskCompleted) -> dict[str, str]:
+def headers(end: TaskView) -> dict[str, str]:
     """The same as headers, for callers that see no bodies."""
     told = {
         "X-Headrace-Task-Id": end.task_id,
         "X-Headrace-Provider": end.provider,
         "X-Headrace-Model": end.model,
         "X-Headrace-Simulated": "true" if end.simulated else "false",
-        "X-Headrace-Served-From": str(end.served_from),
+        "X-Headrace-Served-From": end.served_from,
         "X-Headrace-Cost-Usd": dollars(end.cost_nanodollars),
     }
     return {name: _header_value(value) for name, value in told.items() if value is not None}
@@ -89,32 +92,33 @@ def _header_value(text: str) -> str:
     return "".join(char if " " <= char <= "~" else "?" for char in text)
 
 
-def model_name(end: TaskCompleted) -> str:
+def model_name(end: TaskView) -> str:
     """The answering model as it can be asked for."""
     return f"{end.provider}/{end.model}" if end.provider and end.model else end.model or ""
 
 
-def usage(end: TaskCompleted) -> dict[str, Any]:
+def usage(end: TaskView) -> dict[str, Any]:
     """Tokens of all attempts, as OpenAI counts them."""
+    tokens = end.usage or Usage()
     return {
-        "prompt_tokens": end.usage.input_tokens,
-        "completion_tokens": end.usage.output_tokens,
-        "total_tokens": end.usage.input_tokens + end.usage.output_tokens,
-        "prompt_tokens_details": {"cached_tokens": end.usage.cached_input_tokens},
+        "prompt_tokens": tokens.input_tokens,
+        "completion_tokens": tokens.output_tokens,
+        "total_tokens": tokens.input_tokens + tokens.output_tokens,
+        "prompt_tokens_details": {"cached_tokens": tokens.cached_input_tokens},
     }
 
 
-def finish_reason(end: TaskCompleted) -> str:
+def finish_reason(end: TaskView) -> str:
     """Why the model stopped, in OpenAI's words."""
-    if end.status is TaskStatus.REFUSED:
+    if end.status == TaskStatus.REFUSED:
         return "content_filter"
     return "length" if end.finish_reason == "length" else "stop"
 
 
-def completion(end: TaskCompleted) -> dict[str, Any]:
+def completion(end: TaskView) -> dict[str, Any]:
     """The body of an answer that is not streamed. Raises ContentSealed."""
     text = answer_text(end)
-    refused = end.status is TaskStatus.REFUSED
+    refused = end.status == TaskStatus.REFUSED
     return {
         "id": completion_id(end.task_id),
         "object": "chat.completion",
@@ -163,7 +167,7 @@ class Chunks:
         """What a model says that declines."""
         return self._chunk({"refusal": piece})
 
-    def closing(self, end: TaskCompleted) -> list[dict[str, Any]]:
+    def closing(self, end: TaskView) -> list[dict[str, Any]]:
         """The last ones: why it ended, where it came from, and what it consumed where that was asked for."""
         last = self._chunk({}, finish_reason(end), model_name(end))
         last["headrace"] = provenance(end)

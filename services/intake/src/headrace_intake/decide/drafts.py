@@ -27,7 +27,6 @@ class Draft:
     model: str | None
     kind: str
     lane: Lane | None
-    default_deadline_seconds: float
     json: bool
     labels: Mapping[str, str] = field(default_factory=dict)
 
@@ -96,7 +95,7 @@ def submission(draft: Draft, origin: Origin) -> TaskSubmitted:
         mode=options.mode,
         preferred_provider=options.preferred_provider,
         budget_nanodollars=None if options.budget is None else nanodollars(options.budget),
-        deadline_at=deadline_at(options.deadline, origin.now_ms, draft.default_deadline_seconds),
+        deadline_at=deadline_at(options.deadline, origin.now_ms),
         session=options.session,
         subject=options.subject,
         labels=draft.labels,

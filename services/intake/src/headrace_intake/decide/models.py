@@ -17,7 +17,7 @@ def is_fresh(node: NodeStatus, now_ms: int) -> bool:
 
 def offered(nodes: Iterable[NodeStatus], now_ms: int) -> dict[str, dict[str, Any]]:
     """Models of healthy nodes by the name to ask for, and `auto`."""
-    nowhere = {"place": None, "nodes": [], "simulated": False}
+    nowhere: dict[str, Any] = {"place": None, "nodes": [], "simulated": False}
     found: dict[str, dict[str, Any]] = {AUTO: _entry(AUTO, "headrace", nowhere)}
     for node in sorted(nodes, key=lambda node: node.node):
         if not node.healthy or not is_fresh(node, now_ms):

@@ -159,14 +159,14 @@ def nanodollars(budget: Decimal) -> int:
     return int((budget * NANODOLLARS_IN_A_DOLLAR).to_integral_value(rounding=ROUND_FLOOR))
 
 
-def deadline_at(deadline: Deadline | None, now_ms: int, default_seconds: float) -> int:
-    """When the task expires.
+def deadline_at(deadline: Deadline | None, now_ms: int) -> int | None:
+    """When the task expires; None leaves it to the routing policy.
 
     Raises Refusal for a moment that is past, or further away than any deadline may be.
     """
     match deadline:
         case None:
-            return now_ms + int(default_seconds * 1000)
+            return None
         case InSeconds(seconds):
             return now_ms + max(1, int(seconds * 1000))
         case AtTime(ms) if ms <= now_ms:

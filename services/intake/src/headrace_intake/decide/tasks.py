@@ -23,7 +23,7 @@ class TaskRequest(TaskOptions):
     labels: Labels | None = None
 
 
-def draft_of_task(request: TaskRequest, default_deadline_seconds: float) -> Draft:
+def draft_of_task(request: TaskRequest) -> Draft:
     """What the request wants. Raises Refusal."""
     role, model = designation(request.model, request.role)
     if (request.messages is None) == (request.prompt is None):
@@ -36,7 +36,6 @@ def draft_of_task(request: TaskRequest, default_deadline_seconds: float) -> Draf
         model=model,
         kind=request.kind or DEFAULT_KIND,
         lane=request.priority,
-        default_deadline_seconds=default_deadline_seconds,
         json=request.json_answer,
         labels=dict(request.labels or {}),
     )

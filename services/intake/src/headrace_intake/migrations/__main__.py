@@ -7,6 +7,7 @@ import asyncio
 import sys
 
 import asyncpg
+from alembic.util import CommandError
 from headrace_runtime.redaction import redact_text
 from headrace_runtime.settings import DatabaseSettings, SettingsInvalid
 
@@ -39,6 +40,9 @@ def main(argv: list[str] | None = None) -> int:
     except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
         sys.stderr.write(f"Postgres cannot be used: {redact_text(str(error)) or type(error).__name__}\n")
         return 1
+    except CommandError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
     sys.stdout.write(f"schema {runner.SCHEMA} is at {revision or 'no revision'}\n")
     return 0
 

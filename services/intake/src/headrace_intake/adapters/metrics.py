@@ -1,0 +1,25 @@
+"""What intake measures beside the requests themselves."""
+
+from __future__ import annotations
+
+from headrace_runtime.metrics import Metrics
+
+
+class IntakeMetrics:
+    """All metrics of intake under `headrace_intake_`."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        own = metrics.for_subsystem("intake")
+        self.accept_seconds = own.latency("accept", "From handing a task to the producer to Kafka's acknowledgement.")
+        self.accepted = own.counter("tasks_accepted", "Tasks that Kafka has acknowledged.", ("door",))
+        self.not_accepted = own.counter("tasks_not_accepted", "Tasks that were refused or not taken.", ("reason",))
+        self.replayed = own.counter("tasks_replayed", "Requests whose Idempotency-Key stood for an earlier task.")
+        self.answer_seconds = own.latency("answer", "From accepting a task to its end.", ("status",))
+        self.waiters = own.gauge("waiters", "Callers that wait for an answer or follow its events.")
+        self.watched = own.gauge("watched_tasks", "Tasks that this process knows from accepting them.")
+        self.watched_bytes = own.gauge("watched", "Text and results kept for them.", unit="bytes")
+        self.reply_delay = own.latency("reply_delay", "From writing a reply to telling the caller: how replies lag.")
+        self.unreadable_replies = own.counter("unreadable_replies", "Replies that could not be read.")
+        self.rereaders = own.gauge("rereaders", "Callers whose events are read from the topic again.")
+        self.database_up = own.gauge("database_up", "1 while Postgres can be used, else 0: history and keys need it.")
+        self.view_unusable = own.counter("view_unusable", "Events of tasks that the view cannot hold.")

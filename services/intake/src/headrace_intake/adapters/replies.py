@@ -1,0 +1,202 @@
+"""The replies of one partition, dispatched to the tasks that this process accepted."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from typing import Final
+
+from headrace_contracts.codec import Codec
+from headrace_contracts.content import ContentSealed
+from headrace_contracts.errors import Origin, RegistryUnavailable, UnreadableValue
+from headrace_contracts.events import TaskReply
+from headrace_contracts.topics import TASKS_REPLIES
+from headrace_runtime.health import Health
+from headrace_runtime.logging import get_logger
+from headrace_streams.errors import OffsetGone, StreamsError
+from headrace_streams.ports import Log, PartitionReader
+from headrace_streams.records import Record, TopicPartition
+
+from headrace_intake.adapters.metrics import IntakeMetrics
+from headrace_intake.adapters.watched import Watched
+from headrace_intake.decide.views import TaskView
+
+_CHECK: Final = "replies"
+_RETRY_SECONDS: Final = 0.5
+_POLL_SECONDS: Final = 5.0
+_MOST_RECORDS: Final = 1_000
+_KEPT_AFTER_END_SECONDS: Final = 60.0
+_MOST_WATCHED: Final = 100_000
+
+_log = get_logger("headrace.intake.replies")
+
+
+def partition_for(instance_id: str, partitions: int) -> int:
+    """The partition of tasks.replies that an instance reads: the same one after a restart under the same id."""
+    return int.from_bytes(hashlib.sha256(instance_id.encode()).digest()[:8], "big") % partitions
+
+
+class ReplyHub:
+    """Reads one partition of tasks.replies from its end on, and keeps what concerns the tasks opened here.
+
+    Args:
+        task_bytes: Most text kept for one task; who is slower than that reads the topic again.
+        total_bytes: Most text and results kept in all; ended tasks, and then those nobody waits for, give way.
+    """
+
+    def __init__(
+        self,
+        log: Log,
+        codec: Codec,
+        *,
+        instance_id: str,
+        task_bytes: int,
+        total_bytes: int,
+        clock: Callable[[], int],
+        health: Health,
+        metrics: IntakeMetrics,
+    ) -> None:
+        self._log = log
+        self._codec = codec
+        self._instance_id = instance_id
+        self._task_bytes = task_bytes
+        self._total_bytes = total_bytes
+        self._clock = clock
+        self._health = health
+        self._metrics = metrics
+        self._topic = codec.topic_prefix + TASKS_REPLIES.name
+        self._reader: PartitionReader | None = None
+        self._place = TopicPartition(self._topic, -1)
+        self._next_offset = 0
+        self._open: OrderedDict[bytes, Watched] = OrderedDict()
+        self._ended: OrderedDict[bytes, float] = OrderedDict()
+        self._bytes = 0
+        metrics.watched.set_function(lambda: len(self._open))
+        metrics.watched_bytes.set_function(lambda: self._bytes)
+
+    @property
+    def partition(self) -> int:
+        """The partition that is read; -1 before `start`."""
+        return self._place.partition
+
+    async def start(self) -> None:
+        """Stand at the end of the partition. Raises TopicMissing."""
+        self._reader = self._log.reader()
+        partitions = await self._reader.partitions_of(self._topic)
+        self._place = partitions[partition_for(self._instance_id, len(partitions))]
+        self._next_offset = (await self._reader.bounds([self._place]))[self._place][1]
+        await self._reader.assign({self._place: self._next_offset})
+
+    async def run(self) -> None:
+        """As a part of the service: dispatch until cancelled. Starts anew, where it stood, when the reader breaks."""
+        while True:
+            try:
+                reader = self._reader or await self._reopened()
+                for record in await reader.poll(_MOST_RECORDS, _POLL_SECONDS):
+                    if record.key in self._open:
+                        await self._dispatch(record)
+                    self._next_offset = record.offset + 1
+                self._sweep()
+            except OffsetGone:
+                _log.warning("replies were deleted before they were read", offset=self._next_offset)
+                await self._broken("replies were deleted before they were read")
+                self._next_offset = 0
+            except (StreamsError, RegistryUnavailable) as error:
+                _log.warning("replies cannot be read, trying again", reason=str(error))
+                await self._broken(f"replies cannot be read: {error}")
+                await asyncio.sleep(_RETRY_SECONDS)
+
+    async def close(self) -> None:
+        if self._reader is not None:
+            await self._reader.close()
+
+    def open(self, view: TaskView, key: bytes) -> Watched:
+        """Keep what is said of a task from now on; before it is submitted, so that nothing is missed."""
+        task = Watched(view, key, self._task_bytes)
+        self._open[view.task_id.encode()] = task
+        self._bytes += task.bytes
+        if len(self._open) > _MOST_WATCHED or self._bytes > self._total_bytes:
+            self._make_room()
+        return task
+
+    def get(self, tenant: str, task_id: str) -> Watched | None:
+        """A task that was accepted here, and is still kept."""
+        task = self._open.get(task_id.encode("utf-8", "replace"))
+        return task if task is not None and task.view.tenant == tenant else None
+
+    def drop(self, task_id: str) -> None:
+        """Keep nothing of a task any more."""
+        key = task_id.encode()
+        task = self._open.pop(key, None)
+        self._ended.pop(key, None)
+        if task is not None:
+            self._bytes -= task.bytes
+
+    async def _dispatch(self, record: Record) -> None:
+        assert record.key is not None
+        origin = Origin(record.topic, record.partition, record.offset)
+        try:
+            reply = await self._codec.read(TaskReply, record.value, origin)
+        except UnreadableValue as error:
+            self._metrics.unreadable_replies.inc()
+            _log.error("a reply cannot be read, its caller will miss it", reason=str(error))
+            return
+        task = self._open.get(record.key)
+        if task is None or reply.tenant != task.view.tenant:
+            return
+        before = task.bytes
+        was_over = task.end.done()
+        try:
+            task.take(reply, record.offset)
+        except ContentSealed as error:
+            self._metrics.unreadable_replies.inc()
+            _log.error("a reply is sealed, its caller will miss it", origin=str(origin), reason=str(error))
+            return
+        now_ms = self._clock()
+        self._bytes += task.bytes - before
+        self._metrics.reply_delay.observe(max(0, now_ms - reply.emitted_at) / 1000)
+        if task.end.done() and not was_over:
+            self._ended[record.key] = now_ms / 1000
+            self._metrics.answer_seconds.labels(task.view.status).observe(
+                max(0, now_ms - task.view.submitted_at) / 1000
+            )
+
+    def _sweep(self) -> None:
+        old = self._clock() / 1000 - _KEPT_AFTER_END_SECONDS
+        while self._ended:
+            key, ended_at = next(iter(self._ended.items()))
+            if ended_at > old and self._bytes <= self._total_bytes:
+                break
+            self.drop(key.decode())
+
+    def _make_room(self) -> None:
+        for key in list(self._give_way()):
+            if len(self._open) <= _MOST_WATCHED and self._bytes <= self._total_bytes:
+                return
+            self.drop(key.decode())
+
+    def _give_way(self) -> Iterator[bytes]:
+        yield from tuple(self._ended)
+        oldest = iter(tuple(self._open.items())[:1_000])
+        yield from (key for key, task in oldest if task.accepted.done() and not task.has_waiters)
+
+    async def _reopened(self) -> PartitionReader:
+        reader = self._log.reader()
+        try:
+            first, end = (await reader.bounds([self._place]))[self._place]
+            self._next_offset = min(max(self._next_offset, first), end)
+            await reader.assign({self._place: self._next_offset})
+        except StreamsError:
+            await reader.close()
+            raise
+        self._reader = reader
+        self._health.set(_CHECK, None)
+        return reader
+
+    async def _broken(self, reason: str) -> None:
+        self._health.set(_CHECK, reason)
+        reader, self._reader = self._reader, None
+        if reader is not None:
+            await reader.close()

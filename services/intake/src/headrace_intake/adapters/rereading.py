@@ -1,0 +1,164 @@
+"""Reads a task's replies from the topic again: for a caller that resumes, at whichever intake."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable
+from dataclasses import dataclass
+from typing import Final
+
+from headrace_contracts.codec import Codec
+from headrace_contracts.content import ContentSealed
+from headrace_contracts.errors import Origin, UnreadableValue
+from headrace_contracts.events import TaskReply
+from headrace_contracts.topics import TASKS_REPLIES
+from headrace_runtime.logging import get_logger
+from headrace_streams.errors import OffsetGone
+from headrace_streams.ports import Log, PartitionReader
+from headrace_streams.records import Record, TopicPartition
+
+from headrace_intake.adapters.metrics import IntakeMetrics
+from headrace_intake.adapters.watched import Event
+from headrace_intake.decide.replies import NOTHING_YET, Finished, Heard, hear
+
+_POLL_SECONDS: Final = 5.0
+_FIRST_POLL_SECONDS: Final = 10.0
+_MOST_RECORDS: Final = 1_000
+_CLOCK_SKEW_MS: Final = 10_000
+"""How far the clocks of an intake and a broker may differ."""
+
+_log = get_logger("headrace.intake.rereading")
+
+
+class EventsGone(Exception):
+    """Fetch the task instead: the events asked for are no longer in the topic."""
+
+
+class NoSuchPosition(Exception):
+    """The caller names a position that the topic never had."""
+
+
+class TooManyRereaders(Exception):
+    """Come back later: each of these needs a connection of its own, and all are in use."""
+
+
+@dataclass(frozen=True, slots=True)
+class Whose:
+    """The task whose replies are wanted."""
+
+    tenant: str
+    task_id: str
+
+
+class Rereading:
+    """One caller's events, from the topic; `close` it in the end.
+
+    `over` is true when the position resumed from is the task's end: nothing follows.
+    """
+
+    def __init__(
+        self,
+        reader: PartitionReader,
+        codec: Codec,
+        whose: Whose,
+        place: TopicPartition,
+        closed: Callable[[], None],
+    ) -> None:
+        self._reader = reader
+        self._codec = codec
+        self._whose = whose
+        self._key = whose.task_id.encode("utf-8", "replace")
+        self._place = place
+        self._closed: Callable[[], None] | None = closed
+        self._heard: Heard = NOTHING_YET
+        self.over = False
+
+    async def close(self) -> None:
+        """Let go of the connection."""
+        closed, self._closed = self._closed, None
+        if closed is not None:
+            try:
+                await self._reader.close()
+            finally:
+                closed()
+
+    async def begin_after(self, offset: int) -> None:
+        """Go on after a record of the task, which is read once more to know where in the answer it stands.
+
+        Raises EventsGone, NoSuchPosition.
+        """
+        if self._place not in await self._reader.partitions_of(self._place.topic):
+            raise NoSuchPosition(f"there is no {self._place}")
+        first, end = (await self._reader.bounds([self._place]))[self._place]
+        if offset < first:
+            raise EventsGone(f"{self._place} begins at {first}")
+        if offset >= end:
+            raise NoSuchPosition(f"{self._place} ends at {end}")
+        await self._reader.assign({self._place: offset})
+        try:
+            for record in await self._reader.poll(1, _FIRST_POLL_SECONDS):
+                events = await self._events_in(record)
+                self.over = any(isinstance(event.told, Finished) for event in events)
+        except OffsetGone as error:
+            raise EventsGone(str(error)) from error
+        await self._reader.assign({self._place: offset + 1})
+
+    async def begin_at(self, since_ms: int) -> None:
+        """Start with what was written since a moment, or with the oldest that is kept."""
+        offsets = await self._reader.offsets_at([self._place], max(0, since_ms - _CLOCK_SKEW_MS))
+        await self._reader.assign(offsets)
+
+    async def events(self) -> AsyncGenerator[Event, None]:
+        """What is said of the task, to its end."""
+        while not self._heard.ended:
+            for record in await self._reader.poll(_MOST_RECORDS, _POLL_SECONDS):
+                for event in await self._events_in(record):
+                    yield event
+
+    async def _events_in(self, record: Record) -> list[Event]:
+        if record.key != self._key:
+            return []
+        origin = Origin(record.topic, record.partition, record.offset)
+        try:
+            reply = await self._codec.read(TaskReply, record.value, origin)
+            if reply.tenant != self._whose.tenant:
+                return []
+            self._heard, told = hear(self._heard, reply)
+        except (UnreadableValue, ContentSealed) as error:
+            _log.error("a reply cannot be read, its caller will miss it", origin=str(origin), reason=str(error))
+            return []
+        return [Event(each, record.offset if each is told[-1] else None) for each in told]
+
+
+class Rereaders:
+    """Makes them, a limited number at a time."""
+
+    def __init__(self, log: Log, codec: Codec, *, most: int, metrics: IntakeMetrics) -> None:
+        self._log = log
+        self._codec = codec
+        self._most = most
+        self._in_use = 0
+        self._topic = codec.topic_prefix + TASKS_REPLIES.name
+        metrics.rereaders.set_function(lambda: self._in_use)
+
+    async def open(self, whose: Whose, partition: int, *, after: int | None, since_ms: int) -> Rereading:
+        """Begin after an offset, or where that is None at a moment.
+
+        Raises TooManyRereaders, EventsGone, NoSuchPosition, StreamsError. The caller closes what it gets.
+        """
+        if self._in_use >= self._most:
+            raise TooManyRereaders("too many callers resume at this moment")
+        self._in_use += 1
+        place = TopicPartition(self._topic, partition)
+        rereading = Rereading(self._log.reader(), self._codec, whose, place, self._released)
+        try:
+            if after is not None:
+                await rereading.begin_after(after)
+            else:
+                await rereading.begin_at(since_ms)
+        except BaseException:
+            await rereading.close()
+            raise
+        return rereading
+
+    def _released(self) -> None:
+        self._in_use -= 1

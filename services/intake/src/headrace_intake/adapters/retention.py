@@ -1,0 +1,76 @@
+"""Deletes what is older than it is to be kept: rows of the view, and idempotency keys."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Final
+
+from headrace_runtime.logging import get_logger
+
+from headrace_intake.adapters.database import Database, DatabaseAway
+
+_ROWS_AT_ONCE: Final = 5_000
+_LOCK: Final = 0x6865_6164_7265_7465
+"""Number of the advisory lock, so that one intake does it ("headrete")."""
+
+_STATEMENTS: Final = {
+    "tasks": f"""
+        DELETE FROM intake.tasks WHERE task_id IN
+        (SELECT task_id FROM intake.tasks WHERE submitted_at < $1 LIMIT {_ROWS_AT_ONCE})
+    """,
+    "idempotency_keys": f"""
+        DELETE FROM intake.idempotency_keys WHERE (tenant, key) IN
+        (SELECT tenant, key FROM intake.idempotency_keys WHERE created_at < $1 LIMIT {_ROWS_AT_ONCE})
+    """,
+}
+
+_log = get_logger("headrace.intake.retention")
+
+
+class Retention:
+    """Sweeps now and then.
+
+    Args:
+        task_ms, key_ms: How long tasks and keys are kept, in milliseconds.
+        period_seconds: Time between two sweeps.
+    """
+
+    def __init__(
+        self, database: Database, clock: Callable[[], int], *, task_ms: int, key_ms: int, period_seconds: float = 3600.0
+    ) -> None:
+        self._database = database
+        self._clock = clock
+        self._kept_ms = {"tasks": task_ms, "idempotency_keys": key_ms}
+        self._period_seconds = period_seconds
+
+    async def run(self) -> None:
+        """As a part of the service."""
+        await self._database.prepared()
+        while True:
+            try:
+                deleted = await self.sweep()
+                if any(deleted.values()):
+                    _log.info("deleted what is older than it is to be kept", **deleted)
+            except DatabaseAway as error:
+                _log.warning("nothing was deleted, the next sweep will", reason=str(error))
+            await asyncio.sleep(self._period_seconds)
+
+    async def sweep(self) -> dict[str, int]:
+        """Delete what is old now, in small transactions; how many rows of each table. Raises DatabaseAway."""
+        deleted = dict.fromkeys(self._kept_ms, 0)
+        for table, kept_ms in self._kept_ms.items():
+            before = self._clock() - kept_ms
+            while True:
+                count = await self._delete(_STATEMENTS[table], before)
+                deleted[table] += count
+                if count < _ROWS_AT_ONCE:
+                    break
+        return deleted
+
+    async def _delete(self, statement: str, before: int) -> int:
+        async with self._database.connection() as connection, connection.transaction():
+            if not await connection.fetchval("SELECT pg_try_advisory_xact_lock($1)", _LOCK):
+                return 0
+            # The status reads "DELETE <count>".
+            return int((await connection.execute(statement, before)).split()[-1])

@@ -1,0 +1,131 @@
+"""Writes the task view: rows and the positions they stand for, in one transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, Final
+
+from headrace_streams.errors import PartitionsLost, TryAgain
+from headrace_streams.records import Record, TopicPartition
+
+from headrace_intake.adapters.database import Connection, Database, DatabaseAway
+from headrace_intake.decide.rows import COMPLETED_COLUMNS, SUBMITTED_COLUMNS, NotAViewRow, Row, rows_of
+
+_ONLY_SUBMITTED: Final = ("requested_model", "reply_partition", "deadline_at")
+"""What a completion does not say, so that a submission adds it whenever it comes."""
+_ONCE: Final = ("task_id", "tenant", "route_key", "home_partition", "submitted_at")
+"""What the first event of a task has said for good."""
+
+
+def _insert(columns: Sequence[tuple[str, str]], on_conflict: str) -> str:
+    names = ", ".join(name for name, _ in columns)
+    # jsonb travels as text, since asyncpg would otherwise want a codec on every connection.
+    arrays = ", ".join(
+        f"${number}::{'text' if kind == 'jsonb' else kind}[]" for number, (_, kind) in enumerate(columns, start=1)
+    )
+    values = ", ".join(f"{name}::jsonb" if kind == "jsonb" else name for name, kind in columns)
+    return (
+        f"INSERT INTO intake.tasks AS t ({names}) SELECT {values} FROM unnest({arrays}) AS new ({names}) "
+        f"ON CONFLICT (task_id) DO UPDATE {on_conflict}"
+    )
+
+
+_SUBMITTED: Final = _insert(
+    SUBMITTED_COLUMNS,
+    f"SET ({', '.join(_ONLY_SUBMITTED)}) = ({', '.join('excluded.' + name for name in _ONLY_SUBMITTED)}) "
+    "WHERE t.tenant = excluded.tenant "
+    f"AND ({', '.join('t.' + name for name in _ONLY_SUBMITTED)}) "
+    f"IS DISTINCT FROM ({', '.join('excluded.' + name for name in _ONLY_SUBMITTED)})",
+)
+_COMPLETED_ONLY: Final = [name for name, _ in COMPLETED_COLUMNS if name not in _ONCE]
+_COMPLETED: Final = _insert(
+    COMPLETED_COLUMNS,
+    f"SET ({', '.join(_COMPLETED_ONLY)}) = ({', '.join('excluded.' + name for name in _COMPLETED_ONLY)}) "
+    "WHERE t.tenant = excluded.tenant AND t.completed_at IS NULL",
+)
+_POSITIONS: Final = "SELECT topic, partition, next_offset FROM intake.positions WHERE topic = ANY($1::text[])"
+_BEGIN: Final = """
+    INSERT INTO intake.positions (topic, partition, next_offset)
+    SELECT * FROM unnest($1::text[], $2::integer[], $3::bigint[])
+    ON CONFLICT (topic, partition) DO NOTHING
+    RETURNING 1
+"""
+_MOVE: Final = """
+    UPDATE intake.positions AS p SET next_offset = new.next_offset
+    FROM unnest($1::text[], $2::integer[], $3::bigint[], $4::bigint[]) AS new (topic, partition, expected, next_offset)
+    WHERE p.topic = new.topic AND p.partition = new.partition AND p.next_offset = new.expected
+    RETURNING 1
+"""
+
+Unusable = Callable[[Record, NotAViewRow], None]
+
+
+class ViewStore:
+    """What a `Projection` needs of a database.
+
+    Args:
+        unusable: Told of every record that can have no row.
+    """
+
+    def __init__(self, database: Database, unusable: Unusable) -> None:
+        self._database = database
+        self._unusable = unusable
+
+    async def positions(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, int]:
+        """Where to go on; partitions that were never read are left out. Raises TryAgain."""
+        try:
+            async with self._database.connection() as connection:
+                rows = await connection.fetch(_POSITIONS, sorted({each.topic for each in partitions}))
+        except DatabaseAway as error:
+            raise TryAgain(str(error)) from error
+        found = {TopicPartition(row["topic"], row["partition"]): row["next_offset"] for row in rows}
+        return {each: found[each] for each in partitions if each in found}
+
+    async def apply(
+        self,
+        batch: Sequence[tuple[Record, Any]],
+        moves: Mapping[TopicPartition, tuple[int | None, int]],
+    ) -> None:
+        """Write the rows of a batch and move the positions, or neither.
+
+        Raises PartitionsLost when another process has moved one of them, TryAgain when Postgres is away.
+        """
+        rows, unusable = rows_of(batch)
+        try:
+            async with self._database.connection() as connection, connection.transaction():
+                await _move(connection, moves)
+                await _write(connection, _SUBMITTED, rows.submitted)
+                await _write(connection, _COMPLETED, rows.completed)
+        except DatabaseAway as error:
+            raise TryAgain(str(error)) from error
+        for record, reason in unusable:
+            self._unusable(record, reason)
+
+
+async def _write(connection: Connection, statement: str, rows: Mapping[str, Row]) -> None:
+    if rows:
+        # In the order of ids, so that two processes never wait for each other's rows.
+        await connection.execute(statement, *zip(*(rows[task_id] for task_id in sorted(rows)), strict=True))
+
+
+async def _move(connection: Connection, moves: Mapping[TopicPartition, tuple[int | None, int]]) -> None:
+    ordered = sorted(moves.items())
+    new = [(each, following) for each, (expected, following) in ordered if expected is None]
+    known = [(each, expected, following) for each, (expected, following) in ordered if expected is not None]
+    moved = 0
+    if new:
+        topics = [each.topic for each, _ in new]
+        numbers = [each.partition for each, _ in new]
+        moved += len(await connection.fetch(_BEGIN, topics, numbers, [following for _, following in new]))
+    if known:
+        moved += len(
+            await connection.fetch(
+                _MOVE,
+                [each.topic for each, _, _ in known],
+                [each.partition for each, _, _ in known],
+                [expected for _, expected, _ in known],
+                [following for _, _, following in known],
+            )
+        )
+    if moved != len(moves):
+        raise PartitionsLost("another process has moved the view's position: start again from what the database says")

@@ -1,0 +1,157 @@
+"""A task that this process accepted, and what has been said of it so far."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+from typing import Final
+
+from headrace_contracts.events import TaskReply
+from headrace_streams.records import Appended
+
+from headrace_intake.decide.replies import NOTHING_YET, Delta, Finished, Heard, Told, hear
+from headrace_intake.decide.views import TaskView, with_completion
+
+_ENTRY_BYTES: Final = 300
+"""What an event costs beside its text, roughly."""
+_TASK_BYTES: Final = 1_500
+"""What a task costs before anything is said of it."""
+
+
+class BufferGone(Exception):
+    """Read the topic again, from after `offset`: what followed is no longer in memory."""
+
+    def __init__(self, offset: int | None) -> None:
+        super().__init__(f"events after {offset} are no longer in memory")
+        self.offset = offset
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that was said, and the offset it is in full with; None while more of the same record follows."""
+
+    told: Told
+    offset: int | None
+
+
+class Watched:
+    """One task. Everything happens in the event loop: a reply wakes its waiters in the turn it is handled in."""
+
+    __slots__ = (
+        "_buffer_bytes",
+        "_cut_at",
+        "_events",
+        "_first",
+        "_heard",
+        "_waiters",
+        "accepted",
+        "bytes",
+        "end",
+        "home_partition",
+        "key",
+        "view",
+    )
+
+    def __init__(self, view: TaskView, key: bytes, buffer_bytes: int) -> None:
+        self.view = view
+        self.key = key
+        self.home_partition: int | None = None
+        self.accepted: asyncio.Future[Appended] = asyncio.get_running_loop().create_future()
+        self.end: asyncio.Future[TaskView] = asyncio.get_running_loop().create_future()
+        self.bytes = _TASK_BYTES
+        self._buffer_bytes = buffer_bytes
+        self._heard: Heard = NOTHING_YET
+        self._events: deque[Event] = deque()
+        self._first = 0
+        self._cut_at: int | None = None
+        self._waiters: list[asyncio.Future[None]] = []
+
+    @property
+    def has_waiters(self) -> bool:
+        return bool(self._waiters)
+
+    def take(self, reply: TaskReply, offset: int) -> None:
+        """Take a reply in and wake whoever waits for it. Raises ContentSealed."""
+        self._heard, told = hear(self._heard, reply)
+        if not told:
+            return
+        for number, each in enumerate(told, start=1):
+            event = Event(each, offset if number == len(told) else None)
+            self._events.append(event)
+            self.bytes += _size(each)
+        while self.bytes - _TASK_BYTES > self._buffer_bytes and len(self._events) > 1:
+            dropped = self._events.popleft()
+            self._first += 1
+            self._cut_at = dropped.offset if dropped.offset is not None else self._cut_at
+            self.bytes -= _size(dropped.told)
+        last = told[-1]
+        if isinstance(last, Finished):
+            self.view = with_completion(self.view, last.result)
+            self.end.set_result(self.view)
+        waiters, self._waiters = self._waiters, []
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    def fail(self, error: Exception) -> None:
+        """The task was not accepted: tell so whoever waits for that."""
+        if not self.accepted.done():
+            self.accepted.set_exception(error)
+            # Most often nobody else waits; then asyncio must not complain.
+            self.accepted.exception()
+
+    def ended_by(self, offset: int) -> bool:
+        """Whether nothing follows after an offset."""
+        last = self._events[-1] if self._events else None
+        return self.end.done() and last is not None and last.offset is not None and last.offset <= offset
+
+    async def follow(self, after: int | None) -> AsyncGenerator[Event, None]:
+        """Everything said after an offset (None: from the beginning), until the end.
+
+        Raises BufferGone when the caller is too slow, or asks for what is no longer here.
+        """
+        place = self._place_after(after)
+        seen = after
+        while True:
+            if place < self._first:
+                raise BufferGone(seen)
+            while place - self._first < len(self._events):
+                event = self._events[place - self._first]
+                place += 1
+                yield event
+                if event.offset is not None:
+                    seen = event.offset
+                if place < self._first:
+                    raise BufferGone(seen)
+            if self.end.done():
+                return
+            waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._waiters.append(waiter)
+            try:
+                await waiter
+            finally:
+                if waiter in self._waiters:
+                    self._waiters.remove(waiter)
+
+    def _place_after(self, offset: int | None) -> int:
+        if offset is None:
+            return 0
+        if self._cut_at is not None and offset < self._cut_at:
+            raise BufferGone(offset)
+        place = self._first
+        for index, event in enumerate(self._events):
+            if event.offset is not None and event.offset <= offset:
+                place = self._first + index + 1
+        return place
+
+
+def _size(told: Told) -> int:
+    match told:
+        case Delta(text):
+            return _ENTRY_BYTES + len(text)
+        case Finished(result):
+            return _ENTRY_BYTES + (len(result.answer.data) if result.answer is not None else 0)
+        case _:
+            return _ENTRY_BYTES

@@ -1,0 +1,66 @@
+"""Where a caller goes on in the events of a task, and how long a task may be unknown because it is young."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Final
+
+from headrace_intake.decide.refusals import Refusal, bad_request
+
+FINISHED_ID: Final = "finished"
+"""Event id of an end that was read from the view, where it has no place in a topic."""
+
+_PLACE: Final = re.compile(r"(\d{1,9}):(\d{1,18})")
+_UUID7: Final = re.compile(r"([0-9a-f]{8})-([0-9a-f]{4})-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
+_YOUNG_MS: Final = 10_000
+_PATIENCE_MS: Final = 2_000
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A record of tasks.replies."""
+
+    partition: int
+    offset: int
+
+    def __str__(self) -> str:
+        return f"{self.partition}:{self.offset}"
+
+
+@dataclass(frozen=True, slots=True)
+class AtTheEnd:
+    """The caller has had the last event."""
+
+
+def parse_place(text: str | None) -> Place | AtTheEnd | None:
+    """What a Last-Event-ID stands for; None where there is none. Raises Refusal for one that was not given out."""
+    if text is None:
+        return None
+    if text == FINISHED_ID:
+        return AtTheEnd()
+    match = _PLACE.fullmatch(text)
+    if match is None:
+        raise not_given_out()
+    return Place(int(match[1]), int(match[2]))
+
+
+def not_given_out() -> Refusal:
+    """400 for a Last-Event-ID that no event can have had."""
+    return bad_request(
+        "Last-Event-ID is not an id that this stream has given out: leave it out to begin anew.",
+        "Last-Event-ID",
+        "bad-last-event-id",
+    )
+
+
+def unknown_until(task_id: str, now_ms: int) -> int:
+    """Until when a task that the view does not have may still come up; `now_ms` when it should be there.
+
+    The id says when it was made. Only an id that is some seconds old at most may be on its way.
+    """
+    match = _UUID7.fullmatch(task_id)
+    if match is None:
+        return now_ms
+    made_ms = int(match[1] + match[2], 16)
+    return now_ms + _PATIENCE_MS if abs(now_ms - made_ms) <= _YOUNG_MS else now_ms

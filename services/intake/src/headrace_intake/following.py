@@ -1,0 +1,231 @@
+"""A task to its end, for whoever waits: from memory where it was accepted here, else from the topic or the view."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Final, Protocol, Self
+
+from headrace_intake.adapters.database import DatabaseAway
+from headrace_intake.adapters.history import History, StoredTask
+from headrace_intake.adapters.metrics import IntakeMetrics
+from headrace_intake.adapters.replies import ReplyHub
+from headrace_intake.adapters.rereading import NoSuchPosition, Rereaders, Rereading, Whose
+from headrace_intake.adapters.watched import BufferGone, Event, Watched
+from headrace_intake.decide.replies import Delta, Finished, Restarted
+from headrace_intake.decide.resuming import Place, unknown_until
+from headrace_intake.decide.views import TaskView, with_completion
+
+_LOOK_AGAIN_SECONDS: Final = 0.05
+_VIEW_PERIOD_SECONDS: Final = 0.5
+"""How often the view is asked about a task that says nothing on tasks.replies."""
+
+
+class TaskNotFound(Exception):
+    """There is no such task, or it is another tenant's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """The task's end, as callers see it."""
+
+    view: TaskView
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """Something to tell a caller, with the place to resume from; None where there is none."""
+
+    what: Delta | Restarted | Ended
+    place: Place | None
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What is known of a task: `watched` where it was accepted here, `stored` where the view has it."""
+
+    view: TaskView
+    watched: Watched | None = None
+    stored: StoredTask | None = None
+
+
+class Stream(Protocol):
+    """What is said of a task. Close it, also when it was never iterated: it may hold a connection."""
+
+    def __aiter__(self) -> AsyncIterator[Said]: ...
+
+    async def __anext__(self) -> Said: ...
+
+    async def aclose(self) -> None: ...
+
+
+class Following:
+    """Finds tasks and follows them."""
+
+    def __init__(
+        self, hub: ReplyHub, rereaders: Rereaders, history: History, clock: Callable[[], int], metrics: IntakeMetrics
+    ) -> None:
+        self._hub = hub
+        self._rereaders = rereaders
+        self._history = history
+        self._clock = clock
+        self._metrics = metrics
+
+    async def find(self, tenant: str, task_id: str) -> Known:
+        """A task by id. One whose id is very young may be on its way into the view, so that is waited for.
+
+        Raises TaskNotFound, DatabaseAway.
+        """
+        watched = self._hub.get(tenant, task_id)
+        if watched is not None:
+            return Known(watched.view, watched=watched)
+        stored = await self._stored(tenant, task_id)
+        if stored is None:
+            raise TaskNotFound(task_id)
+        return Known(stored.view, stored=stored)
+
+    async def _stored(self, tenant: str, task_id: str) -> StoredTask | None:
+        until = unknown_until(task_id, self._clock())
+        while True:
+            stored = await self._history.get(tenant, task_id)
+            if stored is not None or self._clock() >= until:
+                return stored
+            await asyncio.sleep(_LOOK_AGAIN_SECONDS)
+
+    async def end(self, task: Watched, timeout_seconds: float) -> TaskView | None:
+        """The end of a task accepted here, or None when the time is over first."""
+        if not task.end.done():
+            with self._metrics.waiters.track_inprogress():
+                await asyncio.wait((task.end,), timeout=timeout_seconds)
+        return task.end.result() if task.end.done() else None
+
+    async def end_elsewhere(
+        self, tenant: str, task_id: str, partition: int, since_ms: int, timeout_seconds: float
+    ) -> TaskView | None:
+        """The end of a task that was accepted by another process, or by an earlier one here.
+
+        Raises TooManyRereaders, DatabaseAway.
+        """
+        stored = await self._history.get(tenant, task_id)
+        if stored is not None and stored.view.ended:
+            return stored.view
+        rereading = await self._rereaders.open(Whose(tenant, task_id), partition, after=None, since_ms=since_ms)
+        try:
+            async with asyncio.timeout(timeout_seconds), aclosing(rereading.events()) as events:
+                with self._metrics.waiters.track_inprogress():
+                    async for event in events:
+                        if isinstance(event.told, Finished):
+                            return with_completion(stored.view if stored else None, event.told.result)
+        except TimeoutError:
+            return None
+        finally:
+            await rereading.close()
+        return None
+
+    async def open(self, tenant: str, task_id: str, after: Place | None) -> Stream | None:
+        """What is said of a task after a place (None: from its beginning); None when nothing can follow any more.
+
+        Raises TaskNotFound, DatabaseAway, EventsGone, NoSuchPosition, TooManyRereaders.
+        """
+        watched = self._hub.get(tenant, task_id)
+        if watched is not None:
+            _check_partition(after, self._hub.partition)
+            if after is not None and watched.ended_by(after.offset):
+                return None
+            return self._from_memory(watched, None if after is None else after.offset)
+        try:
+            stored = await self._stored(tenant, task_id)
+        except DatabaseAway:
+            if after is None:
+                raise
+            return await self._from_topic(Whose(tenant, task_id), after.partition, after.offset, 0, None)
+        if stored is None:
+            raise TaskNotFound(task_id)
+        if stored.view.ended:
+            return _only(Said(Ended(stored.view), None))
+        if stored.reply_partition is None:
+            return self._from_view(tenant, task_id)
+        _check_partition(after, stored.reply_partition)
+        return await self._from_topic(
+            Whose(tenant, task_id),
+            stored.reply_partition,
+            None if after is None else after.offset,
+            stored.view.submitted_at,
+            stored.view,
+        )
+
+    async def _from_memory(self, task: Watched, after: int | None) -> AsyncGenerator[Said, None]:
+        partition = self._hub.partition
+        try:
+            async with aclosing(task.follow(after)) as events:
+                with self._metrics.waiters.track_inprogress():
+                    async for event in events:
+                        yield _said(event, partition, task.view)
+        except BufferGone as gone:
+            whose = Whose(task.view.tenant, task.view.task_id)
+            rest = await self._from_topic(whose, partition, gone.offset, task.view.submitted_at, task.view)
+            if rest is not None:
+                async with aclosing(rest):
+                    async for said in rest:
+                        yield said
+
+    async def _from_topic(
+        self, whose: Whose, partition: int, after: int | None, since_ms: int, view: TaskView | None
+    ) -> Stream | None:
+        rereading = await self._rereaders.open(whose, partition, after=after, since_ms=since_ms)
+        if rereading.over:
+            await rereading.close()
+            return None
+        return _FromTopic(rereading, partition, view, self._metrics)
+
+    async def _from_view(self, tenant: str, task_id: str) -> AsyncGenerator[Said, None]:
+        while True:
+            stored = await self._history.get(tenant, task_id)
+            if stored is not None and stored.view.ended:
+                yield Said(Ended(stored.view), None)
+                return
+            await asyncio.sleep(_VIEW_PERIOD_SECONDS)
+
+
+class _FromTopic:
+    """A `Stream` over a rereading, closing both."""
+
+    def __init__(self, rereading: Rereading, partition: int, view: TaskView | None, metrics: IntakeMetrics) -> None:
+        self._rereading = rereading
+        self._said = self._iterate(partition, view, metrics)
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Said:
+        return await anext(self._said)
+
+    async def aclose(self) -> None:
+        await self._said.aclose()
+        await self._rereading.close()
+
+    async def _iterate(
+        self, partition: int, view: TaskView | None, metrics: IntakeMetrics
+    ) -> AsyncGenerator[Said, None]:
+        async with aclosing(self._rereading.events()) as events:
+            with metrics.waiters.track_inprogress():
+                async for event in events:
+                    yield _said(event, partition, view)
+
+
+async def _only(said: Said) -> AsyncGenerator[Said, None]:
+    yield said
+
+
+def _said(event: Event, partition: int, view: TaskView | None) -> Said:
+    place = None if event.offset is None else Place(partition, event.offset)
+    if isinstance(event.told, Finished):
+        return Said(Ended(with_completion(view, event.told.result)), place)
+    return Said(event.told, place)
+
+
+def _check_partition(place: Place | None, partition: int) -> None:
+    if place is not None and place.partition != partition:
+        raise NoSuchPosition(f"this task's replies are in partition {partition}")
