@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from headrace_streams.errors import OffsetGone, RecordRefused, TopicMissing
 from headrace_streams.memory.groups import Group
-from headrace_streams.memory.partitioning import partition_of
+from headrace_streams.partitioning import partition_of
 from headrace_streams.records import Appended, NewTopic, Outgoing, Record, TopicPartition
 
 _RECORD_LIMIT = 4 * 1024 * 1024
