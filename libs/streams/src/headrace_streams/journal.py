@@ -14,11 +14,11 @@ How a decision is delivered:
     when nothing else is written.
 
 Which entries count. Nobody but the owner writes between its barrier and the next one, so the log itself numbers its
-entries: the nth one stands at offset generation + n. Whatever disturbs that, moves all entries behind it off their
-places: a newer owner's barrier, a record that a zombie (an owner of the past that does not know it) still had in flight, or
-an entry of its own that was lost on the way while later ones arrived. So an entry *counts* when it stands in its
-place, and the first record that does not ends its generation. Writer and readers use the same rule; neither needs a
-clock, a lease or a lock. A zombie's record costs the owner its generation too: it takes over again, once, since the
+entries: the nth one stands at offset generation + n. Whatever disturbs that moves all entries behind it off their
+places: a newer owner's barrier, a record that a zombie (an owner of the past that does not know it) still had in
+flight, or an entry of its own that was lost on the way while later ones arrived. So an entry *counts* when it stands in
+its place, and the first record that does not ends its generation. Writer and readers use the same rule; neither needs
+a clock, a lease or a lock. A zombie's record costs the owner its generation too: it takes over again, once, since the
 zombie was fenced by the same rule.
 
 Compaction keeps the newest record of each key. It leaves offsets as they are, so what is left still shows whether it
