@@ -180,3 +180,12 @@ def test_cut_off_metadata_is_refused(case: tuple[int, list[Range]], data: st.Dat
     # Where the cut cannot be noticed, what is left still says nothing wrong.
     offsets = {one for start, end in finished for one in range(start, end)}
     assert {one for start, end in found for one in range(start, end)} <= offsets
+
+
+def test_a_log_that_begins_anew_below_the_committed_offset_is_read() -> None:
+    tracker = OffsetTracker(500, [(502, 510)])
+    assert tracker.received(3)
+    assert not tracker.received(3)
+    progress = tracker.progress()
+    assert progress is not None
+    assert progress == Progress(3, "")

@@ -44,7 +44,7 @@ class OffsetTracker:
         limit: Most characters that `progress` may use as metadata.
     """
 
-    __slots__ = ("_base", "_carried", "_gaps", "_highest", "_limit", "_open", "_safe_span", "changes")
+    __slots__ = ("_base", "_carried", "_fresh", "_gaps", "_highest", "_limit", "_open", "_safe_span", "changes")
 
     def __init__(
         self, next_offset: int | None = None, finished: Iterable[Range] = (), *, limit: int = METADATA_LIMIT
@@ -56,6 +56,7 @@ class OffsetTracker:
         self._gaps: deque[Range] = deque()
         # Finished before our time, and not received by us yet.
         self._carried: deque[Range] = deque(finished)
+        self._fresh = True
         self._limit = limit
         self._safe_span = 8 * (_raw_bytes_in(limit) - _BASE_BYTES)
         self.changes = 0
@@ -103,7 +104,11 @@ class OffsetTracker:
     def received(self, offset: int) -> bool:
         """Count a record as received. False: do not work on it, for it is finished or in hand already."""
         if offset <= self._highest:
-            return False
+            if not self._fresh:
+                return False
+            # The log begins anew below the committed offset: what was said of its old records means nothing here.
+            self._carried.clear()
+        self._fresh = False
         if self._open and offset != self._highest + 1:
             self._gaps.append((self._highest + 1, offset))
         self._highest = offset

@@ -1,0 +1,123 @@
+"""What a parallel consumer is given, and what it tells."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Protocol
+
+from headrace_contracts.headers import header
+
+from headrace_streams.offsets import METADATA_LIMIT
+from headrace_streams.records import Record
+from headrace_streams.retries import RetryPolicy
+
+Handler = Callable[[Record], Awaitable[None] | None]
+"""Handles one record: an async function, or a plain one (returning None) where nothing has to be waited for.
+
+What it returns for is finished for good, so everything it wrote must be acknowledged by then. It may see a record again
+after a crash or a rebalance. It may raise RetryLater and SendToDeadLetters; UnreadableValue sends to the dead letters
+as well; outages of Kafka and the registry are waited out; other errors are retried and then end in the dead letters.
+"""
+
+
+class Ordering(Enum):
+    """KEY: of each record key one is in hand at a time, in order. UNORDERED: all at once."""
+
+    KEY = "key"
+    UNORDERED = "unordered"
+
+
+@dataclass(frozen=True, slots=True)
+class Lane:
+    """A topic (with its prefix) and its claim; see `scheduling.LaneShare`."""
+
+    topic: str
+    weight: int = 1
+    max_in_flight: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineOptions:
+    """How much to have in hand, and how patient to be.
+
+    Attributes:
+        max_in_flight: Most handlers that run at once.
+        ordering: Whether records of one key keep their order.
+        max_buffered: Waiting records per lane from which on it is paused; it goes on when half of them are left.
+        max_poll_records: Most records taken over at a time.
+        commit_interval_seconds: Time between commits; what finished since the last one is done again after a crash.
+        drain_seconds: Longest time for handlers to finish when partitions go or the consumer stops.
+        retries: Patience with unforeseen errors.
+        metadata_limit: Most characters of commit metadata.
+    """
+
+    max_in_flight: int = 256
+    ordering: Ordering = Ordering.KEY
+    max_buffered: int = 4_096
+    max_poll_records: int = 1_000
+    commit_interval_seconds: float = 1.0
+    drain_seconds: float = 20.0
+    retries: RetryPolicy = field(default_factory=RetryPolicy)
+    metadata_limit: int = METADATA_LIMIT
+
+    def __post_init__(self) -> None:
+        if self.max_buffered < 1 or self.max_poll_records < 1:
+            raise ValueError("max_buffered and max_poll_records must be at least 1")
+        if self.commit_interval_seconds <= 0 or self.drain_seconds < 0:
+            raise ValueError("commit_interval_seconds must be above 0, drain_seconds not below")
+
+
+class DeadLetterSink(Protocol):
+    """Where records go that can never be handled."""
+
+    async def keep(self, record: Record, error: Exception, attempts: int = 1) -> None:
+        """Keep a record with its reason; returns after it is on disk."""
+        ...
+
+
+class Ending(Enum):
+    """How one run of a handler ended: finished, parked for another try, sent to the dead letters, or given up because
+    the partition went."""
+
+    DONE = "done"
+    PARKED = "parked"
+    DEAD_LETTER = "dead_letter"
+    ABANDONED = "abandoned"
+
+
+class Observer:
+    """Told of every record, for metrics; does nothing by itself. Its methods must be quick and must not raise."""
+
+    def started(self, record: Record, waited_seconds: float) -> None:
+        """A handler starts, `waited_seconds` after the record was received (or parked)."""
+
+    def ended(self, record: Record, ending: Ending, seconds: float) -> None:
+        """It ended after `seconds`."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineState:
+    """What the engine has in hand at one moment.
+
+    Attributes:
+        in_flight: Running handlers.
+        parked: Records that wait for another try.
+        waiting: By topic, records received and not running, parked ones included.
+        partitions: Partitions assigned.
+        paused: Those of them that are paused.
+        longest_span: Most offsets between a commit position and the last record received beyond it.
+    """
+
+    in_flight: int
+    parked: int
+    waiting: Mapping[str, int]
+    partitions: int
+    paused: int
+    longest_span: int
+
+
+def tenant_of_header(record: Record) -> str:
+    """The tenant in the CloudEvents headers; empty where there is none."""
+    return header(record.headers, "ce_tenant") or ""

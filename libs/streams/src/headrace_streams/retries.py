@@ -1,0 +1,68 @@
+"""What to do with a record whose handling failed: try again, and when, or give it to the dead letters."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from headrace_contracts.errors import RegistryUnavailable, UnreadableValue
+
+from headrace_streams.errors import AppendUncertain, Overloaded, RetryLater, SendToDeadLetters, TryAgain
+
+OUTAGES: Final = (TryAgain, AppendUncertain, Overloaded, RegistryUnavailable)
+"""Errors of what a handler stands on: no fault of the record, which is tried again for as long as they last."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetryPolicy:
+    """Patience with errors that no handler has foreseen.
+
+    Attributes:
+        max_attempts: Unforeseen errors of one record after which it is given up.
+        first_delay_seconds: Delay after the first one; each further one doubles it.
+        longest_delay_seconds: Longest delay.
+    """
+
+    max_attempts: int = 3
+    first_delay_seconds: float = 0.2
+    longest_delay_seconds: float = 30.0
+
+    def __post_init__(self) -> None:
+        if self.max_attempts < 1:
+            raise ValueError(f"max_attempts must be at least 1, not {self.max_attempts}")
+        if not 0 < self.first_delay_seconds <= self.longest_delay_seconds:
+            raise ValueError("delays must be above 0, and the first one no longer than the longest one")
+
+    def delay(self, attempts: int) -> float:
+        """Seconds to wait after so many attempts."""
+        return min(self.longest_delay_seconds, self.first_delay_seconds * 2.0 ** min(attempts - 1, 40))
+
+
+@dataclass(frozen=True, slots=True)
+class TryAgainAfter:
+    """Try the record again."""
+
+    delay_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class GiveUp:
+    """Give the record to the dead letters."""
+
+
+def is_unforeseen(error: BaseException) -> bool:
+    """Whether an error counts against the record's attempts."""
+    return not isinstance(error, (RetryLater, SendToDeadLetters, UnreadableValue, *OUTAGES))
+
+
+def after_failure(
+    error: BaseException, *, attempts: int, unforeseen: int, policy: RetryPolicy
+) -> TryAgainAfter | GiveUp:
+    """What to do after an error of a record tried `attempts` times, `unforeseen` of them with unforeseen errors."""
+    if isinstance(error, RetryLater):
+        return TryAgainAfter(error.delay_seconds)
+    if isinstance(error, SendToDeadLetters | UnreadableValue):
+        return GiveUp()
+    if is_unforeseen(error) and unforeseen >= policy.max_attempts:
+        return GiveUp()
+    return TryAgainAfter(policy.delay(attempts))
