@@ -1,0 +1,168 @@
+"""GET /v1/skills/feed: an agent's open stream of skill changes."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+from aiohttp import HttpVersion11, web
+from headrace_runtime.access import Scope
+from headrace_runtime.authentication import require
+from headrace_runtime.http import DRAINING
+from headrace_runtime.logging import get_logger
+from headrace_runtime.problems import Problem
+from headrace_runtime.sse import last_event_id
+from headrace_streams.errors import TryAgain
+
+from headrace_skill_broadcaster.decide.places import PlaceMalformed, decode_places, encode_places
+from headrace_skill_broadcaster.decide.rules import Limits, flaw_in_interest
+from headrace_skill_broadcaster.feed import Audience, Connection, Feed, chunk
+from headrace_skill_broadcaster.measures import Measures
+from headrace_skill_broadcaster.replay import PlaceGone, Replay
+
+_RECONNECT_MS = 1_000
+_FAREWELL_SECONDS = 5.0
+_HEADERS = {
+    "Content-Type": "text/event-stream; charset=utf-8",
+    "Cache-Control": "no-cache",
+    "X-Accel-Buffering": "no",
+}
+
+_log = get_logger("headrace.skills.feed_door")
+
+
+@dataclass(frozen=True, slots=True)
+class FeedLimits:
+    """How agents may use the feed.
+
+    Attributes:
+        interests: Most interests of one connection.
+        buffer_bytes: Most bytes that wait for an agent that reads slowly.
+    """
+
+    heartbeat_seconds: float
+    interests: int
+    buffer_bytes: int
+
+
+class FeedDoor:
+    """Opens streams. The feed writes to them; what happens here is their beginning, their heartbeat and their end."""
+
+    def __init__(self, feed: Feed, replay: Replay, limits: FeedLimits, rules: Limits, measures: Measures) -> None:
+        self._feed = feed
+        self._replay = replay
+        self._limits = limits
+        self._rules = rules
+        self._measures = measures
+
+    async def open(self, request: web.Request) -> web.StreamResponse:
+        """Answers with a stream that ends when the agent goes, reads too slowly, or the service drains."""
+        caller = require(request, Scope.SKILLS)
+        audience = self._feed.audience(caller.tenant, self._interests(request))
+        try:
+            agent = await self._replay.prepare(audience, _place(request))
+        except PlaceGone:
+            raise Problem(
+                410,
+                "feed-place-gone",
+                "Events after this place are no longer kept: read the skills of your interests with GET /v1/skills, "
+                "and open the feed without Last-Event-ID.",
+            ) from None
+        except TryAgain as error:
+            _log.warning("feed cannot be read", reason=str(error))
+            raise Problem(
+                503, "log-unavailable", "The feed cannot be read now; try again.", headers={"Retry-After": "1"}
+            ) from None
+        response = web.StreamResponse(headers=_HEADERS)
+        response.force_close()
+        if request.version >= HttpVersion11:
+            response.enable_chunked_encoding()
+        await response.prepare(request)
+        transport = request.transport
+        if transport is None:
+            return response
+        outlet = _Outlet(transport, self._limits.buffer_bytes)
+        connection = Connection(outlet.write, chunked=bool(response.chunked))
+        try:
+            await response.write(b"retry: %d\n%b" % (_RECONNECT_MS, self._heartbeat(audience, agent.places)))
+            if not request.app[DRAINING].is_set():
+                await self._replay.bring_up(agent, connection, response.write)
+                await self._stay(audience, connection, outlet)
+            if outlet.too_slow:
+                self._measures.agents_dropped.inc()
+            await _farewell(response, transport)
+        except ConnectionError:
+            pass  # the agent went away; leaving the feed below is all there is to do
+        except (PlaceGone, TryAgain) as error:
+            # The stream ends; the agent comes back with its place, and is told then what is the matter.
+            _log.warning("an agent could not be brought up to date", reason=str(error))
+            await _farewell(response, transport)
+        finally:
+            self._feed.leave(audience, connection)
+        return response
+
+    async def _stay(self, audience: Audience, connection: Connection, outlet: _Outlet) -> None:
+        while connection.is_open:
+            try:
+                async with asyncio.timeout(self._limits.heartbeat_seconds):
+                    await connection.ended.wait()
+            except TimeoutError:
+                beat = self._heartbeat(audience, self._feed.positions(audience))
+                if not outlet.write(chunk(beat) if connection.chunked else beat):
+                    return
+
+    def _heartbeat(self, audience: Audience, places: dict[int, int]) -> bytes:
+        # The id without data dispatches nothing, but moves the place from which the agent would resume.
+        return b": heartbeat\nid: %b\n\n" % encode_places(places, audience.partitions).encode()
+
+    def _interests(self, request: web.Request) -> list[str]:
+        interests = [part for value in request.query.getall("interest", []) for part in value.split(",") if part]
+        distinct = list(dict.fromkeys(interests))
+        if not distinct:
+            raise Problem(400, "interest-missing", "Name the domains to follow: ?interest=testing&interest=security")
+        if len(distinct) > self._limits.interests:
+            raise Problem(400, "too-many-interests", f"One connection follows at most {self._limits.interests}.")
+        for interest in distinct:
+            flaw = flaw_in_interest(interest, self._rules)
+            if flaw is not None:
+                raise Problem(400, "invalid-request", str(flaw), param="interest")
+        return distinct
+
+
+class _Outlet:
+    """Writes to an agent's connection without waiting for it."""
+
+    __slots__ = ("_limit", "_transport", "too_slow")
+
+    def __init__(self, transport: asyncio.Transport, limit: int) -> None:
+        self._transport = transport
+        self._limit = limit
+        self.too_slow = False
+
+    def write(self, data: bytes) -> bool:
+        """False when the agent has gone, or has so much unread that it must resume later."""
+        if self._transport.is_closing():
+            return False
+        # Past aiohttp's writer: its coroutine for each of thousands of agents would cost more than the writing.
+        self._transport.write(data)
+        self.too_slow = self._transport.get_write_buffer_size() > self._limit
+        return not self.too_slow
+
+
+async def _farewell(response: web.StreamResponse, transport: asyncio.Transport) -> None:
+    """End the response; an agent that does not take the rest in time is cut off."""
+    try:
+        async with asyncio.timeout(_FAREWELL_SECONDS):
+            await response.write_eof()
+    except TimeoutError:
+        transport.abort()
+
+
+def _place(request: web.Request) -> dict[int, int] | None:
+    text = last_event_id(request)
+    if text is None:
+        return None
+    try:
+        return decode_places(text)
+    except PlaceMalformed:
+        raise Problem(400, "bad-last-event-id", "Last-Event-ID is not an id that this feed has given out.") from None

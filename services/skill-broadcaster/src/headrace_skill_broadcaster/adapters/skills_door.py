@@ -1,0 +1,248 @@
+"""The HTTP API of skills: publish, revoke, read, search."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+from aiohttp import web
+from headrace_contracts.content import plain
+from headrace_contracts.events import SkillAction, SkillPublished, SkillStatus, SkillSubmitted
+from headrace_contracts.topics import SKILLS_SUBMITTED
+from headrace_runtime import tracing
+from headrace_runtime.access import Scope
+from headrace_runtime.authentication import require
+from headrace_runtime.http import read_model
+from headrace_runtime.logging import get_logger
+from headrace_runtime.problems import Problem
+from headrace_streams.errors import AppendUncertain, Overloaded, RecordRefused, TryAgain
+from headrace_streams.publishing import Publication, Publisher
+from pydantic import BaseModel, ConfigDict
+
+from headrace_skill_broadcaster.adapters.feed_door import FeedDoor
+from headrace_skill_broadcaster.decide.answers import history_document, skill_document, summary_document
+from headrace_skill_broadcaster.decide.catalog import outcome_of, skill_key
+from headrace_skill_broadcaster.decide.rules import Limits, flaw_in
+from headrace_skill_broadcaster.decide.search import QuestionUnclear, ask
+from headrace_skill_broadcaster.measures import Measures
+from headrace_skill_broadcaster.view import CatalogView
+
+_MOST_RESULTS: Final = 200
+_RETRY: Final = {"Retry-After": "1"}
+
+_log = get_logger("headrace.skills.door")
+
+
+class Draft(BaseModel):
+    """Body of POST /v1/skills."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str
+    body: str
+    title: str = ""
+    summary: str = ""
+    interests: list[str] = []
+    digest: str | None = None
+    author: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class DoorTools:
+    """What the door works with.
+
+    Attributes:
+        wait_seconds: How long a caller waits for its submission to be in the catalog.
+        clock: Milliseconds since the epoch.
+        new_id: A new UUIDv7.
+    """
+
+    view: CatalogView
+    publisher: Publisher
+    limits: Limits
+    measures: Measures
+    wait_seconds: float
+    clock: Callable[[], int]
+    new_id: Callable[[], str]
+
+
+class SkillsDoor:
+    """Handlers of `/v1/skills`."""
+
+    def __init__(self, tools: DoorTools, feed: FeedDoor) -> None:
+        self._tools = tools
+        self._feed = feed
+
+    def add_to(self, app: web.Application) -> None:
+        """Add the routes."""
+        app.router.add_post("/v1/skills", self.publish)
+        app.router.add_get("/v1/skills", self.search)
+        app.router.add_get("/v1/skills/feed", self._feed.open)
+        app.router.add_get("/v1/skills/{name}", self.read)
+        app.router.add_get("/v1/skills/{name}/versions", self.versions)
+        app.router.add_delete("/v1/skills/{name}", self.revoke)
+
+    async def publish(self, request: web.Request) -> web.Response:
+        """201 with the new version; 200 when it says what stood there already; 202 when it takes longer."""
+        caller = require(request, Scope.SKILLS)
+        draft = await read_model(request, Draft)
+        return await self._submit(
+            SkillSubmitted(
+                submission_id=self._tools.new_id(),
+                tenant=caller.tenant,
+                name=draft.name,
+                action=SkillAction.PUBLISH,
+                title=draft.title,
+                summary=draft.summary,
+                body=plain(draft.body),
+                interests=tuple(draft.interests),
+                digest=draft.digest,
+                author=draft.author,
+                submitted_at=self._tools.clock(),
+            )
+        )
+
+    async def revoke(self, request: web.Request) -> web.Response:
+        """200 with the skill as it stands then; 202 when it takes longer."""
+        caller = require(request, Scope.SKILLS)
+        entry = self._entry(caller.tenant, request)
+        if entry.status is SkillStatus.REVOKED:
+            return web.json_response(skill_document(entry))
+        return await self._submit(
+            SkillSubmitted(
+                submission_id=self._tools.new_id(),
+                tenant=caller.tenant,
+                name=entry.name,
+                action=SkillAction.REVOKE,
+                submitted_at=self._tools.clock(),
+            )
+        )
+
+    async def read(self, request: web.Request) -> web.Response:
+        """The skill with its body. Only the newest version's is kept."""
+        caller = require(request, Scope.SKILLS)
+        entry = self._entry(caller.tenant, request)
+        asked = request.query.get("version")
+        if asked is not None and asked != str(entry.version):
+            raise _version_not_kept(asked, entry)
+        return web.json_response(skill_document(entry), headers={"ETag": f'"{entry.version}-{entry.digest[:16]}"'})
+
+    async def versions(self, request: web.Request) -> web.Response:
+        """The latest versions, newest first."""
+        caller = require(request, Scope.SKILLS)
+        return web.json_response(history_document(self._entry(caller.tenant, request)))
+
+    async def search(self, request: web.Request) -> web.Response:
+        """A page of live skills: by rank with `q`, else by name."""
+        caller = require(request, Scope.SKILLS)
+        query = request.query
+        try:
+            question = ask(
+                caller.tenant,
+                query.get("q", ""),
+                tuple(dict.fromkeys(query.getall("interest", []))),
+                _whole_number(query.get("limit", "20")),
+                _MOST_RESULTS,
+                query.get("cursor"),
+            )
+        except QuestionUnclear as error:
+            raise Problem(400, "invalid-request", f"{error}.", param=error.parameter) from None
+        with self._tools.measures.searched.time():
+            entries, cursor = await self._tools.view.search(question)
+        return web.json_response({"skills": [summary_document(entry) for entry in entries], "next_cursor": cursor})
+
+    async def _submit(self, submission: SkillSubmitted) -> web.Response:
+        flaw = flaw_in(submission, self._tools.limits)
+        if flaw is not None:
+            raise Problem(422, "invalid-skill", f"{flaw}.", param=flaw.field, extra={"field": flaw.field})
+        entry: SkillPublished | None = None
+        acknowledged = False
+        with self._tools.view.expecting(submission.submission_id) as outcome:
+            try:
+                async with asyncio.timeout(self._tools.wait_seconds):
+                    await self._send(submission)
+                    acknowledged = True
+                    entry = await outcome
+            except TimeoutError:
+                if not acknowledged:
+                    raise _unavailable() from None
+        if entry is None:
+            return web.json_response(
+                {
+                    "name": submission.name,
+                    "status": "pending",
+                    "submission_id": submission.submission_id,
+                    "detail": "The submission is on disk and will be in the catalog soon.",
+                },
+                status=202,
+                headers={"Location": f"/v1/skills/{submission.name}"},
+            )
+        result = outcome_of(entry)
+        document: dict[str, Any] = {
+            **summary_document(entry),
+            "outcome": result,
+            "submission_id": submission.submission_id,
+        }
+        created = result in ("published", "updated")
+        return web.json_response(
+            document, status=201 if created else 200, headers={"Location": f"/v1/skills/{entry.name}"}
+        )
+
+    async def _send(self, submission: SkillSubmitted) -> None:
+        headers = dict(tracing.inject([]))
+        traceparent = headers.get("traceparent")
+        try:
+            await self._tools.publisher.send(
+                Publication(
+                    spec=SKILLS_SUBMITTED,
+                    event=submission,
+                    event_id=submission.submission_id,
+                    key=skill_key(submission.tenant, submission.name).encode(),
+                    tenant=submission.tenant,
+                    time_ms=submission.submitted_at,
+                    subject=submission.name,
+                    traceparent=None if traceparent is None else traceparent.decode(),
+                )
+            )
+        except RecordRefused as error:
+            _log.error("the log refuses a submission", reason=str(error))
+            raise Problem(
+                413, "skill-too-large", "The log does not take a record of this size: shorten the body."
+            ) from None
+        except (TryAgain, AppendUncertain, Overloaded) as error:
+            _log.warning("a submission could not be written", reason=str(error))
+            raise _unavailable() from None
+
+    def _entry(self, tenant: str, request: web.Request) -> SkillPublished:
+        entry = self._tools.view.get(tenant, request.match_info["name"])
+        if entry is None:
+            raise Problem(404, "skill-unknown", "There is no skill of this name; GET /v1/skills lists all.")
+        return entry
+
+
+def _version_not_kept(asked: str, entry: SkillPublished) -> Problem:
+    known = next((past for past in entry.history if str(past.version) == asked), None)
+    if known is None:
+        return Problem(404, "version-unknown", f"The newest version of this skill is {entry.version}.")
+    return Problem(
+        404,
+        "version-not-kept",
+        f"Only the newest version, {entry.version}, is kept with its body; "
+        f"GET /v1/skills/{entry.name}/versions tells of the others.",
+        extra={"digest": known.digest, "published_at": known.published_at},
+    )
+
+
+def _unavailable() -> Problem:
+    return Problem(
+        503,
+        "log-unavailable",
+        "It is not certain that the submission was written: send it again, the same content makes no second version.",
+        headers=_RETRY,
+    )
+
+
+def _whole_number(text: str) -> int:
+    return int(text) if text.isdecimal() and len(text) < 10 else 0

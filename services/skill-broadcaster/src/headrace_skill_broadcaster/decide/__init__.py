@@ -1,0 +1,1 @@
+"""Decisions about skills: pure functions of state, event and time."""

@@ -1,0 +1,74 @@
+"""What callers are shown: skills, versions and changes as JSON documents."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from headrace_contracts.content import ContentSealed, text_of
+from headrace_contracts.events import Content, SkillChanged, SkillPublished
+
+
+def change_document(event: SkillChanged) -> dict[str, Any]:
+    """A change as the feed tells it."""
+    return {
+        "name": event.name,
+        "version": event.version,
+        "change": event.change.value,
+        "interest": event.interest,
+        "interests": list(event.interests),
+        "title": event.title,
+        "summary": event.summary,
+        "body": _text(event.body),
+        "digest": event.digest,
+        "author": event.author,
+        "submitted_at": event.submitted_at,
+        "published_at": event.published_at,
+    }
+
+
+def summary_document(entry: SkillPublished) -> dict[str, Any]:
+    """A skill without its body."""
+    return {
+        "name": entry.name,
+        "version": entry.version,
+        "status": entry.status.value,
+        "title": entry.title,
+        "summary": entry.summary,
+        "interests": list(entry.interests),
+        "digest": entry.digest,
+        "author": entry.author,
+        "submitted_at": entry.submitted_at,
+        "published_at": entry.published_at,
+    }
+
+
+def skill_document(entry: SkillPublished) -> dict[str, Any]:
+    """A skill with its body."""
+    return {**summary_document(entry), "body": _text(entry.body)}
+
+
+def history_document(entry: SkillPublished) -> dict[str, Any]:
+    """The versions of a skill, newest first."""
+    return {
+        "name": entry.name,
+        "versions": [
+            {
+                "version": past.version,
+                "status": past.status.value,
+                "digest": past.digest,
+                "author": past.author,
+                "published_at": past.published_at,
+            }
+            for past in reversed(entry.history)
+        ],
+    }
+
+
+def _text(body: Content | None) -> str | None:
+    if body is None:
+        return None
+    try:
+        return text_of(body)
+    except ContentSealed:
+        # Whoever holds the data key reads the topic; a door that does not hold it has nothing to show.
+        return None

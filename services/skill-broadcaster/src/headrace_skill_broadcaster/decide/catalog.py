@@ -1,0 +1,214 @@
+"""From a skill as it stands and a submission to the skill as it will stand, and to what its followers are told."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from headrace_contracts.events import (
+    Position,
+    SkillAction,
+    SkillChange,
+    SkillChanged,
+    SkillPublished,
+    SkillStatus,
+    SkillSubmitted,
+    SkillVersion,
+)
+
+from headrace_skill_broadcaster.decide.rules import Flaw, Limits, body_digest, flaw_in
+
+HISTORY = 50
+"""Versions that a catalog record remembers. Submissions repeated after that many later ones count as new."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """Write this entry to the catalog; `told` says whether it differs from the one before, so that followers hear."""
+
+    entry: SkillPublished
+    told: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Repeated:
+    """Nothing to do: this submission has been dealt with."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """Keep the submission in the dead letters: it can never become a skill."""
+
+    flaw: Flaw
+
+
+Decision = Recorded | Repeated | Refused
+
+
+def skill_key(tenant: str, name: str) -> str:
+    """Key of a skill's records. Names hold no slash, so the last slash parts the two."""
+    return f"{tenant}/{name}"
+
+
+def interest_key(tenant: str, interest: str) -> str:
+    """Key of the feed records of a tenant's domain."""
+    return f"{tenant}/{interest}"
+
+
+def decide(
+    current: SkillPublished | None, submission: SkillSubmitted, position: Position, now_ms: int, limits: Limits
+) -> Decision:
+    """What a submission does to a skill.
+
+    `current` is the skill as it stands, `position` how far the submissions are consumed with this one.
+    """
+    flaw = flaw_in(submission, limits)
+    if flaw is not None:
+        return Refused(flaw)
+    if current is not None and _has_dealt_with(current, submission.submission_id):
+        return Repeated()
+    if submission.action is SkillAction.REVOKE:
+        if current is None:
+            return Refused(Flaw("name", "no skill of this name exists, so there is nothing to revoke"))
+        if current.status is SkillStatus.REVOKED:
+            return Recorded(_unchanged(current, submission, position), told=False)
+        return Recorded(_revoked(current, submission, position, now_ms), told=True)
+    if current is not None and _says_the_same(current, submission):
+        return Recorded(_unchanged(current, submission, position), told=False)
+    return Recorded(_published(current, submission, position, now_ms), told=True)
+
+
+def feed_events(entry: SkillPublished) -> tuple[SkillChanged, ...]:
+    """What the agents of each domain are told about the version in a catalog record, one event for each domain."""
+    change = change_of(entry)
+    return tuple(
+        SkillChanged(
+            interest=interest,
+            tenant=entry.tenant,
+            name=entry.name,
+            version=entry.version,
+            change=change,
+            title=entry.title,
+            summary=entry.summary,
+            body=entry.body,
+            interests=entry.interests,
+            digest=entry.digest,
+            author=entry.author,
+            submitted_at=entry.submitted_at,
+            published_at=entry.published_at,
+        )
+        for interest in dict.fromkeys((*entry.interests, *entry.previous_interests))
+    )
+
+
+def change_of(entry: SkillPublished) -> SkillChange:
+    """What the version in a catalog record did: a skill that comes back after it was revoked is published anew."""
+    if entry.status is SkillStatus.REVOKED:
+        return SkillChange.REVOKED
+    before = next((past for past in reversed(entry.history) if past.version < entry.version), None)
+    if entry.version == 1 or (before is not None and before.status is SkillStatus.REVOKED):
+        return SkillChange.PUBLISHED
+    return SkillChange.UPDATED
+
+
+def outcome_of(entry: SkillPublished) -> str:
+    """What the submission in a catalog record led to: published, updated, revoked or unchanged."""
+    made_it = any(past.version == entry.version and past.submission_id == entry.submission_id for past in entry.history)
+    return change_of(entry).value if made_it else "unchanged"
+
+
+def feed_event_id(event: SkillChanged) -> str:
+    """The same for a repeat of the same event."""
+    return f"{event.tenant}/{event.name}/{event.version}/{event.interest}"
+
+
+def supersedes(newer: SkillPublished, older: SkillPublished | None) -> bool:
+    """Whether a record read later stands for the skill.
+
+    It does not when a writer that had lost its partition appended it after its successor's records.
+    """
+    return older is None or newer.version >= older.version
+
+
+def _has_dealt_with(current: SkillPublished, submission_id: str) -> bool:
+    return current.submission_id == submission_id or any(
+        past.submission_id == submission_id for past in current.history
+    )
+
+
+def _says_the_same(current: SkillPublished, submission: SkillSubmitted) -> bool:
+    assert submission.body is not None  # flaw_in refuses to publish without one
+    return (
+        current.status is SkillStatus.LIVE
+        and current.digest == body_digest(submission.body)
+        and current.title == submission.title
+        and current.summary == submission.summary
+        and current.interests == _distinct(submission.interests)
+    )
+
+
+def _unchanged(current: SkillPublished, submission: SkillSubmitted, position: Position) -> SkillPublished:
+    # Written all the same: the record is how the position moves and how the submitter learns of the outcome.
+    return replace(current, submission_id=submission.submission_id, positions=(position,))
+
+
+def _revoked(
+    current: SkillPublished, submission: SkillSubmitted, position: Position, now_ms: int
+) -> SkillPublished:  # fmt: skip
+    return replace(
+        current,
+        version=current.version + 1,
+        status=SkillStatus.REVOKED,
+        body=None,
+        interests=(),
+        previous_interests=current.interests,
+        author=submission.author or current.author,
+        submission_id=submission.submission_id,
+        positions=(position,),
+        history=_history(current, submission, SkillStatus.REVOKED, current.digest, now_ms),
+        submitted_at=submission.submitted_at,
+        published_at=now_ms,
+    )
+
+
+def _published(
+    current: SkillPublished | None, submission: SkillSubmitted, position: Position, now_ms: int
+) -> SkillPublished:
+    assert submission.body is not None  # flaw_in refuses to publish without one
+    digest = body_digest(submission.body)
+    return SkillPublished(
+        tenant=submission.tenant,
+        name=submission.name,
+        version=1 if current is None else current.version + 1,
+        status=SkillStatus.LIVE,
+        title=submission.title,
+        summary=submission.summary,
+        body=submission.body,
+        interests=_distinct(submission.interests),
+        previous_interests=() if current is None else current.interests,
+        digest=digest,
+        author=submission.author,
+        submission_id=submission.submission_id,
+        positions=(position,),
+        history=_history(current, submission, SkillStatus.LIVE, digest, now_ms),
+        submitted_at=submission.submitted_at,
+        published_at=now_ms,
+    )
+
+
+def _history(
+    current: SkillPublished | None, submission: SkillSubmitted, status: SkillStatus, digest: str, now_ms: int
+) -> tuple[SkillVersion, ...]:
+    past = () if current is None else current.history
+    newest = SkillVersion(
+        version=1 if current is None else current.version + 1,
+        status=status,
+        digest=digest,
+        author=submission.author,
+        submission_id=submission.submission_id,
+        published_at=now_ms,
+    )
+    return (*past, newest)[-HISTORY:]
+
+
+def _distinct(interests: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(interests))

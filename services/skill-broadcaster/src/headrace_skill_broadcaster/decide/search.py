@@ -1,0 +1,91 @@
+"""Questions to the index: what may be asked, and where a page ends."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+_WORD = re.compile(r"\w+")
+_CURSOR = re.compile(r"(after|all|any):(.+)")
+
+MOST_WORDS = 16
+DEEPEST = 10_000
+"""Results by rank that can be paged through; a search that needs more should be narrower."""
+
+
+class QuestionUnclear(Exception):
+    """The question cannot be answered; `parameter` is the one to mend and the message says how."""
+
+    def __init__(self, parameter: str, message: str) -> None:
+        super().__init__(message)
+        self.parameter = parameter
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A search in one tenant's live skills.
+
+    Attributes:
+        words: Words to look for, in any order; empty lists by name.
+        interests: Domains, of which a skill must have one; empty for all.
+        after: By name: the name to go on behind.
+        skip: By rank: how many results to pass over.
+        widened: By rank: whether a skill needs only one of the words; None tries all words first, and widens the
+            search when no skill has them all.
+    """
+
+    tenant: str
+    words: tuple[str, ...] = ()
+    interests: tuple[str, ...] = ()
+    limit: int = 20
+    after: str = ""
+    skip: int = 0
+    widened: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Names in the order of the answer, one more than the question's limit where there are more."""
+
+    names: tuple[str, ...]
+    widened: bool = False
+
+
+_CURSOR_UNCLEAR = "cursor is next_cursor of the page before, with the same q"
+
+
+def words_of(text: str) -> tuple[str, ...]:
+    """The words in what somebody typed, at most MOST_WORDS."""
+    return tuple(_WORD.findall(text)[:MOST_WORDS])
+
+
+def ask(tenant: str, text: str, interests: tuple[str, ...], limit: int, most: int, cursor: str | None) -> Question:
+    """A question out of what a caller sent.
+
+    Raises QuestionUnclear for a limit outside 1 to `most`, and for a cursor that no answer to such a question held.
+    """
+    if not 1 <= limit <= most:
+        raise QuestionUnclear("limit", f"limit is a number from 1 to {most}")
+    words = words_of(text)
+    if text.strip() and not words:
+        raise QuestionUnclear("q", "q holds no word to look for")
+    if cursor is None:
+        return Question(tenant, words, interests, limit)
+    match = _CURSOR.fullmatch(cursor)
+    if match is None or (match[1] == "after") == bool(words):
+        raise QuestionUnclear("cursor", _CURSOR_UNCLEAR)
+    if match[1] == "after":
+        return Question(tenant, words, interests, limit, after=match[2])
+    if not match[2].isdecimal() or not 0 < int(match[2]) < DEEPEST:
+        raise QuestionUnclear("cursor", _CURSOR_UNCLEAR)
+    return Question(tenant, words, interests, limit, skip=int(match[2]), widened=match[1] == "any")
+
+
+def next_cursor(question: Question, found: Found) -> str | None:
+    """The cursor of the page after this one; None where this one is the last."""
+    if len(found.names) <= question.limit:
+        return None
+    if not question.words:
+        return f"after:{found.names[question.limit - 1]}"
+    skip = question.skip + question.limit
+    return f"{'any' if found.widened else 'all'}:{skip}" if skip < DEEPEST else None

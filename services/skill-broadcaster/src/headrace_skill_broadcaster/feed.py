@@ -1,0 +1,277 @@
+"""Pushing the feed to agents: one reading of `skills.feed`, one encoding of each event, many connections.
+
+Agents with the same tenant and interests share a channel, and with it the bytes of each event. Recent events stay in
+memory, so that agents that come back, even all at once after a restart, are served without reading the log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from headrace_contracts.codec import Codec
+from headrace_contracts.errors import Origin, RegistryUnavailable, UnreadableValue
+from headrace_contracts.events import SkillChanged
+from headrace_contracts.topics import SKILLS_FEED
+from headrace_runtime.logging import get_logger
+from headrace_runtime.sse import ServerEvent
+from headrace_streams.errors import OffsetGone, TryAgain
+from headrace_streams.ports import Log, PartitionReader
+from headrace_streams.records import Record
+
+from headrace_skill_broadcaster.decide.answers import change_document
+from headrace_skill_broadcaster.decide.catalog import interest_key
+from headrace_skill_broadcaster.decide.places import encode_places
+from headrace_skill_broadcaster.measures import Measures
+from headrace_skill_broadcaster.recent import Recent, RecentVersions, Told
+
+EVENT_NAME = "skill"
+
+_POLL = 500
+_POLL_SECONDS = 5.0
+_RETRY_SECONDS = 0.5
+_READ_AT_START = 1_000
+"""Events of each partition that are read into memory at the start."""
+_BREATH = 500
+"""Writes in a row before the event loop may do something else."""
+_REMEMBERED_VERSIONS = 64
+"""Per channel; the copies of a version for several interests come within milliseconds."""
+
+_log = get_logger("headrace.skills.feed")
+
+
+@dataclass(frozen=True, slots=True)
+class Audience:
+    """Agents of one tenant that ask for the same interests.
+
+    Attributes:
+        keys: Keys of the feed records they get.
+        partitions: Partitions of the feed that hold them, in order.
+    """
+
+    keys: frozenset[bytes]
+    partitions: tuple[int, ...]
+
+
+class Connection:
+    """An agent's open stream, as the feed sees it."""
+
+    def __init__(self, write: Callable[[bytes], bool], *, chunked: bool) -> None:
+        """`write` takes bytes without waiting, and returns False when the agent cannot be sent any more."""
+        self.write = write
+        self.chunked = chunked
+        self.ended = asyncio.Event()
+
+    @property
+    def is_open(self) -> bool:
+        return not self.ended.is_set()
+
+
+class _Channel:
+    __slots__ = ("audience", "connections", "versions")
+
+    def __init__(self, audience: Audience) -> None:
+        self.audience = audience
+        self.connections: set[Connection] = set()
+        self.versions = RecentVersions(_REMEMBERED_VERSIONS)
+
+
+class Feed:
+    """Follows all partitions of `skills.feed` and writes what comes to the connections that joined.
+
+    Args:
+        partition_of: The partition of a key among a number of partitions, as producers choose it.
+        memory_bytes: How many bytes of recent events to keep, all partitions together.
+        clock: Milliseconds since the epoch.
+    """
+
+    def __init__(
+        self,
+        log: Log,
+        codec: Codec,
+        measures: Measures,
+        *,
+        partition_of: Callable[[bytes, int], int],
+        memory_bytes: int,
+        clock: Callable[[], int],
+    ) -> None:
+        self._log = log
+        self._codec = codec
+        self._measures = measures
+        self._partition_of = partition_of
+        self._memory_bytes = memory_bytes
+        self._clock = clock
+        self._topic = codec.topic_prefix + SKILLS_FEED.name
+        self._reader: PartitionReader | None = None
+        self._recent: dict[int, Recent] = {}
+        self._channels: dict[Audience, _Channel] = {}
+        self._by_key: dict[bytes, list[_Channel]] = {}
+        self._ending = False
+
+    async def start(self) -> None:
+        """Read the newest events of each partition into memory. Raises TopicMissing, TryAgain."""
+        self._reader = self._log.reader()
+        await self._begin(self._reader)
+
+    async def run(self) -> None:
+        """Push what comes, until cancelled."""
+        assert self._reader is not None  # start() made it
+        while True:
+            try:
+                for record in await self._reader.poll(_POLL, _POLL_SECONDS):
+                    told = await self._take(record)
+                    if told is not None:
+                        await self._push(told)
+            except TryAgain as error:
+                _log.warning("feed cannot be read, trying again", reason=str(error))
+                await asyncio.sleep(_RETRY_SECONDS)
+            except OffsetGone as error:
+                # This process was cut off for longer than the feed is kept. Its agents are told when they resume.
+                _log.error("events of the feed were missed, agents must resume", reason=str(error))
+                self._end_all()
+                await self._begin(self._reader)
+
+    async def drain(self) -> None:
+        """End all connections, and those that still join; agents resume elsewhere."""
+        self._ending = True
+        self._end_all()
+
+    async def close(self) -> None:
+        """Let go of the log."""
+        if self._reader is not None:
+            await self._reader.close()
+
+    def audience(self, tenant: str, interests: Sequence[str]) -> Audience:
+        """Whom a tenant's agents with these interests belong to."""
+        keys = frozenset(interest_key(tenant, interest).encode() for interest in interests)
+        return Audience(keys, tuple(sorted({self._partition_of(key, len(self._recent)) for key in keys})))
+
+    def join(self, audience: Audience, connection: Connection) -> None:
+        """From now on the connection gets what comes."""
+        if self._ending:
+            connection.ended.set()
+            return
+        channel = self._channels.get(audience)
+        if channel is None:
+            channel = self._channels[audience] = _Channel(audience)
+            for key in audience.keys:
+                self._by_key.setdefault(key, []).append(channel)
+        channel.connections.add(connection)
+        self._measures.agents.inc()
+
+    def leave(self, audience: Audience, connection: Connection) -> None:
+        """The connection gets nothing any more; it is marked as ended."""
+        connection.ended.set()
+        channel = self._channels.get(audience)
+        if channel is None or connection not in channel.connections:
+            return
+        channel.connections.remove(connection)
+        self._measures.agents.dec()
+        if not channel.connections:
+            del self._channels[audience]
+            for key in audience.keys:
+                self._by_key[key].remove(channel)
+                if not self._by_key[key]:
+                    del self._by_key[key]
+
+    def positions(self, audience: Audience) -> dict[int, int]:
+        """Next offset of each of the audience's partitions: where an agent stands that has all that was pushed."""
+        return {partition: self._recent[partition].until for partition in audience.partitions}
+
+    def forgotten(self, places: Mapping[int, int]) -> dict[int, int]:
+        """Those places after which some events are not in memory any more, with the offset from which they are."""
+        return {
+            partition: self._recent[partition].since
+            for partition, place in places.items()
+            if place < self._recent[partition].since
+        }
+
+    def missed(self, audience: Audience, places: Mapping[int, int]) -> list[Told]:
+        """Events for the audience that are in memory and come after these places."""
+        return [
+            told
+            for partition in audience.partitions
+            for told in self._recent[partition].after(places[partition])
+            if told.key in audience.keys
+        ]
+
+    async def read(self, record: Record) -> Told | None:
+        """A feed record made ready to be sent; None for one that cannot be read. Waits for the schema registry."""
+        origin = Origin(record.topic, record.partition, record.offset)
+        while True:
+            try:
+                event = await self._codec.read(SkillChanged, record.value, origin)
+            except UnreadableValue as error:
+                self._measures.unreadable.labels(record.topic).inc()
+                _log.error("record in the feed is passed over", reason=str(error))
+                return None
+            except RegistryUnavailable as error:
+                _log.warning("feed waits for the schema registry", reason=str(error))
+                await asyncio.sleep(_RETRY_SECONDS)
+                continue
+            data = json.dumps(change_document(event), ensure_ascii=False, separators=(",", ":"))
+            return Told(
+                partition=record.partition,
+                offset=record.offset,
+                key=interest_key(event.tenant, event.interest).encode(),
+                version=(event.name, event.version),
+                published_at=event.published_at,
+                payload=ServerEvent(data, EVENT_NAME).encode(),
+            )
+
+    async def _begin(self, reader: PartitionReader) -> None:
+        partitions = await reader.partitions_of(self._topic)
+        bounds = await reader.bounds(partitions)
+        starts = {partition: max(first, end - _READ_AT_START) for partition, (first, end) in bounds.items()}
+        share = self._memory_bytes // len(partitions)
+        self._recent = {partition.partition: Recent(start, share) for partition, start in starts.items()}
+        await reader.assign(starts)
+        while any(self._recent[partition.partition].until < end for partition, (_, end) in bounds.items()):
+            for record in await reader.poll(_POLL, _POLL_SECONDS):
+                await self._take(record)
+
+    async def _take(self, record: Record) -> Told | None:
+        told = await self.read(record)
+        self._recent[record.partition].add(record.offset, told)
+        return told
+
+    async def _push(self, told: Told) -> None:
+        channels = [
+            channel for channel in self._by_key.get(told.key, ()) if not channel.versions.is_repeat(told.version)
+        ]
+        # Taken before anything is awaited: whoever joins from here on has this event among those it missed.
+        targets = [(channel.audience, list(channel.connections)) for channel in channels]
+        frames: dict[tuple[int, ...], tuple[bytes, bytes]] = {}
+        written = 0
+        with self._measures.fan_out.time():
+            for audience, connections in targets:
+                frame = frames.get(audience.partitions)
+                if frame is None:
+                    raw = with_place(encode_places(self.positions(audience), audience.partitions), told.payload)
+                    frame = frames[audience.partitions] = (raw, chunk(raw))
+                for connection in connections:
+                    if connection.is_open and not connection.write(frame[connection.chunked]):
+                        self.leave(audience, connection)
+                    written += 1
+                    if written % _BREATH == 0:
+                        await asyncio.sleep(0)
+        if written:
+            self._measures.events_pushed.inc(written)
+            self._measures.pushed.observe(max(0, self._clock() - told.published_at) / 1000)
+
+    def _end_all(self) -> None:
+        for channel in list(self._channels.values()):
+            for connection in list(channel.connections):
+                self.leave(channel.audience, connection)
+
+
+def with_place(place: str, payload: bytes) -> bytes:
+    """A server-sent event with its id."""
+    return b"id: %b\n%b" % (place.encode(), payload)
+
+
+def chunk(data: bytes) -> bytes:
+    """Data as one chunk of an HTTP/1.1 body of unknown length."""
+    return b"%x\r\n%b\r\n" % (len(data), data)

@@ -1,0 +1,349 @@
+"""One partition of the catalog while this process owns it.
+
+For each submission, in the order of the partition:
+
+1. decide from the skill as it stands;
+2. append the decision to the catalog: the new state, what followers are told, and how far the submissions are
+   consumed, in one record. Nothing has happened before it is acknowledged;
+3. tell the domains of the skill through the feed, with ids that a repeat has again;
+4. let the service commit the position. What is catalogued beyond the committed position may not have been told; whoever
+   takes the partition over tells it again.
+
+The owner is the only writer of its catalog partition, so its acknowledged offsets follow one another. A gap shows that
+another process has written, before losing the partition or after: the partition is read again, the newest version of
+each skill stands, and what has been dealt with in the meantime is passed over.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from headrace_contracts.codec import Codec
+from headrace_contracts.errors import Origin, RegistryUnavailable, UnreadableValue
+from headrace_contracts.events import Position, SkillPublished, SkillSubmitted
+from headrace_contracts.headers import header
+from headrace_contracts.topics import SKILLS_CATALOG, SKILLS_FEED, SKILLS_SUBMITTED
+from headrace_runtime.logging import get_logger
+from headrace_streams.dead_letters import DeadLetters
+from headrace_streams.errors import (
+    AppendUncertain,
+    Overloaded,
+    PartitionsLost,
+    RecordRefused,
+    SendToDeadLetters,
+    TryAgain,
+)
+from headrace_streams.ports import Log
+from headrace_streams.publishing import Publication, Publisher
+from headrace_streams.records import Appended, Record, TopicPartition
+
+from headrace_skill_broadcaster.adapters.catalog_partition import read_partition
+from headrace_skill_broadcaster.decide.catalog import (
+    Recorded,
+    Refused,
+    Repeated,
+    change_of,
+    decide,
+    feed_event_id,
+    feed_events,
+    interest_key,
+    skill_key,
+)
+from headrace_skill_broadcaster.decide.rules import Limits
+from headrace_skill_broadcaster.measures import Measures
+
+BATCH = 500
+"""Most records in one batch, so that many skills at most are catalogued and not told when a process dies."""
+_FIRST_DELAY_SECONDS = 0.1
+_LONGEST_DELAY_SECONDS = 5.0
+
+_log = get_logger("headrace.skills.keeper")
+
+
+class _ReadAgain(Exception):
+    """What is in memory may differ from the log: read the partition again, then go on."""
+
+
+_PASSING = (_ReadAgain, TryAgain, AppendUncertain, Overloaded, RegistryUnavailable)
+"""What reading the partition again, after a while, can put right."""
+
+
+class _TooLarge(Exception):
+    """The log refuses one of the records for good."""
+
+    def __init__(self, index: int, reason: str) -> None:
+        super().__init__(reason)
+        self.index = index
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """A submission on its way into the catalog."""
+
+    record: Record
+    entry: SkillPublished
+    told: bool
+    traceparent: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Tools:
+    """What keepers work with.
+
+    Attributes:
+        clock: Milliseconds since the epoch.
+        elsewhere: A skill as any partition of the catalog has it, by key: partitions may have been added since its
+            last version.
+    """
+
+    log: Log
+    codec: Codec
+    publisher: Publisher
+    dead_letters: DeadLetters
+    limits: Limits
+    measures: Measures
+    clock: Callable[[], int]
+    elsewhere: Callable[[str], SkillPublished | None]
+
+
+class PartitionKeeper:
+    """Turns the submissions of one partition into catalog and feed.
+
+    `load` first; then `handle` batches, one at a time.
+    """
+
+    def __init__(self, partition: int, tools: Tools) -> None:
+        self._partition = partition
+        self._tools = tools
+        self._catalog = TopicPartition(tools.codec.topic_prefix + SKILLS_CATALOG.name, partition)
+        self._entries: dict[str, SkillPublished] = {}
+        self._end = 0
+        self._position = 0
+        self._told_up_to: int | None = None
+        self._refused: set[int] = set()
+        self._lost = False
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def lose(self) -> None:
+        """The partition belongs to another process: whatever is under way raises PartitionsLost."""
+        self._lost = True
+
+    async def load(self, committed: int | None) -> int:
+        """Read the partition and finish what the owner before may have left undone.
+
+        `committed` is the group's position in the submissions. Returns the position to go on from. Raises TryAgain.
+        """
+        self._told_up_to = committed
+        self._position = committed or 0
+        try:
+            await self._read_again()
+        except _PASSING as error:
+            raise TryAgain(f"{self._catalog} cannot be taken over yet: {error}") from error
+        return self._position
+
+    async def handle(self, records: Sequence[Record]) -> int:
+        """Deal with records of the partition; returns the position to commit.
+
+        Waits for as long as the log does not take records. Raises PartitionsLost.
+        """
+        self._refused.clear()
+        delay = _FIRST_DELAY_SECONDS
+        while True:
+            try:
+                await self._record_and_tell(records)
+                self._position = max(self._position, records[-1].offset + 1)
+                self._told_up_to = self._position
+                return self._position
+            except _PASSING as reason:
+                self._tools.measures.reloads.labels(type(reason).__name__.strip("_")).inc()
+                _log.warning("catalog partition is read again", partition=self._partition, reason=str(reason))
+                delay = await self._read_again_after(delay)
+
+    async def check(self) -> None:
+        """Read the partition again if somebody else has written to it. Raises TryAgain, PartitionsLost."""
+        reader = self._tools.log.reader()
+        try:
+            _, end = (await reader.bounds([self._catalog]))[self._catalog]
+        finally:
+            await reader.close()
+        if end != self._end:
+            self._tools.measures.reloads.labels("ForeignRecord").inc()
+            _log.warning("another process wrote to the catalog", partition=self._partition, expected=self._end, end=end)
+            await self._read_again_after(0.0)
+
+    async def _read_again_after(self, delay: float) -> float:
+        """Returns the delay before the next attempt."""
+        while True:
+            self._raise_if_lost()
+            await asyncio.sleep(delay)
+            delay = min(max(delay * 2, _FIRST_DELAY_SECONDS), _LONGEST_DELAY_SECONDS)
+            try:
+                await self._read_again()
+                return delay
+            except _PASSING as reason:
+                _log.warning("catalog partition cannot be read yet", partition=self._partition, reason=str(reason))
+
+    def _raise_if_lost(self) -> None:
+        if self._lost:
+            raise PartitionsLost(f"{self._catalog} belongs to another process")
+
+    async def _read_again(self) -> None:
+        contents = await read_partition(self._tools.log, self._tools.codec, self._catalog, self._tools.measures)
+        self._entries = {key: self._shared(key, entry) for key, entry in contents.entries.items()}
+        self._end = contents.end
+        self._position = max((self._position, *map(_position_in, self._entries.values())))
+        await self._restore([self._entries[key] for key in sorted(contents.overtaken)])
+        await self._tell_again()
+
+    def _shared(self, key: str, entry: SkillPublished) -> SkillPublished:
+        # The process holds the whole catalog already; equal skills need not take their memory twice.
+        known = self._tools.elsewhere(key)
+        return known if known is not None and known == entry else entry
+
+    async def _restore(self, entries: Sequence[SkillPublished]) -> None:
+        if entries:
+            _log.warning("newest versions are appended again", partition=self._partition, skills=len(entries))
+            await self._append([self._catalog_record(entry, None) for entry in entries])
+
+    async def _tell_again(self) -> None:
+        by_position = sorted(self._entries.values(), key=_position_in)
+        if self._told_up_to is None:
+            untold = by_position[-BATCH:]
+        else:
+            untold = [entry for entry in by_position if _position_in(entry) > self._told_up_to]
+        await self._tell([(entry, None) for entry in untold])
+        self._told_up_to = self._position
+
+    async def _record_and_tell(self, records: Sequence[Record]) -> None:
+        steps = await self._decide_all(records)
+        try:
+            await self._append([self._catalog_record(step.entry, step.traceparent) for step in steps])
+        except _TooLarge as error:
+            step = steps[error.index]
+            self._refused.add(step.record.offset)
+            await self._refuse(step.record, SendToDeadLetters(f"the log refuses the skill's record: {error}"))
+            raise _ReadAgain(f"{step.entry.name}: {error}") from error
+        now_ms = self._tools.clock()
+        for step in steps:
+            self._entries[skill_key(step.entry.tenant, step.entry.name)] = step.entry
+            outcome = change_of(step.entry).value if step.told else "unchanged"
+            self._tools.measures.submissions.labels(outcome).inc()
+            self._tools.measures.catalogued.observe(max(0, now_ms - step.entry.submitted_at) / 1000)
+        await self._tell([(step.entry, step.traceparent) for step in steps if step.told])
+
+    async def _decide_all(self, records: Sequence[Record]) -> list[_Step]:
+        steps: list[_Step] = []
+        latest: dict[str, SkillPublished] = {}
+        for record in records:
+            if record.offset < self._position or record.offset in self._refused:
+                continue
+            try:
+                submission = await self._read(record)
+            except (UnreadableValue, SendToDeadLetters) as error:
+                self._refused.add(record.offset)
+                await self._refuse(record, error)
+                continue
+            key = skill_key(submission.tenant, submission.name)
+            current = latest.get(key) or self._entries.get(key) or self._tools.elsewhere(key)
+            position = Position(topic=SKILLS_SUBMITTED.name, partition=record.partition, next_offset=record.offset + 1)
+            match decide(current, submission, position, self._tools.clock(), self._tools.limits):
+                case Refused(flaw):
+                    self._refused.add(record.offset)
+                    await self._refuse(record, SendToDeadLetters(str(flaw)))
+                case Repeated():
+                    self._tools.measures.submissions.labels("repeated").inc()
+                case Recorded(entry, told):
+                    latest[key] = entry
+                    steps.append(_Step(record, entry, told, header(record.headers, "traceparent")))
+        return steps
+
+    async def _read(self, record: Record) -> SkillSubmitted:
+        origin = Origin(record.topic, record.partition, record.offset)
+        submission = await self._tools.codec.read(SkillSubmitted, record.value, origin)
+        if record.key != skill_key(submission.tenant, submission.name).encode():
+            raise SendToDeadLetters("the record's key must be <tenant>/<name> of the skill, or its versions lose order")
+        return submission
+
+    async def _refuse(self, record: Record, error: Exception) -> None:
+        self._tools.measures.submissions.labels("refused").inc()
+        _log.warning("submission is refused", partition=record.partition, offset=record.offset, reason=str(error))
+        await self._tools.dead_letters.keep(record, error)
+
+    async def _append(self, publications: Sequence[Publication]) -> None:
+        """Append to the catalog; returns when all is on disk, in order, and nobody else's record between.
+
+        Raises _ReadAgain, _TooLarge, TryAgain, AppendUncertain, Overloaded, PartitionsLost.
+        """
+        self._raise_if_lost()
+        futures = [self._tools.publisher.send(publication) for publication in publications]
+        results = await asyncio.gather(*futures, return_exceptions=True)
+        for index, result in enumerate(results):
+            if isinstance(result, RecordRefused):
+                raise _TooLarge(index, str(result))
+            if isinstance(result, BaseException):
+                raise result
+        offsets = [result.offset for result in results if isinstance(result, Appended)]
+        if offsets != list(range(self._end, self._end + len(offsets))):
+            raise _ReadAgain(f"{self._catalog}: offsets {offsets} where {self._end} was next: somebody else wrote")
+        self._end += len(offsets)
+
+    async def _tell(self, entries: Iterable[tuple[SkillPublished, str | None]]) -> None:
+        """Write the feed's records; returns when all are on disk, however long it takes.
+
+        Raises PartitionsLost, RecordRefused.
+        """
+        waiting = [record for entry, traceparent in entries for record in self._feed_records(entry, traceparent)]
+        delay = _FIRST_DELAY_SECONDS
+        while waiting:
+            self._raise_if_lost()
+            results = await asyncio.gather(*(self._send(publication) for publication in waiting))
+            waiting = [publication for publication, done in zip(waiting, results, strict=True) if not done]
+            if waiting:
+                _log.warning("feed does not take records, trying again", records=len(waiting), delay_seconds=delay)
+                await asyncio.sleep(delay)
+                delay = min(delay * 2, _LONGEST_DELAY_SECONDS)
+
+    async def _send(self, publication: Publication) -> bool:
+        try:
+            await self._tools.publisher.send(publication)
+        except (TryAgain, AppendUncertain, Overloaded):
+            # A repeat of a feed event is harmless: it has the same id.
+            return False
+        return True
+
+    def _catalog_record(self, entry: SkillPublished, traceparent: str | None) -> Publication:
+        key = skill_key(entry.tenant, entry.name)
+        return Publication(
+            spec=SKILLS_CATALOG,
+            event=entry,
+            event_id=f"{key}/{entry.version}/{entry.submission_id}",
+            key=key.encode(),
+            tenant=entry.tenant,
+            time_ms=entry.published_at,
+            partition=self._partition,
+            subject=entry.name,
+            traceparent=traceparent,
+        )
+
+    def _feed_records(self, entry: SkillPublished, traceparent: str | None) -> list[Publication]:
+        return [
+            Publication(
+                spec=SKILLS_FEED,
+                event=event,
+                event_id=feed_event_id(event),
+                key=interest_key(event.tenant, event.interest).encode(),
+                tenant=event.tenant,
+                time_ms=event.published_at,
+                subject=event.name,
+                traceparent=traceparent,
+            )
+            for event in feed_events(entry)
+        ]
+
+
+def _position_in(entry: SkillPublished) -> int:
+    return max((position.next_offset for position in entry.positions), default=0)

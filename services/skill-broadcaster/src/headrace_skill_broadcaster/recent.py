@@ -1,0 +1,71 @@
+"""The newest events of one partition of the feed, held in memory within a limit of bytes."""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """A feed record, ready to be sent but for its place.
+
+    Attributes:
+        version: Name and version of the skill.
+        published_at: When the version was published, in milliseconds since the epoch.
+        payload: The server-sent event without its id.
+    """
+
+    partition: int
+    offset: int
+    key: bytes
+    version: tuple[str, int]
+    published_at: int
+    payload: bytes
+
+
+class Recent:
+    """Events of one partition without gaps, from `since` to before `until`."""
+
+    def __init__(self, start: int, limit_bytes: int) -> None:
+        """`start` is the offset of the first record that will be added."""
+        self.since = start
+        self.until = start
+        self._limit_bytes = limit_bytes
+        self._bytes = 0
+        self._events: deque[Told] = deque()
+
+    def add(self, offset: int, told: Told | None) -> None:
+        """The record at `offset`; None for one that holds nothing to tell."""
+        self.until = offset + 1
+        if told is None:
+            return
+        self._events.append(told)
+        self._bytes += len(told.payload)
+        while self._bytes > self._limit_bytes and self._events:
+            oldest = self._events.popleft()
+            self._bytes -= len(oldest.payload)
+            self.since = oldest.offset + 1
+
+    def after(self, place: int) -> list[Told]:
+        """Events from the offset `place` on."""
+        if place >= self.until:
+            return []
+        return [told for told in self._events if told.offset >= place]
+
+
+class RecentVersions:
+    """Versions of skills that went by lately, so that an agent with two of a skill's interests is told once."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._seen: OrderedDict[tuple[str, int], None] = OrderedDict()
+
+    def is_repeat(self, version: tuple[str, int]) -> bool:
+        """Whether this version has gone by already; notes that it has now."""
+        if version in self._seen:
+            return True
+        self._seen[version] = None
+        if len(self._seen) > self._most:
+            self._seen.popitem(last=False)
+        return False

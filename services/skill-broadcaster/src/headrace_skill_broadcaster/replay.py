@@ -1,0 +1,117 @@
+"""What an agent missed, sent before it joins the others: from memory, and from the log where memory does not reach."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from headrace_contracts.topics import SKILLS_FEED
+from headrace_streams.errors import OffsetGone
+from headrace_streams.ports import Log, PartitionReader
+from headrace_streams.records import TopicPartition
+
+from headrace_skill_broadcaster.decide.places import are_gone, encode_places, places_to_resume
+from headrace_skill_broadcaster.feed import Audience, Connection, Feed, with_place
+from headrace_skill_broadcaster.recent import RecentVersions, Told
+
+_POLL = 500
+_POLL_SECONDS = 1.0
+_BEHIND_SECONDS = 0.02
+_REMEMBERED_VERSIONS = 10_000
+
+Send = Callable[[bytes], Awaitable[None]]
+
+
+class PlaceGone(Exception):
+    """Read the skills anew: events after the agent's place are no longer kept, or never were in this log."""
+
+
+@dataclass(frozen=True, slots=True)
+class Agent:
+    """One agent on its way to the present: what it asked for, and its place in each partition, moved as it is sent."""
+
+    audience: Audience
+    places: dict[int, int]
+    versions: RecentVersions
+
+
+class Replay:
+    """Brings agents up to date.
+
+    Args:
+        readers: How many agents may read the log at once; others wait for their turn.
+    """
+
+    def __init__(self, feed: Feed, log: Log, topic_prefix: str, *, readers: int = 4) -> None:
+        self._feed = feed
+        self._log = log
+        self._topic = topic_prefix + SKILLS_FEED.name
+        self._turn = asyncio.Semaphore(readers)
+
+    async def prepare(self, audience: Audience, resume_at: dict[int, int] | None) -> Agent:
+        """An agent that goes on after the places in `resume_at`, or, without any, with what comes now.
+
+        Raises PlaceGone, TryAgain.
+        """
+        current = self._feed.positions(audience)
+        places = places_to_resume(resume_at, current)
+        if self._feed.forgotten(places) or any(places[partition] > now for partition, now in current.items()):
+            reader = self._log.reader()
+            try:
+                await self._refuse_if_gone(reader, places)
+            finally:
+                await reader.close()
+        return Agent(audience, places, RecentVersions(_REMEMBERED_VERSIONS))
+
+    async def bring_up(self, agent: Agent, connection: Connection, send: Send) -> None:
+        """Send what the agent missed, then join its connection to the feed.
+
+        Raises what `send` raises, PlaceGone, TryAgain.
+        """
+        while True:
+            if self._feed.forgotten(agent.places):
+                async with self._turn:
+                    await self._from_log(agent, send)
+            current = self._feed.positions(agent.audience)
+            for told in self._feed.missed(agent.audience, agent.places):
+                await self._tell(agent, told, send)
+            for partition, position in current.items():
+                agent.places[partition] = max(agent.places[partition], position)
+            now = self._feed.positions(agent.audience)
+            if agent.places == now:
+                # Nothing was awaited since the comparison: the next event finds the connection in its channel.
+                self._feed.join(agent.audience, connection)
+                return
+            if any(agent.places[partition] > position for partition, position in now.items()):
+                # The agent comes from a process that had read further than this one.
+                await asyncio.sleep(_BEHIND_SECONDS)
+
+    async def _from_log(self, agent: Agent, send: Send) -> None:
+        """Read until the rest is in memory."""
+        reader = self._log.reader()
+        try:
+            behind = self._feed.forgotten(agent.places)
+            await self._refuse_if_gone(reader, {partition: agent.places[partition] for partition in behind})
+            await reader.assign({TopicPartition(self._topic, number): agent.places[number] for number in behind})
+            while self._feed.forgotten(agent.places):
+                for record in await reader.poll(_POLL, _POLL_SECONDS):
+                    told = await self._feed.read(record) if record.key in agent.audience.keys else None
+                    if told is None:
+                        agent.places[record.partition] = record.offset + 1
+                    else:
+                        await self._tell(agent, told, send)
+        except OffsetGone as error:
+            raise PlaceGone(str(error)) from error
+        finally:
+            await reader.close()
+
+    async def _tell(self, agent: Agent, told: Told, send: Send) -> None:
+        agent.places[told.partition] = told.offset + 1
+        if not agent.versions.is_repeat(told.version):
+            await send(with_place(encode_places(agent.places, agent.audience.partitions), told.payload))
+
+    async def _refuse_if_gone(self, reader: PartitionReader, places: dict[int, int]) -> None:
+        bounds = await reader.bounds([TopicPartition(self._topic, number) for number in places])
+        if are_gone(places, {partition.partition: limits for partition, limits in bounds.items()}):
+            raise PlaceGone("events after this place are no longer kept")

@@ -1,0 +1,171 @@
+"""The catalog's side of the service: submissions in, catalog and feed out.
+
+Each batch from the group is split by partition and dealt with by the partition's keeper; then the positions are
+committed. See `keeper` for what happens to one partition.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
+
+from headrace_contracts.topics import SKILLS_CATALOG, SKILLS_SUBMITTED
+from headrace_runtime.health import Health
+from headrace_runtime.logging import get_logger
+from headrace_streams.errors import LeaveGroup, PartitionsLost, TryAgain
+from headrace_streams.ports import Consumer
+from headrace_streams.records import Progress, Record, TopicPartition
+
+from headrace_skill_broadcaster.keeper import BATCH, PartitionKeeper, Tools
+
+_POLL_SECONDS = 0.5
+_IDLE_POLLS_BEFORE_CHECK = 20
+_FIRST_DELAY_SECONDS = 0.5
+_LONGEST_DELAY_SECONDS = 15.0
+_CHECK = "submissions"
+
+_log = get_logger("headrace.skills.service")
+
+
+class PartitionsDiffer(Exception):
+    """Give both topics the same number of partitions: a skill's catalog record stands in its submission's partition."""
+
+
+class SubmissionService:
+    """A member of the group that keeps the catalog."""
+
+    def __init__(self, tools: Tools, health: Health) -> None:
+        self._tools = tools
+        self._health = health
+        prefix = tools.codec.topic_prefix
+        self._submitted = prefix + SKILLS_SUBMITTED.name
+        self._catalog = prefix + SKILLS_CATALOG.name
+        self._group = f"{prefix}skill-broadcaster"
+        self._keepers: dict[TopicPartition, PartitionKeeper] = {}
+        self._consumer: Consumer | None = None
+        self._at_work = asyncio.Lock()
+        self._draining = asyncio.Event()
+        self._drained = asyncio.Event()
+
+    async def start(self) -> None:
+        """Raises PartitionsDiffer, TryAgain."""
+        self._health.set(_CHECK, "has not joined its group yet")
+        counts = await self._tools.log.admin().partition_counts([self._submitted, self._catalog])
+        if counts.get(self._submitted) != counts.get(self._catalog):
+            raise PartitionsDiffer(
+                f"{self._submitted} has {counts.get(self._submitted)} partitions and {self._catalog} "
+                f"{counts.get(self._catalog)}: add partitions to the smaller, then start again"
+            )
+
+    async def run(self) -> None:
+        """Deal with submissions until drained; joins anew when the group has put this member out."""
+        loop = asyncio.get_running_loop()
+        delay = _FIRST_DELAY_SECONDS
+        try:
+            while not self._draining.is_set():
+                joined_at = loop.time()
+                try:
+                    await self._be_member()
+                except (LeaveGroup, TryAgain) as error:
+                    if loop.time() - joined_at > _LONGEST_DELAY_SECONDS:
+                        delay = _FIRST_DELAY_SECONDS
+                    self._health.set(_CHECK, f"joins its group again in {delay:g} s: {error}")
+                    _log.warning("consumer is started anew", reason=str(error), delay_seconds=delay)
+                    await asyncio.sleep(delay)
+                    delay = min(delay * 2, _LONGEST_DELAY_SECONDS)
+        finally:
+            self._drained.set()
+
+    async def drain(self) -> None:
+        """Finish the batch in hand and leave the group."""
+        self._draining.set()
+        await self._drained.wait()
+
+    async def assigned(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, int]:
+        """Take partitions over: read their catalog, and start where it says. Raises TryAgain."""
+        assert self._consumer is not None  # only the consumer calls this
+        committed = await self._consumer.committed(partitions)
+        keepers = {partition: PartitionKeeper(partition.partition, self._tools) for partition in partitions}
+
+        async def load(partition: TopicPartition, keeper: PartitionKeeper) -> tuple[TopicPartition, int]:
+            progress = committed.get(partition)
+            return partition, await keeper.load(None if progress is None else progress.next_offset)
+
+        starts = dict(await asyncio.gather(*(load(*item) for item in keepers.items())))
+        self._keepers.update(keepers)
+        _log.info(
+            "partitions taken over",
+            partitions=sorted(partition.partition for partition in partitions),
+            skills=sum(map(len, keepers.values())),
+        )
+        return starts
+
+    async def revoked(self, partitions: Collection[TopicPartition]) -> None:
+        """Finish what is in hand, then let the partitions go."""
+        async with self._at_work:
+            for partition in partitions:
+                self._keepers.pop(partition, None)
+
+    async def lost(self, partitions: Collection[TopicPartition]) -> None:
+        """Stop work on the partitions at once: they have another owner."""
+        for partition in partitions:
+            keeper = self._keepers.pop(partition, None)
+            if keeper is not None:
+                keeper.lose()
+        _log.warning("partitions lost", partitions=sorted(partition.partition for partition in partitions))
+
+    async def _be_member(self) -> None:
+        consumer = self._consumer = self._tools.log.consumer(self._group)
+        try:
+            await consumer.subscribe([self._submitted], self)
+            self._health.set(_CHECK, None)
+            idle = 0
+            while not self._draining.is_set():
+                records = await consumer.poll(BATCH, _POLL_SECONDS)
+                async with self._at_work:
+                    if records:
+                        idle = 0
+                        await self._commit(consumer, await self._handle(records))
+                    else:
+                        idle += 1
+                    if idle == _IDLE_POLLS_BEFORE_CHECK:
+                        idle = 0
+                        await asyncio.gather(*map(self._check, list(self._keepers.values())))
+        finally:
+            await consumer.close()
+            self._keepers.clear()
+
+    async def _handle(self, records: Sequence[Record]) -> dict[TopicPartition, Progress]:
+        batches: dict[TopicPartition, list[Record]] = defaultdict(list)
+        for record in records:
+            batches[record.topic_partition].append(record)
+        done = await asyncio.gather(*(self._handle_partition(*batch) for batch in batches.items()))
+        return {partition: Progress(position) for partition, position in done if position is not None}
+
+    async def _handle_partition(
+        self, partition: TopicPartition, records: Sequence[Record]
+    ) -> tuple[TopicPartition, int | None]:
+        keeper = self._keepers.get(partition)
+        if keeper is None:
+            return partition, None  # the partition went while the records were on their way
+        try:
+            return partition, await keeper.handle(records)
+        except PartitionsLost as error:
+            _log.warning("work on a lost partition stops", reason=str(error))
+            return partition, None
+
+    async def _check(self, keeper: PartitionKeeper) -> None:
+        try:
+            await keeper.check()
+        except (PartitionsLost, TryAgain) as error:
+            _log.info("partition is not checked", reason=str(error))
+
+    async def _commit(self, consumer: Consumer, progress: Mapping[TopicPartition, Progress]) -> None:
+        if not progress:
+            return
+        try:
+            await consumer.commit(progress)
+        except (PartitionsLost, TryAgain) as error:
+            # The catalog has the positions as well; what is told twice has the same ids.
+            _log.info("positions are not committed", reason=str(error))

@@ -1,0 +1,35 @@
+"""What can be set about the skill broadcaster."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from headrace_runtime.settings import ApiSettings, ServiceSettings, setting
+
+
+class SkillBroadcasterSettings(ServiceSettings, ApiSettings):
+    """Settings of the service."""
+
+    service_name: ClassVar[str] = "skill-broadcaster"
+
+    skill_body_bytes: int = setting(
+        262_144, unit="bytes", reason="Largest body of a skill; it is pushed whole to every agent.", ge=1
+    )
+    publish_wait_seconds: float = setting(
+        5.0, unit="s", reason="How long a publisher waits for its skill to be catalogued before it gets 202.", gt=0
+    )
+    feed_memory_bytes: int = setting(
+        67_108_864,
+        unit="bytes",
+        reason="Recent feed events kept in memory, so that agents that come back are served without reading Kafka.",
+        ge=1_048_576,
+    )
+    feed_buffer_bytes: int = setting(
+        1_048_576,
+        unit="bytes",
+        reason="Unread bytes after which a slow agent is disconnected; it resumes where it stopped.",
+        ge=65_536,
+    )
+    feed_interests: int = setting(
+        50, unit="interests", reason="Most domains that one connection to the feed follows.", ge=1
+    )

@@ -1,0 +1,90 @@
+"""The whole catalog as this process sees it: for answers, for search, and for callers who wait for their submission."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from headrace_contracts.events import SkillPublished, SkillStatus
+
+from headrace_skill_broadcaster.adapters.search_index import Entry, Removal, SearchIndex
+from headrace_skill_broadcaster.decide.catalog import skill_key, supersedes
+from headrace_skill_broadcaster.decide.search import Question, next_cursor
+
+
+class CatalogView:
+    """Follows `skills.catalog` through `apply`, and passes changes on to the search index in batches."""
+
+    def __init__(self, index: SearchIndex) -> None:
+        self._index = index
+        self._entries: dict[str, SkillPublished] = {}
+        self._waiting: dict[str, asyncio.Future[SkillPublished]] = {}
+        self._unindexed: dict[str, Entry | Removal] = {}
+        self._stirred = asyncio.Event()
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def apply(self, key: str, entry: SkillPublished | None) -> None:
+        """A record of the catalog: a skill as it stands now, or None where the record was removed."""
+        if entry is None:
+            if self._entries.pop(key, None) is not None:
+                tenant, _, name = key.rpartition("/")
+                self._index_later(key, Removal(tenant, name))
+            return
+        waiting = self._waiting.get(entry.submission_id)
+        if waiting is not None and not waiting.done():
+            waiting.set_result(entry)
+        if not supersedes(entry, self._entries.get(key)):
+            return
+        self._entries[key] = entry
+        if entry.status is SkillStatus.LIVE:
+            self._index_later(key, Entry(entry.tenant, entry.name, entry.title, entry.summary, entry.interests))
+        else:
+            self._index_later(key, Removal(entry.tenant, entry.name))
+
+    def get(self, tenant: str, name: str) -> SkillPublished | None:
+        """A skill as it stands, live or revoked."""
+        return self._entries.get(skill_key(tenant, name))
+
+    def by_key(self, key: str) -> SkillPublished | None:
+        """The same by the key of its records."""
+        return self._entries.get(key)
+
+    @contextmanager
+    def expecting(self, submission_id: str) -> Iterator[asyncio.Future[SkillPublished]]:
+        """The catalog record that a submission, sent inside the block, leads to, as soon as it is there."""
+        waiting: asyncio.Future[SkillPublished] = asyncio.get_running_loop().create_future()
+        self._waiting[submission_id] = waiting
+        try:
+            yield waiting
+        finally:
+            del self._waiting[submission_id]
+
+    async def search(self, question: Question) -> tuple[tuple[SkillPublished, ...], str | None]:
+        """A page of live skills, and the cursor of the next one; sees all that `apply` was given before."""
+        await self._index_pending()
+        found = await self._index.search(question)
+        entries = (self.get(question.tenant, name) for name in found.names[: question.limit])
+        return tuple(entry for entry in entries if entry is not None), next_cursor(question, found)
+
+    async def run(self) -> None:
+        """Index changes as they come, until cancelled."""
+        while True:
+            await self._stirred.wait()
+            self._stirred.clear()
+            await self._index_pending()
+
+    async def close(self) -> None:
+        """Let go of the index."""
+        await self._index.close()
+
+    def _index_later(self, key: str, change: Entry | Removal) -> None:
+        self._unindexed[key] = change
+        self._stirred.set()
+
+    async def _index_pending(self) -> None:
+        changes, self._unindexed = self._unindexed, {}
+        if changes:
+            await self._index.apply(tuple(changes.values()))

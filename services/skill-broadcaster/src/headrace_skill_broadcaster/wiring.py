@@ -1,0 +1,114 @@
+"""Constructs the skill broadcaster."""
+
+from __future__ import annotations
+
+from headrace_contracts.events import AccessKey, SkillPublished
+from headrace_contracts.ids import new_id
+from headrace_contracts.topics import ACCESS_KEYS, SKILLS_CATALOG, SKILLS_FEED, SKILLS_SUBMITTED
+from headrace_runtime.authentication import authentication
+from headrace_runtime.connections import Connections, wall_clock_ms
+from headrace_runtime.health import Health
+from headrace_runtime.http import HttpServer, new_app
+from headrace_runtime.lifecycle import Part, Service
+from headrace_runtime.metrics import Metrics
+from headrace_streams.partitioning import partition_of
+from headrace_streams.tables import Table
+
+from headrace_skill_broadcaster.adapters.feed_door import FeedDoor, FeedLimits
+from headrace_skill_broadcaster.adapters.search_index import SearchIndex
+from headrace_skill_broadcaster.adapters.skills_door import DoorTools, SkillsDoor
+from headrace_skill_broadcaster.decide.rules import Limits
+from headrace_skill_broadcaster.feed import Feed
+from headrace_skill_broadcaster.keeper import Tools
+from headrace_skill_broadcaster.measures import Measures
+from headrace_skill_broadcaster.replay import Replay
+from headrace_skill_broadcaster.service import SubmissionService
+from headrace_skill_broadcaster.settings import SkillBroadcasterSettings
+from headrace_skill_broadcaster.view import CatalogView
+
+
+def build(settings: SkillBroadcasterSettings) -> Service:
+    """The service and its parts; connects to nothing."""
+    metrics = Metrics("skill_broadcaster")
+    health = Health()
+    measures = Measures(metrics)
+    limits = Limits(body_bytes=settings.skill_body_bytes)
+    connections = Connections(
+        settings,
+        health,
+        writes=[SKILLS_SUBMITTED, SKILLS_CATALOG, SKILLS_FEED],
+        reads=[SKILLS_SUBMITTED, SKILLS_CATALOG, SKILLS_FEED, ACCESS_KEYS],
+    )
+    log, codec = connections.log, connections.codec
+
+    view = CatalogView(SearchIndex())
+    measures.entries.set_function(lambda: len(view))
+    catalog: Table[SkillPublished] = Table(log, codec, SKILLS_CATALOG, view.apply)
+    keys: Table[AccessKey] = Table(log, codec, ACCESS_KEYS)
+    submissions = SubmissionService(
+        Tools(
+            log=log,
+            codec=codec,
+            publisher=connections.publisher,
+            dead_letters=connections.dead_letters,
+            limits=limits,
+            measures=measures,
+            clock=wall_clock_ms,
+            elsewhere=view.by_key,
+        ),
+        health,
+    )
+    feed = Feed(
+        log,
+        codec,
+        measures,
+        partition_of=partition_of,
+        memory_bytes=settings.feed_memory_bytes,
+        clock=wall_clock_ms,
+    )
+    feed_door = FeedDoor(
+        feed,
+        Replay(feed, log, settings.topic_prefix),
+        FeedLimits(
+            heartbeat_seconds=settings.heartbeat_seconds,
+            interests=settings.feed_interests,
+            buffer_bytes=settings.feed_buffer_bytes,
+        ),
+        limits,
+        measures,
+    )
+    skills_door = SkillsDoor(
+        DoorTools(
+            view=view,
+            publisher=connections.publisher,
+            limits=limits,
+            measures=measures,
+            wait_seconds=settings.publish_wait_seconds,
+            clock=wall_clock_ms,
+            new_id=new_id,
+        ),
+        feed_door,
+    )
+    app = new_app(
+        metrics=metrics,
+        body_limit_bytes=settings.body_limit_bytes,
+        middlewares=(authentication(keys, settings.key_pepper),),
+    )
+    skills_door.add_to(app)
+    server = HttpServer(app, settings.api_host, settings.api_port)
+
+    return Service(
+        [
+            connections.part,
+            Part("keys", start=keys.start, run=keys.run, stop=keys.close),
+            Part("search index", run=view.run, stop=view.close),
+            Part("catalog", start=catalog.start, run=catalog.run, stop=catalog.close),
+            Part("feed", start=feed.start, run=feed.run, stop=feed.close),
+            Part("submissions", start=submissions.start, run=submissions.run, drain=submissions.drain),
+            Part("api", start=server.start, drain=server.drain, stop=server.stop),
+            # After the API, so that it drains before: the API's drain waits until all streams have ended.
+            Part("agents", drain=feed.drain),
+        ],
+        metrics,
+        health,
+    )
