@@ -76,6 +76,8 @@ def test_levels_below_the_threshold_are_not_written() -> None:
 def test_chatty_libraries_are_held_at_warning() -> None:
     stream = _configured(level="debug")
     stdlib_logging.getLogger("aiohttp.access").info("GET /")
+    stdlib_logging.getLogger("openai._base_client").debug("Request options: the prompt")
+    stdlib_logging.getLogger("anthropic._base_client").debug("Request options: the prompt")
     stdlib_logging.getLogger("aiohttp.access").warning("slow")
     assert [line["message"] for line in _lines(stream)] == ["slow"]
 

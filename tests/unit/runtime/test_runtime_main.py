@@ -21,13 +21,18 @@ from headrace_runtime.http import HttpServer, new_app
 from headrace_runtime.lifecycle import Part, Service
 from headrace_runtime.main import main
 from headrace_runtime.metrics import Metrics
-from headrace_runtime.settings import ServiceSettings, setting
+from headrace_runtime.settings import ServiceSettings, SettingsInvalid, setting
 
 class ExampleSettings(ServiceSettings):
     service_name = "example"
+    file: str = setting("", unit="path", reason="What to read.")
     fail_after: float | None = setting(None, unit="s", reason="When to fail.")
 
 def build(settings):
+    if settings.file == "wrong":
+        raise SettingsInvalid(("HEADRACE_FILE: is wrong",))
+    if settings.file:
+        open(settings.file)
     async def go():
         if settings.fail_after is None:
             await asyncio.Event().wait()
@@ -76,6 +81,15 @@ def test_a_failing_part_makes_exit_code_one(script: Path) -> None:
     messages = [json.loads(line)["message"] for line in ended.stdout.splitlines()]
     assert "part failed, the service stops" in messages
     assert messages[-1] == "stopped"
+
+
+def test_a_service_that_cannot_be_built_says_why(script: Path) -> None:
+    wrong = _run(script, HEADRACE_FILE="wrong")
+    assert wrong.returncode == 2
+    assert "HEADRACE_FILE: is wrong" in wrong.stdout
+    absent = _run(script, HEADRACE_FILE="/nowhere/at/all")
+    assert absent.returncode == 1
+    assert "No such file" in absent.stdout
 
 
 def test_a_service_is_ready_until_it_is_told_to_stop(script: Path, unused_tcp_port: int) -> None:

@@ -27,7 +27,12 @@ _QUIET: Final[Mapping[str, int]] = {
     "aiohttp.access": logging.WARNING,
     "aiokafka": logging.WARNING,
     "httpx": logging.WARNING,
+    "httpx2": logging.WARNING,
     "httpcore": logging.WARNING,
+    "httpcore2": logging.WARNING,
+    # These write whole requests, prompts included, at debug.
+    "openai": logging.WARNING,
+    "anthropic": logging.WARNING,
     "faust": logging.INFO,
     "mode": logging.INFO,
 }

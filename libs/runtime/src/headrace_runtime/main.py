@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TypeVar
 
 from headrace_runtime import tracing
-from headrace_runtime.lifecycle import EXIT_BAD_SETTINGS, EXIT_CLEAN, Part, Service, run
+from headrace_runtime.lifecycle import EXIT_BAD_SETTINGS, EXIT_CLEAN, EXIT_FAILED, Part, Service, run
 from headrace_runtime.logging import configure, get_logger
 from headrace_runtime.ops import OpsServer
 from headrace_runtime.settings import ServiceSettings, SettingsInvalid
@@ -23,6 +23,7 @@ S = TypeVar("S", bound=ServiceSettings)
 def main(settings_class: type[S], build: Callable[[S], Service], argv: Sequence[str] | None = None) -> int:
     """Run a service, or answer an option; returns the exit code: 0 clean, 1 failure, 2 bad settings or arguments.
 
+    `build` may raise SettingsInvalid for what only it can check, such as a file that a setting names.
     The ops server is added in front of the parts that `build` returns, so that a service that waits for its
     dependencies can be asked what it waits for.
     """
@@ -74,7 +75,15 @@ def _run(settings: S, build: Callable[[S], Service], release: str) -> int:
 
 
 async def _live(settings: S, build: Callable[[S], Service], release: str) -> int:
-    service = build(settings)
+    log = get_logger("headrace.runtime")
+    try:
+        service = build(settings)
+    except SettingsInvalid as error:
+        log.error("settings are wrong", problems=error.problems)
+        return EXIT_BAD_SETTINGS
+    except Exception:
+        log.exception("the service could not be built from its settings")
+        return EXIT_FAILED
     ops = OpsServer(
         host=settings.ops_host,
         port=settings.ops_port,

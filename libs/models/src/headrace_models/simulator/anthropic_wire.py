@@ -84,6 +84,9 @@ class AnthropicWire:
         model = ANTHROPIC.get(model_name)
         if model is None:
             return _error(_ERRORS[FaultKind.MODEL_MISSING])
+        sampling = [name for name in ("temperature", "top_p") if name in document]
+        if len(sampling) > (1 if model.takes_sampling else 0):
+            return _error((400, "invalid_request_error", f"{' and '.join(sampling)} cannot be set for this model"))
         prompt = Prompt(
             model=model,
             messages=messages,

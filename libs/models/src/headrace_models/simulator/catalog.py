@@ -16,6 +16,8 @@ class SimulatedModel:
     context_tokens: int
     tokens_per_second: float
     first_token_seconds: float
+    takes_sampling: bool = True
+    """Whether temperature and top_p may be given."""
 
 
 def _local(name: str, gigabytes: float, tokens_per_second: float) -> SimulatedModel:
@@ -59,9 +61,9 @@ ANTHROPIC: Final = {
         SimulatedModel("claude-haiku-4-5", 0, 200_000, 120, 0.5),
         SimulatedModel("claude-sonnet-4-6", 0, 1_000_000, 70, 0.8),
         SimulatedModel("claude-opus-4-6", 0, 1_000_000, 50, 1.0),
-        SimulatedModel("claude-haiku-5-5", 0, 1_000_000, 150, 0.4),
-        SimulatedModel("claude-sonnet-5-5", 0, 1_000_000, 90, 0.7),
-        SimulatedModel("claude-opus-5-5", 0, 1_000_000, 60, 1.0),
+        SimulatedModel("claude-haiku-5-5", 0, 1_000_000, 150, 0.4, takes_sampling=False),
+        SimulatedModel("claude-sonnet-5-5", 0, 1_000_000, 90, 0.7, takes_sampling=False),
+        SimulatedModel("claude-opus-5-5", 0, 1_000_000, 60, 1.0, takes_sampling=False),
     )
 }
 

@@ -84,13 +84,16 @@ class OpenAIWire:
         model = GROQ.get(model_name)
         if model is None:
             return _error(_ERRORS[FaultKind.MODEL_MISSING])
+        as_json = (document.get("response_format") or {}).get("type") in ("json_object", "json_schema")
+        if as_json and not any("json" in message.text.lower() for message in messages):
+            return _error((400, "invalid_request_error", None, "'messages' must contain the word 'json'"))
         stop = document.get("stop") or ()
         prompt = Prompt(
             model=model,
             messages=messages,
             max_tokens=document.get("max_completion_tokens") or document.get("max_tokens"),
             stop=(stop,) if isinstance(stop, str) else tuple(stop),
-            as_json=(document.get("response_format") or {}).get("type") in ("json_object", "json_schema"),
+            as_json=as_json,
         )
         return await self._speak(request, prompt, fault, document)
 

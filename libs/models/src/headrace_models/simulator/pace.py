@@ -12,7 +12,7 @@ from headrace_models.simulator.catalog import SimulatedModel
 
 _PIECE_SECONDS: Final = 0.05
 """Tokens that fall into one such span are sent together, so that a hundred streams do not cost a core."""
-_INSTANT_PIECES: Final = 4
+_INSTANT_PIECES: Final = 2
 
 
 class Busy(Exception):
