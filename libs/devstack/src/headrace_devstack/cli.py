@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.live import Live
 
 from headrace_devstack import status
 from headrace_devstack.errors import DevstackError
@@ -16,7 +17,7 @@ from headrace_devstack.settings import StackSettings, load_settings
 from headrace_devstack.stack import Stack, open_stack
 from headrace_devstack.supervisor import PartEvent
 
-STATUS_SECONDS = 2.0
+STATUS_SECONDS = 1.0
 
 
 def up(
@@ -117,31 +118,32 @@ async def _run(settings: StackSettings, console: Console) -> None:
         async with open_stack(settings, emit, bar) as stack:
             bar.close()
             lines.know(stack.parts)
-            await stack.supervisor.start()
-            stack.publish()
-            if settings.backing_only:
-                status.print_backing(console, stack)
-            else:
-                memory = status.memory_of(stack.supervisor.status())
-                status.print_welcome(console, stack, time.monotonic() - started, memory)
-            running = stack
-            try:
-                await _show_status(console, stack, time.monotonic())
-            finally:
-                running = None
+            with status.live(console) as display:
+                showing = asyncio.create_task(_show_status(display, stack)) if display else None
+                try:
+                    await stack.supervisor.start()
+                    stack.publish()
+                    _greet(console, stack, settings, time.monotonic() - started)
+                    running = stack
+                    await stack.supervisor.watch()
+                finally:
+                    running = None
+                    if showing:
+                        showing.cancel()
 
 
-async def _show_status(console: Console, stack: Stack, started: float) -> None:
-    watching = asyncio.create_task(stack.supervisor.watch())
-    try:
-        with status.live(console) as display:
-            while not watching.done():
-                if display:
-                    parts = stack.supervisor.status()
-                    memory = await asyncio.to_thread(status.memory_of, parts)
-                    line = status.status_line(parts, now=time.monotonic(), started=started, memory=memory)
-                    display.update(line, refresh=True)
-                await asyncio.wait([watching], timeout=STATUS_SECONDS if display else None)
-        await watching
-    finally:
-        watching.cancel()
+def _greet(console: Console, stack: Stack, settings: StackSettings, seconds: float) -> None:
+    if settings.backing_only:
+        status.print_backing(console, stack)
+    else:
+        status.print_welcome(console, stack, seconds, status.memory_of(stack.supervisor.status()))
+
+
+async def _show_status(display: Live, stack: Stack) -> None:
+    started = time.monotonic()
+    while True:
+        parts = stack.supervisor.status()
+        memory = await asyncio.to_thread(status.memory_of, parts)
+        line = status.status_line(parts, now=time.monotonic(), started=started, memory=memory)
+        display.update(line, refresh=True)
+        await asyncio.sleep(STATUS_SECONDS)

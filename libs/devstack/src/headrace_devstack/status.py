@@ -209,9 +209,10 @@ def status_line(status: Sequence[PartStatus], *, now: float, started: float, mem
         f"{healthy} of {len(processes)} healthy",
         (f"   up {hours:02}:{rest // 60:02}:{rest % 60:02}   {memory / 1e9:.2f} GB   {restarts} restarts", "dim"),
     )
-    for part in processes:
-        if part.condition is not Condition.HEALTHY:
-            line.append(f"   {part.name}: {part.condition.value}", "yellow")
+    for condition in (Condition.STARTING, Condition.UNHEALTHY, Condition.RESTARTING):
+        names = [part.name for part in processes if part.condition is condition]
+        if names:
+            line.append(f"   {condition.value}: {', '.join(names)}", "yellow")
     return line
 
 
