@@ -36,7 +36,7 @@ test: check downloads ## All checks and all tests, those on real Kafka, registry
 check: setup ## Lint, formatting, types, import contracts, and that generated code is current
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/lint-imports --no-timings
+	$(BIN)/lint-imports
 	$(BIN)/python -m headrace_contracts.tools.generate --check
 	$(BIN)/mypy $(SOURCES)
 
