@@ -67,9 +67,9 @@ def up(
 ) -> None:
     """Run the whole platform on this machine: Kafka, schema registry, Postgres and the six services.
 
-    The first start downloads Kafka and the registry (204 MB, pinned by SHA-256); after that no network is needed. It
-    stays in the foreground until Ctrl-C or SIGTERM and then stops everything; the data stays, and the next start
-    resumes.
+    The first start downloads Kafka and the registry (204 MB); after that no network is needed.
+
+    Ctrl-C or SIGTERM stops everything; the data stays, and the next start resumes.
     """
     try:
         settings = load_settings(

@@ -323,22 +323,18 @@ def _give_twins(
     by_tenant: dict[str, list[int]] = {}
     for index, tenant in enumerate(tenant_of):
         by_tenant.setdefault(tenant, []).append(index)
+    # Givers keep their first job first, so that it is in flight when its twin comes.
     pairs = [
-        (hands[first][0], second)
-        for members in by_tenant.values()
-        for first, second in zip(members, members[1:] + members[:1], strict=True)
-        if first != second
+        pair for members in by_tenant.values() for pair in zip(members[::2], members[1::2], strict=False)
     ]
+    if not pairs:
+        return
     chance.shuffle(pairs)
-    together = pairs[: wanted // 2]
-    for place, (job, _second) in enumerate(together):
-        together[place] = (job, _second)
-    later = [pairs[index % len(pairs)] for index in range(wanted // 2, wanted)] if pairs else []
-    number = numbered
-    for job, agent in together:
-        number += 1
-        # Right after the start: its colleague has the same job in hand.
-        hands[agent].insert(0, replace(job, number=number, twin_of=job.number))
-    for job, agent in later:
-        number += 1
-        hands[agent].append(replace(job, number=number, twin_of=job.number))
+    first_jobs = {giver: hands[giver][0] for giver, _ in pairs}
+    for place in range(wanted):
+        giver, receiver = pairs[place % len(pairs)]
+        twin = replace(first_jobs[giver], number=numbered + place + 1, twin_of=first_jobs[giver].number)
+        if place < min(wanted // 2, len(pairs)):
+            hands[receiver].insert(0, twin)
+        else:
+            hands[receiver].append(twin)
