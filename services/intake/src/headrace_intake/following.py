@@ -50,6 +50,13 @@ class Known:
     watched: Watched | None = None
     stored: StoredTask | None = None
 
+    @property
+    def place(self) -> tuple[bytes | None, int | None]:
+        """Key and home partition of the task's records, as far as known."""
+        if self.watched is not None:
+            return self.watched.key, self.watched.home_partition
+        return (self.stored.route_key, self.stored.home_partition) if self.stored is not None else (None, None)
+
 
 class Stream(Protocol):
     """What is said of a task. Close it, also when it was never iterated: it may hold a connection."""
@@ -155,6 +162,21 @@ class Following:
             stored.view.submitted_at,
             stored.view,
         )
+
+    async def open_accepted(self, watched: Watched | None, view: TaskView, partition: int) -> Stream:
+        """What is said of a task that has just been accepted, or (`watched` None) was accepted elsewhere before.
+
+        Raises DatabaseAway, TooManyRereaders.
+        """
+        if watched is not None:
+            return self._from_memory(watched, None)
+        stored = await self._history.get(view.tenant, view.task_id)
+        if stored is not None and stored.view.ended:
+            return _only(Said(Ended(stored.view), None))
+        rereading = await self._rereaders.open(
+            Whose(view.tenant, view.task_id), partition, after=None, since_ms=view.submitted_at
+        )
+        return _FromTopic(rereading, partition, view, self._metrics)
 
     async def _from_memory(self, task: Watched, after: int | None) -> AsyncGenerator[Said, None]:
         partition = self._hub.partition

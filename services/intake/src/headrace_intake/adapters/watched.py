@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Final
 
 from headrace_contracts.events import TaskReply
-from headrace_streams.records import Appended
 
 from headrace_intake.decide.replies import NOTHING_YET, Delta, Finished, Heard, Told, hear
 from headrace_intake.decide.views import TaskView, with_completion
@@ -58,7 +57,7 @@ class Watched:
         self.view = view
         self.key = key
         self.home_partition: int | None = None
-        self.accepted: asyncio.Future[Appended] = asyncio.get_running_loop().create_future()
+        self.accepted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.end: asyncio.Future[TaskView] = asyncio.get_running_loop().create_future()
         self.bytes = _TASK_BYTES
         self._buffer_bytes = buffer_bytes

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from headrace_contracts.events import AuditRecorded, Privacy, TaskCancelled, TaskSubmitted
+from headrace_contracts.events import AuditRecorded, Privacy, TaskCancelled
 
+from headrace_intake.decide.drafts import Draft, Origin
 from headrace_intake.decide.refusals import Refusal, bad_request
 
 _LONGEST_REASON: Final = 200
@@ -38,21 +39,21 @@ def wish_id(task_id: str) -> str:
     return f"{task_id}/cancel"
 
 
-def refused(task: TaskSubmitted, refusal: Refusal, now_ms: int) -> AuditRecorded:
+def refused(draft: Draft, origin: Origin, refusal: Refusal) -> AuditRecorded:
     """The audit record of a task that was not accepted because of its class of data."""
-    provider, slash, model = (task.model or "").partition("/")
+    provider, slash, model = (draft.model or "").partition("/")
     return AuditRecorded(
-        event_id=f"{task.task_id}/refused",
-        tenant=task.tenant,
-        user=task.user,
-        key_id=task.key_id,
-        subject=task.subject,
-        task_id=task.task_id,
+        event_id=f"{origin.task_id}/refused",
+        tenant=origin.tenant,
+        user=draft.options.user or "",
+        key_id=origin.key_id,
+        subject=draft.options.subject,
+        task_id=origin.task_id,
         action="refuse",
-        privacy=task.privacy or Privacy.SENSITIVE,
+        privacy=draft.options.privacy or Privacy.SENSITIVE,
         provider=provider if slash else None,
-        model=model if slash else task.model,
+        model=model if slash else draft.model,
         allowed=False,
         reason=refusal.detail,
-        recorded_at=now_ms,
+        recorded_at=origin.now_ms,
     )

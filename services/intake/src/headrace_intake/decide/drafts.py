@@ -117,17 +117,17 @@ def record_key(task: TaskSubmitted) -> bytes:
     ).encode()
 
 
-def contradiction(task: TaskSubmitted, cloud_providers: Collection[str]) -> Refusal | None:
+def contradiction(draft: Draft, cloud_providers: Collection[str]) -> Refusal | None:
     """Why a sensitive task asks for what it must not get, if it does; None when all is well."""
-    if task.privacy is not Privacy.SENSITIVE:
+    if draft.options.privacy is not Privacy.SENSITIVE:
         return None
-    if task.mode is Mode.CLOUD:
+    if draft.options.mode is Mode.CLOUD:
         return bad_request(
             "Sensitive content never leaves our nodes, so it cannot run in mode cloud: ask for local or hybrid.",
             "mode",
             "privacy-contradiction",
         )
-    provider, slash, _ = (task.model or "").partition("/")
+    provider, slash, _ = (draft.model or "").partition("/")
     if slash and provider in cloud_providers:
         return bad_request(
             f"Sensitive content never leaves our nodes, and {provider} is a cloud provider: "

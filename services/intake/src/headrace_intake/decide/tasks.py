@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Annotated, Any, Final
 
 from pydantic import Field
@@ -46,3 +47,17 @@ def expect_object(document: Any) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise bad_request("The body must be a JSON object.", "(body)")
     return document
+
+
+def parse_wait(preferences: Iterable[str], longest_seconds: float) -> float | None:
+    """Seconds of `wait=` in Prefer headers (RFC 7240), cut to the longest; None where there is none that can be read.
+
+    A preference that cannot be honoured is ignored, as the RFC says.
+    """
+    for header in preferences:
+        for preference in header.split(","):
+            name, _, value = preference.split(";")[0].partition("=")
+            seconds = value.strip().strip('"')
+            if name.strip().lower() == "wait" and seconds.isascii() and seconds.isdigit():
+                return min(float(seconds), longest_seconds)
+    return None

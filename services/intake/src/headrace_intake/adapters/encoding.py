@@ -1,0 +1,11 @@
+"""JSON as intake writes it: compact, in UTF-8."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+
+def dumps(value: Any) -> str:
+    """The value as JSON."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))

@@ -1,0 +1,103 @@
+"""What intake's own errors are to a caller."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
+from headrace_runtime.logging import get_logger
+from headrace_runtime.problems import Problem
+from headrace_streams.errors import StreamsError
+
+from headrace_intake.adapters.database import DatabaseAway
+from headrace_intake.adapters.rereading import EventsGone, NoSuchPosition, TooManyRereaders
+from headrace_intake.adapters.writing import NeverWritable, NotWritten, WriteUncertain
+from headrace_intake.decide.refusals import Refusal
+from headrace_intake.decide.resuming import not_given_out
+from headrace_intake.following import TaskNotFound
+from headrace_intake.service import UncertainTask
+
+_SOON: Final[Mapping[str, str]] = {"Retry-After": "1"}
+_LATER: Final[Mapping[str, str]] = {"Retry-After": "5"}
+_IN_VAIN: Final[Mapping[str, str]] = {"x-should-retry": "false"}
+"""Tells OpenAI's clients, which repeat a 409 by themselves, that this one stays."""
+
+_log = get_logger("headrace.intake.http")
+
+_TRANSLATED: Final = (
+    Refusal,
+    TaskNotFound,
+    NotWritten,
+    UncertainTask,
+    WriteUncertain,
+    NeverWritable,
+    DatabaseAway,
+    EventsGone,
+    NoSuchPosition,
+    TooManyRereaders,
+    StreamsError,
+)
+
+
+def translating() -> Middleware:
+    """Middleware that turns intake's own errors into problems."""
+
+    @web.middleware
+    async def translate(request: web.Request, handler: Handler) -> web.StreamResponse:
+        try:
+            return await handler(request)
+        except _TRANSLATED as error:
+            raise problem_of(error) from error
+
+    return translate
+
+
+def problem_of(error: Exception) -> Problem:
+    """The problem that an error is. What a broker or database said goes to the log, not to the caller."""
+    match error:
+        case Refusal():
+            headers = _IN_VAIN if error.status == 409 else None
+            return Problem(error.status, error.kind, error.detail, param=error.param, headers=headers)
+        case TaskNotFound():
+            return Problem(404, "task-not-found", "There is no task of this id here; it may be older than is kept.")
+        case EventsGone():
+            return Problem(
+                410, "events-gone", "The events after this Last-Event-ID are no longer kept: fetch the task instead."
+            )
+        case NoSuchPosition():
+            return problem_of(not_given_out())
+        case TooManyRereaders():
+            return Problem(503, "too-many-resuming", "Too many callers resume at this moment.", headers=_SOON)
+        case UncertainTask():
+            return Problem(
+                503,
+                "accept-uncertain",
+                "Kafka did not say in time whether it has the task: it may run. Ask for it by its id, or repeat the "
+                "request with the same Idempotency-Key if it has one.",
+                extra={"task_id": error.task_id},
+                headers={**_LATER, "X-Headrace-Task-Id": error.task_id, **_IN_VAIN},
+            )
+        case NeverWritable():
+            _log.error("Kafka refuses an event", reason=str(error))
+            return Problem(
+                413,
+                "record-refused",
+                "Kafka does not take this request, most likely because it is too large; the service's log has more.",
+            )
+    _log.warning("a request is refused for the time being", error=type(error).__name__, reason=str(error))
+    match error:
+        case DatabaseAway():
+            return Problem(
+                503,
+                "database-unavailable",
+                "Postgres cannot be used now. Tasks are accepted all the same, without an Idempotency-Key.",
+                headers=_LATER,
+            )
+        case WriteUncertain():
+            return Problem(
+                503, "accept-uncertain", "Kafka did not say in time whether it has this: repeat it.", headers=_LATER
+            )
+        case _:
+            return Problem(503, "not-accepted", "Kafka cannot be used now, nothing was accepted.", headers=_SOON)

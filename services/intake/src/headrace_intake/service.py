@@ -1,0 +1,284 @@
+"""Accepting a task and stopping it: load, decide, record, and only then say so."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from headrace_contracts.events import TaskSubmitted
+from headrace_contracts.ids import new_id
+from headrace_contracts.topics import AUDIT_RECORDED, TASKS_CANCELLED, TASKS_SUBMITTED
+from headrace_runtime.access import Caller
+from headrace_runtime.logging import get_logger
+from headrace_streams.publishing import Publication
+
+from headrace_intake.adapters.database import DatabaseAway
+from headrace_intake.adapters.idempotency_keys import IdempotencyKeys
+from headrace_intake.adapters.metrics import IntakeMetrics
+from headrace_intake.adapters.replies import ReplyHub
+from headrace_intake.adapters.watched import Watched
+from headrace_intake.adapters.writing import NeverWritable, NotWritten, Writer, WriteUncertain, traceparent
+from headrace_intake.decide import cancelling
+from headrace_intake.decide.drafts import Draft, Origin, contradiction, record_key, submission
+from headrace_intake.decide.idempotency import Follow, SubmitAnew, Taken, content_digest, decide
+from headrace_intake.decide.refusals import Refusal
+from headrace_intake.decide.views import TaskView, of_submission
+from headrace_intake.following import Following
+
+_log = get_logger("headrace.intake")
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a door hands over: who asks for what, and the key under which it may be repeated.
+
+    Attributes:
+        door: "tasks" or "chat".
+        document: The body, for telling a repetition from another request.
+    """
+
+    door: str
+    caller: Caller
+    draft: Draft
+    document: Mapping[str, Any]
+    idempotency_key: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Acceptance:
+    """A task that is on disk in Kafka.
+
+    Attributes:
+        view: What is known of it; for a repetition that was accepted elsewhere only its id, time and request.
+        watched: None where it was accepted by another process, or by an earlier one here.
+        replayed: Whether the request was a repetition.
+    """
+
+    view: TaskView
+    watched: Watched | None
+    reply_partition: int
+    replayed: bool
+
+
+class UncertainTask(Exception):
+    """Tell the caller that the task may run: Kafka did not say in time whether it has it."""
+
+    def __init__(self, task_id: str) -> None:
+        super().__init__(f"no acknowledgement of {task_id}")
+        self.task_id = task_id
+
+
+class Intake:
+    """Takes tasks in.
+
+    Args:
+        cloud_providers: Names of the providers that are not ours, as known now.
+    """
+
+    def __init__(
+        self,
+        *,
+        writer: Writer,
+        hub: ReplyHub,
+        keys: IdempotencyKeys,
+        following: Following,
+        cloud_providers: Callable[[], Collection[str]],
+        clock: Callable[[], int],
+        metrics: IntakeMetrics,
+    ) -> None:
+        self._writer = writer
+        self._hub = hub
+        self._keys = keys
+        self._following = following
+        self._cloud_providers = cloud_providers
+        self._clock = clock
+        self._metrics = metrics
+        self._notes: set[asyncio.Task[None]] = set()
+
+    async def accept(self, request: Request) -> Acceptance:
+        """Accept a task: decide whether it may be, take its idempotency key, record it in Kafka.
+
+        Raises Refusal, NotWritten, UncertainTask, NeverWritable, and with an idempotency key DatabaseAway.
+        """
+        try:
+            return await self._accept(request)
+        except Refusal as refusal:
+            self._metrics.not_accepted.labels(refusal.kind).inc()
+            raise
+        except (NotWritten, UncertainTask, NeverWritable, DatabaseAway) as error:
+            self._metrics.not_accepted.labels(type(error).__name__).inc()
+            raise
+
+    async def _accept(self, request: Request) -> Acceptance:
+        caller = request.caller
+        origin = Origin(
+            task_id=new_id(),
+            tenant=caller.tenant,
+            key_id=caller.key_id,
+            now_ms=self._clock(),
+            reply_partition=self._hub.partition,
+        )
+        refusal = contradiction(request.draft, self._cloud_providers())
+        if refusal is not None:
+            await self._audit(request.draft, origin, refusal)
+            raise refusal
+        if request.idempotency_key is None:
+            return await self._submit(request, submission(request.draft, origin))
+        return await self._accept_once(request, request.idempotency_key, origin)
+
+    async def _accept_once(self, request: Request, key: str, origin: Origin) -> Acceptance:
+        tenant = origin.tenant
+        mine = Taken(
+            origin.task_id,
+            content_digest(request.door, request.document),
+            origin.now_ms,
+            origin.reply_partition,
+            accepted=False,
+        )
+        found = await self._keys.take(tenant, key, mine)
+        in_flight = self._hub.get(tenant, found.task_id) if found is not None else None
+        decision = decide(mine, found, in_flight_here=in_flight is not None)
+        # Under the first one's id and time a repetition is the same event, deadline included.
+        task = submission(
+            request.draft,
+            replace(
+                origin,
+                task_id=decision.task_id,
+                now_ms=decision.submitted_at,
+                reply_partition=decision.reply_partition,
+            ),
+        )
+        match decision:
+            case SubmitAnew(repeated=False):
+                accepted = await self._submit(request, task)
+            case SubmitAnew():
+                await self._record(task, record_key(task))
+                accepted = Acceptance(of_submission(task), None, decision.reply_partition, replayed=True)
+            case Follow():
+                if in_flight is not None:
+                    await asyncio.shield(in_flight.accepted)
+                view = of_submission(task) if in_flight is None else in_flight.view
+                accepted = Acceptance(view, in_flight, decision.reply_partition, replayed=True)
+        if accepted.replayed:
+            self._metrics.replayed.inc()
+        if isinstance(decision, SubmitAnew):
+            self._note_accepted(tenant, key, decision.task_id)
+        return accepted
+
+    async def _submit(self, request: Request, task: TaskSubmitted) -> Acceptance:
+        key = record_key(task)
+        watched = self._hub.open(of_submission(task), key)
+        began = time.perf_counter()
+        try:
+            appended = await self._record(task, key)
+        except UncertainTask as error:
+            watched.fail(error)
+            raise
+        except (NotWritten, NeverWritable) as error:
+            watched.fail(error)
+            self._hub.drop(task.task_id)
+            raise
+        self._metrics.accept_seconds.observe(time.perf_counter() - began)
+        self._metrics.accepted.labels(request.door).inc()
+        watched.home_partition = appended
+        watched.accepted.set_result(None)
+        assert task.reply_partition is not None
+        return Acceptance(watched.view, watched, task.reply_partition, replayed=False)
+
+    async def _record(self, task: TaskSubmitted, key: bytes) -> int:
+        try:
+            appended = await self._writer.write(
+                Publication(
+                    spec=TASKS_SUBMITTED,
+                    event=task,
+                    event_id=task.task_id,
+                    key=key,
+                    tenant=task.tenant,
+                    time_ms=task.submitted_at,
+                    subject=task.task_id,
+                    traceparent=traceparent(),
+                )
+            )
+        except WriteUncertain as error:
+            raise UncertainTask(task.task_id) from error
+        return appended.partition
+
+    async def _audit(self, draft: Draft, origin: Origin, refusal: Refusal) -> None:
+        record = cancelling.refused(draft, origin, refusal)
+        try:
+            await self._writer.write(
+                Publication(
+                    spec=AUDIT_RECORDED,
+                    event=record,
+                    event_id=record.event_id,
+                    key=record.tenant.encode(),
+                    tenant=record.tenant,
+                    time_ms=record.recorded_at,
+                    subject=record.task_id,
+                    traceparent=traceparent(),
+                )
+            )
+        except (NotWritten, WriteUncertain, NeverWritable) as error:
+            # Nothing left the house, so the caller is refused all the same.
+            _log.error("a refusal could not be put on the audit record", reason=str(error), kind=refusal.kind)
+
+    async def cancel(self, caller: Caller, task_id: str, reason: str) -> TaskView:
+        """Ask the router to stop a task; the task as it is known. One that has ended is left alone.
+
+        Raises TaskNotFound, DatabaseAway, NotWritten, WriteUncertain, NeverWritable.
+        """
+        known = await self._following.find(caller.tenant, task_id)
+        if known.view.ended:
+            return known.view
+        key, home_partition = known.place
+        now = self._clock()
+        await self._writer.write(
+            Publication(
+                spec=TASKS_CANCELLED,
+                event=cancelling.wish(
+                    task_id=known.view.task_id,
+                    tenant=caller.tenant,
+                    key_id=caller.key_id,
+                    home_partition=home_partition,
+                    reason=reason,
+                    now_ms=now,
+                ),
+                event_id=cancelling.wish_id(task_id),
+                key=key,
+                partition=home_partition,
+                tenant=caller.tenant,
+                time_ms=now,
+                subject=task_id,
+                traceparent=traceparent(),
+            )
+        )
+        return known.view
+
+    async def end(self, acceptance: Acceptance, timeout_seconds: float) -> TaskView | None:
+        """The task's end, or None when the time is over first. Raises TooManyRereaders, DatabaseAway."""
+        if acceptance.watched is not None:
+            return await self._following.end(acceptance.watched, timeout_seconds)
+        view = acceptance.view
+        return await self._following.end_elsewhere(
+            view.tenant, view.task_id, acceptance.reply_partition, view.submitted_at, timeout_seconds
+        )
+
+    async def close(self) -> None:
+        """Let what is being noted in Postgres be noted."""
+        if self._notes:
+            await asyncio.wait(self._notes, timeout=5.0)
+
+    def _note_accepted(self, tenant: str, key: str, task_id: str) -> None:
+        # The caller does not wait for it: without the note a repetition submits the same event once more.
+        note = asyncio.create_task(self._mark_accepted(tenant, key, task_id))
+        self._notes.add(note)
+        note.add_done_callback(self._notes.discard)
+
+    async def _mark_accepted(self, tenant: str, key: str, task_id: str) -> None:
+        try:
+            await self._keys.mark_accepted(tenant, key, task_id)
+        except DatabaseAway as error:
+            _log.warning("an accepted idempotency key could not be noted", task_id=task_id, reason=str(error))
