@@ -49,22 +49,6 @@ class FetchProgress(Protocol):
         """An archive is being unpacked."""
 
 
-class Silent:
-    """Reports nothing."""
-
-    def expect(self, files: int, size: int) -> None:
-        """Nothing to show."""
-
-    def advance(self, size: int) -> None:
-        """Nothing to show."""
-
-    def waiting_for_other(self) -> None:
-        """Nothing to show."""
-
-    def unpacking(self, name: str) -> None:
-        """Nothing to show."""
-
-
 @dataclass(frozen=True, slots=True)
 class Artifact:
     """One pinned file of a Maven repository; ``size`` in bytes."""

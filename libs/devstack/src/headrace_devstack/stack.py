@@ -57,6 +57,7 @@ class Stack:
     parts: tuple[Part, ...]
     supervisor: Supervisor
     new_api_key: str | None
+    started: datetime
 
     def publish(self) -> None:
         """Write ``stack.json``, once all parts have their pids."""
@@ -64,7 +65,7 @@ class Stack:
         marks = {status.name: mark(status.pid) for status in self.supervisor.status() if status.pid is not None}
         self.folder.write_stack(
             {
-                "started": datetime.now(UTC).isoformat(timespec="seconds"),
+                "started": self.started.isoformat(timespec="seconds"),
                 "supervisor_pid": os.getpid(),
                 "data": str(self.folder.root),
                 "bootstrap_servers": addresses.bootstrap_servers,
@@ -108,7 +109,7 @@ async def open_stack(
     """
     check_python()
     with open_data_folder(settings.data) as folder:
-        _end_leftovers(folder)
+        await asyncio.to_thread(_end_leftovers, folder)
         require_room(folder.root, ROOM_FOR_DATA, "the data of the stack")
         ports = _choose_ports(settings, folder)
         bundles = await _fetch(settings, progress)
@@ -132,7 +133,8 @@ async def open_stack(
         supervisor = Supervisor(parts, emit)
         addresses = _addresses(settings, folder, ports, providers, password)
         try:
-            yield Stack(folder, addresses, tuple(parts), supervisor, api_key if new_api_key else None)
+            shown_key = api_key if new_api_key else None
+            yield Stack(folder, addresses, tuple(parts), supervisor, shown_key, started=datetime.now(UTC))
         finally:
             await supervisor.stop()
             folder.remove_stack()

@@ -45,11 +45,10 @@ class PartEvent:
 
 @dataclass(frozen=True, slots=True)
 class PartStatus:
-    """A part as it is now; ``since`` is the monotonic time of its last change."""
+    """A part as it is now."""
 
     name: str
     condition: Condition
-    since: float
     pid: int | None
     restarts: int
     is_process: bool
@@ -109,7 +108,6 @@ class Supervisor:
             PartStatus(
                 name=run.part.name,
                 condition=run.condition,
-                since=run.since,
                 pid=run.process.pid if run.process and run.process.returncode is None else None,
                 restarts=run.restarts.total,
                 is_process=isinstance(run.part, Process),
@@ -211,7 +209,7 @@ class Supervisor:
         self._change(run, Condition.STOPPED, time.monotonic() - started, detail)
 
     def _change(self, run: "_Run", condition: Condition, seconds: float = 0.0, detail: str = "") -> None:
-        run.condition, run.since = condition, time.monotonic()
+        run.condition = condition
         if condition is Condition.HEALTHY:
             run.healthy.set()
         self._emit(PartEvent(run.part.name, condition, seconds, detail))
@@ -223,7 +221,6 @@ class _Run:
     def __init__(self, part: Part) -> None:
         self.part = part
         self.condition = Condition.WAITING
-        self.since = time.monotonic()
         self.healthy = asyncio.Event()
         self.process: asyncio.subprocess.Process | None = None
         self.restarts = RestartState()
