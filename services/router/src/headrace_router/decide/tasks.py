@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict, defaultdict
-from collections.abc import Iterator, Mapping
+from collections import Counter, OrderedDict, defaultdict
+from collections.abc import Mapping, Sequence
 
 from headrace_contracts.events import ServedFrom, TaskCompleted, TaskPhase, TaskState, TaskStatus
 
@@ -21,6 +21,8 @@ class PartitionTasks:
 
     def __init__(self, cache: CacheLimits, remembered: int) -> None:
         self._live: dict[str, TaskState] = {}
+        self._waiting: dict[str, None] = {}
+        self._phases: Counter[TaskPhase] = Counter()
         self._leaders: dict[str, str] = {}
         self._followers: defaultdict[str, dict[str, None]] = defaultdict(dict)
         self._ended: OrderedDict[str, None] = OrderedDict()
@@ -34,6 +36,15 @@ class PartitionTasks:
     def live(self) -> Mapping[str, TaskState]:
         return self._live
 
+    @property
+    def phases(self) -> Mapping[TaskPhase, int]:
+        """How many live tasks stand in each phase."""
+        return self._phases
+
+    def waiting(self) -> Sequence[str]:
+        """The tasks that wait for a candidate, longest first."""
+        return list(self._waiting)
+
     def get(self, task_id: str) -> TaskState | None:
         return self._live.get(task_id)
 
@@ -43,7 +54,9 @@ class PartitionTasks:
     def apply(self, task_id: str, state: TaskState) -> None:
         """Take a journaled state as the task's newest."""
         before = self._live.pop(task_id, None)
-        if before is not None and before.digest:
+        if before is not None:
+            self._phases[before.phase] -= 1
+            self._waiting.pop(task_id, None)
             self._unlink(task_id, before)
         if state.phase is TaskPhase.FINISHED:
             self._ended[task_id] = None
@@ -54,6 +67,9 @@ class PartitionTasks:
                 self._answers.keep(state.digest, state.result)
             return
         self._live[task_id] = state
+        self._phases[state.phase] += 1
+        if state.phase is TaskPhase.WAITING:
+            self._waiting[task_id] = None
         if not state.digest:
             return
         if state.phase is TaskPhase.FOLLOWING:
@@ -71,9 +87,9 @@ class PartitionTasks:
             return None
         return next(iter(self._followers.get(digest, ())), None)
 
-    def orphaned(self) -> Iterator[str]:
+    def orphaned(self) -> Sequence[str]:
         """Digests with followers and without a leader."""
-        return iter([digest for digest in self._followers if digest not in self._leaders])
+        return [digest for digest in self._followers if digest not in self._leaders]
 
     def _unlink(self, task_id: str, state: TaskState) -> None:
         if self._leaders.get(state.digest) == task_id:

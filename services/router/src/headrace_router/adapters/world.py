@@ -1,0 +1,65 @@
+"""What decisions look at beside the task itself: policy, prices, fleet and preferences, as known at this moment."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from headrace_contracts.events import NodeStatus, Preferences
+from headrace_models.prices import PriceBook
+
+from headrace_router.decide.fleet import Fleet, gained
+from headrace_router.decide.model import Context, Peers
+from headrace_router.decide.policy import Policy
+
+
+class World:
+    """Follows the tables; gives each decision a consistent view.
+
+    Args:
+        clock: Milliseconds since the epoch.
+    """
+
+    def __init__(self, policy: Policy, prices: PriceBook, clock: Callable[[], int]) -> None:
+        self.policy = policy
+        self.clock = clock
+        self._prices = prices
+        self._nodes: dict[str, NodeStatus] = {}
+        self._fleet: Fleet | None = None
+        self._preferences: dict[str, Preferences] = {}
+        self._on_gain: list[Callable[[], None]] = []
+
+    def on_gain(self, call: Callable[[], None]) -> None:
+        """Be called whenever the fleet offers something that it did not offer before."""
+        self._on_gain.append(call)
+
+    def node_changed(self, key: str, status: NodeStatus | None) -> None:
+        """Take a node's newest status; None when the node is gone for good."""
+        before = self._nodes.pop(key, None)
+        self._fleet = None
+        if status is None:
+            return
+        self._nodes[key] = status
+        if gained(before, status, self.clock()):
+            for call in self._on_gain:
+                call()
+
+    def preferences_changed(self, key: str, preferences: Preferences | None) -> None:
+        """Take the newest preferences of `tenant/user`."""
+        if preferences is None:
+            self._preferences.pop(key, None)
+        else:
+            self._preferences[key] = preferences
+
+    def context(self, peers: Peers, tenant: str, user: str) -> Context:
+        """What is known now about a task of this tenant and user."""
+        if self._fleet is None:
+            self._fleet = Fleet(self._nodes.values())
+        return Context(
+            now=self.clock(),
+            policy=self.policy,
+            prices=self._prices,
+            fleet=self._fleet,
+            peers=peers,
+            user_preferences=self._preferences.get(f"{tenant}/{user}") if user else None,
+            tenant_preferences=self._preferences.get(f"{tenant}/"),
+        )

@@ -1,0 +1,64 @@
+"""What the router tells Prometheus."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from headrace_contracts.events import ServedFrom, TaskPhase, TaskState
+from headrace_runtime.metrics import Metrics
+
+_LIVE = tuple(phase for phase in TaskPhase if phase is not TaskPhase.FINISHED)
+
+
+class RouterMetrics:
+    """Metrics of one router process."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._decisions = metrics.counter("decisions", "Decisions recorded, by what they answered.", ["cause"])
+        self._ignored = metrics.counter("ignored", "Events that changed nothing, by reason.", ["reason"])
+        self._rejected = metrics.counter("candidates_rejected", "Candidates passed over, by reason.", ["code"])
+        self._finished = metrics.counter("tasks_finished", "Tasks that ended, by status.", ["status", "served_from"])
+        self._errors = metrics.counter("decision_errors", "Events whose decision failed: defects.", ["cause"])
+        self._fenced = metrics.counter("partitions_fenced", "Partitions given up because acting was no longer safe.")
+        self._skipped = metrics.counter("dead_letters", "Input records sent to the dead letters.", ["topic"])
+        self._phases = metrics.gauge("tasks", "Tasks in flight, by phase.", ["phase"])
+        self._owned = metrics.gauge("partitions", "Partitions owned.")
+        self._decision = metrics.latency(
+            "decision", "From an input record's timestamp to the acknowledgement of what follows from it.", ["cause"]
+        )
+        self._append = metrics.latency("journal_append", "From the append of an entry to its acknowledgement.")
+        self._recovery = metrics.latency("recovery", "From the assignment of a partition to its readiness.")
+
+    def decided(self, cause: str, state: TaskState, codes: list[str]) -> None:
+        self._decisions.labels(cause).inc()
+        for code in codes:
+            self._rejected.labels(code).inc()
+        if state.result is not None:
+            served_from: ServedFrom = state.result.served_from
+            self._finished.labels(state.result.status.value, served_from.value).inc()
+
+    def ignored(self, reason: str) -> None:
+        self._ignored.labels(reason).inc()
+
+    def failed(self, cause: str) -> None:
+        self._errors.labels(cause).inc()
+
+    def fenced(self) -> None:
+        self._fenced.inc()
+
+    def dead_letter(self, topic: str) -> None:
+        self._skipped.labels(topic).inc()
+
+    def appended(self, seconds: float) -> None:
+        self._append.observe(seconds)
+
+    def carried_out(self, cause: str, seconds: float) -> None:
+        self._decision.labels(cause).observe(max(0.0, seconds))
+
+    def recovered(self, seconds: float) -> None:
+        self._recovery.observe(seconds)
+
+    def owning(self, partitions: int, phases: Mapping[TaskPhase, int]) -> None:
+        self._owned.set(partitions)
+        for phase in _LIVE:
+            self._phases.labels(phase.value).set(phases.get(phase, 0))

@@ -1,0 +1,334 @@
+"""The router: a member of the group that shares the home partitions, with a `PartitionRouter` for each it has."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from headrace_contracts.codec import Codec
+from headrace_contracts.errors import Origin, RegistryUnavailable, SchemaNotCached, UnreadableValue
+from headrace_contracts.events import AttemptFinished, TaskCancelled, TaskPhase, TaskSubmitted
+from headrace_contracts.headers import header
+from headrace_contracts.ids import route_key
+from headrace_contracts.topics import ATTEMPTS_FINISHED, TASKS_CANCELLED, TASKS_SUBMITTED
+from headrace_runtime.logging import get_logger
+from headrace_streams.dead_letters import DeadLetters
+from headrace_streams.errors import LeaveGroup, Overloaded, StreamsError
+from headrace_streams.journal import EntryTooLarge
+from headrace_streams.ports import Consumer, Log
+from headrace_streams.records import Progress, Record, TopicPartition
+
+from headrace_router.decide.model import CAUSES, Cancelled, Finished, Submitted
+from headrace_router.partition import Input, PartitionRouter, Surroundings
+from headrace_router.recovery import recover
+
+GROUP: Final = "router"
+INPUTS: Final = (TASKS_SUBMITTED, TASKS_CANCELLED, ATTEMPTS_FINISHED)
+
+_POLL_SECONDS: Final = 5.0
+_OVERLOAD_SECONDS: Final = 0.05
+_RECOVERIES_AT_ONCE: Final = 4
+
+_log = get_logger("headrace.router")
+
+_Event = Submitted | Cancelled | Finished
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How the service paces itself.
+
+    Attributes:
+        poll_records: Most records taken at once.
+        tick_seconds: Time between commits, and between watermarks of a quiet partition.
+        rejoin_seconds: Wait before joining the group again after a failure; doubles up to ten times that.
+        remembered: Ids of ended tasks kept per partition.
+        largest_entry: Largest journal entry, in bytes.
+    """
+
+    poll_records: int = 500
+    tick_seconds: float = 5.0
+    rejoin_seconds: float = 0.2
+    remembered: int = 50_000
+    largest_entry: int = 4_000_000
+
+
+class RouterService:
+    """Joins the group, and joins again whenever a partition can no longer be acted on safely.
+
+    Args:
+        owner: Name of this instance in the journal.
+        instance_id: Makes it a static member of the group; None for a dynamic one.
+    """
+
+    def __init__(
+        self,
+        *,
+        log: Log,
+        codec: Codec,
+        dead_letters: DeadLetters,
+        surroundings: Surroundings,
+        owner: str,
+        instance_id: str | None = None,
+        limits: Limits | None = None,
+    ) -> None:
+        self._log = log
+        self._codec = codec
+        self._dead_letters = dead_letters
+        self._surroundings = surroundings
+        self._owner = owner
+        self._instance_id = instance_id
+        self._limits = limits or Limits()
+        self._membership: _Membership | None = None
+        self._leaving = asyncio.Event()
+        self._left = asyncio.Event()
+        surroundings.world.on_gain(self._fleet_gained)
+
+    @property
+    def partitions(self) -> Collection[int]:
+        """The home partitions that this process routes now."""
+        return () if self._membership is None else tuple(self._membership.routers)
+
+    async def run(self) -> None:
+        """Route until `drain` is called. Raises what no new start can heal."""
+        wait = self._limits.rejoin_seconds
+        while not self._leaving.is_set():
+            membership = _Membership(
+                log=self._log,
+                codec=self._codec,
+                dead_letters=self._dead_letters,
+                surroundings=self._surroundings,
+                owner=self._owner,
+                instance_id=self._instance_id,
+                limits=self._limits,
+            )
+            self._membership = membership
+            try:
+                await membership.run()
+            except (StreamsError, RegistryUnavailable) as error:
+                if self._leaving.is_set():
+                    break
+                if membership.routed:
+                    wait = self._limits.rejoin_seconds
+                _log.warning("left the group, joining again", reason=str(error), in_seconds=wait)
+                await asyncio.sleep(wait)
+                wait = min(wait * 2, self._limits.rejoin_seconds * 10)
+        await self._left.wait()
+
+    async def drain(self) -> None:
+        """Take no more input, finish what is recorded, note it, and leave the group."""
+        self._leaving.set()
+        if self._membership is not None:
+            await self._membership.close()
+        self._left.set()
+
+    def _fleet_gained(self) -> None:
+        if self._membership is not None:
+            for router in self._membership.routers.values():
+                router.fleet_gained()
+
+
+class _Membership:
+    """One stay in the group, from joining to leaving."""
+
+    def __init__(
+        self,
+        *,
+        log: Log,
+        codec: Codec,
+        dead_letters: DeadLetters,
+        surroundings: Surroundings,
+        owner: str,
+        instance_id: str | None,
+        limits: Limits,
+    ) -> None:
+        self.routers: dict[int, PartitionRouter] = {}
+        self.routed = False
+        self._log = log
+        self._codec = codec
+        self._dead_letters = dead_letters
+        self._surroundings = surroundings
+        self._owner = owner
+        self._limits = limits
+        self._prefix = codec.topic_prefix
+        self._topics = {codec.topic_prefix + spec.name: spec for spec in INPUTS}
+        self._consumer: Consumer = log.consumer(codec.topic_prefix + GROUP, instance_id=instance_id)
+        self._broken: BaseException | None = None
+        self._closing: asyncio.Task[None] | None = None
+        self._recoveries = asyncio.Semaphore(_RECOVERIES_AT_ONCE)
+
+    async def run(self) -> None:
+        """Until something breaks, or `close` is called; raises why."""
+        ticking = asyncio.create_task(self._tick())
+        try:
+            await self._consumer.subscribe(list(self._topics), self)
+            while True:
+                records = await self._consumer.poll(self._limits.poll_records, _POLL_SECONDS)
+                # While a record waits its partition may go and come back: then it belongs to the router of before, who
+                # refuses it, and is delivered again.
+                routers = dict(self.routers)
+                for record in records:
+                    if self._surroundings.gate.full:
+                        await self._surroundings.gate.room()
+                    if (router := routers.get(record.partition)) is not None:
+                        await self._take(record, router)
+        except LeaveGroup as error:
+            raise error if self._broken is None else LeaveGroup(str(self._broken)) from self._broken
+        finally:
+            ticking.cancel()
+            await asyncio.gather(ticking, return_exceptions=True)
+            await self.close()
+            for router in self.routers.values():
+                router.abandon("this member left the group")
+
+    async def close(self) -> None:
+        """Leave the group; `revoked` is told first."""
+        if self._closing is None:
+            self._closing = asyncio.create_task(self._consumer.close())
+        await asyncio.shield(self._closing)
+
+    async def assigned(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, int]:
+        """Take over the home partitions; where to begin in their inputs."""
+        new = sorted({name.partition for name in partitions} - self.routers.keys())
+        results = await asyncio.gather(*(self._recover(number) for number in new), return_exceptions=True)
+        positions: dict[int, Mapping[str, int]] = {}
+        for number, result in zip(new, results, strict=True):
+            if isinstance(result, BaseException):
+                raise result
+            positions[number] = result
+        return {
+            name: positions[name.partition][topic]
+            for name in partitions
+            if (topic := name.topic.removeprefix(self._prefix)) in positions.get(name.partition, {})
+        }
+
+    async def revoked(self, partitions: Collection[TopicPartition]) -> None:
+        """Finish what is recorded and let go."""
+        going = self._going(partitions)
+        await asyncio.gather(*(router.drain() for router in going.values()))
+        await self._commit(going)
+
+    async def lost(self, partitions: Collection[TopicPartition]) -> None:
+        """Let go at once: others may route these already."""
+        for router in self._going(partitions).values():
+            router.abandon("the partition was lost to another member of the group")
+
+    async def _recover(self, partition: int) -> Mapping[str, int]:
+        async with self._recoveries:
+            router, positions = await recover(
+                partition=partition,
+                owner=self._owner,
+                log=self._log,
+                codec=self._codec,
+                surroundings=self._surroundings,
+                remembered=self._limits.remembered,
+                largest_entry=self._limits.largest_entry,
+                broken=self._break,
+            )
+        self.routers[partition] = router
+        return positions
+
+    def _going(self, partitions: Collection[TopicPartition]) -> Mapping[int, PartitionRouter]:
+        numbers = {name.partition for name in partitions}
+        going = {number: router for number, router in self.routers.items() if number in numbers}
+        for number in going:
+            del self.routers[number]
+        return going
+
+    def _break(self, error: BaseException) -> None:
+        _log.warning("a partition must be taken over anew", reason=str(error))
+        if self._broken is None:
+            self._broken = error
+            if self._closing is None:
+                self._closing = asyncio.create_task(self._consumer.close())
+
+    async def _take(self, record: Record, router: PartitionRouter) -> None:
+        origin = Input(
+            topic=record.topic.removeprefix(self._prefix),
+            offset=record.offset,
+            event_id=header(record.headers, "ce_id") or f"{record.topic}/{record.partition}/{record.offset}",
+            timestamp_ms=record.timestamp_ms,
+        )
+        try:
+            event = await self._event(record)
+        except UnreadableValue as error:
+            await self._give_up(router, record, origin, error)
+            return
+        self.routed = True
+        while True:
+            try:
+                router.handle(event, origin)
+                return
+            except Overloaded:
+                await asyncio.sleep(_OVERLOAD_SECONDS)
+            except EntryTooLarge as error:
+                await self._give_up(router, record, origin, error)
+                return
+            except StreamsError as error:
+                self._break(error)
+                return
+            except Exception as error:  # noqa: BLE001 - a defect shown by one record must not stop the others
+                self._surroundings.metrics.failed(CAUSES[type(event)])
+                _log.exception("a decision failed; the record goes to the dead letters", record=str(origin))
+                await self._give_up(router, record, origin, error)
+                return
+
+    async def _give_up(self, router: PartitionRouter, record: Record, origin: Input, error: Exception) -> None:
+        await self._dead_letters.keep(record, error)
+        self._surroundings.metrics.dead_letter(origin.topic)
+        _log.warning("record sent to the dead letters", topic=record.topic, partition=record.partition,
+                     offset=record.offset, reason=str(error))  # fmt: skip
+        router.skip(origin)
+
+    async def _event(self, record: Record) -> _Event:
+        """The event of a record. Raises UnreadableValue, RegistryUnavailable."""
+        origin = Origin(record.topic, record.partition, record.offset)
+        spec = self._topics[record.topic]
+        try:
+            event = self._codec.decode(spec.record, record.value, origin)
+        except SchemaNotCached as missing:
+            await self._codec.learn(missing.schema_id)
+            event = self._codec.decode(spec.record, record.value, origin)
+        match event:
+            case TaskSubmitted():
+                return Submitted(event, _key_of(record, event), record.partition, header(record.headers, "traceparent"))
+            case TaskCancelled():
+                return Cancelled(event)
+            case AttemptFinished():
+                return Finished(event)
+        raise TypeError(f"{record.topic} holds {type(event).__name__}, which the router does not know")
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(self._limits.tick_seconds)
+            phases: Counter[TaskPhase] = Counter()
+            for router in self.routers.values():
+                router.tick()
+                phases.update(router.tasks.phases)
+            self._surroundings.metrics.owning(len(self.routers), phases)
+            await self._commit(self.routers)
+
+    async def _commit(self, routers: Mapping[int, PartitionRouter]) -> None:
+        """Tell the group how far we are, for its lag and for a journal that has expired. The journal itself decides."""
+        progress = {
+            TopicPartition(self._prefix + topic, number): Progress(offset)
+            for number, router in routers.items()
+            for topic, offset in router.committable().items()
+        }
+        if progress:
+            try:
+                await self._consumer.commit(progress)
+            except StreamsError as error:
+                _log.debug("progress was not committed", reason=str(error))
+
+
+def _key_of(record: Record, task: TaskSubmitted) -> bytes:
+    if record.key is not None:
+        return record.key
+    messages = [(message.role, message.content.data) for message in task.messages]
+    return route_key(
+        tenant=task.tenant, session=task.session, role=task.role, model=task.model, messages=messages
+    ).encode()

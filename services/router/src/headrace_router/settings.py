@@ -1,0 +1,77 @@
+"""Settings of the router."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Self
+
+from headrace_runtime.settings import ServiceSettings, setting
+from pydantic import model_validator
+
+_DEFAULT_SESSION_SECONDS = 10.0
+
+
+class RouterSettings(ServiceSettings):
+    """Settings of the router."""
+
+    service_name = "router"
+
+    policy_file: Path | None = setting(
+        None, unit="path", reason="Routing policy in YAML: roles, models, privacy, retries; without it the shipped one."
+    )
+    price_file: Path | None = setting(
+        None, unit="path", reason="Price book in YAML, to hold tasks to their budgets; without it the shipped one."
+    )
+    static_member: bool = setting(
+        False,
+        unit="true | false",
+        reason="Keep this instance's partitions for it over a quick restart; only with a stable HEADRACE_INSTANCE_ID.",
+    )
+    in_flight: int = setting(
+        2000,
+        unit="decisions",
+        reason="Most decisions that wait for Kafka at once; bounds memory and the work to repeat after a crash.",
+        ge=1,
+        le=50_000,
+    )
+    remembered_tasks: int = setting(
+        50_000,
+        unit="tasks per partition",
+        reason="Ended tasks whose id is kept, so that a task submitted twice runs once; about 100 bytes each.",
+        ge=0,
+    )
+    largest_entry_bytes: int = setting(
+        4_000_000,
+        unit="bytes",
+        reason="Largest journal entry; what does not fit fails. Keep it below the message limit of the brokers.",
+        ge=10_000,
+    )
+    act_within_seconds: float = setting(
+        4.0,
+        unit="s",
+        reason="A decision that Kafka took longer to acknowledge is left to whoever takes the partition over next.",
+        gt=0,
+    )
+    produce_within_seconds: float = setting(
+        5.0,
+        unit="s",
+        reason="Longest time a record may wait to be produced (delivery.timeout.ms); with the time above it must stay "
+        "within the group's session, so that a router that stood still does not act beside its successor.",
+        gt=0,
+    )
+    commit_seconds: float = setting(
+        5.0, unit="s", reason="Time between commits of progress, which only lag monitors look at.", gt=0
+    )
+
+    @model_validator(mode="after")
+    def _within_session(self) -> Self:
+        session = float(self.kafka_properties.get("session.timeout.ms", _DEFAULT_SESSION_SECONDS * 1000)) / 1000
+        if self.act_within_seconds + self.produce_within_seconds > session:
+            raise ValueError(
+                f"HEADRACE_ACT_WITHIN_SECONDS and HEADRACE_PRODUCE_WITHIN_SECONDS must together stay within the "
+                f"session of {session:g} s (HEADRACE_KAFKA_SESSION_TIMEOUT_MS)"
+            )
+        return self
+
+    def kafka_config(self) -> dict[str, str]:
+        return {"delivery.timeout.ms": str(round(self.produce_within_seconds * 1000)), **super().kafka_config()}

@@ -1,0 +1,74 @@
+"""Builds the router from its settings: the only place that constructs."""
+
+from __future__ import annotations
+
+import time
+
+from headrace_contracts import topics
+from headrace_models.prices import load_price_book
+from headrace_runtime.connections import Connections, wall_clock_ms
+from headrace_runtime.health import Health
+from headrace_runtime.lifecycle import Part, Service
+from headrace_runtime.metrics import Metrics
+from headrace_streams.tables import Table
+
+from headrace_router.adapters.policy_file import load_policy
+from headrace_router.adapters.world import World
+from headrace_router.gate import Gate
+from headrace_router.metrics import RouterMetrics
+from headrace_router.partition import Surroundings
+from headrace_router.service import INPUTS, Limits, RouterService
+from headrace_router.settings import RouterSettings
+
+WRITES = (
+    topics.TASKS_JOURNAL,
+    topics.WORK_LOCAL_INTERACTIVE,
+    topics.WORK_LOCAL_BATCH,
+    topics.WORK_CLOUD_INTERACTIVE,
+    topics.WORK_CLOUD_BATCH,
+    topics.TASKS_COMPLETED,
+    topics.TASKS_REPLIES,
+    topics.AUDIT_RECORDED,
+)
+READS = (*INPUTS, topics.FLEET_STATUS, topics.PREFERENCES)
+
+
+def build(settings: RouterSettings) -> Service:
+    """Raises PolicyInvalid, PriceBookInvalid and OSError for files that cannot be used."""
+    health = Health()
+    metrics = Metrics("router")
+    connections = Connections(settings, health, writes=WRITES, reads=READS)
+    policy = load_policy(settings.policy_file)
+    world = World(policy, load_price_book(settings.price_file), wall_clock_ms)
+    fleet = Table(connections.log, connections.codec, topics.FLEET_STATUS, world.node_changed)
+    preferences = Table(connections.log, connections.codec, topics.PREFERENCES, world.preferences_changed)
+    service = RouterService(
+        log=connections.log,
+        codec=connections.codec,
+        dead_letters=connections.dead_letters,
+        surroundings=Surroundings(
+            world=world,
+            publisher=connections.publisher,
+            metrics=RouterMetrics(metrics),
+            gate=Gate(settings.in_flight),
+            act_within=settings.act_within_seconds,
+            monotonic=time.monotonic,
+        ),
+        owner=settings.instance_id,
+        instance_id=settings.instance_id if settings.static_member else None,
+        limits=Limits(
+            tick_seconds=settings.commit_seconds,
+            remembered=settings.remembered_tasks,
+            largest_entry=settings.largest_entry_bytes,
+        ),
+    )
+    return Service(
+        [
+            connections.part,
+            Part("fleet", start=fleet.start, run=fleet.follow, stop=fleet.close),
+            Part("preferences", start=preferences.start, run=preferences.follow, stop=preferences.close),
+            Part("router", run=service.run, drain=service.drain),
+        ],
+        metrics,
+        health,
+    )
