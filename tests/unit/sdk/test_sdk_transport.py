@@ -189,6 +189,21 @@ async def test_a_broken_stream_goes_on_after_the_last_event(service: Service, tr
     assert [request.headers.get("Last-Event-ID") for request in service.requests] == [None, "2", "2", "3", "3"]
 
 
+async def test_an_id_without_data_moves_the_place_and_one_that_was_cut_does_not(
+    service: Service, transport: Transport
+) -> None:
+    opened: list[bool] = []
+    service.will(
+        streams(b"retry: 1000\n: heartbeat\nid: 0:7\n\n", b"id: 0:9\ndata: unfini", cut=True),
+        streams(b"data: x\n\n"),
+        says(204),
+    )
+    stream = transport.events(f"{service.url}/feed", on_open=lambda: opened.append(True))
+    assert [event.data async for event in stream] == ["x"]
+    assert [request.headers.get("Last-Event-ID") for request in service.requests] == [None, "0:7", "0:7"]
+    assert len(opened) == 2
+
+
 async def test_a_refused_stream_raises_at_once(service: Service, transport: Transport) -> None:
     service.will(problem(410, "events-gone"))
     with pytest.raises(NotFound) as caught:

@@ -25,7 +25,7 @@ from headrace.errors import (
 )
 from headrace.requests import Prompt, TaskOptions
 from headrace.results import Failure, Key, NewKey, Preferences, Task, TaskPage, TrailStep, Usage
-from headrace.skills import Skill, SkillNews
+from headrace.skills import Skill, SkillNews, SkillVersion
 
 if TYPE_CHECKING:
     from headrace.connecting import Cluster
@@ -63,6 +63,7 @@ __all__ = [
     "ServiceFailed",
     "Skill",
     "SkillNews",
+    "SkillVersion",
     "Task",
     "TaskHandle",
     "TaskOptions",

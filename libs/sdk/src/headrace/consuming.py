@@ -13,6 +13,7 @@ from headrace_contracts.errors import Origin, UnreadableValue
 from headrace_contracts.headers import header
 from headrace_contracts.topics import Event, TopicSpec
 from headrace_streams.errors import PartitionsLost, TryAgain
+from headrace_streams.partitioning import partition_of
 from headrace_streams.ports import Consumer, PartitionReader, RebalanceListener
 from headrace_streams.records import Progress, Record, TopicPartition
 
@@ -73,6 +74,7 @@ def consume(
     group: str | None = ...,
     start: Start = ...,
     follow: bool = ...,
+    keys: Collection[bytes] | None = ...,
     on_unreadable: OnUnreadable | None = ...,
     cluster: Cluster | None = ...,
 ) -> Consumption[E]: ...
@@ -83,6 +85,7 @@ def consume(
     group: str | None = ...,
     start: Start = ...,
     follow: bool = ...,
+    keys: Collection[bytes] | None = ...,
     on_unreadable: OnUnreadable | None = ...,
     cluster: Cluster | None = ...,
 ) -> Consumption[Any]: ...
@@ -93,6 +96,7 @@ def consume(
     group: str | None = None,
     start: Start = "end",
     follow: bool = True,
+    keys: Collection[bytes] | None = None,
     on_unreadable: OnUnreadable | None = None,
     cluster: Cluster | None = None,
 ) -> Consumption[Any]:
@@ -109,6 +113,8 @@ def consume(
         start: Where to begin, for a group only when it has committed nothing yet: "start" (oldest), "end" (from now
             on), a time, or the newest few (these two not with a group).
         follow: Whether to go on at the end; False ends after what was there at the beginning (not with a group).
+        keys: Only records of these keys, of a topic whose partitions follow from its keys (skills.feed): no other
+            partition is read (not with a group).
         on_unreadable: Called with a record that cannot be read, and why, tombstones of compacted topics included; the
             iteration then goes on. Without it the error is raised.
         cluster: Where; by default what `locate` finds.
@@ -116,7 +122,7 @@ def consume(
     Raises ValueError for arguments that do not go together, TopicUnknown, Misconfigured. The iteration raises
     UnreadableValue (unless on_unreadable is given), OffsetGone, TopicMissing, LeaveGroup, RegistryUnavailable.
     """
-    if group is not None and (not isinstance(start, str) or not follow):
+    if group is not None and (not isinstance(start, str) or not follow or keys is not None):
         raise ValueError("a group starts at 'start' or 'end', and follows; anything else goes without a group")
     if isinstance(start, datetime) and start.tzinfo is None:
         raise ValueError("start needs a time zone, such as datetime.now(UTC)")
@@ -126,7 +132,9 @@ def consume(
     if record is not None and spec.record is not record:
         raise ValueError(f"{spec.name} holds {spec.record.__name__}, not {record.__name__}")
     source: _Source = (
-        _Everything(cluster, spec, start, follow) if group is None else _Share(cluster, spec, group, start == "start")
+        _Everything(cluster, spec, start, follow, keys)
+        if group is None
+        else _Share(cluster, spec, group, start == "start")
     )
     return Consumption(cluster, spec, source, on_unreadable, close_cluster=own)
 
@@ -219,7 +227,7 @@ class _Source:
         raise NotImplementedError
 
     def owns(self, record: Record) -> bool:
-        """Whether a polled record is still this reader's to deliver."""
+        """Whether a polled record is to be delivered: it may not be of the keys asked for, or another's by now."""
         raise NotImplementedError
 
     async def finished(self, record: Record) -> None:
@@ -233,11 +241,14 @@ class _Source:
 class _Everything(_Source):
     """All partitions, outside of any group."""
 
-    def __init__(self, cluster: Cluster, spec: TopicSpec, start: Start, follow: bool) -> None:
+    def __init__(
+        self, cluster: Cluster, spec: TopicSpec, start: Start, follow: bool, keys: Collection[bytes] | None
+    ) -> None:
         self._cluster = cluster
         self._topic = cluster.topic(spec)
         self._start = start
         self._follow = follow
+        self._keys = None if keys is None else frozenset(keys)
         self._reader: PartitionReader | None = None
         self._left: dict[TopicPartition, int] = {}
         self._heard_at = 0.0
@@ -247,6 +258,9 @@ class _Everything(_Source):
             return
         reader = self._reader = self._cluster.log.reader()
         partitions = await reader.partitions_of(self._topic)
+        if self._keys is not None:
+            holding = {partition_of(key, len(partitions)) for key in self._keys}
+            partitions = [part for part in partitions if part.partition in holding]
         bounds = await reader.bounds(partitions)
         if isinstance(self._start, datetime):
             positions = dict(await reader.offsets_at(partitions, int(self._start.timestamp() * 1000)))
@@ -286,7 +300,7 @@ class _Everything(_Source):
         return kept
 
     def owns(self, record: Record) -> bool:
-        return True
+        return self._keys is None or record.key in self._keys
 
     async def finished(self, record: Record) -> None:
         return

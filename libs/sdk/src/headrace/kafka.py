@@ -10,7 +10,7 @@ import asyncio
 import hashlib
 import socket
 import time
-from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
@@ -41,7 +41,7 @@ from headrace_streams.records import Appended
 
 from headrace.addresses import Addresses, locate
 from headrace.connecting import Cluster
-from headrace.consuming import Delivered, consume
+from headrace.consuming import Consumption, consume
 from headrace.errors import HeadraceError, NotYet
 from headrace.requests import Prompt, messages_of
 
@@ -286,13 +286,10 @@ class KafkaClient:
         """Ask to take a skill out of use; the submission's id, once that is on disk."""
         return await self._submit_skill(SkillAction.REVOKE, name, None, (), title="", summary="", author=author)
 
-    async def skill_changes(self, *interests: str) -> AsyncGenerator[Delivered[SkillChanged], None]:
-        """The tenant's skill changes in these domains from now on. Close it with `aclose`."""
+    def skill_changes(self, *interests: str) -> Consumption[SkillChanged]:
+        """The tenant's skill changes in these domains from now on; of all the feed only their partitions are read."""
         keys = {f"{self.tenant}/{interest}".encode() for interest in interests}
-        async with consume(topics.SKILLS_FEED.name, SkillChanged, cluster=self._cluster) as changes:
-            async for change in changes:
-                if change.record.key in keys:
-                    yield change
+        return consume(topics.SKILLS_FEED.name, SkillChanged, keys=keys, cluster=self._cluster)
 
     async def _submit_skill(
         self,

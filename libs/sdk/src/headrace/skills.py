@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import AsyncGenerator, Callable, Iterable
+import time
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
-from headrace.errors import NotUnderstood
+from headrace.errors import NotUnderstood, RetryLater
 from headrace.results import Reader
 from headrace.transport import Transport
+
+_PAGE: Final = 200
+_PENDING: Final = 202
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +40,17 @@ class Skill:
     digest: str = ""
     author: str = ""
     submitted_at: datetime | None = None
+    published_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SkillVersion:
+    """One version in a skill's history; only the newest one's body is kept."""
+
+    version: int
+    status: str
+    digest: str = ""
+    author: str = ""
     published_at: datetime | None = None
 
 
@@ -76,41 +92,75 @@ class Skills:
             "interests": list(interests),
             "author": author,
         }
-        return skill_of((await self._transport.call("POST", self._url(), body=document)).document)
+        return await self._until_in_catalog("POST", self._url(), document)
 
-    async def get(self, name: str, version: int | None = None) -> Skill:
-        """A skill with its body, in its newest version or in the one asked for. Raises NotFound."""
-        params = None if version is None else {"version": str(version)}
-        return skill_of((await self._transport.call("GET", self._url(f"/{name}"), params=params)).document)
+    async def get(self, name: str) -> Skill:
+        """A skill with its body, as it stands. Raises NotFound."""
+        return skill_of((await self._transport.call("GET", self._url(f"/{name}"))).document)
 
-    async def search(self, query: str = "", *, interest: str | None = None, limit: int = 20) -> tuple[Skill, ...]:
-        """Live skills that match all words, best first; without words all of them."""
-        params = {"limit": str(limit)}
-        if query:
-            params["q"] = query
-        if interest:
-            params["interest"] = interest
-        document = (await self._transport.call("GET", self._url(), params=params)).document
-        if not isinstance(document, dict) or not isinstance(document.get("skills"), list):
-            raise NotUnderstood("a list of skills: expected an object with skills")
-        return tuple(skill_of(item) for item in document["skills"])
+    async def versions(self, name: str) -> tuple[SkillVersion, ...]:
+        """The latest versions of a skill, newest first. Raises NotFound."""
+        document = (await self._transport.call("GET", self._url(f"/{name}/versions"))).document
+        return tuple(
+            SkillVersion(
+                version=read.integer("version"),
+                status=read.text("status"),
+                digest=read.optional_text("digest") or "",
+                author=read.optional_text("author") or "",
+                published_at=read.time("published_at"),
+            )
+            for read in Reader(document, "the versions of a skill").objects("versions")
+        )
+
+    async def search(self, query: str = "", *, interests: Iterable[str] = (), limit: int = 20) -> tuple[Skill, ...]:
+        """Live skills, without their bodies: those that match the words, best first; without words all, by name."""
+        found: list[Skill] = []
+        asked = [("interest", interest) for interest in interests] + ([("q", query)] if query else [])
+        cursor: str | None = None
+        while len(found) < limit:
+            page = [*asked, ("limit", str(min(limit - len(found), _PAGE)))]
+            if cursor is not None:
+                page.append(("cursor", cursor))
+            document = (await self._transport.call("GET", self._url(), params=page)).document
+            if not isinstance(document, Mapping) or not isinstance(document.get("skills"), list):
+                raise NotUnderstood("a list of skills: expected an object with skills")
+            found += [skill_of(item) for item in document["skills"]]
+            cursor = Reader(document, "a list of skills").optional_text("next_cursor")
+            if cursor is None:
+                break
+        return tuple(found)
 
     async def revoke(self, name: str) -> Skill:
         """Take a skill out of use; its agents are told. Raises NotFound."""
-        return skill_of((await self._transport.call("DELETE", self._url(f"/{name}"))).document)
+        return await self._until_in_catalog("DELETE", self._url(f"/{name}"), None)
 
-    async def feed(self, *interests: str, after: str = "") -> AsyncGenerator[SkillNews, None]:
+    async def feed(
+        self, *interests: str, after: str = "", on_open: Callable[[], None] | None = None
+    ) -> AsyncGenerator[SkillNews, None]:
         """Changes in these domains from now on, or after an event; without end, across broken connections.
 
-        Close it with `aclose` (or `contextlib.aclosing`). Raises NotFound with status 410 when what follows `after` is
+        Close it with `aclose` (or `contextlib.aclosing`). `on_open` is called when the service has opened the stream:
+        what is published after that will come. Raises NotFound with status 410 when what follows `after` is
         no longer kept.
         """
         params = [("interest", interest) for interest in interests]
-        async with aclosing(self._transport.events(self._url("/feed"), params=params, last_event_id=after)) as events:
+        stream = self._transport.events(self._url("/feed"), params=params, last_event_id=after, on_open=on_open)
+        async with aclosing(stream) as events:
             async for event in events:
                 news = _news_of(event.event, event.data, event.last_id)
                 if news is not None:
                     yield news
+
+    async def _until_in_catalog(self, method: str, url: str, body: Mapping[str, Any] | None) -> Skill:
+        # 202: on disk, but not in the catalog yet. The same again changes nothing, and tells when it is.
+        give_up_at = time.monotonic() + self._transport.patience_seconds
+        while True:
+            reply = await self._transport.call(method, url, body=body)
+            if reply.status != _PENDING:
+                return skill_of(reply.document)
+            if time.monotonic() > give_up_at:
+                raise RetryLater("the skill is on disk, but not in the catalog yet; look again later", 1.0)
+            await asyncio.sleep(0.2)
 
     def _url(self, path: str = "") -> str:
         return self._root().rstrip("/") + "/v1/skills" + path

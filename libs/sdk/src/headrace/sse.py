@@ -22,7 +22,12 @@ class ServerEvent:
 
 
 class EventParser:
-    """Feeds on bytes, gives events. `retry_ms` is what the service last asked to wait before reconnecting."""
+    """Feeds on bytes, gives events.
+
+    Attributes:
+        last_id: Where to go on when the connection breaks now. An id without data moves it too.
+        retry_ms: What the service last asked to wait before reconnecting.
+    """
 
     def __init__(self, last_id: str = "") -> None:
         self.retry_ms: int | None = None
@@ -30,6 +35,7 @@ class EventParser:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._text = ""
         self._began = False
+        self._id = last_id
         self._event = ""
         self._data: list[str] = []
 
@@ -52,6 +58,7 @@ class EventParser:
             if line:
                 self._field(line)
                 continue
+            self.last_id = self._id
             if self._data:
                 yield ServerEvent(self._event or "message", "\n".join(self._data), self.last_id)
             self._event = ""
@@ -66,7 +73,7 @@ class EventParser:
         elif name == "event":
             self._event = value
         elif name == "id" and "\0" not in value:
-            self.last_id = value
+            self._id = value
         elif name == "retry" and value.isascii() and value.isdigit():
             self.retry_ms = int(value)
 

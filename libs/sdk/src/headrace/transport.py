@@ -138,13 +138,18 @@ class Transport:
         return Reply(response.status, response.headers, document)
 
     async def events(
-        self, url: str, *, params: Params | None = None, last_event_id: str = ""
+        self,
+        url: str,
+        *,
+        params: Params | None = None,
+        last_event_id: str = "",
+        on_open: Callable[[], None] | None = None,
     ) -> AsyncGenerator[ServerEvent, None]:
         """The events of a stream, taken up again after the last one whenever the connection ends.
 
         It is the caller who knows the last event and closes the iterator; it ends by itself when the service says that
-        nothing will follow (204). Raises Unavailable or RetryLater when the service cannot be reached for
-        `patience_seconds`, and the errors of a refused request.
+        nothing will follow (204). `on_open` is called whenever a connection has been opened. Raises Unavailable or
+        RetryLater when the service cannot be reached for `patience_seconds`, and the errors of a refused request.
         """
         pauses, failing_since = 0, 0.0
         while True:
@@ -154,11 +159,14 @@ class Transport:
                         return
                     failing_since = 0.0
                     parser = EventParser(last_event_id)
+                    if on_open is not None:
+                        on_open()
                     async for chunk in response.content.iter_any():
                         pauses = 0
                         for event in parser.feed(chunk):
                             last_event_id = event.last_id
                             yield event
+                        last_event_id = parser.last_id
             except (Unavailable, RetryLater):
                 failing_since = failing_since or time.monotonic()
                 if time.monotonic() - failing_since > self.patience_seconds:

@@ -14,7 +14,7 @@ from rich.text import Text
 from headrace.cli.output import ERR, OUT, moment, plain_data, print_json, table
 from headrace.cli.running import USAGE, addresses, fail, run
 from headrace.client import Client
-from headrace.skills import Skill, SkillNews
+from headrace.skills import Skill, SkillNews, SkillVersion
 
 app = typer.Typer(no_args_is_help=True, help="Publish, find, follow and revoke skills.")
 
@@ -24,7 +24,9 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 @app.command("list")
 def list_skills(
-    interest: Annotated[str | None, typer.Option(help="Only those of this domain.")] = None,
+    interest: Annotated[
+        list[str] | None, typer.Option("--interest", "-i", help="Only those of this domain; repeatable.")
+    ] = None,
     limit: Annotated[int, typer.Option("--limit", "-n", help="At most so many.", min=1)] = 50,
     json_output: Json = False,
 ) -> None:
@@ -35,7 +37,9 @@ def list_skills(
 @app.command()
 def search(
     query: Annotated[str, typer.Argument(help="Words to look for in names, titles and summaries.")],
-    interest: Annotated[str | None, typer.Option(help="Only those of this domain.")] = None,
+    interest: Annotated[
+        list[str] | None, typer.Option("--interest", "-i", help="Only those of this domain; repeatable.")
+    ] = None,
     limit: Annotated[int, typer.Option("--limit", "-n", help="At most so many.", min=1)] = 20,
     json_output: Json = False,
 ) -> None:
@@ -43,19 +47,15 @@ def search(
     _print_skills(run(_search(query, interest, limit)), json_output)
 
 
-async def _search(query: str, interest: str | None, limit: int) -> tuple[Skill, ...]:
+async def _search(query: str, interests: list[str] | None, limit: int) -> tuple[Skill, ...]:
     async with Client(addresses=addresses()) as client:
-        return await client.skills.search(query, interest=interest, limit=limit)
+        return await client.skills.search(query, interests=interests or (), limit=limit)
 
 
 @app.command()
-def show(
-    name: Name,
-    version: Annotated[int | None, typer.Option(help="A version before the newest.", min=1)] = None,
-    json_output: Json = False,
-) -> None:
+def show(name: Name, json_output: Json = False) -> None:
     """A skill with its body, which goes to stdout."""
-    skill = run(_get(name, version))
+    skill = run(_get(name))
     if json_output:
         print_json(skill)
         return
@@ -65,9 +65,27 @@ def show(
     ERR.print(f"{about}, published {moment(skill.published_at)}", style="dim", markup=False)
 
 
-async def _get(name: str, version: int | None) -> Skill:
+async def _get(name: str) -> Skill:
     async with Client(addresses=addresses()) as client:
-        return await client.skills.get(name, version)
+        return await client.skills.get(name)
+
+
+@app.command()
+def versions(name: Name, json_output: Json = False) -> None:
+    """The latest versions of a skill, newest first."""
+    history = run(_versions(name))
+    if json_output:
+        print_json(history)
+        return
+    rows = table("version", "status", "by", "published", "digest", right=["version"])
+    for past in history:
+        rows.add_row(str(past.version), past.status, past.author, moment(past.published_at), past.digest[:16])
+    OUT.print(rows)
+
+
+async def _versions(name: str) -> tuple[SkillVersion, ...]:
+    async with Client(addresses=addresses()) as client:
+        return await client.skills.versions(name)
 
 
 @app.command()
