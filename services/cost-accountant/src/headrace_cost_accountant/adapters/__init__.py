@@ -1,0 +1,1 @@
+"""Where the accountant meets the world: Postgres, HTTP, Faust."""

@@ -1,0 +1,100 @@
+"""The HTTP API of costs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from aiohttp import web
+from headrace_contracts.events import SpendWindows
+from headrace_runtime.access import Caller, Scope
+from headrace_runtime.authentication import require
+from headrace_runtime.logging import get_logger
+from headrace_runtime.problems import Problem
+from headrace_streams.errors import TryAgain
+
+from headrace_cost_accountant.decide.answers import Group, live_document, report_csv, report_document
+from headrace_cost_accountant.decide.questions import CostQuestion, QuestionUnclear, TenantForbidden, ask, whose
+
+_log = get_logger("headrace.costs.door")
+
+
+class Reports(Protocol):
+    """Answers questions about the ledger."""
+
+    async def groups(self, question: CostQuestion) -> list[Group]:
+        """The groups of a report. Raises TryAgain."""
+        ...
+
+
+class LiveWindows(Protocol):
+    """The newest spend windows by tenant."""
+
+    def get(self, key: str, /) -> SpendWindows | None: ...
+
+
+class CostsDoor:
+    """Handlers of `/v1/costs`.
+
+    Args:
+        clock: Milliseconds since the epoch.
+    """
+
+    def __init__(self, reports: Reports, live: LiveWindows, clock: Callable[[], int]) -> None:
+        self._reports = reports
+        self._live = live
+        self._clock = clock
+
+    def add_to(self, app: web.Application) -> None:
+        """Add the routes."""
+        app.router.add_get("/v1/costs", self.report)
+        app.router.add_get("/v1/costs/live", self.live)
+
+    async def report(self, request: web.Request) -> web.Response:
+        """What a period cost, as JSON, or as CSV for those who accept that."""
+        caller = require(request, Scope.COSTS)
+        try:
+            question = ask(request.query, caller.tenant, is_admin=_is_admin(caller))
+        except QuestionUnclear as error:
+            raise Problem(400, "invalid-request", f"{error}.", param=error.parameter) from None
+        except TenantForbidden:
+            raise _forbidden() from None
+        try:
+            groups = await self._reports.groups(question)
+        except TryAgain as error:
+            _log.warning("a report could not be read", reason=str(error))
+            raise Problem(
+                503, "database-unavailable", "The ledger cannot be read now; try again.", headers={"Retry-After": "2"}
+            ) from None
+        if _wants_csv(request):
+            return web.Response(
+                text=report_csv(question, groups),
+                content_type="text/csv",
+                charset="utf-8",
+                headers={"Content-Disposition": 'attachment; filename="costs.csv"', "Vary": "Accept"},
+            )
+        return web.json_response(report_document(question, groups), headers={"Vary": "Accept"})
+
+    async def live(self, request: web.Request) -> web.Response:
+        """What the current minute, hour and day have cost so far."""
+        caller = require(request, Scope.COSTS)
+        try:
+            tenant = whose(request.query.get("tenant"), caller.tenant, is_admin=_is_admin(caller))
+        except TenantForbidden:
+            raise _forbidden() from None
+        if tenant is None:
+            raise Problem(400, "invalid-request", "Live windows are those of one tenant: name it.", param="tenant")
+        return web.json_response(live_document(tenant, self._live.get(tenant), self._clock()))
+
+
+def _is_admin(caller: Caller) -> bool:
+    return Scope.ADMIN in caller.scopes
+
+
+def _wants_csv(request: web.Request) -> bool:
+    accepted = [part.partition(";")[0].strip().lower() for part in request.headers.get("Accept", "").split(",")]
+    return "text/csv" in accepted and "application/json" not in accepted
+
+
+def _forbidden() -> Problem:
+    return Problem(403, "tenant-forbidden", "Only a key with the scope admin sees another tenant's costs.")

@@ -1,0 +1,160 @@
+"""Writes the ledger: entries, balances and the positions they stand for, in one transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from dataclasses import fields
+from typing import Any, Final
+
+from headrace_contracts.events import UsageRecorded
+from headrace_models.prices import PriceBook
+from headrace_runtime.logging import get_logger
+from headrace_streams.errors import PartitionsLost
+from headrace_streams.records import Record, TopicPartition
+
+from headrace_cost_accountant.adapters.database import Connection, Database
+from headrace_cost_accountant.decide.booking import Basis, Entry, Implausible, entry_of
+from headrace_cost_accountant.measures import Measures
+
+_COLUMNS: Final = tuple(field.name for field in fields(Entry))
+_TYPES: Final = {"str": "text", "str | None": "text", "bool": "boolean", "int": "bigint", "float": "double precision"}
+_SUMS: Final = (
+    "executions", "input_tokens", "output_tokens", "cached_input_tokens", "searches", "cost_nanodollars",
+    "internal_value_nanodollars", "unpriced_executions",
+)  # fmt: skip
+
+
+def _book_statement() -> str:
+    names = ", ".join(_COLUMNS)
+    arrays = ", ".join(f"${number}::{_TYPES[str(field.type)]}[]" for number, field in enumerate(fields(Entry), start=1))
+    amounts = ", ".join(
+        "count(*)" if name == "executions"
+        else "count(*) FILTER (WHERE price_basis = 'unpriced')" if name == "unpriced_executions"
+        else f"sum({name})"
+        for name in _SUMS
+    )  # fmt: skip
+    added = ", ".join(f"{name} = b.{name} + excluded.{name}" for name in _SUMS)
+    # The sums are taken of what was inserted, so a repeated event changes no balance. In the order of the keys, so that
+    # two processes never wait for each other's rows.
+    return f"""
+        WITH new AS (
+            INSERT INTO ledger.entries ({names}) SELECT * FROM unnest({arrays})
+            ON CONFLICT (event_id) DO NOTHING
+            RETURNING *
+        ), balanced AS (
+            INSERT INTO ledger.balances AS b (tenant, day, provider, model, simulated, {", ".join(_SUMS)})
+            SELECT tenant, (to_timestamp(recorded_at / 1000) AT TIME ZONE 'UTC')::date AS day, provider, model,
+                   simulated, {amounts}
+            FROM new GROUP BY 1, 2, 3, 4, 5 ORDER BY 1, 2, 3, 4, 5
+            ON CONFLICT (tenant, day, provider, model, simulated) DO UPDATE SET {added}
+        )
+        SELECT count(*) FROM new
+    """
+
+
+_BOOK: Final = _book_statement()
+_POSITIONS: Final = "SELECT topic, partition, next_offset FROM ledger.positions WHERE topic = ANY($1::text[])"
+_BEGIN: Final = """
+    INSERT INTO ledger.positions (topic, partition, next_offset)
+    SELECT * FROM unnest($1::text[], $2::integer[], $3::bigint[])
+    ON CONFLICT (topic, partition) DO NOTHING
+    RETURNING 1
+"""
+_MOVE: Final = """
+    UPDATE ledger.positions AS p SET next_offset = new.next_offset
+    FROM unnest($1::text[], $2::integer[], $3::bigint[], $4::bigint[]) AS new (topic, partition, next_offset, expected)
+    WHERE p.topic = new.topic AND p.partition = new.partition AND p.next_offset = new.expected
+    RETURNING 1
+"""
+
+_log = get_logger("headrace.costs.ledger")
+
+KeepImplausible = Callable[[Record, Exception], Awaitable[None]]
+
+
+class LedgerStore:
+    """What a `Projection` needs of a database.
+
+    Args:
+        keep_implausible: Keeps a record that cannot be booked, with the reason.
+    """
+
+    def __init__(
+        self, database: Database, prices: PriceBook, keep_implausible: KeepImplausible, measures: Measures
+    ) -> None:
+        self._database = database
+        self._prices = prices
+        self._keep_implausible = keep_implausible
+        self._measures = measures
+
+    async def positions(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, int]:
+        """Where to go on; partitions that were never read are left out. Raises TryAgain."""
+        async with self._database.connection() as connection:
+            rows = await connection.fetch(_POSITIONS, sorted({each.topic for each in partitions}))
+        found = {TopicPartition(row["topic"], row["partition"]): int(row["next_offset"]) for row in rows}
+        return {each: found[each] for each in partitions if each in found}
+
+    async def apply(
+        self,
+        batch: Sequence[tuple[Record, Any]],
+        moves: Mapping[TopicPartition, tuple[int | None, int]],
+    ) -> None:
+        """Book a batch and move the positions, or neither.
+
+        Raises PartitionsLost when another process has moved one of them, TryAgain when Postgres is away.
+        """
+        entries: list[Entry] = []
+        implausible: list[tuple[Record, Implausible]] = []
+        for record, event in batch:
+            assert isinstance(event, UsageRecorded)  # the projection reads no other topic
+            try:
+                entries.append(entry_of(event, self._prices, record.timestamp_ms))
+            except Implausible as error:
+                implausible.append((record, error))
+        for record, reason in implausible:
+            # Before the positions move: a record kept twice is better than one kept nowhere.
+            await self._keep_implausible(record, reason)
+        async with self._database.connection() as connection, connection.transaction():
+            await _move(connection, moves)
+            booked = await _book(connection, entries)
+        self._tell(entries, booked, len(implausible))
+
+    def _tell(self, entries: Sequence[Entry], booked: int, implausible: int) -> None:
+        self._measures.booked.inc(booked)
+        self._measures.repeated.inc(len(entries) - booked)
+        self._measures.implausible.inc(implausible)
+        unpriced = {(entry.provider, entry.model) for entry in entries if entry.price_basis == Basis.UNPRICED}
+        for provider, model in sorted(unpriced):
+            count = sum(entry.provider == provider and entry.model == model for entry in entries)
+            self._measures.unpriced.labels(provider).inc(count)
+            _log.warning(
+                "usage without a price is booked at 0: add the model to the price book",
+                provider=provider,
+                model=model,
+                executions=count,
+            )
+
+
+async def _book(connection: Connection, entries: Sequence[Entry]) -> int:
+    """Number of entries that were not there yet."""
+    if not entries:
+        return 0
+    columns = [[getattr(entry, name) for entry in entries] for name in _COLUMNS]
+    return int(await connection.fetchval(_BOOK, *columns))
+
+
+async def _move(connection: Connection, moves: Mapping[TopicPartition, tuple[int | None, int]]) -> None:
+    moved = 0
+    for first_time, statement in ((True, _BEGIN), (False, _MOVE)):
+        chosen = sorted((each, *move) for each, move in moves.items() if (move[0] is None) is first_time)
+        if chosen:
+            columns = [
+                [each.topic for each, _, _ in chosen],
+                [each.partition for each, _, _ in chosen],
+                [following for _, _, following in chosen],
+            ]
+            if not first_time:
+                columns.append([expected for _, expected, _ in chosen])
+            moved += len(await connection.fetch(statement, *columns))
+    if moved != len(moves):
+        raise PartitionsLost("another process has moved the ledger's position: start again from what the database says")

@@ -1,0 +1,1 @@
+"""Decisions about costs: pure functions of usage, prices and time."""

@@ -1,0 +1,143 @@
+"""What callers are shown: reports and live windows as JSON documents and as CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any, Final
+
+from headrace_contracts.events import SpendWindows, Window
+
+from headrace_cost_accountant.decide.questions import CostQuestion
+from headrace_cost_accountant.decide.windows import current_windows
+
+_NANODOLLARS: Final = Decimal(1_000_000_000)
+_FORMULA_STARTS: Final = ("=", "+", "-", "@", "\t", "\r")
+
+
+@dataclass(frozen=True, slots=True)
+class Sums:
+    """What a group of executions comes to; adds up."""
+
+    executions: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cached_input_tokens: int = 0
+    searches: int = 0
+    cost_nanodollars: int = 0
+    internal_value_nanodollars: int = 0
+    unpriced_executions: int = 0
+
+    def __add__(self, other: Sums) -> Sums:
+        return Sums(*(mine + theirs for mine, theirs in zip(self.values(), other.values(), strict=True)))
+
+    def values(self) -> tuple[int, ...]:
+        """The numbers in the order of the fields."""
+        return (
+            self.executions,
+            self.input_tokens,
+            self.output_tokens,
+            self.cached_input_tokens,
+            self.searches,
+            self.cost_nanodollars,
+            self.internal_value_nanodollars,
+            self.unpriced_executions,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """One row of a report: its place in what was grouped by, and whether simulators answered."""
+
+    key: Mapping[str, str]
+    simulated: bool
+    sums: Sums
+
+
+def dollars(nanodollars: int) -> str:
+    """Nano-dollars as exact dollars."""
+    return f"{Decimal(nanodollars) / _NANODOLLARS:.9f}"
+
+
+def time_text(time_ms: int) -> str:
+    """Milliseconds since the epoch as RFC 3339 in UTC."""
+    return datetime.fromtimestamp(time_ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def report_document(question: CostQuestion, groups: Sequence[Group]) -> dict[str, Any]:
+    """A report. What simulators answered is in `total`, at the price of the real models, and once more by itself."""
+    return {
+        "tenant": question.tenant,
+        "since": None if question.since is None else time_text(question.since),
+        "until": None if question.until is None else time_text(question.until),
+        "group_by": list(question.group_by),
+        "total": _sums_document(_total(groups)),
+        "simulated": _sums_document(_total([group for group in groups if group.simulated])),
+        "groups": [
+            {"key": dict(group.key), "simulated": group.simulated, **_sums_document(group.sums)} for group in groups
+        ]
+        if question.group_by
+        else [],
+    }
+
+
+def report_csv(question: CostQuestion, groups: Sequence[Group]) -> str:
+    """The groups of a report as CSV (RFC 4180), without the total."""
+    text = io.StringIO()
+    writer = csv.writer(text)
+    numbers = list(_sums_document(Sums()))
+    writer.writerow([*question.group_by, "simulated", *numbers])
+    for group in groups:
+        names = [_harmless(group.key[name]) for name in question.group_by]
+        writer.writerow([*names, str(group.simulated).lower(), *_sums_document(group.sums).values()])
+    return text.getvalue()
+
+
+def live_document(tenant: str, event: SpendWindows | None, now_ms: int) -> dict[str, Any]:
+    """A tenant's windows as they stand now."""
+    return {
+        "tenant": tenant,
+        "updated_at": None if event is None else time_text(event.updated_at),
+        "windows": [_window_document(window) for window in current_windows(event, now_ms)],
+    }
+
+
+def _window_document(window: Window) -> dict[str, Any]:
+    return {
+        "seconds": window.seconds,
+        "start": time_text(window.start),
+        "executions": window.executions,
+        "input_tokens": window.usage.input_tokens,
+        "output_tokens": window.usage.output_tokens,
+        "cached_input_tokens": window.usage.cached_input_tokens,
+        "searches": window.usage.searches,
+        "cost_nanodollars": window.cost_nanodollars,
+        "cost_usd": dollars(window.cost_nanodollars),
+    }
+
+
+def _total(groups: Sequence[Group]) -> Sums:
+    return sum((group.sums for group in groups), start=Sums())
+
+
+def _sums_document(sums: Sums) -> dict[str, Any]:
+    return {
+        "executions": sums.executions,
+        "input_tokens": sums.input_tokens,
+        "output_tokens": sums.output_tokens,
+        "cached_input_tokens": sums.cached_input_tokens,
+        "searches": sums.searches,
+        "cost_nanodollars": sums.cost_nanodollars,
+        "cost_usd": dollars(sums.cost_nanodollars),
+        "internal_value_nanodollars": sums.internal_value_nanodollars,
+        "unpriced_executions": sums.unpriced_executions,
+    }
+
+
+def _harmless(text: str) -> str:
+    # Users choose these names; a spreadsheet would run one that begins like a formula.
+    return f"'{text}" if text.startswith(_FORMULA_STARTS) else text

@@ -1,0 +1,144 @@
+"""From a usage event to the row that stands for it in the ledger."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+from headrace_contracts.events import UsageRecorded
+from headrace_models.ports import Usage
+from headrace_models.prices import PriceBook, PriceUnknown, cost
+
+MOST_UNITS: Final = 1_000_000_000_000
+"""Tokens or searches of one execution beyond which a number is a mistake, and not money."""
+_EARLIEST_MS: Final = 946_684_800_000  # 2000-01-01
+_LATEST_MS: Final = 4_102_444_800_000  # 2100-01-01
+_ANY_MODEL: Final = "*"
+_OWN_PROVIDERS: Final = frozenset({"ollama"})
+
+
+class Basis(StrEnum):
+    """What a cost rests on."""
+
+    MODEL = "model"
+    """The model's own price."""
+    PROVIDER = "provider"
+    """The price for any model of the provider: the price book does not list this one."""
+    UNPRICED = "unpriced"
+    """Nothing: the price book knows neither model nor provider, so the cost stands at 0 until it does."""
+
+
+class Implausible(Exception):
+    """Keep the event in the dead letters: its numbers cannot be booked."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What an execution cost, in nano-dollars.
+
+    Attributes:
+        internal_value: What it is reckoned to be worth where a model of our own ran it; never billed.
+    """
+
+    nanodollars: int
+    basis: Basis
+    internal_value: int
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A row of the ledger; the fields are its columns. `recorded_at` is in milliseconds since the epoch."""
+
+    event_id: str
+    tenant: str
+    user_name: str
+    task_id: str
+    attempt_id: str
+    execution_id: str
+    kind: str
+    role: str | None
+    session: str | None
+    subject: str | None
+    provider: str
+    model: str
+    node: str | None
+    simulated: bool
+    outcome: str
+    input_tokens: int
+    output_tokens: int
+    cached_input_tokens: int
+    searches: int
+    model_ms: float
+    cost_nanodollars: int
+    internal_value_nanodollars: int
+    price_basis: str
+    price_version: str
+    recorded_at: int
+
+
+def cost_of(event: UsageRecorded, book: PriceBook) -> Cost:
+    """What the usage in an event costs by this price book. Raises Implausible."""
+    counts = (
+        event.usage.input_tokens,
+        event.usage.output_tokens,
+        event.usage.cached_input_tokens,
+        event.usage.searches,
+    )
+    if not all(0 <= count <= MOST_UNITS for count in counts):
+        raise Implausible(f"usage must be from 0 to {MOST_UNITS}, not {min(counts)} to {max(counts)}")
+    usage = Usage(*counts)
+    internal = book.internal_value(event.model, usage) if event.provider in _OWN_PROVIDERS else 0
+    try:
+        price = book.price(event.provider, event.model)
+    except PriceUnknown:
+        return Cost(0, Basis.UNPRICED, internal)
+    of_provider = price is book.providers[event.provider].get(_ANY_MODEL)
+    return Cost(cost(usage, price), Basis.PROVIDER if of_provider else Basis.MODEL, internal)
+
+
+def entry_of(event: UsageRecorded, book: PriceBook, received_at: int) -> Entry:
+    """The row for an event. `received_at`, the log's own timestamp, stands in for a time that cannot be meant.
+
+    Raises Implausible.
+    """
+    costs = cost_of(event, book)
+    if not event.event_id or not event.tenant:
+        raise Implausible("event_id and tenant must not be empty")
+    meant = _EARLIEST_MS <= event.recorded_at < _LATEST_MS
+    return Entry(
+        event_id=_text(event.event_id),
+        tenant=_text(event.tenant),
+        user_name=_text(event.user),
+        task_id=_text(event.task_id),
+        attempt_id=_text(event.attempt_id),
+        execution_id=_text(event.execution_id),
+        kind=_text(event.kind),
+        role=_optional_text(event.role),
+        session=_optional_text(event.session),
+        subject=_optional_text(event.subject),
+        provider=_text(event.provider),
+        model=_text(event.model),
+        node=_optional_text(event.node),
+        simulated=event.simulated,
+        outcome=event.outcome.value,
+        input_tokens=event.usage.input_tokens,
+        output_tokens=event.usage.output_tokens,
+        cached_input_tokens=event.usage.cached_input_tokens,
+        searches=event.usage.searches,
+        model_ms=event.model_ms,
+        cost_nanodollars=costs.nanodollars,
+        internal_value_nanodollars=costs.internal_value,
+        price_basis=costs.basis.value,
+        price_version=book.version,
+        recorded_at=event.recorded_at if meant else received_at,
+    )
+
+
+def _text(value: str) -> str:
+    # Postgres holds no null characters, and one bad name must not keep the rows beside it out of the ledger.
+    return value.replace("\0", "\ufffd")
+
+
+def _optional_text(value: str | None) -> str | None:
+    return None if value is None else _text(value)

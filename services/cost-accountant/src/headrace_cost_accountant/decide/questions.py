@@ -1,0 +1,102 @@
+"""What may be asked about costs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Final
+
+ALL_TENANTS: Final = "*"
+GROUPS: Final = ("tenant", "day", "hour", "provider", "model", "role", "kind", "user", "session")
+MOST_GROUPS: Final = 3
+DAY_MS: Final = 86_400_000
+
+_KNOWN: Final = frozenset({"since", "until", "group_by", "tenant"})
+_IN_BALANCES: Final = frozenset({"tenant", "day", "provider", "model"})
+_LATEST_MS: Final = 4_102_444_800_000  # 2100-01-01
+
+
+class QuestionUnclear(Exception):
+    """The question cannot be answered; `parameter` is the one to mend and the message says how."""
+
+    def __init__(self, parameter: str, message: str) -> None:
+        super().__init__(message)
+        self.parameter = parameter
+
+
+class TenantForbidden(Exception):
+    """Another tenant's costs are for admins."""
+
+
+@dataclass(frozen=True, slots=True)
+class CostQuestion:
+    """A report on a period.
+
+    Attributes:
+        tenant: Whose costs; None for all tenants together.
+        since, until: Milliseconds since the epoch; `since` is included, `until` is not; None does not restrict.
+        group_by: Names out of GROUPS.
+    """
+
+    tenant: str | None
+    since: int | None = None
+    until: int | None = None
+    group_by: tuple[str, ...] = ()
+
+    @property
+    def balances_suffice(self) -> bool:
+        """Whether the daily balances hold the answer, so that the entries need not be read."""
+        days = all(bound is None or bound % DAY_MS == 0 for bound in (self.since, self.until))
+        return days and _IN_BALANCES.issuperset(self.group_by)
+
+
+def ask(query: Mapping[str, str], tenant: str, *, is_admin: bool) -> CostQuestion:
+    """The question in a query string, asked by a tenant.
+
+    Raises QuestionUnclear, TenantForbidden.
+    """
+    unknown = sorted(query.keys() - _KNOWN)
+    if unknown:
+        raise QuestionUnclear(unknown[0], f"there is no parameter {unknown[0]}; there are {', '.join(sorted(_KNOWN))}")
+    since, until = _time("since", query.get("since")), _time("until", query.get("until"))
+    if since is not None and until is not None and since >= until:
+        raise QuestionUnclear("until", "until must be later than since")
+    return CostQuestion(whose(query.get("tenant"), tenant, is_admin=is_admin), since, until, _groups(query))
+
+
+def whose(asked: str | None, tenant: str, *, is_admin: bool) -> str | None:
+    """The tenant a caller may see: its own, or as an admin any, or all (`*`, None). Raises TenantForbidden."""
+    if not asked or asked == tenant:
+        return tenant
+    if not is_admin:
+        raise TenantForbidden
+    return None if asked == ALL_TENANTS else asked
+
+
+def _groups(query: Mapping[str, str]) -> tuple[str, ...]:
+    names = tuple(dict.fromkeys(name.strip() for name in query.get("group_by", "").split(",") if name.strip()))
+    wrong = [name for name in names if name not in GROUPS]
+    if wrong or len(names) > MOST_GROUPS:
+        raise QuestionUnclear("group_by", f"group_by is up to {MOST_GROUPS} of {', '.join(GROUPS)}")
+    return names
+
+
+def _time(name: str, text: str | None) -> int | None:
+    if not text:
+        return None
+    if text.isascii() and text.isdigit():
+        return min(int(text[:18]), _LATEST_MS)
+    try:
+        # A "+" that was not escaped in the query arrives as a blank.
+        moment = datetime.fromisoformat(text.replace(" ", "+"))
+    except ValueError:
+        raise QuestionUnclear(
+            name, f"{name} is a time as in 2027-01-31T12:00:00Z, a date, or milliseconds since the epoch"
+        ) from None
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=UTC)
+    try:
+        return max(0, min(round(moment.timestamp() * 1000), _LATEST_MS))
+    except OverflowError:
+        raise QuestionUnclear(name, f"{name} is out of range") from None

@@ -1,0 +1,89 @@
+"""Windows of live spend: fixed lengths, one after the other, aligned to the epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from headrace_contracts.events import SpendWindows, Usage, Window
+
+LENGTHS: Final = (60, 3_600, 86_400)
+"""Seconds: minute, hour, day (UTC)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Spend:
+    """What was consumed; adds up."""
+
+    executions: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cached_input_tokens: int = 0
+    searches: int = 0
+    cost_nanodollars: int = 0
+
+    def __add__(self, other: Spend) -> Spend:
+        return Spend(*(mine + theirs for mine, theirs in zip(self.values(), other.values(), strict=True)))
+
+    def values(self) -> tuple[int, ...]:
+        """The numbers in the order of the fields."""
+        return (
+            self.executions,
+            self.input_tokens,
+            self.output_tokens,
+            self.cached_input_tokens,
+            self.searches,
+            self.cost_nanodollars,
+        )
+
+
+def window_start(time_ms: int, seconds: int) -> int:
+    """Start of the window of this length that holds a moment; both in milliseconds since the epoch."""
+    return time_ms - time_ms % (seconds * 1000)
+
+
+@dataclass(frozen=True, slots=True)
+class Live:
+    """A tenant's newest window of each length: start (milliseconds since the epoch) and what was consumed in it."""
+
+    windows: Mapping[int, tuple[int, Spend]]
+
+    def with_window(self, seconds: int, start: int, spend: Spend) -> Live:
+        """With a newer state of a window; an older window than the one held is of no more interest."""
+        held = self.windows.get(seconds)
+        if held is not None and held[0] > start:
+            return self
+        return Live({**self.windows, seconds: (start, spend)})
+
+
+def spend_windows(tenant: str, live: Live, now_ms: int) -> SpendWindows:
+    """The event that tells of a tenant's live windows."""
+    return SpendWindows(
+        tenant=tenant,
+        windows=tuple(_window(seconds, start, spend) for seconds, (start, spend) in sorted(live.windows.items())),
+        updated_at=now_ms,
+    )
+
+
+def current_windows(event: SpendWindows | None, now_ms: int) -> tuple[Window, ...]:
+    """One window of each length as it stands now: what the event says of it, or nothing spent since it began."""
+    told: Iterable[Window] = () if event is None else event.windows
+    known = {(window.seconds, window.start): window for window in told}
+    starts = ((seconds, window_start(now_ms, seconds)) for seconds in LENGTHS)
+    return tuple(known.get(key) or _window(*key, Spend()) for key in starts)
+
+
+def _window(seconds: int, start: int, spend: Spend) -> Window:
+    return Window(
+        seconds=seconds,
+        start=start,
+        executions=spend.executions,
+        usage=Usage(
+            input_tokens=spend.input_tokens,
+            output_tokens=spend.output_tokens,
+            cached_input_tokens=spend.cached_input_tokens,
+            searches=spend.searches,
+        ),
+        cost_nanodollars=spend.cost_nanodollars,
+    )

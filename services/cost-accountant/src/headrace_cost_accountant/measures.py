@@ -1,0 +1,22 @@
+"""What the accountant counts."""
+
+from __future__ import annotations
+
+from headrace_runtime.metrics import Metrics
+
+
+class Measures:
+    """The service's metrics in the process's registry."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        own = metrics.for_subsystem("costs")
+        self.booked = own.counter("booked", "Executions added to the ledger.")
+        self.repeated = own.counter("repeated", "Usage events that were in the ledger already.")
+        self.implausible = own.counter("implausible", "Usage events kept in the dead letters for their numbers.")
+        self.unpriced = own.counter("unpriced", "Executions booked without a price, by provider.", ("provider",))
+        self.windows_running = own.gauge("windows_running", "1 while live windows are computed, else 0.")
+        self.windows_failures = own.counter("windows_failures", "Times the computation of live windows failed.")
+        self.windows_published = own.counter("windows_published", "Events written to spend.windows.")
+        self.windows_passed_over = own.counter(
+            "windows_passed_over", "Usage events that the live windows could not read; the ledger deals with them."
+        )
