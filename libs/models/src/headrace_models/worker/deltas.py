@@ -1,0 +1,130 @@
+"""Pieces of an answer on their way to whoever waits: at once when they come slowly, together when they come fast."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from headrace_contracts.content import plain
+from headrace_contracts.events import AttemptRequested, ReplyKind, TaskReply
+from headrace_contracts.topics import TASKS_REPLIES
+from headrace_streams.errors import Overloaded, StreamsError
+from headrace_streams.publishing import Publication, Publisher
+from headrace_streams.records import Appended
+
+_log = logging.getLogger(__name__)
+
+
+class DeltaWriter:
+    """Writes the pieces of one execution to the partition of whoever waits.
+
+    A piece goes out at once unless the one before it went less than `interval_seconds` ago; then it waits for the rest
+    of that time, together with what comes meanwhile.
+    """
+
+    def __init__(
+        self,
+        publisher: Publisher,
+        request: AttemptRequested,
+        execution_id: str,
+        *,
+        clock_ms: Callable[[], int],
+        interval_seconds: float,
+        traceparent: str | None,
+    ) -> None:
+        self._publisher = publisher
+        self._request = request
+        self._execution_id = execution_id
+        self._clock_ms = clock_ms
+        self._interval = interval_seconds
+        self._traceparent = traceparent
+        self._loop = asyncio.get_running_loop()
+        self._waiting: list[str] = []
+        self._next_at = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+        self._sequence = 0
+        self._underway: set[asyncio.Future[Appended]] = set()
+        self._broken = False
+
+    def restart(self) -> None:
+        """Tell that another attempt begins, so that what an earlier one said is forgotten."""
+        self._send(ReplyKind.RESTARTED, "restarted", "")
+
+    def write(self, piece: str) -> None:
+        """The next piece."""
+        self._waiting.append(piece)
+        if self._timer is not None:
+            return
+        wait = self._next_at - self._loop.time()
+        if wait <= 0:
+            self._flush()
+        else:
+            self._timer = self._loop.call_later(wait, self._flush)
+
+    async def close(self) -> None:
+        """Write what waits; returns when all pieces are on disk, so that nothing follows the end of the task."""
+        self.cancel()
+        if self._waiting:
+            self._flush()
+            self.cancel()
+        if self._underway:
+            await asyncio.wait(self._underway)
+
+    def cancel(self) -> None:
+        """Write nothing more."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _flush(self) -> None:
+        self._timer = None
+        if self._broken or not self._waiting:
+            return
+        if self._send(ReplyKind.DELTA, str(self._sequence), "".join(self._waiting)):
+            self._sequence += 1
+            self._waiting.clear()
+        else:
+            self._timer = self._loop.call_later(self._interval, self._flush)
+        self._next_at = self._loop.time() + self._interval
+
+    def _send(self, kind: ReplyKind, name: str, text: str) -> bool:
+        """Whether the producer took it."""
+        request = self._request
+        now = self._clock_ms()
+        reply = TaskReply(
+            task_id=request.task_id,
+            tenant=request.tenant,
+            kind=kind,
+            attempt=request.number,
+            execution_id=self._execution_id,
+            sequence=self._sequence,
+            text=plain(text) if kind is ReplyKind.DELTA else None,
+            emitted_at=now,
+        )
+        publication = Publication(
+            spec=TASKS_REPLIES,
+            event=reply,
+            event_id=f"{request.attempt_id}/{self._execution_id}/{name}",
+            key=request.task_id.encode(),
+            tenant=request.tenant,
+            time_ms=now,
+            partition=request.reply_partition,
+            subject=request.task_id,
+            traceparent=self._traceparent,
+        )
+        try:
+            future = self._publisher.send(publication)
+        except Overloaded:
+            return False
+        self._underway.add(future)
+        future.add_done_callback(self._sent)
+        return True
+
+    def _sent(self, future: asyncio.Future[Appended]) -> None:
+        self._underway.discard(future)
+        error = None if future.cancelled() else future.exception()
+        if isinstance(error, StreamsError):
+            # A gap would garble the text; the whole answer comes with the end of the task all the same.
+            self._broken = True
+            _log.warning("no more pieces of %s are streamed: %s", self._request.attempt_id, error)

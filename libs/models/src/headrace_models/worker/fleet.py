@@ -1,0 +1,202 @@
+"""Looks at the places and reports them to the fleet: at once when something changes, else as a sign of life."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import Final
+
+from headrace_contracts import events
+from headrace_contracts.topics import FLEET_STATUS
+from headrace_streams.errors import StreamsError
+from headrace_streams.publishing import Publication, Publisher
+from headrace_streams.records import Appended
+
+from headrace_models.ports import ModelInfo, ProviderStatus
+from headrace_models.worker.pool import Place, Pool
+
+_log = logging.getLogger(__name__)
+
+_FIRST_LOOK_SECONDS: Final = 5.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FleetOptions:
+    """How often to look and to report.
+
+    Attributes:
+        worker: Name of this process in its reports.
+        where: Whether the places are ours.
+        look_seconds: Between two looks at a place.
+        report_seconds: Longest time between two reports; a report stands for three times as long.
+        models_of: What to report of the models that a place lists.
+    """
+
+    worker: str
+    where: events.Place
+    look_seconds: float
+    report_seconds: float = 5.0
+    models_of: Callable[[tuple[ModelInfo, ...]], tuple[ModelInfo, ...]] = lambda models: models
+
+
+def node_status(place: Place, options: FleetOptions, *, objection: str | None, reported_at: int) -> events.NodeStatus:
+    """What the fleet is told of a place."""
+    status = place.status
+    return events.NodeStatus(
+        node=place.name,
+        place=options.where,
+        provider=place.provider.provider,
+        worker=options.worker,
+        healthy=objection is None,
+        reason=objection or "",
+        simulated=status.simulated,
+        models=tuple(
+            events.ModelStatus(
+                name=model.name,
+                size_bytes=model.size_bytes,
+                context_tokens=model.context_tokens,
+                loaded=model.loaded,
+            )
+            for model in status.models
+        ),
+        slots=place.slots,
+        busy=place.busy,
+        tokens_per_second=place.tokens_per_second,
+        latency_ms=status.latency_ms,
+        hardware={**place.hardware, **({"version": status.version} if status.version else {})},
+        valid_for_ms=round(options.report_seconds * 3000),
+        reported_at=reported_at,
+    )
+
+
+def tells_more(before: events.NodeStatus | None, after: events.NodeStatus) -> bool:
+    """Whether a status should go out at once: something changed that decides where work goes."""
+    if before is None:
+        return True
+    alike = replace(
+        after,
+        busy=before.busy,
+        tokens_per_second=before.tokens_per_second,
+        latency_ms=before.latency_ms,
+        reported_at=before.reported_at,
+    )
+    return alike != before
+
+
+class FleetReporter:
+    """Keeps the pool's knowledge of its places fresh, and the fleet's.
+
+    `start` returns after the first look at every place; `run` goes on until it is cancelled; `leave` tells the fleet
+    that the places take no more work from here.
+    """
+
+    def __init__(self, pool: Pool, publisher: Publisher, options: FleetOptions, clock_ms: Callable[[], int]) -> None:
+        self._pool = pool
+        self._publisher = publisher
+        self._options = options
+        self._clock_ms = clock_ms
+        self._reported: dict[str, events.NodeStatus] = {}
+        self._leaving = False
+
+    @property
+    def reported(self) -> Mapping[str, events.NodeStatus]:
+        """The newest report of each place."""
+        return self._reported
+
+    def objection(self) -> str | None:
+        """Why no work can be done here at all, for readiness; None when some place takes work."""
+        now = asyncio.get_running_loop().time()
+        objections = [place.objection(now) for place in self._pool.places.values()]
+        if any(objection is None for objection in objections):
+            return None
+        return "; ".join(objection for objection in objections if objection) or "no place is configured"
+
+    async def start(self) -> None:
+        """Look at every place once, and report it."""
+        looks = [asyncio.create_task(self._look(place)) for place in self._pool.places.values()]
+        if looks:
+            await asyncio.wait(looks, timeout=_FIRST_LOOK_SECONDS)
+        self._report(everything=True)
+
+    async def run(self) -> None:
+        """Look and report for ever."""
+        async with asyncio.TaskGroup() as tasks:
+            for place in self._pool.places.values():
+                tasks.create_task(self._keep_looking(place))
+            tasks.create_task(self._report_changes())
+            tasks.create_task(self._report_regularly())
+
+    async def leave(self) -> None:
+        """Tell that these places take no more work from here; returns when that is on disk."""
+        self._leaving = True
+        self._report(everything=True)
+        try:
+            await self._publisher.flush()
+        except StreamsError as error:
+            _log.warning("the fleet could not be told that this worker leaves: %s", error)
+
+    async def _keep_looking(self, place: Place) -> None:
+        while True:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._options.look_seconds):
+                    await place.doubted.wait()
+            place.doubted.clear()
+            await self._look(place)
+
+    async def _look(self, place: Place) -> None:
+        status = await place.provider.status()
+        models = self._options.models_of(status.models)
+        if status.healthy != place.status.healthy:
+            _log.info("%s is %s", place.name, "healthy" if status.healthy else f"not healthy: {status.reason}")
+        self._pool.update(place.name, _steady(replace(status, models=models), place.status))
+
+    async def _report_changes(self) -> None:
+        while True:
+            await self._pool.changed.wait()
+            self._pool.changed.clear()
+            self._report(everything=False)
+
+    async def _report_regularly(self) -> None:
+        while True:
+            await asyncio.sleep(self._options.report_seconds)
+            self._report(everything=True)
+
+    def _report(self, *, everything: bool) -> None:
+        now = asyncio.get_running_loop().time()
+        for place in self._pool.places.values():
+            objection = "its worker is leaving" if self._leaving else place.objection(now)
+            status = node_status(place, self._options, objection=objection, reported_at=self._clock_ms())
+            if everything or tells_more(self._reported.get(place.name), status):
+                self._reported[place.name] = status
+                self._send(status)
+
+    def _send(self, status: events.NodeStatus) -> None:
+        publication = Publication(
+            spec=FLEET_STATUS,
+            event=status,
+            event_id=f"{status.node}/{status.worker}/{status.reported_at}",
+            key=status.node.encode(),
+            tenant="",
+            time_ms=status.reported_at,
+            subject=status.node,
+        )
+        try:
+            self._publisher.send(publication).add_done_callback(_sent)
+        except StreamsError as error:
+            _log.warning("status of %s is not reported: %s", status.node, error)
+
+
+def _steady(status: ProviderStatus, before: ProviderStatus) -> ProviderStatus:
+    """A place that does not answer keeps its models and its nature, so that a report says what is missing."""
+    if status.healthy:
+        return status
+    return replace(status, models=before.models, simulated=before.simulated, version=before.version)
+
+
+def _sent(future: asyncio.Future[Appended]) -> None:
+    error = None if future.cancelled() else future.exception()
+    if error is not None:
+        _log.warning("a status is not reported: %s", error)

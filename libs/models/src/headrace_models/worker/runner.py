@@ -1,0 +1,282 @@
+"""Runs attempts: what the parallel engine calls for each record of the work topics.
+
+1. The attempt is read. What cannot be read goes to the dead letters (by the engine).
+2. It ends at once when it must not run here, or its deadline has passed.
+3. It waits for a slot of a place that offers its model.
+4. The model is called; pieces of the answer go to whoever waits.
+5. AttemptFinished and UsageRecorded are written, and again until both are acknowledged; only then the record counts as
+   done. A worker that dies before leaves the attempt to another: it may run twice, and is then costed twice.
+
+Nothing is tried again at a model here: the router decides that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Final
+
+from headrace_contracts.codec import Codec
+from headrace_contracts.errors import Origin
+from headrace_contracts.events import AttemptRequested, Failure
+from headrace_contracts.headers import header
+from headrace_contracts.ids import usage_id
+from headrace_contracts.topics import ATTEMPTS_FINISHED, USAGE_RECORDED
+from headrace_streams.errors import AppendUncertain, Overloaded, RecordRefused, SendToDeadLetters, TryAgain
+from headrace_streams.handling import DeadLetterSink
+from headrace_streams.publishing import Publication, Publisher
+from headrace_streams.records import Record
+
+from headrace_models.errors import ProviderError
+from headrace_models.ports import ChatRequest, ChatResult
+from headrace_models.worker import outcomes
+from headrace_models.worker.deltas import DeltaWriter
+from headrace_models.worker.outcomes import Ended, Execution
+from headrace_models.worker.pool import NobodyOffers, Place, Pool
+
+_log = logging.getLogger(__name__)
+
+_FIRST_DELAY_SECONDS: Final = 0.1
+_LONGEST_DELAY_SECONDS: Final = 5.0
+
+
+class MustNotRunHere(SendToDeadLetters):
+    """An attempt came to a worker that must not run it; somebody has written where they should not."""
+
+
+class RunObserver:
+    """Told how attempts went, for metrics; does nothing by itself."""
+
+    def reported(self, request: AttemptRequested, ended: Ended, queued_seconds: float) -> None:
+        """An attempt has been reported."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunnerOptions:
+    """How attempts are run.
+
+    Attributes:
+        worker: Name of this process in what it reports.
+        call_seconds: Longest time for one call of a model.
+        delta_seconds: Pieces of an answer that come faster than this go out together.
+    """
+
+    worker: str
+    call_seconds: float = 300.0
+    delta_seconds: float = 0.01
+
+
+Forbid = Callable[[AttemptRequested], Failure | None]
+"""Why an attempt must not run at this worker; None when it may."""
+
+
+def header_traceparent(record: Record) -> str | None:
+    """The trace context that a record came with."""
+    return header(record.headers, "traceparent")
+
+
+class AttemptRunner:
+    """Handles records of the work topics.
+
+    Args:
+        clock_ms: Milliseconds since the epoch.
+        new_id: Makes the id of an execution.
+        forbid: Attempts it objects to are reported as failed for good, and kept as dead letters.
+        traceparent_of: Trace context for what is written about a record.
+    """
+
+    def __init__(
+        self,
+        *,
+        codec: Codec,
+        publisher: Publisher,
+        pool: Pool,
+        dead_letters: DeadLetterSink,
+        options: RunnerOptions,
+        clock_ms: Callable[[], int],
+        new_id: Callable[[], str],
+        forbid: Forbid = lambda _request: None,
+        observer: RunObserver | None = None,
+        traceparent_of: Callable[[Record], str | None] = header_traceparent,
+    ) -> None:
+        self._codec = codec
+        self._publisher = publisher
+        self._pool = pool
+        self._dead_letters = dead_letters
+        self._options = options
+        self._clock_ms = clock_ms
+        self._new_id = new_id
+        self._forbid = forbid
+        self._observer = observer or RunObserver()
+        self._traceparent_of = traceparent_of
+
+    async def handle(self, record: Record) -> None:
+        """Run the attempt of one record. Raises UnreadableValue, RegistryUnavailable, SendToDeadLetters."""
+        origin = Origin(record.topic, record.partition, record.offset)
+        request = await self._codec.read(AttemptRequested, record.value, origin)
+        execution_id = self._new_id()
+        objection = self._forbid(request)
+        if objection is not None:
+            await self._refuse(record, request, execution_id, objection)
+            return
+        run = _Run(request, execution_id, self._traceparent_of(record))
+        ended = await self._run(run)
+        await self._report(record, run, ended)
+
+    async def _refuse(self, record: Record, request: AttemptRequested, execution_id: str, objection: Failure) -> None:
+        _log.error("attempt %s must not run here: %s (%s)", request.attempt_id, objection.message, objection.code)
+        ended = outcomes.not_asked(objection.code, objection.message, lasting=True)
+        await self._report(record, _Run(request, execution_id, self._traceparent_of(record)), ended)
+        await self._dead_letters.keep(record, MustNotRunHere(f"{objection.code}: {objection.message}"))
+
+    async def _run(self, run: _Run) -> Ended:
+        request = run.request
+        left = outcomes.seconds_left(request.deadline_at, self._clock_ms())
+        if left == 0:
+            return outcomes.expired("the deadline had passed before the attempt began")
+        try:
+            place = await self._pool.acquire(request.provider, request.model, request.lane, left)
+        except TimeoutError:
+            return outcomes.expired("the deadline passed while the attempt waited for a free slot")
+        except NobodyOffers as error:
+            return outcomes.not_asked(outcomes.NO_CAPACITY, str(error), lasting=False)
+        told: ChatResult | ProviderError | None = None
+        try:
+            run.begin(place, self._clock_ms())
+            left = outcomes.seconds_left(request.deadline_at, self._clock_ms())
+            limit = self._options.call_seconds if left is None else min(left, self._options.call_seconds)
+            call = outcomes.call_of(request, limit)
+            if isinstance(call, Ended):
+                return call
+            told = await self._call(run, place, call)
+        finally:
+            self._pool.release(place, told, request.model)
+        if isinstance(told, ChatResult):
+            return outcomes.from_result(told)
+        return outcomes.from_error(
+            told, model_ms=run.model_ms(), now_ms=self._clock_ms(), deadline_at=request.deadline_at
+        )
+
+    async def _call(self, run: _Run, place: Place, call: ChatRequest) -> ChatResult | ProviderError:
+        request = run.request
+        deltas: DeltaWriter | None = None
+        if request.stream and request.reply_partition is not None:
+            deltas = DeltaWriter(
+                self._publisher,
+                request,
+                run.execution_id,
+                clock_ms=self._clock_ms,
+                interval_seconds=self._options.delta_seconds,
+                traceparent=run.traceparent,
+            )
+            if request.number > 1:
+                deltas.restart()
+        try:
+            return await place.provider.chat(call, deltas.write if deltas is not None else _ignore)
+        except ProviderError as error:
+            return error
+        except Exception as error:  # noqa: BLE001 - a client's defect ends this attempt, not the task
+            # The text of an unforeseen error may hold content: only its type and place are told.
+            _log.error("client of %s failed: %s", place.name, _origin(error))
+            message = f"the worker's client failed with {type(error).__name__}"
+            return ProviderError(outcomes.WORKER_ERROR, message, provider=place.provider.provider)
+        finally:
+            if deltas is not None:
+                await deltas.close()
+
+    async def _report(self, record: Record, run: _Run, ended: Ended) -> None:
+        try:
+            await self._write(record, run, ended)
+        except RecordRefused as error:
+            if ended.text is None:
+                raise SendToDeadLetters(f"the end of attempt {run.request.attempt_id} is refused: {error}") from error
+            ended = outcomes.too_large(ended)
+            await self._report(record, run, ended)
+            return
+        self._observer.reported(run.request, ended, run.queued_ms(self._clock_ms()) / 1000)
+
+    async def _write(self, record: Record, run: _Run, ended: Ended) -> None:
+        request, now = run.request, self._clock_ms()
+        execution = Execution(
+            execution_id=run.execution_id,
+            worker=self._options.worker,
+            node=run.node if ended.asked else None,
+            queued_ms=run.queued_ms(now),
+            finished_at=now,
+        )
+        event_id = usage_id(request.attempt_id, run.execution_id)
+        finished = Publication(
+            spec=ATTEMPTS_FINISHED,
+            event=outcomes.finished_event(request, execution, ended),
+            event_id=event_id,
+            key=record.key,
+            tenant=request.tenant,
+            time_ms=now,
+            partition=request.home_partition,
+            subject=request.task_id,
+            traceparent=run.traceparent,
+        )
+        if not ended.asked:
+            await self._append(finished)
+            return
+        usage = replace(
+            finished,
+            spec=USAGE_RECORDED,
+            event=outcomes.usage_event(request, execution, ended, event_id),
+            key=request.tenant.encode(),
+            partition=None,
+        )
+        await asyncio.gather(self._append(finished), self._append(usage))
+
+    async def _append(self, publication: Publication) -> None:
+        """Until it is acknowledged. A repeat has the same id, so that it is recognised."""
+        delay = _FIRST_DELAY_SECONDS
+        while True:
+            try:
+                await self._publisher.send(publication)
+            except (TryAgain, AppendUncertain, Overloaded) as error:
+                _log.warning("%s is not written yet, trying again: %s", publication.event_id, error)
+                await asyncio.sleep(delay)
+                delay = min(delay * 2, _LONGEST_DELAY_SECONDS)
+            else:
+                return
+
+
+class _Run:
+    """One execution of an attempt, while it lasts."""
+
+    __slots__ = ("_began", "_began_ms", "execution_id", "node", "request", "traceparent")
+
+    def __init__(self, request: AttemptRequested, execution_id: str, traceparent: str | None) -> None:
+        self.request = request
+        self.execution_id = execution_id
+        self.traceparent = traceparent
+        self.node: str | None = None
+        self._began = time.perf_counter()
+        self._began_ms: int | None = None
+
+    def begin(self, place: Place, now_ms: int) -> None:
+        self.node = place.name
+        self._began = time.perf_counter()
+        self._began_ms = now_ms
+
+    def model_ms(self) -> float:
+        return (time.perf_counter() - self._began) * 1000
+
+    def queued_ms(self, now_ms: int) -> float:
+        """From the router's decision to the beginning of the call, or to now without one."""
+        began = self._began_ms if self._began_ms is not None else now_ms
+        return float(max(0, began - self.request.requested_at))
+
+
+def _ignore(_piece: str) -> None:
+    return None
+
+
+def _origin(error: Exception) -> str:
+    frames = traceback.extract_tb(error.__traceback__)
+    return f"{type(error).__name__} in {frames[-1].name} ({frames[-1].filename}:{frames[-1].lineno})"
