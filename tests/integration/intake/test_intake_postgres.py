@@ -1,0 +1,320 @@
+"""What intake keeps in Postgres: migrations, idempotency keys, the task view, and what happens when it is away."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import asyncpg
+import pytest
+from headrace_contracts.content import plain
+from headrace_contracts.events import (
+    Failure,
+    Lane,
+    Privacy,
+    ServedFrom,
+    TaskCompleted,
+    TaskStatus,
+    TaskSubmitted,
+    TrailStep,
+    Usage,
+)
+from headrace_intake.adapters.database import Database, DatabaseAway
+from headrace_intake.adapters.history import History
+from headrace_intake.adapters.idempotency_keys import IdempotencyKeys
+from headrace_intake.adapters.retention import Retention
+from headrace_intake.adapters.view_store import ViewStore
+from headrace_intake.decide.idempotency import Taken
+from headrace_intake.decide.pages import After, Filter
+from headrace_intake.decide.rows import NotAViewRow
+from headrace_intake.decide.views import document, of_submission, with_completion
+from headrace_intake.migrations import runner
+from headrace_intake.migrations.__main__ import main as migrate_command
+from headrace_streams.errors import PartitionsLost, TryAgain
+from headrace_streams.records import Record, TopicPartition
+
+pytestmark = pytest.mark.stack
+
+SUBMITTED = TopicPartition("headrace.tasks.submitted", 4)
+COMPLETED = TopicPartition("headrace.tasks.completed", 4)
+
+
+@asynccontextmanager
+async def prepared(dsn: str) -> AsyncIterator[Database]:
+    database = Database(dsn, pool_size=4, timeout_seconds=5.0, migrate=lambda: runner.upgrade(dsn))
+    await asyncio.wait_for(database.prepare(), 20)
+    try:
+        yield database
+    finally:
+        await database.close()
+
+
+def submitted(task_id: str, **changes: Any) -> TaskSubmitted:
+    fields: dict[str, Any] = {
+        "task_id": task_id,
+        "tenant": "acme",
+        "messages": (),
+        "submitted_at": 1_000,
+        "user": "ann",
+    }
+    return TaskSubmitted(**{**fields, "role": "tester", "kind": "task", "labels": {"a": "ü"}, **changes})
+
+
+def completed(task_id: str, **changes: Any) -> TaskCompleted:
+    fields: dict[str, Any] = {
+        "task_id": task_id, "tenant": "acme", "user": "ann", "kind": "task", "role": "tester", "labels": {"a": "ü"},
+        "status": TaskStatus.SUCCEEDED, "answer": plain("whole"), "finish_reason": "stop", "provider": "ollama",
+        "model": "phi3", "node": "n1", "simulated": True, "served_from": ServedFrom.ATTEMPT, "cost_nanodollars": 7,
+        "usage": Usage(input_tokens=1, output_tokens=2, cached_input_tokens=3, searches=4), "attempts": 2,
+        "model_ms": 1.5, "trail": (TrailStep(at=1_001, step="dispatched", provider="ollama", reason="local first"),),
+        "policy_version": "v1", "home_partition": 4, "privacy": Privacy.SENSITIVE, "lane": Lane.BATCH,
+        "submitted_at": 1_000, "completed_at": 2_000,
+    }  # fmt: skip
+    return TaskCompleted(**{**fields, **changes})
+
+
+class Feed:
+    """Hands events to the store as a projection does."""
+
+    def __init__(self, store: ViewStore) -> None:
+        self.store = store
+        self.next: dict[TopicPartition, int | None] = {SUBMITTED: None, COMPLETED: None}
+
+    async def __call__(self, *events: TaskSubmitted | TaskCompleted) -> None:
+        batch: list[tuple[Record, Any]] = []
+        after = dict(self.next)
+        for event in events:
+            place = SUBMITTED if isinstance(event, TaskSubmitted) else COMPLETED
+            offset = after[place] or 0
+            batch.append((Record(place.topic, place.partition, offset, 0, b"route", b""), event))
+            after[place] = offset + 1
+        moves = {
+            each: (self.next[each], following)
+            for each, following in after.items()
+            if following is not None and following != self.next[each]
+        }
+        await self.store.apply(batch, moves)
+        self.next = after
+
+
+def ignore(record: Record, reason: NotAViewRow) -> None:
+    raise AssertionError(f"{record}: {reason}")
+
+
+async def test_migrations_go_up_and_down_and_up_again(postgres_dsn: str) -> None:
+    assert await runner.upgrade(postgres_dsn) == runner.head()
+    assert await runner.upgrade(postgres_dsn) == runner.head()
+    assert await runner.downgrade(postgres_dsn) == ""
+    connection = await asyncpg.connect(postgres_dsn)
+    try:
+        left = await connection.fetchval("SELECT count(*) FROM pg_tables WHERE schemaname = 'intake'")
+        assert left == 1  # Alembic's own
+    finally:
+        await connection.close()
+    assert await runner.upgrade(postgres_dsn) == runner.head()
+
+
+async def test_processes_that_start_together_migrate_one_after_the_other(postgres_dsn: str) -> None:
+    revisions = await asyncio.gather(*(runner.upgrade(postgres_dsn) for _ in range(4)))
+    assert set(revisions) == {runner.head()}
+
+
+def test_the_command_says_what_it_did(
+    postgres_dsn: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HEADRACE_DATABASE_URL", postgres_dsn)
+    assert migrate_command(["upgrade"]) == 0
+    assert runner.head() in capsys.readouterr().out
+    assert migrate_command(["downgrade", "nonsense"]) == 2
+    assert "nonsense" in capsys.readouterr().err
+    assert migrate_command(["downgrade", "base"]) == 0
+    monkeypatch.setenv("HEADRACE_DATABASE_URL", "postgresql://u:hidden@127.0.0.1:1/x")
+    assert migrate_command(["current"]) == 1
+    assert "hidden" not in capsys.readouterr().err
+
+
+async def test_a_key_is_taken_by_one_of_many(postgres_dsn: str) -> None:
+    async with prepared(postgres_dsn) as database:
+        keys = IdempotencyKeys(database)
+        mine = [Taken(f"t{number}", "d", 1_000 + number, number, accepted=False) for number in range(12)]
+        found = await asyncio.gather(*(keys.take("acme", "k", each) for each in mine))
+        (winner,) = (each for each, earlier in zip(mine, found, strict=True) if earlier is None)
+        assert all(earlier == winner for earlier in found if earlier is not None)
+        assert await keys.take("other", "k", mine[0]) is None
+        await keys.mark_accepted("acme", "k", winner.task_id)
+        again = await keys.take("acme", "k", mine[0])
+        assert again is not None
+        assert again.accepted
+
+
+@pytest.mark.parametrize(
+    "order", [("submitted", "completed"), ("completed", "submitted"), ("both",), ("both backwards",)]
+)
+async def test_the_view_is_the_same_in_whichever_order_events_come(postgres_dsn: str, order: Sequence[str]) -> None:
+    task = submitted("t", model="phi3", reply_partition=2, deadline_at=9_000, session="s", subject="p")
+    end = completed("t", session="s", subject="p", failure=Failure(code="c", message="m"))
+    batches: dict[str, tuple[TaskSubmitted | TaskCompleted, ...]] = {
+        "submitted": (task,), "completed": (end,), "both": (task, end, task, end), "both backwards": (end, task),
+    }  # fmt: skip
+    async with prepared(postgres_dsn) as database:
+        feed, history = Feed(ViewStore(database, ignore)), History(database)
+        for name in order:
+            await feed(*batches[name])
+        stored = await history.get("acme", "t")
+        assert stored is not None
+        assert document(stored.view) == document(with_completion(of_submission(task), end))
+        assert (stored.route_key, stored.home_partition, stored.reply_partition) == (b"route", 4, 2)
+        assert await history.get("other", "t") is None
+        assert await history.get("acme", "u\0") is None
+
+
+async def test_a_task_that_has_not_ended_is_accepted(postgres_dsn: str) -> None:
+    async with prepared(postgres_dsn) as database:
+        await Feed(ViewStore(database, ignore))(submitted("t"))
+        stored = await History(database).get("acme", "t")
+        assert stored is not None
+        assert document(stored.view) == document(of_submission(submitted("t")))
+
+
+async def test_the_first_end_counts_and_another_tenant_cannot_touch_it(postgres_dsn: str) -> None:
+    async with prepared(postgres_dsn) as database:
+        feed, history = Feed(ViewStore(database, ignore)), History(database)
+        await feed(submitted("t", reply_partition=1))
+        await feed(submitted("t", tenant="evil", reply_partition=5), completed("t", tenant="evil", node="evil"))
+        await feed(completed("t", node="first"))
+        await feed(completed("t", node="second"))
+        stored = await history.get("acme", "t")
+        assert stored is not None
+        assert (stored.view.node, stored.reply_partition) == ("first", 1)
+        assert await history.get("evil", "t") is None
+
+
+async def test_positions_move_with_the_rows_or_not_at_all(postgres_dsn: str) -> None:
+    async with prepared(postgres_dsn) as database:
+        store, history = ViewStore(database, ignore), History(database)
+        assert await store.positions([SUBMITTED]) == {}
+        await store.apply([], {SUBMITTED: (None, 5)})
+        assert await store.positions([SUBMITTED, COMPLETED]) == {SUBMITTED: 5}
+        late = [(Record(SUBMITTED.topic, 4, 5, 0, b"k", b""), submitted("t"))]
+        for moves in ({SUBMITTED: (4, 6)}, {SUBMITTED: (None, 6)}, {SUBMITTED: (5, 6), COMPLETED: (1, 2)}):
+            with pytest.raises(PartitionsLost):
+                await store.apply(late, moves)
+        assert await store.positions([SUBMITTED]) == {SUBMITTED: 5}
+        assert await history.get("acme", "t") is None
+        await store.apply(late, {SUBMITTED: (5, 6), COMPLETED: (None, 1)})
+        assert await store.positions([SUBMITTED, COMPLETED]) == {SUBMITTED: 6, COMPLETED: 1}
+
+
+async def test_what_cannot_be_a_row_is_told_and_passed_over(postgres_dsn: str) -> None:
+    told: list[Record] = []
+    async with prepared(postgres_dsn) as database:
+        feed = Feed(ViewStore(database, lambda record, reason: told.append(record)))
+        await feed(submitted("x" * 500), submitted("t", role="a\0b", session="s" * 3_000, labels={"\0": "\0"}))
+        assert [record.offset for record in told] == [0]
+        stored = await History(database).get("acme", "t")
+        assert stored is not None
+        assert stored.view.role == "a\ufffdb"
+
+
+async def test_pages_hold_every_task_once_newest_first(postgres_dsn: str) -> None:
+    async with prepared(postgres_dsn) as database:
+        feed, history = Feed(ViewStore(database, ignore)), History(database)
+        # Several share a millisecond, so the id must decide.
+        await feed(*(submitted(f"t{number:02}", submitted_at=1_000 + number // 4) for number in range(23)))
+        seen: list[str] = []
+        after: After | None = None
+        while True:
+            views, after = await history.page("acme", Filter(limit=5, after=after))
+            seen.extend(view.task_id for view in views)
+            if after is None:
+                break
+        assert seen == sorted(seen, reverse=True)
+        assert len(seen) == 23
+
+
+@pytest.mark.parametrize(
+    ("wanted", "expected"),
+    [
+        (Filter(), ["d", "c", "b", "a"]),
+        (Filter(status="succeeded"), ["b"]),
+        (Filter(status="accepted"), ["d", "c", "a"]),
+        (Filter(role="writer"), ["c"]),
+        (Filter(kind="odd"), ["a"]),
+        (Filter(session="s"), ["d"]),
+        (Filter(user="ann"), ["d", "c", "b"]),
+        (Filter(user=""), ["a"]),
+        (Filter(since=2_000, until=4_000), ["c", "b"]),
+        (Filter(role="tester", status="accepted", since=1_500), ["d"]),
+    ],
+)
+async def test_filters(postgres_dsn: str, wanted: Filter, expected: list[str]) -> None:
+    async with prepared(postgres_dsn) as database:
+        await Feed(ViewStore(database, ignore))(
+            submitted("a", submitted_at=1_000, kind="odd", user=""),
+            completed("b", submitted_at=2_000),
+            submitted("c", submitted_at=3_000, role="writer"),
+            submitted("d", submitted_at=4_000, session="s"),
+            submitted("other", tenant="other"),
+        )
+        views, after = await History(database).page("acme", wanted)
+        assert [view.task_id for view in views] == expected
+        assert after is None
+        assert all(view.answer is None for view in views)
+
+
+async def test_what_is_old_is_deleted(postgres_dsn: str) -> None:
+    async with prepared(postgres_dsn) as database:
+        await Feed(ViewStore(database, ignore))(
+            submitted("old", submitted_at=1_000), submitted("new", submitted_at=9_000)
+        )
+        keys = IdempotencyKeys(database)
+        await keys.take("acme", "old", Taken("t", "d", 5_000, 0, accepted=True))
+        await keys.take("acme", "new", Taken("t", "d", 9_500, 0, accepted=True))
+        retention = Retention(database, lambda: 10_000, task_ms=5_000, key_ms=1_000)
+        assert await retention.sweep() == {"tasks": 1, "idempotency_keys": 1}
+        assert await retention.sweep() == {"tasks": 0, "idempotency_keys": 0}
+        history = History(database)
+        assert await history.get("acme", "old") is None
+        assert await history.get("acme", "new") is not None
+
+
+async def test_without_postgres_everything_says_so_at_once() -> None:
+    dsn = "postgresql://u:hidden@127.0.0.1:1/x"
+    told: asyncio.Queue[bool] = asyncio.Queue()
+    database = Database(
+        dsn, pool_size=1, timeout_seconds=1.0, migrate=lambda: runner.upgrade(dsn), on_change=told.put_nowait
+    )
+    waiting = asyncio.create_task(database.prepare())
+    try:
+        with pytest.raises(DatabaseAway):
+            await History(database).get("acme", "t")
+        with pytest.raises(TryAgain):
+            await ViewStore(database, ignore).positions([SUBMITTED])
+        assert await asyncio.wait_for(told.get(), 5) is False
+    finally:
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+
+
+async def test_a_connection_that_breaks_is_not_the_end(postgres_dsn: str) -> None:
+    told: list[bool] = []
+    database = Database(
+        postgres_dsn,
+        pool_size=1,
+        timeout_seconds=5.0,
+        migrate=lambda: runner.upgrade(postgres_dsn),
+        on_change=told.append,
+    )
+    await database.prepare()
+    try:
+        history = History(database)
+        with pytest.raises(DatabaseAway):
+            async with database.connection() as connection:
+                await connection.execute("SELECT pg_terminate_backend(pg_backend_pid())")
+        assert told[-1] is False
+        assert await history.get("acme", "t") is None
+        assert told[-1] is True
+    finally:
+        await database.close()

@@ -1,0 +1,142 @@
+"""The fields that tasks and chats share: reading them, and refusing what is meant otherwise than it would be read."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from headrace_intake.decide.options import (
+    AtTime,
+    InSeconds,
+    TaskOptions,
+    deadline_at,
+    nanodollars,
+    parse_time,
+    with_headers,
+)
+from headrace_intake.decide.refusals import Refusal
+from pydantic import ValidationError
+
+NOW = 1_800_000_000_000
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (30, InSeconds(30.0)),
+        (0.5, InSeconds(0.5)),
+        ("45", InSeconds(45.0)),
+        ("2027-01-15T08:00:00Z", AtTime(1_800_000_000_000)),
+        ("2027-01-15T09:00:00.250+01:00", AtTime(1_800_000_000_250)),
+        ("2027-01-15t08:00:00z", AtTime(1_800_000_000_000)),
+    ],
+)
+def test_a_deadline_is_seconds_from_now_or_a_time(given: object, expected: object) -> None:
+    assert TaskOptions.model_validate({"deadline": given}).deadline == expected
+
+
+@pytest.mark.parametrize(
+    "given", [0, -1, True, [], "soon", "2027-01-15", "2027-01-15T08:00:00", float("inf"), "nan", 2_592_001]
+)
+def test_what_is_no_deadline_is_refused(given: object) -> None:
+    with pytest.raises(ValidationError, match="deadline"):
+        TaskOptions.model_validate({"deadline": given})
+
+
+def test_a_deadline_counts_from_the_moment_of_acceptance() -> None:
+    assert deadline_at(InSeconds(1.5), NOW) == NOW + 1_500
+    assert deadline_at(InSeconds(0.0001), NOW) == NOW + 1
+    assert deadline_at(AtTime(NOW + 1), NOW) == NOW + 1
+    assert deadline_at(None, NOW) is None
+
+
+@pytest.mark.parametrize("at", [NOW, NOW - 1, NOW + 31 * 86_400_000])
+def test_a_deadline_that_is_past_or_absurdly_far_is_refused(at: int) -> None:
+    with pytest.raises(Refusal) as refused:
+        deadline_at(AtTime(at), NOW)
+    assert refused.value.param == "deadline"
+
+
+@pytest.mark.parametrize(
+    ("given", "nano"),
+    [
+        (0.05, 50_000_000),
+        ("0.05", 50_000_000),
+        (1, 1_000_000_000),
+        (0, 0),
+        (0.1 + 0.2, 300_000_000),
+        ("0.0000000019", 1),
+    ],
+)
+def test_a_budget_in_dollars_becomes_whole_nanodollars_and_never_more_than_was_said(given: object, nano: int) -> None:
+    budget = TaskOptions.model_validate({"budget": given}).budget
+    assert budget is not None
+    assert nanodollars(budget) == nano
+
+
+@pytest.mark.parametrize("given", [-0.01, "much", float("nan"), 1_000_001])
+def test_what_is_no_budget_is_refused(given: object) -> None:
+    with pytest.raises(ValidationError, match="budget"):
+        TaskOptions.model_validate({"budget": given})
+
+
+def test_nanodollars_are_exact_where_floats_are_not() -> None:
+    assert nanodollars(Decimal("0.1")) * 3 == nanodollars(Decimal("0.3"))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("privacy", "secret"),
+        ("priority", "urgent"),
+        ("mode", "moon"),
+        ("session", ""),
+        ("session", "a\nb"),
+        ("session", "s" * 201),
+        ("subject", "\0"),
+        ("temperature", 2.1),
+        ("temperature", float("nan")),
+        ("top_p", -0.1),
+        ("max_tokens", 0),
+        ("seed", 2**63),
+        ("stop", ["x"] * 17),
+    ],
+)
+def test_a_field_out_of_its_range_is_named(field: str, value: object) -> None:
+    with pytest.raises(ValidationError) as error:
+        TaskOptions.model_validate({field: value})
+    assert error.value.errors()[0]["loc"][0] == field
+
+
+def test_a_misspelt_limit_is_refused_rather_than_lost() -> None:
+    with pytest.raises(ValidationError, match="buget"):
+        TaskOptions.model_validate({"buget": 0.01})
+
+
+def test_headers_fill_in_what_the_body_does_not_say() -> None:
+    body: dict[str, Any] = {"privacy": "public", "session": None}
+    merged = with_headers(
+        body,
+        {
+            "X-Headrace-Privacy": "sensitive",
+            "x-headrace-session": "s1",
+            "X-HEADRACE-PREFERRED-PROVIDER": "groq",
+            "X-Request-Id": "r",
+        },
+    )
+    assert merged == {"privacy": "public", "session": "s1", "preferred_provider": "groq"}
+    assert body == {"privacy": "public", "session": None}
+
+
+def test_an_unknown_header_of_ours_is_refused() -> None:
+    with pytest.raises(Refusal) as refused:
+        with_headers({}, {"X-Headrace-Privcy": "sensitive"})
+    assert refused.value.kind == "unsupported-parameter"
+    assert refused.value.param == "X-Headrace-Privcy"
+
+
+@pytest.mark.parametrize("text", ["2027-13-01T00:00:00Z", "2027-01-01T25:00:00Z", "now", "", 5])
+def test_what_is_no_time_is_refused_in_words(text: object) -> None:
+    with pytest.raises(ValueError, match=r"must be|month|hour"):
+        parse_time(text)
