@@ -99,7 +99,16 @@ class PartitionReader(Protocol):
     async def poll(self, max_records: int, timeout: float) -> Sequence[Record]:
         """Records as soon as there are any, at most `max_records`; empty after `timeout` seconds without.
 
-        Raises OffsetGone when an offset is not in the log (any more), LeaveGroup when the reader is closed.
+        Empty at once as well when positions moved over a stretch that holds no records (any more). Raises OffsetGone
+        when an offset is not in the log (any more), LeaveGroup when the reader is closed.
+        """
+        ...
+
+    def positions(self) -> Mapping[TopicPartition, int]:
+        """How far each assigned partition has been read: all below has been delivered, or holds no record (any more).
+
+        At the end of a partition this is the offset that the next record will get, even where compaction has taken
+        the last ones.
         """
         ...
 

@@ -61,7 +61,7 @@ class Appended:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a group has consumed a partition: the next offset, and a note of at most 4,096 characters."""
+    """How far a group has consumed a partition: the next offset, and a note of at most 4,095 characters."""
 
     next_offset: int
     metadata: str = ""

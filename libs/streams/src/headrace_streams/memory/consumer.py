@@ -57,7 +57,7 @@ class MemoryConsumer:
         known = await self._call(Operation.METADATA, lambda: self._cluster.partition_counts(topics))
         missing = sorted(set(topics) - known.keys())
         if missing:
-            raise TopicMissing(f"{', '.join(missing)} do not exist: provision the topics first")
+            raise TopicMissing(f"{', '.join(missing)} missing on this cluster: provision the topics first")
         self._topics = frozenset(topics)
         self._tasks = [asyncio.create_task(self._follow(listener)), asyncio.create_task(self._prove_life())]
 

@@ -62,6 +62,9 @@ class Cursors:
                 self._cursors[name].paused = paused
         self.changed.set()
 
+    def positions(self) -> Mapping[TopicPartition, int]:
+        return {name: cursor.position for name, cursor in self._cursors.items()}
+
     async def wait(self, deadline: float) -> bool:
         """Whether anything changed before that time of the loop."""
         try:
@@ -81,23 +84,27 @@ class Cursors:
             Request(self._client, Operation.FETCH, names), lambda: [self._read(cursor, limit) for cursor in reading]
         )
         fetched: list[Record] = []
-        for cursor, piece in zip(reading, pieces, strict=True):
+        for cursor, (piece, end) in zip(reading, pieces, strict=True):
             name = cursor.partition.name
             if self._cursors.get(name) is not cursor or cursor.paused:
                 continue
-            piece = piece[: limit - len(fetched)]
-            if piece:
+            if not piece:
+                # Nothing stands between the position and the end (any more).
+                cursor.position = max(cursor.position, end)
+            elif piece := piece[: limit - len(fetched)]:
                 fetched += piece
                 cursor.position = piece[-1].offset + 1
                 # Whoever was served goes to the end of the line.
                 self._cursors[name] = self._cursors.pop(name)
         return fetched
 
-    def _read(self, cursor: _Cursor, limit: int) -> Sequence[Record]:
+    def _read(self, cursor: _Cursor, limit: int) -> tuple[Sequence[Record], int]:
+        """Records from the position on, and where the log ends."""
+        partition = cursor.partition
         try:
-            return cursor.partition.read(cursor.position, limit)
+            return partition.read(cursor.position, limit), partition.end
         except OffsetGone:
             if self._reset_to_start is None:
                 raise
-            cursor.position = cursor.partition.start if self._reset_to_start else cursor.partition.end
-            return cursor.partition.read(cursor.position, limit)
+            cursor.position = partition.start if self._reset_to_start else partition.end
+            return partition.read(cursor.position, limit), partition.end

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from headrace_streams.errors import PartitionsLost, RecordRefused
 from headrace_streams.records import Progress, TopicPartition
 
-METADATA_LIMIT = 4096
+METADATA_LIMIT = 4095
 
 
 class MemberUnknown(Exception):

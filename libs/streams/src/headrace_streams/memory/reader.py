@@ -32,9 +32,13 @@ class MemoryReader:
             if self._closed:
                 raise LeaveGroup("this reader is closed")
             self._cursors.changed.clear()
+            before = self.positions()
             records = await self._cursors.fetch(max_records)
-            if records or not await self._cursors.wait(deadline):
+            if records or before != self.positions() or not await self._cursors.wait(deadline):
                 return records
+
+    def positions(self) -> Mapping[TopicPartition, int]:
+        return self._cursors.positions()
 
     async def bounds(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, tuple[int, int]]:
         def perform() -> Mapping[TopicPartition, tuple[int, int]]:

@@ -1,0 +1,101 @@
+"""Creates topics, and answers questions about topics and offsets."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from confluent_kafka import KafkaError, KafkaException, admin
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewTopic as KafkaTopic
+
+from headrace_streams.errors import TopicMissing
+from headrace_streams.kafka import errors
+from headrace_streams.kafka.polling import from_kafka, to_kafka
+from headrace_streams.kafka.properties import Properties, admin_properties
+from headrace_streams.records import NewTopic, TopicPartition
+
+_SECONDS = 10.0
+# Not annotated where it comes from.
+_OFFSET_SPEC: Any = admin.OffsetSpec  # type: ignore[attr-defined]
+
+
+class KafkaAdmin:
+    """Has connections of its own: on a consumer's, questions would wait behind its fetches."""
+
+    def __init__(self, properties: Properties, logger: logging.Logger) -> None:
+        self._client = AdminClient({**admin_properties(properties)}, logger=logger)
+
+    async def create_topics(self, topics: Collection[NewTopic]) -> Collection[str]:
+        if not topics:
+            return []
+        creating = self._client.create_topics(
+            [KafkaTopic(t.name, t.partitions, t.replication_factor, config=dict(t.config)) for t in topics],
+            operation_timeout=_SECONDS,
+            request_timeout=2 * _SECONDS,
+        )
+        created = []
+        for name, future in creating.items():
+            try:
+                await asyncio.wrap_future(future)
+            except KafkaException as exception:
+                error = errors.error_of(exception)
+                if error.code() != KafkaError.TOPIC_ALREADY_EXISTS:
+                    raise errors.creating(error, name) from exception
+            else:
+                created.append(name)
+        return created
+
+    async def partition_counts(self, topics: Collection[str]) -> Mapping[str, int]:
+        try:
+            return await asyncio.to_thread(self._partition_counts, topics)
+        except KafkaException as exception:
+            raise errors.asking(errors.error_of(exception), f"topics {', '.join(topics)}") from exception
+
+    async def check_topics(self, topics: Collection[str]) -> Mapping[str, int]:
+        """Their numbers of partitions. Raises TopicMissing, TryAgain."""
+        counts = await self.partition_counts(topics)
+        missing = sorted(set(topics) - counts.keys())
+        if missing:
+            raise TopicMissing(f"{', '.join(missing)} missing on this cluster: provision the topics first")
+        return counts
+
+    async def bounds(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, tuple[int, int]]:
+        """First and next offset. Raises TopicMissing, TryAgain."""
+        first, following = await asyncio.gather(
+            self._offsets(partitions, _OFFSET_SPEC.earliest()), self._offsets(partitions, _OFFSET_SPEC.latest())
+        )
+        return {name: (first[name], following[name]) for name in partitions}
+
+    async def offsets_at(
+        self, partitions: Collection[TopicPartition], timestamp_ms: int
+    ) -> Mapping[TopicPartition, int]:
+        """First offset at or after a time, or the next offset. Raises TopicMissing, TryAgain."""
+        found = await self._offsets(partitions, _OFFSET_SPEC.for_timestamp(timestamp_ms))
+        later = [name for name, offset in found.items() if offset < 0]
+        return {**found, **await self._offsets(later, _OFFSET_SPEC.latest())}
+
+    async def _offsets(self, partitions: Collection[TopicPartition], which: Any) -> dict[TopicPartition, int]:
+        if not partitions:
+            return {}
+        found: dict[TopicPartition, int] = {}
+        asking = self._client.list_offsets({to_kafka(name): which for name in partitions}, request_timeout=_SECONDS)
+        for partition, future in asking.items():
+            name = from_kafka(partition)
+            try:
+                found[name] = (await asyncio.wrap_future(future)).offset
+            except KafkaException as exception:
+                raise errors.asking(errors.error_of(exception), f"offsets of {name}") from exception
+        return found
+
+    def _partition_counts(self, topics: Collection[str]) -> dict[str, int]:
+        counts: dict[str, int] = {}
+        for topic in topics:
+            found = self._client.list_topics(topic, _SECONDS).topics[topic]
+            if found.error is None:
+                counts[topic] = len(found.partitions)
+            elif found.error.code() not in (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC):
+                raise KafkaException(found.error)
+        return counts

@@ -1,0 +1,137 @@
+"""Kafka's errors in our words: the one place that knows which error asks for what."""
+
+from __future__ import annotations
+
+from confluent_kafka import KafkaError, KafkaException
+
+from headrace_streams.errors import (
+    AppendUncertain,
+    LeaveGroup,
+    OffsetGone,
+    PartitionsLost,
+    RecordRefused,
+    StreamsError,
+    TopicMissing,
+    TryAgain,
+)
+
+_REFUSED = frozenset({
+    KafkaError.MSG_SIZE_TOO_LARGE,
+    KafkaError.RECORD_LIST_TOO_LARGE,
+    KafkaError.INVALID_RECORD,
+    KafkaError.INVALID_MSG_SIZE,
+    KafkaError.UNKNOWN_TOPIC_OR_PART,
+    KafkaError.TOPIC_EXCEPTION,
+    KafkaError.TOPIC_AUTHORIZATION_FAILED,
+    KafkaError.CLUSTER_AUTHORIZATION_FAILED,
+    KafkaError.POLICY_VIOLATION,
+    KafkaError.UNSUPPORTED_COMPRESSION_TYPE,
+    KafkaError.UNSUPPORTED_FOR_MESSAGE_FORMAT,
+    KafkaError._UNKNOWN_TOPIC,
+    KafkaError._UNKNOWN_PARTITION,
+    KafkaError._INVALID_ARG,
+})  # fmt: skip
+_NEVER_SENT = frozenset({
+    KafkaError._PURGE_QUEUE,
+    KafkaError._TIMED_OUT_QUEUE,
+    # Checked by the leader before it appends.
+    KafkaError.NOT_ENOUGH_REPLICAS,
+})  # fmt: skip
+_MEMBERSHIP_OVER = frozenset({
+    KafkaError.ILLEGAL_GENERATION,
+    KafkaError.UNKNOWN_MEMBER_ID,
+    KafkaError.FENCED_INSTANCE_ID,
+    KafkaError.FENCED_MEMBER_EPOCH,
+    KafkaError.STALE_MEMBER_EPOCH,
+    KafkaError._ASSIGNMENT_LOST,
+    KafkaError._FENCED,
+    KafkaError._DESTROY,
+})  # fmt: skip
+_UNUSABLE = frozenset({
+    KafkaError.GROUP_AUTHORIZATION_FAILED,
+    KafkaError.TOPIC_AUTHORIZATION_FAILED,
+    KafkaError.CLUSTER_AUTHORIZATION_FAILED,
+    KafkaError.SASL_AUTHENTICATION_FAILED,
+    KafkaError.FENCED_INSTANCE_ID,
+    KafkaError.UNRELEASED_INSTANCE_ID,
+    KafkaError.INCONSISTENT_GROUP_PROTOCOL,
+    KafkaError.UNSUPPORTED_ASSIGNOR,
+    KafkaError.GROUP_MAX_SIZE_REACHED,
+    KafkaError.INVALID_GROUP_ID,
+    KafkaError.INVALID_SESSION_TIMEOUT,
+    KafkaError.UNSUPPORTED_VERSION,
+    KafkaError._AUTHENTICATION,
+    KafkaError._FATAL,
+    KafkaError._FENCED,
+})  # fmt: skip
+_MISSING = frozenset({
+    KafkaError.UNKNOWN_TOPIC_OR_PART,
+    KafkaError._UNKNOWN_TOPIC,
+    KafkaError._UNKNOWN_PARTITION,
+})  # fmt: skip
+
+
+def error_of(exception: KafkaException) -> KafkaError:
+    """The error inside of an exception."""
+    error = exception.args[0]
+    return error if isinstance(error, KafkaError) else KafkaError(KafkaError._FAIL, str(error))
+
+
+def appending(error: KafkaError, topic: str) -> StreamsError:
+    """Why a record was not acknowledged."""
+    text = f"{topic}: {_words(error)}"
+    if error.code() in _REFUSED:
+        return RecordRefused(text)
+    if error.code() in _NEVER_SENT:
+        return TryAgain(text)
+    return AppendUncertain(text)
+
+
+def committing(error: KafkaError, what: str) -> StreamsError:
+    """Why progress was not stored."""
+    text = f"{what}: {_words(error)}"
+    if error.code() in _MEMBERSHIP_OVER:
+        return PartitionsLost(text)
+    if error.code() in (KafkaError.OFFSET_METADATA_TOO_LARGE, KafkaError.INVALID_COMMIT_OFFSET_SIZE):
+        return RecordRefused(text)
+    return LeaveGroup(text) if error.code() in _UNUSABLE or error.fatal() else TryAgain(text)
+
+
+def consuming(error: KafkaError, what: str) -> StreamsError | None:
+    """What an error met while polling asks for; None when librdkafka gets over it by itself."""
+    text = f"{what}: {_words(error)}"
+    if error.code() == KafkaError._AUTO_OFFSET_RESET:
+        return OffsetGone(text)
+    return LeaveGroup(text) if error.code() in _UNUSABLE or error.fatal() else None
+
+
+def asking(error: KafkaError, what: str) -> StreamsError:
+    """Why a question about topics or offsets, or the creation of a topic, failed."""
+    text = f"{what}: {_words(error)}"
+    if error.code() in _MISSING:
+        return TopicMissing(f"{text}; provision the topics first")
+    if error.code() in _UNUSABLE or error.fatal():
+        return LeaveGroup(text)
+    return TryAgain(text)
+
+
+def creating(error: KafkaError, topic: str) -> StreamsError:
+    """Why a topic was not created."""
+    text = f"{topic}: {_words(error)}"
+    return TryAgain(text) if error.retriable() or error.code() in _PASSING else RecordRefused(text)
+
+
+_PASSING = frozenset({
+    KafkaError._TIMED_OUT,
+    KafkaError._TRANSPORT,
+    KafkaError._ALL_BROKERS_DOWN,
+    KafkaError.REQUEST_TIMED_OUT,
+    KafkaError.NOT_CONTROLLER,
+    KafkaError.BROKER_NOT_AVAILABLE,
+    KafkaError.NETWORK_EXCEPTION,
+    KafkaError.THROTTLING_QUOTA_EXCEEDED,
+})  # fmt: skip
+
+
+def _words(error: KafkaError) -> str:
+    return f"{error.str()} ({error.name()})"

@@ -1,0 +1,43 @@
+"""Kafka's `Log`."""
+
+from __future__ import annotations
+
+import logging
+
+from headrace_streams.kafka.admin import KafkaAdmin
+from headrace_streams.kafka.consumer import KafkaConsumer
+from headrace_streams.kafka.producer import KafkaProducer
+from headrace_streams.kafka.properties import Properties
+from headrace_streams.kafka.reader import KafkaReader
+
+_LOGGER = logging.getLogger("headrace_streams.kafka")
+
+
+class KafkaLog:
+    """Makes clients of one Kafka cluster; make and use them within one event loop.
+
+    Args:
+        properties: Any librdkafka properties, with at least bootstrap.servers; each kind of client gets those that
+            concern it. ValueError from a client's making says which of them cannot be had. librdkafka's own messages
+            go to the logger `headrace_streams.kafka`.
+    """
+
+    def __init__(self, properties: Properties) -> None:
+        if not properties.get("bootstrap.servers"):
+            raise ValueError("the Kafka property bootstrap.servers is missing: give at least one host:port")
+        self._properties = dict(properties)
+        self._admin: KafkaAdmin | None = None
+
+    def producer(self) -> KafkaProducer:
+        return KafkaProducer(self._properties, _LOGGER)
+
+    def consumer(self, group: str, *, instance_id: str | None = None, from_start: bool = True) -> KafkaConsumer:
+        return KafkaConsumer(self._properties, _LOGGER, self.admin(), group, instance_id, from_start)
+
+    def reader(self) -> KafkaReader:
+        return KafkaReader(self._properties, _LOGGER, self.admin())
+
+    def admin(self) -> KafkaAdmin:
+        if self._admin is None:
+            self._admin = KafkaAdmin(self._properties, _LOGGER)
+        return self._admin

@@ -1,0 +1,242 @@
+"""The thread that owns a librdkafka consumer: it polls, hands what comes to the event loop at once, obeys commands."""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import threading
+from collections.abc import Callable, Collection, Coroutine, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar, cast
+
+from confluent_kafka import Consumer as LibrdkafkaConsumer
+from confluent_kafka import KafkaError, KafkaException, Message
+from confluent_kafka import TopicPartition as KafkaPartition
+
+from headrace_streams.errors import LeaveGroup, StreamsError
+from headrace_streams.kafka import errors
+from headrace_streams.records import Headers, Record, TopicPartition
+
+T = TypeVar("T")
+
+# A poll cannot be interrupted, and no other thread gets through to the consumer meanwhile: so long may a command wait
+# when no records come.
+_POLL_SECONDS = 0.05
+_BRISK_POLL_SECONDS = 0.01
+_BATCH = 500
+_BATCHES_UNDERWAY = 4
+
+
+@dataclass(frozen=True, slots=True)
+class EndOfPartition:
+    """The end of a partition has been reached; `offset` is what the next record will get."""
+
+    partition: TopicPartition
+    offset: int
+
+
+Delivery = Record | EndOfPartition
+
+_Command = tuple[Callable[[], Any], "asyncio.Future[Any] | None"]
+
+
+class ConsumerThread:
+    """Everything that is done with a librdkafka consumer is done in here, one after the other.
+
+    confluent-kafka lets one call at a time into a consumer and makes other threads wait, for ever if one thread keeps
+    polling. So other calls are commands to this thread. librdkafka's callbacks come in this thread as well; while one
+    of them waits for the event loop, commands are carried out, so that a listener can commit.
+
+    Args:
+        what: Names the client in messages.
+        deliver: Called on the loop with what comes, in order.
+        fail: Called on the loop with the error that ended the polling.
+        end: Called in the thread after the last poll: when polling has failed, and when the thread is closed.
+    """
+
+    def __init__(
+        self,
+        consumer: LibrdkafkaConsumer,
+        what: str,
+        deliver: Callable[[Sequence[Delivery]], None],
+        fail: Callable[[Exception], None],
+        end: Callable[[], None],
+    ) -> None:
+        self.brisk = False
+        self._consumer = consumer
+        self._what = what
+        self._deliver = deliver
+        self._fail = fail
+        self._end = end
+        self._loop = asyncio.get_running_loop()
+        self._commands: queue.SimpleQueue[_Command] = queue.SimpleQueue()
+        self._polling = False
+        self._closing = False
+        self._finished = asyncio.Event()
+        # Polled, and not yet on its way to the loop.
+        self._polled: list[Message] = []
+        # Hands over no more batches than this before the loop has taken one: a loop that is busy is not flooded.
+        self._slots = threading.BoundedSemaphore(_BATCHES_UNDERWAY)
+        threading.Thread(target=self._main, name=f"kafka {what}", daemon=True).start()
+
+    # On the loop.
+
+    async def run(self, call: Callable[[], T], translate: Callable[[KafkaError], StreamsError]) -> T:
+        """The result of a call to the consumer; its KafkaException as `translate` says. LeaveGroup when closed."""
+        if self._finished.is_set():
+            raise LeaveGroup(f"{self._what}: closed")
+        future: asyncio.Future[T] = self._loop.create_future()
+        self._commands.put((call, future))
+        try:
+            return await future
+        except KafkaException as exception:
+            raise translate(errors.error_of(exception)) from exception
+        except RuntimeError as error:
+            raise LeaveGroup(f"{self._what}: {error}") from error
+
+    def post(self, call: Callable[[], Any]) -> None:
+        """Have a call made, not waiting for it."""
+        self._commands.put((call, None))
+
+    async def close(self) -> None:
+        """Returns when the thread, and with it `end`, is done."""
+        self._closing = True
+        self.post(lambda: None)
+        await self._finished.wait()
+
+    # In the thread.
+
+    def begin_to_poll(self) -> None:
+        self._polling = True
+
+    def await_on_loop(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run this on the loop and wait for its result, carrying out commands meanwhile."""
+        waiting = asyncio.run_coroutine_threadsafe(work, self._loop)
+        waiting.add_done_callback(lambda _: self.post(lambda: None))
+        while not waiting.done():
+            self._carry_out(self._commands.get())
+        return waiting.result()
+
+    def call_on_loop(self, call: Callable[..., object], *arguments: object) -> None:
+        """Have this called on the loop, after everything that went there before."""
+        self._loop.call_soon_threadsafe(call, *arguments)
+
+    def forget(self, partitions: Collection[TopicPartition]) -> None:
+        """Do not deliver what has been polled of these partitions."""
+        self._polled = [message for message in self._polled if _partition_of(message) not in partitions]
+
+    def _main(self) -> None:
+        while not self._closing:
+            if not self._polling:
+                self._carry_out(self._commands.get())
+                continue
+            while not self._commands.empty():
+                self._carry_out(self._commands.get())
+            try:
+                self._poll_once()
+            except Exception as error:  # noqa: BLE001 - whatever it is, it belongs to the caller of poll()
+                self._polling = False
+                self.call_on_loop(self._fail, error)
+                self._end_it()
+        self._end_it()
+        self.call_on_loop(self._finish)
+
+    def _end_it(self) -> None:
+        try:
+            self._end()
+        except Exception as error:  # noqa: BLE001 - as above
+            self.call_on_loop(self._fail, error)
+
+    def _carry_out(self, command: _Command) -> None:
+        call, future = command
+        try:
+            result = call()
+        except Exception as error:  # noqa: BLE001 - goes to whoever waits for it
+            if future is not None:
+                self.call_on_loop(_set_exception, future, error)
+            else:
+                self.call_on_loop(self._fail, error)
+        else:
+            if future is not None:
+                self.call_on_loop(_set_result, future, result)
+
+    def _poll_once(self) -> None:
+        # consume() waits for its whole time-out unless it gets all it asks for, so poll() waits for the first message.
+        first = self._consumer.poll(_BRISK_POLL_SECONDS if self.brisk else _POLL_SECONDS)
+        if first is None:
+            return
+        # A rebalance may come within consume(), which by itself leaves out what it took of revoked partitions.
+        self._polled = [first]
+        self._polled += self._consumer.consume(_BATCH - 1, 0)
+        deliveries = [delivery for message in self._polled if (delivery := self._delivery(message)) is not None]
+        self._polled = []
+        if deliveries:
+            self._slots.acquire()
+            self.call_on_loop(self._hand_over, deliveries)
+
+    def _hand_over(self, deliveries: Sequence[Delivery]) -> None:
+        self._slots.release()
+        self._deliver(deliveries)
+
+    def _finish(self) -> None:
+        self._finished.set()
+        while not self._commands.empty():
+            _, future = self._commands.get()
+            if future is not None:
+                _set_exception(future, LeaveGroup(f"{self._what}: closed"))
+
+    def _delivery(self, message: Message) -> Delivery | None:
+        error = message.error()
+        partition = _partition_of(message)
+        offset = message.offset()
+        if error is not None:
+            if error.code() == KafkaError._PARTITION_EOF and offset is not None:
+                return EndOfPartition(partition, offset)
+            failure = errors.consuming(error, f"{self._what}, {partition}")
+            if failure is not None:
+                raise failure
+            return None
+        assert offset is not None
+        return Record(
+            partition.topic,
+            partition.partition,
+            offset,
+            message.timestamp()[1],
+            message.key(),
+            message.value(),
+            _headers_of(message),
+        )
+
+
+def _set_result(future: asyncio.Future[T], result: T) -> None:
+    if not future.done():
+        future.set_result(result)
+
+
+def _set_exception(future: asyncio.Future[Any], error: Exception) -> None:
+    if not future.done():
+        future.set_exception(error)
+
+
+def _partition_of(message: Message) -> TopicPartition:
+    topic, partition = message.topic(), message.partition()
+    return TopicPartition(topic or "", -1 if partition is None else partition)
+
+
+def _headers_of(message: Message) -> Headers:
+    headers = message.headers()
+    return cast(Headers, tuple(headers)) if headers else ()
+
+
+def to_kafka(partition: TopicPartition, offset: int | None = None, metadata: str | None = None) -> KafkaPartition:
+    """A partition in librdkafka's terms."""
+    if offset is None:
+        return KafkaPartition(partition.topic, partition.partition)
+    if metadata is None:
+        return KafkaPartition(partition.topic, partition.partition, offset)
+    return KafkaPartition(partition.topic, partition.partition, offset, metadata)
+
+
+def from_kafka(partition: KafkaPartition) -> TopicPartition:
+    """A partition in our terms."""
+    return TopicPartition(partition.topic, partition.partition)

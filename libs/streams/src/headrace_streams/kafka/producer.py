@@ -1,0 +1,102 @@
+"""The producer: librdkafka's plain one, and a thread that fetches its delivery reports."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from functools import partial
+
+from confluent_kafka import KafkaError, KafkaException, Message
+from confluent_kafka import Producer as LibrdkafkaProducer
+
+from headrace_streams.errors import AppendUncertain, Overloaded, RecordRefused, StreamsError
+from headrace_streams.kafka import errors
+from headrace_streams.kafka.properties import Properties, producer_properties
+from headrace_streams.records import Appended, Outgoing
+
+_POLL_SECONDS = 0.1
+
+_Report = tuple["asyncio.Future[Appended]", Appended | StreamsError]
+
+
+class KafkaProducer:
+    """To be made and used within one event loop."""
+
+    def __init__(self, properties: Properties, logger: logging.Logger) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._producer = LibrdkafkaProducer(producer_properties(properties), logger=logger)
+        self._reports: list[_Report] = []
+        self._outstanding = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._closed = False
+        self._stopping = False
+        self._finished = asyncio.Event()
+        self._thread = threading.Thread(target=self._run, name="kafka-producer", daemon=True)
+        self._thread.start()
+
+    def send(self, record: Outgoing) -> asyncio.Future[Appended]:
+        future: asyncio.Future[Appended] = self._loop.create_future()
+        if self._closed:
+            future.set_exception(RecordRefused(f"{record.topic}: this producer is closed"))
+            return future
+        try:
+            self._producer.produce(
+                record.topic,
+                record.value,
+                record.key,
+                -1 if record.partition is None else record.partition,
+                on_delivery=partial(self._report, future, record.topic),
+                headers=list(record.headers),
+            )
+        except BufferError:
+            raise Overloaded(f"{self._outstanding} records are waiting to be appended: wait for some of them") from None
+        except KafkaException as exception:
+            future.set_exception(errors.appending(errors.error_of(exception), record.topic))
+            return future
+        self._outstanding += 1
+        self._idle.clear()
+        return future
+
+    async def flush(self) -> None:
+        await self._idle.wait()
+
+    async def close(self) -> None:
+        self._closed = True
+        await self.flush()
+        self._stopping = True
+        await self._finished.wait()
+
+    def _report(self, future: asyncio.Future[Appended], topic: str, error: KafkaError | None, message: Message) -> None:
+        outcome: Appended | StreamsError
+        partition, offset = message.partition(), message.offset()
+        if error is not None:
+            outcome = errors.appending(error, topic)
+        elif partition is None or offset is None or offset < 0:
+            # The leader had it already: a repeat of a request whose answer was lost.
+            outcome = AppendUncertain(f"{topic}: appended, but nobody said at which offset")
+        else:
+            outcome = Appended(topic, partition, offset)
+        self._reports.append((future, outcome))
+
+    def _run(self) -> None:
+        while not self._stopping:
+            self._producer.poll(_POLL_SECONDS)
+            if self._reports:
+                reports, self._reports = self._reports, []
+                self._loop.call_soon_threadsafe(self._resolve, reports)
+        self._producer.close()
+        self._loop.call_soon_threadsafe(self._finished.set)
+
+    def _resolve(self, reports: list[_Report]) -> None:
+        self._outstanding -= len(reports)
+        if self._outstanding == 0:
+            self._idle.set()
+        for future, outcome in reports:
+            if future.done():
+                continue
+            if isinstance(outcome, Appended):
+                future.set_result(outcome)
+            else:
+                future.set_exception(outcome)

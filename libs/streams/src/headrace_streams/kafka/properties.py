@@ -1,0 +1,134 @@
+"""librdkafka properties of each kind of client: what the installation sets, over what Headrace needs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+Properties = Mapping[str, str | int | bool]
+
+_PRODUCER_ONLY = frozenset({
+    "acks", "batch.num.messages", "batch.size", "compression.codec", "compression.level", "compression.type",
+    "delivery.report.only.error", "delivery.timeout.ms", "enable.gapless.guarantee", "enable.idempotence", "linger.ms",
+    "message.send.max.retries", "message.timeout.ms", "partitioner", "queue.buffering.backpressure.threshold",
+    "queue.buffering.max.kbytes", "queue.buffering.max.messages", "queue.buffering.max.ms", "queuing.strategy",
+    "request.timeout.ms", "retries", "sticky.partitioning.linger.ms",
+    "transaction.timeout.ms", "transactional.id",
+})  # fmt: skip
+_CONSUMER_ONLY = frozenset({
+    "auto.commit.interval.ms", "auto.offset.reset", "check.crcs", "coordinator.query.interval.ms",
+    "enable.auto.commit", "enable.auto.offset.store", "enable.partition.eof", "fetch.error.backoff.ms",
+    "fetch.max.bytes", "fetch.message.max.bytes", "fetch.min.bytes", "fetch.queue.backoff.ms", "fetch.wait.max.ms",
+    "group.id", "group.instance.id", "group.protocol", "group.protocol.type", "group.remote.assignor",
+    "heartbeat.interval.ms", "isolation.level", "max.partition.fetch.bytes", "max.poll.interval.ms",
+    "offset.store.method", "partition.assignment.strategy", "queued.max.messages.kbytes", "queued.min.messages",
+    "session.timeout.ms",
+})  # fmt: skip
+_GROUP_ONLY = frozenset({
+    "group.instance.id", "group.protocol", "group.protocol.type", "group.remote.assignor", "heartbeat.interval.ms",
+    "max.poll.interval.ms", "partition.assignment.strategy", "session.timeout.ms",
+})  # fmt: skip
+
+_ALL: dict[str, str | int | bool] = {
+    "socket.nagle.disable": True,
+    "socket.keepalive.enable": True,
+    # A broker that restarts is back within seconds; so are we.
+    "reconnect.backoff.max.ms": 1000,
+    "allow.auto.create.topics": False,
+}
+_PRODUCER: dict[str, str | int | bool] = {
+    **_ALL,
+    "linger.ms": 0,
+    "delivery.timeout.ms": 120_000,
+    # As the embedded broker's limit: a journal record holds a whole task beside its state.
+    "message.max.bytes": 4 * 1024 * 1024,
+    # How long a topic may be missing after its creation before records for it are refused.
+    "topic.metadata.propagation.max.ms": 5000,
+}
+# What the promises of the ports rest on is not a matter of taste.
+_PRODUCER_FIXED: dict[str, str | int | bool] = {
+    "enable.idempotence": True,
+    "acks": "all",
+    "partitioner": "murmur2_random",
+    "delivery.report.only.error": False,
+}
+_CONSUMER: dict[str, str | int | bool] = {
+    **_ALL,
+    # Enough to keep a service busy; the defaults hold back 64 MiB and then pause for a second.
+    "queued.min.messages": 10_000,
+    "queued.max.messages.kbytes": 16_384,
+    "fetch.queue.backoff.ms": 10,
+    # librdkafka has one fetch at a time under way to a broker: so long may a partition that was just assigned or
+    # resumed wait while the others are quiet. What is new in them comes at once in any case.
+    "fetch.wait.max.ms": 100,
+}
+_CONSUMER_FIXED: dict[str, str | int | bool] = {"enable.auto.commit": False, "enable.auto.offset.store": False}
+_CLASSIC_GROUP: dict[str, str | int | bool] = {
+    # Topics with the same number of partitions are cut at the same places.
+    "partition.assignment.strategy": "range",
+    "session.timeout.ms": 10_000,
+    # Members learn of a rebalance by their heartbeat.
+    "heartbeat.interval.ms": 1000,
+}
+_READER_GROUP = "headrace-reader"
+
+
+def producer_properties(properties: Properties) -> dict[str, str | int | bool]:
+    """For producers. Raises ValueError for a setting that would break their promises."""
+    _insist(properties, _PRODUCER_FIXED)
+    return {**_PRODUCER, **_without(properties, _CONSUMER_ONLY), **_PRODUCER_FIXED}
+
+
+def consumer_properties(
+    properties: Properties, group: str, instance_id: str | None, *, from_start: bool
+) -> dict[str, str | int | bool]:
+    """For members of a group. Raises ValueError for a setting that would break their promises."""
+    _insist(properties, _CONSUMER_FIXED)
+    protocol = {} if properties.get("group.protocol") == "consumer" else _CLASSIC_GROUP
+    static = {} if instance_id is None else {"group.instance.id": instance_id}
+    return {
+        **_CONSUMER,
+        **protocol,
+        "auto.offset.reset": "earliest" if from_start else "latest",
+        **_without(properties, _PRODUCER_ONLY),
+        **static,
+        **_CONSUMER_FIXED,
+        "group.id": group,
+    }
+
+
+def reader_properties(properties: Properties) -> dict[str, str | int | bool]:
+    """For readers of chosen partitions; librdkafka wants a group's name, but none is joined."""
+    return {
+        **_CONSUMER,
+        **_without(properties, _PRODUCER_ONLY | _GROUP_ONLY),
+        **_CONSUMER_FIXED,
+        "group.id": _READER_GROUP,
+        "auto.offset.reset": "error",
+        "enable.partition.eof": True,
+    }
+
+
+def admin_properties(properties: Properties) -> dict[str, str | int | bool]:
+    """For the admin client."""
+    return {**_ALL, **_without(properties, _PRODUCER_ONLY | _CONSUMER_ONLY)}
+
+
+def is_incremental(properties: Properties) -> bool:
+    """Whether a group with these properties hands over some partitions while members keep the others."""
+    strategy = str(properties.get("partition.assignment.strategy", ""))
+    return properties.get("group.protocol") == "consumer" or "cooperative" in strategy
+
+
+def _without(properties: Properties, names: frozenset[str]) -> dict[str, str | int | bool]:
+    return {name: value for name, value in properties.items() if name not in names}
+
+
+def _insist(properties: Properties, fixed: Properties) -> None:
+    for name, value in fixed.items():
+        given = properties.get(name, value)
+        if _text(given) != _text(value):
+            raise ValueError(f"the Kafka property {name} must be {_text(value)}, not {_text(given)}: leave it out")
+
+
+def _text(value: str | int | bool) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,0 +1,125 @@
+"""Reads chosen partitions, outside of any group."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Collection, Mapping, Sequence
+from functools import partial
+
+from confluent_kafka import Consumer as LibrdkafkaConsumer
+
+from headrace_streams.errors import LeaveGroup, TopicMissing
+from headrace_streams.kafka import errors
+from headrace_streams.kafka.admin import KafkaAdmin
+from headrace_streams.kafka.inbox import Inbox
+from headrace_streams.kafka.polling import ConsumerThread, Delivery, EndOfPartition, to_kafka
+from headrace_streams.kafka.properties import Properties, reader_properties
+from headrace_streams.records import Record, TopicPartition
+
+
+class KafkaReader:
+    """To be made and used within one event loop."""
+
+    def __init__(self, properties: Properties, logger: logging.Logger, admin: KafkaAdmin) -> None:
+        self._admin = admin
+        self._kafka = LibrdkafkaConsumer(reader_properties(properties), logger=logger)
+        self._inbox = Inbox(self._throttle)
+        self._thread = ConsumerThread(self._kafka, "reader", self._deliver, self._fail, lambda: None)
+        self._positions: dict[TopicPartition, int] = {}
+        self._ends: dict[TopicPartition, int] = {}
+        self._counts: dict[str, int] = {}
+        self._failure: Exception | None = None
+        self._closed = False
+
+    async def assign(self, positions: Mapping[TopicPartition, int]) -> None:
+        await self._check(positions)
+        placed = [to_kafka(name, offset) for name, offset in positions.items()]
+
+        def assign() -> None:
+            self._kafka.assign(placed)
+            # Between the last record of the former assignment and the first of this one.
+            self._thread.call_on_loop(self._begin, dict(positions))
+            self._thread.begin_to_poll()
+
+        await self._thread.run(assign, partial(errors.asking, what="assignment"))
+
+    async def poll(self, max_records: int, timeout: float) -> Sequence[Record]:
+        deadline = asyncio.get_running_loop().time() + timeout
+        while True:
+            if self._closed:
+                raise LeaveGroup("this reader is closed")
+            self._inbox.changed.clear()
+            records = self._inbox.take(max_records)
+            for record in records:
+                self._positions[record.topic_partition] = record.offset + 1
+            if records or self._skip_gaps():
+                return records
+            if self._failure is not None:
+                raise self._failure
+            if not await self._inbox.wait(deadline):
+                return ()
+
+    def positions(self) -> Mapping[TopicPartition, int]:
+        return dict(self._positions)
+
+    async def bounds(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, tuple[int, int]]:
+        await self._check(partitions)
+        return await self._admin.bounds(partitions)
+
+    async def offsets_at(
+        self, partitions: Collection[TopicPartition], timestamp_ms: int
+    ) -> Mapping[TopicPartition, int]:
+        await self._check(partitions)
+        return await self._admin.offsets_at(partitions, timestamp_ms)
+
+    async def partitions_of(self, topic: str) -> Sequence[TopicPartition]:
+        count = (await self._admin.check_topics([topic]))[topic]
+        self._counts[topic] = count
+        return [TopicPartition(topic, number) for number in range(count)]
+
+    async def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        self._inbox.changed.set()
+        await self._thread.run(self._kafka.close, partial(errors.asking, what="reader"))
+        await self._thread.close()
+
+    async def _check(self, partitions: Collection[TopicPartition]) -> None:
+        for name in partitions:
+            if name.partition >= self._counts.get(name.topic, 0):
+                await self.partitions_of(name.topic)
+            if name.partition >= self._counts[name.topic]:
+                raise TopicMissing(f"{name} does not exist: {name.topic} has {self._counts[name.topic]} partitions")
+
+    def _begin(self, positions: dict[TopicPartition, int]) -> None:
+        self._inbox.drop_all()
+        self._failure = None
+        self._positions = positions
+        self._ends = {}
+
+    def _deliver(self, deliveries: Sequence[Delivery]) -> None:
+        for delivery in deliveries:
+            if isinstance(delivery, EndOfPartition):
+                self._ends[delivery.partition] = delivery.offset
+        self._inbox.put([record for record in deliveries if isinstance(record, Record)])
+
+    def _skip_gaps(self) -> bool:
+        """Move positions over what holds no records (any more), up to the end; whether any moved. All is taken."""
+        moved = False
+        for name, end in self._ends.items():
+            if end > self._positions[name]:
+                self._positions[name] = end
+                moved = True
+        self._ends.clear()
+        return moved
+
+    def _fail(self, error: Exception) -> None:
+        self._failure = error
+        self._inbox.changed.set()
+
+    def _throttle(self, full: bool) -> None:
+        partitions = [to_kafka(name) for name in self._positions]
+        self._thread.brisk = full
+        self._thread.post(lambda: (self._kafka.pause if full else self._kafka.resume)(partitions))
