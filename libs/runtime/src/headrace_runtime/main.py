@@ -27,8 +27,16 @@ def main(settings_class: type[S], build: Callable[[S], Service], argv: Sequence[
     The ops server is added in front of the parts that `build` returns, so that a service that waits for its
     dependencies can be asked what it waits for.
     """
+    settings = from_command_line(settings_class, argv)
+    if isinstance(settings, int):
+        return settings
+    return _run(settings, build, release_of(settings_class))
+
+
+def from_command_line(settings_class: type[S], argv: Sequence[str] | None = None) -> S | int:
+    """The settings to run with, or the exit code where an option was answered or the settings are wrong."""
     name = f"headrace-{settings_class.service_name}"
-    release = _release(name)
+    release = release_of(settings_class)
     parser = argparse.ArgumentParser(prog=name, add_help=False)
     options = parser.add_mutually_exclusive_group()
     options.add_argument("-h", "--help", action="store_true")
@@ -53,7 +61,7 @@ def main(settings_class: type[S], build: Callable[[S], Service], argv: Sequence[
     if chosen.validate:
         sys.stdout.write(f"{name}: the settings are valid\n")
         return EXIT_CLEAN
-    return _run(settings, build, release)
+    return settings
 
 
 def _run(settings: S, build: Callable[[S], Service], release: str) -> int:
@@ -105,8 +113,9 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return uvloop.new_event_loop
 
 
-def _release(distribution: str) -> str:
+def release_of(settings_class: type[ServiceSettings]) -> str:
+    """Version of the package that a service comes in."""
     try:
-        return version(distribution)
+        return version(f"headrace-{settings_class.service_name}")
     except PackageNotFoundError:
         return "0+unknown"

@@ -1,0 +1,105 @@
+"""`python -m headrace_runtime.provision`: create Headrace's topics and register its schemas.
+
+To be run before the services, with the right to create topics, by hand or by a job. What is there stays as it is, so it
+may run before every start. Exit codes: 0 done, 1 refused or out of time, 2 bad settings.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from typing import Annotated, Final
+
+from headrace_contracts.codec import Codec
+from headrace_contracts.errors import RegistryUnavailable, SchemaIncompatible
+from headrace_contracts.registry import SchemaRegistry
+from headrace_contracts.topics import TOPICS, with_partitions
+from headrace_streams.errors import RecordRefused, TryAgain
+from headrace_streams.kafka import KafkaLog
+from headrace_streams.provisioning import PartitionsDiffer, Provisioned, provision
+from pydantic import BeforeValidator
+from pydantic_settings import NoDecode
+
+from headrace_runtime.lifecycle import EXIT_CLEAN, EXIT_FAILED
+from headrace_runtime.logging import configure
+from headrace_runtime.main import from_command_line
+from headrace_runtime.settings import ServiceSettings, setting
+from headrace_runtime.waiting import wait_until
+
+REFUSED: Final = (RecordRefused, SchemaIncompatible, PartitionsDiffer, ValueError)
+"""What `provision` may raise that waiting does not mend."""
+
+
+def parse_partitions(value: object) -> object:
+    """Read `tasks=12,usage.recorded=3`. Raises ValueError when it does not look like that."""
+    if not isinstance(value, str):
+        return value
+    pairs = [item.partition("=") for item in value.split(",") if item.strip()]
+    if any(not name.strip() or not number.strip().isdecimal() for name, _, number in pairs):
+        raise ValueError("must be a list like tasks=12,usage.recorded=3")
+    partitions = {name.strip(): int(number) for name, _, number in pairs}
+    with_partitions(TOPICS, partitions)
+    return partitions
+
+
+class ProvisionSettings(ServiceSettings):
+    """What provisioning needs beside Kafka and the registry."""
+
+    service_name = "runtime"
+
+    replication: int = setting(
+        3, unit="copies", reason="Copies of each partition; 1 for a single broker.", ge=1, le=32_767
+    )
+    partitions: Annotated[dict[str, int], NoDecode, BeforeValidator(parse_partitions)] = setting(
+        unit="topic=n, ...",
+        reason="Other numbers of partitions for new topics, such as tasks=12,usage.recorded=3; "
+        "tasks stands for all topics of the task group.",
+        default_factory=dict,
+        shown_default="(as in docs/events.md)",
+    )
+    provision_seconds: float = setting(
+        120.0, unit="s", reason="How long to wait for Kafka and the registry before giving up.", gt=0
+    )
+
+
+async def provision_within(settings: ProvisionSettings) -> Provisioned:
+    """Provision, waiting for Kafka and the registry as long as the settings say.
+
+    Raises TimeoutError, and the errors in `REFUSED`.
+    """
+    log = KafkaLog(settings.kafka_config())
+    specs = with_partitions(TOPICS, settings.partitions).values()
+    async with SchemaRegistry(settings.registry_url) as registry, asyncio.timeout(settings.provision_seconds):
+        codec = Codec(registry, settings.topic_prefix)
+        return await wait_until(
+            f"Kafka at {settings.bootstrap_servers} and the registry at {settings.registry_url}",
+            lambda: provision(log.admin(), codec, list(specs), replication=settings.replication),
+            not_yet=(TryAgain, RegistryUnavailable),
+        )
+
+
+def main() -> int:
+    """Returns the exit code."""
+    settings = from_command_line(ProvisionSettings)
+    if isinstance(settings, int):
+        return settings
+    configure(
+        service="headrace-provision",
+        instance=settings.instance_id,
+        format=settings.log_format,
+        level=settings.log_level,
+    )
+    try:
+        done = asyncio.run(provision_within(settings))
+    except TimeoutError:
+        sys.stderr.write(f"provisioning failed: not done within {settings.provision_seconds:g} s\n")
+        return EXIT_FAILED
+    except REFUSED as error:
+        sys.stderr.write(f"provisioning failed: {error}\n")
+        return EXIT_FAILED
+    sys.stdout.write(f"{done}\n")
+    return EXIT_CLEAN
+
+
+if __name__ == "__main__":
+    sys.exit(main())
