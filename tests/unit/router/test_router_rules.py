@@ -1,0 +1,303 @@
+"""Which rules a task runs under, and which candidates they leave."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from headrace_contracts.events import (
+    Lane,
+    Mode,
+    ModelStatus,
+    Place,
+    Privacy,
+    PrivacyLevel,
+    Sampling,
+    TaskPhase,
+    TaskStatus,
+)
+from headrace_router.adapters.policy_file import PolicyInvalid, load_policy, parse_policy
+from headrace_router.decide.fleet import Fleet, gained
+from headrace_router.decide.rules import rules_for
+from headrace_testing.routing import (
+    ANTHROPIC,
+    CLOUD,
+    EVERYWHERE,
+    GROQ,
+    GROQ_NODE,
+    LOCAL,
+    NOW,
+    Desk,
+    node,
+    preferences,
+    task,
+    without,
+)
+
+POLICY = load_policy(None)
+
+
+@pytest.mark.parametrize(
+    ("named", "role", "level", "effective"),
+    [
+        (None, "general", None, Privacy.INTERNAL),
+        (None, "general", PrivacyLevel.LOW, Privacy.PUBLIC),
+        (None, "general", PrivacyLevel.HIGH, Privacy.SENSITIVE),
+        (None, "devops", PrivacyLevel.LOW, Privacy.INTERNAL),
+        (None, "devops", PrivacyLevel.HIGH, Privacy.SENSITIVE),
+        (None, "security_reviewer", PrivacyLevel.LOW, Privacy.SENSITIVE),
+        (Privacy.PUBLIC, "devops", PrivacyLevel.STANDARD, Privacy.PUBLIC),
+        (Privacy.SENSITIVE, "general", PrivacyLevel.LOW, Privacy.SENSITIVE),
+        (Privacy.PUBLIC, "security_reviewer", PrivacyLevel.LOW, Privacy.SENSITIVE),
+    ],
+)
+def test_privacy_is_the_tasks_own_or_the_strictest_of_role_and_preferences(
+    named: Privacy | None, role: str, level: PrivacyLevel | None, effective: Privacy
+) -> None:
+    rules = rules_for(
+        task(privacy=named, role=role), POLICY.roles[role], POLICY, None, preferences(privacy_level=level)
+    )
+    assert rules.privacy is effective
+
+
+@pytest.mark.parametrize("floor", list(Privacy))
+@pytest.mark.parametrize("named", [None, *Privacy])
+def test_a_level_is_never_lowered(floor: Privacy, named: Privacy | None) -> None:
+    order = [Privacy.PUBLIC, Privacy.INTERNAL, Privacy.SENSITIVE]
+    rules = rules_for(task(privacy=named), None, POLICY, None, preferences(privacy_level=PrivacyLevel.LOW), floor)
+    assert order.index(rules.privacy) >= order.index(floor)
+
+
+def test_a_users_preferences_go_before_the_tenants_field_by_field() -> None:
+    tenant = preferences(ai_mode=Mode.LOCAL, preferred_provider="anthropic", allowed_providers=("anthropic",))
+    user = preferences(user="eve", ai_mode=Mode.CLOUD)
+    rules = rules_for(task(privacy=Privacy.INTERNAL), None, POLICY, user, tenant)
+    assert (rules.mode, rules.preferred, rules.consented) == (Mode.CLOUD, "anthropic", frozenset({"anthropic"}))
+
+
+def test_what_a_task_prefers_is_no_consent() -> None:
+    rules = rules_for(task(preferred_provider="groq"), None, POLICY, None, None)
+    assert rules.preferred == "groq"
+    assert rules.consented == frozenset()
+
+
+@pytest.mark.parametrize(
+    ("privacy", "fleet", "prefs", "expected"),
+    [
+        (Privacy.PUBLIC, EVERYWHERE, preferences(), "ollama/gemma2:2b"),
+        (Privacy.PUBLIC, CLOUD, preferences(), GROQ),
+        (Privacy.PUBLIC, without(CLOUD, "groq"), preferences(), ANTHROPIC),
+        (Privacy.PUBLIC, EVERYWHERE, preferences(preferred_provider="anthropic"), ANTHROPIC),
+        (Privacy.PUBLIC, EVERYWHERE, preferences(ai_mode=Mode.CLOUD), GROQ),
+        (Privacy.PUBLIC, EVERYWHERE, preferences(ai_mode=Mode.LOCAL), "ollama/gemma2:2b"),
+        (Privacy.INTERNAL, EVERYWHERE, preferences(ai_mode=Mode.CLOUD, allowed_providers=("anthropic",)), ANTHROPIC),
+        (Privacy.INTERNAL, CLOUD, preferences(preferred_provider="groq"), GROQ),
+        (Privacy.INTERNAL, CLOUD, preferences(allowed_providers=("anthropic",)), ANTHROPIC),
+        (Privacy.SENSITIVE, EVERYWHERE, preferences(ai_mode=Mode.CLOUD, preferred_provider="groq"), "ollama/gemma2:2b"),
+    ],
+)
+def test_the_first_candidate_that_the_rules_allow_is_chosen(
+    privacy: Privacy, fleet: tuple[object, ...], prefs: object, expected: str
+) -> None:
+    desk = Desk(fleet=fleet, tenant=prefs)  # type: ignore[arg-type]
+    desk.submit(privacy=privacy)
+    assert desk.sent_to == [expected]
+
+
+@pytest.mark.parametrize("privacy", [Privacy.SENSITIVE, Privacy.INTERNAL])
+def test_without_own_nodes_what_must_stay_waits(privacy: Privacy) -> None:
+    desk = Desk(fleet=CLOUD)
+    decision = desk.submit(privacy=privacy)
+    assert decision.state.phase is TaskPhase.WAITING
+    assert decision.commands == ()
+    assert {r.code for r in decision.rejected} == {
+        "no_local_capacity",
+        "privacy" if privacy is Privacy.SENSITIVE else "no_consent",
+    }
+    desk.now = desk.state.deadline_at  # type: ignore[union-attr, assignment]
+    ended = desk.wake().state.result
+    assert ended is not None
+    assert ended.status is TaskStatus.EXPIRED
+    assert ended.failure is not None
+    assert ended.failure.code == "no_local_capacity"
+
+
+def test_cloud_mode_without_consent_is_refused_and_audited() -> None:
+    decision = Desk(tenant=preferences(ai_mode=Mode.CLOUD)).submit()
+    result = decision.state.result
+    assert result is not None
+    assert result.failure is not None
+    assert (result.status, result.failure.code) == (TaskStatus.FAILED, "no_consent")
+    assert [command.event_id.rpartition("/")[2] for command in decision.commands] == ["completed", "refuse"]
+
+
+def test_role_models_are_tried_in_their_order_as_far_as_they_are_there() -> None:
+    weak = node(models=["gemma2:2b"])
+    desk = Desk(fleet=[weak])
+    decision = desk.submit(role="research")
+    assert desk.sent_to == ["ollama/gemma2:2b"]
+    assert [(r.model, r.code) for r in decision.rejected] == [("llama3:8b", "no_local_capacity")]
+    assert any(step.step == "rejected" and "no_local_capacity" in step.reason for step in decision.state.trail)
+
+
+def test_a_node_counts_only_with_the_hardware_the_model_needs() -> None:
+    text = """
+    defaults: {role: r}
+    deadlines: {default: {interactive: 1000, batch: 1000}}
+    attempts: {timeout: {interactive: 1000, batch: 1000}}
+    providers: {ollama: {place: local}}
+    models: {"big:70b": {size_gb: 40, hardware: {gpu: a100}}}
+    roles: {r: {models: ["ollama/big:70b", "ollama/small:1b"]}}
+    """
+    policy = parse_policy(text, "test")
+    plain_node = node(models=["big:70b", "small:1b"])
+    gpu_node = node("gpu", models=["big:70b"], hardware={"gpu": "a100", "ram": "512"})
+    without_gpu, with_gpu = Desk(fleet=[plain_node], policy=policy), Desk(fleet=[plain_node, gpu_node], policy=policy)
+    without_gpu.submit()
+    with_gpu.submit()
+    assert (without_gpu.sent_to, with_gpu.sent_to) == (["ollama/small:1b"], ["ollama/big:70b"])
+
+
+@pytest.mark.parametrize(
+    ("model", "expected"),
+    [
+        ("phi3:3.8b", "ollama/phi3:3.8b"),
+        ("ollama/llama3:8b", "ollama/llama3:8b"),
+        ("anthropic/claude-haiku-4-5", ANTHROPIC),
+        ("claude-haiku-4-5", ANTHROPIC),
+        ("llama-3.1-8b-instant", "groq/llama-3.1-8b-instant"),
+    ],
+)
+def test_a_named_model_is_found_with_or_without_its_provider(model: str, expected: str) -> None:
+    desk = Desk()
+    desk.submit(model=model, privacy=Privacy.PUBLIC)
+    assert desk.sent_to == [expected]
+
+
+def test_a_name_with_a_slash_is_a_provider_only_where_there_is_one() -> None:
+    hugging = node(models=["hf.co/acme/tiny:latest"])
+    desk = Desk(fleet=[hugging])
+    desk.submit(model="hf.co/acme/tiny")
+    assert desk.sent_to == ["ollama/hf.co/acme/tiny"]
+
+
+@pytest.mark.parametrize("model", ["gpt-9", "groq/gpt-9", "ollama/gpt:9b"])
+def test_a_model_that_nobody_has_fails_at_once(model: str) -> None:
+    result = Desk().submit(model=model, privacy=Privacy.PUBLIC).state.result
+    assert result is not None
+    assert result.failure is not None
+    assert result.failure.code == "unknown_model"
+
+
+def test_with_no_node_about_nobody_can_say_that_a_model_does_not_exist() -> None:
+    assert Desk(fleet=()).submit(model="gpt:9b").state.phase is TaskPhase.WAITING
+
+
+def test_a_listed_model_whose_nodes_are_away_is_waited_for() -> None:
+    assert Desk(fleet=[node(models=["phi3:3.8b"])]).submit(model="ollama/llama3:8b").state.phase is TaskPhase.WAITING
+
+
+def test_an_unknown_role_fails_at_once() -> None:
+    result = Desk().submit(role="poet").state.result
+    assert result is not None
+    assert result.failure is not None
+    assert (result.failure.code, "poet" in result.failure.message) == ("unknown_role", True)
+
+
+def test_what_costs_more_than_the_budget_leaves_is_passed_over() -> None:
+    desk = Desk(tenant=preferences(ai_mode=Mode.CLOUD))
+    decision = desk.submit(privacy=Privacy.PUBLIC, budget_nanodollars=1, sampling=Sampling(max_output_tokens=100))
+    assert [r.code for r in decision.rejected] == ["mode", "over_budget", "over_budget"]
+    assert decision.state.result is not None
+    assert decision.state.result.failure is not None
+    assert decision.state.result.failure.code == "over_budget"
+
+
+def test_a_budget_for_the_cheaper_of_two_leaves_the_cheaper() -> None:
+    sampling = Sampling(max_output_tokens=100)
+    generous, tight = (
+        Desk(fleet=CLOUD, tenant=preferences(preferred_provider="anthropic")),
+        Desk(fleet=CLOUD, tenant=preferences(preferred_provider="anthropic")),
+    )
+    generous.submit(privacy=Privacy.PUBLIC, budget_nanodollars=10**9, sampling=sampling)
+    worst = generous.state.attempts[0].worst_case_nanodollars  # type: ignore[union-attr]
+    tight.submit(privacy=Privacy.PUBLIC, budget_nanodollars=worst - 1, sampling=sampling)
+    assert (generous.sent_to, tight.sent_to) == ([ANTHROPIC], [GROQ])
+
+
+def test_own_nodes_cost_nothing() -> None:
+    desk = Desk()
+    desk.submit(budget_nanodollars=0)
+    assert desk.sent_to == ["ollama/gemma2:2b"]
+
+
+def test_a_conversation_too_long_for_a_model_goes_to_another() -> None:
+    short = replace(LOCAL, models=(ModelStatus(name="gemma2:2b", context_tokens=10),))
+    desk = Desk(fleet=[short, GROQ_NODE])
+    decision = desk.submit(text="x" * 400, privacy=Privacy.PUBLIC)
+    assert desk.sent_to == [GROQ]
+    assert decision.rejected[0].code == "context_too_small"
+
+
+@pytest.mark.parametrize(
+    ("own", "role", "expected"),
+    [
+        (None, "general", Lane.BATCH),
+        (None, "task_router", Lane.INTERACTIVE),
+        (Lane.BATCH, "task_router", Lane.BATCH),
+        (Lane.INTERACTIVE, "general", Lane.INTERACTIVE),
+    ],
+)
+def test_the_lane_is_the_tasks_or_the_roles_or_the_policys(own: Lane | None, role: str, expected: Lane) -> None:
+    decision = Desk().submit(role=role, lane=own)
+    assert decision.state.lane is expected
+    assert decision.commands[0].topic == f"work.local.{expected}"
+
+
+def test_a_stale_or_sick_node_offers_nothing() -> None:
+    stale = replace(LOCAL, reported_at=NOW - 20_000, valid_for_ms=15_000)
+    sick = replace(LOCAL, healthy=False)
+    for lost in (stale, sick):
+        assert Fleet([lost]).offering("ollama", "gemma2:2b", Place.LOCAL, NOW) == []
+    assert len(Fleet([LOCAL]).offering("ollama", "gemma2:2b", Place.LOCAL, NOW)) == 1
+
+
+def test_a_fleet_gains_by_a_new_node_a_recovery_or_a_new_model_only() -> None:
+    fresh = replace(LOCAL, valid_for_ms=15_000)
+    assert gained(None, fresh, NOW)
+    assert not gained(fresh, replace(fresh, reported_at=NOW + 5000, busy=1), NOW + 5000)
+    assert gained(fresh, replace(fresh, reported_at=NOW + 20_000), NOW + 20_000)
+    assert gained(replace(fresh, healthy=False), fresh, NOW)
+    assert gained(fresh, replace(fresh, models=(*fresh.models, ModelStatus(name="new:1b"))), NOW)
+    assert gained(fresh, replace(fresh, hardware={"gpu": "a100"}), NOW)
+    assert not gained(fresh, replace(fresh, models=fresh.models[:1]), NOW)
+    assert not gained(None, replace(fresh, healthy=False), NOW)
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        ("roles: [", "not YAML"),
+        ("defaults: {role: x}", "roles: "),
+        ("defaults: {role: general, surprise: 1}", "defaults.surprise: "),
+    ],
+)
+def test_a_bad_policy_is_named_by_place(text: str, place: str) -> None:
+    with pytest.raises(PolicyInvalid) as caught:
+        parse_policy(text, "my.yaml")
+    assert "my.yaml: " in str(caught.value)
+    assert place in str(caught.value)
+
+
+def test_a_policy_may_only_name_providers_it_has() -> None:
+    good = load_policy(None).model_dump(mode="json")
+    good["ladder"] = [{"provider": "ollama", "model": "x"}]
+    good["roles"]["general"]["models"] = [{"provider": "nobody", "model": "x"}]
+    with pytest.raises(ValueError, match=r"roles\.general\.models\.0: there is no provider 'nobody'") as caught:
+        type(POLICY).model_validate(good)
+    assert "ladder.0: 'ollama' is no cloud provider" in str(caught.value)
+
+
+def test_the_version_follows_from_the_values() -> None:
+    changed = POLICY.model_copy(update={"cache": POLICY.cache.model_copy(update={"ttl": 1})})
+    assert load_policy(None).version == POLICY.version != type(POLICY).model_validate(changed.model_dump()).version
