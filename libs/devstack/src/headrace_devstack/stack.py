@@ -161,9 +161,9 @@ def _service_parts(
 
     async def topics() -> str:
         # Imported here: the client libraries take a while to load, and Kafka is starting meanwhile.
-        from headrace_devstack.provision import provision_with_patience
+        from headrace_devstack.provision import provision_stack
 
-        return await provision_with_patience(PROVISION_SECONDS, bootstrap, registry, settings.topic_prefix)
+        return await provision_stack(bootstrap, registry, settings.topic_prefix, seconds=PROVISION_SECONDS)
 
     yield Step("topics", topics, after=("kafka", "registry"))
     if providers.simulated:
