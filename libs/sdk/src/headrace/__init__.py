@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from headrace.addresses import Addresses, locate
 from headrace.client import AnswerStream, Client, Piece, TaskHandle
-from headrace.costs import CostGroup, CostReport
+from headrace.costs import CostGroup, CostReport, CostSums, SpendWindow
 from headrace.errors import (
     Conflict,
     HeadraceError,
@@ -41,6 +41,7 @@ __all__ = [
     "Consumption",
     "CostGroup",
     "CostReport",
+    "CostSums",
     "Delivered",
     "Failure",
     "HeadraceError",
@@ -64,6 +65,7 @@ __all__ = [
     "Skill",
     "SkillNews",
     "SkillVersion",
+    "SpendWindow",
     "Task",
     "TaskHandle",
     "TaskOptions",

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
@@ -14,13 +14,20 @@ from headrace.transport import Transport
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CostGroup:
-    """What one group consumed; `key` holds its values, such as {"provider": "groq", "model": "…"}."""
+class CostSums:
+    """What some executions come to.
 
-    key: Mapping[str, str]
-    executions: int
-    usage: Usage
-    cost_nanodollars: int
+    Attributes:
+        cost_nanodollars: What they cost, in nano-dollars.
+        internal_value_nanodollars: What those on our own nodes would be worth, which nobody bills.
+        unpriced_executions: Those of models that the price book does not know.
+    """
+
+    executions: int = 0
+    usage: Usage = field(default_factory=Usage)
+    cost_nanodollars: int = 0
+    internal_value_nanodollars: int = 0
+    unpriced_executions: int = 0
 
     @property
     def cost_usd(self) -> Decimal:
@@ -29,58 +36,99 @@ class CostGroup:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CostReport:
-    """What a tenant spent in a period: the whole, and by group."""
+class CostGroup:
+    """One group of a report; `key` holds its values, such as {"provider": "groq"}."""
 
-    tenant: str
-    total: CostGroup
+    key: Mapping[str, str] = field(default_factory=dict)
+    simulated: bool = False
+    sums: CostSums = field(default_factory=CostSums)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CostReport:
+    """What was spent in a period.
+
+    Attributes:
+        tenant: Whose; None for all together.
+        total: The whole. What simulators answered is in it, at the price of the real models.
+        simulated: That part of it.
+        groups: The same by group.
+    """
+
+    tenant: str | None
+    total: CostSums
+    simulated: CostSums
     groups: tuple[CostGroup, ...]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpendWindow:
+    """What the current minute, hour or day has cost so far: a live view, behind the ledger in exactness."""
+
+    seconds: int
+    start: datetime | None
+    sums: CostSums
+
+
 class Costs:
-    """The cost accountant's API."""
+    """The cost accountant's API: call it for a report."""
 
     def __init__(self, transport: Transport, url: Callable[[], str]) -> None:
         self._transport = transport
         self._root = url
 
     async def __call__(
-        self, *, by: str = "model", since: datetime | None = None, until: datetime | None = None,
+        self, *, by: Sequence[str] = (), since: datetime | None = None, until: datetime | None = None,
         tenant: str | None = None,
     ) -> CostReport:  # fmt: skip
-        """What was spent.
+        """A report.
 
         Args:
-            by: What to group by.
+            by: What to group by: up to three of tenant, day, hour, provider, model, role, kind, user, session.
             since, until: Period: `since` is included, `until` is not.
-            tenant: Another tenant; needs a key with the scope admin.
+            tenant: Another tenant, or * for all together; needs a key with the scope admin.
         """
-        params = {"group_by": by}
+        params = [("group_by", ",".join(by))] if by else []
         for name, moment in (("since", since), ("until", until)):
             if moment is not None:
-                params[name] = moment.astimezone(UTC).isoformat().replace("+00:00", "Z")
+                params.append((name, moment.astimezone(UTC).isoformat().replace("+00:00", "Z")))
         if tenant is not None:
-            params["tenant"] = tenant
-        reply = await self._transport.call("GET", self._root().rstrip("/") + "/v1/costs", params=params)
+            params.append(("tenant", tenant))
+        reply = await self._transport.call("GET", self._url("/v1/costs"), params=params)
         return cost_report_of(reply.document)
+
+    async def live(self, tenant: str | None = None) -> tuple[SpendWindow, ...]:
+        """What the current minute, hour and day have cost so far."""
+        params = {"tenant": tenant} if tenant is not None else None
+        document = (await self._transport.call("GET", self._url("/v1/costs/live"), params=params)).document
+        return tuple(
+            SpendWindow(seconds=read.integer("seconds"), start=read.time("start"), sums=_sums_of(read))
+            for read in Reader(document, "live costs").objects("windows")
+        )
+
+    def _url(self, path: str) -> str:
+        return self._root().rstrip("/") + path
 
 
 def cost_report_of(document: Any) -> CostReport:
     """A report from JSON. Raises NotUnderstood."""
     read = Reader(document, "a cost report")
-    total = read.object("total")
+    total, simulated = read.object("total"), read.object("simulated")
     if total is None:
         raise NotUnderstood("a cost report: total is missing")
     return CostReport(
-        tenant=read.optional_text("tenant") or "",
-        total=_group_of(total),
-        groups=tuple(_group_of(group) for group in read.objects("groups")),
+        tenant=read.optional_text("tenant"),
+        total=_sums_of(total),
+        simulated=CostSums() if simulated is None else _sums_of(simulated),
+        groups=tuple(
+            CostGroup(key=group.text_map("key"), simulated=group.flag("simulated"), sums=_sums_of(group))
+            for group in read.objects("groups")
+        ),
     )
 
 
-def _group_of(read: Reader) -> CostGroup:
-    return CostGroup(
-        key=read.text_map("key"),
+def _sums_of(read: Reader) -> CostSums:
+    return CostSums(
         executions=read.integer("executions"),
         usage=Usage(
             input_tokens=read.integer("input_tokens"),
@@ -89,4 +137,6 @@ def _group_of(read: Reader) -> CostGroup:
             searches=read.integer("searches"),
         ),
         cost_nanodollars=read.integer("cost_nanodollars"),
+        internal_value_nanodollars=read.integer("internal_value_nanodollars"),
+        unpriced_executions=read.integer("unpriced_executions"),
     )

@@ -173,6 +173,7 @@ class KafkaClient:
         session: str | None = None,
         subject: str | None = None,
         labels: Mapping[str, str] | None = None,
+        user: str | None = None,
         allow_cached: bool = True,
         task_id: str | None = None,
         traceparent: str | None = None,
@@ -182,6 +183,7 @@ class KafkaClient:
         Args:
             prompt: What a user says, or a conversation.
             deadline_at: Milliseconds since the epoch.
+            user: On whose behalf; by default the client's.
             task_id: Id to use, so that an append of unknown outcome can be repeated without a second task.
             others: See the record TaskSubmitted.
 
@@ -196,7 +198,7 @@ class KafkaClient:
         event = TaskSubmitted(
             task_id=task_id,
             tenant=self.tenant,
-            user=self.user,
+            user=self.user if user is None else user,
             kind=kind,
             role=role,
             model=model,

@@ -17,10 +17,22 @@ SENSITIVE_PATTERNS: Final = (
 """Names of files and folders whose content must not leave our own nodes, unless the user says otherwise."""
 
 CODE_SUFFIXES: Final = (
-    ".py", ".js", ".ts", ".tsx", ".go", ".rs", ".java", ".kt", ".c", ".h", ".cc", ".cpp", ".cs", ".rb", ".php", ".swift",
-    ".sh", ".sql",
+    ".py", ".js", ".ts", ".tsx", ".go", ".rs", ".java", ".kt", ".c", ".h", ".cc", ".cpp", ".cs", ".rb", ".php",
+    ".swift", ".sh", ".sql",
 )  # fmt: skip
-TEXT_SUFFIXES: Final = (*CODE_SUFFIXES, ".md", ".rst", ".txt", ".toml", ".yaml", ".yml", ".ini", ".cfg", ".avsc", ".env")
+TEXT_SUFFIXES: Final = (
+    *CODE_SUFFIXES,
+    ".md",
+    ".rst",
+    ".txt",
+    ".toml",
+    ".yaml",
+    ".yml",
+    ".ini",
+    ".cfg",
+    ".avsc",
+    ".env",
+)
 
 _PART_CHARACTERS: Final = 4_000
 _COMMITS_A_JOB: Final = 12
@@ -179,9 +191,7 @@ def marker_of(run: str, path: str) -> str:
     return "hr-confidential-" + hashlib.sha256(f"{run}\0{path}".encode()).hexdigest()[:24]
 
 
-def make_plan(
-    corpus: Corpus, *, tasks: int, agents: int, tenants: Sequence[str], run: str, seed: int = 1
-) -> Plan:
+def make_plan(corpus: Corpus, *, tasks: int, agents: int, tenants: Sequence[str], run: str, seed: int = 1) -> Plan:
     """Jobs for a team over this corpus: at most `tasks` of them, fewer when the folder does not give as many.
 
     Raises ValueError for a corpus without any job, and for less than one task, agent or tenant.
@@ -324,9 +334,7 @@ def _give_twins(
     for index, tenant in enumerate(tenant_of):
         by_tenant.setdefault(tenant, []).append(index)
     # Givers keep their first job first, so that it is in flight when its twin comes.
-    pairs = [
-        pair for members in by_tenant.values() for pair in zip(members[::2], members[1::2], strict=False)
-    ]
+    pairs = [pair for members in by_tenant.values() for pair in zip(members[::2], members[1::2], strict=False)]
     if not pairs:
         return
     chance.shuffle(pairs)

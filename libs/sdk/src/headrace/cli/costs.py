@@ -9,48 +9,91 @@ import typer
 
 from headrace.cli.moments import moment_before
 from headrace.cli.output import OUT, dollars, print_json, table
-from headrace.cli.running import addresses, run
+from headrace.cli.running import USAGE, addresses, fail, run
 from headrace.client import Client
-from headrace.costs import CostGroup, CostReport
+from headrace.costs import CostReport, CostSums, SpendWindow
+
+_NUMBERS = ("executions", "tokens in", "tokens out", "cost")
+_SPANS = {60: "this minute", 3600: "this hour", 86_400: "today"}
 
 
 def costs(
     by: Annotated[
-        str, typer.Option("--by", "-b", help="What to group by, such as provider, model, role, user.")
-    ] = "model",
+        str,
+        typer.Option(
+            "--by",
+            "-b",
+            help="Up to three of tenant, day, hour, provider, model, role, kind, user, session; by commas.",
+        ),
+    ] = "provider,model",
     since: Annotated[str | None, typer.Option(help="A time (2027-01-01T12:00:00Z) or an age (24h, 30d).")] = None,
     until: Annotated[str | None, typer.Option(help="A time or an age.")] = None,
-    tenant: Annotated[str | None, typer.Option(help="Another tenant's; needs a key with the scope admin.")] = None,
+    tenant: Annotated[
+        str | None, typer.Option(help="Another tenant's, or * for all; needs a key with the scope admin.")
+    ] = None,
+    live: Annotated[bool, typer.Option("--live", help="What this minute, hour and day have cost so far.")] = False,
     json_output: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """What was spent, by group. What a simulator answered is costed as the real model would be.
+    """What was spent, by group. What a simulator answered is costed as the real model would be, and marked.
 
     \b
     Examples:
       headrace costs --by role --since 24h
-      headrace costs --by model --json | jq .total.cost_usd
+      headrace costs --by day,tenant --tenant '*' --since 30d
+      headrace costs --json | jq .total.cost_usd
     """
-    report = run(_costs(by, moment_before(since), moment_before(until), tenant))
+    if live and (since or until):
+        raise fail("--live is about now: leave --since and --until out", USAGE)
+    if live:
+        windows = run(_live(tenant))
+        if json_output:
+            print_json(windows)
+        else:
+            _print_windows(windows)
+        return
+    groups = [name.strip() for name in by.split(",") if name.strip()]
+    report = run(_costs(groups, moment_before(since), moment_before(until), tenant))
     if json_output:
         print_json(report)
-        return
-    rows = table(
-        by, "executions", "tokens in", "tokens out", "cost", right=["executions", "tokens in", "tokens out", "cost"]
-    )
-    for group in sorted(report.groups, key=lambda group: group.cost_nanodollars, reverse=True):
-        rows.add_row(" ".join(group.key.values()) or "(none)", *_numbers(group))
-    rows.add_section()
-    rows.add_row("total", *_numbers(report.total), style="bold")
-    OUT.print(rows)
+    else:
+        _print_report(report, groups)
 
 
-async def _costs(by: str, since: datetime | None, until: datetime | None, tenant: str | None) -> CostReport:
+async def _costs(by: list[str], since: datetime | None, until: datetime | None, tenant: str | None) -> CostReport:
     async with Client(addresses=addresses()) as client:
         return await client.costs(by=by, since=since, until=until, tenant=tenant)
 
 
-def _numbers(group: CostGroup) -> tuple[str, str, str, str]:
-    usage = group.usage
+async def _live(tenant: str | None) -> tuple[SpendWindow, ...]:
+    async with Client(addresses=addresses()) as client:
+        return await client.costs.live(tenant)
+
+
+def _print_report(report: CostReport, by: list[str]) -> None:
+    rows = table(*by, "", *_NUMBERS, right=_NUMBERS)
+    for group in sorted(report.groups, key=lambda group: group.sums.cost_nanodollars, reverse=True):
+        names = [group.key.get(name, "") for name in by]
+        rows.add_row(*names, "[bold yellow]SIMULATED[/]" if group.simulated else "", *_numbers(group.sums))
+    rows.add_section()
+    rows.add_row("total", *[""] * len(by), *_numbers(report.total), style="bold")
+    OUT.print(rows)
+    if report.simulated.executions:
+        OUT.print(
+            f"{dollars(report.simulated.cost_nanodollars)} of it is what simulated answers would have cost",
+            style="yellow",
+        )
+
+
+def _print_windows(windows: tuple[SpendWindow, ...]) -> None:
+    rows = table("", *_NUMBERS, right=_NUMBERS)
+    for window in windows:
+        rows.add_row(_SPANS.get(window.seconds, f"{window.seconds} s"), *_numbers(window.sums))
+    OUT.print(rows)
+
+
+def _numbers(sums: CostSums) -> tuple[str, str, str, str]:
+    usage = sums.usage
     return (
-        f"{group.executions:,}", f"{usage.input_tokens:,}", f"{usage.output_tokens:,}", dollars(group.cost_nanodollars)
+        f"{sums.executions:,}", f"{usage.input_tokens:,}", f"{usage.output_tokens:,}",
+        dollars(sums.cost_nanodollars),
     )  # fmt: skip

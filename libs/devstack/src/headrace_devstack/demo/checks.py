@@ -1,0 +1,163 @@
+"""Whether the run kept what Headrace promises. Pure: each check looks at what was seen, and says what it found."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from headrace_contracts.events import ServedFrom
+
+from headrace_devstack.demo.measure import cost_by_tenant
+from headrace_devstack.demo.outcomes import Evidence, Outcome, SkillExchange
+
+LOCAL_PROVIDERS = frozenset({"ollama"})
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """A promise, whether it was kept, and what was found."""
+
+    promise: str
+    kept: bool
+    found: str
+
+
+def all_checks(
+    outcomes: Sequence[Outcome], evidence: Evidence, exchange: SkillExchange, unread: Sequence[str] = ()
+) -> tuple[Check, ...]:
+    """All checks; `unread` says which records could not be read, which leaves the others' evidence incomplete."""
+    return (
+        _readable(unread),
+        _accepted(outcomes, evidence),
+        _one_end_each(evidence),
+        _agents_and_topics_agree(outcomes, evidence),
+        _answered(outcomes),
+        _no_sensitive_attempt_for_the_cloud(evidence),
+        _sensitive_answered_at_home(outcomes, evidence),
+        *_nothing_sensitive_received(outcomes, evidence),
+        _costs_agree(evidence),
+        _skills_arrived(exchange),
+    )
+
+
+def _readable(unread: Sequence[str]) -> Check:
+    found = f"{len(unread)} could not be read, such as {unread[0]}" if unread else "none failed to decode"
+    return Check("every record read for these checks can be decoded", not unread, found)
+
+
+def _accepted(outcomes: Sequence[Outcome], evidence: Evidence) -> Check:
+    known = [outcome.task_id for outcome in outcomes if outcome.task_id is not None]
+    lost = set(known) - set(evidence.submitted)
+    twice = _repeated(evidence.submitted)
+    strangers = set(evidence.submitted) - set(known)
+    refused = len(outcomes) - len(known)
+    kept = not (lost or twice or strangers or refused) and len(set(known)) == len(known)
+    found = f"{len(set(known))} of {len(outcomes)} accepted, {len(lost)} of them missing in tasks.submitted"
+    if twice or strangers:
+        found += f", {len(twice)} there twice, {len(strangers)} that no agent knows"
+    return Check("each job became one task, and is in tasks.submitted once", kept, found)
+
+
+def _one_end_each(evidence: Evidence) -> Check:
+    ends = Counter(end.task_id for end in evidence.completions)
+    missing = set(evidence.submitted) - ends.keys()
+    several = [task_id for task_id, count in ends.items() if count > 1]
+    unknown = ends.keys() - set(evidence.submitted)
+    found = (
+        f"{len(ends)} ended of {len(set(evidence.submitted))}; missing {len(missing)}, with several ends {len(several)}"
+    )
+    if unknown:
+        found += f", ends of unknown tasks {len(unknown)}"
+    for name, ids in (("missing", sorted(missing)), ("several ends", sorted(several))):
+        if ids:
+            found += f"; {name}: {', '.join(ids[:3])}"
+    kept = bool(evidence.submitted) and not (missing or several or unknown)
+    return Check("each task has exactly one terminal state in tasks.completed", kept, found)
+
+
+def _agents_and_topics_agree(outcomes: Sequence[Outcome], evidence: Evidence) -> Check:
+    answered = {end.task_id for end in evidence.completions if end.answer is not None}
+    differ = [o for o in outcomes if o.task_id is not None and o.answered != (o.task_id in answered)]
+    found = f"{len(outcomes) - len(differ)} of {len(outcomes)} agree"
+    return Check("what agents were told is what tasks.completed says", not differ, found)
+
+
+def _answered(outcomes: Sequence[Outcome]) -> Check:
+    without = [outcome for outcome in outcomes if not outcome.answered]
+    found = f"{len(outcomes) - len(without)} of {len(outcomes)}"
+    if without:
+        reasons = Counter(outcome.problem for outcome in without)
+        found += "; " + "; ".join(f"{count} times {reason}" for reason, count in reasons.most_common(3))
+    return Check("every task was answered", not without, found)
+
+
+def _no_sensitive_attempt_for_the_cloud(evidence: Evidence) -> Check:
+    leaks = [attempt for attempt in evidence.cloud_attempts if attempt.sensitive]
+    found = f"{len(leaks)} sensitive among {len(evidence.cloud_attempts)} attempts on work.cloud.*"
+    return Check("no sensitive attempt on the topics of the cloud", not leaks, found)
+
+
+def _sensitive_answered_at_home(outcomes: Sequence[Outcome], evidence: Evidence) -> Check:
+    sensitive = {outcome.task_id for outcome in outcomes if outcome.job.marker is not None}
+    ends = [end for end in evidence.completions if end.task_id in sensitive]
+    away = [end for end in ends if end.provider is not None and end.provider not in LOCAL_PROVIDERS]
+    lowered = [end for end in ends if end.privacy.value != "sensitive"]
+    found = f"{len(ends)} sensitive tasks, {len(away)} answered elsewhere, {len(lowered)} with a lower level"
+    return Check("sensitive tasks were answered on our own nodes only", not away and not lowered, found)
+
+
+def _nothing_sensitive_received(outcomes: Sequence[Outcome], evidence: Evidence) -> tuple[Check, ...]:
+    received = evidence.received
+    promise = "no sensitive byte reached a cloud provider"
+    if received is None:
+        # What a real provider received only the provider could tell; the two checks above stand on the topics alone.
+        return ()
+    away = {provider: count for provider, count in received.hits.items() if provider not in LOCAL_PROVIDERS and count}
+    found = ", ".join(f"{provider} {count}" for provider, count in sorted(received.hits.items())) or "no provider"
+    found = f"requests with a marker of a sensitive file: {found}"
+    if not received.complete:
+        found += "; the simulator had to forget older requests"
+    expected = _sent_home(outcomes, evidence)
+    arrived = sum(count for provider, count in received.hits.items() if provider in LOCAL_PROVIDERS)
+    return (
+        Check(promise, not away and received.complete, found),
+        Check(
+            "the markers do arrive where they may, so that the check above can fail",
+            arrived >= expected,
+            f"{arrived} at our own nodes, at least {expected} expected",
+        ),
+    )
+
+
+def _sent_home(outcomes: Sequence[Outcome], evidence: Evidence) -> int:
+    sensitive = {outcome.task_id for outcome in outcomes if outcome.job.marker is not None}
+    return sum(1 for end in evidence.completions if end.task_id in sensitive and end.served_from is ServedFrom.ATTEMPT)
+
+
+def _costs_agree(evidence: Evidence) -> Check:
+    tasks = cost_by_tenant(evidence.completions)
+    differ = sorted(tenant for tenant in tasks if tasks[tenant] != evidence.ledger.get(tenant))
+    total, ledger = sum(tasks.values()), sum(evidence.ledger.values())
+    found = f"tasks ${total / 1e9:.9f}, ledger ${ledger / 1e9:.9f}"
+    if differ:
+        found += f"; different for {', '.join(differ)}"
+    return Check("tasks and ledger agree on every tenant's cost, to the nano-dollar", bool(tasks) and not differ, found)
+
+
+def _skills_arrived(exchange: SkillExchange) -> Check:
+    arrived = Counter((delivery.skill, delivery.receiver) for delivery in exchange.deliveries)
+    missing = exchange.expected - arrived.keys()
+    several = [pair for pair, count in arrived.items() if count > 1]
+    strangers = arrived.keys() - exchange.expected
+    found = f"{len(arrived)} of {len(exchange.expected)} deliveries of {len(exchange.publish_ms)} skills"
+    if several or strangers:
+        found += f", {len(several)} repeated, {len(strangers)} to agents that had not asked"
+    if exchange.problems:
+        found += f"; {exchange.problems[0]}"
+    kept = not (missing or several or strangers or exchange.problems)
+    return Check("every skill reached every agent that follows its domain, once", kept, found)
+
+
+def _repeated(values: Sequence[str]) -> set[str]:
+    return {value for value, count in Counter(values).items() if count > 1}

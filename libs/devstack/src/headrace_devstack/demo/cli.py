@@ -1,0 +1,167 @@
+"""The command ``headrace demo``."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import signal
+import sys
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import aiohttp
+import typer
+from headrace import Addresses, HeadraceError, locate
+from headrace_contracts.errors import ContractError
+from headrace_streams.errors import StreamsError
+from rich.console import Console
+
+from headrace_devstack import status
+from headrace_devstack.demo.corpus import SENSITIVE_PATTERNS
+from headrace_devstack.demo.report import Run, as_document, print_report
+from headrace_devstack.demo.run import DemoOptions, run_demo
+from headrace_devstack.errors import DevstackError
+from headrace_devstack.settings import StackSettings, load_settings
+from headrace_devstack.stack import open_stack
+from headrace_devstack.supervisor import PartEvent
+
+# A stack of the demo's own answers faster than real models would, so that it is over in a minute or two.
+_OWN_SIMULATOR_SPEED = "6"
+_PROBE_SECONDS = 2.0
+_INTERRUPTED = 130
+
+
+def demo(
+    folder: Annotated[Path, typer.Option(help="Folder of files to work on.", show_default="this one")] = Path(),
+    tasks: Annotated[int, typer.Option(help="How many tasks, if the folder gives as many.", min=1)] = 300,
+    agents: Annotated[int, typer.Option(help="How many agents.", min=1, max=1000)] = 100,
+    sensitive: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Pattern of names of sensitive files or folders; may be given several times. "
+            f"[default: {' '.join(SENSITIVE_PATTERNS)}]",
+            show_default=False,
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Another seed deals the jobs out differently.")] = 1,
+    json_file: Annotated[
+        str | None, typer.Option("--json", metavar="FILE", help="Write all figures and checks to a file; - for stdout.")
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Data folder of the stack. [HEADRACE_DATA, default .headrace]", show_default=False),
+    ] = None,
+) -> None:
+    """Let an AI team work through a folder of real files, then check that Headrace kept its promises.
+
+    A hundred agents document, review, audit and think up tests, over HTTP, the OpenAI API and Kafka, for three tenants.
+    It uses the stack that is running here, or starts one and stops it afterwards. Without provider keys and Ollama the
+    models are simulated, and every table says so. Exit code 1 when a promise was broken.
+
+    \b
+    Examples:
+      headrace demo
+      headrace demo --folder ~/project --tasks 60 --agents 20 --sensitive '*internal*' --json result.json
+    """
+    # With JSON on stdout, everything for people goes to stderr.
+    console = Console(stderr=json_file == "-", highlight=False)
+    options = DemoOptions(folder, tasks, agents, tuple(sensitive or SENSITIVE_PATTERNS), seed)
+    try:
+        settings = load_settings(data=data)
+        run = asyncio.run(_until_interrupted(_demo(options, settings, console)))
+    except DevstackError as error:
+        status.print_error(Console(stderr=True), error)
+        raise typer.Exit(1) from None
+    except (HeadraceError, StreamsError, ContractError, ValueError) as error:
+        Console(stderr=True, highlight=False).print(f"[bold red]headrace:[/] {error}", soft_wrap=True)
+        raise typer.Exit(1) from None
+    if run is None:
+        raise typer.Exit(_INTERRUPTED)
+    console.print()
+    print_report(console, run)
+    if json_file is not None:
+        _write(json_file, run)
+    if not run.passed:
+        raise typer.Exit(1)
+
+
+async def _until_interrupted(work: Coroutine[Any, Any, Run]) -> Run | None:
+    """The result; None after SIGINT or SIGTERM, when all that was started has been stopped."""
+    task = asyncio.create_task(work)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, task.cancel)
+    try:
+        return await task
+    except asyncio.CancelledError:
+        return None
+
+
+async def _demo(options: DemoOptions, settings: StackSettings, console: Console) -> Run:
+    async with _stack(settings, console) as addresses:
+        return await run_demo(options, addresses, console)
+
+
+@asynccontextmanager
+async def _stack(settings: StackSettings, console: Console) -> AsyncIterator[Addresses]:
+    """The running stack, or one that lives as long as the block."""
+    running = await _running_stack(settings)
+    if running is not None:
+        console.print(f"Using the running stack of {running.stack_file}", soft_wrap=True)
+        yield running
+        return
+    console.print("Starting a stack for the demo (Ctrl-C stops it)")
+    own = settings.model_copy(update={"simulator_speed": _own_speed(settings)})
+    lines, bar = status.EventLines(console), status.DownloadBar(console)
+    quiet = False
+
+    def emit(event: PartEvent) -> None:
+        if not quiet:
+            lines(event)
+
+    with contextlib.closing(bar):
+        async with open_stack(own, emit, bar) as stack:
+            bar.close()
+            lines.know(stack.parts)
+            await stack.supervisor.start()
+            stack.publish()
+            console.print()
+            yield locate(environ={}, stack_file=stack.folder.stack_file)
+            quiet = True
+            console.print("Stopping the stack", style="dim")
+
+
+def _own_speed(settings: StackSettings) -> str:
+    return settings.simulator_speed if "simulator_speed" in settings.model_fields_set else _OWN_SIMULATOR_SPEED
+
+
+async def _running_stack(settings: StackSettings) -> Addresses | None:
+    """The stack on the data folder, or another that variables name or that runs further up, if its intake is ready."""
+    file = settings.data / "stack.json"
+    found = locate(stack_file=file if file.is_file() else None)
+    ops = found.stack.get("ops_urls")
+    if not found.url or not found.bootstrap_servers:
+        return None
+    probe = f"{ops['intake']}/readyz" if isinstance(ops, dict) and "intake" in ops else f"{found.url}/v1/models"
+    try:
+        timeout = aiohttp.ClientTimeout(total=_PROBE_SECONDS)
+        async with aiohttp.ClientSession(timeout=timeout) as session, session.get(probe) as response:
+            # Without a key the API refuses, which tells as well that it is there.
+            return found if response.status in (200, 401) else None
+    except (aiohttp.ClientError, TimeoutError):
+        return None
+
+
+def _write(place: str, run: Run) -> None:
+    text = json.dumps(as_document(run), indent=2, ensure_ascii=False)
+    if place == "-":
+        sys.stdout.write(text + "\n")
+        return
+    try:
+        Path(place).write_text(text + "\n", encoding="utf-8")
+    except OSError as error:
+        Console(stderr=True).print(f"[bold red]headrace:[/] {place} cannot be written: {error.strerror}")
+        raise typer.Exit(1) from None

@@ -1,0 +1,155 @@
+"""Collects afterwards what the topics, the ledger and the simulator hold of a run."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Collection, Mapping, Sequence
+from datetime import datetime
+from typing import Any, Final
+
+import aiohttp
+from headrace import Client, Cluster, RetryLater, Unavailable
+from headrace_contracts import topics
+from headrace_contracts.errors import Origin, UnreadableValue
+from headrace_contracts.events import AttemptFinished, AttemptRequested, Privacy, TaskCompleted, TaskSubmitted
+from headrace_contracts.headers import header
+from headrace_contracts.topics import TopicSpec
+from headrace_streams.records import Record, TopicPartition
+
+from headrace_devstack.demo.measure import cost_by_tenant
+from headrace_devstack.demo.outcomes import CloudAttempt, Evidence, Received
+
+_READ: Final[tuple[TopicSpec, ...]] = (
+    topics.TASKS_SUBMITTED,
+    topics.TASKS_COMPLETED,
+    topics.ATTEMPTS_FINISHED,
+    topics.WORK_CLOUD_INTERACTIVE,
+    topics.WORK_CLOUD_BATCH,
+)
+_QUIET_SECONDS: Final = 1.0
+_LEDGER_SECONDS: Final = 20.0
+_SIMULATOR_SECONDS: Final = 30.0
+
+Positions = Mapping[TopicPartition, int]
+
+
+async def ends_of_topics(cluster: Cluster) -> dict[TopicPartition, int]:
+    """Where the topics of the evidence end now."""
+    reader = cluster.log.reader()
+    try:
+        ends: dict[TopicPartition, int] = {}
+        for spec in _READ:
+            partitions = await reader.partitions_of(cluster.topic(spec))
+            ends |= {part: end for part, (_, end) in (await reader.bounds(partitions)).items()}
+        return ends
+    finally:
+        await reader.close()
+
+
+class Collector:
+    """Reads what a run left behind.
+
+    Args:
+        start: Where the topics ended before the run.
+        tenants: The run's tenants, which nobody else uses.
+    """
+
+    def __init__(self, cluster: Cluster, start: Positions, tenants: Collection[str]) -> None:
+        self._cluster = cluster
+        self._start = start
+        self._tenants = frozenset(tenants)
+        self.unread: list[str] = []
+        """Records that could not be decoded, each with its reason."""
+
+    async def collect(
+        self, clients: Mapping[str, Client], since: datetime, simulator_url: str | None, markers: Sequence[str]
+    ) -> Evidence:
+        """All evidence of the run; waits for the ledger to catch up."""
+        # What would come twice would come within moments.
+        await asyncio.sleep(_QUIET_SECONDS)
+        records = await self._read(await ends_of_topics(self._cluster))
+        completions = tuple(await self._events(records, topics.TASKS_COMPLETED, TaskCompleted))
+        submitted = await self._events(records, topics.TASKS_SUBMITTED, TaskSubmitted)
+        cloud = [
+            (spec, await self._events(records, spec, AttemptRequested))
+            for spec in (topics.WORK_CLOUD_INTERACTIVE, topics.WORK_CLOUD_BATCH)
+        ]
+        return Evidence(
+            submitted=tuple(task.task_id for task in submitted),
+            completions=completions,
+            attempts=tuple(await self._events(records, topics.ATTEMPTS_FINISHED, AttemptFinished)),
+            cloud_attempts=tuple(
+                CloudAttempt(spec.name, attempt.task_id, attempt.provider, attempt.privacy is Privacy.SENSITIVE)
+                for spec, attempts in cloud
+                for attempt in attempts
+            ),
+            ledger=await _ledger(clients, since, cost_by_tenant(completions)),
+            received=None if simulator_url is None else await _received(simulator_url, markers),
+        )
+
+    async def _read(self, ends: Positions) -> list[Record]:
+        """All records of the run's tenants between the start and the given ends."""
+        left = {part: end for part, end in ends.items() if self._start.get(part, 0) < end}
+        if not left:
+            return []
+        reader = self._cluster.log.reader()
+        found: list[Record] = []
+        try:
+            await reader.assign({part: self._start.get(part, 0) for part in left})
+            while left:
+                for record in await reader.poll(1000, 1.0):
+                    end = left.get(record.topic_partition)
+                    if end is None:
+                        continue
+                    if record.offset < end and header(record.headers, "ce_tenant") in self._tenants:
+                        found.append(record)
+                    if record.offset + 1 >= end:
+                        del left[record.topic_partition]
+        finally:
+            await reader.close()
+        return found
+
+    async def _events(self, records: Sequence[Record], spec: TopicSpec, event: type[Any]) -> list[Any]:
+        topic = self._cluster.topic(spec)
+        events = []
+        for record in records:
+            if record.topic != topic:
+                continue
+            origin = Origin(record.topic, record.partition, record.offset)
+            try:
+                events.append(await self._cluster.codec.read(event, record.value, origin))
+            except UnreadableValue as error:
+                self.unread.append(str(error))
+        return events
+
+
+async def _ledger(clients: Mapping[str, Client], since: datetime, expected: Mapping[str, int]) -> dict[str, int]:
+    """Cost by tenant, as soon as it is what the tasks say, or else what it is after a while."""
+    give_up_at = time.monotonic() + _LEDGER_SECONDS
+    while True:
+        try:
+            costs = {
+                tenant: (await client.costs(since=since)).total.cost_nanodollars for tenant, client in clients.items()
+            }
+        except (Unavailable, RetryLater):
+            costs = {}
+        if all(costs.get(tenant) == cost for tenant, cost in expected.items()) or time.monotonic() > give_up_at:
+            return costs
+        await asyncio.sleep(0.5)
+
+
+async def _received(simulator_url: str, markers: Sequence[str]) -> Received:
+    timeout = aiohttp.ClientTimeout(total=_SIMULATOR_SECONDS)
+    async with aiohttp.ClientSession(timeout=timeout, raise_for_status=True) as session:
+        async with session.get(f"{simulator_url}/control/received") as response:
+            providers = {entry["provider"] for entry in (await response.json())["received"]}
+        hits: dict[str, set[int]] = {provider: set() for provider in providers}
+        complete = True
+        if markers:
+            async with session.post(f"{simulator_url}/control/search", json={"needles": list(markers)}) as response:
+                document = await response.json()
+            complete = bool(document["complete"])
+            for hit in document["hits"]:
+                hits.setdefault(hit["provider"], set()).add(int(hit["number"]))
+    return Received(complete, {provider: len(numbers) for provider, numbers in hits.items()})

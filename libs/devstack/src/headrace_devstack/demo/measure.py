@@ -1,0 +1,253 @@
+"""From what was seen to figures. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from headrace_contracts.events import ServedFrom, TaskCompleted
+
+from headrace_devstack.demo.outcomes import Evidence, Outcome, SkillExchange
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """Percentiles of some durations, in milliseconds."""
+
+    count: int
+    p50: float
+    p99: float
+    longest: float
+
+
+@dataclass(frozen=True, slots=True)
+class RoleRow:
+    """How the tasks of one role went."""
+
+    role: str
+    tasks: int
+    answered: int
+    sensitive: int
+    latency: Spread
+
+
+@dataclass(frozen=True, slots=True)
+class PlaceRow:
+    """Where tasks ran, and the reason they ran there."""
+
+    provider: str
+    model: str
+    node: str
+    simulated: bool
+    tasks: int
+    sensitive: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class LatencyShares:
+    """What the time of the tasks that a model answered went into.
+
+    Attributes:
+        total: From the agent's submission to the answer in its hands.
+        model: The model itself.
+        waiting: From the router's decision to the start at the worker: mostly, for a free slot at a node.
+        own: What is left: total less model and waiting.
+        outside_model: Total less model.
+    """
+
+    total: Spread
+    model: Spread
+    waiting: Spread
+    own: Spread
+    outside_model: Spread
+
+
+@dataclass(frozen=True, slots=True)
+class TenantRow:
+    """What a tenant's tasks cost, in nano-dollars: as the tasks say, and as the ledger says."""
+
+    tenant: str
+    tasks: int
+    input_tokens: int
+    output_tokens: int
+    tasks_nanodollars: int
+    ledger_nanodollars: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class SkillFigures:
+    """How skills got around."""
+
+    published: int
+    deliveries: int
+    expected: int
+    publish_call: Spread
+    after_call: Spread
+    after_publishing: Spread
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """All figures of a run."""
+
+    tasks: int
+    seconds: float
+    by_way: Mapping[str, int]
+    roles: tuple[RoleRow, ...]
+    places: tuple[PlaceRow, ...]
+    shares: LatencyShares
+    served: Mapping[str, int]
+    served_latency: Mapping[str, Spread]
+    twins: int
+    twins_shared: int
+    skills: SkillFigures
+    tenants: tuple[TenantRow, ...]
+
+
+def spread(values: Iterable[float]) -> Spread:
+    """Percentiles by nearest rank; zeros where there are no values."""
+    ordered = sorted(values)
+    if not ordered:
+        return Spread(0, 0.0, 0.0, 0.0)
+    return Spread(len(ordered), percentile(ordered, 50), percentile(ordered, 99), ordered[-1])
+
+
+def percentile(ordered: Sequence[float], percent: float) -> float:
+    """The smallest value that at least so many percent do not exceed. Raises ValueError for no values."""
+    if not ordered:
+        raise ValueError("no values")
+    return ordered[max(0, math.ceil(len(ordered) * percent / 100) - 1)]
+
+
+def figures(outcomes: Sequence[Outcome], evidence: Evidence, exchange: SkillExchange, seconds: float) -> Figures:
+    """All figures; `seconds` is how long the team worked."""
+    ends = {end.task_id: end for end in evidence.completions}
+    twins = [outcome for outcome in outcomes if outcome.job.twin_of is not None]
+    by_source: dict[str, list[float]] = defaultdict(list)
+    for outcome in outcomes:
+        end = ends.get(outcome.task_id or "")
+        if end is not None:
+            by_source[end.served_from.value].append(outcome.total_ms)
+    return Figures(
+        tasks=len(outcomes),
+        seconds=seconds,
+        by_way=dict(Counter(outcome.agent.way.value for outcome in outcomes)),
+        roles=_roles(outcomes),
+        places=_places(outcomes, ends),
+        shares=_shares(outcomes, ends, evidence),
+        served={source: len(values) for source, values in sorted(by_source.items())},
+        served_latency={source: spread(values) for source, values in sorted(by_source.items())},
+        twins=len(twins),
+        twins_shared=sum(
+            ends[outcome.task_id].served_from in (ServedFrom.CACHE, ServedFrom.COALESCED)
+            for outcome in twins
+            if outcome.task_id in ends
+        ),
+        skills=SkillFigures(
+            published=len(exchange.publish_ms),
+            deliveries=len(exchange.deliveries),
+            expected=len(exchange.expected),
+            publish_call=spread(exchange.publish_ms),
+            after_call=spread(delivery.after_call_ms for delivery in exchange.deliveries),
+            after_publishing=spread(delivery.after_publishing_ms for delivery in exchange.deliveries),
+        ),
+        tenants=_tenants(outcomes, evidence),
+    )
+
+
+def cost_by_tenant(completions: Iterable[TaskCompleted]) -> dict[str, int]:
+    """The sum of what tasks say that they cost, in nano-dollars; of tasks with several ends the first counts."""
+    seen: set[str] = set()
+    costs: dict[str, int] = defaultdict(int)
+    for end in completions:
+        if end.task_id not in seen:
+            seen.add(end.task_id)
+            costs[end.tenant] += end.cost_nanodollars
+    return dict(costs)
+
+
+def _roles(outcomes: Sequence[Outcome]) -> tuple[RoleRow, ...]:
+    by_role: dict[str, list[Outcome]] = defaultdict(list)
+    for outcome in outcomes:
+        by_role[outcome.job.role].append(outcome)
+    return tuple(
+        RoleRow(
+            role=role,
+            tasks=len(rows),
+            answered=sum(outcome.answered for outcome in rows),
+            sensitive=sum(outcome.job.marker is not None for outcome in rows),
+            latency=spread(outcome.total_ms for outcome in rows if outcome.answered),
+        )
+        for role, rows in sorted(by_role.items(), key=lambda entry: -len(entry[1]))
+    )
+
+
+def reason_of(end: TaskCompleted) -> str:
+    """Why a task went to the model that answered it, in the router's words."""
+    steps = [step for step in end.trail if step.reason and step.step != "finished"]
+    fitting = [step for step in steps if step.model == end.model] or steps
+    return fitting[-1].reason if fitting else ""
+
+
+def _places(outcomes: Sequence[Outcome], ends: Mapping[str, TaskCompleted]) -> tuple[PlaceRow, ...]:
+    by_place: dict[tuple[str, str, str, bool], list[tuple[Outcome, TaskCompleted]]] = defaultdict(list)
+    for outcome in outcomes:
+        end = ends.get(outcome.task_id or "")
+        if end is not None and end.model is not None and end.served_from is ServedFrom.ATTEMPT:
+            by_place[(end.provider or "", end.model, end.node or "", end.simulated)].append((outcome, end))
+    rows = []
+    for (provider, model, node, simulated), found in by_place.items():
+        reasons = Counter(reason_of(end) for _, end in found)
+        rows.append(
+            PlaceRow(
+                provider=provider,
+                model=model,
+                node=node,
+                simulated=simulated,
+                tasks=len(found),
+                sensitive=sum(outcome.job.marker is not None for outcome, _ in found),
+                reason=reasons.most_common(1)[0][0],
+            )
+        )
+    return tuple(sorted(rows, key=lambda row: -row.tasks))
+
+
+def _shares(outcomes: Sequence[Outcome], ends: Mapping[str, TaskCompleted], evidence: Evidence) -> LatencyShares:
+    waits: dict[str, float] = defaultdict(float)
+    for attempt in evidence.attempts:
+        waits[attempt.task_id] += attempt.queued_ms
+    total, model, waiting, own, outside = [], [], [], [], []
+    for outcome in outcomes:
+        end = ends.get(outcome.task_id or "")
+        # Of a task with several attempts, or a shared answer, one model's time is not what stood in the way.
+        if end is None or not outcome.answered or end.served_from is not ServedFrom.ATTEMPT or end.attempts != 1:
+            continue
+        waited = waits.get(end.task_id, 0.0)
+        total.append(outcome.total_ms)
+        model.append(end.model_ms)
+        waiting.append(waited)
+        outside.append(outcome.total_ms - end.model_ms)
+        own.append(max(0.0, outcome.total_ms - end.model_ms - waited))
+    return LatencyShares(spread(total), spread(model), spread(waiting), spread(own), spread(outside))
+
+
+def _tenants(outcomes: Sequence[Outcome], evidence: Evidence) -> tuple[TenantRow, ...]:
+    costs = cost_by_tenant(evidence.completions)
+    first = {end.task_id: end for end in reversed(evidence.completions)}
+    rows = []
+    for tenant in dict.fromkeys(outcome.agent.tenant for outcome in outcomes):
+        ends = [end for end in first.values() if end.tenant == tenant]
+        rows.append(
+            TenantRow(
+                tenant=tenant,
+                tasks=sum(outcome.agent.tenant == tenant for outcome in outcomes),
+                input_tokens=sum(end.usage.input_tokens for end in ends),
+                output_tokens=sum(end.usage.output_tokens for end in ends),
+                tasks_nanodollars=costs.get(tenant, 0),
+                ledger_nanodollars=evidence.ledger.get(tenant),
+            )
+        )
+    return tuple(rows)

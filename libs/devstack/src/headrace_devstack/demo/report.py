@@ -1,0 +1,208 @@
+"""The run's tables, and the whole as one JSON document."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from enum import Enum
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from headrace_devstack.demo.checks import Check
+from headrace_devstack.demo.measure import Figures, Spread
+from headrace_devstack.demo.outcomes import Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A finished run.
+
+    Attributes:
+        simulated: Providers that a simulator stood in for.
+        files: How many files there were, and how many of them are sensitive.
+    """
+
+    run: str
+    folder: str
+    files: int
+    sensitive_files: int
+    commits: int
+    agents: int
+    simulated: tuple[str, ...]
+    figures: Figures
+    checks: tuple[Check, ...]
+    problems: tuple[str, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether every promise was kept."""
+        return all(check.kept for check in self.checks)
+
+
+def problems_of(outcomes: Sequence[Outcome]) -> tuple[str, ...]:
+    """The different reasons why jobs went without an answer."""
+    return tuple(dict.fromkeys(outcome.problem for outcome in outcomes if outcome.problem))
+
+
+def as_document(run: Run) -> dict[str, Any]:
+    """The run as JSON holds it."""
+    return {"passed": run.passed, **_plain(run)}
+
+
+def print_report(console: Console, run: Run) -> None:
+    """All tables, then the checks."""
+    figures = run.figures
+    for part in (
+        _title(run),
+        _roles(run),
+        _places(run),
+        _latency(run),
+        _sharing(run),
+        _skills(run),
+        _costs(run),
+        _checks(run.checks),
+    ):
+        console.print(part)
+        console.print()
+    rate = figures.tasks / figures.seconds if figures.seconds else 0.0
+    verdict = ("[bold green]All promises kept", "[bold red]A promise was broken")[not run.passed]
+    console.print(f"{verdict}[/]: {figures.tasks} tasks in {figures.seconds:.1f} s ({rate:.1f} a second)")
+
+
+def _title(run: Run) -> RenderableType:
+    return Text(
+        f"{run.figures.tasks} tasks by {run.agents} agents over {run.files} files "
+        f"({run.sensitive_files} sensitive) and {run.commits} commits of {run.folder}",
+        style="bold",
+    )
+
+
+def _roles(run: Run) -> RenderableType:
+    table = _table(run, "Tasks by role")
+    for name in ("tasks", "answered", "sensitive", "p50 ms", "p99 ms"):
+        table.add_column(name, justify="right")
+    for row in run.figures.roles:
+        table.add_row(
+            row.role, str(row.tasks), str(row.answered), str(row.sensitive), _ms(row.latency.p50), _ms(row.latency.p99)
+        )
+    return table
+
+
+def _places(run: Run) -> RenderableType:
+    table = _table(run, "Where they ran, and why", "model")
+    table.add_column("node")
+    table.add_column("tasks", justify="right")
+    table.add_column("sensitive", justify="right")
+    table.add_column("why (most often)", overflow="fold")
+    for row in run.figures.places:
+        mark = " [bold yellow]SIMULATED[/]" if row.simulated else ""
+        table.add_row(
+            f"{escape(row.provider)}/{escape(row.model)}{mark}", escape(row.node), str(row.tasks), str(row.sensitive),
+            escape(row.reason),
+        )  # fmt: skip
+    return table
+
+
+def _latency(run: Run) -> RenderableType:
+    table = _table(run, "What the time went into (tasks that a model answered)", "")
+    for name in ("tasks", "p50 ms", "p99 ms"):
+        table.add_column(name, justify="right")
+    shares = run.figures.shares
+    for name, spread in (
+        ("from submission to answer", shares.total),
+        ("  the model", shares.model),
+        ("  waiting for a free slot at a worker", shares.waiting),
+        ("  Headrace itself", shares.own),
+    ):
+        table.add_row(name, str(spread.count), _ms(spread.p50), _ms(spread.p99))
+    return table
+
+
+def _sharing(run: Run) -> RenderableType:
+    table = _table(run, "Equal tasks", "answered by")
+    for name in ("tasks", "p50 ms", "p99 ms"):
+        table.add_column(name, justify="right")
+    names = {"attempt": "an attempt of their own", "cache": "the cache", "coalesced": "an equal task in flight"}
+    for source, spread in run.figures.served_latency.items():
+        table.add_row(names.get(source, source), str(spread.count), _ms(spread.p50), _ms(spread.p99))
+    twins = Text(
+        f"{run.figures.twins_shared} of {run.figures.twins} repeated tasks cost nothing",
+        style="dim",
+    )
+    return Group(table, twins)
+
+
+def _skills(run: Run) -> RenderableType:
+    figures = run.figures.skills
+    table = _table(run, "Skills", "")
+    for name in ("count", "p50 ms", "p99 ms", "longest ms"):
+        table.add_column(name, justify="right")
+    for name, count, spread in (
+        ("published (the author's call)", str(figures.published), figures.publish_call),
+        ("pushed, from the author's call", f"{figures.deliveries} of {figures.expected}", figures.after_call),
+        ("pushed, from publication", f"{figures.deliveries} of {figures.expected}", figures.after_publishing),
+    ):
+        table.add_row(name, count, *_three(spread))
+    return table
+
+
+def _costs(run: Run) -> RenderableType:
+    table = _table(run, "Cost by tenant", "tenant")
+    for name in ("tasks", "tokens in", "tokens out", "by its tasks", "by the ledger"):
+        table.add_column(name, justify="right")
+    for row in run.figures.tenants:
+        ledger = "?" if row.ledger_nanodollars is None else _dollars(row.ledger_nanodollars)
+        table.add_row(
+            escape(row.tenant), str(row.tasks), f"{row.input_tokens:,}", f"{row.output_tokens:,}",
+            _dollars(row.tasks_nanodollars), ledger,
+        )  # fmt: skip
+    return table
+
+
+def _checks(checks: Sequence[Check]) -> RenderableType:
+    lines = Text("Checks\n", style="bold")
+    for check in checks:
+        lines.append("  ✓ " if check.kept else "  ✗ ", "green" if check.kept else "bold red")
+        lines.append(check.promise, "not bold")
+        lines.append(f": {check.found}\n", "not bold dim" if check.kept else "not bold red")
+    lines.rstrip()
+    return lines
+
+
+def _table(run: Run, title: str, first: str = "role") -> Table:
+    notice = f" · [yellow]simulated: {', '.join(run.simulated)}[/]" if run.simulated else ""
+    table = Table(
+        title=f"[bold]{title}[/]{notice}", title_justify="left", title_style="", box=None, pad_edge=False, expand=False
+    )
+    table.add_column(first, overflow="fold")
+    return table
+
+
+def _three(spread: Spread) -> tuple[str, str, str]:
+    return _ms(spread.p50), _ms(spread.p99), _ms(spread.longest)
+
+
+def _ms(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
+
+
+def _dollars(nanodollars: int) -> str:
+    return f"${Decimal(nanodollars) / 1_000_000_000:.9f}"
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, tuple | list | frozenset | set):
+        return [_plain(item) for item in value]
+    return value

@@ -1,0 +1,200 @@
+"""One run of the demo on a running stack: tenants, team, evidence, figures, checks."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import aiohttp
+from headrace import Addresses, Client, Cluster, HeadraceError, KafkaClient, NewKey, NotAllowed, Preferences
+from rich.console import Console
+
+from headrace_devstack.demo.checks import all_checks
+from headrace_devstack.demo.corpus import Corpus, Plan, make_plan
+from headrace_devstack.demo.display import shown
+from headrace_devstack.demo.doors import HttpDoor, KafkaDoor, OpenAIDoor, door_for
+from headrace_devstack.demo.evidence import Collector, ends_of_topics
+from headrace_devstack.demo.exchange import Exchange, TenantClients
+from headrace_devstack.demo.measure import figures
+from headrace_devstack.demo.report import Run, problems_of
+from headrace_devstack.demo.source import read_folder
+from headrace_devstack.demo.team import Progress, work
+
+_BEFORE = timedelta(seconds=5)
+_KEY_PAUSES = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2)
+
+
+@dataclass(frozen=True, slots=True)
+class DemoOptions:
+    """What the demo works on, and how much of it."""
+
+    folder: Path
+    tasks: int
+    agents: int
+    sensitive: tuple[str, ...]
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Tenant:
+    """A customer of the demo: how it wants its work done, in the words of the preferences."""
+
+    name: str
+    preferences: Preferences
+
+
+def tenants_of(run: str) -> tuple[Tenant, ...]:
+    """Three customers as they come, under names that no other run has."""
+    return (
+        # Everything on its own nodes.
+        Tenant(f"oxbow-{run}", Preferences(ai_mode="local", privacy_level="high")),
+        # Own nodes first; internal content may go to one named provider.
+        Tenant(
+            f"meander-{run}",
+            Preferences(
+                ai_mode="hybrid", privacy_level="standard", preferred_provider="groq", allowed_providers=("groq",)
+            ),
+        ),
+        # The cloud first, for all that is not sensitive.
+        Tenant(
+            f"estuary-{run}",
+            Preferences(
+                ai_mode="hybrid", privacy_level="low", preferred_provider="anthropic",
+                allowed_providers=("anthropic", "groq"),
+            ),
+        ),
+    )  # fmt: skip
+
+
+async def run_demo(options: DemoOptions, addresses: Addresses, console: Console) -> Run:
+    """Run it. Raises CorrectTheSetting for the folder, ValueError for too little to do, HeadraceError for the rest."""
+    corpus = read_folder(options.folder, options.sensitive)
+    run = secrets.token_hex(3)
+    tenants = tenants_of(run)
+    plan = make_plan(
+        corpus, tasks=options.tasks, agents=options.agents, tenants=[tenant.name for tenant in tenants], run=run,
+        seed=options.seed,
+    )  # fmt: skip
+    _announce(console, corpus, plan, addresses)
+    since = datetime.now(UTC) - _BEFORE
+    async with _at_work(addresses, tenants) as desk:
+        start = await ends_of_topics(desk.cluster)
+        exchange = Exchange(plan, desk.clients)
+        progress = Progress(jobs=len(plan.jobs))
+        doors = {
+            agent.name: door_for(agent, desk.http[agent.tenant], desk.openai[agent.tenant], desk.kafka[agent.tenant])
+            for agent in plan.agents
+        }
+        async with exchange.listening():
+            began = time.perf_counter()
+            with shown(console, progress):
+                outcomes = await work(plan, doors, exchange, progress)
+            seconds = time.perf_counter() - began
+            exchanged = await exchange.result()
+        console.print("  Reading the topics, the ledger and what the providers were sent", style="dim")
+        collector = Collector(desk.cluster, start, plan.tenants)
+        evidence = await collector.collect(
+            {tenant: clients.http for tenant, clients in desk.clients.items()},
+            since,
+            _simulator_url(addresses),
+            sorted({job.marker for job in plan.jobs if job.marker is not None}),
+        )
+    return Run(
+        run=run,
+        folder=corpus.folder,
+        files=len(corpus.files),
+        sensitive_files=sum(file.sensitive for file in corpus.files),
+        commits=len(corpus.commits),
+        agents=len(plan.agents),
+        simulated=simulated_providers(addresses),
+        figures=figures(outcomes, evidence, exchanged, seconds),
+        checks=all_checks(outcomes, evidence, exchanged, collector.unread),
+        problems=problems_of(outcomes),
+    )
+
+
+def simulated_providers(addresses: Addresses) -> tuple[str, ...]:
+    """The providers that a simulator stands in for, as far as the stack says."""
+    names = addresses.stack.get("simulated")
+    return tuple(map(str, names)) if isinstance(names, list) else ()
+
+
+def _simulator_url(addresses: Addresses) -> str | None:
+    url = addresses.stack.get("simulator_url")
+    return url if isinstance(url, str) else None
+
+
+def _announce(console: Console, corpus: Corpus, plan: Plan, addresses: Addresses) -> None:
+    sensitive = sum(file.sensitive for file in corpus.files)
+    console.print(
+        f"{len(plan.agents)} agents of {len(plan.tenants)} tenants do {len(plan.jobs)} tasks on {len(corpus.files)} "
+        f"files of {corpus.folder}, {sensitive} of them sensitive",
+        highlight=False,
+        soft_wrap=True,
+    )
+    simulated = simulated_providers(addresses)
+    if simulated:
+        console.print(
+            f"[yellow]Simulated providers: {', '.join(simulated)}[/]; no real model is asked", highlight=False
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Desk:
+    """Everything that the run speaks through, by tenant."""
+
+    cluster: Cluster
+    clients: dict[str, TenantClients]
+    http: dict[str, HttpDoor]
+    openai: dict[str, OpenAIDoor]
+    kafka: dict[str, KafkaDoor]
+
+
+@asynccontextmanager
+async def _at_work(addresses: Addresses, tenants: Sequence[Tenant]) -> AsyncIterator[_Desk]:
+    """Keys, preferences and clients of the tenants; the keys are revoked in the end."""
+    async with AsyncExitStack() as stack:
+        admin = await stack.enter_async_context(Client(addresses=addresses))
+        cluster = await stack.enter_async_context(Cluster.at(addresses))
+        session = await stack.enter_async_context(
+            aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=0), timeout=aiohttp.ClientTimeout(total=None, sock_connect=10)
+            )
+        )
+        desk = _Desk(cluster, {}, {}, {}, {})
+        for tenant in tenants:
+            key = await admin.keys.create(tenant.name, name="demo")
+            stack.push_async_callback(_revoke, admin, key)
+            client = await stack.enter_async_context(Client(addresses=replace(addresses, api_key=key.key)))
+            await _until_known(client)
+            await client.set_preferences(tenant.preferences)
+            kafka = await stack.enter_async_context(KafkaClient(tenant.name, cluster=cluster, source="headrace/demo"))
+            desk.clients[tenant.name] = TenantClients(client, kafka)
+            desk.http[tenant.name] = HttpDoor(client)
+            desk.openai[tenant.name] = OpenAIDoor(session, addresses.require("url"), key.key)
+            desk.kafka[tenant.name] = KafkaDoor(kafka)
+        yield desk
+
+
+async def _revoke(admin: Client, key: NewKey) -> None:
+    await admin.keys.revoke(key.info.id)
+
+
+async def _until_known(client: Client) -> None:
+    """Wait until all services have heard of the new key, which takes moments."""
+    calls: tuple[Callable[[], Awaitable[object]], ...] = (client.list, client.skills.search, client.costs)
+    for call in calls:
+        for pause in _KEY_PAUSES:
+            try:
+                await call()
+                break
+            except NotAllowed:
+                await asyncio.sleep(pause)
+        else:
+            raise HeadraceError("a service does not accept a key that was made seconds ago: look at `headrace doctor`")

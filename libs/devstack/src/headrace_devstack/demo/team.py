@@ -1,0 +1,46 @@
+"""The team at work: all agents at once, each doing its jobs one after the other."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from headrace_devstack.demo.corpus import Agent, Plan
+from headrace_devstack.demo.doors import Door, timed
+from headrace_devstack.demo.exchange import Exchange
+from headrace_devstack.demo.outcomes import Outcome
+
+_STAGGER_SECONDS = 0.01
+
+
+@dataclass(slots=True)
+class Progress:
+    """How far the team is; `changed` is called on every step."""
+
+    jobs: int
+    changed: Callable[[], None] = lambda: None
+    running: int = 0
+    outcomes: list[Outcome] = field(default_factory=list)
+
+
+async def work(plan: Plan, door_of: Mapping[str, Door], exchange: Exchange, progress: Progress) -> list[Outcome]:
+    """Do all jobs; `door_of` has a door for each agent by name. What every job came to, in the order they ended."""
+
+    async def agent_at_work(place: int, agent: Agent) -> None:
+        # Agents do not all start in the same instant, but close enough for equal jobs to meet.
+        await asyncio.sleep(place * _STAGGER_SECONDS)
+        for job in agent.jobs:
+            progress.running += 1
+            progress.changed()
+            outcome = await timed(door_of[agent.name], job, agent)
+            progress.running -= 1
+            progress.outcomes.append(outcome)
+            progress.changed()
+            if outcome.answered:
+                await exchange.publish(agent, job)
+
+    async with asyncio.TaskGroup() as group:
+        for place, agent in enumerate(plan.agents):
+            group.create_task(agent_at_work(place, agent))
+    return progress.outcomes
