@@ -21,6 +21,7 @@ from headrace_models.worker.pool import Place, Pool
 _log = logging.getLogger(__name__)
 
 _FIRST_LOOK_SECONDS: Final = 5.0
+_SOON_SECONDS: Final = 2.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,14 +107,6 @@ class FleetReporter:
         """The newest report of each place."""
         return self._reported
 
-    def objection(self) -> str | None:
-        """Why no work can be done here at all, for readiness; None when some place takes work."""
-        now = asyncio.get_running_loop().time()
-        objections = [place.objection(now) for place in self._pool.places.values()]
-        if any(objection is None for objection in objections):
-            return None
-        return "; ".join(objection for objection in objections if objection) or "no place is configured"
-
     async def start(self) -> None:
         """Look at every place once, and report it."""
         looks = [asyncio.create_task(self._look(place)) for place in self._pool.places.values()]
@@ -139,9 +132,15 @@ class FleetReporter:
             _log.warning("the fleet could not be told that this worker leaves: %s", error)
 
     async def _keep_looking(self, place: Place) -> None:
+        failures = 0
         while True:
+            failures = 0 if place.status.healthy else failures + 1
+            # A place that is down is looked at soon, then less and less often: some limit how often they are asked.
+            wait = self._options.look_seconds
+            if failures:
+                wait = min(wait, _SOON_SECONDS * 2.0 ** min(failures - 1, 20))
             with suppress(TimeoutError):
-                async with asyncio.timeout(self._options.look_seconds):
+                async with asyncio.timeout(wait):
                     await place.doubted.wait()
             place.doubted.clear()
             await self._look(place)

@@ -42,7 +42,9 @@ class WorkerMeasures(RunObserver, Observer):
         metrics.gauge("slot_waiters", "Attempts that wait for a free slot.").set_function(lambda: pool.waiting)
         busy = metrics.gauge("slots_busy", "Calls running.", ("node",))
         slots = metrics.gauge("slots", "Calls that may run at once.", ("node",))
+        healthy = metrics.gauge("node_healthy", "Whether a node answers as it should.", ("node",))
         for place in pool.places.values():
+            healthy.labels(place.name).set_function(_health_of(place))
             busy.labels(place.name).set_function(_busy_of(place))
             slots.labels(place.name).set(place.slots)
 
@@ -86,6 +88,10 @@ class WorkerMeasures(RunObserver, Observer):
 
 def _busy_of(place: Place) -> Callable[[], float]:
     return lambda: place.busy
+
+
+def _health_of(place: Place) -> Callable[[], float]:
+    return lambda: float(place.status.healthy)
 
 
 def _waiting_in(state: Callable[[], EngineState], topic: str) -> Callable[[], float]:

@@ -1,0 +1,1 @@
+"""The providers as the settings name them."""

@@ -1,0 +1,110 @@
+"""Constructs the cloud worker."""
+
+from __future__ import annotations
+
+import os
+
+from headrace_contracts.events import Place as Where
+from headrace_contracts.ids import new_id
+from headrace_contracts.topics import (
+    ATTEMPTS_FINISHED,
+    FLEET_STATUS,
+    TASKS_REPLIES,
+    USAGE_RECORDED,
+    WORK_CLOUD_BATCH,
+    WORK_CLOUD_INTERACTIVE,
+)
+from headrace_models.worker.fleet import FleetOptions, FleetReporter
+from headrace_models.worker.measures import WorkerMeasures
+from headrace_models.worker.pool import Place, Pool
+from headrace_models.worker.runner import AttemptRunner, RunnerOptions
+from headrace_runtime.connections import Connections, wall_clock_ms
+from headrace_runtime.health import Health
+from headrace_runtime.lifecycle import Part, Service
+from headrace_runtime.metrics import Metrics
+from headrace_streams.parallel import EngineOptions, Lane, ParallelConsumer
+
+from headrace_cloud_worker.adapters.providers import offered_providers
+from headrace_cloud_worker.decide.offers import choose_provider, with_undated_names
+from headrace_cloud_worker.decide.privacy import forbid
+from headrace_cloud_worker.service import CloudWorker, current_traceparent
+from headrace_cloud_worker.settings import CloudWorkerSettings
+
+GROUP = "cloud-worker"
+
+
+def build(settings: CloudWorkerSettings) -> Service:
+    """The service and its parts; connects to nothing."""
+    metrics = Metrics("cloud_worker")
+    health = Health()
+    connections = Connections(
+        settings,
+        health,
+        writes=[ATTEMPTS_FINISHED, USAGE_RECORDED, TASKS_REPLIES, FLEET_STATUS],
+        reads=[WORK_CLOUD_INTERACTIVE, WORK_CLOUD_BATCH],
+    )
+    providers = [Place(provider, settings.provider_slots) for provider in offered_providers(settings, os.environ)]
+    pool = Pool(providers, choose_provider)
+    measures = WorkerMeasures(metrics, pool)
+    runner = AttemptRunner(
+        codec=connections.codec,
+        publisher=connections.publisher,
+        pool=pool,
+        dead_letters=connections.dead_letters,
+        options=RunnerOptions(
+            worker=settings.instance_id,
+            call_seconds=settings.call_seconds,
+            delta_seconds=settings.delta_milliseconds / 1000,
+        ),
+        clock_ms=wall_clock_ms,
+        new_id=new_id,
+        forbid=forbid,
+        observer=measures,
+        traceparent_of=current_traceparent,
+    )
+    interactive = settings.topic_prefix + WORK_CLOUD_INTERACTIVE.name
+    batch = settings.topic_prefix + WORK_CLOUD_BATCH.name
+    consumer = ParallelConsumer(
+        connections.log,
+        settings.topic_prefix + GROUP,
+        [
+            Lane(interactive, weight=settings.interactive_weight),
+            # Some room is left for what is urgent, however much batch work is in hand.
+            Lane(batch, max_in_flight=max(1, settings.max_in_flight * 3 // 4)),
+        ],
+        CloudWorker(runner).handle,
+        dead_letters=connections.dead_letters,
+        options=EngineOptions(
+            max_in_flight=settings.max_in_flight, drain_seconds=max(0.0, settings.drain_seconds - 3.0)
+        ),
+        observer=measures,
+    )
+    measures.watch(consumer.state, [interactive, batch])
+    fleet = FleetReporter(
+        pool,
+        connections.publisher,
+        FleetOptions(
+            worker=settings.instance_id,
+            where=Where.CLOUD,
+            look_seconds=settings.look_seconds,
+            report_seconds=settings.report_seconds,
+            models_of=with_undated_names,
+        ),
+        wall_clock_ms,
+    )
+
+    async def close_providers() -> None:
+        for place in providers:
+            await place.provider.close()
+
+    return Service(
+        [
+            connections.part,
+            Part("providers", start=fleet.start, run=fleet.run, stop=close_providers),
+            Part("attempts", run=consumer.run, drain=consumer.stop),
+            # Drained first: the fleet hears of the leave before what is in hand is finished.
+            Part("leave", drain=fleet.leave),
+        ],
+        metrics,
+        health,
+    )

@@ -1,0 +1,1 @@
+"""Pure decisions: which nodes there are, and which of them runs an attempt."""

@@ -1,0 +1,78 @@
+"""The list of nodes in the settings: `name=http://host:11434;slots=4;gpu=rtx4060, http://other:11434`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+from urllib.parse import urlsplit
+
+_USUAL_PORT: Final = 11434
+_SLOTS: Final = "slots"
+
+
+class NodesInvalid(ValueError):
+    """The list of nodes cannot be used; the message says which part of it and why."""
+
+
+@dataclass(frozen=True, slots=True)
+class NodeSpec:
+    """One Ollama node.
+
+    Attributes:
+        slots: Calls it gets at once.
+        hardware: Labels that a routing policy can ask for.
+    """
+
+    name: str
+    url: str
+    slots: int
+    hardware: Mapping[str, str] = field(default_factory=dict)
+
+
+def parse_nodes(entries: Sequence[str], default_slots: int) -> tuple[NodeSpec, ...]:
+    """The nodes of a list. Raises NodesInvalid."""
+    nodes = tuple(_parse(entry, default_slots) for entry in entries)
+    if not nodes:
+        raise NodesInvalid("name at least one node, such as http://127.0.0.1:11434")
+    names = [node.name for node in nodes]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise NodesInvalid(f"two nodes are called {', '.join(twice)}: give them names, as in name=http://host:11434")
+    return nodes
+
+
+def _parse(entry: str, default_slots: int) -> NodeSpec:
+    address, *options = (part.strip() for part in entry.split(";"))
+    name, url = _named(address)
+    parsed = urlsplit(url)
+    if parsed.scheme not in ("http", "https") or not parsed.hostname:
+        raise NodesInvalid(f"{entry!r} is not an address such as http://127.0.0.1:11434 or name=http://host:11434")
+    slots = default_slots
+    hardware: dict[str, str] = {}
+    for option in options:
+        key, equals, value = option.partition("=")
+        if not equals or not key.strip():
+            raise NodesInvalid(f"{option!r} of {entry!r} must read slots=<number> or <label>=<value>")
+        if key.strip() != _SLOTS:
+            hardware[key.strip()] = value.strip()
+        elif value.strip().isdecimal() and int(value) > 0:
+            slots = int(value)
+        else:
+            raise NodesInvalid(f"slots of {entry!r} must be a number above 0")
+    return NodeSpec(name or _name_of(url), url.rstrip("/"), slots, hardware)
+
+
+def _named(address: str) -> tuple[str, str]:
+    before, equals, after = address.partition("=")
+    # An address may hold an equals sign itself.
+    return (before.strip(), after.strip()) if equals and "://" not in before else ("", address)
+
+
+def _name_of(url: str) -> str:
+    parsed = urlsplit(url)
+    last = parsed.path.rstrip("/").rpartition("/")[2]
+    if last:
+        return last
+    port = parsed.port
+    return f"{parsed.hostname}" if port in (None, _USUAL_PORT) else f"{parsed.hostname}:{port}"

@@ -1,0 +1,58 @@
+"""Settings of the local worker."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar
+
+from headrace_runtime.settings import CommaList, ServiceSettings, setting
+from pydantic import AfterValidator
+
+from headrace_local_worker.decide.nodes import NodeSpec, parse_nodes
+
+
+def _usable(entries: tuple[str, ...]) -> tuple[str, ...]:
+    parse_nodes(entries, default_slots=1)
+    return entries
+
+
+class LocalWorkerSettings(ServiceSettings):
+    """Everything the local worker can be told."""
+
+    service_name: ClassVar[str] = "local-worker"
+
+    ollama_nodes: Annotated[CommaList, AfterValidator(_usable)] = setting(
+        ("http://127.0.0.1:11434",),
+        unit="[name=]URL[;slots=n][;label=value], ...",
+        reason="Ollama nodes to run attempts on; slots and hardware labels may be given for each.",
+    )
+    node_slots: int = setting(
+        4,
+        unit="calls",
+        reason="Calls that a node gets at once where it names no slots; as OLLAMA_NUM_PARALLEL there. With several "
+        "workers on one node, divide them.",
+        ge=1,
+    )
+    keep_alive: str = setting(
+        "30m", unit="Ollama duration", reason="How long a node keeps a model in memory after a call."
+    )
+    look_seconds: float = setting(3.0, unit="s", reason="Time between two looks at a node's health and models.", gt=0)
+    report_seconds: float = setting(
+        5.0,
+        unit="s",
+        reason="Longest time between two reports to the fleet; each stands for three times as long.",
+        gt=0,
+    )
+    call_seconds: float = setting(300.0, unit="s", reason="Longest time for one answer of a model.", gt=0)
+    delta_milliseconds: float = setting(
+        10.0, unit="ms", reason="Pieces of a streamed answer that come faster than this go out together.", ge=0
+    )
+    max_in_flight: int = setting(
+        64, unit="attempts", reason="Attempts in hand at once, those that wait for a free slot included.", ge=2
+    )
+    interactive_weight: int = setting(
+        8, unit="starts", reason="Attempts that somebody waits for, to each batch attempt, while there are both.", ge=1
+    )
+
+    def nodes(self) -> tuple[NodeSpec, ...]:
+        """The nodes, with their slots and labels."""
+        return parse_nodes(self.ollama_nodes, self.node_slots)

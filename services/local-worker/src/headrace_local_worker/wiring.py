@@ -1,0 +1,108 @@
+"""Constructs the local worker."""
+
+from __future__ import annotations
+
+from headrace_contracts.events import Place as Where
+from headrace_contracts.ids import new_id
+from headrace_contracts.topics import (
+    ATTEMPTS_FINISHED,
+    FLEET_STATUS,
+    TASKS_REPLIES,
+    USAGE_RECORDED,
+    WORK_LOCAL_BATCH,
+    WORK_LOCAL_INTERACTIVE,
+)
+from headrace_models.ollama import OllamaNode
+from headrace_models.worker.fleet import FleetOptions, FleetReporter
+from headrace_models.worker.measures import WorkerMeasures
+from headrace_models.worker.pool import Place, Pool
+from headrace_models.worker.runner import AttemptRunner, RunnerOptions
+from headrace_runtime.connections import Connections, wall_clock_ms
+from headrace_runtime.health import Health
+from headrace_runtime.lifecycle import Part, Service
+from headrace_runtime.metrics import Metrics
+from headrace_streams.parallel import EngineOptions, Lane, ParallelConsumer
+
+from headrace_local_worker.decide.balancing import choose_node
+from headrace_local_worker.service import LocalWorker, current_traceparent
+from headrace_local_worker.settings import LocalWorkerSettings
+
+GROUP = "local-worker"
+
+
+def build(settings: LocalWorkerSettings) -> Service:
+    """The service and its parts; connects to nothing."""
+    metrics = Metrics("local_worker")
+    health = Health()
+    connections = Connections(
+        settings,
+        health,
+        writes=[ATTEMPTS_FINISHED, USAGE_RECORDED, TASKS_REPLIES, FLEET_STATUS],
+        reads=[WORK_LOCAL_INTERACTIVE, WORK_LOCAL_BATCH],
+    )
+    nodes = [
+        Place(OllamaNode(spec.name, spec.url, keep_alive=settings.keep_alive), spec.slots, spec.hardware)
+        for spec in settings.nodes()
+    ]
+    pool = Pool(nodes, choose_node)
+    measures = WorkerMeasures(metrics, pool)
+    runner = AttemptRunner(
+        codec=connections.codec,
+        publisher=connections.publisher,
+        pool=pool,
+        dead_letters=connections.dead_letters,
+        options=RunnerOptions(
+            worker=settings.instance_id,
+            call_seconds=settings.call_seconds,
+            delta_seconds=settings.delta_milliseconds / 1000,
+        ),
+        clock_ms=wall_clock_ms,
+        new_id=new_id,
+        observer=measures,
+        traceparent_of=current_traceparent,
+    )
+    interactive = settings.topic_prefix + WORK_LOCAL_INTERACTIVE.name
+    batch = settings.topic_prefix + WORK_LOCAL_BATCH.name
+    consumer = ParallelConsumer(
+        connections.log,
+        settings.topic_prefix + GROUP,
+        [
+            Lane(interactive, weight=settings.interactive_weight),
+            # Some room is left for what is urgent, however much batch work is in hand.
+            Lane(batch, max_in_flight=max(1, settings.max_in_flight * 3 // 4)),
+        ],
+        LocalWorker(runner).handle,
+        dead_letters=connections.dead_letters,
+        options=EngineOptions(
+            max_in_flight=settings.max_in_flight, drain_seconds=max(0.0, settings.drain_seconds - 3.0)
+        ),
+        observer=measures,
+    )
+    measures.watch(consumer.state, [interactive, batch])
+    fleet = FleetReporter(
+        pool,
+        connections.publisher,
+        FleetOptions(
+            worker=settings.instance_id,
+            where=Where.LOCAL,
+            look_seconds=settings.look_seconds,
+            report_seconds=settings.report_seconds,
+        ),
+        wall_clock_ms,
+    )
+
+    async def close_nodes() -> None:
+        for node in nodes:
+            await node.provider.close()
+
+    return Service(
+        [
+            connections.part,
+            Part("nodes", start=fleet.start, run=fleet.run, stop=close_nodes),
+            Part("attempts", run=consumer.run, drain=consumer.stop),
+            # Drained first: the fleet hears of the leave before what is in hand is finished.
+            Part("leave", drain=fleet.leave),
+        ],
+        metrics,
+        health,
+    )
