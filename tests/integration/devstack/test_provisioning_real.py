@@ -4,7 +4,6 @@ import json
 
 import pytest
 from aiohttp import ClientSession
-
 from headrace_contracts.topics import TOPICS
 from headrace_devstack.errors import ProvisionByHand
 from headrace_devstack.provision import provision_stack

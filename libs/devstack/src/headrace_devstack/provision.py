@@ -6,10 +6,11 @@ from headrace_contracts.codec import Codec
 from headrace_contracts.errors import RegistryUnavailable, SchemaIncompatible
 from headrace_contracts.registry import SchemaRegistry
 from headrace_contracts.topics import TOPICS
-from headrace_devstack.errors import ProvisionByHand
 from headrace_streams.errors import RecordRefused, TryAgain
 from headrace_streams.kafka import KafkaLog
 from headrace_streams.provisioning import PartitionsDiffer, provision
+
+from headrace_devstack.errors import ProvisionByHand
 
 PAUSE_SECONDS = 0.5
 
