@@ -20,6 +20,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from headrace_runtime.access import KEY_RANDOM_BYTES, make_key
+
 from headrace_devstack.errors import CorrectTheSetting, StopTheOtherStack, UpgradeHeadrace
 
 LAYOUT_VERSION = 1
@@ -32,7 +34,7 @@ def make_password() -> str:
 
 def make_api_key() -> str:
     """A random API key ``hr_<key id>_<secret>``."""
-    return f"hr_{secrets.token_hex(6)}_{secrets.token_hex(24)}"
+    return str(make_key(secrets.token_bytes(KEY_RANDOM_BYTES)))
 
 
 @dataclass(frozen=True, slots=True)
