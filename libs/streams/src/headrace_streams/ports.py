@@ -85,7 +85,10 @@ class Consumer(Protocol):
         ...
 
     async def close(self) -> None:
-        """Leave the group, after the listener has been told `revoked` for all that is assigned."""
+        """Leave the group, after the listener has been told `revoked` for all that is assigned.
+
+        Raises what the listener raises meanwhile.
+        """
         ...
 
 

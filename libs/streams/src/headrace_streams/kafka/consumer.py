@@ -118,6 +118,7 @@ class KafkaConsumer:
 
     async def close(self) -> None:
         if self._closed:
+            await self._thread.close()
             return
         self._closed = True
         self._inbox.changed.set()

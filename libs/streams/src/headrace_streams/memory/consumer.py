@@ -58,6 +58,8 @@ class MemoryConsumer:
         missing = sorted(set(topics) - known.keys())
         if missing:
             raise TopicMissing(f"{', '.join(missing)} missing on this cluster: provision the topics first")
+        if self._closing:
+            raise LeaveGroup(f"group {self._group}: this consumer is closed")
         self._topics = frozenset(topics)
         self._tasks = [asyncio.create_task(self._follow(listener)), asyncio.create_task(self._prove_life())]
 
@@ -96,12 +98,19 @@ class MemoryConsumer:
         self._cursors.pause(partitions, False)
 
     async def close(self) -> None:
+        if self._closing:
+            if self._tasks:
+                await asyncio.wait(self._tasks[:1])
+            return
         self._closing = True
         self._stirred.set()
         self._cursors.changed.set()
+        before = self._failure
         if self._tasks:
             await self._tasks[0]
         self.kill()
+        if self._failure is not None and self._failure is not before:
+            raise self._failure
 
     def kill(self) -> None:
         """End as a killed process does: the group notices when the session ends, the listener is not told."""

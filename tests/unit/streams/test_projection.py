@@ -1,0 +1,303 @@
+"""Topics into a database: nothing twice, nothing left out, whatever dies in between."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections import Counter
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+import pytest
+from headrace_contracts.codec import Codec
+from headrace_contracts.events import SkillAction, SkillSubmitted
+from headrace_contracts.memory_registry import MemoryRegistry
+from headrace_contracts.topics import SKILLS_SUBMITTED, TOPICS, with_partitions
+from headrace_streams.dead_letters import DeadLetters
+from headrace_streams.errors import PartitionsLost, TryAgain
+from headrace_streams.memory import MemoryCluster, MemoryLog
+from headrace_streams.projection import Moves, Projection
+from headrace_streams.provisioning import provision
+from headrace_streams.publishing import Publication, Publisher
+from headrace_streams.records import Outgoing, Record, TopicPartition
+
+PREFIX = "test."
+TOPIC = PREFIX + SKILLS_SUBMITTED.name
+SPECS = with_partitions({SKILLS_SUBMITTED.name: SKILLS_SUBMITTED}, {SKILLS_SUBMITTED.name: 3})
+PARTITIONS = [TopicPartition(TOPIC, number) for number in range(3)]
+
+
+class Crash(Exception):
+    """The process dies here."""
+
+
+class Database:
+    """Rows and positions that outlive the processes."""
+
+    def __init__(self) -> None:
+        self.rows: list[str] = []
+        self.stored: dict[TopicPartition, int] = {}
+        self.away = 0
+        self.crash_before_commit_of = -1
+        self.crash_after_commit_of = -1
+        self.batches: list[int] = []
+        self.entered = asyncio.Event()
+        self.slow = 0.0
+
+    async def positions(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, int]:
+        self._answer()
+        return {name: self.stored[name] for name in partitions if name in self.stored}
+
+    async def apply(self, batch: Sequence[tuple[Record, Any]], moves: Moves) -> None:
+        self._answer()
+        number = len(self.batches)
+        self.batches.append(len(batch))
+        self.entered.set()
+        await asyncio.sleep(self.slow)
+        if number == self.crash_before_commit_of:
+            raise Crash
+        for name, (expected, _) in moves.items():
+            if self.stored.get(name) != expected:
+                raise PartitionsLost(f"{name} is at {self.stored.get(name)}, not at {expected}")
+        self.stored.update({name: moved_to for name, (_, moved_to) in moves.items()})
+        self.rows += [event.submission_id for _, event in batch]
+        if number == self.crash_after_commit_of:
+            raise Crash
+
+    def _answer(self) -> None:
+        if self.away:
+            self.away -= 1
+            raise TryAgain("the database is away")
+
+
+class Bench:
+    def __init__(self, cluster: MemoryCluster, codec: Codec) -> None:
+        self.cluster = cluster
+        self.codec = codec
+        self.log = MemoryLog(cluster)
+        self.producer = self.log.producer()
+        self.publisher = Publisher(self.producer, codec, "test")
+        self.database = Database()
+        self.numbers = itertools.count()
+
+    async def submit(self, count: int) -> list[str]:
+        ids = [f"s{next(self.numbers):04}" for _ in range(count)]
+        await asyncio.gather(*[self.publisher.send(self._publication(each)) for each in ids])
+        return ids
+
+    def projection(self, database: Database | None = None, **options: Any) -> Projection:
+        dead_letters = DeadLetters(self.publisher, "test", PREFIX, lambda: 7)
+        store = database or self.database
+        return Projection(self.log, "view", [SKILLS_SUBMITTED], self.codec, store, dead_letters, **options)
+
+    @asynccontextmanager
+    async def running(self, database: Database | None = None, **options: Any) -> AsyncIterator[Projection]:
+        projection = self.projection(database, **options)
+        task = asyncio.create_task(projection.run())
+        try:
+            yield projection
+        finally:
+            await projection.close()
+            await task
+
+    async def until_applied(self, ids: Collection[str]) -> None:
+        async with asyncio.timeout(20):
+            while not set(ids) <= set(self.database.rows):  # noqa: ASYNC110 - rows come from many places
+                await asyncio.sleep(0.005)
+
+    def check(self, ids: Collection[str]) -> None:
+        assert Counter(self.database.rows) == Counter(ids)
+        ends = {name: self.cluster.partition(name).end for name in PARTITIONS}
+        assert self.database.stored == {name: end for name, end in ends.items() if end}
+
+    @staticmethod
+    def _publication(submission_id: str) -> Publication:
+        return Publication(
+            spec=SKILLS_SUBMITTED,
+            event=SkillSubmitted(
+                submission_id=submission_id, tenant="acme", name=submission_id, action=SkillAction.PUBLISH,
+                submitted_at=1,
+            ),
+            event_id=submission_id,
+            key=submission_id.encode(),
+            tenant="acme",
+            time_ms=1,
+        )  # fmt: skip
+
+
+@pytest.fixture
+async def bench() -> Bench:
+    cluster = MemoryCluster()
+    codec = Codec(MemoryRegistry(), PREFIX)
+    dead = SKILLS_SUBMITTED.name + ".dlq"
+    await provision(MemoryLog(cluster).admin(), codec, [*SPECS.values(), TOPICS[dead]], replication=1)
+    return Bench(cluster, codec)
+
+
+async def test_records_leave_one_row_each(bench: Bench) -> None:
+    before = await bench.submit(50)
+    async with bench.running():
+        await bench.until_applied(before)
+        after = await bench.submit(50)
+        await bench.until_applied(after)
+    bench.check(before + after)
+    assert len(bench.database.batches) < 20
+
+
+async def test_a_batch_is_no_larger_than_allowed(bench: Bench) -> None:
+    ids = await bench.submit(50)
+    async with bench.running(max_batch=7):
+        await bench.until_applied(ids)
+    bench.check(ids)
+    assert max(bench.database.batches) == 7
+
+
+async def test_a_record_does_not_wait_for_a_full_batch(bench: Bench) -> None:
+    async with bench.running(max_wait_seconds=0.01):
+        ids = await bench.submit(1)
+        async with asyncio.timeout(2):
+            await bench.until_applied(ids)
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+async def test_a_crash_around_the_commit_neither_loses_nor_repeats(bench: Bench, when: str) -> None:
+    ids = await bench.submit(60)
+    setattr(bench.database, f"crash_{when}_commit_of", 2)
+    with pytest.raises(Crash):
+        await bench.projection(max_batch=10).run()
+    applied = len(bench.database.rows)
+    assert applied == (20 if when == "before" else 30)
+    async with bench.running(max_batch=10):
+        await bench.until_applied(ids)
+    bench.check(ids)
+
+
+async def test_a_killed_process_is_continued_by_another(bench: Bench) -> None:
+    ids = await bench.submit(40)
+    bench.database.slow = 0.05
+    doomed = asyncio.create_task(bench.projection(max_batch=10).run())
+    await bench.database.entered.wait()
+    doomed.cancel()
+    with suppress(asyncio.CancelledError):
+        await doomed
+    assert not bench.database.rows
+    async with bench.running():
+        await bench.until_applied(ids)
+    bench.check(ids)
+
+
+async def test_two_processes_share_the_partitions(bench: Bench) -> None:
+    ids = await bench.submit(30)
+    async with bench.running():
+        await bench.until_applied(ids)
+        async with bench.running():
+            ids += await bench.submit(100)
+            await bench.until_applied(ids)
+        ids += await bench.submit(100)
+        await bench.until_applied(ids)
+    bench.check(ids)
+
+
+async def test_a_revocation_waits_for_the_batch_on_its_way(bench: Bench) -> None:
+    ids = await bench.submit(10)
+    bench.database.slow = 0.2
+    async with bench.running():
+        await bench.database.entered.wait()
+        async with bench.running():
+            await bench.until_applied(ids)
+            await asyncio.sleep(0.05)
+        bench.check(ids)
+        # Nobody was too late: the second began where the first had ended.
+        assert bench.database.batches == [10]
+
+
+async def test_a_zombie_changes_nothing(bench: Bench) -> None:
+    ids = await bench.submit(10)
+    bench.database.slow = 0.3
+    async with bench.running():
+        await bench.database.entered.wait()
+        (member,) = bench.cluster.group("view").members
+        bench.cluster.group("view").expel(asyncio.get_running_loop().time(), member)
+        fast = Database()
+        fast.rows, fast.stored = bench.database.rows, bench.database.stored
+        async with bench.running(fast):
+            await bench.until_applied(ids)
+            await asyncio.sleep(0.5)
+            ids += await bench.submit(20)
+            await bench.until_applied(ids)
+    bench.check(ids)
+    assert bench.database.batches[0] == 10
+
+
+async def test_positions_moved_by_somebody_else_make_it_start_anew(bench: Bench) -> None:
+    ids = await bench.submit(30)
+    async with bench.running():
+        await bench.until_applied(ids)
+        for name in PARTITIONS:
+            bench.database.stored[name] -= 1
+        repeated = {bench.cluster.partition(name).records[-1].key for name in PARTITIONS}
+        new = await bench.submit(30)
+        await bench.until_applied(new)
+    counted = Counter(bench.database.rows)
+    assert {each.encode() for each, times in counted.items() if times == 2} == repeated
+    assert set(counted) == set(ids + new)
+
+
+async def test_an_outage_of_the_database_is_waited_out(bench: Bench) -> None:
+    ids = await bench.submit(10)
+    bench.database.away = 3
+    async with bench.running():
+        await bench.until_applied(ids)
+    bench.check(ids)
+
+
+async def test_closing_does_not_wait_for_the_database(bench: Bench) -> None:
+    await bench.submit(10)
+    bench.database.away = 1_000_000
+    async with asyncio.timeout(5), bench.running():
+        await asyncio.sleep(0.05)
+    bench.database.away = 0
+    async with bench.running() as projection:
+        await bench.until_applied({"s0009"})
+        bench.database.away = 1_000_000
+        await bench.submit(1)
+        await asyncio.sleep(0.1)
+        async with asyncio.timeout(5):
+            await projection.close()
+    assert len(bench.database.rows) == 10
+
+
+async def test_what_cannot_be_read_goes_to_the_dead_letters_and_the_others_go_on(bench: Bench) -> None:
+    first = await bench.submit(5)
+    bench.cluster.append(Outgoing(TOPIC, b"no event", b"k", 1))
+    bench.cluster.append(Outgoing(TOPIC, None, b"k", 2))
+    second = await bench.submit(5)
+    async with bench.running():
+        await bench.until_applied(first + second)
+    bench.check(first + second)
+    letters = bench.cluster.records(TOPIC + ".dlq")
+    assert [letter.key for letter in letters] == [b"k", b"k"]
+
+
+async def test_positions_outside_of_the_log_begin_at_its_first_record(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    await bench.submit(30)
+    for name in PARTITIONS:
+        bench.database.stored[name] = 1
+        bench.cluster.delete_before(name, 3)
+    ids = [record.key.decode() for record in bench.cluster.records(TOPIC) if record.key]
+    async with bench.running():
+        await bench.until_applied(ids)
+    bench.check(ids)
+    assert "is applied up to 1, but its log goes from 3" in caplog.text
+
+
+async def test_lag_can_be_watched(bench: Bench) -> None:
+    ids = await bench.submit(10)
+    async with bench.running():
+        await bench.until_applied(ids)
+        await asyncio.sleep(0.05)
+        progress = bench.cluster.group("view").progress
+        assert {name: moved.next_offset for name, moved in progress.items()} == bench.database.stored
