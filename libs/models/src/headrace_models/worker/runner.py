@@ -189,17 +189,6 @@ class AttemptRunner:
                 await deltas.close()
 
     async def _report(self, record: Record, run: _Run, ended: Ended) -> None:
-        try:
-            await self._write(record, run, ended)
-        except RecordRefused as error:
-            if ended.text is None:
-                raise SendToDeadLetters(f"the end of attempt {run.request.attempt_id} is refused: {error}") from error
-            ended = outcomes.too_large(ended)
-            await self._report(record, run, ended)
-            return
-        self._observer.reported(run.request, ended, run.queued_ms(self._clock_ms()) / 1000)
-
-    async def _write(self, record: Record, run: _Run, ended: Ended) -> None:
         request, now = run.request, self._clock_ms()
         execution = Execution(
             execution_id=run.execution_id,
@@ -220,17 +209,31 @@ class AttemptRunner:
             subject=request.task_id,
             traceparent=run.traceparent,
         )
-        if not ended.asked:
+        writes = [self._write_end(finished, execution, request, ended)]
+        if ended.asked:
+            usage = outcomes.usage_event(request, execution, ended, event_id)
+            writes.append(
+                self._append(
+                    replace(finished, spec=USAGE_RECORDED, event=usage, key=request.tenant.encode(), partition=None)
+                )
+            )
+        for result in await asyncio.gather(*writes, return_exceptions=True):
+            if isinstance(result, RecordRefused):
+                raise SendToDeadLetters(f"the end of attempt {request.attempt_id} is refused: {result}") from result
+            if isinstance(result, BaseException):
+                raise result
+        self._observer.reported(request, ended, execution.queued_ms / 1000)
+
+    async def _write_end(
+        self, finished: Publication, execution: Execution, request: AttemptRequested, ended: Ended
+    ) -> None:
+        try:
             await self._append(finished)
-            return
-        usage = replace(
-            finished,
-            spec=USAGE_RECORDED,
-            event=outcomes.usage_event(request, execution, ended, event_id),
-            key=request.tenant.encode(),
-            partition=None,
-        )
-        await asyncio.gather(self._append(finished), self._append(usage))
+        except RecordRefused:
+            if ended.text is None:
+                raise
+            smaller = outcomes.finished_event(request, execution, outcomes.too_large(ended))
+            await self._append(replace(finished, event=smaller))
 
     async def _append(self, publication: Publication) -> None:
         """Until it is acknowledged. A repeat has the same id, so that it is recognised."""

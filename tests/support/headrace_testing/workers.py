@@ -1,0 +1,183 @@
+"""A worker's parts on the in-memory log, and a provider that does as it is told."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from headrace_contracts import events, topics
+from headrace_contracts.codec import Codec
+from headrace_contracts.content import plain
+from headrace_contracts.errors import Origin
+from headrace_contracts.ids import attempt_id
+from headrace_contracts.memory_registry import MemoryRegistry
+from headrace_contracts.topics import TOPICS, TopicSpec
+from headrace_models.errors import ProviderError
+from headrace_models.ports import (
+    ChatRequest,
+    ChatResult,
+    FinishReason,
+    ModelInfo,
+    OnText,
+    ProviderStatus,
+    Usage,
+    hand_out,
+)
+from headrace_models.worker.pool import Place, PlaceView, Pool
+from headrace_models.worker.runner import AttemptRunner, Forbid, RunnerOptions, RunObserver
+from headrace_streams.memory import MemoryCluster, MemoryLog
+from headrace_streams.memory.network import Network
+from headrace_streams.publishing import Publication, Publisher
+from headrace_streams.records import Record
+
+PREFIX = "headrace."
+
+
+def now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+class ScriptedProvider:
+    """Answers with the pieces of `answer`; the entries of `script` come first, one for each call."""
+
+    def __init__(self, provider: str = "ollama", node: str = "node-1", models: Sequence[str] = ("gemma2:2b",)) -> None:
+        self.provider = provider
+        self.node = node
+        self.answer: Sequence[str] = ("Hel", "lo")
+        self.finish_reason: FinishReason = "stop"
+        self.script: list[ProviderError | Exception | asyncio.Event | Sequence[str]] = []
+        self.asked: list[ChatRequest] = []
+        self.running = 0
+        self.closed = False
+        self.current = ProviderStatus(True, "", tuple(ModelInfo(name, loaded=True) for name in models), 1.0, "1.2.3")
+
+    async def chat(self, request: ChatRequest, on_text: OnText) -> ChatResult:
+        self.asked.append(request)
+        self.running += 1
+        try:
+            return await self._chat(request, on_text)
+        finally:
+            self.running -= 1
+
+    async def _chat(self, request: ChatRequest, on_text: OnText) -> ChatResult:
+        step = self.script.pop(0) if self.script else self.answer
+        if isinstance(step, Exception):
+            raise step
+        if isinstance(step, asyncio.Event):
+            await step.wait()
+            step = self.answer
+        for piece in step:
+            await hand_out(on_text, piece)
+        return ChatResult("".join(step), self.finish_reason, Usage(7, 3), request.model, 2.0, 5.0, False, "id-1")
+
+    async def status(self) -> ProviderStatus:
+        return self.current
+
+    async def close(self) -> None:
+        self.closed = True
+
+
+def first_of(views: Sequence[PlaceView], model: str) -> PlaceView | None:
+    """The place with the most free slots among those that list the model."""
+    return max((view for view in views if model in view.models), key=lambda view: view.free, default=None)
+
+
+def healthy(provider: ScriptedProvider, slots: int = 4) -> Place:
+    """A place that has been looked at."""
+    place = Place(provider, slots)
+    place.seen(provider.current)
+    return place
+
+
+class WorkerBench:
+    """All topics in memory, and the parts of a worker on them; `await prepare()` first."""
+
+    def __init__(self, network: Network | None = None) -> None:
+        self.cluster = MemoryCluster()
+        self.log = MemoryLog(self.cluster, network=network)
+        self.codec = Codec(MemoryRegistry(), PREFIX)
+        self.producer = self.log.producer()
+        self.publisher = Publisher(self.producer, self.codec, "headrace/test/worker")
+        self.kept: list[tuple[Record, Exception]] = []
+        self._numbers = itertools.count(1)
+
+    async def prepare(self) -> None:
+        for spec in TOPICS.values():
+            self.cluster.create_topic(PREFIX + spec.name, spec.partitions)
+        await self.codec.prepare(TOPICS.values(), register=True)
+
+    async def keep(self, record: Record, error: Exception, attempts: int = 1) -> None:
+        """As the dead letters do."""
+        self.kept.append((record, error))
+
+    def runner(
+        self,
+        places: Sequence[Place],
+        *,
+        choose: Callable[[Sequence[PlaceView], str], PlaceView | None] = first_of,
+        observer: RunObserver | None = None,
+        forbid: Forbid = lambda _request: None,
+        **options: Any,
+    ) -> AttemptRunner:
+        return AttemptRunner(
+            codec=self.codec,
+            publisher=self.publisher,
+            pool=Pool(places, choose),
+            dead_letters=self,
+            options=RunnerOptions(worker="worker-1", **options),
+            clock_ms=now_ms,
+            new_id=lambda: f"execution-{next(self._numbers)}",
+            forbid=forbid,
+            observer=observer,
+        )
+
+    def submit(
+        self, request: events.AttemptRequested, spec: TopicSpec = topics.WORK_LOCAL_INTERACTIVE, key: bytes = b"p:route"
+    ) -> Record:
+        """Append an attempt as the router does; the record as it stands in the log."""
+        publication = Publication(
+            spec=spec,
+            event=request,
+            event_id=request.attempt_id,
+            key=key,
+            tenant=request.tenant,
+            time_ms=request.requested_at,
+            subject=request.task_id,
+            traceparent="00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+        )
+        placed = self.cluster.append(self.publisher.outgoing(publication), now_ms())
+        return self.cluster.records(placed.topic, placed.partition)[placed.offset]
+
+    def records(self, spec: TopicSpec) -> list[Record]:
+        return list(self.cluster.records(PREFIX + spec.name))
+
+    def read(self, spec: TopicSpec) -> list[Any]:
+        """The events of a topic."""
+        return [
+            self.codec.decode(spec.record, record.value, Origin(record.topic, record.partition, record.offset))
+            for record in self.records(spec)
+        ]
+
+
+def attempt(task_id: str = "task-1", number: int = 1, **changes: Any) -> events.AttemptRequested:
+    """An attempt that asks gemma2:2b of ollama."""
+    values: dict[str, Any] = {
+        "attempt_id": attempt_id(task_id, number),
+        "task_id": task_id,
+        "tenant": "acme",
+        "user": "ann",
+        "number": number,
+        "home_partition": 3,
+        "provider": "ollama",
+        "model": "gemma2:2b",
+        "messages": (events.Message(role="user", content=plain("Say hello.")),),
+        "sampling": events.Sampling(max_output_tokens=64),
+        "privacy": events.Privacy.INTERNAL,
+        "lane": events.Lane.INTERACTIVE,
+        "role": "scribe",
+        "requested_at": now_ms() - 20,
+    }
+    return events.AttemptRequested(**{**values, **changes})

@@ -1,0 +1,292 @@
+"""One attempt in, its end and its usage out."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import pytest
+from headrace_contracts import events, topics
+from headrace_contracts.content import plain, text_of
+from headrace_contracts.errors import BadBytes
+from headrace_contracts.events import Outcome, ReplyKind
+from headrace_contracts.headers import header
+from headrace_models.errors import BadRequest, RetryLater, TryAnother
+from headrace_models.ports import Usage
+from headrace_models.worker.runner import MustNotRunHere
+from headrace_streams.errors import AppendUncertain, RecordRefused, SendToDeadLetters, TryAgain
+from headrace_streams.memory import Operation, Request
+from headrace_streams.records import Record
+from headrace_testing.workers import ScriptedProvider, WorkerBench, attempt, healthy, now_ms
+
+T = TypeVar("T")
+
+
+@pytest.fixture
+async def bench() -> WorkerBench:
+    made = WorkerBench()
+    await made.prepare()
+    return made
+
+
+@pytest.fixture
+def provider() -> ScriptedProvider:
+    return ScriptedProvider()
+
+
+def ended(bench: WorkerBench) -> events.AttemptFinished:
+    (event,) = bench.read(topics.ATTEMPTS_FINISHED)
+    assert isinstance(event, events.AttemptFinished)
+    return event
+
+
+async def test_an_answer_is_reported_with_its_usage_before_the_record_counts(
+    bench: WorkerBench, provider: ScriptedProvider
+) -> None:
+    record = bench.submit(attempt(), key=b"s:acme/\xff session")
+    await bench.runner([healthy(provider)]).handle(record)
+
+    finished = ended(bench)
+    assert (finished.outcome, finished.finish_reason) == (Outcome.ANSWERED, "stop")
+    assert finished.content is not None
+    assert text_of(finished.content) == "Hello"
+    assert (finished.node, finished.worker, finished.execution_id) == ("node-1", "worker-1", "execution-1")
+    assert finished.queued_ms >= 20
+    assert (finished.first_output_ms, finished.model_ms) == (2.0, 5.0)
+    (written,) = bench.records(topics.ATTEMPTS_FINISHED)
+    assert (written.partition, written.key) == (3, b"s:acme/\xff session")
+    assert header(written.headers, "ce_id") == "task-1/1/execution-1"
+    assert header(written.headers, "traceparent") == header(record.headers, "traceparent")
+
+    (usage,) = bench.read(topics.USAGE_RECORDED)
+    assert (usage.event_id, usage.usage.input_tokens, usage.usage.output_tokens) == ("task-1/1/execution-1", 7, 3)
+    assert (usage.tenant, usage.user, usage.role, usage.outcome) == ("acme", "ann", "scribe", Outcome.ANSWERED)
+    assert bench.records(topics.USAGE_RECORDED)[0].key == b"acme"
+    assert bench.read(topics.TASKS_REPLIES) == []
+
+
+async def test_the_model_is_asked_as_the_attempt_says(bench: WorkerBench, provider: ScriptedProvider) -> None:
+    messages = tuple(events.Message(role=role, content=plain(role)) for role in ("system", "user", "assistant", "tool"))
+    sampling = events.Sampling(max_output_tokens=9, temperature=0.5, top_p=0.9, stop=("x",), seed=4, json=True)
+    deadline = now_ms() + 60_000
+    record = bench.submit(attempt(messages=messages, sampling=sampling, deadline_at=deadline))
+    await bench.runner([healthy(provider)], call_seconds=300.0).handle(record)
+    (asked,) = provider.asked
+    assert [(message.role, message.text) for message in asked.messages] == [
+        ("system", "system"),
+        ("user", "user"),
+        ("assistant", "assistant"),
+        ("user", "tool"),
+    ]
+    assert (asked.max_output_tokens, asked.temperature, asked.top_p) == (9, 0.5, 0.9)
+    assert (asked.stop, asked.seed, asked.json, asked.model) == (("x",), 4, True, "gemma2:2b")
+    assert 50 < asked.timeout_seconds <= 60
+
+
+@pytest.mark.parametrize(
+    ("error", "outcome", "code", "retry_after_ms"),
+    [
+        (RetryLater("overloaded", "!", provider="p", after_seconds=1.5), Outcome.FAILED_RETRYABLE, "overloaded", 1500),
+        (RetryLater("timeout", "too slow", provider="p"), Outcome.FAILED_RETRYABLE, "timeout", None),
+        (TryAnother("model_missing", "no such model", provider="p"), Outcome.FAILED_PERMANENT, "model_missing", None),
+        (BadRequest("invalid_request", "bad", provider="p"), Outcome.FAILED_PERMANENT, "invalid_request", None),
+        (ValueError("a defect in the client"), Outcome.FAILED_RETRYABLE, "worker_error", None),
+    ],
+)  # fmt: skip
+async def test_a_failure_is_reported_and_never_tried_again_here(
+    bench: WorkerBench,
+    provider: ScriptedProvider,
+    error: Exception,
+    outcome: Outcome,
+    code: str,
+    retry_after_ms: int | None,
+) -> None:
+    provider.script = [error]
+    await bench.runner([healthy(provider)]).handle(bench.submit(attempt()))
+    finished = ended(bench)
+    assert finished.failure is not None
+    assert (finished.outcome, finished.failure.code) == (outcome, code)
+    assert finished.failure.retry_after_ms == retry_after_ms
+    assert "defect" not in finished.failure.message
+    assert finished.content is None
+    assert len(provider.asked) == 1
+    (usage,) = bench.read(topics.USAGE_RECORDED)
+    assert usage.outcome == outcome
+
+
+async def test_what_a_failed_call_consumed_is_told(bench: WorkerBench, provider: ScriptedProvider) -> None:
+    provider.script = [RetryLater("connection_lost", "gone", provider="p", usage=Usage(11, 5))]
+    await bench.runner([healthy(provider)]).handle(bench.submit(attempt()))
+    (usage,) = bench.read(topics.USAGE_RECORDED)
+    assert (usage.usage.input_tokens, usage.usage.output_tokens) == (11, 5)
+
+
+async def test_a_refusal_is_an_answer(bench: WorkerBench, provider: ScriptedProvider) -> None:
+    provider.finish_reason = "refusal"
+    await bench.runner([healthy(provider)]).handle(bench.submit(attempt()))
+    finished = ended(bench)
+    assert (finished.outcome, finished.finish_reason) == (Outcome.REFUSED, "refusal")
+    assert finished.content is not None
+    assert finished.failure is None
+
+
+async def test_an_attempt_whose_deadline_has_passed_is_not_begun(
+    bench: WorkerBench, provider: ScriptedProvider
+) -> None:
+    await bench.runner([healthy(provider)]).handle(bench.submit(attempt(deadline_at=now_ms() - 1)))
+    assert ended(bench).outcome is Outcome.EXPIRED
+    assert ended(bench).node is None
+    assert provider.asked == []
+    assert bench.read(topics.USAGE_RECORDED) == []
+
+
+async def test_a_deadline_ends_the_wait_for_a_slot(bench: WorkerBench, provider: ScriptedProvider) -> None:
+    place = healthy(provider, slots=1)
+    place.busy = 1
+    await bench.runner([place]).handle(bench.submit(attempt(deadline_at=now_ms() + 40)))
+    assert ended(bench).outcome is Outcome.EXPIRED
+    assert (place.busy, provider.asked) == (1, [])
+
+
+async def test_a_time_out_at_the_deadline_is_an_expiry(bench: WorkerBench, provider: ScriptedProvider) -> None:
+    class Slow(ScriptedProvider):
+        async def _chat(self, request, on_text):  # type: ignore[no-untyped-def]
+            await asyncio.sleep(request.timeout_seconds + 0.005)
+            raise RetryLater("timeout", "too slow", provider="p", usage=Usage(7, 1))
+
+    await bench.runner([healthy(Slow())]).handle(bench.submit(attempt(deadline_at=now_ms() + 40)))
+    finished = ended(bench)
+    assert finished.failure is not None
+    assert (finished.outcome, finished.failure.code) == (Outcome.EXPIRED, "deadline_passed")
+    (usage,) = bench.read(topics.USAGE_RECORDED)
+    assert usage.usage.input_tokens == 7
+
+
+async def test_without_a_place_the_attempt_goes_back_at_once(bench: WorkerBench, provider: ScriptedProvider) -> None:
+    await bench.runner([healthy(provider)]).handle(bench.submit(attempt(model="llama3:70b")))
+    finished = ended(bench)
+    assert finished.failure is not None
+    assert (finished.outcome, finished.failure.code) == (Outcome.FAILED_RETRYABLE, "no_capacity")
+    assert bench.read(topics.USAGE_RECORDED) == []
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"messages": ()},
+        {"messages": (events.Message(role="oracle", content=plain("hm")),)},
+        {"messages": (events.Message(role="user", content=events.Content(cipher="key-1", data=b"x")),)},
+    ],
+)
+async def test_what_no_model_can_be_asked_fails_for_good(
+    bench: WorkerBench, provider: ScriptedProvider, changes: dict[str, Any]
+) -> None:
+    place = healthy(provider)
+    await bench.runner([place]).handle(bench.submit(attempt(**changes)))
+    assert ended(bench).outcome is Outcome.FAILED_PERMANENT
+    assert (provider.asked, place.busy) == ([], 0)
+
+
+async def test_a_forbidden_attempt_is_refused_and_kept(bench: WorkerBench, provider: ScriptedProvider) -> None:
+    objection = events.Failure(code="privacy_violation", message="no")
+    record = bench.submit(attempt())
+    await bench.runner([healthy(provider)], forbid=lambda _request: objection).handle(record)
+    assert (ended(bench).outcome, ended(bench).failure) == (Outcome.FAILED_PERMANENT, objection)
+    assert provider.asked == []
+    ((kept, error),) = bench.kept
+    assert kept == record
+    assert isinstance(error, MustNotRunHere)
+
+
+async def test_bytes_that_are_no_attempt_are_for_the_dead_letters(
+    bench: WorkerBench, provider: ScriptedProvider
+) -> None:
+    with pytest.raises(BadBytes):
+        await bench.runner([healthy(provider)]).handle(Record("t", 0, 1, 0, b"k", b"garbage"))
+
+
+async def test_pieces_go_to_who_waits_and_are_there_before_the_end(
+    bench: WorkerBench, provider: ScriptedProvider
+) -> None:
+    await bench.runner([healthy(provider)], delta_seconds=0.0).handle(
+        bench.submit(attempt(number=2, stream=True, reply_partition=5))
+    )
+    replies = bench.read(topics.TASKS_REPLIES)
+    assert [(reply.kind, reply.sequence) for reply in replies] == [
+        (ReplyKind.RESTARTED, 0),
+        (ReplyKind.DELTA, 0),
+        (ReplyKind.DELTA, 1),
+    ]
+    assert "".join(text_of(reply.text) for reply in replies if reply.text) == "Hello"
+    assert {(reply.attempt, reply.execution_id) for reply in replies} == {(2, "execution-1")}
+    records = bench.records(topics.TASKS_REPLIES)
+    assert {(record.partition, record.key) for record in records} == {(5, b"task-1")}
+    assert len({header(record.headers, "ce_id") for record in records}) == 3
+
+
+class _Faults:
+    """Lets appends to a topic fail as often as told to."""
+
+    def __init__(self) -> None:
+        self.failures: dict[str, list[Exception]] = {}
+
+    async def call(self, request: Request, perform: Callable[[], T]) -> T:
+        await asyncio.sleep(0)
+        if request.operation is Operation.APPEND and request.partitions:
+            planned = self.failures.get(request.partitions[0].topic)
+            if planned:
+                error = planned.pop(0)
+                if isinstance(error, AppendUncertain):
+                    perform()
+                raise error
+        return perform()
+
+
+async def test_reports_are_repeated_until_both_are_on_disk(provider: ScriptedProvider) -> None:
+    faults = _Faults()
+    bench = WorkerBench(faults)
+    await bench.prepare()
+    faults.failures = {
+        "headrace.attempts.finished": [TryAgain("no leader"), AppendUncertain("no answer")],
+        "headrace.usage.recorded": [TryAgain("no leader")],
+    }
+    await bench.runner([healthy(provider)]).handle(bench.submit(attempt()))
+    assert len(provider.asked) == 1
+    ids = [header(record.headers, "ce_id") for record in bench.records(topics.ATTEMPTS_FINISHED)]
+    assert ids == ["task-1/1/execution-1"] * 2
+    assert len(bench.read(topics.USAGE_RECORDED)) == 1
+
+
+async def test_an_answer_that_kafka_does_not_take_is_a_failure(provider: ScriptedProvider) -> None:
+    faults = _Faults()
+    bench = WorkerBench(faults)
+    await bench.prepare()
+    faults.failures = {"headrace.attempts.finished": [RecordRefused("too large")]}
+    await bench.runner([healthy(provider)]).handle(bench.submit(attempt()))
+    finished = ended(bench)
+    assert finished.failure is not None
+    assert (finished.outcome, finished.failure.code) == (Outcome.FAILED_PERMANENT, "answer_too_large")
+    assert finished.usage.output_tokens == 3
+    assert len(bench.read(topics.USAGE_RECORDED)) == 1
+
+
+async def test_an_attempt_of_a_partition_that_is_not_there_is_for_the_dead_letters(
+    bench: WorkerBench, provider: ScriptedProvider
+) -> None:
+    with pytest.raises(SendToDeadLetters):
+        await bench.runner([healthy(provider)]).handle(bench.submit(attempt(home_partition=77)))
+
+
+async def test_a_cancelled_run_gives_its_slot_back(bench: WorkerBench, provider: ScriptedProvider) -> None:
+    place = healthy(provider)
+    provider.script = [asyncio.Event()]
+    task = asyncio.create_task(bench.runner([place]).handle(bench.submit(attempt())))
+    async with asyncio.timeout(5):
+        while not provider.running:  # noqa: ASYNC110 - looks at what has no event
+            await asyncio.sleep(0.001)
+    assert place.busy == 1
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert (place.busy, provider.running) == (0, 0)
+    assert bench.read(topics.ATTEMPTS_FINISHED) == []

@@ -1,0 +1,123 @@
+"""What the fleet is told of places, and when."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+from headrace_contracts import events, topics
+from headrace_contracts.events import Lane
+from headrace_models.errors import RetryLater
+from headrace_models.ports import ModelInfo, ProviderStatus
+from headrace_models.worker.fleet import FleetOptions, FleetReporter, node_status, tells_more
+from headrace_models.worker.pool import Place, Pool
+from headrace_testing.workers import ScriptedProvider, WorkerBench, first_of, now_ms
+
+MODEL = "gemma2:2b"
+
+
+@pytest.fixture
+async def bench() -> WorkerBench:
+    made = WorkerBench()
+    await made.prepare()
+    return made
+
+
+def options(**changes: float) -> FleetOptions:
+    base = FleetOptions(worker="worker-1", where=events.Place.LOCAL, look_seconds=60.0, report_seconds=60.0)
+    return replace(base, **changes)  # type: ignore[arg-type]
+
+
+def reporter(bench: WorkerBench, pool: Pool, **changes: float) -> FleetReporter:
+    return FleetReporter(pool, bench.publisher, options(**changes), now_ms)
+
+
+async def reports(bench: WorkerBench, enough: Callable[[list[events.NodeStatus]], bool]) -> list[events.NodeStatus]:
+    async with asyncio.timeout(5):
+        while not ((found := bench.read(topics.FLEET_STATUS)) and enough(found)):  # noqa: ASYNC110 - looks on
+            await asyncio.sleep(0.002)
+    return found
+
+
+async def test_the_first_look_is_over_before_work_begins(bench: WorkerBench) -> None:
+    provider = ScriptedProvider()
+    provider.current = replace(provider.current, simulated=True)
+    pool = Pool([Place(provider, 4, {"gpu": "rtx4060"})], first_of)
+    await reporter(bench, pool).start()
+    assert (await pool.acquire("ollama", MODEL, Lane.BATCH, None)).name == "node-1"
+    (status,) = await reports(bench, bool)
+    assert (status.node, status.place, status.provider) == ("node-1", events.Place.LOCAL, "ollama")
+    assert (status.healthy, status.simulated, status.slots, status.worker) == (True, True, 4, "worker-1")
+    assert [(model.name, model.loaded) for model in status.models] == [(MODEL, True)]
+    assert status.hardware == {"gpu": "rtx4060", "version": "1.2.3"}
+    assert (status.valid_for_ms, status.latency_ms) == (180_000, 1.0)
+    assert bench.records(topics.FLEET_STATUS)[0].key == b"node-1"
+
+
+async def test_a_change_is_told_at_once_and_a_down_place_keeps_its_models(bench: WorkerBench) -> None:
+    provider = ScriptedProvider()
+    fleet = reporter(bench, Pool([Place(provider, 4)], first_of), look_seconds=0.01)
+    await fleet.start()
+    running = asyncio.create_task(fleet.run())
+    provider.current = ProviderStatus(False, "it does not answer")
+    found = await reports(bench, lambda all: not all[-1].healthy)
+    assert (found[-1].reason, len(found[-1].models)) == ("it does not answer", 1)
+    provider.current = ScriptedProvider(models=(MODEL, "phi3:3.8b")).current
+    found = await reports(bench, lambda all: all[-1].healthy)
+    assert len(found[-1].models) == 2
+    assert len(found) == 3
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_a_place_that_a_call_could_not_reach_is_looked_at_at_once(bench: WorkerBench) -> None:
+    provider = ScriptedProvider()
+    pool = Pool([Place(provider, 4)], first_of)
+    fleet = reporter(bench, pool)
+    await fleet.start()
+    running = asyncio.create_task(fleet.run())
+    await asyncio.sleep(0)
+    place = await pool.acquire("ollama", MODEL, Lane.BATCH, None)
+    provider.current = ProviderStatus(False, "it is gone")
+    pool.release(place, RetryLater("unreachable", "no way there", provider="ollama"), MODEL)
+    found = await reports(bench, lambda all: all[-1].reason == "it is gone")
+    assert [status.reason for status in found] in (["", "no way there", "it is gone"], ["", "it is gone"])
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_signs_of_life_come_well_before_a_report_runs_out(bench: WorkerBench) -> None:
+    fleet = reporter(bench, Pool([Place(ScriptedProvider(), 4)], first_of), report_seconds=0.02)
+    await fleet.start()
+    running = asyncio.create_task(fleet.run())
+    found = await reports(bench, lambda all: len(all) >= 4)
+    assert {status.valid_for_ms for status in found} == {60}
+    assert all(later.reported_at >= sooner.reported_at for sooner, later in pairwise(found))
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_leaving_is_told_before_it_returns(bench: WorkerBench) -> None:
+    fleet = reporter(bench, Pool([Place(ScriptedProvider(), 4), Place(ScriptedProvider(node="b"), 4)], first_of))
+    await fleet.start()
+    await fleet.leave()
+    last = bench.read(topics.FLEET_STATUS)[-2:]
+    assert {status.node: status.healthy for status in last} == {"node-1": False, "b": False}
+    assert {status.reason for status in last} == {"its worker is leaving"}
+
+
+def test_only_what_decides_where_work_goes_is_worth_a_report_of_its_own() -> None:
+    place = Place(ScriptedProvider(), 4)
+    place.seen(ScriptedProvider().current)
+    before = node_status(place, options(), objection=None, reported_at=1)
+    place.busy = 3
+    place.tokens_per_second = 20.0
+    place.seen(replace(place.status, latency_ms=9.0))
+    assert not tells_more(before, node_status(place, options(), objection=None, reported_at=2))
+    assert tells_more(None, before)
+    assert tells_more(before, node_status(place, options(), objection="down", reported_at=2))
+    place.seen(replace(place.status, models=(ModelInfo(MODEL, loaded=False),)))
+    assert tells_more(before, node_status(place, options(), objection=None, reported_at=2))

@@ -1,0 +1,92 @@
+"""The local worker's nodes, and which of them runs an attempt."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from headrace_local_worker.decide.balancing import choose_node
+from headrace_local_worker.decide.nodes import NodesInvalid, NodeSpec, parse_nodes
+from headrace_local_worker.settings import LocalWorkerSettings
+from headrace_models.worker.pool import PlaceView
+from headrace_runtime.settings import SettingsInvalid
+
+
+def test_nodes_have_names_slots_and_labels() -> None:
+    entries = (
+        "http://127.0.0.1:11434",
+        "http://gpu-box:11434/",
+        "http://10.0.0.2:8080",
+        "http://127.0.0.1:11480/ollama/workstation",
+        "big=https://user:secret@models.example/ollama?x=y ; slots=8 ; gpu=rtx 4060 ; ram=64",
+    )
+    assert parse_nodes(entries, 4) == (
+        NodeSpec("127.0.0.1", "http://127.0.0.1:11434", 4),
+        NodeSpec("gpu-box", "http://gpu-box:11434", 4),
+        NodeSpec("10.0.0.2:8080", "http://10.0.0.2:8080", 4),
+        NodeSpec("workstation", "http://127.0.0.1:11480/ollama/workstation", 4),
+        NodeSpec("big", "https://user:secret@models.example/ollama?x=y", 8, {"gpu": "rtx 4060", "ram": "64"}),
+    )
+
+
+@pytest.mark.parametrize(
+    ("entries", "said"),
+    [
+        ((), "at least one"),
+        (("gpu-box:11434",), "not an address"),
+        (("http://",), "not an address"),
+        (("http://a;slots=0",), "above 0"),
+        (("http://a;slots=many",), "above 0"),
+        (("http://a;gpu",), "slots=<number>"),
+        (("http://a:1/x", "http://b:2/x"), "called x"),
+    ],
+)
+def test_a_list_that_makes_no_sense_is_refused(entries: tuple[str, ...], said: str) -> None:
+    with pytest.raises(NodesInvalid, match=said):
+        parse_nodes(entries, 4)
+
+
+def test_a_wrong_list_names_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HEADRACE_OLLAMA_NODES", "http://a,ftp://b")
+    with pytest.raises(SettingsInvalid, match="HEADRACE_OLLAMA_NODES: 'ftp://b' is not an address"):
+        LocalWorkerSettings.load()
+
+
+def node(name: str, **changes: Any) -> PlaceView:
+    values: dict[str, Any] = {
+        "provider": "ollama",
+        "models": frozenset({"m:1b"}),
+        "loaded": frozenset({"m:1b"}),
+        "slots": 4,
+        "busy": 0,
+        "seconds": {"m:1b": 2.0},
+    }
+    return PlaceView(name=name, **{**values, **changes})
+
+
+@pytest.mark.parametrize(
+    ("nodes", "chosen"),
+    [
+        ([node("b"), node("a")], "a"),
+        ([node("a", models=frozenset()), node("b")], "b"),
+        ([node("a", busy=4), node("b", busy=3)], "b"),
+        ([node("a", busy=4), node("b", busy=4, seconds={"m:1b": 1.0})], "b"),
+        ([node("a", busy=2), node("b", busy=1)], "b"),
+        ([node("a", seconds={"m:1b": 4.0}), node("b", busy=3)], "b"),
+        ([node("a", loaded=frozenset()), node("b", busy=2)], "b"),
+        ([node("a", loaded=frozenset()), node("b", busy=2, seconds={"m:1b": 9.0})], "a"),
+        ([node("a", latency_ms=400.0), node("b", latency_ms=20.0)], "b"),
+        ([node("a"), node("b", seconds={})], "b"),
+        ([node("a", models=frozenset())], None),
+        ([], None),
+    ],
+)
+def test_the_node_that_may_answer_first_is_chosen(nodes: list[PlaceView], chosen: str | None) -> None:
+    found = choose_node(nodes, "m:1b")
+    assert (found.name if found is not None else None) == chosen
+
+
+def test_a_name_without_a_tag_is_the_latest() -> None:
+    latest = node("a", models=frozenset({"m:latest"}), loaded=frozenset({"m:latest"}))
+    assert choose_node([latest], "m") is latest
+    assert choose_node([node("b")], "m") is None
