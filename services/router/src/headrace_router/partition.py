@@ -176,7 +176,8 @@ class PartitionRouter:
 
     def committable(self) -> Mapping[str, int]:
         """Positions, by topic, below which everything is recorded."""
-        return self._positions if self._journal.in_flight == 0 else self._acknowledged
+        certain = self._journal.fenced is None and self._journal.in_flight == 0
+        return self._positions if certain else self._acknowledged
 
     def tick(self) -> None:
         """Note what is done when the journal has been quiet, so that a successor need not do it again."""

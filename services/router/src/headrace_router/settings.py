@@ -5,8 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Self
 
+from headrace_models.prices import PriceBookInvalid, load_price_book
 from headrace_runtime.settings import ServiceSettings, setting
-from pydantic import model_validator
+from pydantic import field_validator, model_validator
+
+from headrace_router.adapters.policy_file import PolicyInvalid, load_policy
 
 _DEFAULT_SESSION_SECONDS = 10.0
 
@@ -62,6 +65,24 @@ class RouterSettings(ServiceSettings):
     commit_seconds: float = setting(
         5.0, unit="s", reason="Time between commits of progress, which only lag monitors look at.", gt=0
     )
+
+    @field_validator("policy_file")
+    @classmethod
+    def _usable_policy(cls, path: Path | None) -> Path | None:
+        try:
+            load_policy(path)
+        except PolicyInvalid as error:
+            raise ValueError(str(error)) from None
+        return path
+
+    @field_validator("price_file")
+    @classmethod
+    def _usable_prices(cls, path: Path | None) -> Path | None:
+        try:
+            load_price_book(path)
+        except (PriceBookInvalid, OSError) as error:
+            raise ValueError(f"{path}: {error}") from None
+        return path
 
     @model_validator(mode="after")
     def _within_session(self) -> Self:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
+from typing import TypeVar
 
 from headrace_contracts import topics
+from headrace_contracts.events import NodeStatus, Preferences
+from headrace_contracts.topics import Event
 from headrace_models.prices import load_price_book
 from headrace_runtime.connections import Connections, wall_clock_ms
 from headrace_runtime.health import Health
@@ -19,6 +23,8 @@ from headrace_router.metrics import RouterMetrics
 from headrace_router.partition import Surroundings
 from headrace_router.service import INPUTS, Limits, RouterService
 from headrace_router.settings import RouterSettings
+
+E = TypeVar("E", bound=Event)
 
 WRITES = (
     topics.TASKS_JOURNAL,
@@ -40,8 +46,10 @@ def build(settings: RouterSettings) -> Service:
     connections = Connections(settings, health, writes=WRITES, reads=READS)
     policy = load_policy(settings.policy_file)
     world = World(policy, load_price_book(settings.price_file), wall_clock_ms)
-    fleet = Table(connections.log, connections.codec, topics.FLEET_STATUS, world.node_changed)
-    preferences = Table(connections.log, connections.codec, topics.PREFERENCES, world.preferences_changed)
+    fleet: Table[NodeStatus] = Table(connections.log, connections.codec, topics.FLEET_STATUS, world.node_changed)
+    preferences: Table[Preferences] = Table(
+        connections.log, connections.codec, topics.PREFERENCES, world.preferences_changed
+    )
     service = RouterService(
         log=connections.log,
         codec=connections.codec,
@@ -65,10 +73,17 @@ def build(settings: RouterSettings) -> Service:
     return Service(
         [
             connections.part,
-            Part("fleet", start=fleet.start, run=fleet.follow, stop=fleet.close),
-            Part("preferences", start=preferences.start, run=preferences.follow, stop=preferences.close),
+            _following("fleet", fleet),
+            _following("preferences", preferences),
             Part("router", run=service.run, drain=service.drain),
         ],
         metrics,
         health,
     )
+
+
+def _following(name: str, table: Table[E]) -> Part:
+    async def watch() -> None:
+        await asyncio.shield(table.failure)
+
+    return Part(name, start=table.start, run=watch, stop=table.close)

@@ -1,0 +1,328 @@
+"""Routers, a worker and clients on the log's in-memory twin, with crashes at will."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from headrace_contracts.codec import Codec
+from headrace_contracts.errors import Origin
+from headrace_contracts.events import (
+    AttemptFinished,
+    AttemptRequested,
+    JournalEntry,
+    NodeStatus,
+    Outcome,
+    TaskCancelled,
+    TaskCompleted,
+    TaskReply,
+    TaskSubmitted,
+)
+from headrace_contracts.ids import route_key
+from headrace_contracts.memory_registry import MemoryRegistry
+from headrace_contracts.topics import (
+    ATTEMPTS_FINISHED,
+    TASKS_CANCELLED,
+    TASKS_COMPLETED,
+    TASKS_JOURNAL,
+    TASKS_REPLIES,
+    TASKS_SUBMITTED,
+    TOPICS,
+    TopicSpec,
+)
+from headrace_models.prices import load_price_book
+from headrace_router.adapters.policy_file import load_policy
+from headrace_router.adapters.world import World
+from headrace_router.decide.policy import Policy
+from headrace_router.gate import Gate
+from headrace_router.metrics import RouterMetrics
+from headrace_router.partition import Surroundings
+from headrace_router.service import Limits, RouterService
+from headrace_runtime.metrics import Metrics
+from headrace_streams.dead_letters import DeadLetters
+from headrace_streams.errors import StreamsError, TryAgain
+from headrace_streams.memory import MemoryCluster, MemoryLog, Operation, Request
+from headrace_streams.publishing import Publication, Publisher
+from headrace_streams.records import Record, TopicPartition
+from prometheus_client import CollectorRegistry
+
+from headrace_testing.routing import LOCAL, finished
+
+PREFIX = "headrace."
+WORK = tuple(spec for name, spec in TOPICS.items() if name.startswith("work.") and not name.endswith(".dlq"))
+T = TypeVar("T")
+Answer = Callable[[AttemptRequested], AttemptFinished | None]
+
+
+def now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+@dataclass
+class Wire:
+    """A client's way to the cluster, which a test can cut.
+
+    Attributes:
+        appends: Partitions appended to so far, in order.
+        crash_at: Number of the append (from 0) at which the process dies: before it, or after it with `crash_after`.
+        fail: By topic, errors for the next appends to it; AppendUncertain is raised after the append.
+        delay: By topic, seconds that the answer to the next append takes.
+    """
+
+    appends: list[TopicPartition] = field(default_factory=list)
+    crash_at: int | None = None
+    crash_after: bool = False
+    fail: dict[str, list[StreamsError]] = field(default_factory=lambda: defaultdict(list))
+    delay: dict[str, float] = field(default_factory=dict)
+    crashed: asyncio.Event = field(default_factory=asyncio.Event)
+    _open: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def __post_init__(self) -> None:
+        self._open.set()
+
+    def freeze(self) -> None:
+        """Let nothing through, as if the process stood still, until `thaw`."""
+        self._open.clear()
+
+    def thaw(self) -> None:
+        self._open.set()
+
+    async def call(self, request: Request, perform: Callable[[], T]) -> T:
+        await asyncio.sleep(0)
+        await self._open.wait()
+        if self.crashed.is_set():
+            await asyncio.Future()
+        if request.operation is not Operation.APPEND:
+            return perform()
+        number = len(self.appends)
+        self.appends.extend(request.partitions)
+        dies = self.crash_at is not None and number >= self.crash_at
+        if dies and not self.crash_after:
+            self.crashed.set()
+            await asyncio.Future()
+        errors = self.fail[request.partitions[0].topic]
+        error = errors.pop(0) if errors else None
+        if isinstance(error, TryAgain):
+            raise error
+        done = perform()
+        await asyncio.sleep(self.delay.pop(request.partitions[0].topic, 0))
+        if error is not None:
+            raise error
+        if dies:
+            self.crashed.set()
+            await asyncio.Future()
+        return done
+
+
+@dataclass
+class Router:
+    """One router process."""
+
+    service: RouterService
+    log: MemoryLog
+    wire: Wire
+    world: World
+    running: asyncio.Task[None]
+
+    async def stop(self) -> None:
+        await self.service.drain()
+        await self.running
+
+    async def kill(self) -> None:
+        """As kill -9."""
+        self.wire.crashed.set()
+        self.log.kill()
+        self.running.cancel()
+        await asyncio.gather(self.running, return_exceptions=True)
+
+
+class Twin:
+    """A cluster with all topics, and what a test does to it."""
+
+    def __init__(self, *, partitions: int = 2, session_timeout: float = 0.3, policy: Policy | None = None) -> None:
+        self.cluster = MemoryCluster(session_timeout=session_timeout, rebalance_timeout=2.0)
+        for spec in TOPICS.values():
+            self.cluster.create_topic(PREFIX + spec.name, partitions if spec.partitions > 1 else 1)
+        self.codec = Codec(MemoryRegistry())
+        self.policy = policy or quick_policy()
+        self.log = MemoryLog(self.cluster, client="test")
+        self.publisher = Publisher(self.log.producer(), self.codec, "test")
+        self.requests: list[AttemptRequested] = []
+        self.nodes: dict[str, NodeStatus] = {"workstation": LOCAL}
+        self.routers: list[Router] = []
+        self._worker: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Twin:
+        await self.codec.prepare(TOPICS.values(), register=True)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._worker is not None:
+            self._worker.cancel()
+            await asyncio.gather(self._worker, return_exceptions=True)
+        for router in self.routers:
+            await router.kill()
+        self.log.kill()
+
+    def router(
+        self,
+        name: str = "r1",
+        *,
+        wire: Wire | None = None,
+        static: bool = True,
+        act_within: float = 60.0,
+        in_flight: int = 1000,
+        largest_entry: int = 1_000_000,
+    ) -> Router:
+        """Start a router. Two of the same name are one static member, unless `static` is False."""
+        wire = wire or Wire()
+        log = MemoryLog(self.cluster, client=name, network=wire)
+        publisher = Publisher(log.producer(), self.codec, f"headrace/router/{name}")
+        world = World(self.policy, load_price_book(), now_ms)
+        for key, status in self.nodes.items():
+            world.node_changed(key, status)
+        service = RouterService(
+            log=log,
+            codec=self.codec,
+            dead_letters=DeadLetters(publisher, "router", PREFIX, now_ms),
+            surroundings=Surroundings(
+                world=world,
+                publisher=publisher,
+                metrics=RouterMetrics(Metrics("router", CollectorRegistry())),
+                gate=Gate(in_flight),
+                act_within=act_within,
+                monotonic=time.monotonic,
+            ),
+            owner=name,
+            instance_id=name if static else None,
+            limits=Limits(tick_seconds=0.05, rejoin_seconds=0.02, largest_entry=largest_entry),
+        )
+        router = Router(service, log, wire, world, asyncio.create_task(service.run()))
+        self.routers.append(router)
+        return router
+
+    def work(self, answer: Answer | None = None) -> None:
+        """Start a worker. Without `answer` every attempt succeeds; where that gives None, no result comes."""
+        self._worker = asyncio.create_task(self._work(answer or _succeed))
+
+    async def _work(self, answer: Answer) -> None:
+        consumer = self.log.consumer("worker")
+        await consumer.subscribe([PREFIX + spec.name for spec in WORK], _Anything())
+        while True:
+            for record in await consumer.poll(100, 5.0):
+                request = self.decode(AttemptRequested, record)
+                self.requests.append(request)
+                result = answer(request)
+                if result is not None:
+                    await self.result(request, result, record.key)
+
+    async def result(self, request: AttemptRequested, result: AttemptFinished, key: bytes | None) -> None:
+        await self.publish(
+            ATTEMPTS_FINISHED, result, f"{request.attempt_id}/{result.execution_id}", key, request.home_partition
+        )
+
+    async def submit(self, *tasks: TaskSubmitted) -> None:
+        await asyncio.gather(*(self.publish(TASKS_SUBMITTED, task, task.task_id, key_of(task)) for task in tasks))
+
+    async def cancel(self, task: TaskSubmitted) -> None:
+        wish = TaskCancelled(task_id=task.task_id, tenant=task.tenant, requested_at=now_ms())
+        await self.publish(TASKS_CANCELLED, wish, f"{task.task_id}/cancelled", key_of(task))
+
+    async def publish(
+        self, spec: TopicSpec, event: Any, event_id: str, key: bytes | None, partition: int | None = None
+    ) -> None:
+        await self.publisher.send(
+            Publication(
+                spec=spec, event=event, event_id=event_id, key=key, partition=partition, tenant=event.tenant,
+                time_ms=now_ms(),
+            )
+        )  # fmt: skip
+
+    def decode(self, kind: type[Any], record: Record) -> Any:
+        return self.codec.decode(kind, record.value, Origin(record.topic, record.partition, record.offset))
+
+    def written(self, spec: TopicSpec) -> Sequence[Any]:
+        """All events of a topic."""
+        records = self.cluster.records(PREFIX + spec.name)
+        return [self.decode(spec.record, record) for record in records if record.value is not None]
+
+    def completed(self) -> Mapping[str, list[TaskCompleted]]:
+        """The terminal states by task."""
+        found: dict[str, list[TaskCompleted]] = defaultdict(list)
+        for event in self.written(TASKS_COMPLETED):
+            found[event.task_id].append(event)
+        return found
+
+    def replies(self) -> Sequence[TaskReply]:
+        return self.written(TASKS_REPLIES)
+
+    def journal(self) -> Sequence[JournalEntry]:
+        return self.written(TASKS_JOURNAL)
+
+    async def until(self, holds: Callable[[], bool], seconds: float = 10.0) -> None:
+        """Wait until something holds. Raises TimeoutError."""
+        async with asyncio.timeout(seconds):
+            while not holds():  # noqa: ASYNC110 - what is waited for has no event of its own
+                await asyncio.sleep(0.002)
+
+    async def until_completed(self, tasks: Iterable[TaskSubmitted], seconds: float = 10.0) -> None:
+        wanted = {task.task_id for task in tasks}
+        await self.until(lambda: wanted <= self.completed().keys(), seconds)
+
+    async def quiet(self, seconds: float = 0.1) -> None:
+        """Wait until nobody has written anything for a while."""
+        while True:
+            before = self.count()
+            await asyncio.sleep(seconds)
+            if before == self.count():
+                return
+
+    def count(self) -> int:
+        """Number of records in all topics but the journal."""
+        return sum(len(self.cluster.records(PREFIX + name)) for name in TOPICS if name != TASKS_JOURNAL.name)
+
+
+class _Anything:
+    async def assigned(self, partitions: object) -> Mapping[TopicPartition, int]:
+        return {}
+
+    async def revoked(self, partitions: object) -> None: ...
+
+    async def lost(self, partitions: object) -> None: ...
+
+
+def _succeed(request: AttemptRequested) -> AttemptFinished:
+    return end_of(request)
+
+
+def end_of(request: AttemptRequested, outcome: Outcome = Outcome.ANSWERED, **fields: Any) -> AttemptFinished:
+    """How an attempt ended."""
+    return finished(
+        outcome,
+        request.number,
+        task_id=request.task_id,
+        **{
+            "tenant": request.tenant,
+            "home_partition": request.home_partition,
+            "provider": request.provider,
+            "model": request.model,
+            **fields,
+        },
+    )
+
+
+def key_of(task: TaskSubmitted) -> bytes:
+    messages = [(message.role, message.content.data) for message in task.messages]
+    return route_key(
+        tenant=task.tenant, session=task.session, role=task.role, model=task.model, messages=messages
+    ).encode()
+
+
+def quick_policy(**retry: int) -> Policy:
+    """The shipped policy with short waits."""
+    shipped = load_policy(None)
+    return shipped.model_copy(update={"retry": shipped.retry.model_copy(update={"base": 4, "cap": 10, **retry})})
