@@ -101,17 +101,12 @@ class WorkerBench:
         self.codec = Codec(MemoryRegistry(), PREFIX)
         self.producer = self.log.producer()
         self.publisher = Publisher(self.producer, self.codec, "headrace/test/worker")
-        self.kept: list[tuple[Record, Exception]] = []
         self._numbers = itertools.count(1)
 
     async def prepare(self) -> None:
         for spec in TOPICS.values():
             self.cluster.create_topic(PREFIX + spec.name, spec.partitions)
         await self.codec.prepare(TOPICS.values(), register=True)
-
-    async def keep(self, record: Record, error: Exception, attempts: int = 1) -> None:
-        """As the dead letters do."""
-        self.kept.append((record, error))
 
     def runner(
         self,
@@ -126,7 +121,6 @@ class WorkerBench:
             codec=self.codec,
             publisher=self.publisher,
             pool=Pool(places, choose),
-            dead_letters=self,
             options=RunnerOptions(worker="worker-1", **options),
             clock_ms=now_ms,
             new_id=lambda: f"execution-{next(self._numbers)}",

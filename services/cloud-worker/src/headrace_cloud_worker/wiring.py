@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from headrace_contracts.codec import Codec
 from headrace_contracts.events import Place as Where
 from headrace_contracts.ids import new_id
 from headrace_contracts.topics import (
@@ -22,7 +23,10 @@ from headrace_runtime.connections import Connections, wall_clock_ms
 from headrace_runtime.health import Health
 from headrace_runtime.lifecycle import Part, Service
 from headrace_runtime.metrics import Metrics
+from headrace_streams.handling import DeadLetterSink
 from headrace_streams.parallel import EngineOptions, Lane, ParallelConsumer
+from headrace_streams.ports import Log
+from headrace_streams.publishing import Publisher
 
 from headrace_cloud_worker.adapters.providers import offered_providers
 from headrace_cloud_worker.decide.offers import choose_provider, with_undated_names
@@ -31,26 +35,43 @@ from headrace_cloud_worker.service import CloudWorker, current_traceparent
 from headrace_cloud_worker.settings import CloudWorkerSettings
 
 GROUP = "cloud-worker"
+WRITES = (ATTEMPTS_FINISHED, USAGE_RECORDED, TASKS_REPLIES, FLEET_STATUS)
+READS = (WORK_CLOUD_INTERACTIVE, WORK_CLOUD_BATCH)
 
 
 def build(settings: CloudWorkerSettings) -> Service:
     """The service and its parts; connects to nothing."""
     metrics = Metrics("cloud_worker")
     health = Health()
-    connections = Connections(
+    connections = Connections(settings, health, writes=WRITES, reads=READS)
+    parts = worker_parts(
         settings,
-        health,
-        writes=[ATTEMPTS_FINISHED, USAGE_RECORDED, TASKS_REPLIES, FLEET_STATUS],
-        reads=[WORK_CLOUD_INTERACTIVE, WORK_CLOUD_BATCH],
+        metrics,
+        log=connections.log,
+        codec=connections.codec,
+        publisher=connections.publisher,
+        dead_letters=connections.dead_letters,
     )
+    return Service([connections.part, *parts], metrics, health)
+
+
+def worker_parts(
+    settings: CloudWorkerSettings,
+    metrics: Metrics,
+    *,
+    log: Log,
+    codec: Codec,
+    publisher: Publisher,
+    dead_letters: DeadLetterSink,
+) -> list[Part]:
+    """What runs on the connections, whatever log they lead to."""
     providers = [Place(provider, settings.provider_slots) for provider in offered_providers(settings, os.environ)]
     pool = Pool(providers, choose_provider)
     measures = WorkerMeasures(metrics, pool)
     runner = AttemptRunner(
-        codec=connections.codec,
-        publisher=connections.publisher,
+        codec=codec,
+        publisher=publisher,
         pool=pool,
-        dead_letters=connections.dead_letters,
         options=RunnerOptions(
             worker=settings.instance_id,
             call_seconds=settings.call_seconds,
@@ -65,7 +86,7 @@ def build(settings: CloudWorkerSettings) -> Service:
     interactive = settings.topic_prefix + WORK_CLOUD_INTERACTIVE.name
     batch = settings.topic_prefix + WORK_CLOUD_BATCH.name
     consumer = ParallelConsumer(
-        connections.log,
+        log,
         settings.topic_prefix + GROUP,
         [
             Lane(interactive, weight=settings.interactive_weight),
@@ -73,7 +94,7 @@ def build(settings: CloudWorkerSettings) -> Service:
             Lane(batch, max_in_flight=max(1, settings.max_in_flight * 3 // 4)),
         ],
         CloudWorker(runner).handle,
-        dead_letters=connections.dead_letters,
+        dead_letters=dead_letters,
         options=EngineOptions(
             max_in_flight=settings.max_in_flight, drain_seconds=max(0.0, settings.drain_seconds - 3.0)
         ),
@@ -82,7 +103,7 @@ def build(settings: CloudWorkerSettings) -> Service:
     measures.watch(consumer.state, [interactive, batch])
     fleet = FleetReporter(
         pool,
-        connections.publisher,
+        publisher,
         FleetOptions(
             worker=settings.instance_id,
             where=Where.CLOUD,
@@ -97,14 +118,9 @@ def build(settings: CloudWorkerSettings) -> Service:
         for place in providers:
             await place.provider.close()
 
-    return Service(
-        [
-            connections.part,
-            Part("providers", start=fleet.start, run=fleet.run, stop=close_providers),
-            Part("attempts", run=consumer.run, drain=consumer.stop),
-            # Drained first: the fleet hears of the leave before what is in hand is finished.
-            Part("leave", drain=fleet.leave),
-        ],
-        metrics,
-        health,
-    )
+    return [
+        Part("providers", start=fleet.start, run=fleet.run, stop=close_providers),
+        Part("attempts", run=consumer.run, drain=consumer.stop),
+        # Drained first: the fleet hears of the leave before what is in hand is finished.
+        Part("leave", drain=fleet.leave),
+    ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from headrace_contracts.codec import Codec
 from headrace_contracts.events import Place as Where
 from headrace_contracts.ids import new_id
 from headrace_contracts.topics import (
@@ -21,25 +22,46 @@ from headrace_runtime.connections import Connections, wall_clock_ms
 from headrace_runtime.health import Health
 from headrace_runtime.lifecycle import Part, Service
 from headrace_runtime.metrics import Metrics
+from headrace_streams.handling import DeadLetterSink
 from headrace_streams.parallel import EngineOptions, Lane, ParallelConsumer
+from headrace_streams.ports import Log
+from headrace_streams.publishing import Publisher
 
 from headrace_local_worker.decide.balancing import choose_node
 from headrace_local_worker.service import LocalWorker, current_traceparent
 from headrace_local_worker.settings import LocalWorkerSettings
 
 GROUP = "local-worker"
+WRITES = (ATTEMPTS_FINISHED, USAGE_RECORDED, TASKS_REPLIES, FLEET_STATUS)
+READS = (WORK_LOCAL_INTERACTIVE, WORK_LOCAL_BATCH)
 
 
 def build(settings: LocalWorkerSettings) -> Service:
     """The service and its parts; connects to nothing."""
     metrics = Metrics("local_worker")
     health = Health()
-    connections = Connections(
+    connections = Connections(settings, health, writes=WRITES, reads=READS)
+    parts = worker_parts(
         settings,
-        health,
-        writes=[ATTEMPTS_FINISHED, USAGE_RECORDED, TASKS_REPLIES, FLEET_STATUS],
-        reads=[WORK_LOCAL_INTERACTIVE, WORK_LOCAL_BATCH],
+        metrics,
+        log=connections.log,
+        codec=connections.codec,
+        publisher=connections.publisher,
+        dead_letters=connections.dead_letters,
     )
+    return Service([connections.part, *parts], metrics, health)
+
+
+def worker_parts(
+    settings: LocalWorkerSettings,
+    metrics: Metrics,
+    *,
+    log: Log,
+    codec: Codec,
+    publisher: Publisher,
+    dead_letters: DeadLetterSink,
+) -> list[Part]:
+    """What runs on the connections, whatever log they lead to."""
     nodes = [
         Place(OllamaNode(spec.name, spec.url, keep_alive=settings.keep_alive), spec.slots, spec.hardware)
         for spec in settings.nodes()
@@ -47,10 +69,9 @@ def build(settings: LocalWorkerSettings) -> Service:
     pool = Pool(nodes, choose_node)
     measures = WorkerMeasures(metrics, pool)
     runner = AttemptRunner(
-        codec=connections.codec,
-        publisher=connections.publisher,
+        codec=codec,
+        publisher=publisher,
         pool=pool,
-        dead_letters=connections.dead_letters,
         options=RunnerOptions(
             worker=settings.instance_id,
             call_seconds=settings.call_seconds,
@@ -64,7 +85,7 @@ def build(settings: LocalWorkerSettings) -> Service:
     interactive = settings.topic_prefix + WORK_LOCAL_INTERACTIVE.name
     batch = settings.topic_prefix + WORK_LOCAL_BATCH.name
     consumer = ParallelConsumer(
-        connections.log,
+        log,
         settings.topic_prefix + GROUP,
         [
             Lane(interactive, weight=settings.interactive_weight),
@@ -72,7 +93,7 @@ def build(settings: LocalWorkerSettings) -> Service:
             Lane(batch, max_in_flight=max(1, settings.max_in_flight * 3 // 4)),
         ],
         LocalWorker(runner).handle,
-        dead_letters=connections.dead_letters,
+        dead_letters=dead_letters,
         options=EngineOptions(
             max_in_flight=settings.max_in_flight, drain_seconds=max(0.0, settings.drain_seconds - 3.0)
         ),
@@ -81,7 +102,7 @@ def build(settings: LocalWorkerSettings) -> Service:
     measures.watch(consumer.state, [interactive, batch])
     fleet = FleetReporter(
         pool,
-        connections.publisher,
+        publisher,
         FleetOptions(
             worker=settings.instance_id,
             where=Where.LOCAL,
@@ -95,14 +116,9 @@ def build(settings: LocalWorkerSettings) -> Service:
         for node in nodes:
             await node.provider.close()
 
-    return Service(
-        [
-            connections.part,
-            Part("nodes", start=fleet.start, run=fleet.run, stop=close_nodes),
-            Part("attempts", run=consumer.run, drain=consumer.stop),
-            # Drained first: the fleet hears of the leave before what is in hand is finished.
-            Part("leave", drain=fleet.leave),
-        ],
-        metrics,
-        health,
-    )
+    return [
+        Part("nodes", start=fleet.start, run=fleet.run, stop=close_nodes),
+        Part("attempts", run=consumer.run, drain=consumer.stop),
+        # Drained first: the fleet hears of the leave before what is in hand is finished.
+        Part("leave", drain=fleet.leave),
+    ]

@@ -27,7 +27,6 @@ from headrace_contracts.headers import header
 from headrace_contracts.ids import usage_id
 from headrace_contracts.topics import ATTEMPTS_FINISHED, USAGE_RECORDED
 from headrace_streams.errors import AppendUncertain, Overloaded, RecordRefused, SendToDeadLetters, TryAgain
-from headrace_streams.handling import DeadLetterSink
 from headrace_streams.publishing import Publication, Publisher
 from headrace_streams.records import Record
 
@@ -85,7 +84,7 @@ class AttemptRunner:
     Args:
         clock_ms: Milliseconds since the epoch.
         new_id: Makes the id of an execution.
-        forbid: Attempts it objects to are reported as failed for good, and kept as dead letters.
+        forbid: Attempts it objects to are reported as failed for good, and go to the dead letters.
         traceparent_of: Trace context for what is written about a record.
     """
 
@@ -95,7 +94,6 @@ class AttemptRunner:
         codec: Codec,
         publisher: Publisher,
         pool: Pool,
-        dead_letters: DeadLetterSink,
         options: RunnerOptions,
         clock_ms: Callable[[], int],
         new_id: Callable[[], str],
@@ -106,7 +104,6 @@ class AttemptRunner:
         self._codec = codec
         self._publisher = publisher
         self._pool = pool
-        self._dead_letters = dead_letters
         self._options = options
         self._clock_ms = clock_ms
         self._new_id = new_id
@@ -131,7 +128,7 @@ class AttemptRunner:
         _log.error("attempt %s must not run here: %s (%s)", request.attempt_id, objection.message, objection.code)
         ended = outcomes.not_asked(objection.code, objection.message, lasting=True)
         await self._report(record, _Run(request, execution_id, self._traceparent_of(record)), ended)
-        await self._dead_letters.keep(record, MustNotRunHere(f"{objection.code}: {objection.message}"))
+        raise MustNotRunHere(f"{objection.code}: {objection.message}")
 
     async def _run(self, run: _Run) -> Ended:
         request = run.request

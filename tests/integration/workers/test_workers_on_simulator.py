@@ -1,0 +1,285 @@
+"""The workers whole, on the in-memory log, with providers that speak the real wire formats."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from headrace_cloud_worker.settings import CloudWorkerSettings
+from headrace_cloud_worker.wiring import worker_parts as cloud_parts
+from headrace_contracts import events, topics
+from headrace_contracts.content import plain, text_of
+from headrace_contracts.events import Lane, Outcome, Privacy, ReplyKind
+from headrace_contracts.topics import TopicSpec, dead_letters_of
+from headrace_local_worker.settings import LocalWorkerSettings
+from headrace_local_worker.wiring import worker_parts as local_parts
+from headrace_models.simulator.faults import Fault, FaultKind
+from headrace_models.simulator.pace import Speed
+from headrace_models.simulator.server import Simulator, SimulatorConfig
+from headrace_runtime.lifecycle import Part, Service, run
+from headrace_runtime.metrics import Metrics
+from headrace_streams.dead_letters import DeadLetters
+from headrace_streams.records import Outgoing
+from headrace_testing.workers import PREFIX, WorkerBench, attempt, now_ms
+from prometheus_client import generate_latest
+
+NODES = {"workstation": ("gemma2:2b", "phi3:3.8b"), "remote": ("gemma2:2b", "llama3:8b")}
+
+
+@pytest.fixture
+async def bench() -> WorkerBench:
+    made = WorkerBench()
+    await made.prepare()
+    return made
+
+
+@pytest.fixture
+async def simulator() -> AsyncIterator[Simulator]:
+    async with Simulator(SimulatorConfig(speed=Speed(None), nodes=NODES)) as running:
+        yield running
+
+
+@asynccontextmanager
+async def working(parts: Sequence[Part], metrics: Metrics) -> AsyncIterator[None]:
+    stop = asyncio.Event()
+    life = asyncio.create_task(run(Service(parts, metrics), drain_seconds=5.0, stop_requested=stop))
+    try:
+        yield
+    finally:
+        stop.set()
+        assert await life == 0
+
+
+@asynccontextmanager
+async def local_worker(bench: WorkerBench, simulator: Simulator, **changes: Any) -> AsyncIterator[Metrics]:
+    nodes = tuple(f"{simulator.ollama_url(name)};slots=2" for name in NODES)
+    settings = LocalWorkerSettings(ollama_nodes=nodes, instance_id="local-1", look_seconds=0.05, **changes)
+    metrics = Metrics("local_worker")
+    letters = DeadLetters(bench.publisher, "local-worker", PREFIX, now_ms)
+    parts = local_parts(
+        settings, metrics, log=bench.log, codec=bench.codec, publisher=bench.publisher, dead_letters=letters
+    )
+    async with working(parts, metrics):
+        yield metrics
+
+
+@asynccontextmanager
+async def cloud_worker(
+    bench: WorkerBench, simulator: Simulator, monkeypatch: pytest.MonkeyPatch, **changes: Any
+) -> AsyncIterator[None]:
+    for name, value in {
+        "GROQ_API_KEY": "simulated",
+        "HEADRACE_GROQ_URL": simulator.groq_url,
+        "ANTHROPIC_API_KEY": "simulated",
+        "HEADRACE_ANTHROPIC_URL": simulator.anthropic_url,
+        "TAVILY_API_KEY": "simulated",
+        "HEADRACE_TAVILY_URL": simulator.tavily_url,
+        "HEADRACE_OPENAI_COMPATIBLE": f"mine={simulator.groq_url}=MY_KEY",
+        "MY_KEY": "simulated",
+        "HEADRACE_INSTANCE_ID": "cloud-1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    metrics = Metrics("cloud_worker")
+    letters = DeadLetters(bench.publisher, "cloud-worker", PREFIX, now_ms)
+    parts = cloud_parts(
+        CloudWorkerSettings(**changes),
+        metrics,
+        log=bench.log,
+        codec=bench.codec,
+        publisher=bench.publisher,
+        dead_letters=letters,
+    )
+    async with working(parts, metrics):
+        yield
+
+
+async def until(
+    bench: WorkerBench, spec: TopicSpec, enough: Callable[[list[Any]], bool], seconds: float = 20
+) -> list[Any]:
+    async with asyncio.timeout(seconds):
+        while not enough(found := bench.read(spec)):  # noqa: ASYNC110 - looks at what has no event
+            await asyncio.sleep(0.01)
+    return found
+
+
+async def finished(bench: WorkerBench, count: int) -> dict[str, events.AttemptFinished]:
+    found = await until(bench, topics.ATTEMPTS_FINISHED, lambda all: len(all) >= count)
+    return {event.task_id: event for event in found}
+
+
+async def test_a_mixed_load_is_run_on_all_nodes_and_each_attempt_ends_once(
+    bench: WorkerBench, simulator: Simulator
+) -> None:
+    async with local_worker(bench, simulator) as metrics:
+        for number in range(60):
+            lane = Lane.BATCH if number % 3 else Lane.INTERACTIVE
+            request = attempt(
+                f"task-{number}",
+                tenant=f"tenant-{number % 4}",
+                lane=lane,
+                messages=(events.Message(role="user", content=plain(f"Question {number}")),),
+                stream=number == 0,
+                reply_partition=2,
+            )
+            bench.submit(request, topics.work_topic(events.Place.LOCAL, lane), key=f"s:{number % 20}".encode())
+        ends = await finished(bench, 60)
+        usage = await until(bench, topics.USAGE_RECORDED, lambda all: len(all) >= 60)
+        shown = generate_latest(metrics.registry).decode()
+    assert {end.outcome for end in ends.values()} == {Outcome.ANSWERED}
+    assert all(end.simulated and end.content and end.usage.output_tokens for end in ends.values())
+    assert {end.node for end in ends.values()} == set(NODES)
+    assert Counter(one.event_id for one in usage) == Counter(f"{e.attempt_id}/{e.execution_id}" for e in ends.values())
+    replies = bench.read(topics.TASKS_REPLIES)
+    answer = ends["task-0"].content
+    assert answer is not None
+    assert {reply.task_id for reply in replies} == {"task-0"}
+    assert "".join(text_of(reply.text) for reply in replies if reply.kind is ReplyKind.DELTA) == text_of(answer)
+    assert len(simulator.evidence.of("ollama")) == 60
+    progress = bench.cluster.group(f"{PREFIX}local-worker").progress
+    assert sum(moved.next_offset for moved in progress.values()) == 60
+    assert all(moved.metadata == "" for moved in progress.values())
+    assert 'headrace_local_worker_attempts_total{failure="",model="gemma2:2b",outcome="answered"' in shown
+    assert "headrace_local_worker_outstanding_work_seconds" in shown
+
+
+async def test_the_fleet_learns_of_nodes_and_of_the_leave(bench: WorkerBench, simulator: Simulator) -> None:
+    async with local_worker(bench, simulator):
+        found = await until(bench, topics.FLEET_STATUS, lambda all: len({status.node for status in all}) == 2)
+        by_node = {status.node: status for status in found}
+        assert {model.name for model in by_node["remote"].models} == {"gemma2:2b", "llama3:8b"}
+        assert all(status.simulated and status.healthy and status.slots == 2 for status in by_node.values())
+    last = {status.node: status for status in bench.read(topics.FLEET_STATUS)}
+    assert not any(status.healthy for status in last.values())
+
+
+@pytest.mark.parametrize(
+    ("kind", "outcome", "code"),
+    [
+        (FaultKind.OVERLOADED, Outcome.FAILED_RETRYABLE, "overloaded"),
+        (FaultKind.ERROR, Outcome.FAILED_RETRYABLE, "provider_error"),
+        (FaultKind.DISCONNECT, Outcome.FAILED_RETRYABLE, "connection_lost"),
+        (FaultKind.MODEL_MISSING, Outcome.FAILED_PERMANENT, "model_missing"),
+        (FaultKind.BAD_REQUEST, Outcome.FAILED_PERMANENT, "invalid_request"),
+    ],
+)
+async def test_what_goes_wrong_at_a_node_is_reported_once(
+    bench: WorkerBench, simulator: Simulator, kind: FaultKind, outcome: Outcome, code: str
+) -> None:
+    simulator.faults.add("ollama", Fault(kind), 1)
+    async with local_worker(bench, simulator):
+        bench.submit(attempt())
+        (end,) = (await finished(bench, 1)).values()
+    assert end.failure is not None
+    assert (end.outcome, end.failure.code) == (outcome, code)
+    assert len(simulator.evidence.of("ollama")) == 1
+    assert len(bench.read(topics.USAGE_RECORDED)) == 1
+
+
+async def test_a_node_that_says_nothing_is_given_up_at_the_deadline(bench: WorkerBench, simulator: Simulator) -> None:
+    simulator.faults.add("ollama", Fault(FaultKind.TIMEOUT), 1)
+    async with local_worker(bench, simulator):
+        bench.submit(attempt(deadline_at=now_ms() + 1200))
+        (end,) = (await finished(bench, 1)).values()
+    assert end.outcome is Outcome.EXPIRED
+
+
+async def test_work_goes_on_when_a_node_dies(bench: WorkerBench, simulator: Simulator) -> None:
+    async with Simulator(SimulatorConfig(speed=Speed(None), nodes={"other": ("gemma2:2b",)})) as dying:
+        nodes = (f"a={dying.ollama_url('other')}", f"b={simulator.ollama_url('remote')}")
+        settings = LocalWorkerSettings(ollama_nodes=nodes, look_seconds=0.05)
+        metrics = Metrics("local_worker")
+        letters = DeadLetters(bench.publisher, "local-worker", PREFIX, now_ms)
+        parts = local_parts(
+            settings, metrics, log=bench.log, codec=bench.codec, publisher=bench.publisher, dead_letters=letters
+        )
+        async with working(parts, metrics):
+            await until(bench, topics.FLEET_STATUS, lambda all: len(all) >= 2)
+            await dying.stop()
+            await until(bench, topics.FLEET_STATUS, lambda all: any(not s.healthy and s.node == "a" for s in all))
+            for number in range(10):
+                bench.submit(attempt(f"task-{number}"), key=str(number).encode())
+            ends = await finished(bench, 10)
+    assert {(end.outcome, end.node) for end in ends.values()} == {(Outcome.ANSWERED, "b")}
+
+
+async def test_garbage_goes_to_the_dead_letters_and_blocks_nobody(bench: WorkerBench, simulator: Simulator) -> None:
+    good = bench.submit(attempt("before"))
+    bench.cluster.append(Outgoing(good.topic, b"garbage", key=good.key), now_ms())
+    bench.submit(attempt("after"))
+    async with local_worker(bench, simulator):
+        assert (await finished(bench, 2)).keys() == {"before", "after"}
+        (letter,) = await until(bench, dead_letters_of(topics.WORK_LOCAL_INTERACTIVE), bool)
+    assert (letter.value, letter.key, letter.error_type, letter.offset) == (b"garbage", good.key, "BadBytes", 1)
+    assert letter.service == "local-worker"
+
+
+async def test_all_providers_answer_in_their_own_formats(
+    bench: WorkerBench, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = {
+        "groq": "llama-3.1-8b-instant",
+        "anthropic": "claude-haiku-4-5",
+        "tavily": "tavily-search",
+        "mine": "llama-3.1-8b-instant",
+    }
+    async with cloud_worker(bench, simulator, monkeypatch):
+        status = await until(bench, topics.FLEET_STATUS, lambda all: len({one.node for one in all}) == 4)
+        assert {one.node for one in status if one.healthy} == set(asked)
+        assert {one.place for one in status} == {events.Place.CLOUD}
+        for provider, model in asked.items():
+            request = attempt(f"task-{provider}", provider=provider, model=model, stream=True, reply_partition=1)
+            bench.submit(request, topics.WORK_CLOUD_INTERACTIVE, key=provider.encode())
+        ends = await finished(bench, 4)
+    for provider in asked:
+        end = ends[f"task-{provider}"]
+        assert (end.outcome, end.node, end.provider, end.simulated) == (Outcome.ANSWERED, provider, provider, True)
+        said = [reply.text for reply in bench.read(topics.TASKS_REPLIES) if reply.task_id == f"task-{provider}"]
+        assert end.content is not None
+        assert "".join(text_of(text) for text in said) == text_of(end.content)
+    assert ends["task-tavily"].usage.searches == 1
+
+
+async def test_nothing_sensitive_reaches_a_provider(
+    bench: WorkerBench, simulator: Simulator, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    secret = "the recipe is forty-two lemons"
+    messages = (events.Message(role="user", content=plain(secret)),)
+    values: dict[str, Any] = {"provider": "groq", "model": "llama-3.1-8b-instant"}
+    async with cloud_worker(bench, simulator, monkeypatch):
+        bench.submit(
+            attempt("bad", privacy=Privacy.SENSITIVE, messages=messages, **values), topics.WORK_CLOUD_INTERACTIVE
+        )
+        bench.submit(attempt("good", privacy=Privacy.PUBLIC, **values), topics.WORK_CLOUD_BATCH)
+        ends = await finished(bench, 2)
+        (letter,) = await until(bench, dead_letters_of(topics.WORK_CLOUD_INTERACTIVE), bool)
+    assert ends["bad"].failure is not None
+    assert (ends["bad"].outcome, ends["bad"].failure.code) == (Outcome.FAILED_PERMANENT, "privacy_violation")
+    assert (letter.error_type, letter.topic) == ("MustNotRunHere", PREFIX + topics.WORK_CLOUD_INTERACTIVE.name)
+    assert ends["good"].outcome is Outcome.ANSWERED
+    assert simulator.evidence.search([secret]) == []
+    assert len(simulator.evidence.of(None)) == 1
+    assert [one.task_id for one in bench.read(topics.USAGE_RECORDED)] == ["good"]
+    printed = capsys.readouterr()
+    assert secret not in printed.out + printed.err
+
+
+async def test_a_provider_that_refuses_the_key_is_left_alone_and_says_so(
+    bench: WorkerBench, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    simulator.faults.add("groq", Fault(FaultKind.UNAUTHORISED), 50)
+    async with cloud_worker(bench, simulator, monkeypatch, max_in_flight=2):
+        for number in range(6):
+            request = attempt(f"task-{number}", provider="groq", model="llama-3.1-8b-instant")
+            bench.submit(request, topics.WORK_CLOUD_INTERACTIVE, key=str(number).encode())
+        ends = await finished(bench, 6)
+        await until(bench, topics.FLEET_STATUS, lambda all: any(not s.healthy and s.node == "groq" for s in all))
+    codes = Counter(end.failure.code for end in ends.values() if end.failure is not None)
+    assert codes["not_authorised"] < 6
+    assert set(codes) == {"not_authorised", "no_capacity"}
+    last = {status.node: status for status in bench.read(topics.FLEET_STATUS)}
+    assert "simulated" not in " ".join(status.reason for status in last.values())
+    assert simulator.faults.pending() > 40
