@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, replace
 from io import StringIO
+from pathlib import Path
 
 import pytest
 from headrace_contracts.content import plain
@@ -21,11 +22,12 @@ from headrace_contracts.events import (
 from headrace_contracts.events import (
     Privacy as WirePrivacy,
 )
+from headrace_devstack.demo.answers import write_answers
 from headrace_devstack.demo.checks import all_checks
 from headrace_devstack.demo.corpus import Agent, Job, Privacy, Way
-from headrace_devstack.demo.measure import figures, percentile, spread
+from headrace_devstack.demo.measure import figures, percentile, spread, task_rows
 from headrace_devstack.demo.outcomes import CloudAttempt, Delivery, Evidence, Outcome, Received, SkillExchange
-from headrace_devstack.demo.report import Run, as_document, print_report, problems_of
+from headrace_devstack.demo.report import Run, as_document, print_report
 from rich.console import Console
 
 AGENT = Agent("agent-1", "acme", Way.HTTP, ("review",), ())
@@ -169,7 +171,7 @@ def test_headraces_share_is_what_the_model_and_the_queue_leave() -> None:
 
 def test_figures_count_what_was_shared_and_where_tasks_ran() -> None:
     found = figures(OUTCOMES, EVIDENCE, EXCHANGE, 10.0)
-    assert (found.twins, found.twins_shared) == (1, 1)
+    assert (found.repeats, found.shared) == (1, 1)
     assert found.served == {"attempt": 2, "cache": 1}
     assert [(place.provider, place.tasks, place.sensitive, place.reason) for place in found.places] == [
         ("groq", 1, 0, "first choice"), ("ollama", 1, 1, "first choice"),
@@ -182,7 +184,7 @@ def _run(evidence: Evidence) -> Run:
     return Run(
         run="r", folder="/x", files=2, sensitive_files=1, commits=0, agents=1, simulated=("groq",),
         figures=figures(OUTCOMES, evidence, EXCHANGE, 10.0), checks=all_checks(OUTCOMES, evidence, EXCHANGE),
-        problems=problems_of(OUTCOMES),
+        tasks=task_rows(OUTCOMES, evidence),
     )  # fmt: skip
 
 
@@ -198,4 +200,21 @@ def test_a_broken_promise_shows_and_counts() -> None:
     run = _run(replace(EVIDENCE, ledger={"acme": 8}))
     print_report(Console(file=text, width=140), run)
     assert "A promise was broken" in text.getvalue()
-    assert json.loads(json.dumps(as_document(run)))["passed"] is False
+    document = json.loads(json.dumps(as_document(run)))
+    assert document["passed"] is False
+    assert [(task["task_id"], task["served_from"], task["cost_nanodollars"]) for task in document["tasks"]] == [
+        ("t1", "attempt", 7), ("t2", "attempt", 0), ("t3", "cache", 0),
+    ]  # fmt: skip
+
+
+def test_a_task_without_an_end_has_a_row_all_the_same() -> None:
+    (row,) = task_rows([NOT_ACCEPTED], EVIDENCE)
+    assert (row.task_id, row.status, row.problem) == (None, None, "no")
+
+
+def test_answers_are_files_of_the_user_alone(tmp_path: Path) -> None:
+    write_answers(tmp_path / "out", OUTCOMES, EVIDENCE)
+    file = tmp_path / "out" / "review.md"
+    assert file.read_text().count("## a.py: p") == 1
+    assert "simulated" in file.read_text()
+    assert file.stat().st_mode & 0o777 == 0o600

@@ -210,7 +210,15 @@ class _Again(Exception):
 
 
 def _unreachable(url: str, error: BaseException) -> Unavailable:
-    what = "did not answer in time" if isinstance(error, TimeoutError) else f"cannot be reached ({error})"
+    match error:
+        case TimeoutError():
+            what = "did not answer in time"
+        case aiohttp.ClientConnectorError() if isinstance(error.os_error, ConnectionRefusedError):
+            what = "cannot be reached: nobody listens there"
+        case aiohttp.ClientConnectorError():
+            what = f"cannot be reached: {error.os_error.strerror or error.os_error}"
+        case _:
+            what = f"broke the connection ({type(error).__name__})"
     return Unavailable(f"{_root(url)} {what}; is the service running? `headrace doctor` checks every part")
 
 

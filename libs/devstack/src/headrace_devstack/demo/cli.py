@@ -28,9 +28,8 @@ from headrace_devstack.settings import StackSettings, load_settings
 from headrace_devstack.stack import open_stack
 from headrace_devstack.supervisor import PartEvent
 
-# A stack of the demo's own answers faster than real models would, so that it is over in a minute or two.
-_OWN_SIMULATOR_SPEED = "6"
 _PROBE_SECONDS = 2.0
+_PIPE_WIDTH = 130
 _INTERRUPTED = 130
 
 
@@ -47,6 +46,9 @@ def demo(
         ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Another seed deals the jobs out differently.")] = 1,
+    answers: Annotated[
+        Path | None, typer.Option(help="Folder to write the answers to, one file for each kind of work.")
+    ] = None,
     json_file: Annotated[
         str | None, typer.Option("--json", metavar="FILE", help="Write all figures and checks to a file; - for stdout.")
     ] = None,
@@ -67,8 +69,8 @@ def demo(
       headrace demo --folder ~/project --tasks 60 --agents 20 --sensitive '*internal*' --json result.json
     """
     # With JSON on stdout, everything for people goes to stderr.
-    console = Console(stderr=json_file == "-", highlight=False)
-    options = DemoOptions(folder, tasks, agents, tuple(sensitive or SENSITIVE_PATTERNS), seed)
+    console = _console(json_file == "-")
+    options = DemoOptions(folder, tasks, agents, tuple(sensitive or SENSITIVE_PATTERNS), seed, answers)
     try:
         settings = load_settings(data=data)
         run = asyncio.run(_until_interrupted(_demo(options, settings, console)))
@@ -86,6 +88,12 @@ def demo(
         _write(json_file, run)
     if not run.passed:
         raise typer.Exit(1)
+
+
+def _console(for_stderr: bool) -> Console:
+    stream = sys.stderr if for_stderr else sys.stdout
+    # In a pipe there is no width to fold to.
+    return Console(stderr=for_stderr, highlight=False, width=None if stream.isatty() else _PIPE_WIDTH)
 
 
 async def _until_interrupted(work: Coroutine[Any, Any, Run]) -> Run | None:
@@ -114,7 +122,6 @@ async def _stack(settings: StackSettings, console: Console) -> AsyncIterator[Add
         yield running
         return
     console.print("Starting a stack for the demo (Ctrl-C stops it)")
-    own = settings.model_copy(update={"simulator_speed": _own_speed(settings)})
     lines, bar = status.EventLines(console), status.DownloadBar(console)
     quiet = False
 
@@ -123,7 +130,7 @@ async def _stack(settings: StackSettings, console: Console) -> AsyncIterator[Add
             lines(event)
 
     with contextlib.closing(bar):
-        async with open_stack(own, emit, bar) as stack:
+        async with open_stack(settings, emit, bar) as stack:
             bar.close()
             lines.know(stack.parts)
             await stack.supervisor.start()
@@ -132,10 +139,6 @@ async def _stack(settings: StackSettings, console: Console) -> AsyncIterator[Add
             yield locate(environ={}, stack_file=stack.folder.stack_file)
             quiet = True
             console.print("Stopping the stack", style="dim")
-
-
-def _own_speed(settings: StackSettings) -> str:
-    return settings.simulator_speed if "simulator_speed" in settings.model_fields_set else _OWN_SIMULATOR_SPEED
 
 
 async def _running_stack(settings: StackSettings) -> Addresses | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from headrace_contracts.events import ServedFrom, TaskCompleted
 
@@ -90,8 +90,41 @@ class SkillFigures:
 
 
 @dataclass(frozen=True, slots=True)
+class TaskRow:
+    """One task: as its agent saw it, and what its terminal state says; None where it has none."""
+
+    task_id: str | None
+    tenant: str
+    agent: str
+    way: str
+    role: str
+    subject: str
+    privacy: str
+    priority: str
+    repeat: bool
+    total_ms: float
+    answered: bool
+    problem: str
+    status: str | None = None
+    served_from: str | None = None
+    provider: str | None = None
+    model: str | None = None
+    node: str | None = None
+    simulated: bool | None = None
+    model_ms: float | None = None
+    attempts: int | None = None
+    cost_nanodollars: int | None = None
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Figures:
-    """All figures of a run."""
+    """All figures of a run.
+
+    Attributes:
+        repeats: Jobs that repeat another word for word.
+        shared: Tasks that an equal one answered.
+    """
 
     tasks: int
     seconds: float
@@ -101,8 +134,8 @@ class Figures:
     shares: LatencyShares
     served: Mapping[str, int]
     served_latency: Mapping[str, Spread]
-    twins: int
-    twins_shared: int
+    repeats: int
+    shared: int
     skills: SkillFigures
     tenants: tuple[TenantRow, ...]
 
@@ -125,7 +158,6 @@ def percentile(ordered: Sequence[float], percent: float) -> float:
 def figures(outcomes: Sequence[Outcome], evidence: Evidence, exchange: SkillExchange, seconds: float) -> Figures:
     """All figures; `seconds` is how long the team worked."""
     ends = {end.task_id: end for end in evidence.completions}
-    twins = [outcome for outcome in outcomes if outcome.job.twin_of is not None]
     by_source: dict[str, list[float]] = defaultdict(list)
     for outcome in outcomes:
         end = ends.get(outcome.task_id or "")
@@ -140,12 +172,8 @@ def figures(outcomes: Sequence[Outcome], evidence: Evidence, exchange: SkillExch
         shares=_shares(outcomes, ends, evidence),
         served={source: len(values) for source, values in sorted(by_source.items())},
         served_latency={source: spread(values) for source, values in sorted(by_source.items())},
-        twins=len(twins),
-        twins_shared=sum(
-            ends[outcome.task_id].served_from in (ServedFrom.CACHE, ServedFrom.COALESCED)
-            for outcome in twins
-            if outcome.task_id in ends
-        ),
+        repeats=sum(outcome.job.twin_of is not None for outcome in outcomes),
+        shared=sum(len(by_source[source.value]) for source in (ServedFrom.CACHE, ServedFrom.COALESCED)),
         skills=SkillFigures(
             published=len(exchange.publish_ms),
             deliveries=len(exchange.deliveries),
@@ -155,6 +183,45 @@ def figures(outcomes: Sequence[Outcome], evidence: Evidence, exchange: SkillExch
             after_publishing=spread(delivery.after_publishing_ms for delivery in exchange.deliveries),
         ),
         tenants=_tenants(outcomes, evidence),
+    )
+
+
+def task_rows(outcomes: Sequence[Outcome], evidence: Evidence) -> tuple[TaskRow, ...]:
+    """Each task by itself, in the order in which they ended."""
+    ends = {end.task_id: end for end in evidence.completions}
+    return tuple(_task_row(outcome, ends.get(outcome.task_id or "")) for outcome in outcomes)
+
+
+def _task_row(outcome: Outcome, end: TaskCompleted | None) -> TaskRow:
+    job, agent = outcome.job, outcome.agent
+    row = TaskRow(
+        task_id=outcome.task_id,
+        tenant=agent.tenant,
+        agent=agent.name,
+        way=agent.way.value,
+        role=job.role,
+        subject=job.subject,
+        privacy=job.privacy.value,
+        priority=job.priority,
+        repeat=job.twin_of is not None,
+        total_ms=round(outcome.total_ms, 3),
+        answered=outcome.answered,
+        problem=outcome.problem,
+    )
+    if end is None:
+        return row
+    return replace(
+        row,
+        status=end.status.value,
+        served_from=end.served_from.value,
+        provider=end.provider,
+        model=end.model,
+        node=end.node,
+        simulated=end.simulated,
+        model_ms=round(end.model_ms, 3),
+        attempts=end.attempts,
+        cost_nanodollars=end.cost_nanodollars,
+        reason=reason_of(end),
     )
 
 

@@ -15,8 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from headrace_devstack.demo.checks import Check
-from headrace_devstack.demo.measure import Figures, Spread
-from headrace_devstack.demo.outcomes import Outcome
+from headrace_devstack.demo.measure import Figures, Spread, TaskRow
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,17 +36,12 @@ class Run:
     simulated: tuple[str, ...]
     figures: Figures
     checks: tuple[Check, ...]
-    problems: tuple[str, ...]
+    tasks: tuple[TaskRow, ...]
 
     @property
     def passed(self) -> bool:
         """Whether every promise was kept."""
         return all(check.kept for check in self.checks)
-
-
-def problems_of(outcomes: Sequence[Outcome]) -> tuple[str, ...]:
-    """The different reasons why jobs went without an answer."""
-    return tuple(dict.fromkeys(outcome.problem for outcome in outcomes if outcome.problem))
 
 
 def as_document(run: Run) -> dict[str, Any]:
@@ -131,11 +125,11 @@ def _sharing(run: Run) -> RenderableType:
     names = {"attempt": "an attempt of their own", "cache": "the cache", "coalesced": "an equal task in flight"}
     for source, spread in run.figures.served_latency.items():
         table.add_row(names.get(source, source), str(spread.count), _ms(spread.p50), _ms(spread.p99))
-    twins = Text(
-        f"{run.figures.twins_shared} of {run.figures.twins} repeated tasks cost nothing",
-        style="dim",
+    shared = Text(
+        f"{run.figures.shared} tasks cost nothing: an equal one answered them ({run.figures.repeats} were repeats)",
+        "dim",
     )
-    return Group(table, twins)
+    return Group(table, shared)
 
 
 def _skills(run: Run) -> RenderableType:

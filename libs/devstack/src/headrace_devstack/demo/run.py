@@ -15,14 +15,15 @@ import aiohttp
 from headrace import Addresses, Client, Cluster, HeadraceError, KafkaClient, NewKey, NotAllowed, Preferences
 from rich.console import Console
 
+from headrace_devstack.demo.answers import write_answers
 from headrace_devstack.demo.checks import all_checks
 from headrace_devstack.demo.corpus import Corpus, Plan, make_plan
 from headrace_devstack.demo.display import shown
 from headrace_devstack.demo.doors import HttpDoor, KafkaDoor, OpenAIDoor, door_for
 from headrace_devstack.demo.evidence import Collector, ends_of_topics
 from headrace_devstack.demo.exchange import Exchange, TenantClients
-from headrace_devstack.demo.measure import figures
-from headrace_devstack.demo.report import Run, problems_of
+from headrace_devstack.demo.measure import figures, task_rows
+from headrace_devstack.demo.report import Run
 from headrace_devstack.demo.source import read_folder
 from headrace_devstack.demo.team import Progress, work
 
@@ -39,6 +40,7 @@ class DemoOptions:
     agents: int
     sensitive: tuple[str, ...]
     seed: int
+    answers: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +107,8 @@ async def run_demo(options: DemoOptions, addresses: Addresses, console: Console)
             _simulator_url(addresses),
             sorted({job.marker for job in plan.jobs if job.marker is not None}),
         )
+    if options.answers is not None:
+        write_answers(options.answers, outcomes, evidence)
     return Run(
         run=run,
         folder=corpus.folder,
@@ -115,7 +119,7 @@ async def run_demo(options: DemoOptions, addresses: Addresses, console: Console)
         simulated=simulated_providers(addresses),
         figures=figures(outcomes, evidence, exchanged, seconds),
         checks=all_checks(outcomes, evidence, exchanged, collector.unread),
-        problems=problems_of(outcomes),
+        tasks=task_rows(outcomes, evidence),
     )
 
 

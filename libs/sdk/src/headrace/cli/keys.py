@@ -56,7 +56,7 @@ def list_keys(
     if json_output:
         print_json(keys)
         return
-    rows = table("key", "tenant", "name", "may", "a minute", "made", "revoked", right=["a minute"])
+    rows = table("key", "tenant", "name", "may", "a minute", "made", "revoked", right=["a minute"], whole=["key"])
     for key in keys:
         rate = "" if key.requests_per_minute is None else str(key.requests_per_minute)
         rows.add_row(

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Any
+from typing import Any, Final
 
 from rich.console import Console
 from rich.table import Table
@@ -16,7 +16,10 @@ from rich.text import Text
 
 from headrace.results import NANODOLLARS, Task
 
-OUT = Console(highlight=False)
+_PIPE_WIDTH: Final = 240
+
+# In a pipe there is no width to fold to.
+OUT = Console(highlight=False, width=None if sys.stdout.isatty() else _PIPE_WIDTH)
 ERR = Console(stderr=True, highlight=False)
 
 
@@ -54,11 +57,16 @@ def dollars(nanodollars: int) -> str:
     return f"${Decimal(nanodollars) / NANODOLLARS:.6f}"
 
 
-def table(*columns: str, right: Sequence[str] = ()) -> Table:
-    """An empty table; the columns named in `right` hold numbers."""
+def table(*columns: str, right: Sequence[str] = (), whole: Sequence[str] = ()) -> Table:
+    """An empty table; the columns named in `right` hold numbers, those in `whole` are never folded."""
     made = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
-        made.add_column(column, justify="right" if column in right else "left", overflow="fold")
+        made.add_column(
+            column,
+            justify="right" if column in right else "left",
+            overflow="fold",
+            no_wrap=column in right or column in whole,
+        )
     return made
 
 

@@ -51,15 +51,19 @@ def _sealed(content: dict[str, Any]) -> dict[str, Any]:
 
 
 def record_line(record: Record, event: Event) -> Text:
-    when = datetime.fromtimestamp(record.timestamp_ms / 1000).strftime("%H:%M:%S.%f")[:-3]
+    when = _clock(record.timestamp_ms)
     line = Text.assemble(
         (when, "dim"), f"  {record.partition}@{record.offset}  ", (shown_key(record.key), "cyan"), "  "
     )
     for name, value in event.to_avro().items():
-        shown = _short(value)
+        shown = _clock(value) if name.endswith("_at") and isinstance(value, int) else _short(value)
         if shown:
             line.append(f"{name}=", "dim").append(f"{shown} ")
     return line
+
+
+def _clock(time_ms: int) -> str:
+    return datetime.fromtimestamp(time_ms / 1000).strftime("%H:%M:%S.%f")[:-3]
 
 
 def _short(value: Any) -> str:
@@ -81,4 +85,6 @@ def _short(value: Any) -> str:
         return f"[{len(value)}]"
     if isinstance(value, bytes):
         return f"({len(value)} bytes)"
+    if isinstance(value, float):
+        return f"{value:.1f}"
     return str(value) if len(str(value)) <= 120 else str(value)[:117] + "…"

@@ -53,7 +53,7 @@ def list_tasks(
     if json_output:
         print_json(found)
         return
-    rows = table("submitted", "status", "role", "by", "cost", "task", right=["cost"])
+    rows = table("submitted", "status", "role", "by", "cost", "task", right=["cost"], whole=["status", "task"])
     for task in found:
         role_or_model = task.role or task.requested_model or ""
         rows.add_row(
