@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from headrace_contracts import topics
+from headrace_contracts.errors import BadBytes
 from headrace_contracts.events import (
     AttemptFinished,
     AttemptRequested,
@@ -98,8 +99,38 @@ async def test_a_clean_stop_leaves_nothing_to_repeat() -> None:
         await router.stop()
         before = twin.count()
         twin.router()
-        await asyncio.sleep(0.2)
+        await asyncio.sleep(0.1)
         assert twin.count() == before
+        reached = sum(
+            max(p.next_offset for e in twin.journal() for p in e.positions if (p.topic, p.partition) == (topic, number))
+            for topic, number in {(p.topic, p.partition) for e in twin.journal() for p in e.positions}
+        )
+        assert reached == len(sent) * 2
+
+
+async def test_what_was_repeated_once_is_not_repeated_again() -> None:
+    async with Twin(partitions=1) as twin:
+        first = twin.router(wire=Wire(crash_at=2, crash_after=True))
+        sent = tasks(1)
+        await twin.submit(*sent)
+        await asyncio.wait_for(first.wire.crashed.wait(), 10)
+        await first.kill()
+        second = twin.router()
+        await twin.until(lambda: len(twin.cluster.records(PREFIX + "work.local.batch")) == 2)
+        await second.stop()
+        before = twin.count()
+        third = twin.router()
+        await twin.until(lambda: len(third.service.partitions) == 1)
+        assert twin.count() == before
+
+
+async def test_a_journal_that_cannot_be_read_stops_the_router_and_all_its_partitions() -> None:
+    async with Twin(partitions=2) as twin:
+        twin.cluster.append(Outgoing(PREFIX + "tasks.journal", b"rubbish", b"x", 1))
+        router = twin.router()
+        with pytest.raises(BadBytes, match=r"tasks\.journal\[1\]@0"):
+            await asyncio.wait_for(router.running, 5)
+        assert router.service.partitions == ()
 
 
 async def crash_run(crash_at: int | None, *, after: bool = False) -> int:

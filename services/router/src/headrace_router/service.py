@@ -183,6 +183,7 @@ class _Membership:
             await self.close()
             for router in self.routers.values():
                 router.abandon("this member left the group")
+            self.routers.clear()
 
     async def close(self) -> None:
         """Leave the group; `revoked` is told first."""

@@ -1,0 +1,295 @@
+"""Random lives of several tasks at once: what must hold whatever happens, in whatever order."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from typing import Any
+
+from headrace_contracts.events import (
+    CommandKind,
+    EntryKind,
+    Failure,
+    JournalEntry,
+    Lane,
+    Mode,
+    NodeStatus,
+    Outcome,
+    Place,
+    Preferences,
+    Privacy,
+    PrivacyLevel,
+    Sampling,
+    TaskPhase,
+    TaskState,
+    Usage,
+)
+from headrace_contracts.topics import TASKS_COMPLETED
+from headrace_models.prices import load_price_book
+from headrace_router.adapters.policy_file import load_policy
+from headrace_router.decide.costs import most_tokens
+from headrace_router.decide.fleet import Fleet
+from headrace_router.decide.machine import decide
+from headrace_router.decide.model import (
+    Cancelled,
+    Context,
+    Decision,
+    Event,
+    Finished,
+    LeaderFinished,
+    Submitted,
+    Unrecordable,
+    WakeUp,
+)
+from headrace_router.decide.publications import publication
+from headrace_router.decide.tasks import PartitionTasks
+from headrace_testing.routing import ANTHROPIC_NODE, GROQ_NODE, LOCAL, NOW, cancelled, finished, task
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+POLICY = load_policy(None)
+STRICTNESS = [Privacy.PUBLIC, Privacy.INTERNAL, Privacy.SENSITIVE]
+TASKS = [f"task-{number}" for number in range(4)]
+NODES = (LOCAL, GROQ_NODE, ANTHROPIC_NODE)
+
+
+class Lives(RuleBasedStateMachine):
+    """One partition whose world changes at random."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = NOW
+        self.nodes: tuple[NodeStatus, ...] = NODES
+        self.preferences: Preferences | None = None
+        self.tasks = PartitionTasks(POLICY.cache, 100)
+        self.journal: list[JournalEntry] = []
+        self.submitted: set[str] = set()
+        self.budgets: dict[str, int | None] = {}
+        self.privacy: dict[str, Privacy] = {}
+        self.produced: Counter[str] = Counter()
+
+    def give(self, task_id: str, event: Event) -> None:
+        state = self.tasks.get(task_id)
+        if state is None and self.tasks.has_ended(task_id):
+            return
+        context = Context(
+            now=self.now,
+            policy=POLICY,
+            prices=load_price_book(),
+            fleet=Fleet(self.nodes),
+            peers=self.tasks,
+            tenant_preferences=self.preferences,
+        )
+        result = decide(state, event, context)
+        if isinstance(result, Decision):
+            self.record(task_id, result, context)
+
+    def record(self, task_id: str, decision: Decision, context: Context) -> None:
+        entry = JournalEntry(
+            kind=EntryKind.DECISION,
+            task_id=task_id,
+            state=decision.state,
+            commands=decision.commands,
+            rejected=decision.rejected,
+            policy_version=POLICY.version,
+            decided_at=self.now,
+        )
+        assert JournalEntry.from_avro(entry.to_avro()) == entry
+        before = self.privacy.get(task_id)
+        now = decision.state.privacy
+        assert before is None or STRICTNESS.index(now) >= STRICTNESS.index(before), "the level was lowered"
+        self.privacy[task_id] = now
+        for command in decision.commands:
+            self.produced[command.event_id] += 1
+            assert self.produced[command.event_id] == 1, f"{command.event_id} was produced twice"
+            made = publication(entry, command)
+            if command.kind is CommandKind.DISPATCH:
+                self.check_dispatch(decision.state, made.event, made.spec.name)
+        self.journal.append(entry)
+        self.tasks.apply(task_id, decision.state)
+        self.settle(decision.state, context)
+
+    def check_dispatch(self, state: TaskState, request: Any, topic: str) -> None:
+        cloud = topic.startswith("work.cloud")
+        assert cloud == (request.provider != "ollama")
+        assert request.privacy is state.privacy
+        if cloud:
+            assert request.privacy is not Privacy.SENSITIVE
+            if request.privacy is Privacy.INTERNAL:
+                named = self.preferences
+                assert named is not None
+                assert request.provider in {*named.allowed_providers, named.preferred_provider}
+        assert len(state.attempts) <= POLICY.retry.attempts
+        per_model = Counter((attempt.provider, attempt.model) for attempt in state.attempts)
+        assert max(per_model.values()) <= POLICY.retry.attempts_per_model
+
+    def settle(self, state: TaskState, context: Context) -> None:
+        if state.phase is not TaskPhase.FINISHED or not state.digest:
+            return
+        orphan = self.tasks.next_orphan(state.digest)
+        if orphan is not None:
+            self.give(orphan, LeaderFinished(state.result))
+            self.settle(state, context)
+
+    @rule(
+        task_id=st.sampled_from(TASKS),
+        same=st.booleans(),
+        privacy=st.sampled_from([None, *Privacy]),
+        role=st.sampled_from([None, "security_reviewer", "research", "devops", "nobody"]),
+        model=st.sampled_from([None, None, "claude-haiku-4-5", "groq/llama-3.1-8b-instant", "nothing:1b"]),
+        mode=st.sampled_from([None, *Mode]),
+        lane=st.sampled_from([None, *Lane]),
+        budget=st.sampled_from([None, 0, 2_000_000, 10**9]),
+        deadline=st.sampled_from([None, 1, 5_000, 10**10]),
+        preferred=st.sampled_from([None, "groq", "anthropic", "nobody"]),
+        allow_cached=st.booleans(),
+        early_wish=st.booleans(),
+    )
+    def submit(
+        self,
+        task_id: str,
+        same: bool,
+        privacy: Privacy | None,
+        role: str | None,
+        model: str | None,
+        mode: Mode | None,
+        lane: Lane | None,
+        budget: int | None,
+        deadline: int | None,
+        preferred: str | None,
+        allow_cached: bool,
+        early_wish: bool,
+    ) -> None:
+        if task_id not in self.submitted:
+            self.budgets[task_id] = budget
+        self.submitted.add(task_id)
+        submitted = task(
+            task_id,
+            "the same" if same else task_id,
+            privacy=privacy,
+            role=role,
+            model=model,
+            mode=mode,
+            lane=lane,
+            budget_nanodollars=budget,
+            sampling=Sampling(max_output_tokens=200),
+            deadline_at=None if deadline is None else self.now + deadline,
+            preferred_provider=preferred,
+            allow_cached=allow_cached,
+            reply_partition=0,
+            stream=True,
+            submitted_at=self.now,
+        )
+        wish = cancelled(task_id) if early_wish and task_id == TASKS[0] else None
+        self.give(task_id, Submitted(submitted, b"key", 0, None, wish))
+
+    @rule(
+        task_id=st.sampled_from(TASKS),
+        number=st.sampled_from([None, 1, 2]),
+        outcome=st.sampled_from(Outcome),
+        code=st.sampled_from(["overloaded", "invalid_request"]),
+        wait=st.sampled_from([None, 100, 60_000]),
+        output=st.integers(0, 200),
+    )
+    def end_attempt(
+        self, task_id: str, number: int | None, outcome: Outcome, code: str, wait: int | None, output: int
+    ) -> None:
+        state = self.tasks.get(task_id)
+        if state is None or not state.attempts or state.task is None:
+            return
+        last = state.attempts[-1]
+        usage = Usage(input_tokens=most_tokens(state.task.messages, state.system_prompt), output_tokens=output)
+        failure = None if outcome is Outcome.ANSWERED else Failure(code=code, retry_after_ms=wait)
+        fields = {"provider": last.provider, "model": last.model, "usage": usage, "failure": failure}
+        self.give(task_id, Finished(finished(outcome, number or last.number, task_id=task_id, **fields)))
+
+    @rule(task_id=st.sampled_from(TASKS), tenant=st.sampled_from(["acme", "mallory"]))
+    def cancel(self, task_id: str, tenant: str) -> None:
+        self.give(task_id, Cancelled(cancelled(task_id, tenant)))
+
+    @rule(milliseconds=st.sampled_from([1, 200, 5_000, 70_000, 4_000_000]))
+    def let_time_pass(self, milliseconds: int) -> None:
+        self.now += milliseconds
+        for task_id, state in list(self.tasks.live.items()):
+            if state.wake_at is not None and state.wake_at <= self.now:
+                self.give(task_id, WakeUp())
+
+    @rule(healthy=st.tuples(st.booleans(), st.booleans(), st.booleans()))
+    def change_fleet(self, healthy: tuple[bool, bool, bool]) -> None:
+        self.nodes = tuple(replace(node, healthy=well) for node, well in zip(NODES, healthy, strict=True))
+        for task_id in self.tasks.waiting():
+            self.give(task_id, WakeUp())
+
+    @rule(
+        mode=st.sampled_from([None, *Mode]),
+        level=st.sampled_from([None, *PrivacyLevel]),
+        preferred=st.sampled_from([None, "groq", "anthropic"]),
+        allowed=st.sets(st.sampled_from(["groq", "anthropic"])),
+    )
+    def change_preferences(
+        self, mode: Mode | None, level: PrivacyLevel | None, preferred: str | None, allowed: set[str]
+    ) -> None:
+        self.preferences = Preferences(
+            tenant="acme",
+            ai_mode=mode,
+            privacy_level=level,
+            preferred_provider=preferred,
+            allowed_providers=tuple(sorted(allowed)),
+            updated_at=self.now,
+        )
+
+    @precondition(lambda self: len(self.tasks) > 0)
+    @rule(data=st.data())
+    def outgrow_the_journal(self, data: st.DataObject) -> None:
+        self.give(data.draw(st.sampled_from(sorted(self.tasks.live))), Unrecordable(9, 8))
+
+    @invariant()
+    def a_task_is_live_or_has_ended_once(self) -> None:
+        for task_id in self.submitted:
+            ends = [e for e in self.journal if e.task_id == task_id and e.state and e.state.phase is TaskPhase.FINISHED]
+            completes = [
+                command
+                for entry in self.journal
+                if entry.task_id == task_id
+                for command in entry.commands
+                if command.topic == TASKS_COMPLETED.name
+            ]
+            assert len(ends) == len(completes) == (0 if self.tasks.get(task_id) else 1)
+
+    @invariant()
+    def a_live_task_will_be_looked_at_again(self) -> None:
+        for state in self.tasks.live.values():
+            assert state.wake_at is not None
+            assert state.deadline_at is not None
+            assert state.wake_at <= max(state.deadline_at, self.now)
+
+    @invariant()
+    def followers_have_a_leader(self) -> None:
+        assert self.tasks.orphaned() == []
+
+    @invariant()
+    def what_sensitive_tasks_asked_stayed_here(self) -> None:
+        for state in self.tasks.live.values():
+            if state.task is not None and state.task.privacy is Privacy.SENSITIVE:
+                assert all(attempt.place is Place.LOCAL for attempt in state.attempts)
+
+    @invariant()
+    def no_budget_is_overspent(self) -> None:
+        for entry in self.journal:
+            budget = self.budgets.get(entry.task_id)
+            if entry.state is not None and entry.state.result is not None and budget is not None:
+                assert entry.state.result.cost_nanodollars <= budget
+
+    def teardown(self) -> None:
+        again = PartitionTasks(POLICY.cache, 100)
+        for entry in self.journal:
+            assert entry.state is not None
+            again.apply(entry.task_id, entry.state)
+        assert again.live == self.tasks.live
+        assert again.phases == self.tasks.phases
+        assert again.waiting() == self.tasks.waiting()
+
+
+TestLives = Lives.TestCase
+TestLives.settings = settings(max_examples=150, stateful_step_count=30, deadline=None)
