@@ -124,6 +124,7 @@ class Feed:
                     told = await self._take(record)
                     if told is not None:
                         await self._push(told)
+                self._reach(self._reader)
             except TryAgain as error:
                 _log.warning("feed cannot be read, trying again", reason=str(error))
                 await asyncio.sleep(_RETRY_SECONDS)
@@ -228,9 +229,15 @@ class Feed:
         share = self._memory_bytes // len(partitions)
         self._recent = {partition.partition: Recent(start, share) for partition, start in starts.items()}
         await reader.assign(starts)
-        while any(self._recent[partition.partition].until < end for partition, (_, end) in bounds.items()):
+        while any(reader.positions()[partition] < end for partition, (_, end) in bounds.items()):
             for record in await reader.poll(_POLL, _POLL_SECONDS):
                 await self._take(record)
+        self._reach(reader)
+
+    def _reach(self, reader: PartitionReader) -> None:
+        # Offsets without records, after which no record shows how far the partition has been read.
+        for partition, position in reader.positions().items():
+            self._recent[partition.partition].reach(position)
 
     async def _take(self, record: Record) -> Told | None:
         told = await self.read(record)

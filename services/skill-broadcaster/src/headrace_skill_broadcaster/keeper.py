@@ -49,6 +49,7 @@ from headrace_skill_broadcaster.decide.catalog import (
     feed_event_id,
     feed_events,
     interest_key,
+    position_in,
     skill_key,
 )
 from headrace_skill_broadcaster.decide.rules import Limits
@@ -192,12 +193,21 @@ class PartitionKeeper:
             raise PartitionsLost(f"{self._catalog} belongs to another process")
 
     async def _read_again(self) -> None:
-        contents = await read_partition(self._tools.log, self._tools.codec, self._catalog, self._tools.measures)
+        contents = await read_partition(
+            self._tools.log,
+            self._tools.codec,
+            self._catalog,
+            self._tools.measures,
+            beyond=self._told_up_to,
+            keep_newest=BATCH,
+        )
         self._entries = {key: self._shared(key, entry) for key, entry in contents.entries.items()}
         self._end = contents.end
-        self._position = max((self._position, *map(_position_in, self._entries.values())))
+        self._position = max((self._position, *map(position_in, self._entries.values())))
         await self._restore([self._entries[key] for key in sorted(contents.overtaken)])
-        await self._tell_again()
+        # Also versions that newer ones have replaced: who follows a domain sees every version.
+        await self._tell([(entry, None) for entry in contents.newest])
+        self._told_up_to = self._position
 
     def _shared(self, key: str, entry: SkillPublished) -> SkillPublished:
         # The process holds the whole catalog already; equal skills need not take their memory twice.
@@ -209,22 +219,12 @@ class PartitionKeeper:
             _log.warning("newest versions are appended again", partition=self._partition, skills=len(entries))
             await self._append([self._catalog_record(entry, None) for entry in entries])
 
-    async def _tell_again(self) -> None:
-        by_position = sorted(self._entries.values(), key=_position_in)
-        if self._told_up_to is None:
-            untold = by_position[-BATCH:]
-        else:
-            untold = [entry for entry in by_position if _position_in(entry) > self._told_up_to]
-        await self._tell([(entry, None) for entry in untold])
-        self._told_up_to = self._position
-
     async def _record_and_tell(self, records: Sequence[Record]) -> None:
         steps = await self._decide_all(records)
         try:
             await self._append([self._catalog_record(step.entry, step.traceparent) for step in steps])
         except _TooLarge as error:
             step = steps[error.index]
-            self._refused.add(step.record.offset)
             await self._refuse(step.record, SendToDeadLetters(f"the log refuses the skill's record: {error}"))
             raise _ReadAgain(f"{step.entry.name}: {error}") from error
         now_ms = self._tools.clock()
@@ -244,7 +244,6 @@ class PartitionKeeper:
             try:
                 submission = await self._read(record)
             except (UnreadableValue, SendToDeadLetters) as error:
-                self._refused.add(record.offset)
                 await self._refuse(record, error)
                 continue
             key = skill_key(submission.tenant, submission.name)
@@ -252,7 +251,6 @@ class PartitionKeeper:
             position = Position(topic=SKILLS_SUBMITTED.name, partition=record.partition, next_offset=record.offset + 1)
             match decide(current, submission, position, self._tools.clock(), self._tools.limits):
                 case Refused(flaw):
-                    self._refused.add(record.offset)
                     await self._refuse(record, SendToDeadLetters(str(flaw)))
                 case Repeated():
                     self._tools.measures.submissions.labels("repeated").inc()
@@ -271,7 +269,12 @@ class PartitionKeeper:
     async def _refuse(self, record: Record, error: Exception) -> None:
         self._tools.measures.submissions.labels("refused").inc()
         _log.warning("submission is refused", partition=record.partition, offset=record.offset, reason=str(error))
-        await self._tools.dead_letters.keep(record, error)
+        try:
+            await self._tools.dead_letters.keep(record, error)
+        except RecordRefused as refusal:
+            # Too large even there. It still stands in its topic; one submission must not stop all that follow it.
+            _log.error("submission cannot be kept in the dead letters", offset=record.offset, reason=str(refusal))
+        self._refused.add(record.offset)
 
     async def _append(self, publications: Sequence[Publication]) -> None:
         """Append to the catalog; returns when all is on disk, in order, and nobody else's record between.
@@ -343,7 +346,3 @@ class PartitionKeeper:
             )
             for event in feed_events(entry)
         ]
-
-
-def _position_in(entry: SkillPublished) -> int:
-    return max((position.next_offset for position in entry.positions), default=0)

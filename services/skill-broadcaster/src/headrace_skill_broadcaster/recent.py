@@ -47,6 +47,10 @@ class Recent:
             self._bytes -= len(oldest.payload)
             self.since = oldest.offset + 1
 
+    def reach(self, offset: int) -> None:
+        """There are no more records before this offset than those that were added."""
+        self.until = max(self.until, offset)
+
     def after(self, place: int) -> list[Told]:
         """Events from the offset `place` on."""
         if place >= self.until:

@@ -101,6 +101,8 @@ class Replay:
                         agent.places[record.partition] = record.offset + 1
                     else:
                         await self._tell(agent, told, send)
+                for partition, position in reader.positions().items():
+                    agent.places[partition.partition] = max(agent.places[partition.partition], position)
         except OffsetGone as error:
             raise PlaceGone(str(error)) from error
         finally:

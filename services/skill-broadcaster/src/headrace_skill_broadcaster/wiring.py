@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from headrace_contracts.events import AccessKey, SkillPublished
 from headrace_contracts.ids import new_id
 from headrace_contracts.topics import ACCESS_KEYS, SKILLS_CATALOG, SKILLS_FEED, SKILLS_SUBMITTED
@@ -25,6 +27,11 @@ from headrace_skill_broadcaster.replay import Replay
 from headrace_skill_broadcaster.service import SubmissionService
 from headrace_skill_broadcaster.settings import SkillBroadcasterSettings
 from headrace_skill_broadcaster.view import CatalogView
+
+
+async def _follow(table: Table[AccessKey] | Table[SkillPublished]) -> None:
+    """Until the table no longer follows its topic. Raises the error that broke it."""
+    await asyncio.shield(table.failure)
 
 
 def build(settings: SkillBroadcasterSettings) -> Service:
@@ -100,9 +107,9 @@ def build(settings: SkillBroadcasterSettings) -> Service:
     return Service(
         [
             connections.part,
-            Part("keys", start=keys.start, run=keys.run, stop=keys.close),
+            Part("keys", start=keys.start, run=lambda: _follow(keys), stop=keys.close),
             Part("search index", run=view.run, stop=view.close),
-            Part("catalog", start=catalog.start, run=catalog.run, stop=catalog.close),
+            Part("catalog", start=catalog.start, run=lambda: _follow(catalog), stop=catalog.close),
             Part("feed", start=feed.start, run=feed.run, stop=feed.close),
             Part("submissions", start=submissions.start, run=submissions.run, drain=submissions.drain),
             Part("api", start=server.start, drain=server.drain, stop=server.stop),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass
 
 from headrace_contracts.codec import Codec
@@ -11,11 +12,11 @@ from headrace_runtime.logging import get_logger
 from headrace_streams.ports import Log
 from headrace_streams.records import TopicPartition
 
-from headrace_skill_broadcaster.decide.catalog import supersedes
+from headrace_skill_broadcaster.decide.catalog import position_in, supersedes
 from headrace_skill_broadcaster.measures import Measures
 
 _POLL = 1000
-_PATIENCE_SECONDS = 5.0
+_POLL_SECONDS = 1.0
 
 _log = get_logger("headrace.skills.catalog")
 
@@ -28,29 +29,30 @@ class Contents:
         entries: Every skill as it stands, by key.
         overtaken: Keys whose last record is not the one that stands: a writer that had lost the partition appended it
             late, and compaction would keep it instead.
+        newest: Records as they came, versions that newer ones have replaced included: those whose position is beyond
+            `beyond`, or without it the last `keep_newest`.
         end: Offset that the next record will get.
     """
 
     entries: dict[str, SkillPublished]
     overtaken: frozenset[str]
+    newest: tuple[SkillPublished, ...]
     end: int
 
 
-async def read_partition(log: Log, codec: Codec, partition: TopicPartition, measures: Measures) -> Contents:
+async def read_partition(
+    log: Log, codec: Codec, partition: TopicPartition, measures: Measures, *, beyond: int | None, keep_newest: int
+) -> Contents:
     """Everything in the partition at the time of the call. Raises TryAgain, RegistryUnavailable."""
     reader = log.reader()
     entries: dict[str, SkillPublished] = {}
     overtaken: set[str] = set()
+    newest: deque[SkillPublished] = deque(maxlen=keep_newest if beyond is None else None)
     try:
         start, end = (await reader.bounds([partition]))[partition]
         await reader.assign({partition: start})
-        next_offset = start
-        while next_offset < end:
-            records = await reader.poll(_POLL, _PATIENCE_SECONDS)
-            if not records:
-                _log.info("reading the catalog", partition=partition.partition, at=next_offset, end=end)
-            for record in records:
-                next_offset = record.offset + 1
+        while reader.positions()[partition] < end:
+            for record in await reader.poll(_POLL, _POLL_SECONDS):
                 key = (record.key or b"").decode("utf-8", "replace")
                 if record.value is None:
                     entries.pop(key, None)
@@ -64,6 +66,8 @@ async def read_partition(log: Log, codec: Codec, partition: TopicPartition, meas
                     measures.unreadable.labels(record.topic).inc()
                     _log.error("record in the catalog is passed over", reason=str(error))
                     continue
+                if beyond is None or position_in(entry) > beyond:
+                    newest.append(entry)
                 if supersedes(entry, entries.get(key)):
                     entries[key] = entry
                     overtaken.discard(key)
@@ -71,4 +75,4 @@ async def read_partition(log: Log, codec: Codec, partition: TopicPartition, meas
                     overtaken.add(key)
     finally:
         await reader.close()
-    return Contents(entries, frozenset(overtaken), end)
+    return Contents(entries, frozenset(overtaken), tuple(newest), end)

@@ -64,14 +64,14 @@ class FeedDoor:
         except PlaceGone:
             raise Problem(
                 410,
-                "feed-place-gone",
+                "events-gone",
                 "Events after this place are no longer kept: read the skills of your interests with GET /v1/skills, "
                 "and open the feed without Last-Event-ID.",
             ) from None
         except TryAgain as error:
             _log.warning("feed cannot be read", reason=str(error))
             raise Problem(
-                503, "log-unavailable", "The feed cannot be read now; try again.", headers={"Retry-After": "1"}
+                503, "feed-unavailable", "The feed cannot be read now; try again.", headers={"Retry-After": "1"}
             ) from None
         response = web.StreamResponse(headers=_HEADERS)
         response.force_close()

@@ -22,7 +22,7 @@ from headrace_streams.publishing import Publication, Publisher
 from pydantic import BaseModel, ConfigDict
 
 from headrace_skill_broadcaster.adapters.feed_door import FeedDoor
-from headrace_skill_broadcaster.decide.answers import history_document, skill_document, summary_document
+from headrace_skill_broadcaster.decide.answers import history_document, skill_document, summary_document, time_text
 from headrace_skill_broadcaster.decide.catalog import outcome_of, skill_key
 from headrace_skill_broadcaster.decide.rules import Limits, flaw_in
 from headrace_skill_broadcaster.decide.search import QuestionUnclear, ask
@@ -231,14 +231,14 @@ def _version_not_kept(asked: str, entry: SkillPublished) -> Problem:
         "version-not-kept",
         f"Only the newest version, {entry.version}, is kept with its body; "
         f"GET /v1/skills/{entry.name}/versions tells of the others.",
-        extra={"digest": known.digest, "published_at": known.published_at},
+        extra={"digest": known.digest, "published_at": time_text(known.published_at)},
     )
 
 
 def _unavailable() -> Problem:
     return Problem(
         503,
-        "log-unavailable",
+        "accept-uncertain",
         "It is not certain that the submission was written: send it again, the same content makes no second version.",
         headers=_RETRY,
     )

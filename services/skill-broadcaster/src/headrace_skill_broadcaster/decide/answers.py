@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
 from headrace_contracts.content import ContentSealed, text_of
 from headrace_contracts.events import Content, SkillChanged, SkillPublished
+
+
+def time_text(time_ms: int) -> str:
+    """Milliseconds since the epoch as RFC 3339 in UTC."""
+    return datetime.fromtimestamp(time_ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def change_document(event: SkillChanged) -> dict[str, Any]:
@@ -21,8 +27,8 @@ def change_document(event: SkillChanged) -> dict[str, Any]:
         "body": _text(event.body),
         "digest": event.digest,
         "author": event.author,
-        "submitted_at": event.submitted_at,
-        "published_at": event.published_at,
+        "submitted_at": time_text(event.submitted_at),
+        "published_at": time_text(event.published_at),
     }
 
 
@@ -37,8 +43,8 @@ def summary_document(entry: SkillPublished) -> dict[str, Any]:
         "interests": list(entry.interests),
         "digest": entry.digest,
         "author": entry.author,
-        "submitted_at": entry.submitted_at,
-        "published_at": entry.published_at,
+        "submitted_at": time_text(entry.submitted_at),
+        "published_at": time_text(entry.published_at),
     }
 
 
@@ -57,7 +63,7 @@ def history_document(entry: SkillPublished) -> dict[str, Any]:
                 "status": past.status.value,
                 "digest": past.digest,
                 "author": past.author,
-                "published_at": past.published_at,
+                "published_at": time_text(past.published_at),
             }
             for past in reversed(entry.history)
         ],

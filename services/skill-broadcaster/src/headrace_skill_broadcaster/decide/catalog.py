@@ -121,6 +121,11 @@ def feed_event_id(event: SkillChanged) -> str:
     return f"{event.tenant}/{event.name}/{event.version}/{event.interest}"
 
 
+def position_in(entry: SkillPublished) -> int:
+    """How far the submissions of its partition were consumed with a catalog record."""
+    return max((position.next_offset for position in entry.positions), default=0)
+
+
 def supersedes(newer: SkillPublished, older: SkillPublished | None) -> bool:
     """Whether a record read later stands for the skill.
 
