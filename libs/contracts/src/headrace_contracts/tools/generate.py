@@ -10,14 +10,7 @@ import sys
 from pathlib import Path
 
 from headrace_contracts.tools import python_code
-from headrace_contracts.tools.schemas import SchemaFileInvalid, load
-
-
-def _repository() -> Path:
-    for folder in Path(__file__).resolve().parents:
-        if (folder / "schemas").is_dir() and (folder / "uv.lock").is_file():
-            return folder
-    raise SystemExit("no schemas/ folder above this file: run this from a checkout of Headrace")
+from headrace_contracts.tools.schemas import SchemaFileInvalid, load, repository
 
 
 def _write(files: dict[Path, str], check: bool) -> int:
@@ -37,7 +30,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m headrace_contracts.tools.generate", description=__doc__)
     parser.add_argument("--check", action="store_true", help="only say what is not current, and exit with 1 if any is")
     check = parser.parse_args().check
-    root = _repository()
+    root = repository()
     try:
         schemas = load(root / "schemas")
     except SchemaFileInvalid as error:

@@ -11,6 +11,14 @@ from typing import Any
 PRIMITIVES = frozenset({"null", "boolean", "int", "long", "float", "double", "bytes", "string"})
 
 
+def repository() -> Path:
+    """The checkout that this file is in. Exits when it is in none."""
+    for folder in Path(__file__).resolve().parents:
+        if (folder / "schemas").is_dir() and (folder / "uv.lock").is_file():
+            return folder
+    raise SystemExit("no schemas/ folder above this file: run this from a checkout of Headrace")
+
+
 class SchemaFileInvalid(Exception):
     """A schema file must be mended; the message names the file and what is wrong."""
 
