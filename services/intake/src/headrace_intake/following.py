@@ -139,6 +139,8 @@ class Following:
         watched = self._hub.get(tenant, task_id)
         if watched is not None:
             _check_partition(after, self._hub.partition)
+            if after is not None and after.offset >= self._hub.next_offset:
+                raise NoSuchPosition(f"replies were read to {self._hub.next_offset}")
             if after is not None and watched.ended_by(after.offset):
                 return None
             return self._from_memory(watched, None if after is None else after.offset)

@@ -61,7 +61,7 @@ class Database:
         self._migrate = migrate
         self._on_change = on_change
         self._pool: asyncpg.Pool | None = None
-        self._there = False
+        self._there: bool | None = None
         self._prepared = asyncio.Event()
 
     async def prepare(self) -> None:
@@ -121,7 +121,7 @@ class Database:
             self._found()
 
     def _missed(self, error: BaseException) -> None:
-        if self._there or not self._prepared.is_set():
+        if self._there is not False:
             _log.warning("Postgres cannot be used; what needs it waits or is refused", reason=_reason(error))
         self._there = False
         self._on_change(False)

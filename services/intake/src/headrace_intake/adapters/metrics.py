@@ -22,4 +22,3 @@ class IntakeMetrics:
         self.unreadable_replies = own.counter("unreadable_replies", "Replies that could not be read.")
         self.rereaders = own.gauge("rereaders", "Callers whose events are read from the topic again.")
         self.database_up = own.gauge("database_up", "1 while Postgres can be used, else 0: history and keys need it.")
-        self.view_unusable = own.counter("view_unusable", "Events of tasks that the view cannot hold.")

@@ -81,6 +81,11 @@ class ReplyHub:
         """The partition that is read; -1 before `start`."""
         return self._place.partition
 
+    @property
+    def next_offset(self) -> int:
+        """The offset after the last reply that was read."""
+        return self._next_offset
+
     async def start(self) -> None:
         """Stand at the end of the partition. Raises TopicMissing."""
         self._reader = self._log.reader()

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Any, Final
 
-from headrace_streams.errors import PartitionsLost, TryAgain
+from headrace_streams.errors import AppendUncertain, Overloaded, PartitionsLost, TryAgain
 from headrace_streams.records import Record, TopicPartition
 
 from headrace_intake.adapters.database import Connection, Database, DatabaseAway
@@ -57,19 +57,20 @@ _MOVE: Final = """
     RETURNING 1
 """
 
-Unusable = Callable[[Record, NotAViewRow], None]
+Keep = Callable[[Record, Exception], Awaitable[None]]
 
 
 class ViewStore:
     """What a `Projection` needs of a database.
 
     Args:
-        unusable: Told of every record that can have no row.
+        keep: Puts a record that can have no row aside, and returns when it is on disk there.
     """
 
-    def __init__(self, database: Database, unusable: Unusable) -> None:
+    def __init__(self, database: Database, keep: Keep) -> None:
         self._database = database
-        self._unusable = unusable
+        self._keep = keep
+        self._kept: set[tuple[TopicPartition, int]] = set()
 
     async def positions(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, int]:
         """Where to go on; partitions that were never read are left out. Raises TryAgain."""
@@ -88,9 +89,12 @@ class ViewStore:
     ) -> None:
         """Write the rows of a batch and move the positions, or neither.
 
-        Raises PartitionsLost when another process has moved one of them, TryAgain when Postgres is away.
+        What can have no row is put aside first. Raises PartitionsLost when another process has moved one of the
+        positions, TryAgain when Postgres or Kafka is away.
         """
         rows, unusable = rows_of(batch)
+        for record, reason in unusable:
+            await self._put_aside(record, reason)
         try:
             async with self._database.connection() as connection, connection.transaction():
                 await _move(connection, moves)
@@ -98,8 +102,18 @@ class ViewStore:
                 await _write(connection, _COMPLETED, rows.completed)
         except DatabaseAway as error:
             raise TryAgain(str(error)) from error
-        for record, reason in unusable:
-            self._unusable(record, reason)
+        self._kept.clear()
+
+    async def _put_aside(self, record: Record, reason: NotAViewRow) -> None:
+        place = (record.topic_partition, record.offset)
+        # A batch that is tried again because Postgres was away has had its unusable records kept already.
+        if place in self._kept:
+            return
+        try:
+            await self._keep(record, reason)
+        except (AppendUncertain, Overloaded) as error:
+            raise TryAgain(str(error)) from error
+        self._kept.add(place)
 
 
 async def _write(connection: Connection, statement: str, rows: Mapping[str, Row]) -> None:

@@ -1,0 +1,202 @@
+"""Constructs intake: the only place that knows how its parts fit together."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+from headrace_contracts.codec import Codec
+from headrace_contracts.events import AccessKey, NodeStatus, Preferences
+from headrace_contracts.topics import (
+    ACCESS_KEYS,
+    AUDIT_RECORDED,
+    FLEET_STATUS,
+    PREFERENCES,
+    TASKS_CANCELLED,
+    TASKS_COMPLETED,
+    TASKS_REPLIES,
+    TASKS_SUBMITTED,
+)
+from headrace_runtime.authentication import authentication
+from headrace_runtime.connections import Connections, wall_clock_ms
+from headrace_runtime.health import Health
+from headrace_runtime.http import HttpServer, new_app
+from headrace_runtime.lifecycle import Part, Service
+from headrace_runtime.metrics import Metrics
+from headrace_runtime.waiting import wait_until
+from headrace_streams.dead_letters import DeadLetters
+from headrace_streams.ports import Log
+from headrace_streams.projection import Projection
+from headrace_streams.publishing import Publisher
+from headrace_streams.tables import Table
+
+from headrace_intake.adapters.chat import ChatDoor
+from headrace_intake.adapters.confirmations import Confirmations
+from headrace_intake.adapters.database import Database
+from headrace_intake.adapters.history import History
+from headrace_intake.adapters.idempotency_keys import IdempotencyKeys
+from headrace_intake.adapters.keys import KeyRecords, KeysDoor
+from headrace_intake.adapters.metrics import IntakeMetrics
+from headrace_intake.adapters.preferences import PreferencesDoor
+from headrace_intake.adapters.problems import translating
+from headrace_intake.adapters.replies import ReplyHub
+from headrace_intake.adapters.rereading import Rereaders
+from headrace_intake.adapters.retention import Retention
+from headrace_intake.adapters.tasks import TasksDoor
+from headrace_intake.adapters.view_store import ViewStore
+from headrace_intake.adapters.writing import NotWritten, Writer, WriteUncertain
+from headrace_intake.decide.models import cloud_providers
+from headrace_intake.following import Following
+from headrace_intake.migrations import runner
+from headrace_intake.service import Intake
+from headrace_intake.settings import IntakeSettings
+
+WRITES: Final = (TASKS_SUBMITTED, TASKS_CANCELLED, PREFERENCES, ACCESS_KEYS, AUDIT_RECORDED)
+READS: Final = (TASKS_SUBMITTED, TASKS_COMPLETED, TASKS_REPLIES, FLEET_STATUS, PREFERENCES, ACCESS_KEYS)
+
+_MS_IN_AN_HOUR: Final = 3_600_000
+_MS_IN_A_DAY: Final = 24 * _MS_IN_AN_HOUR
+
+
+@dataclass(frozen=True, slots=True)
+class Bus:
+    """The log and what reads and writes it; Kafka's, or the in-memory twin's."""
+
+    log: Log
+    codec: Codec
+    publisher: Publisher
+    dead_letters: DeadLetters
+
+
+def build(settings: IntakeSettings) -> Service:
+    """The service and its parts; connects to nothing."""
+    health = Health()
+    metrics = Metrics("intake")
+    connections = Connections(settings, health, writes=WRITES, reads=READS)
+    bus = Bus(connections.log, connections.codec, connections.publisher, connections.dead_letters)
+    parts, _ = assemble(settings, bus, health, metrics, wall_clock_ms)
+    return Service([connections.part, *parts], metrics, health)
+
+
+def assemble(
+    settings: IntakeSettings, bus: Bus, health: Health, metrics: Metrics, clock: Callable[[], int]
+) -> tuple[list[Part], HttpServer]:
+    """Everything but the connections: the parts in their order, and the server that is the last of them."""
+    measured = IntakeMetrics(metrics)
+    writer = Writer(bus.publisher, settings.ack_seconds)
+
+    key_changes: Confirmations[AccessKey] = Confirmations()
+    preference_changes: Confirmations[Preferences] = Confirmations()
+    keys: Table[AccessKey] = Table(bus.log, bus.codec, ACCESS_KEYS, key_changes.changed)
+    preferences: Table[Preferences] = Table(bus.log, bus.codec, PREFERENCES, preference_changes.changed)
+    fleet: Table[NodeStatus] = Table(bus.log, bus.codec, FLEET_STATUS)
+
+    dsn = settings.database_url.get_secret_value()
+    database = Database(
+        dsn,
+        pool_size=settings.database_pool_size,
+        timeout_seconds=settings.database_timeout_seconds,
+        migrate=lambda: runner.upgrade(dsn),
+        on_change=measured.database_up.set,
+    )
+    history = History(database)
+    projection = Projection(
+        bus.log,
+        f"{settings.topic_prefix}intake-view",
+        (TASKS_SUBMITTED, TASKS_COMPLETED),
+        bus.codec,
+        ViewStore(database, bus.dead_letters.keep),
+        bus.dead_letters,
+    )
+    retention = Retention(
+        database,
+        clock,
+        task_ms=int(settings.history_days * _MS_IN_A_DAY),
+        key_ms=int(settings.idempotency_hours * _MS_IN_AN_HOUR),
+    )
+
+    hub = ReplyHub(
+        bus.log,
+        bus.codec,
+        instance_id=settings.instance_id,
+        task_bytes=settings.task_buffer_bytes,
+        total_bytes=settings.reply_memory_bytes,
+        clock=clock,
+        health=health,
+        metrics=measured,
+    )
+    rereaders = Rereaders(bus.log, bus.codec, most=settings.rereaders, metrics=measured)
+    following = Following(hub, rereaders, history, clock, measured)
+    intake = Intake(
+        writer=writer,
+        hub=hub,
+        keys=IdempotencyKeys(database),
+        following=following,
+        cloud_providers=lambda: cloud_providers(fleet.items().values()),
+        clock=clock,
+        metrics=measured,
+    )
+
+    key_records = KeyRecords(keys, key_changes, writer, settings.key_pepper, clock)
+    doors = (
+        TasksDoor(
+            intake,
+            following,
+            history,
+            longest_wait_seconds=settings.wait_seconds,
+            heartbeat_seconds=settings.heartbeat_seconds,
+        ),
+        ChatDoor(
+            intake,
+            following,
+            fleet,
+            answer_seconds=settings.answer_seconds,
+            heartbeat_seconds=settings.heartbeat_seconds,
+            clock=clock,
+        ),
+        KeysDoor(key_records),
+        PreferencesDoor(preferences, preference_changes, writer, clock),
+    )
+    app = new_app(
+        metrics=metrics,
+        body_limit_bytes=settings.body_limit_bytes,
+        middlewares=(authentication(keys, settings.key_pepper), translating()),
+    )
+    for door in doors:
+        app.add_routes(door.routes())
+    server = HttpServer(app, settings.api_host, settings.api_port)
+
+    async def store_bootstrap_key() -> None:
+        await wait_until(
+            "Kafka to take the bootstrap key",
+            lambda: key_records.bootstrap(settings.bootstrap_key, settings.bootstrap_tenant),
+            not_yet=(NotWritten, WriteUncertain),
+            health=health,
+        )
+
+    async def project() -> None:
+        await database.prepared()
+        await projection.run()
+
+    parts = [
+        _table("keys", keys),
+        _table("preferences", preferences),
+        _table("fleet", fleet),
+        Part("bootstrap key", start=store_bootstrap_key),
+        Part("database", run=database.run, stop=database.close),
+        Part("view", run=project, stop=projection.close),
+        Part("retention", run=retention.run),
+        Part("replies", start=hub.start, run=hub.run, stop=hub.close),
+        Part("idempotency notes", drain=intake.close),
+        Part("api", start=server.start, drain=server.drain, stop=server.stop),
+    ]
+    return parts, server
+
+
+def _table(name: str, table: Table[Any]) -> Part:
+    async def watch() -> None:
+        await asyncio.shield(table.failure)
+
+    return Part(name, start=table.start, run=watch, stop=table.close)
