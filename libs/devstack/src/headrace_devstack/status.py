@@ -8,7 +8,6 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.live import Live
-from rich.markup import escape
 from rich.progress import (
     BarColumn,
     DownloadColumn,
@@ -18,7 +17,6 @@ from rich.progress import (
     TimeRemainingColumn,
     TransferSpeedColumn,
 )
-from rich.table import Table
 from rich.text import Text
 
 from headrace_devstack.errors import DevstackError
@@ -133,12 +131,13 @@ def headrace_command() -> str:
 
 def print_backing(console: Console, stack: Stack) -> None:
     """Addresses of a stack without services."""
-    table = _two_columns()
-    table.add_row("Kafka", stack.addresses.bootstrap_servers)
-    table.add_row("Schema registry", stack.addresses.registry_url)
-    table.add_row("All addresses", shown_path(stack.folder.stack_file))
     console.print()
-    console.print(table)
+    _print_rows(
+        console,
+        ("Kafka", stack.addresses.bootstrap_servers),
+        ("Schema registry", stack.addresses.registry_url),
+        ("All addresses", shown_path(stack.folder.stack_file)),
+    )
     console.print()
 
 
@@ -146,51 +145,48 @@ def print_welcome(console: Console, stack: Stack, seconds: float, memory: int) -
     """Addresses, the API key, and a first command to try."""
     addresses = stack.addresses
     key_file = shown_path(addresses.api_key_file)
-    console.print(f"\n[bold green]Ready[/] after {seconds:.1f} s, {memory / 1e9:.2f} GB\n", highlight=False)
-    table = _two_columns()
-    table.add_row("HTTP API", f"{addresses.intake_url}/v1   (any OpenAI client works with this base URL)")
-    table.add_row("Skills, costs", f"{addresses.skills_url}/v1/skills   {addresses.costs_url}/v1/costs")
-    table.add_row("Kafka", f"{addresses.bootstrap_servers}   topics {addresses.topic_prefix}*")
-    table.add_row("Schema registry", addresses.registry_url)
-    if stack.new_api_key:
-        table.add_row("API key", f"[bold]{escape(stack.new_api_key)}[/]   (kept in {key_file})")
-    else:
-        table.add_row("API key", f"in {key_file}")
-    table.add_row("Models", _models(addresses.simulated))
-    table.add_row("Logs", f"{shown_path(stack.folder.logs)}/   all addresses: {shown_path(stack.folder.stack_file)}")
-    console.print(table, highlight=False)
-    console.print("\nTry it, in another terminal:\n")
+    key = f"{stack.new_api_key}   (kept in {key_file})" if stack.new_api_key else f"in {key_file}"
+    console.print(Text.assemble(("\nReady", "bold green"), f" after {seconds:.1f} s, {memory / 1e9:.2f} GB\n"))
+    _print_rows(
+        console,
+        ("HTTP API", f"{addresses.intake_url}/v1   (the base URL for any OpenAI client)"),
+        ("Skills, costs", f"{addresses.skills_url}/v1/skills   {addresses.costs_url}/v1/costs"),
+        ("Kafka", f"{addresses.bootstrap_servers}   topics {addresses.topic_prefix}*"),
+        ("Schema registry", addresses.registry_url),
+        ("API key", key),
+        ("Models", _models(addresses.simulated)),
+        ("Logs", f"{shown_path(stack.folder.logs)}/"),
+        ("All addresses", shown_path(stack.folder.stack_file)),
+    )
     curl = (
         f"  curl {addresses.intake_url}/v1/chat/completions \\\n"
         f'    -H "Authorization: Bearer $(cat {key_file})" -H "Content-Type: application/json" \\\n'
-        """    -d '{"model": "auto", "messages": [{"role": "user", "content": "Why do rivers meander?"}]}'\n"""
+        """    -d '{"model": "auto", "messages": [{"role": "user", "content": "Why do rivers meander?"}]}'"""
     )
-    submit = f'  {headrace_command()} submit "Write a haiku about message queues"\n'
-    console.print(f"{curl}\n{submit}", highlight=False, markup=False, soft_wrap=True)
-    console.print("[dim]Ctrl-C stops everything; the data stays.[/]\n", highlight=False)
+    submit = f'  {headrace_command()} submit "Write a haiku about message queues"'
+    for text in ("\nTry it, in another terminal:\n", curl, "", submit, ""):
+        console.print(text, highlight=False, markup=False, soft_wrap=True)
+    console.print(Text("Ctrl-C stops everything; the data stays.\n", "dim"))
+
+
+def _print_rows(console: Console, *rows: tuple[str, str]) -> None:
+    # Never wrapped: keys and addresses are there to be copied.
+    for label, text in rows:
+        console.print(Text.assemble((f"{label:<18}", "dim"), text), soft_wrap=True)
 
 
 def _models(simulated: Sequence[str]) -> str:
     if not simulated:
         return "real providers only"
-    reason = {
-        True: "no Ollama and no provider keys were found",
-        False: "no Ollama was found" if "ollama" in simulated else "no provider keys were found",
-    }["ollama" in simulated and len(simulated) > 1]
-    return f"[yellow]{', '.join(simulated)} simulated[/]: {reason}; every such answer says so"
+    local, cloud = "ollama" in simulated, "groq" in simulated
+    missing = " and ".join(name for name, is_missing in (("Ollama", local), ("provider keys", cloud)) if is_missing)
+    return f"simulated: {', '.join(simulated)} (without {missing}); every such answer says so"
 
 
 def print_error(console: Console, error: DevstackError) -> None:
     """What is wrong, and what to do."""
     console.print(Text.assemble(("\n✗ ", "bold red"), error.problem), highlight=False, soft_wrap=True)
     console.print(Text.assemble(("  What to do: ", "bold"), error.remedy, "\n"), highlight=False, soft_wrap=True)
-
-
-def _two_columns() -> Table:
-    table = Table.grid(padding=(0, 3))
-    table.add_column(style="dim", no_wrap=True)
-    table.add_column(overflow="fold")
-    return table
 
 
 def memory_of(status: Sequence[PartStatus]) -> int:

@@ -24,7 +24,10 @@ class ServiceNeeds:
 
 
 def service_part(folder: DataFolder, ports: PortPlan, common: Mapping[str, str], needs: ServiceNeeds) -> Process:
-    """One service; it starts when topics and schemas are there."""
+    """One service.
+
+    It starts beside the creation of topics and schemas, which it waits for by itself: loading takes it as long.
+    """
     ops = ports.ops(needs.name)
     own = {
         "HEADRACE_OPS_HOST": LOOPBACK,
@@ -44,7 +47,7 @@ def service_part(folder: DataFolder, ports: PortPlan, common: Mapping[str, str],
             stop_seconds=STOP_SECONDS,
         ),
         check=lambda: http_ok(f"http://{LOOPBACK}:{ops}/readyz"),
-        after=("topics",),
+        after=("kafka", "registry", "postgres"),
         address=f"http://{LOOPBACK}:{needs.api_port}" if needs.api_port else "",
         note=needs.note,
     )
