@@ -1,0 +1,154 @@
+"""The command line against the running platform, and against nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from headrace_testing.up import RunningStack, clean_environment
+
+pytestmark = [pytest.mark.stack, pytest.mark.timeout(300)]
+
+Result = subprocess.CompletedProcess[str]
+Headrace = Callable[..., Result]
+
+PROGRAM = [str(Path(sys.executable).with_name("headrace"))]
+
+
+def _run(*arguments: str, stdin: str = "", cwd: Path | None = None, **variables: str) -> Result:
+    return subprocess.run(
+        [*PROGRAM, *arguments], input=stdin, capture_output=True, text=True, timeout=200, cwd=cwd, check=False,
+        env=clean_environment(**variables),
+    )  # fmt: skip
+
+
+@pytest.fixture
+def headrace(platform: RunningStack) -> Headrace:
+    """Runs the program on the platform, in a thread, so that the event loop of the test goes on."""
+
+    def run(*arguments: str, stdin: str = "") -> Result:
+        return _run("--stack", str(platform.data / "stack.json"), *arguments, stdin=stdin)
+
+    return run
+
+
+def _json(result: Result) -> Any:
+    assert result.returncode == 0, result.stderr
+    return json.loads(result.stdout)
+
+
+def test_submit_shows_the_answer_and_says_on_stderr_where_it_came_from(headrace: Headrace) -> None:
+    result = headrace("submit", "-r", "documentation", "--privacy", "sensitive", "Document this", "-f", "-",
+                      stdin="def source(): ...")  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert "source" in result.stdout
+    for word in ("succeeded", "ollama/", "SIMULATED", "$0.000000", "why:"):
+        assert word in result.stderr
+
+
+def test_a_task_from_submission_to_explanation(headrace: Headrace) -> None:
+    task = _json(headrace("submit", "--json", "Say hello", "--label", "a=b"))
+    assert (task["status"], task["simulated"], task["labels"]) == ("succeeded", True, {"a": "b"})
+    assert _json(headrace("tasks", "show", "--json", task["id"]))["answer"] == task["answer"]
+    why = _json(headrace("tasks", "why", "--journal", "--json", task["id"]))
+    assert why["trail"][0]["reason"]
+    assert why["journal"][0]["cause"] == "submitted"
+    assert "Say hello" not in json.dumps(why)
+    cancelled = headrace("tasks", "cancel", task["id"])
+    assert (cancelled.returncode, "had ended already" in cancelled.stderr) == (1, True)
+
+
+def test_without_waiting_only_the_id_is_printed(headrace: Headrace) -> None:
+    task_id = headrace("submit", "--no-wait", "Say hello again").stdout.strip()
+    assert _json(headrace("tasks", "show", "--json", task_id))["id"] == task_id
+
+
+def test_tail_decodes_a_topic(headrace: Headrace) -> None:
+    task = _json(headrace("submit", "--json", "Something to tail", "--privacy", "sensitive"))
+    lines = headrace("tail", "tasks.completed", "--json", "--tenant", "default", "-n", "500").stdout.splitlines()
+    records = [json.loads(line) for line in lines]
+    found = [record for record in records if record["event"]["task_id"] == task["id"]]
+    assert [record["event"]["answer"]["text"] for record in found] == [task["answer"]]
+    short = headrace("tail", "tasks.completed", "-n", "1")
+    assert short.returncode == 0
+    assert len(short.stdout.splitlines()) == 1
+    assert headrace("tail", "tasks.complete").returncode == 1
+
+
+def test_keys_are_shown_once(headrace: Headrace) -> None:
+    made = _json(headrace("keys", "create", "cli-test", "--scope", "tasks", "--json"))
+    assert made["key"].startswith(f"hr_{made['id']}_")
+    listed = headrace("keys", "list", "--tenant", "cli-test")
+    assert made["id"] in listed.stdout
+    assert made["key"] not in listed.stdout + listed.stderr
+    assert headrace("keys", "revoke", made["id"]).returncode == 0
+
+
+def test_skills_and_preferences_and_costs(headrace: Headrace) -> None:
+    assert (
+        headrace("skills", "publish", "cli-lesson", "-", "-i", "cli", "--title", "T", stdin="Look twice.").returncode
+        == 0
+    )
+    assert headrace("skills", "show", "cli-lesson").stdout.strip() == "Look twice."
+    assert "cli-lesson" in [skill["name"] for skill in _json(headrace("skills", "list", "-i", "cli", "--json"))]
+    assert headrace("skills", "revoke", "cli-lesson").returncode == 0
+    preferences = _json(headrace("preferences", "set", "--user", "cli", "--mode", "local", "--json"))
+    assert preferences["ai_mode"] == "local"
+    assert "executions" in _json(headrace("costs", "--json"))["total"]
+
+
+def test_doctor_finds_nothing_wrong(headrace: Headrace) -> None:
+    result = headrace("doctor", "--json")
+    findings = json.loads(result.stdout)
+    assert [finding for finding in findings if not finding["ok"]] == []
+    assert result.returncode == 0
+    assert {"kafka", "schema registry", "postgres", "router", "api key"} <= {finding["part"] for finding in findings}
+
+
+async def test_the_demo_keeps_its_promises(headrace: Headrace, platform: RunningStack, tmp_path: Path) -> None:
+    repository = Path(__file__).parents[3]
+    result = await asyncio.to_thread(
+        headrace, "demo", "--data", str(platform.data), "--folder", str(repository), "--tasks", "45", "--agents", "24",
+        "--json", "-", "--answers", str(tmp_path / "answers"),
+    )  # fmt: skip
+    assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
+    document = json.loads(result.stdout)
+    assert document["passed"] is True
+    assert len(document["tasks"]) == 45
+    assert {task["way"] for task in document["tasks"]} == {"HTTP", "OpenAI API", "Kafka"}
+    assert document["simulated"]
+    assert result.stderr.count("simulated: ") >= 6
+    assert (tmp_path / "answers" / "review.md").is_file()
+
+
+def test_without_a_stack_every_command_says_what_to_do(tmp_path: Path) -> None:
+    for arguments in (["submit", "x"], ["tasks", "list"], ["tail", "tasks.completed"], ["skills", "list"], ["costs"]):
+        result = _run(*arguments, cwd=tmp_path)
+        assert result.returncode == 2, arguments
+        assert "HEADRACE_" in result.stderr
+        assert "Traceback" not in result.stderr
+    assert _run("doctor", cwd=tmp_path).returncode == 3
+
+
+def test_a_service_that_is_not_there_is_exit_code_3(tmp_path: Path) -> None:
+    result = _run("tasks", "list", cwd=tmp_path, HEADRACE_URL="http://127.0.0.1:9", HEADRACE_API_KEY="hr_x")
+    assert (result.returncode, "nobody listens there" in result.stderr) == (3, True)
+    assert "Traceback" not in result.stderr
+
+
+def test_a_key_that_is_not_known_is_exit_code_4(platform: RunningStack, tmp_path: Path) -> None:
+    result = _run("tasks", "list", cwd=tmp_path, HEADRACE_URL=platform.intake_url, HEADRACE_API_KEY="hr_x")
+    assert result.returncode == 4
+
+
+def test_help_has_examples() -> None:
+    for command in ("submit", "tail", "costs", "demo"):
+        result = _run(command, "--help")
+        assert result.returncode == 0
+        assert f"headrace {command}" in result.stdout.split("Examples", 1)[1]
