@@ -29,7 +29,7 @@ from headrace.skills import Skill, SkillNews, SkillVersion
 
 if TYPE_CHECKING:
     from headrace.connecting import Cluster
-    from headrace.consuming import Consumption, Delivered, consume
+    from headrace.consuming import Consumption, Delivered, Newest, consume
     from headrace.kafka import KafkaClient
 
 __all__ = [
@@ -49,6 +49,7 @@ __all__ = [
     "Key",
     "Misconfigured",
     "NewKey",
+    "Newest",
     "NoAnswer",
     "NotAllowed",
     "NotFound",
@@ -82,6 +83,7 @@ _OVER_KAFKA = {
     "Consumption": "headrace.consuming",
     "Delivered": "headrace.consuming",
     "KafkaClient": "headrace.kafka",
+    "Newest": "headrace.consuming",
     "consume": "headrace.consuming",
 }
 
