@@ -160,7 +160,8 @@ def dead_letters_of(spec: TopicSpec) -> TopicSpec:
         retention_ms=30 * _DAY_MS,
         partitions=1,
         writers=tuple(reader for reader in spec.readers if reader != "anyone"),
-        readers=("anyone",),
+        # A dead letter holds the record whole: nobody may read it there who may not read it where it came from.
+        readers=spec.readers,
         doc=f"Records of {spec.name} that could not be read or handled, with the reason.",
     )
 
