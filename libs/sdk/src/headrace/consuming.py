@@ -320,6 +320,7 @@ class _Share(_Source, RebalanceListener):
         self._from_start = from_start
         self._consumer: Consumer | None = None
         self._finished: dict[TopicPartition, int] = {}
+        self._owned: set[TopicPartition] = set()
         self._gone: set[TopicPartition] = set()
         self._committed_at = time.monotonic()
 
@@ -349,16 +350,21 @@ class _Share(_Source, RebalanceListener):
             await self._consumer.close()
 
     async def assigned(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, int]:
+        self._owned.update(partitions)
         return {}
 
     async def revoked(self, partitions: Collection[TopicPartition]) -> None:
-        self._gone.update(partitions)
+        self._leave(partitions)
         await self._commit([part for part in partitions if part in self._finished])
 
     async def lost(self, partitions: Collection[TopicPartition]) -> None:
-        self._gone.update(partitions)
+        self._leave(partitions)
         for part in partitions:
             self._finished.pop(part, None)
+
+    def _leave(self, partitions: Collection[TopicPartition]) -> None:
+        self._gone.update(partitions)
+        self._owned.difference_update(partitions)
 
     async def _commit_when_due(self) -> None:
         if self._finished and time.monotonic() - self._committed_at >= _COMMIT_SECONDS:
@@ -371,11 +377,10 @@ class _Share(_Source, RebalanceListener):
             return
         try:
             await self._consumer.commit(progress)
-        except TryAgain:
-            # Kept for the next time, unless a later record of the partition was finished meanwhile.
+        except (TryAgain, PartitionsLost):
+            # Kept for the next time, where it is still ours and no later record was finished meanwhile. The new owner
+            # of what is not delivers those records again, which "at least once" allows.
             for part, kept in progress.items():
-                self._finished.setdefault(part, kept.next_offset)
-        except PartitionsLost:
-            # Their new owner delivers those records again, which "at least once" allows.
-            self._gone.update(partitions)
+                if part in self._owned:
+                    self._finished.setdefault(part, kept.next_offset)
         self._committed_at = time.monotonic()
