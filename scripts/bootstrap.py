@@ -75,7 +75,12 @@ def sync(uv: Path) -> None:
             "free space there; the packages need about 1 GB.",
         )
     say(f"Installing packages into {ENVIRONMENT.name} (pinned in uv.lock)")
-    environment = dict(os.environ, UV_PYTHON_DOWNLOADS="never", UV_PROJECT_ENVIRONMENT=str(ENVIRONMENT))
+    environment = dict(
+        os.environ,
+        UV_PYTHON_DOWNLOADS="never",
+        UV_PROJECT_ENVIRONMENT=str(ENVIRONMENT),
+        UV_COMPILE_BYTECODE="1",  # else the first start does it, in six services at once
+    )
     environment.pop("VIRTUAL_ENV", None)  # another environment of the caller is none of our business
     command = [str(uv), "sync", "--frozen", "--python", sys.executable]
     for arguments in (command, [*command, "--offline"]):

@@ -1,0 +1,68 @@
+"""The whole platform as `headrace up` runs it: healthy, frugal, and back on its feet after a crash."""
+
+import os
+import signal
+import stat
+import time
+
+import psutil
+import pytest
+from aiohttp import ClientSession
+from headrace_devstack.ports import SERVICES
+from headrace_testing.up import RunningStack, read_stack_file
+
+MOST_BYTES = 1_800_000_000
+
+
+def resident(process: psutil.Process) -> int:
+    return sum(member.memory_info().rss for member in (process, *process.children(recursive=True)))
+
+
+@pytest.mark.parametrize("service", SERVICES)
+async def test_every_service_is_ready_and_measured(platform: RunningStack, service: str) -> None:
+    async with ClientSession() as session:
+        for path in ("healthz", "readyz", "metrics"):
+            async with session.get(f"{platform.ops_urls[service]}/{path}") as response:
+                assert response.status == 200, path
+
+
+async def test_the_first_key_opens_the_door_and_no_key_does_not(platform: RunningStack) -> None:
+    url = f"{platform.intake_url}/v1/models"
+    async with ClientSession() as session:
+        async with session.get(url) as refused:
+            assert refused.status == 401
+        async with session.get(url, headers={"Authorization": f"Bearer {platform.api_key}"}) as response:
+            assert response.status == 200
+
+
+def test_addresses_are_private_and_lead_to_the_key_without_holding_it(platform: RunningStack) -> None:
+    file = platform.data / "stack.json"
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert stat.S_IMODE(platform.api_key_file.stat().st_mode) == 0o600
+    assert platform.api_key not in file.read_text()
+    assert set(read_stack_file(platform.data)["pids"]) == {"kafka", "registry", "postgres", "simulator", *SERVICES}
+
+
+def test_the_first_start_prints_the_key_a_first_command_and_what_is_simulated(platform: RunningStack) -> None:
+    said = platform.output
+    assert platform.api_key in said
+    assert f"curl {platform.intake_url}/v1/chat/completions" in said
+    assert "headrace submit" in said
+    assert "simulated: ollama, groq, anthropic, tavily" in said
+
+
+def test_it_fits_into_memory(platform: RunningStack) -> None:
+    assert resident(psutil.Process(platform.process.pid)) < MOST_BYTES
+
+
+@pytest.mark.parametrize("service", ["router", "cost-accountant"])
+def test_a_crashed_service_is_started_again_and_said_so(platform: RunningStack, service: str) -> None:
+    before = platform.pid(service)
+    told = platform.output.count(f"{service} ")
+    os.kill(before, signal.SIGKILL)
+    deadline = time.monotonic() + 60
+    while platform.output.count(f"{service} ") < told + 2:
+        assert time.monotonic() < deadline, platform.output
+        time.sleep(0.1)
+    assert "was ended by signal 9; starting it again in" in platform.output
+    assert platform.pid(service) != before
