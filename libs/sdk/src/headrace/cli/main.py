@@ -13,7 +13,6 @@ import typer
 
 from headrace.cli import costs, doctor, keys, preferences, skills, submit, tail, tasks
 from headrace.cli.running import EXIT_CODES, use_stack
-from headrace.cli.running import run as run
 
 PLUGINS: Final = "headrace.commands"
 

@@ -1,0 +1,116 @@
+"""Parts of the command line that need nothing running."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from importlib.metadata import EntryPoint
+from pathlib import Path
+
+import pytest
+from headrace.cli.main import build
+from headrace.cli.moments import parse_moment
+from headrace.cli.output import dollars, dollars_text, plain_data, task_summary
+from headrace.cli.records import record_document, record_line
+from headrace.results import Failure, Task, TrailStep, Usage
+from headrace_contracts.content import plain
+from headrace_contracts.events import Content, ServedFrom, TaskCompleted, TaskStatus
+from headrace_streams.records import Record
+from typer.testing import CliRunner
+
+NOW = datetime(2027, 1, 1, 12, 0, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("30m", NOW - timedelta(minutes=30)), ("1.5h", NOW - timedelta(minutes=90)), ("7d", NOW - timedelta(days=7)),
+        ("45 s", NOW - timedelta(seconds=45)), ("2026-12-31T23:00:00Z", datetime(2026, 12, 31, 23, tzinfo=UTC)),
+        ("2026-12-31T23:00:00+02:00", datetime(2026, 12, 31, 21, tzinfo=UTC)),
+    ],
+)  # fmt: skip
+def test_times_and_ages(text: str, expected: datetime) -> None:
+    assert parse_moment(text, NOW) == expected
+
+
+def test_what_is_neither_time_nor_age() -> None:
+    with pytest.raises(ValueError, match="neither a time"):
+        parse_moment("yesterday", NOW)
+
+
+EVENT = TaskCompleted(
+    task_id="t-1", tenant="acme", status=TaskStatus.SUCCEEDED, answer=plain("Grüße"), served_from=ServedFrom.ATTEMPT,
+    submitted_at=1_795_242_457_767, completed_at=1_795_242_458_007, model_ms=171.6607, labels={"a": "b"},
+)  # fmt: skip
+RECORD = Record("headrace.tasks.completed", 3, 42, 1_795_242_458_012, b"s:acme/1", b"...", (("ce_id", b"x"),))
+
+
+def test_a_record_as_a_document_shows_texts() -> None:
+    document = json.loads(json.dumps(record_document(RECORD, EVENT)))
+    assert (document["partition"], document["offset"], document["key"]) == (3, 42, "s:acme/1")
+    assert document["headers"] == {"ce_id": "x"}
+    assert document["event"]["answer"] == {"cipher": "none", "text": "Grüße"}
+
+
+def test_sealed_texts_stay_sealed() -> None:
+    sealed = TaskCompleted(
+        task_id="t", tenant="a", status=TaskStatus.SUCCEEDED, answer=Content(cipher="key-7", data=b"\x00\x01"),
+        submitted_at=1, completed_at=2,
+    )  # fmt: skip
+    assert record_document(RECORD, sealed)["event"]["answer"] == {"cipher": "key-7", "bytes": 2}
+
+
+def test_a_record_in_one_line_leaves_out_what_is_empty_and_how_long_texts_are() -> None:
+    line = record_line(RECORD, EVENT).plain
+    assert "\n" not in line
+    for part in ("3@42", "s:acme/1", "task_id=t-1", "answer=(7 bytes)", "model_ms=171.7", "labels={a:b}"):
+        assert part in line
+    assert "Grüße" not in line
+    assert "provider=" not in line
+
+
+def test_money_is_exact_for_programs_and_short_for_people() -> None:
+    assert dollars_text(1_500_000_001) == "1.500000001"
+    assert dollars(1_234) == "$0.000001"
+
+
+def test_results_as_json() -> None:
+    task = Task(id="t", status="failed", submitted_at=NOW, failure=Failure(code="c", message="m"), cost_nanodollars=7)
+    document = plain_data(task)
+    assert document["submitted_at"] == "2027-01-01T12:00:00Z"
+    assert document["failure"] == {"code": "c", "message": "m"}
+    assert document["cost_usd"] == "0.000000007"
+
+
+def test_the_summary_tells_all_that_matters() -> None:
+    task = Task(
+        id="t-9", status="succeeded", provider="groq", model="m", node="groq", simulated=True, served_from="cache",
+        cost_nanodollars=1_500_000, submitted_at=NOW, completed_at=NOW + timedelta(seconds=2),
+        usage=Usage(input_tokens=3, output_tokens=4),
+        trail=(TrailStep(at=NOW, step="cached", reason="an equal task was answered before"),),
+    )  # fmt: skip
+    text = task_summary(task).plain
+    for part in (
+        "succeeded",
+        "groq/m (cached)",
+        "SIMULATED",
+        "$0.001500",
+        "2.00 s",
+        "3+4 tokens",
+        "why: an equal",
+        "t-9",
+    ):
+        assert part in text
+
+
+def test_others_add_commands_by_entry_points() -> None:
+    plugin = EntryPoint(name="shape", value="headrace.cli.output:dollars_text", group="headrace.commands")
+    result = CliRunner().invoke(build([plugin]), ["shape", "5"])
+    assert result.exit_code == 0
+    assert "shape" in CliRunner().invoke(build([plugin]), ["--help"]).stdout
+
+
+def test_usage_errors_are_exit_code_2(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    for arguments in (["submit", "--privacy", "secret", "x"], ["tail"], ["nonsense"], ["submit", "x", "--label", "y"]):
+        assert CliRunner().invoke(build([]), arguments).exit_code == 2, arguments
