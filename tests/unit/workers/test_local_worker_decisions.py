@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from headrace_cloud_worker.settings import CloudWorkerSettings
 from headrace_local_worker.decide.balancing import choose_node
 from headrace_local_worker.decide.nodes import NodesInvalid, NodeSpec, parse_nodes
 from headrace_local_worker.settings import LocalWorkerSettings
 from headrace_models.worker.pool import PlaceView
 from headrace_runtime.settings import SettingsInvalid
+from headrace_streams.kafka.properties import consumer_properties
 
 
 def test_nodes_have_names_slots_and_labels() -> None:
@@ -90,3 +92,9 @@ def test_a_name_without_a_tag_is_the_latest() -> None:
     latest = node("a", models=frozenset({"m:latest"}), loaded=frozenset({"m:latest"}))
     assert choose_node([latest], "m") is latest
     assert choose_node([node("b")], "m") is None
+
+
+def test_a_worker_that_joins_takes_from_the_others_only_what_it_gets() -> None:
+    for settings in (LocalWorkerSettings(), CloudWorkerSettings()):
+        consumer = consumer_properties(settings.kafka_config(), "g", None, from_start=True)
+        assert consumer["partition.assignment.strategy"] == "cooperative-sticky"

@@ -74,3 +74,11 @@ class CloudWorkerSettings(ServiceSettings):
     interactive_weight: int = setting(
         8, unit="starts", reason="Attempts that somebody waits for, to each batch attempt, while there are both.", ge=1
     )
+
+    def kafka_config(self) -> dict[str, str]:
+        """As for every service; but a worker that comes or goes makes the others give up only what moves to it.
+
+        Its topics need not be cut at the same places as others, and a call of a model is too dear to be dropped for a
+        rebalance that leaves its partition where it was.
+        """
+        return {"partition.assignment.strategy": "cooperative-sticky", **super().kafka_config()}

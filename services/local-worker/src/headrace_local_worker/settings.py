@@ -56,3 +56,11 @@ class LocalWorkerSettings(ServiceSettings):
     def nodes(self) -> tuple[NodeSpec, ...]:
         """The nodes, with their slots and labels."""
         return parse_nodes(self.ollama_nodes, self.node_slots)
+
+    def kafka_config(self) -> dict[str, str]:
+        """As for every service; but a worker that comes or goes makes the others give up only what moves to it.
+
+        Its topics need not be cut at the same places as others, and a call of a model is too dear to be dropped for a
+        rebalance that leaves its partition where it was.
+        """
+        return {"partition.assignment.strategy": "cooperative-sticky", **super().kafka_config()}
