@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import aiohttp
 import pytest
@@ -15,24 +14,8 @@ from headrace_contracts.events import AuditRecorded, ModelStatus, NodeStatus, Pl
 from headrace_contracts.headers import header
 from headrace_contracts.topics import AUDIT_RECORDED, FLEET_STATUS
 from headrace_streams.errors import AppendUncertain, TryAgain
-from headrace_streams.memory import Operation, Request
 from headrace_streams.publishing import Publication, Publisher
-from headrace_testing.intake_bed import BOOTSTRAP_KEY, Bed, Running, Seen, StandIn, silence
-
-T = TypeVar("T")
-
-
-class Faulty:
-    """A way to the cluster on which appending can be made to fail."""
-
-    def __init__(self) -> None:
-        self.error: Exception | None = None
-
-    async def call(self, request: Request, perform: Callable[[], T]) -> T:
-        await asyncio.sleep(0)
-        if request.operation is Operation.APPEND and self.error is not None:
-            raise self.error
-        return perform()
+from headrace_testing.intake_bed import BOOTSTRAP_KEY, Bed, FaultyNetwork, Running, Seen, StandIn, silence
 
 
 async def events(intake: Running, task_id: str, last_event_id: str | None = None) -> tuple[int, list[dict[str, Any]]]:
@@ -169,7 +152,7 @@ async def test_what_is_refused_for_its_privacy_is_on_the_audit_record(bed: Bed) 
     ("error", "kind"), [(TryAgain("no leader"), "not-accepted"), (AppendUncertain("cut off"), "accept-uncertain")]
 )
 async def test_what_kafka_did_not_take_is_not_accepted(bed: Bed, error: Exception, kind: str) -> None:
-    network = Faulty()
+    network = FaultyNetwork()
     intake = await bed.intake(network=network)
     network.error = error
     status, problem, headers = await intake.call("POST", "/v1/tasks", {"prompt": "Hi"})

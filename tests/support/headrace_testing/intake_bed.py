@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import aiohttp
 from headrace_contracts.codec import Codec
@@ -42,11 +42,13 @@ from headrace_runtime.lifecycle import Service
 from headrace_runtime.lifecycle import run as live
 from headrace_runtime.metrics import Metrics
 from headrace_streams.dead_letters import DeadLetters
-from headrace_streams.memory import MemoryCluster, MemoryLog, Network
+from headrace_streams.memory import MemoryCluster, MemoryLog, Network, Operation, Request
 from headrace_streams.publishing import Publication, Publisher
 from headrace_streams.records import NewTopic, Record, TopicPartition
 from multidict import CIMultiDictProxy
 from prometheus_client import CollectorRegistry
+
+T = TypeVar("T")
 
 NO_DATABASE = "postgresql://nobody@127.0.0.1:1/nothing"
 BOOTSTRAP_KEY = str(make_key(bytes(range(40))))
@@ -179,6 +181,22 @@ async def echo(router: StandIn, seen: Seen) -> None:
 
 async def silence(router: StandIn, seen: Seen) -> None:
     """Never answers."""
+
+
+class FaultyNetwork:
+    """A way to the cluster on which appending raises `error`, if there is one, having been done all the same or not."""
+
+    def __init__(self) -> None:
+        self.error: Exception | None = None
+        self.performs = False
+
+    async def call(self, request: Request, perform: Callable[[], T]) -> T:
+        await asyncio.sleep(0)
+        if request.operation is Operation.APPEND and self.error is not None:
+            if self.performs:
+                perform()
+            raise self.error
+        return perform()
 
 
 @dataclass

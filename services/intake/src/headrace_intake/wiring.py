@@ -186,7 +186,7 @@ def assemble(
         _table("fleet", fleet),
         Part("bootstrap key", start=store_bootstrap_key),
         Part("database", run=database.run, stop=database.close),
-        Part("view", run=project, stop=projection.close),
+        Part("view", run=project, drain=projection.close, stop=projection.close),
         Part("retention", run=retention.run),
         Part("replies", start=hub.start, run=hub.run, stop=hub.close),
         Part("idempotency notes", drain=intake.close),

@@ -14,7 +14,7 @@ FINISHED_ID: Final = "finished"
 _PLACE: Final = re.compile(r"(\d{1,9}):(\d{1,18})")
 _UUID7: Final = re.compile(r"([0-9a-f]{8})-([0-9a-f]{4})-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 _YOUNG_MS: Final = 10_000
-_PATIENCE_MS: Final = 2_000
+_PATIENCE_MS: Final = 1_000
 
 
 @dataclass(frozen=True, slots=True)
