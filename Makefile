@@ -6,7 +6,7 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; 
 ARGS ?=
 
 BIN := .venv/bin
-SOURCES := $(wildcard libs/*/src services/*/src) tests scripts
+SOURCES := $(wildcard libs/*/src services/*/src) tests libs/devstack/bootstrap.py
 
 .DEFAULT_GOAL := help
 .PHONY: help setup up demo test check format generate bench lock-artifacts downloads clean
@@ -22,7 +22,7 @@ help: ## Show this list
 setup: ## Install uv and all packages below this folder, if anything changed (every other target does it too)
 	@command -v $(PYTHON) >/dev/null || { echo "x There is no $(PYTHON) here." >&2; \
 		echo "  What to do: install Python 3.11 or newer, or name yours: make PYTHON=/path/to/python3" >&2; exit 1; }
-	@$(PYTHON) scripts/bootstrap.py
+	@$(PYTHON) libs/devstack/bootstrap.py
 
 up: setup ## Run the whole platform in the foreground: Kafka, schema registry, Postgres, six services; Ctrl-C stops it
 	@exec $(BIN)/headrace up $(ARGS)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[3]
-SCRIPT = ROOT / "scripts/bootstrap.py"
+SCRIPT = ROOT / "libs/devstack/bootstrap.py"
 OLD_PYTHON = f"""
 import runpy, sys
 sys.version_info, sys.version = (3, 8, 20), "3.8.20 (default)"
@@ -19,8 +19,8 @@ runpy.run_path({str(SCRIPT)!r}, run_name="__main__")
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    (tmp_path / "scripts").mkdir()
-    shutil.copy(SCRIPT, tmp_path / "scripts")
+    (tmp_path / "libs/devstack").mkdir(parents=True)
+    shutil.copy(SCRIPT, tmp_path / "libs/devstack")
     for name in ("pyproject.toml", "uv.lock"):
         shutil.copy(ROOT / name, tmp_path)
     return tmp_path
@@ -42,7 +42,7 @@ def test_an_old_python_gets_a_clear_answer() -> None:
 
 def test_without_network_it_says_so(checkout: Path) -> None:
     result = run(
-        str(checkout / "scripts/bootstrap.py"),
+        str(checkout / "libs/devstack/bootstrap.py"),
         PIP_CONFIG_FILE=os.devnull, PIP_INDEX_URL="http://127.0.0.1:9/simple", PIP_NO_INDEX="", PIP_FIND_LINKS="",
         PIP_RETRIES="0", PIP_NO_CACHE_DIR="1",
     )  # fmt: skip
@@ -52,7 +52,7 @@ def test_without_network_it_says_so(checkout: Path) -> None:
 
 
 def test_nothing_is_done_when_nothing_changed(checkout: Path) -> None:
-    script = str(checkout / "scripts/bootstrap.py")
+    script = str(checkout / "libs/devstack/bootstrap.py")
     state = run("-c", f"import runpy; print(runpy.run_path({script!r})['wanted_state']())").stdout.strip()
     (checkout / ".venv/bin").mkdir(parents=True)
     (checkout / ".venv/bin/python").touch()

@@ -15,7 +15,7 @@ from pathlib import Path
 UV_VERSION = "0.13.8"
 OLDEST_PYTHON = (3, 11)
 ROOM = 2000000000  # bytes
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parent.parent.parent
 TOOLS = ROOT / ".venv-tools"
 ENVIRONMENT = ROOT / ".venv"
 STAMP = ENVIRONMENT / "headrace-synced"
