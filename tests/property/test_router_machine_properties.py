@@ -46,11 +46,11 @@ from headrace_router.decide.tasks import PartitionTasks
 from headrace_testing.routing import ANTHROPIC_NODE, GROQ_NODE, LOCAL, NOW, cancelled, finished, task
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 POLICY = load_policy(None)
 STRICTNESS = [Privacy.PUBLIC, Privacy.INTERNAL, Privacy.SENSITIVE]
-TASKS = [f"task-{number}" for number in range(4)]
+TASKS = [f"task-{number}" for number in range(5)]
 NODES = (LOCAL, GROQ_NODE, ANTHROPIC_NODE)
 
 
@@ -132,23 +132,31 @@ class Lives(RuleBasedStateMachine):
             self.give(orphan, LeaderFinished(state.result))
             self.settle(state, context)
 
+    @initialize()
+    def begin(self) -> None:
+        # A task of the most travelled kind, so that no example is spent on nothing at all.
+        self.give(
+            TASKS[0], Submitted(task(TASKS[0], role="research", sampling=Sampling(max_output_tokens=200)), b"key", 0)
+        )
+        self.submitted.add(TASKS[0])
+
     @rule(
-        task_id=st.sampled_from(TASKS),
+        again=st.sampled_from([False, False, False, True]),
         same=st.booleans(),
         privacy=st.sampled_from([None, *Privacy]),
-        role=st.sampled_from([None, "security_reviewer", "research", "devops", "nobody"]),
-        model=st.sampled_from([None, None, "claude-haiku-4-5", "groq/llama-3.1-8b-instant", "nothing:1b"]),
-        mode=st.sampled_from([None, *Mode]),
+        role=st.sampled_from([None, "research", "research", "security_reviewer", "devops", "nobody"]),
+        model=st.sampled_from([None, None, None, None, "claude-haiku-4-5", "groq/llama-3.1-8b-instant", "nothing:1b"]),
+        mode=st.sampled_from([None, None, *Mode]),
         lane=st.sampled_from([None, *Lane]),
-        budget=st.sampled_from([None, 0, 2_000_000, 10**9]),
-        deadline=st.sampled_from([None, 1, 5_000, 10**10]),
+        budget=st.sampled_from([None, None, 0, 300_000, 1_500_000]),
+        deadline=st.sampled_from([None, None, None, 1, 5_000, 10**10]),
         preferred=st.sampled_from([None, "groq", "anthropic", "nobody"]),
         allow_cached=st.booleans(),
         early_wish=st.booleans(),
     )
     def submit(
         self,
-        task_id: str,
+        again: bool,
         same: bool,
         privacy: Privacy | None,
         role: str | None,
@@ -161,6 +169,8 @@ class Lives(RuleBasedStateMachine):
         allow_cached: bool,
         early_wish: bool,
     ) -> None:
+        fresh = [name for name in TASKS if name not in self.submitted]
+        task_id = TASKS[1] if again or not fresh else fresh[0]
         if task_id not in self.submitted:
             self.budgets[task_id] = budget
         self.submitted.add(task_id)
@@ -181,34 +191,53 @@ class Lives(RuleBasedStateMachine):
             stream=True,
             submitted_at=self.now,
         )
-        wish = cancelled(task_id) if early_wish and task_id == TASKS[0] else None
+        wish = cancelled(task_id) if early_wish and task_id == TASKS[2] else None
         self.give(task_id, Submitted(submitted, b"key", 0, None, wish))
 
+    @precondition(lambda self: self.tasks.phases.get(TaskPhase.RUNNING))
     @rule(
-        task_id=st.sampled_from(TASKS),
-        number=st.sampled_from([None, 1, 2]),
-        outcome=st.sampled_from(Outcome),
-        code=st.sampled_from(["overloaded", "invalid_request"]),
-        wait=st.sampled_from([None, 100, 60_000]),
-        output=st.integers(0, 200),
+        data=st.data(),
+        outcome=st.sampled_from([*[Outcome.FAILED_RETRYABLE] * 6, *Outcome]),
+        code=st.sampled_from(["overloaded", "overloaded", "overloaded", "invalid_request"]),
+        wait=st.sampled_from([None, None, 100, 60_000]),
+        output=st.sampled_from([0, 200]),
+        patient=st.booleans(),
     )
     def end_attempt(
-        self, task_id: str, number: int | None, outcome: Outcome, code: str, wait: int | None, output: int
+        self, data: st.DataObject, outcome: Outcome, code: str, wait: int | None, output: int, patient: bool
     ) -> None:
-        state = self.tasks.get(task_id)
-        if state is None or not state.attempts or state.task is None:
-            return
+        running = sorted(t for t, state in self.tasks.live.items() if state.phase is TaskPhase.RUNNING)
+        task_id = data.draw(st.sampled_from(running))
+        state = self.tasks.live[task_id]
+        assert state.task is not None
         last = state.attempts[-1]
         usage = Usage(input_tokens=most_tokens(state.task.messages, state.system_prompt), output_tokens=output)
         failure = None if outcome is Outcome.ANSWERED else Failure(code=code, retry_after_ms=wait)
         fields = {"provider": last.provider, "model": last.model, "usage": usage, "failure": failure}
-        self.give(task_id, Finished(finished(outcome, number or last.number, task_id=task_id, **fields)))
+        self.give(task_id, Finished(finished(outcome, last.number, task_id=task_id, **fields)))
+        after = self.tasks.get(task_id)
+        if patient and after is not None and after.phase is TaskPhase.BACKING_OFF:
+            assert after.wake_at is not None
+            self.let_time_pass(after.wake_at - self.now)
 
-    @rule(task_id=st.sampled_from(TASKS), tenant=st.sampled_from(["acme", "mallory"]))
+    @rule(task_id=st.sampled_from(TASKS), number=st.integers(1, 3), outcome=st.sampled_from(Outcome))
+    def hear_of_any_attempt(self, task_id: str, number: int, outcome: Outcome) -> None:
+        nothing = {"usage": Usage(), "execution_id": "late"}
+        self.give(task_id, Finished(finished(outcome, number, task_id=task_id, **nothing)))
+
+    @rule(task_id=st.sampled_from(TASKS[1:]), tenant=st.sampled_from(["acme", "mallory", "mallory"]))
     def cancel(self, task_id: str, tenant: str) -> None:
         self.give(task_id, Cancelled(cancelled(task_id, tenant)))
 
-    @rule(milliseconds=st.sampled_from([1, 200, 5_000, 70_000, 4_000_000]))
+    @rule(milliseconds=st.sampled_from([1, 200, 5_000, 70_000]))
+    def wait(self, milliseconds: int) -> None:
+        self.let_time_pass(milliseconds)
+
+    @precondition(lambda self: len(self.submitted) == len(TASKS))
+    @rule()
+    def wait_beyond_deadlines(self) -> None:
+        self.let_time_pass(4_000_000)
+
     def let_time_pass(self, milliseconds: int) -> None:
         self.now += milliseconds
         for task_id, state in list(self.tasks.live.items()):
@@ -239,7 +268,7 @@ class Lives(RuleBasedStateMachine):
             updated_at=self.now,
         )
 
-    @precondition(lambda self: len(self.tasks) > 0)
+    @precondition(lambda self: len(self.tasks) > 2)
     @rule(data=st.data())
     def outgrow_the_journal(self, data: st.DataObject) -> None:
         self.give(data.draw(st.sampled_from(sorted(self.tasks.live))), Unrecordable(9, 8))
@@ -265,6 +294,11 @@ class Lives(RuleBasedStateMachine):
             assert state.wake_at <= max(state.deadline_at, self.now)
 
     @invariant()
+    def who_waits_is_known(self) -> None:
+        waiting = [t for t, state in self.tasks.live.items() if state.phase is TaskPhase.WAITING]
+        assert sorted(self.tasks.waiting()) == sorted(waiting)
+
+    @invariant()
     def followers_have_a_leader(self) -> None:
         assert self.tasks.orphaned() == []
 
@@ -282,14 +316,14 @@ class Lives(RuleBasedStateMachine):
                 assert entry.state.result.cost_nanodollars <= budget
 
     def teardown(self) -> None:
-        again = PartitionTasks(POLICY.cache, 100)
+        rebuilt = PartitionTasks(POLICY.cache, 100)
         for entry in self.journal:
             assert entry.state is not None
-            again.apply(entry.task_id, entry.state)
-        assert again.live == self.tasks.live
-        assert again.phases == self.tasks.phases
-        assert again.waiting() == self.tasks.waiting()
+            rebuilt.apply(entry.task_id, entry.state)
+        assert rebuilt.live == self.tasks.live
+        assert rebuilt.phases == self.tasks.phases
+        assert rebuilt.waiting() == self.tasks.waiting()
 
 
 TestLives = Lives.TestCase
-TestLives.settings = settings(max_examples=150, stateful_step_count=30, deadline=None)
+TestLives.settings = settings(max_examples=200, stateful_step_count=50, deadline=None)

@@ -13,6 +13,7 @@ from headrace_contracts.events import (
     Failure,
     Outcome,
     Privacy,
+    PrivacyLevel,
     Sampling,
     ServedFrom,
     TaskCompleted,
@@ -433,6 +434,18 @@ def test_a_later_stricter_wish_holds_for_the_next_attempt() -> None:
     desk.end(Outcome.FAILED_RETRYABLE)
     desk.wake()
     assert desk.sent_to == [GROQ, "ollama/gemma2:2b"]
+
+
+def test_a_later_laxer_wish_does_not_lower_the_level() -> None:
+    desk = Desk(fleet=(), tenant=preferences(privacy_level=PrivacyLevel.HIGH))
+    desk.submit()
+    desk.tenant = preferences(privacy_level=PrivacyLevel.LOW)
+    desk.fleet = CLOUD
+    desk.now += 10
+    assert desk.give(WakeUp()) == Ignored("no_capacity")
+    desk.fleet = EVERYWHERE
+    assert desk.decide(WakeUp()).state.privacy is Privacy.SENSITIVE
+    assert desk.sent_to == ["ollama/gemma2:2b"]
 
 
 def test_costs_of_all_attempts_are_summed_and_count_against_the_budget() -> None:
