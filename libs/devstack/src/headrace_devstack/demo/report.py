@@ -78,35 +78,29 @@ def _title(run: Run) -> RenderableType:
 
 
 def _roles(run: Run) -> RenderableType:
-    table = _table(run, "Tasks by role")
-    for name in ("tasks", "answered", "sensitive", "p50 ms", "p99 ms"):
-        table.add_column(name, justify="right")
+    table = _table("role", "tasks", "answered", "sensitive", "p50 ms", "p99 ms")
     for row in run.figures.roles:
         table.add_row(
             row.role, str(row.tasks), str(row.answered), str(row.sensitive), _ms(row.latency.p50), _ms(row.latency.p99)
         )
-    return table
+    return _titled(run, "Tasks by role", table)
 
 
 def _places(run: Run) -> RenderableType:
-    table = _table(run, "Where they ran, and why", "model")
+    table = _table("model", "tasks", "sensitive")
     table.add_column("node")
-    table.add_column("tasks", justify="right")
-    table.add_column("sensitive", justify="right")
     table.add_column("why (most often)", overflow="fold")
     for row in run.figures.places:
         mark = " [bold yellow]SIMULATED[/]" if row.simulated else ""
         table.add_row(
-            f"{escape(row.provider)}/{escape(row.model)}{mark}", escape(row.node), str(row.tasks), str(row.sensitive),
+            f"{escape(row.provider)}/{escape(row.model)}{mark}", str(row.tasks), str(row.sensitive), escape(row.node),
             escape(row.reason),
         )  # fmt: skip
-    return table
+    return _titled(run, "Where they ran, and why", table)
 
 
 def _latency(run: Run) -> RenderableType:
-    table = _table(run, "What the time went into (tasks that a model answered)", "")
-    for name in ("tasks", "p50 ms", "p99 ms"):
-        table.add_column(name, justify="right")
+    table = _table("", "tasks", "p50 ms", "p99 ms")
     shares = run.figures.shares
     for name, spread in (
         ("from submission to answer", shares.total),
@@ -115,13 +109,11 @@ def _latency(run: Run) -> RenderableType:
         ("  Headrace itself", shares.own),
     ):
         table.add_row(name, str(spread.count), _ms(spread.p50), _ms(spread.p99))
-    return table
+    return _titled(run, "What the time went into, of tasks that a model answered", table)
 
 
 def _sharing(run: Run) -> RenderableType:
-    table = _table(run, "Equal tasks", "answered by")
-    for name in ("tasks", "p50 ms", "p99 ms"):
-        table.add_column(name, justify="right")
+    table = _table("answered by", "tasks", "p50 ms", "p99 ms")
     names = {"attempt": "an attempt of their own", "cache": "the cache", "coalesced": "an equal task in flight"}
     for source, spread in run.figures.served_latency.items():
         table.add_row(names.get(source, source), str(spread.count), _ms(spread.p50), _ms(spread.p99))
@@ -129,34 +121,30 @@ def _sharing(run: Run) -> RenderableType:
         f"{run.figures.shared} tasks cost nothing: an equal one answered them ({run.figures.repeats} were repeats)",
         "dim",
     )
-    return Group(table, shared)
+    return _titled(run, "Equal tasks", table, shared)
 
 
 def _skills(run: Run) -> RenderableType:
     figures = run.figures.skills
-    table = _table(run, "Skills", "")
-    for name in ("count", "p50 ms", "p99 ms", "longest ms"):
-        table.add_column(name, justify="right")
+    table = _table("", "count", "p50 ms", "p99 ms", "longest ms")
     for name, count, spread in (
         ("published (the author's call)", str(figures.published), figures.publish_call),
         ("pushed, from the author's call", f"{figures.deliveries} of {figures.expected}", figures.after_call),
         ("pushed, from publication", f"{figures.deliveries} of {figures.expected}", figures.after_publishing),
     ):
         table.add_row(name, count, *_three(spread))
-    return table
+    return _titled(run, "Skills", table)
 
 
 def _costs(run: Run) -> RenderableType:
-    table = _table(run, "Cost by tenant", "tenant")
-    for name in ("tasks", "tokens in", "tokens out", "by its tasks", "by the ledger"):
-        table.add_column(name, justify="right")
+    table = _table("tenant", "tasks", "tokens in", "tokens out", "by its tasks", "by the ledger")
     for row in run.figures.tenants:
         ledger = "?" if row.ledger_nanodollars is None else _dollars(row.ledger_nanodollars)
         table.add_row(
             escape(row.tenant), str(row.tasks), f"{row.input_tokens:,}", f"{row.output_tokens:,}",
             _dollars(row.tasks_nanodollars), ledger,
         )  # fmt: skip
-    return table
+    return _titled(run, "Cost by tenant", table)
 
 
 def _checks(checks: Sequence[Check]) -> RenderableType:
@@ -169,12 +157,16 @@ def _checks(checks: Sequence[Check]) -> RenderableType:
     return lines
 
 
-def _table(run: Run, title: str, first: str = "role") -> Table:
+def _titled(run: Run, title: str, *parts: RenderableType) -> RenderableType:
     notice = f" · [yellow]simulated: {', '.join(run.simulated)}[/]" if run.simulated else ""
-    table = Table(
-        title=f"[bold]{title}[/]{notice}", title_justify="left", title_style="", box=None, pad_edge=False, expand=False
-    )
+    return Group(Text.from_markup(f"[bold]{title}[/]{notice}", overflow="fold"), *parts)
+
+
+def _table(first: str, *numbers: str) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="dim")
     table.add_column(first, overflow="fold")
+    for name in numbers:
+        table.add_column(name, justify="right", no_wrap=True)
     return table
 
 
