@@ -1,9 +1,11 @@
 """The whole platform as `headrace up` runs it: healthy, frugal, and back on its feet after a crash."""
 
 import os
+import re
 import signal
 import stat
 import time
+from collections.abc import Callable
 
 import psutil
 import pytest
@@ -12,6 +14,13 @@ from headrace_devstack.ports import SERVICES
 from headrace_testing.up import RunningStack, read_stack_file
 
 MOST_BYTES = 1_800_000_000
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 90.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "did not come about in time"
+        time.sleep(0.1)
 
 
 def resident(process: psutil.Process) -> int:
@@ -44,6 +53,7 @@ def test_addresses_are_private_and_lead_to_the_key_without_holding_it(platform: 
 
 
 def test_the_first_start_prints_the_key_a_first_command_and_what_is_simulated(platform: RunningStack) -> None:
+    wait_for(lambda: "Ctrl-C stops everything" in platform.output)
     said = platform.output
     assert platform.api_key in said
     assert f"curl {platform.intake_url}/v1/chat/completions" in said
@@ -58,11 +68,7 @@ def test_it_fits_into_memory(platform: RunningStack) -> None:
 @pytest.mark.parametrize("service", ["router", "cost-accountant"])
 def test_a_crashed_service_is_started_again_and_said_so(platform: RunningStack, service: str) -> None:
     before = platform.pid(service)
-    told = platform.output.count(f"{service} ")
     os.kill(before, signal.SIGKILL)
-    deadline = time.monotonic() + 60
-    while platform.output.count(f"{service} ") < told + 2:
-        assert time.monotonic() < deadline, platform.output
-        time.sleep(0.1)
-    assert "was ended by signal 9; starting it again in" in platform.output
+    wait_for(lambda: re.search(rf"✓ {service} +again", platform.output) is not None)
+    assert re.search(rf"! {service} +was ended by signal 9; starting it again in 0\.5 s", platform.output)
     assert platform.pid(service) != before

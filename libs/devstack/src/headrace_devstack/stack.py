@@ -27,7 +27,7 @@ from headrace_devstack.settings import StackSettings
 from headrace_devstack.supervisor import PartEvent, Supervisor
 
 OLDEST_PYTHON = (3, 11)
-PROVISION_SECONDS = 30.0
+PROVISION_SECONDS = 60.0
 ROOM_FOR_DATA = 500_000_000  # bytes
 
 

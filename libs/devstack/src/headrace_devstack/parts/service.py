@@ -10,6 +10,7 @@ from headrace_devstack.parts.part import Command, Process
 from headrace_devstack.parts.probes import http_ok
 from headrace_devstack.ports import LOOPBACK, PortPlan
 
+START_SECONDS = 120.0  # a busy machine takes its time to load six of them
 STOP_SECONDS = 20.0  # a service drains: it lets calls in flight end
 
 
@@ -26,7 +27,7 @@ class ServiceNeeds:
 def service_part(folder: DataFolder, ports: PortPlan, common: Mapping[str, str], needs: ServiceNeeds) -> Process:
     """One service.
 
-    It starts beside the creation of topics and schemas, which it waits for by itself: loading takes it as long.
+    It could wait for topics and schemas by itself, but six services that load take the processor from their creation.
     """
     ops = ports.ops(needs.name)
     own = {
@@ -47,7 +48,8 @@ def service_part(folder: DataFolder, ports: PortPlan, common: Mapping[str, str],
             stop_seconds=STOP_SECONDS,
         ),
         check=lambda: http_ok(f"http://{LOOPBACK}:{ops}/readyz"),
-        after=("kafka", "registry", "postgres"),
+        after=("topics", "postgres"),
         address=f"http://{LOOPBACK}:{needs.api_port}" if needs.api_port else "",
         note=needs.note,
+        start_seconds=START_SECONDS,
     )
