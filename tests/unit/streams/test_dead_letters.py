@@ -1,0 +1,77 @@
+"""Dead letters: whole, with their reason, on disk before anybody goes on."""
+
+from __future__ import annotations
+
+import pytest
+from headrace_contracts.codec import Codec
+from headrace_contracts.errors import Origin
+from headrace_contracts.events import DeadLetter
+from headrace_contracts.headers import header
+from headrace_contracts.memory_registry import MemoryRegistry
+from headrace_contracts.topics import TASKS_SUBMITTED, dead_letters_of
+from headrace_streams.dead_letters import DeadLetters
+from headrace_streams.errors import RecordRefused, SendToDeadLetters
+from headrace_streams.memory import MemoryCluster, MemoryLog
+from headrace_streams.publishing import Publisher
+from headrace_streams.records import Record
+from headrace_streams.typed import decode, origin_of
+
+TRACE = b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+RECORD = Record(
+    "test.tasks.submitted", 3, 14, 159, b"key\xff", b"\x00bytes\xff",
+    (("ce_tenant", b"acme"), ("traceparent", TRACE), ("traceparent-2", None)),
+)  # fmt: skip
+
+
+@pytest.fixture
+def cluster() -> MemoryCluster:
+    return MemoryCluster()
+
+
+@pytest.fixture
+async def codec() -> Codec:
+    codec = Codec(MemoryRegistry(), "test.")
+    await codec.prepare([dead_letters_of(TASKS_SUBMITTED)], register=True)
+    return codec
+
+
+@pytest.fixture
+def dead_letters(cluster: MemoryCluster, codec: Codec) -> DeadLetters:
+    publisher = Publisher(MemoryLog(cluster).producer(), codec, "headrace/router/1")
+    return DeadLetters(publisher, "router", "test.", lambda: 2653)
+
+
+async def test_the_record_is_kept_whole_with_its_reason(
+    cluster: MemoryCluster, codec: Codec, dead_letters: DeadLetters
+) -> None:
+    cluster.create_topic("test.tasks.submitted.dlq")
+    await dead_letters.keep(RECORD, SendToDeadLetters("no such role"), attempts=5)
+    (kept,) = cluster.records("test.tasks.submitted.dlq")
+    letter = await decode(codec, DeadLetter, kept)
+    assert (letter.service, letter.topic, letter.partition, letter.offset) == ("router", "test.tasks.submitted", 3, 14)
+    assert (letter.timestamp, letter.key, letter.value) == (159, b"key\xff", b"\x00bytes\xff")
+    assert [(each.name, each.value) for each in letter.headers] == list(RECORD.headers)
+    assert (letter.error_type, letter.error_message) == ("SendToDeadLetters", "no such role")
+    assert (letter.attempts, letter.failed_at) == (5, 2653)
+    assert kept.key == RECORD.key
+    assert header(kept.headers, "ce_tenant") == "acme"
+    assert header(kept.headers, "traceparent") == TRACE.decode()
+
+
+async def test_a_record_given_up_twice_has_one_id(cluster: MemoryCluster, dead_letters: DeadLetters) -> None:
+    cluster.create_topic("test.tasks.submitted.dlq")
+    for _ in range(2):
+        await dead_letters.keep(Record("test.tasks.submitted", 0, 7, 0, None, None), ValueError("x"))
+    ids = [header(each.headers, "ce_id") for each in cluster.records("test.tasks.submitted.dlq")]
+    assert ids == ["test.tasks.submitted/0/7"] * 2
+
+
+async def test_what_cannot_be_kept_is_not_silently_gone(dead_letters: DeadLetters) -> None:
+    with pytest.raises(RecordRefused, match=r"tasks.submitted.dlq does not exist"):
+        await dead_letters.keep(RECORD, ValueError("x"))
+    with pytest.raises(KeyError):
+        await dead_letters.keep(Record("foreign", 0, 0, 0, None, None), ValueError("x"))
+
+
+def test_the_origin_names_the_record() -> None:
+    assert origin_of(RECORD) == Origin("test.tasks.submitted", 3, 14)

@@ -1,0 +1,61 @@
+"""Creating what is missing, leaving what is there."""
+
+from __future__ import annotations
+
+import pytest
+from headrace_contracts.codec import Codec
+from headrace_contracts.memory_registry import MemoryRegistry
+from headrace_contracts.topics import ACCESS_KEYS, TASKS_JOURNAL, TOPICS, with_partitions
+from headrace_streams.memory import MemoryCluster, MemoryLog
+from headrace_streams.provisioning import PartitionsDiffer, provision, topic_of
+
+
+@pytest.fixture
+def cluster() -> MemoryCluster:
+    return MemoryCluster()
+
+
+@pytest.fixture
+def codec() -> Codec:
+    return Codec(MemoryRegistry(), "test.")
+
+
+async def test_everything_is_there_afterwards(cluster: MemoryCluster, codec: Codec) -> None:
+    admin = MemoryLog(cluster).admin()
+    done = await provision(admin, codec, TOPICS.values(), replication=1)
+    names = {"test." + name for name in TOPICS}
+    assert set(done.topics) == set(done.created) == names
+    assert cluster.partition_counts(names) == {"test." + spec.name: spec.partitions for spec in TOPICS.values()}
+    await codec.prepare(TOPICS.values())
+    assert str(done) == f"{len(TOPICS)} topics ({len(TOPICS)} new), {len(TOPICS)} schemas"
+
+
+async def test_what_is_there_stays_as_it_is(cluster: MemoryCluster, codec: Codec) -> None:
+    admin = MemoryLog(cluster).admin()
+    cluster.create_topic("test.usage.recorded", 17)
+    await provision(admin, codec, with_partitions(TOPICS, {"tasks": 3}).values(), replication=1)
+    again = await provision(admin, codec, TOPICS.values(), replication=1)
+    assert again.created == ()
+    assert len(again.topics) == len(TOPICS)
+    counts = cluster.partition_counts(["test.usage.recorded", "test.tasks.submitted", "test.tasks.journal"])
+    assert set(counts.values()) == {17, 3}
+
+
+async def test_task_topics_with_different_partitions_are_refused(cluster: MemoryCluster, codec: Codec) -> None:
+    cluster.create_topic("test.tasks.submitted", 17)
+    with pytest.raises(PartitionsDiffer, match=r"test.tasks.submitted: 17"):
+        await provision(MemoryLog(cluster).admin(), codec, TOPICS.values(), replication=1)
+
+
+def test_topics_are_configured_as_specified() -> None:
+    journal = topic_of(TASKS_JOURNAL, "x.", 3)
+    assert (journal.name, journal.partitions, journal.replication_factor) == ("x.tasks.journal", 6, 3)
+    assert dict(journal.config) == {
+        "cleanup.policy": "compact,delete",
+        "max.message.bytes": "4194304",
+        "min.insync.replicas": "2",
+        "retention.ms": str(TASKS_JOURNAL.retention_ms),
+    }
+    keys = dict(topic_of(ACCESS_KEYS, "x.", 1).config)
+    assert keys["cleanup.policy"] == "compact"
+    assert {"retention.ms", "min.insync.replicas"}.isdisjoint(keys)
