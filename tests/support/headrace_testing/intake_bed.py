@@ -43,6 +43,7 @@ from headrace_runtime.lifecycle import run as live
 from headrace_runtime.metrics import Metrics
 from headrace_streams.dead_letters import DeadLetters
 from headrace_streams.memory import MemoryCluster, MemoryLog, Network, Operation, Request
+from headrace_streams.ports import Log
 from headrace_streams.publishing import Publication, Publisher
 from headrace_streams.records import NewTopic, Record, TopicPartition
 from multidict import CIMultiDictProxy
@@ -69,10 +70,11 @@ Answer = Callable[["StandIn", Seen], Coroutine[Any, Any, None]]
 class StandIn:
     """Does what router and workers do: reads submitted tasks and answers them, by `answer`."""
 
-    def __init__(self, log: MemoryLog, codec: Codec) -> None:
+    def __init__(self, log: Log, codec: Codec) -> None:
         self._log = log
         self._codec = codec
-        self._publisher = Publisher(log.producer(), codec, "headrace/router/test")
+        self._producer = log.producer()
+        self._publisher = Publisher(self._producer, codec, "headrace/router/test")
         self.answer: Answer = echo
         self.tasks: list[Seen] = []
         self.cancelled: list[tuple[TaskCancelled, Record]] = []
@@ -86,9 +88,16 @@ class StandIn:
             for partition in await reader.partitions_of(self._codec.topic_prefix + spec.name):
                 start[partition] = 0
         await reader.assign(start)
-        while True:
-            for record in await reader.poll(100, 1.0):
-                await self._take(record)
+        try:
+            while True:
+                for record in await reader.poll(100, 1.0):
+                    await self._take(record)
+        finally:
+            await reader.close()
+
+    async def close(self) -> None:
+        """Let go of the connection."""
+        await self._producer.close()
 
     async def _take(self, record: Record) -> None:
         origin = Origin(record.topic, record.partition, record.offset)
