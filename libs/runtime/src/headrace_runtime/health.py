@@ -27,6 +27,11 @@ class Health:
     def __init__(self) -> None:
         self._readiness: dict[str, Check] = {}
         self._liveness: dict[str, Check] = {}
+        self.notes: dict[str, str] = {}
+
+    def note(self, name: str, text: str) -> None:
+        """Show the state of something that readiness does not depend on."""
+        self.notes[name] = text
 
     def add(self, name: str, check: Check) -> None:
         """Ask `check` on every readiness probe."""

@@ -83,6 +83,7 @@ class OpsServer:
             "uptime_seconds": round(time.monotonic() - self._started_at, 1),
             "loop_lag_ms": round(self._lag_seconds * 1000, 1),
             "checks": {name: "ok" if reason is None else reason for name, reason in verdict.reasons.items()},
+            "notes": self._health.notes,
         }
         return web.json_response(document, status=200 if verdict.ok else 503)
 

@@ -12,12 +12,14 @@ from headrace_contracts.codec import Codec, E
 from headrace_contracts.errors import Origin, RegistryUnavailable, UnreadableValue
 from headrace_contracts.topics import TopicSpec
 
+from headrace_streams.errors import TryAgain
 from headrace_streams.ports import Log, PartitionReader
 from headrace_streams.records import Record
 
 _BATCH: Final = 1_000
 _POLL_SECONDS: Final = 1.0
 _REGISTRY_PAUSE_SECONDS: Final = 1.0
+_TOPIC_PAUSE_SECONDS: Final = 0.2
 
 _log = logging.getLogger(__name__)
 
@@ -49,14 +51,26 @@ class Table(Generic[E]):
         self.failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     async def start(self) -> None:
-        """Read what is in the topic now, then follow it in the background. Raises TopicMissing, TryAgain."""
+        """Read what is in the topic now, then follow it in the background; waits while the cluster is away.
+
+        Raises TopicMissing.
+        """
         reader = self._reader = self._log.reader()
+        while True:
+            try:
+                await self._read_all(reader)
+                break
+            except TryAgain as error:
+                _log.warning("the table of %s waits for its topic: %s", self._spec.name, error)
+                await asyncio.sleep(_TOPIC_PAUSE_SECONDS)
+        self._following = asyncio.create_task(self._follow(reader), name=f"table {self._spec.name}")
+
+    async def _read_all(self, reader: PartitionReader) -> None:
         partitions = await reader.partitions_of(self._codec.topic_prefix + self._spec.name)
         bounds = await reader.bounds(partitions)
         await reader.assign({partition: first for partition, (first, _) in bounds.items()})
         while any(reader.positions()[partition] < end for partition, (_, end) in bounds.items()):
             await self._read(reader)
-        self._following = asyncio.create_task(self._follow(reader), name=f"table {self._spec.name}")
 
     def get(self, key: str) -> E | None:
         """The newest event of a key."""

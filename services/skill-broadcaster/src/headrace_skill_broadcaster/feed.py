@@ -112,7 +112,8 @@ class Feed:
 
     async def start(self) -> None:
         """Read the newest events of each partition into memory. Raises TopicMissing, TryAgain."""
-        self._reader = self._log.reader()
+        if self._reader is None:
+            self._reader = self._log.reader()
         await self._begin(self._reader)
 
     async def run(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 
 from headrace_contracts.events import AccessKey, SkillPublished
 from headrace_contracts.ids import new_id
@@ -13,6 +14,8 @@ from headrace_runtime.health import Health
 from headrace_runtime.http import HttpServer, new_app
 from headrace_runtime.lifecycle import Part, Service
 from headrace_runtime.metrics import Metrics
+from headrace_runtime.waiting import wait_until
+from headrace_streams.errors import TryAgain
 from headrace_streams.partitioning import partition_of
 from headrace_streams.tables import Table
 
@@ -27,6 +30,10 @@ from headrace_skill_broadcaster.replay import Replay
 from headrace_skill_broadcaster.service import SubmissionService
 from headrace_skill_broadcaster.settings import SkillBroadcasterSettings
 from headrace_skill_broadcaster.view import CatalogView
+
+
+async def _patiently(what: str, start: Callable[[], Awaitable[None]], health: Health) -> None:
+    await wait_until(what, start, not_yet=(TryAgain,), health=health)
 
 
 async def _follow(table: Table[AccessKey] | Table[SkillPublished]) -> None:
@@ -110,8 +117,13 @@ def build(settings: SkillBroadcasterSettings) -> Service:
             Part("keys", start=keys.start, run=lambda: _follow(keys), stop=keys.close),
             Part("search index", run=view.run, stop=view.close),
             Part("catalog", start=catalog.start, run=lambda: _follow(catalog), stop=catalog.close),
-            Part("feed", start=feed.start, run=feed.run, stop=feed.close),
-            Part("submissions", start=submissions.start, run=submissions.run, drain=submissions.drain),
+            Part("feed", start=lambda: _patiently("the feed", feed.start, health), run=feed.run, stop=feed.close),
+            Part(
+                "submissions",
+                start=lambda: _patiently("the submissions", submissions.start, health),
+                run=submissions.run,
+                drain=submissions.drain,
+            ),
             Part("api", start=server.start, drain=server.drain, stop=server.stop),
             # After the API, so that it drains before: the API's drain waits until all streams have ended.
             Part("agents", drain=feed.drain),

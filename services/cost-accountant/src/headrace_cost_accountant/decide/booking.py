@@ -97,6 +97,11 @@ def cost_of(event: UsageRecorded, book: PriceBook) -> Cost:
     return Cost(cost(usage, price), Basis.PROVIDER if of_provider else Basis.MODEL, internal)
 
 
+def meant_time(recorded_at: int, received_at: int) -> int:
+    """When usage counts as having happened: as it says, or as received where that cannot be meant."""
+    return recorded_at if _EARLIEST_MS <= recorded_at < _LATEST_MS else received_at
+
+
 def entry_of(event: UsageRecorded, book: PriceBook, received_at: int) -> Entry:
     """The row for an event. `received_at`, the log's own timestamp, stands in for a time that cannot be meant.
 
@@ -105,7 +110,6 @@ def entry_of(event: UsageRecorded, book: PriceBook, received_at: int) -> Entry:
     costs = cost_of(event, book)
     if not event.event_id or not event.tenant:
         raise Implausible("event_id and tenant must not be empty")
-    meant = _EARLIEST_MS <= event.recorded_at < _LATEST_MS
     return Entry(
         event_id=_text(event.event_id),
         tenant=_text(event.tenant),
@@ -131,7 +135,7 @@ def entry_of(event: UsageRecorded, book: PriceBook, received_at: int) -> Entry:
         internal_value_nanodollars=costs.internal_value,
         price_basis=costs.basis.value,
         price_version=book.version,
-        recorded_at=event.recorded_at if meant else received_at,
+        recorded_at=meant_time(event.recorded_at, received_at),
     )
 
 

@@ -1,0 +1,270 @@
+"""Live spend: Faust adds usage up in tumbling windows and tells of them through `spend.windows`.
+
+A view for people who watch, rebuilt from its changelog and the topic; money rests on the ledger alone. Each window's
+value holds the place of the last record that went into it, so that a record that Faust reads again after a crash is not
+added twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import faust
+from headrace_contracts.codec import Codec
+from headrace_contracts.errors import Origin, UnreadableValue
+from headrace_contracts.events import UsageRecorded
+from headrace_contracts.topics import SPEND_WINDOWS, USAGE_RECORDED
+from headrace_models.prices import PriceBook
+from headrace_runtime.logging import get_logger
+from headrace_streams.errors import StreamsError
+from headrace_streams.ports import Admin
+from headrace_streams.publishing import Publication, Publisher
+from headrace_streams.records import NewTopic
+from yarl import URL
+
+from headrace_cost_accountant.adapters.faust_credentials import credentials_of
+from headrace_cost_accountant.adapters.usage_codec import Undecoded, UsageCodec
+from headrace_cost_accountant.decide.booking import Implausible, cost_of, meant_time
+from headrace_cost_accountant.decide.windows import LENGTHS, Live, Spend, spend_windows, window_start
+from headrace_cost_accountant.measures import Measures
+
+_KEPT_WINDOWS: Final = {60: 60, 3_600: 48, 86_400: 8}
+"""How many windows of each length stay in memory; a usage event older than these changes none."""
+_SESSION_SECONDS: Final = 10.0
+_START_SECONDS: Final = 120.0
+_STOP_SECONDS: Final = 10.0
+_DAY_SECONDS: Final = 86_400
+
+_log = get_logger("headrace.costs.windows")
+
+
+class WindowsEnded(Exception):
+    """Start the app anew: it stopped although nobody asked it to."""
+
+
+@dataclass(frozen=True, slots=True)
+class WindowsTools:
+    """What the app works with.
+
+    Attributes:
+        kafka: librdkafka properties of the connection.
+        admin: Creates the changelogs.
+        replication: Copies of each changelog partition.
+        publish_seconds: How often changed windows are published.
+        clock: Milliseconds since the epoch.
+    """
+
+    kafka: Mapping[str, str]
+    admin: Admin
+    codec: Codec
+    prices: PriceBook
+    publisher: Publisher
+    measures: Measures
+    replication: int
+    publish_seconds: float
+    clock: Callable[[], int]
+
+
+class WindowsApp:
+    """One life of the Faust app."""
+
+    def __init__(self, tools: WindowsTools) -> None:
+        self._tools = tools
+        self._live: dict[str, Live] = {}
+        self._changed: set[str] = set()
+        self._tables: dict[int, Any] = {}
+        self._failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    async def run(self, on_started: Callable[[], None]) -> None:
+        """Until cancelled. Raises what ended it: WindowsEnded, NotForFaust, TimeoutError, whatever Faust raises."""
+        with tempfile.TemporaryDirectory(prefix="headrace-windows-", ignore_cleanup_errors=True) as folder:
+            partitions = await self._prepare_changelogs()
+            app = self._app(folder, partitions)
+            try:
+                async with asyncio.timeout(_START_SECONDS):
+                    await app.start()
+                on_started()
+                await self._until_it_ends(app)
+            finally:
+                await self._stop(app)
+
+    async def _until_it_ends(self, app: Any) -> None:
+        tasks = [asyncio.create_task(app.wait_until_stopped()), asyncio.create_task(self._keep_publishing())]
+        try:
+            done, _ = await asyncio.wait([*tasks, self._failure], return_when=asyncio.FIRST_COMPLETED)
+            for ended in done:
+                ended.result()
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        raise WindowsEnded("Faust stopped by itself") from app.crash_reason
+
+    async def _stop(self, app: Any) -> None:
+        try:
+            async with asyncio.timeout(_STOP_SECONDS):
+                await app.stop()
+        except TimeoutError:
+            _log.warning("Faust does not stop and is left behind", seconds=_STOP_SECONDS)
+
+    async def _prepare_changelogs(self) -> int:
+        """Returns the number of partitions, that of usage.recorded. Raises TryAgain, RecordRefused.
+
+        Faust would create them as well, and then fail on its first records, since it has not heard of them yet.
+        """
+        usage = self._tools.codec.topic_prefix + USAGE_RECORDED.name
+        partitions = (await self._tools.admin.partition_counts([usage]))[usage]
+        topics = []
+        for seconds in LENGTHS:
+            retention_ms = (_kept_seconds(seconds) + _DAY_SECONDS) * 1000
+            # A window's key never comes again, so compaction alone would keep every window for ever.
+            config = (("cleanup.policy", "compact,delete"), ("retention.ms", str(retention_ms)))
+            name = f"{self._app_id}-{_table_name(seconds)}-changelog"
+            topics.append(NewTopic(name, partitions, self._tools.replication, config))
+        await self._tools.admin.create_topics(topics)
+        return partitions
+
+    @property
+    def _app_id(self) -> str:
+        return f"{self._tools.codec.topic_prefix}cost-accountant.windows"
+
+    def _app(self, folder: str, partitions: int) -> Any:
+        servers = self._tools.kafka["bootstrap.servers"].split(",")
+        app = faust.App(
+            self._app_id,
+            broker=[URL(f"kafka://{server.strip().rpartition('://')[2]}") for server in servers],
+            broker_credentials=credentials_of(self._tools.kafka),
+            broker_client_id=f"{self._tools.kafka.get('client.id', 'cost-accountant')}.windows",
+            broker_session_timeout=_SESSION_SECONDS,
+            broker_heartbeat_interval=_SESSION_SECONDS / 4,
+            broker_rebalance_timeout=_SESSION_SECONDS,
+            consumer_auto_offset_reset="earliest",
+            store="memory://",
+            datadir=folder,
+            autodiscover=False,
+            web_enabled=False,
+            topic_disable_leader=True,
+            topic_replication_factor=self._tools.replication,
+            value_serializer="json",
+            stream_wait_empty=False,
+            # What was not added up is not consumed.
+            stream_ack_exceptions=False,
+            stream_ack_cancelled_tasks=False,
+        )
+        self._tables = {
+            seconds: app.Table(_table_name(seconds), default=list, partitions=partitions).tumbling(
+                seconds, expires=_kept_seconds(seconds)
+            )
+            for seconds in LENGTHS
+        }
+        usage = app.topic(
+            self._tools.codec.topic_prefix + USAGE_RECORDED.name,
+            key_serializer="raw",
+            value_serializer=UsageCodec(self._tools.codec),
+        )
+
+        async def add_up(stream: Any) -> None:
+            async for event in stream.events():
+                try:
+                    await self._take(event)
+                except Exception as error:  # noqa: BLE001 - handed to whoever runs this life, which ends with it
+                    if not self._failure.done():
+                        self._failure.set_exception(error)
+                    # Faust would go on with the next record; behind that, this one would count as added.
+                    await asyncio.Event().wait()
+
+        app.agent(usage, name="add-up-usage")(add_up)
+        return app
+
+    async def _take(self, event: Any) -> None:
+        usage = await self._usage(event)
+        if usage is None:
+            self._tools.measures.windows_passed_over.inc()
+            return
+        try:
+            cost = cost_of(usage, self._tools.prices)
+        except Implausible:
+            # The ledger keeps the event in the dead letters.
+            self._tools.measures.windows_passed_over.inc()
+            return
+        time_ms = meant_time(usage.recorded_at, int(event.message.timestamp * 1000))
+        now_ms = self._tools.clock()
+        spend = Spend(
+            executions=1,
+            input_tokens=usage.usage.input_tokens,
+            output_tokens=usage.usage.output_tokens,
+            cached_input_tokens=usage.usage.cached_input_tokens,
+            searches=usage.usage.searches,
+            cost_nanodollars=cost.nanodollars,
+        )
+        addition = [event.message.partition, event.message.offset, *spend.values()]
+        for seconds, table in self._tables.items():
+            start = window_start(time_ms, seconds)
+            if start + _kept_seconds(seconds) * 1000 <= now_ms:
+                continue
+            window = table.relative_to(time_ms / 1000)[usage.tenant]
+            window.apply(add_once, addition, event)
+            _, _, *sums = window.value(event)
+            held = self._live.get(usage.tenant, Live({}))
+            self._live[usage.tenant] = held.with_window(seconds, start, Spend(*sums))
+            self._changed.add(usage.tenant)
+
+    async def _usage(self, event: Any) -> UsageRecorded | None:
+        if isinstance(event.value, UsageRecorded):
+            return event.value
+        value = event.value.value if isinstance(event.value, Undecoded) else event.message.value
+        origin = Origin(event.message.topic, event.message.partition, event.message.offset)
+        try:
+            return await self._tools.codec.read(UsageRecorded, value, origin)
+        except UnreadableValue as error:
+            _log.debug("usage event is passed over", reason=str(error))
+            return None
+
+    async def _keep_publishing(self) -> None:
+        while True:
+            await asyncio.sleep(self._tools.publish_seconds)
+            changed, self._changed = self._changed, set()
+            await asyncio.gather(*map(self._publish, changed))
+
+    async def _publish(self, tenant: str) -> None:
+        now_ms = self._tools.clock()
+        publication = Publication(
+            spec=SPEND_WINDOWS,
+            event=spend_windows(tenant, self._live[tenant], now_ms),
+            event_id=f"{tenant}/{now_ms}",
+            key=tenant.encode(),
+            tenant=tenant,
+            time_ms=now_ms,
+        )
+        try:
+            await self._tools.publisher.send(publication)
+        except StreamsError as error:
+            _log.warning("live windows could not be published, trying again", reason=str(error))
+            self._changed.add(tenant)
+        else:
+            self._tools.measures.windows_published.inc()
+
+
+def _table_name(seconds: int) -> str:
+    return f"spend-{seconds}s"
+
+
+def _kept_seconds(seconds: int) -> int:
+    return seconds * _KEPT_WINDOWS[seconds]
+
+
+def add_once(held: list[int], addition: list[int]) -> list[int]:
+    """A window's value with one more record in it, unless that record is in it already.
+
+    Both are partition, offset, and the numbers of a Spend; an empty `held` is a new window.
+    """
+    if not held:
+        return addition
+    partition, offset, *sums = addition
+    if held[0] == partition and held[1] >= offset:
+        return held
+    return [partition, offset, *(Spend(*held[2:]) + Spend(*sums)).values()]

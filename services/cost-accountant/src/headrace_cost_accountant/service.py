@@ -1,0 +1,78 @@
+"""Keeps live windows running beside the ledger, which they must never stop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Final, Protocol
+
+from headrace_runtime.health import Health
+from headrace_runtime.logging import get_logger
+from headrace_runtime.redaction import redact_text
+
+from headrace_cost_accountant.measures import Measures
+
+_FIRST_DELAY_SECONDS: Final = 1.0
+_LONGEST_DELAY_SECONDS: Final = 60.0
+_SETTLED_SECONDS: Final = 120.0
+_NOTE: Final = "live windows"
+
+_log = get_logger("headrace.costs.service")
+
+
+class Windows(Protocol):
+    """One life of the computation of live windows."""
+
+    async def run(self, on_started: Callable[[], None]) -> None:
+        """Until cancelled; raises what ended it."""
+        ...
+
+
+class LiveWindows:
+    """Starts the computation of live windows, and starts it anew after a failure, with growing delays.
+
+    Args:
+        make: Makes one life of it.
+        first_delay_seconds: Delay after the first failure.
+    """
+
+    def __init__(
+        self,
+        make: Callable[[], Windows],
+        health: Health,
+        measures: Measures,
+        *,
+        first_delay_seconds: float = _FIRST_DELAY_SECONDS,
+    ) -> None:
+        self._make = make
+        self._health = health
+        self._measures = measures
+        self._first_delay = first_delay_seconds
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        loop = asyncio.get_running_loop()
+        delay = self._first_delay
+        while True:
+            began = loop.time()
+            self._health.note(_NOTE, "starting")
+            try:
+                await self._make().run(self._started)
+            except Exception as error:  # noqa: BLE001 - whatever it was, the ledger goes on
+                reason = redact_text(f"{type(error).__name__}: {error}")
+                _log.warning("live windows failed", reason=reason, retry_seconds=delay, exc_info=error)
+            else:
+                reason = "ended by itself"
+            finally:
+                self._measures.windows_running.set(0)
+            self._measures.windows_failures.inc()
+            if loop.time() - began > _SETTLED_SECONDS:
+                delay = self._first_delay
+            self._health.note(_NOTE, f"down, starting again in {delay:g} s: {reason}")
+            await asyncio.sleep(delay)
+            delay = min(delay * 2, _LONGEST_DELAY_SECONDS)
+
+    def _started(self) -> None:
+        _log.info("live windows are computed")
+        self._health.note(_NOTE, "running")
+        self._measures.windows_running.set(1)

@@ -1,0 +1,30 @@
+"""What can be set about the cost accountant."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar
+
+from headrace_runtime.settings import ApiSettings, DatabaseSettings, ServiceSettings, setting
+
+
+class CostAccountantSettings(ServiceSettings, ApiSettings, DatabaseSettings):
+    """Settings of the service."""
+
+    service_name: ClassVar[str] = "cost-accountant"
+
+    price_book: Path | None = setting(
+        None,
+        unit="path",
+        reason="Prices other than those that are shipped; give all services the same file.",
+        shown_default="(shipped)",
+    )
+    ledger_batch: int = setting(
+        500, unit="events", reason="Most usage events that are booked in one transaction.", ge=1, le=10_000
+    )
+    windows_publish_seconds: float = setting(
+        1.0, unit="s", reason="How often changed live windows are written to spend.windows.", gt=0
+    )
+    windows_replication: int = setting(
+        1, unit="copies", reason="Replication of the changelog topics of live windows; 3 on a cluster.", ge=1
+    )

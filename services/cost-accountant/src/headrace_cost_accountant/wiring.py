@@ -1,0 +1,95 @@
+"""Constructs the cost accountant."""
+
+from __future__ import annotations
+
+import asyncio
+
+from headrace_contracts.events import AccessKey, SpendWindows
+from headrace_contracts.topics import ACCESS_KEYS, SPEND_WINDOWS, USAGE_RECORDED
+from headrace_models.prices import load_price_book
+from headrace_runtime.authentication import authentication
+from headrace_runtime.connections import Connections, wall_clock_ms
+from headrace_runtime.health import Health
+from headrace_runtime.http import HttpServer, new_app
+from headrace_runtime.lifecycle import Part, Service
+from headrace_runtime.metrics import Metrics
+from headrace_streams.projection import Projection
+from headrace_streams.tables import Table
+
+from headrace_cost_accountant.adapters.cost_reports import CostReports
+from headrace_cost_accountant.adapters.costs_door import CostsDoor
+from headrace_cost_accountant.adapters.database import Database
+from headrace_cost_accountant.adapters.ledger_store import LedgerStore
+from headrace_cost_accountant.adapters.windows_app import WindowsApp, WindowsTools
+from headrace_cost_accountant.measures import Measures
+from headrace_cost_accountant.service import LiveWindows
+from headrace_cost_accountant.settings import CostAccountantSettings
+
+
+def build(settings: CostAccountantSettings) -> Service:
+    """The service and its parts; connects to nothing. Raises PriceBookInvalid, OSError for an unusable price book."""
+    metrics = Metrics("cost_accountant")
+    health = Health()
+    measures = Measures(metrics)
+    prices = load_price_book(settings.price_book)
+    connections = Connections(
+        settings, health, writes=[SPEND_WINDOWS], reads=[USAGE_RECORDED, SPEND_WINDOWS, ACCESS_KEYS]
+    )
+    log, codec = connections.log, connections.codec
+
+    database = Database(
+        settings.database_url.get_secret_value(),
+        health,
+        pool_size=settings.database_pool_size,
+        timeout_seconds=settings.database_timeout_seconds,
+    )
+    ledger = Projection(
+        log,
+        f"{settings.topic_prefix}cost-accountant.ledger",
+        [USAGE_RECORDED],
+        codec,
+        LedgerStore(database, prices, connections.dead_letters.keep, measures),
+        connections.dead_letters,
+        max_batch=settings.ledger_batch,
+    )
+    tools = WindowsTools(
+        kafka=settings.kafka_config(),
+        admin=log.admin(),
+        codec=codec,
+        prices=prices,
+        publisher=connections.publisher,
+        measures=measures,
+        replication=settings.windows_replication,
+        publish_seconds=settings.windows_publish_seconds,
+        clock=wall_clock_ms,
+    )
+
+    windows = LiveWindows(lambda: WindowsApp(tools), health, measures)
+    live: Table[SpendWindows] = Table(log, codec, SPEND_WINDOWS)
+    keys: Table[AccessKey] = Table(log, codec, ACCESS_KEYS)
+    app = new_app(
+        metrics=metrics,
+        body_limit_bytes=settings.body_limit_bytes,
+        middlewares=(authentication(keys, settings.key_pepper),),
+    )
+    CostsDoor(CostReports(database), live, wall_clock_ms).add_to(app)
+    server = HttpServer(app, settings.api_host, settings.api_port)
+
+    return Service(
+        [
+            connections.part,
+            Part("keys", start=keys.start, run=lambda: _follow(keys), stop=keys.close),
+            Part("live table", start=live.start, run=lambda: _follow(live), stop=live.close),
+            Part("postgres", start=database.start, stop=database.close),
+            Part("ledger", run=ledger.run, drain=ledger.close),
+            Part("live windows", run=windows.run),
+            Part("api", start=server.start, drain=server.drain, stop=server.stop),
+        ],
+        metrics,
+        health,
+    )
+
+
+async def _follow(table: Table[AccessKey] | Table[SpendWindows]) -> None:
+    """Until the table no longer follows its topic. Raises the error that broke it."""
+    await asyncio.shield(table.failure)

@@ -1,0 +1,175 @@
+"""Live windows by Faust on a real Kafka."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+
+import pytest
+from headrace_contracts.codec import Codec
+from headrace_contracts.events import Outcome, SpendWindows, Usage, UsageRecorded
+from headrace_contracts.memory_registry import MemoryRegistry
+from headrace_contracts.topics import SPEND_WINDOWS, USAGE_RECORDED
+from headrace_cost_accountant.adapters.windows_app import WindowsApp, WindowsTools
+from headrace_cost_accountant.decide.booking import Cost, cost_of
+from headrace_cost_accountant.decide.windows import LENGTHS, current_windows
+from headrace_cost_accountant.measures import Measures
+from headrace_models.prices import PriceBook, load_price_book
+from headrace_runtime.metrics import Metrics
+from headrace_streams.kafka import KafkaLog
+from headrace_streams.ports import Producer
+from headrace_streams.provisioning import provision
+from headrace_streams.publishing import Publication, Publisher
+from headrace_streams.records import Outgoing
+from headrace_streams.tables import Table
+
+pytestmark = pytest.mark.stack
+
+BOOK = load_price_book()
+
+
+def now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def usage(number: int, tenant: str) -> UsageRecorded:
+    return UsageRecorded(
+        event_id=f"{tenant}-{number}",
+        tenant=tenant,
+        task_id="t",
+        attempt_id="t/1",
+        execution_id=str(number),
+        provider="groq",
+        model="llama-3.1-8b-instant",
+        outcome=Outcome.ANSWERED,
+        usage=Usage(input_tokens=1_000 + number, output_tokens=10),
+        recorded_at=now_ms(),
+    )
+
+
+class Stumbled(Exception):
+    """What the test makes an event fail with."""
+
+
+@dataclass
+class Bench:
+    """Topics on Kafka, and what reads and writes them."""
+
+    kafka: str
+    codec: Codec
+    producer: Producer
+    live: Table[SpendWindows]
+    metrics: Metrics
+    measures: Measures
+
+    async def use(self, tenant: str, numbers: range) -> int:
+        """Record usage; what it costs in nano-dollars."""
+        publisher = Publisher(self.producer, self.codec, "test")
+        events = [usage(number, tenant) for number in numbers]
+        for event in events:
+            await publisher.send(
+                Publication(
+                    spec=USAGE_RECORDED,
+                    event=event,
+                    event_id=event.event_id,
+                    key=tenant.encode(),
+                    tenant=tenant,
+                    time_ms=event.recorded_at,
+                )
+            )
+        return sum(cost_of(event, BOOK).nanodollars for event in events)
+
+    @asynccontextmanager
+    async def windows(self) -> AsyncIterator[asyncio.Task[None]]:
+        """One life of the app; the task that is it."""
+        tools = WindowsTools(
+            kafka={"bootstrap.servers": self.kafka},
+            admin=KafkaLog({"bootstrap.servers": self.kafka}).admin(),
+            codec=self.codec,
+            prices=BOOK,
+            publisher=Publisher(self.producer, self.codec, "test"),
+            measures=self.measures,
+            replication=1,
+            publish_seconds=0.1,
+            clock=now_ms,
+        )
+        started = asyncio.Event()
+        running = asyncio.create_task(WindowsApp(tools).run(started.set))
+        starting = asyncio.create_task(started.wait())
+        try:
+            await asyncio.wait({running, starting}, return_when=asyncio.FIRST_COMPLETED, timeout=60)
+            assert started.is_set(), running
+            yield running
+        finally:
+            starting.cancel()
+            running.cancel()
+            with suppress(asyncio.CancelledError, Stumbled):
+                await running
+
+    async def spent_today(self, tenant: str, expected: int) -> None:
+        """Waits until the tenant's day shows so many nano-dollars."""
+        shown = -1
+        try:
+            async with asyncio.timeout(15):
+                while shown != expected:
+                    await asyncio.sleep(0.05)
+                    shown = current_windows(self.live.get(tenant), now_ms())[-1].cost_nanodollars
+        except TimeoutError:
+            raise AssertionError(f"the day of {tenant} shows {shown}, not {expected}") from None
+
+
+@pytest.fixture
+async def bench(kafka: str, topic_prefix: str) -> AsyncIterator[Bench]:
+    log = KafkaLog({"bootstrap.servers": kafka})
+    codec = Codec(MemoryRegistry(), topic_prefix)
+    await provision(log.admin(), codec, [USAGE_RECORDED, SPEND_WINDOWS], replication=1)
+    producer = log.producer()
+    live: Table[SpendWindows] = Table(log, codec, SPEND_WINDOWS)
+    await live.start()
+    metrics = Metrics("test")
+    yield Bench(kafka, codec, producer, live, metrics, Measures(metrics))
+    await live.close()
+    await producer.close()
+
+
+async def test_windows_add_up_go_on_after_a_restart_and_pass_over_garbage(bench: Bench, topic_prefix: str) -> None:
+    async with bench.windows():
+        acme = await bench.use("acme", range(50))
+        umbra = await bench.use("umbra", range(20))
+        await bench.producer.send(Outgoing(topic_prefix + USAGE_RECORDED.name, b"garbage", b"acme"))
+        acme += await bench.use("acme", range(50, 60))
+        await bench.spent_today("acme", acme)
+        await bench.spent_today("umbra", umbra)
+    told = bench.live.get("acme")
+    assert told is not None
+    assert [window.seconds for window in told.windows] == list(LENGTHS)
+    assert told.windows[-1].executions == 60
+    assert told.windows[-1].usage.input_tokens == sum(range(1_000, 1_060))
+    assert bench.metrics.registry.get_sample_value("headrace_costs_windows_passed_over_total") == 1
+    # Used while nothing computes windows.
+    acme += await bench.use("acme", range(60, 70))
+    async with bench.windows():
+        await bench.spent_today("acme", acme)
+        umbra += await bench.use("umbra", range(20, 25))
+        await bench.spent_today("umbra", umbra)
+
+
+async def test_an_event_that_fails_ends_the_life_and_is_added_once_in_the_next(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stumbling(event: UsageRecorded, book: PriceBook) -> Cost:
+        if event.event_id == "acme-25":
+            raise Stumbled
+        return cost_of(event, book)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("headrace_cost_accountant.adapters.windows_app.cost_of", stumbling)
+        async with bench.windows() as life:
+            acme = await bench.use("acme", range(40))
+            await asyncio.wait([life], timeout=15)
+            assert isinstance(life.exception(), Stumbled)
+    async with bench.windows():
+        await bench.spent_today("acme", acme)
+        acme += await bench.use("acme", range(40, 45))
+        await bench.spent_today("acme", acme)

@@ -1,0 +1,149 @@
+"""The parts of live windows that need no Kafka: adding up, credentials, decoding, and starting anew after a failure."""
+
+import asyncio
+import json
+import logging
+import ssl
+from collections.abc import Callable
+
+import pytest
+from faust.auth import SASLCredentials, SSLCredentials
+from headrace_contracts.codec import Codec
+from headrace_contracts.events import Outcome, Usage, UsageRecorded
+from headrace_contracts.memory_registry import MemoryRegistry
+from headrace_contracts.topics import USAGE_RECORDED
+from headrace_cost_accountant.adapters.faust_credentials import NotForFaust, credentials_of
+from headrace_cost_accountant.adapters.usage_codec import Undecoded, UsageCodec
+from headrace_cost_accountant.adapters.windows_app import add_once
+from headrace_cost_accountant.measures import Measures
+from headrace_cost_accountant.service import LiveWindows
+from headrace_runtime.health import Health
+from headrace_runtime.metrics import Metrics
+
+
+def test_a_record_that_is_read_again_is_not_added_again() -> None:
+    first = [2, 10, 1, 5, 6, 0, 0, 100]
+    held = add_once([], first)
+    assert held == first
+    assert add_once(held, first) == held
+    assert add_once(held, [2, 9, 1, 1, 1, 1, 1, 1]) == held
+    assert add_once(held, [2, 11, 1, 1, 1, 1, 1, 1]) == [2, 11, 2, 6, 7, 1, 1, 101]
+    # The tenant's partition is another since partitions were added.
+    assert add_once(held, [5, 0, 1, 1, 1, 1, 1, 1]) == [5, 0, 2, 6, 7, 1, 1, 101]
+
+
+def test_values_survive_json() -> None:
+    assert json.loads(json.dumps(add_once([0, 1, 2**62, 0, 0, 0, 0, 2**62], [0, 2, 1, 0, 0, 0, 0, 1])))[2] == 2**62 + 1
+
+
+def test_in_clear_and_without_login() -> None:
+    assert credentials_of({"bootstrap.servers": "a:1", "linger.ms": "5"}) is None
+    assert credentials_of({"security.protocol": "PLAINTEXT"}) is None
+
+
+def test_login_with_and_without_tls() -> None:
+    login = {"sasl.mechanisms": "scram-sha-512", "sasl.username": "u", "sasl.password": "p"}
+    plain = credentials_of({**login, "security.protocol": "SASL_PLAINTEXT"})
+    assert isinstance(plain, SASLCredentials)
+    assert (plain.mechanism.value, plain.username, plain.ssl_context) == ("SCRAM-SHA-512", "u", None)
+    sealed = credentials_of({**login, "security.protocol": "sasl_ssl"})
+    assert isinstance(sealed, SASLCredentials)
+    assert sealed.ssl_context is not None
+    assert sealed.ssl_context.verify_mode is ssl.CERT_REQUIRED
+
+
+def test_tls_checks_what_librdkafka_would_check() -> None:
+    strict = credentials_of({"security.protocol": "ssl"})
+    assert isinstance(strict, SSLCredentials)
+    assert (strict.context.check_hostname, strict.context.verify_mode) == (True, ssl.CERT_REQUIRED)
+    any_name = credentials_of({"security.protocol": "ssl", "ssl.endpoint.identification.algorithm": "none"})
+    assert isinstance(any_name, SSLCredentials)
+    assert (any_name.context.check_hostname, any_name.context.verify_mode) == (False, ssl.CERT_REQUIRED)
+    anybody = credentials_of({"security.protocol": "ssl", "enable.ssl.certificate.verification": "false"})
+    assert isinstance(anybody, SSLCredentials)
+    assert anybody.context.verify_mode is ssl.CERT_NONE
+
+
+@pytest.mark.parametrize(
+    ("properties", "named"),
+    [
+        ({"security.protocol": "sasl_ssl"}, "GSSAPI"),
+        ({"security.protocol": "sasl_plaintext", "sasl.mechanism": "OAUTHBEARER"}, "OAUTHBEARER"),
+        ({"security.protocol": "sasl_plaintext", "sasl.mechanism": "PLAIN", "sasl.username": "u"}, "sasl.password"),
+        ({"security.protocol": "ssl", "ssl.keystore.location": "/k"}, "ssl.keystore.location"),
+        ({"security.protocol": "ssl", "ssl.ca.location": "/no/such/file"}, "ssl"),
+        ({"security.protocol": "quic"}, "quic"),
+    ],
+)
+def test_what_faust_cannot_do_is_named(properties: dict[str, str], named: str) -> None:
+    with pytest.raises(NotForFaust, match=named):
+        credentials_of(properties)
+
+
+async def test_faust_never_sees_a_record_that_does_not_decode_as_an_error() -> None:
+    codec = Codec(MemoryRegistry())
+    await codec.prepare([USAGE_RECORDED], register=True)
+    event = UsageRecorded(
+        event_id="e",
+        tenant="acme",
+        task_id="t",
+        attempt_id="a",
+        execution_id="x",
+        provider="groq",
+        model="m",
+        outcome=Outcome.ANSWERED,
+        usage=Usage(),
+        recorded_at=1,
+    )
+    faust_codec = UsageCodec(codec)
+    value = codec.encode(USAGE_RECORDED, event)
+    assert faust_codec.loads(value) == event
+    assert faust_codec.clone().loads(value) == event
+    unheard_of = b"\0\0\0\0\x63" + value[5:]
+    for bytes_ in (b"garbage", unheard_of, value[:-3]):
+        assert faust_codec.loads(bytes_) == Undecoded(bytes_)
+
+
+class Flaky:
+    """Fails some times, then runs."""
+
+    def __init__(self, failures: int) -> None:
+        self.failures = failures
+        self.lives = 0
+        self.running = asyncio.Event()
+
+    async def run(self, on_started: Callable[[], None]) -> None:
+        self.lives += 1
+        if self.lives <= self.failures:
+            raise RuntimeError("broker at kafka://user:hunter2@host is gone")
+        on_started()
+        self.running.set()
+        await asyncio.Event().wait()
+
+
+async def test_a_failure_is_shown_and_started_anew_without_stopping_anything(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    flaky = Flaky(failures=3)
+
+    health, metrics = Health(), Metrics("test")
+    windows = LiveWindows(lambda: flaky, health, Measures(metrics), first_delay_seconds=0.01)
+    running = asyncio.create_task(windows.run())
+    while flaky.lives < 2:  # noqa: ASYNC110 - the state passes by
+        await asyncio.sleep(0.001)
+    assert health.ready().ok
+    assert "hunter2" not in str(health.notes)
+    await asyncio.wait_for(flaky.running.wait(), 5)
+    assert (flaky.lives, health.notes) == (4, {"live windows": "running"})
+    assert metrics.registry.get_sample_value("headrace_costs_windows_failures_total") == 3
+    assert metrics.registry.get_sample_value("headrace_costs_windows_running") == 1
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    assert metrics.registry.get_sample_value("headrace_costs_windows_running") == 0
+
+
+def test_importing_faust_leaves_logging_alone() -> None:
+    handlers = list(logging.getLogger().handlers)
+    import headrace_cost_accountant.adapters.windows_app  # noqa: F401
+
+    assert logging.getLogger().handlers == handlers
