@@ -78,7 +78,7 @@ class Costs:
         self._root = url
 
     async def __call__(
-        self, *, by: Sequence[str] = (), since: datetime | None = None, until: datetime | None = None,
+        self, *, by: str | Sequence[str] = (), since: datetime | None = None, until: datetime | None = None,
         tenant: str | None = None,
     ) -> CostReport:  # fmt: skip
         """A report.
@@ -88,7 +88,7 @@ class Costs:
             since, until: Period: `since` is included, `until` is not.
             tenant: Another tenant, or * for all together; needs a key with the scope admin.
         """
-        params = [("group_by", ",".join(by))] if by else []
+        params = [("group_by", by if isinstance(by, str) else ",".join(by))] if by else []
         for name, moment in (("since", since), ("until", until)):
             if moment is not None:
                 params.append((name, moment.astimezone(UTC).isoformat().replace("+00:00", "Z")))
