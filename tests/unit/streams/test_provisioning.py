@@ -53,6 +53,7 @@ def test_topics_are_configured_as_specified() -> None:
     assert dict(journal.config) == {
         "cleanup.policy": "compact,delete",
         "max.message.bytes": "4194304",
+        "min.compaction.lag.ms": "3600000",
         "min.insync.replicas": "2",
         "retention.ms": str(TASKS_JOURNAL.retention_ms),
     }

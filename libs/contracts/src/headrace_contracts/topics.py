@@ -41,6 +41,7 @@ class TopicSpec:
         doc: What it is for.
         copartitioned: Whether it must have as many partitions as the other task topics.
         dead_letters: Whether `<name>.dlq` stands beside it.
+        min_compaction_lag_ms: How long compaction leaves a record alone, in milliseconds; None for Kafka's default.
     """
 
     name: str
@@ -54,6 +55,7 @@ class TopicSpec:
     doc: str
     copartitioned: bool = False
     dead_letters: bool = False
+    min_compaction_lag_ms: int | None = None
 
     @property
     def subject(self) -> str:
@@ -73,6 +75,8 @@ TASKS_JOURNAL = TopicSpec(
     "tasks.journal", events.JournalEntry, "task id", "compact,delete", 7 * _DAY_MS, 6,
     ("router",), ("router", "anyone"), "Every decision, with its reasons: the router's state and the audit trail.",
     copartitioned=True,
+    # Time for an owner to notice and mend what a zombie's record would otherwise replace.
+    min_compaction_lag_ms=1 * _HOUR_MS,
 )  # fmt: skip
 WORK_LOCAL_INTERACTIVE = TopicSpec(
     "work.local.interactive", events.AttemptRequested, "route key", "delete", 1 * _DAY_MS, 6,

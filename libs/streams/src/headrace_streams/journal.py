@@ -45,7 +45,7 @@ from headrace_streams.ports import PartitionReader
 from headrace_streams.publishing import Publication, Publisher
 from headrace_streams.records import Appended, Record, TopicPartition
 
-_READ_AT_ONCE: Final = 1000
+_READ_AT_ONCE: Final = 500
 _READ_SECONDS: Final = 1.0
 _OPEN: Final = -1
 

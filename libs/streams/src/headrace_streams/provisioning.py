@@ -40,6 +40,8 @@ def topic_of(spec: TopicSpec, prefix: str, replication: int) -> NewTopic:
     config = {"cleanup.policy": spec.cleanup, "max.message.bytes": str(MAX_MESSAGE_BYTES)}
     if spec.retention_ms is not None:
         config["retention.ms"] = str(spec.retention_ms)
+    if spec.min_compaction_lag_ms is not None:
+        config["min.compaction.lag.ms"] = str(spec.min_compaction_lag_ms)
     if replication >= _DURABLE_REPLICATION:
         config["min.insync.replicas"] = str(replication - 1)
     return NewTopic(prefix + spec.name, spec.partitions, replication, tuple(sorted(config.items())))

@@ -22,6 +22,7 @@ from headrace_router.partition import PartitionRouter, Surroundings
 
 _READ_AT_ONCE = 1000
 _READ_SECONDS = 1.0
+_REPEAT_AT_ONCE = 500
 
 _log = get_logger("headrace.router.recovery")
 
@@ -108,15 +109,16 @@ async def _repeat(
         begin = recovered.completed_offset or 0
         written = await _ids_since(reader, TopicPartition(topic_prefix + TASKS_COMPLETED.name, partition), begin)
     due = [
-        publication(placed.entry, command)
+        (placed.entry, command)
         for placed in recovered.unacted
         for command in placed.entry.commands
         if _is_due(placed, command, tasks, written)
     ]
-    results = await asyncio.gather(*(publisher.send(item) for item in due), return_exceptions=True)
-    for result in results:
-        if isinstance(result, BaseException):
-            raise result
+    for first in range(0, len(due), _REPEAT_AT_ONCE):
+        sent = [publisher.send(publication(*item)) for item in due[first : first + _REPEAT_AT_ONCE]]
+        for result in await asyncio.gather(*sent, return_exceptions=True):
+            if isinstance(result, BaseException):
+                raise result
     return len(due)
 
 

@@ -29,6 +29,7 @@ GROUP: Final = "router"
 INPUTS: Final = (TASKS_SUBMITTED, TASKS_CANCELLED, ATTEMPTS_FINISHED)
 
 _POLL_SECONDS: Final = 5.0
+_TURN_SECONDS: Final = 0.001
 _OVERLOAD_SECONDS: Final = 0.05
 _RECOVERIES_AT_ONCE: Final = 4
 
@@ -170,9 +171,14 @@ class _Membership:
                 # While a record waits its partition may go and come back: then it belongs to the router of before, who
                 # refuses it, and is delivered again.
                 routers = dict(self.routers)
+                turn = self._surroundings.monotonic()
                 for record in records:
                     if self._surroundings.gate.full:
                         await self._surroundings.gate.room()
+                    elif self._surroundings.monotonic() - turn > _TURN_SECONDS:
+                        # Acknowledgements are acted on in between, not after the whole batch.
+                        await asyncio.sleep(0)
+                        turn = self._surroundings.monotonic()
                     if (router := routers.get(record.partition)) is not None:
                         await self._take(record, router)
         except LeaveGroup as error:

@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from headrace_contracts.events import AttemptState, Failure, NodeStatus, Outcome, Place, Rejection, TaskSubmitted
+from headrace_contracts.events import (
+    AttemptState,
+    Failure,
+    NodeStatus,
+    Outcome,
+    Place,
+    Privacy,
+    Rejection,
+    TaskSubmitted,
+)
 
 from headrace_router.decide.costs import most_tokens, worst_case
 from headrace_router.decide.fleet import longest_context
@@ -49,10 +58,12 @@ class Choice:
         rejected: Those before it, or all, each with its reason.
         reason: Why the chosen one may.
         may_come: Whether waiting can help where none is chosen.
+        privacy: The level they were looked at under.
     """
 
     chosen: Candidate | None
     rejected: tuple[Rejection, ...]
+    privacy: Privacy
     reason: str = ""
     may_come: bool = False
 
@@ -117,9 +128,11 @@ def choose(
             continue
         size = policy.models[ref.model].size_gb if place is Place.LOCAL and ref.model in policy.models else None
         reason = rules.reason(place) + ("" if size is None else f"; {size:g} GB")
-        return Choice(Candidate(ref.provider, ref.model, place, limit, most or 0), tuple(rejected), reason)
+        return Choice(
+            Candidate(ref.provider, ref.model, place, limit, most or 0), tuple(rejected), rules.privacy, reason
+        )
     may_come = any(rejection.code in _PASSING for rejection in rejected)
-    return Choice(None, tuple(rejected), may_come=may_come)
+    return Choice(None, tuple(rejected), rules.privacy, may_come=may_come)
 
 
 def spent(attempts: Sequence[AttemptState]) -> int:

@@ -54,7 +54,7 @@ from headrace_router.decide.model import (
 )
 from headrace_router.decide.policy import Policy, Role
 from headrace_router.decide.retry import backoff
-from headrace_router.decide.rules import Rules, rules_for
+from headrace_router.decide.rules import rules_for
 from headrace_router.decide.terminal import finish, serve, task_of, too_large
 
 Result = Decision | Ignored
@@ -287,7 +287,7 @@ def _dispatch(state: TaskState, choice: Choice, chosen: Candidate, context: Cont
         wake_at=wake_at if state.deadline_at is None else min(wake_at, state.deadline_at),
         leader_task_id=None,
         trail=(*state.trail, *_rejected_steps(state, choice.rejected, now), sent),
-        privacy=_rules(state, context).privacy,
+        privacy=choice.privacy,
     )
     name = attempt_id(task.task_id, number)
     commands = [
@@ -332,20 +332,11 @@ def _expire(state: TaskState, context: Context, choice: Choice | None = None) ->
 
 
 def _choose(state: TaskState, context: Context, not_now: str | None = None) -> Choice:
-    task = task_of(state)
-    rules = _rules(state, context)
-    return choose(task, _role(state, context), state.system_prompt, rules, state.attempts, context, not_now)
-
-
-def _rules(state: TaskState, context: Context) -> Rules:
-    return rules_for(
-        task_of(state),
-        _role(state, context),
-        context.policy,
-        context.user_preferences,
-        context.tenant_preferences,
-        floor=state.privacy,
+    task, role = task_of(state), _role(state, context)
+    rules = rules_for(
+        task, role, context.policy, context.user_preferences, context.tenant_preferences, floor=state.privacy
     )
+    return choose(task, role, state.system_prompt, rules, state.attempts, context, not_now)
 
 
 def _role_name(task: TaskSubmitted, policy: Policy) -> str | None:
