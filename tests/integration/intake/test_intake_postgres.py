@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import uuid
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
+from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
 import pytest
@@ -119,6 +121,35 @@ async def test_migrations_go_up_and_down_and_up_again(postgres_dsn: str) -> None
 async def test_processes_that_start_together_migrate_one_after_the_other(postgres_dsn: str) -> None:
     revisions = await asyncio.gather(*(runner.upgrade(postgres_dsn) for _ in range(4)))
     assert set(revisions) == {runner.head()}
+
+
+async def test_a_schema_that_a_newer_release_brought_further_is_left_alone(postgres_dsn: str) -> None:
+    await runner.upgrade(postgres_dsn)
+    connection = await asyncpg.connect(postgres_dsn)
+    try:
+        await connection.execute("UPDATE intake.alembic_version SET version_num = '9999'")
+    finally:
+        await connection.close()
+    assert await runner.upgrade(postgres_dsn) == "9999"
+    async with prepared(postgres_dsn) as database:
+        assert await History(database).get("acme", "t") is None
+
+
+async def test_a_user_who_may_not_make_schemas_can_use_one_that_is_there(postgres_dsn: str) -> None:
+    await runner.upgrade(postgres_dsn)
+    role = f"plain_{uuid.uuid4().hex[:12]}"
+    connection = await asyncpg.connect(postgres_dsn)
+    try:
+        await connection.execute(f"CREATE ROLE {role} LOGIN PASSWORD 'x'")
+        await connection.execute(f"GRANT USAGE ON SCHEMA intake TO {role}")
+        await connection.execute(f"GRANT ALL ON ALL TABLES IN SCHEMA intake TO {role}")
+        parts = urlsplit(postgres_dsn)
+        dsn = urlunsplit(parts._replace(netloc=f"{role}:x@{parts.hostname}:{parts.port}"))
+        assert await runner.upgrade(dsn) == runner.head()
+    finally:
+        await connection.execute(f"DROP OWNED BY {role}")
+        await connection.execute(f"DROP ROLE {role}")
+        await connection.close()
 
 
 def test_the_command_says_what_it_did(

@@ -15,7 +15,7 @@ from sqlalchemy import Connection, text
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
-_Step = Callable[[Config], None]
+_Step = Callable[[Connection, Config], None]
 
 SCHEMA: Final = "intake"
 VERSION_TABLE: Final = "alembic_version"
@@ -43,19 +43,26 @@ def head() -> str:
 async def upgrade(dsn: str, *, revision: str = "head", timeout_seconds: float = 60.0) -> str:
     """Bring the schema to `revision`, creating it where it is missing; the revision it is at then.
 
-    Waits for another process that does the same. Raises OSError and asyncpg's errors when Postgres cannot be used.
+    A schema that a newer release has brought further is left as it is, since releases only add to what older ones
+    use: the revision returned is then one that this package does not know. Waits for another process that does the
+    same. Raises OSError and asyncpg's errors when Postgres cannot be used.
     """
-    return await _run(dsn, timeout_seconds, lambda settings: command.upgrade(settings, revision))
+
+    def step(connection: Connection, settings: Config) -> None:
+        if _is_known(_revision(connection), settings):
+            command.upgrade(settings, revision)
+
+    return await _run(dsn, timeout_seconds, step)
 
 
 async def downgrade(dsn: str, *, revision: str = "base", timeout_seconds: float = 60.0) -> str:
     """Take the schema back to `revision`; what later revisions kept is lost. Returns the revision, "" for none."""
-    return await _run(dsn, timeout_seconds, lambda settings: command.downgrade(settings, revision))
+    return await _run(dsn, timeout_seconds, lambda _, settings: command.downgrade(settings, revision))
 
 
 async def current(dsn: str, *, timeout_seconds: float = 60.0) -> str:
     """The revision that the schema is at, "" for none."""
-    return await _run(dsn, timeout_seconds, lambda settings: None)
+    return await _run(dsn, timeout_seconds, lambda _, settings: None)
 
 
 async def _run(dsn: str, timeout_seconds: float, do: _Step) -> str:
@@ -73,11 +80,20 @@ async def _run(dsn: str, timeout_seconds: float, do: _Step) -> str:
 def _locked(connection: Connection, do: _Step) -> str:
     # Released by the end of the transaction, however it ends.
     connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
-    connection.execute(text(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}"))
+    # Asked first: CREATE SCHEMA needs its privilege even where IF NOT EXISTS finds nothing to do.
+    if connection.execute(text("SELECT to_regnamespace(:schema)"), {"schema": SCHEMA}).scalar() is None:
+        connection.execute(text(f"CREATE SCHEMA {SCHEMA}"))
     settings = config()
     settings.attributes["connection"] = connection
-    do(settings)
-    context = MigrationContext.configure(
-        connection, opts={"version_table": VERSION_TABLE, "version_table_schema": SCHEMA}
-    )
-    return context.get_current_revision() or ""
+    do(connection, settings)
+    return _revision(connection)
+
+
+def _revision(connection: Connection) -> str:
+    options = {"version_table": VERSION_TABLE, "version_table_schema": SCHEMA}
+    return MigrationContext.configure(connection, opts=options).get_current_revision() or ""
+
+
+def _is_known(revision: str, settings: Config) -> bool:
+    known = {script.revision for script in ScriptDirectory.from_config(settings).walk_revisions()}
+    return not revision or revision in known
