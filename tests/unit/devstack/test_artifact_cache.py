@@ -1,5 +1,6 @@
 """Downloads: pinned, checked, resumed, and never needed twice. Against a small Maven repository on loopback."""
 
+import errno
 import hashlib
 import io
 import re
@@ -10,8 +11,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from headrace_devstack import artifacts
-from headrace_devstack.artifacts import CHUNK, Artifact, ArtifactCache, locked_artifacts, parse_lock, require_room
+from headrace_devstack import artifact_download, artifacts
+from headrace_devstack.artifact_download import CHUNK
+from headrace_devstack.artifacts import Artifact, ArtifactCache, locked_artifacts, parse_lock, require_room
 from headrace_devstack.errors import CheckTheMirror, FreeDiskSpace, GoOnline
 
 
@@ -85,7 +87,7 @@ def repository() -> Iterator[Repository]:
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(artifacts, "FIRST_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(artifact_download, "FIRST_PAUSE_SECONDS", 0.01)
 
 
 def pinned(bundle: str, name: str, extension: str, content: bytes) -> Artifact:
@@ -137,6 +139,24 @@ def test_the_second_time_needs_no_network(tmp_path: Path, repository: Repository
     serve(repository)
     first = cache(tmp_path, repository).fetch(Progress())
     assert cache(tmp_path, "http://127.0.0.1:9/nowhere").fetch(Progress()) == first
+
+
+def test_a_damaged_file_is_fetched_again(tmp_path: Path, repository: Repository) -> None:
+    serve(repository)
+    (jar,) = cache(tmp_path, repository).fetch(Progress()).kafka_jars
+    jar.write_bytes(b"cut short")
+    assert cache(tmp_path, repository).fetch(Progress()).kafka_jars == (jar,)
+    assert jar.read_bytes() == JAR
+
+
+def test_a_disk_that_fills_up_is_named(tmp_path: Path, repository: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(self: Path, target: Path) -> Path:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    serve(repository)
+    monkeypatch.setattr(Path, "replace", full)
+    with pytest.raises(FreeDiskSpace, match="is full"):
+        cache(tmp_path, repository).fetch(Progress())
 
 
 def test_without_network_the_error_says_so(tmp_path: Path) -> None:

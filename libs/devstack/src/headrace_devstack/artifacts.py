@@ -7,30 +7,20 @@ is there.
 
 import contextlib
 import fcntl
-import hashlib
 import os
 import shutil
 import tarfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Protocol
 
-import requests
-from jgo.maven import MavenContext
-
-from headrace_devstack.errors import CheckTheMirror, CorrectTheSetting, FreeDiskSpace, GoOnline
+from headrace_devstack.errors import CorrectTheSetting, FreeDiskSpace
 
 LOCK_FILE = "artifacts.lock"
-CHUNK = 64 * 1024
-PARALLEL_DOWNLOADS = 6
-TRIES = 4
-FIRST_PAUSE_SECONDS = 0.5
 LOCK_POLL_SECONDS = 0.5
-TIMEOUT = (10.0, 30.0)  # seconds to connect, and between two reads
 
 
 class FetchProgress(Protocol):
@@ -149,8 +139,9 @@ class ArtifactCache:
         return [artifact for artifact in self._artifacts if not self._has(artifact)]
 
     def _has(self, artifact: Artifact) -> bool:
-        if artifact.extension == "tar.gz":
-            return self._unpacked(artifact).is_dir()
+        return self._unpacked(artifact).is_dir() if artifact.extension == "tar.gz" else self._downloaded(artifact)
+
+    def _downloaded(self, artifact: Artifact) -> bool:
         try:
             return self._file(artifact).stat().st_size == artifact.size
         except FileNotFoundError:
@@ -188,21 +179,12 @@ class ArtifactCache:
         require_room(self._folder, needed, "the downloads of the first start")
 
     def _download(self, missing: Sequence[Artifact], progress: FetchProgress) -> None:
-        todo = [artifact for artifact in missing if not self._file(artifact).exists()]
-        progress.expect(len(todo), sum(artifact.size for artifact in todo))
-        base = (self._repository or next(iter(MavenContext().remote_repos.values()))).rstrip("/")
-        largest_first = sorted(todo, key=lambda artifact: -artifact.size)
-        with ThreadPoolExecutor(PARALLEL_DOWNLOADS) as pool:
-            running = [
-                pool.submit(_Download(artifact, base, self._file(artifact), progress, self._given_up).run)
-                for artifact in largest_first
-            ]
-            try:
-                for download in running:
-                    download.result()
-            except BaseException:
-                self._given_up.set()  # the first failure ends the others; what they have is kept for the next try
-                raise
+        # Imported here: every later start does without, and without the time it takes to load.
+        from headrace_devstack.artifact_download import download
+
+        todo = [(artifact, self._file(artifact)) for artifact in missing if not self._downloaded(artifact)]
+        progress.expect(len(todo), sum(artifact.size for artifact, _ in todo))
+        download(todo, self._repository, progress, self._given_up)
 
     def _unpack(self, artifact: Artifact) -> None:
         archive, target = self._file(artifact), self._unpacked(artifact)
@@ -218,101 +200,8 @@ class ArtifactCache:
         archive.unlink()
 
 
-class _Download:
-    """Getting one file: resumable, checked, and put under its name in one step."""
-
-    def __init__(
-        self, artifact: Artifact, base: str, target: Path, progress: FetchProgress, given_up: threading.Event
-    ) -> None:
-        self._artifact = artifact
-        self._url = f"{base}/{artifact.path}"
-        self._target = target
-        self._partial = target.with_name(f"{target.name}.{artifact.sha256[:12]}.part")
-        self._progress = progress
-        self._given_up = given_up
-        self._reported = 0
-
-    def run(self) -> None:
-        self._target.parent.mkdir(parents=True, exist_ok=True)
-        problem: Exception | None = None
-        for attempt in range(TRIES):
-            if self._given_up.wait(timeout=0 if attempt == 0 else FIRST_PAUSE_SECONDS * 2**attempt):
-                return
-            try:
-                self._continue()
-                if self._given_up.is_set():
-                    return
-                self._check()
-            except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
-                problem = error
-                continue
-            except _WrongContent as error:
-                problem = error
-                self._start_over()
-                continue
-            self._partial.replace(self._target)
-            return
-        self._fail(problem)
-
-    def _continue(self) -> None:
-        have = self._partial.stat().st_size if self._partial.exists() else 0
-        self._report(have)
-        if have == self._artifact.size:
-            return
-        headers = {"Range": f"bytes={have}-"} if have else {}
-        with requests.get(self._url, headers=headers, stream=True, timeout=TIMEOUT) as response:
-            if response.status_code in (404, 410):
-                raise CheckTheMirror(
-                    f"The Maven repository has no {self._artifact.coordinate} ({self._url}).",
-                    "check HEADRACE_MAVEN_REPOSITORY: it must mirror the public Maven repository.",
-                )
-            if response.status_code == 416:
-                raise _WrongContent("the repository's file is shorter than what is here")
-            if response.status_code not in (200, 206):
-                raise requests.ConnectionError(f"HTTP {response.status_code} from {self._url}")
-            if have and response.status_code == 200:
-                self._start_over()
-            with self._partial.open("ab") as file:
-                for chunk in response.iter_content(CHUNK):
-                    if self._given_up.is_set():
-                        return
-                    file.write(chunk)
-                    self._report(self._reported + len(chunk))
-
-    def _check(self) -> None:
-        with self._partial.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
-        if found != self._artifact.sha256:
-            raise _WrongContent(f"its SHA-256 is {found}, pinned is {self._artifact.sha256}")
-
-    def _start_over(self) -> None:
-        self._partial.unlink(missing_ok=True)
-        self._report(0)
-
-    def _report(self, have: int) -> None:
-        self._progress.advance(have - self._reported)
-        self._reported = have
-
-    def _fail(self, problem: Exception | None) -> None:
-        if isinstance(problem, _WrongContent):
-            raise CheckTheMirror(
-                f"{self._url} is not the pinned file: {problem}.",
-                "something between here and the repository changes files; download from another network or mirror "
-                "(HEADRACE_MAVEN_REPOSITORY).",
-            )
-        raise GoOnline(
-            f"{self._artifact.file_name} is not in the cache and could not be downloaded ({_first_line(problem)}).",
-            "connect to the network and start again (what was downloaded is kept); behind a proxy set HTTPS_PROXY, for "
-            "a mirror of the Maven repository HEADRACE_MAVEN_REPOSITORY. Only the first start needs the network.",
-        ) from problem
-
-
 class _Abandoned(Exception):
     """`ArtifactCache.abandon` was called; whoever did so awaits no result."""
-
-
-class _WrongContent(Exception):
-    """What came is not what was pinned."""
 
 
 def _locked(lock: int) -> bool:
@@ -321,10 +210,6 @@ def _locked(lock: int) -> bool:
     except BlockingIOError:
         return False
     return True
-
-
-def _first_line(problem: Exception | None) -> str:
-    return str(problem).splitlines()[0][:200] if problem else "no answer"
 
 
 def require_room(folder: Path, needed: int, purpose: str, free: Callable[[Path], int] | None = None) -> None:
