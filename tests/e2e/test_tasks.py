@@ -63,13 +63,20 @@ async def test_retryable_failure_is_retried(client: Client, break_provider: Brea
     assert task.attempts == 2
 
 
-async def test_sensitive_task_without_local_capacity_expires_with_that_reason(client: Client) -> None:
+async def test_task_for_a_model_that_nobody_has_fails_at_once_with_that_reason(client: Client) -> None:
     with pytest.raises(NoAnswer) as ended:
-        await client.ask(new_prompt(), model="ollama/no-such-model:1b", privacy="sensitive", deadline=1.5, timeout=30)
+        await client.ask(new_prompt(), model="ollama/no-such-model:1b", privacy="sensitive", timeout=30)
     task = ended.value.task
-    assert task.status == "expired"
+    assert task.status == "failed"
     assert task.failure is not None
-    assert "capacity" in task.failure.code
+    assert "no-such-model:1b" in task.failure.message
+
+
+async def test_task_whose_model_says_nothing_expires_at_its_deadline(client: Client, break_provider: Break) -> None:
+    await break_provider("ollama", "timeout", 6)
+    with pytest.raises(NoAnswer) as ended:
+        await client.ask(new_prompt(), privacy="sensitive", deadline=1.5, timeout=30)
+    assert ended.value.task.status == "expired"
 
 
 async def test_budget_too_small_for_any_provider_fails_with_that_reason(client: Client) -> None:
@@ -79,8 +86,9 @@ async def test_budget_too_small_for_any_provider_fails_with_that_reason(client: 
     assert "budget" in ended.value.task.failure.code
 
 
-async def test_waiting_task_can_be_cancelled(client: Client) -> None:
-    handle = await client.submit(new_prompt(), model="ollama/no-such-model:1b", privacy="sensitive", deadline=60)
+async def test_running_task_can_be_cancelled(client: Client, break_provider: Break) -> None:
+    await break_provider("ollama", "timeout", 1)
+    handle = await client.submit(new_prompt(), privacy="sensitive", deadline=60)
     await handle.cancel("changed my mind")
     task = await handle.wait(timeout=15)
     assert task.status == "cancelled"
