@@ -72,9 +72,10 @@ class _Download:
                 if self._given_up.is_set():
                     return
                 self._check()
+                self._partial.replace(self._target)
+                return
             except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
                 problem = error
-                continue
             except OSError as error:
                 if error.errno == errno.ENOSPC:
                     raise FreeDiskSpace(
@@ -85,9 +86,6 @@ class _Download:
             except _WrongContent as error:
                 problem = error
                 self._start_over()
-                continue
-            self._partial.replace(self._target)
-            return
         self._fail(problem)
 
     def _continue(self) -> None:
