@@ -73,6 +73,7 @@ def node(name: str, **changes: Any) -> PlaceView:
         ([node("a", models=frozenset()), node("b")], "b"),
         ([node("a", busy=4), node("b", busy=3)], "b"),
         ([node("a", busy=4), node("b", busy=4, seconds={"m:1b": 1.0})], "b"),
+        ([node("a", busy=4, seconds={"m:1b": 0.1}), node("b", busy=3)], "b"),
         ([node("a", busy=2), node("b", busy=1)], "b"),
         ([node("a", seconds={"m:1b": 4.0}), node("b", busy=3)], "b"),
         ([node("a", loaded=frozenset()), node("b", busy=2)], "b"),
