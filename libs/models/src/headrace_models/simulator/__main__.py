@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -28,7 +29,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (127.0.0.1)")
     parser.add_argument("--port", type=int, default=11480, help="port to listen on, 0 for a free one (11480)")
-    parser.add_argument("--speed", type=Speed.parse, default=Speed(), help="instant, realistic, or a factor such as 10")
+    parser.add_argument(
+        "--speed",
+        type=Speed.parse,
+        default=os.environ.get("HEADRACE_SIMULATOR_SPEED", "realistic"),
+        help="instant, realistic, or a factor such as 10 (HEADRACE_SIMULATOR_SPEED, else realistic)",
+    )
     parser.add_argument(
         "--node",
         type=_node,
