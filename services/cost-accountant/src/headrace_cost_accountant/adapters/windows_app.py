@@ -151,9 +151,6 @@ class WindowsApp:
             topic_replication_factor=self._tools.replication,
             value_serializer="json",
             stream_wait_empty=False,
-            # What was not added up is not consumed.
-            stream_ack_exceptions=False,
-            stream_ack_cancelled_tasks=False,
         )
         self._tables = {
             seconds: app.Table(_table_name(seconds), default=list, partitions=partitions).tumbling(
@@ -168,9 +165,12 @@ class WindowsApp:
         )
 
         async def add_up(stream: Any) -> None:
+            # Left to itself, a stream acknowledges an event however its handling ended.
+            stream = stream.noack()
             async for event in stream.events():
                 try:
                     await self._take(event)
+                    await stream.ack(event)
                 except Exception as error:  # noqa: BLE001 - handed to whoever runs this life, which ends with it
                     if not self._failure.done():
                         self._failure.set_exception(error)
