@@ -181,7 +181,8 @@ def _service_parts(
     local_note = "simulated nodes" if "ollama" in providers.simulated else providers.local["HEADRACE_OLLAMA_NODES"]
     for needs in (
         ServiceNeeds("intake", {**pepper, **database, "HEADRACE_BOOTSTRAP_KEY": api_key}, api_port=ports.intake),
-        ServiceNeeds("router", {}),
+        # A router that comes back at once keeps its partitions, instead of waiting for the end of its old session.
+        ServiceNeeds("router", {"HEADRACE_STATIC_MEMBER": "true"}),
         ServiceNeeds("local-worker", providers.local, note=local_note),
         ServiceNeeds("cloud-worker", providers.cloud, note=cloud_note),
         ServiceNeeds("skill-broadcaster", pepper, api_port=ports.skills),
