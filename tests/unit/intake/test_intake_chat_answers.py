@@ -106,8 +106,11 @@ def test_finish_reasons_are_those_that_openai_knows(reason: str | None, told: st
         (view(status=TaskStatus.EXPIRED, answer=None), 504, "deadline_expired", False),
         (view(status=TaskStatus.CANCELLED, answer=None), 499, "task_cancelled", False),
         (failed("no_local_capacity"), 503, "no_local_capacity", True),
-        (failed("provider_overloaded"), 503, "provider_overloaded", True),
-        (failed("budget_too_small"), 402, "budget_exceeded", False),
+        (failed("overloaded"), 503, "overloaded", True),
+        (failed("over_budget"), 402, "over_budget", False),
+        (failed("no_consent"), 403, "no_consent", False),
+        (failed("unknown_model"), 404, "unknown_model", False),
+        (failed("context_too_small"), 400, "context_too_small", False),
         (failed("bad_output"), 502, "bad_output", False),
         (view(status=TaskStatus.FAILED, answer=None, failure=None), 502, "task_failed", False),
     ],
@@ -124,7 +127,7 @@ def test_an_end_without_answer_is_an_error_with_the_fitting_status(
 
 @pytest.mark.parametrize(("asked_ms", "seconds"), [(None, "5"), (1, "1"), (2_001, "3")])
 def test_retry_after_is_what_the_provider_asked_for(asked_ms: int | None, seconds: str) -> None:
-    error = error_of(failed("provider_overloaded", asked_ms))
+    error = error_of(failed("overloaded", asked_ms))
     assert error is not None
     assert error.headers["Retry-After"] == seconds
 

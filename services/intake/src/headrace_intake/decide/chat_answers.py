@@ -15,8 +15,27 @@ from headrace_intake.decide.views import TaskView, dollars
 NO_RETRY: Final[Mapping[str, str]] = {"x-should-retry": "false"}
 """Tells OpenAI's clients not to send the request again by themselves."""
 
-_WITHOUT_CAPACITY: Final = ("capacity", "candidate", "overloaded", "unavailable", "rate_limit")
 _RETRY_AFTER_SECONDS: Final = 5
+_STATUS_OF: Final[Mapping[str, int]] = {
+    "no_capacity": 503,
+    "no_local_capacity": 503,
+    "overloaded": 503,
+    "rate_limited": 503,
+    "unreachable": 503,
+    "timeout": 504,
+    "attempt_timeout": 504,
+    "over_budget": 402,
+    "privacy": 403,
+    "no_consent": 403,
+    "mode": 403,
+    "unknown_role": 404,
+    "unknown_model": 404,
+    "context_too_small": 400,
+    "context_too_long": 400,
+    "invalid_request": 400,
+    "record_too_large": 413,
+}
+"""Status for the code of a failure; 502 for any other: a place behind this one failed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,14 +62,18 @@ def error_of(end: TaskView) -> ChatError | None:
             return ChatError(
                 Refusal(504, "deadline_expired", f"The deadline passed before there was an answer: {why}"), NO_RETRY
             )
-        case TaskStatus.FAILED if "budget" in code:
-            return ChatError(Refusal(402, "budget_exceeded", f"The budget does not allow it: {why}"), NO_RETRY)
-        case TaskStatus.FAILED if any(word in code for word in _WITHOUT_CAPACITY):
-            after = end.failure.retry_after_ms if end.failure is not None else None
-            seconds = max(1, -(-after // 1000)) if after else _RETRY_AFTER_SECONDS
-            return ChatError(Refusal(503, code, f"No model could take the task: {why}"), {"Retry-After": str(seconds)})
         case TaskStatus.FAILED:
-            return ChatError(Refusal(502, code, f"The task failed: {why}"), NO_RETRY)
+            return _failed(end, code, why)
+
+
+def _failed(end: TaskView, code: str, why: str) -> ChatError:
+    status = _STATUS_OF.get(code, 502)
+    refusal = Refusal(status, code, f"The task failed: {why}")
+    if status != 503:
+        return ChatError(refusal, NO_RETRY)
+    after = end.failure.retry_after_ms if end.failure is not None else None
+    seconds = max(1, -(-after // 1000)) if after else _RETRY_AFTER_SECONDS
+    return ChatError(refusal, {"Retry-After": str(seconds)})
 
 
 def answer_text(end: TaskView) -> str:
