@@ -16,6 +16,7 @@ from headrace_contracts.topics import AUDIT_RECORDED, FLEET_STATUS
 from headrace_streams.errors import AppendUncertain, TryAgain
 from headrace_streams.publishing import Publication, Publisher
 from headrace_testing.intake_bed import BOOTSTRAP_KEY, Bed, FaultyNetwork, Running, Seen, StandIn, silence
+from headrace_testing.waiting import eventually
 
 
 async def events(intake: Running, task_id: str, last_event_id: str | None = None) -> tuple[int, list[dict[str, Any]]]:
@@ -115,6 +116,27 @@ async def test_a_request_that_cannot_be_done_is_a_problem_that_names_the_field(
     named = problem["errors"][0]["field"] if "errors" in problem else problem["detail"]
     assert field.strip("()") in named
     assert not bed.router.tasks
+
+
+@pytest.mark.stack
+@pytest.mark.parametrize("path", ["/v1/tasks/%ff", "/v1/tasks/%00", "/v1/tasks/%ED%A0%80", "/v1/tasks/" + "x" * 3_000])
+async def test_an_odd_id_is_no_task(postgres_dsn: str, bed: Bed, path: str) -> None:
+    intake = await bed.intake(database_url=postgres_dsn)
+
+    async def answered() -> bool:
+        status = (await intake.call("GET", path))[0]
+        assert status in (404, 503)
+        return status == 404
+
+    await eventually(answered)
+
+
+async def test_text_that_is_no_unicode_is_taken_as_far_as_it_goes(bed: Bed) -> None:
+    intake = await bed.intake()
+    status, task, _ = await intake.call("POST", "/v1/tasks", {"messages": [{"role": "user", "content": "a\ud800"}]})
+    assert status == 202
+    assert (await intake.call("POST", "/v1/tasks", {"prompt": "x", "session": "\ud800"}))[0] == 400
+    assert task["status"] == "accepted"
 
 
 async def test_a_body_above_the_limit_is_413(bed: Bed) -> None:

@@ -101,6 +101,8 @@ def test_nanodollars_are_exact_where_floats_are_not() -> None:
         ("max_tokens", 0),
         ("seed", 2**63),
         ("stop", ["x"] * 17),
+        ("stop", ["\ud800"]),
+        ("session", "\ud800"),
     ],
 )
 def test_a_field_out_of_its_range_is_named(field: str, value: object) -> None:

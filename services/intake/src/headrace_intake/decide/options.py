@@ -30,6 +30,9 @@ Name = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=_N
 """A name that callers choose; it stands in keys, indexes and logs, so it is short and printable."""
 
 
+StopText = Annotated[str, StringConstraints(min_length=1, max_length=200)]
+
+
 @dataclass(frozen=True, slots=True)
 class InSeconds:
     """A deadline counted from the moment the task is accepted."""
@@ -97,7 +100,7 @@ class TaskOptions(BaseModel):
     max_tokens: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(ge=0, le=1)] | None = None
-    stop: Annotated[str, Field(min_length=1, max_length=200)] | Annotated[list[str], Field(max_length=16)] | None = None
+    stop: StopText | Annotated[list[StopText], Field(max_length=16)] | None = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
     stream: bool = False
 
