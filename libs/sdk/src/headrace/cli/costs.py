@@ -9,8 +9,7 @@ import typer
 
 from headrace.cli.moments import moment_before
 from headrace.cli.output import OUT, dollars, print_json, table
-from headrace.cli.running import USAGE, addresses, fail, run
-from headrace.client import Client
+from headrace.cli.running import USAGE, fail, open_client, run
 from headrace.costs import CostReport, CostSums, SpendWindow
 
 _NUMBERS = ("executions", "tokens in", "tokens out", "cost")
@@ -60,12 +59,12 @@ def costs(
 
 
 async def _costs(by: list[str], since: datetime | None, until: datetime | None, tenant: str | None) -> CostReport:
-    async with Client(addresses=addresses()) as client:
+    async with open_client() as client:
         return await client.costs(by=by, since=since, until=until, tenant=tenant)
 
 
 async def _live(tenant: str | None) -> tuple[SpendWindow, ...]:
-    async with Client(addresses=addresses()) as client:
+    async with open_client() as client:
         return await client.costs.live(tenant)
 
 

@@ -7,8 +7,7 @@ from typing import Annotated
 import typer
 
 from headrace.cli.output import ERR, OUT, moment, plain_data, print_json, table
-from headrace.cli.running import addresses, run
-from headrace.client import Client
+from headrace.cli.running import open_client, run
 from headrace.results import Key, NewKey
 
 app = typer.Typer(no_args_is_help=True, help="Make, list and revoke API keys. Needs a key with the scope admin.")
@@ -43,7 +42,7 @@ def create(
 
 
 async def _create(tenant: str, name: str, scopes: list[str] | None, per_minute: int | None) -> NewKey:
-    async with Client(addresses=addresses()) as client:
+    async with open_client() as client:
         return await client.keys.create(tenant, name=name, scopes=scopes, requests_per_minute=per_minute)
 
 
@@ -66,7 +65,7 @@ def list_keys(
 
 
 async def _list(tenant: str | None) -> tuple[Key, ...]:
-    async with Client(addresses=addresses()) as client:
+    async with open_client() as client:
         return await client.keys.list(tenant)
 
 
@@ -78,5 +77,5 @@ def revoke(key_id: Annotated[str, typer.Argument(help="Id of the key, as listed.
 
 
 async def _revoke(key_id: str) -> None:
-    async with Client(addresses=addresses()) as client:
+    async with open_client() as client:
         await client.keys.revoke(key_id)

@@ -72,7 +72,7 @@ _OWN: Final = frozenset({"submit", "tasks", "tail", "skills", "costs", "preferen
 def _plugins(arguments: Sequence[str]) -> list[EntryPoint]:
     """The commands of others; where the user named a command only that one, since loading them takes its time."""
     named = next((argument for argument in arguments if not argument.startswith("-")), None)
-    if named in _OWN:
+    if named in _OWN or "--version" in arguments:
         return []
     found = sorted(entry_points(group=PLUGINS), key=lambda plugin: plugin.name, reverse=True)
     return [plugin for plugin in found if plugin.name == named] or found

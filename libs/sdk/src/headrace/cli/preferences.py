@@ -8,8 +8,7 @@ from typing import Annotated
 import typer
 
 from headrace.cli.output import OUT, print_json, table
-from headrace.cli.running import addresses, run
-from headrace.client import Client
+from headrace.cli.running import open_client, run
 from headrace.results import Preferences
 
 app = typer.Typer(no_args_is_help=True, help="Show and set where work may run.")
@@ -25,7 +24,7 @@ def get(user: User = "", json_output: Json = False) -> None:
 
 
 async def _get(user: str) -> Preferences:
-    async with Client(addresses=addresses()) as client:
+    async with open_client() as client:
         return await client.preferences(user)
 
 
@@ -57,7 +56,7 @@ def set_preferences(
 async def _set(
     user: str, mode: str | None, level: str | None, provider: str | None, allowed: list[str] | None, json_output: bool
 ) -> None:
-    async with Client(addresses=addresses()) as client:
+    async with open_client() as client:
         now = await client.preferences(user)
         wanted = replace(
             now,

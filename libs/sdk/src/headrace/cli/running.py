@@ -13,6 +13,7 @@ from rich.text import Text
 
 from headrace.addresses import Addresses, locate
 from headrace.cli.output import ERR
+from headrace.client import Client
 from headrace.errors import HeadraceError, Misconfigured, NotAllowed, RequestInvalid, RetryLater, Unavailable
 
 T = TypeVar("T")
@@ -24,6 +25,8 @@ UNREACHABLE: Final = 3
 NOT_ALLOWED: Final = 4
 TRY_LATER: Final = 5
 INTERRUPTED: Final = 130
+
+_PATIENCE_SECONDS: Final = 4.0
 
 EXIT_CODES: Final = (
     "Exit codes: 0 done, 1 failed or refused, 2 wrong usage or settings, 3 a service cannot be reached, "
@@ -42,6 +45,11 @@ def use_stack(file: Path | None) -> None:
 def addresses() -> Addresses:
     """Where the commands of this run go. Raises Misconfigured."""
     return locate(stack_file=_stack_file)
+
+
+def open_client() -> Client:
+    """The client of this run. Who sits at a terminal would rather know soon that nobody answers."""
+    return Client(addresses=addresses(), patience_seconds=_PATIENCE_SECONDS)
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:

@@ -12,8 +12,7 @@ import typer
 from rich.text import Text
 
 from headrace.cli.output import ERR, OUT, moment, plain_data, print_json, table
-from headrace.cli.running import USAGE, addresses, fail, run
-from headrace.client import Client
+from headrace.cli.running import USAGE, fail, open_client, run
 from headrace.skills import Skill, SkillNews, SkillVersion
 
 app = typer.Typer(no_args_is_help=True, help="Publish, find, follow and revoke skills.")
@@ -48,7 +47,7 @@ def search(
 
 
 async def _search(query: str, interests: list[str] | None, limit: int) -> tuple[Skill, ...]:
-    async with Client(addresses=addresses()) as client:
+    async with open_client() as client:
         return await client.skills.search(query, interests=interests or (), limit=limit)
 
 
@@ -66,7 +65,7 @@ def show(name: Name, json_output: Json = False) -> None:
 
 
 async def _get(name: str) -> Skill:
-    async with Client(addresses=addresses()) as client:
+    async with open_client() as client:
         return await client.skills.get(name)
 
 
@@ -84,7 +83,7 @@ def versions(name: Name, json_output: Json = False) -> None:
 
 
 async def _versions(name: str) -> tuple[SkillVersion, ...]:
-    async with Client(addresses=addresses()) as client:
+    async with open_client() as client:
         return await client.skills.versions(name)
 
 
@@ -117,7 +116,7 @@ def publish(
 
 
 async def _publish(name: str, body: str, interests: list[str], title: str, summary: str, author: str) -> Skill:
-    async with Client(addresses=addresses()) as client:
+    async with open_client() as client:
         return await client.skills.publish(name, body, interests=interests, title=title, summary=summary, author=author)
 
 
@@ -132,7 +131,7 @@ def revoke(name: Name, json_output: Json = False) -> None:
 
 
 async def _revoke(name: str) -> Skill:
-    async with Client(addresses=addresses()) as client:
+    async with open_client() as client:
         return await client.skills.revoke(name)
 
 
@@ -149,7 +148,7 @@ def feed(
 
 async def _feed(interests: list[str], after: str, count: int | None, json_output: bool) -> None:
     left = count
-    async with Client(addresses=addresses()) as client, aclosing(client.skills.feed(*interests, after=after)) as feed_:
+    async with open_client() as client, aclosing(client.skills.feed(*interests, after=after)) as feed_:
         async for news in feed_:
             if json_output:
                 print(json.dumps(plain_data(news), ensure_ascii=False), flush=True)

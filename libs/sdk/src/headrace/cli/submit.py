@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from headrace.cli.output import ERR, OUT, print_json, task_summary
-from headrace.cli.running import FAILED, USAGE, addresses, fail, run
+from headrace.cli.running import FAILED, USAGE, fail, open_client, run
 from headrace.client import Client
 from headrace.errors import NotYet
 from headrace.requests import TaskOptions
@@ -112,7 +112,7 @@ async def _submit(
     prompt: str, options: TaskOptions, idempotency_key: str | None, *, wait: bool, timeout: float | None,
     json_output: bool,
 ) -> None:  # fmt: skip
-    async with Client(addresses=addresses()) as client:
+    async with open_client() as client:
         # Pieces that a later attempt takes back can be marked on a terminal, but not in a pipe.
         pieces = wait and not json_output and sys.stdout.isatty()
         handle = await client.submit(prompt, idempotency_key=idempotency_key, stream=pieces, **options)

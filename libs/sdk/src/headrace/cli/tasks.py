@@ -10,8 +10,7 @@ from rich.text import Text
 
 from headrace.cli.moments import moment_before
 from headrace.cli.output import ERR, OUT, dollars, moment, print_json, status_text, table, task_summary, where_text
-from headrace.cli.running import FAILED, addresses, fail, run
-from headrace.client import Client
+from headrace.cli.running import FAILED, addresses, fail, open_client, run
 from headrace.results import Task
 
 if TYPE_CHECKING:
@@ -65,7 +64,7 @@ def list_tasks(
 
 async def _list(limit: int, **filters: str | datetime | None) -> list[Task]:
     found: list[Task] = []
-    async with Client(addresses=addresses()) as client:
+    async with open_client() as client:
         tasks = client.list_all(limit=min(limit, 200), **filters)
         async for task in tasks:
             found.append(task)
@@ -87,7 +86,7 @@ def show(task_id: Id, json_output: Json = False) -> None:
 
 
 async def _get(task_id: str) -> Task:
-    async with Client(addresses=addresses()) as client:
+    async with open_client() as client:
         return await client.get(task_id)
 
 
@@ -107,7 +106,7 @@ def cancel(
 
 
 async def _cancel(task_id: str, reason: str) -> Task | None:
-    async with Client(addresses=addresses()) as client:
+    async with open_client() as client:
         return await client.cancel(task_id, reason)
 
 
