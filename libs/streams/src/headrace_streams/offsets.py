@@ -25,8 +25,9 @@ Range = tuple[int, int]
 _VERSION = "h1"
 _RUNS, _RUNS_DEFLATED, _BITS, _BITS_DEFLATED = "r", "R", "b", "B"
 _PREFIX_CHARS = len(_VERSION) + 1
-_BASE_BYTES = 10
-"""Longest varint of a 64-bit offset: the position a map belongs to stands in front of it."""
+_CHECKSUM_BYTES = 4
+_OVERHEAD_BYTES = 10 + _CHECKSUM_BYTES
+"""The position a map belongs to stands in front of it, at most the varint of a 64-bit offset; behind it a checksum."""
 _LARGEST_PAYLOAD = 1 << 20
 _WORTH_DEFLATING = 48
 
@@ -58,7 +59,7 @@ class OffsetTracker:
         self._carried: deque[Range] = deque(finished)
         self._fresh = True
         self._limit = limit
-        self._safe_span = 8 * (_raw_bytes_in(limit) - _BASE_BYTES)
+        self._safe_span = 8 * (_raw_bytes_in(limit) - _OVERHEAD_BYTES)
         self.changes = 0
         """Grows with everything that changes what `progress` returns."""
 
@@ -200,7 +201,7 @@ def decode(progress: Progress) -> tuple[Range, ...]:
         raise ProgressUnreadable(f"commit metadata does not start with {_VERSION}: {text[:16]!r}")
     kind = text[len(_VERSION) : _PREFIX_CHARS]
     try:
-        payload = base64.b85decode(text[_PREFIX_CHARS:])
+        payload = _unsealed(kind, base64.b85decode(text[_PREFIX_CHARS:]))
         if kind in (_RUNS_DEFLATED, _BITS_DEFLATED):
             payload = _inflate(payload)
     except (ValueError, zlib.error) as error:
@@ -233,7 +234,7 @@ def _most_chars(pieces: int, span: int) -> int:
         # At most so many runs are long enough to need one more byte of varint.
         run_bytes += min(runs, longer)
         longer >>= 7
-    raw = _BASE_BYTES + min(run_bytes, (span + 7) // 8)
+    raw = _OVERHEAD_BYTES + min(run_bytes, (span + 7) // 8)
     return _PREFIX_CHARS + (raw * 5 + 3) // 4 + 1
 
 
@@ -254,7 +255,19 @@ def _shortest(position: int, finished: Sequence[Range]) -> str:
         deflated = zlib.compress(payload, 6)
         if len(deflated) < len(payload):
             kind, payload = (_RUNS_DEFLATED if kind == _RUNS else _BITS_DEFLATED), deflated
-    return _VERSION + kind + base64.b85encode(payload).decode("ascii")
+    return _VERSION + kind + base64.b85encode(payload + _checksum(kind, payload)).decode("ascii")
+
+
+def _checksum(kind: str, payload: bytes) -> bytes:
+    return zlib.crc32(payload, zlib.crc32(kind.encode())).to_bytes(_CHECKSUM_BYTES, "big")
+
+
+def _unsealed(kind: str, sealed: bytes) -> bytes:
+    """Raises ValueError for a damaged map: it could call a record finished that nobody has done."""
+    payload = sealed[:-_CHECKSUM_BYTES]
+    if sealed[-_CHECKSUM_BYTES:] != _checksum(kind, payload):
+        raise ValueError("the checksum does not match")
+    return payload
 
 
 def _bits(position: int, finished: Sequence[Range]) -> bytes:
