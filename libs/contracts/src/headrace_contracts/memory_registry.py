@@ -1,4 +1,4 @@
-"""The registry's in-memory twin, for runs without a network: same methods, ids from a counter, no compatibility rule."""
+"""The registry's in-memory twin, for runs without a network: ids from a counter, no compatibility rule."""
 
 from __future__ import annotations
 
