@@ -99,9 +99,18 @@ def _console(for_stderr: bool) -> Console:
 async def _until_interrupted(work: Coroutine[Any, Any, Run]) -> Run | None:
     """The result; None after SIGINT or SIGTERM, when all that was started has been stopped."""
     task = asyncio.create_task(work)
+    asked = False
+
+    def stop() -> None:
+        nonlocal asked
+        # Once: asking again must not break the stopping of what was started.
+        if not asked:
+            asked = True
+            task.cancel()
+
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, task.cancel)
+        loop.add_signal_handler(number, stop)
     try:
         return await task
     except asyncio.CancelledError:
