@@ -33,8 +33,8 @@ _QUIET: Final[Mapping[str, int]] = {
     # These write whole requests, prompts included, at debug.
     "openai": logging.WARNING,
     "anthropic": logging.WARNING,
-    "faust": logging.INFO,
-    "mode": logging.INFO,
+    "faust": logging.WARNING,
+    "mode": logging.WARNING,
 }
 
 
