@@ -29,6 +29,7 @@ def ranges(draw: st.DrawFn) -> tuple[int, list[Range]]:
     return position, found
 
 
+@settings(deadline=None)
 @given(ranges())
 def test_what_fits_comes_back_whole(case: tuple[int, list[Range]]) -> None:
     position, finished = case
@@ -38,6 +39,7 @@ def test_what_fits_comes_back_whole(case: tuple[int, list[Range]]) -> None:
     assert text.isprintable()
 
 
+@settings(deadline=None)
 @given(ranges(), st.integers(20, METADATA_LIMIT))
 def test_what_does_not_fit_keeps_its_lowest_ranges(case: tuple[int, list[Range]], limit: int) -> None:
     position, finished = case
@@ -108,7 +110,7 @@ class _Model:
         return progress
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 @given(STEPS, st.integers(0, 1000), st.sampled_from([24, 40, 80, METADATA_LIMIT]))
 def test_no_commit_passes_unfinished_work(steps: list[Step], start: int, limit: int) -> None:
     model = _Model(start, limit)
@@ -132,7 +134,7 @@ def test_no_commit_passes_unfinished_work(steps: list[Step], start: int, limit: 
     assert not model.log or final.next_offset == model.log[-1] + 1
 
 
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 @given(st.data(), st.sampled_from([40, 80, 200]))
 def test_within_one_assignment_nothing_finished_is_ever_left_out(data: st.DataObject, limit: int) -> None:
     """`fits` promises room for the worst order of finishing; so the map is complete at every moment."""
@@ -155,6 +157,7 @@ def test_within_one_assignment_nothing_finished_is_ever_left_out(data: st.DataOb
         assert named == {one for one in finished if one > progress.next_offset}
 
 
+@settings(deadline=None)
 @given(st.text(max_size=60), st.integers(0, 100))
 def test_foreign_metadata_is_refused_or_harmless(text: str, next_offset: int) -> None:
     try:
@@ -170,6 +173,7 @@ def test_metadata_of_another_position_is_refused() -> None:
         decode(Progress(11, text))
 
 
+@settings(deadline=None)
 @given(ranges().filter(lambda case: bool(case[1])), st.data())
 def test_damaged_metadata_is_refused_or_says_the_same(case: tuple[int, list[Range]], data: st.DataObject) -> None:
     position, finished = case

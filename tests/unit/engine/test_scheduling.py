@@ -269,7 +269,7 @@ class _Oracle:
         assert waiting + len(self.running) + len(self.ended) == len(self.entries)
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 @given(STEPS, st.integers(1, 4), st.sampled_from([None, 1, 2]))
 def test_whatever_happens_nothing_is_lost_doubled_or_out_of_order(
     steps: list[tuple[object, ...]], room: int, limit: int | None
