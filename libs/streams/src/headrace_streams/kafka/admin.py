@@ -11,13 +11,14 @@ from confluent_kafka import KafkaError, KafkaException, admin
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic as KafkaTopic
 
-from headrace_streams.errors import TopicMissing
+from headrace_streams.errors import TopicMissing, TryAgain
 from headrace_streams.kafka import errors
 from headrace_streams.kafka.polling import from_kafka, to_kafka
 from headrace_streams.kafka.properties import Properties, admin_properties
 from headrace_streams.records import NewTopic, TopicPartition
 
 _SECONDS = 10.0
+_LEADER_PAUSE_SECONDS = 0.05
 # Not annotated where it comes from.
 _OFFSET_SPEC: Any = admin.OffsetSpec  # type: ignore[attr-defined]
 
@@ -46,6 +47,7 @@ class KafkaAdmin:
                     raise errors.creating(error, name) from exception
             else:
                 created.append(name)
+        await self._until_known(created)
         return created
 
     async def partition_counts(self, topics: Collection[str]) -> Mapping[str, int]:
@@ -77,17 +79,30 @@ class KafkaAdmin:
         later = [name for name, offset in found.items() if offset < 0]
         return {**found, **await self._offsets(later, _OFFSET_SPEC.latest())}
 
+    async def _until_known(self, topics: Collection[str]) -> None:
+        """Brokers learn of a new topic a moment after the controller has made it."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + _SECONDS
+        while missing := set(topics) - (await self.partition_counts(topics)).keys():
+            if loop.time() > deadline:
+                raise TryAgain(f"{', '.join(sorted(missing))} created, but not known to the brokers yet")
+            await asyncio.sleep(_LEADER_PAUSE_SECONDS)
+
     async def _offsets(self, partitions: Collection[TopicPartition], which: Any) -> dict[TopicPartition, int]:
-        if not partitions:
-            return {}
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + _SECONDS
         found: dict[TopicPartition, int] = {}
-        asking = self._client.list_offsets({to_kafka(name): which for name in partitions}, request_timeout=_SECONDS)
-        for partition, future in asking.items():
-            name = from_kafka(partition)
-            try:
-                found[name] = (await asyncio.wrap_future(future)).offset
-            except KafkaException as exception:
-                raise errors.asking(errors.error_of(exception), f"offsets of {name}") from exception
+        while missing := [name for name in partitions if name not in found]:
+            asking = self._client.list_offsets({to_kafka(name): which for name in missing}, request_timeout=_SECONDS)
+            for partition, future in asking.items():
+                name = from_kafka(partition)
+                try:
+                    found[name] = (await asyncio.wrap_future(future)).offset
+                except KafkaException as exception:
+                    error = errors.error_of(exception)
+                    if not errors.is_leader_moving(error) or loop.time() > deadline:
+                        raise errors.asking(error, f"offsets of {name}") from exception
+                    await asyncio.sleep(_LEADER_PAUSE_SECONDS)
         return found
 
     def _partition_counts(self, topics: Collection[str]) -> dict[str, int]:

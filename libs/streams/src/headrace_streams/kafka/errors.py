@@ -87,6 +87,12 @@ def appending(error: KafkaError, topic: str) -> StreamsError:
     return AppendUncertain(text)
 
 
+def queueing(error: KafkaError, topic: str) -> StreamsError:
+    """Why a record was not even queued."""
+    refused = appending(error, topic)
+    return refused if isinstance(refused, RecordRefused) else TryAgain(str(refused))
+
+
 def committing(error: KafkaError, what: str) -> StreamsError:
     """Why progress was not stored."""
     text = f"{what}: {_words(error)}"
@@ -115,12 +121,23 @@ def asking(error: KafkaError, what: str) -> StreamsError:
     return TryAgain(text)
 
 
+def is_leader_moving(error: KafkaError) -> bool:
+    """Whether a partition has no leader that knows of it at this moment, as right after its topic was created."""
+    return error.code() in _LEADER_MOVING
+
+
 def creating(error: KafkaError, topic: str) -> StreamsError:
     """Why a topic was not created."""
     text = f"{topic}: {_words(error)}"
     return TryAgain(text) if error.retriable() or error.code() in _PASSING else RecordRefused(text)
 
 
+_LEADER_MOVING = frozenset({
+    KafkaError.NOT_LEADER_FOR_PARTITION,
+    KafkaError.LEADER_NOT_AVAILABLE,
+    KafkaError.FENCED_LEADER_EPOCH,
+    KafkaError.UNKNOWN_LEADER_EPOCH,
+})  # fmt: skip
 _PASSING = frozenset({
     KafkaError._TIMED_OUT,
     KafkaError._TRANSPORT,

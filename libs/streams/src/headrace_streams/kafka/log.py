@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from confluent_kafka import KafkaException
 
 from headrace_streams.kafka.admin import KafkaAdmin
 from headrace_streams.kafka.consumer import KafkaConsumer
+from headrace_streams.kafka.errors import error_of
 from headrace_streams.kafka.producer import KafkaProducer
 from headrace_streams.kafka.properties import Properties
 from headrace_streams.kafka.reader import KafkaReader
@@ -29,15 +34,29 @@ class KafkaLog:
         self._admin: KafkaAdmin | None = None
 
     def producer(self) -> KafkaProducer:
-        return KafkaProducer(self._properties, _LOGGER)
+        with _naming_bad_properties():
+            return KafkaProducer(self._properties, _LOGGER)
 
     def consumer(self, group: str, *, instance_id: str | None = None, from_start: bool = True) -> KafkaConsumer:
-        return KafkaConsumer(self._properties, _LOGGER, self.admin(), group, instance_id, from_start)
+        admin = self.admin()
+        with _naming_bad_properties():
+            return KafkaConsumer(self._properties, _LOGGER, admin, group, instance_id, from_start)
 
     def reader(self) -> KafkaReader:
-        return KafkaReader(self._properties, _LOGGER, self.admin())
+        admin = self.admin()
+        with _naming_bad_properties():
+            return KafkaReader(self._properties, _LOGGER, admin)
 
     def admin(self) -> KafkaAdmin:
         if self._admin is None:
-            self._admin = KafkaAdmin(self._properties, _LOGGER)
+            with _naming_bad_properties():
+                self._admin = KafkaAdmin(self._properties, _LOGGER)
         return self._admin
+
+
+@contextmanager
+def _naming_bad_properties() -> Iterator[None]:
+    try:
+        yield
+    except KafkaException as exception:
+        raise ValueError(f"Kafka properties: {error_of(exception).str()}") from exception

@@ -136,10 +136,16 @@ class ConsumerThread:
                 self._poll_once()
             except Exception as error:  # noqa: BLE001 - whatever it is, it belongs to the caller of poll()
                 self._polling = False
-                self.call_on_loop(self._fail, error)
+                self.call_on_loop(self._fail, self._translated(error))
                 self._end_it()
         self._end_it()
         self.call_on_loop(self._finish)
+
+    def _translated(self, error: Exception) -> Exception:
+        if not isinstance(error, KafkaException):
+            return error
+        found = errors.error_of(error)
+        return errors.consuming(found, self._what) or LeaveGroup(f"{self._what}: {found.str()}")
 
     def _end_it(self) -> None:
         try:

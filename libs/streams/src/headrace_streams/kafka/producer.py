@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import threading
 from functools import partial
@@ -25,7 +26,9 @@ class KafkaProducer:
 
     def __init__(self, properties: Properties, logger: logging.Logger) -> None:
         self._loop = asyncio.get_running_loop()
-        self._producer = LibrdkafkaProducer(producer_properties(properties), logger=logger)
+        self._settings = producer_properties(properties)
+        self._logger = logger
+        self._producer = self._new_producer()
         self._reports: list[_Report] = []
         self._outstanding = 0
         self._idle = asyncio.Event()
@@ -53,7 +56,7 @@ class KafkaProducer:
         except BufferError:
             raise Overloaded(f"{self._outstanding} records are waiting to be appended: wait for some of them") from None
         except KafkaException as exception:
-            future.set_exception(errors.appending(errors.error_of(exception), record.topic))
+            future.set_exception(errors.queueing(errors.error_of(exception), record.topic))
             return future
         self._outstanding += 1
         self._idle.clear()
@@ -80,14 +83,35 @@ class KafkaProducer:
             outcome = Appended(topic, partition, offset)
         self._reports.append((future, outcome))
 
+    def _new_producer(self) -> LibrdkafkaProducer:
+        return LibrdkafkaProducer(self._settings, logger=self._logger)
+
     def _run(self) -> None:
         while not self._stopping:
-            self._producer.poll(_POLL_SECONDS)
-            if self._reports:
-                reports, self._reports = self._reports, []
-                self._loop.call_soon_threadsafe(self._resolve, reports)
+            try:
+                self._producer.poll(_POLL_SECONDS)
+            except KafkaException as exception:
+                self._renew(exception)
+            self._hand_over()
         self._producer.close()
+        self._hand_over()
         self._loop.call_soon_threadsafe(self._finished.set)
+
+    def _renew(self, cause: KafkaException) -> None:
+        """After a fatal error librdkafka's producer appends nothing more; those who wait are told that nobody knows."""
+        broken, self._producer = self._producer, self._new_producer()
+        self._logger.warning("the producer has failed for good and is replaced: %s", errors.error_of(cause).str())
+        broken.purge()
+        # The error is raised again until it has been reported; the reports of what was purged come all the same.
+        while len(broken):
+            with contextlib.suppress(KafkaException):
+                broken.poll(_POLL_SECONDS)
+        broken.close()
+
+    def _hand_over(self) -> None:
+        if self._reports:
+            reports, self._reports = self._reports, []
+            self._loop.call_soon_threadsafe(self._resolve, reports)
 
     def _resolve(self, reports: list[_Report]) -> None:
         self._outstanding -= len(reports)

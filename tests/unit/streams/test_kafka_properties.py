@@ -1,0 +1,106 @@
+"""Which librdkafka property reaches which client, and which cannot be had."""
+
+from __future__ import annotations
+
+import pytest
+from headrace_streams.kafka import KafkaLog
+from headrace_streams.kafka.properties import (
+    Properties,
+    admin_properties,
+    consumer_properties,
+    is_incremental,
+    producer_properties,
+    reader_properties,
+)
+
+NOBODY = {"bootstrap.servers": "127.0.0.1:1"}
+GIVEN: Properties = {
+    **NOBODY,
+    "security.protocol": "SASL_SSL",
+    "sasl.mechanism": "SCRAM-SHA-512",
+    "compression.type": "lz4",
+    "linger.ms": 5,
+    "session.timeout.ms": 45_000,
+    "fetch.wait.max.ms": 7,
+}
+
+
+def _consumer(properties: Properties, instance_id: str | None = None) -> dict[str, str | int | bool]:
+    return consumer_properties(properties, "g", instance_id, from_start=True)
+
+
+def test_connections_are_the_same_for_all_clients() -> None:
+    for made in (producer_properties(GIVEN), _consumer(GIVEN), reader_properties(GIVEN), admin_properties(GIVEN)):
+        assert made["bootstrap.servers"] == "127.0.0.1:1"
+        assert made["security.protocol"] == "SASL_SSL"
+        assert made["sasl.mechanism"] == "SCRAM-SHA-512"
+
+
+def test_each_client_gets_what_concerns_it() -> None:
+    producer, consumer, reader, admin = (
+        producer_properties(GIVEN), _consumer(GIVEN), reader_properties(GIVEN), admin_properties(GIVEN),
+    )  # fmt: skip
+    assert (producer["compression.type"], producer["linger.ms"]) == ("lz4", 5)
+    assert {"session.timeout.ms", "fetch.wait.max.ms"}.isdisjoint(producer)
+    assert (consumer["session.timeout.ms"], consumer["fetch.wait.max.ms"]) == (45_000, 7)
+    assert {"compression.type", "linger.ms"}.isdisjoint(consumer)
+    assert reader["fetch.wait.max.ms"] == 7
+    assert {"session.timeout.ms", "compression.type"}.isdisjoint(reader)
+    assert {"session.timeout.ms", "compression.type", "fetch.wait.max.ms"}.isdisjoint(admin)
+
+
+def test_promises_hold_by_default() -> None:
+    producer = producer_properties(NOBODY)
+    assert (producer["enable.idempotence"], producer["acks"], producer["linger.ms"]) == (True, "all", 0)
+    assert producer["partitioner"] == "murmur2_random"
+    consumer = _consumer(NOBODY)
+    assert (consumer["enable.auto.commit"], consumer["enable.auto.offset.store"]) == (False, False)
+    assert (consumer["group.id"], consumer["auto.offset.reset"]) == ("g", "earliest")
+    assert consumer["partition.assignment.strategy"] == "range"
+    assert "group.instance.id" not in consumer
+    assert _consumer(NOBODY, "pod-1")["group.instance.id"] == "pod-1"
+    assert consumer_properties(NOBODY, "g", None, from_start=False)["auto.offset.reset"] == "latest"
+    assert reader_properties(NOBODY)["auto.offset.reset"] == "error"
+
+
+def test_the_new_group_protocol_knows_no_classic_settings() -> None:
+    settings = _consumer({**NOBODY, "group.protocol": "consumer"})
+    assert {"session.timeout.ms", "heartbeat.interval.ms", "partition.assignment.strategy"}.isdisjoint(settings)
+    assert is_incremental(settings)
+    assert is_incremental(_consumer({**NOBODY, "partition.assignment.strategy": "cooperative-sticky"}))
+    assert not is_incremental(_consumer(NOBODY))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("enable.idempotence", False), ("acks", "1"), ("partitioner", "consistent_random")]
+)
+async def test_what_would_break_a_producers_promises_is_refused(name: str, value: str | bool) -> None:
+    with pytest.raises(ValueError, match=name):
+        KafkaLog({**NOBODY, name: value}).producer()
+
+
+@pytest.mark.parametrize("name", ["enable.auto.commit", "enable.auto.offset.store"])
+async def test_what_would_break_a_consumers_promises_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=name):
+        KafkaLog({**NOBODY, name: True}).consumer("g")
+
+
+def test_saying_what_holds_anyway_is_no_fault() -> None:
+    assert producer_properties({**NOBODY, "enable.idempotence": "true", "acks": "all"})["acks"] == "all"
+
+
+async def test_a_property_that_does_not_exist_is_named() -> None:
+    log = KafkaLog({**NOBODY, "no.such.property": 1})
+    for make in (log.producer, log.reader, log.admin, lambda: log.consumer("g")):
+        with pytest.raises(ValueError, match=r"no\.such\.property"):
+            make()
+
+
+async def test_a_value_that_cannot_be_is_named() -> None:
+    with pytest.raises(ValueError, match=r"socket\.timeout\.ms"):
+        KafkaLog({**NOBODY, "socket.timeout.ms": "soon"}).producer()
+
+
+def test_without_servers_there_is_no_log() -> None:
+    with pytest.raises(ValueError, match=r"bootstrap\.servers"):
+        KafkaLog({"security.protocol": "SSL"})
