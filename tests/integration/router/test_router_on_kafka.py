@@ -55,8 +55,6 @@ class Bed:
         self.producer: Producer = self.log.producer()
         self.publisher = Publisher(self.producer, self.codec, "test")
         self.completed: Counter[str] = Counter()
-        self.latencies: list[float] = []
-        self.sent_at: dict[str, float] = {}
         self._running: list[asyncio.Task[None]] = []
         self._services: list[tuple[RouterService, Producer, asyncio.Task[None]]] = []
 
@@ -112,7 +110,6 @@ class Bed:
     def _work(self, record: Any) -> None:
         origin = Origin(record.topic, record.partition, record.offset)
         request: AttemptRequested = self.codec.decode(AttemptRequested, record.value, origin)
-        self.latencies.append(time.time() * 1000 - self.sent_at[request.task_id])
         result = end_of(request)
         self.send(ATTEMPTS_FINISHED, result, request.attempt_id, record.key, request.home_partition)
 
@@ -129,7 +126,6 @@ class Bed:
         )  # fmt: skip
 
     async def submit(self, submitted: TaskSubmitted) -> None:
-        self.sent_at[submitted.task_id] = time.time() * 1000
         await self.send(TASKS_SUBMITTED, submitted, submitted.task_id, key_of(submitted))
 
     async def until(self, holds: Callable[[], bool], seconds: float = 60.0) -> None:
@@ -186,30 +182,17 @@ async def test_a_journal_on_kafka_has_one_owner(bed: Bed) -> None:
 async def test_tasks_survive_routers_that_come_and_go(bed: Bed) -> None:
     first = bed.router("r1")
     await bed.until(lambda: len(first.partitions) == 6)
-    sent = [
-        task(f"{bed.prefix}{number}", f"{number}?", submitted_at=now_ms(), allow_cached=False) for number in range(120)
-    ]
-    for number, submitted in enumerate(sent):
+    sent = [task(f"{bed.prefix}{number}", f"{number}?", submitted_at=now_ms()) for number in range(120)]
+    for submitted in sent[:40]:
         await bed.submit(submitted)
-        if number == 40:
-            second = bed.router("r2")
-            await bed.until(lambda: {len(first.partitions), len(second.partitions)} == {3})
-        if number == 80:
-            await first.drain()
-            await bed.until(lambda: len(second.partitions) == 6)
+    second = bed.router("r2")
+    for submitted in sent[40:80]:
+        await bed.submit(submitted)
+    await bed.until(lambda: {len(first.partitions), len(second.partitions)} == {3})
+    await first.drain()
+    for submitted in sent[80:]:
+        await bed.submit(submitted)
+    await bed.until(lambda: len(second.partitions) == 6)
     await bed.until(lambda: len(bed.completed) == len(sent))
     await asyncio.sleep(0.3)
     assert bed.completed == Counter({submitted.task_id: 1 for submitted in sent})
-
-
-async def test_the_hop_through_the_router_is_short(bed: Bed) -> None:
-    service = bed.router("r1")
-    await bed.until(lambda: len(service.partitions) == 6)
-    for number in range(150):
-        await bed.submit(task(f"{bed.prefix}{number}", f"{number}?", submitted_at=now_ms(), allow_cached=False))
-        await asyncio.sleep(0.005)
-    await bed.until(lambda: len(bed.completed) == 150)
-    measured = sorted(bed.latencies[-100:])
-    print(f"submit to worker: p50 {measured[50]:.2f} ms, p90 {measured[90]:.2f} ms")
-    # Four times what an idle machine takes: a timer or a polling sleep on the path would show, a busy machine not.
-    assert measured[20] < 40

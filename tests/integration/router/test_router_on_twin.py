@@ -199,6 +199,25 @@ async def test_a_router_that_stood_still_is_replaced_and_stops_itself() -> None:
         assert {len(found) for found in twin.completed().values()} == {1}
 
 
+async def test_a_router_that_stood_still_while_taking_over_repeats_nothing() -> None:
+    async with Twin(partitions=1) as twin:
+        twin.work()
+        # The decision to complete is journaled, and nothing of it carried out.
+        first = twin.router("first", wire=Wire(crash_on=PREFIX + "tasks.completed"), static=False)
+        (task,) = tasks(1)
+        await twin.submit(task)
+        await asyncio.wait_for(first.wire.crashed.wait(), 10)
+        await first.kill()
+        assert not twin.completed()
+        second = twin.router("second", wire=Wire(freeze_at=1), static=False)
+        await twin.until(lambda: second.wire.frozen)
+        twin.router("third", static=False)
+        await twin.until_completed([task])
+        second.wire.thaw()
+        await twin.quiet()
+        assert {len(found) for found in twin.completed().values()} == {1}
+
+
 async def test_what_a_zombie_had_in_flight_costs_the_new_owner_one_more_take_over() -> None:
     async with Twin(partitions=1) as twin:
         old = twin.router("old", static=False)

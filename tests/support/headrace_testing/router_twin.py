@@ -69,6 +69,8 @@ class Wire:
     Attributes:
         appends: Partitions appended to so far, in order.
         crash_at: Number of the append (from 0) at which the process dies: before it, or after it with `crash_after`.
+        crash_on: Topic at whose first append the process dies, before it.
+        freeze_at: Number of the append (from 0) before which nothing gets through any more, until `thaw`.
         fail: By topic, errors for the next appends to it; AppendUncertain is raised after the append.
         delay: By topic, seconds that the answer to the next append takes.
     """
@@ -76,6 +78,8 @@ class Wire:
     appends: list[TopicPartition] = field(default_factory=list)
     crash_at: int | None = None
     crash_after: bool = False
+    crash_on: str | None = None
+    freeze_at: int | None = None
     fail: dict[str, list[StreamsError]] = field(default_factory=lambda: defaultdict(list))
     delay: dict[str, float] = field(default_factory=dict)
     crashed: asyncio.Event = field(default_factory=asyncio.Event)
@@ -89,7 +93,12 @@ class Wire:
         self._open.clear()
 
     def thaw(self) -> None:
+        self.freeze_at = None
         self._open.set()
+
+    @property
+    def frozen(self) -> bool:
+        return not self._open.is_set()
 
     async def call(self, request: Request, perform: Callable[[], T]) -> T:
         await asyncio.sleep(0)
@@ -99,8 +108,11 @@ class Wire:
         if request.operation is not Operation.APPEND:
             return perform()
         number = len(self.appends)
+        if number == self.freeze_at:
+            self.freeze()
+            await self._open.wait()
         self.appends.extend(request.partitions)
-        dies = self.crash_at is not None and number >= self.crash_at
+        dies = request.partitions[0].topic == self.crash_on or (self.crash_at is not None and number >= self.crash_at)
         if dies and not self.crash_after:
             self.crashed.set()
             await asyncio.Future()

@@ -13,7 +13,6 @@ from headrace_runtime.logging import get_logger
 from headrace_streams.errors import OffsetGone
 from headrace_streams.journal import Journal, Placed, Recovered
 from headrace_streams.ports import Log, PartitionReader
-from headrace_streams.publishing import Publisher
 from headrace_streams.records import TopicPartition
 
 from headrace_router.decide.publications import publication
@@ -63,7 +62,7 @@ async def recover(
             fold=fold,
             limit=largest_entry,
         )
-        repeated = await _repeat(recovered, tasks, partition, reader, codec.topic_prefix, surroundings.publisher)
+        repeated = await _repeat(recovered, journal, tasks, partition, reader, codec.topic_prefix, surroundings)
         journal.settled(await _end_of_completed(reader, codec.topic_prefix, partition))
     finally:
         await reader.close()
@@ -93,16 +92,18 @@ async def recover(
 
 async def _repeat(
     recovered: Recovered,
+    journal: Journal,
     tasks: PartitionTasks,
     partition: int,
     reader: PartitionReader,
     topic_prefix: str,
-    publisher: Publisher,
+    surroundings: Surroundings,
 ) -> int:
     """Produce the commands of unacted entries that are still due; how many they were.
 
     Everybody recognises a repeat by its id. Only the terminal states are looked up first, since other teams read them
-    and expect each once.
+    and expect each once. As always, what is produced follows an acknowledgement of the journal: a process that stood
+    still meanwhile learns from it that somebody else has taken over.
     """
     written: Collection[str] = ()
     if any(c.kind is CommandKind.COMPLETE for placed in recovered.unacted for c in placed.entry.commands):
@@ -115,7 +116,11 @@ async def _repeat(
         if _is_due(placed, command, tasks, written)
     ]
     for first in range(0, len(due), _REPEAT_AT_ONCE):
-        sent = [publisher.send(publication(*item)) for item in due[first : first + _REPEAT_AT_ONCE]]
+        asked = surroundings.monotonic()
+        await journal.watermark((), surroundings.world.clock())
+        if surroundings.monotonic() - asked > surroundings.act_within:
+            raise journal.fence("the journal answered too late to repeat commands")
+        sent = [surroundings.publisher.send(publication(*item)) for item in due[first : first + _REPEAT_AT_ONCE]]
         for result in await asyncio.gather(*sent, return_exceptions=True):
             if isinstance(result, BaseException):
                 raise result

@@ -29,6 +29,7 @@ GROUP: Final = "router"
 INPUTS: Final = (TASKS_SUBMITTED, TASKS_CANCELLED, ATTEMPTS_FINISHED)
 
 _POLL_SECONDS: Final = 5.0
+_JOIN_SECONDS: Final = 30.0
 _TURN_SECONDS: Final = 0.001
 _OVERLOAD_SECONDS: Final = 0.05
 _RECOVERIES_AT_ONCE: Final = 4
@@ -84,6 +85,7 @@ class RouterService:
         self._instance_id = instance_id
         self._limits = limits or Limits()
         self._membership: _Membership | None = None
+        self._trouble: str | None = None
         self._leaving = asyncio.Event()
         self._left = asyncio.Event()
         surroundings.world.on_gain(self._fleet_gained)
@@ -92,6 +94,12 @@ class RouterService:
     def partitions(self) -> Collection[int]:
         """The home partitions that this process routes now."""
         return () if self._membership is None else tuple(self._membership.routers)
+
+    def health(self) -> str | None:
+        """Why no task is routed here now; None when all is well. A member that was given no partitions is well."""
+        if self._membership is None:
+            return "not in the group yet"
+        return None if self._membership.routers else self._trouble or self._membership.waiting()
 
     async def run(self) -> None:
         """Route until `drain` is called. Raises what no new start can heal."""
@@ -114,6 +122,7 @@ class RouterService:
                     break
                 if membership.routed:
                     wait = self._limits.rejoin_seconds
+                self._trouble = f"left the group: {error}"
                 _log.warning("left the group, joining again", reason=str(error), in_seconds=wait)
                 await asyncio.sleep(wait)
                 wait = min(wait * 2, self._limits.rejoin_seconds * 10)
@@ -160,6 +169,7 @@ class _Membership:
         self._broken: BaseException | None = None
         self._closing: asyncio.Task[None] | None = None
         self._recoveries = asyncio.Semaphore(_RECOVERIES_AT_ONCE)
+        self._began = surroundings.monotonic()
 
     async def run(self) -> None:
         """Until something breaks, or `close` is called; raises why."""
@@ -190,6 +200,11 @@ class _Membership:
             for router in self.routers.values():
                 router.abandon("this member left the group")
             self.routers.clear()
+
+    def waiting(self) -> str | None:
+        """Whether the group may still be about to give partitions."""
+        waited = self._surroundings.monotonic() - self._began
+        return "joining the group" if waited < _JOIN_SECONDS else None
 
     async def close(self) -> None:
         """Leave the group; `revoked` is told first."""
@@ -309,14 +324,17 @@ class _Membership:
         raise TypeError(f"{record.topic} holds {type(event).__name__}, which the router does not know")
 
     async def _tick(self) -> None:
-        while True:
-            await asyncio.sleep(self._limits.tick_seconds)
-            phases: Counter[TaskPhase] = Counter()
-            for router in self.routers.values():
-                router.tick()
-                phases.update(router.tasks.phases)
-            self._surroundings.metrics.owning(len(self.routers), phases)
-            await self._commit(self.routers)
+        try:
+            while True:
+                await asyncio.sleep(self._limits.tick_seconds)
+                phases: Counter[TaskPhase] = Counter()
+                for router in list(self.routers.values()):
+                    router.tick()
+                    phases.update(router.tasks.phases)
+                self._surroundings.metrics.owning(len(self.routers), phases)
+                await self._commit(self.routers)
+        except Exception as error:  # noqa: BLE001 - without it nothing is noted any more: leave and begin anew
+            self._break(error)
 
     async def _commit(self, routers: Mapping[int, PartitionRouter]) -> None:
         """Tell the group how far we are, for its lag and for a journal that has expired. The journal itself decides."""

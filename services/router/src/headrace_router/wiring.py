@@ -70,6 +70,7 @@ def build(settings: RouterSettings) -> Service:
             largest_entry=settings.largest_entry_bytes,
         ),
     )
+    health.add("router", service.health)
     return Service(
         [
             connections.part,

@@ -1,0 +1,80 @@
+"""Settings that must fit together, the gate, and what decisions get to know of the world."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from headrace_contracts.events import Place
+from headrace_models.prices import load_price_book
+from headrace_router.adapters.policy_file import load_policy
+from headrace_router.adapters.world import World
+from headrace_router.gate import Gate
+from headrace_router.settings import RouterSettings
+from headrace_runtime.settings import SettingsInvalid
+from headrace_testing.routing import LOCAL, NOW, NoPeers, preferences
+
+
+def test_records_expire_before_a_successor_may_act(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = RouterSettings.load()
+    assert settings.kafka_config()["delivery.timeout.ms"] == "5000"
+    monkeypatch.setenv("HEADRACE_KAFKA_SESSION_TIMEOUT_MS", "8000")
+    with pytest.raises(SettingsInvalid, match="within the session of 8 s"):
+        RouterSettings.load()
+    monkeypatch.setenv("HEADRACE_PRODUCE_WITHIN_SECONDS", "3.5")
+    assert RouterSettings.load().kafka_config()["delivery.timeout.ms"] == "3500"
+
+
+def test_a_bad_policy_or_price_book_is_told_before_anything_connects(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    bad = tmp_path / "policy.yaml"
+    bad.write_text("roles: {}")
+    monkeypatch.setenv("HEADRACE_POLICY_FILE", str(bad))
+    with pytest.raises(SettingsInvalid, match=r"HEADRACE_POLICY_FILE: .*policy\.yaml: defaults: Field required"):
+        RouterSettings.load()
+    monkeypatch.setenv("HEADRACE_POLICY_FILE", str(tmp_path / "none.yaml"))
+    with pytest.raises(SettingsInvalid, match="No such file"):
+        RouterSettings.load()
+    monkeypatch.delenv("HEADRACE_POLICY_FILE")
+    monkeypatch.setenv("HEADRACE_PRICE_FILE", str(bad))
+    with pytest.raises(SettingsInvalid, match="HEADRACE_PRICE_FILE"):
+        RouterSettings.load()
+
+
+async def test_the_gate_opens_when_there_is_room() -> None:
+    gate = Gate(2)
+    for _ in range(3):
+        gate.enter()
+    assert gate.full
+    waiting = asyncio.create_task(gate.room())
+    await asyncio.sleep(0)
+    gate.leave()
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    gate.leave(2)
+    await asyncio.wait_for(waiting, 1)
+    assert not gate.full
+
+
+def test_the_world_shows_what_was_told_last() -> None:
+    world = World(load_policy(None), load_price_book(), lambda: NOW)
+    gains: list[int] = []
+    world.on_gain(lambda: gains.append(1))
+    assert not world.context(NoPeers(), "acme", "eve").fleet.nodes
+    world.node_changed("w", LOCAL)
+    world.node_changed("w", replace(LOCAL, busy=1))
+    assert len(gains) == 1
+    assert world.context(NoPeers(), "acme", "").fleet.offering("ollama", "gemma2:2b", Place.LOCAL, NOW)
+    world.node_changed("w", None)
+    assert not world.context(NoPeers(), "acme", "").fleet.nodes
+    world.preferences_changed("acme/", preferences())
+    world.preferences_changed("acme/eve", preferences(user="eve"))
+    context = world.context(NoPeers(), "acme", "eve")
+    assert context.user_preferences == preferences(user="eve")
+    assert context.tenant_preferences == preferences()
+    assert world.context(NoPeers(), "acme", "").user_preferences is None
+    world.preferences_changed("acme/eve", None)
+    assert world.context(NoPeers(), "acme", "eve").user_preferences is None
