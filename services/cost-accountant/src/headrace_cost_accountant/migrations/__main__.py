@@ -17,7 +17,7 @@ from headrace_cost_accountant.migrations import runner
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code 0: done; 1: Postgres cannot be used; 2: bad settings or arguments."""
-    parser = argparse.ArgumentParser(prog="headrace-cost-accountant-migrate", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m headrace_cost_accountant.migrations", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     up = commands.add_parser("upgrade", help="bring the schema to a revision, the newest unless said otherwise")
     up.add_argument("revision", nargs="?", default="head")
