@@ -33,11 +33,12 @@ demo: setup ## An AI team works through a folder of files, on a running platform
 test: check downloads ## All checks and all tests, those on real Kafka, registry and Postgres included
 	$(BIN)/pytest $(ARGS)
 
-check: setup ## Lint, formatting, types, import contracts, and that generated code is current
+check: setup ## Lint, formatting, types, import contracts, generated code current, schemas compatible
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 	$(BIN)/python -m headrace_contracts.tools.generate --check
+	$(BIN)/python -m headrace_contracts.tools.compatibility
 	$(BIN)/mypy $(SOURCES)
 
 format: setup ## Format the code and fix what lint can fix by itself
