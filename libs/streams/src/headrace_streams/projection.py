@@ -25,7 +25,7 @@ from headrace_contracts.topics import Event, TopicSpec
 from headrace_streams.errors import AppendUncertain, LeaveGroup, Overloaded, PartitionsLost, TryAgain
 from headrace_streams.ports import Consumer, Log, PartitionReader
 from headrace_streams.records import Progress, Record, TopicPartition
-from headrace_streams.typed import origin_of
+from headrace_streams.typed import decode
 
 T = TypeVar("T")
 
@@ -227,7 +227,7 @@ class Projection:
     async def _event(self, record: Record) -> Event | None:
         read = self._specs[record.topic].record
         try:
-            event: Event = await self._patiently(lambda: self._codec.read(read, record.value, origin_of(record)))
+            event: Event = await self._patiently(lambda: decode(self._codec, read, record))
         except UnreadableValue as error:
             unreadable = error
             await self._patiently(lambda: self._dead_letters.keep(record, unreadable))
