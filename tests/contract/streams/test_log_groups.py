@@ -284,6 +284,8 @@ async def test_the_newer_of_two_static_members_wins(bench: LogBench) -> None:
     await until(lambda: bool(new.owned), winner)
     with pytest.raises(LeaveGroup):
         await take(fenced, 1)
+    await until(lambda: not old.owned)
+    assert old.told[-1] == ("lost", (TopicPartition(topic, 0),))
     with pytest.raises(PartitionsLost):
         await fenced.commit({TopicPartition(topic, 0): Progress(1)})
     await winner.commit({TopicPartition(topic, 0): Progress(2)})
