@@ -83,7 +83,8 @@ def sync(uv: Path) -> None:
     )
     environment.pop("VIRTUAL_ENV", None)  # another environment of the caller is none of our business
     command = [str(uv), "sync", "--frozen", "--python", sys.executable]
-    for arguments in (command, [*command, "--offline"]):
+    # Then with the certificates of this machine, for networks that have their own, and then without any network.
+    for arguments in (command, [*command, "--system-certs"], [*command, "--offline"]):
         if subprocess.call(arguments, cwd=str(ROOT), env=environment) == 0:
             return
     fail(

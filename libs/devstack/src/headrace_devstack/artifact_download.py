@@ -137,7 +137,8 @@ class _Download:
         raise GoOnline(
             f"{self._artifact.file_name} is not in the cache and could not be downloaded ({_first_line(problem)}).",
             "connect to the network and start again (what was downloaded is kept); behind a proxy set HTTPS_PROXY, for "
-            "a mirror of the Maven repository HEADRACE_MAVEN_REPOSITORY. Only the first start needs the network.",
+            "certificates of your own network REQUESTS_CA_BUNDLE, for a mirror of the Maven repository "
+            "HEADRACE_MAVEN_REPOSITORY. Only the first start needs the network.",
         ) from problem
 
 
