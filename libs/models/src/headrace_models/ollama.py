@@ -64,20 +64,25 @@ class OllamaNode:
             options={name: value for name, value in options.items() if value is not None},
             keep_alive=self._keep_alive,
         )
+        last: ChatResponse | None = None
         async with aclosing(cast(Any, stream)) as parts:
             part: ChatResponse
+            # To the very end, also after the part that says done: a connection with something left unread is closed
+            # instead of serving the next call.
             async for part in parts:
                 call.accepted = True
                 await call.hear(part.message.content or "")
                 if part.done:
-                    call.reported = Usage(part.prompt_eval_count or 0, part.eval_count or 0)
-                    return call.result(
-                        "length" if part.done_reason == "length" else "stop",
-                        model=part.model or request.model,
-                        simulated=self._simulated,
-                        request_id="",
-                    )
-        raise call.unreachable()
+                    last = part
+        if last is None:
+            raise call.unreachable()
+        call.reported = Usage(last.prompt_eval_count or 0, last.eval_count or 0)
+        return call.result(
+            "length" if last.done_reason == "length" else "stop",
+            model=last.model or request.model,
+            simulated=self._simulated,
+            request_id="",
+        )
 
     async def status(self) -> ProviderStatus:
         began = time.perf_counter()

@@ -73,7 +73,8 @@ class Projection:
     Args:
         group: Consumer group.
         max_batch: Most records of one transaction.
-        max_wait_seconds: Longest time that a record waits for others to be written with it.
+        max_wait_seconds: Longest time that a record waits for others to be written with it; one transaction for each
+            record would cost more than all else that is done for it.
     """
 
     def __init__(
@@ -86,7 +87,7 @@ class Projection:
         dead_letters: KeepsDeadLetters,
         *,
         max_batch: int = 500,
-        max_wait_seconds: float = 0.05,
+        max_wait_seconds: float = 0.2,
     ) -> None:
         self._log = log
         self._group = group

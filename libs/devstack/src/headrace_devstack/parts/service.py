@@ -11,7 +11,8 @@ from headrace_devstack.parts.probes import http_ok
 from headrace_devstack.ports import LOOPBACK, PortPlan
 
 START_SECONDS = 120.0  # a busy machine takes its time to load six of them
-STOP_SECONDS = 20.0  # a service drains: it lets calls in flight end
+DRAIN_SECONDS = 8.0  # calls in flight may end; callers may wait for answers that nobody is left to give, though
+STOP_SECONDS = 20.0  # the drain, and then time to close what is open
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,7 @@ def service_part(folder: DataFolder, ports: PortPlan, common: Mapping[str, str],
         "HEADRACE_OPS_HOST": LOOPBACK,
         "HEADRACE_OPS_PORT": str(ops),
         "HEADRACE_INSTANCE_ID": f"{needs.name}-1",
+        "HEADRACE_DRAIN_SECONDS": str(DRAIN_SECONDS),
         "PYTHONUNBUFFERED": "1",
     }
     if needs.api_port is not None:

@@ -35,6 +35,7 @@ from headrace_cost_accountant.measures import Measures
 _KEPT_WINDOWS: Final = {60: 60, 3_600: 48, 86_400: 8}
 """How many windows of each length stay in memory; a usage event older than these changes none."""
 _SESSION_SECONDS: Final = 10.0
+_LINGER_SECONDS: Final = 0.25
 _START_SECONDS: Final = 120.0
 _STOP_SECONDS: Final = 10.0
 _DAY_SECONDS: Final = 86_400
@@ -151,6 +152,8 @@ class WindowsApp:
             topic_replication_factor=self._tools.replication,
             value_serializer="json",
             stream_wait_empty=False,
+            # Changelog records wait for others: each sent alone would cost more than all else done for its event.
+            producer_linger=_LINGER_SECONDS,
         )
         self._tables = {
             seconds: app.Table(_table_name(seconds), default=list, partitions=partitions).tumbling(
