@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from headrace_skill_broadcaster.decide.search import Found, Question
+from headrace_skill_broadcaster.decide.search import DEEPEST, Found, Question
 
 _TABLES = """
 CREATE TABLE skills (id INTEGER PRIMARY KEY, tenant TEXT NOT NULL, name TEXT NOT NULL, UNIQUE (tenant, name));
@@ -22,13 +22,18 @@ CREATE TABLE domains (
     PRIMARY KEY (tenant, interest, name)
 ) WITHOUT ROWID;
 CREATE INDEX domains_of_skill ON domains (id);
-CREATE VIRTUAL TABLE words USING fts5 (
-    scope, name, title, summary, interests, tokenize = 'porter unicode61 remove_diacritics 2'
-);
 """
-_BY_RANK = """
-SELECT skills.name FROM words JOIN skills ON skills.id = words.rowid
-WHERE words MATCH ? ORDER BY bm25(words, 0, 8, 4, 1, 2), skills.name LIMIT ? OFFSET ?
+_WORDS = """
+CREATE VIRTUAL TABLE {table} USING fts5 (
+    domains, name, title, summary, interests, tokenize = 'porter unicode61 remove_diacritics 2'
+)
+"""
+_BY_RANK = f"""
+SELECT skills.name FROM (
+    SELECT rowid AS id, bm25({{table}}, 0, 8, 4, 1, 2) AS score FROM {{table}}
+    WHERE {{table}} MATCH ? ORDER BY rowid DESC LIMIT {DEEPEST}
+) AS matching JOIN skills USING (id)
+ORDER BY score, id DESC LIMIT ? OFFSET ?
 """
 
 
@@ -64,6 +69,8 @@ class SearchIndex:
     def __init__(self) -> None:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="skill-search")
         self._database = self._thread.submit(_open).result()
+        # A table for each tenant: how rare a word is elsewhere is none of its business, and costs time to find out.
+        self._words: dict[str, str] = {}
 
     async def apply(self, changes: Sequence[Entry | Removal]) -> None:
         """Make the index follow these changes."""
@@ -79,11 +86,35 @@ class SearchIndex:
         self._thread.shutdown()
 
     def _apply(self, changes: Sequence[Entry | Removal]) -> None:
-        with self._database as database:
+        with self._database:
             for change in changes:
-                _remove(database, change.tenant, change.name)
+                self._remove(change.tenant, change.name)
                 if isinstance(change, Entry):
-                    _add(database, change)
+                    self._add(change)
+
+    def _remove(self, tenant: str, name: str) -> None:
+        row = self._database.execute("SELECT id FROM skills WHERE tenant = ? AND name = ?", (tenant, name)).fetchone()
+        if row is not None:
+            for table, key in ((self._words[tenant], "rowid"), ("domains", "id"), ("skills", "id")):
+                self._database.execute(f"DELETE FROM {table} WHERE {key} = ?", row)
+
+    def _add(self, entry: Entry) -> None:
+        execute = self._database.execute
+        if entry.tenant not in self._words:
+            table = f"words_{len(self._words)}"
+            execute(_WORDS.format(table=table))
+            self._words[entry.tenant] = table
+        row = execute("INSERT INTO skills (tenant, name) VALUES (?, ?)", (entry.tenant, entry.name)).lastrowid
+        self._database.executemany(
+            "INSERT INTO domains (tenant, interest, name, id) VALUES (?, ?, ?, ?)",
+            [(entry.tenant, interest, entry.name, row) for interest in entry.interests],
+        )
+        domains = " ".join(map(_one_word, entry.interests))
+        execute(
+            f"INSERT INTO {self._words[entry.tenant]} (rowid, domains, name, title, summary, interests) "
+            "VALUES (?, ?, ?, ?, ?, ?)",
+            (row, domains, entry.name, entry.title, entry.summary, " ".join(entry.interests)),
+        )
 
     def _search(self, question: Question) -> Found:
         if not question.words:
@@ -107,19 +138,23 @@ class SearchIndex:
         return tuple(name for (name,) in self._database.execute(statement, values))
 
     def _ranked(self, question: Question, joined_by: str) -> tuple[str, ...]:
+        table = self._words.get(question.tenant)
+        if table is None:
+            return ()
         *whole, last = question.words
         # The last word may be one that is still being typed.
         wanted = joined_by.join((*(f'"{word}"' for word in whole), f'"{last}" *'))
-        scopes = [_scope(question.tenant, interest) for interest in question.interests] or [_scope(question.tenant)]
-        expression = f"scope : ({' OR '.join(scopes)}) AND {{name title summary interests}} : ({wanted})"
-        rows = self._database.execute(_BY_RANK, (expression, question.limit + 1, question.skip))
+        expression = f"{{name title summary interests}} : ({wanted})"
+        if question.interests:
+            expression = f"domains : ({' OR '.join(map(_one_word, question.interests))}) AND {expression}"
+        rows = self._database.execute(_BY_RANK.format(table=table), (expression, question.limit + 1, question.skip))
         return tuple(name for (name,) in rows)
 
 
 def _open() -> sqlite3.Connection:
     database = sqlite3.connect(":memory:")
     try:
-        database.executescript(_TABLES)
+        database.executescript(_TABLES + _WORDS.format(table="supported") + "; DROP TABLE supported;")
     except sqlite3.OperationalError as error:
         raise SearchUnsupported(
             f"SQLite {sqlite3.sqlite_version} of this Python has no full-text search ({error}): "
@@ -128,31 +163,6 @@ def _open() -> sqlite3.Connection:
     return database
 
 
-def _scope(tenant: str, interest: str | None = None) -> str:
-    # A single word whatever the tenant is called; the q keeps the stemmer from cutting it.
-    digest = hashlib.sha256(repr((tenant, interest)).encode()).hexdigest()
-    return f"x{digest[:20]}q"
-
-
-def _remove(database: sqlite3.Connection, tenant: str, name: str) -> None:
-    row = database.execute("SELECT id FROM skills WHERE tenant = ? AND name = ?", (tenant, name)).fetchone()
-    if row is not None:
-        for statement in (
-            "DELETE FROM words WHERE rowid = ?",
-            "DELETE FROM domains WHERE id = ?",
-            "DELETE FROM skills WHERE id = ?",
-        ):
-            database.execute(statement, row)
-
-
-def _add(database: sqlite3.Connection, entry: Entry) -> None:
-    row = database.execute("INSERT INTO skills (tenant, name) VALUES (?, ?)", (entry.tenant, entry.name)).lastrowid
-    database.executemany(
-        "INSERT INTO domains (tenant, interest, name, id) VALUES (?, ?, ?, ?)",
-        [(entry.tenant, interest, entry.name, row) for interest in entry.interests],
-    )
-    scope = " ".join((_scope(entry.tenant), *(_scope(entry.tenant, interest) for interest in entry.interests)))
-    database.execute(
-        "INSERT INTO words (rowid, scope, name, title, summary, interests) VALUES (?, ?, ?, ?, ?, ?)",
-        (row, scope, entry.name, entry.title, entry.summary, " ".join(entry.interests)),
-    )
+def _one_word(interest: str) -> str:
+    # The tokenizer would part it at its hyphens; the q keeps the stemmer from cutting it.
+    return f"x{hashlib.sha256(interest.encode()).hexdigest()[:20]}q"

@@ -9,8 +9,8 @@ _WORD = re.compile(r"\w+")
 _CURSOR = re.compile(r"(after|all|any):(.+)")
 
 MOST_WORDS = 16
-DEEPEST = 10_000
-"""Results by rank that can be paged through; a search that needs more should be narrower."""
+DEEPEST = 1_000
+"""So many of the skills that match are ranked, the last changed ones: ranking all with a common word takes long."""
 
 
 class QuestionUnclear(Exception):
