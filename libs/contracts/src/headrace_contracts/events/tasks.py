@@ -67,7 +67,7 @@ class AttemptState:
             "max_output_tokens": self.max_output_tokens,
             "worst_case_nanodollars": self.worst_case_nanodollars,
             "outcome": self.outcome,
-            "failure": None if self.failure is None else self.failure.to_avro(),
+            "failure": None if self.failure is None else ("headrace.common.Failure", self.failure.to_avro()),
             "usage": self.usage.to_avro(),
             "cost_nanodollars": self.cost_nanodollars,
         }
@@ -511,9 +511,9 @@ class TaskCompleted:
             "privacy": self.privacy,
             "lane": self.lane,
             "status": self.status,
-            "answer": None if self.answer is None else self.answer.to_avro(),
+            "answer": None if self.answer is None else ("headrace.common.Content", self.answer.to_avro()),
             "finish_reason": self.finish_reason,
-            "failure": None if self.failure is None else self.failure.to_avro(),
+            "failure": None if self.failure is None else ("headrace.common.Failure", self.failure.to_avro()),
             "provider": self.provider,
             "model": self.model,
             "node": self.node,
@@ -614,7 +614,7 @@ class TaskState:
     def to_avro(self) -> dict[str, Any]:
         return {
             "phase": self.phase,
-            "task": None if self.task is None else self.task.to_avro(),
+            "task": None if self.task is None else ("headrace.tasks.TaskSubmitted", self.task.to_avro()),
             "route_key": self.route_key,
             "home_partition": self.home_partition,
             "digest": self.digest,
@@ -628,7 +628,7 @@ class TaskState:
             "wake_at": self.wake_at,
             "leader_task_id": self.leader_task_id,
             "trail": [item.to_avro() for item in self.trail],
-            "result": None if self.result is None else self.result.to_avro(),
+            "result": None if self.result is None else ("headrace.tasks.TaskCompleted", self.result.to_avro()),
         }
 
     @classmethod
@@ -740,9 +740,9 @@ class JournalEntry:
             "sequence": self.sequence,
             "owner": self.owner,
             "cause": self.cause,
-            "input": None if self.input is None else self.input.to_avro(),
+            "input": None if self.input is None else ("headrace.tasks.InputEvent", self.input.to_avro()),
             "positions": [item.to_avro() for item in self.positions],
-            "state": None if self.state is None else self.state.to_avro(),
+            "state": None if self.state is None else ("headrace.tasks.TaskState", self.state.to_avro()),
             "commands": [item.to_avro() for item in self.commands],
             "rejected": [item.to_avro() for item in self.rejected],
             "policy_version": self.policy_version,
@@ -862,8 +862,8 @@ class TaskReply:
             "attempt": self.attempt,
             "execution_id": self.execution_id,
             "sequence": self.sequence,
-            "text": None if self.text is None else self.text.to_avro(),
-            "result": None if self.result is None else self.result.to_avro(),
+            "text": None if self.text is None else ("headrace.common.Content", self.text.to_avro()),
+            "result": None if self.result is None else ("headrace.tasks.TaskCompleted", self.result.to_avro()),
             "emitted_at": self.emitted_at,
         }
 

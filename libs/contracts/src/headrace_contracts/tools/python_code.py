@@ -175,6 +175,9 @@ def _is_named(node: Any) -> bool:
 def _encode(node: Any, value: str, records: frozenset[str]) -> str:
     if isinstance(node, list):
         inner = _encode(node[1], value, records)
+        if _is_named(node[1]) and node[1] in records:
+            # Named, so that fastavro takes the branch as said instead of validating the whole record to find it.
+            inner = f'("{node[1]}", {inner})'
         return value if inner == value else f"None if {value} is None else {inner}"
     if isinstance(node, dict) and node["type"] == "array":
         inner = _encode(node["items"], "item", records)

@@ -19,7 +19,8 @@ def registry_url(ports: PortPlan) -> str:
 def registry_part(folder: DataFolder, ports: PortPlan, installed: Path) -> Process:
     """The registry on the given data folder."""
     home = folder.part("registry")
-    options = ("-jar", str(installed / "quarkus-run.jar"))
+    # The first compiler tier starts sooner, and the registry has little to do afterwards.
+    options = ("-XX:TieredStopAtLevel=1", "-jar", str(installed / "quarkus-run.jar"))
     return Process(
         name="registry",
         command=Command(

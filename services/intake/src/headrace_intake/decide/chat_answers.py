@@ -90,6 +90,7 @@ def provenance(end: TaskView) -> dict[str, Any]:
         "node": end.node,
         "simulated": end.simulated,
         "served_from": end.served_from,
+        "model_ms": end.model_ms,
         "source_task_id": end.source_task_id,
         "cost_nanodollars": end.cost_nanodollars,
         "cost_usd": dollars(end.cost_nanodollars),
