@@ -8,7 +8,6 @@ added twice.
 from __future__ import annotations
 
 import asyncio
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -70,6 +69,11 @@ class WindowsTools:
     clock: Callable[[], int]
 
 
+class _App(faust.App):
+    async def on_first_start(self) -> None:
+        """Makes no directories for tables: these are in memory, and the file system may be read-only."""
+
+
 class WindowsApp:
     """One life of the Faust app."""
 
@@ -82,16 +86,14 @@ class WindowsApp:
 
     async def run(self, on_started: Callable[[], None]) -> None:
         """Until cancelled. Raises what ended it: WindowsEnded, NotForFaust, TimeoutError, whatever Faust raises."""
-        with tempfile.TemporaryDirectory(prefix="headrace-windows-", ignore_cleanup_errors=True) as folder:
-            partitions = await self._prepare_changelogs()
-            app = self._app(folder, partitions)
-            try:
-                async with asyncio.timeout(_START_SECONDS):
-                    await app.start()
-                on_started()
-                await self._until_it_ends(app)
-            finally:
-                await self._stop(app)
+        app = self._app(await self._prepare_changelogs())
+        try:
+            async with asyncio.timeout(_START_SECONDS):
+                await app.start()
+            on_started()
+            await self._until_it_ends(app)
+        finally:
+            await self._stop(app)
 
     async def _until_it_ends(self, app: Any) -> None:
         tasks = [asyncio.create_task(app.wait_until_stopped()), asyncio.create_task(self._keep_publishing())]
@@ -133,9 +135,9 @@ class WindowsApp:
     def _app_id(self) -> str:
         return f"{self._tools.codec.topic_prefix}cost-accountant.windows"
 
-    def _app(self, folder: str, partitions: int) -> Any:
+    def _app(self, partitions: int) -> Any:
         servers = self._tools.kafka["bootstrap.servers"].split(",")
-        app = faust.App(
+        app = _App(
             self._app_id,
             broker=[URL(f"kafka://{server.strip().rpartition('://')[2]}") for server in servers],
             broker_credentials=credentials_of(self._tools.kafka),
@@ -145,7 +147,6 @@ class WindowsApp:
             broker_rebalance_timeout=_SESSION_SECONDS,
             consumer_auto_offset_reset="earliest",
             store="memory://",
-            datadir=folder,
             autodiscover=False,
             web_enabled=False,
             topic_disable_leader=True,
