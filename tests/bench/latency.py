@@ -23,9 +23,12 @@ from pathlib import Path
 import aiohttp
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
+from headrace_streams.kafka import KafkaLog
+from headrace_streams.records import NewTopic, Outgoing, TopicPartition
 from headrace_testing.up import RunningStack, open_folder, running_up
 
-WARM_UP_REQUESTS = 300
+WARM_UP_SECONDS = 40.0
+"""Java compiles what is hot; until then Kafka takes several times as long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,17 +127,60 @@ async def open_loop(caller: Caller, rate: float, seconds: float) -> Figures:
     return figures(times, failed)
 
 
-async def measure(stack: RunningStack, options: argparse.Namespace) -> dict[str, list[Figures]]:
-    """All rounds, by name of the measurement."""
+@dataclass(frozen=True, slots=True)
+class Floor:
+    """What Kafka itself takes for one record on this machine now, medians in milliseconds.
+
+    A task's way has four deliveries (submission, attempt, outcome, reply) and two acknowledgements that must come
+    before the router acts; nothing else on the way waits for Kafka.
+    """
+
+    delivered: float
+    acknowledged: float
+
+    @property
+    def of_a_task(self) -> float:
+        """Least time that a task's records take."""
+        return round(4 * self.delivered + 2 * self.acknowledged, 3)
+
+
+async def floor(stack: RunningStack, records: int = 300) -> Floor:
+    """Append one record after another to a topic of its own, and read it back."""
+    log = KafkaLog({"bootstrap.servers": stack.bootstrap_servers})
+    topic = f"bench-{time.time_ns():x}"
+    await log.admin().create_topics([NewTopic(topic, 1, 1)])
+    producer, reader = log.producer(), log.reader()
+    await reader.assign({TopicPartition(topic, 0): 0})
+    delivered: list[float] = []
+    acknowledged: list[float] = []
+    try:
+        for _ in range(records):
+            began = time.perf_counter()
+            appended = producer.send(Outgoing(topic, b"x" * 300, partition=0))
+            appended.add_done_callback(lambda _, began=began: acknowledged.append(time.perf_counter() - began))
+            while not await reader.poll(1, 1.0):
+                pass
+            delivered.append(time.perf_counter() - began)
+            await appended
+    finally:
+        await reader.close()
+        await producer.close()
+    return Floor(round(statistics.median(delivered) * 1000, 3), round(statistics.median(acknowledged) * 1000, 3))
+
+
+async def measure(stack: RunningStack, options: argparse.Namespace) -> tuple[dict[str, list[Figures]], list[Floor]]:
+    """All rounds, by name of the measurement, and Kafka's floor in each."""
+    floors: list[Floor] = []
     results: dict[str, list[Figures]] = {"unloaded": [], f"{options.rate:g} tasks/s": []}
     connector = aiohttp.TCPConnector(limit=0)
     async with aiohttp.ClientSession(connector=connector) as session:
         caller = Caller(session, stack.intake_url, stack.api_key, options.privacy)
-        await unloaded(caller, WARM_UP_REQUESTS)
+        await open_loop(caller, options.rate / 2, WARM_UP_SECONDS)
         for _ in range(options.rounds):
+            floors.append(await floor(stack))
             results["unloaded"].append(await unloaded(caller, options.requests))
             results[f"{options.rate:g} tasks/s"].append(await open_loop(caller, options.rate, options.seconds))
-    return results
+    return results, floors
 
 
 def median_of(rounds: Sequence[Figures]) -> Figures:
@@ -169,12 +215,13 @@ def main() -> int:
         open_folder("bench") as folder,
         running_up(folder, "--port-base", "0", "--simulate", HEADRACE_SIMULATOR_SPEED="instant") as stack,
     ):
-        results = asyncio.run(measure(stack, options))
+        results, floors = asyncio.run(measure(stack, options))
     medians = {name: median_of(rounds) for name, rounds in results.items()}
     report = {
         "what": "HTTP request to response of /v1/chat/completions through the whole platform, simulated model "
         "without latency, milliseconds, medians over the rounds",
         "machine": {"processors": os.cpu_count(), "python": platform.python_version(), "system": platform.platform()},
+        "kafka_floor": [asdict(one) | {"of_a_task": one.of_a_task} for one in floors],
         "medians": {name: asdict(one) for name, one in medians.items()},
         "rounds": {name: [asdict(one) for one in rounds] for name, rounds in results.items()},
     }

@@ -1,6 +1,7 @@
 """The six services, each a process of its own, told everything by environment variables."""
 
 import os
+import shutil
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from headrace_devstack.parts.probes import http_ok
 from headrace_devstack.ports import LOOPBACK, PortPlan
 
 START_SECONDS = 120.0  # a busy machine takes its time to load six of them
+NOBODY_WAITS = frozenset({"cost-accountant"})  # for what these do; on one machine they step back for those who answer
 DRAIN_SECONDS = 8.0  # calls in flight may end; callers may wait for answers that nobody is left to give, though
 STOP_SECONDS = 20.0  # the drain, and then time to close what is open
 
@@ -43,7 +45,7 @@ def service_part(folder: DataFolder, ports: PortPlan, common: Mapping[str, str],
     return Process(
         name=needs.name,
         command=Command(
-            argv=(sys.executable, "-m", f"headrace_{needs.name.replace('-', '_')}"),
+            argv=(*_manners(needs.name), sys.executable, "-m", f"headrace_{needs.name.replace('-', '_')}"),
             environment={**os.environ, **common, **own, **needs.environment},
             log=folder.log(needs.name),
             folder=folder.root,
@@ -55,3 +57,7 @@ def service_part(folder: DataFolder, ports: PortPlan, common: Mapping[str, str],
         note=needs.note,
         start_seconds=START_SECONDS,
     )
+
+
+def _manners(name: str) -> tuple[str, ...]:
+    return ("nice", "-n", "10") if name in NOBODY_WAITS and shutil.which("nice") else ()
