@@ -21,6 +21,8 @@ _AWAY: Final = (
     OSError,
     TimeoutError,
     asyncpg.InterfaceError,
+    # What a connection that breaks in the middle of an operation can look like.
+    asyncpg.InternalClientError,
     asyncpg.PostgresConnectionError,
     asyncpg.InsufficientResourcesError,
     asyncpg.OperatorInterventionError,

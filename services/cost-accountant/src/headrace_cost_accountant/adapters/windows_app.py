@@ -23,7 +23,6 @@ from headrace_streams.errors import StreamsError
 from headrace_streams.ports import Admin
 from headrace_streams.publishing import Publication, Publisher
 from headrace_streams.records import NewTopic
-from yarl import URL
 
 from headrace_cost_accountant.adapters.faust_credentials import credentials_of
 from headrace_cost_accountant.adapters.usage_codec import Undecoded, UsageCodec
@@ -139,7 +138,7 @@ class WindowsApp:
         servers = self._tools.kafka["bootstrap.servers"].split(",")
         app = _App(
             self._app_id,
-            broker=[URL(f"kafka://{server.strip().rpartition('://')[2]}") for server in servers],
+            broker=";".join(f"kafka://{server.strip().rpartition('://')[2]}" for server in servers),
             broker_credentials=credentials_of(self._tools.kafka),
             broker_client_id=f"{self._tools.kafka.get('client.id', 'cost-accountant')}.windows",
             broker_session_timeout=_SESSION_SECONDS,
