@@ -109,7 +109,7 @@ class Codec:
         buffer = io.BytesIO()
         buffer.write(self._writer_ids[spec.name])
         try:
-            fastavro.schemaless_writer(buffer, self._own_schema(spec.record), event.to_avro())
+            fastavro.schemaless_writer(buffer, self._own_schema(spec.record), event.to_avro(named=True))
         except (TypeError, ValueError, OverflowError, struct.error) as error:
             raise UnencodableEvent(f"{spec.record.FULL_NAME} for {spec.name}: {error}") from error
         return buffer.getvalue()

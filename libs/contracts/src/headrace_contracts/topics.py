@@ -20,7 +20,9 @@ class Event(Protocol):
 
     FULL_NAME: ClassVar[str]
 
-    def to_avro(self) -> dict[str, Any]: ...
+    def to_avro(self, named: bool = False) -> dict[str, Any]:
+        """As Avro data; `named` gives records in unions as pairs of name and data, which is faster to write."""
+        ...
 
     @classmethod
     def from_avro(cls, data: dict[str, Any]) -> Self: ...

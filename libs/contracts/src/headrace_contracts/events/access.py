@@ -36,7 +36,7 @@ class AccessKey:
     created_at: int
     revoked_at: int | None = None
 
-    def to_avro(self) -> dict[str, Any]:
+    def to_avro(self, named: bool = False) -> dict[str, Any]:
         return {
             "key_id": self.key_id,
             "tenant": self.tenant,

@@ -51,7 +51,7 @@ class AuditRecorded:
     policy_version: str = ''
     recorded_at: int
 
-    def to_avro(self) -> dict[str, Any]:
+    def to_avro(self, named: bool = False) -> dict[str, Any]:
         return {
             "event_id": self.event_id,
             "tenant": self.tenant,

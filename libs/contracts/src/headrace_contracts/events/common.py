@@ -25,7 +25,7 @@ class Content:
     cipher: str = 'none'
     data: bytes
 
-    def to_avro(self) -> dict[str, Any]:
+    def to_avro(self, named: bool = False) -> dict[str, Any]:
         return {
             "cipher": self.cipher,
             "data": self.data,
@@ -55,7 +55,7 @@ class Failure:
     message: str = ''
     retry_after_ms: int | None = None
 
-    def to_avro(self) -> dict[str, Any]:
+    def to_avro(self, named: bool = False) -> dict[str, Any]:
         return {
             "code": self.code,
             "message": self.message,
@@ -102,7 +102,7 @@ class Position:
     partition: int
     next_offset: int
 
-    def to_avro(self) -> dict[str, Any]:
+    def to_avro(self, named: bool = False) -> dict[str, Any]:
         return {
             "topic": self.topic,
             "partition": self.partition,
@@ -144,7 +144,7 @@ class Usage:
     cached_input_tokens: int = 0
     searches: int = 0
 
-    def to_avro(self) -> dict[str, Any]:
+    def to_avro(self, named: bool = False) -> dict[str, Any]:
         return {
             "input_tokens": self.input_tokens,
             "output_tokens": self.output_tokens,

@@ -24,7 +24,7 @@ class Header:
     name: str
     value: bytes | None = None
 
-    def to_avro(self) -> dict[str, Any]:
+    def to_avro(self, named: bool = False) -> dict[str, Any]:
         return {
             "name": self.name,
             "value": self.value,
@@ -72,7 +72,7 @@ class DeadLetter:
     attempts: int = 1
     failed_at: int
 
-    def to_avro(self) -> dict[str, Any]:
+    def to_avro(self, named: bool = False) -> dict[str, Any]:
         return {
             "service": self.service,
             "topic": self.topic,
@@ -81,7 +81,7 @@ class DeadLetter:
             "timestamp": self.timestamp,
             "key": self.key,
             "value": self.value,
-            "headers": [item.to_avro() for item in self.headers],
+            "headers": [item.to_avro(named) for item in self.headers],
             "error_type": self.error_type,
             "error_message": self.error_message,
             "attempts": self.attempts,

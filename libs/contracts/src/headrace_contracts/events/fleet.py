@@ -30,7 +30,7 @@ class ModelStatus:
     context_tokens: int | None = None
     loaded: bool = False
 
-    def to_avro(self) -> dict[str, Any]:
+    def to_avro(self, named: bool = False) -> dict[str, Any]:
         return {
             "name": self.name,
             "size_bytes": self.size_bytes,
@@ -95,7 +95,7 @@ class NodeStatus:
     valid_for_ms: int = 15000
     reported_at: int
 
-    def to_avro(self) -> dict[str, Any]:
+    def to_avro(self, named: bool = False) -> dict[str, Any]:
         return {
             "node": self.node,
             "place": self.place,
@@ -104,7 +104,7 @@ class NodeStatus:
             "healthy": self.healthy,
             "reason": self.reason,
             "simulated": self.simulated,
-            "models": [item.to_avro() for item in self.models],
+            "models": [item.to_avro(named) for item in self.models],
             "slots": self.slots,
             "busy": self.busy,
             "tokens_per_second": self.tokens_per_second,

@@ -46,7 +46,7 @@ class Preferences:
     updated_by: str = ''
     updated_at: int
 
-    def to_avro(self) -> dict[str, Any]:
+    def to_avro(self, named: bool = False) -> dict[str, Any]:
         return {
             "tenant": self.tenant,
             "user": self.user,

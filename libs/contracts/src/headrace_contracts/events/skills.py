@@ -64,7 +64,7 @@ class SkillChanged:
     submitted_at: int
     published_at: int
 
-    def to_avro(self) -> dict[str, Any]:
+    def to_avro(self, named: bool = False) -> dict[str, Any]:
         return {
             "interest": self.interest,
             "tenant": self.tenant,
@@ -73,7 +73,7 @@ class SkillChanged:
             "change": self.change,
             "title": self.title,
             "summary": self.summary,
-            "body": None if self.body is None else ("headrace.common.Content", self.body.to_avro()),
+            "body": None if self.body is None else ("headrace.common.Content", self.body.to_avro(named)) if named else self.body.to_avro(named),
             "interests": list(self.interests),
             "digest": self.digest,
             "author": self.author,
@@ -129,7 +129,7 @@ class SkillVersion:
     submission_id: str
     published_at: int
 
-    def to_avro(self) -> dict[str, Any]:
+    def to_avro(self, named: bool = False) -> dict[str, Any]:
         return {
             "version": self.version,
             "status": self.status,
@@ -194,7 +194,7 @@ class SkillPublished:
     submitted_at: int
     published_at: int
 
-    def to_avro(self) -> dict[str, Any]:
+    def to_avro(self, named: bool = False) -> dict[str, Any]:
         return {
             "tenant": self.tenant,
             "name": self.name,
@@ -202,14 +202,14 @@ class SkillPublished:
             "status": self.status,
             "title": self.title,
             "summary": self.summary,
-            "body": None if self.body is None else ("headrace.common.Content", self.body.to_avro()),
+            "body": None if self.body is None else ("headrace.common.Content", self.body.to_avro(named)) if named else self.body.to_avro(named),
             "interests": list(self.interests),
             "previous_interests": list(self.previous_interests),
             "digest": self.digest,
             "author": self.author,
             "submission_id": self.submission_id,
-            "history": [item.to_avro() for item in self.history],
-            "positions": [item.to_avro() for item in self.positions],
+            "history": [item.to_avro(named) for item in self.history],
+            "positions": [item.to_avro(named) for item in self.positions],
             "submitted_at": self.submitted_at,
             "published_at": self.published_at,
         }
@@ -268,7 +268,7 @@ class SkillSubmitted:
     author: str = ''
     submitted_at: int
 
-    def to_avro(self) -> dict[str, Any]:
+    def to_avro(self, named: bool = False) -> dict[str, Any]:
         return {
             "submission_id": self.submission_id,
             "tenant": self.tenant,
@@ -276,7 +276,7 @@ class SkillSubmitted:
             "action": self.action,
             "title": self.title,
             "summary": self.summary,
-            "body": None if self.body is None else ("headrace.common.Content", self.body.to_avro()),
+            "body": None if self.body is None else ("headrace.common.Content", self.body.to_avro(named)) if named else self.body.to_avro(named),
             "interests": list(self.interests),
             "digest": self.digest,
             "author": self.author,

@@ -31,12 +31,12 @@ class Window:
     usage: Usage
     cost_nanodollars: int = 0
 
-    def to_avro(self) -> dict[str, Any]:
+    def to_avro(self, named: bool = False) -> dict[str, Any]:
         return {
             "seconds": self.seconds,
             "start": self.start,
             "executions": self.executions,
-            "usage": self.usage.to_avro(),
+            "usage": self.usage.to_avro(named),
             "cost_nanodollars": self.cost_nanodollars,
         }
 
@@ -67,10 +67,10 @@ class SpendWindows:
     windows: tuple[Window, ...] = ()
     updated_at: int
 
-    def to_avro(self) -> dict[str, Any]:
+    def to_avro(self, named: bool = False) -> dict[str, Any]:
         return {
             "tenant": self.tenant,
-            "windows": [item.to_avro() for item in self.windows],
+            "windows": [item.to_avro(named) for item in self.windows],
             "updated_at": self.updated_at,
         }
 

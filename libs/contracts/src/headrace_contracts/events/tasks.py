@@ -57,7 +57,7 @@ class AttemptState:
     usage: Usage = Usage()
     cost_nanodollars: int = 0
 
-    def to_avro(self) -> dict[str, Any]:
+    def to_avro(self, named: bool = False) -> dict[str, Any]:
         return {
             "number": self.number,
             "provider": self.provider,
@@ -67,8 +67,8 @@ class AttemptState:
             "max_output_tokens": self.max_output_tokens,
             "worst_case_nanodollars": self.worst_case_nanodollars,
             "outcome": self.outcome,
-            "failure": None if self.failure is None else ("headrace.common.Failure", self.failure.to_avro()),
-            "usage": self.usage.to_avro(),
+            "failure": None if self.failure is None else ("headrace.common.Failure", self.failure.to_avro(named)) if named else self.failure.to_avro(named),
+            "usage": self.usage.to_avro(named),
             "cost_nanodollars": self.cost_nanodollars,
         }
 
@@ -116,7 +116,7 @@ class Command:
     topic: str
     attempt: int = 0
 
-    def to_avro(self) -> dict[str, Any]:
+    def to_avro(self, named: bool = False) -> dict[str, Any]:
         return {
             "kind": self.kind,
             "event_id": self.event_id,
@@ -160,7 +160,7 @@ class InputEvent:
     offset: int
     event_id: str
 
-    def to_avro(self) -> dict[str, Any]:
+    def to_avro(self, named: bool = False) -> dict[str, Any]:
         return {
             "topic": self.topic,
             "partition": self.partition,
@@ -202,10 +202,10 @@ class Message:
     role: str
     content: Content
 
-    def to_avro(self) -> dict[str, Any]:
+    def to_avro(self, named: bool = False) -> dict[str, Any]:
         return {
             "role": self.role,
-            "content": self.content.to_avro(),
+            "content": self.content.to_avro(named),
         }
 
     @classmethod
@@ -238,7 +238,7 @@ class Sampling:
     seed: int | None = None
     json: bool = False
 
-    def to_avro(self) -> dict[str, Any]:
+    def to_avro(self, named: bool = False) -> dict[str, Any]:
         return {
             "max_output_tokens": self.max_output_tokens,
             "temperature": self.temperature,
@@ -314,7 +314,7 @@ class TaskSubmitted:
     reply_partition: int | None = None
     submitted_at: int
 
-    def to_avro(self) -> dict[str, Any]:
+    def to_avro(self, named: bool = False) -> dict[str, Any]:
         return {
             "task_id": self.task_id,
             "tenant": self.tenant,
@@ -323,8 +323,8 @@ class TaskSubmitted:
             "kind": self.kind,
             "role": self.role,
             "model": self.model,
-            "messages": [item.to_avro() for item in self.messages],
-            "sampling": self.sampling.to_avro(),
+            "messages": [item.to_avro(named) for item in self.messages],
+            "sampling": self.sampling.to_avro(named),
             "privacy": self.privacy,
             "lane": self.lane,
             "mode": self.mode,
@@ -388,7 +388,7 @@ class TrailStep:
     model: str | None = None
     reason: str = ''
 
-    def to_avro(self) -> dict[str, Any]:
+    def to_avro(self, named: bool = False) -> dict[str, Any]:
         return {
             "at": self.at,
             "step": self.step,
@@ -497,7 +497,7 @@ class TaskCompleted:
     submitted_at: int
     completed_at: int
 
-    def to_avro(self) -> dict[str, Any]:
+    def to_avro(self, named: bool = False) -> dict[str, Any]:
         return {
             "task_id": self.task_id,
             "tenant": self.tenant,
@@ -511,20 +511,20 @@ class TaskCompleted:
             "privacy": self.privacy,
             "lane": self.lane,
             "status": self.status,
-            "answer": None if self.answer is None else ("headrace.common.Content", self.answer.to_avro()),
+            "answer": None if self.answer is None else ("headrace.common.Content", self.answer.to_avro(named)) if named else self.answer.to_avro(named),
             "finish_reason": self.finish_reason,
-            "failure": None if self.failure is None else ("headrace.common.Failure", self.failure.to_avro()),
+            "failure": None if self.failure is None else ("headrace.common.Failure", self.failure.to_avro(named)) if named else self.failure.to_avro(named),
             "provider": self.provider,
             "model": self.model,
             "node": self.node,
             "simulated": self.simulated,
             "served_from": self.served_from,
             "source_task_id": self.source_task_id,
-            "usage": self.usage.to_avro(),
+            "usage": self.usage.to_avro(named),
             "cost_nanodollars": self.cost_nanodollars,
             "attempts": self.attempts,
             "model_ms": self.model_ms,
-            "trail": [item.to_avro() for item in self.trail],
+            "trail": [item.to_avro(named) for item in self.trail],
             "policy_version": self.policy_version,
             "home_partition": self.home_partition,
             "submitted_at": self.submitted_at,
@@ -611,10 +611,10 @@ class TaskState:
     trail: tuple[TrailStep, ...] = ()
     result: TaskCompleted | None = None
 
-    def to_avro(self) -> dict[str, Any]:
+    def to_avro(self, named: bool = False) -> dict[str, Any]:
         return {
             "phase": self.phase,
-            "task": None if self.task is None else ("headrace.tasks.TaskSubmitted", self.task.to_avro()),
+            "task": None if self.task is None else ("headrace.tasks.TaskSubmitted", self.task.to_avro(named)) if named else self.task.to_avro(named),
             "route_key": self.route_key,
             "home_partition": self.home_partition,
             "digest": self.digest,
@@ -624,11 +624,11 @@ class TaskState:
             "system_prompt": self.system_prompt,
             "reply_partition": self.reply_partition,
             "traceparent": self.traceparent,
-            "attempts": [item.to_avro() for item in self.attempts],
+            "attempts": [item.to_avro(named) for item in self.attempts],
             "wake_at": self.wake_at,
             "leader_task_id": self.leader_task_id,
-            "trail": [item.to_avro() for item in self.trail],
-            "result": None if self.result is None else ("headrace.tasks.TaskCompleted", self.result.to_avro()),
+            "trail": [item.to_avro(named) for item in self.trail],
+            "result": None if self.result is None else ("headrace.tasks.TaskCompleted", self.result.to_avro(named)) if named else self.result.to_avro(named),
         }
 
     @classmethod
@@ -671,7 +671,7 @@ class Rejection:
     code: str
     detail: str = ''
 
-    def to_avro(self) -> dict[str, Any]:
+    def to_avro(self, named: bool = False) -> dict[str, Any]:
         return {
             "provider": self.provider,
             "model": self.model,
@@ -732,7 +732,7 @@ class JournalEntry:
     completed_offset: int | None = None
     decided_at: int
 
-    def to_avro(self) -> dict[str, Any]:
+    def to_avro(self, named: bool = False) -> dict[str, Any]:
         return {
             "kind": self.kind,
             "task_id": self.task_id,
@@ -740,11 +740,11 @@ class JournalEntry:
             "sequence": self.sequence,
             "owner": self.owner,
             "cause": self.cause,
-            "input": None if self.input is None else ("headrace.tasks.InputEvent", self.input.to_avro()),
-            "positions": [item.to_avro() for item in self.positions],
-            "state": None if self.state is None else ("headrace.tasks.TaskState", self.state.to_avro()),
-            "commands": [item.to_avro() for item in self.commands],
-            "rejected": [item.to_avro() for item in self.rejected],
+            "input": None if self.input is None else ("headrace.tasks.InputEvent", self.input.to_avro(named)) if named else self.input.to_avro(named),
+            "positions": [item.to_avro(named) for item in self.positions],
+            "state": None if self.state is None else ("headrace.tasks.TaskState", self.state.to_avro(named)) if named else self.state.to_avro(named),
+            "commands": [item.to_avro(named) for item in self.commands],
+            "rejected": [item.to_avro(named) for item in self.rejected],
             "policy_version": self.policy_version,
             "acted_offset": self.acted_offset,
             "completed_offset": self.completed_offset,
@@ -802,7 +802,7 @@ class TaskCancelled:
     reason: str = ''
     requested_at: int
 
-    def to_avro(self) -> dict[str, Any]:
+    def to_avro(self, named: bool = False) -> dict[str, Any]:
         return {
             "task_id": self.task_id,
             "tenant": self.tenant,
@@ -854,7 +854,7 @@ class TaskReply:
     result: TaskCompleted | None = None
     emitted_at: int
 
-    def to_avro(self) -> dict[str, Any]:
+    def to_avro(self, named: bool = False) -> dict[str, Any]:
         return {
             "task_id": self.task_id,
             "tenant": self.tenant,
@@ -862,8 +862,8 @@ class TaskReply:
             "attempt": self.attempt,
             "execution_id": self.execution_id,
             "sequence": self.sequence,
-            "text": None if self.text is None else ("headrace.common.Content", self.text.to_avro()),
-            "result": None if self.result is None else ("headrace.tasks.TaskCompleted", self.result.to_avro()),
+            "text": None if self.text is None else ("headrace.common.Content", self.text.to_avro(named)) if named else self.text.to_avro(named),
+            "result": None if self.result is None else ("headrace.tasks.TaskCompleted", self.result.to_avro(named)) if named else self.result.to_avro(named),
             "emitted_at": self.emitted_at,
         }
 

@@ -58,7 +58,7 @@ class UsageRecorded:
     model_ms: float = 0.0
     recorded_at: int
 
-    def to_avro(self) -> dict[str, Any]:
+    def to_avro(self, named: bool = False) -> dict[str, Any]:
         return {
             "event_id": self.event_id,
             "tenant": self.tenant,
@@ -75,7 +75,7 @@ class UsageRecorded:
             "node": self.node,
             "simulated": self.simulated,
             "outcome": self.outcome,
-            "usage": self.usage.to_avro(),
+            "usage": self.usage.to_avro(named),
             "model_ms": self.model_ms,
             "recorded_at": self.recorded_at,
         }

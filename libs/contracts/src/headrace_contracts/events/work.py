@@ -62,7 +62,7 @@ class AttemptFinished:
     model_ms: float = 0.0
     finished_at: int
 
-    def to_avro(self) -> dict[str, Any]:
+    def to_avro(self, named: bool = False) -> dict[str, Any]:
         return {
             "attempt_id": self.attempt_id,
             "task_id": self.task_id,
@@ -72,14 +72,14 @@ class AttemptFinished:
             "execution_id": self.execution_id,
             "worker": self.worker,
             "outcome": self.outcome,
-            "content": None if self.content is None else ("headrace.common.Content", self.content.to_avro()),
+            "content": None if self.content is None else ("headrace.common.Content", self.content.to_avro(named)) if named else self.content.to_avro(named),
             "finish_reason": self.finish_reason,
-            "failure": None if self.failure is None else ("headrace.common.Failure", self.failure.to_avro()),
+            "failure": None if self.failure is None else ("headrace.common.Failure", self.failure.to_avro(named)) if named else self.failure.to_avro(named),
             "provider": self.provider,
             "model": self.model,
             "node": self.node,
             "simulated": self.simulated,
-            "usage": self.usage.to_avro(),
+            "usage": self.usage.to_avro(named),
             "queued_ms": self.queued_ms,
             "first_output_ms": self.first_output_ms,
             "model_ms": self.model_ms,
@@ -166,7 +166,7 @@ class AttemptRequested:
     policy_version: str = ''
     requested_at: int
 
-    def to_avro(self) -> dict[str, Any]:
+    def to_avro(self, named: bool = False) -> dict[str, Any]:
         return {
             "attempt_id": self.attempt_id,
             "task_id": self.task_id,
@@ -176,8 +176,8 @@ class AttemptRequested:
             "home_partition": self.home_partition,
             "provider": self.provider,
             "model": self.model,
-            "messages": [item.to_avro() for item in self.messages],
-            "sampling": self.sampling.to_avro(),
+            "messages": [item.to_avro(named) for item in self.messages],
+            "sampling": self.sampling.to_avro(named),
             "privacy": self.privacy,
             "lane": self.lane,
             "kind": self.kind,

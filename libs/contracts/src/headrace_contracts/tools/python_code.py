@@ -114,7 +114,7 @@ def _class(schema: dict[str, Any], records: frozenset[str]) -> str:
     lines.append(f'    FULL_NAME: ClassVar[str] = "{schema["namespace"]}.{schema["name"]}"')
     lines.append("")
     lines += [f"    {field['name']}: {_type(field['type'])}{_default(field)}" for field in fields]
-    lines += ["", "    def to_avro(self) -> dict[str, Any]:", "        return {"]
+    lines += ["", "    def to_avro(self, named: bool = False) -> dict[str, Any]:", "        return {"]
     lines += [
         f'            "{field["name"]}": {_encode(field["type"], "self." + field["name"], records)},'
         for field in fields
@@ -175,9 +175,9 @@ def _is_named(node: Any) -> bool:
 def _encode(node: Any, value: str, records: frozenset[str]) -> str:
     if isinstance(node, list):
         inner = _encode(node[1], value, records)
+        # A branch by its name spares fastavro to validate the whole record in order to find it.
         if _is_named(node[1]) and node[1] in records:
-            # Named, so that fastavro takes the branch as said instead of validating the whole record to find it.
-            inner = f'("{node[1]}", {inner})'
+            inner = f'("{node[1]}", {inner}) if named else {inner}'
         return value if inner == value else f"None if {value} is None else {inner}"
     if isinstance(node, dict) and node["type"] == "array":
         inner = _encode(node["items"], "item", records)
@@ -185,7 +185,7 @@ def _encode(node: Any, value: str, records: frozenset[str]) -> str:
     if isinstance(node, dict) and node["type"] == "map":
         return f"dict({value})"
     if _is_named(node) and node in records:
-        return f"{value}.to_avro()"
+        return f"{value}.to_avro(named)"
     return value
 
 
