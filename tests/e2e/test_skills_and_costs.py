@@ -17,14 +17,16 @@ async def test_published_skill_is_pushed_found_updated_and_revoked(client: Clien
     interest = f"topic-{uuid.uuid4().hex[:8]}"
     received: asyncio.Queue[tuple[str, str, int]] = asyncio.Queue()
 
+    opened = asyncio.Event()
+
     async def follow() -> None:
-        async with aclosing(client.skills.feed(interest)) as feed:
+        async with aclosing(client.skills.feed(interest, on_open=opened.set)) as feed:
             async for news in feed:
                 received.put_nowait((news.change, news.skill.name, news.skill.version))
 
     following = asyncio.create_task(follow())
     try:
-        await asyncio.sleep(0.5)
+        await asyncio.wait_for(opened.wait(), 20)
         first = await client.skills.publish(
             "read-a-journal",
             "Start at the barrier.",
@@ -33,14 +35,14 @@ async def test_published_skill_is_pushed_found_updated_and_revoked(client: Clien
             summary="recovery",
         )
         assert first.version == 1
-        assert await asyncio.wait_for(received.get(), 10) == ("published", "read-a-journal", 1)
+        assert await asyncio.wait_for(received.get(), 20) == ("published", "read-a-journal", 1)
         second = await client.skills.publish("read-a-journal", "Mind the generation.", interests=[interest])
         assert second.version == 2
-        assert await asyncio.wait_for(received.get(), 10) == ("updated", "read-a-journal", 2)
+        assert await asyncio.wait_for(received.get(), 20) == ("updated", "read-a-journal", 2)
         assert [skill.name for skill in await client.skills.search("journal")] == ["read-a-journal"]
         assert (await client.skills.get("read-a-journal")).body == "Mind the generation."
         await client.skills.revoke("read-a-journal")
-        assert (await asyncio.wait_for(received.get(), 10))[0] == "revoked"
+        assert (await asyncio.wait_for(received.get(), 20))[0] == "revoked"
         assert await client.skills.search("journal") == ()
     finally:
         following.cancel()

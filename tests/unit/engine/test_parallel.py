@@ -78,7 +78,7 @@ def cluster() -> MemoryCluster:
     return made
 
 
-async def eventually(true: Callable[[], bool], what: str, seconds: float = 5.0) -> None:
+async def eventually(true: Callable[[], bool], what: str, seconds: float = 30.0) -> None:
     try:
         async with asyncio.timeout(seconds):
             while not true():  # noqa: ASYNC110 - looks at what has no event
@@ -658,7 +658,7 @@ async def test_ten_thousand_in_flight(cluster: MemoryCluster) -> None:
     async with running(
         cluster, handle, max_in_flight=10_000, max_buffered=10_000, commit_interval_seconds=0.5
     ) as consumer:
-        await eventually(lambda: consumer.state().in_flight == 10_000, "all run at once", 20)
+        await eventually(lambda: consumer.state().in_flight == 10_000, "all run at once", 60)
         release.set()
         await eventually(lambda: all_committed(cluster), "the end is committed", 20)
 
