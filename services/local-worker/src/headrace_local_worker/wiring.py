@@ -19,6 +19,7 @@ from headrace_models.worker.measures import WorkerMeasures
 from headrace_models.worker.pool import Place, Pool
 from headrace_models.worker.runner import AttemptRunner, RunnerOptions
 from headrace_runtime.connections import Connections, wall_clock_ms
+from headrace_runtime.handling import current_traceparent, in_its_trace
 from headrace_runtime.health import Health
 from headrace_runtime.lifecycle import Part, Service
 from headrace_runtime.metrics import Metrics
@@ -28,7 +29,6 @@ from headrace_streams.ports import Log
 from headrace_streams.publishing import Publisher
 
 from headrace_local_worker.decide.balancing import choose_node
-from headrace_local_worker.service import LocalWorker, current_traceparent
 from headrace_local_worker.settings import LocalWorkerSettings
 
 GROUP = "local-worker"
@@ -92,7 +92,7 @@ def worker_parts(
             # Some room is left for what is urgent, however much batch work is in hand.
             Lane(batch, max_in_flight=max(1, settings.max_in_flight * 3 // 4)),
         ],
-        LocalWorker(runner).handle,
+        in_its_trace("run attempt", runner.handle),
         dead_letters=dead_letters,
         options=EngineOptions(
             max_in_flight=settings.max_in_flight, drain_seconds=max(0.0, settings.drain_seconds - 3.0)

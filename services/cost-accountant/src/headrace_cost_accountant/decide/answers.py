@@ -13,40 +13,18 @@ from typing import Any, Final
 from headrace_contracts.events import SpendWindows, Window
 
 from headrace_cost_accountant.decide.questions import CostQuestion
-from headrace_cost_accountant.decide.windows import current_windows
+from headrace_cost_accountant.decide.windows import Spend, current_windows
 
 _NANODOLLARS: Final = Decimal(1_000_000_000)
 _FORMULA_STARTS: Final = ("=", "+", "-", "@", "\t", "\r")
 
 
 @dataclass(frozen=True, slots=True)
-class Sums:
-    """What a group of executions comes to; adds up."""
+class Sums(Spend):
+    """What a group of executions comes to, with what only the ledger knows; adds up."""
 
-    executions: int = 0
-    input_tokens: int = 0
-    output_tokens: int = 0
-    cached_input_tokens: int = 0
-    searches: int = 0
-    cost_nanodollars: int = 0
     internal_value_nanodollars: int = 0
     unpriced_executions: int = 0
-
-    def __add__(self, other: Sums) -> Sums:
-        return Sums(*(mine + theirs for mine, theirs in zip(self.values(), other.values(), strict=True)))
-
-    def values(self) -> tuple[int, ...]:
-        """The numbers in the order of the fields."""
-        return (
-            self.executions,
-            self.input_tokens,
-            self.output_tokens,
-            self.cached_input_tokens,
-            self.searches,
-            self.cost_nanodollars,
-            self.internal_value_nanodollars,
-            self.unpriced_executions,
-        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import dataclass, fields
+from typing import Final, Self
 
 from headrace_contracts.events import SpendWindows, Usage, Window
 
@@ -23,19 +23,12 @@ class Spend:
     searches: int = 0
     cost_nanodollars: int = 0
 
-    def __add__(self, other: Spend) -> Spend:
-        return Spend(*(mine + theirs for mine, theirs in zip(self.values(), other.values(), strict=True)))
+    def __add__(self, other: Self) -> Self:
+        return type(self)(*(mine + theirs for mine, theirs in zip(self.values(), other.values(), strict=True)))
 
     def values(self) -> tuple[int, ...]:
         """The numbers in the order of the fields."""
-        return (
-            self.executions,
-            self.input_tokens,
-            self.output_tokens,
-            self.cached_input_tokens,
-            self.searches,
-            self.cost_nanodollars,
-        )
+        return tuple(getattr(self, field.name) for field in fields(self))
 
 
 def window_start(time_ms: int, seconds: int) -> int:
