@@ -160,6 +160,7 @@ def test_models_are_those_that_healthy_nodes_offer_now() -> None:
         [
             node("b"),
             node("a", simulated=True),
+            node("a", worker="another"),
             node("sick", healthy=False, models=(ModelStatus(name="gone"),)),
             node("silent", reported_at=8_999, models=(ModelStatus(name="gone"),)),
             node("groq", provider="groq", place=Place.CLOUD, models=(ModelStatus(name="llama"),)),

@@ -9,6 +9,7 @@ from itertools import pairwise
 
 import pytest
 from headrace_contracts import events, topics
+from headrace_contracts.errors import Origin
 from headrace_contracts.events import Lane
 from headrace_models.errors import RetryLater
 from headrace_models.ports import ModelInfo, ProviderStatus
@@ -54,7 +55,7 @@ async def test_the_first_look_is_over_before_work_begins(bench: WorkerBench) -> 
     assert [(model.name, model.loaded) for model in status.models] == [(MODEL, True)]
     assert status.hardware == {"gpu": "rtx4060", "version": "1.2.3"}
     assert (status.valid_for_ms, status.latency_ms) == (180_000, 1.0)
-    assert bench.records(topics.FLEET_STATUS)[0].key == b"node-1"
+    assert bench.records(topics.FLEET_STATUS)[0].key == b"node-1/worker-1", "no worker speaks for another"
 
 
 async def test_a_change_is_told_at_once_and_a_down_place_keeps_its_models(bench: WorkerBench) -> None:
@@ -107,6 +108,37 @@ async def test_leaving_is_told_before_it_returns(bench: WorkerBench) -> None:
     last = bench.read(topics.FLEET_STATUS)[-2:]
     assert {status.node: status.healthy for status in last} == {"node-1": False, "b": False}
     assert {status.reason for status in last} == {"its worker is leaving"}
+
+
+async def test_places_that_come_and_go_are_looked_at_and_told_at_once(bench: WorkerBench) -> None:
+    pool = Pool([Place(ScriptedProvider(), 4)], first_of)
+    fleet = reporter(bench, pool)
+    await fleet.start()
+    running = asyncio.create_task(fleet.run())
+    await asyncio.sleep(0)
+    pool.join(Place(ScriptedProvider(node="b", models=("phi3:3.8b",)), 1))
+    await reports(bench, lambda all: all[-1].node == "b" and all[-1].healthy)
+    assert (await pool.acquire("ollama", "phi3:3.8b", Lane.BATCH, None)).name == "b"
+
+    left = pool.leave("b")
+    assert not left.idle.is_set(), "its last call is still running"
+    async with asyncio.timeout(5):
+        while bench.records(topics.FLEET_STATUS)[-1].value is not None:  # noqa: ASYNC110 - looks on
+            await asyncio.sleep(0.002)
+    assert bench.records(topics.FLEET_STATUS)[-1].key == b"b/worker-1"
+    pool.release(left, None, "phi3:3.8b")
+    assert left.idle.is_set()
+
+    count = len(bench.records(topics.FLEET_STATUS))
+    pool.join(Place(ScriptedProvider(node="b"), 2))
+    async with asyncio.timeout(5):
+        while len(bench.records(topics.FLEET_STATUS)) <= count:  # noqa: ASYNC110 - looks on
+            await asyncio.sleep(0.002)
+    again = bench.records(topics.FLEET_STATUS)[-1]
+    status = bench.codec.decode(events.NodeStatus, again.value, Origin(again.topic, again.partition, again.offset))
+    assert (status.node, status.slots, status.healthy) == ("b", 2, True)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
 
 
 def test_only_what_decides_where_work_goes_is_worth_a_report_of_its_own() -> None:

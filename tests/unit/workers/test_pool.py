@@ -171,3 +171,44 @@ async def test_times_are_observed() -> None:
 def test_names_are_unique() -> None:
     with pytest.raises(ValueError, match="same name"):
         pool_of(healthy(ScriptedProvider()), healthy(ScriptedProvider()))
+
+
+async def test_a_place_that_leaves_gets_no_call_and_those_who_wait_for_it_alone_are_told() -> None:
+    first = healthy(ScriptedProvider(node="first"), slots=1)
+    second = healthy(ScriptedProvider(node="second", models=("b",)), slots=1)
+    pool = pool_of(first, second)
+    taken = await pool.acquire("ollama", MODEL, Lane.INTERACTIVE, None)
+    waiting = asyncio.create_task(pool.acquire("ollama", MODEL, Lane.INTERACTIVE, None))
+    await settle()
+    assert pool.leave("first") is first
+    with pytest.raises(NobodyOffers):
+        await waiting
+    with pytest.raises(NobodyOffers):
+        await pool.acquire("ollama", MODEL, Lane.INTERACTIVE, None)
+    assert (first.busy, first.idle.is_set()) == (1, False), "what runs there may finish"
+    pool.release(taken, result(), MODEL)
+    assert (first.busy, first.idle.is_set()) == (0, True)
+
+
+async def test_a_place_that_joins_serves_once_it_has_been_looked_at() -> None:
+    pool = pool_of()
+    place = Place(ScriptedProvider(), 1)
+    pool.join(place)
+    assert place.doubted.is_set(), "it must be looked at at once"
+    with pytest.raises(NobodyOffers, match="not been looked at"):
+        await pool.acquire("ollama", MODEL, Lane.INTERACTIVE, None)
+    pool.update(place.name, ScriptedProvider().current)
+    assert await pool.acquire("ollama", MODEL, Lane.INTERACTIVE, None) is place
+    with pytest.raises(ValueError, match="already"):
+        pool.join(Place(ScriptedProvider(), 1))
+
+
+async def test_more_slots_serve_those_who_wait() -> None:
+    place = healthy(ScriptedProvider(), slots=1)
+    pool = pool_of(place)
+    await pool.acquire("ollama", MODEL, Lane.INTERACTIVE, None)
+    waiting = asyncio.create_task(pool.acquire("ollama", MODEL, Lane.INTERACTIVE, None))
+    await settle()
+    pool.resize(place.name, 2, {"gpu": "big"})
+    assert await waiting is place
+    assert (place.busy, place.hardware, pool.changed.is_set()) == (2, {"gpu": "big"}, True)

@@ -101,6 +101,8 @@ class FleetReporter:
         self._clock_ms = clock_ms
         self._reported: dict[str, events.NodeStatus] = {}
         self._leaving = False
+        self._membership = asyncio.Event()
+        pool.follow(self)
 
     @property
     def reported(self) -> Mapping[str, events.NodeStatus]:
@@ -117,10 +119,28 @@ class FleetReporter:
     async def run(self) -> None:
         """Look and report for ever."""
         async with asyncio.TaskGroup() as tasks:
-            for place in self._pool.places.values():
-                tasks.create_task(self._keep_looking(place))
             tasks.create_task(self._report_changes())
             tasks.create_task(self._report_regularly())
+            await self._look_at_all(tasks)
+
+    def joined(self, place: Place) -> None:
+        self._membership.set()
+
+    def left(self, place: Place) -> None:
+        self._membership.set()
+        if self._reported.pop(place.name, None) is not None:
+            self._queue(place.name, lambda: self._publisher.send_tombstone(FLEET_STATUS, self._key(place.name)))
+
+    async def _look_at_all(self, tasks: asyncio.TaskGroup) -> None:
+        looking: dict[Place, asyncio.Task[None]] = {}
+        while True:
+            self._membership.clear()
+            here = set(self._pool.places.values())
+            for gone in looking.keys() - here:
+                looking.pop(gone).cancel()
+            for new in here - looking.keys():
+                looking[new] = tasks.create_task(self._keep_looking(new))
+            await self._membership.wait()
 
     async def leave(self) -> None:
         """Tell that these places take no more work from here; returns when that is on disk."""
@@ -147,6 +167,8 @@ class FleetReporter:
 
     async def _look(self, place: Place) -> None:
         status = await place.provider.status()
+        if self._pool.places.get(place.name) is not place:
+            return  # it left in the meantime
         models = self._options.models_of(status.models)
         if status.healthy != place.status.healthy:
             _log.info("%s is %s", place.name, "healthy" if status.healthy else f"not healthy: {status.reason}")
@@ -177,15 +199,22 @@ class FleetReporter:
             spec=FLEET_STATUS,
             event=status,
             event_id=f"{status.node}/{status.worker}/{status.reported_at}",
-            key=status.node.encode(),
+            key=self._key(status.node),
             tenant="",
             time_ms=status.reported_at,
             subject=status.node,
         )
+        self._queue(status.node, lambda: self._publisher.send(publication))
+
+    def _key(self, node: str) -> bytes:
+        # Several workers may see one node, and not all alike: none of them speaks for the others.
+        return f"{node}/{self._options.worker}".encode()
+
+    def _queue(self, node: str, send: Callable[[], asyncio.Future[Appended]]) -> None:
         try:
-            self._publisher.send(publication).add_done_callback(_sent)
+            send().add_done_callback(_sent)
         except StreamsError as error:
-            _log.warning("status of %s is not reported: %s", status.node, error)
+            _log.warning("status of %s is not reported: %s", node, error)
 
 
 def _steady(status: ProviderStatus, before: ProviderStatus) -> ProviderStatus:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Final, Protocol
 
 from headrace_contracts.events import AttemptRequested
@@ -40,13 +41,20 @@ class WorkerMeasures(RunObserver, Observer):
         self._records = metrics.counter("records", "Records handled, by how that ended.", ("ending",))
         self._mean_seconds = 0.0
         metrics.gauge("slot_waiters", "Attempts that wait for a free slot.").set_function(lambda: pool.waiting)
-        busy = metrics.gauge("slots_busy", "Calls running.", ("node",))
-        slots = metrics.gauge("slots", "Calls that may run at once.", ("node",))
-        healthy = metrics.gauge("node_healthy", "Whether a node answers as it should.", ("node",))
-        for place in pool.places.values():
-            healthy.labels(place.name).set_function(_health_of(place))
-            busy.labels(place.name).set_function(_busy_of(place))
-            slots.labels(place.name).set(place.slots)
+        self._of_places = {
+            metrics.gauge("slots_busy", "Calls running.", ("node",)): _busy_of,
+            metrics.gauge("slots", "Calls that may run at once.", ("node",)): _slots_of,
+            metrics.gauge("node_healthy", "Whether a node answers as it should.", ("node",)): _health_of,
+        }
+        pool.follow(self)
+
+    def joined(self, place: Place) -> None:
+        for gauge, value_of in self._of_places.items():
+            gauge.labels(place.name).set_function(partial(value_of, place))
+
+    def left(self, place: Place) -> None:
+        for gauge in self._of_places:
+            gauge.remove(place.name)
 
     def watch(self, state: Callable[[], EngineState], topics: Sequence[str]) -> None:
         """Show the engine's state from now on; call it once."""
@@ -86,12 +94,16 @@ class WorkerMeasures(RunObserver, Observer):
         self._records.labels(ending.value).inc()
 
 
-def _busy_of(place: Place) -> Callable[[], float]:
-    return lambda: place.busy
+def _busy_of(place: Place) -> float:
+    return place.busy
 
 
-def _health_of(place: Place) -> Callable[[], float]:
-    return lambda: float(place.status.healthy)
+def _slots_of(place: Place) -> float:
+    return place.slots
+
+
+def _health_of(place: Place) -> float:
+    return float(place.status.healthy)
 
 
 def _waiting_in(state: Callable[[], EngineState], topic: str) -> Callable[[], float]:

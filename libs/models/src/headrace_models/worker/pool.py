@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Final
+from typing import Final, Protocol
 
 from headrace_contracts.events import Lane
 
@@ -68,6 +68,9 @@ class Place:
         self.slots = slots
         self.hardware = dict(hardware or {})
         self.busy = 0
+        self.idle = asyncio.Event()
+        """Set while no call has a slot."""
+        self.idle.set()
         self.status = _NOT_LOOKED_AT
         self.doubted = asyncio.Event()
         """Set when a call could not reach it: whoever looks at places should look at once."""
@@ -80,6 +83,17 @@ class Place:
     @property
     def name(self) -> str:
         return self.provider.node
+
+    def take(self) -> None:
+        """One call more has a slot."""
+        self.busy += 1
+        self.idle.clear()
+
+    def give_back(self) -> None:
+        """One call less has a slot."""
+        self.busy -= 1
+        if self.busy == 0:
+            self.idle.set()
 
     def objection(self, now: float) -> str | None:
         """Why it takes no call now; None when it does."""
@@ -114,8 +128,18 @@ class _Waiter:
     granted: asyncio.Future[Place] = field(repr=False)
 
 
+class Onlooker(Protocol):
+    """Told who is in a pool."""
+
+    def joined(self, place: Place) -> None:
+        """A place is in the pool."""
+
+    def left(self, place: Place) -> None:
+        """A place is no longer in the pool; its last calls may still be running."""
+
+
 class Pool:
-    """Hands out slots of places.
+    """Hands out slots of places, which may come and go.
 
     Args:
         choose: Which of several healthy places of a provider is best for a model.
@@ -130,6 +154,37 @@ class Pool:
         self._choose = choose
         self._policy = policy or BreakerPolicy()
         self._waiters: list[_Waiter] = []
+        self._onlookers: list[Onlooker] = []
+
+    def follow(self, onlooker: Onlooker) -> None:
+        """Tell somebody of the places that are here now, and of all that come and go from now on."""
+        self._onlookers.append(onlooker)
+        for place in self.places.values():
+            onlooker.joined(place)
+
+    def join(self, place: Place) -> None:
+        """Take in a place. It gets calls when it has been looked at. Raises ValueError when its name is taken."""
+        if place.name in self.places:
+            raise ValueError(f"a place called {place.name} is in the pool already")
+        self.places[place.name] = place
+        place.doubted.set()
+        for onlooker in self._onlookers:
+            onlooker.joined(place)
+
+    def leave(self, name: str) -> Place:
+        """Let a place go: it gets no call from now on. Those it has run on; its `idle` tells when they are done."""
+        place = self.places.pop(name)
+        for onlooker in self._onlookers:
+            onlooker.left(place)
+        self._grant(everyone=True)
+        return place
+
+    def resize(self, name: str, slots: int, hardware: Mapping[str, str]) -> None:
+        """A place has other slots or labels than before; calls beyond the slots run on."""
+        place = self.places[name]
+        place.slots, place.hardware = slots, dict(hardware)
+        self.changed.set()
+        self._grant()
 
     @property
     def waiting(self) -> int:
@@ -143,7 +198,7 @@ class Pool:
         """
         best = self._best(provider, model)
         if best.busy < best.slots and not self._waiters:
-            best.busy += 1
+            best.take()
             return best
         loop = asyncio.get_running_loop()
         rank = loop.time() + (BATCH_HANDICAP_SECONDS if lane is Lane.BATCH else 0.0)
@@ -176,13 +231,13 @@ class Pool:
                 _observe(place, model, ended)
             if place.objection(now) != before:
                 self.changed.set()
-                place.busy -= 1
+                place.give_back()
                 self._grant(everyone=True)
                 return
         self._free(place)
 
     def update(self, name: str, status: ProviderStatus) -> None:
-        """A place has been looked at."""
+        """A place of the pool has been looked at."""
         place = self.places[name]
         if place.status != status:
             place.seen(status)
@@ -190,7 +245,7 @@ class Pool:
         self._grant(everyone=True)
 
     def _free(self, place: Place) -> None:
-        place.busy -= 1
+        place.give_back()
         self._grant()
 
     def _best(self, provider: str, model: str) -> Place:
@@ -225,7 +280,7 @@ class Pool:
                 self._waiters.remove(waiter)
                 continue
             if best.busy < best.slots:
-                best.busy += 1
+                best.take()
                 waiter.granted.set_result(best)
                 self._waiters.remove(waiter)
 

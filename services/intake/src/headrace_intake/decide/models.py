@@ -27,7 +27,9 @@ def offered(nodes: Iterable[NodeStatus], now_ms: int) -> dict[str, dict[str, Any
             entry = found.setdefault(
                 name, _entry(name, node.provider, {"place": str(node.place), "nodes": [], "simulated": node.simulated})
             )
-            entry["headrace"]["nodes"].append(node.node)
+            # Each worker that uses a node reports it.
+            if node.node not in entry["headrace"]["nodes"]:
+                entry["headrace"]["nodes"].append(node.node)
             entry["headrace"]["simulated"] |= node.simulated
     return found
 
