@@ -9,7 +9,7 @@ BIN := .venv/bin
 SOURCES := $(wildcard libs/*/src services/*/src) tests libs/devstack/bootstrap.py
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up demo test check format generate bench lock-artifacts downloads clean
+.PHONY: help setup up demo test check format generate bench bench-streams lock-artifacts downloads clean
 
 help: ## Show this list
 	@echo "Headrace: make <target> [ARGS='...']"
@@ -50,6 +50,9 @@ generate: setup ## Write event classes and documents anew from schemas/ and the 
 
 bench: setup ## Measure Headrace's own latency per task (p50/p99, unloaded and at 100 tasks/s), as a table and as JSON
 	@exec $(BIN)/python tests/bench/latency.py $(ARGS)
+
+bench-streams: setup ## Measure the stream library beside its peers, on one Kafka in alternating rounds (ARGS="--help")
+	@PYTHONPATH=tests/bench/streams exec $(BIN)/python -m headrace_bench $(ARGS)
 
 downloads: setup ## Download what the first `make up` would, so that it and the tests can run offline
 	@$(BIN)/python -m headrace_devstack.downloads

@@ -1,0 +1,1 @@
+"""Headrace's stream library measured beside its peers: the same records, the same broker, alternating rounds."""

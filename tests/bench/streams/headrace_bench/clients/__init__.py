@@ -1,0 +1,1 @@
+"""The contestants, each in a process of its own (see `headrace_bench.children`)."""
