@@ -46,6 +46,7 @@ from headrace_runtime.metrics import Metrics
 from headrace_streams.dead_letters import DeadLetters
 from headrace_streams.errors import StreamsError, TryAgain
 from headrace_streams.memory import MemoryCluster, MemoryLog, Operation, Request
+from headrace_streams.ports import Log
 from headrace_streams.publishing import Publication, Publisher
 from headrace_streams.records import Record, TopicPartition
 from prometheus_client import CollectorRegistry
@@ -152,6 +153,39 @@ class Router:
         await asyncio.gather(self.running, return_exceptions=True)
 
 
+def router_service(
+    name: str,
+    log: Log,
+    codec: Codec,
+    world: World,
+    *,
+    metrics: RouterMetrics,
+    monotonic: Callable[[], float],
+    act_within: float,
+    in_flight: int,
+    static: bool,
+    limits: Limits,
+) -> RouterService:
+    """The real router on a log, as its wiring builds it. Two of the same name are one static member, if `static`."""
+    publisher = Publisher(log.producer(), codec, f"headrace/router/{name}")
+    return RouterService(
+        log=log,
+        codec=codec,
+        dead_letters=DeadLetters(publisher, "router", codec.topic_prefix, world.clock),
+        surroundings=Surroundings(
+            world=world,
+            publisher=publisher,
+            metrics=metrics,
+            gate=Gate(in_flight),
+            act_within=act_within,
+            monotonic=monotonic,
+        ),
+        owner=name,
+        instance_id=name if static else None,
+        limits=limits,
+    )
+
+
 class Twin:
     """A cluster with all topics, and what a test does to it."""
 
@@ -193,24 +227,19 @@ class Twin:
         """Start a router. Two of the same name are one static member, unless `static` is False."""
         wire = wire or Wire()
         log = MemoryLog(self.cluster, client=name, network=wire)
-        publisher = Publisher(log.producer(), self.codec, f"headrace/router/{name}")
         world = World(self.policy, load_price_book(), now_ms)
         for key, status in self.nodes.items():
             world.node_changed(key, status)
-        service = RouterService(
-            log=log,
-            codec=self.codec,
-            dead_letters=DeadLetters(publisher, "router", PREFIX, now_ms),
-            surroundings=Surroundings(
-                world=world,
-                publisher=publisher,
-                metrics=RouterMetrics(Metrics("router", CollectorRegistry())),
-                gate=Gate(in_flight),
-                act_within=act_within,
-                monotonic=time.monotonic,
-            ),
-            owner=name,
-            instance_id=name if static else None,
+        service = router_service(
+            name,
+            log,
+            self.codec,
+            world,
+            metrics=RouterMetrics(Metrics("router", CollectorRegistry())),
+            monotonic=time.monotonic,
+            act_within=act_within,
+            in_flight=in_flight,
+            static=static,
             limits=Limits(tick_seconds=0.05, rejoin_seconds=0.02, largest_entry=largest_entry),
         )
         router = Router(service, log, wire, world, asyncio.create_task(service.run()))
