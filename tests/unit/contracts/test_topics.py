@@ -48,10 +48,10 @@ def test_a_topic_is_found_under_its_name(spec: TopicSpec) -> None:
 
 
 @every_topic
-def test_writers_and_readers_are_services_or_anyone(spec: TopicSpec) -> None:
+def test_writers_and_readers_are_services_operators_or_anyone(spec: TopicSpec) -> None:
     assert spec.writers
     assert spec.readers
-    assert {*spec.writers, *spec.readers} <= SERVICES | {"anyone"}
+    assert {*spec.writers, *spec.readers} <= SERVICES | {"operator", "anyone"}
 
 
 @every_topic

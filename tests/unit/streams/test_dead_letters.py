@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
+
 import pytest
 from headrace_contracts.codec import Codec
-from headrace_contracts.errors import Origin
+from headrace_contracts.errors import Origin, UnencodableEvent, UnreadableValue
 from headrace_contracts.events import DeadLetter
 from headrace_contracts.headers import header
 from headrace_contracts.memory_registry import MemoryRegistry
 from headrace_contracts.topics import TASKS_SUBMITTED, dead_letters_of
-from headrace_streams.dead_letters import DeadLetters
+from headrace_streams.dead_letters import DeadLetters, message_of
 from headrace_streams.errors import RecordRefused, SendToDeadLetters
 from headrace_streams.memory import MemoryCluster, MemoryLog
-from headrace_streams.publishing import Publisher
-from headrace_streams.records import Record
+from headrace_streams.publishing import Publication, Publisher
+from headrace_streams.records import Outgoing, Record
 from headrace_streams.typed import decode, origin_of
 
 TRACE = b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -75,3 +78,55 @@ async def test_what_cannot_be_kept_is_not_silently_gone(dead_letters: DeadLetter
 
 def test_the_origin_names_the_record() -> None:
     assert origin_of(RECORD) == Origin("test.tasks.submitted", 3, 14)
+
+
+def test_the_words_of_foreign_errors_are_not_kept_since_they_may_quote_content() -> None:
+    with pytest.raises(ValueError, match="the user wrote") as raised:
+        int("what the user wrote")
+    assert re.fullmatch(r"in test_the_words_\w+ \(test_dead_letters.py:\d+\)", message_of(raised.value))
+    assert message_of(ValueError("what the user wrote")) == ""
+    assert message_of(SendToDeadLetters("no such role")) == "no such role"
+    assert len(message_of(SendToDeadLetters("x" * 5_000))) == 2_000
+
+
+async def test_unreadable_values_are_described_without_quoting_them(codec: Codec) -> None:
+    secret = "what the user wrote"
+    with pytest.raises(UnencodableEvent) as unencodable:
+        codec.encode(
+            dead_letters_of(TASKS_SUBMITTED),
+            DeadLetter(service="x", topic="t", partition=0, offset=0, error_type=secret.encode(), failed_at=0),  # type: ignore[arg-type]
+        )
+    assert secret not in message_of(unencodable.value)
+    assert "error_type" in message_of(unencodable.value)
+    value = codec.encode(
+        dead_letters_of(TASKS_SUBMITTED),
+        DeadLetter(service=secret, topic="t", partition=0, offset=0, error_type="x", failed_at=0),
+    )
+    for broken in (value[:-1], value + b"x", value[:5] + b"\x7f" * 40 + secret.encode(), secret.encode()):
+        with pytest.raises(UnreadableValue) as unreadable:
+            codec.decode(DeadLetter, broken, Origin("t", 0, 0))
+        assert secret not in message_of(unreadable.value)
+
+
+class SmallCluster(Publisher):
+    """A cluster that takes values of 100,000 bytes at most; the twin has no such limit."""
+
+    def outgoing(self, publication: Publication) -> Outgoing:
+        made = super().outgoing(publication)
+        if len(made.value or b"") > 100_000:
+            raise RecordRefused("too large")
+        return made
+
+
+async def test_a_record_too_large_for_a_dead_letter_is_kept_without_its_value(
+    cluster: MemoryCluster, codec: Codec
+) -> None:
+    cluster.create_topic("test.tasks.submitted.dlq")
+    letters = DeadLetters(SmallCluster(MemoryLog(cluster).producer(), codec, "x"), "router", "test.", lambda: 2653)
+    await letters.keep(replace(RECORD, value=b"x" * 99_990), ValueError("x"))
+    (kept,) = cluster.records("test.tasks.submitted.dlq")
+    letter = await decode(codec, DeadLetter, kept)
+    assert (letter.value, letter.omitted_bytes, letter.key) == (None, 99_990, RECORD.key)
+    # Where the value is not what the cluster refuses, leaving it out would only lose it.
+    with pytest.raises(RecordRefused):
+        await letters.keep(replace(RECORD, value=b"x", headers=(("h", b"x" * 100_000),)), ValueError("x"))

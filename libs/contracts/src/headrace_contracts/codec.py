@@ -9,7 +9,9 @@ from collections.abc import Iterable
 from typing import Any, Protocol, TypeVar
 
 import fastavro
+from fastavro.read import SchemaResolutionError
 from fastavro.types import Schema
+from fastavro.validation import ValidationError, validate
 
 from headrace_contracts.errors import (
     BadBytes,
@@ -40,6 +42,17 @@ def _without_logical_types(node: Any) -> Any:
     if isinstance(node, list):
         return [_without_logical_types(item) for item in node]
     return node
+
+
+def _misfits(schema: Schema, event: Event) -> str:
+    """Names of the fields that break the schema. The encoder's own words would quote what is in them."""
+    try:
+        validate(event.to_avro(named=True), schema, raise_errors=True)
+    except ValidationError as error:
+        return ", ".join(dict.fromkeys(str(each.field) for each in error.errors))
+    except Exception:  # noqa: BLE001 - the validation stumbles as the encoder did, and knows no more
+        return ""
+    return ""
 
 
 def _parse(text: str) -> Schema:
@@ -111,7 +124,10 @@ class Codec:
         try:
             fastavro.schemaless_writer(buffer, self._own_schema(spec.record), event.to_avro(named=True))
         except (TypeError, ValueError, OverflowError, struct.error) as error:
-            raise UnencodableEvent(f"{spec.record.FULL_NAME} for {spec.name}: {error}") from error
+            fields = _misfits(self._own_schema(spec.record), event)
+            raise UnencodableEvent(
+                f"{spec.record.FULL_NAME} for {spec.name}: {type(error).__name__}{fields and f' in {fields}'}"
+            ) from error
         return buffer.getvalue()
 
     def decode(self, record: type[E], value: bytes | None, origin: Origin) -> E:
@@ -145,7 +161,9 @@ class Codec:
             raise
         # fastavro reports malformed input by whatever its reading stumbles over.
         except Exception as error:
-            raise BadBytes(origin, f"schema {schema_id} ({name}): {type(error).__name__}: {error}") from error
+            # Its words may quote the value, unless they are about schemas.
+            words = f": {error}" if isinstance(error, SchemaResolutionError) else ""
+            raise BadBytes(origin, f"schema {schema_id} ({name}): {type(error).__name__}{words}") from error
 
     async def read(self, record: type[E], value: bytes | None, origin: Origin) -> E:
         """As `decode`, fetching a schema that is met for the first time. Raises RegistryUnavailable as well."""

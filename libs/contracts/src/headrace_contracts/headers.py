@@ -7,8 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import UTC, datetime
+from typing import Final
 
 Headers = tuple[tuple[str, bytes], ...]
+
+REPLAY_OF: Final = "headrace_replay_of"
+"""Header of a record that an operator has written again out of the dead letters: the dead letter's id."""
 
 
 def cloud_event(

@@ -28,6 +28,11 @@ def completion_id(task_id: str) -> str:
     return f"{task_id}/completed"
 
 
+def dead_letter_id(topic: str, partition: int, offset: int) -> str:
+    """Id of the dead letters of one record, whoever gave it up; the topic with its prefix."""
+    return f"{topic}/{partition}/{offset}"
+
+
 def digest(parts: Iterable[str | bytes]) -> str:
     """SHA-256, in hex, over parts that are kept apart."""
     sha = hashlib.sha256()

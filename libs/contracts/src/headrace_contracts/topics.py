@@ -39,7 +39,7 @@ class TopicSpec:
         cleanup: Kafka's cleanup.policy.
         retention_ms: How long records are kept, in milliseconds; None where compaction alone decides.
         partitions: Number of partitions of a new installation.
-        writers, readers: Services (or "anyone") that produce to it and consume from it.
+        writers, readers: Services, "operator" (by the command line) or "anyone" that produce to it and consume from it.
         doc: What it is for.
         copartitioned: Whether it must have as many partitions as the other task topics.
         dead_letters: Whether `<name>.dlq` stands beside it.
@@ -145,6 +145,11 @@ AUDIT_RECORDED = TopicSpec(
     "audit.recorded", events.AuditRecorded, "tenant", "delete", 365 * _DAY_MS, 6,
     ("router", "intake"), ("anyone",), "Who asked what class of data of which provider, and why it was allowed.",
 )  # fmt: skip
+DEAD_LETTERS_HANDLED = TopicSpec(
+    "dead-letters.handled", events.DeadLetterHandled, "dead letter id", "compact,delete", 60 * _DAY_MS, 1,
+    # Kept longer than any dead letter, so that none seems open again.
+    ("operator",), ("operator",), "What operators have done about dead letters.",
+)  # fmt: skip
 
 _SPECS = (
     TASKS_SUBMITTED, TASKS_CANCELLED, TASKS_JOURNAL,
@@ -152,7 +157,7 @@ _SPECS = (
     ATTEMPTS_FINISHED, TASKS_REPLIES, TASKS_COMPLETED,
     USAGE_RECORDED, SPEND_WINDOWS,
     SKILLS_SUBMITTED, SKILLS_CATALOG, SKILLS_FEED,
-    FLEET_STATUS, PREFERENCES, ACCESS_KEYS, AUDIT_RECORDED,
+    FLEET_STATUS, PREFERENCES, ACCESS_KEYS, AUDIT_RECORDED, DEAD_LETTERS_HANDLED,
 )  # fmt: skip
 
 

@@ -6,7 +6,7 @@ Generated from schemas/ by `make generate`; change the schemas instead.
 from headrace_contracts.events.access import AccessKey
 from headrace_contracts.events.audit import AuditRecorded
 from headrace_contracts.events.common import Content, Failure, Lane, Mode, Position, Privacy, Usage
-from headrace_contracts.events.deadletters import DeadLetter, Header
+from headrace_contracts.events.deadletters import DeadLetter, DeadLetterHandled, Handling, Header
 from headrace_contracts.events.fleet import ModelStatus, NodeStatus, Place
 from headrace_contracts.events.settings import Preferences, PrivacyLevel
 from headrace_contracts.events.skills import SkillAction, SkillChange, SkillChanged, SkillPublished, SkillStatus, SkillSubmitted, SkillVersion
@@ -25,8 +25,10 @@ __all__ = [
     "CommandKind",
     "Content",
     "DeadLetter",
+    "DeadLetterHandled",
     "EntryKind",
     "Failure",
+    "Handling",
     "Header",
     "InputEvent",
     "JournalEntry",

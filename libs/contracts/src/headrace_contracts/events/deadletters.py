@@ -6,6 +6,7 @@ Generated from schemas/ by `make generate`; change the schemas instead.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any, ClassVar
 
 
@@ -49,12 +50,14 @@ class DeadLetter:
         offset: Its offset.
         timestamp: Its timestamp. Milliseconds since the epoch, UTC.
         key: Its key, byte for byte.
-        value: Its value, byte for byte.
+        value: Its value, byte for byte; null as well where it was too large to be kept.
         headers: Its headers.
         error_type: Kind of the error.
-        error_message: The error in words.
+        error_message: The error in words, without content.
         attempts: How often it was tried.
         failed_at: When it was given up. Milliseconds since the epoch, UTC.
+        omitted_bytes: Size of a value that was too large to be kept: it stands at its position, for as long as
+            its topic keeps it.
     """
 
     FULL_NAME: ClassVar[str] = "headrace.deadletters.DeadLetter"
@@ -71,6 +74,7 @@ class DeadLetter:
     error_message: str = ''
     attempts: int = 1
     failed_at: int
+    omitted_bytes: int | None = None
 
     def to_avro(self, named: bool = False) -> dict[str, Any]:
         return {
@@ -86,6 +90,7 @@ class DeadLetter:
             "error_message": self.error_message,
             "attempts": self.attempts,
             "failed_at": self.failed_at,
+            "omitted_bytes": self.omitted_bytes,
         }
 
     @classmethod
@@ -103,4 +108,68 @@ class DeadLetter:
             error_message=data["error_message"],
             attempts=data["attempts"],
             failed_at=data["failed_at"],
+            omitted_bytes=data["omitted_bytes"],
+        )
+
+
+class Handling(StrEnum):
+    """What was done about a dead letter."""
+
+    REPLAYED = "replayed"
+    DROPPED = "dropped"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeadLetterHandled:
+    """An operator has dealt with the dead letters of one record.
+
+    Attributes:
+        topic: Topic that the record came from, with the prefix.
+        partition: Its partition.
+        offset: Its offset.
+        handling: What was done about it.
+        replays: How often it was replayed so far.
+        replayed_offset: Where its last repeat stands, in the same topic and partition.
+        reason: Why, in the operator's words.
+        handled_by: Who did it.
+        handled_at: When. Milliseconds since the epoch, UTC.
+    """
+
+    FULL_NAME: ClassVar[str] = "headrace.deadletters.DeadLetterHandled"
+
+    topic: str
+    partition: int
+    offset: int
+    handling: Handling
+    replays: int = 0
+    replayed_offset: int | None = None
+    reason: str = ''
+    handled_by: str = ''
+    handled_at: int
+
+    def to_avro(self, named: bool = False) -> dict[str, Any]:
+        return {
+            "topic": self.topic,
+            "partition": self.partition,
+            "offset": self.offset,
+            "handling": self.handling,
+            "replays": self.replays,
+            "replayed_offset": self.replayed_offset,
+            "reason": self.reason,
+            "handled_by": self.handled_by,
+            "handled_at": self.handled_at,
+        }
+
+    @classmethod
+    def from_avro(cls, data: dict[str, Any]) -> DeadLetterHandled:
+        return cls(
+            topic=data["topic"],
+            partition=data["partition"],
+            offset=data["offset"],
+            handling=Handling(data["handling"]),
+            replays=data["replays"],
+            replayed_offset=data["replayed_offset"],
+            reason=data["reason"],
+            handled_by=data["handled_by"],
+            handled_at=data["handled_at"],
         )

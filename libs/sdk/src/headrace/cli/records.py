@@ -25,18 +25,23 @@ def record_document(record: Record, event: Event) -> dict[str, Any]:
         "headers": {
             name: None if value is None else value.decode("utf-8", "replace") for name, value in record.headers
         },
-        "event": _readable(event.to_avro()),
+        "event": event_document(event),
     }
 
 
-def _readable(value: Any) -> Any:
-    """Avro's plain data with unsealed texts as text."""
+def event_document(event: Event, *, content: bool = True) -> Any:
+    """Avro's plain data; unsealed texts as text or, without `content`, as their sizes."""
+    return _readable(event.to_avro(), content=content)
+
+
+def _readable(value: Any, *, content: bool) -> Any:
     if isinstance(value, dict):
         if value.keys() == {"cipher", "data"}:
-            return {"cipher": value["cipher"], "text": _text(value)} if value["cipher"] == "none" else _sealed(value)
-        return {key: _readable(item) for key, item in value.items()}
+            open_ = content and value["cipher"] == "none"
+            return {"cipher": value["cipher"], "text": _text(value)} if open_ else _sealed(value)
+        return {key: _readable(item, content=content) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_readable(item) for item in value]
+        return [_readable(item, content=content) for item in value]
     if isinstance(value, bytes):
         return value.decode("utf-8", "replace")
     return value

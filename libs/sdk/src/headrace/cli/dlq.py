@@ -1,0 +1,347 @@
+"""`headrace dlq`."""
+
+from __future__ import annotations
+
+import getpass
+import socket
+import sys
+from collections.abc import Sequence
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from headrace.cli.moments import moment_before
+from headrace.cli.output import ERR, OUT, print_json
+from headrace.cli.running import FAILED, USAGE, addresses, fail, run
+
+if TYPE_CHECKING:
+    from headrace_contracts.errors import UnreadableValue
+    from headrace_streams.records import Record
+
+    from headrace.connecting import Cluster
+    from headrace.dead_letters import DeadLetterTopics, Letter, Selection
+
+app = typer.Typer(
+    no_args_is_help=True,
+    help="Records that services could not read or handle: look at them, replay them, drop them. Speaks to Kafka and "
+    "the registry, with the rights that they give; needs no API key.",
+)
+
+Ids = Annotated[
+    list[str] | None,
+    typer.Argument(help="Ids as listed, such as tasks.submitted/3/14, or as logs name the record: topic[3]@14."),
+]
+Topic = Annotated[list[str] | None, typer.Option("--topic", "-t", help="Only of this topic; may be repeated.")]
+Error = Annotated[str | None, typer.Option("--error", "-e", help="Only with this type of error, such as BadBytes.")]
+Service = Annotated[str | None, typer.Option(help="Only those that this service gave up.")]
+Tenant = Annotated[str | None, typer.Option(help="Only of this tenant, as far as headers tell.")]
+Since = Annotated[str | None, typer.Option(help="Given up at or after a time (2027-01-01T12:00:00Z) or an age (2h).")]
+Until = Annotated[str | None, typer.Option(help="Given up before a time or an age.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+By = Annotated[str | None, typer.Option("--by", help="Who does it; by default user@host.")]
+
+
+@app.command("list")
+def list_letters(
+    topic: Annotated[
+        list[str] | None, typer.Argument(help="Only these topics, such as tasks.submitted; by default all.")
+    ] = None,
+    error: Error = None,
+    service: Service = None,
+    tenant: Tenant = None,
+    since: Since = None,
+    until: Until = None,
+    everything: Annotated[bool, typer.Option("--all", "-a", help="Also those that were replayed or dropped.")] = False,
+    count: Annotated[
+        int, typer.Option("--count", "-n", help="Show the newest so many letters; 0 for the counts alone.", min=0)
+    ] = 20,
+    json_output: Annotated[bool, typer.Option("--json", help="Print counts and all letters as JSON.")] = False,
+) -> None:
+    """What is open: counts by topic, error and service, then the letters. Never their content.
+
+    \b
+    Examples:
+      headrace dlq list
+      headrace dlq list tasks.submitted --error BadBytes --since 24h
+      headrace dlq list --json | jq '.letters[] | select(.attempts > 1) | .id'
+    """
+    selection = _selection(topic, error, service, tenant, since, until, handled=everything)
+    run(_list(selection, count, json_output=json_output))
+
+
+@app.command()
+def show(
+    letter: Annotated[list[str], typer.Argument(help="Id: topic/partition/offset, or TOPIC PARTITION/OFFSET.")],
+    content: Annotated[
+        bool, typer.Option("--content", help="Show what people and models wrote, and raw bytes.")
+    ] = False,
+    json_output: Json = False,
+) -> None:
+    """One letter: why, by whom, from where, its headers, and the event in it when that can be read.
+
+    \b
+    Examples:
+      headrace dlq show tasks.submitted/3/14
+      headrace dlq show tasks.submitted.dlq 0/7 --content
+      headrace dlq show tasks.submitted/3/14 --content --json | jq -r .value_base64 | base64 -d > record.bin
+    """
+    run(_show("/".join(letter), content=content, json_output=json_output))
+
+
+@app.command()
+def replay(
+    ids: Ids = None,
+    topic: Topic = None,
+    error: Error = None,
+    service: Service = None,
+    tenant: Tenant = None,
+    since: Since = None,
+    until: Until = None,
+    everything: Annotated[bool, typer.Option("--all", help="All that are open.")] = False,
+    again: Annotated[bool, typer.Option("--again", help="Also those that were replayed or dropped before.")] = False,
+    unreadable: Annotated[
+        bool, typer.Option("--unreadable", help="Also those that still cannot be read, and would come back.")
+    ] = False,
+    reason: Annotated[str, typer.Option(help="Why, for the record.")] = "",
+    by: By = None,
+    dry_run: DryRun = False,
+    yes: Yes = False,
+) -> None:
+    """Write records again to the topic they came from, for its services to handle: same partition, key, value and ids.
+
+    Do it when the cause is mended. Consumers that had handled the record know it by its ce_id. What is interrupted can
+    be run again: whatever was replayed is noted, and is not replayed once more.
+
+    \b
+    Examples:
+      headrace dlq replay tasks.submitted/3/14
+      headrace dlq replay --topic usage.recorded --error KeyError --since 2h --dry-run
+      headrace dlq replay --all --yes --reason "schema 17 is registered now"
+    """
+    selection = _selection(topic, error, service, tenant, since, until, handled=again)
+    chosen = _Chosen(ids or (), selection, everything=everything, again=again)
+    run(_replay(chosen, reason, by or _who(), unreadable=unreadable, dry_run=dry_run, yes=yes))
+
+
+@app.command()
+def drop(
+    ids: Ids = None,
+    topic: Topic = None,
+    error: Error = None,
+    service: Service = None,
+    tenant: Tenant = None,
+    since: Since = None,
+    until: Until = None,
+    everything: Annotated[bool, typer.Option("--all", help="All that are open.")] = False,
+    reason: Annotated[str, typer.Option(help="Why nothing needs to be done; kept with your name.")] = "",
+    by: By = None,
+    dry_run: DryRun = False,
+    yes: Yes = False,
+) -> None:
+    """Note that nothing is to be done about letters. They stay in their topic until its retention takes them.
+
+    \b
+    Examples:
+      headrace dlq drop tasks.submitted/3/14 --reason "test data of a broken producer"
+      headrace dlq drop --topic tasks.submitted --error BadBytes --until 7d --reason "older than our deadline"
+    """
+    if not reason.strip():
+        raise fail("say why: --reason '…' is kept with the letter", USAGE)
+    selection = _selection(topic, error, service, tenant, since, until, handled=False)
+    chosen = _Chosen(ids or (), selection, everything=everything, again=False)
+    run(_drop(chosen, reason, by or _who(), dry_run=dry_run, yes=yes))
+
+
+class _Chosen:
+    """Letters by id, or by what they have in common."""
+
+    def __init__(self, ids: Sequence[str], selection: Selection, *, everything: bool, again: bool) -> None:
+        from headrace.dead_letters import Selection
+
+        restricted = selection != Selection(handled=selection.handled)
+        if ids and (restricted or everything):
+            raise fail("name letters by id, or choose them by topic, error, service or time: not both", USAGE)
+        if not (ids or restricted or everything):
+            raise fail(
+                "choose letters: by id, by --topic, --error, --service or --since, or --all that are open", USAGE
+            )
+        self._ids = ids
+        self._selection = selection
+        self._again = again
+
+    async def letters(self, topics: DeadLetterTopics) -> list[Letter]:
+        """Raises typer.Exit for a letter that is handled already."""
+        if not self._ids:
+            return await topics.letters(self._selection)
+        found = await topics.find(self._ids)
+        if not self._again:
+            for letter in found:
+                if letter.handled is not None:
+                    raise fail(f"{letter.id} was {_handled(letter)}; `dlq replay --again` does it all the same")
+        return found
+
+
+async def _list(selection: Selection, count: int, *, json_output: bool) -> None:
+    from headrace.cli.letters import letter_document, letters_report
+    from headrace.dead_letters import grouped
+
+    async with _cluster() as cluster, _topics(cluster) as topics:
+        letters = await topics.letters(selection)
+        prefix = cluster.codec.topic_prefix
+    if json_output:
+        print_json({"groups": grouped(letters), "letters": [letter_document(letter) for letter in letters]})
+    elif letters:
+        for part in letters_report(letters, count, prefix):
+            OUT.print(part, soft_wrap=True)
+    else:
+        OUT.print("no dead letters" if selection.handled else "no open dead letters")
+
+
+async def _show(text: str, *, content: bool, json_output: bool) -> None:
+    from headrace_contracts.errors import UnreadableValue
+
+    from headrace.cli.letters import whole_document, whole_report
+
+    async with _cluster() as cluster, _topics(cluster) as topics:
+        (letter,) = await topics.find([text])
+        whole = await topics.whole(letter)
+        try:
+            read = None if whole.omitted_bytes is not None else await topics.event(whole)
+            flaw = None
+        except UnreadableValue as error:
+            read, flaw = None, error.reason
+    if json_output:
+        print_json(whole_document(letter, whole, read, flaw, content=content))
+    else:
+        OUT.print(whole_report(letter, whole, read, flaw, content=content), soft_wrap=True)
+
+
+async def _replay(chosen: _Chosen, reason: str, by: str, *, unreadable: bool, dry_run: bool, yes: bool) -> None:
+    from headrace_streams.errors import AppendUncertain, StreamsError
+
+    async with _cluster() as cluster, _topics(cluster, by) as topics:
+        letters = await chosen.letters(topics)
+        if not unreadable:
+            letters = await _readable(topics, letters)
+        if not _confirmed(letters, "replay", cluster.codec.topic_prefix, dry_run=dry_run, yes=yes):
+            return
+        done = 0
+        try:
+            async with aclosing(topics.replay(letters, reason)) as replayed:
+                async for letter, appended in replayed:
+                    done += 1
+                    OUT.print(f"replayed {letter.id} as {appended.topic}/{appended.partition}/{appended.offset}")
+        except AppendUncertain as error:
+            _stopped("replayed", done, letters)
+            raise fail(
+                f"{error}: the next record may or may not have been written. Run the same command again: a repeat "
+                "carries the same ce_id, by which its readers know it"
+            ) from error
+        except StreamsError:
+            _stopped("replayed", done, letters)
+            raise
+        ERR.print(f"replayed {done}; `headrace dlq list` shows those that come back", style="dim")
+
+
+async def _drop(chosen: _Chosen, reason: str, by: str, *, dry_run: bool, yes: bool) -> None:
+    from headrace_streams.errors import StreamsError
+
+    async with _cluster() as cluster, _topics(cluster, by) as topics:
+        letters = await chosen.letters(topics)
+        if not _confirmed(letters, "drop", cluster.codec.topic_prefix, dry_run=dry_run, yes=yes):
+            return
+        done = 0
+        try:
+            async with aclosing(topics.drop(letters, reason)) as dropped:
+                async for letter in dropped:
+                    done += 1
+                    OUT.print(f"dropped {letter.id}")
+        except StreamsError:
+            _stopped("dropped", done, letters)
+            raise
+        ERR.print(f"dropped {done}; `headrace dlq list --all` still shows them", style="dim")
+
+
+async def _readable(topics: DeadLetterTopics, letters: Sequence[Letter]) -> list[Letter]:
+    """Those that the schemas of today can read, or that were too large to look at here."""
+    flaws = await topics.flaws(letters)
+    held = [letter for letter in letters if letter.id in flaws]
+    for letter in held[:10]:
+        ERR.print(f"left out: {letter.id} still cannot be read: {flaws[letter.id]}", style="yellow", markup=False)
+    if held:
+        more = f"{len(held)} letters would only come back; " if len(held) > 1 else "it would only come back; "
+        ERR.print(more + "drop them, or replay them all the same with --unreadable", style="yellow")
+    return [letter for letter in letters if letter.id not in flaws]
+
+
+def _confirmed(letters: Sequence[Letter], what: str, prefix: str, *, dry_run: bool, yes: bool) -> bool:
+    """Whether to go on. Raises typer.Exit when nobody can be asked, or when there is nothing to do."""
+    from headrace.cli.letters import letters_report
+
+    if not letters:
+        raise fail(f"nothing to {what}: no letter is both open and chosen", FAILED)
+    if dry_run or not yes:
+        for part in letters_report(letters, 10, prefix):
+            (OUT if dry_run else ERR).print(part, soft_wrap=True)
+    if dry_run:
+        ERR.print(f"would {what} {len(letters)}", style="dim")
+        return False
+    if yes:
+        return True
+    if not sys.stdin.isatty():
+        raise fail(f"{what} {len(letters)} letters? Nobody can be asked here: say --yes", USAGE)
+    return typer.confirm(f"{what} {len(letters)} {'letters' if len(letters) > 1 else 'letter'}?", err=True)
+
+
+def _stopped(what: str, done: int, letters: Sequence[Letter]) -> None:
+    ERR.print(f"{what} {done} of {len(letters)}, and noted it; the others are still open", style="yellow")
+
+
+def _selection(
+    topics: list[str] | None, error: str | None, service: str | None, tenant: str | None, since: str | None,
+    until: str | None, *, handled: bool,
+) -> Selection:  # fmt: skip
+    from headrace.dead_letters import Selection
+
+    return Selection(
+        topics=frozenset(topics or ()),
+        error_type=error,
+        service=service,
+        tenant=tenant,
+        since=moment_before(since),
+        until=moment_before(until),
+        handled=handled,
+    )
+
+
+def _cluster() -> Cluster:
+    from headrace.connecting import Cluster
+
+    return Cluster.at(addresses())
+
+
+def _topics(cluster: Cluster, by: str = "") -> DeadLetterTopics:
+    from headrace.dead_letters import DeadLetterTopics
+
+    return DeadLetterTopics(cluster, handled_by=by, on_unreadable=_tell)
+
+
+def _tell(record: Record, error: UnreadableValue) -> None:
+    ERR.print(f"{error.origin} is passed over: {error.reason}", style="yellow", soft_wrap=True, markup=False)
+
+
+def _handled(letter: Letter) -> str:
+    from headrace.cli.letters import handled_text
+
+    return handled_text(letter)
+
+
+def _who() -> str:
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):
+        user = "somebody"  # a user id without a name, as in containers
+    return f"{user}@{socket.gethostname()}"

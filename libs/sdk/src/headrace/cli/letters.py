@@ -1,0 +1,180 @@
+"""Dead letters as text and as documents. What people and models wrote shows only when asked for."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from headrace_contracts.events import DeadLetter
+from headrace_contracts.topics import Event
+from rich.console import RenderableType
+from rich.text import Text
+
+from headrace.cli.output import moment, plain_data, table
+from headrace.cli.records import event_document, shown_key
+from headrace.dead_letters import Letter, grouped
+
+_LONGEST_WHY: Final = 120
+_MOST_BYTES: Final = 1_024
+_WIDTH: Final = 12
+_KNOWN_HEADERS: Final = ("ce_", "headrace_")
+"""What these say is no secret: they are set by clients of Headrace."""
+_KNOWN_NAMES: Final = frozenset({"content-type", "traceparent", "tracestate"})
+
+
+def letters_report(letters: Sequence[Letter], count: int, prefix: str) -> Iterator[RenderableType]:
+    """Counts, then the newest so many letters."""
+    with_handled = any(letter.handled is not None for letter in letters)
+    now = datetime.now(UTC)
+    columns = ["open", *(["all"] if with_handled else [])]
+    counts = table(*columns, "topic", "error", "given up by", "oldest", "newest", right=columns)
+    for group in grouped(letters):
+        numbers = [str(group.open), *([str(group.letters)] if with_handled else [])]
+        counts.add_row(
+            *numbers, group.topic.removeprefix(prefix), group.error_type, ", ".join(group.services),
+            age(group.oldest, now), age(group.newest, now),
+        )  # fmt: skip
+    yield counts
+    if not count:
+        return
+    yield ""
+    extra = ["state"] if with_handled else []
+    rows = table("letter", "age", "bytes", "tries", *extra, "why", right=["bytes", "tries"], whole=["letter", "age"])
+    for letter in letters[-count:]:
+        state = ["open" if letter.handled is None else letter.handled.handling.value] if with_handled else []
+        why = letter.error_message if len(letter.error_message) <= _LONGEST_WHY else letter.error_message[:117] + "…"
+        rows.add_row(
+            letter.id.removeprefix(prefix), age(letter.last_at, now), f"{letter.size:,}", str(letter.attempts),
+            *state, Text(f"{letter.error_type}: {why}" if why else letter.error_type),
+        )  # fmt: skip
+    yield rows
+    if len(letters) > count:
+        yield Text(f"and {len(letters) - count} older ones (-n {len(letters)} shows all)", "dim")
+
+
+def letter_document(letter: Letter) -> dict[str, Any]:
+    """A letter as JSON can hold it."""
+    document: dict[str, Any] = plain_data(letter)
+    document["places"] = [f"{part.topic}/{part.partition}/{offset}" for part, offset in letter.places]
+    if letter.handled is not None:
+        document["handled"] = {
+            "handling": letter.handled.handling.value,
+            "replays": letter.handled.replays,
+            "replayed_as": _replayed_as(letter),
+            "reason": letter.handled.reason,
+            "handled_by": letter.handled.handled_by,
+            "handled_at": plain_data(datetime.fromtimestamp(letter.handled.handled_at / 1000, UTC)),
+        }
+    return document
+
+
+def handled_text(letter: Letter) -> str:
+    """What was done about a letter, by whom, when and why."""
+    note = letter.handled
+    if note is None:
+        return "open"
+    when = moment(datetime.fromtimestamp(note.handled_at / 1000, UTC))
+    text = f"{note.handling.value} at {when} by {note.handled_by or 'somebody'}"
+    if _replayed_as(letter) is not None:
+        text += f", as {_replayed_as(letter)}" + (f" ({note.replays} times so far)" if note.replays > 1 else "")
+    return f"{text}: {note.reason}" if note.reason else text
+
+
+def _replayed_as(letter: Letter) -> str | None:
+    if letter.handled is None or letter.handled.replayed_offset is None:
+        return None
+    return f"{letter.topic}/{letter.partition}/{letter.handled.replayed_offset}"
+
+
+def whole_document(
+    letter: Letter, whole: DeadLetter, event: Event | None, flaw: str | None, *, content: bool
+) -> dict[str, Any]:
+    """All of a letter; content and foreign headers only if asked for."""
+    document = letter_document(letter)
+    document["timestamp"] = None if whole.timestamp is None else plain_data(_time(whole.timestamp))
+    document["key"] = None if whole.key is None else shown_key(whole.key)
+    document["headers"] = {
+        each.name: None if each.value is None else _header(each.name, each.value, content=content)
+        for each in whole.headers
+    }
+    document["event"] = None if event is None else event_document(event, content=content)
+    document["unreadable_because"] = flaw
+    if content:
+        document["value_base64"] = None if whole.value is None else base64.b64encode(whole.value).decode()
+    return document
+
+
+def whole_report(letter: Letter, whole: DeadLetter, event: Event | None, flaw: str | None, *, content: bool) -> Text:
+    """All of a letter, for a person."""
+    text = Text()
+
+    def line(name: str, value: str, style: str = "") -> None:
+        text.append(name.ljust(_WIDTH), "dim")
+        text.append(value + "\n", style)
+
+    line("letter", letter.id, "bold")
+    line("state", handled_text(letter), "yellow" if letter.handled is None else "green")
+    line("error", f"{letter.error_type}: {letter.error_message}" if letter.error_message else letter.error_type, "red")
+    tries = f"after {letter.attempts} tries" if letter.attempts > 1 else "at the first try"
+    line("given up", f"by {', '.join(letter.services)} {tries}, {moment(letter.last_at)}")
+    if whole.timestamp is not None:
+        line("written", moment(_time(whole.timestamp)))
+    line("kept at", ", ".join(f"{part.topic}/{part.partition}/{offset}" for part, offset in letter.places))
+    if letter.replay_of is not None:
+        line("replay of", letter.replay_of)
+    line("key", shown_key(whole.key))
+    for number, each in enumerate(whole.headers):
+        value = "null" if each.value is None else _header(each.name, each.value, content=content)
+        line("headers" if not number else "", f"{each.name}={value}")
+    line("value", _size(letter, whole))
+    if event is not None:
+        shown = json.dumps(event_document(event, content=content), ensure_ascii=False, indent=2)
+        line("event", type(event).__name__)
+        text.append(shown + "\n")
+    elif flaw is not None:
+        line("event", f"still cannot be read: {flaw}", "red")
+        if content and whole.value:
+            text.append(_dump(whole.value) + "\n")
+    if not content:
+        text.append("content is hidden: --content shows it\n", "dim")
+    text.right_crop(1)
+    return text
+
+
+def age(when: datetime, now: datetime) -> str:
+    """How long ago, in the largest unit of which there are two or more."""
+    seconds = max(0, int((now - when).total_seconds()))
+    for unit, length in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds // length} {unit}"
+    return f"{seconds} s"
+
+
+def _time(ms: int) -> datetime:
+    return datetime.fromtimestamp(max(ms, 0) / 1000, UTC)
+
+
+def _size(letter: Letter, whole: DeadLetter) -> str:
+    if whole.omitted_bytes is not None:
+        return f"{whole.omitted_bytes:,} bytes, too large to be kept here: a replay takes them from {letter.id}"
+    return "null" if whole.value is None else f"{len(whole.value):,} bytes"
+
+
+def _header(name: str, value: bytes, *, content: bool) -> str:
+    if content or name.startswith(_KNOWN_HEADERS) or name in _KNOWN_NAMES:
+        return value.decode("utf-8", "replace")
+    return f"({len(value)} bytes)"
+
+
+def _dump(value: bytes) -> str:
+    """The beginning of bytes, in hex and as text."""
+    lines = [
+        f"{at:06x}  {chunk.hex(' '):<47}  {''.join(chr(byte) if 32 <= byte < 127 else '.' for byte in chunk)}"
+        for at in range(0, min(len(value), _MOST_BYTES), 16)
+        if (chunk := value[at : min(at + 16, _MOST_BYTES)])
+    ]
+    rest = len(value) - _MOST_BYTES
+    return "\n".join(lines) + (f"\n… and {rest:,} bytes more (--json --content has them all)" if rest > 0 else "")

@@ -1,0 +1,441 @@
+"""Dead letters for operators: what services have given up, why, and what to do about it.
+
+One record may have several dead letters: each service that could not handle it wrote one, and a service that died
+between writing it and noting that it had writes it again. They all have one id, the record's topic, partition and
+offset, and are dealt with as one. What was done is noted under that id in the topic `dead-letters.handled`.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from headrace_contracts.errors import UnreadableValue
+from headrace_contracts.events import DeadLetter, DeadLetterHandled, Handling
+from headrace_contracts.headers import REPLAY_OF, header
+from headrace_contracts.ids import dead_letter_id
+from headrace_contracts.topics import DEAD_LETTERS_HANDLED, TOPICS, TopicSpec, dead_letters_of
+from headrace_streams.errors import OffsetGone
+from headrace_streams.ports import PartitionReader, Producer
+from headrace_streams.publishing import Publication, Publisher
+from headrace_streams.records import Appended, Headers, Outgoing, Record, TopicPartition
+from headrace_streams.typed import decode
+
+from headrace.connecting import Cluster, spec_named
+from headrace.errors import HeadraceError
+
+_BATCH: Final = 500
+_WAIT_SECONDS: Final = 0.5
+_SUFFIX: Final = ".dlq"
+_LATEST_MS: Final = 253_370_764_800_000  # 9999-01-01
+_SOURCE: Final = "headrace/operator"
+# Both as in ids (topic/3/14) and as in logs (topic[3]@14).
+_PLACE: Final = re.compile(r"(?P<topic>.+?)(?:/(?P<p1>\d+)/(?P<o1>\d+)|\[(?P<p2>\d+)\]@(?P<o2>\d+))")
+
+OnUnreadable = Callable[[Record, UnreadableValue], None]
+
+
+class LetterUnknown(HeadraceError):
+    """Choose an id that `headrace dlq list` shows: no dead letter has this one."""
+
+
+class ValueGone(HeadraceError):
+    """Drop this letter: its value was too large to be kept, and its own topic does not have it any more either."""
+
+
+@dataclass(frozen=True, slots=True)
+class Letter:
+    """What is known of a record that was given up, without its content.
+
+    Attributes:
+        id: Of all its dead letters: topic/partition/offset of the record, the topic with its prefix.
+        places: Where its dead letters stand, oldest first.
+        services: Who gave it up.
+        error_type, error_message: Why, by the newest of its letters.
+        attempts: Most tries of one service.
+        tenant: Whose it is by its headers; empty where they do not tell.
+        size: Bytes of its value.
+        first_at, last_at: When it was first and last given up.
+        replay_of: Id of the dead letter that it is a replay of.
+        handled: What an operator has done about it; None while it is open.
+    """
+
+    id: str
+    topic: str
+    partition: int
+    offset: int
+    places: tuple[tuple[TopicPartition, int], ...]
+    services: tuple[str, ...]
+    error_type: str
+    error_message: str
+    attempts: int
+    tenant: str
+    size: int
+    first_at: datetime
+    last_at: datetime
+    replay_of: str | None = None
+    handled: DeadLetterHandled | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selection:
+    """Which letters; what is left out restricts nothing.
+
+    Attributes:
+        topics: Of these topics, without the prefix.
+        ids: Only these.
+        error_type, service, tenant: Only with this error, given up by this service, of this tenant.
+        since, until: Given up last at or after, and before.
+        handled: Also those that an operator has dealt with.
+    """
+
+    topics: frozenset[str] = frozenset()
+    ids: frozenset[str] = frozenset()
+    error_type: str | None = None
+    service: str | None = None
+    tenant: str | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+    handled: bool = False
+
+    def chooses(self, letter: Letter) -> bool:
+        """Whether it is among them; topics are looked at by who reads them."""
+        return (
+            (not self.ids or letter.id in self.ids)
+            and (self.error_type is None or letter.error_type == self.error_type)
+            and (self.service is None or self.service in letter.services)
+            and (self.tenant is None or letter.tenant == self.tenant)
+            and (self.since is None or letter.last_at >= self.since)
+            and (self.until is None or letter.last_at < self.until)
+            and (self.handled or letter.handled is None)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Letters of one topic with one error of the same services. `open` of them are not handled."""
+
+    topic: str
+    error_type: str
+    services: tuple[str, ...]
+    letters: int
+    open: int
+    oldest: datetime
+    newest: datetime
+
+
+def grouped(letters: Iterable[Letter]) -> list[Group]:
+    """Counts by topic, error and services; most letters first."""
+    groups: dict[tuple[str, str, tuple[str, ...]], list[Letter]] = {}
+    for letter in letters:
+        groups.setdefault((letter.topic, letter.error_type, letter.services), []).append(letter)
+    made = [
+        Group(
+            topic, error_type, services, len(of), sum(letter.handled is None for letter in of),
+            min(letter.first_at for letter in of), max(letter.last_at for letter in of),
+        )
+        for (topic, error_type, services), of in groups.items()
+    ]  # fmt: skip
+    return sorted(made, key=lambda group: (-group.letters, group.topic, group.error_type, group.services))
+
+
+def merged(known: Letter | None, letter: DeadLetter, place: tuple[TopicPartition, int], tenant: str) -> Letter:
+    """A record's dead letters so far, and one more of them."""
+    headers = tuple((each.name, each.value) for each in letter.headers)
+    at = datetime.fromtimestamp(min(max(letter.failed_at, 0), _LATEST_MS) / 1000, UTC)
+    one = Letter(
+        id=dead_letter_id(letter.topic, letter.partition, letter.offset),
+        topic=letter.topic,
+        partition=letter.partition,
+        offset=letter.offset,
+        places=(place,),
+        services=(letter.service,),
+        error_type=letter.error_type,
+        error_message=letter.error_message,
+        attempts=letter.attempts,
+        tenant=tenant,
+        size=letter.omitted_bytes if letter.omitted_bytes is not None else len(letter.value or b""),
+        first_at=at,
+        last_at=at,
+        replay_of=header(headers, REPLAY_OF),
+    )
+    if known is None:
+        return one
+    newest = one if at >= known.last_at else known
+    return replace(
+        newest,
+        places=(*known.places, place),
+        services=tuple(sorted({*known.services, letter.service})),
+        attempts=max(known.attempts, letter.attempts),
+        first_at=min(known.first_at, at),
+        last_at=max(known.last_at, at),
+    )
+
+
+def _starts(letters: Iterable[Letter]) -> Mapping[TopicPartition, int]:
+    """Where the first of their dead letters stand."""
+    starts: dict[TopicPartition, int] = {}
+    for letter in letters:
+        part, offset = letter.places[0]
+        starts[part] = min(offset, starts.get(part, offset))
+    return starts
+
+
+class DeadLetterTopics:
+    """All dead letters of an installation. Use it as an async context manager, to let go of the producer.
+
+    Args:
+        handled_by: Who does what is done here.
+        on_unreadable: Told of records in these topics that are no dead letters.
+        clock: Milliseconds since the epoch.
+
+    Methods raise TryAgain while Kafka, and RegistryUnavailable while the registry is away.
+    """
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        *,
+        handled_by: str = "",
+        on_unreadable: OnUnreadable = lambda record, error: None,
+        clock: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+    ) -> None:
+        self._cluster = cluster
+        self._handled_by = handled_by
+        self._on_unreadable = on_unreadable
+        self._clock = clock
+        self._producer: Producer | None = None
+
+    async def __aenter__(self) -> DeadLetterTopics:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._producer is not None:
+            await self._producer.close()
+            self._producer = None
+
+    def spec(self, topic: str) -> TopicSpec:
+        """The topic that dead letters come from, named with or without prefix and `.dlq`. Raises TopicUnknown."""
+        specs = [spec for spec in TOPICS.values() if spec.dead_letters]
+        return spec_named(topic.removesuffix(_SUFFIX), self._cluster.codec.topic_prefix, specs)
+
+    def place(self, text: str) -> tuple[TopicSpec, bool, int, int]:
+        """What `topic/partition/offset` (or, as in logs, `topic[partition]@offset`) means.
+
+        Returns the topic, whether the position is in its dead letters, partition and offset. Raises LetterUnknown,
+        TopicUnknown.
+        """
+        found = _PLACE.fullmatch(text.strip())
+        if found is None:
+            raise LetterUnknown(
+                f"{text!r} is no id of a dead letter, such as tasks.submitted/3/14: `dlq list` has them"
+            )
+        topic = found["topic"]
+        partition, offset = found["p1"] or found["p2"], found["o1"] or found["o2"]
+        return self.spec(topic), topic.endswith(_SUFFIX), int(partition), int(offset)
+
+    async def letters(self, selection: Selection) -> list[Letter]:
+        """The letters chosen, oldest first. Raises TopicUnknown."""
+        specs = [self.spec(topic) for topic in selection.topics] or [s for s in TOPICS.values() if s.dead_letters]
+        handled = await self._handled()
+        found: dict[str, Letter] = {}
+        async for record, letter in self._read(specs, {}):
+            id_ = dead_letter_id(letter.topic, letter.partition, letter.offset)
+            place = (record.topic_partition, record.offset)
+            found[id_] = merged(found.get(id_), letter, place, header(record.headers, "ce_tenant") or "")
+        marked = (replace(letter, handled=handled.get(letter.id)) for letter in found.values())
+        return sorted(
+            (letter for letter in marked if selection.chooses(letter)),
+            key=lambda letter: (letter.last_at, letter.topic, letter.partition, letter.offset),
+        )
+
+    async def find(self, ids: Sequence[str]) -> list[Letter]:
+        """The letters of these ids, handled ones as well. Raises LetterUnknown, TopicUnknown."""
+        wanted = [self.place(text) for text in ids]
+        letters = await self.letters(Selection(topics=frozenset(spec.name for spec, *_ in wanted), handled=True))
+        by_place = {place: letter for letter in letters for place in letter.places}
+        by_id = {letter.id: letter for letter in letters}
+        found: dict[str, Letter] = {}
+        for text, (spec, in_dead_letters, partition, offset) in zip(ids, wanted, strict=True):
+            if in_dead_letters:
+                topic = self._cluster.topic(dead_letters_of(spec))
+                letter = by_place.get((TopicPartition(topic, partition), offset))
+            else:
+                letter = by_id.get(dead_letter_id(self._cluster.topic(spec), partition, offset))
+            if letter is None:
+                raise LetterUnknown(f"there is no dead letter {text}: `headrace dlq list --all` shows those there are")
+            found[letter.id] = letter
+        return list(found.values())
+
+    async def whole(self, letter: Letter) -> DeadLetter:
+        """The newest of its dead letters, with the record's content. Raises LetterUnknown when it is gone."""
+        async with aclosing(self._read([self.spec(letter.topic)], dict([letter.places[-1]]))) as letters:
+            async for record, found in letters:
+                if (record.topic_partition, record.offset) == letter.places[-1]:
+                    return found
+        raise LetterUnknown(f"{letter.id} has just been deleted from the dead letters, by their retention")
+
+    async def event(self, letter: DeadLetter) -> Any:
+        """The event in the record that was given up. Raises UnreadableValue."""
+        record = Record(letter.topic, letter.partition, letter.offset, letter.timestamp or 0, None, letter.value)
+        return await decode(self._cluster.codec, self.spec(letter.topic).record, record)
+
+    async def flaws(self, letters: Collection[Letter]) -> Mapping[str, str]:
+        """Ids of those letters that still cannot be read by the schemas of today, with the reason."""
+        chosen = {letter.places[-1]: letter.id for letter in letters}
+        flaws: dict[str, str] = {}
+        async with aclosing(self._read(self._specs_of(letters), _starts(letters))) as read:
+            async for record, whole in read:
+                id_ = chosen.get((record.topic_partition, record.offset))
+                if id_ is not None and whole.omitted_bytes is None:
+                    try:
+                        await self.event(whole)
+                    except UnreadableValue as error:
+                        flaws[id_] = error.reason
+        return flaws
+
+    async def replay(
+        self, letters: Collection[Letter], reason: str = ""
+    ) -> AsyncGenerator[tuple[Letter, Appended], None]:
+        """Write the records again where they came from, in the order in which they were given up; each as it is done.
+
+        Topic, partition, key, value and headers (hence ids) are the record's own; one header more, `REPLAY_OF`, tells
+        what it is. Each is on disk, and then noted as handled, before the next one is written: what is interrupted
+        can be run again, and repeats at most the one record that was written and not noted yet, under its old id.
+
+        Raises what `Producer.send` raises, ValueGone, and LetterUnknown for a letter that has gone meanwhile.
+        """
+        publisher = await self._publisher()
+        waiting = {letter.id: letter for letter in letters}
+        async with aclosing(self._read(self._specs_of(letters), _starts(letters))) as read:
+            async for _, whole in read:
+                id_ = dead_letter_id(whole.topic, whole.partition, whole.offset)
+                chosen = waiting.pop(id_, None)
+                if chosen is None:
+                    continue
+                value = whole.value if whole.omitted_bytes is None else await self._from_its_topic(whole)
+                headers: Headers = tuple((each.name, each.value) for each in whole.headers)
+                appended = await publisher.send_record(
+                    Outgoing(whole.topic, value, whole.key, whole.partition, (*headers, (REPLAY_OF, id_.encode())))
+                )
+                await self._note(publisher, chosen, Handling.REPLAYED, reason, appended.offset)
+                yield chosen, appended
+        if waiting:
+            raise LetterUnknown(f"{', '.join(sorted(waiting))}: deleted from the dead letters meanwhile")
+
+    async def drop(self, letters: Iterable[Letter], reason: str) -> AsyncGenerator[Letter, None]:
+        """Note that nothing needs to be done about the letters; each as it is noted."""
+        publisher = await self._publisher()
+        for letter in letters:
+            await self._note(publisher, letter, Handling.DROPPED, reason, None)
+            yield letter
+
+    def _specs_of(self, letters: Iterable[Letter]) -> list[TopicSpec]:
+        return [self.spec(topic) for topic in sorted({letter.topic for letter in letters})]
+
+    async def _publisher(self) -> Publisher:
+        await self._cluster.codec.prepare([DEAD_LETTERS_HANDLED])
+        if self._producer is None:
+            self._producer = self._cluster.log.producer()
+        return Publisher(self._producer, self._cluster.codec, _SOURCE)
+
+    async def _note(
+        self, publisher: Publisher, letter: Letter, handling: Handling, reason: str, offset: int | None
+    ) -> None:
+        now = self._clock()
+        before = letter.handled
+        replays = 0 if before is None else before.replays
+        note = DeadLetterHandled(
+            topic=letter.topic,
+            partition=letter.partition,
+            offset=letter.offset,
+            handling=handling,
+            replays=replays + (handling is Handling.REPLAYED),
+            replayed_offset=offset if offset is not None else None if before is None else before.replayed_offset,
+            reason=reason,
+            handled_by=self._handled_by,
+            handled_at=now,
+        )
+        await publisher.send(
+            Publication(
+                spec=DEAD_LETTERS_HANDLED,
+                event=note,
+                event_id=f"{letter.id}/{handling.value}/{note.replays}",
+                key=letter.id.encode(),
+                tenant=letter.tenant,
+                time_ms=now,
+            )
+        )
+
+    async def _handled(self) -> Mapping[str, DeadLetterHandled]:
+        handled: dict[str, DeadLetterHandled] = {}
+        async for record in self._records([self._cluster.topic(DEAD_LETTERS_HANDLED)], {}):
+            try:
+                note = await decode(self._cluster.codec, DeadLetterHandled, record)
+            except UnreadableValue as error:
+                self._on_unreadable(record, error)
+                continue
+            handled[dead_letter_id(note.topic, note.partition, note.offset)] = note
+        return handled
+
+    async def _read(
+        self, specs: Iterable[TopicSpec], starts: Mapping[TopicPartition, int]
+    ) -> AsyncGenerator[tuple[Record, DeadLetter], None]:
+        topics = [self._cluster.topic(dead_letters_of(spec)) for spec in specs]
+        async with aclosing(self._records(topics, starts)) as records:
+            async for record in records:
+                try:
+                    letter = await decode(self._cluster.codec, DeadLetter, record)
+                except UnreadableValue as error:
+                    self._on_unreadable(record, error)
+                    continue
+                yield record, letter
+
+    async def _records(
+        self, topics: Collection[str], starts: Mapping[TopicPartition, int]
+    ) -> AsyncGenerator[Record, None]:
+        """All that is in these topics now; of those partitions that `starts` names, from these offsets on."""
+        present = await self._cluster.log.admin().partition_counts(topics)
+        partitions = [TopicPartition(name, number) for name, count in present.items() for number in range(count)]
+        if not partitions:
+            return
+        reader = self._cluster.log.reader()
+        try:
+            bounds = await reader.bounds(partitions)
+            begin = {part: max(first, starts.get(part, first)) for part, (first, _) in bounds.items()}
+            ends = {part: end for part, (_, end) in bounds.items() if begin[part] < end}
+            if not ends:
+                return
+            await reader.assign({part: begin[part] for part in ends})
+            while any(reader.positions()[part] < end for part, end in ends.items()):
+                for record in await reader.poll(_BATCH, _WAIT_SECONDS):
+                    if record.offset < ends[record.topic_partition]:
+                        yield record
+        finally:
+            await reader.close()
+
+    async def _from_its_topic(self, letter: DeadLetter) -> bytes | None:
+        """The value that was too large for a dead letter."""
+        part = TopicPartition(letter.topic, letter.partition)
+        reader: PartitionReader = self._cluster.log.reader()
+        try:
+            first, end = (await reader.bounds([part]))[part]
+            if first <= letter.offset < end:
+                await reader.assign({part: letter.offset})
+                while reader.positions()[part] <= letter.offset:
+                    for record in await reader.poll(1, _WAIT_SECONDS):
+                        if record.offset == letter.offset:
+                            return record.value
+        except OffsetGone:
+            pass
+        finally:
+            await reader.close()
+        raise ValueGone(
+            f"{letter.topic}/{letter.partition}/{letter.offset}: its value ({letter.omitted_bytes} bytes) was too "
+            "large to be kept, and its own topic does not have it any more: drop this letter"
+        )
