@@ -14,13 +14,14 @@ from pathlib import Path
 
 from headrace_devstack.errors import DevstackError
 
-from headrace_bench import overhead
+from headrace_bench import overhead, parallel_work
 from headrace_bench.broker import running_kafka
 from headrace_bench.report import Section
 
 Measure = Callable[[str, Path, int, int], Awaitable[Section]]
 
 COMPARISONS: dict[str, tuple[Measure, int]] = {
+    "work": (parallel_work.measure, 10_000),
     "overhead": (overhead.measure, 200_000),
 }
 """By name: how to measure it, and its usual number of records."""
@@ -67,7 +68,7 @@ def main() -> int:
         sys.stdout.write("\n\n".join(section.markdown() for section in sections) + "\n")
     else:
         sys.stdout.write(json.dumps(report) + "\n")
-    return 0 if all(one.failure is None for section in sections for one in section.outcomes) else 1
+    return 0 if all(one.failure is None for section in sections for one in section.outcomes.values()) else 1
 
 
 if __name__ == "__main__":

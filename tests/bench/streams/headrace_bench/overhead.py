@@ -74,7 +74,7 @@ async def measure(bootstrap: str, folder: Path, rounds: int, records: int) -> Se
         head=_HEAD,
         rows=rows,
         targets=targets,
-        outcomes=outcomes,
+        outcomes={one.contestant.name: one for one in outcomes},
     )
 
 

@@ -44,7 +44,7 @@ class Section:
     head: Sequence[str]
     rows: Sequence[Sequence[str]]
     targets: Sequence[Target]
-    outcomes: Sequence[Outcome] = field(repr=False)
+    outcomes: Mapping[str, Outcome] = field(repr=False)
 
     def text(self) -> str:
         """With columns below each other."""
@@ -77,13 +77,13 @@ class Section:
                 for one in self.targets
             ],
             "contestants": {
-                one.contestant.name: {
+                name: {
                     "settings": one.contestant.settings,
                     "request": dict(one.contestant.request),
                     "failure": one.failure,
                     "rounds": [_plain(answer) for answer in one.answers],
                 }
-                for one in self.outcomes
+                for name, one in self.outcomes.items()
             },
         }
 

@@ -22,14 +22,18 @@ class Contestant:
         command: Starts its process.
         request: What its process is asked to do in a round.
         environment: Of its process; None for ours.
+        warm_up: What is different in the request of the round that does not count.
         settings: Which settings it has, for the report.
+        missing: Why there is no such contestant here; its row says so.
     """
 
     name: str
     command: Sequence[str]
     request: Mapping[str, object]
     environment: Mapping[str, str] | None = None
+    warm_up: Mapping[str, object] = field(default_factory=dict)
     settings: str = ""
+    missing: str | None = None
 
 
 @dataclass(slots=True)
@@ -60,12 +64,18 @@ def module(name: str) -> list[str]:
     return [sys.executable, "-m", f"headrace_bench.clients.{name}"]
 
 
-async def alternate(contestants: Sequence[Contestant], rounds: int, folder: Path) -> list[Outcome]:
-    """All rounds of a comparison. A contestant that fails is left out from then on, and its row says why."""
-    outcomes = [Outcome(contestant) for contestant in contestants]
+async def alternate(contestants: Sequence[Contestant], rounds: int, folder: Path, label: str = "") -> list[Outcome]:
+    """All rounds of a comparison. A contestant that fails is left out from then on, and its row says why.
+
+    Args:
+        label: Names the comparison in the lines that tell of progress.
+    """
+    outcomes = [Outcome(contestant, failure=contestant.missing) for contestant in contestants]
     async with AsyncExitStack() as stack:
         children: dict[str, Child] = {}
         for contestant in contestants:
+            if contestant.missing is not None:
+                continue
             started = running(contestant.name, contestant.command, folder, contestant.environment)
             children[contestant.name] = await stack.enter_async_context(started)
         for number in range(rounds + 1):
@@ -74,16 +84,17 @@ async def alternate(contestants: Sequence[Contestant], rounds: int, folder: Path
                 if outcome.failure is not None:
                     continue
                 contestant = outcome.contestant
+                request = contestant.request if number else {**contestant.request, **contestant.warm_up}
                 try:
-                    answer = await children[contestant.name].round(contestant.request, ROUND_SECONDS)
+                    answer = await children[contestant.name].round(request, ROUND_SECONDS)
                 except ContestantFailed as error:
                     outcome.failure = str(error)
                     sys.stderr.write(f"  {contestant.name}: left out. {error}\n")
                     continue
                 if number > 0:
                     outcome.answers.append(answer)
-                label = f"round {number}" if number else "warm-up"
+                when = f"round {number}" if number else "warm-up"
                 rate = answer["records"] / answer["seconds"]
-                sys.stderr.write(f"  {label:8} {contestant.name:44} {rate:12,.0f} /s\n")
+                sys.stderr.write(f"  {label} {when:8} {contestant.name:60} {rate:12,.0f} /s\n")
                 sys.stderr.flush()
     return outcomes

@@ -51,3 +51,26 @@ def check_committed(bootstrap: str, group: str, committed: Mapping[str, int]) ->
                 raise NotExactly(f"{group} has committed {found}, not {committed[found.topic]}")
     finally:
         asking.close()
+
+
+class KeyOrder:
+    """Watches that of each key one record is in hand at a time, in order of offsets."""
+
+    def __init__(self) -> None:
+        self._last: dict[bytes, int] = {}
+        self._running: set[bytes] = set()
+
+    def begin(self, key: bytes, offset: int) -> None:
+        """Raises NotExactly."""
+        if key in self._running or self._last.get(key, -1) >= offset:
+            raise NotExactly(f"{key!r} is out of order at offset {offset}")
+        self._last[key] = offset
+        self._running.add(key)
+
+    def end(self, key: bytes) -> None:
+        self._running.remove(key)
+
+
+def work_seconds(value: bytes) -> float:
+    """How long a record's work waits: its value begins with eight digits, microseconds."""
+    return int(value[:8]) / 1e6
