@@ -131,7 +131,7 @@ async def test_letters_are_chosen_and_counted(desk: Desk) -> None:
     at = datetime.fromtimestamp((NOW + 2_000) / 1000, UTC)
     assert [letter.partition for letter in await desk.letters(until=at)] == [0]
     assert len(await desk.letters(since=at)) == 3
-    with pytest.raises(TopicUnknown, match=r"no topic 'skills\.feed'"):
+    with pytest.raises(TopicUnknown, match=r"no dead letters are kept of 'skills\.feed'"):
         await desk.letters(topics=frozenset({"skills.feed"}))
 
 

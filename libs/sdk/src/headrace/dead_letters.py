@@ -26,7 +26,7 @@ from headrace_streams.publishing import Publication, Publisher
 from headrace_streams.records import Appended, Headers, Outgoing, Record, TopicPartition
 from headrace_streams.typed import decode
 
-from headrace.connecting import Cluster, spec_named
+from headrace.connecting import Cluster, TopicUnknown, spec_named
 from headrace.errors import HeadraceError
 
 _BATCH: Final = 500
@@ -222,7 +222,11 @@ class DeadLetterTopics:
     def spec(self, topic: str) -> TopicSpec:
         """The topic that dead letters come from, named with or without prefix and `.dlq`. Raises TopicUnknown."""
         specs = [spec for spec in TOPICS.values() if spec.dead_letters]
-        return spec_named(topic.removesuffix(_SUFFIX), self._cluster.codec.topic_prefix, specs)
+        try:
+            return spec_named(topic.removesuffix(_SUFFIX), self._cluster.codec.topic_prefix, specs)
+        except TopicUnknown:
+            names = ", ".join(sorted(spec.name for spec in specs))
+            raise TopicUnknown(f"no dead letters are kept of {topic!r}; they are of {names}") from None
 
     def place(self, text: str) -> tuple[TopicSpec, bool, int, int]:
         """What `topic/partition/offset` (or, as in logs, `topic[partition]@offset`) means.

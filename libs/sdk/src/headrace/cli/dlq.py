@@ -7,7 +7,7 @@ import socket
 import sys
 from collections.abc import Sequence
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
     from headrace.connecting import Cluster
     from headrace.dead_letters import DeadLetterTopics, Letter, Selection
+
+_MOST_TOLD: Final = 10
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -266,15 +268,20 @@ async def _drop(chosen: _Chosen, reason: str, by: str, *, dry_run: bool, yes: bo
 
 
 async def _readable(topics: DeadLetterTopics, letters: Sequence[Letter]) -> list[Letter]:
-    """Those that the schemas of today can read, or that were too large to look at here."""
+    """Those that the schemas of today can read, or that were too large to look at here. Raises typer.Exit for none."""
     flaws = await topics.flaws(letters)
     held = [letter for letter in letters if letter.id in flaws]
-    for letter in held[:10]:
-        ERR.print(f"left out: {letter.id} still cannot be read: {flaws[letter.id]}", style="yellow", markup=False)
+    for letter in held[:_MOST_TOLD]:
+        said = f"left out: {letter.id} still cannot be read: {flaws[letter.id]}"
+        ERR.print(said, style="yellow", markup=False, soft_wrap=True)
     if held:
-        more = f"{len(held)} letters would only come back; " if len(held) > 1 else "it would only come back; "
-        ERR.print(more + "drop them, or replay them all the same with --unreadable", style="yellow")
-    return [letter for letter in letters if letter.id not in flaws]
+        more = f"and {len(held) - _MOST_TOLD} more; " if len(held) > _MOST_TOLD else ""
+        said = f"{more}what cannot be read would only come back: drop it, or replay it all the same with --unreadable"
+        ERR.print(said, style="yellow", soft_wrap=True)
+    left = [letter for letter in letters if letter.id not in flaws]
+    if held and not left:
+        raise fail("nothing is left to replay")
+    return left
 
 
 def _confirmed(letters: Sequence[Letter], what: str, prefix: str, *, dry_run: bool, yes: bool) -> bool:
@@ -284,16 +291,17 @@ def _confirmed(letters: Sequence[Letter], what: str, prefix: str, *, dry_run: bo
     if not letters:
         raise fail(f"nothing to {what}: no letter is both open and chosen", FAILED)
     if dry_run or not yes:
-        for part in letters_report(letters, 10, prefix):
+        for part in letters_report(letters, _MOST_TOLD, prefix):
             (OUT if dry_run else ERR).print(part, soft_wrap=True)
     if dry_run:
         ERR.print(f"would {what} {len(letters)}", style="dim")
         return False
     if yes:
         return True
+    question = f"{what} {len(letters)} {'letters' if len(letters) > 1 else 'letter'}?"
     if not sys.stdin.isatty():
-        raise fail(f"{what} {len(letters)} letters? Nobody can be asked here: say --yes", USAGE)
-    return typer.confirm(f"{what} {len(letters)} {'letters' if len(letters) > 1 else 'letter'}?", err=True)
+        raise fail(f"{question} Nobody can be asked here: say --yes", USAGE)
+    return typer.confirm(question, err=True)
 
 
 def _stopped(what: str, done: int, letters: Sequence[Letter]) -> None:

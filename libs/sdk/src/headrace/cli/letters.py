@@ -45,7 +45,9 @@ def letters_report(letters: Sequence[Letter], count: int, prefix: str) -> Iterat
     rows = table("letter", "age", "bytes", "tries", *extra, "why", right=["bytes", "tries"], whole=["letter", "age"])
     for letter in letters[-count:]:
         state = ["open" if letter.handled is None else letter.handled.handling.value] if with_handled else []
-        why = letter.error_message if len(letter.error_message) <= _LONGEST_WHY else letter.error_message[:117] + "…"
+        # The position is in the line already.
+        why = letter.error_message.removeprefix(f"{letter.topic}[{letter.partition}]@{letter.offset}: ")
+        why = why if len(why) <= _LONGEST_WHY else why[: _LONGEST_WHY - 1] + "…"
         rows.add_row(
             letter.id.removeprefix(prefix), age(letter.last_at, now), f"{letter.size:,}", str(letter.attempts),
             *state, Text(f"{letter.error_type}: {why}" if why else letter.error_type),
