@@ -35,6 +35,7 @@ from headrace_router.decide.model import (
     Event,
     Finished,
     Ignored,
+    Noted,
     Submitted,
     WakeUp,
 )
@@ -152,7 +153,7 @@ class Desk:
             tenant_preferences=self.tenant,
         )
 
-    def give(self, event: Event) -> Decision | Ignored:
+    def give(self, event: Event) -> Decision | Noted | Ignored:
         result = decide(self.state, event, self.context)
         if isinstance(result, Decision):
             self.state = result.state

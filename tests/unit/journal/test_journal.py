@@ -25,7 +25,7 @@ from headrace_contracts.events import (
 from headrace_contracts.memory_registry import MemoryRegistry
 from headrace_contracts.topics import TASKS_JOURNAL
 from headrace_streams.errors import AppendUncertain, Fenced, StreamsError, TryAgain
-from headrace_streams.journal import EntryTooLarge, Journal, Recovered
+from headrace_streams.journal import EntryTooLarge, Journal, Recorded, Recovered
 from headrace_streams.memory import MemoryCluster, MemoryLog
 from headrace_streams.memory.network import Operation, Request
 from headrace_streams.publishing import Publisher
@@ -60,7 +60,7 @@ class Owner:
     journal: Journal
     recovered: Recovered
     network: FaultyNetwork
-    folded: list[JournalEntry] = field(default_factory=list)
+    folded: list[Recorded] = field(default_factory=list)
 
     async def append(self, entry: JournalEntry) -> int:
         return await asyncio.wait_for(self.journal.append(entry), 5)
@@ -83,7 +83,7 @@ class Partition:
         network = FaultyNetwork()
         log = MemoryLog(self.cluster, client=name, network=network)
         publisher = Publisher(log.producer(), self.codec, f"test/{name}")
-        folded: list[JournalEntry] = []
+        folded: list[Recorded] = []
         reader = log.reader()
         journal, recovered = await asyncio.wait_for(
             Journal.take_over(

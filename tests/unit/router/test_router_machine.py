@@ -31,6 +31,7 @@ from headrace_router.decide.model import (
     Finished,
     Ignored,
     LeaderFinished,
+    Noted,
     Submitted,
     Unrecordable,
     WakeUp,
@@ -116,7 +117,7 @@ EVENTS: dict[type[Event], Event] = {
 # What an event at once leads to, from each phase: a phase, or the reason why it changes nothing.
 EXPECTED: dict[tuple[TaskPhase | None, type[Event]], TaskPhase | str] = {
     (None, Submitted): TaskPhase.RUNNING,
-    (None, Cancelled): "unknown_task",
+    (None, Cancelled): "noted",
     (None, Finished): "unknown_task",
     (None, LeaderFinished): "unknown_task",
     (None, WakeUp): "unknown_task",
@@ -166,7 +167,14 @@ def test_every_event_in_every_phase(phase: TaskPhase | None, event: type[Event])
     assert (desk.state.phase if desk.state else None) == phase
     result = desk.give(EVENTS[event])
     expected = EXPECTED[phase, event]
-    assert (result.reason if isinstance(result, Ignored) else result.state.phase) == expected
+    match result:
+        case Ignored(reason=reason):
+            assert reason == expected
+        case Noted(wish=wish):
+            assert expected == "noted"
+            assert wish == EVENTS[Cancelled].wish
+        case Decision(state=state):
+            assert state.phase == expected
 
 
 @pytest.mark.parametrize("phase", [phase for phase in DESKS if phase is not None], ids=str)

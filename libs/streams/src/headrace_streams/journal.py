@@ -4,7 +4,8 @@ How a decision is delivered:
 
  1. The owner takes over: it appends a barrier. The offset of the barrier is its *generation*: given by the log, so it
     is unique, and greater than every one before.
- 2. It reads the partition from the start to its barrier, and folds the entries that count into its state.
+ 2. It reads the partition from the start to its barrier, and folds the entries that count into its state
+    (`headrace_streams.journal_reading`).
  3. It carries out again what may not have been carried out, then consumes its inputs from the journaled positions.
  4. For each input it decides and appends one entry: the new state, the commands, the positions of the inputs. Many
     entries are in flight at once. Each is numbered: the *sequence* within the generation.
@@ -31,22 +32,22 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Final
 
 from headrace_contracts.codec import Codec
-from headrace_contracts.errors import NullValue, Origin
 from headrace_contracts.events import EntryKind, JournalEntry, Position
 from headrace_contracts.topics import TASKS_JOURNAL
 
-from headrace_streams.errors import Fenced, OffsetGone, RecordRefused
+from headrace_streams.errors import Fenced, RecordRefused
+from headrace_streams.journal_reading import Placed, Recorded, Recovered, read_journal
 from headrace_streams.ports import PartitionReader
 from headrace_streams.publishing import Publication, Publisher
-from headrace_streams.records import Appended, Record, TopicPartition
+from headrace_streams.records import Appended, TopicPartition
 
-_READ_AT_ONCE: Final = 500
-_READ_SECONDS: Final = 1.0
+__all__ = ["EntryTooLarge", "Journal", "Placed", "Recorded", "Recovered"]
+
 _OPEN: Final = -1
 
 
@@ -57,34 +58,6 @@ class EntryTooLarge(RecordRefused):
         super().__init__(f"a journal entry of {size} bytes is larger than {limit}")
         self.size = size
         self.limit = limit
-
-
-@dataclass(frozen=True, slots=True)
-class Placed:
-    """An entry that counts, and its offset."""
-
-    offset: int
-    entry: JournalEntry
-
-
-@dataclass(frozen=True, slots=True)
-class Recovered:
-    """What a new owner finds.
-
-    Attributes:
-        positions: How far each input is consumed, by topic (without prefix) and partition.
-        unacted: Entries whose commands may not have been carried out, in order.
-        completed_offset: The terminal states of unacted entries, if they were written, stand at or behind this offset
-            of tasks.completed; None when nothing is known.
-        shadowed: Tasks whose newest record does not count: write their state once more.
-        entries: How many entries counted.
-    """
-
-    positions: Mapping[tuple[str, int], int]
-    unacted: tuple[Placed, ...]
-    completed_offset: int | None
-    shadowed: frozenset[str]
-    entries: int
 
 
 class Journal:
@@ -105,6 +78,10 @@ class Journal:
         self._owner = owner
         self._limit = limit
         self._next = generation + 1
+        self._positions = {
+            where: Position(topic=where[0], partition=where[1], next_offset=offset)
+            for where, offset in recovered.positions.items()
+        }
         self._completed_offset = recovered.completed_offset
         self._unsettled = recovered.unacted[0].offset if recovered.unacted else None
         # By offset, in order: _OPEN until carried out, then the offset behind the terminal state it wrote, or 0.
@@ -121,7 +98,7 @@ class Journal:
         partition: int,
         owner: str,
         now_ms: int,
-        fold: Callable[[JournalEntry], None],
+        fold: Callable[[Recorded], None],
         limit: int = 4_000_000,
     ) -> tuple[Journal, Recovered]:
         """Become the owner of a partition, and read what is there.
@@ -139,16 +116,19 @@ class Journal:
         """
         barrier = JournalEntry(kind=EntryKind.BARRIER, owner=owner, decided_at=now_ms)
         appended = await publisher.send(_publication(barrier, partition, f"barrier/{partition}"))
-        reading = _Reading(fold)
         where = TopicPartition(appended.topic, partition)
-        await _read_to(reader, codec, where, appended.offset, reading)
-        recovered = reading.recovered()
+        recovered = await read_journal(reader, codec, where, appended.offset, fold)
         return cls(publisher, partition, owner, appended.offset, recovered, limit), recovered
 
     @property
     def acted_offset(self) -> int:
         """Commands of all entries before this offset are carried out."""
         return next(iter(self._steps), self._next) if self._unsettled is None else self._unsettled
+
+    @property
+    def next_offset(self) -> int:
+        """Where the log ends when all entries are acknowledged and nobody else has written."""
+        return self._next
 
     @property
     def in_flight(self) -> int:
@@ -159,14 +139,17 @@ class Journal:
         """Queue an entry at once; the future brings its offset, and only then may its commands be carried out.
 
         An entry without commands counts as carried out when it is acknowledged. Entries are acknowledged in order.
+        Each notes the furthest positions of all inputs so far, so that the last one says it all.
         The future raises Fenced, and so does every later one. Raises Fenced, EntryTooLarge, Overloaded and
         UnencodableEvent at once; nothing was appended then.
         """
         if self.fenced is not None:
             raise self.fenced
         place = self._next
+        positions = self._reached(entry.positions)
         numbered = replace(
             entry,
+            positions=tuple(positions.values()),
             generation=self.generation,
             sequence=place - self.generation,
             owner=self._owner,
@@ -181,6 +164,7 @@ class Journal:
             raise EntryTooLarge(size, self._limit)
         sent = self._publisher.send_record(outgoing)
         self._next += 1
+        self._positions = positions
         self._steps[place] = _OPEN
         acknowledged: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._awaiting[place] = acknowledged
@@ -218,6 +202,15 @@ class Journal:
                 if not future.done():
                     future.set_exception(self.fenced)
         return self.fenced
+
+    def _reached(self, positions: tuple[Position, ...]) -> dict[tuple[str, int], Position]:
+        reached = dict(self._positions)
+        for position in positions:
+            where = (position.topic, position.partition)
+            before = reached.get(where)
+            if before is None or before.next_offset < position.next_offset:
+                reached[where] = position
+        return reached
 
     def _acknowledge(self, place: int, has_commands: bool, done: asyncio.Future[Appended]) -> None:
         if done.cancelled():
@@ -257,88 +250,3 @@ def _publication(entry: JournalEntry, partition: int, key: str) -> Publication:
 def _tenant(entry: JournalEntry) -> str:
     owner = None if entry.state is None else (entry.state.task or entry.state.result)
     return "" if owner is None else owner.tenant
-
-
-async def _read_to(reader: PartitionReader, codec: Codec, where: TopicPartition, last: int, reading: _Reading) -> None:
-    while True:
-        first, _ = (await reader.bounds([where]))[where]
-        await reader.assign({where: max(first, reading.next_offset)})
-        try:
-            while reading.next_offset <= last:
-                for record in await reader.poll(_READ_AT_ONCE, _READ_SECONDS):
-                    if record.offset > last:
-                        return
-                    await reading.take(record, codec)
-            return
-        except OffsetGone:
-            # Retention has moved the start of the log meanwhile.
-            continue
-
-
-class _Reading:
-    """One pass over the partition: which entries count, and what they say together."""
-
-    def __init__(self, fold: Callable[[JournalEntry], None]) -> None:
-        self.next_offset = 0
-        self._fold = fold
-        self._generation = -1
-        self._ended = False
-        self._positions: dict[tuple[str, int], int] = {}
-        self._acted_offset = 0
-        self._completed_offset: int | None = None
-        self._unacted: OrderedDict[int, JournalEntry] = OrderedDict()
-        self._shadowed: set[str] = set()
-        self._entries = 0
-
-    async def take(self, record: Record, codec: Codec) -> None:
-        self.next_offset = record.offset + 1
-        origin = Origin(record.topic, record.partition, record.offset)
-        try:
-            entry = await codec.read(JournalEntry, record.value, origin)
-        except NullValue:
-            self._ended = True
-            if record.key is not None:
-                self._shadowed.add(record.key.decode("utf-8", "replace"))
-            return
-        if entry.kind is EntryKind.BARRIER:
-            self._generation, self._ended = record.offset, False
-        elif not self._counts(record.offset, entry):
-            self._ended = True
-            if entry.kind is EntryKind.DECISION:
-                self._shadowed.add(entry.task_id)
-        else:
-            self._apply(record.offset, entry)
-
-    def _counts(self, offset: int, entry: JournalEntry) -> bool:
-        if offset != entry.generation + entry.sequence or entry.generation < self._generation:
-            return False
-        if entry.generation > self._generation:
-            # Its barrier has been compacted away; that the entry stands in its place shows that there was one.
-            self._generation, self._ended = entry.generation, False
-        return not self._ended
-
-    def _apply(self, offset: int, entry: JournalEntry) -> None:
-        self._entries += 1
-        for position in entry.positions:
-            where = (position.topic, position.partition)
-            self._positions[where] = max(position.next_offset, self._positions.get(where, 0))
-        if entry.acted_offset is not None:
-            self._acted_offset = max(self._acted_offset, entry.acted_offset)
-            while self._unacted and next(iter(self._unacted)) < self._acted_offset:
-                self._unacted.popitem(last=False)
-        if entry.completed_offset is not None:
-            self._completed_offset = max(entry.completed_offset, self._completed_offset or 0)
-        if entry.kind is EntryKind.DECISION:
-            self._shadowed.discard(entry.task_id)
-            if entry.commands:
-                self._unacted[offset] = entry
-            self._fold(entry)
-
-    def recovered(self) -> Recovered:
-        return Recovered(
-            positions=self._positions,
-            unacted=tuple(Placed(offset, entry) for offset, entry in self._unacted.items()),
-            completed_offset=self._completed_offset,
-            shadowed=frozenset(self._shadowed),
-            entries=self._entries,
-        )

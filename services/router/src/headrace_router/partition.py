@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict, deque
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import Any, Final
 
+from headrace_contracts.errors import UnreadableValue
 from headrace_contracts.events import (
     CommandKind,
     EntryKind,
@@ -15,17 +16,17 @@ from headrace_contracts.events import (
     JournalEntry,
     Position,
     TaskCancelled,
-    TaskCompleted,
     TaskPhase,
     TaskState,
 )
 from headrace_runtime.logging import get_logger
-from headrace_streams.errors import Overloaded, StreamsError
+from headrace_streams.errors import Overloaded, RecordRefused, StreamsError
 from headrace_streams.journal import EntryTooLarge, Journal
 from headrace_streams.publishing import Publisher
 from headrace_streams.records import Appended
 
 from headrace_router.adapters.world import World
+from headrace_router.agenda import Agenda, Orphans
 from headrace_router.decide.machine import decide
 from headrace_router.decide.model import (
     CAUSES,
@@ -35,6 +36,7 @@ from headrace_router.decide.model import (
     Finished,
     Ignored,
     LeaderFinished,
+    Noted,
     Submitted,
     Unrecordable,
     WakeUp,
@@ -42,14 +44,18 @@ from headrace_router.decide.model import (
 from headrace_router.decide.publications import publication
 from headrace_router.decide.tasks import PartitionTasks
 from headrace_router.gate import Gate
+from headrace_router.holdings import Holdings
+from headrace_router.limits import Limits
 from headrace_router.metrics import RouterMetrics
 from headrace_router.timers import Timers
+from headrace_router.underway import Underway
 
-_SLICE: Final = 200
+_SLICE: Final = 50
 """How many tasks are moved by time or by each other before input gets its turn."""
-_OVERLOAD_SECONDS: Final = 0.05
-_EARLY_WISHES: Final = 10_000
-_KEEP_ALIVE_MS: Final = 600_000
+_RESTATED_AT_ONCE: Final = 200
+_PAUSE_SECONDS: Final = 0.05
+"""Before tasks are moved on when the producer's queue or the gate is full."""
+_AFTER_DEFECT_MS: Final = 60_000
 
 _log = get_logger("headrace.router.partition")
 
@@ -63,6 +69,9 @@ class Surroundings:
         act_within: Seconds after its append within which an entry must be acknowledged to be acted on. Shorter than the
             group's session, so that a process that stood still meanwhile does not act beside its successor.
         monotonic: Seconds on a clock that goes on while the process stands still.
+        settle_seconds: How long after its decision another owner may still be carrying it out: `act_within` and the
+            producer's own time together. A successor lets that pass before it looks which terminal states are there.
+        underway: Commands that this process is appending.
     """
 
     world: World
@@ -71,6 +80,8 @@ class Surroundings:
     gate: Gate
     act_within: float
     monotonic: Callable[[], float]
+    settle_seconds: float = 0.0
+    underway: Underway = field(default_factory=Underway)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,47 +110,81 @@ class PartitionRouter:
         *,
         partition: int,
         journal: Journal,
-        tasks: PartitionTasks,
+        holdings: Holdings,
         positions: Mapping[str, int],
         surroundings: Surroundings,
+        limits: Limits,
         broken: Callable[[BaseException], None],
     ) -> None:
         self.partition = partition
-        self.tasks = tasks
         self._journal = journal
+        self._holdings = holdings
+        self._surroundings = surroundings
+        self._limits = limits
         self._world = surroundings.world
         self._publisher = surroundings.publisher
         self._metrics = surroundings.metrics
         self._gate = surroundings.gate
-        self._act_within = surroundings.act_within
         self._monotonic = surroundings.monotonic
         self._broken = broken
         self._loop = asyncio.get_running_loop()
         self._timers = Timers(self._world.clock, self._time_has_come)
         self._positions = dict(positions)
         self._acknowledged = dict(positions)
-        self._due: deque[tuple[str, TaskCompleted | None] | str] = deque()
+        self._agenda = Agenda()
         self._working = False
-        self._early_wishes: OrderedDict[str, TaskCancelled] = OrderedDict()
+        self._scheduled = False
         self._open = 0
         self._idle = asyncio.Event()
         self._idle.set()
         self._closed = False
         self._stopped = False
         self._noted: tuple[int, dict[str, int]] = (-1, {})
-        self._last_append_ms = self._world.clock()
+        self._last_append = self._monotonic()
 
-    def resume(self, shadowed: frozenset[str]) -> None:
+    @property
+    def tasks(self) -> PartitionTasks:
+        return self._holdings.tasks
+
+    @property
+    def positions(self) -> Mapping[str, int]:
+        """How far the inputs are consumed, by topic without prefix."""
+        return self._positions
+
+    @property
+    def rests(self) -> bool:
+        """Whether this one has been drained and is whole: a `successor` may go on from here."""
+        return self._closed and not self._stopped and self._open == 0 and self._journal.fenced is None
+
+    @property
+    def journal_end(self) -> int:
+        """Where the journal ends if nobody else has written to it."""
+        return self._journal.next_offset
+
+    def resume(self, shadowed: Iterable[str] = ()) -> None:
         """Begin to move tasks, after a recovery: write once more the states that are `shadowed`, set the timers, look
         again at whoever waits, and settle followers whose leader has ended."""
         for task_id in sorted(shadowed):
-            if (state := self.tasks.get(task_id)) is not None:
-                self._append(task_id, "restated", Decision(state), None)
-        for task_id, state in self.tasks.live.items():
-            self._timers.set(task_id, state.wake_at)
+            self._restate(task_id)
+        self._timers.set_all(self.tasks.wake_times())
         for digest in self.tasks.orphaned():
-            self._due.append((digest, self.tasks.equal_to(digest, self._world.clock()).answer))
+            self._agenda.add_orphans(digest, self.tasks.equal_to(digest, self._world.clock()).answer)
         self.fleet_gained()
+
+    def successor(self, broken: Callable[[BaseException], None]) -> PartitionRouter:
+        """One that goes on with the same journal and holdings, where this one `rests` and nobody else has written.
+
+        Whether anybody writes from now on shows as always: the next entry would not stand in its place.
+        """
+        return PartitionRouter(
+            partition=self.partition,
+            journal=self._journal,
+            holdings=self._holdings,
+            positions=self._positions,
+            surroundings=self._surroundings,
+            limits=self._limits,
+            broken=broken,
+        )
 
     def handle(self, event: Submitted | Cancelled | Finished, origin: Input) -> None:
         """Decide about an input event.
@@ -151,28 +196,25 @@ class PartitionRouter:
         match event:
             case Submitted(task=task):
                 task_id = task.task_id
-                if (wish := self._early_wishes.get(task_id)) is not None:
+                if (wish := self._holdings.wishes.find(task_id, self._world.clock())) is not None:
                     event = replace(event, cancelled=wish)
             case Cancelled(wish=wish):
                 task_id = wish.task_id
-                if self.tasks.get(task_id) is None and not self.tasks.has_ended(task_id):
-                    self._remember(wish)
             case Finished(attempt=attempt):
                 task_id = attempt.task_id
         if not self._decide(task_id, event, origin):
             self.skip(origin)
-        if isinstance(event, Submitted):
-            self._early_wishes.pop(task_id, None)
         self._work()
 
     def skip(self, origin: Input) -> None:
         """Go past an input record without a decision. The next entry or watermark records it."""
-        self._positions[origin.topic] = origin.offset + 1
+        self._positions = {**self._positions, origin.topic: origin.offset + 1}
 
     def fleet_gained(self) -> None:
         """Look again at the tasks that wait for a candidate."""
-        self._due.extend(self.tasks.waiting())
-        self._work()
+        if not self._closed:
+            self._agenda.add(self.tasks.waiting())
+            self._work()
 
     def committable(self) -> Mapping[str, int]:
         """Positions, by topic, below which everything is recorded."""
@@ -180,16 +222,22 @@ class PartitionRouter:
         return self._positions if certain else self._acknowledged
 
     def tick(self) -> None:
-        """Note what is done when the journal has been quiet, so that a successor need not do it again."""
-        if self._closed or self._journal.in_flight:
-            return
-        state = (self._journal.acted_offset, dict(self._positions))
-        now = self._world.clock()
-        if state == self._noted and now < self._last_append_ms + _KEEP_ALIVE_MS:
+        """Keep the journal from forgetting: restate tasks that were written long ago, note what is done when it has
+        been quiet, so that a successor need not do it again, and note anything at all now and then."""
+        if self._closed:
             return
         try:
-            self._note(now)
-        except StreamsError as error:
+            for task_id in list(islice(self._holdings.written_before(self._limits.restate_seconds), _RESTATED_AT_ONCE)):
+                self._restate(task_id)
+            if self._journal.in_flight:
+                return
+            quiet = self._monotonic() - self._last_append
+            if (self._journal.acted_offset, self._positions) != self._noted or quiet >= self._limits.keep_alive_seconds:
+                self._note()
+        except Overloaded:
+            # The next tick is soon enough.
+            return
+        except (StreamsError, UnreadableValue) as error:
             self._fail(error)
 
     async def drain(self) -> None:
@@ -198,7 +246,7 @@ class PartitionRouter:
         await self._idle.wait()
         if not self._stopped:
             try:
-                await self._note(self._world.clock())
+                await self._note()
             except StreamsError as error:
                 _log.warning("the last watermark was not written", partition=self.partition, reason=str(error))
 
@@ -206,18 +254,12 @@ class PartitionRouter:
         """Move nothing more by time. What the journal has acknowledged is still carried out."""
         self._closed = True
         self._timers.close()
-        self._due.clear()
+        self._agenda.clear()
 
     def abandon(self, reason: str) -> None:
         """Stop at once: somebody else may own the partition already."""
         self._stop()
         self._journal.fence(reason)
-
-    def _remember(self, wish: TaskCancelled) -> None:
-        # A wish may overtake its task, since they travel on two topics.
-        self._early_wishes[wish.task_id] = wish
-        if len(self._early_wishes) > _EARLY_WISHES:
-            self._early_wishes.popitem(last=False)
 
     def _decide(self, task_id: str, event: Event, origin: Input | None) -> bool:
         """Whether there was something to record."""
@@ -230,9 +272,14 @@ class PartitionRouter:
             self.tasks, "" if about is None else about.tenant, "" if about is None else about.user
         )
         result = decide(state, event, context)
+        if isinstance(result, Noted) and self._holdings.wishes.find(task_id, context.now) is not None:
+            result = Ignored("duplicate")
         if isinstance(result, Ignored):
             self._metrics.ignored(result.reason)
             return False
+        if isinstance(result, Noted):
+            self._append_wish(result.wish, origin)
+            return True
         try:
             self._append(task_id, CAUSES[type(event)], result, origin)
         except EntryTooLarge as error:
@@ -242,11 +289,33 @@ class PartitionRouter:
         return True
 
     def _append(self, task_id: str, cause: str, decision: Decision, origin: Input | None) -> None:
-        now = self._world.clock()
+        entry = self._entry(
+            task_id, cause, origin,
+            state=decision.state, commands=decision.commands, rejected=decision.rejected,
+            policy_version=self._world.policy.version,
+        )  # fmt: skip
+        self._record(entry, origin)
+        before = self.tasks.get(task_id)
+        self._holdings.apply(task_id, decision.state)
+        self._timers.set(task_id, decision.state.wake_at)
+        self._metrics.decided(cause, decision.state, [rejection.code for rejection in decision.rejected])
+        if decision.state.phase is TaskPhase.FINISHED and _may_lead(before):
+            self._agenda.add_orphans(decision.state.digest, decision.state.result)
+
+    def _append_wish(self, wish: TaskCancelled, origin: Input | None) -> None:
+        entry = self._entry(wish.task_id, CAUSES[Cancelled], origin, wish=wish)
+        self._record(entry, origin)
+        self._holdings.keep(wish, entry.decided_at)
+
+    def _restate(self, task_id: str) -> None:
+        if (state := self.tasks.get(task_id)) is not None:
+            self._append(task_id, "restated", Decision(state), None)
+
+    def _entry(self, task_id: str, cause: str, origin: Input | None, **fields: Any) -> JournalEntry:
         positions = self._positions
         if origin is not None:
             positions = {**positions, origin.topic: origin.offset + 1}
-        entry = JournalEntry(
+        return JournalEntry(
             kind=EntryKind.DECISION,
             task_id=task_id,
             cause=cause,
@@ -254,25 +323,19 @@ class PartitionRouter:
                 topic=origin.topic, partition=self.partition, offset=origin.offset, event_id=origin.event_id
             ),
             positions=self._as_positions(positions),
-            state=decision.state,
-            commands=decision.commands,
-            rejected=decision.rejected,
-            policy_version=self._world.policy.version,
-            decided_at=now,
+            decided_at=self._world.clock(),
+            **fields,
         )  # fmt: skip
+
+    def _record(self, entry: JournalEntry, origin: Input | None) -> None:
+        """Append an entry, and act on it when it is acknowledged. Raises what `Journal.append` raises; then nothing has
+        changed, and what could not be queued can be decided anew."""
         appended = self._journal.append(entry)
-        # Nothing has changed until here, so an entry that could not be queued can be decided anew.
-        before = self.tasks.get(task_id)
-        self._positions = positions
-        self.tasks.apply(task_id, decision.state)
-        self._timers.set(task_id, decision.state.wake_at)
-        self._begin(now)
-        since = origin.timestamp_ms if origin is not None else now
-        queued = self._monotonic()
+        self._positions = {position.topic: position.next_offset for position in entry.positions}
+        positions, queued = self._positions, self._monotonic()
+        self._begin(queued)
+        since = entry.decided_at if origin is None else origin.timestamp_ms
         appended.add_done_callback(lambda done: self._acknowledge(entry, positions, queued, since, done))
-        self._metrics.decided(cause, decision.state, [rejection.code for rejection in decision.rejected])
-        if decision.state.phase is TaskPhase.FINISHED and _may_lead(before):
-            self._due.append((decision.state.digest, decision.state.result))
 
     def _acknowledge(
         self, entry: JournalEntry, positions: dict[str, int], queued: float, since: int, done: asyncio.Future[int]
@@ -284,7 +347,7 @@ class PartitionRouter:
         self._metrics.appended(took)
         if self._stopped:
             return
-        if took > self._act_within:
+        if took > self._surroundings.act_within:
             self._fail(self._journal.fence(f"an entry was acknowledged only after {took:.1f} s"))
             return
         self._acknowledged = positions
@@ -297,7 +360,8 @@ class PartitionRouter:
 
         def appended(kind: CommandKind, done: asyncio.Future[Appended]) -> None:
             nonlocal left, completed_at
-            if (error := _error_of(done)) is not None:
+            error = _error_of(done)
+            if error is not None and not is_bearable(kind, error):
                 self._fail(self._journal.fence(f"a command of the entry at {offset} failed: {error}"))
                 return
             if kind is CommandKind.COMPLETE:
@@ -311,8 +375,9 @@ class PartitionRouter:
         try:
             for command in entry.commands:
                 sent = self._publisher.send(publication(entry, command))
+                self._surroundings.underway.add(self.partition, sent)
                 sent.add_done_callback(lambda done, kind=command.kind: appended(kind, done))  # type: ignore[misc]
-        except Overloaded as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, the entry is not carried out: who recovers it says so
             self._fail(self._journal.fence(f"the commands of the entry at {offset} could not be queued: {error}"))
         else:
             if left == 0:
@@ -320,49 +385,61 @@ class PartitionRouter:
 
     def _work(self) -> None:
         """Move tasks whose time has come or whose leader has ended; a slice now, the rest in the loop's next rounds."""
-        if self._working:
+        if self._working or self._scheduled:
             return
         self._working = True
+        pause = 0.0
         try:
             for _ in range(_SLICE):
-                if self._closed or not self._due:
+                if self._closed or not self._agenda:
+                    return
+                if self._gate.full:
+                    pause = _PAUSE_SECONDS
                     break
-                self._move(self._due.popleft())
+                self._move(self._agenda.take())
         except Overloaded:
-            self._loop.call_later(_OVERLOAD_SECONDS, self._work)
-            return
+            pause = _PAUSE_SECONDS
         finally:
             self._working = False
-        if self._due and not self._closed:
-            self._loop.call_soon(self._work)
+        self._scheduled = True
+        self._loop.call_later(pause, self._go_on)
 
-    def _move(self, item: tuple[str, TaskCompleted | None] | str) -> None:
+    def _go_on(self) -> None:
+        self._scheduled = False
+        self._work()
+
+    def _move(self, item: str | Orphans) -> None:
         try:
             if isinstance(item, str):
-                self._decide(item, WakeUp(), None)
+                if not self._decide(item, WakeUp(), None):
+                    # The clock may have been set back since its time had come.
+                    state = self.tasks.get(item)
+                    self._timers.set(item, None if state is None else state.wake_at)
                 return
             digest, result = item
             orphan = self.tasks.next_orphan(digest)
             # One at a time: it may become the new leader, whom the others follow.
             if orphan is not None and self._decide(orphan, LeaderFinished(result), None):
-                self._due.appendleft(item)
+                self._agenda.put_back(item)
         except Overloaded:
-            self._due.appendleft(item)
+            self._agenda.put_back(item)
             raise
-        except StreamsError as error:
+        except (StreamsError, UnreadableValue) as error:
             self._fail(error)
         except Exception:  # noqa: BLE001 - a defect in one task's decision must not stop the others; it is logged
             self._metrics.failed("wake_up" if isinstance(item, str) else "leader_finished")
             _log.exception("a decision failed; the task stays as it is", partition=self.partition)
+            if isinstance(item, str):
+                self._timers.set(item, self._world.clock() + _AFTER_DEFECT_MS)
 
     def _time_has_come(self, task_id: str) -> None:
-        self._due.append(task_id)
+        self._agenda.add((task_id,))
         self._work()
 
-    def _note(self, now: int) -> asyncio.Future[int]:
-        positions = dict(self._positions)
-        appended = self._journal.watermark(self._as_positions(positions), now)
-        self._begin(now)
+    def _note(self) -> asyncio.Future[int]:
+        positions = self._positions
+        appended = self._journal.watermark(self._as_positions(positions), self._world.clock())
+        self._begin(self._monotonic())
         self._noted = (self._journal.acted_offset, positions)
 
         def acknowledged(done: asyncio.Future[int]) -> None:
@@ -381,8 +458,8 @@ class PartitionRouter:
             [Position(topic=topic, partition=self.partition, next_offset=offset) for topic, offset in positions.items()]
         )
 
-    def _begin(self, now: int) -> None:
-        self._last_append_ms = now
+    def _begin(self, now: float) -> None:
+        self._last_append = now
         self._open += 1
         self._gate.enter()
         self._idle.clear()
@@ -410,6 +487,12 @@ class PartitionRouter:
         if self._stop():
             self._metrics.fenced()
             self._broken(error)
+
+
+def is_bearable(kind: CommandKind, error: BaseException) -> bool:
+    """Whether a command counts as carried out though it failed: nobody can read a reply where there is no partition,
+    which is for whoever submits a task to choose. The terminal state stands in tasks.completed all the same."""
+    return kind is CommandKind.REPLY and isinstance(error, RecordRefused)
 
 
 def _may_lead(state: TaskState | None) -> bool:

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 
 from headrace_contracts.codec import Codec
-from headrace_contracts.events import Command, CommandKind, JournalEntry, TaskPhase
+from headrace_contracts.events import Command, CommandKind, TaskPhase
 from headrace_contracts.headers import header
 from headrace_contracts.topics import TASKS_COMPLETED
 from headrace_runtime.logging import get_logger
 from headrace_streams.errors import OffsetGone
-from headrace_streams.journal import Journal, Placed, Recovered
+from headrace_streams.journal import Journal, Placed, Recorded, Recovered
 from headrace_streams.ports import Log, PartitionReader
 from headrace_streams.records import TopicPartition
 
 from headrace_router.decide.publications import publication
 from headrace_router.decide.tasks import PartitionTasks
-from headrace_router.partition import PartitionRouter, Surroundings
+from headrace_router.holdings import Holdings
+from headrace_router.limits import Limits
+from headrace_router.partition import PartitionRouter, Surroundings, is_bearable
 
 _READ_AT_ONCE = 1000
 _READ_SECONDS = 1.0
@@ -33,22 +35,20 @@ async def recover(
     log: Log,
     codec: Codec,
     surroundings: Surroundings,
-    remembered: int,
-    largest_entry: int,
+    limits: Limits,
     broken: Callable[[BaseException], None],
-) -> tuple[PartitionRouter, Mapping[str, int]]:
+) -> PartitionRouter:
     """Become the router of a partition.
 
-    Returns it, not yet moving by itself (`PartitionRouter.resume` is called here), and where to begin in the input
-    topics. Raises what `Journal.take_over` raises, and the errors of appending when a command could not be repeated.
+    It moves by itself from now on, and knows where to begin in its inputs. Raises what `Journal.take_over` raises, and
+    the errors of appending when a command could not be repeated.
     """
     began = surroundings.monotonic()
     world = surroundings.world
-    tasks = PartitionTasks(world.policy.cache, remembered)
+    holdings = Holdings(world.policy.cache, limits, surroundings.monotonic)
 
-    def fold(entry: JournalEntry) -> None:
-        if entry.state is not None:
-            tasks.apply(entry.task_id, entry.state)
+    def fold(recorded: Recorded) -> None:
+        holdings.restore(recorded, world.clock())
 
     reader = log.reader()
     try:
@@ -60,9 +60,14 @@ async def recover(
             owner=owner,
             now_ms=world.clock(),
             fold=fold,
-            limit=largest_entry,
+            limit=limits.largest_entry,
         )
-        repeated = await _repeat(recovered, journal, tasks, partition, reader, codec.topic_prefix, surroundings)
+        read = surroundings.monotonic()
+        await surroundings.underway.settled(partition)
+        await asyncio.sleep(_time_left_to_others(recovered, owner, world.clock(), surroundings.settle_seconds))
+        repeated = await _repeat(
+            recovered, journal, holdings.tasks, partition, reader, codec.topic_prefix, surroundings
+        )
         journal.settled(await _end_of_completed(reader, codec.topic_prefix, partition))
     finally:
         await reader.close()
@@ -70,9 +75,10 @@ async def recover(
     router = PartitionRouter(
         partition=partition,
         journal=journal,
-        tasks=tasks,
+        holdings=holdings,
         positions=positions,
         surroundings=surroundings,
+        limits=limits,
         broken=broken,
     )
     router.resume(recovered.shadowed)
@@ -83,11 +89,28 @@ async def recover(
         partition=partition,
         generation=journal.generation,
         entries=recovered.entries,
-        tasks=len(tasks),
+        tasks=len(holdings.tasks),
         repeated=repeated,
         seconds=round(took, 3),
+        reading=round(read - began, 3),
     )
-    return router, positions
+    return router
+
+
+def _time_left_to_others(recovered: Recovered, owner: str, now: int, settle_seconds: float) -> float:
+    """Seconds to wait before looking which terminal states are there.
+
+    Somebody who stood still past the session, and has just decided that a task ends before our barrier came, may be
+    about to say so. What such an owner has not produced so long after its decision it never will. One that died, or
+    left in order, has not decided anything for longer than that or left nothing open, so nobody waits for it; one of
+    our own name is our predecessor, who is gone.
+    """
+    ages = [
+        max(0, now - placed.entry.decided_at) / 1000
+        for placed in recovered.unacted
+        if placed.entry.owner != owner and any(c.kind is CommandKind.COMPLETE for c in placed.entry.commands)
+    ]
+    return max(0.0, settle_seconds - min(ages, default=settle_seconds))
 
 
 async def _repeat(
@@ -121,8 +144,11 @@ async def _repeat(
         if surroundings.monotonic() - asked > surroundings.act_within:
             raise journal.fence("the journal answered too late to repeat commands")
         sent = [surroundings.publisher.send(publication(*item)) for item in due[first : first + _REPEAT_AT_ONCE]]
-        for result in await asyncio.gather(*sent, return_exceptions=True):
-            if isinstance(result, BaseException):
+        for future in sent:
+            surroundings.underway.add(partition, future)
+        results = await asyncio.gather(*sent, return_exceptions=True)
+        for (_, command), result in zip(due[first : first + _REPEAT_AT_ONCE], results, strict=True):
+            if isinstance(result, BaseException) and not is_bearable(command.kind, result):
                 raise result
     return len(due)
 

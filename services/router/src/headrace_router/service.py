@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 from typing import Final
 
 from headrace_contracts.codec import Codec
@@ -13,7 +12,7 @@ from headrace_contracts.errors import Origin, RegistryUnavailable, SchemaNotCach
 from headrace_contracts.events import AttemptFinished, TaskCancelled, TaskPhase, TaskSubmitted
 from headrace_contracts.headers import header
 from headrace_contracts.ids import route_key
-from headrace_contracts.topics import ATTEMPTS_FINISHED, TASKS_CANCELLED, TASKS_SUBMITTED
+from headrace_contracts.topics import ATTEMPTS_FINISHED, TASKS_CANCELLED, TASKS_JOURNAL, TASKS_SUBMITTED
 from headrace_runtime.logging import get_logger
 from headrace_streams.dead_letters import DeadLetters
 from headrace_streams.errors import LeaveGroup, Overloaded, StreamsError
@@ -22,6 +21,7 @@ from headrace_streams.ports import Consumer, Log
 from headrace_streams.records import Progress, Record, TopicPartition
 
 from headrace_router.decide.model import CAUSES, Cancelled, Finished, Submitted
+from headrace_router.limits import Limits as Limits
 from headrace_router.partition import Input, PartitionRouter, Surroundings
 from headrace_router.recovery import recover
 
@@ -37,25 +37,6 @@ _RECOVERIES_AT_ONCE: Final = 4
 _log = get_logger("headrace.router")
 
 _Event = Submitted | Cancelled | Finished
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """How the service paces itself.
-
-    Attributes:
-        poll_records: Most records taken at once.
-        tick_seconds: Time between commits, and between watermarks of a quiet partition.
-        rejoin_seconds: Wait before joining the group again after a failure; doubles up to ten times that.
-        remembered: Ids of ended tasks kept per partition.
-        largest_entry: Largest journal entry, in bytes.
-    """
-
-    poll_records: int = 500
-    tick_seconds: float = 5.0
-    rejoin_seconds: float = 0.2
-    remembered: int = 50_000
-    largest_entry: int = 4_000_000
 
 
 class RouterService:
@@ -166,6 +147,8 @@ class _Membership:
         self._prefix = codec.topic_prefix
         self._topics = {codec.topic_prefix + spec.name: spec for spec in INPUTS}
         self._consumer: Consumer = log.consumer(codec.topic_prefix + GROUP, instance_id=instance_id)
+        # Drained at a revocation: most partitions come back at once, and are gone on with where nobody wrote meanwhile.
+        self._resting: dict[int, PartitionRouter] = {}
         self._broken: BaseException | None = None
         self._closing: asyncio.Task[None] | None = None
         self._recoveries = asyncio.Semaphore(_RECOVERIES_AT_ONCE)
@@ -214,13 +197,21 @@ class _Membership:
 
     async def assigned(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, int]:
         """Take over the home partitions; where to begin in their inputs."""
-        new = sorted({name.partition for name in partitions} - self.routers.keys())
+        coming = {name.partition for name in partitions} - self.routers.keys()
+        self._resting = {number: router for number, router in self._resting.items() if number in coming}
+        kept = await self._untouched(self._resting)
+        self._resting.clear()
+        new = sorted(coming - kept.keys())
         results = await asyncio.gather(*(self._recover(number) for number in new), return_exceptions=True)
-        positions: dict[int, Mapping[str, int]] = {}
-        for number, result in zip(new, results, strict=True):
+        for result in results:
             if isinstance(result, BaseException):
                 raise result
-            positions[number] = result
+        for number, router in kept.items():
+            self.routers[number] = router.successor(self._break)
+            self.routers[number].resume()
+        if kept:
+            _log.info("partitions kept", partitions=sorted(kept))
+        positions = {number: self.routers[number].positions for number in sorted(coming)}
         return {
             name: positions[name.partition][topic]
             for name in partitions
@@ -232,26 +223,37 @@ class _Membership:
         going = self._going(partitions)
         await asyncio.gather(*(router.drain() for router in going.values()))
         await self._commit(going)
+        self._resting |= {number: router for number, router in going.items() if router.rests}
 
     async def lost(self, partitions: Collection[TopicPartition]) -> None:
         """Let go at once: others may route these already."""
         for router in self._going(partitions).values():
             router.abandon("the partition was lost to another member of the group")
 
-    async def _recover(self, partition: int) -> Mapping[str, int]:
+    async def _untouched(self, routers: Mapping[int, PartitionRouter]) -> Mapping[int, PartitionRouter]:
+        """Those whose journal ends where they left it. A record that comes later is noticed by the next entry."""
+        if not routers:
+            return {}
+        reader = self._log.reader()
+        try:
+            names = {TopicPartition(self._prefix + TASKS_JOURNAL.name, number): number for number in routers}
+            bounds = await reader.bounds(list(names))
+        finally:
+            await reader.close()
+        ends = {number: bounds[name][1] for name, number in names.items()}
+        return {number: router for number, router in routers.items() if router.journal_end == ends[number]}
+
+    async def _recover(self, partition: int) -> None:
         async with self._recoveries:
-            router, positions = await recover(
+            self.routers[partition] = await recover(
                 partition=partition,
                 owner=self._owner,
                 log=self._log,
                 codec=self._codec,
                 surroundings=self._surroundings,
-                remembered=self._limits.remembered,
-                largest_entry=self._limits.largest_entry,
+                limits=self._limits,
                 broken=self._break,
             )
-        self.routers[partition] = router
-        return positions
 
     def _going(self, partitions: Collection[TopicPartition]) -> Mapping[int, PartitionRouter]:
         numbers = {name.partition for name in partitions}
@@ -289,7 +291,8 @@ class _Membership:
             except EntryTooLarge as error:
                 await self._give_up(router, record, origin, error)
                 return
-            except StreamsError as error:
+            except (StreamsError, UnreadableValue) as error:
+                # A journaled state that cannot be decoded is no fault of this record.
                 self._break(error)
                 return
             except Exception as error:  # noqa: BLE001 - a defect shown by one record must not stop the others

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import heapq
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import Final
 
-_SLACK = 1000
+_SLACK: Final = 1000
+_LOOK_AGAIN_SECONDS: Final = 5.0
+"""Longest time between two looks at the clock: it may be set forward."""
 
 
 class Timers:
     """Calls back when a task's time has come. A task's newest time counts; older ones are dropped on the way.
+
+    The clock may jump. Set forward, it makes times come that much earlier, and they are noticed within seconds; set
+    back, it makes them come that much later. None is forgotten.
 
     Args:
         clock: Milliseconds since the epoch.
@@ -39,8 +45,17 @@ class Timers:
         self._times[task_id] = at
         heapq.heappush(self._heap, (at, task_id))
         if len(self._heap) > 2 * len(self._times) + _SLACK:
-            self._heap = [(time, task) for task, time in self._times.items()]
-            heapq.heapify(self._heap)
+            self._tidy()
+        self._arm()
+
+    def set_all(self, times: Iterable[tuple[str, int | None]]) -> None:
+        """As `set` for each, faster for many."""
+        for task_id, at in times:
+            if at is None:
+                self._times.pop(task_id, None)
+            else:
+                self._times[task_id] = at
+        self._tidy()
         self._arm()
 
     def close(self) -> None:
@@ -48,6 +63,10 @@ class Timers:
         self._closed = True
         if self._handle is not None:
             self._handle.cancel()
+
+    def _tidy(self) -> None:
+        self._heap = [(time, task) for task, time in self._times.items()]
+        heapq.heapify(self._heap)
 
     def _arm(self) -> None:
         if self._closed or not self._heap:
@@ -58,7 +77,7 @@ class Timers:
                 return
             self._handle.cancel()
         self._armed_for = first
-        delay = max(0, first - self._clock()) / 1000
+        delay = min(max(0, first - self._clock()) / 1000, _LOOK_AGAIN_SECONDS)
         self._handle = asyncio.get_running_loop().call_later(delay, self._fire)
 
     def _fire(self) -> None:

@@ -19,9 +19,10 @@ from headrace_streams.tables import Table
 from headrace_router.adapters.policy_file import load_policy
 from headrace_router.adapters.world import World
 from headrace_router.gate import Gate
+from headrace_router.limits import Limits
 from headrace_router.metrics import RouterMetrics
 from headrace_router.partition import Surroundings
-from headrace_router.service import INPUTS, Limits, RouterService
+from headrace_router.service import INPUTS, RouterService
 from headrace_router.settings import RouterSettings
 
 E = TypeVar("E", bound=Event)
@@ -60,7 +61,8 @@ def build(settings: RouterSettings) -> Service:
             metrics=RouterMetrics(metrics),
             gate=Gate(settings.in_flight),
             act_within=settings.act_within_seconds,
-            monotonic=time.monotonic,
+            monotonic=_steady_seconds,
+            settle_seconds=settings.act_within_seconds + settings.produce_within_seconds,
         ),
         owner=settings.instance_id,
         instance_id=settings.instance_id if settings.static_member else None,
@@ -81,6 +83,12 @@ def build(settings: RouterSettings) -> Service:
         metrics,
         health,
     )
+
+
+def _steady_seconds() -> float:
+    """A clock that nobody sets; where the system has one, it goes on while the machine is suspended."""
+    boot = getattr(time, "CLOCK_BOOTTIME", None)
+    return time.monotonic() if boot is None else time.clock_gettime(boot)
 
 
 def _following(name: str, table: Table[E]) -> Part:

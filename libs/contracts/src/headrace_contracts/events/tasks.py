@@ -573,10 +573,12 @@ class TaskState:
 
     Attributes:
         phase: Where the task stands.
+        digest: Digest of all that makes two tasks equal, for coalescing and the cache.
+        wake_at: When to look at the task again, null if only an event can move it. Milliseconds since the
+            epoch, UTC.
         task: The task itself, null once it is finished.
         route_key: Key the task arrived with, byte for byte.
         home_partition: Partition the task came in on.
-        digest: Digest of all that makes two tasks equal, for coalescing and the cache.
         privacy: Level that applies.
         lane: Lane that applies.
         deadline_at: When the task expires: its own deadline, or that of the policy. Milliseconds since the
@@ -585,8 +587,6 @@ class TaskState:
         reply_partition: Partition of tasks.replies of whoever waits.
         traceparent: W3C trace context the task arrived with.
         attempts: Attempts so far.
-        wake_at: When to look at the task again, null if only an event can move it. Milliseconds since the
-            epoch, UTC.
         leader_task_id: The equal task in flight that this one follows.
         trail: Decisions so far.
         result: The terminal state, once finished.
@@ -595,10 +595,11 @@ class TaskState:
     FULL_NAME: ClassVar[str] = "headrace.tasks.TaskState"
 
     phase: TaskPhase
+    digest: str = ''
+    wake_at: int | None = None
     task: TaskSubmitted | None = None
     route_key: bytes
     home_partition: int
-    digest: str = ''
     privacy: Privacy = Privacy.SENSITIVE
     lane: Lane = Lane.BATCH
     deadline_at: int | None = None
@@ -606,7 +607,6 @@ class TaskState:
     reply_partition: int | None = None
     traceparent: str | None = None
     attempts: tuple[AttemptState, ...] = ()
-    wake_at: int | None = None
     leader_task_id: str | None = None
     trail: tuple[TrailStep, ...] = ()
     result: TaskCompleted | None = None
@@ -614,10 +614,11 @@ class TaskState:
     def to_avro(self, named: bool = False) -> dict[str, Any]:
         return {
             "phase": self.phase,
+            "digest": self.digest,
+            "wake_at": self.wake_at,
             "task": None if self.task is None else ("headrace.tasks.TaskSubmitted", self.task.to_avro(named)) if named else self.task.to_avro(named),
             "route_key": self.route_key,
             "home_partition": self.home_partition,
-            "digest": self.digest,
             "privacy": self.privacy,
             "lane": self.lane,
             "deadline_at": self.deadline_at,
@@ -625,7 +626,6 @@ class TaskState:
             "reply_partition": self.reply_partition,
             "traceparent": self.traceparent,
             "attempts": [item.to_avro(named) for item in self.attempts],
-            "wake_at": self.wake_at,
             "leader_task_id": self.leader_task_id,
             "trail": [item.to_avro(named) for item in self.trail],
             "result": None if self.result is None else ("headrace.tasks.TaskCompleted", self.result.to_avro(named)) if named else self.result.to_avro(named),
@@ -635,10 +635,11 @@ class TaskState:
     def from_avro(cls, data: dict[str, Any]) -> TaskState:
         return cls(
             phase=TaskPhase(data["phase"]),
+            digest=data["digest"],
+            wake_at=data["wake_at"],
             task=None if (value_task := data["task"]) is None else TaskSubmitted.from_avro(value_task),
             route_key=data["route_key"],
             home_partition=data["home_partition"],
-            digest=data["digest"],
             privacy=Privacy(data["privacy"]),
             lane=Lane(data["lane"]),
             deadline_at=data["deadline_at"],
@@ -646,7 +647,6 @@ class TaskState:
             reply_partition=data["reply_partition"],
             traceparent=data["traceparent"],
             attempts=tuple([AttemptState.from_avro(item) for item in data["attempts"]]),
-            wake_at=data["wake_at"],
             leader_task_id=data["leader_task_id"],
             trail=tuple([TrailStep.from_avro(item) for item in data["trail"]]),
             result=None if (value_result := data["result"]) is None else TaskCompleted.from_avro(value_result),
@@ -687,97 +687,6 @@ class Rejection:
             code=data["code"],
             detail=data["detail"],
         )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class JournalEntry:
-    """One atomic step of the router: the new state, what it commands, and how far the inputs are consumed.
-
-    Attributes:
-        kind: decision; barrier: a new owner takes over; watermark: all commands up to here are carried out.
-        task_id: The task, empty for barrier and watermark.
-        generation: Offset of the barrier of the owner that wrote this; -1 in the barrier itself.
-        sequence: Place within its generation, 0 for the barrier. An entry counts only where it stands at offset
-            generation + sequence; everybody ignores it elsewhere, since a lost or foreign record came between.
-        owner: Instance that wrote this.
-        cause: What was answered: submitted, cancelled, attempt_finished, leader_finished, wake_up,
-            unrecordable; restated repeats a state.
-        input: The event answered, null where time moved the task.
-        positions: How far each input partition is consumed with this entry.
-        state: The task's new state.
-        commands: What is to be produced.
-        rejected: Candidates that were not chosen, and why.
-        policy_version: Version of the policy that decided.
-        acted_offset: Commands of all entries before this offset were carried out when this was written.
-        completed_offset: No terminal state of an entry from acted_offset on stands before this offset of
-            tasks.completed.
-        decided_at: When it was decided. Milliseconds since the epoch, UTC.
-    """
-
-    FULL_NAME: ClassVar[str] = "headrace.tasks.JournalEntry"
-
-    kind: EntryKind
-    task_id: str = ''
-    generation: int = -1
-    sequence: int = 0
-    owner: str = ''
-    cause: str = ''
-    input: InputEvent | None = None
-    positions: tuple[Position, ...] = ()
-    state: TaskState | None = None
-    commands: tuple[Command, ...] = ()
-    rejected: tuple[Rejection, ...] = ()
-    policy_version: str = ''
-    acted_offset: int | None = None
-    completed_offset: int | None = None
-    decided_at: int
-
-    def to_avro(self, named: bool = False) -> dict[str, Any]:
-        return {
-            "kind": self.kind,
-            "task_id": self.task_id,
-            "generation": self.generation,
-            "sequence": self.sequence,
-            "owner": self.owner,
-            "cause": self.cause,
-            "input": None if self.input is None else ("headrace.tasks.InputEvent", self.input.to_avro(named)) if named else self.input.to_avro(named),
-            "positions": [item.to_avro(named) for item in self.positions],
-            "state": None if self.state is None else ("headrace.tasks.TaskState", self.state.to_avro(named)) if named else self.state.to_avro(named),
-            "commands": [item.to_avro(named) for item in self.commands],
-            "rejected": [item.to_avro(named) for item in self.rejected],
-            "policy_version": self.policy_version,
-            "acted_offset": self.acted_offset,
-            "completed_offset": self.completed_offset,
-            "decided_at": self.decided_at,
-        }
-
-    @classmethod
-    def from_avro(cls, data: dict[str, Any]) -> JournalEntry:
-        return cls(
-            kind=EntryKind(data["kind"]),
-            task_id=data["task_id"],
-            generation=data["generation"],
-            sequence=data["sequence"],
-            owner=data["owner"],
-            cause=data["cause"],
-            input=None if (value_input := data["input"]) is None else InputEvent.from_avro(value_input),
-            positions=tuple([Position.from_avro(item) for item in data["positions"]]),
-            state=None if (value_state := data["state"]) is None else TaskState.from_avro(value_state),
-            commands=tuple([Command.from_avro(item) for item in data["commands"]]),
-            rejected=tuple([Rejection.from_avro(item) for item in data["rejected"]]),
-            policy_version=data["policy_version"],
-            acted_offset=data["acted_offset"],
-            completed_offset=data["completed_offset"],
-            decided_at=data["decided_at"],
-        )
-
-
-class ReplyKind(StrEnum):
-    """What a reply tells."""
-
-    DELTA = "delta"
-    RESTARTED = "restarted"
-    FINISHED = "finished"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -822,6 +731,101 @@ class TaskCancelled:
             reason=data["reason"],
             requested_at=data["requested_at"],
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JournalEntry:
+    """One atomic step of the router: the new state, what it commands, and how far the inputs are consumed. What a recovery looks at comes first, so that it need not read the rest.
+
+    Attributes:
+        kind: decision; barrier: a new owner takes over; watermark: all commands up to here are carried out.
+        task_id: The task, empty for barrier and watermark.
+        generation: Offset of the barrier of the owner that wrote this; -1 in the barrier itself.
+        sequence: Place within its generation, 0 for the barrier. An entry counts only where it stands at offset
+            generation + sequence; everybody ignores it elsewhere, since a lost or foreign record came between.
+        cause: What was answered: submitted, cancelled, attempt_finished, leader_finished, wake_up,
+            unrecordable; restated repeats a state.
+        state: The task's new state; null where the entry only notes a wish.
+        owner: Instance that wrote this.
+        input: The event answered, null where time moved the task.
+        positions: How far each input partition is consumed with this entry.
+        commands: What is to be produced.
+        rejected: Candidates that were not chosen, and why.
+        policy_version: Version of the policy that decided.
+        acted_offset: Commands of all entries before this offset were carried out when this was written.
+        completed_offset: No terminal state of an entry from acted_offset on stands before this offset of
+            tasks.completed.
+        decided_at: When it was decided. Milliseconds since the epoch, UTC.
+        wish: A wish to stop a task that has not come yet: it is obeyed when the task comes.
+    """
+
+    FULL_NAME: ClassVar[str] = "headrace.tasks.JournalEntry"
+
+    kind: EntryKind
+    task_id: str = ''
+    generation: int = -1
+    sequence: int = 0
+    cause: str = ''
+    state: TaskState | None = None
+    owner: str = ''
+    input: InputEvent | None = None
+    positions: tuple[Position, ...] = ()
+    commands: tuple[Command, ...] = ()
+    rejected: tuple[Rejection, ...] = ()
+    policy_version: str = ''
+    acted_offset: int | None = None
+    completed_offset: int | None = None
+    decided_at: int
+    wish: TaskCancelled | None = None
+
+    def to_avro(self, named: bool = False) -> dict[str, Any]:
+        return {
+            "kind": self.kind,
+            "task_id": self.task_id,
+            "generation": self.generation,
+            "sequence": self.sequence,
+            "cause": self.cause,
+            "state": None if self.state is None else ("headrace.tasks.TaskState", self.state.to_avro(named)) if named else self.state.to_avro(named),
+            "owner": self.owner,
+            "input": None if self.input is None else ("headrace.tasks.InputEvent", self.input.to_avro(named)) if named else self.input.to_avro(named),
+            "positions": [item.to_avro(named) for item in self.positions],
+            "commands": [item.to_avro(named) for item in self.commands],
+            "rejected": [item.to_avro(named) for item in self.rejected],
+            "policy_version": self.policy_version,
+            "acted_offset": self.acted_offset,
+            "completed_offset": self.completed_offset,
+            "decided_at": self.decided_at,
+            "wish": None if self.wish is None else ("headrace.tasks.TaskCancelled", self.wish.to_avro(named)) if named else self.wish.to_avro(named),
+        }
+
+    @classmethod
+    def from_avro(cls, data: dict[str, Any]) -> JournalEntry:
+        return cls(
+            kind=EntryKind(data["kind"]),
+            task_id=data["task_id"],
+            generation=data["generation"],
+            sequence=data["sequence"],
+            cause=data["cause"],
+            state=None if (value_state := data["state"]) is None else TaskState.from_avro(value_state),
+            owner=data["owner"],
+            input=None if (value_input := data["input"]) is None else InputEvent.from_avro(value_input),
+            positions=tuple([Position.from_avro(item) for item in data["positions"]]),
+            commands=tuple([Command.from_avro(item) for item in data["commands"]]),
+            rejected=tuple([Rejection.from_avro(item) for item in data["rejected"]]),
+            policy_version=data["policy_version"],
+            acted_offset=data["acted_offset"],
+            completed_offset=data["completed_offset"],
+            decided_at=data["decided_at"],
+            wish=None if (value_wish := data["wish"]) is None else TaskCancelled.from_avro(value_wish),
+        )
+
+
+class ReplyKind(StrEnum):
+    """What a reply tells."""
+
+    DELTA = "delta"
+    RESTARTED = "restarted"
+    FINISHED = "finished"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

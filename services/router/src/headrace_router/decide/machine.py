@@ -8,7 +8,7 @@
              following                an equal task is in flight
 
 Every pair stands in TRANSITIONS. An event that does not concern a phase is ignored: repeats, results of attempts
-that were given up, and wishes that come too late change nothing.
+that were given up, and wishes that come too late change nothing. A wish that comes before its task is noted.
 """
 
 from __future__ import annotations
@@ -48,6 +48,7 @@ from headrace_router.decide.model import (
     Finished,
     Ignored,
     LeaderFinished,
+    Noted,
     Submitted,
     Unrecordable,
     WakeUp,
@@ -57,7 +58,7 @@ from headrace_router.decide.retry import backoff
 from headrace_router.decide.rules import rules_for
 from headrace_router.decide.terminal import finish, serve, task_of, too_large
 
-Result = Decision | Ignored
+Result = Decision | Noted | Ignored
 
 _NOWHERE_BETTER: Final = frozenset({"invalid_request"})
 """Codes of failures that every other model would repeat."""
@@ -111,6 +112,10 @@ def _submit(_: None, event: Submitted, context: Context) -> Result:
                 )
             )  # fmt: skip
     return _route(state, context)
+
+
+def _note(_: None, event: Cancelled, __: Context) -> Result:
+    return Noted(event.wish)
 
 
 def _cancel(state: TaskState, event: Cancelled, context: Context) -> Result:
@@ -368,7 +373,7 @@ _NOT_FOLLOWING, _NO_ATTEMPT = _ignored("not_following"), _ignored("no_attempt")
 
 TRANSITIONS: Final[Mapping[tuple[TaskPhase | None, type[Event]], Callable[[Any, Any, Context], Result]]] = {
     (None, Submitted): _submit,
-    (None, Cancelled): _UNKNOWN,
+    (None, Cancelled): _note,
     (None, Finished): _UNKNOWN,
     (None, LeaderFinished): _UNKNOWN,
     (None, WakeUp): _UNKNOWN,

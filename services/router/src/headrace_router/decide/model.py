@@ -135,6 +135,13 @@ class Decision:
 
 
 @dataclass(frozen=True, slots=True)
+class Noted:
+    """The wish concerns a task that has not come yet: it is recorded, and obeyed when the task comes."""
+
+    wish: TaskCancelled
+
+
+@dataclass(frozen=True, slots=True)
 class Ignored:
     """The event changes nothing and need not be recorded; `reason` is a stable word for metrics."""
 

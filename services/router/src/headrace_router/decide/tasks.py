@@ -3,12 +3,34 @@
 from __future__ import annotations
 
 from collections import Counter, OrderedDict, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Protocol
 
-from headrace_contracts.events import ServedFrom, TaskCompleted, TaskPhase, TaskState, TaskStatus
+from headrace_contracts.events import JournalEntry, ServedFrom, TaskCompleted, TaskPhase, TaskState, TaskStatus
 
-from headrace_router.decide.model import Equal
+from headrace_router.decide.model import CAUSES, Equal, Finished
 from headrace_router.decide.policy import CacheLimits
+
+
+class Unread(Protocol):
+    """A journaled state of which only the beginning is known; it is decoded when somebody asks for it."""
+
+    @property
+    def phase(self) -> TaskPhase | None: ...
+
+    @property
+    def digest(self) -> str: ...
+
+    @property
+    def wake_at(self) -> int | None: ...
+
+    @property
+    def cause(self) -> str: ...
+
+    @property
+    def value(self) -> bytes: ...
+
+    def entry(self) -> JournalEntry: ...
 
 
 class PartitionTasks:
@@ -20,7 +42,7 @@ class PartitionTasks:
     """
 
     def __init__(self, cache: CacheLimits, remembered: int) -> None:
-        self._live: dict[str, TaskState] = {}
+        self._live: dict[str, TaskState | Unread] = {}
         self._waiting: dict[str, None] = {}
         self._phases: Counter[TaskPhase] = Counter()
         self._leaders: dict[str, str] = {}
@@ -32,9 +54,17 @@ class PartitionTasks:
     def __len__(self) -> int:
         return len(self._live)
 
+    def __contains__(self, task_id: object) -> bool:
+        return task_id in self._live
+
     @property
     def live(self) -> Mapping[str, TaskState]:
-        return self._live
+        """All live tasks, those that nobody asked for yet decoded for the occasion."""
+        return {task_id: _read(state) for task_id, state in self._live.items()}
+
+    def wake_times(self) -> Iterator[tuple[str, int | None]]:
+        """When each live task wants to be looked at, in milliseconds since the epoch."""
+        return ((task_id, state.wake_at) for task_id, state in self._live.items())
 
     @property
     def phases(self) -> Mapping[TaskPhase, int]:
@@ -46,15 +76,20 @@ class PartitionTasks:
         return list(self._waiting)
 
     def get(self, task_id: str) -> TaskState | None:
-        return self._live.get(task_id)
+        """The state of a live task. Raises UnreadableValue for one that cannot be decoded."""
+        found = self._live.get(task_id)
+        if found is None or isinstance(found, TaskState):
+            return found
+        state = self._live[task_id] = _read(found)
+        return state
 
     def has_ended(self, task_id: str) -> bool:
         return task_id in self._ended
 
-    def apply(self, task_id: str, state: TaskState) -> None:
+    def apply(self, task_id: str, state: TaskState | Unread) -> None:
         """Take a journaled state as the task's newest."""
         before = self._live.pop(task_id, None)
-        if before is not None:
+        if before is not None and before.phase is not None:
             self._phases[before.phase] -= 1
             self._waiting.pop(task_id, None)
             self._unlink(task_id, before)
@@ -63,11 +98,12 @@ class PartitionTasks:
             self._ended.move_to_end(task_id)
             if len(self._ended) > self._remembered:
                 self._ended.popitem(last=False)
-            if state.digest and state.result is not None:
-                self._answers.keep(state.digest, state.result)
+            if state.digest:
+                self._answers.keep(state.digest, state)
             return
         self._live[task_id] = state
-        self._phases[state.phase] += 1
+        if state.phase is not None:
+            self._phases[state.phase] += 1
         if state.phase is TaskPhase.WAITING:
             self._waiting[task_id] = None
         if not state.digest:
@@ -91,7 +127,7 @@ class PartitionTasks:
         """Digests with followers and without a leader."""
         return [digest for digest in self._followers if digest not in self._leaders]
 
-    def _unlink(self, task_id: str, state: TaskState) -> None:
+    def _unlink(self, task_id: str, state: TaskState | Unread) -> None:
         if self._leaders.get(state.digest) == task_id:
             del self._leaders[state.digest]
         followers = self._followers.get(state.digest)
@@ -106,21 +142,37 @@ class _Answers:
 
     def __init__(self, limits: CacheLimits) -> None:
         self._limits = limits
-        self._kept: OrderedDict[str, TaskCompleted] = OrderedDict()
+        self._kept: OrderedDict[str, TaskCompleted | Unread] = OrderedDict()
         self._bytes = 0
 
-    def keep(self, digest: str, result: TaskCompleted) -> None:
-        if result.status is not TaskStatus.SUCCEEDED or result.served_from is not ServedFrom.ATTEMPT:
+    def keep(self, digest: str, state: TaskState | Unread) -> None:
+        answer: TaskCompleted | Unread
+        if isinstance(state, TaskState):
+            if state.result is None or not _serves(state.result):
+                return
+            answer = state.result
+        elif state.cause == CAUSES[Finished]:
+            # Whether it is an answer, and not a failure, is seen when somebody asks for it.
+            answer = state
+        else:
             return
         self._drop(digest)
-        self._kept[digest] = result
-        self._bytes += _size(result)
+        self._kept[digest] = answer
+        self._bytes += _size(answer)
         while len(self._kept) > self._limits.entries or self._bytes > self._limits.bytes:
             self._drop(next(iter(self._kept)))
 
     def get(self, digest: str, now: int) -> TaskCompleted | None:
-        result = self._kept.get(digest)
-        return result if result is not None and now < result.completed_at + self._limits.ttl else None
+        found = self._kept.get(digest)
+        if found is not None and not isinstance(found, TaskCompleted):
+            result = _read(found).result
+            self._bytes -= _size(found)
+            if result is None or not _serves(result):
+                del self._kept[digest]
+                return None
+            self._kept[digest] = found = result
+            self._bytes += _size(found)
+        return found if found is not None and now < found.completed_at + self._limits.ttl else None
 
     def _drop(self, digest: str) -> None:
         dropped = self._kept.pop(digest, None)
@@ -128,5 +180,19 @@ class _Answers:
             self._bytes -= _size(dropped)
 
 
-def _size(result: TaskCompleted) -> int:
-    return 0 if result.answer is None else len(result.answer.data)
+def _serves(result: TaskCompleted) -> bool:
+    return result.status is TaskStatus.SUCCEEDED and result.served_from is ServedFrom.ATTEMPT
+
+
+def _size(answer: TaskCompleted | Unread) -> int:
+    if not isinstance(answer, TaskCompleted):
+        return len(answer.value)
+    return 0 if answer.answer is None else len(answer.answer.data)
+
+
+def _read(state: TaskState | Unread) -> TaskState:
+    if isinstance(state, TaskState):
+        return state
+    read = state.entry().state
+    assert read is not None, "only entries with a state are kept"
+    return read

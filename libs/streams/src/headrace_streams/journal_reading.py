@@ -1,0 +1,235 @@
+"""Reading a journal partition: which entries count, and what they say together (the rules: `headrace_streams.journal`).
+
+A long journal is read in seconds because most entries are never decoded: the first fields of an entry say whether it
+counts and what it is about (`Recorded`), and are read without the rest. In full are read those that are asked for, the
+last one, those whose commands may be open, and one in a while.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from headrace_contracts.codec import Codec
+from headrace_contracts.errors import NullValue, Origin, SchemaNotCached
+from headrace_contracts.events import EntryKind, JournalEntry, TaskPhase
+
+from headrace_streams.errors import OffsetGone
+from headrace_streams.ports import PartitionReader
+from headrace_streams.records import Record, TopicPartition
+
+_READ_AT_ONCE: Final = 500
+_READ_SECONDS: Final = 1.0
+_LOOK_EVERY: Final = 1000
+"""Entries after which one is read in full, to learn which of those kept meanwhile have been acted on."""
+_OUTLINE: Final = (
+    "kind", "task_id", "generation", "sequence", "cause", "state.phase", "state.digest", "state.wake_at",
+)  # fmt: skip
+_PHASES: Final = {str(phase): phase for phase in TaskPhase}
+_KINDS: Final = {str(kind): kind for kind in EntryKind}
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """An entry that counts, and its offset."""
+
+    offset: int
+    entry: JournalEntry
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """A decision that counts, read as far as is needed to know what it is about.
+
+    Attributes:
+        offset: Where it stands.
+        timestamp_ms: Timestamp of its record: what retention goes by.
+        task_id, cause: As in the entry.
+        phase, digest, wake_at: As in its state; `phase` is None where it has none.
+        value: Its bytes.
+    """
+
+    offset: int
+    timestamp_ms: int
+    task_id: str
+    cause: str
+    phase: TaskPhase | None
+    digest: str
+    wake_at: int | None
+    value: bytes
+    _codec: Codec
+    _topic: str
+    _partition: int
+
+    def entry(self) -> JournalEntry:
+        """All of it. Raises UnreadableValue."""
+        return self._codec.decode(JournalEntry, self.value, Origin(self._topic, self._partition, self.offset))
+
+
+@dataclass(frozen=True, slots=True)
+class Recovered:
+    """What a new owner finds.
+
+    Attributes:
+        positions: How far each input is consumed, by topic (without prefix) and partition.
+        unacted: Entries whose commands may not have been carried out, in order.
+        completed_offset: The terminal states of unacted entries, if they were written, stand at or behind this offset
+            of tasks.completed; None when nothing is known.
+        shadowed: Tasks whose newest record does not count: write their state once more.
+        entries: How many entries counted.
+    """
+
+    positions: Mapping[tuple[str, int], int]
+    unacted: tuple[Placed, ...]
+    completed_offset: int | None
+    shadowed: frozenset[str]
+    entries: int
+
+
+async def read_journal(
+    reader: PartitionReader, codec: Codec, where: TopicPartition, barrier: int, fold: Callable[[Recorded], None]
+) -> Recovered:
+    """Read a partition from its start up to a barrier, giving others their turn on the event loop in between.
+
+    Args:
+        reader: Is assigned anew.
+        fold: Called with each decision that counts, in order.
+
+    Raises UnreadableValue, RegistryUnavailable, and what the reader raises.
+    """
+    reading = _Reading(codec, where, fold)
+    while True:
+        first, _ = (await reader.bounds([where]))[where]
+        await reader.assign({where: max(first, reading.next_offset)})
+        try:
+            while reading.next_offset <= barrier:
+                for record in await reader.poll(_READ_AT_ONCE, _READ_SECONDS):
+                    if record.offset > barrier:
+                        return reading.recovered()
+                    while (missing := reading.take(record)) is not None:
+                        await codec.learn(missing)
+                await asyncio.sleep(0)
+            return reading.recovered()
+        except OffsetGone:
+            # Retention has moved the start of the log meanwhile.
+            continue
+
+
+class _Reading:
+    """One pass over the partition."""
+
+    def __init__(self, codec: Codec, where: TopicPartition, fold: Callable[[Recorded], None]) -> None:
+        self.next_offset = 0
+        self._codec = codec
+        self._where = where
+        self._fold = fold
+        self._generation = -1
+        self._ended = False
+        self._positions: dict[tuple[str, int], int] = {}
+        self._acted_offset = 0
+        self._completed_offset: int | None = None
+        # Values by offset: the last entry, and those before it whose commands may be open, as far as is known.
+        self._open: OrderedDict[int, bytes] = OrderedDict()
+        self._decision: tuple[int, bytes] | None = None
+        self._shadowed: set[str] = set()
+        self._entries = 0
+
+    def take(self, record: Record) -> int | None:
+        """Take a record into account. The id of a schema that must be learnt first, or None when it is done."""
+        origin = Origin(record.topic, record.partition, record.offset)
+        try:
+            data = self._codec.first_fields(JournalEntry, record.value, origin, _OUTLINE)
+        except SchemaNotCached as missing:
+            return missing.schema_id
+        except NullValue:
+            self.next_offset = record.offset + 1
+            self._ended = True
+            if record.key is not None:
+                self._shadowed.add(record.key.decode("utf-8", "replace"))
+            return None
+        self.next_offset = record.offset + 1
+        # A kind that is not known here is read as the schema says.
+        kind = _KINDS.get(data["kind"], EntryKind.DECISION)
+        if kind is EntryKind.BARRIER:
+            self._generation, self._ended = record.offset, False
+        elif not self._counts(record.offset, data["generation"], data["sequence"]):
+            self._ended = True
+            if kind is EntryKind.DECISION:
+                self._shadowed.add(data["task_id"])
+        else:
+            assert record.value is not None
+            self._apply(record, record.value, kind, data)
+        return None
+
+    def _counts(self, offset: int, generation: int, sequence: int) -> bool:
+        if offset != generation + sequence or generation < self._generation:
+            return False
+        if generation > self._generation:
+            # Its barrier has been compacted away; that the entry stands in its place shows that there was one.
+            self._generation, self._ended = generation, False
+        return not self._ended
+
+    def _apply(self, record: Record, value: bytes, kind: EntryKind, data: dict[str, Any]) -> None:
+        self._entries += 1
+        self._open[record.offset] = value
+        if self._entries % _LOOK_EVERY == 0:
+            self._look(self._decoded(record.offset, value))
+        if kind is not EntryKind.DECISION:
+            return
+        self._decision = record.offset, value
+        task_id = data["task_id"]
+        self._shadowed.discard(task_id)
+        state = data["state"]
+        self._fold(
+            Recorded(
+                record.offset,
+                record.timestamp_ms,
+                task_id,
+                data["cause"],
+                None if state is None else _PHASES.get(state["phase"], TaskPhase.WAITING),
+                "" if state is None else state["digest"],
+                None if state is None else state["wake_at"],
+                value,
+                self._codec,
+                record.topic,
+                record.partition,
+            )
+        )
+
+    def _look(self, entry: JournalEntry) -> None:
+        """What an entry says about those before it. Each says at least as much as the one before it."""
+        for position in entry.positions:
+            where = (position.topic, position.partition)
+            self._positions[where] = max(position.next_offset, self._positions.get(where, 0))
+        if entry.acted_offset is not None:
+            self._acted_offset = max(self._acted_offset, entry.acted_offset)
+            while self._open and next(iter(self._open)) < self._acted_offset:
+                self._open.popitem(last=False)
+        if entry.completed_offset is not None:
+            self._completed_offset = max(entry.completed_offset, self._completed_offset or 0)
+
+    def _decoded(self, offset: int, value: bytes) -> JournalEntry:
+        return self._codec.decode(JournalEntry, value, Origin(self._where.topic, self._where.partition, offset))
+
+    def recovered(self) -> Recovered:
+        # The last ones say what need not be read. Watermarks of the first version may name no positions.
+        last = [] if self._decision is None else [self._decision]
+        if self._open:
+            last.append((offset := next(reversed(self._open)), self._open[offset]))
+        for offset, value in last:
+            self._look(self._decoded(offset, value))
+        unacted = []
+        for offset, value in self._open.items():
+            entry = self._decoded(offset, value)
+            if entry.commands:
+                unacted.append(Placed(offset, entry))
+        return Recovered(
+            positions=self._positions,
+            unacted=tuple(unacted),
+            completed_offset=self._completed_offset,
+            shadowed=frozenset(self._shadowed),
+            entries=self._entries,
+        )

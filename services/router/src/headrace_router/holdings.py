@@ -1,0 +1,63 @@
+"""What the owner of a partition holds in memory: a fold over its journal, the same in running and in recovering."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+
+from headrace_contracts.events import TaskCancelled, TaskPhase, TaskState
+from headrace_streams.journal import Recorded
+
+from headrace_router.decide.policy import CacheLimits
+from headrace_router.decide.tasks import PartitionTasks
+from headrace_router.decide.wishes import EarlyWishes
+from headrace_router.limits import Limits
+
+
+class Holdings:
+    """Tasks, early wishes, and when each live task was last written.
+
+    Args:
+        monotonic: Seconds on a clock that no one sets.
+    """
+
+    def __init__(self, cache: CacheLimits, limits: Limits, monotonic: Callable[[], float]) -> None:
+        self.tasks = PartitionTasks(cache, limits.remembered)
+        self.wishes = EarlyWishes(limits.early_wishes, round(limits.early_wish_seconds * 1000))
+        self._monotonic = monotonic
+        # In the order of the log, which is the order in which retention removes.
+        self._written: OrderedDict[str, float] = OrderedDict()
+
+    def apply(self, task_id: str, state: TaskState) -> None:
+        """Take a state that was just appended."""
+        self._date(task_id, state.phase, self._monotonic())
+        self.wishes.forget(task_id)
+        self.tasks.apply(task_id, state)
+
+    def keep(self, wish: TaskCancelled, now: int) -> None:
+        """Take a wish that was just appended."""
+        self.wishes.keep(wish.task_id, wish, now, now)
+
+    def restore(self, recorded: Recorded, now: int) -> None:
+        """Take an entry from the journal, at a time in milliseconds since the epoch."""
+        task_id = recorded.task_id
+        if recorded.phase is None:
+            if task_id not in self.tasks and not self.tasks.has_ended(task_id):
+                self.wishes.keep(task_id, recorded, recorded.timestamp_ms, now)
+            return
+        self._date(task_id, recorded.phase, self._monotonic() - max(0, now - recorded.timestamp_ms) / 1000)
+        self.wishes.forget(task_id)
+        self.tasks.apply(task_id, recorded)
+
+    def written_before(self, seconds: float) -> Iterator[str]:
+        """Live tasks whose last entry is older, in the order of the log."""
+        before = self._monotonic() - seconds
+        for task_id, at in self._written.items():
+            if at > before:
+                return
+            yield task_id
+
+    def _date(self, task_id: str, phase: TaskPhase, at: float) -> None:
+        self._written.pop(task_id, None)
+        if phase is not TaskPhase.FINISHED:
+            self._written[task_id] = at
