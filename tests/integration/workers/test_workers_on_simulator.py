@@ -20,6 +20,7 @@ from headrace_local_worker.wiring import worker_parts as local_parts
 from headrace_models.simulator.faults import Fault, FaultKind
 from headrace_models.simulator.pace import Speed
 from headrace_models.simulator.server import Simulator, SimulatorConfig
+from headrace_runtime.health import Health
 from headrace_runtime.lifecycle import Part, Service, run
 from headrace_runtime.metrics import Metrics
 from headrace_streams.dead_letters import DeadLetters
@@ -61,7 +62,13 @@ async def local_worker(bench: WorkerBench, simulator: Simulator, **changes: Any)
     metrics = Metrics("local_worker")
     letters = DeadLetters(bench.publisher, "local-worker", PREFIX, now_ms)
     parts = local_parts(
-        settings, metrics, log=bench.log, codec=bench.codec, publisher=bench.publisher, dead_letters=letters
+        settings,
+        metrics,
+        log=bench.log,
+        codec=bench.codec,
+        publisher=bench.publisher,
+        dead_letters=letters,
+        health=Health(),
     )
     async with working(parts, metrics):
         yield metrics
@@ -194,7 +201,13 @@ async def test_work_goes_on_when_a_node_dies(bench: WorkerBench, simulator: Simu
         metrics = Metrics("local_worker")
         letters = DeadLetters(bench.publisher, "local-worker", PREFIX, now_ms)
         parts = local_parts(
-            settings, metrics, log=bench.log, codec=bench.codec, publisher=bench.publisher, dead_letters=letters
+            settings,
+            metrics,
+            log=bench.log,
+            codec=bench.codec,
+            publisher=bench.publisher,
+            dead_letters=letters,
+            health=Health(),
         )
         async with working(parts, metrics):
             await until(bench, topics.FLEET_STATUS, lambda all: len(all) >= 2)

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 from headrace_runtime.settings import CommaList, ServiceSettings, setting
 from pydantic import AfterValidator
 
+from headrace_local_worker.decide.endpoints import Rules, parse_labels
 from headrace_local_worker.decide.nodes import NodeSpec, parse_nodes
 
 
 def _usable(entries: tuple[str, ...]) -> tuple[str, ...]:
     parse_nodes(entries, default_slots=1)
+    return entries
+
+
+def _readable(entries: tuple[str, ...]) -> tuple[str, ...]:
+    parse_labels(entries)
     return entries
 
 
@@ -25,11 +31,41 @@ class LocalWorkerSettings(ServiceSettings):
         unit="[name=]URL[;slots=n][;label=value], ...",
         reason="Ollama nodes to run attempts on; slots and hardware labels may be given for each.",
     )
+    discovery: Literal["static", "kubernetes"] = setting(
+        "static",
+        unit="static | kubernetes",
+        reason="Whether the nodes are those of HEADRACE_OLLAMA_NODES, or the endpoints of a Service of the Kubernetes "
+        "cluster, joining and leaving as they come and go.",
+    )
+    discovery_selector: str = setting(
+        "kubernetes.io/service-name=ollama",
+        unit="label selector",
+        reason="EndpointSlices whose endpoints are nodes.",
+        min_length=1,
+    )
+    discovery_namespace: str = setting(
+        "", unit="name", reason="Namespace of these slices; empty means the one this worker runs in."
+    )
+    discovery_port: str = setting(
+        "http", unit="name", reason="Port of these slices that Ollama listens on; a slice's only port needs no name."
+    )
+    discovery_labels: Annotated[CommaList, AfterValidator(_readable)] = setting(
+        (),
+        unit="name=label, ...",
+        reason="Labels of cluster nodes to tell the fleet as hardware, as in gpu=nvidia.com/gpu.product; the one named "
+        "slots replaces HEADRACE_NODE_SLOTS there. Needs the right to get cluster nodes.",
+    )
+    discovery_peers: str = setting(
+        "",
+        unit="label selector",
+        reason="EndpointSlices of the local workers' own Service, in this worker's namespace: they share the slots of "
+        "each node. Empty when there is only one worker. HEADRACE_INSTANCE_ID must be the pod's name.",
+    )
     node_slots: int = setting(
         4,
         unit="calls",
         reason="Calls that a node gets at once where it names no slots; as OLLAMA_NUM_PARALLEL there. With several "
-        "workers on one node, divide them.",
+        "workers on one node, divide them, unless HEADRACE_DISCOVERY_PEERS does.",
         ge=1,
     )
     keep_alive: str = setting(
@@ -52,6 +88,10 @@ class LocalWorkerSettings(ServiceSettings):
     interactive_weight: int = setting(
         8, unit="starts", reason="Attempts that somebody waits for, to each batch attempt, while there are both.", ge=1
     )
+
+    def rules(self) -> Rules:
+        """How endpoints become nodes."""
+        return Rules(self.discovery_port, self.node_slots, parse_labels(self.discovery_labels))
 
     def nodes(self) -> tuple[NodeSpec, ...]:
         """The nodes, with their slots and labels."""

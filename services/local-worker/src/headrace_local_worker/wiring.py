@@ -29,6 +29,8 @@ from headrace_streams.ports import Log
 from headrace_streams.publishing import Publisher
 
 from headrace_local_worker.decide.balancing import choose_node
+from headrace_local_worker.decide.nodes import NodeSpec
+from headrace_local_worker.discovery import Discovery
 from headrace_local_worker.settings import LocalWorkerSettings
 
 GROUP = "local-worker"
@@ -48,6 +50,7 @@ def build(settings: LocalWorkerSettings) -> Service:
         codec=connections.codec,
         publisher=connections.publisher,
         dead_letters=connections.dead_letters,
+        health=health,
     )
     return Service([connections.part, *parts], metrics, health)
 
@@ -60,13 +63,10 @@ def worker_parts(
     codec: Codec,
     publisher: Publisher,
     dead_letters: DeadLetterSink,
+    health: Health,
 ) -> list[Part]:
     """What runs on the connections, whatever log they lead to."""
-    nodes = [
-        Place(OllamaNode(spec.name, spec.url, keep_alive=settings.keep_alive), spec.slots, spec.hardware)
-        for spec in settings.nodes()
-    ]
-    pool = Pool(nodes, choose_node)
+    pool, membership = _nodes(settings, metrics, health)
     measures = WorkerMeasures(metrics, pool)
     runner = AttemptRunner(
         codec=codec,
@@ -112,13 +112,45 @@ def worker_parts(
         wall_clock_ms,
     )
 
-    async def close_nodes() -> None:
-        for node in nodes:
-            await node.provider.close()
-
     return [
-        Part("nodes", start=fleet.start, run=fleet.run, stop=close_nodes),
+        membership,
+        Part("fleet", start=fleet.start, run=fleet.run),
         Part("attempts", run=consumer.run, drain=consumer.stop),
         # Drained first: the fleet hears of the leave before what is in hand is finished.
         Part("leave", drain=fleet.leave),
     ]
+
+
+def _nodes(settings: LocalWorkerSettings, metrics: Metrics, health: Health) -> tuple[Pool, Part]:
+    """The pool, and what decides who is in it."""
+
+    def place(spec: NodeSpec) -> Place:
+        return Place(OllamaNode(spec.name, spec.url, keep_alive=settings.keep_alive), spec.slots, spec.hardware)
+
+    if settings.discovery == "kubernetes":
+        # The client takes half a second and 60 MB to import, which who needs none should not pay.
+        from headrace_local_worker.adapters.cluster import KubernetesCluster
+
+        pool = Pool((), choose_node)
+        failing = metrics.gauge("discovery_failing", "1 while the cluster cannot be asked for nodes.")
+
+        def tell(problem: str | None) -> None:
+            failing.set(0 if problem is None else 1)
+            health.note("discovery", problem or "following the cluster")
+
+        cluster = KubernetesCluster(
+            namespace=settings.discovery_namespace,
+            selector=settings.discovery_selector,
+            peers=settings.discovery_peers,
+            labels=bool(settings.discovery_labels),
+            tell=tell,
+        )
+        discovery = Discovery(cluster, pool, settings.rules(), settings.instance_id, place)
+        return pool, Part("nodes", start=discovery.start, run=discovery.run, stop=discovery.stop)
+    pool = Pool([place(spec) for spec in settings.nodes()], choose_node)
+
+    async def close_nodes() -> None:
+        for one in pool.places.values():
+            await one.provider.close()
+
+    return pool, Part("nodes", stop=close_nodes)

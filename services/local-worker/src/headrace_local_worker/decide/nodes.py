@@ -48,19 +48,28 @@ def _parse(entry: str, default_slots: int) -> NodeSpec:
     parsed = urlsplit(url)
     if parsed.scheme not in ("http", "https") or not parsed.hostname:
         raise NodesInvalid(f"{entry!r} is not an address such as http://127.0.0.1:11434 or name=http://host:11434")
-    slots = default_slots
-    hardware: dict[str, str] = {}
+    given: dict[str, str] = {}
     for option in options:
         key, equals, value = option.partition("=")
         if not equals or not key.strip():
             raise NodesInvalid(f"{option!r} of {entry!r} must read slots=<number> or <label>=<value>")
-        if key.strip() != _SLOTS:
-            hardware[key.strip()] = value.strip()
-        elif value.strip().isdecimal() and int(value) > 0:
-            slots = int(value)
-        else:
-            raise NodesInvalid(f"slots of {entry!r} must be a number above 0")
-    return NodeSpec(name or _name_of(url), url.rstrip("/"), slots, hardware)
+        given[key.strip()] = value.strip()
+    slots, hardware = split_slots(given)
+    if slots is None:
+        raise NodesInvalid(f"slots of {entry!r} must be a number above 0")
+    return NodeSpec(name or name_of(url), url.rstrip("/"), slots or default_slots, hardware)
+
+
+def split_slots(options: Mapping[str, str]) -> tuple[int | None, dict[str, str]]:
+    """The slots that a node's options name, and the rest, its hardware.
+
+    0 slots where none are named, None where they are not a number above 0.
+    """
+    hardware = {key: value for key, value in options.items() if key != _SLOTS}
+    named = options.get(_SLOTS)
+    if named is None:
+        return 0, hardware
+    return (int(named) if named.isdecimal() and int(named) > 0 else None), hardware
 
 
 def _named(address: str) -> tuple[str, str]:
@@ -69,7 +78,8 @@ def _named(address: str) -> tuple[str, str]:
     return (before.strip(), after.strip()) if equals and "://" not in before else ("", address)
 
 
-def _name_of(url: str) -> str:
+def name_of(url: str) -> str:
+    """What a node is called by its address, where nobody has named it."""
     parsed = urlsplit(url)
     last = parsed.path.rstrip("/").rpartition("/")[2]
     if last:

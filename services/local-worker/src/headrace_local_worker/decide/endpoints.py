@@ -1,0 +1,215 @@
+"""Which nodes the EndpointSlices of a Service show."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final, Literal
+
+from headrace_local_worker.decide.nodes import NodeSpec, name_of, split_slots
+
+AddressType = Literal["IPv4", "IPv6", "FQDN"]
+
+_PREFERRED: Final[Mapping[str, int]] = {"IPv4": 0, "IPv6": 1, "FQDN": 2}
+_ZONE: Final = "zone"
+
+
+@dataclass(frozen=True, slots=True)
+class Port:
+    """A port of a slice; `secure` where the Service says that it speaks https."""
+
+    number: int
+    secure: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """One backend of a Service.
+
+    Attributes:
+        ready: Whether it may get new work. Where the cluster does not say, it may.
+        terminating: Whether it is about to stop; it may still be serving.
+        pod: Name of the pod behind it; empty for one outside the cluster.
+        machine: Name of the cluster node it runs on, empty where nobody knows.
+    """
+
+    address: str
+    ready: bool = True
+    terminating: bool = False
+    pod: str = ""
+    hostname: str = ""
+    machine: str = ""
+    zone: str = ""
+
+    @property
+    def usable(self) -> bool:
+        """Whether it should get new work. Services may call a terminating backend ready; it is not, for us."""
+        return self.ready and not self.terminating
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """Some of the backends of a Service, all of one address family and with the same ports."""
+
+    name: str
+    family: AddressType
+    ports: Mapping[str, Port]
+    endpoints: tuple[Endpoint, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """Everything there is; what is not named here is gone."""
+
+    slices: tuple[Slice, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Changed:
+    """A slice is new or is different."""
+
+    slice: Slice
+
+
+@dataclass(frozen=True, slots=True)
+class Removed:
+    """A slice is gone."""
+
+    name: str
+
+
+Event = Listed | Changed | Removed
+
+
+def after(slices: Mapping[str, Slice], event: Event) -> Mapping[str, Slice]:
+    """The slices after an event, by name."""
+    match event:
+        case Listed(listed):
+            return {one.name: one for one in listed}
+        case Changed(one):
+            return {**slices, one.name: one}
+        case Removed(name):
+            return {known: one for known, one in slices.items() if known != name}
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """How endpoints become nodes.
+
+    Attributes:
+        port: Name of the port that Ollama listens on. A slice with only one port needs no name.
+        slots: Calls a node gets at once, where its machine's labels do not say.
+        labels: Labels of machines by what the fleet calls them; `slots` is taken as their number.
+    """
+
+    port: str
+    slots: int
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+class LabelsInvalid(ValueError):
+    """The list of labels cannot be used; the message says which part of it and why."""
+
+
+def parse_labels(entries: Sequence[str]) -> Mapping[str, str]:
+    """The labels of a list such as `gpu=nvidia.com/gpu.product`. Raises LabelsInvalid."""
+    labels: dict[str, str] = {}
+    for entry in entries:
+        name, equals, label = (part.strip() for part in entry.partition("="))
+        if not (name and equals and label):
+            raise LabelsInvalid(f"{entry!r} must read <name>=<label>, as in gpu=nvidia.com/gpu.product")
+        if name in labels:
+            raise LabelsInvalid(f"{name!r} is given two labels: {labels[name]} and {label}")
+        labels[name] = label
+    return labels
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What the slices show.
+
+    Attributes:
+        nodes: By name.
+        objections: What cannot be used, and what to do about it.
+    """
+
+    nodes: Mapping[str, NodeSpec]
+    objections: tuple[str, ...] = ()
+
+
+def nodes_of(slices: Iterable[Slice], machines: Mapping[str, Mapping[str, str]], rules: Rules) -> Found:
+    """The nodes that should get work.
+
+    A node is the pod behind an endpoint, else its hostname, else its address. It may stand in several slices: one for
+    each address family, and in two of the same while the cluster moves it; then the family decides, then the address.
+
+    Args:
+        machines: Labels of cluster nodes, as far as they are known.
+    """
+    best: dict[str, tuple[int, str, NodeSpec]] = {}
+    objections: list[str] = []
+    for one in slices:
+        port = _port_of(one, rules.port)
+        if port is None:
+            if one.endpoints:
+                objections.append(_no_port(one, rules.port))
+            continue
+        for endpoint in one.endpoints:
+            if not endpoint.usable:
+                continue
+            spec, objection = _spec_of(endpoint, one.family, port, machines.get(endpoint.machine, {}), rules)
+            if objection:
+                objections.append(objection)
+            rank = (_PREFERRED[one.family], spec.url, spec)
+            known = best.get(spec.name)
+            if known is None or rank[:2] < known[:2]:
+                best[spec.name] = rank
+    nodes = {name: spec for name, (_, _, spec) in sorted(best.items())}
+    return Found(nodes, tuple(sorted(set(objections))))
+
+
+def machines_of(slices: Iterable[Slice]) -> frozenset[str]:
+    """Names of the cluster nodes whose labels matter."""
+    return frozenset(
+        endpoint.machine for one in slices for endpoint in one.endpoints if endpoint.machine and endpoint.usable
+    )
+
+
+def pods_of(slices: Iterable[Slice]) -> frozenset[str]:
+    """The pods that should get work."""
+    return frozenset(endpoint.pod for one in slices for endpoint in one.endpoints if endpoint.pod and endpoint.usable)
+
+
+def _port_of(one: Slice, name: str) -> Port | None:
+    if name in one.ports:
+        return one.ports[name]
+    return next(iter(one.ports.values())) if len(one.ports) == 1 else None
+
+
+def _no_port(one: Slice, name: str) -> str:
+    there = ", ".join(repr(port) for port in sorted(one.ports)) or "none"
+    return (
+        f"EndpointSlice {one.name} has no port called {name!r} (it has: {there}): its endpoints are not used. "
+        "Name the port of the Service so, or set HEADRACE_DISCOVERY_PORT."
+    )
+
+
+def _spec_of(
+    endpoint: Endpoint, family: AddressType, port: Port, labels: Mapping[str, str], rules: Rules
+) -> tuple[NodeSpec, str]:
+    host = f"[{endpoint.address}]" if family == "IPv6" else endpoint.address
+    url = f"{'https' if port.secure else 'http'}://{host}:{port.number}"
+    options = {name: labels[label] for name, label in rules.labels.items() if labels.get(label)}
+    slots, hardware = split_slots(options)
+    objection = ""
+    if slots is None:
+        slots = rules.slots
+        objection = (
+            f"cluster node {endpoint.machine} has a label for slots that is not a number above 0: "
+            f"{rules.slots} are assumed. Correct the label {rules.labels['slots']}."
+        )
+    elif slots == 0:
+        slots = rules.slots
+    if endpoint.zone:
+        hardware.setdefault(_ZONE, endpoint.zone)
+    return NodeSpec(endpoint.pod or endpoint.hostname or name_of(url), url, slots, hardware), objection
