@@ -38,6 +38,7 @@ check: setup ## Lint, formatting, types, import contracts, generated code curren
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 	$(BIN)/python -m headrace_contracts.tools.generate --check
+	$(BIN)/python -m headrace_devstack.kubernetes --check
 	$(BIN)/python -m headrace_contracts.tools.compatibility
 	$(BIN)/mypy $(SOURCES)
 
@@ -45,8 +46,9 @@ format: setup ## Format the code and fix what lint can fix by itself
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-generate: setup ## Write event classes and documents anew from schemas/ and the topic specs
+generate: setup ## Write event classes, documents and Kubernetes manifests anew from schemas/ and the topic specs
 	$(BIN)/python -m headrace_contracts.tools.generate
+	$(BIN)/python -m headrace_devstack.kubernetes
 
 bench: setup ## Measure Headrace's own latency per task (p50/p99, unloaded and at 100 tasks/s), as a table and as JSON
 	@exec $(BIN)/python tests/bench/latency.py $(ARGS)

@@ -60,3 +60,13 @@ def test_topics_are_configured_as_specified() -> None:
     keys = dict(topic_of(ACCESS_KEYS, "x.", 1).config)
     assert keys["cleanup.policy"] == "compact"
     assert {"retention.ms", "min.insync.replicas"}.isdisjoint(keys)
+
+
+async def test_topics_that_others_make_are_left_to_them_and_schemas_are_registered(
+    cluster: MemoryCluster, codec: Codec
+) -> None:
+    cluster.create_topic("test.tasks.submitted", 6)
+    done = await provision(MemoryLog(cluster).admin(), codec, TOPICS.values(), replication=3, create=False)
+    assert done.created == ()
+    assert cluster.partition_counts(["test.tasks.submitted", "test.tasks.journal"]) == {"test.tasks.submitted": 6}
+    await codec.prepare(TOPICS.values())

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import ssl
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import quote
@@ -28,11 +30,16 @@ class SchemaRegistry:
         *,
         timeout_seconds: float = 10.0,
         basic_auth: tuple[str, str] | None = None,
+        ca_file: Path | None = None,
     ) -> None:
-        """`url` is the root of the Confluent API, for example http://127.0.0.1:8081/apis/ccompat/v7."""
+        """`url` is the root of the Confluent API, for example http://127.0.0.1:8081/apis/ccompat/v7.
+
+        `ca_file` holds the authorities to trust instead of the public ones. Raises OSError when it cannot be read.
+        """
         self.url = url.rstrip("/")
         self._timeout = aiohttp.ClientTimeout(total=timeout_seconds)
         self._auth = aiohttp.BasicAuth(*basic_auth) if basic_auth else None
+        self._tls = ssl.create_default_context(cafile=ca_file) if ca_file is not None else True
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
@@ -94,7 +101,9 @@ class SchemaRegistry:
         headers = {"Content-Type": "application/vnd.schemaregistry.v1+json"} if body is not None else None
         data = json.dumps(body) if body is not None else None
         try:
-            async with self._session.request(method, self.url + path, data=data, headers=headers) as response:
+            async with self._session.request(
+                method, self.url + path, data=data, headers=headers, ssl=self._tls
+            ) as response:
                 raw = await response.read()
                 status = response.status
         except (aiohttp.ClientError, TimeoutError) as error:

@@ -53,7 +53,7 @@ class Connections:
         self._writes = (*writes, *(dead_letters_of(spec) for spec in reads if spec.dead_letters))
         self._topics = tuple(dict.fromkeys(settings.topic_prefix + spec.name for spec in (*self._writes, *reads)))
         self._bootstrap_servers = settings.bootstrap_servers
-        self.registry = SchemaRegistry(settings.registry_url)
+        self.registry = SchemaRegistry(settings.registry_url, ca_file=settings.registry_ca_file)
         self.codec = Codec(self.registry, settings.topic_prefix)
         self.log: Log = KafkaLog(settings.kafka_config())
         self.producer: Producer = self.log.producer()

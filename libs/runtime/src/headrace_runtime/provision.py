@@ -57,6 +57,11 @@ class ProvisionSettings(ServiceSettings):
         default_factory=dict,
         shown_default="(as in docs/events.md)",
     )
+    create_topics: bool = setting(
+        True,
+        unit="true | false",
+        reason="Create topics that are missing; false where others make them. Schemas are registered in any case.",
+    )
     provision_seconds: float = setting(
         120.0, unit="s", reason="How long to wait for Kafka and the registry before giving up.", gt=0
     )
@@ -69,11 +74,16 @@ async def provision_within(settings: ProvisionSettings) -> Provisioned:
     """
     log = KafkaLog(settings.kafka_config())
     specs = with_partitions(TOPICS, settings.partitions).values()
-    async with SchemaRegistry(settings.registry_url) as registry, asyncio.timeout(settings.provision_seconds):
+    async with (
+        SchemaRegistry(settings.registry_url, ca_file=settings.registry_ca_file) as registry,
+        asyncio.timeout(settings.provision_seconds),
+    ):
         codec = Codec(registry, settings.topic_prefix)
         return await wait_until(
             f"Kafka at {settings.bootstrap_servers} and the registry at {settings.registry_url}",
-            lambda: provision(log.admin(), codec, list(specs), replication=settings.replication),
+            lambda: provision(
+                log.admin(), codec, list(specs), replication=settings.replication, create=settings.create_topics
+            ),
             not_yet=(TryAgain, RegistryUnavailable),
         )
 

@@ -194,6 +194,11 @@ class ServiceSettings(Settings):
         unit="URL",
         reason="Schema registry that speaks the Confluent API; the schemas of all topics are there.",
     )
+    registry_ca_file: Path | None = setting(
+        None,
+        unit="path",
+        reason="Authorities (PEM) that may have signed the registry's certificate; without it the public ones.",
+    )
     topic_prefix: str = setting(
         "headrace.",
         unit="text",

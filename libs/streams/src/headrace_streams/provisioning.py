@@ -47,14 +47,19 @@ def topic_of(spec: TopicSpec, prefix: str, replication: int) -> NewTopic:
     return NewTopic(prefix + spec.name, spec.partitions, replication, tuple(sorted(config.items())))
 
 
-async def provision(admin: Admin, codec: Codec, specs: Collection[TopicSpec], *, replication: int) -> Provisioned:
+async def provision(
+    admin: Admin, codec: Codec, specs: Collection[TopicSpec], *, replication: int, create: bool = True
+) -> Provisioned:
     """Create the topics that are missing and register the schemas of all; what is there stays as it is.
+
+    Without `create` somebody else makes the topics, now or later.
 
     Raises TryAgain, RecordRefused, RegistryUnavailable, SchemaIncompatible, and PartitionsDiffer when co-partitioned
     topics that were there already have different numbers of partitions.
     """
     prefix = codec.topic_prefix
-    created = await admin.create_topics([topic_of(spec, prefix, replication) for spec in specs])
+    missing = [topic_of(spec, prefix, replication) for spec in specs] if create else []
+    created = await admin.create_topics(missing)
     counts = await admin.partition_counts([prefix + spec.name for spec in specs if spec.copartitioned])
     if len(set(counts.values())) > 1:
         listed = ", ".join(f"{name}: {count}" for name, count in sorted(counts.items()))

@@ -69,7 +69,8 @@ _CLASSIC_GROUP: dict[str, str | int | bool] = {
     # Members learn of a rebalance by their heartbeat.
     "heartbeat.interval.ms": 1000,
 }
-_READER_GROUP = "headrace-reader"
+READER_GROUP = "headrace-reader"
+"""Group that clients name who read chosen partitions and join none."""
 
 
 def producer_properties(properties: Properties) -> dict[str, str | int | bool]:
@@ -102,7 +103,7 @@ def reader_properties(properties: Properties) -> dict[str, str | int | bool]:
         **_CONSUMER,
         **_without(properties, _PRODUCER_ONLY | _GROUP_ONLY),
         **_CONSUMER_FIXED,
-        "group.id": _READER_GROUP,
+        "group.id": READER_GROUP,
         "auto.offset.reset": "error",
         "enable.partition.eof": True,
     }

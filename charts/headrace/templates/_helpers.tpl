@@ -1,0 +1,92 @@
+{{/* Names */}}
+{{- define "headrace.fullname" -}}
+{{- if .Values.fullnameOverride -}}
+{{- .Values.fullnameOverride | trunc 40 | trimSuffix "-" -}}
+{{- else -}}
+{{- $name := default .Chart.Name .Values.nameOverride -}}
+{{- if contains $name .Release.Name -}}{{ .Release.Name | trunc 40 | trimSuffix "-" }}
+{{- else -}}{{ printf "%s-%s" .Release.Name $name | trunc 40 | trimSuffix "-" }}{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Labels that select pods: of a component, or of the whole release. Takes (dict "root" $ "component" name). */}}
+{{- define "headrace.selector" -}}
+app.kubernetes.io/name: {{ default .root.Chart.Name .root.Values.nameOverride }}
+app.kubernetes.io/instance: {{ .root.Release.Name }}
+{{- with .component }}
+app.kubernetes.io/component: {{ . }}
+{{- end }}
+{{- end -}}
+
+{{- define "headrace.labels" -}}
+{{ include "headrace.selector" . }}
+app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
+app.kubernetes.io/part-of: headrace
+app.kubernetes.io/managed-by: {{ .root.Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace "+" "_" }}
+{{- with .root.Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
+{{/* Labels of pods hold no version: what did not change is not restarted. */}}
+{{- define "headrace.podLabels" -}}
+{{ include "headrace.selector" . }}
+app.kubernetes.io/part-of: headrace
+{{- with .root.Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
+{{/* What the six services have in common, and what not. `topics` are what each reads as a member of `group`. */}}
+{{- define "headrace.traits" -}}
+intake: {name: intake, kind: Deployment, api: true, database: true, keys: true}
+router: {name: router, kind: StatefulSet, group: router, topics: [tasks.submitted, tasks.cancelled, attempts.finished]}
+localWorker: {name: local-worker, kind: Deployment, group: local-worker, metric: headrace_local_worker, place: local,
+  topics: [work.local.interactive, work.local.batch]}
+cloudWorker: {name: cloud-worker, kind: Deployment, group: cloud-worker, metric: headrace_cloud_worker, place: cloud,
+  topics: [work.cloud.interactive, work.cloud.batch]}
+skillBroadcaster: {name: skill-broadcaster, kind: Deployment, api: true, keys: true}
+costAccountant: {name: cost-accountant, kind: Deployment, api: true, database: true, keys: true}
+{{- end -}}
+
+{{/* The values of a service over the defaults. Takes (dict "root" $ "key" "router"). */}}
+{{- define "headrace.values" -}}
+{{- mergeOverwrite (deepCopy .root.Values.serviceDefaults) (deepCopy (index .root.Values .key)) | toYaml -}}
+{{- end -}}
+
+{{/* The values of a pool of Ollama nodes over the defaults. Takes (dict "root" $ "pool" name). */}}
+{{- define "headrace.pool" -}}
+{{- $own := index .root.Values.ollama.pools .pool | default dict -}}
+{{- mergeOverwrite (deepCopy .root.Values.ollama.poolDefaults) (deepCopy $own) | toYaml -}}
+{{- end -}}
+
+{{- define "headrace.serviceAccount" -}}
+{{- if .root.Values.serviceAccounts.create -}}{{ include "headrace.fullname" .root }}-{{ .name }}{{- else -}}default{{- end -}}
+{{- end -}}
+
+{{/* Image of a service. Takes (dict "root" $ "name" "router" "image" its values). */}}
+{{- define "headrace.image" -}}
+{{- $image := .root.Values.image -}}
+{{- $parts := list -}}
+{{- with $image.registry }}{{ $parts = append $parts . }}{{ end -}}
+{{- with $image.repository }}{{ $parts = append $parts . }}{{ end -}}
+{{- $repository := default (append $parts .name | join "/") .image.repository -}}
+{{- if .image.digest -}}{{ $repository }}@{{ .image.digest }}
+{{- else -}}{{ $repository }}:{{ .image.tag | default $image.tag | default .root.Chart.AppVersion }}{{- end -}}
+{{- end -}}
+
+{{/* How pods are scaled: keda, hpa or none. */}}
+{{- define "headrace.autoscaler" -}}
+{{- $mode := .Values.autoscaling.mode -}}
+{{- if ne $mode "auto" -}}{{ $mode }}
+{{- else if .Capabilities.APIVersions.Has "keda.sh/v1alpha1" -}}keda
+{{- else -}}hpa{{- end -}}
+{{- end -}}
+
+{{/* Partitions of the task group: the most routers that can work at once. */}}
+{{- define "headrace.taskPartitions" -}}
+{{- $shipped := 0 -}}
+{{- range (.Files.Get "files/topics.yaml" | fromYaml).topics }}{{ if eq .name "tasks.submitted" }}{{ $shipped = int .partitions }}{{ end }}{{ end -}}
+{{- int (.Values.topics.partitions.tasks | default $shipped) -}}
+{{- end -}}

@@ -1,0 +1,108 @@
+{{/*
+The one shape of a service. Takes (dict "root" $ "key" "router" "traits" t "values" v).
+*/}}
+{{- define "headrace.workload" -}}
+{{- $root := .root -}}
+{{- $v := .values -}}
+{{- $t := .traits -}}
+{{- $full := printf "%s-%s" (include "headrace.fullname" $root) $t.name -}}
+{{- $selector := include "headrace.selector" (dict "root" $root "component" $t.name) -}}
+{{- $scaled := and $v.autoscaling.enabled (ne (include "headrace.autoscaler" $root) "none") -}}
+{{- $discovers := and (eq .key "localWorker") $v.discovery.enabled -}}
+{{- $usesPrices := and $root.Values.priceBook (has .key (list "router" "costAccountant")) -}}
+{{- $files := dict "root" $root
+      "kafkaSecret" (include "headrace.kafkaSecret" (dict "root" $root "name" $t.name "override" $v.kafkaSecret))
+      "database" $t.database
+      "policy" (ternary (printf "%s-policy" $full) "" (and (eq .key "router") (ne ($v.policy | default "") "")))
+      "prices" (ternary (printf "%s-prices" (include "headrace.fullname" $root)) "" (not (empty $usesPrices))) -}}
+apiVersion: apps/v1
+kind: {{ $t.kind }}
+metadata:
+  name: {{ $full }}
+  labels: {{- include "headrace.labels" (dict "root" $root "component" $t.name) | nindent 4 }}
+spec:
+  {{- if not $scaled }}
+  replicas: {{ int $v.replicas }}
+  {{- end }}
+  revisionHistoryLimit: 5
+  selector:
+    matchLabels: {{- $selector | nindent 6 }}
+  {{- if eq $t.kind "StatefulSet" }}
+  serviceName: {{ $full }}-ops
+  podManagementPolicy: Parallel
+  updateStrategy: {type: RollingUpdate}
+  {{- else }}
+  strategy: {type: RollingUpdate, rollingUpdate: {maxSurge: 1, maxUnavailable: 0}}
+  {{- end }}
+  template:
+    metadata:
+      labels:
+        {{- include "headrace.podLabels" (dict "root" $root "component" $t.name) | nindent 8 }}
+        {{- with $v.podLabels }}{{ toYaml . | nindent 8 }}{{ end }}
+      annotations:
+        kubectl.kubernetes.io/default-container: {{ $t.name }}
+        {{- if $files.policy }}
+        checksum/policy: {{ $v.policy | sha256sum }}
+        {{- end }}
+        {{- if $files.prices }}
+        checksum/prices: {{ $root.Values.priceBook | sha256sum }}
+        {{- end }}
+        {{- with $v.podAnnotations }}{{ toYaml . | nindent 8 }}{{ end }}
+    spec:
+      serviceAccountName: {{ include "headrace.serviceAccount" (dict "root" $root "name" $t.name) }}
+      automountServiceAccountToken: {{ $discovers }}
+      enableServiceLinks: false
+      securityContext: {{- toYaml $root.Values.podSecurityContext | nindent 8 }}
+      {{- with $root.Values.image.pullSecrets }}
+      imagePullSecrets: {{- toYaml . | nindent 8 }}
+      {{- end }}
+      {{- with $v.priorityClassName }}
+      priorityClassName: {{ . }}
+      {{- end }}
+      # Draining, the time before it, and what closing connections may take.
+      terminationGracePeriodSeconds: {{ add (ceil $v.drainSeconds | int) (int $v.preStopSeconds) 15 }}
+      containers:
+        - name: {{ $t.name }}
+          image: {{ include "headrace.image" (dict "root" $root "name" $t.name "image" $v.image) }}
+          imagePullPolicy: {{ $root.Values.image.pullPolicy }}
+          securityContext: {{- toYaml $root.Values.securityContext | nindent 12 }}
+          env: {{- include "headrace.env" . | nindent 12 }}
+          ports:
+            {{- if $t.api }}
+            - {name: http, containerPort: 8080}
+            {{- end }}
+            - {name: ops, containerPort: 9100}
+          # The ops server is the first part to start: answering means that the settings are valid and the loop turns. What
+          # the service waits for (Kafka, registry, Postgres) keeps it from being ready, and never gets it killed.
+          startupProbe: {httpGet: {path: /healthz, port: ops}, periodSeconds: 1, timeoutSeconds: 2, failureThreshold: 60}
+          livenessProbe: {httpGet: {path: /healthz, port: ops}, periodSeconds: 10, timeoutSeconds: 5, failureThreshold: 6}
+          readinessProbe: {httpGet: {path: /readyz, port: ops}, periodSeconds: 3, timeoutSeconds: 3, failureThreshold: 2}
+          {{- if $v.preStopSeconds }}
+          lifecycle: {preStop: {sleep: {seconds: {{ int $v.preStopSeconds }}}}}
+          {{- end }}
+          resources: {{- toYaml $v.resources | nindent 12 }}
+          volumeMounts: {{- include "headrace.mounts" $files | nindent 12 }}
+      volumes: {{- include "headrace.volumes" $files | nindent 8 }}
+      {{- with $v.spread.topologies }}
+      topologySpreadConstraints:
+        {{- range . }}
+        - topologyKey: {{ . }}
+          maxSkew: 1
+          whenUnsatisfiable: {{ ternary "DoNotSchedule" "ScheduleAnyway" $v.spread.hard }}
+          labelSelector:
+            matchLabels: {{- $selector | nindent 14 }}
+          {{- if eq $t.kind "Deployment" }}
+          matchLabelKeys: [pod-template-hash]
+          {{- end }}
+        {{- end }}
+      {{- end }}
+      {{- with $v.nodeSelector }}
+      nodeSelector: {{- toYaml . | nindent 8 }}
+      {{- end }}
+      {{- with $v.affinity }}
+      affinity: {{- toYaml . | nindent 8 }}
+      {{- end }}
+      {{- with $v.tolerations }}
+      tolerations: {{- toYaml . | nindent 8 }}
+      {{- end }}
+{{- end -}}
