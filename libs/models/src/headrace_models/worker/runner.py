@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -249,23 +248,25 @@ class AttemptRunner:
 class _Run:
     """One execution of an attempt, while it lasts."""
 
-    __slots__ = ("_began", "_began_ms", "execution_id", "node", "request", "traceparent")
+    __slots__ = ("_began", "_began_ms", "_now", "execution_id", "node", "request", "traceparent")
 
     def __init__(self, request: AttemptRequested, execution_id: str, traceparent: str | None) -> None:
         self.request = request
         self.execution_id = execution_id
         self.traceparent = traceparent
         self.node: str | None = None
-        self._began = time.perf_counter()
+        # The loop's clock goes on steadily, and is virtual where time is.
+        self._now = asyncio.get_running_loop().time
+        self._began = self._now()
         self._began_ms: int | None = None
 
     def begin(self, place: Place, now_ms: int) -> None:
         self.node = place.name
-        self._began = time.perf_counter()
+        self._began = self._now()
         self._began_ms = now_ms
 
     def model_ms(self) -> float:
-        return (time.perf_counter() - self._began) * 1000
+        return (self._now() - self._began) * 1000
 
     def queued_ms(self, now_ms: int) -> float:
         """From the router's decision to the beginning of the call, or to now without one."""

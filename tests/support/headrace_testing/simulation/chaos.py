@@ -1,0 +1,150 @@
+"""What happens at times of its own: restarts, rebalances, clocks, cleaners, outages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+from headrace_contracts import topics
+from headrace_contracts.errors import Origin
+from headrace_contracts.events import EntryKind, JournalEntry
+from headrace_contracts.topics import TopicSpec
+from headrace_streams.records import TopicPartition
+
+from headrace_testing.router_twin import PREFIX
+from headrace_testing.simulation.plan import Fault
+from headrace_testing.simulation.processes import SimulatedProcess
+
+if TYPE_CHECKING:
+    from headrace_testing.simulation.world import SimulatedWorld
+
+_STABLE_SECONDS = 8.0
+"""An owner of so long has written once more whatever compaction could take."""
+_CONSUMED_BY: Mapping[TopicSpec, str] = {
+    topics.TASKS_SUBMITTED: "router",
+    topics.TASKS_CANCELLED: "router",
+    topics.ATTEMPTS_FINISHED: "router",
+    topics.WORK_LOCAL_INTERACTIVE: "local-worker",
+    topics.WORK_LOCAL_BATCH: "local-worker",
+    topics.WORK_CLOUD_INTERACTIVE: "cloud-worker",
+    topics.WORK_CLOUD_BATCH: "cloud-worker",
+}
+
+
+class Chaos:
+    """Schedules the faults of a plan that no I/O brings about."""
+
+    def __init__(self, world: SimulatedWorld) -> None:
+        self._world = world
+        self._rng = world.rng
+
+    def begin(self) -> None:
+        kinds: tuple[tuple[Fault, Callable[[], None]], ...] = (
+            (Fault.RESTART, self._restart),
+            (Fault.EXPEL, self._expel),
+            (Fault.CLOCK, self._jump),
+            (Fault.COMPACTION, self._compact),
+            (Fault.RETENTION, self._retain),
+            (Fault.DATABASE_AWAY, self._database_away),
+            (Fault.NODE_DOWN, self._node_down),
+        )
+        for fault, happen in kinds:
+            if self._world.plan.rate(fault):
+                for _ in range(self._rng.randint(1, 4)):
+                    self._world.loop.outside(self._rng.uniform(0.5, self._world.plan.fault_seconds), self._do, happen)
+
+    def _do(self, happen: Callable[[], None]) -> None:
+        if not self._world.calm:
+            happen()
+
+    def _note(self, fault: Fault, about: str) -> None:
+        self._world.trace.fault(fault.value, about)
+
+    def _somebody(self) -> SimulatedProcess | None:
+        running = [process for process in self._world.processes if process.running]
+        return self._rng.choice(running) if running else None
+
+    def _restart(self) -> None:
+        process = self._somebody()
+        if process is not None:
+            self._note(Fault.RESTART, process.name)
+            process.stop()
+
+    def _expel(self) -> None:
+        cluster = self._world.cluster
+        groups = [name for name in sorted(cluster.groups()) if cluster.group(name).members]
+        if not groups:
+            return
+        name = self._rng.choice(groups)
+        member = self._rng.choice(sorted(cluster.group(name).members))
+        self._note(Fault.EXPEL, f"{cluster.client_of(name, member)} from {name}")
+        cluster.group(name).expel(self._world.loop.time(), member)
+        cluster.schedule(name)
+
+    def _jump(self) -> None:
+        process = self._rng.choice(self._world.processes)
+        process.skew_ms += self._rng.choice((-20_000, -3_000, 3_000, 20_000))
+        self._note(Fault.CLOCK, f"{process.name} is {process.skew_ms} ms off")
+
+    def _compact(self) -> None:
+        """Of the journal, what an owner who has been one for a while has no more need of: its delay is an hour in
+        earnest, longer than a partition is without an owner."""
+        cluster, topic = self._world.cluster, PREFIX + topics.TASKS_JOURNAL.name
+        for number in range(self._world.partitions):
+            barrier = self._stable_barrier(topic, number)
+            if barrier is not None and (removed := cluster.compact_below(TopicPartition(topic, number), barrier)):
+                self._note(Fault.COMPACTION, f"{topic}[{number}] below {barrier}: {removed} records")
+
+    def _stable_barrier(self, topic: str, number: int) -> int | None:
+        world = self._world
+        seen = world.cluster.history.partition(topic, number)
+        for each in reversed(seen):
+            record = each.record
+            entry = world.kit.codec.decode(JournalEntry, record.value, Origin(topic, number, record.offset))
+            if entry.kind is not EntryKind.BARRIER:
+                continue
+            later = [other for other in seen[record.offset + 1 :] if other.client == each.client]
+            owner = next((process for process in world.processes if process.name == each.client), None)
+            stable = (
+                owner is not None
+                and owner.running
+                and not owner.fate.frozen
+                and world.loop.time() - each.at > _STABLE_SECONDS
+                and any(world.loop.time() - other.at > _STABLE_SECONDS / 2 for other in later)
+            )
+            return record.offset if stable else None
+        return None
+
+    def _retain(self) -> None:
+        """What is long consumed goes."""
+        cluster = self._world.cluster
+        for spec, group in _CONSUMED_BY.items():
+            for number in range(self._world.partitions):
+                name = TopicPartition(PREFIX + spec.name, number)
+                reached = cluster.group(PREFIX + group).progress.get(name)
+                if reached is not None and reached.next_offset > cluster.partition(name).start:
+                    self._note(Fault.RETENTION, f"{name} below {reached.next_offset}")
+                    cluster.delete_before(name, reached.next_offset)
+
+    def expire_journal(self, older_than_seconds: float) -> None:
+        """What retention does to the journal of a platform that was idle for longer than that."""
+        cluster, topic = self._world.cluster, PREFIX + topics.TASKS_JOURNAL.name
+        oldest = self._world.loop.time() - older_than_seconds
+        for number in range(self._world.partitions):
+            seen = cluster.history.partition(topic, number)
+            first = next((each.record.offset for each in seen if each.at >= oldest), None)
+            if first is not None:
+                self._note(Fault.RETENTION, f"{topic}[{number}] below {first}")
+                cluster.delete_before(TopicPartition(topic, number), first)
+
+    def _database_away(self) -> None:
+        database = self._world.database
+        self._note(Fault.DATABASE_AWAY, "")
+        database.away = True
+        self._world.loop.outside(self._rng.choice((0.3, 3.0, 12.0)), setattr, database, "away", False)
+
+    def _node_down(self) -> None:
+        node = self._rng.choice(("node-1", "node-2", "groq", "anthropic"))
+        seconds = self._rng.choice((1.0, 8.0, 30.0))
+        self._note(Fault.NODE_DOWN, f"{node} for {seconds} s")
+        self._world.models.down[node] = self._world.loop.time() + seconds

@@ -1,0 +1,169 @@
+"""Those who send tasks, cancel them, send them twice, and send what nobody can read."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+from headrace_contracts import topics
+from headrace_contracts.content import plain
+from headrace_contracts.events import Lane, Message, Mode, Preferences, Privacy, Sampling, TaskCancelled, TaskSubmitted
+from headrace_streams.errors import AppendUncertain, TryAgain
+from headrace_streams.memory import MemoryLog
+from headrace_streams.publishing import Publication, Publisher
+from headrace_streams.records import Outgoing, TopicPartition
+
+from headrace_testing.router_twin import PREFIX, key_of
+from headrace_testing.simulation.plan import Fault
+
+if TYPE_CHECKING:
+    from headrace_testing.simulation.world import SimulatedWorld
+
+SECRET = "SECRET"
+"""Stands in everything that must stay on our nodes."""
+INTERNAL = "INTERNAL"
+"""Stands in everything that only consented providers may see."""
+CONSENTED = {"acme": ("groq",), "bolt": ()}
+_ROLES = (None, None, "documentation", "code_reviewer", "security_reviewer", "task_router")
+POISONED = (
+    topics.TASKS_SUBMITTED, topics.ATTEMPTS_FINISHED, topics.WORK_LOCAL_BATCH, topics.WORK_LOCAL_INTERACTIVE,
+    topics.USAGE_RECORDED,
+)  # fmt: skip
+
+
+class Clients:
+    """All clients as one process that neither dies nor stands still; its network is as bad as that of all others."""
+
+    name = "clients"
+
+    def __init__(self, world: SimulatedWorld) -> None:
+        self._world = world
+        self._rng = world.rng
+        self._count = 0
+        self.unsent = 0
+        """What is still on its way."""
+        log = MemoryLog(world.cluster, self.clock, client=self.name, network=world.network(self, mortal=False))
+        self._publisher = Publisher(log.producer(), world.kit.codec, "headrace/clients")
+
+    def clock(self) -> int:
+        return self._world.now_ms()
+
+    def crash(self) -> None:
+        """Never."""
+
+    def freeze(self, seconds: float) -> None:
+        """Never."""
+
+    def settings(self) -> None:
+        """Write the preferences of all tenants."""
+        for tenant, providers in CONSENTED.items():
+            preferences = Preferences(tenant=tenant, allowed_providers=providers, updated_at=self.clock())
+            self._world.cluster.append(
+                self._publisher.outgoing(
+                    Publication(
+                        spec=topics.PREFERENCES, event=preferences, event_id=f"{tenant}/preferences",
+                        key=f"{tenant}/".encode(), tenant=tenant, time_ms=self.clock(),
+                    )
+                ),
+                self.clock(),
+            )  # fmt: skip
+
+    def begin(self, tasks: int, seconds: float) -> None:
+        """Send so many tasks, at times within so many seconds."""
+        world, rng = self._world, self._rng
+        for _ in range(tasks):
+            self._later(rng.uniform(0.0, seconds), self._one_task(self._draw_task()))
+        if world.plan.rate(Fault.POISON):
+            for _ in range(rng.randint(1, 3)):
+                world.loop.outside(rng.uniform(0.0, seconds), self._poison)
+
+    def _later(self, seconds: float, work: Any) -> None:
+        async def run() -> None:
+            await asyncio.sleep(seconds)
+            await work
+            self.unsent -= 1
+
+        self.unsent += 1
+        self._world.loop.as_process(None, lambda: asyncio.create_task(run()))
+
+    async def _one_task(self, task: TaskSubmitted) -> None:
+        world, rng = self._world, self._rng
+        cancels = world.happens(Fault.CANCEL, task.task_id)
+        early = world.happens(Fault.EARLY_CANCEL, task.task_id)
+        if early:
+            await self._cancel(task)
+            await asyncio.sleep(rng.choice((0.0, 0.01, 3.0, 20.0)))
+        await self._submit(task)
+        if cancels:
+            self._later(rng.choice((0.0, 0.02, 1.0, 8.0)), self._cancel(task))
+        while world.happens(Fault.REPEATED_SUBMIT, task.task_id):
+            self._later(rng.choice((0.0, 0.02, 2.0, 30.0)), self._submit(task))
+
+    async def _submit(self, task: TaskSubmitted) -> None:
+        await self._send(
+            Publication(
+                spec=topics.TASKS_SUBMITTED, event=task, event_id=task.task_id, key=key_of(task), tenant=task.tenant,
+                time_ms=task.submitted_at, subject=task.task_id,
+            )
+        )  # fmt: skip
+
+    async def _cancel(self, task: TaskSubmitted) -> None:
+        wish = TaskCancelled(task_id=task.task_id, tenant=task.tenant, requested_at=self.clock())
+        await self._send(
+            Publication(
+                spec=topics.TASKS_CANCELLED, event=wish, event_id=f"{task.task_id}/cancel", key=key_of(task),
+                tenant=task.tenant, time_ms=wish.requested_at, subject=task.task_id,
+            )
+        )  # fmt: skip
+
+    async def _send(self, publication: Publication) -> None:
+        """Until it is acknowledged: what nobody is sure of is sent again."""
+        while True:
+            try:
+                await self._publisher.send(publication)
+                return
+            except (TryAgain, AppendUncertain):
+                await asyncio.sleep(self._rng.uniform(0.1, 2.0))
+
+    def _poison(self) -> None:
+        cluster, rng = self._world.cluster, self._rng
+        spec = rng.choice(POISONED)
+        value = rng.choice((b"", b"\x00\x00\x00\x00\x01rubbish", b"not Avro at all", None))
+        key = rng.choice((b"s:acme/1", b"poison", None))
+        cluster.client = "stranger"
+        where = cluster.append(Outgoing(PREFIX + spec.name, value, key), self.clock())
+        self._world.trace.fault(Fault.POISON.value, f"{where.topic}[{where.partition}]@{where.offset}")
+        self._world.judge.poisoned(TopicPartition(where.topic, where.partition), where.offset)
+
+    def _draw_task(self) -> TaskSubmitted:
+        rng, now = self._rng, self.clock()
+        self._count += 1
+        number = self._count
+        tenant = rng.choice(("acme", "acme", "bolt"))
+        privacy = rng.choice((None, Privacy.SENSITIVE, Privacy.INTERNAL, Privacy.PUBLIC))
+        role = rng.choice(_ROLES)
+        model = rng.choice((None, None, "groq/llama-3.3-70b-versatile", "anthropic/claude-haiku-4-5", "gemma2:2b"))
+        text = f"What of {rng.randint(1, 2)}?" if rng.random() < 0.4 else f"What of task {number}?"
+        if privacy is Privacy.SENSITIVE or (role == "security_reviewer" and model is None):
+            text = f"{SECRET} {text}"
+        elif privacy is not Privacy.PUBLIC:
+            text = f"{INTERNAL}-{tenant} {text}"
+        return TaskSubmitted(
+            task_id=f"00000000-0000-7000-8000-{number:012d}",
+            tenant=tenant,
+            user=rng.choice(("", "ann")),
+            role=role if model is None else None,
+            model=model,
+            messages=(Message(role="user", content=plain(text)),),
+            sampling=Sampling(max_output_tokens=rng.choice((None, 50, 400))),
+            privacy=privacy,
+            lane=rng.choice((None, Lane.INTERACTIVE, Lane.BATCH)),
+            mode=rng.choice((None, None, None, Mode.CLOUD)),
+            budget_nanodollars=rng.choice((None, None, 2_000_000, 100_000)),
+            deadline_at=rng.choice((None, None, now + 4_000, now + 40_000)),
+            session=rng.choice((None, None, "1", "2")),
+            stream=rng.random() < 0.4,
+            allow_cached=rng.random() < 0.8,
+            reply_partition=rng.choice((None, 0, 1)),
+            submitted_at=now,
+        )

@@ -1,0 +1,166 @@
+"""The twin, with a memory that neither compaction nor retention touches, and with an eye on commits."""
+
+from __future__ import annotations
+
+import zlib
+from collections import defaultdict
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from headrace_contracts.headers import header
+from headrace_streams.memory import MemoryCluster
+from headrace_streams.memory.cluster import Partition
+from headrace_streams.memory.groups import Group
+from headrace_streams.records import Appended, Outgoing, Progress, Record, TopicPartition
+
+from headrace_testing.simulation.loop import VirtualLoop
+from headrace_testing.simulation.trace import Trace
+
+SESSION_SECONDS = 10.0
+REBALANCE_SECONDS = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A record as it was appended.
+
+    Attributes:
+        index: Number of the append among all appends to all topics.
+        at: Virtual seconds.
+        client: Who wrote it.
+    """
+
+    index: int
+    at: float
+    client: str
+    record: Record
+
+    @property
+    def event_id(self) -> str:
+        return header(self.record.headers, "ce_id") or ""
+
+
+class Witness(Protocol):
+    """Told of what the cluster takes."""
+
+    def appended(self, seen: Seen) -> None: ...
+    def committed(self, group: str, client: str, progress: Mapping[TopicPartition, Progress]) -> None: ...
+
+
+class History:
+    """All records that were ever appended, by topic and partition, in order of their offsets."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._seen: dict[str, dict[int, list[Seen]]] = defaultdict(lambda: defaultdict(list))
+
+    def add(self, seen: Seen) -> None:
+        self.count += 1
+        self._seen[seen.record.topic][seen.record.partition].append(seen)
+
+    def partition(self, topic: str, partition: int) -> Sequence[Seen]:
+        return self._seen[topic][partition]
+
+    def topic(self, topic: str) -> Sequence[Seen]:
+        """All records of a topic, in the order of their appends."""
+        return sorted((s for part in self._seen[topic].values() for s in part), key=lambda seen: seen.index)
+
+
+class SimulatedCluster(MemoryCluster):
+    """The cluster of one simulation."""
+
+    def __init__(self, loop: VirtualLoop, trace: Trace) -> None:
+        super().__init__(session_timeout=SESSION_SECONDS, rebalance_timeout=REBALANCE_SECONDS)
+        self.history = History()
+        self.witness: Witness | None = None
+        self.client = ""
+        """Who asked for what is being carried out."""
+        self._virtual = loop
+        self._trace = trace
+
+    def create_topic(self, name: str, partitions: int = 1) -> bool:
+        if name in self._topics:
+            return False
+        self._topics[name] = [_Remembering(TopicPartition(name, number), self) for number in range(partitions)]
+        return True
+
+    def group(self, name: str) -> Group:
+        if name not in self._groups:
+            self._groups[name] = _Watched(self, name)
+        return self._groups[name]
+
+    def schedule(self, name: str) -> None:
+        # The coordinator lives on when the member dies whose request it carries out.
+        self._virtual.as_process(None, lambda: super(SimulatedCluster, self).schedule(name))
+
+    def client_of(self, group: str, member_id: str) -> str:
+        """The process behind a member."""
+        found = self._groups.get(group)
+        return found.clients.get(member_id, "") if isinstance(found, _Watched) else ""
+
+    def expelled_from(self, group: str) -> Collection[str]:
+        """Processes that were put out of a group at some time, and may have gone on without knowing it."""
+        found = self.group(group)
+        return found.expelled if isinstance(found, _Watched) else ()
+
+    def groups(self) -> Collection[str]:
+        """Names of all groups."""
+        return self._groups.keys()
+
+    def compact_below(self, name: TopicPartition, offset: int) -> int:
+        """What the cleaner does to records that are old enough; how many it removed.
+
+        As Kafka's: a record goes only when a newer one of its key stands below the offset as well.
+        """
+        part = self.partition(name)
+        old = [record for record in part.records if record.offset < offset]
+        newest = {record.key: record.offset for record in old}
+        kept = [record for record in old if newest[record.key] == record.offset]
+        part.records = kept + part.records[len(old) :]
+        return len(old) - len(kept)
+
+    def saw(self, record: Record) -> None:
+        seen = Seen(self.history.count, self._virtual.time(), self.client, record)
+        self.history.add(seen)
+        digest = zlib.crc32(record.value or b"", zlib.crc32(record.key or b""))
+        self._trace.note(f"= {record.topic}[{record.partition}]@{record.offset} {seen.event_id} {digest:08x}")
+        if self.witness is not None:
+            self.witness.appended(seen)
+
+
+class _Remembering(Partition):
+    def __init__(self, name: TopicPartition, cluster: SimulatedCluster) -> None:
+        super().__init__(name)
+        self._cluster = cluster
+
+    def append(self, outgoing: Outgoing, timestamp_ms: int) -> Appended:
+        where = super().append(outgoing, timestamp_ms)
+        self._cluster.saw(self.records[-1])
+        return where
+
+
+class _Watched(Group):
+    """A group that knows the processes of its members, and tells of commits."""
+
+    def __init__(self, cluster: SimulatedCluster, name: str) -> None:
+        super().__init__(name, cluster.partition_counts, SESSION_SECONDS, REBALANCE_SECONDS)
+        self.clients: dict[str, str] = {}
+        self.expelled: set[str] = set()
+        """Processes that were put out while they may not know it."""
+        self._cluster = cluster
+
+    def join(self, now: float, topics: Collection[str], instance_id: str | None, wake: Callable[[], None]) -> str:
+        member_id = super().join(now, topics, instance_id, wake)
+        self.clients[member_id] = self._cluster.client
+        return member_id
+
+    def expel(self, now: float, member_id: str) -> None:
+        if member_id in self.clients:
+            self.expelled.add(self.clients[member_id])
+        super().expel(now, member_id)
+
+    def commit(self, member_id: str, generation: int, progress: Mapping[TopicPartition, Progress]) -> None:
+        super().commit(member_id, generation, progress)
+        if self._cluster.witness is not None:
+            self._cluster.witness.committed(self.name, self.clients.get(member_id, ""), progress)

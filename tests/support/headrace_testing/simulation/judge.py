@@ -1,0 +1,86 @@
+"""The judge: watches what is written and committed, and says in the end what was promised and not kept."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from headrace_contracts.events import AttemptRequested, TaskCompleted
+from headrace_streams.records import Progress, Record, TopicPartition
+
+from headrace_testing.router_twin import PREFIX
+from headrace_testing.simulation import oracle_money, oracle_tasks, oracle_work
+from headrace_testing.simulation.clients import SECRET
+from headrace_testing.simulation.cluster import Seen
+from headrace_testing.simulation.record import Place, Topics
+
+if TYPE_CHECKING:
+    from headrace_testing.simulation.processes import SimulatedProcess
+    from headrace_testing.simulation.world import SimulatedWorld
+
+LEDGER_GROUP = PREFIX + "cost-accountant.ledger"
+
+
+class Judge:
+    """Sees every append, every commit, and every start and end of a handler."""
+
+    def __init__(self, world: SimulatedWorld) -> None:
+        self.topics = Topics(world.kit.codec)
+        self.world = world
+        self.poison: set[Place] = set()
+        self._found: list[str] = []
+        self._checked: dict[TopicPartition, int] = {}
+
+    @property
+    def accepted(self) -> int:
+        """Number of tasks that are in the log."""
+        return len(self.topics.submitted)
+
+    def violated(self, what: str) -> None:
+        """A promise was broken."""
+        self._found.append(what)
+        self.world.trace.note(f"VIOLATION {what}")
+
+    def poisoned(self, name: TopicPartition, offset: int) -> None:
+        self.poison.add((name.topic.removeprefix(PREFIX), name.partition, offset))
+
+    # While it runs
+
+    def appended(self, seen: Seen) -> None:
+        event = self.topics.take(seen)
+        topic = self.topics.place(seen)[0]
+        if topic.startswith("work.cloud") and SECRET.encode() in (seen.record.value or b""):
+            self.violated(f"sensitive content on {topic}: {seen.event_id}")
+        if isinstance(event, AttemptRequested | TaskCompleted):
+            oracle_tasks.check_commanded(self, seen, topic, event)
+
+    def committed(self, group: str, client: str, progress: Mapping[TopicPartition, Progress]) -> None:
+        for name, reached in progress.items():
+            if group == PREFIX + "router":
+                oracle_tasks.check_router_commit(self, client, name, reached)
+            elif group == LEDGER_GROUP:
+                oracle_money.check_commit(self, client, name, reached)
+            else:
+                oracle_work.check_commit(self, client, name, reached, self._checked)
+
+    def begins(self, process: SimulatedProcess, group: str, record: Record) -> None:
+        """A worker's handler begins with a record."""
+        oracle_work.check_begin(self, process, group, record)
+
+    def ends(self, process: SimulatedProcess, record: Record) -> None:
+        """A worker's handler has returned: from here on the record may count as finished."""
+        oracle_work.check_end(self, process, record)
+
+    # In the end
+
+    def unsettled(self) -> Sequence[str]:
+        """What is still to be done."""
+        open_tasks = [task_id for task_id in self.topics.submitted if task_id not in self.topics.completed]
+        found = [f"task {task_id} has not ended" for task_id in open_tasks]
+        return found or [*oracle_work.unsettled(self), *oracle_money.unsettled(self)]
+
+    def verdict(self) -> Sequence[str]:
+        """All broken promises."""
+        for check in (oracle_tasks.verdict, oracle_work.verdict, oracle_money.verdict):
+            self._found += check(self)
+        return self._found

@@ -1,0 +1,109 @@
+"""A transactional database in memory under the real projection: the cost accountant's tables and their constraints."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from typing import Any
+
+from headrace_cost_accountant.decide.booking import Entry, Implausible, entry_of
+from headrace_models.prices import PriceBook
+from headrace_streams.errors import PartitionsLost, TryAgain
+from headrace_streams.records import Record, TopicPartition
+
+from headrace_testing.simulation.network import SimulatedNetwork
+
+Moves = Mapping[TopicPartition, tuple[int | None, int]]
+
+
+class SimulatedDatabase:
+    """Entries, unique by event id; balances by tenant, provider and model; positions. Outlives all processes."""
+
+    def __init__(self) -> None:
+        self.entries: list[Entry] = []
+        self.balances: dict[tuple[str, str, str], int] = defaultdict(int)
+        self.positions: dict[TopicPartition, int] = {}
+        self.away = False
+        self._booked: dict[str, None] = {}
+
+    def transaction(self, entries: Sequence[Entry], moves: Moves) -> None:
+        """As the accountant's statements: all of it, or nothing. Raises PartitionsLost."""
+        self.move(moves)
+        self.book(entries)
+
+    def move(self, moves: Moves) -> None:
+        if any(self.positions.get(name) != expected for name, (expected, _) in moves.items()):
+            raise PartitionsLost("another process has moved the ledger's position (simulated)")
+        for name, (_, position) in moves.items():
+            self.positions[name] = position
+
+    def book(self, entries: Sequence[Entry]) -> None:
+        for entry in entries:
+            if not self.is_booked(entry.event_id):
+                self._booked[entry.event_id] = None
+                self.entries.append(entry)
+                self.balances[entry.tenant, entry.provider, entry.model] += entry.cost_nanodollars
+
+    def is_booked(self, event_id: str) -> bool:
+        """The unique index."""
+        return event_id in self._booked
+
+
+class SimulatedLedger:
+    """One accountant's way to the database; see `headrace_streams.projection.ProjectionStore`.
+
+    Args:
+        lost_answer: Whether the answer to this commit gets lost.
+    """
+
+    def __init__(
+        self,
+        database: SimulatedDatabase,
+        network: SimulatedNetwork,
+        prices: PriceBook,
+        keep: Callable[[Record, Exception], Awaitable[None]],
+        lost_answer: Callable[[], bool],
+    ) -> None:
+        self._database = database
+        self._network = network
+        self._prices = prices
+        self._keep = keep
+        self._lost_answer = lost_answer
+
+    async def positions(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, int]:
+        def perform() -> Mapping[TopicPartition, int]:
+            self._reach()
+            stored = self._database.positions
+            return {name: stored[name] for name in partitions if name in stored}
+
+        return await self._network.database("positions", perform)
+
+    async def apply(self, batch: Sequence[tuple[Record, Any]], moves: Moves) -> None:
+        entries: list[Entry] = []
+        for record, event in batch:
+            try:
+                entries.append(entry_of(event, self._prices, record.timestamp_ms))
+            except Implausible as error:
+                await self._keep(record, error)
+        await self.write(entries, moves)
+
+    async def write(self, entries: Sequence[Entry], moves: Moves) -> None:
+        """One transaction."""
+        await self.commit(lambda: self._database.transaction(entries, moves))
+
+    async def commit(self, work: Callable[[], None]) -> None:
+        def perform() -> None:
+            self._reach()
+            work()
+            if self._lost_answer():
+                raise TryAgain("the connection broke during the commit (simulated)")
+
+        await self._network.database("commit", perform)
+
+    @property
+    def database(self) -> SimulatedDatabase:
+        return self._database
+
+    def _reach(self) -> None:
+        if self._database.away:
+            raise TryAgain("the database is away (simulated)")

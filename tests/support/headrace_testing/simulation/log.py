@@ -1,0 +1,63 @@
+"""The twin's clients as simulated processes use them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeVar
+
+from headrace_contracts.codec import Codec
+from headrace_contracts.errors import Origin
+from headrace_contracts.memory_registry import MemoryRegistry
+from headrace_contracts.topics import Event
+from headrace_streams.memory import MemoryLog
+from headrace_streams.memory.consumer import MemoryConsumer
+from headrace_streams.memory.reader import MemoryReader
+from headrace_streams.records import Record
+
+E = TypeVar("E", bound=Event)
+
+_IDLE_SECONDS = 1.0
+_PATIENCE = 30.0
+_REMEMBERED = 20_000
+
+
+class SimulatedLog(MemoryLog):
+    """Its clients wait longer when there is nothing to read: a poll that brings nothing is not worth simulating."""
+
+    def consumer(self, group: str, *, instance_id: str | None = None, from_start: bool = True) -> MemoryConsumer:
+        consumer = _Consumer(self._cluster, self._network, self._client, group, instance_id, from_start)
+        self._clients.append(consumer)
+        return consumer
+
+    def reader(self) -> MemoryReader:
+        reader = _Reader(self._cluster, self._network, self._client)
+        self._clients.append(reader)
+        return reader
+
+
+class _Consumer(MemoryConsumer):
+    async def poll(self, max_records: int, timeout: float) -> Sequence[Record]:
+        return await super().poll(max_records, timeout * _PATIENCE if timeout >= _IDLE_SECONDS else timeout)
+
+
+class _Reader(MemoryReader):
+    async def poll(self, max_records: int, timeout: float) -> Sequence[Record]:
+        return await super().poll(max_records, timeout * _PATIENCE if timeout >= _IDLE_SECONDS else timeout)
+
+
+class SimulatedCodec(Codec):
+    """Decodes each value once for all who read it: events never change."""
+
+    def __init__(self, topic_prefix: str) -> None:
+        super().__init__(MemoryRegistry(), topic_prefix)
+        self._read: dict[tuple[type, bytes], Event] = {}
+
+    def decode(self, record: type[E], value: bytes | None, origin: Origin) -> E:
+        key = (record, value or b"")
+        found = self._read.get(key)
+        if found is None:
+            found = super().decode(record, value, origin)
+            if len(self._read) > _REMEMBERED:
+                self._read.clear()
+            self._read[key] = found
+        return found  # type: ignore[return-value]

@@ -1,0 +1,99 @@
+"""Promises about money: the ledger is the sum of what was recorded, and budgets hold."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from importlib import resources
+from typing import TYPE_CHECKING, Any
+
+import yaml
+from headrace_contracts.events import UsageRecorded
+from headrace_streams.records import Progress, TopicPartition
+
+from headrace_testing.router_twin import PREFIX
+
+if TYPE_CHECKING:
+    from headrace_testing.simulation.judge import Judge
+
+USAGE = PREFIX + "usage.recorded"
+
+
+@cache
+def _prices() -> Mapping[str, Mapping[str, Any]]:
+    text = resources.files("headrace_models").joinpath("prices.yaml").read_text(encoding="utf-8")
+    providers: Mapping[str, Mapping[str, Any]] = yaml.safe_load(text)["providers"]
+    return providers
+
+
+def cost(event: UsageRecorded) -> int:
+    """Nano-dollars, reckoned from the price book's text by the judge itself; a part of one counts as one."""
+    models = _prices()[event.provider]
+    price = models.get(event.model, models.get("*"))
+    assert price is not None, f"simulated models have prices, not {event.provider}/{event.model}"
+    usage = event.usage
+    parts: int = usage.input_tokens * price.get("input", 0) + usage.output_tokens * price.get("output", 0)
+    return (parts + 999_999) // 1_000_000
+
+
+def check_commit(judge: Judge, client: str, name: TopicPartition, reached: Progress) -> None:
+    """The group's offsets follow the database's."""
+    booked = judge.world.database.positions.get(name, 0)
+    if reached.next_offset > booked:
+        judge.violated(f"{client} commits {name} at {reached.next_offset}, the database is at {booked}")
+
+
+def unsettled(judge: Judge) -> Sequence[str]:
+    """Usage that is not booked yet."""
+    cluster, found = judge.world.cluster, []
+    for number in range(judge.world.partitions):
+        name = TopicPartition(USAGE, number)
+        end, reached = cluster.partition(name).end, judge.world.database.positions.get(name, 0)
+        if reached < end:
+            found.append(f"{name} is booked up to {reached} of {end}")
+    return found
+
+
+def verdict(judge: Judge) -> Sequence[str]:
+    """All that is wrong with money."""
+    return [*_ledger(judge), *_budgets(judge), *_executions(judge)]
+
+
+def _ledger(judge: Judge) -> Iterator[str]:
+    database, usage = judge.world.database, judge.topics.usage
+    booked = Counter(entry.event_id for entry in database.entries)
+    for event_id in usage:
+        if booked[event_id] != 1:
+            yield f"usage {event_id} is booked {booked[event_id]} times"
+    for event_id in booked:
+        if event_id not in usage:
+            yield f"usage {event_id} is booked, and was never recorded"
+    expected: dict[tuple[str, str, str], int] = defaultdict(int)
+    for event in usage.values():
+        expected[event.tenant, event.provider, event.model] += cost(event)
+    for key in {**expected, **database.balances}:
+        if expected[key] != database.balances[key]:
+            yield f"the balance of {'/'.join(key)} is {database.balances[key]} nano-dollars, not {expected[key]}"
+
+
+def _budgets(judge: Judge) -> Iterator[str]:
+    """What the attempts of a task cost together, each at its dearest execution, stays within the task's budget."""
+    topics = judge.topics
+    for task_id, submitted in topics.submitted.items():
+        budget = submitted[0][1].budget_nanodollars
+        if budget is None:
+            continue
+        attempts = {request.attempt_id for _, request in topics.of_task(task_id)}
+        spent = sum(max(map(cost, topics.usage_of_attempt[a].values()), default=0) for a in sorted(attempts))
+        if spent > budget:
+            yield f"task {task_id} spent {spent} nano-dollars of its {budget}"
+
+
+def _executions(judge: Judge) -> Iterator[str]:
+    """Usage is recorded of executions that happened: no more than models were asked."""
+    calls = Counter((call.provider, call.model) for call in judge.world.models.calls)
+    recorded = Counter((event.provider, event.model) for event in judge.topics.usage.values())
+    for key, count in recorded.items():
+        if count > calls[key]:
+            yield f"{count} executions of {'/'.join(key)} are recorded, and it was asked {calls[key]} times"

@@ -1,0 +1,170 @@
+"""Promises about tasks: one terminal state, decided in the journal before anybody sees it, with the right content."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from headrace_contracts.content import text_of
+from headrace_contracts.events import AttemptRequested, CommandKind, TaskCompleted, TaskPhase, TaskStatus, TaskSubmitted
+from headrace_streams.records import Progress, TopicPartition
+
+from headrace_testing.router_twin import PREFIX
+from headrace_testing.simulation.clients import CONSENTED, INTERNAL, SECRET
+from headrace_testing.simulation.cluster import Seen
+from headrace_testing.simulation.models import answer_to
+
+if TYPE_CHECKING:
+    from headrace_testing.simulation.judge import Judge
+
+SUBMITTED = "tasks.submitted"
+CANCELLED = "tasks.cancelled"
+COMPLETED = "tasks.completed"
+
+
+def check_commanded(judge: Judge, seen: Seen, topic: str, event: AttemptRequested | TaskCompleted) -> None:
+    """Whatever is written follows from a decision that counts and stands in the journal already."""
+    commanded = judge.topics.commands.get((topic, seen.event_id), ())
+    if not commanded:
+        judge.violated(f"{topic} got {seen.event_id}, which no journal entry that counts commands (by {seen.client})")
+        return
+    state = commanded[-1].entry.state
+    assert state is not None
+    if isinstance(event, TaskCompleted):
+        if not any(each.entry.state is not None and each.entry.state.result == event for each in commanded):
+            judge.violated(f"{topic}: {seen.event_id} is not what the journal says")
+        return
+    attempt = state.attempts[event.number - 1]
+    told = (event.provider, event.model, event.privacy, event.home_partition)
+    if told != (attempt.provider, attempt.model, state.privacy, state.home_partition):
+        judge.violated(f"{topic}: {seen.event_id} is not what the journal says")
+
+
+def check_router_commit(judge: Judge, client: str, name: TopicPartition, reached: Progress) -> None:
+    """Below a commit every task is decided about, or given up."""
+    if name.topic != PREFIX + SUBMITTED:
+        return
+    topics = judge.topics
+    for task_id, seens in topics.submitted.items():
+        for seen, _ in seens:
+            record = seen.record
+            if record.partition == name.partition and record.offset < reached.next_offset and (
+                task_id not in topics.decisions and topics.place(seen) not in topics.letters
+            ):  # fmt: skip
+                judge.violated(f"{client} commits {name} at {reached.next_offset} past the undecided task {task_id}")
+
+
+def verdict(judge: Judge) -> Sequence[str]:
+    """All that is wrong with tasks."""
+    return [
+        *_one_terminal_state(judge),
+        *_chains(judge),
+        *_carried_out(judge),
+        *_contents(judge),
+        *_wishes(judge),
+        *_privacy(judge),
+    ]
+
+
+def _one_terminal_state(judge: Judge) -> Iterator[str]:
+    topics = judge.topics
+    for task_id in topics.submitted:
+        records = topics.completed.get(task_id, ())
+        if not records:
+            yield f"task {task_id} has no terminal state"
+        elif len(records) > 1:
+            by = ", ".join(f"{seen.client} at {seen.at:.3f}" for seen, _ in records)
+            yield f"task {task_id} has {len(records)} terminal states in {COMPLETED} ({by})"
+    for task_id in topics.completed:
+        if task_id not in topics.submitted:
+            yield f"{COMPLETED} has task {task_id}, which nobody submitted"
+
+
+def _chains(judge: Judge) -> Iterator[str]:
+    """The decisions about one task, one after the other."""
+    for task_id, decisions in judge.topics.decisions.items():
+        numbers: list[int] = []
+        result: TaskCompleted | None = None
+        for _, entry in decisions:
+            state = entry.state
+            if state is None:
+                continue
+            if result is not None and (state.result != result or entry.commands):
+                yield f"task {task_id} goes on after its end ({entry.cause})"
+            if state.phase is TaskPhase.FINISHED:
+                result = state.result
+            numbers += [c.attempt for c in entry.commands if c.kind is CommandKind.DISPATCH]
+        if numbers != list(range(1, len(numbers) + 1)):
+            yield f"the attempts of task {task_id} are numbered {numbers}"
+
+
+def _carried_out(judge: Judge) -> Iterator[str]:
+    """What the journal commands happens, but for attempts that nobody needs any more."""
+    topics = judge.topics
+    for (topic, event_id), commanded in topics.commands.items():
+        command, entry = commanded[-1].command, commanded[-1].entry
+        if command.kind is CommandKind.AUDIT and event_id not in topics.audited:
+            yield f"{topic} lacks {event_id}"
+        if command.kind is CommandKind.REPLY and not command.attempt and entry.state is not None:
+            replies = topics.final_replies.get(entry.task_id, ())
+            if not any(seen.record.partition == entry.state.reply_partition for seen, _ in replies):
+                yield f"the caller of task {entry.task_id} was not told of its end"
+    for task_id, replies in topics.final_replies.items():
+        ends = [event for _, event in topics.completed.get(task_id, ())]
+        if any(reply.result not in ends for _, reply in replies):
+            yield f"the caller of task {task_id} was told another end"
+
+
+def _contents(judge: Judge) -> Iterator[str]:
+    topics = judge.topics
+    for task_id, records in topics.completed.items():
+        task = topics.submitted[task_id][0][1] if task_id in topics.submitted else None
+        for _, end in records:
+            if task is None:
+                continue
+            if end.tenant != task.tenant:
+                yield f"task {task_id} ends for another tenant"
+            said = None if end.answer is None else text_of(end.answer)
+            if end.status is TaskStatus.SUCCEEDED and said != answer_to(_prompt(task)):
+                yield f"task {task_id} has the answer to something else"
+            if end.status is TaskStatus.CANCELLED and task_id not in topics.cancelled:
+                yield f"task {task_id} was cancelled, and nobody asked for it"
+            if end.status is TaskStatus.EXPIRED and end.served_from.value != "nothing":
+                yield f"task {task_id} expired and has an answer"
+
+
+def _wishes(judge: Judge) -> Iterator[str]:
+    """A wish that the journal has gone past is obeyed, unless the task had ended before."""
+    topics = judge.topics
+    for task_id, wishes in topics.cancelled.items():
+        ends = topics.completed.get(task_id)
+        if not ends or ends[0][1].status is TaskStatus.CANCELLED:
+            continue
+        first = wishes[0][0].record
+        past = next(
+            (
+                seen
+                for seen, entry in topics.journal[first.partition].counted
+                if any(p.topic == CANCELLED and p.next_offset > first.offset for p in entry.positions)
+            ),
+            None,
+        )
+        decided = [seen for seen, entry in topics.decisions[task_id]
+                   if entry.state is not None and entry.state.phase is TaskPhase.FINISHED]  # fmt: skip
+        if past is not None and decided and decided[0].index > past.index:
+            yield f"the wish to cancel task {task_id} was taken and not obeyed"
+
+
+def _privacy(judge: Judge) -> Iterator[str]:
+    for call in judge.world.models.calls:
+        if call.provider == "ollama":
+            continue
+        if SECRET in call.text:
+            yield f"{call.provider} was asked sensitive content"
+        for tenant, consented in CONSENTED.items():
+            if f"{INTERNAL}-{tenant}" in call.text and call.provider not in consented:
+                yield f"{call.provider} was asked internal content of {tenant}, who does not name it"
+
+
+def _prompt(task: TaskSubmitted) -> str:
+    return text_of(task.messages[-1].content)

@@ -1,0 +1,148 @@
+"""Promises about work: done before it counts as done, in its key's order, not again after that, never left lying."""
+
+from __future__ import annotations
+
+import base64
+import zlib
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from headrace_streams.records import Progress, Record, TopicPartition
+
+from headrace_testing.router_twin import PREFIX
+
+if TYPE_CHECKING:
+    from headrace_testing.simulation.judge import Judge
+    from headrace_testing.simulation.processes import SimulatedProcess
+
+_GROUPS = {"work.local": PREFIX + "local-worker", "work.cloud": PREFIX + "cloud-worker"}
+_EXPECTED_LETTERS = frozenset({"HandlerFault"})
+"""Kinds of errors that give up a record that can be read: only defects that were injected."""
+
+
+def finished_by(progress: Progress) -> Sequence[int]:
+    """The offsets that the text of a commit names as finished, read by the judge itself. Raises ValueError."""
+    text = progress.metadata
+    if not text:
+        return ()
+    kind, sealed = text[2], base64.b85decode(text[3:])
+    if text[:2] != "h1" or kind not in "rRbB":
+        raise ValueError(f"unknown kind of map {text[:3]!r}")
+    payload = sealed[:-4]
+    if zlib.crc32(payload, zlib.crc32(kind.encode())) != int.from_bytes(sealed[-4:], "big"):
+        raise ValueError("the checksum is wrong")
+    if kind in "RB":
+        payload = zlib.decompress(payload)
+    numbers: list[int] = []
+    value = shift = used = 0
+    for index, byte in enumerate(payload):
+        value |= (byte & 0x7F) << shift
+        shift += 7
+        if byte < 0x80:
+            numbers.append(value)
+            value = shift = 0
+            used = used or index + 1
+    if numbers[0] != progress.next_offset:
+        raise ValueError(f"it belongs to {numbers[0]}")
+    if kind in "bB":
+        bits = payload[used:]
+        return [numbers[0] + n for n in range(8 * len(bits)) if bits[n // 8] >> n % 8 & 1]
+    found: list[int] = []
+    at = numbers[0]
+    for skip, run in zip(numbers[1::2], numbers[2::2], strict=True):
+        found += range(at + skip, at + skip + run)
+        at += skip + run
+    return found
+
+
+def check_commit(
+    judge: Judge, client: str, name: TopicPartition, reached: Progress, checked: dict[TopicPartition, int]
+) -> None:
+    """Everything below a commit, and everything its map names, is done."""
+    topic = name.topic.removeprefix(PREFIX)
+    end = judge.world.cluster.partition(name).end
+    try:
+        beyond = finished_by(reached)
+    except ValueError as error:
+        judge.violated(f"{client} commits {name} with an unreadable map: {error}")
+        beyond = ()
+    if reached.next_offset > end or any(not reached.next_offset < offset < end for offset in beyond):
+        judge.violated(f"{client} commits {name} at {reached.next_offset} with {beyond}, and it ends at {end}")
+    for offset in [*range(checked.get(name, 0), min(reached.next_offset, end)), *beyond]:
+        if not judge.topics.is_done((topic, name.partition, offset)):
+            judge.violated(f"{client} commits {name} at {reached.next_offset} past unfinished work at {offset}")
+    checked[name] = max(checked.get(name, 0), reached.next_offset)
+
+
+def check_begin(judge: Judge, process: SimulatedProcess, group: str, record: Record) -> None:
+    """What comes before it under its key is done; and it is not done already, for all that this process can know."""
+    topics, cluster = judge.topics, judge.world.cluster
+    topic = record.topic.removeprefix(PREFIX)
+    if record.key is not None:
+        for seen in cluster.history.partition(record.topic, record.partition):
+            before = seen.record
+            if before.offset >= record.offset:
+                break
+            if before.key == record.key and not topics.is_done((topic, before.partition, before.offset)):
+                judge.violated(
+                    f"{process.name} begins {topic}[{record.partition}]@{record.offset} before @{before.offset} of the "
+                    f"same key is done"
+                )
+    if process.suspect or process.name in cluster.expelled_from(group):
+        return
+    stored = cluster.group(group).progress.get(record.topic_partition)
+    if stored is not None and (record.offset < stored.next_offset or record.offset in finished_by(stored)):
+        judge.violated(f"{process.name} does {topic}[{record.partition}]@{record.offset} again, which is committed")
+
+
+def check_end(judge: Judge, process: SimulatedProcess, record: Record) -> None:
+    """What a handler returns for is reported and accounted for."""
+    place = (record.topic.removeprefix(PREFIX), record.partition, record.offset)
+    _, request = judge.topics.work[place]
+    if not judge.topics.is_accounted(request.attempt_id):
+        judge.violated(f"{process.name} counts {request.attempt_id} as done before its report and usage are on disk")
+
+
+def unsettled(judge: Judge) -> Sequence[str]:
+    """Work that nobody has finished, or nobody has committed."""
+    cluster = judge.world.cluster
+    found = [
+        f"{topic}[{number}]@{offset} is not done"
+        for topic, number, offset in judge.topics.work
+        if not judge.topics.is_done((topic, number, offset))
+    ]
+    ends = {(topic, partition): offset for topic, partition, offset in judge.topics.work}
+    for (topic, partition), last in ends.items():
+        name = TopicPartition(PREFIX + topic, partition)
+        reached = cluster.group(_GROUPS[topic[:10]]).progress.get(name)
+        if reached is None or reached.next_offset <= last:
+            found.append(f"{name} is committed at {reached.next_offset if reached else None}, its last is {last}")
+    return found
+
+
+def verdict(judge: Judge) -> Sequence[str]:
+    """All that is wrong with work."""
+    return [*_left_lying(judge), *_letters(judge), *_accounts(judge)]
+
+
+def _left_lying(judge: Judge) -> Iterator[str]:
+    for place, (_, request) in judge.topics.work.items():
+        if not judge.topics.is_done(place):
+            yield f"attempt {request.attempt_id} at {place[0]}[{place[1]}]@{place[2]} was never finished"
+
+
+def _letters(judge: Judge) -> Iterator[str]:
+    topics = judge.topics
+    for place in judge.poison:
+        if place not in topics.letters:
+            yield f"what nobody can read at {place[0]}[{place[1]}]@{place[2]} is not among the dead letters"
+    for place, kinds in topics.letters.items():
+        if place not in judge.poison and not _EXPECTED_LETTERS.issuperset(kinds):
+            yield f"{place[0]}[{place[1]}]@{place[2]} is among the dead letters without need: {kinds}"
+
+
+def _accounts(judge: Judge) -> Iterator[str]:
+    """Every attempt that was reported has an execution whose usage is recorded."""
+    for attempt_id in judge.topics.finished:
+        if not judge.topics.is_accounted(attempt_id):
+            yield f"no usage is recorded of attempt {attempt_id}"

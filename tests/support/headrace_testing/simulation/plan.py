@@ -1,0 +1,141 @@
+"""What one seed draws before anything runs: how large the world is, which faults are about, and how often."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Fault(StrEnum):
+    """What can go wrong. The first group happens at an I/O boundary, the second at a time of its own."""
+
+    CRASH_BEFORE = "crash_before"
+    """The process dies before its request leaves it."""
+    CRASH_UNDERWAY = "crash_underway"
+    """It dies while its request is under way; the request arrives all the same."""
+    CRASH_AFTER = "crash_after"
+    """It dies when the answer comes in."""
+    FREEZE_BEFORE = "freeze_before"
+    """It stands still before its request leaves it, and goes on later."""
+    FREEZE_UNDERWAY = "freeze_underway"
+    """It stands still while its request is under way."""
+    TRY_AGAIN = "try_again"
+    """The cluster surely did nothing."""
+    LOST_REQUEST = "lost_request"
+    """The request never arrives, and the client's patience ends."""
+    LOST_ANSWER = "lost_answer"
+    """It was carried out, and the answer never arrives."""
+    SLOW = "slow"
+    """It takes long."""
+
+    RESTART = "restart"
+    """A process is asked to stop, and started again."""
+    EXPEL = "expel"
+    """A group puts a live member out."""
+    CLOCK = "clock"
+    """A host's wall clock jumps."""
+    COMPACTION = "compaction"
+    RETENTION = "retention"
+    DATABASE_AWAY = "database_away"
+    DATABASE_LOST_ANSWER = "database_lost_answer"
+    """A transaction was committed, and nobody heard of it."""
+    MODEL_SLOW = "model_slow"
+    MODEL_HANGS = "model_hangs"
+    MODEL_FAILS = "model_fails"
+    """For now."""
+    MODEL_REFUSES_CALL = "model_refuses_call"
+    """For good: another may do it."""
+    MODEL_BAD_REQUEST = "model_bad_request"
+    MODEL_DECLINES = "model_declines"
+    """Its safety system says no."""
+    NODE_DOWN = "node_down"
+    HANDLER_PARKS = "handler_parks"
+    HANDLER_FAILS = "handler_fails"
+    REPEATED_SUBMIT = "repeated_submit"
+    CANCEL = "cancel"
+    EARLY_CANCEL = "early_cancel"
+    """A cancellation that overtakes its task."""
+    POISON = "poison"
+    """A record that nobody can read."""
+
+
+AT_BOUNDARY = (
+    Fault.CRASH_BEFORE, Fault.CRASH_UNDERWAY, Fault.CRASH_AFTER, Fault.FREEZE_BEFORE, Fault.FREEZE_UNDERWAY,
+    Fault.TRY_AGAIN, Fault.LOST_REQUEST, Fault.LOST_ANSWER, Fault.SLOW,
+)  # fmt: skip
+CRASHES = frozenset({Fault.CRASH_BEFORE, Fault.CRASH_UNDERWAY, Fault.CRASH_AFTER})
+FREEZES = frozenset({Fault.FREEZE_BEFORE, Fault.FREEZE_UNDERWAY})
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """One seed's world.
+
+    Attributes:
+        boundary: Chance of each fault at an I/O boundary.
+        rates: Chance of each other fault on its occasion, or how often a minute it happens.
+        submit_seconds: Time over which tasks come in.
+        fault_seconds: Time after which nothing goes wrong any more.
+    """
+
+    seed: int
+    routers: int
+    local_workers: int
+    cloud_workers: int
+    accountants: int
+    tasks: int
+    boundary: Mapping[Fault, float]
+    rates: Mapping[Fault, float]
+    submit_seconds: float
+    fault_seconds: float
+    latency_seconds: float
+    static_members: bool
+    max_in_flight: int
+    max_buffered: int
+    metadata_limit: int
+    drain_seconds: float
+    model_seconds: float
+    most_crashes: int
+    most_freezes: int
+    long_idle: bool
+
+    def rate(self, fault: Fault) -> float:
+        """Chance of a fault that has its own occasion."""
+        return self.rates.get(fault, 0.0)
+
+
+def draw_plan(seed: int, rng: random.Random) -> Plan:
+    """The plan of a seed. Each kind of fault is off in about half of all seeds, so that each meets each without a
+    third, and its rate is drawn over orders of magnitude."""
+    calm = rng.random() < 0.05
+    intensity = 0.0 if calm else 10.0 ** rng.uniform(-2.9, -1.5)
+    boundary = {
+        fault: intensity * 10.0 ** rng.uniform(-0.7, 0.3) for fault in AT_BOUNDARY if rng.random() < 0.5
+    }  # fmt: skip
+    timed = [fault for fault in Fault if fault not in AT_BOUNDARY]
+    rates = {fault: rng.uniform(0.05, 0.35) for fault in timed if not calm and rng.random() < 0.45}
+    submit_seconds = rng.choice((0.5, 5.0, 15.0, 30.0))
+    return Plan(
+        seed=seed,
+        routers=rng.choice((1, 2, 2)),
+        local_workers=rng.choice((1, 2)),
+        cloud_workers=rng.choice((0, 1, 1)),
+        accountants=rng.choice((1, 1, 2)),
+        tasks=rng.randint(3, 12),
+        boundary=boundary,
+        rates=rates,
+        submit_seconds=submit_seconds,
+        fault_seconds=submit_seconds + rng.uniform(5.0, 30.0),
+        latency_seconds=rng.choice((0.0005, 0.002, 0.01)),
+        static_members=rng.random() < 0.5,
+        max_in_flight=rng.choice((1, 2, 8, 64)),
+        max_buffered=rng.choice((1, 2, 100)),
+        metadata_limit=rng.choice((4095, 4095, 64)),
+        drain_seconds=rng.choice((0.0, 2.0, 8.0)),
+        model_seconds=rng.choice((0.05, 0.5, 3.0)),
+        most_crashes=rng.randint(1, 8),
+        most_freezes=rng.randint(1, 4),
+        long_idle=rng.random() < 0.02,
+    )

@@ -1,0 +1,327 @@
+"""The real services as simulated processes: built as their wiring builds them, killed, frozen, started anew."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Protocol
+
+from headrace_cloud_worker.decide.offers import choose_provider
+from headrace_cloud_worker.decide.privacy import forbid
+from headrace_contracts import topics
+from headrace_contracts.errors import RegistryUnavailable
+from headrace_contracts.events import AttemptRequested, Failure, NodeStatus, Preferences
+from headrace_contracts.events import Place as Where
+from headrace_local_worker.decide.balancing import choose_node
+from headrace_models.worker.fleet import FleetOptions, FleetReporter
+from headrace_models.worker.pool import Place, Pool
+from headrace_models.worker.runner import AttemptRunner, RunnerOptions
+from headrace_router.adapters.world import World
+from headrace_router.service import Limits
+from headrace_streams.dead_letters import DeadLetters
+from headrace_streams.errors import RetryLater, StreamsError
+from headrace_streams.memory import MemoryLog
+from headrace_streams.parallel import EngineOptions, Lane, ParallelConsumer
+from headrace_streams.projection import Projection
+from headrace_streams.publishing import Publisher
+from headrace_streams.records import Record
+from headrace_streams.tables import Table
+
+from headrace_testing.router_twin import PREFIX, router_service
+from headrace_testing.simulation.ledger import SimulatedLedger
+from headrace_testing.simulation.log import SimulatedLog
+from headrace_testing.simulation.loop import Fate
+from headrace_testing.simulation.models import CLOUD_MODELS, LOCAL_MODELS, SimulatedProvider
+from headrace_testing.simulation.plan import Fault
+
+if TYPE_CHECKING:
+    from headrace_testing.simulation.world import SimulatedWorld
+
+ACT_WITHIN_SECONDS = 4.0
+"""As the router's setting: with the time to produce a record it stays within the session."""
+_STOP_SECONDS = 30.0
+
+
+class HandlerFault(Exception):
+    """A handler's defect, injected."""
+
+
+class Body(Protocol):
+    """What runs in a process."""
+
+    async def run(self) -> None:
+        """Until drained, or until it fails."""
+        ...
+
+    async def drain(self) -> None:
+        """Finish what is in hand."""
+        ...
+
+
+class SimulatedProcess:
+    """A place in the world where one service runs, one life after another."""
+
+    def __init__(self, world: SimulatedWorld, name: str, make: Callable[[SimulatedProcess, MemoryLog], Body]) -> None:
+        self.name = name
+        self.lives = 0
+        self.skew_ms = 0
+        self.suspect = False
+        """Whether this life was frozen: it may act on what is no longer so."""
+        self.fate = Fate(name)
+        self.network = world.network(self)
+        self._world = world
+        self._make = make
+        self._body: Body | None = None
+        self._starting: asyncio.TimerHandle | None = None
+        self._stopping = False
+        self._ids = 0
+
+    @property
+    def running(self) -> bool:
+        return self.fate.alive and self._body is not None
+
+    def clock(self) -> int:
+        """Milliseconds since the epoch, as this host sees it."""
+        return self._world.now_ms() + self.skew_ms
+
+    def new_id(self) -> str:
+        """Unique and the same in every replay."""
+        self._ids += 1
+        return f"{self.name}.{self.lives}.{self._ids}"
+
+    def start(self) -> None:
+        """Begin a new life."""
+        self._starting = None
+        self.lives += 1
+        self._ids = 0
+        self._stopping = False
+        self.suspect = False
+        self.fate = Fate(f"{self.name}.{self.lives}")
+        self.network = self._world.network(self)
+        self._world.trace.note(f"{self.name} starts, life {self.lives}")
+        self._world.loop.as_process(self.fate, self._begin)
+
+    def crash(self) -> None:
+        """As kill -9."""
+        if not self.fate.alive:
+            return
+        self._world.trace.note(f"{self.name} is dead")
+        self.fate.alive = False
+        self._body = None
+        self._start_later(self._world.rng.choice((0.1, 2.0, 8.0, 15.0)))
+
+    def freeze(self, seconds: float) -> None:
+        """As SIGSTOP, and SIGCONT after some seconds."""
+        fate = self.fate
+        if fate.alive and not fate.frozen:
+            self._world.trace.note(f"{self.name} stands still for {seconds:.1f} s")
+            self.suspect = fate.frozen = True
+            self._world.loop.outside(seconds, self.thaw, fate)
+
+    def thaw(self, fate: Fate | None = None) -> None:
+        fate = fate or self.fate
+        if fate.frozen:
+            self._world.trace.note(f"{self.name} goes on")
+            self._world.loop.thaw(fate)
+
+    def stop(self) -> None:
+        """As SIGTERM, and kill -9 when that takes too long."""
+        body, fate = self._body, self.fate
+        if body is None or self._stopping or fate.frozen:
+            return
+        self._stopping = True
+        self._world.trace.note(f"{self.name} is asked to stop")
+        self._world.loop.as_process(fate, lambda: asyncio.create_task(self._drain(body)))
+        self._world.loop.outside(_STOP_SECONDS, self._kill_if, fate)
+
+    def _kill_if(self, fate: Fate) -> None:
+        if fate is self.fate and self._stopping:
+            self.crash()
+
+    async def _drain(self, body: Body) -> None:
+        try:
+            await body.drain()
+        except (StreamsError, RegistryUnavailable) as error:
+            self._world.trace.note(f"{self.name} stops with {type(error).__name__}")
+
+    def _begin(self) -> None:
+        world = self._world
+        log = SimulatedLog(world.cluster, self.clock, client=self.name, network=self.network)
+        self._body = self._make(self, log)
+        asyncio.create_task(self._live(self._body))  # noqa: RUF006 - the loop keeps its tasks
+
+    async def _live(self, body: Body) -> None:
+        how = "ends"
+        try:
+            await body.run()
+        except (StreamsError, RegistryUnavailable) as error:
+            # The service exits, and whoever supervises it starts it again.
+            how = f"ends with {type(error).__name__}: {error}"
+        except Exception as error:  # noqa: BLE001 - any other end is a defect, whatever it is
+            how = f"ends with {type(error).__name__}: {error}"
+            self._world.defect(f"{self.name} {how}", error)
+        self._world.trace.note(f"{self.name} {how}")
+        self.fate.alive = False
+        self._body = None
+        self._start_later(1.0)
+
+    def _start_later(self, seconds: float) -> None:
+        if self._starting is None:
+            self._starting = self._world.loop.outside(seconds, self.start)
+
+
+class RouterBody:
+    """A router with its tables."""
+
+    def __init__(self, world: SimulatedWorld, process: SimulatedProcess, log: MemoryLog) -> None:
+        self._view = World(world.kit.policy, world.kit.prices, process.clock)
+        self._fleet: Table[NodeStatus] = Table(log, world.kit.codec, topics.FLEET_STATUS, self._view.node_changed)
+        self._preferences: Table[Preferences] = Table(
+            log, world.kit.codec, topics.PREFERENCES, self._view.preferences_changed
+        )
+        self.service = router_service(
+            process.name,
+            log,
+            world.kit.codec,
+            self._view,
+            metrics=world.router_metrics,
+            monotonic=world.loop.time,
+            act_within=ACT_WITHIN_SECONDS,
+            in_flight=world.plan.max_in_flight * 4,
+            static=world.plan.static_members,
+            limits=Limits(),
+        )
+
+    async def run(self) -> None:
+        await self._fleet.start()
+        await self._preferences.start()
+        await _first_end(self.service.run(), self._fleet.failure, self._preferences.failure)
+
+    async def drain(self) -> None:
+        await self.service.drain()
+
+
+class WorkerBody:
+    """A local or cloud worker."""
+
+    def __init__(self, world: SimulatedWorld, process: SimulatedProcess, log: MemoryLog, *, cloud: bool) -> None:
+        self._world = world
+        self._process = process
+        codec, plan = world.kit.codec, world.plan
+        publisher = Publisher(log.producer(), codec, f"headrace/worker/{process.name}")
+        offers = [(name, name, models) for name, models in CLOUD_MODELS.items()] if cloud else [
+            ("ollama", node, LOCAL_MODELS) for node in ("node-1", "node-2")
+        ]  # fmt: skip
+        places = [
+            Place(SimulatedProvider(world.models, process.name, provider, node, models), 2)
+            for provider, node, models in offers
+        ]
+        pool = Pool(places, choose_provider if cloud else choose_node)
+        self._runner = AttemptRunner(
+            codec=codec,
+            publisher=publisher,
+            pool=pool,
+            options=RunnerOptions(worker=process.name, call_seconds=30.0),
+            clock_ms=process.clock,
+            new_id=process.new_id,
+            forbid=forbid if cloud else _allow,
+        )
+        work = (
+            (topics.WORK_CLOUD_INTERACTIVE, topics.WORK_CLOUD_BATCH)
+            if cloud
+            else (topics.WORK_LOCAL_INTERACTIVE, topics.WORK_LOCAL_BATCH)
+        )
+        self._group = PREFIX + ("cloud-worker" if cloud else "local-worker")
+        self._engine = ParallelConsumer(
+            log,
+            self._group,
+            [Lane(PREFIX + work[0].name, weight=4), Lane(PREFIX + work[1].name)],
+            self._handle,
+            dead_letters=DeadLetters(publisher, self._group, PREFIX, process.clock),
+            options=EngineOptions(
+                max_in_flight=plan.max_in_flight,
+                max_buffered=plan.max_buffered,
+                metadata_limit=plan.metadata_limit,
+                drain_seconds=plan.drain_seconds,
+            ),
+            instance_id=process.name if plan.static_members else None,
+        )
+        self._reporter = FleetReporter(
+            pool,
+            publisher,
+            FleetOptions(
+                worker=process.name,
+                where=Where.CLOUD if cloud else Where.LOCAL,
+                look_seconds=10.0,
+                report_seconds=6.0,
+            ),
+            process.clock,
+        )
+
+    async def _handle(self, record: Record) -> None:
+        world, process = self._world, self._process
+        world.judge.begins(process, self._group, record)
+        about = f"{process.name} {record.topic_partition}@{record.offset}"
+        if world.happens(Fault.HANDLER_PARKS, about):
+            raise RetryLater("later (simulated)", world.rng.choice((0.3, 3.0)))
+        if world.happens(Fault.HANDLER_FAILS, about):
+            raise HandlerFault("a defect (simulated)")
+        await self._runner.handle(record)
+        world.judge.ends(process, record)
+
+    async def run(self) -> None:
+        await self._reporter.start()
+        reporting = asyncio.create_task(self._reporter.run())
+        try:
+            await self._engine.run()
+        finally:
+            reporting.cancel()
+            await asyncio.gather(reporting, return_exceptions=True)
+
+    async def drain(self) -> None:
+        await self._reporter.leave()
+        await self._engine.stop()
+
+
+class AccountantBody:
+    """The ledger of a cost accountant."""
+
+    def __init__(self, world: SimulatedWorld, process: SimulatedProcess, log: MemoryLog) -> None:
+        publisher = Publisher(log.producer(), world.kit.codec, f"headrace/cost-accountant/{process.name}")
+        dead_letters = DeadLetters(publisher, "cost-accountant", PREFIX, process.clock)
+        about = f"{process.name} database"
+        ledger = SimulatedLedger(
+            world.database,
+            process.network,
+            world.kit.prices,
+            dead_letters.keep,
+            lambda: world.happens(Fault.DATABASE_LOST_ANSWER, about),
+        )
+        self._projection = Projection(
+            log,
+            PREFIX + "cost-accountant.ledger",
+            [topics.USAGE_RECORDED],
+            world.kit.codec,
+            ledger,
+            dead_letters,
+            max_batch=4,
+        )
+
+    async def run(self) -> None:
+        await self._projection.run()
+
+    async def drain(self) -> None:
+        await self._projection.close()
+
+
+async def _first_end(*work: Awaitable[None]) -> None:
+    """Until one of these ends; raises its error."""
+    futures = [asyncio.ensure_future(each) for each in work]
+    done, _ = await asyncio.wait(futures, return_when=asyncio.FIRST_COMPLETED)
+    for future in futures:
+        if future in done:
+            future.result()
+
+
+def _allow(_request: AttemptRequested) -> Failure | None:
+    return None

@@ -1,0 +1,171 @@
+"""What the topics say, read by the judge itself: no code of the services decides here."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from headrace_contracts.codec import Codec
+from headrace_contracts.errors import Origin, SchemaNotCached, UnreadableValue
+from headrace_contracts.events import (
+    AttemptFinished,
+    AttemptRequested,
+    Command,
+    DeadLetter,
+    EntryKind,
+    JournalEntry,
+    ReplyKind,
+    TaskCancelled,
+    TaskCompleted,
+    TaskReply,
+    TaskSubmitted,
+    UsageRecorded,
+)
+from headrace_contracts.topics import TOPICS
+
+from headrace_testing.simulation.cluster import Seen
+
+Place = tuple[str, int, int]
+"""Topic without prefix, partition, offset."""
+
+
+@dataclass(slots=True)
+class JournalPartition:
+    """Which entries of one journal partition count: those that stand where their barrier and number say, as long as
+    nothing else has come between.
+
+    Attributes:
+        counted: The entries that count, in order.
+        positions: How far they say each input is consumed.
+    """
+
+    generation: int = -1
+    broken: bool = True
+    counted: list[tuple[Seen, JournalEntry]] = field(default_factory=list)
+    positions: dict[tuple[str, int], int] = field(default_factory=dict)
+
+    def take(self, seen: Seen, entry: JournalEntry | None) -> bool:
+        """Whether this record counts."""
+        if entry is None:
+            self.broken = True
+            return False
+        offset = seen.record.offset
+        if entry.kind is EntryKind.BARRIER:
+            self.generation, self.broken = offset, False
+            return False
+        stands = entry.generation == self.generation and offset == self.generation + entry.sequence
+        if self.broken or not stands:
+            self.broken = True
+            return False
+        self.counted.append((seen, entry))
+        for position in entry.positions:
+            where = (position.topic, position.partition)
+            self.positions[where] = max(self.positions.get(where, 0), position.next_offset)
+        return True
+
+
+@dataclass(frozen=True, slots=True)
+class Commanded:
+    """A command of an entry that counts."""
+
+    seen: Seen
+    entry: JournalEntry
+    command: Command
+
+
+class Topics:
+    """Every record of every topic, by what it is about."""
+
+    def __init__(self, codec: Codec) -> None:
+        self._codec = codec
+        self._prefix = codec.topic_prefix
+        self.journal: dict[int, JournalPartition] = defaultdict(JournalPartition)
+        self.submitted: dict[str, list[tuple[Seen, TaskSubmitted]]] = defaultdict(list)
+        self.cancelled: dict[str, list[tuple[Seen, TaskCancelled]]] = defaultdict(list)
+        self.completed: dict[str, list[tuple[Seen, TaskCompleted]]] = defaultdict(list)
+        self.decisions: dict[str, list[tuple[Seen, JournalEntry]]] = defaultdict(list)
+        """Entries that count, by task."""
+        self.commands: dict[tuple[str, str], list[Commanded]] = defaultdict(list)
+        """Commands of entries that count, by topic and event id."""
+        self.work: dict[Place, tuple[Seen, AttemptRequested]] = {}
+        self.finished: dict[str, list[AttemptFinished]] = defaultdict(list)
+        self.usage: dict[str, UsageRecorded] = {}
+        self.usage_of_attempt: dict[str, dict[str, UsageRecorded]] = defaultdict(dict)
+        self.final_replies: dict[str, list[tuple[Seen, TaskReply]]] = defaultdict(list)
+        self.audited: set[str] = set()
+        self.letters: dict[Place, list[str]] = defaultdict(list)
+        """Kinds of errors, by the place of the record given up."""
+        self.unreadable: set[Place] = set()
+
+    def place(self, seen: Seen) -> Place:
+        return seen.record.topic.removeprefix(self._prefix), seen.record.partition, seen.record.offset
+
+    def take(self, seen: Seen) -> Any:
+        """Read a record; its event, None for one that cannot be read."""
+        place = self.place(seen)
+        event = self._read(seen, place)
+        if event is None:
+            self.unreadable.add(place)
+        match event:
+            case JournalEntry():
+                self._journaled(seen, event)
+            case None if place[0] == "tasks.journal":
+                self.journal[place[1]].take(seen, None)
+            case TaskSubmitted():
+                self.submitted[event.task_id].append((seen, event))
+            case TaskCancelled():
+                self.cancelled[event.task_id].append((seen, event))
+            case TaskCompleted():
+                self.completed[event.task_id].append((seen, event))
+            case AttemptRequested():
+                self.work[place] = (seen, event)
+            case AttemptFinished():
+                self.finished[event.attempt_id].append(event)
+            case UsageRecorded():
+                self.usage[event.event_id] = event
+                self.usage_of_attempt[event.attempt_id][event.execution_id] = event
+            case TaskReply(kind=ReplyKind.FINISHED):
+                self.final_replies[event.task_id].append((seen, event))
+            case DeadLetter():
+                self.letters[event.topic.removeprefix(self._prefix), event.partition, event.offset].append(
+                    event.error_type
+                )
+            case _:
+                if place[0] == "audit.recorded":
+                    self.audited.add(seen.event_id)
+        return event
+
+    def is_done(self, place: Place) -> bool:
+        """Whether nothing is left to do about a record of a work topic: its attempt is reported, or it is kept among
+        the dead letters."""
+        if place in self.letters:
+            return True
+        found = self.work.get(place)
+        return found is not None and found[1].attempt_id in self.finished
+
+    def is_accounted(self, attempt_id: str) -> bool:
+        """Whether an execution of an attempt is reported, with its usage if it asked a model."""
+        return any(
+            ended.node is None or ended.execution_id in self.usage_of_attempt[attempt_id]
+            for ended in self.finished[attempt_id]
+        )
+
+    def of_task(self, task_id: str) -> Sequence[tuple[Seen, AttemptRequested]]:
+        return [found for found in self.work.values() if found[1].task_id == task_id]
+
+    def _read(self, seen: Seen, place: Place) -> Any:
+        spec = TOPICS.get(place[0])
+        if spec is None:
+            return None
+        try:
+            return self._codec.decode(spec.record, seen.record.value, Origin(*place))
+        except (UnreadableValue, SchemaNotCached):
+            return None
+
+    def _journaled(self, seen: Seen, entry: JournalEntry) -> None:
+        if self.journal[seen.record.partition].take(seen, entry) and entry.kind is EntryKind.DECISION:
+            self.decisions[entry.task_id].append((seen, entry))
+            for command in entry.commands:
+                self.commands[command.topic, command.event_id].append(Commanded(seen, entry, command))

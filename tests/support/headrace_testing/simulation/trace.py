@@ -1,0 +1,40 @@
+"""What happened, as a digest of all of it and its last lines in words."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter, deque
+from collections.abc import Callable
+
+_LAST = 400
+
+
+class Trace:
+    """Every event of one simulation, in order, with its virtual time.
+
+    Args:
+        clock: Virtual seconds.
+        keep_all: Whether to keep all lines, and not only the last.
+    """
+
+    def __init__(self, clock: Callable[[], float], *, keep_all: bool = False) -> None:
+        self.lines: deque[str] = deque(maxlen=None if keep_all else _LAST)
+        self.faults: Counter[str] = Counter()
+        self.boundaries: Counter[tuple[str, str]] = Counter()
+        """Faults at I/O boundaries, by kind and operation."""
+        self._clock = clock
+        self._digest = hashlib.blake2b(digest_size=16)
+
+    def note(self, line: str) -> None:
+        """Something happened."""
+        line = f"{self._clock():.6f} {line}"
+        self._digest.update(line.encode())
+        self.lines.append(line)
+
+    def fault(self, kind: str, about: str) -> None:
+        """A fault was injected."""
+        self.faults[kind] += 1
+        self.note(f"! {kind} {about}")
+
+    def digest(self) -> str:
+        return self._digest.hexdigest()

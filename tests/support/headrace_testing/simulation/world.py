@@ -1,0 +1,252 @@
+"""One simulated world: built from a seed, run until all is settled, judged."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+
+from headrace_contracts.codec import Codec
+from headrace_contracts.topics import TOPICS
+from headrace_models.prices import PriceBook, load_price_book
+from headrace_router.adapters.policy_file import load_policy
+from headrace_router.decide.policy import Deadlines, PerLane, Policy
+from headrace_router.metrics import RouterMetrics
+from headrace_runtime.metrics import Metrics
+from headrace_streams.memory import MemoryLog
+from prometheus_client import CollectorRegistry
+
+from headrace_testing.router_twin import PREFIX
+from headrace_testing.simulation.chaos import Chaos
+from headrace_testing.simulation.clients import Clients
+from headrace_testing.simulation.cluster import SimulatedCluster
+from headrace_testing.simulation.judge import Judge
+from headrace_testing.simulation.ledger import SimulatedDatabase
+from headrace_testing.simulation.log import SimulatedCodec
+from headrace_testing.simulation.loop import SimulationStuck, VirtualLoop
+from headrace_testing.simulation.models import Models
+from headrace_testing.simulation.network import Endures, SimulatedNetwork, Weather
+from headrace_testing.simulation.plan import Fault, Plan, draw_plan
+from headrace_testing.simulation.processes import AccountantBody, Body, RouterBody, SimulatedProcess, WorkerBody
+from headrace_testing.simulation.trace import Trace
+
+EPOCH_MS = 1_790_000_000_000
+PARTITIONS = 2
+_SETTLE_SECONDS = 900.0
+_LOOK_SECONDS = 2.0
+_AFTERMATH_SECONDS = 15.0
+_LONG_IDLE_SECONDS = 700.0
+
+
+@dataclass(frozen=True, slots=True)
+class Kit:
+    """What costs time to make and never changes: shared by all simulations of a process."""
+
+    codec: Codec
+    policy: Policy
+    prices: PriceBook
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What one seed has shown."""
+
+    seed: int
+    violations: Sequence[str]
+    digest: str
+    seconds: float
+    faults: Mapping[str, int]
+    boundaries: Mapping[tuple[str, str], int]
+    tasks: int
+    records: int
+    steps: int
+    last: Sequence[str] = field(repr=False)
+
+
+@cache
+def kit() -> Kit:
+    codec = SimulatedCodec(PREFIX)
+    asyncio.run(codec.prepare(TOPICS.values(), register=True))
+    shipped = load_policy(None)
+    policy = shipped.model_copy(
+        update={
+            "deadlines": Deadlines(default=PerLane(interactive=40_000, batch=90_000), longest=100_000),
+            "attempts": shipped.attempts.model_copy(
+                update={"timeout": PerLane(interactive=12_000, batch=25_000), "max_output_tokens": 400}
+            ),
+            "cache": shipped.cache.model_copy(update={"ttl": 20_000}),
+        }
+    )
+    return Kit(codec, policy, load_price_book())
+
+
+class SimulatedWorld:
+    """Everything of one simulation."""
+
+    def __init__(self, seed: int, *, keep_all: bool = False) -> None:
+        self.rng = random.Random(seed)
+        self.plan: Plan = draw_plan(seed, self.rng)
+        self.kit = kit()
+        self.loop = VirtualLoop()  # type: ignore[abstract]  # what is left out is never called here
+        self.trace = Trace(self.loop.time, keep_all=keep_all)
+        self.weather = Weather(self.plan, self.rng, self.trace, self.loop)
+        self.cluster = SimulatedCluster(self.loop, self.trace)
+        for spec in TOPICS.values():
+            self.cluster.create_topic(PREFIX + spec.name, PARTITIONS if spec.partitions > 1 else 1)
+        self.models = Models(self.plan, self.rng, self.trace, self.loop.time)
+        self.database = SimulatedDatabase()
+        self.judge = Judge(self)
+        self.cluster.witness = self.judge
+        self.router_metrics = _WatchedMetrics(self)
+        self.processes = self._processes()
+        self.clients = Clients(self)
+        self.calm = False
+        self.partitions = PARTITIONS
+        self._settled_at: float | None = None
+        self._violations: list[str] = []
+
+    def now_ms(self) -> int:
+        """True wall-clock time."""
+        return EPOCH_MS + round(self.loop.time() * 1000)
+
+    def network(self, process: Endures, *, mortal: bool = True) -> SimulatedNetwork:
+        return SimulatedNetwork(process, self.loop, self.weather, self.trace, self._act, mortal=mortal)
+
+    def happens(self, fault: Fault, about: str) -> bool:
+        """Whether a fault with an occasion of its own happens on this one."""
+        rate = self.plan.rate(fault)
+        if self.calm or rate == 0.0 or self.rng.random() >= rate:
+            return False
+        self.trace.fault(fault.value, about)
+        return True
+
+    def defect(self, what: str, error: BaseException | None = None) -> None:
+        """Something that must never happen, whatever goes wrong around it."""
+        where = ""
+        if error is not None:
+            frames = traceback.extract_tb(error.__traceback__)[-3:]
+            where = " (" + " < ".join(f"{f.filename.rsplit('/', 1)[-1]}:{f.lineno}" for f in reversed(frames)) + ")"
+        self._violations.append(f"defect: {what}{where}")
+
+    def run(self) -> Outcome:
+        """Until all is settled, or nothing will be; then the judgement."""
+        plan = self.plan
+        try:
+            self.loop.outside(0.0, self._begin)
+            self.loop.run_until(lambda: self.calm)
+            self._settle()
+            if plan.long_idle:
+                self._idle_for_long()
+                self._settle()
+        except SimulationStuck as stuck:
+            self._violations.append(f"not settled: {stuck}; {'; '.join(self.judge.unsettled()) or 'all is done'}")
+        self._violations += [f"defect: {failure}" for failure in self.loop.failures]
+        self._violations += self.judge.verdict()
+        return Outcome(
+            seed=plan.seed,
+            violations=tuple(dict.fromkeys(self._violations)),
+            digest=self.trace.digest(),
+            seconds=self.loop.time(),
+            faults=dict(self.trace.faults),
+            boundaries=dict(self.trace.boundaries),
+            tasks=self.judge.accepted,
+            records=self.cluster.history.count,
+            steps=self.loop.steps,
+            last=tuple(self.trace.lines),
+        )
+
+    def close(self) -> None:
+        self.loop.close()
+
+    def _begin(self) -> None:
+        self.clients.settings()
+        for process in self.processes:
+            self.loop.outside(self.rng.uniform(0.0, 0.5), process.start)
+        self.clients.begin(self.plan.tasks, self.plan.submit_seconds)
+        Chaos(self).begin()
+        self.loop.outside(self.plan.fault_seconds, self._calm_down)
+
+    def _calm_down(self) -> None:
+        """Nothing goes wrong from here on; who stands still goes on, and clocks are right."""
+        self.trace.note("calm")
+        self.calm = self.weather.calm = self.models.calm = True
+        self.database.away = False
+        for process in self.processes:
+            process.skew_ms = 0
+            process.thaw()
+
+    def _settle(self) -> None:
+        """Run until nothing is left to do, and a while beyond it."""
+        until = self.loop.time() + _SETTLE_SECONDS
+        self._settled_at = None
+        self.loop.outside(0.0, self._look, until)
+        self.loop.run_until(lambda: self._settled_at is not None)
+        end = self.loop.time() + _AFTERMATH_SECONDS
+        self.loop.run_until(lambda: self.loop.time() >= end)
+
+    def _look(self, until: float) -> None:
+        if not self.clients.unsent and not self.judge.unsettled():
+            self._settled_at = self.loop.time()
+            return
+        if self.loop.time() > until:
+            raise SimulationStuck(f"{_SETTLE_SECONDS:.0f} s without faults were not enough")
+        self.loop.outside(_LOOK_SECONDS, self._look, until)
+
+    def _idle_for_long(self) -> None:
+        """Long enough for the journal's retention to reach its oldest records, then some more work."""
+        end = self.loop.time() + _LONG_IDLE_SECONDS
+        self.loop.run_until(lambda: self.loop.time() >= end)
+        Chaos(self).expire_journal(_LONG_IDLE_SECONDS)
+        for process in self.processes:
+            self.loop.outside(self.rng.uniform(0.0, 1.0), process.crash)
+        self.loop.outside(0.0, self.clients.begin, 2, 5.0)
+
+    def _act(self, client: str) -> None:
+        self.cluster.client = client
+
+    def _processes(self) -> list[SimulatedProcess]:
+        plan = self.plan
+        makers: list[tuple[str, int, Callable[[SimulatedProcess, MemoryLog], Body]]] = [
+            ("router", plan.routers, lambda process, log: RouterBody(self, process, log)),
+            ("local", plan.local_workers, lambda process, log: WorkerBody(self, process, log, cloud=False)),
+            ("cloud", plan.cloud_workers, lambda process, log: WorkerBody(self, process, log, cloud=True)),
+            ("accountant", plan.accountants, lambda process, log: AccountantBody(self, process, log)),
+        ]
+        return [
+            SimulatedProcess(self, f"{name}-{number}", make)
+            for name, count, make in makers
+            for number in range(1, count + 1)
+        ]
+
+
+@cache
+def _registered() -> Metrics:
+    return Metrics("router", CollectorRegistry())
+
+
+@cache
+def _shared_metrics() -> RouterMetrics:
+    return RouterMetrics(_registered())
+
+
+class _WatchedMetrics(RouterMetrics):
+    """A router's metrics, in which a failed decision is a defect."""
+
+    def __init__(self, world: SimulatedWorld) -> None:
+        self.__dict__.update(_shared_metrics().__dict__)
+        self._world = world
+
+    def failed(self, cause: str) -> None:
+        self._world.defect(f"a decision about {cause} failed")
+
+
+def simulate(seed: int, *, keep_all: bool = False) -> Outcome:
+    """Run one seed."""
+    world = SimulatedWorld(seed, keep_all=keep_all)
+    try:
+        return world.run()
+    finally:
+        world.close()
