@@ -84,18 +84,28 @@ HEADRACE_PRICE_FILE: {value: /etc/headrace/prices/prices.yaml}
 {{- $nodes := list }}
 {{- with $v.nodes }}{{ $nodes = append $nodes . }}{{ end }}
 {{- if $v.discovery.enabled }}
-HEADRACE_OLLAMA_DISCOVERY: {value: {{ $v.discovery.selector | quote }}}
-HEADRACE_OLLAMA_DISCOVERY_NAMESPACE: {value: {{ $v.discovery.namespace | default .root.Release.Namespace | quote }}}
-HEADRACE_OLLAMA_DISCOVERY_NODE_LABELS: {value: {{ $v.discovery.nodeLabels | toString | quote }}}
+HEADRACE_DISCOVERY: {value: kubernetes}
+HEADRACE_DISCOVERY_SELECTOR: {value: {{ $v.discovery.selector | quote }}}
+HEADRACE_DISCOVERY_NAMESPACE: {value: {{ $v.discovery.namespace | default .root.Release.Namespace | quote }}}
+HEADRACE_DISCOVERY_PORT: {value: {{ $v.discovery.port | quote }}}
+HEADRACE_DISCOVERY_PEERS: {value: {{ printf "kubernetes.io/service-name=%s-local-worker-ops" $full | quote }}}
+{{- with $v.discovery.labels }}
+HEADRACE_DISCOVERY_LABELS: {value: {{ join "," . | quote }}}
+{{- end }}
+{{- if $values.ollama.enabled }}
+HEADRACE_NODE_SLOTS: {value: {{ $values.ollama.slots | toString | quote }}}
+{{- end }}
 {{- else if $values.ollama.enabled }}
 {{- range $pool, $_ := $values.ollama.pools }}
 {{- $p := include "headrace.pool" (dict "root" $.root "pool" $pool) | fromYaml }}
 {{- range $i := until (int $p.replicas) }}
-{{- $nodes = append $nodes (printf "http://%s-ollama-%s-%d.%s-ollama-%s.%s.svc:11434;slots=%d" $full $pool $i $full $pool $.root.Release.Namespace (int $p.slots)) }}
+{{- $nodes = append $nodes (printf "http://%s-ollama-%s-%d.%s-ollama-%s.%s.svc:11434;slots=%d" $full $pool $i $full $pool $.root.Release.Namespace (int $values.ollama.slots)) }}
 {{- end }}
 {{- end }}
 {{- end }}
+{{- if not $v.discovery.enabled }}
 HEADRACE_OLLAMA_NODES: {value: {{ join "," $nodes | quote }}}
+{{- end }}
 {{- else if eq .key "cloudWorker" }}
 {{- range list "GROQ_API_KEY" "ANTHROPIC_API_KEY" "TAVILY_API_KEY" }}
 {{ . }}: {valueFrom: {secretKeyRef: {name: {{ $v.providerSecret }}, key: {{ . }}, optional: true}}}
