@@ -3,24 +3,37 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Hashable
+from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import pytest
-from headrace_streams.scheduling import Entry, LaneShare, Scheduler
+from headrace_streams.scheduling import LaneShare, Scheduler
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+T = TypeVar("T")
+
 INTERACTIVE, BATCH = 0, 1
+
+
+@dataclass(slots=True, eq=False)
+class Entry(Generic[T]):
+    item: T
+    lane: int
+    tenant: str
+    key: Hashable | None = None
 
 
 def entry(item: str, lane: int = 0, tenant: str = "t", key: str | None = None) -> Entry[str]:
     return Entry(item, lane, tenant, key)
 
 
-def scheduler(*lanes: LaneShare, room: int = 1) -> Scheduler[str]:
+def scheduler(*lanes: LaneShare, room: int = 1) -> Scheduler[Entry[str]]:
     return Scheduler(lanes or (LaneShare(),), room)
 
 
-def run_serially(work: Scheduler[str], count: int) -> list[str]:
+def run_serially(work: Scheduler[Entry[str]], count: int) -> list[str]:
     order = []
     for _ in range(count):
         started = work.start()
@@ -169,7 +182,7 @@ def test_dropping_forgets_what_waits_and_promotes_what_stays() -> None:
     parked = work.start()
     assert parked is not None
     work.park(parked, 5.0)
-    dropped = work.drop(lambda item: item.startswith("x"))
+    dropped = work.drop(lambda one: one.item.startswith("x"))
     assert sorted(one.item for one in dropped) == ["x1", "x2", "x3"]
     assert (work.parked, work.waiting(0)) == (0, 2)
     assert sorted(run_serially(work, 2)) == ["y1", "y2"]
@@ -182,9 +195,9 @@ def test_claims_that_make_no_sense_are_refused() -> None:
     with pytest.raises(ValueError, match="in flight"):
         LaneShare(max_in_flight=0)
     with pytest.raises(ValueError, match="max_in_flight"):
-        Scheduler[str]((LaneShare(),), 0)
+        Scheduler[Entry]((LaneShare(),), 0)
     with pytest.raises(ValueError, match="lane"):
-        Scheduler[str]((), 1)
+        Scheduler[Entry]((), 1)
 
 
 STEPS = st.lists(
@@ -206,7 +219,7 @@ class _Oracle:
     """Every piece, and what has become of it, without any cleverness."""
 
     def __init__(self, room: int, limit: int | None) -> None:
-        self.work = Scheduler[int]((LaneShare(3), LaneShare(1, limit)), room)
+        self.work = Scheduler[Entry[int]]((LaneShare(3), LaneShare(1, limit)), room)
         self.room = room
         self.limit = limit
         self.entries: list[Entry[int]] = []
@@ -256,7 +269,7 @@ class _Oracle:
 
     def drop(self, divisor: int) -> None:
         idle = {one.item for one in self.entries} - self.ended - {one.item for one in self.running}
-        gone = {one.item for one in self.work.drop(lambda item: item % divisor == 0)}
+        gone = {one.item for one in self.work.drop(lambda one: one.item % divisor == 0)}
         assert gone == {item for item in idle if item % divisor == 0}
         self.ended |= gone
         self.parked = {item: until for item, until in self.parked.items() if item not in gone}

@@ -7,6 +7,7 @@ from itertools import islice
 
 from headrace_streams.kafka import inbox as inbox_module
 from headrace_streams.kafka.inbox import Inbox
+from headrace_streams.kafka.records import Chunk
 from headrace_streams.records import Record, TopicPartition
 
 A, B = TopicPartition("t", 0), TopicPartition("t", 1)
@@ -18,12 +19,11 @@ class Bench:
         self.inbox = Inbox(self.throttled.append)
 
     def put(self, name: TopicPartition, count: int, size: int = 1, start: int = 0) -> None:
-        self.inbox.put(
-            [Record(name.topic, name.partition, start + n, 0, None, bytes(size)) for n in range(count)]
-        )  # fmt: skip
+        records = [Record(name.topic, name.partition, start + n, 0, None, bytes(size)) for n in range(count)]
+        self.inbox.put([Chunk(name, records, count * size)] if records else [])
 
     def take(self, limit: int) -> list[tuple[int, int]]:
-        return [(record.partition, record.offset) for record in self.inbox.take(limit)]
+        return [(record.partition, record.offset) for chunk in self.inbox.take(limit) for record in chunk.records]
 
 
 def test_records_of_a_partition_keep_their_order() -> None:

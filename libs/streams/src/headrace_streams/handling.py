@@ -10,7 +10,7 @@ from typing import Protocol
 from headrace_contracts.headers import header
 
 from headrace_streams.offsets import METADATA_LIMIT
-from headrace_streams.records import Record
+from headrace_streams.records import Record, TopicPartition
 from headrace_streams.retries import RetryPolicy
 
 Handler = Callable[[Record], Awaitable[None] | None]
@@ -47,6 +47,7 @@ class EngineOptions:
         ordering: Whether records of one key keep their order.
         max_buffered: Waiting records per lane from which on it is paused; it goes on when half of them are left.
         max_poll_records: Most records taken over at a time.
+        lag_interval_seconds: Time between two looks at where the partitions end.
         commit_interval_seconds: Time between commits; what finished since the last one is done again after a crash.
         drain_seconds: Longest time for handlers to finish when partitions go or the consumer stops.
         retries: Patience with unforeseen errors.
@@ -58,6 +59,7 @@ class EngineOptions:
     max_buffered: int = 4_096
     max_poll_records: int = 1_000
     commit_interval_seconds: float = 1.0
+    lag_interval_seconds: float = 5.0
     drain_seconds: float = 20.0
     retries: RetryPolicy = field(default_factory=RetryPolicy)
     metadata_limit: int = METADATA_LIMIT
@@ -65,8 +67,10 @@ class EngineOptions:
     def __post_init__(self) -> None:
         if self.max_buffered < 1 or self.max_poll_records < 1:
             raise ValueError("max_buffered and max_poll_records must be at least 1")
-        if self.commit_interval_seconds <= 0 or self.drain_seconds < 0:
-            raise ValueError("commit_interval_seconds must be above 0, drain_seconds not below")
+        if self.commit_interval_seconds <= 0 or self.lag_interval_seconds <= 0 or self.drain_seconds < 0:
+            raise ValueError(
+                "commit_interval_seconds and lag_interval_seconds must be above 0, drain_seconds not below"
+            )
 
 
 class DeadLetterSink(Protocol):
@@ -78,13 +82,14 @@ class DeadLetterSink(Protocol):
 
 
 class Ending(Enum):
-    """How one run of a handler ended: finished, parked for another try, sent to the dead letters, or given up because
-    the partition went."""
+    """How one run of a handler ended: finished, parked for another try, sent to the dead letters, given up because the
+    partition went, or not begun because it was cancelled."""
 
     DONE = "done"
     PARKED = "parked"
     DEAD_LETTER = "dead_letter"
     ABANDONED = "abandoned"
+    CANCELLED = "cancelled"
 
 
 class Observer:
@@ -98,6 +103,33 @@ class Observer:
 
 
 @dataclass(frozen=True, slots=True)
+class PartitionState:
+    """How far one assigned partition is.
+
+    Attributes:
+        position: Offset below which all is finished: what is committed next; None before anything is known.
+        received_to: Offset behind the last record received.
+        log_end: Offset of the next record to be written, as last looked at.
+        paused: Whether it is, because too much is in hand.
+    """
+
+    position: int | None
+    received_to: int | None
+    log_end: int | None
+    paused: bool
+
+    @property
+    def lag(self) -> int:
+        """Consumer lag in offsets: from the position to the log's end; 0 while either is unknown."""
+        return 0 if self.log_end is None or self.position is None else max(0, self.log_end - self.position)
+
+    @property
+    def to_receive(self) -> int:
+        """Offsets in the log that have not been received; 0 while unknown."""
+        return 0 if self.log_end is None or self.received_to is None else max(0, self.log_end - self.received_to)
+
+
+@dataclass(frozen=True, slots=True)
 class EngineState:
     """What the engine has in hand at one moment.
 
@@ -105,17 +137,25 @@ class EngineState:
         in_flight: Running handlers.
         parked: Records that wait for another try.
         waiting: By topic, records received and not running, parked ones included.
-        partitions: Partitions assigned.
-        paused: Those of them that are paused.
+        assigned: The partitions assigned.
         longest_span: Most offsets between a commit position and the last record received beyond it.
     """
 
     in_flight: int
     parked: int
     waiting: Mapping[str, int]
-    partitions: int
-    paused: int
+    assigned: Mapping[TopicPartition, PartitionState]
     longest_span: int
+
+    @property
+    def partitions(self) -> int:
+        """How many partitions are assigned."""
+        return len(self.assigned)
+
+    @property
+    def paused(self) -> int:
+        """How many partitions are paused."""
+        return sum(partition.paused for partition in self.assigned.values())
 
 
 def tenant_of_header(record: Record) -> str:

@@ -73,6 +73,11 @@ class OffsetTracker:
         return self._highest + 1
 
     @property
+    def received_to(self) -> int | None:
+        """The offset behind the last record received, or the one to start at; None before anything is known."""
+        return self._base if self._highest < 0 else self._highest + 1
+
+    @property
     def open_count(self) -> int:
         """Records received and not finished."""
         return len(self._open)
@@ -123,6 +128,16 @@ class OffsetTracker:
             return False
         self._open[offset] = None
         return True
+
+    def passes(self, offset: int) -> bool:
+        """Whether this record and those behind it may simply be passed: nothing is open, nothing was said of them."""
+        return not self._open and not self._carried and offset > self._highest
+
+    def pass_to(self, offset: int) -> None:
+        """Count as received and done all up to this record; `passes` must have allowed the first of them."""
+        self._fresh = False
+        self._highest = offset
+        self.changes += 1
 
     def finished(self, offset: int) -> None:
         """Count a record as done. Raises KeyError for one that is not open."""

@@ -60,7 +60,8 @@ class Consumer(Protocol):
     async def poll(self, max_records: int, timeout: float) -> Sequence[Record]:
         """Records as soon as there are any, at most `max_records`; empty after `timeout` seconds without.
 
-        Raises LeaveGroup when the consumer is unusable (fenced static member, not authorised, closed).
+        Those of one partition stand together, in order. Raises LeaveGroup when the consumer is unusable (fenced
+        static member, not authorised, closed).
         """
         ...
 
@@ -74,6 +75,14 @@ class Consumer(Protocol):
 
     async def committed(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, Progress]:
         """The group's stored progress; partitions without any are left out. Raises TryAgain."""
+        ...
+
+    async def log_ends(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, int]:
+        """Where assigned partitions end: the offset that the next record will get, as the client last heard it.
+
+        The cluster is asked only about those that are not being read. Partitions that nothing is known of are left
+        out. Raises TryAgain.
+        """
         ...
 
     def pause(self, partitions: Collection[TopicPartition]) -> None:

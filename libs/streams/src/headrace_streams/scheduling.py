@@ -15,11 +15,20 @@ from __future__ import annotations
 
 import heapq
 from collections import OrderedDict, deque
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
-T = TypeVar("T")
+
+class Piece(Protocol):
+    """One piece of work. `lane` is the index of its lane; `key` orders it among others, None does not."""
+
+    lane: int
+    tenant: str
+    key: Hashable | None
+
+
+P = TypeVar("P", bound=Piece)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,17 +50,7 @@ class LaneShare:
             raise ValueError(f"a lane must be allowed at least 1 piece in flight, not {self.max_in_flight}")
 
 
-@dataclass(slots=True, eq=False)
-class Entry(Generic[T]):
-    """One piece of work. `lane` is the index of its lane; `key` orders it among others, None does not."""
-
-    item: T
-    lane: int
-    tenant: str
-    key: Hashable | None = None
-
-
-class Scheduler(Generic[T]):
+class Scheduler(Generic[P]):
     """Waiting, running and parked pieces of work; all calls take constant time, but for logarithms and `drop`."""
 
     def __init__(self, lanes: Sequence[LaneShare], max_in_flight: int) -> None:
@@ -59,13 +58,13 @@ class Scheduler(Generic[T]):
             raise ValueError("at least one lane is needed")
         if max_in_flight < 1:
             raise ValueError(f"max_in_flight must be at least 1, not {max_in_flight}")
-        self._lanes = [_Lane[T](share) for share in lanes]
+        self._lanes = [_Lane[P](share) for share in lanes]
         self._max_in_flight = max_in_flight
         self._in_flight = 0
         self._virtual_time = 0.0
         # A key is here while a piece of it is ready, running or parked; the queue holds those behind that one.
-        self._keys: dict[Hashable, deque[Entry[T]] | None] = {}
-        self._parked: list[tuple[float, int, Entry[T]]] = []
+        self._keys: dict[Hashable, deque[P] | None] = {}
+        self._parked: list[tuple[float, int, P]] = []
         self._parkings = 0
 
     @property
@@ -82,12 +81,26 @@ class Scheduler(Generic[T]):
         """Pieces of a lane that are not running: ready, behind their key, or parked."""
         return self._lanes[lane].waiting
 
+    def waiting_pieces(self) -> Iterator[P]:
+        """All pieces that are not running, in no particular order."""
+        for lane in self._lanes:
+            yield from lane.pieces()
+        for behind in self._keys.values():
+            yield from behind or ()
+        for _, _, entry in self._parked:
+            yield entry
+
     def lane_in_flight(self, lane: int) -> int:
         """Pieces of a lane that are running."""
         return self._lanes[lane].in_flight
 
-    def add(self, entry: Entry[T]) -> None:
-        """Take in a new piece."""
+    @property
+    def idle(self) -> bool:
+        """Whether it has no piece at all."""
+        return not self._in_flight and not any(lane.waiting for lane in self._lanes)
+
+    def add(self, entry: P, *, first: bool = False) -> None:
+        """Take in a new piece; `first` lets it go before the others of its tenant."""
         lane = self._lanes[entry.lane]
         lane.waiting += 1
         key = entry.key
@@ -99,13 +112,21 @@ class Scheduler(Generic[T]):
                 behind.append(entry)
                 return
             self._keys[key] = None
-        lane.push(entry)
+        lane.push(entry, first=first)
 
-    def start(self) -> Entry[T] | None:
+    def add_running(self, entry: P) -> P:
+        """Take in a piece that has begun already, while there is no other."""
+        if not self.idle:
+            raise ValueError("pieces are waiting or running: a new one has to queue")
+        self.add(entry)
+        self.start()
+        return entry
+
+    def start(self) -> P | None:
         """The piece to run now, which counts as running from here on; None when there is none or no room."""
         if self._in_flight >= self._max_in_flight:
             return None
-        best: _Lane[T] | None = None
+        best: _Lane[P] | None = None
         for lane in self._lanes:
             if not lane.ready:
                 continue
@@ -121,13 +142,13 @@ class Scheduler(Generic[T]):
         self._in_flight += 1
         return best.pop()
 
-    def finish(self, entry: Entry[T]) -> None:
+    def finish(self, entry: P) -> None:
         """A running piece is done (or given up): its room and its key are free."""
         self._in_flight -= 1
         self._lanes[entry.lane].ended(entry.tenant)
         self._release(entry.key)
 
-    def park(self, entry: Entry[T], until: float) -> None:
+    def park(self, entry: P, until: float) -> None:
         """A running piece has to wait: its room is free, its key is not."""
         self._in_flight -= 1
         lane = self._lanes[entry.lane]
@@ -142,22 +163,27 @@ class Scheduler(Generic[T]):
 
     def wake(self, now: float) -> None:
         """Parked pieces whose time has come become ready, before others of their tenants."""
-        due: list[Entry[T]] = []
+        due: list[P] = []
         while self._parked and self._parked[0][0] <= now:
             due.append(heapq.heappop(self._parked)[2])
         for entry in reversed(due):
             self._lanes[entry.lane].push(entry, first=True)
 
-    def drop(self, unwanted: Callable[[T], bool]) -> list[Entry[T]]:
+    def drop(self, unwanted: Callable[[P], bool]) -> list[P]:
         """Forget pieces that are not running. Running ones have to be finished by whoever runs them."""
-        dropped: list[Entry[T]] = []
+        dropped: list[P] = []
         for key, behind in self._keys.items():
             if behind:
-                dropped += [entry for entry in behind if unwanted(entry.item)]
-                self._keys[key] = deque(entry for entry in behind if not unwanted(entry.item))
+                gone, self._keys[key] = _parted(behind, unwanted)
+                dropped += gone
         holders = [entry for lane in self._lanes for entry in lane.drop(unwanted)]
-        holders += [entry for _, _, entry in self._parked if unwanted(entry.item)]
-        self._parked = [parked for parked in self._parked if not unwanted(parked[2].item)]
+        kept = []
+        for parked in self._parked:
+            if unwanted(parked[2]):
+                holders.append(parked[2])
+            else:
+                kept.append(parked)
+        self._parked = kept
         heapq.heapify(self._parked)
         for entry in dropped + holders:
             self._lanes[entry.lane].waiting -= 1
@@ -176,16 +202,16 @@ class Scheduler(Generic[T]):
             del self._keys[key]
 
 
-class _Tenant(Generic[T]):
+class _Tenant(Generic[P]):
     __slots__ = ("name", "ready", "running")
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.ready: deque[Entry[T]] = deque()
+        self.ready: deque[P] = deque()
         self.running = 0
 
 
-class _Lane(Generic[T]):
+class _Lane(Generic[P]):
     """Ready pieces of one lane, by tenant; tenants with ready pieces stand in line by how many they have running."""
 
     __slots__ = (
@@ -207,8 +233,8 @@ class _Lane(Generic[T]):
         self.waiting = 0
         self.in_flight = 0
         self._max_in_flight = share.max_in_flight
-        self._tenants: dict[str, _Tenant[T]] = {}
-        self._lines: dict[int, OrderedDict[str, _Tenant[T]]] = {}
+        self._tenants: dict[str, _Tenant[P]] = {}
+        self._lines: dict[int, OrderedDict[str, _Tenant[P]]] = {}
         # Heap of the numbers that have a line; an empty line stays until its number comes up.
         self._levels: list[int] = []
 
@@ -216,7 +242,7 @@ class _Lane(Generic[T]):
     def has_room(self) -> bool:
         return self._max_in_flight is None or self.in_flight < self._max_in_flight
 
-    def push(self, entry: Entry[T], *, first: bool = False) -> None:
+    def push(self, entry: P, *, first: bool = False) -> None:
         self.ready += 1
         tenant = self._tenants.get(entry.tenant)
         if tenant is None:
@@ -228,7 +254,7 @@ class _Lane(Generic[T]):
         else:
             tenant.ready.append(entry)
 
-    def pop(self) -> Entry[T]:
+    def pop(self) -> P:
         line = self._lines[self._levels[0]]
         while not line:
             del self._lines[heapq.heappop(self._levels)]
@@ -255,14 +281,14 @@ class _Lane(Generic[T]):
             if not tenant.running:
                 del self._tenants[name]
 
-    def drop(self, unwanted: Callable[[T], bool]) -> list[Entry[T]]:
-        dropped: list[Entry[T]] = []
+    def drop(self, unwanted: Callable[[P], bool]) -> list[P]:
+        dropped: list[P] = []
         for tenant in list(self._tenants.values()):
-            gone = [entry for entry in tenant.ready if unwanted(entry.item)]
+            gone, kept = _parted(tenant.ready, unwanted)
             if not gone:
                 continue
             dropped += gone
-            tenant.ready = deque(entry for entry in tenant.ready if not unwanted(entry.item))
+            tenant.ready = kept
             if not tenant.ready:
                 del self._lines[tenant.running][tenant.name]
                 if not tenant.running:
@@ -270,9 +296,23 @@ class _Lane(Generic[T]):
         self.ready -= len(dropped)
         return dropped
 
-    def _line_up(self, tenant: _Tenant[T]) -> None:
+    def pieces(self) -> Iterator[P]:
+        """Those that are ready."""
+        for tenant in self._tenants.values():
+            yield from tenant.ready
+
+    def _line_up(self, tenant: _Tenant[P]) -> None:
         line = self._lines.get(tenant.running)
         if line is None:
             line = self._lines[tenant.running] = OrderedDict()
             heapq.heappush(self._levels, tenant.running)
         line[tenant.name] = tenant
+
+
+def _parted(entries: Iterable[P], unwanted: Callable[[P], bool]) -> tuple[list[P], deque[P]]:
+    """The unwanted ones and the others, each asked about once."""
+    gone: list[P] = []
+    kept: deque[P] = deque()
+    for entry in entries:
+        (gone if unwanted(entry) else kept).append(entry)
+    return gone, kept

@@ -18,6 +18,7 @@ from headrace_streams.kafka.admin import KafkaAdmin
 from headrace_streams.kafka.inbox import Inbox
 from headrace_streams.kafka.polling import ConsumerThread, Delivery, from_kafka, to_kafka
 from headrace_streams.kafka.properties import Properties, consumer_properties, is_incremental
+from headrace_streams.kafka.records import Chunk, records_of
 from headrace_streams.ports import RebalanceListener
 from headrace_streams.records import Progress, Record, TopicPartition
 
@@ -73,9 +74,9 @@ class KafkaConsumer:
             if self._closed:
                 raise LeaveGroup(f"{self._what}: this consumer is closed")
             self._inbox.changed.clear()
-            records = self._inbox.take(max_records)
-            if records or not await self._inbox.wait(deadline):
-                return records
+            chunks = self._inbox.take(max_records)
+            if chunks or not await self._inbox.wait(deadline):
+                return records_of(chunks)
 
     async def commit(self, progress: Mapping[TopicPartition, Progress]) -> None:
         foreign = progress.keys() - (self._owned if self._failure is None else set())
@@ -105,6 +106,17 @@ class KafkaConsumer:
                 found[from_kafka(answer)] = Progress(answer.offset, answer.metadata or "")
         return found
 
+    async def log_ends(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, int]:
+        ours = [name for name in partitions if name in self._read]
+        # What is paused is not fetched, and only fetches bring news of the end.
+        flowing = [] if self._inbox.throttled else [name for name in ours if name not in self._inbox.paused]
+        ends = await self._thread.run(lambda: self._cached_ends(flowing), partial(errors.asking, what=self._what))
+        unknown = [name for name in ours if name not in ends]
+        if unknown:
+            bounds = await self._admin.bounds(unknown)
+            ends.update((name, end) for name, (_, end) in bounds.items())
+        return ends
+
     def pause(self, partitions: Collection[TopicPartition]) -> None:
         ours = self._read.intersection(partitions)
         self._inbox.pause(ours)
@@ -130,7 +142,7 @@ class KafkaConsumer:
     # On the loop.
 
     def _deliver(self, deliveries: Sequence[Delivery]) -> None:
-        self._inbox.put([record for record in deliveries if isinstance(record, Record)])
+        self._inbox.put(chunk for chunk in deliveries if isinstance(chunk, Chunk))
 
     def _fail(self, error: Exception) -> None:
         self._failure = self._failure or error
@@ -185,6 +197,14 @@ class KafkaConsumer:
             on_lost=lambda _, partitions: self._on_gone(partitions, lost=True),
         )
         self._thread.begin_to_poll()
+
+    def _cached_ends(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
+        ends: dict[TopicPartition, int] = {}
+        for name in partitions:
+            _, end = self._kafka.get_watermark_offsets(to_kafka(name), cached=True)
+            if end >= 0:
+                ends[name] = end
+        return ends
 
     def _on_assign(self, partitions: Sequence[KafkaPartition]) -> None:
         names = sorted(map(from_kafka, partitions))

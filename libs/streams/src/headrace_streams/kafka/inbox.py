@@ -6,14 +6,11 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Sequence
 
-from headrace_streams.records import Record, TopicPartition
+from headrace_streams.kafka.records import Chunk
+from headrace_streams.records import TopicPartition
 
 _FULL_RECORDS, _EMPTY_RECORDS = 4_000, 1_000
 _FULL_BYTES, _EMPTY_BYTES = 32 * 1024 * 1024, 8 * 1024 * 1024
-
-
-def _size(record: Record) -> int:
-    return len(record.value or b"") + len(record.key or b"")
 
 
 class Inbox:
@@ -27,53 +24,59 @@ class Inbox:
         self.changed = asyncio.Event()
         self._throttle = throttle
         self._throttled = False
-        self._queues: dict[TopicPartition, deque[Record]] = {}
-        self._paused: set[TopicPartition] = set()
+        self._queues: dict[TopicPartition, deque[Chunk]] = {}
+        # A dict for its order.
+        self._paused: dict[TopicPartition, None] = {}
         # Of the partitions that are not paused.
         self._records = 0
         self._bytes = 0
 
     @property
     def paused(self) -> Collection[TopicPartition]:
-        return self._paused
+        return self._paused.keys()
 
     @property
     def throttled(self) -> bool:
         return self._throttled
 
-    def put(self, records: Iterable[Record]) -> None:
-        for record in records:
-            name = record.topic_partition
-            self._queues.setdefault(name, deque()).append(record)
-            if name not in self._paused:
-                self._count([record], 1)
+    def put(self, chunks: Iterable[Chunk]) -> None:
+        for chunk in chunks:
+            self._queues.setdefault(chunk.partition, deque()).append(chunk)
+            if chunk.partition not in self._paused:
+                self._count((chunk,), 1)
         self._balance()
         self.changed.set()
 
-    def take(self, limit: int) -> Sequence[Record]:
-        """At most so many records of the partitions that are not paused."""
-        taken: list[Record] = []
+    def take(self, limit: int) -> Sequence[Chunk]:
+        """At most so many records of the partitions that are not paused; those of one partition stand together."""
+        taken: list[Chunk] = []
+        room = limit
         for name in [name for name, queue in self._queues.items() if queue and name not in self._paused]:
-            if len(taken) == limit:
+            if not room:
                 break
             # Whoever is served goes to the end of the line.
             queue = self._queues[name] = self._queues.pop(name)
-            taken += [queue.popleft() for _ in range(min(limit - len(taken), len(queue)))]
+            while queue and room:
+                chunk = queue.popleft() if len(queue[0].records) <= room else queue[0].split(room)
+                room -= len(chunk.records)
+                taken.append(chunk)
         self._count(taken, -1)
         self._balance()
         return taken
 
     def pause(self, partitions: Iterable[TopicPartition]) -> None:
         """Keep what is here of these partitions; it no longer counts as piled up, or others could not go on."""
-        for name in set(partitions) - self._paused:
-            self._paused.add(name)
-            self._count(self._queues.get(name, ()), -1)
+        for name in partitions:
+            if name not in self._paused:
+                self._paused[name] = None
+                self._count(self._queues.get(name, ()), -1)
         self._balance()
 
     def resume(self, partitions: Iterable[TopicPartition]) -> None:
-        for name in self._paused.intersection(partitions):
-            self._paused.discard(name)
-            self._count(self._queues.get(name, ()), 1)
+        for name in partitions:
+            if name in self._paused:
+                del self._paused[name]
+                self._count(self._queues.get(name, ()), 1)
         self._balance()
         self.changed.set()
 
@@ -83,11 +86,11 @@ class Inbox:
             queue = self._queues.pop(name, ())
             if name not in self._paused:
                 self._count(queue, -1)
-            self._paused.discard(name)
+            self._paused.pop(name, None)
         self._balance()
 
     def drop_all(self) -> None:
-        self.drop(self._queues.keys() | self._paused)
+        self.drop(self._queues.keys() | self._paused.keys())
 
     async def wait(self, deadline: float) -> bool:
         """Whether anything changed before that time of the loop."""
@@ -98,10 +101,10 @@ class Inbox:
             return False
         return True
 
-    def _count(self, records: Iterable[Record], sign: int) -> None:
-        for record in records:
-            self._records += sign
-            self._bytes += sign * _size(record)
+    def _count(self, chunks: Iterable[Chunk], sign: int) -> None:
+        for chunk in chunks:
+            self._records += sign * len(chunk.records)
+            self._bytes += sign * chunk.size
 
     def _balance(self) -> None:
         if not self._throttled and (self._records > _FULL_RECORDS or self._bytes > _FULL_BYTES):

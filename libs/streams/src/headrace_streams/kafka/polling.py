@@ -7,7 +7,7 @@ import queue
 import threading
 from collections.abc import Callable, Collection, Coroutine, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from confluent_kafka import Consumer as LibrdkafkaConsumer
 from confluent_kafka import KafkaError, KafkaException, Message
@@ -15,7 +15,8 @@ from confluent_kafka import TopicPartition as KafkaPartition
 
 from headrace_streams.errors import LeaveGroup, StreamsError
 from headrace_streams.kafka import errors
-from headrace_streams.records import Headers, Record, TopicPartition
+from headrace_streams.kafka.records import Chunk, chunks_of, place_of
+from headrace_streams.records import TopicPartition
 
 T = TypeVar("T")
 
@@ -23,7 +24,7 @@ T = TypeVar("T")
 # when no records come.
 _POLL_SECONDS = 0.05
 _BRISK_POLL_SECONDS = 0.01
-_BATCH = 500
+_BATCH = 1_000
 _BATCHES_UNDERWAY = 4
 
 
@@ -35,7 +36,7 @@ class EndOfPartition:
     offset: int
 
 
-Delivery = Record | EndOfPartition
+Delivery = Chunk | EndOfPartition
 
 _Command = tuple[Callable[[], Any], "asyncio.Future[Any] | None"]
 
@@ -123,7 +124,7 @@ class ConsumerThread:
 
     def forget(self, partitions: Collection[TopicPartition]) -> None:
         """Do not deliver what has been polled of these partitions."""
-        self._polled = [message for message in self._polled if _partition_of(message) not in partitions]
+        self._polled = [message for message in self._polled if place_of(message) not in partitions]
 
     def _main(self) -> None:
         while not self._closing:
@@ -174,7 +175,7 @@ class ConsumerThread:
         # A rebalance may come within consume(), which by itself leaves out what it took of revoked partitions.
         self._polled = [first]
         self._polled += self._consumer.consume(_BATCH - 1, 0)
-        deliveries = [delivery for message in self._polled if (delivery := self._delivery(message)) is not None]
+        deliveries = self._deliveries(self._polled)
         self._polled = []
         if deliveries:
             self._slots.acquire()
@@ -191,27 +192,27 @@ class ConsumerThread:
             if future is not None:
                 _set_exception(future, LeaveGroup(f"{self._what}: closed"))
 
-    def _delivery(self, message: Message) -> Delivery | None:
-        error = message.error()
-        partition = _partition_of(message)
-        offset = message.offset()
-        if error is not None:
-            if error.code() == KafkaError._PARTITION_EOF and offset is not None:
-                return EndOfPartition(partition, offset)
-            failure = errors.consuming(error, f"{self._what}, {partition}")
-            if failure is not None:
-                raise failure
-            return None
-        assert offset is not None
-        return Record(
-            partition.topic,
-            partition.partition,
-            offset,
-            message.timestamp()[1],
-            message.key(),
-            message.value(),
-            _headers_of(message),
-        )
+    def _deliveries(self, messages: Sequence[Message]) -> Sequence[Delivery]:
+        if not any(map(Message.error, messages)):
+            return chunks_of(messages)
+        deliveries: list[Delivery] = []
+        begin = 0
+        for index, message in enumerate(messages):
+            error = message.error()
+            if error is not None:
+                deliveries += chunks_of(messages[begin:index])
+                begin = index + 1
+                deliveries += self._event(message, error)
+        return [*deliveries, *chunks_of(messages[begin:])]
+
+    def _event(self, message: Message, error: KafkaError) -> Sequence[EndOfPartition]:
+        offset, partition = message.offset(), place_of(message)
+        if error.code() == KafkaError._PARTITION_EOF and offset is not None:
+            return (EndOfPartition(partition, offset),)
+        failure = errors.consuming(error, f"{self._what}, {partition}")
+        if failure is not None:
+            raise failure
+        return ()
 
 
 def _set_result(future: asyncio.Future[T], result: T) -> None:
@@ -222,16 +223,6 @@ def _set_result(future: asyncio.Future[T], result: T) -> None:
 def _set_exception(future: asyncio.Future[Any], error: Exception) -> None:
     if not future.done():
         future.set_exception(error)
-
-
-def _partition_of(message: Message) -> TopicPartition:
-    topic, partition = message.topic(), message.partition()
-    return TopicPartition(topic or "", -1 if partition is None else partition)
-
-
-def _headers_of(message: Message) -> Headers:
-    headers = message.headers()
-    return cast(Headers, tuple(headers)) if headers else ()
 
 
 def to_kafka(partition: TopicPartition, offset: int | None = None, metadata: str | None = None) -> KafkaPartition:

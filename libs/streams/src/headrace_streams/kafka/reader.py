@@ -15,6 +15,7 @@ from headrace_streams.kafka.admin import KafkaAdmin
 from headrace_streams.kafka.inbox import Inbox
 from headrace_streams.kafka.polling import ConsumerThread, Delivery, EndOfPartition, to_kafka
 from headrace_streams.kafka.properties import Properties, reader_properties
+from headrace_streams.kafka.records import Chunk, records_of
 from headrace_streams.records import Record, TopicPartition
 
 
@@ -50,11 +51,11 @@ class KafkaReader:
             if self._closed:
                 raise LeaveGroup("this reader is closed")
             self._inbox.changed.clear()
-            records = self._inbox.take(max_records)
-            for record in records:
-                self._positions[record.topic_partition] = record.offset + 1
-            if records or self._skip_gaps():
-                return records
+            chunks = self._inbox.take(max_records)
+            for chunk in chunks:
+                self._positions[chunk.partition] = chunk.records[-1].offset + 1
+            if chunks or self._skip_gaps():
+                return records_of(chunks)
             if self._failure is not None:
                 raise self._failure
             if not await self._inbox.wait(deadline):
@@ -103,7 +104,7 @@ class KafkaReader:
         for delivery in deliveries:
             if isinstance(delivery, EndOfPartition):
                 self._ends[delivery.partition] = delivery.offset
-        self._inbox.put([record for record in deliveries if isinstance(record, Record)])
+        self._inbox.put(chunk for chunk in deliveries if isinstance(chunk, Chunk))
 
     def _skip_gaps(self) -> bool:
         """Move positions over what holds no records (any more), up to the end; whether any moved. All is taken."""

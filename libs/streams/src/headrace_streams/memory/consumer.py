@@ -91,6 +91,15 @@ class MemoryConsumer:
 
         return await self._call(Operation.COMMITTED, perform)
 
+    async def log_ends(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, int]:
+        ours = [name for name in partitions if name in self._cursors]
+        if not ours:
+            return {}
+        return await self._network.call(
+            Request(self._client, Operation.OFFSETS, tuple(ours)),
+            lambda: {name: self._cluster.partition(name).end for name in ours},
+        )
+
     def pause(self, partitions: Collection[TopicPartition]) -> None:
         self._cursors.pause(partitions, True)
 

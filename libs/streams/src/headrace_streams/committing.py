@@ -1,0 +1,61 @@
+"""Commits the progress of partitions: one commit at a time, and only what has changed."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable
+
+from headrace_streams.errors import PartitionsLost, TryAgain
+from headrace_streams.ports import Consumer
+from headrace_streams.records import Progress, TopicPartition
+from headrace_streams.work import Partition
+
+_log = logging.getLogger(__name__)
+
+_TRIES = 5
+_RETRY_SECONDS = 0.2
+
+
+class Committer:
+    """Commits for one member of a group."""
+
+    def __init__(self, consumer: Consumer) -> None:
+        self._consumer = consumer
+        self._committing = asyncio.Lock()
+
+    async def commit(self, partitions: Iterable[Partition]) -> bool:
+        """Whether the group's progress is up to date, or no longer ours to tell."""
+        # One at a time: an older commit must not arrive after a newer one.
+        async with self._committing:
+            progress: dict[TopicPartition, Progress] = {}
+            changes: dict[Partition, int] = {}
+            for partition in partitions:
+                if partition.tracker.changes != partition.committed_changes:
+                    reached = partition.tracker.progress()
+                    if reached is not None:
+                        progress[partition.name] = reached
+                        changes[partition] = partition.tracker.changes
+            if not progress:
+                return True
+            try:
+                await self._consumer.commit(progress)
+            except PartitionsLost as error:
+                _log.info("commit refused, the partitions have gone: %s", error)
+                return True
+            except TryAgain as error:
+                _log.warning("commit failed, it is tried again: %s", error)
+                return False
+            for partition, committed in changes.items():
+                partition.committed_changes = committed
+            return True
+
+    async def commit_at_last(self, partitions: Iterable[Partition]) -> None:
+        """Commit partitions that are about to go; tried some times, since there is no later."""
+        partitions = list(partitions)
+        for _ in range(_TRIES):
+            if await self.commit(partitions):
+                return
+            await asyncio.sleep(_RETRY_SECONDS)
+        names = ", ".join(str(partition.name) for partition in partitions)
+        _log.warning("progress of %s could not be committed; the next owner repeats some records", names)

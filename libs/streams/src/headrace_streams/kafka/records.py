@@ -1,0 +1,113 @@
+"""Records as librdkafka brings them: nothing is taken out of a message before somebody asks for it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain, groupby
+from typing import Any, Final, cast
+
+from confluent_kafka import Message
+
+from headrace_streams.records import Headers, Record, TopicPartition
+
+__all__ = ["Chunk", "KafkaRecord", "chunks_of", "place_of", "records_of"]
+
+
+class KafkaRecord(Record):
+    """A record over a message of librdkafka.
+
+    Copying seven fields costs more than the rest of a record's way from the broker to its handler, and most handlers
+    look at two or three of them.
+    """
+
+    __slots__ = ("_message",)
+    _message: Message
+
+    def __init__(self, message: Message) -> None:
+        _keep_message(self, message)
+
+    @property
+    def topic(self) -> str:
+        return self._message.topic() or ""
+
+    @property
+    def partition(self) -> int:
+        return cast(int, self._message.partition())
+
+    @property
+    def offset(self) -> int:
+        return cast(int, self._message.offset())
+
+    @property
+    def timestamp_ms(self) -> int:
+        return self._message.timestamp()[1]
+
+    @property
+    def key(self) -> bytes | None:
+        return self._message.key()
+
+    @property
+    def value(self) -> bytes | None:
+        return self._message.value()
+
+    @property
+    def headers(self) -> Headers:
+        found = self._message.headers()
+        return cast(Headers, tuple(found)) if found else ()
+
+
+# A frozen class sets its attributes by a detour that would double the cost of a record.
+_keep_message: Final[Any] = KafkaRecord.__dict__["_message"].__set__
+
+
+@dataclass(slots=True)
+class Chunk:
+    """Records of one partition that came together, in order.
+
+    Attributes:
+        size: Bytes of their values.
+    """
+
+    partition: TopicPartition
+    records: Sequence[Record]
+    size: int
+
+    def split(self, count: int) -> Chunk:
+        """Take the first `count` records away."""
+        size = self.size * count // len(self.records)
+        first = Chunk(self.partition, self.records[:count], size)
+        self.records, self.size = self.records[count:], self.size - size
+        return first
+
+
+def place_of(message: Message) -> TopicPartition:
+    """Where a message stands, or what it is about."""
+    topic, partition = message.topic(), message.partition()
+    return TopicPartition(topic or "", -1 if partition is None else partition)
+
+
+def chunks_of(messages: Sequence[Message]) -> list[Chunk]:
+    """The messages, none of which is an error, as records of their partitions."""
+    if not messages:
+        return []
+    # No loop in Python: this runs for every record there is.
+    topics, partitions = list(map(Message.topic, messages)), list(map(Message.partition, messages))
+    if partitions.count(partitions[0]) == len(messages) and topics.count(topics[0]) == len(messages):
+        return [_chunk(messages)]
+    chunks = []
+    begin = 0
+    for _, alike in groupby(zip(topics, partitions, strict=True)):
+        end = begin + sum(1 for _ in alike)
+        chunks.append(_chunk(messages[begin:end]))
+        begin = end
+    return chunks
+
+
+def records_of(chunks: Sequence[Chunk]) -> Sequence[Record]:
+    """The records of the chunks, in order."""
+    return chunks[0].records if len(chunks) == 1 else list(chain.from_iterable(chunk.records for chunk in chunks))
+
+
+def _chunk(messages: Sequence[Message]) -> Chunk:
+    return Chunk(place_of(messages[0]), list(map(KafkaRecord, messages)), sum(map(len, messages)))
