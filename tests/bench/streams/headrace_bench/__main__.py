@@ -14,7 +14,7 @@ from pathlib import Path
 
 from headrace_devstack.errors import DevstackError
 
-from headrace_bench import overhead, parallel_work
+from headrace_bench import hop, overhead, parallel_work
 from headrace_bench.broker import running_kafka
 from headrace_bench.report import Section
 
@@ -22,6 +22,7 @@ Measure = Callable[[str, Path, int, int], Awaitable[Section]]
 
 COMPARISONS: dict[str, tuple[Measure, int]] = {
     "work": (parallel_work.measure, 10_000),
+    "hop": (hop.measure, 20_000),
     "overhead": (overhead.measure, 200_000),
 }
 """By name: how to measure it, and its usual number of records."""

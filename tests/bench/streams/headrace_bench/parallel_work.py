@@ -106,11 +106,11 @@ def _contestants(bootstrap: str, workload: str, records: int, peers: _Peers) -> 
         if isinstance(peers.java, str):
             yield Contestant(name=contestant, command=(), request={}, missing=peers.java)
             continue
-        threads = 20 if keys == _FEW else 200
+        threads = 20 if keys == _FEW else 300
         yield Contestant(
             name=contestant,
             command=peers.java.command(
-                bootstrap, _topic(workload, keys), records, "KEY" if keyed else "UNORDERED", threads, keys
+                bootstrap, _topic(workload, keys), records=records, keyed=keyed, concurrency=threads, keys=keys
             ),
             request={},
             settings=f"{peers.java.version}, maxConcurrency {threads}, periodic asynchronous commits",
@@ -120,12 +120,13 @@ def _contestants(bootstrap: str, workload: str, records: int, peers: _Peers) -> 
         if isinstance(peers.pyrallel, str):
             yield Contestant(name=contestant, command=(), request={}, missing=peers.pyrallel)
             continue
-        request = {"ordering": "key_hash" if keyed else "unordered", "options": {"max_in_flight": 1_000}}
+        options = {"max_in_flight": 1_000, "poll_batch_size": 5_000, "queue_max_messages": 20_000}
+        request = {"ordering": "key_hash" if keyed else "unordered", "options": options}
         yield Contestant(
             name=contestant,
             command=peers.pyrallel.command(),
             request=common(keys) | request,
-            settings=f"{peers.pyrallel.version}, asyncio engine, max_in_flight 1,000",
+            settings=f"{peers.pyrallel.version}, asyncio engine, max_in_flight 1,000, poll_batch_size 5,000",
         )
 
 

@@ -39,10 +39,11 @@ class JavaPeer:
     version: str
 
     def command(
-        self, bootstrap: str, topic: str, records: int, ordering: str, concurrency: int, keys: int
+        self, bootstrap: str, topic: str, *, records: int, keyed: bool, concurrency: int, keys: int
     ) -> list[str]:
-        """Starts it; the arguments are those of ParallelConsumerRound."""
+        """Starts it."""
         options = ["-Xmx1g", "-XX:-UsePerfData", "-cp", self.class_path, "ParallelConsumerRound"]
+        ordering = "KEY" if keyed else "UNORDERED"
         return [str(JAVA), *options, bootstrap, topic, str(records), ordering, str(concurrency), str(keys)]
 
 

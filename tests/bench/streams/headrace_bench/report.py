@@ -102,7 +102,7 @@ def left_out(outcome: Outcome, columns: int) -> list[str]:
     """The row of a contestant that could not be measured."""
     reason = (outcome.failure or "").strip().splitlines()
     what = f"{outcome.contestant.name}: left out, {reason[-1] if reason else 'no round'}"
-    return [what[:160], *["–"] * (columns - 1)]
+    return [what[:140], *["–"] * (columns - 1)]
 
 
 def _line(cells: Iterable[str]) -> str:
