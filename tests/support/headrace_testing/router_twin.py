@@ -71,18 +71,22 @@ class Wire:
         appends: Partitions appended to so far, in order.
         crash_at: Number of the append (from 0) at which the process dies: before it, or after it with `crash_after`.
         crash_on: Topic at whose first append the process dies, before it.
+        freeze_on: Topic before whose next append nothing gets through any more, until `thaw`.
         freeze_at: Number of the append (from 0) before which nothing gets through any more, until `thaw`.
         fail: By topic, errors for the next appends to it; AppendUncertain is raised after the append.
         delay: By topic, seconds that the answer to the next append takes.
+        slow: By topic, seconds that the next append takes to arrive.
     """
 
     appends: list[TopicPartition] = field(default_factory=list)
     crash_at: int | None = None
     crash_after: bool = False
     crash_on: str | None = None
+    freeze_on: str | None = None
     freeze_at: int | None = None
     fail: dict[str, list[StreamsError]] = field(default_factory=lambda: defaultdict(list))
     delay: dict[str, float] = field(default_factory=dict)
+    slow: dict[str, float] = field(default_factory=dict)
     crashed: asyncio.Event = field(default_factory=asyncio.Event)
     _open: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -94,7 +98,7 @@ class Wire:
         self._open.clear()
 
     def thaw(self) -> None:
-        self.freeze_at = None
+        self.freeze_at = self.freeze_on = None
         self._open.set()
 
     @property
@@ -109,7 +113,7 @@ class Wire:
         if request.operation is not Operation.APPEND:
             return perform()
         number = len(self.appends)
-        if number == self.freeze_at:
+        if number == self.freeze_at or request.partitions[0].topic == self.freeze_on:
             self.freeze()
             await self._open.wait()
         self.appends.extend(request.partitions)
@@ -121,6 +125,7 @@ class Wire:
         error = errors.pop(0) if errors else None
         if isinstance(error, TryAgain):
             raise error
+        await asyncio.sleep(self.slow.pop(request.partitions[0].topic, 0))
         done = perform()
         await asyncio.sleep(self.delay.pop(request.partitions[0].topic, 0))
         if error is not None:
@@ -165,6 +170,7 @@ def router_service(
     in_flight: int,
     static: bool,
     limits: Limits,
+    settle_seconds: float = 0.0,
 ) -> RouterService:
     """The real router on a log, as its wiring builds it. Two of the same name are one static member, if `static`."""
     publisher = Publisher(log.producer(), codec, f"headrace/router/{name}")
@@ -179,6 +185,7 @@ def router_service(
             gate=Gate(in_flight),
             act_within=act_within,
             monotonic=monotonic,
+            settle_seconds=settle_seconds,
         ),
         owner=name,
         instance_id=name if static else None,
@@ -189,7 +196,15 @@ def router_service(
 class Twin:
     """A cluster with all topics, and what a test does to it."""
 
-    def __init__(self, *, partitions: int = 2, session_timeout: float = 0.3, policy: Policy | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        partitions: int = 2,
+        session_timeout: float = 0.3,
+        policy: Policy | None = None,
+        clock: Callable[[], int] = now_ms,
+    ) -> None:
+        self.clock = clock
         self.cluster = MemoryCluster(session_timeout=session_timeout, rebalance_timeout=2.0)
         for spec in TOPICS.values():
             self.cluster.create_topic(PREFIX + spec.name, partitions if spec.partitions > 1 else 1)
@@ -222,12 +237,13 @@ class Twin:
         static: bool = True,
         act_within: float = 60.0,
         in_flight: int = 1000,
-        largest_entry: int = 1_000_000,
+        settle_seconds: float = 0.0,
+        **limits: Any,
     ) -> Router:
         """Start a router. Two of the same name are one static member, unless `static` is False."""
         wire = wire or Wire()
-        log = MemoryLog(self.cluster, client=name, network=wire)
-        world = World(self.policy, load_price_book(), now_ms)
+        log = MemoryLog(self.cluster, self.clock, client=name, network=wire)
+        world = World(self.policy, load_price_book(), self.clock)
         for key, status in self.nodes.items():
             world.node_changed(key, status)
         service = router_service(
@@ -240,7 +256,8 @@ class Twin:
             act_within=act_within,
             in_flight=in_flight,
             static=static,
-            limits=Limits(tick_seconds=0.05, rejoin_seconds=0.02, largest_entry=largest_entry),
+            limits=Limits(**{"tick_seconds": 0.05, "rejoin_seconds": 0.02, "largest_entry": 1_000_000, **limits}),
+            settle_seconds=settle_seconds,
         )
         router = Router(service, log, wire, world, asyncio.create_task(service.run()))
         self.routers.append(router)

@@ -1,0 +1,397 @@
+"""How long a router takes to take over partitions whose journal is long: the real `recover` on a real Kafka.
+
+Writes journals through the real codec, with entries as the router makes them: an open task with its prompt (1 to 2 KB),
+a task that ended with its answer and its trail. Then a process of its own recovers them, as often as there are rounds,
+and says how long it took, how much memory, and how long the event loop was busy at a stretch meanwhile.
+
+compacted     one entry for each task, as compaction leaves it; live tasks evenly among the finished ones
+uncompacted   every entry of the same tasks: dispatched, then finished
+small         many partitions of a usual size at once, and the pause when another router joins and leaves again
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import platform
+import random
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
+from headrace_contracts.codec import Codec
+from headrace_contracts.content import plain
+from headrace_contracts.events import (
+    EntryKind,
+    InputEvent,
+    JournalEntry,
+    Outcome,
+    Position,
+)
+from headrace_contracts.ids import new_id
+from headrace_contracts.memory_registry import MemoryRegistry
+from headrace_contracts.topics import TASKS_JOURNAL, TOPICS, with_partitions
+from headrace_models.prices import load_price_book
+from headrace_router.adapters.policy_file import load_policy
+from headrace_router.adapters.world import World
+from headrace_router.decide.model import Decision
+from headrace_router.gate import Gate
+from headrace_router.limits import Limits
+from headrace_router.metrics import RouterMetrics
+from headrace_router.partition import PartitionRouter, Surroundings
+from headrace_router.recovery import recover
+from headrace_runtime.logging import configure
+from headrace_runtime.metrics import Metrics
+from headrace_streams.errors import Overloaded
+from headrace_streams.kafka import KafkaLog
+from headrace_streams.ports import Log
+from headrace_streams.provisioning import provision
+from headrace_streams.publishing import Publisher
+from headrace_streams.records import Outgoing
+from headrace_testing.router_twin import router_service
+from headrace_testing.routing import Desk, task
+from headrace_testing.up import open_folder, running_up
+from prometheus_client import CollectorRegistry
+
+OWNER = "router-before"
+WORDS = ("river", "weir", "intake", "flow", "sluice", "gauge", "bank", "level", "drought", "spring", "channel", "silt")
+
+
+def now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """An entry as Avro data, to be written again and again with another task and place."""
+
+    FULL_NAME: ClassVar[str] = JournalEntry.FULL_NAME
+
+    data: dict[str, Any]
+
+    def to_avro(self, named: bool = False) -> dict[str, Any]:
+        return self.data
+
+    @classmethod
+    def from_avro(cls, data: dict[str, Any]) -> Template:
+        return cls(data)
+
+
+def text(size: int, dice: random.Random) -> str:
+    words: list[str] = []
+    while sum(map(len, words)) + len(words) < size:
+        words.append(dice.choice(WORDS))
+    return " ".join(words)
+
+
+def templates(count: int, dice: random.Random) -> tuple[list[Template], list[Template]]:
+    """Entries of tasks that were dispatched, and of the same tasks at their end."""
+    begun, ended = [], []
+    positions = tuple(
+        Position(topic=topic, partition=0, next_offset=1_234_567)
+        for topic in ("tasks.submitted", "tasks.cancelled", "attempts.finished")
+    )
+
+    def entry(decision: Decision, cause: str) -> Template:
+        # Nobody waits for what was carried out long ago, and no timer goes off while we measure.
+        state = replace(decision.state, wake_at=None if decision.state.wake_at is None else now_ms() + 86_400_000)
+        made = JournalEntry(
+            kind=EntryKind.DECISION,
+            task_id=new_id(),
+            cause=cause,
+            input=InputEvent(topic="tasks.submitted", partition=0, offset=1_234_567, event_id=new_id()),
+            positions=positions,
+            state=state,
+            commands=decision.commands,
+            rejected=decision.rejected,
+            policy_version="0123456789ab",
+            owner=OWNER,
+            decided_at=now_ms(),
+        )
+        return Template(made.to_avro(named=True))
+
+    policy = load_policy(None)
+    for _ in range(count):
+        desk = Desk(now=now_ms(), policy=policy)
+        desk.submit(
+            task(
+                new_id(), text(dice.randint(300, 1_100), dice), role=dice.choice(["research", "devops", None]),
+                reply_partition=1, submitted_at=desk.now, deadline_at=desk.now + 86_400_000,
+            )
+        )  # fmt: skip
+        begun.append(entry(desk.decisions[-1], "submitted"))
+        desk.end(Outcome.ANSWERED, content=plain(text(dice.randint(100, 800), dice)))
+        ended.append(entry(desk.decisions[-1], "attempt_finished"))
+    return begun, ended
+
+
+def tasks_in_order(live: int, finished: int, dice: random.Random) -> Iterator[bool]:
+    """For each task whether it is live; evenly mixed."""
+    left, total = live, live + finished
+    for remaining in range(total, 0, -1):
+        is_live = dice.random() * remaining < left
+        left -= is_live
+        yield is_live
+
+
+async def write(
+    log: Log, codec: Codec, partition: int, live: int, finished: int, *, whole: bool, seed: int = 7
+) -> tuple[int, float]:
+    """One journal partition of a single owner; number of entries, and their mean size in bytes."""
+    dice = random.Random(seed + partition)
+    begun, ended = templates(200, dice)
+    producer = log.producer()
+    publisher = Publisher(producer, codec, "bench")
+    topic = codec.topic_prefix + TASKS_JOURNAL.name
+    barrier = JournalEntry(kind=EntryKind.BARRIER, owner=OWNER, decided_at=now_ms())
+    await publisher.send_record(Outgoing(topic, codec.encode(TASKS_JOURNAL, barrier), b"barrier", partition))
+    written = size = 0
+
+    def put(template: Template, task_id: str, is_live: bool) -> Outgoing:
+        nonlocal written, size
+        written += 1
+        data = template.data
+        state = data["state"][1]
+        state.update(digest=dice.randbytes(32).hex(), home_partition=partition)
+        data.update(task_id=task_id, generation=0, sequence=written, acted_offset=written, completed_offset=written)
+        value = codec.encode(TASKS_JOURNAL, template)
+        size += len(value)
+        headers = (
+            ("ce_id", f"journal/{partition}/0/{written}".encode()), ("ce_type", JournalEntry.FULL_NAME.encode()),
+            ("ce_source", b"headrace/router/router-1"), ("ce_time", b"2026-01-01T00:00:00.000Z"),
+            ("ce_specversion", b"1.0"), ("ce_subject", task_id.encode()), ("tenant", b"acme"),
+        )  # fmt: skip
+        return Outgoing(topic, value, task_id.encode(), partition, headers)
+
+    for number, is_live in enumerate(tasks_in_order(live, finished, dice)):
+        task_id = f"0199b9d0-{number >> 16 & 0xFFFF:04x}-7000-{number & 0xFFFF:04x}-{dice.getrandbits(48):012x}"
+        which = number % len(begun)
+        entries = []
+        if whole or is_live:
+            entries.append(put(begun[which], task_id, is_live))
+        if not is_live:
+            entries.append(put(ended[which], task_id, is_live))
+        for outgoing in entries:
+            while True:
+                try:
+                    producer.send(outgoing)
+                    break
+                except Overloaded:
+                    await asyncio.sleep(0.05)
+        if number % 2_000 == 0:
+            await asyncio.sleep(0)
+    await producer.close()
+    return written, size / max(1, written)
+
+
+class Pulse:
+    """How long the event loop was busy at a stretch."""
+
+    def __init__(self) -> None:
+        self.longest = 0.0
+        self._task = asyncio.create_task(self._beat())
+
+    async def _beat(self) -> None:
+        while True:
+            began = time.perf_counter()
+            await asyncio.sleep(0.001)
+            self.longest = max(self.longest, time.perf_counter() - began - 0.001)
+
+    def stop(self) -> float:
+        self._task.cancel()
+        return self.longest
+
+
+def resident_mb() -> float:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize() / 1e6
+
+
+def surroundings(publisher: Publisher) -> Surroundings:
+    return Surroundings(
+        world=World(load_policy(None), load_price_book(), now_ms),
+        publisher=publisher,
+        metrics=RouterMetrics(Metrics("router", CollectorRegistry())),
+        gate=Gate(2000),
+        act_within=60.0,
+        monotonic=time.monotonic,
+    )
+
+
+async def take_over(log: Log, codec: Codec, partitions: int) -> dict[str, float]:
+    """Recover all partitions, four at a time as the service does; what it took."""
+    producer = log.producer()
+    around = surroundings(Publisher(producer, codec, "bench"))
+    four = asyncio.Semaphore(4)
+
+    def broken(error: BaseException) -> None:
+        raise error
+
+    async def one(partition: int) -> PartitionRouter:
+        async with four:
+            return await recover(
+                partition=partition, owner="router-after", log=log, codec=codec, surroundings=around,
+                limits=Limits(), broken=broken,
+            )  # fmt: skip
+
+    memory, cpu, pulse, began = resident_mb(), time.process_time(), Pulse(), time.perf_counter()
+    routers = await asyncio.gather(*(one(number) for number in range(partitions)))
+    took = time.perf_counter() - began
+    used = time.process_time() - cpu
+    longest = pulse.stop()
+    live = sum(len(router.tasks) for router in routers)
+    grown = resident_mb() - memory
+    for router in routers:
+        router.abandon("measured")
+    await producer.close()
+    return {
+        "seconds": round(took, 3), "cpu_seconds": round(used, 3), "live": live, "memory_mb": round(grown, 1),
+        "longest_stall_ms": round(longest * 1000, 1),
+    }  # fmt: skip
+
+
+async def rebalance(log: Log, codec: Codec, partitions: int) -> dict[str, float]:
+    """How long a router that has all partitions routes none of them while another one joins, and leaves."""
+    world = World(load_policy(None), load_price_book(), now_ms)
+    services = [
+        router_service(
+            name, log, codec, world,
+            metrics=RouterMetrics(Metrics("router", CollectorRegistry())), monotonic=time.monotonic,
+            act_within=60.0, in_flight=2000, static=False, limits=Limits(),
+        )
+        for name in ("r1", "r2")
+    ]  # fmt: skip
+    first, second = services
+
+    async def until(holds: Any) -> float:
+        while not holds():  # noqa: ASYNC110 - measured from outside
+            await asyncio.sleep(0.001)
+        return time.perf_counter()
+
+    began = time.perf_counter()
+    running = asyncio.create_task(first.run())
+    begin = await until(lambda: len(first.partitions) == partitions) - began
+    joining = asyncio.create_task(second.run())
+    gone = await until(lambda: len(first.partitions) == 0)
+    joined = await until(lambda: len(first.partitions) == partitions // 2) - gone
+    everywhere = await until(lambda: len(second.partitions) == partitions - partitions // 2) - gone
+    leaving = asyncio.create_task(second.drain())
+    gone = await until(lambda: len(first.partitions) == 0)
+    back = await until(lambda: len(first.partitions) == partitions) - gone
+    await leaving
+    await first.drain()
+    await asyncio.gather(running, joining)
+    return {
+        "start_seconds": round(begin, 3), "kept_pause_seconds": round(joined, 3),
+        "moved_pause_seconds": round(everywhere, 3), "return_pause_seconds": round(back, 3),
+    }  # fmt: skip
+
+
+async def measure(options: argparse.Namespace) -> dict[str, float]:
+    log, codec = await connect(options.servers, options.prefix, options.partitions, create=False)
+    act = rebalance if options.measure == "rebalance" else take_over
+    return await act(log, codec, options.partitions)
+
+
+async def connect(servers: str, prefix: str, partitions: int, *, create: bool) -> tuple[Log, Codec]:
+    log: Log = KafkaLog({"bootstrap.servers": servers, "linger.ms": 20} if create else {"bootstrap.servers": servers})
+    codec = Codec(MemoryRegistry(), prefix)
+    # The same order everywhere gives the same schema ids.
+    specs = with_partitions(TOPICS, {"tasks": partitions})
+    await provision(log.admin(), codec, list(specs.values()), replication=1, create=create)
+    return log, codec
+
+
+def child(servers: str, prefix: str, partitions: int, what: str) -> dict[str, float]:
+    command = [sys.executable, __file__, "--measure", what, "--servers", servers, "--prefix", prefix]
+    done = subprocess.run(
+        [*command, "--partitions", str(partitions)], check=True, stdout=subprocess.PIPE, text=True, timeout=1800
+    )
+    measured: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return measured
+
+
+def main() -> int:
+    """Print a table to standard error and the figures as JSON to standard output and to bench-results/."""
+    parser = argparse.ArgumentParser(
+        prog="make bench-recovery", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--live", type=int, default=100_000, help="live tasks of the long journal (default 100,000)")
+    parser.add_argument("--finished", type=int, default=1_000_000, help="finished ones (default 1,000,000)")
+    parser.add_argument("--rounds", type=int, default=3, help="recoveries of each journal (default 3)")
+    parser.add_argument("--small", type=int, default=12, help="number of small partitions (default 12)")
+    parser.add_argument("--only", choices=["compacted", "uncompacted", "small"], help="only this one")
+    parser.add_argument("--output", type=Path, default=Path("bench-results/recovery.json"), help="where the JSON goes")
+    parser.add_argument("--measure", choices=["recover", "rebalance"], help=argparse.SUPPRESS)
+    for name in ("--servers", "--prefix"):
+        parser.add_argument(name, help=argparse.SUPPRESS)
+    parser.add_argument("--partitions", type=int, default=1, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.measure:
+        configure(service="bench", instance="bench", level="error", stream=sys.stderr)
+        sys.stdout.write(json.dumps(asyncio.run(measure(options))) + "\n")
+        return 0
+    journals = {
+        "compacted": (1, options.live, options.finished, False),
+        "uncompacted": (1, options.live, options.finished, True),
+        "small": (options.small, 2_000, 10_000, False),
+    }
+    results: dict[str, dict[str, Any]] = {}
+    with open_folder("bench") as folder, running_up(folder, "--port-base", "0", "--backing-only") as stack:
+        for name, (partitions, live, finished, whole) in journals.items():
+            if options.only not in (None, name):
+                continue
+            written = asyncio.run(fill(stack.bootstrap_servers, f"{name}.", partitions, live, finished, whole))
+            rounds = [child(stack.bootstrap_servers, f"{name}.", partitions, "recover") for _ in range(options.rounds)]
+            results[name] = summary(written, live * partitions, finished * partitions, rounds)
+            if name == "small":
+                results[name]["rebalance"] = child(stack.bootstrap_servers, f"{name}.", partitions, "rebalance")
+    report = {
+        "what": "take-over of router partitions by their journals on a real Kafka, medians over the rounds",
+        "machine": {"processors": os.cpu_count(), "python": platform.python_version(), "system": platform.platform()},
+        "results": results,
+    }
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    options.output.write_text(json.dumps(report, indent=2) + "\n")
+    show(results)
+    sys.stdout.write(json.dumps(results) + "\n")
+    return 0
+
+
+async def fill(servers: str, prefix: str, partitions: int, live: int, finished: int, whole: bool) -> tuple[int, float]:
+    """Entries written, and their mean size."""
+    log, codec = await connect(servers, prefix, partitions, create=True)
+    written = [await write(log, codec, number, live, finished, whole=whole) for number in range(partitions)]
+    return sum(count for count, _ in written), statistics.mean(size for _, size in written)
+
+
+def summary(written: tuple[int, float], live: int, finished: int, rounds: Sequence[dict[str, float]]) -> dict[str, Any]:
+    assert all(one["live"] == live for one in rounds), f"{live} live tasks were written, not {rounds}"
+    middle = {name: statistics.median(one[name] for one in rounds) for name in rounds[0]}
+    return {
+        "live": live, "finished": finished, "entries": written[0], "mean_bytes": round(written[1]),
+        "entries_per_second": round(written[0] / middle["seconds"]), **middle, "rounds": rounds,
+    }  # fmt: skip
+
+
+def show(results: dict[str, dict[str, Any]]) -> None:
+    heads = ("live", "finished", "entries", "mean_bytes", "seconds", "cpu_seconds", "entries_per_second", "memory_mb")
+    sys.stderr.write(f"{'':12}" + "".join(f"{head:>19}" for head in (*heads, "longest_stall_ms")) + "\n")
+    for name, found in results.items():
+        cells = "".join(f"{found[head]:>19}" for head in (*heads, "longest_stall_ms"))
+        sys.stderr.write(f"{name:12}{cells}\n")
+        if pauses := found.get("rebalance"):
+            sys.stderr.write("".join(f"{'':12}{key} {value}\n" for key, value in pauses.items()))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
