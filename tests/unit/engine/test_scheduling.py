@@ -195,9 +195,9 @@ def test_claims_that_make_no_sense_are_refused() -> None:
     with pytest.raises(ValueError, match="in flight"):
         LaneShare(max_in_flight=0)
     with pytest.raises(ValueError, match="max_in_flight"):
-        Scheduler[Entry]((LaneShare(),), 0)
+        Scheduler[Entry[str]]((LaneShare(),), 0)
     with pytest.raises(ValueError, match="lane"):
-        Scheduler[Entry]((), 1)
+        Scheduler[Entry[str]]((), 1)
 
 
 STEPS = st.lists(

@@ -10,8 +10,9 @@ import asyncio
 import contextvars
 import logging
 import traceback
-from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Generator, Iterable, Sequence
 from operator import length_hint
+from types import CoroutineType
 from typing import Any
 
 from headrace_streams.handling import DeadLetterSink, Ending, EngineOptions, Handler, Observer
@@ -215,7 +216,10 @@ class Executor:
                     work, again = begun
                 handling = again
                 work.partition.running[work] = task
-                self.pump()
+                if self._scheduler.may_start:
+                    self.pump()
+                else:
+                    self._relieve()
         except Exception as error:  # noqa: BLE001 - the loop would only log it: run() must fail
             self._broke(error)
 
@@ -230,7 +234,7 @@ class Executor:
         return None
 
     def _done(self, work: Work) -> None:
-        work.partition.tracker.finished(work.record.offset)
+        work.partition.tracker.finished(work.offset)
         self._leave(work, _ending_of(work))
         if work.partition.backlog:
             self._admit(work.partition)
@@ -298,7 +302,7 @@ class _InContext:
 
     def __init__(self, awaitable: Awaitable[None], context: contextvars.Context) -> None:
         # What is no coroutine runs elsewhere already.
-        self._coroutine = awaitable if isinstance(awaitable, Coroutine) else _wait_for(awaitable)
+        self._coroutine = awaitable if isinstance(awaitable, CoroutineType) else _wait_for(awaitable)
         self._context = context
 
     def __await__(self) -> Generator[Any, Any, None]:

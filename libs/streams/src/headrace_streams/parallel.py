@@ -236,18 +236,19 @@ class ParallelConsumer:
             handled = self._executor.handle_at_once(partition, records)
         now = self._now()
         for record in records[handled:] if handled else records:
-            if partition.backlog or not partition.tracker.fits(record.offset):
-                partition.backlog.append(self._work_of(record, partition, now))
-            elif partition.tracker.received(record.offset):
-                self._scheduler.add(self._work_of(record, partition, now))
+            work = self._work_of(record, partition, now)
+            if partition.backlog or not partition.tracker.fits(work.offset):
+                partition.backlog.append(work)
+            elif partition.tracker.received(work.offset):
+                self._scheduler.add(work)
 
     def _work_of(self, record: Record, partition: Partition, now: float) -> Work:
         return Work(record, partition, self._tenant_of(record), record.key if self._keyed else None, now)
 
     def _admit_backlog(self, partition: Partition) -> None:
-        while partition.backlog and partition.tracker.fits(partition.backlog[0].record.offset):
+        while partition.backlog and partition.tracker.fits(partition.backlog[0].offset):
             work = partition.backlog.popleft()
-            if partition.tracker.received(work.record.offset):
+            if partition.tracker.received(work.offset):
                 self._scheduler.add(work, first=work.cancelled)
         if not partition.leaving:
             self._steer((partition,))
@@ -269,6 +270,8 @@ class ParallelConsumer:
             self._consumer.resume(resume)
 
     def _relieve(self) -> None:
+        if True not in self._full:
+            return
         for lane, full in enumerate(self._full):
             if full and self._scheduler.waiting(lane) <= self._options.max_buffered // 2:
                 self._full[lane] = False

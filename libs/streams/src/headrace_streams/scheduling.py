@@ -95,6 +95,16 @@ class Scheduler(Generic[P]):
         return self._lanes[lane].in_flight
 
     @property
+    def may_start(self) -> bool:
+        """Whether `start` has a piece."""
+        if self._in_flight >= self._max_in_flight:
+            return False
+        for lane in self._lanes:  # noqa: SIM110 - asked at every step, and a generator costs
+            if lane.ready and lane.has_room:
+                return True
+        return False
+
+    @property
     def idle(self) -> bool:
         """Whether it has no piece at all."""
         return not self._in_flight and not any(lane.waiting for lane in self._lanes)

@@ -62,12 +62,14 @@ class Work:
     """
 
     __slots__ = (
-        "attempts", "cancelled", "key", "lane", "partition", "reason", "received", "record", "since", "tenant",
-        "unforeseen",
+        "attempts", "cancelled", "key", "lane", "offset", "partition", "reason", "received", "record", "since",
+        "tenant", "unforeseen",
     )  # fmt: skip
 
     def __init__(self, record: Record, partition: Partition, tenant: str, key: Hashable | None, now: float) -> None:
         self.record = record
+        # Asked for again and again.
+        self.offset = record.offset
         self.partition = partition
         self.lane = partition.lane
         self.tenant = tenant
@@ -79,4 +81,4 @@ class Work:
         self.cancelled = False
 
     def __str__(self) -> str:
-        return f"{self.partition.name}@{self.record.offset}"
+        return f"{self.partition.name}@{self.offset}"
