@@ -7,14 +7,15 @@ from dataclasses import dataclass
 class RestartPolicy:
     """Exponential backoff; all in seconds.
 
-    A part that was healthy for ``forget_after`` begins again at ``first``. A part that never was healthy yet may fail
-    ``tries_before_healthy`` times, after that starting the stack has failed.
+    A part that was healthy for ``forget_after`` begins again at ``first``: it has just shown that it can run, and
+    somebody may be waiting for it. A part that never was healthy yet may fail ``tries_before_healthy`` times, after
+    that starting the stack has failed.
     """
 
-    first: float = 0.5
+    first: float = 0.1
     factor: float = 2.0
-    longest: float = 30.0
-    forget_after: float = 60.0
+    longest: float = 10.0
+    forget_after: float = 10.0
     tries_before_healthy: int = 2
 
 

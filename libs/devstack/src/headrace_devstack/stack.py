@@ -172,6 +172,8 @@ def _service_parts(
         "HEADRACE_BOOTSTRAP_SERVERS": bootstrap,
         "HEADRACE_REGISTRY_URL": registry,
         "HEADRACE_TOPIC_PREFIX": settings.topic_prefix,
+        # Who comes back at once keeps its partitions, instead of waiting for the end of its old session.
+        "HEADRACE_STATIC_MEMBER": "true",
         "HEADRACE_LOG_FORMAT": os.environ.get("HEADRACE_LOG_FORMAT", "json"),
         "HEADRACE_LOG_LEVEL": os.environ.get("HEADRACE_LOG_LEVEL", "info"),
     }
@@ -181,8 +183,7 @@ def _service_parts(
     local_note = "simulated nodes" if "ollama" in providers.simulated else providers.local["HEADRACE_OLLAMA_NODES"]
     for needs in (
         ServiceNeeds("intake", {**pepper, **database, "HEADRACE_BOOTSTRAP_KEY": api_key}, api_port=ports.intake),
-        # A router that comes back at once keeps its partitions, instead of waiting for the end of its old session.
-        ServiceNeeds("router", {"HEADRACE_STATIC_MEMBER": "true"}),
+        ServiceNeeds("router", {}),
         ServiceNeeds("local-worker", providers.local, note=local_note),
         ServiceNeeds("cloud-worker", providers.cloud, note=cloud_note),
         ServiceNeeds("skill-broadcaster", pepper, api_port=ports.skills),

@@ -213,6 +213,12 @@ class ServiceSettings(Settings):
         shown_default="<host>-<pid>",
         pattern=r"^[A-Za-z0-9._-]{1,128}$",
     )
+    static_member: bool = setting(
+        False,
+        unit="true | false",
+        reason="Keep this instance's partitions for it while it restarts, instead of making the group wait until the "
+        "session of the one before is over; only with a stable HEADRACE_INSTANCE_ID.",
+    )
     ops_host: str = setting(
         "127.0.0.1", unit="address", reason="Where /healthz, /readyz and /metrics listen; 0.0.0.0 in a container."
     )
@@ -265,6 +271,7 @@ class ServiceSettings(Settings):
         return {
             "bootstrap.servers": self.bootstrap_servers,
             "client.id": f"{self.service_name}.{self.instance_id}",
+            **({"group.instance.id": self.instance_id} if self.static_member else {}),
             **self.kafka_properties,
         }
 

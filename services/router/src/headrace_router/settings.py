@@ -25,11 +25,6 @@ class RouterSettings(ServiceSettings):
     price_file: Path | None = setting(
         None, unit="path", reason="Price book in YAML, to hold tasks to their budgets; without it the shipped one."
     )
-    static_member: bool = setting(
-        False,
-        unit="true | false",
-        reason="Keep this instance's partitions for it over a quick restart; only with a stable HEADRACE_INSTANCE_ID.",
-    )
     in_flight: int = setting(
         2000,
         unit="decisions",

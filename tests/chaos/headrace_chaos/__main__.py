@@ -1,0 +1,53 @@
+"""``make chaos MINUTES=… SEED=…``: a long run; exit code 1 on any violation."""
+
+import argparse
+import asyncio
+import random
+import signal
+import sys
+import time
+
+from headrace_chaos.plan import acts, full_deck, short_deck
+from headrace_chaos.platform import DOUBLED
+from headrace_chaos.run import chaos
+
+_LONGEST_MINUTES = 50.0
+"""Replies are kept for an hour, and the journal is compacted after one: the checker wants to see everything."""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="make chaos", description="Kill parts of a platform under load, then check.")
+    parser.add_argument("--minutes", type=float, default=5.0, help=f"length of the load, at most {_LONGEST_MINUTES:g}")
+    parser.add_argument("--seed", type=int, default=None, help="the plan follows from it; a random one by default")
+    parser.add_argument("--rate", type=float, default=25.0, help="tasks per second")
+    parser.add_argument("--short", action="store_true", help="each kind of blow once, as in make test")
+    chosen = parser.parse_args()
+    if not 0 < chosen.minutes <= _LONGEST_MINUTES:
+        parser.error(f"--minutes must be above 0 and at most {_LONGEST_MINUTES:g}")
+    seed = random.SystemRandom().randrange(1_000_000) if chosen.seed is None else chosen.seed
+    began = time.monotonic()
+
+    def say(text: str) -> None:
+        print(f"[{time.monotonic() - began:6.1f}] {text}", flush=True)
+
+    deck = short_deck if chosen.short else full_deck
+
+    async def run() -> int:
+        task = asyncio.current_task()
+        assert task is not None
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+        result = await chaos(
+            seed=seed,
+            deal=lambda disk: acts(seed, deck(DOUBLED, disk=disk), again=not chosen.short),
+            seconds=None if chosen.short else chosen.minutes * 60,
+            rate=chosen.rate,
+            say=say,
+        )
+        print(result.line, flush=True)
+        return 0 if result.ok else 1
+
+    return asyncio.run(run())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,71 @@
+"""Promises to whoever pays: the ledger is the usage on the topic, each execution once, to the nano-dollar."""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from datetime import UTC, datetime
+
+from headrace_chaos.evidence import Evidence, Value, Violation
+from headrace_chaos.money import cost_nanodollars
+
+_COUNTS = ("input_tokens", "output_tokens", "cached_input_tokens", "searches")
+_SUMS = (*_COUNTS, "cost_nanodollars", "internal_value_nanodollars")
+
+
+def violations(evidence: Evidence) -> Iterator[Violation]:
+    """All of them."""
+    events = {record.event_id: record.value for record in evidence.of("usage.recorded") if record.value is not None}
+    rows = Counter(row["event_id"] for row in evidence.ledger.entries)
+    for event_id, number in rows.items():
+        if number > 1:
+            yield Violation("booked twice", f"{event_id}, {number} times")
+        if event_id not in events:
+            yield Violation("booked without usage", event_id)
+    for event_id in events.keys() - rows.keys():
+        yield Violation("usage not booked", event_id)
+    for row in evidence.ledger.entries:
+        event = events.get(row["event_id"])
+        if event is not None:
+            yield from _row(row, event, evidence.prices)
+    yield from _balances(evidence)
+    yield from _positions(evidence)
+
+
+def _row(row: Value, event: Value, prices: Value) -> Iterator[Violation]:
+    expected = {
+        **{name: event[name] for name in ("tenant", "task_id", "attempt_id", "execution_id", "provider", "model")},
+        **{name: event["usage"][name] for name in _COUNTS},
+        "outcome": event["outcome"],
+        "recorded_at": event["recorded_at"],
+        "cost_nanodollars": cost_nanodollars(prices, event["provider"], event["model"], event["usage"]),
+    }
+    for name, value in expected.items():
+        if row[name] != value:
+            yield Violation("booked otherwise than used", f"{row['event_id']}: {name} is {row[name]}, not {value}")
+
+
+def _balances(evidence: Evidence) -> Iterator[Violation]:
+    sums: defaultdict[tuple[object, ...], Counter[str]] = defaultdict(Counter)
+    for row in evidence.ledger.entries:
+        day = datetime.fromtimestamp(row["recorded_at"] / 1000, UTC).date()
+        total = sums[row["tenant"], day, row["provider"], row["model"], row["simulated"]]
+        total["executions"] += 1
+        for name in _SUMS:
+            total[name] += row[name]
+    found: dict[tuple[object, ...], Value] = {
+        (row["tenant"], row["day"], row["provider"], row["model"], row["simulated"]): row
+        for row in evidence.ledger.balances
+    }
+    for key in {*sums, *found}:
+        expected, balance = sums.get(key, Counter[str]()), found.get(key, {})
+        wrong = [name for name in ("executions", *_SUMS) if balance.get(name, 0) != expected[name]]
+        if wrong:
+            yield Violation("balance is not the sum of its entries", f"{key}: {', '.join(wrong)}")
+
+
+def _positions(evidence: Evidence) -> Iterator[Violation]:
+    held = {(row["topic"], row["partition"]): row["next_offset"] for row in evidence.ledger.positions}
+    for (topic, partition), end in evidence.ends.items():
+        if topic == "usage.recorded" and end > 0:
+            position = next((at for (name, n), at in held.items() if name.endswith(topic) and n == partition), 0)
+            if position != end:
+                yield Violation("the ledger stands elsewhere", f"{topic}/{partition}: at {position}, the end is {end}")

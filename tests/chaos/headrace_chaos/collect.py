@@ -1,0 +1,128 @@
+"""Gathers the evidence once all is quiet: every topic from start to end, the ledger, the history, the providers' own
+record of what they were sent."""
+
+import asyncio
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from importlib import resources
+from typing import Any
+
+import aiohttp
+import asyncpg
+import yaml
+
+from headrace_chaos.evidence import Claim, Evidence, Ledger, Seen, SkillClaim, Told, Value
+from headrace_chaos.wire import Avro, Reader
+
+_CALLS_AT_ONCE = 8
+_ANSWERS_LOOKED_AT = 150
+_NEEDLES_AT_ONCE = 500
+
+
+async def collect(
+    *,
+    bootstrap_servers: str,
+    registry_url: str,
+    prefix: str,
+    database_url: str,
+    intake_url: str,
+    simulator_url: str,
+    api_keys: Mapping[str, str],
+    claims: Sequence[Claim],
+    skills: Sequence[SkillClaim],
+) -> Evidence:
+    """Everything there is now. `api_keys` are those of the tenants, by tenant."""
+    topics, ends = await asyncio.to_thread(_topics, bootstrap_servers, registry_url, prefix)
+    tasks = {record.value["task_id"]: record.value["tenant"] for record in topics["tasks.submitted"] if record.value}
+    sensitive = [claim.nonce for claim in claims if claim.privacy == "sensitive"]
+    return Evidence(
+        claims=claims,
+        skills=skills,
+        topics=topics,
+        ends=ends,
+        ledger=await _ledger(database_url),
+        view=await _view(intake_url, api_keys, tasks, [c.task_id for c in claims if c.told is Told.ACCEPTED]),
+        sent_to_cloud=await _sent_to_cloud(simulator_url, sensitive),
+        prices=yaml.safe_load(resources.files("headrace_models").joinpath("prices.yaml").read_text()),
+    )
+
+
+def _topics(
+    bootstrap_servers: str, registry_url: str, prefix: str
+) -> tuple[dict[str, list[Seen]], dict[tuple[str, int], int]]:
+    reader = Reader(bootstrap_servers, prefix, Avro(registry_url))
+    try:
+        ends = reader.ends(reader.topics())
+        found: defaultdict[str, list[Seen]] = defaultdict(list)
+        for record in reader.read({}, ends):
+            found[record.topic].append(record)
+    finally:
+        reader.close()
+    for records in found.values():
+        records.sort(key=lambda record: (record.partition, record.offset))
+    return found, ends
+
+
+async def _ledger(database_url: str) -> Ledger:
+    connection = await asyncpg.connect(database_url, ssl=False)
+    try:
+        rows = {
+            table: [dict(row) for row in await connection.fetch(f"SELECT * FROM ledger.{table}")]
+            for table in ("entries", "balances", "positions")
+        }
+    finally:
+        await connection.close()
+    return Ledger(**rows)
+
+
+async def _view(
+    intake_url: str, api_keys: Mapping[str, str], tasks: Mapping[str, str], accepted: Sequence[str]
+) -> dict[str, Value | None]:
+    shown: dict[str, Value | None] = dict.fromkeys(tasks)
+    async with aiohttp.ClientSession(intake_url, timeout=aiohttp.ClientTimeout(total=60)) as session:
+        for key in api_keys.values():
+            async for task in _pages(session, key):
+                shown[task["id"]] = task
+        step = max(1, len(accepted) // _ANSWERS_LOOKED_AT)
+        gate = asyncio.Semaphore(_CALLS_AT_ONCE)
+
+        async def look(task_id: str) -> None:
+            headers = {"Authorization": f"Bearer {api_keys[tasks[task_id]]}"}
+            async with gate, session.get(f"/v1/tasks/{task_id}", headers=headers) as answer:
+                shown[task_id] = await answer.json() if answer.status == 200 else None
+
+        await asyncio.gather(*(look(task_id) for task_id in accepted[::step] if task_id in tasks))
+    return shown
+
+
+async def _pages(session: aiohttp.ClientSession, key: str) -> Any:
+    cursor = ""
+    while True:
+        query = {"limit": "200", **({"cursor": cursor} if cursor else {})}
+        async with session.get("/v1/tasks", params=query, headers={"Authorization": f"Bearer {key}"}) as answer:
+            answer.raise_for_status()
+            page = await answer.json()
+        for task in page["tasks"]:
+            # Answers are not part of the list.
+            yield {name: value for name, value in task.items() if name != "answer"}
+        cursor = page["next"] or ""
+        if not cursor:
+            return
+
+
+async def _sent_to_cloud(simulator_url: str, needles: Sequence[str]) -> frozenset[str]:
+    found: set[str] = set()
+    async with aiohttp.ClientSession(simulator_url, timeout=aiohttp.ClientTimeout(total=120)) as session:
+        for first in range(0, len(needles), _NEEDLES_AT_ONCE):
+            some = needles[first : first + _NEEDLES_AT_ONCE]
+            async with session.post("/control/search", json={"needles": some}) as answer:
+                answer.raise_for_status()
+                hits = (await answer.json())["hits"]
+            found.update(some[hit["needle"]] for hit in hits if hit["provider"] != "ollama")
+    return frozenset(found)
+
+
+def as_json_lines(rows: Iterable[Any]) -> str:
+    """For the folder that is kept when something was violated."""
+    return "".join(json.dumps(row, default=repr) + "\n" for row in rows)

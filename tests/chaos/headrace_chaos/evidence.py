@@ -1,0 +1,128 @@
+"""What the checker judges: everything on the topics and in the ledger, and what the clients were told.
+
+No module of Headrace is imported here or by the checks: they read the contract anew, as an outsider would.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+Value = Mapping[str, Any]
+
+
+class Told(StrEnum):
+    """What a client knows about its request."""
+
+    ACCEPTED = "accepted"
+    """200, 201, 202, or an acknowledgement of Kafka."""
+    UNSURE = "unsure"
+    """The connection broke, or the answer said that it is uncertain."""
+    REFUSED = "refused"
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """One request of a client, and how it was answered.
+
+    Attributes:
+        nonce: Text in the prompt (or the body of the skill) that nothing else contains.
+        shared: The nonce may belong to several tasks: equal prompts were sent on purpose.
+        task_id: As the client knows it; empty where it was not told.
+        via: http or kafka.
+        asked_ms: When the request was sent, in milliseconds since the epoch.
+        idempotency_key: Of the request, empty without one.
+        cancelled: A wish to cancel it was sent.
+    """
+
+    nonce: str
+    task_id: str
+    tenant: str
+    privacy: str
+    via: str
+    told: Told
+    asked_ms: int
+    shared: bool = False
+    idempotency_key: str = ""
+    cancelled: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SkillClaim:
+    """A skill that a client published, and the version it was told (0 where it was told none)."""
+
+    tenant: str
+    name: str
+    digest: str
+    told: Told
+    version: int
+    asked_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A record as it stands in a topic. `topic` is without prefix; `value` is None for a tombstone."""
+
+    topic: str
+    partition: int
+    offset: int
+    at_ms: int
+    key: bytes | None
+    event_id: str
+    value: Value | None
+
+
+@dataclass(frozen=True, slots=True)
+class Ledger:
+    """The tables of the ledger, each row as its columns."""
+
+    entries: Sequence[Value] = ()
+    balances: Sequence[Value] = ()
+    positions: Sequence[Value] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """Everything there is.
+
+    Attributes:
+        topics: Records by topic, each partition in the order of its offsets.
+        ends: End of each partition, by topic and partition.
+        view: Tasks as GET shows them, by id; `None` where it says that there is none.
+        sent_to_cloud: Nonces that a cloud provider was sent, as the provider itself recorded them.
+        prices: The price book, as YAML reads it.
+    """
+
+    claims: Sequence[Claim] = ()
+    skills: Sequence[SkillClaim] = ()
+    topics: Mapping[str, Sequence[Seen]] = field(default_factory=dict)
+    ends: Mapping[tuple[str, int], int] = field(default_factory=dict)
+    ledger: Ledger = field(default_factory=Ledger)
+    view: Mapping[str, Value | None] = field(default_factory=dict)
+    sent_to_cloud: frozenset[str] = frozenset()
+    prices: Value = field(default_factory=dict)
+
+    def of(self, topic: str) -> Sequence[Seen]:
+        """The records of a topic."""
+        return self.topics.get(topic, ())
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """A promise that was broken."""
+
+    rule: str
+    detail: str
+
+    def __str__(self) -> str:
+        return f"{self.rule}: {self.detail}"
+
+
+def text_of(content: Value | None) -> str:
+    """The text of a Content record that is not sealed."""
+    return "" if content is None else bytes(content["data"]).decode("utf-8", "replace")
+
+
+def prompt_of(task: Value) -> str:
+    """All text of a task's or an attempt's conversation."""
+    return "\n".join(text_of(message["content"]) for message in task["messages"])

@@ -1,0 +1,31 @@
+"""What usage costs by the price book: reckoned anew, in whole nano-dollars, rounded up once."""
+
+import re
+from typing import Any
+
+from headrace_chaos.evidence import Value
+
+_DATE_AT_END = re.compile(r"-20\d{6}$")
+_MILLION = 1_000_000
+
+
+def cost_nanodollars(prices: Value, provider: str, model: str, usage: Value) -> int:
+    """Nano-dollars for one execution; 0 where the book has no price."""
+    models = prices["providers"].get(provider, {})
+    price: dict[str, Any] | None = next(
+        (models[name] for name in (model, _DATE_AT_END.sub("", model), "*") if name in models), None
+    )
+    if price is None:
+        return 0
+    tokens, long = price, price.get("long_prompt")
+    if long is not None and usage["input_tokens"] > long["above"]:
+        tokens = long
+    per_input = tokens.get("input", 0)
+    cached = min(usage["cached_input_tokens"], usage["input_tokens"])
+    millionths = (
+        (usage["input_tokens"] - cached) * per_input
+        + cached * tokens.get("cached_input", per_input)
+        + usage["output_tokens"] * tokens.get("output", 0)
+    )
+    whole, rest = divmod(millionths, _MILLION)
+    return int(whole + (rest > 0) + price.get("request", 0) + usage["searches"] * price.get("search", 0))

@@ -1,0 +1,227 @@
+"""The platform under test: ``headrace up`` as a process of its own, and second instances of some services beside it."""
+
+import asyncio
+import contextlib
+import ctypes
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+from headrace_devstack.parts.part import Command, NotHealthyYet, Process
+from headrace_devstack.parts.probes import http_ok, kafka_answers
+from headrace_devstack.ports import LOOPBACK
+from headrace_devstack.providers import choose_providers
+from headrace_devstack.supervisor import Condition, PartEvent, Supervisor
+from headrace_testing.services_on_kafka import free_port
+from headrace_testing.up import RunningStack, clean_environment, stop_up, wait_until_up
+
+DISK_BYTES = 1_200_000_000
+DOUBLED = ("router", "local-worker", "cloud-worker")
+"""Services that run twice, so that one can stand still while the other goes on."""
+_SIMULATOR_SPEED = "20"
+_MARKS = {
+    "kafka": "kafka.Kafka",
+    "registry": "quarkus-run.jar",
+    "postgres": "bin/postgres",
+    **{
+        name: f"headrace_{name.replace('-', '_')}"
+        for name in ("intake", "router", "local-worker", "cloud-worker", "skill-broadcaster", "cost-accountant")
+    },
+}
+"""What the command line of each part holds."""
+
+
+class SmallDisk:
+    """A file system of its own below the data, which can be made full; only where this user may mount."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self.mounted = False
+
+    def mount(self) -> None:
+        """Try to; `mounted` says whether it worked."""
+        self._folder.mkdir(exist_ok=True)
+        if os.geteuid() == 0 and shutil.which("mount") and sys.platform == "linux":
+            options = f"size={DISK_BYTES},mode=755"
+            command = ["mount", "-t", "tmpfs", "-o", options, "headrace-chaos", str(self._folder)]
+            self.mounted = subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+    def fill(self) -> None:
+        """From now on nothing more can be written."""
+        status = os.statvfs(self._folder)
+        used = (status.f_blocks - status.f_bfree) * status.f_frsize
+        for room in (0, *(2**n for n in range(14, 25))):
+            # What is written meanwhile may need a little more.
+            if self._resize(used + room):
+                return
+        raise OSError(f"{self._folder} cannot be made as small as what it holds")
+
+    def free(self) -> None:
+        """There is room again."""
+        if not self._resize(DISK_BYTES):
+            raise OSError(f"{self._folder} cannot be made larger again")
+
+    def unmount(self) -> None:
+        """Also while something still has a file open there."""
+        if self.mounted:
+            subprocess.run(["umount", "-l", str(self._folder)], capture_output=True, check=False)
+            self.mounted = False
+
+    def _resize(self, size: int) -> bool:
+        command = ["mount", "-o", f"remount,size={size}", str(self._folder)]
+        return subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+
+@dataclass(frozen=True, slots=True)
+class Platform:
+    """The running platform, and where the processes of its parts are found."""
+
+    stack: RunningStack
+    seconds: Supervisor
+    disk: SmallDisk
+
+    def pid(self, part: str) -> int | None:
+        """The process of a part as it is now, also while it starts; None between two lives."""
+        if part.endswith("-2"):
+            return next((status.pid for status in self.seconds.status() if status.name == part), None)
+        with contextlib.suppress(psutil.Error):
+            for child in psutil.Process(self.stack.process.pid).children():
+                with contextlib.suppress(psutil.Error):
+                    if any(_MARKS[part] in word for word in child.cmdline()):
+                        return child.pid
+        return None
+
+    async def trouble(self) -> str | None:
+        """Which part is not as it should be, and why; None when all are ready."""
+        for status in self.seconds.status():
+            if status.condition is not Condition.HEALTHY:
+                return f"{status.name} is {status.condition.value}"
+        host, port = self.stack.bootstrap_servers.split(":")
+        try:
+            await kafka_answers(host, int(port))
+            await http_ok(f"{self.stack.registry_url}/subjects")
+            for url in self.stack.ops_urls.values():
+                await http_ok(f"{url}/readyz")
+        except NotHealthyYet as problem:
+            return str(problem)
+        return None
+
+
+@contextlib.contextmanager
+def folder_of_its_own() -> Iterator[Path]:
+    """A folder that every user may enter; it stays when the block ends with a file named ``keep`` in it."""
+    folder = Path(tempfile.mkdtemp(prefix="headrace-chaos-"))
+    folder.chmod(0o755)
+    try:
+        yield folder
+    finally:
+        if not (folder / "keep").exists():
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.asynccontextmanager
+async def running(folder: Path) -> AsyncIterator[Platform]:
+    """The platform, from healthy to stopped; nothing of it outlives this process, however that ends.
+
+    When the block ends with a file named ``keep`` in the folder, the data stays there.
+    """
+    disk = SmallDisk(folder / "data")
+    disk.mount()
+    process = _launch(folder)
+    try:
+        stack = await asyncio.to_thread(wait_until_up, folder, process)
+        second = Supervisor(_second_instances(folder, stack), _noting(folder / "second.log"))
+        try:
+            await second.start()
+            watching = asyncio.create_task(second.watch())
+            try:
+                yield Platform(stack, second, disk)
+            finally:
+                watching.cancel()
+                await asyncio.gather(watching, return_exceptions=True)
+        finally:
+            await second.stop()
+    finally:
+        try:
+            await asyncio.to_thread(stop_up, process)
+        finally:
+            if disk.mounted and (folder / "keep").exists():
+                await asyncio.to_thread(_copy, folder / "data", folder / "data-kept")
+            disk.unmount()
+
+
+def _copy(source: Path, target: Path) -> None:
+    # Kafka's indexes are large and mostly empty.
+    subprocess.run(["cp", "-a", "--sparse=always", str(source), str(target)], capture_output=True, check=False)
+
+
+def _launch(folder: Path) -> subprocess.Popen[bytes]:
+    options = ("--simulate", "--simulator-speed", _SIMULATOR_SPEED, "--port-base", "0")
+    with (folder / "up.log").open("ab") as output:
+        return subprocess.Popen(
+            [sys.executable, "-m", "headrace_devstack", "--data", str(folder / "data"), *options],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=clean_environment(),
+            cwd=folder,
+            start_new_session=True,
+            preexec_fn=_ask_to_stop_with_parent if sys.platform == "linux" else None,
+        )
+
+
+def _ask_to_stop_with_parent() -> None:
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+
+
+def _second_instances(folder: Path, stack: RunningStack) -> Sequence[Process]:
+    assert stack.simulator_url is not None
+    providers = choose_providers({}, ollama=None, simulator=stack.simulator_url, simulate_all=True)
+    own = {
+        "router": {},
+        "local-worker": providers.local,
+        "cloud-worker": providers.cloud,
+    }
+    return [_second(folder, stack, name, own[name]) for name in DOUBLED]
+
+
+def _second(folder: Path, stack: RunningStack, name: str, own: Mapping[str, str]) -> Process:
+    port = free_port()
+    environment = clean_environment(
+        HEADRACE_BOOTSTRAP_SERVERS=stack.bootstrap_servers,
+        HEADRACE_REGISTRY_URL=stack.registry_url,
+        HEADRACE_TOPIC_PREFIX=stack.topic_prefix,
+        HEADRACE_OPS_PORT=str(port),
+        HEADRACE_INSTANCE_ID=f"{name}-2",
+        HEADRACE_STATIC_MEMBER="true",
+        HEADRACE_DRAIN_SECONDS="8",
+        PYTHONUNBUFFERED="1",
+    )
+    return Process(
+        name=f"{name}-2",
+        command=Command(
+            argv=(sys.executable, "-m", f"headrace_{name.replace('-', '_')}"),
+            environment={**environment, **own},
+            log=folder / f"{name}-2.log",
+            folder=folder,
+            stop_seconds=20.0,
+        ),
+        check=lambda: http_ok(f"http://{LOOPBACK}:{port}/readyz"),
+        start_seconds=120.0,
+    )
+
+
+def _noting(log: Path) -> Callable[[PartEvent], None]:
+    def note(event: PartEvent) -> None:
+        if event.condition is not Condition.HEALTHY or event.seconds:
+            with log.open("a") as file:
+                file.write(f"{event.part} {event.condition.value} {event.seconds:.1f} {event.detail}\n")
+
+    return note

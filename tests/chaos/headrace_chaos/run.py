@@ -1,0 +1,157 @@
+"""One run: platform, load, killer, quiet, evidence, judgement, and the line it ends with."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import aiohttp
+
+from headrace_chaos.checks import Judgement, judge
+from headrace_chaos.collect import as_json_lines, collect
+from headrace_chaos.evidence import Evidence, Violation
+from headrace_chaos.killer import Killer
+from headrace_chaos.load import Load, Outsider
+from headrace_chaos.plan import Act
+from headrace_chaos.platform import Platform, folder_of_its_own, running
+from headrace_chaos.recovery import Recovery, recoveries
+from headrace_chaos.report import closing_line, details
+from headrace_chaos.watching import LedgerWatch, until_quiet
+from headrace_chaos.wire import Avro
+
+QUIET_SECONDS = 150.0
+TENANTS = ("north", "south", "west")
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a run has shown. `line` says it all; `kept` is the folder with data and logs, None when nothing is wrong."""
+
+    line: str
+    judgement: Judgement
+    recoveries: Sequence[Recovery]
+    killer: Killer
+    kept: Path | None
+
+    @property
+    def ok(self) -> bool:
+        return self.kept is None
+
+
+async def chaos(
+    *, seed: int, deal: Callable[[bool], Iterable[Act]], seconds: float | None, rate: float, say: Callable[[str], None]
+) -> Result:
+    """Run it. `deal` is asked for the blows, knowing whether the disk can be made full; they end after `seconds`."""
+    began = time.monotonic()
+    with folder_of_its_own() as folder:
+        say(f"starting the platform in {folder}")
+        async with _kept_when_it_breaks(folder), running(folder) as platform:
+            disk = platform.disk.mounted
+            evidence, killer, watch, still_open = await _under_load(platform, deal(disk), seed, seconds, rate, say)
+            judgement = judge(evidence)
+            if still_open:
+                more = tuple(Violation("not quiet in time", problem) for problem in still_open[:20])
+                judgement = _with(judgement, more)
+            found = recoveries(evidence, killer.deaths, watch.booked)
+            for line in details(judgement, found, killer.skipped):
+                say(line)
+            kept = folder if judgement.violations else None
+            if kept:
+                _keep(folder, evidence, judgement)
+        line = closing_line(
+            seed=seed,
+            seconds=time.monotonic() - began,
+            dealt=killer.dealt,
+            judgement=judgement,
+            recoveries=found,
+            disk=disk,
+            kept=kept,
+        )
+        return Result(line, judgement, found, killer, kept)
+
+
+async def _under_load(
+    platform: Platform, acts: Iterable[Act], seed: int, seconds: float | None, rate: float, say: Callable[[str], None]
+) -> tuple[Evidence, Killer, LedgerWatch, list[str]]:
+    stack = platform.stack
+    assert stack.simulator_url is not None
+    avro = Avro(stack.registry_url)
+    api_keys = await _keys(stack.intake_url, stack.api_key)
+    outsider = Outsider(stack.bootstrap_servers, stack.topic_prefix, avro)
+    load = Load(
+        seed=seed, rate=rate, intake_url=stack.intake_url, skills_url=stack.skills_url,
+        simulator_url=stack.simulator_url, api_keys=api_keys, outsider=outsider,
+    )  # fmt: skip
+    killer, watch = Killer(platform, say), LedgerWatch(stack.database_url)
+    watching = asyncio.create_task(watch.run())
+    try:
+        say(f"load of {rate:g} tasks/s")
+        await _blows(killer, load, acts, seconds)
+        still_open = await until_quiet(
+            bootstrap_servers=stack.bootstrap_servers, registry_url=stack.registry_url, prefix=stack.topic_prefix,
+            database_url=stack.database_url, seconds=QUIET_SECONDS, say=say,
+        )  # fmt: skip
+        began = time.monotonic()
+        evidence = await collect(
+            bootstrap_servers=stack.bootstrap_servers, registry_url=stack.registry_url, prefix=stack.topic_prefix,
+            database_url=stack.database_url, intake_url=stack.intake_url, simulator_url=stack.simulator_url,
+            api_keys=api_keys, claims=load.claims, skills=load.skills,
+        )  # fmt: skip
+        records = sum(map(len, evidence.topics.values()))
+        say(f"{records} records read from start to end in {time.monotonic() - began:.1f} s")
+    finally:
+        watching.cancel()
+        await asyncio.gather(watching, return_exceptions=True)
+        await load.close()
+        await outsider.close()
+    return evidence, killer, watch, still_open
+
+
+async def _blows(killer: Killer, load: Load, acts: Iterable[Act], seconds: float | None) -> None:
+    end = asyncio.Event()
+    loading = asyncio.create_task(load.run(end))
+    try:
+        await killer.run(acts, None if seconds is None else time.monotonic() + seconds)
+    finally:
+        killer.wake_all()
+        end.set()
+        await loading
+
+
+async def _keys(intake_url: str, admin_key: str) -> dict[str, str]:
+    keys: dict[str, str] = {}
+    async with aiohttp.ClientSession(intake_url, headers={"Authorization": f"Bearer {admin_key}"}) as session:
+        for tenant in TENANTS:
+            async with session.post("/v1/keys", json={"tenant": tenant, "name": "chaos"}) as answer:
+                answer.raise_for_status()
+                keys[tenant] = (await answer.json())["key"]
+    return keys
+
+
+@contextlib.asynccontextmanager
+async def _kept_when_it_breaks(folder: Path) -> AsyncIterator[None]:
+    try:
+        yield
+    except Exception as error:
+        (folder / "keep").touch()
+        error.add_note(f"data and logs of the run are kept in {folder}")
+        raise
+
+
+def _keep(folder: Path, evidence: Evidence, judgement: Judgement) -> None:
+    (folder / "keep").touch()
+    (folder / "violations.txt").write_text("".join(f"{violation}\n" for violation in judgement.violations))
+    (folder / "claims.jsonl").write_text(as_json_lines(evidence.claims))
+    topics = folder / "topics"
+    topics.mkdir(exist_ok=True)
+    for topic, records in evidence.topics.items():
+        (topics / f"{topic}.jsonl").write_text(as_json_lines(records))
+
+
+def _with(judgement: Judgement, more: tuple[Violation, ...]) -> Judgement:
+    return Judgement(
+        (*more, *judgement.violations), judgement.duplicates, judgement.tasks, judgement.ended,
+        judgement.ignored_entries, judgement.generations,
+    )  # fmt: skip

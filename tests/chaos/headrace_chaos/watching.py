@@ -1,0 +1,114 @@
+"""Waiting until all is quiet, and looking at the ledger meanwhile."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable
+
+import asyncpg
+from confluent_kafka import KafkaException
+
+from headrace_chaos.wire import Avro, Reader
+
+_LOOK_SECONDS = 0.25
+
+
+class LedgerWatch:
+    """Notes when which usage is in the ledger: pairs of (seen at, newest usage), in milliseconds since the epoch."""
+
+    def __init__(self, database_url: str) -> None:
+        self._url = database_url
+        self.booked: list[tuple[int, int]] = []
+
+    async def run(self) -> None:
+        """Until cancelled; Postgres may be away."""
+        connection: asyncpg.Connection | None = None
+        try:
+            while True:
+                try:
+                    if connection is None:
+                        connection = await asyncpg.connect(self._url, ssl=False, timeout=5)
+                    newest = await connection.fetchval("SELECT max(recorded_at) FROM ledger.entries", timeout=5)
+                except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+                    if connection is not None:
+                        connection.terminate()
+                    connection = None
+                else:
+                    if newest and (not self.booked or self.booked[-1][1] != newest):
+                        self.booked.append((time.time_ns() // 1_000_000, int(newest)))
+                await asyncio.sleep(_LOOK_SECONDS)
+        finally:
+            if connection is not None:
+                connection.terminate()
+
+
+async def until_quiet(
+    *,
+    bootstrap_servers: str,
+    registry_url: str,
+    prefix: str,
+    database_url: str,
+    seconds: float,
+    say: Callable[[str], None],
+) -> list[str]:
+    """Wait until every submitted task has ended and all usage and tasks are in the database; what is still open."""
+    reader = Reader(bootstrap_servers, prefix, Avro(registry_url))
+    tail = _Tail(reader)
+    deadline = time.monotonic() + seconds
+    said = 0.0
+    try:
+        while True:
+            problems: list[str] = []
+            try:
+                await asyncio.to_thread(tail.move)
+                problems += tail.open_tasks()
+                problems += await _behind(database_url, prefix, tail.positions)
+            except (KafkaException, OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+                problems.append(f"not readable: {error}")
+            if not problems or time.monotonic() > deadline:
+                return problems
+            if time.monotonic() > said + 5.0:
+                said = time.monotonic()
+                say(f"waiting for {len(problems)}, such as {problems[0]}")
+            await asyncio.sleep(0.3)
+    finally:
+        with contextlib.suppress(KafkaException):
+            reader.close()
+
+
+class _Tail:
+    def __init__(self, reader: Reader) -> None:
+        self._reader = reader
+        self._submitted: set[str] = set()
+        self._ended: set[str] = set()
+        self.positions: dict[tuple[str, int], int] = {}
+
+    def move(self) -> None:
+        topics = ("tasks.submitted", "tasks.completed", "usage.recorded")
+        for record in self._reader.read(dict(self.positions), self._reader.ends(topics)):
+            self.positions[record.topic, record.partition] = record.offset + 1
+            if record.value is not None and record.topic != "usage.recorded":
+                known = self._submitted if record.topic == "tasks.submitted" else self._ended
+                known.add(record.value["task_id"])
+
+    def open_tasks(self) -> list[str]:
+        return [f"task {task_id} to end" for task_id in sorted(self._submitted - self._ended)]
+
+
+async def _behind(database_url: str, prefix: str, positions: dict[tuple[str, int], int]) -> list[str]:
+    connection = await asyncpg.connect(database_url, ssl=False, timeout=5)
+    try:
+        rows = [
+            (schema, row["topic"].removeprefix(prefix), row["partition"], row["next_offset"])
+            for schema in ("ledger", "intake")
+            for row in await connection.fetch(f"SELECT * FROM {schema}.positions")
+        ]
+    finally:
+        await connection.close()
+    held = {(schema, topic, partition): at for schema, topic, partition, at in rows}
+    return [
+        f"{schema} to read {topic}/{partition} to {end}"
+        for (topic, partition), end in positions.items()
+        for schema in (("ledger",) if topic == "usage.recorded" else ("intake",))
+        if held.get((schema, topic, partition), 0) < end
+    ]
