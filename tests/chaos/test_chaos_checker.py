@@ -116,7 +116,8 @@ def _went_on_after_its_end(evidence: Evidence) -> Evidence:
 
 
 def _attempt_of_nobody(evidence: Evidence) -> Evidence:
-    return appended(evidence, "attempts.finished", "t-local/5/x", {**usage("t-local", "ollama"), "attempt_id": "t-local/5", "node": None})  # fmt: skip
+    finished = {**usage("t-local", "ollama"), "attempt_id": "t-local/5", "node": None}
+    return appended(evidence, "attempts.finished", "t-local/5/x", finished)
 
 
 def _attempt_without_usage(evidence: Evidence) -> Evidence:
