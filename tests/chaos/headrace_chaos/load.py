@@ -60,7 +60,11 @@ class Outsider:
 
         def delivered(error: object, _message: object) -> None:
             # An idempotent producer that gives up cannot say whether the record was written.
-            loop.call_soon_threadsafe(told.set_result, Told.ACCEPTED if error is None else Told.UNSURE)
+            loop.call_soon_threadsafe(settle, Told.ACCEPTED if error is None else Told.UNSURE)
+
+        def settle(what: Told) -> None:
+            if not told.done():
+                told.set_result(what)
 
         value = self._avro.encode(self._prefix + topic, event)
         try:

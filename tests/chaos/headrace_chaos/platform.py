@@ -99,7 +99,12 @@ class Platform:
         return None
 
     async def trouble(self) -> str | None:
-        """Which part is not as it should be, and why; None when all are ready."""
+        """Which part is not as it should be, and why; None when all are ready.
+
+        Raises RuntimeError when the platform has ended altogether.
+        """
+        if self.stack.process.poll() is not None:
+            raise RuntimeError(f"`headrace up` ended with {self.stack.process.returncode}")
         for status in self.seconds.status():
             if status.condition is not Condition.HEALTHY:
                 return f"{status.name} is {status.condition.value}"

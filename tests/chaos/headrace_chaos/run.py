@@ -114,10 +114,12 @@ async def _blows(killer: Killer, load: Load, acts: Iterable[Act], seconds: float
     loading = asyncio.create_task(load.run(end))
     try:
         await killer.run(acts, None if seconds is None else time.monotonic() + seconds)
-    finally:
-        killer.wake_all()
         end.set()
         await loading
+    finally:
+        killer.wake_all()
+        loading.cancel()
+        await asyncio.gather(loading, return_exceptions=True)
 
 
 async def _keys(intake_url: str, admin_key: str) -> dict[str, str]:

