@@ -153,6 +153,10 @@ async def running(folder: Path) -> AsyncIterator[Platform]:
                 await asyncio.gather(watching, return_exceptions=True)
         finally:
             await second.stop()
+    except Exception as error:
+        (folder / "keep").touch()
+        error.add_note(f"data and logs of the run are kept in {folder}")
+        raise
     finally:
         try:
             await asyncio.to_thread(stop_up, process)

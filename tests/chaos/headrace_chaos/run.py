@@ -1,9 +1,8 @@
 """One run: platform, load, killer, quiet, evidence, judgement, and the line it ends with."""
 
 import asyncio
-import contextlib
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,7 +46,7 @@ async def chaos(
     began = time.monotonic()
     with folder_of_its_own() as folder:
         say(f"starting the platform in {folder}")
-        async with _kept_when_it_breaks(folder), running(folder) as platform:
+        async with running(folder) as platform:
             disk = platform.disk.mounted
             evidence, killer, watch, still_open = await _under_load(platform, deal(disk), seed, seconds, rate, say)
             judgement = judge(evidence)
@@ -130,16 +129,6 @@ async def _keys(intake_url: str, admin_key: str) -> dict[str, str]:
                 answer.raise_for_status()
                 keys[tenant] = (await answer.json())["key"]
     return keys
-
-
-@contextlib.asynccontextmanager
-async def _kept_when_it_breaks(folder: Path) -> AsyncIterator[None]:
-    try:
-        yield
-    except Exception as error:
-        (folder / "keep").touch()
-        error.add_note(f"data and logs of the run are kept in {folder}")
-        raise
 
 
 def _keep(folder: Path, evidence: Evidence, judgement: Judgement) -> None:

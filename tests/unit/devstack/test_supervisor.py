@@ -251,3 +251,16 @@ def test_parts_that_wait_for_each_other_are_a_mistake(tmp_path: Path) -> None:
 def test_parts_that_wait_for_none_are_a_mistake(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="nobody"):
         Supervisor([process(tmp_path, "a", after=("nobody",))], Events())
+
+
+async def test_a_part_that_cannot_be_launched_is_tried_again(tmp_path: Path) -> None:
+    folder = tmp_path / "gone-for-a-while"
+    folder.mkdir()
+    async with supervised([process(folder, "part")]) as (supervisor, events):
+        await supervisor.start()
+        folder.rename(tmp_path / "elsewhere")  # neither log nor working directory: launching fails
+        os.kill(pid_of(supervisor, "part"), signal.SIGKILL)
+        told = await events.wait("part", Condition.RESTARTING, times=2)
+        assert told.detail.startswith("could not be launched: ")
+        (tmp_path / "elsewhere").rename(folder)
+        await events.wait("part", Condition.HEALTHY, times=2)
