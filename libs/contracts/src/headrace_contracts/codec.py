@@ -85,7 +85,8 @@ class Codec:
         self._own: dict[str, Schema] = {}
         self._writers: dict[int, tuple[Schema, str]] = {}
         self._unknown: set[int] = set()
-        self._prefixes: dict[tuple[int, tuple[str, ...]], Schema] = {}
+        # By class, the bytes that name the schema, and the fields.
+        self._prefixes: dict[tuple[type[Any], bytes | None, tuple[str, ...]], Schema] = {}
 
     async def prepare(self, specs: Iterable[TopicSpec], *, register: bool = False) -> None:
         """Learn the ids of the schemas that will be written to these topics.
@@ -158,18 +159,22 @@ class Codec:
     ) -> dict[str, Any]:
         """The beginning of a value as plain Avro data, up to the last of these fields (see `prefix_schema`).
 
-        Many times faster than `decode` where these stand first; says nothing about what stands behind them. A field that
-        the value was written without is missing. Raises what `decode` raises.
+        Many times faster than `decode` where these stand first; says nothing about what stands behind them. A field
+        that the value was written without is missing. Raises what `decode` raises.
         """
-        buffer, schema_id, writer, name = self._opened(record, value, origin)
-        prefix = self._prefixes.get((schema_id, paths))
-        if prefix is None:
-            prefix = self._prefixes[schema_id, paths] = prefix_schema(writer, paths)
+        head = value and value[: _PREFIX.size]
+        prefix = self._prefixes.get((record, head, paths))
+        if prefix is None or value is None:
+            _, schema_id, writer, _ = self._opened(record, value, origin)
+            prefix = self._prefixes[record, _PREFIX.pack(0, schema_id), paths] = prefix_schema(writer, paths)
+            return self.first_fields(record, value, origin, paths)
+        buffer = io.BytesIO(value)
+        buffer.seek(_PREFIX.size)
         try:
             return fastavro.schemaless_reader(buffer, prefix, None)  # type: ignore[return-value]
         # As in `decode`.
         except Exception as error:
-            raise BadBytes(origin, f"schema {schema_id} ({name}): {type(error).__name__}") from error
+            raise BadBytes(origin, f"{record.FULL_NAME}: {type(error).__name__} in its first fields") from error
 
     async def read(self, record: type[E], value: bytes | None, origin: Origin) -> E:
         """As `decode`, fetching a schema that is met for the first time. Raises RegistryUnavailable as well."""

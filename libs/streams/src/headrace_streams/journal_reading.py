@@ -11,7 +11,7 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from headrace_contracts.codec import Codec
 from headrace_contracts.errors import NullValue, Origin, SchemaNotCached
@@ -40,9 +40,10 @@ class Placed:
     entry: JournalEntry
 
 
-@dataclass(frozen=True, slots=True)
-class Recorded:
+class Recorded(NamedTuple):
     """A decision that counts, read as far as is needed to know what it is about.
+
+    A tuple, since there is one for every entry of a journal, and no other frozen thing is made as fast.
 
     Attributes:
         offset: Where it stands.
@@ -50,6 +51,7 @@ class Recorded:
         task_id, cause: As in the entry.
         phase, digest, wake_at: As in its state; `phase` is None where it has none.
         value: Its bytes.
+        decode: Decodes the bytes of an entry at an offset.
     """
 
     offset: int
@@ -60,13 +62,11 @@ class Recorded:
     digest: str
     wake_at: int | None
     value: bytes
-    _codec: Codec
-    _topic: str
-    _partition: int
+    decode: Callable[[int, bytes], JournalEntry]
 
     def entry(self) -> JournalEntry:
         """All of it. Raises UnreadableValue."""
-        return self._codec.decode(JournalEntry, self.value, Origin(self._topic, self._partition, self.offset))
+        return self.decode(self.offset, self.value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,29 +139,31 @@ class _Reading:
 
     def take(self, record: Record) -> int | None:
         """Take a record into account. The id of a schema that must be learnt first, or None when it is done."""
-        origin = Origin(record.topic, record.partition, record.offset)
+        # Each of these may be a call into librdkafka's message.
+        offset, value = record.offset, record.value
+        origin = Origin(self._where.topic, self._where.partition, offset)
         try:
-            data = self._codec.first_fields(JournalEntry, record.value, origin, _OUTLINE)
+            data = self._codec.first_fields(JournalEntry, value, origin, _OUTLINE)
         except SchemaNotCached as missing:
             return missing.schema_id
         except NullValue:
-            self.next_offset = record.offset + 1
+            self.next_offset = offset + 1
             self._ended = True
             if record.key is not None:
                 self._shadowed.add(record.key.decode("utf-8", "replace"))
             return None
-        self.next_offset = record.offset + 1
+        self.next_offset = offset + 1
         # A kind that is not known here is read as the schema says.
         kind = _KINDS.get(data["kind"], EntryKind.DECISION)
         if kind is EntryKind.BARRIER:
-            self._generation, self._ended = record.offset, False
-        elif not self._counts(record.offset, data["generation"], data["sequence"]):
+            self._generation, self._ended = offset, False
+        elif not self._counts(offset, data["generation"], data["sequence"]):
             self._ended = True
             if kind is EntryKind.DECISION:
                 self._shadowed.add(data["task_id"])
         else:
-            assert record.value is not None
-            self._apply(record, record.value, kind, data)
+            assert value is not None
+            self._apply(offset, value, record.timestamp_ms, kind, data)
         return None
 
     def _counts(self, offset: int, generation: int, sequence: int) -> bool:
@@ -172,32 +174,22 @@ class _Reading:
             self._generation, self._ended = generation, False
         return not self._ended
 
-    def _apply(self, record: Record, value: bytes, kind: EntryKind, data: dict[str, Any]) -> None:
+    def _apply(self, offset: int, value: bytes, timestamp_ms: int, kind: EntryKind, data: dict[str, Any]) -> None:
         self._entries += 1
-        self._open[record.offset] = value
+        self._open[offset] = value
         if self._entries % _LOOK_EVERY == 0:
-            self._look(self._decoded(record.offset, value))
+            self._look(self._decoded(offset, value))
         if kind is not EntryKind.DECISION:
             return
-        self._decision = record.offset, value
-        task_id = data["task_id"]
+        self._decision = offset, value
+        task_id, state = data["task_id"], data["state"]
         self._shadowed.discard(task_id)
-        state = data["state"]
-        self._fold(
-            Recorded(
-                record.offset,
-                record.timestamp_ms,
-                task_id,
-                data["cause"],
-                None if state is None else _PHASES.get(state["phase"], TaskPhase.WAITING),
-                "" if state is None else state["digest"],
-                None if state is None else state["wake_at"],
-                value,
-                self._codec,
-                record.topic,
-                record.partition,
-            )
-        )
+        if state is None:
+            phase, digest, wake_at = None, "", None
+        else:
+            phase, digest = _PHASES.get(state["phase"], TaskPhase.WAITING), state["digest"]
+            wake_at = state["wake_at"]
+        self._fold(Recorded(offset, timestamp_ms, task_id, data["cause"], phase, digest, wake_at, value, self._decoded))
 
     def _look(self, entry: JournalEntry) -> None:
         """What an entry says about those before it. Each says at least as much as the one before it."""

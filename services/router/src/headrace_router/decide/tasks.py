@@ -156,7 +156,8 @@ class _Answers:
             answer = state
         else:
             return
-        self._drop(digest)
+        if digest in self._kept:
+            self._drop(digest)
         self._kept[digest] = answer
         self._bytes += _size(answer)
         while len(self._kept) > self._limits.entries or self._bytes > self._limits.bytes:
