@@ -6,14 +6,16 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 from headrace_contracts.tools.schemas import repository
 
-from headrace_devstack.kubernetes import kafka_resources, values_table
+from headrace_devstack.kubernetes import dashboards, kafka_resources, objectives, values_table
 
 _BEGIN = "<!-- values: generated from values.yaml by `make generate`; change that instead -->"
 _END = "<!-- end of values -->"
@@ -27,12 +29,43 @@ def files(root: Path) -> dict[Path, str]:
     k8s = root / "k8s"
     readme = chart / "README.md"
     values = values_table.table((chart / "values.yaml").read_text(encoding="utf-8"))
-    return {
+    rules = {
+        "headrace": [chart / "files" / "objectives.yaml", chart / "files" / "alerts.yaml"],
+        "headrace-kafka": [k8s / "prometheus" / "kafka.yaml"],
+    }
+    generated = {
+        chart / "files" / "objectives.yaml": _documents("headrace_devstack.kubernetes.objectives", [objectives.rules()])
+    }
+    generated |= {
+        k8s / "dashboards" / f"headrace-{dashboard.name}.json": _json(dashboards.document(dashboard))
+        for dashboard in dashboards.DASHBOARDS
+    }
+    generated |= {
+        k8s / "prometheus" / f"prometheusrule-{name}.yaml": _rule_resource(name, sources, root, generated)
+        for name, sources in rules.items()
+    }
+    return generated | {
         chart / "files" / "topics.yaml": _documents(specs, [kafka_resources.topics_data()]),
         k8s / "strimzi" / "topics.yaml": _documents(specs, kafka_resources.topic_resources()),
         k8s / "strimzi" / "users.yaml": _documents(specs, kafka_resources.user_resources()),
         readme: _between(readme.read_text(encoding="utf-8"), values),
     }
+
+
+def _rule_resource(name: str, sources: list[Path], root: Path, generated: Mapping[Path, str]) -> str:
+    """The PrometheusRule that holds the groups of plain rule files, which promtool reads as they are."""
+    texts = [generated.get(source) or source.read_text(encoding="utf-8") for source in sources]
+    resource = {
+        "apiVersion": "monitoring.coreos.com/v1",
+        "kind": "PrometheusRule",
+        "metadata": {"name": name, "labels": {"app.kubernetes.io/part-of": "headrace"}},
+        "spec": {"groups": [group for text in texts for group in yaml.safe_load(text)["groups"]]},
+    }
+    return _documents(", ".join(str(source.relative_to(root)) for source in sources), [resource])
+
+
+def _json(document: dict[str, Any]) -> str:
+    return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
 
 
 def _documents(source: str, documents: list[dict[str, Any]]) -> str:
