@@ -39,7 +39,7 @@ class Judge:
     def violated(self, what: str) -> None:
         """A promise was broken."""
         self._found.append(what)
-        self.world.trace.note(f"VIOLATION {what}")
+        self.world.trace.violation(what)
 
     def poisoned(self, name: TopicPartition, offset: int) -> None:
         self.poison.add((name.topic.removeprefix(PREFIX), name.partition, offset))
@@ -53,6 +53,8 @@ class Judge:
             self.violated(f"sensitive content on {topic}: {seen.event_id}")
         if isinstance(event, AttemptRequested | TaskCompleted):
             oracle_tasks.check_commanded(self, seen, topic, event)
+        if isinstance(event, TaskCompleted):
+            oracle_tasks.check_once(self, event.task_id)
 
     def committed(self, group: str, client: str, progress: Mapping[TopicPartition, Progress]) -> None:
         for name, reached in progress.items():
@@ -82,5 +84,6 @@ class Judge:
     def verdict(self) -> Sequence[str]:
         """All broken promises."""
         for check in (oracle_tasks.verdict, oracle_work.verdict, oracle_money.verdict):
-            self._found += check(self)
+            for what in check(self):
+                self.violated(what)
         return self._found

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from headrace_contracts.codec import Codec
 from headrace_contracts.errors import Origin
 from headrace_contracts.memory_registry import MemoryRegistry
 from headrace_contracts.topics import Event
-from headrace_streams.memory import MemoryLog
+from headrace_streams.errors import TryAgain
+from headrace_streams.memory import MemoryCluster, MemoryLog, Network
 from headrace_streams.memory.consumer import MemoryConsumer
+from headrace_streams.memory.producer import MemoryProducer
 from headrace_streams.memory.reader import MemoryReader
-from headrace_streams.records import Record
+from headrace_streams.records import Appended, Outgoing, Record, TopicPartition
 
 E = TypeVar("E", bound=Event)
 
@@ -22,7 +25,29 @@ _REMEMBERED = 20_000
 
 
 class SimulatedLog(MemoryLog):
-    """Its clients wait longer when there is nothing to read: a poll that brings nothing is not worth simulating."""
+    """Its clients wait longer when there is nothing to read: a poll that brings nothing is not worth simulating.
+
+    Args:
+        delivery_seconds: A record that could not be sent for so long is given up, as by delivery.timeout.ms.
+    """
+
+    def __init__(
+        self,
+        cluster: MemoryCluster,
+        clock: Callable[[], int],
+        *,
+        client: str,
+        network: Network,
+        delivery_seconds: float = 120.0,
+    ) -> None:
+        super().__init__(cluster, clock, client=client, network=network)
+        self._delivery_seconds = delivery_seconds
+
+    def producer(self) -> MemoryProducer:
+        producer = _Producer(self._cluster, self._network, self._client, self._clock)
+        producer.delivery_seconds = self._delivery_seconds
+        self._clients.append(producer)
+        return producer
 
     def consumer(self, group: str, *, instance_id: str | None = None, from_start: bool = True) -> MemoryConsumer:
         consumer = _Consumer(self._cluster, self._network, self._client, group, instance_id, from_start)
@@ -33,6 +58,31 @@ class SimulatedLog(MemoryLog):
         reader = _Reader(self._cluster, self._network, self._client)
         self._clients.append(reader)
         return reader
+
+
+class _Producer(MemoryProducer):
+    delivery_seconds: float
+
+    def __init__(self, cluster: MemoryCluster, network: Network, client: str, clock: Callable[[], int]) -> None:
+        super().__init__(cluster, network, client, clock)
+        self._queued_at: dict[asyncio.Future[Appended], float] = {}
+
+    def send(self, record: Outgoing) -> asyncio.Future[Appended]:
+        future = super().send(record)
+        self._queued_at[future] = asyncio.get_running_loop().time()
+        return future
+
+    async def _append(self, place: TopicPartition, batch: Sequence[tuple[Outgoing, asyncio.Future[Appended]]]) -> None:
+        oldest = asyncio.get_running_loop().time() - self.delivery_seconds
+        fresh = []
+        for entry in batch:
+            if self._queued_at.pop(entry[1]) >= oldest:
+                fresh.append(entry)
+            else:
+                self._queued -= 1
+                entry[1].set_exception(TryAgain(f"{place}: not sent in time (simulated)"))
+        if fresh:
+            await super()._append(place, fresh)
 
 
 class _Consumer(MemoryConsumer):

@@ -18,10 +18,12 @@ T = TypeVar("T")
 
 _FETCH_FAULTS = CRASHES | FREEZES | {Fault.SLOW}
 _FETCH = Operation.FETCH.value
+_APPEND = Operation.APPEND.value
 LONGEST_UNDERWAY_SECONDS = 2.0
 """A request arrives within this time of being sent, or never: a connection that does not move is closed."""
 PATIENCE_SECONDS = 5.0
-"""How long a client waits for an answer: what routers set as delivery.timeout.ms."""
+"""The longest that a client waits for an answer: what routers set as delivery.timeout.ms. What was not sent in that
+time, because the process stood still, is not sent any more."""
 
 
 class Endures(Protocol):
@@ -84,7 +86,7 @@ class Weather:
 
     def patience(self) -> float:
         """Seconds after which a client that hears nothing gives up."""
-        return PATIENCE_SECONDS * (0.2 + 0.8 * self._rng.random())
+        return self._rng.uniform(LONGEST_UNDERWAY_SECONDS, PATIENCE_SECONDS)
 
 
 class SimulatedNetwork:
@@ -145,8 +147,11 @@ class SimulatedNetwork:
                 self._deliver_in(later, about, perform, answer)
                 self._loop.outside(later, self._process.crash)
             case Fault.FREEZE_BEFORE:
+                asked = self._loop.time()
                 self._process.freeze(self._weather.stillness())
                 await asyncio.sleep(0)
+                if operation == _APPEND and self._loop.time() - asked > PATIENCE_SECONDS:
+                    raise TryAgain("not sent in time (simulated)")
                 return await self._carry(operation, where, perform, uncertain)
             case Fault.FREEZE_UNDERWAY:
                 self._deliver_in(self._weather.long(), about, perform, answer)

@@ -40,6 +40,14 @@ def check_commanded(judge: Judge, seen: Seen, topic: str, event: AttemptRequeste
         judge.violated(f"{topic}: {seen.event_id} is not what the journal says")
 
 
+def check_once(judge: Judge, task_id: str) -> None:
+    """Other teams see the end of each task once: one record, and not two that say the same."""
+    records = judge.topics.completed[task_id]
+    if len(records) > 1:
+        by = ", ".join(f"{seen.client} at {seen.at:.3f}" for seen, _ in records)
+        judge.violated(f"task {task_id} has {len(records)} terminal states in {COMPLETED} ({by})")
+
+
 def check_router_commit(judge: Judge, client: str, name: TopicPartition, reached: Progress) -> None:
     """Below a commit every task is decided about, or given up."""
     if name.topic != PREFIX + SUBMITTED:
@@ -57,7 +65,7 @@ def check_router_commit(judge: Judge, client: str, name: TopicPartition, reached
 def verdict(judge: Judge) -> Sequence[str]:
     """All that is wrong with tasks."""
     return [
-        *_one_terminal_state(judge),
+        *_none_lost(judge),
         *_chains(judge),
         *_carried_out(judge),
         *_contents(judge),
@@ -66,15 +74,11 @@ def verdict(judge: Judge) -> Sequence[str]:
     ]
 
 
-def _one_terminal_state(judge: Judge) -> Iterator[str]:
+def _none_lost(judge: Judge) -> Iterator[str]:
     topics = judge.topics
     for task_id in topics.submitted:
-        records = topics.completed.get(task_id, ())
-        if not records:
+        if task_id not in topics.completed:
             yield f"task {task_id} has no terminal state"
-        elif len(records) > 1:
-            by = ", ".join(f"{seen.client} at {seen.at:.3f}" for seen, _ in records)
-            yield f"task {task_id} has {len(records)} terminal states in {COMPLETED} ({by})"
     for task_id in topics.completed:
         if task_id not in topics.submitted:
             yield f"{COMPLETED} has task {task_id}, which nobody submitted"

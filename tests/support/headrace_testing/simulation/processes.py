@@ -17,7 +17,7 @@ from headrace_models.worker.fleet import FleetOptions, FleetReporter
 from headrace_models.worker.pool import Place, Pool
 from headrace_models.worker.runner import AttemptRunner, RunnerOptions
 from headrace_router.adapters.world import World
-from headrace_router.service import Limits
+from headrace_router.limits import Limits
 from headrace_streams.dead_letters import DeadLetters
 from headrace_streams.errors import RetryLater, StreamsError
 from headrace_streams.memory import MemoryLog
@@ -32,6 +32,7 @@ from headrace_testing.simulation.ledger import SimulatedLedger
 from headrace_testing.simulation.log import SimulatedLog
 from headrace_testing.simulation.loop import Fate
 from headrace_testing.simulation.models import CLOUD_MODELS, LOCAL_MODELS, SimulatedProvider
+from headrace_testing.simulation.network import LONGEST_UNDERWAY_SECONDS, PATIENCE_SECONDS
 from headrace_testing.simulation.plan import Fault
 
 if TYPE_CHECKING:
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
 ACT_WITHIN_SECONDS = 4.0
 """As the router's setting: with the time to produce a record it stays within the session."""
 _STOP_SECONDS = 30.0
+_START_SECONDS = LONGEST_UNDERWAY_SECONDS
+"""The least that a new life takes to begin: what the old one had sent has arrived by then."""
 
 
 class HandlerFault(Exception):
@@ -61,7 +64,13 @@ class Body(Protocol):
 class SimulatedProcess:
     """A place in the world where one service runs, one life after another."""
 
-    def __init__(self, world: SimulatedWorld, name: str, make: Callable[[SimulatedProcess, MemoryLog], Body]) -> None:
+    def __init__(
+        self,
+        world: SimulatedWorld,
+        name: str,
+        make: Callable[[SimulatedProcess, MemoryLog], Body],
+        delivery_seconds: float,
+    ) -> None:
         self.name = name
         self.lives = 0
         self.skew_ms = 0
@@ -71,6 +80,7 @@ class SimulatedProcess:
         self.network = world.network(self)
         self._world = world
         self._make = make
+        self._delivery = delivery_seconds
         self._body: Body | None = None
         self._starting: asyncio.TimerHandle | None = None
         self._stopping = False
@@ -108,7 +118,7 @@ class SimulatedProcess:
         self._world.trace.note(f"{self.name} is dead")
         self.fate.alive = False
         self._body = None
-        self._start_later(self._world.rng.choice((0.1, 2.0, 8.0, 15.0)))
+        self._start_later(self._world.rng.choice((_START_SECONDS, 4.0, 8.0, 15.0)))
 
     def freeze(self, seconds: float) -> None:
         """As SIGSTOP, and SIGCONT after some seconds."""
@@ -146,7 +156,9 @@ class SimulatedProcess:
 
     def _begin(self) -> None:
         world = self._world
-        log = SimulatedLog(world.cluster, self.clock, client=self.name, network=self.network)
+        log = SimulatedLog(
+            world.cluster, self.clock, client=self.name, network=self.network, delivery_seconds=self._delivery
+        )
         self._body = self._make(self, log)
         asyncio.create_task(self._live(self._body))  # noqa: RUF006 - the loop keeps its tasks
 
@@ -163,7 +175,7 @@ class SimulatedProcess:
         self._world.trace.note(f"{self.name} {how}")
         self.fate.alive = False
         self._body = None
-        self._start_later(1.0)
+        self._start_later(_START_SECONDS)
 
     def _start_later(self, seconds: float) -> None:
         if self._starting is None:
@@ -187,6 +199,7 @@ class RouterBody:
             metrics=world.router_metrics,
             monotonic=world.loop.time,
             act_within=ACT_WITHIN_SECONDS,
+            settle_seconds=ACT_WITHIN_SECONDS + PATIENCE_SECONDS,
             in_flight=world.plan.max_in_flight * 4,
             static=world.plan.static_members,
             limits=Limits(),

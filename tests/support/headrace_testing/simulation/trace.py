@@ -22,6 +22,8 @@ class Trace:
         self.faults: Counter[str] = Counter()
         self.boundaries: Counter[tuple[str, str]] = Counter()
         """Faults at I/O boundaries, by kind and operation."""
+        self.before_violation: tuple[str, ...] = ()
+        """What happened before the first violation."""
         self._clock = clock
         self._digest = hashlib.blake2b(digest_size=16)
 
@@ -35,6 +37,11 @@ class Trace:
         """A fault was injected."""
         self.faults[kind] += 1
         self.note(f"! {kind} {about}")
+
+    def violation(self, what: str) -> None:
+        """A promise was broken."""
+        self.note(f"VIOLATION {what}")
+        self.before_violation = self.before_violation or tuple(self.lines)
 
     def digest(self) -> str:
         return self._digest.hexdigest()

@@ -28,7 +28,7 @@ from headrace_testing.simulation.ledger import SimulatedDatabase
 from headrace_testing.simulation.log import SimulatedCodec
 from headrace_testing.simulation.loop import SimulationStuck, VirtualLoop
 from headrace_testing.simulation.models import Models
-from headrace_testing.simulation.network import Endures, SimulatedNetwork, Weather
+from headrace_testing.simulation.network import PATIENCE_SECONDS, Endures, SimulatedNetwork, Weather
 from headrace_testing.simulation.plan import Fault, Plan, draw_plan
 from headrace_testing.simulation.processes import AccountantBody, Body, RouterBody, SimulatedProcess, WorkerBody
 from headrace_testing.simulation.trace import Trace
@@ -130,6 +130,7 @@ class SimulatedWorld:
             frames = traceback.extract_tb(error.__traceback__)[-3:]
             where = " (" + " < ".join(f"{f.filename.rsplit('/', 1)[-1]}:{f.lineno}" for f in reversed(frames)) + ")"
         self._violations.append(f"defect: {what}{where}")
+        self.trace.violation(what)
 
     def run(self) -> Outcome:
         """Until all is settled, or nothing will be; then the judgement."""
@@ -155,7 +156,7 @@ class SimulatedWorld:
             tasks=self.judge.accepted,
             records=self.cluster.history.count,
             steps=self.loop.steps,
-            last=tuple(self.trace.lines),
+            last=self.trace.before_violation or tuple(self.trace.lines),
         )
 
     def close(self) -> None:
@@ -216,7 +217,7 @@ class SimulatedWorld:
             ("accountant", plan.accountants, lambda process, log: AccountantBody(self, process, log)),
         ]
         return [
-            SimulatedProcess(self, f"{name}-{number}", make)
+            SimulatedProcess(self, f"{name}-{number}", make, PATIENCE_SECONDS if name == "router" else 120.0)
             for name, count, make in makers
             for number in range(1, count + 1)
         ]
