@@ -71,7 +71,8 @@ TASKS_SUBMITTED = TopicSpec(
 )  # fmt: skip
 TASKS_CANCELLED = TopicSpec(
     "tasks.cancelled", events.TaskCancelled, "route key", "delete", 7 * _DAY_MS, 6,
-    ("intake", "anyone"), ("router",), "Wishes to stop a task.", copartitioned=True, dead_letters=True,
+    ("intake", "anyone"), ("router", "local-worker", "cloud-worker"), "Wishes to stop a task.", copartitioned=True,
+    dead_letters=True,
 )  # fmt: skip
 TASKS_JOURNAL = TopicSpec(
     "tasks.journal", events.JournalEntry, "task id", "compact,delete", 7 * _DAY_MS, 6,

@@ -70,13 +70,25 @@ class Call:
         return (time.perf_counter() - self._began) * 1000
 
 
+def spent_until(cancelled: asyncio.CancelledError) -> Usage | None:
+    """What a call had consumed when it was cancelled; None when it was not yet made."""
+    return next((argument for argument in cancelled.args if isinstance(argument, Usage)), None)
+
+
 @asynccontextmanager
 async def limited(call: Call) -> AsyncIterator[None]:
-    """Ends the block when the call's time is over, with RetryLater `timeout`."""
+    """Ends the block when the call's time is over, with RetryLater `timeout`.
+
+    Notes in a cancellation what the call had consumed; see `spent_until`.
+    """
     deadline = asyncio.timeout(call.request.timeout_seconds)
     try:
         async with deadline:
             yield
+    except asyncio.CancelledError as cancelled:
+        # A class of its own would not be taken for a cancellation by asyncio.timeout.
+        cancelled.args = (*cancelled.args, call.spent())
+        raise
     except TimeoutError:
         if not deadline.expired():
             raise

@@ -6,8 +6,8 @@ their own names in the same registry.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Final
 
 from prometheus_client import (
     CollectorRegistry,
@@ -18,6 +18,8 @@ from prometheus_client import (
     PlatformCollector,
     ProcessCollector,
 )
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
 
 LATENCY_BUCKETS: Final = (
     0.0005, 0.001, 0.002, 0.004, 0.008, 0.015, 0.03, 0.06, 0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0,
@@ -39,6 +41,8 @@ class Metrics:
             PlatformCollector(registry=registry)
             GCCollector(registry=registry)
         self.registry = registry
+        self.documents: dict[str, Callable[[], Mapping[str, Any]]] = {}
+        """What the ops server gives out as JSON beside the metrics, by its path."""
 
     def for_subsystem(self, subsystem: str) -> Metrics:
         """The same registry under another name."""
@@ -60,5 +64,23 @@ class Metrics:
         """Sizes in bytes."""
         return Histogram(self._name(what, "bytes"), help, labels, registry=self.registry, buckets=SIZE_BUCKETS)
 
+    def before_scrape(self, refresh: Callable[[], None]) -> None:
+        """Have this called before each scrape, for the sake of metrics that are made after this call."""
+        self.registry.register(_Refresh(refresh))
+
     def _name(self, what: str, unit: str) -> str:
         return "_".join(part for part in ("headrace", self.subsystem, what, unit) if part)
+
+
+class _Refresh(Collector):
+    """A collector with nothing of its own."""
+
+    def __init__(self, refresh: Callable[[], None]) -> None:
+        self._refresh = refresh
+
+    def describe(self) -> Iterable[Metric]:
+        return ()
+
+    def collect(self) -> Iterable[Metric]:
+        self._refresh()
+        return ()

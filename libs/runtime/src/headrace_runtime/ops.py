@@ -1,10 +1,11 @@
-"""The ops server: /healthz, /readyz and /metrics on a port of their own."""
+"""The ops server: /healthz, /readyz, /metrics and the service's own documents on a port of their own."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from typing import Final
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Final
 
 from aiohttp import web
 from prometheus_client.exposition import choose_encoder
@@ -49,6 +50,8 @@ class OpsServer:
         app.router.add_get("/healthz", self._healthz)
         app.router.add_get("/readyz", self._readyz)
         app.router.add_get("/metrics", self._metrics_page)
+        for name, document in self._metrics.documents.items():
+            app.router.add_get(f"/{name}", _page_of(document))
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
         await self._runner.setup()
         await web.TCPSite(self._runner, self._host, self._port).start()
@@ -90,3 +93,10 @@ class OpsServer:
     async def _metrics_page(self, request: web.Request) -> web.Response:
         encode, content_type = choose_encoder(request.headers.get("Accept", ""))
         return web.Response(body=encode(self._metrics.registry), headers={"Content-Type": content_type})
+
+
+def _page_of(document: Callable[[], Mapping[str, Any]]) -> Callable[[web.Request], Awaitable[web.Response]]:
+    async def page(_request: web.Request) -> web.Response:
+        return web.json_response(document())
+
+    return page

@@ -158,6 +158,14 @@ class EngineState:
         return sum(partition.paused for partition in self.assigned.values())
 
 
+@dataclass(frozen=True, slots=True)
+class Load:
+    """Records in hand of one kind: those not begun (waiting, parked or put aside), and those being handled."""
+
+    waiting: int
+    running: int
+
+
 def tenant_of_header(record: Record) -> str:
     """The tenant in the CloudEvents headers; empty where there is none."""
     return header(record.headers, "ce_tenant") or ""

@@ -15,9 +15,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from bisect import bisect_left
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from headrace_streams.committing import Committer
 from headrace_streams.errors import TryAgain
@@ -29,6 +29,7 @@ from headrace_streams.handling import (
     EngineState,
     Handler,
     Lane,
+    Load,
     Observer,
     Ordering,
     PartitionState,
@@ -40,6 +41,8 @@ from headrace_streams.records import Progress, Record, TopicPartition
 from headrace_streams.retries import RetryPolicy
 from headrace_streams.scheduling import LaneShare, Scheduler
 from headrace_streams.work import Partition, Work
+
+K = TypeVar("K", bound=Hashable)
 
 _log = logging.getLogger(__name__)
 
@@ -54,6 +57,7 @@ __all__ = [
     "EngineState",
     "Handler",
     "Lane",
+    "Load",
     "Observer",
     "Ordering",
     "ParallelConsumer",
@@ -170,6 +174,18 @@ class ParallelConsumer:
             assigned={partition.name: _state_of(partition) for partition in partitions},
             longest_span=max((partition.tracker.span for partition in partitions), default=0),
         )
+
+    def loads(self, kind_of: Callable[[Record], K]) -> Mapping[K, Load]:
+        """What is in hand, by kind; each record is asked for its kind once, by whichever function comes first."""
+        counts: dict[K, list[int]] = {}
+        running = [work for partition in self._partitions.values() for work in partition.running]
+        aside = [work for partition in self._partitions.values() for work in partition.backlog]
+        for index, works in ((0, self._scheduler.waiting_pieces()), (0, aside), (1, running)):
+            for work in works:
+                if work.kind is None:
+                    work.kind = kind_of(work.record)
+                counts.setdefault(cast(K, work.kind), [0, 0])[index] += 1
+        return {kind: Load(*numbers) for kind, numbers in counts.items()}
 
     def oldest_waiting_seconds(self) -> float:
         """Age of the record that has waited longest since it was received, parked ones included; 0 without any."""

@@ -58,11 +58,12 @@ class Work:
         since: When it was received, parked or begun, whatever came last.
         attempts: Runs of its handler so far; `unforeseen` of them ended with an error that nobody foresaw.
         reason: Why it is on its way to the dead letters.
+        kind: What `ParallelConsumer.loads` counts it as, once it has been asked.
         cancelled: Somebody has cancelled it: its handler is not called.
     """
 
     __slots__ = (
-        "attempts", "cancelled", "key", "lane", "offset", "partition", "reason", "received", "record", "since",
+        "attempts", "cancelled", "key", "kind", "lane", "offset", "partition", "reason", "received", "record", "since",
         "tenant", "unforeseen",
     )  # fmt: skip
 
@@ -79,6 +80,7 @@ class Work:
         self.unforeseen = 0
         self.reason: Exception | None = None
         self.cancelled = False
+        self.kind: Hashable | None = None
 
     def __str__(self) -> str:
         return f"{self.partition.name}@{self.offset}"

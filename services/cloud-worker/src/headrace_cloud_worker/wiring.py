@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 
 from headrace_contracts.codec import Codec
 from headrace_contracts.events import Place as Where
@@ -10,15 +11,18 @@ from headrace_contracts.ids import new_id
 from headrace_contracts.topics import (
     ATTEMPTS_FINISHED,
     FLEET_STATUS,
+    TASKS_CANCELLED,
     TASKS_REPLIES,
     USAGE_RECORDED,
     WORK_CLOUD_BATCH,
     WORK_CLOUD_INTERACTIVE,
 )
+from headrace_models.worker.cancellations import Cancellations, Wishes, is_wanted
 from headrace_models.worker.fleet import FleetOptions, FleetReporter
 from headrace_models.worker.measures import WorkerMeasures
 from headrace_models.worker.pool import Place, Pool
 from headrace_models.worker.runner import AttemptRunner, RunnerOptions
+from headrace_models.worker.workload import WorkloadReader
 from headrace_runtime.connections import Connections, wall_clock_ms
 from headrace_runtime.handling import current_traceparent, in_its_trace
 from headrace_runtime.health import Health
@@ -36,7 +40,7 @@ from headrace_cloud_worker.settings import CloudWorkerSettings
 
 GROUP = "cloud-worker"
 WRITES = (ATTEMPTS_FINISHED, USAGE_RECORDED, TASKS_REPLIES, FLEET_STATUS)
-READS = (WORK_CLOUD_INTERACTIVE, WORK_CLOUD_BATCH)
+READS = (WORK_CLOUD_INTERACTIVE, WORK_CLOUD_BATCH, TASKS_CANCELLED)
 
 
 def build(settings: CloudWorkerSettings) -> Service:
@@ -68,6 +72,18 @@ def worker_parts(
     providers = [Place(provider, settings.provider_slots) for provider in offered_providers(settings, os.environ)]
     pool = Pool(providers, choose_provider)
     measures = WorkerMeasures(metrics, pool)
+
+    def stop_tasks(wishes: Wishes) -> None:
+        consumer.cancel(partial(is_wanted, wishes))
+        runner.interrupt(wishes)
+
+    cancellations = Cancellations(
+        log,
+        codec,
+        history_seconds=settings.cancel_history_seconds,
+        clock_ms=wall_clock_ms,
+        on_wishes=stop_tasks,
+    )
     runner = AttemptRunner(
         codec=codec,
         publisher=publisher,
@@ -80,6 +96,7 @@ def worker_parts(
         clock_ms=wall_clock_ms,
         new_id=new_id,
         forbid=forbid,
+        is_cancelled=cancellations.wanted,
         observer=measures,
         traceparent_of=current_traceparent,
     )
@@ -94,13 +111,17 @@ def worker_parts(
             Lane(batch, max_in_flight=max(1, settings.max_in_flight * 3 // 4)),
         ],
         in_its_trace("run attempt", runner.handle),
+        skip=in_its_trace("skip attempt", runner.skip),
         dead_letters=dead_letters,
         options=EngineOptions(
             max_in_flight=settings.max_in_flight, drain_seconds=max(0.0, settings.drain_seconds - 3.0)
         ),
         observer=measures,
+        instance_id=settings.instance_id if settings.static_member else None,
     )
-    measures.watch(consumer.state, [interactive, batch])
+    workload = WorkloadReader(consumer, runner, codec, measures.times)
+    measures.watch(consumer, workload, [interactive, batch])
+    metrics.documents["work"] = workload.document
     fleet = FleetReporter(
         pool,
         publisher,
@@ -120,6 +141,7 @@ def worker_parts(
 
     return [
         Part("providers", start=fleet.start, run=fleet.run, stop=close_providers),
+        Part("cancellations", start=cancellations.start, run=cancellations.run, stop=cancellations.close),
         Part("attempts", run=consumer.run, drain=consumer.stop),
         # Drained first: the fleet hears of the leave before what is in hand is finished.
         Part("leave", drain=fleet.leave),

@@ -82,6 +82,17 @@ class LocalWorkerSettings(ServiceSettings):
     delta_milliseconds: float = setting(
         10.0, unit="ms", reason="Pieces of a streamed answer that come faster than this go out together.", ge=0
     )
+    cancel_history_seconds: float = setting(
+        3600.0,
+        unit="s",
+        reason="Age of the wishes to stop a task that are read at the start: an attempt may have waited that long.",
+        ge=0,
+    )
+    static_member: bool = setting(
+        False,
+        unit="true | false",
+        reason="Keep this instance's partitions for it over a quick restart; only with a stable HEADRACE_INSTANCE_ID.",
+    )
     max_in_flight: int = setting(
         64, unit="attempts", reason="Attempts in hand at once, those that wait for a free slot included.", ge=2
     )

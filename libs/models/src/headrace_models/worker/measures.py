@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Final, Protocol
+from typing import Any, Protocol
 
-from headrace_contracts.events import AttemptRequested
+from headrace_contracts.events import AttemptRequested, Outcome
 from headrace_streams.handling import Ending, EngineState, Observer
+from headrace_streams.parallel import ParallelConsumer
 from headrace_streams.records import Record
 
 from headrace_models.worker.outcomes import Ended
 from headrace_models.worker.pool import Place, Pool
-from headrace_models.worker.runner import RunObserver
-
-_WEIGHT_OF_NEWEST: Final = 0.05
+from headrace_models.worker.runner import ModelName, RunObserver
+from headrace_models.worker.workload import ServiceTimes, Workload
 
 
 class MetricFactory(Protocol):
@@ -25,6 +25,8 @@ class MetricFactory(Protocol):
     def gauge(self, what: str, help: str, labels: Sequence[str] = ()) -> Any: ...
 
     def latency(self, what: str, help: str, labels: Sequence[str] = ()) -> Any: ...
+
+    def before_scrape(self, refresh: Callable[[], None]) -> None: ...
 
 
 class WorkerMeasures(RunObserver, Observer):
@@ -39,7 +41,7 @@ class WorkerMeasures(RunObserver, Observer):
         self._first = metrics.latency("first_output", "Time from a call to its first text.", ("provider", "model"))
         self._queued = metrics.latency("queued", "From the router's decision to the call.", ("lane",))
         self._records = metrics.counter("records", "Records handled, by how that ended.", ("ending",))
-        self._mean_seconds = 0.0
+        self.times = ServiceTimes()
         metrics.gauge("slot_waiters", "Attempts that wait for a free slot.").set_function(lambda: pool.waiting)
         self._of_places = {
             metrics.gauge("slots_busy", "Calls running.", ("node",)): _busy_of,
@@ -56,8 +58,9 @@ class WorkerMeasures(RunObserver, Observer):
         for gauge in self._of_places:
             gauge.remove(place.name)
 
-    def watch(self, state: Callable[[], EngineState], topics: Sequence[str]) -> None:
-        """Show the engine's state from now on; call it once."""
+    def watch(self, engine: ParallelConsumer, workload: Callable[[], Workload], topics: Sequence[str]) -> None:
+        """Show the engine's state and what is before it from now on; call it once."""
+        state = engine.state
         gauge = self._metrics.gauge
         gauge("in_flight", "Attempts in hand.").set_function(lambda: state().in_flight)
         gauge("parked", "Records that wait for another try.").set_function(lambda: state().parked)
@@ -70,10 +73,31 @@ class WorkerMeasures(RunObserver, Observer):
         )
         waiting = gauge("waiting", "Records received and not begun.", ("topic",))
         for topic in topics:
-            waiting.labels(topic).set_function(_waiting_in(state, topic))
-        # Offset lag cannot show this: ten records may be a second's work, or an hour's.
-        gauge("outstanding_work_seconds", "Attempts received and not done, times the usual time of one.").set_function(
-            lambda: (state().in_flight + sum(state().waiting.values())) * self._mean_seconds
+            waiting.labels(topic).set_function(partial(_waiting_in, state, topic))
+        gauge(
+            "oldest_waiting_seconds", "Age of the record that has waited longest since it was received."
+        ).set_function(engine.oldest_waiting_seconds)
+
+        def refresh() -> None:
+            lag.clear()
+            for name, partition in state().assigned.items():
+                lag.labels(name.topic, name.partition).set(partition.lag)
+            found = workload()
+            service.clear()
+            outstanding.clear()
+            # What the log still holds is of no model yet.
+            outstanding.labels("", "").set(found.backlog_seconds)
+            for model, work in found.models.items():
+                service.labels(*model).set(work.service)
+                outstanding.labels(*model).set(work.outstanding)
+
+        self._metrics.before_scrape(refresh)
+        lag = gauge("consumer_lag", "Offsets from the commit position to the log's end.", ("topic", "partition"))
+        service = gauge("service_time_seconds", "Usual time of a call.", ("provider", "model"))
+        outstanding = gauge(
+            "outstanding_work_seconds",
+            "Attempts not done times the usual time of one; without a model for those still in the log.",
+            ("provider", "model"),
         )
 
     def reported(self, request: AttemptRequested, ended: Ended, queued_seconds: float) -> None:
@@ -87,8 +111,8 @@ class WorkerMeasures(RunObserver, Observer):
         self._model.labels(request.provider, request.model).observe(seconds)
         if ended.first_output_ms is not None:
             self._first.labels(request.provider, request.model).observe(ended.first_output_ms / 1000)
-        weight = _WEIGHT_OF_NEWEST if self._mean_seconds else 1.0
-        self._mean_seconds += weight * (seconds - self._mean_seconds)
+        if ended.outcome is not Outcome.CANCELLED:
+            self.times.observe(ModelName(request.provider, request.model), seconds)
 
     def ended(self, record: Record, ending: Ending, seconds: float) -> None:
         self._records.labels(ending.value).inc()
@@ -106,5 +130,5 @@ def _health_of(place: Place) -> float:
     return float(place.status.healthy)
 
 
-def _waiting_in(state: Callable[[], EngineState], topic: str) -> Callable[[], float]:
-    return lambda: state().waiting[topic]
+def _waiting_in(state: Callable[[], EngineState], topic: str) -> float:
+    return state().waiting[topic]

@@ -17,6 +17,7 @@ CONTENT_SEALED: Final = "content_sealed"
 INVALID_REQUEST: Final = "invalid_request"
 ANSWER_TOO_LARGE: Final = "answer_too_large"
 WORKER_ERROR: Final = "worker_error"
+CANCELLED: Final = "cancelled"
 
 _NOTHING_USED: Final = Usage()
 # Tools speak through the caller here: what they returned is part of what the model is told.
@@ -82,6 +83,17 @@ def expired(message: str, *, usage: Usage | None = None, model_ms: float = 0.0) 
         outcome=events.Outcome.EXPIRED,
         asked=usage is not None,
         failure=events.Failure(code=DEADLINE_PASSED, message=message),
+        usage=usage or _NOTHING_USED,
+        model_ms=model_ms,
+    )
+
+
+def cancelled(*, usage: Usage | None = None, model_ms: float = 0.0) -> Ended:
+    """Nobody wants the answer any more. Without `usage` no model was asked."""
+    return Ended(
+        outcome=events.Outcome.CANCELLED,
+        asked=usage is not None,
+        failure=events.Failure(code=CANCELLED, message="the task was cancelled"),
         usage=usage or _NOTHING_USED,
         model_ms=model_ms,
     )

@@ -1,12 +1,13 @@
 """Runs attempts: what the parallel engine calls for each record of the work topics.
 
 1. The attempt is read. What cannot be read goes to the dead letters (by the engine).
-2. It ends at once when it must not run here, or its deadline has passed.
+2. It ends at once when it must not run here, its task was cancelled, or its deadline has passed.
 3. It waits for a slot of a place that offers its model.
 4. The model is called; pieces of the answer go to whoever waits.
 5. AttemptFinished and UsageRecorded are written, and again until both are acknowledged; only then the record counts as
    done. A worker that dies before leaves the attempt to another: it may run twice, and is then costed twice.
 
+A task that is cancelled meanwhile ends its attempt in steps 3 and 4 as well; what was consumed until then is recorded.
 Nothing is tried again at a model here: the router decides that.
 """
 
@@ -15,9 +16,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, NamedTuple
 
 from headrace_contracts.codec import Codec
 from headrace_contracts.errors import Origin
@@ -29,6 +31,7 @@ from headrace_streams.errors import AppendUncertain, Overloaded, RecordRefused, 
 from headrace_streams.publishing import Publication, Publisher
 from headrace_streams.records import Record
 
+from headrace_models.call import spent_until
 from headrace_models.errors import ProviderError
 from headrace_models.ports import ChatRequest, ChatResult
 from headrace_models.worker import outcomes
@@ -40,6 +43,13 @@ _log = logging.getLogger(__name__)
 
 _FIRST_DELAY_SECONDS: Final = 0.1
 _LONGEST_DELAY_SECONDS: Final = 5.0
+
+
+class ModelName(NamedTuple):
+    """A model of a provider."""
+
+    provider: str
+    model: str
 
 
 class MustNotRunHere(SendToDeadLetters):
@@ -71,6 +81,9 @@ class RunnerOptions:
 Forbid = Callable[[AttemptRequested], Failure | None]
 """Why an attempt must not run at this worker; None when it may."""
 
+IsCancelled = Callable[[str, str], bool]
+"""Whether a tenant, the second, has asked to stop its task, the first."""
+
 
 def header_traceparent(record: Record) -> str | None:
     """The trace context that a record came with."""
@@ -84,6 +97,7 @@ class AttemptRunner:
         clock_ms: Milliseconds since the epoch.
         new_id: Makes the id of an execution.
         forbid: Attempts it objects to are reported as failed for good, and go to the dead letters.
+        is_cancelled: Attempts of these tasks do not begin.
         traceparent_of: Trace context for what is written about a record.
     """
 
@@ -97,6 +111,7 @@ class AttemptRunner:
         clock_ms: Callable[[], int],
         new_id: Callable[[], str],
         forbid: Forbid = lambda _request: None,
+        is_cancelled: IsCancelled = lambda _task_id, _tenant: False,
         observer: RunObserver | None = None,
         traceparent_of: Callable[[Record], str | None] = header_traceparent,
     ) -> None:
@@ -107,21 +122,61 @@ class AttemptRunner:
         self._clock_ms = clock_ms
         self._new_id = new_id
         self._forbid = forbid
+        self._is_cancelled = is_cancelled
+        # By what a wish names; a dict for its order.
+        self._running: dict[tuple[str, str], dict[_Run, None]] = {}
         self._observer = observer or RunObserver()
         self._traceparent_of = traceparent_of
 
     async def handle(self, record: Record) -> None:
         """Run the attempt of one record. Raises UnreadableValue, RegistryUnavailable, SendToDeadLetters."""
-        origin = Origin(record.topic, record.partition, record.offset)
-        request = await self._codec.read(AttemptRequested, record.value, origin)
+        request = await self._read(record)
         execution_id = self._new_id()
         objection = self._forbid(request)
         if objection is not None:
             await self._refuse(record, request, execution_id, objection)
             return
         run = _Run(request, execution_id, self._traceparent_of(record))
-        ended = await self._run(run)
+        ended = await self._run_unless_cancelled(run)
         await self._report(record, run, ended)
+
+    async def skip(self, record: Record) -> None:
+        """Report the attempt of one record as cancelled before it began. Raises as `handle`."""
+        request = await self._read(record)
+        await self._report(record, _Run(request, self._new_id(), self._traceparent_of(record)), outcomes.cancelled())
+
+    def interrupt(self, wishes: AbstractSet[tuple[str, str]]) -> int:
+        """End the running attempts of these tasks (id and tenant); how many there were."""
+        runs = [run for wish in wishes for run in self._running.get(wish, ())]
+        return sum(run.interrupt() for run in runs)
+
+    def calls(self) -> Iterator[tuple[ModelName, float]]:
+        """Models that are being called now, and for how many seconds each."""
+        for runs in self._running.values():
+            for run in runs:
+                if run.has_begun:
+                    yield ModelName(run.request.provider, run.request.model), run.model_ms() / 1000
+
+    async def _read(self, record: Record) -> AttemptRequested:
+        origin = Origin(record.topic, record.partition, record.offset)
+        return await self._codec.read(AttemptRequested, record.value, origin)
+
+    async def _run_unless_cancelled(self, run: _Run) -> Ended:
+        name = run.request.task_id, run.request.tenant
+        if self._is_cancelled(*name):
+            return outcomes.cancelled()
+        self._running.setdefault(name, {})[run] = None
+        try:
+            return await self._run(run)
+        except asyncio.CancelledError as cancelled:
+            if not run.was_interrupted:
+                raise
+            return outcomes.cancelled(usage=spent_until(cancelled), model_ms=run.model_ms())
+        finally:
+            run.ended()
+            del self._running[name][run]
+            if not self._running[name]:
+                del self._running[name]
 
     async def _refuse(self, record: Record, request: AttemptRequested, execution_id: str, objection: Failure) -> None:
         _log.error("attempt %s must not run here: %s (%s)", request.attempt_id, objection.message, objection.code)
@@ -248,7 +303,9 @@ class AttemptRunner:
 class _Run:
     """One execution of an attempt, while it lasts."""
 
-    __slots__ = ("_began", "_began_ms", "_now", "execution_id", "node", "request", "traceparent")
+    __slots__ = (
+        "_began", "_began_ms", "_interrupted", "_now", "_task", "execution_id", "node", "request", "traceparent",
+    )  # fmt: skip
 
     def __init__(self, request: AttemptRequested, execution_id: str, traceparent: str | None) -> None:
         self.request = request
@@ -259,6 +316,31 @@ class _Run:
         self._now = asyncio.get_running_loop().time
         self._began = self._now()
         self._began_ms: int | None = None
+        self._task = asyncio.current_task()
+        self._interrupted = False
+
+    def interrupt(self) -> bool:
+        """Cancel it, once; whether it was running."""
+        if self._task is None or self._interrupted:
+            return False
+        self._interrupted = True
+        return self._task.cancel()
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether it has a slot."""
+        return self._began_ms is not None
+
+    @property
+    def was_interrupted(self) -> bool:
+        """Whether a cancellation that has just arrived was ours."""
+        return self._interrupted
+
+    def ended(self) -> None:
+        """There is nothing left to interrupt; the task is free for the report."""
+        if self._interrupted and self._task is not None:
+            self._task.uncancel()
+        self._task = None
 
     def begin(self, place: Place, now_ms: int) -> None:
         self.node = place.name

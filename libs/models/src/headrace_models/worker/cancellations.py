@@ -1,0 +1,152 @@
+"""Which tasks somebody wants stopped, as a worker has to know it: read from tasks.cancelled, all partitions."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import OrderedDict
+from collections.abc import Callable
+from collections.abc import Set as AbstractSet
+from typing import Final
+
+from headrace_contracts.codec import Codec
+from headrace_contracts.errors import Origin, RegistryUnavailable, UnreadableValue
+from headrace_contracts.events import TaskCancelled
+from headrace_contracts.headers import header
+from headrace_contracts.topics import TASKS_CANCELLED
+from headrace_streams.errors import OffsetGone, TryAgain
+from headrace_streams.ports import Log, PartitionReader
+from headrace_streams.records import Record
+
+_log = logging.getLogger(__name__)
+
+_BATCH: Final = 1_000
+_POLL_SECONDS: Final = 30.0
+_PAUSE_SECONDS: Final = 0.5
+_LOOK_SECONDS: Final = 60.0
+"""Between two looks for partitions that have been added."""
+_GATHER_SECONDS: Final = 0.02
+"""Looking for what a wish concerns takes as long for many as for one."""
+
+Wishes = AbstractSet[tuple[str, str]]
+"""Tasks to stop: id, and the tenant that asked for it. A wish of another tenant than the task's is none."""
+
+
+class Cancellations:
+    """Remembers the wishes of the last while, and tells of new ones.
+
+    Args:
+        history_seconds: How far back to read at the start: an attempt may have waited that long behind its wish.
+        remembered: Most wishes to keep in memory; the oldest go first.
+        clock_ms: Milliseconds since the epoch.
+        on_wishes: Told of wishes that have just been read.
+    """
+
+    def __init__(
+        self,
+        log: Log,
+        codec: Codec,
+        *,
+        history_seconds: float,
+        clock_ms: Callable[[], int],
+        on_wishes: Callable[[Wishes], None],
+        remembered: int = 50_000,
+    ) -> None:
+        self._log = log
+        self._codec = codec
+        self._topic = codec.topic_prefix + TASKS_CANCELLED.name
+        self._history_ms = round(history_seconds * 1000)
+        self._clock_ms = clock_ms
+        self._on_wishes = on_wishes
+        self._remembered = remembered
+        self._wishes: OrderedDict[tuple[str, str], None] = OrderedDict()
+        self._reader: PartitionReader | None = None
+
+    def wanted(self, task_id: str, tenant: str) -> bool:
+        """Whether the tenant has asked to stop its task."""
+        return (task_id, tenant) in self._wishes
+
+    async def start(self) -> None:
+        """Know the wishes of the last while before the first attempt begins; waits while the cluster is away."""
+        self._reader = self._log.reader()
+        while True:
+            try:
+                partitions = await self._reader.partitions_of(self._topic)
+                since = self._clock_ms() - self._history_ms
+                await self._reader.assign(await self._reader.offsets_at(partitions, since))
+                ends = {name: end for name, (_, end) in (await self._reader.bounds(partitions)).items()}
+                while any(self._reader.positions()[name] < end for name, end in ends.items()):
+                    await self._read(self._reader)
+                return
+            except (TryAgain, OffsetGone) as error:
+                _log.warning("wishes to stop tasks cannot be read yet: %s", error)
+                await asyncio.sleep(_PAUSE_SECONDS)
+
+    async def run(self) -> None:
+        """Follow the topic until cancelled."""
+        loop = asyncio.get_running_loop()
+        look_at = loop.time() + _LOOK_SECONDS
+        while True:
+            assert self._reader is not None, "start() comes first"
+            try:
+                await self._read(self._reader)
+                if loop.time() >= look_at:
+                    look_at = loop.time() + _LOOK_SECONDS
+                    await self._read_new_partitions(self._reader)
+            except (TryAgain, OffsetGone) as error:
+                _log.warning("some wishes to stop tasks may have been missed: %s", error)
+                await asyncio.sleep(_PAUSE_SECONDS)
+                await self.start_over()
+
+    async def start_over(self) -> None:
+        """Read the last while again, with a new reader."""
+        await self.close()
+        await self.start()
+
+    async def close(self) -> None:
+        """Stop reading."""
+        if self._reader is not None:
+            reader, self._reader = self._reader, None
+            await reader.close()
+
+    async def _read_new_partitions(self, reader: PartitionReader) -> None:
+        positions = reader.positions()
+        added = [name for name in await reader.partitions_of(self._topic) if name not in positions]
+        if added:
+            await reader.assign({**positions, **dict.fromkeys(added, 0)})
+
+    async def _read(self, reader: PartitionReader) -> None:
+        records = await reader.poll(_BATCH, _POLL_SECONDS)
+        if not records:
+            return
+        new: dict[tuple[str, str], None] = {}
+        for record in records:
+            wish = await self._decoded(record)
+            if wish is not None:
+                new[wish.task_id, wish.tenant] = None
+        for one in new:
+            self._wishes[one] = None
+            self._wishes.move_to_end(one)
+        while len(self._wishes) > self._remembered:
+            self._wishes.popitem(last=False)
+        if new:
+            self._on_wishes(new.keys())
+        await asyncio.sleep(_GATHER_SECONDS)
+
+    async def _decoded(self, record: Record) -> TaskCancelled | None:
+        origin = Origin(record.topic, record.partition, record.offset)
+        while True:
+            try:
+                return await self._codec.read(TaskCancelled, record.value, origin)
+            except UnreadableValue as error:
+                # The router sends it to the dead letters.
+                _log.warning("a wish to stop a task cannot be read: %s", error)
+                return None
+            except RegistryUnavailable as error:
+                _log.warning("wishes to stop tasks wait for the registry: %s", error)
+                await asyncio.sleep(_PAUSE_SECONDS)
+
+
+def is_wanted(wishes: Wishes, record: Record) -> bool:
+    """Whether the attempt in a record belongs to one of these tasks, as far as its headers say."""
+    return (header(record.headers, "ce_subject"), header(record.headers, "ce_tenant")) in wishes

@@ -1,0 +1,185 @@
+"""How many seconds of work a worker has before it: what offset lag cannot say, since one record may take a thousand
+times as long as another.
+
+What is in hand counts by its model: attempts not begun times the usual time of a call, and of running calls what is
+usually left of it. What the log still holds is not read yet, so it counts at the average of all models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from headrace_contracts.codec import Codec
+from headrace_contracts.errors import Origin, SchemaNotCached, UnreadableValue
+from headrace_contracts.events import AttemptRequested
+from headrace_streams.handling import Load
+from headrace_streams.parallel import ParallelConsumer
+from headrace_streams.records import Record
+
+from headrace_models.worker.runner import AttemptRunner, ModelName
+
+PRIOR_SECONDS: Final = 5.0
+"""Reckoned for a call before any has been observed: a short answer of a middling model."""
+UNKNOWN: Final = ModelName("", "")
+"""The model of what cannot be read, or has not been."""
+
+_WEIGHT_OF_NEWEST: Final = 0.1
+_LEAST_LEFT: Final = 0.1
+"""Part of the usual time that is reckoned for a call which has taken longer than usual."""
+
+
+class ServiceTimes:
+    """The usual time of a call of each model: moving averages of what was observed."""
+
+    def __init__(self, prior_seconds: float = PRIOR_SECONDS) -> None:
+        self._prior = prior_seconds
+        self._of: dict[ModelName, float] = {}
+        self._average: float | None = None
+
+    def observe(self, model: ModelName, seconds: float) -> None:
+        """A call has taken this long."""
+        self._of[model] = _moved(self._of.get(model), seconds)
+        self._average = _moved(self._average, seconds)
+
+    def of(self, model: ModelName) -> float:
+        """Usual seconds of a call: of this model, else of all, else the prior."""
+        return self._of.get(model, self.average)
+
+    @property
+    def average(self) -> float:
+        """Usual seconds of a call of any model."""
+        return self._prior if self._average is None else self._average
+
+
+@dataclass(frozen=True, slots=True)
+class ModelWork:
+    """Attempts of one model in hand. Durations in seconds.
+
+    Attributes:
+        queued: Not begun, or waiting for a free slot.
+        running: Being answered.
+        service: Usual time of one call.
+        outstanding: Time that all of them need, one after the other.
+    """
+
+    queued: int
+    running: int
+    service: float
+    outstanding: float
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """All that is before a worker.
+
+    Attributes:
+        models: What is in hand.
+        to_receive: Records in the log that have not been received.
+        service: Usual time of one call of any model, in seconds.
+    """
+
+    models: Mapping[ModelName, ModelWork]
+    to_receive: int
+    service: float
+
+    @property
+    def backlog_seconds(self) -> float:
+        """Time for what has not been received."""
+        return self.to_receive * self.service
+
+    @property
+    def outstanding_seconds(self) -> float:
+        """Time for everything, one call after the other."""
+        return self.backlog_seconds + sum(work.outstanding for work in self.models.values())
+
+
+def workload(
+    loads: Mapping[ModelName, Load],
+    calls: Iterable[tuple[ModelName, float]],
+    to_receive: int,
+    times: ServiceTimes,
+) -> Workload:
+    """What is before a worker, from its records in hand and the models it is calling, each with its seconds so far."""
+    elapsed: dict[ModelName, list[float]] = {}
+    for model, seconds in calls:
+        elapsed.setdefault(model, []).append(seconds)
+    models: dict[ModelName, ModelWork] = {}
+    for model in {**loads, **elapsed}:
+        service, running = times.of(model), elapsed.get(model, [])
+        load = loads.get(model, Load(0, 0))
+        queued = load.waiting + max(0, load.running - len(running))
+        left = sum(max(service - seconds, service * _LEAST_LEFT) for seconds in running)
+        models[model] = ModelWork(queued, len(running), service, queued * service + left)
+    return Workload(models, to_receive, times.average)
+
+
+def model_of(codec: Codec) -> Callable[[Record], ModelName]:
+    """Reads the model of the attempt in a record, and no more of it."""
+
+    def read(record: Record) -> ModelName:
+        origin = Origin(record.topic, record.partition, record.offset)
+        try:
+            fields = codec.first_fields(AttemptRequested, record.value, origin, ("provider", "model"))
+        except (UnreadableValue, SchemaNotCached):
+            return UNKNOWN
+        return ModelName(fields["provider"], fields["model"])
+
+    return read
+
+
+class WorkloadReader:
+    """Takes stock of a worker whenever somebody asks."""
+
+    def __init__(self, engine: ParallelConsumer, runner: AttemptRunner, codec: Codec, times: ServiceTimes) -> None:
+        self._engine = engine
+        self._runner = runner
+        self._model_of = model_of(codec)
+        self._times = times
+
+    def __call__(self) -> Workload:
+        assigned = self._engine.state().assigned.values()
+        to_receive = sum(partition.to_receive for partition in assigned)
+        return workload(self._engine.loads(self._model_of), self._runner.calls(), to_receive, self._times)
+
+    def document(self) -> Mapping[str, Any]:
+        """The same as plain data, with how far each partition is, for whoever scales workers."""
+        found, state = self(), self._engine.state()
+        return {
+            "outstanding_work_seconds": round(found.outstanding_seconds, 3),
+            "backlog_work_seconds": round(found.backlog_seconds, 3),
+            "average_service_seconds": round(found.service, 3),
+            "in_flight": state.in_flight,
+            "waiting": sum(state.waiting.values()),
+            "parked": state.parked,
+            "oldest_waiting_seconds": round(self._engine.oldest_waiting_seconds(), 3),
+            "to_receive": found.to_receive,
+            "models": [
+                {
+                    "provider": name.provider,
+                    "model": name.model,
+                    "queued": work.queued,
+                    "running": work.running,
+                    "service_seconds": round(work.service, 3),
+                    "outstanding_work_seconds": round(work.outstanding, 3),
+                }
+                for name, work in found.models.items()
+            ],
+            "partitions": [
+                {
+                    "topic": name.topic,
+                    "partition": name.partition,
+                    "position": partition.position,
+                    "log_end": partition.log_end,
+                    "lag": partition.lag,
+                    "to_receive": partition.to_receive,
+                    "paused": partition.paused,
+                }
+                for name, partition in state.assigned.items()
+            ],
+        }
+
+
+def _moved(before: float | None, newest: float) -> float:
+    return newest if before is None else before + _WEIGHT_OF_NEWEST * (newest - before)
