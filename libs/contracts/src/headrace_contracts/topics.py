@@ -107,7 +107,7 @@ TASKS_REPLIES = TopicSpec(
 )  # fmt: skip
 TASKS_COMPLETED = TopicSpec(
     "tasks.completed", events.TaskCompleted, "route key", "delete", 30 * _DAY_MS, 6,
-    ("router",), ("intake", "anyone"), "The terminal state of every task, once.", copartitioned=True,
+    ("router",), ("intake", "router", "anyone"), "The terminal state of every task, once.", copartitioned=True,
     dead_letters=True,
 )  # fmt: skip
 USAGE_RECORDED = TopicSpec(
@@ -116,7 +116,7 @@ USAGE_RECORDED = TopicSpec(
 )  # fmt: skip
 SPEND_WINDOWS = TopicSpec(
     "spend.windows", events.SpendWindows, "tenant", "compact", None, 6,
-    ("cost-accountant",), ("anyone",), "Live spend of each tenant.",
+    ("cost-accountant",), ("cost-accountant", "anyone"), "Live spend of each tenant.",
 )  # fmt: skip
 SKILLS_SUBMITTED = TopicSpec(
     "skills.submitted", events.SkillSubmitted, "tenant/skill", "delete", 7 * _DAY_MS, 6,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Final
 
 from headrace_contracts.events import AccessKey, SpendWindows
 from headrace_contracts.topics import ACCESS_KEYS, SPEND_WINDOWS, USAGE_RECORDED
@@ -25,6 +26,9 @@ from headrace_cost_accountant.measures import Measures
 from headrace_cost_accountant.service import LiveWindows
 from headrace_cost_accountant.settings import CostAccountantSettings
 
+WRITES: Final = (SPEND_WINDOWS,)
+READS: Final = (USAGE_RECORDED, SPEND_WINDOWS, ACCESS_KEYS)
+
 
 def build(settings: CostAccountantSettings) -> Service:
     """The service and its parts; connects to nothing. Raises PriceBookInvalid, OSError for an unusable price book."""
@@ -32,9 +36,7 @@ def build(settings: CostAccountantSettings) -> Service:
     health = Health()
     measures = Measures(metrics)
     prices = load_price_book(settings.price_book)
-    connections = Connections(
-        settings, health, writes=[SPEND_WINDOWS], reads=[USAGE_RECORDED, SPEND_WINDOWS, ACCESS_KEYS]
-    )
+    connections = Connections(settings, health, writes=WRITES, reads=READS)
     log, codec = connections.log, connections.codec
 
     database = Database(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from typing import Final
 
 from headrace_contracts.events import AccessKey, SkillPublished
 from headrace_contracts.ids import new_id
@@ -41,6 +42,10 @@ async def _follow(table: Table[AccessKey] | Table[SkillPublished]) -> None:
     await asyncio.shield(table.failure)
 
 
+WRITES: Final = (SKILLS_SUBMITTED, SKILLS_CATALOG, SKILLS_FEED)
+READS: Final = (SKILLS_SUBMITTED, SKILLS_CATALOG, SKILLS_FEED, ACCESS_KEYS)
+
+
 def build(settings: SkillBroadcasterSettings) -> Service:
     """The service and its parts; connects to nothing."""
     metrics = Metrics("skill_broadcaster")
@@ -50,8 +55,8 @@ def build(settings: SkillBroadcasterSettings) -> Service:
     connections = Connections(
         settings,
         health,
-        writes=[SKILLS_SUBMITTED, SKILLS_CATALOG, SKILLS_FEED],
-        reads=[SKILLS_SUBMITTED, SKILLS_CATALOG, SKILLS_FEED, ACCESS_KEYS],
+        writes=WRITES,
+        reads=READS,
     )
     log, codec = connections.log, connections.codec
 

@@ -1,0 +1,123 @@
+"""The chart and the manifests agree with the code: variables, users, commands, generated parts."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from headrace_contracts.topics import TOPICS
+from headrace_devstack.kubernetes.__main__ import files
+from headrace_devstack.kubernetes.kafka_resources import SERVICES, USERS
+from headrace_runtime.provision import ProvisionSettings
+from headrace_runtime.settings import Settings, variable_of
+
+ROOT = Path(__file__).parents[3]
+CHART = ROOT / "charts" / "headrace"
+TEMPLATES = "\n".join(path.read_text() for path in sorted((CHART / "templates").rglob("*")) if path.is_file())
+
+
+def values() -> dict[str, Any]:
+    loaded: dict[str, Any] = yaml.safe_load((CHART / "values.yaml").read_text())
+    return loaded
+
+
+def variables() -> set[str]:
+    """All variables that any service or Job reads."""
+    found = {variable_of(name, field) for name, field in ProvisionSettings.model_fields.items()}
+    for service in SERVICES:
+        module = importlib.import_module(f"headrace_{service.replace('-', '_')}.settings")
+        for cls in vars(module).values():
+            if isinstance(cls, type) and issubclass(cls, Settings) and cls.__module__ == module.__name__:
+                found |= {variable_of(name, field) for name, field in cls.model_fields.items()}
+    return found
+
+
+def test_generated_files_are_current() -> None:
+    stale = [str(path) for path, text in files(ROOT).items() if not path.exists() or path.read_text() != text]
+    assert stale == [], "run `make generate`"
+
+
+def test_every_variable_that_the_chart_sets_is_read_by_somebody() -> None:
+    known = variables()
+    named = set(re.findall(r"\b(HEADRACE_[A-Z_]*[A-Z])(?=:| |\")", TEMPLATES)) - {"HEADRACE_KAFKA"}
+    librdkafka = {name for name in named if name.startswith("HEADRACE_KAFKA_")}
+    assert len(named) > 30
+    assert named - librdkafka - known == set()
+
+
+def test_every_command_of_the_chart_is_a_module() -> None:
+    for module in ("headrace_runtime.provision", "headrace_intake.migrations", "headrace_cost_accountant.migrations"):
+        assert importlib.util.find_spec(module) is not None
+    assert '"headrace_runtime.provision"' in TEMPLATES
+    assert '"headrace_%s.migrations"' in TEMPLATES
+
+
+def test_the_chart_has_the_services_that_there_are() -> None:
+    traits = re.search(r'define "headrace.traits" -\}\}\n(.*?)\{\{- end', TEMPLATES, re.DOTALL)
+    assert traits is not None
+    parsed: dict[str, dict[str, Any]] = yaml.safe_load(traits[1])
+    assert {entry["name"] for entry in parsed.values()} == set(SERVICES)
+    for key, entry in parsed.items():
+        assert key in values()
+        wiring: Any = importlib.import_module(f"headrace_{entry['name'].replace('-', '_')}.wiring")
+        read = {spec.name for spec in wiring.READS}
+        assert set(entry.get("topics", ())) <= read, f"{key} is scaled by the lag of a topic it does not read"
+
+
+def test_default_secrets_are_those_that_strimzi_makes_for_the_users() -> None:
+    assert values()["kafka"]["auth"]["secretPrefix"] == "headrace-"
+    users = [doc["metadata"]["name"] for doc in yaml.safe_load_all((ROOT / "k8s/strimzi/users.yaml").read_text())]
+    assert set(users) == {f"headrace-{user}" for user in USERS}
+
+
+@pytest.mark.parametrize("preset", ["small", "medium", "large"])
+def test_presets_name_topics_and_models_that_there_are(preset: str) -> None:
+    chosen: dict[str, Any] = yaml.safe_load((CHART / f"values-{preset}.yaml").read_text())
+    partitions = chosen.get("topics", {}).get("partitions", {})
+    assert set(partitions) <= {*TOPICS, "tasks"}
+    assert partitions.get("skills.submitted") == partitions.get("skills.catalog")
+    policy = (ROOT / "services/router/src/headrace_router/policy.yaml").read_text()
+    for pool in chosen.get("ollama", {}).get("pools", {}).values():
+        for model in pool["models"]:
+            assert f"ollama/{model}" in policy, f"no role of the shipped policy asks for {model}"
+
+
+def test_the_schema_knows_every_value() -> None:
+    schema: dict[str, Any] = json.loads((CHART / "values.schema.json").read_text())
+
+    def resolved(node: dict[str, Any]) -> dict[str, Any]:
+        while "$ref" in node:
+            target: Any = schema
+            for part in node["$ref"].removeprefix("#/").split("/"):
+                target = target[part]
+            node = target
+        return node
+
+    def walk(value: Any, node: dict[str, Any], path: str) -> None:
+        node = resolved(node)
+        if isinstance(value, dict) and "properties" in node:
+            for key, child in value.items():
+                assert key in node["properties"] or node.get("additionalProperties", True), f"{path}.{key}"
+                if key in node["properties"]:
+                    walk(child, node["properties"][key], f"{path}.{key}")
+
+    walk(values(), schema, "")
+    assert schema["additionalProperties"] is False
+
+
+def test_no_value_holds_a_secret() -> None:
+    secret = re.compile(r"password|pepper|token|hr_", re.IGNORECASE)
+
+    def walk(node: Any, path: str) -> None:
+        if isinstance(node, dict):
+            for key, child in node.items():
+                walk(child, f"{path}.{key}")
+        elif isinstance(node, str) and not path.endswith(("Key", ".key")):
+            assert not secret.search(node), path
+
+    walk(values(), "")

@@ -1,0 +1,88 @@
+"""Who may do what in Kafka follows from the topic specifications, and nobody may more."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+from typing import Any
+
+import pytest
+from headrace_contracts.topics import TASKS_SUBMITTED, TOPICS, TopicSpec, dead_letters_of
+from headrace_devstack.kubernetes import kafka_resources
+from headrace_devstack.kubernetes.kafka_resources import SERVICES, USERS, rights
+
+PREFIX = "x."
+
+
+def may(user: str, operation: str, topic: str) -> bool:
+    return any(
+        right.kind == "topic"
+        and operation in right.operations
+        and (topic.startswith(right.name) if right.is_prefix else topic == right.name)
+        for right in rights(PREFIX)[user]
+    )
+
+
+@pytest.mark.parametrize("topic", ["work.local.interactive", "work.local.batch", "tasks.journal", "tasks.completed"])
+def test_the_cloud_worker_reads_nothing_that_may_be_sensitive(topic: str) -> None:
+    assert not may("cloud-worker", "Read", PREFIX + topic)
+    assert not may("cloud-worker", "Read", f"{PREFIX}{topic}.dlq")
+
+
+def test_every_service_may_do_what_the_specifications_say_and_no_other_user_may() -> None:
+    for spec in TOPICS.values():
+        for operation, names in (("Read", spec.readers), ("Write", spec.writers)):
+            expected = {name for name in names if name != "anyone"}
+            if "anyone" in names:
+                expected.add("observer" if operation == "Read" else "agent")
+            assert {user for user in USERS if may(user, operation, PREFIX + spec.name)} == expected, spec.name
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_what_a_service_is_wired_to_stands_in_the_specifications(service: str) -> None:
+    wiring: Any = importlib.import_module(f"headrace_{service.replace('-', '_')}.wiring")
+    reads: tuple[TopicSpec, ...] = wiring.READS
+    writes: tuple[TopicSpec, ...] = wiring.WRITES
+    for spec in reads:
+        assert may(service, "Read", PREFIX + spec.name), f"{service} reads {spec.name}"
+        if spec.dead_letters:
+            assert may(service, "Write", PREFIX + dead_letters_of(spec).name), f"{service} writes {spec.name}.dlq"
+    for spec in writes:
+        assert may(service, "Write", PREFIX + spec.name), f"{service} writes {spec.name}"
+
+
+def test_who_makes_topics_reads_and_writes_none() -> None:
+    operations = {operation for right in rights(PREFIX)["provisioner"] for operation in right.operations}
+    assert operations == {"Create", "Describe", "DescribeConfigs"}
+
+
+def test_only_who_makes_topics_and_the_changelogs_of_live_windows_may_create_any() -> None:
+    creators = {
+        (user, right.name)
+        for user, granted in rights(PREFIX).items()
+        for right in granted
+        if "Create" in right.operations
+    }
+    assert creators == {("provisioner", PREFIX), ("cost-accountant", f"{PREFIX}cost-accountant.windows-")}
+
+
+def test_groups_belong_to_their_users() -> None:
+    for user, granted in rights(PREFIX).items():
+        for right in granted:
+            if right.kind == "group" and "Read" in right.operations:
+                assert right.name == PREFIX + user
+
+
+def test_a_topic_of_an_unknown_service_is_refused() -> None:
+    stranger = dataclasses.replace(TASKS_SUBMITTED, readers=("accountant",))
+    with pytest.raises(ValueError, match="no user: accountant"):
+        rights(PREFIX, [stranger])
+
+
+def test_resources_carry_prefix_and_cluster() -> None:
+    topics = kafka_resources.topic_resources("team_a.", "east")
+    journal = next(topic for topic in topics if topic["spec"]["topicName"] == "team_a.tasks.journal")
+    assert journal["metadata"] == {"name": "team-a.tasks.journal", "labels": {"strimzi.io/cluster": "east"}}
+    assert journal["spec"]["replicas"] == 3
+    assert journal["spec"]["config"]["min.insync.replicas"] == 2
+    assert {user["metadata"]["name"] for user in kafka_resources.user_resources()} == {f"headrace-{u}" for u in USERS}
