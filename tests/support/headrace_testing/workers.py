@@ -27,7 +27,7 @@ from headrace_models.ports import (
     hand_out,
 )
 from headrace_models.worker.pool import Place, PlaceView, Pool
-from headrace_models.worker.runner import AttemptRunner, Forbid, RunnerOptions, RunObserver
+from headrace_models.worker.runner import AttemptRunner, Forbid, IsCancelled, RunnerOptions, RunObserver
 from headrace_streams.memory import MemoryCluster, MemoryLog
 from headrace_streams.memory.network import Network
 from headrace_streams.publishing import Publication, Publisher
@@ -115,6 +115,7 @@ class WorkerBench:
         choose: Callable[[Sequence[PlaceView], str], PlaceView | None] = first_of,
         observer: RunObserver | None = None,
         forbid: Forbid = lambda _request: None,
+        is_cancelled: IsCancelled = lambda _task_id, _tenant: False,
         **options: Any,
     ) -> AttemptRunner:
         return AttemptRunner(
@@ -125,6 +126,7 @@ class WorkerBench:
             clock_ms=now_ms,
             new_id=lambda: f"execution-{next(self._numbers)}",
             forbid=forbid,
+            is_cancelled=is_cancelled,
             observer=observer,
         )
 

@@ -1,0 +1,218 @@
+"""Wishes to stop tasks: who follows them, and what becomes of the attempts."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+from headrace_contracts import events, topics
+from headrace_contracts.events import Outcome
+from headrace_models.call import Call, limited, spent_until
+from headrace_models.ports import ChatRequest, ChatResult, Message, OnText
+from headrace_models.worker import cancellations as cancellations_module
+from headrace_models.worker.cancellations import Cancellations, Wishes, is_wanted
+from headrace_streams.memory.cluster import MemoryCluster
+from headrace_streams.publishing import Publication
+from headrace_streams.records import Outgoing, TopicPartition
+from headrace_testing.workers import PREFIX, ScriptedProvider, WorkerBench, attempt, healthy, now_ms
+
+TOPIC = PREFIX + topics.TASKS_CANCELLED.name
+
+
+@pytest.fixture
+async def bench() -> WorkerBench:
+    made = WorkerBench()
+    await made.prepare()
+    return made
+
+
+def wish(bench: WorkerBench, task_id: str, tenant: str = "acme", *, at: int | None = None, partition: int = 0) -> None:
+    event = events.TaskCancelled(task_id=task_id, tenant=tenant, requested_at=at or now_ms())
+    publication = Publication(
+        spec=topics.TASKS_CANCELLED, event=event, event_id=f"{task_id}/cancel", key=b"k", tenant=tenant,
+        time_ms=event.requested_at, partition=partition,
+    )  # fmt: skip
+    bench.cluster.append(bench.publisher.outgoing(publication), event.requested_at)
+
+
+async def eventually(true: Callable[[], bool], what: str) -> None:
+    try:
+        async with asyncio.timeout(10):
+            while not true():  # noqa: ASYNC110 - looks at what has no event
+                await asyncio.sleep(0.002)
+    except TimeoutError:
+        pytest.fail(f"never: {what}")
+
+
+@asynccontextmanager
+async def following(
+    bench: WorkerBench, on_wishes: Callable[[Wishes], None] = lambda _wishes: None, remembered: int = 100
+) -> AsyncIterator[Cancellations]:
+    made = Cancellations(
+        bench.log, bench.codec, history_seconds=60, clock_ms=now_ms, on_wishes=on_wishes, remembered=remembered
+    )
+    await made.start()
+    run = asyncio.create_task(made.run())
+    try:
+        yield made
+    finally:
+        run.cancel()
+        await asyncio.gather(run, return_exceptions=True)
+        await made.close()
+
+
+async def test_wishes_of_the_last_while_are_known_at_the_start_and_older_ones_not(bench: WorkerBench) -> None:
+    wish(bench, "old", at=now_ms() - 120_000)
+    wish(bench, "recent", at=now_ms() - 30_000)
+    wish(bench, "elsewhere", at=now_ms() - 30_000, partition=5)
+    async with following(bench) as known:
+        assert known.wanted("recent", "acme")
+        assert known.wanted("elsewhere", "acme")
+        assert not known.wanted("old", "acme")
+
+
+async def test_new_wishes_are_told_and_garbage_stops_nothing(bench: WorkerBench) -> None:
+    told: list[tuple[str, str]] = []
+    async with following(bench, told.extend) as known:
+        bench.cluster.append(Outgoing(TOPIC, b"garbage", partition=2), now_ms())
+        wish(bench, "new", partition=2)
+        await eventually(lambda: known.wanted("new", "acme"), "the wish is known")
+    assert told == [("new", "acme")]
+
+
+async def test_a_foreign_tenants_wish_is_none_and_hides_none(bench: WorkerBench) -> None:
+    wish(bench, "task-1", "acme")
+    wish(bench, "task-1", "mallory")
+    wish(bench, "task-2", "mallory")
+    async with following(bench) as known:
+        assert known.wanted("task-1", "acme")
+        assert not known.wanted("task-2", "acme")
+    assert is_wanted({("task-1", "acme")}, bench.submit(attempt("task-1")))
+    assert not is_wanted({("task-1", "mallory")}, bench.submit(attempt("task-1")))
+
+
+async def test_the_oldest_wishes_are_forgotten_when_there_are_too_many(bench: WorkerBench) -> None:
+    for number in range(5):
+        wish(bench, f"task-{number}")
+    async with following(bench, remembered=3) as known:
+        assert [known.wanted(f"task-{number}", "acme") for number in range(5)] == [False, False, True, True, True]
+
+
+async def test_partitions_that_are_added_are_followed(bench: WorkerBench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cancellations_module, "_LOOK_SECONDS", 0.0)
+    async with following(bench) as known:
+        _add_partition(bench.cluster)
+        wish(bench, "first")
+        await eventually(lambda: known.wanted("first", "acme"), "the first wish is known")
+        wish(bench, "second", partition=6)
+        await eventually(lambda: known.wanted("second", "acme"), "the wish in the new partition is known")
+
+
+def _add_partition(cluster: MemoryCluster) -> None:
+    before = cluster.partition(TopicPartition(TOPIC, 0))
+    cluster._topics[TOPIC].append(type(before)(TopicPartition(TOPIC, 6)))
+
+
+async def test_wishes_lost_to_retention_are_no_reason_to_stop_following(bench: WorkerBench) -> None:
+    async with following(bench) as known:
+        for number in range(3):
+            wish(bench, f"gone-{number}")
+        bench.cluster.delete_before(TopicPartition(TOPIC, 0), 3)
+        wish(bench, "later")
+        await eventually(lambda: known.wanted("later", "acme"), "it goes on")
+
+
+class _Slow(ScriptedProvider):
+    """Says something, then hangs, as a client of a real provider does."""
+
+    async def chat(self, request: ChatRequest, on_text: OnText) -> ChatResult:
+        self.asked.append(request)
+        self.running += 1
+        call = Call(self.provider, request, on_text)
+        try:
+            async with limited(call):
+                call.accepted = True
+                await call.hear("half an answer, and then ")
+                await asyncio.sleep(60)
+        finally:
+            self.running -= 1
+        raise AssertionError("not to be reached")
+
+
+async def test_a_running_attempt_is_ended_and_what_it_consumed_is_recorded(bench: WorkerBench) -> None:
+    provider = _Slow()
+    runner = bench.runner([healthy(provider, slots=1)])
+    running = asyncio.create_task(runner.handle(bench.submit(attempt())))
+    await eventually(lambda: provider.running == 1, "the call runs")
+    assert [name for name, _ in runner.calls()] == [("ollama", "gemma2:2b")]
+    assert runner.interrupt({("task-1", "mallory"), ("task-2", "acme")}) == 0
+    assert runner.interrupt({("task-1", "acme")}) == 1
+    assert runner.interrupt({("task-1", "acme")}) == 0, "once is enough"
+    await running
+    assert running.cancelling() == 0, "the task may go on with another record"
+    (end,) = bench.read(topics.ATTEMPTS_FINISHED)
+    assert (end.outcome, end.failure.code, end.node) == (Outcome.CANCELLED, "cancelled", "node-1")
+    (usage,) = bench.read(topics.USAGE_RECORDED)
+    assert usage.outcome is Outcome.CANCELLED
+    assert usage.usage.input_tokens > 0
+    assert usage.usage.output_tokens > 0
+    assert list(runner.calls()) == []
+
+
+async def test_an_attempt_that_waits_for_a_slot_is_ended_and_bills_nothing(bench: WorkerBench) -> None:
+    provider = ScriptedProvider()
+    gate = asyncio.Event()
+    provider.script = [gate]
+    runner = bench.runner([healthy(provider, slots=1)])
+    first = asyncio.create_task(runner.handle(bench.submit(attempt("first"))))
+    await eventually(lambda: provider.running == 1, "the slot is taken")
+    second = asyncio.create_task(runner.handle(bench.submit(attempt("second"))))
+    await asyncio.sleep(0.01)
+    assert runner.interrupt({("second", "acme")}) == 1
+    await second
+    gate.set()
+    await first
+    ends = {end.task_id: end for end in bench.read(topics.ATTEMPTS_FINISHED)}
+    assert (ends["second"].outcome, ends["second"].node) == (Outcome.CANCELLED, None)
+    assert ends["first"].outcome is Outcome.ANSWERED
+    assert [usage.task_id for usage in bench.read(topics.USAGE_RECORDED)] == ["first"]
+    assert len(provider.asked) == 1
+    await asyncio.wait_for(runner.handle(bench.submit(attempt("third"))), 5)
+
+
+async def test_a_cancellation_from_elsewhere_is_not_taken_for_a_wish(bench: WorkerBench) -> None:
+    provider = _Slow()
+    running = asyncio.create_task(bench.runner([healthy(provider)]).handle(bench.submit(attempt())))
+    await eventually(lambda: provider.running == 1, "the call runs")
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert bench.read(topics.ATTEMPTS_FINISHED) == []
+
+
+async def test_an_attempt_whose_wish_came_first_does_not_begin(bench: WorkerBench) -> None:
+    provider = ScriptedProvider()
+    runner = bench.runner([healthy(provider)], is_cancelled=lambda task_id, tenant: (task_id, tenant) == ("a", "acme"))
+    await runner.handle(bench.submit(attempt("a")))
+    await runner.handle(bench.submit(attempt("b")))
+    await runner.skip(bench.submit(attempt("c")))
+    ends = {end.task_id: end.outcome for end in bench.read(topics.ATTEMPTS_FINISHED)}
+    assert ends == {"a": Outcome.CANCELLED, "b": Outcome.ANSWERED, "c": Outcome.CANCELLED}
+    assert [usage.task_id for usage in bench.read(topics.USAGE_RECORDED)] == ["b"]
+    assert len(provider.asked) == 1
+
+
+async def test_an_outer_time_out_is_still_one() -> None:
+    """What is noted in a cancellation must not hide from asyncio whose it is."""
+    request = ChatRequest(model="m", messages=(Message("user", "words"),), timeout_seconds=60)
+    call = Call("p", request, lambda _piece: None)
+
+    async def hang() -> None:
+        async with asyncio.timeout(0.01), limited(call):
+            await asyncio.sleep(60)
+
+    with pytest.raises(TimeoutError):
+        await hang()
+    assert spent_until(asyncio.CancelledError()) is None
