@@ -9,12 +9,12 @@ BIN := .venv/bin
 SOURCES := $(wildcard libs/*/src services/*/src) tests libs/devstack/bootstrap.py
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up demo test check format generate bench bench-streams lock-artifacts downloads clean
+.PHONY: help setup up demo test test-k8s check format generate bench bench-streams lock-artifacts downloads clean
 
 help: ## Show this list
 	@echo "Headrace: make <target> [ARGS='...']"
 	@echo
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18 | sed 's/^/  /'
+	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18 | sed 's/^/  /'
 	@echo
 	@echo "  Variables: PYTHON (3.11 or newer), ARGS (options for up, demo, bench and for pytest in test),"
 	@echo "  HEADRACE_DATA (default .headrace), HEADRACE_PORT_BASE (default 19080), HEADRACE_CACHE (downloads)"
@@ -32,6 +32,10 @@ demo: setup ## An AI team works through a folder of files, on a running platform
 
 test: check downloads ## All checks and all tests, those on real Kafka, registry and Postgres included
 	$(BIN)/pytest $(ARGS)
+
+test-k8s: setup ## The chart and the discovery of nodes on a real Kubernetes control plane; needs Go, builds the rest once
+	PYTHONPATH=tests/support $(BIN)/python -m headrace_testing.k8s.toolchain
+	$(BIN)/pytest tests/k8s $(ARGS)
 
 check: setup ## Lint, formatting, types, import contracts, generated code current, schemas compatible
 	$(BIN)/ruff check .

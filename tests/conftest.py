@@ -25,6 +25,14 @@ import pytest
 from headrace_testing.databases import fresh_database
 from headrace_testing.up import RunningStack, open_folder, running_up
 
+KUBERNETES = Path(__file__).parent / "k8s"
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave out the tests on Kubernetes (``make test-k8s``) unless they are asked for: they build programs with Go."""
+    asked = any(Path(argument.partition("::")[0]).resolve().is_relative_to(KUBERNETES) for argument in config.args)
+    return True if collection_path == KUBERNETES and not asked else None
+
 
 def _run(request: pytest.FixtureRequest, name: str, *options: str) -> Iterator[RunningStack]:
     with open_folder(name) as folder:

@@ -1,8 +1,8 @@
 """Custom resource definitions, and JSON schemas of everything the API server knows, for checking manifests without one.
 
-The definitions come from the published sources of each project: KEDA and the Prometheus Operator as Go modules, Strimzi
-as a Java archive. The schemas are made from them and from the OpenAPI document of Kubernetes itself. They are strict: a
-field that does not exist is refused, as `kubectl` does with strict validation.
+The definitions come from the published sources of each project: KEDA, the Prometheus Operator and the Gateway API as
+Go modules, Strimzi as a Java archive. The schemas are made from them and from the OpenAPI document of Kubernetes. They
+are strict: a field that does not exist is refused, as `kubectl` does with strict validation.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ _PROMETHEUS: Final = (
     "github.com/prometheus-operator/prometheus-operator@v0.85.0",
     "h1:M5xLCLEoaW2IJfnuCwFzzpL+jSVQu3KGT84Pye+fW8s=",
 )
+_GATEWAY: Final = ("sigs.k8s.io/gateway-api@v1.6.3", "h1:lKpJa5bGlraC/QeACvCpsHLdmO6y0iKfzVl6gzaFEYc=")
 _STRIMZI: Final = Artifact(
     "strimzi", "io.strimzi", "api", "0.51.0", "tests", "jar",
     "b99f69303dc507ca505b74345d93f5260621bb084b8b79447f726e54b6e66a1d", 292_302,
@@ -46,12 +47,16 @@ class Definitions:
         """The custom resource definitions, as their projects publish them."""
         keda = go_module(*_KEDA) / "config" / "crd" / "bases"
         prometheus = go_module(*_PROMETHEUS) / "example" / "prometheus-operator-crd"
-        texts = [path.read_text() for folder in (keda, prometheus) for path in sorted(folder.glob("*.yaml"))]
+        gateway = go_module(*_GATEWAY) / "config" / "crd" / "standard"
+        files = [path for folder in (keda, prometheus, gateway) for path in sorted(folder.glob("*.yaml"))]
+        texts = [text for text in (path.read_text() for path in files) if "kind: CustomResourceDefinition" in text]
         return [*texts, *self._strimzi()]
 
     def schemas(self) -> Path:
         """Folder of one schema for each kind, named as kubeconform asks for them: `deployment-apps-v1.json`."""
-        key = hashlib.sha256("\n".join([KUBERNETES_VERSION, *_KEDA, *_PROMETHEUS, _STRIMZI.sha256, _MADE_BY]).encode())
+        key = hashlib.sha256(
+            "\n".join([KUBERNETES_VERSION, *_KEDA, *_PROMETHEUS, *_GATEWAY, _STRIMZI.sha256, _MADE_BY]).encode()
+        )
         target = self._tools.folder / f"schemas-{key.hexdigest()[:12]}"
         if target.is_dir():
             return target
@@ -77,7 +82,11 @@ class _Loader(yaml.CSafeLoader):
     """Takes a lone `=` as text, which YAML 1.1 has a type for and nobody else."""
 
 
-_Loader.add_constructor("tag:yaml.org,2002:value", lambda loader, node: loader.construct_scalar(node))
+def _as_text(loader: _Loader, node: yaml.ScalarNode) -> object:
+    return loader.construct_scalar(node)
+
+
+_Loader.add_constructor("tag:yaml.org,2002:value", _as_text)
 
 
 class _Silent:

@@ -250,7 +250,7 @@ class MachineLabels:
 def _told(error: ApiException, selection: Selection) -> str:
     if error.status == 403:
         return (
-            "this service account may not read them. Grant get, list and watch on endpointslices "
+            "this service account may not read them. Grant list and watch on endpointslices "
             f"(discovery.k8s.io) in namespace {selection.namespace} by a Role and a RoleBinding."
         )
     if error.status == 401:

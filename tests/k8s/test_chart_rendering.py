@@ -1,0 +1,214 @@
+"""The chart and the manifests, as far as they can be checked without a cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Final
+
+import pytest
+import yaml
+from headrace_testing.k8s.helm import CHART, PRESETS, ROOT, VERSIONS, objects_in, template
+from headrace_testing.k8s.plane import Said, run_command
+from headrace_testing.k8s.schemas import Definitions
+from headrace_testing.k8s.toolchain import Toolchain
+
+MANIFESTS: Final = ROOT / "k8s"
+
+SWITCHES: Final[dict[str, Sequence[str]]] = {
+    "sasl and a topics job": ("kafka.auth.type=sasl", "topics.manage=job"),
+    "mtls and strimzi": ("kafka.auth.type=mtls", "topics.manage=strimzi"),
+    "no login, no tls": ("kafka.auth.type=none", "kafka.tls.enabled=false", "topics.manage=none"),
+    "public authorities": (
+        "kafka.tls.caSecret.name=",
+        "registry.caSecret.name=registry-ca",
+        "postgres.caSecret.name=pg-ca",
+    ),
+    "keda by ops ports": ("autoscaling.mode=keda", "autoscaling.source=metrics-api"),
+    "keda to zero": (
+        "autoscaling.mode=keda",
+        "localWorker.autoscaling.minReplicas=0",
+        "cloudWorker.autoscaling.minReplicas=0",
+    ),
+    "hpa": ("autoscaling.mode=hpa",),
+    "nothing scales": ("autoscaling.mode=none",),
+    "fixed nodes": ("localWorker.discovery.enabled=false", "localWorker.nodes=http://gpu-1:11434;slots=4"),
+    "nodes elsewhere": ("localWorker.discovery.namespace=models",),
+    "accounts and rights by others": ("rbac.create=false", "serviceAccounts.create=false"),
+    "ollama": ("ollama.enabled=true", "ollama.pools.general.models={llama3.2:3b}"),
+    "doors": (
+        "ingress.enabled=true",
+        "ingress.tlsSecret=tls",
+        "gateway.enabled=true",
+        "gateway.parentRefs[0].name=public",
+    ),
+    "monitoring": ("monitoring.serviceMonitor.enabled=true", "monitoring.rules.enabled=true"),
+    "bare": ("networkPolicy.enabled=false", "migrations.enabled=false", "skillBroadcaster.enabled=false"),
+    "policy and prices": ("router.policy=version: 1", "priceBook=models: []"),
+}
+
+
+@pytest.fixture(scope="module")
+def conform(tools: Toolchain, definitions: Definitions) -> Conform:
+    return Conform(tools.path("kubeconform"), definitions.schemas())
+
+
+class Conform:
+    """kubeconform on our own schemas, strict; a kind that has no schema is an error."""
+
+    def __init__(self, program: Path, schemas: Path) -> None:
+        location = f"{schemas}/{{{{.ResourceKind}}}}{{{{.KindSuffix}}}}.json"
+        self._command = [str(program), "-strict", "-summary", "-schema-location", location]
+
+    def __call__(self, text: str) -> Said:
+        return run_command([*self._command, "-"], given=text, check=False)
+
+
+def options(switches: Sequence[str]) -> list[str]:
+    return [f"--set={switch}" for switch in switches]
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("preset", ["values", *(f"values-{preset}" for preset in PRESETS)])
+def test_lint_is_content(tools: Toolchain, version: str, preset: str) -> None:
+    command = [str(tools.path(version)), "lint", "--strict", str(CHART), "-f", str(CHART / f"{preset}.yaml")]
+    run_command([*command, "--kube-version=1.36.3"])
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_preset_renders_to_valid_objects(tools: Toolchain, conform: Conform, version: str, preset: str) -> None:
+    said = conform(template(tools, version, "-f", str(CHART / f"values-{preset}.yaml")).out)
+    assert (said.code, "Skipped: 0" in said.out) == (0, True), said.out + said.err
+
+
+@pytest.mark.parametrize("case", SWITCHES)
+def test_every_switch_renders_to_valid_objects(tools: Toolchain, conform: Conform, case: str) -> None:
+    text, other = (template(tools, version, *options(SWITCHES[case])).out for version in VERSIONS)
+    assert objects_in(text) == objects_in(other), "Helm 3 and 4 make the same of it"
+    said = conform(text)
+    assert (said.code, "Skipped: 0" in said.out) == (0, True), said.out + said.err
+    names = [(one["kind"], one["metadata"].get("namespace"), one["metadata"]["name"]) for one in objects_in(text)]
+    assert len(names) == len(set(names)), "two objects of one name overwrite each other"
+
+
+def test_the_schemas_refuse_what_the_api_server_would(conform: Conform) -> None:
+    """So that the tests above can fail."""
+    port = {"name": "http", "port": 80, "targetPort": "web"}
+    service = {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "x"}, "spec": {"ports": [port]}}
+    assert conform(yaml.safe_dump(service)).code == 0
+    assert "additional propert" in conform(yaml.safe_dump({**service, "spec": {"port": [port]}})).out
+    assert conform(yaml.safe_dump({**service, "spec": {"ports": [{**port, "port": "many"}]}})).code != 0
+    scaled = {
+        "apiVersion": "keda.sh/v1alpha1",
+        "kind": "ScaledObject",
+        "metadata": {"name": "x"},
+        "spec": {"scaleTargetRef": {"name": "x"}, "triggers": [], "minReplicas": 0},
+    }
+    assert "minReplicas" in conform(yaml.safe_dump(scaled)).out
+
+
+def test_small_asks_for_nothing_that_a_plain_cluster_lacks(tools: Toolchain) -> None:
+    text = template(tools, "helm3", "-f", str(CHART / "values-small.yaml"), custom=False).out
+    groups = {one["apiVersion"].partition("/")[0] for one in objects_in(text) if "/" in one["apiVersion"]}
+    assert all("." not in group or group.endswith(".k8s.io") for group in groups), groups
+
+
+@pytest.mark.parametrize(
+    ("switches", "said"),
+    [
+        (("router.replica=3",), "replica"),
+        (("router.replicas=many",), "router"),
+        (("kafka.auth.type=plain",), "kafka"),
+        (("topics.manage=yes",), "manage"),
+        (("topics.replication=0",), "replication"),
+        (("postgres.url=postgresql://u:p@h/d",), "url"),
+        (("router.settings.HEADRACE_KAFKA_SASL_PASSWORD=secret",), "values hold no secrets"),
+        (("intake.settings.HEADRACE_KEY_PEPPER=secret",), "apiKeys.secret"),
+        (("kafka.properties.acks=1",), "acks"),
+        (("kafka.properties.group\\.id=x",), "Headrace sets this property itself"),
+        (("kafka.properties.sasl\\.password=x",), "values hold no secrets"),
+        (("localWorker.autoscaling.minReplicas=9", "localWorker.autoscaling.maxReplicas=3"), "above maxReplicas"),
+        (("ollama.enabled=true",), "ollama.pools"),
+        (("autoscaling.mode=sometimes",), "mode"),
+        (("podSecurityContext=root",), "podSecurityContext"),
+    ],
+)
+@pytest.mark.parametrize("version", VERSIONS)
+def test_wrong_values_are_refused_in_words_that_help(
+    tools: Toolchain, version: str, switches: Sequence[str], said: str
+) -> None:
+    refused = template(tools, version, *options(switches), check=False)
+    assert refused.code != 0
+    assert said in refused.err
+    assert len(refused.err) < 2_000, "nobody reads more"
+
+
+def manifests() -> Iterator[Path]:
+    for path in sorted(MANIFESTS.rglob("*.yaml")):
+        text = path.read_text()
+        if "apiVersion:" in text and path.name != "kustomization.yaml" and "kind.x-k8s.io" not in text:
+            yield path
+
+
+def overlays() -> list[Path]:
+    return sorted(path.parent for path in MANIFESTS.rglob("kustomization.yaml"))
+
+
+@pytest.mark.parametrize("path", [pytest.param(path, id=str(path.relative_to(MANIFESTS))) for path in manifests()])
+def test_every_manifest_is_valid(conform: Conform, path: Path) -> None:
+    if any("$patch" in text or "patches" in path.parts for text in (path.read_text(),)):
+        pytest.skip("part of an object: it is checked in the overlay that it goes into")
+    said = conform(path.read_text())
+    assert (said.code, "Skipped: 0" in said.out) == (0, True), said.out + said.err
+
+
+@pytest.mark.parametrize("overlay", [pytest.param(path, id=str(path.relative_to(MANIFESTS))) for path in overlays()])
+def test_every_overlay_builds_to_valid_objects(tools: Toolchain, conform: Conform, overlay: Path) -> None:
+    text = run_command([str(tools.path("kubectl")), "kustomize", str(overlay)]).out
+    said = conform(text)
+    assert (said.code, "Skipped: 0" in said.out) == (0, True), said.out + said.err
+
+
+def rules() -> list[Path]:
+    found = [*sorted((CHART / "files").glob("*.yaml")), *sorted((MANIFESTS / "prometheus").glob("*.yaml"))]
+    return [
+        path
+        for path in found
+        if path.read_text().split("groups:")[0].strip().startswith(("", "#")) and _has_rules(path)
+    ]
+
+
+def _has_rules(path: Path) -> bool:
+    loaded = yaml.load(path.read_text(), Loader=yaml.CSafeLoader)
+    return isinstance(loaded, dict) and "groups" in loaded
+
+
+def test_alerts_are_rules_that_prometheus_takes(tools: Toolchain) -> None:
+    found = rules()
+    assert found
+    run_command([str(tools.path("promtool")), "check", "rules", "--lint=all", "--lint-fatal", *map(str, found)])
+
+
+def test_alerts_fire_when_they_should_and_else_are_quiet(tools: Toolchain) -> None:
+    tests = sorted((MANIFESTS / "prometheus").glob("*.test.yaml"))
+    assert tests
+    run_command([str(tools.path("promtool")), "test", "rules", *map(str, tests)])
+
+
+def test_every_alert_is_tested_to_fire(tools: Toolchain) -> None:
+    alerts = {
+        rule["alert"]
+        for path in rules()
+        for group in yaml.load(path.read_text(), Loader=yaml.CSafeLoader)["groups"]
+        for rule in group["rules"]
+        if "alert" in rule
+    }
+    tested = {
+        expected["alertname"]
+        for path in (MANIFESTS / "prometheus").glob("*.test.yaml")
+        for test in yaml.load(path.read_text(), Loader=yaml.CSafeLoader)["tests"]
+        for expected in test.get("alert_rule_test", ())
+        if expected.get("exp_alerts")
+    }
+    assert alerts - tested == set()
