@@ -9,6 +9,7 @@ import os
 import platform
 import sys
 import tempfile
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -56,17 +57,28 @@ def main() -> int:
     options = parser.parse_args()
     if options.rounds < 1 or (options.records is not None and options.records < 1):
         parser.error("--rounds and --records must be at least 1")
+    before = round(os.getloadavg()[0], 1)
     try:
         sections = asyncio.run(run(options))
     except DevstackError as error:
         sys.stderr.write(f"x {error}\n")
         return 1
-    machine = {"processors": os.cpu_count(), "python": platform.python_version(), "system": platform.platform()}
+    machine = {
+        "date": time.strftime("%Y-%m-%d"),
+        "processors": os.cpu_count(),
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        "load_before": before,
+    }
     report = {"machine": machine, "rounds": options.rounds, **{one.title: one.document() for one in sections}}
     options.output.parent.mkdir(parents=True, exist_ok=True)
     options.output.write_text(json.dumps(report, indent=2) + "\n")
     if options.markdown:
-        sys.stdout.write("\n\n".join(section.markdown() for section in sections) + "\n")
+        sys.stdout.write("\n\n".join(section.markdown() for section in sections) + "\n\n")
+        sys.stdout.write(
+            f"({machine['date']}, {machine['processors']} processors, Python {machine['python']}, medians of "
+            f"{options.rounds} rounds, smallest to largest in brackets; load average before: {before:.1f})\n"
+        )
     else:
         sys.stdout.write(json.dumps(report) + "\n")
     return 0 if all(one.failure is None for section in sections for one in section.outcomes.values()) else 1

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -20,6 +21,7 @@ from typing import Any
 Answer = Mapping[str, Any]
 
 _END_SECONDS = 10.0
+_PACKAGES = Path(__file__).resolve().parent.parent
 
 
 class ContestantFailed(Exception):
@@ -49,7 +51,10 @@ class Child:
             raise ContestantFailed(f"{self.name}: {error}. {self._last_words()}") from error
         if not line:
             raise ContestantFailed(f"{self.name} ended with {await self.process.wait()}. {self._last_words()}")
-        answer: Answer = json.loads(line)
+        try:
+            answer: Answer = json.loads(line)
+        except ValueError:
+            raise ContestantFailed(f"{self.name} answered {line!r}. {self._last_words()}") from None
         return answer
 
     def _last_words(self) -> str:
@@ -57,10 +62,9 @@ class Child:
 
 
 @asynccontextmanager
-async def running(
-    name: str, command: Sequence[str], folder: Path, environment: Mapping[str, str] | None = None
-) -> AsyncIterator[Child]:
+async def running(name: str, command: Sequence[str], folder: Path) -> AsyncIterator[Child]:
     """A contestant from its start to its end; what it writes to standard error is kept below `folder`."""
+    paths = [str(_PACKAGES), *filter(None, [os.environ.get("PYTHONPATH")])]
     log = folder / f"{''.join(letter if letter.isalnum() else '-' for letter in name)}.log"
     with log.open("wb") as output:
         process = await asyncio.create_subprocess_exec(
@@ -68,7 +72,7 @@ async def running(
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=output,
-            env=environment,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
             limit=64 * 1024 * 1024,
         )
     try:

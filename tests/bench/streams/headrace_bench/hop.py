@@ -18,6 +18,8 @@ from headrace_bench.report import Section, Target, left_out, rate, times
 from headrace_bench.rounds import ROUND_SECONDS, Contestant, Outcome, module
 
 _RATE = 1_000
+_CHANGELOG = "hop-wishes-changelog"
+"""Faust would create it as well, and then fail on its first records, since it has not heard of it yet."""
 _OURS = "our journal: append, then act"
 _TRANSACTION = "confluent_kafka, a transaction for each batch"
 _FAUST = "Faust, agent with a table"
@@ -31,14 +33,20 @@ _HEAD = (
 
 def _contestants(bootstrap: str) -> list[Contestant]:
     def common(name: str) -> dict[str, object]:
-        return {"bootstrap": bootstrap, "prefix": _prefix(name)}
+        return {"bootstrap": bootstrap, "prefix": f"bench-{name}."}
 
     return [
         Contestant(
             name=_OURS,
             command=module("hop_journal"),
             request={**common("journal"), "properties": {}},
-            settings="headrace_streams.journal.Journal, up to 2,000 entries under way",
+            settings="headrace_streams.journal.Journal, up to 2,000 entries under way, no linger",
+        ),
+        Contestant(
+            name=f"{_OURS}, linger.ms=0.5",
+            command=module("hop_journal"),
+            request={**common("lingering"), "properties": {"linger.ms": "0.5"}},
+            settings="as above, for more events a core and a little more latency",
         ),
         Contestant(
             name=_TRANSACTION,
@@ -55,18 +63,13 @@ def _contestants(bootstrap: str) -> list[Contestant]:
     ]
 
 
-def _prefix(name: str) -> str:
-    return f"bench-{name}."
-
-
 async def measure(bootstrap: str, folder: Path, rounds: int, records: int) -> Section:
     """Run all hops at once, and give each its turn: a backlog first, then events at a steady rate."""
-    for name in ("journal", "transaction", "faust"):
-        specs = (TASKS_CANCELLED, TASKS_REPLIES, TASKS_JOURNAL)
-        await create(bootstrap, *(NewTopic(_prefix(name) + spec.name, 1, 1) for spec in specs))
-    # Faust would create it as well, and then fail on its first records, since it has not heard of it yet.
-    await create(bootstrap, NewTopic(f"{_prefix('faust')}hop-wishes-changelog", 1, 1, (("cleanup.policy", "compact"),)))
     outcomes = [Outcome(contestant) for contestant in _contestants(bootstrap)]
+    for outcome in outcomes:
+        names = (TASKS_CANCELLED.name, TASKS_REPLIES.name, TASKS_JOURNAL.name, _CHANGELOG)
+        prefix = outcome.contestant.request["prefix"]
+        await create(bootstrap, *(NewTopic(f"{prefix}{name}", 1, 1) for name in names))
     async with AsyncExitStack() as stack:
         load = await stack.enter_async_context(running("load", module("hop_load"), folder))
         hops: dict[str, Child] = {}
@@ -133,7 +136,7 @@ def _leave_out(outcome: Outcome, error: ContestantFailed) -> None:
 
 
 def _section(outcomes: list[Outcome], records: int) -> Section:
-    ours, transaction, faust = outcomes
+    ours, _, transaction, faust = outcomes
     rows: list[list[str]] = []
     for one in outcomes:
         if one.failure is not None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from headrace_devstack.errors import DevstackError
 from headrace_streams.records import NewTopic, Outgoing
 
 from headrace_bench.broker import create, fill
@@ -59,7 +60,7 @@ async def _peers(folder: Path) -> _Peers:
     pyrallel: PyrallelPeer | str
     try:
         java = await java_peer(folder)
-    except NotToBeHad as error:
+    except (NotToBeHad, DevstackError) as error:
         java = str(error)
     try:
         pyrallel = await pyrallel_peer()

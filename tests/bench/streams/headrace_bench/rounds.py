@@ -11,6 +11,7 @@ from pathlib import Path
 from headrace_bench.children import Answer, Child, ContestantFailed, running
 
 ROUND_SECONDS = 300.0
+"""After so long a contestant counts as stuck."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,7 +22,6 @@ class Contestant:
         name: As the table shows it.
         command: Starts its process.
         request: What its process is asked to do in a round.
-        environment: Of its process; None for ours.
         warm_up: What is different in the request of the round that does not count.
         settings: Which settings it has, for the report.
         missing: Why there is no such contestant here; its row says so.
@@ -30,7 +30,6 @@ class Contestant:
     name: str
     command: Sequence[str]
     request: Mapping[str, object]
-    environment: Mapping[str, str] | None = None
     warm_up: Mapping[str, object] = field(default_factory=dict)
     settings: str = ""
     missing: str | None = None
@@ -76,7 +75,7 @@ async def alternate(contestants: Sequence[Contestant], rounds: int, folder: Path
         for contestant in contestants:
             if contestant.missing is not None:
                 continue
-            started = running(contestant.name, contestant.command, folder, contestant.environment)
+            started = running(contestant.name, contestant.command, folder)
             children[contestant.name] = await stack.enter_async_context(started)
         for number in range(rounds + 1):
             turn = number % len(outcomes)

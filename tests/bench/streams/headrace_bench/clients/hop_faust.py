@@ -19,8 +19,8 @@ from headrace_contracts.topics import TASKS_CANCELLED, TASKS_REPLIES
 from headrace_bench.clients.hop import decide, prepared_codec, say_ready, when_input_ends
 
 
-async def main(request: Mapping[str, Any]) -> None:
-    """Serve until standard input ends."""
+async def main(request: Mapping[str, Any], folder: str) -> None:
+    """Serve until standard input ends; Faust insists on a folder."""
     loop = asyncio.get_running_loop()
     stopped = asyncio.Event()
     when_input_ends(lambda: loop.call_soon_threadsafe(stopped.set))
@@ -33,7 +33,7 @@ async def main(request: Mapping[str, Any]) -> None:
         web_enabled=False,
         topic_disable_leader=True,
         value_serializer="json",
-        datadir=tempfile.mkdtemp(prefix="headrace-bench-faust-"),
+        datadir=folder,
         consumer_auto_offset_reset="earliest",
         **request["settings"],
     )
@@ -62,4 +62,5 @@ async def main(request: Mapping[str, Any]) -> None:
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
-    asyncio.run(main(json.loads(sys.stdin.readline())))
+    with tempfile.TemporaryDirectory(prefix="headrace-bench-faust-") as name:
+        asyncio.run(main(json.loads(sys.stdin.readline()), name))
