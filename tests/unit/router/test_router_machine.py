@@ -341,6 +341,15 @@ def test_nobody_acts_for_another_tenant() -> None:
     assert desk.give(Finished(finished(tenant="mallory"))) == Ignored("late_result")
 
 
+def test_a_worker_that_read_the_wish_first_ends_the_task_as_the_wish_does() -> None:
+    desk = running()
+    decision = desk.end(Outcome.CANCELLED, failure=Failure(code="cancelled", message="the task was cancelled"))
+    assert isinstance(decision, Decision)
+    assert decision.state.phase is TaskPhase.FINISHED
+    assert [command.kind for command in decision.commands if command.kind is CommandKind.DISPATCH] == []
+    assert desk.give(Cancelled(cancelled())) == Ignored("finished")
+
+
 @pytest.mark.parametrize("phase", [TaskPhase.WAITING, TaskPhase.RUNNING, TaskPhase.BACKING_OFF, TaskPhase.FOLLOWING])
 def test_every_live_task_ends_at_its_deadline(phase: TaskPhase) -> None:
     desk = DESKS[phase]()

@@ -142,6 +142,9 @@ def _attempt_ended(state: TaskState, event: Finished, context: Context) -> Resul
     if ended.outcome in (Outcome.ANSWERED, Outcome.REFUSED):
         return _answered(state, ended, context)
     failure = ended.failure or Failure(code=str(ended.outcome), message="the worker gave no reason")
+    if ended.outcome is Outcome.CANCELLED:
+        # The worker has read the wish before we did.
+        return finish(state, context, TaskStatus.CANCELLED, failure=failure)
     if ended.outcome is Outcome.FAILED_PERMANENT and failure.code in _NOWHERE_BETTER:
         return _fail(state, context, failure)
     return _after_failure(state, failure, ended.outcome is not Outcome.FAILED_PERMANENT, context)
