@@ -50,6 +50,10 @@ class Avro:
         fastavro.schemaless_writer(buffer, schema, dict(event))
         return buffer.getvalue()
 
+    def subjects(self) -> frozenset[str]:
+        """All subjects of the registry."""
+        return frozenset(self._get("/subjects"))
+
     def _get(self, path: str) -> Any:
         with urllib.request.urlopen(self._url + path, timeout=10) as answer:
             return json.load(answer)
@@ -86,9 +90,15 @@ class Reader:
         self._kafka.close()
 
     def topics(self) -> list[str]:
-        """All topics below the prefix, without it."""
+        """All topics below the prefix whose schema the registry has, without the prefix."""
         found = self._kafka.list_topics(timeout=30).topics
-        return sorted(name.removeprefix(self._prefix) for name in found if name.startswith(self._prefix))
+        typed = self._avro.subjects()
+        # Others are nobody's contract, such as the changelogs of live windows.
+        return sorted(
+            name.removeprefix(self._prefix)
+            for name in found
+            if name.startswith(self._prefix) and f"{name}-value" in typed
+        )
 
     def ends(self, topics: Iterable[str]) -> dict[tuple[str, int], int]:
         """The end of each partition. Raises KafkaException while Kafka is away."""

@@ -1,0 +1,69 @@
+"""A door in front of a server on loopback that can be shut and opened: a part that is away, and comes back."""
+
+import contextlib
+import socket
+import threading
+from typing import Self
+
+_HOST = "127.0.0.1"
+_BYTES = 65_536
+
+
+class Gate:
+    """Forwards TCP connections to a server while it is open; shut, it refuses and breaks them. Shut at first."""
+
+    def __init__(self, target_port: int) -> None:
+        self._target = (_HOST, target_port)
+        with socket.socket() as probe:
+            probe.bind((_HOST, 0))
+            self.port = int(probe.getsockname()[1])
+        self._listener: socket.socket | None = None
+        self._connections: set[socket.socket] = set()
+        self._lock = threading.Lock()
+
+    def open(self) -> None:
+        """Listen from now on."""
+        listener = socket.create_server((_HOST, self.port), backlog=64)
+        self._listener = listener
+        threading.Thread(target=self._accept, args=(listener,), daemon=True).start()
+
+    def shut(self) -> None:
+        """Refuse new connections and break those there are."""
+        if self._listener is not None:
+            # A blocked accept() does not notice that its socket is closed.
+            with contextlib.suppress(OSError):
+                self._listener.shutdown(socket.SHUT_RDWR)
+            self._listener.close()
+            self._listener = None
+        with self._lock:
+            connections, self._connections = self._connections, set()
+        for connection in connections:
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+            connection.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.shut()
+
+    def _accept(self, listener: socket.socket) -> None:
+        while True:
+            try:
+                here, _ = listener.accept()
+                there = socket.create_connection(self._target)
+            except OSError:
+                return
+            with self._lock:
+                self._connections.update((here, there))
+            for source, target in ((here, there), (there, here)):
+                threading.Thread(target=self._pump, args=(source, target), daemon=True).start()
+
+    def _pump(self, source: socket.socket, target: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(_BYTES):
+                target.sendall(data)
+        for one in (source, target):
+            with contextlib.suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
