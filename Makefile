@@ -4,12 +4,14 @@
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; exit; }; done; echo python3)
 ARGS ?=
+MINUTES ?= 5
+SEED ?=
 
 BIN := .venv/bin
 SOURCES := $(wildcard libs/*/src services/*/src) tests libs/devstack/bootstrap.py
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up demo test test-k8s check format generate bench bench-streams lock-artifacts downloads clean
+.PHONY: help setup up demo test test-k8s check format generate bench bench-streams chaos lock-artifacts downloads clean
 
 help: ## Show this list
 	@echo "Headrace: make <target> [ARGS='...']"
@@ -59,6 +61,9 @@ bench: setup ## Measure Headrace's own latency per task (p50/p99, unloaded and a
 
 bench-streams: setup ## Measure the stream library beside its peers, on one Kafka in alternating rounds (ARGS="--help")
 	@PYTHONPATH=tests/bench/streams exec $(BIN)/python -m headrace_bench $(ARGS)
+
+chaos: setup downloads ## Kill parts of the real platform under load, then check every topic and the ledger (MINUTES=5 SEED=...)
+	@PYTHONPATH=tests/chaos:tests/support exec $(BIN)/python -m headrace_chaos --minutes $(MINUTES) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 downloads: setup ## Download what the first `make up` would, so that it and the tests can run offline
 	@$(BIN)/python -m headrace_devstack.downloads

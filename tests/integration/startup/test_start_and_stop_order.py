@@ -22,6 +22,7 @@ from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 import pytest
+from headrace_runtime.access import KEY_RANDOM_BYTES, make_key
 from headrace_testing.databases import fresh_database
 from headrace_testing.gate import Gate
 from headrace_testing.services_on_kafka import PEPPER, free_port, topics_on_kafka
@@ -37,9 +38,10 @@ CASES = [
 STARTS_WITHOUT = {("intake", "postgres")}
 """Intake takes tasks without Postgres: only requests with an Idempotency-Key and the history wait for it."""
 SAYS = {"kafka": "Kafka at", "registry": "the schema registry at", "postgres": "Postgres"}
-PATIENCE = 100.0
+BOOTSTRAP_KEY = str(make_key(bytes(KEY_RANDOM_BYTES)))
+PATIENCE = 120.0
 """Seconds that a busy machine may take for a step; a service that hangs takes for ever."""
-AT_ONCE = 5
+AT_ONCE = 4
 STOP_SECONDS = 12.0
 
 pytestmark = pytest.mark.timeout(600)
@@ -71,7 +73,7 @@ class Process:
             HEADRACE_API_PORT=str(free_port()),
             HEADRACE_DRAIN_SECONDS="5",
             HEADRACE_KEY_PEPPER=PEPPER,
-            HEADRACE_BOOTSTRAP_KEY="hr_" + "a" * 16 + "_" + "b" * 43,
+            HEADRACE_BOOTSTRAP_KEY=BOOTSTRAP_KEY,
             HEADRACE_OLLAMA_NODES="http://127.0.0.1:9",
             HEADRACE_INSTANCE_ID=f"{service}-{self._ops}",
             GROQ_API_KEY="none",
