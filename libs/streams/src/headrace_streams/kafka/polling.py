@@ -72,6 +72,7 @@ class ConsumerThread:
         self._loop = asyncio.get_running_loop()
         self._commands: queue.SimpleQueue[_Command] = queue.SimpleQueue()
         self._polling = False
+        self._held = False
         self._closing = False
         self._finished = asyncio.Event()
         # Polled, and not yet on its way to the loop.
@@ -98,6 +99,13 @@ class ConsumerThread:
     def post(self, call: Callable[[], Any]) -> None:
         """Have a call made, not waiting for it."""
         self._commands.put((call, None))
+
+    def hold(self, held: bool) -> None:
+        """Poll no more until told otherwise: librdkafka fetches until its queue is full, and keeps what is in it, where
+        pausing partitions would have it thrown away and fetched once more. Not for members of a group: they must poll.
+        """
+        self._held = held
+        self.post(lambda: None)
 
     async def close(self) -> None:
         """Returns when the thread, and with it `end`, is done."""
@@ -128,7 +136,7 @@ class ConsumerThread:
 
     def _main(self) -> None:
         while not self._closing:
-            if not self._polling:
+            if not self._polling or self._held:
                 self._carry_out(self._commands.get())
                 continue
             while not self._commands.empty():

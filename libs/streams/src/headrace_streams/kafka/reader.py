@@ -121,6 +121,4 @@ class KafkaReader:
         self._inbox.changed.set()
 
     def _throttle(self, full: bool) -> None:
-        partitions = [to_kafka(name) for name in self._positions]
-        self._thread.brisk = full
-        self._thread.post(lambda: (self._kafka.pause if full else self._kafka.resume)(partitions))
+        self._thread.hold(full)
