@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from dataclasses import replace
 from typing import Any
 
+from headrace_contracts.codec import Codec
+from headrace_contracts.errors import Origin
 from headrace_contracts.events import (
     CommandKind,
     EntryKind,
@@ -22,15 +25,18 @@ from headrace_contracts.events import (
     Sampling,
     TaskPhase,
     TaskState,
+    TaskSubmitted,
     Usage,
 )
-from headrace_contracts.topics import TASKS_COMPLETED
+from headrace_contracts.memory_registry import MemoryRegistry
+from headrace_contracts.topics import TASKS_COMPLETED, TASKS_JOURNAL, TOPICS
 from headrace_models.prices import load_price_book
 from headrace_router.adapters.policy_file import load_policy
 from headrace_router.decide.costs import most_tokens
 from headrace_router.decide.fleet import Fleet
 from headrace_router.decide.machine import decide
 from headrace_router.decide.model import (
+    CAUSES,
     Cancelled,
     Context,
     Decision,
@@ -43,12 +49,15 @@ from headrace_router.decide.model import (
 )
 from headrace_router.decide.publications import publication
 from headrace_router.decide.tasks import PartitionTasks
+from headrace_streams.journal import Recorded
+from headrace_testing import routing_laws
 from headrace_testing.routing import ANTHROPIC_NODE, GROQ_NODE, LOCAL, NOW, cancelled, finished, task
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 POLICY = load_policy(None)
+PRICES = load_price_book()
 STRICTNESS = [Privacy.PUBLIC, Privacy.INTERNAL, Privacy.SENSITIVE]
 TASKS = [f"task-{number}" for number in range(5)]
 NODES = (LOCAL, GROQ_NODE, ANTHROPIC_NODE)
@@ -68,27 +77,35 @@ class Lives(RuleBasedStateMachine):
         self.budgets: dict[str, int | None] = {}
         self.privacy: dict[str, Privacy] = {}
         self.produced: Counter[str] = Counter()
+        self.ends: dict[str, TaskState] = {}
+        self.given: dict[str, TaskSubmitted] = {}
 
     def give(self, task_id: str, event: Event) -> None:
         state = self.tasks.get(task_id)
         if state is None and self.tasks.has_ended(task_id):
             return
-        context = Context(
+        context = self.context()
+        result = decide(state, event, context)
+        routing_laws.check(state, event, result, context)
+        assert decide(state, event, context) == result, "the same again was decided differently"
+        if isinstance(result, Decision):
+            self.record(task_id, event, result, context)
+
+    def context(self) -> Context:
+        return Context(
             now=self.now,
             policy=POLICY,
-            prices=load_price_book(),
+            prices=PRICES,
             fleet=Fleet(self.nodes),
             peers=self.tasks,
             tenant_preferences=self.preferences,
         )
-        result = decide(state, event, context)
-        if isinstance(result, Decision):
-            self.record(task_id, result, context)
 
-    def record(self, task_id: str, decision: Decision, context: Context) -> None:
+    def record(self, task_id: str, event: Event, decision: Decision, context: Context) -> None:
         entry = JournalEntry(
             kind=EntryKind.DECISION,
             task_id=task_id,
+            cause=CAUSES[type(event)],
             state=decision.state,
             commands=decision.commands,
             rejected=decision.rejected,
@@ -106,7 +123,9 @@ class Lives(RuleBasedStateMachine):
             made = publication(entry, command)
             if command.kind is CommandKind.DISPATCH:
                 self.check_dispatch(decision.state, made.event, made.spec.name)
+            assert CODEC.encode(made.spec, made.event) == CODEC.encode(made.spec, publication(entry, command).event)
         self.journal.append(entry)
+        self.ends.update({task_id: decision.state} if decision.state.phase is TaskPhase.FINISHED else {})
         self.tasks.apply(task_id, decision.state)
         self.settle(decision.state, context)
 
@@ -191,6 +210,7 @@ class Lives(RuleBasedStateMachine):
             stream=True,
             submitted_at=self.now,
         )
+        self.given.setdefault(task_id, submitted)
         wish = cancelled(task_id) if early_wish and task_id == TASKS[2] else None
         self.give(task_id, Submitted(submitted, b"key", 0, None, wish))
 
@@ -273,6 +293,16 @@ class Lives(RuleBasedStateMachine):
     def outgrow_the_journal(self, data: st.DataObject) -> None:
         self.give(data.draw(st.sampled_from(sorted(self.tasks.live))), Unrecordable(9, 8))
 
+    @precondition(lambda self: len(self.given) > 1)
+    @rule(data=st.data())
+    def try_everything(self, data: st.DataObject) -> None:
+        """Every event there is, in season and out of season, on one task; none of it happens."""
+        task_id = data.draw(st.sampled_from(sorted(self.given)))
+        state = self.tasks.get(task_id) or self.ends.get(task_id)
+        for event, context in routing_laws.variants(state, self.given[task_id], self.context()):
+            result = decide(state, event, context)
+            routing_laws.check(state, event, result, context)
+
     @invariant()
     def a_task_is_live_or_has_ended_once(self) -> None:
         for task_id in self.submitted:
@@ -320,10 +350,46 @@ class Lives(RuleBasedStateMachine):
         for entry in self.journal:
             assert entry.state is not None
             rebuilt.apply(entry.task_id, entry.state)
+        self.compare(rebuilt)
+        # The same from bytes, of which only the beginning is read before somebody asks.
+        unread = PartitionTasks(POLICY.cache, 100)
+        for offset, entry in enumerate(self.journal):
+            unread.apply(entry.task_id, recorded(offset, entry))
+        assert dict(unread.wake_times()) == {task_id: state.wake_at for task_id, state in self.tasks.live.items()}
+        self.compare(unread)
+
+    def compare(self, rebuilt: PartitionTasks) -> None:
         assert rebuilt.live == self.tasks.live
-        assert rebuilt.phases == self.tasks.phases
+        assert +Counter(rebuilt.phases) == +Counter(self.tasks.phases)
         assert rebuilt.waiting() == self.tasks.waiting()
+        assert rebuilt.orphaned() == self.tasks.orphaned()
+        for state in {entry.state.digest: entry.state for entry in self.journal if entry.state}.values():
+            assert rebuilt.equal_to(state.digest, self.now) == self.tasks.equal_to(state.digest, self.now)
+        for task_id in self.given:
+            assert rebuilt.has_ended(task_id) == self.tasks.has_ended(task_id) == (task_id in self.ends)
+
+
+def recorded(offset: int, entry: JournalEntry) -> Recorded:
+    """An entry as a recovery finds it."""
+    value = CODEC.encode(TASKS_JOURNAL, entry)
+    where = Origin("tasks.journal", 0, offset)
+    paths = ("kind", "task_id", "cause", "state.phase", "state.digest", "state.wake_at")
+    found = CODEC.first_fields(JournalEntry, value, where, paths)
+    phase = TaskPhase(found["state"]["phase"])
+    return Recorded(
+        offset, NOW, found["task_id"], found["cause"], phase, found["state"]["digest"], found["state"]["wake_at"],
+        value, lambda _, data: CODEC.decode(JournalEntry, data, where),
+    )  # fmt: skip
+
+
+def _prepared() -> Codec:
+    codec = Codec(MemoryRegistry())
+    asyncio.run(codec.prepare(TOPICS.values(), register=True))
+    return codec
+
+
+CODEC = _prepared()
 
 
 TestLives = Lives.TestCase
-TestLives.settings = settings(max_examples=200, stateful_step_count=50, deadline=None)
+TestLives.settings = settings(max_examples=100, stateful_step_count=50, deadline=None)

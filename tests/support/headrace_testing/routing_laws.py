@@ -1,0 +1,472 @@
+"""What must hold for every single decision about a task, whatever the state, the event and the world: the laws of
+routing, written down apart from the code that keeps them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+
+from headrace_contracts.events import (
+    AttemptState,
+    Command,
+    CommandKind,
+    Mode,
+    Outcome,
+    Place,
+    Preferences,
+    Privacy,
+    PrivacyLevel,
+    ServedFrom,
+    TaskCompleted,
+    TaskPhase,
+    TaskState,
+    TaskStatus,
+    TaskSubmitted,
+    Usage,
+)
+from headrace_models import ports
+from headrace_models import prices as pricing
+from headrace_models.prices import PriceUnknown
+from headrace_router.decide.model import (
+    Cancelled,
+    Context,
+    Decision,
+    Event,
+    Finished,
+    Ignored,
+    LeaderFinished,
+    Noted,
+    Submitted,
+    Unrecordable,
+    WakeUp,
+)
+from headrace_router.decide.policy import ModelRef, Role
+
+LEVELS = [Privacy.PUBLIC, Privacy.INTERNAL, Privacy.SENSITIVE]
+_BY_NAME = {PrivacyLevel.LOW: 0, PrivacyLevel.STANDARD: 1, PrivacyLevel.HIGH: 2}
+
+
+def check(before: TaskState | None, event: Event, result: Decision | Noted | Ignored, context: Context) -> None:
+    """Raises AssertionError when a law is broken."""
+    if not isinstance(result, Decision):
+        _check_inaction(before, event, result, context)
+        return
+    after = result.state
+    known = before if before is not None else None
+    task = event.task if isinstance(event, Submitted) else None if known is None else known.task
+    assert task is not None or isinstance(event, Unrecordable), "something was decided about a task that has ended"
+    _check_commands(after, result.commands)
+    if task is None:
+        return
+    _check_identity(before, after, task, event)
+    attempts_before = () if before is None else before.attempts
+    history = after.attempts if after.phase is not TaskPhase.FINISHED else None
+    if history is not None:
+        _check_attempts(attempts_before, history, after, result.commands, context)
+        _check_times(after, context)
+        if len(history) > len(attempts_before):
+            _check_dispatch(before, after, task, history[-1], event, result, context)
+    else:
+        assert after.result is not None
+        _check_end(before, after, after.result, task, event, context)
+    if not isinstance(event, Unrecordable):
+        level = LEVELS.index(_least_level(task, context) if before is None else before.privacy)
+        assert LEVELS.index(after.privacy) >= level, "the level was lowered"
+
+
+def _check_inaction(before: TaskState | None, event: Event, result: Noted | Ignored, context: Context) -> None:
+    if isinstance(result, Noted):
+        assert before is None
+        assert isinstance(event, Cancelled)
+        return
+    if before is None:
+        assert not isinstance(event, Submitted | Cancelled)
+        return
+    if before.phase is TaskPhase.FINISHED:
+        assert not isinstance(event, Unrecordable)
+        return
+    task = before.task
+    assert task is not None
+    late = before.deadline_at is not None and context.now >= before.deadline_at
+    due = before.wake_at is not None and context.now >= before.wake_at
+    match event:
+        case Cancelled(wish=wish):
+            assert wish.tenant != task.tenant, "a wish was not obeyed"
+        case Finished(attempt=ended):
+            current = (
+                before.phase is TaskPhase.RUNNING
+                and ended.number == before.attempts[-1].number
+                and ended.tenant == task.tenant
+            )
+            assert not current, "the end of the running attempt was ignored"
+        case WakeUp():
+            assert not late, "the deadline passed unnoticed"
+            assert not (due and before.phase in (TaskPhase.RUNNING, TaskPhase.BACKING_OFF)), "a time passed unnoticed"
+        case LeaderFinished():
+            assert before.phase is not TaskPhase.FOLLOWING
+        case Unrecordable():
+            raise AssertionError("a state that cannot be recorded must shrink")
+        case Submitted():
+            pass
+
+
+def _check_identity(before: TaskState | None, after: TaskState, task: TaskSubmitted, event: Event) -> None:
+    """What never changes."""
+    if before is not None:
+        assert before.phase is not TaskPhase.FINISHED or isinstance(event, Unrecordable), "an end was changed"
+        assert (after.route_key, after.home_partition, after.digest, after.lane, after.deadline_at) == (
+            before.route_key, before.home_partition, before.digest, before.lane, before.deadline_at,
+        )  # fmt: skip
+        assert (after.reply_partition, after.traceparent) == (before.reply_partition, before.traceparent)
+        assert not isinstance(event, Submitted), "a task was begun twice"
+        if isinstance(event, Cancelled):
+            assert event.wish.tenant == task.tenant, "a stranger's wish was obeyed"
+        if isinstance(event, Finished):
+            assert event.attempt.tenant == task.tenant, "a stranger's result was taken"
+            assert [event.attempt.number] == [a.number for a in before.attempts[-1:]], "a late result was taken"
+    if after.phase is not TaskPhase.FINISHED:
+        assert after.task == task
+        assert (after.leader_task_id is not None) == (after.phase is TaskPhase.FOLLOWING)
+        assert after.result is None
+
+
+def _check_commands(after: TaskState, commands: Sequence[Command]) -> None:
+    kinds = Counter(command.kind for command in commands)
+    if after.phase is TaskPhase.FINISHED:
+        result = after.result
+        assert result is not None
+        assert kinds[CommandKind.COMPLETE] == 1
+        assert kinds[CommandKind.DISPATCH] == 0
+        assert kinds[CommandKind.REPLY] == (after.reply_partition is not None)
+        served = result.served_from in (ServedFrom.CACHE, ServedFrom.COALESCED)
+        refused = result.failure is not None and result.failure.code in ("privacy", "no_consent")
+        assert kinds[CommandKind.AUDIT] == (served or refused)
+    elif commands:
+        assert after.phase is TaskPhase.RUNNING
+        assert (kinds[CommandKind.DISPATCH], kinds[CommandKind.AUDIT], kinds[CommandKind.COMPLETE]) == (1, 1, 0)
+        assert {command.attempt for command in commands} == {len(after.attempts)}
+        task = after.task
+        assert task is not None
+        restarted = len(after.attempts) > 1 and task.stream and after.reply_partition is not None
+        assert kinds[CommandKind.REPLY] == restarted
+        # Whoever reads along hears that it begins anew before the new text comes.
+        assert not restarted or commands[0].kind is CommandKind.REPLY
+    else:
+        assert after.phase is not TaskPhase.RUNNING, "an attempt was counted and not sent"
+
+
+def _check_attempts(
+    before: Sequence[AttemptState],
+    after: Sequence[AttemptState],
+    state: TaskState,
+    commands: Sequence[Command],
+    context: Context,
+) -> None:
+    assert [attempt.number for attempt in after] == list(range(1, len(after) + 1)), "attempts have gaps"
+    assert len(before) <= len(after) <= len(before) + 1
+    assert (len(after) > len(before)) == bool(commands)
+    for old, new in zip(before[:-1], after, strict=False):
+        assert new == old, "the past was changed"
+    for attempt in after[:-1] if state.phase is TaskPhase.RUNNING else after:
+        assert attempt.outcome is not None, "an attempt was left open"
+        assert attempt.outcome not in (Outcome.ANSWERED, Outcome.REFUSED), "after an answer came another attempt"
+    retry = context.policy.retry
+    assert len(after) <= retry.attempts
+    tries = Counter((attempt.provider, attempt.model) for attempt in after)
+    assert max(tries.values(), default=0) <= retry.attempts_per_model
+    final = [(a.provider, a.model) for a in after if a.outcome is Outcome.FAILED_PERMANENT]
+    for name in final:
+        assert (after[-1].provider, after[-1].model) != name or after[-1].outcome is not None, "asked again in vain"
+
+
+def _check_times(after: TaskState, context: Context) -> None:
+    assert after.wake_at is not None
+    assert after.deadline_at is not None
+    assert after.deadline_at <= context.now + context.policy.deadlines.longest
+    assert context.now < after.deadline_at, "something was begun after the deadline"
+    assert after.wake_at <= after.deadline_at
+    if after.phase is TaskPhase.BACKING_OFF:
+        retry, last = context.policy.retry, after.attempts[-1]
+        asked = 0 if last.failure is None or last.failure.retry_after_ms is None else last.failure.retry_after_ms
+        tries = sum((a.provider, a.model) == (last.provider, last.model) for a in after.attempts)
+        full = min(retry.cap, retry.base * 2 ** (tries - 1))
+        wait = after.wake_at - context.now
+        assert wait >= asked
+        assert full // 2 <= wait <= max(full, asked)
+        assert tries < retry.attempts_per_model
+        assert len(after.attempts) < retry.attempts
+    elif after.phase in (TaskPhase.WAITING, TaskPhase.FOLLOWING):
+        assert after.wake_at == after.deadline_at
+    elif after.attempts[-1].dispatched_at == context.now:
+        timeout = context.policy.attempts.timeout.of(after.lane)
+        assert after.wake_at == min(context.now + timeout, after.deadline_at)
+
+
+def _check_dispatch(
+    before: TaskState | None,
+    after: TaskState,
+    task: TaskSubmitted,
+    sent: AttemptState,
+    event: Event,
+    result: Decision,
+    context: Context,
+) -> None:
+    assert (sent.outcome, sent.dispatched_at) == (None, context.now)
+    place = context.policy.place(sent.provider)
+    assert sent.place is place
+    (dispatch,) = [command for command in result.commands if command.kind is CommandKind.DISPATCH]
+    assert dispatch.topic == f"work.{place}.{after.lane}"
+    assert dispatch.event_id == f"{task.task_id}/{sent.number}"
+    _check_privacy(after, task, sent, context)
+    _check_budget(after, task, context)
+    _check_order(before, task, sent, result, context)
+    nodes = [
+        node
+        for node in context.fleet.nodes
+        if node.provider == sent.provider
+        and node.healthy
+        and context.now < node.reported_at + node.valid_for_ms
+        and any(_same(offered.name, sent.model, place) for offered in node.models)
+    ]
+    assert nodes, "it was sent where nobody is"
+    if isinstance(event, Finished):
+        assert event.attempt.outcome not in (Outcome.ANSWERED, Outcome.REFUSED), "a refusal was routed around"
+
+
+def _check_privacy(after: TaskState, task: TaskSubmitted, sent: AttemptState, context: Context) -> None:
+    assert LEVELS.index(after.privacy) >= LEVELS.index(_least_level(task, context))
+    if sent.place is not Place.CLOUD:
+        mode = _mode(task, context)
+        assert mode is not Mode.CLOUD or after.privacy is Privacy.SENSITIVE
+        return
+    assert after.privacy is not Privacy.SENSITIVE, "sensitive content went to the cloud"
+    assert _mode(task, context) is not Mode.LOCAL
+    if after.privacy is Privacy.INTERNAL:
+        assert sent.provider in _named(context), "internal content went where nobody consented"
+
+
+def _check_budget(after: TaskState, task: TaskSubmitted, context: Context) -> None:
+    """Even if everything that may still be running costs the most it can, the budget holds."""
+    if task.budget_nanodollars is None:
+        return
+    most = 0
+    for attempt in after.attempts:
+        given_up = attempt.failure is not None and attempt.failure.code == "attempt_timeout"
+        if attempt.outcome is None or given_up:
+            most += attempt.worst_case_nanodollars
+        else:
+            most += _cost(context, attempt.provider, attempt.model, attempt.usage)
+    assert most <= task.budget_nanodollars, "the budget may be overspent"
+    last = after.attempts[-1]
+    tokens = sum(len(message.content.data) for message in task.messages)
+    tokens += len((after.system_prompt or "").encode())
+    limit = last.max_output_tokens or 0
+    if last.place is Place.CLOUD:
+        assert limit > 0, "an answer without end has no worst case"
+    worst = _cost(context, last.provider, last.model, Usage(input_tokens=tokens, output_tokens=limit))
+    assert last.worst_case_nanodollars >= worst, "the worst case is not the worst"
+
+
+def _check_order(
+    before: TaskState | None, task: TaskSubmitted, sent: AttemptState, result: Decision, context: Context
+) -> None:
+    """Everything before the chosen one was looked at and rejected, in the order of the lists."""
+    role = _role(task, context)
+    looked_at = [(rejection.provider, rejection.model) for rejection in result.rejected]
+    looked_at.append((sent.provider, sent.model))
+    assert len(set(looked_at)) == len(looked_at)
+    if task.model is None and role is not None:
+        refs = (*role.models, *(context.policy.ladder if role.ladder is None else role.ladder))
+        expected = _preferred_first(refs, task, context)
+        assert looked_at == expected[: len(looked_at)], "the order of the candidates was not kept"
+    attempts = () if before is None else before.attempts
+    for rejection in result.rejected:
+        if rejection.code == "failed_before":
+            assert any((a.provider, a.model) == (rejection.provider, rejection.model) for a in attempts)
+        if rejection.code == "no_local_capacity":
+            assert not any(
+                node.provider == rejection.provider
+                and node.healthy
+                and any(_same(model.name, rejection.model, Place.LOCAL) for model in node.models)
+                for node in context.fleet.nodes
+            ), "somebody was there"
+        if rejection.code in ("privacy", "mode", "no_consent"):
+            assert context.policy.place(rejection.provider) is Place.CLOUD or rejection.code == "mode"
+
+
+def _check_end(
+    before: TaskState | None,
+    after: TaskState,
+    result: TaskCompleted,
+    task: TaskSubmitted,
+    event: Event,
+    context: Context,
+) -> None:
+    assert (after.task, after.attempts, after.wake_at, after.trail) == (None, (), None, ())
+    assert (result.task_id, result.tenant, result.user) == (task.task_id, task.tenant, task.user)
+    assert (result.lane, result.home_partition) == (after.lane, after.home_partition)
+    assert result.privacy == after.privacy
+    assert result.completed_at == context.now
+    attempts = () if before is None else before.attempts
+    assert result.attempts == len(attempts)
+    if not isinstance(event, Unrecordable):
+        assert sum(step.step == "dispatched" for step in result.trail) == len(attempts)
+        assert result.trail[-1].step == "finished"
+    usages = [attempt.usage for attempt in attempts]
+    costs = [_cost(context, attempt.provider, attempt.model, attempt.usage) for attempt in attempts]
+    if isinstance(event, Finished):
+        usages[-1] = event.attempt.usage
+        costs[-1] = _cost(context, attempts[-1].provider, attempts[-1].model, event.attempt.usage)
+    assert result.cost_nanodollars == sum(costs)
+    assert result.usage.input_tokens == sum(usage.input_tokens for usage in usages)
+    assert result.usage.output_tokens == sum(usage.output_tokens for usage in usages)
+    late = after.deadline_at is not None and context.now >= after.deadline_at
+    assert (result.failure is None) == (result.status is TaskStatus.SUCCEEDED) or result.status is TaskStatus.REFUSED
+    match result.status:
+        case TaskStatus.SUCCEEDED | TaskStatus.REFUSED:
+            _check_answer(before, result, event, context)
+        case TaskStatus.CANCELLED if isinstance(event, Finished):
+            assert event.attempt.outcome is Outcome.CANCELLED, "a worker has read the wish first"
+        case TaskStatus.CANCELLED:
+            assert isinstance(event, Cancelled | Submitted)
+            wish = event.wish if isinstance(event, Cancelled) else event.cancelled
+            assert wish is not None
+            assert wish.tenant == task.tenant
+        case TaskStatus.EXPIRED:
+            assert late, "it expired before its time"
+            assert not isinstance(event, Cancelled)
+        case TaskStatus.FAILED:
+            assert not isinstance(event, Cancelled)
+            if isinstance(event, WakeUp | LeaderFinished | Submitted):
+                assert not late, "what is late expires"
+    if result.status not in (TaskStatus.SUCCEEDED, TaskStatus.REFUSED):
+        assert result.answer is None
+        assert result.served_from is ServedFrom.NOTHING
+    if isinstance(event, Cancelled) or (isinstance(event, Submitted) and _wished(event)):
+        assert result.status is TaskStatus.CANCELLED
+
+
+def _wished(event: Submitted) -> bool:
+    return event.cancelled is not None and event.cancelled.tenant == event.task.tenant
+
+
+def _check_answer(before: TaskState | None, result: TaskCompleted, event: Event, context: Context) -> None:
+    source: TaskCompleted | None
+    match event:
+        case Finished(attempt=ended):
+            assert result.served_from is ServedFrom.ATTEMPT
+            refused = ended.outcome is Outcome.REFUSED
+            assert ended.outcome in (Outcome.ANSWERED, Outcome.REFUSED)
+            assert (result.status is TaskStatus.REFUSED) == refused
+            assert result.answer == ended.content
+            assert (result.provider, result.model) == (ended.provider, ended.model)
+            return
+        case LeaderFinished(result=source):
+            assert before is not None
+            assert before.phase is TaskPhase.FOLLOWING
+            assert result.served_from is ServedFrom.COALESCED
+        case Submitted(task=task):
+            assert task.allow_cached
+            assert result.served_from is ServedFrom.CACHE
+            assert result.source_task_id not in (None, task.task_id)
+            assert (result.attempts, result.cost_nanodollars) == (0, 0)
+            return
+        case _:
+            raise AssertionError(f"an answer came out of {event}")
+    assert source is not None
+    assert (result.status, result.answer, result.source_task_id) == (source.status, source.answer, source.task_id)
+    assert source.status in (TaskStatus.SUCCEEDED, TaskStatus.REFUSED)
+
+
+def _cost(context: Context, provider: str, model: str, usage: Usage) -> int:
+    try:
+        price = context.prices.price(provider, model)
+    except PriceUnknown:
+        return 0
+    return pricing.cost(
+        ports.Usage(
+            input_tokens=usage.input_tokens,
+            output_tokens=usage.output_tokens,
+            cached_input_tokens=usage.cached_input_tokens,
+            searches=usage.searches,
+        ),
+        price,
+    )
+
+
+def _wishes(context: Context) -> list[Preferences]:
+    return [wish for wish in (context.user_preferences, context.tenant_preferences) if wish is not None]
+
+
+def _role(task: TaskSubmitted, context: Context) -> Role | None:
+    name = task.role or (None if task.model is not None else context.policy.defaults.role)
+    return None if name is None else context.policy.roles.get(name)
+
+
+def _least_level(task: TaskSubmitted, context: Context) -> Privacy:
+    """The level that a task must have at least, by itself, its role, and whoever sets preferences."""
+    role = _role(task, context)
+    if role is not None and role.always_local:
+        return Privacy.SENSITIVE
+    if task.privacy is not None:
+        return task.privacy
+    level = next((w.privacy_level for w in _wishes(context) if w.privacy_level), context.policy.defaults.privacy_level)
+    of_role = 0 if role is None or role.privacy is None else LEVELS.index(role.privacy)
+    return LEVELS[max(_BY_NAME[level], of_role)]
+
+
+def _mode(task: TaskSubmitted, context: Context) -> Mode:
+    return task.mode or next((w.ai_mode for w in _wishes(context) if w.ai_mode), context.policy.defaults.mode)
+
+
+def _named(context: Context) -> set[str]:
+    """Providers that somebody with the right to say so has named."""
+    allowed = next((w.allowed_providers for w in _wishes(context) if w.allowed_providers), ())
+    preferred = next((w.preferred_provider for w in _wishes(context) if w.preferred_provider), None)
+    return {*allowed, *([preferred] if preferred else [])}
+
+
+def _preferred_first(refs: Sequence[ModelRef], task: TaskSubmitted, context: Context) -> list[tuple[str, str]]:
+    first = task.preferred_provider or next(
+        (w.preferred_provider for w in _wishes(context) if w.preferred_provider), None
+    )
+    names = [(ref.provider, ref.model) for ref in refs]
+    return [name for name in names if name[0] == first] + [name for name in names if name[0] != first]
+
+
+def _same(offered: str, asked: str, place: Place) -> bool:
+    def full(name: str) -> str:
+        return name if place is Place.CLOUD or ":" in name else f"{name}:latest"
+
+    return full(offered) == full(asked)
+
+
+def variants(state: TaskState | None, task: TaskSubmitted, context: Context) -> list[tuple[Event, Context]]:
+    """Every kind of event for a task, in season and out: late, early, twice, out of order, and from strangers."""
+    from headrace_testing.routing import cancelled, finished
+
+    last = 0 if state is None else len(state.attempts)
+    events: list[Event] = [
+        Submitted(task, b"key", 0),
+        Submitted(replace(task, tenant="mallory"), b"other", 1),
+        Submitted(task, b"key", 0, None, cancelled(task.task_id)),
+        Submitted(task, b"key", 0, None, cancelled(task.task_id, "mallory")),
+        Cancelled(cancelled(task.task_id, task.tenant)),
+        Cancelled(cancelled(task.task_id, "mallory")),
+        LeaderFinished(None),
+        Unrecordable(9, 8),
+        WakeUp(),
+    ]
+    if state is not None and state.phase is TaskPhase.FINISHED:
+        assert state.result is not None
+        events += [LeaderFinished(replace(state.result, task_id="leader"))]
+    for number in sorted({0, 1, max(0, last - 1), last, last + 1}):
+        for tenant in (task.tenant, "mallory"):
+            events += [Finished(finished(outcome, number, task_id=task.task_id, tenant=tenant)) for outcome in Outcome]
+    found = [(event, context) for event in events]
+    if state is not None:
+        times = [at for at in (state.wake_at, state.deadline_at) if at is not None]
+        found += [(WakeUp(), replace(context, now=now)) for at in times for now in (at - 1, at, at + 1)]
+        found += [(LeaderFinished(None), replace(context, now=at)) for at in times]
+    return found
