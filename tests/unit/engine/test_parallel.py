@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 import pytest
@@ -16,113 +15,33 @@ from headrace_streams.memory.consumer import MemoryConsumer
 from headrace_streams.offsets import decode
 from headrace_streams.parallel import (
     Ending,
-    EngineOptions,
-    Handler,
     Lane,
     Observer,
     Ordering,
     ParallelConsumer,
-    RetryPolicy,
 )
 from headrace_streams.records import Outgoing, Progress, Record, TopicPartition
+from headrace_testing.engine import (
+    GROUP,
+    TOPIC,
+    Counting,
+    Letters,
+    all_committed,
+    committed,
+    eventually,
+    fill,
+    number_of,
+    options,
+    running,
+    three_partitions,
+)
 
 T = TypeVar("T")
-
-TOPIC = "work"
-GROUP = "workers"
-FAST = RetryPolicy(max_attempts=3, first_delay_seconds=0.01, longest_delay_seconds=0.02)
-
-
-class Letters:
-    """Keeps dead letters; fails as often as told to."""
-
-    def __init__(self, failures: int = 0) -> None:
-        self.kept: list[tuple[Record, Exception, int]] = []
-        self.failures = failures
-
-    async def keep(self, record: Record, error: Exception, attempts: int = 1) -> None:
-        await asyncio.sleep(0)
-        if self.failures:
-            self.failures -= 1
-            raise TryAgain("no broker")
-        self.kept.append((record, error, attempts))
-
-
-class Counting(Observer):
-    def __init__(self) -> None:
-        self.endings: Counter[Ending] = Counter()
-
-    def ended(self, record: Record, ending: Ending, seconds: float) -> None:
-        self.endings[ending] += 1
-
-
-def options(**changes: object) -> EngineOptions:
-    values: dict[str, object] = {"commit_interval_seconds": 0.02, "drain_seconds": 2.0, "retries": FAST}
-    return EngineOptions(**{**values, **changes})  # type: ignore[arg-type]
-
-
-def fill(cluster: MemoryCluster, count: int, *, topic: str = TOPIC, keys: int = 1_000_000, tenants: int = 1) -> None:
-    for number in range(count):
-        headers = (("ce_tenant", f"t{number % tenants}".encode()),)
-        cluster.append(Outgoing(topic, str(number).encode(), f"k{number % keys}".encode(), headers=headers))
-
-
-def number_of(record: Record) -> int:
-    return int(record.value or b"-1")
 
 
 @pytest.fixture
 def cluster() -> MemoryCluster:
-    made = MemoryCluster(session_timeout=0.4, rebalance_timeout=5.0)
-    made.create_topic(TOPIC, 3)
-    return made
-
-
-async def eventually(true: Callable[[], bool], what: str, seconds: float = 30.0) -> None:
-    try:
-        async with asyncio.timeout(seconds):
-            while not true():  # noqa: ASYNC110 - looks at what has no event
-                await asyncio.sleep(0.002)
-    except TimeoutError:
-        pytest.fail(f"not within {seconds} s: {what}")
-
-
-@asynccontextmanager
-async def running(
-    cluster: MemoryCluster | MemoryLog,
-    handler: Handler,
-    *,
-    lanes: tuple[Lane, ...] = (Lane(TOPIC),),
-    letters: Letters | None = None,
-    observer: Observer | None = None,
-    **changes: object,
-) -> AsyncIterator[ParallelConsumer]:
-    log = cluster if isinstance(cluster, MemoryLog) else MemoryLog(cluster)
-    consumer = ParallelConsumer(
-        log,
-        GROUP,
-        lanes,
-        handler,
-        dead_letters=letters or Letters(),
-        options=options(**changes),
-        observer=observer,
-    )
-    task = asyncio.create_task(consumer.run())
-    try:
-        yield consumer
-    finally:
-        await consumer.stop()
-        await task
-
-
-def committed(cluster: MemoryCluster, topic: str = TOPIC) -> dict[int, Progress]:
-    return {part.partition: reached for part, reached in cluster.group(GROUP).progress.items() if part.topic == topic}
-
-
-def all_committed(cluster: MemoryCluster, topic: str = TOPIC) -> bool:
-    ends = {part: len(cluster.records(topic, part)) for part in range(cluster.partition_counts([topic])[topic])}
-    reached = committed(cluster, topic)
-    return all(end == 0 or reached.get(part) == Progress(end, "") for part, end in ends.items())
+    return three_partitions()
 
 
 async def test_every_record_is_handled_once_and_committed(cluster: MemoryCluster) -> None:
