@@ -128,6 +128,15 @@ class ControlPlane:
 
     def start_apiserver(self) -> None:
         """Start the API server, on the same address every time; returns when it is ready."""
+        self.launch_apiserver()
+        self.await_apiserver()
+
+    def await_apiserver(self) -> None:
+        """Return when the API server is ready."""
+        self._timed("kube-apiserver", lambda: self._until("kube-apiserver", self._ready))
+
+    def launch_apiserver(self) -> None:
+        """Start the API server and do not wait. From the main thread: it ends with the thread that started it."""
         keys = self.folder / "service-accounts.key"
         self._spawn(
             "kube-apiserver",
@@ -140,7 +149,6 @@ class ControlPlane:
             # There is no address of its own that it could put in the endpoints of `kubernetes`.
             "--endpoint-reconciler-type=none", "--shutdown-delay-duration=0s",
         )  # fmt: skip
-        self._timed("kube-apiserver", lambda: self._until("kube-apiserver", self._ready))
 
     def end(self, name: str, *, by: int = signal.SIGTERM) -> None:
         """End one process and wait for it."""

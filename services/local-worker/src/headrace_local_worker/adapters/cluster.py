@@ -33,7 +33,7 @@ _ANSWER_SECONDS: Final = 10.0
 _WATCH_SECONDS: Final = 30
 """A watch is asked anew after this time, so that a connection which died silently is noticed."""
 _FIRST_DELAY_SECONDS: Final = 0.1
-_LONGEST_DELAY_SECONDS: Final = 1.5
+_LONGEST_DELAY_SECONDS: Final = 1.0
 """So that nodes that come or go while the API starts again are noticed within two seconds of its return."""
 _DENIED_DELAY_SECONDS: Final = 5.0
 _LABELS_SECONDS: Final = 1.0
@@ -103,7 +103,7 @@ async def _connect() -> client.ApiClient:
         if "KUBERNETES_SERVICE_HOST" in os.environ:
             config.load_incluster_config(client_configuration=configuration)
         else:
-            await config.load_kube_config(client_configuration=configuration)
+            await config.load_kube_config(os.environ.get("KUBECONFIG"), client_configuration=configuration)
     except config.ConfigException as error:
         raise ConfigureCluster(
             f"The Kubernetes API cannot be used: {error} In a pod, mount the service account's token "
@@ -133,6 +133,7 @@ class SliceFeed:
         self._selection = selection
         self._tell = tell
         self._version: str | None = None
+        self._just_listed = False
         self._failures = 0
 
     async def events(self) -> AsyncIterator[Event]:
@@ -141,6 +142,7 @@ class SliceFeed:
             try:
                 if self._version is None:
                     listed, self._version = await self._list()
+                    self._just_listed = True
                     self._well()
                     yield listed
                 async for event in self._watch(self._version):
@@ -150,8 +152,7 @@ class SliceFeed:
                 if error.status == _GONE:
                     _log.info("%s: the cluster no longer has version %s, listing anew", self, self._version)
                     self._version = None
-                    if self._failures == 0:
-                        self._failures = 1
+                    if not self._just_listed:
                         continue
                 await self._wait(_told(error, self._selection), denied=error.status in _DENIED)
             except _BROKEN as error:
@@ -181,6 +182,7 @@ class SliceFeed:
                 if not isinstance(event, dict):
                     raise aiohttp.ClientPayloadError("the watch was cut within an event")
                 self._version = watching.resource_version
+                self._just_listed = False
                 self._well()
                 match event["type"]:
                     case "ADDED" | "MODIFIED":

@@ -1,0 +1,196 @@
+"""What tests of discovery need: slices to write, a connection to cut, and a discovery to watch."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from typing import Any, Final
+
+from headrace_local_worker.adapters.cluster import KubernetesCluster
+from headrace_local_worker.decide.balancing import choose_node
+from headrace_local_worker.decide.endpoints import Rules
+from headrace_local_worker.decide.nodes import NodeSpec
+from headrace_local_worker.discovery import Discovery
+from headrace_models.worker.pool import Place, Pool
+from kubernetes.aio import client, config
+
+from headrace_testing.k8s.plane import ControlPlane
+from headrace_testing.workers import ScriptedProvider
+
+SERVICE: Final = "kubernetes.io/service-name=ollama"
+NOTICED_SECONDS: Final = 2.0
+"""How long a change may take to count."""
+
+
+class Slices:
+    """Writes EndpointSlices as an administrator."""
+
+    def __init__(self, api: client.ApiClient, namespace: str) -> None:
+        self._discovery = client.DiscoveryV1Api(api)
+        self._namespace = namespace
+
+    async def write(
+        self,
+        name: str,
+        *endpoints: Mapping[str, Any],
+        service: str = "ollama",
+        family: str = "IPv4",
+        ports: Sequence[Mapping[str, Any]] = ({"name": "http", "port": 11434, "protocol": "TCP"},),
+    ) -> None:
+        """Make or replace one."""
+        body: Any = {
+            "apiVersion": "discovery.k8s.io/v1",
+            "kind": "EndpointSlice",
+            "metadata": {"name": name, "labels": {"kubernetes.io/service-name": service}},
+            "addressType": family,
+            "ports": list(ports),
+            "endpoints": list(endpoints),
+        }
+        try:
+            await self._discovery.replace_namespaced_endpoint_slice(name, self._namespace, body)
+        except client.ApiException as error:
+            if error.status != 404:
+                raise
+            await self._discovery.create_namespaced_endpoint_slice(self._namespace, body)
+
+    async def delete(self, name: str) -> None:
+        await self._discovery.delete_namespaced_endpoint_slice(name, self._namespace)
+
+
+def endpoint(address: str, pod: str = "", *, node: str = "", **conditions: bool) -> Mapping[str, Any]:
+    """One endpoint of a slice."""
+    made: dict[str, Any] = {"addresses": [address], "conditions": conditions}
+    if pod:
+        made["targetRef"] = {"kind": "Pod", "name": pod, "namespace": "default"}
+    if node:
+        made["nodeName"] = node
+    return made
+
+
+@contextlib.asynccontextmanager
+async def administrator(plane: ControlPlane) -> AsyncIterator[client.ApiClient]:
+    """A client that may do everything."""
+    configuration = client.Configuration()
+    await config.load_kube_config(str(plane.kubeconfig), client_configuration=configuration)
+    async with client.ApiClient(configuration) as api:
+        yield api
+
+
+class Wire:
+    """A way to the API server that can be cut, blocked and stalled. Usage: `async with Wire(port) as wire`."""
+
+    def __init__(self, port: int) -> None:
+        self._to = port
+        self._server: asyncio.Server | None = None
+        self._pipes: set[asyncio.Task[None]] = set()
+        self._writers: set[asyncio.StreamWriter] = set()
+        self._flows = asyncio.Event()
+        self._flows.set()
+        self.blocked = False
+        self.connections = 0
+
+    @property
+    def port(self) -> int:
+        assert self._server is not None
+        return int(self._server.sockets[0].getsockname()[1])
+
+    async def __aenter__(self) -> Wire:
+        self._server = await asyncio.start_server(self._connect, "127.0.0.1", 0)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        assert self._server is not None
+        self._server.close()
+        for pipe in self._pipes:
+            pipe.cancel()
+        await asyncio.gather(*self._pipes, return_exceptions=True)
+        self.cut()
+
+    def cut(self) -> None:
+        """Break every connection there is."""
+        for writer in self._writers:
+            writer.transport.abort()
+        self._writers.clear()
+
+    def stall(self) -> None:
+        """Let nothing through from now on, and tell nobody."""
+        self._flows.clear()
+
+    def resume(self) -> None:
+        """Let through what was held, and all else."""
+        self._flows.set()
+
+    async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        if self.blocked:
+            writer.transport.abort()
+            return
+        try:
+            there, back = await asyncio.open_connection("127.0.0.1", self._to)
+        except OSError:
+            writer.transport.abort()
+            return
+        self._writers |= {writer, back}
+        for one, other in ((reader, back), (there, writer)):
+            pipe = asyncio.create_task(self._pipe(one, other))
+            self._pipes.add(pipe)
+            pipe.add_done_callback(self._pipes.discard)
+
+    async def _pipe(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
+            while data := await reader.read(65_536):
+                await self._flows.wait()
+                writer.write(data)
+                await writer.drain()
+        writer.transport.abort()
+
+
+class Finder:
+    """A discovery on a pool of places that are never called, and what it tells of itself.
+
+    Attributes:
+        told: What was told of the cluster, newest last; None when all was well.
+    """
+
+    def __init__(
+        self, namespace: str, *, peers: str = "", labels: Mapping[str, str] | None = None, worker: str = "w1"
+    ) -> None:
+        self.pool = Pool((), choose_node)
+        self.told: list[str | None] = []
+        cluster = KubernetesCluster(
+            namespace=namespace, selector=SERVICE, peers=peers, labels=bool(labels), tell=self.told.append
+        )
+        self.discovery = Discovery(cluster, self.pool, Rules("http", 4, labels or {}), worker, self._place)
+        self.urls: dict[str, str] = {}
+
+    def _place(self, spec: NodeSpec) -> Place:
+        self.urls[spec.name] = spec.url
+        return Place(ScriptedProvider(node=spec.name), spec.slots, spec.hardware)
+
+    @property
+    def nodes(self) -> dict[str, str]:
+        """The nodes in the pool, and where they are."""
+        return {name: self.urls[name] for name in self.pool.places}
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[Finder]:
+        await asyncio.wait_for(self.discovery.start(), 30)
+        run = asyncio.create_task(self.discovery.run())
+        try:
+            yield self
+            assert not run.done(), run.result()
+        finally:
+            run.cancel()
+            await asyncio.gather(run, return_exceptions=True)
+            await self.discovery.stop()
+
+    async def until(self, condition: Callable[[], bool], seconds: float = NOTICED_SECONDS) -> float:
+        """Wait for something to be so; how long it took, in seconds."""
+        began = time.monotonic()
+        while not condition():
+            took = time.monotonic() - began
+            assert took <= seconds, f"not so within {seconds} s: {self.nodes} {self.told[-1:]}"
+            await asyncio.sleep(0.005)
+        return time.monotonic() - began
