@@ -56,7 +56,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-POLICY = load_policy(None)
+SHIPPED = load_policy(None)
+# Fewer attempts than all models of a role together would get.
+POLICY = SHIPPED.model_copy(update={"retry": SHIPPED.retry.model_copy(update={"attempts": 4})})
 PRICES = load_price_book()
 STRICTNESS = [Privacy.PUBLIC, Privacy.INTERNAL, Privacy.SENSITIVE]
 TASKS = [f"task-{number}" for number in range(5)]
@@ -171,6 +173,7 @@ class Lives(RuleBasedStateMachine):
         deadline=st.sampled_from([None, None, None, 1, 5_000, 10**10]),
         preferred=st.sampled_from([None, "groq", "anthropic", "nobody"]),
         allow_cached=st.booleans(),
+        longest=st.sampled_from([200, 200, None]),
         early_wish=st.booleans(),
     )
     def submit(
@@ -186,6 +189,7 @@ class Lives(RuleBasedStateMachine):
         deadline: int | None,
         preferred: str | None,
         allow_cached: bool,
+        longest: int | None,
         early_wish: bool,
     ) -> None:
         fresh = [name for name in TASKS if name not in self.submitted]
@@ -202,7 +206,7 @@ class Lives(RuleBasedStateMachine):
             mode=mode,
             lane=lane,
             budget_nanodollars=budget,
-            sampling=Sampling(max_output_tokens=200),
+            sampling=Sampling(max_output_tokens=longest),
             deadline_at=None if deadline is None else self.now + deadline,
             preferred_provider=preferred,
             allow_cached=allow_cached,
@@ -219,7 +223,7 @@ class Lives(RuleBasedStateMachine):
         data=st.data(),
         outcome=st.sampled_from([*[Outcome.FAILED_RETRYABLE] * 6, *Outcome]),
         code=st.sampled_from(["overloaded", "overloaded", "overloaded", "invalid_request"]),
-        wait=st.sampled_from([None, None, 100, 60_000]),
+        wait=st.sampled_from([None, None, 100, 3_000, 60_000]),
         output=st.sampled_from([0, 200]),
         patient=st.booleans(),
     )

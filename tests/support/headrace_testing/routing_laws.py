@@ -7,10 +7,12 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
+from headrace_contracts.content import plain
 from headrace_contracts.events import (
     AttemptState,
     Command,
     CommandKind,
+    Failure,
     Mode,
     Outcome,
     Place,
@@ -248,6 +250,12 @@ def _check_privacy(after: TaskState, task: TaskSubmitted, sent: AttemptState, co
 
 def _check_budget(after: TaskState, task: TaskSubmitted, context: Context) -> None:
     """Even if everything that may still be running costs the most it can, the budget holds."""
+    last = after.attempts[-1]
+    tokens = sum(len(message.content.data) for message in task.messages)
+    tokens += len((after.system_prompt or "").encode())
+    limit = last.max_output_tokens or 0
+    if last.place is Place.CLOUD:
+        assert limit > 0, "an answer without end has no worst case"
     if task.budget_nanodollars is None:
         return
     most = 0
@@ -258,12 +266,6 @@ def _check_budget(after: TaskState, task: TaskSubmitted, context: Context) -> No
         else:
             most += _cost(context, attempt.provider, attempt.model, attempt.usage)
     assert most <= task.budget_nanodollars, "the budget may be overspent"
-    last = after.attempts[-1]
-    tokens = sum(len(message.content.data) for message in task.messages)
-    tokens += len((after.system_prompt or "").encode())
-    limit = last.max_output_tokens or 0
-    if last.place is Place.CLOUD:
-        assert limit > 0, "an answer without end has no worst case"
     worst = _cost(context, last.provider, last.model, Usage(input_tokens=tokens, output_tokens=limit))
     assert last.worst_case_nanodollars >= worst, "the worst case is not the worst"
 
@@ -323,6 +325,8 @@ def _check_end(
     assert result.usage.output_tokens == sum(usage.output_tokens for usage in usages)
     late = after.deadline_at is not None and context.now >= after.deadline_at
     assert (result.failure is None) == (result.status is TaskStatus.SUCCEEDED) or result.status is TaskStatus.REFUSED
+    if late and isinstance(event, LeaderFinished | WakeUp):
+        assert result.status is TaskStatus.EXPIRED, "what is late expires"
     match result.status:
         case TaskStatus.SUCCEEDED | TaskStatus.REFUSED:
             _check_answer(before, result, event, context)
@@ -338,8 +342,6 @@ def _check_end(
             assert not isinstance(event, Cancelled)
         case TaskStatus.FAILED:
             assert not isinstance(event, Cancelled)
-            if isinstance(event, WakeUp | LeaderFinished | Submitted):
-                assert not late, "what is late expires"
     if result.status not in (TaskStatus.SUCCEEDED, TaskStatus.REFUSED):
         assert result.answer is None
         assert result.served_from is ServedFrom.NOTHING
@@ -458,15 +460,28 @@ def variants(state: TaskState | None, task: TaskSubmitted, context: Context) -> 
         Unrecordable(9, 8),
         WakeUp(),
     ]
-    if state is not None and state.phase is TaskPhase.FINISHED:
-        assert state.result is not None
-        events += [LeaderFinished(replace(state.result, task_id="leader"))]
+    leaders = [
+        TaskCompleted(
+            task_id="leader",
+            tenant=task.tenant,
+            status=status,
+            answer=plain("Deep.") if status in (TaskStatus.SUCCEEDED, TaskStatus.REFUSED) else None,
+            failure=None if status is TaskStatus.SUCCEEDED else Failure(code="refusal"),
+            served_from=ServedFrom.ATTEMPT,
+            submitted_at=context.now,
+            completed_at=context.now,
+        )
+        for status in TaskStatus
+    ]
+    events += [LeaderFinished(leader) for leader in leaders]
     for number in sorted({0, 1, max(0, last - 1), last, last + 1}):
         for tenant in (task.tenant, "mallory"):
             events += [Finished(finished(outcome, number, task_id=task.task_id, tenant=tenant)) for outcome in Outcome]
+    busy = Failure(code="overloaded", retry_after_ms=3_000)
+    events.append(Finished(finished(Outcome.FAILED_RETRYABLE, last, task_id=task.task_id, failure=busy)))
     found = [(event, context) for event in events]
     if state is not None:
         times = [at for at in (state.wake_at, state.deadline_at) if at is not None]
         found += [(WakeUp(), replace(context, now=now)) for at in times for now in (at - 1, at, at + 1)]
-        found += [(LeaderFinished(None), replace(context, now=at)) for at in times]
+        found += [(LeaderFinished(leader), replace(context, now=at)) for at in times for leader in (None, *leaders)]
     return found
