@@ -13,12 +13,12 @@ from headrace_contracts.codec import Codec
 from headrace_contracts.events import Outcome, Usage, UsageRecorded
 from headrace_contracts.memory_registry import MemoryRegistry
 from headrace_contracts.topics import USAGE_RECORDED, dead_letters_of
-from headrace_cost_accountant.adapters.database import Database
 from headrace_cost_accountant.adapters.ledger_store import LedgerStore
 from headrace_cost_accountant.decide.booking import cost_of
 from headrace_cost_accountant.measures import Measures
+from headrace_cost_accountant.migrations import MIGRATIONS
 from headrace_models.prices import load_price_book
-from headrace_runtime.health import Health
+from headrace_runtime.database import Database
 from headrace_runtime.metrics import Metrics
 from headrace_streams.dead_letters import DeadLetters
 from headrace_streams.errors import PartitionsLost
@@ -26,6 +26,7 @@ from headrace_streams.memory import MemoryCluster, MemoryLog, Operation, Request
 from headrace_streams.projection import Moves, Projection, ProjectionStore
 from headrace_streams.publishing import Publication, Publisher
 from headrace_streams.records import Outgoing, Record, TopicPartition
+from headrace_testing.databases import database_at
 
 pytestmark = pytest.mark.stack
 
@@ -134,8 +135,8 @@ class Books:
 
     async def hire(self, name: str, frozen: Frozen | None = None) -> Accountant:
         log = MemoryLog(self.cluster, client=name, network=frozen)
-        database = Database(self.dsn, Health(), pool_size=3, timeout_seconds=10)
-        await database.start()
+        database = database_at(self.dsn, MIGRATIONS, pool_size=3)
+        await database.prepare()
         letters = DeadLetters(
             Publisher(log.producer(), self.codec, name), "cost-accountant", self.codec.topic_prefix, now_ms
         )

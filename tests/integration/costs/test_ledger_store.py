@@ -10,18 +10,18 @@ import asyncpg
 import pytest
 from headrace_contracts.events import Outcome, Usage, UsageRecorded
 from headrace_cost_accountant.adapters.cost_reports import CostReports
-from headrace_cost_accountant.adapters.database import Database
 from headrace_cost_accountant.adapters.ledger_store import LedgerStore
 from headrace_cost_accountant.decide.answers import Sums
 from headrace_cost_accountant.decide.booking import cost_of
 from headrace_cost_accountant.decide.questions import GROUPS, CostQuestion
 from headrace_cost_accountant.measures import Measures
-from headrace_cost_accountant.migrations import runner
+from headrace_cost_accountant.migrations import MIGRATIONS
 from headrace_models.prices import load_price_book
-from headrace_runtime.health import Health
+from headrace_runtime.database import Database
 from headrace_runtime.metrics import Metrics
 from headrace_streams.errors import PartitionsLost, TryAgain
 from headrace_streams.records import Record, TopicPartition
+from headrace_testing.databases import prepared
 
 pytestmark = pytest.mark.stack
 
@@ -78,10 +78,8 @@ def moves(start: int | None, end: int, partition: int = 0) -> dict[TopicPartitio
 
 @pytest.fixture
 async def database(postgres_dsn: str) -> AsyncIterator[Database]:
-    database = Database(postgres_dsn, Health(), pool_size=4, timeout_seconds=10)
-    await database.start()
-    yield database
-    await database.close()
+    async with prepared(postgres_dsn, MIGRATIONS) as database:
+        yield database
 
 
 @pytest.fixture
@@ -242,18 +240,3 @@ async def test_what_cannot_be_booked_is_kept_and_the_rest_goes_on(
     assert [record.offset for record, _ in kept] == [1]
     assert (await total(database)).executions == 2
     assert await store.positions([TopicPartition(TOPIC, 0)]) == {TopicPartition(TOPIC, 0): 3}
-
-
-async def test_migrations_go_up_down_and_up_again(postgres_dsn: str) -> None:
-    assert await runner.current(postgres_dsn) == ""
-    assert await asyncio.gather(*(runner.upgrade(postgres_dsn) for _ in range(3))) == ["0001"] * 3
-    assert await runner.downgrade(postgres_dsn, "base") == ""
-    connection = await asyncpg.connect(postgres_dsn)
-    try:
-        tables = await connection.fetch(
-            "SELECT table_name FROM information_schema.tables WHERE table_schema = 'ledger'"
-        )
-    finally:
-        await connection.close()
-    assert {row["table_name"] for row in tables} <= {runner.VERSION_TABLE}
-    assert await runner.upgrade(postgres_dsn) == "0001"

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import uuid
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
 
-import asyncpg
 import pytest
 from headrace_contracts.content import plain
 from headrace_contracts.events import (
@@ -23,7 +19,6 @@ from headrace_contracts.events import (
     TrailStep,
     Usage,
 )
-from headrace_intake.adapters.database import Database, DatabaseAway
 from headrace_intake.adapters.history import History
 from headrace_intake.adapters.idempotency_keys import IdempotencyKeys
 from headrace_intake.adapters.retention import Retention
@@ -32,25 +27,16 @@ from headrace_intake.decide.idempotency import Taken
 from headrace_intake.decide.pages import After, Filter
 from headrace_intake.decide.rows import NotAViewRow
 from headrace_intake.decide.views import document, of_submission, with_completion
-from headrace_intake.migrations import runner
-from headrace_intake.migrations.__main__ import main as migrate_command
+from headrace_intake.migrations import MIGRATIONS
+from headrace_runtime.database import DatabaseAway, Outage, OutageKind
 from headrace_streams.errors import PartitionsLost, TryAgain
 from headrace_streams.records import Record, TopicPartition
+from headrace_testing.databases import database_at, prepared
 
 pytestmark = pytest.mark.stack
 
 SUBMITTED = TopicPartition("headrace.tasks.submitted", 4)
 COMPLETED = TopicPartition("headrace.tasks.completed", 4)
-
-
-@asynccontextmanager
-async def prepared(dsn: str) -> AsyncIterator[Database]:
-    database = Database(dsn, pool_size=4, timeout_seconds=5.0, migrate=lambda: runner.upgrade(dsn))
-    await asyncio.wait_for(database.prepare(), 20)
-    try:
-        yield database
-    finally:
-        await database.close()
 
 
 def submitted(task_id: str, **changes: Any) -> TaskSubmitted:
@@ -105,69 +91,8 @@ async def never(record: Record, reason: Exception) -> None:
     raise AssertionError(f"{record}: {reason}")
 
 
-async def test_migrations_go_up_and_down_and_up_again(postgres_dsn: str) -> None:
-    assert await runner.upgrade(postgres_dsn) == runner.head()
-    assert await runner.upgrade(postgres_dsn) == runner.head()
-    assert await runner.downgrade(postgres_dsn) == ""
-    connection = await asyncpg.connect(postgres_dsn)
-    try:
-        left = await connection.fetchval("SELECT count(*) FROM pg_tables WHERE schemaname = 'intake'")
-        assert left == 1  # Alembic's own
-    finally:
-        await connection.close()
-    assert await runner.upgrade(postgres_dsn) == runner.head()
-
-
-async def test_processes_that_start_together_migrate_one_after_the_other(postgres_dsn: str) -> None:
-    revisions = await asyncio.gather(*(runner.upgrade(postgres_dsn) for _ in range(4)))
-    assert set(revisions) == {runner.head()}
-
-
-async def test_a_schema_that_a_newer_release_brought_further_is_left_alone(postgres_dsn: str) -> None:
-    await runner.upgrade(postgres_dsn)
-    connection = await asyncpg.connect(postgres_dsn)
-    try:
-        await connection.execute("UPDATE intake.alembic_version SET version_num = '9999'")
-    finally:
-        await connection.close()
-    assert await runner.upgrade(postgres_dsn) == "9999"
-    async with prepared(postgres_dsn) as database:
-        assert await History(database).get("acme", "t") is None
-
-
-async def test_a_user_who_may_not_make_schemas_can_use_one_that_is_there(postgres_dsn: str) -> None:
-    await runner.upgrade(postgres_dsn)
-    role = f"plain_{uuid.uuid4().hex[:12]}"
-    connection = await asyncpg.connect(postgres_dsn)
-    try:
-        await connection.execute(f"CREATE ROLE {role} LOGIN PASSWORD 'x'")
-        await connection.execute(f"GRANT USAGE ON SCHEMA intake TO {role}")
-        await connection.execute(f"GRANT ALL ON ALL TABLES IN SCHEMA intake TO {role}")
-        parts = urlsplit(postgres_dsn)
-        dsn = urlunsplit(parts._replace(netloc=f"{role}:x@{parts.hostname}:{parts.port}"))
-        assert await runner.upgrade(dsn) == runner.head()
-    finally:
-        await connection.execute(f"DROP OWNED BY {role}")
-        await connection.execute(f"DROP ROLE {role}")
-        await connection.close()
-
-
-def test_the_command_says_what_it_did(
-    postgres_dsn: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv("HEADRACE_DATABASE_URL", postgres_dsn)
-    assert migrate_command(["upgrade"]) == 0
-    assert runner.head() in capsys.readouterr().out
-    assert migrate_command(["downgrade", "nonsense"]) == 2
-    assert "nonsense" in capsys.readouterr().err
-    assert migrate_command(["downgrade", "base"]) == 0
-    monkeypatch.setenv("HEADRACE_DATABASE_URL", "postgresql://u:hidden@127.0.0.1:1/x")
-    assert migrate_command(["current"]) == 1
-    assert "hidden" not in capsys.readouterr().err
-
-
 async def test_a_key_is_taken_by_one_of_many(postgres_dsn: str) -> None:
-    async with prepared(postgres_dsn) as database:
+    async with prepared(postgres_dsn, MIGRATIONS) as database:
         keys = IdempotencyKeys(database)
         mine = [Taken(f"t{number}", "d", 1_000 + number, number, accepted=False) for number in range(12)]
         found = await asyncio.gather(*(keys.take("acme", "k", each) for each in mine))
@@ -189,7 +114,7 @@ async def test_the_view_is_the_same_in_whichever_order_events_come(postgres_dsn:
     batches: dict[str, tuple[TaskSubmitted | TaskCompleted, ...]] = {
         "submitted": (task,), "completed": (end,), "both": (task, end, task, end), "both backwards": (end, task),
     }  # fmt: skip
-    async with prepared(postgres_dsn) as database:
+    async with prepared(postgres_dsn, MIGRATIONS) as database:
         feed, history = Feed(ViewStore(database, never)), History(database)
         for name in order:
             await feed(*batches[name])
@@ -202,7 +127,7 @@ async def test_the_view_is_the_same_in_whichever_order_events_come(postgres_dsn:
 
 
 async def test_a_task_that_has_not_ended_is_accepted(postgres_dsn: str) -> None:
-    async with prepared(postgres_dsn) as database:
+    async with prepared(postgres_dsn, MIGRATIONS) as database:
         await Feed(ViewStore(database, never))(submitted("t"))
         stored = await History(database).get("acme", "t")
         assert stored is not None
@@ -210,7 +135,7 @@ async def test_a_task_that_has_not_ended_is_accepted(postgres_dsn: str) -> None:
 
 
 async def test_the_first_end_counts_and_another_tenant_cannot_touch_it(postgres_dsn: str) -> None:
-    async with prepared(postgres_dsn) as database:
+    async with prepared(postgres_dsn, MIGRATIONS) as database:
         feed, history = Feed(ViewStore(database, never)), History(database)
         await feed(submitted("t", reply_partition=1))
         await feed(submitted("t", tenant="evil", reply_partition=5), completed("t", tenant="evil", node="evil"))
@@ -223,7 +148,7 @@ async def test_the_first_end_counts_and_another_tenant_cannot_touch_it(postgres_
 
 
 async def test_positions_move_with_the_rows_or_not_at_all(postgres_dsn: str) -> None:
-    async with prepared(postgres_dsn) as database:
+    async with prepared(postgres_dsn, MIGRATIONS) as database:
         store, history = ViewStore(database, never), History(database)
         assert await store.positions([SUBMITTED]) == {}
         await store.apply([], {SUBMITTED: (None, 5)})
@@ -245,7 +170,7 @@ async def test_what_cannot_be_a_row_is_put_aside_and_passed_over(postgres_dsn: s
         assert isinstance(reason, NotAViewRow)
         told.append(record)
 
-    async with prepared(postgres_dsn) as database:
+    async with prepared(postgres_dsn, MIGRATIONS) as database:
         feed = Feed(ViewStore(database, keep))
         await feed(submitted("x" * 500), submitted("t", role="a\0b", session="s" * 3_000, labels={"\0": "\0"}))
         assert [record.offset for record in told] == [0]
@@ -255,7 +180,7 @@ async def test_what_cannot_be_a_row_is_put_aside_and_passed_over(postgres_dsn: s
 
 
 async def test_pages_hold_every_task_once_newest_first(postgres_dsn: str) -> None:
-    async with prepared(postgres_dsn) as database:
+    async with prepared(postgres_dsn, MIGRATIONS) as database:
         feed, history = Feed(ViewStore(database, never)), History(database)
         # Several share a millisecond, so the id must decide.
         await feed(*(submitted(f"t{number:02}", submitted_at=1_000 + number // 4) for number in range(23)))
@@ -286,7 +211,7 @@ async def test_pages_hold_every_task_once_newest_first(postgres_dsn: str) -> Non
     ],
 )
 async def test_filters(postgres_dsn: str, wanted: Filter, expected: list[str]) -> None:
-    async with prepared(postgres_dsn) as database:
+    async with prepared(postgres_dsn, MIGRATIONS) as database:
         await Feed(ViewStore(database, never))(
             submitted("a", submitted_at=1_000, kind="odd", user=""),
             completed("b", submitted_at=2_000),
@@ -301,7 +226,7 @@ async def test_filters(postgres_dsn: str, wanted: Filter, expected: list[str]) -
 
 
 async def test_what_is_old_is_deleted(postgres_dsn: str) -> None:
-    async with prepared(postgres_dsn) as database:
+    async with prepared(postgres_dsn, MIGRATIONS) as database:
         await Feed(ViewStore(database, never))(
             submitted("old", submitted_at=1_000), submitted("new", submitted_at=9_000)
         )
@@ -317,40 +242,17 @@ async def test_what_is_old_is_deleted(postgres_dsn: str) -> None:
 
 
 async def test_without_postgres_everything_says_so_at_once() -> None:
-    dsn = "postgresql://u:hidden@127.0.0.1:1/x"
-    told: asyncio.Queue[bool] = asyncio.Queue()
-    database = Database(
-        dsn, pool_size=1, timeout_seconds=1.0, migrate=lambda: runner.upgrade(dsn), on_change=told.put_nowait
-    )
+    told: asyncio.Queue[Outage | None] = asyncio.Queue()
+    database = database_at("postgresql://u:hidden@127.0.0.1:1/x", MIGRATIONS, on_change=told.put_nowait)
     waiting = asyncio.create_task(database.prepare())
     try:
         with pytest.raises(DatabaseAway):
             await History(database).get("acme", "t")
         with pytest.raises(TryAgain):
             await ViewStore(database, never).positions([SUBMITTED])
-        assert await asyncio.wait_for(told.get(), 5) is False
+        outage = await asyncio.wait_for(told.get(), 5)
+        assert outage is not None
+        assert outage.kind is OutageKind.UNREACHABLE
     finally:
         waiting.cancel()
         await asyncio.gather(waiting, return_exceptions=True)
-
-
-async def test_a_connection_that_breaks_is_not_the_end(postgres_dsn: str) -> None:
-    told: list[bool] = []
-    database = Database(
-        postgres_dsn,
-        pool_size=1,
-        timeout_seconds=5.0,
-        migrate=lambda: runner.upgrade(postgres_dsn),
-        on_change=told.append,
-    )
-    await database.prepare()
-    try:
-        history = History(database)
-        with pytest.raises(DatabaseAway):
-            async with database.connection() as connection:
-                await connection.execute("SELECT pg_terminate_backend(pg_backend_pid())")
-        assert told[-1] is False
-        assert await history.get("acme", "t") is None
-        assert told[-1] is True
-    finally:
-        await database.close()

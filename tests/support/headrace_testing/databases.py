@@ -3,11 +3,13 @@
 import asyncio
 import contextlib
 import uuid
-from collections.abc import Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
+from headrace_runtime.database import Database, Outage
+from headrace_runtime.migrations import Migrations
 
 
 @contextlib.contextmanager
@@ -19,6 +21,36 @@ def fresh_database(server_url: str) -> Iterator[str]:
         yield urlunsplit(urlsplit(server_url)._replace(path=f"/{name}"))
     finally:
         _run(_execute(server_url, f'DROP DATABASE "{name}" WITH (FORCE)'))
+
+
+def database_at(
+    dsn: str,
+    migrations: Migrations,
+    *,
+    pool_size: int = 4,
+    timeout_seconds: float = 10.0,
+    on_change: Callable[[Outage | None], None] = lambda outage: None,
+) -> Database:
+    """As a service makes it; not prepared yet."""
+    return Database(
+        dsn,
+        application="headrace-test",
+        pool_size=pool_size,
+        timeout_seconds=timeout_seconds,
+        migrate=lambda: migrations.upgrade(dsn),
+        on_change=on_change,
+    )
+
+
+@contextlib.asynccontextmanager
+async def prepared(dsn: str, migrations: Migrations) -> AsyncIterator[Database]:
+    """A database with its schema in place, closed afterwards."""
+    database = database_at(dsn, migrations)
+    await asyncio.wait_for(database.prepare(), 20)
+    try:
+        yield database
+    finally:
+        await database.close()
 
 
 async def _execute(url: str, statement: str) -> None:

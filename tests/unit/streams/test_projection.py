@@ -11,16 +11,17 @@ from typing import Any
 
 import pytest
 from headrace_contracts.codec import Codec
-from headrace_contracts.events import SkillAction, SkillSubmitted
+from headrace_contracts.events import DeadLetter, SkillAction, SkillSubmitted
 from headrace_contracts.memory_registry import MemoryRegistry
 from headrace_contracts.topics import SKILLS_SUBMITTED, TOPICS, with_partitions
 from headrace_streams.dead_letters import DeadLetters
-from headrace_streams.errors import PartitionsLost, TryAgain
+from headrace_streams.errors import AppendUncertain, BatchRefused, PartitionsLost, TryAgain
 from headrace_streams.memory import MemoryCluster, MemoryLog
 from headrace_streams.projection import Moves, Projection
 from headrace_streams.provisioning import provision
 from headrace_streams.publishing import Publication, Publisher
 from headrace_streams.records import Outgoing, Record, TopicPartition
+from headrace_streams.typed import decode
 
 PREFIX = "test."
 TOPIC = PREFIX + SKILLS_SUBMITTED.name
@@ -44,6 +45,7 @@ class Database:
         self.batches: list[int] = []
         self.entered = asyncio.Event()
         self.slow = 0.0
+        self.refused: frozenset[str] = frozenset()
 
     async def positions(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, int]:
         self._answer()
@@ -57,6 +59,8 @@ class Database:
         await asyncio.sleep(self.slow)
         if number == self.crash_before_commit_of:
             raise Crash
+        if self.refused & {event.submission_id for _, event in batch}:
+            raise BatchRefused("a value that no column holds")
         for name, (expected, _) in moves.items():
             if self.stored.get(name) != expected:
                 raise PartitionsLost(f"{name} is at {self.stored.get(name)}, not at {expected}")
@@ -301,3 +305,63 @@ async def test_lag_can_be_watched(bench: Bench) -> None:
         await asyncio.sleep(0.05)
         progress = bench.cluster.group("view").progress
         assert {name: moved.next_offset for name, moved in progress.items()} == bench.database.stored
+
+
+async def test_what_the_store_will_never_take_is_put_aside_and_holds_up_nothing(bench: Bench) -> None:
+    ids = await bench.submit(100)
+    bench.cluster.append(Outgoing(TOPIC, b"garbage", b"k", 1))
+    bench.database.refused = frozenset(ids[13::20])
+    good = sorted(set(ids) - bench.database.refused)
+    async with bench.running(max_batch=50):
+        await bench.until_applied(good)
+        async with asyncio.timeout(20):
+            while sum(bench.database.stored.values()) < 101:  # noqa: ASYNC110 - moved by another task
+                await asyncio.sleep(0.005)
+    bench.check(good)
+    letters = bench.cluster.records(TOPIC + ".dlq")
+    kept = [await decode(bench.codec, DeadLetter, letter) for letter in letters]
+    assert Counter(letter.error_type for letter in kept) == {"BatchRefused": 5, "BadBytes": 1}
+    assert {letter.key for letter in kept if letter.error_type == "BatchRefused"} == {
+        each.encode() for each in bench.database.refused
+    }
+
+
+async def test_waiting_is_told_with_its_reason_and_its_end(bench: Bench) -> None:
+    told: list[str | None] = []
+    ids = await bench.submit(10)
+    bench.database.away = 2
+    async with bench.running(on_waiting=told.append):
+        await bench.until_applied(ids)
+    assert told == ["the database is away", "the database is away", None]
+
+
+async def test_whoever_waits_lets_go_at_once(bench: Bench) -> None:
+    await bench.submit(10)
+    bench.database.away = 1_000
+    async with bench.running():
+        await asyncio.sleep(1.0)
+        began = asyncio.get_running_loop().time()
+    assert asyncio.get_running_loop().time() - began < 0.5
+
+
+async def test_dead_letters_that_cannot_be_kept_hold_the_record_back(bench: Bench) -> None:
+    class Away(DeadLetters):
+        times = 3
+
+        async def keep(self, record: Record, error: Exception, attempts: int = 1) -> None:
+            self.times -= 1
+            if self.times >= 0:
+                raise AppendUncertain("Kafka went away")
+            assert not bench.database.stored, "passed over before it was kept"
+            await super().keep(record, error, attempts)
+
+    bench.cluster.append(Outgoing(TOPIC, b"garbage", b"k", 1))
+    letters = Away(bench.publisher, "test", PREFIX, lambda: 7)
+    projection = Projection(bench.log, "view", [SKILLS_SUBMITTED], bench.codec, bench.database, letters)
+    task = asyncio.create_task(projection.run())
+    async with asyncio.timeout(20):
+        while not bench.database.stored:  # noqa: ASYNC110 - moved by another task
+            await asyncio.sleep(0.005)
+    await projection.close()
+    await task
+    assert len(bench.cluster.records(TOPIC + ".dlq")) == 1

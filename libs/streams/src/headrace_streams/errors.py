@@ -39,6 +39,10 @@ class TopicMissing(StreamsError):
     """Provision first: the topic does not exist."""
 
 
+class BatchRefused(StreamsError):
+    """Take the batch apart: the store will never take something in it, and has taken nothing of it."""
+
+
 class Fenced(StreamsError):
     """Stop acting on this journal partition: a newer owner has written to it."""
 

@@ -2,7 +2,7 @@
 
 1. On assignment, the positions in the database say where to go on.
 2. Records are gathered into a batch, until it is full or its first record has waited long enough.
-3. They are decoded; what cannot be read goes to the dead letters.
+3. They are decoded; what cannot be read goes to the dead letters, and so does what the store will never take.
 4. The store writes the batch and moves the positions in one transaction, in which it compares the positions it finds
    with those we began at. Who is too late, because another member of the group has moved them, changes nothing.
 5. Kafka's own committed offsets follow now and then, for those who watch the lag; nothing starts from them.
@@ -22,7 +22,7 @@ from headrace_contracts.codec import Codec
 from headrace_contracts.errors import RegistryUnavailable, UnreadableValue
 from headrace_contracts.topics import Event, TopicSpec
 
-from headrace_streams.errors import AppendUncertain, LeaveGroup, Overloaded, PartitionsLost, TryAgain
+from headrace_streams.errors import AppendUncertain, BatchRefused, LeaveGroup, Overloaded, PartitionsLost, TryAgain
 from headrace_streams.ports import Consumer, Log, PartitionReader
 from headrace_streams.records import Progress, Record, TopicPartition
 from headrace_streams.typed import decode
@@ -34,6 +34,9 @@ Moves = Mapping[TopicPartition, tuple[int | None, int]]
 
 _POLL_SECONDS = 1.0
 _PAUSE_SECONDS = 0.5
+_FIRST_DELAY_SECONDS = 0.2
+_LONGEST_DELAY_SECONDS = 5.0
+_SAY_EVERY_SECONDS = 10.0
 _COMMIT_SECONDS = 5.0
 _PASSING = (TryAgain, RegistryUnavailable, AppendUncertain, Overloaded)
 
@@ -51,8 +54,10 @@ class ProjectionStore(Protocol):
         """Write what the records leave and move the positions in one transaction, or change nothing.
 
         `batch` holds records with their events, in order within a partition; it may be empty. Raises PartitionsLost
-        when a position in the store is not the one that `moves` says. An event may come again under another offset:
-        what is written must be unique by the event's id.
+        when a position in the store is not the one that `moves` says, BatchRefused when it will never take something
+        in the batch. An event may come again under another offset: what is written must be unique by the event's id.
+        After TryAgain the same is asked again, though the transaction may have been committed and only its answer
+        lost: the positions tell.
         """
         ...
 
@@ -75,6 +80,7 @@ class Projection:
         max_batch: Most records of one transaction.
         max_wait_seconds: Longest time that a record waits for others to be written with it; one transaction for each
             record would cost more than all else that is done for it.
+        on_waiting: Told why it waits for something that is away, and None when it goes on.
     """
 
     def __init__(
@@ -88,6 +94,7 @@ class Projection:
         *,
         max_batch: int = 500,
         max_wait_seconds: float = 0.2,
+        on_waiting: Callable[[str | None], None] = lambda reason: None,
     ) -> None:
         self._log = log
         self._group = group
@@ -97,17 +104,20 @@ class Projection:
         self._dead_letters = dead_letters
         self._max_batch = max_batch
         self._max_wait = max_wait_seconds
+        self._on_waiting = on_waiting
         self._consumer: Consumer | None = None
         self._closing = False
         self._ended = asyncio.Event()
         self._ended.set()
+        self._waiting = False
+        self._let_go = asyncio.Event()
         self._forget_everything()
 
     async def run(self) -> None:
         """Returns after `close`. Waits while the database, Kafka or the registry is away.
 
         Raises LeaveGroup when the cluster does not accept this consumer, TopicMissing, and whatever the store raises
-        beside TryAgain and PartitionsLost.
+        beside TryAgain, PartitionsLost and BatchRefused: nothing of such a batch is passed over.
         """
         self._ended.clear()
         try:
@@ -121,6 +131,7 @@ class Projection:
     async def close(self) -> None:
         """Finish the batch in hand and leave the group."""
         self._closing = True
+        self._let_go.set()
         if self._consumer is not None:
             # Where `assigned` waits for the database, it is told so, and so would we be.
             with contextlib.suppress(_StartAnew):
@@ -147,8 +158,11 @@ class Projection:
         """See `RebalanceListener`."""
         self._drop(partitions)
         self._leaving = True
+        self._let_go.set()
         async with self._writing:
             self._leaving = False
+            if not self._closing:
+                self._let_go.clear()
             for name in partitions:
                 self._expected.pop(name, None)
 
@@ -178,6 +192,7 @@ class Projection:
         self._consumer = consumer = self._log.consumer(self._group)
         try:
             await consumer.subscribe(self._specs, self)
+            self._go_on()
             while True:
                 await self._gather(consumer)
                 async with self._writing:
@@ -215,15 +230,35 @@ class Projection:
         records, self._batch = self._batch, []
         if not records:
             return
+        await self._apply([(record, await self._event(record)) for record in records])
+
+    async def _apply(self, batch: Sequence[tuple[Record, Event | None]]) -> None:
         moves: dict[TopicPartition, tuple[int | None, int]] = {}
-        for record in records:
+        for record, _ in batch:
             name = record.topic_partition
             moves[name] = (self._expected[name], record.offset + 1)
-        readable = [(record, event) for record in records if (event := await self._event(record)) is not None]
-        await self._patiently(lambda: self._store.apply(readable, moves))
+        readable = [(record, event) for record, event in batch if event is not None]
+        try:
+            await self._patiently(lambda: self._store.apply(readable, moves))
+        except BatchRefused as error:
+            if not readable:
+                raise
+            await self._take_apart(batch, error)
+            return
         for name, (_, moved_to) in moves.items():
             self._expected[name] = moved_to
             self._uncommitted[name] = Progress(moved_to)
+
+    async def _take_apart(self, batch: Sequence[tuple[Record, Event | None]], refusal: BatchRefused) -> None:
+        """Halve the batch until what the store refuses is alone; that goes to the dead letters, the rest is written."""
+        if len(batch) > 1:
+            half = len(batch) // 2
+            await self._apply(batch[:half])
+            await self._apply(batch[half:])
+            return
+        record = batch[0][0]
+        await self._patiently(lambda: self._dead_letters.keep(record, refusal))
+        await self._apply([(record, None)])
 
     async def _event(self, record: Record) -> Event | None:
         read = self._specs[record.topic].record
@@ -254,11 +289,30 @@ class Projection:
 
     async def _patiently(self, work: Callable[[], Awaitable[T]], passing: tuple[type[Exception], ...] = _PASSING) -> T:
         """Repeat what fails for now, unless somebody waits for us to let go of partitions."""
+        clock = asyncio.get_running_loop().time
+        delay = _FIRST_DELAY_SECONDS
+        said_at: float | None = None
         while True:
             try:
-                return await work()
+                result = await work()
             except passing as error:
                 if self._leaving or self._closing:
                     raise _StartAnew(str(error)) from error
-                _log.warning("%s: waiting: %s", self._group, error)
-                await asyncio.sleep(_PAUSE_SECONDS)
+                self._waiting = True
+                self._on_waiting(str(error))
+                if said_at is None or clock() - said_at >= _SAY_EVERY_SECONDS:
+                    said_at = clock()
+                    _log.warning("%s: waiting: %s", self._group, error)
+                # No longer than somebody wants us to let go.
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._let_go.wait(), delay)
+                delay = min(delay * 2, _LONGEST_DELAY_SECONDS)
+            else:
+                self._go_on()
+                return result
+
+    def _go_on(self) -> None:
+        if self._waiting:
+            self._waiting = False
+            self._on_waiting(None)
+            _log.info("%s: goes on", self._group)

@@ -11,6 +11,7 @@ class Measures:
     def __init__(self, metrics: Metrics) -> None:
         own = metrics.for_subsystem("costs")
         self.booked = own.counter("booked", "Executions added to the ledger.")
+        self.ledger_waiting = own.gauge("ledger_waiting", "1 while the ledger waits for what is away, else 0.")
         self.repeated = own.counter("repeated", "Usage events that were in the ledger already.")
         self.implausible = own.counter("implausible", "Usage events kept in the dead letters for their numbers.")
         self.unpriced = own.counter("unpriced", "Executions booked without a price, by provider.", ("provider",))

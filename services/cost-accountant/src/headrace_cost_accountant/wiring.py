@@ -10,6 +10,7 @@ from headrace_contracts.topics import ACCESS_KEYS, SPEND_WINDOWS, USAGE_RECORDED
 from headrace_models.prices import load_price_book
 from headrace_runtime.authentication import authentication
 from headrace_runtime.connections import Connections, wall_clock_ms
+from headrace_runtime.database import Database, DatabaseMeasures
 from headrace_runtime.health import Health
 from headrace_runtime.http import HttpServer, new_app
 from headrace_runtime.lifecycle import Part, Service
@@ -19,10 +20,10 @@ from headrace_streams.tables import Table
 
 from headrace_cost_accountant.adapters.cost_reports import CostReports
 from headrace_cost_accountant.adapters.costs_door import CostsDoor
-from headrace_cost_accountant.adapters.database import Database
 from headrace_cost_accountant.adapters.ledger_store import LedgerStore
 from headrace_cost_accountant.adapters.windows_app import WindowsApp, WindowsTools
 from headrace_cost_accountant.measures import Measures
+from headrace_cost_accountant.migrations import MIGRATIONS
 from headrace_cost_accountant.service import LiveWindows
 from headrace_cost_accountant.settings import CostAccountantSettings
 
@@ -39,11 +40,14 @@ def build(settings: CostAccountantSettings) -> Service:
     connections = Connections(settings, health, writes=WRITES, reads=READS)
     log, codec = connections.log, connections.codec
 
+    dsn = settings.database_url.get_secret_value()
     database = Database(
-        settings.database_url.get_secret_value(),
-        health,
+        dsn,
+        application="headrace-cost-accountant",
         pool_size=settings.database_pool_size,
         timeout_seconds=settings.database_timeout_seconds,
+        migrate=lambda: MIGRATIONS.upgrade(dsn),
+        on_change=DatabaseMeasures(metrics.for_subsystem("costs"), health, needed=True).changed,
     )
     ledger = Projection(
         log,
@@ -53,6 +57,7 @@ def build(settings: CostAccountantSettings) -> Service:
         LedgerStore(database, prices, connections.dead_letters.keep, measures),
         connections.dead_letters,
         max_batch=settings.ledger_batch,
+        on_waiting=lambda reason: _ledger_waits(health, measures, reason),
     )
     tools = WindowsTools(
         kafka=settings.kafka_config(),
@@ -82,7 +87,7 @@ def build(settings: CostAccountantSettings) -> Service:
             connections.part,
             Part("keys", start=keys.start, run=lambda: _follow(keys), stop=keys.close),
             Part("live table", start=live.start, run=lambda: _follow(live), stop=live.close),
-            Part("postgres", start=database.start, stop=database.close),
+            Part("postgres", start=database.prepare, stop=database.close),
             Part("ledger", run=ledger.run, drain=ledger.close),
             Part("live windows", run=windows.run),
             Part("api", start=server.start, drain=server.drain, stop=server.stop),
@@ -90,6 +95,11 @@ def build(settings: CostAccountantSettings) -> Service:
         metrics,
         health,
     )
+
+
+def _ledger_waits(health: Health, measures: Measures, reason: str | None) -> None:
+    measures.ledger_waiting.set(reason is not None)
+    health.set("ledger", reason and f"waits: {reason}")
 
 
 async def _follow(table: Table[AccessKey] | Table[SpendWindows]) -> None:

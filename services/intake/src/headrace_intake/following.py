@@ -8,7 +8,8 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Final, Protocol, Self
 
-from headrace_intake.adapters.database import DatabaseAway
+from headrace_runtime.database import DatabaseAway
+
 from headrace_intake.adapters.history import History, StoredTask
 from headrace_intake.adapters.metrics import IntakeMetrics
 from headrace_intake.adapters.replies import ReplyHub

@@ -12,10 +12,10 @@ from headrace_contracts.events import TaskSubmitted
 from headrace_contracts.ids import new_id
 from headrace_contracts.topics import AUDIT_RECORDED, TASKS_CANCELLED, TASKS_SUBMITTED
 from headrace_runtime.access import Caller
+from headrace_runtime.database import DatabaseAway
 from headrace_runtime.logging import get_logger
 from headrace_streams.publishing import Publication
 
-from headrace_intake.adapters.database import DatabaseAway
 from headrace_intake.adapters.idempotency_keys import IdempotencyKeys
 from headrace_intake.adapters.metrics import IntakeMetrics
 from headrace_intake.adapters.replies import ReplyHub

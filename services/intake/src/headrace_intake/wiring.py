@@ -21,6 +21,7 @@ from headrace_contracts.topics import (
 )
 from headrace_runtime.authentication import authentication
 from headrace_runtime.connections import Connections, wall_clock_ms
+from headrace_runtime.database import Database, DatabaseMeasures
 from headrace_runtime.health import Health
 from headrace_runtime.http import HttpServer, new_app
 from headrace_runtime.lifecycle import Part, Service
@@ -34,7 +35,6 @@ from headrace_streams.tables import Table
 
 from headrace_intake.adapters.chat import ChatDoor
 from headrace_intake.adapters.confirmations import Confirmations
-from headrace_intake.adapters.database import Database
 from headrace_intake.adapters.history import History
 from headrace_intake.adapters.idempotency_keys import IdempotencyKeys
 from headrace_intake.adapters.keys import KeyRecords, KeysDoor
@@ -49,7 +49,7 @@ from headrace_intake.adapters.view_store import ViewStore
 from headrace_intake.adapters.writing import NotWritten, Writer, WriteUncertain
 from headrace_intake.decide.models import cloud_providers
 from headrace_intake.following import Following
-from headrace_intake.migrations import runner
+from headrace_intake.migrations import MIGRATIONS
 from headrace_intake.service import Intake
 from headrace_intake.settings import IntakeSettings
 
@@ -96,10 +96,11 @@ def assemble(
     dsn = settings.database_url.get_secret_value()
     database = Database(
         dsn,
+        application="headrace-intake",
         pool_size=settings.database_pool_size,
         timeout_seconds=settings.database_timeout_seconds,
-        migrate=lambda: runner.upgrade(dsn),
-        on_change=measured.database_up.set,
+        migrate=lambda: MIGRATIONS.upgrade(dsn),
+        on_change=DatabaseMeasures(metrics.for_subsystem("intake"), health, needed=False).changed,
     )
     history = History(database)
     projection = Projection(
@@ -109,6 +110,7 @@ def assemble(
         bus.codec,
         ViewStore(database, bus.dead_letters.keep),
         bus.dead_letters,
+        on_waiting=lambda reason: health.note("history", f"waits: {reason}" if reason else "follows"),
     )
     retention = Retention(
         database,

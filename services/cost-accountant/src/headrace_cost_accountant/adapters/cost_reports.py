@@ -5,7 +5,8 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Final
 
-from headrace_cost_accountant.adapters.database import Database
+from headrace_runtime.database import Database
+
 from headrace_cost_accountant.decide.answers import Group, Sums, time_text
 from headrace_cost_accountant.decide.questions import DAY_MS, CostQuestion
 

@@ -8,13 +8,14 @@ from typing import Any, Final
 
 from headrace_contracts.events import UsageRecorded
 from headrace_models.prices import PriceBook
+from headrace_runtime.database import Connection, Database
 from headrace_runtime.logging import get_logger
-from headrace_streams.errors import PartitionsLost
+from headrace_runtime.positions import Positions
 from headrace_streams.records import Record, TopicPartition
 
-from headrace_cost_accountant.adapters.database import Connection, Database
 from headrace_cost_accountant.decide.booking import Basis, Entry, Implausible, entry_of
 from headrace_cost_accountant.measures import Measures
+from headrace_cost_accountant.migrations import MIGRATIONS
 
 _COLUMNS: Final = tuple(field.name for field in fields(Entry))
 _TYPES: Final = {"str": "text", "str | None": "text", "bool": "boolean", "int": "bigint", "float": "double precision"}
@@ -53,19 +54,6 @@ def _book_statement() -> str:
 
 
 _BOOK: Final = _book_statement()
-_POSITIONS: Final = "SELECT topic, partition, next_offset FROM ledger.positions WHERE topic = ANY($1::text[])"
-_BEGIN: Final = """
-    INSERT INTO ledger.positions (topic, partition, next_offset)
-    SELECT * FROM unnest($1::text[], $2::integer[], $3::bigint[])
-    ON CONFLICT (topic, partition) DO NOTHING
-    RETURNING 1
-"""
-_MOVE: Final = """
-    UPDATE ledger.positions AS p SET next_offset = new.next_offset
-    FROM unnest($1::text[], $2::integer[], $3::bigint[], $4::bigint[]) AS new (topic, partition, next_offset, expected)
-    WHERE p.topic = new.topic AND p.partition = new.partition AND p.next_offset = new.expected
-    RETURNING 1
-"""
 
 _log = get_logger("headrace.costs.ledger")
 
@@ -86,13 +74,12 @@ class LedgerStore:
         self._prices = prices
         self._keep_implausible = keep_implausible
         self._measures = measures
+        self._positions = Positions(MIGRATIONS.schema)
 
     async def positions(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, int]:
         """Where to go on; partitions that were never read are left out. Raises TryAgain."""
         async with self._database.connection() as connection:
-            rows = await connection.fetch(_POSITIONS, sorted({each.topic for each in partitions}))
-        found = {TopicPartition(row["topic"], row["partition"]): int(row["next_offset"]) for row in rows}
-        return {each: found[each] for each in partitions if each in found}
+            return await self._positions.find(connection, partitions)
 
     async def apply(
         self,
@@ -101,7 +88,8 @@ class LedgerStore:
     ) -> None:
         """Book a batch and move the positions, or neither.
 
-        Raises PartitionsLost when another process has moved one of them, TryAgain when Postgres is away.
+        Raises PartitionsLost when another process has moved one of them, TryAgain when Postgres is away, BatchRefused
+        when it will never take a row.
         """
         entries: list[Entry] = []
         implausible: list[tuple[Record, Implausible]] = []
@@ -114,8 +102,8 @@ class LedgerStore:
         for record, reason in implausible:
             # Before the positions move: a record kept twice is better than one kept nowhere.
             await self._keep_implausible(record, reason)
-        async with self._database.connection() as connection, connection.transaction():
-            await _move(connection, moves)
+        async with self._database.transaction() as connection:
+            await self._positions.move(connection, moves)
             booked = await _book(connection, entries)
         self._tell(entries, booked, len(implausible))
 
@@ -141,20 +129,3 @@ async def _book(connection: Connection, entries: Sequence[Entry]) -> int:
         return 0
     columns = [[getattr(entry, name) for entry in entries] for name in _COLUMNS]
     return int(await connection.fetchval(_BOOK, *columns))
-
-
-async def _move(connection: Connection, moves: Mapping[TopicPartition, tuple[int | None, int]]) -> None:
-    moved = 0
-    for first_time, statement in ((True, _BEGIN), (False, _MOVE)):
-        chosen = sorted((each, *move) for each, move in moves.items() if (move[0] is None) is first_time)
-        if chosen:
-            columns = [
-                [each.topic for each, _, _ in chosen],
-                [each.partition for each, _, _ in chosen],
-                [following for _, _, following in chosen],
-            ]
-            if not first_time:
-                columns.append([expected for _, expected, _ in chosen])
-            moved += len(await connection.fetch(statement, *columns))
-    if moved != len(moves):
-        raise PartitionsLost("another process has moved the ledger's position: start again from what the database says")

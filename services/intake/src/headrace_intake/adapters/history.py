@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from headrace_contracts.events import Content, Failure, TrailStep, Usage
+from headrace_runtime.database import Database
 
-from headrace_intake.adapters.database import Database
 from headrace_intake.decide.pages import After, Filter
 from headrace_intake.decide.rows import LONGEST_NAME
 from headrace_intake.decide.views import TaskView

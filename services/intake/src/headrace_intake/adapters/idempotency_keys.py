@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from headrace_intake.adapters.database import Database
+from headrace_runtime.database import Database
+
 from headrace_intake.decide.idempotency import Taken
 
 _TAKE = """

@@ -21,4 +21,3 @@ class IntakeMetrics:
         self.reply_delay = own.latency("reply_delay", "From writing a reply to telling the caller: how replies lag.")
         self.unreadable_replies = own.counter("unreadable_replies", "Replies that could not be read.")
         self.rereaders = own.gauge("rereaders", "Callers whose events are read from the topic again.")
-        self.database_up = own.gauge("database_up", "1 while Postgres can be used, else 0: history and keys need it.")

@@ -7,11 +7,11 @@ from typing import Final
 
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
+from headrace_runtime.database import DatabaseAway
 from headrace_runtime.logging import get_logger
 from headrace_runtime.problems import Problem
 from headrace_streams.errors import StreamsError
 
-from headrace_intake.adapters.database import DatabaseAway
 from headrace_intake.adapters.rereading import EventsGone, NoSuchPosition, TooManyRereaders
 from headrace_intake.adapters.writing import NeverWritable, NotWritten, WriteUncertain
 from headrace_intake.decide.refusals import Refusal

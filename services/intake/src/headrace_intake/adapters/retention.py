@@ -6,9 +6,8 @@ import asyncio
 from collections.abc import Callable
 from typing import Final
 
+from headrace_runtime.database import Database, DatabaseAway
 from headrace_runtime.logging import get_logger
-
-from headrace_intake.adapters.database import Database, DatabaseAway
 
 _ROWS_AT_ONCE: Final = 5_000
 _LOCK: Final = 0x6865_6164_7265_7465

@@ -9,12 +9,12 @@ from typing import Any, Final
 from aiohttp import web
 from headrace_runtime.access import Scope
 from headrace_runtime.authentication import require
+from headrace_runtime.database import DatabaseAway
 from headrace_runtime.http import parse_model, read_json
 from headrace_runtime.logging import get_logger
 from headrace_runtime.sse import ServerEvent, event_stream, last_event_id
 from headrace_streams.errors import StreamsError
 
-from headrace_intake.adapters.database import DatabaseAway
 from headrace_intake.adapters.encoding import dumps
 from headrace_intake.adapters.history import History
 from headrace_intake.decide.cancelling import parse_reason

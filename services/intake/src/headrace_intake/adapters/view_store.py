@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Any, Final
 
-from headrace_streams.errors import AppendUncertain, Overloaded, PartitionsLost, TryAgain
+from headrace_runtime.database import Connection, Database
+from headrace_runtime.positions import Positions
+from headrace_streams.errors import AppendUncertain, Overloaded, TryAgain
 from headrace_streams.records import Record, TopicPartition
 
-from headrace_intake.adapters.database import Connection, Database, DatabaseAway
 from headrace_intake.decide.rows import COMPLETED_COLUMNS, SUBMITTED_COLUMNS, NotAViewRow, Row, rows_of
+from headrace_intake.migrations import MIGRATIONS
 
 _ONLY_SUBMITTED: Final = ("requested_model", "reply_partition", "deadline_at")
 """What a completion does not say, so that a submission adds it whenever it comes."""
@@ -43,19 +45,6 @@ _COMPLETED: Final = _insert(
     f"SET ({', '.join(_COMPLETED_ONLY)}) = ({', '.join('excluded.' + name for name in _COMPLETED_ONLY)}) "
     "WHERE t.tenant = excluded.tenant AND t.completed_at IS NULL",
 )
-_POSITIONS: Final = "SELECT topic, partition, next_offset FROM intake.positions WHERE topic = ANY($1::text[])"
-_BEGIN: Final = """
-    INSERT INTO intake.positions (topic, partition, next_offset)
-    SELECT * FROM unnest($1::text[], $2::integer[], $3::bigint[])
-    ON CONFLICT (topic, partition) DO NOTHING
-    RETURNING 1
-"""
-_MOVE: Final = """
-    UPDATE intake.positions AS p SET next_offset = new.next_offset
-    FROM unnest($1::text[], $2::integer[], $3::bigint[], $4::bigint[]) AS new (topic, partition, expected, next_offset)
-    WHERE p.topic = new.topic AND p.partition = new.partition AND p.next_offset = new.expected
-    RETURNING 1
-"""
 
 Keep = Callable[[Record, Exception], Awaitable[None]]
 
@@ -70,17 +59,13 @@ class ViewStore:
     def __init__(self, database: Database, keep: Keep) -> None:
         self._database = database
         self._keep = keep
+        self._positions = Positions(MIGRATIONS.schema)
         self._kept: set[tuple[TopicPartition, int]] = set()
 
     async def positions(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, int]:
         """Where to go on; partitions that were never read are left out. Raises TryAgain."""
-        try:
-            async with self._database.connection() as connection:
-                rows = await connection.fetch(_POSITIONS, sorted({each.topic for each in partitions}))
-        except DatabaseAway as error:
-            raise TryAgain(str(error)) from error
-        found = {TopicPartition(row["topic"], row["partition"]): row["next_offset"] for row in rows}
-        return {each: found[each] for each in partitions if each in found}
+        async with self._database.connection() as connection:
+            return await self._positions.find(connection, partitions)
 
     async def apply(
         self,
@@ -90,18 +75,15 @@ class ViewStore:
         """Write the rows of a batch and move the positions, or neither.
 
         What can have no row is put aside first. Raises PartitionsLost when another process has moved one of the
-        positions, TryAgain when Postgres or Kafka is away.
+        positions, TryAgain when Postgres or Kafka is away, BatchRefused when Postgres will never take a row.
         """
         rows, unusable = rows_of(batch)
         for record, reason in unusable:
             await self._put_aside(record, reason)
-        try:
-            async with self._database.connection() as connection, connection.transaction():
-                await _move(connection, moves)
-                await _write(connection, _SUBMITTED, rows.submitted)
-                await _write(connection, _COMPLETED, rows.completed)
-        except DatabaseAway as error:
-            raise TryAgain(str(error)) from error
+        async with self._database.transaction() as connection:
+            await self._positions.move(connection, moves)
+            await _write(connection, _SUBMITTED, rows.submitted)
+            await _write(connection, _COMPLETED, rows.completed)
         self._kept.clear()
 
     async def _put_aside(self, record: Record, reason: NotAViewRow) -> None:
@@ -120,26 +102,3 @@ async def _write(connection: Connection, statement: str, rows: Mapping[str, Row]
     if rows:
         # In the order of ids, so that two processes never wait for each other's rows.
         await connection.execute(statement, *zip(*(rows[task_id] for task_id in sorted(rows)), strict=True))
-
-
-async def _move(connection: Connection, moves: Mapping[TopicPartition, tuple[int | None, int]]) -> None:
-    ordered = sorted(moves.items())
-    new = [(each, following) for each, (expected, following) in ordered if expected is None]
-    known = [(each, expected, following) for each, (expected, following) in ordered if expected is not None]
-    moved = 0
-    if new:
-        topics = [each.topic for each, _ in new]
-        numbers = [each.partition for each, _ in new]
-        moved += len(await connection.fetch(_BEGIN, topics, numbers, [following for _, following in new]))
-    if known:
-        moved += len(
-            await connection.fetch(
-                _MOVE,
-                [each.topic for each, _, _ in known],
-                [each.partition for each, _, _ in known],
-                [expected for _, expected, _ in known],
-                [following for _, _, following in known],
-            )
-        )
-    if moved != len(moves):
-        raise PartitionsLost("another process has moved the view's position: start again from what the database says")

@@ -1,0 +1,282 @@
+"""The connection to Postgres: there when Postgres is, waited for or missed without harm when it is not."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+import asyncpg
+from headrace_streams.errors import BatchRefused, TryAgain
+
+from headrace_runtime.health import Health
+from headrace_runtime.logging import get_logger
+from headrace_runtime.metrics import Metrics
+from headrace_runtime.migrations import Revision
+from headrace_runtime.redaction import redact_text
+
+_FIRST_DELAY_SECONDS: Final = 0.2
+_LONGEST_DELAY_SECONDS: Final = 5.0
+_CLOSE_SECONDS: Final = 2.0
+_CHECK: Final = "postgres"
+
+_log = get_logger("headrace.runtime.database")
+
+Connection = asyncpg.pool.PoolConnectionProxy
+Migrate = Callable[[], Awaitable[Revision]]
+
+
+class OutageKind(StrEnum):
+    """What about Postgres has to pass, or to be mended there, before the same statements succeed."""
+
+    UNREACHABLE = "unreachable"
+    """Nobody answers, a connection broke, the server starts or stops."""
+    REFUSED = "refused"
+    """It does not let us in: password, user, database."""
+    CONNECTIONS = "connections"
+    """All connections are taken, those of this process or those of the server."""
+    TIMEOUT = "timeout"
+    """A statement or a lock took too long."""
+    CONFLICT = "conflict"
+    """Another transaction was in the way: deadlock, serialization."""
+    READ_ONLY = "read_only"
+    """A standby, or a server that has been set to read only."""
+    STORAGE = "storage"
+    """Disk full, or failing."""
+    SCHEMA_MOVED = "schema_moved"
+    """A migration has changed a table under a prepared statement."""
+
+
+_KINDS: Final[tuple[tuple[OutageKind, tuple[type[BaseException], ...]], ...]] = (
+    (OutageKind.READ_ONLY, (asyncpg.ReadOnlySQLTransactionError, asyncpg.TargetServerAttributeNotMatched)),
+    (OutageKind.STORAGE, (asyncpg.DiskFullError, asyncpg.PostgresSystemError)),
+    (OutageKind.CONNECTIONS, (asyncpg.TooManyConnectionsError,)),
+    (OutageKind.SCHEMA_MOVED, (asyncpg.InvalidCachedStatementError, asyncpg.OutdatedSchemaCacheError)),
+    (OutageKind.CONFLICT, (asyncpg.TransactionRollbackError,)),
+    (
+        OutageKind.TIMEOUT,
+        (
+            TimeoutError, asyncpg.QueryCanceledError, asyncpg.LockNotAvailableError, asyncpg.TransactionTimeoutError,
+            asyncpg.IdleInTransactionSessionTimeoutError,
+        ),
+    ),
+    (OutageKind.REFUSED, (asyncpg.InvalidAuthorizationSpecificationError, asyncpg.InvalidCatalogNameError)),
+    (
+        OutageKind.UNREACHABLE,
+        (
+            OSError, asyncpg.PostgresConnectionError, asyncpg.OperatorInterventionError,
+            asyncpg.InsufficientResourcesError,
+            # What a connection that breaks in the middle of an operation can look like.
+            asyncpg.InterfaceError, asyncpg.InternalClientError,
+        ),
+    ),
+)  # fmt: skip
+"""What asyncpg raises when the same statements may well succeed later, or on another server; the first match counts."""
+
+
+_UNFIT: Final = (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError)
+
+
+@dataclass(frozen=True, slots=True)
+class Outage:
+    """Why Postgres cannot be used."""
+
+    kind: OutageKind
+    reason: str
+
+    def __str__(self) -> str:
+        return f"cannot be used ({self.kind.value.replace('_', ' ')}): {self.reason}"
+
+
+def outage_of(error: BaseException) -> Outage | None:
+    """What an error says about Postgres; None where the statement or what was put into it is at fault."""
+    # asyncpg's complaints about settings are InterfaceErrors as well; no waiting mends them.
+    if isinstance(error, asyncpg.InterfaceError) and isinstance(error, ValueError):
+        return None
+    for kind, types in _KINDS:
+        if isinstance(error, types):
+            return Outage(kind, redact_text(str(error)) or type(error).__name__)
+    return None
+
+
+class DatabaseAway(TryAgain):
+    """Try again later: Postgres cannot be used, or its schema is not in place yet.
+
+    A commit that was under way may have succeeded, which whoever repeats a transaction must be able to see in it.
+    """
+
+
+class DatabaseMeasures:
+    """How Postgres fares, in metrics and in readiness."""
+
+    def __init__(self, metrics: Metrics, health: Health, *, needed: bool) -> None:
+        """`needed`: whether the service can do nothing without; else readiness only mentions an outage."""
+        self._up = metrics.gauge("database_up", "1 while Postgres can be used, else 0.")
+        self._outages = metrics.counter("database_outages", "Operations that Postgres kept from succeeding.", ["kind"])
+        self._health = health
+        self._needed = needed
+
+    def changed(self, outage: Outage | None) -> None:
+        """Told by a `Database`."""
+        self._up.set(outage is None)
+        if outage is not None:
+            self._outages.labels(outage.kind.value).inc()
+        if self._needed:
+            self._health.set(_CHECK, None if outage is None else str(outage))
+        else:
+            self._health.note(_CHECK, "there" if outage is None else str(outage))
+
+
+class Database:
+    """A pool that comes into being when Postgres answers and its schema is in place.
+
+    Args:
+        application: Name that the server shows for our connections.
+        timeout_seconds: Longest wait for a connection, and for one statement.
+        migrate: Brings the schema to the newest revision.
+        on_change: Told of every outage, and of its end.
+    """
+
+    def __init__(
+        self,
+        dsn: str,
+        *,
+        application: str,
+        pool_size: int,
+        timeout_seconds: float,
+        migrate: Migrate,
+        on_change: Callable[[Outage | None], None] = lambda outage: None,
+    ) -> None:
+        self._dsn = dsn
+        self._application = application
+        self._pool_size = pool_size
+        self._timeout = timeout_seconds
+        self._migrate = migrate
+        self._on_change = on_change
+        self._pool: asyncpg.Pool | None = None
+        self._there: bool | None = None
+        self._prepared = asyncio.Event()
+
+    async def prepare(self) -> None:
+        """Migrate and open the pool; returns when that is done, however long Postgres stays away.
+
+        Raises what migrating raises beside outages, and ValueError for an address that is none.
+        """
+        delay = _FIRST_DELAY_SECONDS
+        while True:
+            try:
+                revision = await self._migrate()
+                self._pool = await self._open()
+                break
+            except Exception as error:
+                outage = outage_of(error)
+                if outage is None:
+                    raise
+                self._missed(outage)
+            await asyncio.sleep(delay)
+            delay = min(delay * 2, _LONGEST_DELAY_SECONDS)
+        self._found()
+        if revision.newer:
+            _log.warning(
+                "the database schema is newer than this release; it is used as it is", schema=revision.schema,
+                revision=revision.name,
+            )  # fmt: skip
+        _log.info("Postgres is there", schema=revision.schema, revision=revision.name)
+        self._prepared.set()
+
+    async def run(self) -> None:
+        """As a part of a service that does without for a while: prepare, then stay."""
+        await self.prepare()
+        await asyncio.Event().wait()
+
+    async def prepared(self) -> None:
+        """Returns when the schema is in place."""
+        await self._prepared.wait()
+
+    async def close(self) -> None:
+        """Let go of all connections."""
+        if self._pool is not None:
+            pool, self._pool = self._pool, None
+            try:
+                async with asyncio.timeout(_CLOSE_SECONDS):
+                    await pool.close()
+            except TimeoutError:
+                pool.terminate()
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator[Connection]:
+        """A connection for some statements. Raises DatabaseAway, also for what fails inside for want of Postgres."""
+        pool = self._pool
+        if pool is None:
+            raise DatabaseAway("Postgres has not answered yet, or its schema is not in place")
+        try:
+            async with self._acquired(pool) as connection:
+                yield connection
+        except DatabaseAway:
+            raise
+        except Exception as error:
+            outage = outage_of(error)
+            if outage is None:
+                raise
+            if outage.kind is OutageKind.READ_ONLY:
+                # After a failover these connections lead to what is now a standby; new ones find the new primary.
+                await pool.expire_connections()
+            self._missed(outage)
+            raise DatabaseAway(f"Postgres {outage}") from error
+        else:
+            self._found()
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Connection]:
+        """A connection within a transaction, committed at the end of the block.
+
+        Raises DatabaseAway as `connection`, and BatchRefused where Postgres will never take a value or row in it.
+        """
+        try:
+            async with self.connection() as connection, connection.transaction():
+                yield connection
+        except _UNFIT as error:
+            # Not in Postgres's words, which quote values.
+            where = next((f" in {part}" for part in (error.constraint_name, error.column_name) if part), "")
+            raise BatchRefused(f"Postgres will not take a value{where}: {type(error).__name__}") from error
+
+    @asynccontextmanager
+    async def _acquired(self, pool: asyncpg.Pool) -> AsyncIterator[Connection]:
+        try:
+            connection = await pool.acquire(timeout=self._timeout)
+        except TimeoutError as error:
+            if pool.get_size() < self._pool_size or pool.get_idle_size():
+                raise
+            outage = Outage(OutageKind.CONNECTIONS, f"all {self._pool_size} connections of this process are in use")
+            self._missed(outage)
+            raise DatabaseAway(f"Postgres {outage}") from error
+        try:
+            yield connection
+        finally:
+            await pool.release(connection, timeout=self._timeout)
+
+    async def _open(self) -> asyncpg.Pool:
+        return await asyncpg.create_pool(
+            self._dsn,
+            min_size=0,
+            max_size=self._pool_size,
+            timeout=self._timeout,
+            command_timeout=self._timeout,
+            server_settings={"application_name": self._application},
+        )
+
+    def _missed(self, outage: Outage) -> None:
+        if self._there is not False:
+            _log.warning("Postgres cannot be used; what needs it waits", kind=outage.kind.value, reason=outage.reason)
+        self._there = False
+        self._on_change(outage)
+
+    def _found(self) -> None:
+        if not self._there:
+            if self._there is False:
+                _log.info("Postgres can be used")
+            self._there = True
+            self._on_change(None)

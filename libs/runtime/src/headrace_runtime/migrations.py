@@ -1,0 +1,201 @@
+"""Brings a service's schema in Postgres to a revision: in one transaction, one process at a time.
+
+Releases only add to what older ones use (expand), and take away what no release in use needs any more (contract). So a
+schema that a newer release has brought further is left alone: during a rolling update, and after a rollback, the older
+release runs on it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import hashlib
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Final
+
+import asyncpg
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from alembic.util import CommandError
+from sqlalchemy import Connection, text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.pool import NullPool
+
+from headrace_runtime.redaction import redact_text
+from headrace_runtime.settings import DatabaseSettings, SettingsInvalid
+
+VERSION_TABLE: Final = "alembic_version"
+_CONNECT_SECONDS: Final = 60.0
+
+_Step = Callable[[Connection, Config], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Revision:
+    """Where a schema is.
+
+    Attributes:
+        schema: Its name.
+        name: The revision, "" for none.
+        newer: Whether this release does not know it: a newer one has brought the schema there.
+    """
+
+    schema: str
+    name: str
+    newer: bool = False
+
+    def __str__(self) -> str:
+        said = f"schema {self.schema} is at {self.name or 'no revision'}"
+        return f"{said}, by a newer release than this one" if self.newer else said
+
+
+class Migrations:
+    """The revisions of one schema, as Alembic scripts in the folder of a package.
+
+    All methods raise OSError and asyncpg's errors when Postgres cannot be used, LockNotAvailableError among them when
+    another process migrates, or uses a table that is to be changed, for longer than `lock_seconds`; and
+    alembic.util.CommandError for a revision that the package does not have.
+
+    Attributes:
+        lock: Number of the advisory lock that keeps two processes from migrating this schema at once.
+
+    Args:
+        package: Package with the module `env` and the folder `versions`.
+        lock_seconds: Longest wait for a lock.
+    """
+
+    def __init__(self, package: str, schema: str, *, lock_seconds: float = 10.0) -> None:
+        self.schema = schema
+        self._lock_ms = int(lock_seconds * 1000)
+        self._folder = Path(str(import_module(package).__file__)).parent
+        self.lock = int.from_bytes(hashlib.sha256(f"headrace {schema}".encode()).digest()[:8], "big", signed=True)
+
+    @property
+    def head(self) -> str:
+        """The newest revision in the package."""
+        revision = ScriptDirectory.from_config(self._config()).get_current_head()
+        if revision is None:
+            raise RuntimeError(f"{self._folder} holds no migrations: the package was built without them")
+        return revision
+
+    async def upgrade(self, dsn: str, revision: str = "head") -> Revision:
+        """Bring the schema to `revision`, creating it where it is missing; one that is newer stays as it is."""
+
+        def step(connection: Connection, config: Config) -> None:
+            if self._knows(self._revision(connection)):
+                command.upgrade(config, revision)
+
+        return await self._run(dsn, step)
+
+    async def downgrade(self, dsn: str, revision: str) -> Revision:
+        """Take the schema back to `revision` ("base": to nothing); what later revisions kept is lost."""
+        return await self._run(dsn, lambda _, config: command.downgrade(config, revision))
+
+    async def current(self, dsn: str) -> Revision:
+        """Where the schema is."""
+        return await self._run(dsn, lambda _, config: None)
+
+    def _config(self) -> Config:
+        config = Config()
+        config.set_main_option("script_location", str(self._folder).replace("%", "%%"))
+        config.set_main_option("path_separator", "os")
+        config.attributes["schema"] = self.schema
+        return config
+
+    async def _run(self, dsn: str, step: _Step) -> Revision:
+        async def connect() -> asyncpg.Connection:
+            return await asyncpg.connect(dsn, timeout=_CONNECT_SECONDS)
+
+        # SQLAlchemy is here for Alembic alone; the address goes to asyncpg, which reads all that libpq does.
+        engine = create_async_engine("postgresql+asyncpg://", async_creator=connect, poolclass=NullPool)
+        try:
+            async with engine.begin() as connection:
+                name = await connection.run_sync(self._locked, step)
+        except DBAPIError as error:
+            raise _as_asyncpg_says(error) from error
+        finally:
+            await engine.dispose()
+        return Revision(self.schema, name, newer=not self._knows(name))
+
+    def _locked(self, connection: Connection, step: _Step) -> str:
+        # Who queues for a table's lock stops all that come after: better to let go and try again.
+        connection.execute(text(f"SET LOCAL lock_timeout = {self._lock_ms}"))
+        # Held until the end of the transaction, however it ends.
+        connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": self.lock})
+        # Asked first: CREATE SCHEMA needs its privilege even where IF NOT EXISTS finds nothing to do.
+        if connection.execute(text("SELECT to_regnamespace(:schema)"), {"schema": self.schema}).scalar() is None:
+            connection.execute(text(f"CREATE SCHEMA {self.schema}"))
+        config = self._config()
+        config.attributes["connection"] = connection
+        step(connection, config)
+        return self._revision(connection)
+
+    def _revision(self, connection: Connection) -> str:
+        options = {"version_table": VERSION_TABLE, "version_table_schema": self.schema}
+        return MigrationContext.configure(connection, opts=options).get_current_revision() or ""
+
+    def _knows(self, revision: str) -> bool:
+        scripts = ScriptDirectory.from_config(self._config()).walk_revisions()
+        return not revision or revision in {script.revision for script in scripts}
+
+
+def _as_asyncpg_says(error: DBAPIError) -> BaseException:
+    """The error within SQLAlchemy's."""
+    cause: BaseException | None = error.orig
+    while cause is not None and not isinstance(cause, asyncpg.PostgresError | asyncpg.InterfaceError | OSError):
+        cause = cause.__cause__
+    return cause or error
+
+
+def run_revisions() -> None:
+    """What the `env` module of a package does when Alembic loads it."""
+    from alembic import context  # there only while Alembic runs
+
+    attributes = context.config.attributes
+    context.configure(
+        connection=attributes["connection"],
+        version_table=VERSION_TABLE,
+        version_table_schema=attributes["schema"],
+    )
+    with context.begin_transaction():
+        context.run_migrations()
+
+
+def main(migrations: Migrations, program: str, argv: Sequence[str] | None = None) -> int:
+    """`<program> upgrade [REVISION] | downgrade REVISION | current`, on HEADRACE_DATABASE_URL.
+
+    Exit code 0: done; 1: Postgres cannot be used; 2: bad settings or arguments.
+    """
+    description = f"Migrate the schema {migrations.schema} on HEADRACE_DATABASE_URL."
+    parser = argparse.ArgumentParser(prog=program, description=description)
+    commands = parser.add_subparsers(dest="command", required=True)
+    up = commands.add_parser("upgrade", help="bring the schema to a revision, the newest unless said otherwise")
+    up.add_argument("revision", nargs="?", default="head")
+    down = commands.add_parser("downgrade", help="take it back; what later revisions kept is lost")
+    down.add_argument("revision", help="a revision, or base for an empty schema")
+    commands.add_parser("current", help="print the revision it is at")
+    chosen = parser.parse_args(argv)
+    try:
+        dsn = DatabaseSettings.load().database_url.get_secret_value()
+        match chosen.command:
+            case "upgrade":
+                revision = asyncio.run(migrations.upgrade(dsn, chosen.revision))
+            case "downgrade":
+                revision = asyncio.run(migrations.downgrade(dsn, chosen.revision))
+            case _:
+                revision = asyncio.run(migrations.current(dsn))
+    except (SettingsInvalid, CommandError) as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        sys.stderr.write(f"Postgres cannot be used: {redact_text(str(error)) or type(error).__name__}\n")
+        return 1
+    sys.stdout.write(f"{revision}\n")
+    return 0
