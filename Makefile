@@ -11,7 +11,7 @@ BIN := .venv/bin
 SOURCES := $(wildcard libs/*/src services/*/src) tests libs/devstack/bootstrap.py
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up demo test test-k8s check format generate bench bench-streams chaos lock-artifacts downloads clean
+.PHONY: help setup up demo test test-k8s check format generate bench bench-ledger bench-streams chaos lock-artifacts downloads clean
 
 help: ## Show this list
 	@echo "Headrace: make <target> [ARGS='...']"
@@ -58,6 +58,9 @@ generate: setup ## Write event classes, documents and Kubernetes manifests anew 
 
 bench: setup ## Measure Headrace's own latency per task (p50/p99, unloaded and at 100 tasks/s), as a table and as JSON
 	@exec $(BIN)/python tests/bench/latency.py $(ARGS)
+
+bench-ledger: setup ## Measure how many usage events a second the ledger books, on a Postgres of its own (ARGS="--help")
+	@exec $(BIN)/python tests/bench/ledger.py $(ARGS)
 
 bench-streams: setup ## Measure the stream library beside its peers, on one Kafka in alternating rounds (ARGS="--help")
 	@PYTHONPATH=tests/bench/streams exec $(BIN)/python -m headrace_bench $(ARGS)

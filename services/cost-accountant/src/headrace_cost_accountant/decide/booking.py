@@ -89,12 +89,18 @@ def cost_of(event: UsageRecorded, book: PriceBook) -> Cost:
         raise Implausible(f"usage must be from 0 to {MOST_UNITS}, not {min(counts)} to {max(counts)}")
     usage = Usage(*counts)
     internal = book.internal_value(event.model, usage) if event.provider in _OWN_PROVIDERS else 0
+    nanodollars, basis = charge(event.provider, event.model, usage, book)
+    return Cost(nanodollars, basis, internal)
+
+
+def charge(provider: str, model: str, usage: Usage, book: PriceBook) -> tuple[int, Basis]:
+    """What usage of a model costs by this price book, in nano-dollars, and what that rests on."""
     try:
-        price = book.price(event.provider, event.model)
+        price = book.price(provider, model)
     except PriceUnknown:
-        return Cost(0, Basis.UNPRICED, internal)
-    of_provider = price is book.providers[event.provider].get(_ANY_MODEL)
-    return Cost(cost(usage, price), Basis.PROVIDER if of_provider else Basis.MODEL, internal)
+        return 0, Basis.UNPRICED
+    of_provider = price is book.providers[provider].get(_ANY_MODEL)
+    return cost(usage, price), Basis.PROVIDER if of_provider else Basis.MODEL
 
 
 def meant_time(recorded_at: int, received_at: int) -> int:
