@@ -121,9 +121,10 @@ async def _play(contents: Sequence[tuple[str, int]], plan: Sequence[str], max_ba
             await asyncio.sleep(0.1)
         if not running.done():
             await projection.close()
-            await running
+        (ending,) = await asyncio.gather(running, return_exceptions=True)
+        if ending is None:
             break
-        assert isinstance(running.exception(), Crash)
+        assert isinstance(ending, Crash)
         log.kill()
     assert store.stored == ends
     assert store.rows == Counter(good)
