@@ -156,13 +156,14 @@ class Lives(RuleBasedStateMachine):
     @initialize()
     def begin(self) -> None:
         # A task of the most travelled kind, so that no example is spent on nothing at all.
-        self.give(
-            TASKS[0], Submitted(task(TASKS[0], role="research", sampling=Sampling(max_output_tokens=200)), b"key", 0)
-        )
+        first = task(TASKS[0], role="research", sampling=Sampling(max_output_tokens=200))
+        self.given[TASKS[0]] = first
         self.submitted.add(TASKS[0])
+        self.give(TASKS[0], Submitted(first, b"key", 0))
 
     @rule(
         again=st.sampled_from([False, False, False, True]),
+        like_the_first=st.booleans(),
         same=st.booleans(),
         privacy=st.sampled_from([None, *Privacy]),
         role=st.sampled_from([None, "research", "research", "security_reviewer", "devops", "nobody"]),
@@ -179,6 +180,7 @@ class Lives(RuleBasedStateMachine):
     def submit(
         self,
         again: bool,
+        like_the_first: bool,
         same: bool,
         privacy: Privacy | None,
         role: str | None,
@@ -214,6 +216,10 @@ class Lives(RuleBasedStateMachine):
             stream=True,
             submitted_at=self.now,
         )
+        if like_the_first and task_id != TASKS[0]:
+            # Equal in all that matters, so that it follows or is served.
+            submitted = replace(self.given[TASKS[0]], task_id=task_id, submitted_at=self.now)
+            self.budgets[task_id] = submitted.budget_nanodollars
         self.given.setdefault(task_id, submitted)
         wish = cancelled(task_id) if early_wish and task_id == TASKS[2] else None
         self.give(task_id, Submitted(submitted, b"key", 0, None, wish))
