@@ -12,6 +12,7 @@ from headrace_devstack.kubernetes import kafka_resources
 from headrace_devstack.kubernetes.kafka_resources import SERVICES, USERS, rights
 
 PREFIX = "x."
+RIGHTS = rights(PREFIX)
 
 
 def may(user: str, operation: str, topic: str) -> bool:
@@ -19,7 +20,7 @@ def may(user: str, operation: str, topic: str) -> bool:
         right.kind == "topic"
         and operation in right.operations
         and (topic.startswith(right.name) if right.is_prefix else topic == right.name)
-        for right in rights(PREFIX)[user]
+        for right in RIGHTS[user]
     )
 
 
@@ -34,7 +35,9 @@ def test_every_service_may_do_what_the_specifications_say_and_no_other_user_may(
         for operation, names in (("Read", spec.readers), ("Write", spec.writers)):
             expected = {name for name in names if name != "anyone"}
             if "anyone" in names:
-                expected.add("observer" if operation == "Read" else "agent")
+                expected |= {"observer", "operator"} if operation == "Read" else {"agent"}
+            if spec.name.endswith(".dlq") if operation == "Read" else spec.dead_letters:
+                expected.add("operator")
             assert {user for user in USERS if may(user, operation, PREFIX + spec.name)} == expected, spec.name
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
+from headrace_contracts.events import DeadLetter
 from headrace_contracts.topics import TOPICS, TopicSpec
 from headrace_streams.kafka.properties import READER_GROUP
 from headrace_streams.provisioning import topic_of
@@ -23,7 +24,8 @@ OBSERVER: Final = "observer"
 AGENT: Final = "agent"
 """Writes what is open to anyone: other teams' agents that produce to Kafka themselves."""
 OPERATOR: Final = "operator"
-"""A person who looks after what failed: `headrace dlq`."""
+"""A person who looks after what failed (`headrace dlq`, `headrace tasks why`): reads all dead letters, sensitive ones
+included, what is open to anyone, and writes records back to where they came from."""
 PROVISIONER: Final = "provisioner"
 """Makes topics; reads and writes none."""
 CLIENTS: Final = (*SERVICES, OBSERVER, AGENT, OPERATOR)
@@ -77,12 +79,13 @@ def rights(prefix: str = DEFAULT_PREFIX, topics: Iterable[TopicSpec] | None = No
 
 
 def _operations(user: str, spec: TopicSpec) -> tuple[str, ...]:
-    as_reader = _ANYONE if user == OBSERVER else user
-    as_writer = _ANYONE if user == AGENT else user
+    readers = {OBSERVER: {_ANYONE}, OPERATOR: {OPERATOR, _ANYONE}}.get(user, {user})
+    writers = {AGENT: {_ANYONE}}.get(user, {user})
+    is_dead_letters = spec.record is DeadLetter
     operations = []
-    if as_reader in spec.readers:
+    if readers & set(spec.readers) or (user == OPERATOR and is_dead_letters):
         operations.append("Read")
-    if as_writer in spec.writers:
+    if writers & set(spec.writers) or (user == OPERATOR and spec.dead_letters):
         operations.append("Write")
     return ("Describe", *operations) if operations else ()
 

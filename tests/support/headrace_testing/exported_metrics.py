@@ -1,0 +1,75 @@
+"""What every service exports: `python -m headrace_testing.exported_metrics` prints names and labels as JSON.
+
+It builds each service from its settings and asks its registry; nothing is started. In a process of its own, since
+clients of Kafka begin to look for brokers at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, Final
+
+from headrace_devstack.kubernetes.kafka_resources import SERVICES
+
+_SUFFIXES: Final = {"counter": ("_total",), "histogram": ("_bucket", "_count", "_sum"), "gauge": ("",)}
+_ENVIRONMENT: Final = {
+    "HEADRACE_DATABASE_URL": "postgresql://nobody:nothing@127.0.0.1:1/none",
+    "HEADRACE_KEY_PEPPER": "a pepper for metrics alone",
+    "HEADRACE_BOOTSTRAP_SERVERS": "127.0.0.1:1",
+    "GROQ_API_KEY": "none",
+}
+
+
+def exported() -> dict[str, list[str]]:
+    """Labels of each time series by its name, all services together."""
+    done = subprocess.run(
+        [sys.executable, "-m", __name__],
+        env={**os.environ, **_ENVIRONMENT, "PYTHONPATH": str(Path(__file__).parents[1])},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    )
+    found: dict[str, list[str]] = json.loads(done.stdout)
+    return found
+
+
+async def _collect() -> dict[str, list[str]]:
+    from headrace_runtime.health import Health
+    from headrace_runtime.ops import OpsServer
+    from headrace_runtime.settings import ServiceSettings
+
+    series: dict[str, list[str]] = {}
+    for service in SERVICES:
+        package = f"headrace_{service.replace('-', '_')}"
+        settings: Any = importlib.import_module(f"{package}.settings")
+        wiring: Any = importlib.import_module(f"{package}.wiring")
+        classes = [
+            cls
+            for cls in vars(settings).values()
+            if isinstance(cls, type) and issubclass(cls, ServiceSettings) and cls.__module__ == settings.__name__
+        ]
+        built = wiring.build(classes[0].load())
+        OpsServer(
+            host="", port=0, service=service, version="", instance="", health=Health(), metrics=built.metrics
+        )  # registers the metrics that every process has
+        registry: Any = built.metrics.registry
+        for collector in set(registry._names_to_collectors.values()):
+            labels = list(getattr(collector, "_labelnames", ()))
+            for metric in collector.collect():
+                for suffix in _SUFFIXES.get(metric.type, ("",)):
+                    series[metric.name + suffix] = labels
+    return series
+
+
+if __name__ == "__main__":
+    sys.stdout.write(json.dumps(asyncio.run(_collect())))
+    sys.stdout.flush()
+    # The clients' threads still look for brokers.
+    os._exit(0)
