@@ -21,6 +21,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=None, help="the plan follows from it; a random one by default")
     parser.add_argument("--rate", type=float, default=25.0, help="tasks per second")
     parser.add_argument("--short", action="store_true", help="each kind of blow once, as in make test")
+    parser.add_argument("--keep", action="store_true", help="keep data and logs also when nothing is violated")
     chosen = parser.parse_args()
     if not 0 < chosen.minutes <= _LONGEST_MINUTES:
         parser.error(f"--minutes must be above 0 and at most {_LONGEST_MINUTES:g}")
@@ -42,6 +43,7 @@ def main() -> int:
             seconds=None if chosen.short else chosen.minutes * 60,
             rate=chosen.rate,
             say=say,
+            keep=chosen.keep,
         )
         print(result.line, flush=True)
         return 0 if result.ok else 1

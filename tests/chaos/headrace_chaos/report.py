@@ -58,14 +58,15 @@ def closing_line(
     first = p50_and_max([one.first_ms for one in alone if one.first_ms is not None])
     last = p50_and_max([one.everywhere_ms for one in alone if one.everywhere_ms is not None])
     never = sum(one.first_ms is None for one in alone)
-    verdict = f"FAIL: {len(judgement.violations)} violations, data and logs in {kept}" if kept else "PASS: 0 violations"
+    verdict = f"{'FAIL' if judgement.violations else 'PASS'}: {len(judgement.violations)} violations"
+    where = f", data and logs in {kept}" if kept else ""
     no_disk = "" if disk else "; disk full: not possible here (needs the right to mount)"
     unseen = f", {never} without new work in time" if never else ""
     return (
         f"chaos seed {seed}, {seconds / 60:.1f} min: {sum(dealt.values())} kills ({kills}){no_disk}; "
         f"{judgement.tasks} tasks ({ended}); duplicates: {duplicates}; "
         f"recovery of {len(alone)} services p50 {first[0]:.1f} s, max {first[1]:.1f} s "
-        f"(all partitions p50 {last[0]:.1f} s, max {last[1]:.1f} s{unseen}); {verdict}"
+        f"(all partitions p50 {last[0]:.1f} s, max {last[1]:.1f} s{unseen}); {verdict}{where}"
     )
 
 

@@ -26,7 +26,7 @@ TENANTS = ("north", "south", "west")
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What a run has shown. `line` says it all; `kept` is the folder with data and logs, None when nothing is wrong."""
+    """What a run has shown. `line` says it all; `kept` is the folder with data and logs, where they are kept."""
 
     line: str
     judgement: Judgement
@@ -36,13 +36,22 @@ class Result:
 
     @property
     def ok(self) -> bool:
-        return self.kept is None
+        return not self.judgement.violations
 
 
 async def chaos(
-    *, seed: int, deal: Callable[[bool], Iterable[Act]], seconds: float | None, rate: float, say: Callable[[str], None]
+    *,
+    seed: int,
+    deal: Callable[[bool], Iterable[Act]],
+    seconds: float | None,
+    rate: float,
+    say: Callable[[str], None],
+    keep: bool = False,
 ) -> Result:
-    """Run it. `deal` is asked for the blows, knowing whether the disk can be made full; they end after `seconds`."""
+    """Run it. `deal` is asked for the blows, knowing whether the disk can be made full; they end after `seconds`.
+
+    With `keep` the folder with data and logs stays also when nothing is violated.
+    """
     began = time.monotonic()
     with folder_of_its_own() as folder:
         say(f"starting the platform in {folder}")
@@ -56,7 +65,7 @@ async def chaos(
             found = recoveries(evidence, killer.deaths, watch.booked)
             for line in details(judgement, found, killer.skipped):
                 say(line)
-            kept = folder if judgement.violations else None
+            kept = folder if keep or judgement.violations else None
             if kept:
                 _keep(folder, evidence, judgement)
         line = closing_line(
