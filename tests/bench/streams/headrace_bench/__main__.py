@@ -7,6 +7,7 @@ import asyncio
 import json
 import os
 import platform
+import signal
 import sys
 import tempfile
 import time
@@ -57,12 +58,16 @@ def main() -> int:
     options = parser.parse_args()
     if options.rounds < 1 or (options.records is not None and options.records < 1):
         parser.error("--rounds and --records must be at least 1")
+    # As Ctrl-C, so that Kafka and the contestants are ended.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     before = round(os.getloadavg()[0], 1)
     try:
         sections = asyncio.run(run(options))
     except DevstackError as error:
         sys.stderr.write(f"x {error}\n")
         return 1
+    except KeyboardInterrupt:
+        return 130
     machine = {
         "date": time.strftime("%Y-%m-%d"),
         "processors": os.cpu_count(),

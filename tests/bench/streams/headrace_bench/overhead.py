@@ -1,13 +1,17 @@
-"""C. What the engine costs: work that is nothing, beside a bare batch consumer."""
+"""C. What the engine costs: work that is nothing, or next to nothing, beside a bare batch consumer."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
 
+from headrace_contracts.codec import Codec
+from headrace_contracts.events import TaskCancelled
+from headrace_contracts.topics import TASKS_CANCELLED
 from headrace_streams.records import NewTopic, Outgoing
 
 from headrace_bench.broker import create, fill
+from headrace_bench.clients.hop import TENANT, prepared_codec
 from headrace_bench.ratios import ratios, spread
 from headrace_bench.report import Section, Target, left_out, rate, times
 from headrace_bench.rounds import Contestant, Outcome, alternate, module
@@ -19,58 +23,68 @@ _TARGET = 0.9
 _HEAD = ("", "records/s", "processor µs/record", "of the bare consumer's rate")
 
 
-def _records(count: int) -> Iterator[Outgoing]:
+def _records(codec: Codec, count: int) -> Iterator[Outgoing]:
+    wish = TaskCancelled(task_id="0199b9d0-0000-7000-8000-000000000001", tenant=TENANT, requested_at=1_760_000_000_000)
+    bare = len(codec.encode(TASKS_CANCELLED, wish))
     for number in range(count):
-        value = f"{number:012d}".encode() * (_VALUE_BYTES // 12)
-        yield Outgoing(_TOPIC, value, key=f"key-{number % _KEYS}".encode(), partition=0)
+        # The length of a text takes one byte more from 64 characters on.
+        reason = f"{number:012d}".ljust(_VALUE_BYTES - bare - 1)
+        filled = TaskCancelled(
+            task_id=wish.task_id, tenant=wish.tenant, reason=reason, requested_at=wish.requested_at + number
+        )
+        yield Outgoing(_TOPIC, codec.encode(TASKS_CANCELLED, filled), key=f"key-{number % _KEYS}".encode(), partition=0)
 
 
-def _contestants(bootstrap: str, records: int) -> list[Contestant]:
+def _contestants(bootstrap: str, records: int) -> Iterator[Contestant]:
     common = {"bootstrap": bootstrap, "topic": _TOPIC, "records": records}
-    bare = [
-        Contestant(
-            name=f"bare confluent_kafka, batches of {batch}{', a call for each' if work == 'call' else ''}",
+    for name, batch, work in (
+        ("batches of 500", 500, "look"),
+        ("batches of 2,000", 2_000, "look"),
+        ("batches of 500, a call for each", 500, "call"),
+        ("batches of 500, decoding each", 500, "decode"),
+    ):
+        yield Contestant(
+            name=f"bare confluent_kafka, {name}",
             command=module("bare"),
-            request={**common, "batch": batch, "work": work, "properties": {}},
+            request={**common, "batch": batch, "work": work},
             settings=f"poll(), then consume({batch - 1}, 0); asynchronous commit every second",
         )
-        for batch, work in ((500, "look"), (2_000, "look"), (500, "call"))
-    ]
-    engines = [
-        Contestant(
-            name=f"engine, {'async' if coroutine else 'plain'} handler, {ordering}",
-            command=module("engine"),
-            request={**common, "ordering": ordering, "coroutine": coroutine, "options": {}, "properties": {}},
-            settings="default options",
-        )
-        for coroutine in (False, True)
-        for ordering in ("unordered", "key")
-    ]
-    return bare + engines
+    for name, coroutine, work in (
+        ("plain handler", False, "look"),
+        ("async handler", True, "look"),
+        ("plain handler decoding each", False, "decode"),
+    ):
+        for ordering in ("unordered", "key"):
+            yield Contestant(
+                name=f"engine, {name}, {'key-ordered' if ordering == 'key' else ordering}",
+                command=module("engine"),
+                request={**common, "ordering": ordering, "coroutine": coroutine, "work": work},
+                settings="default options",
+            )
 
 
 async def measure(bootstrap: str, folder: Path, rounds: int, records: int) -> Section:
     """Fill a topic, and have it read by each contestant in each round."""
     await create(bootstrap, NewTopic(_TOPIC, 1, 1))
-    await fill(bootstrap, _records(records))
-    outcomes = await alternate(_contestants(bootstrap, records), rounds, folder)
-    measured = [outcome for outcome in outcomes if outcome.failure is None]
-    bare = max((one for one in measured if one.contestant.request.get("work") == "look"), key=_median_rate)
+    await fill(bootstrap, _records(await prepared_codec(""), records))
+    outcomes = await alternate(list(_contestants(bootstrap, records)), rounds, folder)
     rows: list[list[str]] = []
+    targets: list[Target] = []
     for one in outcomes:
+        bare = _bare(outcomes, str(one.contestant.request["work"]))
         if one.failure is not None:
             rows.append(left_out(one, len(_HEAD)))
             continue
+        share = ratios(one.rates, bare.rates) if bare is not None else None
         cpu = f"{spread(one.cpu_microseconds).median:.2f}"
-        rows.append([one.contestant.name, rate(spread(one.rates)), cpu, times(ratios(one.rates, bare.rates))])
-    targets = [
-        Target(f"{one.contestant.name}, rate relative to the bare consumer", _TARGET, ratios(one.rates, bare.rates))
-        for one in measured
-        if one.contestant.name.startswith("engine, plain")
-    ]
+        rows.append([one.contestant.name, rate(spread(one.rates)), cpu, "–" if share is None else times(share)])
+        if one.contestant.name.startswith("engine, plain"):
+            what = f"{one.contestant.name}, rate relative to the bare consumer in the same work"
+            targets.append(Target(what, _TARGET, share))
     return Section(
         title="Engine overhead",
-        what=f"{records:,} records of {_VALUE_BYTES} bytes with {_KEYS:,} keys on one partition, work that is nothing",
+        what=f"{records:,} records of {_VALUE_BYTES} bytes with {_KEYS:,} keys on one partition, work that is nothing "
+        "or decodes the record",
         head=_HEAD,
         rows=rows,
         targets=targets,
@@ -78,5 +92,12 @@ async def measure(bootstrap: str, folder: Path, rounds: int, records: int) -> Se
     )
 
 
-def _median_rate(outcome: Outcome) -> float:
-    return spread(outcome.rates).median
+def _bare(outcomes: list[Outcome], work: str) -> Outcome | None:
+    """The fastest bare consumer with this work; that looks at each message is the least, however it does."""
+    wanted = "decode" if work == "decode" else "look"
+    found = [
+        one
+        for one in outcomes
+        if one.failure is None and "batch" in one.contestant.request and one.contestant.request["work"] == wanted
+    ]
+    return max(found, key=lambda one: spread(one.rates).median, default=None)

@@ -95,7 +95,7 @@ def _contestants(bootstrap: str, workload: str, records: int, peers: _Peers) -> 
     variants = ((_KEYED(_FEW), _FEW, True), (_KEYED(_MANY), _MANY, True), ("unordered", _MANY, False))
     for name, keys, keyed in variants:
         options = {"max_in_flight": 1_000}
-        request = {"ordering": "key" if keyed else "unordered", "options": options, "properties": {}}
+        request = {"ordering": "key" if keyed else "unordered", "options": options}
         yield Contestant(
             name=f"{_OURS}, {name}",
             command=module("engine_waiting"),
@@ -114,6 +114,7 @@ def _contestants(bootstrap: str, workload: str, records: int, peers: _Peers) -> 
                 bootstrap, _topic(workload, keys), records=records, keyed=keyed, concurrency=threads, keys=keys
             ),
             request={},
+            warm_ups=3,
             settings=f"{peers.java.version}, maxConcurrency {threads}, periodic asynchronous commits",
         )
     for name, keys, keyed in variants:

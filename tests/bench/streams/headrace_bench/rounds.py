@@ -23,6 +23,7 @@ class Contestant:
         command: Starts its process.
         request: What its process is asked to do in a round.
         warm_up: What is different in the request of the round that does not count.
+        warm_ups: How often it does that one; a compiler needs more than one to see what is hot.
         settings: Which settings it has, for the report.
         missing: Why there is no such contestant here; its row says so.
     """
@@ -31,6 +32,7 @@ class Contestant:
     command: Sequence[str]
     request: Mapping[str, object]
     warm_up: Mapping[str, object] = field(default_factory=dict)
+    warm_ups: int = 1
     settings: str = ""
     missing: str | None = None
 
@@ -85,7 +87,8 @@ async def alternate(contestants: Sequence[Contestant], rounds: int, folder: Path
                 contestant = outcome.contestant
                 request = contestant.request if number else {**contestant.request, **contestant.warm_up}
                 try:
-                    answer = await children[contestant.name].round(request, ROUND_SECONDS)
+                    for _ in range(1 if number else contestant.warm_ups):
+                        answer = await children[contestant.name].round(request, ROUND_SECONDS)
                 except ContestantFailed as error:
                     outcome.failure = str(error)
                     sys.stderr.write(f"  {contestant.name}: left out. {error}\n")

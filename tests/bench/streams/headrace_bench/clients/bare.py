@@ -2,25 +2,40 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from confluent_kafka import Consumer, Message
+from confluent_kafka import Consumer, KafkaException, Message
+from headrace_contracts.codec import Codec
+from headrace_contracts.errors import Origin
+from headrace_contracts.events import TaskCancelled
 
 from headrace_bench.children import serve
+from headrace_bench.clients.hop import prepared_codec
 from headrace_bench.clients.tally import Clock, check_committed, check_seen
 
 _COMMIT_SECONDS = 1.0
 
+Work = Callable[[bytearray, Sequence[Message]], None]
 
-def looking(seen: bytearray, messages: Sequence[Message]) -> None:
-    """Look at key, value and offset of each message."""
+
+def _offset_of(message: Message) -> int:
+    error = message.error()
+    if error is not None:
+        raise KafkaException(error)
+    offset = message.offset()
+    assert offset is not None
+    return offset
+
+
+def _look(seen: bytearray, messages: Sequence[Message]) -> None:
     for message in messages:
         error = message.error()
         if error is not None:
-            raise RuntimeError(error)
+            raise KafkaException(error)
         message.key()
         message.value()
         offset = message.offset()
@@ -28,22 +43,28 @@ def looking(seen: bytearray, messages: Sequence[Message]) -> None:
         seen[offset] += 1
 
 
-def calling(seen: bytearray, messages: Sequence[Message]) -> None:
-    """Call a function with key, value and offset of each message."""
-
+def _call(seen: bytearray, messages: Sequence[Message]) -> None:
     def handle(key: object, value: object, offset: int) -> None:
         seen[offset] += 1
 
     for message in messages:
-        error = message.error()
-        if error is not None:
-            raise RuntimeError(error)
-        offset = message.offset()
-        assert offset is not None
-        handle(message.key(), message.value(), offset)
+        handle(message.key(), message.value(), _offset_of(message))
 
 
-_WORK: Mapping[str, Callable[[bytearray, Sequence[Message]], None]] = {"look": looking, "call": calling}
+def _decoding(codec: Codec, topic: str) -> Work:
+    def decode(seen: bytearray, messages: Sequence[Message]) -> None:
+        for message in messages:
+            offset = _offset_of(message)
+            codec.decode(TaskCancelled, message.value(), Origin(topic, 0, offset))
+            seen[offset] += 1
+
+    return decode
+
+
+def _work_of(request: Mapping[str, Any]) -> Work:
+    if request["work"] == "decode":
+        return _decoding(asyncio.run(prepared_codec("")), request["topic"])
+    return {"look": _look, "call": _call}[request["work"]]
 
 
 def play(request: Mapping[str, Any]) -> Mapping[str, object]:
@@ -51,7 +72,7 @@ def play(request: Mapping[str, Any]) -> Mapping[str, object]:
     total: int = request["records"]
     batch: int = request["batch"]
     topic: str = request["topic"]
-    work = _WORK[request["work"]]
+    work = _work_of(request)
     seen = bytearray(total)
     group = f"bare-{uuid.uuid4()}"
     consumer = Consumer(
@@ -60,7 +81,6 @@ def play(request: Mapping[str, Any]) -> Mapping[str, object]:
             "group.id": group,
             "auto.offset.reset": "earliest",
             "enable.auto.commit": False,
-            **request["properties"],
         }
     )
     consumer.subscribe([topic])

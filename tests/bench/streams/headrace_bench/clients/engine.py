@@ -1,17 +1,21 @@
-"""Our parallel engine with a handler that does nothing."""
+"""Our parallel engine with a handler that does nothing but look at its record, or decodes it."""
 
 from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
+from headrace_contracts.codec import Codec
+from headrace_contracts.errors import Origin
+from headrace_contracts.events import TaskCancelled
 from headrace_streams.kafka import KafkaLog
 from headrace_streams.parallel import EngineOptions, Handler, Lane, Ordering, ParallelConsumer
 from headrace_streams.records import Record
 
 from headrace_bench.children import serve
+from headrace_bench.clients.hop import prepared_codec
 from headrace_bench.clients.tally import Clock, check_committed, check_seen
 
 
@@ -29,7 +33,7 @@ async def consume_all(
     """Run the engine until all is done, stop it, and check what it has committed."""
     group = f"engine-{uuid.uuid4()}"
     engine = ParallelConsumer(
-        KafkaLog({"bootstrap.servers": request["bootstrap"], **request["properties"]}),
+        KafkaLog({"bootstrap.servers": request["bootstrap"]}),
         group,
         [Lane(request["topic"])],
         handler,
@@ -45,16 +49,17 @@ async def consume_all(
     check_committed(request["bootstrap"], group, {request["topic"]: request["records"]})
 
 
-def plain(total: int, seen: bytearray, clock: Clock, all_done: asyncio.Event) -> Callable[[Record], None]:
-    """Does nothing but count."""
+def _looking(total: int, seen: bytearray, clock: Clock, all_done: asyncio.Event) -> Handler:
     count = 0
 
     def handle(record: Record) -> None:
         nonlocal count
+        if not count:
+            clock.start()
+        record.key  # noqa: B018 - the bare consumer looks at them as well
+        record.value  # noqa: B018
         seen[record.offset] += 1
         count += 1
-        if count == 1:
-            clock.start()
         if count == total:
             clock.stop()
             all_done.set()
@@ -62,21 +67,21 @@ def plain(total: int, seen: bytearray, clock: Clock, all_done: asyncio.Event) ->
     return handle
 
 
-def coroutine(
-    total: int, seen: bytearray, clock: Clock, all_done: asyncio.Event
-) -> Callable[[Record], Awaitable[None]]:
-    """The same as an async function that waits for nothing."""
-    count = 0
+def _looking_coroutine(total: int, seen: bytearray, clock: Clock, all_done: asyncio.Event) -> Handler:
+    look = _looking(total, seen, clock, all_done)
 
     async def handle(record: Record) -> None:
-        nonlocal count
-        seen[record.offset] += 1
-        count += 1
-        if count == 1:
-            clock.start()
-        if count == total:
-            clock.stop()
-            all_done.set()
+        look(record)
+
+    return handle
+
+
+def _decoding(total: int, seen: bytearray, clock: Clock, all_done: asyncio.Event, codec: Codec) -> Handler:
+    look = _looking(total, seen, clock, all_done)
+
+    def handle(record: Record) -> None:
+        codec.decode(TaskCancelled, record.value, Origin(record.topic, record.partition, record.offset))
+        look(record)
 
     return handle
 
@@ -86,9 +91,14 @@ def play(request: Mapping[str, Any]) -> Mapping[str, object]:
 
     async def run() -> None:
         all_done = asyncio.Event()
-        make = coroutine if request["coroutine"] else plain
-        options = EngineOptions(ordering=Ordering(request["ordering"]), **request["options"])
-        await consume_all(request, options, make(total, seen, clock, all_done), all_done)
+        handler: Handler
+        if request["work"] == "decode":
+            handler = _decoding(total, seen, clock, all_done, await prepared_codec(""))
+        elif request["coroutine"]:
+            handler = _looking_coroutine(total, seen, clock, all_done)
+        else:
+            handler = _looking(total, seen, clock, all_done)
+        await consume_all(request, EngineOptions(ordering=Ordering(request["ordering"])), handler, all_done)
 
     total: int = request["records"]
     seen = bytearray(total)
