@@ -92,6 +92,34 @@ async def test_a_skill_that_the_log_refuses_is_kept_and_its_neighbours_go_on(
     assert installation.catalog()["acme/a"].version == 52
 
 
+async def test_a_submission_too_large_for_the_dead_letters_is_kept_without_its_body(
+    installation: Installation, eventually: Eventually
+) -> None:
+    await installation.submit("Not-A-Name", "x" * 250_000)
+    await installation.submit("good")
+    installation.cluster.record_limit = 250_300
+    await installation.run()
+    await eventually(lambda: list(installation.catalog()) == ["acme/good"])
+    (letter,) = installation.dead_letters()
+    assert letter.value is None
+    assert letter.omitted_bytes is not None
+    assert letter.omitted_bytes > 250_000
+    assert "name:" in letter.error_message
+
+
+async def test_what_the_dead_letters_do_not_take_is_passed_over_by_nobody(
+    installation: Installation, eventually: Eventually
+) -> None:
+    await installation.submit("Not-A-Name", "x" * 40_000)
+    # Smaller than any value that could be left out: refused for another reason than its size.
+    limit, installation.cluster.record_limit = installation.cluster.record_limit, 30_000
+    await installation.run()
+    await asyncio.sleep(1.0)
+    assert installation.dead_letters() == []
+    installation.cluster.record_limit = limit
+    await eventually(lambda: len(installation.dead_letters()) == 1)
+
+
 async def test_a_repeated_submission_changes_nothing(installation: Installation, eventually: Eventually) -> None:
     await installation.run()
     again = new_id()

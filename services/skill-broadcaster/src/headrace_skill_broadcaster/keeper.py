@@ -272,8 +272,11 @@ class PartitionKeeper:
         try:
             await self._tools.dead_letters.keep(record, error)
         except RecordRefused as refusal:
-            # Too large even there. It still stands in its topic; one submission must not stop all that follow it.
-            _log.error("submission cannot be kept in the dead letters", offset=record.offset, reason=str(refusal))
+            # What is too large is kept without its value, so this is about the topic or the right to write to it, which
+            # somebody mends: nothing is passed over that is kept nowhere.
+            raise TryAgain(
+                f"the dead letters do not take {record.topic_partition}@{record.offset}: {refusal}"
+            ) from None
         self._refused.add(record.offset)
 
     async def _append(self, publications: Sequence[Publication]) -> None:
