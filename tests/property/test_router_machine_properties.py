@@ -304,11 +304,11 @@ class Lives(RuleBasedStateMachine):
         self.give(data.draw(st.sampled_from(sorted(self.tasks.live))), Unrecordable(9, 8))
 
     @precondition(lambda self: len(self.given) > 1)
-    @rule(data=st.data())
-    def try_everything(self, data: st.DataObject) -> None:
+    @rule(data=st.data(), unknown=st.booleans())
+    def try_everything(self, data: st.DataObject, unknown: bool) -> None:
         """Every event there is, in season and out of season, on one task; none of it happens."""
         task_id = data.draw(st.sampled_from(sorted(self.given)))
-        state = self.tasks.get(task_id) or self.ends.get(task_id)
+        state = None if unknown else self.tasks.get(task_id) or self.ends.get(task_id)
         for event, context in routing_laws.variants(state, self.given[task_id], self.context()):
             result = decide(state, event, context)
             routing_laws.check(state, event, result, context)
