@@ -11,7 +11,7 @@ BIN := .venv/bin
 SOURCES := $(wildcard libs/*/src services/*/src) tests libs/devstack/bootstrap.py
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up demo test test-k8s check format generate bench bench-ledger bench-streams chaos lock-artifacts downloads clean
+.PHONY: help setup up demo test test-k8s check format generate bench bench-recovery bench-ledger bench-streams chaos simulate lock-artifacts downloads clean
 
 help: ## Show this list
 	@echo "Headrace: make <target> [ARGS='...']"
@@ -39,6 +39,10 @@ test-k8s: setup ## The chart and the discovery of nodes on a real Kubernetes con
 	PYTHONPATH=tests/support $(BIN)/python -m headrace_testing.k8s.toolchain
 	$(BIN)/pytest tests/k8s $(ARGS)
 
+simulate: setup ## Run the services through seeded faults under virtual time, on all cores, until Ctrl-C (SEEDS=n SEED=first)
+	@PYTHONPATH=tests/support $(BIN)/python -m headrace_testing.simulation \
+		$(if $(SEEDS),--seeds=$(SEEDS)) $(if $(SEED),--seed=$(SEED)) $(ARGS)
+
 check: setup ## Lint, formatting, types, import contracts, generated code current, schemas compatible
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -58,6 +62,9 @@ generate: setup ## Write event classes, documents and Kubernetes manifests anew 
 
 bench: setup ## Measure Headrace's own latency per task (p50/p99, unloaded and at 100 tasks/s), as a table and as JSON
 	@exec $(BIN)/python tests/bench/latency.py $(ARGS)
+
+bench-recovery: setup ## Measure how long routers take to take partitions over (1.1 million tasks; ARGS="--finished 100000" is faster)
+	@exec $(BIN)/python tests/bench/recovery.py $(ARGS)
 
 bench-ledger: setup ## Measure how many usage events a second the ledger books, on a Postgres of its own (ARGS="--help")
 	@exec $(BIN)/python tests/bench/ledger.py $(ARGS)
