@@ -2,8 +2,18 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import pytest
-from headrace_models.errors import BadRequest, ProviderError, RetryLater, TryAnother
+from headrace_models.errors import (
+    BadCode,
+    BadRequest,
+    OtherCode,
+    ProviderError,
+    RetryCode,
+    RetryLater,
+    TryAnother,
+)
 from headrace_models.worker.breaker import CLOSED, Breaker, BreakerPolicy, after_call
 
 POLICY = BreakerPolicy(lasting_failures=2, passing_failures=3, lasting_seconds=60.0, passing_seconds=10.0)
@@ -44,3 +54,47 @@ def test_after_the_time_alone_one_failure_is_enough_and_one_answer_is_too() -> N
     breaker = after(BUSY, BUSY, BUSY)
     assert after_call(breaker, BUSY, 111.0, POLICY).objection(120.0) == "busy"
     assert after_call(breaker, None, 111.0, POLICY) == CLOSED
+
+
+NOW = 1000.0
+STATES = {
+    "closed": CLOSED,
+    "one failure": Breaker(failures=1),
+    "two failures": Breaker(failures=2),
+    "open": Breaker(failures=2, open_until=NOW + 5, reason="before"),
+    "after the time alone": Breaker(failures=2, open_until=NOW - 5, reason="before"),
+}
+_PASSING = ("rate_limited", "overloaded", "unreachable", "provider_error")
+_LASTING = ("not_authorised", "quota_exhausted")
+_OF_THE_CALL = (
+    "timeout", "connection_lost", "model_missing", "model_does_not_fit", "context_too_long", "invalid_request",
+)  # fmt: skip
+EVENTS = {"answered": None} | {
+    code: ProviderError(code, f"because {code}", provider="p") for code in (*_PASSING, *_LASTING, *_OF_THE_CALL)
+}
+
+
+def test_every_code_that_clients_report_is_known_here() -> None:
+    codes = {code for literal in (RetryCode, OtherCode, BadCode) for code in get_args(literal)}
+    assert codes == EVENTS.keys() - {"answered"}
+
+
+@pytest.mark.parametrize("event", EVENTS)
+@pytest.mark.parametrize("state", STATES)
+def test_every_event_in_every_state(state: str, event: str) -> None:
+    before, after_it = STATES[state], after_call(STATES[state], EVENTS[event], NOW, POLICY)
+    if event == "answered":
+        assert after_it == CLOSED
+        return
+    if event in _OF_THE_CALL:
+        assert after_it == before, "the place is not at fault"
+        return
+    threshold, seconds = (2, 60.0) if event in _LASTING else (3, 10.0)
+    if before.failures + 1 < threshold:
+        assert after_it == Breaker(before.failures + 1, before.open_until, before.reason)
+        assert after_it.objection(NOW) == before.objection(NOW), "one more failure closes nothing"
+    else:
+        assert after_it.objection(NOW + seconds - 0.1) == f"because {event}"
+        assert after_it.objection(NOW + seconds) is None
+        again = after_call(after_it, EVENTS[event], NOW + seconds + 1, POLICY)
+        assert again.objection(NOW + seconds + 2) is not None, "a single failure is enough after that"

@@ -20,7 +20,7 @@ from functools import partial
 from typing import Any, TypeVar, cast
 
 from headrace_streams.committing import Committer
-from headrace_streams.errors import TryAgain
+from headrace_streams.errors import TopicMissing, TryAgain
 from headrace_streams.executing import Executor
 from headrace_streams.handling import (
     DeadLetterSink,
@@ -307,16 +307,18 @@ class ParallelConsumer:
     async def _look_at_ends(self) -> None:
         while True:
             await asyncio.sleep(self._options.lag_interval_seconds)
-            names = [partition.name for partition in self._partitions.values()]
+            here = list(self._partitions.values())
+            # A new group begins where the log does, which it learns by its first record.
+            new = [partition for partition in here if partition.tracker.received_to is None]
             try:
-                ends = await self._consumer.log_ends(names)
-            except TryAgain as error:
-                _log.info("the ends of partitions are not known at the moment: %s", error)
+                ends = await self._consumer.log_ends([partition.name for partition in here])
+                starts = await self._consumer.log_starts([partition.name for partition in new]) if new else {}
+            except (TryAgain, TopicMissing) as error:
+                _log.info("where partitions end is not known at the moment: %s", error)
                 continue
-            for name, end in ends.items():
-                partition = self._partitions.get((name.topic, name.partition))
-                if partition is not None:
-                    partition.log_end = end
+            for partition in here:
+                partition.log_end = ends.get(partition.name, partition.log_end)
+                partition.log_start = starts.get(partition.name, partition.log_start)
 
     # Partitions come and go
 
@@ -412,9 +414,10 @@ def _lane_first(item: tuple[Partition, Sequence[Record]]) -> int:
 
 
 def _state_of(partition: Partition) -> PartitionState:
+    position, received_to = partition.tracker.position, partition.tracker.received_to
     return PartitionState(
-        position=partition.tracker.position,
-        received_to=partition.tracker.received_to,
+        position=partition.log_start if position is None else position,
+        received_to=partition.log_start if received_to is None else received_to,
         log_end=partition.log_end,
         paused=partition.paused,
     )

@@ -85,6 +85,10 @@ class Consumer(Protocol):
         """
         ...
 
+    async def log_starts(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, int]:
+        """Where assigned partitions begin, by asking the cluster. Raises TryAgain."""
+        ...
+
     def pause(self, partitions: Collection[TopicPartition]) -> None:
         """Deliver no more of these until resumed or assigned anew. Partitions that are not assigned are ignored."""
         ...

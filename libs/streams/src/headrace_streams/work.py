@@ -17,11 +17,13 @@ class Partition:
         backlog: Received before the tracker could take them; the partition is paused meanwhile.
         running: What is being handled, and the task that does it.
         leaving: The partition goes, or has gone: nothing of it is begun any more.
+        log_start: First offset in the log, where that is where the group begins.
         log_end: Offset of the next record to be written, as last heard; None while unknown.
     """
 
     __slots__ = (
-        "_quiet", "backlog", "committed_changes", "lane", "leaving", "log_end", "name", "paused", "running", "tracker",
+        "_quiet", "backlog", "committed_changes", "lane", "leaving", "log_end", "log_start", "name", "paused",
+        "running", "tracker",
     )  # fmt: skip
 
     def __init__(self, name: TopicPartition, lane: int, tracker: OffsetTracker) -> None:
@@ -32,6 +34,7 @@ class Partition:
         self.running: dict[Work, asyncio.Task[None]] = {}
         self.paused = False
         self.leaving = False
+        self.log_start: int | None = None
         self.log_end: int | None = None
         self.committed_changes = tracker.changes
         self._quiet: asyncio.Future[None] | None = None

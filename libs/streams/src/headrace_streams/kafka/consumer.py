@@ -117,6 +117,10 @@ class KafkaConsumer:
             ends.update((name, end) for name, (_, end) in bounds.items())
         return ends
 
+    async def log_starts(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, int]:
+        bounds = await self._admin.bounds([name for name in partitions if name in self._read])
+        return {name: start for name, (start, _) in bounds.items()}
+
     def pause(self, partitions: Collection[TopicPartition]) -> None:
         ours = self._read.intersection(partitions)
         self._inbox.pause(ours)

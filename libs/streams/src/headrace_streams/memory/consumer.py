@@ -92,13 +92,21 @@ class MemoryConsumer:
         return await self._call(Operation.COMMITTED, perform)
 
     async def log_ends(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, int]:
+        return {name: end for name, (_, end) in (await self._bounds(partitions)).items()}
+
+    async def log_starts(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, int]:
+        return {name: start for name, (start, _) in (await self._bounds(partitions)).items()}
+
+    async def _bounds(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, tuple[int, int]]:
         ours = [name for name in partitions if name in self._cursors]
         if not ours:
             return {}
-        return await self._network.call(
-            Request(self._client, Operation.OFFSETS, tuple(ours)),
-            lambda: {name: self._cluster.partition(name).end for name in ours},
-        )
+
+        def perform() -> Mapping[TopicPartition, tuple[int, int]]:
+            found = {name: self._cluster.partition(name) for name in ours}
+            return {name: (partition.start, partition.end) for name, partition in found.items()}
+
+        return await self._network.call(Request(self._client, Operation.OFFSETS, tuple(ours)), perform)
 
     def pause(self, partitions: Collection[TopicPartition]) -> None:
         self._cursors.pause(partitions, True)
