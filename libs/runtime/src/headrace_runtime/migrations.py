@@ -32,7 +32,7 @@ from headrace_runtime.redaction import redact_text
 from headrace_runtime.settings import DatabaseSettings, SettingsInvalid
 
 VERSION_TABLE: Final = "alembic_version"
-_CONNECT_SECONDS: Final = 60.0
+_CONNECT_SECONDS: Final = 10.0
 
 _Step = Callable[[Connection, Config], None]
 
