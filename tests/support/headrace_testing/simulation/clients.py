@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from headrace_contracts import topics
@@ -40,6 +41,7 @@ class Clients:
         self._world = world
         self._rng = world.rng
         self._count = 0
+        self._last: tuple[TaskSubmitted, float] | None = None
         self.unsent = 0
         """What is still on its way."""
         log = MemoryLog(world.cluster, self.clock, client=self.name, network=world.network(self, mortal=False))
@@ -72,9 +74,15 @@ class Clients:
         """Send so many tasks, at times within so many seconds."""
         world, rng = self._world, self._rng
         for _ in range(tasks):
-            self._later(rng.uniform(0.0, seconds), self._one_task(self._draw_task()))
+            # Many ask the same as somebody before, and often while that is not answered yet.
+            if self._last is not None and rng.random() < world.plan.alike:
+                task, at = self._alike(self._last[0]), self._last[1] + rng.choice((0.0, 0.1, 1.0, 5.0))
+            else:
+                task, at = self._draw_task(), rng.uniform(0.0, seconds)
+            self._last = (task, at)
+            self._later(at, self._one_task(task))
         if world.plan.rate(Fault.POISON):
-            for _ in range(rng.randint(1, 3)):
+            for _ in range(rng.randint(1, 6)):
                 world.loop.outside(rng.uniform(0.0, seconds), self._poison)
 
     def _later(self, seconds: float, work: Any) -> None:
@@ -135,6 +143,10 @@ class Clients:
         self._world.trace.fault(Fault.POISON.value, f"{where.topic}[{where.partition}]@{where.offset}")
         self._world.judge.poisoned(TopicPartition(where.topic, where.partition), where.offset)
 
+    def _alike(self, task: TaskSubmitted) -> TaskSubmitted:
+        self._count += 1
+        return replace(task, task_id=_id_of(self._count), reply_partition=self._rng.choice((None, 0, 1)))
+
     def _draw_task(self) -> TaskSubmitted:
         rng, now = self._rng, self.clock()
         self._count += 1
@@ -149,7 +161,7 @@ class Clients:
         elif privacy is not Privacy.PUBLIC:
             text = f"{INTERNAL}-{tenant} {text}"
         return TaskSubmitted(
-            task_id=f"00000000-0000-7000-8000-{number:012d}",
+            task_id=_id_of(number),
             tenant=tenant,
             user=rng.choice(("", "ann")),
             role=role if model is None else None,
@@ -158,8 +170,8 @@ class Clients:
             sampling=Sampling(max_output_tokens=rng.choice((None, 50, 400))),
             privacy=privacy,
             lane=rng.choice((None, Lane.INTERACTIVE, Lane.BATCH)),
-            mode=rng.choice((None, None, None, Mode.CLOUD)),
-            budget_nanodollars=rng.choice((None, None, 2_000_000, 100_000)),
+            mode=rng.choice((None, None, Mode.CLOUD)),
+            budget_nanodollars=rng.choice((None, None, 100_000, 150_000, 500_000)),
             deadline_at=rng.choice((None, None, now + 4_000, now + 40_000)),
             session=rng.choice((None, None, "1", "2")),
             stream=rng.random() < 0.4,
@@ -167,3 +179,7 @@ class Clients:
             reply_partition=rng.choice((None, 0, 1)),
             submitted_at=now,
         )
+
+
+def _id_of(number: int) -> str:
+    return f"00000000-0000-7000-8000-{number:012d}"

@@ -69,9 +69,9 @@ class Judge:
         """A worker's handler begins with a record."""
         oracle_work.check_begin(self, process, group, record)
 
-    def ends(self, process: SimulatedProcess, record: Record) -> None:
-        """A worker's handler has returned: from here on the record may count as finished."""
-        oracle_work.check_end(self, process, record)
+    def ends(self, process: SimulatedProcess, record: Record, calls: int) -> None:
+        """A worker's handler has returned, after so many calls of models: the record may count as finished now."""
+        oracle_work.check_end(self, process, record, calls)
 
     # In the end
 

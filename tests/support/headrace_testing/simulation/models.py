@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -41,6 +42,10 @@ class Call:
     node: str
     model: str
     text: str
+
+
+ASKED: contextvars.ContextVar[list[str]] = contextvars.ContextVar("asked")
+"""The models asked by the handler that runs."""
 
 
 class Models:
@@ -95,6 +100,7 @@ class SimulatedProvider:
                  "\n".join(message.text for message in request.messages))
         )  # fmt: skip
         models.trace.note(f"asks {about}")
+        ASKED.get().append(request.model)
         began = models.clock()
         seconds = models.plan.model_seconds * (0.2 + rng.random())
         if models.happens(Fault.MODEL_SLOW, about):

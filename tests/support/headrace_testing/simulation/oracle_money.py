@@ -62,6 +62,8 @@ def verdict(judge: Judge) -> Sequence[str]:
 
 def _ledger(judge: Judge) -> Iterator[str]:
     database, usage = judge.world.database, judge.topics.usage
+    for event_id in sorted(judge.topics.ambiguous_usage):
+        yield f"usage {event_id} stands for several executions"
     booked = Counter(entry.event_id for entry in database.entries)
     for event_id in usage:
         if booked[event_id] != 1:

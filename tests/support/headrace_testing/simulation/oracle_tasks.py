@@ -97,7 +97,10 @@ def _chains(judge: Judge) -> Iterator[str]:
                 yield f"task {task_id} goes on after its end ({entry.cause})"
             if state.phase is TaskPhase.FINISHED:
                 result = state.result
-            numbers += [c.attempt for c in entry.commands if c.kind is CommandKind.DISPATCH]
+            new = [c.attempt for c in entry.commands if c.kind is CommandKind.DISPATCH]
+            numbers += new
+            if new and any(attempt.outcome is None for attempt in state.attempts[:-1]):
+                yield f"attempt {new[0]} of task {task_id} begins while another runs"
         if numbers != list(range(1, len(numbers) + 1)):
             yield f"the attempts of task {task_id} are numbered {numbers}"
 
@@ -107,6 +110,8 @@ def _carried_out(judge: Judge) -> Iterator[str]:
     topics = judge.topics
     for (topic, event_id), commanded in topics.commands.items():
         command, entry = commanded[-1].command, commanded[-1].entry
+        if len(commanded) > 1:
+            yield f"the journal commands {event_id} on {topic} {len(commanded)} times"
         if command.kind is CommandKind.AUDIT and event_id not in topics.audited:
             yield f"{topic} lacks {event_id}"
         if command.kind is CommandKind.REPLY and not command.attempt and entry.state is not None:

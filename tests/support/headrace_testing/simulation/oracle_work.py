@@ -95,11 +95,12 @@ def check_begin(judge: Judge, process: SimulatedProcess, group: str, record: Rec
         judge.violated(f"{process.name} does {topic}[{record.partition}]@{record.offset} again, which is committed")
 
 
-def check_end(judge: Judge, process: SimulatedProcess, record: Record) -> None:
-    """What a handler returns for is reported and accounted for."""
+def check_end(judge: Judge, process: SimulatedProcess, record: Record, calls: int) -> None:
+    """What a handler returns for is reported, and accounted for if a model was asked."""
     place = (record.topic.removeprefix(PREFIX), record.partition, record.offset)
     _, request = judge.topics.work[place]
-    if not judge.topics.is_accounted(request.attempt_id):
+    topics = judge.topics
+    if not topics.is_accounted(request.attempt_id) or (calls and not topics.usage_of_attempt[request.attempt_id]):
         judge.violated(f"{process.name} counts {request.attempt_id} as done before its report and usage are on disk")
 
 
@@ -142,7 +143,10 @@ def _letters(judge: Judge) -> Iterator[str]:
 
 
 def _accounts(judge: Judge) -> Iterator[str]:
-    """Every attempt that was reported has an execution whose usage is recorded."""
-    for attempt_id in judge.topics.finished:
-        if not judge.topics.is_accounted(attempt_id):
-            yield f"no usage is recorded of attempt {attempt_id}"
+    """Every attempt that was reported has an execution whose usage is recorded; but for one that was given up after a
+    worker died between the two."""
+    topics = judge.topics
+    for place, (_, request) in topics.work.items():
+        reported = request.attempt_id in topics.finished
+        if reported and place not in topics.letters and not topics.is_accounted(request.attempt_id):
+            yield f"no usage is recorded of attempt {request.attempt_id}"

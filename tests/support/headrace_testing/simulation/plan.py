@@ -78,6 +78,8 @@ class Plan:
         rates: Chance of each other fault on its occasion, or how often a minute it happens.
         submit_seconds: Time over which tasks come in.
         fault_seconds: Time after which nothing goes wrong any more.
+        long_idle: Whether the platform has nothing to do for longer than the journal's oldest records last.
+        alike: Share of tasks that ask the same as the one before.
     """
 
     seed: int
@@ -100,6 +102,7 @@ class Plan:
     most_crashes: int
     most_freezes: int
     long_idle: bool
+    alike: float
 
     def rate(self, fault: Fault) -> float:
         """Chance of a fault that has its own occasion."""
@@ -110,7 +113,7 @@ def draw_plan(seed: int, rng: random.Random) -> Plan:
     """The plan of a seed. Each kind of fault is off in about half of all seeds, so that each meets each without a
     third, and its rate is drawn over orders of magnitude."""
     calm = rng.random() < 0.05
-    intensity = 0.0 if calm else 10.0 ** rng.uniform(-2.9, -1.5)
+    intensity = 0.0 if calm else 10.0 ** rng.uniform(-2.7, -1.3)
     boundary = {
         fault: intensity * 10.0 ** rng.uniform(-0.7, 0.3) for fault in AT_BOUNDARY if rng.random() < 0.5
     }  # fmt: skip
@@ -135,7 +138,8 @@ def draw_plan(seed: int, rng: random.Random) -> Plan:
         metadata_limit=rng.choice((4095, 4095, 64)),
         drain_seconds=rng.choice((0.0, 2.0, 8.0)),
         model_seconds=rng.choice((0.05, 0.5, 3.0)),
-        most_crashes=rng.randint(1, 8),
-        most_freezes=rng.randint(1, 4),
+        most_crashes=rng.randint(2, 12),
+        most_freezes=rng.randint(1, 6),
         long_idle=rng.random() < 0.02,
+        alike=rng.choice((0.0, 0.2, 0.6)),
     )

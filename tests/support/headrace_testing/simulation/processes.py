@@ -31,7 +31,7 @@ from headrace_testing.router_twin import PREFIX, router_service
 from headrace_testing.simulation.ledger import SimulatedLedger
 from headrace_testing.simulation.log import SimulatedLog
 from headrace_testing.simulation.loop import Fate
-from headrace_testing.simulation.models import CLOUD_MODELS, LOCAL_MODELS, SimulatedProvider
+from headrace_testing.simulation.models import ASKED, CLOUD_MODELS, LOCAL_MODELS, SimulatedProvider
 from headrace_testing.simulation.network import LONGEST_UNDERWAY_SECONDS, PATIENCE_SECONDS
 from headrace_testing.simulation.plan import Fault
 
@@ -256,6 +256,7 @@ class WorkerBody:
                 max_buffered=plan.max_buffered,
                 metadata_limit=plan.metadata_limit,
                 drain_seconds=plan.drain_seconds,
+                lag_interval_seconds=60.0,
             ),
             instance_id=process.name if plan.static_members else None,
         )
@@ -279,8 +280,10 @@ class WorkerBody:
             raise RetryLater("later (simulated)", world.rng.choice((0.3, 3.0)))
         if world.happens(Fault.HANDLER_FAILS, about):
             raise HandlerFault("a defect (simulated)")
+        asked: list[str] = []
+        ASKED.set(asked)
         await self._runner.handle(record)
-        world.judge.ends(process, record)
+        world.judge.ends(process, record, len(asked))
 
     async def run(self) -> None:
         await self._reporter.start()

@@ -92,6 +92,8 @@ class Topics:
         self.work: dict[Place, tuple[Seen, AttemptRequested]] = {}
         self.finished: dict[str, list[AttemptFinished]] = defaultdict(list)
         self.usage: dict[str, UsageRecorded] = {}
+        self.ambiguous_usage: set[str] = set()
+        """Ids that stand for usage of more than one execution."""
         self.usage_of_attempt: dict[str, dict[str, UsageRecorded]] = defaultdict(dict)
         self.final_replies: dict[str, list[tuple[Seen, TaskReply]]] = defaultdict(list)
         self.audited: set[str] = set()
@@ -124,7 +126,9 @@ class Topics:
             case AttemptFinished():
                 self.finished[event.attempt_id].append(event)
             case UsageRecorded():
-                self.usage[event.event_id] = event
+                before = self.usage.setdefault(event.event_id, event)
+                if before.execution_id != event.execution_id:
+                    self.ambiguous_usage.add(event.event_id)
                 self.usage_of_attempt[event.attempt_id][event.execution_id] = event
             case TaskReply(kind=ReplyKind.FINISHED):
                 self.final_replies[event.task_id].append((seen, event))

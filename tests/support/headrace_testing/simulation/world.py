@@ -106,7 +106,6 @@ class SimulatedWorld:
         self.calm = False
         self.partitions = PARTITIONS
         self._settled_at: float | None = None
-        self._violations: list[str] = []
 
     def now_ms(self) -> int:
         """True wall-clock time."""
@@ -129,8 +128,7 @@ class SimulatedWorld:
         if error is not None:
             frames = traceback.extract_tb(error.__traceback__)[-3:]
             where = " (" + " < ".join(f"{f.filename.rsplit('/', 1)[-1]}:{f.lineno}" for f in reversed(frames)) + ")"
-        self._violations.append(f"defect: {what}{where}")
-        self.trace.violation(what)
+        self.judge.violated(f"defect: {what}{where}")
 
     def run(self) -> Outcome:
         """Until all is settled, or nothing will be; then the judgement."""
@@ -143,12 +141,13 @@ class SimulatedWorld:
                 self._idle_for_long()
                 self._settle()
         except SimulationStuck as stuck:
-            self._violations.append(f"not settled: {stuck}; {'; '.join(self.judge.unsettled()) or 'all is done'}")
-        self._violations += [f"defect: {failure}" for failure in self.loop.failures]
-        self._violations += self.judge.verdict()
+            self.judge.violated(f"not settled: {stuck}; {'; '.join(self.judge.unsettled()) or 'all is done'}")
+        for failure in self.loop.failures:
+            self.judge.violated(f"defect: {failure}")
+        violations = self.judge.verdict()
         return Outcome(
             seed=plan.seed,
-            violations=tuple(dict.fromkeys(self._violations)),
+            violations=tuple(dict.fromkeys(violations)),
             digest=self.trace.digest(),
             seconds=self.loop.time(),
             faults=dict(self.trace.faults),

@@ -1,0 +1,27 @@
+"""Bugs to plant into the services: what the simulation must catch, or its silence means nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from headrace_testing.simulation.planted import engine, journal, ledger, router, workers
+from headrace_testing.simulation.planted.bugs import Bug, Patches
+
+BUGS: Sequence[Bug] = (*journal.BUGS, *router.BUGS, *engine.BUGS, *workers.BUGS, *ledger.BUGS)
+
+
+def bug_named(name: str) -> Bug:
+    """Raises KeyError."""
+    return {bug.name: bug for bug in BUGS}[name]
+
+
+@contextmanager
+def planted(bug: Bug) -> Iterator[None]:
+    """The services with a bug in them. Raises AttributeError when the place it is planted in is gone."""
+    patches = Patches()
+    try:
+        bug.plant(patches)
+        yield
+    finally:
+        patches.undo()

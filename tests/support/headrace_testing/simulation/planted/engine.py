@@ -1,0 +1,127 @@
+"""Bugs of parallel consumption."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from headrace_streams import parallel
+from headrace_streams.executing import Executor
+from headrace_streams.offsets import OffsetTracker
+from headrace_streams.parallel import ParallelConsumer
+from headrace_streams.records import Progress
+
+from headrace_testing.simulation.planted.bugs import Bug, Patches
+
+
+def _forgiving(patches: Patches) -> None:
+    """Let a record be finished twice, so that a bug which finishes it early shows itself by its consequences."""
+
+    def finished(self: Any, offset: int) -> None:
+        if offset in self._open:
+            original(self, offset)
+
+    original = patches.put(OffsetTracker, "finished", finished)
+
+
+def _commit_past_open(patches: Patches) -> None:
+    def progress(self: Any) -> Progress | None:
+        return original(self) if self._highest < 0 else Progress(self._highest + 1)
+
+    original = patches.put(OffsetTracker, "progress", progress)
+
+
+def _done_at_begin(patches: Patches) -> None:
+    def begin(self: Any, work: Any) -> Any:
+        work.partition.tracker.finished(work.offset)
+        return original(self, work)
+
+    _forgiving(patches)
+    original = patches.put(Executor, "_begin", begin)
+
+
+def _map_off_by_one(patches: Patches) -> None:
+    def decode(progress: Progress) -> Any:
+        return tuple((start - 1, end - 1) for start, end in original(progress))
+
+    original = patches.put(parallel, "decode", decode)
+
+
+def _map_too_long(patches: Patches) -> None:
+    def beyond(self: Any) -> Any:
+        found = original(self)
+        return [*found[:-1], (found[-1][0], found[-1][1] + 1)] if found else found
+
+    original = patches.put(OffsetTracker, "finished_beyond", beyond)
+
+
+def _map_dropped(patches: Patches) -> None:
+    patches.put(parallel, "_finished_beyond", lambda _name, _progress: ())
+
+
+def _parked_is_done(patches: Patches) -> None:
+    patches.put(Executor, "_park", lambda self, work, _delay: self._done(work))
+
+
+def _parked_forgotten(patches: Patches) -> None:
+    patches.put(Executor, "_set_timer", lambda _self: None)
+
+
+def _letter_not_awaited(patches: Patches) -> None:
+    def bury(self: Any, work: Any, reason: Exception) -> None:
+        work.reason = reason
+        asyncio.ensure_future(self._dead_letters.keep(work.record, reason, work.attempts))  # noqa: RUF006 - the bug
+        self._done(work)
+
+    patches.put(Executor, "_bury", bury)
+
+
+def _no_key_order(patches: Patches) -> None:
+    def work_of(self: Any, record: Any, partition: Any, now: float) -> Any:
+        work = original(self, record, partition, now)
+        work.key = None
+        return work
+
+    original = patches.put(ParallelConsumer, "_work_of", work_of)
+
+
+def _revoked_is_done(patches: Patches) -> None:
+    def take_away(self: Any, names: Any) -> Any:
+        leaving = original(self, names)
+        for partition in leaving:
+            for work in partition.running:
+                partition.tracker.finished(work.offset)
+        return leaving
+
+    _forgiving(patches)
+    original = patches.put(ParallelConsumer, "_take_away", take_away)
+
+
+def _cancelled_is_done(patches: Patches) -> None:
+    def failed(self: Any, work: Any, error: Exception) -> Any:
+        if work.partition.leaving:
+            self._done(work)
+            return None
+        return original(self, work, error)
+
+    original = patches.put(Executor, "_failed", failed)
+
+
+def _never_resumed(patches: Patches) -> None:
+    patches.put(ParallelConsumer, "_relieve", lambda _self: None)
+
+
+BUGS = (
+    Bug("commit_past_open", "the position to commit is the last record received", _commit_past_open),
+    Bug("done_at_begin", "a record counts as finished when its handler begins", _done_at_begin),
+    Bug("map_off_by_one", "the map of finished records is read one too low", _map_off_by_one),
+    Bug("map_too_long", "the map names one record too many", _map_too_long),
+    Bug("map_dropped", "what the map names as finished is done again after a rebalance", _map_dropped),
+    Bug("parked_is_done", "a record that waits for another try counts as finished", _parked_is_done),
+    Bug("parked_forgotten", "nobody wakes records that wait for another try", _parked_forgotten),
+    Bug("letter_not_awaited", "a dead letter is not waited for", _letter_not_awaited),
+    Bug("no_key_order", "records of one key are handled side by side", _no_key_order),
+    Bug("revoked_is_done", "what still runs when a partition goes counts as finished", _revoked_is_done),
+    Bug("cancelled_is_done", "what is cancelled when a partition goes counts as finished", _cancelled_is_done),
+    Bug("never_resumed", "a lane that was full stays paused", _never_resumed),
+)

@@ -1,0 +1,143 @@
+"""Bugs of the journal and of taking over."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection
+from dataclasses import replace
+from typing import Any
+
+from headrace_contracts.topics import TASKS_JOURNAL
+from headrace_router import recovery
+from headrace_router.partition import PartitionRouter
+from headrace_streams import journal_reading
+from headrace_streams.journal import Journal
+from headrace_streams.records import TopicPartition
+
+from headrace_testing.simulation.planted.bugs import Bug, Patches
+
+
+def _act_before_ack(patches: Patches) -> None:
+    def record(self: Any, entry: Any, origin: Any) -> None:
+        offset = self._journal.next_offset
+        original(self, entry, origin)
+        self._act(offset, entry, entry.decided_at)
+
+    def acknowledge(self: Any, entry: Any, positions: Any, queued: float, since: int, done: Any) -> None:
+        if not done.cancelled() and done.exception() is None:
+            self._acknowledged = positions
+        elif not done.cancelled():
+            self._fail(done.exception())
+
+    original = patches.put(PartitionRouter, "_record", record)
+    patches.put(PartitionRouter, "_acknowledge", acknowledge)
+
+
+def _skip_barrier(patches: Patches) -> None:
+    async def take_over(cls: Any, *, publisher: Any, reader: Any, codec: Any, partition: int, **rest: Any) -> Any:
+        where = TopicPartition(codec.topic_prefix + TASKS_JOURNAL.name, partition)
+        _, end = (await reader.bounds([where]))[where]
+        if end == 0:
+            return await original.__func__(
+                cls, publisher=publisher, reader=reader, codec=codec, partition=partition, **rest
+            )
+        recovered = await journal_reading.read_journal(reader, codec, where, end - 1, rest["fold"])
+        return cls(publisher, partition, rest["owner"], end - 1, recovered, rest["limit"]), recovered
+
+    original = patches.put(Journal, "take_over", classmethod(take_over))
+
+
+def _watermark_ahead(patches: Patches) -> None:
+    patches.put(Journal, "acted_offset", property(lambda self: self._next))
+
+
+def _forget_watermark(patches: Patches) -> None:
+    patches.put(Journal, "acted_offset", property(lambda self: 0))
+
+
+def _completed_ahead(patches: Patches) -> None:
+    def acted(self: Any, offset: int, completed_at: int | None = None) -> None:
+        original(self, offset, None if completed_at is None else completed_at + 1000)
+
+    original = patches.put(Journal, "acted", acted)
+
+
+def _no_look_at_tail(patches: Patches) -> None:
+    async def ids_since(*_: Any) -> Collection[str]:
+        return ()
+
+    patches.put(recovery, "_ids_since", ids_since)
+
+
+def _ignore_sequence(patches: Patches) -> None:
+    patches.put(journal_reading._Reading, "_counts", lambda *_: True)
+
+
+def _no_fencing(patches: Patches) -> None:
+    def acknowledge(self: Any, place: int, has_commands: bool, done: Any) -> None:
+        if done.cancelled() or done.exception() is not None:
+            original(self, place, has_commands, done)
+            return
+        acknowledged = self._awaiting.pop(place, None)
+        if acknowledged is None:
+            return
+        if not has_commands:
+            self.acted(place)
+        acknowledged.set_result(place)
+
+    original = patches.put(Journal, "_acknowledge", acknowledge)
+
+
+def _lost_ack_ignored(patches: Patches) -> None:
+    def acknowledge(self: Any, place: int, has_commands: bool, done: Any) -> None:
+        if not done.cancelled() and done.exception() is not None and self.fenced is None:
+            acknowledged = self._awaiting.pop(place)
+            acknowledged.set_result(place)
+            return
+        original(self, place, has_commands, done)
+
+    original = patches.put(Journal, "_acknowledge", acknowledge)
+
+
+def _no_reissue(patches: Patches) -> None:
+    async def repeat(*_: Any) -> int:
+        await asyncio.sleep(0)
+        return 0
+
+    patches.put(recovery, "_repeat", repeat)
+
+
+def _no_settling(patches: Patches) -> None:
+    patches.put(recovery, "_time_left_to_others", lambda *_: 0.0)
+
+
+def _shadow_forgotten(patches: Patches) -> None:
+    def resume(self: Any, shadowed: Any = ()) -> None:
+        original(self, ())
+
+    original = patches.put(PartitionRouter, "resume", resume)
+
+
+def _positions_ahead(patches: Patches) -> None:
+    def reached(self: Any, positions: Any) -> Any:
+        found = original(self, positions)
+        return {where: replace(position, next_offset=position.next_offset + 1) for where, position in found.items()}
+
+    original = patches.put(Journal, "_reached", reached)
+
+
+BUGS = (
+    Bug("act_before_ack", "commands are carried out before the journal has acknowledged them", _act_before_ack),
+    Bug("skip_barrier", "a new owner writes no barrier", _skip_barrier),
+    Bug("watermark_ahead", "the watermark says that commands are carried out which are not", _watermark_ahead),
+    Bug("forget_watermark", "the watermark never moves", _forget_watermark),
+    Bug("completed_ahead", "the mark in tasks.completed stands behind what is still to be written", _completed_ahead),
+    Bug("no_look_at_tail", "a new owner does not look which terminal states are there", _no_look_at_tail),
+    Bug("ignore_sequence", "a reader counts entries that do not stand in their places", _ignore_sequence),
+    Bug("no_fencing", "an owner goes on after somebody else has written", _no_fencing),
+    Bug("lost_ack_ignored", "an owner acts on entries of which nobody knows whether they are there", _lost_ack_ignored),
+    Bug("no_reissue", "a new owner does not carry out what was left open", _no_reissue),
+    Bug("no_settling", "a new owner does not let what others decided arrive", _no_settling),
+    Bug("shadow_forgotten", "states hidden from compaction by a zombie's are not written again", _shadow_forgotten),
+    Bug("positions_ahead", "the journal notes one input more than was decided about", _positions_ahead),
+)

@@ -1,0 +1,121 @@
+"""Bugs of routing and of what a router remembers."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from headrace_contracts.events import Privacy, TaskPhase, TaskStatus
+from headrace_router.agenda import Agenda
+from headrace_router.decide import candidates, machine
+from headrace_router.decide.model import Submitted
+from headrace_router.decide.tasks import PartitionTasks
+from headrace_router.decide.wishes import EarlyWishes
+from headrace_router.partition import PartitionRouter
+from headrace_router.timers import Timers
+
+from headrace_testing.simulation.planted.bugs import Bug, Patches
+
+
+def _zombie_acts(patches: Patches) -> None:
+    def acknowledge(self: Any, entry: Any, positions: Any, queued: float, since: int, done: Any) -> None:
+        original(self, entry, positions, self._monotonic(), since, done)
+
+    original = patches.put(PartitionRouter, "_acknowledge", acknowledge)
+
+
+def _wake_up_lost(patches: Patches) -> None:
+    patches.put(Timers, "set_all", lambda *_: None)
+
+
+def _follower_forgotten(patches: Patches) -> None:
+    patches.put(Agenda, "add_orphans", lambda *_: None)
+
+
+def _ended_forgotten(patches: Patches) -> None:
+    patches.put(PartitionTasks, "has_ended", lambda *_: False)
+
+
+def _submitted_again(patches: Patches) -> None:
+    patches.put_key(
+        machine.TRANSITIONS,  # type: ignore[arg-type]
+        (TaskPhase.RUNNING, Submitted),
+        lambda _state, event, context: machine._submit(None, event, context),
+    )
+
+
+def _same_attempt_number(patches: Patches) -> None:
+    patches.put(machine, "attempt_id", lambda task_id, _number: f"{task_id}/1")
+
+
+def _privacy_lowered(patches: Patches) -> None:
+    def choose(state: Any, context: Any, not_now: str | None = None) -> Any:
+        if state.attempts:
+            state = replace(state, privacy=Privacy.PUBLIC, task=replace(state.task, privacy=Privacy.PUBLIC))
+        return original(state, context, not_now)
+
+    original = patches.put(machine, "_choose", choose)
+
+
+def _consent_ignored(patches: Patches) -> None:
+    def rules_for(*args: Any, **named: Any) -> Any:
+        found = original(*args, **named)
+        return replace(found, consented=frozenset({"groq", "anthropic"}))
+
+    original = patches.put(machine, "rules_for", rules_for)
+
+
+def _budget_ignored(patches: Patches) -> None:
+    patches.put(candidates, "worst_case", lambda *_: 0)
+
+
+def _spending_forgotten(patches: Patches) -> None:
+    patches.put(candidates, "spent", lambda _attempts: 0)
+
+
+def _cancelled_goes_on(patches: Patches) -> None:
+    def apply(self: Any, task_id: str, state: Any) -> None:
+        result = getattr(state, "result", None)
+        if result is None or result.status is not TaskStatus.CANCELLED:
+            original(self, task_id, state)
+
+    original = patches.put(PartitionTasks, "apply", apply)
+
+
+def _early_wish_forgotten(patches: Patches) -> None:
+    patches.put(EarlyWishes, "keep", lambda *_: None)
+
+
+def _all_are_equal(patches: Patches) -> None:
+    patches.put(machine, "equality_digest", lambda *_: "equal")
+
+
+def _orphans_forgotten(patches: Patches) -> None:
+    patches.put(PartitionTasks, "orphaned", lambda _self: ())
+
+
+def _repeat_dispatches(patches: Patches) -> None:
+    patches.put_key(
+        machine.TRANSITIONS,  # type: ignore[arg-type]
+        (TaskPhase.RUNNING, Submitted),
+        lambda state, _event, context: machine._route(state, context),
+    )
+
+
+BUGS = (
+    Bug("zombie_acts", "a router that stood still acts on acknowledgements of before", _zombie_acts),
+    Bug("wake_up_lost", "a recovered partition sets no timers", _wake_up_lost),
+    Bug("follower_forgotten", "followers of a leader that has ended are not told", _follower_forgotten),
+    Bug("ended_forgotten", "a task that comes again after its end is run again", _ended_forgotten),
+    Bug("submitted_again", "a task that comes again while it runs begins anew", _submitted_again),
+    Bug("same_attempt_number", "a retry has the id of the attempt before it", _same_attempt_number),
+    Bug("privacy_lowered", "a retry forgets the privacy of its task", _privacy_lowered),
+    Bug("consent_ignored", "internal content goes to providers that nobody has named", _consent_ignored),
+    Bug("budget_ignored", "no attempt is held against the task's budget", _budget_ignored),
+    Bug("spending_forgotten", "what earlier attempts cost is not taken off the budget", _spending_forgotten),
+    Bug("cancelled_goes_on", "a cancelled task is remembered as it was before", _cancelled_goes_on),
+    Bug("early_wish_forgotten", "a cancellation that overtakes its task is lost", _early_wish_forgotten),
+    Bug("all_are_equal", "an answer serves tasks that asked something else", _all_are_equal),
+    Bug("orphans_forgotten", "followers whose leader ended before a crash wait for ever", _orphans_forgotten),
+    Bug("repeat_dispatches", "a repeated submission sends another attempt out", _repeat_dispatches),
+)
