@@ -71,7 +71,7 @@ def test_the_chart_has_the_services_that_there_are() -> None:
 
 def test_default_secrets_are_those_that_strimzi_makes_for_the_users() -> None:
     assert values()["kafka"]["auth"]["secretPrefix"] == "headrace-"
-    users = [doc["metadata"]["name"] for doc in yaml.safe_load_all((ROOT / "k8s/strimzi/users.yaml").read_text())]
+    users = [doc["metadata"]["name"] for doc in yaml.safe_load_all((ROOT / "k8s/strimzi/users/users.yaml").read_text())]
     assert set(users) == {f"headrace-{user}" for user in USERS}
 
 

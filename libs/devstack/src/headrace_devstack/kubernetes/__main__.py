@@ -46,8 +46,8 @@ def files(root: Path) -> dict[Path, str]:
     }
     return generated | {
         chart / "files" / "topics.yaml": _documents(specs, [kafka_resources.topics_data()]),
-        k8s / "strimzi" / "topics.yaml": _documents(specs, kafka_resources.topic_resources()),
-        k8s / "strimzi" / "users.yaml": _documents(specs, kafka_resources.user_resources()),
+        k8s / "strimzi" / "topics" / "topics.yaml": _documents(specs, kafka_resources.topic_resources()),
+        k8s / "strimzi" / "users" / "users.yaml": _documents(specs, kafka_resources.user_resources()),
         readme: _between(readme.read_text(encoding="utf-8"), values),
     }
 

@@ -1,0 +1,39 @@
+#!/usr/bin/env bash
+# Makes the Secrets that the chart names and nobody else makes, with random contents. What is there stays as it is.
+#
+#   k8s/scripts/secrets.sh [namespace] [host of Postgres]
+#
+# GROQ_API_KEY, ANTHROPIC_API_KEY and TAVILY_API_KEY are taken from the environment where they are set.
+set -euo pipefail
+
+namespace=${1:-headrace}
+postgres=${2:-headrace-postgres}
+
+random() { LC_ALL=C tr -dc 'A-Za-z0-9' < /dev/urandom | head -c "$1" || true; }
+there() { kubectl -n "$namespace" get secret "$1" > /dev/null 2>&1; }
+make_secret() {
+  local name=$1
+  shift
+  if there "$name"; then
+    echo "$name is there already"
+  else
+    kubectl -n "$namespace" create secret generic "$name" "$@"
+  fi
+}
+
+password=$(random 32)
+if there headrace-postgres; then
+  password=$(kubectl -n "$namespace" get secret headrace-postgres -o jsonpath='{.data.password}' | base64 -d)
+fi
+make_secret headrace-postgres --from-literal=password="$password" \
+  --from-literal=url="postgresql://headrace:$password@$postgres:5432/headrace"
+make_secret headrace-registry --from-literal=url="jdbc:postgresql://$postgres:5432/registry" \
+  --from-literal=username=headrace --from-literal=password="$password"
+make_secret headrace-api-keys --from-literal=pepper="$(random 48)" \
+  --from-literal=bootstrap-key="hr_$(random 12)_$(random 40)"
+
+providers=()
+for variable in GROQ_API_KEY ANTHROPIC_API_KEY TAVILY_API_KEY; do
+  if [[ -n ${!variable:-} ]]; then providers+=("--from-literal=$variable=${!variable}"); fi
+done
+make_secret headrace-providers "${providers[@]}"
