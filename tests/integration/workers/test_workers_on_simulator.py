@@ -24,6 +24,7 @@ from headrace_runtime.health import Health
 from headrace_runtime.lifecycle import Part, Service, run
 from headrace_runtime.metrics import Metrics
 from headrace_streams.dead_letters import DeadLetters
+from headrace_streams.publishing import Publication
 from headrace_streams.records import Outgoing
 from headrace_testing.workers import PREFIX, WorkerBench, attempt, now_ms
 from prometheus_client import generate_latest
@@ -296,3 +297,45 @@ async def test_a_provider_that_refuses_the_key_is_left_alone_and_says_so(
     last = {status.node: status for status in bench.read(topics.FLEET_STATUS)}
     assert "simulated" not in " ".join(status.reason for status in last.values())
     assert simulator.faults.pending() > 40
+
+
+def wish(bench: WorkerBench, task_id: str, tenant: str = "acme") -> None:
+    event = events.TaskCancelled(task_id=task_id, tenant=tenant, requested_at=now_ms())
+    publication = Publication(
+        spec=topics.TASKS_CANCELLED, event=event, event_id=f"{task_id}/cancel", key=b"k", tenant=tenant,
+        time_ms=event.requested_at,
+    )  # fmt: skip
+    bench.cluster.append(bench.publisher.outgoing(publication), event.requested_at)
+
+
+async def test_cancelled_attempts_are_not_begun_and_running_ones_are_ended(
+    bench: WorkerBench, simulator: Simulator
+) -> None:
+    simulator.faults.add("ollama", Fault(FaultKind.TIMEOUT), 4)
+    wish(bench, "before")
+    bench.submit(attempt("before"), key=b"before")
+    async with local_worker(bench, simulator, max_in_flight=6) as metrics:
+        for number in range(20):
+            bench.submit(attempt(f"task-{number}"), key=b"s:1" if number > 8 else str(number).encode())
+        async with asyncio.timeout(20):
+            while len(simulator.evidence.of("ollama")) < 4:  # noqa: ASYNC110 - looks at what has no event
+                await asyncio.sleep(0.01)
+        page = metrics.documents["work"]()
+        assert page["outstanding_work_seconds"] >= 19 * 5.0
+        assert (page["models"][0]["running"], page["models"][0]["model"]) == (4, "gemma2:2b")
+        wish(bench, "task-19", tenant="mallory")
+        for number in range(19):
+            wish(bench, f"task-{number}")
+        ends = await finished(bench, 21)
+        async with asyncio.timeout(10):
+            while metrics.documents["work"]()["models"]:  # noqa: ASYNC110 - as above
+                await asyncio.sleep(0.01)
+        shown = generate_latest(metrics.registry).decode()
+    outcomes = {task_id: end.outcome for task_id, end in ends.items()}
+    assert outcomes.pop("task-19") is not Outcome.CANCELLED, "a foreign tenant has no say"
+    assert set(outcomes.values()) == {Outcome.CANCELLED}
+    assert len(simulator.evidence.of("ollama")) <= 5, "only what ran when the wishes came was asked, and the last one"
+    billed = [usage.task_id for usage in bench.read(topics.USAGE_RECORDED)]
+    assert len(billed) == len(set(billed)) <= 5
+    assert "headrace_local_worker_consumer_lag{" in shown
+    assert 'headrace_local_worker_records_total{ending="cancelled"}' in shown
