@@ -8,7 +8,7 @@ render() {
   echo "# Generated from charts/headrace by k8s/scripts/render.sh; change that instead. Release and namespace: headrace."
   "${HELM:-helm}" template headrace charts/headrace --namespace headrace --kube-version 1.33.0 \
     --api-versions keda.sh/v1alpha1 --set autoscaling.mode=keda,monitoring.serviceMonitor.enabled=true \
-    --show-only "templates/$1" | grep -v '^# Source:' |
+    --show-only "templates/$1" | grep -v -e '^# Source:' -e '^ *$' |
     sed -e '/app.kubernetes.io\/managed-by:/d' -e '/helm.sh\/chart:/d'
 }
 keep_current() {
