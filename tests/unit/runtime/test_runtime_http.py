@@ -377,6 +377,34 @@ async def ops() -> AsyncIterator[OpsServer]:
     await server.stop()
 
 
+async def test_the_ops_server_gives_out_the_service_s_documents_and_fresh_metrics() -> None:
+    metrics = Metrics("test")
+    asked = 0
+
+    def refresh() -> None:
+        nonlocal asked
+        asked += 1
+        gauge.clear()
+        gauge.labels(str(asked)).set(asked)
+
+    metrics.before_scrape(refresh)
+    gauge = metrics.gauge("freshness", "How often it was asked for.", ("time",))
+    metrics.documents["work"] = lambda: {"outstanding_work_seconds": 12.5}
+    server = OpsServer(
+        host="127.0.0.1", port=0, service="s", version="1", instance="i", health=Health(), metrics=metrics
+    )
+    await server.start()
+    async with aiohttp.ClientSession(f"http://127.0.0.1:{server.port}") as session:
+        async with session.get("/work") as response:
+            assert (response.status, await _json(response)) == (200, {"outstanding_work_seconds": 12.5})
+        for time in ("1", "2"):
+            async with session.get("/metrics") as response:
+                shown = await response.text()
+            assert f'headrace_test_freshness{{time="{time}"}} {time}.0' in shown
+            assert shown.count("headrace_test_freshness{") == 1
+    await server.stop()
+
+
 async def test_the_ops_server_tells_health_and_metrics(ops: OpsServer) -> None:
     health: Health = ops.health  # type: ignore[attr-defined]
     async with aiohttp.ClientSession(f"http://127.0.0.1:{ops.port}") as session:
