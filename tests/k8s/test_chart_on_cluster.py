@@ -72,7 +72,14 @@ def left_over(plane: ControlPlane, namespace: str) -> set[str]:
     wide = plane.kubectl("api-resources", "--namespaced=false", "--verbs=list", "-o", "name").out.split()
     labelled = plane.get(",".join(wide), "-l", f"app.kubernetes.io/instance={RELEASE}")["items"]
     names |= {f"{one['kind']}/{one['metadata']['name']}" for one in labelled}
-    return {name for name in names if not name.startswith("Secret/headrace-") and name not in OURS_BEFORE}
+    # Topics outlive a release on purpose: what is in them is worth more than a tidy namespace.
+    kept = {f"{one['kind']}/{one['metadata']['name']}" for one in found if is_kept(one)}
+    return {name for name in names - kept if not name.startswith("Secret/headrace-") and name not in OURS_BEFORE}
+
+
+def is_kept(one: Mapping[str, Any]) -> bool:
+    annotations = one["metadata"].get("annotations", {})
+    return bool(one["kind"] == "KafkaTopic" and annotations.get("helm.sh/resource-policy") == "keep")
 
 
 def referenced_secrets(objects: list[Mapping[str, Any]]) -> set[tuple[str, str]]:

@@ -190,6 +190,7 @@ def test_alerts_are_rules_that_prometheus_takes(tools: Toolchain) -> None:
     run_command([str(tools.path("promtool")), "check", "rules", "--lint=all", "--lint-fatal", *map(str, found)])
 
 
+@pytest.mark.timeout(900)  # a month of burning error budgets, minute by minute
 def test_alerts_fire_when_they_should_and_else_are_quiet(tools: Toolchain) -> None:
     tests = sorted((MANIFESTS / "prometheus").glob("*.test.yaml"))
     assert tests

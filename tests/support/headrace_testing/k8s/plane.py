@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import ctypes
+import http.client
 import json
 import os
 import secrets
@@ -176,6 +177,25 @@ class ControlPlane:
     def get(self, *arguments: str) -> Any:
         """What `kubectl get` finds, as data."""
         return json.loads(self.kubectl("get", *arguments, "-o", "json").out)
+
+    def post(self, path: str, body: Mapping[str, Any], *, as_user: str, as_groups: Sequence[str] = ()) -> Any:
+        """What the API server answers to a request in somebody else's name."""
+        context = ssl.create_default_context(cafile=str(self.certificate))
+        connection = http.client.HTTPSConnection("127.0.0.1", self._api_port, timeout=10, context=context)
+        with contextlib.closing(connection):
+            content = json.dumps(body).encode()
+            connection.putrequest("POST", path)
+            connection.putheader("Content-Type", "application/json")
+            connection.putheader("Content-Length", str(len(content)))
+            connection.putheader("Authorization", f"Bearer {self._token}")
+            connection.putheader("Impersonate-User", as_user)
+            for group in as_groups:
+                connection.putheader("Impersonate-Group", group)
+            connection.endheaders(content)
+            answer = connection.getresponse()
+            said = json.load(answer)
+            assert answer.status in (200, 201), said
+            return said
 
     def apply(self, *objects: Mapping[str, Any]) -> None:
         """Apply objects on the server's side."""
