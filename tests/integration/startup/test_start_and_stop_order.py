@@ -210,14 +210,19 @@ async def _provision(stack: RunningStack, prefix: str) -> None:
 
 @pytest.fixture(scope="module")
 def stories(
-    stack: RunningStack, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest, stack: RunningStack, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[dict[tuple[str, str], Future[Shown]]]:
-    """All cases, under way."""
+    """All cases that were asked for, under way."""
+    asked = [
+        (str(item.callspec.params["service"]), str(item.callspec.params["part"]))
+        for item in request.session.items
+        if item.path == request.path and isinstance(item, pytest.Function)
+    ]
     prefix = f"t{uuid.uuid4().hex[:12]}."
     folder = tmp_path_factory.mktemp("startup")
     with ThreadPoolExecutor(AT_ONCE) as threads:
         threads.submit(asyncio.run, _provision(stack, prefix)).result()
-        yield {case: threads.submit(_live, *case, stack, prefix, folder) for case in CASES}
+        yield {case: threads.submit(_live, *case, stack, prefix, folder) for case in asked}
 
 
 @pytest.mark.parametrize(("service", "part"), CASES)

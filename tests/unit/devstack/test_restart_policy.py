@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from headrace_devstack.restart import GiveUp, RestartAfter, RestartPolicy, RestartState, on_exit
+from headrace_devstack.restart import GiveUp, RestartAfter, RestartPolicy, RestartState, on_exit, start_patience
 
 POLICY = RestartPolicy(first=1.0, factor=2.0, longest=10.0, forget_after=60.0, tries_before_healthy=2)
 
@@ -36,3 +36,9 @@ def test_a_part_that_was_healthy_once_is_never_given_up() -> None:
         assert isinstance(decision, RestartAfter)
         assert decision.seconds <= POLICY.longest
     assert state == replace(state, total=201, was_healthy=True)
+
+
+def test_a_part_that_could_run_gets_more_time_to_come_back_each_time() -> None:
+    assert start_patience(60.0, RestartState()) == 60.0
+    assert start_patience(60.0, RestartState(in_a_row=1)) == 60.0  # never healthy: the stack's start shall fail soon
+    assert [start_patience(60.0, RestartState(in_a_row=n, was_healthy=True)) for n in (1, 2, 9)] == [120, 240, 3840]

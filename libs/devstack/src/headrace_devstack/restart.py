@@ -52,3 +52,12 @@ def on_exit(
     if not was_healthy and after.in_a_row >= policy.tries_before_healthy:
         return after, GiveUp(after.in_a_row)
     return after, RestartAfter(min(policy.first * policy.factor ** min(earlier, 32), policy.longest))
+
+
+def start_patience(seconds: float, state: RestartState) -> float:
+    """How long a part may take to become healthy, in seconds, if its first start may take so many.
+
+    A part that could run before is given twice as long each time: it may have much to recover on a busy machine, and
+    ending it there would only make it begin anew.
+    """
+    return seconds * 2.0 ** min(state.in_a_row, 6) if state.was_healthy else seconds

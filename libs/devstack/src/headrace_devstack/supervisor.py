@@ -14,7 +14,7 @@ from enum import Enum
 from headrace_devstack.errors import ReadThePartLog
 from headrace_devstack.parts.part import NotHealthyYet, Part, Process, Step
 from headrace_devstack.processes import end, launch
-from headrace_devstack.restart import GiveUp, RestartPolicy, RestartState, on_exit
+from headrace_devstack.restart import GiveUp, RestartPolicy, RestartState, on_exit, start_patience
 
 FIRST_CHECKS_EVERY = 0.1  # seconds, until a part is healthy
 CHECKS_EVERY = 5.0
@@ -152,17 +152,18 @@ class Supervisor:
 
     async def _run_once(self, run: "_Run", part: Process, started: float) -> tuple[float | None, str]:
         """One life of a process: for how long it was healthy, if it was, and how it ended."""
+        patience = start_patience(part.start_seconds, run.restarts)
         try:
             process = run.process = await launch(part.command)
         except OSError as error:  # no room for its log, no process left: that may pass
             return None, f"could not be launched: {error}"
         exited = asyncio.create_task(process.wait())
         try:
-            if not await self._until_healthy(part, exited, deadline=started + part.start_seconds):
+            if not await self._until_healthy(part, exited, deadline=started + patience):
                 if exited.done():
                     return None, _ending(exited.result())
                 await end(process, part.command)
-                return None, f"was not healthy within {part.start_seconds:.0f} s"
+                return None, f"was not healthy within {patience:.0f} s"
             healthy_at = time.monotonic()
             self._change(run, Condition.HEALTHY, healthy_at - started)
             while not exited.done():

@@ -47,6 +47,9 @@ async def wait_until(
     delay = _FIRST_DELAY_SECONDS
     began = now()
     said_at: float | None = None
+    if health is not None:
+        # The first answer may take long, too.
+        health.set(f"waiting for {what}", "no answer yet")
     while True:
         try:
             result = await probe()

@@ -18,6 +18,8 @@ from headrace_streams.kafka.properties import Properties, admin_properties
 from headrace_streams.records import NewTopic, TopicPartition
 
 _SECONDS = 10.0
+_METADATA_SECONDS = 3.0
+"""Short: a process that is told to stop waits for the question that is under way."""
 _LEADER_PAUSE_SECONDS = 0.05
 # Not annotated where it comes from.
 _OFFSET_SPEC: Any = admin.OffsetSpec  # type: ignore[attr-defined]
@@ -108,7 +110,7 @@ class KafkaAdmin:
     def _partition_counts(self, topics: Collection[str]) -> dict[str, int]:
         counts: dict[str, int] = {}
         for topic in topics:
-            found = self._client.list_topics(topic, _SECONDS).topics[topic]
+            found = self._client.list_topics(topic, _METADATA_SECONDS).topics[topic]
             if found.error is None:
                 counts[topic] = len(found.partitions)
             elif found.error.code() not in (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC):
