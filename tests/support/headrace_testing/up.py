@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-START_SECONDS = 150.0
+START_SECONDS = 300.0
 STOP_SECONDS = 60.0
 
 _NOT_FOR_TESTS = ("GROQ_API_KEY", "ANTHROPIC_API_KEY", "TAVILY_API_KEY", "OLLAMA_HOST")

@@ -53,7 +53,7 @@ class Process:
     after: tuple[str, ...] = ()
     address: str = ""
     note: str = ""
-    start_seconds: float = 60.0
+    start_seconds: float = 120.0
 
 
 @dataclass(frozen=True, slots=True)
