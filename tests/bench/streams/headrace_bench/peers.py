@@ -39,12 +39,12 @@ class JavaPeer:
     version: str
 
     def command(
-        self, bootstrap: str, topic: str, *, records: int, keyed: bool, concurrency: int, keys: int
+        self, bootstrap: str, topic: str, *, records: int, keyed: bool, keys: int, concurrency: int, buffer: int
     ) -> list[str]:
-        """Starts it."""
+        """Starts it; a buffer of 0 messages is one that the Parallel Consumer sizes itself."""
         options = ["-Xmx1g", "-XX:-UsePerfData", "-cp", self.class_path, "ParallelConsumerRound"]
         ordering = "KEY" if keyed else "UNORDERED"
-        return [str(JAVA), *options, bootstrap, topic, str(records), ordering, str(concurrency), str(keys)]
+        return [str(JAVA), *options, bootstrap, topic, str(records), ordering, str(concurrency), str(keys), str(buffer)]
 
 
 async def java_peer(folder: Path) -> JavaPeer:

@@ -39,6 +39,7 @@ public final class ParallelConsumerRound {
     private final int records;
     private final ProcessingOrder ordering;
     private final int concurrency;
+    private final int buffer;
 
     private final AtomicIntegerArray seen;
     private final AtomicIntegerArray running;
@@ -57,6 +58,7 @@ public final class ParallelConsumerRound {
         ordering = ProcessingOrder.valueOf(arguments[3]);
         concurrency = Integer.parseInt(arguments[4]);
         int keys = Integer.parseInt(arguments[5]);
+        buffer = Integer.parseInt(arguments[6]);
         seen = new AtomicIntegerArray(records);
         running = new AtomicIntegerArray(keys);
         last = new AtomicLongArray(keys);
@@ -65,7 +67,7 @@ public final class ParallelConsumerRound {
         }
     }
 
-    /** Arguments: bootstrap servers, topic, records, KEY or UNORDERED, maximum concurrency, keys. */
+    /** Arguments: bootstrap servers, topic, records, KEY or UNORDERED, maximum concurrency, keys, message buffer. */
     public static void main(String[] arguments) throws Exception {
         PrintStream answers = System.out;
         System.setOut(System.err);
@@ -92,6 +94,7 @@ public final class ParallelConsumerRound {
                                 .consumer(consumer)
                                 .ordering(ordering)
                                 .maxConcurrency(concurrency)
+                                .messageBufferSize(buffer)
                                 .commitMode(CommitMode.PERIODIC_CONSUMER_ASYNCHRONOUS)
                                 .build());
         processor.subscribe(List.of(topic));
