@@ -88,11 +88,6 @@ class LocalWorkerSettings(ServiceSettings):
         reason="Age of the wishes to stop a task that are read at the start: an attempt may have waited that long.",
         ge=0,
     )
-    static_member: bool = setting(
-        False,
-        unit="true | false",
-        reason="Keep this instance's partitions for it over a quick restart; only with a stable HEADRACE_INSTANCE_ID.",
-    )
     max_in_flight: int = setting(
         64, unit="attempts", reason="Attempts in hand at once, those that wait for a free slot included.", ge=2
     )
