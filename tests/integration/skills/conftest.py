@@ -19,7 +19,7 @@ async def installation() -> AsyncIterator[Installation]:
 def eventually() -> Callable[..., Awaitable[None]]:
     """Waits until a condition holds."""
 
-    async def wait(condition: Callable[[], object], seconds: float = 5.0) -> None:
+    async def wait(condition: Callable[[], object], seconds: float = 30.0) -> None:
         deadline = time.monotonic() + seconds
         while not condition():
             assert time.monotonic() < deadline, "it did not come about in time"

@@ -8,13 +8,16 @@ from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
+import typer
 from headrace.cli.main import build
 from headrace.cli.moments import parse_moment
 from headrace.cli.output import dollars, dollars_text, plain_data, task_summary
 from headrace.cli.records import record_document, record_line
+from headrace.cli.running import run
 from headrace.results import Failure, Task, TrailStep, Usage
 from headrace_contracts.content import plain
 from headrace_contracts.events import Content, ServedFrom, TaskCompleted, TaskStatus
+from headrace_streams.errors import TryAgain
 from headrace_streams.records import Record
 from typer.testing import CliRunner
 
@@ -114,3 +117,16 @@ def test_usage_errors_are_exit_code_2(monkeypatch: pytest.MonkeyPatch, tmp_path:
     monkeypatch.chdir(tmp_path)
     for arguments in (["submit", "--privacy", "secret", "x"], ["tail"], ["nonsense"], ["submit", "x", "--label", "y"]):
         assert CliRunner().invoke(build([]), arguments).exit_code == 2, arguments
+
+
+def test_kafka_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("HEADRACE_BOOTSTRAP_SERVERS", "127.0.0.1:9")
+    monkeypatch.setenv("HEADRACE_REGISTRY_URL", "http://127.0.0.1:9")
+
+    async def work() -> None:
+        raise TryAgain("Failed to get metadata")
+
+    with pytest.raises(typer.Exit) as ended:
+        run(work())
+    assert ended.value.exit_code == 3
+    assert "Kafka at 127.0.0.1:9 does not answer" in capsys.readouterr().err.replace("\n", " ")

@@ -70,7 +70,10 @@ def run(work: Coroutine[Any, Any, T]) -> T:
 
 def tell(error: BaseException) -> None:
     """One message for an error, on stderr."""
-    ERR.print(Text.assemble(("headrace: ", "bold red"), str(error)), soft_wrap=True)
+    text = str(error)
+    if isinstance(error, Exception) and _kafka_exit_code(error) == UNREACHABLE:
+        text = f"Kafka at {addresses().bootstrap_servers} does not answer as it should: {text}"
+    ERR.print(Text.assemble(("headrace: ", "bold red"), text), soft_wrap=True)
     if isinstance(error, RequestInvalid):
         for field, message in error.fields:
             ERR.print(f"  {field}: {message}", markup=False, soft_wrap=True)
