@@ -71,12 +71,14 @@ async def measure(bootstrap: str, folder: Path, rounds: int, records: int) -> Se
         prefix = outcome.contestant.request["prefix"]
         await create(bootstrap, *(NewTopic(f"{prefix}{name}", 1, 1) for name in names))
     async with AsyncExitStack() as stack:
-        load = await stack.enter_async_context(running("load", module("hop_load"), folder))
+        loads: dict[str, Child] = {}
         hops: dict[str, Child] = {}
         for outcome in outcomes:
             contestant = outcome.contestant
             hop = await stack.enter_async_context(running(contestant.name, contestant.command, folder))
             hops[contestant.name] = hop
+            started = running(f"load of {contestant.name}", module("hop_load"), folder)
+            loads[contestant.name] = await stack.enter_async_context(started)
             try:
                 await hop.round(contestant.request, ROUND_SECONDS)
             except ContestantFailed as error:
@@ -86,8 +88,9 @@ async def measure(bootstrap: str, folder: Path, rounds: int, records: int) -> Se
             for outcome in outcomes[turn:] + outcomes[:turn]:
                 if outcome.failure is not None:
                     continue
+                name = outcome.contestant.name
                 try:
-                    answer = await _round(load, hops[outcome.contestant.name], outcome.contestant, records)
+                    answer = await _round(loads[name], hops[name], outcome.contestant, records)
                 except ContestantFailed as error:
                     _leave_out(outcome, error)
                     continue
@@ -95,7 +98,7 @@ async def measure(bootstrap: str, folder: Path, rounds: int, records: int) -> Se
                     outcome.answers.append(answer)
                 when = f"round {number}" if number else "warm-up"
                 sys.stderr.write(
-                    f"  {when:8} {outcome.contestant.name:48} {answer['records'] / answer['seconds']:10,.0f} /s, "
+                    f"  {when:8} {name:48} {answer['records'] / answer['seconds']:10,.0f} /s, "
                     f"{1e6 * answer['cpu_seconds'] / answer['records']:6.1f} µs each, at {_RATE:,}/s "
                     f"p50 {answer['p50_ms']:.1f} p99 {answer['p99_ms']:.1f} ms\n"
                 )

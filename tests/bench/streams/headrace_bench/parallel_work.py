@@ -128,13 +128,12 @@ def _contestants(bootstrap: str, workload: str, records: int, peers: _Peers) -> 
         if isinstance(peers.pyrallel, str):
             yield Contestant(name=contestant, command=(), request={}, missing=peers.pyrallel)
             continue
-        options = {"max_in_flight": 1_000, "poll_batch_size": 5_000, "queue_max_messages": 20_000}
-        request = {"ordering": "key_hash" if keyed else "unordered", "options": options}
+        request = {"ordering": "key_hash" if keyed else "unordered", "options": {"max_in_flight": 1_000}}
         yield Contestant(
             name=contestant,
             command=peers.pyrallel.command(),
             request=common(keys) | request,
-            settings=f"{peers.pyrallel.version}, asyncio engine, max_in_flight 1,000, poll_batch_size 5,000",
+            settings=f"{peers.pyrallel.version}, asyncio engine, max_in_flight 1,000",
         )
 
 

@@ -41,7 +41,8 @@ class Load:
             )
             for key in self._keys
         ]
-        self._producer = Producer({"bootstrap.servers": bootstrap, "linger.ms": 0})
+        # Idempotent, so that a request that is sent again neither doubles events nor changes their order.
+        self._producer = Producer({"bootstrap.servers": bootstrap, "linger.ms": 0, "enable.idempotence": True})
         self._consumer = Consumer(
             {"bootstrap.servers": bootstrap, "group.id": f"{prefix}load", "isolation.level": "read_committed"}
         )
@@ -90,14 +91,14 @@ class Load:
 
 
 def main() -> None:
-    """A round for each request."""
-    loads: dict[str, Load] = {}
+    """A round for each request, all to one hop."""
+    load: Load | None = None
 
     def play(request: Mapping[str, Any]) -> Mapping[str, object]:
-        prefix: str = request["prefix"]
-        if prefix not in loads:
-            loads[prefix] = Load(request["bootstrap"], prefix)
-        return loads[prefix].run(request["records"], request["rate"])
+        nonlocal load
+        if load is None:
+            load = Load(request["bootstrap"], request["prefix"])
+        return load.run(request["records"], request["rate"])
 
     serve(play)
 
