@@ -57,7 +57,7 @@ def server(stack: RunningStack) -> Iterator[str]:
         yield url
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(incoming=st.lists(events, max_size=60), cuts=st.lists(st.integers(1, 20), max_size=10))
 def test_the_ledger_is_the_oracle(server: str, incoming: list[UsageRecorded], cuts: list[int]) -> None:
     asyncio.run(_check(server, incoming, cuts))
@@ -105,7 +105,7 @@ async def _check(dsn: str, incoming: Sequence[UsageRecorded], cuts: Sequence[int
         )
     finally:
         await reader.close()
-    assert Counter(row["event_id"] for row in entries) == Counter(booked)
+    assert Counter(row["event_id"] for row in entries) == Counter(booked.keys())
     assert {row["event_id"]: row["cost_nanodollars"] for row in entries} == booked
     assert sums is not None
     assert tuple(sums) == (sum(booked.values()), len(booked))
