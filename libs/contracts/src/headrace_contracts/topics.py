@@ -131,7 +131,8 @@ SKILLS_FEED = TopicSpec(
     ("skill-broadcaster",), ("skill-broadcaster", "anyone"), "Changes of skills, by interest.",
 )  # fmt: skip
 FLEET_STATUS = TopicSpec(
-    "fleet.status", events.NodeStatus, "node or provider", "compact", None, 1,
+    # A day, so that what workers told that are long gone does not stay for ever: each has keys of its own.
+    "fleet.status", events.NodeStatus, "node/worker", "compact,delete", _DAY_MS, 1,
     ("local-worker", "cloud-worker"), ("router", "intake", "anyone"), "Nodes and providers: models, slots, health.",
 )  # fmt: skip
 PREFERENCES = TopicSpec(
