@@ -77,6 +77,13 @@ PROGRAMS: Final = (
 )
 
 
+KEDA_PROGRAMS: Final = tuple(
+    Program(f"keda-{name}", "keda", f"github.com/kedacore/keda/v2/cmd/{name}") for name in ("operator", "adapter")
+)
+
+ALL_PROGRAMS: Final = (*PROGRAMS, *KEDA_PROGRAMS)
+
+
 class Toolchain:
     """The programs in the cache folder.
 
@@ -89,13 +96,13 @@ class Toolchain:
 
     def path(self, name: str) -> Path:
         """Where a program is, whether or not it has been built."""
-        program = next(program for program in PROGRAMS if program.name == name)
+        program = next(program for program in ALL_PROGRAMS if program.name == name)
         return self.folder / f"{name}-{_digest(program)}" / name
 
     @property
     def missing(self) -> tuple[Program, ...]:
         """What has not been built yet."""
-        return tuple(program for program in PROGRAMS if not self.path(program.name).is_file())
+        return tuple(program for program in ALL_PROGRAMS if not self.path(program.name).is_file())
 
     def build(self, programs: Sequence[Program] = PROGRAMS) -> None:
         """Build what is missing; another process that builds into the same folder is waited for.
@@ -198,11 +205,11 @@ def main() -> int:
     if missing:
         print(f"Building {len(missing)} programs into {tools.folder}; this takes some minutes once.", flush=True)
     try:
-        tools.build()
+        tools.build(ALL_PROGRAMS)
     except (InstallGo, BuildFailed) as error:
         print(f"x {error}", file=sys.stderr)
         return _EXIT_UNUSABLE
-    print(f"  {len(PROGRAMS)} programs in {tools.folder}")
+    print(f"  {len(ALL_PROGRAMS)} programs in {tools.folder}")
     return 0
 
 
