@@ -9,7 +9,8 @@ set -euo pipefail
 namespace=${1:-headrace}
 postgres=${2:-headrace-postgres}
 
-random() { LC_ALL=C tr -dc 'A-Za-z0-9' < /dev/urandom | head -c "$1" || true; }
+# Letters and digits as in base32: an API key has no others.
+random() { LC_ALL=C tr -dc 'a-z2-7' < /dev/urandom | head -c "$1" || true; }
 there() { kubectl -n "$namespace" get secret "$1" > /dev/null 2>&1; }
 make_secret() {
   local name=$1
@@ -30,7 +31,7 @@ make_secret headrace-postgres --from-literal=password="$password" \
 make_secret headrace-registry --from-literal=url="jdbc:postgresql://$postgres:5432/registry" \
   --from-literal=username=headrace --from-literal=password="$password"
 make_secret headrace-api-keys --from-literal=pepper="$(random 48)" \
-  --from-literal=bootstrap-key="hr_$(random 12)_$(random 40)"
+  --from-literal=bootstrap-key="hr_$(random 16)_$(random 48)"
 
 providers=()
 for variable in GROQ_API_KEY ANTHROPIC_API_KEY TAVILY_API_KEY; do
