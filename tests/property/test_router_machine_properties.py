@@ -61,7 +61,7 @@ SHIPPED = load_policy(None)
 POLICY = SHIPPED.model_copy(update={"retry": SHIPPED.retry.model_copy(update={"attempts": 4})})
 PRICES = load_price_book()
 STRICTNESS = [Privacy.PUBLIC, Privacy.INTERNAL, Privacy.SENSITIVE]
-TASKS = [f"task-{number}" for number in range(5)]
+TASKS = [f"task-{number}" for number in range(7)]
 NODES = (LOCAL, GROQ_NODE, ANTHROPIC_NODE)
 
 
@@ -227,7 +227,7 @@ class Lives(RuleBasedStateMachine):
     @precondition(lambda self: self.tasks.phases.get(TaskPhase.RUNNING))
     @rule(
         data=st.data(),
-        outcome=st.sampled_from([*[Outcome.FAILED_RETRYABLE] * 6, *Outcome]),
+        outcome=st.sampled_from([*[Outcome.FAILED_RETRYABLE] * 5, *[Outcome.ANSWERED] * 3, *Outcome]),
         code=st.sampled_from(["overloaded", "overloaded", "overloaded", "invalid_request"]),
         wait=st.sampled_from([None, None, 100, 3_000, 60_000]),
         output=st.sampled_from([0, 200]),

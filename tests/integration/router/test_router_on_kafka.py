@@ -9,6 +9,10 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
+from confluent_kafka import TopicPartition as KafkaPartition
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin._config import AlterConfigOpType, ConfigEntry, ConfigResource
+from confluent_kafka.admin._resource import ResourceType
 from headrace_contracts.codec import Codec
 from headrace_contracts.errors import Origin
 from headrace_contracts.events import AttemptRequested, EntryKind, JournalEntry, Position, TaskCompleted, TaskSubmitted
@@ -16,6 +20,7 @@ from headrace_contracts.memory_registry import MemoryRegistry
 from headrace_contracts.topics import (
     ATTEMPTS_FINISHED,
     TASKS_COMPLETED,
+    TASKS_JOURNAL,
     TASKS_SUBMITTED,
     TOPICS,
     WORK_LOCAL_BATCH,
@@ -34,6 +39,7 @@ from headrace_streams.kafka import KafkaLog
 from headrace_streams.ports import Log, Producer
 from headrace_streams.provisioning import provision
 from headrace_streams.publishing import Publication, Publisher
+from headrace_streams.records import TopicPartition
 from headrace_testing.router_twin import end_of, key_of, now_ms, quick_policy
 from headrace_testing.routing import LOCAL, task
 from prometheus_client import CollectorRegistry
@@ -196,3 +202,47 @@ async def test_tasks_survive_routers_that_come_and_go(bed: Bed) -> None:
     await bed.until(lambda: len(bed.completed) == len(sent))
     await asyncio.sleep(0.3)
     assert bed.completed == Counter({submitted.task_id: 1 for submitted in sent})
+
+
+async def test_a_journal_survives_compaction_and_retention_on_kafka(bed: Bed, kafka: str) -> None:
+    topic = f"{bed.prefix}{TASKS_JOURNAL.name}"
+    admin = AdminClient({"bootstrap.servers": kafka})
+    eager = {"segment.ms": "100", "min.cleanable.dirty.ratio": "0.001", "min.compaction.lag.ms": "0"}
+    entries = [ConfigEntry(name, value, incremental_operation=AlterConfigOpType.SET) for name, value in eager.items()]
+    resource = ConfigResource(ResourceType.TOPIC, topic, incremental_configs=entries)
+    for altered in admin.incremental_alter_configs([resource]).values():
+        await asyncio.wrap_future(altered)
+    first, _, _ = await bed.take_over("a")
+    for number in range(600):
+        first.acted(await first.append(entry(f"t{number % 20}", number + 1)))
+    # Only segments that are no longer written to are compacted.
+    await asyncio.sleep(0.2)
+    first.acted(await first.append(entry("last", 601)))
+    where = TopicPartition(topic, 0)
+    reader = bed.log.reader()
+
+    async def left() -> int:
+        await reader.assign({where: 0})
+        end = (await reader.bounds([where]))[where][1]
+        count = 0
+        while reader.positions()[where] < end:
+            count += len(await reader.poll(1000, 1.0))
+        return count
+
+    async with asyncio.timeout(90):
+        while await left() > 100:  # noqa: ASYNC110 - what is waited for is in another process
+            await asyncio.sleep(1)
+    second, recovered, folded = await bed.take_over("b")
+    assert sorted(folded, key=lambda name: (len(name), name))[-1] == "last"
+    assert set(folded) == {*(f"t{number}" for number in range(20)), "last"}
+    assert recovered.positions == {("tasks.submitted", 0): 601}
+    assert second.generation == 602
+    # Retention takes the rest; what is written now and then is enough to know where to go on.
+    await second.watermark((), now_ms())
+    beyond = KafkaPartition(topic, 0, second.generation + 1)
+    for deleted in admin.delete_records([beyond]).values():
+        await asyncio.wrap_future(deleted)
+    third, recovered, folded = await bed.take_over("c")
+    assert (folded, recovered.positions) == ([], {("tasks.submitted", 0): 601})
+    assert await third.append(entry("next", 602)) == third.generation + 1
+    await reader.close()

@@ -19,6 +19,7 @@ from headrace_contracts.events import (
     Preferences,
     Privacy,
     PrivacyLevel,
+    Rejection,
     ServedFrom,
     TaskCompleted,
     TaskPhase,
@@ -59,6 +60,7 @@ def check(before: TaskState | None, event: Event, result: Decision | Noted | Ign
     task = event.task if isinstance(event, Submitted) else None if known is None else known.task
     assert task is not None or isinstance(event, Unrecordable), "something was decided about a task that has ended"
     _check_commands(after, result.commands)
+    _check_rejections(after, result.rejected, context)
     if task is None:
         return
     _check_identity(before, after, task, event)
@@ -156,6 +158,16 @@ def _check_commands(after: TaskState, commands: Sequence[Command]) -> None:
         assert not restarted or commands[0].kind is CommandKind.REPLY
     else:
         assert after.phase is not TaskPhase.RUNNING, "an attempt was counted and not sent"
+
+
+def _check_rejections(after: TaskState, rejected: Sequence[Rejection], context: Context) -> None:
+    for rejection in rejected:
+        ours = context.policy.place(rejection.provider) is Place.LOCAL
+        if ours:
+            assert rejection.code not in ("privacy", "no_consent", "no_capacity"), "our own nodes may see everything"
+            assert after.privacy is not Privacy.SENSITIVE or rejection.code != "mode", "it may always stay"
+        else:
+            assert rejection.code != "no_local_capacity"
 
 
 def _check_attempts(
@@ -293,8 +305,6 @@ def _check_order(
                 and any(_same(model.name, rejection.model, Place.LOCAL) for model in node.models)
                 for node in context.fleet.nodes
             ), "somebody was there"
-        if rejection.code in ("privacy", "mode", "no_consent"):
-            assert context.policy.place(rejection.provider) is Place.CLOUD or rejection.code == "mode"
 
 
 def _check_end(
