@@ -208,6 +208,10 @@ class PartitionRouter:
 
     def skip(self, origin: Input) -> None:
         """Go past an input record without a decision. The next entry or watermark records it."""
+        # While a dead letter was on its way this one may have been closed, and has refused what came before: the record
+        # is delivered again, and a `successor` must not begin behind it.
+        if self._closed:
+            return
         self._positions = {**self._positions, origin.topic: origin.offset + 1}
 
     def fleet_gained(self) -> None:
