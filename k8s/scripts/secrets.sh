@@ -3,6 +3,7 @@
 #
 #   k8s/scripts/secrets.sh [namespace] [host of Postgres]
 #
+# POSTGRES_PASSWORD is that of the user headrace, random unless set.
 # GROQ_API_KEY, ANTHROPIC_API_KEY and TAVILY_API_KEY are taken from the environment where they are set.
 set -euo pipefail
 
@@ -22,7 +23,7 @@ make_secret() {
   fi
 }
 
-password=$(random 32)
+password=${POSTGRES_PASSWORD:-$(random 32)}
 if there headrace-postgres; then
   password=$(kubectl -n "$namespace" get secret headrace-postgres -o jsonpath='{.data.password}' | base64 -d)
 fi

@@ -87,6 +87,30 @@ def test_presets_name_topics_and_models_that_there_are(preset: str) -> None:
             assert f"ollama/{model}" in policy, f"no role of the shipped policy asks for {model}"
 
 
+def test_mirrors_and_their_users_name_topics_that_there_are() -> None:
+    documents = [
+        document
+        for path in sorted((ROOT / "k8s/strimzi/mirror").glob("mirror*.yaml"))
+        for document in yaml.safe_load_all(path.read_text())
+    ]
+    mirror = next(document for document in documents if document["kind"] == "KafkaMirrorMaker2")
+    pattern = mirror["spec"]["mirrors"][0]["topicsPattern"]
+    mirrored = {f"headrace.{name}" for name in TOPICS if re.fullmatch(pattern, f"headrace.{name}")}
+    assert mirrored == {
+        "headrace.skills.catalog",
+        "headrace.skills.feed",
+        "headrace.preferences",
+        "headrace.access.keys",
+    }
+    for user in (document for document in documents if document["kind"] == "KafkaUser"):
+        named = {
+            acl["resource"]["name"]
+            for acl in user["spec"]["authorization"]["acls"]
+            if acl["resource"].get("name", "").startswith("headrace.")
+        }
+        assert named == mirrored, user["metadata"]["name"]
+
+
 def test_the_schema_knows_every_value() -> None:
     schema: dict[str, Any] = json.loads((CHART / "values.schema.json").read_text())
 
