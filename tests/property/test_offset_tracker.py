@@ -53,6 +53,7 @@ Step = tuple[str, int]
 STEPS = st.lists(
     st.one_of(
         st.tuples(st.just("receive"), st.integers(1, 40)),
+        st.tuples(st.just("pass"), st.integers(1, 40)),
         st.tuples(st.just("gap"), st.integers(1, 300)),
         st.tuples(st.just("finish"), st.integers(0, 10_000)),
         st.tuples(st.just("take over"), st.just(0)),
@@ -86,6 +87,19 @@ class _Model:
         else:
             assert offset in self.done, "a record that nobody has finished was skipped"
 
+    def pass_over(self, count: int) -> None:
+        """Do some records at once, as they come, where the tracker says that this may be."""
+        while len(self.log) < self.read + count:
+            self.log.append(self.next_offset)
+            self.next_offset += 1
+        ahead = self.log[self.read : self.read + count]
+        if self.tracker.passes(ahead[0]):
+            assert not self.open, "what is open stands before them"
+            assert self.done.isdisjoint(ahead), "what is done already would be done again"
+            self.tracker.pass_to(ahead[-1])
+            self.done.update(ahead)
+            self.read += count
+
     def finish(self, choice: int) -> None:
         if self.open:
             offset = self.open.pop(choice % len(self.open))
@@ -118,6 +132,8 @@ def test_no_commit_passes_unfinished_work(steps: list[Step], start: int, limit: 
         if name == "receive":
             for _ in range(amount):
                 model.receive()
+        elif name == "pass":
+            model.pass_over(amount)
         elif name == "gap":
             model.next_offset += amount
         elif name == "finish":

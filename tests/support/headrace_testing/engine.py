@@ -71,7 +71,7 @@ def three_partitions() -> MemoryCluster:
     return made
 
 
-async def eventually(true: Callable[[], bool], what: str, seconds: float = 30.0) -> None:
+async def eventually(true: Callable[[], bool], what: str, seconds: float = 60.0) -> None:
     try:
         async with asyncio.timeout(seconds):
             while not true():  # noqa: ASYNC110 - looks at what has no event

@@ -71,11 +71,12 @@ def test_what_was_dropped_is_gone_and_not_paused_any_more() -> None:
 
 def test_fetching_stops_when_much_has_piled_up_and_goes_on_when_little_is_left() -> None:
     bench = Bench()
-    bench.put(A, 4_000)
+    full, empty = inbox_module._FULL_RECORDS, inbox_module._EMPTY_RECORDS
+    bench.put(A, full)
     assert bench.throttled == []
-    bench.put(A, 1, start=4_000)
+    bench.put(A, 1, start=full)
     assert bench.throttled == [True]
-    bench.take(3_001)
+    bench.take(full + 1 - empty)
     assert bench.throttled == [True]
     bench.take(1)
     assert bench.throttled == [True, False]
@@ -93,11 +94,12 @@ def test_large_records_count_by_their_bytes() -> None:
 
 def test_a_paused_partition_does_not_hold_up_the_others() -> None:
     bench = Bench()
-    bench.put(A, 5_000)
+    many = inbox_module._FULL_RECORDS + 1
+    bench.put(A, many)
     assert bench.throttled == [True]
     bench.inbox.pause([A])
     assert bench.throttled == [True, False]
-    bench.put(A, 5_000, start=5_000)
+    bench.put(A, many, start=many)
     assert bench.throttled == [True, False]
     bench.inbox.resume([A])
     assert bench.throttled == [True, False, True]

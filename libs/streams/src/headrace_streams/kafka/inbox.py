@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from headrace_streams.kafka.records import Chunk
 from headrace_streams.records import TopicPartition
 
-_FULL_RECORDS, _EMPTY_RECORDS = 4_000, 1_000
+_FULL_RECORDS, _EMPTY_RECORDS = 16_000, 4_000
 _FULL_BYTES, _EMPTY_BYTES = 32 * 1024 * 1024, 8 * 1024 * 1024
 
 

@@ -24,8 +24,8 @@ T = TypeVar("T")
 # when no records come.
 _POLL_SECONDS = 0.05
 _BRISK_POLL_SECONDS = 0.01
-_BATCH = 1_000
-_BATCHES_UNDERWAY = 4
+_BATCH = 4_000
+_BATCHES_UNDERWAY = 3
 
 
 @dataclass(frozen=True, slots=True)
