@@ -10,11 +10,16 @@ from typing import Any
 
 import pytest
 import yaml
+from headrace_contracts.events import Outcome
+from headrace_contracts.topics import ATTEMPTS_FINISHED
 from headrace_local_worker.adapters import cluster as adapter
 from headrace_local_worker.adapters.cluster import ConfigureCluster
+from headrace_models.worker.runner import AttemptRunner, RunnerOptions
 from headrace_testing.k8s.finding import Finder, Slices, Wire, administrator, endpoint
 from headrace_testing.k8s.helm import Record
 from headrace_testing.k8s.plane import GPU_LABEL, ControlPlane
+from headrace_testing.workers import WorkerBench, attempt, now_ms
+from kubernetes.aio.config import incluster_config
 
 A = endpoint("10.1.0.1", "ollama-0", ready=True)
 B = endpoint("10.1.0.2", "ollama-1", ready=True)
@@ -313,6 +318,58 @@ async def test_pods_behind_a_service_join_and_leave_as_the_cluster_scales(plane:
         await asyncio.to_thread(plane.kubectl, "delete", "pod", "ollama-0", "-n", namespace)
         await asyncio.to_thread(plane.kubectl, "scale", "statefulset/ollama", "-n", namespace, "--replicas=1")
         await finder.until(lambda: set(finder.nodes) == {"ollama-0"}, seconds=60)
+
+
+@pytest.mark.usefixtures("kubeconfig")
+async def test_a_node_that_leaves_may_finish_and_gets_nothing_new(namespace: str, slices: Slices) -> None:
+    bench = WorkerBench()
+    await bench.prepare()
+    await slices.write("one", A)
+    async with Finder(namespace).running() as finder:
+        runner = AttemptRunner(
+            codec=bench.codec, publisher=bench.publisher, pool=finder.pool, options=RunnerOptions(worker="w1"),
+            clock_ms=now_ms, new_id=lambda: "execution-1",
+        )  # fmt: skip
+        provider = finder.providers["ollama-0"]
+        finder.pool.update("ollama-0", provider.current)
+        go_on = asyncio.Event()
+        provider.script.append(go_on)
+        running = asyncio.create_task(runner.handle(bench.submit(attempt("first"))))
+        await finder.until(lambda: provider.running == 1)
+        await slices.write("one", endpoint("10.1.0.1", "ollama-0", ready=False, serving=True, terminating=True))
+        await finder.until(lambda: finder.nodes == {})
+
+        await runner.handle(bench.submit(attempt("second")))
+        go_on.set()
+        await running
+        ends = {end.task_id: end for end in bench.read(ATTEMPTS_FINISHED)}
+        assert (ends["first"].outcome, ends["first"].node) == (Outcome.ANSWERED, "ollama-0")
+        assert (ends["second"].outcome, ends["second"].failure.code) == (Outcome.FAILED_RETRYABLE, "no_capacity")
+        await finder.until(lambda: provider.closed)
+
+
+def mount(folder: Path, account: Path, plane: ControlPlane, namespace: str) -> None:
+    """What a pod finds of its service account."""
+    content: dict[str, Any] = yaml.safe_load(account.read_text())
+    (folder / "token").write_text(content["users"][0]["user"]["token"])
+    (folder / "ca.crt").write_text(plane.certificate.read_text())
+    (folder / "namespace").write_text(namespace)
+
+
+async def test_in_a_pod_it_logs_in_by_the_mounted_token(
+    plane: ControlPlane, namespace: str, slices: Slices, account: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await asyncio.to_thread(grant, plane, namespace)
+    await slices.write("one", A)
+    mount(tmp_path, account, plane, namespace)
+    monkeypatch.setattr(incluster_config, "SERVICE_TOKEN_FILENAME", str(tmp_path / "token"))
+    monkeypatch.setattr(incluster_config, "SERVICE_CERT_FILENAME", str(tmp_path / "ca.crt"))
+    monkeypatch.setattr(adapter, "_OWN_NAMESPACE", tmp_path / "namespace")
+    host, _, port = plane.url.removeprefix("https://").partition(":")
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", host)
+    monkeypatch.setenv("KUBERNETES_SERVICE_PORT", port)
+    async with Finder("").running() as finder:
+        assert finder.nodes == {"ollama-0": URL_A}
 
 
 async def test_without_a_way_to_the_cluster_it_says_what_to_set(

@@ -164,10 +164,12 @@ class Finder:
         )
         self.discovery = Discovery(cluster, self.pool, Rules("http", 4, labels or {}), worker, self._place)
         self.urls: dict[str, str] = {}
+        self.providers: dict[str, ScriptedProvider] = {}
 
     def _place(self, spec: NodeSpec) -> Place:
         self.urls[spec.name] = spec.url
-        return Place(ScriptedProvider(node=spec.name), spec.slots, spec.hardware)
+        self.providers[spec.name] = ScriptedProvider(node=spec.name)
+        return Place(self.providers[spec.name], spec.slots, spec.hardware)
 
     @property
     def nodes(self) -> dict[str, str]:
