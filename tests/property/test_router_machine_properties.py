@@ -58,7 +58,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 SHIPPED = load_policy(None)
 # Fewer attempts than all models of a role together would get.
-POLICY = SHIPPED.model_copy(update={"retry": SHIPPED.retry.model_copy(update={"attempts": 4})})
+POLICY = SHIPPED.model_copy(update={"retry": SHIPPED.retry.model_copy(update={"attempts": 3})})
 PRICES = load_price_book()
 STRICTNESS = [Privacy.PUBLIC, Privacy.INTERNAL, Privacy.SENSITIVE]
 TASKS = [f"task-{number}" for number in range(7)]
