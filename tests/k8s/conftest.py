@@ -84,6 +84,11 @@ def _kind(crd: str) -> str:
     return found[1]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What needs no cluster first, what needs most last."""
+    items.sort(key=lambda item: [name in getattr(item, "fixturenames", ()) for name in ("keda", "plane")])
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     if not _record.times:
         return
