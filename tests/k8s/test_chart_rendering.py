@@ -180,8 +180,8 @@ def rules() -> list[Path]:
 
 
 def _has_rules(path: Path) -> bool:
-    loaded = yaml.load(path.read_text(), Loader=yaml.CSafeLoader)
-    return isinstance(loaded, dict) and "groups" in loaded
+    first = next(yaml.load_all(path.read_text(), Loader=yaml.CSafeLoader), None)
+    return isinstance(first, dict) and "groups" in first
 
 
 def test_alerts_are_rules_that_prometheus_takes(tools: Toolchain) -> None:
