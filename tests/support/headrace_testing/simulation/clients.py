@@ -56,6 +56,9 @@ class Clients:
     def freeze(self, seconds: float) -> None:
         """Never."""
 
+    def expel(self) -> None:
+        """From nothing."""
+
     def settings(self) -> None:
         """Write the preferences of all tenants."""
         for tenant, providers in CONSENTED.items():

@@ -99,6 +99,14 @@ class SimulatedCluster(MemoryCluster):
         found = self._groups.get(group)
         return found.clients.get(member_id, "") if isinstance(found, _Watched) else ""
 
+    def expel_client(self, client: str) -> None:
+        """Put the members of a process out of their groups, as when their sessions end."""
+        for name in sorted(self._groups):
+            for member_id in sorted(self._groups[name].members):
+                if self.client_of(name, member_id) == client:
+                    self._groups[name].expel(self._virtual.time(), member_id)
+                    self.schedule(name)
+
     def expelled_from(self, group: str) -> Collection[str]:
         """Processes that were put out of a group at some time, and may have gone on without knowing it."""
         found = self.group(group)

@@ -101,7 +101,6 @@ class SimulatedProvider:
         )  # fmt: skip
         models.trace.note(f"asks {about}")
         ASKED.get().append(request.model)
-        began = models.clock()
         seconds = models.plan.model_seconds * (0.2 + rng.random())
         if models.happens(Fault.MODEL_SLOW, about):
             seconds += rng.choice((2.0, 8.0, 20.0))
@@ -113,23 +112,39 @@ class SimulatedProvider:
         answer = "I must not say." if declines else answer_to(text)
         output = rng.randint(1, max(1, min(request.max_output_tokens, 400)))
         usage = Usage(rng.randint(1, bytes_in), output, searches=0)
-        if seconds >= request.timeout_seconds:
-            await asyncio.sleep(request.timeout_seconds)
-            raise RetryLater("timeout", "it took too long (simulated)", provider=self._provider, usage=usage)
-        if models.is_down(self._node):
-            await asyncio.sleep(min(seconds, 0.2))
-            raise RetryLater("unreachable", "connection refused (simulated)", provider=self._provider)
-        pieces = [answer[: len(answer) // 2], answer[len(answer) // 2 :]]
+        try:
+            if seconds >= request.timeout_seconds:
+                await asyncio.sleep(request.timeout_seconds)
+                raise RetryLater("timeout", "it took too long (simulated)", provider=self._provider, usage=usage)
+            if models.is_down(self._node):
+                await asyncio.sleep(min(seconds, 0.2))
+                raise RetryLater("unreachable", "connection refused (simulated)", provider=self._provider)
+            return await self._speak(request, on_text, answer, seconds, usage, failure, declines=declines)
+        except asyncio.CancelledError as cancelled:
+            # As the real clients: what was consumed until then is billed all the same.
+            cancelled.args = (*cancelled.args, usage)
+            raise
+
+    async def _speak(
+        self,
+        request: ChatRequest,
+        on_text: OnText,
+        answer: str,
+        seconds: float,
+        usage: Usage,
+        failure: Callable[[Usage], ProviderError] | None,
+        *,
+        declines: bool,
+    ) -> ChatResult:
         first = seconds * 0.3
         await asyncio.sleep(first)
-        await hand_out(on_text, pieces[0])
+        await hand_out(on_text, answer[: len(answer) // 2])
         if failure is not None:
             raise failure(usage)
         await asyncio.sleep(seconds - first)
-        await hand_out(on_text, pieces[1])
+        await hand_out(on_text, answer[len(answer) // 2 :])
         reason: FinishReason = "refusal" if declines else "stop"
-        total_ms = (models.clock() - began) * 1000
-        return ChatResult(answer, reason, usage, request.model, first * 1000, total_ms, True, "")
+        return ChatResult(answer, reason, usage, request.model, first * 1000, seconds * 1000, True, "")
 
     def _failure(self, about: str) -> Callable[[Usage], ProviderError] | None:
         models, rng, provider = self._models, self._models.rng, self._provider

@@ -16,7 +16,7 @@ from headrace_testing.simulation.trace import Trace
 
 T = TypeVar("T")
 
-_FETCH_FAULTS = CRASHES | FREEZES | {Fault.SLOW}
+_FETCH_FAULTS = CRASHES | FREEZES | {Fault.SLOW, Fault.EXPELLED_UNDERWAY}
 _FETCH = Operation.FETCH.value
 _APPEND = Operation.APPEND.value
 LONGEST_UNDERWAY_SECONDS = 2.0
@@ -33,6 +33,7 @@ class Endures(Protocol):
     def name(self) -> str: ...
     def crash(self) -> None: ...
     def freeze(self, seconds: float) -> None: ...
+    def expel(self) -> None: ...
 
 
 class Weather:
@@ -163,6 +164,9 @@ class SimulatedNetwork:
             case Fault.LOST_ANSWER:
                 self._deliver_in(self._weather.long(), about, perform, self._loop.create_future())
                 self._loop.outside(self._weather.patience(), _fail, answer, uncertain("no answer (simulated)"))
+            case Fault.EXPELLED_UNDERWAY:
+                self._deliver_in(self._weather.long(), about, perform, answer)
+                self._loop.outside(later, self._process.expel)
             case _:
                 self._deliver_in(self._weather.long(), about, perform, answer)
         return await answer

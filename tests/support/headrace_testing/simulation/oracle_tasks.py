@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 SUBMITTED = "tasks.submitted"
 CANCELLED = "tasks.cancelled"
 COMPLETED = "tasks.completed"
+_SETTLE_SECONDS = 20.0
+_SOON_SECONDS = 3.0
 
 
 def check_commanded(judge: Judge, seen: Seen, topic: str, event: AttemptRequested | TaskCompleted) -> None:
@@ -67,6 +69,7 @@ def verdict(judge: Judge) -> Sequence[str]:
     return [
         *_none_lost(judge),
         *_chains(judge),
+        *_followers(judge),
         *_carried_out(judge),
         *_contents(judge),
         *_wishes(judge),
@@ -103,6 +106,32 @@ def _chains(judge: Judge) -> Iterator[str]:
                 yield f"attempt {new[0]} of task {task_id} begins while another runs"
         if numbers != list(range(1, len(numbers) + 1)):
             yield f"the attempts of task {task_id} are numbered {numbers}"
+
+
+def _followers(judge: Judge) -> Iterator[str]:
+    """A task that follows an equal one ends with it, or goes its own way, soon after that one's end."""
+    topics = judge.topics
+    ends = {
+        task_id: (seen, entry)
+        for task_id, decisions in topics.decisions.items()
+        for seen, entry in decisions
+        if entry.state is not None and entry.state.phase is TaskPhase.FINISHED and entry.commands
+    }
+    for task_id, decisions in topics.decisions.items():
+        leader: str | None = None
+        for seen, entry in decisions:
+            if entry.state is None:
+                continue
+            if leader in ends and entry.cause == "wake_up":
+                ended, end = ends[leader]
+                known = ended.at
+                if end.generation != entry.generation:
+                    # Whoever took over since knows it from then on, and lets others settle first.
+                    barrier = judge.world.cluster.history.partition(seen.record.topic, seen.record.partition)
+                    known = max(known, barrier[entry.generation].at + _SETTLE_SECONDS)
+                if seen.at > known + _SOON_SECONDS and ended.index < seen.index:
+                    yield f"task {task_id} was not told of the end of {leader}, which it follows"
+            leader = entry.state.leader_task_id if entry.state.phase is TaskPhase.FOLLOWING else None
 
 
 def _carried_out(judge: Judge) -> Iterator[str]:

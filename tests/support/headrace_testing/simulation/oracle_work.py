@@ -83,7 +83,8 @@ def check_begin(judge: Judge, process: SimulatedProcess, group: str, record: Rec
             before = seen.record
             if before.offset >= record.offset:
                 break
-            if before.key == record.key and not topics.is_done((topic, before.partition, before.offset)):
+            place = (topic, before.partition, before.offset)
+            if before.key == record.key and not topics.is_done(place) and not topics.is_stopped(place):
                 judge.violated(
                     f"{process.name} begins {topic}[{record.partition}]@{record.offset} before @{before.offset} of the "
                     f"same key is done"

@@ -29,6 +29,8 @@ class Fault(StrEnum):
     """It was carried out, and the answer never arrives."""
     SLOW = "slow"
     """It takes long."""
+    EXPELLED_UNDERWAY = "expelled_underway"
+    """It takes long, and meanwhile the group puts the process out, which goes on."""
 
     RESTART = "restart"
     """A process is asked to stop, and started again."""
@@ -63,7 +65,7 @@ class Fault(StrEnum):
 
 AT_BOUNDARY = (
     Fault.CRASH_BEFORE, Fault.CRASH_UNDERWAY, Fault.CRASH_AFTER, Fault.FREEZE_BEFORE, Fault.FREEZE_UNDERWAY,
-    Fault.TRY_AGAIN, Fault.LOST_REQUEST, Fault.LOST_ANSWER, Fault.SLOW,
+    Fault.TRY_AGAIN, Fault.LOST_REQUEST, Fault.LOST_ANSWER, Fault.SLOW, Fault.EXPELLED_UNDERWAY,
 )  # fmt: skip
 CRASHES = frozenset({Fault.CRASH_BEFORE, Fault.CRASH_UNDERWAY, Fault.CRASH_AFTER})
 FREEZES = frozenset({Fault.FREEZE_BEFORE, Fault.FREEZE_UNDERWAY})

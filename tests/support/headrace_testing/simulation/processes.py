@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from headrace_cloud_worker.decide.offers import choose_provider
@@ -13,6 +14,7 @@ from headrace_contracts.errors import RegistryUnavailable
 from headrace_contracts.events import AttemptRequested, Failure, NodeStatus, Preferences
 from headrace_contracts.events import Place as Where
 from headrace_local_worker.decide.balancing import choose_node
+from headrace_models.worker.cancellations import Cancellations, Wishes, is_wanted
 from headrace_models.worker.fleet import FleetOptions, FleetReporter
 from headrace_models.worker.pool import Place, Pool
 from headrace_models.worker.runner import AttemptRunner, RunnerOptions
@@ -134,6 +136,11 @@ class SimulatedProcess:
             self._world.trace.note(f"{self.name} goes on")
             self._world.loop.thaw(fate)
 
+    def expel(self) -> None:
+        """Be put out of its groups without its knowing."""
+        if not self._world.calm:
+            self._world.cluster.expel_client(self.name)
+
     def stop(self) -> None:
         """As SIGTERM, and kill -9 when that takes too long."""
         body, fate = self._body, self.fate
@@ -230,6 +237,13 @@ class WorkerBody:
             for provider, node, models in offers
         ]
         pool = Pool(places, choose_provider if cloud else choose_node)
+        self._cancellations = Cancellations(
+            log,
+            codec,
+            history_seconds=600.0,
+            clock_ms=process.clock,
+            on_wishes=self._stop_tasks,
+        )
         self._runner = AttemptRunner(
             codec=codec,
             publisher=publisher,
@@ -238,6 +252,7 @@ class WorkerBody:
             clock_ms=process.clock,
             new_id=process.new_id,
             forbid=forbid if cloud else _allow,
+            is_cancelled=self._cancellations.wanted,
         )
         work = (
             (topics.WORK_CLOUD_INTERACTIVE, topics.WORK_CLOUD_BATCH)
@@ -250,6 +265,7 @@ class WorkerBody:
             self._group,
             [Lane(PREFIX + work[0].name, weight=4), Lane(PREFIX + work[1].name)],
             self._handle,
+            skip=self._skip,
             dead_letters=DeadLetters(publisher, self._group, PREFIX, process.clock),
             options=EngineOptions(
                 max_in_flight=plan.max_in_flight,
@@ -272,6 +288,14 @@ class WorkerBody:
             process.clock,
         )
 
+    def _stop_tasks(self, wishes: Wishes) -> None:
+        self._engine.cancel(partial(is_wanted, wishes))
+        self._runner.interrupt(wishes)
+
+    async def _skip(self, record: Record) -> None:
+        await self._runner.skip(record)
+        self._world.judge.ends(self._process, record, 0)
+
     async def _handle(self, record: Record) -> None:
         world, process = self._world, self._process
         world.judge.begins(process, self._group, record)
@@ -287,12 +311,14 @@ class WorkerBody:
 
     async def run(self) -> None:
         await self._reporter.start()
-        reporting = asyncio.create_task(self._reporter.run())
+        await self._cancellations.start()
+        beside = [asyncio.create_task(self._reporter.run()), asyncio.create_task(self._cancellations.run())]
         try:
             await self._engine.run()
         finally:
-            reporting.cancel()
-            await asyncio.gather(reporting, return_exceptions=True)
+            for task in beside:
+                task.cancel()
+            await asyncio.gather(*beside, return_exceptions=True)
 
     async def drain(self) -> None:
         await self._reporter.leave()

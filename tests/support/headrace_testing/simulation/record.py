@@ -149,6 +149,11 @@ class Topics:
         found = self.work.get(place)
         return found is not None and found[1].attempt_id in self.finished
 
+    def is_stopped(self, place: Place) -> bool:
+        """Whether somebody has asked to stop the task of a record of a work topic: it holds up nothing then."""
+        found = self.work.get(place)
+        return found is not None and found[1].task_id in self.cancelled
+
     def is_accounted(self, attempt_id: str) -> bool:
         """Whether an execution of an attempt is reported, with its usage if it asked a model."""
         return any(
