@@ -164,7 +164,7 @@ def test_a_failing_hook_stops_an_upgrade_and_what_runs_goes_on(helm: Helm, plane
     release = (RELEASE, str(CHART), f"--namespace={namespace}", f"--values={CHART / 'values-small.yaml'}")
     helm.run("install", *release, *WAIT)
     generation = {one["metadata"]["name"]: one["metadata"]["generation"] for one in workloads(plane, namespace)}
-    # A policy that this Job may not run with: an image that restricted namespaces refuse.
+    # Pod Security refuses the pods of the hook's Job, so that it never completes.
     failed = helm.run(
         "upgrade", *release, "--set=image.tag=2.0.0", "--set=securityContext.allowPrivilegeEscalation=true",
         "--set=hooks.deadlineSeconds=10", "--wait", "--timeout=20s", check=False,
