@@ -172,7 +172,7 @@ def test_every_event_in_every_phase(phase: TaskPhase | None, event: type[Event])
             assert reason == expected
         case Noted(wish=wish):
             assert expected == "noted"
-            assert wish == EVENTS[Cancelled].wish
+            assert Cancelled(wish) == EVENTS[Cancelled]
         case Decision(state=state):
             assert state.phase == expected
 
