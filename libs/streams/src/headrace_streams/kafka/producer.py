@@ -1,4 +1,10 @@
-"""The producer: librdkafka's plain one, and a thread that fetches its delivery reports."""
+"""The producer: librdkafka's plain one, and a thread that fetches its delivery reports.
+
+When a record waits too long, librdkafka gives it up, counts its sequence numbers anew, and sends again what else is
+without an acknowledgement, in all partitions. What of this the brokers had already, they then have twice: they cannot
+recognise it under the new numbers. So this producer gives up first: it drops all that is under way, says that nobody
+knows what became of it, and goes on with a new librdkafka producer, which repeats nothing.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +12,8 @@ import asyncio
 import contextlib
 import logging
 import threading
+import time
+from collections.abc import Mapping
 from functools import partial
 
 from confluent_kafka import KafkaError, KafkaException, Message
@@ -17,6 +25,8 @@ from headrace_streams.kafka.properties import Properties, producer_properties
 from headrace_streams.records import Appended, Outgoing
 
 _POLL_SECONDS = 0.1
+_GIVE_UP_AFTER = 0.8
+"""Share of librdkafka's own time limit for a record."""
 
 _Report = tuple["asyncio.Future[Appended]", Appended | StreamsError]
 
@@ -29,6 +39,10 @@ class KafkaProducer:
         self._settings = producer_properties(properties)
         self._logger = logger
         self._producer = self._new_producer()
+        self._give_up_seconds = _delivery_seconds(self._settings) * _GIVE_UP_AFTER
+        # When the records under way were queued, oldest first; written by both threads, one operation at a time.
+        self._queued_at: dict[int, float] = {}
+        self._sent = 0
         self._reports: list[_Report] = []
         self._outstanding = 0
         self._idle = asyncio.Event()
@@ -44,18 +58,22 @@ class KafkaProducer:
         if self._closed:
             future.set_exception(RecordRefused(f"{record.topic}: this producer is closed"))
             return future
+        number, self._sent = self._sent, self._sent + 1
+        self._queued_at[number] = time.monotonic()
         try:
             self._producer.produce(
                 record.topic,
                 record.value,
                 record.key,
                 -1 if record.partition is None else record.partition,
-                on_delivery=partial(self._report, future, record.topic),
+                on_delivery=partial(self._report, number, future, record.topic),
                 headers=list(record.headers),
             )
         except BufferError:
+            del self._queued_at[number]
             raise Overloaded(f"{self._outstanding} records are waiting to be appended: wait for some of them") from None
         except KafkaException as exception:
+            del self._queued_at[number]
             future.set_exception(errors.queueing(errors.error_of(exception), record.topic))
             return future
         self._outstanding += 1
@@ -71,8 +89,16 @@ class KafkaProducer:
         self._stopping = True
         await self._finished.wait()
 
-    def _report(self, future: asyncio.Future[Appended], topic: str, error: KafkaError | None, message: Message) -> None:
+    def _report(
+        self,
+        number: int,
+        future: asyncio.Future[Appended],
+        topic: str,
+        error: KafkaError | None,
+        message: Message,
+    ) -> None:
         outcome: Appended | StreamsError
+        self._queued_at.pop(number, None)
         partition, offset = message.partition(), message.offset()
         if error is not None:
             outcome = errors.appending(error, topic)
@@ -91,16 +117,25 @@ class KafkaProducer:
             try:
                 self._producer.poll(_POLL_SECONDS)
             except KafkaException as exception:
-                self._renew(exception)
+                self._renew(f"has failed for good: {errors.error_of(exception).str()}")
+            if (waited := self._longest_wait()) > self._give_up_seconds:
+                self._renew(f"has had no acknowledgement for {waited:.1f} s")
             self._hand_over()
         self._producer.close()
         self._hand_over()
         self._loop.call_soon_threadsafe(self._finished.set)
 
-    def _renew(self, cause: KafkaException) -> None:
-        """After a fatal error librdkafka's producer appends nothing more; those who wait are told that nobody knows."""
+    def _longest_wait(self) -> float:
+        """Seconds since the oldest record under way was queued; 0 when there is none."""
+        try:
+            return time.monotonic() - next(iter(self._queued_at.values()))
+        except (StopIteration, RuntimeError):  # empty, or changed by the other thread just now
+            return 0.0
+
+    def _renew(self, cause: str) -> None:
+        """Drop what is under way and go on with a new producer; those who wait are told that nobody knows."""
         broken, self._producer = self._producer, self._new_producer()
-        self._logger.warning("the producer has failed for good and is replaced: %s", errors.error_of(cause).str())
+        self._logger.warning("the producer %s; it is replaced", cause)
         broken.purge()
         # The error is raised again until it has been reported; the reports of what was purged come all the same.
         while len(broken):
@@ -124,3 +159,7 @@ class KafkaProducer:
                 future.set_result(outcome)
             else:
                 future.set_exception(outcome)
+
+
+def _delivery_seconds(settings: Mapping[str, str | int | bool]) -> float:
+    return float(settings.get("message.timeout.ms", settings["delivery.timeout.ms"])) / 1000

@@ -1,0 +1,50 @@
+"""The producer gives up before librdkafka does, so that nothing is sent a second time under new sequence numbers."""
+
+import logging
+import time
+
+import pytest
+from headrace_streams.errors import AppendUncertain, TryAgain
+from headrace_streams.kafka.producer import KafkaProducer
+from headrace_streams.records import Appended, Outgoing
+
+LOGGER = logging.getLogger("test")
+TOPIC = "events"
+
+
+def properties(answer_ms: int, limit_ms: int) -> dict[str, str]:
+    """librdkafka's own mock brokers, which answer late."""
+    return {
+        "test.mock.num.brokers": "1",
+        "test.mock.broker.rtt": str(answer_ms),
+        "delivery.timeout.ms": str(limit_ms),
+        "allow.auto.create.topics": "true",
+    }
+
+
+def record() -> Outgoing:
+    return Outgoing(topic=TOPIC, value=b"value", key=b"key", partition=0, headers=())
+
+
+async def test_what_is_not_acknowledged_in_time_is_given_up_and_the_producer_replaced(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    producer = KafkaProducer(properties(answer_ms=20_000, limit_ms=2_000), LOGGER)
+    began = time.monotonic()
+    with caplog.at_level(logging.WARNING):
+        with pytest.raises((AppendUncertain, TryAgain)) as told:
+            await producer.send(record())
+        assert "purge" in str(told.value).lower()  # by us, not timed out by librdkafka
+        assert time.monotonic() - began >= 1.5
+        assert any("has had no acknowledgement for" in line for line in caplog.messages)
+        await producer.flush()
+    await producer.close()
+
+
+async def test_what_is_acknowledged_in_time_is_left_alone(caplog: pytest.LogCaptureFixture) -> None:
+    producer = KafkaProducer(properties(answer_ms=10, limit_ms=60_000), LOGGER)
+    with caplog.at_level(logging.WARNING):
+        results = [await producer.send(record()) for _ in range(20)]
+        await producer.close()
+    assert [isinstance(result, Appended) for result in results] == [True] * 20
+    assert not any("is replaced" in line for line in caplog.messages)
