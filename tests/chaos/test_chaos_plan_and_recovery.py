@@ -90,3 +90,11 @@ def test_a_claim_that_nobody_answered_is_no_violation() -> None:
     evidence = honest()
     unsure = replace(evidence.claims[0], nonce="n-unsure", task_id="", told=Told.UNSURE, idempotency_key="")
     assert judge(replace(evidence, claims=[*evidence.claims, unsure])).violations == ()
+
+
+def test_a_repeated_command_is_no_new_work() -> None:
+    evidence = honest()
+    work = evidence.of("work.local.batch")
+    again = [*work, replace(work[0], offset=1, at_ms=AT + 60_000)]  # after a death at AT + 50 s
+    death = Death(AT + 50_000, "local-worker", "kill -9", apart=False)
+    assert recoveries(with_topic(evidence, "work.local.batch", again), [death], [])[0].first_ms is None

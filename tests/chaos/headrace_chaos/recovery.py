@@ -98,17 +98,19 @@ def p50_and_max(milliseconds: Sequence[int]) -> tuple[float, float]:
 
 
 def _joined(evidence: Evidence, begins: Iterable[str], begin_id: str, ends: Iterable[str], end_id: str) -> list[Unit]:
-    done: dict[str, int] = {}
-    for topic in ends:
+    # Repeats say nothing new: the first of each counts.
+    done = _first_times(evidence, ends, end_id)
+    begun = _first_times(evidence, begins, begin_id)
+    return [Unit(partition, at, done[one][1]) for one, (partition, at) in begun.items() if one in done]
+
+
+def _first_times(evidence: Evidence, topics: Iterable[str], name: str) -> dict[str, tuple[int, int]]:
+    found: dict[str, tuple[int, int]] = {}
+    for topic in topics:
         for record in evidence.of(topic):
             if record.value is not None:
-                done.setdefault(record.value[end_id], record.at_ms)
-    return [
-        Unit(record.partition, record.at_ms, done[record.value[begin_id]])
-        for topic in begins
-        for record in evidence.of(topic)
-        if record.value is not None and record.value[begin_id] in done
-    ]
+                found.setdefault(record.value[name], (record.partition, record.at_ms))
+    return found
 
 
 def _worked(evidence: Evidence, topics: Sequence[str]) -> list[Unit]:
