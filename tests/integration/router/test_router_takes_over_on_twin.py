@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import pytest
 from headrace_contracts import topics
 from headrace_contracts.events import EntryKind, Privacy, ReplyKind, TaskCancelled, TaskStatus, TaskSubmitted
-from headrace_router import timers
+from headrace_router import service, timers
 from headrace_streams.errors import TryAgain
 from headrace_streams.memory import Operation, Request
 from headrace_streams.records import Outgoing, TopicPartition
@@ -68,6 +68,20 @@ async def test_partitions_that_stay_are_not_read_again() -> None:
         assert barriers(twin) == {"a": 6, "b": 2}
         await twin.quiet(0.05)
         assert ends(twin) == once([*waiting, *expiring, *late])
+
+
+async def test_what_does_not_come_back_is_not_held_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service, "_REST_SECONDS", 0.3)
+    async with Twin(partitions=1, session_timeout=5.0) as twin:
+        first = twin.router("a", static=False)
+        await twin.until(lambda: len(first.service.partitions) == 1)
+        # Before the other one in the order of names, so that it gets the only partition.
+        second = twin.router("above")
+        await twin.until(lambda: len(second.service.partitions) == 1)
+        membership = first.service._membership
+        assert membership is not None
+        assert len(membership._resting) == 1
+        await twin.until(lambda: not membership._resting)
 
 
 @dataclass

@@ -33,6 +33,8 @@ _JOIN_SECONDS: Final = 30.0
 _TURN_SECONDS: Final = 0.001
 _OVERLOAD_SECONDS: Final = 0.05
 _RECOVERIES_AT_ONCE: Final = 4
+_REST_SECONDS: Final = 60.0
+"""How long what was given up in a rebalance is held ready for its return; a member left without any is not told so."""
 
 _log = get_logger("headrace.router")
 
@@ -149,6 +151,7 @@ class _Membership:
         self._consumer: Consumer = log.consumer(codec.topic_prefix + GROUP, instance_id=instance_id)
         # Drained at a revocation: most partitions come back at once, and are gone on with where nobody wrote meanwhile.
         self._resting: dict[int, PartitionRouter] = {}
+        self._resting_since = 0.0
         self._broken: BaseException | None = None
         self._closing: asyncio.Task[None] | None = None
         self._recoveries = asyncio.Semaphore(_RECOVERIES_AT_ONCE)
@@ -224,6 +227,7 @@ class _Membership:
         await asyncio.gather(*(router.drain() for router in going.values()))
         await self._commit(going)
         self._resting |= {number: router for number, router in going.items() if router.rests}
+        self._resting_since = self._surroundings.monotonic()
 
     async def lost(self, partitions: Collection[TopicPartition]) -> None:
         """Let go at once: others may route these already."""
@@ -335,6 +339,8 @@ class _Membership:
                     router.tick()
                     phases.update(router.tasks.phases)
                 self._surroundings.metrics.owning(len(self.routers), phases)
+                if self._surroundings.monotonic() - self._resting_since > _REST_SECONDS:
+                    self._resting.clear()
                 await self._commit(self.routers)
         except Exception as error:  # noqa: BLE001 - without it nothing is noted any more: leave and begin anew
             self._break(error)
