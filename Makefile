@@ -36,7 +36,7 @@ test: check downloads ## All checks and all tests, those on real Kafka, registry
 	$(BIN)/pytest $(ARGS)
 
 test-k8s: setup ## The chart and the discovery of nodes on a real Kubernetes control plane; needs Go, builds the rest once
-	PYTHONPATH=tests/support $(BIN)/python -m headrace_testing.k8s.toolchain
+	PYTHONPATH=tests/support $(BIN)/python -m headrace_testing.k8s.toolchain $(if $(KEDA),--keda)
 	$(BIN)/pytest tests/k8s $(ARGS)
 
 simulate: setup ## Run the services through seeded faults under virtual time, on all cores, until Ctrl-C (SEEDS=n SEED=first)

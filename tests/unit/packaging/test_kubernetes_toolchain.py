@@ -25,7 +25,7 @@ def go_that(folder: Path, script: str) -> None:
 
 
 def test_without_go_it_says_so_and_stops(cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main() == 2
+    assert main([]) == 2
     said = capsys.readouterr().err
     assert "There is no Go here" in said
     assert "What to do: install Go" in said
@@ -42,7 +42,7 @@ def test_a_build_that_fails_counts_for_nothing_and_shows_what_go_said(cache: Pat
     tools = Toolchain(cache)
     with pytest.raises(BuildFailed, match="the proxy does not answer"):
         tools.build(PROGRAMS[:1])
-    assert PROGRAMS[0] in tools.missing
+    assert PROGRAMS[0] in tools.missing()
 
 
 def test_what_is_built_is_not_built_again_until_its_module_changes(

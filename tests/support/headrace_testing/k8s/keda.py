@@ -16,7 +16,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from headrace_testing.k8s.plane import ControlPlane, free_port, spawn
 from headrace_testing.k8s.schemas import Definitions
-from headrace_testing.k8s.toolchain import KEDA_PROGRAMS, Toolchain
+from headrace_testing.k8s.toolchain import Toolchain
 
 _NAMESPACE: Final = "keda"
 _GROUP: Final = "rbac.authorization.k8s.io"
@@ -34,8 +34,7 @@ class Keda:
         self._processes: list[subprocess.Popen[bytes]] = []
 
     def start(self, definitions: Definitions) -> None:
-        """Start both, and let the API server ask the metrics server; returns when it does. Raises BuildFailed."""
-        self._tools.build(KEDA_PROGRAMS)
+        """Start both, and let the API server ask the metrics server; returns when it does."""
         crds = [crd for crd in definitions.crds() if "keda.sh\n" in crd]
         self._plane.kubectl("apply", "--server-side", "-f", "-", given="\n---\n".join(crds))
         _write_certificates(self._folder)

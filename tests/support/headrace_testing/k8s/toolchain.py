@@ -9,6 +9,7 @@ under a name that says what went into it; a build that was interrupted goes on w
 
 from __future__ import annotations
 
+import argparse
 import fcntl
 import hashlib
 import json
@@ -77,6 +78,7 @@ PROGRAMS: Final = (
 )
 
 
+# Not among the others: with the libraries of all clouds in it, KEDA takes longer to build than Kubernetes.
 KEDA_PROGRAMS: Final = tuple(
     Program(f"keda-{name}", "keda", f"github.com/kedacore/keda/v2/cmd/{name}") for name in ("operator", "adapter")
 )
@@ -99,22 +101,20 @@ class Toolchain:
         program = next(program for program in ALL_PROGRAMS if program.name == name)
         return self.folder / f"{name}-{_digest(program)}" / name
 
-    @property
-    def missing(self) -> tuple[Program, ...]:
-        """What has not been built yet."""
-        return tuple(program for program in ALL_PROGRAMS if not self.path(program.name).is_file())
+    def missing(self, programs: Sequence[Program] = PROGRAMS) -> tuple[Program, ...]:
+        """Those that have not been built yet."""
+        return tuple(program for program in programs if not self.path(program.name).is_file())
 
     def build(self, programs: Sequence[Program] = PROGRAMS) -> None:
         """Build what is missing; another process that builds into the same folder is waited for.
 
         Raises InstallGo, BuildFailed.
         """
-        if all(self.path(program.name).is_file() for program in programs):
+        if not self.missing(programs):
             return
         with self._alone():
-            for program in programs:
-                if not self.path(program.name).is_file():
-                    self._build(program)
+            for program in self.missing(programs):
+                self._build(program)
 
     def source(self, module: str, dependency: str) -> Path:
         """The sources of a module that a program is built from, such as its CRDs. Raises InstallGo, BuildFailed."""
@@ -198,18 +198,23 @@ def toolchain() -> Toolchain:
     return Toolchain(load_settings().cache)
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Build what is missing; exit code 2 where there is no Go."""
+    parser = argparse.ArgumentParser(
+        prog="python -m headrace_testing.k8s.toolchain", description="Build what is missing."
+    )
+    parser.add_argument("--keda", action="store_true", help="KEDA too, which takes longer than all the rest")
+    programs = ALL_PROGRAMS if parser.parse_args(arguments).keda else PROGRAMS
     tools = toolchain()
-    missing = tools.missing
+    missing = tools.missing(programs)
     if missing:
         print(f"Building {len(missing)} programs into {tools.folder}; this takes some minutes once.", flush=True)
     try:
-        tools.build(ALL_PROGRAMS)
+        tools.build(programs)
     except (InstallGo, BuildFailed) as error:
         print(f"x {error}", file=sys.stderr)
         return _EXIT_UNUSABLE
-    print(f"  {len(ALL_PROGRAMS)} programs in {tools.folder}")
+    print(f"  {len(programs)} programs in {tools.folder}")
     return 0
 
 
