@@ -23,7 +23,6 @@ _PARTS = {
 _FIND_SECONDS = 10.0
 _WELL_SECONDS = 120.0
 _FIRST_SECONDS = 3.0
-_SERVICES_ONLY = (Blow.KILL, Blow.STOP)
 _REGISTRY_PAUSE = 0.3
 
 
@@ -50,9 +49,8 @@ class Killer:
             await self._deal(act)
             began = time.monotonic()
             await asyncio.gather(*self._holding)
-            if act.blow not in _SERVICES_ONLY:
-                await self._until_well()
-                self._say(f"    well again after {time.monotonic() - began:.1f} s")
+            await self._until_well()
+            self._say(f"    well again after {time.monotonic() - began:.1f} s")
             self._trouble = False
             await asyncio.sleep(act.pause)
 

@@ -28,9 +28,9 @@ SERVICES: Final = ("intake", "router", "local-worker", "cloud-worker", "skill-br
 SESSION_SECONDS: Final = 10.0
 """Of the consumer groups."""
 _PAUSE: Final = {
-    Blow.KILL: 4.0,
-    Blow.STOP: 4.0,
-    Blow.ALL: 6.0,
+    Blow.KILL: 2.0,
+    Blow.STOP: 2.0,
+    Blow.ALL: 3.0,
     Blow.ZOMBIE: 3.0,
     Blow.KAFKA_RESTART: 3.0,
     Blow.KAFKA_KILL: 3.0,
