@@ -34,7 +34,7 @@ def _act_before_ack(patches: Patches) -> None:
 
 
 def _skip_barrier(patches: Patches) -> None:
-    async def take_over(cls: Any, *, publisher: Any, reader: Any, codec: Any, partition: int, **rest: Any) -> Any:
+    async def take_over(cls: Any, /, *, publisher: Any, reader: Any, codec: Any, partition: int, **rest: Any) -> Any:
         where = TopicPartition(codec.topic_prefix + TASKS_JOURNAL.name, partition)
         _, end = (await reader.bounds([where]))[where]
         if end == 0:
@@ -129,15 +129,20 @@ def _positions_ahead(patches: Patches) -> None:
 BUGS = (
     Bug("act_before_ack", "commands are carried out before the journal has acknowledged them", _act_before_ack),
     Bug("skip_barrier", "a new owner writes no barrier", _skip_barrier),
-    Bug("watermark_ahead", "the watermark says that commands are carried out which are not", _watermark_ahead),
+    Bug("watermark_ahead", "the watermark says that commands are carried out which are not", _watermark_ahead, hint=3),
     Bug("forget_watermark", "the watermark never moves", _forget_watermark),
     Bug("completed_ahead", "the mark in tasks.completed stands behind what is still to be written", _completed_ahead),
     Bug("no_look_at_tail", "a new owner does not look which terminal states are there", _no_look_at_tail),
     Bug("ignore_sequence", "a reader counts entries that do not stand in their places", _ignore_sequence),
     Bug("no_fencing", "an owner goes on after somebody else has written", _no_fencing),
-    Bug("lost_ack_ignored", "an owner acts on entries of which nobody knows whether they are there", _lost_ack_ignored),
+    Bug(
+        "lost_ack_ignored",
+        "an owner acts on entries of which nobody knows whether they are there",
+        _lost_ack_ignored,
+        hint=37,
+    ),
     Bug("no_reissue", "a new owner does not carry out what was left open", _no_reissue),
-    Bug("no_settling", "a new owner does not let what others decided arrive", _no_settling),
+    Bug("no_settling", "a new owner does not let what others decided arrive", _no_settling, hint=193),
     Bug("shadow_forgotten", "states hidden from compaction by a zombie's are not written again", _shadow_forgotten),
     Bug("positions_ahead", "the journal notes one input more than was decided about", _positions_ahead),
 )

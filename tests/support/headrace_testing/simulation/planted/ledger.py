@@ -40,7 +40,8 @@ def _batch_kept(patches: Patches) -> None:
 
 def _rounds_down(patches: Patches) -> None:
     def cost(usage: Any, price: Any) -> int:
-        return max(0, original(usage, price) - 1)
+        exact: int = original(usage, price)
+        return max(0, exact - 1)
 
     original = patches.put(booking, "cost", cost)
 
@@ -54,10 +55,15 @@ def _failed_is_free(patches: Patches) -> None:
 
 
 BUGS = (
-    Bug("positions_first", "positions are committed before the rows they stand for", _positions_first),
+    Bug("positions_first", "positions are committed before the rows they stand for", _positions_first, hint=7),
     Bug("no_unique_index", "an event that comes twice is booked twice", _no_unique_index),
-    Bug("poison_takes_neighbours", "what stands behind an unreadable record is not booked", _poison_takes_neighbours),
+    Bug(
+        "poison_takes_neighbours",
+        "what stands behind what nobody can read is lost",
+        _poison_takes_neighbours,
+        hint=4,
+    ),
     Bug("batch_kept", "records of a partition that has gone are written all the same", _batch_kept),
-    Bug("rounds_down", "costs are rounded down", _rounds_down),
-    Bug("failed_is_free", "failed attempts are booked at nothing", _failed_is_free),
+    Bug("rounds_down", "costs are rounded down", _rounds_down, hint=8),
+    Bug("failed_is_free", "failed attempts are booked at nothing", _failed_is_free, hint=8),
 )
