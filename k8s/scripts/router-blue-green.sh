@@ -20,30 +20,41 @@ namespace=${NAMESPACE:-headrace}
 blue=${RELEASE:-headrace}
 green="${blue}-green"
 chart=${CHART:-"$(cd "$(dirname "${BASH_SOURCE[0]}")/../../charts/headrace" && pwd)"}
-blue_set="statefulset/${blue}-router"
 green_set="statefulset/${green}-router"
 
 say() { echo "== $*" >&2; }
 helm_ns() { helm --namespace "$namespace" "$@"; }
 kube() { kubectl --namespace "$namespace" "$@"; }
+# By its labels: how it is called depends on the release and on fullnameOverride.
+blue_router() {
+  kube get statefulset -o jsonpath='{.items[0].metadata.name}' \
+    -l "app.kubernetes.io/instance=$blue,app.kubernetes.io/component=router"
+}
 replicas() { kube get "$1" -o jsonpath='{.spec.replicas}'; }
 wait_for() { kube rollout status "$1" --timeout=300s; }
 
 # KEDA would wake what is scaled to zero; the plain autoscaler leaves alone what has no pods.
 pause_autoscaler() {
-  if kube get "scaledobject/${blue}-router" > /dev/null 2>&1; then
-    kube annotate --overwrite "scaledobject/${blue}-router" autoscaling.keda.sh/paused=true
+  if kube get "scaledobject/$blue_name" > /dev/null 2>&1; then
+    kube annotate --overwrite "scaledobject/$blue_name" autoscaling.keda.sh/paused=true
   fi
 }
 resume_autoscaler() {
-  if kube get "scaledobject/${blue}-router" > /dev/null 2>&1; then
-    kube annotate "scaledobject/${blue}-router" autoscaling.keda.sh/paused-
+  if kube get "scaledobject/$blue_name" > /dev/null 2>&1; then
+    kube annotate "scaledobject/$blue_name" autoscaling.keda.sh/paused-
   fi
 }
 back_to() {
   kube scale "$blue_set" --replicas="$1"
   wait_for "$blue_set"
 }
+
+case ${1:-} in
+  start | shift | promote | abort)
+    blue_name=$(blue_router)
+    blue_set="statefulset/$blue_name"
+    ;;
+esac
 
 case ${1:-} in
   start)
