@@ -22,6 +22,8 @@ _PARTS = {
 }
 _FIND_SECONDS = 10.0
 _WELL_SECONDS = 120.0
+_NOTICED_SECONDS = 0.5
+"""By then a supervisor has noticed that a process of its own has ended."""
 _FIRST_SECONDS = 3.0
 _REGISTRY_PAUSE = 0.3
 
@@ -128,6 +130,7 @@ class Killer:
         self.deaths.append(Death(time.time_ns() // 1_000_000, target, blow.value, self._trouble))
 
     async def _until_well(self) -> None:
+        await asyncio.sleep(_NOTICED_SECONDS)
         deadline = time.monotonic() + _WELL_SECONDS
         while (trouble := await self._platform.trouble()) and time.monotonic() < deadline:  # noqa: ASYNC110 - other processes
             await asyncio.sleep(0.2)
