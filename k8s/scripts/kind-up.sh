@@ -21,7 +21,7 @@ for service in $services; do
   kind load docker-image "headrace/$service:dev" --name headrace
 done
 
-helm upgrade --install strimzi oci://quay.io/strimzi-helm/strimzi-kafka-operator --version "$strimzi" \
+helm upgrade --install strimzi strimzi-kafka-operator --repo https://strimzi.io/charts/ --version "$strimzi" \
   --namespace strimzi --create-namespace --set watchAnyNamespace=true --wait
 kubectl apply -f k8s/overlays/dev/namespace.yaml
 k8s/scripts/secrets.sh headrace
