@@ -111,13 +111,6 @@ def _no_settling(patches: Patches) -> None:
     patches.put(recovery, "_time_left_to_others", lambda *_: 0.0)
 
 
-def _shadow_forgotten(patches: Patches) -> None:
-    def resume(self: Any, shadowed: Any = ()) -> None:
-        original(self, ())
-
-    original = patches.put(PartitionRouter, "resume", resume)
-
-
 def _positions_ahead(patches: Patches) -> None:
     def reached(self: Any, positions: Any) -> Any:
         found = original(self, positions)
@@ -143,6 +136,5 @@ BUGS = (
     ),
     Bug("no_reissue", "a new owner does not carry out what was left open", _no_reissue),
     Bug("no_settling", "a new owner does not let what others decided arrive", _no_settling, hint=193),
-    Bug("shadow_forgotten", "states hidden from compaction by a zombie's are not written again", _shadow_forgotten),
     Bug("positions_ahead", "the journal notes one input more than was decided about", _positions_ahead),
 )

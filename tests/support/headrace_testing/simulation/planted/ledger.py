@@ -34,10 +34,6 @@ def _poison_takes_neighbours(patches: Patches) -> None:
     original = patches.put(Projection, "_event", event)
 
 
-def _batch_kept(patches: Patches) -> None:
-    patches.put(Projection, "_drop", lambda *_: None)
-
-
 def _rounds_down(patches: Patches) -> None:
     def cost(usage: Any, price: Any) -> int:
         exact: int = original(usage, price)
@@ -63,7 +59,6 @@ BUGS = (
         _poison_takes_neighbours,
         hint=4,
     ),
-    Bug("batch_kept", "records of a partition that has gone are written all the same", _batch_kept),
     Bug("rounds_down", "costs are rounded down", _rounds_down, hint=8),
     Bug("failed_is_free", "failed attempts are booked at nothing", _failed_is_free, hint=8),
 )
