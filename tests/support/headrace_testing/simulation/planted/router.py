@@ -95,6 +95,7 @@ def _repeat_dispatches(patches: Patches) -> None:
 
 
 BUGS = (
+    Bug("zombie_acts", "a router that stood still acts on acknowledgements of before", _zombie_acts, hint=988),
     Bug("wake_up_lost", "a recovered partition sets no timers", _wake_up_lost, hint=40),
     Bug("follower_forgotten", "followers of a leader that has ended are not told", _follower_forgotten, hint=2),
     Bug("ended_forgotten", "a task that comes again after its end is run again", _ended_forgotten, hint=7),
