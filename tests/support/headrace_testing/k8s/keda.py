@@ -51,7 +51,7 @@ class Keda:
             f"--tls-private-key-file={self._folder / 'tls.key'}", f"--secure-port={metrics}",
             "--bind-address=127.0.0.1", f"--port={free_port()}", f"--metrics-service-address=localhost:{grpc}",
             f"--authentication-kubeconfig={self._plane.kubeconfig}", "--authentication-skip-lookup=true",
-            f"--authorization-kubeconfig={self._plane.kubeconfig}",
+            f"--authorization-kubeconfig={self._plane.kubeconfig}", f"--lister-kubeconfig={self._plane.kubeconfig}",
         )  # fmt: skip
         deadline = time.monotonic() + _START_SECONDS
         while self._plane.kubectl("get", "--raw", f"/apis/{_METRICS}/v1beta1", check=False).code != 0:
@@ -79,7 +79,10 @@ class Keda:
 
     def _spawn(self, name: str, *arguments: str) -> None:
         command = [str(self._tools.path(name)), *arguments]
-        variables = {"KUBECONFIG": str(self._plane.kubeconfig), "POD_NAMESPACE": _NAMESPACE, "WATCH_NAMESPACE": ""}
+        variables = {
+            "KUBECONFIG": str(self._plane.kubeconfig), "POD_NAMESPACE": _NAMESPACE, "WATCH_NAMESPACE": "",
+            "KEDA_CLUSTER_OBJECT_NAMESPACE": _NAMESPACE,
+        }  # fmt: skip
         self._processes.append(spawn(command, self._folder / f"{name}.log", **variables))
 
     def _register(self, port: int) -> None:
