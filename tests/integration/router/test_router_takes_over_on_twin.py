@@ -172,6 +172,27 @@ async def test_a_decision_of_somebody_who_stands_still_is_given_time_to_be_carri
         assert ends(twin) == once([task])
 
 
+async def test_a_repetition_of_somebody_who_stands_still_is_given_time_as_well() -> None:
+    async with Twin(partitions=1) as twin:
+        twin.work()
+        first = twin.router("first", static=False, wire=Wire(crash_on=PREFIX + "tasks.completed"))
+        (task,) = tasks(1)
+        await twin.submit(task)
+        await asyncio.wait_for(first.wire.crashed.wait(), 10)
+        await first.kill()
+        repeating = twin.router("repeating", static=False, wire=Wire(freeze_on=PREFIX + "tasks.completed"))
+        await twin.until(lambda: repeating.wire.frozen)
+        # The decision is its own predecessor's, so only the repetition says that somebody may be about to act on it.
+        new = twin.router("first", static=False, settle_seconds=1.5)
+        await twin.until(lambda: barriers(twin)["first"] == 2)
+        await asyncio.sleep(0.1)
+        assert not twin.completed()
+        repeating.wire.thaw()
+        await twin.until(lambda: len(new.service.partitions) + len(repeating.service.partitions) == 1)
+        await twin.quiet()
+        assert ends(twin) == once([task])
+
+
 async def test_nobody_waits_for_a_decision_that_is_old_or_that_ones_predecessor_left() -> None:
     for name, age in (("r1", 0.0), ("other", 0.5)):
         async with Twin(partitions=1) as twin:

@@ -80,6 +80,7 @@ class Recovered:
             of tasks.completed; None when nothing is known.
         shadowed: Tasks whose newest record does not count: write their state once more.
         entries: How many entries counted.
+        last: The last decision or watermark that counts.
     """
 
     positions: Mapping[tuple[str, int], int]
@@ -87,6 +88,7 @@ class Recovered:
     completed_offset: int | None
     shadowed: frozenset[str]
     entries: int
+    last: JournalEntry | None
 
 
 async def read_journal(
@@ -208,11 +210,13 @@ class _Reading:
 
     def recovered(self) -> Recovered:
         # The last ones say what need not be read. Watermarks of the first version may name no positions.
-        last = [] if self._decision is None else [self._decision]
+        telling = [] if self._decision is None else [self._decision]
         if self._open:
-            last.append((offset := next(reversed(self._open)), self._open[offset]))
-        for offset, value in last:
-            self._look(self._decoded(offset, value))
+            telling.append((offset := next(reversed(self._open)), self._open[offset]))
+        last: JournalEntry | None = None
+        for offset, value in telling:
+            last = self._decoded(offset, value)
+            self._look(last)
         unacted = []
         for offset, value in self._open.items():
             entry = self._decoded(offset, value)
@@ -224,4 +228,5 @@ class _Reading:
             completed_offset=self._completed_offset,
             shadowed=frozenset(self._shadowed),
             entries=self._entries,
+            last=last,
         )

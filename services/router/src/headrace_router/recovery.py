@@ -100,17 +100,21 @@ async def recover(
 def _time_left_to_others(recovered: Recovered, owner: str, now: int, settle_seconds: float) -> float:
     """Seconds to wait before looking which terminal states are there.
 
-    Somebody who stood still past the session, and has just decided that a task ends before our barrier came, may be
-    about to say so. What such an owner has not produced so long after its decision it never will. One that died, or
-    left in order, has not decided anything for longer than that or left nothing open, so nobody waits for it; one of
-    our own name is our predecessor, who is gone.
+    Whoever owned the partition last may have stood still past the session, and be about to say that a task has ended:
+    one that it decided itself, or one of an earlier owner that it repeats, which it may have begun as late as its last
+    entry. What it has not produced so long after that it never will. One that died, or left in order, has not written
+    anything for longer than that or left nothing open, so nobody waits for it; one of our own name is our predecessor,
+    who is gone.
     """
-    ages = [
-        max(0, now - placed.entry.decided_at) / 1000
+    last = recovered.last
+    if last is None or last.owner == owner:
+        return 0.0
+    begun = [
+        placed.entry.decided_at if placed.entry.generation == last.generation else last.decided_at
         for placed in recovered.unacted
-        if placed.entry.owner != owner and any(c.kind is CommandKind.COMPLETE for c in placed.entry.commands)
+        if any(c.kind is CommandKind.COMPLETE for c in placed.entry.commands)
     ]
-    return max(0.0, settle_seconds - min(ages, default=settle_seconds))
+    return max(0.0, settle_seconds - max(0, now - max(begun)) / 1000) if begun else 0.0
 
 
 async def _repeat(
