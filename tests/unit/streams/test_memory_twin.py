@@ -11,7 +11,7 @@ import pytest
 from headrace_streams.errors import AppendUncertain, LeaveGroup, OffsetGone, Overloaded, PartitionsLost, TryAgain
 from headrace_streams.memory import MemoryCluster, MemoryLog, Operation, Request
 from headrace_streams.memory import producer as memory_producer
-from headrace_streams.memory.groups import range_assignment
+from headrace_streams.memory.groups import Group, range_assignment
 from headrace_streams.partitioning import murmur2, partition_of
 from headrace_streams.records import Outgoing, Progress, TopicPartition
 from headrace_testing.logs import Listener, take, until
@@ -67,6 +67,19 @@ def test_range_gives_the_first_members_the_rest() -> None:
     assert {name.partition for name in assigned["a"] if name.topic == "x"} == {0, 1, 2}
     assert sum(len(own) for own in assigned.values()) == 9
     assert range_assignment({"a": ["missing"]}, {}) == {"a": frozenset()}
+
+
+def test_who_has_given_its_partitions_up_holds_nothing_until_all_have() -> None:
+    group = Group("g", lambda _topics: {TOPIC: 2}, session_timeout=6.0, rebalance_timeout=9.0)
+    slow = group.join(0.0, [TOPIC], None, lambda: None)
+    quick = group.join(0.0, [TOPIC], None, lambda: None)
+    group.rejoin(0.1, slow)
+    assert group.heartbeat(0.2, quick).assignment
+    group.join(1.0, [TOPIC], None, lambda: None)
+    # It has not heard of its partitions before, and must not take them now: nobody would ask for them again.
+    group.rejoin(1.1, quick)
+    assert group.rebalancing
+    assert not group.heartbeat(1.2, quick).assignment
 
 
 async def test_a_killed_member_is_expelled_when_its_session_ends(cluster: MemoryCluster) -> None:

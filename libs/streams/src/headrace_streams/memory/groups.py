@@ -122,6 +122,8 @@ class Group:
         member = self._known(member_id)
         member.session_ends = now + self._session_timeout
         member.rejoined = True
+        # It may not have heard of them yet, and must not while the others are waited for.
+        member.assignment = frozenset()
         self._complete_if_all_rejoined()
 
     def heartbeat(self, now: float, member_id: str) -> Standing:
