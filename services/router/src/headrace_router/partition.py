@@ -314,6 +314,8 @@ class PartitionRouter:
     def _restate(self, task_id: str) -> None:
         if (state := self.tasks.get(task_id)) is not None:
             self._append(task_id, "restated", Decision(state), None)
+        elif (wish := self._holdings.wishes.find(task_id, self._world.clock())) is not None:
+            self._append_wish(wish, None)
 
     def _entry(self, task_id: str, cause: str, origin: Input | None, **fields: Any) -> JournalEntry:
         positions = self._positions
