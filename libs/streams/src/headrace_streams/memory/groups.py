@@ -121,9 +121,10 @@ class Group:
         """The member has given up its partitions and waits for the next generation."""
         member = self._known(member_id)
         member.session_ends = now + self._session_timeout
-        member.rejoined = True
-        # It may not have heard of them yet, and must not while the others are waited for.
-        member.assignment = frozenset()
+        if not member.rejoined:
+            member.rejoined = True
+            # It may not have heard of them yet, and must not while the others are waited for.
+            member.assignment = frozenset()
         self._complete_if_all_rejoined()
 
     def heartbeat(self, now: float, member_id: str) -> Standing:
