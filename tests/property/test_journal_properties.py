@@ -4,10 +4,11 @@ foreign records and compaction. The model knows which entries count by watching 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+import pytest
 from headrace_contracts.codec import Codec
 from headrace_contracts.content import plain
 from headrace_contracts.errors import Origin
@@ -40,7 +41,12 @@ WHERE = TopicPartition(TOPIC, 0)
 TASKS = [f"task-{number}" for number in range(4)]
 T = TypeVar("T")
 
-journal_reading._LOOK_EVERY = 3  # type: ignore[misc] # so that short journals have several looks
+
+@pytest.fixture(autouse=True, scope="module")
+def _several_looks_at_short_journals() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(journal_reading, "_LOOK_EVERY", 3)
+        yield
 
 
 class Wire:
