@@ -67,8 +67,10 @@ def test_it_fits_into_memory(platform: RunningStack) -> None:
 
 @pytest.mark.parametrize("service", ["router", "cost-accountant"])
 def test_a_crashed_service_is_started_again_and_said_so(platform: RunningStack, service: str) -> None:
+    # The file is written anew a moment after each word about a part.
+    wait_for(lambda: service in platform.pids)
     before = platform.pid(service)
     os.kill(before, signal.SIGKILL)
     wait_for(lambda: re.search(rf"✓ {service} +again", platform.output) is not None)
     assert re.search(rf"! {service} +was ended by signal 9; starting it again in 0\.1 s", platform.output)
-    assert platform.pid(service) != before
+    wait_for(lambda: platform.pids.get(service, before) != before)

@@ -48,9 +48,15 @@ class RunningStack:
         """What the simulator was sent, one JSON object per line."""
         return self.data / "simulator" / "requests.jsonl"
 
+    @property
+    def pids(self) -> Mapping[str, int]:
+        """Process ids of the parts that run now."""
+        pids: dict[str, int] = read_stack_file(self.data)["pids"]
+        return pids
+
     def pid(self, part: str) -> int:
         """Process id of a part as it is now (it changes when the part is started again)."""
-        return int(read_stack_file(self.data)["pids"][part])
+        return self.pids[part]
 
     def log(self, part: str) -> str:
         """What a part has logged so far."""
