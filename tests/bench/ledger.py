@@ -28,7 +28,7 @@ from headrace_contracts.events import Outcome, Usage, UsageRecorded
 from headrace_contracts.memory_registry import MemoryRegistry
 from headrace_contracts.topics import USAGE_RECORDED
 from headrace_cost_accountant.adapters.ledger_store import LedgerStore
-from headrace_cost_accountant.measures import Measures
+from headrace_cost_accountant.metrics import LedgerMetrics
 from headrace_cost_accountant.migrations import MIGRATIONS
 from headrace_models.prices import load_price_book
 from headrace_runtime.metrics import Metrics
@@ -75,7 +75,7 @@ async def measure(rows: int, batches: Sequence[int], rounds: int) -> dict[int, l
     await codec.prepare([USAGE_RECORDED], register=True)
     results: dict[int, list[Figures]] = {size: [] for size in batches}
     async with own_postgres() as server, prepared(server.url, MIGRATIONS) as database:
-        store = LedgerStore(database, load_price_book(), _refused, Measures(Metrics("bench")))
+        store = LedgerStore(database, load_price_book(), _refused, LedgerMetrics(Metrics("bench")))
         part, first = TopicPartition("headrace." + USAGE_RECORDED.name, 0), 0
         for _ in range(rounds):
             for size in batches:

@@ -11,7 +11,7 @@ import pytest
 from headrace_contracts.events import Outcome, Usage, UsageRecorded
 from headrace_cost_accountant.adapters.ledger_store import LedgerStore
 from headrace_cost_accountant.decide.booking import Implausible, cost_of
-from headrace_cost_accountant.measures import Measures
+from headrace_cost_accountant.metrics import LedgerMetrics
 from headrace_cost_accountant.migrations import MIGRATIONS
 from headrace_models.prices import load_price_book
 from headrace_runtime.metrics import Metrics
@@ -72,7 +72,7 @@ async def _check(dsn: str, incoming: Sequence[UsageRecorded], cuts: Sequence[int
     async with prepared(dsn, MIGRATIONS) as database:
         async with database.connection() as connection:
             await connection.execute("TRUNCATE ledger.entries, ledger.balances, ledger.positions, ledger.repricings")
-        store = LedgerStore(database, BOOK, keep, Measures(Metrics("test")))
+        store = LedgerStore(database, BOOK, keep, LedgerMetrics(Metrics("test")))
         start = 0
         for size in [*cuts, len(incoming)]:
             batch = [

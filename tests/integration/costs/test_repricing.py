@@ -13,7 +13,7 @@ from headrace_contracts.events import Outcome, Usage, UsageRecorded
 from headrace_cost_accountant.adapters.ledger_store import LedgerStore
 from headrace_cost_accountant.adapters.repricing import Repricing
 from headrace_cost_accountant.decide.booking import Basis, cost_of
-from headrace_cost_accountant.measures import Measures
+from headrace_cost_accountant.metrics import LedgerMetrics
 from headrace_cost_accountant.migrations import MIGRATIONS
 from headrace_cost_accountant.reprice import main
 from headrace_models.prices import PriceBook, load_price_book
@@ -68,7 +68,7 @@ def new(book_file: Path) -> PriceBook:
 @pytest.fixture
 async def database(postgres_dsn: str) -> AsyncIterator[Database]:
     async with prepared(postgres_dsn, MIGRATIONS) as database:
-        store = LedgerStore(database, OLD, _never, Measures(Metrics("test")))
+        store = LedgerStore(database, OLD, _never, LedgerMetrics(Metrics("test")))
         batch = [(Record("u", 0, offset, NOON, b"k", b""), event) for offset, event in enumerate(EVENTS)]
         await store.apply(batch, {TopicPartition("u", 0): (None, len(EVENTS))})
         yield database
@@ -147,7 +147,7 @@ async def test_an_interrupted_run_is_repeated_and_two_at_once_price_nothing_twic
 async def test_usage_that_comes_meanwhile_is_not_disturbed(
     database: Database, postgres_dsn: str, new: PriceBook
 ) -> None:
-    store = LedgerStore(database, new, _never, Measures(Metrics("test")))
+    store = LedgerStore(database, new, _never, LedgerMetrics(Metrics("test")))
     # Repeats of what is there, and the projection's position.
     batch = [(Record("u", 1, offset, NOON, b"k", b""), event) for offset, event in enumerate(EVENTS[:500])]
     await asyncio.gather(run(repricing(database, new)), store.apply(batch, {TopicPartition("u", 1): (None, 500)}))

@@ -29,7 +29,7 @@ from headrace_intake.decide.rows import NotAViewRow
 from headrace_intake.decide.views import document, of_submission, with_completion
 from headrace_intake.migrations import MIGRATIONS
 from headrace_runtime.database import DatabaseAway, Outage, OutageKind
-from headrace_streams.errors import PartitionsLost, TryAgain
+from headrace_streams.errors import PartitionsLost, TransientError
 from headrace_streams.records import Record, TopicPartition
 from headrace_testing.databases import database_at, prepared
 
@@ -248,7 +248,7 @@ async def test_without_postgres_everything_says_so_at_once() -> None:
     try:
         with pytest.raises(DatabaseAway):
             await History(database).get("acme", "t")
-        with pytest.raises(TryAgain):
+        with pytest.raises(TransientError):
             await ViewStore(database, never).positions([SUBMITTED])
         outage = await asyncio.wait_for(told.get(), 5)
         assert outage is not None

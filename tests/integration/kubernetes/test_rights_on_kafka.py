@@ -162,7 +162,7 @@ async def test_with_these_rights_and_no_other_the_services_answer_tasks(
         ProvisionSettings(**common(broker, registry_url, "provisioner"), replication=1, provision_seconds=120)
     )
     key = make_key(b"k" * 40)
-    door: dict[str, Any] = {"api_port": free_port(), "key_pepper": SecretStr(PEPPER)}
+    api: dict[str, Any] = {"api_port": free_port(), "key_pepper": SecretStr(PEPPER)}
     other: dict[str, Any] = {"api_port": free_port(), "key_pepper": SecretStr(PEPPER)}
     third: dict[str, Any] = {"api_port": free_port(), "key_pepper": SecretStr(PEPPER)}
     dsn = SecretStr(postgres_dsn)
@@ -174,7 +174,7 @@ async def test_with_these_rights_and_no_other_the_services_answer_tasks(
         services = [
             intake.build(
                 intake_settings.IntakeSettings(
-                    **of("intake"), **door, database_url=dsn, bootstrap_key=SecretStr(str(key))
+                    **of("intake"), **api, database_url=dsn, bootstrap_key=SecretStr(str(key))
                 )
             ),
             router.build(router_settings.RouterSettings(**of("router"))),
@@ -195,7 +195,7 @@ async def test_with_these_rights_and_no_other_the_services_answer_tasks(
             await running.enter_async_context(living(service))
         headers = {"Authorization": f"Bearer {key}", "Prefer": "wait=60"}
         async with aiohttp.ClientSession(headers=headers) as http:
-            tasks = f"http://127.0.0.1:{door['api_port']}/v1/tasks"
+            tasks = f"http://127.0.0.1:{api['api_port']}/v1/tasks"
             for body in (
                 {"messages": [{"role": "user", "content": "Stay at home."}], "privacy": "sensitive"},
                 {"messages": [{"role": "user", "content": "Go out."}], "privacy": "public", "mode": "cloud"},

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from headrace_streams.kafka import KafkaLog
 from headrace_streams.offsets import METADATA_LIMIT, decode
-from headrace_streams.parallel import EngineOptions, Handler, Lane, ParallelConsumer
-from headrace_streams.records import NewTopic, Outgoing, Record, TopicPartition
+from headrace_streams.parallel import EngineOptions, Handler, ParallelConsumer, TopicLane
+from headrace_streams.records import NewTopic, ProducerRecord, Record, TopicPartition
 
 pytestmark = pytest.mark.stack
 
@@ -41,7 +41,7 @@ async def topic(kafka: str, topic_prefix: str) -> str:
 async def fill(kafka: str, topic: str, count: int, keys: int) -> None:
     producer = KafkaLog({"bootstrap.servers": kafka}).producer()
     sent = [
-        producer.send(Outgoing(topic, str(number).encode(), key=f"k{number % keys}".encode()))
+        producer.send(ProducerRecord(topic, str(number).encode(), key=f"k{number % keys}".encode()))
         for number in range(count)
     ]
     await asyncio.gather(*sent)
@@ -62,7 +62,7 @@ async def consuming(
     consumer = ParallelConsumer(
         KafkaLog({"bootstrap.servers": kafka, **properties}),
         f"{topic}-group",
-        [Lane(topic)],
+        [TopicLane(topic)],
         handler,
         dead_letters=NoLetters(),
         options=EngineOptions(**values),

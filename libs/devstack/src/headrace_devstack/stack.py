@@ -15,7 +15,7 @@ from headrace_devstack.artifacts import ArtifactCache, Bundles, FetchProgress, r
 from headrace_devstack.errors import InstallNewerPython
 from headrace_devstack.layout import DataFolder, make_api_key, open_data_folder
 from headrace_devstack.parts.kafka import kafka_part
-from headrace_devstack.parts.part import Part, Step
+from headrace_devstack.parts.part import SetupStep, StackPart
 from headrace_devstack.parts.postgres import database_url, postgres_part
 from headrace_devstack.parts.registry import registry_part, registry_url
 from headrace_devstack.parts.service import ServiceNeeds, service_part
@@ -32,7 +32,7 @@ ROOM_FOR_DATA = 500_000_000  # bytes
 
 
 @dataclass(frozen=True, slots=True)
-class Addresses:
+class StackAddresses:
     """Where everything of a running stack is."""
 
     bootstrap_servers: str
@@ -53,8 +53,8 @@ class Stack:
     """A stack whose parts are put together; `supervisor` runs them."""
 
     folder: DataFolder
-    addresses: Addresses
-    parts: tuple[Part, ...]
+    addresses: StackAddresses
+    parts: tuple[StackPart, ...]
     supervisor: Supervisor
     new_api_key: str | None
     started: datetime
@@ -116,7 +116,7 @@ async def open_stack(
         new_api_key = not folder.api_key_file.exists()
         api_key = folder.secret("api-key", make_api_key)
         password = folder.secret("postgres-password")
-        parts: list[Part] = [
+        parts: list[StackPart] = [
             kafka_part(folder, ports, bundles.kafka_jars),
             registry_part(folder, ports, bundles.registry_home),
             postgres_part(folder, ports, password),
@@ -156,7 +156,7 @@ def _service_parts(
     providers: Providers,
     password: str,
     api_key: str,
-) -> Iterator[Part]:
+) -> Iterator[StackPart]:
     bootstrap, registry = f"{LOOPBACK}:{ports.kafka}", registry_url(ports)
 
     async def topics() -> str:
@@ -165,7 +165,7 @@ def _service_parts(
 
         return await provision_stack(bootstrap, registry, settings.topic_prefix, seconds=PROVISION_SECONDS)
 
-    yield Step("topics", topics, after=("kafka", "registry"))
+    yield SetupStep("topics", topics, after=("kafka", "registry"))
     if providers.simulated:
         yield simulator_part(folder, ports, providers.simulated, settings.simulator_speed)
     common = {
@@ -194,8 +194,8 @@ def _service_parts(
 
 def _addresses(
     settings: StackSettings, folder: DataFolder, ports: PortPlan, providers: Providers | None, password: str
-) -> Addresses:
-    return Addresses(
+) -> StackAddresses:
+    return StackAddresses(
         bootstrap_servers=f"{LOOPBACK}:{ports.kafka}",
         registry_url=registry_url(ports),
         database_url=database_url(ports, password),

@@ -30,7 +30,7 @@ class Ordering(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Lane:
+class TopicLane:
     """A topic (with its prefix) and its claim; see `scheduling.LaneShare`."""
 
     topic: str
@@ -103,7 +103,7 @@ class Observer:
 
 
 @dataclass(frozen=True, slots=True)
-class PartitionState:
+class PartitionSnapshot:
     """How far one assigned partition is.
 
     Attributes:
@@ -130,7 +130,7 @@ class PartitionState:
 
 
 @dataclass(frozen=True, slots=True)
-class EngineState:
+class EngineSnapshot:
     """What the engine has in hand at one moment.
 
     Attributes:
@@ -144,7 +144,7 @@ class EngineState:
     in_flight: int
     parked: int
     waiting: Mapping[str, int]
-    assigned: Mapping[TopicPartition, PartitionState]
+    assigned: Mapping[TopicPartition, PartitionSnapshot]
     longest_span: int
 
     @property

@@ -71,7 +71,7 @@ class CloudWorkerSettings(ServiceSettings):
     cancel_history_seconds: float = setting(
         3600.0,
         unit="s",
-        reason="Age of the wishes to stop a task that are read at the start: an attempt may have waited that long.",
+        reason="Age of the cancellation requests that are read at the start: an attempt may have waited that long.",
         ge=0,
     )
     max_in_flight: int = setting(
@@ -84,7 +84,7 @@ class CloudWorkerSettings(ServiceSettings):
     def kafka_config(self) -> dict[str, str]:
         """As for every service; but a worker that comes or goes makes the others give up only what moves to it.
 
-        Its topics need not be cut at the same places as others, and a call of a model is too dear to be dropped for a
-        rebalance that leaves its partition where it was.
+        Its topics need not be cut at the same endpoints as others, and a call of a model is too dear to be dropped for
+        a rebalance that leaves its partition where it was.
         """
         return {"partition.assignment.strategy": "cooperative-sticky", **super().kafka_config()}

@@ -6,7 +6,7 @@ import os
 from functools import partial
 
 from headrace_contracts.codec import Codec
-from headrace_contracts.events import Place as Where
+from headrace_contracts.events import Place
 from headrace_contracts.ids import new_id
 from headrace_contracts.topics import (
     ATTEMPTS_FINISHED,
@@ -17,10 +17,10 @@ from headrace_contracts.topics import (
     WORK_CLOUD_BATCH,
     WORK_CLOUD_INTERACTIVE,
 )
-from headrace_models.worker.cancellations import Cancellations, Wishes, is_wanted
+from headrace_models.worker.cancellations import CancellationRequests, Cancellations, is_wanted
 from headrace_models.worker.fleet import FleetOptions, FleetReporter
-from headrace_models.worker.measures import WorkerMeasures
-from headrace_models.worker.pool import Place, Pool
+from headrace_models.worker.metrics import WorkerMetrics
+from headrace_models.worker.pool import Endpoint, Pool
 from headrace_models.worker.runner import AttemptRunner, RunnerOptions
 from headrace_models.worker.workload import WorkloadReader
 from headrace_runtime.connections import Connections, wall_clock_ms
@@ -29,7 +29,7 @@ from headrace_runtime.health import Health
 from headrace_runtime.lifecycle import Part, Service
 from headrace_runtime.metrics import Metrics
 from headrace_streams.handling import DeadLetterSink
-from headrace_streams.parallel import EngineOptions, Lane, ParallelConsumer
+from headrace_streams.parallel import EngineOptions, ParallelConsumer, TopicLane
 from headrace_streams.ports import Log
 from headrace_streams.publishing import Publisher
 
@@ -69,20 +69,20 @@ def worker_parts(
     dead_letters: DeadLetterSink,
 ) -> list[Part]:
     """What runs on the connections, whatever log they lead to."""
-    providers = [Place(provider, settings.provider_slots) for provider in offered_providers(settings, os.environ)]
+    providers = [Endpoint(provider, settings.provider_slots) for provider in offered_providers(settings, os.environ)]
     pool = Pool(providers, choose_provider)
-    measures = WorkerMeasures(metrics, pool)
+    measures = WorkerMetrics(metrics, pool)
 
-    def stop_tasks(wishes: Wishes) -> None:
-        consumer.cancel(partial(is_wanted, wishes))
-        runner.interrupt(wishes)
+    def stop_tasks(cancellations: CancellationRequests) -> None:
+        consumer.cancel(partial(is_wanted, cancellations))
+        runner.interrupt(cancellations)
 
     cancellations = Cancellations(
         log,
         codec,
         history_seconds=settings.cancel_history_seconds,
         clock_ms=wall_clock_ms,
-        on_wishes=stop_tasks,
+        on_cancellations=stop_tasks,
     )
     runner = AttemptRunner(
         codec=codec,
@@ -106,9 +106,9 @@ def worker_parts(
         log,
         settings.topic_prefix + GROUP,
         [
-            Lane(interactive, weight=settings.interactive_weight),
+            TopicLane(interactive, weight=settings.interactive_weight),
             # Some room is left for what is urgent, however much batch work is in hand.
-            Lane(batch, max_in_flight=max(1, settings.max_in_flight * 3 // 4)),
+            TopicLane(batch, max_in_flight=max(1, settings.max_in_flight * 3 // 4)),
         ],
         in_its_trace("run attempt", runner.handle),
         skip=in_its_trace("skip attempt", runner.skip),
@@ -127,7 +127,7 @@ def worker_parts(
         publisher,
         FleetOptions(
             worker=settings.instance_id,
-            where=Where.CLOUD,
+            where=Place.CLOUD,
             look_seconds=settings.look_seconds,
             report_seconds=settings.report_seconds,
             models_of=with_undated_names,
@@ -136,8 +136,8 @@ def worker_parts(
     )
 
     async def close_providers() -> None:
-        for place in providers:
-            await place.provider.close()
+        for endpoint in providers:
+            await endpoint.provider.close()
 
     return [
         Part("providers", start=fleet.start, run=fleet.run, stop=close_providers),

@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal
 from headrace_runtime.settings import CommaList, ServiceSettings, setting
 from pydantic import AfterValidator
 
-from headrace_local_worker.decide.endpoints import Rules, parse_labels
+from headrace_local_worker.decide.endpoints import NodeRules, parse_labels
 from headrace_local_worker.decide.nodes import NodeSpec, parse_nodes
 
 
@@ -85,7 +85,7 @@ class LocalWorkerSettings(ServiceSettings):
     cancel_history_seconds: float = setting(
         3600.0,
         unit="s",
-        reason="Age of the wishes to stop a task that are read at the start: an attempt may have waited that long.",
+        reason="Age of the cancellation requests that are read at the start: an attempt may have waited that long.",
         ge=0,
     )
     max_in_flight: int = setting(
@@ -95,9 +95,9 @@ class LocalWorkerSettings(ServiceSettings):
         8, unit="starts", reason="Attempts that somebody waits for, to each batch attempt, while there are both.", ge=1
     )
 
-    def rules(self) -> Rules:
+    def rules(self) -> NodeRules:
         """How endpoints become nodes."""
-        return Rules(self.discovery_port, self.node_slots, parse_labels(self.discovery_labels))
+        return NodeRules(self.discovery_port, self.node_slots, parse_labels(self.discovery_labels))
 
     def nodes(self) -> tuple[NodeSpec, ...]:
         """The nodes, with their slots and labels."""
@@ -106,7 +106,7 @@ class LocalWorkerSettings(ServiceSettings):
     def kafka_config(self) -> dict[str, str]:
         """As for every service; but a worker that comes or goes makes the others give up only what moves to it.
 
-        Its topics need not be cut at the same places as others, and a call of a model is too dear to be dropped for a
-        rebalance that leaves its partition where it was.
+        Its topics need not be cut at the same endpoints as others, and a call of a model is too dear to be dropped for
+        a rebalance that leaves its partition where it was.
         """
         return {"partition.assignment.strategy": "cooperative-sticky", **super().kafka_config()}

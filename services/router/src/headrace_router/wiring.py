@@ -17,11 +17,11 @@ from headrace_runtime.metrics import Metrics
 from headrace_streams.tables import Table
 
 from headrace_router.adapters.policy_file import load_policy
-from headrace_router.adapters.world import World
-from headrace_router.gate import Gate
-from headrace_router.limits import Limits
+from headrace_router.adapters.routing_view import RoutingView
+from headrace_router.in_flight_limiter import InFlightLimiter
+from headrace_router.limits import RouterLimits
 from headrace_router.metrics import RouterMetrics
-from headrace_router.partition import Surroundings
+from headrace_router.partition import RouterContext
 from headrace_router.service import INPUTS, RouterService
 from headrace_router.settings import RouterSettings
 
@@ -46,7 +46,7 @@ def build(settings: RouterSettings) -> Service:
     metrics = Metrics("router")
     connections = Connections(settings, health, writes=WRITES, reads=READS)
     policy = load_policy(settings.policy_file)
-    world = World(policy, load_price_book(settings.price_file), wall_clock_ms)
+    world = RoutingView(policy, load_price_book(settings.price_file), wall_clock_ms)
     fleet: Table[NodeStatus] = Table(connections.log, connections.codec, topics.FLEET_STATUS, world.node_changed)
     preferences: Table[Preferences] = Table(
         connections.log, connections.codec, topics.PREFERENCES, world.preferences_changed
@@ -55,18 +55,18 @@ def build(settings: RouterSettings) -> Service:
         log=connections.log,
         codec=connections.codec,
         dead_letters=connections.dead_letters,
-        surroundings=Surroundings(
+        router_context=RouterContext(
             world=world,
             publisher=connections.publisher,
             metrics=RouterMetrics(metrics),
-            gate=Gate(settings.in_flight),
+            gate=InFlightLimiter(settings.in_flight),
             act_within=settings.act_within_seconds,
             monotonic=_steady_seconds,
             settle_seconds=settings.act_within_seconds + settings.produce_within_seconds,
         ),
         owner=settings.instance_id,
         instance_id=settings.instance_id if settings.static_member else None,
-        limits=Limits(
+        limits=RouterLimits(
             tick_seconds=settings.commit_seconds,
             remembered=settings.remembered_tasks,
             largest_entry=settings.largest_entry_bytes,

@@ -18,7 +18,7 @@ from headrace_bench.report import Section, Target, left_out, rate, times
 from headrace_bench.rounds import ROUND_SECONDS, Contestant, Outcome, module
 
 _RATE = 1_000
-_CHANGELOG = "hop-wishes-changelog"
+_CHANGELOG = "hop-cancellations-changelog"
 """Faust would create it as well, and then fail on its first records, since it has not heard of it yet."""
 _OURS = "our journal: append, then act"
 _TRANSACTION = "confluent_kafka, a transaction for each batch"

@@ -8,7 +8,7 @@ from pathlib import Path
 from headrace_contracts.codec import Codec
 from headrace_contracts.events import TaskCancelled
 from headrace_contracts.topics import TASKS_CANCELLED
-from headrace_streams.records import NewTopic, Outgoing
+from headrace_streams.records import NewTopic, ProducerRecord
 
 from headrace_bench.broker import create, fill
 from headrace_bench.clients.hop import TENANT, prepared_codec
@@ -23,16 +23,23 @@ _TARGET = 0.9
 _HEAD = ("", "records/s", "processor µs/record", "of the bare consumer's rate")
 
 
-def _records(codec: Codec, count: int) -> Iterator[Outgoing]:
-    wish = TaskCancelled(task_id="0199b9d0-0000-7000-8000-000000000001", tenant=TENANT, requested_at=1_760_000_000_000)
-    bare = len(codec.encode(TASKS_CANCELLED, wish))
+def _records(codec: Codec, count: int) -> Iterator[ProducerRecord]:
+    cancellation = TaskCancelled(
+        task_id="0199b9d0-0000-7000-8000-000000000001", tenant=TENANT, requested_at=1_760_000_000_000
+    )
+    bare = len(codec.encode(TASKS_CANCELLED, cancellation))
     for number in range(count):
         # The length of a text takes one byte more from 64 characters on.
         reason = f"{number:012d}".ljust(_VALUE_BYTES - bare - 1)
         filled = TaskCancelled(
-            task_id=wish.task_id, tenant=wish.tenant, reason=reason, requested_at=wish.requested_at + number
+            task_id=cancellation.task_id,
+            tenant=cancellation.tenant,
+            reason=reason,
+            requested_at=cancellation.requested_at + number,
         )
-        yield Outgoing(_TOPIC, codec.encode(TASKS_CANCELLED, filled), key=f"key-{number % _KEYS}".encode(), partition=0)
+        yield ProducerRecord(
+            _TOPIC, codec.encode(TASKS_CANCELLED, filled), key=f"key-{number % _KEYS}".encode(), partition=0
+        )
 
 
 def _contestants(bootstrap: str, records: int) -> Iterator[Contestant]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from headrace_devstack.errors import DevstackError
-from headrace_streams.records import NewTopic, Outgoing
+from headrace_streams.records import NewTopic, ProducerRecord
 
 from headrace_bench.broker import create, fill
 from headrace_bench.peers import JavaPeer, NotToBeHad, PyrallelPeer, java_peer, pyrallel_peer
@@ -74,12 +74,12 @@ def _topic(workload: str, keys: int) -> str:
     return f"bench.work.{workload.replace(' ', '-')}.{keys}"
 
 
-def _records(workload: str, keys: int, count: int) -> Iterator[Outgoing]:
+def _records(workload: str, keys: int, count: int) -> Iterator[ProducerRecord]:
     chance = random.Random(7)
     work = _WORKLOADS[workload]
     for number in range(count):
         value = f"{work(chance):08d}".encode().ljust(_VALUE_BYTES, b"x")
-        yield Outgoing(_topic(workload, keys), value, key=f"key-{number % keys}".encode(), partition=0)
+        yield ProducerRecord(_topic(workload, keys), value, key=f"key-{number % keys}".encode(), partition=0)
 
 
 def _contestants(bootstrap: str, workload: str, records: int, peers: _Peers) -> Iterator[Contestant]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from headrace_devstack.layout import DataFolder
-from headrace_devstack.parts.part import Command, Process
+from headrace_devstack.parts.part import Process, ProcessCommand
 from headrace_devstack.parts.probes import http_ok
 from headrace_devstack.ports import LOOPBACK, PortPlan
 
@@ -44,7 +44,7 @@ def service_part(folder: DataFolder, ports: PortPlan, common: Mapping[str, str],
         own |= {"HEADRACE_API_HOST": LOOPBACK, "HEADRACE_API_PORT": str(needs.api_port)}
     return Process(
         name=needs.name,
-        command=Command(
+        command=ProcessCommand(
             argv=(*_manners(needs.name), sys.executable, "-m", f"headrace_{needs.name.replace('-', '_')}"),
             environment={**os.environ, **common, **own, **needs.environment},
             log=folder.log(needs.name),

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from headrace_runtime.database import Connection, Database
 from headrace_runtime.positions import Positions
-from headrace_streams.errors import AppendUncertain, Overloaded, TryAgain
+from headrace_streams.errors import AppendUncertain, Overloaded, TransientError
 from headrace_streams.records import Record, TopicPartition
 
 from headrace_intake.decide.rows import COMPLETED_COLUMNS, SUBMITTED_COLUMNS, NotAViewRow, Row, rows_of
@@ -63,7 +63,7 @@ class ViewStore:
         self._kept: set[tuple[TopicPartition, int]] = set()
 
     async def positions(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, int]:
-        """Where to go on; partitions that were never read are left out. Raises TryAgain."""
+        """Where to go on; partitions that were never read are left out. Raises TransientError."""
         async with self._database.connection() as connection:
             return await self._positions.find(connection, partitions)
 
@@ -75,7 +75,7 @@ class ViewStore:
         """Write the rows of a batch and move the positions, or neither.
 
         What can have no row is put aside first. Raises PartitionsLost when another process has moved one of the
-        positions, TryAgain when Postgres or Kafka is away, BatchRefused when Postgres will never take a row.
+        positions, TransientError when Postgres or Kafka is away, BatchRefused when Postgres will never take a row.
         """
         rows, unusable = rows_of(batch)
         for record, reason in unusable:
@@ -94,7 +94,7 @@ class ViewStore:
         try:
             await self._keep(record, reason)
         except (AppendUncertain, Overloaded) as error:
-            raise TryAgain(str(error)) from error
+            raise TransientError(str(error)) from error
         self._kept.add(place)
 
 
