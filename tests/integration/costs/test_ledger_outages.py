@@ -83,7 +83,7 @@ class Ledger:
         self.database: Database = database_at(dsn, MIGRATIONS, pool_size=2, timeout_seconds=1.0, on_change=self._outage)
         log = MemoryLog(self.memory, client="accountant")
         letters = DeadLetters(Publisher(log.producer(), codec, "test"), "test", "t.", lambda: 7)
-        self.way = LosesAnswers(LedgerStore(self.database, BOOK, letters.keep, LedgerMetrics(Metrics("test"))))
+        self.way = LosesAnswers(LedgerStore(self.database, BOOK, letters, LedgerMetrics(Metrics("test"))))
         self.projection = Projection(
             log, "ledger", [USAGE_RECORDED], codec, self.way, letters, max_batch=25, max_wait_seconds=0.005,
             on_waiting=self.waits.append,

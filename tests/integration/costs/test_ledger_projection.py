@@ -140,7 +140,7 @@ class Books:
         letters = DeadLetters(
             Publisher(log.producer(), self.codec, name), "cost-accountant", self.codec.topic_prefix, now_ms
         )
-        store = LedgerStore(database, BOOK, letters.keep, LedgerMetrics(Metrics("test")))
+        store = LedgerStore(database, BOOK, letters, LedgerMetrics(Metrics("test")))
         projection = Projection(
             log,
             "ledger",

@@ -22,6 +22,7 @@ from headrace_runtime.metrics import Metrics
 from headrace_streams.errors import PartitionsLost, TransientError
 from headrace_streams.records import Record, TopicPartition
 from headrace_testing.databases import prepared
+from headrace_testing.dead_letters import KeptDeadLetters
 
 pytestmark = pytest.mark.stack
 
@@ -35,8 +36,6 @@ MODELS = [
     ("ollama", "phi3:3.8b"),
     ("novel", "unheard-of"),
 ]
-
-Kept = list[tuple[Record, Exception]]
 
 
 def usage(number: int, **changes: object) -> UsageRecorded:
@@ -83,16 +82,13 @@ async def database(postgres_dsn: str) -> AsyncIterator[Database]:
 
 
 @pytest.fixture
-def kept() -> Kept:
-    return []
+def kept() -> KeptDeadLetters:
+    return KeptDeadLetters()
 
 
 @pytest.fixture
-def store(database: Database, kept: Kept) -> LedgerStore:
-    async def keep(record: Record, error: Exception) -> None:
-        kept.append((record, error))
-
-    return LedgerStore(database, BOOK, keep, LedgerMetrics(Metrics("test")))
+def store(database: Database, kept: KeptDeadLetters) -> LedgerStore:
+    return LedgerStore(database, BOOK, kept, LedgerMetrics(Metrics("test")))
 
 
 async def report(database: Database, question: CostQuery) -> dict[tuple[str, ...], Sums]:
@@ -233,10 +229,10 @@ async def test_partitions_booked_at_once_do_not_disturb_each_other(database: Dat
 
 
 async def test_what_cannot_be_booked_is_kept_and_the_rest_goes_on(
-    database: Database, store: LedgerStore, kept: Kept
+    database: Database, store: LedgerStore, kept: KeptDeadLetters
 ) -> None:
     wrong = usage(1, usage=Usage(input_tokens=-1))
     await store.apply(batch([usage(2), wrong, usage(3)]), moves(None, 3))
-    assert [record.offset for record, _ in kept] == [1]
+    assert [record.offset for record, _ in kept.kept] == [1]
     assert (await total(database)).executions == 2
     assert await store.positions([TopicPartition(TOPIC, 0)]) == {TopicPartition(TOPIC, 0): 3}

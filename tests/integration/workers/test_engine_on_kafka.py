@@ -14,6 +14,7 @@ from headrace_streams.kafka import KafkaLog
 from headrace_streams.offsets import METADATA_LIMIT, decode
 from headrace_streams.parallel import EngineOptions, Handler, ParallelConsumer, TopicLane
 from headrace_streams.records import NewTopic, ProducerRecord, Record, TopicPartition
+from headrace_testing.dead_letters import NoDeadLetters
 
 pytestmark = pytest.mark.stack
 
@@ -24,11 +25,6 @@ PROTOCOLS: dict[str, dict[str, str | int]] = {
     "consumer": {"group.protocol": "consumer"},
 }
 PARTITIONS = 6
-
-
-class NoLetters:
-    async def keep(self, record: Record, error: Exception, attempts: int = 1) -> None:
-        raise AssertionError(f"{record.topic}@{record.offset} was given up: {error}")
 
 
 @pytest.fixture
@@ -64,7 +60,7 @@ async def consuming(
         f"{topic}-group",
         [TopicLane(topic)],
         handler,
-        dead_letters=NoLetters(),
+        dead_letters=NoDeadLetters(),
         options=EngineOptions(**values),
         instance_id=instance_id,
     )

@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 from headrace_devstack import artifact_download, artifacts
 from headrace_devstack.artifact_download import CHUNK
-from headrace_devstack.artifacts import Artifact, ArtifactCache, locked_artifacts, parse_lock, require_room
+from headrace_devstack.artifacts import ArtifactCache, require_room
 from headrace_devstack.errors import CheckTheMirror, FreeDiskSpace, GoOnline
+from headrace_devstack.locked_artifacts import LOCK_FILE, Artifact, locked_artifacts, parse_lock
 
 
 class Repository(ThreadingHTTPServer):
@@ -195,7 +196,7 @@ def test_room_on_the_disk_is_checked_before(tmp_path: Path) -> None:
 
 
 def test_the_lock_pins_the_versions_of_the_design_and_names_no_host() -> None:
-    text = Path(artifacts.__file__).with_name(artifacts.LOCK_FILE).read_text()
+    text = Path(artifacts.__file__).with_name(LOCK_FILE).read_text()
     locked = locked_artifacts()
     assert parse_lock(text) == locked
     coordinates = {artifact.coordinate for artifact in locked}

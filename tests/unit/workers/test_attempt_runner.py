@@ -87,7 +87,7 @@ async def test_the_model_is_asked_as_the_attempt_says(bench: WorkerBench, provid
 @pytest.mark.parametrize(
     ("error", "outcome", "code", "retry_after_ms"),
     [
-        (RetrySameProvider("overloaded", "!", provider="p", after_seconds=2), Outcome.FAILED_RETRYABLE, "overloaded", 2000),
+        (RetrySameProvider("timeout", "", provider="p", after_seconds=2), Outcome.FAILED_RETRYABLE, "timeout", 2000),
         (RetrySameProvider("timeout", "too slow", provider="p"), Outcome.FAILED_RETRYABLE, "timeout", None),
         (TryAnotherProvider("model_missing", "none", provider="p"), Outcome.FAILED_PERMANENT, "model_missing", None),
         (BadRequest("invalid_request", "bad", provider="p"), Outcome.FAILED_PERMANENT, "invalid_request", None),

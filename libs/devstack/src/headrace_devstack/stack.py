@@ -11,9 +11,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from headrace_devstack import ports as port_module
-from headrace_devstack.artifacts import ArtifactCache, Bundles, FetchProgress, require_room
+from headrace_devstack.artifacts import ArtifactCache, Bundles, require_room
 from headrace_devstack.errors import InstallNewerPython
 from headrace_devstack.layout import DataFolder, make_api_key, open_data_folder
+from headrace_devstack.locked_artifacts import FetchProgress
 from headrace_devstack.parts.kafka import kafka_part
 from headrace_devstack.parts.part import SetupStep, StackPart
 from headrace_devstack.parts.postgres import database_url, postgres_part

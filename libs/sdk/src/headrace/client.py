@@ -17,8 +17,9 @@ from headrace.addresses import Addresses, locate
 from headrace.costs import Costs
 from headrace.errors import NoAnswer, NotFound, NotUnderstood, NotYet
 from headrace.keys import Keys
+from headrace.parsing import preferences_of, task_of, task_page_of
 from headrace.requests import Prompt, TaskOptions, task_body
-from headrace.results import Preferences, Task, TaskPage, preferences_of, task_of, task_page_of
+from headrace.results import Preferences, Task, TaskPage
 from headrace.skills import Skills
 from headrace.sse import ParsedEvent
 from headrace.transport import Transport

@@ -15,7 +15,8 @@ from operator import length_hint
 from types import CoroutineType
 from typing import Any
 
-from headrace_streams.handling import DeadLetterSink, Ending, EngineOptions, Handler, Observer
+from headrace_streams.dead_letters import DeadLetterSink
+from headrace_streams.handling import Ending, EngineOptions, Handler, Observer
 from headrace_streams.records import Record
 from headrace_streams.retries import GiveUp, after_failure, is_unforeseen
 from headrace_streams.scheduling import Scheduler

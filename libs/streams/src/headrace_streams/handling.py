@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Protocol
 
 from headrace_contracts.headers import header
 
@@ -71,14 +70,6 @@ class EngineOptions:
             raise ValueError(
                 "commit_interval_seconds and lag_interval_seconds must be above 0, drain_seconds not below"
             )
-
-
-class DeadLetterSink(Protocol):
-    """Where records go that can never be handled."""
-
-    async def keep(self, record: Record, error: Exception, attempts: int = 1) -> None:
-        """Keep a record with its reason; returns after it is on disk."""
-        ...
 
 
 class Ending(Enum):

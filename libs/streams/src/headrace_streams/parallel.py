@@ -20,10 +20,10 @@ from functools import partial
 from typing import Any, TypeVar, cast
 
 from headrace_streams.committing import Committer
+from headrace_streams.dead_letters import DeadLetterSink
 from headrace_streams.errors import TopicMissing, TransientError
 from headrace_streams.executing import Executor
 from headrace_streams.handling import (
-    DeadLetterSink,
     Ending,
     EngineOptions,
     EngineSnapshot,
@@ -51,7 +51,6 @@ _CANCEL_SECONDS = 1.0
 """Time that cancelled handlers get to clean up."""
 
 __all__ = [
-    "DeadLetterSink",
     "Ending",
     "EngineOptions",
     "EngineSnapshot",

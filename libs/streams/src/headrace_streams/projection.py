@@ -22,6 +22,7 @@ from headrace_contracts.codec import Codec
 from headrace_contracts.errors import RegistryUnavailable, UnreadableValue
 from headrace_contracts.topics import Event, TopicSpec
 
+from headrace_streams.dead_letters import DeadLetterSink
 from headrace_streams.errors import (
     AppendUncertain,
     BatchRefused,
@@ -69,12 +70,6 @@ class ProjectionStore(Protocol):
         ...
 
 
-class KeepsDeadLetters(Protocol):
-    """Where unreadable records go."""
-
-    async def keep(self, record: Record, error: Exception, attempts: int = 1) -> None: ...
-
-
 class _StartAnew(Exception):
     """Leave the group and join again: what is in hand is not ours any more, or cannot be kept."""
 
@@ -97,7 +92,7 @@ class Projection:
         specs: Iterable[TopicSpec],
         codec: Codec,
         store: ProjectionStore,
-        dead_letters: KeepsDeadLetters,
+        dead_letters: DeadLetterSink,
         *,
         max_batch: int = 500,
         max_wait_seconds: float = 0.2,

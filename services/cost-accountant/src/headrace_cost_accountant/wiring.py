@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Final
 
 from headrace_contracts.events import AccessKey, SpendWindows
@@ -15,6 +14,7 @@ from headrace_runtime.health import Health
 from headrace_runtime.http import HttpServer, new_app
 from headrace_runtime.lifecycle import Part, Service
 from headrace_runtime.metrics import Metrics
+from headrace_runtime.tables import table_part
 from headrace_streams.projection import Projection
 from headrace_streams.tables import Table
 
@@ -54,7 +54,7 @@ def build(settings: CostAccountantSettings) -> Service:
         f"{settings.topic_prefix}cost-accountant.ledger",
         [USAGE_RECORDED],
         codec,
-        LedgerStore(database, prices, connections.dead_letters.keep, measures),
+        LedgerStore(database, prices, connections.dead_letters, measures),
         connections.dead_letters,
         max_batch=settings.ledger_batch,
         on_waiting=lambda reason: _ledger_waits(health, measures, reason),
@@ -85,8 +85,8 @@ def build(settings: CostAccountantSettings) -> Service:
     return Service(
         [
             connections.part,
-            Part("keys", start=keys.start, run=lambda: _follow(keys), stop=keys.close),
-            Part("live table", start=live.start, run=lambda: _follow(live), stop=live.close),
+            table_part("keys", keys),
+            table_part("live table", live),
             Part("postgres", start=database.prepare, stop=database.close),
             Part("ledger", run=ledger.run, drain=ledger.close),
             Part("live windows", run=windows.run),
@@ -100,8 +100,3 @@ def build(settings: CostAccountantSettings) -> Service:
 def _ledger_waits(health: Health, measures: LedgerMetrics, reason: str | None) -> None:
     measures.ledger_waiting.set(reason is not None)
     health.set("ledger", reason and f"waits: {reason}")
-
-
-async def _follow(table: Table[AccessKey] | Table[SpendWindows]) -> None:
-    """Until the table no longer follows its topic. Raises the error that broke it."""
-    await asyncio.shield(table.failure)

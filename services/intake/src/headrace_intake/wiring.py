@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from headrace_contracts.codec import Codec
 from headrace_contracts.events import AccessKey, NodeStatus, Preferences
@@ -26,6 +25,7 @@ from headrace_runtime.health import Health
 from headrace_runtime.http import HttpServer, new_app
 from headrace_runtime.lifecycle import Part, Service
 from headrace_runtime.metrics import Metrics
+from headrace_runtime.tables import table_part
 from headrace_runtime.waiting import wait_until
 from headrace_streams.dead_letters import DeadLetters
 from headrace_streams.ports import Log
@@ -108,7 +108,7 @@ def assemble(
         f"{settings.topic_prefix}intake-view",
         (TASKS_SUBMITTED, TASKS_COMPLETED),
         bus.codec,
-        ViewStore(database, bus.dead_letters.keep),
+        ViewStore(database, bus.dead_letters),
         bus.dead_letters,
         on_waiting=lambda reason: health.note("history", f"waits: {reason}" if reason else "follows"),
     )
@@ -183,9 +183,9 @@ def assemble(
         await projection.run()
 
     parts = [
-        _table("keys", keys),
-        _table("preferences", preferences),
-        _table("fleet", fleet),
+        table_part("keys", keys),
+        table_part("preferences", preferences),
+        table_part("fleet", fleet),
         Part("bootstrap key", start=store_bootstrap_key),
         Part("database", run=database.run, stop=database.close),
         Part("view", run=project, drain=projection.close, stop=projection.close),
@@ -195,10 +195,3 @@ def assemble(
         Part("api", start=server.start, drain=server.drain, stop=server.stop),
     ]
     return parts, server
-
-
-def _table(name: str, table: Table[Any]) -> Part:
-    async def watch() -> None:
-        await asyncio.shield(table.failure)
-
-    return Part(name, start=table.start, run=watch, stop=table.close)

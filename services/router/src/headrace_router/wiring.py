@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
-from typing import TypeVar
 
 from headrace_contracts import topics
 from headrace_contracts.events import NodeStatus, Preferences
-from headrace_contracts.topics import Event
 from headrace_models.prices import load_price_book
 from headrace_runtime.connections import Connections, wall_clock_ms
 from headrace_runtime.health import Health
 from headrace_runtime.lifecycle import Part, Service
 from headrace_runtime.metrics import Metrics
+from headrace_runtime.tables import table_part
 from headrace_streams.tables import Table
 
 from headrace_router.adapters.policy_file import load_policy
@@ -24,8 +22,6 @@ from headrace_router.metrics import RouterMetrics
 from headrace_router.partition import RouterContext
 from headrace_router.service import INPUTS, RouterService
 from headrace_router.settings import RouterSettings
-
-E = TypeVar("E", bound=Event)
 
 WRITES = (
     topics.TASKS_JOURNAL,
@@ -76,8 +72,8 @@ def build(settings: RouterSettings) -> Service:
     return Service(
         [
             connections.part,
-            _following("fleet", fleet),
-            _following("preferences", preferences),
+            table_part("fleet", fleet),
+            table_part("preferences", preferences),
             Part("router", run=service.run, drain=service.drain),
         ],
         metrics,
@@ -89,10 +85,3 @@ def _steady_seconds() -> float:
     """A clock that nobody sets; where the system has one, it goes on while the machine is suspended."""
     boot = getattr(time, "CLOCK_BOOTTIME", None)
     return time.monotonic() if boot is None else time.clock_gettime(boot)
-
-
-def _following(name: str, table: Table[E]) -> Part:
-    async def watch() -> None:
-        await asyncio.shield(table.failure)
-
-    return Part(name, start=table.start, run=watch, stop=table.close)

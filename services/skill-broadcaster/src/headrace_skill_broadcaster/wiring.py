@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Final
 
@@ -15,6 +14,7 @@ from headrace_runtime.health import Health
 from headrace_runtime.http import HttpServer, new_app
 from headrace_runtime.lifecycle import Part, Service
 from headrace_runtime.metrics import Metrics
+from headrace_runtime.tables import table_part
 from headrace_runtime.waiting import wait_until
 from headrace_streams.errors import TransientError
 from headrace_streams.partitioning import partition_of
@@ -35,11 +35,6 @@ from headrace_skill_broadcaster.view import CatalogView
 
 async def _patiently(what: str, start: Callable[[], Awaitable[None]], health: Health) -> None:
     await wait_until(what, start, not_yet=(TransientError,), health=health)
-
-
-async def _follow(table: Table[AccessKey] | Table[SkillPublished]) -> None:
-    """Until the table no longer follows its topic. Raises the error that broke it."""
-    await asyncio.shield(table.failure)
 
 
 WRITES: Final = (SKILLS_SUBMITTED, SKILLS_CATALOG, SKILLS_FEED)
@@ -119,9 +114,9 @@ def build(settings: SkillBroadcasterSettings) -> Service:
     return Service(
         [
             connections.part,
-            Part("keys", start=keys.start, run=lambda: _follow(keys), stop=keys.close),
+            table_part("keys", keys),
             Part("search index", run=view.run, stop=view.close),
-            Part("catalog", start=catalog.start, run=lambda: _follow(catalog), stop=catalog.close),
+            table_part("catalog", catalog),
             Part("feed", start=lambda: _patiently("the feed", feed.start, health), run=feed.run, stop=feed.close),
             Part(
                 "submissions",

@@ -11,12 +11,12 @@ from headrace_cloud_worker.decide.offers import choose_provider
 from headrace_cloud_worker.decide.privacy import forbid
 from headrace_contracts import topics
 from headrace_contracts.errors import RegistryUnavailable
-from headrace_contracts.events import AttemptRequested, Failure, NodeStatus, Place, Preferences
+from headrace_contracts.events import NodeStatus, Place, Preferences
 from headrace_local_worker.decide.balancing import choose_node
 from headrace_models.worker.cancellations import CancellationRequests, Cancellations, is_wanted
 from headrace_models.worker.fleet import FleetOptions, FleetReporter
 from headrace_models.worker.pool import Endpoint, Pool
-from headrace_models.worker.runner import AttemptRunner, RunnerOptions
+from headrace_models.worker.runner import AttemptRunner, RunnerOptions, nothing_forbidden
 from headrace_router.adapters.routing_view import RoutingView
 from headrace_router.limits import RouterLimits
 from headrace_streams.dead_letters import DeadLetters
@@ -250,7 +250,7 @@ class WorkerBody:
             options=RunnerOptions(worker=process.name, call_seconds=30.0),
             clock_ms=process.clock,
             new_id=process.new_id,
-            forbid=forbid if cloud else _allow,
+            forbid=forbid if cloud else nothing_forbidden,
             is_cancelled=self._cancellations.wanted,
         )
         work = (
@@ -362,7 +362,3 @@ async def _first_end(*work: Awaitable[None]) -> None:
     for future in futures:
         if future in done:
             future.result()
-
-
-def _allow(_request: AttemptRequested) -> Failure | None:
-    return None

@@ -24,6 +24,14 @@ _FIRST_LOOK_SECONDS: Final = 5.0
 _SOON_SECONDS: Final = 2.0
 
 
+ModelsOf = Callable[[tuple[ModelInfo, ...]], tuple[ModelInfo, ...]]
+
+
+def all_models(models: tuple[ModelInfo, ...]) -> tuple[ModelInfo, ...]:
+    """Reports an endpoint's models as it lists them."""
+    return models
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FleetOptions:
     """How often to look and to report.
@@ -40,7 +48,7 @@ class FleetOptions:
     where: events.Place
     look_seconds: float
     report_seconds: float = 5.0
-    models_of: Callable[[tuple[ModelInfo, ...]], tuple[ModelInfo, ...]] = lambda models: models
+    models_of: ModelsOf = all_models
 
 
 def node_status(

@@ -81,6 +81,12 @@ class RunnerOptions:
 Forbid = Callable[[AttemptRequested], Failure | None]
 """Why an attempt must not run at this worker; None when it may."""
 
+
+def nothing_forbidden(_request: AttemptRequested) -> Failure | None:
+    """Any attempt may run here."""
+    return None
+
+
 IsCancelled = Callable[[str, str], bool]
 """Whether a tenant, the second, has asked to stop its task, the first."""
 
@@ -110,7 +116,7 @@ class AttemptRunner:
         options: RunnerOptions,
         clock_ms: Callable[[], int],
         new_id: Callable[[], str],
-        forbid: Forbid = lambda _request: None,
+        forbid: Forbid = nothing_forbidden,
         is_cancelled: IsCancelled = lambda _task_id, _tenant: False,
         observer: RunObserver | None = None,
         traceparent_of: Callable[[Record], str | None] = header_traceparent,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import fields
 from typing import Any, Final
 
@@ -11,6 +11,7 @@ from headrace_models.prices import PriceBook
 from headrace_runtime.database import Connection, Database
 from headrace_runtime.logging import get_logger
 from headrace_runtime.positions import Positions
+from headrace_streams.dead_letters import DeadLetterSink
 from headrace_streams.records import Record, TopicPartition
 
 from headrace_cost_accountant.decide.booking import Basis, Implausible, LedgerEntry, entry_of
@@ -59,22 +60,20 @@ _BOOK: Final = _book_statement()
 
 _log = get_logger("headrace.costs.ledger")
 
-KeepImplausible = Callable[[Record, Exception], Awaitable[None]]
-
 
 class LedgerStore:
     """What a `Projection` needs of a database.
 
     Args:
-        keep_implausible: Keeps a record that cannot be booked, with the reason.
+        dead_letters: Keep a record that cannot be booked.
     """
 
     def __init__(
-        self, database: Database, prices: PriceBook, keep_implausible: KeepImplausible, measures: LedgerMetrics
+        self, database: Database, prices: PriceBook, dead_letters: DeadLetterSink, measures: LedgerMetrics
     ) -> None:
         self._database = database
         self._prices = prices
-        self._keep_implausible = keep_implausible
+        self._dead_letters = dead_letters
         self._measures = measures
         self._positions = Positions(MIGRATIONS.schema)
 
@@ -103,7 +102,7 @@ class LedgerStore:
                 implausible.append((record, error))
         for record, reason in implausible:
             # Before the positions move: a record kept twice is better than one kept nowhere.
-            await self._keep_implausible(record, reason)
+            await self._dead_letters.keep(record, reason)
         async with self._database.transaction() as connection:
             await self._positions.move(connection, moves)
             booked = await _book(connection, entries)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 
 from headrace_runtime.database import Connection, Database
 from headrace_runtime.positions import Positions
+from headrace_streams.dead_letters import DeadLetterSink
 from headrace_streams.errors import AppendUncertain, Overloaded, TransientError
 from headrace_streams.records import Record, TopicPartition
 
@@ -46,19 +47,17 @@ _COMPLETED: Final = _insert(
     "WHERE t.tenant = excluded.tenant AND t.completed_at IS NULL",
 )
 
-Keep = Callable[[Record, Exception], Awaitable[None]]
-
 
 class ViewStore:
     """What a `Projection` needs of a database.
 
     Args:
-        keep: Puts a record that can have no row aside, and returns when it is on disk there.
+        dead_letters: Keep a record that can have no row.
     """
 
-    def __init__(self, database: Database, keep: Keep) -> None:
+    def __init__(self, database: Database, dead_letters: DeadLetterSink) -> None:
         self._database = database
-        self._keep = keep
+        self._dead_letters = dead_letters
         self._positions = Positions(MIGRATIONS.schema)
         self._kept: set[tuple[TopicPartition, int]] = set()
 
@@ -92,7 +91,7 @@ class ViewStore:
         if place in self._kept:
             return
         try:
-            await self._keep(record, reason)
+            await self._dead_letters.keep(record, reason)
         except (AppendUncertain, Overloaded) as error:
             raise TransientError(str(error)) from error
         self._kept.add(place)
