@@ -20,7 +20,7 @@ _TOPIC = "bench.overhead"
 _KEYS = 1_000
 _VALUE_BYTES = 300
 _TARGET = 0.9
-_HEAD = ("", "records/s", "processor µs/record", "of the bare consumer's rate")
+_HEAD = ("", "records/s", "CPU µs/record", "relative to the bare consumer")
 
 
 def _records(codec: Codec, count: int) -> Iterator[ProducerRecord]:
@@ -47,8 +47,8 @@ def _contestants(bootstrap: str, records: int) -> Iterator[Contestant]:
     for name, batch, work in (
         ("batches of 500", 500, "look"),
         ("batches of 2,000", 2_000, "look"),
-        ("batches of 500, a call for each", 500, "call"),
-        ("batches of 500, decoding each", 500, "decode"),
+        ("batches of 500, one call per record", 500, "call"),
+        ("batches of 500, decoding each record", 500, "decode"),
     ):
         yield Contestant(
             name=f"bare confluent_kafka, {name}",
@@ -59,7 +59,7 @@ def _contestants(bootstrap: str, records: int) -> Iterator[Contestant]:
     for name, coroutine, work in (
         ("plain handler", False, "look"),
         ("async handler", True, "look"),
-        ("plain handler decoding each", False, "decode"),
+        ("plain handler decoding each record", False, "decode"),
     ):
         for ordering in ("unordered", "key"):
             yield Contestant(
@@ -86,12 +86,12 @@ async def measure(bootstrap: str, folder: Path, rounds: int, records: int) -> Se
         cpu = f"{spread(one.cpu_microseconds).median:.2f}"
         rows.append([one.contestant.name, rate(spread(one.rates)), cpu, "–" if share is None else times(share)])
         if one.contestant.name.startswith("engine, plain"):
-            what = f"{one.contestant.name}, rate relative to the bare consumer in the same work"
+            what = f"{one.contestant.name}, relative to the bare consumer with the same work"
             targets.append(Target(what, _TARGET, share))
     return Section(
         title="Engine overhead",
-        what=f"{records:,} records of {_VALUE_BYTES} bytes with {_KEYS:,} keys on one partition, work that is nothing "
-        "or decodes the record",
+        what=f"{records:,} records of {_VALUE_BYTES} bytes with {_KEYS:,} keys on one partition, the handler does "
+        "nothing or decodes the record",
         head=_HEAD,
         rows=rows,
         targets=targets,
