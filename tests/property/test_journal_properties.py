@@ -147,6 +147,7 @@ class Partition(RuleBasedStateMachine):
             self.seen = record.offset + 1
             if record.value is None:
                 self.open = None
+                self.may_compact = False
                 continue
             entry = self.codec.decode(JournalEntry, record.value, Origin(TOPIC, 0, record.offset))
             if entry.kind is EntryKind.EPOCH_START:
@@ -161,6 +162,8 @@ class Partition(RuleBasedStateMachine):
                 )  # fmt: skip
             else:
                 self.open = None
+                # Compaction takes longer than it takes an owner to take over and to mend this.
+                self.may_compact = False
 
     async def take_over(self, wire: Wire) -> tuple[Owner, Recovered, list[JournaledDecision]]:
         log = MemoryLog(self.cluster, lambda: 0, network=wire)
@@ -185,8 +188,7 @@ class Partition(RuleBasedStateMachine):
         if restates:
             states = {recorded.task_id: recorded for recorded in folded}
             for task_id in shadowed:
-                if task_id in states:
-                    self.append_to(owner, task_id, 0)
+                self.append_to(owner, task_id, 0, state=task_id in states)
             self.pump()
             if owner.journal.fenced is None and not owner.journal.in_flight:
                 # Compaction takes its time: until then an owner has mended what does not count.
@@ -205,7 +207,7 @@ class Partition(RuleBasedStateMachine):
             assert tasks == expected
             assert recovered.entries == len(self.counted)
         for recorded in folded:
-            assert recorded.phase is TaskPhase.RUNNING
+            assert recorded.phase is (TaskPhase.RUNNING if recorded.entry().state is not None else None)
             assert recorded.entry().task_id == recorded.task_id
         positions: dict[tuple[str, int], int] = {}
         for entry in self.counted:
@@ -220,7 +222,9 @@ class Partition(RuleBasedStateMachine):
         assert set(unpublished) == {offset for offset in commands if offset >= noted}
         assert commands - self.published <= set(unpublished), "a command that nobody carried out was forgotten"
 
-    def append_to(self, owner: Owner, task_id: str, commands: int, fates: tuple[str, ...] = ()) -> None:
+    def append_to(
+        self, owner: Owner, task_id: str, commands: int, fates: tuple[str, ...] = (), *, state: bool = True
+    ) -> None:
         owner.wire.fates += fates
         self.sent += 1
         self.consumed += 1
@@ -232,7 +236,8 @@ class Partition(RuleBasedStateMachine):
             kind=EntryKind.DECISION,
             task_id=task_id,
             positions=(Position(topic="tasks.submitted", partition=0, next_offset=self.consumed),),
-            state=TaskState(phase=TaskPhase.RUNNING, task=task, route_key=b"k", home_partition=0),
+            # Without: an owner writes over what does not count and what it knows nothing of.
+            state=TaskState(phase=TaskPhase.RUNNING, task=task, route_key=b"k", home_partition=0) if state else None,
             commands=(command,) * commands,
             decided_at=0,
         )
@@ -343,8 +348,7 @@ class Partition(RuleBasedStateMachine):
         # Whatever does not count was written over by the owner that has just taken over.
         newest = {record.key: record.offset for record in self.cluster.records(TOPIC, 0)}
         offsets = {entry.offset for entry in self.counted}
-        tasks = {entry.task_id.encode() for entry in self.counted}
-        if any(offset not in offsets for key, offset in newest.items() if key in tasks):
+        if any(offset not in offsets for key, offset in newest.items() if key in {task.encode() for task in TASKS}):
             return
         self.cluster.compact(TOPIC)
         self.compacted = True

@@ -20,6 +20,8 @@ from headrace_contracts.events import (
     Privacy,
     ReplyKind,
     ServedFrom,
+    TaskPhase,
+    TaskState,
     TaskStatus,
     TaskSubmitted,
 )
@@ -501,3 +503,31 @@ async def test_after_compaction_everything_is_still_known() -> None:
             TopicPartition(PREFIX + "tasks.submitted", 0)
         ]
         assert progress.next_offset == 5
+
+
+async def test_what_does_not_count_is_replaced_before_compaction_hides_why() -> None:
+    async with Twin(partitions=1) as twin:
+        old = twin.router("old", static=False)
+        await twin.until(lambda: len(twin.journal()) == 1)
+        old.wire.freeze()
+        new = twin.router("new", static=False)
+        await twin.until(lambda: twin.journal()[-1].owner == "new")
+        # The entry before it was lost on the way: it stands in its place, in an epoch that has ended.
+        (task,) = tasks(1)
+        state = TaskState(phase=TaskPhase.WAITING, task=task, route_key=b"k", home_partition=0)
+        zombie = JournalEntry(
+            kind=EntryKind.DECISION, task_id=task.task_id, state=state,
+            epoch=0, sequence=len(twin.journal()), owner="old", decided_at=now_ms(),
+        )  # fmt: skip
+        value = twin.codec.encode(topics.TASKS_JOURNAL, zombie)
+        twin.cluster.append(ProducerRecord(PREFIX + "tasks.journal", value, task.task_id.encode(), 0))
+        await new.kill()
+        third = twin.router("third", static=False)
+        await twin.until(lambda: twin.journal()[-1].task_id == task.task_id and twin.journal()[-1].owner == "third")
+        twin.cluster.compact(PREFIX + "tasks.journal")
+        await third.kill()
+        fourth = twin.router("fourth", static=False)
+        await twin.until(lambda: twin.journal()[-1].owner == "fourth")
+        await twin.quiet()
+        (partition,) = fourth.service._membership.routers.values()  # type: ignore[union-attr]
+        assert len(partition.tasks) == 0, "the zombie's decision must not come to life"

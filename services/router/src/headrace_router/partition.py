@@ -165,7 +165,8 @@ class PartitionRouter:
         """Begin to move tasks, after a recovery: write once more the states that are `shadowed`, set the timers, look
         again at whoever waits, and settle followers whose leader has ended."""
         for task_id in sorted(shadowed):
-            self._restate(task_id)
+            if not self._restate(task_id):
+                self._append_nothing(task_id)
         self._timers.set_all(self.tasks.wake_times())
         for digest in self.tasks.leaderless():
             self._reevaluations.add_leaderless_followers(
@@ -316,11 +317,24 @@ class PartitionRouter:
         self._record(entry, origin)
         self._state.keep(cancellation, entry.decided_at)
 
-    def _restate(self, task_id: str) -> None:
+    def _restate(self, task_id: str) -> bool:
+        """Whether anything is known of the task that could be written once more."""
         if (state := self.tasks.get(task_id)) is not None:
             self._append(task_id, "restated", Decision(state), None)
         elif (cancellation := self._state.cancellations.find(task_id, self._world.clock())) is not None:
             self._append_cancellation(cancellation, None)
+        else:
+            return False
+        return True
+
+    def _append_nothing(self, task_id: str) -> None:
+        """Replace a record that does not count as the newest of its key, where there is no state to replace it with:
+        the task has ended, or only an owner of the past has decided about it.
+
+        Epoch starts share one key, so compaction removes the one that shows why the record does not count. Were the
+        record left as it is, a later owner would find it in its place, in an epoch that nothing seems to have ended.
+        """
+        self._record(self._entry(task_id, "restated", None), None)
 
     def _entry(self, task_id: str, cause: str, origin: Input | None, **fields: Any) -> JournalEntry:
         positions = self._positions

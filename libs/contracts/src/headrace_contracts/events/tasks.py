@@ -746,7 +746,8 @@ class JournalEntry:
             sequence; every reader ignores it elsewhere, because a lost or foreign record came between.
         cause: The event that was decided on: submitted, cancelled, attempt_finished, leader_finished, wake_up,
             unrecordable; restated repeats a state.
-        state: The task's new state; null if the entry only records a cancellation request.
+        state: The task's new state; null if the entry only records a cancellation request, or replaces a record
+            that does not count.
         owner: Instance that wrote this.
         input: The input event that was decided on; null if a timer moved the task.
         positions: How far each input partition is consumed with this entry.
