@@ -22,7 +22,7 @@ from headrace_intake.service import UncertainTask
 _SOON: Final[Mapping[str, str]] = {"Retry-After": "1"}
 _LATER: Final[Mapping[str, str]] = {"Retry-After": "5"}
 _IN_VAIN: Final[Mapping[str, str]] = {"x-should-retry": "false"}
-"""Tells OpenAI's clients, which repeat a 409 by themselves, that this one stays."""
+"""Stops OpenAI's clients, which retry a 409 by themselves, from retrying this one."""
 
 _log = get_logger("headrace.intake.http")
 
