@@ -107,7 +107,7 @@ HEADRACE_NODE_SLOTS: {value: {{ $values.ollama.slots | toString | quote }}}
 HEADRACE_OLLAMA_NODES: {value: {{ join "," $nodes | quote }}}
 {{- end }}
 {{- else if eq .key "cloudWorker" }}
-{{- range list "GROQ_API_KEY" "ANTHROPIC_API_KEY" "TAVILY_API_KEY" }}
+{{- range ($.root.Files.Get "files/providers.yaml" | fromYaml).keys }}
 {{ . }}: {valueFrom: {secretKeyRef: {name: {{ $v.providerSecret }}, key: {{ . }}, optional: true}}}
 {{- end }}
 {{- $providers := list }}

@@ -14,6 +14,7 @@ from typing import Any
 
 import yaml
 from headrace_contracts.tools.schemas import repository
+from headrace_models.cloud import CLOUD_PROVIDERS
 
 from headrace_devstack.kubernetes import dashboards, kafka_resources, objectives, values_table
 
@@ -46,6 +47,10 @@ def files(root: Path) -> dict[Path, str]:
     }
     return generated | {
         chart / "files" / "topics.yaml": _documents(specs, [kafka_resources.topics_data()]),
+        chart / "files" / "providers.yaml": _documents(
+            "the table of providers (headrace_models.cloud)",
+            [{"keys": [provider.key_variable for provider in CLOUD_PROVIDERS]}],
+        ),
         k8s / "strimzi" / "topics" / "topics.yaml": _documents(specs, kafka_resources.topic_resources()),
         k8s / "strimzi" / "users" / "users.yaml": _documents(specs, kafka_resources.user_resources()),
         readme: _between(readme.read_text(encoding="utf-8"), values),
