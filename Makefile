@@ -65,6 +65,8 @@ generate: setup ## Write anew what follows from schemas/, the topic specs and wh
 	@$(PYTHON) libs/devstack/bootstrap.py
 	$(BIN)/python -m headrace_contracts.tools.generate
 	$(BIN)/python -m headrace_devstack.kubernetes
+	@if command -v "$${HELM:-helm}" >/dev/null; then k8s/scripts/render.sh; else \
+		echo "  Helm is not here: k8s/keda and k8s/prometheus/servicemonitor.yaml stay as they are"; fi
 
 bench: setup ## Measure Headrace's own latency per task (p50/p99, unloaded and at 100 tasks/s), as a table and as JSON
 	@exec $(BIN)/python tests/bench/latency.py $(ARGS)
