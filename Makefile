@@ -48,7 +48,7 @@ check: setup ## Lint, formatting, types, import contracts, generated code curren
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
-	@$(UV) lock --check --offline --quiet || { echo "uv.lock is not current: run \`make generate\`" >&2; exit 1; }
+	@$(UV) lock --check --offline --quiet 2>/dev/null || { echo "uv.lock is not current: run \`make generate\`" >&2; exit 1; }
 	$(BIN)/python -m headrace_devstack.workspace --check
 	$(BIN)/python -m headrace_contracts.tools.generate --check
 	$(BIN)/python -m headrace_devstack.kubernetes --check
@@ -59,10 +59,10 @@ format: setup ## Format the code and fix what lint can fix by itself
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-generate: setup ## Write anew what follows from schemas/, the topic specs and what the services say of themselves
+generate: ## Write anew what follows from schemas/, the topic specs and what the services say of themselves
+	@$(PYTHON) libs/devstack/bootstrap.py --lock
 	$(BIN)/python -m headrace_devstack.workspace
-	@$(UV) lock --check --offline --quiet 2>/dev/null || $(UV) lock --quiet || $(UV) lock --offline
-	@$(PYTHON) libs/devstack/bootstrap.py
+	@$(PYTHON) libs/devstack/bootstrap.py --lock
 	$(BIN)/python -m headrace_contracts.tools.generate
 	$(BIN)/python -m headrace_devstack.kubernetes
 	@if command -v "$${HELM:-helm}" >/dev/null; then k8s/scripts/render.sh; else \
