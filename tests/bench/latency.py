@@ -25,7 +25,7 @@ import aiohttp
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
 from headrace_streams.kafka import KafkaLog
-from headrace_streams.records import NewTopic, Outgoing, TopicPartition
+from headrace_streams.records import NewTopic, ProducerRecord, TopicPartition
 from headrace_testing.up import RunningStack, open_folder, running_up
 
 WARM_UP_SECONDS = 40.0
@@ -161,7 +161,7 @@ async def floor(stack: RunningStack, records: int = 300) -> Floor:
     try:
         for _ in range(records):
             began = time.perf_counter()
-            appended = producer.send(Outgoing(topic, b"x" * 300, partition=0))
+            appended = producer.send(ProducerRecord(topic, b"x" * 300, partition=0))
             appended.add_done_callback(partial(_note, acknowledged, began))
             while not await reader.poll(1, 1.0):
                 pass

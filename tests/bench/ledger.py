@@ -28,12 +28,13 @@ from headrace_contracts.events import Outcome, Usage, UsageRecorded
 from headrace_contracts.memory_registry import MemoryRegistry
 from headrace_contracts.topics import USAGE_RECORDED
 from headrace_cost_accountant.adapters.ledger_store import LedgerStore
-from headrace_cost_accountant.measures import Measures
+from headrace_cost_accountant.metrics import LedgerMetrics
 from headrace_cost_accountant.migrations import MIGRATIONS
 from headrace_models.prices import load_price_book
 from headrace_runtime.metrics import Metrics
 from headrace_streams.records import Record, TopicPartition
 from headrace_testing.databases import prepared
+from headrace_testing.dead_letters import NoDeadLetters
 from headrace_testing.own_postgres import OwnPostgres, own_postgres
 
 TENANTS = 200
@@ -75,7 +76,7 @@ async def measure(rows: int, batches: Sequence[int], rounds: int) -> dict[int, l
     await codec.prepare([USAGE_RECORDED], register=True)
     results: dict[int, list[Figures]] = {size: [] for size in batches}
     async with own_postgres() as server, prepared(server.url, MIGRATIONS) as database:
-        store = LedgerStore(database, load_price_book(), _refused, Measures(Metrics("bench")))
+        store = LedgerStore(database, load_price_book(), NoDeadLetters(), LedgerMetrics(Metrics("bench")))
         part, first = TopicPartition("headrace." + USAGE_RECORDED.name, 0), 0
         for _ in range(rounds):
             for size in batches:
@@ -104,10 +105,6 @@ async def book(
         len(values) / (time.process_time() - own),
         len(values) / (_processor_seconds(server.pid) - postgres),
     )
-
-
-async def _refused(record: Record, error: Exception) -> None:
-    raise AssertionError(f"{record.offset}: {error}")
 
 
 def _now_ms() -> int:

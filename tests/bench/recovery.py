@@ -42,12 +42,12 @@ from headrace_contracts.memory_registry import MemoryRegistry
 from headrace_contracts.topics import TASKS_JOURNAL, TOPICS, with_partitions
 from headrace_models.prices import load_price_book
 from headrace_router.adapters.policy_file import load_policy
-from headrace_router.adapters.world import World
+from headrace_router.adapters.routing_view import RoutingView
 from headrace_router.decide.model import Decision
-from headrace_router.gate import Gate
-from headrace_router.limits import Limits
+from headrace_router.in_flight_limiter import InFlightLimiter
+from headrace_router.limits import RouterLimits
 from headrace_router.metrics import RouterMetrics
-from headrace_router.partition import PartitionRouter, Surroundings
+from headrace_router.partition import PartitionRouter, RouterContext
 from headrace_router.recovery import recover
 from headrace_runtime.logging import configure
 from headrace_runtime.metrics import Metrics
@@ -56,7 +56,7 @@ from headrace_streams.kafka import KafkaLog
 from headrace_streams.ports import Log
 from headrace_streams.provisioning import provision
 from headrace_streams.publishing import Publisher
-from headrace_streams.records import Outgoing
+from headrace_streams.records import ProducerRecord
 from headrace_testing.router_twin import router_service
 from headrace_testing.routing import Desk, task
 from headrace_testing.up import open_folder, running_up
@@ -152,17 +152,17 @@ async def write(
     producer = log.producer()
     publisher = Publisher(producer, codec, "bench")
     topic = codec.topic_prefix + TASKS_JOURNAL.name
-    barrier = JournalEntry(kind=EntryKind.BARRIER, owner=OWNER, decided_at=now_ms())
-    await publisher.send_record(Outgoing(topic, codec.encode(TASKS_JOURNAL, barrier), b"barrier", partition))
+    epoch_start = JournalEntry(kind=EntryKind.EPOCH_START, owner=OWNER, decided_at=now_ms())
+    await publisher.send_record(ProducerRecord(topic, codec.encode(TASKS_JOURNAL, epoch_start), b"barrier", partition))
     written = size = 0
 
-    def put(template: Template, task_id: str, is_live: bool) -> Outgoing:
+    def put(template: Template, task_id: str, is_live: bool) -> ProducerRecord:
         nonlocal written, size
         written += 1
         data = template.data
         state = data["state"][1]
         state.update(digest=dice.randbytes(32).hex(), home_partition=partition)
-        data.update(task_id=task_id, generation=0, sequence=written, acted_offset=written, completed_offset=written)
+        data.update(task_id=task_id, epoch=0, sequence=written, published_offset=written, completed_offset=written)
         value = codec.encode(TASKS_JOURNAL, template)
         size += len(value)
         headers = (
@@ -170,7 +170,7 @@ async def write(
             ("ce_source", b"headrace/router/router-1"), ("ce_time", b"2026-01-01T00:00:00.000Z"),
             ("ce_specversion", b"1.0"), ("ce_subject", task_id.encode()), ("tenant", b"acme"),
         )  # fmt: skip
-        return Outgoing(topic, value, task_id.encode(), partition, headers)
+        return ProducerRecord(topic, value, task_id.encode(), partition, headers)
 
     for number, is_live in enumerate(tasks_in_order(live, finished, dice)):
         task_id = f"0199b9d0-{number >> 16 & 0xFFFF:04x}-7000-{number & 0xFFFF:04x}-{dice.getrandbits(48):012x}"
@@ -180,10 +180,10 @@ async def write(
             entries.append(put(begun[which], task_id, is_live))
         if not is_live:
             entries.append(put(ended[which], task_id, is_live))
-        for outgoing in entries:
+        for record in entries:
             while True:
                 try:
-                    producer.send(outgoing)
+                    producer.send(record)
                     break
                 except Overloaded:
                     await asyncio.sleep(0.05)
@@ -216,12 +216,12 @@ def resident_mb() -> float:
     return pages * resource.getpagesize() / 1e6
 
 
-def surroundings(publisher: Publisher) -> Surroundings:
-    return Surroundings(
-        world=World(load_policy(None), load_price_book(), now_ms),
+def router_context(publisher: Publisher) -> RouterContext:
+    return RouterContext(
+        world=RoutingView(load_policy(None), load_price_book(), now_ms),
         publisher=publisher,
         metrics=RouterMetrics(Metrics("router", CollectorRegistry())),
-        gate=Gate(2000),
+        gate=InFlightLimiter(2000),
         act_within=60.0,
         monotonic=time.monotonic,
     )
@@ -230,7 +230,7 @@ def surroundings(publisher: Publisher) -> Surroundings:
 async def take_over(log: Log, codec: Codec, partitions: int) -> dict[str, float]:
     """Recover all partitions, four at a time as the service does; what it took."""
     producer = log.producer()
-    around = surroundings(Publisher(producer, codec, "bench"))
+    around = router_context(Publisher(producer, codec, "bench"))
     four = asyncio.Semaphore(4)
 
     def broken(error: BaseException) -> None:
@@ -239,8 +239,8 @@ async def take_over(log: Log, codec: Codec, partitions: int) -> dict[str, float]
     async def one(partition: int) -> PartitionRouter:
         async with four:
             return await recover(
-                partition=partition, owner="router-after", log=log, codec=codec, surroundings=around,
-                limits=Limits(), broken=broken,
+                partition=partition, owner="router-after", log=log, codec=codec, router_context=around,
+                limits=RouterLimits(), broken=broken,
             )  # fmt: skip
 
     memory, cpu, pulse, began = resident_mb(), time.process_time(), Pulse(), time.perf_counter()
@@ -261,12 +261,12 @@ async def take_over(log: Log, codec: Codec, partitions: int) -> dict[str, float]
 
 async def rebalance(log: Log, codec: Codec, partitions: int) -> dict[str, float]:
     """How long a router that has all partitions routes none of them while another one joins, and leaves."""
-    world = World(load_policy(None), load_price_book(), now_ms)
+    world = RoutingView(load_policy(None), load_price_book(), now_ms)
     services = [
         router_service(
             name, log, codec, world,
             metrics=RouterMetrics(Metrics("router", CollectorRegistry())), monotonic=time.monotonic,
-            act_within=60.0, in_flight=2000, static=False, limits=Limits(),
+            act_within=60.0, in_flight=2000, static=False, limits=RouterLimits(),
         )
         for name in ("r1", "r2")
     ]  # fmt: skip

@@ -40,7 +40,7 @@ def test_an_honest_history_breaks_no_rule() -> None:
     judgement = judge(honest())
     assert judgement.violations == ()
     assert set(judgement.duplicates.values()) == {0}
-    assert (judgement.tasks, judgement.ended, judgement.generations) == (2, {"succeeded": 2}, 2)
+    assert (judgement.tasks, judgement.ended, judgement.epochs) == (2, {"succeeded": 2}, 2)
 
 
 def _lost(evidence: Evidence) -> Evidence:
@@ -93,7 +93,7 @@ def _sensitive_used_by_a_provider(evidence: Evidence) -> Evidence:
 
 
 def _work_of_an_ignored_entry(evidence: Evidence) -> Evidence:
-    """A zombie's decision, behind a newer barrier, was acted on."""
+    """A zombie's decision, behind a newer epoch start, was published."""
     zombie = {**entry_of(evidence, "t-local"), "commands": [{"topic": "work.local.batch", "event_id": "t-local/7"}]}
     evidence = appended(evidence, "tasks.journal", "zombie", zombie)
     return appended(evidence, "work.local.batch", "t-local/7", request("t-local", "n-local", "sensitive", "ollama"))
@@ -254,21 +254,21 @@ def test_recognisable_repeats_are_counted_and_allowed() -> None:
 
 def test_journal_entries_count_only_in_their_places() -> None:
     topics = Topics()
-    topics.barrier("router-1")
+    topics.epoch_start("router-1")
     topics.decide("a", None)
     first = topics.entry("late", None, ())
-    topics.barrier("router-2")
+    topics.epoch_start("router-2")
     topics.decide("b", None)
-    topics.add("tasks.journal", "zombie", first)  # of the older generation, behind the newer barrier
-    topics.decide("c", None)  # the owner does not know yet that its generation has ended
-    topics.barrier("router-2")
+    topics.add("tasks.journal", "zombie", first)  # of the older epoch, behind the newer epoch start
+    topics.decide("c", None)  # the owner does not know yet that its epoch has ended
+    topics.epoch_start("router-2")
     topics.decide("d", None)
     gap = topics.entry("e", None, ())
     topics.add("tasks.journal", "gap", {**gap, "sequence": gap["sequence"] + 1})  # one before it was lost
     reading = journal_rule.read(topics.records["tasks.journal"])
     assert [(record.value or {})["task_id"] for record in reading.counting] == ["a", "b", "d"]
     assert [(record.value or {})["task_id"] for record in reading.ignored] == ["late", "c", "e"]
-    assert reading.barriers == 3
+    assert reading.epoch_starts == 3
 
 
 def test_a_ledger_without_usage_and_a_topic_without_ledger_are_both_wrong() -> None:

@@ -29,18 +29,18 @@ async def test_published_skill_is_pushed_found_updated_and_revoked(client: Clien
         await asyncio.wait_for(opened.wait(), 20)
         first = await client.skills.publish(
             "read-a-journal",
-            "Start at the barrier.",
+            "Start at the epoch start.",
             interests=[interest],
             title="Reading journals",
             summary="recovery",
         )
         assert first.version == 1
         assert await asyncio.wait_for(received.get(), 20) == ("published", "read-a-journal", 1)
-        second = await client.skills.publish("read-a-journal", "Mind the generation.", interests=[interest])
+        second = await client.skills.publish("read-a-journal", "Mind the epoch.", interests=[interest])
         assert second.version == 2
         assert await asyncio.wait_for(received.get(), 20) == ("updated", "read-a-journal", 2)
         assert [skill.name for skill in await client.skills.search("journal")] == ["read-a-journal"]
-        assert (await client.skills.get("read-a-journal")).body == "Mind the generation."
+        assert (await client.skills.get("read-a-journal")).body == "Mind the epoch."
         await client.skills.revoke("read-a-journal")
         assert (await asyncio.wait_for(received.get(), 20))[0] == "revoked"
         assert await client.skills.search("journal") == ()

@@ -145,14 +145,14 @@ def test_the_internet_is_without_private_addresses(tools: Toolchain) -> None:
 
 
 def test_only_doors_are_open_to_callers(tools: Toolchain) -> None:
-    doors = set()
+    apis = set()
     for policy in objects_in(template(tools, "helm3").out):
         if policy["kind"] == "NetworkPolicy":
             for rule in policy["spec"].get("ingress", ()):
                 if {"namespaceSelector": {}} in rule["from"]:
                     assert [port["port"] for port in rule["ports"]] == [8080]
-                    doors.add(policy["spec"]["podSelector"]["matchLabels"]["app.kubernetes.io/component"])
-    assert doors == {service.name for service in SERVICES if service.ports.api is not None}
+                    apis.add(policy["spec"]["podSelector"]["matchLabels"]["app.kubernetes.io/component"])
+    assert apis == {service.name for service in SERVICES if service.ports.api is not None}
 
 
 def test_routers_keep_their_names_and_never_outnumber_partitions(tools: Toolchain) -> None:

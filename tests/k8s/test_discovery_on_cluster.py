@@ -239,7 +239,7 @@ async def test_labels_of_cluster_nodes_become_hardware_where_they_may_be_read(
     await slices.write("one", endpoint("10.1.0.1", "ollama-0", node="node-a", ready=True))
     labels = {"gpu": GPU_LABEL, "slots": "headrace/slots"}
     async with Finder(namespace, labels=labels).running() as finder:
-        assert finder.pool.places["ollama-0"].hardware == {}, "not having the right costs the labels, nothing else"
+        assert finder.pool.endpoints["ollama-0"].hardware == {}, "not having the right costs the labels, nothing else"
         denied = [line.message for line in caplog.records if "may not be read" in line.message]
         assert len(denied) == 1
         assert "ClusterRole" in denied[0]
@@ -262,7 +262,7 @@ async def test_labels_of_cluster_nodes_become_hardware_where_they_may_be_read(
         async with Finder(namespace, labels=labels).running() as finder:
             await slices.write("two", endpoint("10.1.0.2", "ollama-1", node="node-b", ready=True))
             await finder.until(lambda: len(finder.nodes) == 2)
-            found = {name: (place.slots, place.hardware) for name, place in finder.pool.places.items()}
+            found = {name: (place.slots, place.hardware) for name, place in finder.pool.endpoints.items()}
             assert found == {"ollama-0": (8, {"gpu": "Test-GPU-a"}), "ollama-1": (4, {"gpu": "Test-GPU-b"})}
     finally:
         await asyncio.to_thread(plane.kubectl, "label", "node", "node-a", "headrace/slots-")
@@ -276,14 +276,14 @@ async def test_workers_share_the_slots_by_their_own_service(
     monkeypatch.setattr(adapter, "own_namespace", lambda: namespace)
     await slices.write("one", A)
     async with Finder(namespace, peers="kubernetes.io/service-name=workers").running() as finder:
-        place = finder.pool.places["ollama-0"]
+        place = finder.pool.endpoints["ollama-0"]
         assert place.slots == 4
         workers = [endpoint(f"10.1.2.{number}", f"w{number}", ready=True) for number in (1, 2)]
         await slices.write("workers", *workers, service="workers")
         await finder.until(lambda: place.slots == 2)
         await slices.write("workers", workers[0], service="workers")
         await finder.until(lambda: place.slots == 4)
-        assert finder.pool.places["ollama-0"] is place, "what it has learnt of a node stays"
+        assert finder.pool.endpoints["ollama-0"] is place, "what it has learnt of a node stays"
 
 
 @pytest.mark.usefixtures("kubeconfig")

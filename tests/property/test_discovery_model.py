@@ -7,13 +7,13 @@ from dataclasses import replace
 
 from headrace_local_worker.decide.endpoints import (
     Changed,
-    Endpoint,
-    Event,
     Listed,
+    NodeRules,
     Port,
     Removed,
-    Rules,
     Slice,
+    SliceEndpoint,
+    SliceEvent,
     after,
     nodes_of,
 )
@@ -23,11 +23,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-RULES = Rules(port="http", slots=4)
+RULES = NodeRules(port="http", slots=4)
 FAMILIES = {"v4-a": "IPv4", "v4-b": "IPv4", "v6-a": "IPv6"}
 
 endpoints = st.builds(
-    Endpoint,
+    SliceEndpoint,
     address=st.sampled_from(["10.0.0.1", "10.0.0.2", "10.0.0.3"]),
     ready=st.booleans(),
     terminating=st.booleans(),
@@ -36,7 +36,7 @@ endpoints = st.builds(
 backends = st.lists(endpoints, max_size=4).map(tuple)
 
 
-def make(name: str, found: tuple[Endpoint, ...]) -> Slice:
+def make(name: str, found: tuple[SliceEndpoint, ...]) -> Slice:
     family = FAMILIES[name]
     if family == "IPv6":
         found = tuple(replace(one, address=one.address.replace("10.0.0.", "fd00::")) for one in found)
@@ -49,13 +49,13 @@ class Cluster(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.truth: dict[str, Slice] = {}
-        self.on_the_way: list[Event] = []
+        self.on_the_way: list[SliceEvent] = []
         self.known: Mapping[str, Slice] = {}
         self.pool: dict[str, NodeSpec] = {}
         self.nodes: Mapping[str, NodeSpec] = {}
 
     @rule(name=st.sampled_from(sorted(FAMILIES)), found=backends)
-    def write(self, name: str, found: tuple[Endpoint, ...]) -> None:
+    def write(self, name: str, found: tuple[SliceEndpoint, ...]) -> None:
         self.truth[name] = make(name, found)
         self.on_the_way.append(Changed(self.truth[name]))
 
@@ -80,7 +80,7 @@ class Cluster(RuleBasedStateMachine):
         if self.on_the_way:
             self._take(self.on_the_way[0])
 
-    def _take(self, event: Event) -> None:
+    def _take(self, event: SliceEvent) -> None:
         self.known = after(self.known, event)
         now = nodes_of(self.known.values(), {}, RULES).nodes
         steps = changes(self.nodes, now)

@@ -9,11 +9,11 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from headrace_streams.errors import RetryLater, SendToDeadLetters, TryAgain
-from headrace_streams.memory import MemoryCluster, MemoryLog, Operation, Request
+from headrace_streams.errors import RetryRecord, SendToDeadLetters, TransientError
+from headrace_streams.memory import MemoryCluster, MemoryLog, NetworkRequest, Operation
 from headrace_streams.offsets import decode
-from headrace_streams.parallel import EngineOptions, Lane, Ordering, ParallelConsumer, RetryPolicy
-from headrace_streams.records import Outgoing, Record, TopicPartition
+from headrace_streams.parallel import EngineOptions, Ordering, ParallelConsumer, RetryPolicy, TopicLane
+from headrace_streams.records import ProducerRecord, Record, TopicPartition
 from headrace_testing.simulation.loop import VirtualLoop
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -75,7 +75,7 @@ class World:
         for _ in range(count):
             key = f"k{self.number % 5}"
             topic = URGENT if self.number % 5 == 0 else USUAL
-            self.cluster.append(Outgoing(topic, str(self.number).encode(), key.encode()))
+            self.cluster.append(ProducerRecord(topic, str(self.number).encode(), key.encode()))
             self.number += 1
 
     def kind(self, record: Record) -> int:
@@ -89,7 +89,7 @@ class World:
                 case kind if kind == POISON:
                     raise SendToDeadLetters("never")
                 case kind if kind == WANTS_LATER and self.tries[place] == 1:
-                    raise RetryLater("later", 0.7)
+                    raise RetryRecord("later", 0.7)
                 case kind if kind == FAILS_ONCE and self.tries[place] == 1:
                     raise ValueError("once")
                 case kind if kind in (SLOW, QUICK, STUBBORN):
@@ -124,7 +124,7 @@ class World:
         log = MemoryLog(self.cluster, client=f"m{number}", network=Watched(self))
         retries = RetryPolicy(first_delay_seconds=0.05, longest_delay_seconds=0.1)
         engine = ParallelConsumer(
-            log, GROUP, [Lane(URGENT, weight=4), Lane(USUAL)], self.handler(number),
+            log, GROUP, [TopicLane(URGENT, weight=4), TopicLane(USUAL)], self.handler(number),
             dead_letters=self, skip=self.finish,
             options=EngineOptions(commit_interval_seconds=0.1, retries=retries, **self.limits),  # type: ignore[arg-type]
         )  # fmt: skip
@@ -132,14 +132,14 @@ class World:
 
     def check_progress(self) -> None:
         """Nothing that the group calls finished is unfinished."""
-        for name, progress in self.cluster.group(GROUP).progress.items():
+        for name, progress in self.cluster.group(GROUP).committed_offsets.items():
             claimed = [(0, progress.next_offset), *decode(progress)]
             for first, end in claimed:
                 for offset in range(first, end):
                     assert (name.topic, name.partition, offset) in self.done, f"{name}@{offset} is claimed as done"
 
     def all_committed(self) -> bool:
-        progress = self.cluster.group(GROUP).progress
+        progress = self.cluster.group(GROUP).committed_offsets
         for topic in (URGENT, USUAL):
             for number in range(PARTITIONS):
                 end = self.cluster.partition(TopicPartition(topic, number)).end
@@ -155,10 +155,10 @@ class Watched:
     def __init__(self, world: World) -> None:
         self.world = world
 
-    async def call(self, request: Request, perform: Callable[[], T]) -> T:
+    async def call(self, request: NetworkRequest, perform: Callable[[], T]) -> T:
         await asyncio.sleep(0.001)
         if request.operation is Operation.COMMIT and not self.world.committing:
-            raise TryAgain("no coordinator")
+            raise TransientError("no coordinator")
         answer = perform()
         if request.operation is Operation.COMMIT:
             self.world.check_progress()

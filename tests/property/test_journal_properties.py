@@ -26,12 +26,12 @@ from headrace_contracts.events import (
 from headrace_contracts.memory_registry import MemoryRegistry
 from headrace_contracts.topics import TASKS_JOURNAL
 from headrace_streams import journal_reading
-from headrace_streams.errors import AppendUncertain, Fenced, TryAgain
-from headrace_streams.journal import Journal, Recorded, Recovered
+from headrace_streams.errors import AppendUncertain, Fenced, TransientError
+from headrace_streams.journal import Journal, JournaledDecision, Recovered
 from headrace_streams.memory import MemoryCluster, MemoryLog
-from headrace_streams.memory.network import Operation, Request
+from headrace_streams.memory.network import NetworkRequest, Operation
 from headrace_streams.publishing import Publisher
-from headrace_streams.records import Outgoing, TopicPartition
+from headrace_streams.records import ProducerRecord, TopicPartition
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -57,7 +57,7 @@ class Wire:
         self.held: list[asyncio.Event] = []
         self.dead = False
 
-    async def call(self, request: Request, perform: Callable[[], T]) -> T:
+    async def call(self, request: NetworkRequest, perform: Callable[[], T]) -> T:
         await asyncio.sleep(0)
         if request.operation is not Operation.APPEND:
             return perform()
@@ -67,7 +67,7 @@ class Wire:
             self.held.append(event)
             await event.wait()
         if fate == "lost":
-            raise TryAgain("lost")
+            raise TransientError("lost")
         if fate == "never sent, nobody knows":
             raise AppendUncertain("no answer")
         done = perform()
@@ -86,7 +86,7 @@ class Counted:
     task_id: str
     positions: dict[str, int]
     commands: bool
-    acted: int | None
+    published: int | None
 
 
 @dataclass(eq=False)
@@ -96,7 +96,7 @@ class Owner:
     log: MemoryLog
     believed: dict[int, str] = field(default_factory=dict)
     """Tasks by the offsets that were acknowledged to this owner: what it may act on."""
-    acted: set[int] = field(default_factory=set)
+    published: set[int] = field(default_factory=set)
 
 
 class Partition(RuleBasedStateMachine):
@@ -112,9 +112,9 @@ class Partition(RuleBasedStateMachine):
         self.owners: list[Owner] = []
         self.seen = 0
         self.counted: list[Counted] = []
-        # Generation whose entries may count, and the number that the next one must have; None when none does any more.
+        # Epoch whose entries may count, and the number that the next one must have; None when none does any more.
         self.open: tuple[int, int] | None = None
-        self.acted: set[int] = set()
+        self.published: set[int] = set()
         self.compacted = False
         self.consumed = 0
         self.sent = 0
@@ -147,25 +147,28 @@ class Partition(RuleBasedStateMachine):
             self.seen = record.offset + 1
             if record.value is None:
                 self.open = None
+                self.may_compact = False
                 continue
             entry = self.codec.decode(JournalEntry, record.value, Origin(TOPIC, 0, record.offset))
-            if entry.kind is EntryKind.BARRIER:
+            if entry.kind is EntryKind.EPOCH_START:
                 self.open = (record.offset, 1)
-            elif self.open is not None and (entry.generation, entry.sequence) == self.open:
-                self.open = (entry.generation, entry.sequence + 1)
+            elif self.open is not None and (entry.epoch, entry.sequence) == self.open:
+                self.open = (entry.epoch, entry.sequence + 1)
                 self.counted.append(
                     Counted(
                         record.offset, entry.task_id, {p.topic: p.next_offset for p in entry.positions},
-                        bool(entry.commands), entry.acted_offset,
+                        bool(entry.commands), entry.published_offset,
                     )
                 )  # fmt: skip
             else:
                 self.open = None
+                # Compaction takes longer than it takes an owner to take over and to mend this.
+                self.may_compact = False
 
-    async def take_over(self, wire: Wire) -> tuple[Owner, Recovered, list[Recorded]]:
+    async def take_over(self, wire: Wire) -> tuple[Owner, Recovered, list[JournaledDecision]]:
         log = MemoryLog(self.cluster, lambda: 0, network=wire)
         reader = log.reader()
-        folded: list[Recorded] = []
+        folded: list[JournaledDecision] = []
         journal, recovered = await Journal.take_over(
             publisher=Publisher(log.producer(), self.codec, "test"),
             reader=reader, codec=self.codec, partition=0, owner=f"owner-{len(self.owners)}", now_ms=0,
@@ -185,8 +188,7 @@ class Partition(RuleBasedStateMachine):
         if restates:
             states = {recorded.task_id: recorded for recorded in folded}
             for task_id in shadowed:
-                if task_id in states:
-                    self.append_to(owner, task_id, 0)
+                self.append_to(owner, task_id, 0, state=task_id in states)
             self.pump()
             if owner.journal.fenced is None and not owner.journal.in_flight:
                 # Compaction takes its time: until then an owner has mended what does not count.
@@ -194,7 +196,7 @@ class Partition(RuleBasedStateMachine):
 
     may_compact = False
 
-    def check(self, recovered: Recovered, folded: list[Recorded]) -> None:
+    def check(self, recovered: Recovered, folded: list[JournaledDecision]) -> None:
         tasks = [(recorded.offset, recorded.task_id) for recorded in folded]
         expected = [(entry.offset, entry.task_id) for entry in self.counted if entry.task_id]
         if self.compacted:
@@ -205,7 +207,7 @@ class Partition(RuleBasedStateMachine):
             assert tasks == expected
             assert recovered.entries == len(self.counted)
         for recorded in folded:
-            assert recorded.phase is TaskPhase.RUNNING
+            assert recorded.phase is (TaskPhase.RUNNING if recorded.entry().state is not None else None)
             assert recorded.entry().task_id == recorded.task_id
         positions: dict[tuple[str, int], int] = {}
         for entry in self.counted:
@@ -213,14 +215,16 @@ class Partition(RuleBasedStateMachine):
                 positions[topic, 0] = max(offset, positions.get((topic, 0), 0))
         assert recovered.positions == positions
         there = {offset for offset, _ in tasks}
-        unacted = [placed.offset for placed in recovered.unacted]
-        assert unacted == sorted(unacted)
-        noted = max((entry.acted for entry in self.counted if entry.acted is not None), default=0)
+        unpublished = [placed.offset for placed in recovered.unpublished]
+        assert unpublished == sorted(unpublished)
+        noted = max((entry.published for entry in self.counted if entry.published is not None), default=0)
         commands = {entry.offset for entry in self.counted if entry.commands and entry.offset in there}
-        assert set(unacted) == {offset for offset in commands if offset >= noted}
-        assert commands - self.acted <= set(unacted), "a command that nobody carried out was forgotten"
+        assert set(unpublished) == {offset for offset in commands if offset >= noted}
+        assert commands - self.published <= set(unpublished), "a command that nobody carried out was forgotten"
 
-    def append_to(self, owner: Owner, task_id: str, commands: int, fates: tuple[str, ...] = ()) -> None:
+    def append_to(
+        self, owner: Owner, task_id: str, commands: int, fates: tuple[str, ...] = (), *, state: bool = True
+    ) -> None:
         owner.wire.fates += fates
         self.sent += 1
         self.consumed += 1
@@ -232,7 +236,8 @@ class Partition(RuleBasedStateMachine):
             kind=EntryKind.DECISION,
             task_id=task_id,
             positions=(Position(topic="tasks.submitted", partition=0, next_offset=self.consumed),),
-            state=TaskState(phase=TaskPhase.RUNNING, task=task, route_key=b"k", home_partition=0),
+            # Without: an owner writes over what does not count and what it knows nothing of.
+            state=TaskState(phase=TaskPhase.RUNNING, task=task, route_key=b"k", home_partition=0) if state else None,
             commands=(command,) * commands,
             decided_at=0,
         )
@@ -281,29 +286,29 @@ class Partition(RuleBasedStateMachine):
         owner.wire.held.pop(0).set()
         self.pump()
 
-    @precondition(lambda self: any(owner.believed.keys() - owner.acted for owner in self.owners))
+    @precondition(lambda self: any(owner.believed.keys() - owner.published for owner in self.owners))
     @rule(data=st.data())
     def act(self, data: st.DataObject) -> None:
-        owner = data.draw(st.sampled_from([o for o in self.owners if o.believed.keys() - o.acted]))
-        offset = data.draw(st.sampled_from(sorted(owner.believed.keys() - owner.acted)))
-        owner.acted.add(offset)
+        owner = data.draw(st.sampled_from([o for o in self.owners if o.believed.keys() - o.published]))
+        offset = data.draw(st.sampled_from(sorted(owner.believed.keys() - owner.published)))
+        owner.published.add(offset)
         with_commands = {entry.offset for entry in self.counted if entry.commands}
         if offset in with_commands:
-            owner.journal.acted(offset)
-            self.acted.add(offset)
+            owner.journal.published(offset)
+            self.published.add(offset)
 
     @precondition(lambda self: self.owners)
     @rule(data=st.data(), settled=st.booleans())
-    def watermark(self, data: st.DataObject, settled: bool) -> None:
+    def checkpoint(self, data: st.DataObject, settled: bool) -> None:
         owner = data.draw(st.sampled_from(self.owners))
         if owner.journal.fenced is None and not owner.wire.held:
-            if settled and owner is self.owners[-1] and owner.journal.generation == self.newest_barrier():
-                self.acted |= {e.offset for e in self.counted if e.offset < owner.journal.generation}
+            if settled and owner is self.owners[-1] and owner.journal.epoch == self.newest_epoch_start():
+                self.published |= {e.offset for e in self.counted if e.offset < owner.journal.epoch}
                 owner.journal.settled(0)
-            self.within(lambda: owner.journal.watermark((), 0))
+            self.within(lambda: owner.journal.checkpoint((), 0))
         self.pump()
 
-    def newest_barrier(self) -> int:
+    def newest_epoch_start(self) -> int:
         return self.open[0] if self.open is not None else -1
 
     @precondition(lambda self: len(self.owners) > 1)
@@ -319,7 +324,7 @@ class Partition(RuleBasedStateMachine):
         owner.log.kill()
 
     @rule()
-    def a_barrier_of_unknown_fate(self) -> None:
+    def a_epoch_start_of_unknown_fate(self) -> None:
         wire = Wire()
         wire.fates = ["arrives, nobody knows"]
         try:
@@ -327,13 +332,13 @@ class Partition(RuleBasedStateMachine):
         except AppendUncertain:
             self.watch()
         else:
-            raise AssertionError("the owner does not know its generation")
+            raise AssertionError("the owner does not know its epoch")
 
     @rule(task_id=st.sampled_from(TASKS), tombstone=st.booleans())
     def somebody_else_writes(self, task_id: str, tombstone: bool) -> None:
-        entry = JournalEntry(kind=EntryKind.DECISION, task_id=task_id, generation=0, sequence=10_000, decided_at=0)
+        entry = JournalEntry(kind=EntryKind.DECISION, task_id=task_id, epoch=0, sequence=10_000, decided_at=0)
         value = None if tombstone else self.codec.encode(TASKS_JOURNAL, entry)
-        self.cluster.append(Outgoing(TOPIC, value, task_id.encode(), 0))
+        self.cluster.append(ProducerRecord(TOPIC, value, task_id.encode(), 0))
         self.may_compact = False
         self.watch()
 
@@ -343,8 +348,7 @@ class Partition(RuleBasedStateMachine):
         # Whatever does not count was written over by the owner that has just taken over.
         newest = {record.key: record.offset for record in self.cluster.records(TOPIC, 0)}
         offsets = {entry.offset for entry in self.counted}
-        tasks = {entry.task_id.encode() for entry in self.counted}
-        if any(offset not in offsets for key, offset in newest.items() if key in tasks):
+        if any(offset not in offsets for key, offset in newest.items() if key in {task.encode() for task in TASKS}):
             return
         self.cluster.compact(TOPIC)
         self.compacted = True

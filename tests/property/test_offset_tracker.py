@@ -7,13 +7,13 @@ from contextlib import suppress
 import pytest
 from headrace_streams.offsets import (
     METADATA_LIMIT,
+    OffsetMetadataUnreadable,
     OffsetTracker,
-    ProgressUnreadable,
     Range,
     decode,
     encode,
 )
-from headrace_streams.records import Progress
+from headrace_streams.records import OffsetAndMetadata
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -34,7 +34,7 @@ def ranges(draw: st.DrawFn) -> tuple[int, list[Range]]:
 def test_what_fits_comes_back_whole(case: tuple[int, list[Range]]) -> None:
     position, finished = case
     text = encode(position, finished, 100_000)
-    assert list(decode(Progress(position, text))) == finished
+    assert list(decode(OffsetAndMetadata(position, text))) == finished
     assert text.isascii()
     assert text.isprintable()
 
@@ -45,7 +45,7 @@ def test_what_does_not_fit_keeps_its_lowest_ranges(case: tuple[int, list[Range]]
     position, finished = case
     text = encode(position, finished, limit)
     assert len(text) <= limit
-    kept = list(decode(Progress(position, text)))
+    kept = list(decode(OffsetAndMetadata(position, text)))
     assert kept == finished[: len(kept)]
 
 
@@ -113,8 +113,8 @@ class _Model:
         self.open = []
         self.read = sum(1 for offset in self.log if offset < progress.next_offset)
 
-    def checked_progress(self) -> Progress:
-        progress = self.tracker.progress()
+    def checked_progress(self) -> OffsetAndMetadata:
+        progress = self.tracker.committable()
         assert progress is not None
         assert len(progress.metadata) <= self.limit
         below = [offset for offset in self.log if offset < progress.next_offset]
@@ -167,7 +167,7 @@ def test_within_one_assignment_nothing_finished_is_ever_left_out(data: st.DataOb
     for done in order:
         tracker.finished(done)
         finished.add(done)
-        progress = tracker.progress()
+        progress = tracker.committable()
         assert progress is not None
         named = {one for start, end in decode(progress) for one in range(start, end)}
         assert named == {one for one in finished if one > progress.next_offset}
@@ -177,16 +177,16 @@ def test_within_one_assignment_nothing_finished_is_ever_left_out(data: st.DataOb
 @given(st.text(max_size=60), st.integers(0, 100))
 def test_foreign_metadata_is_refused_or_harmless(text: str, next_offset: int) -> None:
     try:
-        found = decode(Progress(next_offset, text))
-    except ProgressUnreadable:
+        found = decode(OffsetAndMetadata(next_offset, text))
+    except OffsetMetadataUnreadable:
         return
     assert all(next_offset <= start < end for start, end in found) or found == ()
 
 
 def test_metadata_of_another_position_is_refused() -> None:
     text = encode(10, [(12, 15)])
-    with pytest.raises(ProgressUnreadable, match="belongs to offset 10"):
-        decode(Progress(11, text))
+    with pytest.raises(OffsetMetadataUnreadable, match="belongs to offset 10"):
+        decode(OffsetAndMetadata(11, text))
 
 
 @settings(deadline=None)
@@ -201,14 +201,14 @@ def test_damaged_metadata_is_refused_or_says_the_same(case: tuple[int, list[Rang
         )
     )
     # Base 85 can spell the last bytes in more than one way.
-    with suppress(ProgressUnreadable):
-        assert list(decode(Progress(position, damaged))) == finished
+    with suppress(OffsetMetadataUnreadable):
+        assert list(decode(OffsetAndMetadata(position, damaged))) == finished
 
 
 def test_a_log_that_begins_anew_below_the_committed_offset_is_read() -> None:
     tracker = OffsetTracker(500, [(502, 510)])
     assert tracker.received(3)
     assert not tracker.received(3)
-    progress = tracker.progress()
+    progress = tracker.committable()
     assert progress is not None
-    assert progress == Progress(3, "")
+    assert progress == OffsetAndMetadata(3, "")

@@ -12,11 +12,11 @@ from headrace_contracts.events import DeadLetter, SkillAction, SkillSubmitted
 from headrace_contracts.memory_registry import MemoryRegistry
 from headrace_contracts.topics import SKILLS_SUBMITTED, dead_letters_of
 from headrace_streams.dead_letters import DeadLetters
-from headrace_streams.errors import BatchRefused, PartitionsLost, TryAgain
+from headrace_streams.errors import BatchRefused, PartitionsLost, TransientError
 from headrace_streams.memory import MemoryCluster, MemoryLog
 from headrace_streams.projection import Moves, Projection
 from headrace_streams.publishing import Publication, Publisher
-from headrace_streams.records import Outgoing, Record, TopicPartition
+from headrace_streams.records import ProducerRecord, Record, TopicPartition
 from headrace_streams.typed import decode
 from headrace_testing.simulation.loop import VirtualLoop
 from hypothesis import given, settings
@@ -47,7 +47,7 @@ class Store:
         fate = self.plan.pop(0) if self.plan else "well"
         await asyncio.sleep(0.01)
         if fate == "away":
-            raise TryAgain("away")
+            raise TransientError("away")
         if fate == "crash before":
             raise Crash
         ids = [event.submission_id for _, event in batch]
@@ -64,7 +64,7 @@ class Store:
                 raise PartitionsLost("a rival was faster")
         self._commit(ids, {name: position for name, (_, position) in moves.items()})
         if fate == "answer lost":
-            raise TryAgain("nobody knows")
+            raise TransientError("nobody knows")
         if fate == "crash after":
             raise Crash
 
@@ -94,7 +94,7 @@ async def _play(contents: Sequence[tuple[str, int]], plan: Sequence[str], max_ba
     unfit = frozenset(f"s{number}" for number, (kind, _) in enumerate(contents) if kind == "unfit")
     for number, (kind, partition) in enumerate(contents):
         if kind == "garbage":
-            cluster.append(Outgoing(TOPIC, b"garbage", b"k", partition))
+            cluster.append(ProducerRecord(TOPIC, b"garbage", b"k", partition))
             bad += 1
             continue
         event = SkillSubmitted(

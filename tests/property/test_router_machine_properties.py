@@ -37,19 +37,19 @@ from headrace_router.decide.fleet import Fleet
 from headrace_router.decide.machine import decide
 from headrace_router.decide.model import (
     CAUSES,
+    AttemptEnded,
     Cancelled,
-    Context,
     Decision,
-    Event,
-    Finished,
+    DecisionContext,
     LeaderFinished,
+    RouterEvent,
     Submitted,
     Unrecordable,
     WakeUp,
 )
 from headrace_router.decide.publications import publication
 from headrace_router.decide.tasks import PartitionTasks
-from headrace_streams.journal import Recorded
+from headrace_streams.journal import JournaledDecision
 from headrace_testing import routing_laws
 from headrace_testing.routing import ANTHROPIC_NODE, GROQ_NODE, LOCAL, NOW, cancelled, finished, task
 from hypothesis import settings
@@ -82,7 +82,7 @@ class Lives(RuleBasedStateMachine):
         self.ends: dict[str, TaskState] = {}
         self.given: dict[str, TaskSubmitted] = {}
 
-    def give(self, task_id: str, event: Event) -> None:
+    def give(self, task_id: str, event: RouterEvent) -> None:
         state = self.tasks.get(task_id)
         if state is None and self.tasks.has_ended(task_id):
             return
@@ -93,8 +93,8 @@ class Lives(RuleBasedStateMachine):
         if isinstance(result, Decision):
             self.record(task_id, event, result, context)
 
-    def context(self) -> Context:
-        return Context(
+    def context(self) -> DecisionContext:
+        return DecisionContext(
             now=self.now,
             policy=POLICY,
             prices=PRICES,
@@ -103,7 +103,7 @@ class Lives(RuleBasedStateMachine):
             tenant_preferences=self.preferences,
         )
 
-    def record(self, task_id: str, event: Event, decision: Decision, context: Context) -> None:
+    def record(self, task_id: str, event: RouterEvent, decision: Decision, context: DecisionContext) -> None:
         entry = JournalEntry(
             kind=EntryKind.DECISION,
             task_id=task_id,
@@ -145,12 +145,12 @@ class Lives(RuleBasedStateMachine):
         per_model = Counter((attempt.provider, attempt.model) for attempt in state.attempts)
         assert max(per_model.values()) <= POLICY.retry.attempts_per_model
 
-    def settle(self, state: TaskState, context: Context) -> None:
+    def settle(self, state: TaskState, context: DecisionContext) -> None:
         if state.phase is not TaskPhase.FINISHED or not state.digest:
             return
-        orphan = self.tasks.next_orphan(state.digest)
-        if orphan is not None:
-            self.give(orphan, LeaderFinished(state.result))
+        leaderless_follower = self.tasks.next_leaderless_follower(state.digest)
+        if leaderless_follower is not None:
+            self.give(leaderless_follower, LeaderFinished(state.result))
             self.settle(state, context)
 
     @initialize()
@@ -175,7 +175,7 @@ class Lives(RuleBasedStateMachine):
         preferred=st.sampled_from([None, "groq", "anthropic", "nobody"]),
         allow_cached=st.booleans(),
         longest=st.sampled_from([200, 200, None]),
-        early_wish=st.booleans(),
+        early_cancellation=st.booleans(),
     )
     def submit(
         self,
@@ -192,7 +192,7 @@ class Lives(RuleBasedStateMachine):
         preferred: str | None,
         allow_cached: bool,
         longest: int | None,
-        early_wish: bool,
+        early_cancellation: bool,
     ) -> None:
         fresh = [name for name in TASKS if name not in self.submitted]
         task_id = TASKS[1] if again or not fresh else fresh[0]
@@ -221,8 +221,8 @@ class Lives(RuleBasedStateMachine):
             submitted = replace(self.given[TASKS[0]], task_id=task_id, submitted_at=self.now)
             self.budgets[task_id] = submitted.budget_nanodollars
         self.given.setdefault(task_id, submitted)
-        wish = cancelled(task_id) if early_wish and task_id == TASKS[2] else None
-        self.give(task_id, Submitted(submitted, b"key", 0, None, wish))
+        cancellation = cancelled(task_id) if early_cancellation and task_id == TASKS[2] else None
+        self.give(task_id, Submitted(submitted, b"key", 0, None, cancellation))
 
     @precondition(lambda self: self.tasks.phases.get(TaskPhase.RUNNING))
     @rule(
@@ -244,7 +244,7 @@ class Lives(RuleBasedStateMachine):
         usage = Usage(input_tokens=most_tokens(state.task.messages, state.system_prompt), output_tokens=output)
         failure = None if outcome is Outcome.ANSWERED else Failure(code=code, retry_after_ms=wait)
         fields = {"provider": last.provider, "model": last.model, "usage": usage, "failure": failure}
-        self.give(task_id, Finished(finished(outcome, last.number, task_id=task_id, **fields)))
+        self.give(task_id, AttemptEnded(finished(outcome, last.number, task_id=task_id, **fields)))
         after = self.tasks.get(task_id)
         if patient and after is not None and after.phase is TaskPhase.BACKING_OFF:
             assert after.wake_at is not None
@@ -253,7 +253,7 @@ class Lives(RuleBasedStateMachine):
     @rule(task_id=st.sampled_from(TASKS), number=st.integers(1, 3), outcome=st.sampled_from(Outcome))
     def hear_of_any_attempt(self, task_id: str, number: int, outcome: Outcome) -> None:
         nothing = {"usage": Usage(), "execution_id": "late"}
-        self.give(task_id, Finished(finished(outcome, number, task_id=task_id, **nothing)))
+        self.give(task_id, AttemptEnded(finished(outcome, number, task_id=task_id, **nothing)))
 
     @rule(task_id=st.sampled_from(TASKS[1:]), tenant=st.sampled_from(["acme", "mallory", "mallory"]))
     def cancel(self, task_id: str, tenant: str) -> None:
@@ -340,7 +340,7 @@ class Lives(RuleBasedStateMachine):
 
     @invariant()
     def followers_have_a_leader(self) -> None:
-        assert self.tasks.orphaned() == []
+        assert self.tasks.leaderless() == []
 
     @invariant()
     def what_sensitive_tasks_asked_stayed_here(self) -> None:
@@ -372,21 +372,21 @@ class Lives(RuleBasedStateMachine):
         assert rebuilt.live == self.tasks.live
         assert +Counter(rebuilt.phases) == +Counter(self.tasks.phases)
         assert rebuilt.waiting() == self.tasks.waiting()
-        assert rebuilt.orphaned() == self.tasks.orphaned()
+        assert rebuilt.leaderless() == self.tasks.leaderless()
         for state in {entry.state.digest: entry.state for entry in self.journal if entry.state}.values():
             assert rebuilt.equal_to(state.digest, self.now) == self.tasks.equal_to(state.digest, self.now)
         for task_id in self.given:
             assert rebuilt.has_ended(task_id) == self.tasks.has_ended(task_id) == (task_id in self.ends)
 
 
-def recorded(offset: int, entry: JournalEntry) -> Recorded:
+def recorded(offset: int, entry: JournalEntry) -> JournaledDecision:
     """An entry as a recovery finds it."""
     value = CODEC.encode(TASKS_JOURNAL, entry)
     where = Origin("tasks.journal", 0, offset)
     paths = ("kind", "task_id", "cause", "state.phase", "state.digest", "state.wake_at")
     found = CODEC.first_fields(JournalEntry, value, where, paths)
     phase = TaskPhase(found["state"]["phase"])
-    return Recorded(
+    return JournaledDecision(
         offset, NOW, found["task_id"], found["cause"], phase, found["state"]["digest"], found["state"]["wake_at"],
         value, lambda _, data: CODEC.decode(JournalEntry, data, where),
     )  # fmt: skip

@@ -81,23 +81,23 @@ def test_what_goes_round_in_circles_is_no_hang(loop: VirtualLoop) -> None:
 
 
 def entries(*numbered: tuple[EntryKind, int, int]) -> list[bool]:
-    """Which of these records of a journal count, given with kind, generation and sequence."""
+    """Which of these records of a journal count, given with kind, epoch and sequence."""
     partition = JournalPartition()
     found = []
-    for offset, (kind, generation, sequence) in enumerate(numbered):
-        entry = replace(JournalEntry(kind=kind, decided_at=0), generation=generation, sequence=sequence)
+    for offset, (kind, epoch, sequence) in enumerate(numbered):
+        entry = replace(JournalEntry(kind=kind, decided_at=0), epoch=epoch, sequence=sequence)
         seen = Seen(offset, 0.0, "router", Record("tasks.journal", 0, offset, 0, b"", b""))
         found.append(partition.take(seen, entry))
     return found
 
 
 def test_the_judge_counts_entries_in_their_places_only() -> None:
-    barrier, decision = EntryKind.BARRIER, EntryKind.DECISION
-    assert entries((barrier, -1, 0), (decision, 0, 1), (decision, 0, 2)) == [False, True, True]
+    epoch_start, decision = EntryKind.EPOCH_START, EntryKind.DECISION
+    assert entries((epoch_start, -1, 0), (decision, 0, 1), (decision, 0, 2)) == [False, True, True]
     assert entries((decision, 0, 0)) == [False]
-    assert entries((barrier, -1, 0), (barrier, -1, 0), (decision, 0, 2), (decision, 1, 2)) == [False] * 4
-    assert entries((barrier, -1, 0), (decision, 0, 2), (decision, 0, 1)) == [False] * 3
-    assert entries((barrier, -1, 0), (decision, 0, 2), (barrier, -1, 0), (decision, 2, 1)) == [
+    assert entries((epoch_start, -1, 0), (epoch_start, -1, 0), (decision, 0, 2), (decision, 1, 2)) == [False] * 4
+    assert entries((epoch_start, -1, 0), (decision, 0, 2), (decision, 0, 1)) == [False] * 3
+    assert entries((epoch_start, -1, 0), (decision, 0, 2), (epoch_start, -1, 0), (decision, 2, 1)) == [
         False,
         False,
         False,
@@ -113,6 +113,6 @@ def test_the_judge_reads_maps_of_finished_records(step: int) -> None:
     done = [offset for offset in range(11, 400) if offset % step]
     for offset in done:
         tracker.finished(offset)
-    progress = tracker.progress()
+    progress = tracker.committable()
     assert progress is not None
     assert list(finished_by(progress)) == [offset for offset in done if offset > progress.next_offset]

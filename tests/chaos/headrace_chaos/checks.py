@@ -28,7 +28,7 @@ class Judgement:
         duplicates: Records beyond the first of their ce_id, by kind. Only `completed` must be 0. `executions` are
             attempts that ran more than once; each of them is an execution of its own, and costed.
         ignored_entries: Journal entries that do not count, as zombies and crashes leave them.
-        generations: Take-overs of journal partitions.
+        epochs: Take-overs of journal partitions.
     """
 
     violations: tuple[Violation, ...]
@@ -36,7 +36,7 @@ class Judgement:
     tasks: int
     ended: Mapping[str, int]
     ignored_entries: int
-    generations: int
+    epochs: int
 
 
 def judge(evidence: Evidence) -> Judgement:
@@ -57,7 +57,7 @@ def judge(evidence: Evidence) -> Judgement:
         tasks=len({record.value["task_id"] for record in evidence.of("tasks.submitted") if record.value}),
         ended=Counter(ended.values()),
         ignored_entries=len(reading.ignored),
-        generations=reading.barriers,
+        epochs=reading.epoch_starts,
     )
 
 

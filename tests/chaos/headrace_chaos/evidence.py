@@ -32,7 +32,7 @@ class Claim:
         via: http or kafka.
         asked_ms: When the request was sent, in milliseconds since the epoch.
         idempotency_key: Of the request, empty without one.
-        cancelled: A wish to cancel it was sent.
+        cancelled: A request to cancel it was sent.
     """
 
     nonce: str

@@ -23,7 +23,7 @@ class Topics:
 
     def __init__(self) -> None:
         self.records: dict[str, list[Seen]] = {}
-        self.generation = -1
+        self.epoch = -1
 
     def add(self, topic: str, event_id: str, value: dict[str, Any]) -> Seen:
         """At the end of the topic."""
@@ -32,10 +32,10 @@ class Topics:
         found.append(seen)
         return seen
 
-    def barrier(self, owner: str) -> None:
+    def epoch_start(self, owner: str) -> None:
         """A router takes over."""
         entry = self.entry("", None, ())
-        self.generation = self.add("tasks.journal", "barrier/0", {**entry, "kind": "barrier", "owner": owner}).offset
+        self.epoch = self.add("tasks.journal", "barrier/0", {**entry, "kind": "barrier", "owner": owner}).offset
 
     def entry(self, task_id: str, result: dict[str, Any] | None, commands: Iterable[tuple[str, str]]) -> dict[str, Any]:
         """A decision of the current owner, in its place."""
@@ -44,8 +44,8 @@ class Topics:
             "kind": "decision",
             "task_id": task_id,
             "owner": "router-1",
-            "generation": self.generation,
-            "sequence": offset - self.generation,
+            "generation": self.epoch,
+            "sequence": offset - self.epoch,
             "state": {"result": result},
             "commands": [{"topic": topic, "event_id": event_id} for topic, event_id in commands],
         }
@@ -157,9 +157,9 @@ def _skills(topics: Topics) -> None:
 def honest() -> Evidence:
     """Two tasks, one at home and one in the cloud, and a skill in two versions: nothing is wrong with it."""
     topics = Topics()
-    topics.barrier("router-1")
+    topics.epoch_start("router-1")
     _run(topics, "t-local", "n-local", "sensitive", "work.local.batch", "ollama")
-    topics.barrier("router-2")
+    topics.epoch_start("router-2")
     _run(topics, "t-cloud", "n-cloud", "public", "work.cloud.batch", "groq")
     _skills(topics)
     shown = {

@@ -1,7 +1,7 @@
 """Which journal entries count: the checker's own reading of the rule that the schema of JournalEntry states.
 
-An entry counts when it stands at offset generation + sequence, behind the barrier at offset generation, and nothing
-before it in that generation was out of place.
+An entry counts when it stands at offset epoch + sequence, behind the epoch start at offset epoch, and nothing
+before it in that epoch was out of place.
 """
 
 from collections.abc import Iterable, Sequence
@@ -16,31 +16,31 @@ class Reading:
 
     counting: Sequence[Seen]
     ignored: Sequence[Seen]
-    barriers: int
+    epoch_starts: int
 
 
 def read(records: Iterable[Seen]) -> Reading:
     """All partitions of the journal, each in the order of its offsets."""
     counting: list[Seen] = []
     ignored: list[Seen] = []
-    barriers = 0
+    epoch_starts = 0
     intact: dict[int, int | None] = {}
     for record in records:
         entry = record.value
         if entry is not None and entry["kind"] == "barrier":
-            barriers += 1
+            epoch_starts += 1
             intact[record.partition] = record.offset
             continue
-        generation = intact.get(record.partition)
+        epoch = intact.get(record.partition)
         if (
             entry is not None
-            and generation is not None
-            and entry["generation"] == generation
-            and record.offset == generation + entry["sequence"]
+            and epoch is not None
+            and entry["generation"] == epoch
+            and record.offset == epoch + entry["sequence"]
         ):
             counting.append(record)
         else:
-            # Whatever stands out of its place ends the generation: what follows from the same owner counts no more.
+            # Whatever stands out of its place ends the epoch: what follows from the same owner counts no more.
             intact[record.partition] = None
             ignored.append(record)
-    return Reading(counting, ignored, barriers)
+    return Reading(counting, ignored, epoch_starts)

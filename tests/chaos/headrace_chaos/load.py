@@ -232,8 +232,8 @@ class Load:
             told = await self._outsider.send("tasks.submitted", key, event, task_id)
             self.claims.append(Claim(nonce, task_id, tenant, privacy, "kafka", told, asked, cancelled=cancel))
         if cancel:
-            wish = {"task_id": task_id, "tenant": tenant, "requested_at": _now_ms()}
-            await self._outsider.send("tasks.cancelled", key, wish, f"{task_id}/cancel")
+            cancellation = {"task_id": task_id, "tenant": tenant, "requested_at": _now_ms()}
+            await self._outsider.send("tasks.cancelled", key, cancellation, f"{task_id}/cancel")
 
     async def _submit(
         self,

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
-from headrace_devstack.parts.part import Command, NotHealthyYet, Process
+from headrace_devstack.parts.part import NotHealthyYet, Process, ProcessCommand
 from headrace_devstack.parts.probes import http_ok, kafka_answers
 from headrace_devstack.ports import LOOPBACK
 from headrace_devstack.providers import choose_providers
@@ -213,7 +213,7 @@ def _second(folder: Path, stack: RunningStack, name: str, own: Mapping[str, str]
     )
     return Process(
         name=f"{name}-2",
-        command=Command(
+        command=ProcessCommand(
             argv=(sys.executable, "-m", f"headrace_{name.replace('-', '_')}"),
             environment={**environment, **own},
             log=folder / f"{name}-2.log",

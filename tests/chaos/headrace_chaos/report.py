@@ -32,7 +32,7 @@ def details(judgement: Judgement, recoveries: Sequence[Recovery], skipped: Seque
         yield from _row(service, [one for one in alone if one.death.who.removesuffix("-2") == service])
     for blow, found in by_blow([one for one in recoveries if one not in alone]).items():
         yield from _row(f"{blow} (apart)" if blow in _DEATHS else blow, found)
-    yield f"journal: {judgement.generations} take-overs, {judgement.ignored_entries} entries that do not count"
+    yield f"journal: {judgement.epochs} take-overs, {judgement.ignored_entries} entries that do not count"
     for text in skipped:
         yield f"not dealt: {text}"
     rules = Counter(violation.rule for violation in judgement.violations)

@@ -153,5 +153,5 @@ def _keep(folder: Path, evidence: Evidence, judgement: Judgement) -> None:
 def _with(judgement: Judgement, more: tuple[Violation, ...]) -> Judgement:
     return Judgement(
         (*more, *judgement.violations), judgement.duplicates, judgement.tasks, judgement.ended,
-        judgement.ignored_entries, judgement.generations,
+        judgement.ignored_entries, judgement.epochs,
     )  # fmt: skip

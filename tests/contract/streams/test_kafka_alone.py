@@ -11,10 +11,10 @@ from pathlib import Path
 
 import confluent_kafka
 import pytest
-from headrace_streams.errors import AppendUncertain, StreamsError, TryAgain
+from headrace_streams.errors import AppendUncertain, StreamsError, TransientError
 from headrace_streams.kafka import KafkaLog, admin
 from headrace_streams.kafka.producer import KafkaProducer
-from headrace_streams.records import Appended, Outgoing, Progress, TopicPartition
+from headrace_streams.records import OffsetAndMetadata, ProducerRecord, RecordMetadata, TopicPartition
 from headrace_testing.logs import Listener, LogBench, take, until
 
 pytestmark = pytest.mark.stack
@@ -46,7 +46,7 @@ async def test_members_keep_what_is_not_handed_over(incremental: LogBench) -> No
     assert {record.topic_partition for record in await take(first, 4)} == everything
 
     async def commit(partitions: Collection[TopicPartition]) -> None:
-        await first.commit({name: Progress(1, "handed over") for name in partitions})
+        await first.commit({name: OffsetAndMetadata(1, "handed over") for name in partitions})
 
     one.on_revoked = commit
     second = await incremental.member(topic, two)
@@ -58,7 +58,7 @@ async def test_members_keep_what_is_not_handed_over(incremental: LogBench) -> No
         await incremental.write(topic, [b"b"], partition=number)
     taken = await take(first, 2) + await take(second, 2)
     assert {(record.topic_partition, record.offset) for record in taken} == {(name, 1) for name in everything}
-    assert await second.committed(everything) == {name: Progress(1, "handed over") for name in two.owned}
+    assert await second.committed(everything) == {name: OffsetAndMetadata(1, "handed over") for name in two.owned}
 
 
 async def test_a_producer_survives_a_fatal_error(kafka: str, topic_prefix: str) -> None:
@@ -66,19 +66,21 @@ async def test_a_producer_survives_a_fatal_error(kafka: str, topic_prefix: str) 
     topic = await bench.topic()
     producer = bench.producer()
     assert isinstance(producer, KafkaProducer)
-    await producer.send(Outgoing(topic, b"before", partition=0))
+    await producer.send(ProducerRecord(topic, b"before", partition=0))
     broken = producer._producer
-    on_their_way = [producer.send(Outgoing(topic, bytes(1000), partition=0)) for _ in range(200)]
+    on_their_way = [producer.send(ProducerRecord(topic, bytes(1000), partition=0)) for _ in range(200)]
     _fail_for_good(producer)
-    after: list[Appended | BaseException] = []
+    after: list[RecordMetadata | BaseException] = []
     async with asyncio.timeout(20):
         # Nobody is left waiting.
         outcomes = await asyncio.gather(*on_their_way, return_exceptions=True)
-        while not after or isinstance(after[-1], TryAgain | AppendUncertain):
+        while not after or isinstance(after[-1], TransientError | AppendUncertain):
             await asyncio.sleep(0.02)
-            after += await asyncio.gather(producer.send(Outgoing(topic, b"after", partition=0)), return_exceptions=True)
-    assert all(isinstance(outcome, Appended | AppendUncertain | TryAgain) for outcome in outcomes)
-    assert isinstance(after[-1], Appended)
+            after += await asyncio.gather(
+                producer.send(ProducerRecord(topic, b"after", partition=0)), return_exceptions=True
+            )
+    assert all(isinstance(outcome, RecordMetadata | AppendUncertain | TransientError) for outcome in outcomes)
+    assert isinstance(after[-1], RecordMetadata)
     assert producer._producer is not broken
     await bench.close()
 
@@ -94,15 +96,15 @@ async def test_a_cluster_that_is_not_there_is_worth_another_try(monkeypatch: pyt
     monkeypatch.setattr(admin, "_SECONDS", 0.3)
     log = KafkaLog({"bootstrap.servers": "127.0.0.1:1", "delivery.timeout.ms": 500, "log_level": 0})
     reader, consumer, producer = log.reader(), log.consumer("g"), log.producer()
-    with pytest.raises(TryAgain):
+    with pytest.raises(TransientError):
         await log.admin().partition_counts(["t"])
-    with pytest.raises(TryAgain):
+    with pytest.raises(TransientError):
         await reader.partitions_of("t")
-    with pytest.raises(TryAgain):
+    with pytest.raises(TransientError):
         await consumer.subscribe(["t"], Listener())
     with pytest.raises(StreamsError) as caught:
-        await producer.send(Outgoing("t", b"x"))
-    assert isinstance(caught.value, TryAgain | AppendUncertain)
+        await producer.send(ProducerRecord("t", b"x"))
+    assert isinstance(caught.value, TransientError | AppendUncertain)
     await asyncio.gather(reader.close(), consumer.close(), producer.close())
 
 
@@ -110,12 +112,12 @@ async def test_a_hop_takes_about_a_millisecond(kafka: str, topic_prefix: str) ->
     bench = LogBench(KafkaLog({"bootstrap.servers": kafka}), topic_prefix, _forget)
     topic = await bench.topic()
     producer, consumer = bench.producer(), await bench.member(topic, Listener())
-    await producer.send(Outgoing(topic, b"first", partition=0))
+    await producer.send(ProducerRecord(topic, b"first", partition=0))
     await take(consumer, 1)
     hops = []
     for _ in range(100):
         begin = time.perf_counter()
-        producer.send(Outgoing(topic, bytes(400), partition=0))
+        producer.send(ProducerRecord(topic, bytes(400), partition=0))
         await take(consumer, 1)
         hops.append(time.perf_counter() - begin)
     await bench.close()

@@ -7,7 +7,7 @@ from collections.abc import Collection
 
 import pytest
 from headrace_streams.errors import LeaveGroup, PartitionsLost, RecordRefused, TopicMissing
-from headrace_streams.records import Outgoing, Progress, Record, TopicPartition
+from headrace_streams.records import OffsetAndMetadata, ProducerRecord, Record, TopicPartition
 from headrace_testing.logs import Listener, LogBench, take, until
 
 VALUES = [b"%d" % number for number in range(10)]
@@ -42,14 +42,14 @@ async def test_progress_and_its_note_outlive_the_member(bench: LogBench) -> None
     await bench.write(topic, VALUES)
     consumer = await bench.member(topic, Listener())
     await take(consumer, 10)
-    await consumer.commit({first: Progress(4, "note: ä")})
-    assert await consumer.committed([first, second]) == {first: Progress(4, "note: ä")}
+    await consumer.commit({first: OffsetAndMetadata(4, "note: ä")})
+    assert await consumer.committed([first, second]) == {first: OffsetAndMetadata(4, "note: ä")}
     await consumer.close()
     follower = await bench.member(topic, Listener())
     assert [record.offset for record in await take(follower, 6)] == [4, 5, 6, 7, 8, 9]
-    assert await follower.committed([first, second]) == {first: Progress(4, "note: ä")}
-    await follower.commit({first: Progress(10)})
-    assert await follower.committed([first]) == {first: Progress(10)}
+    assert await follower.committed([first, second]) == {first: OffsetAndMetadata(4, "note: ä")}
+    await follower.commit({first: OffsetAndMetadata(10)})
+    assert await follower.committed([first]) == {first: OffsetAndMetadata(10)}
 
 
 async def test_groups_do_not_share_progress(bench: LogBench) -> None:
@@ -57,7 +57,7 @@ async def test_groups_do_not_share_progress(bench: LogBench) -> None:
     await bench.write(topic, VALUES)
     one = await bench.member(topic, Listener(), "one")
     await take(one, 10)
-    await one.commit({TopicPartition(topic, 0): Progress(10)})
+    await one.commit({TopicPartition(topic, 0): OffsetAndMetadata(10)})
     other = await bench.member(topic, Listener(), "other")
     assert len(await take(other, 10)) == 10
 
@@ -69,8 +69,8 @@ async def test_a_long_note_is_kept(bench: LogBench, length: int) -> None:
     listener = Listener()
     consumer = await bench.member(topic, listener)
     await until(lambda: bool(listener.owned), consumer)
-    await consumer.commit({partition: Progress(0, "x" * length)})
-    assert await consumer.committed([partition]) == {partition: Progress(0, "x" * length)}
+    await consumer.commit({partition: OffsetAndMetadata(0, "x" * length)})
+    assert await consumer.committed([partition]) == {partition: OffsetAndMetadata(0, "x" * length)}
 
 
 async def test_too_long_a_note_is_refused(bench: LogBench) -> None:
@@ -80,7 +80,7 @@ async def test_too_long_a_note_is_refused(bench: LogBench) -> None:
     consumer = await bench.member(topic, listener)
     await until(lambda: bool(listener.owned), consumer)
     with pytest.raises(RecordRefused, match="etadata"):
-        await consumer.commit({partition: Progress(0, "x" * 4096)})
+        await consumer.commit({partition: OffsetAndMetadata(0, "x" * 4096)})
     assert await consumer.committed([partition]) == {}
 
 
@@ -90,7 +90,9 @@ async def test_the_listener_says_where_to_start(bench: LogBench) -> None:
         await bench.write(topic, VALUES, partition=partition)
     before = await bench.member(topic, Listener())
     await take(before, 30)
-    await before.commit({TopicPartition(topic, 0): Progress(9), TopicPartition(topic, 1): Progress(8)})
+    await before.commit(
+        {TopicPartition(topic, 0): OffsetAndMetadata(9), TopicPartition(topic, 1): OffsetAndMetadata(8)}
+    )
     await before.close()
     listener = Listener(starts={TopicPartition(topic, 0): 7, TopicPartition(topic, 2): 10})
     consumer = await bench.member(topic, listener)
@@ -141,7 +143,7 @@ async def test_what_is_committed_while_revoked_is_where_the_next_owner_starts(be
 
     async def commit_half(partitions: Collection[TopicPartition]) -> None:
         await asyncio.sleep(0.05)
-        await first.commit({name: Progress(5, "half") for name in partitions})
+        await first.commit({name: OffsetAndMetadata(5, "half") for name in partitions})
 
     assert len(handed) == 2
     one.on_revoked = commit_half
@@ -179,7 +181,7 @@ async def test_partitions_of_others_cannot_be_committed(bench: LogBench) -> None
     await until(lambda: len(one.owned) == len(two.owned) == 1, first, second)
     (foreign,) = two.owned
     with pytest.raises(PartitionsLost, match=topic):
-        await first.commit({foreign: Progress(1)})
+        await first.commit({foreign: OffsetAndMetadata(1)})
     assert await second.committed([foreign]) == {}
 
 
@@ -191,7 +193,7 @@ async def test_a_closed_member_cannot_commit_or_poll(bench: LogBench) -> None:
     await consumer.close()
     assert listener.told[-1] == ("revoked", (TopicPartition(topic, 0),))
     with pytest.raises(PartitionsLost, match=topic):
-        await consumer.commit({TopicPartition(topic, 0): Progress(1)})
+        await consumer.commit({TopicPartition(topic, 0): OffsetAndMetadata(1)})
     with pytest.raises(LeaveGroup, match="closed"):
         await consumer.poll(1, 0.0)
 
@@ -202,10 +204,10 @@ async def test_a_member_may_commit_while_it_closes(bench: LogBench) -> None:
     listener = Listener()
     consumer = await bench.member(topic, listener)
     await take(consumer, 10)
-    listener.on_revoked = lambda partitions: consumer.commit({name: Progress(10) for name in partitions})
+    listener.on_revoked = lambda partitions: consumer.commit({name: OffsetAndMetadata(10) for name in partitions})
     await consumer.close()
     follower = await bench.member(topic, Listener())
-    assert await follower.committed([TopicPartition(topic, 0)]) == {TopicPartition(topic, 0): Progress(10)}
+    assert await follower.committed([TopicPartition(topic, 0)]) == {TopicPartition(topic, 0): OffsetAndMetadata(10)}
 
 
 async def test_a_paused_partition_delivers_nothing_and_then_everything(bench: LogBench) -> None:
@@ -287,8 +289,8 @@ async def test_the_newer_of_two_static_members_wins(bench: LogBench) -> None:
     await until(lambda: not old.owned)
     assert old.told[-1] == ("lost", (TopicPartition(topic, 0),))
     with pytest.raises(PartitionsLost):
-        await fenced.commit({TopicPartition(topic, 0): Progress(1)})
-    await winner.commit({TopicPartition(topic, 0): Progress(2)})
+        await fenced.commit({TopicPartition(topic, 0): OffsetAndMetadata(1)})
+    await winner.commit({TopicPartition(topic, 0): OffsetAndMetadata(2)})
 
 
 async def test_a_missing_topic_cannot_be_subscribed_to(bench: LogBench) -> None:
@@ -302,7 +304,7 @@ async def test_a_fast_stream_reaches_a_slow_consumer_whole_and_in_order(bench: L
     producer = bench.producer()
     count = 12_000
     for number in range(count):
-        producer.send(Outgoing(topic, b"%d" % number, partition=number % 2))
+        producer.send(ProducerRecord(topic, b"%d" % number, partition=number % 2))
     consumer = await bench.member(topic, Listener())
     await producer.flush()
     # Long enough for any buffer to fill up.

@@ -6,8 +6,8 @@ import asyncio
 import time
 
 import pytest
-from headrace_streams.errors import LeaveGroup, OffsetGone, TopicMissing
-from headrace_streams.records import Outgoing, TopicPartition
+from headrace_streams.errors import LeaveGroup, OffsetOutOfRange, TopicMissing
+from headrace_streams.records import ProducerRecord, TopicPartition
 from headrace_testing.logs import LogBench, take
 
 VALUES = [b"%d" % number for number in range(10)]
@@ -44,7 +44,7 @@ async def test_a_waiting_poll_wakes_when_a_record_comes(bench: LogBench) -> None
     await asyncio.sleep(0.05)
     assert not waiting.done()
     begin = time.monotonic()
-    await bench.producer().send(Outgoing(topic, b"value", partition=0))
+    await bench.producer().send(ProducerRecord(topic, b"value", partition=0))
     assert [record.value for record in await waiting] == [b"value"]
     assert time.monotonic() - begin < 5.0
 
@@ -78,7 +78,7 @@ async def test_an_offset_outside_of_the_log_is_gone(bench: LogBench, offset: int
     await bench.forget(partition, 4)
     reader = bench.reader()
     await reader.assign({partition: offset})
-    with pytest.raises(OffsetGone, match=topic):
+    with pytest.raises(OffsetOutOfRange, match=topic):
         await take(reader, 1)
     await reader.assign({partition: 4})
     assert (await take(reader, 1))[0].offset == 4

@@ -17,13 +17,13 @@ from headrace_contracts.memory_registry import MemoryRegistry
 from headrace_contracts.topics import USAGE_RECORDED, dead_letters_of
 from headrace_cost_accountant.adapters.ledger_store import LedgerStore
 from headrace_cost_accountant.decide.booking import cost_of
-from headrace_cost_accountant.measures import Measures
+from headrace_cost_accountant.metrics import LedgerMetrics
 from headrace_cost_accountant.migrations import MIGRATIONS
 from headrace_models.prices import load_price_book
 from headrace_runtime.database import Database, Outage, OutageKind
 from headrace_runtime.metrics import Metrics
 from headrace_streams.dead_letters import DeadLetters
-from headrace_streams.errors import TryAgain
+from headrace_streams.errors import TransientError
 from headrace_streams.memory import MemoryCluster, MemoryLog
 from headrace_streams.projection import Moves, Projection, ProjectionStore
 from headrace_streams.publishing import Publication, Publisher
@@ -67,7 +67,7 @@ class LosesAnswers:
         await self._store.apply(batch, moves)
         if batch and self.lose:
             self.lose -= 1
-            raise TryAgain("the connection broke before the answer came")
+            raise TransientError("the connection broke before the answer came")
 
 
 class Ledger:
@@ -83,7 +83,7 @@ class Ledger:
         self.database: Database = database_at(dsn, MIGRATIONS, pool_size=2, timeout_seconds=1.0, on_change=self._outage)
         log = MemoryLog(self.memory, client="accountant")
         letters = DeadLetters(Publisher(log.producer(), codec, "test"), "test", "t.", lambda: 7)
-        self.way = LosesAnswers(LedgerStore(self.database, BOOK, letters.keep, Measures(Metrics("test"))))
+        self.way = LosesAnswers(LedgerStore(self.database, BOOK, letters, LedgerMetrics(Metrics("test"))))
         self.projection = Projection(
             log, "ledger", [USAGE_RECORDED], codec, self.way, letters, max_batch=25, max_wait_seconds=0.005,
             on_waiting=self.waits.append,

@@ -15,17 +15,17 @@ from headrace_contracts.memory_registry import MemoryRegistry
 from headrace_contracts.topics import USAGE_RECORDED, dead_letters_of
 from headrace_cost_accountant.adapters.ledger_store import LedgerStore
 from headrace_cost_accountant.decide.booking import cost_of
-from headrace_cost_accountant.measures import Measures
+from headrace_cost_accountant.metrics import LedgerMetrics
 from headrace_cost_accountant.migrations import MIGRATIONS
 from headrace_models.prices import load_price_book
 from headrace_runtime.database import Database
 from headrace_runtime.metrics import Metrics
 from headrace_streams.dead_letters import DeadLetters
 from headrace_streams.errors import PartitionsLost
-from headrace_streams.memory import MemoryCluster, MemoryLog, Operation, Request
+from headrace_streams.memory import MemoryCluster, MemoryLog, NetworkRequest, Operation
 from headrace_streams.projection import Moves, Projection, ProjectionStore
 from headrace_streams.publishing import Publication, Publisher
-from headrace_streams.records import Outgoing, Record, TopicPartition
+from headrace_streams.records import ProducerRecord, Record, TopicPartition
 from headrace_testing.databases import database_at
 
 pytestmark = pytest.mark.stack
@@ -69,7 +69,7 @@ class Frozen:
     def end(self) -> None:
         self.thawed.set()
 
-    async def call(self, request: Request, perform: Callable[[], Any]) -> Any:
+    async def call(self, request: NetworkRequest, perform: Callable[[], Any]) -> Any:
         """The network of the process."""
         await asyncio.sleep(0)
         if request.operation is not Operation.FETCH:
@@ -140,7 +140,7 @@ class Books:
         letters = DeadLetters(
             Publisher(log.producer(), self.codec, name), "cost-accountant", self.codec.topic_prefix, now_ms
         )
-        store = LedgerStore(database, BOOK, letters.keep, Measures(Metrics("test")))
+        store = LedgerStore(database, BOOK, letters, LedgerMetrics(Metrics("test")))
         projection = Projection(
             log,
             "ledger",
@@ -219,7 +219,7 @@ async def test_usage_is_booked_and_garbage_is_kept_aside(books: Books) -> None:
     await books.hire("one")
     events = [usage(number) for number in range(100)]
     await books.use(events[:50])
-    books.cluster.append(Outgoing("t." + USAGE_RECORDED.name, b"garbage", b"tenant-1"))
+    books.cluster.append(ProducerRecord("t." + USAGE_RECORDED.name, b"garbage", b"tenant-1"))
     await books.use(events[50:])
     await books.settle(events)
     assert len(books.cluster.records("t." + dead_letters_of(USAGE_RECORDED).name)) == 1

@@ -11,12 +11,13 @@ import pytest
 from headrace_contracts.events import Outcome, Usage, UsageRecorded
 from headrace_cost_accountant.adapters.ledger_store import LedgerStore
 from headrace_cost_accountant.decide.booking import Implausible, cost_of
-from headrace_cost_accountant.measures import Measures
+from headrace_cost_accountant.metrics import LedgerMetrics
 from headrace_cost_accountant.migrations import MIGRATIONS
 from headrace_models.prices import load_price_book
 from headrace_runtime.metrics import Metrics
 from headrace_streams.records import Record, TopicPartition
 from headrace_testing.databases import fresh_database, prepared
+from headrace_testing.dead_letters import KeptDeadLetters
 from headrace_testing.up import RunningStack
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -64,15 +65,12 @@ def test_the_ledger_is_the_oracle(server: str, incoming: list[UsageRecorded], cu
 
 
 async def _check(dsn: str, incoming: Sequence[UsageRecorded], cuts: Sequence[int]) -> None:
-    kept: list[int] = []
-
-    async def keep(record: Record, error: Exception) -> None:
-        kept.append(record.offset)
+    dead_letters = KeptDeadLetters()
 
     async with prepared(dsn, MIGRATIONS) as database:
         async with database.connection() as connection:
             await connection.execute("TRUNCATE ledger.entries, ledger.balances, ledger.positions, ledger.repricings")
-        store = LedgerStore(database, BOOK, keep, Measures(Metrics("test")))
+        store = LedgerStore(database, BOOK, dead_letters, LedgerMetrics(Metrics("test")))
         start = 0
         for size in [*cuts, len(incoming)]:
             batch = [
@@ -95,7 +93,7 @@ async def _check(dsn: str, incoming: Sequence[UsageRecorded], cuts: Sequence[int
             booked.setdefault(event.event_id, cost)
         else:
             refused.append(offset)
-    assert kept == refused
+    assert [record.offset for record, _ in dead_letters.kept] == refused
     reader = await asyncpg.connect(dsn)
     try:
         entries = await reader.fetch("SELECT event_id, cost_nanodollars FROM ledger.entries")

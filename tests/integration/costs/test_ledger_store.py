@@ -13,15 +13,16 @@ from headrace_cost_accountant.adapters.cost_reports import CostReports
 from headrace_cost_accountant.adapters.ledger_store import LedgerStore
 from headrace_cost_accountant.decide.answers import Sums
 from headrace_cost_accountant.decide.booking import cost_of
-from headrace_cost_accountant.decide.questions import GROUPS, CostQuestion
-from headrace_cost_accountant.measures import Measures
+from headrace_cost_accountant.decide.questions import GROUPS, CostQuery
+from headrace_cost_accountant.metrics import LedgerMetrics
 from headrace_cost_accountant.migrations import MIGRATIONS
 from headrace_models.prices import load_price_book
 from headrace_runtime.database import Database
 from headrace_runtime.metrics import Metrics
-from headrace_streams.errors import PartitionsLost, TryAgain
+from headrace_streams.errors import PartitionsLost, TransientError
 from headrace_streams.records import Record, TopicPartition
 from headrace_testing.databases import prepared
+from headrace_testing.dead_letters import KeptDeadLetters
 
 pytestmark = pytest.mark.stack
 
@@ -35,8 +36,6 @@ MODELS = [
     ("ollama", "phi3:3.8b"),
     ("novel", "unheard-of"),
 ]
-
-Kept = list[tuple[Record, Exception]]
 
 
 def usage(number: int, **changes: object) -> UsageRecorded:
@@ -83,25 +82,22 @@ async def database(postgres_dsn: str) -> AsyncIterator[Database]:
 
 
 @pytest.fixture
-def kept() -> Kept:
-    return []
+def kept() -> KeptDeadLetters:
+    return KeptDeadLetters()
 
 
 @pytest.fixture
-def store(database: Database, kept: Kept) -> LedgerStore:
-    async def keep(record: Record, error: Exception) -> None:
-        kept.append((record, error))
-
-    return LedgerStore(database, BOOK, keep, Measures(Metrics("test")))
+def store(database: Database, kept: KeptDeadLetters) -> LedgerStore:
+    return LedgerStore(database, BOOK, kept, LedgerMetrics(Metrics("test")))
 
 
-async def report(database: Database, question: CostQuestion) -> dict[tuple[str, ...], Sums]:
+async def report(database: Database, question: CostQuery) -> dict[tuple[str, ...], Sums]:
     groups = await CostReports(database).groups(question)
     return {(*group.key.values(), str(group.simulated)): group.sums for group in groups}
 
 
 async def total(database: Database) -> Sums:
-    return sum((await report(database, CostQuestion(None))).values(), start=Sums())
+    return sum((await report(database, CostQuery(None))).values(), start=Sums())
 
 
 def independent_total(events: Sequence[UsageRecorded]) -> int:
@@ -125,15 +121,15 @@ async def test_every_grouping_adds_up_and_balances_agree_with_entries(database: 
     await store.apply(batch(events), moves(None, 300))
     expected = independent_total(events)
     for name in GROUPS:
-        groups = await report(database, CostQuestion(None, group_by=(name,)))
+        groups = await report(database, CostQuery(None, group_by=(name,)))
         assert sum(sums.cost_nanodollars for sums in groups.values()) == expected, name
     by_model: dict[tuple[str, ...], int] = defaultdict(int)
     for event in events:
         if event.tenant == "tenant-1":
             by_model[(event.provider, event.model, str(event.simulated))] += cost_of(event, BOOK).nanodollars
-    from_balances = await report(database, CostQuestion("tenant-1", group_by=("provider", "model")))
+    from_balances = await report(database, CostQuery("tenant-1", group_by=("provider", "model")))
     # A bound that is no day's beginning makes the entries answer.
-    from_entries = await report(database, CostQuestion("tenant-1", since=1, group_by=("provider", "model")))
+    from_entries = await report(database, CostQuery("tenant-1", since=1, group_by=("provider", "model")))
     assert {key: sums.cost_nanodollars for key, sums in from_balances.items()} == by_model
     assert from_entries == from_balances
 
@@ -143,9 +139,9 @@ async def test_periods_include_their_beginning_and_not_their_end(database: Datab
     times = [midnight - 1, midnight, midnight + 3_600_000, midnight + DAY]
     events = [usage(3, event_id=f"e-{time}", recorded_at=time) for time in times]
     await store.apply(batch(events), moves(None, 4))
-    of_day = await report(database, CostQuestion("tenant-0", midnight, midnight + DAY, ("day",)))
+    of_day = await report(database, CostQuery("tenant-0", midnight, midnight + DAY, ("day",)))
     assert {key: sums.executions for key, sums in of_day.items()} == {("2026-05-29", "False"): 2}
-    of_hour = await report(database, CostQuestion("tenant-0", midnight, midnight + 3_600_001, ("hour",)))
+    of_hour = await report(database, CostQuery("tenant-0", midnight, midnight + 3_600_001, ("hour",)))
     assert {key: sums.executions for key, sums in of_hour.items()} == {
         ("2026-05-29T00:00:00.000Z", "False"): 1,
         ("2026-05-29T01:00:00.000Z", "False"): 1,
@@ -179,7 +175,7 @@ async def test_a_batch_is_booked_whole_or_not_at_all(database: Database, store: 
             "$$ BEGIN PERFORM pg_terminate_backend(pg_backend_pid()); RETURN NULL; END $$"
         )
         await admin.execute("CREATE TRIGGER cut AFTER INSERT ON ledger.balances EXECUTE FUNCTION cut()")
-        with pytest.raises(TryAgain):
+        with pytest.raises(TransientError):
             await store.apply(batch([usage(2), usage(3)], 1), moves(1, 3))
         await admin.execute("DROP TRIGGER cut ON ledger.balances")
     finally:
@@ -233,10 +229,10 @@ async def test_partitions_booked_at_once_do_not_disturb_each_other(database: Dat
 
 
 async def test_what_cannot_be_booked_is_kept_and_the_rest_goes_on(
-    database: Database, store: LedgerStore, kept: Kept
+    database: Database, store: LedgerStore, kept: KeptDeadLetters
 ) -> None:
     wrong = usage(1, usage=Usage(input_tokens=-1))
     await store.apply(batch([usage(2), wrong, usage(3)]), moves(None, 3))
-    assert [record.offset for record, _ in kept] == [1]
+    assert [record.offset for record, _ in kept.kept] == [1]
     assert (await total(database)).executions == 2
     assert await store.positions([TopicPartition(TOPIC, 0)]) == {TopicPartition(TOPIC, 0): 3}

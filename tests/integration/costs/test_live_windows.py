@@ -14,14 +14,14 @@ from headrace_contracts.topics import SPEND_WINDOWS, USAGE_RECORDED
 from headrace_cost_accountant.adapters.windows_app import WindowsApp, WindowsTools
 from headrace_cost_accountant.decide.booking import Cost, cost_of
 from headrace_cost_accountant.decide.windows import LENGTHS, current_windows
-from headrace_cost_accountant.measures import Measures
+from headrace_cost_accountant.metrics import LedgerMetrics
 from headrace_models.prices import PriceBook, load_price_book
 from headrace_runtime.metrics import Metrics
 from headrace_streams.kafka import KafkaLog
 from headrace_streams.ports import Producer
 from headrace_streams.provisioning import provision
 from headrace_streams.publishing import Publication, Publisher
-from headrace_streams.records import Outgoing
+from headrace_streams.records import ProducerRecord
 from headrace_streams.tables import Table
 
 pytestmark = pytest.mark.stack
@@ -61,7 +61,7 @@ class Bench:
     producer: Producer
     live: Table[SpendWindows]
     metrics: Metrics
-    measures: Measures
+    measures: LedgerMetrics
 
     async def use(self, tenant: str, numbers: range) -> int:
         """Record usage; what it costs in nano-dollars."""
@@ -128,7 +128,7 @@ async def bench(kafka: str, topic_prefix: str) -> AsyncIterator[Bench]:
     live: Table[SpendWindows] = Table(log, codec, SPEND_WINDOWS)
     await live.start()
     metrics = Metrics("test")
-    yield Bench(kafka, codec, producer, live, metrics, Measures(metrics))
+    yield Bench(kafka, codec, producer, live, metrics, LedgerMetrics(metrics))
     await live.close()
     await producer.close()
 
@@ -137,7 +137,7 @@ async def test_windows_add_up_go_on_after_a_restart_and_pass_over_garbage(bench:
     async with bench.windows():
         acme = await bench.use("acme", range(50))
         umbra = await bench.use("umbra", range(20))
-        await bench.producer.send(Outgoing(topic_prefix + USAGE_RECORDED.name, b"garbage", b"acme"))
+        await bench.producer.send(ProducerRecord(topic_prefix + USAGE_RECORDED.name, b"garbage", b"acme"))
         acme += await bench.use("acme", range(50, 60))
         await bench.spent_today("acme", acme)
         await bench.spent_today("umbra", umbra)

@@ -13,7 +13,7 @@ from headrace_contracts.events import Outcome, Usage, UsageRecorded
 from headrace_cost_accountant.adapters.ledger_store import LedgerStore
 from headrace_cost_accountant.adapters.repricing import Repricing
 from headrace_cost_accountant.decide.booking import Basis, cost_of
-from headrace_cost_accountant.measures import Measures
+from headrace_cost_accountant.metrics import LedgerMetrics
 from headrace_cost_accountant.migrations import MIGRATIONS
 from headrace_cost_accountant.reprice import main
 from headrace_models.prices import PriceBook, load_price_book
@@ -21,6 +21,7 @@ from headrace_runtime.database import Database
 from headrace_runtime.metrics import Metrics
 from headrace_streams.records import Record, TopicPartition
 from headrace_testing.databases import prepared
+from headrace_testing.dead_letters import NoDeadLetters
 
 pytestmark = pytest.mark.stack
 
@@ -68,14 +69,10 @@ def new(book_file: Path) -> PriceBook:
 @pytest.fixture
 async def database(postgres_dsn: str) -> AsyncIterator[Database]:
     async with prepared(postgres_dsn, MIGRATIONS) as database:
-        store = LedgerStore(database, OLD, _never, Measures(Metrics("test")))
+        store = LedgerStore(database, OLD, NoDeadLetters(), LedgerMetrics(Metrics("test")))
         batch = [(Record("u", 0, offset, NOON, b"k", b""), event) for offset, event in enumerate(EVENTS)]
         await store.apply(batch, {TopicPartition("u", 0): (None, len(EVENTS))})
         yield database
-
-
-async def _never(record: Record, error: Exception) -> None:
-    raise AssertionError(f"{record}: {error}")
 
 
 def repricing(database: Database, book: PriceBook, run_id: str = "run-1") -> Repricing:
@@ -147,7 +144,7 @@ async def test_an_interrupted_run_is_repeated_and_two_at_once_price_nothing_twic
 async def test_usage_that_comes_meanwhile_is_not_disturbed(
     database: Database, postgres_dsn: str, new: PriceBook
 ) -> None:
-    store = LedgerStore(database, new, _never, Measures(Metrics("test")))
+    store = LedgerStore(database, new, NoDeadLetters(), LedgerMetrics(Metrics("test")))
     # Repeats of what is there, and the projection's position.
     batch = [(Record("u", 1, offset, NOON, b"k", b""), event) for offset, event in enumerate(EVENTS[:500])]
     await asyncio.gather(run(repricing(database, new)), store.apply(batch, {TopicPartition("u", 1): (None, 500)}))

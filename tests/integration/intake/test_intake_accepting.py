@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import TypeVar
 
-from headrace_streams.memory import Operation, Request
+from headrace_streams.memory import NetworkRequest, Operation
 from headrace_testing.intake_bed import Bed, silence
 from headrace_testing.waiting import eventually
 
@@ -25,7 +25,7 @@ class SlowAppends:
         self.go_on.set()
         self.waiting = 0
 
-    async def call(self, request: Request, perform: Callable[[], T]) -> T:
+    async def call(self, request: NetworkRequest, perform: Callable[[], T]) -> T:
         await asyncio.sleep(0)
         done = perform()
         if request.operation is Operation.APPEND and not self.go_on.is_set():

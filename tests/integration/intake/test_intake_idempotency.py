@@ -15,7 +15,7 @@ from headrace_contracts.ids import new_id
 from headrace_contracts.topics import TASKS_SUBMITTED
 from headrace_intake.decide.views import rfc3339
 from headrace_runtime.connections import wall_clock_ms
-from headrace_streams.errors import AppendUncertain, TryAgain
+from headrace_streams.errors import AppendUncertain, TransientError
 from headrace_streams.publishing import Publication, Publisher
 from headrace_testing.intake_bed import BOOTSTRAP_KEY, Bed, FaultyNetwork, Running, Seen, StandIn, silence
 from headrace_testing.waiting import eventually
@@ -142,7 +142,7 @@ async def test_a_key_whose_task_was_never_submitted_is_taken_up_again(postgres_d
     """As when the process dies between taking the key and submitting."""
     network = FaultyNetwork()
     intake = await with_database(bed, postgres_dsn, network=network)
-    network.error = TryAgain("no leader")
+    network.error = TransientError("no leader")
     status, _, _ = await intake.call("POST", URL, BODY, Idempotency_Key="k")
     assert status == 503
     network.error = None
@@ -245,8 +245,8 @@ async def test_a_task_produced_straight_to_kafka_is_shown_followed_and_stopped(p
     status, _, _ = await intake.call("DELETE", f"{URL}/{task.task_id}")
     assert status == 202
     await bed.router.until(lambda: len(bed.router.cancelled) == 1)
-    ((wish, record),) = bed.router.cancelled
-    assert (wish.task_id, record.key, record.partition) == (task.task_id, b"mine", 4)
+    ((cancellation, record),) = bed.router.cancelled
+    assert (cancellation.task_id, record.key, record.partition) == (task.task_id, b"mine", 4)
     following = asyncio.create_task(_finished_event(intake, task.task_id))
     await bed.router.finish(bed.router.tasks[0], status=TaskStatus.CANCELLED, answer=None)
     assert "cancelled" in await asyncio.wait_for(following, 10)

@@ -29,9 +29,10 @@ from headrace_intake.decide.rows import NotAViewRow
 from headrace_intake.decide.views import document, of_submission, with_completion
 from headrace_intake.migrations import MIGRATIONS
 from headrace_runtime.database import DatabaseAway, Outage, OutageKind
-from headrace_streams.errors import PartitionsLost, TryAgain
+from headrace_streams.errors import PartitionsLost, TransientError
 from headrace_streams.records import Record, TopicPartition
 from headrace_testing.databases import database_at, prepared
+from headrace_testing.dead_letters import KeptDeadLetters, NoDeadLetters
 
 pytestmark = pytest.mark.stack
 
@@ -87,10 +88,6 @@ class Feed:
         self.next = after
 
 
-async def never(record: Record, reason: Exception) -> None:
-    raise AssertionError(f"{record}: {reason}")
-
-
 async def test_a_key_is_taken_by_one_of_many(postgres_dsn: str) -> None:
     async with prepared(postgres_dsn, MIGRATIONS) as database:
         keys = IdempotencyKeys(database)
@@ -115,7 +112,7 @@ async def test_the_view_is_the_same_in_whichever_order_events_come(postgres_dsn:
         "submitted": (task,), "completed": (end,), "both": (task, end, task, end), "both backwards": (end, task),
     }  # fmt: skip
     async with prepared(postgres_dsn, MIGRATIONS) as database:
-        feed, history = Feed(ViewStore(database, never)), History(database)
+        feed, history = Feed(ViewStore(database, NoDeadLetters())), History(database)
         for name in order:
             await feed(*batches[name])
         stored = await history.get("acme", "t")
@@ -128,7 +125,7 @@ async def test_the_view_is_the_same_in_whichever_order_events_come(postgres_dsn:
 
 async def test_a_task_that_has_not_ended_is_accepted(postgres_dsn: str) -> None:
     async with prepared(postgres_dsn, MIGRATIONS) as database:
-        await Feed(ViewStore(database, never))(submitted("t"))
+        await Feed(ViewStore(database, NoDeadLetters()))(submitted("t"))
         stored = await History(database).get("acme", "t")
         assert stored is not None
         assert document(stored.view) == document(of_submission(submitted("t")))
@@ -136,7 +133,7 @@ async def test_a_task_that_has_not_ended_is_accepted(postgres_dsn: str) -> None:
 
 async def test_the_first_end_counts_and_another_tenant_cannot_touch_it(postgres_dsn: str) -> None:
     async with prepared(postgres_dsn, MIGRATIONS) as database:
-        feed, history = Feed(ViewStore(database, never)), History(database)
+        feed, history = Feed(ViewStore(database, NoDeadLetters())), History(database)
         await feed(submitted("t", reply_partition=1))
         await feed(submitted("t", tenant="evil", reply_partition=5), completed("t", tenant="evil", node="evil"))
         await feed(completed("t", node="first"))
@@ -149,7 +146,7 @@ async def test_the_first_end_counts_and_another_tenant_cannot_touch_it(postgres_
 
 async def test_positions_move_with_the_rows_or_not_at_all(postgres_dsn: str) -> None:
     async with prepared(postgres_dsn, MIGRATIONS) as database:
-        store, history = ViewStore(database, never), History(database)
+        store, history = ViewStore(database, NoDeadLetters()), History(database)
         assert await store.positions([SUBMITTED]) == {}
         await store.apply([], {SUBMITTED: (None, 5)})
         assert await store.positions([SUBMITTED, COMPLETED]) == {SUBMITTED: 5}
@@ -164,16 +161,12 @@ async def test_positions_move_with_the_rows_or_not_at_all(postgres_dsn: str) -> 
 
 
 async def test_what_cannot_be_a_row_is_put_aside_and_passed_over(postgres_dsn: str) -> None:
-    told: list[Record] = []
-
-    async def keep(record: Record, reason: Exception) -> None:
-        assert isinstance(reason, NotAViewRow)
-        told.append(record)
+    dead_letters = KeptDeadLetters()
 
     async with prepared(postgres_dsn, MIGRATIONS) as database:
-        feed = Feed(ViewStore(database, keep))
+        feed = Feed(ViewStore(database, dead_letters))
         await feed(submitted("x" * 500), submitted("t", role="a\0b", session="s" * 3_000, labels={"\0": "\0"}))
-        assert [record.offset for record in told] == [0]
+        assert [(record.offset, type(error)) for record, error in dead_letters.kept] == [(0, NotAViewRow)]
         stored = await History(database).get("acme", "t")
         assert stored is not None
         assert stored.view.role == "a\ufffdb"
@@ -181,7 +174,7 @@ async def test_what_cannot_be_a_row_is_put_aside_and_passed_over(postgres_dsn: s
 
 async def test_pages_hold_every_task_once_newest_first(postgres_dsn: str) -> None:
     async with prepared(postgres_dsn, MIGRATIONS) as database:
-        feed, history = Feed(ViewStore(database, never)), History(database)
+        feed, history = Feed(ViewStore(database, NoDeadLetters())), History(database)
         # Several share a millisecond, so the id must decide.
         await feed(*(submitted(f"t{number:02}", submitted_at=1_000 + number // 4) for number in range(23)))
         seen: list[str] = []
@@ -212,7 +205,7 @@ async def test_pages_hold_every_task_once_newest_first(postgres_dsn: str) -> Non
 )
 async def test_filters(postgres_dsn: str, wanted: Filter, expected: list[str]) -> None:
     async with prepared(postgres_dsn, MIGRATIONS) as database:
-        await Feed(ViewStore(database, never))(
+        await Feed(ViewStore(database, NoDeadLetters()))(
             submitted("a", submitted_at=1_000, kind="odd", user=""),
             completed("b", submitted_at=2_000),
             submitted("c", submitted_at=3_000, role="writer"),
@@ -227,7 +220,7 @@ async def test_filters(postgres_dsn: str, wanted: Filter, expected: list[str]) -
 
 async def test_what_is_old_is_deleted(postgres_dsn: str) -> None:
     async with prepared(postgres_dsn, MIGRATIONS) as database:
-        await Feed(ViewStore(database, never))(
+        await Feed(ViewStore(database, NoDeadLetters()))(
             submitted("old", submitted_at=1_000), submitted("new", submitted_at=9_000)
         )
         keys = IdempotencyKeys(database)
@@ -248,8 +241,8 @@ async def test_without_postgres_everything_says_so_at_once() -> None:
     try:
         with pytest.raises(DatabaseAway):
             await History(database).get("acme", "t")
-        with pytest.raises(TryAgain):
-            await ViewStore(database, never).positions([SUBMITTED])
+        with pytest.raises(TransientError):
+            await ViewStore(database, NoDeadLetters()).positions([SUBMITTED])
         outage = await asyncio.wait_for(told.get(), 5)
         assert outage is not None
         assert outage.kind is OutageKind.UNREACHABLE

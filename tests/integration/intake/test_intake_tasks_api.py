@@ -13,7 +13,7 @@ from headrace_contracts.errors import Origin
 from headrace_contracts.events import AuditRecorded, ModelStatus, NodeStatus, Place, Privacy, TaskStatus
 from headrace_contracts.headers import header
 from headrace_contracts.topics import AUDIT_RECORDED, FLEET_STATUS
-from headrace_streams.errors import AppendUncertain, TryAgain
+from headrace_streams.errors import AppendUncertain, TransientError
 from headrace_streams.publishing import Publication, Publisher
 from headrace_testing.intake_bed import BOOTSTRAP_KEY, Bed, FaultyNetwork, Running, Seen, StandIn, silence
 from headrace_testing.waiting import eventually
@@ -171,7 +171,7 @@ async def test_what_is_refused_for_its_privacy_is_on_the_audit_record(bed: Bed) 
 
 
 @pytest.mark.parametrize(
-    ("error", "kind"), [(TryAgain("no leader"), "not-accepted"), (AppendUncertain("cut off"), "accept-uncertain")]
+    ("error", "kind"), [(TransientError("no leader"), "not-accepted"), (AppendUncertain("cut off"), "accept-uncertain")]
 )
 async def test_what_kafka_did_not_take_is_not_accepted(bed: Bed, error: Exception, kind: str) -> None:
     network = FaultyNetwork()
@@ -286,10 +286,14 @@ async def test_a_task_is_asked_to_stop_in_its_home_partition(bed: Bed) -> None:
     status, shown, _ = await intake.call("DELETE", f"/v1/tasks/{task['id']}?reason=changed+my+mind")
     assert (status, shown["status"]) == (202, "accepted")
     await bed.router.until(lambda: len(bed.router.cancelled) == 1)
-    (seen,), ((wish, record),) = bed.router.tasks, bed.router.cancelled
-    assert (wish.task_id, wish.tenant, wish.reason) == (task["id"], "default", "changed my mind")
+    (seen,), ((cancellation, record),) = bed.router.tasks, bed.router.cancelled
+    assert (cancellation.task_id, cancellation.tenant, cancellation.reason) == (
+        task["id"],
+        "default",
+        "changed my mind",
+    )
     assert (record.partition, record.key) == (seen.record.partition, seen.record.key)
-    assert wish.home_partition == seen.record.partition
+    assert cancellation.home_partition == seen.record.partition
 
 
 async def test_a_task_that_has_ended_is_left_alone(bed: Bed) -> None:

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 from headrace_models.anthropic import Anthropic
-from headrace_models.errors import BadRequest, ProviderError, RetryLater, TryAnother
+from headrace_models.errors import BadRequest, ProviderError, RetrySameProvider, TryAnotherProvider
 from headrace_models.ollama import OllamaNode
 from headrace_models.openai_compatible import OpenAICompatible
 from headrace_models.ports import ChatRequest, Message, Provider
@@ -141,12 +141,12 @@ async def test_a_refusal_is_a_result(kind: str, simulator: Simulator) -> None:
 @pytest.mark.parametrize(
     ("kind", "error", "code"),
     [
-        (FaultKind.RATE_LIMIT, RetryLater, "rate_limited"),
-        (FaultKind.OVERLOADED, RetryLater, "overloaded"),
-        (FaultKind.ERROR, RetryLater, "provider_error"),
-        (FaultKind.QUOTA, TryAnother, "quota_exhausted"),
-        (FaultKind.UNAUTHORISED, TryAnother, "not_authorised"),
-        (FaultKind.MODEL_MISSING, TryAnother, "model_missing"),
+        (FaultKind.RATE_LIMIT, RetrySameProvider, "rate_limited"),
+        (FaultKind.OVERLOADED, RetrySameProvider, "overloaded"),
+        (FaultKind.ERROR, RetrySameProvider, "provider_error"),
+        (FaultKind.QUOTA, TryAnotherProvider, "quota_exhausted"),
+        (FaultKind.UNAUTHORISED, TryAnotherProvider, "not_authorised"),
+        (FaultKind.MODEL_MISSING, TryAnotherProvider, "model_missing"),
         (FaultKind.BAD_REQUEST, BadRequest, "invalid_request"),
     ],
 )
@@ -164,11 +164,11 @@ async def test_an_error_says_what_to_do(
 
 
 @pytest.mark.parametrize("kind", ["groq", "anthropic", "tavily"])
-async def test_the_wish_to_wait_is_passed_on(kind: str, simulator: Simulator) -> None:
+async def test_the_cancellation_to_wait_is_passed_on(kind: str, simulator: Simulator) -> None:
     provider = _make(kind, simulator)
     simulator.faults.add(kind, Fault(FaultKind.RATE_LIMIT, retry_after_seconds=2.5), 1)
     caught = await _chat_failing(provider, _request(provider))
-    assert isinstance(caught, RetryLater)
+    assert isinstance(caught, RetrySameProvider)
     assert caught.after_seconds == 2.5
     await provider.close()
 
@@ -176,7 +176,7 @@ async def test_the_wish_to_wait_is_passed_on(kind: str, simulator: Simulator) ->
 async def test_silence_ends_at_the_timeout(provider: Provider, simulator: Simulator) -> None:
     simulator.faults.add(provider.provider, Fault(FaultKind.TIMEOUT), 1)
     caught = await _chat_failing(provider, replace(_request(provider), timeout_seconds=0.3))
-    assert isinstance(caught, RetryLater)
+    assert isinstance(caught, RetrySameProvider)
     assert caught.code == "timeout"
 
 
@@ -184,7 +184,7 @@ async def test_silence_ends_at_the_timeout(provider: Provider, simulator: Simula
 async def test_an_answer_that_breaks_off_is_no_answer(talker: Provider, simulator: Simulator, kind: FaultKind) -> None:
     simulator.faults.add(talker.provider, Fault(kind), 1)
     pieces: list[str] = []
-    with pytest.raises(RetryLater) as caught:
+    with pytest.raises(RetrySameProvider) as caught:
         await talker.chat(_request(talker), pieces.append)
     assert caught.value.code in ("connection_lost", "provider_error", "overloaded")
     assert caught.value.usage.input_tokens > 0
@@ -200,7 +200,7 @@ async def test_a_place_that_is_not_there_is_unreachable(unused_tcp_port: int) ->
     ]
     for provider in providers:
         caught = await _chat_failing(provider, _request(provider))
-        assert isinstance(caught, RetryLater), provider
+        assert isinstance(caught, RetrySameProvider), provider
         assert caught.code == "unreachable"
         assert caught.usage.input_tokens == 0
         status = await provider.status()
@@ -236,7 +236,7 @@ async def test_an_unknown_model_and_an_unknown_node_are_told_apart(simulator: Si
     node = OllamaNode("workstation", simulator.ollama_url("workstation"))
     request = replace(_request(node), model="llama3:8b")
     caught = await _chat_failing(node, request)
-    assert isinstance(caught, TryAnother)
+    assert isinstance(caught, TryAnotherProvider)
     assert caught.code == "model_missing"
     await node.close()
     nobody = OllamaNode("nobody", simulator.ollama_url("nobody"))

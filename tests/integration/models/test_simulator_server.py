@@ -18,13 +18,13 @@ import anthropic
 import ollama
 import openai
 import pytest
-from headrace_models.errors import RetryLater
+from headrace_models.errors import RetrySameProvider
 from headrace_models.ollama import OllamaNode
 from headrace_models.ports import ChatRequest, Message
 from headrace_models.simulator import Simulator, SimulatorConfig, Speed
 from headrace_models.simulator.catalog import local_model
 from headrace_models.simulator.pace import Busy, Slots, paced
-from headrace_models.simulator.received import Evidence
+from headrace_models.simulator.received import RequestRecorder
 
 PROMPT: Any = [{"role": "user", "content": "Review x.py: def f(a): return a"}]
 
@@ -139,7 +139,7 @@ async def _get(session: aiohttp.ClientSession, path: str) -> Any:
 
 
 def test_evidence_that_had_to_forget_says_so() -> None:
-    evidence = Evidence(most_bytes=100)
+    evidence = RequestRecorder(most_bytes=100)
     for _ in range(3):
         evidence.record("groq", "groq", "m", [Message("user", "x" * 60)])
     assert not evidence.complete
@@ -198,7 +198,7 @@ async def test_it_runs_as_a_process_until_it_is_told_to_stop(unused_tcp_port: in
         assert line.decode() == f"simulator listening on http://127.0.0.1:{unused_tcp_port}\n"
         node = OllamaNode("mine", f"http://127.0.0.1:{unused_tcp_port}/ollama/mine")
         request = ChatRequest("phi3:3.8b", (Message("user", "hello"),), timeout_seconds=5)
-        with pytest.raises(RetryLater, match="answered 500"):
+        with pytest.raises(RetrySameProvider, match="answered 500"):
             await node.chat(request, lambda _: None)
         assert (await node.chat(request, lambda _: None)).simulated
         await node.close()

@@ -26,11 +26,11 @@ from headrace_contracts.topics import (
     WORK_LOCAL_BATCH,
 )
 from headrace_models.prices import load_price_book
-from headrace_router.adapters.world import World
-from headrace_router.gate import Gate
+from headrace_router.adapters.routing_view import RoutingView
+from headrace_router.in_flight_limiter import InFlightLimiter
 from headrace_router.metrics import RouterMetrics
-from headrace_router.partition import Surroundings
-from headrace_router.service import Limits, RouterService
+from headrace_router.partition import RouterContext
+from headrace_router.service import RouterLimits, RouterService
 from headrace_runtime.metrics import Metrics
 from headrace_streams.dead_letters import DeadLetters
 from headrace_streams.errors import Fenced
@@ -83,22 +83,22 @@ class Bed:
         log: Log = KafkaLog(self._properties)
         producer = log.producer()
         publisher = Publisher(producer, self.codec, f"headrace/router/{name}")
-        world = World(quick_policy(), load_price_book(), now_ms)
+        world = RoutingView(quick_policy(), load_price_book(), now_ms)
         world.node_changed("workstation", LOCAL)
         service = RouterService(
             log=log,
             codec=self.codec,
             dead_letters=DeadLetters(publisher, "router", self.prefix, now_ms),
-            surroundings=Surroundings(
+            router_context=RouterContext(
                 world=world,
                 publisher=publisher,
                 metrics=RouterMetrics(Metrics("router", CollectorRegistry())),
-                gate=Gate(1000),
+                gate=InFlightLimiter(1000),
                 act_within=4.0,
                 monotonic=time.monotonic,
             ),
             owner=name,
-            limits=Limits(tick_seconds=0.2),
+            limits=RouterLimits(tick_seconds=0.2),
         )
         self._services.append((service, producer, asyncio.create_task(service.run())))
         return service
@@ -174,7 +174,7 @@ async def test_a_journal_on_kafka_has_one_owner(bed: Bed) -> None:
     acks = [first.append(entry(f"t{number}", number + 1)) for number in range(1000)]
     assert await asyncio.gather(*acks) == list(range(1, 1001))
     second, recovered, folded = await bed.take_over("b")
-    assert (second.generation, len(folded)) == (1001, 1000)
+    assert (second.epoch, len(folded)) == (1001, 1000)
     assert recovered.positions == {("tasks.submitted", 0): 1000}
     with pytest.raises(Fenced):
         await first.append(entry("evil", 5000))
@@ -182,7 +182,7 @@ async def test_a_journal_on_kafka_has_one_owner(bed: Bed) -> None:
         await second.append(entry("disturbed", 5001))
     third, recovered, folded = await bed.take_over("b")
     assert (len(folded), recovered.positions) == (1000, {("tasks.submitted", 0): 1000})
-    assert await third.append(entry("next", 1001)) == third.generation + 1
+    assert await third.append(entry("next", 1001)) == third.epoch + 1
 
 
 async def test_tasks_survive_routers_that_come_and_go(bed: Bed) -> None:
@@ -214,10 +214,10 @@ async def test_a_journal_survives_compaction_and_retention_on_kafka(bed: Bed, ka
         await asyncio.wrap_future(altered)
     first, _, _ = await bed.take_over("a")
     for number in range(600):
-        first.acted(await first.append(entry(f"t{number % 20}", number + 1)))
+        first.published(await first.append(entry(f"t{number % 20}", number + 1)))
     # Only segments that are no longer written to are compacted.
     await asyncio.sleep(0.2)
-    first.acted(await first.append(entry("last", 601)))
+    first.published(await first.append(entry("last", 601)))
     where = TopicPartition(topic, 0)
     reader = bed.log.reader()
 
@@ -236,13 +236,13 @@ async def test_a_journal_survives_compaction_and_retention_on_kafka(bed: Bed, ka
     assert sorted(folded, key=lambda name: (len(name), name))[-1] == "last"
     assert set(folded) == {*(f"t{number}" for number in range(20)), "last"}
     assert recovered.positions == {("tasks.submitted", 0): 601}
-    assert second.generation == 602
+    assert second.epoch == 602
     # Retention takes the rest; what is written now and then is enough to know where to go on.
-    await second.watermark((), now_ms())
-    beyond = KafkaPartition(topic, 0, second.generation + 1)
+    await second.checkpoint((), now_ms())
+    beyond = KafkaPartition(topic, 0, second.epoch + 1)
     for deleted in admin.delete_records([beyond]).values():
         await asyncio.wrap_future(deleted)
     third, recovered, folded = await bed.take_over("c")
     assert (folded, recovered.positions) == ([], {("tasks.submitted", 0): 601})
-    assert await third.append(entry("next", 602)) == third.generation + 1
+    assert await third.append(entry("next", 602)) == third.epoch + 1
     await reader.close()

@@ -1,5 +1,5 @@
-"""Taking partitions over on the log's in-memory twin: kept ones, zombies, what one's own process has under way, wishes
-that came early, what retention would remove, and clocks that jump."""
+"""Taking partitions over on the log's in-memory twin: kept ones, zombies, what one's own process has under way,
+cancellation requests that came early, what retention would remove, and clocks that jump."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ import pytest
 from headrace_contracts import topics
 from headrace_contracts.events import EntryKind, Privacy, ReplyKind, TaskCancelled, TaskStatus, TaskSubmitted
 from headrace_router import service, timers
-from headrace_streams.errors import TryAgain
-from headrace_streams.memory import Operation, Request
-from headrace_streams.records import Outgoing, TopicPartition
+from headrace_streams.errors import TransientError
+from headrace_streams.memory import NetworkRequest, Operation
+from headrace_streams.records import ProducerRecord, TopicPartition
 from headrace_testing import routing
 from headrace_testing.router_twin import PREFIX, Twin, Wire, now_ms
 
@@ -31,8 +31,8 @@ def tasks(count: int, name: str = "task", **fields: Any) -> list[TaskSubmitted]:
     ]
 
 
-def barriers(twin: Twin) -> Counter[str]:
-    return Counter(entry.owner for entry in twin.journal() if entry.kind is EntryKind.BARRIER)
+def epoch_starts(twin: Twin) -> Counter[str]:
+    return Counter(entry.owner for entry in twin.journal() if entry.kind is EntryKind.EPOCH_START)
 
 
 def ends(twin: Twin) -> dict[str, int]:
@@ -54,7 +54,7 @@ async def test_partitions_that_stay_are_not_read_again() -> None:
         await twin.until(lambda: sum(entry.task_id != "" for entry in twin.journal()) == 20)
         second = twin.router("b", static=False)
         await twin.until(lambda: len(first.service.partitions) == len(second.service.partitions) == 2)
-        assert barriers(twin) == {"a": 4, "b": 2}
+        assert epoch_starts(twin) == {"a": 4, "b": 2}
         # What time, the fleet and new input do to the tasks of kept partitions goes on as before.
         await twin.until_completed(expiring)
         twin.work()
@@ -65,7 +65,7 @@ async def test_partitions_that_stay_are_not_read_again() -> None:
         await twin.until_completed([*waiting, *late])
         await second.stop()
         await twin.until(lambda: len(first.service.partitions) == 4)
-        assert barriers(twin) == {"a": 6, "b": 2}
+        assert epoch_starts(twin) == {"a": 6, "b": 2}
         await twin.quiet(0.05)
         assert ends(twin) == once([*waiting, *expiring, *late])
 
@@ -92,7 +92,7 @@ class Meddler(Wire):
     after: bool = False
     looks: int = 0
 
-    async def call(self, request: Request, perform: Callable[[], T]) -> T:
+    async def call(self, request: NetworkRequest, perform: Callable[[], T]) -> T:
         looks = request.operation is Operation.OFFSETS and any(p.topic == JOURNAL for p in request.partitions)
         self.looks += looks
         if not looks or self.meddle is None:
@@ -119,7 +119,7 @@ async def test_a_partition_that_somebody_wrote_to_meanwhile_is_not_kept(after: b
 
         def meddle() -> None:
             for number in range(2):
-                twin.cluster.append(Outgoing(JOURNAL, foreign, b"x", number))
+                twin.cluster.append(ProducerRecord(JOURNAL, foreign, b"x", number))
 
         wire.meddle = meddle
         twin.router("b", static=False)
@@ -132,7 +132,7 @@ async def test_a_partition_that_somebody_wrote_to_meanwhile_is_not_kept(after: b
         await twin.until_completed([*sent, *late])
         await twin.quiet()
         assert ends(twin) == once([*sent, *late])
-        assert barriers(twin)["a"] >= 3
+        assert epoch_starts(twin)["a"] >= 3
         # Seen in the look, it costs reading the journal; only what comes later costs leaving the group.
         assert (first.service._trouble is None) == (not after)
 
@@ -144,14 +144,14 @@ async def test_what_ones_own_process_still_has_under_way_is_waited_for() -> None
         twin.router(wire=wire)
         await twin.until(lambda: len(twin.journal()) == 1)
         (task,) = tasks(1, reply_partition=0)
-        wire.fail[PREFIX + "tasks.replies"] = [TryAgain("lost")]
+        wire.fail[PREFIX + "tasks.replies"] = [TransientError("lost")]
         # On its way, and there, while the partition is already being taken over again.
         wire.slow[PREFIX + "tasks.completed"] = 0.3
         await twin.submit(task)
         await twin.until_completed([task])
         await twin.until(lambda: any(reply.kind is ReplyKind.FINISHED for reply in twin.replies()))
         await asyncio.sleep(0.4)
-        assert barriers(twin) == {"r1": 2}
+        assert epoch_starts(twin) == {"r1": 2}
         assert ends(twin) == once([task])
 
 
@@ -163,7 +163,7 @@ async def test_a_decision_of_somebody_who_stands_still_is_given_time_to_be_carri
         await twin.submit(task)
         await twin.until(lambda: old.wire.frozen)
         new = twin.router("new", static=False, settle_seconds=1.5)
-        await twin.until(lambda: barriers(twin)["new"] == 1)
+        await twin.until(lambda: epoch_starts(twin)["new"] == 1)
         await asyncio.sleep(0.1)
         assert not twin.completed()
         old.wire.thaw()
@@ -184,7 +184,7 @@ async def test_a_repetition_of_somebody_who_stands_still_is_given_time_as_well()
         await twin.until(lambda: repeating.wire.frozen)
         # The decision is its own predecessor's, so only the repetition says that somebody may be about to act on it.
         new = twin.router("first", static=False, settle_seconds=1.5)
-        await twin.until(lambda: barriers(twin)["first"] == 2)
+        await twin.until(lambda: epoch_starts(twin)["first"] == 2)
         await asyncio.sleep(0.1)
         assert not twin.completed()
         repeating.wire.thaw()
@@ -217,7 +217,7 @@ async def test_a_reply_that_nobody_can_read_harms_nobody() -> None:
         await twin.submit(*sent)
         await twin.until_completed(sent)
         await twin.quiet(0.05)
-        assert barriers(twin) == {"r1": 1}
+        assert epoch_starts(twin) == {"r1": 1}
         assert {reply.task_id for reply in twin.replies()} == {"task-0", "task-1"}
         await first.kill()
         # The same holds for whoever takes over in the middle.
@@ -231,19 +231,19 @@ async def test_a_reply_that_nobody_can_read_harms_nobody() -> None:
         assert ends(twin) == once([*sent, *more])
 
 
-async def wished(twin: Twin, task: TaskSubmitted, **router: Any) -> None:
-    """A wish that is journaled before its task is there, and a crash."""
+async def requested(twin: Twin, task: TaskSubmitted, **router: Any) -> None:
+    """A cancellation request that is journaled before its task is there, and a crash."""
     first = twin.router(**router)
     await twin.cancel(task)
-    await twin.until(lambda: any(entry.wish is not None for entry in twin.journal()))
+    await twin.until(lambda: any(entry.cancellation is not None for entry in twin.journal()))
     await first.kill()
 
 
-async def test_a_wish_that_came_early_survives_a_crash() -> None:
+async def test_a_cancellation_that_came_early_survives_a_crash() -> None:
     async with Twin(partitions=1, session_timeout=5.0) as twin:
         twin.work()
         task, other = tasks(2)
-        await wished(twin, task)
+        await requested(twin, task)
         twin.cluster.compact(JOURNAL)
         second = twin.router()
         await twin.submit(task, other)
@@ -260,26 +260,26 @@ async def test_a_wish_that_came_early_survives_a_crash() -> None:
         assert ends(twin) == once([task, other])
 
 
-async def test_a_wish_is_obeyed_for_its_time_only() -> None:
+async def test_a_cancellation_is_obeyed_for_its_time_only() -> None:
     async with Twin(partitions=1, session_timeout=5.0) as twin:
         twin.work()
         (task,) = tasks(1)
-        await wished(twin, task, early_wish_seconds=0.2)
+        await requested(twin, task, early_cancellation_seconds=0.2)
         await asyncio.sleep(0.25)
-        twin.router(early_wish_seconds=0.2)
+        twin.router(early_cancellation_seconds=0.2)
         await twin.submit(task)
         await twin.until_completed([task])
         assert twin.completed()[task.task_id][0].status is TaskStatus.SUCCEEDED
 
 
-async def test_a_strangers_wish_is_not_obeyed_after_a_crash_either() -> None:
+async def test_a_strangers_cancellation_is_not_obeyed_after_a_crash_either() -> None:
     async with Twin(partitions=1, session_timeout=5.0) as twin:
         twin.work()
         (task,) = tasks(1)
         first = twin.router()
-        wish = TaskCancelled(task_id=task.task_id, tenant="mallory", requested_at=now_ms())
-        await twin.publish(topics.TASKS_CANCELLED, wish, "wish", b"k", 0)
-        await twin.until(lambda: any(entry.wish is not None for entry in twin.journal()))
+        cancellation = TaskCancelled(task_id=task.task_id, tenant="mallory", requested_at=now_ms())
+        await twin.publish(topics.TASKS_CANCELLED, cancellation, "cancellation", b"k", 0)
+        await twin.until(lambda: any(entry.cancellation is not None for entry in twin.journal()))
         await first.kill()
         twin.router()
         await twin.submit(task)
@@ -287,14 +287,14 @@ async def test_a_strangers_wish_is_not_obeyed_after_a_crash_either() -> None:
         assert twin.completed()[task.task_id][0].status is TaskStatus.SUCCEEDED
 
 
-async def test_a_wish_that_comes_twice_is_noted_once() -> None:
+async def test_a_cancellation_that_comes_twice_is_noted_once() -> None:
     async with Twin(partitions=1, session_timeout=5.0) as twin:
         (task,) = tasks(1)
         first = twin.router()
         for _ in range(3):
             await twin.cancel(task)
         await twin.until(lambda: any(p.next_offset == 3 for e in twin.journal() for p in e.positions))
-        assert sum(entry.wish is not None for entry in twin.journal()) == 1
+        assert sum(entry.cancellation is not None for entry in twin.journal()) == 1
         await first.stop()
 
 
@@ -317,7 +317,7 @@ async def test_an_idle_partition_keeps_its_positions_past_retention() -> None:
         await asyncio.sleep(0.5)
         # Nothing has happened for long; the group's offsets are gone as well.
         expire(twin, "tasks.journal", now_ms() - 300)
-        twin.cluster.group(PREFIX + "router").progress.clear()
+        twin.cluster.group(PREFIX + "router").committed_offsets.clear()
         assert not [entry for entry in twin.journal() if entry.task_id]
         await first.kill()
         before = twin.count()
@@ -365,13 +365,13 @@ async def test_a_task_written_by_a_predecessor_is_restated_in_time_as_well() -> 
 
 
 def test_tasks_and_positions_are_renewed_long_before_they_expire() -> None:
-    from headrace_router.limits import Limits
+    from headrace_router.limits import RouterLimits
 
     retention = topics.TASKS_JOURNAL.retention_ms
     assert retention is not None
-    assert Limits().restate_seconds * 1000 * 2 < retention
-    assert Limits().keep_alive_seconds * 1000 * 100 < retention
-    assert Limits().early_wish_seconds * 1000 * 2 < retention
+    assert RouterLimits().restate_seconds * 1000 * 2 < retention
+    assert RouterLimits().keep_alive_seconds * 1000 * 100 < retention
+    assert RouterLimits().early_cancellation_seconds * 1000 * 2 < retention
 
 
 @dataclass
@@ -446,7 +446,7 @@ async def test_ids_of_waiting_tasks_do_not_pile_up_when_the_fleet_flaps() -> Non
         (partition,) = router.service._membership.routers.values()  # type: ignore[union-attr]
         for _ in range(50):
             partition.fleet_gained()
-        assert len(partition._agenda) <= 60
+        assert len(partition._reevaluations) <= 60
         twin.work()
         router.world.node_changed("workstation", replace(routing.LOCAL, reported_at=now_ms()))
         await twin.until_completed(sent)

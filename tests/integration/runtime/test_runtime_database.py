@@ -17,7 +17,7 @@ from headrace_runtime.database import (
     Connection,
     Database,
     DatabaseAway,
-    DatabaseMeasures,
+    DatabaseMetrics,
     Outage,
     OutageKind,
     outage_of,
@@ -211,7 +211,7 @@ def test_passwords_stay_out_of_reasons() -> None:
 @pytest.mark.parametrize("needed", [True, False])
 def test_an_outage_shows_in_metrics_and_in_readiness(needed: bool) -> None:
     metrics, health = Metrics("test"), Health()
-    measures = DatabaseMeasures(metrics, health, needed=needed)
+    measures = DatabaseMetrics(metrics, health, needed=needed)
     measures.changed(Outage(OutageKind.STORAGE, "disk full"))
     value = metrics.registry.get_sample_value
     assert value("headrace_test_database_up") == 0

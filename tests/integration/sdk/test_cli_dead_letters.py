@@ -22,7 +22,7 @@ from headrace_streams.dead_letters import DeadLetters
 from headrace_streams.errors import SendToDeadLetters
 from headrace_streams.kafka import KafkaLog
 from headrace_streams.publishing import Publication, Publisher
-from headrace_streams.records import Appended, Outgoing, Record
+from headrace_streams.records import ProducerRecord, Record, RecordMetadata
 from headrace_testing.up import RunningStack
 from typer.testing import CliRunner
 
@@ -54,8 +54,8 @@ def _eventually(ask: Callable[[], Any], seconds: float = 30.0) -> Any:
     return found
 
 
-def _append(platform: RunningStack, record: Outgoing) -> Appended:
-    async def append() -> Appended:
+def _append(platform: RunningStack, record: ProducerRecord) -> RecordMetadata:
+    async def append() -> RecordMetadata:
         producer = KafkaLog({"bootstrap.servers": platform.bootstrap_servers}).producer()
         try:
             return await producer.send(record)
@@ -67,7 +67,7 @@ def _append(platform: RunningStack, record: Outgoing) -> Appended:
 
 def test_garbage_is_found_and_dealt_with(platform: RunningStack, headrace: Callable[..., Result]) -> None:
     topic = platform.topic_prefix + "tasks.submitted"
-    where = _append(platform, Outgoing(topic, SECRET.encode(), b"k", 2, (("ce_id", b"odd"), ("token", b"abc"))))
+    where = _append(platform, ProducerRecord(topic, SECRET.encode(), b"k", 2, (("ce_id", b"odd"), ("token", b"abc"))))
     id_ = f"tasks.submitted/2/{where.offset}"
 
     def letters(*more: str) -> dict[str, Any]:
@@ -129,7 +129,7 @@ async def _give_up_a_task(platform: RunningStack, task_id: str) -> None:
         await codec.prepare([TASKS_SUBMITTED, dead_letters_of(TASKS_SUBMITTED)])
         producer = KafkaLog({"bootstrap.servers": platform.bootstrap_servers}).producer()
         publisher = Publisher(producer, codec, "test")
-        out = publisher.outgoing(
+        out = publisher.record_of(
             Publication(
                 spec=TASKS_SUBMITTED,
                 event=event,

@@ -10,9 +10,9 @@ from headrace_contracts.ids import new_id
 from headrace_contracts.topics import SKILLS_CATALOG, SKILLS_FEED, SKILLS_SUBMITTED
 from headrace_skill_broadcaster.decide.catalog import feed_event_id
 from headrace_skill_broadcaster.service import PartitionsDiffer
-from headrace_streams.errors import AppendUncertain, TryAgain
-from headrace_streams.memory import Operation, Request
-from headrace_streams.records import Outgoing
+from headrace_streams.errors import AppendUncertain, TransientError
+from headrace_streams.memory import NetworkRequest, Operation
+from headrace_streams.records import ProducerRecord
 from headrace_testing.skill_broadcaster import Installation
 
 Eventually = Callable[..., Awaitable[None]]
@@ -63,11 +63,11 @@ async def test_a_bad_submission_is_kept_with_its_reason_and_the_next_goes_on(
     await installation.submit("missing", None)
     await installation.submit("forged", digest="0" * 64)
     topic = "t." + SKILLS_SUBMITTED.name
-    installation.cluster.append(Outgoing(topic, b"garbage", b"acme/garbage"))
+    installation.cluster.append(ProducerRecord(topic, b"garbage", b"acme/garbage"))
     good = await installation.submit("good")
     misplaced = installation.records(SKILLS_SUBMITTED)
     copy = next(record for record in misplaced if record.key == b"acme/good")
-    installation.cluster.append(Outgoing(topic, copy.value, b"acme/other"))
+    installation.cluster.append(ProducerRecord(topic, copy.value, b"acme/other"))
     await eventually(lambda: len(installation.dead_letters()) == 5)
     await eventually(lambda: len(installation.catalog()) == 1)
     reasons = " | ".join(letter.error_message for letter in installation.dead_letters())
@@ -158,7 +158,7 @@ class Failing:
         self._after = after
         self.times = times
 
-    async def call(self, request: Request, perform: Callable[[], Any]) -> Any:
+    async def call(self, request: NetworkRequest, perform: Callable[[], Any]) -> Any:
         await asyncio.sleep(0)
         hit = (
             self.times > 0
@@ -176,7 +176,7 @@ class Failing:
 @pytest.mark.parametrize("topic", [SKILLS_CATALOG, SKILLS_FEED])
 @pytest.mark.parametrize(
     ("error", "after"),
-    [(TryAgain("no"), False), (AppendUncertain("lost"), False), (AppendUncertain("answer lost"), True)],
+    [(TransientError("no"), False), (AppendUncertain("lost"), False), (AppendUncertain("answer lost"), True)],
 )
 async def test_a_failing_log_costs_time_and_nothing_else(
     installation: Installation, eventually: Eventually, topic: Any, error: Exception, after: bool
@@ -194,7 +194,7 @@ async def test_a_failing_log_costs_time_and_nothing_else(
 async def test_what_was_catalogued_and_not_told_is_told_by_the_next_owner(
     installation: Installation, eventually: Eventually
 ) -> None:
-    network = Failing("t." + SKILLS_FEED.name, TryAgain("no"), after=False, times=1_000_000)
+    network = Failing("t." + SKILLS_FEED.name, TransientError("no"), after=False, times=1_000_000)
     for number in range(10):
         await installation.submit(f"skill-{number}", interests=("testing",))
     first = await installation.make("one", network).start()
@@ -214,7 +214,7 @@ async def test_a_late_record_of_a_former_owner_does_not_stand(
     await installation.submit("retry", "two", interests=("testing",))
     await eventually(lambda: installation.catalog().get("acme/retry") and len(installation.feed()) == 2)
     late = installation.records(SKILLS_CATALOG)[0]
-    installation.cluster.append(Outgoing(late.topic, late.value, late.key, late.partition, late.headers))
+    installation.cluster.append(ProducerRecord(late.topic, late.value, late.key, late.partition, late.headers))
     assert installation.catalog()["acme/retry"].version == 1
     await installation.submit("retry", "three", interests=("testing",))
     await eventually(lambda: installation.catalog()["acme/retry"].version == 3)
@@ -236,7 +236,7 @@ async def test_a_late_record_is_put_right_also_when_nothing_more_is_submitted(
         lambda: installation.catalog().get("acme/retry") and installation.catalog()["acme/retry"].version == 2
     )
     late = installation.records(SKILLS_CATALOG)[0]
-    installation.cluster.append(Outgoing(late.topic, late.value, late.key, late.partition, late.headers))
+    installation.cluster.append(ProducerRecord(late.topic, late.value, late.key, late.partition, late.headers))
     assert installation.catalog()["acme/retry"].version == 1
     await eventually(lambda: installation.catalog()["acme/retry"].version == 2)
     view = installation.processes[0].view.get("acme", "retry")

@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 from headrace_streams.kafka import KafkaLog
 from headrace_streams.offsets import METADATA_LIMIT, decode
-from headrace_streams.parallel import EngineOptions, Handler, Lane, ParallelConsumer
-from headrace_streams.records import NewTopic, Outgoing, Record, TopicPartition
+from headrace_streams.parallel import EngineOptions, Handler, ParallelConsumer, TopicLane
+from headrace_streams.records import NewTopic, ProducerRecord, Record, TopicPartition
+from headrace_testing.dead_letters import NoDeadLetters
 
 pytestmark = pytest.mark.stack
 
@@ -26,11 +27,6 @@ PROTOCOLS: dict[str, dict[str, str | int]] = {
 PARTITIONS = 6
 
 
-class NoLetters:
-    async def keep(self, record: Record, error: Exception, attempts: int = 1) -> None:
-        raise AssertionError(f"{record.topic}@{record.offset} was given up: {error}")
-
-
 @pytest.fixture
 async def topic(kafka: str, topic_prefix: str) -> str:
     name = f"{topic_prefix}work"
@@ -41,7 +37,7 @@ async def topic(kafka: str, topic_prefix: str) -> str:
 async def fill(kafka: str, topic: str, count: int, keys: int) -> None:
     producer = KafkaLog({"bootstrap.servers": kafka}).producer()
     sent = [
-        producer.send(Outgoing(topic, str(number).encode(), key=f"k{number % keys}".encode()))
+        producer.send(ProducerRecord(topic, str(number).encode(), key=f"k{number % keys}".encode()))
         for number in range(count)
     ]
     await asyncio.gather(*sent)
@@ -62,9 +58,9 @@ async def consuming(
     consumer = ParallelConsumer(
         KafkaLog({"bootstrap.servers": kafka, **properties}),
         f"{topic}-group",
-        [Lane(topic)],
+        [TopicLane(topic)],
         handler,
-        dead_letters=NoLetters(),
+        dead_letters=NoDeadLetters(),
         options=EngineOptions(**values),
         instance_id=instance_id,
     )

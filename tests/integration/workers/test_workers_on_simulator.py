@@ -25,7 +25,7 @@ from headrace_runtime.lifecycle import Part, Service, run
 from headrace_runtime.metrics import Metrics
 from headrace_streams.dead_letters import DeadLetters
 from headrace_streams.publishing import Publication
-from headrace_streams.records import Outgoing
+from headrace_streams.records import ProducerRecord
 from headrace_testing.workers import PREFIX, WorkerBench, attempt, now_ms
 from prometheus_client import generate_latest
 
@@ -147,7 +147,7 @@ async def test_a_mixed_load_is_run_on_all_nodes_and_each_attempt_ends_once(
     assert {reply.task_id for reply in replies} == {"task-0"}
     assert "".join(text_of(reply.text) for reply in replies if reply.kind is ReplyKind.DELTA) == text_of(answer)
     assert len(simulator.evidence.of("ollama")) == 60
-    progress = bench.cluster.group(f"{PREFIX}local-worker").progress
+    progress = bench.cluster.group(f"{PREFIX}local-worker").committed_offsets
     assert sum(moved.next_offset for moved in progress.values()) == 60
     assert all(moved.metadata == "" for moved in progress.values())
     assert 'headrace_local_worker_attempts_total{failure="",model="gemma2:2b",outcome="answered"' in shown
@@ -222,7 +222,7 @@ async def test_work_goes_on_when_a_node_dies(bench: WorkerBench, simulator: Simu
 
 async def test_garbage_goes_to_the_dead_letters_and_blocks_nobody(bench: WorkerBench, simulator: Simulator) -> None:
     good = bench.submit(attempt("before"))
-    bench.cluster.append(Outgoing(good.topic, b"garbage", key=good.key), now_ms())
+    bench.cluster.append(ProducerRecord(good.topic, b"garbage", key=good.key), now_ms())
     bench.submit(attempt("after"))
     async with local_worker(bench, simulator):
         assert (await finished(bench, 2)).keys() == {"before", "after"}
@@ -299,20 +299,20 @@ async def test_a_provider_that_refuses_the_key_is_left_alone_and_says_so(
     assert simulator.faults.pending() > 40
 
 
-def wish(bench: WorkerBench, task_id: str, tenant: str = "acme") -> None:
+def cancellation(bench: WorkerBench, task_id: str, tenant: str = "acme") -> None:
     event = events.TaskCancelled(task_id=task_id, tenant=tenant, requested_at=now_ms())
     publication = Publication(
         spec=topics.TASKS_CANCELLED, event=event, event_id=f"{task_id}/cancel", key=b"k", tenant=tenant,
         time_ms=event.requested_at,
     )  # fmt: skip
-    bench.cluster.append(bench.publisher.outgoing(publication), event.requested_at)
+    bench.cluster.append(bench.publisher.record_of(publication), event.requested_at)
 
 
 async def test_cancelled_attempts_are_not_begun_and_running_ones_are_ended(
     bench: WorkerBench, simulator: Simulator
 ) -> None:
     simulator.faults.add("ollama", Fault(FaultKind.TIMEOUT), 4)
-    wish(bench, "before")
+    cancellation(bench, "before")
     bench.submit(attempt("before"), key=b"before")
     async with local_worker(bench, simulator, max_in_flight=6) as metrics:
         for number in range(20):
@@ -323,9 +323,9 @@ async def test_cancelled_attempts_are_not_begun_and_running_ones_are_ended(
         page = metrics.documents["work"]()
         assert page["outstanding_work_seconds"] >= 19 * 5.0
         assert (page["models"][0]["running"], page["models"][0]["model"]) == (4, "gemma2:2b")
-        wish(bench, "task-19", tenant="mallory")
+        cancellation(bench, "task-19", tenant="mallory")
         for number in range(19):
-            wish(bench, f"task-{number}")
+            cancellation(bench, f"task-{number}")
         ends = await finished(bench, 21)
         async with asyncio.timeout(10):
             while metrics.documents["work"]()["models"]:  # noqa: ASYNC110 - as above
@@ -334,7 +334,7 @@ async def test_cancelled_attempts_are_not_begun_and_running_ones_are_ended(
     outcomes = {task_id: end.outcome for task_id, end in ends.items()}
     assert outcomes.pop("task-19") is not Outcome.CANCELLED, "a foreign tenant has no say"
     assert set(outcomes.values()) == {Outcome.CANCELLED}
-    assert len(simulator.evidence.of("ollama")) <= 5, "only what ran when the wishes came was asked, and the last one"
+    assert len(simulator.evidence.of("ollama")) <= 5, "only what ran when the requests came was asked, and the last one"
     billed = [usage.task_id for usage in bench.read(topics.USAGE_RECORDED)]
     assert len(billed) == len(set(billed)) <= 5
     assert "headrace_local_worker_consumer_lag{" in shown

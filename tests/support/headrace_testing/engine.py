@@ -8,18 +8,18 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import pytest
-from headrace_streams.errors import TryAgain
+from headrace_streams.errors import TransientError
 from headrace_streams.memory import MemoryCluster, MemoryLog
 from headrace_streams.parallel import (
     Ending,
     EngineOptions,
     Handler,
-    Lane,
     Observer,
     ParallelConsumer,
     RetryPolicy,
+    TopicLane,
 )
-from headrace_streams.records import Outgoing, Progress, Record
+from headrace_streams.records import OffsetAndMetadata, ProducerRecord, Record
 
 TOPIC = "work"
 GROUP = "workers"
@@ -37,7 +37,7 @@ class Letters:
         await asyncio.sleep(0)
         if self.failures:
             self.failures -= 1
-            raise TryAgain("no broker")
+            raise TransientError("no broker")
         self.kept.append((record, error, attempts))
 
 
@@ -57,7 +57,7 @@ def options(**changes: object) -> EngineOptions:
 def fill(cluster: MemoryCluster, count: int, *, topic: str = TOPIC, keys: int = 1_000_000, tenants: int = 1) -> None:
     for number in range(count):
         headers = (("ce_tenant", f"t{number % tenants}".encode()),)
-        cluster.append(Outgoing(topic, str(number).encode(), f"k{number % keys}".encode(), headers=headers))
+        cluster.append(ProducerRecord(topic, str(number).encode(), f"k{number % keys}".encode(), headers=headers))
 
 
 def number_of(record: Record) -> int:
@@ -85,7 +85,7 @@ async def running(
     cluster: MemoryCluster | MemoryLog,
     handler: Handler,
     *,
-    lanes: tuple[Lane, ...] = (Lane(TOPIC),),
+    lanes: tuple[TopicLane, ...] = (TopicLane(TOPIC),),
     letters: Letters | None = None,
     observer: Observer | None = None,
     skip: Handler = lambda _record: None,
@@ -110,11 +110,15 @@ async def running(
         await task
 
 
-def committed(cluster: MemoryCluster, topic: str = TOPIC) -> dict[int, Progress]:
-    return {part.partition: reached for part, reached in cluster.group(GROUP).progress.items() if part.topic == topic}
+def committed(cluster: MemoryCluster, topic: str = TOPIC) -> dict[int, OffsetAndMetadata]:
+    return {
+        part.partition: reached
+        for part, reached in cluster.group(GROUP).committed_offsets.items()
+        if part.topic == topic
+    }
 
 
 def all_committed(cluster: MemoryCluster, topic: str = TOPIC) -> bool:
     ends = {part: len(cluster.records(topic, part)) for part in range(cluster.partition_counts([topic])[topic])}
     reached = committed(cluster, topic)
-    return all(end == 0 or reached.get(part) == Progress(end, "") for part, end in ends.items())
+    return all(end == 0 or reached.get(part) == OffsetAndMetadata(end, "") for part, end in ends.items())

@@ -1,4 +1,4 @@
-"""A door in front of a server on loopback that can be shut and opened: a part that is away, and comes back."""
+"""A API in front of a server on loopback that can be shut and opened: a part that is away, and comes back."""
 
 import contextlib
 import socket

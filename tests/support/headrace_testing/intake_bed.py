@@ -42,7 +42,7 @@ from headrace_runtime.lifecycle import Service
 from headrace_runtime.lifecycle import run as live
 from headrace_runtime.metrics import Metrics
 from headrace_streams.dead_letters import DeadLetters
-from headrace_streams.memory import MemoryCluster, MemoryLog, Network, Operation, Request
+from headrace_streams.memory import MemoryCluster, MemoryLog, Network, NetworkRequest, Operation
 from headrace_streams.ports import Log
 from headrace_streams.publishing import Publication, Publisher
 from headrace_streams.records import NewTopic, Record, TopicPartition
@@ -199,7 +199,7 @@ class FaultyNetwork:
         self.error: Exception | None = None
         self.performs = False
 
-    async def call(self, request: Request, perform: Callable[[], T]) -> T:
+    async def call(self, request: NetworkRequest, perform: Callable[[], T]) -> T:
         await asyncio.sleep(0)
         if request.operation is Operation.APPEND and self.error is not None:
             if self.performs:

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from headrace_streams.ports import Consumer, Log, PartitionReader, Producer
-from headrace_streams.records import NewTopic, Outgoing, Record, TopicPartition
+from headrace_streams.records import NewTopic, ProducerRecord, Record, TopicPartition
 
 PATIENCE = 30.0
 
@@ -88,7 +88,7 @@ class LogBench:
     async def write(self, topic: str, values: Sequence[bytes], *, partition: int | None = 0) -> None:
         """Append values, one after the other, and wait for all."""
         producer = self.log.producer()
-        await asyncio.gather(*[producer.send(Outgoing(topic, value, partition=partition)) for value in values])
+        await asyncio.gather(*[producer.send(ProducerRecord(topic, value, partition=partition)) for value in values])
         await producer.close()
 
     async def close(self) -> None:

@@ -36,16 +36,16 @@ from headrace_contracts.topics import (
 )
 from headrace_models.prices import load_price_book
 from headrace_router.adapters.policy_file import load_policy
-from headrace_router.adapters.world import World
+from headrace_router.adapters.routing_view import RoutingView
 from headrace_router.decide.policy import Policy
-from headrace_router.gate import Gate
+from headrace_router.in_flight_limiter import InFlightLimiter
 from headrace_router.metrics import RouterMetrics
-from headrace_router.partition import Surroundings
-from headrace_router.service import Limits, RouterService
+from headrace_router.partition import RouterContext
+from headrace_router.service import RouterLimits, RouterService
 from headrace_runtime.metrics import Metrics
 from headrace_streams.dead_letters import DeadLetters
-from headrace_streams.errors import StreamsError, TryAgain
-from headrace_streams.memory import MemoryCluster, MemoryLog, Operation, Request
+from headrace_streams.errors import StreamsError, TransientError
+from headrace_streams.memory import MemoryCluster, MemoryLog, NetworkRequest, Operation
 from headrace_streams.ports import Log
 from headrace_streams.publishing import Publication, Publisher
 from headrace_streams.records import Record, TopicPartition
@@ -105,7 +105,7 @@ class Wire:
     def frozen(self) -> bool:
         return not self._open.is_set()
 
-    async def call(self, request: Request, perform: Callable[[], T]) -> T:
+    async def call(self, request: NetworkRequest, perform: Callable[[], T]) -> T:
         await asyncio.sleep(0)
         await self._open.wait()
         if self.crashed.is_set():
@@ -123,7 +123,7 @@ class Wire:
             await asyncio.Future()
         errors = self.fail[request.partitions[0].topic]
         error = errors.pop(0) if errors else None
-        if isinstance(error, TryAgain):
+        if isinstance(error, TransientError):
             raise error
         await asyncio.sleep(self.slow.pop(request.partitions[0].topic, 0))
         done = perform()
@@ -143,7 +143,7 @@ class Router:
     service: RouterService
     log: MemoryLog
     wire: Wire
-    world: World
+    world: RoutingView
     running: asyncio.Task[None]
 
     async def stop(self) -> None:
@@ -162,14 +162,14 @@ def router_service(
     name: str,
     log: Log,
     codec: Codec,
-    world: World,
+    world: RoutingView,
     *,
     metrics: RouterMetrics,
     monotonic: Callable[[], float],
     act_within: float,
     in_flight: int,
     static: bool,
-    limits: Limits,
+    limits: RouterLimits,
     settle_seconds: float = 0.0,
 ) -> RouterService:
     """The real router on a log, as its wiring builds it. Two of the same name are one static member, if `static`."""
@@ -178,11 +178,11 @@ def router_service(
         log=log,
         codec=codec,
         dead_letters=DeadLetters(publisher, "router", codec.topic_prefix, world.clock),
-        surroundings=Surroundings(
+        router_context=RouterContext(
             world=world,
             publisher=publisher,
             metrics=metrics,
-            gate=Gate(in_flight),
+            gate=InFlightLimiter(in_flight),
             act_within=act_within,
             monotonic=monotonic,
             settle_seconds=settle_seconds,
@@ -243,7 +243,7 @@ class Twin:
         """Start a router. Two of the same name are one static member, unless `static` is False."""
         wire = wire or Wire()
         log = MemoryLog(self.cluster, self.clock, client=name, network=wire)
-        world = World(self.policy, load_price_book(), self.clock)
+        world = RoutingView(self.policy, load_price_book(), self.clock)
         for key, status in self.nodes.items():
             world.node_changed(key, status)
         service = router_service(
@@ -256,7 +256,7 @@ class Twin:
             act_within=act_within,
             in_flight=in_flight,
             static=static,
-            limits=Limits(**{"tick_seconds": 0.05, "rejoin_seconds": 0.02, "largest_entry": 1_000_000, **limits}),
+            limits=RouterLimits(**{"tick_seconds": 0.05, "rejoin_seconds": 0.02, "largest_entry": 1_000_000, **limits}),
             settle_seconds=settle_seconds,
         )
         router = Router(service, log, wire, world, asyncio.create_task(service.run()))
@@ -287,8 +287,8 @@ class Twin:
         await asyncio.gather(*(self.publish(TASKS_SUBMITTED, task, task.task_id, key_of(task)) for task in tasks))
 
     async def cancel(self, task: TaskSubmitted) -> None:
-        wish = TaskCancelled(task_id=task.task_id, tenant=task.tenant, requested_at=now_ms())
-        await self.publish(TASKS_CANCELLED, wish, f"{task.task_id}/cancelled", key_of(task))
+        cancellation = TaskCancelled(task_id=task.task_id, tenant=task.tenant, requested_at=now_ms())
+        await self.publish(TASKS_CANCELLED, cancellation, f"{task.task_id}/cancelled", key_of(task))
 
     async def publish(
         self, spec: TopicSpec, event: Any, event_id: str, key: bytes | None, partition: int | None = None

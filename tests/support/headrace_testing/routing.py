@@ -28,14 +28,14 @@ from headrace_router.adapters.policy_file import load_policy
 from headrace_router.decide.fleet import Fleet
 from headrace_router.decide.machine import decide
 from headrace_router.decide.model import (
+    AttemptEnded,
     Cancelled,
-    Context,
     Decision,
+    DecisionContext,
     Equal,
-    Event,
-    Finished,
     Ignored,
     Noted,
+    RouterEvent,
     Submitted,
     WakeUp,
 )
@@ -142,8 +142,8 @@ class Desk:
     decisions: list[Decision] = field(default_factory=list)
 
     @property
-    def context(self) -> Context:
-        return Context(
+    def context(self) -> DecisionContext:
+        return DecisionContext(
             now=self.now,
             policy=self.policy,
             prices=load_price_book(),
@@ -153,14 +153,14 @@ class Desk:
             tenant_preferences=self.tenant,
         )
 
-    def give(self, event: Event) -> Decision | Noted | Ignored:
+    def give(self, event: RouterEvent) -> Decision | Noted | Ignored:
         result = decide(self.state, event, self.context)
         if isinstance(result, Decision):
             self.state = result.state
             self.decisions.append(result)
         return result
 
-    def decide(self, event: Event) -> Decision:
+    def decide(self, event: RouterEvent) -> Decision:
         result = self.give(event)
         assert isinstance(result, Decision), result
         return result
@@ -173,7 +173,7 @@ class Desk:
         assert self.state is not None
         last = self.state.attempts[-1]
         fields = {"provider": last.provider, "model": last.model, **fields}
-        return self.decide(Finished(finished(outcome, last.number, **fields)))
+        return self.decide(AttemptEnded(finished(outcome, last.number, **fields)))
 
     def wake(self) -> Decision:
         """Go to the time the task wants to be looked at, and look."""

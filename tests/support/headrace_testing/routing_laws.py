@@ -32,25 +32,27 @@ from headrace_models import ports
 from headrace_models import prices as pricing
 from headrace_models.prices import PriceUnknown
 from headrace_router.decide.model import (
+    AttemptEnded,
     Cancelled,
-    Context,
     Decision,
-    Event,
-    Finished,
+    DecisionContext,
     Ignored,
     LeaderFinished,
     Noted,
+    RouterEvent,
     Submitted,
     Unrecordable,
     WakeUp,
 )
-from headrace_router.decide.policy import ModelRef, Role
+from headrace_router.decide.policy import ModelRef, RolePolicy
 
 LEVELS = [Privacy.PUBLIC, Privacy.INTERNAL, Privacy.SENSITIVE]
 _BY_NAME = {PrivacyLevel.LOW: 0, PrivacyLevel.STANDARD: 1, PrivacyLevel.HIGH: 2}
 
 
-def check(before: TaskState | None, event: Event, result: Decision | Noted | Ignored, context: Context) -> None:
+def check(
+    before: TaskState | None, event: RouterEvent, result: Decision | Noted | Ignored, context: DecisionContext
+) -> None:
     """Raises AssertionError when a law is broken."""
     if not isinstance(result, Decision):
         _check_inaction(before, event, result, context)
@@ -79,7 +81,9 @@ def check(before: TaskState | None, event: Event, result: Decision | Noted | Ign
         assert LEVELS.index(after.privacy) >= level, "the level was lowered"
 
 
-def _check_inaction(before: TaskState | None, event: Event, result: Noted | Ignored, context: Context) -> None:
+def _check_inaction(
+    before: TaskState | None, event: RouterEvent, result: Noted | Ignored, context: DecisionContext
+) -> None:
     if isinstance(result, Noted):
         assert before is None
         assert isinstance(event, Cancelled)
@@ -95,9 +99,9 @@ def _check_inaction(before: TaskState | None, event: Event, result: Noted | Igno
     late = before.deadline_at is not None and context.now >= before.deadline_at
     due = before.wake_at is not None and context.now >= before.wake_at
     match event:
-        case Cancelled(wish=wish):
-            assert wish.tenant != task.tenant, "a wish was not obeyed"
-        case Finished(attempt=ended):
+        case Cancelled(cancellation=cancellation):
+            assert cancellation.tenant != task.tenant, "a cancellation request was not obeyed"
+        case AttemptEnded(attempt=ended):
             current = (
                 before.phase is TaskPhase.RUNNING
                 and ended.number == before.attempts[-1].number
@@ -115,7 +119,7 @@ def _check_inaction(before: TaskState | None, event: Event, result: Noted | Igno
             pass
 
 
-def _check_identity(before: TaskState | None, after: TaskState, task: TaskSubmitted, event: Event) -> None:
+def _check_identity(before: TaskState | None, after: TaskState, task: TaskSubmitted, event: RouterEvent) -> None:
     """What never changes."""
     if before is not None:
         assert before.phase is not TaskPhase.FINISHED or isinstance(event, Unrecordable), "an end was changed"
@@ -125,8 +129,8 @@ def _check_identity(before: TaskState | None, after: TaskState, task: TaskSubmit
         assert (after.reply_partition, after.traceparent) == (before.reply_partition, before.traceparent)
         assert not isinstance(event, Submitted), "a task was begun twice"
         if isinstance(event, Cancelled):
-            assert event.wish.tenant == task.tenant, "a stranger's wish was obeyed"
-        if isinstance(event, Finished):
+            assert event.cancellation.tenant == task.tenant, "a stranger's cancellation request was obeyed"
+        if isinstance(event, AttemptEnded):
             assert event.attempt.tenant == task.tenant, "a stranger's result was taken"
             assert [event.attempt.number] == [a.number for a in before.attempts[-1:]], "a late result was taken"
     if after.phase is not TaskPhase.FINISHED:
@@ -160,7 +164,7 @@ def _check_commands(after: TaskState, commands: Sequence[Command]) -> None:
         assert after.phase is not TaskPhase.RUNNING, "an attempt was counted and not sent"
 
 
-def _check_rejections(after: TaskState, rejected: Sequence[Rejection], context: Context) -> None:
+def _check_rejections(after: TaskState, rejected: Sequence[Rejection], context: DecisionContext) -> None:
     for rejection in rejected:
         ours = context.policy.place(rejection.provider) is Place.LOCAL
         if ours:
@@ -175,7 +179,7 @@ def _check_attempts(
     after: Sequence[AttemptState],
     state: TaskState,
     commands: Sequence[Command],
-    context: Context,
+    context: DecisionContext,
 ) -> None:
     assert [attempt.number for attempt in after] == list(range(1, len(after) + 1)), "attempts have gaps"
     assert len(before) <= len(after) <= len(before) + 1
@@ -194,7 +198,7 @@ def _check_attempts(
         assert (after[-1].provider, after[-1].model) != name or after[-1].outcome is not None, "asked again in vain"
 
 
-def _check_times(after: TaskState, context: Context) -> None:
+def _check_times(after: TaskState, context: DecisionContext) -> None:
     assert after.wake_at is not None
     assert after.deadline_at is not None
     assert after.deadline_at <= context.now + context.policy.deadlines.longest
@@ -222,9 +226,9 @@ def _check_dispatch(
     after: TaskState,
     task: TaskSubmitted,
     sent: AttemptState,
-    event: Event,
+    event: RouterEvent,
     result: Decision,
-    context: Context,
+    context: DecisionContext,
 ) -> None:
     assert (sent.outcome, sent.dispatched_at) == (None, context.now)
     place = context.policy.place(sent.provider)
@@ -244,11 +248,11 @@ def _check_dispatch(
         and any(_same(offered.name, sent.model, place) for offered in node.models)
     ]
     assert nodes, "it was sent where nobody is"
-    if isinstance(event, Finished):
+    if isinstance(event, AttemptEnded):
         assert event.attempt.outcome not in (Outcome.ANSWERED, Outcome.REFUSED), "a refusal was routed around"
 
 
-def _check_privacy(after: TaskState, task: TaskSubmitted, sent: AttemptState, context: Context) -> None:
+def _check_privacy(after: TaskState, task: TaskSubmitted, sent: AttemptState, context: DecisionContext) -> None:
     assert LEVELS.index(after.privacy) >= LEVELS.index(_least_level(task, context))
     if sent.place is not Place.CLOUD:
         mode = _mode(task, context)
@@ -260,7 +264,7 @@ def _check_privacy(after: TaskState, task: TaskSubmitted, sent: AttemptState, co
         assert sent.provider in _named(context), "internal content went where nobody consented"
 
 
-def _check_budget(after: TaskState, task: TaskSubmitted, context: Context) -> None:
+def _check_budget(after: TaskState, task: TaskSubmitted, context: DecisionContext) -> None:
     """Even if everything that may still be running costs the most it can, the budget holds."""
     last = after.attempts[-1]
     tokens = sum(len(message.content.data) for message in task.messages)
@@ -283,7 +287,7 @@ def _check_budget(after: TaskState, task: TaskSubmitted, context: Context) -> No
 
 
 def _check_order(
-    before: TaskState | None, task: TaskSubmitted, sent: AttemptState, result: Decision, context: Context
+    before: TaskState | None, task: TaskSubmitted, sent: AttemptState, result: Decision, context: DecisionContext
 ) -> None:
     """Everything before the chosen one was looked at and rejected, in the order of the lists."""
     role = _role(task, context)
@@ -312,8 +316,8 @@ def _check_end(
     after: TaskState,
     result: TaskCompleted,
     task: TaskSubmitted,
-    event: Event,
-    context: Context,
+    event: RouterEvent,
+    context: DecisionContext,
 ) -> None:
     assert (after.task, after.attempts, after.wake_at, after.trail) == (None, (), None, ())
     assert (result.task_id, result.tenant, result.user) == (task.task_id, task.tenant, task.user)
@@ -327,7 +331,7 @@ def _check_end(
         assert result.trail[-1].step == "finished"
     usages = [attempt.usage for attempt in attempts]
     costs = [_cost(context, attempt.provider, attempt.model, attempt.usage) for attempt in attempts]
-    if isinstance(event, Finished):
+    if isinstance(event, AttemptEnded):
         usages[-1] = event.attempt.usage
         costs[-1] = _cost(context, attempts[-1].provider, attempts[-1].model, event.attempt.usage)
     assert result.cost_nanodollars == sum(costs)
@@ -340,13 +344,13 @@ def _check_end(
     match result.status:
         case TaskStatus.SUCCEEDED | TaskStatus.REFUSED:
             _check_answer(before, result, event, context)
-        case TaskStatus.CANCELLED if isinstance(event, Finished):
-            assert event.attempt.outcome is Outcome.CANCELLED, "a worker has read the wish first"
+        case TaskStatus.CANCELLED if isinstance(event, AttemptEnded):
+            assert event.attempt.outcome is Outcome.CANCELLED, "a worker has read the request first"
         case TaskStatus.CANCELLED:
             assert isinstance(event, Cancelled | Submitted)
-            wish = event.wish if isinstance(event, Cancelled) else event.cancelled
-            assert wish is not None
-            assert wish.tenant == task.tenant
+            cancellation = event.cancellation if isinstance(event, Cancelled) else event.cancelled
+            assert cancellation is not None
+            assert cancellation.tenant == task.tenant
         case TaskStatus.EXPIRED:
             assert late, "it expired before its time"
             assert not isinstance(event, Cancelled)
@@ -355,18 +359,20 @@ def _check_end(
     if result.status not in (TaskStatus.SUCCEEDED, TaskStatus.REFUSED):
         assert result.answer is None
         assert result.served_from is ServedFrom.NOTHING
-    if isinstance(event, Cancelled) or (isinstance(event, Submitted) and _wished(event)):
+    if isinstance(event, Cancelled) or (isinstance(event, Submitted) and _requested(event)):
         assert result.status is TaskStatus.CANCELLED
 
 
-def _wished(event: Submitted) -> bool:
+def _requested(event: Submitted) -> bool:
     return event.cancelled is not None and event.cancelled.tenant == event.task.tenant
 
 
-def _check_answer(before: TaskState | None, result: TaskCompleted, event: Event, context: Context) -> None:
+def _check_answer(
+    before: TaskState | None, result: TaskCompleted, event: RouterEvent, context: DecisionContext
+) -> None:
     source: TaskCompleted | None
     match event:
-        case Finished(attempt=ended):
+        case AttemptEnded(attempt=ended):
             assert result.served_from is ServedFrom.ATTEMPT
             refused = ended.outcome is Outcome.REFUSED
             assert ended.outcome in (Outcome.ANSWERED, Outcome.REFUSED)
@@ -392,7 +398,7 @@ def _check_answer(before: TaskState | None, result: TaskCompleted, event: Event,
     assert source.status in (TaskStatus.SUCCEEDED, TaskStatus.REFUSED)
 
 
-def _cost(context: Context, provider: str, model: str, usage: Usage) -> int:
+def _cost(context: DecisionContext, provider: str, model: str, usage: Usage) -> int:
     try:
         price = context.prices.price(provider, model)
     except PriceUnknown:
@@ -408,41 +414,47 @@ def _cost(context: Context, provider: str, model: str, usage: Usage) -> int:
     )
 
 
-def _wishes(context: Context) -> list[Preferences]:
-    return [wish for wish in (context.user_preferences, context.tenant_preferences) if wish is not None]
+def _cancellations(context: DecisionContext) -> list[Preferences]:
+    return [
+        cancellation
+        for cancellation in (context.user_preferences, context.tenant_preferences)
+        if cancellation is not None
+    ]
 
 
-def _role(task: TaskSubmitted, context: Context) -> Role | None:
+def _role(task: TaskSubmitted, context: DecisionContext) -> RolePolicy | None:
     name = task.role or (None if task.model is not None else context.policy.defaults.role)
     return None if name is None else context.policy.roles.get(name)
 
 
-def _least_level(task: TaskSubmitted, context: Context) -> Privacy:
+def _least_level(task: TaskSubmitted, context: DecisionContext) -> Privacy:
     """The level that a task must have at least, by itself, its role, and whoever sets preferences."""
     role = _role(task, context)
     if role is not None and role.always_local:
         return Privacy.SENSITIVE
     if task.privacy is not None:
         return task.privacy
-    level = next((w.privacy_level for w in _wishes(context) if w.privacy_level), context.policy.defaults.privacy_level)
+    level = next(
+        (w.privacy_level for w in _cancellations(context) if w.privacy_level), context.policy.defaults.privacy_level
+    )
     of_role = 0 if role is None or role.privacy is None else LEVELS.index(role.privacy)
     return LEVELS[max(_BY_NAME[level], of_role)]
 
 
-def _mode(task: TaskSubmitted, context: Context) -> Mode:
-    return task.mode or next((w.ai_mode for w in _wishes(context) if w.ai_mode), context.policy.defaults.mode)
+def _mode(task: TaskSubmitted, context: DecisionContext) -> Mode:
+    return task.mode or next((w.ai_mode for w in _cancellations(context) if w.ai_mode), context.policy.defaults.mode)
 
 
-def _named(context: Context) -> set[str]:
+def _named(context: DecisionContext) -> set[str]:
     """Providers that somebody with the right to say so has named."""
-    allowed = next((w.allowed_providers for w in _wishes(context) if w.allowed_providers), ())
-    preferred = next((w.preferred_provider for w in _wishes(context) if w.preferred_provider), None)
+    allowed = next((w.allowed_providers for w in _cancellations(context) if w.allowed_providers), ())
+    preferred = next((w.preferred_provider for w in _cancellations(context) if w.preferred_provider), None)
     return {*allowed, *([preferred] if preferred else [])}
 
 
-def _preferred_first(refs: Sequence[ModelRef], task: TaskSubmitted, context: Context) -> list[tuple[str, str]]:
+def _preferred_first(refs: Sequence[ModelRef], task: TaskSubmitted, context: DecisionContext) -> list[tuple[str, str]]:
     first = task.preferred_provider or next(
-        (w.preferred_provider for w in _wishes(context) if w.preferred_provider), None
+        (w.preferred_provider for w in _cancellations(context) if w.preferred_provider), None
     )
     names = [(ref.provider, ref.model) for ref in refs]
     return [name for name in names if name[0] == first] + [name for name in names if name[0] != first]
@@ -455,12 +467,14 @@ def _same(offered: str, asked: str, place: Place) -> bool:
     return full(offered) == full(asked)
 
 
-def variants(state: TaskState | None, task: TaskSubmitted, context: Context) -> list[tuple[Event, Context]]:
+def variants(
+    state: TaskState | None, task: TaskSubmitted, context: DecisionContext
+) -> list[tuple[RouterEvent, DecisionContext]]:
     """Every kind of event for a task, in season and out: late, early, twice, out of order, and from strangers."""
     from headrace_testing.routing import cancelled, finished
 
     last = 0 if state is None else len(state.attempts)
-    events: list[Event] = [
+    events: list[RouterEvent] = [
         Submitted(task, b"key", 0),
         Submitted(replace(task, tenant="mallory"), b"other", 1),
         Submitted(task, b"key", 0, None, cancelled(task.task_id)),
@@ -487,9 +501,11 @@ def variants(state: TaskState | None, task: TaskSubmitted, context: Context) -> 
     events += [LeaderFinished(leader) for leader in leaders]
     for number in sorted({0, 1, max(0, last - 1), last, last + 1}):
         for tenant in (task.tenant, "mallory"):
-            events += [Finished(finished(outcome, number, task_id=task.task_id, tenant=tenant)) for outcome in Outcome]
+            events += [
+                AttemptEnded(finished(outcome, number, task_id=task.task_id, tenant=tenant)) for outcome in Outcome
+            ]
     busy = Failure(code="overloaded", retry_after_ms=3_000)
-    events.append(Finished(finished(Outcome.FAILED_RETRYABLE, last, task_id=task.task_id, failure=busy)))
+    events.append(AttemptEnded(finished(Outcome.FAILED_RETRYABLE, last, task_id=task.task_id, failure=busy)))
     found = [(event, context) for event in events]
     if state is not None:
         times = [at for at in (state.wake_at, state.deadline_at) if at is not None]

@@ -30,13 +30,13 @@ from headrace_runtime.authentication import authentication
 from headrace_runtime.health import Health
 from headrace_runtime.http import DRAINING, new_app
 from headrace_runtime.metrics import Metrics
-from headrace_skill_broadcaster.adapters.feed_door import FeedDoor, FeedLimits
+from headrace_skill_broadcaster.adapters.feed_api import FeedApi, FeedLimits
 from headrace_skill_broadcaster.adapters.search_index import SearchIndex
-from headrace_skill_broadcaster.adapters.skills_door import DoorTools, SkillsDoor
-from headrace_skill_broadcaster.decide.rules import Limits
+from headrace_skill_broadcaster.adapters.skills_api import ApiTools, SkillsApi
+from headrace_skill_broadcaster.decide.rules import SkillLimits
 from headrace_skill_broadcaster.feed import Feed
 from headrace_skill_broadcaster.keeper import Tools
-from headrace_skill_broadcaster.measures import Measures
+from headrace_skill_broadcaster.metrics import SkillMetrics
 from headrace_skill_broadcaster.replay import Replay
 from headrace_skill_broadcaster.service import SubmissionService
 from headrace_skill_broadcaster.view import CatalogView
@@ -74,10 +74,10 @@ class Process:
         self.log = MemoryLog(installation.cluster, client=name, network=network)
         codec = installation.codec
         self.metrics = Metrics("test")
-        self.measures = Measures(self.metrics)
+        self.measures = SkillMetrics(self.metrics)
         self.health = Health()
         self.publisher = Publisher(self.log.producer(), codec, f"headrace/test/{name}")
-        self.rules = Limits()
+        self.rules = SkillLimits()
         self.view = CatalogView(SearchIndex())
         self.catalog: Table[SkillPublished] = Table(self.log, codec, SKILLS_CATALOG, self.view.apply)
         self.submissions = SubmissionService(
@@ -120,14 +120,14 @@ class Process:
         app = new_app(
             metrics=Metrics("api"), body_limit_bytes=1_000_000, middlewares=(authentication(self._keys, PEPPER),)
         )
-        feed_door = FeedDoor(
+        feed_api = FeedApi(
             self.feed,
             self.replay,
             FeedLimits(heartbeat_seconds=heartbeat_seconds, interests=5, buffer_bytes=self.buffer_bytes),
             self.rules,
             self.measures,
         )
-        tools = DoorTools(
+        tools = ApiTools(
             view=self.view,
             publisher=self.publisher,
             limits=self.rules,
@@ -136,7 +136,7 @@ class Process:
             clock=now_ms,
             new_id=new_id,
         )
-        SkillsDoor(tools, feed_door).add_to(app)
+        SkillsApi(tools, feed_api).add_to(app)
         client: ApiClient = TestClient(TestServer(app), headers={"Authorization": f"Bearer {key}"})
         await client.start_server()
         self._clients.append(client)

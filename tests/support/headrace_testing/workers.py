@@ -26,7 +26,7 @@ from headrace_models.ports import (
     Usage,
     hand_out,
 )
-from headrace_models.worker.pool import Place, PlaceView, Pool
+from headrace_models.worker.pool import Endpoint, EndpointView, Pool
 from headrace_models.worker.runner import AttemptRunner, Forbid, IsCancelled, RunnerOptions, RunObserver
 from headrace_streams.memory import MemoryCluster, MemoryLog
 from headrace_streams.memory.network import Network
@@ -80,16 +80,16 @@ class ScriptedProvider:
         self.closed = True
 
 
-def first_of(views: Sequence[PlaceView], model: str) -> PlaceView | None:
-    """The place with the most free slots among those that list the model."""
+def first_of(views: Sequence[EndpointView], model: str) -> EndpointView | None:
+    """The endpoint with the most free slots among those that list the model."""
     return max((view for view in views if model in view.models), key=lambda view: view.free, default=None)
 
 
-def healthy(provider: ScriptedProvider, slots: int = 4) -> Place:
-    """A place that has been looked at."""
-    place = Place(provider, slots)
-    place.seen(provider.current)
-    return place
+def healthy(provider: ScriptedProvider, slots: int = 4) -> Endpoint:
+    """An endpoint that has been looked at."""
+    endpoint = Endpoint(provider, slots)
+    endpoint.seen(provider.current)
+    return endpoint
 
 
 class WorkerBench:
@@ -110,9 +110,9 @@ class WorkerBench:
 
     def runner(
         self,
-        places: Sequence[Place],
+        endpoints: Sequence[Endpoint],
         *,
-        choose: Callable[[Sequence[PlaceView], str], PlaceView | None] = first_of,
+        choose: Callable[[Sequence[EndpointView], str], EndpointView | None] = first_of,
         observer: RunObserver | None = None,
         forbid: Forbid = lambda _request: None,
         is_cancelled: IsCancelled = lambda _task_id, _tenant: False,
@@ -121,7 +121,7 @@ class WorkerBench:
         return AttemptRunner(
             codec=self.codec,
             publisher=self.publisher,
-            pool=Pool(places, choose),
+            pool=Pool(endpoints, choose),
             options=RunnerOptions(worker="worker-1", **options),
             clock_ms=now_ms,
             new_id=lambda: f"execution-{next(self._numbers)}",
@@ -144,7 +144,7 @@ class WorkerBench:
             subject=request.task_id,
             traceparent="00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
         )
-        placed = self.cluster.append(self.publisher.outgoing(publication), now_ms())
+        placed = self.cluster.append(self.publisher.record_of(publication), now_ms())
         return self.cluster.records(placed.topic, placed.partition)[placed.offset]
 
     def records(self, spec: TopicSpec) -> list[Record]:

@@ -89,7 +89,7 @@ def test_a_target_is_judged_by_the_median(at_most: bool, median: float, met: boo
     target = Target("rate", 0.9, Spread(median, 0.1, 9.0), at_most=at_most)
 
     assert target.met is met
-    assert ("reached" if met else "missed") in target.line()
+    assert target.line().endswith(": met" if met else ": not met")
 
 
 def test_a_table_reads_the_same_as_text_and_as_markdown() -> None:

@@ -25,7 +25,7 @@ serviceDefaults:
   # Pods.
   replicas: 2
 
-# The door.
+# The API.
 intake:
   replicas: 3
 """
@@ -38,12 +38,12 @@ def test_each_value_has_its_default_and_the_comment_above_it() -> None:
         ("kafka.caSecret", "Secret with the authority."),
         ("serviceDefaults", "Taken for all."),
         ("serviceDefaults.replicas", "Pods."),
-        ("intake", "The door."),
+        ("intake", "The API."),
         ("intake.replicas", "Pods."),
     ]
     shown = table(TEXT)
     assert '| `prefix` | `"a."` | Put before names. |' in shown
-    assert "### `intake`\n\nThe door.\n" in shown
+    assert "### `intake`\n\nThe API.\n" in shown
     assert "| `intake.replicas` | `3` | Pods. |" in shown
 
 

@@ -7,14 +7,14 @@ from dataclasses import replace
 import pytest
 from headrace_contracts.events import SpendWindows
 from headrace_cost_accountant.decide.answers import (
-    Group,
+    ReportGroup,
     Sums,
     dollars,
     live_document,
     report_csv,
     report_document,
 )
-from headrace_cost_accountant.decide.questions import CostQuestion, QuestionUnclear, TenantForbidden, ask, whose
+from headrace_cost_accountant.decide.questions import CostQuery, CostQueryInvalid, TenantForbidden, ask, whose
 from headrace_cost_accountant.decide.windows import LENGTHS, Live, Spend, current_windows, spend_windows, window_start
 
 DAY = 86_400_000
@@ -26,11 +26,11 @@ def test_a_question_with_everything() -> None:
         "acme",
         is_admin=False,
     )
-    assert question == CostQuestion("acme", 1_767_312_000_000, 1_767_438_000_000, ("model", "day"))
+    assert question == CostQuery("acme", 1_767_312_000_000, 1_767_438_000_000, ("model", "day"))
     assert not question.balances_suffice
     assert replace(question, until=1_767_398_400_000).balances_suffice
     assert not replace(question, until=None, group_by=("role",)).balances_suffice
-    assert CostQuestion("acme").balances_suffice
+    assert CostQuery("acme").balances_suffice
 
 
 def test_times_may_be_milliseconds_and_a_plus_may_have_become_a_blank() -> None:
@@ -50,7 +50,7 @@ def test_times_may_be_milliseconds_and_a_plus_may_have_become_a_blank() -> None:
     ],
 )
 def test_what_is_unclear_is_named(query: dict[str, str], parameter: str) -> None:
-    with pytest.raises(QuestionUnclear) as caught:
+    with pytest.raises(CostQueryInvalid) as caught:
         ask(query, "acme", is_admin=True)
     assert caught.value.parameter == parameter
 
@@ -66,13 +66,13 @@ def test_only_admins_see_other_tenants() -> None:
 
 
 GROUPS = [
-    Group({"user": "=1+1"}, False, Sums(2, 10, 20, 5, 1, 1_500_000_001, 7, 1)),
-    Group({"user": "=1+1"}, True, Sums(1, 1, 2, 0, 0, 500_000_000)),
+    ReportGroup({"user": "=1+1"}, False, Sums(2, 10, 20, 5, 1, 1_500_000_001, 7, 1)),
+    ReportGroup({"user": "=1+1"}, True, Sums(1, 1, 2, 0, 0, 500_000_000)),
 ]
 
 
 def test_a_report_adds_up_and_shows_the_simulated_part() -> None:
-    document = report_document(CostQuestion("acme", group_by=("user",)), GROUPS)
+    document = report_document(CostQuery("acme", group_by=("user",)), GROUPS)
     assert document["total"]["cost_nanodollars"] == 2_000_000_001
     assert document["total"]["cost_usd"] == "2.000000001"
     assert document["total"]["executions"] == 3
@@ -82,13 +82,13 @@ def test_a_report_adds_up_and_shows_the_simulated_part() -> None:
 
 
 def test_without_grouping_there_is_only_the_total() -> None:
-    document = report_document(CostQuestion("acme"), [Group({}, False, Sums(1))])
+    document = report_document(CostQuery("acme"), [ReportGroup({}, False, Sums(1))])
     assert document["groups"] == []
     assert document["total"]["executions"] == 1
 
 
 def test_csv_is_whole_and_harmless_in_a_spreadsheet() -> None:
-    rows = list(csv.DictReader(io.StringIO(report_csv(CostQuestion("acme", group_by=("user",)), GROUPS))))
+    rows = list(csv.DictReader(io.StringIO(report_csv(CostQuery("acme", group_by=("user",)), GROUPS))))
     assert [row["user"] for row in rows] == ["'=1+1", "'=1+1"]
     assert [row["simulated"] for row in rows] == ["false", "true"]
     assert rows[0]["cost_nanodollars"] == "1500000001"

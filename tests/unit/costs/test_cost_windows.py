@@ -15,8 +15,8 @@ from headrace_contracts.topics import USAGE_RECORDED
 from headrace_cost_accountant.adapters.faust_credentials import NotForFaust, credentials_of
 from headrace_cost_accountant.adapters.usage_codec import Undecoded, UsageCodec
 from headrace_cost_accountant.adapters.windows_app import add_once
-from headrace_cost_accountant.measures import Measures
-from headrace_cost_accountant.service import LiveWindows
+from headrace_cost_accountant.metrics import LedgerMetrics
+from headrace_cost_accountant.service import LiveWindowsRunner
 from headrace_runtime.health import Health
 from headrace_runtime.metrics import Metrics
 
@@ -127,7 +127,7 @@ async def test_a_failure_is_shown_and_started_anew_without_stopping_anything(
     flaky = Flaky(failures=3)
 
     health, metrics = Health(), Metrics("test")
-    windows = LiveWindows(lambda: flaky, health, Measures(metrics), first_delay_seconds=0.01)
+    windows = LiveWindowsRunner(lambda: flaky, health, LedgerMetrics(metrics), first_delay_seconds=0.01)
     running = asyncio.create_task(windows.run())
     while flaky.lives < 2:  # noqa: ASYNC110 - the state passes by
         await asyncio.sleep(0.001)

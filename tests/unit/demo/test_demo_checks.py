@@ -24,9 +24,16 @@ from headrace_contracts.events import (
 )
 from headrace_devstack.demo.answers import write_answers
 from headrace_devstack.demo.checks import all_checks
-from headrace_devstack.demo.corpus import Agent, Job, Privacy, Way
+from headrace_devstack.demo.corpus import Agent, Job, JobPrivacy, Way
 from headrace_devstack.demo.measure import figures, percentile, spread, task_rows
-from headrace_devstack.demo.outcomes import CloudAttempt, Delivery, Evidence, Outcome, Received, SkillExchange
+from headrace_devstack.demo.outcomes import (
+    CloudAttempt,
+    JobOutcome,
+    MarkerSearch,
+    RunEvidence,
+    SkillDelivery,
+    SkillExchange,
+)
 from headrace_devstack.demo.report import Run, as_document, print_report
 from rich.console import Console
 
@@ -36,7 +43,8 @@ AGENT = Agent("agent-1", "acme", Way.HTTP, ("review",), ())
 def _job(number: int, *, sensitive: bool = False, twin_of: int | None = None) -> Job:
     return Job(
         number=number, role="code_reviewer", kind="review", subject="a.py", prompt="p", priority="batch",
-        privacy=Privacy.SENSITIVE if sensitive else Privacy.PUBLIC, marker="m" if sensitive else None, twin_of=twin_of,
+        privacy=JobPrivacy.SENSITIVE if sensitive else JobPrivacy.PUBLIC, marker="m" if sensitive else None,
+        twin_of=twin_of,
     )  # fmt: skip
 
 
@@ -59,11 +67,11 @@ def _attempt(task_id: str, queued_ms: float) -> AttemptFinished:
 
 
 OUTCOMES = (
-    Outcome(_job(1), AGENT, "t1", 500.0, True),
-    Outcome(_job(2, sensitive=True), AGENT, "t2", 700.0, True),
-    Outcome(_job(3, twin_of=1), AGENT, "t3", 20.0, True),
+    JobOutcome(_job(1), AGENT, "t1", 500.0, True),
+    JobOutcome(_job(2, sensitive=True), AGENT, "t2", 700.0, True),
+    JobOutcome(_job(3, twin_of=1), AGENT, "t3", 20.0, True),
 )
-EVIDENCE = Evidence(
+EVIDENCE = RunEvidence(
     submitted=("t1", "t2", "t3"),
     completions=(
         _end("t1", provider="groq", cost=7),
@@ -73,11 +81,11 @@ EVIDENCE = Evidence(
     attempts=(_attempt("t1", 60.0), _attempt("t2", 90.0)),
     cloud_attempts=(CloudAttempt("work.cloud.batch", "t1", "groq", False),),
     ledger={"acme": 7},
-    received=Received(True, {"ollama": 1, "groq": 0}),
+    received=MarkerSearch(True, {"ollama": 1, "groq": 0}),
 )
 EXCHANGE = SkillExchange(
     publish_ms=(9.0,),
-    deliveries=(Delivery("s", "agent-2", "agent-1", 30.0, 12.0),),
+    deliveries=(SkillDelivery("s", "agent-2", "agent-1", 30.0, 12.0),),
     expected=frozenset({("s", "agent-1")}),
 )
 
@@ -88,14 +96,14 @@ def test_a_good_run_passes_every_check() -> None:
     assert len(checks) == 11
 
 
-def _ends(*ends: TaskCompleted) -> Evidence:
+def _ends(*ends: TaskCompleted) -> RunEvidence:
     return replace(EVIDENCE, completions=ends)
 
 
 T1, T2, T3 = EVIDENCE.completions
 
 LEAK = CloudAttempt("work.cloud.batch", "t2", "groq", True)
-NOT_ACCEPTED = Outcome(_job(4), AGENT, None, 1.0, False, "no")
+NOT_ACCEPTED = JobOutcome(_job(4), AGENT, None, 1.0, False, "no")
 NOT_ANSWERED = replace(OUTCOMES[0], answered=False, problem="failed")
 
 
@@ -104,8 +112,8 @@ class Broken:
     """What is seen when a promise, named by its first words, is broken."""
 
     promise: str
-    outcomes: tuple[Outcome, ...] = OUTCOMES
-    evidence: Evidence = EVIDENCE
+    outcomes: tuple[JobOutcome, ...] = OUTCOMES
+    evidence: RunEvidence = EVIDENCE
     exchange: SkillExchange = EXCHANGE
     unread: tuple[str, ...] = ()
 
@@ -123,9 +131,9 @@ BROKEN = (
     Broken("no sensitive attempt", evidence=replace(EVIDENCE, cloud_attempts=(LEAK,))),
     Broken("sensitive tasks were answered", evidence=_ends(T1, replace(T2, provider="groq"), T3)),
     Broken("sensitive tasks were answered", evidence=_ends(T1, replace(T2, privacy=WirePrivacy.PUBLIC), T3)),
-    Broken("no sensitive byte", evidence=replace(EVIDENCE, received=Received(True, {"ollama": 1, "groq": 1}))),
-    Broken("no sensitive byte", evidence=replace(EVIDENCE, received=Received(False, {"ollama": 1}))),
-    Broken("the markers do arrive", evidence=replace(EVIDENCE, received=Received(True, {"ollama": 0}))),
+    Broken("no sensitive byte", evidence=replace(EVIDENCE, received=MarkerSearch(True, {"ollama": 1, "groq": 1}))),
+    Broken("no sensitive byte", evidence=replace(EVIDENCE, received=MarkerSearch(False, {"ollama": 1}))),
+    Broken("the markers do arrive", evidence=replace(EVIDENCE, received=MarkerSearch(True, {"ollama": 0}))),
     Broken("tasks and ledger agree", evidence=replace(EVIDENCE, ledger={"acme": 8})),
     Broken("tasks and ledger agree", evidence=replace(EVIDENCE, ledger={})),
     Broken("every skill reached", exchange=replace(EXCHANGE, deliveries=())),
@@ -143,7 +151,7 @@ def test_a_broken_promise_is_found(seen: Broken) -> None:
 
 
 def test_nothing_submitted_is_no_success() -> None:
-    empty = Evidence((), (), (), (), {}, Received(True, {}))
+    empty = RunEvidence((), (), (), (), {}, MarkerSearch(True, {}))
     assert not all(check.kept for check in all_checks((), empty, SkillExchange()))
 
 
@@ -180,7 +188,7 @@ def test_figures_count_what_was_shared_and_where_tasks_ran() -> None:
     assert (tenant.tasks, tenant.tasks_nanodollars, tenant.ledger_nanodollars) == (3, 7, 7)
 
 
-def _run(evidence: Evidence) -> Run:
+def _run(evidence: RunEvidence) -> Run:
     return Run(
         run="r", folder="/x", files=2, sensitive_files=1, commits=0, agents=1, simulated=("groq",),
         figures=figures(OUTCOMES, evidence, EXCHANGE, 10.0), checks=all_checks(OUTCOMES, evidence, EXCHANGE),

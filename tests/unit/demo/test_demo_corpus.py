@@ -12,8 +12,8 @@ from headrace_devstack.demo.corpus import (
     SENSITIVE_PATTERNS,
     Commit,
     Corpus,
+    JobPrivacy,
     Plan,
-    Privacy,
     SourceFile,
     Way,
     is_sensitive,
@@ -64,7 +64,7 @@ def test_a_plan_has_the_tasks_asked_for_in_all_roles_ways_and_levels() -> None:
         "documentation", "code_reviewer", "testing", "security_reviewer", "changelog_writer",
     }  # fmt: skip
     assert {agent.way for agent in plan.agents} == set(Way)
-    assert {job.privacy for job in plan.jobs} == set(Privacy)
+    assert {job.privacy for job in plan.jobs} == set(JobPrivacy)
     assert {job.priority for job in plan.jobs} == {"interactive", "batch"}
     assert {(agent.tenant, agent.way) for agent in plan.agents} == {(t, w) for t in TENANTS for w in Way}
 
@@ -74,7 +74,7 @@ def test_every_job_on_a_sensitive_file_is_sensitive_and_carries_its_marker_and_n
     markers = {marker_of("r", f"src/auth/s{n}.py") for n in range(8)}
     for job in jobs:
         is_secret = "src/auth/" in job.subject
-        assert (job.privacy is Privacy.SENSITIVE) is is_secret
+        assert (job.privacy is JobPrivacy.SENSITIVE) is is_secret
         assert (job.marker is not None) is is_secret
         assert any(marker in job.prompt for marker in markers) is is_secret
         if job.marker is not None:
@@ -119,7 +119,7 @@ def test_some_agents_teach_and_everybody_follows_two_domains() -> None:
     lessons = [(agent, job) for agent in plan.agents for job in agent.jobs if job.teaches]
     assert 15 <= len(lessons) <= 25
     assert len({job.teaches for _, job in lessons}) == len(lessons)
-    assert all(job.privacy is not Privacy.SENSITIVE for _, job in lessons)
+    assert all(job.privacy is not JobPrivacy.SENSITIVE for _, job in lessons)
     for agent in plan.agents:
         assert len(set(agent.interests)) == 2
         assert set(agent.interests) <= set(DOMAINS)

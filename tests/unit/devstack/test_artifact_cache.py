@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 from headrace_devstack import artifact_download, artifacts
 from headrace_devstack.artifact_download import CHUNK
-from headrace_devstack.artifacts import Artifact, ArtifactCache, locked_artifacts, parse_lock, require_room
+from headrace_devstack.artifacts import ArtifactCache, require_room
 from headrace_devstack.errors import CheckTheMirror, FreeDiskSpace, GoOnline
+from headrace_devstack.locked_artifacts import LOCK_FILE, Artifact, locked_artifacts, parse_lock
 
 
 class Repository(ThreadingHTTPServer):
@@ -51,7 +52,7 @@ class _Handler(BaseHTTPRequestHandler):
         """Silent: the tests read `requests`."""
 
 
-class Progress:
+class OffsetAndMetadata:
     def __init__(self) -> None:
         self.expected = (0, 0)
         self.received = 0
@@ -125,7 +126,7 @@ def cache(folder: Path, repository: Repository | str) -> ArtifactCache:
 
 def test_everything_is_fetched_checked_and_unpacked(tmp_path: Path, repository: Repository) -> None:
     serve(repository)
-    progress = Progress()
+    progress = OffsetAndMetadata()
     found = cache(tmp_path, repository).fetch(progress)
     assert [jar.read_bytes() for jar in found.kafka_jars] == [JAR]
     assert (found.registry_home / "start").read_bytes() == b"run me"
@@ -137,15 +138,15 @@ def test_everything_is_fetched_checked_and_unpacked(tmp_path: Path, repository: 
 
 def test_the_second_time_needs_no_network(tmp_path: Path, repository: Repository) -> None:
     serve(repository)
-    first = cache(tmp_path, repository).fetch(Progress())
-    assert cache(tmp_path, "http://127.0.0.1:9/nowhere").fetch(Progress()) == first
+    first = cache(tmp_path, repository).fetch(OffsetAndMetadata())
+    assert cache(tmp_path, "http://127.0.0.1:9/nowhere").fetch(OffsetAndMetadata()) == first
 
 
 def test_a_damaged_file_is_fetched_again(tmp_path: Path, repository: Repository) -> None:
     serve(repository)
-    (jar,) = cache(tmp_path, repository).fetch(Progress()).kafka_jars
+    (jar,) = cache(tmp_path, repository).fetch(OffsetAndMetadata()).kafka_jars
     jar.write_bytes(b"cut short")
-    assert cache(tmp_path, repository).fetch(Progress()).kafka_jars == (jar,)
+    assert cache(tmp_path, repository).fetch(OffsetAndMetadata()).kafka_jars == (jar,)
     assert jar.read_bytes() == JAR
 
 
@@ -156,12 +157,12 @@ def test_a_disk_that_fills_up_is_named(tmp_path: Path, repository: Repository, m
     serve(repository)
     monkeypatch.setattr(Path, "replace", full)
     with pytest.raises(FreeDiskSpace, match="is full"):
-        cache(tmp_path, repository).fetch(Progress())
+        cache(tmp_path, repository).fetch(OffsetAndMetadata())
 
 
 def test_without_network_the_error_says_so(tmp_path: Path) -> None:
     with pytest.raises(GoOnline, match="connect to the network") as raised:
-        cache(tmp_path, "http://127.0.0.1:9/nowhere").fetch(Progress())
+        cache(tmp_path, "http://127.0.0.1:9/nowhere").fetch(OffsetAndMetadata())
     assert "HTTPS_PROXY" in raised.value.remedy
 
 
@@ -169,7 +170,7 @@ def test_a_broken_download_goes_on_where_it_stopped(tmp_path: Path, repository: 
     serve(repository)
     path = "/maven2/org/example/broker/1.0/broker-1.0.jar"
     repository.cut = {path: 100_000}
-    progress = Progress()
+    progress = OffsetAndMetadata()
     found = cache(tmp_path, repository).fetch(progress)
     assert found.kafka_jars[0].read_bytes() == JAR
     assert [asked for asked in repository.requests if asked[0] == path] == [(path, None), (path, f"bytes={CHUNK}-")]
@@ -179,13 +180,13 @@ def test_a_broken_download_goes_on_where_it_stopped(tmp_path: Path, repository: 
 def test_another_file_than_the_pinned_one_is_refused(tmp_path: Path, repository: Repository) -> None:
     serve(repository, jar=b"evil" + JAR[4:])
     with pytest.raises(CheckTheMirror, match="SHA-256"):
-        cache(tmp_path, repository).fetch(Progress())
+        cache(tmp_path, repository).fetch(OffsetAndMetadata())
     assert not list(tmp_path.rglob("*.jar"))
 
 
 def test_a_mirror_without_the_file_is_named(tmp_path: Path, repository: Repository) -> None:
     with pytest.raises(CheckTheMirror, match="HEADRACE_MAVEN_REPOSITORY"):
-        cache(tmp_path, repository).fetch(Progress())
+        cache(tmp_path, repository).fetch(OffsetAndMetadata())
 
 
 def test_room_on_the_disk_is_checked_before(tmp_path: Path) -> None:
@@ -195,7 +196,7 @@ def test_room_on_the_disk_is_checked_before(tmp_path: Path) -> None:
 
 
 def test_the_lock_pins_the_versions_of_the_design_and_names_no_host() -> None:
-    text = Path(artifacts.__file__).with_name(artifacts.LOCK_FILE).read_text()
+    text = Path(artifacts.__file__).with_name(LOCK_FILE).read_text()
     locked = locked_artifacts()
     assert parse_lock(text) == locked
     coordinates = {artifact.coordinate for artifact in locked}

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from headrace_devstack.restart import GiveUp, RestartAfter, RestartPolicy, RestartState, on_exit, start_patience
+from headrace_devstack.restart import RestartAfter, RestartPolicy, RestartState, StopRestarting, on_exit, start_patience
 
 POLICY = RestartPolicy(first=1.0, factor=2.0, longest=10.0, forget_after=60.0, tries_before_healthy=2)
 
@@ -26,7 +26,7 @@ def test_a_long_healthy_run_is_forgiven() -> None:
 def test_a_part_that_never_became_healthy_is_given_up() -> None:
     once, first = on_exit(RestartState(), POLICY, healthy_for=None)
     _, second = on_exit(once, POLICY, healthy_for=None)
-    assert (first, second) == (RestartAfter(1.0), GiveUp(2))
+    assert (first, second) == (RestartAfter(1.0), StopRestarting(2))
 
 
 def test_a_part_that_was_healthy_once_is_never_given_up() -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from headrace_devstack.errors import FreeThePort
-from headrace_devstack.parts.part import Command, Process
+from headrace_devstack.parts.part import Process, ProcessCommand
 from headrace_devstack.status import DownloadBar, EventLines, print_error, status_line
 from headrace_devstack.supervisor import Condition, PartEvent, PartStatus
 from rich.console import Console
@@ -26,7 +26,7 @@ def printed(console: Console) -> str:
 
 
 def part(name: str, address: str = "", note: str = "") -> Process:
-    command = Command(argv=(), environment={}, log=Path(f"/logs/{name}.log"), folder=Path("/"))
+    command = ProcessCommand(argv=(), environment={}, log=Path(f"/logs/{name}.log"), folder=Path("/"))
     return Process(name, command, fine, address=address, note=note)
 
 

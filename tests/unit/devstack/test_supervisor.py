@@ -12,7 +12,7 @@ import psutil
 import pytest
 from headrace_devstack import supervisor as supervisor_module
 from headrace_devstack.errors import FreeThePort, ReadThePartLog
-from headrace_devstack.parts.part import Command, NotHealthyYet, Part, Process, Step
+from headrace_devstack.parts.part import NotHealthyYet, Process, ProcessCommand, SetupStep, StackPart
 from headrace_devstack.restart import RestartPolicy
 from headrace_devstack.supervisor import Condition, PartEvent, Supervisor, layers
 
@@ -56,7 +56,7 @@ def process(
     stop_seconds: float = 5.0,
     start_seconds: float = 5.0,
 ) -> Process:
-    command = Command(
+    command = ProcessCommand(
         argv=("/bin/sh", "-c", script),
         environment=dict(os.environ),
         log=folder / f"{name}.log",
@@ -67,7 +67,7 @@ def process(
 
 
 @asynccontextmanager
-async def supervised(parts: Sequence[Part]) -> AsyncIterator[tuple[Supervisor, Events]]:
+async def supervised(parts: Sequence[StackPart]) -> AsyncIterator[tuple[Supervisor, Events]]:
     events = Events()
     supervisor = Supervisor(parts, events, POLICY)
     try:
@@ -93,9 +93,9 @@ async def test_parts_start_after_those_they_need_and_stop_before_them(tmp_path: 
     async def prepare() -> None:
         order.append("prepare app")
 
-    parts: list[Part] = [
+    parts: list[StackPart] = [
         process(tmp_path, "app", after=("step",), prepare=prepare),
-        Step("step", step, after=("store",)),
+        SetupStep("step", step, after=("store",)),
         process(tmp_path, "store"),
     ]
     async with supervised(parts) as (supervisor, events):
@@ -182,7 +182,7 @@ async def test_a_failed_step_fails_the_start(tmp_path: Path) -> None:
     async def step() -> str:
         raise FreeThePort("port 1 is taken", "free it")
 
-    async with supervised([process(tmp_path, "ok"), Step("step", step, after=("ok",))]) as (supervisor, _):
+    async with supervised([process(tmp_path, "ok"), SetupStep("step", step, after=("ok",))]) as (supervisor, _):
         with pytest.raises(FreeThePort):
             await supervisor.start()
 

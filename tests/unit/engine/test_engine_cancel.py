@@ -7,9 +7,9 @@ from collections import Counter
 from collections.abc import Callable
 
 import pytest
-from headrace_streams.errors import RetryLater, SendToDeadLetters, TryAgain
+from headrace_streams.errors import RetryRecord, SendToDeadLetters, TransientError
 from headrace_streams.memory import MemoryCluster, MemoryLog
-from headrace_streams.parallel import Ending, Lane, ParallelConsumer
+from headrace_streams.parallel import Ending, ParallelConsumer, TopicLane
 from headrace_streams.records import Record
 from headrace_testing.engine import (
     GROUP,
@@ -56,7 +56,8 @@ async def test_what_waits_is_never_begun_and_what_runs_goes_on(cluster: MemoryCl
     fill(cluster, 40, keys=4)
     work, observer = Work(), Counting()
     async with running(cluster, work.handle, skip=work.skip, observer=observer, max_in_flight=10) as consumer:
-        await eventually(lambda: sum(consumer.state().waiting.values()) == 36, "one of each key runs")
+        await eventually(lambda: len(work.begun) == 4, "one of each key runs")
+        await eventually(lambda: sum(consumer.state().waiting.values()) == 36, "the others wait")
         begun = set(work.begun)
         assert consumer.cancel(lambda record: number_of(record) >= 20) == 20
         assert consumer.cancel(lambda record: number_of(record) >= 20) == 0, "once is enough"
@@ -77,7 +78,7 @@ async def test_what_is_parked_is_never_tried_again(cluster: MemoryCluster) -> No
     async def handle(record: Record) -> None:
         tries[number_of(record)] += 1
         if number_of(record) == 0:
-            raise RetryLater("much later", 3600.0)
+            raise RetryRecord("much later", 3600.0)
 
     async with running(cluster, handle) as consumer:
         await eventually(lambda: consumer.state().parked == 1 and len(tries) == 5, "one is parked")
@@ -132,7 +133,7 @@ async def test_a_skip_that_fails_is_tried_again_and_at_last_kept(cluster: Memory
     async def skip(record: Record) -> None:
         tries[number_of(record)] += 1
         if number_of(record) == 2 and tries[2] < 4:
-            raise TryAgain("no broker")
+            raise TransientError("no broker")
         if number_of(record) == 3:
             raise SendToDeadLetters("never")
 
@@ -164,6 +165,6 @@ async def test_what_is_on_its_way_to_the_dead_letters_gets_there(cluster: Memory
 
 async def test_before_it_runs_there_is_nothing_to_cancel(cluster: MemoryCluster) -> None:
     consumer = ParallelConsumer(
-        MemoryLog(cluster), GROUP, [Lane(TOPIC)], lambda _record: None, dead_letters=Letters(), options=options()
+        MemoryLog(cluster), GROUP, [TopicLane(TOPIC)], lambda _record: None, dead_letters=Letters(), options=options()
     )
     assert consumer.cancel(lambda _record: True) == 0

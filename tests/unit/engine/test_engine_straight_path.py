@@ -8,10 +8,10 @@ from collections import Counter, defaultdict
 from collections.abc import Awaitable
 
 import pytest
-from headrace_streams.errors import RetryLater
+from headrace_streams.errors import RetryRecord
 from headrace_streams.memory import MemoryCluster, MemoryLog
-from headrace_streams.parallel import Ending, Lane, Ordering, ParallelConsumer
-from headrace_streams.records import Outgoing, Record
+from headrace_streams.parallel import Ending, Ordering, ParallelConsumer, TopicLane
+from headrace_streams.records import ProducerRecord, Record
 from headrace_testing.engine import (
     GROUP,
     TOPIC,
@@ -40,7 +40,7 @@ async def test_what_a_plain_function_handles_is_never_queued(cluster: MemoryClus
         raise AssertionError("asked whose turn it is")
 
     consumer = ParallelConsumer(
-        MemoryLog(cluster), GROUP, [Lane(TOPIC)], lambda record: seen.append(number_of(record)),
+        MemoryLog(cluster), GROUP, [TopicLane(TOPIC)], lambda record: seen.append(number_of(record)),
         dead_letters=Letters(), options=options(), tenant_of=queued,
     )  # fmt: skip
     task = asyncio.create_task(consumer.run())
@@ -73,7 +73,7 @@ async def test_behind_a_record_that_is_stuck_its_key_waits_and_others_go_on(clus
             if stuck == "waits":
                 return wait(record)
             if tries == 1:
-                raise ValueError("once") if stuck == "fails" else RetryLater("later", 0.05)
+                raise ValueError("once") if stuck == "fails" else RetryRecord("later", 0.05)
         note(record)
         return None
 
@@ -118,14 +118,16 @@ async def test_of_what_comes_together_the_first_lane_goes_first(cluster: MemoryC
     fill(cluster, 20)
     fill(cluster, 20, topic="z-urgent")
     order: list[str] = []
-    async with running(cluster, lambda record: order.append(record.topic), lanes=(Lane("z-urgent"), Lane(TOPIC))):
+    async with running(
+        cluster, lambda record: order.append(record.topic), lanes=(TopicLane("z-urgent"), TopicLane(TOPIC))
+    ):
         await eventually(lambda: len(order) == 40, "all are done")
     assert order == ["z-urgent"] * 20 + [TOPIC] * 20
 
 
 async def test_holes_and_what_was_finished_before_are_passed_over(cluster: MemoryCluster) -> None:
     for number in range(60):
-        cluster.append(Outgoing(TOPIC, str(number).encode(), f"k{number % 20}".encode(), partition=0))
+        cluster.append(ProducerRecord(TOPIC, str(number).encode(), f"k{number % 20}".encode(), partition=0))
     hang = number_of(cluster.records(TOPIC, 0)[45])
 
     async def hang_on_one(record: Record) -> None:
@@ -133,10 +135,12 @@ async def test_holes_and_what_was_finished_before_are_passed_over(cluster: Memor
             await asyncio.sleep(60)
 
     async with running(cluster, hang_on_one, drain_seconds=0.0, ordering=Ordering.UNORDERED):
-        await eventually(lambda: GROUP in cluster._groups and bool(cluster.group(GROUP).progress), "there is progress")
+        await eventually(
+            lambda: GROUP in cluster._groups and bool(cluster.group(GROUP).committed_offsets), "there is progress"
+        )
     cluster.compact(TOPIC)
     for number in range(60, 70):
-        cluster.append(Outgoing(TOPIC, str(number).encode(), f"n{number}".encode(), partition=0))
+        cluster.append(ProducerRecord(TOPIC, str(number).encode(), f"n{number}".encode(), partition=0))
     seen: list[int] = []
     async with running(cluster, lambda record: seen.append(number_of(record))):
         await eventually(lambda: len(seen) >= 11, "what was left is done")

@@ -9,18 +9,18 @@ from typing import TypeVar
 
 import pytest
 from headrace_contracts.errors import BadBytes, Origin
-from headrace_streams.errors import LeaveGroup, RetryLater, SendToDeadLetters, TryAgain
-from headrace_streams.memory import MemoryCluster, MemoryLog, Operation, Request
+from headrace_streams.errors import LeaveGroup, RetryRecord, SendToDeadLetters, TransientError
+from headrace_streams.memory import MemoryCluster, MemoryLog, NetworkRequest, Operation
 from headrace_streams.memory.consumer import MemoryConsumer
 from headrace_streams.offsets import decode
 from headrace_streams.parallel import (
     Ending,
-    Lane,
     Observer,
     Ordering,
     ParallelConsumer,
+    TopicLane,
 )
-from headrace_streams.records import Outgoing, Progress, Record, TopicPartition
+from headrace_streams.records import OffsetAndMetadata, ProducerRecord, Record, TopicPartition
 from headrace_testing.engine import (
     GROUP,
     TOPIC,
@@ -132,7 +132,7 @@ async def test_what_finished_beyond_a_slow_record_is_not_done_again(cluster: Mem
     async with running(cluster, hang_on_one, drain_seconds=0.05):
         await eventually(lambda: len(seen) == 60, "all are started")
         await eventually(
-            lambda: committed(cluster).get(0, Progress(1)).next_offset == 0, "the slow one holds the commit"
+            lambda: committed(cluster).get(0, OffsetAndMetadata(1)).next_offset == 0, "the slow one holds the commit"
         )
         assert decode(committed(cluster)[0]) == ((1, len(cluster.records(TOPIC, 0))),)
 
@@ -154,7 +154,7 @@ async def test_a_key_that_waits_lets_others_pass_and_keeps_its_order(cluster: Me
         if number_of(record) == 0:
             tries += 1
             if tries < 4:
-                raise RetryLater("not yet", 0.03)
+                raise RetryRecord("not yet", 0.03)
         order.append((record.key, number_of(record)))
 
     observer = Counting()
@@ -200,7 +200,7 @@ async def test_an_outage_counts_against_no_record(cluster: MemoryCluster) -> Non
         nonlocal tries
         tries += 1
         if tries <= 8:
-            raise TryAgain("no broker")
+            raise TransientError("no broker")
 
     letters = Letters()
     async with running(cluster, handle, letters=letters):
@@ -250,7 +250,7 @@ async def test_urgent_work_overtakes_a_flood_that_fills_its_lane(cluster: Memory
         await asyncio.sleep(0.001)
         order.append(record.topic)
 
-    lanes = (Lane("urgent", weight=8), Lane(TOPIC))
+    lanes = (TopicLane("urgent", weight=8), TopicLane(TOPIC))
     async with running(
         cluster, handle, lanes=lanes, max_in_flight=4, max_buffered=50, max_poll_records=100
     ) as consumer:
@@ -268,16 +268,16 @@ async def test_urgent_work_overtakes_a_flood_that_fills_its_lane(cluster: Memory
 async def test_tenants_take_turns(cluster: MemoryCluster) -> None:
     cluster.create_topic("one", 1)
     for number in range(100):
-        cluster.append(Outgoing("one", b"1", f"a{number}".encode(), headers=(("ce_tenant", b"loud"),)))
+        cluster.append(ProducerRecord("one", b"1", f"a{number}".encode(), headers=(("ce_tenant", b"loud"),)))
     for number in range(5):
-        cluster.append(Outgoing("one", b"1", f"b{number}".encode(), headers=(("ce_tenant", b"quiet"),)))
+        cluster.append(ProducerRecord("one", b"1", f"b{number}".encode(), headers=(("ce_tenant", b"quiet"),)))
     order: list[bytes] = []
 
     async def handle(record: Record) -> None:
         await asyncio.sleep(0.001)
         order.append(record.key or b"")
 
-    async with running(cluster, handle, lanes=(Lane("one"),), max_in_flight=1):
+    async with running(cluster, handle, lanes=(TopicLane("one"),), max_in_flight=1):
         await eventually(lambda: len(order) == 105, "all are done")
     assert sum(key.startswith(b"b") for key in order[:10]) == 5
 
@@ -465,12 +465,12 @@ class _NoCommits:
         self.failed = 0
         self.commits = 0
 
-    async def call(self, request: Request, perform: Callable[[], T]) -> T:
+    async def call(self, request: NetworkRequest, perform: Callable[[], T]) -> T:
         await asyncio.sleep(0)
         self.commits += request.operation is Operation.COMMIT
         if self.failing and request.operation in (Operation.COMMIT, Operation.COMMITTED):
             self.failed += 1
-            raise TryAgain("no coordinator")
+            raise TransientError("no coordinator")
         return perform()
 
 
@@ -519,7 +519,7 @@ async def test_progress_that_cannot_be_read_is_waited_for(cluster: MemoryCluster
 async def test_foreign_commit_metadata_is_ignored(cluster: MemoryCluster) -> None:
     fill(cluster, 20)
     first = len(cluster.records(TOPIC, 0))
-    cluster.group(GROUP).progress[TopicPartition(TOPIC, 0)] = Progress(2, "written by something else")
+    cluster.group(GROUP).committed_offsets[TopicPartition(TOPIC, 0)] = OffsetAndMetadata(2, "written by something else")
     seen: list[Record] = []
     async with running(cluster, seen.append):
         await eventually(lambda: all_committed(cluster), "the end is committed")
@@ -536,7 +536,7 @@ async def test_a_fenced_member_ends_with_an_error_and_drops_what_it_has(cluster:
         return ParallelConsumer(
             MemoryLog(cluster),
             GROUP,
-            (Lane(TOPIC),),
+            (TopicLane(TOPIC),),
             hang,
             dead_letters=Letters(),
             options=options(drain_seconds=0.0),
@@ -566,7 +566,7 @@ async def test_a_record_starts_without_waiting_for_anything(cluster: MemoryClust
         delays = []
         for count in range(20):
             sent = loop.time()
-            cluster.append(Outgoing(TOPIC, b"1", b"k"))
+            cluster.append(ProducerRecord(TOPIC, b"1", b"k"))
             await eventually(lambda count=count: len(started) > count, "it has started")  # type: ignore[misc]
             delays.append(started[-1] - sent)
     assert sorted(delays)[10] < 0.005
@@ -605,7 +605,7 @@ async def test_an_error_of_the_engine_itself_ends_it(cluster: MemoryCluster) -> 
         await asyncio.sleep(0)
 
     consumer = ParallelConsumer(
-        MemoryLog(cluster), GROUP, (Lane(TOPIC),), handle, dead_letters=Letters(), observer=Broken()
+        MemoryLog(cluster), GROUP, (TopicLane(TOPIC),), handle, dead_letters=Letters(), observer=Broken()
     )
     async with asyncio.timeout(5):
         with pytest.raises(ZeroDivisionError):

@@ -14,7 +14,7 @@ import pytest
 from headrace_streams.memory import MemoryCluster
 from headrace_streams.offsets import METADATA_LIMIT, OffsetTracker, decode, encode
 from headrace_streams.parallel import Ordering
-from headrace_streams.records import Outgoing, Progress, Record
+from headrace_streams.records import OffsetAndMetadata, ProducerRecord, Record
 from headrace_testing.engine import (
     GROUP,
     TOPIC,
@@ -50,7 +50,7 @@ def test_647_one_slow_record_lets_hundreds_of_thousands_pass() -> None:
         assert tracker.received(offset)
         if offset:
             tracker.finished(offset)
-    progress = tracker.progress()
+    progress = tracker.committable()
     assert progress is not None
     assert progress.next_offset == 0
     assert decode(progress) == ((1, 300_000),)
@@ -66,7 +66,7 @@ def test_647_at_the_limit_the_map_is_whole_and_the_next_record_is_refused_not_fo
             tracker.finished(offset)
         offset += 1
     assert offset > 20_000, "so many records of one partition can be in hand at the worst"
-    progress = tracker.progress()
+    progress = tracker.committable()
     assert progress is not None
     assert len(progress.metadata) <= METADATA_LIMIT
     assert decode(progress) == tuple((odd, odd + 1) for odd in range(1, offset, 2))
@@ -78,14 +78,14 @@ def test_647_what_does_not_fit_is_repeated_and_never_taken_for_done() -> None:
     finished = [(number * 3 + 1, number * 3 + 2) for number in range(30_000)]
     text = encode(0, finished, 100)
     assert 0 < len(text) <= 100
-    kept = decode(Progress(0, text))
+    kept = decode(OffsetAndMetadata(0, text))
     assert kept
     assert list(kept) == finished[: len(kept)]
 
 
 async def test_647_a_full_map_pauses_its_partition_alone_and_ends_by_itself(cluster: MemoryCluster) -> None:
     for number in range(600):
-        cluster.append(Outgoing(TOPIC, str(number).encode(), f"k{number}".encode(), partition=0))
+        cluster.append(ProducerRecord(TOPIC, str(number).encode(), f"k{number}".encode(), partition=0))
     release = asyncio.Event()
     seen: Counter[int] = Counter()
 
@@ -97,7 +97,7 @@ async def test_647_a_full_map_pauses_its_partition_alone_and_ends_by_itself(clus
     async with running(cluster, handle, max_in_flight=5000, metadata_limit=40) as consumer:
         await eventually(lambda: consumer.state().paused == 1, "the partition is paused")
         for number in range(1000, 1300):
-            cluster.append(Outgoing(TOPIC, str(number).encode(), f"k{number}".encode(), partition=1 + number % 2))
+            cluster.append(ProducerRecord(TOPIC, str(number).encode(), f"k{number}".encode(), partition=1 + number % 2))
         await eventually(lambda: sum(number >= 1000 for number in seen) == 300, "the other partitions go on")
         assert consumer.state().paused == 1
         release.set()
@@ -177,7 +177,7 @@ async def test_875_a_record_comes_again_though_its_former_self_is_still_in_hand(
         await eventually(lambda: consumer.state().partitions == 3, "the partitions are back")
         if ordering is Ordering.UNORDERED:
             await eventually(lambda: done[stubborn] == 1, "it is done anew beside its former self")
-        assert committed(cluster).get(0, Progress(0)).next_offset <= len(cluster.records(TOPIC, 0))
+        assert committed(cluster).get(0, OffsetAndMetadata(0)).next_offset <= len(cluster.records(TOPIC, 0))
         release.set()
         await eventually(lambda: all_committed(cluster), "the end is committed")
         assert consumer.state().in_flight == 0

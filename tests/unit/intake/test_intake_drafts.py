@@ -8,21 +8,21 @@ import pytest
 from headrace_contracts.content import text_of
 from headrace_contracts.events import Lane, Mode, Privacy
 from headrace_contracts.ids import route_key
-from headrace_intake.decide.chat import ChatRequest, draft_of_chat, taken
-from headrace_intake.decide.drafts import Draft, Origin, contradiction, designation, record_key, submission
+from headrace_intake.decide.chat import ChatCompletionRequest, draft_of_chat, taken
+from headrace_intake.decide.drafts import Submitter, TaskDraft, contradiction, designation, record_key, submission
 from headrace_intake.decide.refusals import Refusal
 from headrace_intake.decide.tasks import TaskRequest, draft_of_task, expect_object, parse_wait
 
-ORIGIN = Origin(task_id="t-1", tenant="acme", key_id="k1", now_ms=1_800_000_000_000, reply_partition=3)
+ORIGIN = Submitter(task_id="t-1", tenant="acme", key_id="k1", now_ms=1_800_000_000_000, reply_partition=3)
 
 
-def task(**body: Any) -> Draft:
+def task(**body: Any) -> TaskDraft:
     return draft_of_task(TaskRequest.model_validate({"prompt": "Hello", **body}))
 
 
-def chat(**body: Any) -> Draft:
+def chat(**body: Any) -> TaskDraft:
     messages = [{"role": "user", "content": "Hello"}]
-    return draft_of_chat(ChatRequest.model_validate(taken({"model": "auto", "messages": messages, **body})))
+    return draft_of_chat(ChatCompletionRequest.model_validate(taken({"model": "auto", "messages": messages, **body})))
 
 
 def test_everything_a_caller_says_is_in_the_event() -> None:

@@ -9,7 +9,7 @@ import pytest
 from headrace_intake.decide.options import (
     AtTime,
     InSeconds,
-    TaskOptions,
+    SubmitOptions,
     deadline_at,
     nanodollars,
     parse_time,
@@ -33,7 +33,7 @@ NOW = 1_800_000_000_000
     ],
 )
 def test_a_deadline_is_seconds_from_now_or_a_time(given: object, expected: object) -> None:
-    assert TaskOptions.model_validate({"deadline": given}).deadline == expected
+    assert SubmitOptions.model_validate({"deadline": given}).deadline == expected
 
 
 @pytest.mark.parametrize(
@@ -41,7 +41,7 @@ def test_a_deadline_is_seconds_from_now_or_a_time(given: object, expected: objec
 )
 def test_what_is_no_deadline_is_refused(given: object) -> None:
     with pytest.raises(ValidationError, match="deadline"):
-        TaskOptions.model_validate({"deadline": given})
+        SubmitOptions.model_validate({"deadline": given})
 
 
 def test_a_deadline_counts_from_the_moment_of_acceptance() -> None:
@@ -70,7 +70,7 @@ def test_a_deadline_that_is_past_or_absurdly_far_is_refused(at: int) -> None:
     ],
 )
 def test_a_budget_in_dollars_becomes_whole_nanodollars_and_never_more_than_was_said(given: object, nano: int) -> None:
-    budget = TaskOptions.model_validate({"budget": given}).budget
+    budget = SubmitOptions.model_validate({"budget": given}).budget
     assert budget is not None
     assert nanodollars(budget) == nano
 
@@ -78,7 +78,7 @@ def test_a_budget_in_dollars_becomes_whole_nanodollars_and_never_more_than_was_s
 @pytest.mark.parametrize("given", [-0.01, "much", float("nan"), 1_000_001])
 def test_what_is_no_budget_is_refused(given: object) -> None:
     with pytest.raises(ValidationError, match="budget"):
-        TaskOptions.model_validate({"budget": given})
+        SubmitOptions.model_validate({"budget": given})
 
 
 def test_nanodollars_are_exact_where_floats_are_not() -> None:
@@ -107,13 +107,13 @@ def test_nanodollars_are_exact_where_floats_are_not() -> None:
 )
 def test_a_field_out_of_its_range_is_named(field: str, value: object) -> None:
     with pytest.raises(ValidationError) as error:
-        TaskOptions.model_validate({field: value})
+        SubmitOptions.model_validate({field: value})
     assert error.value.errors()[0]["loc"][0] == field
 
 
 def test_a_misspelt_limit_is_refused_rather_than_lost() -> None:
     with pytest.raises(ValidationError, match="buget"):
-        TaskOptions.model_validate({"buget": 0.01})
+        SubmitOptions.model_validate({"buget": 0.01})
 
 
 def test_headers_fill_in_what_the_body_does_not_say() -> None:

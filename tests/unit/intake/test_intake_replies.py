@@ -6,7 +6,7 @@ from typing import Any
 
 from headrace_contracts.content import plain
 from headrace_contracts.events import ReplyKind, TaskCompleted, TaskReply, TaskStatus
-from headrace_intake.decide.replies import NOTHING_YET, Delta, Finished, Heard, Restarted, Told, hear
+from headrace_intake.decide.replies import NOTHING_YET, Delta, Heard, ReplyUpdate, Restarted, TaskFinished, hear
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -30,15 +30,15 @@ def finish() -> TaskReply:
     return reply(ReplyKind.FINISHED, result=END)
 
 
-def told_of(*replies: TaskReply, heard: Heard = NOTHING_YET) -> list[Told]:
-    everything: list[Told] = []
+def told_of(*replies: TaskReply, heard: Heard = NOTHING_YET) -> list[ReplyUpdate]:
+    everything: list[ReplyUpdate] = []
     for each in replies:
         heard, told = hear(heard, each)
         everything.extend(told)
     return everything
 
 
-def texts(told: list[Told]) -> str:
+def texts(told: list[ReplyUpdate]) -> str:
     shown = ""
     for each in told:
         match each:
@@ -46,7 +46,7 @@ def texts(told: list[Told]) -> str:
                 shown += text
             case Restarted():
                 shown = ""
-            case Finished():
+            case TaskFinished():
                 shown += "|end"
     return shown
 
@@ -62,7 +62,7 @@ def test_a_repeated_piece_is_told_once() -> None:
 
 
 def test_nothing_follows_the_end() -> None:
-    assert told_of(finish(), finish(), piece(0), restart(2)) == [Finished(END)]
+    assert told_of(finish(), finish(), piece(0), restart(2)) == [TaskFinished(END)]
 
 
 def test_another_attempt_takes_back_what_was_said_even_when_nobody_announces_it() -> None:
@@ -101,7 +101,7 @@ def test_whoever_resumes_takes_up_in_the_middle() -> None:
 
 
 def test_a_finished_reply_without_a_result_tells_nothing() -> None:
-    assert told_of(reply(ReplyKind.FINISHED), finish()) == [Finished(END)]
+    assert told_of(reply(ReplyKind.FINISHED), finish()) == [TaskFinished(END)]
 
 
 EXECUTIONS = st.lists(st.integers(1, 5), min_size=1, max_size=4)

@@ -17,7 +17,7 @@ from headrace_contracts.events import (
     PrivacyLevel,
 )
 from headrace_intake.decide import cancelling, keys, models, preferences
-from headrace_intake.decide.drafts import Origin
+from headrace_intake.decide.drafts import Submitter
 from headrace_intake.decide.idempotency import Follow, SubmitAnew, Taken, content_digest, decide, parse_key
 from headrace_intake.decide.refusals import Refusal
 from headrace_intake.decide.tasks import TaskRequest, draft_of_task
@@ -121,7 +121,7 @@ def test_preferences_of_a_user_go_before_those_of_the_tenant() -> None:
 
 
 def test_a_preferences_record_says_who_wanted_what() -> None:
-    wish = preferences.PreferencesIn.model_validate(
+    cancellation = preferences.PreferencesIn.model_validate(
         {
             "ai_mode": "local",
             "privacy_level": "high",
@@ -129,7 +129,7 @@ def test_a_preferences_record_says_who_wanted_what() -> None:
             "allowed_providers": ["a", "a", "b"],
         }
     )
-    record = preferences.record(wish, tenant="acme", user="ann", key_id="k1", now_ms=5)
+    record = preferences.record(cancellation, tenant="acme", user="ann", key_id="k1", now_ms=5)
     assert (record.ai_mode, record.privacy_level) == (Mode.LOCAL, PrivacyLevel.HIGH)
     assert record.allowed_providers == ("a", "b")
     assert (record.updated_by, record.updated_at) == ("k1", 5)
@@ -181,7 +181,7 @@ def test_a_refused_submission_is_on_record_with_class_and_provider() -> None:
     draft = draft_of_task(
         TaskRequest(prompt="x", privacy=Privacy.SENSITIVE, model="groq/llama", user="ann", subject="p")
     )
-    origin = Origin(task_id="t", tenant="acme", key_id="k", now_ms=3, reply_partition=0)
+    origin = Submitter(task_id="t", tenant="acme", key_id="k", now_ms=3, reply_partition=0)
     record = cancelling.refused(draft, origin, Refusal(400, "privacy-contradiction", "because"))
     assert (record.action, record.allowed, record.privacy) == ("refuse", False, Privacy.SENSITIVE)
     assert (record.provider, record.model, record.reason) == ("groq", "llama", "because")
@@ -189,6 +189,6 @@ def test_a_refused_submission_is_on_record_with_class_and_provider() -> None:
 
 
 def test_asking_twice_to_stop_a_task_is_asking_once() -> None:
-    assert cancelling.wish_id("t") == cancelling.wish_id("t") != cancelling.wish_id("u")
+    assert cancelling.cancellation_id("t") == cancelling.cancellation_id("t") != cancelling.cancellation_id("u")
     with pytest.raises(Refusal):
         cancelling.parse_reason("x" * 201)

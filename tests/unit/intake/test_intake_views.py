@@ -17,7 +17,7 @@ from headrace_contracts.events import (
 from headrace_contracts.ids import new_id
 from headrace_intake.decide.pages import After, Filter, cursor, parse_cursor, parse_filter
 from headrace_intake.decide.refusals import Refusal
-from headrace_intake.decide.resuming import AtTheEnd, Place, parse_place, unknown_until
+from headrace_intake.decide.resuming import AtTheEnd, ReplyPosition, parse_place, unknown_until
 from headrace_intake.decide.views import document, dollars, of_submission, rfc3339, summary, with_completion
 
 TASK = TaskSubmitted(
@@ -124,7 +124,7 @@ def test_a_cursor_comes_back_as_it_was() -> None:
 
 
 def test_a_place_comes_back_as_it_was() -> None:
-    assert parse_place(str(Place(4, 1871))) == Place(4, 1871)
+    assert parse_place(str(ReplyPosition(4, 1871))) == ReplyPosition(4, 1871)
     assert parse_place("finished") == AtTheEnd()
     assert parse_place(None) is None
 

@@ -24,12 +24,12 @@ from headrace_contracts.events import (
 )
 from headrace_contracts.memory_registry import MemoryRegistry
 from headrace_contracts.topics import TASKS_JOURNAL
-from headrace_streams.errors import AppendUncertain, Fenced, StreamsError, TryAgain
-from headrace_streams.journal import EntryTooLarge, Journal, Recorded, Recovered
+from headrace_streams.errors import AppendUncertain, Fenced, StreamsError, TransientError
+from headrace_streams.journal import EntryTooLarge, Journal, JournaledDecision, Recovered
 from headrace_streams.memory import MemoryCluster, MemoryLog
-from headrace_streams.memory.network import Operation, Request
+from headrace_streams.memory.network import NetworkRequest, Operation
 from headrace_streams.publishing import Publisher
-from headrace_streams.records import Outgoing, TopicPartition
+from headrace_streams.records import ProducerRecord, TopicPartition
 
 TOPIC = "headrace.tasks.journal"
 T = TypeVar("T")
@@ -42,7 +42,7 @@ class FaultyNetwork:
         self.lose: list[StreamsError | None] = []
         self.lose_answer: list[StreamsError | None] = []
 
-    async def call(self, request: Request, perform: Callable[[], T]) -> T:
+    async def call(self, request: NetworkRequest, perform: Callable[[], T]) -> T:
         await asyncio.sleep(0)
         if request.operation is Operation.APPEND:
             if self.lose and (error := self.lose.pop(0)) is not None:
@@ -60,7 +60,7 @@ class Owner:
     journal: Journal
     recovered: Recovered
     network: FaultyNetwork
-    folded: list[Recorded] = field(default_factory=list)
+    folded: list[JournaledDecision] = field(default_factory=list)
 
     async def append(self, entry: JournalEntry) -> int:
         return await asyncio.wait_for(self.journal.append(entry), 5)
@@ -83,7 +83,7 @@ class Partition:
         network = FaultyNetwork()
         log = MemoryLog(self.cluster, client=name, network=network)
         publisher = Publisher(log.producer(), self.codec, f"test/{name}")
-        folded: list[Recorded] = []
+        folded: list[JournaledDecision] = []
         reader = log.reader()
         journal, recovered = await asyncio.wait_for(
             Journal.take_over(
@@ -134,18 +134,18 @@ def partition() -> Partition:
 
 async def test_a_new_partition_holds_nothing(partition: Partition) -> None:
     owner = await partition.take_over()
-    assert owner.journal.generation == 0
+    assert owner.journal.epoch == 0
     assert owner.recovered == Recovered({}, (), None, frozenset(), 0, None)
     assert partition.cluster.records(TOPIC, 0) == ()
 
 
-async def test_entries_stand_at_generation_plus_sequence(partition: Partition) -> None:
+async def test_entries_stand_at_epoch_plus_sequence(partition: Partition) -> None:
     await partition.take_over("before")
     owner = await partition.take_over("a")
     assert [await owner.append(entry(task)) for task in "xyz"] == [2, 3, 4]
-    barrier, *entries = partition.written()[1:]
-    assert (barrier.kind, barrier.generation, barrier.sequence) == (EntryKind.BARRIER, -1, 0)
-    assert [(e.generation, e.sequence, e.owner) for e in entries] == [(1, 1, "a"), (1, 2, "a"), (1, 3, "a")]
+    epoch_start, *entries = partition.written()[1:]
+    assert (epoch_start.kind, epoch_start.epoch, epoch_start.sequence) == (EntryKind.EPOCH_START, -1, 0)
+    assert [(e.epoch, e.sequence, e.owner) for e in entries] == [(1, 1, "a"), (1, 2, "a"), (1, 3, "a")]
 
 
 async def test_a_new_owner_finds_decisions_in_order_and_the_furthest_positions(partition: Partition) -> None:
@@ -174,25 +174,25 @@ async def test_many_entries_are_in_flight_and_acknowledged_in_order(partition: P
 async def test_only_entries_not_known_as_carried_out_are_left_to_do(partition: Partition) -> None:
     owner = await partition.take_over("a")
     first, second, third = [await owner.append(entry(task)) for task in "xyz"]
-    owner.journal.acted(first)
-    owner.journal.acted(third)
+    owner.journal.published(first)
+    owner.journal.published(third)
     await owner.append(entry("w"))
     successor = await partition.take_over("b")
-    assert [(placed.offset, placed.entry.task_id) for placed in successor.recovered.unacted] == [
+    assert [(placed.offset, placed.entry.task_id) for placed in successor.recovered.unpublished] == [
         (second, "y"),
         (third, "z"),
         (4, "w"),
     ]
 
 
-async def test_a_watermark_after_the_last_command_leaves_nothing_to_do(partition: Partition) -> None:
+async def test_a_checkpoint_after_the_last_command_leaves_nothing_to_do(partition: Partition) -> None:
     owner = await partition.take_over("a")
-    owner.journal.acted(await owner.append(entry("x", 3)))
+    owner.journal.published(await owner.append(entry("x", 3)))
     await asyncio.wait_for(
-        owner.journal.watermark((Position(topic="attempts.finished", partition=1, next_offset=9),), 3000), 5
+        owner.journal.checkpoint((Position(topic="attempts.finished", partition=1, next_offset=9),), 3000), 5
     )
     successor = await partition.take_over("b")
-    assert successor.recovered.unacted == ()
+    assert successor.recovered.unpublished == ()
     assert successor.recovered.positions == {("tasks.submitted", 1): 3, ("attempts.finished", 1): 9}
     assert successor.tasks == ["x"]
 
@@ -200,7 +200,7 @@ async def test_a_watermark_after_the_last_command_leaves_nothing_to_do(partition
 async def test_entries_without_commands_are_carried_out_by_being_written(partition: Partition) -> None:
     owner = await partition.take_over()
     await owner.append(entry("x", commands=0))
-    assert owner.journal.acted_offset == 2
+    assert owner.journal.published_offset == 2
 
 
 async def test_what_a_predecessor_left_stays_open_until_it_is_settled(partition: Partition) -> None:
@@ -208,22 +208,22 @@ async def test_what_a_predecessor_left_stays_open_until_it_is_settled(partition:
     left = await owner.append(entry("x"))
     successor = await partition.take_over("b")
     done = await successor.append(entry("y"))
-    successor.journal.acted(done)
-    assert successor.journal.acted_offset == left
+    successor.journal.published(done)
+    assert successor.journal.published_offset == left
     await successor.append(entry("z"))
     third = await partition.take_over("c")
-    assert [placed.entry.task_id for placed in third.recovered.unacted] == ["x", "y", "z"]
+    assert [placed.entry.task_id for placed in third.recovered.unpublished] == ["x", "y", "z"]
     third.journal.settled(40)
-    assert third.journal.acted_offset == third.journal.generation + 1
+    assert third.journal.published_offset == third.journal.epoch + 1
 
 
 async def test_the_tail_of_terminal_states_begins_behind_the_last_one_known_to_be_written(partition: Partition) -> None:
     owner = await partition.take_over("a")
     owner.journal.settled(10)
     first, second, third = [await owner.append(entry(task)) for task in "xyz"]
-    owner.journal.acted(second, completed_at=12)
+    owner.journal.published(second, completed_at=12)
     await owner.append(entry("v"))
-    owner.journal.acted(first, completed_at=11)
+    owner.journal.published(first, completed_at=11)
     await owner.append(entry("w"))
     offsets = [e.completed_offset for e in partition.written()[1:]]
     # While the first one's was open, 12 could not be passed: its own might have stood anywhere from 10 on.
@@ -255,7 +255,7 @@ async def test_what_a_zombie_wrote_does_not_count(partition: Partition) -> None:
     successor = await partition.take_over("c")
     assert successor.tasks == ["x", "y"]
     assert successor.recovered.positions == {("tasks.submitted", 1): 2}
-    assert [placed.entry.task_id for placed in successor.recovered.unacted] == ["x", "y"]
+    assert [placed.entry.task_id for placed in successor.recovered.unpublished] == ["x", "y"]
 
 
 async def test_an_owner_disturbed_by_a_zombie_takes_over_once_more(partition: Partition) -> None:
@@ -272,7 +272,7 @@ async def test_an_owner_disturbed_by_a_zombie_takes_over_once_more(partition: Pa
 
 async def test_an_entry_behind_a_lost_one_is_ignored_by_readers(partition: Partition) -> None:
     owner = await partition.take_over("a")
-    owner.network.lose = [TryAgain("lost")]
+    owner.network.lose = [TransientError("lost")]
     first = owner.journal.append(entry("x", 1))
     await asyncio.sleep(0)
     second = owner.journal.append(entry("y", 2))
@@ -290,10 +290,10 @@ async def test_a_foreign_record_in_the_place_of_a_lost_entry_does_not_make_the_n
     partition: Partition,
 ) -> None:
     owner = await partition.take_over("a")
-    owner.network.lose = [TryAgain("lost")]
+    owner.network.lose = [TransientError("lost")]
     first = owner.journal.append(entry("x", 1))
     await asyncio.sleep(0)
-    partition.cluster.append(Outgoing(TOPIC, None, b"foreign", 1))
+    partition.cluster.append(ProducerRecord(TOPIC, None, b"foreign", 1))
     second = owner.journal.append(entry("y", 2))
     for ack in (first, second):
         with pytest.raises(Fenced):
@@ -310,10 +310,10 @@ async def test_an_entry_of_unknown_fate_fences_its_owner_and_counts_if_it_is_the
         await owner.append(entry("x", 1))
     successor = await partition.take_over("b")
     assert successor.tasks == ["x"]
-    assert [placed.entry.task_id for placed in successor.recovered.unacted] == ["x"]
+    assert [placed.entry.task_id for placed in successor.recovered.unpublished] == ["x"]
 
 
-async def test_a_barrier_that_may_have_been_written_is_harmless(partition: Partition) -> None:
+async def test_a_epoch_start_that_may_have_been_written_is_harmless(partition: Partition) -> None:
     before = await partition.take_over("before")
     await before.append(entry("x"))
     network = FaultyNetwork()
@@ -339,18 +339,18 @@ async def test_compaction_keeps_what_is_needed(partition: Partition) -> None:
         owner = await partition.take_over(name)
         owner.journal.settled(0)
         for number in range(5):
-            owner.journal.acted(await owner.append(entry(f"t{number}", number + 1)))
+            owner.journal.published(await owner.append(entry(f"t{number}", number + 1)))
     await owner.append(entry("open"))
     partition.cluster.compact(TOPIC)
     kept = partition.cluster.records(TOPIC, 1)
     assert len(kept) == 7
-    assert sum(e.kind is EntryKind.BARRIER for e in partition.written()) == 1
+    assert sum(e.kind is EntryKind.EPOCH_START for e in partition.written()) == 1
     successor = await partition.take_over("d")
     assert sorted(successor.tasks) == ["open", "t0", "t1", "t2", "t3", "t4"]
-    assert [placed.entry.task_id for placed in successor.recovered.unacted] == ["open"]
+    assert [placed.entry.task_id for placed in successor.recovered.unpublished] == ["open"]
 
 
-async def test_entries_whose_barrier_was_compacted_away_count(partition: Partition) -> None:
+async def test_entries_whose_epoch_start_was_compacted_away_count(partition: Partition) -> None:
     first = await partition.take_over("a")
     await first.append(entry("x"))
     second = await partition.take_over("b")
@@ -376,7 +376,7 @@ async def test_a_task_whose_newest_record_does_not_count_is_named(partition: Par
 async def test_a_tombstone_does_not_forget_a_task(partition: Partition) -> None:
     owner = await partition.take_over("a")
     await owner.append(entry("x", 1))
-    partition.cluster.append(Outgoing(TOPIC, None, b"x", 1))
+    partition.cluster.append(ProducerRecord(TOPIC, None, b"x", 1))
     with pytest.raises(Fenced):
         await owner.append(entry("y"))
     successor = await partition.take_over("b")
@@ -401,7 +401,7 @@ async def test_an_entry_too_large_leaves_no_trace(partition: Partition) -> None:
 
 async def test_an_unreadable_record_stops_the_recovery(partition: Partition) -> None:
     await partition.take_over("a")
-    partition.cluster.append(Outgoing(TOPIC, b"not avro", b"x", 1))
+    partition.cluster.append(ProducerRecord(TOPIC, b"not avro", b"x", 1))
     with pytest.raises(BadBytes, match=r"headrace\.tasks\.journal\[1\]@1"):
         await partition.take_over("b")
 

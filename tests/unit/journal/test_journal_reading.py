@@ -24,10 +24,10 @@ from headrace_contracts.events import (
 from headrace_contracts.memory_registry import MemoryRegistry
 from headrace_contracts.prefix import prefix_schema
 from headrace_contracts.topics import TASKS_COMPLETED, TASKS_JOURNAL
-from headrace_streams.journal import Journal, Recorded, Recovered
+from headrace_streams.journal import Journal, JournaledDecision, Recovered
 from headrace_streams.memory import MemoryCluster, MemoryLog
 from headrace_streams.publishing import Publisher
-from headrace_streams.records import Outgoing
+from headrace_streams.records import ProducerRecord
 from headrace_testing.routing import NOW, Desk, task
 
 TOPIC = "headrace.tasks.journal"
@@ -75,10 +75,10 @@ def entries(name: str) -> tuple[JournalEntry, JournalEntry]:
     return begun, ended
 
 
-async def take_over(cluster: MemoryCluster, codec: Codec) -> tuple[Journal, Recovered, list[Recorded]]:
+async def take_over(cluster: MemoryCluster, codec: Codec) -> tuple[Journal, Recovered, list[JournaledDecision]]:
     log = MemoryLog(cluster)
     reader = log.reader()
-    folded: list[Recorded] = []
+    folded: list[JournaledDecision] = []
     journal, recovered = await Journal.take_over(
         publisher=Publisher(log.producer(), codec, "test"), reader=reader, codec=codec, partition=0, owner="a",
         now_ms=NOW, fold=folded.append,
@@ -93,7 +93,7 @@ async def fill(cluster: MemoryCluster, codec: Codec, finished: int, live: int) -
     for number in range(finished + live):
         for entry in (begun,) if number % (finished // live + 1) == 0 else (begun, ended):
             offset = await journal.append(_of(entry, f"task-{number}"))
-            journal.acted(offset)
+            journal.published(offset)
     return journal
 
 
@@ -115,8 +115,8 @@ async def test_a_long_journal_is_hardly_decoded(codec: CountingCodec) -> None:
     state = one.entry().state
     assert state is not None
     assert (state.phase, state.digest, state.wake_at) == (one.phase, one.digest, one.wake_at)
-    # The last entry is not known as acted on; all before it are.
-    assert len(recovered.unacted) == 1
+    # The last entry is not known as published; all before it are.
+    assert len(recovered.unpublished) == 1
     assert recovered.positions == {("tasks.submitted", 0): 7}
 
 
@@ -146,13 +146,15 @@ async def test_open_commands_are_found_however_far_back(codec: CountingCodec) ->
     for number in range(3_500):
         offset = await journal.append(_of(begun, f"task-{number}"))
         if number != 10:
-            journal.acted(offset)
+            journal.published(offset)
     _, recovered, _ = await take_over(cluster, codec)
-    assert [placed.entry.task_id for placed in recovered.unacted] == [f"task-{number}" for number in range(10, 3_500)]
+    assert [placed.entry.task_id for placed in recovered.unpublished] == [
+        f"task-{number}" for number in range(10, 3_500)
+    ]
 
 
 async def test_a_journal_of_the_first_version_is_read(codec: CountingCodec) -> None:
-    """Its fields stand in another order, and watermarks could come without positions."""
+    """Its fields stand in another order, and checkpoints could come without positions."""
     text = RELEASED.read_text()
     registry = codec._registry
     first_id = await registry.register("first", text)
@@ -167,20 +169,20 @@ async def test_a_journal_of_the_first_version_is_read(codec: CountingCodec) -> N
     cluster = MemoryCluster()
     cluster.create_topic(TOPIC)
     begun, ended = entries("x")
-    barrier = JournalEntry(kind=EntryKind.BARRIER, owner="before", decided_at=NOW)
-    bare = JournalEntry(kind=EntryKind.WATERMARK, decided_at=NOW)
-    written = [barrier, _of(begun, "x"), _of(begun, "y"), _of(ended, "x"), bare]
+    epoch_start = JournalEntry(kind=EntryKind.EPOCH_START, owner="before", decided_at=NOW)
+    bare = JournalEntry(kind=EntryKind.CHECKPOINT, decided_at=NOW)
+    written = [epoch_start, _of(begun, "x"), _of(begun, "y"), _of(ended, "x"), bare]
     for sequence, entry in enumerate(written):
-        placed = replace(entry, generation=0, sequence=sequence, acted_offset=3) if sequence else entry
-        cluster.append(Outgoing(TOPIC, encoded(placed), entry.task_id.encode() or b"other", 0))
+        placed = replace(entry, epoch=0, sequence=sequence, published_offset=3) if sequence else entry
+        cluster.append(ProducerRecord(TOPIC, encoded(placed), entry.task_id.encode() or b"other", 0))
     _, recovered, folded = await take_over(cluster, codec)
     assert [(recorded.task_id, recorded.phase) for recorded in folded] == [
         ("x", TaskPhase.RUNNING), ("y", TaskPhase.RUNNING), ("x", TaskPhase.FINISHED),
     ]  # fmt: skip
-    assert folded[1].entry() == replace(written[2], generation=0, sequence=2, acted_offset=3)
+    assert folded[1].entry() == replace(written[2], epoch=0, sequence=2, published_offset=3)
     assert folded[1].wake_at == begun.state.wake_at  # type: ignore[union-attr]
     assert recovered.positions == {("tasks.submitted", 0): 7}
-    assert [placed.offset for placed in recovered.unacted] == [3]
+    assert [placed.offset for placed in recovered.unpublished] == [3]
 
 
 def _names(text: str) -> list[str]:

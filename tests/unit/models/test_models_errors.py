@@ -3,30 +3,37 @@
 from __future__ import annotations
 
 import pytest
-from headrace_models.errors import BadRequest, ProviderError, RetryLater, TryAnother, from_status, retry_after
+from headrace_models.errors import (
+    BadRequest,
+    ProviderError,
+    RetrySameProvider,
+    TryAnotherProvider,
+    from_status,
+    retry_after,
+)
 
 
 @pytest.mark.parametrize(
     ("status", "kind", "error", "code"),
     [
         (400, "", BadRequest, "invalid_request"),
-        (400, "context_length_exceeded", TryAnother, "context_too_long"),
-        (401, "", TryAnother, "not_authorised"),
-        (402, "", TryAnother, "quota_exhausted"),
-        (403, "", TryAnother, "not_authorised"),
-        (404, "", TryAnother, "model_missing"),
-        (408, "", RetryLater, "timeout"),
-        (409, "", RetryLater, "provider_error"),
-        (413, "", TryAnother, "context_too_long"),
+        (400, "context_length_exceeded", TryAnotherProvider, "context_too_long"),
+        (401, "", TryAnotherProvider, "not_authorised"),
+        (402, "", TryAnotherProvider, "quota_exhausted"),
+        (403, "", TryAnotherProvider, "not_authorised"),
+        (404, "", TryAnotherProvider, "model_missing"),
+        (408, "", RetrySameProvider, "timeout"),
+        (409, "", RetrySameProvider, "provider_error"),
+        (413, "", TryAnotherProvider, "context_too_long"),
         (422, "", BadRequest, "invalid_request"),
-        (429, "", RetryLater, "rate_limited"),
-        (429, "insufficient_quota", TryAnother, "quota_exhausted"),
-        (498, "", RetryLater, "overloaded"),
-        (500, "", RetryLater, "provider_error"),
-        (503, "", RetryLater, "overloaded"),
-        (504, "", RetryLater, "timeout"),
-        (529, "", RetryLater, "overloaded"),
-        (302, "", RetryLater, "provider_error"),
+        (429, "", RetrySameProvider, "rate_limited"),
+        (429, "insufficient_quota", TryAnotherProvider, "quota_exhausted"),
+        (498, "", RetrySameProvider, "overloaded"),
+        (500, "", RetrySameProvider, "provider_error"),
+        (503, "", RetrySameProvider, "overloaded"),
+        (504, "", RetrySameProvider, "timeout"),
+        (529, "", RetrySameProvider, "overloaded"),
+        (302, "", RetrySameProvider, "provider_error"),
     ],
 )
 def test_each_status_says_what_to_do(status: int, kind: str, error: type[ProviderError], code: str) -> None:
@@ -38,9 +45,9 @@ def test_each_status_says_what_to_do(status: int, kind: str, error: type[Provide
     assert kind in str(made)
 
 
-def test_the_wish_to_wait_reaches_the_caller() -> None:
+def test_the_cancellation_to_wait_reaches_the_caller() -> None:
     made = from_status(429, provider="groq", after_seconds=7.5)
-    assert isinstance(made, RetryLater)
+    assert isinstance(made, RetrySameProvider)
     assert made.after_seconds == 7.5
 
 

@@ -24,14 +24,14 @@ from headrace_contracts.events import (
 from headrace_router.decide.machine import TRANSITIONS
 from headrace_router.decide.model import (
     CAUSES,
+    AttemptEnded,
     Cancelled,
     Decision,
     Equal,
-    Event,
-    Finished,
     Ignored,
     LeaderFinished,
     Noted,
+    RouterEvent,
     Submitted,
     Unrecordable,
     WakeUp,
@@ -105,50 +105,50 @@ def leader_result(status: TaskStatus = TaskStatus.SUCCEEDED) -> TaskCompleted:
     return replace(result, task_id="leader", status=status)
 
 
-EVENTS: dict[type[Event], Event] = {
+EVENTS: dict[type[RouterEvent], RouterEvent] = {
     Submitted: Submitted(task(), b"key", 3),
     Cancelled: Cancelled(cancelled()),
-    Finished: Finished(finished()),
+    AttemptEnded: AttemptEnded(finished()),
     LeaderFinished: LeaderFinished(leader_result()),
     WakeUp: WakeUp(),
     Unrecordable: Unrecordable(5_000_000, 4_000_000),
 }
 
 # What an event at once leads to, from each phase: a phase, or the reason why it changes nothing.
-EXPECTED: dict[tuple[TaskPhase | None, type[Event]], TaskPhase | str] = {
+EXPECTED: dict[tuple[TaskPhase | None, type[RouterEvent]], TaskPhase | str] = {
     (None, Submitted): TaskPhase.RUNNING,
     (None, Cancelled): "noted",
-    (None, Finished): "unknown_task",
+    (None, AttemptEnded): "unknown_task",
     (None, LeaderFinished): "unknown_task",
     (None, WakeUp): "unknown_task",
     (None, Unrecordable): "unknown_task",
     (TaskPhase.WAITING, Submitted): "duplicate",
     (TaskPhase.WAITING, Cancelled): TaskPhase.FINISHED,
-    (TaskPhase.WAITING, Finished): "late_result",
+    (TaskPhase.WAITING, AttemptEnded): "late_result",
     (TaskPhase.WAITING, LeaderFinished): "not_following",
     (TaskPhase.WAITING, WakeUp): "no_capacity",
     (TaskPhase.WAITING, Unrecordable): TaskPhase.FINISHED,
     (TaskPhase.RUNNING, Submitted): "duplicate",
     (TaskPhase.RUNNING, Cancelled): TaskPhase.FINISHED,
-    (TaskPhase.RUNNING, Finished): TaskPhase.FINISHED,
+    (TaskPhase.RUNNING, AttemptEnded): TaskPhase.FINISHED,
     (TaskPhase.RUNNING, LeaderFinished): "not_following",
     (TaskPhase.RUNNING, WakeUp): "early",
     (TaskPhase.RUNNING, Unrecordable): TaskPhase.FINISHED,
     (TaskPhase.BACKING_OFF, Submitted): "duplicate",
     (TaskPhase.BACKING_OFF, Cancelled): TaskPhase.FINISHED,
-    (TaskPhase.BACKING_OFF, Finished): "late_result",
+    (TaskPhase.BACKING_OFF, AttemptEnded): "late_result",
     (TaskPhase.BACKING_OFF, LeaderFinished): "not_following",
     (TaskPhase.BACKING_OFF, WakeUp): "early",
     (TaskPhase.BACKING_OFF, Unrecordable): TaskPhase.FINISHED,
     (TaskPhase.FOLLOWING, Submitted): "duplicate",
     (TaskPhase.FOLLOWING, Cancelled): TaskPhase.FINISHED,
-    (TaskPhase.FOLLOWING, Finished): "no_attempt",
+    (TaskPhase.FOLLOWING, AttemptEnded): "no_attempt",
     (TaskPhase.FOLLOWING, LeaderFinished): TaskPhase.FINISHED,
     (TaskPhase.FOLLOWING, WakeUp): "early",
     (TaskPhase.FOLLOWING, Unrecordable): TaskPhase.FINISHED,
     (TaskPhase.FINISHED, Submitted): "finished",
     (TaskPhase.FINISHED, Cancelled): "finished",
-    (TaskPhase.FINISHED, Finished): "finished",
+    (TaskPhase.FINISHED, AttemptEnded): "finished",
     (TaskPhase.FINISHED, LeaderFinished): "finished",
     (TaskPhase.FINISHED, WakeUp): "finished",
     (TaskPhase.FINISHED, Unrecordable): TaskPhase.FINISHED,
@@ -162,7 +162,7 @@ def test_every_pair_is_defined_and_expected() -> None:
 
 
 @pytest.mark.parametrize(("phase", "event"), EXPECTED, ids=lambda part: getattr(part, "__name__", str(part)))
-def test_every_event_in_every_phase(phase: TaskPhase | None, event: type[Event]) -> None:
+def test_every_event_in_every_phase(phase: TaskPhase | None, event: type[RouterEvent]) -> None:
     desk = DESKS[phase]()
     assert (desk.state.phase if desk.state else None) == phase
     result = desk.give(EVENTS[event])
@@ -170,9 +170,9 @@ def test_every_event_in_every_phase(phase: TaskPhase | None, event: type[Event])
     match result:
         case Ignored(reason=reason):
             assert reason == expected
-        case Noted(wish=wish):
+        case Noted(cancellation=cancellation):
             assert expected == "noted"
-            assert Cancelled(wish) == EVENTS[Cancelled]
+            assert Cancelled(cancellation) == EVENTS[Cancelled]
         case Decision(state=state):
             assert state.phase == expected
 
@@ -321,7 +321,7 @@ def test_an_attempt_without_a_result_is_given_up_and_its_late_answer_still_taken
     desk.submit()
     assert desk.wake().state.phase is TaskPhase.BACKING_OFF
     assert desk.now == NOW + desk.policy.attempts.timeout.batch
-    late = desk.decide(Finished(finished(Outcome.ANSWERED, 1)))
+    late = desk.decide(AttemptEnded(finished(Outcome.ANSWERED, 1)))
     assert late.state.result is not None
     assert late.state.result.status is TaskStatus.SUCCEEDED
 
@@ -330,18 +330,18 @@ def test_a_late_failure_or_an_older_attempt_changes_nothing() -> None:
     desk = Desk()
     desk.submit()
     desk.wake()
-    assert desk.give(Finished(finished(Outcome.FAILED_RETRYABLE, 1))) == Ignored("late_result")
+    assert desk.give(AttemptEnded(finished(Outcome.FAILED_RETRYABLE, 1))) == Ignored("late_result")
     desk.wake()
-    assert desk.give(Finished(finished(Outcome.ANSWERED, 1))) == Ignored("late_result")
+    assert desk.give(AttemptEnded(finished(Outcome.ANSWERED, 1))) == Ignored("late_result")
 
 
 def test_nobody_acts_for_another_tenant() -> None:
     desk = running()
     assert desk.give(Cancelled(cancelled(tenant="mallory"))) == Ignored("foreign_tenant")
-    assert desk.give(Finished(finished(tenant="mallory"))) == Ignored("late_result")
+    assert desk.give(AttemptEnded(finished(tenant="mallory"))) == Ignored("late_result")
 
 
-def test_a_worker_that_read_the_wish_first_ends_the_task_as_the_wish_does() -> None:
+def test_a_worker_that_read_the_cancellation_first_ends_the_task_as_the_cancellation_does() -> None:
     desk = running()
     decision = desk.end(Outcome.CANCELLED, failure=Failure(code="cancelled", message="the task was cancelled"))
     assert isinstance(decision, Decision)
@@ -374,7 +374,7 @@ def test_a_deadline_is_cut_to_the_longest_allowed() -> None:
     assert desk.state.deadline_at == NOW + desk.policy.deadlines.longest
 
 
-def test_a_wish_to_stop_that_overtook_its_task_stops_it() -> None:
+def test_a_cancellation_to_stop_that_overtook_its_task_stops_it() -> None:
     decision = Desk().decide(Submitted(task(), b"key", 3, None, cancelled()))
     assert decision.state.result is not None
     assert (decision.state.result.status, kinds(decision)) == (TaskStatus.CANCELLED, [CommandKind.COMPLETE])
@@ -442,7 +442,7 @@ def test_tasks_are_equal_only_under_the_same_tenant_question_and_rules() -> None
     assert len({base, *different}) == 1 + len(different)
 
 
-def test_a_later_stricter_wish_holds_for_the_next_attempt() -> None:
+def test_a_later_stricter_cancellation_holds_for_the_next_attempt() -> None:
     desk = Desk(tenant=preferences(allowed_providers=("groq",)), fleet=CLOUD)
     desk.submit()
     assert desk.sent_to == [GROQ]
@@ -453,7 +453,7 @@ def test_a_later_stricter_wish_holds_for_the_next_attempt() -> None:
     assert desk.sent_to == [GROQ, "ollama/gemma2:2b"]
 
 
-def test_a_later_laxer_wish_does_not_lower_the_level() -> None:
+def test_a_later_laxer_cancellation_does_not_lower_the_level() -> None:
     desk = Desk(fleet=(), tenant=preferences(privacy_level=PrivacyLevel.HIGH))
     desk.submit()
     desk.tenant = preferences(privacy_level=PrivacyLevel.LOW)

@@ -1,4 +1,4 @@
-"""Settings that must fit together, the gate, and what decisions get to know of the world."""
+"""Settings that must fit together, the in-flight limit, and what decisions get to know of the world."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import pytest
 from headrace_contracts.events import Place
 from headrace_models.prices import load_price_book
 from headrace_router.adapters.policy_file import load_policy
-from headrace_router.adapters.world import World
-from headrace_router.gate import Gate
+from headrace_router.adapters.routing_view import RoutingView
+from headrace_router.in_flight_limiter import InFlightLimiter
 from headrace_router.settings import RouterSettings
 from headrace_runtime.settings import SettingsInvalid
 from headrace_testing.routing import LOCAL, NOW, NoPeers, preferences
@@ -45,7 +45,7 @@ def test_a_bad_policy_or_price_book_is_told_before_anything_connects(
 
 
 async def test_the_gate_opens_when_there_is_room() -> None:
-    gate = Gate(2)
+    gate = InFlightLimiter(2)
     for _ in range(3):
         gate.enter()
     assert gate.full
@@ -60,7 +60,7 @@ async def test_the_gate_opens_when_there_is_room() -> None:
 
 
 def test_the_world_shows_what_was_told_last() -> None:
-    world = World(load_policy(None), load_price_book(), lambda: NOW)
+    world = RoutingView(load_policy(None), load_price_book(), lambda: NOW)
     gains: list[int] = []
     world.on_gain(lambda: gains.append(1))
     assert not world.context(NoPeers(), "acme", "eve").fleet.nodes

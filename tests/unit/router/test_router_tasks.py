@@ -46,10 +46,10 @@ def test_the_first_of_equal_tasks_leads_until_it_ends() -> None:
     found.apply("a", live("a", TaskPhase.BACKING_OFF))
     found.apply("b", live("b", TaskPhase.FOLLOWING))
     assert found.equal_to("d", NOW).leader == "a"
-    assert (found.next_orphan("d"), found.orphaned()) == (None, [])
+    assert (found.next_leaderless_follower("d"), found.leaderless()) == (None, [])
     found.apply("a", ended("a"))
     assert found.equal_to("d", NOW).leader is None
-    assert (found.next_orphan("d"), found.orphaned()) == ("b", ["d"])
+    assert (found.next_leaderless_follower("d"), found.leaderless()) == ("b", ["d"])
 
 
 def test_followers_are_settled_one_by_one_in_the_order_they_came() -> None:
@@ -58,11 +58,11 @@ def test_followers_are_settled_one_by_one_in_the_order_they_came() -> None:
     for name in "bcd":
         found.apply(name, live(name, TaskPhase.FOLLOWING))
     found.apply("a", ended("a", TaskStatus.CANCELLED))
-    assert found.next_orphan("d") == "b"
+    assert found.next_leaderless_follower("d") == "b"
     found.apply("b", live("b"))
-    assert found.next_orphan("d") is None
+    assert found.next_leaderless_follower("d") is None
     found.apply("b", ended("b"))
-    assert found.next_orphan("d") == "c"
+    assert found.next_leaderless_follower("d") == "c"
 
 
 def test_tasks_that_share_no_answer_neither_lead_nor_serve() -> None:

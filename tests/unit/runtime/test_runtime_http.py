@@ -1,4 +1,4 @@
-"""The HTTP doors: errors in two shapes, ids, bodies, keys, event streams, drains; and the ops server."""
+"""The HTTP API: errors in two shapes, ids, bodies, keys, event streams, drains; and the ops server."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Body(BaseModel):
     priority: int = 0
 
 
-class Door:
+class ServedApi:
     """An application with one route per behaviour, on a free port."""
 
     def __init__(self) -> None:
@@ -111,8 +111,8 @@ class Door:
 
 
 @pytest.fixture
-async def door() -> AsyncIterator[Door]:
-    made = Door()
+async def api() -> AsyncIterator[ServedApi]:
+    made = ServedApi()
     await made.server.start()
     yield made
     made.release.set()
@@ -120,9 +120,9 @@ async def door() -> AsyncIterator[Door]:
 
 
 @pytest.fixture
-async def client(door: Door) -> AsyncIterator[aiohttp.ClientSession]:
+async def client(api: ServedApi) -> AsyncIterator[aiohttp.ClientSession]:
     headers = {"Authorization": f"Bearer {KEY}"}
-    async with aiohttp.ClientSession(f"http://127.0.0.1:{door.server.port}", headers=headers) as session:
+    async with aiohttp.ClientSession(f"http://127.0.0.1:{api.server.port}", headers=headers) as session:
         yield session
 
 
@@ -216,13 +216,13 @@ async def test_a_good_body_passes(client: aiohttp.ClientSession) -> None:
 
 
 async def test_callers_are_known_by_bearer_or_header_and_held_to_their_scopes(
-    door: Door, client: aiohttp.ClientSession
+    api: ServedApi, client: aiohttp.ClientSession
 ) -> None:
     async with client.get("/v1/whoami") as response:
         assert await _json(response) == {"tenant": "acme", "key": KEY.key_id}
     async with client.get("/v1/costs") as response:
         assert response.status == 403
-    url = f"http://127.0.0.1:{door.server.port}"
+    url = f"http://127.0.0.1:{api.server.port}"
     async with aiohttp.ClientSession(url) as stranger:
         async with stranger.get("/v1/whoami", headers={"X-Api-Key": str(KEY)}) as response:
             assert response.status == 200
@@ -236,8 +236,10 @@ async def test_callers_are_known_by_bearer_or_header_and_held_to_their_scopes(
             assert (await _json(response))["error"]["code"] == "invalid_api_key"
 
 
-async def test_a_limited_key_is_told_its_rate_and_refused_above_it(door: Door, client: aiohttp.ClientSession) -> None:
-    door.stored.requests_per_minute = 2
+async def test_a_limited_key_is_told_its_rate_and_refused_above_it(
+    api: ServedApi, client: aiohttp.ClientSession
+) -> None:
+    api.stored.requests_per_minute = 2
     for remaining in (1, 0):
         async with client.get("/v1/whoami") as response:
             assert response.status == 200
@@ -245,17 +247,17 @@ async def test_a_limited_key_is_told_its_rate_and_refused_above_it(door: Door, c
     async with client.get("/v1/whoami") as response:
         assert response.status == 429
         assert response.headers["Retry-After"] == "30"
-    door.now += 30
+    api.now += 30
     async with client.get("/v1/whoami") as response:
         assert response.status == 200
 
 
-async def test_requests_are_counted_by_route_and_status(door: Door, client: aiohttp.ClientSession) -> None:
+async def test_requests_are_counted_by_route_and_status(api: ServedApi, client: aiohttp.ClientSession) -> None:
     async with client.get("/v1/whoami"):
         pass
     labels = {"method": "GET", "route": "/v1/whoami", "status": "200"}
-    assert door.metrics.registry.get_sample_value("headrace_http_request_seconds_count", labels) == 1
-    assert door.metrics.registry.get_sample_value("headrace_http_open_requests") == 0
+    assert api.metrics.registry.get_sample_value("headrace_http_request_seconds_count", labels) == 1
+    assert api.metrics.registry.get_sample_value("headrace_http_open_requests") == 0
 
 
 def test_an_event_on_the_wire_keeps_its_lines_and_admits_no_forged_fields() -> None:
@@ -290,48 +292,48 @@ async def test_a_stream_resumes_after_the_last_event_id_and_beats_while_silent(c
         assert response.status == 400
 
 
-async def test_a_stream_ends_with_its_source(door: Door, client: aiohttp.ClientSession) -> None:
-    door.release.set()
+async def test_a_stream_ends_with_its_source(api: ServedApi, client: aiohttp.ClientSession) -> None:
+    api.release.set()
     async with client.get("/v1/answer") as response:
         assert response.headers["X-Model"] == "phi3"
         assert (await response.read()).endswith(b"id: last\ndata: last\n\n")
-    await asyncio.wait_for(door.source_closed.wait(), 5)
+    await asyncio.wait_for(api.source_closed.wait(), 5)
 
 
-async def test_a_caller_that_goes_away_closes_the_source(door: Door, client: aiohttp.ClientSession) -> None:
+async def test_a_caller_that_goes_away_closes_the_source(api: ServedApi, client: aiohttp.ClientSession) -> None:
     async with client.get("/v1/events") as response:
         await _read_until(response, b"id: 2")
         response.close()
-    await asyncio.wait_for(door.source_closed.wait(), 5)
+    await asyncio.wait_for(api.source_closed.wait(), 5)
 
 
 async def test_a_drain_sends_resumable_streams_away_and_waits_for_the_others(
-    door: Door, client: aiohttp.ClientSession
+    api: ServedApi, client: aiohttp.ClientSession
 ) -> None:
     async with client.get("/v1/events") as resumable, client.get("/v1/answer") as answer:
         await _read_until(resumable, b"id: 2")
         await _read_until(answer, b"id: 2")
-        draining = asyncio.create_task(door.server.drain())
+        draining = asyncio.create_task(api.server.drain())
         await asyncio.wait_for(resumable.content.read(), 5)
         assert not draining.done()
-        assert door.app[DRAINING].is_set()
-        door.release.set()
+        assert api.app[DRAINING].is_set()
+        api.release.set()
         assert b"data: last" in await answer.content.read()
         await asyncio.wait_for(draining, 5)
 
 
 async def test_a_drain_answers_open_requests_and_takes_no_new_connections(
-    door: Door, client: aiohttp.ClientSession
+    api: ServedApi, client: aiohttp.ClientSession
 ) -> None:
     slow = asyncio.create_task(_get_json(client, "/v1/slow"))
-    await asyncio.wait_for(door.entered.wait(), 5)
-    draining = asyncio.create_task(door.server.drain())
+    await asyncio.wait_for(api.entered.wait(), 5)
+    draining = asyncio.create_task(api.server.drain())
     await asyncio.sleep(0.02)
     assert not draining.done()
     async with aiohttp.ClientSession() as fresh:
         with pytest.raises(aiohttp.ClientConnectionError):
-            await fresh.get(f"http://127.0.0.1:{door.server.port}/open")
-    door.release.set()
+            await fresh.get(f"http://127.0.0.1:{api.server.port}/open")
+    api.release.set()
     assert await asyncio.wait_for(slow, 5) == {"done": True}
     await asyncio.wait_for(draining, 5)
 

@@ -11,7 +11,7 @@ import pytest
 from headrace_runtime.health import Health
 from headrace_runtime.lifecycle import EXIT_CLEAN, EXIT_FAILED, Part, Service, run
 from headrace_runtime.metrics import Metrics
-from headrace_runtime.waiting import NotYet, wait_until
+from headrace_runtime.waiting import NotReady, wait_until
 
 
 @dataclass
@@ -210,7 +210,7 @@ async def test_one_part_that_cannot_stop_does_not_keep_the_others(stop_requested
 
 
 async def test_waiting_asks_again_with_growing_delays_and_says_why_in_readiness() -> None:
-    health, delays, answers = Health(), list[float](), iter([OSError("refused"), NotYet("no broker yet"), None])
+    health, delays, answers = Health(), list[float](), iter([OSError("refused"), NotReady("no broker yet"), None])
     seen: list[str | None] = []
 
     async def probe() -> str:

@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 import typer
 from headrace.cli.main import build
-from headrace.cli.moments import parse_moment
 from headrace.cli.output import dollars, dollars_text, plain_data, task_summary
 from headrace.cli.records import record_document, record_line
 from headrace.cli.running import run
+from headrace.cli.timeparse import parse_time_or_age
 from headrace.results import Failure, Task, TrailStep, Usage
 from headrace_contracts.content import plain
 from headrace_contracts.events import Content, ServedFrom, TaskCompleted, TaskStatus
-from headrace_streams.errors import TryAgain
+from headrace_streams.errors import TransientError
 from headrace_streams.records import Record
 from typer.testing import CliRunner
 
@@ -33,12 +33,12 @@ NOW = datetime(2027, 1, 1, 12, 0, tzinfo=UTC)
     ],
 )  # fmt: skip
 def test_times_and_ages(text: str, expected: datetime) -> None:
-    assert parse_moment(text, NOW) == expected
+    assert parse_time_or_age(text, NOW) == expected
 
 
 def test_what_is_neither_time_nor_age() -> None:
     with pytest.raises(ValueError, match="neither a time"):
-        parse_moment("yesterday", NOW)
+        parse_time_or_age("yesterday", NOW)
 
 
 EVENT = TaskCompleted(
@@ -124,7 +124,7 @@ def test_kafka_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch, capsy
     monkeypatch.setenv("HEADRACE_REGISTRY_URL", "http://127.0.0.1:9")
 
     async def work() -> None:
-        raise TryAgain("Failed to get metadata")
+        raise TransientError("Failed to get metadata")
 
     with pytest.raises(typer.Exit) as ended:
         run(work())

@@ -9,7 +9,14 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from headrace.connecting import Cluster, TopicUnknown
-from headrace.dead_letters import DeadLetterTopics, Letter, LetterUnknown, Selection, ValueGone, grouped
+from headrace.dead_letters import (
+    DeadLetterSelection,
+    DeadLetterTopics,
+    DeadLetterUnknown,
+    StoredDeadLetter,
+    ValueGone,
+    grouped,
+)
 from headrace_contracts.content import plain
 from headrace_contracts.errors import BadBytes, Origin
 from headrace_contracts.events import DeadLetterHandled, Handling, Message, TaskSubmitted
@@ -17,10 +24,10 @@ from headrace_contracts.headers import REPLAY_OF, header
 from headrace_contracts.memory_registry import MemoryRegistry
 from headrace_contracts.topics import DEAD_LETTERS_HANDLED, TASKS_SUBMITTED, TOPICS, USAGE_RECORDED
 from headrace_streams.dead_letters import DeadLetters
-from headrace_streams.errors import RecordRefused, SendToDeadLetters, TryAgain
-from headrace_streams.memory import MemoryCluster, MemoryLog, Operation, Request
+from headrace_streams.errors import RecordRefused, SendToDeadLetters, TransientError
+from headrace_streams.memory import MemoryCluster, MemoryLog, NetworkRequest, Operation
 from headrace_streams.publishing import Publication, Publisher
-from headrace_streams.records import NewTopic, Outgoing, Record
+from headrace_streams.records import NewTopic, ProducerRecord, Record
 from headrace_streams.typed import decode
 
 NOW = 1_800_000_000_000
@@ -55,7 +62,7 @@ class Desk:
 
     def garbage(self, partition: int = 3, value: bytes | None = b"garbage", topic: str = TOPIC) -> Record:
         headers = (("ce_id", b"t-1"), ("ce_tenant", b"acme"), ("x-odd", None))
-        where = self.memory.append(Outgoing(topic, value, KEY, partition, headers))
+        where = self.memory.append(ProducerRecord(topic, value, KEY, partition, headers))
         return Record(topic, where.partition, where.offset, NOW, KEY, value, headers)
 
     async def task(self, partition: int = 3) -> Record:
@@ -86,10 +93,10 @@ class Desk:
         await self.give_up(record, BadBytes(Origin(record.topic, record.partition, record.offset), "7 bytes"))
         return record
 
-    async def letters(self, **selection: object) -> list[Letter]:
-        return await self.topics.letters(Selection(**selection))  # type: ignore[arg-type]
+    async def letters(self, **selection: object) -> list[StoredDeadLetter]:
+        return await self.topics.letters(DeadLetterSelection(**selection))  # type: ignore[arg-type]
 
-    async def replay(self, letters: list[Letter], topics: DeadLetterTopics | None = None) -> list[str]:
+    async def replay(self, letters: list[StoredDeadLetter], topics: DeadLetterTopics | None = None) -> list[str]:
         async with aclosing((topics or self.topics).replay(letters, "mended")) as replayed:
             return [letter.id async for letter, _ in replayed]
 
@@ -150,7 +157,7 @@ async def test_a_letter_is_found_by_any_of_its_names(desk: Desk, form: str) -> N
 @pytest.mark.parametrize("text", ["tasks.submitted/3/99", "tasks.submitted", "tasks.submitted.dlq/0/99"])
 async def test_what_is_no_letter_is_said_so(desk: Desk, text: str) -> None:
     await desk.bad()
-    with pytest.raises(LetterUnknown, match=r"tasks\.submitted"):
+    with pytest.raises(DeadLetterUnknown, match=r"tasks\.submitted"):
         await desk.topics.find([text])
 
 
@@ -198,7 +205,7 @@ class Outage:
         self.left = appends
         self.applied = applied
 
-    async def call(self, request: Request, perform: object) -> object:
+    async def call(self, request: NetworkRequest, perform: object) -> object:
         assert callable(perform)
         if request.operation is not Operation.APPEND:
             return perform()
@@ -207,7 +214,7 @@ class Outage:
             return perform()
         if self.applied:
             perform()
-        raise TryAgain("Kafka went away")
+        raise TransientError("Kafka went away")
 
 
 @pytest.mark.parametrize("applied", [False, True])
@@ -219,7 +226,7 @@ async def test_an_interrupted_replay_goes_on_and_repeats_at_most_what_was_under_
         await desk.bad(partition)
     outage = Outage(appends, applied=applied)
     cut_off = desk.operator(MemoryLog(desk.memory, network=outage))  # type: ignore[arg-type]
-    with pytest.raises(TryAgain):
+    with pytest.raises(TransientError):
         await desk.replay(await desk.letters(), cut_off)
     await desk.replay(await desk.letters())
     assert await desk.letters() == []
@@ -286,14 +293,14 @@ class _RefusesLarge:
         self._publisher = publisher
 
     async def send(self, publication: Publication) -> None:
-        if len(self._publisher.outgoing(publication).value or b"") > 65_536:
+        if len(self._publisher.record_of(publication).value or b"") > 65_536:
             raise RecordRefused("too large")
         await self._publisher.send(publication)
 
 
 async def test_what_is_no_dead_letter_is_passed_over_and_told(desk: Desk) -> None:
-    desk.memory.append(Outgoing(LETTERS, b"junk", None, 0))
-    desk.memory.append(Outgoing("test." + DEAD_LETTERS_HANDLED.name, b"junk", b"k", 0))
+    desk.memory.append(ProducerRecord(LETTERS, b"junk", None, 0))
+    desk.memory.append(ProducerRecord("test." + DEAD_LETTERS_HANDLED.name, b"junk", b"k", 0))
     await desk.bad()
     assert len(await desk.letters()) == 1
     assert sorted(record.topic for record in desk.passed_over) == [

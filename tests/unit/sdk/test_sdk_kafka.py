@@ -32,7 +32,7 @@ from headrace_contracts.memory_registry import MemoryRegistry
 from headrace_streams.memory import MemoryCluster, MemoryLog
 from headrace_streams.partitioning import partition_of
 from headrace_streams.publishing import Publication, Publisher
-from headrace_streams.records import NewTopic, Outgoing, Record
+from headrace_streams.records import NewTopic, ProducerRecord, Record
 
 PARTITIONS = 3
 
@@ -74,7 +74,7 @@ class Router:
                 )
 
     async def append(self, topic: str, value: bytes | None, key: bytes = b"k", partition: int = 0) -> None:
-        await self._producer.send(Outgoing("test." + topic, value, key=key, partition=partition))
+        await self._producer.send(ProducerRecord("test." + topic, value, key=key, partition=partition))
 
     async def close(self) -> None:
         await self._producer.close()
@@ -159,14 +159,16 @@ async def test_a_closed_client_says_so(cluster: Cluster) -> None:
         await client.completion("t")
 
 
-async def test_a_wish_to_stop_goes_to_the_home_partition(cluster: Cluster) -> None:
+async def test_a_cancellation_to_stop_goes_to_the_home_partition(cluster: Cluster) -> None:
     async with KafkaClient("acme", user="ann", cluster=cluster) as client:
         task = await client.submit("x", session="s1")
         await client.cancel(task, "no longer needed")
-    wishes = [w async for w in consume("tasks.cancelled", TaskCancelled, start="start", follow=False, cluster=cluster)]
-    (wish,) = wishes
-    assert (wish.record.partition, wish.record.key) == (task.partition, b"s:acme/s1")
-    assert (wish.event.task_id, wish.event.home_partition) == (task.task_id, task.partition)
+    cancellations = [
+        w async for w in consume("tasks.cancelled", TaskCancelled, start="start", follow=False, cluster=cluster)
+    ]
+    (cancellation,) = cancellations
+    assert (cancellation.record.partition, cancellation.record.key) == (task.partition, b"s:acme/s1")
+    assert (cancellation.event.task_id, cancellation.event.home_partition) == (task.task_id, task.partition)
 
 
 async def test_skills_are_submitted_with_their_digest(cluster: Cluster) -> None:

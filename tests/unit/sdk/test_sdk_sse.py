@@ -5,12 +5,12 @@ from __future__ import annotations
 from itertools import pairwise
 
 import pytest
-from headrace.sse import EventParser, ServerEvent
+from headrace.sse import EventParser, ParsedEvent
 from hypothesis import given
 from hypothesis import strategies as st
 
 
-def _parse(*chunks: bytes, last_id: str = "") -> list[ServerEvent]:
+def _parse(*chunks: bytes, last_id: str = "") -> list[ParsedEvent]:
     parser = EventParser(last_id)
     return [event for chunk in chunks for event in parser.feed(chunk)]
 
@@ -18,15 +18,15 @@ def _parse(*chunks: bytes, last_id: str = "") -> list[ServerEvent]:
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
 def test_every_line_end_of_the_specification_ends_a_line(end: str) -> None:
     text = end.join(["event: delta", "id: 4:1", 'data: {"a": 1}', "", "data: x", "", "", ": more"])
-    assert _parse(text.encode()) == [ServerEvent("delta", '{"a": 1}', "4:1"), ServerEvent("message", "x", "4:1")]
+    assert _parse(text.encode()) == [ParsedEvent("delta", '{"a": 1}', "4:1"), ParsedEvent("message", "x", "4:1")]
 
 
 def test_data_lines_are_joined_and_one_blank_is_taken_off() -> None:
-    assert _parse(b"data:a\ndata:  b\ndata\n\n") == [ServerEvent("message", "a\n b\n", "")]
+    assert _parse(b"data:a\ndata:  b\ndata\n\n") == [ParsedEvent("message", "a\n b\n", "")]
 
 
 def test_comments_and_events_without_data_tell_nothing() -> None:
-    assert _parse(b": heartbeat\n\nevent: delta\n\ndata: x\n\n") == [ServerEvent("message", "x", "")]
+    assert _parse(b": heartbeat\n\nevent: delta\n\ndata: x\n\n") == [ParsedEvent("message", "x", "")]
 
 
 def test_the_last_id_stands_until_another_comes() -> None:
@@ -35,7 +35,7 @@ def test_the_last_id_stands_until_another_comes() -> None:
 
 
 def test_a_byte_order_mark_is_no_part_of_the_first_field() -> None:
-    assert _parse("\ufeffdata: x\n\n".encode()) == [ServerEvent("message", "x", "")]
+    assert _parse("\ufeffdata: x\n\n".encode()) == [ParsedEvent("message", "x", "")]
 
 
 def test_retry_is_kept_when_it_is_a_number() -> None:

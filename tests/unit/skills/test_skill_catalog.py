@@ -6,7 +6,7 @@ from headrace_contracts.content import plain
 from headrace_contracts.events import Position, SkillAction, SkillChange, SkillPublished, SkillStatus, SkillSubmitted
 from headrace_skill_broadcaster.decide.catalog import (
     HISTORY,
-    Recorded,
+    CatalogUpdate,
     Refused,
     Repeated,
     change_of,
@@ -16,9 +16,9 @@ from headrace_skill_broadcaster.decide.catalog import (
     outcome_of,
     supersedes,
 )
-from headrace_skill_broadcaster.decide.rules import Limits
+from headrace_skill_broadcaster.decide.rules import SkillLimits
 
-LIMITS = Limits()
+LIMITS = SkillLimits()
 FIRST = SkillSubmitted(
     submission_id="s-1",
     tenant="acme",
@@ -35,9 +35,11 @@ def position(offset: int) -> Position:
     return Position(topic="skills.submitted", partition=3, next_offset=offset)
 
 
-def recorded(current: SkillPublished | None, submission: SkillSubmitted, offset: int = 1, now: int = 100) -> Recorded:
+def recorded(
+    current: SkillPublished | None, submission: SkillSubmitted, offset: int = 1, now: int = 100
+) -> CatalogUpdate:
     decision = decide(current, submission, position(offset), now, LIMITS)
-    assert isinstance(decision, Recorded)
+    assert isinstance(decision, CatalogUpdate)
     return decision
 
 

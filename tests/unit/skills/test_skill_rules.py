@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from headrace_contracts.content import plain
 from headrace_contracts.events import Content, SkillAction, SkillSubmitted
-from headrace_skill_broadcaster.decide.rules import Limits, flaw_in, flaw_in_interest
+from headrace_skill_broadcaster.decide.rules import SkillLimits, flaw_in, flaw_in_interest
 
 GOOD = SkillSubmitted(
     submission_id="s-1",
@@ -22,13 +22,13 @@ GOOD = SkillSubmitted(
 
 
 def test_a_good_submission_has_no_flaw() -> None:
-    assert flaw_in(GOOD, Limits()) is None
+    assert flaw_in(GOOD, SkillLimits()) is None
 
 
 def test_the_digest_may_be_in_capitals_and_must_match() -> None:
     right = hashlib.sha256(b"Add a random delay.").hexdigest()
-    assert flaw_in(replace(GOOD, digest=right.upper()), Limits()) is None
-    flaw = flaw_in(replace(GOOD, digest="0" * 64), Limits())
+    assert flaw_in(replace(GOOD, digest=right.upper()), SkillLimits()) is None
+    flaw = flaw_in(replace(GOOD, digest="0" * 64), SkillLimits())
     assert flaw is not None
     assert flaw.field == "digest"
 
@@ -60,7 +60,7 @@ def test_the_digest_may_be_in_capitals_and_must_match() -> None:
     ],
 )
 def test_what_is_wrong_is_named(change: dict[str, Any], field: str) -> None:
-    flaw = flaw_in(replace(GOOD, **change), Limits())
+    flaw = flaw_in(replace(GOOD, **change), SkillLimits())
     assert flaw is not None
     assert flaw.field == field
 
@@ -69,14 +69,14 @@ def test_a_revocation_needs_no_content() -> None:
     revocation = SkillSubmitted(
         submission_id="s-2", tenant="acme", name="retry-with-jitter", action=SkillAction.REVOKE, submitted_at=1
     )
-    assert flaw_in(revocation, Limits()) is None
+    assert flaw_in(revocation, SkillLimits()) is None
 
 
 def test_an_interest_is_checked_by_itself_as_well() -> None:
-    assert flaw_in_interest("front-end", Limits()) is None
-    assert flaw_in_interest("front end", Limits()) is not None
+    assert flaw_in_interest("front-end", SkillLimits()) is None
+    assert flaw_in_interest("front end", SkillLimits()) is not None
 
 
 def test_a_flaw_never_repeats_the_content() -> None:
-    flaw = flaw_in(replace(GOOD, title="secret\nvalue"), Limits())
+    flaw = flaw_in(replace(GOOD, title="secret\nvalue"), SkillLimits())
     assert "secret" not in str(flaw)

@@ -3,8 +3,8 @@
 from collections.abc import AsyncIterator
 
 import pytest
-from headrace_skill_broadcaster.adapters.search_index import Entry, Removal, SearchIndex
-from headrace_skill_broadcaster.decide.search import Question, words_of
+from headrace_skill_broadcaster.adapters.search_index import IndexEntry, Removal, SearchIndex
+from headrace_skill_broadcaster.decide.search import SearchQuery, words_of
 
 
 @pytest.fixture
@@ -14,14 +14,14 @@ async def index() -> AsyncIterator[SearchIndex]:
     await index.close()
 
 
-def entry(name: str, title: str = "", summary: str = "", *interests: str, tenant: str = "acme") -> Entry:
-    return Entry(tenant, name, title, summary, interests)
+def entry(name: str, title: str = "", summary: str = "", *interests: str, tenant: str = "acme") -> IndexEntry:
+    return IndexEntry(tenant, name, title, summary, interests)
 
 
 async def names(
     index: SearchIndex, text: str = "", *interests: str, tenant: str = "acme", limit: int = 20
 ) -> list[str]:
-    found = await index.search(Question(tenant, words_of(text), interests, limit))
+    found = await index.search(SearchQuery(tenant, words_of(text), interests, limit))
     return list(found.names)
 
 
@@ -86,8 +86,8 @@ async def test_what_people_type_is_never_syntax(index: SearchIndex, text: str) -
 
 async def test_pages_do_not_overlap(index: SearchIndex) -> None:
     await index.apply([entry(f"s-{number:02}", "alpha") for number in range(7)])
-    by_name = await index.search(Question("acme", limit=3, after="s-02"))
+    by_name = await index.search(SearchQuery("acme", limit=3, after="s-02"))
     assert by_name.names == ("s-03", "s-04", "s-05", "s-06")
-    first = await index.search(Question("acme", ("alpha",), limit=3))
-    second = await index.search(Question("acme", ("alpha",), limit=3, skip=3, widened=first.widened))
+    first = await index.search(SearchQuery("acme", ("alpha",), limit=3))
+    second = await index.search(SearchQuery("acme", ("alpha",), limit=3, skip=3, widened=first.widened))
     assert len({*first.names[:3], *second.names[:3]}) == 6

@@ -16,7 +16,7 @@ from headrace_streams.dead_letters import DeadLetters, message_of
 from headrace_streams.errors import RecordRefused, SendToDeadLetters
 from headrace_streams.memory import MemoryCluster, MemoryLog
 from headrace_streams.publishing import Publication, Publisher
-from headrace_streams.records import Outgoing, Record
+from headrace_streams.records import ProducerRecord, Record
 from headrace_streams.typed import decode, origin_of
 
 TRACE = b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -111,8 +111,8 @@ async def test_unreadable_values_are_described_without_quoting_them(codec: Codec
 class SmallCluster(Publisher):
     """A cluster that takes values of 100,000 bytes at most; the twin has no such limit."""
 
-    def outgoing(self, publication: Publication) -> Outgoing:
-        made = super().outgoing(publication)
+    def record_of(self, publication: Publication) -> ProducerRecord:
+        made = super().record_of(publication)
         if len(made.value or b"") > 100_000:
             raise RecordRefused("too large")
         return made

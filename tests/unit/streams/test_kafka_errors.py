@@ -7,12 +7,12 @@ from confluent_kafka import KafkaError
 from headrace_streams.errors import (
     AppendUncertain,
     LeaveGroup,
-    OffsetGone,
+    OffsetOutOfRange,
     PartitionsLost,
     RecordRefused,
     StreamsError,
     TopicMissing,
-    TryAgain,
+    TransientError,
 )
 from headrace_streams.kafka import errors
 
@@ -29,8 +29,8 @@ def _error(code: int, *, fatal: bool = False, retriable: bool = False) -> KafkaE
         (KafkaError._UNKNOWN_TOPIC, RecordRefused),
         (KafkaError._UNKNOWN_PARTITION, RecordRefused),
         (KafkaError.TOPIC_AUTHORIZATION_FAILED, RecordRefused),
-        (KafkaError._PURGE_QUEUE, TryAgain),
-        (KafkaError.NOT_ENOUGH_REPLICAS, TryAgain),
+        (KafkaError._PURGE_QUEUE, TransientError),
+        (KafkaError.NOT_ENOUGH_REPLICAS, TransientError),
         (KafkaError.NOT_ENOUGH_REPLICAS_AFTER_APPEND, AppendUncertain),
         (KafkaError._MSG_TIMED_OUT, AppendUncertain),
         (KafkaError._PURGE_INFLIGHT, AppendUncertain),
@@ -46,7 +46,7 @@ def test_appending(code: int, expected: type[StreamsError]) -> None:
 
 
 def test_what_was_not_even_queued_is_not_uncertain() -> None:
-    assert type(errors.queueing(_error(KafkaError._FATAL), "t")) is TryAgain
+    assert type(errors.queueing(_error(KafkaError._FATAL), "t")) is TransientError
     assert type(errors.queueing(_error(KafkaError.MSG_SIZE_TOO_LARGE), "t")) is RecordRefused
 
 
@@ -59,9 +59,9 @@ def test_what_was_not_even_queued_is_not_uncertain() -> None:
         (KafkaError.STALE_MEMBER_EPOCH, PartitionsLost),
         (KafkaError._ASSIGNMENT_LOST, PartitionsLost),
         (KafkaError.OFFSET_METADATA_TOO_LARGE, RecordRefused),
-        (KafkaError.REBALANCE_IN_PROGRESS, TryAgain),
-        (KafkaError.NOT_COORDINATOR, TryAgain),
-        (KafkaError._TIMED_OUT, TryAgain),
+        (KafkaError.REBALANCE_IN_PROGRESS, TransientError),
+        (KafkaError.NOT_COORDINATOR, TransientError),
+        (KafkaError._TIMED_OUT, TransientError),
         (KafkaError.GROUP_AUTHORIZATION_FAILED, LeaveGroup),
     ],
 )
@@ -72,7 +72,7 @@ def test_committing(code: int, expected: type[StreamsError]) -> None:
 @pytest.mark.parametrize(
     ("code", "expected"),
     [
-        (KafkaError._AUTO_OFFSET_RESET, OffsetGone),
+        (KafkaError._AUTO_OFFSET_RESET, OffsetOutOfRange),
         (KafkaError.FENCED_INSTANCE_ID, LeaveGroup),
         (KafkaError.GROUP_AUTHORIZATION_FAILED, LeaveGroup),
         (KafkaError._FATAL, LeaveGroup),
@@ -95,8 +95,8 @@ def test_any_fatal_error_ends_a_consumer() -> None:
     [
         (KafkaError.UNKNOWN_TOPIC_OR_PART, TopicMissing),
         (KafkaError._UNKNOWN_PARTITION, TopicMissing),
-        (KafkaError._TIMED_OUT, TryAgain),
-        (KafkaError._TRANSPORT, TryAgain),
+        (KafkaError._TIMED_OUT, TransientError),
+        (KafkaError._TRANSPORT, TransientError),
         (KafkaError.TOPIC_AUTHORIZATION_FAILED, LeaveGroup),
     ],
 )
@@ -110,8 +110,8 @@ def test_asking(code: int, expected: type[StreamsError]) -> None:
         (_error(KafkaError.INVALID_PARTITIONS), RecordRefused),
         (_error(KafkaError.INVALID_REPLICATION_FACTOR), RecordRefused),
         (_error(KafkaError.TOPIC_AUTHORIZATION_FAILED), RecordRefused),
-        (_error(KafkaError._TIMED_OUT), TryAgain),
-        (_error(KafkaError.UNKNOWN, retriable=True), TryAgain),
+        (_error(KafkaError._TIMED_OUT), TransientError),
+        (_error(KafkaError.UNKNOWN, retriable=True), TransientError),
     ],
 )
 def test_creating(error: KafkaError, expected: type[StreamsError]) -> None:

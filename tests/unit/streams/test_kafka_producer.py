@@ -4,9 +4,9 @@ import logging
 import time
 
 import pytest
-from headrace_streams.errors import AppendUncertain, TryAgain
+from headrace_streams.errors import AppendUncertain, TransientError
 from headrace_streams.kafka.producer import KafkaProducer
-from headrace_streams.records import Appended, Outgoing
+from headrace_streams.records import ProducerRecord, RecordMetadata
 
 LOGGER = logging.getLogger("test")
 TOPIC = "events"
@@ -22,8 +22,8 @@ def properties(answer_ms: int, limit_ms: int) -> dict[str, str]:
     }
 
 
-def record() -> Outgoing:
-    return Outgoing(topic=TOPIC, value=b"value", key=b"key", partition=0, headers=())
+def record() -> ProducerRecord:
+    return ProducerRecord(topic=TOPIC, value=b"value", key=b"key", partition=0, headers=())
 
 
 async def test_what_is_not_acknowledged_in_time_is_given_up_and_the_producer_replaced(
@@ -32,7 +32,7 @@ async def test_what_is_not_acknowledged_in_time_is_given_up_and_the_producer_rep
     producer = KafkaProducer(properties(answer_ms=20_000, limit_ms=2_000), LOGGER)
     began = time.monotonic()
     with caplog.at_level(logging.WARNING):
-        with pytest.raises((AppendUncertain, TryAgain)) as told:
+        with pytest.raises((AppendUncertain, TransientError)) as told:
             await producer.send(record())
         assert "purge" in str(told.value).lower()  # by us, not timed out by librdkafka
         assert time.monotonic() - began >= 1.5
@@ -46,5 +46,5 @@ async def test_what_is_acknowledged_in_time_is_left_alone(caplog: pytest.LogCapt
     with caplog.at_level(logging.WARNING):
         results = [await producer.send(record()) for _ in range(20)]
         await producer.close()
-    assert [isinstance(result, Appended) for result in results] == [True] * 20
+    assert [isinstance(result, RecordMetadata) for result in results] == [True] * 20
     assert not any("is replaced" in line for line in caplog.messages)

@@ -8,12 +8,19 @@ from collections.abc import Callable, Collection, Mapping
 from typing import TypeVar
 
 import pytest
-from headrace_streams.errors import AppendUncertain, LeaveGroup, OffsetGone, Overloaded, PartitionsLost, TryAgain
-from headrace_streams.memory import MemoryCluster, MemoryLog, Operation, Request
+from headrace_streams.errors import (
+    AppendUncertain,
+    LeaveGroup,
+    OffsetOutOfRange,
+    Overloaded,
+    PartitionsLost,
+    TransientError,
+)
+from headrace_streams.memory import MemoryCluster, MemoryLog, NetworkRequest, Operation
 from headrace_streams.memory import producer as memory_producer
-from headrace_streams.memory.groups import Group, range_assignment
+from headrace_streams.memory.groups import GroupCoordinator, range_assignment
 from headrace_streams.partitioning import murmur2, partition_of
-from headrace_streams.records import Outgoing, Progress, TopicPartition
+from headrace_streams.records import OffsetAndMetadata, ProducerRecord, TopicPartition
 from headrace_testing.logs import Listener, take, until
 
 T = TypeVar("T")
@@ -30,9 +37,9 @@ class Network:
         self.after: dict[Operation, list[Exception]] = {}
         self.connected = asyncio.Event()
         self.connected.set()
-        self.requests: list[Request] = []
+        self.requests: list[NetworkRequest] = []
 
-    async def call(self, request: Request, perform: Callable[[], T]) -> T:
+    async def call(self, request: NetworkRequest, perform: Callable[[], T]) -> T:
         self.requests.append(request)
         await asyncio.sleep(self.delays.get(request.operation, 0.0))
         await self.connected.wait()
@@ -70,7 +77,7 @@ def test_range_gives_the_first_members_the_rest() -> None:
 
 
 def test_who_has_given_its_partitions_up_holds_nothing_until_all_have() -> None:
-    group = Group("g", lambda _topics: {TOPIC: 2}, session_timeout=6.0, rebalance_timeout=9.0)
+    group = GroupCoordinator("g", lambda _topics: {TOPIC: 2}, session_timeout=6.0, rebalance_timeout=9.0)
     slow = group.join(0.0, [TOPIC], None, lambda: None)
     quick = group.join(0.0, [TOPIC], None, lambda: None)
     group.rejoin(0.1, slow)
@@ -99,7 +106,7 @@ async def test_a_killed_producer_appends_nothing_more(cluster: MemoryCluster) ->
     network = Network()
     network.delays[Operation.APPEND] = 0.01
     log = MemoryLog(cluster, network=network)
-    future = log.producer().send(Outgoing(TOPIC, b"x"))
+    future = log.producer().send(ProducerRecord(TOPIC, b"x"))
     log.kill()
     await asyncio.sleep(0.03)
     assert not future.done()
@@ -117,7 +124,7 @@ async def test_who_was_cut_off_learns_that_its_partitions_are_lost(cluster: Memo
     await other.subscribe([TOPIC], two)
     await until(lambda: len(two.owned) == 2)
     assert one.owned == two.owned
-    committing = asyncio.create_task(zombie.commit({FIRST: Progress(1)}))
+    committing = asyncio.create_task(zombie.commit({FIRST: OffsetAndMetadata(1)}))
     await asyncio.sleep(0.01)
     network.connected.set()
     with pytest.raises(PartitionsLost):
@@ -126,7 +133,7 @@ async def test_who_was_cut_off_learns_that_its_partitions_are_lost(cluster: Memo
     assert one.told[1] == ("lost", (FIRST, SECOND))
     # It joins again by itself.
     await until(lambda: len(one.owned) == len(two.owned) == 1)
-    assert cluster.group("g").progress == {}
+    assert cluster.group("g").committed_offsets == {}
     await asyncio.gather(zombie.close(), other.close())
 
 
@@ -151,26 +158,26 @@ async def test_who_holds_up_a_rebalance_for_too_long_is_expelled(cluster: Memory
 
 async def test_failed_appends_say_what_is_known(cluster: MemoryCluster) -> None:
     network = Network()
-    network.before[Operation.APPEND] = [TryAgain("not sent")]
+    network.before[Operation.APPEND] = [TransientError("not sent")]
     network.after[Operation.APPEND] = [AppendUncertain("no answer")]
     producer = MemoryLog(cluster, network=network).producer()
-    with pytest.raises(TryAgain, match="not sent"):
-        await producer.send(Outgoing(TOPIC, b"lost", partition=0))
+    with pytest.raises(TransientError, match="not sent"):
+        await producer.send(ProducerRecord(TOPIC, b"lost", partition=0))
     with pytest.raises(AppendUncertain, match="no answer"):
-        await producer.send(Outgoing(TOPIC, b"there all the same", partition=0))
-    assert (await producer.send(Outgoing(TOPIC, b"next", partition=0))).offset == 1
+        await producer.send(ProducerRecord(TOPIC, b"there all the same", partition=0))
+    assert (await producer.send(ProducerRecord(TOPIC, b"next", partition=0))).offset == 1
     assert [record.value for record in cluster.records(TOPIC)] == [b"there all the same", b"next"]
 
 
 async def test_a_slow_partition_does_not_hold_up_the_others(cluster: MemoryCluster) -> None:
     class SlowFirst(Network):
-        async def call(self, request: Request, perform: Callable[[], T]) -> T:
+        async def call(self, request: NetworkRequest, perform: Callable[[], T]) -> T:
             await asyncio.sleep(0.05 if FIRST in request.partitions else 0)
             return perform()
 
     producer = MemoryLog(cluster, network=SlowFirst()).producer()
-    slow = [producer.send(Outgoing(TOPIC, b"%d" % number, partition=0)) for number in range(3)]
-    assert (await producer.send(Outgoing(TOPIC, b"fast", partition=1))).offset == 0
+    slow = [producer.send(ProducerRecord(TOPIC, b"%d" % number, partition=0)) for number in range(3)]
+    assert (await producer.send(ProducerRecord(TOPIC, b"fast", partition=1))).offset == 0
     assert not any(future.done() for future in slow)
     await producer.close()
     assert [future.result().offset for future in slow] == [0, 1, 2]
@@ -180,22 +187,25 @@ async def test_a_full_queue_says_so_at_once(cluster: MemoryCluster, monkeypatch:
     monkeypatch.setattr(memory_producer, "_QUEUE_LIMIT", 3)
     producer = MemoryLog(cluster).producer()
     for _ in range(3):
-        producer.send(Outgoing(TOPIC, b"x"))
+        producer.send(ProducerRecord(TOPIC, b"x"))
     with pytest.raises(Overloaded, match="3 records"):
-        producer.send(Outgoing(TOPIC, b"x"))
+        producer.send(ProducerRecord(TOPIC, b"x"))
     await producer.flush()
-    await producer.send(Outgoing(TOPIC, b"x"))
+    await producer.send(ProducerRecord(TOPIC, b"x"))
     assert len(cluster.records(TOPIC)) == 4
 
 
 async def test_members_repeat_what_keeps_them_in_the_group(cluster: MemoryCluster) -> None:
     network = Network()
-    network.before = {Operation.JOIN: [TryAgain("x")], Operation.HEARTBEAT: [TryAgain("x"), TryAgain("x")]}
+    network.before = {
+        Operation.JOIN: [TransientError("x")],
+        Operation.HEARTBEAT: [TransientError("x"), TransientError("x")],
+    }
     listener = Listener()
     consumer = MemoryLog(cluster, network=network).consumer("g")
     await consumer.subscribe([TOPIC], listener)
     await until(lambda: len(listener.owned) == 2)
-    network.before[Operation.LEAVE] = [TryAgain("x")]
+    network.before[Operation.LEAVE] = [TransientError("x")]
     await consumer.close()
     assert len(cluster.group("g").members) == 1
     await until(lambda: not cluster.group("g").members)
@@ -209,7 +219,7 @@ async def test_a_fetch_under_way_brings_nothing_of_partitions_that_have_gone(clu
     await consumer.subscribe([TOPIC], one)
     await until(lambda: len(one.owned) == 2)
     for number in range(2):
-        cluster.append(Outgoing(TOPIC, b"x", partition=number))
+        cluster.append(ProducerRecord(TOPIC, b"x", partition=number))
     fetching = asyncio.create_task(consumer.poll(10, 0.0))
     await asyncio.sleep(0.01)
     other = MemoryLog(cluster).consumer("g")
@@ -224,7 +234,7 @@ async def test_a_fetch_under_way_brings_nothing_of_partitions_that_have_gone(clu
 
 async def test_a_group_goes_on_at_the_start_where_retention_overtook_it(cluster: MemoryCluster) -> None:
     for number in range(10):
-        cluster.append(Outgoing(TOPIC, b"%d" % number, partition=0))
+        cluster.append(ProducerRecord(TOPIC, b"%d" % number, partition=0))
     listener = Listener(starts={FIRST: 2})
     consumer = MemoryLog(cluster).consumer("g")
     cluster.delete_before(FIRST, 6)
@@ -235,7 +245,7 @@ async def test_a_group_goes_on_at_the_start_where_retention_overtook_it(cluster:
 
 async def test_compaction_keeps_the_newest_of_each_key_in_its_place(cluster: MemoryCluster) -> None:
     for number in range(9):
-        cluster.append(Outgoing(TOPIC, b"%d" % number, key=b"%d" % (number % 3), partition=0))
+        cluster.append(ProducerRecord(TOPIC, b"%d" % number, key=b"%d" % (number % 3), partition=0))
     cluster.compact(TOPIC)
     reader = MemoryLog(cluster).reader()
     await reader.assign({FIRST: 1})
@@ -246,7 +256,7 @@ async def test_compaction_keeps_the_newest_of_each_key_in_its_place(cluster: Mem
 
 async def test_positions_move_over_a_compacted_end(cluster: MemoryCluster) -> None:
     for number in range(4):
-        cluster.append(Outgoing(TOPIC, b"%d" % number, partition=0))
+        cluster.append(ProducerRecord(TOPIC, b"%d" % number, partition=0))
     del cluster.partition(FIRST).records[2:]
     reader = MemoryLog(cluster).reader()
     await reader.assign({FIRST: 0})
@@ -261,7 +271,7 @@ async def test_timestamps_come_from_the_clock(cluster: MemoryCluster) -> None:
     times = iter([10, 20, 30])
     producer = MemoryLog(cluster, lambda: next(times)).producer()
     for _ in range(3):
-        await producer.send(Outgoing(TOPIC, b"x", partition=0))
+        await producer.send(ProducerRecord(TOPIC, b"x", partition=0))
     assert [record.timestamp_ms for record in cluster.records(TOPIC, 0)] == [10, 20, 30]
     reader = MemoryLog(cluster).reader()
     assert await reader.offsets_at([FIRST, SECOND], 11) == {FIRST: 1, SECOND: 0}
@@ -271,10 +281,10 @@ async def test_every_operation_passes_the_network(cluster: MemoryCluster) -> Non
     network = Network()
     log = MemoryLog(cluster, client="me", network=network)
     consumer, reader, listener = log.consumer("g"), log.reader(), Listener()
-    await log.producer().send(Outgoing(TOPIC, b"x", partition=0))
+    await log.producer().send(ProducerRecord(TOPIC, b"x", partition=0))
     await consumer.subscribe([TOPIC], listener)
     await take(consumer, 1)
-    await consumer.commit({FIRST: Progress(1)})
+    await consumer.commit({FIRST: OffsetAndMetadata(1)})
     await reader.bounds([FIRST])
     await log.admin().create_topics([])
     await consumer.close()
@@ -303,7 +313,7 @@ async def test_what_a_listener_raises_while_closing_comes_out_of_close(cluster: 
 async def test_a_reader_outside_of_the_log_may_be_assigned_anew(cluster: MemoryCluster) -> None:
     reader = MemoryLog(cluster).reader()
     await reader.assign({FIRST: 5})
-    with pytest.raises(OffsetGone, match=r"t\[0\] has offsets 0 to 0, not 5"):
+    with pytest.raises(OffsetOutOfRange, match=r"t\[0\] has offsets 0 to 0, not 5"):
         await reader.poll(1, 0.0)
     await reader.assign({FIRST: 0})
     assert not await reader.poll(1, 0.0)

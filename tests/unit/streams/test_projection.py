@@ -15,12 +15,12 @@ from headrace_contracts.events import DeadLetter, SkillAction, SkillSubmitted
 from headrace_contracts.memory_registry import MemoryRegistry
 from headrace_contracts.topics import SKILLS_SUBMITTED, TOPICS, with_partitions
 from headrace_streams.dead_letters import DeadLetters
-from headrace_streams.errors import AppendUncertain, BatchRefused, PartitionsLost, TryAgain
+from headrace_streams.errors import AppendUncertain, BatchRefused, PartitionsLost, TransientError
 from headrace_streams.memory import MemoryCluster, MemoryLog
 from headrace_streams.projection import Moves, Projection
 from headrace_streams.provisioning import provision
 from headrace_streams.publishing import Publication, Publisher
-from headrace_streams.records import Outgoing, Record, TopicPartition
+from headrace_streams.records import ProducerRecord, Record, TopicPartition
 from headrace_streams.typed import decode
 
 PREFIX = "test."
@@ -72,7 +72,7 @@ class Database:
     def _answer(self) -> None:
         if self.away:
             self.away -= 1
-            raise TryAgain("the database is away")
+            raise TransientError("the database is away")
 
 
 class Bench:
@@ -274,8 +274,8 @@ async def test_closing_does_not_wait_for_the_database(bench: Bench) -> None:
 
 async def test_what_cannot_be_read_goes_to_the_dead_letters_and_the_others_go_on(bench: Bench) -> None:
     first = await bench.submit(5)
-    bench.cluster.append(Outgoing(TOPIC, b"no event", b"k", 1))
-    bench.cluster.append(Outgoing(TOPIC, None, b"k", 2))
+    bench.cluster.append(ProducerRecord(TOPIC, b"no event", b"k", 1))
+    bench.cluster.append(ProducerRecord(TOPIC, None, b"k", 2))
     second = await bench.submit(5)
     async with bench.running():
         await bench.until_applied(first + second)
@@ -303,13 +303,13 @@ async def test_lag_can_be_watched(bench: Bench) -> None:
     async with bench.running():
         await bench.until_applied(ids)
         await asyncio.sleep(0.05)
-        progress = bench.cluster.group("view").progress
+        progress = bench.cluster.group("view").committed_offsets
         assert {name: moved.next_offset for name, moved in progress.items()} == bench.database.stored
 
 
 async def test_what_the_store_will_never_take_is_put_aside_and_holds_up_nothing(bench: Bench) -> None:
     ids = await bench.submit(100)
-    bench.cluster.append(Outgoing(TOPIC, b"garbage", b"k", 1))
+    bench.cluster.append(ProducerRecord(TOPIC, b"garbage", b"k", 1))
     bench.database.refused = frozenset(ids[13::20])
     good = sorted(set(ids) - bench.database.refused)
     async with bench.running(max_batch=50):
@@ -355,7 +355,7 @@ async def test_dead_letters_that_cannot_be_kept_hold_the_record_back(bench: Benc
             assert not bench.database.stored, "passed over before it was kept"
             await super().keep(record, error, attempts)
 
-    bench.cluster.append(Outgoing(TOPIC, b"garbage", b"k", 1))
+    bench.cluster.append(ProducerRecord(TOPIC, b"garbage", b"k", 1))
     letters = Away(bench.publisher, "test", PREFIX, lambda: 7)
     projection = Projection(bench.log, "view", [SKILLS_SUBMITTED], bench.codec, bench.database, letters)
     task = asyncio.create_task(projection.run())

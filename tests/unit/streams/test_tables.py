@@ -12,10 +12,10 @@ from headrace_contracts.events import AccessKey
 from headrace_contracts.memory_registry import MemoryRegistry
 from headrace_contracts.topics import ACCESS_KEYS
 from headrace_streams import tables
-from headrace_streams.errors import OffsetGone, TopicMissing
+from headrace_streams.errors import OffsetOutOfRange, TopicMissing
 from headrace_streams.memory import MemoryCluster, MemoryLog
 from headrace_streams.publishing import Publication, Publisher
-from headrace_streams.records import Outgoing, TopicPartition
+from headrace_streams.records import ProducerRecord, TopicPartition
 from headrace_streams.tables import Table
 
 TOPIC = "test.access.keys"
@@ -138,8 +138,8 @@ async def test_a_compacted_end_does_not_keep_it_from_starting(bench: Bench) -> N
 
 async def test_what_cannot_be_read_leaves_its_key_as_it_was(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
     await bench.put("a")
-    bench.cluster.append(Outgoing(TOPIC, b"no event", b"a"))
-    bench.cluster.append(Outgoing(TOPIC, b"no key", None, 0))
+    bench.cluster.append(ProducerRecord(TOPIC, b"no event", b"a"))
+    bench.cluster.append(ProducerRecord(TOPIC, b"no key", None, 0))
     table = await bench.started()
     await bench.put("b")
     await soon(lambda: table.get("b") is not None)
@@ -176,7 +176,7 @@ async def test_broken_following_is_told(bench: Bench) -> None:
     partition.start = partition.end = 1_000
     await bench.put(*[f"k{number}" for number in range(20)])
     async with asyncio.timeout(5):
-        with pytest.raises(OffsetGone):
+        with pytest.raises(OffsetOutOfRange):
             await table.failure
     assert table.get("a") is not None
 

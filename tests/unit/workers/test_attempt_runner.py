@@ -12,11 +12,11 @@ from headrace_contracts.content import plain, text_of
 from headrace_contracts.errors import BadBytes
 from headrace_contracts.events import Outcome, ReplyKind
 from headrace_contracts.headers import header
-from headrace_models.errors import BadRequest, RetryLater, TryAnother
+from headrace_models.errors import BadRequest, RetrySameProvider, TryAnotherProvider
 from headrace_models.ports import Usage
 from headrace_models.worker.runner import MustNotRunHere
-from headrace_streams.errors import AppendUncertain, RecordRefused, SendToDeadLetters, TryAgain
-from headrace_streams.memory import Operation, Request
+from headrace_streams.errors import AppendUncertain, RecordRefused, SendToDeadLetters, TransientError
+from headrace_streams.memory import NetworkRequest, Operation
 from headrace_streams.records import Record
 from headrace_testing.workers import ScriptedProvider, WorkerBench, attempt, healthy, now_ms
 
@@ -87,9 +87,9 @@ async def test_the_model_is_asked_as_the_attempt_says(bench: WorkerBench, provid
 @pytest.mark.parametrize(
     ("error", "outcome", "code", "retry_after_ms"),
     [
-        (RetryLater("overloaded", "!", provider="p", after_seconds=1.5), Outcome.FAILED_RETRYABLE, "overloaded", 1500),
-        (RetryLater("timeout", "too slow", provider="p"), Outcome.FAILED_RETRYABLE, "timeout", None),
-        (TryAnother("model_missing", "no such model", provider="p"), Outcome.FAILED_PERMANENT, "model_missing", None),
+        (RetrySameProvider("timeout", "", provider="p", after_seconds=2), Outcome.FAILED_RETRYABLE, "timeout", 2000),
+        (RetrySameProvider("timeout", "too slow", provider="p"), Outcome.FAILED_RETRYABLE, "timeout", None),
+        (TryAnotherProvider("model_missing", "none", provider="p"), Outcome.FAILED_PERMANENT, "model_missing", None),
         (BadRequest("invalid_request", "bad", provider="p"), Outcome.FAILED_PERMANENT, "invalid_request", None),
         (ValueError("a defect in the client"), Outcome.FAILED_RETRYABLE, "worker_error", None),
     ],
@@ -116,7 +116,7 @@ async def test_a_failure_is_reported_and_never_tried_again_here(
 
 
 async def test_what_a_failed_call_consumed_is_told(bench: WorkerBench, provider: ScriptedProvider) -> None:
-    provider.script = [RetryLater("connection_lost", "gone", provider="p", usage=Usage(11, 5))]
+    provider.script = [RetrySameProvider("connection_lost", "gone", provider="p", usage=Usage(11, 5))]
     await bench.runner([healthy(provider)]).handle(bench.submit(attempt()))
     (usage,) = bench.read(topics.USAGE_RECORDED)
     assert (usage.usage.input_tokens, usage.usage.output_tokens) == (11, 5)
@@ -142,18 +142,18 @@ async def test_an_attempt_whose_deadline_has_passed_is_not_begun(
 
 
 async def test_a_deadline_ends_the_wait_for_a_slot(bench: WorkerBench, provider: ScriptedProvider) -> None:
-    place = healthy(provider, slots=1)
-    place.busy = 1
-    await bench.runner([place]).handle(bench.submit(attempt(deadline_at=now_ms() + 40)))
+    endpoint = healthy(provider, slots=1)
+    endpoint.busy = 1
+    await bench.runner([endpoint]).handle(bench.submit(attempt(deadline_at=now_ms() + 40)))
     assert ended(bench).outcome is Outcome.EXPIRED
-    assert (place.busy, provider.asked) == (1, [])
+    assert (endpoint.busy, provider.asked) == (1, [])
 
 
 async def test_a_time_out_at_the_deadline_is_an_expiry(bench: WorkerBench, provider: ScriptedProvider) -> None:
     class Slow(ScriptedProvider):
         async def _chat(self, request, on_text):  # type: ignore[no-untyped-def]
             await asyncio.sleep(request.timeout_seconds + 0.005)
-            raise RetryLater("timeout", "too slow", provider="p", usage=Usage(7, 1))
+            raise RetrySameProvider("timeout", "too slow", provider="p", usage=Usage(7, 1))
 
     await bench.runner([healthy(Slow())]).handle(bench.submit(attempt(deadline_at=now_ms() + 40)))
     finished = ended(bench)
@@ -163,7 +163,9 @@ async def test_a_time_out_at_the_deadline_is_an_expiry(bench: WorkerBench, provi
     assert usage.usage.input_tokens == 7
 
 
-async def test_without_a_place_the_attempt_goes_back_at_once(bench: WorkerBench, provider: ScriptedProvider) -> None:
+async def test_without_an_endpoint_the_attempt_goes_back_at_once(
+    bench: WorkerBench, provider: ScriptedProvider
+) -> None:
     await bench.runner([healthy(provider)]).handle(bench.submit(attempt(model="llama3:70b")))
     finished = ended(bench)
     assert finished.failure is not None
@@ -182,10 +184,10 @@ async def test_without_a_place_the_attempt_goes_back_at_once(bench: WorkerBench,
 async def test_what_no_model_can_be_asked_fails_for_good(
     bench: WorkerBench, provider: ScriptedProvider, changes: dict[str, Any]
 ) -> None:
-    place = healthy(provider)
-    await bench.runner([place]).handle(bench.submit(attempt(**changes)))
+    endpoint = healthy(provider)
+    await bench.runner([endpoint]).handle(bench.submit(attempt(**changes)))
     assert ended(bench).outcome is Outcome.FAILED_PERMANENT
-    assert (provider.asked, place.busy) == ([], 0)
+    assert (provider.asked, endpoint.busy) == ([], 0)
 
 
 async def test_a_forbidden_attempt_is_refused_and_goes_to_the_dead_letters(
@@ -231,7 +233,7 @@ class _Faults:
     def __init__(self) -> None:
         self.failures: dict[str, list[Exception]] = {}
 
-    async def call(self, request: Request, perform: Callable[[], T]) -> T:
+    async def call(self, request: NetworkRequest, perform: Callable[[], T]) -> T:
         await asyncio.sleep(0)
         if request.operation is Operation.APPEND and request.partitions:
             planned = self.failures.get(request.partitions[0].topic)
@@ -248,8 +250,8 @@ async def test_reports_are_repeated_until_both_are_on_disk(provider: ScriptedPro
     bench = WorkerBench(faults)
     await bench.prepare()
     faults.failures = {
-        "headrace.attempts.finished": [TryAgain("no leader"), AppendUncertain("no answer")],
-        "headrace.usage.recorded": [TryAgain("no leader")],
+        "headrace.attempts.finished": [TransientError("no leader"), AppendUncertain("no answer")],
+        "headrace.usage.recorded": [TransientError("no leader")],
     }
     await bench.runner([healthy(provider)]).handle(bench.submit(attempt()))
     assert len(provider.asked) == 1
@@ -279,14 +281,14 @@ async def test_an_attempt_of_a_partition_that_is_not_there_is_for_the_dead_lette
 
 
 async def test_a_cancelled_run_gives_its_slot_back(bench: WorkerBench, provider: ScriptedProvider) -> None:
-    place = healthy(provider)
+    endpoint = healthy(provider)
     provider.script = [asyncio.Event()]
-    task = asyncio.create_task(bench.runner([place]).handle(bench.submit(attempt())))
+    task = asyncio.create_task(bench.runner([endpoint]).handle(bench.submit(attempt())))
     async with asyncio.timeout(5):
         while not provider.running:  # noqa: ASYNC110 - looks at what has no event
             await asyncio.sleep(0.001)
-    assert place.busy == 1
+    assert endpoint.busy == 1
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
-    assert (place.busy, provider.running) == (0, 0)
+    assert (endpoint.busy, provider.running) == (0, 0)
     assert bench.read(topics.ATTEMPTS_FINISHED) == []

@@ -1,4 +1,4 @@
-"""When a place is left alone."""
+"""When an endpoint is left alone."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from headrace_models.errors import (
     OtherCode,
     ProviderError,
     RetryCode,
-    RetryLater,
-    TryAnother,
+    RetrySameProvider,
+    TryAnotherProvider,
 )
 from headrace_models.worker.breaker import CLOSED, Breaker, BreakerPolicy, after_call
 
 POLICY = BreakerPolicy(lasting_failures=2, passing_failures=3, lasting_seconds=60.0, passing_seconds=10.0)
-WRONG_KEY = TryAnother("not_authorised", "wrong key", provider="p")
-BUSY = RetryLater("overloaded", "busy", provider="p")
+WRONG_KEY = TryAnotherProvider("not_authorised", "wrong key", provider="p")
+BUSY = RetrySameProvider("overloaded", "busy", provider="p")
 
 
 def after(*calls: ProviderError | None, now: float = 100.0) -> Breaker:
@@ -36,11 +36,11 @@ def after(*calls: ProviderError | None, now: float = 100.0) -> Breaker:
         ((WRONG_KEY, None, WRONG_KEY), 0),
         ((BUSY, BUSY), 0),
         ((BUSY, BUSY, BUSY), 10),
-        ((BUSY, BUSY, RetryLater("rate_limited", "wait", provider="p", after_seconds=25.0)), 25),
-        ((BUSY, BUSY, RetryLater("rate_limited", "wait", provider="p", after_seconds=1.0)), 10),
+        ((BUSY, BUSY, RetrySameProvider("rate_limited", "wait", provider="p", after_seconds=25.0)), 25),
+        ((BUSY, BUSY, RetrySameProvider("rate_limited", "wait", provider="p", after_seconds=1.0)), 10),
         ((BadRequest("invalid_request", "bad", provider="p"),) * 9, 0),
-        ((RetryLater("timeout", "slow", provider="p"),) * 9, 0),
-        ((TryAnother("model_missing", "none", provider="p"),) * 9, 0),
+        ((RetrySameProvider("timeout", "slow", provider="p"),) * 9, 0),
+        ((TryAnotherProvider("model_missing", "none", provider="p"),) * 9, 0),
     ],
 )
 def test_failures_in_a_row_open_it(calls: tuple[ProviderError | None, ...], open_for: float) -> None:

@@ -1,4 +1,4 @@
-"""Wishes to stop tasks: who follows them, and what becomes of the attempts."""
+"""Cancellation requests to stop tasks: who follows them, and what becomes of the attempts."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from headrace_contracts.events import Outcome
 from headrace_models.call import Call, limited, spent_until
 from headrace_models.ports import ChatRequest, ChatResult, Message, OnText
 from headrace_models.worker import cancellations as cancellations_module
-from headrace_models.worker.cancellations import Cancellations, Wishes, is_wanted
+from headrace_models.worker.cancellations import CancellationRequests, Cancellations, is_wanted
 from headrace_streams.memory.cluster import MemoryCluster
 from headrace_streams.publishing import Publication
-from headrace_streams.records import Outgoing, TopicPartition
+from headrace_streams.records import ProducerRecord, TopicPartition
 from headrace_testing.workers import PREFIX, ScriptedProvider, WorkerBench, attempt, healthy, now_ms
 
 TOPIC = PREFIX + topics.TASKS_CANCELLED.name
@@ -28,13 +28,15 @@ async def bench() -> WorkerBench:
     return made
 
 
-def wish(bench: WorkerBench, task_id: str, tenant: str = "acme", *, at: int | None = None, partition: int = 0) -> None:
+def cancellation(
+    bench: WorkerBench, task_id: str, tenant: str = "acme", *, at: int | None = None, partition: int = 0
+) -> None:
     event = events.TaskCancelled(task_id=task_id, tenant=tenant, requested_at=at or now_ms())
     publication = Publication(
         spec=topics.TASKS_CANCELLED, event=event, event_id=f"{task_id}/cancel", key=b"k", tenant=tenant,
         time_ms=event.requested_at, partition=partition,
     )  # fmt: skip
-    bench.cluster.append(bench.publisher.outgoing(publication), event.requested_at)
+    bench.cluster.append(bench.publisher.record_of(publication), event.requested_at)
 
 
 async def eventually(true: Callable[[], bool], what: str) -> None:
@@ -48,10 +50,17 @@ async def eventually(true: Callable[[], bool], what: str) -> None:
 
 @asynccontextmanager
 async def following(
-    bench: WorkerBench, on_wishes: Callable[[Wishes], None] = lambda _wishes: None, remembered: int = 100
+    bench: WorkerBench,
+    on_cancellations: Callable[[CancellationRequests], None] = lambda _cancellations: None,
+    remembered: int = 100,
 ) -> AsyncIterator[Cancellations]:
     made = Cancellations(
-        bench.log, bench.codec, history_seconds=60, clock_ms=now_ms, on_wishes=on_wishes, remembered=remembered
+        bench.log,
+        bench.codec,
+        history_seconds=60,
+        clock_ms=now_ms,
+        on_cancellations=on_cancellations,
+        remembered=remembered,
     )
     await made.start()
     run = asyncio.create_task(made.run())
@@ -63,29 +72,29 @@ async def following(
         await made.close()
 
 
-async def test_wishes_of_the_last_while_are_known_at_the_start_and_older_ones_not(bench: WorkerBench) -> None:
-    wish(bench, "old", at=now_ms() - 120_000)
-    wish(bench, "recent", at=now_ms() - 30_000)
-    wish(bench, "elsewhere", at=now_ms() - 30_000, partition=5)
+async def test_cancellations_of_the_last_while_are_known_at_the_start_and_older_ones_not(bench: WorkerBench) -> None:
+    cancellation(bench, "old", at=now_ms() - 120_000)
+    cancellation(bench, "recent", at=now_ms() - 30_000)
+    cancellation(bench, "elsewhere", at=now_ms() - 30_000, partition=5)
     async with following(bench) as known:
         assert known.wanted("recent", "acme")
         assert known.wanted("elsewhere", "acme")
         assert not known.wanted("old", "acme")
 
 
-async def test_new_wishes_are_told_and_garbage_stops_nothing(bench: WorkerBench) -> None:
+async def test_new_cancellations_are_told_and_garbage_stops_nothing(bench: WorkerBench) -> None:
     told: list[tuple[str, str]] = []
     async with following(bench, told.extend) as known:
-        bench.cluster.append(Outgoing(TOPIC, b"garbage", partition=2), now_ms())
-        wish(bench, "new", partition=2)
-        await eventually(lambda: known.wanted("new", "acme"), "the wish is known")
+        bench.cluster.append(ProducerRecord(TOPIC, b"garbage", partition=2), now_ms())
+        cancellation(bench, "new", partition=2)
+        await eventually(lambda: known.wanted("new", "acme"), "the request is known")
     assert told == [("new", "acme")]
 
 
-async def test_a_foreign_tenants_wish_is_none_and_hides_none(bench: WorkerBench) -> None:
-    wish(bench, "task-1", "acme")
-    wish(bench, "task-1", "mallory")
-    wish(bench, "task-2", "mallory")
+async def test_a_foreign_tenants_cancellation_is_none_and_hides_none(bench: WorkerBench) -> None:
+    cancellation(bench, "task-1", "acme")
+    cancellation(bench, "task-1", "mallory")
+    cancellation(bench, "task-2", "mallory")
     async with following(bench) as known:
         assert known.wanted("task-1", "acme")
         assert not known.wanted("task-2", "acme")
@@ -93,9 +102,9 @@ async def test_a_foreign_tenants_wish_is_none_and_hides_none(bench: WorkerBench)
     assert not is_wanted({("task-1", "mallory")}, bench.submit(attempt("task-1")))
 
 
-async def test_the_oldest_wishes_are_forgotten_when_there_are_too_many(bench: WorkerBench) -> None:
+async def test_the_oldest_cancellations_are_forgotten_when_there_are_too_many(bench: WorkerBench) -> None:
     for number in range(5):
-        wish(bench, f"task-{number}")
+        cancellation(bench, f"task-{number}")
     async with following(bench, remembered=3) as known:
         assert [known.wanted(f"task-{number}", "acme") for number in range(5)] == [False, False, True, True, True]
 
@@ -104,10 +113,10 @@ async def test_partitions_that_are_added_are_followed(bench: WorkerBench, monkey
     monkeypatch.setattr(cancellations_module, "_LOOK_SECONDS", 0.0)
     async with following(bench) as known:
         _add_partition(bench.cluster)
-        wish(bench, "first")
-        await eventually(lambda: known.wanted("first", "acme"), "the first wish is known")
-        wish(bench, "second", partition=6)
-        await eventually(lambda: known.wanted("second", "acme"), "the wish in the new partition is known")
+        cancellation(bench, "first")
+        await eventually(lambda: known.wanted("first", "acme"), "the first request is known")
+        cancellation(bench, "second", partition=6)
+        await eventually(lambda: known.wanted("second", "acme"), "the request in the new partition is known")
 
 
 def _add_partition(cluster: MemoryCluster) -> None:
@@ -115,12 +124,12 @@ def _add_partition(cluster: MemoryCluster) -> None:
     cluster._topics[TOPIC].append(type(before)(TopicPartition(TOPIC, 6)))
 
 
-async def test_wishes_lost_to_retention_are_no_reason_to_stop_following(bench: WorkerBench) -> None:
+async def test_cancellations_lost_to_retention_are_no_reason_to_stop_following(bench: WorkerBench) -> None:
     async with following(bench) as known:
         for number in range(3):
-            wish(bench, f"gone-{number}")
+            cancellation(bench, f"gone-{number}")
         bench.cluster.delete_before(TopicPartition(TOPIC, 0), 3)
-        wish(bench, "later")
+        cancellation(bench, "later")
         await eventually(lambda: known.wanted("later", "acme"), "it goes on")
 
 
@@ -182,7 +191,7 @@ async def test_an_attempt_that_waits_for_a_slot_is_ended_and_bills_nothing(bench
     await asyncio.wait_for(runner.handle(bench.submit(attempt("third"))), 5)
 
 
-async def test_a_cancellation_from_elsewhere_is_not_taken_for_a_wish(bench: WorkerBench) -> None:
+async def test_a_cancellation_from_elsewhere_is_not_taken_for_a_cancellation(bench: WorkerBench) -> None:
     provider = _Slow()
     running = asyncio.create_task(bench.runner([healthy(provider)]).handle(bench.submit(attempt())))
     await eventually(lambda: provider.running == 1, "the call runs")
@@ -192,7 +201,7 @@ async def test_a_cancellation_from_elsewhere_is_not_taken_for_a_wish(bench: Work
     assert bench.read(topics.ATTEMPTS_FINISHED) == []
 
 
-async def test_an_attempt_whose_wish_came_first_does_not_begin(bench: WorkerBench) -> None:
+async def test_an_attempt_whose_cancellation_came_first_does_not_begin(bench: WorkerBench) -> None:
     provider = ScriptedProvider()
     runner = bench.runner([healthy(provider)], is_cancelled=lambda task_id, tenant: (task_id, tenant) == ("a", "acme"))
     await runner.handle(bench.submit(attempt("a")))

@@ -10,7 +10,7 @@ from headrace_contracts.content import text_of
 from headrace_models.worker.deltas import DeltaWriter
 from headrace_streams.errors import Overloaded
 from headrace_streams.publishing import Publication, Publisher
-from headrace_streams.records import Appended
+from headrace_streams.records import RecordMetadata
 from headrace_testing.workers import WorkerBench, attempt, now_ms
 
 
@@ -69,13 +69,13 @@ class _Flaky(Publisher):
         self.refusals = refusals
         self.failures = failures
 
-    def send(self, publication: Publication) -> asyncio.Future[Appended]:
+    def send(self, publication: Publication) -> asyncio.Future[RecordMetadata]:
         if self.refusals:
             self.refusals -= 1
             raise Overloaded("the queue is full")
         if self.failures:
             self.failures -= 1
-            failed: asyncio.Future[Appended] = asyncio.get_running_loop().create_future()
+            failed: asyncio.Future[RecordMetadata] = asyncio.get_running_loop().create_future()
             failed.set_exception(Overloaded("given up"))
             return failed
         return super().send(publication)

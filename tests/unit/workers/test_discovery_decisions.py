@@ -7,13 +7,13 @@ from dataclasses import replace
 import pytest
 from headrace_local_worker.decide.endpoints import (
     Changed,
-    Endpoint,
     LabelsInvalid,
     Listed,
+    NodeRules,
     Port,
     Removed,
-    Rules,
     Slice,
+    SliceEndpoint,
     after,
     machines_of,
     nodes_of,
@@ -25,24 +25,24 @@ from headrace_local_worker.decide.nodes import NodeSpec
 from headrace_local_worker.settings import LocalWorkerSettings
 from headrace_runtime.settings import SettingsInvalid
 
-RULES = Rules(port="http", slots=4)
+RULES = NodeRules(port="http", slots=4)
 HTTP = {"http": Port(11434)}
 
 
-def of(*endpoints: Endpoint, name: str = "ollama-abc", **changes: object) -> Slice:
+def of(*endpoints: SliceEndpoint, name: str = "ollama-abc", **changes: object) -> Slice:
     return replace(Slice(name, "IPv4", HTTP, endpoints), **changes)  # type: ignore[arg-type]
 
 
-def urls(*slices: Slice, rules: Rules = RULES) -> dict[str, str]:
+def urls(*slices: Slice, rules: NodeRules = RULES) -> dict[str, str]:
     return {name: spec.url for name, spec in nodes_of(slices, {}, rules).nodes.items()}
 
 
 def test_a_node_is_called_by_its_pod_its_hostname_or_its_address() -> None:
     found = urls(
         of(
-            Endpoint("10.0.0.1", pod="ollama-0", hostname="h"),
-            Endpoint("10.0.0.2", hostname="gpu-box"),
-            Endpoint("10.0.0.3"),
+            SliceEndpoint("10.0.0.1", pod="ollama-0", hostname="h"),
+            SliceEndpoint("10.0.0.2", hostname="gpu-box"),
+            SliceEndpoint("10.0.0.3"),
         )
     )
     assert found == {
@@ -50,38 +50,40 @@ def test_a_node_is_called_by_its_pod_its_hostname_or_its_address() -> None:
         "gpu-box": "http://10.0.0.2:11434",
         "10.0.0.3": "http://10.0.0.3:11434",
     }
-    assert urls(of(Endpoint("10.0.0.3"), ports={"http": Port(80)})) == {"10.0.0.3:80": "http://10.0.0.3:80"}
+    assert urls(of(SliceEndpoint("10.0.0.3"), ports={"http": Port(80)})) == {"10.0.0.3:80": "http://10.0.0.3:80"}
 
 
 def test_only_what_may_get_work_is_a_node() -> None:
-    there = Endpoint("10.0.0.1", pod="a")
+    there = SliceEndpoint("10.0.0.1", pod="a")
     assert urls(of(replace(there, ready=False))) == {}
     assert urls(of(replace(there, terminating=True))) == {}, "it may still serve, but what it has and nothing new"
     assert urls(of(there)) == {"a": "http://10.0.0.1:11434"}
 
 
 def test_a_node_in_slices_of_both_families_is_one_node() -> None:
-    four = of(Endpoint("10.0.0.1", pod="a"), name="four")
-    six = of(Endpoint("fd00::1", pod="a"), name="six", family="IPv6")
+    four = of(SliceEndpoint("10.0.0.1", pod="a"), name="four")
+    six = of(SliceEndpoint("fd00::1", pod="a"), name="six", family="IPv6")
     assert urls(four, six) == urls(six, four) == {"a": "http://10.0.0.1:11434"}
     assert urls(six) == {"a": "http://[fd00::1]:11434"}
-    unready = of(Endpoint("10.0.0.1", pod="a", ready=False), name="four")
+    unready = of(SliceEndpoint("10.0.0.1", pod="a", ready=False), name="four")
     assert urls(unready, six) == {"a": "http://[fd00::1]:11434"}
 
 
 def test_a_name_from_outside_is_used_as_it_is() -> None:
-    assert urls(of(Endpoint("gpu.example"), family="FQDN")) == {"gpu.example": "http://gpu.example:11434"}
+    assert urls(of(SliceEndpoint("gpu.example"), family="FQDN")) == {"gpu.example": "http://gpu.example:11434"}
 
 
 def test_a_node_that_moves_between_slices_stays_one_and_a_pod_that_was_replaced_is_the_new_one() -> None:
-    node = Endpoint("10.0.0.1", pod="a")
+    node = SliceEndpoint("10.0.0.1", pod="a")
     assert len(urls(of(node, name="one"), of(node, name="two"))) == 1
-    old = Endpoint("10.0.0.1", pod="a", terminating=True, ready=False)
-    assert urls(of(old, name="one"), of(Endpoint("10.0.0.9", pod="a"), name="two")) == {"a": "http://10.0.0.9:11434"}
+    old = SliceEndpoint("10.0.0.1", pod="a", terminating=True, ready=False)
+    assert urls(of(old, name="one"), of(SliceEndpoint("10.0.0.9", pod="a"), name="two")) == {
+        "a": "http://10.0.0.9:11434"
+    }
 
 
 def test_the_port_goes_by_its_name_and_a_single_one_needs_none() -> None:
-    node = Endpoint("10.0.0.1", pod="a")
+    node = SliceEndpoint("10.0.0.1", pod="a")
     many = {"metrics": Port(9000), "http": Port(8080)}
     assert urls(of(node, ports=many)) == {"a": "http://10.0.0.1:8080"}
     assert urls(of(node, ports={"": Port(8080)})) == {"a": "http://10.0.0.1:8080"}
@@ -96,11 +98,11 @@ def test_the_port_goes_by_its_name_and_a_single_one_needs_none() -> None:
 
 
 def test_labels_of_machines_become_hardware_and_slots() -> None:
-    rules = Rules("http", 4, parse_labels(("gpu=nvidia.com/gpu.product", "slots=headrace/slots")))
+    rules = NodeRules("http", 4, parse_labels(("gpu=nvidia.com/gpu.product", "slots=headrace/slots")))
     slice_ = of(
-        Endpoint("10.0.0.1", pod="a", machine="m1", zone="z1"),
-        Endpoint("10.0.0.2", pod="b", machine="m2"),
-        Endpoint("10.0.0.3", pod="c", machine="m3"),
+        SliceEndpoint("10.0.0.1", pod="a", machine="m1", zone="z1"),
+        SliceEndpoint("10.0.0.2", pod="b", machine="m2"),
+        SliceEndpoint("10.0.0.3", pod="c", machine="m3"),
     )
     machines = {
         "m1": {"nvidia.com/gpu.product": "L40S", "headrace/slots": "8", "other": "x"},
@@ -127,7 +129,7 @@ def test_the_list_of_labels_must_be_readable(monkeypatch: pytest.MonkeyPatch) ->
         LocalWorkerSettings.load()
     monkeypatch.setenv("HEADRACE_DISCOVERY_LABELS", "gpu=nvidia.com/gpu.product, slots=headrace/slots")
     monkeypatch.setenv("HEADRACE_NODE_SLOTS", "2")
-    assert LocalWorkerSettings.load().rules() == Rules(
+    assert LocalWorkerSettings.load().rules() == NodeRules(
         "http", 2, {"gpu": "nvidia.com/gpu.product", "slots": "headrace/slots"}
     )
 
@@ -136,7 +138,7 @@ def test_a_list_replaces_everything_and_changes_touch_one_slice() -> None:
     one, two = of(name="one"), of(name="two")
     slices = after({"old": of(name="old")}, Listed((one, two)))
     assert slices == {"one": one, "two": two}
-    changed = of(Endpoint("10.0.0.1"), name="one")
+    changed = of(SliceEndpoint("10.0.0.1"), name="one")
     assert after(slices, Changed(changed)) == {"one": changed, "two": two}
     assert after(slices, Removed("two")) == {"one": one}
     assert after(slices, Removed("unknown")) == slices
@@ -162,5 +164,9 @@ def test_workers_share_the_slots_of_each_node() -> None:
 
 
 def test_workers_that_stop_are_not_counted() -> None:
-    workers = of(Endpoint("10.0.0.1", pod="w1"), Endpoint("10.0.0.2", pod="w2", terminating=True), Endpoint("10.0.0.3"))
+    workers = of(
+        SliceEndpoint("10.0.0.1", pod="w1"),
+        SliceEndpoint("10.0.0.2", pod="w2", terminating=True),
+        SliceEndpoint("10.0.0.3"),
+    )
     assert pods_of([workers]) == {"w1"}

@@ -8,27 +8,36 @@ from typing import Any
 
 import pytest
 from headrace_local_worker.decide.balancing import choose_node
-from headrace_local_worker.decide.endpoints import Changed, Endpoint, Event, Listed, Port, Removed, Rules, Slice
+from headrace_local_worker.decide.endpoints import (
+    Changed,
+    Listed,
+    NodeRules,
+    Port,
+    Removed,
+    Slice,
+    SliceEndpoint,
+    SliceEvent,
+)
 from headrace_local_worker.decide.nodes import NodeSpec
 from headrace_local_worker.discovery import Discovery, Sources
-from headrace_models.worker.pool import Place, Pool
+from headrace_models.worker.pool import Endpoint, Pool
 from headrace_testing.workers import ScriptedProvider
 
 
-def of(name: str, *endpoints: Endpoint) -> Slice:
+def of(name: str, *endpoints: SliceEndpoint) -> Slice:
     return Slice(name, "IPv4", {"http": Port(11434)}, endpoints)
 
 
-A = Endpoint("10.0.0.1", pod="a", machine="m1")
-B = Endpoint("10.0.0.2", pod="b")
+A = SliceEndpoint("10.0.0.1", pod="a", machine="m1")
+B = SliceEndpoint("10.0.0.2", pod="b")
 
 
 class Told:
     """A cluster that tells what a test puts into it."""
 
     def __init__(self, *, peers: bool = False, labels: Mapping[str, Mapping[str, str]] | None = None) -> None:
-        self.events: asyncio.Queue[Event | Exception] = asyncio.Queue()
-        self.peers: asyncio.Queue[Event | Exception] | None = asyncio.Queue() if peers else None
+        self.events: asyncio.Queue[SliceEvent | Exception] = asyncio.Queue()
+        self.peers: asyncio.Queue[SliceEvent | Exception] | None = asyncio.Queue() if peers else None
         self.labels = labels
         self.known: dict[str, Mapping[str, str]] = {}
         self.closed = False
@@ -51,7 +60,7 @@ class Told:
         self.known.clear()
 
 
-async def _drain(queue: asyncio.Queue[Event | Exception]) -> AsyncIterator[Event]:
+async def _drain(queue: asyncio.Queue[SliceEvent | Exception]) -> AsyncIterator[SliceEvent]:
     while True:
         event = await queue.get()
         if isinstance(event, Exception):
@@ -63,11 +72,13 @@ class Bed:
     def __init__(self, told: Told, **rules: Any) -> None:
         self.pool = Pool((), choose_node)
         self.providers: dict[str, ScriptedProvider] = {}
-        self.discovery = Discovery(told, self.pool, Rules(**{"port": "http", "slots": 4, **rules}), "w1", self._place)
+        self.discovery = Discovery(
+            told, self.pool, NodeRules(**{"port": "http", "slots": 4, **rules}), "w1", self._endpoint
+        )
 
-    def _place(self, spec: NodeSpec) -> Place:
+    def _endpoint(self, spec: NodeSpec) -> Endpoint:
         self.providers[spec.url] = ScriptedProvider(node=spec.name)
-        return Place(self.providers[spec.url], spec.slots, spec.hardware)
+        return Endpoint(self.providers[spec.url], spec.slots, spec.hardware)
 
     def is_closed(self, url: str) -> bool:
         return self.providers[url].closed
@@ -86,14 +97,14 @@ async def test_it_waits_for_the_first_list_and_then_follows() -> None:
     assert not starting.done(), "a worker without a list knows nothing, which is not the same as no nodes"
     told.events.put_nowait(Listed((of("one", A),)))
     await starting
-    assert set(bed.pool.places) == {"a"}
+    assert set(bed.pool.endpoints) == {"a"}
     running = asyncio.create_task(bed.discovery.run())
     told.events.put_nowait(Changed(of("two", B)))
     await settle()
-    assert set(bed.pool.places) == {"a", "b"}
+    assert set(bed.pool.endpoints) == {"a", "b"}
     told.events.put_nowait(Removed("one"))
     await settle()
-    assert set(bed.pool.places) == {"b"}
+    assert set(bed.pool.endpoints) == {"b"}
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
     await bed.discovery.stop()
@@ -101,17 +112,17 @@ async def test_it_waits_for_the_first_list_and_then_follows() -> None:
     assert all(provider.closed for provider in bed.providers.values())
 
 
-async def test_a_pod_that_is_replaced_is_another_place_and_the_old_one_ends_its_calls() -> None:
+async def test_a_pod_that_is_replaced_is_another_endpoint_and_the_old_one_ends_its_calls() -> None:
     told = Told()
     bed = Bed(told)
     told.events.put_nowait(Listed((of("one", A),)))
     await bed.discovery.start()
     running = asyncio.create_task(bed.discovery.run())
-    old = bed.pool.places["a"]
+    old = bed.pool.endpoints["a"]
     old.take()
-    told.events.put_nowait(Changed(of("one", Endpoint("10.0.0.9", pod="a"))))
+    told.events.put_nowait(Changed(of("one", SliceEndpoint("10.0.0.9", pod="a"))))
     await settle()
-    assert bed.pool.places["a"] is not old
+    assert bed.pool.endpoints["a"] is not old
     assert not bed.is_closed("http://10.0.0.1:11434")
     bed.pool.release(old, None, "m")
     await settle()
@@ -121,19 +132,19 @@ async def test_a_pod_that_is_replaced_is_another_place_and_the_old_one_ends_its_
     await bed.discovery.stop()
 
 
-async def test_peers_and_labels_change_a_place_where_it_stands() -> None:
+async def test_peers_and_labels_change_an_endpoint_where_it_stands() -> None:
     told = Told(peers=True, labels={"m1": {"gpu": "L40S"}})
     bed = Bed(told, labels={"gpu": "gpu"})
     told.events.put_nowait(Listed((of("one", A),)))
     await bed.discovery.start()
     running = asyncio.create_task(bed.discovery.run())
-    place = bed.pool.places["a"]
-    assert (place.slots, place.hardware) == (4, {"gpu": "L40S"})
+    endpoint = bed.pool.endpoints["a"]
+    assert (endpoint.slots, endpoint.hardware) == (4, {"gpu": "L40S"})
     assert told.peers is not None
-    told.peers.put_nowait(Listed((of("w", Endpoint("10.0.1.1", pod="w1"), Endpoint("10.0.1.2", pod="w2")),)))
+    told.peers.put_nowait(Listed((of("w", SliceEndpoint("10.0.1.1", pod="w1"), SliceEndpoint("10.0.1.2", pod="w2")),)))
     await settle()
-    assert bed.pool.places["a"] is place
-    assert bed.pool.places["a"].slots == 2
+    assert bed.pool.endpoints["a"] is endpoint
+    assert bed.pool.endpoints["a"].slots == 2
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
     await bed.discovery.stop()

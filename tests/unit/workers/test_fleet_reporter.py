@@ -1,4 +1,4 @@
-"""What the fleet is told of places, and when."""
+"""What the fleet is told of endpoints, and when."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import pytest
 from headrace_contracts import events, topics
 from headrace_contracts.errors import Origin
 from headrace_contracts.events import Lane
-from headrace_models.errors import RetryLater
+from headrace_models.errors import RetrySameProvider
 from headrace_models.ports import ModelInfo, ProviderStatus
 from headrace_models.worker.fleet import FleetOptions, FleetReporter, node_status, tells_more
-from headrace_models.worker.pool import Place, Pool
+from headrace_models.worker.pool import Endpoint, Pool
 from headrace_testing.workers import ScriptedProvider, WorkerBench, first_of, now_ms
 
 MODEL = "gemma2:2b"
@@ -46,7 +46,7 @@ async def reports(bench: WorkerBench, enough: Callable[[list[events.NodeStatus]]
 async def test_the_first_look_is_over_before_work_begins(bench: WorkerBench) -> None:
     provider = ScriptedProvider()
     provider.current = replace(provider.current, simulated=True)
-    pool = Pool([Place(provider, 4, {"gpu": "rtx4060"})], first_of)
+    pool = Pool([Endpoint(provider, 4, {"gpu": "rtx4060"})], first_of)
     await reporter(bench, pool).start()
     assert (await pool.acquire("ollama", MODEL, Lane.BATCH, None)).name == "node-1"
     (status,) = await reports(bench, bool)
@@ -58,9 +58,9 @@ async def test_the_first_look_is_over_before_work_begins(bench: WorkerBench) -> 
     assert bench.records(topics.FLEET_STATUS)[0].key == b"node-1/worker-1", "no worker speaks for another"
 
 
-async def test_a_change_is_told_at_once_and_a_down_place_keeps_its_models(bench: WorkerBench) -> None:
+async def test_a_change_is_told_at_once_and_a_down_endpoint_keeps_its_models(bench: WorkerBench) -> None:
     provider = ScriptedProvider()
-    fleet = reporter(bench, Pool([Place(provider, 4)], first_of), look_seconds=0.01)
+    fleet = reporter(bench, Pool([Endpoint(provider, 4)], first_of), look_seconds=0.01)
     await fleet.start()
     running = asyncio.create_task(fleet.run())
     provider.current = ProviderStatus(False, "it does not answer")
@@ -74,16 +74,16 @@ async def test_a_change_is_told_at_once_and_a_down_place_keeps_its_models(bench:
     await asyncio.gather(running, return_exceptions=True)
 
 
-async def test_a_place_that_a_call_could_not_reach_is_looked_at_at_once(bench: WorkerBench) -> None:
+async def test_an_endpoint_that_a_call_could_not_reach_is_looked_at_at_once(bench: WorkerBench) -> None:
     provider = ScriptedProvider()
-    pool = Pool([Place(provider, 4)], first_of)
+    pool = Pool([Endpoint(provider, 4)], first_of)
     fleet = reporter(bench, pool)
     await fleet.start()
     running = asyncio.create_task(fleet.run())
     await asyncio.sleep(0)
-    place = await pool.acquire("ollama", MODEL, Lane.BATCH, None)
+    endpoint = await pool.acquire("ollama", MODEL, Lane.BATCH, None)
     provider.current = ProviderStatus(False, "it is gone")
-    pool.release(place, RetryLater("unreachable", "no way there", provider="ollama"), MODEL)
+    pool.release(endpoint, RetrySameProvider("unreachable", "no way there", provider="ollama"), MODEL)
     found = await reports(bench, lambda all: all[-1].reason == "it is gone")
     assert [status.reason for status in found] in (["", "no way there", "it is gone"], ["", "it is gone"])
     running.cancel()
@@ -91,7 +91,7 @@ async def test_a_place_that_a_call_could_not_reach_is_looked_at_at_once(bench: W
 
 
 async def test_signs_of_life_come_well_before_a_report_runs_out(bench: WorkerBench) -> None:
-    fleet = reporter(bench, Pool([Place(ScriptedProvider(), 4)], first_of), report_seconds=0.02)
+    fleet = reporter(bench, Pool([Endpoint(ScriptedProvider(), 4)], first_of), report_seconds=0.02)
     await fleet.start()
     running = asyncio.create_task(fleet.run())
     found = await reports(bench, lambda all: len(all) >= 4)
@@ -102,7 +102,7 @@ async def test_signs_of_life_come_well_before_a_report_runs_out(bench: WorkerBen
 
 
 async def test_leaving_is_told_before_it_returns(bench: WorkerBench) -> None:
-    fleet = reporter(bench, Pool([Place(ScriptedProvider(), 4), Place(ScriptedProvider(node="b"), 4)], first_of))
+    fleet = reporter(bench, Pool([Endpoint(ScriptedProvider(), 4), Endpoint(ScriptedProvider(node="b"), 4)], first_of))
     await fleet.start()
     await fleet.leave()
     last = bench.read(topics.FLEET_STATUS)[-2:]
@@ -111,12 +111,12 @@ async def test_leaving_is_told_before_it_returns(bench: WorkerBench) -> None:
 
 
 async def test_places_that_come_and_go_are_looked_at_and_told_at_once(bench: WorkerBench) -> None:
-    pool = Pool([Place(ScriptedProvider(), 4)], first_of)
+    pool = Pool([Endpoint(ScriptedProvider(), 4)], first_of)
     fleet = reporter(bench, pool)
     await fleet.start()
     running = asyncio.create_task(fleet.run())
     await asyncio.sleep(0)
-    pool.join(Place(ScriptedProvider(node="b", models=("phi3:3.8b",)), 1))
+    pool.join(Endpoint(ScriptedProvider(node="b", models=("phi3:3.8b",)), 1))
     await reports(bench, lambda all: all[-1].node == "b" and all[-1].healthy)
     assert (await pool.acquire("ollama", "phi3:3.8b", Lane.BATCH, None)).name == "b"
 
@@ -130,7 +130,7 @@ async def test_places_that_come_and_go_are_looked_at_and_told_at_once(bench: Wor
     assert left.idle.is_set()
 
     count = len(bench.records(topics.FLEET_STATUS))
-    pool.join(Place(ScriptedProvider(node="b"), 2))
+    pool.join(Endpoint(ScriptedProvider(node="b"), 2))
     async with asyncio.timeout(5):
         while len(bench.records(topics.FLEET_STATUS)) <= count:  # noqa: ASYNC110 - looks on
             await asyncio.sleep(0.002)
@@ -142,14 +142,14 @@ async def test_places_that_come_and_go_are_looked_at_and_told_at_once(bench: Wor
 
 
 def test_only_what_decides_where_work_goes_is_worth_a_report_of_its_own() -> None:
-    place = Place(ScriptedProvider(), 4)
-    place.seen(ScriptedProvider().current)
-    before = node_status(place, options(), objection=None, reported_at=1)
-    place.busy = 3
-    place.tokens_per_second = 20.0
-    place.seen(replace(place.status, latency_ms=9.0))
-    assert not tells_more(before, node_status(place, options(), objection=None, reported_at=2))
+    endpoint = Endpoint(ScriptedProvider(), 4)
+    endpoint.seen(ScriptedProvider().current)
+    before = node_status(endpoint, options(), objection=None, reported_at=1)
+    endpoint.busy = 3
+    endpoint.tokens_per_second = 20.0
+    endpoint.seen(replace(endpoint.status, latency_ms=9.0))
+    assert not tells_more(before, node_status(endpoint, options(), objection=None, reported_at=2))
     assert tells_more(None, before)
-    assert tells_more(before, node_status(place, options(), objection="down", reported_at=2))
-    place.seen(replace(place.status, models=(ModelInfo(MODEL, loaded=False),)))
-    assert tells_more(before, node_status(place, options(), objection=None, reported_at=2))
+    assert tells_more(before, node_status(endpoint, options(), objection="down", reported_at=2))
+    endpoint.seen(replace(endpoint.status, models=(ModelInfo(MODEL, loaded=False),)))
+    assert tells_more(before, node_status(endpoint, options(), objection=None, reported_at=2))

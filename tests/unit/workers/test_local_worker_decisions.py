@@ -9,7 +9,7 @@ from headrace_cloud_worker.settings import CloudWorkerSettings
 from headrace_local_worker.decide.balancing import choose_node
 from headrace_local_worker.decide.nodes import NodesInvalid, NodeSpec, parse_nodes
 from headrace_local_worker.settings import LocalWorkerSettings
-from headrace_models.worker.pool import PlaceView
+from headrace_models.worker.pool import EndpointView
 from headrace_runtime.settings import SettingsInvalid
 from headrace_streams.kafka.properties import consumer_properties
 
@@ -54,7 +54,7 @@ def test_a_wrong_list_names_its_variable(monkeypatch: pytest.MonkeyPatch) -> Non
         LocalWorkerSettings.load()
 
 
-def node(name: str, **changes: Any) -> PlaceView:
+def node(name: str, **changes: Any) -> EndpointView:
     values: dict[str, Any] = {
         "provider": "ollama",
         "models": frozenset({"m:1b"}),
@@ -63,7 +63,7 @@ def node(name: str, **changes: Any) -> PlaceView:
         "busy": 0,
         "seconds": {"m:1b": 2.0},
     }
-    return PlaceView(name=name, **{**values, **changes})
+    return EndpointView(name=name, **{**values, **changes})
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def node(name: str, **changes: Any) -> PlaceView:
         ([], None),
     ],
 )
-def test_the_node_that_may_answer_first_is_chosen(nodes: list[PlaceView], chosen: str | None) -> None:
+def test_the_node_that_may_answer_first_is_chosen(nodes: list[EndpointView], chosen: str | None) -> None:
     found = choose_node(nodes, "m:1b")
     assert (found.name if found is not None else None) == chosen
 

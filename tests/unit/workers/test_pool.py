@@ -1,4 +1,4 @@
-"""Slots of places: who gets them, who waits, who is told that nobody is left."""
+"""Slots of endpoints: who gets them, who waits, who is told that nobody is left."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import asyncio
 
 import pytest
 from headrace_contracts.events import Lane
-from headrace_models.errors import RetryLater, TryAnother
+from headrace_models.errors import RetrySameProvider, TryAnotherProvider
 from headrace_models.ports import ChatResult, ProviderStatus, Usage
 from headrace_models.worker import pool as pools
 from headrace_models.worker.breaker import BreakerPolicy
-from headrace_models.worker.pool import NobodyOffers, Place, Pool
+from headrace_models.worker.pool import Endpoint, ModelNotOffered, Pool
 from headrace_testing.workers import ScriptedProvider, first_of, healthy
 
 MODEL = "gemma2:2b"
@@ -21,8 +21,8 @@ def result(total_ms: float = 1000.0, tokens: int = 50) -> ChatResult:
     return ChatResult("x", "stop", Usage(1, tokens), MODEL, 500.0, total_ms, False, "")
 
 
-def pool_of(*places: Place, policy: BreakerPolicy | None = None) -> Pool:
-    return Pool(places, first_of, policy)
+def pool_of(*endpoints: Endpoint, policy: BreakerPolicy | None = None) -> Pool:
+    return Pool(endpoints, first_of, policy)
 
 
 async def settle() -> None:
@@ -31,20 +31,20 @@ async def settle() -> None:
 
 
 async def test_slots_are_handed_out_and_waited_for() -> None:
-    place = healthy(ScriptedProvider(), slots=2)
-    pool = pool_of(place)
+    endpoint = healthy(ScriptedProvider(), slots=2)
+    pool = pool_of(endpoint)
     taken = [await pool.acquire("ollama", MODEL, Lane.INTERACTIVE, None) for _ in range(2)]
     waiting = asyncio.create_task(pool.acquire("ollama", MODEL, Lane.INTERACTIVE, None))
     await settle()
-    assert (place.busy, pool.waiting, waiting.done()) == (2, 1, False)
+    assert (endpoint.busy, pool.waiting, waiting.done()) == (2, 1, False)
     pool.release(taken[0], result(), MODEL)
-    assert await waiting is place
-    assert (place.busy, pool.waiting) == (2, 0)
+    assert await waiting is endpoint
+    assert (endpoint.busy, pool.waiting) == (2, 0)
 
 
 async def test_urgent_calls_overtake_batch_calls(monkeypatch: pytest.MonkeyPatch) -> None:
-    place = healthy(ScriptedProvider(), slots=1)
-    pool = pool_of(place)
+    endpoint = healthy(ScriptedProvider(), slots=1)
+    pool = pool_of(endpoint)
     await pool.acquire("ollama", MODEL, Lane.BATCH, None)
     order: list[str] = []
 
@@ -57,7 +57,7 @@ async def test_urgent_calls_overtake_batch_calls(monkeypatch: pytest.MonkeyPatch
     await settle()
     tasks.append(asyncio.create_task(take("urgent", Lane.INTERACTIVE)))
     await settle()
-    pool.release(place, result(), MODEL)
+    pool.release(endpoint, result(), MODEL)
     await asyncio.gather(*tasks)
     assert order == ["urgent", "batch"]
 
@@ -68,7 +68,7 @@ async def test_urgent_calls_overtake_batch_calls(monkeypatch: pytest.MonkeyPatch
     await asyncio.sleep(0.03)
     tasks.append(asyncio.create_task(take("urgent", Lane.INTERACTIVE)))
     await settle()
-    pool.release(place, result(), MODEL)
+    pool.release(endpoint, result(), MODEL)
     await asyncio.gather(*tasks)
     assert order == ["batch", "urgent"], "batch work must not wait for ever"
 
@@ -87,36 +87,36 @@ async def test_who_waits_for_one_model_does_not_hold_up_another() -> None:
 
 
 async def test_giving_up_the_wait_leaves_nothing_behind() -> None:
-    place = healthy(ScriptedProvider(), slots=1)
-    pool = pool_of(place)
+    endpoint = healthy(ScriptedProvider(), slots=1)
+    pool = pool_of(endpoint)
     await pool.acquire("ollama", MODEL, Lane.INTERACTIVE, None)
     with pytest.raises(TimeoutError):
         await pool.acquire("ollama", MODEL, Lane.INTERACTIVE, 0.01)
     cancelled = asyncio.create_task(pool.acquire("ollama", MODEL, Lane.INTERACTIVE, None))
     await settle()
     # The slot is handed over, and the waiter is cancelled before it could take notice.
-    pool.release(place, result(), MODEL)
+    pool.release(endpoint, result(), MODEL)
     cancelled.cancel()
     await asyncio.gather(cancelled, return_exceptions=True)
-    assert (place.busy, pool.waiting) == (0, 0)
+    assert (endpoint.busy, pool.waiting) == (0, 0)
 
 
-async def test_nobody_offers_what_no_healthy_place_has() -> None:
-    place = healthy(ScriptedProvider(), slots=1)
-    pool = pool_of(place)
+async def test_nobody_offers_what_no_healthy_endpoint_has() -> None:
+    endpoint = healthy(ScriptedProvider(), slots=1)
+    pool = pool_of(endpoint)
     for provider, model in (("ollama", "other"), ("groq", MODEL)):
-        with pytest.raises(NobodyOffers, match="nobody here"):
+        with pytest.raises(ModelNotOffered, match="nobody here"):
             await pool.acquire(provider, model, Lane.INTERACTIVE, None)
     await pool.acquire("ollama", MODEL, Lane.INTERACTIVE, None)
     waiting = asyncio.create_task(pool.acquire("ollama", MODEL, Lane.INTERACTIVE, None))
     await settle()
-    pool.update(place.name, DOWN)
-    with pytest.raises(NobodyOffers, match="it is down"):
+    pool.update(endpoint.name, DOWN)
+    with pytest.raises(ModelNotOffered, match="it is down"):
         await waiting
     assert pool.waiting == 0
 
 
-async def test_a_place_that_comes_back_serves_who_waits() -> None:
+async def test_an_endpoint_that_comes_back_serves_who_waits() -> None:
     first = healthy(ScriptedProvider(node="first"), slots=1)
     second = healthy(ScriptedProvider(node="second"), slots=1)
     pool = pool_of(first, second)
@@ -130,42 +130,42 @@ async def test_a_place_that_comes_back_serves_who_waits() -> None:
     assert pool.changed.is_set()
 
 
-async def test_a_place_that_cannot_be_reached_is_out_and_looked_at_at_once() -> None:
-    place = healthy(ScriptedProvider())
-    pool = pool_of(place)
+async def test_an_endpoint_that_cannot_be_reached_is_out_and_looked_at_at_once() -> None:
+    endpoint = healthy(ScriptedProvider())
+    pool = pool_of(endpoint)
     got = await pool.acquire("ollama", MODEL, Lane.INTERACTIVE, None)
-    pool.release(got, RetryLater("unreachable", "cannot be reached", provider="ollama"), MODEL)
-    assert place.doubted.is_set()
+    pool.release(got, RetrySameProvider("unreachable", "cannot be reached", provider="ollama"), MODEL)
+    assert endpoint.doubted.is_set()
     assert pool.changed.is_set()
-    assert place.objection(0.0) == "cannot be reached"
+    assert endpoint.objection(0.0) == "cannot be reached"
 
 
-async def test_a_place_that_keeps_failing_is_left_alone_for_a_while() -> None:
-    place = healthy(ScriptedProvider(), slots=2)
-    pool = pool_of(place, policy=BreakerPolicy(lasting_failures=2, lasting_seconds=0.05))
-    refusal = TryAnother("not_authorised", "the key is wrong", provider="ollama")
+async def test_an_endpoint_that_keeps_failing_is_left_alone_for_a_while() -> None:
+    endpoint = healthy(ScriptedProvider(), slots=2)
+    pool = pool_of(endpoint, policy=BreakerPolicy(lasting_failures=2, lasting_seconds=0.05))
+    refusal = TryAnotherProvider("not_authorised", "the key is wrong", provider="ollama")
     held = await pool.acquire("ollama", MODEL, Lane.INTERACTIVE, None)
     for _ in range(2):
         got = await pool.acquire("ollama", MODEL, Lane.INTERACTIVE, None)
         pool.release(got, refusal, MODEL)
-    with pytest.raises(NobodyOffers, match="the key is wrong"):
+    with pytest.raises(ModelNotOffered, match="the key is wrong"):
         await pool.acquire("ollama", MODEL, Lane.INTERACTIVE, None)
     pool.release(held, None, MODEL)
     await asyncio.sleep(0.06)
     got = await pool.acquire("ollama", MODEL, Lane.INTERACTIVE, None)
     pool.release(got, result(), MODEL)
-    assert place.busy == 0
+    assert endpoint.busy == 0
 
 
 async def test_times_are_observed() -> None:
-    place = healthy(ScriptedProvider())
-    pool = pool_of(place)
+    endpoint = healthy(ScriptedProvider())
+    pool = pool_of(endpoint)
     for total_ms in (1000.0, 2000.0):
         got = await pool.acquire("ollama", MODEL, Lane.INTERACTIVE, None)
         pool.release(got, result(total_ms), MODEL)
-    assert place.view().seconds[MODEL] == pytest.approx(1.3)
+    assert endpoint.view().seconds[MODEL] == pytest.approx(1.3)
     # 50 tokens in 0.5 s, then in 1.5 s.
-    assert place.tokens_per_second == pytest.approx(100 + 0.3 * (50 / 1.5 - 100))
+    assert endpoint.tokens_per_second == pytest.approx(100 + 0.3 * (50 / 1.5 - 100))
 
 
 def test_names_are_unique() -> None:
@@ -173,7 +173,7 @@ def test_names_are_unique() -> None:
         pool_of(healthy(ScriptedProvider()), healthy(ScriptedProvider()))
 
 
-async def test_a_place_that_leaves_gets_no_call_and_those_who_wait_for_it_alone_are_told() -> None:
+async def test_an_endpoint_that_leaves_gets_no_call_and_those_who_wait_for_it_alone_are_told() -> None:
     first = healthy(ScriptedProvider(node="first"), slots=1)
     second = healthy(ScriptedProvider(node="second", models=("b",)), slots=1)
     pool = pool_of(first, second)
@@ -181,34 +181,34 @@ async def test_a_place_that_leaves_gets_no_call_and_those_who_wait_for_it_alone_
     waiting = asyncio.create_task(pool.acquire("ollama", MODEL, Lane.INTERACTIVE, None))
     await settle()
     assert pool.leave("first") is first
-    with pytest.raises(NobodyOffers):
+    with pytest.raises(ModelNotOffered):
         await waiting
-    with pytest.raises(NobodyOffers):
+    with pytest.raises(ModelNotOffered):
         await pool.acquire("ollama", MODEL, Lane.INTERACTIVE, None)
     assert (first.busy, first.idle.is_set()) == (1, False), "what runs there may finish"
     pool.release(taken, result(), MODEL)
     assert (first.busy, first.idle.is_set()) == (0, True)
 
 
-async def test_a_place_that_joins_serves_once_it_has_been_looked_at() -> None:
+async def test_an_endpoint_that_joins_serves_once_it_has_been_looked_at() -> None:
     pool = pool_of()
-    place = Place(ScriptedProvider(), 1)
-    pool.join(place)
-    assert place.doubted.is_set(), "it must be looked at at once"
-    with pytest.raises(NobodyOffers, match="not been looked at"):
+    endpoint = Endpoint(ScriptedProvider(), 1)
+    pool.join(endpoint)
+    assert endpoint.doubted.is_set(), "it must be looked at at once"
+    with pytest.raises(ModelNotOffered, match="not been looked at"):
         await pool.acquire("ollama", MODEL, Lane.INTERACTIVE, None)
-    pool.update(place.name, ScriptedProvider().current)
-    assert await pool.acquire("ollama", MODEL, Lane.INTERACTIVE, None) is place
+    pool.update(endpoint.name, ScriptedProvider().current)
+    assert await pool.acquire("ollama", MODEL, Lane.INTERACTIVE, None) is endpoint
     with pytest.raises(ValueError, match="already"):
-        pool.join(Place(ScriptedProvider(), 1))
+        pool.join(Endpoint(ScriptedProvider(), 1))
 
 
 async def test_more_slots_serve_those_who_wait() -> None:
-    place = healthy(ScriptedProvider(), slots=1)
-    pool = pool_of(place)
+    endpoint = healthy(ScriptedProvider(), slots=1)
+    pool = pool_of(endpoint)
     await pool.acquire("ollama", MODEL, Lane.INTERACTIVE, None)
     waiting = asyncio.create_task(pool.acquire("ollama", MODEL, Lane.INTERACTIVE, None))
     await settle()
-    pool.resize(place.name, 2, {"gpu": "big"})
-    assert await waiting is place
-    assert (place.busy, place.hardware, pool.changed.is_set()) == (2, {"gpu": "big"}, True)
+    pool.resize(endpoint.name, 2, {"gpu": "big"})
+    assert await waiting is endpoint
+    assert (endpoint.busy, endpoint.hardware, pool.changed.is_set()) == (2, {"gpu": "big"}, True)

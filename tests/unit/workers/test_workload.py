@@ -15,9 +15,10 @@ from headrace_models.worker.workload import (
     model_of,
     workload,
 )
-from headrace_streams.handling import EngineOptions, Lane, Load
+from headrace_streams.handling import EngineOptions, Load, TopicLane
 from headrace_streams.parallel import ParallelConsumer
-from headrace_streams.records import Outgoing
+from headrace_streams.records import ProducerRecord
+from headrace_testing.dead_letters import NoDeadLetters
 from headrace_testing.workers import PREFIX, ScriptedProvider, WorkerBench, attempt, healthy, now_ms
 
 SMALL, LARGE = ModelName("ollama", "gemma2:2b"), ModelName("ollama", "llama3:70b")
@@ -72,7 +73,7 @@ async def test_the_model_is_read_from_the_beginning_of_a_record() -> None:
     await bench.prepare()
     read = model_of(bench.codec)
     assert read(bench.submit(attempt())) == SMALL
-    broken = bench.cluster.append(Outgoing(TOPIC, b"garbage", b"k"), now_ms())
+    broken = bench.cluster.append(ProducerRecord(TOPIC, b"garbage", b"k"), now_ms())
     assert read(bench.cluster.records(TOPIC, broken.partition)[broken.offset]) == UNKNOWN
 
 
@@ -89,9 +90,9 @@ async def test_a_worker_tells_what_waits_what_runs_and_what_it_has_not_received(
     engine = ParallelConsumer(
         bench.log,
         "g",
-        [Lane(TOPIC)],
+        [TopicLane(TOPIC)],
         runner.handle,
-        dead_letters=_NoLetters(),
+        dead_letters=NoDeadLetters(),
         options=EngineOptions(max_buffered=10, max_poll_records=12, lag_interval_seconds=0.01),
     )
     times = ServiceTimes()
@@ -118,8 +119,3 @@ async def test_a_worker_tells_what_waits_what_runs_and_what_it_has_not_received(
     assert reader.document()["models"] == []
     await engine.stop()
     await running
-
-
-class _NoLetters:
-    async def keep(self, record: object, error: Exception, attempts: int = 1) -> None:
-        raise AssertionError(f"{record} was given up: {error}")

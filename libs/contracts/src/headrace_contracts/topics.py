@@ -71,7 +71,7 @@ TASKS_SUBMITTED = TopicSpec(
 )  # fmt: skip
 TASKS_CANCELLED = TopicSpec(
     "tasks.cancelled", events.TaskCancelled, "route key", "delete", 7 * _DAY_MS, 6,
-    ("intake", "anyone"), ("router", "local-worker", "cloud-worker"), "Wishes to stop a task.", copartitioned=True,
+    ("intake", "anyone"), ("router", "local-worker", "cloud-worker"), "Requests to cancel a task.", copartitioned=True,
     dead_letters=True,
 )  # fmt: skip
 TASKS_JOURNAL = TopicSpec(

@@ -10,8 +10,8 @@ from pathlib import Path
 import requests
 from jgo.maven import MavenContext
 
-from headrace_devstack.artifacts import Artifact, FetchProgress
 from headrace_devstack.errors import CheckTheMirror, FreeDiskSpace, GoOnline
+from headrace_devstack.locked_artifacts import Artifact, FetchProgress
 
 CHUNK = 64 * 1024
 PARALLEL_DOWNLOADS = 6

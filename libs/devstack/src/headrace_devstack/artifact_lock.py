@@ -9,7 +9,7 @@ from pathlib import Path
 
 from jgo.maven import MavenContext
 
-from headrace_devstack.artifacts import LOCK_FILE, Artifact
+from headrace_devstack.locked_artifacts import LOCK_FILE, Artifact
 
 KAFKA = "org.apache.kafka:kafka_2.13:4.3.1"
 # Kafka logs through slf4j 1.7 and brings log4j 2 without the bridge between them: its log would be lost.

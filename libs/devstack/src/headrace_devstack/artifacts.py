@@ -1,8 +1,7 @@
-"""The pinned files of the first start: what they are, and getting them into the cache.
+"""Gets the pinned files of the first start into the cache.
 
-``artifacts.lock`` names every file by coordinate, SHA-256 and size; `headrace_devstack.artifact_lock` writes it. A file
-is in the cache only under its final name, and only after its digest was checked, so a later start just looks whether it
-is there.
+A file is in the cache only under its final name, and only after its digest was checked, so a later start just looks
+whether it is there.
 """
 
 import contextlib
@@ -13,75 +12,12 @@ import tarfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
-from typing import Protocol
 
 from headrace_devstack.errors import CorrectTheSetting, FreeDiskSpace
+from headrace_devstack.locked_artifacts import Artifact, FetchProgress, locked_artifacts
 
-LOCK_FILE = "artifacts.lock"
 LOCK_POLL_SECONDS = 0.5
-
-
-class FetchProgress(Protocol):
-    """Where a fetch reports to; called from several threads."""
-
-    def expect(self, files: int, size: int) -> None:
-        """So many files of so many bytes in all are missing."""
-
-    def advance(self, size: int) -> None:
-        """So many more bytes are here (negative: those of a broken file are given back)."""
-
-    def waiting_for_other(self) -> None:
-        """Another process fetches into the same cache; this one waits for it."""
-
-    def unpacking(self, name: str) -> None:
-        """An archive is being unpacked."""
-
-
-@dataclass(frozen=True, slots=True)
-class Artifact:
-    """One pinned file of a Maven repository; ``size`` in bytes."""
-
-    bundle: str
-    group: str
-    name: str
-    version: str
-    classifier: str
-    extension: str
-    sha256: str
-    size: int
-
-    @property
-    def coordinate(self) -> str:
-        return f"{self.group}:{self.name}:{self.version}:{self.classifier}:{self.extension}"
-
-    @property
-    def file_name(self) -> str:
-        classifier = f"-{self.classifier}" if self.classifier else ""
-        return f"{self.name}-{self.version}{classifier}.{self.extension}"
-
-    @property
-    def path(self) -> str:
-        """Where a Maven repository keeps it."""
-        return f"{self.group.replace('.', '/')}/{self.name}/{self.version}/{self.file_name}"
-
-
-def parse_lock(text: str) -> tuple[Artifact, ...]:
-    """Read the lock file: ``<bundle> <group:name:version:classifier:extension> <sha256> <size>`` per line."""
-    found = []
-    for line in text.splitlines():
-        if not line or line.startswith("#"):
-            continue
-        bundle, coordinate, sha256, size = line.split()
-        group, name, version, classifier, extension = coordinate.split(":")
-        found.append(Artifact(bundle, group, name, version, classifier, extension, sha256, int(size)))
-    return tuple(found)
-
-
-def locked_artifacts() -> tuple[Artifact, ...]:
-    """The files this version of Headrace is pinned to."""
-    return parse_lock(files("headrace_devstack").joinpath(LOCK_FILE).read_text(encoding="utf-8"))
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import psutil
 
-from headrace_devstack.parts.part import Command, RunAs
+from headrace_devstack.parts.part import ProcessCommand, RunAs
 
 LARGEST_LOG = 20_000_000  # bytes; a larger log is put aside at the next start
 _PR_SET_PDEATHSIG = 1
 
 
-async def launch(command: Command) -> asyncio.subprocess.Process:
+async def launch(command: ProcessCommand) -> asyncio.subprocess.Process:
     """Start a process in a session of its own, so that Ctrl-C reaches only the supervisor.
 
     On Linux it is asked to stop when this process dies, however it dies.
@@ -67,7 +67,7 @@ async def run_tool(
             await tool.wait()
 
 
-async def end(process: asyncio.subprocess.Process, command: Command) -> bool:
+async def end(process: asyncio.subprocess.Process, command: ProcessCommand) -> bool:
     """Ask a process to end and kill its whole session if it does not in time; True if it went by itself."""
     with contextlib.suppress(ProcessLookupError):
         process.send_signal(command.stop_signal)

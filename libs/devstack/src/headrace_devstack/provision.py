@@ -6,7 +6,7 @@ from headrace_contracts.codec import Codec
 from headrace_contracts.errors import RegistryUnavailable, SchemaIncompatible
 from headrace_contracts.registry import SchemaRegistry
 from headrace_contracts.topics import TOPICS
-from headrace_streams.errors import RecordRefused, TryAgain
+from headrace_streams.errors import RecordRefused, TransientError
 from headrace_streams.kafka import KafkaLog
 from headrace_streams.provisioning import PartitionsDiffer, provision
 
@@ -28,7 +28,7 @@ async def provision_stack(bootstrap_servers: str, registry_url: str, topic_prefi
         while True:
             try:
                 done = await provision(admin, Codec(registry, topic_prefix), list(TOPICS.values()), replication=1)
-            except (TryAgain, RegistryUnavailable) as error:
+            except (TransientError, RegistryUnavailable) as error:
                 if loop.time() >= deadline:
                     raise ProvisionByHand(
                         f"Topics and schemas could not be created within {seconds:.0f} s: {error}.",

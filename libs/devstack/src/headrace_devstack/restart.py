@@ -36,7 +36,7 @@ class RestartAfter:
 
 
 @dataclass(frozen=True, slots=True)
-class GiveUp:
+class StopRestarting:
     """It never became healthy; starting it again would not help."""
 
     tries: int
@@ -44,13 +44,13 @@ class GiveUp:
 
 def on_exit(
     state: RestartState, policy: RestartPolicy, *, healthy_for: float | None
-) -> tuple[RestartState, RestartAfter | GiveUp]:
+) -> tuple[RestartState, RestartAfter | StopRestarting]:
     """Decide what follows an unasked end of a part that was healthy for so many seconds (None: never in this run)."""
     was_healthy = state.was_healthy or healthy_for is not None
     earlier = 0 if healthy_for is not None and healthy_for >= policy.forget_after else state.in_a_row
     after = RestartState(in_a_row=earlier + 1, total=state.total + 1, was_healthy=was_healthy)
     if not was_healthy and after.in_a_row >= policy.tries_before_healthy:
-        return after, GiveUp(after.in_a_row)
+        return after, StopRestarting(after.in_a_row)
     return after, RestartAfter(min(policy.first * policy.factor ** min(earlier, 32), policy.longest))
 
 

@@ -11,11 +11,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from headrace_devstack import ports as port_module
-from headrace_devstack.artifacts import ArtifactCache, Bundles, FetchProgress, require_room
+from headrace_devstack.artifacts import ArtifactCache, Bundles, require_room
 from headrace_devstack.errors import InstallNewerPython
 from headrace_devstack.layout import DataFolder, make_api_key, open_data_folder
+from headrace_devstack.locked_artifacts import FetchProgress
 from headrace_devstack.parts.kafka import kafka_part
-from headrace_devstack.parts.part import Part, Step
+from headrace_devstack.parts.part import SetupStep, StackPart
 from headrace_devstack.parts.postgres import database_url, postgres_part
 from headrace_devstack.parts.registry import registry_part, registry_url
 from headrace_devstack.parts.service import service_part
@@ -33,7 +34,7 @@ ROOM_FOR_DATA = 500_000_000  # bytes
 
 
 @dataclass(frozen=True, slots=True)
-class Addresses:
+class StackAddresses:
     """Where everything of a running stack is."""
 
     bootstrap_servers: str
@@ -54,8 +55,8 @@ class Stack:
     """A stack whose parts are put together; `supervisor` runs them."""
 
     folder: DataFolder
-    addresses: Addresses
-    parts: tuple[Part, ...]
+    addresses: StackAddresses
+    parts: tuple[StackPart, ...]
     supervisor: Supervisor
     new_api_key: str | None
     started: datetime
@@ -117,7 +118,7 @@ async def open_stack(
         new_api_key = not folder.api_key_file.exists()
         api_key = folder.secret("api-key", make_api_key)
         password = folder.secret("postgres-password")
-        parts: list[Part] = [
+        parts: list[StackPart] = [
             kafka_part(folder, ports, bundles.kafka_jars),
             registry_part(folder, ports, bundles.registry_home),
             postgres_part(folder, ports, password),
@@ -157,7 +158,7 @@ def _service_parts(
     providers: Providers,
     password: str,
     api_key: str,
-) -> Iterator[Part]:
+) -> Iterator[StackPart]:
     bootstrap, registry = f"{LOOPBACK}:{ports.kafka}", registry_url(ports)
 
     async def topics() -> str:
@@ -166,7 +167,7 @@ def _service_parts(
 
         return await provision_stack(bootstrap, registry, settings.topic_prefix, seconds=PROVISION_SECONDS)
 
-    yield Step("topics", topics, after=("kafka", "registry"))
+    yield SetupStep("topics", topics, after=("kafka", "registry"))
     if providers.simulated:
         yield simulator_part(folder, ports, providers.simulated, settings.simulator_speed)
     common = {
@@ -200,8 +201,8 @@ def _service_parts(
 
 def _addresses(
     settings: StackSettings, folder: DataFolder, ports: PortPlan, providers: Providers | None, password: str
-) -> Addresses:
-    return Addresses(
+) -> StackAddresses:
+    return StackAddresses(
         bootstrap_servers=f"{LOOPBACK}:{ports.kafka}",
         registry_url=registry_url(ports),
         database_url=database_url(ports, password),

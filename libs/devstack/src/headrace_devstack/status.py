@@ -20,7 +20,7 @@ from rich.progress import (
 from rich.text import Text
 
 from headrace_devstack.errors import DevstackError
-from headrace_devstack.parts.part import Part, Process
+from headrace_devstack.parts.part import Process, StackPart
 from headrace_devstack.processes import own_resident_bytes, resident_bytes
 from headrace_devstack.stack import Stack
 from headrace_devstack.supervisor import Condition, PartEvent, PartStatus
@@ -75,11 +75,11 @@ class EventLines:
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._parts: dict[str, Part] = {}
+        self._parts: dict[str, StackPart] = {}
         self._width = 18
         self._ever_healthy: set[str] = set()
 
-    def know(self, parts: Sequence[Part]) -> None:
+    def know(self, parts: Sequence[StackPart]) -> None:
         """The parts whose events will come."""
         self._parts = {part.name: part for part in parts}
         self._width = max(len(part.name) for part in parts) + 2
@@ -111,7 +111,7 @@ class EventLines:
                 return None
 
     @staticmethod
-    def _log(part: Part) -> str:
+    def _log(part: StackPart) -> str:
         return shown_path(part.command.log) if isinstance(part, Process) else ""
 
 

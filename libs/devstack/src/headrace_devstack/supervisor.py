@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from enum import Enum
 
 from headrace_devstack.errors import ReadThePartLog
-from headrace_devstack.parts.part import NotHealthyYet, Part, Process, Step
+from headrace_devstack.parts.part import NotHealthyYet, Process, SetupStep, StackPart
 from headrace_devstack.processes import end, launch
-from headrace_devstack.restart import GiveUp, RestartPolicy, RestartState, on_exit, start_patience
+from headrace_devstack.restart import RestartPolicy, RestartState, StopRestarting, on_exit, start_patience
 
 FIRST_CHECKS_EVERY = 0.1  # seconds, until a part is healthy
 CHECKS_EVERY = 5.0
@@ -59,7 +59,7 @@ class Supervisor:
 
     def __init__(
         self,
-        parts: Sequence[Part],
+        parts: Sequence[StackPart],
         emit: Callable[[PartEvent], None],
         policy: RestartPolicy | None = None,
     ) -> None:
@@ -132,7 +132,7 @@ class Supervisor:
             await self._runs[need].healthy.wait()
         started = time.monotonic()
         self._change(run, Condition.STARTING)
-        if isinstance(run.part, Step):
+        if isinstance(run.part, SetupStep):
             detail = await run.part.run()
             self._change(run, Condition.HEALTHY, time.monotonic() - started, detail)
             return
@@ -140,7 +140,7 @@ class Supervisor:
         while True:
             healthy_for, ending = await self._run_once(run, run.part, started)
             run.restarts, decision = on_exit(run.restarts, self._policy, healthy_for=healthy_for)
-            if isinstance(decision, GiveUp):
+            if isinstance(decision, StopRestarting):
                 raise ReadThePartLog(
                     f"{run.part.name} could not be started: it {ending}.{_last_lines(run.part)}",
                     f"read its whole log, {run.part.command.log}.",
@@ -222,7 +222,7 @@ class Supervisor:
 class _Run:
     """What the supervisor keeps about a part while it runs."""
 
-    def __init__(self, part: Part) -> None:
+    def __init__(self, part: StackPart) -> None:
         self.part = part
         self.condition = Condition.WAITING
         self.healthy = asyncio.Event()
@@ -230,13 +230,13 @@ class _Run:
         self.restarts = RestartState()
 
 
-def layers(parts: Sequence[Part]) -> list[list[Part]]:
+def layers(parts: Sequence[StackPart]) -> list[list[StackPart]]:
     """Group parts so that each is in a later layer than all it waits for.
 
     Raises:
         ValueError: some wait for each other.
     """
-    left, placed, result = list(parts), set[str](), list[list[Part]]()
+    left, placed, result = list(parts), set[str](), list[list[StackPart]]()
     while left:
         layer = [part for part in left if placed.issuperset(part.after)]
         if not layer:

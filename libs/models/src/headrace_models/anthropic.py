@@ -21,7 +21,7 @@ from anthropic.types import Usage as MessageUsage
 from pydantic import SecretStr
 
 from headrace_models.call import Call, limited
-from headrace_models.errors import ProviderError, RetryLater, from_status, retry_after
+from headrace_models.errors import ProviderError, RetrySameProvider, from_status, retry_after
 from headrace_models.ports import ChatRequest, ChatResult, FinishReason, ModelInfo, OnText, ProviderStatus, Usage
 from headrace_models.wire import SIMULATED_HEADER, SIMULATED_MESSAGE_PREFIX
 
@@ -69,7 +69,7 @@ class Anthropic:
             async with limited(call):
                 return await self._chat(call)
         except (APITimeoutError, httpx2.TimeoutException):
-            raise RetryLater(
+            raise RetrySameProvider(
                 "timeout", "anthropic did not answer in time", provider=self.provider, usage=call.spent()
             ) from None
         except (APIConnectionError, httpx2.TransportError):
@@ -162,7 +162,7 @@ def _usage(usage: MessageUsage | MessageDeltaUsage, before: Usage | None) -> Usa
 
 def _translated(error: APIError, call: Call) -> ProviderError:
     if not isinstance(error, APIStatusError):
-        return RetryLater(
+        return RetrySameProvider(
             "provider_error", "anthropic failed while answering", provider=call.provider, usage=call.spent()
         )
     kind = str(error.type or "")

@@ -7,7 +7,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from headrace_models.errors import RetryLater
+from headrace_models.errors import RetrySameProvider
 from headrace_models.ports import ChatRequest, ChatResult, FinishReason, OnText, Usage, hand_out
 from headrace_models.prices import estimated_tokens
 
@@ -58,13 +58,13 @@ class Call:
             request_id=request_id,
         )
 
-    def unreachable(self) -> RetryLater:
+    def unreachable(self) -> RetrySameProvider:
         """For a connection that could not be made, or was lost before the answer was whole."""
         if self.accepted:
             message = f"{self.provider} closed the connection before the answer was whole"
-            return RetryLater("connection_lost", message, provider=self.provider, usage=self.spent())
+            return RetrySameProvider("connection_lost", message, provider=self.provider, usage=self.spent())
         message = f"{self.provider} cannot be reached; check its address and the network"
-        return RetryLater("unreachable", message, provider=self.provider)
+        return RetrySameProvider("unreachable", message, provider=self.provider)
 
     def _elapsed_ms(self) -> float:
         return (time.perf_counter() - self._began) * 1000
@@ -77,7 +77,7 @@ def spent_until(cancelled: asyncio.CancelledError) -> Usage | None:
 
 @asynccontextmanager
 async def limited(call: Call) -> AsyncIterator[None]:
-    """Ends the block when the call's time is over, with RetryLater `timeout`.
+    """Ends the block when the call's time is over, with RetrySameProvider `timeout`.
 
     Notes in a cancellation what the call had consumed; see `spent_until`.
     """
@@ -93,4 +93,4 @@ async def limited(call: Call) -> AsyncIterator[None]:
         if not deadline.expired():
             raise
         message = f"{call.provider} did not finish within {call.request.timeout_seconds:g} s"
-        raise RetryLater("timeout", message, provider=call.provider, usage=call.spent()) from None
+        raise RetrySameProvider("timeout", message, provider=call.provider, usage=call.spent()) from None

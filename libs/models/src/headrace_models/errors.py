@@ -32,8 +32,9 @@ class ProviderError(Exception):
         self.usage = usage if usage is not None else Usage()
 
 
-class RetryLater(ProviderError):
-    """The same call may succeed there later: wait `after_seconds` (the provider's wish, None if it has none)."""
+class RetrySameProvider(ProviderError):
+    """The same call may succeed there later: wait `after_seconds` (the provider's cancellation request, None if it has
+    none)."""
 
     def __init__(
         self,
@@ -49,7 +50,7 @@ class RetryLater(ProviderError):
         self.after_seconds = after_seconds
 
 
-class TryAnother(ProviderError):
+class TryAnotherProvider(ProviderError):
     """This place cannot run the call, another may: no such model, no right, no credit, no room."""
 
     def __init__(
@@ -81,7 +82,7 @@ def from_status(
     """
     said = f"{provider} answered {status}" + (f" ({kind})" if kind else "")
     if kind in _NO_CREDIT or status == 402:
-        return TryAnother(
+        return TryAnotherProvider(
             "quota_exhausted",
             f"{said}: its quota or credit is used up; raise it there",
             provider=provider,
@@ -89,7 +90,7 @@ def from_status(
             usage=usage,
         )
     if kind in _TOO_LONG or status == 413:
-        return TryAnother(
+        return TryAnotherProvider(
             "context_too_long",
             f"{said}: the conversation is longer than the model takes",
             provider=provider,
@@ -97,7 +98,7 @@ def from_status(
             usage=usage,
         )
     if status in (401, 403):
-        return TryAnother(
+        return TryAnotherProvider(
             "not_authorised",
             f"{said}: it does not accept the API key; check the key's variable",
             provider=provider,
@@ -105,7 +106,7 @@ def from_status(
             usage=usage,
         )
     if status == 404:
-        return TryAnother(
+        return TryAnotherProvider(
             "model_missing",
             f"{said}: it does not have this model",
             provider=provider,
@@ -113,7 +114,7 @@ def from_status(
             usage=usage,
         )
     if status == 429:
-        return RetryLater(
+        return RetrySameProvider(
             "rate_limited",
             f"{said}: too many requests",
             provider=provider,
@@ -122,12 +123,12 @@ def from_status(
             after_seconds=after_seconds,
         )
     if status in (408, 504):
-        return RetryLater(
+        return RetrySameProvider(
             "timeout", f"{said}: it took too long", provider=provider, status=status, usage=usage,
             after_seconds=after_seconds,
         )  # fmt: skip
     if status in (498, 503, 529):
-        return RetryLater(
+        return RetrySameProvider(
             "overloaded", f"{said}: it has no capacity now", provider=provider, status=status, usage=usage,
             after_seconds=after_seconds,
         )  # fmt: skip
@@ -135,7 +136,7 @@ def from_status(
         return BadRequest(
             "invalid_request", f"{said}: it does not accept the request", provider=provider, status=status, usage=usage
         )
-    return RetryLater(
+    return RetrySameProvider(
         "provider_error", f"{said}: it failed", provider=provider, status=status, usage=usage,
         after_seconds=after_seconds,
     )  # fmt: skip

@@ -11,7 +11,7 @@ import httpx
 from ollama import AsyncClient, ChatResponse, ResponseError
 
 from headrace_models.call import Call, limited
-from headrace_models.errors import ProviderError, RetryLater, TryAnother, from_status
+from headrace_models.errors import ProviderError, RetrySameProvider, TryAnotherProvider, from_status
 from headrace_models.ports import ChatRequest, ChatResult, ModelInfo, OnText, ProviderStatus, Usage
 from headrace_models.wire import SIMULATED_HEADER, SIMULATOR_NAME
 
@@ -114,10 +114,10 @@ class OllamaNode:
     def _translated(self, error: ResponseError, call: Call) -> ProviderError:
         if any(mark in error.error.lower() for mark in _NO_ROOM):
             message = f"{self._name} has not enough memory for this model"
-            return TryAnother("model_does_not_fit", message, provider=self.provider, usage=call.spent())
+            return TryAnotherProvider("model_does_not_fit", message, provider=self.provider, usage=call.spent())
         if error.status_code < 400:
             message = f"{self._name} failed while answering"
-            return RetryLater("provider_error", message, provider=self.provider, usage=call.spent())
+            return RetrySameProvider("provider_error", message, provider=self.provider, usage=call.spent())
         return from_status(error.status_code, provider=self._name, usage=call.spent())
 
 

@@ -12,7 +12,7 @@ from openai.types.completion_usage import CompletionUsage
 from pydantic import SecretStr
 
 from headrace_models.call import Call, limited
-from headrace_models.errors import ProviderError, RetryLater, from_status, retry_after
+from headrace_models.errors import ProviderError, RetrySameProvider, from_status, retry_after
 from headrace_models.ports import ChatRequest, ChatResult, FinishReason, ModelInfo, OnText, ProviderStatus, Usage
 from headrace_models.wire import SIMULATED_HEADER, SIMULATOR_FINGERPRINT
 
@@ -35,7 +35,7 @@ class OpenAICompatible:
             async with limited(call):
                 return await self._chat(call)
         except (APITimeoutError, httpx2.TimeoutException):
-            raise RetryLater(
+            raise RetrySameProvider(
                 "timeout", f"{self.provider} did not answer in time", provider=self.provider, usage=call.spent()
             ) from None
         except (APIConnectionError, httpx2.TransportError):
@@ -121,7 +121,7 @@ def _translated(error: APIError, call: Call) -> ProviderError:
     kind = str(error.code or error.type or "")
     if not isinstance(error, APIStatusError):
         message = f"{call.provider} failed while answering" + (f" ({kind})" if kind else "")
-        return RetryLater("provider_error", message, provider=call.provider, usage=call.spent())
+        return RetrySameProvider("provider_error", message, provider=call.provider, usage=call.spent())
     headers = {name.lower(): value for name, value in error.response.headers.items()}
     return from_status(
         error.status_code,

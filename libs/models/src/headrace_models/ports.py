@@ -118,7 +118,7 @@ class Provider(Protocol):
     async def chat(self, request: ChatRequest, on_text: OnText) -> ChatResult:
         """Run one call to its end, handing out the answer's pieces on the way.
 
-        Cancelling it ends the call at the provider as well. Raises RetryLater, TryAnother or BadRequest
+        Cancelling it ends the call at the provider as well. Raises RetryLater, TryAnotherProvider or BadRequest
         (`headrace_models.errors`); pieces may have been handed out before.
         """
 

@@ -10,7 +10,7 @@ import aiohttp
 from pydantic import SecretStr
 
 from headrace_models.call import Call, limited
-from headrace_models.errors import BadRequest, RetryLater, from_status, retry_after
+from headrace_models.errors import BadRequest, RetrySameProvider, from_status, retry_after
 from headrace_models.ports import ChatRequest, ChatResult, ModelInfo, OnText, ProviderStatus, Usage
 from headrace_models.wire import SIMULATED_HEADER
 
@@ -46,7 +46,7 @@ class Tavily:
             raise call.unreachable() from None
         except (aiohttp.ContentTypeError, ValueError, KeyError, TypeError):
             message = "tavily answered something that is not a search result"
-            raise RetryLater("provider_error", message, provider=self.provider, usage=call.spent()) from None
+            raise RetrySameProvider("provider_error", message, provider=self.provider, usage=call.spent()) from None
 
     async def _search(self, call: Call, query: str) -> ChatResult:
         body = {"query": query, "search_depth": "basic", "max_results": _MOST_RESULTS, "include_answer": True}

@@ -16,7 +16,7 @@ from headrace_contracts.errors import RegistryUnavailable, SchemaMissing
 from headrace_contracts.registry import SchemaRegistry
 from headrace_contracts.topics import TopicSpec, dead_letters_of
 from headrace_streams.dead_letters import DeadLetters
-from headrace_streams.errors import TryAgain
+from headrace_streams.errors import TransientError
 from headrace_streams.kafka import KafkaLog
 from headrace_streams.ports import Log, Producer
 from headrace_streams.publishing import Publisher
@@ -24,7 +24,7 @@ from headrace_streams.publishing import Publisher
 from headrace_runtime.health import Health
 from headrace_runtime.lifecycle import Part
 from headrace_runtime.settings import ServiceSettings
-from headrace_runtime.waiting import NotYet, wait_until
+from headrace_runtime.waiting import NotReady, wait_until
 
 
 def wall_clock_ms() -> int:
@@ -64,7 +64,7 @@ class Connections:
 
     async def _start(self) -> None:
         await wait_until(
-            f"Kafka at {self._bootstrap_servers}", self._topics_exist, not_yet=(TryAgain,), health=self._health
+            f"Kafka at {self._bootstrap_servers}", self._topics_exist, not_yet=(TransientError,), health=self._health
         )
         await wait_until(
             f"the schema registry at {self.registry.url}",
@@ -77,7 +77,7 @@ class Connections:
         present = await self.log.admin().partition_counts(self._topics)
         missing = [name for name in self._topics if name not in present]
         if missing:
-            raise NotYet(f"topics are missing, provision them: {', '.join(missing)}")
+            raise NotReady(f"topics are missing, provision them: {', '.join(missing)}")
 
     async def _schemas_known(self) -> None:
         await self.codec.prepare(self._writes)

@@ -10,7 +10,7 @@ from enum import StrEnum
 from typing import Final
 
 import asyncpg
-from headrace_streams.errors import BatchRefused, TryAgain
+from headrace_streams.errors import BatchRefused, TransientError
 
 from headrace_runtime.health import Health
 from headrace_runtime.logging import get_logger
@@ -102,14 +102,14 @@ def outage_of(error: BaseException) -> Outage | None:
     return None
 
 
-class DatabaseAway(TryAgain):
+class DatabaseAway(TransientError):
     """Try again later: Postgres cannot be used, or its schema is not in place yet.
 
     A commit that was under way may have succeeded, which whoever repeats a transaction must be able to see in it.
     """
 
 
-class DatabaseMeasures:
+class DatabaseMetrics:
     """How Postgres fares, in metrics and in readiness."""
 
     def __init__(self, metrics: Metrics, health: Health, *, needed: bool) -> None:

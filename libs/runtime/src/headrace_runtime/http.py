@@ -1,4 +1,4 @@
-"""What all HTTP doors share: the application with its middleware, bodies, and a server that drains.
+"""What all HTTP API share: the application with its middleware, bodies, and a server that drains.
 
     app = new_app(service="intake", metrics=metrics, body_limit_bytes=settings.body_limit_bytes)
     app.router.add_post("/v1/tasks", handler)

@@ -1,4 +1,4 @@
-"""Errors of the HTTP doors: RFC 9457 problem details, or the OpenAI error shape where OpenAI clients speak."""
+"""Errors of the HTTP API: RFC 9457 problem details, or the OpenAI error shape where OpenAI clients speak."""
 
 from __future__ import annotations
 

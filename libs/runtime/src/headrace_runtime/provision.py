@@ -14,7 +14,7 @@ from headrace_contracts.codec import Codec
 from headrace_contracts.errors import RegistryUnavailable, SchemaIncompatible
 from headrace_contracts.registry import SchemaRegistry
 from headrace_contracts.topics import TOPICS, with_partitions
-from headrace_streams.errors import RecordRefused, TryAgain
+from headrace_streams.errors import RecordRefused, TransientError
 from headrace_streams.kafka import KafkaLog
 from headrace_streams.provisioning import PartitionsDiffer, Provisioned, provision
 from pydantic import BeforeValidator
@@ -84,7 +84,7 @@ async def provision_within(settings: ProvisionSettings) -> Provisioned:
             lambda: provision(
                 log.admin(), codec, list(specs), replication=settings.replication, create=settings.create_topics
             ),
-            not_yet=(TryAgain, RegistryUnavailable),
+            not_yet=(TransientError, RegistryUnavailable),
         )
 
 

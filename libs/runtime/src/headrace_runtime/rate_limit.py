@@ -25,7 +25,7 @@ class Bucket:
 
 
 @dataclass(frozen=True, slots=True)
-class Decision:
+class RateLimitDecision:
     """Whether the request may go on, and what its caller is told."""
 
     allowed: bool
@@ -48,7 +48,7 @@ class Decision:
         return told
 
 
-def take(bucket: Bucket | None, requests_per_minute: int, now: float) -> tuple[Bucket, Decision]:
+def take(bucket: Bucket | None, requests_per_minute: int, now: float) -> tuple[Bucket, RateLimitDecision]:
     """Take one token out of `bucket` (None: a full one) at `now`.
 
     Raises ValueError when `requests_per_minute` is not positive.
@@ -60,7 +60,7 @@ def take(bucket: Bucket | None, requests_per_minute: int, now: float) -> tuple[B
     available = capacity if bucket is None else min(capacity, bucket.tokens + max(0.0, now - bucket.at) * per_second)
     allowed = available >= 1
     left = available - 1 if allowed else available
-    decision = Decision(
+    decision = RateLimitDecision(
         allowed=allowed,
         limit=requests_per_minute,
         remaining=int(left),
@@ -76,7 +76,7 @@ class RateLimiter:
     def __init__(self, most_buckets: int = _MOST_BUCKETS) -> None:
         self._buckets: LRUCache[str, Bucket] = LRUCache(most_buckets)
 
-    def take(self, key_id: str, requests_per_minute: int, now: float) -> Decision:
+    def take(self, key_id: str, requests_per_minute: int, now: float) -> RateLimitDecision:
         """One request of `key_id` at `now` (seconds on a steady clock)."""
         self._buckets[key_id], decision = take(self._buckets.get(key_id), requests_per_minute, now)
         return decision

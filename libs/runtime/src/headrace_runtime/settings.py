@@ -277,7 +277,7 @@ class ServiceSettings(Settings):
 
 
 class ApiSettings(Settings):
-    """For a service with a door for callers, who authenticate with API keys."""
+    """For a service with a API for callers, who authenticate with API keys."""
 
     api_host: str = setting("127.0.0.1", unit="address", reason="Where the API listens; 0.0.0.0 in a container.")
     api_port: int = setting(8080, unit="port", reason="Port of the same; 0 takes a free one.", ge=0, le=65535)

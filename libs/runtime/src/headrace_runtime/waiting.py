@@ -22,11 +22,11 @@ _SAY_EVERY_SECONDS: Final = 10.0
 _log = get_logger("headrace.runtime.waiting")
 
 
-class NotYet(Exception):
+class NotReady(Exception):
     """Raised by a probe: what is waited for answered, and is not ready; ask again."""
 
 
-_NOT_YET: Final[tuple[type[Exception], ...]] = (NotYet, OSError, TimeoutError, aiohttp.ClientError)
+_NOT_YET: Final[tuple[type[Exception], ...]] = (NotReady, OSError, TimeoutError, aiohttp.ClientError)
 
 
 async def wait_until(
@@ -40,8 +40,8 @@ async def wait_until(
 ) -> T:
     """Ask `probe` until it returns, with growing delays, and say in the log (and in /readyz) what is waited for.
 
-    `what` reads like "Kafka at 127.0.0.1:9092". NotYet, connection errors, timeouts and the types in `not_yet` mean ask
-    again; any other error is raised at once.
+    `what` reads like "Kafka at 127.0.0.1:9092". NotReady, connection errors, timeouts and the types in `not_yet` mean
+    ask again; any other error is raised at once.
     """
     retried = (*_NOT_YET, *not_yet)
     delay = _FIRST_DELAY_SECONDS

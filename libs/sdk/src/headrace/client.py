@@ -17,10 +17,11 @@ from headrace.addresses import Addresses, locate
 from headrace.costs import Costs
 from headrace.errors import NoAnswer, NotFound, NotUnderstood, NotYet
 from headrace.keys import Keys
+from headrace.parsing import preferences_of, task_of, task_page_of
 from headrace.requests import Prompt, TaskOptions, task_body
-from headrace.results import Preferences, Task, TaskPage, preferences_of, task_of, task_page_of
+from headrace.results import Preferences, Task, TaskPage
 from headrace.skills import Skills
-from headrace.sse import ServerEvent
+from headrace.sse import ParsedEvent
 from headrace.transport import Transport
 
 _LONGEST_WAIT_SECONDS: Final = 60.0
@@ -166,7 +167,8 @@ class Client:
             cursor = page.next
 
     async def cancel(self, task_id: str, reason: str = "") -> Task | None:
-        """Ask to stop a task. The task where it had ended already; None: the wish is on its way. Raises NotFound."""
+        """Ask to stop a task. The task where it had ended already; None: the cancellation request is on its way. Raises
+        NotFound."""
         params = {"reason": reason} if reason else None
         reply = await self._transport.call("DELETE", self._url(f"/v1/tasks/{task_id}"), params=params)
         return task_of(reply.document) if reply.status == 200 else None
@@ -207,7 +209,7 @@ class Client:
         )
         return task_of(reply.document)
 
-    async def _events(self, task_id: str) -> AsyncGenerator[ServerEvent, None]:
+    async def _events(self, task_id: str) -> AsyncGenerator[ParsedEvent, None]:
         """The task's events to its end, across broken connections. A `restarted` of our own where pieces are gone."""
         url = self._url(f"/v1/tasks/{task_id}/events")
         last_id = ""
@@ -223,7 +225,7 @@ class Client:
                 if gone.status != 410 or not last_id:
                     raise
                 last_id = ""
-                yield ServerEvent("restarted", "{}", "")
+                yield ParsedEvent("restarted", "{}", "")
 
 
 class TaskHandle:
@@ -324,7 +326,7 @@ class AnswerStream:
             self._task = await self._client.get(task_id)
 
 
-def _document(event: ServerEvent) -> Mapping[str, Any]:
+def _document(event: ParsedEvent) -> Mapping[str, Any]:
     try:
         document = json.loads(event.data)
     except ValueError:

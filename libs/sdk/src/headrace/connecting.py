@@ -19,7 +19,7 @@ from headrace.addresses import Addresses, locate
 from headrace.errors import HeadraceError
 
 
-class Registry(CodecRegistry, Protocol):
+class ClosableRegistry(CodecRegistry, Protocol):
     """What the codec asks, and an end."""
 
     async def close(self) -> None: ...
@@ -35,10 +35,10 @@ class Cluster:
 
     log: Log
     codec: Codec
-    registry: Registry
+    registry: ClosableRegistry
 
     @classmethod
-    def over(cls, log: Log, registry: Registry, *, topic_prefix: str = "headrace.") -> Self:
+    def over(cls, log: Log, registry: ClosableRegistry, *, topic_prefix: str = "headrace.") -> Self:
         """A cluster out of its parts, for tests on the in-memory twin."""
         return cls(log, Codec(registry, topic_prefix), registry)
 

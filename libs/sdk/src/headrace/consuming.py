@@ -12,10 +12,10 @@ from typing import Any, Final, Generic, Literal, Self, TypeVar, overload
 from headrace_contracts.errors import Origin, UnreadableValue
 from headrace_contracts.headers import header
 from headrace_contracts.topics import Event, TopicSpec
-from headrace_streams.errors import PartitionsLost, TryAgain
+from headrace_streams.errors import PartitionsLost, TransientError
 from headrace_streams.partitioning import partition_of
 from headrace_streams.ports import Consumer, PartitionReader, RebalanceListener
-from headrace_streams.records import Progress, Record, TopicPartition
+from headrace_streams.records import OffsetAndMetadata, Record, TopicPartition
 
 from headrace.connecting import Cluster, spec_named
 
@@ -120,7 +120,7 @@ def consume(
         cluster: Where; by default what `locate` finds.
 
     Raises ValueError for arguments that do not go together, TopicUnknown, Misconfigured. The iteration raises
-    UnreadableValue (unless on_unreadable is given), OffsetGone, TopicMissing, LeaveGroup, RegistryUnavailable.
+    UnreadableValue (unless on_unreadable is given), OffsetOutOfRange, TopicMissing, LeaveGroup, RegistryUnavailable.
     """
     if group is not None and (not isinstance(start, str) or not follow or keys is not None):
         raise ValueError("a group starts at 'start' or 'end', and follows; anything else goes without a group")
@@ -372,12 +372,12 @@ class _Share(_Source, RebalanceListener):
 
     async def _commit(self, partitions: Collection[TopicPartition]) -> None:
         assert self._consumer is not None
-        progress = {part: Progress(self._finished.pop(part)) for part in partitions}
+        progress = {part: OffsetAndMetadata(self._finished.pop(part)) for part in partitions}
         if not progress:
             return
         try:
             await self._consumer.commit(progress)
-        except (TryAgain, PartitionsLost):
+        except (TransientError, PartitionsLost):
             # Kept for the next time, where it is still ours and no later record was finished meanwhile. The new owner
             # of what is not delivers those records again, which "at least once" allows.
             for part, kept in progress.items():

@@ -9,7 +9,8 @@ from decimal import Decimal
 from typing import Any
 
 from headrace.errors import NotUnderstood
-from headrace.results import NANODOLLARS, Reader, Usage
+from headrace.parsing import Reader
+from headrace.results import NANODOLLARS, Usage
 from headrace.transport import Transport
 
 

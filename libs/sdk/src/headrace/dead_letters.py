@@ -20,10 +20,10 @@ from headrace_contracts.events import DeadLetter, DeadLetterHandled, Handling
 from headrace_contracts.headers import REPLAY_OF, header
 from headrace_contracts.ids import dead_letter_id
 from headrace_contracts.topics import DEAD_LETTERS_HANDLED, TOPICS, TopicSpec, dead_letters_of
-from headrace_streams.errors import OffsetGone
+from headrace_streams.errors import OffsetOutOfRange
 from headrace_streams.ports import PartitionReader, Producer
 from headrace_streams.publishing import Publication, Publisher
-from headrace_streams.records import Appended, Headers, Outgoing, Record, TopicPartition
+from headrace_streams.records import Headers, ProducerRecord, Record, RecordMetadata, TopicPartition
 from headrace_streams.typed import decode
 
 from headrace.connecting import Cluster, TopicUnknown, spec_named
@@ -40,7 +40,7 @@ _PLACE: Final = re.compile(r"(?P<topic>.+?)(?:/(?P<p1>\d+)/(?P<o1>\d+)|\[(?P<p2>
 OnUnreadable = Callable[[Record, UnreadableValue], None]
 
 
-class LetterUnknown(HeadraceError):
+class DeadLetterUnknown(HeadraceError):
     """Choose an id that `headrace dlq list` shows: no dead letter has this one."""
 
 
@@ -49,7 +49,7 @@ class ValueGone(HeadraceError):
 
 
 @dataclass(frozen=True, slots=True)
-class Letter:
+class StoredDeadLetter:
     """What is known of a record that was given up, without its content.
 
     Attributes:
@@ -83,7 +83,7 @@ class Letter:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Selection:
+class DeadLetterSelection:
     """Which letters; what is left out restricts nothing.
 
     Attributes:
@@ -103,7 +103,7 @@ class Selection:
     until: datetime | None = None
     handled: bool = False
 
-    def chooses(self, letter: Letter) -> bool:
+    def chooses(self, letter: StoredDeadLetter) -> bool:
         """Whether it is among them; topics are looked at by who reads them."""
         return (
             (not self.ids or letter.id in self.ids)
@@ -117,7 +117,7 @@ class Selection:
 
 
 @dataclass(frozen=True, slots=True)
-class Group:
+class DeadLetterGroup:
     """Letters of one topic with one error of the same services. `open` of them are not handled."""
 
     topic: str
@@ -129,13 +129,13 @@ class Group:
     newest: datetime
 
 
-def grouped(letters: Iterable[Letter]) -> list[Group]:
+def grouped(letters: Iterable[StoredDeadLetter]) -> list[DeadLetterGroup]:
     """Counts by topic, error and services; most letters first."""
-    groups: dict[tuple[str, str, tuple[str, ...]], list[Letter]] = {}
+    groups: dict[tuple[str, str, tuple[str, ...]], list[StoredDeadLetter]] = {}
     for letter in letters:
         groups.setdefault((letter.topic, letter.error_type, letter.services), []).append(letter)
     made = [
-        Group(
+        DeadLetterGroup(
             topic, error_type, services, len(of), sum(letter.handled is None for letter in of),
             min(letter.first_at for letter in of), max(letter.last_at for letter in of),
         )
@@ -144,11 +144,13 @@ def grouped(letters: Iterable[Letter]) -> list[Group]:
     return sorted(made, key=lambda group: (-group.letters, group.topic, group.error_type, group.services))
 
 
-def merged(known: Letter | None, letter: DeadLetter, place: tuple[TopicPartition, int], tenant: str) -> Letter:
+def merged(
+    known: StoredDeadLetter | None, letter: DeadLetter, place: tuple[TopicPartition, int], tenant: str
+) -> StoredDeadLetter:
     """A record's dead letters so far, and one more of them."""
     headers = tuple((each.name, each.value) for each in letter.headers)
     at = datetime.fromtimestamp(min(max(letter.failed_at, 0), _LATEST_MS) / 1000, UTC)
-    one = Letter(
+    one = StoredDeadLetter(
         id=dead_letter_id(letter.topic, letter.partition, letter.offset),
         topic=letter.topic,
         partition=letter.partition,
@@ -177,7 +179,7 @@ def merged(known: Letter | None, letter: DeadLetter, place: tuple[TopicPartition
     )
 
 
-def _starts(letters: Iterable[Letter]) -> Mapping[TopicPartition, int]:
+def _starts(letters: Iterable[StoredDeadLetter]) -> Mapping[TopicPartition, int]:
     """Where the first of their dead letters stand."""
     starts: dict[TopicPartition, int] = {}
     for letter in letters:
@@ -194,7 +196,7 @@ class DeadLetterTopics:
         on_unreadable: Told of records in these topics that are no dead letters.
         clock: Milliseconds since the epoch.
 
-    Methods raise TryAgain while Kafka, and RegistryUnavailable while the registry is away.
+    Methods raise TransientError while Kafka, and RegistryUnavailable while the registry is away.
     """
 
     def __init__(
@@ -231,23 +233,23 @@ class DeadLetterTopics:
     def place(self, text: str) -> tuple[TopicSpec, bool, int, int]:
         """What `topic/partition/offset` (or, as in logs, `topic[partition]@offset`) means.
 
-        Returns the topic, whether the position is in its dead letters, partition and offset. Raises LetterUnknown,
+        Returns the topic, whether the position is in its dead letters, partition and offset. Raises DeadLetterUnknown,
         TopicUnknown.
         """
         found = _PLACE.fullmatch(text.strip())
         if found is None:
-            raise LetterUnknown(
+            raise DeadLetterUnknown(
                 f"{text!r} is no id of a dead letter, such as tasks.submitted/3/14: `dlq list` has them"
             )
         topic = found["topic"]
         partition, offset = found["p1"] or found["p2"], found["o1"] or found["o2"]
         return self.spec(topic), topic.endswith(_SUFFIX), int(partition), int(offset)
 
-    async def letters(self, selection: Selection) -> list[Letter]:
+    async def letters(self, selection: DeadLetterSelection) -> list[StoredDeadLetter]:
         """The letters chosen, oldest first. Raises TopicUnknown."""
         specs = [self.spec(topic) for topic in selection.topics] or [s for s in TOPICS.values() if s.dead_letters]
         handled = await self._handled()
-        found: dict[str, Letter] = {}
+        found: dict[str, StoredDeadLetter] = {}
         async for record, letter in self._read(specs, {}):
             id_ = dead_letter_id(letter.topic, letter.partition, letter.offset)
             place = (record.topic_partition, record.offset)
@@ -258,13 +260,15 @@ class DeadLetterTopics:
             key=lambda letter: (letter.last_at, letter.topic, letter.partition, letter.offset),
         )
 
-    async def find(self, ids: Sequence[str]) -> list[Letter]:
-        """The letters of these ids, handled ones as well. Raises LetterUnknown, TopicUnknown."""
+    async def find(self, ids: Sequence[str]) -> list[StoredDeadLetter]:
+        """The letters of these ids, handled ones as well. Raises DeadLetterUnknown, TopicUnknown."""
         wanted = [self.place(text) for text in ids]
-        letters = await self.letters(Selection(topics=frozenset(spec.name for spec, *_ in wanted), handled=True))
+        letters = await self.letters(
+            DeadLetterSelection(topics=frozenset(spec.name for spec, *_ in wanted), handled=True)
+        )
         by_place = {place: letter for letter in letters for place in letter.places}
         by_id = {letter.id: letter for letter in letters}
-        found: dict[str, Letter] = {}
+        found: dict[str, StoredDeadLetter] = {}
         for text, (spec, in_dead_letters, partition, offset) in zip(ids, wanted, strict=True):
             if in_dead_letters:
                 topic = self._cluster.topic(dead_letters_of(spec))
@@ -272,24 +276,26 @@ class DeadLetterTopics:
             else:
                 letter = by_id.get(dead_letter_id(self._cluster.topic(spec), partition, offset))
             if letter is None:
-                raise LetterUnknown(f"there is no dead letter {text}: `headrace dlq list --all` shows those there are")
+                raise DeadLetterUnknown(
+                    f"there is no dead letter {text}: `headrace dlq list --all` shows those there are"
+                )
             found[letter.id] = letter
         return list(found.values())
 
-    async def whole(self, letter: Letter) -> DeadLetter:
-        """The newest of its dead letters, with the record's content. Raises LetterUnknown when it is gone."""
+    async def whole(self, letter: StoredDeadLetter) -> DeadLetter:
+        """The newest of its dead letters, with the record's content. Raises DeadLetterUnknown when it is gone."""
         async with aclosing(self._read([self.spec(letter.topic)], dict([letter.places[-1]]))) as letters:
             async for record, found in letters:
                 if (record.topic_partition, record.offset) == letter.places[-1]:
                     return found
-        raise LetterUnknown(f"{letter.id} has just been deleted from the dead letters, by their retention")
+        raise DeadLetterUnknown(f"{letter.id} has just been deleted from the dead letters, by their retention")
 
     async def event(self, letter: DeadLetter) -> Any:
         """The event in the record that was given up. Raises UnreadableValue."""
         record = Record(letter.topic, letter.partition, letter.offset, letter.timestamp or 0, None, letter.value)
         return await decode(self._cluster.codec, self.spec(letter.topic).record, record)
 
-    async def flaws(self, letters: Collection[Letter]) -> Mapping[str, str]:
+    async def flaws(self, letters: Collection[StoredDeadLetter]) -> Mapping[str, str]:
         """Ids of those letters that still cannot be read by the schemas of today, with the reason."""
         chosen = {letter.places[-1]: letter.id for letter in letters}
         flaws: dict[str, str] = {}
@@ -304,15 +310,15 @@ class DeadLetterTopics:
         return flaws
 
     async def replay(
-        self, letters: Collection[Letter], reason: str = ""
-    ) -> AsyncGenerator[tuple[Letter, Appended], None]:
+        self, letters: Collection[StoredDeadLetter], reason: str = ""
+    ) -> AsyncGenerator[tuple[StoredDeadLetter, RecordMetadata], None]:
         """Write the records again where they came from, in the order in which they were given up; each as it is done.
 
         Topic, partition, key, value and headers (hence ids) are the record's own; one header more, `REPLAY_OF`, tells
         what it is. Each is on disk, and then noted as handled, before the next one is written: what is interrupted
         can be run again, and repeats at most the one record that was written and not noted yet, under its old id.
 
-        Raises what `Producer.send` raises, ValueGone, and LetterUnknown for a letter that has gone meanwhile.
+        Raises what `Producer.send` raises, ValueGone, and DeadLetterUnknown for a letter that has gone meanwhile.
         """
         publisher = await self._publisher()
         waiting = {letter.id: letter for letter in letters}
@@ -325,21 +331,23 @@ class DeadLetterTopics:
                 value = whole.value if whole.omitted_bytes is None else await self._from_its_topic(whole)
                 headers: Headers = tuple((each.name, each.value) for each in whole.headers)
                 appended = await publisher.send_record(
-                    Outgoing(whole.topic, value, whole.key, whole.partition, (*headers, (REPLAY_OF, id_.encode())))
+                    ProducerRecord(
+                        whole.topic, value, whole.key, whole.partition, (*headers, (REPLAY_OF, id_.encode()))
+                    )
                 )
                 await self._note(publisher, chosen, Handling.REPLAYED, reason, appended.offset)
                 yield chosen, appended
         if waiting:
-            raise LetterUnknown(f"{', '.join(sorted(waiting))}: deleted from the dead letters meanwhile")
+            raise DeadLetterUnknown(f"{', '.join(sorted(waiting))}: deleted from the dead letters meanwhile")
 
-    async def drop(self, letters: Iterable[Letter], reason: str) -> AsyncGenerator[Letter, None]:
+    async def drop(self, letters: Iterable[StoredDeadLetter], reason: str) -> AsyncGenerator[StoredDeadLetter, None]:
         """Note that nothing needs to be done about the letters; each as it is noted."""
         publisher = await self._publisher()
         for letter in letters:
             await self._note(publisher, letter, Handling.DROPPED, reason, None)
             yield letter
 
-    def _specs_of(self, letters: Iterable[Letter]) -> list[TopicSpec]:
+    def _specs_of(self, letters: Iterable[StoredDeadLetter]) -> list[TopicSpec]:
         return [self.spec(topic) for topic in sorted({letter.topic for letter in letters})]
 
     async def _publisher(self) -> Publisher:
@@ -349,7 +357,7 @@ class DeadLetterTopics:
         return Publisher(self._producer, self._cluster.codec, _SOURCE)
 
     async def _note(
-        self, publisher: Publisher, letter: Letter, handling: Handling, reason: str, offset: int | None
+        self, publisher: Publisher, letter: StoredDeadLetter, handling: Handling, reason: str, offset: int | None
     ) -> None:
         now = self._clock()
         before = letter.handled
@@ -435,7 +443,7 @@ class DeadLetterTopics:
                     for record in await reader.poll(1, _WAIT_SECONDS):
                         if record.offset == letter.offset:
                             return record.value
-        except OffsetGone:
+        except OffsetOutOfRange:
             pass
         finally:
             await reader.close()

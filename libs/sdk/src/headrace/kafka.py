@@ -37,7 +37,7 @@ from headrace_contracts.headers import header
 from headrace_contracts.ids import completion_id, new_id, route_key
 from headrace_streams.ports import PartitionReader, Producer
 from headrace_streams.publishing import Publication, Publisher
-from headrace_streams.records import Appended
+from headrace_streams.records import RecordMetadata
 
 from headrace.addresses import Addresses, locate
 from headrace.connecting import Cluster
@@ -330,7 +330,7 @@ class KafkaClient:
         )
         return submission.submission_id
 
-    async def _append(self, publication: Publication) -> Appended:
+    async def _append(self, publication: Publication) -> RecordMetadata:
         if self._publisher is None:
             raise RuntimeError("open the client first: async with KafkaClient(...) as client")
         return await self._publisher.send(publication)

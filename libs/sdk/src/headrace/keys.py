@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from headrace.errors import NotUnderstood
-from headrace.results import Key, NewKey, Reader, key_of
+from headrace.parsing import Reader, key_of
+from headrace.results import Key, NewKey
 from headrace.transport import Transport
 
 

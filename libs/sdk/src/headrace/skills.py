@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from headrace.errors import NotUnderstood, RetryLater
-from headrace.results import Reader
+from headrace.parsing import Reader
 from headrace.transport import Transport
 
 _PAGE: Final = 200

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class ServerEvent:
+class ParsedEvent:
     """One event.
 
     Attributes:
@@ -39,7 +39,7 @@ class EventParser:
         self._event = ""
         self._data: list[str] = []
 
-    def feed(self, data: bytes) -> Iterator[ServerEvent]:
+    def feed(self, data: bytes) -> Iterator[ParsedEvent]:
         """The events that these bytes complete."""
         text = self._text + self._decoder.decode(data)
         if not self._began and text:
@@ -60,7 +60,7 @@ class EventParser:
                 continue
             self.last_id = self._id
             if self._data:
-                yield ServerEvent(self._event or "message", "\n".join(self._data), self.last_id)
+                yield ParsedEvent(self._event or "message", "\n".join(self._data), self.last_id)
             self._event = ""
             self._data.clear()
         self._text = text[begin:]

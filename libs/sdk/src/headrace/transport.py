@@ -25,7 +25,7 @@ from headrace.errors import (
     ServiceFailed,
     Unavailable,
 )
-from headrace.sse import EventParser, ServerEvent
+from headrace.sse import EventParser, ParsedEvent
 
 _CONNECT_SECONDS: Final = 5.0
 _FIRST_PAUSE_SECONDS: Final = 0.1
@@ -144,7 +144,7 @@ class Transport:
         params: Params | None = None,
         last_event_id: str = "",
         on_open: Callable[[], None] | None = None,
-    ) -> AsyncGenerator[ServerEvent, None]:
+    ) -> AsyncGenerator[ParsedEvent, None]:
         """The events of a stream, taken up again after the last one whenever the connection ends.
 
         It is the caller who knows the last event and closes the iterator; it ends by itself when the service says that

@@ -6,10 +6,10 @@ import asyncio
 import logging
 from collections.abc import Iterable
 
-from headrace_streams.errors import PartitionsLost, TryAgain
+from headrace_streams.errors import PartitionsLost, TransientError
 from headrace_streams.ports import Consumer
-from headrace_streams.records import Progress, TopicPartition
-from headrace_streams.work import Partition
+from headrace_streams.records import OffsetAndMetadata, TopicPartition
+from headrace_streams.work import AssignedPartition
 
 _log = logging.getLogger(__name__)
 
@@ -24,15 +24,15 @@ class Committer:
         self._consumer = consumer
         self._committing = asyncio.Lock()
 
-    async def commit(self, partitions: Iterable[Partition]) -> bool:
+    async def commit(self, partitions: Iterable[AssignedPartition]) -> bool:
         """Whether the group's progress is up to date, or no longer ours to tell."""
         # One at a time: an older commit must not arrive after a newer one.
         async with self._committing:
-            progress: dict[TopicPartition, Progress] = {}
-            changes: dict[Partition, int] = {}
+            progress: dict[TopicPartition, OffsetAndMetadata] = {}
+            changes: dict[AssignedPartition, int] = {}
             for partition in partitions:
                 if partition.tracker.changes != partition.committed_changes:
-                    reached = partition.tracker.progress()
+                    reached = partition.tracker.committable()
                     if reached is not None:
                         progress[partition.name] = reached
                         changes[partition] = partition.tracker.changes
@@ -43,14 +43,14 @@ class Committer:
             except PartitionsLost as error:
                 _log.info("commit refused, the partitions have gone: %s", error)
                 return True
-            except TryAgain as error:
+            except TransientError as error:
                 _log.warning("commit failed, it is tried again: %s", error)
                 return False
             for partition, committed in changes.items():
                 partition.committed_changes = committed
             return True
 
-    async def commit_at_last(self, partitions: Iterable[Partition]) -> None:
+    async def commit_at_last(self, partitions: Iterable[AssignedPartition]) -> None:
         """Commit partitions that are about to go; tried some times, since there is no later."""
         partitions = list(partitions)
         for _ in range(_TRIES):

@@ -6,7 +6,7 @@ import traceback
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import PurePath
-from typing import Final
+from typing import Final, Protocol
 
 from headrace_contracts.codec import spec_of
 from headrace_contracts.events import DeadLetter
@@ -23,6 +23,18 @@ _OWN_MODULES: Final = "headrace"
 _LONGEST_MESSAGE: Final = 2_000
 _LARGE_BYTES: Final = 64 * 1024
 """From this size on a value may be why the cluster refuses a dead letter."""
+
+
+class DeadLetterSink(Protocol):
+    """Where records go that can never be handled."""
+
+    async def keep(self, record: Record, error: Exception, attempts: int = 1) -> None:
+        """Keep a record with its reason; returns when it is on disk.
+
+        Raises TransientError, AppendUncertain and Overloaded when it may be kept later: a record kept twice is better
+        than one kept nowhere. Raises RecordRefused when the dead-letter topic does not take it.
+        """
+        ...
 
 
 class DeadLetters:

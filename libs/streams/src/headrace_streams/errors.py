@@ -7,7 +7,7 @@ class StreamsError(Exception):
     """Base of all errors of this package."""
 
 
-class TryAgain(StreamsError):
+class TransientError(StreamsError):
     """The operation surely had no effect, and may succeed later."""
 
 
@@ -31,7 +31,7 @@ class PartitionsLost(StreamsError):
     """Drop what is in hand: the partitions belong to another member of the group by now."""
 
 
-class OffsetGone(StreamsError):
+class OffsetOutOfRange(StreamsError):
     """Choose another offset: the one asked for is no longer, or not yet, in the log."""
 
 
@@ -51,7 +51,7 @@ class HandlerError(StreamsError):
     """Base of what a handler of the parallel engine raises on purpose."""
 
 
-class RetryLater(HandlerError):
+class RetryRecord(HandlerError):
     """Try this record again after a delay; its key waits, others go on."""
 
     def __init__(self, message: str, delay_seconds: float) -> None:

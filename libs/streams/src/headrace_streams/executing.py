@@ -15,11 +15,12 @@ from operator import length_hint
 from types import CoroutineType
 from typing import Any
 
-from headrace_streams.handling import DeadLetterSink, Ending, EngineOptions, Handler, Observer
+from headrace_streams.dead_letters import DeadLetterSink
+from headrace_streams.handling import Ending, EngineOptions, Handler, Observer
 from headrace_streams.records import Record
 from headrace_streams.retries import GiveUp, after_failure, is_unforeseen
 from headrace_streams.scheduling import Scheduler
-from headrace_streams.work import Partition, Work
+from headrace_streams.work import AssignedPartition, Work
 
 _log = logging.getLogger(__name__)
 
@@ -47,8 +48,8 @@ class Executor:
         options: EngineOptions,
         observer: Observer | None,
         *,
-        work_of: Callable[[Record, Partition, float], Work],
-        admit: Callable[[Partition], None],
+        work_of: Callable[[Record, AssignedPartition, float], Work],
+        admit: Callable[[AssignedPartition], None],
         relieve: Callable[[], None],
         broke: Callable[[Exception], None],
     ) -> None:
@@ -80,7 +81,7 @@ class Executor:
             self._follow(*begun)
         self._relieve()
 
-    def handle_at_once(self, partition: Partition, records: Sequence[Record]) -> int:
+    def handle_at_once(self, partition: AssignedPartition, records: Sequence[Record]) -> int:
         """Call the handler for records of a partition while nothing at all is in hand; how many it was called for.
 
         What it returns from is finished without ever having been queued. The first one that has to be waited for, or
@@ -120,21 +121,21 @@ class Executor:
             self._follow(work, handling)
         return called
 
-    def drop_waiting(self, partitions: Sequence[Partition]) -> None:
+    def drop_waiting(self, partitions: Sequence[AssignedPartition]) -> None:
         """Forget what waits of these partitions; what runs goes on for now."""
         gone = frozenset(partitions)
         self._scheduler.drop(lambda work: work.partition in gone)
         self._set_timer()
         self.pump()
 
-    def abandon(self, partitions: Iterable[Partition]) -> None:
+    def abandon(self, partitions: Iterable[AssignedPartition]) -> None:
         """Cancel what runs of these; it does not count as finished."""
         for partition in partitions:
             partition.leaving = True
             for task in partition.running.values():
                 task.cancel()
 
-    def cancel(self, wanted: Callable[[Record], bool], partitions: Iterable[Partition]) -> int:
+    def cancel(self, wanted: Callable[[Record], bool], partitions: Iterable[AssignedPartition]) -> int:
         """Never begin those of the waiting records; how many there are. They go first, and hold back no others."""
 
         def is_wanted(work: Work) -> bool:
@@ -164,7 +165,7 @@ class Executor:
     def _begin(self, work: Work) -> Awaitable[None] | None:
         """What to wait for, if anything."""
         if work.reason is not None:
-            return self._bury(work, work.reason)
+            return self._dead_letter(work, work.reason)
         now = self._loop.time()
         work.attempts += 1
         if self._observer is not None:
@@ -259,11 +260,11 @@ class Executor:
             _log.error("handler failed at %s, try %d: %s", work, work.attempts, _origin(error))
         step = after_failure(error, attempts=work.attempts, unforeseen=work.unforeseen, policy=self._retries)
         if isinstance(step, GiveUp):
-            return self._bury(work, error)
+            return self._dead_letter(work, error)
         self._park(work, step.delay_seconds)
         return None
 
-    def _bury(self, work: Work, reason: Exception) -> Awaitable[None]:
+    def _dead_letter(self, work: Work, reason: Exception) -> Awaitable[None]:
         work.reason = reason
         return self._dead_letters.keep(work.record, reason, work.attempts)
 

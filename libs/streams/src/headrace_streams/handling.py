@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Protocol
 
 from headrace_contracts.headers import header
 
@@ -30,7 +29,7 @@ class Ordering(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Lane:
+class TopicLane:
     """A topic (with its prefix) and its claim; see `scheduling.LaneShare`."""
 
     topic: str
@@ -73,14 +72,6 @@ class EngineOptions:
             )
 
 
-class DeadLetterSink(Protocol):
-    """Where records go that can never be handled."""
-
-    async def keep(self, record: Record, error: Exception, attempts: int = 1) -> None:
-        """Keep a record with its reason; returns after it is on disk."""
-        ...
-
-
 class Ending(Enum):
     """How one run of a handler ended: finished, parked for another try, sent to the dead letters, given up because the
     partition went, or not begun because it was cancelled."""
@@ -103,7 +94,7 @@ class Observer:
 
 
 @dataclass(frozen=True, slots=True)
-class PartitionState:
+class PartitionSnapshot:
     """How far one assigned partition is.
 
     Attributes:
@@ -130,7 +121,7 @@ class PartitionState:
 
 
 @dataclass(frozen=True, slots=True)
-class EngineState:
+class EngineSnapshot:
     """What the engine has in hand at one moment.
 
     Attributes:
@@ -144,7 +135,7 @@ class EngineState:
     in_flight: int
     parked: int
     waiting: Mapping[str, int]
-    assigned: Mapping[TopicPartition, PartitionState]
+    assigned: Mapping[TopicPartition, PartitionSnapshot]
     longest_span: int
 
     @property

@@ -2,29 +2,29 @@
 
 How a decision is delivered:
 
- 1. The owner takes over: it appends a barrier. The offset of the barrier is its *generation*: given by the log, so it
-    is unique, and greater than every one before.
- 2. It reads the partition from the start to its barrier, and folds the entries that count into its state
+ 1. The owner takes over: it appends an epoch start. The offset of the epoch start is its *epoch*: given by the log, so
+    it is unique, and greater than every one before.
+ 2. It reads the partition from the start to its epoch start, and folds the entries that count into its state
     (`headrace_streams.journal_reading`).
  3. It carries out again what may not have been carried out, then consumes its inputs from the journaled positions.
  4. For each input it decides and appends one entry: the new state, the commands, the positions of the inputs. Many
-    entries are in flight at once. Each is numbered: the *sequence* within the generation.
- 5. The entry is acknowledged at offset generation + sequence, or the owner is fenced: it carries out nothing more.
- 6. It carries out the commands of the entry, and says so with `acted`.
- 7. Every entry notes from which offset on commands may still be open, so that step 3 is short; a watermark does so
+    entries are in flight at once. Each is numbered: the *sequence* within the epoch.
+ 5. The entry is acknowledged at offset epoch + sequence, or the owner is fenced: it carries out nothing more.
+ 6. It carries out the commands of the entry, and says so with `published`.
+ 7. Every entry notes from which offset on commands may still be open, so that step 3 is short; a checkpoint does so
     when nothing else is written.
 
-Which entries count. Nobody but the owner writes between its barrier and the next one, so the log itself numbers its
-entries: the nth one stands at offset generation + n. Whatever disturbs that moves all entries behind it off their
-places: a newer owner's barrier, a record that a zombie (an owner of the past that does not know it) still had in
+Which entries count. Nobody but the owner writes between its epoch start and the next one, so the log itself numbers its
+entries: the nth one stands at offset epoch + n. Whatever disturbs that moves all entries behind it off their
+places: a newer owner's epoch start, a record that a zombie (an owner of the past that does not know it) still had in
 flight, or an entry of its own that was lost on the way while later ones arrived. So an entry *counts* when it stands in
-its place, and the first record that does not ends its generation. Writer and readers use the same rule; neither needs
-a clock, a lease or a lock. A zombie's record costs the owner its generation too: it takes over again, once, since the
+its place, and the first record that does not ends its epoch. Writer and readers use the same rule; neither needs
+a clock, a lease or a lock. A zombie's record costs the owner its epoch too: it takes over again, once, since the
 zombie was fenced by the same rule.
 
 Compaction keeps the newest record of each key. It leaves offsets as they are, so what is left still shows whether it
-stands in its place. Barriers and watermarks share one key each. An entry that does not count may yet be the newest of
-its key, and compaction would keep it instead of the one that does: `Recovered.shadowed` names these, and the owner
+stands in its place. Epoch starts and checkpoints share one key each. An entry that does not count may yet be the newest
+of its key, and compaction would keep it instead of the one that does: `Recovered.shadowed` names these, and the owner
 writes them once more. Until then the topic's min.compaction.lag.ms protects them.
 """
 
@@ -41,12 +41,12 @@ from headrace_contracts.events import EntryKind, JournalEntry, Position
 from headrace_contracts.topics import TASKS_JOURNAL
 
 from headrace_streams.errors import Fenced, RecordRefused
-from headrace_streams.journal_reading import Placed, Recorded, Recovered, read_journal
+from headrace_streams.journal_reading import JournaledDecision, JournaledEntry, Recovered, read_journal
 from headrace_streams.ports import PartitionReader
 from headrace_streams.publishing import Publication, Publisher
-from headrace_streams.records import Appended, TopicPartition
+from headrace_streams.records import RecordMetadata, TopicPartition
 
-__all__ = ["EntryTooLarge", "Journal", "Placed", "Recorded", "Recovered"]
+__all__ = ["EntryTooLarge", "Journal", "JournaledDecision", "JournaledEntry", "Recovered"]
 
 _OPEN: Final = -1
 
@@ -64,26 +64,26 @@ class Journal:
     """The one writer of a journal partition. Made by `take_over`.
 
     Attributes:
-        generation: Offset of this owner's barrier.
+        epoch: Offset of this owner's epoch start.
         fenced: Why nothing may be carried out any more; None while all is well. It never becomes None again.
     """
 
     def __init__(
-        self, publisher: Publisher, partition: int, owner: str, generation: int, recovered: Recovered, limit: int
+        self, publisher: Publisher, partition: int, owner: str, epoch: int, recovered: Recovered, limit: int
     ) -> None:
-        self.generation = generation
+        self.epoch = epoch
         self.fenced: Fenced | None = None
         self._publisher = publisher
         self._partition = partition
         self._owner = owner
         self._limit = limit
-        self._next = generation + 1
+        self._next = epoch + 1
         self._positions = {
             where: Position(topic=where[0], partition=where[1], next_offset=offset)
             for where, offset in recovered.positions.items()
         }
         self._completed_offset = recovered.completed_offset
-        self._unsettled = recovered.unacted[0].offset if recovered.unacted else None
+        self._unsettled = recovered.unpublished[0].offset if recovered.unpublished else None
         # By offset, in order: _OPEN until carried out, then the offset behind the terminal state it wrote, or 0.
         self._steps: OrderedDict[int, int] = OrderedDict()
         self._awaiting: OrderedDict[int, asyncio.Future[int]] = OrderedDict()
@@ -98,7 +98,7 @@ class Journal:
         partition: int,
         owner: str,
         now_ms: int,
-        fold: Callable[[Recorded], None],
+        fold: Callable[[JournaledDecision], None],
         limit: int = 4_000_000,
     ) -> tuple[Journal, Recovered]:
         """Become the owner of a partition, and read what is there.
@@ -110,18 +110,18 @@ class Journal:
             fold: Called with each decision that counts, in order.
             limit: Largest entry, in bytes.
 
-        Raises TryAgain and AppendUncertain when the barrier could not be written (taking over again is harmless),
-        RecordRefused, RegistryUnavailable, and UnreadableValue for an entry that no one can read: it may be a
-        decision, so going on without it could lose a task.
+        Raises TransientError and AppendUncertain when the epoch start could not be written (taking over again is
+        harmless), RecordRefused, RegistryUnavailable, and UnreadableValue for an entry that no one can read: it may be
+        a decision, so going on without it could lose a task.
         """
-        barrier = JournalEntry(kind=EntryKind.BARRIER, owner=owner, decided_at=now_ms)
-        appended = await publisher.send(_publication(barrier, partition, f"barrier/{partition}"))
+        epoch_start = JournalEntry(kind=EntryKind.EPOCH_START, owner=owner, decided_at=now_ms)
+        appended = await publisher.send(_publication(epoch_start, partition, f"barrier/{partition}"))
         where = TopicPartition(appended.topic, partition)
         recovered = await read_journal(reader, codec, where, appended.offset, fold)
         return cls(publisher, partition, owner, appended.offset, recovered, limit), recovered
 
     @property
-    def acted_offset(self) -> int:
+    def published_offset(self) -> int:
         """Commands of all entries before this offset are carried out."""
         return next(iter(self._steps), self._next) if self._unsettled is None else self._unsettled
 
@@ -150,19 +150,19 @@ class Journal:
         numbered = replace(
             entry,
             positions=tuple(positions.values()),
-            generation=self.generation,
-            sequence=place - self.generation,
+            epoch=self.epoch,
+            sequence=place - self.epoch,
             owner=self._owner,
-            acted_offset=self.acted_offset,
+            published_offset=self.published_offset,
             completed_offset=self._completed_offset,
         )
         key = entry.task_id if entry.kind is EntryKind.DECISION else f"{entry.kind}/{self._partition}"
         publication = _publication(numbered, self._partition, key)
-        outgoing = self._publisher.outgoing(publication)
-        size = len(outgoing.value or b"")
+        record = self._publisher.record_of(publication)
+        size = len(record.value or b"")
         if size > self._limit:
             raise EntryTooLarge(size, self._limit)
-        sent = self._publisher.send_record(outgoing)
+        sent = self._publisher.send_record(record)
         self._next += 1
         self._positions = positions
         self._steps[place] = _OPEN
@@ -171,7 +171,7 @@ class Journal:
         sent.add_done_callback(lambda done: self._acknowledge(place, bool(entry.commands), done))
         return acknowledged
 
-    def acted(self, offset: int, completed_at: int | None = None) -> None:
+    def published(self, offset: int, completed_at: int | None = None) -> None:
         """The commands of the entry at `offset` are carried out; `completed_at` is where its terminal state stands in
         tasks.completed, if it wrote one."""
         self._steps[offset] = 0 if completed_at is None else completed_at + 1
@@ -185,18 +185,18 @@ class Journal:
                 self._completed_offset = max(behind, self._completed_offset or 0)
 
     def settled(self, completed_offset: int) -> None:
-        """Everything that was unacted at the take-over is carried out, and tasks.completed ends at this offset."""
+        """Everything that was unpublished at the take-over is carried out, and tasks.completed ends at this offset."""
         self._unsettled = None
         self._completed_offset = max(completed_offset, self._completed_offset or 0)
 
-    def watermark(self, positions: tuple[Position, ...], now_ms: int) -> asyncio.Future[int]:
+    def checkpoint(self, positions: tuple[Position, ...], now_ms: int) -> asyncio.Future[int]:
         """Note positions and what is carried out, without a decision; as `append`."""
-        return self.append(JournalEntry(kind=EntryKind.WATERMARK, positions=positions, decided_at=now_ms))
+        return self.append(JournalEntry(kind=EntryKind.CHECKPOINT, positions=positions, decided_at=now_ms))
 
     def fence(self, reason: str) -> Fenced:
         """Stop for good; all that wait for an acknowledgement are told."""
         if self.fenced is None:
-            self.fenced = Fenced(f"journal partition {self._partition}, generation {self.generation}: {reason}")
+            self.fenced = Fenced(f"journal partition {self._partition}, epoch {self.epoch}: {reason}")
             waiting, self._awaiting = self._awaiting, OrderedDict()
             for future in waiting.values():
                 if not future.done():
@@ -212,7 +212,7 @@ class Journal:
                 reached[where] = position
         return reached
 
-    def _acknowledge(self, place: int, has_commands: bool, done: asyncio.Future[Appended]) -> None:
+    def _acknowledge(self, place: int, has_commands: bool, done: asyncio.Future[RecordMetadata]) -> None:
         if done.cancelled():
             self.fence("the producer was closed")
             return
@@ -227,7 +227,7 @@ class Journal:
         else:
             acknowledged = self._awaiting.pop(place)
             if not has_commands:
-                self.acted(place)
+                self.published(place)
             if not acknowledged.done():
                 acknowledged.set_result(place)
 
@@ -237,7 +237,7 @@ def _publication(entry: JournalEntry, partition: int, key: str) -> Publication:
     return Publication(
         spec=TASKS_JOURNAL,
         event=entry,
-        event_id=f"journal/{partition}/{entry.generation}/{entry.sequence}",
+        event_id=f"journal/{partition}/{entry.epoch}/{entry.sequence}",
         key=key.encode(),
         tenant=_tenant(entry),
         time_ms=entry.decided_at,

@@ -1,8 +1,8 @@
 """Reading a journal partition: which entries count, and what they say together (the rules: `headrace_streams.journal`).
 
 A long journal is read in seconds because most entries are never decoded: the first fields of an entry say whether it
-counts and what it is about (`Recorded`), and are read without the rest. In full are read those that are asked for, the
-last one, those whose commands may be open, and one in a while.
+counts and what it is about (`JournaledDecision`), and are read without the rest. In full are read those that are asked
+for, the last one, those whose commands may be open, and one in a while.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from headrace_contracts.codec import Codec
 from headrace_contracts.errors import NullValue, Origin, SchemaNotCached
 from headrace_contracts.events import EntryKind, JournalEntry, TaskPhase
 
-from headrace_streams.errors import OffsetGone
+from headrace_streams.errors import OffsetOutOfRange
 from headrace_streams.ports import PartitionReader
 from headrace_streams.records import Record, TopicPartition
 
 _READ_AT_ONCE: Final = 500
 _READ_SECONDS: Final = 1.0
 _LOOK_EVERY: Final = 1000
-"""Entries after which one is read in full, to learn which of those kept meanwhile have been acted on."""
+"""Entries after which one is read in full, to learn which of those kept meanwhile have been published."""
 _OUTLINE: Final = (
     "kind", "task_id", "generation", "sequence", "cause", "state.phase", "state.digest", "state.wake_at",
 )  # fmt: skip
@@ -33,14 +33,14 @@ _KINDS: Final = {str(kind): kind for kind in EntryKind}
 
 
 @dataclass(frozen=True, slots=True)
-class Placed:
+class JournaledEntry:
     """An entry that counts, and its offset."""
 
     offset: int
     entry: JournalEntry
 
 
-class Recorded(NamedTuple):
+class JournaledDecision(NamedTuple):
     """A decision that counts, read as far as is needed to know what it is about.
 
     A tuple, since there is one for every entry of a journal, and no other frozen thing is made as fast.
@@ -75,16 +75,16 @@ class Recovered:
 
     Attributes:
         positions: How far each input is consumed, by topic (without prefix) and partition.
-        unacted: Entries whose commands may not have been carried out, in order.
-        completed_offset: The terminal states of unacted entries, if they were written, stand at or behind this offset
-            of tasks.completed; None when nothing is known.
+        unpublished: Entries whose commands may not have been carried out, in order.
+        completed_offset: The terminal states of unpublished entries, if they were written, stand at or behind this
+            offset of tasks.completed; None when nothing is known.
         shadowed: Tasks whose newest record does not count: write their state once more.
         entries: How many entries counted.
-        last: The last decision or watermark that counts.
+        last: The last decision or checkpoint that counts.
     """
 
     positions: Mapping[tuple[str, int], int]
-    unacted: tuple[Placed, ...]
+    unpublished: tuple[JournaledEntry, ...]
     completed_offset: int | None
     shadowed: frozenset[str]
     entries: int
@@ -92,9 +92,13 @@ class Recovered:
 
 
 async def read_journal(
-    reader: PartitionReader, codec: Codec, where: TopicPartition, barrier: int, fold: Callable[[Recorded], None]
+    reader: PartitionReader,
+    codec: Codec,
+    where: TopicPartition,
+    epoch_start: int,
+    fold: Callable[[JournaledDecision], None],
 ) -> Recovered:
-    """Read a partition from its start up to a barrier, giving others their turn on the event loop in between.
+    """Read a partition from its start up to an epoch start, giving others their turn on the event loop in between.
 
     Args:
         reader: Is assigned anew.
@@ -107,15 +111,15 @@ async def read_journal(
         first, _ = (await reader.bounds([where]))[where]
         await reader.assign({where: max(first, reading.next_offset)})
         try:
-            while reading.next_offset <= barrier:
+            while reading.next_offset <= epoch_start:
                 for record in await reader.poll(_READ_AT_ONCE, _READ_SECONDS):
-                    if record.offset > barrier:
+                    if record.offset > epoch_start:
                         return reading.recovered()
                     while (missing := reading.take(record)) is not None:
                         await codec.learn(missing)
                 await asyncio.sleep(0)
             return reading.recovered()
-        except OffsetGone:
+        except OffsetOutOfRange:
             # Retention has moved the start of the log meanwhile.
             continue
 
@@ -123,15 +127,15 @@ async def read_journal(
 class _Reading:
     """One pass over the partition."""
 
-    def __init__(self, codec: Codec, where: TopicPartition, fold: Callable[[Recorded], None]) -> None:
+    def __init__(self, codec: Codec, where: TopicPartition, fold: Callable[[JournaledDecision], None]) -> None:
         self.next_offset = 0
         self._codec = codec
         self._where = where
         self._fold = fold
-        self._generation = -1
+        self._epoch = -1
         self._ended = False
         self._positions: dict[tuple[str, int], int] = {}
-        self._acted_offset = 0
+        self._published_offset = 0
         self._completed_offset: int | None = None
         # Values by offset: the last entry, and those before it whose commands may be open, as far as is known.
         self._open: OrderedDict[int, bytes] = OrderedDict()
@@ -157,8 +161,8 @@ class _Reading:
         self.next_offset = offset + 1
         # A kind that is not known here is read as the schema says.
         kind = _KINDS.get(data["kind"], EntryKind.DECISION)
-        if kind is EntryKind.BARRIER:
-            self._generation, self._ended = offset, False
+        if kind is EntryKind.EPOCH_START:
+            self._epoch, self._ended = offset, False
         elif not self._counts(offset, data["generation"], data["sequence"]):
             self._ended = True
             if kind is EntryKind.DECISION:
@@ -168,12 +172,12 @@ class _Reading:
             self._apply(offset, value, record.timestamp_ms, kind, data)
         return None
 
-    def _counts(self, offset: int, generation: int, sequence: int) -> bool:
-        if offset != generation + sequence or generation < self._generation:
+    def _counts(self, offset: int, epoch: int, sequence: int) -> bool:
+        if offset != epoch + sequence or epoch < self._epoch:
             return False
-        if generation > self._generation:
-            # Its barrier has been compacted away; that the entry stands in its place shows that there was one.
-            self._generation, self._ended = generation, False
+        if epoch > self._epoch:
+            # Its epoch start has been compacted away; that the entry stands in its place shows that there was one.
+            self._epoch, self._ended = epoch, False
         return not self._ended
 
     def _apply(self, offset: int, value: bytes, timestamp_ms: int, kind: EntryKind, data: dict[str, Any]) -> None:
@@ -191,16 +195,20 @@ class _Reading:
         else:
             phase, digest = _PHASES.get(state["phase"], TaskPhase.WAITING), state["digest"]
             wake_at = state["wake_at"]
-        self._fold(Recorded(offset, timestamp_ms, task_id, data["cause"], phase, digest, wake_at, value, self._decoded))
+        self._fold(
+            JournaledDecision(
+                offset, timestamp_ms, task_id, data["cause"], phase, digest, wake_at, value, self._decoded
+            )
+        )
 
     def _look(self, entry: JournalEntry) -> None:
         """What an entry says about those before it. Each says at least as much as the one before it."""
         for position in entry.positions:
             where = (position.topic, position.partition)
             self._positions[where] = max(position.next_offset, self._positions.get(where, 0))
-        if entry.acted_offset is not None:
-            self._acted_offset = max(self._acted_offset, entry.acted_offset)
-            while self._open and next(iter(self._open)) < self._acted_offset:
+        if entry.published_offset is not None:
+            self._published_offset = max(self._published_offset, entry.published_offset)
+            while self._open and next(iter(self._open)) < self._published_offset:
                 self._open.popitem(last=False)
         if entry.completed_offset is not None:
             self._completed_offset = max(entry.completed_offset, self._completed_offset or 0)
@@ -209,7 +217,7 @@ class _Reading:
         return self._codec.decode(JournalEntry, value, Origin(self._where.topic, self._where.partition, offset))
 
     def recovered(self) -> Recovered:
-        # The last ones say what need not be read. Watermarks of the first version may name no positions.
+        # The last ones say what need not be read. Checkpoints of the first version may name no positions.
         telling = [] if self._decision is None else [self._decision]
         if self._open:
             telling.append((offset := next(reversed(self._open)), self._open[offset]))
@@ -217,14 +225,14 @@ class _Reading:
         for offset, value in telling:
             last = self._decoded(offset, value)
             self._look(last)
-        unacted = []
+        unpublished = []
         for offset, value in self._open.items():
             entry = self._decoded(offset, value)
             if entry.commands:
-                unacted.append(Placed(offset, entry))
+                unpublished.append(JournaledEntry(offset, entry))
         return Recovered(
             positions=self._positions,
-            unacted=tuple(unacted),
+            unpublished=tuple(unpublished),
             completed_offset=self._completed_offset,
             shadowed=frozenset(self._shadowed),
             entries=self._entries,

@@ -14,7 +14,7 @@ from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator, Sequence
 
 from headrace_streams.errors import StreamsError
-from headrace_streams.records import Progress
+from headrace_streams.records import OffsetAndMetadata
 
 METADATA_LIMIT = 4_095
 """Most characters a broker takes as commit metadata; 4,096 are refused already."""
@@ -32,7 +32,7 @@ _LARGEST_PAYLOAD = 1 << 20
 _WORTH_DEFLATING = 48
 
 
-class ProgressUnreadable(StreamsError):
+class OffsetMetadataUnreadable(StreamsError):
     """Start at the committed offset as if nothing beyond it were finished: the commit's metadata is not ours."""
 
 
@@ -148,12 +148,12 @@ class OffsetTracker:
             while self._gaps and self._gaps[0][1] <= position:
                 self._gaps.popleft()
 
-    def progress(self) -> Progress | None:
+    def committable(self) -> OffsetAndMetadata | None:
         """What to commit now; None while nothing is known of the partition."""
         position = self.position
         if position is None:
             return None
-        return Progress(position, encode(position, self.finished_beyond(), self._limit))
+        return OffsetAndMetadata(position, encode(position, self.finished_beyond(), self._limit))
 
     def finished_beyond(self) -> list[Range]:
         """Finished ranges above the position, ascending and apart."""
@@ -207,32 +207,34 @@ def encode(position: int, finished: Sequence[Range], limit: int = METADATA_LIMIT
     return _shortest(position, finished[:fitting]) if fitting else ""
 
 
-def decode(progress: Progress) -> tuple[Range, ...]:
-    """The finished ranges above a committed position. Raises ProgressUnreadable."""
+def decode(progress: OffsetAndMetadata) -> tuple[Range, ...]:
+    """The finished ranges above a committed position. Raises OffsetMetadataUnreadable."""
     text = progress.metadata
     if not text:
         return ()
     if not text.startswith(_VERSION):
-        raise ProgressUnreadable(f"commit metadata does not start with {_VERSION}: {text[:16]!r}")
+        raise OffsetMetadataUnreadable(f"commit metadata does not start with {_VERSION}: {text[:16]!r}")
     kind = text[len(_VERSION) : _PREFIX_CHARS]
     try:
         payload = _unsealed(kind, base64.b85decode(text[_PREFIX_CHARS:]))
         if kind in (_RUNS_DEFLATED, _BITS_DEFLATED):
             payload = _inflate(payload)
     except (ValueError, zlib.error) as error:
-        raise ProgressUnreadable(f"commit metadata of kind {kind!r} is damaged: {error}") from error
+        raise OffsetMetadataUnreadable(f"commit metadata of kind {kind!r} is damaged: {error}") from error
     numbers = _varints(payload)
     try:
         position, used = next(numbers)
         if position != progress.next_offset:
-            raise ProgressUnreadable(f"commit metadata belongs to offset {position}, not to {progress.next_offset}")
+            raise OffsetMetadataUnreadable(
+                f"commit metadata belongs to offset {position}, not to {progress.next_offset}"
+            )
         if kind in (_RUNS, _RUNS_DEFLATED):
             return _from_runs(position, [value for value, _ in numbers])
         if kind in (_BITS, _BITS_DEFLATED):
             return _from_bits(position, payload[used:])
     except (IndexError, StopIteration) as error:
-        raise ProgressUnreadable(f"commit metadata of kind {kind!r} ends too early") from error
-    raise ProgressUnreadable(f"commit metadata of unknown kind {kind!r}: written by a newer version?")
+        raise OffsetMetadataUnreadable(f"commit metadata of kind {kind!r} ends too early") from error
+    raise OffsetMetadataUnreadable(f"commit metadata of unknown kind {kind!r}: written by a newer version?")
 
 
 def _raw_bytes_in(chars: int) -> int:

@@ -6,7 +6,7 @@
    with too many waiting is paused. While nothing at all is in hand, the handler is called without this detour.
 3. Its handler returns: the record is finished. It fails: the record's key is parked and tried again, or the record
    goes to the dead letters and is then finished. It was cancelled before it began: its handler is not called.
-4. Progress is committed now and then, and when partitions go: position and map say exactly what is finished.
+4. OffsetAndMetadata is committed now and then, and when partitions go: position and map say exactly what is finished.
 5. Partitions about to go are drained within a time bound; of partitions that are lost everything in hand is dropped.
 """
 
@@ -20,27 +20,27 @@ from functools import partial
 from typing import Any, TypeVar, cast
 
 from headrace_streams.committing import Committer
-from headrace_streams.errors import TopicMissing, TryAgain
+from headrace_streams.dead_letters import DeadLetterSink
+from headrace_streams.errors import TopicMissing, TransientError
 from headrace_streams.executing import Executor
 from headrace_streams.handling import (
-    DeadLetterSink,
     Ending,
     EngineOptions,
-    EngineState,
+    EngineSnapshot,
     Handler,
-    Lane,
     Load,
     Observer,
     Ordering,
-    PartitionState,
+    PartitionSnapshot,
+    TopicLane,
     tenant_of_header,
 )
-from headrace_streams.offsets import OffsetTracker, ProgressUnreadable, decode
+from headrace_streams.offsets import OffsetMetadataUnreadable, OffsetTracker, decode
 from headrace_streams.ports import Consumer, Log
-from headrace_streams.records import Progress, Record, TopicPartition
+from headrace_streams.records import OffsetAndMetadata, Record, TopicPartition
 from headrace_streams.retries import RetryPolicy
 from headrace_streams.scheduling import LaneShare, Scheduler
-from headrace_streams.work import Partition, Work
+from headrace_streams.work import AssignedPartition, Work
 
 K = TypeVar("K", bound=Hashable)
 
@@ -51,18 +51,17 @@ _CANCEL_SECONDS = 1.0
 """Time that cancelled handlers get to clean up."""
 
 __all__ = [
-    "DeadLetterSink",
     "Ending",
     "EngineOptions",
-    "EngineState",
+    "EngineSnapshot",
     "Handler",
-    "Lane",
     "Load",
     "Observer",
     "Ordering",
     "ParallelConsumer",
-    "PartitionState",
+    "PartitionSnapshot",
     "RetryPolicy",
+    "TopicLane",
     "tenant_of_header",
 ]
 
@@ -86,7 +85,7 @@ class ParallelConsumer:
         self,
         log: Log,
         group: str,
-        lanes: Sequence[Lane],
+        lanes: Sequence[TopicLane],
         handler: Handler,
         *,
         dead_letters: DeadLetterSink,
@@ -111,7 +110,7 @@ class ParallelConsumer:
         shares = [LaneShare(lane.weight, lane.max_in_flight) for lane in lanes]
         self._scheduler: Scheduler[Work] = Scheduler(shares, self._options.max_in_flight)
         self._keyed = self._options.ordering is Ordering.KEY
-        self._partitions: dict[tuple[str, int], Partition] = {}
+        self._partitions: dict[tuple[str, int], AssignedPartition] = {}
         self._stop_wanted = asyncio.Event()
         self._stopped = asyncio.Event()
         self._broken: asyncio.Future[None] | None = None
@@ -164,10 +163,10 @@ class ParallelConsumer:
             return 0
         return self._executor.cancel(wanted, self._partitions.values())
 
-    def state(self) -> EngineState:
+    def state(self) -> EngineSnapshot:
         """What is in hand now."""
         partitions = self._partitions.values()
-        return EngineState(
+        return EngineSnapshot(
             in_flight=self._scheduler.in_flight,
             parked=self._scheduler.parked,
             waiting={topic: self._scheduler.waiting(lane) for topic, lane in self._lane_of.items()},
@@ -227,7 +226,7 @@ class ParallelConsumer:
                 self._executor.pump()
 
     def _receive(self, records: Sequence[Record]) -> None:
-        delivered: dict[Partition, Sequence[Record]] = {}
+        delivered: dict[AssignedPartition, Sequence[Record]] = {}
         for (topic, number), of_partition in _by_partition(records):
             partition = self._partitions.get((topic, number))
             if partition is not None:
@@ -237,11 +236,11 @@ class ParallelConsumer:
         for lane, full in enumerate(self._full):
             if not full and self._scheduler.waiting(lane) >= self._options.max_buffered:
                 self._full[lane] = True
-                self._steer(partition for partition in self._partitions.values() if partition.lane == lane)
+                self._apply_backpressure(partition for partition in self._partitions.values() if partition.lane == lane)
         # What a rebalance has made the client forget is asked for again: a paused partition delivers nothing for long.
-        self._steer(delivered, insist=True)
+        self._apply_backpressure(delivered, insist=True)
 
-    def _take_in(self, partition: Partition, records: Sequence[Record]) -> None:
+    def _take_in(self, partition: AssignedPartition, records: Sequence[Record]) -> None:
         handled = 0
         if (
             self._scheduler.idle
@@ -258,18 +257,18 @@ class ParallelConsumer:
             elif partition.tracker.received(work.offset):
                 self._scheduler.add(work)
 
-    def _work_of(self, record: Record, partition: Partition, now: float) -> Work:
+    def _work_of(self, record: Record, partition: AssignedPartition, now: float) -> Work:
         return Work(record, partition, self._tenant_of(record), record.key if self._keyed else None, now)
 
-    def _admit_backlog(self, partition: Partition) -> None:
+    def _admit_backlog(self, partition: AssignedPartition) -> None:
         while partition.backlog and partition.tracker.fits(partition.backlog[0].offset):
             work = partition.backlog.popleft()
             if partition.tracker.received(work.offset):
                 self._scheduler.add(work, first=work.cancelled)
         if not partition.leaving:
-            self._steer((partition,))
+            self._apply_backpressure((partition,))
 
-    def _steer(self, partitions: Iterable[Partition], *, insist: bool = False) -> None:
+    def _apply_backpressure(self, partitions: Iterable[AssignedPartition], *, insist: bool = False) -> None:
         """Pause and resume as lanes and trackers want it."""
         pause: list[TopicPartition] = []
         resume: list[TopicPartition] = []
@@ -291,13 +290,13 @@ class ParallelConsumer:
         for lane, full in enumerate(self._full):
             if full and self._scheduler.waiting(lane) <= self._options.max_buffered // 2:
                 self._full[lane] = False
-                self._steer(partition for partition in self._partitions.values() if partition.lane == lane)
+                self._apply_backpressure(partition for partition in self._partitions.values() if partition.lane == lane)
 
     def _now(self) -> float:
         assert self._loop is not None, "run() comes first"
         return self._loop.time()
 
-    # Progress
+    # OffsetAndMetadata
 
     async def _commit_often(self) -> None:
         while True:
@@ -313,7 +312,7 @@ class ParallelConsumer:
             try:
                 ends = await self._consumer.log_ends([partition.name for partition in here])
                 starts = await self._consumer.log_starts([partition.name for partition in new]) if new else {}
-            except (TryAgain, TopicMissing) as error:
+            except (TransientError, TopicMissing) as error:
                 _log.info("where partitions end is not known at the moment: %s", error)
                 continue
             for partition in here:
@@ -334,15 +333,15 @@ class ParallelConsumer:
             else:
                 starts[name] = progress.next_offset
                 tracker = OffsetTracker(progress.next_offset, _finished_beyond(name, progress), limit=limit)
-            self._partitions[name.topic, name.partition] = Partition(name, lane, tracker)
+            self._partitions[name.topic, name.partition] = AssignedPartition(name, lane, tracker)
         return starts
 
-    async def _stored_progress(self, names: Collection[TopicPartition]) -> Mapping[TopicPartition, Progress]:
+    async def _stored_progress(self, names: Collection[TopicPartition]) -> Mapping[TopicPartition, OffsetAndMetadata]:
         attempts = 0
         while True:
             try:
                 return await self._consumer.committed(names)
-            except TryAgain as error:
+            except TransientError as error:
                 attempts += 1
                 _log.warning("the group's progress cannot be read, it is tried again: %s", error)
                 await asyncio.sleep(self._options.retries.delay(attempts))
@@ -361,7 +360,7 @@ class ParallelConsumer:
         self._executor.abandon(leaving)
         await _quiet(leaving, _CANCEL_SECONDS)
 
-    def _take_away(self, names: Iterable[TopicPartition]) -> list[Partition]:
+    def _take_away(self, names: Iterable[TopicPartition]) -> list[AssignedPartition]:
         """Forget what waits; what runs goes on for now."""
         leaving = [
             partition
@@ -409,13 +408,13 @@ def _is_elsewhere(place: tuple[str, int], record: Record) -> bool:
     return (record.topic, record.partition) != place
 
 
-def _lane_first(item: tuple[Partition, Sequence[Record]]) -> int:
+def _lane_first(item: tuple[AssignedPartition, Sequence[Record]]) -> int:
     return item[0].lane
 
 
-def _state_of(partition: Partition) -> PartitionState:
+def _state_of(partition: AssignedPartition) -> PartitionSnapshot:
     position, received_to = partition.tracker.position, partition.tracker.received_to
-    return PartitionState(
+    return PartitionSnapshot(
         position=partition.log_start if position is None else position,
         received_to=partition.log_start if received_to is None else received_to,
         log_end=partition.log_end,
@@ -423,7 +422,7 @@ def _state_of(partition: Partition) -> PartitionState:
     )
 
 
-async def _quiet(partitions: Iterable[Partition], seconds: float) -> bool:
+async def _quiet(partitions: Iterable[AssignedPartition], seconds: float) -> bool:
     """Whether all that is handled of these partitions ends within the time."""
     try:
         async with asyncio.timeout(seconds):
@@ -434,10 +433,10 @@ async def _quiet(partitions: Iterable[Partition], seconds: float) -> bool:
     return True
 
 
-def _finished_beyond(name: TopicPartition, progress: Progress) -> tuple[tuple[int, int], ...]:
+def _finished_beyond(name: TopicPartition, progress: OffsetAndMetadata) -> tuple[tuple[int, int], ...]:
     try:
         return decode(progress)
-    except ProgressUnreadable as error:
+    except OffsetMetadataUnreadable as error:
         _log.warning(
             "%s starts at %d, records finished beyond it are done again: %s", name, progress.next_offset, error
         )

@@ -6,16 +6,16 @@ import asyncio
 from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol
 
-from headrace_streams.records import Appended, NewTopic, Outgoing, Progress, Record, TopicPartition
+from headrace_streams.records import NewTopic, OffsetAndMetadata, ProducerRecord, Record, RecordMetadata, TopicPartition
 
 
 class Producer(Protocol):
     """Writes records. All replicas have a record before it counts as appended, and retries make no duplicates."""
 
-    def send(self, record: Outgoing) -> asyncio.Future[Appended]:
+    def send(self, record: ProducerRecord) -> asyncio.Future[RecordMetadata]:
         """Queue a record at once; records of one partition are appended in the order of these calls.
 
-        The future raises TryAgain when the record was surely not appended, AppendUncertain when nobody knows, and
+        The future raises TransientError when the record was surely not appended, AppendUncertain when nobody knows, and
         RecordRefused when it never can be (too large, no such topic, not authorised). Raises Overloaded at once when
         the queue is full.
         """
@@ -50,7 +50,7 @@ class Consumer(Protocol):
     """One member of a consumer group."""
 
     async def subscribe(self, topics: Collection[str], listener: RebalanceListener) -> None:
-        """Join the group for these topics, once in a consumer's life. Raises TopicMissing, TryAgain.
+        """Join the group for these topics, once in a consumer's life. Raises TopicMissing, TransientError.
 
         The listener is called in the background, whether or not `poll` is being called. What it raises comes out of
         `poll` from then on, and the consumer leaves the group.
@@ -65,28 +65,28 @@ class Consumer(Protocol):
         """
         ...
 
-    async def commit(self, progress: Mapping[TopicPartition, Progress]) -> None:
-        """Store the group's progress.
+    async def commit(self, offsets: Mapping[TopicPartition, OffsetAndMetadata]) -> None:
+        """Store the group's offsets and metadata.
 
-        Raises PartitionsLost for partitions that are not assigned to this member (any more), TryAgain, and
+        Raises PartitionsLost for partitions that are not assigned to this member (any more), TransientError, and
         RecordRefused for a note that is too long.
         """
         ...
 
-    async def committed(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, Progress]:
-        """The group's stored progress; partitions without any are left out. Raises TryAgain."""
+    async def committed(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, OffsetAndMetadata]:
+        """The group's committed offsets; partitions without one are left out. Raises TransientError."""
         ...
 
     async def log_ends(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, int]:
         """Where assigned partitions end: the offset that the next record will get, as the client last heard it.
 
         The cluster is asked only about those that are not being read. Partitions that nothing is known of are left
-        out. Raises TryAgain.
+        out. Raises TransientError.
         """
         ...
 
     async def log_starts(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, int]:
-        """Where assigned partitions begin, by asking the cluster. Raises TryAgain."""
+        """Where assigned partitions begin, by asking the cluster. Raises TransientError."""
         ...
 
     def pause(self, partitions: Collection[TopicPartition]) -> None:
@@ -109,14 +109,14 @@ class PartitionReader(Protocol):
     """Reads chosen partitions, outside of any group."""
 
     async def assign(self, positions: Mapping[TopicPartition, int]) -> None:
-        """Read exactly these partitions from these offsets on. Raises TopicMissing, TryAgain."""
+        """Read exactly these partitions from these offsets on. Raises TopicMissing, TransientError."""
         ...
 
     async def poll(self, max_records: int, timeout: float) -> Sequence[Record]:
         """Records as soon as there are any, at most `max_records`; empty after `timeout` seconds without.
 
-        Empty at once as well when positions moved over a stretch that holds no records (any more). Raises OffsetGone
-        when an offset is not in the log (any more), LeaveGroup when the reader is closed.
+        Empty at once as well when positions moved over a stretch that holds no records (any more). Raises
+        OffsetOutOfRange when an offset is not in the log (any more), LeaveGroup when the reader is closed.
         """
         ...
 
@@ -129,17 +129,19 @@ class PartitionReader(Protocol):
         ...
 
     async def bounds(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, tuple[int, int]]:
-        """First offset in the log, and the offset that the next record will get. Raises TopicMissing, TryAgain."""
+        """First offset in the log, and the offset that the next record will get. Raises TopicMissing,
+        TransientError."""
         ...
 
     async def offsets_at(
         self, partitions: Collection[TopicPartition], timestamp_ms: int
     ) -> Mapping[TopicPartition, int]:
-        """The first offset at or after a time; the log's end where there is none. Raises TopicMissing, TryAgain."""
+        """The first offset at or after a time; the log's end where there is none. Raises TopicMissing,
+        TransientError."""
         ...
 
     async def partitions_of(self, topic: str) -> Sequence[TopicPartition]:
-        """All partitions of a topic, in order. Raises TopicMissing, TryAgain."""
+        """All partitions of a topic, in order. Raises TopicMissing, TransientError."""
         ...
 
     async def close(self) -> None:
@@ -151,11 +153,11 @@ class Admin(Protocol):
     """Creates topics."""
 
     async def create_topics(self, topics: Collection[NewTopic]) -> Collection[str]:
-        """Create those that are missing; the names of those created. Raises TryAgain, RecordRefused."""
+        """Create those that are missing; the names of those created. Raises TransientError, RecordRefused."""
         ...
 
     async def partition_counts(self, topics: Collection[str]) -> Mapping[str, int]:
-        """Number of partitions of each topic that exists. Raises TryAgain."""
+        """Number of partitions of each topic that exists. Raises TransientError."""
         ...
 
 

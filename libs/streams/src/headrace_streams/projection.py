@@ -22,9 +22,17 @@ from headrace_contracts.codec import Codec
 from headrace_contracts.errors import RegistryUnavailable, UnreadableValue
 from headrace_contracts.topics import Event, TopicSpec
 
-from headrace_streams.errors import AppendUncertain, BatchRefused, LeaveGroup, Overloaded, PartitionsLost, TryAgain
+from headrace_streams.dead_letters import DeadLetterSink
+from headrace_streams.errors import (
+    AppendUncertain,
+    BatchRefused,
+    LeaveGroup,
+    Overloaded,
+    PartitionsLost,
+    TransientError,
+)
 from headrace_streams.ports import Consumer, Log, PartitionReader
-from headrace_streams.records import Progress, Record, TopicPartition
+from headrace_streams.records import OffsetAndMetadata, Record, TopicPartition
 from headrace_streams.typed import decode
 
 T = TypeVar("T")
@@ -38,13 +46,13 @@ _FIRST_DELAY_SECONDS = 0.2
 _LONGEST_DELAY_SECONDS = 5.0
 _SAY_EVERY_SECONDS = 10.0
 _COMMIT_SECONDS = 5.0
-_PASSING = (TryAgain, RegistryUnavailable, AppendUncertain, Overloaded)
+_PASSING = (TransientError, RegistryUnavailable, AppendUncertain, Overloaded)
 
 _log = logging.getLogger(__name__)
 
 
 class ProjectionStore(Protocol):
-    """The database, with rows and positions in it. Both methods raise TryAgain while it is away."""
+    """The database, with rows and positions in it. Both methods raise TransientError while it is away."""
 
     async def positions(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, int]:
         """Next offset to apply of each of these partitions; those that never were are left out."""
@@ -56,16 +64,10 @@ class ProjectionStore(Protocol):
         `batch` holds records with their events, in order within a partition; it may be empty. Raises PartitionsLost
         when a position in the store is not the one that `moves` says, BatchRefused when it will never take something
         in the batch. An event may come again under another offset: what is written must be unique by the event's id.
-        After TryAgain the same is asked again, though the transaction may have been committed and only its answer
+        After TransientError the same is asked again, though the transaction may have been committed and only its answer
         lost: the positions tell.
         """
         ...
-
-
-class KeepsDeadLetters(Protocol):
-    """Where unreadable records go."""
-
-    async def keep(self, record: Record, error: Exception, attempts: int = 1) -> None: ...
 
 
 class _StartAnew(Exception):
@@ -90,7 +92,7 @@ class Projection:
         specs: Iterable[TopicSpec],
         codec: Codec,
         store: ProjectionStore,
-        dead_letters: KeepsDeadLetters,
+        dead_letters: DeadLetterSink,
         *,
         max_batch: int = 500,
         max_wait_seconds: float = 0.2,
@@ -117,12 +119,12 @@ class Projection:
         """Returns after `close`. Waits while the database, Kafka or the registry is away.
 
         Raises LeaveGroup when the cluster does not accept this consumer, TopicMissing, and whatever the store raises
-        beside TryAgain, PartitionsLost and BatchRefused: nothing of such a batch is passed over.
+        beside TransientError, PartitionsLost and BatchRefused: nothing of such a batch is passed over.
         """
         self._ended.clear()
         try:
             while not self._closing:
-                await self._patiently(self._one_membership, (TryAgain,))
+                await self._patiently(self._one_membership, (TransientError,))
         except _StartAnew:
             _log.info("%s: closed while waiting", self._group)
         finally:
@@ -177,7 +179,7 @@ class Projection:
         # Held while a batch is on its way into the store: partitions come and go between batches.
         self._writing = asyncio.Lock()
         self._leaving = False
-        self._uncommitted: dict[TopicPartition, Progress] = {}
+        self._uncommitted: dict[TopicPartition, OffsetAndMetadata] = {}
         self._commit_at = 0.0
 
     def _drop(self, partitions: Collection[TopicPartition]) -> None:
@@ -247,7 +249,7 @@ class Projection:
             return
         for name, (_, moved_to) in moves.items():
             self._expected[name] = moved_to
-            self._uncommitted[name] = Progress(moved_to)
+            self._uncommitted[name] = OffsetAndMetadata(moved_to)
 
     async def _take_apart(self, batch: Sequence[tuple[Record, Event | None]], refusal: BatchRefused) -> None:
         """Halve the batch until what the store refuses is alone; that goes to the dead letters, the rest is written."""
@@ -277,7 +279,7 @@ class Projection:
         self._commit_at = now + _COMMIT_SECONDS
         progress, self._uncommitted = self._uncommitted, {}
         # Nothing starts from these offsets, so nothing depends on their being stored.
-        with contextlib.suppress(PartitionsLost, TryAgain):
+        with contextlib.suppress(PartitionsLost, TransientError):
             await consumer.commit(progress)
 
     async def _bounds(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, tuple[int, int]]:

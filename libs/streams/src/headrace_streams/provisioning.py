@@ -54,8 +54,8 @@ async def provision(
 
     Without `create` somebody else makes the topics, now or later.
 
-    Raises TryAgain, RecordRefused, RegistryUnavailable, SchemaIncompatible, and PartitionsDiffer when co-partitioned
-    topics that were there already have different numbers of partitions.
+    Raises TransientError, RecordRefused, RegistryUnavailable, SchemaIncompatible, and PartitionsDiffer when
+    co-partitioned topics that were there already have different numbers of partitions.
     """
     prefix = codec.topic_prefix
     missing = [topic_of(spec, prefix, replication) for spec in specs] if create else []

@@ -11,7 +11,7 @@ from headrace_contracts.headers import cloud_event
 from headrace_contracts.topics import TopicSpec
 
 from headrace_streams.ports import Producer
-from headrace_streams.records import Appended, Outgoing
+from headrace_streams.records import ProducerRecord, RecordMetadata
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,9 +51,9 @@ class Publisher:
         self._codec = codec
         self._source = source
 
-    def outgoing(self, publication: Publication) -> Outgoing:
+    def record_of(self, publication: Publication) -> ProducerRecord:
         """The record of an event. Raises UnencodableEvent."""
-        return Outgoing(
+        return ProducerRecord(
             topic=self._codec.topic_prefix + publication.spec.name,
             value=self._codec.encode(publication.spec, publication.event),
             key=publication.key,
@@ -69,17 +69,17 @@ class Publisher:
             ),
         )
 
-    def send(self, publication: Publication) -> asyncio.Future[Appended]:
+    def send(self, publication: Publication) -> asyncio.Future[RecordMetadata]:
         """Queue an event; see `Producer.send` for the order and the errors."""
-        return self.send_record(self.outgoing(publication))
+        return self.send_record(self.record_of(publication))
 
-    def send_record(self, record: Outgoing) -> asyncio.Future[Appended]:
-        """Queue a record that `outgoing` has made."""
+    def send_record(self, record: ProducerRecord) -> asyncio.Future[RecordMetadata]:
+        """Queue a record that `record_of` has made."""
         return self._producer.send(record)
 
-    def send_tombstone(self, spec: TopicSpec, key: bytes) -> asyncio.Future[Appended]:
+    def send_tombstone(self, spec: TopicSpec, key: bytes) -> asyncio.Future[RecordMetadata]:
         """Queue the removal of a key from a compacted topic."""
-        return self._producer.send(Outgoing(topic=self._codec.topic_prefix + spec.name, value=None, key=key))
+        return self._producer.send(ProducerRecord(topic=self._codec.topic_prefix + spec.name, value=None, key=key))
 
     async def flush(self) -> None:
         """Wait until everything queued is appended or has failed."""

@@ -40,7 +40,7 @@ class Record:
 
 
 @dataclass(frozen=True, slots=True)
-class Outgoing:
+class ProducerRecord:
     """One record to be written. Without a partition the key decides (murmur2, as in Java)."""
 
     topic: str
@@ -51,7 +51,7 @@ class Outgoing:
 
 
 @dataclass(frozen=True, slots=True)
-class Appended:
+class RecordMetadata:
     """Where an acknowledged record stands."""
 
     topic: str
@@ -60,7 +60,7 @@ class Appended:
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
+class OffsetAndMetadata:
     """How far a group has consumed a partition: the next offset, and a note of at most 4,095 characters."""
 
     next_offset: int

@@ -7,9 +7,9 @@ from typing import Final
 
 from headrace_contracts.errors import RegistryUnavailable, UnreadableValue
 
-from headrace_streams.errors import AppendUncertain, Overloaded, RetryLater, SendToDeadLetters, TryAgain
+from headrace_streams.errors import AppendUncertain, Overloaded, RetryRecord, SendToDeadLetters, TransientError
 
-OUTAGES: Final = (TryAgain, AppendUncertain, Overloaded, RegistryUnavailable)
+OUTAGES: Final = (TransientError, AppendUncertain, Overloaded, RegistryUnavailable)
 """Errors of what a handler stands on: no fault of the record, which is tried again for as long as they last."""
 
 
@@ -39,7 +39,7 @@ class RetryPolicy:
 
 
 @dataclass(frozen=True, slots=True)
-class TryAgainAfter:
+class RetryAfter:
     """Try the record again."""
 
     delay_seconds: float
@@ -52,17 +52,15 @@ class GiveUp:
 
 def is_unforeseen(error: BaseException) -> bool:
     """Whether an error counts against the record's attempts."""
-    return not isinstance(error, (RetryLater, SendToDeadLetters, UnreadableValue, *OUTAGES))
+    return not isinstance(error, (RetryRecord, SendToDeadLetters, UnreadableValue, *OUTAGES))
 
 
-def after_failure(
-    error: BaseException, *, attempts: int, unforeseen: int, policy: RetryPolicy
-) -> TryAgainAfter | GiveUp:
+def after_failure(error: BaseException, *, attempts: int, unforeseen: int, policy: RetryPolicy) -> RetryAfter | GiveUp:
     """What to do after an error of a record tried `attempts` times, `unforeseen` of them with unforeseen errors."""
-    if isinstance(error, RetryLater):
-        return TryAgainAfter(error.delay_seconds)
+    if isinstance(error, RetryRecord):
+        return RetryAfter(error.delay_seconds)
     if isinstance(error, SendToDeadLetters | UnreadableValue):
         return GiveUp()
     if is_unforeseen(error) and unforeseen >= policy.max_attempts:
         return GiveUp()
-    return TryAgainAfter(policy.delay(attempts))
+    return RetryAfter(policy.delay(attempts))

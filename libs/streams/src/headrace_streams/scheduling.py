@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 
-class Piece(Protocol):
+class WorkItem(Protocol):
     """One piece of work. `lane` is the index of its lane; `key` orders it among others, None does not."""
 
     lane: int
@@ -28,7 +28,7 @@ class Piece(Protocol):
     key: Hashable | None
 
 
-P = TypeVar("P", bound=Piece)
+P = TypeVar("P", bound=WorkItem)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from headrace_contracts.codec import Codec, E
 from headrace_contracts.errors import Origin, RegistryUnavailable, UnreadableValue
 from headrace_contracts.topics import TopicSpec
 
-from headrace_streams.errors import TryAgain
+from headrace_streams.errors import TransientError
 from headrace_streams.ports import Log, PartitionReader
 from headrace_streams.records import Record
 
@@ -60,7 +60,7 @@ class Table(Generic[E]):
             try:
                 await self._read_all(reader)
                 break
-            except TryAgain as error:
+            except TransientError as error:
                 _log.warning("the table of %s waits for its topic: %s", self._spec.name, error)
                 await asyncio.sleep(_TOPIC_PAUSE_SECONDS)
         self._following = asyncio.create_task(self._follow(reader), name=f"table {self._spec.name}")

@@ -10,7 +10,7 @@ from headrace_streams.offsets import OffsetTracker
 from headrace_streams.records import Record, TopicPartition
 
 
-class Partition:
+class AssignedPartition:
     """One assigned partition, from its assignment to its loss.
 
     Attributes:
@@ -70,7 +70,9 @@ class Work:
         "tenant", "unforeseen",
     )  # fmt: skip
 
-    def __init__(self, record: Record, partition: Partition, tenant: str, key: Hashable | None, now: float) -> None:
+    def __init__(
+        self, record: Record, partition: AssignedPartition, tenant: str, key: Hashable | None, now: float
+    ) -> None:
         self.record = record
         # Asked for again and again.
         self.offset = record.offset

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar
 
-from headrace_runtime.settings import CommaList, HttpUrlText, ServiceSettings, setting
+from headrace_runtime.settings import CommaList, HttpUrlText, setting
+from headrace_runtime.worker_settings import WorkerSettings
 from pydantic import AfterValidator, SecretStr
 
 from headrace_cloud_worker.decide.offers import parse_providers
@@ -15,7 +16,7 @@ def _usable(entries: tuple[str, ...]) -> tuple[str, ...]:
     return entries
 
 
-class CloudWorkerSettings(ServiceSettings):
+class CloudWorkerSettings(WorkerSettings):
     """Everything the cloud worker can be told. A provider without a key is not offered."""
 
     service_name: ClassVar[str] = "cloud-worker"
@@ -58,33 +59,7 @@ class CloudWorkerSettings(ServiceSettings):
         reason="Time between two looks at a provider's list of models; failing calls tell more, and sooner.",
         gt=0,
     )
-    report_seconds: float = setting(
-        5.0,
-        unit="s",
-        reason="Longest time between two reports to the fleet; each stands for three times as long.",
-        gt=0,
-    )
     call_seconds: float = setting(180.0, unit="s", reason="Longest time for one answer of a model.", gt=0)
-    delta_milliseconds: float = setting(
-        10.0, unit="ms", reason="Pieces of a streamed answer that come faster than this go out together.", ge=0
-    )
-    cancel_history_seconds: float = setting(
-        3600.0,
-        unit="s",
-        reason="Age of the wishes to stop a task that are read at the start: an attempt may have waited that long.",
-        ge=0,
-    )
     max_in_flight: int = setting(
         256, unit="attempts", reason="Attempts in hand at once, those that wait for a free slot included.", ge=2
     )
-    interactive_weight: int = setting(
-        8, unit="starts", reason="Attempts that somebody waits for, to each batch attempt, while there are both.", ge=1
-    )
-
-    def kafka_config(self) -> dict[str, str]:
-        """As for every service; but a worker that comes or goes makes the others give up only what moves to it.
-
-        Its topics need not be cut at the same places as others, and a call of a model is too dear to be dropped for a
-        rebalance that leaves its partition where it was.
-        """
-        return {"partition.assignment.strategy": "cooperative-sticky", **super().kafka_config()}

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-from functools import partial
 
 from headrace_contracts.codec import Codec
-from headrace_contracts.events import Place as Where
+from headrace_contracts.events import Place
 from headrace_contracts.ids import new_id
 from headrace_contracts.topics import (
     ATTEMPTS_FINISHED,
@@ -17,19 +16,15 @@ from headrace_contracts.topics import (
     WORK_CLOUD_BATCH,
     WORK_CLOUD_INTERACTIVE,
 )
-from headrace_models.worker.cancellations import Cancellations, Wishes, is_wanted
-from headrace_models.worker.fleet import FleetOptions, FleetReporter
-from headrace_models.worker.measures import WorkerMeasures
-from headrace_models.worker.pool import Place, Pool
-from headrace_models.worker.runner import AttemptRunner, RunnerOptions
-from headrace_models.worker.workload import WorkloadReader
+from headrace_models.worker.assembly import assemble_worker
+from headrace_models.worker.metrics import WorkerMetrics
+from headrace_models.worker.pool import Endpoint, Pool
 from headrace_runtime.connections import Connections, wall_clock_ms
 from headrace_runtime.handling import current_traceparent, in_its_trace
 from headrace_runtime.health import Health
 from headrace_runtime.lifecycle import Part, Service
 from headrace_runtime.metrics import Metrics
-from headrace_streams.handling import DeadLetterSink
-from headrace_streams.parallel import EngineOptions, Lane, ParallelConsumer
+from headrace_streams.dead_letters import DeadLetterSink
 from headrace_streams.ports import Log
 from headrace_streams.publishing import Publisher
 
@@ -69,76 +64,32 @@ def worker_parts(
     dead_letters: DeadLetterSink,
 ) -> list[Part]:
     """What runs on the connections, whatever log they lead to."""
-    providers = [Place(provider, settings.provider_slots) for provider in offered_providers(settings, os.environ)]
-    pool = Pool(providers, choose_provider)
-    measures = WorkerMeasures(metrics, pool)
-
-    def stop_tasks(wishes: Wishes) -> None:
-        consumer.cancel(partial(is_wanted, wishes))
-        runner.interrupt(wishes)
-
-    cancellations = Cancellations(
-        log,
-        codec,
-        history_seconds=settings.cancel_history_seconds,
-        clock_ms=wall_clock_ms,
-        on_wishes=stop_tasks,
-    )
-    runner = AttemptRunner(
+    endpoints = [Endpoint(provider, settings.provider_slots) for provider in offered_providers(settings, os.environ)]
+    pool = Pool(endpoints, choose_provider)
+    worker = assemble_worker(
+        settings,
+        group=GROUP,
+        place=Place.CLOUD,
+        pool=pool,
+        metrics=WorkerMetrics(metrics, pool),
+        log=log,
         codec=codec,
         publisher=publisher,
-        pool=pool,
-        options=RunnerOptions(
-            worker=settings.instance_id,
-            call_seconds=settings.call_seconds,
-            delta_seconds=settings.delta_milliseconds / 1000,
-        ),
+        dead_letters=dead_letters,
         clock_ms=wall_clock_ms,
         new_id=new_id,
-        forbid=forbid,
-        is_cancelled=cancellations.wanted,
-        observer=measures,
+        traced=in_its_trace,
         traceparent_of=current_traceparent,
+        forbid=forbid,
+        models_of=with_undated_names,
     )
-    interactive = settings.topic_prefix + WORK_CLOUD_INTERACTIVE.name
-    batch = settings.topic_prefix + WORK_CLOUD_BATCH.name
-    consumer = ParallelConsumer(
-        log,
-        settings.topic_prefix + GROUP,
-        [
-            Lane(interactive, weight=settings.interactive_weight),
-            # Some room is left for what is urgent, however much batch work is in hand.
-            Lane(batch, max_in_flight=max(1, settings.max_in_flight * 3 // 4)),
-        ],
-        in_its_trace("run attempt", runner.handle),
-        skip=in_its_trace("skip attempt", runner.skip),
-        dead_letters=dead_letters,
-        options=EngineOptions(
-            max_in_flight=settings.max_in_flight, drain_seconds=max(0.0, settings.drain_seconds - 3.0)
-        ),
-        observer=measures,
-        instance_id=settings.instance_id if settings.static_member else None,
-    )
-    workload = WorkloadReader(consumer, runner, codec, measures.times)
-    measures.watch(consumer, workload, [interactive, batch])
-    metrics.documents["work"] = workload.document
-    fleet = FleetReporter(
-        pool,
-        publisher,
-        FleetOptions(
-            worker=settings.instance_id,
-            where=Where.CLOUD,
-            look_seconds=settings.look_seconds,
-            report_seconds=settings.report_seconds,
-            models_of=with_undated_names,
-        ),
-        wall_clock_ms,
-    )
+    metrics.documents["work"] = worker.workload.document
 
     async def close_providers() -> None:
-        for place in providers:
-            await place.provider.close()
+        for endpoint in endpoints:
+            await endpoint.provider.close()
 
+    fleet, cancellations, consumer = worker.fleet, worker.cancellations, worker.consumer
     return [
         Part("providers", start=fleet.start, run=fleet.run, stop=close_providers),
         Part("cancellations", start=cancellations.start, run=cancellations.run, stop=cancellations.close),

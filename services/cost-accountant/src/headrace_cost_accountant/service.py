@@ -10,7 +10,7 @@ from headrace_runtime.health import Health
 from headrace_runtime.logging import get_logger
 from headrace_runtime.redaction import redact_text
 
-from headrace_cost_accountant.measures import Measures
+from headrace_cost_accountant.metrics import LedgerMetrics
 
 _FIRST_DELAY_SECONDS: Final = 1.0
 _LONGEST_DELAY_SECONDS: Final = 60.0
@@ -28,7 +28,7 @@ class Windows(Protocol):
         ...
 
 
-class LiveWindows:
+class LiveWindowsRunner:
     """Starts the computation of live windows, and starts it anew after a failure, with growing delays.
 
     Args:
@@ -40,7 +40,7 @@ class LiveWindows:
         self,
         make: Callable[[], Windows],
         health: Health,
-        measures: Measures,
+        measures: LedgerMetrics,
         *,
         first_delay_seconds: float = _FIRST_DELAY_SECONDS,
     ) -> None:

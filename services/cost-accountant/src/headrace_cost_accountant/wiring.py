@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Final
 
 from headrace_contracts.events import AccessKey, SpendWindows
@@ -10,21 +9,22 @@ from headrace_contracts.topics import ACCESS_KEYS, SPEND_WINDOWS, USAGE_RECORDED
 from headrace_models.prices import load_price_book
 from headrace_runtime.authentication import authentication
 from headrace_runtime.connections import Connections, wall_clock_ms
-from headrace_runtime.database import Database, DatabaseMeasures
+from headrace_runtime.database import Database, DatabaseMetrics
 from headrace_runtime.health import Health
 from headrace_runtime.http import HttpServer, new_app
 from headrace_runtime.lifecycle import Part, Service
 from headrace_runtime.metrics import Metrics
+from headrace_runtime.tables import table_part
 from headrace_streams.projection import Projection
 from headrace_streams.tables import Table
 
 from headrace_cost_accountant.adapters.cost_reports import CostReports
-from headrace_cost_accountant.adapters.costs_door import CostsDoor
+from headrace_cost_accountant.adapters.costs_api import CostsApi
 from headrace_cost_accountant.adapters.ledger_store import LedgerStore
 from headrace_cost_accountant.adapters.windows_app import WindowsApp, WindowsTools
-from headrace_cost_accountant.measures import Measures
+from headrace_cost_accountant.metrics import LedgerMetrics
 from headrace_cost_accountant.migrations import MIGRATIONS
-from headrace_cost_accountant.service import LiveWindows
+from headrace_cost_accountant.service import LiveWindowsRunner
 from headrace_cost_accountant.settings import CostAccountantSettings
 
 WRITES: Final = (SPEND_WINDOWS,)
@@ -35,7 +35,7 @@ def build(settings: CostAccountantSettings) -> Service:
     """The service and its parts; connects to nothing. Raises PriceBookInvalid, OSError for an unusable price book."""
     metrics = Metrics("cost_accountant")
     health = Health()
-    measures = Measures(metrics)
+    measures = LedgerMetrics(metrics)
     prices = load_price_book(settings.price_book)
     connections = Connections(settings, health, writes=WRITES, reads=READS)
     log, codec = connections.log, connections.codec
@@ -47,14 +47,14 @@ def build(settings: CostAccountantSettings) -> Service:
         pool_size=settings.database_pool_size,
         timeout_seconds=settings.database_timeout_seconds,
         migrate=lambda: MIGRATIONS.upgrade(dsn),
-        on_change=DatabaseMeasures(metrics.for_subsystem("costs"), health, needed=True).changed,
+        on_change=DatabaseMetrics(metrics.for_subsystem("costs"), health, needed=True).changed,
     )
     ledger = Projection(
         log,
         f"{settings.topic_prefix}cost-accountant.ledger",
         [USAGE_RECORDED],
         codec,
-        LedgerStore(database, prices, connections.dead_letters.keep, measures),
+        LedgerStore(database, prices, connections.dead_letters, measures),
         connections.dead_letters,
         max_batch=settings.ledger_batch,
         on_waiting=lambda reason: _ledger_waits(health, measures, reason),
@@ -71,7 +71,7 @@ def build(settings: CostAccountantSettings) -> Service:
         clock=wall_clock_ms,
     )
 
-    windows = LiveWindows(lambda: WindowsApp(tools), health, measures)
+    windows = LiveWindowsRunner(lambda: WindowsApp(tools), health, measures)
     live: Table[SpendWindows] = Table(log, codec, SPEND_WINDOWS)
     keys: Table[AccessKey] = Table(log, codec, ACCESS_KEYS)
     app = new_app(
@@ -79,14 +79,14 @@ def build(settings: CostAccountantSettings) -> Service:
         body_limit_bytes=settings.body_limit_bytes,
         middlewares=(authentication(keys, settings.key_pepper),),
     )
-    CostsDoor(CostReports(database), live, wall_clock_ms).add_to(app)
+    CostsApi(CostReports(database), live, wall_clock_ms).add_to(app)
     server = HttpServer(app, settings.api_host, settings.api_port)
 
     return Service(
         [
             connections.part,
-            Part("keys", start=keys.start, run=lambda: _follow(keys), stop=keys.close),
-            Part("live table", start=live.start, run=lambda: _follow(live), stop=live.close),
+            table_part("keys", keys),
+            table_part("live table", live),
             Part("postgres", start=database.prepare, stop=database.close),
             Part("ledger", run=ledger.run, drain=ledger.close),
             Part("live windows", run=windows.run),
@@ -97,11 +97,6 @@ def build(settings: CostAccountantSettings) -> Service:
     )
 
 
-def _ledger_waits(health: Health, measures: Measures, reason: str | None) -> None:
+def _ledger_waits(health: Health, measures: LedgerMetrics, reason: str | None) -> None:
     measures.ledger_waiting.set(reason is not None)
     health.set("ledger", reason and f"waits: {reason}")
-
-
-async def _follow(table: Table[AccessKey] | Table[SpendWindows]) -> None:
-    """Until the table no longer follows its topic. Raises the error that broke it."""
-    await asyncio.shield(table.failure)

@@ -1,1 +1,1 @@
-"""HTTP doors of Headrace: tasks, chat completions, keys and preferences."""
+"""HTTP API of Headrace: tasks, chat completions, keys and preferences."""

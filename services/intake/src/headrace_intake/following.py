@@ -12,11 +12,11 @@ from headrace_runtime.database import DatabaseAway
 
 from headrace_intake.adapters.history import History, StoredTask
 from headrace_intake.adapters.metrics import IntakeMetrics
-from headrace_intake.adapters.replies import ReplyHub
+from headrace_intake.adapters.pending_task import BufferGone, PendingTask, ReplyEvent
+from headrace_intake.adapters.replies import ReplyDispatcher
 from headrace_intake.adapters.rereading import NoSuchPosition, Rereaders, Rereading, Whose
-from headrace_intake.adapters.watched import BufferGone, Event, Watched
-from headrace_intake.decide.replies import Delta, Finished, Restarted
-from headrace_intake.decide.resuming import Place, unknown_until
+from headrace_intake.decide.replies import Delta, Restarted, TaskFinished
+from headrace_intake.decide.resuming import ReplyPosition, unknown_until
 from headrace_intake.decide.views import TaskView, with_completion
 
 _LOOK_AGAIN_SECONDS: Final = 0.05
@@ -29,7 +29,7 @@ class TaskNotFound(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Ended:
+class TaskEnd:
     """The task's end, as callers see it."""
 
     view: TaskView
@@ -39,23 +39,23 @@ class Ended:
 class Said:
     """Something to tell a caller, with the place to resume from; None where there is none."""
 
-    what: Delta | Restarted | Ended
-    place: Place | None
+    what: Delta | Restarted | TaskEnd
+    place: ReplyPosition | None
 
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What is known of a task: `watched` where it was accepted here, `stored` where the view has it."""
+    """What is known of a task: `pending` where it was accepted here, `stored` where the view has it."""
 
     view: TaskView
-    watched: Watched | None = None
+    pending: PendingTask | None = None
     stored: StoredTask | None = None
 
     @property
     def place(self) -> tuple[bytes | None, int | None]:
         """Key and home partition of the task's records, as far as known."""
-        if self.watched is not None:
-            return self.watched.key, self.watched.home_partition
+        if self.pending is not None:
+            return self.pending.key, self.pending.home_partition
         return (self.stored.route_key, self.stored.home_partition) if self.stored is not None else (None, None)
 
 
@@ -73,9 +73,14 @@ class Following:
     """Finds tasks and follows them."""
 
     def __init__(
-        self, hub: ReplyHub, rereaders: Rereaders, history: History, clock: Callable[[], int], metrics: IntakeMetrics
+        self,
+        dispatcher: ReplyDispatcher,
+        rereaders: Rereaders,
+        history: History,
+        clock: Callable[[], int],
+        metrics: IntakeMetrics,
     ) -> None:
-        self._hub = hub
+        self._dispatcher = dispatcher
         self._rereaders = rereaders
         self._history = history
         self._clock = clock
@@ -86,9 +91,9 @@ class Following:
 
         Raises TaskNotFound, DatabaseAway.
         """
-        watched = self._hub.get(tenant, task_id)
-        if watched is not None:
-            return Known(watched.view, watched=watched)
+        pending = self._dispatcher.get(tenant, task_id)
+        if pending is not None:
+            return Known(pending.view, pending=pending)
         stored = await self._stored(tenant, task_id)
         if stored is None:
             raise TaskNotFound(task_id)
@@ -102,7 +107,7 @@ class Following:
                 return stored
             await asyncio.sleep(_LOOK_AGAIN_SECONDS)
 
-    async def end(self, task: Watched, timeout_seconds: float) -> TaskView | None:
+    async def end(self, task: PendingTask, timeout_seconds: float) -> TaskView | None:
         """The end of a task accepted here, or None when the time is over first."""
         if not task.end.done():
             with self._metrics.waiters.track_inprogress():
@@ -124,7 +129,7 @@ class Following:
             async with asyncio.timeout(timeout_seconds), aclosing(rereading.events()) as events:
                 with self._metrics.waiters.track_inprogress():
                     async for event in events:
-                        if isinstance(event.told, Finished):
+                        if isinstance(event.told, TaskFinished):
                             return with_completion(stored.view if stored else None, event.told.result)
         except TimeoutError:
             return None
@@ -132,19 +137,19 @@ class Following:
             await rereading.close()
         return None
 
-    async def open(self, tenant: str, task_id: str, after: Place | None) -> Stream | None:
+    async def open(self, tenant: str, task_id: str, after: ReplyPosition | None) -> Stream | None:
         """What is said of a task after a place (None: from its beginning); None when nothing can follow any more.
 
         Raises TaskNotFound, DatabaseAway, EventsGone, NoSuchPosition, TooManyRereaders.
         """
-        watched = self._hub.get(tenant, task_id)
-        if watched is not None:
-            _check_partition(after, self._hub.partition)
-            if after is not None and after.offset >= self._hub.next_offset:
-                raise NoSuchPosition(f"replies were read to {self._hub.next_offset}")
-            if after is not None and watched.ended_by(after.offset):
+        pending = self._dispatcher.get(tenant, task_id)
+        if pending is not None:
+            _check_partition(after, self._dispatcher.partition)
+            if after is not None and after.offset >= self._dispatcher.next_offset:
+                raise NoSuchPosition(f"replies were read to {self._dispatcher.next_offset}")
+            if after is not None and pending.ended_by(after.offset):
                 return None
-            return self._from_memory(watched, None if after is None else after.offset)
+            return self._from_memory(pending, None if after is None else after.offset)
         try:
             stored = await self._stored(tenant, task_id)
         except DatabaseAway:
@@ -154,7 +159,7 @@ class Following:
         if stored is None:
             raise TaskNotFound(task_id)
         if stored.view.ended:
-            return _only(Said(Ended(stored.view), None))
+            return _only(Said(TaskEnd(stored.view), None))
         if stored.reply_partition is None:
             return self._from_view(tenant, task_id)
         _check_partition(after, stored.reply_partition)
@@ -166,23 +171,23 @@ class Following:
             stored.view,
         )
 
-    async def open_accepted(self, watched: Watched | None, view: TaskView, partition: int) -> Stream:
-        """What is said of a task that has just been accepted, or (`watched` None) was accepted elsewhere before.
+    async def open_accepted(self, pending: PendingTask | None, view: TaskView, partition: int) -> Stream:
+        """What is said of a task that has just been accepted, or (`pending` None) was accepted elsewhere before.
 
         Raises DatabaseAway, TooManyRereaders.
         """
-        if watched is not None:
-            return self._from_memory(watched, None)
+        if pending is not None:
+            return self._from_memory(pending, None)
         stored = await self._history.get(view.tenant, view.task_id)
         if stored is not None and stored.view.ended:
-            return _only(Said(Ended(stored.view), None))
+            return _only(Said(TaskEnd(stored.view), None))
         rereading = await self._rereaders.open(
             Whose(view.tenant, view.task_id), partition, after=None, since_ms=view.submitted_at
         )
         return _FromTopic(rereading, partition, view, self._metrics)
 
-    async def _from_memory(self, task: Watched, after: int | None) -> AsyncGenerator[Said, None]:
-        partition = self._hub.partition
+    async def _from_memory(self, task: PendingTask, after: int | None) -> AsyncGenerator[Said, None]:
+        partition = self._dispatcher.partition
         try:
             async with aclosing(task.follow(after)) as events:
                 with self._metrics.waiters.track_inprogress():
@@ -209,7 +214,7 @@ class Following:
         while True:
             stored = await self._history.get(tenant, task_id)
             if stored is not None and stored.view.ended:
-                yield Said(Ended(stored.view), None)
+                yield Said(TaskEnd(stored.view), None)
                 return
             await asyncio.sleep(_VIEW_PERIOD_SECONDS)
 
@@ -244,13 +249,13 @@ async def _only(said: Said) -> AsyncGenerator[Said, None]:
     yield said
 
 
-def _said(event: Event, partition: int, view: TaskView | None) -> Said:
-    place = None if event.offset is None else Place(partition, event.offset)
-    if isinstance(event.told, Finished):
-        return Said(Ended(with_completion(view, event.told.result)), place)
+def _said(event: ReplyEvent, partition: int, view: TaskView | None) -> Said:
+    place = None if event.offset is None else ReplyPosition(partition, event.offset)
+    if isinstance(event.told, TaskFinished):
+        return Said(TaskEnd(with_completion(view, event.told.result)), place)
     return Said(event.told, place)
 
 
-def _check_partition(place: Place | None, partition: int) -> None:
+def _check_partition(place: ReplyPosition | None, partition: int) -> None:
     if place is not None and place.partition != partition:
         raise NoSuchPosition(f"this task's replies are in partition {partition}")

@@ -18,11 +18,11 @@ from headrace_streams.publishing import Publication
 
 from headrace_intake.adapters.idempotency_keys import IdempotencyKeys
 from headrace_intake.adapters.metrics import IntakeMetrics
-from headrace_intake.adapters.replies import ReplyHub
-from headrace_intake.adapters.watched import Watched
+from headrace_intake.adapters.pending_task import PendingTask
+from headrace_intake.adapters.replies import ReplyDispatcher
 from headrace_intake.adapters.writing import NeverWritable, NotWritten, Writer, WriteUncertain, traceparent
 from headrace_intake.decide import cancelling
-from headrace_intake.decide.drafts import Draft, Origin, contradiction, record_key, submission
+from headrace_intake.decide.drafts import Submitter, TaskDraft, contradiction, record_key, submission
 from headrace_intake.decide.idempotency import Follow, SubmitAnew, Taken, content_digest, decide
 from headrace_intake.decide.refusals import Refusal
 from headrace_intake.decide.views import TaskView, of_submission
@@ -32,17 +32,17 @@ _log = get_logger("headrace.intake")
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
-    """What a door hands over: who asks for what, and the key under which it may be repeated.
+class SubmitRequest:
+    """What a API hands over: who asks for what, and the key under which it may be repeated.
 
     Attributes:
-        door: "tasks" or "chat".
+        API: "tasks" or "chat".
         document: The body, for telling a repetition from another request.
     """
 
-    door: str
+    api: str
     caller: Caller
-    draft: Draft
+    draft: TaskDraft
     document: Mapping[str, Any]
     idempotency_key: str | None = None
 
@@ -53,12 +53,12 @@ class Acceptance:
 
     Attributes:
         view: What is known of it; for a repetition that was accepted elsewhere only its id, time and request.
-        watched: None where it was accepted by another process, or by an earlier one here.
+        pending: None where it was accepted by another process, or by an earlier one here.
         replayed: Whether the request was a repetition.
     """
 
     view: TaskView
-    watched: Watched | None
+    pending: PendingTask | None
     reply_partition: int
     replayed: bool
 
@@ -82,7 +82,7 @@ class Intake:
         self,
         *,
         writer: Writer,
-        hub: ReplyHub,
+        dispatcher: ReplyDispatcher,
         keys: IdempotencyKeys,
         following: Following,
         cloud_providers: Callable[[], Collection[str]],
@@ -90,7 +90,7 @@ class Intake:
         metrics: IntakeMetrics,
     ) -> None:
         self._writer = writer
-        self._hub = hub
+        self._dispatcher = dispatcher
         self._keys = keys
         self._following = following
         self._cloud_providers = cloud_providers
@@ -98,7 +98,7 @@ class Intake:
         self._metrics = metrics
         self._notes: set[asyncio.Task[None]] = set()
 
-    async def accept(self, request: Request) -> Acceptance:
+    async def accept(self, request: SubmitRequest) -> Acceptance:
         """Accept a task: decide whether it may be, take its idempotency key, record it in Kafka.
 
         Raises Refusal, NotWritten, UncertainTask, NeverWritable, and with an idempotency key DatabaseAway.
@@ -112,14 +112,14 @@ class Intake:
             self._metrics.not_accepted.labels(type(error).__name__).inc()
             raise
 
-    async def _accept(self, request: Request) -> Acceptance:
+    async def _accept(self, request: SubmitRequest) -> Acceptance:
         caller = request.caller
-        origin = Origin(
+        origin = Submitter(
             task_id=new_id(),
             tenant=caller.tenant,
             key_id=caller.key_id,
             now_ms=self._clock(),
-            reply_partition=self._hub.partition,
+            reply_partition=self._dispatcher.partition,
         )
         refusal = contradiction(request.draft, self._cloud_providers())
         if refusal is not None:
@@ -129,17 +129,17 @@ class Intake:
             return await self._submit(request, submission(request.draft, origin))
         return await self._accept_once(request, request.idempotency_key, origin)
 
-    async def _accept_once(self, request: Request, key: str, origin: Origin) -> Acceptance:
+    async def _accept_once(self, request: SubmitRequest, key: str, origin: Submitter) -> Acceptance:
         tenant = origin.tenant
         mine = Taken(
             origin.task_id,
-            content_digest(request.door, request.document),
+            content_digest(request.api, request.document),
             origin.now_ms,
             origin.reply_partition,
             accepted=False,
         )
         found = await self._keys.take(tenant, key, mine)
-        in_flight = self._hub.get(tenant, found.task_id) if found is not None else None
+        in_flight = self._dispatcher.get(tenant, found.task_id) if found is not None else None
         decision = decide(mine, found, in_flight_here=in_flight is not None)
         # Under the first one's id and time a repetition is the same event, deadline included.
         task = submission(
@@ -168,25 +168,25 @@ class Intake:
             self._note_accepted(tenant, key, decision.task_id)
         return accepted
 
-    async def _submit(self, request: Request, task: TaskSubmitted) -> Acceptance:
+    async def _submit(self, request: SubmitRequest, task: TaskSubmitted) -> Acceptance:
         key = record_key(task)
-        watched = self._hub.open(of_submission(task), key)
+        pending = self._dispatcher.open(of_submission(task), key)
         began = time.perf_counter()
         try:
             appended = await self._record(task, key)
         except UncertainTask as error:
-            watched.fail(error)
+            pending.fail(error)
             raise
         except (NotWritten, NeverWritable) as error:
-            watched.fail(error)
-            self._hub.drop(task.task_id)
+            pending.fail(error)
+            self._dispatcher.drop(task.task_id)
             raise
         self._metrics.accept_seconds.observe(time.perf_counter() - began)
-        self._metrics.accepted.labels(request.door).inc()
-        watched.home_partition = appended
-        watched.accepted.set_result(None)
+        self._metrics.accepted.labels(request.api).inc()
+        pending.home_partition = appended
+        pending.accepted.set_result(None)
         assert task.reply_partition is not None
-        return Acceptance(watched.view, watched, task.reply_partition, replayed=False)
+        return Acceptance(pending.view, pending, task.reply_partition, replayed=False)
 
     async def _record(self, task: TaskSubmitted, key: bytes) -> int:
         try:
@@ -206,7 +206,7 @@ class Intake:
             raise UncertainTask(task.task_id) from error
         return appended.partition
 
-    async def _audit(self, draft: Draft, origin: Origin, refusal: Refusal) -> None:
+    async def _audit(self, draft: TaskDraft, origin: Submitter, refusal: Refusal) -> None:
         record = cancelling.refused(draft, origin, refusal)
         try:
             await self._writer.write(
@@ -238,7 +238,7 @@ class Intake:
         await self._writer.write(
             Publication(
                 spec=TASKS_CANCELLED,
-                event=cancelling.wish(
+                event=cancelling.cancellation(
                     task_id=known.view.task_id,
                     tenant=caller.tenant,
                     key_id=caller.key_id,
@@ -246,7 +246,7 @@ class Intake:
                     reason=reason,
                     now_ms=now,
                 ),
-                event_id=cancelling.wish_id(task_id),
+                event_id=cancelling.cancellation_id(task_id),
                 key=key,
                 partition=home_partition,
                 tenant=caller.tenant,
@@ -259,8 +259,8 @@ class Intake:
 
     async def end(self, acceptance: Acceptance, timeout_seconds: float) -> TaskView | None:
         """The task's end, or None when the time is over first. Raises TooManyRereaders, DatabaseAway."""
-        if acceptance.watched is not None:
-            return await self._following.end(acceptance.watched, timeout_seconds)
+        if acceptance.pending is not None:
+            return await self._following.end(acceptance.pending, timeout_seconds)
         view = acceptance.view
         return await self._following.end_elsewhere(
             view.tenant, view.task_id, acceptance.reply_partition, view.submitted_at, timeout_seconds

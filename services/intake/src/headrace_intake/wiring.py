@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from headrace_contracts.codec import Codec
 from headrace_contracts.events import AccessKey, NodeStatus, Preferences
@@ -21,11 +20,12 @@ from headrace_contracts.topics import (
 )
 from headrace_runtime.authentication import authentication
 from headrace_runtime.connections import Connections, wall_clock_ms
-from headrace_runtime.database import Database, DatabaseMeasures
+from headrace_runtime.database import Database, DatabaseMetrics
 from headrace_runtime.health import Health
 from headrace_runtime.http import HttpServer, new_app
 from headrace_runtime.lifecycle import Part, Service
 from headrace_runtime.metrics import Metrics
+from headrace_runtime.tables import table_part
 from headrace_runtime.waiting import wait_until
 from headrace_streams.dead_letters import DeadLetters
 from headrace_streams.ports import Log
@@ -33,18 +33,18 @@ from headrace_streams.projection import Projection
 from headrace_streams.publishing import Publisher
 from headrace_streams.tables import Table
 
-from headrace_intake.adapters.chat import ChatDoor
+from headrace_intake.adapters.chat import ChatApi
 from headrace_intake.adapters.confirmations import Confirmations
 from headrace_intake.adapters.history import History
 from headrace_intake.adapters.idempotency_keys import IdempotencyKeys
-from headrace_intake.adapters.keys import KeyRecords, KeysDoor
+from headrace_intake.adapters.keys import KeyRecords, KeysApi
 from headrace_intake.adapters.metrics import IntakeMetrics
-from headrace_intake.adapters.preferences import PreferencesDoor
+from headrace_intake.adapters.preferences import PreferencesApi
 from headrace_intake.adapters.problems import translating
-from headrace_intake.adapters.replies import ReplyHub
+from headrace_intake.adapters.replies import ReplyDispatcher
 from headrace_intake.adapters.rereading import Rereaders
 from headrace_intake.adapters.retention import Retention
-from headrace_intake.adapters.tasks import TasksDoor
+from headrace_intake.adapters.tasks import TasksApi
 from headrace_intake.adapters.view_store import ViewStore
 from headrace_intake.adapters.writing import NotWritten, Writer, WriteUncertain
 from headrace_intake.decide.models import cloud_providers
@@ -100,7 +100,7 @@ def assemble(
         pool_size=settings.database_pool_size,
         timeout_seconds=settings.database_timeout_seconds,
         migrate=lambda: MIGRATIONS.upgrade(dsn),
-        on_change=DatabaseMeasures(metrics.for_subsystem("intake"), health, needed=False).changed,
+        on_change=DatabaseMetrics(metrics.for_subsystem("intake"), health, needed=False).changed,
     )
     history = History(database)
     projection = Projection(
@@ -108,7 +108,7 @@ def assemble(
         f"{settings.topic_prefix}intake-view",
         (TASKS_SUBMITTED, TASKS_COMPLETED),
         bus.codec,
-        ViewStore(database, bus.dead_letters.keep),
+        ViewStore(database, bus.dead_letters),
         bus.dead_letters,
         on_waiting=lambda reason: health.note("history", f"waits: {reason}" if reason else "follows"),
     )
@@ -119,7 +119,7 @@ def assemble(
         key_ms=int(settings.idempotency_hours * _MS_IN_AN_HOUR),
     )
 
-    hub = ReplyHub(
+    dispatcher = ReplyDispatcher(
         bus.log,
         bus.codec,
         instance_id=settings.instance_id,
@@ -130,10 +130,10 @@ def assemble(
         metrics=measured,
     )
     rereaders = Rereaders(bus.log, bus.codec, most=settings.rereaders, metrics=measured)
-    following = Following(hub, rereaders, history, clock, measured)
+    following = Following(dispatcher, rereaders, history, clock, measured)
     intake = Intake(
         writer=writer,
-        hub=hub,
+        dispatcher=dispatcher,
         keys=IdempotencyKeys(database),
         following=following,
         cloud_providers=lambda: cloud_providers(fleet.items().values()),
@@ -142,15 +142,15 @@ def assemble(
     )
 
     key_records = KeyRecords(keys, key_changes, writer, settings.key_pepper, clock)
-    doors = (
-        TasksDoor(
+    apis = (
+        TasksApi(
             intake,
             following,
             history,
             longest_wait_seconds=settings.wait_seconds,
             heartbeat_seconds=settings.heartbeat_seconds,
         ),
-        ChatDoor(
+        ChatApi(
             intake,
             following,
             fleet,
@@ -158,16 +158,16 @@ def assemble(
             heartbeat_seconds=settings.heartbeat_seconds,
             clock=clock,
         ),
-        KeysDoor(key_records),
-        PreferencesDoor(preferences, preference_changes, writer, clock),
+        KeysApi(key_records),
+        PreferencesApi(preferences, preference_changes, writer, clock),
     )
     app = new_app(
         metrics=metrics,
         body_limit_bytes=settings.body_limit_bytes,
         middlewares=(authentication(keys, settings.key_pepper), translating()),
     )
-    for door in doors:
-        app.add_routes(door.routes())
+    for api in apis:
+        app.add_routes(api.routes())
     server = HttpServer(app, settings.api_host, settings.api_port)
 
     async def store_bootstrap_key() -> None:
@@ -183,22 +183,15 @@ def assemble(
         await projection.run()
 
     parts = [
-        _table("keys", keys),
-        _table("preferences", preferences),
-        _table("fleet", fleet),
+        table_part("keys", keys),
+        table_part("preferences", preferences),
+        table_part("fleet", fleet),
         Part("bootstrap key", start=store_bootstrap_key),
         Part("database", run=database.run, stop=database.close),
         Part("view", run=project, drain=projection.close, stop=projection.close),
         Part("retention", run=retention.run),
-        Part("replies", start=hub.start, run=hub.run, stop=hub.close),
+        Part("replies", start=dispatcher.start, run=dispatcher.run, stop=dispatcher.close),
         Part("idempotency notes", drain=intake.close),
         Part("api", start=server.start, drain=server.drain, stop=server.stop),
     ]
     return parts, server
-
-
-def _table(name: str, table: Table[Any]) -> Part:
-    async def watch() -> None:
-        await asyncio.shield(table.failure)
-
-    return Part(name, start=table.start, run=watch, stop=table.close)

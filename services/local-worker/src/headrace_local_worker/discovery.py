@@ -8,9 +8,18 @@ from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from headrace_models.worker.pool import Place, Pool
+from headrace_models.worker.pool import Endpoint, Pool
 
-from headrace_local_worker.decide.endpoints import Event, Found, Rules, Slice, after, machines_of, nodes_of, pods_of
+from headrace_local_worker.decide.endpoints import (
+    DiscoveredNodes,
+    NodeRules,
+    Slice,
+    SliceEvent,
+    after,
+    machines_of,
+    nodes_of,
+    pods_of,
+)
 from headrace_local_worker.decide.membership import changes, shared
 from headrace_local_worker.decide.nodes import NodeSpec
 
@@ -19,8 +28,8 @@ _log = logging.getLogger(__name__)
 _LABELS_STAND_SECONDS: Final = 300.0
 
 
-class Labels(Protocol):
-    """Labels of cluster nodes."""
+class LabelSource(Protocol):
+    """LabelSource of cluster nodes."""
 
     @property
     def known(self) -> Mapping[str, Mapping[str, str]]:
@@ -46,12 +55,12 @@ class Sources:
         labels: Of cluster nodes, where they are wanted.
     """
 
-    nodes: AsyncIterator[Event]
-    peers: AsyncIterator[Event] | None = None
-    labels: Labels | None = None
+    nodes: AsyncIterator[SliceEvent]
+    peers: AsyncIterator[SliceEvent] | None = None
+    labels: LabelSource | None = None
 
 
-class Cluster(Protocol):
+class SliceSource(Protocol):
     """Where slices and labels come from."""
 
     async def open(self) -> Sources:
@@ -71,21 +80,26 @@ class Discovery:
 
     Args:
         worker: Name of this worker's pod.
-        make_place: Makes the place of a node.
+        make_place: Makes the endpoint of a node.
     """
 
     def __init__(
-        self, cluster: Cluster, pool: Pool, rules: Rules, worker: str, make_place: Callable[[NodeSpec], Place]
+        self,
+        cluster: SliceSource,
+        pool: Pool,
+        rules: NodeRules,
+        worker: str,
+        make_endpoint: Callable[[NodeSpec], Endpoint],
     ) -> None:
         self._cluster = cluster
         self._pool = pool
         self._rules = rules
         self._worker = worker
-        self._make_place = make_place
+        self._make_place = make_endpoint
         self._slices: Mapping[str, Slice] = {}
         self._peers: Mapping[str, Slice] = {}
         self._nodes: Mapping[str, NodeSpec] = {}
-        self._labels: Labels | None = None
+        self._labels: LabelSource | None = None
         self._objections: tuple[str, ...] = ()
         self._feeds: list[asyncio.Task[None]] = []
         self._listed = asyncio.Event()
@@ -122,16 +136,16 @@ class Discovery:
             task.cancel()
         await asyncio.gather(*self._feeds, *self._leaving, return_exceptions=True)
         await self._cluster.close()
-        for place in self._pool.places.values():
-            await place.provider.close()
+        for endpoint in self._pool.endpoints.values():
+            await endpoint.provider.close()
 
-    async def _follow_nodes(self, events: AsyncIterator[Event]) -> None:
+    async def _follow_nodes(self, events: AsyncIterator[SliceEvent]) -> None:
         async for event in events:
             self._slices = after(self._slices, event)
             self._listed.set()
             self._changed.set()
 
-    async def _follow_peers(self, events: AsyncIterator[Event]) -> None:
+    async def _follow_peers(self, events: AsyncIterator[SliceEvent]) -> None:
         async for event in events:
             self._peers = after(self._peers, event)
             self._changed.set()
@@ -141,7 +155,7 @@ class Discovery:
             await self._changed.wait()
             await self._settle()
 
-    async def _refresh_labels(self, labels: Labels) -> None:
+    async def _refresh_labels(self, labels: LabelSource) -> None:
         while True:
             await asyncio.sleep(_LABELS_STAND_SECONDS)
             labels.forget()
@@ -168,20 +182,20 @@ class Discovery:
         for spec in steps.resized:
             self._pool.resize(spec.name, spec.slots, spec.hardware)
 
-    def _object(self, found: Found) -> None:
+    def _object(self, found: DiscoveredNodes) -> None:
         for objection in found.objections:
             if objection not in self._objections:
                 _log.warning("%s", objection)
         self._objections = found.objections
 
-    def _see_off(self, place: Place) -> None:
+    def _see_off(self, endpoint: Endpoint) -> None:
         async def close_when_idle() -> None:
             try:
-                await place.idle.wait()
+                await endpoint.idle.wait()
             finally:
-                await place.provider.close()
+                await endpoint.provider.close()
 
-        task = asyncio.create_task(close_when_idle(), name=f"last calls of {place.name}")
+        task = asyncio.create_task(close_when_idle(), name=f"last calls of {endpoint.name}")
         self._leaving.add(task)
         task.add_done_callback(self._leaving.discard)
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal
 
-from headrace_runtime.settings import CommaList, ServiceSettings, setting
+from headrace_runtime.settings import CommaList, setting
+from headrace_runtime.worker_settings import WorkerSettings
 from pydantic import AfterValidator
 
-from headrace_local_worker.decide.endpoints import Rules, parse_labels
+from headrace_local_worker.decide.endpoints import NodeRules, parse_labels
 from headrace_local_worker.decide.nodes import NodeSpec, parse_nodes
 
 
@@ -21,7 +22,7 @@ def _readable(entries: tuple[str, ...]) -> tuple[str, ...]:
     return entries
 
 
-class LocalWorkerSettings(ServiceSettings):
+class LocalWorkerSettings(WorkerSettings):
     """Everything the local worker can be told."""
 
     service_name: ClassVar[str] = "local-worker"
@@ -72,41 +73,15 @@ class LocalWorkerSettings(ServiceSettings):
         "30m", unit="Ollama duration", reason="How long a node keeps a model in memory after a call."
     )
     look_seconds: float = setting(3.0, unit="s", reason="Time between two looks at a node's health and models.", gt=0)
-    report_seconds: float = setting(
-        5.0,
-        unit="s",
-        reason="Longest time between two reports to the fleet; each stands for three times as long.",
-        gt=0,
-    )
     call_seconds: float = setting(300.0, unit="s", reason="Longest time for one answer of a model.", gt=0)
-    delta_milliseconds: float = setting(
-        10.0, unit="ms", reason="Pieces of a streamed answer that come faster than this go out together.", ge=0
-    )
-    cancel_history_seconds: float = setting(
-        3600.0,
-        unit="s",
-        reason="Age of the wishes to stop a task that are read at the start: an attempt may have waited that long.",
-        ge=0,
-    )
     max_in_flight: int = setting(
         64, unit="attempts", reason="Attempts in hand at once, those that wait for a free slot included.", ge=2
     )
-    interactive_weight: int = setting(
-        8, unit="starts", reason="Attempts that somebody waits for, to each batch attempt, while there are both.", ge=1
-    )
 
-    def rules(self) -> Rules:
+    def rules(self) -> NodeRules:
         """How endpoints become nodes."""
-        return Rules(self.discovery_port, self.node_slots, parse_labels(self.discovery_labels))
+        return NodeRules(self.discovery_port, self.node_slots, parse_labels(self.discovery_labels))
 
     def nodes(self) -> tuple[NodeSpec, ...]:
         """The nodes, with their slots and labels."""
         return parse_nodes(self.ollama_nodes, self.node_slots)
-
-    def kafka_config(self) -> dict[str, str]:
-        """As for every service; but a worker that comes or goes makes the others give up only what moves to it.
-
-        Its topics need not be cut at the same places as others, and a call of a model is too dear to be dropped for a
-        rebalance that leaves its partition where it was.
-        """
-        return {"partition.assignment.strategy": "cooperative-sticky", **super().kafka_config()}

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 from headrace_contracts.codec import Codec
-from headrace_contracts.events import Place as Where
+from headrace_contracts.events import Place
 from headrace_contracts.ids import new_id
 from headrace_contracts.topics import (
     ATTEMPTS_FINISHED,
@@ -17,19 +15,15 @@ from headrace_contracts.topics import (
     WORK_LOCAL_INTERACTIVE,
 )
 from headrace_models.ollama import OllamaNode
-from headrace_models.worker.cancellations import Cancellations, Wishes, is_wanted
-from headrace_models.worker.fleet import FleetOptions, FleetReporter
-from headrace_models.worker.measures import WorkerMeasures
-from headrace_models.worker.pool import Place, Pool
-from headrace_models.worker.runner import AttemptRunner, RunnerOptions
-from headrace_models.worker.workload import WorkloadReader
+from headrace_models.worker.assembly import assemble_worker
+from headrace_models.worker.metrics import WorkerMetrics
+from headrace_models.worker.pool import Endpoint, Pool
 from headrace_runtime.connections import Connections, wall_clock_ms
 from headrace_runtime.handling import current_traceparent, in_its_trace
 from headrace_runtime.health import Health
 from headrace_runtime.lifecycle import Part, Service
 from headrace_runtime.metrics import Metrics
-from headrace_streams.handling import DeadLetterSink
-from headrace_streams.parallel import EngineOptions, Lane, ParallelConsumer
+from headrace_streams.dead_letters import DeadLetterSink
 from headrace_streams.ports import Log
 from headrace_streams.publishing import Publisher
 
@@ -72,68 +66,23 @@ def worker_parts(
 ) -> list[Part]:
     """What runs on the connections, whatever log they lead to."""
     pool, membership = _nodes(settings, metrics, health)
-    measures = WorkerMeasures(metrics, pool)
-
-    def stop_tasks(wishes: Wishes) -> None:
-        consumer.cancel(partial(is_wanted, wishes))
-        runner.interrupt(wishes)
-
-    cancellations = Cancellations(
-        log,
-        codec,
-        history_seconds=settings.cancel_history_seconds,
-        clock_ms=wall_clock_ms,
-        on_wishes=stop_tasks,
-    )
-    runner = AttemptRunner(
+    worker = assemble_worker(
+        settings,
+        group=GROUP,
+        place=Place.LOCAL,
+        pool=pool,
+        metrics=WorkerMetrics(metrics, pool),
+        log=log,
         codec=codec,
         publisher=publisher,
-        pool=pool,
-        options=RunnerOptions(
-            worker=settings.instance_id,
-            call_seconds=settings.call_seconds,
-            delta_seconds=settings.delta_milliseconds / 1000,
-        ),
+        dead_letters=dead_letters,
         clock_ms=wall_clock_ms,
         new_id=new_id,
-        is_cancelled=cancellations.wanted,
-        observer=measures,
+        traced=in_its_trace,
         traceparent_of=current_traceparent,
     )
-    interactive = settings.topic_prefix + WORK_LOCAL_INTERACTIVE.name
-    batch = settings.topic_prefix + WORK_LOCAL_BATCH.name
-    consumer = ParallelConsumer(
-        log,
-        settings.topic_prefix + GROUP,
-        [
-            Lane(interactive, weight=settings.interactive_weight),
-            # Some room is left for what is urgent, however much batch work is in hand.
-            Lane(batch, max_in_flight=max(1, settings.max_in_flight * 3 // 4)),
-        ],
-        in_its_trace("run attempt", runner.handle),
-        skip=in_its_trace("skip attempt", runner.skip),
-        dead_letters=dead_letters,
-        options=EngineOptions(
-            max_in_flight=settings.max_in_flight, drain_seconds=max(0.0, settings.drain_seconds - 3.0)
-        ),
-        observer=measures,
-        instance_id=settings.instance_id if settings.static_member else None,
-    )
-    workload = WorkloadReader(consumer, runner, codec, measures.times)
-    measures.watch(consumer, workload, [interactive, batch])
-    metrics.documents["work"] = workload.document
-    fleet = FleetReporter(
-        pool,
-        publisher,
-        FleetOptions(
-            worker=settings.instance_id,
-            where=Where.LOCAL,
-            look_seconds=settings.look_seconds,
-            report_seconds=settings.report_seconds,
-        ),
-        wall_clock_ms,
-    )
-
+    metrics.documents["work"] = worker.workload.document
+    fleet, cancellations, consumer = worker.fleet, worker.cancellations, worker.consumer
     return [
         membership,
         Part("fleet", start=fleet.start, run=fleet.run),
@@ -147,8 +96,8 @@ def worker_parts(
 def _nodes(settings: LocalWorkerSettings, metrics: Metrics, health: Health) -> tuple[Pool, Part]:
     """The pool, and what decides who is in it."""
 
-    def place(spec: NodeSpec) -> Place:
-        return Place(OllamaNode(spec.name, spec.url, keep_alive=settings.keep_alive), spec.slots, spec.hardware)
+    def endpoint(spec: NodeSpec) -> Endpoint:
+        return Endpoint(OllamaNode(spec.name, spec.url, keep_alive=settings.keep_alive), spec.slots, spec.hardware)
 
     if settings.discovery == "kubernetes":
         # The client takes half a second and 60 MB to import, which who needs none should not pay.
@@ -168,12 +117,12 @@ def _nodes(settings: LocalWorkerSettings, metrics: Metrics, health: Health) -> t
             labels=bool(settings.discovery_labels),
             tell=tell,
         )
-        discovery = Discovery(cluster, pool, settings.rules(), settings.instance_id, place)
+        discovery = Discovery(cluster, pool, settings.rules(), settings.instance_id, endpoint)
         return pool, Part("nodes", start=discovery.start, run=discovery.run, stop=discovery.stop)
-    pool = Pool([place(spec) for spec in settings.nodes()], choose_node)
+    pool = Pool([endpoint(spec) for spec in settings.nodes()], choose_node)
 
     async def close_nodes() -> None:
-        for one in pool.places.values():
+        for one in pool.endpoints.values():
             await one.provider.close()
 
     return pool, Part("nodes", stop=close_nodes)

@@ -23,65 +23,65 @@ from headrace_runtime.logging import get_logger
 from headrace_streams.errors import Overloaded, RecordRefused, StreamsError
 from headrace_streams.journal import EntryTooLarge, Journal
 from headrace_streams.publishing import Publisher
-from headrace_streams.records import Appended
+from headrace_streams.records import RecordMetadata
 
-from headrace_router.adapters.world import World
-from headrace_router.agenda import Agenda, Orphans
+from headrace_router.adapters.routing_view import RoutingView
 from headrace_router.decide.machine import decide
 from headrace_router.decide.model import (
     CAUSES,
+    AttemptEnded,
     Cancelled,
     Decision,
-    Event,
-    Finished,
     Ignored,
     LeaderFinished,
     Noted,
+    RouterEvent,
     Submitted,
     Unrecordable,
     WakeUp,
 )
 from headrace_router.decide.publications import publication
 from headrace_router.decide.tasks import PartitionTasks
-from headrace_router.gate import Gate
-from headrace_router.holdings import Holdings
-from headrace_router.limits import Limits
+from headrace_router.in_flight_limiter import InFlightLimiter
+from headrace_router.limits import RouterLimits
 from headrace_router.metrics import RouterMetrics
+from headrace_router.partition_state import PartitionState
+from headrace_router.pending_appends import PendingAppends
+from headrace_router.reevaluation_queue import LeaderlessFollowers, ReevaluationQueue
 from headrace_router.timers import Timers
-from headrace_router.underway import Underway
 
 _SLICE: Final = 50
 """How many tasks are moved by time or by each other before input gets its turn."""
 _RESTATED_AT_ONCE: Final = 200
 _PAUSE_SECONDS: Final = 0.05
-"""Before tasks are moved on when the producer's queue or the gate is full."""
+"""Before tasks are moved on when the producer's queue or the in-flight limit is full."""
 _AFTER_DEFECT_MS: Final = 60_000
 
 _log = get_logger("headrace.router.partition")
 
 
 @dataclass(frozen=True, slots=True)
-class Surroundings:
+class RouterContext:
     """What all partitions of a process share.
 
     Attributes:
         gate: Counts the entries under way.
-        act_within: Seconds after its append within which an entry must be acknowledged to be acted on. Shorter than the
-            group's session, so that a process that stood still meanwhile does not act beside its successor.
+        act_within: Seconds after its append within which an entry must be acknowledged to be published. Shorter than
+            the group's session, so that a process that stood still meanwhile does not act beside its successor.
         monotonic: Seconds on a clock that goes on while the process stands still.
         settle_seconds: How long after its decision another owner may still be carrying it out: `act_within` and the
             producer's own time together. A successor lets that pass before it looks which terminal states are there.
-        underway: Commands that this process is appending.
+        in flight: Commands that this process is appending.
     """
 
-    world: World
+    world: RoutingView
     publisher: Publisher
     metrics: RouterMetrics
-    gate: Gate
+    gate: InFlightLimiter
     act_within: float
     monotonic: Callable[[], float]
     settle_seconds: float = 0.0
-    underway: Underway = field(default_factory=Underway)
+    pending_appends: PendingAppends = field(default_factory=PendingAppends)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,28 +110,28 @@ class PartitionRouter:
         *,
         partition: int,
         journal: Journal,
-        holdings: Holdings,
+        state: PartitionState,
         positions: Mapping[str, int],
-        surroundings: Surroundings,
-        limits: Limits,
+        router_context: RouterContext,
+        limits: RouterLimits,
         broken: Callable[[BaseException], None],
     ) -> None:
         self.partition = partition
         self._journal = journal
-        self._holdings = holdings
-        self._surroundings = surroundings
+        self._state = state
+        self._router_context = router_context
         self._limits = limits
-        self._world = surroundings.world
-        self._publisher = surroundings.publisher
-        self._metrics = surroundings.metrics
-        self._gate = surroundings.gate
-        self._monotonic = surroundings.monotonic
+        self._world = router_context.world
+        self._publisher = router_context.publisher
+        self._metrics = router_context.metrics
+        self._gate = router_context.gate
+        self._monotonic = router_context.monotonic
         self._broken = broken
         self._loop = asyncio.get_running_loop()
         self._timers = Timers(self._world.clock, self._time_has_come)
         self._positions = dict(positions)
         self._acknowledged = dict(positions)
-        self._agenda = Agenda()
+        self._reevaluations = ReevaluationQueue()
         self._working = False
         self._scheduled = False
         self._open = 0
@@ -144,7 +144,7 @@ class PartitionRouter:
 
     @property
     def tasks(self) -> PartitionTasks:
-        return self._holdings.tasks
+        return self._state.tasks
 
     @property
     def positions(self) -> Mapping[str, int]:
@@ -165,28 +165,31 @@ class PartitionRouter:
         """Begin to move tasks, after a recovery: write once more the states that are `shadowed`, set the timers, look
         again at whoever waits, and settle followers whose leader has ended."""
         for task_id in sorted(shadowed):
-            self._restate(task_id)
+            if not self._restate(task_id):
+                self._append_nothing(task_id)
         self._timers.set_all(self.tasks.wake_times())
-        for digest in self.tasks.orphaned():
-            self._agenda.add_orphans(digest, self.tasks.equal_to(digest, self._world.clock()).answer)
+        for digest in self.tasks.leaderless():
+            self._reevaluations.add_leaderless_followers(
+                digest, self.tasks.equal_to(digest, self._world.clock()).answer
+            )
         self.fleet_gained()
 
     def successor(self, broken: Callable[[BaseException], None]) -> PartitionRouter:
-        """One that goes on with the same journal and holdings, where this one `rests` and nobody else has written.
+        """One that goes on with the same journal and state, where this one `rests` and nobody else has written.
 
         Whether anybody writes from now on shows as always: the next entry would not stand in its place.
         """
         return PartitionRouter(
             partition=self.partition,
             journal=self._journal,
-            holdings=self._holdings,
+            state=self._state,
             positions=self._positions,
-            surroundings=self._surroundings,
+            router_context=self._router_context,
             limits=self._limits,
             broken=broken,
         )
 
-    def handle(self, event: Submitted | Cancelled | Finished, origin: Input) -> None:
+    def handle(self, event: Submitted | Cancelled | AttemptEnded, origin: Input) -> None:
         """Decide about an input event.
 
         Raises Overloaded when it must be given again later, EntryTooLarge when no decision about it can be recorded.
@@ -196,18 +199,18 @@ class PartitionRouter:
         match event:
             case Submitted(task=task):
                 task_id = task.task_id
-                if (wish := self._holdings.wishes.find(task_id, self._world.clock())) is not None:
-                    event = replace(event, cancelled=wish)
-            case Cancelled(wish=wish):
-                task_id = wish.task_id
-            case Finished(attempt=attempt):
+                if (cancellation := self._state.cancellations.find(task_id, self._world.clock())) is not None:
+                    event = replace(event, cancelled=cancellation)
+            case Cancelled(cancellation=cancellation):
+                task_id = cancellation.task_id
+            case AttemptEnded(attempt=attempt):
                 task_id = attempt.task_id
         if not self._decide(task_id, event, origin):
             self.skip(origin)
         self._work()
 
     def skip(self, origin: Input) -> None:
-        """Go past an input record without a decision. The next entry or watermark records it."""
+        """Go past an input record without a decision. The next entry or checkpoint records it."""
         # While a dead letter was on its way this one may have been closed, and has refused what came before: the record
         # is delivered again, and a `successor` must not begin behind it.
         if self._closed:
@@ -217,7 +220,7 @@ class PartitionRouter:
     def fleet_gained(self) -> None:
         """Look again at the tasks that wait for a candidate."""
         if not self._closed:
-            self._agenda.add(self.tasks.waiting())
+            self._reevaluations.add(self.tasks.waiting())
             self._work()
 
     def committable(self) -> Mapping[str, int]:
@@ -231,12 +234,15 @@ class PartitionRouter:
         if self._closed:
             return
         try:
-            for task_id in list(islice(self._holdings.written_before(self._limits.restate_seconds), _RESTATED_AT_ONCE)):
+            for task_id in list(islice(self._state.written_before(self._limits.restate_seconds), _RESTATED_AT_ONCE)):
                 self._restate(task_id)
             if self._journal.in_flight:
                 return
             quiet = self._monotonic() - self._last_append
-            if (self._journal.acted_offset, self._positions) != self._noted or quiet >= self._limits.keep_alive_seconds:
+            if (
+                self._journal.published_offset,
+                self._positions,
+            ) != self._noted or quiet >= self._limits.keep_alive_seconds:
                 self._note()
         except Overloaded:
             # The next tick is soon enough.
@@ -252,20 +258,20 @@ class PartitionRouter:
             try:
                 await self._note()
             except StreamsError as error:
-                _log.warning("the last watermark was not written", partition=self.partition, reason=str(error))
+                _log.warning("the last checkpoint was not written", partition=self.partition, reason=str(error))
 
     def close(self) -> None:
         """Move nothing more by time. What the journal has acknowledged is still carried out."""
         self._closed = True
         self._timers.close()
-        self._agenda.clear()
+        self._reevaluations.clear()
 
     def abandon(self, reason: str) -> None:
         """Stop at once: somebody else may own the partition already."""
         self._stop()
         self._journal.fence(reason)
 
-    def _decide(self, task_id: str, event: Event, origin: Input | None) -> bool:
+    def _decide(self, task_id: str, event: RouterEvent, origin: Input | None) -> bool:
         """Whether there was something to record."""
         state = self.tasks.get(task_id)
         if state is None and self.tasks.has_ended(task_id):
@@ -276,13 +282,13 @@ class PartitionRouter:
             self.tasks, "" if about is None else about.tenant, "" if about is None else about.user
         )
         result = decide(state, event, context)
-        if isinstance(result, Noted) and self._holdings.wishes.find(task_id, context.now) is not None:
+        if isinstance(result, Noted) and self._state.cancellations.find(task_id, context.now) is not None:
             result = Ignored("duplicate")
         if isinstance(result, Ignored):
             self._metrics.ignored(result.reason)
             return False
         if isinstance(result, Noted):
-            self._append_wish(result.wish, origin)
+            self._append_cancellation(result.cancellation, origin)
             return True
         try:
             self._append(task_id, CAUSES[type(event)], result, origin)
@@ -300,22 +306,35 @@ class PartitionRouter:
         )  # fmt: skip
         self._record(entry, origin)
         before = self.tasks.get(task_id)
-        self._holdings.apply(task_id, decision.state)
+        self._state.apply(task_id, decision.state)
         self._timers.set(task_id, decision.state.wake_at)
         self._metrics.decided(cause, decision.state, [rejection.code for rejection in decision.rejected])
         if decision.state.phase is TaskPhase.FINISHED and _may_lead(before):
-            self._agenda.add_orphans(decision.state.digest, decision.state.result)
+            self._reevaluations.add_leaderless_followers(decision.state.digest, decision.state.result)
 
-    def _append_wish(self, wish: TaskCancelled, origin: Input | None) -> None:
-        entry = self._entry(wish.task_id, CAUSES[Cancelled], origin, wish=wish)
+    def _append_cancellation(self, cancellation: TaskCancelled, origin: Input | None) -> None:
+        entry = self._entry(cancellation.task_id, CAUSES[Cancelled], origin, cancellation=cancellation)
         self._record(entry, origin)
-        self._holdings.keep(wish, entry.decided_at)
+        self._state.keep(cancellation, entry.decided_at)
 
-    def _restate(self, task_id: str) -> None:
+    def _restate(self, task_id: str) -> bool:
+        """Whether anything is known of the task that could be written once more."""
         if (state := self.tasks.get(task_id)) is not None:
             self._append(task_id, "restated", Decision(state), None)
-        elif (wish := self._holdings.wishes.find(task_id, self._world.clock())) is not None:
-            self._append_wish(wish, None)
+        elif (cancellation := self._state.cancellations.find(task_id, self._world.clock())) is not None:
+            self._append_cancellation(cancellation, None)
+        else:
+            return False
+        return True
+
+    def _append_nothing(self, task_id: str) -> None:
+        """Replace a record that does not count as the newest of its key, where there is no state to replace it with:
+        the task has ended, or only an owner of the past has decided about it.
+
+        Epoch starts share one key, so compaction removes the one that shows why the record does not count. Were the
+        record left as it is, a later owner would find it in its place, in an epoch that nothing seems to have ended.
+        """
+        self._record(self._entry(task_id, "restated", None), None)
 
     def _entry(self, task_id: str, cause: str, origin: Input | None, **fields: Any) -> JournalEntry:
         positions = self._positions
@@ -353,7 +372,7 @@ class PartitionRouter:
         self._metrics.appended(took)
         if self._stopped:
             return
-        if took > self._surroundings.act_within:
+        if took > self._router_context.act_within:
             self._fail(self._journal.fence(f"an entry was acknowledged only after {took:.1f} s"))
             return
         self._acknowledged = positions
@@ -364,7 +383,7 @@ class PartitionRouter:
         left = len(entry.commands)
         completed_at: int | None = None
 
-        def appended(kind: CommandKind, done: asyncio.Future[Appended]) -> None:
+        def appended(kind: CommandKind, done: asyncio.Future[RecordMetadata]) -> None:
             nonlocal left, completed_at
             error = _error_of(done)
             if error is not None and not is_bearable(kind, error):
@@ -374,14 +393,14 @@ class PartitionRouter:
                 completed_at = done.result().offset
             left -= 1
             if left == 0:
-                self._journal.acted(offset, completed_at)
+                self._journal.published(offset, completed_at)
                 self._metrics.carried_out(entry.cause, (self._world.clock() - since) / 1000)
                 self._end()
 
         try:
             for command in entry.commands:
                 sent = self._publisher.send(publication(entry, command))
-                self._surroundings.underway.add(self.partition, sent)
+                self._router_context.pending_appends.add(self.partition, sent)
                 sent.add_done_callback(lambda done, kind=command.kind: appended(kind, done))  # type: ignore[misc]
         except Exception as error:  # noqa: BLE001 - whatever it is, the entry is not carried out: who recovers it says so
             self._fail(self._journal.fence(f"the commands of the entry at {offset} could not be queued: {error}"))
@@ -397,12 +416,12 @@ class PartitionRouter:
         pause = 0.0
         try:
             for _ in range(_SLICE):
-                if self._closed or not self._agenda:
+                if self._closed or not self._reevaluations:
                     return
                 if self._gate.full:
                     pause = _PAUSE_SECONDS
                     break
-                self._move(self._agenda.take())
+                self._move(self._reevaluations.take())
         except Overloaded:
             pause = _PAUSE_SECONDS
         finally:
@@ -414,7 +433,7 @@ class PartitionRouter:
         self._scheduled = False
         self._work()
 
-    def _move(self, item: str | Orphans) -> None:
+    def _move(self, item: str | LeaderlessFollowers) -> None:
         try:
             if isinstance(item, str):
                 if not self._decide(item, WakeUp(), None):
@@ -423,12 +442,12 @@ class PartitionRouter:
                     self._timers.set(item, None if state is None else state.wake_at)
                 return
             digest, result = item
-            orphan = self.tasks.next_orphan(digest)
+            leaderless_follower = self.tasks.next_leaderless_follower(digest)
             # One at a time: it may become the new leader, whom the others follow.
-            if orphan is not None and self._decide(orphan, LeaderFinished(result), None):
-                self._agenda.put_back(item)
+            if leaderless_follower is not None and self._decide(leaderless_follower, LeaderFinished(result), None):
+                self._reevaluations.put_back(item)
         except Overloaded:
-            self._agenda.put_back(item)
+            self._reevaluations.put_back(item)
             raise
         except (StreamsError, UnreadableValue) as error:
             self._fail(error)
@@ -439,21 +458,21 @@ class PartitionRouter:
                 self._timers.set(item, self._world.clock() + _AFTER_DEFECT_MS)
 
     def _time_has_come(self, task_id: str) -> None:
-        self._agenda.add((task_id,))
+        self._reevaluations.add((task_id,))
         self._work()
 
     def _note(self) -> asyncio.Future[int]:
         positions = self._positions
-        appended = self._journal.watermark(self._as_positions(positions), self._world.clock())
+        appended = self._journal.checkpoint(self._as_positions(positions), self._world.clock())
         self._begin(self._monotonic())
-        self._noted = (self._journal.acted_offset, positions)
+        self._noted = (self._journal.published_offset, positions)
 
         def acknowledged(done: asyncio.Future[int]) -> None:
             if (error := _error_of(done)) is not None:
                 self._fail(error)
                 return
             self._acknowledged = positions
-            self._noted = (self._journal.acted_offset, positions)
+            self._noted = (self._journal.published_offset, positions)
             self._end()
 
         appended.add_done_callback(acknowledged)

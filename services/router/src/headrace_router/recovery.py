@@ -10,16 +10,16 @@ from headrace_contracts.events import Command, CommandKind, TaskPhase
 from headrace_contracts.headers import header
 from headrace_contracts.topics import TASKS_COMPLETED
 from headrace_runtime.logging import get_logger
-from headrace_streams.errors import OffsetGone
-from headrace_streams.journal import Journal, Placed, Recorded, Recovered
+from headrace_streams.errors import OffsetOutOfRange
+from headrace_streams.journal import Journal, JournaledDecision, JournaledEntry, Recovered
 from headrace_streams.ports import Log, PartitionReader
 from headrace_streams.records import TopicPartition
 
 from headrace_router.decide.publications import publication
 from headrace_router.decide.tasks import PartitionTasks
-from headrace_router.holdings import Holdings
-from headrace_router.limits import Limits
-from headrace_router.partition import PartitionRouter, Surroundings, is_bearable
+from headrace_router.limits import RouterLimits
+from headrace_router.partition import PartitionRouter, RouterContext, is_bearable
+from headrace_router.partition_state import PartitionState
 
 _READ_AT_ONCE = 1000
 _READ_SECONDS = 1.0
@@ -34,8 +34,8 @@ async def recover(
     owner: str,
     log: Log,
     codec: Codec,
-    surroundings: Surroundings,
-    limits: Limits,
+    router_context: RouterContext,
+    limits: RouterLimits,
     broken: Callable[[BaseException], None],
 ) -> PartitionRouter:
     """Become the router of a partition.
@@ -43,17 +43,17 @@ async def recover(
     It moves by itself from now on, and knows where to begin in its inputs. Raises what `Journal.take_over` raises, and
     the errors of appending when a command could not be repeated.
     """
-    began = surroundings.monotonic()
-    world = surroundings.world
-    holdings = Holdings(world.policy.cache, limits, surroundings.monotonic)
+    began = router_context.monotonic()
+    world = router_context.world
+    state = PartitionState(world.policy.cache, limits, router_context.monotonic)
 
-    def fold(recorded: Recorded) -> None:
-        holdings.restore(recorded, world.clock())
+    def fold(recorded: JournaledDecision) -> None:
+        state.restore(recorded, world.clock())
 
     reader = log.reader()
     try:
         journal, recovered = await Journal.take_over(
-            publisher=surroundings.publisher,
+            publisher=router_context.publisher,
             reader=reader,
             codec=codec,
             partition=partition,
@@ -62,12 +62,10 @@ async def recover(
             fold=fold,
             limit=limits.largest_entry,
         )
-        read = surroundings.monotonic()
-        await surroundings.underway.settled(partition)
-        await asyncio.sleep(_time_left_to_others(recovered, owner, world.clock(), surroundings.settle_seconds))
-        repeated = await _repeat(
-            recovered, journal, holdings.tasks, partition, reader, codec.topic_prefix, surroundings
-        )
+        read = router_context.monotonic()
+        await router_context.pending_appends.settled(partition)
+        await asyncio.sleep(_time_left_to_others(recovered, owner, world.clock(), router_context.settle_seconds))
+        repeated = await _repeat(recovered, journal, state.tasks, partition, reader, codec.topic_prefix, router_context)
         journal.settled(await _end_of_completed(reader, codec.topic_prefix, partition))
     finally:
         await reader.close()
@@ -75,21 +73,21 @@ async def recover(
     router = PartitionRouter(
         partition=partition,
         journal=journal,
-        holdings=holdings,
+        state=state,
         positions=positions,
-        surroundings=surroundings,
+        router_context=router_context,
         limits=limits,
         broken=broken,
     )
     router.resume(recovered.shadowed)
-    took = surroundings.monotonic() - began
-    surroundings.metrics.recovered(took)
+    took = router_context.monotonic() - began
+    router_context.metrics.recovered(took)
     _log.info(
         "partition taken over",
         partition=partition,
-        generation=journal.generation,
+        epoch=journal.epoch,
         entries=recovered.entries,
-        tasks=len(holdings.tasks),
+        tasks=len(state.tasks),
         repeated=repeated,
         seconds=round(took, 3),
         reading=round(read - began, 3),
@@ -110,8 +108,8 @@ def _time_left_to_others(recovered: Recovered, owner: str, now: int, settle_seco
     if last is None or last.owner == owner:
         return 0.0
     begun = [
-        placed.entry.decided_at if placed.entry.generation == last.generation else last.decided_at
-        for placed in recovered.unacted
+        placed.entry.decided_at if placed.entry.epoch == last.epoch else last.decided_at
+        for placed in recovered.unpublished
         if any(c.kind is CommandKind.COMPLETE for c in placed.entry.commands)
     ]
     return max(0.0, settle_seconds - max(0, now - max(begun)) / 1000) if begun else 0.0
@@ -124,32 +122,32 @@ async def _repeat(
     partition: int,
     reader: PartitionReader,
     topic_prefix: str,
-    surroundings: Surroundings,
+    router_context: RouterContext,
 ) -> int:
-    """Produce the commands of unacted entries that are still due; how many they were.
+    """Produce the commands of unpublished entries that are still due; how many they were.
 
     Everybody recognises a repeat by its id. Only the terminal states are looked up first, since other teams read them
     and expect each once. As always, what is produced follows an acknowledgement of the journal: a process that stood
     still meanwhile learns from it that somebody else has taken over.
     """
     written: Collection[str] = ()
-    if any(c.kind is CommandKind.COMPLETE for placed in recovered.unacted for c in placed.entry.commands):
+    if any(c.kind is CommandKind.COMPLETE for placed in recovered.unpublished for c in placed.entry.commands):
         begin = recovered.completed_offset or 0
         written = await _ids_since(reader, TopicPartition(topic_prefix + TASKS_COMPLETED.name, partition), begin)
     due = [
         (placed.entry, command)
-        for placed in recovered.unacted
+        for placed in recovered.unpublished
         for command in placed.entry.commands
         if _is_due(placed, command, tasks, written)
     ]
     for first in range(0, len(due), _REPEAT_AT_ONCE):
-        asked = surroundings.monotonic()
-        await journal.watermark((), surroundings.world.clock())
-        if surroundings.monotonic() - asked > surroundings.act_within:
+        asked = router_context.monotonic()
+        await journal.checkpoint((), router_context.world.clock())
+        if router_context.monotonic() - asked > router_context.act_within:
             raise journal.fence("the journal answered too late to repeat commands")
-        sent = [surroundings.publisher.send(publication(*item)) for item in due[first : first + _REPEAT_AT_ONCE]]
+        sent = [router_context.publisher.send(publication(*item)) for item in due[first : first + _REPEAT_AT_ONCE]]
         for future in sent:
-            surroundings.underway.add(partition, future)
+            router_context.pending_appends.add(partition, future)
         results = await asyncio.gather(*sent, return_exceptions=True)
         for (_, command), result in zip(due[first : first + _REPEAT_AT_ONCE], results, strict=True):
             if isinstance(result, BaseException) and not is_bearable(command.kind, result):
@@ -157,7 +155,7 @@ async def _repeat(
     return len(due)
 
 
-def _is_due(placed: Placed, command: Command, tasks: PartitionTasks, written: Collection[str]) -> bool:
+def _is_due(placed: JournaledEntry, command: Command, tasks: PartitionTasks, written: Collection[str]) -> bool:
     if command.kind is CommandKind.COMPLETE:
         return command.event_id not in written
     if command.kind is CommandKind.AUDIT or not command.attempt:
@@ -181,7 +179,7 @@ async def _ids_since(reader: PartitionReader, where: TopicPartition, begin: int)
                     if (event_id := header(record.headers, "ce_id")) is not None:
                         ids.add(event_id)
             return ids
-        except OffsetGone:
+        except OffsetOutOfRange:
             # Retention has moved the start of the log meanwhile.
             continue
 

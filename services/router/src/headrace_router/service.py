@@ -18,11 +18,11 @@ from headrace_streams.dead_letters import DeadLetters
 from headrace_streams.errors import LeaveGroup, Overloaded, StreamsError
 from headrace_streams.journal import EntryTooLarge
 from headrace_streams.ports import Consumer, Log
-from headrace_streams.records import Progress, Record, TopicPartition
+from headrace_streams.records import OffsetAndMetadata, Record, TopicPartition
 
-from headrace_router.decide.model import CAUSES, Cancelled, Finished, Submitted
-from headrace_router.limits import Limits as Limits
-from headrace_router.partition import Input, PartitionRouter, Surroundings
+from headrace_router.decide.model import CAUSES, AttemptEnded, Cancelled, Submitted
+from headrace_router.limits import RouterLimits as RouterLimits
+from headrace_router.partition import Input, PartitionRouter, RouterContext
 from headrace_router.recovery import recover
 
 GROUP: Final = "router"
@@ -38,11 +38,11 @@ _REST_SECONDS: Final = 60.0
 
 _log = get_logger("headrace.router")
 
-_Event = Submitted | Cancelled | Finished
+_Event = Submitted | Cancelled | AttemptEnded
 
 
 class RouterService:
-    """Joins the group, and joins again whenever a partition can no longer be acted on safely.
+    """Joins the group, and joins again whenever a partition can no longer be published safely.
 
     Args:
         owner: Name of this instance in the journal.
@@ -55,23 +55,23 @@ class RouterService:
         log: Log,
         codec: Codec,
         dead_letters: DeadLetters,
-        surroundings: Surroundings,
+        router_context: RouterContext,
         owner: str,
         instance_id: str | None = None,
-        limits: Limits | None = None,
+        limits: RouterLimits | None = None,
     ) -> None:
         self._log = log
         self._codec = codec
         self._dead_letters = dead_letters
-        self._surroundings = surroundings
+        self._router_context = router_context
         self._owner = owner
         self._instance_id = instance_id
-        self._limits = limits or Limits()
+        self._limits = limits or RouterLimits()
         self._membership: _Membership | None = None
         self._trouble: str | None = None
         self._leaving = asyncio.Event()
         self._left = asyncio.Event()
-        surroundings.world.on_gain(self._fleet_gained)
+        router_context.world.on_gain(self._fleet_gained)
 
     @property
     def partitions(self) -> Collection[int]:
@@ -92,7 +92,7 @@ class RouterService:
                 log=self._log,
                 codec=self._codec,
                 dead_letters=self._dead_letters,
-                surroundings=self._surroundings,
+                router_context=self._router_context,
                 owner=self._owner,
                 instance_id=self._instance_id,
                 limits=self._limits,
@@ -133,17 +133,17 @@ class _Membership:
         log: Log,
         codec: Codec,
         dead_letters: DeadLetters,
-        surroundings: Surroundings,
+        router_context: RouterContext,
         owner: str,
         instance_id: str | None,
-        limits: Limits,
+        limits: RouterLimits,
     ) -> None:
         self.routers: dict[int, PartitionRouter] = {}
         self.routed = False
         self._log = log
         self._codec = codec
         self._dead_letters = dead_letters
-        self._surroundings = surroundings
+        self._router_context = router_context
         self._owner = owner
         self._limits = limits
         self._prefix = codec.topic_prefix
@@ -155,7 +155,7 @@ class _Membership:
         self._broken: BaseException | None = None
         self._closing: asyncio.Task[None] | None = None
         self._recoveries = asyncio.Semaphore(_RECOVERIES_AT_ONCE)
-        self._began = surroundings.monotonic()
+        self._began = router_context.monotonic()
 
     async def run(self) -> None:
         """Until something breaks, or `close` is called; raises why."""
@@ -167,14 +167,14 @@ class _Membership:
                 # While a record waits its partition may go and come back: then it belongs to the router of before, who
                 # refuses it, and is delivered again.
                 routers = dict(self.routers)
-                turn = self._surroundings.monotonic()
+                turn = self._router_context.monotonic()
                 for record in records:
-                    if self._surroundings.gate.full:
-                        await self._surroundings.gate.room()
-                    elif self._surroundings.monotonic() - turn > _TURN_SECONDS:
-                        # Acknowledgements are acted on in between, not after the whole batch.
+                    if self._router_context.gate.full:
+                        await self._router_context.gate.room()
+                    elif self._router_context.monotonic() - turn > _TURN_SECONDS:
+                        # Acknowledgements are published in between, not after the whole batch.
                         await asyncio.sleep(0)
-                        turn = self._surroundings.monotonic()
+                        turn = self._router_context.monotonic()
                     if (router := routers.get(record.partition)) is not None:
                         await self._take(record, router)
         except LeaveGroup as error:
@@ -189,7 +189,7 @@ class _Membership:
 
     def waiting(self) -> str | None:
         """Whether the group may still be about to give partitions."""
-        waited = self._surroundings.monotonic() - self._began
+        waited = self._router_context.monotonic() - self._began
         return "joining the group" if waited < _JOIN_SECONDS else None
 
     async def close(self) -> None:
@@ -227,7 +227,7 @@ class _Membership:
         await asyncio.gather(*(router.drain() for router in going.values()))
         await self._commit(going)
         self._resting |= {number: router for number, router in going.items() if router.rests}
-        self._resting_since = self._surroundings.monotonic()
+        self._resting_since = self._router_context.monotonic()
 
     async def lost(self, partitions: Collection[TopicPartition]) -> None:
         """Let go at once: others may route these already."""
@@ -254,7 +254,7 @@ class _Membership:
                 owner=self._owner,
                 log=self._log,
                 codec=self._codec,
-                surroundings=self._surroundings,
+                router_context=self._router_context,
                 limits=self._limits,
                 broken=self._break,
             )
@@ -300,14 +300,14 @@ class _Membership:
                 self._break(error)
                 return
             except Exception as error:  # noqa: BLE001 - a defect shown by one record must not stop the others
-                self._surroundings.metrics.failed(CAUSES[type(event)])
+                self._router_context.metrics.failed(CAUSES[type(event)])
                 _log.exception("a decision failed; the record goes to the dead letters", record=str(origin))
                 await self._give_up(router, record, origin, error)
                 return
 
     async def _give_up(self, router: PartitionRouter, record: Record, origin: Input, error: Exception) -> None:
         await self._dead_letters.keep(record, error)
-        self._surroundings.metrics.dead_letter(origin.topic)
+        self._router_context.metrics.dead_letter(origin.topic)
         _log.warning("record sent to the dead letters", topic=record.topic, partition=record.partition,
                      offset=record.offset, reason=str(error))  # fmt: skip
         router.skip(origin)
@@ -327,7 +327,7 @@ class _Membership:
             case TaskCancelled():
                 return Cancelled(event)
             case AttemptFinished():
-                return Finished(event)
+                return AttemptEnded(event)
         raise TypeError(f"{record.topic} holds {type(event).__name__}, which the router does not know")
 
     async def _tick(self) -> None:
@@ -338,8 +338,8 @@ class _Membership:
                 for router in list(self.routers.values()):
                     router.tick()
                     phases.update(router.tasks.phases)
-                self._surroundings.metrics.owning(len(self.routers), phases)
-                if self._surroundings.monotonic() - self._resting_since > _REST_SECONDS:
+                self._router_context.metrics.owning(len(self.routers), phases)
+                if self._router_context.monotonic() - self._resting_since > _REST_SECONDS:
                     self._resting.clear()
                 await self._commit(self.routers)
         except Exception as error:  # noqa: BLE001 - without it nothing is noted any more: leave and begin anew
@@ -348,7 +348,7 @@ class _Membership:
     async def _commit(self, routers: Mapping[int, PartitionRouter]) -> None:
         """Tell the group how far we are, for its lag and for a journal that has expired. The journal itself decides."""
         progress = {
-            TopicPartition(self._prefix + topic, number): Progress(offset)
+            TopicPartition(self._prefix + topic, number): OffsetAndMetadata(offset)
             for number, router in routers.items()
             for topic, offset in router.committable().items()
         }

@@ -2,30 +2,26 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
-from typing import TypeVar
 
 from headrace_contracts import topics
 from headrace_contracts.events import NodeStatus, Preferences
-from headrace_contracts.topics import Event
 from headrace_models.prices import load_price_book
 from headrace_runtime.connections import Connections, wall_clock_ms
 from headrace_runtime.health import Health
 from headrace_runtime.lifecycle import Part, Service
 from headrace_runtime.metrics import Metrics
+from headrace_runtime.tables import table_part
 from headrace_streams.tables import Table
 
 from headrace_router.adapters.policy_file import load_policy
-from headrace_router.adapters.world import World
-from headrace_router.gate import Gate
-from headrace_router.limits import Limits
+from headrace_router.adapters.routing_view import RoutingView
+from headrace_router.in_flight_limiter import InFlightLimiter
+from headrace_router.limits import RouterLimits
 from headrace_router.metrics import RouterMetrics
-from headrace_router.partition import Surroundings
+from headrace_router.partition import RouterContext
 from headrace_router.service import INPUTS, RouterService
 from headrace_router.settings import RouterSettings
-
-E = TypeVar("E", bound=Event)
 
 WRITES = (
     topics.TASKS_JOURNAL,
@@ -46,7 +42,7 @@ def build(settings: RouterSettings) -> Service:
     metrics = Metrics("router")
     connections = Connections(settings, health, writes=WRITES, reads=READS)
     policy = load_policy(settings.policy_file)
-    world = World(policy, load_price_book(settings.price_file), wall_clock_ms)
+    world = RoutingView(policy, load_price_book(settings.price_file), wall_clock_ms)
     fleet: Table[NodeStatus] = Table(connections.log, connections.codec, topics.FLEET_STATUS, world.node_changed)
     preferences: Table[Preferences] = Table(
         connections.log, connections.codec, topics.PREFERENCES, world.preferences_changed
@@ -55,18 +51,18 @@ def build(settings: RouterSettings) -> Service:
         log=connections.log,
         codec=connections.codec,
         dead_letters=connections.dead_letters,
-        surroundings=Surroundings(
+        router_context=RouterContext(
             world=world,
             publisher=connections.publisher,
             metrics=RouterMetrics(metrics),
-            gate=Gate(settings.in_flight),
+            gate=InFlightLimiter(settings.in_flight),
             act_within=settings.act_within_seconds,
             monotonic=_steady_seconds,
             settle_seconds=settings.act_within_seconds + settings.produce_within_seconds,
         ),
         owner=settings.instance_id,
         instance_id=settings.instance_id if settings.static_member else None,
-        limits=Limits(
+        limits=RouterLimits(
             tick_seconds=settings.commit_seconds,
             remembered=settings.remembered_tasks,
             largest_entry=settings.largest_entry_bytes,
@@ -76,8 +72,8 @@ def build(settings: RouterSettings) -> Service:
     return Service(
         [
             connections.part,
-            _following("fleet", fleet),
-            _following("preferences", preferences),
+            table_part("fleet", fleet),
+            table_part("preferences", preferences),
             Part("router", run=service.run, drain=service.drain),
         ],
         metrics,
@@ -89,10 +85,3 @@ def _steady_seconds() -> float:
     """A clock that nobody sets; where the system has one, it goes on while the machine is suspended."""
     boot = getattr(time, "CLOCK_BOOTTIME", None)
     return time.monotonic() if boot is None else time.clock_gettime(boot)
-
-
-def _following(name: str, table: Table[E]) -> Part:
-    async def watch() -> None:
-        await asyncio.shield(table.failure)
-
-    return Part(name, start=table.start, run=watch, stop=table.close)

@@ -17,15 +17,15 @@ from headrace_contracts.events import SkillChanged
 from headrace_contracts.topics import SKILLS_FEED
 from headrace_runtime.logging import get_logger
 from headrace_runtime.sse import ServerEvent
-from headrace_streams.errors import OffsetGone, TryAgain
+from headrace_streams.errors import OffsetOutOfRange, TransientError
 from headrace_streams.ports import Log, PartitionReader
 from headrace_streams.records import Record
 
 from headrace_skill_broadcaster.decide.answers import change_document
 from headrace_skill_broadcaster.decide.catalog import interest_key
-from headrace_skill_broadcaster.decide.places import encode_places
-from headrace_skill_broadcaster.measures import Measures
-from headrace_skill_broadcaster.recent import Recent, RecentVersions, Told
+from headrace_skill_broadcaster.decide.feed_positions import encode_places
+from headrace_skill_broadcaster.metrics import SkillMetrics
+from headrace_skill_broadcaster.recent import AnnouncedVersion, Recent, RecentVersions
 
 EVENT_NAME = "skill"
 
@@ -55,7 +55,7 @@ class Audience:
     partitions: tuple[int, ...]
 
 
-class Connection:
+class FeedConnection:
     """An agent's open stream, as the feed sees it."""
 
     def __init__(self, write: Callable[[bytes], bool], *, chunked: bool) -> None:
@@ -74,7 +74,7 @@ class _Channel:
 
     def __init__(self, audience: Audience) -> None:
         self.audience = audience
-        self.connections: set[Connection] = set()
+        self.connections: set[FeedConnection] = set()
         self.versions = RecentVersions(_REMEMBERED_VERSIONS)
 
 
@@ -91,7 +91,7 @@ class Feed:
         self,
         log: Log,
         codec: Codec,
-        measures: Measures,
+        measures: SkillMetrics,
         *,
         partition_of: Callable[[bytes, int], int],
         memory_bytes: int,
@@ -111,7 +111,7 @@ class Feed:
         self._ending = False
 
     async def start(self) -> None:
-        """Read the newest events of each partition into memory. Raises TopicMissing, TryAgain."""
+        """Read the newest events of each partition into memory. Raises TopicMissing, TransientError."""
         if self._reader is None:
             self._reader = self._log.reader()
         await self._begin(self._reader)
@@ -126,10 +126,10 @@ class Feed:
                     if told is not None:
                         await self._push(told)
                 self._reach(self._reader)
-            except TryAgain as error:
+            except TransientError as error:
                 _log.warning("feed cannot be read, trying again", reason=str(error))
                 await asyncio.sleep(_RETRY_SECONDS)
-            except OffsetGone as error:
+            except OffsetOutOfRange as error:
                 # This process was cut off for longer than the feed is kept. Its agents are told when they resume.
                 _log.error("events of the feed were missed, agents must resume", reason=str(error))
                 self._end_all()
@@ -150,7 +150,7 @@ class Feed:
         keys = frozenset(interest_key(tenant, interest).encode() for interest in interests)
         return Audience(keys, tuple(sorted({self._partition_of(key, len(self._recent)) for key in keys})))
 
-    def join(self, audience: Audience, connection: Connection) -> None:
+    def join(self, audience: Audience, connection: FeedConnection) -> None:
         """From now on the connection gets what comes."""
         if self._ending:
             connection.ended.set()
@@ -163,7 +163,7 @@ class Feed:
         channel.connections.add(connection)
         self._measures.agents.inc()
 
-    def leave(self, audience: Audience, connection: Connection) -> None:
+    def leave(self, audience: Audience, connection: FeedConnection) -> None:
         """The connection gets nothing any more; it is marked as ended."""
         connection.ended.set()
         channel = self._channels.get(audience)
@@ -190,7 +190,7 @@ class Feed:
             if place < self._recent[partition].since
         }
 
-    def missed(self, audience: Audience, places: Mapping[int, int]) -> list[Told]:
+    def missed(self, audience: Audience, places: Mapping[int, int]) -> list[AnnouncedVersion]:
         """Events for the audience that are in memory and come after these places."""
         return [
             told
@@ -199,7 +199,7 @@ class Feed:
             if told.key in audience.keys
         ]
 
-    async def read(self, record: Record) -> Told | None:
+    async def read(self, record: Record) -> AnnouncedVersion | None:
         """A feed record made ready to be sent; None for one that cannot be read. Waits for the schema registry."""
         origin = Origin(record.topic, record.partition, record.offset)
         while True:
@@ -214,7 +214,7 @@ class Feed:
                 await asyncio.sleep(_RETRY_SECONDS)
                 continue
             data = json.dumps(change_document(event), ensure_ascii=False, separators=(",", ":"))
-            return Told(
+            return AnnouncedVersion(
                 partition=record.partition,
                 offset=record.offset,
                 key=interest_key(event.tenant, event.interest).encode(),
@@ -240,12 +240,12 @@ class Feed:
         for partition, position in reader.positions().items():
             self._recent[partition.partition].reach(position)
 
-    async def _take(self, record: Record) -> Told | None:
+    async def _take(self, record: Record) -> AnnouncedVersion | None:
         told = await self.read(record)
         self._recent[record.partition].add(record.offset, told)
         return told
 
-    async def _push(self, told: Told) -> None:
+    async def _push(self, told: AnnouncedVersion) -> None:
         channels = [
             channel for channel in self._by_key.get(told.key, ()) if not channel.versions.is_repeat(told.version)
         ]

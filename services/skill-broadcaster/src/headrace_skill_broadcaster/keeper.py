@@ -33,15 +33,15 @@ from headrace_streams.errors import (
     PartitionsLost,
     RecordRefused,
     SendToDeadLetters,
-    TryAgain,
+    TransientError,
 )
 from headrace_streams.ports import Log
 from headrace_streams.publishing import Publication, Publisher
-from headrace_streams.records import Appended, Record, TopicPartition
+from headrace_streams.records import Record, RecordMetadata, TopicPartition
 
 from headrace_skill_broadcaster.adapters.catalog_partition import read_partition
 from headrace_skill_broadcaster.decide.catalog import (
-    Recorded,
+    CatalogUpdate,
     Refused,
     Repeated,
     change_of,
@@ -52,8 +52,8 @@ from headrace_skill_broadcaster.decide.catalog import (
     position_in,
     skill_key,
 )
-from headrace_skill_broadcaster.decide.rules import Limits
-from headrace_skill_broadcaster.measures import Measures
+from headrace_skill_broadcaster.decide.rules import SkillLimits
+from headrace_skill_broadcaster.metrics import SkillMetrics
 
 BATCH = 500
 """Most records in one batch, so that many skills at most are catalogued and not told when a process dies."""
@@ -67,7 +67,7 @@ class _ReadAgain(Exception):
     """What is in memory may differ from the log: read the partition again, then go on."""
 
 
-_PASSING = (_ReadAgain, TryAgain, AppendUncertain, Overloaded, RegistryUnavailable)
+_PASSING = (_ReadAgain, TransientError, AppendUncertain, Overloaded, RegistryUnavailable)
 """What reading the partition again, after a while, can put right."""
 
 
@@ -103,8 +103,8 @@ class Tools:
     codec: Codec
     publisher: Publisher
     dead_letters: DeadLetters
-    limits: Limits
-    measures: Measures
+    limits: SkillLimits
+    measures: SkillMetrics
     clock: Callable[[], int]
     elsewhere: Callable[[str], SkillPublished | None]
 
@@ -136,14 +136,15 @@ class PartitionKeeper:
     async def load(self, committed: int | None) -> int:
         """Read the partition and finish what the owner before may have left undone.
 
-        `committed` is the group's position in the submissions. Returns the position to go on from. Raises TryAgain.
+        `committed` is the group's position in the submissions. Returns the position to go on from. Raises
+        TransientError.
         """
         self._told_up_to = committed
         self._position = committed or 0
         try:
             await self._read_again()
         except _PASSING as error:
-            raise TryAgain(f"{self._catalog} cannot be taken over yet: {error}") from error
+            raise TransientError(f"{self._catalog} cannot be taken over yet: {error}") from error
         return self._position
 
     async def handle(self, records: Sequence[Record]) -> int:
@@ -165,7 +166,7 @@ class PartitionKeeper:
                 delay = await self._read_again_after(delay)
 
     async def check(self) -> None:
-        """Read the partition again if somebody else has written to it. Raises TryAgain, PartitionsLost."""
+        """Read the partition again if somebody else has written to it. Raises TransientError, PartitionsLost."""
         reader = self._tools.log.reader()
         try:
             _, end = (await reader.bounds([self._catalog]))[self._catalog]
@@ -254,7 +255,7 @@ class PartitionKeeper:
                     await self._refuse(record, SendToDeadLetters(str(flaw)))
                 case Repeated():
                     self._tools.measures.submissions.labels("repeated").inc()
-                case Recorded(entry, told):
+                case CatalogUpdate(entry, told):
                     latest[key] = entry
                     steps.append(_Step(record, entry, told, header(record.headers, "traceparent")))
         return steps
@@ -274,7 +275,7 @@ class PartitionKeeper:
         except RecordRefused as refusal:
             # What is too large is kept without its value, so this is about the topic or the right to write to it, which
             # somebody mends: nothing is passed over that is kept nowhere.
-            raise TryAgain(
+            raise TransientError(
                 f"the dead letters do not take {record.topic_partition}@{record.offset}: {refusal}"
             ) from None
         self._refused.add(record.offset)
@@ -282,7 +283,7 @@ class PartitionKeeper:
     async def _append(self, publications: Sequence[Publication]) -> None:
         """Append to the catalog; returns when all is on disk, in order, and nobody else's record between.
 
-        Raises _ReadAgain, _TooLarge, TryAgain, AppendUncertain, Overloaded, PartitionsLost.
+        Raises _ReadAgain, _TooLarge, TransientError, AppendUncertain, Overloaded, PartitionsLost.
         """
         self._raise_if_lost()
         futures = [self._tools.publisher.send(publication) for publication in publications]
@@ -292,7 +293,7 @@ class PartitionKeeper:
                 raise _TooLarge(index, str(result))
             if isinstance(result, BaseException):
                 raise result
-        offsets = [result.offset for result in results if isinstance(result, Appended)]
+        offsets = [result.offset for result in results if isinstance(result, RecordMetadata)]
         if offsets != list(range(self._end, self._end + len(offsets))):
             raise _ReadAgain(f"{self._catalog}: offsets {offsets} where {self._end} was next: somebody else wrote")
         self._end += len(offsets)
@@ -316,7 +317,7 @@ class PartitionKeeper:
     async def _send(self, publication: Publication) -> bool:
         try:
             await self._tools.publisher.send(publication)
-        except (TryAgain, AppendUncertain, Overloaded):
+        except (TransientError, AppendUncertain, Overloaded):
             # A repeat of a feed event is harmless: it has the same id.
             return False
         return True

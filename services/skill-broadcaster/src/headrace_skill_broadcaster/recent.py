@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class AnnouncedVersion:
     """A feed record, ready to be sent but for its place.
 
     Attributes:
@@ -33,9 +33,9 @@ class Recent:
         self.until = start
         self._limit_bytes = limit_bytes
         self._bytes = 0
-        self._events: deque[Told] = deque()
+        self._events: deque[AnnouncedVersion] = deque()
 
-    def add(self, offset: int, told: Told | None) -> None:
+    def add(self, offset: int, told: AnnouncedVersion | None) -> None:
         """The record at `offset`; None for one that holds nothing to tell."""
         self.until = offset + 1
         if told is None:
@@ -51,7 +51,7 @@ class Recent:
         """There are no more records before this offset than those that were added."""
         self.until = max(self.until, offset)
 
-    def after(self, place: int) -> list[Told]:
+    def after(self, place: int) -> list[AnnouncedVersion]:
         """Events from the offset `place` on."""
         if place >= self.until:
             return []

@@ -7,13 +7,13 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from headrace_contracts.topics import SKILLS_FEED
-from headrace_streams.errors import OffsetGone
+from headrace_streams.errors import OffsetOutOfRange
 from headrace_streams.ports import Log, PartitionReader
 from headrace_streams.records import TopicPartition
 
-from headrace_skill_broadcaster.decide.places import are_gone, encode_places, places_to_resume
-from headrace_skill_broadcaster.feed import Audience, Connection, Feed, with_place
-from headrace_skill_broadcaster.recent import RecentVersions, Told
+from headrace_skill_broadcaster.decide.feed_positions import are_gone, encode_places, places_to_resume
+from headrace_skill_broadcaster.feed import Audience, Feed, FeedConnection, with_place
+from headrace_skill_broadcaster.recent import AnnouncedVersion, RecentVersions
 
 _POLL = 500
 _POLL_SECONDS = 1.0
@@ -23,12 +23,12 @@ _REMEMBERED_VERSIONS = 10_000
 Send = Callable[[bytes], Awaitable[None]]
 
 
-class PlaceGone(Exception):
+class FeedPositionGone(Exception):
     """Read the skills anew: events after the agent's place are no longer kept, or never were in this log."""
 
 
 @dataclass(frozen=True, slots=True)
-class Agent:
+class FeedSubscriber:
     """One agent on its way to the present: what it asked for, and its place in each partition, moved as it is sent."""
 
     audience: Audience
@@ -49,10 +49,10 @@ class Replay:
         self._topic = topic_prefix + SKILLS_FEED.name
         self._turn = asyncio.Semaphore(readers)
 
-    async def prepare(self, audience: Audience, resume_at: dict[int, int] | None) -> Agent:
+    async def prepare(self, audience: Audience, resume_at: dict[int, int] | None) -> FeedSubscriber:
         """An agent that goes on after the places in `resume_at`, or, without any, with what comes now.
 
-        Raises PlaceGone, TryAgain.
+        Raises FeedPositionGone, TransientError.
         """
         current = self._feed.positions(audience)
         places = places_to_resume(resume_at, current)
@@ -62,12 +62,12 @@ class Replay:
                 await self._refuse_if_gone(reader, places)
             finally:
                 await reader.close()
-        return Agent(audience, places, RecentVersions(_REMEMBERED_VERSIONS))
+        return FeedSubscriber(audience, places, RecentVersions(_REMEMBERED_VERSIONS))
 
-    async def bring_up(self, agent: Agent, connection: Connection, send: Send) -> None:
+    async def bring_up(self, agent: FeedSubscriber, connection: FeedConnection, send: Send) -> None:
         """Send what the agent missed, then join its connection to the feed.
 
-        Raises what `send` raises, PlaceGone, TryAgain.
+        Raises what `send` raises, FeedPositionGone, TransientError.
         """
         while True:
             if self._feed.forgotten(agent.places):
@@ -87,7 +87,7 @@ class Replay:
                 # The agent comes from a process that had read further than this one.
                 await asyncio.sleep(_BEHIND_SECONDS)
 
-    async def _from_log(self, agent: Agent, send: Send) -> None:
+    async def _from_log(self, agent: FeedSubscriber, send: Send) -> None:
         """Read until the rest is in memory."""
         reader = self._log.reader()
         try:
@@ -103,12 +103,12 @@ class Replay:
                         await self._tell(agent, told, send)
                 for partition, position in reader.positions().items():
                     agent.places[partition.partition] = max(agent.places[partition.partition], position)
-        except OffsetGone as error:
-            raise PlaceGone(str(error)) from error
+        except OffsetOutOfRange as error:
+            raise FeedPositionGone(str(error)) from error
         finally:
             await reader.close()
 
-    async def _tell(self, agent: Agent, told: Told, send: Send) -> None:
+    async def _tell(self, agent: FeedSubscriber, told: AnnouncedVersion, send: Send) -> None:
         agent.places[told.partition] = told.offset + 1
         if not agent.versions.is_repeat(told.version):
             await send(with_place(encode_places(agent.places, agent.audience.partitions), told.payload))
@@ -116,4 +116,4 @@ class Replay:
     async def _refuse_if_gone(self, reader: PartitionReader, places: dict[int, int]) -> None:
         bounds = await reader.bounds([TopicPartition(self._topic, number) for number in places])
         if are_gone(places, {partition.partition: limits for partition, limits in bounds.items()}):
-            raise PlaceGone("events after this place are no longer kept")
+            raise FeedPositionGone("events after this place are no longer kept")

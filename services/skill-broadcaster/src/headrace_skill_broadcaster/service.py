@@ -13,9 +13,9 @@ from collections.abc import Collection, Mapping, Sequence
 from headrace_contracts.topics import SKILLS_CATALOG, SKILLS_SUBMITTED
 from headrace_runtime.health import Health
 from headrace_runtime.logging import get_logger
-from headrace_streams.errors import LeaveGroup, PartitionsLost, TryAgain
+from headrace_streams.errors import LeaveGroup, PartitionsLost, TransientError
 from headrace_streams.ports import Consumer
-from headrace_streams.records import Progress, Record, TopicPartition
+from headrace_streams.records import OffsetAndMetadata, Record, TopicPartition
 
 from headrace_skill_broadcaster.keeper import BATCH, PartitionKeeper, Tools
 
@@ -49,7 +49,7 @@ class SubmissionService:
         self._drained = asyncio.Event()
 
     async def start(self) -> None:
-        """Raises PartitionsDiffer, TryAgain."""
+        """Raises PartitionsDiffer, TransientError."""
         self._health.set(_CHECK, "has not joined its group yet")
         counts = await self._tools.log.admin().partition_counts([self._submitted, self._catalog])
         if counts.get(self._submitted) != counts.get(self._catalog):
@@ -67,7 +67,7 @@ class SubmissionService:
                 joined_at = loop.time()
                 try:
                     await self._be_member()
-                except (LeaveGroup, TryAgain) as error:
+                except (LeaveGroup, TransientError) as error:
                     if loop.time() - joined_at > _LONGEST_DELAY_SECONDS:
                         delay = _FIRST_DELAY_SECONDS
                     self._health.set(_CHECK, f"joins its group again in {delay:g} s: {error}")
@@ -83,7 +83,7 @@ class SubmissionService:
         await self._drained.wait()
 
     async def assigned(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, int]:
-        """Take partitions over: read their catalog, and start where it says. Raises TryAgain."""
+        """Take partitions over: read their catalog, and start where it says. Raises TransientError."""
         assert self._consumer is not None  # only the consumer calls this
         committed = await self._consumer.committed(partitions)
         keepers = {partition: PartitionKeeper(partition.partition, self._tools) for partition in partitions}
@@ -136,12 +136,12 @@ class SubmissionService:
             await consumer.close()
             self._keepers.clear()
 
-    async def _handle(self, records: Sequence[Record]) -> dict[TopicPartition, Progress]:
+    async def _handle(self, records: Sequence[Record]) -> dict[TopicPartition, OffsetAndMetadata]:
         batches: dict[TopicPartition, list[Record]] = defaultdict(list)
         for record in records:
             batches[record.topic_partition].append(record)
         done = await asyncio.gather(*(self._handle_partition(*batch) for batch in batches.items()))
-        return {partition: Progress(position) for partition, position in done if position is not None}
+        return {partition: OffsetAndMetadata(position) for partition, position in done if position is not None}
 
     async def _handle_partition(
         self, partition: TopicPartition, records: Sequence[Record]
@@ -158,14 +158,14 @@ class SubmissionService:
     async def _check(self, keeper: PartitionKeeper) -> None:
         try:
             await keeper.check()
-        except (PartitionsLost, TryAgain) as error:
+        except (PartitionsLost, TransientError) as error:
             _log.info("partition is not checked", reason=str(error))
 
-    async def _commit(self, consumer: Consumer, progress: Mapping[TopicPartition, Progress]) -> None:
+    async def _commit(self, consumer: Consumer, progress: Mapping[TopicPartition, OffsetAndMetadata]) -> None:
         if not progress:
             return
         try:
             await consumer.commit(progress)
-        except (PartitionsLost, TryAgain) as error:
+        except (PartitionsLost, TransientError) as error:
             # The catalog has the positions as well; what is told twice has the same ids.
             _log.info("positions are not committed", reason=str(error))

@@ -8,9 +8,9 @@ from contextlib import contextmanager
 
 from headrace_contracts.events import SkillPublished, SkillStatus
 
-from headrace_skill_broadcaster.adapters.search_index import Entry, Removal, SearchIndex
+from headrace_skill_broadcaster.adapters.search_index import IndexEntry, Removal, SearchIndex
 from headrace_skill_broadcaster.decide.catalog import skill_key, supersedes
-from headrace_skill_broadcaster.decide.search import Question, next_cursor
+from headrace_skill_broadcaster.decide.search import SearchQuery, next_cursor
 
 
 class CatalogView:
@@ -20,7 +20,7 @@ class CatalogView:
         self._index = index
         self._entries: dict[str, SkillPublished] = {}
         self._waiting: dict[str, asyncio.Future[SkillPublished]] = {}
-        self._unindexed: dict[str, Entry | Removal] = {}
+        self._unindexed: dict[str, IndexEntry | Removal] = {}
         self._stirred = asyncio.Event()
 
     def __len__(self) -> int:
@@ -40,7 +40,7 @@ class CatalogView:
             return
         self._entries[key] = entry
         if entry.status is SkillStatus.LIVE:
-            self._index_later(key, Entry(entry.tenant, entry.name, entry.title, entry.summary, entry.interests))
+            self._index_later(key, IndexEntry(entry.tenant, entry.name, entry.title, entry.summary, entry.interests))
         else:
             self._index_later(key, Removal(entry.tenant, entry.name))
 
@@ -62,7 +62,7 @@ class CatalogView:
         finally:
             del self._waiting[submission_id]
 
-    async def search(self, question: Question) -> tuple[tuple[SkillPublished, ...], str | None]:
+    async def search(self, question: SearchQuery) -> tuple[tuple[SkillPublished, ...], str | None]:
         """A page of live skills, and the cursor of the next one; sees all that `apply` was given before."""
         await self._index_pending()
         found = await self._index.search(question)
@@ -80,7 +80,7 @@ class CatalogView:
         """Let go of the index."""
         await self._index.close()
 
-    def _index_later(self, key: str, change: Entry | Removal) -> None:
+    def _index_later(self, key: str, change: IndexEntry | Removal) -> None:
         self._unindexed[key] = change
         self._stirred.set()
 

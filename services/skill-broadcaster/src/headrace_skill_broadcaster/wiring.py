@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Final
 
@@ -15,18 +14,19 @@ from headrace_runtime.health import Health
 from headrace_runtime.http import HttpServer, new_app
 from headrace_runtime.lifecycle import Part, Service
 from headrace_runtime.metrics import Metrics
+from headrace_runtime.tables import table_part
 from headrace_runtime.waiting import wait_until
-from headrace_streams.errors import TryAgain
+from headrace_streams.errors import TransientError
 from headrace_streams.partitioning import partition_of
 from headrace_streams.tables import Table
 
-from headrace_skill_broadcaster.adapters.feed_door import FeedDoor, FeedLimits
+from headrace_skill_broadcaster.adapters.feed_api import FeedApi, FeedLimits
 from headrace_skill_broadcaster.adapters.search_index import SearchIndex
-from headrace_skill_broadcaster.adapters.skills_door import DoorTools, SkillsDoor
-from headrace_skill_broadcaster.decide.rules import Limits
+from headrace_skill_broadcaster.adapters.skills_api import ApiTools, SkillsApi
+from headrace_skill_broadcaster.decide.rules import SkillLimits
 from headrace_skill_broadcaster.feed import Feed
 from headrace_skill_broadcaster.keeper import Tools
-from headrace_skill_broadcaster.measures import Measures
+from headrace_skill_broadcaster.metrics import SkillMetrics
 from headrace_skill_broadcaster.replay import Replay
 from headrace_skill_broadcaster.service import SubmissionService
 from headrace_skill_broadcaster.settings import SkillBroadcasterSettings
@@ -34,12 +34,7 @@ from headrace_skill_broadcaster.view import CatalogView
 
 
 async def _patiently(what: str, start: Callable[[], Awaitable[None]], health: Health) -> None:
-    await wait_until(what, start, not_yet=(TryAgain,), health=health)
-
-
-async def _follow(table: Table[AccessKey] | Table[SkillPublished]) -> None:
-    """Until the table no longer follows its topic. Raises the error that broke it."""
-    await asyncio.shield(table.failure)
+    await wait_until(what, start, not_yet=(TransientError,), health=health)
 
 
 WRITES: Final = (SKILLS_SUBMITTED, SKILLS_CATALOG, SKILLS_FEED)
@@ -50,8 +45,8 @@ def build(settings: SkillBroadcasterSettings) -> Service:
     """The service and its parts; connects to nothing."""
     metrics = Metrics("skill_broadcaster")
     health = Health()
-    measures = Measures(metrics)
-    limits = Limits(body_bytes=settings.skill_body_bytes)
+    measures = SkillMetrics(metrics)
+    limits = SkillLimits(body_bytes=settings.skill_body_bytes)
     connections = Connections(
         settings,
         health,
@@ -85,7 +80,7 @@ def build(settings: SkillBroadcasterSettings) -> Service:
         memory_bytes=settings.feed_memory_bytes,
         clock=wall_clock_ms,
     )
-    feed_door = FeedDoor(
+    feed_api = FeedApi(
         feed,
         Replay(feed, log, settings.topic_prefix),
         FeedLimits(
@@ -96,8 +91,8 @@ def build(settings: SkillBroadcasterSettings) -> Service:
         limits,
         measures,
     )
-    skills_door = SkillsDoor(
-        DoorTools(
+    skills_api = SkillsApi(
+        ApiTools(
             view=view,
             publisher=connections.publisher,
             limits=limits,
@@ -106,22 +101,22 @@ def build(settings: SkillBroadcasterSettings) -> Service:
             clock=wall_clock_ms,
             new_id=new_id,
         ),
-        feed_door,
+        feed_api,
     )
     app = new_app(
         metrics=metrics,
         body_limit_bytes=settings.body_limit_bytes,
         middlewares=(authentication(keys, settings.key_pepper),),
     )
-    skills_door.add_to(app)
+    skills_api.add_to(app)
     server = HttpServer(app, settings.api_host, settings.api_port)
 
     return Service(
         [
             connections.part,
-            Part("keys", start=keys.start, run=lambda: _follow(keys), stop=keys.close),
+            table_part("keys", keys),
             Part("search index", run=view.run, stop=view.close),
-            Part("catalog", start=catalog.start, run=lambda: _follow(catalog), stop=catalog.close),
+            table_part("catalog", catalog),
             Part("feed", start=lambda: _patiently("the feed", feed.start, health), run=feed.run, stop=feed.close),
             Part(
                 "submissions",

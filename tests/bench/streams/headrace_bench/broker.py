@@ -18,7 +18,7 @@ from headrace_devstack.processes import end, launch
 from headrace_devstack.settings import load_settings
 from headrace_devstack.status import DownloadBar
 from headrace_streams.kafka import KafkaLog
-from headrace_streams.records import NewTopic, Outgoing
+from headrace_streams.records import NewTopic, ProducerRecord
 from rich.console import Console
 
 _WINDOW = 20_000
@@ -62,7 +62,7 @@ async def create(bootstrap: str, *topics: NewTopic) -> None:
     await KafkaLog({"bootstrap.servers": bootstrap}).admin().create_topics(topics)
 
 
-async def fill(bootstrap: str, records: Iterable[Outgoing]) -> None:
+async def fill(bootstrap: str, records: Iterable[ProducerRecord]) -> None:
     """Append these records, in order."""
     # The defaults send every record at once; this is only preparation, and large batches are what consumers of a
     # backlog find.

@@ -18,15 +18,15 @@ from headrace_bench.report import Section, Target, left_out, rate, times
 from headrace_bench.rounds import ROUND_SECONDS, Contestant, Outcome, module
 
 _RATE = 1_000
-_CHANGELOG = "hop-wishes-changelog"
+_CHANGELOG = "hop-cancellations-changelog"
 """Faust would create it as well, and then fail on its first records, since it has not heard of it yet."""
-_OURS = "our journal: append, then act"
+_OURS = "our journal: append, then publish"
 _TRANSACTION = "confluent_kafka, a transaction for each batch"
 _FAUST = "Faust, agent with a table"
 _TIMES_FAUST = 10.0
 _OF_TRANSACTION = 0.1
 _HEAD = (
-    "", "events/s, backlog", "processor µs/event", "events/s a core", "a core × Faust's",
+    "", "events/s, backlog", "CPU µs/event", "events/s per core", "per core × Faust's",
     f"p50 ms at {_RATE:,}/s", f"p99 ms at {_RATE:,}/s",
 )  # fmt: skip
 
@@ -165,15 +165,18 @@ def _section(outcomes: list[Outcome], records: int) -> Section:
         else None
     )
     return Section(
-        title="Consume, decide, journal, act",
-        what=f"{records:,} events at once, then {max(records // 2, 1):,} at {_RATE:,} a second; one partition",
+        title="Consume, decide, journal, publish",
+        what=f"{records:,} events at once, then {max(records // 2, 1):,} at {_RATE:,} per second; one partition",
         head=_HEAD,
         rows=rows,
         targets=[
-            Target("events/s a core, times Faust's", _TIMES_FAUST, against_faust),
-            Target("events/s of a backlog, times Faust's", _TIMES_FAUST, in_time),
+            Target("events/s per core, relative to Faust", _TIMES_FAUST, against_faust),
+            Target("events/s with a backlog, relative to Faust", _TIMES_FAUST, in_time),
             Target(
-                f"p99 at {_RATE:,} events/s, of the transaction's", _OF_TRANSACTION, against_transaction, at_most=True
+                f"p99 at {_RATE:,} events/s, relative to the transaction",
+                _OF_TRANSACTION,
+                against_transaction,
+                at_most=True,
             ),
         ],
         outcomes={one.contestant.name: one for one in outcomes},

@@ -8,7 +8,7 @@ from pathlib import Path
 from headrace_contracts.codec import Codec
 from headrace_contracts.events import TaskCancelled
 from headrace_contracts.topics import TASKS_CANCELLED
-from headrace_streams.records import NewTopic, Outgoing
+from headrace_streams.records import NewTopic, ProducerRecord
 
 from headrace_bench.broker import create, fill
 from headrace_bench.clients.hop import TENANT, prepared_codec
@@ -20,19 +20,26 @@ _TOPIC = "bench.overhead"
 _KEYS = 1_000
 _VALUE_BYTES = 300
 _TARGET = 0.9
-_HEAD = ("", "records/s", "processor µs/record", "of the bare consumer's rate")
+_HEAD = ("", "records/s", "CPU µs/record", "relative to the bare consumer")
 
 
-def _records(codec: Codec, count: int) -> Iterator[Outgoing]:
-    wish = TaskCancelled(task_id="0199b9d0-0000-7000-8000-000000000001", tenant=TENANT, requested_at=1_760_000_000_000)
-    bare = len(codec.encode(TASKS_CANCELLED, wish))
+def _records(codec: Codec, count: int) -> Iterator[ProducerRecord]:
+    cancellation = TaskCancelled(
+        task_id="0199b9d0-0000-7000-8000-000000000001", tenant=TENANT, requested_at=1_760_000_000_000
+    )
+    bare = len(codec.encode(TASKS_CANCELLED, cancellation))
     for number in range(count):
         # The length of a text takes one byte more from 64 characters on.
         reason = f"{number:012d}".ljust(_VALUE_BYTES - bare - 1)
         filled = TaskCancelled(
-            task_id=wish.task_id, tenant=wish.tenant, reason=reason, requested_at=wish.requested_at + number
+            task_id=cancellation.task_id,
+            tenant=cancellation.tenant,
+            reason=reason,
+            requested_at=cancellation.requested_at + number,
         )
-        yield Outgoing(_TOPIC, codec.encode(TASKS_CANCELLED, filled), key=f"key-{number % _KEYS}".encode(), partition=0)
+        yield ProducerRecord(
+            _TOPIC, codec.encode(TASKS_CANCELLED, filled), key=f"key-{number % _KEYS}".encode(), partition=0
+        )
 
 
 def _contestants(bootstrap: str, records: int) -> Iterator[Contestant]:
@@ -40,8 +47,8 @@ def _contestants(bootstrap: str, records: int) -> Iterator[Contestant]:
     for name, batch, work in (
         ("batches of 500", 500, "look"),
         ("batches of 2,000", 2_000, "look"),
-        ("batches of 500, a call for each", 500, "call"),
-        ("batches of 500, decoding each", 500, "decode"),
+        ("batches of 500, one call per record", 500, "call"),
+        ("batches of 500, decoding each record", 500, "decode"),
     ):
         yield Contestant(
             name=f"bare confluent_kafka, {name}",
@@ -52,7 +59,7 @@ def _contestants(bootstrap: str, records: int) -> Iterator[Contestant]:
     for name, coroutine, work in (
         ("plain handler", False, "look"),
         ("async handler", True, "look"),
-        ("plain handler decoding each", False, "decode"),
+        ("plain handler decoding each record", False, "decode"),
     ):
         for ordering in ("unordered", "key"):
             yield Contestant(
@@ -79,12 +86,12 @@ async def measure(bootstrap: str, folder: Path, rounds: int, records: int) -> Se
         cpu = f"{spread(one.cpu_microseconds).median:.2f}"
         rows.append([one.contestant.name, rate(spread(one.rates)), cpu, "–" if share is None else times(share)])
         if one.contestant.name.startswith("engine, plain"):
-            what = f"{one.contestant.name}, rate relative to the bare consumer in the same work"
+            what = f"{one.contestant.name}, relative to the bare consumer with the same work"
             targets.append(Target(what, _TARGET, share))
     return Section(
         title="Engine overhead",
-        what=f"{records:,} records of {_VALUE_BYTES} bytes with {_KEYS:,} keys on one partition, work that is nothing "
-        "or decodes the record",
+        what=f"{records:,} records of {_VALUE_BYTES} bytes with {_KEYS:,} keys on one partition, the handler does "
+        "nothing or decodes the record",
         head=_HEAD,
         rows=rows,
         targets=targets,

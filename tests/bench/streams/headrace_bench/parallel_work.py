@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from headrace_devstack.errors import DevstackError
-from headrace_streams.records import NewTopic, Outgoing
+from headrace_streams.records import NewTopic, ProducerRecord
 
 from headrace_bench.broker import create, fill
 from headrace_bench.peers import JavaPeer, NotToBeHad, PyrallelPeer, java_peer, pyrallel_peer
@@ -74,12 +74,12 @@ def _topic(workload: str, keys: int) -> str:
     return f"bench.work.{workload.replace(' ', '-')}.{keys}"
 
 
-def _records(workload: str, keys: int, count: int) -> Iterator[Outgoing]:
+def _records(workload: str, keys: int, count: int) -> Iterator[ProducerRecord]:
     chance = random.Random(7)
     work = _WORKLOADS[workload]
     for number in range(count):
         value = f"{work(chance):08d}".encode().ljust(_VALUE_BYTES, b"x")
-        yield Outgoing(_topic(workload, keys), value, key=f"key-{number % keys}".encode(), partition=0)
+        yield ProducerRecord(_topic(workload, keys), value, key=f"key-{number % keys}".encode(), partition=0)
 
 
 def _contestants(bootstrap: str, workload: str, records: int, peers: _Peers) -> Iterator[Contestant]:
@@ -153,16 +153,16 @@ def _section(outcomes: Mapping[str, list[Outcome]], records: int) -> Section:
     few = f"{_OURS}, {_KEYED(_FEW)}"
     many = f"{_OURS}, {_KEYED(_MANY)}"
     targets = [
-        Target(f"{few}, {workload}, times serial", _TIMES_SERIAL, _ratio(outcomes[workload], few, _SERIAL))
+        Target(f"{few}, {workload}, relative to serial", _TIMES_SERIAL, _ratio(outcomes[workload], few, _SERIAL))
         for workload in list(_WORKLOADS)[1:]
     ]
     javas = [one for one in outcomes["5 ms"] if one.contestant.name.startswith(f"{_JAVA}, {_KEYED(_MANY)}")]
     java = max(javas, key=lambda one: spread(one.rates).median if one.answers else 0.0).contestant.name
-    targets.append(Target(f"{many}, 5 ms, of Java's rate", _OF_JAVA, _ratio(outcomes["5 ms"], many, java)))
+    targets.append(Target(f"{many}, 5 ms, relative to Java", _OF_JAVA, _ratio(outcomes["5 ms"], many, java)))
     return Section(
         title="Parallel work",
-        what=f"{records:,} records of {_VALUE_BYTES} bytes on one partition, work that waits so long; "
-        "records/s × times serial",
+        what=f"{records:,} records of {_VALUE_BYTES} bytes on one partition, each waits as the column says; "
+        "records/s × speed-up over the serial consumer",
         head=("", *outcomes),
         rows=rows,
         targets=targets,

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from headrace_devstack.artifact_download import download
-from headrace_devstack.artifacts import parse_lock
+from headrace_devstack.locked_artifacts import parse_lock
 from headrace_devstack.parts.java import java_environment
 from headrace_devstack.settings import load_settings
 from headrace_devstack.status import DownloadBar

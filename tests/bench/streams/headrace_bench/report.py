@@ -30,9 +30,9 @@ class Target:
         """For people."""
         if self.reached is None:
             return f"{self.what}: not measured"
-        sign = "at most" if self.at_most else "at least"
-        verdict = "reached" if self.met else "missed"
-        return f"{self.what}: {times(self.reached)}, wanted {sign} {self.wanted:g}: {verdict}"
+        sign = "≤" if self.at_most else "≥"
+        verdict = "met" if self.met else "not met"
+        return f"{self.what}: {times(self.reached)}, target {sign} {self.wanted:g}: {verdict}"
 
 
 @dataclass(frozen=True, slots=True)

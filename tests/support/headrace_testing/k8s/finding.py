@@ -10,10 +10,10 @@ from typing import Any, Final
 
 from headrace_local_worker.adapters.cluster import KubernetesCluster
 from headrace_local_worker.decide.balancing import choose_node
-from headrace_local_worker.decide.endpoints import Rules
+from headrace_local_worker.decide.endpoints import NodeRules
 from headrace_local_worker.decide.nodes import NodeSpec
 from headrace_local_worker.discovery import Discovery
-from headrace_models.worker.pool import Place, Pool
+from headrace_models.worker.pool import Endpoint, Pool
 from kubernetes.aio import client, config
 
 from headrace_testing.k8s.plane import ControlPlane
@@ -162,19 +162,19 @@ class Finder:
         cluster = KubernetesCluster(
             namespace=namespace, selector=SERVICE, peers=peers, labels=bool(labels), tell=self.told.append
         )
-        self.discovery = Discovery(cluster, self.pool, Rules("http", 4, labels or {}), worker, self._place)
+        self.discovery = Discovery(cluster, self.pool, NodeRules("http", 4, labels or {}), worker, self._place)
         self.urls: dict[str, str] = {}
         self.providers: dict[str, ScriptedProvider] = {}
 
-    def _place(self, spec: NodeSpec) -> Place:
+    def _place(self, spec: NodeSpec) -> Endpoint:
         self.urls[spec.name] = spec.url
         self.providers[spec.name] = ScriptedProvider(node=spec.name)
-        return Place(self.providers[spec.name], spec.slots, spec.hardware)
+        return Endpoint(self.providers[spec.name], spec.slots, spec.hardware)
 
     @property
     def nodes(self) -> dict[str, str]:
         """The nodes in the pool, and where they are."""
-        return {name: self.urls[name] for name in self.pool.places}
+        return {name: self.urls[name] for name in self.pool.endpoints}
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[Finder]:

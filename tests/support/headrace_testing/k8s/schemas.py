@@ -18,7 +18,7 @@ from typing import Any, Final
 
 import yaml
 from headrace_devstack.artifact_download import download
-from headrace_devstack.artifacts import Artifact
+from headrace_devstack.locked_artifacts import Artifact
 from headrace_devstack.settings import load_settings
 
 from headrace_testing.k8s.toolchain import KUBERNETES_VERSION, Toolchain, go_module

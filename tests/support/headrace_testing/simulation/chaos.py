@@ -91,17 +91,19 @@ class Chaos:
         earnest, longer than a partition is without an owner."""
         cluster, topic = self._world.cluster, PREFIX + topics.TASKS_JOURNAL.name
         for number in range(self._world.partitions):
-            barrier = self._stable_barrier(topic, number)
-            if barrier is not None and (removed := cluster.compact_below(TopicPartition(topic, number), barrier)):
-                self._note(Fault.COMPACTION, f"{topic}[{number}] below {barrier}: {removed} records")
+            epoch_start = self._stable_epoch_start(topic, number)
+            if epoch_start is not None and (
+                removed := cluster.compact_below(TopicPartition(topic, number), epoch_start)
+            ):
+                self._note(Fault.COMPACTION, f"{topic}[{number}] below {epoch_start}: {removed} records")
 
-    def _stable_barrier(self, topic: str, number: int) -> int | None:
+    def _stable_epoch_start(self, topic: str, number: int) -> int | None:
         world = self._world
         seen = world.cluster.history.partition(topic, number)
         for each in reversed(seen):
             record = each.record
             entry = world.kit.codec.decode(JournalEntry, record.value, Origin(topic, number, record.offset))
-            if entry.kind is not EntryKind.BARRIER:
+            if entry.kind is not EntryKind.EPOCH_START:
                 continue
             later = [other for other in seen[record.offset + 1 :] if other.client == each.client]
             owner = next((process for process in world.processes if process.name == each.client), None)
@@ -121,7 +123,7 @@ class Chaos:
         for spec, group in _CONSUMED_BY.items():
             for number in range(self._world.partitions):
                 name = TopicPartition(PREFIX + spec.name, number)
-                reached = cluster.group(PREFIX + group).progress.get(name)
+                reached = cluster.group(PREFIX + group).committed_offsets.get(name)
                 if reached is not None and reached.next_offset > cluster.partition(name).start:
                     self._note(Fault.RETENTION, f"{name} below {reached.next_offset}")
                     cluster.delete_before(name, reached.next_offset)

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 from headrace_contracts import topics
 from headrace_contracts.content import plain
 from headrace_contracts.events import Lane, Message, Mode, Preferences, Privacy, Sampling, TaskCancelled, TaskSubmitted
-from headrace_streams.errors import AppendUncertain, TryAgain
+from headrace_streams.errors import AppendUncertain, TransientError
 from headrace_streams.memory import MemoryLog
 from headrace_streams.publishing import Publication, Publisher
-from headrace_streams.records import Outgoing, TopicPartition
+from headrace_streams.records import ProducerRecord, TopicPartition
 
 from headrace_testing.router_twin import PREFIX, key_of
 from headrace_testing.simulation.plan import Fault
@@ -64,7 +64,7 @@ class Clients:
         for tenant, providers in CONSENTED.items():
             preferences = Preferences(tenant=tenant, allowed_providers=providers, updated_at=self.clock())
             self._world.cluster.append(
-                self._publisher.outgoing(
+                self._publisher.record_of(
                     Publication(
                         spec=topics.PREFERENCES, event=preferences, event_id=f"{tenant}/preferences",
                         key=f"{tenant}/".encode(), tenant=tenant, time_ms=self.clock(),
@@ -119,11 +119,11 @@ class Clients:
         )  # fmt: skip
 
     async def _cancel(self, task: TaskSubmitted) -> None:
-        wish = TaskCancelled(task_id=task.task_id, tenant=task.tenant, requested_at=self.clock())
+        cancellation = TaskCancelled(task_id=task.task_id, tenant=task.tenant, requested_at=self.clock())
         await self._send(
             Publication(
-                spec=topics.TASKS_CANCELLED, event=wish, event_id=f"{task.task_id}/cancel", key=key_of(task),
-                tenant=task.tenant, time_ms=wish.requested_at, subject=task.task_id,
+                spec=topics.TASKS_CANCELLED, event=cancellation, event_id=f"{task.task_id}/cancel", key=key_of(task),
+                tenant=task.tenant, time_ms=cancellation.requested_at, subject=task.task_id,
             )
         )  # fmt: skip
 
@@ -133,7 +133,7 @@ class Clients:
             try:
                 await self._publisher.send(publication)
                 return
-            except (TryAgain, AppendUncertain):
+            except (TransientError, AppendUncertain):
                 await asyncio.sleep(self._rng.uniform(0.1, 2.0))
 
     def _poison(self) -> None:
@@ -142,7 +142,7 @@ class Clients:
         value = rng.choice((b"", b"\x00\x00\x00\x00\x01rubbish", b"not Avro at all", None))
         key = rng.choice((b"s:acme/1", b"poison", None))
         cluster.client = "stranger"
-        where = cluster.append(Outgoing(PREFIX + spec.name, value, key), self.clock())
+        where = cluster.append(ProducerRecord(PREFIX + spec.name, value, key), self.clock())
         self._world.trace.fault(Fault.POISON.value, f"{where.topic}[{where.partition}]@{where.offset}")
         self._world.judge.poisoned(TopicPartition(where.topic, where.partition), where.offset)
 

@@ -10,9 +10,9 @@ from typing import Protocol
 
 from headrace_contracts.headers import header
 from headrace_streams.memory import MemoryCluster
-from headrace_streams.memory.cluster import Partition
-from headrace_streams.memory.groups import Group
-from headrace_streams.records import Appended, Outgoing, Progress, Record, TopicPartition
+from headrace_streams.memory.cluster import PartitionLog
+from headrace_streams.memory.groups import GroupCoordinator
+from headrace_streams.records import OffsetAndMetadata, ProducerRecord, Record, RecordMetadata, TopicPartition
 
 from headrace_testing.simulation.loop import VirtualLoop
 from headrace_testing.simulation.trace import Trace
@@ -45,7 +45,7 @@ class Witness(Protocol):
     """Told of what the cluster takes."""
 
     def appended(self, seen: Seen) -> None: ...
-    def committed(self, group: str, client: str, progress: Mapping[TopicPartition, Progress]) -> None: ...
+    def committed(self, group: str, client: str, progress: Mapping[TopicPartition, OffsetAndMetadata]) -> None: ...
 
 
 class History:
@@ -85,9 +85,9 @@ class SimulatedCluster(MemoryCluster):
         self._topics[name] = [_Remembering(TopicPartition(name, number), self) for number in range(partitions)]
         return True
 
-    def group(self, name: str) -> Group:
+    def group(self, name: str) -> GroupCoordinator:
         if name not in self._groups:
-            self._groups[name] = _Watched(self, name)
+            self._groups[name] = _PendingTask(self, name)
         return self._groups[name]
 
     def schedule(self, name: str) -> None:
@@ -97,7 +97,7 @@ class SimulatedCluster(MemoryCluster):
     def client_of(self, group: str, member_id: str) -> str:
         """The process behind a member."""
         found = self._groups.get(group)
-        return found.clients.get(member_id, "") if isinstance(found, _Watched) else ""
+        return found.clients.get(member_id, "") if isinstance(found, _PendingTask) else ""
 
     def expel_client(self, client: str) -> None:
         """Put the members of a process out of their groups, as when their sessions end."""
@@ -110,7 +110,7 @@ class SimulatedCluster(MemoryCluster):
     def expelled_from(self, group: str) -> Collection[str]:
         """Processes that were put out of a group at some time, and may have gone on without knowing it."""
         found = self.group(group)
-        return found.expelled if isinstance(found, _Watched) else ()
+        return found.expelled if isinstance(found, _PendingTask) else ()
 
     def groups(self) -> Collection[str]:
         """Names of all groups."""
@@ -137,18 +137,18 @@ class SimulatedCluster(MemoryCluster):
             self.witness.appended(seen)
 
 
-class _Remembering(Partition):
+class _Remembering(PartitionLog):
     def __init__(self, name: TopicPartition, cluster: SimulatedCluster) -> None:
         super().__init__(name)
         self._cluster = cluster
 
-    def append(self, outgoing: Outgoing, timestamp_ms: int) -> Appended:
-        where = super().append(outgoing, timestamp_ms)
+    def append(self, record: ProducerRecord, timestamp_ms: int) -> RecordMetadata:
+        where = super().append(record, timestamp_ms)
         self._cluster.saw(self.records[-1])
         return where
 
 
-class _Watched(Group):
+class _PendingTask(GroupCoordinator):
     """A group that knows the processes of its members, and tells of commits."""
 
     def __init__(self, cluster: SimulatedCluster, name: str) -> None:
@@ -168,7 +168,7 @@ class _Watched(Group):
             self.expelled.add(self.clients[member_id])
         super().expel(now, member_id)
 
-    def commit(self, member_id: str, generation: int, progress: Mapping[TopicPartition, Progress]) -> None:
-        super().commit(member_id, generation, progress)
+    def commit(self, member_id: str, epoch: int, progress: Mapping[TopicPartition, OffsetAndMetadata]) -> None:
+        super().commit(member_id, epoch, progress)
         if self._cluster.witness is not None:
             self._cluster.witness.committed(self.name, self.clients.get(member_id, ""), progress)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from headrace_contracts.events import AttemptRequested, TaskCompleted
-from headrace_streams.records import Progress, Record, TopicPartition
+from headrace_streams.records import OffsetAndMetadata, Record, TopicPartition
 
 from headrace_testing.router_twin import PREFIX
 from headrace_testing.simulation import oracle_money, oracle_tasks, oracle_work
@@ -56,7 +56,7 @@ class Judge:
         if isinstance(event, TaskCompleted):
             oracle_tasks.check_once(self, event.task_id)
 
-    def committed(self, group: str, client: str, progress: Mapping[TopicPartition, Progress]) -> None:
+    def committed(self, group: str, client: str, progress: Mapping[TopicPartition, OffsetAndMetadata]) -> None:
         for name, reached in progress.items():
             if group == PREFIX + "router":
                 oracle_tasks.check_router_commit(self, client, name, reached)

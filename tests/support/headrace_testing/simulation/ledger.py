@@ -6,9 +6,9 @@ from collections import defaultdict
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Any
 
-from headrace_cost_accountant.decide.booking import Entry, Implausible, entry_of
+from headrace_cost_accountant.decide.booking import Implausible, LedgerEntry, entry_of
 from headrace_models.prices import PriceBook
-from headrace_streams.errors import PartitionsLost, TryAgain
+from headrace_streams.errors import PartitionsLost, TransientError
 from headrace_streams.records import Record, TopicPartition
 
 from headrace_testing.simulation.network import SimulatedNetwork
@@ -20,13 +20,13 @@ class SimulatedDatabase:
     """Entries, unique by event id; balances by tenant, provider and model; positions. Outlives all processes."""
 
     def __init__(self) -> None:
-        self.entries: list[Entry] = []
+        self.entries: list[LedgerEntry] = []
         self.balances: dict[tuple[str, str, str], int] = defaultdict(int)
         self.positions: dict[TopicPartition, int] = {}
         self.away = False
         self._booked: dict[str, None] = {}
 
-    def transaction(self, entries: Sequence[Entry], moves: Moves) -> None:
+    def transaction(self, entries: Sequence[LedgerEntry], moves: Moves) -> None:
         """As the accountant's statements: all of it, or nothing. Raises PartitionsLost."""
         self.move(moves)
         self.book(entries)
@@ -37,7 +37,7 @@ class SimulatedDatabase:
         for name, (_, position) in moves.items():
             self.positions[name] = position
 
-    def book(self, entries: Sequence[Entry]) -> None:
+    def book(self, entries: Sequence[LedgerEntry]) -> None:
         for entry in entries:
             if not self.is_booked(entry.event_id):
                 self._booked[entry.event_id] = None
@@ -79,7 +79,7 @@ class SimulatedLedger:
         return await self._network.database("positions", perform)
 
     async def apply(self, batch: Sequence[tuple[Record, Any]], moves: Moves) -> None:
-        entries: list[Entry] = []
+        entries: list[LedgerEntry] = []
         for record, event in batch:
             try:
                 entries.append(entry_of(event, self._prices, record.timestamp_ms))
@@ -87,7 +87,7 @@ class SimulatedLedger:
                 await self._keep(record, error)
         await self.write(entries, moves)
 
-    async def write(self, entries: Sequence[Entry], moves: Moves) -> None:
+    async def write(self, entries: Sequence[LedgerEntry], moves: Moves) -> None:
         """One transaction."""
         await self.commit(lambda: self._database.transaction(entries, moves))
 
@@ -96,7 +96,7 @@ class SimulatedLedger:
             self._reach()
             work()
             if self._lost_answer():
-                raise TryAgain("the connection broke during the commit (simulated)")
+                raise TransientError("the connection broke during the commit (simulated)")
 
         await self._network.database("commit", perform)
 
@@ -106,4 +106,4 @@ class SimulatedLedger:
 
     def _reach(self) -> None:
         if self._database.away:
-            raise TryAgain("the database is away (simulated)")
+            raise TransientError("the database is away (simulated)")

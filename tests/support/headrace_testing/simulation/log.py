@@ -10,12 +10,12 @@ from headrace_contracts.codec import Codec
 from headrace_contracts.errors import Origin
 from headrace_contracts.memory_registry import MemoryRegistry
 from headrace_contracts.topics import Event
-from headrace_streams.errors import TryAgain
+from headrace_streams.errors import TransientError
 from headrace_streams.memory import MemoryCluster, MemoryLog, Network
 from headrace_streams.memory.consumer import MemoryConsumer
 from headrace_streams.memory.producer import MemoryProducer
 from headrace_streams.memory.reader import MemoryReader
-from headrace_streams.records import Appended, Outgoing, Record, TopicPartition
+from headrace_streams.records import ProducerRecord, Record, RecordMetadata, TopicPartition
 
 E = TypeVar("E", bound=Event)
 
@@ -65,14 +65,16 @@ class _Producer(MemoryProducer):
 
     def __init__(self, cluster: MemoryCluster, network: Network, client: str, clock: Callable[[], int]) -> None:
         super().__init__(cluster, network, client, clock)
-        self._queued_at: dict[asyncio.Future[Appended], float] = {}
+        self._queued_at: dict[asyncio.Future[RecordMetadata], float] = {}
 
-    def send(self, record: Outgoing) -> asyncio.Future[Appended]:
+    def send(self, record: ProducerRecord) -> asyncio.Future[RecordMetadata]:
         future = super().send(record)
         self._queued_at[future] = asyncio.get_running_loop().time()
         return future
 
-    async def _append(self, place: TopicPartition, batch: Sequence[tuple[Outgoing, asyncio.Future[Appended]]]) -> None:
+    async def _append(
+        self, place: TopicPartition, batch: Sequence[tuple[ProducerRecord, asyncio.Future[RecordMetadata]]]
+    ) -> None:
         oldest = asyncio.get_running_loop().time() - self.delivery_seconds
         fresh = []
         for entry in batch:
@@ -80,7 +82,7 @@ class _Producer(MemoryProducer):
                 fresh.append(entry)
             else:
                 self._queued -= 1
-                entry[1].set_exception(TryAgain(f"{place}: not sent in time (simulated)"))
+                entry[1].set_exception(TransientError(f"{place}: not sent in time (simulated)"))
         if fresh:
             await super()._append(place, fresh)
 

@@ -8,7 +8,7 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from headrace_models.errors import BadRequest, ProviderError, RetryLater, TryAnother
+from headrace_models.errors import BadRequest, ProviderError, RetrySameProvider, TryAnotherProvider
 from headrace_models.ports import (
     ChatRequest,
     ChatResult,
@@ -49,7 +49,7 @@ ASKED: contextvars.ContextVar[list[str]] = contextvars.ContextVar("asked")
 
 
 class Models:
-    """What all simulated places share."""
+    """What all simulated endpoints share."""
 
     def __init__(self, plan: Plan, rng: random.Random, trace: Trace, clock: Callable[[], float]) -> None:
         self.plan = plan
@@ -74,7 +74,7 @@ class Models:
 
 
 class SimulatedProvider:
-    """A place as one process sees it; see `headrace_models.ports.Provider`."""
+    """An endpoint as one process sees it; see `headrace_models.ports.Provider`."""
 
     def __init__(self, models: Models, process: str, provider: str, node: str, names: Sequence[str]) -> None:
         self._models = models
@@ -115,10 +115,10 @@ class SimulatedProvider:
         try:
             if seconds >= request.timeout_seconds:
                 await asyncio.sleep(request.timeout_seconds)
-                raise RetryLater("timeout", "it took too long (simulated)", provider=self._provider, usage=usage)
+                raise RetrySameProvider("timeout", "it took too long (simulated)", provider=self._provider, usage=usage)
             if models.is_down(self._node):
                 await asyncio.sleep(min(seconds, 0.2))
-                raise RetryLater("unreachable", "connection refused (simulated)", provider=self._provider)
+                raise RetrySameProvider("unreachable", "connection refused (simulated)", provider=self._provider)
             return await self._speak(request, on_text, answer, seconds, usage, failure, declines=declines)
         except asyncio.CancelledError as cancelled:
             # As the real clients: what was consumed until then is billed all the same.
@@ -150,11 +150,11 @@ class SimulatedProvider:
         models, rng, provider = self._models, self._models.rng, self._provider
         if models.happens(Fault.MODEL_FAILS, about):
             after = rng.choice((None, 0.5, 7.0))
-            return lambda usage: RetryLater(
+            return lambda usage: RetrySameProvider(
                 "overloaded", "busy (simulated)", provider=provider, usage=usage, after_seconds=after
             )
         if models.happens(Fault.MODEL_REFUSES_CALL, about):
-            return lambda usage: TryAnother("model_missing", "gone (simulated)", provider=provider, usage=usage)
+            return lambda usage: TryAnotherProvider("model_missing", "gone (simulated)", provider=provider, usage=usage)
         if models.happens(Fault.MODEL_BAD_REQUEST, about):
             return lambda usage: BadRequest("invalid_request", "bad (simulated)", provider=provider, usage=usage)
         return None

@@ -7,8 +7,8 @@ import random
 from collections.abc import Callable
 from typing import Protocol, TypeVar
 
-from headrace_streams.errors import AppendUncertain, TryAgain
-from headrace_streams.memory import Operation, Request
+from headrace_streams.errors import AppendUncertain, TransientError
+from headrace_streams.memory import NetworkRequest, Operation
 
 from headrace_testing.simulation.loop import VirtualLoop
 from headrace_testing.simulation.plan import CRASHES, FREEZES, Fault, Plan
@@ -16,10 +16,10 @@ from headrace_testing.simulation.trace import Trace
 
 T = TypeVar("T")
 
-_FETCH_FAULTS = CRASHES | FREEZES | {Fault.SLOW, Fault.EXPELLED_UNDERWAY}
+_FETCH_FAULTS = CRASHES | FREEZES | {Fault.SLOW, Fault.EXPELLED_IN_FLIGHT}
 _FETCH = Operation.FETCH.value
 _APPEND = Operation.APPEND.value
-LONGEST_UNDERWAY_SECONDS = 2.0
+LONGEST_IN_FLIGHT_SECONDS = 2.0
 """A request arrives within this time of being sent, or never: a connection that does not move is closed."""
 PATIENCE_SECONDS = 5.0
 """The longest that a client waits for an answer: what routers set as delivery.timeout.ms. What was not sent in that
@@ -79,7 +79,7 @@ class Weather:
 
     def long(self) -> float:
         """Seconds that a slow request takes."""
-        return self._rng.choice((0.05, 0.3, LONGEST_UNDERWAY_SECONDS)) * (0.5 + self._rng.random() / 2)
+        return self._rng.choice((0.05, 0.3, LONGEST_IN_FLIGHT_SECONDS)) * (0.5 + self._rng.random() / 2)
 
     def stillness(self) -> float:
         """Seconds that a frozen process stands still: often longer than its session."""
@@ -87,7 +87,7 @@ class Weather:
 
     def patience(self) -> float:
         """Seconds after which a client that hears nothing gives up."""
-        return self._rng.uniform(LONGEST_UNDERWAY_SECONDS, PATIENCE_SECONDS)
+        return self._rng.uniform(LONGEST_IN_FLIGHT_SECONDS, PATIENCE_SECONDS)
 
 
 class SimulatedNetwork:
@@ -114,15 +114,15 @@ class SimulatedNetwork:
         self._acting = acting
         self._mortal = mortal
 
-    async def call(self, request: Request, perform: Callable[[], T]) -> T:
+    async def call(self, request: NetworkRequest, perform: Callable[[], T]) -> T:
         operation = request.operation
         where = str(request.partitions[0]) if len(request.partitions) == 1 else ""
-        uncertain = AppendUncertain if operation is Operation.APPEND else TryAgain
+        uncertain = AppendUncertain if operation is Operation.APPEND else TransientError
         return await self._carry(operation.value, where, perform, uncertain)
 
     async def database(self, what: str, perform: Callable[[], T]) -> T:
-        """The way to the database. Raises TryAgain, also where what was asked has been done."""
-        return await self._carry("database", what, perform, TryAgain)
+        """The way to the database. Raises TransientError, also where what was asked has been done."""
+        return await self._carry("database", what, perform, TransientError)
 
     async def _carry(
         self, operation: str, where: str, perform: Callable[[], T], uncertain: Callable[[str], Exception]
@@ -141,7 +141,7 @@ class SimulatedNetwork:
                 self._deliver_in(later, about, perform, answer)
             case Fault.CRASH_BEFORE:
                 self._process.crash()
-            case Fault.CRASH_UNDERWAY:
+            case Fault.CRASH_IN_FLIGHT:
                 self._deliver_in(self._weather.long(), about, perform, answer)
                 self._process.crash()
             case Fault.CRASH_AFTER:
@@ -152,19 +152,19 @@ class SimulatedNetwork:
                 self._process.freeze(self._weather.stillness())
                 await asyncio.sleep(0)
                 if operation == _APPEND and self._loop.time() - asked > PATIENCE_SECONDS:
-                    raise TryAgain("not sent in time (simulated)")
+                    raise TransientError("not sent in time (simulated)")
                 return await self._carry(operation, where, perform, uncertain)
-            case Fault.FREEZE_UNDERWAY:
+            case Fault.FREEZE_IN_FLIGHT:
                 self._deliver_in(self._weather.long(), about, perform, answer)
                 self._process.freeze(self._weather.stillness())
             case Fault.TRY_AGAIN:
-                self._loop.outside(later, _fail, answer, TryAgain("the cluster is away (simulated)"))
+                self._loop.outside(later, _fail, answer, TransientError("the cluster is away (simulated)"))
             case Fault.LOST_REQUEST:
                 self._loop.outside(self._weather.patience(), _fail, answer, uncertain("no answer (simulated)"))
             case Fault.LOST_ANSWER:
                 self._deliver_in(self._weather.long(), about, perform, self._loop.create_future())
                 self._loop.outside(self._weather.patience(), _fail, answer, uncertain("no answer (simulated)"))
-            case Fault.EXPELLED_UNDERWAY:
+            case Fault.EXPELLED_IN_FLIGHT:
                 self._deliver_in(self._weather.long(), about, perform, answer)
                 self._loop.outside(later, self._process.expel)
             case _:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 from headrace_contracts.events import UsageRecorded
-from headrace_streams.records import Progress, TopicPartition
+from headrace_streams.records import OffsetAndMetadata, TopicPartition
 
 from headrace_testing.router_twin import PREFIX
 
@@ -37,7 +37,7 @@ def cost(event: UsageRecorded) -> int:
     return (parts + 999_999) // 1_000_000
 
 
-def check_commit(judge: Judge, client: str, name: TopicPartition, reached: Progress) -> None:
+def check_commit(judge: Judge, client: str, name: TopicPartition, reached: OffsetAndMetadata) -> None:
     """The group's offsets follow the database's."""
     booked = judge.world.database.positions.get(name, 0)
     if reached.next_offset > booked:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from headrace_contracts.content import text_of
 from headrace_contracts.events import AttemptRequested, CommandKind, TaskCompleted, TaskPhase, TaskStatus, TaskSubmitted
-from headrace_streams.records import Progress, TopicPartition
+from headrace_streams.records import OffsetAndMetadata, TopicPartition
 
 from headrace_testing.router_twin import PREFIX
 from headrace_testing.simulation.clients import CONSENTED, INTERNAL, SECRET
@@ -50,7 +50,7 @@ def check_once(judge: Judge, task_id: str) -> None:
         judge.violated(f"task {task_id} has {len(records)} terminal states in {COMPLETED} ({by})")
 
 
-def check_router_commit(judge: Judge, client: str, name: TopicPartition, reached: Progress) -> None:
+def check_router_commit(judge: Judge, client: str, name: TopicPartition, reached: OffsetAndMetadata) -> None:
     """Below a commit every task is decided about, or given up."""
     if name.topic != PREFIX + SUBMITTED:
         return
@@ -72,7 +72,7 @@ def verdict(judge: Judge) -> Sequence[str]:
         *_followers(judge),
         *_carried_out(judge),
         *_contents(judge),
-        *_wishes(judge),
+        *_cancellations(judge),
         *_privacy(judge),
     ]
 
@@ -125,10 +125,10 @@ def _followers(judge: Judge) -> Iterator[str]:
             if leader in ends and entry.cause == "wake_up":
                 ended, end = ends[leader]
                 known = ended.at
-                if end.generation != entry.generation:
+                if end.epoch != entry.epoch:
                     # Whoever took over since knows it from then on, and lets others settle first.
-                    barrier = judge.world.cluster.history.partition(seen.record.topic, seen.record.partition)
-                    known = max(known, barrier[entry.generation].at + _SETTLE_SECONDS)
+                    epoch_start = judge.world.cluster.history.partition(seen.record.topic, seen.record.partition)
+                    known = max(known, epoch_start[entry.epoch].at + _SETTLE_SECONDS)
                 if seen.at > known + _SOON_SECONDS and ended.index < seen.index:
                     yield f"task {task_id} was not told of the end of {leader}, which it follows"
             leader = entry.state.leader_task_id if entry.state.phase is TaskPhase.FOLLOWING else None
@@ -171,14 +171,14 @@ def _contents(judge: Judge) -> Iterator[str]:
                 yield f"task {task_id} expired and has an answer"
 
 
-def _wishes(judge: Judge) -> Iterator[str]:
-    """A wish that the journal has gone past is obeyed, unless the task had ended before."""
+def _cancellations(judge: Judge) -> Iterator[str]:
+    """A cancellation request that the journal has gone past is obeyed, unless the task had ended before."""
     topics = judge.topics
-    for task_id, wishes in topics.cancelled.items():
+    for task_id, cancellations in topics.cancelled.items():
         ends = topics.completed.get(task_id)
         if not ends or ends[0][1].status is TaskStatus.CANCELLED:
             continue
-        first = wishes[0][0].record
+        first = cancellations[0][0].record
         past = next(
             (
                 seen
@@ -190,7 +190,7 @@ def _wishes(judge: Judge) -> Iterator[str]:
         decided = [seen for seen, entry in topics.decisions[task_id]
                    if entry.state is not None and entry.state.phase is TaskPhase.FINISHED]  # fmt: skip
         if past is not None and decided and decided[0].index > past.index:
-            yield f"the wish to cancel task {task_id} was taken and not obeyed"
+            yield f"the request to cancel task {task_id} was taken and not obeyed"
 
 
 def _privacy(judge: Judge) -> Iterator[str]:

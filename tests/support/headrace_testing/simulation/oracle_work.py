@@ -7,7 +7,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from headrace_streams.records import Progress, Record, TopicPartition
+from headrace_streams.records import OffsetAndMetadata, Record, TopicPartition
 
 from headrace_testing.router_twin import PREFIX
 
@@ -20,7 +20,7 @@ _EXPECTED_LETTERS = frozenset({"HandlerFault"})
 """Kinds of errors that give up a record that can be read: only defects that were injected."""
 
 
-def finished_by(progress: Progress) -> Sequence[int]:
+def finished_by(progress: OffsetAndMetadata) -> Sequence[int]:
     """The offsets that the text of a commit names as finished, read by the judge itself. Raises ValueError."""
     text = progress.metadata
     if not text:
@@ -56,7 +56,7 @@ def finished_by(progress: Progress) -> Sequence[int]:
 
 
 def check_commit(
-    judge: Judge, client: str, name: TopicPartition, reached: Progress, checked: dict[TopicPartition, int]
+    judge: Judge, client: str, name: TopicPartition, reached: OffsetAndMetadata, checked: dict[TopicPartition, int]
 ) -> None:
     """Everything below a commit, and everything its map names, is done."""
     topic = name.topic.removeprefix(PREFIX)
@@ -91,7 +91,7 @@ def check_begin(judge: Judge, process: SimulatedProcess, group: str, record: Rec
                 )
     if process.suspect or process.name in cluster.expelled_from(group):
         return
-    stored = cluster.group(group).progress.get(record.topic_partition)
+    stored = cluster.group(group).committed_offsets.get(record.topic_partition)
     if stored is not None and (record.offset < stored.next_offset or record.offset in finished_by(stored)):
         judge.violated(f"{process.name} does {topic}[{record.partition}]@{record.offset} again, which is committed")
 
@@ -116,7 +116,7 @@ def unsettled(judge: Judge) -> Sequence[str]:
     ends = {(topic, partition): offset for topic, partition, offset in judge.topics.work}
     for (topic, partition), last in ends.items():
         name = TopicPartition(PREFIX + topic, partition)
-        reached = cluster.group(_GROUPS[topic[:10]]).progress.get(name)
+        reached = cluster.group(_GROUPS[topic[:10]]).committed_offsets.get(name)
         if reached is None or reached.next_offset <= last:
             found.append(f"{name} is committed at {reached.next_offset if reached else None}, its last is {last}")
     return found

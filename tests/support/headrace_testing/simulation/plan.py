@@ -13,13 +13,13 @@ class Fault(StrEnum):
 
     CRASH_BEFORE = "crash_before"
     """The process dies before its request leaves it."""
-    CRASH_UNDERWAY = "crash_underway"
+    CRASH_IN_FLIGHT = "crash_in_flight"
     """It dies while its request is under way; the request arrives all the same."""
     CRASH_AFTER = "crash_after"
     """It dies when the answer comes in."""
     FREEZE_BEFORE = "freeze_before"
     """It stands still before its request leaves it, and goes on later."""
-    FREEZE_UNDERWAY = "freeze_underway"
+    FREEZE_IN_FLIGHT = "freeze_in_flight"
     """It stands still while its request is under way."""
     TRY_AGAIN = "try_again"
     """The cluster surely did nothing."""
@@ -29,7 +29,7 @@ class Fault(StrEnum):
     """It was carried out, and the answer never arrives."""
     SLOW = "slow"
     """It takes long."""
-    EXPELLED_UNDERWAY = "expelled_underway"
+    EXPELLED_IN_FLIGHT = "expelled_in_flight"
     """It takes long, and meanwhile the group puts the process out, which goes on."""
 
     RESTART = "restart"
@@ -64,11 +64,11 @@ class Fault(StrEnum):
 
 
 AT_BOUNDARY = (
-    Fault.CRASH_BEFORE, Fault.CRASH_UNDERWAY, Fault.CRASH_AFTER, Fault.FREEZE_BEFORE, Fault.FREEZE_UNDERWAY,
-    Fault.TRY_AGAIN, Fault.LOST_REQUEST, Fault.LOST_ANSWER, Fault.SLOW, Fault.EXPELLED_UNDERWAY,
+    Fault.CRASH_BEFORE, Fault.CRASH_IN_FLIGHT, Fault.CRASH_AFTER, Fault.FREEZE_BEFORE, Fault.FREEZE_IN_FLIGHT,
+    Fault.TRY_AGAIN, Fault.LOST_REQUEST, Fault.LOST_ANSWER, Fault.SLOW, Fault.EXPELLED_IN_FLIGHT,
 )  # fmt: skip
-CRASHES = frozenset({Fault.CRASH_BEFORE, Fault.CRASH_UNDERWAY, Fault.CRASH_AFTER})
-FREEZES = frozenset({Fault.FREEZE_BEFORE, Fault.FREEZE_UNDERWAY})
+CRASHES = frozenset({Fault.CRASH_BEFORE, Fault.CRASH_IN_FLIGHT, Fault.CRASH_AFTER})
+FREEZES = frozenset({Fault.FREEZE_BEFORE, Fault.FREEZE_IN_FLIGHT})
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,19 +11,18 @@ from headrace_cloud_worker.decide.offers import choose_provider
 from headrace_cloud_worker.decide.privacy import forbid
 from headrace_contracts import topics
 from headrace_contracts.errors import RegistryUnavailable
-from headrace_contracts.events import AttemptRequested, Failure, NodeStatus, Preferences
-from headrace_contracts.events import Place as Where
+from headrace_contracts.events import NodeStatus, Place, Preferences
 from headrace_local_worker.decide.balancing import choose_node
-from headrace_models.worker.cancellations import Cancellations, Wishes, is_wanted
+from headrace_models.worker.cancellations import CancellationRequests, Cancellations, is_wanted
 from headrace_models.worker.fleet import FleetOptions, FleetReporter
-from headrace_models.worker.pool import Place, Pool
-from headrace_models.worker.runner import AttemptRunner, RunnerOptions
-from headrace_router.adapters.world import World
-from headrace_router.limits import Limits
+from headrace_models.worker.pool import Endpoint, Pool
+from headrace_models.worker.runner import AttemptRunner, RunnerOptions, nothing_forbidden
+from headrace_router.adapters.routing_view import RoutingView
+from headrace_router.limits import RouterLimits
 from headrace_streams.dead_letters import DeadLetters
-from headrace_streams.errors import RetryLater, StreamsError
+from headrace_streams.errors import RetryRecord, StreamsError
 from headrace_streams.memory import MemoryLog
-from headrace_streams.parallel import EngineOptions, Lane, ParallelConsumer
+from headrace_streams.parallel import EngineOptions, ParallelConsumer, TopicLane
 from headrace_streams.projection import Projection
 from headrace_streams.publishing import Publisher
 from headrace_streams.records import Record
@@ -34,7 +33,7 @@ from headrace_testing.simulation.ledger import SimulatedLedger
 from headrace_testing.simulation.log import SimulatedLog
 from headrace_testing.simulation.loop import Fate
 from headrace_testing.simulation.models import ASKED, CLOUD_MODELS, LOCAL_MODELS, SimulatedProvider
-from headrace_testing.simulation.network import LONGEST_UNDERWAY_SECONDS, PATIENCE_SECONDS
+from headrace_testing.simulation.network import LONGEST_IN_FLIGHT_SECONDS, PATIENCE_SECONDS
 from headrace_testing.simulation.plan import Fault
 
 if TYPE_CHECKING:
@@ -43,7 +42,7 @@ if TYPE_CHECKING:
 ACT_WITHIN_SECONDS = 4.0
 """As the router's setting: with the time to produce a record it stays within the session."""
 _STOP_SECONDS = 30.0
-_START_SECONDS = LONGEST_UNDERWAY_SECONDS
+_START_SECONDS = LONGEST_IN_FLIGHT_SECONDS
 """The least that a new life takes to begin: what the old one had sent has arrived by then."""
 
 
@@ -193,7 +192,7 @@ class RouterBody:
     """A router with its tables."""
 
     def __init__(self, world: SimulatedWorld, process: SimulatedProcess, log: MemoryLog) -> None:
-        self._view = World(world.kit.policy, world.kit.prices, process.clock)
+        self._view = RoutingView(world.kit.policy, world.kit.prices, process.clock)
         self._fleet: Table[NodeStatus] = Table(log, world.kit.codec, topics.FLEET_STATUS, self._view.node_changed)
         self._preferences: Table[Preferences] = Table(
             log, world.kit.codec, topics.PREFERENCES, self._view.preferences_changed
@@ -209,7 +208,7 @@ class RouterBody:
             settle_seconds=ACT_WITHIN_SECONDS + PATIENCE_SECONDS,
             in_flight=world.plan.max_in_flight * 4,
             static=world.plan.static_members,
-            limits=Limits(),
+            limits=RouterLimits(),
         )
 
     async def run(self) -> None:
@@ -233,7 +232,7 @@ class WorkerBody:
             ("ollama", node, LOCAL_MODELS) for node in ("node-1", "node-2")
         ]  # fmt: skip
         places = [
-            Place(SimulatedProvider(world.models, process.name, provider, node, models), 2)
+            Endpoint(SimulatedProvider(world.models, process.name, provider, node, models), 2)
             for provider, node, models in offers
         ]
         pool = Pool(places, choose_provider if cloud else choose_node)
@@ -242,7 +241,7 @@ class WorkerBody:
             codec,
             history_seconds=600.0,
             clock_ms=process.clock,
-            on_wishes=self._stop_tasks,
+            on_cancellations=self._stop_tasks,
         )
         self._runner = AttemptRunner(
             codec=codec,
@@ -251,7 +250,7 @@ class WorkerBody:
             options=RunnerOptions(worker=process.name, call_seconds=30.0),
             clock_ms=process.clock,
             new_id=process.new_id,
-            forbid=forbid if cloud else _allow,
+            forbid=forbid if cloud else nothing_forbidden,
             is_cancelled=self._cancellations.wanted,
         )
         work = (
@@ -263,7 +262,7 @@ class WorkerBody:
         self._engine = ParallelConsumer(
             log,
             self._group,
-            [Lane(PREFIX + work[0].name, weight=4), Lane(PREFIX + work[1].name)],
+            [TopicLane(PREFIX + work[0].name, weight=4), TopicLane(PREFIX + work[1].name)],
             self._handle,
             skip=self._skip,
             dead_letters=DeadLetters(publisher, self._group, PREFIX, process.clock),
@@ -281,16 +280,16 @@ class WorkerBody:
             publisher,
             FleetOptions(
                 worker=process.name,
-                where=Where.CLOUD if cloud else Where.LOCAL,
+                where=Place.CLOUD if cloud else Place.LOCAL,
                 look_seconds=10.0,
                 report_seconds=6.0,
             ),
             process.clock,
         )
 
-    def _stop_tasks(self, wishes: Wishes) -> None:
-        self._engine.cancel(partial(is_wanted, wishes))
-        self._runner.interrupt(wishes)
+    def _stop_tasks(self, cancellations: CancellationRequests) -> None:
+        self._engine.cancel(partial(is_wanted, cancellations))
+        self._runner.interrupt(cancellations)
 
     async def _skip(self, record: Record) -> None:
         await self._runner.skip(record)
@@ -301,7 +300,7 @@ class WorkerBody:
         world.judge.begins(process, self._group, record)
         about = f"{process.name} {record.topic_partition}@{record.offset}"
         if world.happens(Fault.HANDLER_PARKS, about):
-            raise RetryLater("later (simulated)", world.rng.choice((0.3, 3.0)))
+            raise RetryRecord("later (simulated)", world.rng.choice((0.3, 3.0)))
         if world.happens(Fault.HANDLER_FAILS, about):
             raise HandlerFault("a defect (simulated)")
         asked: list[str] = []
@@ -363,7 +362,3 @@ async def _first_end(*work: Awaitable[None]) -> None:
     for future in futures:
         if future in done:
             future.result()
-
-
-def _allow(_request: AttemptRequested) -> Failure | None:
-    return None

@@ -33,7 +33,7 @@ Place = tuple[str, int, int]
 
 @dataclass(slots=True)
 class JournalPartition:
-    """Which entries of one journal partition count: those that stand where their barrier and number say, as long as
+    """Which entries of one journal partition count: those that stand where their epoch start and number say, as long as
     nothing else has come between.
 
     Attributes:
@@ -41,7 +41,7 @@ class JournalPartition:
         positions: How far they say each input is consumed.
     """
 
-    generation: int = -1
+    epoch: int = -1
     broken: bool = True
     counted: list[tuple[Seen, JournalEntry]] = field(default_factory=list)
     positions: dict[tuple[str, int], int] = field(default_factory=dict)
@@ -52,10 +52,10 @@ class JournalPartition:
             self.broken = True
             return False
         offset = seen.record.offset
-        if entry.kind is EntryKind.BARRIER:
-            self.generation, self.broken = offset, False
+        if entry.kind is EntryKind.EPOCH_START:
+            self.epoch, self.broken = offset, False
             return False
-        stands = entry.generation == self.generation and offset == self.generation + entry.sequence
+        stands = entry.epoch == self.epoch and offset == self.epoch + entry.sequence
         if self.broken or not stands:
             self.broken = True
             return False

@@ -36,7 +36,7 @@ _OPERATIONS = (
     "database",
 )
 _SELDOM = frozenset({"leave", "metadata"})
-_FETCH_FAULTS = CRASHES | FREEZES | {Fault.SLOW, Fault.EXPELLED_UNDERWAY}
+_FETCH_FAULTS = CRASHES | FREEZES | {Fault.SLOW, Fault.EXPELLED_IN_FLIGHT}
 
 
 @dataclass(slots=True)

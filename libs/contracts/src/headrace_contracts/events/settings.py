@@ -13,7 +13,7 @@ from headrace_contracts.events.common import Mode
 
 
 class PrivacyLevel(StrEnum):
-    """A user's wish: high keeps everything on own nodes, standard allows the named providers, low allows all."""
+    """A user's choice: high keeps everything on own nodes, standard allows the named providers, low allows all."""
 
     HIGH = "high"
     STANDARD = "standard"

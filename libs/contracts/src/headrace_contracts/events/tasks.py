@@ -138,8 +138,8 @@ class EntryKind(StrEnum):
     """What a journal entry is."""
 
     DECISION = "decision"
-    BARRIER = "barrier"
-    WATERMARK = "watermark"
+    EPOCH_START = "barrier"
+    CHECKPOINT = "watermark"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -691,7 +691,7 @@ class Rejection:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskCancelled:
-    """The wish to stop a task.
+    """A request to cancel a task.
 
     Attributes:
         task_id: The task to stop.
@@ -738,32 +738,35 @@ class JournalEntry:
     """One atomic step of the router: the new state, what it commands, and how far the inputs are consumed. What a recovery looks at comes first, so that it need not read the rest.
 
     Attributes:
-        kind: decision; barrier: a new owner takes over; watermark: all commands up to here are carried out.
-        task_id: The task, empty for barrier and watermark.
-        generation: Offset of the barrier of the owner that wrote this; -1 in the barrier itself.
-        sequence: Place within its generation, 0 for the barrier. An entry counts only where it stands at offset
-            generation + sequence; everybody ignores it elsewhere, since a lost or foreign record came between.
-        cause: What was answered: submitted, cancelled, attempt_finished, leader_finished, wake_up,
+        kind: decision; barrier (epoch start): a new owner takes over; watermark (checkpoint): the commands of
+            all entries up to here are published.
+        task_id: The task; empty for an epoch start and a checkpoint.
+        epoch: Epoch of the owner that wrote this: the offset of its epoch start; -1 in the epoch start itself.
+        sequence: Number within its epoch, 0 for the epoch start. An entry counts only if its offset is epoch +
+            sequence; every reader ignores it elsewhere, because a lost or foreign record came between.
+        cause: The event that was decided on: submitted, cancelled, attempt_finished, leader_finished, wake_up,
             unrecordable; restated repeats a state.
-        state: The task's new state; null where the entry only notes a wish.
+        state: The task's new state; null if the entry only records a cancellation request, or replaces a record
+            that does not count.
         owner: Instance that wrote this.
-        input: The event answered, null where time moved the task.
+        input: The input event that was decided on; null if a timer moved the task.
         positions: How far each input partition is consumed with this entry.
         commands: What is to be produced.
         rejected: Candidates that were not chosen, and why.
         policy_version: Version of the policy that decided.
-        acted_offset: Commands of all entries before this offset were carried out when this was written.
-        completed_offset: No terminal state of an entry from acted_offset on stands before this offset of
-            tasks.completed.
+        published_offset: The commands of all entries before this offset were published when this was written.
+        completed_offset: No terminal state of an entry at or after the published offset (acted_offset) has an
+            offset below this one in tasks.completed.
         decided_at: When it was decided. Milliseconds since the epoch, UTC.
-        wish: A wish to stop a task that has not come yet: it is obeyed when the task comes.
+        cancellation: A cancellation request for a task that has not arrived yet; it takes effect when the task
+            arrives.
     """
 
     FULL_NAME: ClassVar[str] = "headrace.tasks.JournalEntry"
 
     kind: EntryKind
     task_id: str = ''
-    generation: int = -1
+    epoch: int = -1
     sequence: int = 0
     cause: str = ''
     state: TaskState | None = None
@@ -773,16 +776,16 @@ class JournalEntry:
     commands: tuple[Command, ...] = ()
     rejected: tuple[Rejection, ...] = ()
     policy_version: str = ''
-    acted_offset: int | None = None
+    published_offset: int | None = None
     completed_offset: int | None = None
     decided_at: int
-    wish: TaskCancelled | None = None
+    cancellation: TaskCancelled | None = None
 
     def to_avro(self, named: bool = False) -> dict[str, Any]:
         return {
             "kind": self.kind,
             "task_id": self.task_id,
-            "generation": self.generation,
+            "generation": self.epoch,
             "sequence": self.sequence,
             "cause": self.cause,
             "state": None if self.state is None else ("headrace.tasks.TaskState", self.state.to_avro(named)) if named else self.state.to_avro(named),
@@ -792,10 +795,10 @@ class JournalEntry:
             "commands": [item.to_avro(named) for item in self.commands],
             "rejected": [item.to_avro(named) for item in self.rejected],
             "policy_version": self.policy_version,
-            "acted_offset": self.acted_offset,
+            "acted_offset": self.published_offset,
             "completed_offset": self.completed_offset,
             "decided_at": self.decided_at,
-            "wish": None if self.wish is None else ("headrace.tasks.TaskCancelled", self.wish.to_avro(named)) if named else self.wish.to_avro(named),
+            "wish": None if self.cancellation is None else ("headrace.tasks.TaskCancelled", self.cancellation.to_avro(named)) if named else self.cancellation.to_avro(named),
         }
 
     @classmethod
@@ -803,7 +806,7 @@ class JournalEntry:
         return cls(
             kind=EntryKind(data["kind"]),
             task_id=data["task_id"],
-            generation=data["generation"],
+            epoch=data["generation"],
             sequence=data["sequence"],
             cause=data["cause"],
             state=None if (value_state := data["state"]) is None else TaskState.from_avro(value_state),
@@ -813,10 +816,10 @@ class JournalEntry:
             commands=tuple([Command.from_avro(item) for item in data["commands"]]),
             rejected=tuple([Rejection.from_avro(item) for item in data["rejected"]]),
             policy_version=data["policy_version"],
-            acted_offset=data["acted_offset"],
+            published_offset=data["acted_offset"],
             completed_offset=data["completed_offset"],
             decided_at=data["decided_at"],
-            wish=None if (value_wish := data["wish"]) is None else TaskCancelled.from_avro(value_wish),
+            cancellation=None if (value_cancellation := data["wish"]) is None else TaskCancelled.from_avro(value_cancellation),
         )
 
 

@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Mapping
 from typing import Any
 
-from headrace_contracts.tools.schemas import SchemaSet, references
+from headrace_contracts.tools.schemas import PYTHON_NAME, SchemaSet, references
 
 _HEADER = '"""{doc}\n\nGenerated from schemas/ by `make generate`; change the schemas instead.\n"""\n'
 _PYTHON_PRIMITIVES = {
@@ -101,32 +101,36 @@ def _in_order_of_use(names: list[str], schemas: SchemaSet) -> list[str]:
 def _class(schema: dict[str, Any], records: frozenset[str]) -> str:
     if schema["type"] == "enum":
         lines = [f"class {schema['name']}(StrEnum):", f'    """{schema["doc"]}"""', ""]
-        lines += [f'    {symbol.upper()} = "{symbol}"' for symbol in schema["symbols"]]
+        renamed = schema.get(PYTHON_NAME, {})
+        lines += [f'    {renamed.get(symbol, symbol.upper())} = "{symbol}"' for symbol in schema["symbols"]]
         return "\n".join(lines) + "\n"
     fields = schema["fields"]
     doc = [f'    """{schema["doc"]}', "", "    Attributes:"]
     for field in fields:
         unit = " Milliseconds since the epoch, UTC." if _is_timestamp(field["type"]) else ""
         doc += textwrap.wrap(
-            f"{field['name']}: {field['doc']}{unit}", 112, initial_indent=" " * 8, subsequent_indent=" " * 12
+            f"{_name(field)}: {field['doc']}{unit}", 112, initial_indent=" " * 8, subsequent_indent=" " * 12
         )
     lines = ["@dataclass(frozen=True, slots=True, kw_only=True)", f"class {schema['name']}:", *doc, '    """', ""]
     lines.append(f'    FULL_NAME: ClassVar[str] = "{schema["namespace"]}.{schema["name"]}"')
     lines.append("")
-    lines += [f"    {field['name']}: {_type(field['type'])}{_default(field)}" for field in fields]
+    lines += [f"    {_name(field)}: {_type(field['type'])}{_default(field)}" for field in fields]
     lines += ["", "    def to_avro(self, named: bool = False) -> dict[str, Any]:", "        return {"]
     lines += [
-        f'            "{field["name"]}": {_encode(field["type"], "self." + field["name"], records)},'
-        for field in fields
+        f'            "{field["name"]}": {_encode(field["type"], "self." + _name(field), records)},' for field in fields
     ]
     lines += ["        }", "", "    @classmethod", f"    def from_avro(cls, data: dict[str, Any]) -> {schema['name']}:"]
     lines += ["        return cls("]
     for field in fields:
-        name = field["name"]
-        value = f'data["{name}"]'
+        name = _name(field)
+        value = f'data["{field["name"]}"]'
         lines.append(f"            {name}={_decode(field['type'], value, f'value_{name}', records)},")
     lines += ["        )"]
     return "\n".join(lines) + "\n"
+
+
+def _name(field: dict[str, Any]) -> str:
+    return str(field.get(PYTHON_NAME, field["name"]))
 
 
 def _is_timestamp(node: Any) -> bool:

@@ -9,6 +9,11 @@ from pathlib import Path
 from typing import Any
 
 PRIMITIVES = frozenset({"null", "boolean", "int", "long", "float", "double", "bytes", "string"})
+PYTHON_NAME = "python"
+"""Property of a field, or of an enum by symbol: its name in Python where the released one is no term of the field.
+
+A released name is on the wire for good; the registry and other languages never see this property.
+"""
 
 
 def repository() -> Path:
@@ -53,9 +58,13 @@ class SchemaSet:
         if kind in ("record", "enum"):
             seen.add(f"{node['namespace']}.{node['name']}")
         if kind == "record":
-            fields = [{**field, "type": self._inline(field["type"], seen)} for field in node["fields"]]
+            fields = [_on_the_wire({**field, "type": self._inline(field["type"], seen)}) for field in node["fields"]]
             return {**node, "fields": fields}
-        return node
+        return _on_the_wire(node)
+
+
+def _on_the_wire(node: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in node.items() if key != PYTHON_NAME}
 
 
 def references(node: Any) -> Iterator[str]:

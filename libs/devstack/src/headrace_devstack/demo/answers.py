@@ -8,11 +8,11 @@ from pathlib import Path
 
 from headrace_contracts.content import text_of
 
-from headrace_devstack.demo.outcomes import Evidence, Outcome
+from headrace_devstack.demo.outcomes import JobOutcome, RunEvidence
 from headrace_devstack.errors import CorrectTheSetting
 
 
-def write_answers(folder: Path, outcomes: Sequence[Outcome], evidence: Evidence) -> None:
+def write_answers(folder: Path, outcomes: Sequence[JobOutcome], evidence: RunEvidence) -> None:
     """Write what was answered, by kind of work and in the order of its subjects; repeats once.
 
     The files are the user's own only, since they speak of sensitive files too. Raises CorrectTheSetting when the folder

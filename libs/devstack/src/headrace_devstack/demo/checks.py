@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from headrace_contracts.events import ServedFrom
 
 from headrace_devstack.demo.measure import cost_by_tenant
-from headrace_devstack.demo.outcomes import Evidence, Outcome, SkillExchange
+from headrace_devstack.demo.outcomes import JobOutcome, RunEvidence, SkillExchange
 
 LOCAL_PROVIDERS = frozenset({"ollama"})
 
 
 @dataclass(frozen=True, slots=True)
-class Check:
+class DemoCheck:
     """A promise, whether it was kept, and what was found."""
 
     promise: str
@@ -24,8 +24,8 @@ class Check:
 
 
 def all_checks(
-    outcomes: Sequence[Outcome], evidence: Evidence, exchange: SkillExchange, unread: Sequence[str] = ()
-) -> tuple[Check, ...]:
+    outcomes: Sequence[JobOutcome], evidence: RunEvidence, exchange: SkillExchange, unread: Sequence[str] = ()
+) -> tuple[DemoCheck, ...]:
     """All checks; `unread` says which records could not be read, which leaves the others' evidence incomplete."""
     return (
         _readable(unread),
@@ -41,12 +41,12 @@ def all_checks(
     )
 
 
-def _readable(unread: Sequence[str]) -> Check:
+def _readable(unread: Sequence[str]) -> DemoCheck:
     found = f"{len(unread)} could not be read, such as {unread[0]}" if unread else "none failed to decode"
-    return Check("every record read for these checks can be decoded", not unread, found)
+    return DemoCheck("every record read for these checks can be decoded", not unread, found)
 
 
-def _accepted(outcomes: Sequence[Outcome], evidence: Evidence) -> Check:
+def _accepted(outcomes: Sequence[JobOutcome], evidence: RunEvidence) -> DemoCheck:
     known = [outcome.task_id for outcome in outcomes if outcome.task_id is not None]
     lost = set(known) - set(evidence.submitted)
     twice = _repeated(evidence.submitted)
@@ -56,10 +56,10 @@ def _accepted(outcomes: Sequence[Outcome], evidence: Evidence) -> Check:
     found = f"{len(set(known))} of {len(outcomes)} accepted, {len(lost)} of them missing in tasks.submitted"
     if twice or strangers:
         found += f", {len(twice)} there twice, {len(strangers)} that no agent knows"
-    return Check("each job became one task, and is in tasks.submitted once", kept, found)
+    return DemoCheck("each job became one task, and is in tasks.submitted once", kept, found)
 
 
-def _one_end_each(evidence: Evidence) -> Check:
+def _one_end_each(evidence: RunEvidence) -> DemoCheck:
     ends = Counter(end.task_id for end in evidence.completions)
     missing = set(evidence.submitted) - ends.keys()
     several = [task_id for task_id, count in ends.items() if count > 1]
@@ -73,41 +73,41 @@ def _one_end_each(evidence: Evidence) -> Check:
         if ids:
             found += f"; {name}: {', '.join(ids[:3])}"
     kept = bool(evidence.submitted) and not (missing or several or unknown)
-    return Check("each task has exactly one terminal state in tasks.completed", kept, found)
+    return DemoCheck("each task has exactly one terminal state in tasks.completed", kept, found)
 
 
-def _agents_and_topics_agree(outcomes: Sequence[Outcome], evidence: Evidence) -> Check:
+def _agents_and_topics_agree(outcomes: Sequence[JobOutcome], evidence: RunEvidence) -> DemoCheck:
     answered = {end.task_id for end in evidence.completions if end.answer is not None}
     differ = [o for o in outcomes if o.task_id is not None and o.answered != (o.task_id in answered)]
     found = f"{len(outcomes) - len(differ)} of {len(outcomes)} agree"
-    return Check("what agents were told is what tasks.completed says", not differ, found)
+    return DemoCheck("what agents were told is what tasks.completed says", not differ, found)
 
 
-def _answered(outcomes: Sequence[Outcome]) -> Check:
+def _answered(outcomes: Sequence[JobOutcome]) -> DemoCheck:
     without = [outcome for outcome in outcomes if not outcome.answered]
     found = f"{len(outcomes) - len(without)} of {len(outcomes)}"
     if without:
         reasons = Counter(outcome.problem for outcome in without)
         found += "; " + "; ".join(f"{count} times {reason}" for reason, count in reasons.most_common(3))
-    return Check("every task was answered", not without, found)
+    return DemoCheck("every task was answered", not without, found)
 
 
-def _no_sensitive_attempt_for_the_cloud(evidence: Evidence) -> Check:
+def _no_sensitive_attempt_for_the_cloud(evidence: RunEvidence) -> DemoCheck:
     leaks = [attempt for attempt in evidence.cloud_attempts if attempt.sensitive]
     found = f"{len(leaks)} sensitive among {len(evidence.cloud_attempts)} attempts on work.cloud.*"
-    return Check("no sensitive attempt on the topics of the cloud", not leaks, found)
+    return DemoCheck("no sensitive attempt on the topics of the cloud", not leaks, found)
 
 
-def _sensitive_answered_at_home(outcomes: Sequence[Outcome], evidence: Evidence) -> Check:
+def _sensitive_answered_at_home(outcomes: Sequence[JobOutcome], evidence: RunEvidence) -> DemoCheck:
     sensitive = {outcome.task_id for outcome in outcomes if outcome.job.marker is not None}
     ends = [end for end in evidence.completions if end.task_id in sensitive]
     away = [end for end in ends if end.provider is not None and end.provider not in LOCAL_PROVIDERS]
     lowered = [end for end in ends if end.privacy.value != "sensitive"]
     found = f"{len(ends)} sensitive tasks, {len(away)} answered elsewhere, {len(lowered)} with a lower level"
-    return Check("sensitive tasks were answered on our own nodes only", not away and not lowered, found)
+    return DemoCheck("sensitive tasks were answered on our own nodes only", not away and not lowered, found)
 
 
-def _nothing_sensitive_received(outcomes: Sequence[Outcome], evidence: Evidence) -> tuple[Check, ...]:
+def _nothing_sensitive_received(outcomes: Sequence[JobOutcome], evidence: RunEvidence) -> tuple[DemoCheck, ...]:
     received = evidence.received
     promise = "no sensitive byte reached a cloud provider"
     if received is None:
@@ -121,8 +121,8 @@ def _nothing_sensitive_received(outcomes: Sequence[Outcome], evidence: Evidence)
     expected = _sent_home(outcomes, evidence)
     arrived = sum(count for provider, count in received.hits.items() if provider in LOCAL_PROVIDERS)
     return (
-        Check(promise, not away and received.complete, found),
-        Check(
+        DemoCheck(promise, not away and received.complete, found),
+        DemoCheck(
             "the markers do arrive where they may, so that the check above can fail",
             arrived >= expected,
             f"{arrived} at our own nodes, at least {expected} expected",
@@ -130,22 +130,24 @@ def _nothing_sensitive_received(outcomes: Sequence[Outcome], evidence: Evidence)
     )
 
 
-def _sent_home(outcomes: Sequence[Outcome], evidence: Evidence) -> int:
+def _sent_home(outcomes: Sequence[JobOutcome], evidence: RunEvidence) -> int:
     sensitive = {outcome.task_id for outcome in outcomes if outcome.job.marker is not None}
     return sum(1 for end in evidence.completions if end.task_id in sensitive and end.served_from is ServedFrom.ATTEMPT)
 
 
-def _costs_agree(evidence: Evidence) -> Check:
+def _costs_agree(evidence: RunEvidence) -> DemoCheck:
     tasks = cost_by_tenant(evidence.completions)
     differ = sorted(tenant for tenant in tasks if tasks[tenant] != evidence.ledger.get(tenant))
     total, ledger = sum(tasks.values()), sum(evidence.ledger.values())
     found = f"tasks ${total / 1e9:.9f}, ledger ${ledger / 1e9:.9f}"
     if differ:
         found += f"; different for {', '.join(differ)}"
-    return Check("tasks and ledger agree on every tenant's cost, to the nano-dollar", bool(tasks) and not differ, found)
+    return DemoCheck(
+        "tasks and ledger agree on every tenant's cost, to the nano-dollar", bool(tasks) and not differ, found
+    )
 
 
-def _skills_arrived(exchange: SkillExchange) -> Check:
+def _skills_arrived(exchange: SkillExchange) -> DemoCheck:
     arrived = Counter((delivery.skill, delivery.receiver) for delivery in exchange.deliveries)
     missing = exchange.expected - arrived.keys()
     several = [pair for pair, count in arrived.items() if count > 1]
@@ -156,7 +158,7 @@ def _skills_arrived(exchange: SkillExchange) -> Check:
     if exchange.problems:
         found += f"; {exchange.problems[0]}"
     kept = not (missing or several or strangers or exchange.problems)
-    return Check("every skill reached every agent that follows its domain, once", kept, found)
+    return DemoCheck("every skill reached every agent that follows its domain, once", kept, found)
 
 
 def _repeated(values: Sequence[str]) -> set[str]:

@@ -70,7 +70,7 @@ class Corpus:
     commits: tuple[Commit, ...] = ()
 
 
-class Privacy(StrEnum):
+class JobPrivacy(StrEnum):
     """How far a job's text may travel."""
 
     SENSITIVE = "sensitive"
@@ -102,7 +102,7 @@ class Job:
     kind: str
     subject: str
     prompt: str
-    privacy: Privacy
+    privacy: JobPrivacy
     priority: str
     marker: str | None = None
     twin_of: int | None = None
@@ -235,7 +235,7 @@ def _interests_of(index: int) -> tuple[str, ...]:
 
 def _with_lessons(jobs: list[Job], index: int) -> tuple[Job, ...]:
     # One agent in four has learned something from its first job that others should know.
-    if index % 4 or not jobs or jobs[0].privacy is Privacy.SENSITIVE:
+    if index % 4 or not jobs or jobs[0].privacy is JobPrivacy.SENSITIVE:
         return tuple(jobs)
     first = jobs[0]
     return (replace(first, teaches=f"{first.kind.replace(' ', '-')}-lesson-{index + 1}"), *jobs[1:])
@@ -284,12 +284,12 @@ def _file_jobs(role: _Role, angle: str, file: SourceFile, run: str) -> Iterator[
         )
 
 
-def _privacy_of(file: SourceFile, part: int) -> Privacy:
+def _privacy_of(file: SourceFile, part: int) -> JobPrivacy:
     if file.sensitive:
-        return Privacy.SENSITIVE
+        return JobPrivacy.SENSITIVE
     # What is published anyway may go anywhere; of the rest one file in three.
     public = file.path.endswith((".md", ".rst", ".avsc")) or hashlib.sha256(file.path.encode()).digest()[0] % 3 == 0
-    return Privacy.PUBLIC if public else Privacy.INTERNAL
+    return JobPrivacy.PUBLIC if public else JobPrivacy.INTERNAL
 
 
 def _history_jobs(role: _Role, angle: str, commits: Sequence[Commit]) -> Iterator[Job]:
@@ -302,7 +302,7 @@ def _history_jobs(role: _Role, angle: str, commits: Sequence[Commit]) -> Iterato
             kind=role.kind,
             subject=f"{chunk[-1].id}..{chunk[0].id}",
             prompt=f"{angle}\n\n{lines}",
-            privacy=Privacy.PUBLIC,
+            privacy=JobPrivacy.PUBLIC,
             priority=role.priority,
         )
 

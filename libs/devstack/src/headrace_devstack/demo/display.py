@@ -13,13 +13,13 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from headrace_devstack.demo.team import Progress
+from headrace_devstack.demo.team import TeamProgress
 
 _LINE_SECONDS = 5.0
 
 
 @contextmanager
-def shown(console: Console, progress: Progress) -> Iterator[None]:
+def shown(console: Console, progress: TeamProgress) -> Iterator[None]:
     """Show the progress while the block runs."""
     began = time.monotonic()
     if console.is_terminal:
@@ -47,14 +47,14 @@ def _nothing() -> None:
     """After the last line there is nothing to show."""
 
 
-def _line(progress: Progress, seconds: float) -> str:
+def _line(progress: TeamProgress, seconds: float) -> str:
     done = len(progress.outcomes)
     failed = sum(not outcome.answered for outcome in progress.outcomes)
     without = f", {failed} without an answer" if failed else ""
     return f"  {seconds:4.0f} s  {done} of {progress.jobs} tasks done, {progress.running} running{without}"
 
 
-def _panel(progress: Progress, began: float) -> RenderableType:
+def _panel(progress: TeamProgress, began: float) -> RenderableType:
     done = len(progress.outcomes)
     roles = Counter(outcome.job.role for outcome in progress.outcomes)
     failed = sum(not outcome.answered for outcome in progress.outcomes)

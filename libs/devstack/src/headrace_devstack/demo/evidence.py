@@ -18,7 +18,7 @@ from headrace_contracts.topics import TopicSpec
 from headrace_streams.records import Record, TopicPartition
 
 from headrace_devstack.demo.measure import cost_by_tenant
-from headrace_devstack.demo.outcomes import CloudAttempt, Evidence, Received
+from headrace_devstack.demo.outcomes import CloudAttempt, MarkerSearch, RunEvidence
 
 _READ: Final[tuple[TopicSpec, ...]] = (
     topics.TASKS_SUBMITTED,
@@ -31,7 +31,7 @@ _QUIET_SECONDS: Final = 1.0
 _LEDGER_SECONDS: Final = 20.0
 _SIMULATOR_SECONDS: Final = 30.0
 
-Positions = Mapping[TopicPartition, int]
+TopicEnds = Mapping[TopicPartition, int]
 
 
 async def ends_of_topics(cluster: Cluster) -> dict[TopicPartition, int]:
@@ -55,7 +55,7 @@ class Collector:
         tenants: The run's tenants, which nobody else uses.
     """
 
-    def __init__(self, cluster: Cluster, start: Positions, tenants: Collection[str]) -> None:
+    def __init__(self, cluster: Cluster, start: TopicEnds, tenants: Collection[str]) -> None:
         self._cluster = cluster
         self._start = start
         self._tenants = frozenset(tenants)
@@ -64,7 +64,7 @@ class Collector:
 
     async def collect(
         self, clients: Mapping[str, Client], since: datetime, simulator_url: str | None, markers: Sequence[str]
-    ) -> Evidence:
+    ) -> RunEvidence:
         """All evidence of the run; waits for the ledger to catch up."""
         # What would come twice would come within moments.
         await asyncio.sleep(_QUIET_SECONDS)
@@ -75,7 +75,7 @@ class Collector:
             (spec, await self._events(records, spec, AttemptRequested))
             for spec in (topics.WORK_CLOUD_INTERACTIVE, topics.WORK_CLOUD_BATCH)
         ]
-        return Evidence(
+        return RunEvidence(
             submitted=tuple(task.task_id for task in submitted),
             completions=completions,
             attempts=tuple(await self._events(records, topics.ATTEMPTS_FINISHED, AttemptFinished)),
@@ -88,7 +88,7 @@ class Collector:
             received=None if simulator_url is None else await _received(simulator_url, markers),
         )
 
-    async def _read(self, ends: Positions) -> list[Record]:
+    async def _read(self, ends: TopicEnds) -> list[Record]:
         """All records of the run's tenants between the start and the given ends."""
         left = {part: end for part, end in ends.items() if self._start.get(part, 0) < end}
         if not left:
@@ -139,7 +139,7 @@ async def _ledger(clients: Mapping[str, Client], since: datetime, expected: Mapp
         await asyncio.sleep(0.5)
 
 
-async def _received(simulator_url: str, markers: Sequence[str]) -> Received:
+async def _received(simulator_url: str, markers: Sequence[str]) -> MarkerSearch:
     timeout = aiohttp.ClientTimeout(total=_SIMULATOR_SECONDS)
     async with aiohttp.ClientSession(timeout=timeout, raise_for_status=True) as session:
         async with session.get(f"{simulator_url}/control/received") as response:
@@ -152,4 +152,4 @@ async def _received(simulator_url: str, markers: Sequence[str]) -> Received:
             complete = bool(document["complete"])
             for hit in document["hits"]:
                 hits.setdefault(hit["provider"], set()).add(int(hit["number"]))
-    return Received(complete, {provider: len(numbers) for provider, numbers in hits.items()})
+    return MarkerSearch(complete, {provider: len(numbers) for provider, numbers in hits.items()})

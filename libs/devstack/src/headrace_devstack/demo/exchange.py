@@ -13,7 +13,7 @@ from headrace_contracts.errors import ContractError
 from headrace_streams.errors import StreamsError
 
 from headrace_devstack.demo.corpus import Agent, Job, Plan, Way
-from headrace_devstack.demo.outcomes import Delivery, SkillExchange
+from headrace_devstack.demo.outcomes import SkillDelivery, SkillExchange
 
 _OPENING_SECONDS = 30.0
 _ARRIVAL_SECONDS = 10.0
@@ -30,7 +30,7 @@ class TenantClients:
 class Exchange:
     """Keeps a feed open for every agent, and notes when each skill was published and when it arrived where.
 
-    Agents with HTTP doors have a stream of their own each. Those of a tenant that stand beside Kafka share one reader
+    Agents with HTTP API have a stream of their own each. Those of a tenant that stand beside Kafka share one reader
     of their domains' partitions, as agents in one process would.
     """
 
@@ -39,7 +39,7 @@ class Exchange:
         self._clients = clients
         self._called: dict[tuple[str, str], float] = {}
         self._publish_ms: list[float] = []
-        self._deliveries: list[Delivery] = []
+        self._deliveries: list[SkillDelivery] = []
         self._expected: set[tuple[str, str]] = set()
         self._problems: list[str] = []
         self._arrived = asyncio.Event()
@@ -152,7 +152,7 @@ class Exchange:
         if called is None:
             return  # of an earlier run on the same stack
         self._deliveries.append(
-            Delivery(
+            SkillDelivery(
                 skill=skill,
                 author=author,
                 receiver=agent.name,

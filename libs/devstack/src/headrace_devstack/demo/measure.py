@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from headrace_contracts.events import ServedFrom, TaskCompleted
 
-from headrace_devstack.demo.outcomes import Evidence, Outcome, SkillExchange
+from headrace_devstack.demo.outcomes import JobOutcome, RunEvidence, SkillExchange
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +155,7 @@ def percentile(ordered: Sequence[float], percent: float) -> float:
     return ordered[max(0, math.ceil(len(ordered) * percent / 100) - 1)]
 
 
-def figures(outcomes: Sequence[Outcome], evidence: Evidence, exchange: SkillExchange, seconds: float) -> Figures:
+def figures(outcomes: Sequence[JobOutcome], evidence: RunEvidence, exchange: SkillExchange, seconds: float) -> Figures:
     """All figures; `seconds` is how long the team worked."""
     ends = {end.task_id: end for end in evidence.completions}
     by_source: dict[str, list[float]] = defaultdict(list)
@@ -186,13 +186,13 @@ def figures(outcomes: Sequence[Outcome], evidence: Evidence, exchange: SkillExch
     )
 
 
-def task_rows(outcomes: Sequence[Outcome], evidence: Evidence) -> tuple[TaskRow, ...]:
+def task_rows(outcomes: Sequence[JobOutcome], evidence: RunEvidence) -> tuple[TaskRow, ...]:
     """Each task by itself, in the order in which they ended."""
     ends = {end.task_id: end for end in evidence.completions}
     return tuple(_task_row(outcome, ends.get(outcome.task_id or "")) for outcome in outcomes)
 
 
-def _task_row(outcome: Outcome, end: TaskCompleted | None) -> TaskRow:
+def _task_row(outcome: JobOutcome, end: TaskCompleted | None) -> TaskRow:
     job, agent = outcome.job, outcome.agent
     row = TaskRow(
         task_id=outcome.task_id,
@@ -236,8 +236,8 @@ def cost_by_tenant(completions: Iterable[TaskCompleted]) -> dict[str, int]:
     return dict(costs)
 
 
-def _roles(outcomes: Sequence[Outcome]) -> tuple[RoleRow, ...]:
-    by_role: dict[str, list[Outcome]] = defaultdict(list)
+def _roles(outcomes: Sequence[JobOutcome]) -> tuple[RoleRow, ...]:
+    by_role: dict[str, list[JobOutcome]] = defaultdict(list)
     for outcome in outcomes:
         by_role[outcome.job.role].append(outcome)
     return tuple(
@@ -259,8 +259,8 @@ def reason_of(end: TaskCompleted) -> str:
     return fitting[-1].reason if fitting else ""
 
 
-def _places(outcomes: Sequence[Outcome], ends: Mapping[str, TaskCompleted]) -> tuple[PlaceRow, ...]:
-    by_place: dict[tuple[str, str, str, bool], list[tuple[Outcome, TaskCompleted]]] = defaultdict(list)
+def _places(outcomes: Sequence[JobOutcome], ends: Mapping[str, TaskCompleted]) -> tuple[PlaceRow, ...]:
+    by_place: dict[tuple[str, str, str, bool], list[tuple[JobOutcome, TaskCompleted]]] = defaultdict(list)
     for outcome in outcomes:
         end = ends.get(outcome.task_id or "")
         if end is not None and end.model is not None and end.served_from is ServedFrom.ATTEMPT:
@@ -282,7 +282,7 @@ def _places(outcomes: Sequence[Outcome], ends: Mapping[str, TaskCompleted]) -> t
     return tuple(sorted(rows, key=lambda row: -row.tasks))
 
 
-def _shares(outcomes: Sequence[Outcome], ends: Mapping[str, TaskCompleted], evidence: Evidence) -> LatencyShares:
+def _shares(outcomes: Sequence[JobOutcome], ends: Mapping[str, TaskCompleted], evidence: RunEvidence) -> LatencyShares:
     waits: dict[str, float] = defaultdict(float)
     for attempt in evidence.attempts:
         waits[attempt.task_id] += attempt.queued_ms
@@ -301,7 +301,7 @@ def _shares(outcomes: Sequence[Outcome], ends: Mapping[str, TaskCompleted], evid
     return LatencyShares(spread(total), spread(model), spread(waiting), spread(own), spread(outside))
 
 
-def _tenants(outcomes: Sequence[Outcome], evidence: Evidence) -> tuple[TenantRow, ...]:
+def _tenants(outcomes: Sequence[JobOutcome], evidence: RunEvidence) -> tuple[TenantRow, ...]:
     costs = cost_by_tenant(evidence.completions)
     first = {end.task_id: end for end in reversed(evidence.completions)}
     rows = []

@@ -11,7 +11,7 @@ from headrace_devstack.demo.corpus import Agent, Job
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class JobOutcome:
     """One job as its agent saw it.
 
     Attributes:
@@ -30,7 +30,7 @@ class Outcome:
 
 
 @dataclass(frozen=True, slots=True)
-class Delivery:
+class SkillDelivery:
     """A skill that reached an agent.
 
     Attributes:
@@ -55,7 +55,7 @@ class SkillExchange:
     """
 
     publish_ms: tuple[float, ...] = ()
-    deliveries: tuple[Delivery, ...] = ()
+    deliveries: tuple[SkillDelivery, ...] = ()
     expected: frozenset[tuple[str, str]] = frozenset()
     problems: tuple[str, ...] = ()
 
@@ -71,7 +71,7 @@ class CloudAttempt:
 
 
 @dataclass(frozen=True, slots=True)
-class Received:
+class MarkerSearch:
     """What the simulator found when it was asked for the markers of the sensitive files.
 
     Attributes:
@@ -84,7 +84,7 @@ class Received:
 
 
 @dataclass(frozen=True, slots=True)
-class Evidence:
+class RunEvidence:
     """What the topics, the ledger and the simulator hold of the run.
 
     Attributes:
@@ -101,4 +101,4 @@ class Evidence:
     attempts: tuple[AttemptFinished, ...]
     cloud_attempts: tuple[CloudAttempt, ...]
     ledger: Mapping[str, int]
-    received: Received | None
+    received: MarkerSearch | None

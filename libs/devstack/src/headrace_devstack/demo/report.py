@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from headrace_devstack.demo.checks import Check
+from headrace_devstack.demo.checks import DemoCheck
 from headrace_devstack.demo.measure import Figures, Spread, TaskRow
 
 
@@ -35,7 +35,7 @@ class Run:
     agents: int
     simulated: tuple[str, ...]
     figures: Figures
-    checks: tuple[Check, ...]
+    checks: tuple[DemoCheck, ...]
     tasks: tuple[TaskRow, ...]
 
     @property
@@ -147,7 +147,7 @@ def _costs(run: Run) -> RenderableType:
     return _titled(run, "Cost by tenant", table)
 
 
-def _checks(checks: Sequence[Check]) -> RenderableType:
+def _checks(checks: Sequence[DemoCheck]) -> RenderableType:
     lines = Text("Checks\n", style="bold")
     for check in checks:
         lines.append("  ✓ " if check.kept else "  ✗ ", "green" if check.kept else "bold red")

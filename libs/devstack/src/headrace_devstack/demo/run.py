@@ -19,13 +19,13 @@ from headrace_devstack.demo.answers import write_answers
 from headrace_devstack.demo.checks import all_checks
 from headrace_devstack.demo.corpus import Corpus, Plan, make_plan
 from headrace_devstack.demo.display import shown
-from headrace_devstack.demo.doors import HttpDoor, KafkaDoor, OpenAIDoor, door_for
 from headrace_devstack.demo.evidence import Collector, ends_of_topics
 from headrace_devstack.demo.exchange import Exchange, TenantClients
 from headrace_devstack.demo.measure import figures, task_rows
 from headrace_devstack.demo.report import Run
 from headrace_devstack.demo.source import read_folder
-from headrace_devstack.demo.team import Progress, work
+from headrace_devstack.demo.submission_apis import HttpApi, KafkaApi, OpenAIApi, api_for
+from headrace_devstack.demo.team import TeamProgress, work
 
 _BEFORE = timedelta(seconds=5)
 _KEY_PAUSES = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2)
@@ -88,15 +88,15 @@ async def run_demo(options: DemoOptions, addresses: Addresses, console: Console)
     async with _at_work(addresses, tenants) as desk:
         start = await ends_of_topics(desk.cluster)
         exchange = Exchange(plan, desk.clients)
-        progress = Progress(jobs=len(plan.jobs))
-        doors = {
-            agent.name: door_for(agent, desk.http[agent.tenant], desk.openai[agent.tenant], desk.kafka[agent.tenant])
+        progress = TeamProgress(jobs=len(plan.jobs))
+        apis = {
+            agent.name: api_for(agent, desk.http[agent.tenant], desk.openai[agent.tenant], desk.kafka[agent.tenant])
             for agent in plan.agents
         }
         async with exchange.listening():
             began = time.perf_counter()
             with shown(console, progress):
-                outcomes = await work(plan, doors, exchange, progress)
+                outcomes = await work(plan, apis, exchange, progress)
             seconds = time.perf_counter() - began
             exchanged = await exchange.result()
         console.print("  Reading the topics, the ledger and what the providers were sent", style="dim")
@@ -155,9 +155,9 @@ class _Desk:
 
     cluster: Cluster
     clients: dict[str, TenantClients]
-    http: dict[str, HttpDoor]
-    openai: dict[str, OpenAIDoor]
-    kafka: dict[str, KafkaDoor]
+    http: dict[str, HttpApi]
+    openai: dict[str, OpenAIApi]
+    kafka: dict[str, KafkaApi]
 
 
 @asynccontextmanager
@@ -180,9 +180,9 @@ async def _at_work(addresses: Addresses, tenants: Sequence[Tenant]) -> AsyncIter
             await client.set_preferences(tenant.preferences)
             kafka = await stack.enter_async_context(KafkaClient(tenant.name, cluster=cluster, source="headrace/demo"))
             desk.clients[tenant.name] = TenantClients(client, kafka)
-            desk.http[tenant.name] = HttpDoor(client)
-            desk.openai[tenant.name] = OpenAIDoor(session, addresses.require("url"), key.key)
-            desk.kafka[tenant.name] = KafkaDoor(kafka)
+            desk.http[tenant.name] = HttpApi(client)
+            desk.openai[tenant.name] = OpenAIApi(session, addresses.require("url"), key.key)
+            desk.kafka[tenant.name] = KafkaApi(kafka)
         yield desk
 
 

@@ -7,25 +7,27 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from headrace_devstack.demo.corpus import Agent, Plan
-from headrace_devstack.demo.doors import Door, timed
 from headrace_devstack.demo.exchange import Exchange
-from headrace_devstack.demo.outcomes import Outcome
+from headrace_devstack.demo.outcomes import JobOutcome
+from headrace_devstack.demo.submission_apis import SubmissionApi, timed
 
 _STAGGER_SECONDS = 0.01
 
 
 @dataclass(slots=True)
-class Progress:
+class TeamProgress:
     """How far the team is; `changed` is called on every step."""
 
     jobs: int
     changed: Callable[[], None] = lambda: None
     running: int = 0
-    outcomes: list[Outcome] = field(default_factory=list)
+    outcomes: list[JobOutcome] = field(default_factory=list)
 
 
-async def work(plan: Plan, door_of: Mapping[str, Door], exchange: Exchange, progress: Progress) -> list[Outcome]:
-    """Do all jobs; `door_of` has a door for each agent by name. What every job came to, in the order they ended."""
+async def work(
+    plan: Plan, api_of: Mapping[str, SubmissionApi], exchange: Exchange, progress: TeamProgress
+) -> list[JobOutcome]:
+    """Do all jobs; `door_of` has a API for each agent by name. What every job came to, in the order they ended."""
 
     async def agent_at_work(place: int, agent: Agent) -> None:
         # Agents do not all start in the same instant, but close enough for equal jobs to meet.
@@ -33,7 +35,7 @@ async def work(plan: Plan, door_of: Mapping[str, Door], exchange: Exchange, prog
         for job in agent.jobs:
             progress.running += 1
             progress.changed()
-            outcome = await timed(door_of[agent.name], job, agent)
+            outcome = await timed(api_of[agent.name], job, agent)
             progress.running -= 1
             progress.outcomes.append(outcome)
             progress.changed()

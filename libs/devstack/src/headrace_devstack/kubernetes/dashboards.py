@@ -72,7 +72,7 @@ def _gauge(name: str, by: str = "", where: str = "", how: str = "sum") -> str:
 DASHBOARDS: Final = (
     Dashboard("flow", "Headrace: flow", (
         Panel("Tasks accepted", "reqps", (
-            (_rate("headrace_intake_tasks_accepted_total", "door"), "{{door}}"),
+            (_rate("headrace_intake_tasks_accepted_total", "api"), "{{api}}"),
             (_rate("headrace_intake_tasks_not_accepted_total"), "not accepted"),
         )),
         Panel("Tasks ended, by status", "reqps", (

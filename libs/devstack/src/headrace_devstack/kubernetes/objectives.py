@@ -46,7 +46,7 @@ def _share(counter: str, bad: str) -> tuple[str, str]:
 OBJECTIVES: Final = (
     Objective(
         "Api", "api_errors", 0.999, *_share("headrace_http_request_seconds_count", 'status=~"5.."'),
-        "a request to a door is not answered with 5xx",
+        "a request to an HTTP API is not answered with 5xx",
     ),
     Objective(
         "Acceptance", "slow_acceptance", 0.99, *_late("headrace_intake_accept_seconds", 0.125),

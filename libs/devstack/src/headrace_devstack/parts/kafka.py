@@ -9,7 +9,7 @@ from pathlib import Path
 from headrace_devstack.errors import ReadThePartLog
 from headrace_devstack.layout import DataFolder
 from headrace_devstack.parts.java import java_command, java_environment
-from headrace_devstack.parts.part import Command, Process
+from headrace_devstack.parts.part import Process, ProcessCommand
 from headrace_devstack.parts.probes import kafka_answers
 from headrace_devstack.ports import LOOPBACK, PortPlan
 from headrace_devstack.processes import run_tool
@@ -99,7 +99,7 @@ def kafka_part(folder: DataFolder, ports: PortPlan, jars: Sequence[Path]) -> Pro
 
     return Process(
         name="kafka",
-        command=Command(
+        command=ProcessCommand(
             argv=java("kafka.Kafka", str(properties)),
             environment=java_environment(),
             log=folder.log("kafka"),

@@ -19,7 +19,7 @@ class RunAs:
 
 
 @dataclass(frozen=True, slots=True)
-class Command:
+class ProcessCommand:
     """A process to launch; its output goes to ``log``.
 
     ``stop_signal`` asks it to end, ``stop_seconds`` later it is killed.
@@ -47,7 +47,7 @@ class Process:
     """
 
     name: str
-    command: Command
+    command: ProcessCommand
     check: Callable[[], Awaitable[None]]
     prepare: Callable[[], Awaitable[None]] = nothing_to_prepare
     after: tuple[str, ...] = ()
@@ -57,7 +57,7 @@ class Process:
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class SetupStep:
     """A part that is done once, in this process, and then counts as healthy."""
 
     name: str
@@ -65,4 +65,4 @@ class Step:
     after: tuple[str, ...] = field(default=())
 
 
-Part = Process | Step
+StackPart = Process | SetupStep

@@ -19,7 +19,7 @@ import asyncpg
 
 from headrace_devstack.errors import ReadThePartLog
 from headrace_devstack.layout import DataFolder
-from headrace_devstack.parts.part import Command, NotHealthyYet, Process, RunAs
+from headrace_devstack.parts.part import NotHealthyYet, Process, ProcessCommand, RunAs
 from headrace_devstack.ports import LOOPBACK, PortPlan
 from headrace_devstack.processes import run_tool
 
@@ -74,7 +74,7 @@ def postgres_part(folder: DataFolder, ports: PortPlan, password: str) -> Process
 
     return Process(
         name="postgres",
-        command=Command(
+        command=ProcessCommand(
             argv=(str(installed / "bin/postgres"), "-D", str(data), *settings),
             environment=_environment(),
             log=folder.log("postgres"),

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from headrace_devstack.layout import DataFolder
 from headrace_devstack.parts.java import java_command, java_environment
-from headrace_devstack.parts.part import Command, Process
+from headrace_devstack.parts.part import Process, ProcessCommand
 from headrace_devstack.parts.probes import http_ok
 from headrace_devstack.ports import LOOPBACK, PortPlan
 
@@ -23,7 +23,7 @@ def registry_part(folder: DataFolder, ports: PortPlan, installed: Path) -> Proce
     options = ("-XX:TieredStopAtLevel=1", "-jar", str(installed / "quarkus-run.jar"))
     return Process(
         name="registry",
-        command=Command(
+        command=ProcessCommand(
             argv=java_command(heap_megabytes=HEAP_MEGABYTES, tmp=folder.tmp, options=options),
             environment={
                 **java_environment(),

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from headrace_devstack.descriptions import ServiceDescription
 from headrace_devstack.layout import DataFolder
-from headrace_devstack.parts.part import Command, Process
+from headrace_devstack.parts.part import Process, ProcessCommand
 from headrace_devstack.parts.probes import http_ok
 from headrace_devstack.ports import LOOPBACK, PortPlan
 
@@ -38,7 +38,7 @@ def service_part(
         address = f"http://{LOOPBACK}:{api}"
     return Process(
         name=service.name,
-        command=Command(
+        command=ProcessCommand(
             argv=(*_manners(service), sys.executable, "-m", service.package),
             environment={**os.environ, **own, **environment},
             log=folder.log(service.name),

@@ -4,7 +4,7 @@ import os
 import sys
 
 from headrace_devstack.layout import DataFolder
-from headrace_devstack.parts.part import Command, Process
+from headrace_devstack.parts.part import Process, ProcessCommand
 from headrace_devstack.parts.probes import http_ok
 from headrace_devstack.ports import LOOPBACK, PortPlan
 
@@ -19,7 +19,7 @@ def simulator_part(folder: DataFolder, ports: PortPlan, stands_for: tuple[str, .
     home = folder.part("simulator")
     return Process(
         name="simulator",
-        command=Command(
+        command=ProcessCommand(
             argv=(
                 sys.executable, "-m", "headrace_models.simulator",
                 "--host", LOOPBACK, "--port", str(ports.simulator),

@@ -13,7 +13,7 @@ from headrace_models.simulator.catalog import ANTHROPIC
 from headrace_models.simulator.exchange import (
     Answer,
     Prompt,
-    World,
+    SimulatorState,
     break_off,
     compose,
     hang,
@@ -43,7 +43,7 @@ class AnthropicWire:
 
     provider: Final = "anthropic"
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: SimulatorState) -> None:
         self._world = world
         self._number = 0
 

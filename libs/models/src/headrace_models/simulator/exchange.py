@@ -14,7 +14,7 @@ from headrace_models.simulator.answers import REFUSAL_TEXT, answer, count_tokens
 from headrace_models.simulator.catalog import SimulatedModel
 from headrace_models.simulator.faults import Fault, FaultKind, FaultPlan
 from headrace_models.simulator.pace import Speed, paced
-from headrace_models.simulator.received import Evidence
+from headrace_models.simulator.received import RequestRecorder
 from headrace_models.wire import SIMULATED_HEADER
 
 _HANG_SECONDS: Final = 3600.0
@@ -23,12 +23,12 @@ BREAKING_FAULTS: Final = frozenset({FaultKind.DISCONNECT, FaultKind.STREAM_ERROR
 
 
 @dataclass(slots=True)
-class World:
+class SimulatorState:
     """What the handlers share."""
 
     speed: Speed
     faults: FaultPlan
-    evidence: Evidence
+    evidence: RequestRecorder
 
 
 @dataclass(frozen=True, slots=True)

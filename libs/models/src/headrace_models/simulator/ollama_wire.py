@@ -15,7 +15,7 @@ from headrace_models.simulator.catalog import SimulatedModel, local_model
 from headrace_models.simulator.exchange import (
     BREAKING_FAULTS,
     Prompt,
-    World,
+    SimulatorState,
     break_off,
     compose,
     hang,
@@ -52,7 +52,7 @@ class _Node:
 class OllamaWire:
     """The nodes and their routes."""
 
-    def __init__(self, world: World, nodes: Mapping[str, tuple[str, ...]], slots_per_node: int) -> None:
+    def __init__(self, world: SimulatorState, nodes: Mapping[str, tuple[str, ...]], slots_per_node: int) -> None:
         self._world = world
         self._nodes = {name: _Node(models, slots_per_node) for name, models in nodes.items()}
 

@@ -13,7 +13,7 @@ from headrace_models.simulator.catalog import GROQ
 from headrace_models.simulator.exchange import (
     Answer,
     Prompt,
-    World,
+    SimulatorState,
     break_off,
     compose,
     hang,
@@ -42,7 +42,7 @@ class OpenAIWire:
 
     provider: Final = "groq"
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: SimulatorState) -> None:
         self._world = world
         self._number = 0
 

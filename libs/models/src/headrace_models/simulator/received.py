@@ -17,7 +17,7 @@ _MOST_BYTES: Final = 256 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Received:
+class RecordedRequest:
     """One request as it arrived. `sha256s` are of the messages' texts, in order."""
 
     number: int
@@ -42,14 +42,14 @@ class Received:
         return document
 
 
-class Evidence:
+class RequestRecorder:
     """Keeps all requests, in memory and optionally as JSON lines in a file of mode 0600.
 
     `complete` turns false when memory forced it to forget the oldest, so that a check cannot pass by forgetting.
     """
 
     def __init__(self, log: Path | None = None, *, log_texts: bool = False, most_bytes: int = _MOST_BYTES) -> None:
-        self._entries: deque[Received] = deque()
+        self._entries: deque[RecordedRequest] = deque()
         self._bytes = 0
         self._most_bytes = most_bytes
         self._number = 0
@@ -60,11 +60,11 @@ class Evidence:
             descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
             self._log = os.fdopen(descriptor, "a", encoding="utf-8")
 
-    def record(self, provider: str, node: str, model: str, messages: Sequence[Message]) -> Received:
+    def record(self, provider: str, node: str, model: str, messages: Sequence[Message]) -> RecordedRequest:
         texts = tuple(message.text for message in messages)
         encoded = [text.encode() for text in texts]
         self._number += 1
-        entry = Received(
+        entry = RecordedRequest(
             number=self._number,
             provider=provider,
             node=node,
@@ -83,7 +83,7 @@ class Evidence:
             self._log.flush()
         return entry
 
-    def of(self, provider: str | None) -> list[Received]:
+    def of(self, provider: str | None) -> list[RecordedRequest]:
         """All kept requests, or those of one provider."""
         return [entry for entry in self._entries if provider is None or entry.provider == provider]
 
@@ -91,7 +91,7 @@ class Evidence:
         """How many requests have arrived, forgotten ones included."""
         return self._number
 
-    def search(self, needles: Sequence[str]) -> list[tuple[int, Received]]:
+    def search(self, needles: Sequence[str]) -> list[tuple[int, RecordedRequest]]:
         """Pairs (index of the needle, request whose texts contain it)."""
         return [
             (index, entry)

@@ -1,4 +1,4 @@
-"""The simulator as a server: all providers on one port, and a control door for faults and evidence."""
+"""The simulator as a server: all providers on one port, and a control API for faults and evidence."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from aiohttp import web
 
 from headrace_models.simulator.anthropic_wire import AnthropicWire
 from headrace_models.simulator.catalog import DEFAULT_NODES
-from headrace_models.simulator.exchange import World, json_object, put_simulated_header
+from headrace_models.simulator.exchange import SimulatorState, json_object, put_simulated_header
 from headrace_models.simulator.faults import Fault, FaultKind, FaultPlan
 from headrace_models.simulator.ollama_wire import OllamaWire
 from headrace_models.simulator.openai_wire import OpenAIWire
 from headrace_models.simulator.pace import Speed
-from headrace_models.simulator.received import Evidence
+from headrace_models.simulator.received import RequestRecorder
 from headrace_models.simulator.tavily_wire import TavilyWire
 
 _LARGEST_BODY = 64 * 1024 * 1024
@@ -43,12 +43,12 @@ class Simulator:
     def __init__(self, config: SimulatorConfig) -> None:
         self._config = config
         self.faults = FaultPlan()
-        self.evidence = Evidence(config.log, log_texts=config.log_texts)
+        self.evidence = RequestRecorder(config.log, log_texts=config.log_texts)
         self._runner: web.AppRunner | None = None
 
     async def start(self) -> None:
         """Raises OSError when the address is taken."""
-        world = World(self._config.speed, self.faults, self.evidence)
+        world = SimulatorState(self._config.speed, self.faults, self.evidence)
         app = web.Application(client_max_size=_LARGEST_BODY)
         app.on_response_prepare.append(put_simulated_header)
         OllamaWire(world, self._config.nodes, self._config.slots_per_node).add_routes(app)

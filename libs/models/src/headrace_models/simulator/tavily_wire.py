@@ -9,7 +9,7 @@ from typing import Final
 from aiohttp import web
 
 from headrace_models.ports import Message
-from headrace_models.simulator.exchange import World, break_off, hang, json_object
+from headrace_models.simulator.exchange import SimulatorState, break_off, hang, json_object
 from headrace_models.simulator.faults import FaultKind
 
 _ERRORS: Final[Mapping[FaultKind, tuple[int, str]]] = {
@@ -28,7 +28,7 @@ class TavilyWire:
 
     provider: Final = "tavily"
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: SimulatorState) -> None:
         self._world = world
         self._number = 0
 

@@ -1,11 +1,11 @@
-"""When a place is left alone for a while because its calls keep failing. Times are seconds of a monotonic clock."""
+"""When an endpoint is left alone for a while because its calls keep failing. Times are seconds of a monotonic clock."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Final
 
-from headrace_models.errors import ProviderError, RetryLater
+from headrace_models.errors import ProviderError, RetrySameProvider
 
 _LASTING: Final = frozenset({"not_authorised", "quota_exhausted"})
 """Of these the next call would be one more: somebody has to do something first."""
@@ -17,7 +17,7 @@ class BreakerPolicy:
     """How soon and for how long.
 
     Attributes:
-        lasting_failures: Refusals of the key or of credit, one after the other, after which a place is left alone.
+        lasting_failures: Refusals of the key or of credit, one after the other, after which an endpoint is left alone.
         passing_failures: Failures of capacity, one after the other, after which it is.
         lasting_seconds, passing_seconds: For how long.
     """
@@ -30,14 +30,14 @@ class BreakerPolicy:
 
 @dataclass(frozen=True, slots=True)
 class Breaker:
-    """What the calls of one place have shown so far."""
+    """What the calls of one endpoint have shown so far."""
 
     failures: int = 0
     open_until: float = 0.0
     reason: str = ""
 
     def objection(self, now: float) -> str | None:
-        """Why the place takes no call now; None when it does."""
+        """Why the endpoint takes no call now; None when it does."""
         return self.reason if now < self.open_until else None
 
 
@@ -53,11 +53,11 @@ def after_call(breaker: Breaker, error: ProviderError | None, now: float, policy
     elif error.code in _PASSING:
         threshold, seconds = policy.passing_failures, policy.passing_seconds
     else:
-        # The call was at fault (or slow), not the place.
+        # The call was at fault (or slow), not the endpoint.
         return breaker
     failures = breaker.failures + 1
     if failures < threshold:
         return Breaker(failures, breaker.open_until, breaker.reason)
-    if isinstance(error, RetryLater) and error.after_seconds is not None:
+    if isinstance(error, RetrySameProvider) and error.after_seconds is not None:
         seconds = max(seconds, error.after_seconds)
     return Breaker(threshold - 1, now + seconds, error.message)

@@ -14,7 +14,7 @@ from headrace_contracts.errors import Origin, RegistryUnavailable, UnreadableVal
 from headrace_contracts.events import TaskCancelled
 from headrace_contracts.headers import header
 from headrace_contracts.topics import TASKS_CANCELLED
-from headrace_streams.errors import OffsetGone, TryAgain
+from headrace_streams.errors import OffsetOutOfRange, TransientError
 from headrace_streams.ports import Log, PartitionReader
 from headrace_streams.records import Record
 
@@ -26,20 +26,22 @@ _PAUSE_SECONDS: Final = 0.5
 _LOOK_SECONDS: Final = 60.0
 """Between two looks for partitions that have been added."""
 _GATHER_SECONDS: Final = 0.02
-"""Looking for what a wish concerns takes as long for many as for one."""
+"""Looking for what a cancellation request concerns takes as long for many as for one."""
 
-Wishes = AbstractSet[tuple[str, str]]
-"""Tasks to stop: id, and the tenant that asked for it. A wish of another tenant than the task's is none."""
+CancellationRequests = AbstractSet[tuple[str, str]]
+"""Tasks to stop: id, and the tenant that asked for it. A cancellation request of another tenant than the task's is
+none."""
 
 
 class Cancellations:
-    """Remembers the wishes of the last while, and tells of new ones.
+    """Remembers the cancellation requests of the last while, and tells of new ones.
 
     Args:
-        history_seconds: How far back to read at the start: an attempt may have waited that long behind its wish.
-        remembered: Most wishes to keep in memory; the oldest go first.
+        history_seconds: How far back to read at the start: an attempt may have waited that long behind its cancellation
+            request.
+        remembered: Most cancellation requests to keep in memory; the oldest go first.
         clock_ms: Milliseconds since the epoch.
-        on_wishes: Told of wishes that have just been read.
+        on_wishes: Told of cancellation requests that have just been read.
     """
 
     def __init__(
@@ -49,7 +51,7 @@ class Cancellations:
         *,
         history_seconds: float,
         clock_ms: Callable[[], int],
-        on_wishes: Callable[[Wishes], None],
+        on_cancellations: Callable[[CancellationRequests], None],
         remembered: int = 50_000,
     ) -> None:
         self._log = log
@@ -57,17 +59,18 @@ class Cancellations:
         self._topic = codec.topic_prefix + TASKS_CANCELLED.name
         self._history_ms = round(history_seconds * 1000)
         self._clock_ms = clock_ms
-        self._on_wishes = on_wishes
+        self._on_cancellations = on_cancellations
         self._remembered = remembered
-        self._wishes: OrderedDict[tuple[str, str], None] = OrderedDict()
+        self._cancellations: OrderedDict[tuple[str, str], None] = OrderedDict()
         self._reader: PartitionReader | None = None
 
     def wanted(self, task_id: str, tenant: str) -> bool:
         """Whether the tenant has asked to stop its task."""
-        return (task_id, tenant) in self._wishes
+        return (task_id, tenant) in self._cancellations
 
     async def start(self) -> None:
-        """Know the wishes of the last while before the first attempt begins; waits while the cluster is away."""
+        """Know the cancellation requests of the last while before the first attempt begins; waits while the cluster is
+        away."""
         self._reader = self._log.reader()
         while True:
             try:
@@ -78,8 +81,8 @@ class Cancellations:
                 while any(self._reader.positions()[name] < end for name, end in ends.items()):
                     await self._read(self._reader)
                 return
-            except (TryAgain, OffsetGone) as error:
-                _log.warning("wishes to stop tasks cannot be read yet: %s", error)
+            except (TransientError, OffsetOutOfRange) as error:
+                _log.warning("cancellation requests cannot be read yet: %s", error)
                 await asyncio.sleep(_PAUSE_SECONDS)
 
     async def run(self) -> None:
@@ -93,8 +96,8 @@ class Cancellations:
                 if loop.time() >= look_at:
                     look_at = loop.time() + _LOOK_SECONDS
                     await self._read_new_partitions(self._reader)
-            except (TryAgain, OffsetGone) as error:
-                _log.warning("some wishes to stop tasks may have been missed: %s", error)
+            except (TransientError, OffsetOutOfRange) as error:
+                _log.warning("some cancellation requests may have been missed: %s", error)
                 await asyncio.sleep(_PAUSE_SECONDS)
                 await self.start_over()
 
@@ -121,16 +124,16 @@ class Cancellations:
             return
         new: dict[tuple[str, str], None] = {}
         for record in records:
-            wish = await self._decoded(record)
-            if wish is not None:
-                new[wish.task_id, wish.tenant] = None
+            cancellation = await self._decoded(record)
+            if cancellation is not None:
+                new[cancellation.task_id, cancellation.tenant] = None
         for one in new:
-            self._wishes[one] = None
-            self._wishes.move_to_end(one)
-        while len(self._wishes) > self._remembered:
-            self._wishes.popitem(last=False)
+            self._cancellations[one] = None
+            self._cancellations.move_to_end(one)
+        while len(self._cancellations) > self._remembered:
+            self._cancellations.popitem(last=False)
         if new:
-            self._on_wishes(new.keys())
+            self._on_cancellations(new.keys())
         await asyncio.sleep(_GATHER_SECONDS)
 
     async def _decoded(self, record: Record) -> TaskCancelled | None:
@@ -140,13 +143,13 @@ class Cancellations:
                 return await self._codec.read(TaskCancelled, record.value, origin)
             except UnreadableValue as error:
                 # The router sends it to the dead letters.
-                _log.warning("a wish to stop a task cannot be read: %s", error)
+                _log.warning("a cancellation request cannot be read: %s", error)
                 return None
             except RegistryUnavailable as error:
-                _log.warning("wishes to stop tasks wait for the registry: %s", error)
+                _log.warning("cancellation requests wait for the registry: %s", error)
                 await asyncio.sleep(_PAUSE_SECONDS)
 
 
-def is_wanted(wishes: Wishes, record: Record) -> bool:
+def is_wanted(cancellations: CancellationRequests, record: Record) -> bool:
     """Whether the attempt in a record belongs to one of these tasks, as far as its headers say."""
-    return (header(record.headers, "ce_subject"), header(record.headers, "ce_tenant")) in wishes
+    return (header(record.headers, "ce_subject"), header(record.headers, "ce_tenant")) in cancellations

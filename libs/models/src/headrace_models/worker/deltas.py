@@ -11,7 +11,7 @@ from headrace_contracts.events import AttemptRequested, ReplyKind, TaskReply
 from headrace_contracts.topics import TASKS_REPLIES
 from headrace_streams.errors import Overloaded, StreamsError
 from headrace_streams.publishing import Publication, Publisher
-from headrace_streams.records import Appended
+from headrace_streams.records import RecordMetadata
 
 _log = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ class DeltaWriter:
         self._next_at = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._sequence = 0
-        self._underway: set[asyncio.Future[Appended]] = set()
+        self._pending_appends: set[asyncio.Future[RecordMetadata]] = set()
         self._broken = False
 
     def restart(self) -> None:
@@ -68,8 +68,8 @@ class DeltaWriter:
         if self._waiting:
             self._flush()
             self.cancel()
-        if self._underway:
-            await asyncio.wait(self._underway)
+        if self._pending_appends:
+            await asyncio.wait(self._pending_appends)
 
     def cancel(self) -> None:
         """Write nothing more."""
@@ -117,12 +117,12 @@ class DeltaWriter:
             future = self._publisher.send(publication)
         except Overloaded:
             return False
-        self._underway.add(future)
+        self._pending_appends.add(future)
         future.add_done_callback(self._sent)
         return True
 
-    def _sent(self, future: asyncio.Future[Appended]) -> None:
-        self._underway.discard(future)
+    def _sent(self, future: asyncio.Future[RecordMetadata]) -> None:
+        self._pending_appends.discard(future)
         error = None if future.cancelled() else future.exception()
         if isinstance(error, StreamsError):
             # A gap would garble the text; the whole answer comes with the end of the task all the same.

@@ -1,4 +1,4 @@
-"""Looks at the places and reports them to the fleet: at once when something changes, else as a sign of life."""
+"""Looks at the endpoints and reports them to the fleet: at once when something changes, else as a sign of life."""
 
 from __future__ import annotations
 
@@ -13,15 +13,23 @@ from headrace_contracts import events
 from headrace_contracts.topics import FLEET_STATUS
 from headrace_streams.errors import StreamsError
 from headrace_streams.publishing import Publication, Publisher
-from headrace_streams.records import Appended
+from headrace_streams.records import RecordMetadata
 
 from headrace_models.ports import ModelInfo, ProviderStatus
-from headrace_models.worker.pool import Place, Pool
+from headrace_models.worker.pool import Endpoint, Pool
 
 _log = logging.getLogger(__name__)
 
 _FIRST_LOOK_SECONDS: Final = 5.0
 _SOON_SECONDS: Final = 2.0
+
+
+ModelsOf = Callable[[tuple[ModelInfo, ...]], tuple[ModelInfo, ...]]
+
+
+def all_models(models: tuple[ModelInfo, ...]) -> tuple[ModelInfo, ...]:
+    """Reports an endpoint's models as it lists them."""
+    return models
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,26 +38,28 @@ class FleetOptions:
 
     Attributes:
         worker: Name of this process in its reports.
-        where: Whether the places are ours.
-        look_seconds: Between two looks at a place.
+        where: Whether the endpoints are ours.
+        look_seconds: Between two looks at an endpoint.
         report_seconds: Longest time between two reports; a report stands for three times as long.
-        models_of: What to report of the models that a place lists.
+        models_of: What to report of the models that an endpoint lists.
     """
 
     worker: str
     where: events.Place
     look_seconds: float
     report_seconds: float = 5.0
-    models_of: Callable[[tuple[ModelInfo, ...]], tuple[ModelInfo, ...]] = lambda models: models
+    models_of: ModelsOf = all_models
 
 
-def node_status(place: Place, options: FleetOptions, *, objection: str | None, reported_at: int) -> events.NodeStatus:
-    """What the fleet is told of a place."""
-    status = place.status
+def node_status(
+    endpoint: Endpoint, options: FleetOptions, *, objection: str | None, reported_at: int
+) -> events.NodeStatus:
+    """What the fleet is told of an endpoint."""
+    status = endpoint.status
     return events.NodeStatus(
-        node=place.name,
+        node=endpoint.name,
         place=options.where,
-        provider=place.provider.provider,
+        provider=endpoint.provider.provider,
         worker=options.worker,
         healthy=objection is None,
         reason=objection or "",
@@ -63,11 +73,11 @@ def node_status(place: Place, options: FleetOptions, *, objection: str | None, r
             )
             for model in status.models
         ),
-        slots=place.slots,
-        busy=place.busy,
-        tokens_per_second=place.tokens_per_second,
+        slots=endpoint.slots,
+        busy=endpoint.busy,
+        tokens_per_second=endpoint.tokens_per_second,
         latency_ms=status.latency_ms,
-        hardware={**place.hardware, **({"version": status.version} if status.version else {})},
+        hardware={**endpoint.hardware, **({"version": status.version} if status.version else {})},
         valid_for_ms=round(options.report_seconds * 3000),
         reported_at=reported_at,
     )
@@ -88,10 +98,10 @@ def tells_more(before: events.NodeStatus | None, after: events.NodeStatus) -> bo
 
 
 class FleetReporter:
-    """Keeps the pool's knowledge of its places fresh, and the fleet's.
+    """Keeps the pool's knowledge of its endpoints fresh, and the fleet's.
 
-    `start` returns after the first look at every place; `run` goes on until it is cancelled; `leave` tells the fleet
-    that the places take no more work from here.
+    `start` returns after the first look at every endpoint; `run` goes on until it is cancelled; `leave` tells the fleet
+    that the endpoints take no more work from here.
     """
 
     def __init__(self, pool: Pool, publisher: Publisher, options: FleetOptions, clock_ms: Callable[[], int]) -> None:
@@ -106,12 +116,12 @@ class FleetReporter:
 
     @property
     def reported(self) -> Mapping[str, events.NodeStatus]:
-        """The newest report of each place."""
+        """The newest report of each endpoint."""
         return self._reported
 
     async def start(self) -> None:
-        """Look at every place once, and report it."""
-        looks = [asyncio.create_task(self._look(place)) for place in self._pool.places.values()]
+        """Look at every endpoint once, and report it."""
+        looks = [asyncio.create_task(self._look(endpoint)) for endpoint in self._pool.endpoints.values()]
         if looks:
             await asyncio.wait(looks, timeout=_FIRST_LOOK_SECONDS)
         self._report(everything=True)
@@ -123,19 +133,19 @@ class FleetReporter:
             tasks.create_task(self._report_regularly())
             await self._look_at_all(tasks)
 
-    def joined(self, place: Place) -> None:
+    def joined(self, endpoint: Endpoint) -> None:
         self._membership.set()
 
-    def left(self, place: Place) -> None:
+    def left(self, endpoint: Endpoint) -> None:
         self._membership.set()
-        if self._reported.pop(place.name, None) is not None:
-            self._queue(place.name, lambda: self._publisher.send_tombstone(FLEET_STATUS, self._key(place.name)))
+        if self._reported.pop(endpoint.name, None) is not None:
+            self._queue(endpoint.name, lambda: self._publisher.send_tombstone(FLEET_STATUS, self._key(endpoint.name)))
 
     async def _look_at_all(self, tasks: asyncio.TaskGroup) -> None:
-        looking: dict[Place, asyncio.Task[None]] = {}
+        looking: dict[Endpoint, asyncio.Task[None]] = {}
         while True:
             self._membership.clear()
-            here = set(self._pool.places.values())
+            here = set(self._pool.endpoints.values())
             for gone in looking.keys() - here:
                 looking.pop(gone).cancel()
             for new in here - looking.keys():
@@ -143,7 +153,7 @@ class FleetReporter:
             await self._membership.wait()
 
     async def leave(self) -> None:
-        """Tell that these places take no more work from here; returns when that is on disk."""
+        """Tell that these endpoints take no more work from here; returns when that is on disk."""
         self._leaving = True
         self._report(everything=True)
         try:
@@ -151,28 +161,28 @@ class FleetReporter:
         except StreamsError as error:
             _log.warning("the fleet could not be told that this worker leaves: %s", error)
 
-    async def _keep_looking(self, place: Place) -> None:
+    async def _keep_looking(self, endpoint: Endpoint) -> None:
         failures = 0
         while True:
-            failures = 0 if place.status.healthy else failures + 1
-            # A place that is down is looked at soon, then less and less often: some limit how often they are asked.
+            failures = 0 if endpoint.status.healthy else failures + 1
+            # An endpoint that is down is looked at soon, then less and less often: some limit how often they are asked.
             wait = self._options.look_seconds
             if failures:
                 wait = min(wait, _SOON_SECONDS * 2.0 ** min(failures - 1, 20))
             with suppress(TimeoutError):
                 async with asyncio.timeout(wait):
-                    await place.doubted.wait()
-            place.doubted.clear()
-            await self._look(place)
+                    await endpoint.doubted.wait()
+            endpoint.doubted.clear()
+            await self._look(endpoint)
 
-    async def _look(self, place: Place) -> None:
-        status = await place.provider.status()
-        if self._pool.places.get(place.name) is not place:
+    async def _look(self, endpoint: Endpoint) -> None:
+        status = await endpoint.provider.status()
+        if self._pool.endpoints.get(endpoint.name) is not endpoint:
             return  # it left in the meantime
         models = self._options.models_of(status.models)
-        if status.healthy != place.status.healthy:
-            _log.info("%s is %s", place.name, "healthy" if status.healthy else f"not healthy: {status.reason}")
-        self._pool.update(place.name, _steady(replace(status, models=models), place.status))
+        if status.healthy != endpoint.status.healthy:
+            _log.info("%s is %s", endpoint.name, "healthy" if status.healthy else f"not healthy: {status.reason}")
+        self._pool.update(endpoint.name, _steady(replace(status, models=models), endpoint.status))
 
     async def _report_changes(self) -> None:
         while True:
@@ -187,11 +197,11 @@ class FleetReporter:
 
     def _report(self, *, everything: bool) -> None:
         now = asyncio.get_running_loop().time()
-        for place in self._pool.places.values():
-            objection = "its worker is leaving" if self._leaving else place.objection(now)
-            status = node_status(place, self._options, objection=objection, reported_at=self._clock_ms())
-            if everything or tells_more(self._reported.get(place.name), status):
-                self._reported[place.name] = status
+        for endpoint in self._pool.endpoints.values():
+            objection = "its worker is leaving" if self._leaving else endpoint.objection(now)
+            status = node_status(endpoint, self._options, objection=objection, reported_at=self._clock_ms())
+            if everything or tells_more(self._reported.get(endpoint.name), status):
+                self._reported[endpoint.name] = status
                 self._send(status)
 
     def _send(self, status: events.NodeStatus) -> None:
@@ -210,7 +220,7 @@ class FleetReporter:
         # Several workers may see one node, and not all alike: none of them speaks for the others.
         return f"{node}/{self._options.worker}".encode()
 
-    def _queue(self, node: str, send: Callable[[], asyncio.Future[Appended]]) -> None:
+    def _queue(self, node: str, send: Callable[[], asyncio.Future[RecordMetadata]]) -> None:
         try:
             send().add_done_callback(_sent)
         except StreamsError as error:
@@ -218,13 +228,13 @@ class FleetReporter:
 
 
 def _steady(status: ProviderStatus, before: ProviderStatus) -> ProviderStatus:
-    """A place that does not answer keeps its models and its nature, so that a report says what is missing."""
+    """An endpoint that does not answer keeps its models and its nature, so that a report says what is missing."""
     if status.healthy:
         return status
     return replace(status, models=before.models, simulated=before.simulated, version=before.version)
 
 
-def _sent(future: asyncio.Future[Appended]) -> None:
+def _sent(future: asyncio.Future[RecordMetadata]) -> None:
     error = None if future.cancelled() else future.exception()
     if error is not None:
         _log.warning("a status is not reported: %s", error)

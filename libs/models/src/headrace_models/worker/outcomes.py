@@ -8,7 +8,7 @@ from typing import Final
 from headrace_contracts import events
 from headrace_contracts.content import ContentSealed, plain, text_of
 
-from headrace_models.errors import BadRequest, ProviderError, RetryLater, TryAnother
+from headrace_models.errors import BadRequest, ProviderError, RetrySameProvider, TryAnotherProvider
 from headrace_models.ports import DEFAULT_MAX_OUTPUT_TOKENS, ChatRequest, ChatResult, Message, Role, Usage
 
 DEADLINE_PASSED: Final = "deadline_passed"
@@ -25,7 +25,7 @@ _ROLES: Final[dict[str, Role]] = {"system": "system", "user": "user", "assistant
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ended:
+class ExecutionOutcome:
     """How one execution ended.
 
     Attributes:
@@ -47,9 +47,9 @@ class Ended:
     model_ms: float = 0.0
 
 
-def from_result(result: ChatResult) -> Ended:
+def from_result(result: ChatResult) -> ExecutionOutcome:
     """A finished call. A refusal is an answer too, and never routed around."""
-    return Ended(
+    return ExecutionOutcome(
         outcome=events.Outcome.REFUSED if result.refused else events.Outcome.ANSWERED,
         text=result.text,
         finish_reason=result.finish_reason,
@@ -61,25 +61,30 @@ def from_result(result: ChatResult) -> Ended:
     )
 
 
-def from_error(error: ProviderError, *, model_ms: float, now_ms: int, deadline_at: int | None) -> Ended:
+def from_error(error: ProviderError, *, model_ms: float, now_ms: int, deadline_at: int | None) -> ExecutionOutcome:
     """A call that gave no answer. Whether and where to try again is not decided here, only how lasting it is."""
-    if isinstance(error, RetryLater) and error.code == "timeout" and deadline_at is not None and now_ms >= deadline_at:
+    if (
+        isinstance(error, RetrySameProvider)
+        and error.code == "timeout"
+        and deadline_at is not None
+        and now_ms >= deadline_at
+    ):
         return expired("the deadline passed while the model was answering", usage=error.usage, model_ms=model_ms)
     match error:
-        case RetryLater(after_seconds=seconds):
+        case RetrySameProvider(after_seconds=seconds):
             outcome = events.Outcome.FAILED_RETRYABLE
             wait_ms = None if seconds is None else round(seconds * 1000)
-        case TryAnother() | BadRequest():
+        case TryAnotherProvider() | BadRequest():
             outcome, wait_ms = events.Outcome.FAILED_PERMANENT, None
         case _:
             outcome, wait_ms = events.Outcome.FAILED_RETRYABLE, None
     failure = events.Failure(code=error.code, message=error.message, retry_after_ms=wait_ms)
-    return Ended(outcome=outcome, failure=failure, usage=error.usage, model_ms=model_ms)
+    return ExecutionOutcome(outcome=outcome, failure=failure, usage=error.usage, model_ms=model_ms)
 
 
-def expired(message: str, *, usage: Usage | None = None, model_ms: float = 0.0) -> Ended:
+def expired(message: str, *, usage: Usage | None = None, model_ms: float = 0.0) -> ExecutionOutcome:
     """The answer is of no use any more. Without `usage` no model was asked."""
-    return Ended(
+    return ExecutionOutcome(
         outcome=events.Outcome.EXPIRED,
         asked=usage is not None,
         failure=events.Failure(code=DEADLINE_PASSED, message=message),
@@ -88,9 +93,9 @@ def expired(message: str, *, usage: Usage | None = None, model_ms: float = 0.0) 
     )
 
 
-def cancelled(*, usage: Usage | None = None, model_ms: float = 0.0) -> Ended:
+def cancelled(*, usage: Usage | None = None, model_ms: float = 0.0) -> ExecutionOutcome:
     """Nobody wants the answer any more. Without `usage` no model was asked."""
-    return Ended(
+    return ExecutionOutcome(
         outcome=events.Outcome.CANCELLED,
         asked=usage is not None,
         failure=events.Failure(code=CANCELLED, message="the task was cancelled"),
@@ -99,17 +104,17 @@ def cancelled(*, usage: Usage | None = None, model_ms: float = 0.0) -> Ended:
     )
 
 
-def not_asked(code: str, message: str, *, lasting: bool, retry_after_ms: int | None = None) -> Ended:
-    """Given up before any model was asked; `lasting` when asking this place again would end the same way."""
+def not_asked(code: str, message: str, *, lasting: bool, retry_after_ms: int | None = None) -> ExecutionOutcome:
+    """Given up before any model was asked; `lasting` when asking this endpoint again would end the same way."""
     outcome = events.Outcome.FAILED_PERMANENT if lasting else events.Outcome.FAILED_RETRYABLE
     failure = events.Failure(code=code, message=message, retry_after_ms=retry_after_ms)
-    return Ended(outcome=outcome, asked=False, failure=failure)
+    return ExecutionOutcome(outcome=outcome, asked=False, failure=failure)
 
 
-def too_large(ended: Ended) -> Ended:
+def too_large(ended: ExecutionOutcome) -> ExecutionOutcome:
     """What to report when the answer itself is more than Kafka takes."""
     failure = events.Failure(code=ANSWER_TOO_LARGE, message="the answer is larger than a record may be")
-    return Ended(
+    return ExecutionOutcome(
         outcome=events.Outcome.FAILED_PERMANENT,
         asked=ended.asked,
         failure=failure,
@@ -126,7 +131,7 @@ def seconds_left(deadline_at: int | None, now_ms: int) -> float | None:
     return None if deadline_at is None else max(0.0, (deadline_at - now_ms) / 1000)
 
 
-def call_of(request: events.AttemptRequested, timeout_seconds: float) -> ChatRequest | Ended:
+def call_of(request: events.AttemptRequested, timeout_seconds: float) -> ChatRequest | ExecutionOutcome:
     """The call of the model that an attempt asks for, or how it ends because there can be none."""
     try:
         messages = tuple(Message(_ROLES[message.role], text_of(message.content)) for message in request.messages)
@@ -167,7 +172,9 @@ class Execution:
     finished_at: int
 
 
-def finished_event(request: events.AttemptRequested, execution: Execution, ended: Ended) -> events.AttemptFinished:
+def finished_event(
+    request: events.AttemptRequested, execution: Execution, ended: ExecutionOutcome
+) -> events.AttemptFinished:
     """What the router is told."""
     return events.AttemptFinished(
         attempt_id=request.attempt_id,
@@ -194,7 +201,7 @@ def finished_event(request: events.AttemptRequested, execution: Execution, ended
 
 
 def usage_event(
-    request: events.AttemptRequested, execution: Execution, ended: Ended, event_id: str
+    request: events.AttemptRequested, execution: Execution, ended: ExecutionOutcome, event_id: str
 ) -> events.UsageRecorded:
     """What the accountant is told, of failed executions as well."""
     return events.UsageRecorded(

@@ -1,4 +1,4 @@
-"""The places a worker can ask, what each is doing, and who waits for a free slot.
+"""The endpoints a worker can ask, what each is doing, and who waits for a free slot.
 
 Who waits longest goes first, but batch work counts as having come `BATCH_HANDICAP_SECONDS` later than it did: what is
 urgent overtakes it, and nothing waits for ever.
@@ -24,13 +24,13 @@ _WEIGHT_OF_NEWEST: Final = 0.3
 """Of moving averages: the last few calls make the picture."""
 
 
-class NobodyOffers(Exception):
-    """Give the attempt back: no healthy place offers what it asks for."""
+class ModelNotOffered(Exception):
+    """Give the attempt back: no healthy endpoint offers what it asks for."""
 
 
 @dataclass(frozen=True, slots=True)
-class PlaceView:
-    """One place at one moment, for choosing among them.
+class EndpointView:
+    """One endpoint at one moment, for choosing among them.
 
     Attributes:
         seconds: Observed time of a call, by model.
@@ -50,12 +50,12 @@ class PlaceView:
         return self.slots - self.busy
 
 
-Choose = Callable[[Sequence[PlaceView], str], PlaceView | None]
-"""The best of some healthy places for a model; None when none of them offers it. A place without a free slot may be
-chosen: then the call waits for it, or for another one."""
+Choose = Callable[[Sequence[EndpointView], str], EndpointView | None]
+"""The best of some healthy endpoints for a model; None when none of them offers it. An endpoint without a free slot may
+be chosen: then the call waits for it, or for another one."""
 
 
-class Place:
+class Endpoint:
     """One node or provider, and what is known of it.
 
     Args:
@@ -73,7 +73,7 @@ class Place:
         self.idle.set()
         self.status = _NOT_LOOKED_AT
         self.doubted = asyncio.Event()
-        """Set when a call could not reach it: whoever looks at places should look at once."""
+        """Set when a call could not reach it: whoever looks at endpoints should look at once."""
         self._models: frozenset[str] = frozenset()
         self._loaded: frozenset[str] = frozenset()
         self.breaker: Breaker = CLOSED
@@ -107,8 +107,8 @@ class Place:
         self._models = frozenset(model.name for model in status.models)
         self._loaded = frozenset(model.name for model in status.models if model.loaded)
 
-    def view(self) -> PlaceView:
-        return PlaceView(
+    def view(self) -> EndpointView:
+        return EndpointView(
             name=self.name,
             provider=self.provider.provider,
             models=self._models,
@@ -125,64 +125,64 @@ class _Waiter:
     provider: str
     model: str
     rank: float
-    granted: asyncio.Future[Place] = field(repr=False)
+    granted: asyncio.Future[Endpoint] = field(repr=False)
 
 
-class Onlooker(Protocol):
+class PoolObserver(Protocol):
     """Told who is in a pool."""
 
-    def joined(self, place: Place) -> None:
-        """A place is in the pool."""
+    def joined(self, endpoint: Endpoint) -> None:
+        """An endpoint is in the pool."""
 
-    def left(self, place: Place) -> None:
-        """A place is no longer in the pool; its last calls may still be running."""
+    def left(self, endpoint: Endpoint) -> None:
+        """An endpoint is no longer in the pool; its last calls may still be running."""
 
 
 class Pool:
-    """Hands out slots of places, which may come and go.
+    """Hands out slots of endpoints, which may come and go.
 
     Args:
-        choose: Which of several healthy places of a provider is best for a model.
+        choose: Which of several healthy endpoints of a provider is best for a model.
     """
 
-    def __init__(self, places: Sequence[Place], choose: Choose, policy: BreakerPolicy | None = None) -> None:
-        self.places = {place.name: place for place in places}
-        if len(self.places) < len(places):
-            raise ValueError("two places have the same name")
+    def __init__(self, endpoints: Sequence[Endpoint], choose: Choose, policy: BreakerPolicy | None = None) -> None:
+        self.endpoints = {endpoint.name: endpoint for endpoint in endpoints}
+        if len(self.endpoints) < len(endpoints):
+            raise ValueError("two endpoints have the same name")
         self.changed = asyncio.Event()
-        """Set when the health of a place has changed, for whoever reports it."""
+        """Set when the health of an endpoint has changed, for whoever reports it."""
         self._choose = choose
         self._policy = policy or BreakerPolicy()
         self._waiters: list[_Waiter] = []
-        self._onlookers: list[Onlooker] = []
+        self._observers: list[PoolObserver] = []
 
-    def follow(self, onlooker: Onlooker) -> None:
-        """Tell somebody of the places that are here now, and of all that come and go from now on."""
-        self._onlookers.append(onlooker)
-        for place in self.places.values():
-            onlooker.joined(place)
+    def follow(self, observer: PoolObserver) -> None:
+        """Tell somebody of the endpoints that are here now, and of all that come and go from now on."""
+        self._observers.append(observer)
+        for endpoint in self.endpoints.values():
+            observer.joined(endpoint)
 
-    def join(self, place: Place) -> None:
-        """Take in a place. It gets calls when it has been looked at. Raises ValueError when its name is taken."""
-        if place.name in self.places:
-            raise ValueError(f"a place called {place.name} is in the pool already")
-        self.places[place.name] = place
-        place.doubted.set()
-        for onlooker in self._onlookers:
-            onlooker.joined(place)
+    def join(self, endpoint: Endpoint) -> None:
+        """Take in an endpoint. It gets calls when it has been looked at. Raises ValueError when its name is taken."""
+        if endpoint.name in self.endpoints:
+            raise ValueError(f"an endpoint called {endpoint.name} is in the pool already")
+        self.endpoints[endpoint.name] = endpoint
+        endpoint.doubted.set()
+        for observer in self._observers:
+            observer.joined(endpoint)
 
-    def leave(self, name: str) -> Place:
-        """Let a place go: it gets no call from now on. Those it has run on; its `idle` tells when they are done."""
-        place = self.places.pop(name)
-        for onlooker in self._onlookers:
-            onlooker.left(place)
+    def leave(self, name: str) -> Endpoint:
+        """Let an endpoint go: it gets no call from now on. Those it has run on; its `idle` tells when they are done."""
+        endpoint = self.endpoints.pop(name)
+        for observer in self._observers:
+            observer.left(endpoint)
         self._grant(everyone=True)
-        return place
+        return endpoint
 
     def resize(self, name: str, slots: int, hardware: Mapping[str, str]) -> None:
-        """A place has other slots or labels than before; calls beyond the slots run on."""
-        place = self.places[name]
-        place.slots, place.hardware = slots, dict(hardware)
+        """An endpoint has other slots or labels than before; calls beyond the slots run on."""
+        endpoint = self.endpoints[name]
+        endpoint.slots, endpoint.hardware = slots, dict(hardware)
         self.changed.set()
         self._grant()
 
@@ -191,10 +191,10 @@ class Pool:
         """Calls that wait for a slot."""
         return len(self._waiters)
 
-    async def acquire(self, provider: str, model: str, lane: Lane, within_seconds: float | None) -> Place:
-        """A slot of a place that offers a model; to be given back by `release`.
+    async def acquire(self, provider: str, model: str, lane: Lane, within_seconds: float | None) -> Endpoint:
+        """A slot of an endpoint that offers a model; to be given back by `release`.
 
-        Raises NobodyOffers, also when the last place that does goes while waiting, and TimeoutError.
+        Raises ModelNotOffered, also when the last endpoint that does goes while waiting, and TimeoutError.
         """
         best = self._best(provider, model)
         if best.busy < best.slots and not self._waiters:
@@ -217,65 +217,65 @@ class Pool:
             if waiter in self._waiters:
                 self._waiters.remove(waiter)
 
-    def release(self, place: Place, ended: ChatResult | ProviderError | None, model: str) -> None:
-        """Give a slot back, with how its call ended: None when that says nothing about the place."""
+    def release(self, endpoint: Endpoint, ended: ChatResult | ProviderError | None, model: str) -> None:
+        """Give a slot back, with how its call ended: None when that says nothing about the endpoint."""
         if ended is not None:
             now = asyncio.get_running_loop().time()
-            before = place.objection(now)
+            before = endpoint.objection(now)
             error = ended if isinstance(ended, ProviderError) else None
-            place.breaker = after_call(place.breaker, error, now, self._policy)
+            endpoint.breaker = after_call(endpoint.breaker, error, now, self._policy)
             if error is not None and error.code == "unreachable":
-                place.seen(replace(place.status, healthy=False, reason=error.message))
-                place.doubted.set()
+                endpoint.seen(replace(endpoint.status, healthy=False, reason=error.message))
+                endpoint.doubted.set()
             if isinstance(ended, ChatResult):
-                _observe(place, model, ended)
-            if place.objection(now) != before:
+                _observe(endpoint, model, ended)
+            if endpoint.objection(now) != before:
                 self.changed.set()
-                place.give_back()
+                endpoint.give_back()
                 self._grant(everyone=True)
                 return
-        self._free(place)
+        self._free(endpoint)
 
     def update(self, name: str, status: ProviderStatus) -> None:
-        """A place of the pool has been looked at."""
-        place = self.places[name]
-        if place.status != status:
-            place.seen(status)
+        """An endpoint of the pool has been looked at."""
+        endpoint = self.endpoints[name]
+        if endpoint.status != status:
+            endpoint.seen(status)
             self.changed.set()
         self._grant(everyone=True)
 
-    def _free(self, place: Place) -> None:
-        place.give_back()
+    def _free(self, endpoint: Endpoint) -> None:
+        endpoint.give_back()
         self._grant()
 
-    def _best(self, provider: str, model: str) -> Place:
+    def _best(self, provider: str, model: str) -> Endpoint:
         now = asyncio.get_running_loop().time()
         objections: list[str] = []
-        views: list[PlaceView] = []
-        for place in self.places.values():
-            if place.provider.provider == provider:
-                objection = place.objection(now)
+        views: list[EndpointView] = []
+        for endpoint in self.endpoints.values():
+            if endpoint.provider.provider == provider:
+                objection = endpoint.objection(now)
                 if objection is None:
-                    views.append(place.view())
+                    views.append(endpoint.view())
                 else:
-                    objections.append(f"{place.name}: {objection}")
+                    objections.append(f"{endpoint.name}: {objection}")
         chosen = self._choose(views, model)
         if chosen is not None:
-            return self.places[chosen.name]
+            return self.endpoints[chosen.name]
         if objections:
-            raise NobodyOffers(f"no healthy place offers {provider}/{model} now ({'; '.join(objections)})")
-        raise NobodyOffers(f"nobody here offers {provider}/{model}")
+            raise ModelNotOffered(f"no healthy endpoint offers {provider}/{model} now ({'; '.join(objections)})")
+        raise ModelNotOffered(f"nobody here offers {provider}/{model}")
 
     def _grant(self, *, everyone: bool = False) -> None:
         """Give free slots to who waits; with `everyone`, also tell those for whom nobody is left."""
         for waiter in list(self._waiters):
-            if not everyone and all(place.busy >= place.slots for place in self.places.values()):
+            if not everyone and all(endpoint.busy >= endpoint.slots for endpoint in self.endpoints.values()):
                 return
             if waiter.granted.done():
                 continue
             try:
                 best = self._best(waiter.provider, waiter.model)
-            except NobodyOffers as error:
+            except ModelNotOffered as error:
                 waiter.granted.set_exception(error)
                 self._waiters.remove(waiter)
                 continue
@@ -285,11 +285,11 @@ class Pool:
                 self._waiters.remove(waiter)
 
 
-def _observe(place: Place, model: str, result: ChatResult) -> None:
-    place.seconds[model] = _average(place.seconds.get(model), result.total_ms / 1000)
+def _observe(endpoint: Endpoint, model: str, result: ChatResult) -> None:
+    endpoint.seconds[model] = _average(endpoint.seconds.get(model), result.total_ms / 1000)
     writing = (result.total_ms - result.first_token_ms) / 1000
     if result.usage.output_tokens > 1 and writing > 0:
-        place.tokens_per_second = _average(place.tokens_per_second, result.usage.output_tokens / writing)
+        endpoint.tokens_per_second = _average(endpoint.tokens_per_second, result.usage.output_tokens / writing)
 
 
 def _average(before: float | None, newest: float) -> float:

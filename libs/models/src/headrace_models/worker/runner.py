@@ -2,7 +2,7 @@
 
 1. The attempt is read. What cannot be read goes to the dead letters (by the engine).
 2. It ends at once when it must not run here, its task was cancelled, or its deadline has passed.
-3. It waits for a slot of a place that offers its model.
+3. It waits for a slot of an endpoint that offers its model.
 4. The model is called; pieces of the answer go to whoever waits.
 5. AttemptFinished and UsageRecorded are written, and again until both are acknowledged; only then the record counts as
    done. A worker that dies before leaves the attempt to another: it may run twice, and is then costed twice.
@@ -27,7 +27,7 @@ from headrace_contracts.events import AttemptRequested, Failure
 from headrace_contracts.headers import header
 from headrace_contracts.ids import usage_id
 from headrace_contracts.topics import ATTEMPTS_FINISHED, USAGE_RECORDED
-from headrace_streams.errors import AppendUncertain, Overloaded, RecordRefused, SendToDeadLetters, TryAgain
+from headrace_streams.errors import AppendUncertain, Overloaded, RecordRefused, SendToDeadLetters, TransientError
 from headrace_streams.publishing import Publication, Publisher
 from headrace_streams.records import Record
 
@@ -36,8 +36,8 @@ from headrace_models.errors import ProviderError
 from headrace_models.ports import ChatRequest, ChatResult
 from headrace_models.worker import outcomes
 from headrace_models.worker.deltas import DeltaWriter
-from headrace_models.worker.outcomes import Ended, Execution
-from headrace_models.worker.pool import NobodyOffers, Place, Pool
+from headrace_models.worker.outcomes import Execution, ExecutionOutcome
+from headrace_models.worker.pool import Endpoint, ModelNotOffered, Pool
 
 _log = logging.getLogger(__name__)
 
@@ -59,7 +59,7 @@ class MustNotRunHere(SendToDeadLetters):
 class RunObserver:
     """Told how attempts went, for metrics; does nothing by itself."""
 
-    def reported(self, request: AttemptRequested, ended: Ended, queued_seconds: float) -> None:
+    def reported(self, request: AttemptRequested, ended: ExecutionOutcome, queued_seconds: float) -> None:
         """An attempt has been reported."""
 
 
@@ -80,6 +80,12 @@ class RunnerOptions:
 
 Forbid = Callable[[AttemptRequested], Failure | None]
 """Why an attempt must not run at this worker; None when it may."""
+
+
+def nothing_forbidden(_request: AttemptRequested) -> Failure | None:
+    """Any attempt may run here."""
+    return None
+
 
 IsCancelled = Callable[[str, str], bool]
 """Whether a tenant, the second, has asked to stop its task, the first."""
@@ -110,7 +116,7 @@ class AttemptRunner:
         options: RunnerOptions,
         clock_ms: Callable[[], int],
         new_id: Callable[[], str],
-        forbid: Forbid = lambda _request: None,
+        forbid: Forbid = nothing_forbidden,
         is_cancelled: IsCancelled = lambda _task_id, _tenant: False,
         observer: RunObserver | None = None,
         traceparent_of: Callable[[Record], str | None] = header_traceparent,
@@ -123,7 +129,7 @@ class AttemptRunner:
         self._new_id = new_id
         self._forbid = forbid
         self._is_cancelled = is_cancelled
-        # By what a wish names; a dict for its order.
+        # By what a cancellation request names; a dict for its order.
         self._running: dict[tuple[str, str], dict[_Run, None]] = {}
         self._observer = observer or RunObserver()
         self._traceparent_of = traceparent_of
@@ -145,9 +151,9 @@ class AttemptRunner:
         request = await self._read(record)
         await self._report(record, _Run(request, self._new_id(), self._traceparent_of(record)), outcomes.cancelled())
 
-    def interrupt(self, wishes: AbstractSet[tuple[str, str]]) -> int:
+    def interrupt(self, cancellations: AbstractSet[tuple[str, str]]) -> int:
         """End the running attempts of these tasks (id and tenant); how many there were."""
-        runs = [run for wish in wishes for run in self._running.get(wish, ())]
+        runs = [run for cancellation in cancellations for run in self._running.get(cancellation, ())]
         return sum(run.interrupt() for run in runs)
 
     def calls(self) -> Iterator[tuple[ModelName, float]]:
@@ -161,7 +167,7 @@ class AttemptRunner:
         origin = Origin(record.topic, record.partition, record.offset)
         return await self._codec.read(AttemptRequested, record.value, origin)
 
-    async def _run_unless_cancelled(self, run: _Run) -> Ended:
+    async def _run_unless_cancelled(self, run: _Run) -> ExecutionOutcome:
         name = run.request.task_id, run.request.tenant
         if self._is_cancelled(*name):
             return outcomes.cancelled()
@@ -184,35 +190,35 @@ class AttemptRunner:
         await self._report(record, _Run(request, execution_id, self._traceparent_of(record)), ended)
         raise MustNotRunHere(f"{objection.code}: {objection.message}")
 
-    async def _run(self, run: _Run) -> Ended:
+    async def _run(self, run: _Run) -> ExecutionOutcome:
         request = run.request
         left = outcomes.seconds_left(request.deadline_at, self._clock_ms())
         if left == 0:
             return outcomes.expired("the deadline had passed before the attempt began")
         try:
-            place = await self._pool.acquire(request.provider, request.model, request.lane, left)
+            endpoint = await self._pool.acquire(request.provider, request.model, request.lane, left)
         except TimeoutError:
             return outcomes.expired("the deadline passed while the attempt waited for a free slot")
-        except NobodyOffers as error:
+        except ModelNotOffered as error:
             return outcomes.not_asked(outcomes.NO_CAPACITY, str(error), lasting=False)
         told: ChatResult | ProviderError | None = None
         try:
-            run.begin(place, self._clock_ms())
+            run.begin(endpoint, self._clock_ms())
             left = outcomes.seconds_left(request.deadline_at, self._clock_ms())
             limit = self._options.call_seconds if left is None else min(left, self._options.call_seconds)
             call = outcomes.call_of(request, limit)
-            if isinstance(call, Ended):
+            if isinstance(call, ExecutionOutcome):
                 return call
-            told = await self._call(run, place, call)
+            told = await self._call(run, endpoint, call)
         finally:
-            self._pool.release(place, told, request.model)
+            self._pool.release(endpoint, told, request.model)
         if isinstance(told, ChatResult):
             return outcomes.from_result(told)
         return outcomes.from_error(
             told, model_ms=run.model_ms(), now_ms=self._clock_ms(), deadline_at=request.deadline_at
         )
 
-    async def _call(self, run: _Run, place: Place, call: ChatRequest) -> ChatResult | ProviderError:
+    async def _call(self, run: _Run, endpoint: Endpoint, call: ChatRequest) -> ChatResult | ProviderError:
         request = run.request
         deltas: DeltaWriter | None = None
         if request.stream and request.reply_partition is not None:
@@ -227,19 +233,19 @@ class AttemptRunner:
             if request.number > 1:
                 deltas.restart()
         try:
-            return await place.provider.chat(call, deltas.write if deltas is not None else _ignore)
+            return await endpoint.provider.chat(call, deltas.write if deltas is not None else _ignore)
         except ProviderError as error:
             return error
         except Exception as error:  # noqa: BLE001 - a client's defect ends this attempt, not the task
-            # The text of an unforeseen error may hold content: only its type and place are told.
-            _log.error("client of %s failed: %s", place.name, _origin(error))
+            # The text of an unforeseen error may hold content: only its type and endpoint are told.
+            _log.error("client of %s failed: %s", endpoint.name, _origin(error))
             message = f"the worker's client failed with {type(error).__name__}"
-            return ProviderError(outcomes.WORKER_ERROR, message, provider=place.provider.provider)
+            return ProviderError(outcomes.WORKER_ERROR, message, provider=endpoint.provider.provider)
         finally:
             if deltas is not None:
                 await deltas.close()
 
-    async def _report(self, record: Record, run: _Run, ended: Ended) -> None:
+    async def _report(self, record: Record, run: _Run, ended: ExecutionOutcome) -> None:
         request, now = run.request, self._clock_ms()
         execution = Execution(
             execution_id=run.execution_id,
@@ -276,7 +282,7 @@ class AttemptRunner:
         self._observer.reported(request, ended, execution.queued_ms / 1000)
 
     async def _write_end(
-        self, finished: Publication, execution: Execution, request: AttemptRequested, ended: Ended
+        self, finished: Publication, execution: Execution, request: AttemptRequested, ended: ExecutionOutcome
     ) -> None:
         try:
             await self._append(finished)
@@ -292,7 +298,7 @@ class AttemptRunner:
         while True:
             try:
                 await self._publisher.send(publication)
-            except (TryAgain, AppendUncertain, Overloaded) as error:
+            except (TransientError, AppendUncertain, Overloaded) as error:
                 _log.warning("%s is not written yet, trying again: %s", publication.event_id, error)
                 await asyncio.sleep(delay)
                 delay = min(delay * 2, _LONGEST_DELAY_SECONDS)
@@ -342,8 +348,8 @@ class _Run:
             self._task.uncancel()
         self._task = None
 
-    def begin(self, place: Place, now_ms: int) -> None:
-        self.node = place.name
+    def begin(self, endpoint: Endpoint, now_ms: int) -> None:
+        self.node = endpoint.name
         self._began = self._now()
         self._began_ms = now_ms
 

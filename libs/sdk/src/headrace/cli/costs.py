@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from headrace.cli.moments import moment_before
 from headrace.cli.output import OUT, dollars, print_json, table
 from headrace.cli.running import USAGE, fail, open_client, run
+from headrace.cli.timeparse import time_before
 from headrace.costs import CostReport, CostSums, SpendWindow
 
 _NUMBERS = ("executions", "tokens in", "tokens out", "cost")
@@ -51,7 +51,7 @@ def costs(
             _print_windows(windows)
         return
     groups = [name.strip() for name in by.split(",") if name.strip()]
-    report = run(_costs(groups, moment_before(since), moment_before(until), tenant))
+    report = run(_costs(groups, time_before(since), time_before(until), tenant))
     if json_output:
         print_json(report)
     else:

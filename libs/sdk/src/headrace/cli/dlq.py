@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from headrace.cli.moments import moment_before
 from headrace.cli.output import ERR, OUT, print_json
 from headrace.cli.running import FAILED, USAGE, addresses, fail, run
+from headrace.cli.timeparse import time_before
 
 if TYPE_CHECKING:
     from headrace_contracts.errors import UnreadableValue
     from headrace_streams.records import Record
 
     from headrace.connecting import Cluster
-    from headrace.dead_letters import DeadLetterTopics, Letter, Selection
+    from headrace.dead_letters import DeadLetterSelection, DeadLetterTopics, StoredDeadLetter
 
 _MOST_TOLD: Final = 10
 
@@ -36,11 +36,11 @@ Ids = Annotated[
 ]
 Topic = Annotated[list[str] | None, typer.Option("--topic", "-t", help="Only of this topic; may be repeated.")]
 Error = Annotated[str | None, typer.Option("--error", "-e", help="Only with this type of error, such as BadBytes.")]
-Service = Annotated[str | None, typer.Option(help="Only those that this service gave up.")]
-Tenant = Annotated[str | None, typer.Option(help="Only of this tenant, as far as headers tell.")]
+ServiceOption = Annotated[str | None, typer.Option(help="Only those that this service gave up.")]
+TenantOption = Annotated[str | None, typer.Option(help="Only of this tenant, as far as headers tell.")]
 Since = Annotated[str | None, typer.Option(help="Given up at or after a time (2027-01-01T12:00:00Z) or an age (2h).")]
 Until = Annotated[str | None, typer.Option(help="Given up before a time or an age.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 By = Annotated[str | None, typer.Option("--by", help="Who does it; by default user@host.")]
@@ -52,8 +52,8 @@ def list_letters(
         list[str] | None, typer.Argument(help="Only these topics, such as tasks.submitted; by default all.")
     ] = None,
     error: Error = None,
-    service: Service = None,
-    tenant: Tenant = None,
+    service: ServiceOption = None,
+    tenant: TenantOption = None,
     since: Since = None,
     until: Until = None,
     everything: Annotated[bool, typer.Option("--all", "-a", help="Also those that were replayed or dropped.")] = False,
@@ -80,7 +80,7 @@ def show(
     content: Annotated[
         bool, typer.Option("--content", help="Show what people and models wrote, and raw bytes.")
     ] = False,
-    json_output: Json = False,
+    json_output: JsonOption = False,
 ) -> None:
     """One letter: why, by whom, from where, its headers, and the event in it when that can be read.
 
@@ -98,8 +98,8 @@ def replay(
     ids: Ids = None,
     topic: Topic = None,
     error: Error = None,
-    service: Service = None,
-    tenant: Tenant = None,
+    service: ServiceOption = None,
+    tenant: TenantOption = None,
     since: Since = None,
     until: Until = None,
     everything: Annotated[bool, typer.Option("--all", help="All that are open.")] = False,
@@ -133,8 +133,8 @@ def drop(
     ids: Ids = None,
     topic: Topic = None,
     error: Error = None,
-    service: Service = None,
-    tenant: Tenant = None,
+    service: ServiceOption = None,
+    tenant: TenantOption = None,
     since: Since = None,
     until: Until = None,
     everything: Annotated[bool, typer.Option("--all", help="All that are open.")] = False,
@@ -160,10 +160,10 @@ def drop(
 class _Chosen:
     """Letters by id, or by what they have in common."""
 
-    def __init__(self, ids: Sequence[str], selection: Selection, *, everything: bool, again: bool) -> None:
-        from headrace.dead_letters import Selection
+    def __init__(self, ids: Sequence[str], selection: DeadLetterSelection, *, everything: bool, again: bool) -> None:
+        from headrace.dead_letters import DeadLetterSelection
 
-        restricted = selection != Selection(handled=selection.handled)
+        restricted = selection != DeadLetterSelection(handled=selection.handled)
         if ids and (restricted or everything):
             raise fail("name letters by id, or choose them by topic, error, service or time: not both", USAGE)
         if not (ids or restricted or everything):
@@ -174,7 +174,7 @@ class _Chosen:
         self._selection = selection
         self._again = again
 
-    async def letters(self, topics: DeadLetterTopics) -> list[Letter]:
+    async def letters(self, topics: DeadLetterTopics) -> list[StoredDeadLetter]:
         """Raises typer.Exit for a letter that is handled already."""
         if not self._ids:
             return await topics.letters(self._selection)
@@ -186,8 +186,8 @@ class _Chosen:
         return found
 
 
-async def _list(selection: Selection, count: int, *, json_output: bool) -> None:
-    from headrace.cli.letters import letter_document, letters_report
+async def _list(selection: DeadLetterSelection, count: int, *, json_output: bool) -> None:
+    from headrace.cli.dead_letters_view import letter_document, letters_report
     from headrace.dead_letters import grouped
 
     async with _cluster() as cluster, _topics(cluster) as topics:
@@ -205,7 +205,7 @@ async def _list(selection: Selection, count: int, *, json_output: bool) -> None:
 async def _show(text: str, *, content: bool, json_output: bool) -> None:
     from headrace_contracts.errors import UnreadableValue
 
-    from headrace.cli.letters import whole_document, whole_report
+    from headrace.cli.dead_letters_view import whole_document, whole_report
 
     async with _cluster() as cluster, _topics(cluster) as topics:
         (letter,) = await topics.find([text])
@@ -267,7 +267,7 @@ async def _drop(chosen: _Chosen, reason: str, by: str, *, dry_run: bool, yes: bo
         ERR.print(f"dropped {done}; `headrace dlq list --all` still shows them", style="dim")
 
 
-async def _readable(topics: DeadLetterTopics, letters: Sequence[Letter]) -> list[Letter]:
+async def _readable(topics: DeadLetterTopics, letters: Sequence[StoredDeadLetter]) -> list[StoredDeadLetter]:
     """Those that the schemas of today can read, or that were too large to look at here. Raises typer.Exit for none."""
     flaws = await topics.flaws(letters)
     held = [letter for letter in letters if letter.id in flaws]
@@ -284,9 +284,9 @@ async def _readable(topics: DeadLetterTopics, letters: Sequence[Letter]) -> list
     return left
 
 
-def _confirmed(letters: Sequence[Letter], what: str, prefix: str, *, dry_run: bool, yes: bool) -> bool:
+def _confirmed(letters: Sequence[StoredDeadLetter], what: str, prefix: str, *, dry_run: bool, yes: bool) -> bool:
     """Whether to go on. Raises typer.Exit when nobody can be asked, or when there is nothing to do."""
-    from headrace.cli.letters import letters_report
+    from headrace.cli.dead_letters_view import letters_report
 
     if not letters:
         raise fail(f"nothing to {what}: no letter is both open and chosen", FAILED)
@@ -304,23 +304,23 @@ def _confirmed(letters: Sequence[Letter], what: str, prefix: str, *, dry_run: bo
     return typer.confirm(question, err=True)
 
 
-def _stopped(what: str, done: int, letters: Sequence[Letter]) -> None:
+def _stopped(what: str, done: int, letters: Sequence[StoredDeadLetter]) -> None:
     ERR.print(f"{what} {done} of {len(letters)}, and noted it; the others are still open", style="yellow")
 
 
 def _selection(
     topics: list[str] | None, error: str | None, service: str | None, tenant: str | None, since: str | None,
     until: str | None, *, handled: bool,
-) -> Selection:  # fmt: skip
-    from headrace.dead_letters import Selection
+) -> DeadLetterSelection:  # fmt: skip
+    from headrace.dead_letters import DeadLetterSelection
 
-    return Selection(
+    return DeadLetterSelection(
         topics=frozenset(topics or ()),
         error_type=error,
         service=service,
         tenant=tenant,
-        since=moment_before(since),
-        until=moment_before(until),
+        since=time_before(since),
+        until=time_before(until),
         handled=handled,
     )
 
@@ -341,8 +341,8 @@ def _tell(record: Record, error: UnreadableValue) -> None:
     ERR.print(f"{error.origin} is passed over: {error.reason}", style="yellow", soft_wrap=True, markup=False)
 
 
-def _handled(letter: Letter) -> str:
-    from headrace.cli.letters import handled_text
+def _handled(letter: StoredDeadLetter) -> str:
+    from headrace.cli.dead_letters_view import handled_text
 
     return handled_text(letter)
 

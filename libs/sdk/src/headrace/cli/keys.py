@@ -12,7 +12,7 @@ from headrace.results import Key, NewKey
 
 app = typer.Typer(no_args_is_help=True, help="Make, list and revoke API keys. Needs a key with the scope admin.")
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @app.command()
@@ -24,7 +24,7 @@ def create(
         typer.Option(help="tasks, skills, costs or admin; may be given several times. Default: the first three."),
     ] = None,
     per_minute: Annotated[int | None, typer.Option(help="Requests a minute; no limit unless said.", min=1)] = None,
-    json_output: Json = False,
+    json_output: JsonOption = False,
 ) -> None:
     """Make a key. It is printed this once, on stdout; only a keyed hash of it is kept.
 
@@ -48,7 +48,7 @@ async def _create(tenant: str, name: str, scopes: list[str] | None, per_minute: 
 
 @app.command("list")
 def list_keys(
-    tenant: Annotated[str | None, typer.Option(help="Only this tenant's.")] = None, json_output: Json = False
+    tenant: Annotated[str | None, typer.Option(help="Only this tenant's.")] = None, json_output: JsonOption = False
 ) -> None:
     """All keys, revoked ones included; never their secrets."""
     keys = run(_list(tenant))

@@ -14,11 +14,11 @@ from headrace.results import Preferences
 app = typer.Typer(no_args_is_help=True, help="Show and set where work may run.")
 
 User = Annotated[str, typer.Option(help="One user of the tenant; unless said, the tenant's own defaults.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @app.command()
-def get(user: User = "", json_output: Json = False) -> None:
+def get(user: User = "", json_output: JsonOption = False) -> None:
     """What applies, and whose record says so."""
     _show(run(_get(user)), json_output)
 
@@ -41,7 +41,7 @@ def set_preferences(
     ] = None,
     allow_none: Annotated[bool, typer.Option("--allow-none", help="Internal content stays on our nodes.")] = False,
     user: User = "",
-    json_output: Json = False,
+    json_output: JsonOption = False,
 ) -> None:
     """Change what is named, keep the rest.
 

@@ -103,8 +103,8 @@ def _exit_code(error: Exception) -> int | None:
 
 def _kafka_exit_code(error: Exception) -> int | None:
     from headrace_contracts.errors import ContractError
-    from headrace_streams.errors import StreamsError, TryAgain
+    from headrace_streams.errors import StreamsError, TransientError
 
-    if isinstance(error, TryAgain):
+    if isinstance(error, TransientError):
         return UNREACHABLE
     return FAILED if isinstance(error, StreamsError | ContractError) else None

@@ -17,8 +17,8 @@ from headrace.skills import Skill, SkillNews, SkillVersion
 
 app = typer.Typer(no_args_is_help=True, help="Publish, find, follow and revoke skills.")
 
-Name = Annotated[str, typer.Argument(help="Name of the skill.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+NameArgument = Annotated[str, typer.Argument(help="NameArgument of the skill.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @app.command("list")
@@ -27,7 +27,7 @@ def list_skills(
         list[str] | None, typer.Option("--interest", "-i", help="Only those of this domain; repeatable.")
     ] = None,
     limit: Annotated[int, typer.Option("--limit", "-n", help="At most so many.", min=1)] = 50,
-    json_output: Json = False,
+    json_output: JsonOption = False,
 ) -> None:
     """All live skills of the tenant."""
     _print_skills(run(_search("", interest, limit)), json_output)
@@ -40,7 +40,7 @@ def search(
         list[str] | None, typer.Option("--interest", "-i", help="Only those of this domain; repeatable.")
     ] = None,
     limit: Annotated[int, typer.Option("--limit", "-n", help="At most so many.", min=1)] = 20,
-    json_output: Json = False,
+    json_output: JsonOption = False,
 ) -> None:
     """Live skills that match, best first."""
     _print_skills(run(_search(query, interest, limit)), json_output)
@@ -52,7 +52,7 @@ async def _search(query: str, interests: list[str] | None, limit: int) -> tuple[
 
 
 @app.command()
-def show(name: Name, json_output: Json = False) -> None:
+def show(name: NameArgument, json_output: JsonOption = False) -> None:
     """A skill with its body, which goes to stdout."""
     skill = run(_get(name))
     if json_output:
@@ -70,7 +70,7 @@ async def _get(name: str) -> Skill:
 
 
 @app.command()
-def versions(name: Name, json_output: Json = False) -> None:
+def versions(name: NameArgument, json_output: JsonOption = False) -> None:
     """The latest versions of a skill, newest first."""
     history = run(_versions(name))
     if json_output:
@@ -89,13 +89,13 @@ async def _versions(name: str) -> tuple[SkillVersion, ...]:
 
 @app.command()
 def publish(
-    name: Annotated[str, typer.Argument(help="Name: lower-case words joined by hyphens.")],
+    name: Annotated[str, typer.Argument(help="NameArgument: lower-case words joined by hyphens.")],
     file: Annotated[Path, typer.Argument(help="File that holds the skill; - for stdin.")],
     interest: Annotated[list[str], typer.Option("--interest", "-i", help="Domain whose agents get it; repeatable.")],
     title: Annotated[str, typer.Option(help="One line for people.")] = "",
     summary: Annotated[str, typer.Option(help="What it is good for, for search.")] = "",
     author: Annotated[str, typer.Option(help="Agent that learned it.")] = "",
-    json_output: Json = False,
+    json_output: JsonOption = False,
 ) -> None:
     """Publish a skill, or a new version of it. The same content again makes no new version.
 
@@ -121,7 +121,7 @@ async def _publish(name: str, body: str, interests: list[str], title: str, summa
 
 
 @app.command()
-def revoke(name: Name, json_output: Json = False) -> None:
+def revoke(name: NameArgument, json_output: JsonOption = False) -> None:
     """Take a skill out of use; the agents that follow its domains are told."""
     skill = run(_revoke(name))
     if json_output:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from headrace.cli.moments import moment_before
 from headrace.cli.output import ERR, OUT
 from headrace.cli.running import USAGE, addresses, fail, run
+from headrace.cli.timeparse import time_before
 
 if TYPE_CHECKING:
     from headrace_contracts.errors import UnreadableValue
@@ -48,7 +48,7 @@ def tail(
     """
     if from_start and since:
         raise fail("--from-start and --since contradict each other", USAGE)
-    begin: Start | None = "start" if from_start else moment_before(since)
+    begin: Start | None = "start" if from_start else time_before(since)
     run(_tail(_Tail(topic, tenant, key, json_output=json_output), begin, count, follow=follow))
 
 

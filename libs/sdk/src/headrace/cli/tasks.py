@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.text import Text
 
-from headrace.cli.moments import moment_before
 from headrace.cli.output import ERR, OUT, dollars, moment, print_json, status_text, table, task_summary, where_text
 from headrace.cli.running import FAILED, addresses, fail, open_client, run
+from headrace.cli.timeparse import time_before
 from headrace.results import Task
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, help="List, show, explain and cancel tasks.")
 
 Id = Annotated[str, typer.Argument(help="Id of the task.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @app.command("list")
@@ -34,7 +34,7 @@ def list_tasks(
     since: Annotated[str | None, typer.Option(help="A time (2027-01-01T12:00:00Z) or an age (30m, 2h, 7d).")] = None,
     until: Annotated[str | None, typer.Option(help="A time or an age.")] = None,
     limit: Annotated[int, typer.Option("--limit", "-n", help="At most so many.", min=1)] = 20,
-    json_output: Json = False,
+    json_output: JsonOption = False,
 ) -> None:
     """Newest first.
 
@@ -45,8 +45,8 @@ def list_tasks(
     """
     found = run(
         _list(
-            limit, status=status, role=role, kind=kind, session=session, user=user, since=moment_before(since),
-            until=moment_before(until),
+            limit, status=status, role=role, kind=kind, session=session, user=user, since=time_before(since),
+            until=time_before(until),
         )
     )  # fmt: skip
     if json_output:
@@ -74,7 +74,7 @@ async def _list(limit: int, **filters: str | datetime | None) -> list[Task]:
 
 
 @app.command()
-def show(task_id: Id, json_output: Json = False) -> None:
+def show(task_id: Id, json_output: JsonOption = False) -> None:
     """A task with its answer. Exit code 1 when there is no task of this id."""
     task = run(_get(task_id))
     if json_output:
@@ -94,7 +94,7 @@ async def _get(task_id: str) -> Task:
 def cancel(
     task_id: Id,
     reason: Annotated[str, typer.Option(help="Why, for the record.")] = "",
-    json_output: Json = False,
+    json_output: JsonOption = False,
 ) -> None:
     """Stop a task. Exit code 1 when it had ended already."""
     ended = run(_cancel(task_id, reason))
@@ -116,7 +116,7 @@ def why(
     journal: Annotated[
         bool, typer.Option("--journal", help="Read the router's journal in Kafka: also what was rejected, and why.")
     ] = False,
-    json_output: Json = False,
+    json_output: JsonOption = False,
 ) -> None:
     """Why a task went where it went, step by step."""
     task = run(_get(task_id))

@@ -11,7 +11,7 @@ from confluent_kafka import KafkaError, KafkaException, admin
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic as KafkaTopic
 
-from headrace_streams.errors import TopicMissing, TryAgain
+from headrace_streams.errors import TopicMissing, TransientError
 from headrace_streams.kafka import errors
 from headrace_streams.kafka.polling import from_kafka, to_kafka
 from headrace_streams.kafka.properties import Properties, admin_properties
@@ -59,7 +59,7 @@ class KafkaAdmin:
             raise errors.asking(errors.error_of(exception), f"topics {', '.join(topics)}") from exception
 
     async def check_topics(self, topics: Collection[str]) -> Mapping[str, int]:
-        """Their numbers of partitions. Raises TopicMissing, TryAgain."""
+        """Their numbers of partitions. Raises TopicMissing, TransientError."""
         counts = await self.partition_counts(topics)
         missing = sorted(set(topics) - counts.keys())
         if missing:
@@ -67,7 +67,7 @@ class KafkaAdmin:
         return counts
 
     async def bounds(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, tuple[int, int]]:
-        """First and next offset. Raises TopicMissing, TryAgain."""
+        """First and next offset. Raises TopicMissing, TransientError."""
         first, following = await asyncio.gather(
             self._offsets(partitions, _OFFSET_SPEC.earliest()), self._offsets(partitions, _OFFSET_SPEC.latest())
         )
@@ -76,7 +76,7 @@ class KafkaAdmin:
     async def offsets_at(
         self, partitions: Collection[TopicPartition], timestamp_ms: int
     ) -> Mapping[TopicPartition, int]:
-        """First offset at or after a time, or the next offset. Raises TopicMissing, TryAgain."""
+        """First offset at or after a time, or the next offset. Raises TopicMissing, TransientError."""
         found = await self._offsets(partitions, _OFFSET_SPEC.for_timestamp(timestamp_ms))
         later = [name for name, offset in found.items() if offset < 0]
         return {**found, **await self._offsets(later, _OFFSET_SPEC.latest())}
@@ -87,7 +87,7 @@ class KafkaAdmin:
         deadline = loop.time() + _SECONDS
         while missing := set(topics) - (await self.partition_counts(topics)).keys():
             if loop.time() > deadline:
-                raise TryAgain(f"{', '.join(sorted(missing))} created, but not known to the brokers yet")
+                raise TransientError(f"{', '.join(sorted(missing))} created, but not known to the brokers yet")
             await asyncio.sleep(_LEADER_PAUSE_SECONDS)
 
     async def _offsets(self, partitions: Collection[TopicPartition], which: Any) -> dict[TopicPartition, int]:

@@ -16,11 +16,11 @@ from headrace_streams.errors import LeaveGroup, PartitionsLost
 from headrace_streams.kafka import errors
 from headrace_streams.kafka.admin import KafkaAdmin
 from headrace_streams.kafka.inbox import Inbox
-from headrace_streams.kafka.polling import ConsumerThread, Delivery, from_kafka, to_kafka
+from headrace_streams.kafka.polling import ConsumerThread, DeliveredMessage, from_kafka, to_kafka
 from headrace_streams.kafka.properties import Properties, consumer_properties, is_incremental
 from headrace_streams.kafka.records import Chunk, records_of
 from headrace_streams.ports import RebalanceListener
-from headrace_streams.records import Progress, Record, TopicPartition
+from headrace_streams.records import OffsetAndMetadata, Record, TopicPartition
 
 T = TypeVar("T")
 
@@ -78,32 +78,33 @@ class KafkaConsumer:
             if chunks or not await self._inbox.wait(deadline):
                 return records_of(chunks)
 
-    async def commit(self, progress: Mapping[TopicPartition, Progress]) -> None:
-        foreign = progress.keys() - (self._owned if self._failure is None else set())
+    async def commit(self, offsets: Mapping[TopicPartition, OffsetAndMetadata]) -> None:
+        foreign = offsets.keys() - (self._owned if self._failure is None else set())
         if foreign:
             raise PartitionsLost(f"{self._what}: not assigned here: {', '.join(map(str, sorted(foreign)))}")
-        if not progress:
+        if not offsets:
             return
-        offsets = [to_kafka(name, moved.next_offset, moved.metadata) for name, moved in progress.items()]
+        in_kafka = [to_kafka(name, moved.next_offset, moved.metadata) for name, moved in offsets.items()]
         stored = await self._thread.run(
-            lambda: self._kafka.commit(offsets=offsets, asynchronous=False), partial(errors.committing, what=self._what)
+            lambda: self._kafka.commit(offsets=in_kafka, asynchronous=False),
+            partial(errors.committing, what=self._what),
         )
         for answer in stored:
             if answer.error is not None:
                 raise errors.committing(answer.error, f"{self._what}, {from_kafka(answer)}")
 
-    async def committed(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, Progress]:
+    async def committed(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, OffsetAndMetadata]:
         asked = [to_kafka(name) for name in partitions]
-        what = f"progress of {self._what}"
+        what = f"committed offsets of {self._what}"
         answers = await self._thread.run(
             lambda: self._kafka.committed(asked, _COMMITTED_SECONDS), partial(errors.asking, what=what)
         )
-        found: dict[TopicPartition, Progress] = {}
+        found: dict[TopicPartition, OffsetAndMetadata] = {}
         for answer in answers:
             if answer.error is not None:
                 raise errors.asking(answer.error, f"{what}, {from_kafka(answer)}")
             if answer.offset >= 0:
-                found[from_kafka(answer)] = Progress(answer.offset, answer.metadata or "")
+                found[from_kafka(answer)] = OffsetAndMetadata(answer.offset, answer.metadata or "")
         return found
 
     async def log_ends(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, int]:
@@ -145,7 +146,7 @@ class KafkaConsumer:
 
     # On the loop.
 
-    def _deliver(self, deliveries: Sequence[Delivery]) -> None:
+    def _deliver(self, deliveries: Sequence[DeliveredMessage]) -> None:
         self._inbox.put(chunk for chunk in deliveries if isinstance(chunk, Chunk))
 
     def _fail(self, error: Exception) -> None:

@@ -7,12 +7,12 @@ from confluent_kafka import KafkaError, KafkaException
 from headrace_streams.errors import (
     AppendUncertain,
     LeaveGroup,
-    OffsetGone,
+    OffsetOutOfRange,
     PartitionsLost,
     RecordRefused,
     StreamsError,
     TopicMissing,
-    TryAgain,
+    TransientError,
 )
 
 _REFUSED = frozenset({
@@ -83,14 +83,14 @@ def appending(error: KafkaError, topic: str) -> StreamsError:
     if error.code() in _REFUSED:
         return RecordRefused(text)
     if error.code() in _NEVER_SENT:
-        return TryAgain(text)
+        return TransientError(text)
     return AppendUncertain(text)
 
 
 def queueing(error: KafkaError, topic: str) -> StreamsError:
     """Why a record was not even queued."""
     refused = appending(error, topic)
-    return refused if isinstance(refused, RecordRefused) else TryAgain(str(refused))
+    return refused if isinstance(refused, RecordRefused) else TransientError(str(refused))
 
 
 def committing(error: KafkaError, what: str) -> StreamsError:
@@ -100,14 +100,14 @@ def committing(error: KafkaError, what: str) -> StreamsError:
         return PartitionsLost(text)
     if error.code() in (KafkaError.OFFSET_METADATA_TOO_LARGE, KafkaError.INVALID_COMMIT_OFFSET_SIZE):
         return RecordRefused(text)
-    return LeaveGroup(text) if error.code() in _UNUSABLE or error.fatal() else TryAgain(text)
+    return LeaveGroup(text) if error.code() in _UNUSABLE or error.fatal() else TransientError(text)
 
 
 def consuming(error: KafkaError, what: str) -> StreamsError | None:
     """What an error met while polling asks for; None when librdkafka gets over it by itself."""
     text = f"{what}: {_words(error)}"
     if error.code() == KafkaError._AUTO_OFFSET_RESET:
-        return OffsetGone(text)
+        return OffsetOutOfRange(text)
     return LeaveGroup(text) if error.code() in _UNUSABLE or error.fatal() else None
 
 
@@ -118,7 +118,7 @@ def asking(error: KafkaError, what: str) -> StreamsError:
         return TopicMissing(f"{text}; provision the topics first")
     if error.code() in _UNUSABLE or error.fatal():
         return LeaveGroup(text)
-    return TryAgain(text)
+    return TransientError(text)
 
 
 def is_leader_moving(error: KafkaError) -> bool:
@@ -129,7 +129,7 @@ def is_leader_moving(error: KafkaError) -> bool:
 def creating(error: KafkaError, topic: str) -> StreamsError:
     """Why a topic was not created."""
     text = f"{topic}: {_words(error)}"
-    return TryAgain(text) if error.retriable() or error.code() in _PASSING else RecordRefused(text)
+    return TransientError(text) if error.retriable() or error.code() in _PASSING else RecordRefused(text)
 
 
 _LEADER_MOVING = frozenset({

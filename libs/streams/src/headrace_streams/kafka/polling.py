@@ -25,7 +25,7 @@ T = TypeVar("T")
 _POLL_SECONDS = 0.05
 _BRISK_POLL_SECONDS = 0.01
 _BATCH = 4_000
-_BATCHES_UNDERWAY = 3
+_BATCHES_IN_FLIGHT = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class EndOfPartition:
     offset: int
 
 
-Delivery = Chunk | EndOfPartition
+DeliveredMessage = Chunk | EndOfPartition
 
 _Command = tuple[Callable[[], Any], "asyncio.Future[Any] | None"]
 
@@ -59,7 +59,7 @@ class ConsumerThread:
         self,
         consumer: LibrdkafkaConsumer,
         what: str,
-        deliver: Callable[[Sequence[Delivery]], None],
+        deliver: Callable[[Sequence[DeliveredMessage]], None],
         fail: Callable[[Exception], None],
         end: Callable[[], None],
     ) -> None:
@@ -78,7 +78,7 @@ class ConsumerThread:
         # Polled, and not yet on its way to the loop.
         self._polled: list[Message] = []
         # Hands over no more batches than this before the loop has taken one: a loop that is busy is not flooded.
-        self._slots = threading.BoundedSemaphore(_BATCHES_UNDERWAY)
+        self._slots = threading.BoundedSemaphore(_BATCHES_IN_FLIGHT)
         threading.Thread(target=self._main, name=f"kafka {what}", daemon=True).start()
 
     # On the loop.
@@ -189,7 +189,7 @@ class ConsumerThread:
             self._slots.acquire()
             self.call_on_loop(self._hand_over, deliveries)
 
-    def _hand_over(self, deliveries: Sequence[Delivery]) -> None:
+    def _hand_over(self, deliveries: Sequence[DeliveredMessage]) -> None:
         self._slots.release()
         self._deliver(deliveries)
 
@@ -200,10 +200,10 @@ class ConsumerThread:
             if future is not None:
                 _set_exception(future, LeaveGroup(f"{self._what}: closed"))
 
-    def _deliveries(self, messages: Sequence[Message]) -> Sequence[Delivery]:
+    def _deliveries(self, messages: Sequence[Message]) -> Sequence[DeliveredMessage]:
         if not any(map(Message.error, messages)):
             return chunks_of(messages)
-        deliveries: list[Delivery] = []
+        deliveries: list[DeliveredMessage] = []
         begin = 0
         for index, message in enumerate(messages):
             error = message.error()

@@ -22,13 +22,13 @@ from confluent_kafka import Producer as LibrdkafkaProducer
 from headrace_streams.errors import AppendUncertain, Overloaded, RecordRefused, StreamsError
 from headrace_streams.kafka import errors
 from headrace_streams.kafka.properties import Properties, producer_properties
-from headrace_streams.records import Appended, Outgoing
+from headrace_streams.records import ProducerRecord, RecordMetadata
 
 _POLL_SECONDS = 0.1
 _GIVE_UP_AFTER = 0.8
 """Share of librdkafka's own time limit for a record."""
 
-_Report = tuple["asyncio.Future[Appended]", Appended | StreamsError]
+_Report = tuple["asyncio.Future[RecordMetadata]", RecordMetadata | StreamsError]
 
 
 class KafkaProducer:
@@ -53,8 +53,8 @@ class KafkaProducer:
         self._thread = threading.Thread(target=self._run, name="kafka-producer", daemon=True)
         self._thread.start()
 
-    def send(self, record: Outgoing) -> asyncio.Future[Appended]:
-        future: asyncio.Future[Appended] = self._loop.create_future()
+    def send(self, record: ProducerRecord) -> asyncio.Future[RecordMetadata]:
+        future: asyncio.Future[RecordMetadata] = self._loop.create_future()
         if self._closed:
             future.set_exception(RecordRefused(f"{record.topic}: this producer is closed"))
             return future
@@ -92,12 +92,12 @@ class KafkaProducer:
     def _report(
         self,
         number: int,
-        future: asyncio.Future[Appended],
+        future: asyncio.Future[RecordMetadata],
         topic: str,
         error: KafkaError | None,
         message: Message,
     ) -> None:
-        outcome: Appended | StreamsError
+        outcome: RecordMetadata | StreamsError
         self._queued_at.pop(number, None)
         partition, offset = message.partition(), message.offset()
         if error is not None:
@@ -106,7 +106,7 @@ class KafkaProducer:
             # The leader had it already: a repeat of a request whose answer was lost.
             outcome = AppendUncertain(f"{topic}: appended, but nobody said at which offset")
         else:
-            outcome = Appended(topic, partition, offset)
+            outcome = RecordMetadata(topic, partition, offset)
         self._reports.append((future, outcome))
 
     def _new_producer(self) -> LibrdkafkaProducer:
@@ -155,7 +155,7 @@ class KafkaProducer:
         for future, outcome in reports:
             if future.done():
                 continue
-            if isinstance(outcome, Appended):
+            if isinstance(outcome, RecordMetadata):
                 future.set_result(outcome)
             else:
                 future.set_exception(outcome)

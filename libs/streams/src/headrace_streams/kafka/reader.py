@@ -13,7 +13,7 @@ from headrace_streams.errors import LeaveGroup, TopicMissing
 from headrace_streams.kafka import errors
 from headrace_streams.kafka.admin import KafkaAdmin
 from headrace_streams.kafka.inbox import Inbox
-from headrace_streams.kafka.polling import ConsumerThread, Delivery, EndOfPartition, to_kafka
+from headrace_streams.kafka.polling import ConsumerThread, DeliveredMessage, EndOfPartition, to_kafka
 from headrace_streams.kafka.properties import Properties, reader_properties
 from headrace_streams.kafka.records import Chunk, records_of
 from headrace_streams.records import Record, TopicPartition
@@ -100,7 +100,7 @@ class KafkaReader:
         self._positions = positions
         self._ends = {}
 
-    def _deliver(self, deliveries: Sequence[Delivery]) -> None:
+    def _deliver(self, deliveries: Sequence[DeliveredMessage]) -> None:
         for delivery in deliveries:
             if isinstance(delivery, EndOfPartition):
                 self._ends[delivery.partition] = delivery.offset

@@ -2,6 +2,6 @@
 
 from headrace_streams.memory.cluster import MemoryCluster
 from headrace_streams.memory.log import MemoryLog
-from headrace_streams.memory.network import Network, Operation, PerfectNetwork, Request
+from headrace_streams.memory.network import Network, NetworkRequest, Operation, PerfectNetwork
 
-__all__ = ["MemoryCluster", "MemoryLog", "Network", "Operation", "PerfectNetwork", "Request"]
+__all__ = ["MemoryCluster", "MemoryLog", "Network", "NetworkRequest", "Operation", "PerfectNetwork"]

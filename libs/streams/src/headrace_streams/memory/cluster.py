@@ -6,15 +6,15 @@ import asyncio
 from bisect import bisect_left
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
-from headrace_streams.errors import OffsetGone, RecordRefused, TopicMissing
-from headrace_streams.memory.groups import Group
+from headrace_streams.errors import OffsetOutOfRange, RecordRefused, TopicMissing
+from headrace_streams.memory.groups import GroupCoordinator
 from headrace_streams.partitioning import partition_of
-from headrace_streams.records import Appended, NewTopic, Outgoing, Record, TopicPartition
+from headrace_streams.records import NewTopic, ProducerRecord, Record, RecordMetadata, TopicPartition
 
 _RECORD_LIMIT = 4 * 1024 * 1024
 
 
-class Partition:
+class PartitionLog:
     """Records by ascending offset; compaction leaves gaps."""
 
     def __init__(self, name: TopicPartition) -> None:
@@ -25,20 +25,20 @@ class Partition:
         # A dict for its order: who waits is woken in the same order in every run.
         self.watchers: dict[asyncio.Event, None] = {}
 
-    def append(self, outgoing: Outgoing, timestamp_ms: int) -> Appended:
-        record = Record(
-            self.name.topic, self.name.partition, self.end, timestamp_ms, outgoing.key, outgoing.value, outgoing.headers
+    def append(self, record: ProducerRecord, timestamp_ms: int) -> RecordMetadata:
+        appended = Record(
+            self.name.topic, self.name.partition, self.end, timestamp_ms, record.key, record.value, record.headers
         )
-        self.records.append(record)
+        self.records.append(appended)
         self.end += 1
         for watcher in self.watchers:
             watcher.set()
-        return Appended(record.topic, record.partition, record.offset)
+        return RecordMetadata(appended.topic, appended.partition, appended.offset)
 
     def read(self, offset: int, limit: int) -> Sequence[Record]:
-        """At most `limit` records from an offset on. Raises OffsetGone outside of the log's bounds."""
+        """At most `limit` records from an offset on. Raises OffsetOutOfRange outside of the log's bounds."""
         if not self.start <= offset <= self.end:
-            raise OffsetGone(f"{self.name} has offsets {self.start} to {self.end}, not {offset}")
+            raise OffsetOutOfRange(f"{self.name} has offsets {self.start} to {self.end}, not {offset}")
         first = self._index(offset)
         return self.records[first : first + limit]
 
@@ -74,8 +74,8 @@ class MemoryCluster:
         self.session_timeout = session_timeout
         self.rebalance_timeout = rebalance_timeout
         self.record_limit = record_limit
-        self._topics: dict[str, list[Partition]] = {}
-        self._groups: dict[str, Group] = {}
+        self._topics: dict[str, list[PartitionLog]] = {}
+        self._groups: dict[str, GroupCoordinator] = {}
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._keyless = 0
 
@@ -83,7 +83,7 @@ class MemoryCluster:
         """Whether the topic was missing and now exists."""
         if name in self._topics:
             return False
-        self._topics[name] = [Partition(TopicPartition(name, number)) for number in range(partitions)]
+        self._topics[name] = [PartitionLog(TopicPartition(name, number)) for number in range(partitions)]
         return True
 
     def create_topics(self, topics: Collection[NewTopic]) -> Collection[str]:
@@ -97,36 +97,36 @@ class MemoryCluster:
         """Numbers of partitions of the topics that exist."""
         return {name: len(self._topics[name]) for name in topics if name in self._topics}
 
-    def partition(self, name: TopicPartition) -> Partition:
+    def partition(self, name: TopicPartition) -> PartitionLog:
         """Raises TopicMissing."""
         partitions = self._topics.get(name.topic)
         if partitions is None or not 0 <= name.partition < len(partitions):
             raise TopicMissing(f"{name} does not exist: provision the topics first")
         return partitions[name.partition]
 
-    def place(self, outgoing: Outgoing) -> TopicPartition:
+    def place(self, record: ProducerRecord) -> TopicPartition:
         """The partition a record belongs to. Raises RecordRefused for one that can never be appended."""
-        count = len(self._topics.get(outgoing.topic, ()))
+        count = len(self._topics.get(record.topic, ()))
         if count == 0:
-            raise RecordRefused(f"topic {outgoing.topic} does not exist: provision the topics first")
-        if outgoing.partition is not None:
-            if not 0 <= outgoing.partition < count:
-                raise RecordRefused(f"{outgoing.topic} has {count} partitions, none numbered {outgoing.partition}")
-            number = outgoing.partition
-        elif outgoing.key is not None:
-            number = partition_of(outgoing.key, count)
+            raise RecordRefused(f"topic {record.topic} does not exist: provision the topics first")
+        if record.partition is not None:
+            if not 0 <= record.partition < count:
+                raise RecordRefused(f"{record.topic} has {count} partitions, none numbered {record.partition}")
+            number = record.partition
+        elif record.key is not None:
+            number = partition_of(record.key, count)
         else:
             number = self._keyless % count
             self._keyless += 1
-        size = len(outgoing.key or b"") + len(outgoing.value or b"")
-        size += sum(len(name) + len(value or b"") for name, value in outgoing.headers)
+        size = len(record.key or b"") + len(record.value or b"")
+        size += sum(len(name) + len(value or b"") for name, value in record.headers)
         if size > self.record_limit:
-            raise RecordRefused(f"{outgoing.topic}[{number}]: a record of {size} bytes, more than {self.record_limit}")
-        return TopicPartition(outgoing.topic, number)
+            raise RecordRefused(f"{record.topic}[{number}]: a record of {size} bytes, more than {self.record_limit}")
+        return TopicPartition(record.topic, number)
 
-    def append(self, outgoing: Outgoing, timestamp_ms: int = 0) -> Appended:
+    def append(self, record: ProducerRecord, timestamp_ms: int = 0) -> RecordMetadata:
         """Append at once. Raises RecordRefused."""
-        return self.partition(self.place(outgoing)).append(outgoing, timestamp_ms)
+        return self.partition(self.place(record)).append(record, timestamp_ms)
 
     def records(self, topic: str, partition: int | None = None) -> Sequence[Record]:
         """All records of a topic (partition by partition) or of one partition. Raises TopicMissing."""
@@ -145,10 +145,12 @@ class MemoryCluster:
         for part in self._topics[topic]:
             part.compact()
 
-    def group(self, name: str) -> Group:
+    def group(self, name: str) -> GroupCoordinator:
         """A consumer group, made when first asked for. Call `schedule` after changing it."""
         if name not in self._groups:
-            self._groups[name] = Group(name, self.partition_counts, self.session_timeout, self.rebalance_timeout)
+            self._groups[name] = GroupCoordinator(
+                name, self.partition_counts, self.session_timeout, self.rebalance_timeout
+            )
         return self._groups[name]
 
     def schedule(self, name: str) -> None:

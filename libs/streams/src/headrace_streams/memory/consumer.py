@@ -7,13 +7,13 @@ import contextlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TypeVar
 
-from headrace_streams.errors import LeaveGroup, PartitionsLost, TopicMissing, TryAgain
+from headrace_streams.errors import LeaveGroup, PartitionsLost, TopicMissing, TransientError
 from headrace_streams.memory.cluster import MemoryCluster
 from headrace_streams.memory.cursors import Cursors
-from headrace_streams.memory.groups import Group, MemberFenced, MemberUnknown, Standing
-from headrace_streams.memory.network import Network, Operation, Request
+from headrace_streams.memory.groups import GroupCoordinator, MemberFenced, MemberUnknown, Standing
+from headrace_streams.memory.network import Network, NetworkRequest, Operation
 from headrace_streams.ports import RebalanceListener
-from headrace_streams.records import Progress, Record, TopicPartition
+from headrace_streams.records import OffsetAndMetadata, Record, TopicPartition
 
 T = TypeVar("T")
 
@@ -44,7 +44,7 @@ class MemoryConsumer:
         self._cursors = Cursors(cluster, network, client, reset_to_start=from_start)
         self._topics: frozenset[str] = frozenset()
         self._member_id: str | None = None
-        self._generation = 0
+        self._epoch = 0
         self._owned: frozenset[TopicPartition] = frozenset()
         self._stirred = asyncio.Event()
         self._closing = False
@@ -75,18 +75,16 @@ class MemoryConsumer:
             if records or not await self._cursors.wait(deadline):
                 return records
 
-    async def commit(self, progress: Mapping[TopicPartition, Progress]) -> None:
-        foreign = progress.keys() - self._owned
+    async def commit(self, offsets: Mapping[TopicPartition, OffsetAndMetadata]) -> None:
+        foreign = offsets.keys() - self._owned
         if foreign or self._member_id is None:
             raise PartitionsLost(f"group {self._group}: not assigned here: {', '.join(map(str, sorted(foreign)))}")
-        member_id, generation = self._member_id, self._generation
-        await self._call(
-            Operation.COMMIT, lambda: self._cluster.group(self._group).commit(member_id, generation, progress)
-        )
+        member_id, epoch = self._member_id, self._epoch
+        await self._call(Operation.COMMIT, lambda: self._cluster.group(self._group).commit(member_id, epoch, offsets))
 
-    async def committed(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, Progress]:
-        def perform() -> Mapping[TopicPartition, Progress]:
-            stored = self._cluster.group(self._group).progress
+    async def committed(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, OffsetAndMetadata]:
+        def perform() -> Mapping[TopicPartition, OffsetAndMetadata]:
+            stored = self._cluster.group(self._group).committed_offsets
             return {name: stored[name] for name in partitions if name in stored}
 
         return await self._call(Operation.COMMITTED, perform)
@@ -106,7 +104,7 @@ class MemoryConsumer:
             found = {name: self._cluster.partition(name) for name in ours}
             return {name: (partition.start, partition.end) for name, partition in found.items()}
 
-        return await self._network.call(Request(self._client, Operation.OFFSETS, tuple(ours)), perform)
+        return await self._network.call(NetworkRequest(self._client, Operation.OFFSETS, tuple(ours)), perform)
 
     def pause(self, partitions: Collection[TopicPartition]) -> None:
         self._cursors.pause(partitions, True)
@@ -138,9 +136,9 @@ class MemoryConsumer:
         self._cursors.changed.set()
 
     async def _call(self, operation: Operation, perform: Callable[[], T]) -> T:
-        return await self._network.call(Request(self._client, operation), perform)
+        return await self._network.call(NetworkRequest(self._client, operation), perform)
 
-    def _then_schedule(self, change: Callable[[Group], T]) -> Callable[[], T]:
+    def _then_schedule(self, change: Callable[[GroupCoordinator], T]) -> Callable[[], T]:
         """A change of the group, after which it knows when to look at its members again."""
 
         def perform() -> T:
@@ -151,12 +149,12 @@ class MemoryConsumer:
 
         return perform
 
-    async def _call_group(self, operation: Operation, change: Callable[[Group], T]) -> T:
+    async def _call_group(self, operation: Operation, change: Callable[[GroupCoordinator], T]) -> T:
         """Repeated until the network lets it through."""
         while True:
             try:
                 return await self._call(operation, self._then_schedule(change))
-            except TryAgain:
+            except TransientError:
                 await asyncio.sleep(self._cluster.session_timeout / _HEARTBEATS_PER_SESSION)
 
     def _now(self) -> float:
@@ -194,7 +192,7 @@ class MemoryConsumer:
         if member_id is None:
             return
         # Whom the network does not let leave is expelled when its session ends.
-        with contextlib.suppress(TryAgain):
+        with contextlib.suppress(TransientError):
             await self._call(Operation.LEAVE, self._then_schedule(lambda group: group.leave(self._now(), member_id)))
 
     async def _step(self, listener: RebalanceListener) -> bool:
@@ -220,13 +218,13 @@ class MemoryConsumer:
             self._member_id = None
             await self._lose(listener)
             raise LeaveGroup(str(error)) from error
-        if standing.generation != self._generation:
+        if standing.epoch != self._epoch:
             await self._take(standing, listener)
             return False
         return True
 
     async def _take(self, standing: Standing, listener: RebalanceListener) -> None:
-        self._generation, self._owned = standing.generation, standing.assignment
+        self._epoch, self._owned = standing.epoch, standing.assignment
         if not standing.assignment:
             return
         starts = dict(await listener.assigned(sorted(standing.assignment)))

@@ -6,15 +6,15 @@ import asyncio
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from headrace_streams.errors import OffsetGone
-from headrace_streams.memory.cluster import MemoryCluster, Partition
-from headrace_streams.memory.network import Network, Operation, Request
+from headrace_streams.errors import OffsetOutOfRange
+from headrace_streams.memory.cluster import MemoryCluster, PartitionLog
+from headrace_streams.memory.network import Network, NetworkRequest, Operation
 from headrace_streams.records import Record, TopicPartition
 
 
 @dataclass(slots=True, eq=False)
 class _Cursor:
-    partition: Partition
+    partition: PartitionLog
     position: int
     paused: bool = False
 
@@ -23,7 +23,7 @@ class Cursors:
     """Positions of the partitions being read.
 
     Args:
-        reset_to_start: Where to go on when a position is out of the log's bounds; None raises OffsetGone instead.
+        reset_to_start: Where to go on when a position is out of the log's bounds; None raises OffsetOutOfRange instead.
     """
 
     def __init__(self, cluster: MemoryCluster, network: Network, client: str, reset_to_start: bool | None) -> None:
@@ -75,13 +75,14 @@ class Cursors:
         return True
 
     async def fetch(self, limit: int) -> Sequence[Record]:
-        """Records that stand at the positions, which move on. Raises OffsetGone."""
+        """Records that stand at the positions, which move on. Raises OffsetOutOfRange."""
         reading = [cursor for cursor in self._cursors.values() if not cursor.paused]
         if not reading:
             return ()
         names = tuple(cursor.partition.name for cursor in reading)
         pieces = await self._network.call(
-            Request(self._client, Operation.FETCH, names), lambda: [self._read(cursor, limit) for cursor in reading]
+            NetworkRequest(self._client, Operation.FETCH, names),
+            lambda: [self._read(cursor, limit) for cursor in reading],
         )
         fetched: list[Record] = []
         for cursor, (piece, end) in zip(reading, pieces, strict=True):
@@ -103,7 +104,7 @@ class Cursors:
         partition = cursor.partition
         try:
             return partition.read(cursor.position, limit), partition.end
-        except OffsetGone:
+        except OffsetOutOfRange:
             if self._reset_to_start is None:
                 raise
             cursor.position = partition.start if self._reset_to_start else partition.end

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from headrace_streams.errors import PartitionsLost, RecordRefused
-from headrace_streams.records import Progress, TopicPartition
+from headrace_streams.records import OffsetAndMetadata, TopicPartition
 
 METADATA_LIMIT = 4095
 
@@ -24,12 +24,12 @@ class Standing:
     """What a heartbeat tells a member.
 
     Attributes:
-        generation: Number of the group's present assignment.
+        epoch: Number of the group's present assignment.
         assignment: The member's partitions in it.
         rejoin: Whether the member must give up its partitions and rejoin.
     """
 
-    generation: int
+    epoch: int
     assignment: frozenset[TopicPartition]
     rejoin: bool
 
@@ -61,7 +61,7 @@ def range_assignment(
     return {member: frozenset(own) for member, own in assigned.items()}
 
 
-class Group:
+class GroupCoordinator:
     """The coordinator's side of one consumer group. Times are seconds of one monotonic clock, passed in."""
 
     def __init__(
@@ -72,8 +72,8 @@ class Group:
         rebalance_timeout: float,
     ) -> None:
         self.name = name
-        self.generation = 0
-        self.progress: dict[TopicPartition, Progress] = {}
+        self.epoch = 0
+        self.committed_offsets: dict[TopicPartition, OffsetAndMetadata] = {}
         self._partitions_of = partitions_of
         self._session_timeout = session_timeout
         self._rebalance_timeout = rebalance_timeout
@@ -84,7 +84,7 @@ class Group:
 
     @property
     def members(self) -> Mapping[str, frozenset[TopicPartition]]:
-        """What each member holds in the present generation."""
+        """What each member holds in the present epoch."""
         return {member.member_id: member.assignment for member in self._members.values()}
 
     @property
@@ -118,7 +118,7 @@ class Group:
         return member.member_id
 
     def rejoin(self, now: float, member_id: str) -> None:
-        """The member has given up its partitions and waits for the next generation."""
+        """The member has given up its partitions and waits for the next epoch."""
         member = self._known(member_id)
         member.session_ends = now + self._session_timeout
         if not member.rejoined:
@@ -131,7 +131,7 @@ class Group:
         """Proof of life. Raises MemberUnknown, MemberFenced."""
         member = self._known(member_id)
         member.session_ends = now + self._session_timeout
-        return Standing(self.generation, member.assignment, self.rebalancing and not member.rejoined)
+        return Standing(self.epoch, member.assignment, self.rebalancing and not member.rejoined)
 
     def leave(self, now: float, member_id: str) -> None:
         """The member goes; a static one only seems to, and keeps its partitions until its session ends."""
@@ -150,19 +150,18 @@ class Group:
         else:
             self._rebalance_ends = None
 
-    def commit(self, member_id: str, generation: int, progress: Mapping[TopicPartition, Progress]) -> None:
-        """Store progress. Raises PartitionsLost for a member of the past, RecordRefused for too long a note."""
-        if member_id not in self._members or generation != self.generation:
-            raise PartitionsLost(
-                f"group {self.name}: {member_id} of generation {generation} may not commit in {self.generation}"
-            )
-        for partition, moved in progress.items():
+    def commit(self, member_id: str, epoch: int, offsets: Mapping[TopicPartition, OffsetAndMetadata]) -> None:
+        """Store committed offsets. Raises PartitionsLost for a member of the past, RecordRefused for too long a
+        note."""
+        if member_id not in self._members or epoch != self.epoch:
+            raise PartitionsLost(f"group {self.name}: {member_id} of epoch {epoch} may not commit in {self.epoch}")
+        for partition, moved in offsets.items():
             if len(moved.metadata) > METADATA_LIMIT:
                 raise RecordRefused(
                     f"group {self.name}: commit metadata of {partition} has {len(moved.metadata)} characters, "
                     f"more than {METADATA_LIMIT}"
                 )
-        self.progress.update(progress)
+        self.committed_offsets.update(offsets)
 
     def next_deadline(self) -> float | None:
         """When `expire` has something to do, if nothing happens before."""
@@ -192,7 +191,7 @@ class Group:
             return
         self._rebalance_ends = now + self._rebalance_timeout
         for member in self._members.values():
-            # A member that holds nothing of a generation has nothing to give up.
+            # A member that holds nothing of an epoch has nothing to give up.
             member.rejoined = not member.assignment
             member.wake()
 
@@ -200,7 +199,7 @@ class Group:
         if self._rebalance_ends is None or not all(member.rejoined for member in self._members.values()):
             return
         self._rebalance_ends = None
-        self.generation += 1
+        self.epoch += 1
         topics_of = {member.member_id: member.topics for member in self._members.values()}
         counts = self._partitions_of({topic for topics in topics_of.values() for topic in topics})
         for member_id, assignment in range_assignment(topics_of, counts).items():

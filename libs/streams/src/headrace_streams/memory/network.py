@@ -29,7 +29,7 @@ class Operation(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class NetworkRequest:
     """One operation of one client.
 
     Attributes:
@@ -43,11 +43,11 @@ class Request:
 
 
 class Network(Protocol):
-    """Carries requests. One that injects faults may wait before and after, raise instead of performing (TryAgain), or
-    perform and raise all the same (AppendUncertain). What it raises comes out of the client's method, except that
-    clients repeat by themselves what keeps them in a group; a fetch may only be delayed."""
+    """Carries requests. One that injects faults may wait before and after, raise instead of performing
+    (TransientError), or perform and raise all the same (AppendUncertain). What it raises comes out of the client's
+    method, except that clients repeat by themselves what keeps them in a group; a fetch may only be delayed."""
 
-    async def call(self, request: Request, perform: Callable[[], T]) -> T:
+    async def call(self, request: NetworkRequest, perform: Callable[[], T]) -> T:
         """Have the cluster perform the request, and bring back its answer."""
         ...
 
@@ -55,6 +55,6 @@ class Network(Protocol):
 class PerfectNetwork:
     """No delay, no loss; only, others get their turn, as with every real request."""
 
-    async def call(self, request: Request, perform: Callable[[], T]) -> T:
+    async def call(self, request: NetworkRequest, perform: Callable[[], T]) -> T:
         await asyncio.sleep(0)
         return perform()

@@ -8,12 +8,12 @@ from collections.abc import Callable, Sequence
 
 from headrace_streams.errors import Overloaded, RecordRefused, StreamsError
 from headrace_streams.memory.cluster import MemoryCluster
-from headrace_streams.memory.network import Network, Operation, Request
-from headrace_streams.records import Appended, Outgoing, TopicPartition
+from headrace_streams.memory.network import Network, NetworkRequest, Operation
+from headrace_streams.records import ProducerRecord, RecordMetadata, TopicPartition
 
 _QUEUE_LIMIT = 100_000
 
-_Entry = tuple[Outgoing, "asyncio.Future[Appended]"]
+_Entry = tuple[ProducerRecord, "asyncio.Future[RecordMetadata]"]
 
 
 class MemoryProducer:
@@ -29,8 +29,8 @@ class MemoryProducer:
         self._queued = 0
         self._closed = False
 
-    def send(self, record: Outgoing) -> asyncio.Future[Appended]:
-        future: asyncio.Future[Appended] = asyncio.get_running_loop().create_future()
+    def send(self, record: ProducerRecord) -> asyncio.Future[RecordMetadata]:
+        future: asyncio.Future[RecordMetadata] = asyncio.get_running_loop().create_future()
         if self._closed:
             future.set_exception(RecordRefused(f"{record.topic}: this producer is closed"))
             return future
@@ -74,12 +74,12 @@ class MemoryProducer:
     async def _append(self, place: TopicPartition, batch: Sequence[_Entry]) -> None:
         partition = self._cluster.partition(place)
 
-        def perform() -> Sequence[Appended]:
+        def perform() -> Sequence[RecordMetadata]:
             now = self._clock()
             return [partition.append(record, now) for record, _ in batch]
 
         try:
-            appended = await self._network.call(Request(self._client, Operation.APPEND, (place,)), perform)
+            appended = await self._network.call(NetworkRequest(self._client, Operation.APPEND, (place,)), perform)
         except StreamsError as error:
             for _, future in batch:
                 if not future.done():

@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from headrace_streams.errors import LeaveGroup, TopicMissing
 from headrace_streams.memory.cluster import MemoryCluster
 from headrace_streams.memory.cursors import Cursors
-from headrace_streams.memory.network import Network, Operation, Request
+from headrace_streams.memory.network import Network, NetworkRequest, Operation
 from headrace_streams.records import NewTopic, Record, TopicPartition
 
 
@@ -45,7 +45,7 @@ class MemoryReader:
             found = {name: self._cluster.partition(name) for name in partitions}
             return {name: (partition.start, partition.end) for name, partition in found.items()}
 
-        return await self._network.call(Request(self._client, Operation.OFFSETS, tuple(partitions)), perform)
+        return await self._network.call(NetworkRequest(self._client, Operation.OFFSETS, tuple(partitions)), perform)
 
     async def offsets_at(
         self, partitions: Collection[TopicPartition], timestamp_ms: int
@@ -53,11 +53,11 @@ class MemoryReader:
         def perform() -> Mapping[TopicPartition, int]:
             return {name: self._cluster.partition(name).offset_at(timestamp_ms) for name in partitions}
 
-        return await self._network.call(Request(self._client, Operation.OFFSETS, tuple(partitions)), perform)
+        return await self._network.call(NetworkRequest(self._client, Operation.OFFSETS, tuple(partitions)), perform)
 
     async def partitions_of(self, topic: str) -> Sequence[TopicPartition]:
         counts = await self._network.call(
-            Request(self._client, Operation.METADATA), lambda: self._cluster.partition_counts([topic])
+            NetworkRequest(self._client, Operation.METADATA), lambda: self._cluster.partition_counts([topic])
         )
         if topic not in counts:
             raise TopicMissing(f"{topic} does not exist: provision the topics first")
@@ -83,10 +83,10 @@ class MemoryAdmin:
 
     async def create_topics(self, topics: Collection[NewTopic]) -> Collection[str]:
         return await self._network.call(
-            Request(self._client, Operation.CREATE_TOPICS), lambda: self._cluster.create_topics(topics)
+            NetworkRequest(self._client, Operation.CREATE_TOPICS), lambda: self._cluster.create_topics(topics)
         )
 
     async def partition_counts(self, topics: Collection[str]) -> Mapping[str, int]:
         return await self._network.call(
-            Request(self._client, Operation.METADATA), lambda: self._cluster.partition_counts(topics)
+            NetworkRequest(self._client, Operation.METADATA), lambda: self._cluster.partition_counts(topics)
         )

@@ -9,7 +9,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from headrace_models.ports import ModelInfo
-from headrace_models.worker.pool import PlaceView
+from headrace_models.worker.pool import EndpointView
 
 OWN: Final = frozenset({"groq", "anthropic", "tavily", "ollama"})
 """Names of providers that have settings of their own."""
@@ -63,6 +63,6 @@ def with_undated_names(models: tuple[ModelInfo, ...]) -> tuple[ModelInfo, ...]:
     return (*models, *undated.values())
 
 
-def choose_provider(providers: Sequence[PlaceView], _model: str) -> PlaceView | None:
+def choose_provider(providers: Sequence[EndpointView], _model: str) -> EndpointView | None:
     """The provider that was asked for. Whether it has the model is for itself to say: not all list all they have."""
     return next(iter(providers), None)

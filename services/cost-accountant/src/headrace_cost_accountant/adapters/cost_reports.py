@@ -7,8 +7,8 @@ from typing import Final
 
 from headrace_runtime.database import Database
 
-from headrace_cost_accountant.decide.answers import Group, Sums, time_text
-from headrace_cost_accountant.decide.questions import DAY_MS, CostQuestion
+from headrace_cost_accountant.decide.answers import ReportGroup, Sums, time_text
+from headrace_cost_accountant.decide.questions import DAY_MS, CostQuery
 
 _HOUR_MS: Final = 3_600_000
 _OF_ENTRIES: Final = {
@@ -33,14 +33,14 @@ class CostReports:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def groups(self, question: CostQuestion) -> list[Group]:
-        """The groups of a report, those of simulators apart, in the order of their keys. Raises TryAgain."""
+    async def groups(self, question: CostQuery) -> list[ReportGroup]:
+        """The groups of a report, those of simulators apart, in the order of their keys. Raises TransientError."""
         statement, values = _statement(question)
         async with self._database.connection() as connection:
             rows = await connection.fetch(statement, *values)
         width = len(question.group_by)
         return [
-            Group(
+            ReportGroup(
                 key={name: _shown(name, row[place]) for place, name in enumerate(question.group_by)},
                 simulated=row[width],
                 sums=Sums(*(int(number or 0) for number in list(row.values())[width + 1 :])),
@@ -49,7 +49,7 @@ class CostReports:
         ]
 
 
-def _statement(question: CostQuestion) -> tuple[str, list[object]]:
+def _statement(question: CostQuery) -> tuple[str, list[object]]:
     of_balances = question.balances_suffice
     expressions = _OF_BALANCES if of_balances else _OF_ENTRIES
     columns = [expressions.get(name, name) for name in question.group_by]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import fields
 from typing import Any, Final
 
@@ -11,13 +11,14 @@ from headrace_models.prices import PriceBook
 from headrace_runtime.database import Connection, Database
 from headrace_runtime.logging import get_logger
 from headrace_runtime.positions import Positions
+from headrace_streams.dead_letters import DeadLetterSink
 from headrace_streams.records import Record, TopicPartition
 
-from headrace_cost_accountant.decide.booking import Basis, Entry, Implausible, entry_of
-from headrace_cost_accountant.measures import Measures
+from headrace_cost_accountant.decide.booking import Basis, Implausible, LedgerEntry, entry_of
+from headrace_cost_accountant.metrics import LedgerMetrics
 from headrace_cost_accountant.migrations import MIGRATIONS
 
-_COLUMNS: Final = tuple(field.name for field in fields(Entry))
+_COLUMNS: Final = tuple(field.name for field in fields(LedgerEntry))
 _TYPES: Final = {"str": "text", "str | None": "text", "bool": "boolean", "int": "bigint", "float": "double precision"}
 _SUMS: Final = (
     "executions", "input_tokens", "output_tokens", "cached_input_tokens", "searches", "cost_nanodollars",
@@ -27,7 +28,9 @@ _SUMS: Final = (
 
 def _book_statement() -> str:
     names = ", ".join(_COLUMNS)
-    arrays = ", ".join(f"${number}::{_TYPES[str(field.type)]}[]" for number, field in enumerate(fields(Entry), start=1))
+    arrays = ", ".join(
+        f"${number}::{_TYPES[str(field.type)]}[]" for number, field in enumerate(fields(LedgerEntry), start=1)
+    )
     amounts = ", ".join(
         "count(*)" if name == "executions"
         else "count(*) FILTER (WHERE price_basis = 'unpriced')" if name == "unpriced_executions"
@@ -57,27 +60,25 @@ _BOOK: Final = _book_statement()
 
 _log = get_logger("headrace.costs.ledger")
 
-KeepImplausible = Callable[[Record, Exception], Awaitable[None]]
-
 
 class LedgerStore:
     """What a `Projection` needs of a database.
 
     Args:
-        keep_implausible: Keeps a record that cannot be booked, with the reason.
+        dead_letters: Keep a record that cannot be booked.
     """
 
     def __init__(
-        self, database: Database, prices: PriceBook, keep_implausible: KeepImplausible, measures: Measures
+        self, database: Database, prices: PriceBook, dead_letters: DeadLetterSink, measures: LedgerMetrics
     ) -> None:
         self._database = database
         self._prices = prices
-        self._keep_implausible = keep_implausible
+        self._dead_letters = dead_letters
         self._measures = measures
         self._positions = Positions(MIGRATIONS.schema)
 
     async def positions(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, int]:
-        """Where to go on; partitions that were never read are left out. Raises TryAgain."""
+        """Where to go on; partitions that were never read are left out. Raises TransientError."""
         async with self._database.connection() as connection:
             return await self._positions.find(connection, partitions)
 
@@ -88,10 +89,10 @@ class LedgerStore:
     ) -> None:
         """Book a batch and move the positions, or neither.
 
-        Raises PartitionsLost when another process has moved one of them, TryAgain when Postgres is away, BatchRefused
-        when it will never take a row.
+        Raises PartitionsLost when another process has moved one of them, TransientError when Postgres is away,
+        BatchRefused when it will never take a row.
         """
-        entries: list[Entry] = []
+        entries: list[LedgerEntry] = []
         implausible: list[tuple[Record, Implausible]] = []
         for record, event in batch:
             assert isinstance(event, UsageRecorded)  # the projection reads no other topic
@@ -101,13 +102,13 @@ class LedgerStore:
                 implausible.append((record, error))
         for record, reason in implausible:
             # Before the positions move: a record kept twice is better than one kept nowhere.
-            await self._keep_implausible(record, reason)
+            await self._dead_letters.keep(record, reason)
         async with self._database.transaction() as connection:
             await self._positions.move(connection, moves)
             booked = await _book(connection, entries)
         self._tell(entries, booked, len(implausible))
 
-    def _tell(self, entries: Sequence[Entry], booked: int, implausible: int) -> None:
+    def _tell(self, entries: Sequence[LedgerEntry], booked: int, implausible: int) -> None:
         self._measures.booked.inc(booked)
         self._measures.repeated.inc(len(entries) - booked)
         self._measures.implausible.inc(implausible)
@@ -123,7 +124,7 @@ class LedgerStore:
             )
 
 
-async def _book(connection: Connection, entries: Sequence[Entry]) -> int:
+async def _book(connection: Connection, entries: Sequence[LedgerEntry]) -> int:
     """Number of entries that were not there yet."""
     if not entries:
         return 0

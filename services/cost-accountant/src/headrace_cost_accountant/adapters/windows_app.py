@@ -28,7 +28,7 @@ from headrace_cost_accountant.adapters.faust_credentials import credentials_of
 from headrace_cost_accountant.adapters.usage_codec import Undecoded, UsageCodec
 from headrace_cost_accountant.decide.booking import Implausible, cost_of, meant_time
 from headrace_cost_accountant.decide.windows import LENGTHS, Live, Spend, spend_windows, window_start
-from headrace_cost_accountant.measures import Measures
+from headrace_cost_accountant.metrics import LedgerMetrics
 
 _KEPT_WINDOWS: Final = {60: 60, 3_600: 48, 86_400: 8}
 """How many windows of each length stay in memory; a usage event older than these changes none."""
@@ -62,7 +62,7 @@ class WindowsTools:
     codec: Codec
     prices: PriceBook
     publisher: Publisher
-    measures: Measures
+    measures: LedgerMetrics
     replication: int
     publish_seconds: float
     clock: Callable[[], int]
@@ -114,7 +114,7 @@ class WindowsApp:
             _log.warning("Faust does not stop and is left behind", seconds=_STOP_SECONDS)
 
     async def _prepare_changelogs(self) -> int:
-        """Returns the number of partitions, that of usage.recorded. Raises TryAgain, RecordRefused.
+        """Returns the number of partitions, that of usage.recorded. Raises TransientError, RecordRefused.
 
         Faust would create them as well, and then fail on its first records, since it has not heard of them yet.
         """

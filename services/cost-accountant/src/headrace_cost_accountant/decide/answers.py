@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from headrace_contracts.events import SpendWindows, Window
 
-from headrace_cost_accountant.decide.questions import CostQuestion
+from headrace_cost_accountant.decide.questions import CostQuery
 from headrace_cost_accountant.decide.windows import Spend, current_windows
 
 _NANODOLLARS: Final = Decimal(1_000_000_000)
@@ -28,7 +28,7 @@ class Sums(Spend):
 
 
 @dataclass(frozen=True, slots=True)
-class Group:
+class ReportGroup:
     """One row of a report: its place in what was grouped by, and whether simulators answered."""
 
     key: Mapping[str, str]
@@ -46,7 +46,7 @@ def time_text(time_ms: int) -> str:
     return datetime.fromtimestamp(time_ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def report_document(question: CostQuestion, groups: Sequence[Group]) -> dict[str, Any]:
+def report_document(question: CostQuery, groups: Sequence[ReportGroup]) -> dict[str, Any]:
     """A report. What simulators answered is in `total`, at the price of the real models, and once more by itself."""
     return {
         "tenant": question.tenant,
@@ -63,7 +63,7 @@ def report_document(question: CostQuestion, groups: Sequence[Group]) -> dict[str
     }
 
 
-def report_csv(question: CostQuestion, groups: Sequence[Group]) -> str:
+def report_csv(question: CostQuery, groups: Sequence[ReportGroup]) -> str:
     """The groups of a report as CSV (RFC 4180), without the total."""
     text = io.StringIO()
     writer = csv.writer(text)
@@ -98,7 +98,7 @@ def _window_document(window: Window) -> dict[str, Any]:
     }
 
 
-def _total(groups: Sequence[Group]) -> Sums:
+def _total(groups: Sequence[ReportGroup]) -> Sums:
     return sum((group.sums for group in groups), start=Sums())
 
 

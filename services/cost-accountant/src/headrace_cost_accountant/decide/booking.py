@@ -47,7 +47,7 @@ class Cost:
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class LedgerEntry:
     """A row of the ledger; the fields are its columns. `recorded_at` is in milliseconds since the epoch."""
 
     event_id: str
@@ -108,7 +108,7 @@ def meant_time(recorded_at: int, received_at: int) -> int:
     return recorded_at if _EARLIEST_MS <= recorded_at < _LATEST_MS else received_at
 
 
-def entry_of(event: UsageRecorded, book: PriceBook, received_at: int) -> Entry:
+def entry_of(event: UsageRecorded, book: PriceBook, received_at: int) -> LedgerEntry:
     """The row for an event. `received_at`, the log's own timestamp, stands in for a time that cannot be meant.
 
     Raises Implausible.
@@ -116,7 +116,7 @@ def entry_of(event: UsageRecorded, book: PriceBook, received_at: int) -> Entry:
     costs = cost_of(event, book)
     if not event.event_id or not event.tenant:
         raise Implausible("event_id and tenant must not be empty")
-    return Entry(
+    return LedgerEntry(
         event_id=_text(event.event_id),
         tenant=_text(event.tenant),
         user_name=_text(event.user),

@@ -17,7 +17,7 @@ _IN_BALANCES: Final = frozenset({"tenant", "day", "provider", "model"})
 _LATEST_MS: Final = 4_102_444_800_000  # 2100-01-01
 
 
-class QuestionUnclear(Exception):
+class CostQueryInvalid(Exception):
     """The question cannot be answered; `parameter` is the one to mend and the message says how."""
 
     def __init__(self, parameter: str, message: str) -> None:
@@ -30,7 +30,7 @@ class TenantForbidden(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class CostQuestion:
+class CostQuery:
     """A report on a period.
 
     Attributes:
@@ -51,18 +51,18 @@ class CostQuestion:
         return days and _IN_BALANCES.issuperset(self.group_by)
 
 
-def ask(query: Mapping[str, str], tenant: str, *, is_admin: bool) -> CostQuestion:
+def ask(query: Mapping[str, str], tenant: str, *, is_admin: bool) -> CostQuery:
     """The question in a query string, asked by a tenant.
 
-    Raises QuestionUnclear, TenantForbidden.
+    Raises CostQueryInvalid, TenantForbidden.
     """
     unknown = sorted(query.keys() - _KNOWN)
     if unknown:
-        raise QuestionUnclear(unknown[0], f"there is no parameter {unknown[0]}; there are {', '.join(sorted(_KNOWN))}")
+        raise CostQueryInvalid(unknown[0], f"there is no parameter {unknown[0]}; there are {', '.join(sorted(_KNOWN))}")
     since, until = _time("since", query.get("since")), _time("until", query.get("until"))
     if since is not None and until is not None and since >= until:
-        raise QuestionUnclear("until", "until must be later than since")
-    return CostQuestion(whose(query.get("tenant"), tenant, is_admin=is_admin), since, until, _groups(query))
+        raise CostQueryInvalid("until", "until must be later than since")
+    return CostQuery(whose(query.get("tenant"), tenant, is_admin=is_admin), since, until, _groups(query))
 
 
 def whose(asked: str | None, tenant: str, *, is_admin: bool) -> str | None:
@@ -78,7 +78,7 @@ def _groups(query: Mapping[str, str]) -> tuple[str, ...]:
     names = tuple(dict.fromkeys(name.strip() for name in query.get("group_by", "").split(",") if name.strip()))
     wrong = [name for name in names if name not in GROUPS]
     if wrong or len(names) > MOST_GROUPS:
-        raise QuestionUnclear("group_by", f"group_by is up to {MOST_GROUPS} of {', '.join(GROUPS)}")
+        raise CostQueryInvalid("group_by", f"group_by is up to {MOST_GROUPS} of {', '.join(GROUPS)}")
     return names
 
 
@@ -91,7 +91,7 @@ def _time(name: str, text: str | None) -> int | None:
         # A "+" that was not escaped in the query arrives as a blank.
         moment = datetime.fromisoformat(text.replace(" ", "+"))
     except ValueError:
-        raise QuestionUnclear(
+        raise CostQueryInvalid(
             name, f"{name} is a time as in 2027-01-31T12:00:00Z, a date, or milliseconds since the epoch"
         ) from None
     if moment.tzinfo is None:
@@ -99,4 +99,4 @@ def _time(name: str, text: str | None) -> int | None:
     try:
         return max(0, min(round(moment.timestamp() * 1000), _LATEST_MS))
     except OverflowError:
-        raise QuestionUnclear(name, f"{name} is out of range") from None
+        raise CostQueryInvalid(name, f"{name} is out of range") from None

@@ -21,7 +21,7 @@ from headrace_streams.errors import StreamsError
 from headrace_intake.adapters.confirmations import TableView
 from headrace_intake.adapters.encoding import dumps
 from headrace_intake.adapters.problems import problem_of
-from headrace_intake.decide.chat import ChatRequest, draft_of_chat, taken
+from headrace_intake.decide.chat import ChatCompletionRequest, draft_of_chat, taken
 from headrace_intake.decide.chat_answers import (
     NO_RETRY,
     ChatError,
@@ -39,8 +39,8 @@ from headrace_intake.decide.refusals import Refusal
 from headrace_intake.decide.replies import Delta
 from headrace_intake.decide.tasks import expect_object
 from headrace_intake.decide.views import TaskView
-from headrace_intake.following import Ended, Following, Said, Stream
-from headrace_intake.service import Acceptance, Intake, Request
+from headrace_intake.following import Following, Said, Stream, TaskEnd
+from headrace_intake.service import Acceptance, Intake, SubmitRequest
 
 _GRACE_SECONDS: Final = 5.0
 """How long after a deadline the router may take to say that it has passed."""
@@ -48,7 +48,7 @@ _GRACE_SECONDS: Final = 5.0
 _log = get_logger("headrace.intake.chat")
 
 
-class ChatDoor:
+class ChatApi:
     """Handlers of the OpenAI-compatible API.
 
     Args:
@@ -85,8 +85,8 @@ class ChatDoor:
         caller = require(request, Scope.TASKS)
         key = parse_key(request.headers.get("Idempotency-Key"))
         body = taken(with_headers(expect_object(await read_json(request)), request.headers))
-        chat = parse_model(body, ChatRequest)
-        acceptance = await self._intake.accept(Request("chat", caller, draft_of_chat(chat), body, key))
+        chat = parse_model(body, ChatCompletionRequest)
+        acceptance = await self._intake.accept(SubmitRequest("chat", caller, draft_of_chat(chat), body, key))
         told = {"X-Headrace-Task-Id": acceptance.view.task_id}
         if acceptance.replayed:
             told["Idempotency-Replayed"] = "true"
@@ -107,17 +107,22 @@ class ChatDoor:
         return max(0.0, (view.deadline_at - self._clock()) / 1000) + _GRACE_SECONDS
 
     async def _stream(
-        self, request: web.Request, chat: ChatRequest, acceptance: Acceptance, told: dict[str, str], wait: float
+        self,
+        request: web.Request,
+        chat: ChatCompletionRequest,
+        acceptance: Acceptance,
+        told: dict[str, str],
+        wait: float,
     ) -> web.StreamResponse:
         view = acceptance.view
-        stream = await self._following.open_accepted(acceptance.watched, view, acceptance.reply_partition)
+        stream = await self._following.open_accepted(acceptance.pending, view, acceptance.reply_partition)
         chunks = Chunks(view.task_id, view.submitted_at, chat.model, chat.include_usage)
         first: asyncio.Future[Said] = asyncio.ensure_future(anext(stream))
         try:
             async with aclosing(stream):
                 # What ends before anything was said can still be told by a status.
                 await asyncio.wait((first,), timeout=min(wait, self._heartbeat))
-                if first.done() and isinstance(ended := first.result().what, Ended):
+                if first.done() and isinstance(ended := first.result().what, TaskEnd):
                     error = error_of(ended.view)
                     if error is not None:
                         raise _problem(error, {**told, **headers(ended.view)})
@@ -172,7 +177,7 @@ async def _chunks(
             case Delta(text) if text and not broken:
                 sent.append(text)
                 yield _data(chunks.text(text))
-            case Ended(view):
+            case TaskEnd(view):
                 for event in _last_chunks(chunks, view, "".join(sent)):
                     yield event
                 return
@@ -220,7 +225,9 @@ def _problem(error: ChatError, told: Mapping[str, str]) -> Problem:
 
 
 def _too_late(task_id: str) -> ChatError:
-    why = f"There is no answer yet, and this door waits no longer: GET /v1/tasks/{task_id} shows it when it is there."
+    why = (
+        f"There is no answer yet, and this request waits no longer: GET /v1/tasks/{task_id} shows it when it is there."
+    )
     return ChatError(Refusal(504, "answer-timeout", why), NO_RETRY)
 
 

@@ -84,7 +84,7 @@ class KeyRecords:
         _log.info("stored the bootstrap key", key_id=key.key_id, tenant=record.tenant)
 
 
-class KeysDoor:
+class KeysApi:
     """Handlers of the keys API."""
 
     def __init__(self, records: KeyRecords) -> None:

@@ -19,7 +19,7 @@ from headrace_intake.adapters.writing import Writer, traceparent
 from headrace_intake.decide.preferences import PreferencesIn, document, effective, key_of, parse_user, record
 
 
-class PreferencesDoor:
+class PreferencesApi:
     """Handlers of the preferences API."""
 
     def __init__(
@@ -51,9 +51,9 @@ class PreferencesDoor:
     async def replace(self, request: web.Request) -> web.Response:
         caller = require(request, Scope.TASKS)
         user = parse_user(request.query.get("user"))
-        wish = await read_model(request, PreferencesIn)
+        cancellation = await read_model(request, PreferencesIn)
         now = self._clock()
-        wanted = record(wish, tenant=caller.tenant, user=user, key_id=caller.key_id, now_ms=now)
+        wanted = record(cancellation, tenant=caller.tenant, user=user, key_id=caller.key_id, now_ms=now)
         key = key_of(caller.tenant, user)
         publication = Publication(
             spec=PREFERENCES,

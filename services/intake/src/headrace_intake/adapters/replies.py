@@ -15,12 +15,12 @@ from headrace_contracts.events import TaskReply
 from headrace_contracts.topics import TASKS_REPLIES
 from headrace_runtime.health import Health
 from headrace_runtime.logging import get_logger
-from headrace_streams.errors import OffsetGone, StreamsError
+from headrace_streams.errors import OffsetOutOfRange, StreamsError
 from headrace_streams.ports import Log, PartitionReader
 from headrace_streams.records import Record, TopicPartition
 
 from headrace_intake.adapters.metrics import IntakeMetrics
-from headrace_intake.adapters.watched import Watched
+from headrace_intake.adapters.pending_task import PendingTask
 from headrace_intake.decide.views import TaskView
 
 _CHECK: Final = "replies"
@@ -28,7 +28,7 @@ _RETRY_SECONDS: Final = 0.5
 _POLL_SECONDS: Final = 5.0
 _MOST_RECORDS: Final = 1_000
 _KEPT_AFTER_END_SECONDS: Final = 60.0
-_MOST_WATCHED: Final = 100_000
+_MOST_PENDING: Final = 100_000
 
 _log = get_logger("headrace.intake.replies")
 
@@ -38,7 +38,7 @@ def partition_for(instance_id: str, partitions: int) -> int:
     return int.from_bytes(hashlib.sha256(instance_id.encode()).digest()[:8], "big") % partitions
 
 
-class ReplyHub:
+class ReplyDispatcher:
     """Reads one partition of tasks.replies from its end on, and keeps what concerns the tasks opened here.
 
     Args:
@@ -70,11 +70,11 @@ class ReplyHub:
         self._reader: PartitionReader | None = None
         self._place = TopicPartition(self._topic, -1)
         self._next_offset = 0
-        self._open: OrderedDict[bytes, Watched] = OrderedDict()
+        self._open: OrderedDict[bytes, PendingTask] = OrderedDict()
         self._ended: OrderedDict[bytes, float] = OrderedDict()
         self._bytes = 0
-        metrics.watched.set_function(lambda: len(self._open))
-        metrics.watched_bytes.set_function(lambda: self._bytes)
+        metrics.pending.set_function(lambda: len(self._open))
+        metrics.pending_bytes.set_function(lambda: self._bytes)
 
     @property
     def partition(self) -> int:
@@ -104,7 +104,7 @@ class ReplyHub:
                         await self._dispatch(record)
                     self._next_offset = record.offset + 1
                 self._sweep()
-            except OffsetGone:
+            except OffsetOutOfRange:
                 _log.warning("replies were deleted before they were read", offset=self._next_offset)
                 await self._broken("replies were deleted before they were read")
                 self._next_offset = 0
@@ -117,16 +117,16 @@ class ReplyHub:
         if self._reader is not None:
             await self._reader.close()
 
-    def open(self, view: TaskView, key: bytes) -> Watched:
+    def open(self, view: TaskView, key: bytes) -> PendingTask:
         """Keep what is said of a task from now on; before it is submitted, so that nothing is missed."""
-        task = Watched(view, key, self._task_bytes)
+        task = PendingTask(view, key, self._task_bytes)
         self._open[view.task_id.encode()] = task
         self._bytes += task.bytes
-        if len(self._open) > _MOST_WATCHED or self._bytes > self._total_bytes:
+        if len(self._open) > _MOST_PENDING or self._bytes > self._total_bytes:
             self._make_room()
         return task
 
-    def get(self, tenant: str, task_id: str) -> Watched | None:
+    def get(self, tenant: str, task_id: str) -> PendingTask | None:
         """A task that was accepted here, and is still kept."""
         task = self._open.get(task_id.encode("utf-8", "replace"))
         return task if task is not None and task.view.tenant == tenant else None
@@ -178,7 +178,7 @@ class ReplyHub:
 
     def _make_room(self) -> None:
         for key in list(self._give_way()):
-            if len(self._open) <= _MOST_WATCHED and self._bytes <= self._total_bytes:
+            if len(self._open) <= _MOST_PENDING and self._bytes <= self._total_bytes:
                 return
             self.drop(key.decode())
 

@@ -12,13 +12,13 @@ from headrace_contracts.errors import Origin, UnreadableValue
 from headrace_contracts.events import TaskReply
 from headrace_contracts.topics import TASKS_REPLIES
 from headrace_runtime.logging import get_logger
-from headrace_streams.errors import OffsetGone
+from headrace_streams.errors import OffsetOutOfRange
 from headrace_streams.ports import Log, PartitionReader
 from headrace_streams.records import Record, TopicPartition
 
 from headrace_intake.adapters.metrics import IntakeMetrics
-from headrace_intake.adapters.watched import Event
-from headrace_intake.decide.replies import NOTHING_YET, Finished, Heard, hear
+from headrace_intake.adapters.pending_task import ReplyEvent
+from headrace_intake.decide.replies import NOTHING_YET, Heard, TaskFinished, hear
 
 _POLL_SECONDS: Final = 5.0
 _FIRST_POLL_SECONDS: Final = 10.0
@@ -97,8 +97,8 @@ class Rereading:
         try:
             for record in await self._reader.poll(1, _FIRST_POLL_SECONDS):
                 events = await self._events_in(record)
-                self.over = any(isinstance(event.told, Finished) for event in events)
-        except OffsetGone as error:
+                self.over = any(isinstance(event.told, TaskFinished) for event in events)
+        except OffsetOutOfRange as error:
             raise EventsGone(str(error)) from error
         await self._reader.assign({self._place: offset + 1})
 
@@ -107,14 +107,14 @@ class Rereading:
         offsets = await self._reader.offsets_at([self._place], max(0, since_ms - _CLOCK_SKEW_MS))
         await self._reader.assign(offsets)
 
-    async def events(self) -> AsyncGenerator[Event, None]:
+    async def events(self) -> AsyncGenerator[ReplyEvent, None]:
         """What is said of the task, to its end."""
         while not self._heard.ended:
             for record in await self._reader.poll(_MOST_RECORDS, _POLL_SECONDS):
                 for event in await self._events_in(record):
                     yield event
 
-    async def _events_in(self, record: Record) -> list[Event]:
+    async def _events_in(self, record: Record) -> list[ReplyEvent]:
         if record.key != self._key:
             return []
         origin = Origin(record.topic, record.partition, record.offset)
@@ -126,7 +126,7 @@ class Rereading:
         except (UnreadableValue, ContentSealed) as error:
             _log.error("a reply cannot be read, its caller will miss it", origin=str(origin), reason=str(error))
             return []
-        return [Event(each, record.offset if each is told[-1] else None) for each in told]
+        return [ReplyEvent(each, record.offset if each is told[-1] else None) for each in told]
 
 
 class Rereaders:

@@ -26,14 +26,14 @@ from headrace_intake.decide.resuming import FINISHED_ID, AtTheEnd, parse_place
 from headrace_intake.decide.tasks import TaskRequest, draft_of_task, expect_object, parse_wait
 from headrace_intake.decide.views import TaskView, document, links, summary
 from headrace_intake.following import Following, Said, Stream, TaskNotFound
-from headrace_intake.service import Acceptance, Intake, Request
+from headrace_intake.service import Acceptance, Intake, SubmitRequest
 
 _RETRY_MS: Final = 1_000
 
 _log = get_logger("headrace.intake.tasks")
 
 
-class TasksDoor:
+class TasksApi:
     """Handlers of the tasks API.
 
     Args:
@@ -70,7 +70,7 @@ class TasksDoor:
         key = parse_key(request.headers.get("Idempotency-Key"))
         body = with_headers(expect_object(await read_json(request)), request.headers)
         draft = draft_of_task(parse_model(body, TaskRequest))
-        acceptance = await self._intake.accept(Request("tasks", caller, draft, body, key))
+        acceptance = await self._intake.accept(SubmitRequest("tasks", caller, draft, body, key))
         headers = {"Location": links(acceptance.view.task_id)["self"]}
         if acceptance.replayed:
             headers["Idempotency-Replayed"] = "true"
@@ -83,8 +83,8 @@ class TasksDoor:
         return _json(document(view), 200 if view.ended else 202, headers)
 
     async def _newest(self, acceptance: Acceptance) -> TaskView:
-        if acceptance.watched is not None:
-            return acceptance.watched.view if acceptance.replayed else acceptance.view
+        if acceptance.pending is not None:
+            return acceptance.pending.view if acceptance.replayed else acceptance.view
         try:
             return (await self._following.find(acceptance.view.tenant, acceptance.view.task_id)).view
         except TaskNotFound:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 
 from headrace_runtime.database import Connection, Database
 from headrace_runtime.positions import Positions
-from headrace_streams.errors import AppendUncertain, Overloaded, TryAgain
+from headrace_streams.dead_letters import DeadLetterSink
+from headrace_streams.errors import AppendUncertain, Overloaded, TransientError
 from headrace_streams.records import Record, TopicPartition
 
 from headrace_intake.decide.rows import COMPLETED_COLUMNS, SUBMITTED_COLUMNS, NotAViewRow, Row, rows_of
@@ -46,24 +47,22 @@ _COMPLETED: Final = _insert(
     "WHERE t.tenant = excluded.tenant AND t.completed_at IS NULL",
 )
 
-Keep = Callable[[Record, Exception], Awaitable[None]]
-
 
 class ViewStore:
     """What a `Projection` needs of a database.
 
     Args:
-        keep: Puts a record that can have no row aside, and returns when it is on disk there.
+        dead_letters: Keep a record that can have no row.
     """
 
-    def __init__(self, database: Database, keep: Keep) -> None:
+    def __init__(self, database: Database, dead_letters: DeadLetterSink) -> None:
         self._database = database
-        self._keep = keep
+        self._dead_letters = dead_letters
         self._positions = Positions(MIGRATIONS.schema)
         self._kept: set[tuple[TopicPartition, int]] = set()
 
     async def positions(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, int]:
-        """Where to go on; partitions that were never read are left out. Raises TryAgain."""
+        """Where to go on; partitions that were never read are left out. Raises TransientError."""
         async with self._database.connection() as connection:
             return await self._positions.find(connection, partitions)
 
@@ -75,7 +74,7 @@ class ViewStore:
         """Write the rows of a batch and move the positions, or neither.
 
         What can have no row is put aside first. Raises PartitionsLost when another process has moved one of the
-        positions, TryAgain when Postgres or Kafka is away, BatchRefused when Postgres will never take a row.
+        positions, TransientError when Postgres or Kafka is away, BatchRefused when Postgres will never take a row.
         """
         rows, unusable = rows_of(batch)
         for record, reason in unusable:
@@ -92,9 +91,9 @@ class ViewStore:
         if place in self._kept:
             return
         try:
-            await self._keep(record, reason)
+            await self._dead_letters.keep(record, reason)
         except (AppendUncertain, Overloaded) as error:
-            raise TryAgain(str(error)) from error
+            raise TransientError(str(error)) from error
         self._kept.add(place)
 
 

@@ -7,9 +7,9 @@ import asyncio
 from headrace_contracts.errors import UnencodableEvent
 from headrace_runtime import tracing
 from headrace_runtime.logging import get_logger
-from headrace_streams.errors import AppendUncertain, Overloaded, RecordRefused, TryAgain
+from headrace_streams.errors import AppendUncertain, Overloaded, RecordRefused, TransientError
 from headrace_streams.publishing import Publication, Publisher
-from headrace_streams.records import Appended
+from headrace_streams.records import RecordMetadata
 
 _log = get_logger("headrace.intake.writing")
 
@@ -37,7 +37,7 @@ class Writer:
         self._publisher = publisher
         self._ack_seconds = ack_seconds
 
-    async def write(self, publication: Publication) -> Appended:
+    async def write(self, publication: Publication) -> RecordMetadata:
         """Returns when all in-sync replicas have the event. Raises NotWritten, WriteUncertain, NeverWritable."""
         try:
             future = self._publisher.send(publication)
@@ -52,7 +52,7 @@ class Writer:
             raise WriteUncertain(f"no acknowledgement within {self._ack_seconds:g} s")
         try:
             return future.result()
-        except TryAgain as error:
+        except TransientError as error:
             raise NotWritten(str(error)) from error
         except AppendUncertain as error:
             raise WriteUncertain(str(error)) from error
@@ -65,7 +65,7 @@ def traceparent() -> str | None:
     return next((value.decode() for name, value in tracing.inject([]) if name == "traceparent"), None)
 
 
-def _late(future: asyncio.Future[Appended]) -> None:
+def _late(future: asyncio.Future[RecordMetadata]) -> None:
     if future.cancelled():
         return
     error = future.exception()

@@ -1,4 +1,4 @@
-"""The wish to stop a task, and the record of a submission that was refused."""
+"""The request to cancel a task, and the record of a submission that was refused."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Final
 
 from headrace_contracts.events import AuditRecorded, Privacy, TaskCancelled
 
-from headrace_intake.decide.drafts import Draft, Origin
+from headrace_intake.decide.drafts import Submitter, TaskDraft
 from headrace_intake.decide.refusals import Refusal, bad_request
 
 _LONGEST_REASON: Final = 200
@@ -20,7 +20,7 @@ def parse_reason(text: str | None) -> str:
     return reason
 
 
-def wish(
+def cancellation(
     *, task_id: str, tenant: str, key_id: str, home_partition: int | None, reason: str, now_ms: int
 ) -> TaskCancelled:
     """The event that asks the router to stop a task."""
@@ -34,12 +34,12 @@ def wish(
     )
 
 
-def wish_id(task_id: str) -> str:
+def cancellation_id(task_id: str) -> str:
     """Id of the event: asking twice is asking once."""
     return f"{task_id}/cancel"
 
 
-def refused(draft: Draft, origin: Origin, refusal: Refusal) -> AuditRecorded:
+def refused(draft: TaskDraft, origin: Submitter, refusal: Refusal) -> AuditRecorded:
     """The audit record of a task that was not accepted because of its class of data."""
     provider, slash, model = (draft.model or "").partition("/")
     return AuditRecorded(

@@ -8,8 +8,8 @@ from typing import Annotated, Any, Final, Literal
 from headrace_contracts.events import Lane
 from pydantic import BaseModel, ConfigDict, Field
 
-from headrace_intake.decide.drafts import Draft, conversation, designation
-from headrace_intake.decide.options import Labels, MessageIn, Name, TaskOptions
+from headrace_intake.decide.drafts import TaskDraft, conversation, designation
+from headrace_intake.decide.options import Labels, MessageIn, Name, SubmitOptions
 from headrace_intake.decide.refusals import bad_request
 
 DEFAULT_KIND: Final = "chat"
@@ -53,7 +53,7 @@ class ResponseFormat(BaseModel):
     type: Literal["text", "json_object"]
 
 
-class ChatRequest(TaskOptions):
+class ChatCompletionRequest(SubmitOptions):
     """A chat completion as OpenAI's clients write it, after `taken` has been through it."""
 
     model: Name
@@ -74,7 +74,7 @@ def taken(document: Mapping[str, Any]) -> dict[str, Any]:
 
     Raises Refusal, naming the parameter, where it asks for something that is not done here.
     """
-    kept = _without_neutral(document, ChatRequest.model_fields.keys(), _HAPPENS_ANYWAY, "")
+    kept = _without_neutral(document, ChatCompletionRequest.model_fields.keys(), _HAPPENS_ANYWAY, "")
     messages = kept.get("messages")
     if isinstance(messages, list):
         kept["messages"] = [
@@ -124,7 +124,7 @@ def _unsupported(param: str, why: str) -> Exception:
     return bad_request(f"{param}: {why}.", param, "unsupported-parameter")
 
 
-def draft_of_chat(request: ChatRequest) -> Draft:
+def draft_of_chat(request: ChatCompletionRequest) -> TaskDraft:
     """What the request wants. Somebody waits for it, so it goes interactive unless told otherwise. Raises Refusal."""
     role, model = designation(request.model, request.role)
     options = request
@@ -132,7 +132,7 @@ def draft_of_chat(request: ChatRequest) -> Draft:
         if request.max_tokens not in (None, request.max_completion_tokens):
             raise bad_request("max_tokens and max_completion_tokens differ: give one.", "max_tokens")
         options = request.model_copy(update={"max_tokens": request.max_completion_tokens})
-    return Draft(
+    return TaskDraft(
         options=options,
         messages=conversation(request.messages),
         role=role,

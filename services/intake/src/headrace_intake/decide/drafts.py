@@ -10,7 +10,7 @@ from headrace_contracts.content import plain
 from headrace_contracts.events import Lane, Message, Mode, Privacy, Sampling, TaskSubmitted
 from headrace_contracts.ids import route_key
 
-from headrace_intake.decide.options import MessageIn, TaskOptions, deadline_at, nanodollars
+from headrace_intake.decide.options import MessageIn, SubmitOptions, deadline_at, nanodollars
 from headrace_intake.decide.refusals import Refusal, bad_request
 
 _ROLE_PREFIX: Final = "role:"
@@ -18,10 +18,10 @@ AUTO: Final = "auto"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Draft:
+class TaskDraft:
     """A task as wanted, before it has an id, an owner and a time."""
 
-    options: TaskOptions
+    options: SubmitOptions
     messages: tuple[Message, ...]
     role: str | None
     model: str | None
@@ -32,7 +32,7 @@ class Draft:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Origin:
+class Submitter:
     """Who submits, when, under which id, and where they listen."""
 
     task_id: str
@@ -69,7 +69,7 @@ def conversation(messages: Collection[MessageIn]) -> tuple[Message, ...]:
     return said
 
 
-def submission(draft: Draft, origin: Origin) -> TaskSubmitted:
+def submission(draft: TaskDraft, origin: Submitter) -> TaskSubmitted:
     """The task as it goes to Kafka. Raises Refusal for a deadline that is past."""
     options = draft.options
     stop = options.stop
@@ -117,7 +117,7 @@ def record_key(task: TaskSubmitted) -> bytes:
     ).encode()
 
 
-def contradiction(draft: Draft, cloud_providers: Collection[str]) -> Refusal | None:
+def contradiction(draft: TaskDraft, cloud_providers: Collection[str]) -> Refusal | None:
     """Why a sensitive task asks for what it must not get, if it does; None when all is well."""
     if draft.options.privacy is not Privacy.SENSITIVE:
         return None

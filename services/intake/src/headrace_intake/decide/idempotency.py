@@ -65,9 +65,9 @@ def parse_key(value: str | None) -> str | None:
     return text
 
 
-def content_digest(door: str, document: Mapping[str, Any]) -> str:
-    """What tells a repeated request from another one under the same key: the door it came through, and its content."""
-    return digest([door, json.dumps(document, sort_keys=True, separators=(",", ":"))])
+def content_digest(api: str, document: Mapping[str, Any]) -> str:
+    """What tells a repeated request from another one under the same key: the API it came through, and its content."""
+    return digest([api, json.dumps(document, sort_keys=True, separators=(",", ":"))])
 
 
 def decide(mine: Taken, found: Taken | None, *, in_flight_here: bool) -> SubmitAnew | Follow:

@@ -77,7 +77,7 @@ def _parse_deadline(value: object) -> object:
     return InSeconds(seconds)
 
 
-class TaskOptions(BaseModel):
+class SubmitOptions(BaseModel):
     """Headrace's own fields, and sampling. Unknown fields are refused: a limit that is misspelt must not be lost."""
 
     model_config = ConfigDict(

@@ -17,7 +17,7 @@ _LONGEST_USER: Final = 200
 
 
 class PreferencesIn(BaseModel):
-    """The whole of a preferences record; what is left out is not wished."""
+    """The whole of a preferences record; what is left out is not requested."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -40,15 +40,15 @@ def parse_user(text: str | None) -> str:
     return user
 
 
-def record(wish: PreferencesIn, *, tenant: str, user: str, key_id: str, now_ms: int) -> Preferences:
+def record(cancellation: PreferencesIn, *, tenant: str, user: str, key_id: str, now_ms: int) -> Preferences:
     """The event that says so."""
     return Preferences(
         tenant=tenant,
         user=user,
-        ai_mode=wish.ai_mode,
-        privacy_level=wish.privacy_level,
-        preferred_provider=wish.preferred_provider,
-        allowed_providers=tuple(dict.fromkeys(wish.allowed_providers)),
+        ai_mode=cancellation.ai_mode,
+        privacy_level=cancellation.privacy_level,
+        preferred_provider=cancellation.preferred_provider,
+        allowed_providers=tuple(dict.fromkeys(cancellation.allowed_providers)),
         updated_by=key_id,
         updated_at=now_ms,
     )

@@ -29,13 +29,13 @@ class Restarted:
 
 
 @dataclass(frozen=True, slots=True)
-class Finished:
+class TaskFinished:
     """The end; nothing follows."""
 
     result: TaskCompleted
 
 
-Told = Delta | Restarted | Finished
+ReplyUpdate = Delta | Restarted | TaskFinished
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ class Heard:
 NOTHING_YET: Final = Heard()
 
 
-def hear(heard: Heard, reply: TaskReply) -> tuple[Heard, tuple[Told, ...]]:
+def hear(heard: Heard, reply: TaskReply) -> tuple[Heard, tuple[ReplyUpdate, ...]]:
     """What to tell the caller of this reply, and what has been heard then. Raises ContentSealed."""
     if heard.ended or (reply.attempt < heard.attempt and reply.kind is not ReplyKind.FINISHED):
         return heard, ()
@@ -68,14 +68,14 @@ def hear(heard: Heard, reply: TaskReply) -> tuple[Heard, tuple[Told, ...]]:
             return _delta(heard, reply)
 
 
-def _finished(heard: Heard, reply: TaskReply) -> tuple[Heard, tuple[Told, ...]]:
+def _finished(heard: Heard, reply: TaskReply) -> tuple[Heard, tuple[ReplyUpdate, ...]]:
     if reply.result is None:
         # A finished reply without a result tells nothing; the completed task is in the view.
         return heard, ()
-    return replace(heard, ended=True), (Finished(reply.result),)
+    return replace(heard, ended=True), (TaskFinished(reply.result),)
 
 
-def _delta(heard: Heard, reply: TaskReply) -> tuple[Heard, tuple[Told, ...]]:
+def _delta(heard: Heard, reply: TaskReply) -> tuple[Heard, tuple[ReplyUpdate, ...]]:
     if reply.text is None:
         return heard, ()
     piece = Delta(text_of(reply.text), reply.attempt)

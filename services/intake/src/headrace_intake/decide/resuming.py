@@ -18,7 +18,7 @@ _PATIENCE_MS: Final = 1_000
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class ReplyPosition:
     """A record of tasks.replies."""
 
     partition: int
@@ -33,7 +33,7 @@ class AtTheEnd:
     """The caller has had the last event."""
 
 
-def parse_place(text: str | None) -> Place | AtTheEnd | None:
+def parse_place(text: str | None) -> ReplyPosition | AtTheEnd | None:
     """What a Last-Event-ID stands for; None where there is none. Raises Refusal for one that was not given out."""
     if text is None:
         return None
@@ -42,7 +42,7 @@ def parse_place(text: str | None) -> Place | AtTheEnd | None:
     match = _PLACE.fullmatch(text)
     if match is None:
         raise not_given_out()
-    return Place(int(match[1]), int(match[2]))
+    return ReplyPosition(int(match[1]), int(match[2]))
 
 
 def not_given_out() -> Refusal:

@@ -7,14 +7,14 @@ from typing import Annotated, Any, Final
 
 from pydantic import Field
 
-from headrace_intake.decide.drafts import Draft, conversation, designation
-from headrace_intake.decide.options import Labels, MessageIn, Name, TaskOptions
+from headrace_intake.decide.drafts import TaskDraft, conversation, designation
+from headrace_intake.decide.options import Labels, MessageIn, Name, SubmitOptions
 from headrace_intake.decide.refusals import bad_request
 
 DEFAULT_KIND: Final = "task"
 
 
-class TaskRequest(TaskOptions):
+class TaskRequest(SubmitOptions):
     """A task as callers of the tasks API write it."""
 
     model: Name | None = None
@@ -24,13 +24,13 @@ class TaskRequest(TaskOptions):
     labels: Labels | None = None
 
 
-def draft_of_task(request: TaskRequest) -> Draft:
+def draft_of_task(request: TaskRequest) -> TaskDraft:
     """What the request wants. Raises Refusal."""
     role, model = designation(request.model, request.role)
     if (request.messages is None) == (request.prompt is None):
         raise bad_request("Give either `prompt` or `messages`.", "messages")
     messages = request.messages or [MessageIn(role="user", content=request.prompt or "")]
-    return Draft(
+    return TaskDraft(
         options=request,
         messages=conversation(messages),
         role=role,

@@ -23,7 +23,7 @@ import aiohttp
 from kubernetes.aio import client, config, watch
 from kubernetes.aio.client.exceptions import ApiException
 
-from headrace_local_worker.decide.endpoints import Changed, Endpoint, Event, Listed, Port, Removed, Slice
+from headrace_local_worker.decide.endpoints import Changed, Listed, Port, Removed, Slice, SliceEndpoint, SliceEvent
 from headrace_local_worker.discovery import Sources
 
 _log = logging.getLogger(__name__)
@@ -47,7 +47,7 @@ class ConfigureCluster(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Selection:
+class SliceSelector:
     """Which slices: those of a namespace with some labels."""
 
     namespace: str
@@ -68,8 +68,8 @@ class KubernetesCluster:
     def __init__(
         self, *, namespace: str, selector: str, peers: str, labels: bool, tell: Callable[[str | None], None]
     ) -> None:
-        self._nodes = Selection(namespace or own_namespace(), selector)
-        self._peers = Selection(own_namespace(), peers) if peers else None
+        self._nodes = SliceSelector(namespace or own_namespace(), selector)
+        self._peers = SliceSelector(own_namespace(), peers) if peers else None
         self._labels = labels
         self._tell = tell
         self._problems: dict[str, str] = {}
@@ -128,7 +128,9 @@ class SliceFeed:
         tell: Called with the feed's name and what is wrong, or None when it is well.
     """
 
-    def __init__(self, api: client.ApiClient, selection: Selection, tell: Callable[[str, str | None], None]) -> None:
+    def __init__(
+        self, api: client.ApiClient, selection: SliceSelector, tell: Callable[[str, str | None], None]
+    ) -> None:
         self._discovery = client.DiscoveryV1Api(api)
         self._selection = selection
         self._tell = tell
@@ -136,7 +138,7 @@ class SliceFeed:
         self._just_listed = False
         self._failures = 0
 
-    async def events(self) -> AsyncIterator[Event]:
+    async def events(self) -> AsyncIterator[SliceEvent]:
         """All slices, then every change, for ever."""
         while True:
             try:
@@ -167,7 +169,7 @@ class SliceFeed:
         )
         return Listed(tuple(_slice(item) for item in found.items)), found.metadata.resource_version
 
-    async def _watch(self, version: str) -> AsyncIterator[Event]:
+    async def _watch(self, version: str) -> AsyncIterator[SliceEvent]:
         async with watch.Watch() as watching:
             stream = watching.stream(
                 self._discovery.list_namespaced_endpoint_slice,
@@ -249,7 +251,7 @@ class MachineLabels:
             self._known[name] = dict(node.metadata.labels or {})
 
 
-def _told(error: ApiException, selection: Selection) -> str:
+def _told(error: ApiException, selection: SliceSelector) -> str:
     if error.status == 403:
         return (
             "this service account may not read them. Grant list and watch on endpointslices "
@@ -274,10 +276,10 @@ def _slice(item: Any) -> Slice:
     )
 
 
-def _endpoint(one: Any) -> Endpoint:
+def _endpoint(one: Any) -> SliceEndpoint:
     conditions = one.conditions
     target = one.target_ref
-    return Endpoint(
+    return SliceEndpoint(
         # More than one address of an endpoint means the same backend; consumers are to use the first.
         address=one.addresses[0],
         ready=conditions is None or conditions.ready is not False,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from headrace_models.worker.pool import PlaceView
+from headrace_models.worker.pool import EndpointView
 
 _UNKNOWN_SECONDS: Final = 1.0
 """Reckoned for a node that has not run a model yet: short enough to be tried soon."""
@@ -13,7 +13,7 @@ _LOAD_SECONDS: Final = 5.0
 """Reckoned for bringing a model into memory."""
 
 
-def choose_node(nodes: Sequence[PlaceView], model: str) -> PlaceView | None:
+def choose_node(nodes: Sequence[EndpointView], model: str) -> EndpointView | None:
     """The node where an answer may be expected first; None when no node has the model.
 
     A node with a free slot goes before one without. Among them the observed time of a call of this model decides,
@@ -29,7 +29,7 @@ def tagged(model: str) -> str:
     return model if ":" in model else f"{model}:latest"
 
 
-def _order(node: PlaceView, model: str, wanted: str) -> tuple[bool, float, str]:
+def _order(node: EndpointView, model: str, wanted: str) -> tuple[bool, float, str]:
     usual = node.seconds.get(model, _UNKNOWN_SECONDS)
     loading = 0.0 if any(tagged(name) == wanted for name in node.loaded) else _LOAD_SECONDS
     reaching = (node.latency_ms or 0.0) / 1000

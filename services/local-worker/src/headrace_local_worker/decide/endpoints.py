@@ -23,7 +23,7 @@ class Port:
 
 
 @dataclass(frozen=True, slots=True)
-class Endpoint:
+class SliceEndpoint:
     """One backend of a Service.
 
     Attributes:
@@ -54,7 +54,7 @@ class Slice:
     name: str
     family: AddressType
     ports: Mapping[str, Port]
-    endpoints: tuple[Endpoint, ...]
+    endpoints: tuple[SliceEndpoint, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,10 +78,10 @@ class Removed:
     name: str
 
 
-Event = Listed | Changed | Removed
+SliceEvent = Listed | Changed | Removed
 
 
-def after(slices: Mapping[str, Slice], event: Event) -> Mapping[str, Slice]:
+def after(slices: Mapping[str, Slice], event: SliceEvent) -> Mapping[str, Slice]:
     """The slices after an event, by name."""
     match event:
         case Listed(listed):
@@ -93,7 +93,7 @@ def after(slices: Mapping[str, Slice], event: Event) -> Mapping[str, Slice]:
 
 
 @dataclass(frozen=True, slots=True)
-class Rules:
+class NodeRules:
     """How endpoints become nodes.
 
     Attributes:
@@ -125,7 +125,7 @@ def parse_labels(entries: Sequence[str]) -> Mapping[str, str]:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class DiscoveredNodes:
     """What the slices show.
 
     Attributes:
@@ -137,7 +137,7 @@ class Found:
     objections: tuple[str, ...] = ()
 
 
-def nodes_of(slices: Iterable[Slice], machines: Mapping[str, Mapping[str, str]], rules: Rules) -> Found:
+def nodes_of(slices: Iterable[Slice], machines: Mapping[str, Mapping[str, str]], rules: NodeRules) -> DiscoveredNodes:
     """The nodes that should get work.
 
     A node is the pod behind an endpoint, else its hostname, else its address. It may stand in several slices: one for
@@ -165,7 +165,7 @@ def nodes_of(slices: Iterable[Slice], machines: Mapping[str, Mapping[str, str]],
             if known is None or rank[:2] < known[:2]:
                 best[spec.name] = rank
     nodes = {name: spec for name, (_, _, spec) in sorted(best.items())}
-    return Found(nodes, tuple(sorted(set(objections))))
+    return DiscoveredNodes(nodes, tuple(sorted(set(objections))))
 
 
 def machines_of(slices: Iterable[Slice]) -> frozenset[str]:
@@ -195,7 +195,7 @@ def _no_port(one: Slice, name: str) -> str:
 
 
 def _spec_of(
-    endpoint: Endpoint, family: AddressType, port: Port, labels: Mapping[str, str], rules: Rules
+    endpoint: SliceEndpoint, family: AddressType, port: Port, labels: Mapping[str, str], rules: NodeRules
 ) -> tuple[NodeSpec, str]:
     host = f"[{endpoint.address}]" if family == "IPv6" else endpoint.address
     url = f"{'https' if port.secure else 'http'}://{host}:{port.number}"

@@ -18,9 +18,9 @@ from headrace_contracts.events import (
 
 from headrace_router.decide.costs import most_tokens, worst_case
 from headrace_router.decide.fleet import longest_context
-from headrace_router.decide.model import ATTEMPT_TIMEOUT, Context
-from headrace_router.decide.policy import ModelRef, Policy, Role
-from headrace_router.decide.rules import Rules
+from headrace_router.decide.model import ATTEMPT_TIMEOUT, DecisionContext
+from headrace_router.decide.policy import ModelRef, Policy, RolePolicy
+from headrace_router.decide.rules import TaskRules
 
 _BYTES_PER_TOKEN = 4
 
@@ -80,11 +80,11 @@ class Choice:
 
 def choose(
     task: TaskSubmitted,
-    role: Role | None,
+    role: RolePolicy | None,
     system_prompt: str | None,
-    rules: Rules,
+    rules: TaskRules,
     attempts: Sequence[AttemptState],
-    context: Context,
+    context: DecisionContext,
     not_now: str | None = None,
 ) -> Choice:
     """The first candidate that nothing speaks against. `not_now` names one that asked to be left alone for a while."""
@@ -148,7 +148,7 @@ def given_up(attempt: AttemptState) -> bool:
     return attempt.failure is not None and attempt.failure.code == ATTEMPT_TIMEOUT
 
 
-def unknown_model(task: TaskSubmitted, context: Context) -> bool:
+def unknown_model(task: TaskSubmitted, context: DecisionContext) -> bool:
     """Whether a task names a model that nobody has. Where no node is about that could have it, nobody can tell."""
     if task.model is None:
         return False
@@ -162,7 +162,7 @@ def unknown_model(task: TaskSubmitted, context: Context) -> bool:
     )
 
 
-def _known(task: TaskSubmitted, role: Role | None, context: Context) -> Sequence[ModelRef]:
+def _known(task: TaskSubmitted, role: RolePolicy | None, context: DecisionContext) -> Sequence[ModelRef]:
     policy = context.policy
     if task.model is not None:
         named = _named_provider(task.model, context)
@@ -174,7 +174,7 @@ def _known(task: TaskSubmitted, role: Role | None, context: Context) -> Sequence
     return (*role.models, *(policy.ladder if role.ladder is None else role.ladder))
 
 
-def _named_provider(model: str, context: Context) -> ModelRef | None:
+def _named_provider(model: str, context: DecisionContext) -> ModelRef | None:
     # Names of models may hold slashes themselves, so only a provider's name counts as one.
     provider, slash, rest = model.partition("/")
     known = provider in context.policy.providers or provider in context.fleet.providers
@@ -185,7 +185,7 @@ def _ours(model: str, policy: Policy) -> Sequence[ModelRef]:
     return [ModelRef(provider=n, model=model) for n, p in policy.providers.items() if p.place is Place.LOCAL]
 
 
-def _anywhere(model: str, context: Context) -> Sequence[ModelRef]:
+def _anywhere(model: str, context: DecisionContext) -> Sequence[ModelRef]:
     policy = context.policy
     refs = [ModelRef(provider=name, model=model) for name, _ in context.fleet.providers_of(model, context.now)]
     refs += [ref for ref in _listed(policy) if ref.model == model]
@@ -197,7 +197,7 @@ def _listed(policy: Policy) -> Sequence[ModelRef]:
     return [*(ref for role in policy.roles.values() for ref in (*role.models, *(role.ladder or ()))), *policy.ladder]
 
 
-def _nodes(ref: ModelRef, place: Place, policy: Policy, context: Context) -> Sequence[NodeStatus]:
+def _nodes(ref: ModelRef, place: Place, policy: Policy, context: DecisionContext) -> Sequence[NodeStatus]:
     nodes = context.fleet.offering(ref.provider, ref.model, place, context.now)
     needs: Mapping[str, str] = policy.models[ref.model].hardware if ref.model in policy.models else {}
     return [node for node in nodes if needs.items() <= node.hardware.items()] if needs else nodes

@@ -7,10 +7,10 @@ import json
 from headrace_contracts.events import TaskSubmitted
 from headrace_contracts.ids import digest
 
-from headrace_router.decide.rules import Rules
+from headrace_router.decide.rules import TaskRules
 
 
-def equality_digest(task: TaskSubmitted, rules: Rules, policy_version: str) -> str:
+def equality_digest(task: TaskSubmitted, rules: TaskRules, policy_version: str) -> str:
     """Digest of tenant, question, and the rules it is answered under; empty for a task that shares no answer.
 
     The rules are part of it, so an answer never serves a task of another tenant, of another privacy level, or of

@@ -8,7 +8,8 @@
              following                an equal task is in flight
 
 Every pair stands in TRANSITIONS. An event that does not concern a phase is ignored: repeats, results of attempts
-that were given up, and wishes that come too late change nothing. A wish that comes before its task is noted.
+that were given up, and cancellation requests that come too late change nothing. A cancellation request that comes
+before its task is noted.
 """
 
 from __future__ import annotations
@@ -41,19 +42,19 @@ from headrace_router.decide.costs import cost
 from headrace_router.decide.equality import equality_digest
 from headrace_router.decide.model import (
     ATTEMPT_TIMEOUT,
+    AttemptEnded,
     Cancelled,
-    Context,
     Decision,
-    Event,
-    Finished,
+    DecisionContext,
     Ignored,
     LeaderFinished,
     Noted,
+    RouterEvent,
     Submitted,
     Unrecordable,
     WakeUp,
 )
-from headrace_router.decide.policy import Policy, Role
+from headrace_router.decide.policy import Policy, RolePolicy
 from headrace_router.decide.retry import backoff
 from headrace_router.decide.rules import rules_for
 from headrace_router.decide.terminal import finish, serve, task_of, too_large
@@ -66,12 +67,12 @@ _SHARED_ENDS: Final = frozenset({TaskStatus.SUCCEEDED, TaskStatus.REFUSED})
 """How a leader must end for its followers to end with it. A refusal is an answer: asking again would go around it."""
 
 
-def decide(state: TaskState | None, event: Event, context: Context) -> Result:
+def decide(state: TaskState | None, event: RouterEvent, context: DecisionContext) -> Result:
     """What follows from an event for the task it concerns; `state` is None for a task that is not known."""
     return TRANSITIONS[None if state is None else state.phase, type(event)](state, event, context)
 
 
-def _submit(_: None, event: Submitted, context: Context) -> Result:
+def _submit(_: None, event: Submitted, context: DecisionContext) -> Result:
     task, policy, now = event.task, context.policy, context.now
     name = _role_name(task, policy)
     role = None if name is None else policy.roles.get(name)
@@ -114,19 +115,19 @@ def _submit(_: None, event: Submitted, context: Context) -> Result:
     return _route(state, context)
 
 
-def _note(_: None, event: Cancelled, __: Context) -> Result:
-    return Noted(event.wish)
+def _note(_: None, event: Cancelled, __: DecisionContext) -> Result:
+    return Noted(event.cancellation)
 
 
-def _cancel(state: TaskState, event: Cancelled, context: Context) -> Result:
-    wish: TaskCancelled = event.wish
-    if wish.tenant != task_of(state).tenant:
+def _cancel(state: TaskState, event: Cancelled, context: DecisionContext) -> Result:
+    cancellation: TaskCancelled = event.cancellation
+    if cancellation.tenant != task_of(state).tenant:
         return Ignored("foreign_tenant")
-    failure = Failure(code="cancelled", message=wish.reason or "somebody asked for it")
+    failure = Failure(code="cancelled", message=cancellation.reason or "somebody asked for it")
     return finish(state, context, TaskStatus.CANCELLED, failure=failure)
 
 
-def _attempt_ended(state: TaskState, event: Finished, context: Context) -> Result:
+def _attempt_ended(state: TaskState, event: AttemptEnded, context: DecisionContext) -> Result:
     ended = event.attempt
     last = state.attempts[-1]
     if ended.number != last.number or ended.tenant != task_of(state).tenant:
@@ -143,14 +144,14 @@ def _attempt_ended(state: TaskState, event: Finished, context: Context) -> Resul
         return _answered(state, ended, context)
     failure = ended.failure or Failure(code=str(ended.outcome), message="the worker gave no reason")
     if ended.outcome is Outcome.CANCELLED:
-        # The worker has read the wish before we did.
+        # The worker has read the cancellation request before we did.
         return finish(state, context, TaskStatus.CANCELLED, failure=failure)
     if ended.outcome is Outcome.FAILED_PERMANENT and failure.code in _NOWHERE_BETTER:
         return _fail(state, context, failure)
     return _after_failure(state, failure, ended.outcome is not Outcome.FAILED_PERMANENT, context)
 
 
-def _late_answer(state: TaskState, event: Finished, context: Context) -> Result:
+def _late_answer(state: TaskState, event: AttemptEnded, context: DecisionContext) -> Result:
     """While no attempt runs: the one that was given up last may still bring an answer, which saves another."""
     ended = event.attempt
     if (
@@ -163,7 +164,7 @@ def _late_answer(state: TaskState, event: Finished, context: Context) -> Result:
     return _attempt_ended(state, event, context)
 
 
-def _answered(state: TaskState, ended: AttemptFinished, context: Context) -> Result:
+def _answered(state: TaskState, ended: AttemptFinished, context: DecisionContext) -> Result:
     return finish(
         state,
         context,
@@ -180,7 +181,7 @@ def _answered(state: TaskState, ended: AttemptFinished, context: Context) -> Res
     )
 
 
-def _leader_ended(state: TaskState, event: LeaderFinished, context: Context) -> Result:
+def _leader_ended(state: TaskState, event: LeaderFinished, context: DecisionContext) -> Result:
     if _late(state, context):
         return _expire(state, context)
     if event.result is not None and event.result.status in _SHARED_ENDS:
@@ -188,13 +189,13 @@ def _leader_ended(state: TaskState, event: LeaderFinished, context: Context) -> 
     return _route(state, context)
 
 
-def _wake_waiting(state: TaskState, _: WakeUp, context: Context) -> Result:
+def _wake_waiting(state: TaskState, _: WakeUp, context: DecisionContext) -> Result:
     if _late(state, context):
         return _expire(state, context, _choose(state, context))
     return _route(state, context)
 
 
-def _wake_running(state: TaskState, _: WakeUp, context: Context) -> Result:
+def _wake_running(state: TaskState, _: WakeUp, context: DecisionContext) -> Result:
     if _early(state, context):
         return Ignored("early")
     last = state.attempts[-1]
@@ -207,21 +208,21 @@ def _wake_running(state: TaskState, _: WakeUp, context: Context) -> Result:
     return _after_failure(state, failure, True, context)
 
 
-def _wake_backing_off(state: TaskState, _: WakeUp, context: Context) -> Result:
+def _wake_backing_off(state: TaskState, _: WakeUp, context: DecisionContext) -> Result:
     if _early(state, context):
         return Ignored("early")
     return _expire(state, context) if _late(state, context) else _route(state, context)
 
 
-def _wake_following(state: TaskState, _: WakeUp, context: Context) -> Result:
+def _wake_following(state: TaskState, _: WakeUp, context: DecisionContext) -> Result:
     return _expire(state, context) if _late(state, context) else Ignored("early")
 
 
-def _too_large(state: TaskState, event: Unrecordable, context: Context) -> Result:
+def _too_large(state: TaskState, event: Unrecordable, context: DecisionContext) -> Result:
     return too_large(state, context, event.size, event.limit)
 
 
-def _after_failure(state: TaskState, failure: Failure, retryable: bool, context: Context) -> Result:
+def _after_failure(state: TaskState, failure: Failure, retryable: bool, context: DecisionContext) -> Result:
     """The same model again after a while, or the next candidate, or the end."""
     retry, now = context.policy.retry, context.now
     last = state.attempts[-1]
@@ -256,7 +257,7 @@ def _fallen_back(state: TaskState, failure: Failure, now: int) -> TaskState:
     return replace(state, trail=(*state.trail, step))
 
 
-def _route(state: TaskState, context: Context) -> Result:
+def _route(state: TaskState, context: DecisionContext) -> Result:
     """To the best candidate that is there, or wait for one, or the end."""
     choice = _choose(state, context)
     if choice.chosen is not None:
@@ -274,7 +275,7 @@ def _route(state: TaskState, context: Context) -> Result:
     return Decision(waiting, rejected=choice.rejected)
 
 
-def _dispatch(state: TaskState, choice: Choice, chosen: Candidate, context: Context) -> Decision:
+def _dispatch(state: TaskState, choice: Choice, chosen: Candidate, context: DecisionContext) -> Decision:
     task, now = task_of(state), context.now
     number = len(state.attempts) + 1
     attempt = AttemptState(
@@ -321,14 +322,16 @@ def _rejected_steps(state: TaskState, rejected: tuple[Rejection, ...], now: int)
     return [step for step in steps if (step.provider, step.model, step.reason) not in said]
 
 
-def _fail(state: TaskState, context: Context, failure: Failure, rejected: tuple[Rejection, ...] = ()) -> Decision:
+def _fail(
+    state: TaskState, context: DecisionContext, failure: Failure, rejected: tuple[Rejection, ...] = ()
+) -> Decision:
     steps = _rejected_steps(state, rejected, context.now)
     return finish(
         replace(state, trail=(*state.trail, *steps)), context, TaskStatus.FAILED, failure=failure, rejected=rejected
     )
 
 
-def _expire(state: TaskState, context: Context, choice: Choice | None = None) -> Decision:
+def _expire(state: TaskState, context: DecisionContext, choice: Choice | None = None) -> Decision:
     failure = Failure(code="deadline_passed", message=f"the deadline passed while the task was {state.phase}")
     rejected: tuple[Rejection, ...] = ()
     if choice is not None and choice.chosen is None:
@@ -339,7 +342,7 @@ def _expire(state: TaskState, context: Context, choice: Choice | None = None) ->
     )
 
 
-def _choose(state: TaskState, context: Context, not_now: str | None = None) -> Choice:
+def _choose(state: TaskState, context: DecisionContext, not_now: str | None = None) -> Choice:
     task, role = task_of(state), _role(state, context)
     rules = rules_for(
         task, role, context.policy, context.user_preferences, context.tenant_preferences, floor=state.privacy
@@ -351,21 +354,21 @@ def _role_name(task: TaskSubmitted, policy: Policy) -> str | None:
     return task.role if task.role is not None or task.model is not None else policy.defaults.role
 
 
-def _role(state: TaskState, context: Context) -> Role | None:
+def _role(state: TaskState, context: DecisionContext) -> RolePolicy | None:
     name = _role_name(task_of(state), context.policy)
     return None if name is None else context.policy.roles.get(name)
 
 
-def _late(state: TaskState, context: Context) -> bool:
+def _late(state: TaskState, context: DecisionContext) -> bool:
     return state.deadline_at is not None and context.now >= state.deadline_at
 
 
-def _early(state: TaskState, context: Context) -> bool:
+def _early(state: TaskState, context: DecisionContext) -> bool:
     return state.wake_at is not None and context.now < state.wake_at
 
 
-def _ignored(reason: str) -> Callable[[Any, Any, Context], Result]:
-    def ignore(_state: Any, _event: Any, _context: Context) -> Result:
+def _ignored(reason: str) -> Callable[[Any, Any, DecisionContext], Result]:
+    def ignore(_state: Any, _event: Any, _context: DecisionContext) -> Result:
         return Ignored(reason)
 
     return ignore
@@ -374,40 +377,42 @@ def _ignored(reason: str) -> Callable[[Any, Any, Context], Result]:
 _UNKNOWN, _DUPLICATE, _AFTER_END = _ignored("unknown_task"), _ignored("duplicate"), _ignored("finished")
 _NOT_FOLLOWING, _NO_ATTEMPT = _ignored("not_following"), _ignored("no_attempt")
 
-TRANSITIONS: Final[Mapping[tuple[TaskPhase | None, type[Event]], Callable[[Any, Any, Context], Result]]] = {
+TRANSITIONS: Final[
+    Mapping[tuple[TaskPhase | None, type[RouterEvent]], Callable[[Any, Any, DecisionContext], Result]]
+] = {
     (None, Submitted): _submit,
     (None, Cancelled): _note,
-    (None, Finished): _UNKNOWN,
+    (None, AttemptEnded): _UNKNOWN,
     (None, LeaderFinished): _UNKNOWN,
     (None, WakeUp): _UNKNOWN,
     (None, Unrecordable): _UNKNOWN,
     (TaskPhase.WAITING, Submitted): _DUPLICATE,
     (TaskPhase.WAITING, Cancelled): _cancel,
-    (TaskPhase.WAITING, Finished): _late_answer,
+    (TaskPhase.WAITING, AttemptEnded): _late_answer,
     (TaskPhase.WAITING, LeaderFinished): _NOT_FOLLOWING,
     (TaskPhase.WAITING, WakeUp): _wake_waiting,
     (TaskPhase.WAITING, Unrecordable): _too_large,
     (TaskPhase.RUNNING, Submitted): _DUPLICATE,
     (TaskPhase.RUNNING, Cancelled): _cancel,
-    (TaskPhase.RUNNING, Finished): _attempt_ended,
+    (TaskPhase.RUNNING, AttemptEnded): _attempt_ended,
     (TaskPhase.RUNNING, LeaderFinished): _NOT_FOLLOWING,
     (TaskPhase.RUNNING, WakeUp): _wake_running,
     (TaskPhase.RUNNING, Unrecordable): _too_large,
     (TaskPhase.BACKING_OFF, Submitted): _DUPLICATE,
     (TaskPhase.BACKING_OFF, Cancelled): _cancel,
-    (TaskPhase.BACKING_OFF, Finished): _late_answer,
+    (TaskPhase.BACKING_OFF, AttemptEnded): _late_answer,
     (TaskPhase.BACKING_OFF, LeaderFinished): _NOT_FOLLOWING,
     (TaskPhase.BACKING_OFF, WakeUp): _wake_backing_off,
     (TaskPhase.BACKING_OFF, Unrecordable): _too_large,
     (TaskPhase.FOLLOWING, Submitted): _DUPLICATE,
     (TaskPhase.FOLLOWING, Cancelled): _cancel,
-    (TaskPhase.FOLLOWING, Finished): _NO_ATTEMPT,
+    (TaskPhase.FOLLOWING, AttemptEnded): _NO_ATTEMPT,
     (TaskPhase.FOLLOWING, LeaderFinished): _leader_ended,
     (TaskPhase.FOLLOWING, WakeUp): _wake_following,
     (TaskPhase.FOLLOWING, Unrecordable): _too_large,
     (TaskPhase.FINISHED, Submitted): _AFTER_END,
     (TaskPhase.FINISHED, Cancelled): _AFTER_END,
-    (TaskPhase.FINISHED, Finished): _AFTER_END,
+    (TaskPhase.FINISHED, AttemptEnded): _AFTER_END,
     (TaskPhase.FINISHED, LeaderFinished): _AFTER_END,
     (TaskPhase.FINISHED, WakeUp): _AFTER_END,
     (TaskPhase.FINISHED, Unrecordable): _too_large,

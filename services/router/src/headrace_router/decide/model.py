@@ -29,7 +29,7 @@ class Submitted:
         key: Key of its record, byte for byte.
         home_partition: Partition it came in on.
         traceparent: Trace context it came with.
-        cancelled: The wish to stop it, where that was faster.
+        cancelled: The request to cancel it, where that was faster.
     """
 
     task: TaskSubmitted
@@ -43,11 +43,11 @@ class Submitted:
 class Cancelled:
     """Somebody wants the task stopped."""
 
-    wish: TaskCancelled
+    cancellation: TaskCancelled
 
 
 @dataclass(frozen=True, slots=True)
-class Finished:
+class AttemptEnded:
     """An attempt has ended."""
 
     attempt: AttemptFinished
@@ -73,12 +73,12 @@ class Unrecordable:
     limit: int
 
 
-Event = Submitted | Cancelled | Finished | LeaderFinished | WakeUp | Unrecordable
+RouterEvent = Submitted | Cancelled | AttemptEnded | LeaderFinished | WakeUp | Unrecordable
 
-CAUSES: dict[type[Event], str] = {
+CAUSES: dict[type[RouterEvent], str] = {
     Submitted: "submitted",
     Cancelled: "cancelled",
-    Finished: "attempt_finished",
+    AttemptEnded: "attempt_finished",
     LeaderFinished: "leader_finished",
     WakeUp: "wake_up",
     Unrecordable: "unrecordable",
@@ -108,7 +108,7 @@ class Peers(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Context:
+class DecisionContext:
     """All that a decision may look at beside the state and the event.
 
     Attributes:
@@ -136,9 +136,10 @@ class Decision:
 
 @dataclass(frozen=True, slots=True)
 class Noted:
-    """The wish concerns a task that has not come yet: it is recorded, and obeyed when the task comes."""
+    """The cancellation request concerns a task that has not come yet: it is recorded, and obeyed when the task
+    comes."""
 
-    wish: TaskCancelled
+    cancellation: TaskCancelled
 
 
 @dataclass(frozen=True, slots=True)

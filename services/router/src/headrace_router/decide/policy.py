@@ -28,7 +28,7 @@ class Defaults(_Part):
     """What applies where neither the task, nor its role, nor the preferences say anything.
 
     Attributes:
-        role: Role of a task that names neither role nor model.
+        role: RolePolicy of a task that names neither role nor model.
         lane: Priority lane.
         mode: Where to run.
         privacy_level: How far content may travel.
@@ -97,7 +97,7 @@ class CacheLimits(_Part):
     bytes: int = Field(default=32 * 1024 * 1024, gt=0)
 
 
-class Provider(_Part):
+class ProviderPolicy(_Part):
     """Who runs models.
 
     Attributes:
@@ -138,7 +138,7 @@ class ModelRef(_Part):
 Ref = Annotated[ModelRef, BeforeValidator(_provider_and_model)]
 
 
-class Role(_Part):
+class RolePolicy(_Part):
     """A kind of work.
 
     Attributes:
@@ -166,10 +166,10 @@ class Policy(_Part):
     attempts: Attempts
     retry: Retry = Retry()
     cache: CacheLimits = CacheLimits()
-    providers: dict[str, Provider] = Field(min_length=1)
+    providers: dict[str, ProviderPolicy] = Field(min_length=1)
     models: dict[str, ModelFacts] = {}
     ladder: tuple[Ref, ...] = ()
-    roles: dict[str, Role] = Field(min_length=1)
+    roles: dict[str, RolePolicy] = Field(min_length=1)
 
     @model_validator(mode="after")
     def _names_exist(self) -> Self:

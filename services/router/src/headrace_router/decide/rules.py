@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from headrace_contracts.events import Mode, Place, Preferences, Privacy, PrivacyLevel, TaskSubmitted
 
-from headrace_router.decide.policy import Policy, Role
+from headrace_router.decide.policy import Policy, RolePolicy
 
 _STRICTNESS = {Privacy.PUBLIC: 0, Privacy.INTERNAL: 1, Privacy.SENSITIVE: 2}
 _OF_LEVEL = {
@@ -17,12 +17,12 @@ _OF_LEVEL = {
 
 
 @dataclass(frozen=True, slots=True)
-class Rules:
+class TaskRules:
     """The rules that apply to one task.
 
     Attributes:
         privacy: How far its content may travel.
-        mode: Where it runs; local for sensitive content, whatever was wished.
+        mode: Where it runs; local for sensitive content, whatever was requested.
         consented: Providers that internal content may go to.
         preferred: Provider to try first.
     """
@@ -59,20 +59,20 @@ def strictest(*levels: Privacy) -> Privacy:
 
 def rules_for(
     task: TaskSubmitted,
-    role: Role | None,
+    role: RolePolicy | None,
     policy: Policy,
     user: Preferences | None,
     tenant: Preferences | None,
     floor: Privacy | None = None,
-) -> Rules:
+) -> TaskRules:
     """The rules for a task.
 
     A level that the task names stands, even above or below that of its role and the preferences; without one the
     strictest of these applies. Two things are never lowered: a role that always runs locally, and `floor`, the level
     under which the task has been so far. The user's preferences go before the tenant's, field by field.
     """
-    wishes = [preferences for preferences in (user, tenant) if preferences is not None]
-    level = next((w.privacy_level for w in wishes if w.privacy_level is not None), policy.defaults.privacy_level)
+    cancellations = [preferences for preferences in (user, tenant) if preferences is not None]
+    level = next((w.privacy_level for w in cancellations if w.privacy_level is not None), policy.defaults.privacy_level)
     if task.privacy is not None:
         privacy = task.privacy
     else:
@@ -81,12 +81,13 @@ def rules_for(
         privacy = Privacy.SENSITIVE
     if floor is not None:
         privacy = strictest(privacy, floor)
-    mode = task.mode or next((w.ai_mode for w in wishes if w.ai_mode is not None), policy.defaults.mode)
+    mode = task.mode or next((w.ai_mode for w in cancellations if w.ai_mode is not None), policy.defaults.mode)
     if privacy is Privacy.SENSITIVE:
         mode = Mode.LOCAL
-    wished = next((w.preferred_provider for w in wishes if w.preferred_provider), None)
-    consented = set(next((w.allowed_providers for w in wishes if w.allowed_providers), ()))
-    # To prefer a provider is to name it; a task's own wish is not, since whoever sends tasks does not give consent.
-    if wished is not None:
-        consented.add(wished)
-    return Rules(privacy, mode, frozenset(consented), task.preferred_provider or wished)
+    requested = next((w.preferred_provider for w in cancellations if w.preferred_provider), None)
+    consented = set(next((w.allowed_providers for w in cancellations if w.allowed_providers), ()))
+    # To prefer a provider is to name it; a task's own cancellation request is not, since whoever sends tasks does not
+    # give consent.
+    if requested is not None:
+        consented.add(requested)
+    return TaskRules(privacy, mode, frozenset(consented), task.preferred_provider or requested)

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from headrace_contracts.events import JournalEntry, ServedFrom, TaskCompleted, TaskPhase, TaskState, TaskStatus
 
-from headrace_router.decide.model import CAUSES, Equal, Finished
+from headrace_router.decide.model import CAUSES, AttemptEnded, Equal
 from headrace_router.decide.policy import CacheLimits
 
 
@@ -117,13 +117,13 @@ class PartitionTasks:
         """The task in flight that a new one with this digest would follow, and an answer that may serve it."""
         return Equal(self._leaders.get(digest), self._answers.get(digest, now))
 
-    def next_orphan(self, digest: str) -> str | None:
+    def next_leaderless_follower(self, digest: str) -> str | None:
         """The follower that waited longest, where nobody leads those of this digest any more."""
         if digest in self._leaders:
             return None
         return next(iter(self._followers.get(digest, ())), None)
 
-    def orphaned(self) -> Sequence[str]:
+    def leaderless(self) -> Sequence[str]:
         """Digests with followers and without a leader."""
         return [digest for digest in self._followers if digest not in self._leaders]
 
@@ -151,7 +151,7 @@ class _Answers:
             if state.result is None or not _serves(state.result):
                 return
             answer = state.result
-        elif state.cause == CAUSES[Finished]:
+        elif state.cause == CAUSES[AttemptEnded]:
             # Whether it is an answer, and not a failure, is seen when somebody asks for it.
             answer = state
         else:

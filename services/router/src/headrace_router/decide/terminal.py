@@ -22,7 +22,7 @@ from headrace_contracts.ids import completion_id
 from headrace_contracts.topics import AUDIT_RECORDED, TASKS_COMPLETED, TASKS_REPLIES
 
 from headrace_router.decide.costs import total
-from headrace_router.decide.model import Context, Decision
+from headrace_router.decide.model import Decision, DecisionContext
 
 _CONSENT_CODES = frozenset({"privacy", "no_consent"})
 _TRAIL_OF_SHRUNK = 8
@@ -37,7 +37,7 @@ def task_of(state: TaskState) -> TaskSubmitted:
 
 def finish(
     state: TaskState,
-    context: Context,
+    context: DecisionContext,
     status: TaskStatus,
     *,
     failure: Failure | None = None,
@@ -91,7 +91,7 @@ def finish(
     return _ended(state, result, rejected)
 
 
-def serve(state: TaskState, context: Context, source: TaskCompleted, served_from: ServedFrom) -> Decision:
+def serve(state: TaskState, context: DecisionContext, source: TaskCompleted, served_from: ServedFrom) -> Decision:
     """Finish with the answer of an equal task."""
     step = "cached" if served_from is ServedFrom.CACHE else "coalesced"
     said = TrailStep(
@@ -114,7 +114,7 @@ def serve(state: TaskState, context: Context, source: TaskCompleted, served_from
     )
 
 
-def too_large(state: TaskState, context: Context, size: int, limit: int) -> Decision:
+def too_large(state: TaskState, context: DecisionContext, size: int, limit: int) -> Decision:
     """End a task whose state the journal cannot hold, with a terminal state that it can."""
     failure = Failure(
         code="record_too_large",

@@ -1,1 +1,1 @@
-"""Where the broadcaster meets the world: HTTP doors, the search index, the feed's connections."""
+"""Where the broadcaster meets the world: HTTP API, the search index, the feed's connections."""

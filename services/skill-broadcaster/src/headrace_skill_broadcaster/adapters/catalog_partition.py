@@ -13,7 +13,7 @@ from headrace_streams.ports import Log
 from headrace_streams.records import TopicPartition
 
 from headrace_skill_broadcaster.decide.catalog import position_in, supersedes
-from headrace_skill_broadcaster.measures import Measures
+from headrace_skill_broadcaster.metrics import SkillMetrics
 
 _POLL = 1000
 _POLL_SECONDS = 1.0
@@ -41,9 +41,9 @@ class Contents:
 
 
 async def read_partition(
-    log: Log, codec: Codec, partition: TopicPartition, measures: Measures, *, beyond: int | None, keep_newest: int
+    log: Log, codec: Codec, partition: TopicPartition, measures: SkillMetrics, *, beyond: int | None, keep_newest: int
 ) -> Contents:
-    """Everything in the partition at the time of the call. Raises TryAgain, RegistryUnavailable."""
+    """Everything in the partition at the time of the call. Raises TransientError, RegistryUnavailable."""
     reader = log.reader()
     entries: dict[str, SkillPublished] = {}
     overtaken: set[str] = set()

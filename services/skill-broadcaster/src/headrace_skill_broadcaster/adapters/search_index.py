@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from headrace_skill_broadcaster.decide.search import DEEPEST, Found, Question
+from headrace_skill_broadcaster.decide.search import DEEPEST, SearchQuery, SearchResult
 
 _TABLES = """
 CREATE TABLE skills (id INTEGER PRIMARY KEY, tenant TEXT NOT NULL, name TEXT NOT NULL, UNIQUE (tenant, name));
@@ -42,7 +42,7 @@ class SearchUnsupported(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class IndexEntry:
     """What is indexed of a live skill."""
 
     tenant: str
@@ -72,11 +72,11 @@ class SearchIndex:
         # A table for each tenant: how rare a word is elsewhere is none of its business, and costs time to find out.
         self._words: dict[str, str] = {}
 
-    async def apply(self, changes: Sequence[Entry | Removal]) -> None:
+    async def apply(self, changes: Sequence[IndexEntry | Removal]) -> None:
         """Make the index follow these changes."""
         await asyncio.get_running_loop().run_in_executor(self._thread, self._apply, changes)
 
-    async def search(self, question: Question) -> Found:
+    async def search(self, question: SearchQuery) -> SearchResult:
         """Skills, best first, or by name where no words are asked for."""
         return await asyncio.get_running_loop().run_in_executor(self._thread, self._search, question)
 
@@ -85,11 +85,11 @@ class SearchIndex:
         await asyncio.get_running_loop().run_in_executor(self._thread, self._database.close)
         self._thread.shutdown()
 
-    def _apply(self, changes: Sequence[Entry | Removal]) -> None:
+    def _apply(self, changes: Sequence[IndexEntry | Removal]) -> None:
         with self._database:
             for change in changes:
                 self._remove(change.tenant, change.name)
-                if isinstance(change, Entry):
+                if isinstance(change, IndexEntry):
                     self._add(change)
 
     def _remove(self, tenant: str, name: str) -> None:
@@ -98,7 +98,7 @@ class SearchIndex:
             for table, key in ((self._words[tenant], "rowid"), ("domains", "id"), ("skills", "id")):
                 self._database.execute(f"DELETE FROM {table} WHERE {key} = ?", row)
 
-    def _add(self, entry: Entry) -> None:
+    def _add(self, entry: IndexEntry) -> None:
         execute = self._database.execute
         if entry.tenant not in self._words:
             table = f"words_{len(self._words)}"
@@ -116,16 +116,16 @@ class SearchIndex:
             (row, domains, entry.name, entry.title, entry.summary, " ".join(entry.interests)),
         )
 
-    def _search(self, question: Question) -> Found:
+    def _search(self, question: SearchQuery) -> SearchResult:
         if not question.words:
-            return Found(self._list(question))
+            return SearchResult(self._list(question))
         if not question.widened:
             names = self._ranked(question, " AND ")
             if names or question.widened is False or len(question.words) == 1:
-                return Found(names)
-        return Found(self._ranked(question, " OR "), widened=True)
+                return SearchResult(names)
+        return SearchResult(self._ranked(question, " OR "), widened=True)
 
-    def _list(self, question: Question) -> tuple[str, ...]:
+    def _list(self, question: SearchQuery) -> tuple[str, ...]:
         if question.interests:
             marks = ", ".join("?" * len(question.interests))
             statement = (
@@ -137,7 +137,7 @@ class SearchIndex:
         values = (question.tenant, *question.interests, question.after, question.limit + 1)
         return tuple(name for (name,) in self._database.execute(statement, values))
 
-    def _ranked(self, question: Question, joined_by: str) -> tuple[str, ...]:
+    def _ranked(self, question: SearchQuery, joined_by: str) -> tuple[str, ...]:
         table = self._words.get(question.tenant)
         if table is None:
             return ()

@@ -76,5 +76,5 @@ def _text(body: Content | None) -> str | None:
     try:
         return text_of(body)
     except ContentSealed:
-        # Whoever holds the data key reads the topic; a door that does not hold it has nothing to show.
+        # Whoever holds the data key reads the topic; a API that does not hold it has nothing to show.
         return None

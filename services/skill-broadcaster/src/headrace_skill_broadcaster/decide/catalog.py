@@ -15,14 +15,14 @@ from headrace_contracts.events import (
     SkillVersion,
 )
 
-from headrace_skill_broadcaster.decide.rules import Flaw, Limits, body_digest, flaw_in
+from headrace_skill_broadcaster.decide.rules import Flaw, SkillLimits, body_digest, flaw_in
 
 HISTORY = 50
 """Versions that a catalog record remembers. Submissions repeated after that many later ones count as new."""
 
 
 @dataclass(frozen=True, slots=True)
-class Recorded:
+class CatalogUpdate:
     """Write this entry to the catalog; `told` says whether it differs from the one before, so that followers hear."""
 
     entry: SkillPublished
@@ -41,7 +41,7 @@ class Refused:
     flaw: Flaw
 
 
-Decision = Recorded | Repeated | Refused
+CatalogDecision = CatalogUpdate | Repeated | Refused
 
 
 def skill_key(tenant: str, name: str) -> str:
@@ -55,8 +55,8 @@ def interest_key(tenant: str, interest: str) -> str:
 
 
 def decide(
-    current: SkillPublished | None, submission: SkillSubmitted, position: Position, now_ms: int, limits: Limits
-) -> Decision:
+    current: SkillPublished | None, submission: SkillSubmitted, position: Position, now_ms: int, limits: SkillLimits
+) -> CatalogDecision:
     """What a submission does to a skill.
 
     `current` is the skill as it stands, `position` how far the submissions are consumed with this one.
@@ -70,11 +70,11 @@ def decide(
         if current is None:
             return Refused(Flaw("name", "no skill of this name exists, so there is nothing to revoke"))
         if current.status is SkillStatus.REVOKED:
-            return Recorded(_unchanged(current, submission, position), told=False)
-        return Recorded(_revoked(current, submission, position, now_ms), told=True)
+            return CatalogUpdate(_unchanged(current, submission, position), told=False)
+        return CatalogUpdate(_revoked(current, submission, position, now_ms), told=True)
     if current is not None and _says_the_same(current, submission):
-        return Recorded(_unchanged(current, submission, position), told=False)
-    return Recorded(_published(current, submission, position, now_ms), told=True)
+        return CatalogUpdate(_unchanged(current, submission, position), told=False)
+    return CatalogUpdate(_published(current, submission, position, now_ms), told=True)
 
 
 def feed_events(entry: SkillPublished) -> tuple[SkillChanged, ...]:

@@ -16,7 +16,7 @@ RESERVED_NAMES = frozenset({"feed"})
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class SkillLimits:
     """The largest skill that is accepted; lengths in characters, the body in bytes."""
 
     name: int = 100
@@ -44,14 +44,14 @@ def body_digest(body: Content) -> str:
     return hashlib.sha256(body.data).hexdigest()
 
 
-def flaw_in(submission: SkillSubmitted, limits: Limits) -> Flaw | None:
+def flaw_in(submission: SkillSubmitted, limits: SkillLimits) -> Flaw | None:
     """The first thing that is wrong with a submission, or None."""
     return _flaw_in_identity(submission, limits) or (
         None if submission.action is SkillAction.REVOKE else _flaw_in_content(submission, limits)
     )
 
 
-def flaw_in_interest(interest: str, limits: Limits) -> Flaw | None:
+def flaw_in_interest(interest: str, limits: SkillLimits) -> Flaw | None:
     """What is wrong with the name of a domain, or None."""
     if len(interest) > limits.interest:
         return Flaw("interests", f"an interest has at most {limits.interest} characters")
@@ -60,7 +60,7 @@ def flaw_in_interest(interest: str, limits: Limits) -> Flaw | None:
     return None
 
 
-def _flaw_in_identity(submission: SkillSubmitted, limits: Limits) -> Flaw | None:
+def _flaw_in_identity(submission: SkillSubmitted, limits: SkillLimits) -> Flaw | None:
     if not submission.submission_id:
         return Flaw("submission_id", "must not be empty; use a new UUIDv7 for each submission")
     if not submission.tenant:
@@ -74,7 +74,7 @@ def _flaw_in_identity(submission: SkillSubmitted, limits: Limits) -> Flaw | None
     return None
 
 
-def _flaw_in_content(submission: SkillSubmitted, limits: Limits) -> Flaw | None:
+def _flaw_in_content(submission: SkillSubmitted, limits: SkillLimits) -> Flaw | None:
     lengths = (
         ("title", submission.title, limits.title),
         ("summary", submission.summary, limits.summary),
@@ -88,7 +88,7 @@ def _flaw_in_content(submission: SkillSubmitted, limits: Limits) -> Flaw | None:
     return _flaw_in_body(submission, limits) or _flaw_in_interests(submission, limits)
 
 
-def _flaw_in_body(submission: SkillSubmitted, limits: Limits) -> Flaw | None:
+def _flaw_in_body(submission: SkillSubmitted, limits: SkillLimits) -> Flaw | None:
     body = submission.body
     if body is None or not body.data.strip():
         return Flaw("body", "must not be empty; to take a skill out of use, revoke it")
@@ -99,7 +99,7 @@ def _flaw_in_body(submission: SkillSubmitted, limits: Limits) -> Flaw | None:
     return None
 
 
-def _flaw_in_interests(submission: SkillSubmitted, limits: Limits) -> Flaw | None:
+def _flaw_in_interests(submission: SkillSubmitted, limits: SkillLimits) -> Flaw | None:
     if len(submission.interests) > limits.interests:
         return Flaw("interests", f"at most {limits.interests}, not {len(submission.interests)}")
     for interest in submission.interests:

@@ -13,7 +13,7 @@ DEEPEST = 1_000
 """So many of the skills that match are ranked, the last changed ones: ranking all with a common word takes long."""
 
 
-class QuestionUnclear(Exception):
+class SearchQueryInvalid(Exception):
     """The question cannot be answered; `parameter` is the one to mend and the message says how."""
 
     def __init__(self, parameter: str, message: str) -> None:
@@ -22,7 +22,7 @@ class QuestionUnclear(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class SearchQuery:
     """A search in one tenant's live skills.
 
     Attributes:
@@ -44,7 +44,7 @@ class Question:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class SearchResult:
     """Names in the order of the answer, one more than the question's limit where there are more."""
 
     names: tuple[str, ...]
@@ -59,29 +59,29 @@ def words_of(text: str) -> tuple[str, ...]:
     return tuple(_WORD.findall(text)[:MOST_WORDS])
 
 
-def ask(tenant: str, text: str, interests: tuple[str, ...], limit: int, most: int, cursor: str | None) -> Question:
+def ask(tenant: str, text: str, interests: tuple[str, ...], limit: int, most: int, cursor: str | None) -> SearchQuery:
     """A question out of what a caller sent.
 
-    Raises QuestionUnclear for a limit outside 1 to `most`, and for a cursor that no answer to such a question held.
+    Raises SearchQueryInvalid for a limit outside 1 to `most`, and for a cursor that no answer to such a question held.
     """
     if not 1 <= limit <= most:
-        raise QuestionUnclear("limit", f"limit is a number from 1 to {most}")
+        raise SearchQueryInvalid("limit", f"limit is a number from 1 to {most}")
     words = words_of(text)
     if text.strip() and not words:
-        raise QuestionUnclear("q", "q holds no word to look for")
+        raise SearchQueryInvalid("q", "q holds no word to look for")
     if cursor is None:
-        return Question(tenant, words, interests, limit)
+        return SearchQuery(tenant, words, interests, limit)
     match = _CURSOR.fullmatch(cursor)
     if match is None or (match[1] == "after") == bool(words):
-        raise QuestionUnclear("cursor", _CURSOR_UNCLEAR)
+        raise SearchQueryInvalid("cursor", _CURSOR_UNCLEAR)
     if match[1] == "after":
-        return Question(tenant, words, interests, limit, after=match[2])
+        return SearchQuery(tenant, words, interests, limit, after=match[2])
     if not match[2].isdecimal() or not 0 < int(match[2]) < DEEPEST:
-        raise QuestionUnclear("cursor", _CURSOR_UNCLEAR)
-    return Question(tenant, words, interests, limit, skip=int(match[2]), widened=match[1] == "any")
+        raise SearchQueryInvalid("cursor", _CURSOR_UNCLEAR)
+    return SearchQuery(tenant, words, interests, limit, skip=int(match[2]), widened=match[1] == "any")
 
 
-def next_cursor(question: Question, found: Found) -> str | None:
+def next_cursor(question: SearchQuery, found: SearchResult) -> str | None:
     """The cursor of the page after this one; None where this one is the last."""
     if len(found.names) <= question.limit:
         return None

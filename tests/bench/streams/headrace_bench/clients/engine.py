@@ -11,7 +11,7 @@ from headrace_contracts.codec import Codec
 from headrace_contracts.errors import Origin
 from headrace_contracts.events import TaskCancelled
 from headrace_streams.kafka import KafkaLog
-from headrace_streams.parallel import EngineOptions, Handler, Lane, Ordering, ParallelConsumer
+from headrace_streams.parallel import EngineOptions, Handler, Ordering, ParallelConsumer, TopicLane
 from headrace_streams.records import Record
 
 from headrace_bench.children import serve
@@ -35,7 +35,7 @@ async def consume_all(
     engine = ParallelConsumer(
         KafkaLog({"bootstrap.servers": request["bootstrap"]}),
         group,
-        [Lane(request["topic"])],
+        [TopicLane(request["topic"])],
         handler,
         dead_letters=NoDeadLetters(),
         options=options,

@@ -1,8 +1,8 @@
 """The hop that is compared: consume an event, decide with what is known of its task, keep that, and tell of it.
 
-An event is a wish to stop a task. What is known of a task is how many wishes came for it; each is answered by a reply.
-The decision and the bytes of event and reply are the same for every contestant; how state and reply are kept exact is
-what differs.
+An event is a request to cancel a task. What is known of a task is how many cancellation requests came for it; each is
+answered by a reply. The decision and the bytes of event and reply are the same for every contestant; how state and
+reply are kept exact is what differs.
 """
 
 from __future__ import annotations
@@ -45,15 +45,19 @@ async def prepared_codec(prefix: str) -> Codec:
 class Decision:
     """What an event changes, and what is told of it."""
 
-    wishes: int
+    cancellations: int
     reply: TaskReply
 
 
-def decide(wishes: int, wish: TaskCancelled, now_ms: int) -> Decision:
-    """About one more wish, when so many came before."""
-    known = wishes + 1
+def decide(cancellations: int, cancellation: TaskCancelled, now_ms: int) -> Decision:
+    """About one more cancellation request, when so many came before."""
+    known = cancellations + 1
     reply = TaskReply(
-        task_id=wish.task_id, tenant=wish.tenant, kind=ReplyKind.FINISHED, attempt=known, emitted_at=now_ms
+        task_id=cancellation.task_id,
+        tenant=cancellation.tenant,
+        kind=ReplyKind.FINISHED,
+        attempt=known,
+        emitted_at=now_ms,
     )
     return Decision(known, reply)
 
@@ -67,9 +71,13 @@ def entry_of(decision: Decision, offset: int, now_ms: int) -> JournalEntry:
         task_id=task_id,
         cause="cancelled",
         state=TaskState(
-            phase=TaskPhase.FINISHED, digest=str(decision.wishes), route_key=key, home_partition=0, traceparent=None
+            phase=TaskPhase.FINISHED,
+            digest=str(decision.cancellations),
+            route_key=key,
+            home_partition=0,
+            traceparent=None,
         ),
-        input=InputEvent(topic=TASKS_CANCELLED.name, partition=0, offset=offset, event_id=f"wish/{offset}"),
+        input=InputEvent(topic=TASKS_CANCELLED.name, partition=0, offset=offset, event_id=f"cancellation/{offset}"),
         positions=(Position(topic=TASKS_CANCELLED.name, partition=0, next_offset=offset + 1),),
         commands=(Command(kind=CommandKind.REPLY, event_id=f"reply/{offset}", topic=TASKS_REPLIES.name),),
         decided_at=now_ms,

@@ -37,18 +37,20 @@ async def main(request: Mapping[str, Any], folder: str) -> None:
         consumer_auto_offset_reset="earliest",
         **request["settings"],
     )
-    wishes = app.Table("wishes", default=int, partitions=1)
+    cancellations = app.Table("cancellations", default=int, partitions=1)
     replies = app.topic(codec.topic_prefix + TASKS_REPLIES.name, key_serializer="raw", value_serializer="raw")
     incoming = app.topic(codec.topic_prefix + TASKS_CANCELLED.name, key_serializer="raw", value_serializer="raw")
 
     async def hop(stream: Any) -> None:
         async for event in stream.events():
             message = event.message
-            wish = codec.decode(TaskCancelled, event.value, Origin(message.topic, message.partition, message.offset))
-            decision = decide(wishes[wish.task_id], wish, time.time_ns() // 1_000_000)
-            wishes[wish.task_id] = decision.wishes
+            cancellation = codec.decode(
+                TaskCancelled, event.value, Origin(message.topic, message.partition, message.offset)
+            )
+            decision = decide(cancellations[cancellation.task_id], cancellation, time.time_ns() // 1_000_000)
+            cancellations[cancellation.task_id] = decision.cancellations
             await replies.send(
-                key=wish.task_id.encode(), value=codec.encode(TASKS_REPLIES, decision.reply), partition=0
+                key=cancellation.task_id.encode(), value=codec.encode(TASKS_REPLIES, decision.reply), partition=0
             )
 
     app.agent(incoming, name="hop")(hop)

@@ -15,10 +15,10 @@ from headrace_contracts.errors import Origin
 from headrace_contracts.events import TaskCancelled, TaskReply
 from headrace_contracts.topics import TASKS_CANCELLED
 from headrace_streams.journal import Journal
-from headrace_streams.journal_reading import Recorded
+from headrace_streams.journal_reading import JournaledDecision
 from headrace_streams.kafka import KafkaLog
 from headrace_streams.publishing import Publisher
-from headrace_streams.records import Appended, Progress, Record, TopicPartition
+from headrace_streams.records import OffsetAndMetadata, Record, RecordMetadata, TopicPartition
 
 from headrace_bench.clients.hop import (
     SOURCE,
@@ -38,11 +38,11 @@ _COMMIT_SECONDS: Final = 1.0
 class _Owner:
     """Of partition 0, alone."""
 
-    def __init__(self, journal: Journal, publisher: Publisher, codec: Codec, wishes: dict[str, int]) -> None:
+    def __init__(self, journal: Journal, publisher: Publisher, codec: Codec, cancellations: dict[str, int]) -> None:
         self._journal = journal
         self._publisher = publisher
         self._codec = codec
-        self._wishes = wishes
+        self._cancellations = cancellations
         self.position = 0
         self.room = asyncio.Event()
         self.room.set()
@@ -50,11 +50,13 @@ class _Owner:
 
     def handle(self, record: Record) -> None:
         """Decide, and record the decision."""
-        wish = self._codec.decode(TaskCancelled, record.value, Origin(record.topic, record.partition, record.offset))
+        cancellation = self._codec.decode(
+            TaskCancelled, record.value, Origin(record.topic, record.partition, record.offset)
+        )
         now_ms = time.time_ns() // 1_000_000
-        decision = decide(self._wishes.get(wish.task_id, 0), wish, now_ms)
+        decision = decide(self._cancellations.get(cancellation.task_id, 0), cancellation, now_ms)
         appended = self._journal.append(entry_of(decision, record.offset, now_ms))
-        self._wishes[wish.task_id] = decision.wishes
+        self._cancellations[cancellation.task_id] = decision.cancellations
         self.position = record.offset + 1
         if self._journal.in_flight >= _IN_FLIGHT:
             self.room.clear()
@@ -64,14 +66,14 @@ class _Owner:
         try:
             place = appended.result()
             sent = self._publisher.send(reply_publication(reply, offset))
-            sent.add_done_callback(partial(self._acted, place))
+            sent.add_done_callback(partial(self._published, place))
         except Exception as error:  # noqa: BLE001 - ends the process
             self._fail(error)
 
-    def _acted(self, place: int, sent: asyncio.Future[Appended]) -> None:
+    def _published(self, place: int, sent: asyncio.Future[RecordMetadata]) -> None:
         try:
             sent.result()
-            self._journal.acted(place)
+            self._journal.published(place)
             if self._journal.in_flight < _IN_FLIGHT:
                 self.room.set()
         except Exception as error:  # noqa: BLE001 - ends the process
@@ -108,10 +110,10 @@ async def main(request: Mapping[str, Any]) -> None:
     log = KafkaLog({"bootstrap.servers": request["bootstrap"], **request["properties"]})
     producer, reader = log.producer(), log.reader()
     publisher = Publisher(producer, codec, SOURCE)
-    wishes: dict[str, int] = {}
+    cancellations: dict[str, int] = {}
 
-    def fold(decision: Recorded) -> None:
-        wishes[decision.task_id] = int(decision.digest)
+    def fold(decision: JournaledDecision) -> None:
+        cancellations[decision.task_id] = int(decision.digest)
 
     journal, recovered = await Journal.take_over(
         publisher=publisher,
@@ -122,7 +124,7 @@ async def main(request: Mapping[str, Any]) -> None:
         now_ms=time.time_ns() // 1_000_000,
         fold=fold,
     )
-    owner = _Owner(journal, publisher, codec, wishes)
+    owner = _Owner(journal, publisher, codec, cancellations)
     consumer = log.consumer(f"{request['prefix']}hop")
     topic = codec.topic_prefix + TASKS_CANCELLED.name
     await consumer.subscribe([topic], _Listener(recovered.positions.get((TASKS_CANCELLED.name, 0), 0)))
@@ -135,7 +137,7 @@ async def main(request: Mapping[str, Any]) -> None:
             await owner.room.wait()
             if journal.in_flight == 0 and owner.position > committed and loop.time() >= next_commit:
                 committed, next_commit = owner.position, loop.time() + _COMMIT_SECONDS
-                await consumer.commit({TopicPartition(topic, 0): Progress(committed)})
+                await consumer.commit({TopicPartition(topic, 0): OffsetAndMetadata(committed)})
 
     consuming: asyncio.Future[Any] = asyncio.create_task(consume())
     stopping: asyncio.Future[Any] = asyncio.create_task(stopped.wait())

@@ -16,7 +16,7 @@ from headrace_contracts.events import TaskCancelled
 from headrace_contracts.topics import TASKS_CANCELLED, TASKS_JOURNAL
 from headrace_streams.ports import Producer as ProducerPort
 from headrace_streams.publishing import Publication, Publisher
-from headrace_streams.records import Appended, Outgoing
+from headrace_streams.records import ProducerRecord, RecordMetadata
 
 from headrace_bench.clients.hop import (
     SOURCE,
@@ -36,7 +36,7 @@ _TRANSACTION_SECONDS: Final = 30.0
 class _Unused(ProducerPort):
     """The publisher only encodes here."""
 
-    def send(self, record: Outgoing) -> asyncio.Future[Appended]:
+    def send(self, record: ProducerRecord) -> asyncio.Future[RecordMetadata]:
         raise AssertionError("not used")
 
     async def flush(self) -> None:
@@ -53,7 +53,7 @@ def main(request: Mapping[str, Any]) -> None:
     codec = asyncio.run(prepared_codec(request["prefix"]))
     publisher = Publisher(_Unused(), codec, SOURCE)
     topic = codec.topic_prefix + TASKS_CANCELLED.name
-    wishes: dict[str, int] = {}
+    cancellations: dict[str, int] = {}
     producer = Producer(
         {
             "bootstrap.servers": request["bootstrap"],
@@ -73,30 +73,30 @@ def main(request: Mapping[str, Any]) -> None:
     )
     producer.init_transactions(_TRANSACTION_SECONDS)
 
-    def produce(record: Outgoing) -> None:
+    def produce(record: ProducerRecord) -> None:
         assert record.partition is not None
         producer.produce(record.topic, record.value, record.key, record.partition, headers=list(record.headers))
 
     def handle(message: Message) -> None:
         offset = message.offset()
         assert offset is not None
-        wish = codec.decode(TaskCancelled, message.value(), Origin(topic, 0, offset))
+        cancellation = codec.decode(TaskCancelled, message.value(), Origin(topic, 0, offset))
         now_ms = time.time_ns() // 1_000_000
-        decision = decide(wishes.get(wish.task_id, 0), wish, now_ms)
+        decision = decide(cancellations.get(cancellation.task_id, 0), cancellation, now_ms)
         entry = entry_of(decision, offset, now_ms)
-        wishes[wish.task_id] = decision.wishes
+        cancellations[cancellation.task_id] = decision.cancellations
         kept = Publication(
             spec=TASKS_JOURNAL,
             event=entry,
             event_id=f"state/{offset}",
-            key=wish.task_id.encode(),
+            key=cancellation.task_id.encode(),
             tenant=TENANT,
             time_ms=now_ms,
             partition=0,
-            subject=wish.task_id,
+            subject=cancellation.task_id,
         )
-        produce(publisher.outgoing(kept))
-        produce(publisher.outgoing(reply_publication(decision.reply, offset)))
+        produce(publisher.record_of(kept))
+        produce(publisher.record_of(reply_publication(decision.reply, offset)))
 
     consumer.subscribe([topic], on_assign=lambda *_: say_ready())
     while not stopped.is_set():

@@ -9,7 +9,7 @@ from headrace_streams import parallel
 from headrace_streams.executing import Executor
 from headrace_streams.offsets import OffsetTracker
 from headrace_streams.parallel import ParallelConsumer
-from headrace_streams.records import Progress
+from headrace_streams.records import OffsetAndMetadata
 
 from headrace_testing.simulation.planted.bugs import Bug, Patches
 
@@ -25,10 +25,10 @@ def _forgiving(patches: Patches) -> None:
 
 
 def _commit_past_open(patches: Patches) -> None:
-    def progress(self: Any) -> Progress | None:
-        return original(self) if self._highest < 0 else Progress(self._highest + 1)
+    def committable(self: Any) -> OffsetAndMetadata | None:
+        return original(self) if self._highest < 0 else OffsetAndMetadata(self._highest + 1)
 
-    original = patches.put(OffsetTracker, "progress", progress)
+    original = patches.put(OffsetTracker, "committable", committable)
 
 
 def _done_at_begin(patches: Patches) -> None:
@@ -41,7 +41,7 @@ def _done_at_begin(patches: Patches) -> None:
 
 
 def _map_off_by_one(patches: Patches) -> None:
-    def decode(progress: Progress) -> Any:
+    def decode(progress: OffsetAndMetadata) -> Any:
         return tuple((start - 1, end - 1) for start, end in original(progress))
 
     original = patches.put(parallel, "decode", decode)

@@ -33,7 +33,7 @@ def _act_before_ack(patches: Patches) -> None:
     patches.put(PartitionRouter, "_acknowledge", acknowledge)
 
 
-def _skip_barrier(patches: Patches) -> None:
+def _skip_epoch_start(patches: Patches) -> None:
     async def take_over(cls: Any, /, *, publisher: Any, reader: Any, codec: Any, partition: int, **rest: Any) -> Any:
         where = TopicPartition(codec.topic_prefix + TASKS_JOURNAL.name, partition)
         _, end = (await reader.bounds([where]))[where]
@@ -47,19 +47,19 @@ def _skip_barrier(patches: Patches) -> None:
     original = patches.put(Journal, "take_over", classmethod(take_over))
 
 
-def _watermark_ahead(patches: Patches) -> None:
-    patches.put(Journal, "acted_offset", property(lambda self: self._next))
+def _checkpoint_ahead(patches: Patches) -> None:
+    patches.put(Journal, "published_offset", property(lambda self: self._next))
 
 
-def _forget_watermark(patches: Patches) -> None:
-    patches.put(Journal, "acted_offset", property(lambda self: 0))
+def _forget_checkpoint(patches: Patches) -> None:
+    patches.put(Journal, "published_offset", property(lambda self: 0))
 
 
 def _completed_ahead(patches: Patches) -> None:
-    def acted(self: Any, offset: int, completed_at: int | None = None) -> None:
+    def published(self: Any, offset: int, completed_at: int | None = None) -> None:
         original(self, offset, None if completed_at is None else completed_at + 1000)
 
-    original = patches.put(Journal, "acted", acted)
+    original = patches.put(Journal, "published", published)
 
 
 def _no_look_at_tail(patches: Patches) -> None:
@@ -82,7 +82,7 @@ def _no_fencing(patches: Patches) -> None:
         if acknowledged is None:
             return
         if not has_commands:
-            self.acted(place)
+            self.published(place)
         acknowledged.set_result(place)
 
     original = patches.put(Journal, "_acknowledge", acknowledge)
@@ -121,9 +121,9 @@ def _positions_ahead(patches: Patches) -> None:
 
 BUGS = (
     Bug("act_before_ack", "commands are carried out before the journal has acknowledged them", _act_before_ack),
-    Bug("skip_barrier", "a new owner writes no barrier", _skip_barrier),
-    Bug("watermark_ahead", "the watermark says that commands are carried out which are not", _watermark_ahead, hint=3),
-    Bug("forget_watermark", "the watermark never moves", _forget_watermark),
+    Bug("skip_epoch_start", "a new owner writes no epoch start", _skip_epoch_start),
+    Bug("checkpoint_ahead", "the checkpoint says that commands are published which are not", _checkpoint_ahead, hint=3),
+    Bug("forget_checkpoint", "the checkpoint never moves", _forget_checkpoint),
     Bug("completed_ahead", "the mark in tasks.completed stands behind what is still to be written", _completed_ahead),
     Bug("no_look_at_tail", "a new owner does not look which terminal states are there", _no_look_at_tail),
     Bug("ignore_sequence", "a reader counts entries that do not stand in their places", _ignore_sequence),

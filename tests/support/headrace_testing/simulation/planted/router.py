@@ -6,12 +6,12 @@ from dataclasses import replace
 from typing import Any
 
 from headrace_contracts.events import Privacy, TaskPhase, TaskStatus
-from headrace_router.agenda import Agenda
 from headrace_router.decide import candidates, machine
+from headrace_router.decide.early_cancellations import EarlyCancellations
 from headrace_router.decide.model import Submitted
 from headrace_router.decide.tasks import PartitionTasks
-from headrace_router.decide.wishes import EarlyWishes
 from headrace_router.partition import PartitionRouter
+from headrace_router.reevaluation_queue import ReevaluationQueue
 from headrace_router.timers import Timers
 
 from headrace_testing.simulation.planted.bugs import Bug, Patches
@@ -29,7 +29,7 @@ def _wake_up_lost(patches: Patches) -> None:
 
 
 def _follower_forgotten(patches: Patches) -> None:
-    patches.put(Agenda, "add_orphans", lambda *_: None)
+    patches.put(ReevaluationQueue, "add_leaderless_followers", lambda *_: None)
 
 
 def _ended_forgotten(patches: Patches) -> None:
@@ -78,8 +78,8 @@ def _cancelled_goes_on(patches: Patches) -> None:
     original = patches.put(PartitionTasks, "apply", apply)
 
 
-def _early_wish_forgotten(patches: Patches) -> None:
-    patches.put(EarlyWishes, "keep", lambda *_: None)
+def _early_cancellation_forgotten(patches: Patches) -> None:
+    patches.put(EarlyCancellations, "keep", lambda *_: None)
 
 
 def _all_are_equal(patches: Patches) -> None:
@@ -105,7 +105,12 @@ BUGS = (
     Bug("consent_ignored", "internal content goes to providers that nobody has named", _consent_ignored, hint=25),
     Bug("budget_ignored", "no attempt is held against the task's budget", _budget_ignored, hint=35),
     Bug("cancelled_goes_on", "a cancelled task is remembered as it was before", _cancelled_goes_on, hint=16),
-    Bug("early_wish_forgotten", "a cancellation that overtakes its task is lost", _early_wish_forgotten, hint=6),
+    Bug(
+        "early_cancellation_forgotten",
+        "a cancellation that overtakes its task is lost",
+        _early_cancellation_forgotten,
+        hint=6,
+    ),
     Bug("all_are_equal", "an answer serves tasks that asked something else", _all_are_equal),
     Bug("repeat_dispatches", "a repeated submission sends another attempt out", _repeat_dispatches, hint=3),
 )

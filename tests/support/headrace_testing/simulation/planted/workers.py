@@ -10,7 +10,7 @@ from headrace_contracts.events import Outcome
 from headrace_contracts.topics import USAGE_RECORDED
 from headrace_models.worker import runner
 from headrace_models.worker.runner import AttemptRunner
-from headrace_streams.errors import AppendUncertain, TryAgain
+from headrace_streams.errors import AppendUncertain, TransientError
 
 from headrace_testing.simulation.planted.bugs import Bug, Patches
 
@@ -46,7 +46,7 @@ def _given_up_on_uncertainty(patches: Patches) -> None:
     async def append(self: Any, publication: Any) -> None:
         try:
             await self._publisher.send(publication)
-        except (TryAgain, AppendUncertain):
+        except (TransientError, AppendUncertain):
             return
 
     patches.put(AttemptRunner, "_append", append)

@@ -7,12 +7,12 @@ from functools import partial
 from typing import Any, Protocol
 
 from headrace_contracts.events import AttemptRequested, Outcome
-from headrace_streams.handling import Ending, EngineState, Observer
+from headrace_streams.handling import Ending, EngineSnapshot, Observer
 from headrace_streams.parallel import ParallelConsumer
 from headrace_streams.records import Record
 
-from headrace_models.worker.outcomes import Ended
-from headrace_models.worker.pool import Place, Pool
+from headrace_models.worker.outcomes import ExecutionOutcome
+from headrace_models.worker.pool import Endpoint, Pool
 from headrace_models.worker.runner import ModelName, RunObserver
 from headrace_models.worker.workload import ServiceTimes, Workload
 
@@ -29,7 +29,7 @@ class MetricFactory(Protocol):
     def before_scrape(self, refresh: Callable[[], None]) -> None: ...
 
 
-class WorkerMeasures(RunObserver, Observer):
+class WorkerMetrics(RunObserver, Observer):
     """Counts attempts and what the engine does; gauges are read when somebody asks for them."""
 
     def __init__(self, metrics: MetricFactory, pool: Pool) -> None:
@@ -50,13 +50,13 @@ class WorkerMeasures(RunObserver, Observer):
         }
         pool.follow(self)
 
-    def joined(self, place: Place) -> None:
+    def joined(self, endpoint: Endpoint) -> None:
         for gauge, value_of in self._of_places.items():
-            gauge.labels(place.name).set_function(partial(value_of, place))
+            gauge.labels(endpoint.name).set_function(partial(value_of, endpoint))
 
-    def left(self, place: Place) -> None:
+    def left(self, endpoint: Endpoint) -> None:
         for gauge in self._of_places:
-            gauge.remove(place.name)
+            gauge.remove(endpoint.name)
 
     def watch(self, engine: ParallelConsumer, workload: Callable[[], Workload], topics: Sequence[str]) -> None:
         """Show the engine's state and what is before it from now on; call it once."""
@@ -100,7 +100,7 @@ class WorkerMeasures(RunObserver, Observer):
             ("provider", "model"),
         )
 
-    def reported(self, request: AttemptRequested, ended: Ended, queued_seconds: float) -> None:
+    def reported(self, request: AttemptRequested, ended: ExecutionOutcome, queued_seconds: float) -> None:
         code = ended.failure.code if ended.failure is not None else ""
         simulated = "yes" if ended.simulated else "no"
         self._attempts.labels(request.provider, request.model, ended.outcome.value, code, simulated).inc()
@@ -118,17 +118,17 @@ class WorkerMeasures(RunObserver, Observer):
         self._records.labels(ending.value).inc()
 
 
-def _busy_of(place: Place) -> float:
-    return place.busy
+def _busy_of(endpoint: Endpoint) -> float:
+    return endpoint.busy
 
 
-def _slots_of(place: Place) -> float:
-    return place.slots
+def _slots_of(endpoint: Endpoint) -> float:
+    return endpoint.slots
 
 
-def _health_of(place: Place) -> float:
-    return float(place.status.healthy)
+def _health_of(endpoint: Endpoint) -> float:
+    return float(endpoint.status.healthy)
 
 
-def _waiting_in(state: Callable[[], EngineState], topic: str) -> float:
+def _waiting_in(state: Callable[[], EngineSnapshot], topic: str) -> float:
     return state().waiting[topic]

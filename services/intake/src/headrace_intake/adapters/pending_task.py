@@ -10,7 +10,7 @@ from typing import Final
 
 from headrace_contracts.events import TaskReply
 
-from headrace_intake.decide.replies import NOTHING_YET, Delta, Finished, Heard, Told, hear
+from headrace_intake.decide.replies import NOTHING_YET, Delta, Heard, ReplyUpdate, TaskFinished, hear
 from headrace_intake.decide.views import TaskView, with_completion
 
 _ENTRY_BYTES: Final = 300
@@ -28,14 +28,14 @@ class BufferGone(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Event:
+class ReplyEvent:
     """Something that was said, and the offset it is in full with; None while more of the same record follows."""
 
-    told: Told
+    told: ReplyUpdate
     offset: int | None
 
 
-class Watched:
+class PendingTask:
     """One task. Everything happens in the event loop: a reply wakes its waiters in the turn it is handled in."""
 
     __slots__ = (
@@ -62,7 +62,7 @@ class Watched:
         self.bytes = _TASK_BYTES
         self._buffer_bytes = buffer_bytes
         self._heard: Heard = NOTHING_YET
-        self._events: deque[Event] = deque()
+        self._events: deque[ReplyEvent] = deque()
         self._first = 0
         self._cut_at: int | None = None
         self._waiters: list[asyncio.Future[None]] = []
@@ -77,7 +77,7 @@ class Watched:
         if not told:
             return
         for number, each in enumerate(told, start=1):
-            event = Event(each, offset if number == len(told) else None)
+            event = ReplyEvent(each, offset if number == len(told) else None)
             self._events.append(event)
             self.bytes += _size(each)
         while self.bytes - _TASK_BYTES > self._buffer_bytes and len(self._events) > 1:
@@ -86,7 +86,7 @@ class Watched:
             self._cut_at = dropped.offset if dropped.offset is not None else self._cut_at
             self.bytes -= _size(dropped.told)
         last = told[-1]
-        if isinstance(last, Finished):
+        if isinstance(last, TaskFinished):
             self.view = with_completion(self.view, last.result)
             self.end.set_result(self.view)
         waiters, self._waiters = self._waiters, []
@@ -106,7 +106,7 @@ class Watched:
         last = self._events[-1] if self._events else None
         return self.end.done() and last is not None and last.offset is not None and last.offset <= offset
 
-    async def follow(self, after: int | None) -> AsyncGenerator[Event, None]:
+    async def follow(self, after: int | None) -> AsyncGenerator[ReplyEvent, None]:
         """Everything said after an offset (None: from the beginning), until the end.
 
         Raises BufferGone when the caller is too slow, or asks for what is no longer here.
@@ -146,11 +146,11 @@ class Watched:
         return place
 
 
-def _size(told: Told) -> int:
+def _size(told: ReplyUpdate) -> int:
     match told:
         case Delta(text):
             return _ENTRY_BYTES + len(text)
-        case Finished(result):
+        case TaskFinished(result):
             return _ENTRY_BYTES + (len(result.answer.data) if result.answer is not None else 0)
         case _:
             return _ENTRY_BYTES

@@ -1,15 +1,22 @@
 """Places in the feed, and pages of a search."""
 
 import pytest
-from headrace_skill_broadcaster.decide.places import (
-    PlaceMalformed,
+from headrace_skill_broadcaster.decide.feed_positions import (
+    FeedPositionMalformed,
     are_gone,
     decode_places,
     encode_places,
     places_to_resume,
 )
-from headrace_skill_broadcaster.decide.search import DEEPEST, Found, Question, QuestionUnclear, ask, next_cursor
-from headrace_skill_broadcaster.recent import Recent, RecentVersions, Told
+from headrace_skill_broadcaster.decide.search import (
+    DEEPEST,
+    SearchQuery,
+    SearchQueryInvalid,
+    SearchResult,
+    ask,
+    next_cursor,
+)
+from headrace_skill_broadcaster.recent import AnnouncedVersion, Recent, RecentVersions
 
 
 def test_places_survive_the_way_to_the_agent_and_back() -> None:
@@ -20,7 +27,7 @@ def test_places_survive_the_way_to_the_agent_and_back() -> None:
 
 @pytest.mark.parametrize("text", ["", "x", "1", "1.2.3", "1.2-", "-1.2", "1.2-1.3", "1.2 ", "1.²", "1." + "9" * 20])
 def test_what_was_never_given_out_is_refused(text: str) -> None:
-    with pytest.raises(PlaceMalformed):
+    with pytest.raises(FeedPositionMalformed):
         decode_places(text)
 
 
@@ -35,8 +42,10 @@ def test_places_outside_of_the_log_are_gone() -> None:
     assert are_gone({1: 8}, {1: (5, 7)})
 
 
-def told(offset: int, size: int = 10) -> Told:
-    return Told(partition=0, offset=offset, key=b"k", version=("a", offset), published_at=0, payload=b"x" * size)
+def told(offset: int, size: int = 10) -> AnnouncedVersion:
+    return AnnouncedVersion(
+        partition=0, offset=offset, key=b"k", version=("a", offset), published_at=0, payload=b"x" * size
+    )
 
 
 def test_memory_says_from_where_on_it_is_complete() -> None:
@@ -64,36 +73,36 @@ def test_versions_are_forgotten_oldest_first() -> None:
 
 
 def test_a_question_needs_a_sensible_limit_and_words() -> None:
-    assert ask("acme", "retry, with JITTER!", ("testing",), 20, 200, None) == Question(
+    assert ask("acme", "retry, with JITTER!", ("testing",), 20, 200, None) == SearchQuery(
         "acme", ("retry", "with", "JITTER"), ("testing",), 20
     )
     for limit in (0, 201):
-        with pytest.raises(QuestionUnclear) as caught:
+        with pytest.raises(SearchQueryInvalid) as caught:
             ask("acme", "", (), limit, 200, None)
         assert caught.value.parameter == "limit"
-    with pytest.raises(QuestionUnclear) as caught:
+    with pytest.raises(SearchQueryInvalid) as caught:
         ask("acme", "?!", (), 20, 200, None)
     assert caught.value.parameter == "q"
 
 
 def test_pages_by_name_and_by_rank_go_on_where_they_ended() -> None:
     by_name = ask("acme", "", (), 2, 200, None)
-    cursor = next_cursor(by_name, Found(("a", "b", "c")))
+    cursor = next_cursor(by_name, SearchResult(("a", "b", "c")))
     assert ask("acme", "", (), 2, 200, cursor).after == "b"
     by_rank = ask("acme", "word", (), 2, 200, None)
-    cursor = next_cursor(by_rank, Found(("a", "b", "c"), widened=True))
+    cursor = next_cursor(by_rank, SearchResult(("a", "b", "c"), widened=True))
     following = ask("acme", "word", (), 2, 200, cursor)
     assert (following.skip, following.widened) == (2, True)
-    assert next_cursor(following, Found(("a", "b"))) is None
+    assert next_cursor(following, SearchResult(("a", "b"))) is None
 
 
 @pytest.mark.parametrize("cursor", ["all:1", "any:5", "x", "after:"])
 def test_a_cursor_of_another_question_is_refused(cursor: str) -> None:
-    with pytest.raises(QuestionUnclear):
+    with pytest.raises(SearchQueryInvalid):
         ask("acme", "", (), 20, 200, cursor)
 
 
 @pytest.mark.parametrize("cursor", ["after:a", "all:0", "all:-1", f"any:{DEEPEST}", "all:x"])
 def test_a_bad_cursor_by_rank_is_refused(cursor: str) -> None:
-    with pytest.raises(QuestionUnclear):
+    with pytest.raises(SearchQueryInvalid):
         ask("acme", "word", (), 20, 200, cursor)

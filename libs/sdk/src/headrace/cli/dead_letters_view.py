@@ -15,7 +15,7 @@ from rich.text import Text
 
 from headrace.cli.output import moment, plain_data, table
 from headrace.cli.records import event_document, shown_key
-from headrace.dead_letters import Letter, grouped
+from headrace.dead_letters import StoredDeadLetter, grouped
 
 _LONGEST_WHY: Final = 120
 _MOST_BYTES: Final = 1_024
@@ -25,7 +25,7 @@ _KNOWN_HEADERS: Final = ("ce_", "headrace_")
 _KNOWN_NAMES: Final = frozenset({"content-type", "traceparent", "tracestate"})
 
 
-def letters_report(letters: Sequence[Letter], count: int, prefix: str) -> Iterator[RenderableType]:
+def letters_report(letters: Sequence[StoredDeadLetter], count: int, prefix: str) -> Iterator[RenderableType]:
     """Counts, then the newest so many letters."""
     with_handled = any(letter.handled is not None for letter in letters)
     now = datetime.now(UTC)
@@ -57,7 +57,7 @@ def letters_report(letters: Sequence[Letter], count: int, prefix: str) -> Iterat
         yield Text(f"and {len(letters) - count} older ones (-n {len(letters)} shows all)", "dim")
 
 
-def letter_document(letter: Letter) -> dict[str, Any]:
+def letter_document(letter: StoredDeadLetter) -> dict[str, Any]:
     """A letter as JSON can hold it."""
     document: dict[str, Any] = plain_data(letter)
     document["places"] = [f"{part.topic}/{part.partition}/{offset}" for part, offset in letter.places]
@@ -73,7 +73,7 @@ def letter_document(letter: Letter) -> dict[str, Any]:
     return document
 
 
-def handled_text(letter: Letter) -> str:
+def handled_text(letter: StoredDeadLetter) -> str:
     """What was done about a letter, by whom, when and why."""
     note = letter.handled
     if note is None:
@@ -85,14 +85,14 @@ def handled_text(letter: Letter) -> str:
     return f"{text}: {note.reason}" if note.reason else text
 
 
-def _replayed_as(letter: Letter) -> str | None:
+def _replayed_as(letter: StoredDeadLetter) -> str | None:
     if letter.handled is None or letter.handled.replayed_offset is None:
         return None
     return f"{letter.topic}/{letter.partition}/{letter.handled.replayed_offset}"
 
 
 def whole_document(
-    letter: Letter, whole: DeadLetter, event: Event | None, flaw: str | None, *, content: bool
+    letter: StoredDeadLetter, whole: DeadLetter, event: Event | None, flaw: str | None, *, content: bool
 ) -> dict[str, Any]:
     """All of a letter; content and foreign headers only if asked for."""
     document = letter_document(letter)
@@ -109,7 +109,9 @@ def whole_document(
     return document
 
 
-def whole_report(letter: Letter, whole: DeadLetter, event: Event | None, flaw: str | None, *, content: bool) -> Text:
+def whole_report(
+    letter: StoredDeadLetter, whole: DeadLetter, event: Event | None, flaw: str | None, *, content: bool
+) -> Text:
     """All of a letter, for a person."""
     text = Text()
 
@@ -159,7 +161,7 @@ def _time(ms: int) -> datetime:
     return datetime.fromtimestamp(max(ms, 0) / 1000, UTC)
 
 
-def _size(letter: Letter, whole: DeadLetter) -> str:
+def _size(letter: StoredDeadLetter, whole: DeadLetter) -> str:
     if whole.omitted_bytes is not None:
         return f"{whole.omitted_bytes:,} bytes, too large to be kept here: a replay takes them from {letter.id}"
     return "null" if whole.value is None else f"{len(whole.value):,} bytes"

@@ -8,11 +8,11 @@ from headrace_contracts.events import NodeStatus, Preferences
 from headrace_models.prices import PriceBook
 
 from headrace_router.decide.fleet import Fleet, gained
-from headrace_router.decide.model import Context, Peers
+from headrace_router.decide.model import DecisionContext, Peers
 from headrace_router.decide.policy import Policy
 
 
-class World:
+class RoutingView:
     """Follows the tables; gives each decision a consistent view.
 
     Args:
@@ -50,11 +50,11 @@ class World:
         else:
             self._preferences[key] = preferences
 
-    def context(self, peers: Peers, tenant: str, user: str) -> Context:
+    def context(self, peers: Peers, tenant: str, user: str) -> DecisionContext:
         """What is known now about a task of this tenant and user."""
         if self._fleet is None:
             self._fleet = Fleet(self._nodes.values())
-        return Context(
+        return DecisionContext(
             now=self.clock(),
             policy=self.policy,
             prices=self._prices,

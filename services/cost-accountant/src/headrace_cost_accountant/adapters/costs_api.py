@@ -11,36 +11,36 @@ from headrace_runtime.access import Caller, Scope
 from headrace_runtime.authentication import require
 from headrace_runtime.logging import get_logger
 from headrace_runtime.problems import Problem
-from headrace_streams.errors import TryAgain
+from headrace_streams.errors import TransientError
 
-from headrace_cost_accountant.decide.answers import Group, live_document, report_csv, report_document
-from headrace_cost_accountant.decide.questions import CostQuestion, QuestionUnclear, TenantForbidden, ask, whose
+from headrace_cost_accountant.decide.answers import ReportGroup, live_document, report_csv, report_document
+from headrace_cost_accountant.decide.questions import CostQuery, CostQueryInvalid, TenantForbidden, ask, whose
 
-_log = get_logger("headrace.costs.door")
+_log = get_logger("headrace.costs.api")
 
 
 class Reports(Protocol):
     """Answers questions about the ledger."""
 
-    async def groups(self, question: CostQuestion) -> list[Group]:
-        """The groups of a report. Raises TryAgain."""
+    async def groups(self, question: CostQuery) -> list[ReportGroup]:
+        """The groups of a report. Raises TransientError."""
         ...
 
 
-class LiveWindows(Protocol):
+class SpendWindowsSource(Protocol):
     """The newest spend windows by tenant."""
 
     def get(self, key: str, /) -> SpendWindows | None: ...
 
 
-class CostsDoor:
+class CostsApi:
     """Handlers of `/v1/costs`.
 
     Args:
         clock: Milliseconds since the epoch.
     """
 
-    def __init__(self, reports: Reports, live: LiveWindows, clock: Callable[[], int]) -> None:
+    def __init__(self, reports: Reports, live: SpendWindowsSource, clock: Callable[[], int]) -> None:
         self._reports = reports
         self._live = live
         self._clock = clock
@@ -55,13 +55,13 @@ class CostsDoor:
         caller = require(request, Scope.COSTS)
         try:
             question = ask(request.query, caller.tenant, is_admin=_is_admin(caller))
-        except QuestionUnclear as error:
+        except CostQueryInvalid as error:
             raise Problem(400, "invalid-request", f"{error}.", param=error.parameter) from None
         except TenantForbidden:
             raise _forbidden() from None
         try:
             groups = await self._reports.groups(question)
-        except TryAgain as error:
+        except TransientError as error:
             _log.warning("a report could not be read", reason=str(error))
             raise Problem(
                 503, "database-unavailable", "The ledger cannot be read now; try again.", headers={"Retry-After": "2"}

@@ -14,15 +14,15 @@ from headrace_contracts.events import ReplyKind, TaskCompleted, TaskReply, TaskS
 from headrace_contracts.memory_registry import MemoryRegistry
 from headrace_contracts.topics import TASKS_REPLIES
 from headrace_intake.adapters.metrics import IntakeMetrics
-from headrace_intake.adapters.replies import ReplyHub, partition_for
+from headrace_intake.adapters.pending_task import BufferGone, PendingTask, ReplyEvent
+from headrace_intake.adapters.replies import ReplyDispatcher, partition_for
 from headrace_intake.adapters.rereading import EventsGone, NoSuchPosition, Rereaders, TooManyRereaders, Whose
-from headrace_intake.adapters.watched import BufferGone, Event, Watched
-from headrace_intake.decide.replies import Delta, Finished
+from headrace_intake.decide.replies import Delta, TaskFinished
 from headrace_intake.decide.views import TaskView
 from headrace_runtime.health import Health
 from headrace_runtime.metrics import Metrics
 from headrace_streams.memory import MemoryCluster, MemoryLog
-from headrace_streams.records import NewTopic, Outgoing, TopicPartition
+from headrace_streams.records import NewTopic, ProducerRecord, TopicPartition
 from prometheus_client import CollectorRegistry
 
 TOPIC = "headrace.tasks.replies"
@@ -57,7 +57,7 @@ def finish(task_id: str = "t", tenant: str = "acme") -> TaskReply:
     return TaskReply(task_id=task_id, tenant=tenant, kind=ReplyKind.FINISHED, result=end, emitted_at=1)
 
 
-async def collect(events: AsyncIterator[Event], into: list[Event] | None = None) -> list[Event]:
+async def collect(events: AsyncIterator[ReplyEvent], into: list[ReplyEvent] | None = None) -> list[ReplyEvent]:
     collected = into if into is not None else []
     async for event in events:
         collected.append(event)
@@ -65,9 +65,9 @@ async def collect(events: AsyncIterator[Event], into: list[Event] | None = None)
 
 
 async def test_who_follows_sees_what_was_said_before_and_after() -> None:
-    task = Watched(view(), b"k", 10_000)
+    task = PendingTask(view(), b"k", 10_000)
     task.take(piece(0, "a"), 7)
-    seen: list[Event] = []
+    seen: list[ReplyEvent] = []
     follower = asyncio.create_task(collect(task.follow(None), seen))
     await asyncio.sleep(0)
     assert [event.offset for event in seen] == [7]
@@ -81,7 +81,7 @@ async def test_who_follows_sees_what_was_said_before_and_after() -> None:
 
 
 async def test_who_resumes_goes_on_after_the_last_event() -> None:
-    task = Watched(view(), b"k", 10_000)
+    task = PendingTask(view(), b"k", 10_000)
     for offset, said in ((7, piece(0, "a")), (9, piece(1, "b")), (12, finish())):
         task.take(said, offset)
     assert [event.offset for event in await collect(task.follow(7))] == [9, 12]
@@ -91,7 +91,7 @@ async def test_who_resumes_goes_on_after_the_last_event() -> None:
 
 
 async def test_who_is_too_slow_is_sent_to_the_topic() -> None:
-    task = Watched(view(), b"k", buffer_bytes=2_000)
+    task = PendingTask(view(), b"k", buffer_bytes=2_000)
     follower = task.follow(None)
     task.take(piece(0, "x" * 500), 0)
     assert (await anext(follower)).offset == 0
@@ -105,12 +105,12 @@ async def test_who_is_too_slow_is_sent_to_the_topic() -> None:
     assert [event.offset for event in await _next_two(task.follow(3))] == [4, 5]
 
 
-async def _next_two(events: AsyncIterator[Event]) -> list[Event]:
+async def _next_two(events: AsyncIterator[ReplyEvent]) -> list[ReplyEvent]:
     return [await anext(events), await anext(events)]
 
 
 async def test_a_follower_that_goes_away_leaves_nothing_behind() -> None:
-    task = Watched(view(), b"k", 10_000)
+    task = PendingTask(view(), b"k", 10_000)
     follower = asyncio.create_task(collect(task.follow(None)))
     await asyncio.sleep(0)
     assert task.has_waiters
@@ -125,17 +125,17 @@ def test_an_instance_reads_the_same_partition_after_a_restart() -> None:
 
 
 class Bed:
-    """A hub and rereaders on a cluster in memory."""
+    """A dispatcher and rereaders on a cluster in memory."""
 
-    def __init__(self, cluster: MemoryCluster, log: MemoryLog, codec: Codec, **hub: Any) -> None:
+    def __init__(self, cluster: MemoryCluster, log: MemoryLog, codec: Codec, **dispatcher: Any) -> None:
         self.cluster = cluster
         self.health = Health()
         self.metrics = IntakeMetrics(Metrics("test", CollectorRegistry()))
         self.now = 1_000
         self.codec = codec
         self.producer = log.producer()
-        limits = {"task_bytes": 10_000, "total_bytes": 1_000_000, **hub}
-        self.hub = ReplyHub(
+        limits = {"task_bytes": 10_000, "total_bytes": 1_000_000, **dispatcher}
+        self.dispatcher = ReplyDispatcher(
             log, codec, instance_id="i", clock=lambda: self.now, health=self.health, metrics=self.metrics, **limits
         )
         self.rereaders = Rereaders(log, codec, most=1, metrics=self.metrics)
@@ -145,32 +145,32 @@ class Bed:
         offset = -1
         for reply in replies:
             value = reply if isinstance(reply, bytes) else self.codec.encode(TASKS_REPLIES, reply)
-            outgoing = Outgoing(TOPIC, value, key.encode(), self.hub.partition)
-            offset = (await self.producer.send(outgoing)).offset
+            record = ProducerRecord(TOPIC, value, key.encode(), self.dispatcher.partition)
+            offset = (await self.producer.send(record)).offset
         return offset
 
 
 @asynccontextmanager
-async def bed(**hub: Any) -> AsyncIterator[Bed]:
+async def bed(**dispatcher: Any) -> AsyncIterator[Bed]:
     cluster = MemoryCluster()
     log = MemoryLog(cluster)
     await log.admin().create_topics([NewTopic(TOPIC, 6, 1)])
     codec = Codec(MemoryRegistry())
     await codec.prepare([TASKS_REPLIES], register=True)
-    made = Bed(cluster, log, codec, **hub)
-    await made.hub.start()
-    running = asyncio.create_task(made.hub.run())
+    made = Bed(cluster, log, codec, **dispatcher)
+    await made.dispatcher.start()
+    running = asyncio.create_task(made.dispatcher.run())
     try:
         yield made
     finally:
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
-        await made.hub.close()
+        await made.dispatcher.close()
 
 
 async def test_replies_reach_the_task_they_are_for() -> None:
     async with bed() as on:
-        task, other = on.hub.open(view(), b"k"), on.hub.open(view("u"), b"k")
+        task, other = on.dispatcher.open(view(), b"k"), on.dispatcher.open(view("u"), b"k")
         await on.say(piece(0, "a"), finish())
         ended = await asyncio.wait_for(task.end, 2)
         assert ended.answer == plain("whole")
@@ -180,25 +180,25 @@ async def test_replies_reach_the_task_they_are_for() -> None:
 async def test_what_was_said_before_the_start_or_of_unknown_tasks_is_skipped() -> None:
     async with bed() as on:
         await on.say(finish("gone"), key="gone")
-        task = on.hub.open(view(), b"k")
+        task = on.dispatcher.open(view(), b"k")
         await on.say(finish())
         await asyncio.wait_for(task.end, 2)
-        assert on.hub.get("acme", "gone") is None
+        assert on.dispatcher.get("acme", "gone") is None
 
 
 async def test_another_tenants_reply_under_the_same_id_is_not_shown() -> None:
     async with bed() as on:
-        task = on.hub.open(view(), b"k")
+        task = on.dispatcher.open(view(), b"k")
         await on.say(finish(tenant="evil"), piece(0, "mine"))
         first = await asyncio.wait_for(anext(task.follow(None)), 2)
         assert first.told == Delta("mine", 1)
-        assert on.hub.get("evil", "t") is None
-        assert on.hub.get("acme", "t") is task
+        assert on.dispatcher.get("evil", "t") is None
+        assert on.dispatcher.get("acme", "t") is task
 
 
 async def test_a_reply_that_cannot_be_read_does_not_stop_the_others() -> None:
     async with bed() as on:
-        task = on.hub.open(view(), b"k")
+        task = on.dispatcher.open(view(), b"k")
         await on.say(b"garbage", finish())
         await asyncio.wait_for(task.end, 2)
         assert on.metrics.unreadable_replies._value.get() == 1
@@ -206,30 +206,30 @@ async def test_a_reply_that_cannot_be_read_does_not_stop_the_others() -> None:
 
 async def test_ended_tasks_are_forgotten_after_a_while() -> None:
     async with bed() as on:
-        first = on.hub.open(view("t"), b"k")
+        first = on.dispatcher.open(view("t"), b"k")
         await on.say(finish())
         await asyncio.wait_for(first.end, 2)
-        assert on.hub.get("acme", "t") is first
+        assert on.dispatcher.get("acme", "t") is first
         on.now += 61_000
-        second = on.hub.open(view("u"), b"k")
+        second = on.dispatcher.open(view("u"), b"k")
         await on.say(finish("u"), key="u")
         await asyncio.wait_for(second.end, 2)
         await asyncio.sleep(0)
-        assert on.hub.get("acme", "t") is None
-        assert on.hub.get("acme", "u") is second
+        assert on.dispatcher.get("acme", "t") is None
+        assert on.dispatcher.get("acme", "u") is second
 
 
 async def test_when_memory_is_full_those_nobody_waits_for_give_way() -> None:
     async with bed(total_bytes=10_000) as on:
-        waited_for = on.hub.open(view("waited-for"), b"k")
+        waited_for = on.dispatcher.open(view("waited-for"), b"k")
         follower = asyncio.create_task(collect(waited_for.follow(None)))
         await asyncio.sleep(0)
         waited_for.accepted.set_result(None)
         for number in range(20):
-            on.hub.open(view(f"t{number}"), b"k").accepted.set_result(None)
-        assert on.hub.get("acme", "waited-for") is waited_for
-        assert on.hub.get("acme", "t0") is None
-        assert on.hub.get("acme", "t19") is not None
+            on.dispatcher.open(view(f"t{number}"), b"k").accepted.set_result(None)
+        assert on.dispatcher.get("acme", "waited-for") is waited_for
+        assert on.dispatcher.get("acme", "t0") is None
+        assert on.dispatcher.get("acme", "t19") is not None
         follower.cancel()
         await asyncio.gather(follower, return_exceptions=True)
 
@@ -237,17 +237,17 @@ async def test_when_memory_is_full_those_nobody_waits_for_give_way() -> None:
 async def test_a_task_is_read_again_from_a_moment() -> None:
     async with bed() as on:
         await on.say(piece(0, "a"), piece(1, "b"), finish())
-        rereading = await on.rereaders.open(Whose("acme", "t"), on.hub.partition, after=None, since_ms=0)
+        rereading = await on.rereaders.open(Whose("acme", "t"), on.dispatcher.partition, after=None, since_ms=0)
         events = await collect(rereading.events())
         await rereading.close()
-        assert [type(event.told) for event in events] == [Delta, Delta, Finished]
+        assert [type(event.told) for event in events] == [Delta, Delta, TaskFinished]
 
 
 async def test_a_task_is_read_again_after_a_record_without_losing_its_thread() -> None:
     async with bed() as on:
         middle = await on.say(piece(0, "a"), piece(1, "b"))
         await on.say(piece(1, "repeated"), piece(2, "c"), finish())
-        rereading = await on.rereaders.open(Whose("acme", "t"), on.hub.partition, after=middle, since_ms=0)
+        rereading = await on.rereaders.open(Whose("acme", "t"), on.dispatcher.partition, after=middle, since_ms=0)
         events = await collect(rereading.events())
         await rereading.close()
         assert [event.told.text for event in events if isinstance(event.told, Delta)] == ["c"]
@@ -256,7 +256,7 @@ async def test_a_task_is_read_again_after_a_record_without_losing_its_thread() -
 async def test_nothing_follows_the_end() -> None:
     async with bed() as on:
         end = await on.say(piece(0, "a"), finish())
-        rereading = await on.rereaders.open(Whose("acme", "t"), on.hub.partition, after=end, since_ms=0)
+        rereading = await on.rereaders.open(Whose("acme", "t"), on.dispatcher.partition, after=end, since_ms=0)
         assert rereading.over
         await rereading.close()
 
@@ -264,7 +264,7 @@ async def test_nothing_follows_the_end() -> None:
 async def test_another_tenant_reads_nothing() -> None:
     async with bed() as on:
         await on.say(piece(0, "a"), finish())
-        rereading = await on.rereaders.open(Whose("evil", "t"), on.hub.partition, after=None, since_ms=0)
+        rereading = await on.rereaders.open(Whose("evil", "t"), on.dispatcher.partition, after=None, since_ms=0)
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(collect(rereading.events()), 0.05)
         await rereading.close()
@@ -273,7 +273,7 @@ async def test_another_tenant_reads_nothing() -> None:
 async def test_a_place_that_never_was_is_refused() -> None:
     async with bed() as on:
         await on.say(finish())
-        for partition, offset in ((on.hub.partition, 99), (77, 0)):
+        for partition, offset in ((on.dispatcher.partition, 99), (77, 0)):
             with pytest.raises(NoSuchPosition):
                 await on.rereaders.open(Whose("acme", "t"), partition, after=offset, since_ms=0)
 
@@ -281,15 +281,15 @@ async def test_a_place_that_never_was_is_refused() -> None:
 async def test_a_place_that_is_no_more_is_said_to_be_gone() -> None:
     async with bed() as on:
         await on.say(piece(0, "a"), finish())
-        on.cluster.delete_before(TopicPartition(TOPIC, on.hub.partition), 1)
+        on.cluster.delete_before(TopicPartition(TOPIC, on.dispatcher.partition), 1)
         with pytest.raises(EventsGone):
-            await on.rereaders.open(Whose("acme", "t"), on.hub.partition, after=0, since_ms=0)
+            await on.rereaders.open(Whose("acme", "t"), on.dispatcher.partition, after=0, since_ms=0)
 
 
 async def test_only_so_many_read_again_at_a_time() -> None:
     async with bed() as on:
         await on.say(finish())
-        whose, partition = Whose("acme", "t"), on.hub.partition
+        whose, partition = Whose("acme", "t"), on.dispatcher.partition
         first = await on.rereaders.open(whose, partition, after=None, since_ms=0)
         with pytest.raises(TooManyRereaders):
             await on.rereaders.open(whose, partition, after=None, since_ms=0)

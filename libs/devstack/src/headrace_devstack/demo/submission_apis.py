@@ -14,21 +14,21 @@ from headrace_contracts.events import Lane, Privacy, Sampling, TaskCompleted, Ta
 from headrace_streams.errors import StreamsError
 
 from headrace_devstack.demo.corpus import Agent, Job, Way
-from headrace_devstack.demo.outcomes import Outcome
+from headrace_devstack.demo.outcomes import JobOutcome
 
 JOB_SECONDS = 600.0
 
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """How a job went; see `Outcome`."""
+    """How a job went; see `JobOutcome`."""
 
     task_id: str | None
     answered: bool
     problem: str = ""
 
 
-class Door(Protocol):
+class SubmissionApi(Protocol):
     """One tenant's way in."""
 
     async def do(self, job: Job, agent: Agent) -> Done:
@@ -36,14 +36,16 @@ class Door(Protocol):
         ...
 
 
-async def timed(door: Door, job: Job, agent: Agent, clock: Callable[[], float] = time.perf_counter) -> Outcome:
+async def timed(
+    api: SubmissionApi, job: Job, agent: Agent, clock: Callable[[], float] = time.perf_counter
+) -> JobOutcome:
     """The outcome of a job, with its time."""
     began = clock()
-    done = await door.do(job, agent)
-    return Outcome(job, agent, done.task_id, (clock() - began) * 1000, done.answered, done.problem)
+    done = await api.do(job, agent)
+    return JobOutcome(job, agent, done.task_id, (clock() - began) * 1000, done.answered, done.problem)
 
 
-class HttpDoor:
+class HttpApi:
     """POST /v1/tasks with the SDK."""
 
     def __init__(self, client: Client) -> None:
@@ -62,7 +64,7 @@ class HttpDoor:
         return Done(task.id, True)
 
 
-class OpenAIDoor:
+class OpenAIApi:
     """POST /v1/chat/completions, as any OpenAI client does."""
 
     def __init__(self, session: aiohttp.ClientSession, url: str, api_key: str) -> None:
@@ -94,7 +96,7 @@ class OpenAIDoor:
         return Done(str(document["headrace"]["task_id"]), True)
 
 
-class KafkaDoor:
+class KafkaApi:
     """Straight to tasks.submitted and from tasks.completed."""
 
     def __init__(self, client: KafkaClient) -> None:
@@ -124,7 +126,7 @@ def _why_ended(end: TaskCompleted) -> str:
     return f"{end.status.value}: {end.failure.code} {end.failure.message}" if end.failure else end.status.value
 
 
-def door_for(agent: Agent, http: HttpDoor, openai: OpenAIDoor, kafka: KafkaDoor) -> Door:
-    """The door that an agent uses."""
-    doors: dict[Way, Door] = {Way.HTTP: http, Way.OPENAI: openai, Way.KAFKA: kafka}
-    return doors[agent.way]
+def api_for(agent: Agent, http: HttpApi, openai: OpenAIApi, kafka: KafkaApi) -> SubmissionApi:
+    """The API that an agent uses."""
+    apis: dict[Way, SubmissionApi] = {Way.HTTP: http, Way.OPENAI: openai, Way.KAFKA: kafka}
+    return apis[agent.way]

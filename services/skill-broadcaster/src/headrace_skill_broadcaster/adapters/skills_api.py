@@ -17,25 +17,25 @@ from headrace_runtime.authentication import require
 from headrace_runtime.http import read_model
 from headrace_runtime.logging import get_logger
 from headrace_runtime.problems import Problem
-from headrace_streams.errors import AppendUncertain, Overloaded, RecordRefused, TryAgain
+from headrace_streams.errors import AppendUncertain, Overloaded, RecordRefused, TransientError
 from headrace_streams.publishing import Publication, Publisher
 from pydantic import BaseModel, ConfigDict
 
-from headrace_skill_broadcaster.adapters.feed_door import FeedDoor
+from headrace_skill_broadcaster.adapters.feed_api import FeedApi
 from headrace_skill_broadcaster.decide.answers import history_document, skill_document, summary_document, time_text
 from headrace_skill_broadcaster.decide.catalog import outcome_of, skill_key
-from headrace_skill_broadcaster.decide.rules import Limits, flaw_in
-from headrace_skill_broadcaster.decide.search import QuestionUnclear, ask
-from headrace_skill_broadcaster.measures import Measures
+from headrace_skill_broadcaster.decide.rules import SkillLimits, flaw_in
+from headrace_skill_broadcaster.decide.search import SearchQueryInvalid, ask
+from headrace_skill_broadcaster.metrics import SkillMetrics
 from headrace_skill_broadcaster.view import CatalogView
 
 _MOST_RESULTS: Final = 200
 _RETRY: Final = {"Retry-After": "1"}
 
-_log = get_logger("headrace.skills.door")
+_log = get_logger("headrace.skills.api")
 
 
-class Draft(BaseModel):
+class PublishRequest(BaseModel):
     """Body of POST /v1/skills."""
 
     model_config = ConfigDict(extra="forbid")
@@ -50,8 +50,8 @@ class Draft(BaseModel):
 
 
 @dataclass(frozen=True, slots=True)
-class DoorTools:
-    """What the door works with.
+class ApiTools:
+    """What the API works with.
 
     Attributes:
         wait_seconds: How long a caller waits for its submission to be in the catalog.
@@ -61,17 +61,17 @@ class DoorTools:
 
     view: CatalogView
     publisher: Publisher
-    limits: Limits
-    measures: Measures
+    limits: SkillLimits
+    measures: SkillMetrics
     wait_seconds: float
     clock: Callable[[], int]
     new_id: Callable[[], str]
 
 
-class SkillsDoor:
+class SkillsApi:
     """Handlers of `/v1/skills`."""
 
-    def __init__(self, tools: DoorTools, feed: FeedDoor) -> None:
+    def __init__(self, tools: ApiTools, feed: FeedApi) -> None:
         self._tools = tools
         self._feed = feed
 
@@ -87,7 +87,7 @@ class SkillsDoor:
     async def publish(self, request: web.Request) -> web.Response:
         """201 with the new version; 200 when it says what stood there already; 202 when it takes longer."""
         caller = require(request, Scope.SKILLS)
-        draft = await read_model(request, Draft)
+        draft = await read_model(request, PublishRequest)
         return await self._submit(
             SkillSubmitted(
                 submission_id=self._tools.new_id(),
@@ -147,7 +147,7 @@ class SkillsDoor:
                 _MOST_RESULTS,
                 query.get("cursor"),
             )
-        except QuestionUnclear as error:
+        except SearchQueryInvalid as error:
             raise Problem(400, "invalid-request", f"{error}.", param=error.parameter) from None
         with self._tools.measures.searched.time():
             entries, cursor = await self._tools.view.search(question)
@@ -211,7 +211,7 @@ class SkillsDoor:
             raise Problem(
                 413, "skill-too-large", "The log does not take a record of this size: shorten the body."
             ) from None
-        except (TryAgain, AppendUncertain, Overloaded) as error:
+        except (TransientError, AppendUncertain, Overloaded) as error:
             _log.warning("a submission could not be written", reason=str(error))
             raise _unavailable() from None
 

@@ -7,17 +7,17 @@ from collections.abc import Iterable
 
 from headrace_contracts.events import TaskCompleted
 
-Orphans = tuple[str, TaskCompleted | None]
+LeaderlessFollowers = tuple[str, TaskCompleted | None]
 """Digest of followers whose leader has ended, and how it did, where that is known."""
 
 
-class Agenda:
+class ReevaluationQueue:
     """Tasks whose time has come and followers whose leader has ended, longest first, each once: never more than there
     are live tasks and digests."""
 
     def __init__(self) -> None:
         # By task id and by digest, which must not be taken for each other.
-        self._items: OrderedDict[tuple[bool, str], str | Orphans] = OrderedDict()
+        self._items: OrderedDict[tuple[bool, str], str | LeaderlessFollowers] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._items)
@@ -26,15 +26,15 @@ class Agenda:
         for task_id in task_ids:
             self._items.setdefault((False, task_id), task_id)
 
-    def add_orphans(self, digest: str, result: TaskCompleted | None) -> None:
+    def add_leaderless_followers(self, digest: str, result: TaskCompleted | None) -> None:
         """What the newest leader has said stands."""
         self._items[True, digest] = (digest, result)
 
-    def take(self) -> str | Orphans:
+    def take(self) -> str | LeaderlessFollowers:
         """The first of all. Raises KeyError when there is none."""
         return self._items.popitem(last=False)[1]
 
-    def put_back(self, item: str | Orphans) -> None:
+    def put_back(self, item: str | LeaderlessFollowers) -> None:
         """To be the first again."""
         key = (False, item) if isinstance(item, str) else (True, item[0])
         # Something newer may have been said meanwhile.

@@ -6,24 +6,26 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 
 from headrace_contracts.events import TaskCancelled, TaskPhase, TaskState
-from headrace_streams.journal import Recorded
+from headrace_streams.journal import JournaledDecision
 
+from headrace_router.decide.early_cancellations import EarlyCancellations
 from headrace_router.decide.policy import CacheLimits
 from headrace_router.decide.tasks import PartitionTasks
-from headrace_router.decide.wishes import EarlyWishes
-from headrace_router.limits import Limits
+from headrace_router.limits import RouterLimits
 
 
-class Holdings:
-    """Tasks, early wishes, and when each live task was last written.
+class PartitionState:
+    """Tasks, early cancellation requests, and when each live task was last written.
 
     Args:
         monotonic: Seconds on a clock that no one sets.
     """
 
-    def __init__(self, cache: CacheLimits, limits: Limits, monotonic: Callable[[], float]) -> None:
+    def __init__(self, cache: CacheLimits, limits: RouterLimits, monotonic: Callable[[], float]) -> None:
         self.tasks = PartitionTasks(cache, limits.remembered)
-        self.wishes = EarlyWishes(limits.early_wishes, round(limits.early_wish_seconds * 1000))
+        self.cancellations = EarlyCancellations(
+            limits.early_cancellations, round(limits.early_cancellation_seconds * 1000)
+        )
         self._monotonic = monotonic
         # In the order of the log, which is the order in which retention removes.
         self._written: OrderedDict[str, float] = OrderedDict()
@@ -31,22 +33,22 @@ class Holdings:
     def apply(self, task_id: str, state: TaskState) -> None:
         """Take a state that was just appended."""
         self._date(task_id, state.phase, self._monotonic())
-        self.wishes.forget(task_id)
+        self.cancellations.forget(task_id)
         self.tasks.apply(task_id, state)
 
-    def keep(self, wish: TaskCancelled, now: int) -> None:
-        """Take a wish that was just appended."""
-        self.wishes.keep(wish.task_id, wish, now, now)
+    def keep(self, cancellation: TaskCancelled, now: int) -> None:
+        """Take a cancellation request that was just appended."""
+        self.cancellations.keep(cancellation.task_id, cancellation, now, now)
 
-    def restore(self, recorded: Recorded, now: int) -> None:
+    def restore(self, recorded: JournaledDecision, now: int) -> None:
         """Take an entry from the journal, at a time in milliseconds since the epoch."""
         task_id = recorded.task_id
         if recorded.phase is None:
             if task_id not in self.tasks and not self.tasks.has_ended(task_id):
-                self.wishes.keep(task_id, recorded, recorded.timestamp_ms, now)
+                self.cancellations.keep(task_id, recorded, recorded.timestamp_ms, now)
             return
         self._date(task_id, recorded.phase, self._monotonic() - max(0, now - recorded.timestamp_ms) / 1000)
-        self.wishes.forget(task_id)
+        self.cancellations.forget(task_id)
         self.tasks.apply(task_id, recorded)
 
     def written_before(self, seconds: float) -> Iterator[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from headrace_runtime.metrics import Metrics
 
 
-class Measures:
+class LedgerMetrics:
     """The service's metrics in the process's registry."""
 
     def __init__(self, metrics: Metrics) -> None:

@@ -12,13 +12,13 @@ from headrace_runtime.http import DRAINING
 from headrace_runtime.logging import get_logger
 from headrace_runtime.problems import Problem
 from headrace_runtime.sse import last_event_id
-from headrace_streams.errors import TryAgain
+from headrace_streams.errors import TransientError
 
-from headrace_skill_broadcaster.decide.places import PlaceMalformed, decode_places, encode_places
-from headrace_skill_broadcaster.decide.rules import Limits, flaw_in_interest
-from headrace_skill_broadcaster.feed import Audience, Connection, Feed, chunk
-from headrace_skill_broadcaster.measures import Measures
-from headrace_skill_broadcaster.replay import PlaceGone, Replay
+from headrace_skill_broadcaster.decide.feed_positions import FeedPositionMalformed, decode_places, encode_places
+from headrace_skill_broadcaster.decide.rules import SkillLimits, flaw_in_interest
+from headrace_skill_broadcaster.feed import Audience, Feed, FeedConnection, chunk
+from headrace_skill_broadcaster.metrics import SkillMetrics
+from headrace_skill_broadcaster.replay import FeedPositionGone, Replay
 
 _RECONNECT_MS = 1_000
 _FAREWELL_SECONDS = 5.0
@@ -28,7 +28,7 @@ _HEADERS = {
     "X-Accel-Buffering": "no",
 }
 
-_log = get_logger("headrace.skills.feed_door")
+_log = get_logger("headrace.skills.feed_api")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +45,12 @@ class FeedLimits:
     buffer_bytes: int
 
 
-class FeedDoor:
+class FeedApi:
     """Opens streams. The feed writes to them; what happens here is their beginning, their heartbeat and their end."""
 
-    def __init__(self, feed: Feed, replay: Replay, limits: FeedLimits, rules: Limits, measures: Measures) -> None:
+    def __init__(
+        self, feed: Feed, replay: Replay, limits: FeedLimits, rules: SkillLimits, measures: SkillMetrics
+    ) -> None:
         self._feed = feed
         self._replay = replay
         self._limits = limits
@@ -61,14 +63,14 @@ class FeedDoor:
         audience = self._feed.audience(caller.tenant, self._interests(request))
         try:
             agent = await self._replay.prepare(audience, _place(request))
-        except PlaceGone:
+        except FeedPositionGone:
             raise Problem(
                 410,
                 "events-gone",
                 "Events after this place are no longer kept: read the skills of your interests with GET /v1/skills, "
                 "and open the feed without Last-Event-ID.",
             ) from None
-        except TryAgain as error:
+        except TransientError as error:
             _log.warning("feed cannot be read", reason=str(error))
             raise Problem(
                 503, "feed-unavailable", "The feed cannot be read now; try again.", headers={"Retry-After": "1"}
@@ -82,7 +84,7 @@ class FeedDoor:
         if transport is None:
             return response
         outlet = _Outlet(transport, self._limits.buffer_bytes)
-        connection = Connection(outlet.write, chunked=bool(response.chunked))
+        connection = FeedConnection(outlet.write, chunked=bool(response.chunked))
         try:
             await response.write(b"retry: %d\n%b" % (_RECONNECT_MS, self._heartbeat(audience, agent.places)))
             if not request.app[DRAINING].is_set():
@@ -93,7 +95,7 @@ class FeedDoor:
             await _farewell(response, transport)
         except ConnectionError:
             pass  # the agent went away; leaving the feed below is all there is to do
-        except (PlaceGone, TryAgain) as error:
+        except (FeedPositionGone, TransientError) as error:
             # The stream ends; the agent comes back with its place, and is told then what is the matter.
             _log.warning("an agent could not be brought up to date", reason=str(error))
             await _farewell(response, transport)
@@ -101,7 +103,7 @@ class FeedDoor:
             self._feed.leave(audience, connection)
         return response
 
-    async def _stay(self, audience: Audience, connection: Connection, outlet: _Outlet) -> None:
+    async def _stay(self, audience: Audience, connection: FeedConnection, outlet: _Outlet) -> None:
         while connection.is_open:
             try:
                 async with asyncio.timeout(self._limits.heartbeat_seconds):
@@ -164,5 +166,5 @@ def _place(request: web.Request) -> dict[int, int] | None:
         return None
     try:
         return decode_places(text)
-    except PlaceMalformed:
+    except FeedPositionMalformed:
         raise Problem(400, "bad-last-event-id", "Last-Event-ID is not an id that this feed has given out.") from None

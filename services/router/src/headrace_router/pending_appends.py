@@ -7,7 +7,7 @@ from collections import defaultdict
 from typing import Any
 
 
-class Underway:
+class PendingAppends:
     """Commands that are being appended, by home partition.
 
     A partition that was given up may be taken over by the same process at once. What it still has under way then must

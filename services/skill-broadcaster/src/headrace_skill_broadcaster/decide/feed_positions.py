@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 _PLACE = re.compile(r"(\d{1,6})\.(\d{1,19})")
 
 
-class PlaceMalformed(Exception):
+class FeedPositionMalformed(Exception):
     """The id is none that a feed has given out."""
 
 
@@ -20,13 +20,13 @@ def encode_places(positions: Mapping[int, int], partitions: Iterable[int]) -> st
 def decode_places(text: str) -> dict[int, int]:
     """Next offset by partition.
 
-    Raises PlaceMalformed.
+    Raises FeedPositionMalformed.
     """
     positions: dict[int, int] = {}
     for part in text.split("-"):
         match = _PLACE.fullmatch(part)
         if match is None or int(match[1]) in positions:
-            raise PlaceMalformed(text)
+            raise FeedPositionMalformed(text)
         positions[int(match[1])] = int(match[2])
     return positions
 

@@ -12,7 +12,7 @@ _AGE: Final = re.compile(r"(\d+(?:\.\d+)?)\s*([smhd])")
 _UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 
-def parse_moment(text: str, now: datetime) -> datetime:
+def parse_time_or_age(text: str, now: datetime) -> datetime:
     """A time in RFC 3339 (without a zone: the user's), or an age such as 30m before `now`.
 
     Raises ValueError for anything else.
@@ -26,11 +26,11 @@ def parse_moment(text: str, now: datetime) -> datetime:
         raise ValueError(f"{text!r} is neither a time (2027-01-01T12:00:00Z) nor an age (45s, 30m, 2h, 7d)") from None
 
 
-def moment_before(text: str | None) -> datetime | None:
+def time_before(text: str | None) -> datetime | None:
     """`parse_moment` for an option, with the clock's time."""
     if text is None:
         return None
     try:
-        return parse_moment(text, datetime.now(UTC))
+        return parse_time_or_age(text, datetime.now(UTC))
     except ValueError as error:
         raise fail(str(error), USAGE) from None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 
-class Gate:
+class InFlightLimiter:
     """Counts what is under way, and lets nothing new in beyond a limit. What is moved by time is counted, not held.
 
     Args:

@@ -1,0 +1,159 @@
+"""Puts the parts of a worker together. Workers differ in their endpoints, in how one is chosen, and in little else."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Final, Protocol
+
+from headrace_contracts.codec import Codec
+from headrace_contracts.events import Lane, Place
+from headrace_contracts.topics import work_topic
+from headrace_streams.dead_letters import DeadLetterSink
+from headrace_streams.handling import EngineOptions, TopicLane
+from headrace_streams.parallel import ParallelConsumer
+from headrace_streams.ports import Log
+from headrace_streams.publishing import Publisher
+from headrace_streams.records import Record
+
+from headrace_models.worker.cancellations import CancellationRequests, Cancellations, is_wanted
+from headrace_models.worker.fleet import FleetOptions, FleetReporter, ModelsOf, all_models
+from headrace_models.worker.metrics import WorkerMetrics
+from headrace_models.worker.pool import Pool
+from headrace_models.worker.runner import AttemptRunner, Forbid, RunnerOptions, nothing_forbidden
+from headrace_models.worker.workload import WorkloadReader
+
+_BATCH_SHARE: Final = 3 / 4
+"""Of the attempts in hand: some room is left for interactive work, however much batch work is waiting."""
+_REPORT_SECONDS: Final = 3.0
+"""Of the time to drain: kept for writing what the last attempts came to."""
+
+RecordHandler = Callable[[Record], Awaitable[None]]
+
+
+class WorkerSettings(Protocol):
+    """What a worker's settings say about its work; the units are in the settings' own help."""
+
+    @property
+    def instance_id(self) -> str: ...
+    @property
+    def topic_prefix(self) -> str: ...
+    @property
+    def static_member(self) -> bool: ...
+    @property
+    def drain_seconds(self) -> float: ...
+    @property
+    def look_seconds(self) -> float: ...
+    @property
+    def report_seconds(self) -> float: ...
+    @property
+    def call_seconds(self) -> float: ...
+    @property
+    def delta_milliseconds(self) -> float: ...
+    @property
+    def cancel_history_seconds(self) -> float: ...
+    @property
+    def max_in_flight(self) -> int: ...
+    @property
+    def interactive_weight(self) -> int: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """A worker's parts; the service gives them their place in its life cycle."""
+
+    fleet: FleetReporter
+    cancellations: Cancellations
+    consumer: ParallelConsumer
+    workload: WorkloadReader
+
+
+def assemble_worker(
+    settings: WorkerSettings,
+    *,
+    group: str,
+    place: Place,
+    pool: Pool,
+    metrics: WorkerMetrics,
+    log: Log,
+    codec: Codec,
+    publisher: Publisher,
+    dead_letters: DeadLetterSink,
+    clock_ms: Callable[[], int],
+    new_id: Callable[[], str],
+    traced: Callable[[str, RecordHandler], RecordHandler],
+    traceparent_of: Callable[[Record], str | None],
+    forbid: Forbid = nothing_forbidden,
+    models_of: ModelsOf = all_models,
+) -> Worker:
+    """A worker for both lanes of a place, connected to nothing yet.
+
+    Args:
+        group: Consumer group, without the prefix.
+        traced: Gives a handler a trace span with a name.
+        traceparent_of, forbid: As for `AttemptRunner`.
+        models_of: As in `FleetOptions`.
+    """
+
+    def stop_tasks(requests: CancellationRequests) -> None:
+        # Both: an attempt is either waiting in the engine or running.
+        consumer.cancel(partial(is_wanted, requests))
+        runner.interrupt(requests)
+
+    cancellations = Cancellations(
+        log,
+        codec,
+        history_seconds=settings.cancel_history_seconds,
+        clock_ms=clock_ms,
+        on_cancellations=stop_tasks,
+    )
+    runner = AttemptRunner(
+        codec=codec,
+        publisher=publisher,
+        pool=pool,
+        options=RunnerOptions(
+            worker=settings.instance_id,
+            call_seconds=settings.call_seconds,
+            delta_seconds=settings.delta_milliseconds / 1000,
+        ),
+        clock_ms=clock_ms,
+        new_id=new_id,
+        forbid=forbid,
+        is_cancelled=cancellations.wanted,
+        observer=metrics,
+        traceparent_of=traceparent_of,
+    )
+    interactive = settings.topic_prefix + work_topic(place, Lane.INTERACTIVE).name
+    batch = settings.topic_prefix + work_topic(place, Lane.BATCH).name
+    consumer = ParallelConsumer(
+        log,
+        settings.topic_prefix + group,
+        [
+            TopicLane(interactive, weight=settings.interactive_weight),
+            TopicLane(batch, max_in_flight=max(1, int(settings.max_in_flight * _BATCH_SHARE))),
+        ],
+        traced("run attempt", runner.handle),
+        skip=traced("skip attempt", runner.skip),
+        dead_letters=dead_letters,
+        options=EngineOptions(
+            max_in_flight=settings.max_in_flight, drain_seconds=max(0.0, settings.drain_seconds - _REPORT_SECONDS)
+        ),
+        observer=metrics,
+        instance_id=settings.instance_id if settings.static_member else None,
+    )
+    workload = WorkloadReader(consumer, runner, codec, metrics.times)
+    metrics.watch(consumer, workload, [interactive, batch])
+    fleet = FleetReporter(
+        pool,
+        publisher,
+        FleetOptions(
+            worker=settings.instance_id,
+            where=place,
+            look_seconds=settings.look_seconds,
+            report_seconds=settings.report_seconds,
+            models_of=models_of,
+        ),
+        clock_ms,
+    )
+    return Worker(fleet, cancellations, consumer, workload)
