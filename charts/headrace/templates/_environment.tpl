@@ -61,8 +61,6 @@ HEADRACE_TRACE_SAMPLE_RATIO: {value: {{ $values.observability.traceSampleRatio |
 {{- if .traits.api }}
 HEADRACE_API_HOST: {value: 0.0.0.0}
 HEADRACE_API_PORT: {value: "8080"}
-{{- end }}
-{{- if .traits.keys }}
 HEADRACE_KEY_PEPPER: {valueFrom: {secretKeyRef: {name: {{ $values.apiKeys.secret.name }}, key: {{ $values.apiKeys.secret.pepperKey }}}}}
 {{- end }}
 {{- if .traits.database }}
