@@ -59,6 +59,7 @@ class ServiceDescription(_Described):
         background: Whether nobody waits for what it does, so that on one machine it steps back for the others.
         scaled_by_lag: Topics that it reads as a member of the group called like it, and is scaled by.
         scaled_by_work: Whether it exports outstanding work-seconds, and is scaled by these.
+        provider_keys: Whether it calls cloud providers: compose passes it their API keys (`headrace_models.cloud`).
         compose: Variables that the compose file sets, beyond those that follow from the rest.
         chart: Its defaults in the chart's values, where they differ from `serviceDefaults`.
     """
@@ -72,6 +73,7 @@ class ServiceDescription(_Described):
     background: bool = False
     scaled_by_lag: tuple[str, ...] = ()
     scaled_by_work: bool = False
+    provider_keys: bool = False
     compose: Mapping[str, str] = Field(default_factory=dict)
     chart: Mapping[str, Any] = Field(default_factory=dict)
 

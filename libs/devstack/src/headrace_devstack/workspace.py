@@ -12,6 +12,7 @@ from pathlib import Path
 import yaml
 from headrace_contracts.tools.files import bring_up_to_date
 from headrace_contracts.tools.schemas import repository
+from headrace_models.cloud import CLOUD_PROVIDERS
 
 from headrace_devstack.blocks import MarkTheBlock, filled
 from headrace_devstack.descriptions import DescribeTheService, ServiceDescription, as_json, described
@@ -68,6 +69,9 @@ def _compose(services: Sequence[ServiceDescription]) -> Iterator[str]:
             yield "    HEADRACE_DATABASE_URL: *database"
         if service.ports.api is not None:
             yield "    HEADRACE_KEY_PEPPER: *key-pepper"
+        if service.provider_keys:
+            for provider in CLOUD_PROVIDERS:
+                yield f"    {provider.key_variable}: ${{{provider.key_variable}:-}}"
         for variable, value in service.compose.items():
             yield f"    {variable}: {_scalar(value)}"
         if service.ports.api is not None:
