@@ -1,8 +1,8 @@
-"""Makes the environment that everything else runs in: uv in .venv-tools, all packages in .venv.
+"""Creates the environment that everything else runs in: uv in .venv-tools, all packages in .venv.
 
-Called by the Makefile before each target, with nothing but the standard library. When nothing has changed since the
-last time it returns at once and touches no network. It keeps to what Python 3.6 can parse, so that an old one gets a
-clear answer.
+The Makefile calls it before each target; it needs only the standard library. If nothing has changed since the last
+time, it returns at once without using the network. Its syntax is that of Python 3.6, so that an old Python gets a
+clear message.
 """
 
 import hashlib
@@ -22,19 +22,19 @@ STAMP = ENVIRONMENT / "headrace-synced"
 
 
 def fail(problem: str, remedy: str) -> None:
-    """Say what is wrong and what to do, and end."""
+    """Print what is wrong and what to do, and exit."""
     sys.stderr.write(f"\nx {problem}\n  What to do: {remedy}\n\n")
     sys.exit(1)
 
 
 def say(line: str) -> None:
-    """Tell what takes a while, before it does."""
+    """Announce a step that takes a while."""
     sys.stdout.write(line + "\n")
     sys.stdout.flush()
 
 
 def wanted_state() -> str:
-    """A digest of all that the environment depends on."""
+    """A digest of everything that the environment depends on."""
     digest = hashlib.sha256()
     digest.update(f"{UV_VERSION} {sys.version} {ENVIRONMENT}\n".encode())
     projects = sorted(ROOT.glob("libs/*/pyproject.toml")) + sorted(ROOT.glob("services/*/pyproject.toml"))
@@ -44,7 +44,7 @@ def wanted_state() -> str:
 
 
 def uv_program() -> Path:
-    """The pinned uv, installed if it is not there yet."""
+    """The pinned uv, installed if it is missing."""
     program = TOOLS / "bin" / "uv"
     stamp = TOOLS / "uv-version"
     if program.exists() and stamp.exists() and stamp.read_text() == UV_VERSION:
@@ -52,8 +52,8 @@ def uv_program() -> Path:
     say(f"Installing uv {UV_VERSION} into {TOOLS.name}")
     if subprocess.call([sys.executable, "-m", "venv", "--clear", str(TOOLS)]) != 0:
         fail(
-            f"This Python ({sys.executable}) could not make a virtual environment.",
-            "install its venv module (Debian and Ubuntu: apt install python3-venv), or name another Python: "
+            f"This Python ({sys.executable}) could not create a virtual environment.",
+            "install its venv module (Debian and Ubuntu: apt install python3-venv), or choose another Python: "
             "make PYTHON=/path/to/python3.",
         )
     pip = [str(TOOLS / "bin" / "python"), "-m", "pip", "--disable-pip-version-check", "--quiet"]
@@ -122,7 +122,7 @@ def main() -> None:
     if sys.version_info[:2] < OLDEST_PYTHON:
         fail(
             f"This is Python {sys.version.split()[0]} ({sys.executable}); Headrace needs 3.11 or newer.",
-            "install a newer Python and name it, for example: make PYTHON=python3.12.",
+            "install a newer Python and pass it, for example: make PYTHON=python3.12.",
         )
     if "--lock" in sys.argv[1:]:
         lock(uv_program())

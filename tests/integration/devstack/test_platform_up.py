@@ -72,5 +72,5 @@ def test_a_crashed_service_is_started_again_and_said_so(platform: RunningStack, 
     before = platform.pid(service)
     os.kill(before, signal.SIGKILL)
     wait_for(lambda: re.search(rf"✓ {service} +again", platform.output) is not None)
-    assert re.search(rf"! {service} +was ended by signal 9; starting it again in 0\.1 s", platform.output)
+    assert re.search(rf"! {service} +was ended by signal 9; restarting it in 0\.1 s", platform.output)
     wait_for(lambda: platform.pids.get(service, before) != before)

@@ -150,12 +150,12 @@ def test_partitions_that_cannot_be_set_are_refused(wrong: str, says: str) -> Non
     ("text", "says"),
     [
         ("{", "not valid JSON"),
-        ('{"type": "enum", "name": "A", "namespace": "headrace.x", "doc": "d", "symbols": ["a"]}', "follow folder"),
-        ('{"type": "enum", "name": "B", "namespace": "headrace.x", "symbols": ["a"]}', "say in `doc`"),
+        ('{"type": "enum", "name": "A", "namespace": "headrace.x", "doc": "d", "symbols": ["a"]}', "match folder"),
+        ('{"type": "enum", "name": "B", "namespace": "headrace.x", "symbols": ["a"]}', "document these in `doc`"),
         (
             '{"type": "record", "name": "B", "namespace": "headrace.x", "doc": "d", '
             '"fields": [{"name": "f", "type": "int"}]}',
-            "say in `doc` what these mean: .'f'",
+            "document these in `doc`: .'f'",
         ),
         (
             '{"type": "record", "name": "B", "namespace": "headrace.x", "doc": "d", '

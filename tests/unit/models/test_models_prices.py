@@ -162,7 +162,7 @@ def test_a_book_of_ones_own_replaces_the_shipped_one(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "place"),
     [
-        ("[", "not YAML"),
+        ("[", "not valid YAML"),
         ("", r"\(top\)"),
         (MINIMAL.replace("input: 3", "input: -3"), "providers.p.m.input"),
         (MINIMAL.replace("input: 3", "inputs: 3"), "providers.p.m.inputs"),

@@ -105,7 +105,7 @@ async def test_nobody_offers_what_no_healthy_endpoint_has() -> None:
     endpoint = healthy(ScriptedProvider(), slots=1)
     pool = pool_of(endpoint)
     for provider, model in (("ollama", "other"), ("groq", MODEL)):
-        with pytest.raises(ModelNotOffered, match="nobody here"):
+        with pytest.raises(ModelNotOffered, match="no endpoint of this worker"):
             await pool.acquire(provider, model, Lane.INTERACTIVE, None)
     await pool.acquire("ollama", MODEL, Lane.INTERACTIVE, None)
     waiting = asyncio.create_task(pool.acquire("ollama", MODEL, Lane.INTERACTIVE, None))
@@ -195,7 +195,7 @@ async def test_an_endpoint_that_joins_serves_once_it_has_been_looked_at() -> Non
     endpoint = Endpoint(ScriptedProvider(), 1)
     pool.join(endpoint)
     assert endpoint.doubted.is_set(), "it must be looked at at once"
-    with pytest.raises(ModelNotOffered, match="not been looked at"):
+    with pytest.raises(ModelNotOffered, match="not been probed"):
         await pool.acquire("ollama", MODEL, Lane.INTERACTIVE, None)
     pool.update(endpoint.name, ScriptedProvider().current)
     assert await pool.acquire("ollama", MODEL, Lane.INTERACTIVE, None) is endpoint

@@ -67,8 +67,8 @@ class OllamaNode:
         last: ChatResponse | None = None
         async with aclosing(cast(Any, stream)) as parts:
             part: ChatResponse
-            # To the very end, also after the part that says done: a connection with something left unread is closed
-            # instead of serving the next call.
+            # Read to the very end, even after the part that says done: a connection with unread data is closed
+            # instead of reused for the next call.
             async for part in parts:
                 call.accepted = True
                 await call.hear(part.message.content or "")
@@ -98,7 +98,7 @@ class OllamaNode:
         except httpx.TransportError as error:
             return ProviderStatus(False, f"{self._name} cannot be reached ({type(error).__name__})")
         except (ValueError, KeyError, TypeError):
-            return ProviderStatus(False, f"{self._name} does not answer like Ollama; check its address")
+            return ProviderStatus(False, f"{self._name} does not respond like Ollama; check its address")
         loaded = {entry.get("model") or entry.get("name"): entry for entry in running.get("models") or ()}
         models = tuple(_model_info(entry, loaded) for entry in tags.get("models") or ())
         self._simulated = SIMULATOR_NAME in version

@@ -1,4 +1,4 @@
-"""Any provider with an API like OpenAI's (Groq among them), through the `openai` package."""
+"""Any provider with an OpenAI-compatible API (Groq among them), through the `openai` package."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ class OpenAICompatible:
 def _messages(request: ChatRequest) -> Any:
     messages = [{"role": message.role, "content": message.text} for message in request.messages]
     if request.json and not any("json" in message.text.lower() for message in request.messages):
-        # These APIs refuse the JSON mode unless a message speaks of JSON.
+        # These APIs reject JSON mode unless a message mentions JSON.
         messages.insert(0, {"role": "system", "content": _JSON_REMINDER})
     return messages
 

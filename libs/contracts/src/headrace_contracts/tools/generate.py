@@ -1,6 +1,6 @@
 """Writes the event classes and docs/events.md from the schemas and the topic specifications.
 
-`--check` writes nothing and exits with 1 when a generated file is not current.
+`--check` writes nothing and exits with 1 if a generated file is not up to date.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from headrace_contracts.tools.schemas import SchemaFileInvalid, load, repository
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m headrace_contracts.tools.generate", description=__doc__)
-    parser.add_argument("--check", action="store_true", help="only say what is not current, and exit with 1 if any is")
+    parser.add_argument("--check", action="store_true", help="write nothing, exit with 1 if a file is not up to date")
     check = parser.parse_args().check
     root = repository()
     try:

@@ -1,6 +1,6 @@
-"""Writes what Kubernetes needs and the code knows already.
+"""Writes the Kubernetes files that are derived from the code.
 
-`--check` writes nothing, says what is not current, and exits with 1 when anything is not.
+`--check` writes nothing, reports files that are not up to date, and exits with 1 if there are any.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from headrace_models.cloud import CLOUD_PROVIDERS
 from headrace_devstack.kubernetes import dashboards, kafka_resources, objectives, services, values_table
 from headrace_devstack.services import SERVICES
 
-_BEGIN = "<!-- values: generated from values.yaml by `make generate`; change that instead -->"
+_BEGIN = "<!-- values: generated from values.yaml by `make generate`; edit that instead -->"
 _END = "<!-- end of values -->"
-_HEADER = "# Generated from {source} by `make generate`; change that instead.\n"
+_HEADER = "# Generated from {source} by `make generate`; edit that instead.\n"
 
 
 def files(root: Path) -> dict[Path, str]:
-    """Every generated file with what it should hold."""
+    """Every generated file with its expected content."""
     specs = "the topic specifications (headrace_contracts.topics)"
     chart = root / "charts" / "headrace"
     k8s = root / "k8s"
@@ -68,7 +68,7 @@ def files(root: Path) -> dict[Path, str]:
 
 
 def _rule_resource(name: str, sources: list[Path], root: Path, generated: Mapping[Path, str]) -> str:
-    """The PrometheusRule that holds the groups of plain rule files, which promtool reads as they are."""
+    """The PrometheusRule with the groups of plain rule files, which promtool reads unchanged."""
     texts = [generated[source] for source in sources]
     resource = {
         "apiVersion": "monitoring.coreos.com/v1",
@@ -96,13 +96,13 @@ def _between(text: str, generated: str) -> str:
     before, begin, rest = text.partition(_BEGIN)
     _, end, after = rest.partition(_END)
     if not begin or not end:
-        raise SystemExit(f"the chart's README.md must hold the lines {_BEGIN} and {_END}")
+        raise SystemExit(f"the chart's README.md must contain the lines {_BEGIN} and {_END}")
     return f"{before}{begin}\n\n{generated}\n{end}{after}"
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m headrace_devstack.kubernetes", description=__doc__)
-    parser.add_argument("--check", action="store_true", help="only say what is not current, and exit with 1 if any is")
+    parser.add_argument("--check", action="store_true", help="write nothing, exit with 1 if a file is not up to date")
     check = parser.parse_args().check
     return bring_up_to_date(files(repository()), check=check)
 

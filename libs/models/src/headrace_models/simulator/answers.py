@@ -1,7 +1,7 @@
-"""What the simulator answers: a pure function of the prompt, of the shape that the asked-for role would give.
+"""The simulator's answers: a pure function of the prompt, in the shape that the requested role would give.
 
-It understands nothing. It finds the role in the words of the prompt and fills that role's form with facts read off the
-text (names of functions, lines, commits), so that a demo shows answers that belong to their questions.
+Nothing is understood. The role is recognised by keywords of the prompt, and its template is filled with facts extracted
+from the text (names of functions, lines, commits), so that a demo shows answers that match their questions.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from headrace_models.ports import Message
 from headrace_models.simulator.facts import Facts, read_off
 
 REFUSAL_MARK: Final = "simulate: refusal"
-"""A prompt that contains this is declined, as by a model's safety system."""
+"""A prompt that contains this is declined, as if by a model's safety system."""
 REFUSAL_TEXT: Final = "I can't help with that."
 
 _ROLES: Final = (
@@ -43,12 +43,12 @@ def role_of(messages: Sequence[Message]) -> str:
 
 
 def refuses(messages: Sequence[Message]) -> bool:
-    """Whether the prompt asks to be declined."""
+    """Whether the prompt contains the refusal marker."""
     return any(REFUSAL_MARK in message.text for message in messages)
 
 
 def answer(messages: Sequence[Message], *, model: str, as_json: bool) -> str:
-    """The same text for the same messages, model and form, always."""
+    """Always the same text for the same messages, model and form."""
     text = _last_user_text(messages)
     facts = read_off(text)
     role = role_of(messages)
@@ -59,12 +59,12 @@ def answer(messages: Sequence[Message], *, model: str, as_json: bool) -> str:
 
 
 def tokens_of(text: str) -> list[str]:
-    """`text` cut into pieces of about a token each; joined they are the text again."""
+    """`text` split into pieces of about a token each; joined they are the text again."""
     return _TOKEN.findall(text)
 
 
 def count_tokens(text: str) -> int:
-    """How many tokens the simulator bills for `text`."""
+    """Number of tokens that the simulator bills for `text`."""
     return len(_TOKEN.findall(text))
 
 

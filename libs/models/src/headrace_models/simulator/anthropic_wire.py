@@ -141,7 +141,7 @@ class AnthropicWire:
 
 
 def _has_key(request: web.Request) -> bool:
-    # The API takes both; which of them the package sends depends on its version.
+    # The API accepts both; which one the package sends depends on its version.
     return bool(request.headers.get("X-Api-Key") or request.headers.get("Authorization"))
 
 
