@@ -1,4 +1,4 @@
-"""Builds the router from its settings: the only place that constructs."""
+"""Assembles the router from its settings."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ READS = (*INPUTS, topics.FLEET_STATUS, topics.PREFERENCES)
 
 
 def build(settings: RouterSettings) -> Service:
-    """Raises PolicyInvalid, PriceBookInvalid and OSError for files that cannot be used."""
+    """Raises PolicyInvalid, PriceBookInvalid and OSError for unusable files."""
     health = Health()
     metrics = Metrics("router")
     connections = Connections(settings, health, writes=WRITES, reads=READS)
@@ -82,6 +82,6 @@ def build(settings: RouterSettings) -> Service:
 
 
 def _steady_seconds() -> float:
-    """A clock that nobody sets; where the system has one, it goes on while the machine is suspended."""
+    """A clock that is never set; where the system has one, it also runs while the machine is suspended."""
     boot = getattr(time, "CLOCK_BOOTTIME", None)
     return time.monotonic() if boot is None else time.clock_gettime(boot)

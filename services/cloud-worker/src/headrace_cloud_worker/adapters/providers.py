@@ -1,4 +1,4 @@
-"""Makes the clients of the providers that there is a key for."""
+"""Makes the clients of the providers that have a key."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from headrace_cloud_worker.settings import CloudWorkerSettings
 
 
 def offered_providers(settings: CloudWorkerSettings, environment: Mapping[str, str]) -> list[Provider]:
-    """One client for each provider with a key; those without are left out, as if they did not exist.
+    """One client for each provider with a key; providers without one are left out.
 
     `environment` holds the keys of the further providers.
     """
