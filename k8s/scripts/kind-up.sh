@@ -10,7 +10,7 @@ strimzi=${STRIMZI_VERSION:-0.51.0}
 services="intake router local-worker cloud-worker skill-broadcaster cost-accountant"
 
 for program in docker kind kubectl helm; do
-  command -v "$program" > /dev/null || { echo "x $program is not here: install it first" >&2; exit 1; }
+  command -v "$program" > /dev/null || { echo "x $program is missing: install it first" >&2; exit 1; }
 done
 
 kind get clusters | grep -qx headrace || kind create cluster --config k8s/kind/cluster.yaml --wait 120s

@@ -29,7 +29,7 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace 
 {{- end }}
 {{- end -}}
 
-{{/* Labels of pods hold no version: what did not change is not restarted. */}}
+{{/* Pod labels hold no version, so that unchanged pods are not restarted. */}}
 {{- define "headrace.podLabels" -}}
 {{ include "headrace.selector" . }}
 app.kubernetes.io/part-of: headrace
@@ -38,7 +38,7 @@ app.kubernetes.io/part-of: headrace
 {{- end }}
 {{- end -}}
 
-{{/* What the six services have in common, and what not. `topics` are what each reads as a member of `group`. */}}
+{{/* Common and different traits of the six services. `topics` are those each reads as a member of `group`. */}}
 {{- define "headrace.traits" -}}
 intake: {name: intake, kind: Deployment, api: true, database: true, keys: true}
 router: {name: router, kind: StatefulSet, group: router, topics: [tasks.submitted, tasks.cancelled, attempts.finished]}
@@ -84,7 +84,7 @@ costAccountant: {name: cost-accountant, kind: Deployment, api: true, database: t
 {{- else -}}hpa{{- end -}}
 {{- end -}}
 
-{{/* Partitions of the task group: the most routers that can work at once. */}}
+{{/* Partitions of the task group, and thus the most active routers. */}}
 {{- define "headrace.taskPartitions" -}}
 {{- $shipped := 0 -}}
 {{- range (.Files.Get "files/topics.yaml" | fromYaml).topics }}{{ if eq .name "tasks.submitted" }}{{ $shipped = int .partitions }}{{ end }}{{ end -}}
