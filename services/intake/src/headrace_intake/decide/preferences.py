@@ -40,15 +40,15 @@ def parse_user(text: str | None) -> str:
     return user
 
 
-def record(cancellation: PreferencesIn, *, tenant: str, user: str, key_id: str, now_ms: int) -> Preferences:
+def record(requested: PreferencesIn, *, tenant: str, user: str, key_id: str, now_ms: int) -> Preferences:
     """The preferences record as an event."""
     return Preferences(
         tenant=tenant,
         user=user,
-        ai_mode=cancellation.ai_mode,
-        privacy_level=cancellation.privacy_level,
-        preferred_provider=cancellation.preferred_provider,
-        allowed_providers=tuple(dict.fromkeys(cancellation.allowed_providers)),
+        ai_mode=requested.ai_mode,
+        privacy_level=requested.privacy_level,
+        preferred_provider=requested.preferred_provider,
+        allowed_providers=tuple(dict.fromkeys(requested.allowed_providers)),
         updated_by=key_id,
         updated_at=now_ms,
     )
