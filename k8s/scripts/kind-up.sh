@@ -9,7 +9,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 strimzi=${STRIMZI_VERSION:-0.51.0}
 
 for program in docker kind kubectl helm; do
-  command -v "$program" > /dev/null || { echo "x $program is not here: install it first" >&2; exit 1; }
+  command -v "$program" > /dev/null || { echo "x $program is missing: install it first" >&2; exit 1; }
 done
 
 kind get clusters | grep -qx headrace || kind create cluster --config k8s/kind/cluster.yaml --wait 120s

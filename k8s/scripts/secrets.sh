@@ -10,14 +10,14 @@ set -euo pipefail
 namespace=${1:-headrace}
 postgres=${2:-headrace-postgres}
 
-# Letters and digits as in base32: an API key has no others.
+# The base32 alphabet: an API key contains no other characters.
 random() { LC_ALL=C tr -dc 'a-z2-7' < /dev/urandom | head -c "$1" || true; }
 there() { kubectl -n "$namespace" get secret "$1" > /dev/null 2>&1; }
 make_secret() {
   local name=$1
   shift
   if there "$name"; then
-    echo "$name is there already"
+    echo "$name exists already"
   else
     kubectl -n "$namespace" create secret generic "$name" "$@"
   fi

@@ -1,4 +1,4 @@
-"""The plan follows from its seed; recovery times are reckoned from what stands on the topics."""
+"""The plan follows from its seed; recovery times follow from the records on the topics."""
 
 from dataclasses import replace
 from itertools import islice
@@ -87,7 +87,7 @@ def test_the_closing_line_says_kills_tasks_duplicates_recovery_and_verdict() -> 
     assert any("Kafka kill -9" in text for text in details(judge(evidence), found, []))
 
 
-def test_a_claim_that_nobody_answered_is_no_violation() -> None:
+def test_a_claim_without_a_response_is_no_violation() -> None:
     evidence = honest()
     unsure = replace(evidence.claims[0], nonce="n-unsure", task_id="", told=Told.UNSURE, idempotency_key="")
     assert judge(replace(evidence, claims=[*evidence.claims, unsure])).violations == ()

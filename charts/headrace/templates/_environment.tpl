@@ -1,5 +1,5 @@
 {{/*
-What a service gets to know by variables: a map of name to entry, so that nothing is said twice.
+The environment of a service: a map of name to entry, so that no variable is set twice.
 */}}
 
 {{/* Secret of a service's Kafka user. Takes (dict "root" $ "name" "router" "override" ""). */}}
@@ -129,7 +129,7 @@ HEADRACE_PRICE_BOOK: {value: /etc/headrace/prices/prices.yaml}
 {{- $env := include "headrace.environment" . | fromYaml -}}
 {{- if $env.Error }}{{ fail $env.Error }}{{ end -}}
 {{- range $name, $value := .values.settings -}}
-{{- if hasKey $env $name }}{{ fail (printf "%s.settings.%s: the chart sets this variable itself; use the value that stands for it" $.key $name) }}{{ end -}}
+{{- if hasKey $env $name }}{{ fail (printf "%s.settings.%s: the chart sets this variable itself; use the corresponding value" $.key $name) }}{{ end -}}
 {{- $_ := set $env $name (dict "value" ($value | toString)) -}}
 {{- end -}}
 {{ include "headrace.envList" $env }}

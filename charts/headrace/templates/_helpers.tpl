@@ -29,7 +29,7 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace 
 {{- end }}
 {{- end -}}
 
-{{/* Labels of pods hold no version: what did not change is not restarted. */}}
+{{/* Pod labels hold no version, so that unchanged pods are not restarted. */}}
 {{- define "headrace.podLabels" -}}
 {{ include "headrace.selector" . }}
 app.kubernetes.io/part-of: headrace
@@ -80,7 +80,7 @@ the names of its metrics begin with, where it is scaled by its outstanding work.
 {{- else -}}hpa{{- end -}}
 {{- end -}}
 
-{{/* Partitions of the task group: the most routers that can work at once. */}}
+{{/* Partitions of the task group, and thus the most active routers. */}}
 {{- define "headrace.taskPartitions" -}}
 {{- $shipped := 0 -}}
 {{- range (.Files.Get "files/topics.yaml" | fromYaml).topics }}{{ if eq .name "tasks.submitted" }}{{ $shipped = int .partitions }}{{ end }}{{ end -}}

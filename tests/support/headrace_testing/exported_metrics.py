@@ -1,7 +1,7 @@
-"""What every service exports: `python -m headrace_testing.exported_metrics` prints names and labels as JSON.
+"""The metrics of every service: `python -m headrace_testing.exported_metrics` prints names and labels as JSON.
 
-It builds each service from its settings and asks its registry; nothing is started. In a process of its own, since
-clients of Kafka begin to look for brokers at once.
+It builds each service from its settings and reads its registry; nothing is started. It runs in a process of its own,
+since Kafka clients connect to brokers as soon as they are created.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from headrace_testing.described_services import settings_of, wiring_of
 
 _SUFFIXES: Final = {"counter": ("_total",), "histogram": ("_bucket", "_count", "_sum"), "gauge": ("",)}
 _ENVIRONMENT: Final = {
-    "HEADRACE_DATABASE_URL": "postgresql://nobody:nothing@127.0.0.1:1/none",
+    "HEADRACE_DATABASE_URL": "postgresql://unused:unused@127.0.0.1:1/none",
     "HEADRACE_KEY_PEPPER": "a pepper for metrics alone",
     "HEADRACE_BOOTSTRAP_SERVERS": "127.0.0.1:1",
     "GROQ_API_KEY": "none",
@@ -28,7 +28,7 @@ _ENVIRONMENT: Final = {
 
 
 def exported() -> dict[str, list[str]]:
-    """Labels of each time series by its name, all services together."""
+    """Labels of each time series by name, across all services."""
     done = subprocess.run(
         [sys.executable, "-m", __name__],
         env={**os.environ, **_ENVIRONMENT, "PYTHONPATH": str(Path(__file__).parents[1])},
@@ -63,5 +63,5 @@ async def _collect() -> dict[str, list[str]]:
 if __name__ == "__main__":
     sys.stdout.write(json.dumps(asyncio.run(_collect())))
     sys.stdout.flush()
-    # The clients' threads still look for brokers.
+    # The clients' threads are still trying to connect.
     os._exit(0)

@@ -24,21 +24,21 @@ class CloudWorkerSettings(ProviderSettings):
     openai_compatible: Annotated[CommaList, AfterValidator(_usable)] = setting(
         (),
         unit="name=URL=VARIABLE, ...",
-        reason="Further providers with an API like OpenAI's; VARIABLE names the variable that holds the key.",
+        reason="Further OpenAI-compatible providers; VARIABLE names the variable that holds the key.",
     )
     provider_slots: int = setting(
         32,
         unit="calls",
-        reason="Calls that a provider gets at once from this process; keep it in its rate limit.",
+        reason="Concurrent calls from this process to a provider; keep it within the rate limit.",
         ge=1,
     )
     look_seconds: float = setting(
         90.0,
         unit="s",
-        reason="Time between two looks at a provider's list of models; failing calls tell more, and sooner.",
+        reason="Time between two reads of a provider's model list; failed calls show an outage sooner.",
         gt=0,
     )
     call_seconds: float = setting(180.0, unit="s", reason="Longest time for one answer of a model.", gt=0)
     max_in_flight: int = setting(
-        256, unit="attempts", reason="Attempts in hand at once, those that wait for a free slot included.", ge=2
+        256, unit="attempts", reason="Attempts in flight at once, including those that wait for a free slot.", ge=2
     )

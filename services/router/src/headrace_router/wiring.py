@@ -1,4 +1,4 @@
-"""Builds the router from its settings: the only place that constructs."""
+"""Assembles the router from its settings."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ READS = (*INPUTS, topics.FLEET_STATUS, topics.PREFERENCES)
 
 
 def build(settings: RouterSettings) -> Service:
-    """Raises PolicyInvalid, PriceBookInvalid and OSError for files that cannot be used."""
+    """Raises PolicyInvalid, PriceBookInvalid and OSError for unusable files."""
     health = Health()
     metrics = Metrics("router")
     connections = Connections(settings, health, writes=WRITES, reads=READS)
