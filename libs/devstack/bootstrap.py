@@ -67,6 +67,37 @@ def uv_program() -> Path:
     return program
 
 
+def call(uv: Path, *arguments: str, silent: bool = False) -> int:
+    """Run uv on this workspace; its exit code."""
+    environment = dict(
+        os.environ,
+        UV_PYTHON_DOWNLOADS="never",
+        UV_PROJECT_ENVIRONMENT=str(ENVIRONMENT),
+        UV_COMPILE_BYTECODE="1",  # else the first start does it, in all services at once
+    )
+    environment.pop("VIRTUAL_ENV", None)  # another environment of the caller is none of our business
+    command = [str(uv), *arguments, "--python", sys.executable]
+    return subprocess.call(command, cwd=str(ROOT), env=environment, stderr=subprocess.DEVNULL if silent else None)
+
+
+def is_locked(uv: Path) -> bool:
+    """Whether uv.lock holds what the packages of the workspace ask for; asked without any network."""
+    return call(uv, "lock", "--check", "--offline", silent=True) == 0
+
+
+def call_somehow(uv: Path, *arguments: str) -> bool:
+    """Run uv, then with this machine's certificates, for networks that have their own, and then without any network."""
+    return any(call(uv, *arguments, *more) == 0 for more in ((), ("--system-certs",), ("--offline",)))
+
+
+def lock(uv: Path) -> None:
+    """Bring uv.lock in line with the packages of the workspace, where they have changed."""
+    if not is_locked(uv):
+        say("Locking what has changed (uv.lock)")
+        if not call_somehow(uv, "lock", "--quiet"):
+            fail("The packages could not be locked (see above).", "connect to the network and run make generate again.")
+
+
 def sync(uv: Path) -> None:
     """Install the locked versions of everything."""
     if shutil.disk_usage(str(ROOT)).free < ROOM:
@@ -75,18 +106,10 @@ def sync(uv: Path) -> None:
             "free space there; the packages need about 1 GB.",
         )
     say(f"Installing packages into {ENVIRONMENT.name} (pinned in uv.lock)")
-    environment = dict(
-        os.environ,
-        UV_PYTHON_DOWNLOADS="never",
-        UV_PROJECT_ENVIRONMENT=str(ENVIRONMENT),
-        UV_COMPILE_BYTECODE="1",  # otherwise the first start does it, in six services at once
-    )
-    environment.pop("VIRTUAL_ENV", None)  # ignore another environment of the caller
-    command = [str(uv), "sync", "--frozen", "--python", sys.executable]
-    # First as is; then with this machine's certificates, for networks with their own CA; then without any network.
-    for arguments in (command, [*command, "--system-certs"], [*command, "--offline"]):
-        if subprocess.call(arguments, cwd=str(ROOT), env=environment) == 0:
-            return
+    if call_somehow(uv, "sync", "--frozen"):
+        return
+    if not is_locked(uv):
+        fail("A package of this workspace has changed, and uv.lock has not.", "run make generate.")
     fail(
         "The packages could not be installed (see above).",
         "connect to the network and run make again (what was downloaded is kept); behind a proxy set HTTPS_PROXY. "
@@ -95,12 +118,14 @@ def sync(uv: Path) -> None:
 
 
 def main() -> None:
-    """Bring the environment up to date."""
+    """Bring the environment up to date; with --lock, uv.lock before it."""
     if sys.version_info[:2] < OLDEST_PYTHON:
         fail(
             f"This is Python {sys.version.split()[0]} ({sys.executable}); Headrace needs 3.11 or newer.",
             "install a newer Python and pass it, for example: make PYTHON=python3.12.",
         )
+    if "--lock" in sys.argv[1:]:
+        lock(uv_program())
     state = wanted_state()
     if STAMP.exists() and STAMP.read_text() == state and (ENVIRONMENT / "bin" / "python").exists():
         return

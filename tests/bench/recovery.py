@@ -218,11 +218,11 @@ def resident_mb() -> float:
 
 def router_context(publisher: Publisher) -> RouterContext:
     return RouterContext(
-        world=RoutingView(load_policy(None), load_price_book(), now_ms),
+        view=RoutingView(load_policy(None), load_price_book(), now_ms),
         publisher=publisher,
         metrics=RouterMetrics(Metrics("router", CollectorRegistry())),
-        gate=InFlightLimiter(2000),
-        act_within=60.0,
+        limiter=InFlightLimiter(2000),
+        publish_within=60.0,
         monotonic=time.monotonic,
     )
 
@@ -266,7 +266,7 @@ async def rebalance(log: Log, codec: Codec, partitions: int) -> dict[str, float]
         router_service(
             name, log, codec, world,
             metrics=RouterMetrics(Metrics("router", CollectorRegistry())), monotonic=time.monotonic,
-            act_within=60.0, in_flight=2000, static=False, limits=RouterLimits(),
+            publish_within=60.0, in_flight=2000, static=False, limits=RouterLimits(),
         )
         for name in ("r1", "r2")
     ]  # fmt: skip

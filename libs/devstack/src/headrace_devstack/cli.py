@@ -65,7 +65,7 @@ def up(
         ),
     ] = None,
 ) -> None:
-    """Run the whole platform on this machine: Kafka, schema registry, Postgres and the six services.
+    """Run the whole platform on this machine: Kafka, schema registry, Postgres and the services.
 
     The first start downloads Kafka and the registry (204 MB); after that no network is needed.
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import aiohttp
+from headrace_models.cloud import CLOUD_PROVIDERS
 from headrace_models.simulator.catalog import DEFAULT_NODES
 
 OLLAMA_DEFAULT = "127.0.0.1:11434"
@@ -61,12 +62,12 @@ def choose_providers(
         nodes = ",".join(f"{simulator}/ollama/{name}" for name in DEFAULT_NODES)
         simulated.append("ollama")
     keys = {
-        name: value
-        for name in ("GROQ_API_KEY", "ANTHROPIC_API_KEY", "TAVILY_API_KEY")
-        if (value := environment.get(name)) and not simulate_all
+        provider: value
+        for provider in CLOUD_PROVIDERS
+        if (value := environment.get(provider.key_variable)) and not simulate_all
     }
-    if "GROQ_API_KEY" in keys or "ANTHROPIC_API_KEY" in keys:
-        cloud = keys
+    if any(provider.runs_models for provider in keys):
+        cloud = {provider.key_variable: value for provider, value in keys.items()}
     else:
         cloud = {
             "GROQ_API_KEY": "simulated",

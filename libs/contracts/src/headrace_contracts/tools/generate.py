@@ -10,20 +10,8 @@ import sys
 from pathlib import Path
 
 from headrace_contracts.tools import python_code
+from headrace_contracts.tools.files import bring_up_to_date
 from headrace_contracts.tools.schemas import SchemaFileInvalid, load, repository
-
-
-def _write(files: dict[Path, str], check: bool) -> int:
-    stale = [path for path, text in files.items() if not path.exists() or path.read_text(encoding="utf-8") != text]
-    if check:
-        for path in stale:
-            sys.stderr.write(f"{path} is not up to date: run `make generate`\n")
-        return 1 if stale else 0
-    for path in stale:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(files[path], encoding="utf-8")
-        sys.stderr.write(f"wrote {path}\n")
-    return 0
 
 
 def main() -> int:
@@ -38,11 +26,11 @@ def main() -> int:
         return 2
     events = Path(__file__).resolve().parents[1] / "events"
     code = {events / name: text for name, text in python_code.modules(schemas).items()}
-    status = _write(code, check)
-    # The documents import the generated classes, so these must be written first.
+    status = bring_up_to_date(code, check=check)
+    # The documents import the generated classes, so these must be in place first.
     from headrace_contracts.tools import documents
 
-    return max(status, _write({root / "docs" / "events.md": documents.events_page(schemas)}, check))
+    return max(status, bring_up_to_date({root / "docs" / "events.md": documents.events_page(schemas)}, check=check))
 
 
 if __name__ == "__main__":

@@ -16,9 +16,10 @@ from headrace_contracts.topics import TOPICS, TopicSpec
 from headrace_streams.kafka.properties import READER_GROUP
 from headrace_streams.provisioning import topic_of
 
+from headrace_devstack.services import NAMES
+
 DEFAULT_PREFIX: Final = "headrace."
 CLUSTER: Final = "headrace"
-SERVICES: Final = ("intake", "router", "local-worker", "cloud-worker", "skill-broadcaster", "cost-accountant")
 OBSERVER: Final = "observer"
 """Reads what is open to anyone: analytics, audit, `headrace tail`."""
 AGENT: Final = "agent"
@@ -28,7 +29,7 @@ OPERATOR: Final = "operator"
 included, what is open to anyone, and writes records back to where they came from."""
 PROVISIONER: Final = "provisioner"
 """Makes topics; reads and writes none."""
-CLIENTS: Final = (*SERVICES, OBSERVER, AGENT, OPERATOR)
+CLIENTS: Final = (*NAMES, OBSERVER, AGENT, OPERATOR)
 """All users that read or write."""
 USERS: Final = (*CLIENTS, PROVISIONER)
 
@@ -57,7 +58,7 @@ class Right:
 def rights(prefix: str = DEFAULT_PREFIX, topics: Iterable[TopicSpec] | None = None) -> Mapping[str, Sequence[Right]]:
     """What each user may do: that and nothing else. Raises ValueError where a topic names a user that there is not."""
     specs = list(TOPICS.values() if topics is None else topics)
-    unknown = {name for spec in specs for name in (*spec.writers, *spec.readers)} - {*SERVICES, OPERATOR, _ANYONE}
+    unknown = {name for spec in specs for name in (*spec.writers, *spec.readers)} - {*NAMES, OPERATOR, _ANYONE}
     if unknown:
         raise ValueError(f"topics name writers or readers that are no user: {', '.join(sorted(unknown))}")
     found: dict[str, list[Right]] = {}
