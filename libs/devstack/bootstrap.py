@@ -68,30 +68,30 @@ def uv_program() -> Path:
 
 
 def call(uv: Path, *arguments: str, silent: bool = False) -> int:
-    """Run uv on this workspace; its exit code."""
+    """Run uv on this workspace; returns its exit code."""
     environment = dict(
         os.environ,
         UV_PYTHON_DOWNLOADS="never",
         UV_PROJECT_ENVIRONMENT=str(ENVIRONMENT),
-        UV_COMPILE_BYTECODE="1",  # else the first start does it, in all services at once
+        UV_COMPILE_BYTECODE="1",  # otherwise the first start does it, in all services at once
     )
-    environment.pop("VIRTUAL_ENV", None)  # another environment of the caller is none of our business
+    environment.pop("VIRTUAL_ENV", None)  # ignore another environment of the caller
     command = [str(uv), *arguments, "--python", sys.executable]
     return subprocess.call(command, cwd=str(ROOT), env=environment, stderr=subprocess.DEVNULL if silent else None)
 
 
 def is_locked(uv: Path) -> bool:
-    """Whether uv.lock holds what the packages of the workspace ask for; asked without any network."""
+    """Whether uv.lock satisfies the packages of the workspace; checked without network."""
     return call(uv, "lock", "--check", "--offline", silent=True) == 0
 
 
 def call_somehow(uv: Path, *arguments: str) -> bool:
-    """Run uv, then with this machine's certificates, for networks that have their own, and then without any network."""
+    """Run uv; on failure with this machine's certificates (for networks with their own CA), then without network."""
     return any(call(uv, *arguments, *more) == 0 for more in ((), ("--system-certs",), ("--offline",)))
 
 
 def lock(uv: Path) -> None:
-    """Bring uv.lock in line with the packages of the workspace, where they have changed."""
+    """Update uv.lock if the packages of the workspace have changed."""
     if not is_locked(uv):
         say("Locking what has changed (uv.lock)")
         if not call_somehow(uv, "lock", "--quiet"):
@@ -118,7 +118,7 @@ def sync(uv: Path) -> None:
 
 
 def main() -> None:
-    """Bring the environment up to date; with --lock, uv.lock before it."""
+    """Bring the environment up to date; with --lock, first uv.lock."""
     if sys.version_info[:2] < OLDEST_PYTHON:
         fail(
             f"This is Python {sys.version.split()[0]} ({sys.executable}); Headrace needs 3.11 or newer.",

@@ -80,7 +80,7 @@ def test_groups_belong_to_their_users() -> None:
 
 def test_a_topic_of_an_unknown_service_is_refused() -> None:
     stranger = dataclasses.replace(TASKS_SUBMITTED, readers=("accountant",))
-    with pytest.raises(ValueError, match="no user: accountant"):
+    with pytest.raises(ValueError, match="unknown writers or readers: accountant"):
         rights(PREFIX, [stranger])
 
 

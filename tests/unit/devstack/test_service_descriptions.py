@@ -48,8 +48,8 @@ def test_services_come_in_the_order_of_their_ports_with_names_that_follow_from_o
         ("[tool.headrace.service]\nport = 8", r"services/c/pyproject\.toml: .* ports: Field required"),
         ("[tool.headrace.service]\nports = { ops = 30 }\nscaled-by-lags = []", "scaled-by-lags: Extra inputs"),
         ("[tool.headrace.service]\nports = { ops = 8 }", r"ports\.ops: .* greater than or equal to 20"),
-        ("[tool.headrace.service]\nports = { ops = 30, api = 12 }", "c: port 12 is that of kafka"),
-        ("[tool.headrace.service]\nports = { ops = 31 }", "port 31 is that of b"),
+        ("[tool.headrace.service]\nports = { ops = 30, api = 12 }", "c: port 12 belongs to kafka"),
+        ("[tool.headrace.service]\nports = { ops = 31 }", "port 31 belongs to b"),
     ],
 )
 def test_a_description_that_cannot_be_used_is_refused_by_name(

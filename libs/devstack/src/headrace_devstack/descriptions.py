@@ -1,8 +1,8 @@
 """The services, as each describes itself in the table ``[tool.headrace.service]`` of its pyproject.toml.
 
-What lists services follows from these descriptions: `headrace up`, the compose file, the chart, the Kafka users, the
-linters' settings and the tests. `headrace_devstack.services` has them where there is no checkout, and docs/extending.md
-says how to add one.
+Everything that lists services is derived from these descriptions: `headrace up`, the compose file, the chart, the Kafka
+users, the linters' settings and the tests. `headrace_devstack.services` has them where there is no checkout, and
+docs/extending.md explains how to add one.
 """
 
 import tomllib
@@ -13,7 +13,7 @@ from typing import Any, Final
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 SERVICE_PORTS: Final = range(20, 40)
-"""Distances of ops ports from the first port of `headrace up`; those below are for APIs and `OTHER_PORTS`."""
+"""Offsets of ops ports from the first port of `headrace up`; lower ones are for APIs and `OTHER_PORTS`."""
 OTHER_PORTS: Final[Mapping[str, int]] = {
     "registry": 1,
     "simulator": 4,
@@ -22,11 +22,11 @@ OTHER_PORTS: Final[Mapping[str, int]] = {
     "kafka": 12,
     "kafka (controller)": 13,
 }
-"""The same distances, of what is no service."""
+"""The same offsets for everything that is not a service."""
 
 
 class DescribeTheService(Exception):
-    """A service's pyproject.toml must say what `ServiceDescription` asks for; the message names the file."""
+    """A service's pyproject.toml lacks what `ServiceDescription` requires; the message names the file."""
 
 
 class _Described(BaseModel):
@@ -36,11 +36,11 @@ class _Described(BaseModel):
 
 
 class ServicePorts(_Described):
-    """Where a service listens, as distances from the first port of `headrace up`.
+    """Ports of a service, as offsets from the first port of `headrace up`.
 
     Attributes:
-        ops: Of /healthz, /readyz and /metrics; services are listed in this order.
-        api: Of its HTTP API; None for a service without one.
+        ops: Port of /healthz, /readyz and /metrics; services are listed in this order.
+        api: Port of its HTTP API; None for a service without one.
     """
 
     ops: int = Field(ge=SERVICE_PORTS.start, lt=SERVICE_PORTS.stop)
@@ -48,20 +48,20 @@ class ServicePorts(_Described):
 
 
 class ServiceDescription(_Described):
-    """What the rest of the repository must know of a service.
+    """What the rest of the repository needs to know about a service.
 
     Attributes:
         name: The name of its folder; its package is `headrace_<name>`.
-        summary: One sentence for people: the project's description.
-        paths: What callers' paths begin with that the chart's Ingress sends to its API.
-        database: Whether it keeps something in Postgres; it then has `headrace_<name>.migrations`.
-        stateful: Whether its pods keep their names.
-        background: Whether nobody waits for what it does, so that on one machine it steps back for the others.
-        scaled_by_lag: Topics that it reads as a member of the group called like it, and is scaled by.
-        scaled_by_work: Whether it exports outstanding work-seconds, and is scaled by these.
+        summary: One sentence: the project's description.
+        paths: Path prefixes that the chart's Ingress routes to its API.
+        database: Whether it stores data in Postgres; it then has `headrace_<name>.migrations`.
+        stateful: Whether its pods have stable names.
+        background: Whether no caller waits for its work, so that on one machine it runs at lower priority.
+        scaled_by_lag: Topics that it reads as a member of the group named after it, and by whose lag it is scaled.
+        scaled_by_work: Whether it exports outstanding work-seconds, and is scaled by them.
         provider_keys: Whether it calls cloud providers: compose passes it their API keys (`headrace_models.cloud`).
-        compose: Variables that the compose file sets, beyond those that follow from the rest.
-        chart: Its defaults in the chart's values, where they differ from `serviceDefaults`.
+        compose: Variables that the compose file sets in addition to those derived from the rest.
+        chart: Its values in the chart that differ from `serviceDefaults`.
     """
 
     name: str = Field(pattern=r"^[a-z]+(-[a-z]+)*$")
@@ -94,7 +94,7 @@ ALL: Final = TypeAdapter(tuple[ServiceDescription, ...])
 
 
 def described(root: Path) -> tuple[ServiceDescription, ...]:
-    """What the services of a checkout say of themselves now, in the order of their ops ports.
+    """The current descriptions of a checkout's services, in the order of their ops ports.
 
     Raises DescribeTheService.
     """
@@ -103,14 +103,14 @@ def described(root: Path) -> tuple[ServiceDescription, ...]:
     for service in found:
         for port in (service.ports.ops, service.ports.api):
             if port in taken:
-                raise DescribeTheService(f"{service.name}: port {port} is that of {taken[port]}; choose a free one")
+                raise DescribeTheService(f"{service.name}: port {port} belongs to {taken[port]}; choose a free one")
             if port is not None:
                 taken[port] = service.name
     return tuple(found)
 
 
 def as_json(services: tuple[ServiceDescription, ...]) -> str:
-    """The descriptions as kept in ``services.json``."""
+    """The descriptions as stored in ``services.json``."""
     return ALL.dump_json(services, by_alias=True, exclude_defaults=True, indent=2).decode() + "\n"
 
 

@@ -1,4 +1,4 @@
-"""Which part listens where, whether those ports are free, and who has the ones that are not."""
+"""The ports of the parts, whether they are free, and which processes use those that are not."""
 
 import random
 import socket
@@ -57,7 +57,7 @@ class PortPlan:
         return self.base + _OPS[service]
 
     def all(self) -> dict[int, str]:
-        """Every port of the block that is used, with the name of the part that uses it."""
+        """All ports used from the block, with the names of their parts."""
         used = {
             **{self.base + distance: part for part, distance in OTHER_PORTS.items()},
             **{self.api(service): service for service in _APIS},
@@ -78,7 +78,7 @@ def is_free(port: int) -> bool:
 
 
 def owner_of(port: int) -> str:
-    """Name and pid of the process that listens on a port, as far as this user may know."""
+    """Name and pid of the process that listens on a port, if this user may see them."""
     try:
         connections = psutil.net_connections(kind="tcp")
     except psutil.AccessDenied:
@@ -91,11 +91,11 @@ def owner_of(port: int) -> str:
                 return f"{psutil.Process(connection.pid).name()} (pid {connection.pid})"
             except psutil.Error:
                 return f"pid {connection.pid}"
-    return "a process that has just ended or is not visible from here"
+    return "a process that has just ended or is not visible"
 
 
 def choose_base(free: Callable[[int], bool] = is_free, tries: int = 200) -> int:
-    """Pick a block of ports that is free now, below the range the system hands out for outgoing connections.
+    """Choose a free block of ports, below the range that the system uses for outgoing connections.
 
     Raises:
         FreeThePort: no free block was found.
@@ -105,7 +105,7 @@ def choose_base(free: Callable[[int], bool] = is_free, tries: int = 200) -> int:
             return base
     raise FreeThePort(
         f"No free block of {BLOCK} ports between 20000 and 32000 after {tries} tries.",
-        "end processes that listen there, or name a block with --port-base.",
+        "end processes that listen there, or choose a block with --port-base.",
     )
 
 
@@ -114,12 +114,12 @@ def require_free(
     free: Callable[[int], bool] = is_free,
     who: Callable[[int], str] = owner_of,
 ) -> None:
-    """Check that every wanted (port, part) can be listened on.
+    """Check that all the given (port, part) pairs can be bound.
 
     Raises:
-        FreeThePort: naming each port that is taken, what wanted it, and who has it.
+        FreeThePort: names each port in use, the part that needs it, and the process that has it.
     """
-    taken = [f"port {port}, wanted by {part}, is taken by {who(port)}" for port, part in wanted if not free(port)]
+    taken = [f"port {port}, needed by {part}, is in use by {who(port)}" for port, part in wanted if not free(port)]
     if taken:
         raise FreeThePort(
             f"{LOOPBACK}: " + "; ".join(taken) + ".",

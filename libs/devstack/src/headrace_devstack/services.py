@@ -1,4 +1,4 @@
-"""The services that `headrace up` runs and everything else follows from, as described when `make generate` last ran."""
+"""The services, as described when `make generate` last ran; `headrace up` and all manifests are derived from them."""
 
 from importlib.resources import files
 from typing import Final

@@ -1,4 +1,4 @@
-"""One embedded stack from settings to stopped: the place where its parts are put together."""
+"""One embedded stack, from its settings to its stop: assembles the parts."""
 
 import asyncio
 import contextlib
@@ -35,7 +35,7 @@ ROOM_FOR_DATA = 500_000_000  # bytes
 
 @dataclass(frozen=True, slots=True)
 class StackAddresses:
-    """Where everything of a running stack is."""
+    """All addresses of a running stack."""
 
     bootstrap_servers: str
     registry_url: str
@@ -52,7 +52,7 @@ class StackAddresses:
 
 @dataclass(frozen=True, slots=True)
 class Stack:
-    """A stack whose parts are put together; `supervisor` runs them."""
+    """An assembled stack; `supervisor` runs its parts."""
 
     folder: DataFolder
     addresses: StackAddresses
@@ -107,7 +107,7 @@ async def open_stack(
     """Prepare a stack; the caller starts its supervisor. When the block ends, everything has stopped.
 
     Raises:
-        DevstackError: what keeps it from starting, and what to do about it.
+        DevstackError: it cannot start; the message says why, and what to do about it.
     """
     check_python()
     with open_data_folder(settings.data) as folder:
@@ -162,7 +162,7 @@ def _service_parts(
     bootstrap, registry = f"{LOOPBACK}:{ports.kafka}", registry_url(ports)
 
     async def topics() -> str:
-        # Imported here: the client libraries take a while to load, and Kafka is starting meanwhile.
+        # Imported here: loading the client libraries takes a while, during which Kafka is starting.
         from headrace_devstack.provision import provision_stack
 
         return await provision_stack(bootstrap, registry, settings.topic_prefix, seconds=PROVISION_SECONDS)
@@ -174,14 +174,14 @@ def _service_parts(
         "HEADRACE_BOOTSTRAP_SERVERS": bootstrap,
         "HEADRACE_REGISTRY_URL": registry,
         "HEADRACE_TOPIC_PREFIX": settings.topic_prefix,
-        # Who comes back at once keeps its partitions, instead of waiting for the end of its old session.
+        # A restarted service gets its partitions back at once, instead of waiting for its old session to time out.
         "HEADRACE_STATIC_MEMBER": "true",
         "HEADRACE_LOG_FORMAT": os.environ.get("HEADRACE_LOG_FORMAT", "json"),
         "HEADRACE_LOG_LEVEL": os.environ.get("HEADRACE_LOG_LEVEL", "info"),
     }
     pepper = {"HEADRACE_KEY_PEPPER": folder.secret("key-pepper")}
     database = {"HEADRACE_DATABASE_URL": database_url(ports, password)}
-    # What only one of them is told; the rest follows from their descriptions.
+    # Variables of single services; the rest follows from their descriptions.
     alone: Mapping[str, Mapping[str, str]] = {
         "intake": {"HEADRACE_BOOTSTRAP_KEY": api_key},
         "local-worker": providers.local,
@@ -230,7 +230,7 @@ def _choose_ports(settings: StackSettings, folder: DataFolder) -> PortPlan:
 
 
 def _end_leftovers(folder: DataFolder) -> None:
-    """End what a supervisor that was killed could not stop: it would hold ports and data files."""
+    """End processes left over by a killed supervisor: they would block ports and data files."""
     left = folder.read_stack() or {}
     pids, created = left.get("pids"), left.get("process_created")
     if not isinstance(pids, dict) or not isinstance(created, dict):

@@ -1,7 +1,8 @@
-"""Writes what lists services and is needed before all packages are installed: settings of tools, dependencies, compose.
+"""Writes the files that list services and are needed before all packages are installed: tool settings, dependencies,
+compose.
 
-`--check` writes nothing, says what is not current, and exits with 1 when anything is not. What this reads are the
-descriptions of the services alone, so that it works before a new service is installed.
+`--check` writes nothing, reports files that are not up to date, and exits with 1 if there are any. It only reads the
+descriptions of the services, so that it works before a new service is installed.
 """
 
 import argparse
@@ -22,7 +23,7 @@ _OWNER_OF_FAUST = "cost-accountant"
 
 
 def files(root: Path) -> dict[Path, str]:
-    """Every file with what it should hold. Raises DescribeTheService, MarkTheBlock."""
+    """Every file with its expected content. Raises DescribeTheService, MarkTheBlock."""
     services = described(root)
     names = [service.name for service in services]
     packages = [service.package for service in services]
@@ -84,7 +85,7 @@ def _scalar(text: str) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m headrace_devstack.workspace", description=__doc__)
-    parser.add_argument("--check", action="store_true", help="only say what is not current, and exit with 1 if any is")
+    parser.add_argument("--check", action="store_true", help="write nothing, exit with 1 if a file is not up to date")
     check = parser.parse_args().check
     try:
         return bring_up_to_date(files(repository()), check=check)

@@ -1,4 +1,4 @@
-"""The cloud providers: one row for each. Settings, chart, compose and `headrace up` follow from this table.
+"""The cloud providers, one row each. Settings, chart, compose and `headrace up` are derived from this table.
 
 A client is imported when it is first connected: the packages of some vendors take a second of processor time to import,
 which neither the command line nor a worker without that provider's key should spend.
@@ -15,19 +15,19 @@ from pydantic import SecretStr
 from headrace_models.ports import Provider
 
 Connect = Callable[[SecretStr, str], Provider]
-"""Makes a client from the API key and the base URL; opens no connection."""
+"""Creates a client from the API key and the base URL; opens no connection."""
 
 
 @dataclass(frozen=True, slots=True)
 class CloudProvider:
-    """A provider with a client of its own.
+    """A provider with its own client.
 
     Attributes:
-        name: As in the routing policy and the price book; settings derive from it (`HEADRACE_<NAME>_URL`).
-        title: As people call it.
+        name: As in the routing policy and the price book; settings are derived from it (`HEADRACE_<NAME>_URL`).
+        title: Display name.
         url: Base URL of its API.
         key_variable: Environment variable with its API key. Without a key the provider is not offered.
-        runs_models: Whether it answers chats; False for a search.
+        runs_models: Whether it answers chats; False for a search API.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Brings generated files up to date, or says which are not."""
+"""Brings generated files up to date, or reports those that are not."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from pathlib import Path
 
 
 def bring_up_to_date(files: Mapping[Path, str], *, check: bool) -> int:
-    """Write what differs from the given texts; with `check` write nothing. The exit code: 1 when `check` finds any."""
+    """Write the files that differ; with `check` only report them. Returns the exit code: 1 if `check` finds any."""
     stale = [path for path, text in files.items() if not path.exists() or path.read_text(encoding="utf-8") != text]
     for path in stale:
         if check:
-            sys.stderr.write(f"{path} is not current: run `make generate`\n")
+            sys.stderr.write(f"{path} is not up to date: run `make generate`\n")
             continue
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(files[path], encoding="utf-8")

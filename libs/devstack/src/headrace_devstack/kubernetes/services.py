@@ -1,4 +1,4 @@
-"""What the chart and the alerts say of the services, out of their descriptions."""
+"""The parts of the chart and the alerts that are derived from the descriptions of the services."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _ALTERNATION: Final = re.compile(r"\(intake\|[a-z|-]+\)")
 
 
 def traits(services: Sequence[ServiceDescription]) -> dict[str, Any]:
-    """What the templates must know of each service, by its key in the values."""
+    """The properties of each service that the templates need, by its key in the values."""
     return {service.values_key: dict(_traits(service)) for service in services}
 
 
@@ -39,12 +39,12 @@ def _traits(service: ServiceDescription) -> Iterator[tuple[str, Any]]:
 
 
 def values(text: str, services: Sequence[ServiceDescription]) -> str:
-    """values.yaml with the values of all services that have no section written by hand."""
+    """values.yaml with generated values for all services that have no handwritten section."""
     return filled(text, {_BLOCK: list(_sections(_plain(text, services)))})
 
 
 def schema(text: str, values_text: str, services: Sequence[ServiceDescription]) -> str:
-    """values.schema.json with the same services: each is a line after that of `serviceDefaults`."""
+    """values.schema.json with the same services: each has a line after that of `serviceDefaults`."""
     kept = "".join(line for line in text.splitlines(keepends=True) if _GENERATED not in line)
     before, after = kept.split(_BEFORE_SCHEMAS)
     lines = (
@@ -55,7 +55,7 @@ def schema(text: str, values_text: str, services: Sequence[ServiceDescription]) 
 
 
 def alerts(text: str, services: Sequence[ServiceDescription]) -> str:
-    """A rule file whose matchers name all services where they named all."""
+    """A rule file whose matchers of all services list the current ones."""
     return _ALTERNATION.sub(f"({'|'.join(service.name for service in services)})", text)
 
 
@@ -70,7 +70,7 @@ def _definition(service: ServiceDescription) -> str:
 
 def _sections(services: Sequence[ServiceDescription]) -> Iterator[str]:
     for service in services:
-        yield ""  # so that the comment is its own
+        yield ""  # so that the comment does not join the one above
         yield f"# {service.summary}"
         own = yaml.safe_dump(dict(service.chart), sort_keys=False, default_flow_style=None, width=120)
         lines = own.splitlines() if service.chart else []

@@ -1,4 +1,4 @@
-"""The services, each a process of its own, told everything by environment variables."""
+"""The services, each a separate process configured by environment variables."""
 
 import os
 import shutil
@@ -11,17 +11,17 @@ from headrace_devstack.parts.part import Process, ProcessCommand
 from headrace_devstack.parts.probes import http_ok
 from headrace_devstack.ports import LOOPBACK, PortPlan
 
-START_SECONDS = 120.0  # a busy machine takes its time to load all of them
-DRAIN_SECONDS = 8.0  # calls in flight may end; callers may wait for answers that nobody is left to give, though
-STOP_SECONDS = 20.0  # the drain, and then time to close what is open
+START_SECONDS = 120.0  # a busy machine takes long to load all of them
+DRAIN_SECONDS = 8.0  # for calls in flight; some callers may wait for answers of services that have stopped already
+STOP_SECONDS = 20.0  # the drain, then time to close connections
 
 
 def service_part(
     folder: DataFolder, ports: PortPlan, service: ServiceDescription, environment: Mapping[str, str], *, note: str
 ) -> Process:
-    """One service. `environment` is what it is told beyond where it listens and how it stops.
+    """One service. `environment` is added to the variables for its addresses and its stop.
 
-    It could wait for topics and schemas by itself, but services that load take the processor from their creation.
+    It could wait for topics and schemas by itself, but services that are loading would slow down their creation.
     """
     ops = ports.ops(service.name)
     own = {
@@ -54,5 +54,5 @@ def service_part(
 
 
 def _manners(service: ServiceDescription) -> tuple[str, ...]:
-    # On one machine, who is not waited for steps back for those who answer.
+    # On one machine, background services run at lower priority than those that callers wait for.
     return ("nice", "-n", "10") if service.background and shutil.which("nice") else ()
