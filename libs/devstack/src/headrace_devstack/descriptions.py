@@ -56,7 +56,7 @@ class ServiceDescription(_Described):
         paths: What callers' paths begin with that the chart's Ingress sends to its API.
         database: Whether it keeps something in Postgres; it then has `headrace_<name>.migrations`.
         stateful: Whether its pods keep their names.
-        background: Whether nobody waits for what it does, so that on one machine it steps back for the others.
+        background: Whether no caller waits for it, so that on one machine it runs at a lower priority.
         scaled_by_lag: Topics that it reads as a member of the group called like it, and is scaled by.
         scaled_by_work: Whether it exports outstanding work-seconds, and is scaled by these.
         provider_keys: Whether it calls cloud providers: compose passes it their API keys (`headrace_models.cloud`).

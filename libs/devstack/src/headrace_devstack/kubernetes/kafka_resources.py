@@ -1,6 +1,6 @@
 """Topics and users of Kafka, out of the topic specifications.
 
-Who may do what follows from the writers and readers of each topic. "anyone" is nobody's name: readers that the
+Who may do what follows from the writers and readers of each topic. "anyone" is not a user: readers that the
 specification leaves open become the user `observer`, writers the user `agent`. No service is either, so that what
 anyone may read is not read by, for example, the cloud worker.
 """

@@ -12,7 +12,9 @@ from headrace_devstack.parts.probes import http_ok
 from headrace_devstack.ports import LOOPBACK, PortPlan
 
 START_SECONDS = 120.0  # a busy machine takes its time to load all of them
-DRAIN_SECONDS = 8.0  # calls in flight may end; callers may wait for answers that nobody is left to give, though
+DRAIN_SECONDS = (
+    8.0  # calls in flight may finish; a longer wait would only serve callers whose answers no service is left to give
+)
 STOP_SECONDS = 20.0  # the drain, and then time to close what is open
 
 
