@@ -14,8 +14,8 @@ MIRRORS = {"Failure", "Preferences", "SkillVersion", "TrailStep", "Usage"}
 """What the client library shows of the record of the same name."""
 
 OLD_TERMS = re.compile(
-    r"\b(?:barriers?|generations?|watermarks?|unacted|acted(?:_offset)?|wish(?:es|ed)?|orphan(?:s|ed)?|underway|agenda|holdings"
-    r"|reply_?hub|doors?|try_?again|offset_?gone)\b",
+    r"\b(?:barriers?|generations?|watermarks?|unacted|acted(?:_offset)?|wish(?:es|ed)?|orphan(?:s|ed)?|underway|agenda"
+    r"|holdings|reply_?hub|doors?|try_?again|offset_?gone)\b",
     re.IGNORECASE,
 )
 """Terms of early versions. Today: epoch start, epoch, checkpoint, published, cancellation request, leaderless follower, in
