@@ -18,8 +18,8 @@ OLD_TERMS = re.compile(
     r"|holdings|reply_?hub|doors?|try_?again|offset_?gone)\b",
     re.IGNORECASE,
 )
-"""Terms of early versions. Today: epoch start, epoch, checkpoint, published, cancellation request, leaderless follower, in
-flight, re-evaluation queue, partition state, reply dispatcher, API, TransientError, OffsetOutOfRange."""
+"""Terms of early versions. Today: epoch start, epoch, checkpoint, published, cancellation request, leaderless follower,
+in flight, re-evaluation queue, partition state, reply dispatcher, API, TransientError, OffsetOutOfRange."""
 
 WIRE_NAMES = re.compile(r"""(["'`])(?:barrier|watermark|generation|acted_offset|wish)(?:/(?:0|<p>|\{partition\}))?\1""")
 """Names that were released in the journal's schema, quoted as such."""
