@@ -102,7 +102,7 @@ def templates(count: int, dice: random.Random) -> tuple[list[Template], list[Tem
     )
 
     def entry(decision: Decision, cause: str) -> Template:
-        # Nobody waits for what was carried out long ago, and no timer goes off while we measure.
+        # No recovery waits for what was published long ago, and no timer fires while we measure.
         state = replace(decision.state, wake_at=None if decision.state.wake_at is None else now_ms() + 86_400_000)
         made = JournalEntry(
             kind=EntryKind.DECISION,

@@ -140,7 +140,7 @@ def test_a_release_lives_and_leaves_nothing_behind(
 
 
 def test_pod_security_is_enforced_where_we_install(plane: ControlPlane, namespace: str) -> None:
-    """So that the pods above run because they are restricted, not because nobody looks."""
+    """So that the pods above run because they are restricted, not because nothing is enforced."""
     pod = {
         "apiVersion": "v1",
         "kind": "Pod",

@@ -81,7 +81,7 @@ def test_services_and_jobs_find_their_variables_valid(tools: Toolchain, login: s
         given = environment(container, tmp_path)
         said = run_command(["env", "-i", *(f"{name}={value}" for name, value in given.items()), *validate])
         assert "the settings are valid" in said.out
-        assert said.err == "", f"{component(workload)}: a variable that nobody reads"
+        assert said.err == "", f"{component(workload)}: a variable that no setting reads"
         checked.add(container["name"])
     assert checked == {*NAMES, "provision", "check-policy"}
 
@@ -144,7 +144,7 @@ def test_the_internet_is_without_private_addresses(tools: Toolchain) -> None:
                     assert [port["port"] for port in rule["ports"]] == [443]
 
 
-def test_only_doors_are_open_to_callers(tools: Toolchain) -> None:
+def test_only_apis_are_open_to_callers(tools: Toolchain) -> None:
     apis = set()
     for policy in objects_in(template(tools, "helm3").out):
         if policy["kind"] == "NetworkPolicy":

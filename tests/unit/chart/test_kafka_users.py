@@ -1,4 +1,4 @@
-"""Who may do what in Kafka follows from the topic specifications, and nobody may more."""
+"""Who may do what in Kafka follows from the topic specifications, and no user may do more."""
 
 from __future__ import annotations
 

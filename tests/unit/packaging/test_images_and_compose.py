@@ -110,8 +110,8 @@ def test_compose_publishes_an_api_where_the_embedded_stack_has_it(service: Servi
 
 
 def test_compose_watches_all_services() -> None:
-    watched = yaml.safe_load(compose()["configs"]["prometheus"]["content"])["scrape_configs"][0]["static_configs"]
-    assert watched == [{"targets": [f"{name}:9100" for name in NAMES]}]
+    targets = yaml.safe_load(compose()["configs"]["prometheus"]["content"])["scrape_configs"][0]["static_configs"]
+    assert targets == [{"targets": [f"{name}:9100" for name in NAMES]}]
 
 
 def test_compose_publishes_on_loopback_only_and_holds_no_secret() -> None:

@@ -79,7 +79,7 @@ async def bench() -> AsyncIterator[Bench]:
 
 async def soon(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(5):
-        while not condition():  # noqa: ASYNC110 - the table tells nobody that nothing has changed
+        while not condition():  # noqa: ASYNC110 - a table does not report that nothing has changed
             await asyncio.sleep(0)
 
 

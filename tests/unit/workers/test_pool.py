@@ -1,4 +1,4 @@
-"""Slots of endpoints: who gets them, who waits, who is told that nobody is left."""
+"""Slots of endpoints: which call gets one, which waits, and which is told that none is left."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import asyncio
 import pytest
 from headrace_contracts.events import Lane
 from headrace_models.errors import RetrySameProvider, TryAnotherProvider
-from headrace_models.ports import ChatResult, ProviderStatus, Usage
+from headrace_models.ports import CallUsage, ChatResult, ProviderStatus
 from headrace_models.worker import pool as pools
 from headrace_models.worker.breaker import BreakerPolicy
 from headrace_models.worker.pool import Endpoint, ModelNotOffered, Pool
@@ -18,7 +18,7 @@ DOWN = ProviderStatus(False, "it is down")
 
 
 def result(total_ms: float = 1000.0, tokens: int = 50) -> ChatResult:
-    return ChatResult("x", "stop", Usage(1, tokens), MODEL, 500.0, total_ms, False, "")
+    return ChatResult("x", "stop", CallUsage(1, tokens), MODEL, 500.0, total_ms, False, "")
 
 
 def pool_of(*endpoints: Endpoint, policy: BreakerPolicy | None = None) -> Pool:

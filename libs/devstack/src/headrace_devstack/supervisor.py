@@ -62,7 +62,7 @@ class Supervisor:
         emit: Callable[[PartEvent], None],
         policy: RestartPolicy | None = None,
     ) -> None:
-        self._runs = {part.name: _Run(part) for part in parts}
+        self._runs = {part.name: _RunningPart(part) for part in parts}
         self._emit = emit
         self._policy = policy or RestartPolicy()
         self._tasks: dict[str, asyncio.Task[None]] = {}
@@ -92,8 +92,8 @@ class Supervisor:
         Raises:
             DevstackError: why it cannot.
         """
-        while watched := self._watchers():
-            await asyncio.wait(watched, return_when=asyncio.FIRST_COMPLETED)
+        while watchers := self._watchers():
+            await asyncio.wait(watchers, return_when=asyncio.FIRST_COMPLETED)
             self._raise_failure()
 
     async def stop(self) -> None:
@@ -126,7 +126,7 @@ class Supervisor:
             if task.done() and not task.cancelled() and (error := task.exception()) is not None:
                 raise error
 
-    async def _run(self, run: "_Run") -> None:
+    async def _run(self, run: "_RunningPart") -> None:
         for need in run.part.after:
             await self._runs[need].healthy.wait()
         started = time.monotonic()
@@ -149,7 +149,7 @@ class Supervisor:
             started = time.monotonic()
             self._change(run, Condition.STARTING)
 
-    async def _run_once(self, run: "_Run", part: Process, started: float) -> tuple[float | None, str]:
+    async def _run_once(self, run: "_RunningPart", part: Process, started: float) -> tuple[float | None, str]:
         """One run of a process: how long it was healthy (None: never), and how it ended."""
         patience = start_patience(part.start_seconds, run.restarts)
         try:
@@ -184,7 +184,7 @@ class Supervisor:
                 return not exited.done()
         return False
 
-    async def _check_again(self, run: "_Run", part: Process) -> None:
+    async def _check_again(self, run: "_RunningPart", part: Process) -> None:
         try:
             await part.check()
         except (NotHealthyYet, OSError) as problem:
@@ -194,7 +194,7 @@ class Supervisor:
             if run.condition is Condition.UNHEALTHY:
                 self._change(run, Condition.HEALTHY, detail="answers again")
 
-    async def _stop(self, run: "_Run") -> None:
+    async def _stop(self, run: "_RunningPart") -> None:
         task = self._tasks.get(run.part.name)
         if task is None:
             return
@@ -211,14 +211,14 @@ class Supervisor:
         detail = "" if by_itself else f"killed after {part.command.stop_seconds:.0f} s"
         self._change(run, Condition.STOPPED, time.monotonic() - started, detail)
 
-    def _change(self, run: "_Run", condition: Condition, seconds: float = 0.0, detail: str = "") -> None:
+    def _change(self, run: "_RunningPart", condition: Condition, seconds: float = 0.0, detail: str = "") -> None:
         run.condition = condition
         if condition is Condition.HEALTHY:
             run.healthy.set()
         self._emit(PartEvent(run.part.name, condition, seconds, detail))
 
 
-class _Run:
+class _RunningPart:
     """The supervisor's state of a running part."""
 
     def __init__(self, part: StackPart) -> None:

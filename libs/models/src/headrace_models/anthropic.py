@@ -22,7 +22,7 @@ from pydantic import SecretStr
 
 from headrace_models.call import Call, limited
 from headrace_models.errors import ProviderError, RetrySameProvider, from_status, retry_after
-from headrace_models.ports import ChatRequest, ChatResult, FinishReason, ModelInfo, OnText, ProviderStatus, Usage
+from headrace_models.ports import CallUsage, ChatRequest, ChatResult, FinishReason, ModelInfo, OnText, ProviderStatus
 from headrace_models.wire import SIMULATED_HEADER, SIMULATED_MESSAGE_PREFIX
 
 _STATUS_TIMEOUT_SECONDS: Final = 5.0
@@ -152,12 +152,12 @@ def _sampling(request: ChatRequest) -> dict[str, float] | None:
     return {"top_p": request.top_p} if request.top_p is not None else None
 
 
-def _usage(usage: MessageUsage | MessageDeltaUsage, before: Usage | None) -> Usage:
+def _usage(usage: MessageUsage | MessageDeltaUsage, before: CallUsage | None) -> CallUsage:
     cached = usage.cache_read_input_tokens or 0
     if usage.input_tokens is None and before is not None:
-        return Usage(before.input_tokens, usage.output_tokens, before.cached_input_tokens)
+        return CallUsage(before.input_tokens, usage.output_tokens, before.cached_input_tokens)
     total = (usage.input_tokens or 0) + (usage.cache_creation_input_tokens or 0) + cached
-    return Usage(total, usage.output_tokens, cached)
+    return CallUsage(total, usage.output_tokens, cached)
 
 
 def _translated(error: APIError, call: Call) -> ProviderError:

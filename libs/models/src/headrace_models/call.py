@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from headrace_models.errors import RetrySameProvider
-from headrace_models.ports import ChatRequest, ChatResult, FinishReason, OnText, Usage, hand_out
+from headrace_models.ports import CallUsage, ChatRequest, ChatResult, FinishReason, OnText, hand_out
 from headrace_models.prices import estimated_tokens
 
 
@@ -20,8 +20,8 @@ class Call:
         self.request = request
         self.accepted = False
         """Whether the provider has begun to answer, and so may bill."""
-        self.reported: Usage | None = None
-        """Usage as reported by the provider, once it has been."""
+        self.reported: CallUsage | None = None
+        """CallUsage as reported by the provider, once it has been."""
         self._on_text = on_text
         self._pieces: list[str] = []
         self._began = time.perf_counter()
@@ -36,14 +36,14 @@ class Call:
         self._pieces.append(piece)
         await hand_out(self._on_text, piece)
 
-    def spent(self) -> Usage:
-        """Usage as reported by the provider; else an estimate, once it has begun to answer."""
+    def spent(self) -> CallUsage:
+        """CallUsage as reported by the provider; else an estimate, once it has begun to answer."""
         if self.reported is not None:
             return self.reported
         if not self.accepted:
-            return Usage()
+            return CallUsage()
         prompt = sum(estimated_tokens(message.text) for message in self.request.messages)
-        return Usage(input_tokens=prompt, output_tokens=estimated_tokens("".join(self._pieces)))
+        return CallUsage(input_tokens=prompt, output_tokens=estimated_tokens("".join(self._pieces)))
 
     def result(self, finish_reason: FinishReason, *, model: str, simulated: bool, request_id: str) -> ChatResult:
         total_ms = self._elapsed_ms()
@@ -70,9 +70,9 @@ class Call:
         return (time.perf_counter() - self._began) * 1000
 
 
-def spent_until(cancelled: asyncio.CancelledError) -> Usage | None:
-    """Usage of a call at the time it was cancelled; None if it had not been made yet."""
-    return next((argument for argument in cancelled.args if isinstance(argument, Usage)), None)
+def spent_until(cancelled: asyncio.CancelledError) -> CallUsage | None:
+    """CallUsage of a call at the time it was cancelled; None if it had not been made yet."""
+    return next((argument for argument in cancelled.args if isinstance(argument, CallUsage)), None)
 
 
 @asynccontextmanager

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from headrace_models.ports import Usage
+from headrace_models.ports import CallUsage
 
 RetryCode = Literal["rate_limited", "overloaded", "timeout", "unreachable", "connection_lost", "provider_error"]
 OtherCode = Literal["not_authorised", "quota_exhausted", "model_missing", "model_does_not_fit", "context_too_long"]
@@ -22,14 +22,14 @@ class ProviderError(Exception):
     """
 
     def __init__(
-        self, code: str, message: str, *, provider: str, status: int | None = None, usage: Usage | None = None
+        self, code: str, message: str, *, provider: str, status: int | None = None, usage: CallUsage | None = None
     ) -> None:
         super().__init__(message)
         self.code = code
         self.message = message
         self.provider = provider
         self.status = status
-        self.usage = usage if usage is not None else Usage()
+        self.usage = usage if usage is not None else CallUsage()
 
 
 class RetrySameProvider(ProviderError):
@@ -42,7 +42,7 @@ class RetrySameProvider(ProviderError):
         *,
         provider: str,
         status: int | None = None,
-        usage: Usage | None = None,
+        usage: CallUsage | None = None,
         after_seconds: float | None = None,
     ) -> None:
         super().__init__(code, message, provider=provider, status=status, usage=usage)
@@ -53,7 +53,7 @@ class TryAnotherProvider(ProviderError):
     """This endpoint cannot run the call, another may: model missing, not authorised, no credit, no capacity."""
 
     def __init__(
-        self, code: OtherCode, message: str, *, provider: str, status: int | None = None, usage: Usage | None = None
+        self, code: OtherCode, message: str, *, provider: str, status: int | None = None, usage: CallUsage | None = None
     ) -> None:
         super().__init__(code, message, provider=provider, status=status, usage=usage)
 
@@ -62,7 +62,7 @@ class BadRequest(ProviderError):
     """The call itself is invalid and would fail everywhere: do not retry."""
 
     def __init__(
-        self, code: BadCode, message: str, *, provider: str, status: int | None = None, usage: Usage | None = None
+        self, code: BadCode, message: str, *, provider: str, status: int | None = None, usage: CallUsage | None = None
     ) -> None:
         super().__init__(code, message, provider=provider, status=status, usage=usage)
 
@@ -73,7 +73,7 @@ def from_status(
     provider: str,
     kind: str = "",
     after_seconds: float | None = None,
-    usage: Usage | None = None,
+    usage: CallUsage | None = None,
 ) -> ProviderError:
     """The error for an HTTP status that has the same meaning for every provider.
 

@@ -12,7 +12,7 @@ from ollama import AsyncClient, ChatResponse, ResponseError
 
 from headrace_models.call import Call, limited
 from headrace_models.errors import ProviderError, RetrySameProvider, TryAnotherProvider, from_status
-from headrace_models.ports import ChatRequest, ChatResult, ModelInfo, OnText, ProviderStatus, Usage
+from headrace_models.ports import CallUsage, ChatRequest, ChatResult, ModelInfo, OnText, ProviderStatus
 from headrace_models.wire import SIMULATED_HEADER, SIMULATOR_NAME
 
 _STATUS_TIMEOUT_SECONDS: Final = 3.0
@@ -76,7 +76,7 @@ class OllamaNode:
                     last = part
         if last is None:
             raise call.unreachable()
-        call.reported = Usage(last.prompt_eval_count or 0, last.eval_count or 0)
+        call.reported = CallUsage(last.prompt_eval_count or 0, last.eval_count or 0)
         return call.result(
             "length" if last.done_reason == "length" else "stop",
             model=last.model or request.model,

@@ -13,7 +13,7 @@ from pydantic import SecretStr
 
 from headrace_models.call import Call, limited
 from headrace_models.errors import ProviderError, RetrySameProvider, from_status, retry_after
-from headrace_models.ports import ChatRequest, ChatResult, FinishReason, ModelInfo, OnText, ProviderStatus, Usage
+from headrace_models.ports import CallUsage, ChatRequest, ChatResult, FinishReason, ModelInfo, OnText, ProviderStatus
 from headrace_models.wire import SIMULATED_HEADER, SIMULATOR_FINGERPRINT
 
 _STATUS_TIMEOUT_SECONDS: Final = 5.0
@@ -111,10 +111,10 @@ def _messages(request: ChatRequest) -> Any:
     return messages
 
 
-def _usage(usage: CompletionUsage) -> Usage:
+def _usage(usage: CompletionUsage) -> CallUsage:
     details = usage.prompt_tokens_details
     cached = details.cached_tokens if details is not None else None
-    return Usage(usage.prompt_tokens, usage.completion_tokens, cached or 0)
+    return CallUsage(usage.prompt_tokens, usage.completion_tokens, cached or 0)
 
 
 def _translated(error: APIError, call: Call) -> ProviderError:

@@ -19,7 +19,7 @@ OnText = Callable[[str], Awaitable[None] | None]
 
 
 @dataclass(frozen=True, slots=True)
-class Message:
+class ChatMessage:
     """One message of a conversation."""
 
     role: Role
@@ -31,7 +31,7 @@ class ChatRequest:
     """One call of a model. None leaves a parameter to the model."""
 
     model: str
-    messages: tuple[Message, ...] = field(repr=False)
+    messages: tuple[ChatMessage, ...] = field(repr=False)
     timeout_seconds: float
     """Seconds for the whole call, from sending it to the last token."""
     max_output_tokens: int = DEFAULT_MAX_OUTPUT_TOKENS
@@ -44,8 +44,8 @@ class ChatRequest:
 
 
 @dataclass(frozen=True, slots=True)
-class Usage:
-    """Usage of one call, as the provider counts it."""
+class CallUsage:
+    """CallUsage of one call, as the provider counts it."""
 
     input_tokens: int = 0
     """Tokens read, cached ones included."""
@@ -63,7 +63,7 @@ class ChatResult:
 
     text: str = field(repr=False)
     finish_reason: FinishReason
-    usage: Usage
+    usage: CallUsage
     model: str
     """The model that answered, as the provider names it."""
     first_token_ms: float

@@ -19,7 +19,7 @@ from typing import Final
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from headrace_models.ports import Message, Usage
+from headrace_models.ports import CallUsage, ChatMessage
 
 NANODOLLARS_PER_DOLLAR: Final = 1_000_000_000
 _TOKENS_PER_PRICE: Final = 1_000_000
@@ -97,7 +97,7 @@ class PriceBook:
         """Whether `provider` has any price."""
         return provider in self.providers
 
-    def internal_value(self, model: str, usage: Usage) -> int:
+    def internal_value(self, model: str, usage: CallUsage) -> int:
         """Notional value of `usage` of one of our own models; 0 if its name does not state its size.
 
         For reports that compare local with cloud; not part of any bill or budget.
@@ -122,7 +122,7 @@ def parameters_of(model: str) -> int | None:
     return round(float(match[1]) * 1e9) if match else None
 
 
-def cost(usage: Usage, price: Price) -> int:
+def cost(usage: CallUsage, price: Price) -> int:
     """Cost of a call in nano-dollars, rounded up."""
     cached = min(usage.cached_input_tokens, usage.input_tokens)
     long = price.long_prompt_above is not None and usage.input_tokens > price.long_prompt_above
@@ -150,7 +150,7 @@ def worst_case(prompt_tokens: int, max_output_tokens: int, price: Price) -> int:
     return _round_up(dearest) + price.request + price.search
 
 
-def most_tokens(messages: Sequence[Message]) -> int:
+def most_tokens(messages: Sequence[ChatMessage]) -> int:
     """Upper bound of the tokens in a prompt, for any byte-level tokenizer: each token has at least one byte.
 
     About four times the real number for English text; the difference returns to the budget when the call is settled.

@@ -11,7 +11,7 @@ from pydantic import SecretStr
 
 from headrace_models.call import Call, limited
 from headrace_models.errors import BadRequest, RetrySameProvider, from_status, retry_after
-from headrace_models.ports import ChatRequest, ChatResult, ModelInfo, OnText, ProviderStatus, Usage
+from headrace_models.ports import CallUsage, ChatRequest, ChatResult, ModelInfo, OnText, ProviderStatus
 from headrace_models.wire import SIMULATED_HEADER
 
 MODEL: Final = "tavily-search"
@@ -58,7 +58,7 @@ class Tavily:
                 raise from_status(
                     response.status, provider=self.provider, kind=kind, after_seconds=retry_after(headers)
                 )
-            call.reported = Usage(searches=1)
+            call.reported = CallUsage(searches=1)
             document = await response.json()
             simulated = SIMULATED_HEADER in response.headers
         await call.hear(_findings(document))

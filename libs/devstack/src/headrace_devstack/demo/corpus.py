@@ -163,7 +163,7 @@ _ROLES: Final = (
     _Role("testing", "test ideas", 0.20, "batch", (
         "List test ideas for this code, edges first.",
         "List the properties of this code that a test over random input could hold.",
-        "List the failures of its surroundings that this code should be tested against.",
+        "List the failures of its environment that this code should be tested against.",
     )),
     _Role("security_reviewer", "security audit", 0.15, "interactive", (
         "Audit this confidential file for security.",

@@ -12,7 +12,8 @@ from headrace_devstack.parts.probes import http_ok
 from headrace_devstack.ports import LOOPBACK, PortPlan
 
 START_SECONDS = 120.0  # a busy machine takes long to load all of them
-DRAIN_SECONDS = 8.0  # for calls in flight; some callers may wait for answers of services that have stopped already
+# For calls in flight; a longer wait would only serve callers whose answers no service is left to give.
+DRAIN_SECONDS = 8.0
 STOP_SECONDS = 20.0  # the drain, then time to close connections
 
 

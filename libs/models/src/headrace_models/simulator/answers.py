@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
-from headrace_models.ports import Message
+from headrace_models.ports import ChatMessage
 from headrace_models.simulator.facts import Facts, read_off
 
 REFUSAL_MARK: Final = "simulate: refusal"
@@ -31,7 +31,7 @@ _ROLES: Final = (
 _TOKEN: Final = re.compile(r"\s*\S{1,6}|\s+")
 
 
-def role_of(messages: Sequence[Message]) -> str:
+def role_of(messages: Sequence[ChatMessage]) -> str:
     """The role that a prompt asks for: by its system texts, else by how its last user message begins, or `general`."""
     system = " ".join(message.text for message in messages if message.role == "system")
     asked = _last_user_text(messages)[:400]
@@ -42,12 +42,12 @@ def role_of(messages: Sequence[Message]) -> str:
     return "general"
 
 
-def refuses(messages: Sequence[Message]) -> bool:
+def refuses(messages: Sequence[ChatMessage]) -> bool:
     """Whether the prompt contains the refusal marker."""
     return any(REFUSAL_MARK in message.text for message in messages)
 
 
-def answer(messages: Sequence[Message], *, model: str, as_json: bool) -> str:
+def answer(messages: Sequence[ChatMessage], *, model: str, as_json: bool) -> str:
     """Always the same text for the same messages, model and form."""
     text = _last_user_text(messages)
     facts = read_off(text)
@@ -68,7 +68,7 @@ def count_tokens(text: str) -> int:
     return len(_TOKEN.findall(text))
 
 
-def _last_user_text(messages: Sequence[Message]) -> str:
+def _last_user_text(messages: Sequence[ChatMessage]) -> str:
     return next((message.text for message in reversed(messages) if message.role == "user"), "")
 
 

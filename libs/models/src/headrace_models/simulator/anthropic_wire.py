@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from aiohttp import web
 
-from headrace_models.ports import Message
+from headrace_models.ports import ChatMessage
 from headrace_models.simulator.catalog import ANTHROPIC
 from headrace_models.simulator.exchange import (
     Answer,
@@ -73,7 +73,7 @@ class AnthropicWire:
             return _error((400, "invalid_request_error", str(error)))
         system = text_of(document.get("system") or "")
         if system:
-            messages = (Message("system", system), *messages)
+            messages = (ChatMessage("system", system), *messages)
         model_name = str(document.get("model") or "")
         self._world.evidence.record(self.provider, self.provider, model_name, messages)
         fault = self._world.faults.take(self.provider, self.provider)

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from aiohttp import web
 
-from headrace_models.ports import Message
+from headrace_models.ports import ChatMessage
 from headrace_models.simulator.answers import REFUSAL_TEXT, answer, count_tokens, refuses, tokens_of
 from headrace_models.simulator.catalog import SimulatedModel
 from headrace_models.simulator.faults import Fault, FaultKind, FaultPlan
@@ -36,7 +36,7 @@ class Prompt:
     """A request, parsed from its wire format."""
 
     model: SimulatedModel
-    messages: tuple[Message, ...]
+    messages: tuple[ChatMessage, ...]
     max_tokens: int | None
     stop: tuple[str, ...]
     as_json: bool
@@ -119,7 +119,7 @@ def text_of(content: Any) -> str:
     return ""
 
 
-def messages_of(entries: Any) -> tuple[Message, ...]:
+def messages_of(entries: Any) -> tuple[ChatMessage, ...]:
     """Messages in the form shared by Ollama, OpenAI and Anthropic.
 
     Raises ValueError.
@@ -131,5 +131,5 @@ def messages_of(entries: Any) -> tuple[Message, ...]:
         role = entry.get("role") if isinstance(entry, dict) else None
         if role not in ("system", "developer", "user", "assistant"):
             raise ValueError("each message needs a role: system, user or assistant")
-        messages.append(Message("system" if role == "developer" else role, text_of(entry.get("content"))))
+        messages.append(ChatMessage("system" if role == "developer" else role, text_of(entry.get("content"))))
     return tuple(messages)

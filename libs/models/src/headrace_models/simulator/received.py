@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TextIO
 
-from headrace_models.ports import Message
+from headrace_models.ports import ChatMessage
 
 _MOST_BYTES: Final = 256 * 1024 * 1024
 
@@ -61,7 +61,7 @@ class RequestRecorder:
             descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
             self._log = os.fdopen(descriptor, "a", encoding="utf-8")
 
-    def record(self, provider: str, node: str, model: str, messages: Sequence[Message]) -> RecordedRequest:
+    def record(self, provider: str, node: str, model: str, messages: Sequence[ChatMessage]) -> RecordedRequest:
         texts = tuple(message.text for message in messages)
         encoded = [text.encode() for text in texts]
         self._number += 1

@@ -32,7 +32,7 @@ _REPORT_SECONDS: Final = 3.0
 RecordHandler = Callable[[Record], Awaitable[None]]
 
 
-class WorkerSettings(Protocol):
+class AttemptSettings(Protocol):
     """The settings that a worker's work depends on; their units are in the settings' own help."""
 
     @property
@@ -70,7 +70,7 @@ class Worker:
 
 
 def assemble_worker(
-    settings: WorkerSettings,
+    settings: AttemptSettings,
     *,
     group: str,
     place: Place,

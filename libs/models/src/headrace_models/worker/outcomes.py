@@ -9,7 +9,7 @@ from headrace_contracts import events
 from headrace_contracts.content import ContentSealed, plain, text_of
 
 from headrace_models.errors import BadRequest, ProviderError, RetrySameProvider, TryAnotherProvider
-from headrace_models.ports import DEFAULT_MAX_OUTPUT_TOKENS, ChatRequest, ChatResult, Message, Role, Usage
+from headrace_models.ports import DEFAULT_MAX_OUTPUT_TOKENS, CallUsage, ChatMessage, ChatRequest, ChatResult, Role
 
 DEADLINE_PASSED: Final = "deadline_passed"
 NO_CAPACITY: Final = "no_capacity"
@@ -19,7 +19,7 @@ ANSWER_TOO_LARGE: Final = "answer_too_large"
 WORKER_ERROR: Final = "worker_error"
 CANCELLED: Final = "cancelled"
 
-_NOTHING_USED: Final = Usage()
+_NOTHING_USED: Final = CallUsage()
 # Tools speak through the caller: what they returned is part of the prompt.
 _ROLES: Final[dict[str, Role]] = {"system": "system", "user": "user", "assistant": "assistant", "tool": "user"}
 
@@ -40,7 +40,7 @@ class ExecutionOutcome:
     text: str | None = field(default=None, repr=False)
     finish_reason: str | None = None
     failure: events.Failure | None = None
-    usage: Usage = _NOTHING_USED
+    usage: CallUsage = _NOTHING_USED
     model: str = ""
     simulated: bool = False
     first_output_ms: float | None = None
@@ -82,7 +82,7 @@ def from_error(error: ProviderError, *, model_ms: float, now_ms: int, deadline_a
     return ExecutionOutcome(outcome=outcome, failure=failure, usage=error.usage, model_ms=model_ms)
 
 
-def expired(message: str, *, usage: Usage | None = None, model_ms: float = 0.0) -> ExecutionOutcome:
+def expired(message: str, *, usage: CallUsage | None = None, model_ms: float = 0.0) -> ExecutionOutcome:
     """The deadline has passed. Without `usage`, no model was called."""
     return ExecutionOutcome(
         outcome=events.Outcome.EXPIRED,
@@ -93,7 +93,7 @@ def expired(message: str, *, usage: Usage | None = None, model_ms: float = 0.0) 
     )
 
 
-def cancelled(*, usage: Usage | None = None, model_ms: float = 0.0) -> ExecutionOutcome:
+def cancelled(*, usage: CallUsage | None = None, model_ms: float = 0.0) -> ExecutionOutcome:
     """The task was cancelled. Without `usage`, no model was called."""
     return ExecutionOutcome(
         outcome=events.Outcome.CANCELLED,
@@ -134,7 +134,7 @@ def seconds_left(deadline_at: int | None, now_ms: int) -> float | None:
 def call_of(request: events.AttemptRequested, timeout_seconds: float) -> ChatRequest | ExecutionOutcome:
     """The model call that an attempt asks for, or its outcome if there can be none."""
     try:
-        messages = tuple(Message(_ROLES[message.role], text_of(message.content)) for message in request.messages)
+        messages = tuple(ChatMessage(_ROLES[message.role], text_of(message.content)) for message in request.messages)
     except KeyError as unknown:
         return not_asked(INVALID_REQUEST, f"a message has the unknown role {unknown}", lasting=True)
     except ContentSealed as sealed:
@@ -227,7 +227,7 @@ def usage_event(
     )
 
 
-def _usage(usage: Usage) -> events.Usage:
+def _usage(usage: CallUsage) -> events.Usage:
     return events.Usage(
         input_tokens=usage.input_tokens,
         output_tokens=usage.output_tokens,

@@ -130,7 +130,7 @@ class AttemptRunner:
         self._forbid = forbid
         self._is_cancelled = is_cancelled
         # By task id and tenant of a cancellation request; a dict, for its order.
-        self._running: dict[tuple[str, str], dict[_Run, None]] = {}
+        self._running: dict[tuple[str, str], dict[_RunningAttempt, None]] = {}
         self._observer = observer or RunObserver()
         self._traceparent_of = traceparent_of
 
@@ -142,14 +142,16 @@ class AttemptRunner:
         if objection is not None:
             await self._refuse(record, request, execution_id, objection)
             return
-        run = _Run(request, execution_id, self._traceparent_of(record))
+        run = _RunningAttempt(request, execution_id, self._traceparent_of(record))
         ended = await self._run_unless_cancelled(run)
         await self._report(record, run, ended)
 
     async def skip(self, record: Record) -> None:
         """Report the attempt of one record as cancelled before its start. Raises as `handle`."""
         request = await self._read(record)
-        await self._report(record, _Run(request, self._new_id(), self._traceparent_of(record)), outcomes.cancelled())
+        await self._report(
+            record, _RunningAttempt(request, self._new_id(), self._traceparent_of(record)), outcomes.cancelled()
+        )
 
     def interrupt(self, cancellations: AbstractSet[tuple[str, str]]) -> int:
         """End the running attempts of these tasks (id and tenant); returns how many there were."""
@@ -167,7 +169,7 @@ class AttemptRunner:
         origin = Origin(record.topic, record.partition, record.offset)
         return await self._codec.read(AttemptRequested, record.value, origin)
 
-    async def _run_unless_cancelled(self, run: _Run) -> ExecutionOutcome:
+    async def _run_unless_cancelled(self, run: _RunningAttempt) -> ExecutionOutcome:
         name = run.request.task_id, run.request.tenant
         if self._is_cancelled(*name):
             return outcomes.cancelled()
@@ -187,10 +189,10 @@ class AttemptRunner:
     async def _refuse(self, record: Record, request: AttemptRequested, execution_id: str, objection: Failure) -> None:
         _log.error("attempt %s must not run here: %s (%s)", request.attempt_id, objection.message, objection.code)
         ended = outcomes.not_asked(objection.code, objection.message, lasting=True)
-        await self._report(record, _Run(request, execution_id, self._traceparent_of(record)), ended)
+        await self._report(record, _RunningAttempt(request, execution_id, self._traceparent_of(record)), ended)
         raise MustNotRunHere(f"{objection.code}: {objection.message}")
 
-    async def _run(self, run: _Run) -> ExecutionOutcome:
+    async def _run(self, run: _RunningAttempt) -> ExecutionOutcome:
         request = run.request
         left = outcomes.seconds_left(request.deadline_at, self._clock_ms())
         if left == 0:
@@ -218,7 +220,7 @@ class AttemptRunner:
             told, model_ms=run.model_ms(), now_ms=self._clock_ms(), deadline_at=request.deadline_at
         )
 
-    async def _call(self, run: _Run, endpoint: Endpoint, call: ChatRequest) -> ChatResult | ProviderError:
+    async def _call(self, run: _RunningAttempt, endpoint: Endpoint, call: ChatRequest) -> ChatResult | ProviderError:
         request = run.request
         deltas: DeltaWriter | None = None
         if request.stream and request.reply_partition is not None:
@@ -245,7 +247,7 @@ class AttemptRunner:
             if deltas is not None:
                 await deltas.close()
 
-    async def _report(self, record: Record, run: _Run, ended: ExecutionOutcome) -> None:
+    async def _report(self, record: Record, run: _RunningAttempt, ended: ExecutionOutcome) -> None:
         request, now = run.request, self._clock_ms()
         execution = Execution(
             execution_id=run.execution_id,
@@ -306,7 +308,7 @@ class AttemptRunner:
                 return
 
 
-class _Run:
+class _RunningAttempt:
     """One running execution of an attempt."""
 
     __slots__ = (

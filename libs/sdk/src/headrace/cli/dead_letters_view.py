@@ -42,9 +42,8 @@ def letters_report(letters: Sequence[StoredDeadLetter], count: int, prefix: str)
         return
     yield ""
     extra = ["state"] if with_handled else []
-    rows = table(
-        "dead letter", "age", "bytes", "tries", *extra, "why", right=["bytes", "tries"], whole=["dead letter", "age"]
-    )
+    headings = ("dead letter", "age", "bytes", "tries", *extra, "why")
+    rows = table(*headings, right=["bytes", "tries"], whole=["dead letter", "age"])
     for letter in letters[-count:]:
         state = ["open" if letter.handled is None else letter.handled.handling.value] if with_handled else []
         # The line shows the position already.

@@ -18,7 +18,7 @@ from headrace.requests import TaskOptions
 from headrace.results import Task
 
 
-class Privacy(StrEnum):
+class PrivacyOption(StrEnum):
     """How far the content may travel."""
 
     sensitive = "sensitive"
@@ -26,14 +26,14 @@ class Privacy(StrEnum):
     public = "public"
 
 
-class Priority(StrEnum):
+class PriorityOption(StrEnum):
     """Whether a caller waits for the answer."""
 
     interactive = "interactive"
     batch = "batch"
 
 
-class RunMode(StrEnum):
+class ModeOption(StrEnum):
     """Where to run."""
 
     local = "local"
@@ -54,10 +54,10 @@ def submit(
         str | None, typer.Option("--model", "-m", help="Model: auto, provider/model, or a bare model name.")
     ] = None,
     privacy: Annotated[
-        Privacy | None, typer.Option("--privacy", "-p", help="sensitive: never leaves our own nodes.")
+        PrivacyOption | None, typer.Option("--privacy", "-p", help="sensitive: never leaves our own nodes.")
     ] = None,
-    priority: Annotated[Priority | None, typer.Option(help="Lane; by default that of the role.")] = None,
-    mode: Annotated[RunMode | None, typer.Option(help="Where to run; by default as the preferences say.")] = None,
+    priority: Annotated[PriorityOption | None, typer.Option(help="Lane; by default that of the role.")] = None,
+    mode: Annotated[ModeOption | None, typer.Option(help="Where to run; by default as the preferences say.")] = None,
     provider: Annotated[str | None, typer.Option(help="Provider to try first if the rules allow it.")] = None,
     budget: Annotated[float | None, typer.Option(help="Maximum cost, in US dollars.", min=0)] = None,
     deadline: Annotated[float | None, typer.Option(help="Seconds after which the answer is useless.", min=0)] = None,
