@@ -1,6 +1,7 @@
 """Running ``headrace up`` as a process of its own, the way a user does, in a folder that goes away afterwards."""
 
 import contextlib
+import ctypes
 import json
 import os
 import shutil
@@ -9,10 +10,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 START_SECONDS = 300.0
 STOP_SECONDS = 60.0
@@ -20,12 +21,23 @@ STOP_SECONDS = 60.0
 _NOT_FOR_TESTS = ("GROQ_API_KEY", "ANTHROPIC_API_KEY", "TAVILY_API_KEY", "OLLAMA_HOST")
 
 
+class UpProcess(Protocol):
+    """The process of a ``headrace up``, which another process may have started."""
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+
+    def poll(self) -> int | None:
+        """None while it runs."""
+
+
 @dataclass(frozen=True, slots=True)
 class RunningStack:
     """A running ``headrace up``; the fields are those of its ``stack.json``."""
 
     data: Path
-    process: subprocess.Popen[bytes]
+    process: UpProcess
     bootstrap_servers: str
     registry_url: str
     database_url: str
@@ -96,7 +108,10 @@ def open_folder(name: str) -> Iterator[Path]:
 
 
 def launch_up(folder: Path, *options: str, **variables: str) -> subprocess.Popen[bytes]:
-    """Start ``headrace up`` with its data in ``folder/data`` and its output in ``folder/up.log``, and do not wait."""
+    """Start ``headrace up`` with its data in ``folder/data`` and its output in ``folder/up.log``, and do not wait.
+
+    Ctrl-C does not reach it. On Linux it is asked to stop when the thread that has called this ends, however it ends.
+    """
     with (folder / "up.log").open("ab") as output:
         return subprocess.Popen(
             [sys.executable, "-m", "headrace_devstack", "--data", str(folder / "data"), *options],
@@ -105,7 +120,20 @@ def launch_up(folder: Path, *options: str, **variables: str) -> subprocess.Popen
             stderr=subprocess.STDOUT,
             env=clean_environment(**variables),
             cwd=folder,
+            start_new_session=True,
+            preexec_fn=_asked_to_stop_with_parent(),
         )
+
+
+def _asked_to_stop_with_parent() -> Callable[[], None] | None:
+    if sys.platform != "linux":
+        return None
+    prctl = ctypes.CDLL(None).prctl  # loaded here: the child may do no more than call it
+
+    def in_child() -> None:
+        prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+
+    return in_child
 
 
 def stop_up(process: subprocess.Popen[bytes]) -> int:
@@ -137,7 +165,7 @@ def _published_by(pid: int, data: Path) -> bool:
         return False
 
 
-def wait_until_up(folder: Path, process: subprocess.Popen[bytes]) -> RunningStack:
+def wait_until_up(folder: Path, process: UpProcess) -> RunningStack:
     """Wait until all parts are healthy.
 
     Raises:
