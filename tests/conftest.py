@@ -28,9 +28,14 @@ from headrace_testing.databases import fresh_database
 from headrace_testing.shared_up import SharedUp
 from headrace_testing.spreading import Spreading, slow_first
 from headrace_testing.up import RunningStack
+from hypothesis import HealthCheck, settings
 
 KUBERNETES = Path(__file__).parent / "k8s"
 SHARED = pytest.StashKey[SharedUp]()
+
+# How long an example takes says how busy the machine is.
+settings.register_profile("headrace", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("headrace")
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
