@@ -13,9 +13,9 @@ Ask for what you need; what nobody asks for is not started. A test that asks for
 ``platform``      the same with the six services and simulated providers: ``intake_url``, ``api_key``, ``topic_prefix``,
                   ``log(part)`` and ``pid(part)``.
 
-There is one of them in a session, also when many processes run its tests (`headrace_testing.shared_up`): do not stop what
-``stack`` names. Everything runs on free loopback ports in a temporary folder, and is gone after the session. When a
-test has failed, the folder with the logs of all parts is kept, and its name printed.
+There is one of them in a session, also when many processes run its tests (`headrace_testing.shared_up`): do not stop
+what ``stack`` names. Everything runs on free loopback ports in a temporary folder, and is gone after the session. When
+a test has failed, the folder with the logs of all parts is kept, and its name printed.
 """
 
 import uuid

@@ -174,8 +174,8 @@ def wait_until_up(folder: Path, process: UpProcess) -> RunningStack:
     data = folder / "data"
     deadline = time.monotonic() + START_SECONDS
     while not _published_by(process.pid, data):
-        if process.poll() is not None or time.monotonic() > deadline:
-            state = f"ended with {process.returncode}" if process.poll() is not None else "is not up in time"
+        if (code := process.poll()) is not None or time.monotonic() > deadline:
+            state = "is not up in time" if code is None else f"ended with {code}"
             raise AssertionError(f"headrace up {state}:\n{(folder / 'up.log').read_text(errors='replace')}")
         time.sleep(0.1)
     content = read_stack_file(data)
