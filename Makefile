@@ -4,6 +4,7 @@
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; exit; }; done; echo python3)
 ARGS ?=
+WORKERS ?= 4
 MINUTES ?= 5
 SEED ?=
 
@@ -12,14 +13,15 @@ UV := .venv-tools/bin/uv
 SOURCES := $(wildcard libs/*/src services/*/src) tests libs/devstack/bootstrap.py
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up demo test test-k8s check format generate bench bench-recovery bench-ledger bench-streams chaos simulate lock-artifacts downloads clean
+.PHONY: help setup up demo test test-long test-k8s check format generate bench bench-recovery bench-ledger bench-streams chaos simulate lock-artifacts downloads clean
 
 help: ## Show this list
 	@echo "Headrace: make <target> [ARGS='...']"
 	@echo
 	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18 | sed 's/^/  /'
 	@echo
-	@echo "  Variables: PYTHON (3.11 or newer), ARGS (options for up, demo, bench and for pytest in test),"
+	@echo "  Variables: PYTHON (3.11 or newer), ARGS (options for up, demo, bench and for pytest in the tests),"
+	@echo "  WORKERS (processes that run tests, default 4),"
 	@echo "  HEADRACE_DATA (default .headrace), HEADRACE_PORT_BASE (default 19080), HEADRACE_CACHE (downloads)"
 
 setup: ## Install uv and all packages below this folder, if anything changed (every other target does it too)
@@ -33,8 +35,14 @@ up: setup ## Run the whole platform in the foreground: Kafka, schema registry, P
 demo: setup ## An AI team works through a folder of files, on a running platform or one it starts (ARGS="--folder DIR")
 	@exec $(BIN)/headrace demo $(ARGS)
 
-test: check downloads ## All checks and all tests, those on real Kafka, registry and Postgres included
-	$(BIN)/pytest $(ARGS)
+# Many tests wait more than they compute, so more processes than cores are faster.
+PYTEST = $(BIN)/pytest --numprocesses $(WORKERS) --dist loadfile
+
+test: check downloads ## All checks, and all tests but the long ones, on real Kafka, registry and Postgres (ARGS="-n0 -k name")
+	$(PYTEST) $(ARGS)
+
+test-long: setup downloads ## The tests that take minutes: a run of chaos on the real platform, 2,000 simulated schedules
+	$(BIN)/pytest -m long $(ARGS)
 
 test-k8s: setup ## The chart and the discovery of nodes on a real Kubernetes control plane; needs Go, builds the rest once
 	PYTHONPATH=tests/support $(BIN)/python -m headrace_testing.k8s.toolchain $(if $(KEDA),--keda)

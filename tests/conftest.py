@@ -1,6 +1,7 @@
 """Fixtures for tests on the real parts: embedded Kafka, schema registry, Postgres, and the whole platform.
 
-Ask for what you need; what nobody asks for is not started.
+Ask for what you need; what nobody asks for is not started. A test that asks for a part while it runs
+(``request.getfixturevalue``) is marked ``stack``.
 
 ``kafka``         bootstrap servers of a real broker, shared by the session. It creates no topics by itself: use
                   ``topic_prefix`` or names of your own, so that tests do not meet.
@@ -9,23 +10,32 @@ Ask for what you need; what nobody asks for is not started.
 ``postgres_dsn``  address of a new, empty database on a real Postgres, dropped after the test.
 ``topic_prefix``  a prefix for topics, groups and subjects that no other test has.
 ``stack``         all three and their addresses (`headrace_testing.up.RunningStack`).
-``platform``      a ``headrace up`` of its own with all services and simulated providers, shared by the session;
-                  the same type, with ``intake_url``, ``api_key``, ``topic_prefix``, ``log(part)`` and ``pid(part)``.
+``platform``      the same with all services and simulated providers: ``intake_url``, ``api_key``, ``topic_prefix``,
+                  ``log(part)`` and ``pid(part)``.
 
-Everything runs on free loopback ports in a temporary folder, and is gone after the session. When a test has failed, the
-folder with the logs of all parts is kept, and its name printed.
+There is one of them in a session, also when many processes run its tests (`headrace_testing.shared_up`): do not stop
+what ``stack`` names. Everything runs on free loopback ports in a temporary folder, and is gone after the session. When
+a test has failed, the folder with the logs of all parts is kept, and its name printed.
 """
 
-import shutil
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from headrace_testing.databases import fresh_database
-from headrace_testing.up import RunningStack, open_folder, running_up
+from headrace_testing.shared_up import SharedUp
+from headrace_testing.spreading import Spreading, slow_first
+from headrace_testing.up import RunningStack
+from hypothesis import HealthCheck, settings
 
 KUBERNETES = Path(__file__).parent / "k8s"
+SHARED = pytest.StashKey[SharedUp]()
+
+# How long an example takes says how busy the machine is.
+settings.register_profile("headrace", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("headrace")
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
@@ -34,27 +44,64 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     return True if collection_path == KUBERNETES and not asked else None
 
 
-def _run(request: pytest.FixtureRequest, name: str, *options: str) -> Iterator[RunningStack]:
-    with open_folder(name) as folder:
-        with running_up(folder, "--port-base", "0", *options) as stack:
-            yield stack
-        if request.session.testsfailed:
-            _keep_logs(folder, request)
+def pytest_configure(config: pytest.Config) -> None:
+    """The process that stands above the others owns what they share."""
+    given = getattr(config, "workerinput", None)
+    config.stash[SHARED] = SharedUp(Path(given["shared_up"])) if given else SharedUp.in_new_folder()
 
 
-def _keep_logs(folder: Path, request: pytest.FixtureRequest) -> None:
-    kept = folder.with_name(f"{folder.name}-logs")
-    shutil.copytree(folder / "data" / "logs", kept)
-    shutil.copy(folder / "up.log", kept)
-    reporter = request.config.pluginmanager.get_plugin("terminalreporter")
-    if reporter is not None:
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Tell a worker where that is."""
+    node.workerinput["shared_up"] = str(node.config.stash[SHARED].folder)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Spreading | None:
+    """See `Spreading`."""
+    return Spreading(config, log) if config.getoption("dist") == "loadfile" else None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes longest first, so that no worker is left alone with it in the end."""
+    slow_first(items)
+
+
+@pytest.hookimpl(tryfirst=True)  # xdist starts the tests when every worker has told it what it has collected
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Start what the tests will ask for while the first ones run."""
+    config, shared = session.config, session.config.stash[SHARED]
+    needs = {name for item in session.items for name in getattr(item, "fixturenames", ())}
+    if config.option.collectonly or not (
+        needs & {"stack", "platform"} or any(item.get_closest_marker("stack") for item in session.items)
+    ):
+        return
+    shared.ask(platform="platform" in needs)
+    if not hasattr(config, "workerinput"):
+        shared.launch_if_asked()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_node_collection_finished(node: Any) -> None:
+    """In the controller, before any test runs."""
+    node.config.stash[SHARED].launch_if_asked()
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Nothing stays, but for the logs after a failure."""
+    if hasattr(config, "workerinput"):
+        return
+    reporter: Any = config.pluginmanager.get_plugin("terminalreporter")
+    failed = reporter is not None and any(reporter.stats.get(outcome) for outcome in ("failed", "error"))
+    kept = config.stash[SHARED].end(keep_logs=failed)
+    if kept is not None:
         reporter.write_line(f"logs of the failed session: {kept}")
 
 
 @pytest.fixture(scope="session")
-def stack(request: pytest.FixtureRequest) -> Iterator[RunningStack]:
-    """Kafka, registry and Postgres, started once for all tests that need them."""
-    yield from _run(request, "stack", "--backing-only")
+def stack(request: pytest.FixtureRequest) -> RunningStack:
+    """Kafka, registry and Postgres; those of the platform, where some test of the session needs all of it."""
+    return request.config.stash[SHARED].attach()
 
 
 @pytest.fixture(scope="session")
@@ -83,6 +130,6 @@ def topic_prefix() -> str:
 
 
 @pytest.fixture(scope="session")
-def platform(request: pytest.FixtureRequest) -> Iterator[RunningStack]:
-    """The whole platform, started once for all tests that need it."""
-    yield from _run(request, "platform", "--simulate")
+def platform(stack: RunningStack) -> RunningStack:
+    """The whole platform. Tests that need it run one after another: they let providers fail and kill services."""
+    return stack

@@ -8,7 +8,7 @@ from headrace_chaos.run import chaos
 SEED = 4
 
 
-@pytest.mark.stack
+@pytest.mark.long
 @pytest.mark.timeout(900)
 async def test_nothing_is_lost_doubled_leaked_or_miscounted_whatever_dies(
     capsys: pytest.CaptureFixture[str],

@@ -2,18 +2,34 @@
 
 from __future__ import annotations
 
+import secrets
+
 import pytest
 from headrace_testing.simulation.__main__ import explain
-from headrace_testing.simulation.running import run_many
+from headrace_testing.simulation.running import Tally, run_many
 
-SEEDS = 2_000
+FIXED, FRESH, MANY = 400, 100, 2_000
+LATER = 1_000_000
 
 
-@pytest.mark.timeout(900)
-def test_promises_hold_whatever_goes_wrong() -> None:
-    total = run_many(1, SEEDS)
+def prove(first: int, seeds: int) -> Tally:
+    total = run_many(first, seeds)
     print(total.line())
     assert not total.violations, "\n\n".join(explain(outcome) for outcome in total.violations[:3])
-    assert total.seeds == SEEDS
+    assert total.seeds == seeds
+    return total
+
+
+def test_promises_hold_whatever_goes_wrong() -> None:
     # A fault that is never injected is a promise that is never tried.
-    assert not total.holes(seldom=False)
+    assert not prove(1, FIXED).holes(seldom=False)
+
+
+def test_promises_hold_through_schedules_that_nobody_has_seen() -> None:
+    prove(secrets.randbelow(10**9) + LATER, FRESH)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1200)
+def test_promises_hold_through_many_more() -> None:
+    prove(FIXED + 1, MANY - FIXED)

@@ -2,10 +2,8 @@
 
 import asyncio
 import contextlib
-import ctypes
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -21,7 +19,7 @@ from headrace_devstack.providers import choose_providers
 from headrace_devstack.services import SERVICES
 from headrace_devstack.supervisor import Condition, PartEvent, Supervisor
 from headrace_testing.services_on_kafka import free_port
-from headrace_testing.up import RunningStack, clean_environment, stop_up, wait_until_up
+from headrace_testing.up import RunningStack, clean_environment, launch_up, stop_up, wait_until_up
 
 DISK_BYTES = 1_200_000_000
 DOUBLED = ("router", "local-worker", "cloud-worker")
@@ -101,8 +99,8 @@ class Platform:
 
         Raises RuntimeError when the platform has ended.
         """
-        if self.stack.process.poll() is not None:
-            raise RuntimeError(f"`headrace up` ended with {self.stack.process.returncode}")
+        if (code := self.stack.process.poll()) is not None:
+            raise RuntimeError(f"`headrace up` ended with {code}")
         for status in self.seconds.status():
             if status.condition is not Condition.HEALTHY:
                 return f"{status.name} is {status.condition.value}"
@@ -137,7 +135,7 @@ async def running(folder: Path) -> AsyncIterator[Platform]:
     """
     disk = SmallDisk(folder / "data")
     disk.mount()
-    process = _launch(folder)
+    process = launch_up(folder, "--simulate", "--simulator-speed", _SIMULATOR_SPEED, "--port-base", "0")
     try:
         stack = await asyncio.to_thread(wait_until_up, folder, process)
         second = Supervisor(_second_instances(folder, stack), _noting(folder / "second.log"))
@@ -167,25 +165,6 @@ async def running(folder: Path) -> AsyncIterator[Platform]:
 def _copy(source: Path, target: Path) -> None:
     # Kafka's indexes are preallocated and mostly empty.
     subprocess.run(["cp", "-a", "--sparse=always", str(source), str(target)], capture_output=True, check=False)
-
-
-def _launch(folder: Path) -> subprocess.Popen[bytes]:
-    options = ("--simulate", "--simulator-speed", _SIMULATOR_SPEED, "--port-base", "0")
-    with (folder / "up.log").open("ab") as output:
-        return subprocess.Popen(
-            [sys.executable, "-m", "headrace_devstack", "--data", str(folder / "data"), *options],
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            env=clean_environment(),
-            cwd=folder,
-            start_new_session=True,
-            preexec_fn=_ask_to_stop_with_parent if sys.platform == "linux" else None,
-        )
-
-
-def _ask_to_stop_with_parent() -> None:
-    ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
 
 
 def _second_instances(folder: Path, stack: RunningStack) -> Sequence[Process]:

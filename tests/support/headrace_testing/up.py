@@ -1,6 +1,7 @@
 """Running ``headrace up`` as a process of its own, the way a user does, in a folder that goes away afterwards."""
 
 import contextlib
+import ctypes
 import json
 import os
 import shutil
@@ -9,10 +10,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from headrace_models.cloud import CLOUD_PROVIDERS
 
@@ -22,12 +23,23 @@ STOP_SECONDS = 60.0
 _NOT_FOR_TESTS = (*(provider.key_variable for provider in CLOUD_PROVIDERS), "OLLAMA_HOST")
 
 
+class UpProcess(Protocol):
+    """The process of a ``headrace up``, which another process may have started."""
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+
+    def poll(self) -> int | None:
+        """None while it runs."""
+
+
 @dataclass(frozen=True, slots=True)
 class RunningStack:
     """A running ``headrace up``; the fields are those of its ``stack.json``."""
 
     data: Path
-    process: subprocess.Popen[bytes]
+    process: UpProcess
     bootstrap_servers: str
     registry_url: str
     database_url: str
@@ -98,7 +110,10 @@ def open_folder(name: str) -> Iterator[Path]:
 
 
 def launch_up(folder: Path, *options: str, **variables: str) -> subprocess.Popen[bytes]:
-    """Start ``headrace up`` with its data in ``folder/data`` and its output in ``folder/up.log``, and do not wait."""
+    """Start ``headrace up`` with its data in ``folder/data`` and its output in ``folder/up.log``, and do not wait.
+
+    Ctrl-C does not reach it. On Linux it is asked to stop when the thread that has called this ends, however it ends.
+    """
     with (folder / "up.log").open("ab") as output:
         return subprocess.Popen(
             [sys.executable, "-m", "headrace_devstack", "--data", str(folder / "data"), *options],
@@ -107,7 +122,20 @@ def launch_up(folder: Path, *options: str, **variables: str) -> subprocess.Popen
             stderr=subprocess.STDOUT,
             env=clean_environment(**variables),
             cwd=folder,
+            start_new_session=True,
+            preexec_fn=_asked_to_stop_with_parent(),
         )
+
+
+def _asked_to_stop_with_parent() -> Callable[[], None] | None:
+    if sys.platform != "linux":
+        return None
+    prctl = ctypes.CDLL(None).prctl  # loaded here: the child may do no more than call it
+
+    def in_child() -> None:
+        prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+
+    return in_child
 
 
 def stop_up(process: subprocess.Popen[bytes]) -> int:
@@ -139,7 +167,7 @@ def _published_by(pid: int, data: Path) -> bool:
         return False
 
 
-def wait_until_up(folder: Path, process: subprocess.Popen[bytes]) -> RunningStack:
+def wait_until_up(folder: Path, process: UpProcess) -> RunningStack:
     """Wait until all parts are healthy.
 
     Raises:
@@ -148,8 +176,8 @@ def wait_until_up(folder: Path, process: subprocess.Popen[bytes]) -> RunningStac
     data = folder / "data"
     deadline = time.monotonic() + START_SECONDS
     while not _published_by(process.pid, data):
-        if process.poll() is not None or time.monotonic() > deadline:
-            state = f"ended with {process.returncode}" if process.poll() is not None else "is not up in time"
+        if (code := process.poll()) is not None or time.monotonic() > deadline:
+            state = "is not up in time" if code is None else f"ended with {code}"
             raise AssertionError(f"headrace up {state}:\n{(folder / 'up.log').read_text(errors='replace')}")
         time.sleep(0.1)
     content = read_stack_file(data)

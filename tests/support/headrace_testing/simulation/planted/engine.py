@@ -68,12 +68,12 @@ def _parked_forgotten(patches: Patches) -> None:
 
 
 def _letter_not_awaited(patches: Patches) -> None:
-    def bury(self: Any, work: Any, reason: Exception) -> None:
+    def dead_letter(self: Any, work: Any, reason: Exception) -> None:
         work.reason = reason
         asyncio.ensure_future(self._dead_letters.keep(work.record, reason, work.attempts))  # noqa: RUF006 - the bug
         self._done(work)
 
-    patches.put(Executor, "_dead_letter", bury)
+    patches.put(Executor, "_dead_letter", dead_letter)
 
 
 def _no_key_order(patches: Patches) -> None:
@@ -120,7 +120,7 @@ BUGS = (
     Bug("parked_is_done", "a record that waits for a retry counts as finished", _parked_is_done),
     Bug("parked_forgotten", "records that wait for a retry are never woken", _parked_forgotten),
     Bug("letter_not_awaited", "a dead letter is not waited for", _letter_not_awaited, hint=33),
-    Bug("no_key_order", "records of one key are handled side by side", _no_key_order),
+    Bug("no_key_order", "records of one key are handled side by side", _no_key_order, hint=5),
     Bug("revoked_is_done", "what still runs at a revocation counts as finished", _revoked_is_done, hint=21),
     Bug("cancelled_is_done", "what is cancelled at a revocation counts as finished", _cancelled_is_done, hint=21),
     Bug("never_resumed", "a lane that was full stays paused", _never_resumed, hint=11),
