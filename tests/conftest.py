@@ -9,7 +9,7 @@ Ask for what you need; what nobody asks for is not started.
 ``postgres_dsn``  address of a new, empty database on a real Postgres, dropped after the test.
 ``topic_prefix``  a prefix for topics, groups and subjects that no other test has.
 ``stack``         all three and their addresses (`headrace_testing.up.RunningStack`).
-``platform``      a ``headrace up`` of its own with the six services and simulated providers, shared by the session;
+``platform``      a ``headrace up`` of its own with all services and simulated providers, shared by the session;
                   the same type, with ``intake_url``, ``api_key``, ``topic_prefix``, ``log(part)`` and ``pid(part)``.
 
 Everything runs on free loopback ports in a temporary folder, and is gone after the session. When a test has failed, the

@@ -19,9 +19,12 @@ set -euo pipefail
 namespace=${NAMESPACE:-headrace}
 blue=${RELEASE:-headrace}
 green="${blue}-green"
-chart=${CHART:-"$(cd "$(dirname "${BASH_SOURCE[0]}")/../../charts/headrace" && pwd)"}
+shipped="$(cd "$(dirname "${BASH_SOURCE[0]}")/../../charts/headrace" && pwd)"
+chart=${CHART:-$shipped}
 green_set="statefulset/${green}-router"
 
+# What green leaves out: every service but the router, as options of helm.
+others() { sed -n 's/^\([A-Za-z]*\):$/\1.enabled=false/p' "$shipped/files/services.yaml" | grep -v '^router[.]' | paste -s -d , -; }
 say() { echo "== $*" >&2; }
 helm_ns() { helm --namespace "$namespace" "$@"; }
 kube() { kubectl --namespace "$namespace" "$@"; }
@@ -65,8 +68,7 @@ case ${1:-} in
     helm_ns get values "$blue" --all --output yaml |
       helm_ns upgrade --install "$green" "$chart" --values - \
         --set "fullnameOverride=$green" \
-        --set intake.enabled=false,localWorker.enabled=false,cloudWorker.enabled=false \
-        --set skillBroadcaster.enabled=false,costAccountant.enabled=false \
+        --set "$(others)" \
         --set ollama.enabled=false,ingress.enabled=false,gateway.enabled=false,migrations.enabled=false \
         --set topics.manage=none,monitoring.rules.enabled=false,tests.enabled=false \
         --set "router.autoscaling.enabled=false,router.replicas=$count" \

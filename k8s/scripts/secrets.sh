@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Creates the Secrets that the chart names and no operator creates, with random contents. Existing ones stay as they are.
+# Makes the Secrets that the chart names and nothing else creates, with random contents. What is there stays as it is.
 #
 #   k8s/scripts/secrets.sh [namespace] [host of Postgres]
 #
 # POSTGRES_PASSWORD is that of the user headrace, random unless set.
-# GROQ_API_KEY, ANTHROPIC_API_KEY and TAVILY_API_KEY are taken from the environment if they are set.
+# The keys of cloud providers (charts/headrace/files/providers.yaml) are taken from the environment if they are set.
 set -euo pipefail
 
 namespace=${1:-headrace}
@@ -35,7 +35,7 @@ make_secret headrace-api-keys --from-literal=pepper="$(random 48)" \
   --from-literal=bootstrap-key="hr_$(random 16)_$(random 48)"
 
 providers=()
-for variable in GROQ_API_KEY ANTHROPIC_API_KEY TAVILY_API_KEY; do
+for variable in $(grep -o '[A-Z0-9_]*_API_KEY' "$(dirname "${BASH_SOURCE[0]}")/../../charts/headrace/files/providers.yaml"); do
   if [[ -n ${!variable:-} ]]; then providers+=("--from-literal=$variable=${!variable}"); fi
 done
 make_secret headrace-providers "${providers[@]}"

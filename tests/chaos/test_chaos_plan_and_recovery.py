@@ -6,10 +6,11 @@ from itertools import islice
 from headrace_chaos.checks import judge
 from headrace_chaos.evidence import Told
 from headrace_chaos.history import AT, honest, with_topic
-from headrace_chaos.plan import SERVICES, Blow, acts, full_deck, short_deck
+from headrace_chaos.plan import Blow, acts, full_deck, short_deck
 from headrace_chaos.platform import DOUBLED
 from headrace_chaos.recovery import Death, Unit, owned_by, p50_and_max, recoveries, recovery_of
 from headrace_chaos.report import closing_line, details
+from headrace_devstack.services import NAMES
 
 
 def test_the_same_seed_deals_the_same_blows_and_another_seed_others() -> None:
@@ -30,7 +31,7 @@ def test_every_kind_of_blow_is_dealt() -> None:
 def test_every_service_is_killed_also_in_the_short_run() -> None:
     for deck in (short_deck(DOUBLED, disk=True), full_deck(DOUBLED, disk=True)):
         killed = {name for act in acts(1, deck, again=False) if act.blow is Blow.KILL for name in act.targets}
-        assert killed >= set(SERVICES)
+        assert killed >= set(NAMES)
 
 
 def test_a_zombie_sleeps_longer_than_its_session() -> None:

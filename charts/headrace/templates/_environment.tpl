@@ -61,8 +61,6 @@ HEADRACE_TRACE_SAMPLE_RATIO: {value: {{ $values.observability.traceSampleRatio |
 {{- if .traits.api }}
 HEADRACE_API_HOST: {value: 0.0.0.0}
 HEADRACE_API_PORT: {value: "8080"}
-{{- end }}
-{{- if .traits.keys }}
 HEADRACE_KEY_PEPPER: {valueFrom: {secretKeyRef: {name: {{ $values.apiKeys.secret.name }}, key: {{ $values.apiKeys.secret.pepperKey }}}}}
 {{- end }}
 {{- if .traits.database }}
@@ -107,7 +105,7 @@ HEADRACE_NODE_SLOTS: {value: {{ $values.ollama.slots | toString | quote }}}
 HEADRACE_OLLAMA_NODES: {value: {{ join "," $nodes | quote }}}
 {{- end }}
 {{- else if eq .key "cloudWorker" }}
-{{- range list "GROQ_API_KEY" "ANTHROPIC_API_KEY" "TAVILY_API_KEY" }}
+{{- range ($.root.Files.Get "files/providers.yaml" | fromYaml).keys }}
 {{ . }}: {valueFrom: {secretKeyRef: {name: {{ $v.providerSecret }}, key: {{ . }}, optional: true}}}
 {{- end }}
 {{- $providers := list }}

@@ -38,16 +38,12 @@ app.kubernetes.io/part-of: headrace
 {{- end }}
 {{- end -}}
 
-{{/* Common and different traits of the six services. `topics` are those each reads as a member of `group`. */}}
+{{/*
+What the services say of themselves. `topics` are what each reads as a member of the group called like it; `metric` is what
+the names of its metrics begin with, where it is scaled by its outstanding work.
+*/}}
 {{- define "headrace.traits" -}}
-intake: {name: intake, kind: Deployment, api: true, database: true, keys: true}
-router: {name: router, kind: StatefulSet, group: router, topics: [tasks.submitted, tasks.cancelled, attempts.finished]}
-localWorker: {name: local-worker, kind: Deployment, group: local-worker, metric: headrace_local_worker, place: local,
-  topics: [work.local.interactive, work.local.batch]}
-cloudWorker: {name: cloud-worker, kind: Deployment, group: cloud-worker, metric: headrace_cloud_worker, place: cloud,
-  topics: [work.cloud.interactive, work.cloud.batch]}
-skillBroadcaster: {name: skill-broadcaster, kind: Deployment, api: true, keys: true}
-costAccountant: {name: cost-accountant, kind: Deployment, api: true, database: true, keys: true}
+{{ .Files.Get "files/services.yaml" }}
 {{- end -}}
 
 {{/* The values of a service over the defaults. Takes (dict "root" $ "key" "router"). */}}

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
+from headrace_devstack.services import NAMES
+
 
 class Blow(StrEnum):
     """Kinds of faults."""
@@ -24,7 +26,6 @@ class Blow(StrEnum):
     DISK_FULL = "disk full"
 
 
-SERVICES: Final = ("intake", "router", "local-worker", "cloud-worker", "skill-broadcaster", "cost-accountant")
 SESSION_SECONDS: Final = 10.0
 """Session timeout of the consumer groups."""
 _PAUSE: Final = {
@@ -62,10 +63,10 @@ class Act:
 
 
 def full_deck(doubled: Sequence[str], *, disk: bool) -> Deck:
-    """Every kind of fault, services several times. `doubled` are services that run twice: only they may be frozen."""
-    deck: list[tuple[Blow, tuple[str, ...]]] = [(Blow.KILL, (name,)) for name in SERVICES]
-    deck += [(Blow.KILL, ("router",)), (Blow.KILL, ("router", "local-worker")), (Blow.ALL, SERVICES)]
-    deck += [(Blow.STOP, (name,)) for name in SERVICES]
+    """Every kind of blow, services several times. `doubled` are services that run twice: only they may sleep."""
+    deck: list[tuple[Blow, tuple[str, ...]]] = [(Blow.KILL, (name,)) for name in NAMES]
+    deck += [(Blow.KILL, ("router",)), (Blow.KILL, ("router", "local-worker")), (Blow.ALL, NAMES)]
+    deck += [(Blow.STOP, (name,)) for name in NAMES]
     deck += [(Blow.ZOMBIE, (f"{name}-2",)) for name in doubled] + [(Blow.KILL, (f"{name}-2",)) for name in doubled]
     deck += [(blow, ()) for blow in (Blow.KAFKA_RESTART, Blow.KAFKA_KILL, Blow.POSTGRES_RESTART, Blow.POSTGRES_KILL)]
     deck += [(Blow.REGISTRY_GONE, ("local-worker",))]
@@ -73,8 +74,8 @@ def full_deck(doubled: Sequence[str], *, disk: bool) -> Deck:
 
 
 def short_deck(doubled: Sequence[str], *, disk: bool) -> Deck:
-    """Each kind once, which fits into a minute."""
-    deck: list[tuple[Blow, tuple[str, ...]]] = [(Blow.KILL, (name,)) for name in SERVICES]
+    """Each kind once: what a minute has room for."""
+    deck: list[tuple[Blow, tuple[str, ...]]] = [(Blow.KILL, (name,)) for name in NAMES]
     deck += [(Blow.STOP, ("router",)), (Blow.KAFKA_KILL, ()), (Blow.POSTGRES_KILL, ())]
     deck += [(Blow.REGISTRY_GONE, ("cloud-worker",))]
     deck += [(Blow.ZOMBIE, (f"{name}-2",)) for name in doubled[:1]]

@@ -18,6 +18,7 @@ from headrace_devstack.parts.part import NotHealthyYet, Process, ProcessCommand
 from headrace_devstack.parts.probes import http_ok, kafka_answers
 from headrace_devstack.ports import LOOPBACK
 from headrace_devstack.providers import choose_providers
+from headrace_devstack.services import SERVICES
 from headrace_devstack.supervisor import Condition, PartEvent, Supervisor
 from headrace_testing.services_on_kafka import free_port
 from headrace_testing.up import RunningStack, clean_environment, stop_up, wait_until_up
@@ -30,10 +31,7 @@ _MARKS = {
     "kafka": "kafka.Kafka",
     "registry": "quarkus-run.jar",
     "postgres": "bin/postgres",
-    **{
-        name: f"headrace_{name.replace('-', '_')}"
-        for name in ("intake", "router", "local-worker", "cloud-worker", "skill-broadcaster", "cost-accountant")
-    },
+    **{service.name: service.package for service in SERVICES},
 }
 """A part of each part's command line that identifies it."""
 

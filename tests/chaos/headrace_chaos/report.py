@@ -4,8 +4,10 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from headrace_devstack.services import NAMES
+
 from headrace_chaos.checks import Judgement
-from headrace_chaos.plan import SERVICES, Blow
+from headrace_chaos.plan import Blow
 from headrace_chaos.recovery import Recovery, by_blow, p50_and_max
 
 TARGET_SECONDS = 5.0
@@ -18,7 +20,7 @@ def of_services(recoveries: Sequence[Recovery]) -> list[Recovery]:
     return [
         one
         for one in recoveries
-        if one.death.blow in _DEATHS and one.death.who.removesuffix("-2") in SERVICES and not one.death.apart
+        if one.death.blow in _DEATHS and one.death.who.removesuffix("-2") in NAMES and not one.death.apart
     ]
 
 
@@ -26,7 +28,7 @@ def details(judgement: Judgement, recoveries: Sequence[Recovery], skipped: Seque
     """Recovery of each service and part, and the violations."""
     yield "recovery: seconds from the death to the first new work done, and to such work in the last of its partitions"
     alone = of_services(recoveries)
-    for service in SERVICES:
+    for service in NAMES:
         yield from _row(service, [one for one in alone if one.death.who.removesuffix("-2") == service])
     for blow, found in by_blow([one for one in recoveries if one not in alone]).items():
         yield from _row(f"{blow} (apart)" if blow in _DEATHS else blow, found)

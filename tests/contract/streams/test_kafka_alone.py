@@ -72,7 +72,7 @@ async def test_a_producer_survives_a_fatal_error(kafka: str, topic_prefix: str) 
     _fail_for_good(producer)
     after: list[RecordMetadata | BaseException] = []
     async with asyncio.timeout(20):
-        # Nobody is left waiting.
+        # No caller is left waiting.
         outcomes = await asyncio.gather(*on_their_way, return_exceptions=True)
         while not after or isinstance(after[-1], TransientError | AppendUncertain):
             await asyncio.sleep(0.02)

@@ -77,7 +77,7 @@ async def test_data_and_ports_survive_a_stop_a_killed_part_and_a_killed_supervis
         for pid in killed.values():
             os.kill(pid, signal.SIGKILL)
         wait_for(lambda: stack.output.count(" again ") >= 6)  # three told to be started, three healthy
-        assert "was ended by signal 9; starting it again in 0.1 s" in stack.output
+        assert "was ended by signal 9; restarting it in 0.1 s" in stack.output
         await assert_kept(stack)
 
         assert all(stack.pid(part) != pid for part, pid in killed.items())

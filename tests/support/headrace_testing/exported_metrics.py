@@ -7,7 +7,6 @@ since Kafka clients connect to brokers as soon as they are created.
 from __future__ import annotations
 
 import asyncio
-import importlib
 import json
 import os
 import subprocess
@@ -15,7 +14,9 @@ import sys
 from pathlib import Path
 from typing import Any, Final
 
-from headrace_devstack.kubernetes.kafka_resources import SERVICES
+from headrace_devstack.services import SERVICES
+
+from headrace_testing.described_services import settings_of, wiring_of
 
 _SUFFIXES: Final = {"counter": ("_total",), "histogram": ("_bucket", "_count", "_sum"), "gauge": ("",)}
 _ENVIRONMENT: Final = {
@@ -43,22 +44,13 @@ def exported() -> dict[str, list[str]]:
 async def _collect() -> dict[str, list[str]]:
     from headrace_runtime.health import Health
     from headrace_runtime.ops import OpsServer
-    from headrace_runtime.settings import ServiceSettings
 
     series: dict[str, list[str]] = {}
     for service in SERVICES:
-        package = f"headrace_{service.replace('-', '_')}"
-        settings: Any = importlib.import_module(f"{package}.settings")
-        wiring: Any = importlib.import_module(f"{package}.wiring")
-        classes = [
-            cls
-            for cls in vars(settings).values()
-            if isinstance(cls, type) and issubclass(cls, ServiceSettings) and cls.__module__ == settings.__name__
-        ]
-        built = wiring.build(classes[0].load())
+        built = wiring_of(service).build(settings_of(service).load())
         OpsServer(
-            host="", port=0, service=service, version="", instance="", health=Health(), metrics=built.metrics
-        )  # registers the metrics common to all processes
+            host="", port=0, service=service.name, version="", instance="", health=Health(), metrics=built.metrics
+        )  # registers the metrics that every process has
         registry: Any = built.metrics.registry
         for collector in set(registry._names_to_collectors.values()):
             labels = list(getattr(collector, "_labelnames", ()))

@@ -405,7 +405,7 @@ def _cost(context: DecisionContext, provider: str, model: str, usage: Usage) -> 
     except PriceUnknown:
         return 0
     return pricing.cost(
-        ports.Usage(
+        ports.CallUsage(
             input_tokens=usage.input_tokens,
             output_tokens=usage.output_tokens,
             cached_input_tokens=usage.cached_input_tokens,

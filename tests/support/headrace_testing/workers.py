@@ -17,13 +17,13 @@ from headrace_contracts.memory_registry import MemoryRegistry
 from headrace_contracts.topics import TOPICS, TopicSpec
 from headrace_models.errors import ProviderError
 from headrace_models.ports import (
+    CallUsage,
     ChatRequest,
     ChatResult,
     FinishReason,
     ModelInfo,
     OnText,
     ProviderStatus,
-    Usage,
     hand_out,
 )
 from headrace_models.worker.pool import Endpoint, EndpointView, Pool
@@ -71,7 +71,7 @@ class ScriptedProvider:
             step = self.answer
         for piece in step:
             await hand_out(on_text, piece)
-        return ChatResult("".join(step), self.finish_reason, Usage(7, 3), request.model, 2.0, 5.0, False, "id-1")
+        return ChatResult("".join(step), self.finish_reason, CallUsage(7, 3), request.model, 2.0, 5.0, False, "id-1")
 
     async def status(self) -> ProviderStatus:
         return self.current

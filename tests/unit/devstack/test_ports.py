@@ -6,8 +6,10 @@ from collections.abc import Iterator
 
 import psutil
 import pytest
+from headrace_devstack.descriptions import OTHER_PORTS
 from headrace_devstack.errors import FreeThePort
 from headrace_devstack.ports import BLOCK, LOOPBACK, PortPlan, choose_base, is_free, owner_of, require_free
+from headrace_devstack.services import SERVICES
 
 
 @pytest.fixture
@@ -18,7 +20,7 @@ def taken() -> Iterator[int]:
 
 def test_a_plan_stays_in_its_block_without_collisions() -> None:
     plan = PortPlan(19_080)
-    assert len(plan.all()) == 15
+    assert len(plan.all()) == len(OTHER_PORTS) + sum(1 + (service.ports.api is not None) for service in SERVICES)
     assert set(plan.all()) <= set(range(19_080, 19_080 + BLOCK))
 
 

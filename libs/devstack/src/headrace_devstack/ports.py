@@ -7,13 +7,15 @@ from dataclasses import dataclass
 
 import psutil
 
+from headrace_devstack.descriptions import OTHER_PORTS
 from headrace_devstack.errors import FreeThePort
+from headrace_devstack.services import SERVICES
 
 LOOPBACK = "127.0.0.1"
 DEFAULT_PORT_BASE = 19_080
 BLOCK = 40
-
-SERVICES = ("intake", "router", "local-worker", "cloud-worker", "skill-broadcaster", "cost-accountant")
+_OPS = {service.name: service.ports.ops for service in SERVICES}
+_APIS = {service.name: service.ports.api for service in SERVICES if service.ports.api is not None}
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,59 +25,45 @@ class PortPlan:
     base: int
 
     @property
-    def intake(self) -> int:
-        return self.base
-
-    @property
     def registry(self) -> int:
-        return self.base + 1
-
-    @property
-    def skills(self) -> int:
-        return self.base + 2
-
-    @property
-    def costs(self) -> int:
-        return self.base + 3
+        return self.base + OTHER_PORTS["registry"]
 
     @property
     def simulator(self) -> int:
-        return self.base + 4
+        return self.base + OTHER_PORTS["simulator"]
 
     @property
     def postgres(self) -> int:
-        return self.base + 5
+        return self.base + OTHER_PORTS["postgres"]
 
     @property
     def registry_management(self) -> int:
-        return self.base + 6
+        return self.base + OTHER_PORTS["registry (management)"]
 
     @property
     def kafka(self) -> int:
-        return self.base + 12
+        return self.base + OTHER_PORTS["kafka"]
 
     @property
     def kafka_controller(self) -> int:
-        return self.base + 13
+        return self.base + OTHER_PORTS["kafka (controller)"]
+
+    def api(self, service: str) -> int:
+        """Port of a service's HTTP API; KeyError for a service without one."""
+        return self.base + _APIS[service]
 
     def ops(self, service: str) -> int:
         """Port of a service's /healthz, /readyz and /metrics."""
-        return self.base + 20 + SERVICES.index(service)
+        return self.base + _OPS[service]
 
     def all(self) -> dict[int, str]:
         """Every port of the block that is used, with the name of the part that uses it."""
-        return {
-            self.intake: "intake",
-            self.registry: "registry",
-            self.skills: "skill-broadcaster",
-            self.costs: "cost-accountant",
-            self.simulator: "simulator",
-            self.postgres: "postgres",
-            self.registry_management: "registry (management)",
-            self.kafka: "kafka",
-            self.kafka_controller: "kafka (controller)",
-            **{self.ops(service): f"{service} (ops)" for service in SERVICES},
+        used = {
+            **{self.base + distance: part for part, distance in OTHER_PORTS.items()},
+            **{self.api(service): service for service in _APIS},
+            **{self.ops(service): f"{service} (ops)" for service in _OPS},
         }
+        return dict(sorted(used.items()))
 
 
 def is_free(port: int) -> bool:

@@ -19,11 +19,12 @@ from headrace_devstack.parts.kafka import kafka_part
 from headrace_devstack.parts.part import SetupStep, StackPart
 from headrace_devstack.parts.postgres import database_url, postgres_part
 from headrace_devstack.parts.registry import registry_part, registry_url
-from headrace_devstack.parts.service import ServiceNeeds, service_part
+from headrace_devstack.parts.service import service_part
 from headrace_devstack.parts.simulator import simulator_part, simulator_url
-from headrace_devstack.ports import DEFAULT_PORT_BASE, LOOPBACK, SERVICES, PortPlan
+from headrace_devstack.ports import DEFAULT_PORT_BASE, LOOPBACK, PortPlan
 from headrace_devstack.processes import ProcessMark, end_leftovers, mark
 from headrace_devstack.providers import Providers, choose_providers, find_ollama
+from headrace_devstack.services import SERVICES
 from headrace_devstack.settings import StackSettings
 from headrace_devstack.supervisor import PartEvent, Supervisor
 
@@ -180,17 +181,22 @@ def _service_parts(
     }
     pepper = {"HEADRACE_KEY_PEPPER": folder.secret("key-pepper")}
     database = {"HEADRACE_DATABASE_URL": database_url(ports, password)}
-    cloud_note = "simulated" if "groq" in providers.simulated else ""
-    local_note = "simulated nodes" if "ollama" in providers.simulated else providers.local["HEADRACE_OLLAMA_NODES"]
-    for needs in (
-        ServiceNeeds("intake", {**pepper, **database, "HEADRACE_BOOTSTRAP_KEY": api_key}, api_port=ports.intake),
-        ServiceNeeds("router", {}),
-        ServiceNeeds("local-worker", providers.local, note=local_note),
-        ServiceNeeds("cloud-worker", providers.cloud, note=cloud_note),
-        ServiceNeeds("skill-broadcaster", pepper, api_port=ports.skills),
-        ServiceNeeds("cost-accountant", {**pepper, **database}, api_port=ports.costs),
-    ):
-        yield service_part(folder, ports, common, needs)
+    # What only one of them is told; the rest follows from their descriptions.
+    alone: Mapping[str, Mapping[str, str]] = {
+        "intake": {"HEADRACE_BOOTSTRAP_KEY": api_key},
+        "local-worker": providers.local,
+        "cloud-worker": providers.cloud,
+    }
+    ollama_nodes = "simulated nodes" if "ollama" in providers.simulated else providers.local["HEADRACE_OLLAMA_NODES"]
+    notes = {"local-worker": ollama_nodes, "cloud-worker": "simulated" if "groq" in providers.simulated else ""}
+    for service in SERVICES:
+        environment = {
+            **common,
+            **(pepper if service.ports.api is not None else {}),
+            **(database if service.database else {}),
+            **alone.get(service.name, {}),
+        }
+        yield service_part(folder, ports, service, environment, note=notes.get(service.name, ""))
 
 
 def _addresses(
@@ -201,10 +207,10 @@ def _addresses(
         registry_url=registry_url(ports),
         database_url=database_url(ports, password),
         topic_prefix=settings.topic_prefix,
-        intake_url=f"http://{LOOPBACK}:{ports.intake}",
-        skills_url=f"http://{LOOPBACK}:{ports.skills}",
-        costs_url=f"http://{LOOPBACK}:{ports.costs}",
-        ops_urls={service: f"http://{LOOPBACK}:{ports.ops(service)}" for service in SERVICES},
+        intake_url=f"http://{LOOPBACK}:{ports.api('intake')}",
+        skills_url=f"http://{LOOPBACK}:{ports.api('skill-broadcaster')}",
+        costs_url=f"http://{LOOPBACK}:{ports.api('cost-accountant')}",
+        ops_urls={service.name: f"http://{LOOPBACK}:{ports.ops(service.name)}" for service in SERVICES},
         simulator_url=simulator_url(ports) if providers and providers.simulated else None,
         simulated=providers.simulated if providers else (),
         api_key_file=folder.api_key_file,

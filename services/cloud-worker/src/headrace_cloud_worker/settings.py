@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar
 
-from headrace_runtime.settings import CommaList, HttpUrlText, setting
-from headrace_runtime.worker_settings import WorkerSettings
-from pydantic import AfterValidator, SecretStr
+from headrace_runtime.settings import CommaList, setting
+from pydantic import AfterValidator
 
 from headrace_cloud_worker.decide.offers import parse_providers
+from headrace_cloud_worker.provider_settings import ProviderSettings
 
 
 def _usable(entries: tuple[str, ...]) -> tuple[str, ...]:
@@ -16,32 +16,11 @@ def _usable(entries: tuple[str, ...]) -> tuple[str, ...]:
     return entries
 
 
-class CloudWorkerSettings(WorkerSettings):
-    """All settings of the cloud worker. A provider without a key is not offered."""
+class CloudWorkerSettings(ProviderSettings):
+    """Everything the cloud worker can be told. A provider without a key is not offered."""
 
     service_name: ClassVar[str] = "cloud-worker"
 
-    groq_api_key: SecretStr | None = setting(
-        None, unit="secret", reason="Key of Groq; without it Groq is not offered.", variable="GROQ_API_KEY"
-    )
-    groq_url: HttpUrlText = setting(
-        "https://api.groq.com/openai/v1", unit="URL", reason="Groq's API, or a proxy or simulator of it."
-    )
-    anthropic_api_key: SecretStr | None = setting(
-        None,
-        unit="secret",
-        reason="Key of Anthropic; without it Anthropic is not offered.",
-        variable="ANTHROPIC_API_KEY",
-    )
-    anthropic_url: HttpUrlText = setting(
-        "https://api.anthropic.com", unit="URL", reason="Anthropic's API, or a proxy or simulator of it."
-    )
-    tavily_api_key: SecretStr | None = setting(
-        None, unit="secret", reason="Key of Tavily; without it web search is not offered.", variable="TAVILY_API_KEY"
-    )
-    tavily_url: HttpUrlText = setting(
-        "https://api.tavily.com", unit="URL", reason="Tavily's API, or a proxy or simulator of it."
-    )
     openai_compatible: Annotated[CommaList, AfterValidator(_usable)] = setting(
         (),
         unit="name=URL=VARIABLE, ...",

@@ -54,7 +54,7 @@ class RouterMetrics:
     def appended(self, seconds: float) -> None:
         self._append.observe(seconds)
 
-    def carried_out(self, cause: str, seconds: float) -> None:
+    def published(self, cause: str, seconds: float) -> None:
         self._decision.labels(cause).observe(max(0.0, seconds))
 
     def recovered(self, seconds: float) -> None:

@@ -1,4 +1,4 @@
-"""What the owner of a partition holds in memory: a fold over its journal, the same in running and in recovering."""
+"""A partition's state in memory: a fold over its journal, the same while running and while recovering."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class PartitionState:
     """Tasks, early cancellation requests, and when each live task was last written.
 
     Args:
-        monotonic: Seconds on a clock that no one sets.
+        monotonic: Seconds on a monotonic clock.
     """
 
     def __init__(self, cache: CacheLimits, limits: RouterLimits, monotonic: Callable[[], float]) -> None:
@@ -27,11 +27,11 @@ class PartitionState:
             limits.early_cancellations, round(limits.early_cancellation_seconds * 1000)
         )
         self._monotonic = monotonic
-        # In the order of the log, which is the order in which retention removes.
+        # In log order, which is the order in which retention removes entries.
         self._written: OrderedDict[str, float] = OrderedDict()
 
     def apply(self, task_id: str, state: TaskState) -> None:
-        """Take a state that was just appended."""
+        """Apply a state that was just appended."""
         self._date(task_id, state.phase, self._monotonic())
         self.cancellations.forget(task_id)
         self.tasks.apply(task_id, state)
@@ -52,7 +52,7 @@ class PartitionState:
         self.tasks.apply(task_id, recorded)
 
     def written_before(self, seconds: float) -> Iterator[str]:
-        """Live tasks whose last entry is older, in the order of the log."""
+        """Live tasks whose last entry is older than `seconds`, in log order."""
         before = self._monotonic() - seconds
         for task_id, at in self._written.items():
             if at > before:

@@ -15,6 +15,7 @@ from headrace_runtime.health import Health
 from headrace_runtime.logging import get_logger
 from headrace_streams.errors import LeaveGroup, PartitionsLost, TransientError
 from headrace_streams.ports import Consumer
+from headrace_streams.provisioning import PartitionsDiffer
 from headrace_streams.records import OffsetAndMetadata, Record, TopicPartition
 
 from headrace_skill_broadcaster.keeper import BATCH, PartitionKeeper, Tools
@@ -26,10 +27,6 @@ _LONGEST_DELAY_SECONDS = 15.0
 _CHECK = "submissions"
 
 _log = get_logger("headrace.skills.service")
-
-
-class PartitionsDiffer(Exception):
-    """Both topics need the same number of partitions: a skill's catalog record is in its submission's partition."""
 
 
 class SubmissionService:

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 
 from headrace_models.errors import BadRequest, ProviderError, RetrySameProvider, TryAnotherProvider
 from headrace_models.ports import (
+    CallUsage,
     ChatRequest,
     ChatResult,
     FinishReason,
     ModelInfo,
     OnText,
     ProviderStatus,
-    Usage,
     hand_out,
 )
 
@@ -111,7 +111,7 @@ class SimulatedProvider:
         bytes_in = sum(len(message.text.encode()) for message in request.messages)
         answer = "I must not say." if declines else answer_to(text)
         output = rng.randint(1, max(1, min(request.max_output_tokens, 400)))
-        usage = Usage(rng.randint(1, bytes_in), output, searches=0)
+        usage = CallUsage(rng.randint(1, bytes_in), output, searches=0)
         try:
             if seconds >= request.timeout_seconds:
                 await asyncio.sleep(request.timeout_seconds)
@@ -131,8 +131,8 @@ class SimulatedProvider:
         on_text: OnText,
         answer: str,
         seconds: float,
-        usage: Usage,
-        failure: Callable[[Usage], ProviderError] | None,
+        usage: CallUsage,
+        failure: Callable[[CallUsage], ProviderError] | None,
         *,
         declines: bool,
     ) -> ChatResult:
@@ -146,7 +146,7 @@ class SimulatedProvider:
         reason: FinishReason = "refusal" if declines else "stop"
         return ChatResult(answer, reason, usage, request.model, first * 1000, seconds * 1000, True, "")
 
-    def _failure(self, about: str) -> Callable[[Usage], ProviderError] | None:
+    def _failure(self, about: str) -> Callable[[CallUsage], ProviderError] | None:
         models, rng, provider = self._models, self._models.rng, self._provider
         if models.happens(Fault.MODEL_FAILS, about):
             after = rng.choice((None, 0.5, 7.0))

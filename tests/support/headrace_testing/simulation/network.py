@@ -158,7 +158,7 @@ class SimulatedNetwork:
             case Fault.FREEZE_IN_FLIGHT:
                 self._deliver_in(self._weather.long(), about, perform, answer)
                 self._process.freeze(self._weather.stillness())
-            case Fault.TRY_AGAIN:
+            case Fault.TRANSIENT:
                 self._loop.outside(later, _fail, answer, TransientError("the cluster is unavailable (simulated)"))
             case Fault.LOST_REQUEST:
                 self._loop.outside(self._weather.patience(), _fail, answer, uncertain("no answer (simulated)"))

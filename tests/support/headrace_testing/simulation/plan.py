@@ -21,7 +21,7 @@ class Fault(StrEnum):
     """It freezes before its request is sent, and continues later."""
     FREEZE_IN_FLIGHT = "freeze_in_flight"
     """It freezes while its request is in flight."""
-    TRY_AGAIN = "try_again"
+    TRANSIENT = "transient"
     """The cluster certainly did nothing."""
     LOST_REQUEST = "lost_request"
     """The request never arrives, and the client times out."""
@@ -65,7 +65,7 @@ class Fault(StrEnum):
 
 AT_BOUNDARY = (
     Fault.CRASH_BEFORE, Fault.CRASH_IN_FLIGHT, Fault.CRASH_AFTER, Fault.FREEZE_BEFORE, Fault.FREEZE_IN_FLIGHT,
-    Fault.TRY_AGAIN, Fault.LOST_REQUEST, Fault.LOST_ANSWER, Fault.SLOW, Fault.EXPELLED_IN_FLIGHT,
+    Fault.TRANSIENT, Fault.LOST_REQUEST, Fault.LOST_ANSWER, Fault.SLOW, Fault.EXPELLED_IN_FLIGHT,
 )  # fmt: skip
 CRASHES = frozenset({Fault.CRASH_BEFORE, Fault.CRASH_IN_FLIGHT, Fault.CRASH_AFTER})
 FREEZES = frozenset({Fault.FREEZE_BEFORE, Fault.FREEZE_IN_FLIGHT})

@@ -204,7 +204,7 @@ class RouterBody:
             self._view,
             metrics=world.router_metrics,
             monotonic=world.loop.time,
-            act_within=ACT_WITHIN_SECONDS,
+            publish_within=ACT_WITHIN_SECONDS,
             settle_seconds=ACT_WITHIN_SECONDS + PATIENCE_SECONDS,
             in_flight=world.plan.max_in_flight * 4,
             static=world.plan.static_members,

@@ -100,7 +100,7 @@ class SimulatedWorld:
         self.database = SimulatedDatabase()
         self.judge = Judge(self)
         self.cluster.witness = self.judge
-        self.router_metrics = _WatchedMetrics(self)
+        self.router_metrics = _CheckedMetrics(self)
         self.processes = self._processes()
         self.clients = Clients(self)
         self.calm = False
@@ -232,7 +232,7 @@ def _shared_metrics() -> RouterMetrics:
     return RouterMetrics(_registered())
 
 
-class _WatchedMetrics(RouterMetrics):
+class _CheckedMetrics(RouterMetrics):
     """A router's metrics, for which a failed decision is a defect."""
 
     def __init__(self, world: SimulatedWorld) -> None:

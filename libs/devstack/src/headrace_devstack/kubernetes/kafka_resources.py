@@ -1,6 +1,6 @@
 """Topics and users of Kafka, out of the topic specifications.
 
-Who may do what follows from the writers and readers of each topic. "anyone" is nobody's name: readers that the
+Who may do what follows from the writers and readers of each topic. "anyone" is not a user: readers that the
 specification leaves open become the user `observer`, writers the user `agent`. No service is either, so that what
 anyone may read is not read by, for example, the cloud worker.
 """
@@ -16,9 +16,10 @@ from headrace_contracts.topics import TOPICS, TopicSpec
 from headrace_streams.kafka.properties import READER_GROUP
 from headrace_streams.provisioning import topic_of
 
+from headrace_devstack.services import NAMES
+
 DEFAULT_PREFIX: Final = "headrace."
 CLUSTER: Final = "headrace"
-SERVICES: Final = ("intake", "router", "local-worker", "cloud-worker", "skill-broadcaster", "cost-accountant")
 OBSERVER: Final = "observer"
 """Reads what is open to anyone: analytics, audit, `headrace tail`."""
 AGENT: Final = "agent"
@@ -28,7 +29,7 @@ OPERATOR: Final = "operator"
 included, what is open to anyone, and writes records back to where they came from."""
 PROVISIONER: Final = "provisioner"
 """Makes topics; reads and writes none."""
-CLIENTS: Final = (*SERVICES, OBSERVER, AGENT, OPERATOR)
+CLIENTS: Final = (*NAMES, OBSERVER, AGENT, OPERATOR)
 """All users that read or write."""
 USERS: Final = (*CLIENTS, PROVISIONER)
 
@@ -57,7 +58,7 @@ class Right:
 def rights(prefix: str = DEFAULT_PREFIX, topics: Iterable[TopicSpec] | None = None) -> Mapping[str, Sequence[Right]]:
     """What each user may do: that and nothing else. Raises ValueError where a topic names a user that there is not."""
     specs = list(TOPICS.values() if topics is None else topics)
-    unknown = {name for spec in specs for name in (*spec.writers, *spec.readers)} - {*SERVICES, OPERATOR, _ANYONE}
+    unknown = {name for spec in specs for name in (*spec.writers, *spec.readers)} - {*NAMES, OPERATOR, _ANYONE}
     if unknown:
         raise ValueError(f"topics name writers or readers that are no user: {', '.join(sorted(unknown))}")
     found: dict[str, list[Right]] = {}

@@ -8,11 +8,12 @@ from dataclasses import dataclass, replace
 from typing import Final
 from urllib.parse import urlsplit
 
+from headrace_models.cloud import CLOUD_PROVIDERS
 from headrace_models.ports import ModelInfo
 from headrace_models.worker.pool import EndpointView
 
-OWN: Final = frozenset({"groq", "anthropic", "tavily", "ollama"})
-"""Names of providers with settings of their own."""
+OWN: Final = frozenset({"ollama", *(provider.name for provider in CLOUD_PROVIDERS)})
+"""Names of providers that have clients and settings of their own."""
 
 _NAME: Final = re.compile(r"^[a-z0-9][a-z0-9._-]*$")
 _VARIABLE: Final = re.compile(r"^[A-Z_][A-Z0-9_]*$")

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from headrace_models.ports import Usage
+from headrace_models.ports import CallUsage
 from headrace_models.prices import PriceBook
 from headrace_runtime.database import Connection, Database
 
@@ -89,7 +89,9 @@ class Repricing:
         """The entries booked at 0, by model. Raises DatabaseAway."""
         async with self._database.connection() as connection:
             rows = await connection.fetch(_UNPRICED)
-        return [Unpriced(**row, basis=charge(row["provider"], row["model"], Usage(), self._book)[1]) for row in rows]
+        return [
+            Unpriced(**row, basis=charge(row["provider"], row["model"], CallUsage(), self._book)[1]) for row in rows
+        ]
 
     async def run(self) -> AsyncIterator[Repriced]:
         """Price every entry the book has a price for, in transactions of at most 1,000; yields each once committed.
@@ -109,7 +111,7 @@ class Repricing:
     async def _reprice(self, connection: Connection, group: Unpriced, rows: Sequence[Any]) -> list[int]:
         costs: list[int] = []
         for row in rows:
-            usage = Usage(row["input_tokens"], row["output_tokens"], row["cached_input_tokens"], row["searches"])
+            usage = CallUsage(row["input_tokens"], row["output_tokens"], row["cached_input_tokens"], row["searches"])
             costs.append(charge(group.provider, group.model, usage, self._book)[0])
         if rows:
             await connection.execute(

@@ -7,7 +7,7 @@ from enum import StrEnum
 from typing import Final
 
 from headrace_contracts.events import UsageRecorded
-from headrace_models.ports import Usage
+from headrace_models.ports import CallUsage
 from headrace_models.prices import PriceBook, PriceUnknown, cost
 
 MOST_UNITS: Final = 1_000_000_000_000
@@ -87,13 +87,13 @@ def cost_of(event: UsageRecorded, book: PriceBook) -> Cost:
     )
     if not all(0 <= count <= MOST_UNITS for count in counts):
         raise Implausible(f"usage must be from 0 to {MOST_UNITS}, not {min(counts)} to {max(counts)}")
-    usage = Usage(*counts)
+    usage = CallUsage(*counts)
     internal = book.internal_value(event.model, usage) if event.provider in _OWN_PROVIDERS else 0
     nanodollars, basis = charge(event.provider, event.model, usage, book)
     return Cost(nanodollars, basis, internal)
 
 
-def charge(provider: str, model: str, usage: Usage, book: PriceBook) -> tuple[int, Basis]:
+def charge(provider: str, model: str, usage: CallUsage, book: PriceBook) -> tuple[int, Basis]:
     """The cost of a model's usage by this price book, in nano-dollars, and what it is based on."""
     try:
         price = book.price(provider, model)

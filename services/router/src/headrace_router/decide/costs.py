@@ -37,7 +37,7 @@ def cost(book: PriceBook, provider: str, model: str, usage: Usage) -> int:
         price = book.price(provider, model)
     except PriceUnknown:
         return 0
-    spent = ports.Usage(
+    spent = ports.CallUsage(
         input_tokens=usage.input_tokens,
         output_tokens=usage.output_tokens,
         cached_input_tokens=usage.cached_input_tokens,

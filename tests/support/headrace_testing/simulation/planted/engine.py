@@ -73,7 +73,7 @@ def _letter_not_awaited(patches: Patches) -> None:
         asyncio.ensure_future(self._dead_letters.keep(work.record, reason, work.attempts))  # noqa: RUF006 - the bug
         self._done(work)
 
-    patches.put(Executor, "_bury", bury)
+    patches.put(Executor, "_dead_letter", bury)
 
 
 def _no_key_order(patches: Patches) -> None:
