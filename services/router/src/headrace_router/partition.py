@@ -365,7 +365,7 @@ class PartitionRouter:
         Epoch starts share one key, so compaction removes the one that shows why the record does not count. Were the
         record left as it is, a later owner would find it in its place, in an epoch that nothing seems to have ended.
         """
-        self._record(self._entry(task_id, "restated", None), None)
+        self._record(self._entry(task_id, "replaced", None), None)
 
     def _entry(self, task_id: str, cause: str, origin: Input | None, **fields: Any) -> JournalEntry:
         positions = self._positions

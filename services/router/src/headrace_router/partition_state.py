@@ -9,6 +9,7 @@ from headrace_contracts.events import TaskCancelled, TaskPhase, TaskState
 from headrace_streams.journal import JournaledDecision
 
 from headrace_router.decide.early_cancellations import EarlyCancellations
+from headrace_router.decide.model import CAUSES, Cancelled
 from headrace_router.decide.policy import CacheLimits
 from headrace_router.decide.tasks import PartitionTasks
 from headrace_router.limits import RouterLimits
@@ -44,6 +45,10 @@ class PartitionState:
         """Take an entry from the journal, at a time in milliseconds since the epoch."""
         task_id = recorded.task_id
         if recorded.phase is None:
+            # An entry that only replaces an invalid record says nothing. Kept as a request, it would hide the real one,
+            # since the first request for a task is the one that stands.
+            if recorded.cause != CAUSES[Cancelled]:
+                return
             if task_id not in self.tasks and not self.tasks.has_ended(task_id):
                 self.cancellations.keep(task_id, recorded, recorded.timestamp_ms, now)
             return

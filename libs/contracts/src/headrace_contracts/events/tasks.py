@@ -745,7 +745,7 @@ class JournalEntry:
         sequence: Number within its epoch, 0 for the epoch start. An entry counts only if its offset is epoch +
             sequence; every reader ignores it elsewhere, because a lost or foreign record came between.
         cause: The event that was decided on: submitted, cancelled, attempt_finished, leader_finished, wake_up,
-            unrecordable; restated repeats a state.
+            unrecordable; restated repeats a state, replaced takes the place of a record that does not count.
         state: The task's new state; null if the entry only records a cancellation request, or replaces a record
             that does not count.
         owner: Instance that wrote this.
