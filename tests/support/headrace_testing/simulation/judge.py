@@ -79,7 +79,9 @@ class Judge:
         """What is not finished yet."""
         open_tasks = [task_id for task_id in self.topics.submitted if task_id not in self.topics.completed]
         found = [f"task {task_id} has not ended" for task_id in open_tasks]
-        return found or [*oracle_work.unsettled(self), *oracle_money.unsettled(self)]
+        return found or [
+            *oracle_tasks.unsettled(self), *oracle_work.unsettled(self), *oracle_money.unsettled(self),
+        ]  # fmt: skip
 
     def verdict(self) -> Sequence[str]:
         """All broken promises."""

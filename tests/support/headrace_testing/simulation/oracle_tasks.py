@@ -134,19 +134,26 @@ def _followers(judge: Judge) -> Iterator[str]:
             leader = entry.state.leader_task_id if entry.state.phase is TaskPhase.FOLLOWING else None
 
 
-def _carried_out(judge: Judge) -> Iterator[str]:
-    """Every command in the journal is published, except for attempts that are obsolete."""
+def unsettled(judge: Judge) -> Iterator[str]:
+    """Commands not published yet. A task may have ended before the next owner of its partition publishes the rest."""
     topics = judge.topics
     for (topic, event_id), commanded in topics.commands.items():
         command, entry = commanded[-1].command, commanded[-1].entry
-        if len(commanded) > 1:
-            yield f"the journal commands {event_id} on {topic} {len(commanded)} times"
         if command.kind is CommandKind.AUDIT and event_id not in topics.audited:
             yield f"{topic} lacks {event_id}"
         if command.kind is CommandKind.REPLY and not command.attempt and entry.state is not None:
             replies = topics.final_replies.get(entry.task_id, ())
             if not any(seen.record.partition == entry.state.reply_partition for seen, _ in replies):
                 yield f"the caller of task {entry.task_id} was not told of its end"
+
+
+def _carried_out(judge: Judge) -> Iterator[str]:
+    """Every command in the journal is published, except for attempts that are obsolete."""
+    topics = judge.topics
+    yield from unsettled(judge)
+    for (topic, event_id), commanded in topics.commands.items():
+        if len(commanded) > 1:
+            yield f"the journal commands {event_id} on {topic} {len(commanded)} times"
     for task_id, replies in topics.final_replies.items():
         ends = [event for _, event in topics.completed.get(task_id, ())]
         if any(reply.result not in ends for _, reply in replies):
