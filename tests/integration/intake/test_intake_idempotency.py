@@ -181,9 +181,12 @@ async def test_a_task_that_may_have_been_submitted_is_submitted_again_as_the_sam
 
 async def test_a_repetition_after_the_deadline_is_still_the_same_task(postgres_dsn: str, bed: Bed) -> None:
     intake = await with_database(bed, postgres_dsn)
-    soon = wall_clock_ms() + 1_000
-    body = {**BODY, "deadline": rfc3339(soon)}
-    _, first, _ = await intake.call("POST", URL, body, Idempotency_Key="k", Prefer="wait=5")
+    for seconds in (1, 10, 60):  # a busy machine may need more to take the task before its deadline
+        soon = wall_clock_ms() + seconds * 1_000
+        body = {**BODY, "deadline": rfc3339(soon)}
+        status, first, _ = await intake.call("POST", URL, body, Idempotency_Key="k", Prefer="wait=5")
+        if status == 200:
+            break
     await asyncio.sleep(max(0.0, (soon - wall_clock_ms()) / 1000 + 0.05))
     status, again, _ = await intake.call("POST", URL, body, Idempotency_Key="k")
     assert (status, again["id"]) == (200, first["id"])

@@ -256,7 +256,7 @@ class Installation:
 @asynccontextmanager
 async def skill_installation() -> AsyncIterator[Installation]:
     """A cluster with all topics, and the processes that the test makes; they are stopped at the end."""
-    cluster = MemoryCluster(session_timeout=0.2, rebalance_timeout=2.0, record_limit=300_000)
+    cluster = MemoryCluster(session_timeout=2.0, rebalance_timeout=20.0, record_limit=300_000)
     codec = Codec(MemoryRegistry(), "t.")
     await codec.prepare(TOPICS.values(), register=True)
     for spec in TOPICS.values():

@@ -569,7 +569,7 @@ async def test_a_record_starts_without_waiting_for_anything(cluster: MemoryClust
             cluster.append(ProducerRecord(TOPIC, b"1", b"k"))
             await eventually(lambda count=count: len(started) > count, "it has started")  # type: ignore[misc]
             delays.append(started[-1] - sent)
-    assert sorted(delays)[10] < 0.005
+    assert sorted(delays)[2] < 0.005, "a timer would hold up every one; a busy machine holds up some"
 
 
 async def test_ten_thousand_in_flight() -> None:
