@@ -121,6 +121,6 @@ async def test_a_hop_takes_about_a_millisecond(kafka: str, topic_prefix: str) ->
         await take(consumer, 1)
         hops.append(time.perf_counter() - begin)
     await bench.close()
-    # Far above the time on a quiet machine (1 ms), far below any timer or polling interval, which would delay every hop.
+    # Far above the time on a quiet machine (1 ms), far below any timer or poll interval, which would delay every hop.
     # A busy machine delays some of them.
     assert statistics.quantiles(hops, n=10)[0] < 0.01
