@@ -121,6 +121,6 @@ async def test_a_hop_takes_about_a_millisecond(kafka: str, topic_prefix: str) ->
         await take(consumer, 1)
         hops.append(time.perf_counter() - begin)
     await bench.close()
-    # Far above what it takes on a quiet machine (1 ms), far below any timer or polling interval, which would hold up every
-    # hop; a busy machine holds up some.
+    # Far above what it takes on a quiet machine (1 ms), far below any timer or polling interval. A timer would hold up
+    # every hop; a busy machine holds up some.
     assert statistics.quantiles(hops, n=10)[0] < 0.01
