@@ -40,7 +40,7 @@ class Cancellations:
             request.
         remembered: Maximum number of cancellation requests in memory; the oldest are dropped first.
         clock_ms: Milliseconds since the epoch.
-        on_wishes: Called with the cancellation requests that have just been read.
+        on_cancellations: Called with the cancellation requests that have just been read.
     """
 
     def __init__(

@@ -43,7 +43,7 @@ class WorkerMetrics(RunObserver, Observer):
         self._records = metrics.counter("records", "Records handled, by how that ended.", ("ending",))
         self.times = ServiceTimes()
         metrics.gauge("slot_waiters", "Attempts waiting for a free slot.").set_function(lambda: pool.waiting)
-        self._of_places = {
+        self._of_endpoints = {
             metrics.gauge("slots_busy", "Calls running.", ("node",)): _busy_of,
             metrics.gauge("slots", "Maximum concurrent calls.", ("node",)): _slots_of,
             metrics.gauge("node_healthy", "Whether a node is healthy.", ("node",)): _health_of,
@@ -51,11 +51,11 @@ class WorkerMetrics(RunObserver, Observer):
         pool.follow(self)
 
     def joined(self, endpoint: Endpoint) -> None:
-        for gauge, value_of in self._of_places.items():
+        for gauge, value_of in self._of_endpoints.items():
             gauge.labels(endpoint.name).set_function(partial(value_of, endpoint))
 
     def left(self, endpoint: Endpoint) -> None:
-        for gauge in self._of_places:
+        for gauge in self._of_endpoints:
             gauge.remove(endpoint.name)
 
     def watch(self, engine: ParallelConsumer, workload: Callable[[], Workload], topics: Sequence[str]) -> None:
