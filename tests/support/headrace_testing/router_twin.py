@@ -321,7 +321,7 @@ class Twin:
     def journal(self) -> Sequence[JournalEntry]:
         return self.written(TASKS_JOURNAL)
 
-    async def until(self, holds: Callable[[], bool], seconds: float = 10.0) -> None:
+    async def until(self, holds: Callable[[], bool], seconds: float = 60.0) -> None:
         """Wait until a condition holds. Raises TimeoutError."""
         async with asyncio.timeout(seconds):
             while not holds():  # noqa: ASYNC110 - the condition has no event of its own
