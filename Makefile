@@ -9,6 +9,7 @@ MINUTES ?= 5
 SEED ?=
 
 BIN := .venv/bin
+UV := .venv-tools/bin/uv
 SOURCES := $(wildcard libs/*/src services/*/src) tests libs/devstack/bootstrap.py
 
 .DEFAULT_GOAL := help
@@ -28,7 +29,7 @@ setup: ## Install uv and all packages below this folder, if anything changed (ev
 		echo "  What to do: install Python 3.11 or newer, or name yours: make PYTHON=/path/to/python3" >&2; exit 1; }
 	@$(PYTHON) libs/devstack/bootstrap.py
 
-up: setup ## Run the whole platform in the foreground: Kafka, schema registry, Postgres, six services; Ctrl-C stops it
+up: setup ## Run the whole platform in the foreground: Kafka, schema registry, Postgres, all services; Ctrl-C stops it
 	@exec $(BIN)/headrace up $(ARGS)
 
 demo: setup ## An AI team works through a folder of files, on a running platform or one it starts (ARGS="--folder DIR")
@@ -55,6 +56,8 @@ check: setup ## Lint, formatting, types, import contracts, generated code curren
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
+	@$(UV) lock --check --offline --quiet 2>/dev/null || { echo "uv.lock is not current: run \`make generate\`" >&2; exit 1; }
+	$(BIN)/python -m headrace_devstack.workspace --check
 	$(BIN)/python -m headrace_contracts.tools.generate --check
 	$(BIN)/python -m headrace_devstack.kubernetes --check
 	$(BIN)/python -m headrace_contracts.tools.compatibility
@@ -64,9 +67,14 @@ format: setup ## Format the code and fix what lint can fix by itself
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-generate: setup ## Write event classes, documents and Kubernetes manifests anew from schemas/ and the topic specs
+generate: ## Write anew what follows from schemas/, the topic specs and what the services say of themselves
+	@$(PYTHON) libs/devstack/bootstrap.py --lock
+	$(BIN)/python -m headrace_devstack.workspace
+	@$(PYTHON) libs/devstack/bootstrap.py --lock
 	$(BIN)/python -m headrace_contracts.tools.generate
 	$(BIN)/python -m headrace_devstack.kubernetes
+	@if command -v "$${HELM:-helm}" >/dev/null; then k8s/scripts/render.sh; else \
+		echo "  Helm is not here: k8s/keda and k8s/prometheus/servicemonitor.yaml stay as they are"; fi
 
 bench: setup ## Measure Headrace's own latency per task (p50/p99, unloaded and at 100 tasks/s), as a table and as JSON
 	@exec $(BIN)/python tests/bench/latency.py $(ARGS)

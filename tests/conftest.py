@@ -10,7 +10,7 @@ Ask for what you need; what nobody asks for is not started. A test that asks for
 ``postgres_dsn``  address of a new, empty database on a real Postgres, dropped after the test.
 ``topic_prefix``  a prefix for topics, groups and subjects that no other test has.
 ``stack``         all three and their addresses (`headrace_testing.up.RunningStack`).
-``platform``      the same with the six services and simulated providers: ``intake_url``, ``api_key``, ``topic_prefix``,
+``platform``      the same with all services and simulated providers: ``intake_url``, ``api_key``, ``topic_prefix``,
                   ``log(part)`` and ``pid(part)``.
 
 There is one of them in a session, also when many processes run its tests (`headrace_testing.shared_up`): do not stop

@@ -7,17 +7,17 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
 strimzi=${STRIMZI_VERSION:-0.51.0}
-services="intake router local-worker cloud-worker skill-broadcaster cost-accountant"
 
 for program in docker kind kubectl helm; do
-  command -v "$program" > /dev/null || { echo "x $program is not here: install it first" >&2; exit 1; }
+  command -v "$program" > /dev/null || { echo "x $program is missing: install it first" >&2; exit 1; }
 done
 
 kind get clusters | grep -qx headrace || kind create cluster --config k8s/kind/cluster.yaml --wait 120s
 kubectl config use-context kind-headrace > /dev/null
 
-for service in $services; do
-  docker build -q -f "services/$service/Dockerfile" -t "headrace/$service:dev" .
+for description in services/*/pyproject.toml; do
+  service=$(basename "$(dirname "$description")")
+  docker build -q -f services/Dockerfile --build-arg "SERVICE=$service" -t "headrace/$service:dev" .
   kind load docker-image "headrace/$service:dev" --name headrace
 done
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Writes k8s/keda/scaledobjects.yaml and k8s/prometheus/servicemonitor.yaml from the chart, for those who install these apart from
-# it (then: autoscaling.mode=none). With --check it writes nothing and says whether they are current. HELM names the program.
+# Writes k8s/keda/scaledobjects.yaml and k8s/prometheus/servicemonitor.yaml from the chart, for installing these separately
+# (with autoscaling.mode=none). With --check it writes nothing and reports whether they are current. HELM names the program.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 

@@ -1,17 +1,17 @@
 #!/usr/bin/env bash
-# A new version or policy of the router beside the one that runs, and back within seconds.
+# Runs a new version or policy of the router beside the current one, with rollback within seconds.
 #
 #   router-blue-green.sh start [helm options]   green joins: it takes a share of the partitions
 #   router-blue-green.sh shift                  blue leaves: green has all partitions
-#   router-blue-green.sh promote [helm options] blue comes back with what green has, green goes
-#   router-blue-green.sh abort                  blue takes all partitions again, green goes
+#   router-blue-green.sh promote [helm options] blue returns with green's changes, green is removed
+#   router-blue-green.sh abort                  blue takes all partitions again, green is removed
 #   router-blue-green.sh status
 #
-# The options are those that make the difference, the same for start and promote:
+# The options are those that differ, the same for start and promote:
 #   --set-file router.policy=policy-v2.yaml      --set router.image.tag=1.4.0
 #
-# Green is a second release that holds nothing but routers. It is in the same consumer group: the group decides who owns a
-# partition, and the journal has one writer for each. A second group would have two, which fence each other.
+# Green is a second release that contains only routers. It joins the same consumer group: the group assigns each partition,
+# and the journal has one writer per partition. A second group would make two, which fence each other.
 #
 # NAMESPACE (headrace), RELEASE (headrace), CHART (charts/headrace beside this script), BLUE_REPLICAS (as before shift).
 set -euo pipefail
@@ -19,13 +19,16 @@ set -euo pipefail
 namespace=${NAMESPACE:-headrace}
 blue=${RELEASE:-headrace}
 green="${blue}-green"
-chart=${CHART:-"$(cd "$(dirname "${BASH_SOURCE[0]}")/../../charts/headrace" && pwd)"}
+shipped="$(cd "$(dirname "${BASH_SOURCE[0]}")/../../charts/headrace" && pwd)"
+chart=${CHART:-$shipped}
 green_set="statefulset/${green}-router"
 
+# What green leaves out: every service but the router, as options of helm.
+others() { sed -n 's/^\([A-Za-z]*\):$/\1.enabled=false/p' "$shipped/files/services.yaml" | grep -v '^router[.]' | paste -s -d , -; }
 say() { echo "== $*" >&2; }
 helm_ns() { helm --namespace "$namespace" "$@"; }
 kube() { kubectl --namespace "$namespace" "$@"; }
-# By its labels: how it is called depends on the release and on fullnameOverride.
+# Found by labels: the name depends on the release and on fullnameOverride.
 blue_router() {
   kube get statefulset -o jsonpath='{.items[0].metadata.name}' \
     -l "app.kubernetes.io/instance=$blue,app.kubernetes.io/component=router"
@@ -33,7 +36,7 @@ blue_router() {
 replicas() { kube get "$1" -o jsonpath='{.spec.replicas}'; }
 wait_for() { kube rollout status "$1" --timeout=300s; }
 
-# KEDA would wake what is scaled to zero; the plain autoscaler leaves alone what has no pods.
+# KEDA would wake a workload scaled to zero; the Horizontal Pod Autoscaler ignores one without pods.
 pause_autoscaler() {
   if kube get "scaledobject/$blue_name" > /dev/null 2>&1; then
     kube annotate --overwrite "scaledobject/$blue_name" autoscaling.keda.sh/paused=true
@@ -61,12 +64,11 @@ case ${1:-} in
     shift
     count=$(replicas "$blue_set")
     say "green: $count routers beside $count blue ones"
-    # Blue's values, and nothing of it but routers: no topics, no hooks that others need, no second set of anything else.
+    # Blue's values, reduced to routers: no topics, no hooks of other services, no second set of anything else.
     helm_ns get values "$blue" --all --output yaml |
       helm_ns upgrade --install "$green" "$chart" --values - \
         --set "fullnameOverride=$green" \
-        --set intake.enabled=false,localWorker.enabled=false,cloudWorker.enabled=false \
-        --set skillBroadcaster.enabled=false,costAccountant.enabled=false \
+        --set "$(others)" \
         --set ollama.enabled=false,ingress.enabled=false,gateway.enabled=false,migrations.enabled=false \
         --set topics.manage=none,monitoring.rules.enabled=false,tests.enabled=false \
         --set "router.autoscaling.enabled=false,router.replicas=$count" \

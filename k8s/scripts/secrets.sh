@@ -1,23 +1,23 @@
 #!/usr/bin/env bash
-# Makes the Secrets that the chart names and nobody else makes, with random contents. What is there stays as it is.
+# Makes the Secrets that the chart names and nothing else creates, with random contents. What is there stays as it is.
 #
 #   k8s/scripts/secrets.sh [namespace] [host of Postgres]
 #
 # POSTGRES_PASSWORD is that of the user headrace, random unless set.
-# GROQ_API_KEY, ANTHROPIC_API_KEY and TAVILY_API_KEY are taken from the environment where they are set.
+# The keys of cloud providers (charts/headrace/files/providers.yaml) are taken from the environment if they are set.
 set -euo pipefail
 
 namespace=${1:-headrace}
 postgres=${2:-headrace-postgres}
 
-# Letters and digits as in base32: an API key has no others.
+# The base32 alphabet: an API key contains no other characters.
 random() { LC_ALL=C tr -dc 'a-z2-7' < /dev/urandom | head -c "$1" || true; }
 there() { kubectl -n "$namespace" get secret "$1" > /dev/null 2>&1; }
 make_secret() {
   local name=$1
   shift
   if there "$name"; then
-    echo "$name is there already"
+    echo "$name exists already"
   else
     kubectl -n "$namespace" create secret generic "$name" "$@"
   fi
@@ -35,7 +35,7 @@ make_secret headrace-api-keys --from-literal=pepper="$(random 48)" \
   --from-literal=bootstrap-key="hr_$(random 16)_$(random 48)"
 
 providers=()
-for variable in GROQ_API_KEY ANTHROPIC_API_KEY TAVILY_API_KEY; do
+for variable in $(grep -o '[A-Z0-9_]*_API_KEY' "$(dirname "${BASH_SOURCE[0]}")/../../charts/headrace/files/providers.yaml"); do
   if [[ -n ${!variable:-} ]]; then providers+=("--from-literal=$variable=${!variable}"); fi
 done
 make_secret headrace-providers "${providers[@]}"

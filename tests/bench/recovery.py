@@ -102,7 +102,7 @@ def templates(count: int, dice: random.Random) -> tuple[list[Template], list[Tem
     )
 
     def entry(decision: Decision, cause: str) -> Template:
-        # Nobody waits for what was carried out long ago, and no timer goes off while we measure.
+        # No recovery waits for what was published long ago, and no timer fires while we measure.
         state = replace(decision.state, wake_at=None if decision.state.wake_at is None else now_ms() + 86_400_000)
         made = JournalEntry(
             kind=EntryKind.DECISION,
@@ -218,11 +218,11 @@ def resident_mb() -> float:
 
 def router_context(publisher: Publisher) -> RouterContext:
     return RouterContext(
-        world=RoutingView(load_policy(None), load_price_book(), now_ms),
+        view=RoutingView(load_policy(None), load_price_book(), now_ms),
         publisher=publisher,
         metrics=RouterMetrics(Metrics("router", CollectorRegistry())),
-        gate=InFlightLimiter(2000),
-        act_within=60.0,
+        limiter=InFlightLimiter(2000),
+        publish_within=60.0,
         monotonic=time.monotonic,
     )
 
@@ -266,7 +266,7 @@ async def rebalance(log: Log, codec: Codec, partitions: int) -> dict[str, float]
         router_service(
             name, log, codec, world,
             metrics=RouterMetrics(Metrics("router", CollectorRegistry())), monotonic=time.monotonic,
-            act_within=60.0, in_flight=2000, static=False, limits=RouterLimits(),
+            publish_within=60.0, in_flight=2000, static=False, limits=RouterLimits(),
         )
         for name in ("r1", "r2")
     ]  # fmt: skip

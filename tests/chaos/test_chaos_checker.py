@@ -1,4 +1,4 @@
-"""The checker can fail: each test doctors an honest history in one place, and the checker must say what is wrong."""
+"""The checker can fail: each test alters a correct history in one point, and the checker must report it."""
 
 import ast
 from collections.abc import Callable
@@ -64,7 +64,7 @@ def _invented(evidence: Evidence) -> Evidence:
     return appended(evidence, "tasks.completed", "t9/completed", completed("t9", "groq"))
 
 
-def _submitted_by_nobody(evidence: Evidence) -> Evidence:
+def _submitted_by_no_client(evidence: Evidence) -> Evidence:
     return replace(evidence, claims=[claim for claim in evidence.claims if claim.nonce != "n-cloud"])
 
 
@@ -93,7 +93,7 @@ def _sensitive_used_by_a_provider(evidence: Evidence) -> Evidence:
 
 
 def _work_of_an_ignored_entry(evidence: Evidence) -> Evidence:
-    """A zombie's decision, behind a newer epoch start, was published."""
+    """A zombie's decision, after a newer epoch start, was published."""
     zombie = {**entry_of(evidence, "t-local"), "commands": [{"topic": "work.local.batch", "event_id": "t-local/7"}]}
     evidence = appended(evidence, "tasks.journal", "zombie", zombie)
     return appended(evidence, "work.local.batch", "t-local/7", request("t-local", "n-local", "sensitive", "ollama"))
@@ -115,7 +115,7 @@ def _went_on_after_its_end(evidence: Evidence) -> Evidence:
     return appended(evidence, "tasks.journal", "on", on)
 
 
-def _attempt_of_nobody(evidence: Evidence) -> Evidence:
+def _attempt_without_request(evidence: Evidence) -> Evidence:
     finished = {**usage("t-local", "ollama"), "attempt_id": "t-local/5", "node": None}
     return appended(evidence, "attempts.finished", "t-local/5/x", finished)
 
@@ -145,7 +145,7 @@ def _dead_letter(evidence: Evidence) -> Evidence:
 
 
 def _answer_of_an_unknown_task(evidence: Evidence) -> Evidence:
-    return changed(evidence, "tasks.completed", "t-cloud/completed", source_task_id="t-nobody")
+    return changed(evidence, "tasks.completed", "t-cloud/completed", source_task_id="t-unknown")
 
 
 def _ledger(evidence: Evidence, **changes: Any) -> Evidence:
@@ -189,7 +189,7 @@ def _skill_forked(evidence: Evidence) -> Evidence:
     )
 
 
-def _nobody_told(evidence: Evidence) -> Evidence:
+def _missing_in_feed(evidence: Evidence) -> Evidence:
     return without(evidence, "skills.feed", lambda record: record.offset == 1)
 
 
@@ -201,39 +201,39 @@ def _told_under_two_ids(evidence: Evidence) -> Evidence:
     ("doctor", "rule"),
     [
         (_lost, "task lost"),
-        (_lost, "commanded and never written"),
-        (_never_on_disk, "accepted and not on disk"),
+        (_lost, "commanded but never written"),
+        (_never_on_disk, "accepted but not on disk"),
         (_twice, "two terminal states"),
         (_two_ends, "two terminal states"),
-        (_invented, "completed and never submitted"),
-        (_submitted_by_nobody, "submitted by nobody"),
-        (_not_cancelled, "cancelled and nobody asked"),
+        (_invented, "completed but never submitted"),
+        (_submitted_by_no_client, "submitted by no client"),
+        (_not_cancelled, "cancelled without a request"),
         (_another_answer, "not what the journal decided"),
         (_sensitive_in_the_cloud, "sensitive content on a cloud topic"),
         (_sensitive_relabelled, "sensitive content on a cloud topic"),
         (_sensitive_at_a_provider, "sensitive content at a cloud provider"),
         (_sensitive_used_by_a_provider, "sensitive task at a cloud provider"),
-        (_work_of_an_ignored_entry, "nobody commanded it"),
-        (_work_of_no_entry, "nobody commanded it"),
+        (_work_of_an_ignored_entry, "not commanded"),
+        (_work_of_no_entry, "not commanded"),
         (_completion_not_written, "task lost"),
-        (_went_on_after_its_end, "a finished task went on"),
-        (_attempt_of_nobody, "an attempt that nobody asked for"),
+        (_went_on_after_its_end, "a finished task continued"),
+        (_attempt_without_request, "an attempt without a request"),
         (_attempt_without_usage, "an attempt without usage"),
         (_two_tasks_for_a_key, "one Idempotency-Key, several tasks"),
         (_shown_otherwise, "the history differs from the topic"),
         (_not_shown, "the history misses a task"),
-        (_dead_letter, "a good record among the dead letters"),
+        (_dead_letter, "a valid record was dead-lettered"),
         (_answer_of_an_unknown_task, "answer of an unknown task"),
         (_row_twice, "booked twice"),
         (_row_missing, "usage not booked"),
         (_row_invented, "booked without usage"),
-        (_one_nano_dollar_less, "booked otherwise than used"),
+        (_one_nano_dollar_less, "booked other than used"),
         (_balance_off, "balance is not the sum of its entries"),
-        (_position_behind, "the ledger stands elsewhere"),
+        (_position_behind, "ledger at another offset"),
         (_skill_lost, "skill lost"),
         (_skill_forked, "two skills of one version"),
-        (_nobody_told, "nobody was told of a skill"),
-        (_told_under_two_ids, "told of a skill under two ids"),
+        (_missing_in_feed, "a skill missing in the feed"),
+        (_told_under_two_ids, "a skill in the feed under two ids"),
     ],
 )
 def test_a_doctored_history_is_recognised(doctor: Doctor, rule: str) -> None:
@@ -259,7 +259,7 @@ def test_journal_entries_count_only_in_their_places() -> None:
     first = topics.entry("late", None, ())
     topics.epoch_start("router-2")
     topics.decide("b", None)
-    topics.add("tasks.journal", "zombie", first)  # of the older epoch, behind the newer epoch start
+    topics.add("tasks.journal", "zombie", first)  # of the older epoch, after the newer epoch start
     topics.decide("c", None)  # the owner does not know yet that its epoch has ended
     topics.epoch_start("router-2")
     topics.decide("d", None)

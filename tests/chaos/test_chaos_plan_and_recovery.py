@@ -1,4 +1,4 @@
-"""The plan follows from its seed; recovery times are reckoned from what stands on the topics."""
+"""The plan follows from its seed; recovery times follow from the records on the topics."""
 
 from dataclasses import replace
 from itertools import islice
@@ -6,10 +6,11 @@ from itertools import islice
 from headrace_chaos.checks import judge
 from headrace_chaos.evidence import Told
 from headrace_chaos.history import AT, honest, with_topic
-from headrace_chaos.plan import SERVICES, Blow, acts, full_deck, short_deck
+from headrace_chaos.plan import Blow, acts, full_deck, short_deck
 from headrace_chaos.platform import DOUBLED
 from headrace_chaos.recovery import Death, Unit, owned_by, p50_and_max, recoveries, recovery_of
 from headrace_chaos.report import closing_line, details
+from headrace_devstack.services import NAMES
 
 
 def test_the_same_seed_deals_the_same_blows_and_another_seed_others() -> None:
@@ -30,7 +31,7 @@ def test_every_kind_of_blow_is_dealt() -> None:
 def test_every_service_is_killed_also_in_the_short_run() -> None:
     for deck in (short_deck(DOUBLED, disk=True), full_deck(DOUBLED, disk=True)):
         killed = {name for act in acts(1, deck, again=False) if act.blow is Blow.KILL for name in act.targets}
-        assert killed >= set(SERVICES)
+        assert killed >= set(NAMES)
 
 
 def test_a_zombie_sleeps_longer_than_its_session() -> None:
@@ -86,7 +87,7 @@ def test_the_closing_line_says_kills_tasks_duplicates_recovery_and_verdict() -> 
     assert any("Kafka kill -9" in text for text in details(judge(evidence), found, []))
 
 
-def test_a_claim_that_nobody_answered_is_no_violation() -> None:
+def test_a_claim_without_a_response_is_no_violation() -> None:
     evidence = honest()
     unsure = replace(evidence.claims[0], nonce="n-unsure", task_id="", told=Told.UNSURE, idempotency_key="")
     assert judge(replace(evidence, claims=[*evidence.claims, unsure])).violations == ()

@@ -1,4 +1,4 @@
-"""One short run on the real platform: each kind of blow once, and nothing may be violated."""
+"""One short run on the real platform: each kind of fault once, without any violation."""
 
 import pytest
 from headrace_chaos.plan import acts, short_deck

@@ -1,4 +1,4 @@
-"""A task of each kind through the six services, real Kafka, registry and Postgres."""
+"""A task of each kind through the services, real Kafka, registry and Postgres."""
 
 import asyncio
 import uuid

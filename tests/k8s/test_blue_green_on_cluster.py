@@ -7,12 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from headrace_devstack.services import SERVICES
 from headrace_testing.k8s.helm import CHART, ROOT, VERSIONS
 from headrace_testing.k8s.plane import ControlPlane, Said, run_command
 
 ONLY_ROUTERS = (
-    "--set=intake.enabled=false,localWorker.enabled=false,cloudWorker.enabled=false",
-    "--set=skillBroadcaster.enabled=false,costAccountant.enabled=false,migrations.enabled=false",
+    *(f"--set={service.values_key}.enabled=false" for service in SERVICES if service.name != "router"),
+    "--set=migrations.enabled=false",
     "--set=autoscaling.mode=none,router.replicas=2,topics.replication=1",
 )
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
+from headrace_devstack.services import NAMES
 from headrace_testing.k8s.helm import CHART, PRESETS, ROOT, VERSIONS, Helm, Record, objects_in, template
 from headrace_testing.k8s.plane import NODES, ControlPlane
 from headrace_testing.k8s.toolchain import Toolchain
@@ -35,13 +36,8 @@ SECRETS = (
     secret("headrace-postgres", url="postgresql://headrace:x@postgres:5432/headrace"),
     secret("headrace-api-keys", **{"pepper": "0123456789abcdef", "bootstrap-key": "hr_a_b"}),
     secret("headrace-providers", GROQ_API_KEY="x", ANTHROPIC_API_KEY="x", TAVILY_API_KEY="x"),
-    *(
-        secret(f"headrace-{user}", password="x")
-        for user in (
-            "provisioner", "intake", "router", "local-worker", "cloud-worker", "skill-broadcaster", "cost-accountant",
-        )
-    ),
-)  # fmt: skip
+    *(secret(f"headrace-{user}", password="x") for user in ("provisioner", *NAMES)),
+)
 
 
 def give_secrets(plane: ControlPlane, namespace: str) -> None:
@@ -126,9 +122,7 @@ def test_a_release_lives_and_leaves_nothing_behind(
     assert {pod["spec"]["nodeName"] for pod in running} <= set(NODES)
     assert all(all(one["ready"] for one in pod["status"]["containerStatuses"]) for pod in running)
     components = {pod["metadata"]["labels"]["app.kubernetes.io/component"] for pod in running}
-    assert components >= {
-        "intake", "router", "local-worker", "cloud-worker", "skill-broadcaster", "cost-accountant",
-    }  # fmt: skip
+    assert components >= set(NAMES)
     (first,) = tags(plane, namespace)
     helm.show("get", "pods,jobs", "-n", namespace)
     helm.step(f"test {preset}", "test", RELEASE, f"--namespace={namespace}", "--timeout=120s")
@@ -146,7 +140,7 @@ def test_a_release_lives_and_leaves_nothing_behind(
 
 
 def test_pod_security_is_enforced_where_we_install(plane: ControlPlane, namespace: str) -> None:
-    """So that the pods above run because they are restricted, not because nobody looks."""
+    """So that the pods above run because they are restricted, not because nothing is enforced."""
     pod = {
         "apiVersion": "v1",
         "kind": "Pod",

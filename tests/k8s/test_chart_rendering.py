@@ -36,7 +36,7 @@ SWITCHES: Final[dict[str, Sequence[str]]] = {
     "nodes elsewhere": ("localWorker.discovery.namespace=models",),
     "accounts and rights by others": ("rbac.create=false", "serviceAccounts.create=false"),
     "ollama": ("ollama.enabled=true", "ollama.pools.general.models={llama3.2:3b}"),
-    "doors": (
+    "apis": (
         "ingress.enabled=true",
         "ingress.tlsSecret=tls",
         "gateway.enabled=true",
@@ -141,7 +141,7 @@ def test_wrong_values_are_refused_in_words_that_help(
     refused = template(tools, version, *options(switches), check=False)
     assert refused.code != 0
     assert said in refused.err
-    assert len(refused.err) < 2_000, "nobody reads more"
+    assert len(refused.err) < 2_000, "an operator does not read more"
 
 
 def manifests() -> Iterator[Path]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from headrace_devstack.services import NAMES, SERVICES
 from headrace_testing.k8s.helm import CHART, objects_in, template
 from headrace_testing.k8s.plane import run_command
 from headrace_testing.k8s.toolchain import Toolchain
@@ -80,12 +81,9 @@ def test_services_and_jobs_find_their_variables_valid(tools: Toolchain, login: s
         given = environment(container, tmp_path)
         said = run_command(["env", "-i", *(f"{name}={value}" for name, value in given.items()), *validate])
         assert "the settings are valid" in said.out
-        assert said.err == "", f"{component(workload)}: a variable that nobody reads"
+        assert said.err == "", f"{component(workload)}: a variable that no setting reads"
         checked.add(container["name"])
-    assert checked == {
-        "intake", "router", "local-worker", "cloud-worker", "skill-broadcaster", "cost-accountant", "provision",
-        "check-policy",
-    }  # fmt: skip
+    assert checked == {*NAMES, "provision", "check-policy"}
 
 
 def test_the_grace_period_holds_the_drain_and_what_comes_before(tools: Toolchain) -> None:
@@ -129,12 +127,10 @@ def test_nothing_is_allowed_but_the_edges_that_exist(tools: Toolchain) -> None:
     assert to_internet == {"cloud-worker", "ollama"}
     by_port = {port: {name for name, found in allowed.items() if any(p == port for _, p in found)} for port in
                (5432, 11434, 6443, 9093, 9100)}  # fmt: skip
-    assert by_port[5432] == {"intake", "cost-accountant", "hook"}
+    assert by_port[5432] == {"hook", *(service.name for service in SERVICES if service.database)}
     assert by_port[11434] == {"local-worker"}
     assert by_port[6443] == {"local-worker"}
-    assert by_port[9093] == {
-        "intake", "router", "local-worker", "cloud-worker", "skill-broadcaster", "cost-accountant", "hook",
-    }  # fmt: skip
+    assert by_port[9093] == {*NAMES, "hook"}
     assert by_port[9100] == {"test"}
 
 
@@ -148,7 +144,7 @@ def test_the_internet_is_without_private_addresses(tools: Toolchain) -> None:
                     assert [port["port"] for port in rule["ports"]] == [443]
 
 
-def test_only_doors_are_open_to_callers(tools: Toolchain) -> None:
+def test_only_apis_are_open_to_callers(tools: Toolchain) -> None:
     apis = set()
     for policy in objects_in(template(tools, "helm3").out):
         if policy["kind"] == "NetworkPolicy":
@@ -156,7 +152,7 @@ def test_only_doors_are_open_to_callers(tools: Toolchain) -> None:
                 if {"namespaceSelector": {}} in rule["from"]:
                     assert [port["port"] for port in rule["ports"]] == [8080]
                     apis.add(policy["spec"]["podSelector"]["matchLabels"]["app.kubernetes.io/component"])
-    assert apis == {"intake", "skill-broadcaster", "cost-accountant"}
+    assert apis == {service.name for service in SERVICES if service.ports.api is not None}
 
 
 def test_routers_keep_their_names_and_never_outnumber_partitions(tools: Toolchain) -> None:

@@ -10,19 +10,11 @@ from typing import Any
 
 import pytest
 import yaml
+from headrace_devstack.services import NAMES
 from headrace_testing.k8s.helm import CHART, objects_in, template
 from headrace_testing.k8s.plane import ControlPlane
 
-ACCOUNTS = (
-    "cloud-worker",
-    "cost-accountant",
-    "hook",
-    "intake",
-    "local-worker",
-    "ollama",
-    "router",
-    "skill-broadcaster",
-)
+ACCOUNTS = (*NAMES, "hook", "ollama")
 
 Right = tuple[str, str]
 """A verb and a resource."""

@@ -104,7 +104,7 @@ def scaled_object(namespace: str, url: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-class Watched:
+class PodWatch:
     """How many pods there are, as time goes by."""
 
     def __init__(self, plane: ControlPlane, namespace: str, keda: Keda) -> None:
@@ -149,7 +149,7 @@ async def test_pods_come_with_work_and_go_without(
         with worker(tmp_path, port, **variables):
             assert await is_ready(f"http://127.0.0.1:{port}/readyz"), (tmp_path / "worker.log").read_text()
             assert await outstanding(url) == 0
-            pods = Watched(plane, namespace, keda)
+            pods = PodWatch(plane, namespace, keda)
             await asyncio.to_thread(plane.apply, deployment(namespace))
             await pods.until(1, 60)
             await asyncio.to_thread(plane.apply, scaled_object(namespace, url))

@@ -121,7 +121,7 @@ class World:
 
     def join(self) -> None:
         number = len(self.members)
-        log = MemoryLog(self.cluster, client=f"m{number}", network=Watched(self))
+        log = MemoryLog(self.cluster, client=f"m{number}", network=CheckedNetwork(self))
         retries = RetryPolicy(first_delay_seconds=0.05, longest_delay_seconds=0.1)
         engine = ParallelConsumer(
             log, GROUP, [TopicLane(URGENT, weight=4), TopicLane(USUAL)], self.handler(number),
@@ -149,7 +149,7 @@ class World:
         return True
 
 
-class Watched:
+class CheckedNetwork:
     """A network on which commits fail while told to, and are checked when they do not."""
 
     def __init__(self, world: World) -> None:

@@ -68,10 +68,10 @@ class Wire:
             await event.wait()
         if fate == "lost":
             raise TransientError("lost")
-        if fate == "never sent, nobody knows":
+        if fate == "never sent, outcome unknown":
             raise AppendUncertain("no answer")
         done = perform()
-        if fate == "arrives, nobody knows":
+        if fate == "arrives, outcome unknown":
             raise AppendUncertain("no answer")
         if self.dead:
             await asyncio.Future()
@@ -220,7 +220,7 @@ class Partition(RuleBasedStateMachine):
         noted = max((entry.published for entry in self.counted if entry.published is not None), default=0)
         commands = {entry.offset for entry in self.counted if entry.commands and entry.offset in there}
         assert set(unpublished) == {offset for offset in commands if offset >= noted}
-        assert commands - self.published <= set(unpublished), "a command that nobody carried out was forgotten"
+        assert commands - self.published <= set(unpublished), "a command that was never published was forgotten"
 
     def append_to(
         self, owner: Owner, task_id: str, commands: int, fates: tuple[str, ...] = (), *, state: bool = True
@@ -261,8 +261,8 @@ class Partition(RuleBasedStateMachine):
             st.tuples(
                 st.lists(st.sampled_from(TASKS), min_size=1, max_size=3),
                 st.sampled_from([
-                    "arrives", "arrives", "arrives", "arrives", "lost", "arrives, nobody knows",
-                    "never sent, nobody knows", "held",
+                    "arrives", "arrives", "arrives", "arrives", "lost", "arrives, outcome unknown",
+                    "never sent, outcome unknown", "held",
                 ]),
             ),
             min_size=1, max_size=3,
@@ -326,7 +326,7 @@ class Partition(RuleBasedStateMachine):
     @rule()
     def a_epoch_start_of_unknown_fate(self) -> None:
         wire = Wire()
-        wire.fates = ["arrives, nobody knows"]
+        wire.fates = ["arrives, outcome unknown"]
         try:
             self.run(self.take_over(wire))
         except AppendUncertain:

@@ -85,7 +85,7 @@ class _Model:
         if self.tracker.received(offset):
             self.open.append(offset)
         else:
-            assert offset in self.done, "a record that nobody has finished was skipped"
+            assert offset in self.done, "an unfinished record was skipped"
 
     def pass_over(self, count: int) -> None:
         """Do some records at once, as they come, where the tracker says that this may be."""

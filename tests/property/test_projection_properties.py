@@ -64,7 +64,7 @@ class Store:
                 raise PartitionsLost("a rival was faster")
         self._commit(ids, {name: position for name, (_, position) in moves.items()})
         if fate == "answer lost":
-            raise TransientError("nobody knows")
+            raise TransientError("outcome unknown")
         if fate == "crash after":
             raise Crash
 

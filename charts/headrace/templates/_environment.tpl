@@ -1,5 +1,5 @@
 {{/*
-What a service gets to know by variables: a map of name to entry, so that nothing is said twice.
+The environment of a service: a map of name to entry, so that no variable is set twice.
 */}}
 
 {{/* Secret of a service's Kafka user. Takes (dict "root" $ "name" "router" "override" ""). */}}
@@ -61,8 +61,6 @@ HEADRACE_TRACE_SAMPLE_RATIO: {value: {{ $values.observability.traceSampleRatio |
 {{- if .traits.api }}
 HEADRACE_API_HOST: {value: 0.0.0.0}
 HEADRACE_API_PORT: {value: "8080"}
-{{- end }}
-{{- if .traits.keys }}
 HEADRACE_KEY_PEPPER: {valueFrom: {secretKeyRef: {name: {{ $values.apiKeys.secret.name }}, key: {{ $values.apiKeys.secret.pepperKey }}}}}
 {{- end }}
 {{- if .traits.database }}
@@ -107,7 +105,7 @@ HEADRACE_NODE_SLOTS: {value: {{ $values.ollama.slots | toString | quote }}}
 HEADRACE_OLLAMA_NODES: {value: {{ join "," $nodes | quote }}}
 {{- end }}
 {{- else if eq .key "cloudWorker" }}
-{{- range list "GROQ_API_KEY" "ANTHROPIC_API_KEY" "TAVILY_API_KEY" }}
+{{- range ($.root.Files.Get "files/providers.yaml" | fromYaml).keys }}
 {{ . }}: {valueFrom: {secretKeyRef: {name: {{ $v.providerSecret }}, key: {{ . }}, optional: true}}}
 {{- end }}
 {{- $providers := list }}
@@ -131,7 +129,7 @@ HEADRACE_PRICE_BOOK: {value: /etc/headrace/prices/prices.yaml}
 {{- $env := include "headrace.environment" . | fromYaml -}}
 {{- if $env.Error }}{{ fail $env.Error }}{{ end -}}
 {{- range $name, $value := .values.settings -}}
-{{- if hasKey $env $name }}{{ fail (printf "%s.settings.%s: the chart sets this variable itself; use the value that stands for it" $.key $name) }}{{ end -}}
+{{- if hasKey $env $name }}{{ fail (printf "%s.settings.%s: the chart sets this variable itself; use the corresponding value" $.key $name) }}{{ end -}}
 {{- $_ := set $env $name (dict "value" ($value | toString)) -}}
 {{- end -}}
 {{ include "headrace.envList" $env }}

@@ -29,7 +29,7 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace 
 {{- end }}
 {{- end -}}
 
-{{/* Labels of pods hold no version: what did not change is not restarted. */}}
+{{/* Pod labels hold no version, so that unchanged pods are not restarted. */}}
 {{- define "headrace.podLabels" -}}
 {{ include "headrace.selector" . }}
 app.kubernetes.io/part-of: headrace
@@ -38,16 +38,12 @@ app.kubernetes.io/part-of: headrace
 {{- end }}
 {{- end -}}
 
-{{/* What the six services have in common, and what not. `topics` are what each reads as a member of `group`. */}}
+{{/*
+What the services say of themselves. `topics` are what each reads as a member of the group called like it; `metric` is what
+the names of its metrics begin with, where it is scaled by its outstanding work.
+*/}}
 {{- define "headrace.traits" -}}
-intake: {name: intake, kind: Deployment, api: true, database: true, keys: true}
-router: {name: router, kind: StatefulSet, group: router, topics: [tasks.submitted, tasks.cancelled, attempts.finished]}
-localWorker: {name: local-worker, kind: Deployment, group: local-worker, metric: headrace_local_worker, place: local,
-  topics: [work.local.interactive, work.local.batch]}
-cloudWorker: {name: cloud-worker, kind: Deployment, group: cloud-worker, metric: headrace_cloud_worker, place: cloud,
-  topics: [work.cloud.interactive, work.cloud.batch]}
-skillBroadcaster: {name: skill-broadcaster, kind: Deployment, api: true, keys: true}
-costAccountant: {name: cost-accountant, kind: Deployment, api: true, database: true, keys: true}
+{{ .Files.Get "files/services.yaml" }}
 {{- end -}}
 
 {{/* The values of a service over the defaults. Takes (dict "root" $ "key" "router"). */}}
@@ -84,7 +80,7 @@ costAccountant: {name: cost-accountant, kind: Deployment, api: true, database: t
 {{- else -}}hpa{{- end -}}
 {{- end -}}
 
-{{/* Partitions of the task group: the most routers that can work at once. */}}
+{{/* Partitions of the task group, and thus the most active routers. */}}
 {{- define "headrace.taskPartitions" -}}
 {{- $shipped := 0 -}}
 {{- range (.Files.Get "files/topics.yaml" | fromYaml).topics }}{{ if eq .name "tasks.submitted" }}{{ $shipped = int .partitions }}{{ end }}{{ end -}}

@@ -1,5 +1,5 @@
 {{/*
-What a schema cannot say, or not in words that help: each refusal names the value and what to do instead.
+Checks that the JSON schema cannot express, or not with a helpful message: each names the value and what to do instead.
 */}}
 {{- define "headrace.refuse" -}}
 {{- $secretVariable := "PEPPER|PASSWORD|DATABASE_URL|BOOTSTRAP_KEY|_API_KEY$|^HEADRACE_KAFKA_" -}}

@@ -1,5 +1,5 @@
 {{/*
-The one shape of a service. Takes (dict "root" $ "key" "router" "traits" t "values" v).
+The workload of a service. Takes (dict "root" $ "key" "router" "traits" t "values" v).
 */}}
 {{- define "headrace.workload" -}}
 {{- $root := .root -}}
@@ -59,7 +59,7 @@ spec:
       {{- with $v.priorityClassName }}
       priorityClassName: {{ . }}
       {{- end }}
-      # Draining, the time before it, and what closing connections may take.
+      # Time for draining, for the wait before it, and for closing connections.
       terminationGracePeriodSeconds: {{ add (ceil $v.drainSeconds | int) (int $v.preStopSeconds) 15 }}
       containers:
         - name: {{ $t.name }}
@@ -72,8 +72,8 @@ spec:
             - {name: http, containerPort: 8080}
             {{- end }}
             - {name: ops, containerPort: 9100}
-          # The ops server is the first part to start: answering means that the settings are valid and the loop turns. What
-          # the service waits for (Kafka, registry, Postgres) keeps it from being ready, and never gets it killed.
+          # The ops server is the first part to start: a response means that the settings are valid and the event loop runs. An
+          # outage of Kafka, the registry or Postgres makes the pod unready, but never gets it killed.
           startupProbe: {httpGet: {path: /healthz, port: ops}, periodSeconds: 1, timeoutSeconds: 2, failureThreshold: 60}
           livenessProbe: {httpGet: {path: /healthz, port: ops}, periodSeconds: 10, timeoutSeconds: 5, failureThreshold: 6}
           readinessProbe: {httpGet: {path: /readyz, port: ops}, periodSeconds: 3, timeoutSeconds: 3, failureThreshold: 2}

@@ -12,7 +12,7 @@ from headrace_chaos.platform import DOUBLED
 from headrace_chaos.run import chaos
 
 _LONGEST_MINUTES = 50.0
-"""Replies are kept for an hour, and the journal is compacted after one: the checker wants to see everything."""
+"""Replies are retained for an hour, and the journal is compacted after one: the checker needs to see everything."""
 
 
 def main() -> int:
@@ -20,8 +20,8 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=5.0, help=f"length of the load, at most {_LONGEST_MINUTES:g}")
     parser.add_argument("--seed", type=int, default=None, help="the plan follows from it; a random one by default")
     parser.add_argument("--rate", type=float, default=25.0, help="tasks per second")
-    parser.add_argument("--short", action="store_true", help="each kind of blow once, as in make test")
-    parser.add_argument("--keep", action="store_true", help="keep data and logs also when nothing is violated")
+    parser.add_argument("--short", action="store_true", help="each kind of fault once, as in make test")
+    parser.add_argument("--keep", action="store_true", help="keep data and logs even if nothing is violated")
     chosen = parser.parse_args()
     if not 0 < chosen.minutes <= _LONGEST_MINUTES:
         parser.error(f"--minutes must be above 0 and at most {_LONGEST_MINUTES:g}")

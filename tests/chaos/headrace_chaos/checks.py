@@ -1,4 +1,4 @@
-"""All promises, and the duplicates that are allowed because anybody can recognise them."""
+"""All promises, and the duplicates that are allowed because every reader can recognise them."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -22,13 +22,13 @@ _KINDS = {
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """What the checker says.
+    """The checker's result.
 
     Attributes:
         duplicates: Records beyond the first of their ce_id, by kind. Only `completed` must be 0. `executions` are
             attempts that ran more than once; each of them is an execution of its own, and costed.
-        ignored_entries: Journal entries that do not count, as zombies and crashes leave them.
-        epochs: Take-overs of journal partitions.
+        ignored_entries: Journal entries that do not count, left by zombies and crashes.
+        epochs: Takeovers of journal partitions.
     """
 
     violations: tuple[Violation, ...]
@@ -40,7 +40,7 @@ class Judgement:
 
 
 def judge(evidence: Evidence) -> Judgement:
-    """Look at everything."""
+    """Run all checks."""
     reading = journal_rule.read(evidence.of("tasks.journal"))
     ended = {
         record.value["task_id"]: record.value["status"]

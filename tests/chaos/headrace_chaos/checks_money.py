@@ -1,4 +1,4 @@
-"""Promises to whoever pays: the ledger is the usage on the topic, each execution once, to the nano-dollar."""
+"""Promises to the payer: the ledger equals the usage on the topic, each execution once, to the nano-dollar."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ _SUMS = (*_COUNTS, "cost_nanodollars", "internal_value_nanodollars")
 
 
 def violations(evidence: Evidence) -> Iterator[Violation]:
-    """All of them."""
+    """All checks."""
     events = {record.event_id: record.value for record in evidence.of("usage.recorded") if record.value is not None}
     rows = Counter(row["event_id"] for row in evidence.ledger.entries)
     for event_id, number in rows.items():
@@ -40,7 +40,7 @@ def _row(row: Value, event: Value, prices: Value) -> Iterator[Violation]:
     }
     for name, value in expected.items():
         if row[name] != value:
-            yield Violation("booked otherwise than used", f"{row['event_id']}: {name} is {row[name]}, not {value}")
+            yield Violation("booked other than used", f"{row['event_id']}: {name} is {row[name]}, not {value}")
 
 
 def _balances(evidence: Evidence) -> Iterator[Violation]:
@@ -68,4 +68,4 @@ def _positions(evidence: Evidence) -> Iterator[Violation]:
         if topic == "usage.recorded" and end > 0:
             position = next((at for (name, n), at in held.items() if name.endswith(topic) and n == partition), 0)
             if position != end:
-                yield Violation("the ledger stands elsewhere", f"{topic}/{partition}: at {position}, the end is {end}")
+                yield Violation("ledger at another offset", f"{topic}/{partition}: at {position}, the end is {end}")

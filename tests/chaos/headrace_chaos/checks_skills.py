@@ -7,7 +7,7 @@ from headrace_chaos.evidence import Evidence, Told, Value, Violation
 
 
 def violations(evidence: Evidence) -> Iterator[Violation]:
-    """All of them."""
+    """All checks."""
     versions: defaultdict[tuple[str, str], dict[int, Value]] = defaultdict(dict)
     for record in evidence.of("skills.catalog"):
         if (entry := record.value) is None:
@@ -44,9 +44,9 @@ def _feed(evidence: Evidence, versions: dict[tuple[str, str], dict[int, Value]])
         for interest in {*entry["interests"], *entry["previous_interests"]}
     }
     for place in sorted(expected - told.keys()):
-        yield Violation("nobody was told of a skill", "/".join(map(str, place)))
+        yield Violation("a skill missing in the feed", "/".join(map(str, place)))
     for place in sorted(told.keys() - expected):
-        yield Violation("told of a skill that is not there", "/".join(map(str, place)))
+        yield Violation("a skill in the feed that is not in the catalog", "/".join(map(str, place)))
     for place, ids in told.items():
         if len(ids) > 1:
-            yield Violation("told of a skill under two ids", "/".join(map(str, place)))
+            yield Violation("a skill in the feed under two ids", "/".join(map(str, place)))

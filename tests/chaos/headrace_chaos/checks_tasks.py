@@ -1,4 +1,4 @@
-"""Promises to whoever submits a task: nothing lost, nothing ended twice, nothing invented, nothing leaked."""
+"""Promises to submitters of tasks: nothing lost, nothing ended twice, nothing invented, nothing leaked."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
@@ -12,7 +12,7 @@ OWN_PROVIDER = "ollama"
 
 
 def violations(evidence: Evidence) -> Iterator[Violation]:
-    """All of them."""
+    """All checks."""
     yield from _lost(evidence)
     yield from _ended_twice(evidence)
     yield from _invented(evidence)
@@ -37,7 +37,7 @@ def _lost(evidence: Evidence) -> Iterator[Violation]:
     ended = _completed(evidence).keys()
     for claim in evidence.claims:
         if claim.told is Told.ACCEPTED and claim.task_id not in submitted:
-            yield Violation("accepted and not on disk", f"{claim.task_id} ({claim.via})")
+            yield Violation("accepted but not on disk", f"{claim.task_id} ({claim.via})")
         if claim.told is Told.ACCEPTED and claim.task_id not in ended:
             yield Violation("task lost", f"{claim.task_id} ({claim.via}, {claim.privacy}) was accepted and never ended")
     accepted = {claim.task_id for claim in evidence.claims if claim.told is Told.ACCEPTED}
@@ -63,15 +63,15 @@ def _invented(evidence: Evidence) -> Iterator[Violation]:
     for task in _values(evidence.of("tasks.submitted")):
         submitted[task["task_id"]] = task
         if nonces.isdisjoint(prompt_of(task).split()):
-            yield Violation("submitted by nobody", task["task_id"])
+            yield Violation("submitted by no client", task["task_id"])
     completed = _completed(evidence)
     for task_id, result in completed.items():
         if task_id not in submitted:
-            yield Violation("completed and never submitted", task_id)
+            yield Violation("completed but never submitted", task_id)
         elif result["tenant"] != submitted[task_id]["tenant"]:
             yield Violation("completed for another tenant", task_id)
         if result["status"] == "cancelled" and task_id not in cancelled:
-            yield Violation("cancelled and nobody asked", task_id)
+            yield Violation("cancelled without a request", task_id)
         if result["status"] == "succeeded" and not text_of(result["answer"]):
             yield Violation("succeeded without an answer", task_id)
         source = result["source_task_id"]
@@ -112,17 +112,17 @@ def _against_the_journal(evidence: Evidence) -> Iterator[Violation]:
             continue
         task_id, result = entry["task_id"], entry["state"]["result"]
         if task_id in results and result != results[task_id]:
-            yield Violation("a finished task went on", f"{task_id} at {record.partition}/{record.offset}")
+            yield Violation("a finished task continued", f"{task_id} at {record.partition}/{record.offset}")
         elif result is not None:
             results[task_id] = result
     for topic in (*LOCAL, *CLOUD, "tasks.completed"):
         for record in evidence.of(topic):
             if (topic, record.event_id) not in commanded:
-                yield Violation("nobody commanded it", f"{topic} {record.partition}/{record.offset} {record.event_id}")
+                yield Violation("not commanded", f"{topic} {record.partition}/{record.offset} {record.event_id}")
     for record in evidence.of("tasks.replies"):
         if record.value is not None and record.value["kind"] == "finished":
             if ("tasks.replies", record.event_id) not in commanded:
-                yield Violation("nobody commanded it", f"tasks.replies {record.event_id}")
+                yield Violation("not commanded", f"tasks.replies {record.event_id}")
             if record.value["result"] != results.get(record.value["task_id"]):
                 yield Violation("not what the journal decided", f"tasks.replies {record.event_id}")
     for task_id, result in _completed(evidence).items():
@@ -131,7 +131,7 @@ def _against_the_journal(evidence: Evidence) -> Iterator[Violation]:
     written = {record.event_id for record in evidence.of("tasks.completed")}
     for topic, event_id in sorted(commanded):
         if topic == "tasks.completed" and event_id not in written:
-            yield Violation("commanded and never written", event_id)
+            yield Violation("commanded but never written", event_id)
 
 
 def _attempts(evidence: Evidence) -> Iterator[Violation]:
@@ -141,12 +141,12 @@ def _attempts(evidence: Evidence) -> Iterator[Violation]:
     for finished in _values(evidence.of("attempts.finished")):
         last[finished["attempt_id"]] = finished
         if finished["attempt_id"] not in asked:
-            yield Violation("an attempt that nobody asked for", finished["attempt_id"])
+            yield Violation("an attempt without a request", finished["attempt_id"])
     for usage in _values(evidence.of("usage.recorded")):
         if usage["attempt_id"] not in asked:
-            yield Violation("usage of an attempt that nobody asked for", usage["attempt_id"])
+            yield Violation("usage of an attempt without a request", usage["attempt_id"])
     for attempt_id, finished in last.items():
-        # A node is named where a model was asked.
+        # A node is named if a model was called.
         if finished["node"] is not None and attempt_id not in costed:
             yield Violation("an attempt without usage", attempt_id)
 
@@ -197,7 +197,7 @@ def _dead_letters(evidence: Evidence) -> Iterator[Violation]:
             for record in evidence.of(topic):
                 if record.value is not None:
                     reason = f"{record.value['error_type']}: {record.value['error_message']}"
-                    yield Violation("a good record among the dead letters", f"{topic} {reason}")
+                    yield Violation("a valid record was dead-lettered", f"{topic} {reason}")
 
 
 def claims_by_task(claims: Iterable[Claim]) -> dict[str, Claim]:

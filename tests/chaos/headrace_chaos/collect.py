@@ -1,5 +1,6 @@
-"""Gathers the evidence once all is quiet: every topic from start to end, the ledger, the history, the providers' own
-record of what they were sent."""
+"""Gathers the evidence once the platform is idle: every topic from start to end, the ledger, the history, and the
+providers' own record of what they were sent.
+"""
 
 import asyncio
 import json
@@ -32,7 +33,7 @@ async def collect(
     claims: Sequence[Claim],
     skills: Sequence[SkillClaim],
 ) -> Evidence:
-    """Everything there is now. `api_keys` are those of the tenants, by tenant."""
+    """All evidence at this time. `api_keys` are those of the tenants, by tenant."""
     topics, ends = await asyncio.to_thread(_topics, bootstrap_servers, registry_url, prefix)
     tasks = {record.value["task_id"]: record.value["tenant"] for record in topics["tasks.submitted"] if record.value}
     sensitive = [claim.nonce for claim in claims if claim.privacy == "sensitive"]
@@ -104,7 +105,7 @@ async def _pages(session: aiohttp.ClientSession, key: str) -> Any:
             answer.raise_for_status()
             page = await answer.json()
         for task in page["tasks"]:
-            # Answers are not part of the list.
+            # The list does not include answers.
             yield {name: value for name, value in task.items() if name != "answer"}
         cursor = page["next"] or ""
         if not cursor:
@@ -124,5 +125,5 @@ async def _sent_to_cloud(simulator_url: str, needles: Sequence[str]) -> frozense
 
 
 def as_json_lines(rows: Iterable[Any]) -> str:
-    """For the folder that is kept when something was violated."""
+    """For the folder that is kept if something was violated."""
     return "".join(json.dumps(row, default=repr) + "\n" for row in rows)

@@ -1,6 +1,6 @@
-"""What the checker judges: everything on the topics and in the ledger, and what the clients were told.
+"""The checker's input: everything on the topics and in the ledger, and the responses to the clients.
 
-No module of Headrace is imported here or by the checks: they read the contract anew, as an outsider would.
+No module of Headrace is imported here or by the checks: they implement the contract by themselves, as outsiders would.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,23 +12,23 @@ Value = Mapping[str, Any]
 
 
 class Told(StrEnum):
-    """What a client knows about its request."""
+    """A client's knowledge about its request."""
 
     ACCEPTED = "accepted"
     """200, 201, 202, or an acknowledgement of Kafka."""
     UNSURE = "unsure"
-    """The connection broke, or the answer said that it is uncertain."""
+    """The connection broke, or the response said that the outcome is uncertain."""
     REFUSED = "refused"
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """One request of a client, and how it was answered.
+    """One request of a client, and its response.
 
     Attributes:
         nonce: Text in the prompt (or the body of the skill) that nothing else contains.
         shared: The nonce may belong to several tasks: equal prompts were sent on purpose.
-        task_id: As the client knows it; empty where it was not told.
+        task_id: As the client knows it; empty if it was not told.
         via: http or kafka.
         asked_ms: When the request was sent, in milliseconds since the epoch.
         idempotency_key: Of the request, empty without one.
@@ -49,7 +49,7 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class SkillClaim:
-    """A skill that a client published, and the version it was told (0 where it was told none)."""
+    """A skill that a client published, and the version in the response (0 if there was none)."""
 
     tenant: str
     name: str
@@ -61,7 +61,7 @@ class SkillClaim:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """A record as it stands in a topic. `topic` is without prefix; `value` is None for a tombstone."""
+    """A record in a topic. `topic` is without prefix; `value` is None for a tombstone."""
 
     topic: str
     partition: int
@@ -74,7 +74,7 @@ class Seen:
 
 @dataclass(frozen=True, slots=True)
 class Ledger:
-    """The tables of the ledger, each row as its columns."""
+    """The tables of the ledger, each row as a mapping of its columns."""
 
     entries: Sequence[Value] = ()
     balances: Sequence[Value] = ()
@@ -83,14 +83,14 @@ class Ledger:
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """Everything there is.
+    """All evidence of a run.
 
     Attributes:
         topics: Records by topic, each partition in the order of its offsets.
         ends: End of each partition, by topic and partition.
-        view: Tasks as GET shows them, by id; `None` where it says that there is none.
+        view: Tasks as GET returns them, by id; `None` for 404.
         sent_to_cloud: Nonces that a cloud provider was sent, as the provider itself recorded them.
-        prices: The price book, as YAML reads it.
+        prices: The price book, as parsed YAML.
     """
 
     claims: Sequence[Claim] = ()

@@ -1,4 +1,4 @@
-"""A small honest history, as the checker would find it, for tests that doctor it."""
+"""A small correct history, as the checker would collect it, for tests that alter it."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -38,7 +38,7 @@ class Topics:
         self.epoch = self.add("tasks.journal", "barrier/0", {**entry, "kind": "barrier", "owner": owner}).offset
 
     def entry(self, task_id: str, result: dict[str, Any] | None, commands: Iterable[tuple[str, str]]) -> dict[str, Any]:
-        """A decision of the current owner, in its place."""
+        """A decision of the current owner, at its expected offset."""
         offset = len(self.records.get("tasks.journal", []))
         return {
             "kind": "decision",
@@ -88,7 +88,7 @@ def completed(task_id: str, provider: str, status: str = "succeeded", answer: st
 
 
 def usage(task_id: str, provider: str) -> dict[str, Any]:
-    """What the one execution consumed."""
+    """The usage of the one execution."""
     return {
         "event_id": f"{task_id}/1/x",
         "tenant": "north",
@@ -136,7 +136,7 @@ def _ledger(topics: Topics) -> Ledger:
     day: date = datetime.fromtimestamp(AT / 1000, UTC).date()
     balances = [
         {**entry, "day": day, "executions": 1}
-        for entry in entries  # one of each provider
+        for entry in entries  # one from each provider
     ]
     return Ledger(
         entries, balances, [{"topic": "headrace.usage.recorded", "partition": 0, "next_offset": len(entries)}]
@@ -155,7 +155,7 @@ def _skills(topics: Topics) -> None:
 
 
 def honest() -> Evidence:
-    """Two tasks, one at home and one in the cloud, and a skill in two versions: nothing is wrong with it."""
+    """Two tasks, one local and one in the cloud, and a skill in two versions, without any violation."""
     topics = Topics()
     topics.epoch_start("router-1")
     _run(topics, "t-local", "n-local", "sensitive", "work.local.batch", "ollama")
@@ -187,7 +187,7 @@ def without(evidence: Evidence, topic: str, unwanted: Callable[[Seen], bool]) ->
 
 
 def appended(evidence: Evidence, topic: str, event_id: str, value: dict[str, Any]) -> Evidence:
-    """The same with one record more at the end of a topic."""
+    """The same with an additional record at the end of a topic."""
     before = evidence.of(topic)
     more = Seen(topic, 0, len(before), AT + 10 * len(before), b"key", event_id, value)
     return with_topic(evidence, topic, [*before, more])

@@ -1,7 +1,7 @@
-"""Which journal entries count: the checker's own reading of the rule that the schema of JournalEntry states.
+"""Which journal entries count: the checker's own implementation of the rule in the schema of JournalEntry.
 
-An entry counts when it stands at offset epoch + sequence, behind the epoch start at offset epoch, and nothing
-before it in that epoch was out of place.
+An entry counts when its offset is epoch + sequence, after the epoch start at offset epoch, and no earlier entry of that
+epoch was at another offset.
 """
 
 from collections.abc import Iterable, Sequence
@@ -12,7 +12,7 @@ from headrace_chaos.evidence import Seen
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """The entries of a journal, told apart."""
+    """The entries of a journal, classified."""
 
     counting: Sequence[Seen]
     ignored: Sequence[Seen]
@@ -40,7 +40,7 @@ def read(records: Iterable[Seen]) -> Reading:
         ):
             counting.append(record)
         else:
-            # Whatever stands out of its place ends the epoch: what follows from the same owner counts no more.
+            # An entry at any other offset ends the epoch: later entries of the same owner no longer count.
             intact[record.partition] = None
             ignored.append(record)
     return Reading(counting, ignored, epoch_starts)

@@ -1,4 +1,4 @@
-"""Deals the blows of a plan to the parts of a running platform."""
+"""Applies the faults of a plan to the parts of a running platform."""
 
 import asyncio
 import contextlib
@@ -23,13 +23,13 @@ _PARTS = {
 _FIND_SECONDS = 10.0
 _WELL_SECONDS = 120.0
 _NOTICED_SECONDS = 0.5
-"""By then a supervisor has noticed that a process of its own has ended."""
+"""By then a supervisor has noticed that one of its processes has ended."""
 _FIRST_SECONDS = 3.0
 _REGISTRY_PAUSE = 0.3
 
 
 class Killer:
-    """Carries out a plan; what it did is in `deaths` and `dealt`."""
+    """Executes a plan; what it did is in `deaths` and `dealt`."""
 
     def __init__(self, platform: Platform, say: Callable[[str], None]) -> None:
         self._platform = platform
@@ -42,7 +42,7 @@ class Killer:
         self.skipped: list[str] = []
 
     async def run(self, acts: Iterable[Act], until: float | None) -> None:
-        """Deal the blows; returns when there are none left, or before one that would end after `until` (monotonic)."""
+        """Apply the faults; returns when none are left, or before one that would end after `until` (monotonic)."""
         await asyncio.sleep(_FIRST_SECONDS)
         for act in acts:
             if until is not None and time.monotonic() + act.hold + act.pause > until:
@@ -52,12 +52,12 @@ class Killer:
             began = time.monotonic()
             await asyncio.gather(*self._holding)
             await self._until_well()
-            self._say(f"    well again after {time.monotonic() - began:.1f} s")
+            self._say(f"    healthy again after {time.monotonic() - began:.1f} s")
             self._trouble = False
             await asyncio.sleep(act.pause)
 
     def wake_all(self) -> None:
-        """Let nothing stand still; also when the run was broken off."""
+        """Thaw everything that is frozen, also if the run was interrupted."""
         for pid in list(self._asleep):
             self._wake(pid)
         if self._platform.disk.mounted:
@@ -135,4 +135,4 @@ class Killer:
         while (trouble := await self._platform.trouble()) and time.monotonic() < deadline:  # noqa: ASYNC110 - other processes
             await asyncio.sleep(0.2)
         if trouble:
-            self._say(f"    not well after {_WELL_SECONDS:.0f} s: {trouble}")
+            self._say(f"    not healthy after {_WELL_SECONDS:.0f} s: {trouble}")

@@ -1,4 +1,4 @@
-"""Tasks of all kinds at a steady rate, whatever becomes of them: over HTTP, and straight to Kafka."""
+"""Tasks of all kinds at a steady rate, whatever their outcome: over HTTP, and directly to Kafka."""
 
 import asyncio
 import hashlib
@@ -59,7 +59,7 @@ class Outsider:
         told: asyncio.Future[Told] = loop.create_future()
 
         def delivered(error: object, _message: object) -> None:
-            # An idempotent producer that gives up cannot say whether the record was written.
+            # An idempotent producer that gives up cannot tell whether the record was written.
             loop.call_soon_threadsafe(settle, Told.ACCEPTED if error is None else Told.UNSURE)
 
         def settle(what: Told) -> None:
@@ -117,7 +117,7 @@ class Load:
         self.skills: list[SkillClaim] = []
 
     async def run(self, end: asyncio.Event) -> None:
-        """Send tasks until then; returns when every client has its answer, or has given up."""
+        """Send tasks until then; returns when every client has its response or has timed out."""
         regular = [asyncio.create_task(self._skills(end)), asyncio.create_task(self._faults(end))]
         kinds, weights = list(_KINDS), list(_KINDS.values())
         due = asyncio.get_running_loop().time()
@@ -132,7 +132,7 @@ class Load:
         await asyncio.gather(*regular, *self._open)
 
     async def close(self) -> None:
-        """End what is still open."""
+        """Cancel what is still open."""
         for task in self._open:
             task.cancel()
         await asyncio.gather(*self._open, return_exceptions=True)
@@ -202,7 +202,7 @@ class Load:
         }
         status, document = await self._ask("POST", "/v1/chat/completions", tenant, body)
         task_id = str((document.get("headrace") or {}).get("task_id", ""))
-        # Without an answer nobody knows whether it was accepted before.
+        # Without a response it is unknown whether the task was accepted before.
         told = Told.ACCEPTED if status == 200 and task_id else Told.UNSURE
         self.claims.append(Claim(nonce, task_id, tenant, "sensitive", "http", told, asked))
 
@@ -266,7 +266,7 @@ class Load:
     async def _ask(
         self, method: str, path: str, tenant: str, body: Mapping[str, Any] | None, key: str = ""
     ) -> tuple[int, dict[str, Any]]:
-        """Status and document; status 0 when no answer came."""
+        """Status and document; status 0 if there was no response."""
         headers = {**self._as(tenant), **({"Idempotency-Key": key} if key else {})}
         try:
             async with self._http.request(method, path, json=body, headers=headers) as answer:
@@ -281,7 +281,7 @@ class Load:
         self._sent += 1
         return f"n{self._seed}x{self._sent}x{uuid.uuid4().hex[:12]}"
 
-    # Beside the tasks.
+    # Besides the tasks.
 
     async def _skills(self, end: asyncio.Event) -> None:
         number = 0

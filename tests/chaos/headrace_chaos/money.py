@@ -1,4 +1,4 @@
-"""What usage costs by the price book: reckoned anew, in whole nano-dollars, rounded up once."""
+"""What usage costs by the price book: computed independently, in whole nano-dollars, rounded up once."""
 
 import re
 from typing import Any
@@ -10,7 +10,7 @@ _MILLION = 1_000_000
 
 
 def cost_nanodollars(prices: Value, provider: str, model: str, usage: Value) -> int:
-    """Nano-dollars for one execution; 0 where the book has no price."""
+    """Nano-dollars for one execution; 0 if the book has no price."""
     models = prices["providers"].get(provider, {})
     price: dict[str, Any] | None = next(
         (models[name] for name in (model, _DATE_AT_END.sub("", model), "*") if name in models), None

@@ -1,4 +1,4 @@
-"""What is broken when: an order that follows from its seed alone."""
+"""Which part fails when: an order determined by its seed alone."""
 
 import random
 from collections.abc import Iterator, Sequence
@@ -6,27 +6,28 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
+from headrace_devstack.services import NAMES
+
 
 class Blow(StrEnum):
-    """Kinds of blows."""
+    """Kinds of faults."""
 
     KILL = "kill -9"
     STOP = "SIGTERM"
     ALL = "kill -9 of all services"
     ZOMBIE = "zombie"
-    """SIGSTOP until its session is over, then SIGCONT."""
+    """SIGSTOP until its session has expired, then SIGCONT."""
     KAFKA_RESTART = "Kafka restart"
     KAFKA_KILL = "Kafka kill -9"
     POSTGRES_RESTART = "Postgres restart"
     POSTGRES_KILL = "Postgres kill -9"
     REGISTRY_GONE = "registry gone"
-    """SIGSTOP: it accepts connections and says nothing; meanwhile a service is killed, which needs it to start."""
+    """SIGSTOP: it accepts connections and sends nothing; meanwhile a service is killed, which needs it to start."""
     DISK_FULL = "disk full"
 
 
-SERVICES: Final = ("intake", "router", "local-worker", "cloud-worker", "skill-broadcaster", "cost-accountant")
 SESSION_SECONDS: Final = 10.0
-"""Of the consumer groups."""
+"""Session timeout of the consumer groups."""
 _PAUSE: Final = {
     Blow.KILL: 2.0,
     Blow.STOP: 2.0,
@@ -39,7 +40,7 @@ _PAUSE: Final = {
     Blow.REGISTRY_GONE: 3.0,
     Blow.DISK_FULL: 3.0,
 }
-"""Time until the next blow, in seconds, once this one is undone and the platform is well again."""
+"""Time until the next fault, in seconds, after this one is undone and the platform is healthy again."""
 _HOLD: Final = {Blow.ZOMBIE: SESSION_SECONDS + 2.5, Blow.REGISTRY_GONE: 5.0, Blow.DISK_FULL: 4.0}
 
 Deck = Sequence[tuple[Blow, tuple[str, ...]]]
@@ -47,11 +48,11 @@ Deck = Sequence[tuple[Blow, tuple[str, ...]]]
 
 @dataclass(frozen=True, slots=True)
 class Act:
-    """One blow.
+    """One fault.
 
     Attributes:
         targets: Services; empty for the other parts.
-        hold: Seconds until it is undone, where it is undone.
+        hold: Seconds until it is undone, for faults that are.
         pause: Seconds until the next one, after that.
     """
 
@@ -63,9 +64,9 @@ class Act:
 
 def full_deck(doubled: Sequence[str], *, disk: bool) -> Deck:
     """Every kind of blow, services several times. `doubled` are services that run twice: only they may sleep."""
-    deck: list[tuple[Blow, tuple[str, ...]]] = [(Blow.KILL, (name,)) for name in SERVICES]
-    deck += [(Blow.KILL, ("router",)), (Blow.KILL, ("router", "local-worker")), (Blow.ALL, SERVICES)]
-    deck += [(Blow.STOP, (name,)) for name in SERVICES]
+    deck: list[tuple[Blow, tuple[str, ...]]] = [(Blow.KILL, (name,)) for name in NAMES]
+    deck += [(Blow.KILL, ("router",)), (Blow.KILL, ("router", "local-worker")), (Blow.ALL, NAMES)]
+    deck += [(Blow.STOP, (name,)) for name in NAMES]
     deck += [(Blow.ZOMBIE, (f"{name}-2",)) for name in doubled] + [(Blow.KILL, (f"{name}-2",)) for name in doubled]
     deck += [(blow, ()) for blow in (Blow.KAFKA_RESTART, Blow.KAFKA_KILL, Blow.POSTGRES_RESTART, Blow.POSTGRES_KILL)]
     deck += [(Blow.REGISTRY_GONE, ("local-worker",))]
@@ -74,7 +75,7 @@ def full_deck(doubled: Sequence[str], *, disk: bool) -> Deck:
 
 def short_deck(doubled: Sequence[str], *, disk: bool) -> Deck:
     """Each kind once: what a minute has room for."""
-    deck: list[tuple[Blow, tuple[str, ...]]] = [(Blow.KILL, (name,)) for name in SERVICES]
+    deck: list[tuple[Blow, tuple[str, ...]]] = [(Blow.KILL, (name,)) for name in NAMES]
     deck += [(Blow.STOP, ("router",)), (Blow.KAFKA_KILL, ()), (Blow.POSTGRES_KILL, ())]
     deck += [(Blow.REGISTRY_GONE, ("cloud-worker",))]
     deck += [(Blow.ZOMBIE, (f"{name}-2",)) for name in doubled[:1]]
@@ -82,7 +83,7 @@ def short_deck(doubled: Sequence[str], *, disk: bool) -> Deck:
 
 
 def acts(seed: int, deck: Deck, *, again: bool) -> Iterator[Act]:
-    """Deal the deck, shuffled; `again` and again, or once."""
+    """Deal the deck, shuffled; repeatedly with `again`, otherwise once."""
     random_ = random.Random(seed)
     while True:
         hand = list(deck)

@@ -1,4 +1,4 @@
-"""The platform under test: ``headrace up`` as a process of its own, and second instances of some services beside it."""
+"""The platform under test: ``headrace up`` as a process of its own, and second instances of some services."""
 
 import asyncio
 import contextlib
@@ -16,35 +16,33 @@ from headrace_devstack.parts.part import NotHealthyYet, Process, ProcessCommand
 from headrace_devstack.parts.probes import http_ok, kafka_answers
 from headrace_devstack.ports import LOOPBACK
 from headrace_devstack.providers import choose_providers
+from headrace_devstack.services import SERVICES
 from headrace_devstack.supervisor import Condition, PartEvent, Supervisor
 from headrace_testing.services_on_kafka import free_port
 from headrace_testing.up import RunningStack, clean_environment, launch_up, stop_up, wait_until_up
 
 DISK_BYTES = 1_200_000_000
 DOUBLED = ("router", "local-worker", "cloud-worker")
-"""Services that run twice, so that one can stand still while the other goes on."""
+"""Services that run twice, so that one can be frozen while the other continues."""
 _SIMULATOR_SPEED = "20"
 _MARKS = {
     "kafka": "kafka.Kafka",
     "registry": "quarkus-run.jar",
     "postgres": "bin/postgres",
-    **{
-        name: f"headrace_{name.replace('-', '_')}"
-        for name in ("intake", "router", "local-worker", "cloud-worker", "skill-broadcaster", "cost-accountant")
-    },
+    **{service.name: service.package for service in SERVICES},
 }
-"""What the command line of each part holds."""
+"""A part of each part's command line that identifies it."""
 
 
 class SmallDisk:
-    """A file system of its own below the data, which can be made full; only where this user may mount."""
+    """A separate file system for the data, which can be filled up; only if this user may mount."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self.mounted = False
 
     def mount(self) -> None:
-        """Try to; `mounted` says whether it worked."""
+        """Try to mount it; `mounted` says whether it worked."""
         self._folder.mkdir(exist_ok=True)
         if os.geteuid() == 0 and shutil.which("mount") and sys.platform == "linux":
             options = f"size={DISK_BYTES},mode=755"
@@ -52,22 +50,22 @@ class SmallDisk:
             self.mounted = subprocess.run(command, capture_output=True, check=False).returncode == 0
 
     def fill(self) -> None:
-        """From now on nothing more can be written."""
+        """Leave no free space."""
         status = os.statvfs(self._folder)
         used = (status.f_blocks - status.f_bfree) * status.f_frsize
         for room in (0, *(2**n for n in range(14, 25))):
-            # What is written meanwhile may need a little more.
+            # Concurrent writes may need a little more.
             if self._resize(used + room):
                 return
-        raise OSError(f"{self._folder} cannot be made as small as what it holds")
+        raise OSError(f"{self._folder} cannot be shrunk to its content")
 
     def free(self) -> None:
-        """There is room again."""
+        """Make space again."""
         if not self._resize(DISK_BYTES):
-            raise OSError(f"{self._folder} cannot be made larger again")
+            raise OSError(f"{self._folder} cannot be enlarged again")
 
     def unmount(self) -> None:
-        """Also while something still has a file open there."""
+        """Unmount it, even while a file in it is still open."""
         if self.mounted:
             subprocess.run(["umount", "-l", str(self._folder)], capture_output=True, check=False)
             self.mounted = False
@@ -79,14 +77,14 @@ class SmallDisk:
 
 @dataclass(frozen=True, slots=True)
 class Platform:
-    """The running platform, and where the processes of its parts are found."""
+    """The running platform, and its parts' processes."""
 
     stack: RunningStack
     seconds: Supervisor
     disk: SmallDisk
 
     def pid(self, part: str) -> int | None:
-        """The process of a part as it is now, also while it starts; None between two lives."""
+        """The current process of a part, also while it starts; None between two runs."""
         if part.endswith("-2"):
             return next((status.pid for status in self.seconds.status() if status.name == part), None)
         with contextlib.suppress(psutil.Error):
@@ -97,9 +95,9 @@ class Platform:
         return None
 
     async def trouble(self) -> str | None:
-        """Which part is not as it should be, and why; None when all are ready.
+        """Which part is not healthy, and why; None when all are ready.
 
-        Raises RuntimeError when the platform has ended altogether.
+        Raises RuntimeError when the platform has ended.
         """
         if (code := self.stack.process.poll()) is not None:
             raise RuntimeError(f"`headrace up` ended with {code}")
@@ -119,7 +117,7 @@ class Platform:
 
 @contextlib.contextmanager
 def folder_of_its_own() -> Iterator[Path]:
-    """A folder that every user may enter; it stays when the block ends with a file named ``keep`` in it."""
+    """A folder that every user may enter; it is kept if it contains a file named ``keep`` when the block ends."""
     folder = Path(tempfile.mkdtemp(prefix="headrace-chaos-"))
     folder.chmod(0o755)
     try:
@@ -131,9 +129,9 @@ def folder_of_its_own() -> Iterator[Path]:
 
 @contextlib.asynccontextmanager
 async def running(folder: Path) -> AsyncIterator[Platform]:
-    """The platform, from healthy to stopped; nothing of it outlives this process, however that ends.
+    """The platform, from healthy to stopped; no part of it outlives this process, however that ends.
 
-    When the block ends with a file named ``keep`` in the folder, the data stays there.
+    If the folder contains a file named ``keep`` when the block ends, the data is kept.
     """
     disk = SmallDisk(folder / "data")
     disk.mount()
@@ -165,7 +163,7 @@ async def running(folder: Path) -> AsyncIterator[Platform]:
 
 
 def _copy(source: Path, target: Path) -> None:
-    # Kafka's indexes are large and mostly empty.
+    # Kafka's indexes are preallocated and mostly empty.
     subprocess.run(["cp", "-a", "--sparse=always", str(source), str(target)], capture_output=True, check=False)
 
 

@@ -1,4 +1,4 @@
-"""How long until work goes on after a blow: from what stands on the topics, and the clock of this machine."""
+"""How long until work continues after a fault: from the records on the topics, and this machine's clock."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,18 +12,18 @@ LOOKED_AT_MS = 45_000
 
 @dataclass(frozen=True, slots=True)
 class Death:
-    """A blow that was dealt. `who` is a service's instance (`router`, `router-2`) or a part such as `kafka`."""
+    """A fault that was applied. `who` is a service's instance (`router`, `router-2`) or a part such as `kafka`."""
 
     at_ms: int
     who: str
     blow: str
     apart: bool
-    """Something that the service stands on was away at the same time."""
+    """A dependency of the service was down at the same time."""
 
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """One piece of a service's work: where, when it became possible, when it was done."""
+    """One unit of a service's work: where, when it became possible, when it was done."""
 
     partition: int
     begun_ms: int
@@ -32,8 +32,9 @@ class Unit:
 
 @dataclass(frozen=True, slots=True)
 class Recovery:
-    """Milliseconds from a death to the first new work of that service, and to such work in the last partition that was
-    affected; None where there was none within `LOOKED_AT_MS`."""
+    """Milliseconds from a death to the first new work of that service, and to the first such work in the last affected
+    partition; None if there was none within `LOOKED_AT_MS`.
+    """
 
     death: Death
     first_ms: int | None
@@ -41,7 +42,7 @@ class Recovery:
 
 
 def recovery_of(death: Death, units: Iterable[Unit], partitions: frozenset[int] | None = None) -> Recovery:
-    """Only work that began after the death counts, in `partitions` where they are given."""
+    """Only work that began after the death counts, in `partitions` if given."""
     first: dict[int, int] = {}
     for unit in units:
         if partitions is not None and unit.partition not in partitions:
@@ -72,7 +73,7 @@ def units_of(evidence: Evidence, booked: Sequence[tuple[int, int]]) -> dict[str,
 
 
 def owned_by(evidence: Evidence, death: Death) -> frozenset[int]:
-    """The journal partitions that a router had when it was struck."""
+    """The journal partitions that a router had when it was hit."""
     owners: dict[int, str] = {}
     for record in evidence.of("tasks.journal"):
         if record.value is not None and record.value["kind"] == "barrier" and record.at_ms <= death.at_ms:
@@ -82,7 +83,7 @@ def owned_by(evidence: Evidence, death: Death) -> frozenset[int]:
 
 
 def recoveries(evidence: Evidence, deaths: Iterable[Death], booked: Sequence[tuple[int, int]]) -> list[Recovery]:
-    """One for each death. What hits all services counts by new completions of tasks."""
+    """One for each death. A fault of all services is measured by new completions of tasks."""
     units = units_of(evidence, booked)
     found = []
     for death in deaths:
@@ -93,12 +94,12 @@ def recoveries(evidence: Evidence, deaths: Iterable[Death], booked: Sequence[tup
 
 
 def p50_and_max(milliseconds: Sequence[int]) -> tuple[float, float]:
-    """In seconds; zeros where there are none."""
+    """In seconds; zeros if there are none."""
     return (median(milliseconds) / 1000, max(milliseconds) / 1000) if milliseconds else (0.0, 0.0)
 
 
 def _joined(evidence: Evidence, begins: Iterable[str], begin_id: str, ends: Iterable[str], end_id: str) -> list[Unit]:
-    # Repeats say nothing new: the first of each counts.
+    # Repeats add nothing: the first of each counts.
     done = _first_times(evidence, ends, end_id)
     begun = _first_times(evidence, begins, begin_id)
     return [Unit(partition, at, done[one][1]) for one, (partition, at) in begun.items() if one in done]
@@ -129,7 +130,7 @@ def _accepted(evidence: Evidence) -> list[Unit]:
 
 
 def by_blow(found: Iterable[Recovery]) -> dict[str, list[Recovery]]:
-    """Grouped by kind of blow."""
+    """Grouped by kind of fault."""
     groups: defaultdict[str, list[Recovery]] = defaultdict(list)
     for recovery in found:
         groups[recovery.death.blow].append(recovery)

@@ -1,11 +1,13 @@
-"""A run in words: details for people, and one line that says it all."""
+"""A run as text: details for people, and a one-line summary."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from headrace_devstack.services import NAMES
+
 from headrace_chaos.checks import Judgement
-from headrace_chaos.plan import SERVICES, Blow
+from headrace_chaos.plan import Blow
 from headrace_chaos.recovery import Recovery, by_blow, p50_and_max
 
 TARGET_SECONDS = 5.0
@@ -14,25 +16,25 @@ _DEATHS = (Blow.KILL.value, Blow.STOP.value)
 
 
 def of_services(recoveries: Sequence[Recovery]) -> list[Recovery]:
-    """Those after the death of a service while all it stands on was there."""
+    """Those after the death of a service while all its dependencies were up."""
     return [
         one
         for one in recoveries
-        if one.death.blow in _DEATHS and one.death.who.removesuffix("-2") in SERVICES and not one.death.apart
+        if one.death.blow in _DEATHS and one.death.who.removesuffix("-2") in NAMES and not one.death.apart
     ]
 
 
 def details(judgement: Judgement, recoveries: Sequence[Recovery], skipped: Sequence[str]) -> Iterator[str]:
-    """Recovery of each service and part, and what was violated."""
+    """Recovery of each service and part, and the violations."""
     yield "recovery: seconds from the death to the first new work done, and to such work in the last of its partitions"
     alone = of_services(recoveries)
-    for service in SERVICES:
+    for service in NAMES:
         yield from _row(service, [one for one in alone if one.death.who.removesuffix("-2") == service])
     for blow, found in by_blow([one for one in recoveries if one not in alone]).items():
         yield from _row(f"{blow} (apart)" if blow in _DEATHS else blow, found)
-    yield f"journal: {judgement.epochs} take-overs, {judgement.ignored_entries} entries that do not count"
+    yield f"journal: {judgement.epochs} takeovers, {judgement.ignored_entries} entries that do not count"
     for text in skipped:
-        yield f"not dealt: {text}"
+        yield f"not applied: {text}"
     rules = Counter(violation.rule for violation in judgement.violations)
     for rule, number in rules.items():
         yield f"VIOLATED {number} times: {rule}"

@@ -1,4 +1,4 @@
-"""One run: platform, load, killer, quiet, evidence, judgement, and the line it ends with."""
+"""One run: platform, load, killer, settling, evidence, judgement, and the summary line."""
 
 import asyncio
 import time
@@ -26,7 +26,7 @@ TENANTS = ("north", "south", "west")
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What a run has shown. `line` says it all; `kept` is the folder with data and logs, where they are kept."""
+    """The result of a run. `line` is the summary; `kept` is the folder with data and logs, if they are kept."""
 
     line: str
     judgement: Judgement
@@ -48,9 +48,9 @@ async def chaos(
     say: Callable[[str], None],
     keep: bool = False,
 ) -> Result:
-    """Run it. `deal` is asked for the blows, knowing whether the disk can be made full; they end after `seconds`.
+    """Run it. `deal` returns the faults, given whether the disk can be filled; they end after `seconds`.
 
-    With `keep` the folder with data and logs stays also when nothing is violated.
+    With `keep` the folder with data and logs is kept even if nothing is violated.
     """
     began = time.monotonic()
     with folder_of_its_own() as folder:
@@ -60,7 +60,7 @@ async def chaos(
             evidence, killer, watch, still_open = await _under_load(platform, deal(disk), seed, seconds, rate, say)
             judgement = judge(evidence)
             if still_open:
-                more = tuple(Violation("not quiet in time", problem) for problem in still_open[:20])
+                more = tuple(Violation("not settled in time", problem) for problem in still_open[:20])
                 judgement = _with(judgement, more)
             found = recoveries(evidence, killer.deaths, watch.booked)
             for line in details(judgement, found, killer.skipped):

@@ -1,4 +1,4 @@
-"""Waiting until all is quiet, and looking at the ledger meanwhile."""
+"""Waiting until everything has settled, and sampling the ledger meanwhile."""
 
 import asyncio
 import contextlib
@@ -14,14 +14,14 @@ _LOOK_SECONDS = 0.25
 
 
 class LedgerWatch:
-    """Notes when which usage is in the ledger: pairs of (seen at, newest usage), in milliseconds since the epoch."""
+    """Records when usage appears in the ledger: pairs of (seen at, newest usage), in milliseconds since the epoch."""
 
     def __init__(self, database_url: str) -> None:
         self._url = database_url
         self.booked: list[tuple[int, int]] = []
 
     async def run(self) -> None:
-        """Until cancelled; Postgres may be away."""
+        """Runs until cancelled; Postgres may be down."""
         connection: asyncpg.Connection | None = None
         try:
             while True:
@@ -51,7 +51,7 @@ async def until_quiet(
     seconds: float,
     say: Callable[[str], None],
 ) -> list[str]:
-    """Wait until every submitted task has ended and all usage and tasks are in the database; what is still open."""
+    """Wait until every submitted task has ended and all usage and tasks are in the database; returns what is open."""
     reader = Reader(bootstrap_servers, prefix, Avro(registry_url))
     tail = _Tail(reader)
     deadline = time.monotonic() + seconds

@@ -1,4 +1,4 @@
-"""Kafka and the schema registry as an outsider uses them: a plain Confluent client, fastavro, and HTTP."""
+"""Kafka and the schema registry as used by an outsider: a plain Confluent client, fastavro, and HTTP."""
 
 import io
 import json
@@ -19,7 +19,7 @@ _POLL_SECONDS = 1.0
 
 
 class Avro:
-    """Decodes and encodes values in the Confluent wire format. Times stay numbers."""
+    """Decodes and encodes values in the Confluent wire format. Times remain numbers."""
 
     def __init__(self, registry_url: str) -> None:
         self._url = registry_url
@@ -37,13 +37,13 @@ class Avro:
         return dict(decoded)
 
     def learn(self, topics: Iterable[str]) -> None:
-        """Get the newest schemas of these topics, for `encode`."""
+        """Load the newest schemas of these topics, for `encode`."""
         for topic in topics:
             newest = self._get(f"/subjects/{topic}-value/versions/latest")
             self._latest[topic] = int(newest["id"]), _parse(newest["schema"])
 
     def encode(self, topic: str, event: Mapping[str, Any]) -> bytes:
-        """Fields that the event leaves out take their defaults."""
+        """Fields missing in the event get their defaults."""
         schema_id, schema = self._latest[topic]
         buffer = io.BytesIO(struct.pack(">bI", _MAGIC, schema_id))
         buffer.seek(0, io.SEEK_END)
@@ -93,7 +93,7 @@ class Reader:
         """All topics below the prefix whose schema the registry has, without the prefix."""
         found = self._kafka.list_topics(timeout=30).topics
         typed = self._avro.subjects()
-        # Others are nobody's contract, such as the changelogs of live windows.
+        # Others belong to no contract, such as the changelogs of live windows.
         return sorted(
             name.removeprefix(self._prefix)
             for name in found
@@ -101,7 +101,7 @@ class Reader:
         )
 
     def ends(self, topics: Iterable[str]) -> dict[tuple[str, int], int]:
-        """The end of each partition. Raises KafkaException while Kafka is away."""
+        """The end of each partition. Raises KafkaException while Kafka is down."""
         found = self._kafka.list_topics(timeout=30).topics
         return {
             (topic, partition): self._kafka.get_watermark_offsets(TopicPartition(self._prefix + topic, partition), 30)[
@@ -112,9 +112,9 @@ class Reader:
         }
 
     def read(self, starts: Mapping[tuple[str, int], int], ends: Mapping[tuple[str, int], int]) -> Iterator[Seen]:
-        """The records from starts (0 where none is named) to ends.
+        """The records from starts (0 if none is given) to ends.
 
-        Raises TimeoutError when they do not come, KafkaException.
+        Raises TimeoutError when they do not arrive, KafkaException.
         """
         open_ends = {where: end for where, end in ends.items() if end > starts.get(where, 0)}
         self._kafka.assign([TopicPartition(self._prefix + t, p, starts.get((t, p), 0)) for t, p in open_ends])
@@ -124,7 +124,7 @@ class Reader:
             if messages:
                 quiet_since = time.monotonic()
             elif time.monotonic() - quiet_since > 30:
-                raise TimeoutError(f"nothing more comes of {sorted(open_ends)}")
+                raise TimeoutError(f"no more records in {sorted(open_ends)}")
             for message in messages:
                 error = message.error()
                 if error is not None:
@@ -155,7 +155,7 @@ class Reader:
 
 
 def quiet_logger() -> logging.Logger:
-    """librdkafka says much while brokers are away; here that is on purpose."""
+    """librdkafka logs a lot while brokers are down; here they are down on purpose."""
     logger = logging.getLogger("headrace_chaos.librdkafka")
     logger.addHandler(logging.NullHandler())
     logger.propagate = False

@@ -72,7 +72,7 @@ async def test_a_producer_survives_a_fatal_error(kafka: str, topic_prefix: str) 
     _fail_for_good(producer)
     after: list[RecordMetadata | BaseException] = []
     async with asyncio.timeout(20):
-        # Nobody is left waiting.
+        # No caller is left waiting.
         outcomes = await asyncio.gather(*on_their_way, return_exceptions=True)
         while not after or isinstance(after[-1], TransientError | AppendUncertain):
             await asyncio.sleep(0.02)
@@ -121,6 +121,6 @@ async def test_a_hop_takes_about_a_millisecond(kafka: str, topic_prefix: str) ->
         await take(consumer, 1)
         hops.append(time.perf_counter() - begin)
     await bench.close()
-    # Far above what it takes on a quiet machine (1 ms), far below any timer or polling interval. A timer would hold up
-    # every hop; a busy machine holds up some.
+    # Far above the time on a quiet machine (1 ms), far below any timer or poll interval, which would delay every hop.
+    # A busy machine delays some of them.
     assert statistics.quantiles(hops, n=10)[0] < 0.01

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import psutil
 import pytest
 from aiohttp import ClientSession
-from headrace_devstack.ports import SERVICES
+from headrace_devstack.services import NAMES
 from headrace_testing.up import RunningStack, read_stack_file
 
 MOST_BYTES = 1_800_000_000
@@ -27,7 +27,7 @@ def resident(process: psutil.Process) -> int:
     return sum(member.memory_info().rss for member in (process, *process.children(recursive=True)))
 
 
-@pytest.mark.parametrize("service", SERVICES)
+@pytest.mark.parametrize("service", NAMES)
 async def test_every_service_is_ready_and_measured(platform: RunningStack, service: str) -> None:
     async with ClientSession() as session:
         for path in ("healthz", "readyz", "metrics"):
@@ -49,7 +49,7 @@ def test_addresses_are_private_and_lead_to_the_key_without_holding_it(platform: 
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     assert stat.S_IMODE(platform.api_key_file.stat().st_mode) == 0o600
     assert platform.api_key not in file.read_text()
-    assert set(read_stack_file(platform.data)["pids"]) == {"kafka", "registry", "postgres", "simulator", *SERVICES}
+    assert set(read_stack_file(platform.data)["pids"]) == {"kafka", "registry", "postgres", "simulator", *NAMES}
 
 
 def test_the_first_start_prints_the_key_a_first_command_and_what_is_simulated(platform: RunningStack) -> None:
@@ -72,5 +72,5 @@ def test_a_crashed_service_is_started_again_and_said_so(platform: RunningStack, 
     before = platform.pid(service)
     os.kill(before, signal.SIGKILL)
     wait_for(lambda: re.search(rf"✓ {service} +again", platform.output) is not None)
-    assert re.search(rf"! {service} +was ended by signal 9; starting it again in 0\.1 s", platform.output)
+    assert re.search(rf"! {service} +was ended by signal 9; restarting it in 0\.1 s", platform.output)
     wait_for(lambda: platform.pids.get(service, before) != before)

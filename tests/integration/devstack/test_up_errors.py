@@ -29,7 +29,7 @@ def test_a_taken_port(folder: Path) -> None:
     base = choose_base()
     with socket.create_server((LOOPBACK, PortPlan(base).kafka)) as server:
         text = said(folder, launch_up(folder, "--backing-only", "--port-base", str(base)))
-        assert f"port {server.getsockname()[1]}, wanted by kafka, is taken by" in text
+        assert f"port {server.getsockname()[1]}, needed by kafka, is in use by" in text
     assert f"(pid {os.getpid()})" in text
     assert "What to do: end that process, or choose another block of ports" in text
     assert not (folder / "data/stack.json").exists()

@@ -100,7 +100,7 @@ async def test_a_limited_key_is_told_its_limit_on_every_answer(bed: Bed) -> None
 
 async def test_preferences_are_read_back_as_they_were_written(bed: Bed) -> None:
     intake = await bed.intake()
-    cancellation = {
+    wanted = {
         "ai_mode": "hybrid",
         "privacy_level": "standard",
         "preferred_provider": "groq",
@@ -108,9 +108,9 @@ async def test_preferences_are_read_back_as_they_were_written(bed: Bed) -> None:
     }
     status, before, _ = await intake.call("GET", "/v1/preferences")
     assert (status, before["source"], before["ai_mode"]) == (200, "default", None)
-    status, put, _ = await intake.call("PUT", "/v1/preferences", cancellation)
+    status, put, _ = await intake.call("PUT", "/v1/preferences", wanted)
     assert status == 200
-    assert {name: put[name] for name in cancellation} == cancellation
+    assert {name: put[name] for name in wanted} == wanted
     status, shown, _ = await intake.call("GET", "/v1/preferences")
     assert shown == put
     assert shown["updated_by"] == BOOTSTRAP_KEY.split("_")[1]

@@ -348,5 +348,5 @@ async def test_a_caller_that_goes_away_leaves_no_waiter_behind(bed: Bed) -> None
         assert intake.metrics.get_sample_value("headrace_intake_waiters") == 1
         response.close()
     async with asyncio.timeout(5):
-        while intake.metrics.get_sample_value("headrace_intake_waiters"):  # noqa: ASYNC110 - a gauge tells nobody
+        while intake.metrics.get_sample_value("headrace_intake_waiters"):  # noqa: ASYNC110 - a gauge notifies no one
             await asyncio.sleep(0.02)

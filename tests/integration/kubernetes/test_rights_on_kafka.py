@@ -20,26 +20,18 @@ import psutil
 import pytest
 from confluent_kafka import KafkaError, KafkaException, TopicCollection
 from confluent_kafka.admin import AdminClient
-from headrace_cloud_worker import settings as cloud_settings
-from headrace_cloud_worker import wiring as cloud
 from headrace_contracts.topics import TOPICS
-from headrace_cost_accountant import settings as costs_settings
-from headrace_cost_accountant import wiring as costs
+from headrace_devstack.descriptions import ServiceDescription
 from headrace_devstack.kubernetes.kafka_resources import USERS, rights
 from headrace_devstack.parts.kafka import new_cluster_id, server_properties
 from headrace_devstack.ports import PortPlan
-from headrace_intake import settings as intake_settings
-from headrace_intake import wiring as intake
-from headrace_local_worker import settings as local_settings
-from headrace_local_worker import wiring as local
+from headrace_devstack.services import SERVICES
 from headrace_models.simulator.pace import Speed
 from headrace_models.simulator.server import Simulator, SimulatorConfig
-from headrace_router import settings as router_settings
-from headrace_router import wiring as router
 from headrace_runtime.access import make_key
 from headrace_runtime.provision import ProvisionSettings, provision_within
-from headrace_skill_broadcaster import settings as skills_settings
-from headrace_skill_broadcaster import wiring as skills
+from headrace_runtime.settings import ServiceSettings
+from headrace_testing.described_services import settings_of, wiring_of
 from headrace_testing.services_on_kafka import PEPPER, free_port, living
 from headrace_testing.up import RunningStack
 from headrace_testing.waiting import eventually
@@ -162,40 +154,27 @@ async def test_with_these_rights_and_no_other_the_services_answer_tasks(
         ProvisionSettings(**common(broker, registry_url, "provisioner"), replication=1, provision_seconds=120)
     )
     key = make_key(b"k" * 40)
-    api: dict[str, Any] = {"api_port": free_port(), "key_pepper": SecretStr(PEPPER)}
-    other: dict[str, Any] = {"api_port": free_port(), "key_pepper": SecretStr(PEPPER)}
-    third: dict[str, Any] = {"api_port": free_port(), "key_pepper": SecretStr(PEPPER)}
-    dsn = SecretStr(postgres_dsn)
+    apis = {service.name: free_port() for service in SERVICES if service.ports.api is not None}
 
-    def of(user: str) -> dict[str, Any]:
-        return common(broker, registry_url, user)
+    def settings(service: ServiceDescription, **own: Any) -> ServiceSettings:
+        if service.name in apis:
+            own |= {"api_port": apis[service.name], "key_pepper": SecretStr(PEPPER)}
+        if service.database:
+            own |= {"database_url": SecretStr(postgres_dsn)}
+        return settings_of(service)(**common(broker, registry_url, service.name), **own)
 
     async with Simulator(SimulatorConfig(speed=Speed(None))) as simulator, AsyncExitStack() as running:
-        services = [
-            intake.build(
-                intake_settings.IntakeSettings(
-                    **of("intake"), **api, database_url=dsn, bootstrap_key=SecretStr(str(key))
-                )
-            ),
-            router.build(router_settings.RouterSettings(**of("router"))),
-            local.build(
-                local_settings.LocalWorkerSettings(
-                    **of("local-worker"), ollama_nodes=(simulator.ollama_url("workstation"),)
-                )
-            ),
-            cloud.build(
-                cloud_settings.CloudWorkerSettings(
-                    **of("cloud-worker"), groq_api_key=SecretStr("simulated"), groq_url=simulator.groq_url
-                )
-            ),
-            skills.build(skills_settings.SkillBroadcasterSettings(**of("skill-broadcaster"), **other)),
-            costs.build(costs_settings.CostAccountantSettings(**of("cost-accountant"), **third, database_url=dsn)),
-        ]
-        for service in services:
-            await running.enter_async_context(living(service))
+        alone: dict[str, dict[str, Any]] = {
+            "intake": {"bootstrap_key": SecretStr(str(key))},
+            "local-worker": {"ollama_nodes": (simulator.ollama_url("workstation"),)},
+            "cloud-worker": {"groq_api_key": SecretStr("simulated"), "groq_url": simulator.groq_url},
+        }
+        for service in SERVICES:
+            built = wiring_of(service).build(settings(service, **alone.get(service.name, {})))
+            await running.enter_async_context(living(built))
         headers = {"Authorization": f"Bearer {key}", "Prefer": "wait=60"}
         async with aiohttp.ClientSession(headers=headers) as http:
-            tasks = f"http://127.0.0.1:{api['api_port']}/v1/tasks"
+            tasks = f"http://127.0.0.1:{apis['intake']}/v1/tasks"
             for body in (
                 {"messages": [{"role": "user", "content": "Stay at home."}], "privacy": "sensitive"},
                 {"messages": [{"role": "user", "content": "Go out."}], "privacy": "public", "mode": "cloud"},
@@ -204,15 +183,15 @@ async def test_with_these_rights_and_no_other_the_services_answer_tasks(
                     task = await answer.json()
                     assert (answer.status, task.get("status")) == (200, "succeeded"), task
             skill = {"name": "rights", "body": "Ask only for what you need."}
-            async with http.post(f"http://127.0.0.1:{other['api_port']}/v1/skills", json=skill) as answer:
+            async with http.post(f"http://127.0.0.1:{apis['skill-broadcaster']}/v1/skills", json=skill) as answer:
                 assert answer.status == 201, await answer.text()
 
             async def both_are_booked() -> bool:
-                async with http.get(f"http://127.0.0.1:{third['api_port']}/v1/costs") as report:
+                async with http.get(f"http://127.0.0.1:{apis['cost-accountant']}/v1/costs") as report:
                     return bool((await report.json())["total"]["executions"] >= 2)
 
             async def live_windows_know() -> bool:
-                async with http.get(f"http://127.0.0.1:{third['api_port']}/v1/costs/live") as report:
+                async with http.get(f"http://127.0.0.1:{apis['cost-accountant']}/v1/costs/live") as report:
                     return "executions" in await report.text()
 
             await eventually(both_are_booked, 60)

@@ -12,7 +12,7 @@ from headrace_models.anthropic import Anthropic
 from headrace_models.errors import BadRequest, ProviderError, RetrySameProvider, TryAnotherProvider
 from headrace_models.ollama import OllamaNode
 from headrace_models.openai_compatible import OpenAICompatible
-from headrace_models.ports import ChatRequest, Message, Provider
+from headrace_models.ports import ChatMessage, ChatRequest, Provider
 from headrace_models.simulator import Simulator, SimulatorConfig, Speed
 from headrace_models.simulator.answers import REFUSAL_MARK, REFUSAL_TEXT
 from headrace_models.simulator.faults import Fault, FaultKind
@@ -62,7 +62,7 @@ async def talker(request: pytest.FixtureRequest, simulator: Simulator) -> AsyncI
 def _request(
     provider: Provider, text: str = "Review app.py:\ndef add_one(x):\n    return eval(x) + 1\n"
 ) -> ChatRequest:
-    messages = (Message("system", "You review code."), Message("user", text))
+    messages = (ChatMessage("system", "You review code."), ChatMessage("user", text))
     return ChatRequest(MODELS[provider.provider], messages, timeout_seconds=10)
 
 
@@ -164,7 +164,7 @@ async def test_an_error_says_what_to_do(
 
 
 @pytest.mark.parametrize("kind", ["groq", "anthropic", "tavily"])
-async def test_the_cancellation_to_wait_is_passed_on(kind: str, simulator: Simulator) -> None:
+async def test_retry_after_is_passed_on(kind: str, simulator: Simulator) -> None:
     provider = _make(kind, simulator)
     simulator.faults.add(kind, Fault(FaultKind.RATE_LIMIT, retry_after_seconds=2.5), 1)
     caught = await _chat_failing(provider, _request(provider))
@@ -239,9 +239,9 @@ async def test_an_unknown_model_and_an_unknown_node_are_told_apart(simulator: Si
     assert isinstance(caught, TryAnotherProvider)
     assert caught.code == "model_missing"
     await node.close()
-    nobody = OllamaNode("nobody", simulator.ollama_url("nobody"))
-    assert not (await nobody.status()).healthy
-    await nobody.close()
+    missing = OllamaNode("missing", simulator.ollama_url("missing"))
+    assert not (await missing.status()).healthy
+    await missing.close()
 
 
 async def test_a_wrong_key_makes_the_provider_unhealthy(simulator: Simulator) -> None:
@@ -261,7 +261,7 @@ async def test_models_that_refuse_sampling_parameters_are_not_sent_them(simulato
 
 
 async def test_a_conversation_of_only_a_system_text_is_answered(talker: Provider) -> None:
-    request = ChatRequest(MODELS[talker.provider], (Message("system", "Say hello."),), timeout_seconds=5)
+    request = ChatRequest(MODELS[talker.provider], (ChatMessage("system", "Say hello."),), timeout_seconds=5)
     assert (await talker.chat(request, lambda _: None)).text
 
 
@@ -272,7 +272,7 @@ async def test_a_search_counts_as_a_search(simulator: Simulator) -> None:
     assert findings["results"][0]["url"].startswith("https://simulated.example/")
     assert result.usage.searches == 1
     assert result.usage.input_tokens == 0
-    nothing = ChatRequest("tavily-search", (Message("system", "x"),), timeout_seconds=5)
+    nothing = ChatRequest("tavily-search", (ChatMessage("system", "x"),), timeout_seconds=5)
     assert isinstance(await _chat_failing(tavily, nothing), BadRequest)
     await tavily.close()
 

@@ -20,7 +20,7 @@ import openai
 import pytest
 from headrace_models.errors import RetrySameProvider
 from headrace_models.ollama import OllamaNode
-from headrace_models.ports import ChatRequest, Message
+from headrace_models.ports import ChatMessage, ChatRequest
 from headrace_models.simulator import Simulator, SimulatorConfig, Speed
 from headrace_models.simulator.catalog import local_model
 from headrace_models.simulator.pace import Busy, Slots, paced
@@ -141,7 +141,7 @@ async def _get(session: aiohttp.ClientSession, path: str) -> Any:
 def test_evidence_that_had_to_forget_says_so() -> None:
     evidence = RequestRecorder(most_bytes=100)
     for _ in range(3):
-        evidence.record("groq", "groq", "m", [Message("user", "x" * 60)])
+        evidence.record("groq", "groq", "m", [ChatMessage("user", "x" * 60)])
     assert not evidence.complete
     assert evidence.count() == 3
     assert len(evidence.of(None)) == 1
@@ -197,7 +197,7 @@ async def test_it_runs_as_a_process_until_it_is_told_to_stop(unused_tcp_port: in
         line = await asyncio.wait_for(process.stdout.readline(), 20)
         assert line.decode() == f"simulator listening on http://127.0.0.1:{unused_tcp_port}\n"
         node = OllamaNode("mine", f"http://127.0.0.1:{unused_tcp_port}/ollama/mine")
-        request = ChatRequest("phi3:3.8b", (Message("user", "hello"),), timeout_seconds=5)
+        request = ChatRequest("phi3:3.8b", (ChatMessage("user", "hello"),), timeout_seconds=5)
         with pytest.raises(RetrySameProvider, match="answered 500"):
             await node.chat(request, lambda _: None)
         assert (await node.chat(request, lambda _: None)).simulated

@@ -464,7 +464,7 @@ async def test_a_decision_acknowledged_too_late_is_left_to_the_next_owner() -> N
     async with Twin(partitions=1) as twin:
         twin.work()
         wire = Wire()
-        twin.router("slow", wire=wire, act_within=0.15)
+        twin.router("slow", wire=wire, publish_within=0.15)
         await twin.until(lambda: len(twin.journal()) >= 1)
         wire.delay[PREFIX + "tasks.journal"] = 0.2
         (task,) = tasks(1)

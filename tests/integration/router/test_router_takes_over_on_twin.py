@@ -220,7 +220,7 @@ async def test_a_reply_that_nobody_can_read_harms_nobody() -> None:
         assert epoch_starts(twin) == {"r1": 1}
         assert {reply.task_id for reply in twin.replies()} == {"task-0", "task-1"}
         await first.kill()
-        # The same holds for whoever takes over in the middle.
+        # The same holds for an owner that takes over in the middle.
         second = twin.router(wire=Wire(crash_on=PREFIX + "tasks.completed"))
         more = tasks(1, "more", reply_partition=99)
         await twin.submit(*more)

@@ -75,7 +75,7 @@ def test_garbage_is_found_and_dealt_with(platform: RunningStack, headrace: Calla
         assert result.returncode == 0, result.stderr
         return {letter["id"]: letter for letter in json.loads(result.stdout)["letters"]}
 
-    # Both of its readers give it up, as one letter.
+    # Both of its readers reject it; they count as one dead letter.
     full = f"{platform.topic_prefix}{id_}"
     _eventually(lambda: letters().get(full, {}).get("services") == ["intake", "router"])
     shown = headrace("dlq", "show", id_)
@@ -86,7 +86,7 @@ def test_garbage_is_found_and_dealt_with(platform: RunningStack, headrace: Calla
     assert SECRET in headrace("dlq", "show", "--content", "tasks.submitted", f"2/{where.offset}").stdout
 
     refused = headrace("dlq", "replay", id_, "--yes")
-    assert (refused.returncode, "still cannot be read" in refused.stderr) == (1, True)
+    assert (refused.returncode, "still cannot be decoded" in refused.stderr) == (1, True)
     assert headrace("dlq", "drop", id_, "--yes").returncode == 2, "a reason is needed"
     dropped = headrace("dlq", "drop", id_, "--yes", "--reason", "garbage", "--by", "ada")
     assert dropped.returncode == 0, dropped.stderr
@@ -105,7 +105,7 @@ def test_a_replayed_task_is_done_once(platform: RunningStack, headrace: Callable
     dry = headrace("dlq", "replay", letter["id"], "--dry-run")
     assert (dry.returncode, "would replay 1" in dry.stderr) == (0, True)
     asked = headrace("dlq", "replay", letter["id"])
-    assert (asked.returncode, "say --yes" in asked.stderr) == (2, True)
+    assert (asked.returncode, "use --yes" in asked.stderr) == (2, True)
     replayed = headrace("dlq", "replay", "--error", "SendToDeadLetters", "--tenant", "default", "--yes")
     assert replayed.returncode == 0, replayed.stderr
     assert f"replayed {letter['id']} as {platform.topic_prefix}tasks.submitted/4/" in replayed.stdout

@@ -9,9 +9,9 @@ from headrace_contracts.events import SkillChange, SkillStatus
 from headrace_contracts.ids import new_id
 from headrace_contracts.topics import SKILLS_CATALOG, SKILLS_FEED, SKILLS_SUBMITTED
 from headrace_skill_broadcaster.decide.catalog import feed_event_id
-from headrace_skill_broadcaster.service import PartitionsDiffer
 from headrace_streams.errors import AppendUncertain, TransientError
 from headrace_streams.memory import NetworkRequest, Operation
+from headrace_streams.provisioning import PartitionsDiffer
 from headrace_streams.records import ProducerRecord
 from headrace_testing.skill_broadcaster import Installation
 

@@ -270,10 +270,10 @@ async def test_many_agents_of_many_interests_get_all_of_theirs(
 
 @asynccontextmanager
 async def _crowd(
-    client: ApiClient, cancellations: list[tuple[str, ...]]
+    client: ApiClient, interests: list[tuple[str, ...]]
 ) -> AsyncIterator[list[tuple[tuple[str, ...], Agent]]]:
-    if not cancellations:
+    if not interests:
         yield []
         return
-    async with following(client, *cancellations[0]) as first, _crowd(client, cancellations[1:]) as rest:
-        yield [(cancellations[0], first), *rest]
+    async with following(client, *interests[0]) as first, _crowd(client, interests[1:]) as rest:
+        yield [(interests[0], first), *rest]

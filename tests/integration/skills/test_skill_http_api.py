@@ -106,7 +106,7 @@ async def test_a_key_without_the_scope_is_refused(client: ApiClient, installatio
 
 async def test_a_submission_that_takes_long_is_accepted_all_the_same(installation: Installation) -> None:
     process = installation.make("one")
-    # Nobody keeps the catalog.
+    # No keeper runs.
     await process.catalog.start()
     await process.feed.start()
     client = await process.api(installation.key())

@@ -23,18 +23,17 @@ from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 import pytest
+from headrace_devstack.services import SERVICES
 from headrace_runtime.access import KEY_RANDOM_BYTES, make_key
 from headrace_testing.databases import fresh_database
 from headrace_testing.gate import Gate
 from headrace_testing.services_on_kafka import PEPPER, free_port, topics_on_kafka
 from headrace_testing.up import RunningStack, clean_environment
 
-SERVICES = ("intake", "router", "local-worker", "cloud-worker", "skill-broadcaster", "cost-accountant")
-WITH_DATABASE = ("intake", "cost-accountant")
 CASES = [
-    (service, part)
+    (service.name, part)
     for service in SERVICES
-    for part in ("kafka", "registry", *(("postgres",) if service in WITH_DATABASE else ()))
+    for part in ("kafka", "registry", *(("postgres",) if service.database else ()))
 ]
 STARTS_WITHOUT = {("intake", "postgres")}
 """Intake takes tasks without Postgres: only requests with an Idempotency-Key and the history wait for it."""

@@ -216,7 +216,7 @@ async def test_647_the_largest_map_of_finished_offsets_is_taken_by_the_broker(ka
 
 @pytest.mark.parametrize("protocol", ["range", "consumer"])
 async def test_a_static_member_that_restarts_leaves_the_others_alone(kafka: str, topic: str, protocol: str) -> None:
-    """It is back within its session: nobody else's partitions move, and it gets the same ones."""
+    """It is back within its session: no other member's partitions move, and it gets the same ones."""
     revoked: list[str] = []
     properties = {**PROTOCOLS[protocol]}
 

@@ -1,1 +1,1 @@
-"""What tests of all kinds share. Fixtures are in ``tests/conftest.py``; this package holds what they are made of."""
+"""Shared code of all kinds of tests. Fixtures are in ``tests/conftest.py``; this package has their building blocks."""

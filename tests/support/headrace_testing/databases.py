@@ -1,4 +1,4 @@
-"""Databases of their own for tests that share one Postgres."""
+"""A separate database for each test that shares one Postgres."""
 
 import asyncio
 import contextlib
@@ -14,7 +14,7 @@ from headrace_runtime.migrations import Migrations
 
 @contextlib.contextmanager
 def fresh_database(server_url: str) -> Iterator[str]:
-    """The address of a new, empty database, dropped afterwards together with connections left open."""
+    """The address of a new, empty database; it is dropped afterwards, together with connections left open."""
     name = f"test_{uuid.uuid4().hex[:16]}"
     _run(_execute(server_url, f'CREATE DATABASE "{name}"'))
     try:
@@ -31,7 +31,7 @@ def database_at(
     timeout_seconds: float = 10.0,
     on_change: Callable[[Outage | None], None] = lambda outage: None,
 ) -> Database:
-    """As a service makes it; not prepared yet."""
+    """A `Database` as a service makes it, not prepared yet."""
     return Database(
         dsn,
         application="headrace-test",
@@ -44,7 +44,7 @@ def database_at(
 
 @contextlib.asynccontextmanager
 async def prepared(dsn: str, migrations: Migrations) -> AsyncIterator[Database]:
-    """A database with its schema in place, closed afterwards."""
+    """A database with its schema applied, closed afterwards."""
     database = database_at(dsn, migrations)
     await asyncio.wait_for(database.prepare(), 20)
     try:
@@ -62,6 +62,6 @@ async def _execute(url: str, statement: str) -> None:
 
 
 def _run(work: Coroutine[object, object, None]) -> None:
-    # In a thread of its own: the test's event loop must not notice.
+    # In a thread of its own, so that it does not block the test's event loop.
     with ThreadPoolExecutor(1) as thread:
         thread.submit(asyncio.run, work).result()

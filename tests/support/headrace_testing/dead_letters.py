@@ -6,14 +6,14 @@ from headrace_streams.records import Record
 
 
 class NoDeadLetters:
-    """For tests in which every record can be handled: fails where one is given up."""
+    """For tests in which every record can be handled: fails on a dead letter."""
 
     async def keep(self, record: Record, error: Exception, attempts: int = 1) -> None:
-        raise AssertionError(f"{record.topic}@{record.offset} was given up: {error}")
+        raise AssertionError(f"{record.topic}@{record.offset} was dead-lettered: {error}")
 
 
 class KeptDeadLetters:
-    """Keeps them in memory."""
+    """Collects dead letters in memory."""
 
     def __init__(self) -> None:
         self.kept: list[tuple[Record, Exception]] = []

@@ -1,4 +1,4 @@
-"""What tests of the parallel engine on the in-memory twin have in common."""
+"""Shared code of the tests of the parallel engine on the in-memory twin."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ FAST = RetryPolicy(max_attempts=3, first_delay_seconds=0.01, longest_delay_secon
 
 
 class Letters:
-    """Keeps dead letters; fails as often as told to."""
+    """Collects dead letters; fails as often as configured."""
 
     def __init__(self, failures: int = 0) -> None:
         self.kept: list[tuple[Record, Exception, int]] = []
@@ -65,7 +65,7 @@ def number_of(record: Record) -> int:
 
 
 def three_partitions() -> MemoryCluster:
-    """A cluster with the topic; sessions are short, so that what is lost is noticed soon."""
+    """A cluster with the topic; sessions are short, so that a lost member is detected soon."""
     made = MemoryCluster(session_timeout=0.4, rebalance_timeout=5.0)
     made.create_topic(TOPIC, 3)
     return made
@@ -74,7 +74,7 @@ def three_partitions() -> MemoryCluster:
 async def eventually(true: Callable[[], bool], what: str, seconds: float = 60.0) -> None:
     try:
         async with asyncio.timeout(seconds):
-            while not true():  # noqa: ASYNC110 - looks at what has no event
+            while not true():  # noqa: ASYNC110 - polls something that has no event
                 await asyncio.sleep(0.002)
     except TimeoutError:
         pytest.fail(f"not within {seconds} s: {what}")

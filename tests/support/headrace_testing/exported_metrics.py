@@ -1,13 +1,12 @@
-"""What every service exports: `python -m headrace_testing.exported_metrics` prints names and labels as JSON.
+"""The metrics of every service: `python -m headrace_testing.exported_metrics` prints names and labels as JSON.
 
-It builds each service from its settings and asks its registry; nothing is started. In a process of its own, since
-clients of Kafka begin to look for brokers at once.
+It builds each service from its settings and reads its registry; nothing is started. It runs in a process of its own,
+since Kafka clients connect to brokers as soon as they are created.
 """
 
 from __future__ import annotations
 
 import asyncio
-import importlib
 import json
 import os
 import subprocess
@@ -15,11 +14,13 @@ import sys
 from pathlib import Path
 from typing import Any, Final
 
-from headrace_devstack.kubernetes.kafka_resources import SERVICES
+from headrace_devstack.services import SERVICES
+
+from headrace_testing.described_services import settings_of, wiring_of
 
 _SUFFIXES: Final = {"counter": ("_total",), "histogram": ("_bucket", "_count", "_sum"), "gauge": ("",)}
 _ENVIRONMENT: Final = {
-    "HEADRACE_DATABASE_URL": "postgresql://nobody:nothing@127.0.0.1:1/none",
+    "HEADRACE_DATABASE_URL": "postgresql://unused:unused@127.0.0.1:1/none",
     "HEADRACE_KEY_PEPPER": "a pepper for metrics alone",
     "HEADRACE_BOOTSTRAP_SERVERS": "127.0.0.1:1",
     "GROQ_API_KEY": "none",
@@ -27,7 +28,7 @@ _ENVIRONMENT: Final = {
 
 
 def exported() -> dict[str, list[str]]:
-    """Labels of each time series by its name, all services together."""
+    """Labels of each time series by name, across all services."""
     done = subprocess.run(
         [sys.executable, "-m", __name__],
         env={**os.environ, **_ENVIRONMENT, "PYTHONPATH": str(Path(__file__).parents[1])},
@@ -43,21 +44,12 @@ def exported() -> dict[str, list[str]]:
 async def _collect() -> dict[str, list[str]]:
     from headrace_runtime.health import Health
     from headrace_runtime.ops import OpsServer
-    from headrace_runtime.settings import ServiceSettings
 
     series: dict[str, list[str]] = {}
     for service in SERVICES:
-        package = f"headrace_{service.replace('-', '_')}"
-        settings: Any = importlib.import_module(f"{package}.settings")
-        wiring: Any = importlib.import_module(f"{package}.wiring")
-        classes = [
-            cls
-            for cls in vars(settings).values()
-            if isinstance(cls, type) and issubclass(cls, ServiceSettings) and cls.__module__ == settings.__name__
-        ]
-        built = wiring.build(classes[0].load())
+        built = wiring_of(service).build(settings_of(service).load())
         OpsServer(
-            host="", port=0, service=service, version="", instance="", health=Health(), metrics=built.metrics
+            host="", port=0, service=service.name, version="", instance="", health=Health(), metrics=built.metrics
         )  # registers the metrics that every process has
         registry: Any = built.metrics.registry
         for collector in set(registry._names_to_collectors.values()):
@@ -71,5 +63,5 @@ async def _collect() -> dict[str, list[str]]:
 if __name__ == "__main__":
     sys.stdout.write(json.dumps(asyncio.run(_collect())))
     sys.stdout.flush()
-    # The clients' threads still look for brokers.
+    # The clients' threads are still trying to connect.
     os._exit(0)

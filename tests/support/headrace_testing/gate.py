@@ -1,4 +1,4 @@
-"""A API in front of a server on loopback that can be shut and opened: a part that is away, and comes back."""
+"""A TCP proxy on loopback in front of a server, which can be closed and opened to simulate an outage."""
 
 import contextlib
 import socket
@@ -10,7 +10,7 @@ _BYTES = 65_536
 
 
 class Gate:
-    """Forwards TCP connections to a server while it is open; shut, it refuses and breaks them. Shut at first."""
+    """Forwards TCP connections to a server while open; when closed, it refuses and breaks them. Closed at first."""
 
     def __init__(self, target_port: int) -> None:
         self._target = (_HOST, target_port)
@@ -22,15 +22,15 @@ class Gate:
         self._lock = threading.Lock()
 
     def open(self) -> None:
-        """Listen from now on."""
+        """Listen and forward."""
         listener = socket.create_server((_HOST, self.port), backlog=64)
         self._listener = listener
         threading.Thread(target=self._accept, args=(listener,), daemon=True).start()
 
     def shut(self) -> None:
-        """Refuse new connections and break those there are."""
+        """Refuse new connections and break existing ones."""
         if self._listener is not None:
-            # A blocked accept() does not notice that its socket is closed.
+            # A blocked accept() does not return when its socket is closed.
             with contextlib.suppress(OSError):
                 self._listener.shutdown(socket.SHUT_RDWR)
             self._listener.close()

@@ -1,4 +1,4 @@
-"""A whole intake on the log's in-memory twin, with a stand-in for the router that answers as a test tells it to."""
+"""A complete intake on the log's in-memory twin, with a stand-in for the router that answers as the test specifies."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ from prometheus_client import CollectorRegistry
 
 T = TypeVar("T")
 
-NO_DATABASE = "postgresql://nobody@127.0.0.1:1/nothing"
+NO_DATABASE = "postgresql://unused@127.0.0.1:1/nothing"
 BOOTSTRAP_KEY = str(make_key(bytes(range(40))))
 PEPPER = "a pepper for tests"
 
@@ -68,7 +68,7 @@ Answer = Callable[["StandIn", Seen], Coroutine[Any, Any, None]]
 
 
 class StandIn:
-    """Does what router and workers do: reads submitted tasks and answers them, by `answer`."""
+    """Stands in for router and workers: reads submitted tasks and answers them with `answer`."""
 
     def __init__(self, log: Log, codec: Codec) -> None:
         self._log = log
@@ -96,7 +96,7 @@ class StandIn:
             await reader.close()
 
     async def close(self) -> None:
-        """Let go of the connection."""
+        """Close the connection."""
         await self._producer.close()
 
     async def _take(self, record: Record) -> None:
@@ -113,7 +113,7 @@ class StandIn:
             self.came.notify_all()
 
     async def until(self, condition: Callable[[], bool]) -> None:
-        """Wait until something that came makes the condition true."""
+        """Wait until a task that was read makes the condition true."""
         async with asyncio.timeout(5), self.came:
             await self.came.wait_for(condition)
 
@@ -148,7 +148,7 @@ class StandIn:
 
 
 def completion(seen: Seen, **changes: Any) -> TaskCompleted:
-    """The end of a task that went well, but for `changes`."""
+    """The end of a successful task, with `changes` applied."""
     task = seen.task
     end = TaskCompleted(
         task_id=task.task_id,
@@ -181,7 +181,7 @@ def completion(seen: Seen, **changes: Any) -> TaskCompleted:
 
 
 async def echo(router: StandIn, seen: Seen) -> None:
-    """Answers at once with what was said; in pieces where somebody waits for pieces."""
+    """Answers at once with the prompt; in pieces if a caller waits for replies."""
     if seen.task.stream:
         for number, piece in enumerate(("Echo: ", text_of(seen.task.messages[-1].content))):
             await router.say(seen, piece, number)
@@ -193,7 +193,7 @@ async def silence(router: StandIn, seen: Seen) -> None:
 
 
 class FaultyNetwork:
-    """A way to the cluster on which appending raises `error`, if there is one, having been done all the same or not."""
+    """A connection to the cluster on which appending raises `error`, if set, with or without having been applied."""
 
     def __init__(self) -> None:
         self.error: Exception | None = None
@@ -210,7 +210,7 @@ class FaultyNetwork:
 
 @dataclass
 class Running:
-    """One intake that runs."""
+    """A running intake."""
 
     url: str
     http: aiohttp.ClientSession
@@ -229,7 +229,7 @@ class Running:
 
 @dataclass
 class Bed:
-    """A cluster, its stand-in router, and as many intakes as a test starts."""
+    """A cluster, its stand-in router, and the intakes that a test starts."""
 
     cluster: MemoryCluster
     log: MemoryLog
@@ -269,7 +269,7 @@ class Bed:
         )
         try:
             async with asyncio.timeout(20):
-                while server.port == 0 and not life.done():  # noqa: ASYNC110 - a service tells nobody that it began
+                while server.port == 0 and not life.done():  # noqa: ASYNC110 - a service does not signal its start
                     await asyncio.sleep(0.01)
             assert not life.done(), "intake did not start; its log says why"
             async with aiohttp.ClientSession() as http:

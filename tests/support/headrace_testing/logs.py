@@ -1,4 +1,4 @@
-"""What the contract suite of the log needs to run the same test on Kafka and on its twin."""
+"""Support for the log's contract suite, which runs the same tests on Kafka and on the twin."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PATIENCE = 30.0
 
 @dataclass(slots=True)
 class Listener:
-    """Writes down what a consumer tells, and answers `assigned` with `starts`."""
+    """Records a consumer's callbacks, and answers `assigned` with `starts`."""
 
     starts: Mapping[TopicPartition, int] = field(default_factory=dict)
     on_revoked: Callable[[Collection[TopicPartition]], Awaitable[None]] | None = None
@@ -46,8 +46,8 @@ class LogBench:
 
     Attributes:
         log: The log.
-        prefix: Begins the names of topics and groups, so that tests sharing a cluster do not meet.
-        forget: Makes the log begin at an offset, as retention does.
+        prefix: Prefix of topics and groups, so that tests that share a cluster do not interfere.
+        forget: Moves the start of a partition to an offset, as retention does.
     """
 
     log: Log
@@ -86,7 +86,7 @@ class LogBench:
         return consumer
 
     async def write(self, topic: str, values: Sequence[bytes], *, partition: int | None = 0) -> None:
-        """Append values, one after the other, and wait for all."""
+        """Append values one after another, and wait for all acknowledgements."""
         producer = self.log.producer()
         await asyncio.gather(*[producer.send(ProducerRecord(topic, value, partition=partition)) for value in values])
         await producer.close()
@@ -96,7 +96,7 @@ class LogBench:
 
 
 async def take(source: Consumer | PartitionReader, count: int) -> list[Record]:
-    """Exactly so many records; fails when they do not come, or when one poll brings too many."""
+    """Read exactly this many records; fails if they do not arrive or one poll returns too many."""
     records: list[Record] = []
     async with asyncio.timeout(PATIENCE):
         while len(records) < count:
@@ -106,7 +106,7 @@ async def take(source: Consumer | PartitionReader, count: int) -> list[Record]:
 
 
 async def until(condition: Callable[[], bool], *polled: Consumer) -> None:
-    """Wait for a condition, polling the given consumers; fails when they deliver anything, or after a while."""
+    """Wait for a condition, polling the given consumers; fails if they deliver anything, or at the timeout."""
     async with asyncio.timeout(PATIENCE):
         while not condition():
             for consumer in polled:

@@ -1,4 +1,4 @@
-"""A Postgres of a test's own, to be killed and started again."""
+"""A Postgres server that belongs to one test, which may kill and restart it."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ class OwnPostgres:
 
     @property
     def pid(self) -> int:
-        """Of the server's first process."""
+        """Process id of the server's first process."""
         assert self._process is not None
         return self._process.pid
 
     async def start(self) -> None:
-        """Returns when it answers."""
+        """Returns once it accepts connections."""
         self._process = await launch(self._part.command)
         async with asyncio.timeout(_START_SECONDS):
             while True:
@@ -53,7 +53,7 @@ class OwnPostgres:
                     return
 
     async def kill(self) -> None:
-        """kill -9, of the server and all that it started, at one moment."""
+        """kill -9 of the server and all its child processes at the same time."""
         assert self._process is not None
         os.killpg(self._process.pid, signal.SIGSTOP)
         family = [*psutil.Process(self._process.pid).children(recursive=True)]
@@ -65,7 +65,7 @@ class OwnPostgres:
         self._process = None
 
     async def stop(self) -> None:
-        """As an operator does it: sessions are ended."""
+        """A regular shutdown: sessions are ended."""
         if self._process is not None:
             await end(self._process, self._part.command)
             self._process = None
@@ -73,7 +73,7 @@ class OwnPostgres:
 
 @asynccontextmanager
 async def own_postgres(**settings: str) -> AsyncIterator[OwnPostgres]:
-    """A running server with these settings; gone afterwards."""
+    """A running server with these settings, removed afterwards."""
     with open_folder("postgres") as folder, open_data_folder(folder / "data") as data:
         ports = PortPlan(choose_base())
         part = postgres_part(data, ports, _PASSWORD)

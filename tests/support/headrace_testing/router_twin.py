@@ -1,4 +1,4 @@
-"""Routers, a worker and clients on the log's in-memory twin, with crashes at will."""
+"""Routers, a worker and clients on the log's in-memory twin, with crashes on demand."""
 
 from __future__ import annotations
 
@@ -65,16 +65,16 @@ def now_ms() -> int:
 
 @dataclass
 class Wire:
-    """A client's way to the cluster, which a test can cut.
+    """A client's connection to the cluster, which a test can disturb.
 
     Attributes:
         appends: Partitions appended to so far, in order.
         crash_at: Number of the append (from 0) at which the process dies: before it, or after it with `crash_after`.
         crash_on: Topic at whose first append the process dies, before it.
-        freeze_on: Topic before whose next append nothing gets through any more, until `thaw`.
-        freeze_at: Number of the append (from 0) before which nothing gets through any more, until `thaw`.
+        freeze_on: Topic before whose next append the process freezes, until `thaw`.
+        freeze_at: Number of the append (from 0) before which the process freezes, until `thaw`.
         fail: By topic, errors for the next appends to it; AppendUncertain is raised after the append.
-        delay: By topic, seconds that the answer to the next append takes.
+        delay: By topic, seconds by which the acknowledgement of the next append is delayed.
         slow: By topic, seconds that the next append takes to arrive.
     """
 
@@ -94,7 +94,7 @@ class Wire:
         self._open.set()
 
     def freeze(self) -> None:
-        """Let nothing through, as if the process stood still, until `thaw`."""
+        """Block all traffic, as if the process were frozen, until `thaw`."""
         self._open.clear()
 
     def thaw(self) -> None:
@@ -166,24 +166,24 @@ def router_service(
     *,
     metrics: RouterMetrics,
     monotonic: Callable[[], float],
-    act_within: float,
+    publish_within: float,
     in_flight: int,
     static: bool,
     limits: RouterLimits,
     settle_seconds: float = 0.0,
 ) -> RouterService:
-    """The real router on a log, as its wiring builds it. Two of the same name are one static member, if `static`."""
+    """The real router on a log, as its wiring builds it. Two with the same name are one static member, if `static`."""
     publisher = Publisher(log.producer(), codec, f"headrace/router/{name}")
     return RouterService(
         log=log,
         codec=codec,
         dead_letters=DeadLetters(publisher, "router", codec.topic_prefix, world.clock),
         router_context=RouterContext(
-            world=world,
+            view=world,
             publisher=publisher,
             metrics=metrics,
-            gate=InFlightLimiter(in_flight),
-            act_within=act_within,
+            limiter=InFlightLimiter(in_flight),
+            publish_within=publish_within,
             monotonic=monotonic,
             settle_seconds=settle_seconds,
         ),
@@ -194,7 +194,7 @@ def router_service(
 
 
 class Twin:
-    """A cluster with all topics, and what a test does to it."""
+    """A cluster with all topics, and a test's operations on it."""
 
     def __init__(
         self,
@@ -235,12 +235,12 @@ class Twin:
         *,
         wire: Wire | None = None,
         static: bool = True,
-        act_within: float = 60.0,
+        publish_within: float = 60.0,
         in_flight: int = 1000,
         settle_seconds: float = 0.0,
         **limits: Any,
     ) -> Router:
-        """Start a router. Two of the same name are one static member, unless `static` is False."""
+        """Start a router. Two with the same name are one static member, unless `static` is False."""
         wire = wire or Wire()
         log = MemoryLog(self.cluster, self.clock, client=name, network=wire)
         world = RoutingView(self.policy, load_price_book(), self.clock)
@@ -253,7 +253,7 @@ class Twin:
             world,
             metrics=RouterMetrics(Metrics("router", CollectorRegistry())),
             monotonic=time.monotonic,
-            act_within=act_within,
+            publish_within=publish_within,
             in_flight=in_flight,
             static=static,
             limits=RouterLimits(**{"tick_seconds": 0.05, "rejoin_seconds": 0.02, "largest_entry": 1_000_000, **limits}),
@@ -264,7 +264,7 @@ class Twin:
         return router
 
     def work(self, answer: Answer | None = None) -> None:
-        """Start a worker. Without `answer` every attempt succeeds; where that gives None, no result comes."""
+        """Start a worker. Without `answer` every attempt succeeds; where that returns None, no result is produced."""
         self._worker = asyncio.create_task(self._work(answer or _succeed))
 
     async def _work(self, answer: Answer) -> None:
@@ -322,9 +322,9 @@ class Twin:
         return self.written(TASKS_JOURNAL)
 
     async def until(self, holds: Callable[[], bool], seconds: float = 60.0) -> None:
-        """Wait until something holds. Raises TimeoutError."""
+        """Wait until a condition holds. Raises TimeoutError."""
         async with asyncio.timeout(seconds):
-            while not holds():  # noqa: ASYNC110 - what is waited for has no event of its own
+            while not holds():  # noqa: ASYNC110 - the condition has no event of its own
                 await asyncio.sleep(0.002)
 
     async def until_completed(self, tasks: Iterable[TaskSubmitted], seconds: float = 10.0) -> None:
@@ -332,7 +332,7 @@ class Twin:
         await self.until(lambda: wanted <= self.completed().keys(), seconds)
 
     async def quiet(self, seconds: float = 0.1) -> None:
-        """Wait until nobody has written anything for a while."""
+        """Wait until nothing has been written for a while."""
         while True:
             before = self.count()
             await asyncio.sleep(seconds)

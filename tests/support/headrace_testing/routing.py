@@ -1,4 +1,4 @@
-"""Builders for tests of routing: tasks, nodes, attempts' ends, and the context of a decision."""
+"""Builders for tests of routing: tasks, nodes, ends of attempts, and the context of a decision."""
 
 from __future__ import annotations
 
@@ -113,12 +113,12 @@ def finished(
 
 
 def cancelled(task_id: str = TASK_ID, tenant: str = "acme") -> TaskCancelled:
-    return TaskCancelled(task_id=task_id, tenant=tenant, requested_by="somebody", requested_at=NOW)
+    return TaskCancelled(task_id=task_id, tenant=tenant, requested_by="operator", requested_at=NOW)
 
 
 @dataclass
 class NoPeers:
-    """Peers with what a test gives them."""
+    """Peers defined by a test."""
 
     equal: Equal = field(default_factory=Equal)
 
@@ -130,7 +130,7 @@ class NoPeers:
 
 @dataclass
 class Desk:
-    """Makes one task's decisions, one after another."""
+    """Makes the decisions about one task, one after another."""
 
     fleet: Iterable[NodeStatus] = EVERYWHERE
     policy: Policy = field(default_factory=lambda: load_policy(None))
@@ -176,7 +176,7 @@ class Desk:
         return self.decide(AttemptEnded(finished(outcome, last.number, **fields)))
 
     def wake(self) -> Decision:
-        """Go to the time the task wants to be looked at, and look."""
+        """Advance the clock to the task's wake-up time, and wake it."""
         assert self.state is not None
         assert self.state.wake_at is not None
         self.now = max(self.now, self.state.wake_at)
@@ -198,5 +198,5 @@ class Desk:
 
 
 def without(fleet: Iterable[NodeStatus], provider: str) -> tuple[NodeStatus, ...]:
-    """The fleet with a provider's nodes out of order."""
+    """The fleet without a provider's nodes."""
     return tuple(replace(item, healthy=False) if item.provider == provider else item for item in fleet)

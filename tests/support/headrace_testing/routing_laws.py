@@ -1,5 +1,6 @@
-"""What must hold for every single decision about a task, whatever the state, the event and the world: the laws of
-routing, written down apart from the code that keeps them."""
+"""What must hold for every decision about a task, whatever the state, the event and the context: the laws of
+routing, stated independently of the code that follows them.
+"""
 
 from __future__ import annotations
 
@@ -53,14 +54,14 @@ _BY_NAME = {PrivacyLevel.LOW: 0, PrivacyLevel.STANDARD: 1, PrivacyLevel.HIGH: 2}
 def check(
     before: TaskState | None, event: RouterEvent, result: Decision | Noted | Ignored, context: DecisionContext
 ) -> None:
-    """Raises AssertionError when a law is broken."""
+    """Check one decision. Raises AssertionError if it violates a law."""
     if not isinstance(result, Decision):
         _check_inaction(before, event, result, context)
         return
     after = result.state
     known = before if before is not None else None
     task = event.task if isinstance(event, Submitted) else None if known is None else known.task
-    assert task is not None or isinstance(event, Unrecordable), "something was decided about a task that has ended"
+    assert task is not None or isinstance(event, Unrecordable), "a decision was made about a task that has ended"
     _check_commands(after, result.commands)
     _check_rejections(after, result.rejected, context)
     if task is None:
@@ -100,7 +101,7 @@ def _check_inaction(
     due = before.wake_at is not None and context.now >= before.wake_at
     match event:
         case Cancelled(cancellation=cancellation):
-            assert cancellation.tenant != task.tenant, "a cancellation request was not obeyed"
+            assert cancellation.tenant != task.tenant, "a cancellation request was ignored"
         case AttemptEnded(attempt=ended):
             current = (
                 before.phase is TaskPhase.RUNNING
@@ -109,8 +110,8 @@ def _check_inaction(
             )
             assert not current, "the end of the running attempt was ignored"
         case WakeUp():
-            assert not late, "the deadline passed unnoticed"
-            assert not (due and before.phase in (TaskPhase.RUNNING, TaskPhase.BACKING_OFF)), "a time passed unnoticed"
+            assert not late, "the deadline passed without effect"
+            assert not (due and before.phase in (TaskPhase.RUNNING, TaskPhase.BACKING_OFF)), "a wake-up was missed"
         case LeaderFinished():
             assert before.phase is not TaskPhase.FOLLOWING
         case Unrecordable():
@@ -120,19 +121,19 @@ def _check_inaction(
 
 
 def _check_identity(before: TaskState | None, after: TaskState, task: TaskSubmitted, event: RouterEvent) -> None:
-    """What never changes."""
+    """The fields that never change."""
     if before is not None:
         assert before.phase is not TaskPhase.FINISHED or isinstance(event, Unrecordable), "an end was changed"
         assert (after.route_key, after.home_partition, after.digest, after.lane, after.deadline_at) == (
             before.route_key, before.home_partition, before.digest, before.lane, before.deadline_at,
         )  # fmt: skip
         assert (after.reply_partition, after.traceparent) == (before.reply_partition, before.traceparent)
-        assert not isinstance(event, Submitted), "a task was begun twice"
+        assert not isinstance(event, Submitted), "a task was started twice"
         if isinstance(event, Cancelled):
-            assert event.cancellation.tenant == task.tenant, "a stranger's cancellation request was obeyed"
+            assert event.cancellation.tenant == task.tenant, "another tenant's cancellation request was applied"
         if isinstance(event, AttemptEnded):
-            assert event.attempt.tenant == task.tenant, "a stranger's result was taken"
-            assert [event.attempt.number] == [a.number for a in before.attempts[-1:]], "a late result was taken"
+            assert event.attempt.tenant == task.tenant, "another tenant's result was applied"
+            assert [event.attempt.number] == [a.number for a in before.attempts[-1:]], "a late result was applied"
     if after.phase is not TaskPhase.FINISHED:
         assert after.task == task
         assert (after.leader_task_id is not None) == (after.phase is TaskPhase.FOLLOWING)
@@ -158,18 +159,18 @@ def _check_commands(after: TaskState, commands: Sequence[Command]) -> None:
         assert task is not None
         restarted = len(after.attempts) > 1 and task.stream and after.reply_partition is not None
         assert kinds[CommandKind.REPLY] == restarted
-        # Whoever reads along hears that it begins anew before the new text comes.
+        # A reader of the stream is told of the restart before the new text arrives.
         assert not restarted or commands[0].kind is CommandKind.REPLY
     else:
-        assert after.phase is not TaskPhase.RUNNING, "an attempt was counted and not sent"
+        assert after.phase is not TaskPhase.RUNNING, "an attempt was counted but not dispatched"
 
 
 def _check_rejections(after: TaskState, rejected: Sequence[Rejection], context: DecisionContext) -> None:
     for rejection in rejected:
         ours = context.policy.place(rejection.provider) is Place.LOCAL
         if ours:
-            assert rejection.code not in ("privacy", "no_consent", "no_capacity"), "our own nodes may see everything"
-            assert after.privacy is not Privacy.SENSITIVE or rejection.code != "mode", "it may always stay"
+            assert rejection.code not in ("privacy", "no_consent", "no_capacity"), "local nodes may receive everything"
+            assert after.privacy is not Privacy.SENSITIVE or rejection.code != "mode", "local nodes are always allowed"
         else:
             assert rejection.code != "no_local_capacity"
 
@@ -188,21 +189,21 @@ def _check_attempts(
         assert new == old, "the past was changed"
     for attempt in after[:-1] if state.phase is TaskPhase.RUNNING else after:
         assert attempt.outcome is not None, "an attempt was left open"
-        assert attempt.outcome not in (Outcome.ANSWERED, Outcome.REFUSED), "after an answer came another attempt"
+        assert attempt.outcome not in (Outcome.ANSWERED, Outcome.REFUSED), "an attempt was made after an answer"
     retry = context.policy.retry
     assert len(after) <= retry.attempts
     tries = Counter((attempt.provider, attempt.model) for attempt in after)
     assert max(tries.values(), default=0) <= retry.attempts_per_model
     final = [(a.provider, a.model) for a in after if a.outcome is Outcome.FAILED_PERMANENT]
     for name in final:
-        assert (after[-1].provider, after[-1].model) != name or after[-1].outcome is not None, "asked again in vain"
+        assert (after[-1].provider, after[-1].model) != name or after[-1].outcome is not None, "tried again in vain"
 
 
 def _check_times(after: TaskState, context: DecisionContext) -> None:
     assert after.wake_at is not None
     assert after.deadline_at is not None
     assert after.deadline_at <= context.now + context.policy.deadlines.longest
-    assert context.now < after.deadline_at, "something was begun after the deadline"
+    assert context.now < after.deadline_at, "an attempt was started after the deadline"
     assert after.wake_at <= after.deadline_at
     if after.phase is TaskPhase.BACKING_OFF:
         retry, last = context.policy.retry, after.attempts[-1]
@@ -247,7 +248,7 @@ def _check_dispatch(
         and context.now < node.reported_at + node.valid_for_ms
         and any(_same(offered.name, sent.model, place) for offered in node.models)
     ]
-    assert nodes, "it was sent where nobody is"
+    assert nodes, "it was dispatched where no node is available"
     if isinstance(event, AttemptEnded):
         assert event.attempt.outcome not in (Outcome.ANSWERED, Outcome.REFUSED), "a refusal was routed around"
 
@@ -261,17 +262,17 @@ def _check_privacy(after: TaskState, task: TaskSubmitted, sent: AttemptState, co
     assert after.privacy is not Privacy.SENSITIVE, "sensitive content went to the cloud"
     assert _mode(task, context) is not Mode.LOCAL
     if after.privacy is Privacy.INTERNAL:
-        assert sent.provider in _named(context), "internal content went where nobody consented"
+        assert sent.provider in _named(context), "internal content went to a provider without consent"
 
 
 def _check_budget(after: TaskState, task: TaskSubmitted, context: DecisionContext) -> None:
-    """Even if everything that may still be running costs the most it can, the budget holds."""
+    """The budget holds even if every attempt that may still be running costs its worst case."""
     last = after.attempts[-1]
     tokens = sum(len(message.content.data) for message in task.messages)
     tokens += len((after.system_prompt or "").encode())
     limit = last.max_output_tokens or 0
     if last.place is Place.CLOUD:
-        assert limit > 0, "an answer without end has no worst case"
+        assert limit > 0, "an unbounded answer has no worst case"
     if task.budget_nanodollars is None:
         return
     most = 0
@@ -283,13 +284,13 @@ def _check_budget(after: TaskState, task: TaskSubmitted, context: DecisionContex
             most += _cost(context, attempt.provider, attempt.model, attempt.usage)
     assert most <= task.budget_nanodollars, "the budget may be overspent"
     worst = _cost(context, last.provider, last.model, Usage(input_tokens=tokens, output_tokens=limit))
-    assert last.worst_case_nanodollars >= worst, "the worst case is not the worst"
+    assert last.worst_case_nanodollars >= worst, "the worst case is too low"
 
 
 def _check_order(
     before: TaskState | None, task: TaskSubmitted, sent: AttemptState, result: Decision, context: DecisionContext
 ) -> None:
-    """Everything before the chosen one was looked at and rejected, in the order of the lists."""
+    """Every candidate before the chosen one was checked and rejected, in the order of the lists."""
     role = _role(task, context)
     looked_at = [(rejection.provider, rejection.model) for rejection in result.rejected]
     looked_at.append((sent.provider, sent.model))
@@ -308,7 +309,7 @@ def _check_order(
                 and node.healthy
                 and any(_same(model.name, rejection.model, Place.LOCAL) for model in node.models)
                 for node in context.fleet.nodes
-            ), "somebody was there"
+            ), "a node was available"
 
 
 def _check_end(
@@ -340,19 +341,19 @@ def _check_end(
     late = after.deadline_at is not None and context.now >= after.deadline_at
     assert (result.failure is None) == (result.status is TaskStatus.SUCCEEDED) or result.status is TaskStatus.REFUSED
     if late and isinstance(event, LeaderFinished | WakeUp):
-        assert result.status is TaskStatus.EXPIRED, "what is late expires"
+        assert result.status is TaskStatus.EXPIRED, "a late task must expire"
     match result.status:
         case TaskStatus.SUCCEEDED | TaskStatus.REFUSED:
             _check_answer(before, result, event, context)
         case TaskStatus.CANCELLED if isinstance(event, AttemptEnded):
-            assert event.attempt.outcome is Outcome.CANCELLED, "a worker has read the request first"
+            assert event.attempt.outcome is Outcome.CANCELLED, "only a worker that read the request first may report it"
         case TaskStatus.CANCELLED:
             assert isinstance(event, Cancelled | Submitted)
             cancellation = event.cancellation if isinstance(event, Cancelled) else event.cancelled
             assert cancellation is not None
             assert cancellation.tenant == task.tenant
         case TaskStatus.EXPIRED:
-            assert late, "it expired before its time"
+            assert late, "it expired before its deadline"
             assert not isinstance(event, Cancelled)
         case TaskStatus.FAILED:
             assert not isinstance(event, Cancelled)
@@ -387,12 +388,12 @@ def _check_answer(
         case Submitted(task=task):
             assert task.allow_cached
             assert result.served_from is ServedFrom.CACHE
-            # A task that nobody remembers may come again, and find its own answer.
+            # A task that is no longer remembered may be submitted again, and find its own answer.
             assert result.source_task_id is not None
             assert (result.attempts, result.cost_nanodollars) == (0, 0)
             return
         case _:
-            raise AssertionError(f"an answer came out of {event}")
+            raise AssertionError(f"an answer resulted from {event}")
     assert source is not None
     assert (result.status, result.answer, result.source_task_id) == (source.status, source.answer, source.task_id)
     assert source.status in (TaskStatus.SUCCEEDED, TaskStatus.REFUSED)
@@ -404,7 +405,7 @@ def _cost(context: DecisionContext, provider: str, model: str, usage: Usage) -> 
     except PriceUnknown:
         return 0
     return pricing.cost(
-        ports.Usage(
+        ports.CallUsage(
             input_tokens=usage.input_tokens,
             output_tokens=usage.output_tokens,
             cached_input_tokens=usage.cached_input_tokens,
@@ -414,11 +415,9 @@ def _cost(context: DecisionContext, provider: str, model: str, usage: Usage) -> 
     )
 
 
-def _cancellations(context: DecisionContext) -> list[Preferences]:
+def _preferences(context: DecisionContext) -> list[Preferences]:
     return [
-        cancellation
-        for cancellation in (context.user_preferences, context.tenant_preferences)
-        if cancellation is not None
+        preferences for preferences in (context.user_preferences, context.tenant_preferences) if preferences is not None
     ]
 
 
@@ -428,33 +427,33 @@ def _role(task: TaskSubmitted, context: DecisionContext) -> RolePolicy | None:
 
 
 def _least_level(task: TaskSubmitted, context: DecisionContext) -> Privacy:
-    """The level that a task must have at least, by itself, its role, and whoever sets preferences."""
+    """The lowest level allowed for a task by its own field, its role and the preferences."""
     role = _role(task, context)
     if role is not None and role.always_local:
         return Privacy.SENSITIVE
     if task.privacy is not None:
         return task.privacy
     level = next(
-        (w.privacy_level for w in _cancellations(context) if w.privacy_level), context.policy.defaults.privacy_level
+        (p.privacy_level for p in _preferences(context) if p.privacy_level), context.policy.defaults.privacy_level
     )
     of_role = 0 if role is None or role.privacy is None else LEVELS.index(role.privacy)
     return LEVELS[max(_BY_NAME[level], of_role)]
 
 
 def _mode(task: TaskSubmitted, context: DecisionContext) -> Mode:
-    return task.mode or next((w.ai_mode for w in _cancellations(context) if w.ai_mode), context.policy.defaults.mode)
+    return task.mode or next((p.ai_mode for p in _preferences(context) if p.ai_mode), context.policy.defaults.mode)
 
 
 def _named(context: DecisionContext) -> set[str]:
-    """Providers that somebody with the right to say so has named."""
-    allowed = next((w.allowed_providers for w in _cancellations(context) if w.allowed_providers), ())
-    preferred = next((w.preferred_provider for w in _cancellations(context) if w.preferred_provider), None)
+    """Providers named in the preferences, whose owners may give consent."""
+    allowed = next((p.allowed_providers for p in _preferences(context) if p.allowed_providers), ())
+    preferred = next((p.preferred_provider for p in _preferences(context) if p.preferred_provider), None)
     return {*allowed, *([preferred] if preferred else [])}
 
 
 def _preferred_first(refs: Sequence[ModelRef], task: TaskSubmitted, context: DecisionContext) -> list[tuple[str, str]]:
     first = task.preferred_provider or next(
-        (w.preferred_provider for w in _cancellations(context) if w.preferred_provider), None
+        (p.preferred_provider for p in _preferences(context) if p.preferred_provider), None
     )
     names = [(ref.provider, ref.model) for ref in refs]
     return [name for name in names if name[0] == first] + [name for name in names if name[0] != first]
@@ -470,7 +469,7 @@ def _same(offered: str, asked: str, place: Place) -> bool:
 def variants(
     state: TaskState | None, task: TaskSubmitted, context: DecisionContext
 ) -> list[tuple[RouterEvent, DecisionContext]]:
-    """Every kind of event for a task, in season and out: late, early, twice, out of order, and from strangers."""
+    """Every kind of event for a task, valid or not: late, early, duplicated, out of order, and from other tenants."""
     from headrace_testing.routing import cancelled, finished
 
     last = 0 if state is None else len(state.attempts)

@@ -1,4 +1,4 @@
-"""A service as it is built for production, on real parts, within the test's own process."""
+"""A service as built for production, with its real dependencies, within the test's own process."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ PEPPER = "pepper-of-the-tests"
 
 
 def free_port() -> int:
-    """A port that was free just now."""
+    """A port that was free a moment ago."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         return int(taken.getsockname()[1])
 
 
 class Topics:
-    """All topics of an installation of its own on the session's Kafka, and an outsider that produces to them."""
+    """All topics of a separate installation on the session's Kafka, and a foreign client that produces to them."""
 
     def __init__(self, kafka: str, registry: SchemaRegistry, prefix: str) -> None:
         self.log = KafkaLog({"bootstrap.servers": kafka})
@@ -43,7 +43,7 @@ class Topics:
         self._publisher = Publisher(self.producer, self.codec, "headrace/test")
 
     async def publish(self, spec: TopicSpec, tenant: str, keyed: Sequence[tuple[str, str, Any]]) -> None:
-        """Append events given with their key and their id."""
+        """Append events, each given with its key and id."""
         now_ms = time.time_ns() // 1_000_000
         await asyncio.gather(
             *(
@@ -84,7 +84,7 @@ async def topics_on_kafka(kafka: str, registry_url: str, prefix: str) -> AsyncIt
 
 @asynccontextmanager
 async def living(service: Service) -> AsyncIterator[None]:
-    """The service from ready to stopped; it must stop cleanly."""
+    """Run the service while the block lasts; it must stop cleanly."""
     stop = asyncio.Event()
     life = asyncio.create_task(live(service, drain_seconds=10.0, stop_requested=stop))
 

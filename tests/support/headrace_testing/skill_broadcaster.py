@@ -149,7 +149,7 @@ class Process:
         await self.feed.drain()
 
     def kill(self) -> None:
-        """End it as `kill -9` would, in the middle of anything."""
+        """End it as `kill -9` would, at any point."""
         self.log.kill()
         for task in self._tasks:
             task.cancel()
@@ -169,7 +169,7 @@ class Process:
 
 @dataclass
 class Installation:
-    """A cluster with the topics of skills, and what has been written to them."""
+    """A cluster with the topics of skills, and the records in them."""
 
     cluster: MemoryCluster
     codec: Codec
@@ -206,7 +206,7 @@ class Installation:
         return made
 
     async def submit(self, name: str, body: str | None = "body", **changes: Any) -> SkillSubmitted:
-        """Produce a submission straight to the topic, as any producer may."""
+        """Produce a submission directly to the topic, as any producer may."""
         submission = SkillSubmitted(
             submission_id=changes.pop("submission_id", new_id()),
             tenant=changes.pop("tenant", "acme"),
@@ -240,7 +240,7 @@ class Installation:
         ]
 
     def catalog(self) -> Mapping[str, SkillPublished]:
-        """What somebody who reads the catalog whole, last record of a key first, holds."""
+        """The state of a reader of the whole catalog, with the last record of each key."""
         found: dict[str, SkillPublished] = {}
         for entry in self.events(SKILLS_CATALOG):
             found[f"{entry.tenant}/{entry.name}"] = entry
@@ -255,7 +255,7 @@ class Installation:
 
 @asynccontextmanager
 async def skill_installation() -> AsyncIterator[Installation]:
-    """A cluster with all topics, and whatever processes the test makes; they are stopped at the end."""
+    """A cluster with all topics, and the processes that the test makes; they are stopped at the end."""
     cluster = MemoryCluster(session_timeout=2.0, rebalance_timeout=20.0, record_limit=300_000)
     codec = Codec(MemoryRegistry(), "t.")
     await codec.prepare(TOPICS.values(), register=True)

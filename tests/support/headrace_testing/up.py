@@ -15,10 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from headrace_models.cloud import CLOUD_PROVIDERS
+
 START_SECONDS = 300.0
 STOP_SECONDS = 60.0
 
-_NOT_FOR_TESTS = ("GROQ_API_KEY", "ANTHROPIC_API_KEY", "TAVILY_API_KEY", "OLLAMA_HOST")
+_NOT_FOR_TESTS = (*(provider.key_variable for provider in CLOUD_PROVIDERS), "OLLAMA_HOST")
 
 
 class UpProcess(Protocol):

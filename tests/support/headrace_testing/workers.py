@@ -1,4 +1,4 @@
-"""A worker's parts on the in-memory log, and a provider that does as it is told."""
+"""A worker's parts on the in-memory log, and a scripted provider."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from headrace_contracts.memory_registry import MemoryRegistry
 from headrace_contracts.topics import TOPICS, TopicSpec
 from headrace_models.errors import ProviderError
 from headrace_models.ports import (
+    CallUsage,
     ChatRequest,
     ChatResult,
     FinishReason,
     ModelInfo,
     OnText,
     ProviderStatus,
-    Usage,
     hand_out,
 )
 from headrace_models.worker.pool import Endpoint, EndpointView, Pool
@@ -41,7 +41,7 @@ def now_ms() -> int:
 
 
 class ScriptedProvider:
-    """Answers with the pieces of `answer`; the entries of `script` come first, one for each call."""
+    """Answers with the pieces of `answer`; the entries of `script` are used first, one per call."""
 
     def __init__(self, provider: str = "ollama", node: str = "node-1", models: Sequence[str] = ("gemma2:2b",)) -> None:
         self.provider = provider
@@ -71,7 +71,7 @@ class ScriptedProvider:
             step = self.answer
         for piece in step:
             await hand_out(on_text, piece)
-        return ChatResult("".join(step), self.finish_reason, Usage(7, 3), request.model, 2.0, 5.0, False, "id-1")
+        return ChatResult("".join(step), self.finish_reason, CallUsage(7, 3), request.model, 2.0, 5.0, False, "id-1")
 
     async def status(self) -> ProviderStatus:
         return self.current
@@ -86,7 +86,7 @@ def first_of(views: Sequence[EndpointView], model: str) -> EndpointView | None:
 
 
 def healthy(provider: ScriptedProvider, slots: int = 4) -> Endpoint:
-    """An endpoint that has been looked at."""
+    """An endpoint that has been checked."""
     endpoint = Endpoint(provider, slots)
     endpoint.seen(provider.current)
     return endpoint

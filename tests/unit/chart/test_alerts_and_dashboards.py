@@ -92,12 +92,12 @@ def test_every_time_series_that_is_asked_for_is_exported(series: dict[str, list[
         for name, matchers in asked(re.sub(r"headrace:(\w+):ratio_rate\w+", r"\1", expression)):
             if name in recorded:
                 continue
-            assert name in series or name in FOREIGN, f"{where}: nobody exports {name}"
+            assert name in series or name in FOREIGN, f"{where}: no service exports {name}"
             seen.add(name)
             if name in series:
                 labels = set(re.findall(r"(\w+)\s*(?:=~|!~|!=|=)", matchers))
                 assert labels <= {*series[name], *TARGET_LABELS}, f"{where}: {name} has no labels {labels}"
-    assert set(FOREIGN) <= seen, "a foreign series that nobody asks for"
+    assert set(FOREIGN) <= seen, "a foreign series that nothing uses"
 
 
 def test_matchers_name_values_that_the_code_knows() -> None:

@@ -11,10 +11,15 @@ from typing import Any
 import pytest
 import yaml
 from headrace_contracts.topics import TOPICS
+from headrace_devstack.descriptions import ServiceDescription
+from headrace_devstack.kubernetes import services
 from headrace_devstack.kubernetes.__main__ import files
-from headrace_devstack.kubernetes.kafka_resources import SERVICES, USERS
+from headrace_devstack.kubernetes.kafka_resources import USERS
+from headrace_devstack.services import SERVICES
 from headrace_runtime.provision import ProvisionSettings
-from headrace_runtime.settings import Settings, variable_of
+from headrace_runtime.settings import variable_of
+from headrace_testing.described_services import settings_of, wiring_of
+from headrace_testing.exported_metrics import exported
 
 ROOT = Path(__file__).parents[3]
 CHART = ROOT / "charts" / "headrace"
@@ -30,11 +35,13 @@ def variables() -> set[str]:
     """All variables that any service or Job reads."""
     found = {variable_of(name, field) for name, field in ProvisionSettings.model_fields.items()}
     for service in SERVICES:
-        module = importlib.import_module(f"headrace_{service.replace('-', '_')}.settings")
-        for cls in vars(module).values():
-            if isinstance(cls, type) and issubclass(cls, Settings) and cls.__module__ == module.__name__:
-                found |= {variable_of(name, field) for name, field in cls.model_fields.items()}
+        found |= {variable_of(name, field) for name, field in settings_of(service).model_fields.items()}
     return found
+
+
+@pytest.fixture(scope="module")
+def series() -> dict[str, list[str]]:
+    return exported()
 
 
 def test_generated_files_are_current() -> None:
@@ -51,22 +58,43 @@ def test_every_variable_that_the_chart_sets_is_read_by_somebody() -> None:
 
 
 def test_every_command_of_the_chart_is_a_module() -> None:
-    for module in ("headrace_runtime.provision", "headrace_intake.migrations", "headrace_cost_accountant.migrations"):
+    migrations = [f"{service.package}.migrations" for service in SERVICES if service.database]
+    for module in ("headrace_runtime.provision", *migrations):
         assert importlib.util.find_spec(module) is not None
     assert '"headrace_runtime.provision"' in TEMPLATES
     assert '"headrace_%s.migrations"' in TEMPLATES
 
 
-def test_the_chart_has_the_services_that_there_are() -> None:
-    traits = re.search(r'define "headrace.traits" -\}\}\n(.*?)\{\{- end', TEMPLATES, re.DOTALL)
-    assert traits is not None
-    parsed: dict[str, dict[str, Any]] = yaml.safe_load(traits[1])
-    assert {entry["name"] for entry in parsed.values()} == set(SERVICES)
-    for key, entry in parsed.items():
-        assert key in values()
-        wiring: Any = importlib.import_module(f"headrace_{entry['name'].replace('-', '_')}.wiring")
-        read = {spec.name for spec in wiring.READS}
-        assert set(entry.get("topics", ())) <= read, f"{key} is scaled by the lag of a topic it does not read"
+@pytest.mark.parametrize("service", SERVICES, ids=lambda service: service.name)
+def test_a_service_is_scaled_by_the_lag_of_what_it_reads_and_by_what_it_exports(
+    service: ServiceDescription, series: dict[str, list[str]]
+) -> None:
+    assert set(service.scaled_by_lag) <= {spec.name for spec in wiring_of(service).READS}
+    if service.scaled_by_work:
+        assert f"{service.package}_outstanding_work_seconds" in series
+
+
+def test_every_service_has_values_and_a_schema_of_its_own() -> None:
+    schema: dict[str, Any] = json.loads((CHART / "values.schema.json").read_text())
+    for service in SERVICES:
+        assert service.values_key in values()
+        assert service.values_key in schema["properties"]
+        assert ("postgresSecret" in values()[service.values_key]) == service.database
+
+
+def test_paths_of_callers_lead_to_one_api_each() -> None:
+    paths = [path for service in SERVICES for path in service.paths]
+    assert len(paths) == len(set(paths))
+    assert all(service.ports.api is not None for service in SERVICES if service.paths)
+
+
+def test_an_alert_for_all_services_names_all_of_them() -> None:
+    few = 'up{service=~".+-(intake|router)-ops"} or up{service=~".+-(kafka|registry)-ops"}'
+    all_of_them = "|".join(service.name for service in SERVICES)
+    expected = f'up{{service=~".+-({all_of_them})-ops"}} or up{{service=~".+-(kafka|registry)-ops"}}'
+    assert services.alerts(few, SERVICES) == expected
+    for path in (CHART / "files/alerts.yaml", ROOT / "k8s/prometheus/kafka.yaml"):
+        assert f"({all_of_them})" in path.read_text()
 
 
 def test_default_secrets_are_those_that_strimzi_makes_for_the_users() -> None:

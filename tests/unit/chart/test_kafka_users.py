@@ -1,15 +1,16 @@
-"""Who may do what in Kafka follows from the topic specifications, and nobody may more."""
+"""Who may do what in Kafka follows from the topic specifications, and no user may do more."""
 
 from __future__ import annotations
 
 import dataclasses
-import importlib
-from typing import Any
 
 import pytest
 from headrace_contracts.topics import TASKS_SUBMITTED, TOPICS, TopicSpec, dead_letters_of
+from headrace_devstack.descriptions import ServiceDescription
 from headrace_devstack.kubernetes import kafka_resources
-from headrace_devstack.kubernetes.kafka_resources import SERVICES, USERS, rights
+from headrace_devstack.kubernetes.kafka_resources import USERS, rights
+from headrace_devstack.services import NAMES, SERVICES
+from headrace_testing.described_services import wiring_of
 
 PREFIX = "x."
 RIGHTS = rights(PREFIX)
@@ -41,9 +42,10 @@ def test_every_service_may_do_what_the_specifications_say_and_no_other_user_may(
             assert {user for user in USERS if may(user, operation, PREFIX + spec.name)} == expected, spec.name
 
 
-@pytest.mark.parametrize("service", SERVICES)
-def test_what_a_service_is_wired_to_stands_in_the_specifications(service: str) -> None:
-    wiring: Any = importlib.import_module(f"headrace_{service.replace('-', '_')}.wiring")
+@pytest.mark.parametrize("described", SERVICES, ids=NAMES)
+def test_what_a_service_is_wired_to_stands_in_the_specifications(described: ServiceDescription) -> None:
+    service = described.name
+    wiring = wiring_of(described)
     reads: tuple[TopicSpec, ...] = wiring.READS
     writes: tuple[TopicSpec, ...] = wiring.WRITES
     for spec in reads:
@@ -78,7 +80,7 @@ def test_groups_belong_to_their_users() -> None:
 
 def test_a_topic_of_an_unknown_service_is_refused() -> None:
     stranger = dataclasses.replace(TASKS_SUBMITTED, readers=("accountant",))
-    with pytest.raises(ValueError, match="no user: accountant"):
+    with pytest.raises(ValueError, match="unknown writers or readers: accountant"):
         rights(PREFIX, [stranger])
 
 

@@ -22,9 +22,9 @@ from headrace_contracts.topics import (
     with_partitions,
     work_topic,
 )
+from headrace_devstack.services import NAMES
 
 ROOT = Path(__file__).parents[3]
-SERVICES = {"intake", "router", "local-worker", "cloud-worker", "skill-broadcaster", "cost-accountant"}
 
 every_topic = pytest.mark.parametrize("spec", TOPICS.values(), ids=lambda spec: spec.name)
 
@@ -51,7 +51,7 @@ def test_a_topic_is_found_under_its_name(spec: TopicSpec) -> None:
 def test_writers_and_readers_are_services_operators_or_anyone(spec: TopicSpec) -> None:
     assert spec.writers
     assert spec.readers
-    assert {*spec.writers, *spec.readers} <= SERVICES | {"operator", "anyone"}
+    assert {*spec.writers, *spec.readers} <= {*NAMES, "operator", "anyone"}
 
 
 @every_topic
@@ -150,12 +150,12 @@ def test_partitions_that_cannot_be_set_are_refused(wrong: str, says: str) -> Non
     ("text", "says"),
     [
         ("{", "not valid JSON"),
-        ('{"type": "enum", "name": "A", "namespace": "headrace.x", "doc": "d", "symbols": ["a"]}', "follow folder"),
-        ('{"type": "enum", "name": "B", "namespace": "headrace.x", "symbols": ["a"]}', "say in `doc`"),
+        ('{"type": "enum", "name": "A", "namespace": "headrace.x", "doc": "d", "symbols": ["a"]}', "match folder"),
+        ('{"type": "enum", "name": "B", "namespace": "headrace.x", "symbols": ["a"]}', "document these in `doc`"),
         (
             '{"type": "record", "name": "B", "namespace": "headrace.x", "doc": "d", '
             '"fields": [{"name": "f", "type": "int"}]}',
-            "say in `doc` what these mean: .'f'",
+            "document these in `doc`: .'f'",
         ),
         (
             '{"type": "record", "name": "B", "namespace": "headrace.x", "doc": "d", '

@@ -126,7 +126,7 @@ BROKEN = (
     Broken("each job became one task", evidence=replace(EVIDENCE, submitted=("t1", "t2", "t3", "t3"))),
     Broken("each job became one task", outcomes=OUTCOMES[:2]),
     Broken("each job became one task", outcomes=(*OUTCOMES, NOT_ACCEPTED)),
-    Broken("what agents were told", evidence=_ends(replace(T1, answer=None), T2, T3)),
+    Broken("agents received", evidence=_ends(replace(T1, answer=None), T2, T3)),
     Broken("every task was answered", outcomes=(NOT_ANSWERED, *OUTCOMES[1:])),
     Broken("no sensitive attempt", evidence=replace(EVIDENCE, cloud_attempts=(LEAK,))),
     Broken("sensitive tasks were answered", evidence=_ends(T1, replace(T2, provider="groq"), T3)),

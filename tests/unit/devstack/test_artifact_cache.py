@@ -67,7 +67,7 @@ class OffsetAndMetadata:
             self.received += size
 
     def waiting_for_other(self) -> None:
-        pytest.fail("nobody else fetches")
+        pytest.fail("no other process fetches")
 
     def unpacking(self, name: str) -> None:
         self.unpacked.append(name)

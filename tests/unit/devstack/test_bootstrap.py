@@ -1,6 +1,7 @@
 """The script behind make: what it says when it cannot set up, and that it does nothing when nothing changed."""
 
 import os
+import runpy
 import shutil
 import subprocess
 import sys
@@ -24,6 +25,23 @@ def checkout(tmp_path: Path) -> Path:
     for name in ("pyproject.toml", "uv.lock"):
         shutil.copy(ROOT / name, tmp_path)
     return tmp_path
+
+
+@pytest.fixture
+def uv(checkout: Path) -> Path:
+    """What uv was called with; it refuses what the file `refused` beside it begins with."""
+    tools = checkout / ".venv-tools"
+    (tools / "bin").mkdir(parents=True)
+    (tools / "uv-version").write_text(str(runpy.run_path(str(SCRIPT))["UV_VERSION"]))
+    program = tools / "bin" / "uv"
+    program.write_text(
+        f'#!/bin/sh\necho "$*" >> {tools}/calls\n'
+        f'while read -r refused; do case "$*" in "$refused"*) exit 1;; esac; done < {tools}/refused\n'
+        f"mkdir -p {checkout}/.venv/bin\n"
+    )
+    program.chmod(0o755)
+    (tools / "refused").touch()
+    return tools / "calls"
 
 
 def run(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -60,3 +78,23 @@ def test_nothing_is_done_when_nothing_changed(checkout: Path) -> None:
     result = run(script, PATH="")
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
     assert not (checkout / ".venv-tools").exists()
+
+
+def test_packages_that_the_lock_does_not_know_are_locked_only_when_asked_to(checkout: Path, uv: Path) -> None:
+    script = str(checkout / "libs/devstack/bootstrap.py")
+    uv.with_name("refused").write_text("lock --check\nsync\n")
+    result = run(script)
+    assert result.returncode == 1
+    assert "What to do: run make generate." in result.stderr
+    assert "lock --quiet" not in uv.read_text()
+    uv.with_name("refused").write_text("lock --check\n")
+    result = run(script, "--lock")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert [call.split(" --python")[0] for call in uv.read_text().splitlines()[-3:]] == [
+        "lock --check --offline", "lock --quiet", "sync --frozen",
+    ]  # fmt: skip
+
+
+def test_what_is_locked_already_is_not_locked_again(checkout: Path, uv: Path) -> None:
+    assert run(str(checkout / "libs/devstack/bootstrap.py"), "--lock").returncode == 0
+    assert "lock --quiet" not in uv.read_text()

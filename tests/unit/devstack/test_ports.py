@@ -6,8 +6,10 @@ from collections.abc import Iterator
 
 import psutil
 import pytest
+from headrace_devstack.descriptions import OTHER_PORTS
 from headrace_devstack.errors import FreeThePort
 from headrace_devstack.ports import BLOCK, LOOPBACK, PortPlan, choose_base, is_free, owner_of, require_free
+from headrace_devstack.services import SERVICES
 
 
 @pytest.fixture
@@ -18,7 +20,7 @@ def taken() -> Iterator[int]:
 
 def test_a_plan_stays_in_its_block_without_collisions() -> None:
     plan = PortPlan(19_080)
-    assert len(plan.all()) == 15
+    assert len(plan.all()) == len(OTHER_PORTS) + sum(1 + (service.ports.api is not None) for service in SERVICES)
     assert set(plan.all()) <= set(range(19_080, 19_080 + BLOCK))
 
 
@@ -31,13 +33,13 @@ def test_the_error_says_which_port_for_what_by_whom_and_what_to_do(taken: int) -
     with pytest.raises(FreeThePort) as raised:
         require_free([(taken, "kafka")])
     text = str(raised.value)
-    assert f"port {taken}, wanted by kafka, is taken by" in text
+    assert f"port {taken}, needed by kafka, is in use by" in text
     assert f"(pid {os.getpid()})" in text
     assert "--port-base" in text
 
 
 def test_all_taken_ports_are_named_at_once() -> None:
-    with pytest.raises(FreeThePort, match=r"port 1, wanted by a.*port 3, wanted by c"):
+    with pytest.raises(FreeThePort, match=r"port 1, needed by a.*port 3, needed by c"):
         require_free([(1, "a"), (2, "b"), (3, "c")], free=lambda port: port == 2, who=lambda _: "somebody")
 
 

@@ -49,7 +49,7 @@ def test_one_line_per_part_that_becomes_healthy_and_one_for_each_stumble(console
     assert [line.strip() for line in printed(console).splitlines()] == [
         "✓ kafka           2.0 s  127.0.0.1:9092",
         "✓ cloud-worker    0.5 s  simulated",
-        "! kafka         was ended by signal 9; starting it again in 0.5 s  (/logs/kafka.log)",
+        "! kafka         was ended by signal 9; restarting it in 0.5 s  (/logs/kafka.log)",
         "✓ kafka         again   1.0 s  127.0.0.1:9092",
         "■ kafka         stopped   0.3 s",
     ]

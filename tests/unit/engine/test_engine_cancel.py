@@ -1,4 +1,4 @@
-"""Records that nobody wants any more: those in hand never begin, and none is lost."""
+"""Cancelled records: those that wait never start, and none is lost."""
 
 from __future__ import annotations
 

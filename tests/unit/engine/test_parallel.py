@@ -399,7 +399,7 @@ async def test_a_pause_that_the_client_has_forgotten_is_asked_for_again(cluster:
     fill(cluster, 3000)
     made: list[MemoryConsumer] = []
 
-    class Watched(MemoryLog):
+    class RecordingLog(MemoryLog):
         def consumer(self, group: str, *, instance_id: str | None = None, from_start: bool = True) -> MemoryConsumer:
             made.append(super().consumer(group, instance_id=instance_id, from_start=from_start))
             return made[-1]
@@ -408,7 +408,7 @@ async def test_a_pause_that_the_client_has_forgotten_is_asked_for_again(cluster:
         await asyncio.sleep(60)
 
     async with running(
-        Watched(cluster), hang, max_in_flight=4, max_buffered=20, max_poll_records=20, drain_seconds=0.0
+        RecordingLog(cluster), hang, max_in_flight=4, max_buffered=20, max_poll_records=20, drain_seconds=0.0
     ) as consumer:
         await eventually(lambda: consumer.state().paused == 3, "all is paused")
         made[0].resume([TopicPartition(TOPIC, number) for number in range(3)])

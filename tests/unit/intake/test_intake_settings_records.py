@@ -121,7 +121,7 @@ def test_preferences_of_a_user_go_before_those_of_the_tenant() -> None:
 
 
 def test_a_preferences_record_says_who_wanted_what() -> None:
-    cancellation = preferences.PreferencesIn.model_validate(
+    wanted = preferences.PreferencesIn.model_validate(
         {
             "ai_mode": "local",
             "privacy_level": "high",
@@ -129,7 +129,7 @@ def test_a_preferences_record_says_who_wanted_what() -> None:
             "allowed_providers": ["a", "a", "b"],
         }
     )
-    record = preferences.record(cancellation, tenant="acme", user="ann", key_id="k1", now_ms=5)
+    record = preferences.record(wanted, tenant="acme", user="ann", key_id="k1", now_ms=5)
     assert (record.ai_mode, record.privacy_level) == (Mode.LOCAL, PrivacyLevel.HIGH)
     assert record.allowed_providers == ("a", "b")
     assert (record.updated_by, record.updated_at) == ("k1", 5)

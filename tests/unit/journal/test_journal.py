@@ -238,7 +238,7 @@ async def test_a_zombie_is_fenced_by_its_first_entry_and_for_good(partition: Par
     await partition.take_over("b")
     acks = [zombie.journal.append(entry(task)) for task in ("y", "z")]
     for ack in acks:
-        with pytest.raises(Fenced, match="somebody else has written"):
+        with pytest.raises(Fenced, match="another owner has written"):
             await ack
     with pytest.raises(Fenced):
         zombie.journal.append(entry("w"))

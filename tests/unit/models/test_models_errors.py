@@ -45,7 +45,7 @@ def test_each_status_says_what_to_do(status: int, kind: str, error: type[Provide
     assert kind in str(made)
 
 
-def test_the_cancellation_to_wait_reaches_the_caller() -> None:
+def test_retry_after_reaches_the_caller() -> None:
     made = from_status(429, provider="groq", after_seconds=7.5)
     assert isinstance(made, RetrySameProvider)
     assert made.after_seconds == 7.5

@@ -7,7 +7,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import pytest
-from headrace_models.ports import Message, Usage
+from headrace_models.ports import CallUsage, ChatMessage
 from headrace_models.prices import (
     NANODOLLARS_PER_DOLLAR,
     Price,
@@ -48,10 +48,10 @@ def test_the_shipped_book_has_the_published_prices(book: PriceBook) -> None:
     dollar = NANODOLLARS_PER_DOLLAR
     sonnet = book.price("anthropic", "claude-sonnet-4-6")
     assert sonnet.tokens == TokenPrices(3 * dollar, 15 * dollar, 3 * dollar // 10)
-    assert cost(Usage(input_tokens=1_000_000), sonnet) == 3 * dollar
-    assert cost(Usage(searches=1), book.price("tavily", "tavily-search")) == dollar // 100
-    assert cost(Usage(10**6, 10**6), book.price("ollama", "phi3:3.8b")) == 0
-    assert cost(Usage(10**6, 10**6), book.price("groq", "llama-3.1-8b-instant")) == 130_000_000
+    assert cost(CallUsage(input_tokens=1_000_000), sonnet) == 3 * dollar
+    assert cost(CallUsage(searches=1), book.price("tavily", "tavily-search")) == dollar // 100
+    assert cost(CallUsage(10**6, 10**6), book.price("ollama", "phi3:3.8b")) == 0
+    assert cost(CallUsage(10**6, 10**6), book.price("groq", "llama-3.1-8b-instant")) == 130_000_000
     assert book.effective == datetime.date(2026, 11, 1)
     assert len(book.digest) == 64
 
@@ -77,16 +77,16 @@ def test_an_unknown_model_pays_the_providers_dearest_and_an_unknown_provider_has
 
 def test_a_long_prompt_pays_its_own_prices_for_all_tokens(book: PriceBook) -> None:
     haiku = book.price("anthropic", "claude-haiku-5-5")
-    assert cost(Usage(100_000, 1_000), haiku) == 100_000 * 100 + 1_000 * 500
-    assert cost(Usage(100_001, 1_000), haiku) == 100_001 * 500 + 1_000 * 2_500
+    assert cost(CallUsage(100_000, 1_000), haiku) == 100_000 * 100 + 1_000 * 500
+    assert cost(CallUsage(100_001, 1_000), haiku) == 100_001 * 500 + 1_000 * 2_500
 
 
 def test_a_fraction_of_a_nanodollar_is_rounded_up_once() -> None:
     price = Price(TokenPrices(1, 1, 1))
-    assert cost(Usage(0, 0), price) == 0
-    assert cost(Usage(1, 0), price) == 1
-    assert cost(Usage(500_000, 500_000), price) == 1
-    assert cost(Usage(500_000, 500_001), price) == 2
+    assert cost(CallUsage(0, 0), price) == 0
+    assert cost(CallUsage(1, 0), price) == 1
+    assert cost(CallUsage(500_000, 500_000), price) == 1
+    assert cost(CallUsage(500_000, 500_001), price) == 2
 
 
 @given(PRICES, NUMBERS, NUMBERS, NUMBERS, st.integers(0, 3))
@@ -100,14 +100,14 @@ def test_a_cost_is_exact_to_less_than_one_nanodollar_above(
         (input_tokens - cached) * tokens.input + cached * tokens.cached_input + output_tokens * tokens.output, 10**6
     )
     exact += price.request + searches * price.search
-    charged = cost(Usage(input_tokens, output_tokens, cached, searches), price)
+    charged = cost(CallUsage(input_tokens, output_tokens, cached, searches), price)
     assert exact <= charged < exact + 1
 
 
 @given(PRICES, NUMBERS, NUMBERS, st.data())
 def test_no_call_costs_more_than_its_worst_case(price: Price, most_in: int, most_out: int, data: st.DataObject) -> None:
     input_tokens = data.draw(st.integers(0, most_in))
-    usage = Usage(
+    usage = CallUsage(
         input_tokens,
         data.draw(st.integers(0, most_out)),
         data.draw(st.integers(0, input_tokens)),
@@ -118,7 +118,7 @@ def test_no_call_costs_more_than_its_worst_case(price: Price, most_in: int, most
 
 @given(st.lists(st.text(), max_size=5))
 def test_a_prompt_has_at_least_a_token_of_room_per_byte(texts: list[str]) -> None:
-    messages = [Message("user", text) for text in texts]
+    messages = [ChatMessage("user", text) for text in texts]
     assert most_tokens(messages) >= sum(len(text.encode()) for text in texts) + 4 * len(texts)
 
 
@@ -142,7 +142,7 @@ def test_a_models_size_is_read_off_its_name(model: str, parameters: int | None) 
 
 
 def test_our_own_nodes_bill_nothing_and_are_worth_something(book: PriceBook) -> None:
-    thousand = Usage(600, 400)
+    thousand = CallUsage(600, 400)
     dollar = NANODOLLARS_PER_DOLLAR
     assert book.internal_value("gemma2:2b", thousand) == dollar // 1000
     assert book.internal_value("qwen2.5-coder:7b", thousand) == 5 * dollar // 1000
@@ -162,7 +162,7 @@ def test_a_book_of_ones_own_replaces_the_shipped_one(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "place"),
     [
-        ("[", "not YAML"),
+        ("[", "not valid YAML"),
         ("", r"\(top\)"),
         (MINIMAL.replace("input: 3", "input: -3"), "providers.p.m.input"),
         (MINIMAL.replace("input: 3", "inputs: 3"), "providers.p.m.inputs"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from headrace_models.ports import Message
+from headrace_models.ports import ChatMessage
 from headrace_models.simulator.answers import answer, count_tokens, role_of, tokens_of
 from headrace_models.simulator.catalog import local_model
 from headrace_models.simulator.exchange import Prompt, compose
@@ -29,8 +29,8 @@ async def fetch_all(session, *, limit=3): ...
 """
 
 
-def _ask(role: str, text: str = CODE) -> list[Message]:
-    return [Message("system", role), Message("user", text)]
+def _ask(role: str, text: str = CODE) -> list[ChatMessage]:
+    return [ChatMessage("system", role), ChatMessage("user", text)]
 
 
 def test_facts_are_read_off_code() -> None:
@@ -64,7 +64,7 @@ def test_the_role_is_found_in_the_prompt(system: str, role: str) -> None:
 
 
 def test_a_prompt_of_no_known_role_gets_a_general_answer() -> None:
-    messages = [Message("user", "What is the weather?")]
+    messages = [ChatMessage("user", "What is the weather?")]
     assert role_of(messages) == "general"
     assert answer(messages, model="m", as_json=False)
 
@@ -90,7 +90,7 @@ def test_a_changelog_quotes_the_commits() -> None:
 
 @given(st.text(max_size=300), st.booleans())
 def test_any_prompt_has_one_answer(text: str, as_json: bool) -> None:
-    messages = [Message("user", text)]
+    messages = [ChatMessage("user", text)]
     first = answer(messages, model="m", as_json=as_json)
     assert first
     assert first == answer(messages, model="m", as_json=as_json)

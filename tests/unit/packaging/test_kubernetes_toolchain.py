@@ -27,7 +27,7 @@ def go_that(folder: Path, script: str) -> None:
 def test_without_go_it_says_so_and_stops(cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 2
     said = capsys.readouterr().err
-    assert "There is no Go here" in said
+    assert "Go is not installed" in said
     assert "What to do: install Go" in said
 
 

@@ -53,8 +53,9 @@ def recorded(
     desk.end(Outcome.ANSWERED, task_id=task_id)
     state = None if phase is None else desk.decisions[0 if phase is TaskPhase.RUNNING else 1].state
     entry = JournalEntry(kind="decision", task_id=task_id, state=state, cancellation=cancellation, decided_at=NOW)  # type: ignore[arg-type]
+    cause = "attempt_finished" if cancellation is None else "cancelled"
     return JournaledDecision(
-        0, timestamp_ms, task_id, "attempt_finished", phase, "" if state is None else state.digest,
+        0, timestamp_ms, task_id, cause, phase, "" if state is None else state.digest,
         None if state is None else state.wake_at, b"", lambda *_: entry,
     )  # fmt: skip
 
@@ -67,12 +68,18 @@ def test_a_cancellation_from_the_journal_is_decoded_when_its_task_comes_and_no_e
     found.restore(recorded("known", None, cancellation=cancelled("known")), NOW)
     found.restore(recorded("ended", TaskPhase.FINISHED), NOW)
     found.restore(recorded("ended", None, cancellation=cancelled("ended")), NOW)
-    assert len(found.cancellations) == 2
+    assert len(found.cancellations) == 1
     assert found.cancellations.find("x", NOW) == cancelled("x")
     assert found.cancellations.find("nothing", NOW) is None
-    assert len(found.cancellations) == 1
     found.restore(recorded("x", TaskPhase.RUNNING), NOW)
     assert found.cancellations.find("x", NOW) is None
+
+
+def test_an_entry_that_replaces_an_invalid_record_hides_no_cancellation_request() -> None:
+    found = PartitionState(CacheLimits(), RouterLimits(early_cancellation_seconds=10), lambda: 100.0)
+    found.restore(recorded("x", None), NOW)
+    found.restore(recorded("x", None, cancellation=cancelled("x")), NOW)
+    assert found.cancellations.find("x", NOW) == cancelled("x")
 
 
 def test_the_age_of_a_task_counts_from_its_last_entry_in_the_order_of_the_log() -> None:

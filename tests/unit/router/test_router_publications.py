@@ -104,7 +104,7 @@ def test_a_restart_names_the_attempt_that_begins() -> None:
 @pytest.mark.parametrize(
     ("desk", "fields", "action", "allowed", "reason"),
     [
-        (Desk(), {}, "dispatch", True, "internal content, on our own nodes; 1.6 GB"),
+        (Desk(), {}, "dispatch", True, "internal content, on local nodes; 1.6 GB"),
         (Desk(fleet=CLOUD), {"privacy": Privacy.PUBLIC}, "dispatch", True, "public content"),
         (
             Desk(fleet=CLOUD, tenant=preferences(allowed_providers=("groq",))), {}, "dispatch", True,

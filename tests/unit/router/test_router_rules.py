@@ -295,7 +295,7 @@ def test_a_policy_may_only_name_providers_it_has() -> None:
     good["roles"]["general"]["models"] = [{"provider": "nobody", "model": "x"}]
     with pytest.raises(ValueError, match=r"roles\.general\.models\.0: there is no provider 'nobody'") as caught:
         type(POLICY).model_validate(good)
-    assert "ladder.0: 'ollama' is no cloud provider" in str(caught.value)
+    assert "ladder.0: 'ollama' is not a cloud provider" in str(caught.value)
 
 
 def test_the_version_follows_from_the_values() -> None:

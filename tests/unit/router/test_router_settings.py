@@ -21,7 +21,7 @@ def test_records_expire_before_a_successor_may_act(monkeypatch: pytest.MonkeyPat
     settings = RouterSettings.load()
     assert settings.kafka_config()["delivery.timeout.ms"] == "5000"
     monkeypatch.setenv("HEADRACE_KAFKA_SESSION_TIMEOUT_MS", "8000")
-    with pytest.raises(SettingsInvalid, match="within the session of 8 s"):
+    with pytest.raises(SettingsInvalid, match="within the session timeout of 8 s"):
         RouterSettings.load()
     monkeypatch.setenv("HEADRACE_PRODUCE_WITHIN_SECONDS", "3.5")
     assert RouterSettings.load().kafka_config()["delivery.timeout.ms"] == "3500"

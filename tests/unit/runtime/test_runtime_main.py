@@ -79,7 +79,7 @@ def test_a_failing_part_makes_exit_code_one(script: Path) -> None:
     ended = _run(script, HEADRACE_FAIL_AFTER="0.01", HEADRACE_OPS_PORT="0")
     assert ended.returncode == 1
     messages = [json.loads(line)["message"] for line in ended.stdout.splitlines()]
-    assert "part failed, the service stops" in messages
+    assert "part failed, stopping the service" in messages
     assert messages[-1] == "stopped"
 
 

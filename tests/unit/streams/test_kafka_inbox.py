@@ -1,4 +1,4 @@
-"""Between the polling thread and whoever asks for records."""
+"""Between the polling thread and the caller of `poll`."""
 
 from __future__ import annotations
 

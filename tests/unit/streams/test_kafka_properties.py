@@ -13,9 +13,9 @@ from headrace_streams.kafka.properties import (
     reader_properties,
 )
 
-NOBODY = {"bootstrap.servers": "127.0.0.1:1"}
+NO_BROKER = {"bootstrap.servers": "127.0.0.1:1"}
 GIVEN: Properties = {
-    **NOBODY,
+    **NO_BROKER,
     "security.protocol": "SASL_SSL",
     "sasl.mechanism": "SCRAM-SHA-512",
     "compression.type": "lz4",
@@ -50,25 +50,25 @@ def test_each_client_gets_what_concerns_it() -> None:
 
 
 def test_promises_hold_by_default() -> None:
-    producer = producer_properties(NOBODY)
+    producer = producer_properties(NO_BROKER)
     assert (producer["enable.idempotence"], producer["acks"], producer["linger.ms"]) == (True, "all", 0)
     assert producer["partitioner"] == "murmur2_random"
-    consumer = _consumer(NOBODY)
+    consumer = _consumer(NO_BROKER)
     assert (consumer["enable.auto.commit"], consumer["enable.auto.offset.store"]) == (False, False)
     assert (consumer["group.id"], consumer["auto.offset.reset"]) == ("g", "earliest")
     assert consumer["partition.assignment.strategy"] == "range"
     assert "group.instance.id" not in consumer
-    assert _consumer(NOBODY, "pod-1")["group.instance.id"] == "pod-1"
-    assert consumer_properties(NOBODY, "g", None, from_start=False)["auto.offset.reset"] == "latest"
-    assert reader_properties(NOBODY)["auto.offset.reset"] == "error"
+    assert _consumer(NO_BROKER, "pod-1")["group.instance.id"] == "pod-1"
+    assert consumer_properties(NO_BROKER, "g", None, from_start=False)["auto.offset.reset"] == "latest"
+    assert reader_properties(NO_BROKER)["auto.offset.reset"] == "error"
 
 
 def test_the_new_group_protocol_knows_no_classic_settings() -> None:
-    settings = _consumer({**NOBODY, "group.protocol": "consumer"})
+    settings = _consumer({**NO_BROKER, "group.protocol": "consumer"})
     assert {"session.timeout.ms", "heartbeat.interval.ms", "partition.assignment.strategy"}.isdisjoint(settings)
     assert is_incremental(settings)
-    assert is_incremental(_consumer({**NOBODY, "partition.assignment.strategy": "cooperative-sticky"}))
-    assert not is_incremental(_consumer(NOBODY))
+    assert is_incremental(_consumer({**NO_BROKER, "partition.assignment.strategy": "cooperative-sticky"}))
+    assert not is_incremental(_consumer(NO_BROKER))
 
 
 @pytest.mark.parametrize(
@@ -76,21 +76,21 @@ def test_the_new_group_protocol_knows_no_classic_settings() -> None:
 )
 async def test_what_would_break_a_producers_promises_is_refused(name: str, value: str | bool) -> None:
     with pytest.raises(ValueError, match=name):
-        KafkaLog({**NOBODY, name: value}).producer()
+        KafkaLog({**NO_BROKER, name: value}).producer()
 
 
 @pytest.mark.parametrize("name", ["enable.auto.commit", "enable.auto.offset.store"])
 async def test_what_would_break_a_consumers_promises_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match=name):
-        KafkaLog({**NOBODY, name: True}).consumer("g")
+        KafkaLog({**NO_BROKER, name: True}).consumer("g")
 
 
 def test_saying_what_holds_anyway_is_no_fault() -> None:
-    assert producer_properties({**NOBODY, "enable.idempotence": "true", "acks": "all"})["acks"] == "all"
+    assert producer_properties({**NO_BROKER, "enable.idempotence": "true", "acks": "all"})["acks"] == "all"
 
 
 async def test_a_property_that_does_not_exist_is_named() -> None:
-    log = KafkaLog({**NOBODY, "no.such.property": 1})
+    log = KafkaLog({**NO_BROKER, "no.such.property": 1})
     for make in (log.producer, log.reader, log.admin, lambda: log.consumer("g")):
         with pytest.raises(ValueError, match=r"no\.such\.property"):
             make()
@@ -98,7 +98,7 @@ async def test_a_property_that_does_not_exist_is_named() -> None:
 
 async def test_a_value_that_cannot_be_is_named() -> None:
     with pytest.raises(ValueError, match=r"socket\.timeout\.ms"):
-        KafkaLog({**NOBODY, "socket.timeout.ms": "soon"}).producer()
+        KafkaLog({**NO_BROKER, "socket.timeout.ms": "soon"}).producer()
 
 
 def test_without_servers_there_is_no_log() -> None:

@@ -83,7 +83,7 @@ def test_who_has_given_its_partitions_up_holds_nothing_until_all_have() -> None:
     group.rejoin(0.1, slow)
     assert group.heartbeat(0.2, quick).assignment
     group.join(1.0, [TOPIC], None, lambda: None)
-    # It has not heard of its partitions before, and must not take them now: nobody would ask for them again.
+    # It has not heard of its partitions before, and must not take them now: it would never ask for them again.
     group.rejoin(1.1, quick)
     assert group.rebalancing
     assert not group.heartbeat(1.2, quick).assignment

@@ -212,7 +212,7 @@ async def test_a_revocation_waits_for_the_batch_on_its_way(bench: Bench) -> None
             await bench.until_applied(ids)
             await asyncio.sleep(0.05)
         bench.check(ids)
-        # Nobody was too late: the second began where the first had ended.
+        # Neither was too late: the second started where the first had ended.
         assert bench.database.batches == [10]
 
 

@@ -79,7 +79,7 @@ async def bench() -> AsyncIterator[Bench]:
 
 async def soon(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(5):
-        while not condition():  # noqa: ASYNC110 - the table tells nobody that nothing has changed
+        while not condition():  # noqa: ASYNC110 - a table does not report that nothing has changed
             await asyncio.sleep(0)
 
 
@@ -144,7 +144,7 @@ async def test_what_cannot_be_read_leaves_its_key_as_it_was(bench: Bench, caplog
     await bench.put("b")
     await soon(lambda: table.get("b") is not None)
     assert table.get("a") is not None
-    assert "a stays as it was in the table of access.keys" in caplog.text
+    assert "kept the former value of a in table access.keys" in caplog.text
     assert "has no key" in caplog.text
 
 

@@ -13,7 +13,7 @@ from headrace_contracts.errors import BadBytes
 from headrace_contracts.events import Outcome, ReplyKind
 from headrace_contracts.headers import header
 from headrace_models.errors import BadRequest, RetrySameProvider, TryAnotherProvider
-from headrace_models.ports import Usage
+from headrace_models.ports import CallUsage
 from headrace_models.worker.runner import MustNotRunHere
 from headrace_streams.errors import AppendUncertain, RecordRefused, SendToDeadLetters, TransientError
 from headrace_streams.memory import NetworkRequest, Operation
@@ -116,7 +116,7 @@ async def test_a_failure_is_reported_and_never_tried_again_here(
 
 
 async def test_what_a_failed_call_consumed_is_told(bench: WorkerBench, provider: ScriptedProvider) -> None:
-    provider.script = [RetrySameProvider("connection_lost", "gone", provider="p", usage=Usage(11, 5))]
+    provider.script = [RetrySameProvider("connection_lost", "gone", provider="p", usage=CallUsage(11, 5))]
     await bench.runner([healthy(provider)]).handle(bench.submit(attempt()))
     (usage,) = bench.read(topics.USAGE_RECORDED)
     assert (usage.usage.input_tokens, usage.usage.output_tokens) == (11, 5)
@@ -153,7 +153,7 @@ async def test_a_time_out_at_the_deadline_is_an_expiry(bench: WorkerBench, provi
     class Slow(ScriptedProvider):
         async def _chat(self, request, on_text):  # type: ignore[no-untyped-def]
             await asyncio.sleep(request.timeout_seconds + 0.005)
-            raise RetrySameProvider("timeout", "too slow", provider="p", usage=Usage(7, 1))
+            raise RetrySameProvider("timeout", "too slow", provider="p", usage=CallUsage(7, 1))
 
     await bench.runner([healthy(Slow())]).handle(bench.submit(attempt(deadline_at=now_ms() + 40)))
     finished = ended(bench)

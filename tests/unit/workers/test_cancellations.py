@@ -10,7 +10,7 @@ import pytest
 from headrace_contracts import events, topics
 from headrace_contracts.events import Outcome
 from headrace_models.call import Call, limited, spent_until
-from headrace_models.ports import ChatRequest, ChatResult, Message, OnText
+from headrace_models.ports import ChatMessage, ChatRequest, ChatResult, OnText
 from headrace_models.worker import cancellations as cancellations_module
 from headrace_models.worker.cancellations import CancellationRequests, Cancellations, is_wanted
 from headrace_streams.memory.cluster import MemoryCluster
@@ -215,7 +215,7 @@ async def test_an_attempt_whose_cancellation_came_first_does_not_begin(bench: Wo
 
 async def test_an_outer_time_out_is_still_one() -> None:
     """What is noted in a cancellation must not hide from asyncio whose it is."""
-    request = ChatRequest(model="m", messages=(Message("user", "words"),), timeout_seconds=60)
+    request = ChatRequest(model="m", messages=(ChatMessage("user", "words"),), timeout_seconds=60)
     call = Call("p", request, lambda _piece: None)
 
     async def hang() -> None:

@@ -94,7 +94,7 @@ def test_the_port_goes_by_its_name_and_a_single_one_needs_none() -> None:
     assert "ollama-abc" in objection
     assert "'metrics', 'web'" in objection
     assert "HEADRACE_DISCOVERY_PORT" in objection
-    assert nodes_of([of(ports={})], {}, RULES).objections == (), "a slice without endpoints harms nobody"
+    assert nodes_of([of(ports={})], {}, RULES).objections == (), "a slice without endpoints does no harm"
 
 
 def test_labels_of_machines_become_hardware_and_slots() -> None:

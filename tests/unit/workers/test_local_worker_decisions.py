@@ -40,7 +40,7 @@ def test_nodes_have_names_slots_and_labels() -> None:
         (("http://a;slots=0",), "above 0"),
         (("http://a;slots=many",), "above 0"),
         (("http://a;gpu",), "slots=<number>"),
-        (("http://a:1/x", "http://b:2/x"), "called x"),
+        (("http://a:1/x", "http://b:2/x"), "named x"),
     ],
 )
 def test_a_list_that_makes_no_sense_is_refused(entries: tuple[str, ...], said: str) -> None:

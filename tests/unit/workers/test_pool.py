@@ -1,4 +1,4 @@
-"""Slots of endpoints: who gets them, who waits, who is told that nobody is left."""
+"""Slots of endpoints: which call gets one, which waits, and which is told that none is left."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import asyncio
 import pytest
 from headrace_contracts.events import Lane
 from headrace_models.errors import RetrySameProvider, TryAnotherProvider
-from headrace_models.ports import ChatResult, ProviderStatus, Usage
+from headrace_models.ports import CallUsage, ChatResult, ProviderStatus
 from headrace_models.worker import pool as pools
 from headrace_models.worker.breaker import BreakerPolicy
 from headrace_models.worker.pool import Endpoint, ModelNotOffered, Pool
@@ -18,7 +18,7 @@ DOWN = ProviderStatus(False, "it is down")
 
 
 def result(total_ms: float = 1000.0, tokens: int = 50) -> ChatResult:
-    return ChatResult("x", "stop", Usage(1, tokens), MODEL, 500.0, total_ms, False, "")
+    return ChatResult("x", "stop", CallUsage(1, tokens), MODEL, 500.0, total_ms, False, "")
 
 
 def pool_of(*endpoints: Endpoint, policy: BreakerPolicy | None = None) -> Pool:
@@ -105,7 +105,7 @@ async def test_nobody_offers_what_no_healthy_endpoint_has() -> None:
     endpoint = healthy(ScriptedProvider(), slots=1)
     pool = pool_of(endpoint)
     for provider, model in (("ollama", "other"), ("groq", MODEL)):
-        with pytest.raises(ModelNotOffered, match="nobody here"):
+        with pytest.raises(ModelNotOffered, match="no endpoint of this worker"):
             await pool.acquire(provider, model, Lane.INTERACTIVE, None)
     await pool.acquire("ollama", MODEL, Lane.INTERACTIVE, None)
     waiting = asyncio.create_task(pool.acquire("ollama", MODEL, Lane.INTERACTIVE, None))
@@ -195,7 +195,7 @@ async def test_an_endpoint_that_joins_serves_once_it_has_been_looked_at() -> Non
     endpoint = Endpoint(ScriptedProvider(), 1)
     pool.join(endpoint)
     assert endpoint.doubted.is_set(), "it must be looked at at once"
-    with pytest.raises(ModelNotOffered, match="not been looked at"):
+    with pytest.raises(ModelNotOffered, match="not been probed"):
         await pool.acquire("ollama", MODEL, Lane.INTERACTIVE, None)
     pool.update(endpoint.name, ScriptedProvider().current)
     assert await pool.acquire("ollama", MODEL, Lane.INTERACTIVE, None) is endpoint

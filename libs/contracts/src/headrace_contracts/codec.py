@@ -32,7 +32,7 @@ _PREFIX = struct.Struct(">bI")
 
 
 def schema_text(record: type[Any]) -> str:
-    """The schema of an event class as a registry holds it."""
+    """The schema of an event class, as registered."""
     return SCHEMAS[record.FULL_NAME]
 
 
@@ -46,12 +46,12 @@ def _without_logical_types(node: Any) -> Any:
 
 
 def _misfits(schema: Schema, event: Event) -> str:
-    """Names of the fields that break the schema. The encoder's own words would quote what is in them."""
+    """Names of the fields that violate the schema. The encoder's own message would quote their content."""
     try:
         validate(event.to_avro(named=True), schema, raise_errors=True)
     except ValidationError as error:
         return ", ".join(dict.fromkeys(str(each.field) for each in error.errors))
-    except Exception:  # noqa: BLE001 - the validation stumbles as the encoder did, and knows no more
+    except Exception:  # noqa: BLE001 - validation fails as the encoder did, without naming fields
         return ""
     return ""
 
@@ -61,7 +61,7 @@ def _parse(text: str) -> Schema:
 
 
 class Registry(Protocol):
-    """What the codec asks of a schema registry."""
+    """The part of a schema registry that the codec needs."""
 
     async def register(self, subject: str, schema: str) -> int: ...
 
@@ -71,10 +71,10 @@ class Registry(Protocol):
 
 
 class Codec:
-    """Encodes and decodes events with schema ids learnt from a registry; encode and decode make no I/O.
+    """Encodes and decodes events with schema ids from a registry; encode and decode perform no I/O.
 
     Args:
-        registry: Where ids come from.
+        registry: Source of the schema ids.
         topic_prefix: Prefix of all topics and subjects of the installation.
     """
 
@@ -85,13 +85,13 @@ class Codec:
         self._own: dict[str, Schema] = {}
         self._writers: dict[int, tuple[Schema, str]] = {}
         self._unknown: set[int] = set()
-        # By class, the bytes that name the schema, and the fields.
+        # By class: the bytes that name the schema, and the fields.
         self._prefixes: dict[tuple[type[Any], bytes | None, tuple[str, ...]], Schema] = {}
 
     async def prepare(self, specs: Iterable[TopicSpec], *, register: bool = False) -> None:
-        """Learn the ids of the schemas that will be written to these topics.
+        """Look up the ids of the schemas that will be written to these topics.
 
-        With `register`, add those that are missing. Raises SchemaMissing, SchemaIncompatible, RegistryUnavailable.
+        With `register`, add missing ones. Raises SchemaMissing, SchemaIncompatible, RegistryUnavailable.
         """
         for spec in specs:
             text = schema_text(spec.record)
@@ -104,7 +104,7 @@ class Codec:
             self._writers[schema_id] = (self._own_schema(spec.record), spec.record.FULL_NAME)
 
     async def learn(self, schema_id: int) -> None:
-        """Fetch the schema of an id, once. Raises RegistryUnavailable."""
+        """Fetch the schema with this id, once. Raises RegistryUnavailable."""
         if schema_id in self._writers or schema_id in self._unknown:
             return
         text = await self._registry.schema(schema_id)
@@ -120,7 +120,7 @@ class Codec:
     def encode(self, spec: TopicSpec, event: Event) -> bytes:
         """The value of a record of this topic.
 
-        Raises UnencodableEvent for an event that breaks its schema, KeyError for a topic that was not prepared.
+        Raises UnencodableEvent for an event that violates its schema, KeyError for a topic that was not prepared.
         """
         buffer = io.BytesIO()
         buffer.write(self._writer_ids[spec.name])
@@ -134,7 +134,7 @@ class Codec:
         return buffer.getvalue()
 
     def decode(self, record: type[E], value: bytes | None, origin: Origin) -> E:
-        """The event in a value.
+        """Decode a value.
 
         Raises NullValue, BadBytes, UnknownSchema: the record can never be read. Raises SchemaNotCached: call `learn`
         with its schema id and decode again.
@@ -148,9 +148,9 @@ class Codec:
             return record.from_avro(data)  # type: ignore[arg-type]
         except BadBytes:
             raise
-        # fastavro reports malformed input by whatever its reading stumbles over.
+        # fastavro reports malformed input with whatever exception its parsing runs into.
         except Exception as error:
-            # Its words may quote the value, unless they are about schemas.
+            # Its message may quote the value, unless it is about schemas.
             words = f": {error}" if isinstance(error, SchemaResolutionError) else ""
             raise BadBytes(origin, f"schema {schema_id} ({name}): {type(error).__name__}{words}") from error
 
@@ -159,8 +159,8 @@ class Codec:
     ) -> dict[str, Any]:
         """The beginning of a value as plain Avro data, up to the last of these fields (see `prefix_schema`).
 
-        Many times faster than `decode` where these stand first; says nothing about what stands behind them. A field
-        that the value was written without is missing. Raises what `decode` raises.
+        Many times faster than `decode` if these fields come first; does not validate what follows them. A field that
+        the value was written without is missing. Raises what `decode` raises.
         """
         head = value and value[: _PREFIX.size]
         prefix = self._prefixes.get((record, head, paths))
@@ -177,7 +177,7 @@ class Codec:
             raise BadBytes(origin, f"{record.FULL_NAME}: {type(error).__name__} in its first fields") from error
 
     async def read(self, record: type[E], value: bytes | None, origin: Origin) -> E:
-        """As `decode`, fetching a schema that is met for the first time. Raises RegistryUnavailable as well."""
+        """As `decode`, but fetches unknown schemas. Raises RegistryUnavailable as well."""
         try:
             return self.decode(record, value, origin)
         except SchemaNotCached as missing:
@@ -185,7 +185,7 @@ class Codec:
             return self.decode(record, value, origin)
 
     def _opened(self, record: type[Any], value: bytes | None, origin: Origin) -> tuple[io.BytesIO, int, Schema, str]:
-        """A value from its Avro data on; id, schema and name of what it holds."""
+        """The Avro data of a value; id, schema and name of its record."""
         if value is None:
             raise NullValue(origin)
         if len(value) < _PREFIX.size or value[:1] != _MAGIC:

@@ -1,4 +1,4 @@
-"""Text in and out of `Content`."""
+"""Converts between text and `Content`."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ class ContentSealed(Exception):
 
 
 def plain(text: str) -> Content:
-    """Text as unsealed content. Lone surrogates, which UTF-8 cannot hold, become U+FFFD."""
+    """Text as unsealed content. Lone surrogates, which UTF-8 cannot encode, become U+FFFD."""
     return Content(cipher=PLAIN, data=text.encode("utf-8", "replace"))
 
 
 def text_of(content: Content) -> str:
-    """The text. Raises ContentSealed when it is sealed; bytes that are no UTF-8 show as U+FFFD."""
+    """The text. Raises ContentSealed if it is sealed; bytes that are not UTF-8 become U+FFFD."""
     if content.cipher != PLAIN:
         raise ContentSealed(f"content is sealed with data key {content.cipher!r}")
     return content.data.decode("utf-8", "replace")

@@ -1,4 +1,4 @@
-"""Errors of the contracts, named by what their receiver must do."""
+"""Errors of the contracts, each named after what the caller must do."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where a value came from: a topic (with prefix), a partition and an offset."""
+    """Source of a value: a topic (with prefix), a partition and an offset."""
 
     topic: str
     partition: int
@@ -22,9 +22,9 @@ class ContractError(Exception):
 
 
 class UnreadableValue(ContractError):
-    """The value can never be read: send the record to the dead letters.
+    """The value can never be decoded: write the record to the dead-letter topic.
 
-    `origin` says which record it is, `reason` what is wrong with it.
+    `origin` identifies the record, `reason` says what is wrong with it.
     """
 
     def __init__(self, origin: Origin, reason: str) -> None:
@@ -34,18 +34,18 @@ class UnreadableValue(ContractError):
 
 
 class NullValue(UnreadableValue):
-    """The record has no value (a tombstone) where one is needed."""
+    """The record has no value (a tombstone) where one is required."""
 
     def __init__(self, origin: Origin) -> None:
         super().__init__(origin, "the value is null")
 
 
 class BadBytes(UnreadableValue):
-    """The value is not in the Confluent wire format, or not what its schema says."""
+    """The value is not in the Confluent wire format, or does not match its schema."""
 
 
 class UnknownSchema(UnreadableValue):
-    """The registry has no schema of the id in the value, or one that cannot be read as the event expected."""
+    """The registry has no schema with the id in the value, or one that cannot be read as the expected event."""
 
     def __init__(self, origin: Origin, schema_id: int, reason: str) -> None:
         super().__init__(origin, f"schema {schema_id}: {reason}")
@@ -66,12 +66,12 @@ class RegistryUnavailable(ContractError):
 
 
 class SchemaMissing(ContractError):
-    """Provision first: the registry does not hold a schema that this program writes."""
+    """Provision first: the registry does not have a schema that this program writes."""
 
 
 class SchemaIncompatible(ContractError):
-    """Mend the schema: the registry refused it because readers or writers of earlier versions would break."""
+    """Correct the schema: the registry refused it because it is incompatible with earlier versions."""
 
 
 class UnencodableEvent(ContractError):
-    """Mend the event: a field's value is not of the type that the schema says."""
+    """Correct the event: a field's value does not have the type that the schema requires."""

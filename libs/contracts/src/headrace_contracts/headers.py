@@ -1,6 +1,6 @@
 """Record headers: CloudEvents in binary mode, and W3C trace context.
 
-Names follow the Kafka protocol binding of CloudEvents 1.0 (`ce_` before each attribute) and W3C Trace Context.
+Names follow the Kafka protocol binding of CloudEvents 1.0 (prefix `ce_` for each attribute) and W3C Trace Context.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Final
 Headers = tuple[tuple[str, bytes], ...]
 
 REPLAY_OF: Final = "headrace_replay_of"
-"""Header of a record that an operator has written again out of the dead letters: the dead letter's id."""
+"""Header of a record that an operator has replayed from the dead letters: the dead letter's id."""
 
 
 def cloud_event(
@@ -25,7 +25,7 @@ def cloud_event(
     subject: str | None = None,
     traceparent: str | None = None,
 ) -> Headers:
-    """Headers of one event. `tenant` is an extension attribute, so that a consumer can be fair without decoding."""
+    """Headers of one event. `tenant` is an extension attribute, so that consumers can be fair without decoding."""
     stamp = datetime.fromtimestamp(time_ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     headers = [
         ("ce_specversion", b"1.0"),

@@ -1,4 +1,4 @@
-"""Ids and keys. Everything that repeats has an id that repeats with it."""
+"""Ids and keys. A repeated event has the same id as the original."""
 
 from __future__ import annotations
 
@@ -9,32 +9,32 @@ import uuid_utils
 
 
 def new_id() -> str:
-    """A UUIDv7 from the system's clock and randomness; only for the edges, decisions get ids as arguments."""
+    """A UUIDv7 from the system's clock and randomness; only for the edges: decisions receive ids as arguments."""
     return str(uuid_utils.uuid7())
 
 
 def attempt_id(task_id: str, number: int) -> str:
-    """Id of a task's attempt; `number` starts with 1."""
+    """Id of a task's attempt; `number` starts at 1."""
     return f"{task_id}/{number}"
 
 
 def usage_id(attempt: str, execution_id: str) -> str:
-    """Id of a usage event: names the execution as well, since what was billed twice is counted twice."""
+    """Id of a usage event; includes the execution, since an attempt that ran twice is billed twice."""
     return f"{attempt}/{execution_id}"
 
 
 def completion_id(task_id: str) -> str:
-    """Id of the one terminal state of a task."""
+    """Id of a task's one terminal state."""
     return f"{task_id}/completed"
 
 
 def dead_letter_id(topic: str, partition: int, offset: int) -> str:
-    """Id of the dead letters of one record, whoever gave it up; the topic with its prefix."""
+    """Id of all dead letters of one record, whichever service wrote them; the topic with its prefix."""
     return f"{topic}/{partition}/{offset}"
 
 
 def digest(parts: Iterable[str | bytes]) -> str:
-    """SHA-256, in hex, over parts that are kept apart."""
+    """SHA-256, in hex, over parts that are delimited from each other."""
     sha = hashlib.sha256()
     for part in parts:
         data = part.encode() if isinstance(part, str) else part
@@ -48,8 +48,8 @@ def route_key(
 ) -> str:
     """Key of all records of a task.
 
-    The session where there is one, so that its tasks keep their order; else a digest of tenant, role, model and
-    prompt, so that equal prompts meet in one partition. `messages` are pairs of role and content.
+    The session if there is one, so that its tasks keep their order; else a digest of tenant, role, model and prompt,
+    so that equal prompts share a partition. `messages` are pairs of role and content.
     """
     if session is not None:
         return f"s:{tenant}/{session}"

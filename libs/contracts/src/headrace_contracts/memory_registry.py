@@ -1,4 +1,4 @@
-"""The registry's in-memory twin, for runs without a network: ids from a counter, no compatibility rule."""
+"""In-memory twin of the registry, for runs without a network: ids from a counter, no compatibility rules."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from headrace_contracts.errors import SchemaMissing
 
 
 class MemoryRegistry:
-    """Keeps schemas in the process. Equal schemas share an id, as in the real one."""
+    """Stores schemas in the process. Equal schemas share an id, as in the real registry."""
 
     url = "memory:"
 
@@ -15,10 +15,10 @@ class MemoryRegistry:
         self._subjects: dict[str, set[int]] = {}
 
     async def close(self) -> None:
-        """Nothing to let go of."""
+        """Nothing to close."""
 
     async def register(self, subject: str, schema: str) -> int:
-        """Add a version unless it is there already; its id."""
+        """Add a version unless it exists; returns its id."""
         schema_id = self._ids.setdefault(schema, len(self._ids) + 1)
         self._subjects.setdefault(subject, set()).add(schema_id)
         return schema_id

@@ -1,7 +1,7 @@
 """Schemas of the beginning of a record.
 
-Avro writes a record's fields one behind the other and nothing around them, so whoever knows the schema that a value was
-written with can read its first fields and leave the rest alone.
+Avro writes a record's fields one after the other with nothing around them, so a reader that knows the schema of a value
+can decode its first fields and ignore the rest.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ _MARKS = ("__fastavro_parsed__", "__named_schemas")
 
 
 def prefix_schema(written: Schema, paths: Collection[str]) -> Schema:
-    """The schema that reads what was written up to the last of these fields, and everything before it.
+    """The schema that reads a written value up to the last of these fields.
 
-    A path is the name of a field, or two joined by a point for a field of a record in it (or in a union there). What
-    the written schema does not have is left out.
+    A path is the name of a field, or two names joined by a dot for a field of a nested record (or of a record in a
+    union). Paths that the written schema does not have are ignored.
     """
     return fastavro.parse_schema(_cut(written, paths))
 
@@ -35,7 +35,7 @@ def _cut(written: Any, paths: Collection[str]) -> Any:
     kept = [dict(field) for field in fields[: last + 1]]
     if kept:
         name = kept[-1]["name"]
-        # Only what nothing is read behind of may be read in part.
+        # Only the last field to be read may be read in part.
         inner = [path.partition(".")[2] for path in paths if path.startswith(f"{name}.")]
         if inner and name not in paths:
             kept[-1]["type"] = _cut(kept[-1]["type"], inner)

@@ -34,7 +34,7 @@ class SchemaRegistry:
     ) -> None:
         """`url` is the root of the Confluent API, for example http://127.0.0.1:8081/apis/ccompat/v7.
 
-        `ca_file` holds the authorities to trust instead of the public ones. Raises OSError when it cannot be read.
+        `ca_file` contains the CA certificates to trust instead of the public ones. Raises OSError if it cannot be read.
         """
         self.url = url.rstrip("/")
         self._timeout = aiohttp.ClientTimeout(total=timeout_seconds)
@@ -56,7 +56,7 @@ class SchemaRegistry:
             self._session = None
 
     async def register(self, subject: str, schema: str) -> int:
-        """Add a version unless it is there already; its id. Raises SchemaIncompatible when the registry refuses it."""
+        """Add a version unless it exists; returns its id. Raises SchemaIncompatible when the registry refuses it."""
         status, answer = await self._call("POST", f"/subjects/{quote(subject, safe='')}/versions", {"schema": schema})
         if status in (_CONFLICT, _UNPROCESSABLE):
             raise SchemaIncompatible(f"{subject}: {answer.get('message', answer)}")
@@ -68,14 +68,14 @@ class SchemaRegistry:
         status, answer = await self._call("POST", f"/subjects/{quote(subject, safe='')}", {"schema": schema})
         if status == _NOT_FOUND:
             raise SchemaMissing(
-                f"the registry at {self.url} does not hold this version of {subject}: "
+                f"the registry at {self.url} does not have this version of {subject}: "
                 "provision topics and schemas first"
             )
         self._expect_ok(status, answer, f"look up {subject}")
         return int(answer["id"])
 
     async def schema(self, schema_id: int) -> str | None:
-        """The schema of an id, or None when the registry does not know it."""
+        """The schema with this id, or None if the registry does not know it."""
         status, answer = await self._call("GET", f"/schemas/ids/{schema_id}")
         if status == _NOT_FOUND:
             return None
@@ -83,7 +83,7 @@ class SchemaRegistry:
         return str(answer["schema"])
 
     async def is_compatible(self, subject: str, schema: str) -> bool:
-        """Whether a schema could become the next version of a subject that exists."""
+        """Whether a schema could become the next version of an existing subject."""
         path = f"/compatibility/subjects/{quote(subject, safe='')}/versions/latest"
         status, answer = await self._call("POST", path, {"schema": schema})
         self._expect_ok(status, answer, f"check {subject}")

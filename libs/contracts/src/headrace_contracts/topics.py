@@ -1,6 +1,6 @@
-"""The topics: the one place that says what each is called, holds, is keyed by, and who reads and writes it.
+"""The topics: the single definition of each one's name, record, key, readers and writers.
 
-Topic creation, the documents and every manifest follow from these specifications.
+Topic creation, documentation and all manifests are derived from these specifications.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ _DAY_MS = 24 * _HOUR_MS
 
 
 class Event(Protocol):
-    """What every generated event class offers."""
+    """The interface of every generated event class."""
 
     FULL_NAME: ClassVar[str]
 
     def to_avro(self, named: bool = False) -> dict[str, Any]:
-        """As Avro data; `named` gives records in unions as pairs of name and data, which is faster to write."""
+        """As Avro data; `named` gives records in unions as pairs of name and data, which encodes faster."""
         ...
 
     @classmethod
@@ -35,15 +35,15 @@ class TopicSpec:
     Attributes:
         name: Name without the installation's prefix.
         record: Event class of its values.
-        key: What the record key holds, in words.
+        key: Content of the record key, in words.
         cleanup: Kafka's cleanup.policy.
-        retention_ms: How long records are kept, in milliseconds; None where compaction alone decides.
-        partitions: Number of partitions of a new installation.
-        writers, readers: Services, "operator" (by the command line) or "anyone" that produce to it and consume from it.
-        doc: What it is for.
+        retention_ms: Retention in milliseconds; None if only compaction removes records.
+        partitions: Number of partitions in a new installation.
+        writers, readers: Producers and consumers: services, "operator" (through the command line) or "anyone".
+        doc: Its purpose.
         copartitioned: Whether it must have as many partitions as the other task topics.
-        dead_letters: Whether `<name>.dlq` stands beside it.
-        min_compaction_lag_ms: How long compaction leaves a record alone, in milliseconds; None for Kafka's default.
+        dead_letters: Whether it has a dead-letter topic `<name>.dlq`.
+        min_compaction_lag_ms: Minimum age of compacted records, in milliseconds; None for Kafka's default.
     """
 
     name: str
@@ -67,7 +67,7 @@ class TopicSpec:
 
 TASKS_SUBMITTED = TopicSpec(
     "tasks.submitted", events.TaskSubmitted, "route key", "delete", 7 * _DAY_MS, 6,
-    ("intake", "anyone"), ("router", "intake"), "Tasks to be done.", copartitioned=True, dead_letters=True,
+    ("intake", "anyone"), ("router", "intake"), "Submitted tasks.", copartitioned=True, dead_letters=True,
 )  # fmt: skip
 TASKS_CANCELLED = TopicSpec(
     "tasks.cancelled", events.TaskCancelled, "route key", "delete", 7 * _DAY_MS, 6,
@@ -76,38 +76,38 @@ TASKS_CANCELLED = TopicSpec(
 )  # fmt: skip
 TASKS_JOURNAL = TopicSpec(
     "tasks.journal", events.JournalEntry, "task id", "compact,delete", 7 * _DAY_MS, 6,
-    ("router",), ("router", "anyone"), "Every decision, with its reasons: the router's state and the audit trail.",
+    ("router",), ("router", "anyone"), "Every decision with its reasons: the router's state and the audit trail.",
     copartitioned=True,
-    # Time for an owner to notice and mend what a zombie's record would otherwise replace.
+    # Gives an owner time to notice and repair what a zombie's record would otherwise replace.
     min_compaction_lag_ms=1 * _HOUR_MS,
 )  # fmt: skip
 WORK_LOCAL_INTERACTIVE = TopicSpec(
     "work.local.interactive", events.AttemptRequested, "route key", "delete", 1 * _DAY_MS, 6,
-    ("router",), ("local-worker",), "Attempts for our own nodes, somebody waits.", dead_letters=True,
+    ("router",), ("local-worker",), "Interactive attempts for our own nodes.", dead_letters=True,
 )  # fmt: skip
 WORK_LOCAL_BATCH = TopicSpec(
     "work.local.batch", events.AttemptRequested, "route key", "delete", 7 * _DAY_MS, 6,
-    ("router",), ("local-worker",), "Attempts for our own nodes, nobody waits.", dead_letters=True,
+    ("router",), ("local-worker",), "Batch attempts for our own nodes.", dead_letters=True,
 )  # fmt: skip
 WORK_CLOUD_INTERACTIVE = TopicSpec(
     "work.cloud.interactive", events.AttemptRequested, "route key", "delete", 1 * _DAY_MS, 6,
-    ("router",), ("cloud-worker",), "Attempts for cloud providers, somebody waits.", dead_letters=True,
+    ("router",), ("cloud-worker",), "Interactive attempts for cloud providers.", dead_letters=True,
 )  # fmt: skip
 WORK_CLOUD_BATCH = TopicSpec(
     "work.cloud.batch", events.AttemptRequested, "route key", "delete", 7 * _DAY_MS, 6,
-    ("router",), ("cloud-worker",), "Attempts for cloud providers, nobody waits.", dead_letters=True,
+    ("router",), ("cloud-worker",), "Batch attempts for cloud providers.", dead_letters=True,
 )  # fmt: skip
 ATTEMPTS_FINISHED = TopicSpec(
     "attempts.finished", events.AttemptFinished, "route key", "delete", 7 * _DAY_MS, 6,
-    ("local-worker", "cloud-worker"), ("router",), "How attempts ended.", copartitioned=True, dead_letters=True,
+    ("local-worker", "cloud-worker"), ("router",), "Outcomes of attempts.", copartitioned=True, dead_letters=True,
 )  # fmt: skip
 TASKS_REPLIES = TopicSpec(
     "tasks.replies", events.TaskReply, "task id; the partition is the waiting intake's", "delete", 1 * _HOUR_MS, 6,
-    ("router", "local-worker", "cloud-worker"), ("intake",), "What waiting callers see: text, then the end.",
+    ("router", "local-worker", "cloud-worker"), ("intake",), "Text for waiting callers, then the terminal state.",
 )  # fmt: skip
 TASKS_COMPLETED = TopicSpec(
     "tasks.completed", events.TaskCompleted, "route key", "delete", 30 * _DAY_MS, 6,
-    ("router",), ("intake", "router", "anyone"), "The terminal state of every task, once.", copartitioned=True,
+    ("router",), ("intake", "router", "anyone"), "The terminal state of every task, exactly once.", copartitioned=True,
     dead_letters=True,
 )  # fmt: skip
 USAGE_RECORDED = TopicSpec(
@@ -124,20 +124,20 @@ SKILLS_SUBMITTED = TopicSpec(
 )  # fmt: skip
 SKILLS_CATALOG = TopicSpec(
     "skills.catalog", events.SkillPublished, "tenant/skill", "compact", None, 6,
-    ("skill-broadcaster",), ("skill-broadcaster", "anyone"), "Every skill in its newest version.",
+    ("skill-broadcaster",), ("skill-broadcaster", "anyone"), "The newest version of every skill.",
 )  # fmt: skip
 SKILLS_FEED = TopicSpec(
     "skills.feed", events.SkillChanged, "tenant/interest", "delete", 7 * _DAY_MS, 6,
-    ("skill-broadcaster",), ("skill-broadcaster", "anyone"), "Changes of skills, by interest.",
+    ("skill-broadcaster",), ("skill-broadcaster", "anyone"), "Changes of skills, by domain.",
 )  # fmt: skip
 FLEET_STATUS = TopicSpec(
-    # A day, so that what workers told that are long gone does not stay for ever: each has keys of its own.
+    # A day, so that the reports of workers long gone do not stay forever: each worker has keys of its own.
     "fleet.status", events.NodeStatus, "node/worker", "compact,delete", _DAY_MS, 1,
     ("local-worker", "cloud-worker"), ("router", "intake", "anyone"), "Nodes and providers: models, slots, health.",
 )  # fmt: skip
 PREFERENCES = TopicSpec(
     "preferences", events.Preferences, "tenant/user", "compact", None, 1,
-    ("intake",), ("router", "intake"), "How tenants and users want their work done.",
+    ("intake",), ("router", "intake"), "Preferences of tenants and users.",
 )  # fmt: skip
 ACCESS_KEYS = TopicSpec(
     "access.keys", events.AccessKey, "key id", "compact", None, 1,
@@ -145,12 +145,12 @@ ACCESS_KEYS = TopicSpec(
 )  # fmt: skip
 AUDIT_RECORDED = TopicSpec(
     "audit.recorded", events.AuditRecorded, "tenant", "delete", 365 * _DAY_MS, 6,
-    ("router", "intake"), ("anyone",), "Who asked what class of data of which provider, and why it was allowed.",
+    ("router", "intake"), ("anyone",), "Which class of data went to which provider, and why that was allowed.",
 )  # fmt: skip
 DEAD_LETTERS_HANDLED = TopicSpec(
     "dead-letters.handled", events.DeadLetterHandled, "dead letter id", "compact,delete", 60 * _DAY_MS, 1,
-    # Kept longer than any dead letter, so that none seems open again.
-    ("operator",), ("operator",), "What operators have done about dead letters.",
+    # Longer than dead letters are retained, so that none seems open again.
+    ("operator",), ("operator",), "Handling of dead letters by operators.",
 )  # fmt: skip
 
 _SPECS = (
@@ -164,7 +164,7 @@ _SPECS = (
 
 
 def dead_letters_of(spec: TopicSpec) -> TopicSpec:
-    """The topic that keeps what could not be read or handled from `spec`."""
+    """The dead-letter topic of `spec`."""
     return TopicSpec(
         name=f"{spec.name}.dlq",
         record=events.DeadLetter,
@@ -173,7 +173,7 @@ def dead_letters_of(spec: TopicSpec) -> TopicSpec:
         retention_ms=30 * _DAY_MS,
         partitions=1,
         writers=tuple(reader for reader in spec.readers if reader != "anyone"),
-        # A dead letter holds the record whole: nobody may read it there who may not read it where it came from.
+        # A dead letter contains the whole record, so its readers are restricted to those of the record's own topic.
         readers=spec.readers,
         doc=f"Records of {spec.name} that could not be read or handled, with the reason.",
     )
@@ -185,12 +185,12 @@ TOPICS: Mapping[str, TopicSpec] = {
 
 
 def work_topic(place: events.Place, lane: events.Lane) -> TopicSpec:
-    """The topic for attempts at a place, in a lane."""
+    """The topic for attempts on local nodes or in the cloud, in a lane."""
     return TOPICS[f"work.{place.value}.{lane.value}"]
 
 
 def with_partitions(specs: Mapping[str, TopicSpec], partitions: Mapping[str, int]) -> dict[str, TopicSpec]:
-    """The specifications with other numbers of partitions; the key "tasks" stands for all copartitioned topics.
+    """The specifications with other partition counts; the key "tasks" stands for all copartitioned topics.
 
     Raises ValueError for an unknown topic, and for a copartitioned topic given alone.
     """

@@ -1,4 +1,4 @@
-"""Getting pinned files from a Maven repository: several at once, resumable, checked, each put in place in one step."""
+"""Downloads pinned files from a Maven repository: concurrent, resumable, verified, and moved into place atomically."""
 
 import errno
 import hashlib
@@ -26,12 +26,12 @@ def download(
     progress: FetchProgress,
     given_up: threading.Event,
 ) -> None:
-    """Bring each file to its path; without a repository, from the public one. Returns early once ``given_up`` is set.
+    """Download each file to its path; without a repository, from the public one. Returns early if ``given_up`` is set.
 
     Raises:
         GoOnline: the repository cannot be reached.
         FreeDiskSpace: the disk is full.
-        CheckTheMirror: it does not have a file, or has another one than was pinned.
+        CheckTheMirror: it does not have a file, or has a different one than was pinned.
     """
     base = (repository or next(iter(MavenContext().remote_repos.values()))).rstrip("/")
     largest_first = sorted(files, key=lambda file: -file[0].size)
@@ -43,12 +43,12 @@ def download(
             for one in running:
                 one.result()
         except BaseException:
-            given_up.set()  # the first failure ends the others; what they have is kept for the next try
+            given_up.set()  # the first failure ends the others; their partial files stay for the next try
             raise
 
 
 class _Download:
-    """Getting one file: resumable, checked, and put under its name in one step."""
+    """Downloads one file: resumable, verified, and renamed into place."""
 
     def __init__(
         self, artifact: Artifact, base: str, target: Path, progress: FetchProgress, given_up: threading.Event
@@ -101,7 +101,7 @@ class _Download:
                     "check HEADRACE_MAVEN_REPOSITORY: it must mirror the public Maven repository.",
                 )
             if response.status_code == 416:
-                raise _WrongContent("the repository's file is shorter than what is here")
+                raise _WrongContent("the repository's file is shorter than the part already downloaded")
             if response.status_code not in (200, 206):
                 raise requests.ConnectionError(f"HTTP {response.status_code} from {self._url}")
             if have and response.status_code == 200:
@@ -131,7 +131,7 @@ class _Download:
         if isinstance(problem, _WrongContent):
             raise CheckTheMirror(
                 f"{self._url} is not the pinned file: {problem}.",
-                "something between here and the repository changes files; download from another network or mirror "
+                "a proxy or mirror in between changes files; download from another network or mirror "
                 "(HEADRACE_MAVEN_REPOSITORY).",
             )
         raise GoOnline(
@@ -143,7 +143,7 @@ class _Download:
 
 
 class _WrongContent(Exception):
-    """What came is not what was pinned."""
+    """The downloaded file is not the pinned one."""
 
 
 def _first_line(problem: Exception | None) -> str:

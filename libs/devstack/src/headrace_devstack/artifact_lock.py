@@ -1,6 +1,6 @@
 """Writes ``artifacts.lock`` (``make lock-artifacts``): resolves the pinned versions and records every file's digest.
 
-Run it after changing a version below, read the diff, and commit it.
+Run it after changing a version below, review the diff, and commit it.
 """
 
 import hashlib
@@ -12,8 +12,8 @@ from jgo.maven import MavenContext
 from headrace_devstack.locked_artifacts import LOCK_FILE, Artifact
 
 KAFKA = "org.apache.kafka:kafka_2.13:4.3.1"
-# Kafka logs through slf4j 1.7 and brings log4j 2 without the bridge between them: its log would be lost.
-# Resolved apart from Kafka: log4j's own version management would pull Kafka's client library back to an older one.
+# Kafka logs through slf4j 1.7 and includes log4j 2 without the bridge between them: its log would be lost.
+# Resolved separately from Kafka: log4j's own version management would downgrade Kafka's client library.
 KAFKA_LOGGING = "org.apache.logging.log4j:log4j-slf4j-impl:2.25.4"
 REGISTRY = ("io.apicurio", "apicurio-registry-app", "3.3.3", "all", "tar.gz")
 

@@ -1,7 +1,7 @@
-"""Gets the pinned files of the first start into the cache.
+"""Fetches the pinned files of the first start into the cache.
 
-A file is in the cache only under its final name, and only after its digest was checked, so a later start just looks
-whether it is there.
+A file gets its final name in the cache only after its digest was checked, so later starts only check whether it
+exists.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ LOCK_POLL_SECONDS = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Bundles:
-    """What the parts need from the cache."""
+    """The files in the cache that the parts need."""
 
     kafka_jars: tuple[Path, ...]
     registry_home: Path
@@ -38,17 +38,17 @@ class ArtifactCache:
         self._given_up = threading.Event()
 
     def abandon(self) -> None:
-        """Make a fetch that runs in another thread return soon; what it has got is kept for the next one."""
+        """Make a fetch in another thread return soon; what it has downloaded stays for the next one."""
         self._given_up.set()
 
     def fetch(self, progress: FetchProgress) -> Bundles:
-        """Bring everything that is missing into the cache, and say where it is.
+        """Fetch everything that is missing; returns the locations.
 
         Raises:
-            GoOnline: something is missing and the repository cannot be reached.
-            CheckTheMirror: the repository does not have a file, or has another one than was pinned.
-            FreeDiskSpace: there is not enough room for what is missing.
-            CorrectTheSetting: the cache folder cannot be written.
+            GoOnline: a file is missing and the repository cannot be reached.
+            CheckTheMirror: the repository does not have a file, or has a different one than was pinned.
+            FreeDiskSpace: there is not enough space for the missing files.
+            CorrectTheSetting: the cache folder is not writable.
         """
         if self._missing():
             with self._alone(progress):
@@ -90,7 +90,7 @@ class ArtifactCache:
             lock = os.open(self._folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         except OSError as error:
             raise CorrectTheSetting(
-                f"{self._folder} cannot be used as cache folder: {error.strerror}.",
+                f"{self._folder} cannot be used as the cache folder: {error.strerror}.",
                 "name a folder that this user can write with HEADRACE_CACHE.",
             ) from error
         try:
@@ -110,12 +110,12 @@ class ArtifactCache:
             raise _Abandoned
 
     def _check_room(self, missing: Sequence[Artifact]) -> None:
-        # An archive and what comes out of it lie on the disk together for a while.
+        # For a while, the disk holds both an archive and its unpacked content.
         needed = sum(a.size * (3 if a.extension == "tar.gz" else 1) for a in missing)
         require_room(self._folder, needed, "the downloads of the first start")
 
     def _download(self, missing: Sequence[Artifact], progress: FetchProgress) -> None:
-        # Imported here: every later start does without, and without the time it takes to load.
+        # Imported here: later starts do not need it, nor the time it takes to load.
         from headrace_devstack.artifact_download import download
 
         todo = [(artifact, self._file(artifact)) for artifact in missing if not self._downloaded(artifact)]
@@ -137,7 +137,7 @@ class ArtifactCache:
 
 
 class _Abandoned(Exception):
-    """`ArtifactCache.abandon` was called; whoever did so awaits no result."""
+    """`ArtifactCache.abandon` was called; its caller does not wait for a result."""
 
 
 def _locked(lock: int) -> bool:
@@ -149,10 +149,10 @@ def _locked(lock: int) -> bool:
 
 
 def require_room(folder: Path, needed: int, purpose: str, free: Callable[[Path], int] | None = None) -> None:
-    """Check that the disk under a folder has so many bytes left.
+    """Check that the disk under a folder has this many bytes left.
 
     Raises:
-        FreeDiskSpace: it has not.
+        FreeDiskSpace: it does not.
     """
     existing = next(path for path in (folder, *folder.parents) if path.exists())
     available = free(existing) if free else shutil.disk_usage(existing).free

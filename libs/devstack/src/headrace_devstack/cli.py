@@ -38,13 +38,13 @@ def up(
     ] = None,
     topic_prefix: Annotated[
         str | None,
-        typer.Option(help="Start of all topic names. [HEADRACE_TOPIC_PREFIX, default headrace.]", show_default=False),
+        typer.Option(help="Prefix of all topic names. [HEADRACE_TOPIC_PREFIX, default headrace.]", show_default=False),
     ] = None,
     simulate: Annotated[
         bool | None,
         typer.Option(
             "--simulate",
-            help="Simulate all model providers, even where real ones are within reach. [HEADRACE_SIMULATE]",
+            help="Simulate all model providers, even if real ones are available. [HEADRACE_SIMULATE]",
             show_default=False,
         ),
     ] = None,
@@ -60,12 +60,12 @@ def up(
         bool | None,
         typer.Option(
             "--backing-only",
-            help="Start Kafka, registry and Postgres only, for services run by hand. [HEADRACE_BACKING_ONLY]",
+            help="Start only Kafka, registry and Postgres, for services run by hand. [HEADRACE_BACKING_ONLY]",
             show_default=False,
         ),
     ] = None,
 ) -> None:
-    """Run the whole platform on this machine: Kafka, schema registry, Postgres and the six services.
+    """Run the whole platform on this machine: Kafka, schema registry, Postgres and the services.
 
     The first start downloads Kafka and the registry (204 MB); after that no network is needed.
 
@@ -111,7 +111,7 @@ async def _run(settings: StackSettings, console: Console) -> None:
 
     def emit(event: PartEvent) -> None:
         changed.set()
-        # The output may stand on a disk that is full; the stack goes on.
+        # The disk under the output may be full; the stack continues.
         with contextlib.suppress(OSError):
             lines(event)
 
@@ -136,7 +136,7 @@ async def _run(settings: StackSettings, console: Console) -> None:
 
 
 async def _keep_published(stack: Stack, changed: asyncio.Event) -> None:
-    """A part that was started again has another pid. Where the disk is full, that is written down later."""
+    """Update stack.json after a restart, which changes the part's pid; retried while the disk is full."""
     while True:
         await changed.wait()
         changed.clear()

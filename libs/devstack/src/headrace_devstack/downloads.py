@@ -1,4 +1,4 @@
-"""``python -m headrace_devstack.downloads``: fill the cache, so that everything after it runs offline."""
+"""``python -m headrace_devstack.downloads``: fill the cache, so that everything else runs offline."""
 
 import sys
 
@@ -11,7 +11,7 @@ from headrace_devstack.status import DownloadBar, print_error
 
 
 def main() -> int:
-    """Fetch what is missing; returns the exit code."""
+    """Fetch missing files; returns the exit code."""
     bar = DownloadBar(Console())
     try:
         settings = load_settings()

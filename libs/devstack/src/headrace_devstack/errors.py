@@ -1,11 +1,11 @@
-"""What can keep the embedded stack from running, each error named by what the person at the keyboard must do.
+"""Errors that keep the embedded stack from running, each named after what the user must do.
 
-Every message has three parts: what is wrong, where, and what to do next.
+Every message says what is wrong, where, and what to do next.
 """
 
 
 class DevstackError(Exception):
-    """Base of all errors of the embedded stack; ``str()`` is a complete message for a person."""
+    """Base of all errors of the embedded stack; ``str()`` is a complete message for the user."""
 
     def __init__(self, problem: str, remedy: str) -> None:
         super().__init__(f"{problem}\n  What to do: {remedy}")
@@ -22,7 +22,7 @@ class GoOnline(DevstackError):
 
 
 class CheckTheMirror(DevstackError):
-    """A downloaded file is not the one that was pinned."""
+    """A downloaded file does not match the pinned digest."""
 
 
 class InstallNewerPython(DevstackError):
@@ -42,11 +42,11 @@ class StopTheOtherStack(DevstackError):
 
 
 class CorrectTheSetting(DevstackError):
-    """A setting of the stack has a value that cannot be used."""
+    """A setting of the stack has an unusable value."""
 
 
 class ProvisionByHand(DevstackError):
-    """Topics or schemas could not be created, and trying again would not help."""
+    """Topics or schemas could not be created, and retrying would not help."""
 
 
 class ReadThePartLog(DevstackError):

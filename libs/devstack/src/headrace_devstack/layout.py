@@ -4,8 +4,8 @@
 
     .headrace/VERSION      version of this layout
     .headrace/lock         held (flock) while a stack runs on the folder
-    .headrace/port-base    first port of the last start, so that the next one resumes on the same addresses
-    .headrace/stack.json   addresses and pids of the running stack; gone when it has stopped
+    .headrace/port-base    first port of the last start, so that the next one uses the same addresses
+    .headrace/stack.json   addresses and pids of the running stack; removed when it stops
     .headrace/secrets/     API key, database password, key pepper; each readable by its owner only
     .headrace/logs/        one log per part
     .headrace/{kafka,registry,postgres,simulator,tmp}/
@@ -67,13 +67,13 @@ class DataFolder:
         return self.logs / f"{part}.log"
 
     def part(self, name: str) -> Path:
-        """The folder a part keeps its data in, made if missing."""
+        """A part's own data folder, created if missing."""
         folder = self.root / name
         folder.mkdir(exist_ok=True)
         return folder
 
     def secret(self, name: str, make: Callable[[], str] = make_password) -> str:
-        """The secret of that name, made on first use and kept with mode 0600."""
+        """The secret with this name, created on first use and stored with mode 0600."""
         path = self.secrets / name
         try:
             descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -95,7 +95,7 @@ class DataFolder:
         (self.root / "port-base").write_text(f"{base}\n")
 
     def write_stack(self, content: Mapping[str, object]) -> None:
-        """Publish the running stack's addresses; readers never see half a file, other users none."""
+        """Publish the running stack's addresses atomically; readable by this user only."""
         temporary = self.stack_file.with_suffix(".json.new")
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with os.fdopen(descriptor, "w") as file:
@@ -104,7 +104,7 @@ class DataFolder:
         temporary.replace(self.stack_file)
 
     def read_stack(self) -> dict[str, object] | None:
-        """What the last stack on this folder published, if it did not get to remove it."""
+        """What the last stack on this folder published, if it was killed before it could remove it."""
         try:
             content = json.loads(self.stack_file.read_text())
         except (FileNotFoundError, ValueError):
@@ -117,12 +117,12 @@ class DataFolder:
 
 @contextlib.contextmanager
 def open_data_folder(path: Path) -> Iterator[DataFolder]:
-    """Make or resume a data folder and hold it for this process until the block ends.
+    """Create or resume a data folder and lock it for this process until the block ends.
 
     Raises:
-        StopTheOtherStack: another process holds it.
+        StopTheOtherStack: another process has locked it.
         UpgradeHeadrace: a newer version of Headrace wrote it.
-        CorrectTheSetting: the path cannot be a data folder.
+        CorrectTheSetting: the path cannot be used as a data folder.
     """
     root = path.absolute()
     try:
@@ -130,7 +130,7 @@ def open_data_folder(path: Path) -> Iterator[DataFolder]:
         lock = os.open(root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     except OSError as error:
         raise CorrectTheSetting(
-            f"{root} cannot be used as data folder: {error.strerror}.",
+            f"{root} cannot be used as the data folder: {error.strerror}.",
             "name a folder that this user can write with --data (HEADRACE_DATA).",
         ) from error
     try:
@@ -169,12 +169,12 @@ def _check_version(root: Path) -> None:
         version = int(written)
     except ValueError:
         raise CorrectTheSetting(
-            f"{file} holds {written[:40]!r}, not the version of a data folder.",
-            "name another data folder with --data (HEADRACE_DATA), or move this one away to begin afresh.",
+            f"{file} contains {written[:40]!r}, which is not the version of a data folder.",
+            "choose another data folder with --data (HEADRACE_DATA), or move this one away to start from scratch.",
         ) from None
     if version > LAYOUT_VERSION:
         raise UpgradeHeadrace(
-            f"The data folder {root} has layout version {version}; this Headrace knows versions up to "
+            f"The data folder {root} has layout version {version}; this Headrace supports versions up to "
             f"{LAYOUT_VERSION}.",
-            "start it with the newer Headrace that wrote it, or name another folder with --data DIR.",
+            "start it with the newer Headrace that wrote it, or choose another folder with --data DIR.",
         )

@@ -1,4 +1,4 @@
-"""The pinned files of the first start, as ``artifacts.lock`` names them: by coordinate, SHA-256 and size."""
+"""The pinned files of the first start, listed in ``artifacts.lock`` by coordinate, SHA-256 and size."""
 
 from dataclasses import dataclass
 from importlib.resources import files
@@ -8,13 +8,13 @@ LOCK_FILE = "artifacts.lock"
 
 
 class FetchProgress(Protocol):
-    """Where a fetch reports to; called from several threads."""
+    """Receives the progress of a fetch; called from several threads."""
 
     def expect(self, files: int, size: int) -> None:
-        """So many files of so many bytes in all are missing."""
+        """This many files with this many bytes in total are missing."""
 
     def advance(self, size: int) -> None:
-        """So many more bytes are here (negative: those of a broken file are given back)."""
+        """This many more bytes have been downloaded (negative: those of a broken file are subtracted)."""
 
     def waiting_for_other(self) -> None:
         """Another process fetches into the same cache; this one waits for it."""
@@ -47,7 +47,7 @@ class Artifact:
 
     @property
     def path(self) -> str:
-        """Where a Maven repository keeps it."""
+        """Its path in a Maven repository."""
         return f"{self.group.replace('.', '/')}/{self.name}/{self.version}/{self.file_name}"
 
 
@@ -64,5 +64,5 @@ def parse_lock(text: str) -> tuple[Artifact, ...]:
 
 
 def locked_artifacts() -> tuple[Artifact, ...]:
-    """The files this version of Headrace is pinned to."""
+    """The files that this version of Headrace is pinned to."""
     return parse_lock(files("headrace_devstack").joinpath(LOCK_FILE).read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""Which part listens where, whether those ports are free, and who has the ones that are not."""
+"""The ports of the parts, whether they are free, and which processes use those that are not."""
 
 import random
 import socket
@@ -7,13 +7,15 @@ from dataclasses import dataclass
 
 import psutil
 
+from headrace_devstack.descriptions import OTHER_PORTS
 from headrace_devstack.errors import FreeThePort
+from headrace_devstack.services import SERVICES
 
 LOOPBACK = "127.0.0.1"
 DEFAULT_PORT_BASE = 19_080
 BLOCK = 40
-
-SERVICES = ("intake", "router", "local-worker", "cloud-worker", "skill-broadcaster", "cost-accountant")
+_OPS = {service.name: service.ports.ops for service in SERVICES}
+_APIS = {service.name: service.ports.api for service in SERVICES if service.ports.api is not None}
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,59 +25,45 @@ class PortPlan:
     base: int
 
     @property
-    def intake(self) -> int:
-        return self.base
-
-    @property
     def registry(self) -> int:
-        return self.base + 1
-
-    @property
-    def skills(self) -> int:
-        return self.base + 2
-
-    @property
-    def costs(self) -> int:
-        return self.base + 3
+        return self.base + OTHER_PORTS["registry"]
 
     @property
     def simulator(self) -> int:
-        return self.base + 4
+        return self.base + OTHER_PORTS["simulator"]
 
     @property
     def postgres(self) -> int:
-        return self.base + 5
+        return self.base + OTHER_PORTS["postgres"]
 
     @property
     def registry_management(self) -> int:
-        return self.base + 6
+        return self.base + OTHER_PORTS["registry (management)"]
 
     @property
     def kafka(self) -> int:
-        return self.base + 12
+        return self.base + OTHER_PORTS["kafka"]
 
     @property
     def kafka_controller(self) -> int:
-        return self.base + 13
+        return self.base + OTHER_PORTS["kafka (controller)"]
+
+    def api(self, service: str) -> int:
+        """Port of a service's HTTP API; KeyError for a service without one."""
+        return self.base + _APIS[service]
 
     def ops(self, service: str) -> int:
         """Port of a service's /healthz, /readyz and /metrics."""
-        return self.base + 20 + SERVICES.index(service)
+        return self.base + _OPS[service]
 
     def all(self) -> dict[int, str]:
-        """Every port of the block that is used, with the name of the part that uses it."""
-        return {
-            self.intake: "intake",
-            self.registry: "registry",
-            self.skills: "skill-broadcaster",
-            self.costs: "cost-accountant",
-            self.simulator: "simulator",
-            self.postgres: "postgres",
-            self.registry_management: "registry (management)",
-            self.kafka: "kafka",
-            self.kafka_controller: "kafka (controller)",
-            **{self.ops(service): f"{service} (ops)" for service in SERVICES},
+        """All ports used from the block, with the names of their parts."""
+        used = {
+            **{self.base + distance: part for part, distance in OTHER_PORTS.items()},
+            **{self.api(service): service for service in _APIS},
+            **{self.ops(service): f"{service} (ops)" for service in _OPS},
         }
+        return dict(sorted(used.items()))
 
 
 def is_free(port: int) -> bool:
@@ -90,7 +78,7 @@ def is_free(port: int) -> bool:
 
 
 def owner_of(port: int) -> str:
-    """Name and pid of the process that listens on a port, as far as this user may know."""
+    """Name and pid of the process that listens on a port, if this user may see them."""
     try:
         connections = psutil.net_connections(kind="tcp")
     except psutil.AccessDenied:
@@ -103,11 +91,11 @@ def owner_of(port: int) -> str:
                 return f"{psutil.Process(connection.pid).name()} (pid {connection.pid})"
             except psutil.Error:
                 return f"pid {connection.pid}"
-    return "a process that has just ended or is not visible from here"
+    return "a process that has just ended or is not visible"
 
 
 def choose_base(free: Callable[[int], bool] = is_free, tries: int = 200) -> int:
-    """Pick a block of ports that is free now, below the range the system hands out for outgoing connections.
+    """Choose a free block of ports, below the range that the system uses for outgoing connections.
 
     Raises:
         FreeThePort: no free block was found.
@@ -117,7 +105,7 @@ def choose_base(free: Callable[[int], bool] = is_free, tries: int = 200) -> int:
             return base
     raise FreeThePort(
         f"No free block of {BLOCK} ports between 20000 and 32000 after {tries} tries.",
-        "end processes that listen there, or name a block with --port-base.",
+        "end processes that listen there, or choose a block with --port-base.",
     )
 
 
@@ -126,12 +114,12 @@ def require_free(
     free: Callable[[int], bool] = is_free,
     who: Callable[[int], str] = owner_of,
 ) -> None:
-    """Check that every wanted (port, part) can be listened on.
+    """Check that all the given (port, part) pairs can be bound.
 
     Raises:
-        FreeThePort: naming each port that is taken, what wanted it, and who has it.
+        FreeThePort: names each port in use, the part that needs it, and the process that has it.
     """
-    taken = [f"port {port}, wanted by {part}, is taken by {who(port)}" for port, part in wanted if not free(port)]
+    taken = [f"port {port}, needed by {part}, is in use by {who(port)}" for port, part in wanted if not free(port)]
     if taken:
         raise FreeThePort(
             f"{LOOPBACK}: " + "; ".join(taken) + ".",

@@ -1,4 +1,4 @@
-"""Launching and ending the processes of the parts, and clearing away those of a stack that was killed."""
+"""Launches and ends the processes of the parts, and ends those left over by a killed stack."""
 
 import asyncio
 import contextlib
@@ -14,14 +14,14 @@ import psutil
 
 from headrace_devstack.parts.part import ProcessCommand, RunAs
 
-LARGEST_LOG = 20_000_000  # bytes; a larger log is put aside at the next start
+LARGEST_LOG = 20_000_000  # bytes; a larger log is rotated at the next start
 _PR_SET_PDEATHSIG = 1
 
 
 async def launch(command: ProcessCommand) -> asyncio.subprocess.Process:
     """Start a process in a session of its own, so that Ctrl-C reaches only the supervisor.
 
-    On Linux it is asked to stop when this process dies, however it dies.
+    On Linux it receives its stop signal when this process dies, in whatever way.
     """
     _put_aside_if_large(command.log)
     user = command.run_as
@@ -44,7 +44,7 @@ async def launch(command: ProcessCommand) -> asyncio.subprocess.Process:
 async def run_tool(
     argv: tuple[str, ...], environment: Mapping[str, str], log: Path, run_as: RunAs | None = None
 ) -> int:
-    """Run a program that ends by itself, its output in a log; returns its exit code. It never outlives the call."""
+    """Run a program that ends by itself, with its output in a log; returns its exit code. Never outlives the call."""
     with log.open("ab") as output:
         tool = await asyncio.create_subprocess_exec(
             *argv,
@@ -68,7 +68,7 @@ async def run_tool(
 
 
 async def end(process: asyncio.subprocess.Process, command: ProcessCommand) -> bool:
-    """Ask a process to end and kill its whole session if it does not in time; True if it went by itself."""
+    """Ask a process to end, and kill its whole session on timeout; True if it ended by itself."""
     with contextlib.suppress(ProcessLookupError):
         process.send_signal(command.stop_signal)
     try:
@@ -84,7 +84,7 @@ async def end(process: asyncio.subprocess.Process, command: ProcessCommand) -> b
 def _end_with_parent(ask: signal.Signals) -> Callable[[], None] | None:
     if not sys.platform.startswith("linux"):
         return None
-    prctl = ctypes.CDLL(None).prctl  # loaded here: the child may do no more than call it
+    prctl = ctypes.CDLL(None).prctl  # loaded here: the child may only call it
 
     def in_child() -> None:
         prctl(_PR_SET_PDEATHSIG, ask)
@@ -102,7 +102,7 @@ def _put_aside_if_large(log: Path) -> None:
 
 @dataclass(frozen=True, slots=True)
 class ProcessMark:
-    """A process as it can be recognised later: a pid alone may by then belong to another."""
+    """Identifies a process later: its pid alone may have been reused by then."""
 
     pid: int
     created: float
@@ -117,7 +117,7 @@ def mark(pid: int) -> ProcessMark | None:
 
 
 def end_leftovers(marks: Iterable[ProcessMark], seconds: float = 15.0) -> int:
-    """End processes that a killed supervisor left behind; returns how many there were."""
+    """End processes left over by a killed supervisor; returns how many there were."""
     found = []
     for known in marks:
         with contextlib.suppress(psutil.Error):
@@ -134,7 +134,7 @@ def end_leftovers(marks: Iterable[ProcessMark], seconds: float = 15.0) -> int:
 
 
 def resident_bytes(pid: int) -> int:
-    """Resident memory of a process and its children (shared pages count in each); 0 if it is gone."""
+    """Resident memory of a process and its children (shared pages count in each); 0 if it has ended."""
     try:
         process = psutil.Process(pid)
         family = [process, *process.children(recursive=True)]

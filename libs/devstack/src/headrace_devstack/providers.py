@@ -1,10 +1,11 @@
-"""Which model providers are real and which are simulated. The decision is pure; `find_ollama` looks around for it."""
+"""Which model providers are real and which are simulated. The decision is pure; `find_ollama` probes for Ollama."""
 
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import aiohttp
+from headrace_models.cloud import CLOUD_PROVIDERS
 from headrace_models.simulator.catalog import DEFAULT_NODES
 
 OLLAMA_DEFAULT = "127.0.0.1:11434"
@@ -13,9 +14,9 @@ LOOK_SECONDS = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Providers:
-    """What the workers are told.
+    """The providers that the workers use.
 
-    ``simulated`` names what is simulated; ``local`` and ``cloud`` are the environments of the two workers.
+    ``simulated`` names the simulated ones; ``local`` and ``cloud`` are the environments of the two workers.
     """
 
     local: Mapping[str, str]
@@ -24,11 +25,11 @@ class Providers:
 
 
 def ollama_url(environment: Mapping[str, str]) -> str:
-    """Where Ollama would be, after the variable its own tools read (host, host:port or URL)."""
+    """The address of Ollama according to OLLAMA_HOST, as for its own tools (host, host:port or URL)."""
     address = environment.get("OLLAMA_HOST") or OLLAMA_DEFAULT
     scheme, separator, rest = address.rpartition("://")
     host, _, port = rest.rstrip("/").partition(":")
-    # A server is told to listen on all interfaces with the same variable; a client cannot connect to that.
+    # The same variable makes a server listen on all interfaces; a client cannot connect to that address.
     host = "127.0.0.1" if host in ("", "0.0.0.0") else host
     default_port = "443" if scheme == "https" else "80" if separator else "11434"
     return f"{scheme or 'http'}://{host}:{port or default_port}"
@@ -49,11 +50,11 @@ async def find_ollama(environment: Mapping[str, str] = os.environ) -> str | None
 def choose_providers(
     environment: Mapping[str, str], *, ollama: str | None, simulator: str, simulate_all: bool = False
 ) -> Providers:
-    """Decide what is real.
+    """Decide which providers are real.
 
-    Our own nodes are those named in HEADRACE_OLLAMA_NODES, else the Ollama that was found, else simulated. The cloud is
-    real when there is a key for one of its model providers: then only those with a key are offered, since an invented
-    answer must not stand in among paid ones. Without any key, all of it is simulated.
+    Local nodes are those named in HEADRACE_OLLAMA_NODES, else the Ollama that was found, else simulated. The cloud is
+    real if there is a key for one of its model providers: then only those with a key are offered, since simulated
+    answers must not be mixed with paid ones. Without any key, the whole cloud is simulated.
     """
     simulated: list[str] = []
     nodes = None if simulate_all else environment.get("HEADRACE_OLLAMA_NODES") or ollama
@@ -61,12 +62,12 @@ def choose_providers(
         nodes = ",".join(f"{simulator}/ollama/{name}" for name in DEFAULT_NODES)
         simulated.append("ollama")
     keys = {
-        name: value
-        for name in ("GROQ_API_KEY", "ANTHROPIC_API_KEY", "TAVILY_API_KEY")
-        if (value := environment.get(name)) and not simulate_all
+        provider: value
+        for provider in CLOUD_PROVIDERS
+        if (value := environment.get(provider.key_variable)) and not simulate_all
     }
-    if "GROQ_API_KEY" in keys or "ANTHROPIC_API_KEY" in keys:
-        cloud = keys
+    if any(provider.runs_models for provider in keys):
+        cloud = {provider.key_variable: value for provider, value in keys.items()}
     else:
         cloud = {
             "GROQ_API_KEY": "simulated",

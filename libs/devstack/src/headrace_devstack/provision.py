@@ -1,4 +1,4 @@
-"""Topics and schemas of an embedded stack: made before its first service starts, and left as they are ever after."""
+"""Topics and schemas of an embedded stack: created before its first service starts, and then left unchanged."""
 
 import asyncio
 
@@ -16,10 +16,10 @@ PAUSE_SECONDS = 0.5
 
 
 async def provision_stack(bootstrap_servers: str, registry_url: str, topic_prefix: str, *, seconds: float) -> str:
-    """Create what is missing, trying for so many seconds to reach Kafka and the registry; what was done, in words.
+    """Create what is missing, retrying this many seconds until Kafka and the registry answer; returns a summary.
 
     Raises:
-        ProvisionByHand: it did not work out, and why.
+        ProvisionByHand: it failed, and why.
     """
     admin = KafkaLog({"bootstrap.servers": bootstrap_servers}).admin()
     loop = asyncio.get_running_loop()
@@ -32,12 +32,12 @@ async def provision_stack(bootstrap_servers: str, registry_url: str, topic_prefi
                 if loop.time() >= deadline:
                     raise ProvisionByHand(
                         f"Topics and schemas could not be created within {seconds:.0f} s: {error}.",
-                        "see whether Kafka and the registry are healthy (their logs say more), then start again.",
+                        "check whether Kafka and the registry are healthy (their logs say more), then start again.",
                     ) from error
             except (RecordRefused, PartitionsDiffer, SchemaIncompatible) as error:
                 raise ProvisionByHand(
-                    f"What this data folder holds is not compatible with this version of Headrace: {error}.",
-                    "run the version that wrote it, or name another data folder (--data DIR); if you are changing a "
+                    f"The content of this data folder is not compatible with this version of Headrace: {error}.",
+                    "run the version that wrote it, or choose another data folder (--data DIR); if you are changing a "
                     "schema, make it a compatible change (schemas/README.md).",
                 ) from error
             else:

@@ -1,4 +1,4 @@
-"""When to start a part again after it ended by itself. Pure: times come in, values go out."""
+"""When to restart a part that exited. Pure: times come in, values go out."""
 
 from dataclasses import dataclass
 
@@ -7,9 +7,9 @@ from dataclasses import dataclass
 class RestartPolicy:
     """Exponential backoff; all in seconds.
 
-    A part that was healthy for ``forget_after`` begins again at ``first``: it has just shown that it can run, and
-    somebody may be waiting for it. A part that never was healthy yet may fail ``tries_before_healthy`` times, after
-    that starting the stack has failed.
+    The delay of a part that was healthy for ``forget_after`` is reset to ``first``: it has just shown that it can run,
+    and users may be waiting for it. A part that was never healthy may fail ``tries_before_healthy`` times; after that
+    starting the stack has failed.
     """
 
     first: float = 0.1
@@ -21,7 +21,7 @@ class RestartPolicy:
 
 @dataclass(frozen=True, slots=True)
 class RestartState:
-    """What is remembered of a part's ends: how many came one after the other, how many in all, healthy ever."""
+    """A part's failures so far: consecutive ones, in total, and whether it was ever healthy."""
 
     in_a_row: int = 0
     total: int = 0
@@ -30,14 +30,14 @@ class RestartState:
 
 @dataclass(frozen=True, slots=True)
 class RestartAfter:
-    """Start it again after so many seconds."""
+    """Restart it after this many seconds."""
 
     seconds: float
 
 
 @dataclass(frozen=True, slots=True)
 class StopRestarting:
-    """It never became healthy; starting it again would not help."""
+    """It never became healthy; restarting it would not help."""
 
     tries: int
 
@@ -45,7 +45,7 @@ class StopRestarting:
 def on_exit(
     state: RestartState, policy: RestartPolicy, *, healthy_for: float | None
 ) -> tuple[RestartState, RestartAfter | StopRestarting]:
-    """Decide what follows an unasked end of a part that was healthy for so many seconds (None: never in this run)."""
+    """Decide what follows an unexpected exit of a part, healthy for `healthy_for` seconds (None: not in this run)."""
     was_healthy = state.was_healthy or healthy_for is not None
     earlier = 0 if healthy_for is not None and healthy_for >= policy.forget_after else state.in_a_row
     after = RestartState(in_a_row=earlier + 1, total=state.total + 1, was_healthy=was_healthy)
@@ -55,9 +55,9 @@ def on_exit(
 
 
 def start_patience(seconds: float, state: RestartState) -> float:
-    """How long a part may take to become healthy, in seconds, if its first start may take so many.
+    """Seconds that a part may take to become healthy, given the limit for its first start.
 
-    A part that could run before is given twice as long each time: it may have much to recover on a busy machine, and
-    ending it there would only make it begin anew.
+    The limit doubles with each restart of a part that could run before: it may have much to recover on a busy machine,
+    and ending it would only make it start over.
     """
     return seconds * 2.0 ** min(state.in_a_row, 6) if state.was_healthy else seconds

@@ -10,13 +10,13 @@ from headrace_devstack.errors import CorrectTheSetting
 
 
 def default_cache_folder() -> Path:
-    """The user's cache folder for Headrace, after the XDG base directory specification."""
+    """The user's cache folder for Headrace, according to the XDG base directory specification."""
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "headrace"
 
 
 class StackSettings(BaseSettings):
-    """Where the embedded stack keeps its data and where it listens; always on loopback."""
+    """Settings of the embedded stack; it always listens on loopback."""
 
     model_config = SettingsConfigDict(env_prefix="HEADRACE_", env_ignore_empty=True, frozen=True, extra="ignore")
 
@@ -32,7 +32,9 @@ class StackSettings(BaseSettings):
         le=65_000,
         description="first of 40 ports; 0 picks a free block; unset means the data folder's last one, at first 19080",
     )
-    topic_prefix: str = Field(default="headrace.", pattern=r"^[A-Za-z0-9._-]*$", description="start of all topic names")
+    topic_prefix: str = Field(
+        default="headrace.", pattern=r"^[A-Za-z0-9._-]*$", description="prefix of all topic names"
+    )
     maven_repository: str | None = Field(
         default=None, description="URL of a mirror to download from instead of the public repository"
     )
@@ -42,15 +44,13 @@ class StackSettings(BaseSettings):
     simulator_speed: str = Field(
         default="realistic",
         pattern=r"^(instant|realistic|[0-9]*\.?[0-9]+)$",
-        description="how fast simulated models answer: instant, realistic, or so many times faster than real ones",
+        description="how fast simulated models answer: instant, realistic, or a factor such as 10",
     )
-    simulate: bool = Field(
-        default=False, description="simulate all model providers even where real ones are within reach"
-    )
+    simulate: bool = Field(default=False, description="simulate all model providers even if real ones are available")
 
 
 def load_settings(**options: object) -> StackSettings:
-    """Read the environment and put the given options (those that are not None) over it.
+    """Read the environment, overridden by the given options (those that are not None).
 
     Raises:
         CorrectTheSetting: a value is out of range or of the wrong type.
@@ -62,6 +62,6 @@ def load_settings(**options: object) -> StackSettings:
         first = error.errors()[0]
         name = "_".join(str(step) for step in first["loc"])
         raise CorrectTheSetting(
-            f"The setting HEADRACE_{name.upper()} (option --{name.replace('_', '-')}) is not usable: {first['msg']}.",
+            f"The setting HEADRACE_{name.upper()} (option --{name.replace('_', '-')}) is invalid: {first['msg']}.",
             "correct or remove it; `headrace up --help` lists all settings.",
         ) from error

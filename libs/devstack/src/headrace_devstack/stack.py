@@ -1,4 +1,4 @@
-"""One embedded stack from settings to stopped: the place where its parts are put together."""
+"""One embedded stack, from its settings to its stop: assembles the parts."""
 
 import asyncio
 import contextlib
@@ -19,11 +19,12 @@ from headrace_devstack.parts.kafka import kafka_part
 from headrace_devstack.parts.part import SetupStep, StackPart
 from headrace_devstack.parts.postgres import database_url, postgres_part
 from headrace_devstack.parts.registry import registry_part, registry_url
-from headrace_devstack.parts.service import ServiceNeeds, service_part
+from headrace_devstack.parts.service import service_part
 from headrace_devstack.parts.simulator import simulator_part, simulator_url
-from headrace_devstack.ports import DEFAULT_PORT_BASE, LOOPBACK, SERVICES, PortPlan
+from headrace_devstack.ports import DEFAULT_PORT_BASE, LOOPBACK, PortPlan
 from headrace_devstack.processes import ProcessMark, end_leftovers, mark
 from headrace_devstack.providers import Providers, choose_providers, find_ollama
+from headrace_devstack.services import SERVICES
 from headrace_devstack.settings import StackSettings
 from headrace_devstack.supervisor import PartEvent, Supervisor
 
@@ -34,7 +35,7 @@ ROOM_FOR_DATA = 500_000_000  # bytes
 
 @dataclass(frozen=True, slots=True)
 class StackAddresses:
-    """Where everything of a running stack is."""
+    """All addresses of a running stack."""
 
     bootstrap_servers: str
     registry_url: str
@@ -51,7 +52,7 @@ class StackAddresses:
 
 @dataclass(frozen=True, slots=True)
 class Stack:
-    """A stack whose parts are put together; `supervisor` runs them."""
+    """An assembled stack; `supervisor` runs its parts."""
 
     folder: DataFolder
     addresses: StackAddresses
@@ -106,7 +107,7 @@ async def open_stack(
     """Prepare a stack; the caller starts its supervisor. When the block ends, everything has stopped.
 
     Raises:
-        DevstackError: what keeps it from starting, and what to do about it.
+        DevstackError: it cannot start; the message says why, and what to do about it.
     """
     check_python()
     with open_data_folder(settings.data) as folder:
@@ -161,7 +162,7 @@ def _service_parts(
     bootstrap, registry = f"{LOOPBACK}:{ports.kafka}", registry_url(ports)
 
     async def topics() -> str:
-        # Imported here: the client libraries take a while to load, and Kafka is starting meanwhile.
+        # Imported here: loading the client libraries takes a while, during which Kafka is starting.
         from headrace_devstack.provision import provision_stack
 
         return await provision_stack(bootstrap, registry, settings.topic_prefix, seconds=PROVISION_SECONDS)
@@ -173,24 +174,29 @@ def _service_parts(
         "HEADRACE_BOOTSTRAP_SERVERS": bootstrap,
         "HEADRACE_REGISTRY_URL": registry,
         "HEADRACE_TOPIC_PREFIX": settings.topic_prefix,
-        # Who comes back at once keeps its partitions, instead of waiting for the end of its old session.
+        # A restarted service gets its partitions back at once, instead of waiting for its old session to time out.
         "HEADRACE_STATIC_MEMBER": "true",
         "HEADRACE_LOG_FORMAT": os.environ.get("HEADRACE_LOG_FORMAT", "json"),
         "HEADRACE_LOG_LEVEL": os.environ.get("HEADRACE_LOG_LEVEL", "info"),
     }
     pepper = {"HEADRACE_KEY_PEPPER": folder.secret("key-pepper")}
     database = {"HEADRACE_DATABASE_URL": database_url(ports, password)}
-    cloud_note = "simulated" if "groq" in providers.simulated else ""
-    local_note = "simulated nodes" if "ollama" in providers.simulated else providers.local["HEADRACE_OLLAMA_NODES"]
-    for needs in (
-        ServiceNeeds("intake", {**pepper, **database, "HEADRACE_BOOTSTRAP_KEY": api_key}, api_port=ports.intake),
-        ServiceNeeds("router", {}),
-        ServiceNeeds("local-worker", providers.local, note=local_note),
-        ServiceNeeds("cloud-worker", providers.cloud, note=cloud_note),
-        ServiceNeeds("skill-broadcaster", pepper, api_port=ports.skills),
-        ServiceNeeds("cost-accountant", {**pepper, **database}, api_port=ports.costs),
-    ):
-        yield service_part(folder, ports, common, needs)
+    # Variables of single services; the rest follows from their descriptions.
+    alone: Mapping[str, Mapping[str, str]] = {
+        "intake": {"HEADRACE_BOOTSTRAP_KEY": api_key},
+        "local-worker": providers.local,
+        "cloud-worker": providers.cloud,
+    }
+    ollama_nodes = "simulated nodes" if "ollama" in providers.simulated else providers.local["HEADRACE_OLLAMA_NODES"]
+    notes = {"local-worker": ollama_nodes, "cloud-worker": "simulated" if "groq" in providers.simulated else ""}
+    for service in SERVICES:
+        environment = {
+            **common,
+            **(pepper if service.ports.api is not None else {}),
+            **(database if service.database else {}),
+            **alone.get(service.name, {}),
+        }
+        yield service_part(folder, ports, service, environment, note=notes.get(service.name, ""))
 
 
 def _addresses(
@@ -201,10 +207,10 @@ def _addresses(
         registry_url=registry_url(ports),
         database_url=database_url(ports, password),
         topic_prefix=settings.topic_prefix,
-        intake_url=f"http://{LOOPBACK}:{ports.intake}",
-        skills_url=f"http://{LOOPBACK}:{ports.skills}",
-        costs_url=f"http://{LOOPBACK}:{ports.costs}",
-        ops_urls={service: f"http://{LOOPBACK}:{ports.ops(service)}" for service in SERVICES},
+        intake_url=f"http://{LOOPBACK}:{ports.api('intake')}",
+        skills_url=f"http://{LOOPBACK}:{ports.api('skill-broadcaster')}",
+        costs_url=f"http://{LOOPBACK}:{ports.api('cost-accountant')}",
+        ops_urls={service.name: f"http://{LOOPBACK}:{ports.ops(service.name)}" for service in SERVICES},
         simulator_url=simulator_url(ports) if providers and providers.simulated else None,
         simulated=providers.simulated if providers else (),
         api_key_file=folder.api_key_file,
@@ -224,7 +230,7 @@ def _choose_ports(settings: StackSettings, folder: DataFolder) -> PortPlan:
 
 
 def _end_leftovers(folder: DataFolder) -> None:
-    """End what a supervisor that was killed could not stop: it would hold ports and data files."""
+    """End processes left over by a killed supervisor: they would block ports and data files."""
     left = folder.read_stack() or {}
     pids, created = left.get("pids"), left.get("process_created")
     if not isinstance(pids, dict) or not isinstance(created, dict):

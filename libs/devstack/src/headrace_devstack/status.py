@@ -1,4 +1,4 @@
-"""What a person sees of a stack: downloads, one line per part, the addresses, and a short live status."""
+"""The display of a stack: downloads, one line per part, the addresses, and a short live status."""
 
 import contextlib
 import shutil
@@ -64,14 +64,14 @@ class DownloadBar:
         self._console.print(f"  Unpacking {name}")
 
     def close(self) -> None:
-        """Take the bar off the terminal."""
+        """Remove the bar from the terminal."""
         if self._bar:
             self._bar.stop()
             self._bar = None
 
 
 class EventLines:
-    """One line for each change of a part that a person wants to know about."""
+    """Prints one line for each change of a part that is of interest to the user."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -80,7 +80,7 @@ class EventLines:
         self._ever_healthy: set[str] = set()
 
     def know(self, parts: Sequence[StackPart]) -> None:
-        """The parts whose events will come."""
+        """Register the parts whose events will come."""
         self._parts = {part.name: part for part in parts}
         self._width = max(len(part.name) for part in parts) + 2
 
@@ -100,10 +100,10 @@ class EventLines:
                 line = Text.assemble(("  ✓ ", "green"), name, (f"{again}{event.seconds:5.1f} s  ", "dim"))
                 return line.append("  ".join(filter(None, (about, event.detail))))
             case Condition.RESTARTING:
-                text = f"{event.detail}; starting it again in {event.seconds:.1f} s"
+                text = f"{event.detail}; restarting it in {event.seconds:.1f} s"
                 return Text.assemble(("  ! ", "bold yellow"), name, text, (f"  ({self._log(part)})", "dim"))
             case Condition.UNHEALTHY:
-                text = f"does not answer as it should: {event.detail}"
+                text = f"does not answer properly: {event.detail}"
                 return Text.assemble(("  ! ", "bold yellow"), name, text, (f"  ({self._log(part)})", "dim"))
             case Condition.STOPPED:
                 return Text.assemble(("  ■ ", "dim"), name, (f"stopped {event.seconds:5.1f} s  {event.detail}", "dim"))
@@ -116,14 +116,14 @@ class EventLines:
 
 
 def shown_path(path: Path) -> str:
-    """A path as short as it can be typed from here."""
+    """The shortest path that can be typed in the current folder."""
     with contextlib.suppress(ValueError):
         return str(path.relative_to(Path.cwd()))
     return str(path)
 
 
 def headrace_command() -> str:
-    """How this user can call the ``headrace`` program of this installation."""
+    """The command with which this user can run the ``headrace`` program of this installation."""
     beside = Path(sys.executable).parent / "headrace"
     found = shutil.which("headrace")
     return "headrace" if found and Path(found).resolve() == beside.resolve() else shown_path(beside)
@@ -170,7 +170,7 @@ def print_welcome(console: Console, stack: Stack, seconds: float, memory: int) -
 
 
 def _print_rows(console: Console, *rows: tuple[str, str]) -> None:
-    # Never wrapped: keys and addresses are there to be copied.
+    # Never wrapped, so that keys and addresses can be copied.
     for label, text in rows:
         console.print(Text.assemble((f"{label:<18}", "dim"), text), soft_wrap=True)
 
@@ -180,11 +180,11 @@ def _models(simulated: Sequence[str]) -> str:
         return "real providers only"
     local, cloud = "ollama" in simulated, "groq" in simulated
     missing = " and ".join(name for name, is_missing in (("Ollama", local), ("provider keys", cloud)) if is_missing)
-    return f"simulated: {', '.join(simulated)} (without {missing}); every such answer says so"
+    return f"simulated: {', '.join(simulated)} (without {missing}); every such answer is marked"
 
 
 def print_error(console: Console, error: DevstackError) -> None:
-    """What is wrong, and what to do."""
+    """Print what is wrong, and what to do."""
     console.print(Text.assemble(("\n✗ ", "bold red"), error.problem), highlight=False, soft_wrap=True)
     console.print(Text.assemble(("  What to do: ", "bold"), error.remedy, "\n"), highlight=False, soft_wrap=True)
 

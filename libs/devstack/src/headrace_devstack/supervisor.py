@@ -1,8 +1,7 @@
-"""Runs the parts: in their order, watched, started again when they end by themselves, and stopped in reverse order.
+"""Runs the parts: starts them in order, watches them, restarts those that exit, and stops them in reverse order.
 
-Each part has one task that goes through: wait for those it needs, prepare, launch, wait until healthy, watch, and
-launch again when it ends. What it does then is decided by `restart.on_exit`. Everything worth telling a person is
-emitted as an event.
+Each part has one task with these steps: wait for its dependencies, prepare, launch, wait until healthy, watch, and
+restart when it exits, as decided by `restart.on_exit`. Everything of interest to the user is emitted as an event.
 """
 
 import asyncio
@@ -22,7 +21,7 @@ LAST_LINES = 15
 
 
 class Condition(Enum):
-    """How a part is."""
+    """The state of a part."""
 
     WAITING = "waiting"
     STARTING = "starting"
@@ -35,7 +34,7 @@ class Condition(Enum):
 
 @dataclass(frozen=True, slots=True)
 class PartEvent:
-    """A part has changed; ``seconds`` is how long that took (becoming healthy, stopping) or will take (restarting)."""
+    """A change of a part; ``seconds`` is how long it took (becoming healthy, stopping) or will take (restarting)."""
 
     part: str
     condition: Condition
@@ -45,7 +44,7 @@ class PartEvent:
 
 @dataclass(frozen=True, slots=True)
 class PartStatus:
-    """A part as it is now."""
+    """The current state of a part."""
 
     name: str
     condition: Condition
@@ -63,16 +62,16 @@ class Supervisor:
         emit: Callable[[PartEvent], None],
         policy: RestartPolicy | None = None,
     ) -> None:
-        self._runs = {part.name: _Run(part) for part in parts}
+        self._runs = {part.name: _RunningPart(part) for part in parts}
         self._emit = emit
         self._policy = policy or RestartPolicy()
         self._tasks: dict[str, asyncio.Task[None]] = {}
         unknown = {need for part in parts for need in part.after} - self._runs.keys()
         if unknown:
-            raise ValueError(f"parts wait for others that are not there: {sorted(unknown)}")
+            raise ValueError(f"parts wait for unknown parts: {sorted(unknown)}")
 
     async def start(self) -> None:
-        """Start all parts; returns when all are healthy. The caller stops the supervisor also if this raises.
+        """Start all parts; returns when all are healthy. The caller must stop the supervisor even if this raises.
 
         Raises:
             ReadThePartLog: a part could not be started.
@@ -88,22 +87,22 @@ class Supervisor:
             healthy.cancel()
 
     async def watch(self) -> None:
-        """Wait for ever, or until a part can run no longer.
+        """Wait forever, or until a part cannot be kept running.
 
         Raises:
             DevstackError: why it cannot.
         """
-        while watched := self._watchers():
-            await asyncio.wait(watched, return_when=asyncio.FIRST_COMPLETED)
+        while watchers := self._watchers():
+            await asyncio.wait(watchers, return_when=asyncio.FIRST_COMPLETED)
             self._raise_failure()
 
     async def stop(self) -> None:
-        """Stop all parts, those that others need after the others, each within its time."""
+        """Stop all parts, dependencies last, each within its time limit."""
         for layer in reversed(layers([run.part for run in self._runs.values()])):
             await asyncio.gather(*(self._stop(self._runs[part.name]) for part in layer))
 
     def status(self) -> list[PartStatus]:
-        """All parts as they are now."""
+        """The current state of all parts."""
         return [
             PartStatus(
                 name=run.part.name,
@@ -127,7 +126,7 @@ class Supervisor:
             if task.done() and not task.cancelled() and (error := task.exception()) is not None:
                 raise error
 
-    async def _run(self, run: "_Run") -> None:
+    async def _run(self, run: "_RunningPart") -> None:
         for need in run.part.after:
             await self._runs[need].healthy.wait()
         started = time.monotonic()
@@ -150,12 +149,12 @@ class Supervisor:
             started = time.monotonic()
             self._change(run, Condition.STARTING)
 
-    async def _run_once(self, run: "_Run", part: Process, started: float) -> tuple[float | None, str]:
-        """One life of a process: for how long it was healthy, if it was, and how it ended."""
+    async def _run_once(self, run: "_RunningPart", part: Process, started: float) -> tuple[float | None, str]:
+        """One run of a process: how long it was healthy (None: never), and how it ended."""
         patience = start_patience(part.start_seconds, run.restarts)
         try:
             process = run.process = await launch(part.command)
-        except OSError as error:  # no room for its log, no process left: that may pass
+        except OSError as error:  # no space for its log, or no process available: may be temporary
             return None, f"could not be launched: {error}"
         exited = asyncio.create_task(process.wait())
         try:
@@ -181,11 +180,11 @@ class Supervisor:
             except (NotHealthyYet, OSError):
                 await asyncio.wait([exited], timeout=FIRST_CHECKS_EVERY)
             else:
-                # Something else may have answered on that port while this process was on its way out.
+                # Something else may have answered on that port while this process was exiting.
                 return not exited.done()
         return False
 
-    async def _check_again(self, run: "_Run", part: Process) -> None:
+    async def _check_again(self, run: "_RunningPart", part: Process) -> None:
         try:
             await part.check()
         except (NotHealthyYet, OSError) as problem:
@@ -195,7 +194,7 @@ class Supervisor:
             if run.condition is Condition.UNHEALTHY:
                 self._change(run, Condition.HEALTHY, detail="answers again")
 
-    async def _stop(self, run: "_Run") -> None:
+    async def _stop(self, run: "_RunningPart") -> None:
         task = self._tasks.get(run.part.name)
         if task is None:
             return
@@ -212,15 +211,15 @@ class Supervisor:
         detail = "" if by_itself else f"killed after {part.command.stop_seconds:.0f} s"
         self._change(run, Condition.STOPPED, time.monotonic() - started, detail)
 
-    def _change(self, run: "_Run", condition: Condition, seconds: float = 0.0, detail: str = "") -> None:
+    def _change(self, run: "_RunningPart", condition: Condition, seconds: float = 0.0, detail: str = "") -> None:
         run.condition = condition
         if condition is Condition.HEALTHY:
             run.healthy.set()
         self._emit(PartEvent(run.part.name, condition, seconds, detail))
 
 
-class _Run:
-    """What the supervisor keeps about a part while it runs."""
+class _RunningPart:
+    """The supervisor's state of a running part."""
 
     def __init__(self, part: StackPart) -> None:
         self.part = part
@@ -231,7 +230,7 @@ class _Run:
 
 
 def layers(parts: Sequence[StackPart]) -> list[list[StackPart]]:
-    """Group parts so that each is in a later layer than all it waits for.
+    """Group parts into layers, each part in a later layer than all it waits for.
 
     Raises:
         ValueError: some wait for each other.

@@ -1,1 +1,1 @@
-"""One port to models, the clients behind it, a price book, and a simulator of the providers' wire formats."""
+"""One port for models, the clients that implement it, a price book, and a simulator of the providers' wire formats."""

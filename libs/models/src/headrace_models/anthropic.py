@@ -22,7 +22,7 @@ from pydantic import SecretStr
 
 from headrace_models.call import Call, limited
 from headrace_models.errors import ProviderError, RetrySameProvider, from_status, retry_after
-from headrace_models.ports import ChatRequest, ChatResult, FinishReason, ModelInfo, OnText, ProviderStatus, Usage
+from headrace_models.ports import CallUsage, ChatRequest, ChatResult, FinishReason, ModelInfo, OnText, ProviderStatus
 from headrace_models.wire import SIMULATED_HEADER, SIMULATED_MESSAGE_PREFIX
 
 _STATUS_TIMEOUT_SECONDS: Final = 5.0
@@ -43,22 +43,22 @@ _STATUS_OF_TYPE: Final = {
     "timeout_error": 504,
     "overloaded_error": 529,
 }
-"""An error inside a stream comes after a 200; its type tells the status it would have had."""
+"""Errors inside a stream come after a 200; the type determines the status it would have had."""
 
 _TAKES_SAMPLING: Final = re.compile(r"claude-(?:3|(?:haiku|sonnet|opus)-4(?:-[0-6])?(?:-20\d{6})?$)")
-"""Models that take temperature or top_p; later ones refuse the request for them."""
+"""Models that accept temperature or top_p; later ones reject requests with them."""
 _NO_CREDIT: Final = "credit balance"
 _JSON_REMINDER: Final = "Answer with exactly one JSON value and nothing else: no prose, no code fence."
 
 
 class Anthropic:
-    """The API behind one key. Retries are left to the router."""
+    """The API with one key. Retries are left to the router."""
 
     provider: Final = "anthropic"
     node: Final = "anthropic"
 
     def __init__(self, api_key: SecretStr, *, base_url: str = "https://api.anthropic.com") -> None:
-        # The package can put prompts into spans of its own; ours hold none.
+        # The package can put prompts into trace spans of its own; ours contain none.
         self._client = AsyncAnthropic(
             api_key=api_key.get_secret_value(), base_url=base_url, max_retries=0, open_telemetry=False
         )
@@ -133,7 +133,7 @@ class Anthropic:
 
 
 def _split(request: ChatRequest) -> tuple[str, Any]:
-    """System texts apart from the conversation, which must have a message of its own."""
+    """Separates system texts from the conversation, which must have at least one message."""
     system = [message.text for message in request.messages if message.role == "system"]
     turns = [
         {"role": message.role, "content": message.text} for message in request.messages if message.role != "system"
@@ -146,18 +146,18 @@ def _split(request: ChatRequest) -> tuple[str, Any]:
 
 
 def _sampling(request: ChatRequest) -> dict[str, float] | None:
-    # Both at once are refused.
+    # The API rejects requests that set both.
     if request.temperature is not None:
         return {"temperature": min(request.temperature, 1.0)}
     return {"top_p": request.top_p} if request.top_p is not None else None
 
 
-def _usage(usage: MessageUsage | MessageDeltaUsage, before: Usage | None) -> Usage:
+def _usage(usage: MessageUsage | MessageDeltaUsage, before: CallUsage | None) -> CallUsage:
     cached = usage.cache_read_input_tokens or 0
     if usage.input_tokens is None and before is not None:
-        return Usage(before.input_tokens, usage.output_tokens, before.cached_input_tokens)
+        return CallUsage(before.input_tokens, usage.output_tokens, before.cached_input_tokens)
     total = (usage.input_tokens or 0) + (usage.cache_creation_input_tokens or 0) + cached
-    return Usage(total, usage.output_tokens, cached)
+    return CallUsage(total, usage.output_tokens, cached)
 
 
 def _translated(error: APIError, call: Call) -> ProviderError:

@@ -1,4 +1,4 @@
-"""One running call: what has come so far, how long it took, what it has consumed."""
+"""One running call: the text received so far, its timing and its usage."""
 
 from __future__ import annotations
 
@@ -8,27 +8,27 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from headrace_models.errors import RetrySameProvider
-from headrace_models.ports import ChatRequest, ChatResult, FinishReason, OnText, Usage, hand_out
+from headrace_models.ports import CallUsage, ChatRequest, ChatResult, FinishReason, OnText, hand_out
 from headrace_models.prices import estimated_tokens
 
 
 class Call:
-    """Gathers the pieces of one answer and keeps its times."""
+    """Collects the pieces of one answer and measures its times."""
 
     def __init__(self, provider: str, request: ChatRequest, on_text: OnText) -> None:
         self.provider = provider
         self.request = request
         self.accepted = False
         """Whether the provider has begun to answer, and so may bill."""
-        self.reported: Usage | None = None
-        """What the provider has said that the call consumed, once it has."""
+        self.reported: CallUsage | None = None
+        """CallUsage as reported by the provider, once it has been."""
         self._on_text = on_text
         self._pieces: list[str] = []
         self._began = time.perf_counter()
         self._first_token_ms: float | None = None
 
     async def hear(self, piece: str) -> None:
-        """Take the next piece of the answer and hand it out."""
+        """Record the next piece of the answer and pass it on."""
         if not piece:
             return
         if self._first_token_ms is None:
@@ -36,14 +36,14 @@ class Call:
         self._pieces.append(piece)
         await hand_out(self._on_text, piece)
 
-    def spent(self) -> Usage:
-        """What the call has consumed: as the provider said, else estimated once it has begun to answer."""
+    def spent(self) -> CallUsage:
+        """CallUsage as reported by the provider; else an estimate, once it has begun to answer."""
         if self.reported is not None:
             return self.reported
         if not self.accepted:
-            return Usage()
+            return CallUsage()
         prompt = sum(estimated_tokens(message.text) for message in self.request.messages)
-        return Usage(input_tokens=prompt, output_tokens=estimated_tokens("".join(self._pieces)))
+        return CallUsage(input_tokens=prompt, output_tokens=estimated_tokens("".join(self._pieces)))
 
     def result(self, finish_reason: FinishReason, *, model: str, simulated: bool, request_id: str) -> ChatResult:
         total_ms = self._elapsed_ms()
@@ -59,9 +59,9 @@ class Call:
         )
 
     def unreachable(self) -> RetrySameProvider:
-        """For a connection that could not be made, or was lost before the answer was whole."""
+        """The error for a connection that failed, or was lost before the answer was complete."""
         if self.accepted:
-            message = f"{self.provider} closed the connection before the answer was whole"
+            message = f"{self.provider} closed the connection before the answer was complete"
             return RetrySameProvider("connection_lost", message, provider=self.provider, usage=self.spent())
         message = f"{self.provider} cannot be reached; check its address and the network"
         return RetrySameProvider("unreachable", message, provider=self.provider)
@@ -70,23 +70,23 @@ class Call:
         return (time.perf_counter() - self._began) * 1000
 
 
-def spent_until(cancelled: asyncio.CancelledError) -> Usage | None:
-    """What a call had consumed when it was cancelled; None when it was not yet made."""
-    return next((argument for argument in cancelled.args if isinstance(argument, Usage)), None)
+def spent_until(cancelled: asyncio.CancelledError) -> CallUsage | None:
+    """CallUsage of a call at the time it was cancelled; None if it had not been made yet."""
+    return next((argument for argument in cancelled.args if isinstance(argument, CallUsage)), None)
 
 
 @asynccontextmanager
 async def limited(call: Call) -> AsyncIterator[None]:
-    """Ends the block when the call's time is over, with RetrySameProvider `timeout`.
+    """Fail the block with RetrySameProvider `timeout` when the call's time limit is exceeded.
 
-    Notes in a cancellation what the call had consumed; see `spent_until`.
+    Attaches the usage so far to a cancellation; see `spent_until`.
     """
     deadline = asyncio.timeout(call.request.timeout_seconds)
     try:
         async with deadline:
             yield
     except asyncio.CancelledError as cancelled:
-        # A class of its own would not be taken for a cancellation by asyncio.timeout.
+        # asyncio.timeout would not recognise a subclass as a cancellation.
         cancelled.args = (*cancelled.args, call.spent())
         raise
     except TimeoutError:

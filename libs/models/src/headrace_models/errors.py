@@ -1,13 +1,13 @@
-"""Why a call of a model failed, as what the caller must do about it.
+"""Why a call of a model failed, classified by what the caller must do.
 
-Messages hold the provider, the status and a cause, never what was sent or answered: they may be logged.
+Messages contain the provider, the status and a cause, never the prompt or the answer, so they may be logged.
 """
 
 from __future__ import annotations
 
 from typing import Literal
 
-from headrace_models.ports import Usage
+from headrace_models.ports import CallUsage
 
 RetryCode = Literal["rate_limited", "overloaded", "timeout", "unreachable", "connection_lost", "provider_error"]
 OtherCode = Literal["not_authorised", "quota_exhausted", "model_missing", "model_does_not_fit", "context_too_long"]
@@ -15,26 +15,25 @@ BadCode = Literal["invalid_request"]
 
 
 class ProviderError(Exception):
-    """A call that gave no answer; catch one of the subclasses to act, or this to count.
+    """A call that gave no answer; catch one of the subclasses to react, or this to count.
 
     `code` is stable and machine-readable; `status` is the HTTP status, None without one; `usage` is what the provider
-    is known to have consumed before it failed.
+    is known to have consumed before the failure.
     """
 
     def __init__(
-        self, code: str, message: str, *, provider: str, status: int | None = None, usage: Usage | None = None
+        self, code: str, message: str, *, provider: str, status: int | None = None, usage: CallUsage | None = None
     ) -> None:
         super().__init__(message)
         self.code = code
         self.message = message
         self.provider = provider
         self.status = status
-        self.usage = usage if usage is not None else Usage()
+        self.usage = usage if usage is not None else CallUsage()
 
 
 class RetrySameProvider(ProviderError):
-    """The same call may succeed there later: wait `after_seconds` (the provider's cancellation request, None if it has
-    none)."""
+    """The same call may succeed there later: wait `after_seconds` (None if the provider did not name a delay)."""
 
     def __init__(
         self,
@@ -43,7 +42,7 @@ class RetrySameProvider(ProviderError):
         *,
         provider: str,
         status: int | None = None,
-        usage: Usage | None = None,
+        usage: CallUsage | None = None,
         after_seconds: float | None = None,
     ) -> None:
         super().__init__(code, message, provider=provider, status=status, usage=usage)
@@ -51,19 +50,19 @@ class RetrySameProvider(ProviderError):
 
 
 class TryAnotherProvider(ProviderError):
-    """This place cannot run the call, another may: no such model, no right, no credit, no room."""
+    """This endpoint cannot run the call, another may: model missing, not authorised, no credit, no capacity."""
 
     def __init__(
-        self, code: OtherCode, message: str, *, provider: str, status: int | None = None, usage: Usage | None = None
+        self, code: OtherCode, message: str, *, provider: str, status: int | None = None, usage: CallUsage | None = None
     ) -> None:
         super().__init__(code, message, provider=provider, status=status, usage=usage)
 
 
 class BadRequest(ProviderError):
-    """The call itself is wrong and succeeds nowhere: give it up."""
+    """The call itself is invalid and would fail everywhere: do not retry."""
 
     def __init__(
-        self, code: BadCode, message: str, *, provider: str, status: int | None = None, usage: Usage | None = None
+        self, code: BadCode, message: str, *, provider: str, status: int | None = None, usage: CallUsage | None = None
     ) -> None:
         super().__init__(code, message, provider=provider, status=status, usage=usage)
 
@@ -74,9 +73,9 @@ def from_status(
     provider: str,
     kind: str = "",
     after_seconds: float | None = None,
-    usage: Usage | None = None,
+    usage: CallUsage | None = None,
 ) -> ProviderError:
-    """The error for an HTTP status that means the same at every provider.
+    """The error for an HTTP status that has the same meaning for every provider.
 
     `kind` is the provider's own stable name of the cause (`insufficient_quota`), not its text.
     """

@@ -12,7 +12,7 @@ from ollama import AsyncClient, ChatResponse, ResponseError
 
 from headrace_models.call import Call, limited
 from headrace_models.errors import ProviderError, RetrySameProvider, TryAnotherProvider, from_status
-from headrace_models.ports import ChatRequest, ChatResult, ModelInfo, OnText, ProviderStatus, Usage
+from headrace_models.ports import CallUsage, ChatRequest, ChatResult, ModelInfo, OnText, ProviderStatus
 from headrace_models.wire import SIMULATED_HEADER, SIMULATOR_NAME
 
 _STATUS_TIMEOUT_SECONDS: Final = 3.0
@@ -67,8 +67,8 @@ class OllamaNode:
         last: ChatResponse | None = None
         async with aclosing(cast(Any, stream)) as parts:
             part: ChatResponse
-            # To the very end, also after the part that says done: a connection with something left unread is closed
-            # instead of serving the next call.
+            # Read to the very end, even after the part that says done: a connection with unread data is closed
+            # instead of reused for the next call.
             async for part in parts:
                 call.accepted = True
                 await call.hear(part.message.content or "")
@@ -76,7 +76,7 @@ class OllamaNode:
                     last = part
         if last is None:
             raise call.unreachable()
-        call.reported = Usage(last.prompt_eval_count or 0, last.eval_count or 0)
+        call.reported = CallUsage(last.prompt_eval_count or 0, last.eval_count or 0)
         return call.result(
             "length" if last.done_reason == "length" else "stop",
             model=last.model or request.model,
@@ -98,7 +98,7 @@ class OllamaNode:
         except httpx.TransportError as error:
             return ProviderStatus(False, f"{self._name} cannot be reached ({type(error).__name__})")
         except (ValueError, KeyError, TypeError):
-            return ProviderStatus(False, f"{self._name} does not answer like Ollama; check its address")
+            return ProviderStatus(False, f"{self._name} does not respond like Ollama; check its address")
         loaded = {entry.get("model") or entry.get("name"): entry for entry in running.get("models") or ()}
         models = tuple(_model_info(entry, loaded) for entry in tags.get("models") or ())
         self._simulated = SIMULATOR_NAME in version

@@ -1,4 +1,4 @@
-"""Any provider with an API like OpenAI's (Groq among them), through the `openai` package."""
+"""Any provider with an OpenAI-compatible API (Groq among them), through the `openai` package."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pydantic import SecretStr
 
 from headrace_models.call import Call, limited
 from headrace_models.errors import ProviderError, RetrySameProvider, from_status, retry_after
-from headrace_models.ports import ChatRequest, ChatResult, FinishReason, ModelInfo, OnText, ProviderStatus, Usage
+from headrace_models.ports import CallUsage, ChatRequest, ChatResult, FinishReason, ModelInfo, OnText, ProviderStatus
 from headrace_models.wire import SIMULATED_HEADER, SIMULATOR_FINGERPRINT
 
 _STATUS_TIMEOUT_SECONDS: Final = 5.0
@@ -106,15 +106,15 @@ class OpenAICompatible:
 def _messages(request: ChatRequest) -> Any:
     messages = [{"role": message.role, "content": message.text} for message in request.messages]
     if request.json and not any("json" in message.text.lower() for message in request.messages):
-        # These APIs refuse the JSON mode unless a message speaks of JSON.
+        # These APIs reject JSON mode unless a message mentions JSON.
         messages.insert(0, {"role": "system", "content": _JSON_REMINDER})
     return messages
 
 
-def _usage(usage: CompletionUsage) -> Usage:
+def _usage(usage: CompletionUsage) -> CallUsage:
     details = usage.prompt_tokens_details
     cached = details.cached_tokens if details is not None else None
-    return Usage(usage.prompt_tokens, usage.completion_tokens, cached or 0)
+    return CallUsage(usage.prompt_tokens, usage.completion_tokens, cached or 0)
 
 
 def _translated(error: APIError, call: Call) -> ProviderError:

@@ -1,4 +1,4 @@
-"""What a worker asks of a model, whoever runs it: a chat that streams, and the state of the place that answers."""
+"""What a worker needs of a model, whichever provider runs it: a chat that streams, and the state of the endpoint."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from dataclasses import dataclass, field
 from typing import Final, Literal, Protocol
 
 DEFAULT_MAX_OUTPUT_TOKENS: Final = 4096
-"""Every request names a limit: without one the worst case of a call, and so its budget, would be unbounded."""
+"""Every request sets a limit: without one the worst case of a call, and so its budget, would be unbounded."""
 
 Role = Literal["system", "user", "assistant"]
 
 FinishReason = Literal["stop", "length", "refusal"]
-"""stop: the answer is whole; length: cut at max_output_tokens; refusal: the model's safety system declined."""
+"""stop: the answer is complete; length: cut off at max_output_tokens; refusal: the model's safety system declined."""
 
 OnText = Callable[[str], Awaitable[None] | None]
-"""Receives each piece of the answer as it comes; awaited if it returns an awaitable, which slows the stream down."""
+"""Receives each piece of the answer; if it returns an awaitable, that is awaited, which slows the stream down."""
 
 
 @dataclass(frozen=True, slots=True)
-class Message:
+class ChatMessage:
     """One message of a conversation."""
 
     role: Role
@@ -28,12 +28,12 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class ChatRequest:
-    """One call of a model. None leaves a choice to the model."""
+    """One call of a model. None leaves a parameter to the model."""
 
     model: str
-    messages: tuple[Message, ...] = field(repr=False)
+    messages: tuple[ChatMessage, ...] = field(repr=False)
     timeout_seconds: float
-    """For the whole call, from sending it to the last token."""
+    """Seconds for the whole call, from sending it to the last token."""
     max_output_tokens: int = DEFAULT_MAX_OUTPUT_TOKENS
     temperature: float | None = None
     top_p: float | None = None
@@ -44,8 +44,8 @@ class ChatRequest:
 
 
 @dataclass(frozen=True, slots=True)
-class Usage:
-    """What one call consumed, as the provider counts it."""
+class CallUsage:
+    """CallUsage of one call, as the provider counts it."""
 
     input_tokens: int = 0
     """Tokens read, cached ones included."""
@@ -59,18 +59,18 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class ChatResult:
-    """A finished call. A refusal is a result: the model has answered, and what it said is no."""
+    """A finished call. A refusal is a result: the model answered, and declined."""
 
     text: str = field(repr=False)
     finish_reason: FinishReason
-    usage: Usage
+    usage: CallUsage
     model: str
-    """As the provider names what answered."""
+    """The model that answered, as the provider names it."""
     first_token_ms: float
     total_ms: float
     simulated: bool
     request_id: str
-    """The provider's name for the call, empty where it gives none."""
+    """The provider's id of the call, empty if it gives none."""
 
     @property
     def refused(self) -> bool:
@@ -79,58 +79,58 @@ class ChatResult:
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """A model that a place offers."""
+    """A model that an endpoint offers."""
 
     name: str
     size_bytes: int | None = None
-    """Memory it takes."""
+    """Its size in memory."""
     context_tokens: int | None = None
-    """Longest conversation."""
+    """Maximum context length, in tokens."""
     loaded: bool = False
     """Whether it is in memory, so that a call starts at once."""
 
 
 @dataclass(frozen=True, slots=True)
 class ProviderStatus:
-    """A place that runs models, at one moment."""
+    """The state of an endpoint at one moment."""
 
     healthy: bool
     reason: str
-    """Why it is not healthy, in words safe for logs; empty when it is."""
+    """Why it is unhealthy, in words that are safe to log; empty if it is healthy."""
     models: tuple[ModelInfo, ...] = ()
     latency_ms: float | None = None
-    """Time of a small request to it and back; None when it did not answer."""
+    """Round-trip time of a small request; None if it did not answer."""
     version: str = ""
     simulated: bool = False
 
 
 class Provider(Protocol):
-    """A place that runs models: an Ollama node, or a cloud provider's API."""
+    """An endpoint that runs models: an Ollama node, or a cloud provider's API."""
 
     @property
     def provider(self) -> str:
-        """Kind of place, as in the price book: ollama, groq, anthropic, tavily, ..."""
+        """Kind of endpoint, as in the price book: ollama, groq, anthropic, tavily, ..."""
 
     @property
     def node(self) -> str:
-        """Name of this place; the provider's own name for a cloud provider."""
+        """Name of this endpoint; for a cloud provider the provider's name."""
 
     async def chat(self, request: ChatRequest, on_text: OnText) -> ChatResult:
-        """Run one call to its end, handing out the answer's pieces on the way.
+        """Run one call to its end, passing on the answer's pieces as they come.
 
-        Cancelling it ends the call at the provider as well. Raises RetryLater, TryAnotherProvider or BadRequest
-        (`headrace_models.errors`); pieces may have been handed out before.
+        Cancelling it also ends the call at the provider. Raises RetrySameProvider, TryAnotherProvider or BadRequest
+        (`headrace_models.errors`), possibly after some pieces.
         """
 
     async def status(self) -> ProviderStatus:
-        """Ask the place how it is. Never raises for a place that is down: that is its status."""
+        """Probe the endpoint. Does not raise when it is down: that is its status."""
 
     async def close(self) -> None:
-        """Release its connections."""
+        """Close its connections."""
 
 
 async def hand_out(on_text: OnText, piece: str) -> None:
-    """Give a piece to `on_text` and wait for it where it wants that."""
+    """Pass a piece to `on_text`, awaiting what it returns if that is awaitable."""
     waiting = on_text(piece)
     if waiting is not None:
         await waiting

@@ -1,7 +1,7 @@
-"""What calls cost: the price book and pure integer arithmetic over it.
+"""Costs of calls: the price book and pure integer arithmetic over it.
 
 Money is integer nano-dollars (10⁻⁹ dollars). A call's cost is summed exactly and rounded up once, so a ledger never
-shows less than the provider charges, by at most one nano-dollar a call.
+shows less than the provider charges, and at most one nano-dollar per call more.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Final
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from headrace_models.ports import Message, Usage
+from headrace_models.ports import CallUsage, ChatMessage
 
 NANODOLLARS_PER_DOLLAR: Final = 1_000_000_000
 _TOKENS_PER_PRICE: Final = 1_000_000
@@ -37,7 +37,7 @@ class PriceUnknown(Exception):
 
 
 class PriceBookInvalid(Exception):
-    """The file is not a price book; the message names the place in it."""
+    """The file is not a valid price book; the message names the position in it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class TokenPrices:
 
 @dataclass(frozen=True, slots=True)
 class Price:
-    """What one model of one provider charges."""
+    """Prices of one model of one provider."""
 
     tokens: TokenPrices
     request: int = 0
@@ -65,7 +65,7 @@ class Price:
 
 @dataclass(frozen=True, slots=True)
 class InternalRate:
-    """What tokens of a model of our own, up to a size, are reckoned to be worth."""
+    """Notional value of tokens of our own models, up to a size."""
 
     up_to_parameters: int
     per_million_tokens: int
@@ -73,17 +73,17 @@ class InternalRate:
 
 @dataclass(frozen=True, slots=True)
 class PriceBook:
-    """All prices, and which edition of them this is."""
+    """All prices, and the edition of the book."""
 
     version: str
     effective: date
     digest: str
-    """SHA-256 of the file: two processes agree on costs exactly when they agree on this."""
+    """SHA-256 of the file: two processes agree on costs exactly if they agree on this."""
     providers: Mapping[str, Mapping[str, Price]]
     internal: Sequence[InternalRate]
 
     def price(self, provider: str, model: str) -> Price:
-        """The price of `model`, by its exact name, else by the name without a date at its end, else the provider's `*`.
+        """The price of `model`, by its exact name, else by the name without a trailing date, else the provider's `*`.
 
         Raises PriceUnknown.
         """
@@ -94,13 +94,13 @@ class PriceBook:
         raise PriceUnknown(provider, model)
 
     def knows(self, provider: str) -> bool:
-        """Whether any model of `provider` has a price."""
+        """Whether `provider` has any price."""
         return provider in self.providers
 
-    def internal_value(self, model: str, usage: Usage) -> int:
-        """What `usage` of one of our own models is reckoned to be worth; 0 where its name does not tell its size.
+    def internal_value(self, model: str, usage: CallUsage) -> int:
+        """Notional value of `usage` of one of our own models; 0 if its name does not state its size.
 
-        For reports that compare local with cloud; no bill and no budget contains it.
+        For reports that compare local with cloud; not part of any bill or budget.
         """
         parameters = parameters_of(model)
         if parameters is None:
@@ -117,13 +117,13 @@ _SIZE: Final = re.compile(r"(?:^|[:\-_])(\d+(?:\.\d+)?)b(?:$|[\-_.])", re.IGNORE
 
 
 def parameters_of(model: str) -> int | None:
-    """How many parameters a model has, by its name (`phi3:3.8b`); None when the name does not say."""
+    """Number of parameters according to a model's name (`phi3:3.8b`); None if the name does not state it."""
     match = _SIZE.search(model)
     return round(float(match[1]) * 1e9) if match else None
 
 
-def cost(usage: Usage, price: Price) -> int:
-    """What a call cost, in nano-dollars, rounded up to a whole one."""
+def cost(usage: CallUsage, price: Price) -> int:
+    """Cost of a call in nano-dollars, rounded up."""
     cached = min(usage.cached_input_tokens, usage.input_tokens)
     long = price.long_prompt_above is not None and usage.input_tokens > price.long_prompt_above
     tokens = price.long_prompt if long and price.long_prompt is not None else price.tokens
@@ -136,9 +136,9 @@ def cost(usage: Usage, price: Price) -> int:
 
 
 def worst_case(prompt_tokens: int, max_output_tokens: int, price: Price) -> int:
-    """The most a call can cost, in nano-dollars, if its prompt has at most `prompt_tokens` (see `most_tokens`).
+    """Highest possible cost of a call in nano-dollars, if its prompt has at most `prompt_tokens` (see `most_tokens`).
 
-    No part of the prompt is taken as cached, and a prompt that may be a long one is taken as long.
+    No part of the prompt counts as cached, and a prompt that may be a long one counts as long.
     """
     dearest = max(
         (
@@ -150,8 +150,8 @@ def worst_case(prompt_tokens: int, max_output_tokens: int, price: Price) -> int:
     return _round_up(dearest) + price.request + price.search
 
 
-def most_tokens(messages: Sequence[Message]) -> int:
-    """An upper bound of the tokens in a prompt, for any tokenizer that works on bytes: each token holds at least one.
+def most_tokens(messages: Sequence[ChatMessage]) -> int:
+    """Upper bound of the tokens in a prompt, for any byte-level tokenizer: each token has at least one byte.
 
     About four times the real number for English text; the difference returns to the budget when the call is settled.
     """
@@ -159,7 +159,7 @@ def most_tokens(messages: Sequence[Message]) -> int:
 
 
 def estimated_tokens(text: str) -> int:
-    """About how many tokens a text has (four bytes each), for display and for calls that broke off uncounted."""
+    """Approximate number of tokens of a text (four bytes each), for display and for interrupted calls without usage."""
     return -(-len(text.encode()) // 4)
 
 
@@ -213,19 +213,19 @@ class _BookEntry(_Strict):
 
 
 def parse_price_book(text: str) -> PriceBook:
-    """A price book from YAML.
+    """Parse a price book from YAML.
 
     Raises PriceBookInvalid.
     """
     try:
         entry = _BookEntry.model_validate(yaml.safe_load(text))
     except yaml.YAMLError as error:
-        raise PriceBookInvalid(f"the price book is not YAML: {error}") from None
+        raise PriceBookInvalid(f"the price book is not valid YAML: {error}") from None
     except ValidationError as error:
         places = "; ".join(
             f"{'.'.join(str(part) for part in detail['loc']) or '(top)'}: {detail['msg']}" for detail in error.errors()
         )
-        raise PriceBookInvalid(f"the price book is wrong at {places}") from None
+        raise PriceBookInvalid(f"the price book is invalid at {places}") from None
     internal = sorted(entry.internal, key=lambda rate: rate.up_to_parameters)
     return PriceBook(
         version=entry.version,
@@ -240,7 +240,7 @@ def parse_price_book(text: str) -> PriceBook:
 
 
 def load_price_book(path: Path | None = None) -> PriceBook:
-    """The price book in `path`, or the one that is shipped.
+    """The price book at `path`, or the one included in the package.
 
     Raises PriceBookInvalid, and OSError when the file cannot be read.
     """

@@ -1,4 +1,4 @@
-"""Web search by Tavily, behind the same port as a model: the question goes in, a JSON list of findings comes out."""
+"""Web search by Tavily behind the same port as a model: the prompt is the query, the answer a JSON list of results."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pydantic import SecretStr
 
 from headrace_models.call import Call, limited
 from headrace_models.errors import BadRequest, RetrySameProvider, from_status, retry_after
-from headrace_models.ports import ChatRequest, ChatResult, ModelInfo, OnText, ProviderStatus, Usage
+from headrace_models.ports import CallUsage, ChatRequest, ChatResult, ModelInfo, OnText, ProviderStatus
 from headrace_models.wire import SIMULATED_HEADER
 
 MODEL: Final = "tavily-search"
@@ -19,12 +19,12 @@ MODEL: Final = "tavily-search"
 
 _STATUS_TIMEOUT_SECONDS: Final = 5.0
 _LONGEST_QUERY: Final = 400
-"""Characters; longer queries are refused."""
+"""Characters; the API rejects longer queries."""
 _MOST_RESULTS: Final = 5
 
 
 class Tavily:
-    """The search API behind one key. The last user message is the query; the answer is JSON with title, url, text."""
+    """The search API with one key. The last user message is the query; the answer is JSON with title, url, text."""
 
     provider: Final = "tavily"
     node: Final = "tavily"
@@ -38,14 +38,14 @@ class Tavily:
         call = Call(self.provider, request, on_text)
         query = next((message.text.strip() for message in reversed(request.messages) if message.role == "user"), "")
         if not query:
-            raise BadRequest("invalid_request", "a search needs a user message to look for", provider=self.provider)
+            raise BadRequest("invalid_request", "a search needs a user message as its query", provider=self.provider)
         try:
             async with limited(call):
                 return await self._search(call, query[:_LONGEST_QUERY])
         except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError):
             raise call.unreachable() from None
         except (aiohttp.ContentTypeError, ValueError, KeyError, TypeError):
-            message = "tavily answered something that is not a search result"
+            message = "tavily's response is not a search result"
             raise RetrySameProvider("provider_error", message, provider=self.provider, usage=call.spent()) from None
 
     async def _search(self, call: Call, query: str) -> ChatResult:
@@ -53,12 +53,12 @@ class Tavily:
         async with self._open_session().post(f"{self._base_url}/search", json=body) as response:
             if response.status != 200:
                 headers = {name.lower(): value for name, value in response.headers.items()}
-                # Tavily has statuses of its own for a plan's limit and for pay-as-you-go's.
+                # Tavily uses statuses of its own for the limits of a plan and of pay-as-you-go.
                 kind = "insufficient_quota" if response.status in (432, 433) else ""
                 raise from_status(
                     response.status, provider=self.provider, kind=kind, after_seconds=retry_after(headers)
                 )
-            call.reported = Usage(searches=1)
+            call.reported = CallUsage(searches=1)
             document = await response.json()
             simulated = SIMULATED_HEADER in response.headers
         await call.hear(_findings(document))
@@ -68,7 +68,7 @@ class Tavily:
         began = time.perf_counter()
         timeout = aiohttp.ClientTimeout(total=_STATUS_TIMEOUT_SECONDS)
         try:
-            # Tells the plan's use; costs no search.
+            # Returns the plan's usage; costs no search.
             async with self._open_session().get(f"{self._base_url}/usage", timeout=timeout) as response:
                 if response.status != 200:
                     return ProviderStatus(False, str(from_status(response.status, provider=self.provider)))

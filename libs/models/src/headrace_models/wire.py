@@ -1,4 +1,4 @@
-"""How answers of the simulator are recognised: by a header, and inside each provider's own format."""
+"""How to recognise the simulator's answers: by a header, and within each provider's own format."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from typing import Final
 
 SIMULATED_HEADER: Final = "x-headrace-simulated"
 SIMULATOR_NAME: Final = "simulator"
-"""Part of the version that a simulated Ollama node reports."""
+"""Part of the version reported by a simulated Ollama node."""
 SIMULATOR_FINGERPRINT: Final = "headrace-simulator"
-"""The system_fingerprint of simulated OpenAI answers, the owner of simulated models."""
+"""The system_fingerprint of simulated OpenAI answers, and the owner of simulated models."""
 SIMULATED_MESSAGE_PREFIX: Final = "msg_simulated_"
-"""How the ids of simulated Anthropic messages begin."""
+"""Prefix of the ids of simulated Anthropic messages."""

@@ -1,7 +1,7 @@
-"""API keys: making, storing, recognising them, and what their holder may do.
+"""API keys: creating, storing and verifying them, and the permissions of their holders.
 
-A key reads `hr_<key id>_<secret>`. Its secret is shown once, when it is made; what is stored is a keyed hash, useless
-without the pepper that only the services hold.
+A key has the form `hr_<key id>_<secret>`. Its secret is shown once, at creation; only a keyed hash is stored, which is
+useless without the pepper that only the services have.
 """
 
 from __future__ import annotations
@@ -16,24 +16,24 @@ from enum import StrEnum
 from typing import Final, Protocol
 
 KEY_RANDOM_BYTES: Final = 40
-"""How many random bytes `make_key` takes: 10 for the id, 30 (240 bits) for the secret."""
+"""Number of random bytes for `make_key`: 10 for the id, 30 (240 bits) for the secret."""
 
 _ID_BYTES: Final = 10
 _KEY: Final = re.compile(r"hr_([a-z2-7]{16})_([a-z2-7]{48})")
 
 
 class Scope(StrEnum):
-    """What a key is good for."""
+    """Permissions of a key."""
 
     ADMIN = "admin"
-    """Everything, keys of all tenants included."""
+    """All permissions, and the management of all tenants' keys."""
     TASKS = "tasks"
     SKILLS = "skills"
     COSTS = "costs"
 
 
 class StoredKey(Protocol):
-    """What services keep of a key; the event `AccessKey` is one."""
+    """What services store of a key; the event `AccessKey` is one."""
 
     @property
     def key_id(self) -> str: ...
@@ -57,7 +57,7 @@ class KeyTable(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ApiKey:
-    """A key in clear: handed to its holder once, never stored or logged."""
+    """A key in plain text: given to its holder once, never stored or logged."""
 
     key_id: str
     secret: str
@@ -71,7 +71,7 @@ class ApiKey:
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who is asking."""
+    """The authenticated caller."""
 
     tenant: str
     key_id: str
@@ -84,11 +84,11 @@ class Caller:
 
 
 class NotRecognised(Exception):
-    """The key is malformed, unknown, wrong or revoked; the caller must use another. Which of these is not told."""
+    """The key is malformed, unknown, wrong or revoked (deliberately not saying which); the caller must use another."""
 
 
 def make_key(random_bytes: bytes) -> ApiKey:
-    """A new key out of KEY_RANDOM_BYTES unpredictable bytes.
+    """Make a new key from KEY_RANDOM_BYTES unpredictable bytes.
 
     Raises ValueError for another number of bytes.
     """
@@ -98,18 +98,18 @@ def make_key(random_bytes: bytes) -> ApiKey:
 
 
 def parse_key(text: str) -> ApiKey | None:
-    """The key in `text`, or None if it is not one."""
+    """Parse a key; None if `text` is not one."""
     match = _KEY.fullmatch(text.strip())
     return ApiKey(match[1], match[2]) if match else None
 
 
 def hash_secret(pepper: str, secret: str) -> str:
-    """What is stored for a secret: HMAC-SHA256 under the pepper, in hexadecimal."""
+    """The stored form of a secret: HMAC-SHA256 under the pepper, in hexadecimal."""
     return hmac.new(pepper.encode(), secret.encode(), hashlib.sha256).hexdigest()
 
 
 def recognise(text: str, keys: KeyTable, pepper: str, now_ms: int) -> Caller:
-    """Who holds the key in `text`.
+    """Authenticate the holder of the key in `text`.
 
     Takes as long for an unknown id as for a wrong secret. Raises NotRecognised.
     """

@@ -1,4 +1,4 @@
-"""The HTTP side of API keys: who asks, may they, and not too often.
+"""API keys over HTTP: authentication, permissions and rate limits.
 
 app = new_app(..., middlewares=(authentication(keys, pepper, public=("/v1/health",)),))
 
@@ -33,10 +33,10 @@ def authentication(
     limiter: RateLimiter | None = None,
     now: Callable[[], float] = time.time,
 ) -> Middleware:
-    """Middleware that turns `Authorization: Bearer hr_…` (or `X-Api-Key`) into a Caller, and holds keys to their rate.
+    """Middleware that turns `Authorization: Bearer hr_…` (or `X-Api-Key`) into a Caller, and enforces rate limits.
 
     Paths in `public` need no key. Answers 401 for a key that is not recognised, 429 with Retry-After above the key's
-    rate; every answer to a limited key carries the RateLimit headers.
+    rate; every answer to a rate-limited key carries the RateLimit headers.
     """
     buckets = limiter if limiter is not None else RateLimiter()
 
@@ -65,7 +65,7 @@ def authentication(
 
 
 def require(request: web.Request, scope: str) -> Caller:
-    """Who asks, if the key has `scope`.
+    """The caller, if its key has `scope`.
 
     Raises Problem 403 otherwise.
     """

@@ -28,16 +28,16 @@ from headrace_runtime.waiting import NotReady, wait_until
 
 
 def wall_clock_ms() -> int:
-    """Now, in milliseconds since the epoch: the clock that wiring hands to whoever stamps events."""
+    """The current time in milliseconds since the epoch: the clock that wiring passes to code that stamps events."""
     return time.time_ns() // 1_000_000
 
 
 class Connections:
-    """Everything a service needs to read and write typed topics.
+    """Everything that a service needs to read and write typed topics.
 
     Args:
-        writes: Topics the service produces to.
-        reads: Topics it consumes; for those with dead letters, `dead_letters` can write to them.
+        writes: Topics that the service produces to.
+        reads: Topics that it consumes; `dead_letters` can write to the dead-letter topics of these.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""The connection to Postgres: there when Postgres is, waited for or missed without harm when it is not."""
+"""The connection to Postgres: services can wait for it, and survive its outages."""
 
 from __future__ import annotations
 
@@ -30,24 +30,24 @@ Migrate = Callable[[], Awaitable[Revision]]
 
 
 class OutageKind(StrEnum):
-    """What about Postgres has to pass, or to be mended there, before the same statements succeed."""
+    """Reasons why Postgres cannot be used that must pass, or be fixed there, before the same statements succeed."""
 
     UNREACHABLE = "unreachable"
-    """Nobody answers, a connection broke, the server starts or stops."""
+    """No answer, a broken connection, or a server that is starting or stopping."""
     REFUSED = "refused"
-    """It does not let us in: password, user, database."""
+    """It rejects our login: password, user, database."""
     CONNECTIONS = "connections"
-    """All connections are taken, those of this process or those of the server."""
+    """All connections are in use, either those of this process or those of the server."""
     TIMEOUT = "timeout"
     """A statement or a lock took too long."""
     CONFLICT = "conflict"
-    """Another transaction was in the way: deadlock, serialization."""
+    """Conflict with another transaction: deadlock, serialization."""
     READ_ONLY = "read_only"
-    """A standby, or a server that has been set to read only."""
+    """A standby, or a server set to read only."""
     STORAGE = "storage"
     """Disk full, or failing."""
     SCHEMA_MOVED = "schema_moved"
-    """A migration has changed a table under a prepared statement."""
+    """A migration has changed a table used by a prepared statement."""
 
 
 _KINDS: Final[tuple[tuple[OutageKind, tuple[type[BaseException], ...]], ...]] = (
@@ -69,12 +69,12 @@ _KINDS: Final[tuple[tuple[OutageKind, tuple[type[BaseException], ...]], ...]] = 
         (
             OSError, asyncpg.PostgresConnectionError, asyncpg.OperatorInterventionError,
             asyncpg.InsufficientResourcesError,
-            # What a connection that breaks in the middle of an operation can look like.
+            # How a connection that breaks in the middle of an operation can show.
             asyncpg.InterfaceError, asyncpg.InternalClientError,
         ),
     ),
 )  # fmt: skip
-"""What asyncpg raises when the same statements may well succeed later, or on another server; the first match counts."""
+"""asyncpg's errors after which the same statements may succeed later or on another server; the first match counts."""
 
 
 _UNFIT: Final = (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError)
@@ -92,8 +92,8 @@ class Outage:
 
 
 def outage_of(error: BaseException) -> Outage | None:
-    """What an error says about Postgres; None where the statement or what was put into it is at fault."""
-    # asyncpg's complaints about settings are InterfaceErrors as well; no waiting mends them.
+    """Classify an error; None if it is due to the statement or its values."""
+    # asyncpg reports wrong settings as InterfaceErrors as well, but waiting does not fix them.
     if isinstance(error, asyncpg.InterfaceError) and isinstance(error, ValueError):
         return None
     for kind, types in _KINDS:
@@ -105,22 +105,22 @@ def outage_of(error: BaseException) -> Outage | None:
 class DatabaseAway(TransientError):
     """Try again later: Postgres cannot be used, or its schema is not in place yet.
 
-    A commit that was under way may have succeeded, which whoever repeats a transaction must be able to see in it.
+    A commit in flight may have succeeded, so a caller that repeats a transaction must be able to detect that.
     """
 
 
 class DatabaseMetrics:
-    """How Postgres fares, in metrics and in readiness."""
+    """The state of Postgres, in metrics and in readiness."""
 
     def __init__(self, metrics: Metrics, health: Health, *, needed: bool) -> None:
-        """`needed`: whether the service can do nothing without; else readiness only mentions an outage."""
+        """`needed`: whether the service can do nothing without it; else readiness only mentions an outage."""
         self._up = metrics.gauge("database_up", "1 while Postgres can be used, else 0.")
-        self._outages = metrics.counter("database_outages", "Operations that Postgres kept from succeeding.", ["kind"])
+        self._outages = metrics.counter("database_outages", "Operations that failed because of an outage.", ["kind"])
         self._health = health
         self._needed = needed
 
     def changed(self, outage: Outage | None) -> None:
-        """Told by a `Database`."""
+        """Called by a `Database`."""
         self._up.set(outage is None)
         if outage is not None:
             self._outages.labels(outage.kind.value).inc()
@@ -131,13 +131,13 @@ class DatabaseMetrics:
 
 
 class Database:
-    """A pool that comes into being when Postgres answers and its schema is in place.
+    """A connection pool that is opened once Postgres answers and its schema is in place.
 
     Args:
         application: Name that the server shows for our connections.
         timeout_seconds: Longest wait for a connection, and for one statement.
-        migrate: Brings the schema to the newest revision.
-        on_change: Told of every outage, and of its end.
+        migrate: Migrates the schema to the newest revision.
+        on_change: Called at the beginning of every outage with its reason, and at its end with None.
     """
 
     def __init__(
@@ -161,9 +161,9 @@ class Database:
         self._prepared = asyncio.Event()
 
     async def prepare(self) -> None:
-        """Migrate and open the pool; returns when that is done, however long Postgres stays away.
+        """Migrate and open the pool; returns when that is done, however long Postgres is unavailable.
 
-        Raises what migrating raises beside outages, and ValueError for an address that is none.
+        Raises errors of the migration other than outages, and ValueError for an invalid address.
         """
         delay = _FIRST_DELAY_SECONDS
         while True:
@@ -181,14 +181,14 @@ class Database:
         self._found()
         if revision.newer:
             _log.warning(
-                "the database schema is newer than this release; it is used as it is", schema=revision.schema,
+                "the database schema is newer than this release; using it unchanged", schema=revision.schema,
                 revision=revision.name,
             )  # fmt: skip
-        _log.info("Postgres is there", schema=revision.schema, revision=revision.name)
+        _log.info("connected to Postgres", schema=revision.schema, revision=revision.name)
         self._prepared.set()
 
     async def run(self) -> None:
-        """As a part of a service that does without for a while: prepare, then stay."""
+        """For a part of a service that can run without Postgres for a while: prepare, then wait until cancelled."""
         await self.prepare()
         await asyncio.Event().wait()
 
@@ -197,7 +197,7 @@ class Database:
         await self._prepared.wait()
 
     async def close(self) -> None:
-        """Let go of all connections."""
+        """Close all connections."""
         if self._pool is not None:
             pool, self._pool = self._pool, None
             try:
@@ -208,7 +208,7 @@ class Database:
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Connection]:
-        """A connection for some statements. Raises DatabaseAway, also for what fails inside for want of Postgres."""
+        """A connection for some statements. Raises DatabaseAway, also when Postgres fails within the block."""
         pool = self._pool
         if pool is None:
             raise DatabaseAway("Postgres has not answered yet, or its schema is not in place")
@@ -222,7 +222,7 @@ class Database:
             if outage is None:
                 raise
             if outage.kind is OutageKind.READ_ONLY:
-                # After a failover these connections lead to what is now a standby; new ones find the new primary.
+                # After a failover these connections lead to what is now a standby; new ones reach the new primary.
                 await pool.expire_connections()
             self._missed(outage)
             raise DatabaseAway(f"Postgres {outage}") from error
@@ -233,15 +233,15 @@ class Database:
     async def transaction(self) -> AsyncIterator[Connection]:
         """A connection within a transaction, committed at the end of the block.
 
-        Raises DatabaseAway as `connection`, and BatchRefused where Postgres will never take a value or row in it.
+        Raises DatabaseAway as `connection`, and BatchRefused if Postgres will never accept a value or row in it.
         """
         try:
             async with self.connection() as connection, connection.transaction():
                 yield connection
         except _UNFIT as error:
-            # Not in Postgres's words, which quote values.
+            # Not Postgres's message, which quotes values.
             where = next((f" in {part}" for part in (error.constraint_name, error.column_name) if part), "")
-            raise BatchRefused(f"Postgres will not take a value{where}: {type(error).__name__}") from error
+            raise BatchRefused(f"Postgres rejects a value{where}: {type(error).__name__}") from error
 
     @asynccontextmanager
     async def _acquired(self, pool: asyncpg.Pool) -> AsyncIterator[Connection]:
@@ -270,13 +270,15 @@ class Database:
 
     def _missed(self, outage: Outage) -> None:
         if self._there is not False:
-            _log.warning("Postgres cannot be used; what needs it waits", kind=outage.kind.value, reason=outage.reason)
+            _log.warning(
+                "Postgres cannot be used; dependent work is waiting", kind=outage.kind.value, reason=outage.reason
+            )
         self._there = False
         self._on_change(outage)
 
     def _found(self) -> None:
         if not self._there:
             if self._there is False:
-                _log.info("Postgres can be used")
+                _log.info("Postgres can be used again")
             self._there = True
             self._on_change(None)

@@ -1,4 +1,4 @@
-"""Handling a record under the trace and with the task that it came with."""
+"""Handles a record within its trace, and with its task id in the logs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ RecordHandler = Callable[[Record], Awaitable[None]]
 
 
 def in_its_trace(what: str, handle: RecordHandler) -> RecordHandler:
-    """`handle` within a span named `what`, below the record's own, and with the task id in every log line."""
+    """`handle` within a span named `what`, a child of the record's own, and with the task id in every log line."""
 
     async def handle_in_trace(record: Record) -> None:
         task_id = header(record.headers, "ce_subject") or ""
@@ -30,5 +30,5 @@ def in_its_trace(what: str, handle: RecordHandler) -> RecordHandler:
 
 
 def current_traceparent(_record: Record) -> str | None:
-    """The trace context of the span that a record is being handled in."""
+    """The trace context of the span in which a record is being handled."""
     return header(tracing.inject([]), "traceparent")

@@ -1,4 +1,4 @@
-"""Health of a process: is it alive, is it ready for work, and if not, why not."""
+"""Health of a process: whether it is alive and ready for work, and if not, why."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 Check = Callable[[], str | None]
-"""Returns None when all is well, else the reason in words an operator understands. Must not block."""
+"""Returns None if all is well, else the reason in words for an operator. Must not block."""
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What all checks say at one moment."""
+    """The results of all checks at one moment."""
 
     ok: bool
     reasons: Mapping[str, str | None]
-    """By name of the check; None where it is content."""
+    """By name of the check; None if it passed."""
 
 
 class Health:
     """Named checks for readiness and for liveness.
 
-    A check is either asked (`add`) or told (`set`). Not ready means: send me nothing new. Not alive means: restart me.
+    A check is either called (`add`) or set (`set`). Not ready means: send no new work. Not alive means: restart me.
     """
 
     def __init__(self) -> None:
@@ -34,19 +34,19 @@ class Health:
         self.notes[name] = text
 
     def add(self, name: str, check: Check) -> None:
-        """Ask `check` on every readiness probe."""
+        """Call `check` on every readiness probe."""
         self._readiness[name] = check
 
     def set(self, name: str, reason: str | None) -> None:
-        """Hold `reason` (None: content) for readiness until told otherwise."""
+        """Set the readiness check `name` to `reason` (None: passed) until set again."""
         self._readiness[name] = lambda: reason
 
     def remove(self, name: str) -> None:
-        """Forget a readiness check, if there is one of that name."""
+        """Remove a readiness check, if there is one of that name."""
         self._readiness.pop(name, None)
 
     def add_liveness(self, name: str, check: Check) -> None:
-        """Ask `check` on every liveness probe; a reason gets the process restarted, so only for what cannot heal."""
+        """Call `check` on every liveness probe; a failure restarts the process, so only for what cannot recover."""
         self._liveness[name] = check
 
     def ready(self) -> Verdict:

@@ -1,4 +1,4 @@
-"""What all HTTP API share: the application with its middleware, bodies, and a server that drains.
+"""Shared by all HTTP APIs: the application with its middleware, request bodies, and a server that drains.
 
     app = new_app(service="intake", metrics=metrics, body_limit_bytes=settings.body_limit_bytes)
     app.router.add_post("/v1/tasks", handler)
@@ -29,13 +29,13 @@ from headrace_runtime.problems import Problem, from_http_exception, internal_err
 
 REQUEST_ID: Final = web.RequestKey("request_id", str)
 EXTRA_HEADERS: Final = web.RequestKey("extra_headers", dict[str, str])
-"""Headers that middleware adds to whatever the handler answers, event streams included."""
+"""Headers that middleware adds to every response, event streams included."""
 DRAINING: Final = web.AppKey("draining", asyncio.Event)
-"""Set when the server drains: event streams that a caller can resume elsewhere end themselves."""
+"""Set when the server drains: event streams that a caller can resume elsewhere then end."""
 
 
 class _OpenRequests:
-    """How many requests of the application are being answered, and when none is."""
+    """Counts the requests in progress, and signals when there are none."""
 
     __slots__ = ("_count", "none_open")
 
@@ -108,7 +108,7 @@ def _observing(metrics: Metrics, openai_paths: tuple[str, ...]) -> Middleware:
         resource = request.match_info.route.resource
         route = resource.canonical if resource is not None else "(none)"
         began = time.monotonic()
-        status = 499  # the caller went away before there was a status; nginx's number for it
+        status = 499  # the caller disconnected before there was a status; nginx's code for that
         request.app[_OPEN_REQUESTS].enter()
         being_answered.inc()
         name = f"{request.method} {route}"
@@ -141,14 +141,14 @@ async def _answer(request: web.Request, handler: Handler, *, openai: bool) -> we
     except web.HTTPException as error:
         return respond(from_http_exception(error), openai=openai, request_id=request[REQUEST_ID])
     except ConnectionError:
-        raise  # the caller went away while we wrote
+        raise  # the caller disconnected while we were writing
     except Exception:  # noqa: BLE001 - the boundary: every request gets an answer
         _log.exception("request failed", method=request.method)
         return respond(internal_error(), openai=openai, request_id=request[REQUEST_ID])
 
 
 async def read_json(request: web.Request) -> Any:
-    """The body as JSON.
+    """Parse the body as JSON.
 
     Raises Problem: 413 above the application's body limit, 415 for another content type, 400 when it is not JSON.
     """
@@ -175,15 +175,15 @@ async def read_json(request: web.Request) -> Any:
 
 
 async def read_model(request: web.Request, model: type[ModelT]) -> ModelT:
-    """The body as `model`.
+    """Parse and validate the body as `model`.
 
-    Raises Problem: as `read_json`, and 400 with one entry per wrong field (its place and what is wrong, not its value).
+    Raises Problem: as `read_json`, and 400 with one entry per invalid field (its path and the error, not its value).
     """
     return parse_model(await read_json(request), model)
 
 
 def parse_model(document: Any, model: type[ModelT]) -> ModelT:
-    """`document` (from JSON) as `model`; raises Problem 400 as `read_model` does."""
+    """Validate `document` (from JSON) as `model`; raises Problem 400 as `read_model` does."""
     try:
         return model.model_validate(document)
     except ValidationError as error:
@@ -198,7 +198,7 @@ def parse_model(document: Any, model: type[ModelT]) -> ModelT:
 
 
 class HttpServer:
-    """Serves an application; `drain` refuses new connections and lets the open requests finish."""
+    """Serves an application; `drain` refuses new connections and lets requests in progress finish."""
 
     def __init__(
         self,
@@ -219,18 +219,18 @@ class HttpServer:
 
     @property
     def port(self) -> int:
-        """The port it listens on, also where 0 was asked for; 0 before `start`."""
+        """The port it listens on, even if 0 was requested; 0 before `start`."""
         return self._bound_port
 
     async def start(self) -> None:
-        """Raises OSError when the address is taken or not ours."""
+        """Raises OSError when the address is in use or not local."""
         await self._runner.setup()
         self._site = web.TCPSite(self._runner, self._host, self._port)
         await self._site.start()
         self._bound_port = int(self._runner.addresses[0][1])
 
     async def drain(self) -> None:
-        """Returns when every open request is answered; callers of resumable event streams are sent elsewhere."""
+        """Returns when all requests have been answered; resumable event streams end, so that callers reconnect."""
         self._app[DRAINING].set()
         if self._site is not None:
             await self._site.stop()

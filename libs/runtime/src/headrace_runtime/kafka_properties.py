@@ -1,8 +1,8 @@
-"""librdkafka properties given by the operator: from variables and from a mounted file.
+"""librdkafka properties set by the operator: from variables and from a mounted file.
 
-Every librdkafka property that takes a text value is spelt with dots only (those with an underscore are callbacks and
-in-memory objects, which a text cannot carry), so a variable maps back without ambiguity: `HEADRACE_KAFKA_SASL_USERNAME`
-is `sasl.username`. Variables win over the file.
+Every librdkafka property with a text value is spelt with dots only (those with an underscore are callbacks and
+in-memory objects, which text cannot express), so variables map back unambiguously: `HEADRACE_KAFKA_SASL_USERNAME` is
+`sasl.username`. Variables take precedence over the file.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ RESERVED: Final[Mapping[str, str]] = {
     "enable.auto.offset.store": "offsets are stored when the work is done",
     "auto.offset.reset": "where to start is part of each service's guarantee",
     "partitioner": "all producers must agree on it, or keys land elsewhere",
-    "enable.idempotence": "order and exactness rely on it",
+    "enable.idempotence": "ordering and exactly-once appends rely on it",
     "acks": "an accepted record must be on all in-sync replicas",
     "transactional.id": "the services do not use Kafka transactions",
 }
-"""Properties that Headrace sets itself, because its guarantees rest on them, and what to do instead or why."""
+"""Properties that Headrace sets itself because its guarantees depend on them, with the reason or the alternative."""
 
 
 class KafkaPropertiesInvalid(Exception):
@@ -40,7 +40,7 @@ class KafkaPropertiesInvalid(Exception):
 
 
 def collect(environ: Mapping[str, str]) -> dict[str, str]:
-    """All properties in `environ` and in the file it names.
+    """All properties in `environ` and in the file that it names.
 
     Raises KafkaPropertiesInvalid.
     """

@@ -1,4 +1,4 @@
-"""The life of a service process: start in order, run until told or forced to stop, drain, stop in reverse.
+"""Life cycle of a service process: start in order, run until stopped or failed, drain, stop in reverse order.
 
 A service's `__main__.py`::
 
@@ -29,7 +29,7 @@ EXIT_FAILED: Final = 1
 EXIT_BAD_SETTINGS: Final = 2
 
 _STOP_SECONDS: Final = 10.0
-"""Longest time one part may take to stop; what hangs then is left behind, so that the process ends."""
+"""Longest time a part may take to stop; a part that hangs is then abandoned, so that the process ends."""
 _CHECK: Final = "lifecycle"
 
 _log = get_logger("headrace.runtime.lifecycle")
@@ -39,12 +39,12 @@ Step = Callable[[], Awaitable[None]]
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One thing with a life of its own: a producer, a table, a consumer's loop, an HTTP server.
+    """A component with its own life cycle: a producer, a table, a consumer's loop, an HTTP server.
 
-    `start` returns when those after it may rely on it. `run` goes on until it is cancelled; when it raises, or returns
-    before the drain, the whole service stops with exit code 1. `drain` takes no new work and returns when what is in
-    flight is done; it is cut off when the drain time is over. `stop` releases everything and is called whenever `start`
-    was called.
+    `start` returns when later parts may rely on it. `run` goes on until it is cancelled; if it raises, or returns
+    before the drain, the whole service stops with exit code 1. `drain` accepts no new work and returns when work in
+    flight is done; it is cancelled when the drain time is over. `stop` releases everything and is called whenever
+    `start` was called.
     """
 
     name: str
@@ -56,7 +56,7 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """What `build` returns. Parts start in order and drain and stop in reverse: list what others rely on first."""
+    """What `build` returns. Parts start in order, and drain and stop in reverse: list dependencies first."""
 
     parts: Sequence[Part]
     metrics: Metrics
@@ -64,7 +64,7 @@ class Service:
 
 
 class PartEnded(Exception):
-    """A part returned from `run` although nobody asked it to; that is a defect in the part."""
+    """A part's `run` returned without being cancelled, which is a bug in the part."""
 
 
 class _Life:
@@ -90,7 +90,7 @@ class _Life:
         self._service.health.set(_CHECK, None)
 
     async def wait_for_end(self) -> None:
-        """Until a running part fails."""
+        """Wait until a running part fails."""
         await self._ended.wait()
 
     async def _guard(self, name: str, run: Step) -> None:
@@ -98,22 +98,22 @@ class _Life:
             await run()
         except asyncio.CancelledError:
             if not self._leaving:
-                self._fail(name, PartEnded(f"{name} was cancelled although the service was not told to stop"))
+                self._fail(name, PartEnded(f"{name} was cancelled although the service was not stopping"))
             raise
-        except Exception as error:  # noqa: BLE001 - whatever it was, it ends the service and is logged
+        except Exception as error:  # noqa: BLE001 - any error ends the service and is logged
             self._fail(name, error)
         else:
             if not self._leaving:
-                self._fail(name, PartEnded(f"{name} ended although the service was not told to stop"))
+                self._fail(name, PartEnded(f"{name} ended although the service was not stopping"))
 
     def _fail(self, name: str, error: Exception) -> None:
-        _log.error("part failed, the service stops", part=name, exc_info=error)
+        _log.error("part failed, stopping the service", part=name, exc_info=error)
         self.fatal = self.fatal or error
         self._ended.set()
 
     async def drain(self) -> None:
         self._leaving = True
-        self._service.health.set(_CHECK, "draining: the service is about to stop")
+        self._service.health.set(_CHECK, "draining: the service is stopping")
         deadline = time.monotonic() + self._drain_seconds
         for part in reversed(self._started):
             if part.drain is None:
@@ -122,8 +122,8 @@ class _Life:
                 async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
                     await part.drain()
             except TimeoutError:
-                _log.warning("drain time is over, work in flight is left to be redone", part=part.name)
-            except Exception as error:  # noqa: BLE001 - one part's failure must not keep the others from ending
+                _log.warning("drain timed out, work in flight will be repeated", part=part.name)
+            except Exception as error:  # noqa: BLE001 - one part's failure must not prevent the others from stopping
                 self._fail(part.name, error)
 
     async def stop(self) -> None:
@@ -138,15 +138,15 @@ class _Life:
                     if part.stop is not None:
                         await part.stop()
             except TimeoutError:
-                _log.error("part did not stop in time and is left behind", part=part.name, seconds=_STOP_SECONDS)
+                _log.error("part did not stop in time and is abandoned", part=part.name, seconds=_STOP_SECONDS)
                 self.fatal = self.fatal or TimeoutError(f"{part.name} did not stop")
-            except Exception as error:  # noqa: BLE001 - one part's failure must not keep the others from ending
+            except Exception as error:  # noqa: BLE001 - one part's failure must not prevent the others from stopping
                 self._fail(part.name, error)
         self._started.clear()
 
 
 async def run(service: Service, *, drain_seconds: float, stop_requested: asyncio.Event | None = None) -> int:
-    """Live the service's whole life; returns the exit code.
+    """Run the service from start to stop; returns the exit code.
 
     Stops on SIGTERM, SIGINT, when `stop_requested` is set, or when a part fails; a second signal ends the drain.
     """
@@ -168,7 +168,7 @@ async def run(service: Service, *, drain_seconds: float, stop_requested: asyncio
             _log.info("ready", seconds=round(time.monotonic() - began, 3))
             await _first(life.wait_for_end(), stopping.wait())
             await _first(life.drain(), hurry.wait())
-    except Exception as error:  # noqa: BLE001 - logged, and told by the exit code
+    except Exception as error:  # noqa: BLE001 - logged, and reported by the exit code
         _log.exception("start failed")
         life.fatal = error
     finally:
@@ -180,7 +180,7 @@ async def run(service: Service, *, drain_seconds: float, stop_requested: asyncio
 
 
 async def _first(*choices: Awaitable[object]) -> int:
-    """Index of the one that is done first; the others are cancelled. Raises what the first one raised."""
+    """Index of the one that is done first; the others are cancelled. Raises what it raised."""
     tasks = [asyncio.ensure_future(choice) for choice in choices]
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)

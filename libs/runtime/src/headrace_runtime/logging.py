@@ -1,11 +1,11 @@
-"""Logs: one structured line per event, JSON or human, from structlog and from libraries that use `logging` alike.
+"""Logs: one structured line per event, JSON or human, from structlog and from libraries that use `logging`.
 
     log = get_logger("headrace.router")
     with log_context(task_id=task.id, tenant=task.tenant):
         log.info("dispatched", model=model)
 
-Trace and span ids are added from the current span. What a person wrote, a model answered or a key holds must not be
-given to a logger at all; `redact` is the second line of defence, by name of the field and by shape of the text.
+Trace and span ids are added from the current span. Never pass prompts, answers or keys to a logger; `redact` is only
+the second line of defence, by field name and by the shape of the text.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _QUIET: Final[Mapping[str, int]] = {
     "httpx2": logging.WARNING,
     "httpcore": logging.WARNING,
     "httpcore2": logging.WARNING,
-    # These write whole requests, prompts included, at debug.
+    # These log whole requests, prompts included, at debug.
     "openai": logging.WARNING,
     "anthropic": logging.WARNING,
     "faust": logging.WARNING,
@@ -132,5 +132,5 @@ def _add_trace_ids(_logger: Any, _method: str, event: EventDict) -> EventDict:
 
 
 def redact(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """Replaces what must not be logged: fields named like content or secrets, and texts shaped like keys."""
+    """Replaces what must not be logged: fields named like content or secrets, and texts that look like keys."""
     return redact_mapping(event)

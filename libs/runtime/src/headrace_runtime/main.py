@@ -23,11 +23,11 @@ _SWITCH_SECONDS = 0.0005
 
 
 def main(settings_class: type[S], build: Callable[[S], Service], argv: Sequence[str] | None = None) -> int:
-    """Run a service, or answer an option; returns the exit code: 0 clean, 1 failure, 2 bad settings or arguments.
+    """Run a service, or handle an option; returns the exit code: 0 clean, 1 failure, 2 bad settings or arguments.
 
-    `build` may raise SettingsInvalid for what only it can check, such as a file that a setting names.
-    The ops server is added in front of the parts that `build` returns, so that a service that waits for its
-    dependencies can be asked what it waits for.
+    `build` may raise SettingsInvalid for what only it can check, such as a file named by a setting.
+    The ops server is started before the parts that `build` returns, so that /readyz can report what a starting
+    service waits for.
     """
     settings = from_command_line(settings_class, argv)
     if isinstance(settings, int):
@@ -36,7 +36,7 @@ def main(settings_class: type[S], build: Callable[[S], Service], argv: Sequence[
 
 
 def from_command_line(settings_class: type[S], argv: Sequence[str] | None = None) -> S | int:
-    """The settings to run with, or the exit code where an option was answered or the settings are wrong."""
+    """The settings to run with, or the exit code if an option was handled or the settings are invalid."""
     name = f"headrace-{settings_class.service_name}"
     release = release_of(settings_class)
     parser = argparse.ArgumentParser(prog=name, add_help=False)
@@ -52,7 +52,7 @@ def from_command_line(settings_class: type[S], argv: Sequence[str] | None = None
         sys.stdout.write(f"{name} {release}\n")
         return EXIT_CLEAN
     for unknown, meant in likely_typos(settings_class, os.environ):
-        sys.stderr.write(f"{name}: warning: nobody reads {unknown}; did you mean {meant}?\n")
+        sys.stderr.write(f"{name}: warning: unknown variable {unknown}; did you mean {meant}?\n")
     try:
         settings = settings_class.load()
     except SettingsInvalid as error:
@@ -77,8 +77,8 @@ def _run(settings: S, build: Callable[[S], Service], release: str) -> int:
         sample_ratio=settings.trace_sample_ratio,
     )
     get_logger("headrace.runtime").info("starting", version=release)
-    # Kafka's threads hand over to the event loop and back for every record; with the default of 5 ms a busy loop would
-    # keep them waiting longer than all of Kafka does.
+    # Kafka's threads and the event loop pass control back and forth for every record; with the default of 5 ms a busy
+    # loop would delay them longer than everything else in Kafka does.
     sys.setswitchinterval(_SWITCH_SECONDS)
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
@@ -92,7 +92,7 @@ async def _live(settings: S, build: Callable[[S], Service], release: str) -> int
     try:
         service = build(settings)
     except SettingsInvalid as error:
-        log.error("settings are wrong", problems=error.problems)
+        log.error("settings are invalid", problems=error.problems)
         return EXIT_BAD_SETTINGS
     except Exception:
         log.exception("the service could not be built from its settings")
@@ -119,7 +119,7 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 
 def release_of(settings_class: type[ServiceSettings]) -> str:
-    """Version of the package that a service comes in."""
+    """Version of the service's package."""
     try:
         return version(f"headrace-{settings_class.service_name}")
     except PackageNotFoundError:

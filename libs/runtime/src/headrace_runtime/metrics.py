@@ -1,7 +1,7 @@
 """Prometheus metrics under conventional names: `headrace_<subsystem>_<what>_<unit>`.
 
-One `Metrics` is made per process, in its wiring; the ops server serves its registry. `for_subsystem` gives libraries
-their own names in the same registry.
+Each process creates one `Metrics` in its wiring; the ops server serves its registry. `for_subsystem` gives libraries
+their own name prefix in the same registry.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from prometheus_client.registry import Collector
 LATENCY_BUCKETS: Final = (
     0.0005, 0.001, 0.002, 0.004, 0.008, 0.015, 0.03, 0.06, 0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0,
 )  # fmt: skip
-"""Seconds, 0.5 ms to 60 s: Headrace's own share is at the low end, model calls are at the high end."""
+"""Seconds, 0.5 ms to 60 s: Headrace's own latency is at the low end, model calls are at the high end."""
 
 SIZE_BUCKETS: Final = (256.0, 1024.0, 4096.0, 16384.0, 65536.0, 262144.0, 1048576.0, 4194304.0)
 """Bytes."""
 
 
 class Metrics:
-    """Makes the metrics of one subsystem in the process's registry."""
+    """Creates the metrics of one subsystem in the process's registry."""
 
     def __init__(self, subsystem: str, registry: CollectorRegistry | None = None) -> None:
         self.subsystem = subsystem
@@ -42,30 +42,30 @@ class Metrics:
             GCCollector(registry=registry)
         self.registry = registry
         self.documents: dict[str, Callable[[], Mapping[str, Any]]] = {}
-        """What the ops server gives out as JSON beside the metrics, by its path."""
+        """JSON documents that the ops server serves beside the metrics, by path."""
 
     def for_subsystem(self, subsystem: str) -> Metrics:
-        """The same registry under another name."""
+        """The same registry with another subsystem in the names."""
         return Metrics(subsystem, self.registry)
 
     def counter(self, what: str, help: str, labels: Sequence[str] = (), *, unit: str = "") -> Counter:
-        """Something that only grows; `_total` is added to its name."""
+        """A counter; `_total` is added to its name."""
         return Counter(self._name(what, unit), help, labels, registry=self.registry)
 
     def gauge(self, what: str, help: str, labels: Sequence[str] = (), *, unit: str = "") -> Gauge:
-        """Something that goes up and down."""
+        """A gauge."""
         return Gauge(self._name(what, unit), help, labels, registry=self.registry)
 
     def latency(self, what: str, help: str, labels: Sequence[str] = ()) -> Histogram:
-        """Durations in seconds."""
+        """A histogram of durations in seconds."""
         return Histogram(self._name(what, "seconds"), help, labels, registry=self.registry, buckets=LATENCY_BUCKETS)
 
     def size(self, what: str, help: str, labels: Sequence[str] = ()) -> Histogram:
-        """Sizes in bytes."""
+        """A histogram of sizes in bytes."""
         return Histogram(self._name(what, "bytes"), help, labels, registry=self.registry, buckets=SIZE_BUCKETS)
 
     def before_scrape(self, refresh: Callable[[], None]) -> None:
-        """Have this called before each scrape, for the sake of metrics that are made after this call."""
+        """Call this before each scrape, to refresh metrics that are created after this call."""
         self.registry.register(_Refresh(refresh))
 
     def _name(self, what: str, unit: str) -> str:
@@ -73,7 +73,7 @@ class Metrics:
 
 
 class _Refresh(Collector):
-    """A collector with nothing of its own."""
+    """A collector without metrics of its own."""
 
     def __init__(self, refresh: Callable[[], None]) -> None:
         self._refresh = refresh

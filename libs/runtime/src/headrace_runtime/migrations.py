@@ -1,7 +1,7 @@
-"""Brings a service's schema in Postgres to a revision: in one transaction, one process at a time.
+"""Migrates a service's schema in Postgres to a revision: in one transaction, one process at a time.
 
-Releases only add to what older ones use (expand), and take away what no release in use needs any more (contract). So a
-schema that a newer release has brought further is left alone: during a rolling update, and after a rollback, the older
+Releases only add to what older ones use (expand), and remove what no release in use needs any more (contract). So a
+schema that a newer release has migrated further is left alone: during a rolling update, and after a rollback, the older
 release runs on it.
 """
 
@@ -39,12 +39,12 @@ _Step = Callable[[Connection, Config], None]
 
 @dataclass(frozen=True, slots=True)
 class Revision:
-    """Where a schema is.
+    """The revision of a schema.
 
     Attributes:
         schema: Its name.
         name: The revision, "" for none.
-        newer: Whether this release does not know it: a newer one has brought the schema there.
+        newer: Whether this release does not know the revision, because a newer one has migrated the schema.
     """
 
     schema: str
@@ -53,7 +53,7 @@ class Revision:
 
     def __str__(self) -> str:
         said = f"schema {self.schema} is at {self.name or 'no revision'}"
-        return f"{said}, by a newer release than this one" if self.newer else said
+        return f"{said}, of a newer release than this one" if self.newer else said
 
 
 class Migrations:
@@ -64,7 +64,7 @@ class Migrations:
     alembic.util.CommandError for a revision that the package does not have.
 
     Attributes:
-        lock: Number of the advisory lock that keeps two processes from migrating this schema at once.
+        lock: Number of the advisory lock that prevents two processes from migrating this schema at once.
 
     Args:
         package: Package with the module `env` and the folder `versions`.
@@ -86,7 +86,7 @@ class Migrations:
         return revision
 
     async def upgrade(self, dsn: str, revision: str = "head") -> Revision:
-        """Bring the schema to `revision`, creating it where it is missing; one that is newer stays as it is."""
+        """Migrate the schema to `revision`, creating it if it is missing; a newer one is not changed."""
 
         def step(connection: Connection, config: Config) -> None:
             if self._knows(self._revision(connection)):
@@ -95,11 +95,11 @@ class Migrations:
         return await self._run(dsn, step)
 
     async def downgrade(self, dsn: str, revision: str) -> Revision:
-        """Take the schema back to `revision` ("base": to nothing); what later revisions kept is lost."""
+        """Downgrade the schema to `revision` ("base": remove everything); data of later revisions is lost."""
         return await self._run(dsn, lambda _, config: command.downgrade(config, revision))
 
     async def current(self, dsn: str) -> Revision:
-        """Where the schema is."""
+        """The schema's revision."""
         return await self._run(dsn, lambda _, config: None)
 
     def _config(self) -> Config:
@@ -113,7 +113,7 @@ class Migrations:
         async def connect() -> asyncpg.Connection:
             return await asyncpg.connect(dsn, timeout=_CONNECT_SECONDS)
 
-        # SQLAlchemy is here for Alembic alone; the address goes to asyncpg, which reads all that libpq does.
+        # SQLAlchemy is here for Alembic alone; the address goes to asyncpg, which supports all that libpq does.
         engine = create_async_engine("postgresql+asyncpg://", async_creator=connect, poolclass=NullPool)
         try:
             async with engine.begin() as connection:
@@ -125,11 +125,11 @@ class Migrations:
         return Revision(self.schema, name, newer=not self._knows(name))
 
     def _locked(self, connection: Connection, step: _Step) -> str:
-        # Who queues for a table's lock stops all that come after: better to let go and try again.
+        # A session queueing for a table's lock blocks all that come after it: better to time out and retry.
         connection.execute(text(f"SET LOCAL lock_timeout = {self._lock_ms}"))
         # Held until the end of the transaction, however it ends.
         connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": self.lock})
-        # Asked first: CREATE SCHEMA needs its privilege even where IF NOT EXISTS finds nothing to do.
+        # Checked first: CREATE SCHEMA needs its privilege even if IF NOT EXISTS finds nothing to do.
         if connection.execute(text("SELECT to_regnamespace(:schema)"), {"schema": self.schema}).scalar() is None:
             connection.execute(text(f"CREATE SCHEMA {self.schema}"))
         config = self._config()
@@ -147,7 +147,7 @@ class Migrations:
 
 
 def _as_asyncpg_says(error: DBAPIError) -> BaseException:
-    """The error within SQLAlchemy's."""
+    """The driver's error inside SQLAlchemy's."""
     cause: BaseException | None = error.orig
     while cause is not None and not isinstance(cause, asyncpg.PostgresError | asyncpg.InterfaceError | OSError):
         cause = cause.__cause__
@@ -155,8 +155,8 @@ def _as_asyncpg_says(error: DBAPIError) -> BaseException:
 
 
 def run_revisions() -> None:
-    """What the `env` module of a package does when Alembic loads it."""
-    from alembic import context  # there only while Alembic runs
+    """Called by the `env` module of a package when Alembic loads it."""
+    from alembic import context  # usable only while Alembic runs
 
     attributes = context.config.attributes
     context.configure(
@@ -176,11 +176,11 @@ def main(migrations: Migrations, program: str, argv: Sequence[str] | None = None
     description = f"Migrate the schema {migrations.schema} on HEADRACE_DATABASE_URL."
     parser = argparse.ArgumentParser(prog=program, description=description)
     commands = parser.add_subparsers(dest="command", required=True)
-    up = commands.add_parser("upgrade", help="bring the schema to a revision, the newest unless said otherwise")
+    up = commands.add_parser("upgrade", help="migrate the schema to a revision, by default the newest")
     up.add_argument("revision", nargs="?", default="head")
-    down = commands.add_parser("downgrade", help="take it back; what later revisions kept is lost")
+    down = commands.add_parser("downgrade", help="revert to a revision; data of later revisions is lost")
     down.add_argument("revision", help="a revision, or base for an empty schema")
-    commands.add_parser("current", help="print the revision it is at")
+    commands.add_parser("current", help="print the current revision")
     chosen = parser.parse_args(argv)
     try:
         dsn = DatabaseSettings.load().database_url.get_secret_value()

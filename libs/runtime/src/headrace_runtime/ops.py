@@ -1,4 +1,4 @@
-"""The ops server: /healthz, /readyz, /metrics and the service's own documents on a port of their own."""
+"""The ops server: /healthz, /readyz, /metrics and the service's own documents, on a separate port."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _LAG_PERIOD_SECONDS: Final = 0.5
 
 
 class OpsServer:
-    """Serves health and metrics of this process, and watches how late its event loop runs.
+    """Serves health and metrics of this process, and measures how late its event loop runs.
 
-    /healthz answers 200 as long as the loop turns and no liveness check objects; /readyz 200 only when every readiness
-    check is content, else 503 with the reasons.
+    /healthz answers 200 as long as the loop runs and all liveness checks pass; /readyz 200 only if all readiness checks
+    pass, else 503 with the reasons.
     """
 
     def __init__(self, *, host: str, port: int, service: str, version: str, instance: str, health: Health,
@@ -40,12 +40,12 @@ class OpsServer:
 
     @property
     def port(self) -> int:
-        """The port it listens on, also where 0 was asked for; 0 before `start`."""
+        """The port it listens on, even if 0 was requested; 0 before `start`."""
         addresses = self._runner.addresses if self._runner is not None else []
         return int(addresses[0][1]) if addresses else 0
 
     async def start(self) -> None:
-        """Raises OSError when the address is taken or not ours."""
+        """Raises OSError when the address is in use or not local."""
         app = web.Application()
         app.router.add_get("/healthz", self._healthz)
         app.router.add_get("/readyz", self._readyz)

@@ -1,4 +1,4 @@
-"""How far a projection has read its topics: rows that move in the transaction of what was read."""
+"""A projection's read positions: rows updated in the transaction that stores what was read."""
 
 from __future__ import annotations
 
@@ -36,16 +36,16 @@ class Positions:
     async def find(
         self, connection: Connection, partitions: Collection[TopicPartition]
     ) -> Mapping[TopicPartition, int]:
-        """Where to go on; partitions that were never read are left out."""
+        """Where to continue; partitions that were never read are missing."""
         rows = await connection.fetch(self._find, sorted({each.topic for each in partitions}))
         found = {TopicPartition(row["topic"], row["partition"]): int(row["next_offset"]) for row in rows}
         return {each: found[each] for each in partitions if each in found}
 
     async def move(self, connection: Connection, moves: Mapping[TopicPartition, tuple[int | None, int]]) -> None:
-        """Move each partition from the position expected (None: none yet) to its new one.
+        """Move each partition from its expected position (None: none yet) to its new one.
 
-        To be called within a transaction. Raises PartitionsLost when one of them stands elsewhere: another process has
-        moved it, or an earlier try of the same transaction was committed though its answer was lost.
+        Call it within a transaction. Raises PartitionsLost if one of them is elsewhere: another process has moved
+        it, or an earlier try of the same transaction was committed although its response was lost.
         """
         ordered = sorted(moves.items())
         new = [(each, following) for each, (expected, following) in ordered if expected is None]
@@ -66,5 +66,5 @@ class Positions:
             )
         if moved != len(moves):
             raise PartitionsLost(
-                f"a position in {self._schema}.positions has been moved meanwhile: start again from what it says"
+                f"a position in {self._schema}.positions has been moved meanwhile: continue from the stored one"
             )

@@ -1,4 +1,4 @@
-"""Errors of the HTTP API: RFC 9457 problem details, or the OpenAI error shape where OpenAI clients speak."""
+"""Errors of the HTTP API: RFC 9457 problem details, or the OpenAI error shape on the OpenAI-compatible paths."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ _OPENAI_TYPES: Final[Mapping[int, tuple[str, str | None]]] = {
 
 
 class Problem(Exception):
-    """Raised by a handler: what the caller is told instead of an answer.
+    """Raised by a handler to return an error response.
 
-    `kind` is a short stable name that programs compare (`idempotency-conflict`); `detail` tells a person what is wrong
-    and what to do; `extra` holds further members for programs. None of them holds what the caller sent.
+    `kind` is a short stable name for programs (`idempotency-conflict`); `detail` tells a person what is wrong and what
+    to do; `extra` holds further members for programs. None of them contains the caller's input.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class Problem(Exception):
         self.param = param
 
     def to_problem_details(self, instance: str) -> dict[str, Any]:
-        """The RFC 9457 document; `instance` is the request's id."""
+        """The RFC 9457 document; `instance` is the request id."""
         return {
             **self.extra,
             "type": f"urn:headrace:problem:{self.kind}",
@@ -63,30 +63,30 @@ class Problem(Exception):
         }
 
     def to_openai(self) -> dict[str, Any]:
-        """The document that the `openai` packages turn into their exceptions."""
+        """The error document that the `openai` packages turn into their exceptions."""
         kind, code = _OPENAI_TYPES.get(self.status, ("server_error" if self.status >= 500 else "api_error", None))
         return {"error": {"message": self.detail, "type": kind, "param": self.param, "code": code or self.kind}}
 
 
 def from_http_exception(error: web.HTTPException) -> Problem:
-    """What aiohttp itself raises (no such route, wrong method, body too large) as a Problem."""
+    """Convert aiohttp's own errors (no such route, wrong method, body too large)."""
     kind = HTTPStatus(error.status).phrase.lower().replace(" ", "-")
     details = {
         404: "There is nothing at this path.",
-        405: "This path does not take this method; see the Allow header.",
-        413: "The request body is larger than this service takes.",
+        405: "This path does not support this method; see the Allow header.",
+        413: "The request body is larger than this service accepts.",
     }
     kept = {name: value for name, value in error.headers.items() if name in ("Allow", "Location", "Retry-After")}
     return Problem(error.status, kind, details.get(error.status, f"{error.reason}."), headers=kept)
 
 
 def internal_error() -> Problem:
-    """For an error nobody foresaw: nothing of it is told, the log has it under the request's id."""
-    return Problem(500, "internal-error", "Headrace failed here; the service's log has more under the request id.")
+    """For unforeseen errors: the response says nothing about them, the log has them under the request id."""
+    return Problem(500, "internal-error", "Internal error; the service's log has details under the request id.")
 
 
 def respond(problem: Problem, *, openai: bool, request_id: str) -> web.Response:
-    """The problem as a response in the shape that the path's clients expect."""
+    """The problem as a response, in the shape that the path's clients expect."""
     if openai:
         return web.json_response(problem.to_openai(), status=problem.status, headers=problem.headers)
     return web.Response(

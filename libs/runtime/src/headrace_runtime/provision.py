@@ -1,7 +1,7 @@
 """`python -m headrace_runtime.provision`: create Headrace's topics and register its schemas.
 
-To be run before the services, with the right to create topics, by hand or by a job. What is there stays as it is, so it
-may run before every start. Exit codes: 0 done, 1 refused or out of time, 2 bad settings.
+Run it before the services, with the right to create topics, by hand or as a job. Existing topics are not changed, so it
+can run before every start. Exit codes: 0 done, 1 refused or out of time, 2 bad settings.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from headrace_runtime.settings import ServiceSettings, setting
 from headrace_runtime.waiting import wait_until
 
 REFUSED: Final = (RecordRefused, SchemaIncompatible, PartitionsDiffer, ValueError)
-"""What `provision` may raise that waiting does not mend."""
+"""Errors of `provision` that waiting does not resolve."""
 
 
 def parse_partitions(value: object) -> object:
-    """Read `tasks=12,usage.recorded=3`. Raises ValueError when it does not look like that."""
+    """Parse `tasks=12,usage.recorded=3`. Raises ValueError for any other form."""
     if not isinstance(value, str):
         return value
     pairs = [item.partition("=") for item in value.split(",") if item.strip()]
@@ -43,16 +43,14 @@ def parse_partitions(value: object) -> object:
 
 
 class ProvisionSettings(ServiceSettings):
-    """What provisioning needs beside Kafka and the registry."""
+    """Settings of provisioning, besides those of Kafka and the registry."""
 
     service_name = "runtime"
 
-    replication: int = setting(
-        3, unit="copies", reason="Copies of each partition; 1 for a single broker.", ge=1, le=32_767
-    )
+    replication: int = setting(3, unit="copies", reason="Replication factor; 1 for a single broker.", ge=1, le=32_767)
     partitions: Annotated[dict[str, int], NoDecode, BeforeValidator(parse_partitions)] = setting(
         unit="topic=n, ...",
-        reason="Other numbers of partitions for new topics, such as tasks=12,usage.recorded=3; "
+        reason="Overrides the partition counts of new topics, for example tasks=12,usage.recorded=3; "
         "tasks stands for all topics of the task group.",
         default_factory=dict,
         shown_default="(as in docs/events.md)",
@@ -60,7 +58,7 @@ class ProvisionSettings(ServiceSettings):
     create_topics: bool = setting(
         True,
         unit="true | false",
-        reason="Create topics that are missing; false where others make them. Schemas are registered in any case.",
+        reason="Create missing topics; false if another tool creates them. Schemas are registered in any case.",
     )
     provision_seconds: float = setting(
         120.0, unit="s", reason="How long to wait for Kafka and the registry before giving up.", gt=0
@@ -68,7 +66,7 @@ class ProvisionSettings(ServiceSettings):
 
 
 async def provision_within(settings: ProvisionSettings) -> Provisioned:
-    """Provision, waiting for Kafka and the registry as long as the settings say.
+    """Provision, waiting for Kafka and the registry for as long as the settings say.
 
     Raises TimeoutError, and the errors in `REFUSED`.
     """

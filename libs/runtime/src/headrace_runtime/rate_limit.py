@@ -1,7 +1,7 @@
-"""A token bucket per key: bursts up to a minute's worth, then evenly.
+"""A token bucket per key: bursts up to a minute's worth, then an even rate.
 
-Pure: state and time come in, the decision and the new state go out. `RateLimiter` keeps the buckets of one process; a
-limit therefore holds per process, so behind N intakes a key can reach N times its rate.
+Pure: takes state and time, returns the decision and the new state. `RateLimiter` holds the buckets of one process, so
+limits apply per process: behind N intakes a key can reach N times its rate.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from typing import Final
 from cachetools import LRUCache
 
 _MOST_BUCKETS: Final = 100_000
-"""A bucket forgotten beyond that is full again; by then its key has been quiet for longest."""
+"""Beyond this number, the bucket unused for longest is dropped, which counts as full again."""
 
 
 @dataclass(frozen=True, slots=True)
 class Bucket:
-    """Tokens left at a moment (seconds on any steady clock)."""
+    """Tokens left at a moment (seconds on any monotonic clock)."""
 
     tokens: float
     at: float
@@ -26,16 +26,16 @@ class Bucket:
 
 @dataclass(frozen=True, slots=True)
 class RateLimitDecision:
-    """Whether the request may go on, and what its caller is told."""
+    """Whether the request is allowed, and what to report to its caller."""
 
     allowed: bool
     limit: int
     """Requests per minute."""
     remaining: int
     reset_seconds: int
-    """Until the bucket is full again."""
+    """Seconds until the bucket is full again."""
     retry_after_seconds: int
-    """0 when allowed; else whole seconds until the next request can succeed."""
+    """0 if allowed; else whole seconds until the next request can succeed."""
 
     def headers(self) -> dict[str, str]:
         """`RateLimit-Policy` and `RateLimit` as structured fields (IETF httpapi draft), `Retry-After` on refusal."""
@@ -49,7 +49,7 @@ class RateLimitDecision:
 
 
 def take(bucket: Bucket | None, requests_per_minute: int, now: float) -> tuple[Bucket, RateLimitDecision]:
-    """Take one token out of `bucket` (None: a full one) at `now`.
+    """Take one token from `bucket` (None: a full one) at `now`.
 
     Raises ValueError when `requests_per_minute` is not positive.
     """
@@ -77,6 +77,6 @@ class RateLimiter:
         self._buckets: LRUCache[str, Bucket] = LRUCache(most_buckets)
 
     def take(self, key_id: str, requests_per_minute: int, now: float) -> RateLimitDecision:
-        """One request of `key_id` at `now` (seconds on a steady clock)."""
+        """One request of `key_id` at `now` (seconds on a monotonic clock)."""
         self._buckets[key_id], decision = take(self._buckets.get(key_id), requests_per_minute, now)
         return decision

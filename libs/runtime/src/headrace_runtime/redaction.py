@@ -1,4 +1,4 @@
-"""What must never reach a log: by the name of the field, and by the shape of the text."""
+"""Recognises what must never be logged, by field name and by the shape of the text."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
-"""Settings of a service: read from the environment, validated before anything connects, able to explain themselves.
+"""Settings of a service: read from the environment and validated before anything connects; `--help` describes them.
 
 A service declares what it needs by combining the classes here and adding fields with `setting`::
 
     class IntakeSettings(ServiceSettings, ApiSettings, DatabaseSettings):
         service_name = "intake"
-        wait_seconds: float = setting(30.0, unit="s", reason="Longest time a caller waits for an answer.", gt=0)
+        wait_seconds: float = setting(30.0, unit="s", reason="Longest wait for an answer.", gt=0)
 
 Each field is one variable: `HEADRACE_` and the field's name in capitals, or the name given as `variable`.
 """
@@ -25,16 +25,16 @@ from headrace_runtime import kafka_properties
 
 PREFIX: Final = "HEADRACE_"
 REQUIRED: Final = ...
-"""Given as default: the variable has none, and the service does not start without it."""
+"""Used as default: the variable has none, and the service does not start without it."""
 
 _UNIT = "unit"
 _SHOWN_DEFAULT = "shown_default"
 
 
 class SettingsInvalid(Exception):
-    """The environment does not hold a usable set of values; correct the named variables and start again.
+    """The environment does not hold a valid set of values; correct the named variables and start again.
 
-    Values of secrets never stand in `problems`.
+    `problems` never contains values of secrets.
     """
 
     def __init__(self, problems: tuple[str, ...]) -> None:
@@ -54,9 +54,9 @@ def setting(
 ) -> Any:
     """Declare one variable.
 
-    `unit` is what its number or text counts ("s", "bytes", "URL", "name"), `reason` why an operator would change it.
-    `variable` replaces the derived name, for those that other tools define (`GROQ_API_KEY`). `shown_default` is what
-    `--help` prints for a default that is computed. `constraints` are those of `pydantic.Field`.
+    `unit` is the unit of its number or the kind of its text ("s", "bytes", "URL", "name"), `reason` says what it is
+    for. `variable` overrides the derived name, for variables of other tools (`GROQ_API_KEY`). `shown_default` is what
+    `--help` prints for a computed default. `constraints` are those of `pydantic.Field`.
     """
     if not unit or not reason:
         raise TypeError("a setting needs a unit and a reason: they are what --help shows")
@@ -85,7 +85,7 @@ def _http_url(value: str) -> str:
 
 
 HttpUrlText = Annotated[str, AfterValidator(_http_url)]
-"""An http or https address as plain text, without a slash at its end."""
+"""An http or https address as plain text, without a trailing slash."""
 
 
 class Settings(BaseSettings):
@@ -113,7 +113,7 @@ class Settings(BaseSettings):
     def load(cls) -> Self:
         """Read the environment of this process.
 
-        Raises SettingsInvalid, which names each variable that is missing or wrong.
+        Raises SettingsInvalid, which names each variable that is missing or invalid.
         """
         try:
             return cls()
@@ -171,7 +171,7 @@ def _problem(cls: type[Settings], detail: Mapping[str, Any]) -> str:
 
 
 class _KafkaPropertiesSource(PydanticBaseSettingsSource):
-    """Collects `HEADRACE_KAFKA_*` and the properties file into the one field that holds them."""
+    """Collects `HEADRACE_KAFKA_*` and the properties file into the field that holds them."""
 
     def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
         return None, field_name, False
@@ -184,7 +184,7 @@ class _KafkaPropertiesSource(PydanticBaseSettingsSource):
 
 
 class ServiceSettings(Settings):
-    """What every service needs: where Kafka and the registry are, who it is, how it is watched and stopped."""
+    """Settings of every service: Kafka and registry, identity, observability and shutdown."""
 
     bootstrap_servers: str = setting(
         "127.0.0.1:9092", unit="host:port, ...", reason="Kafka brokers to contact first.", min_length=1
@@ -192,23 +192,23 @@ class ServiceSettings(Settings):
     registry_url: HttpUrlText = setting(
         "http://127.0.0.1:8081/apis/ccompat/v7",
         unit="URL",
-        reason="Schema registry that speaks the Confluent API; the schemas of all topics are there.",
+        reason="Schema registry with the Confluent API; it has the schemas of all topics.",
     )
     registry_ca_file: Path | None = setting(
         None,
         unit="path",
-        reason="Authorities (PEM) that may have signed the registry's certificate; without it the public ones.",
+        reason="CA certificates (PEM) for the registry's certificate; by default the public ones.",
     )
     topic_prefix: str = setting(
         "headrace.",
         unit="text",
-        reason="Put before every topic and consumer group, so that several installations share one Kafka.",
+        reason="Prefix of all topics and consumer groups, so that several installations can share one Kafka.",
         pattern=r"^[A-Za-z0-9._-]*$",
     )
     instance_id: str = setting(
         unit="name",
-        reason="Tells this process from others of the same service in logs, traces and Kafka client ids; "
-        "make it stable (pod name) where replies must find the same process again.",
+        reason="Distinguishes processes of the same service in logs, traces and Kafka client ids; "
+        "make it stable (pod name) if replies must reach the same process after a restart.",
         default_factory=lambda: f"{socket.gethostname()}-{os.getpid()}",
         shown_default="<host>-<pid>",
         pattern=r"^[A-Za-z0-9._-]{1,128}$",
@@ -216,35 +216,37 @@ class ServiceSettings(Settings):
     static_member: bool = setting(
         False,
         unit="true | false",
-        reason="Keep this instance's partitions for it while it restarts, instead of making the group wait until the "
-        "session of the one before is over; only with a stable HEADRACE_INSTANCE_ID.",
+        reason="Static group membership: keep this instance's partitions while it restarts, instead of making the "
+        "group wait for the old session's timeout; only with a stable HEADRACE_INSTANCE_ID.",
     )
     ops_host: str = setting(
-        "127.0.0.1", unit="address", reason="Where /healthz, /readyz and /metrics listen; 0.0.0.0 in a container."
+        "127.0.0.1", unit="address", reason="Listen address of /healthz, /readyz and /metrics; 0.0.0.0 in a container."
     )
-    ops_port: int = setting(9100, unit="port", reason="Port of the same; 0 takes a free one.", ge=0, le=65535)
+    ops_port: int = setting(9100, unit="port", reason="Port of these; 0 chooses a free one.", ge=0, le=65535)
     log_format: Literal["json", "human"] = setting(
         "json", unit="json | human", reason="JSON lines for machines, or coloured lines for a terminal."
     )
     log_level: Literal["debug", "info", "warning", "error"] = setting(
-        "info", unit="level", reason="Least severe line that is written; debug is costly under load."
+        "info", unit="level", reason="Lowest severity that is logged; debug is costly under load."
     )
     drain_seconds: float = setting(
         25.0,
         unit="s",
-        reason="Time to finish what is in flight after SIGTERM; keep it below the orchestrator's grace period.",
+        reason="Time to finish work in flight after SIGTERM; keep it below the orchestrator's grace period.",
         ge=0,
     )
     otlp_endpoint: HttpUrlText | None = setting(
-        None, unit="URL", reason="OpenTelemetry collector (OTLP over HTTP); without it traces carry ids but go nowhere."
+        None,
+        unit="URL",
+        reason="OpenTelemetry collector (OTLP over HTTP); without it trace ids are propagated, but not exported.",
     )
     trace_sample_ratio: float = setting(
-        1.0, unit="0 to 1", reason="Share of new traces that is exported to the collector.", ge=0, le=1
+        1.0, unit="0 to 1", reason="Share of new traces exported to the collector.", ge=0, le=1
     )
     kafka_properties_file: Path | None = setting(
         None,
         unit="path",
-        reason="Java-style properties file of librdkafka settings, so that secrets can be mounted instead of exported.",
+        reason="Properties file (Java style) with librdkafka settings, so that secrets can be mounted as a file.",
     )
     kafka_properties: Annotated[dict[str, str], NoDecode] = setting(
         unit="librdkafka",
@@ -267,7 +269,7 @@ class ServiceSettings(Settings):
         return init_settings, env_settings, _KafkaPropertiesSource(settings_cls)
 
     def kafka_config(self) -> dict[str, str]:
-        """What to give a Kafka client: the brokers, the client id and every property the operator has set."""
+        """Configuration of a Kafka client: the brokers, the client id and every property the operator has set."""
         return {
             "bootstrap.servers": self.bootstrap_servers,
             "client.id": f"{self.service_name}.{self.instance_id}",
@@ -277,23 +279,23 @@ class ServiceSettings(Settings):
 
 
 class ApiSettings(Settings):
-    """For a service with a API for callers, who authenticate with API keys."""
+    """For a service with an HTTP API for callers, who authenticate with API keys."""
 
-    api_host: str = setting("127.0.0.1", unit="address", reason="Where the API listens; 0.0.0.0 in a container.")
-    api_port: int = setting(8080, unit="port", reason="Port of the same; 0 takes a free one.", ge=0, le=65535)
+    api_host: str = setting("127.0.0.1", unit="address", reason="Listen address of the API; 0.0.0.0 in a container.")
+    api_port: int = setting(8080, unit="port", reason="Port of the API; 0 chooses a free one.", ge=0, le=65535)
     key_pepper: SecretStr = setting(
         unit="secret",
-        reason="Key of the hash under which API keys are stored; the same for all services, or no key is recognised.",
+        reason="Secret of the hash under which API keys are stored; must be the same for all services.",
         min_length=16,
     )
     body_limit_bytes: int = setting(
-        1_048_576, unit="bytes", reason="Largest request body; what is larger gets 413.", ge=1024
+        1_048_576, unit="bytes", reason="Largest request body; larger ones get 413.", ge=1024
     )
     heartbeat_seconds: float = setting(
         15.0,
         unit="s",
-        reason="Silence after which an event stream sends a comment, so that proxies keep it open "
-        "and a caller that went away is noticed.",
+        reason="Idle time after which an event stream sends a comment, so that proxies keep it open "
+        "and disconnected callers are detected.",
         gt=0,
     )
 
@@ -305,14 +307,14 @@ def _postgres_url(value: SecretStr) -> SecretStr:
 
 
 class DatabaseSettings(Settings):
-    """For a service that keeps a schema in Postgres."""
+    """For a service with a schema in Postgres."""
 
     database_url: Annotated[SecretStr, AfterValidator(_postgres_url)] = setting(
         unit="URL", reason="Postgres database, as postgresql://user:password@host:port/database."
     )
     database_pool_size: int = setting(
-        8, unit="connections", reason="Most connections this process opens; the server's limit is shared by all.", ge=1
+        8, unit="connections", reason="Maximum connections of this process; the server's limit is shared by all.", ge=1
     )
     database_timeout_seconds: float = setting(
-        10.0, unit="s", reason="Longest time one statement may take before it is given up and retried.", gt=0
+        10.0, unit="s", reason="Timeout of one statement, after which it is retried.", gt=0
     )

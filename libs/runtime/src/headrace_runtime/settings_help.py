@@ -1,4 +1,4 @@
-"""The table that `--help` prints, and warnings about variables that nobody reads."""
+"""The table printed by `--help`, and warnings about unknown variables."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _HEADINGS: Final = ("variable", "default", "unit", "reason")
 
 
 def help_text(cls: type[Settings], version: str, width: int = 150) -> str:
-    """How to start the service, its options, and one row per variable."""
+    """Usage of the service: its options, and one row per variable."""
     rows = [
         (variable_of(name, field), shown_default_of(field), unit_of(field) or "", field.description or "")
         for name, field in cls.model_fields.items()
@@ -50,9 +50,9 @@ def _table(rows: list[tuple[str, str, str, str]], width: int) -> Iterable[str]:
 
 
 def likely_typos(cls: type[Settings], environ: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
-    """Pairs (variable in `environ` that nobody reads, the one that was probably meant).
+    """Pairs (unknown variable in `environ`, the variable that was probably meant).
 
-    Variables of other services are silent: only names close to one of this service's own are reported.
+    Variables of other services are not reported: only names close to one of this service's own are.
     """
     known = {variable_of(name, field): None for name, field in cls.model_fields.items()}
     by_suffix = {variable.removeprefix(PREFIX): variable for variable in known if variable.startswith(PREFIX)}

@@ -1,4 +1,4 @@
-"""Where spans go when there is a collector: the OpenTelemetry SDK with OTLP over HTTP."""
+"""Exports spans if there is a collector: the OpenTelemetry SDK with OTLP over HTTP."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Server-sent events: ids for resuming, heartbeats, and an end when the caller goes away or the server drains."""
+"""Server-sent events: ids for resuming, heartbeats, and an end when the caller disconnects or the server drains."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _LONGEST_EVENT_ID: Final = 512
 
 @dataclass(frozen=True, slots=True)
 class ServerEvent:
-    """One event on the wire. `id` is what a caller sends back as Last-Event-ID to go on after it."""
+    """One event on the wire. A caller sends `id` back as Last-Event-ID to resume after it."""
 
     data: str
     event: str | None = None
@@ -28,7 +28,7 @@ class ServerEvent:
     def encode(self) -> bytes:
         """The event's bytes.
 
-        Raises ValueError when the name or the id holds a line break, which would forge another field.
+        Raises ValueError when the name or the id contains a line break, which would inject another field.
         """
         lines: list[str] = []
         for name, value in (("event", self.event), ("id", self.id)):
@@ -38,20 +38,20 @@ class ServerEvent:
                 lines.append(f"{name}: {value}")
         if self.retry_ms is not None:
             lines.append(f"retry: {self.retry_ms}")
-        # The three line ends of the specification; str.splitlines would also split at others inside JSON text.
+        # The specification's three line ends; str.splitlines would also split at others inside JSON text.
         text = self.data.replace("\r\n", "\n").replace("\r", "\n")
         lines.extend(f"data: {line}" for line in text.split("\n"))
         return ("\n".join(lines) + "\n\n").encode()
 
 
 def last_event_id(request: web.Request) -> str | None:
-    """Where the caller wants to go on: the Last-Event-ID header, or the query parameter `last_event_id`.
+    """Where the caller wants to resume: the Last-Event-ID header, or the query parameter `last_event_id`.
 
-    Raises Problem 400 for one that no event of ours can have had.
+    Raises Problem 400 for one that cannot be an id of ours.
     """
     given = request.headers.get("Last-Event-ID") or request.query.get("last_event_id") or None
     if given is not None and (len(given) > _LONGEST_EVENT_ID or not given.isprintable()):
-        raise Problem(400, "bad-last-event-id", "Last-Event-ID is not an id that this stream has given out.")
+        raise Problem(400, "bad-last-event-id", "Last-Event-ID is not an id of this stream.")
     return given
 
 
@@ -63,11 +63,11 @@ async def event_stream(
     resumable: bool,
     headers: Mapping[str, str] | None = None,
 ) -> web.StreamResponse:
-    """Send `events` until they end, the caller goes away, or (when `resumable`) the server drains.
+    """Send `events` until they end, the caller disconnects, or (if `resumable`) the server drains.
 
-    `events` is closed in every case. A comment goes out after each `heartbeat_seconds` of silence. A stream that is not
-    `resumable` (a chat answer) is finished during a drain, as far as the drain time allows. An error that `events`
-    raises ends the response in the middle, which clients see as a broken connection: sources turn errors into events.
+    `events` is closed in every case. A comment is sent after each `heartbeat_seconds` of silence. A stream that is not
+    `resumable` (a chat answer) is completed during a drain, as far as the drain time allows. If `events` raises, the
+    response breaks off, which clients see as a broken connection; so sources turn errors into events.
     """
     response = web.StreamResponse(
         headers={
@@ -97,7 +97,7 @@ async def event_stream(
     except StopAsyncIteration:
         await response.write_eof()
     except ConnectionError:
-        pass  # the caller went away; closing the source below is all there is to do
+        pass  # the caller disconnected; only the source is left to be closed, below
     finally:
         pending = [task for task in (upcoming, draining) if task is not None]
         for task in pending:

@@ -1,4 +1,4 @@
-"""A table as a part of a service."""
+"""A table as a part of a service's life cycle."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from headrace_runtime.lifecycle import Part
 
 
 def table_part(name: str, table: Table[E]) -> Part:
-    """Reads the table whole before the parts behind it start, and ends the service when the table stops following."""
+    """Reads the whole table before later parts start, and stops the service if the table can no longer follow."""
 
     async def watch() -> None:
-        # Shielded: the life cycle cancels this part when it stops, and must not cancel the table's own future.
+        # Shielded: the life cycle cancels this part when stopping, which must not cancel the table's own future.
         await asyncio.shield(table.failure)
 
     return Part(name, start=table.start, run=watch, stop=table.close)

@@ -1,7 +1,7 @@
 """Traces: W3C trace context from the caller's HTTP request through Kafka record headers and back.
 
-Ids always flow, so that logs of all services can be joined; spans are recorded and exported only when a collector is
-set, because a recorded span costs several times what carrying the ids does.
+Ids are always propagated, so that logs of all services can be joined; spans are recorded and exported only if a
+collector is configured, because a recorded span costs several times as much as propagating ids.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _NO_PARENT: Final = Context()
 
 
 class _IdTracer(Tracer):
-    """Gives every span fresh ids under its parent's trace and records nothing."""
+    """Gives every span new ids within its parent's trace, and records nothing."""
 
     def start_span(self, name: str, context: Context | None = None, *args: Any, **kwargs: Any) -> Span:
         parent = trace.get_current_span(context).get_span_context()
@@ -54,9 +54,9 @@ def setup(
     sample_ratio: float = 1.0,
     exporter: SpanExporter | None = None,
 ) -> Callable[[], None]:
-    """Choose where the spans of this process go: to `endpoint` (OTLP over HTTP) or `exporter`; with neither, nowhere.
+    """Choose where the spans of this process go: `endpoint` (OTLP over HTTP), `exporter`, or nowhere if both are None.
 
-    Returns what flushes and ends the export; it blocks for up to some seconds, so call it from a thread.
+    Returns a function that flushes and ends the export; it may block for some seconds, so call it from a thread.
     """
     global _tracer
     if endpoint is None and exporter is None:
@@ -84,7 +84,7 @@ def span(
     parent: Context | None = None,
     kind: SpanKind = SpanKind.INTERNAL,
 ) -> AbstractContextManager[Span]:
-    """A span around a block, current inside it. `parent` (from `extract`) replaces the current one.
+    """A span around a block, current inside it. `parent` (from `extract`) replaces the current one as its parent.
 
     Attributes hold ids, names and counts, never content.
     """
@@ -92,7 +92,7 @@ def span(
 
 
 def inject(headers: RecordHeaders) -> RecordHeaders:
-    """Put the current trace context into `headers` and return them; an older one there is replaced."""
+    """Put the current trace context into `headers`, replacing an older one, and return them."""
     if any(key in _CARRIED for key, _ in headers):
         headers[:] = [item for item in headers if item[0] not in _CARRIED]
     _PROPAGATOR.inject(headers, setter=_SETTER)
@@ -100,7 +100,7 @@ def inject(headers: RecordHeaders) -> RecordHeaders:
 
 
 def extract(headers: Sequence[tuple[str, bytes | None]] | None) -> Context:
-    """The trace context of a Kafka record; an empty one (a new trace starts) if it has none or a broken one."""
+    """The trace context of a Kafka record; an empty one, which starts a new trace, if it is missing or malformed."""
     if not headers:
         return _NO_PARENT
     carried = {key: value.decode("ascii", "replace") for key, value in headers if key in _CARRIED and value is not None}
@@ -108,7 +108,7 @@ def extract(headers: Sequence[tuple[str, bytes | None]] | None) -> Context:
 
 
 def extract_mapping(headers: Mapping[str, str]) -> Context:
-    """The same of HTTP headers."""
+    """The trace context of HTTP headers."""
     return _PROPAGATOR.extract(headers, _NO_PARENT, getter=_GETTER)
 
 
@@ -119,7 +119,7 @@ def inject_mapping(headers: dict[str, str]) -> dict[str, str]:
 
 
 def current_trace_id() -> str | None:
-    """The trace's id in hexadecimal, or None outside any span."""
+    """The trace id in hexadecimal, or None outside any span."""
     context = trace.get_current_span().get_span_context()
     return trace.format_trace_id(context.trace_id) if context.is_valid else None
 

@@ -1,4 +1,4 @@
-"""Waiting for what a service depends on, so that it can start before Kafka, the registry or Postgres is there."""
+"""Waits for dependencies, so that a service can start before Kafka, the registry or Postgres is available."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _log = get_logger("headrace.runtime.waiting")
 
 
 class NotReady(Exception):
-    """Raised by a probe: what is waited for answered, and is not ready; ask again."""
+    """Raised by a probe: the dependency answered, but is not ready; try again."""
 
 
 _NOT_YET: Final[tuple[type[Exception], ...]] = (NotReady, OSError, TimeoutError, aiohttp.ClientError)
@@ -38,10 +38,10 @@ async def wait_until(
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     now: Callable[[], float] = time.monotonic,
 ) -> T:
-    """Ask `probe` until it returns, with growing delays, and say in the log (and in /readyz) what is waited for.
+    """Call `probe` until it returns, with growing delays, and report what is waited for in the log (and in /readyz).
 
-    `what` reads like "Kafka at 127.0.0.1:9092". NotReady, connection errors, timeouts and the types in `not_yet` mean
-    ask again; any other error is raised at once.
+    `what` is text such as "Kafka at 127.0.0.1:9092". NotReady, connection errors, timeouts and the types in `not_yet`
+    lead to a retry; any other error is raised at once.
     """
     retried = (*_NOT_YET, *not_yet)
     delay = _FIRST_DELAY_SECONDS
@@ -64,7 +64,7 @@ async def wait_until(
             delay = min(delay * 1.6, _LONGEST_DELAY_SECONDS)
         else:
             if said_at is not None:
-                _log.info(f"{what} is there", waited_seconds=round(now() - began, 1))
+                _log.info(f"{what} is available", waited_seconds=round(now() - began, 1))
             if health is not None:
                 health.remove(f"waiting for {what}")
             return result

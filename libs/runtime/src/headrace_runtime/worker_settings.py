@@ -1,5 +1,5 @@
-"""Settings that all workers share. How long a call may take and how many run at once depends on what is called, so each
-worker says that itself."""
+"""Settings shared by all workers. The limits on duration and concurrency of calls depend on what is called, so each
+worker declares its own."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ class WorkerSettings(ServiceSettings):
     report_seconds: float = setting(
         5.0,
         unit="s",
-        reason="Longest time between two reports to the fleet; each stands for three times as long.",
+        reason="Longest time between two reports to the fleet; each is valid for three times as long.",
         gt=0,
     )
     delta_milliseconds: float = setting(
-        10.0, unit="ms", reason="Pieces of a streamed answer that come faster than this go out together.", ge=0
+        10.0, unit="ms", reason="Pieces of a streamed answer that come faster than this are sent together.", ge=0
     )
     cancel_history_seconds: float = setting(
         3600.0,
         unit="s",
-        reason="Age of the cancellation requests that are read at the start: an attempt may have waited that long.",
+        reason="Age of the oldest cancellation requests read at startup: an attempt may have waited that long.",
         ge=0,
     )
     interactive_weight: int = setting(
-        8, unit="starts", reason="Interactive attempts started for each batch attempt, while there are both.", ge=1
+        8, unit="starts", reason="Interactive attempts started for each batch attempt, while both are waiting.", ge=1
     )
 
     def kafka_config(self) -> dict[str, str]:
-        """As for every service, with incremental rebalancing: a worker that comes or goes takes from the others only
-        the partitions that move.
+        """As for every service, but with incremental rebalancing: a worker that joins or leaves only moves the
+        partitions that must change owner.
 
-        A worker's topics need not be assigned together, and a model call costs too much to be dropped for a rebalance
-        that leaves its partition where it was.
+        A worker's topics need not be co-partitioned, and a model call is too expensive to be dropped in a rebalance
+        that does not move its partition.
         """
         return {"partition.assignment.strategy": "cooperative-sticky", **super().kafka_config()}

@@ -1,5 +1,5 @@
-"""Client of Headrace: over HTTP (`Client`), straight over Kafka (`headrace.kafka.KafkaClient`), and `consume` for
-typed events out of topics.
+"""Headrace client: over HTTP (`Client`), directly over Kafka (`headrace.kafka.KafkaClient`), and `consume` for typed
+events.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -89,7 +89,7 @@ _OVER_KAFKA = {
 
 
 def __getattr__(name: str) -> Any:
-    # What speaks to Kafka loads its client library and all schemas, which programs that only use HTTP need not pay for.
+    # The Kafka parts load the client library and all schemas, which programs that only use HTTP should not pay for.
     if name not in _OVER_KAFKA:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     import importlib

@@ -1,4 +1,4 @@
-"""Where Headrace is: from arguments, the environment, or the `.headrace/stack.json` of a running embedded stack."""
+"""Addresses of Headrace: from arguments, the environment, or the `.headrace/stack.json` of a running embedded stack."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ _KAFKA_FILE_VARIABLE: Final = "HEADRACE_KAFKA_PROPERTIES_FILE"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Addresses:
-    """Where the parts of one installation are. What is None was named nowhere.
+    """Addresses of one installation. Those that were not given anywhere are None.
 
     Attributes:
         url: Intake: tasks, chat, keys, preferences (HEADRACE_URL).
         skills_url: Skill broadcaster (HEADRACE_SKILLS_URL).
         costs_url: Cost accountant (HEADRACE_COSTS_URL).
-        api_key: Key to show to all of them (HEADRACE_API_KEY).
+        api_key: Key for all of them (HEADRACE_API_KEY).
         bootstrap_servers: Kafka (HEADRACE_BOOTSTRAP_SERVERS).
         registry_url: Schema registry, the root of its Confluent API (HEADRACE_REGISTRY_URL).
         topic_prefix: Start of all topic names (HEADRACE_TOPIC_PREFIX).
         kafka_properties: Further librdkafka properties (HEADRACE_KAFKA_<NAME_WITH_UNDERSCORES>).
-        stack_file: The stack.json that filled in what arguments and environment left open.
+        stack_file: The stack.json that supplied what arguments and environment did not.
         stack: Its whole content.
     """
 
@@ -45,7 +45,7 @@ class Addresses:
     stack: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     def require(self, name: str) -> str:
-        """The address of that name. Raises Misconfigured where there is none."""
+        """The address of that name. Raises Misconfigured if there is none."""
         value = getattr(self, name)
         if not value:
             if self.stack_file is not None:
@@ -53,8 +53,8 @@ class Addresses:
             elif _names_an_installation(self):
                 remedy = f"set {VARIABLES[name]} as well"
             else:
-                remedy = f"set {VARIABLES[name]}, or run `headrace up` in this folder or one above it"
-            raise Misconfigured(f"{_MEANINGS[name]} is not known: {remedy}")
+                remedy = f"set {VARIABLES[name]}, or run `headrace up` in this folder or a parent folder"
+            raise Misconfigured(f"{_MEANINGS[name]} is unknown: {remedy}")
         return str(value)
 
 
@@ -80,7 +80,7 @@ _MEANINGS: Final[Mapping[str, str]] = {
 
 
 def find_stack_file(folder: Path) -> Path | None:
-    """The stack.json of the nearest data folder, in `folder` or above it."""
+    """The stack.json of the nearest data folder, in `folder` or a parent."""
     for place in (folder, *folder.parents):
         candidate = place / STACK_FILE
         if candidate.is_file():
@@ -97,8 +97,8 @@ def locate(
 ) -> Addresses:
     """Addresses by argument, else by variable, else from stack.json (the one given, or found upward from `folder`).
 
-    stack.json is not read when arguments and variables name both intake and key, or Kafka and registry, unless it is
-    given: they then speak of another installation. Raises Misconfigured.
+    stack.json is not searched for when arguments and variables name both intake and key, or Kafka and registry: they
+    then refer to another installation. Raises Misconfigured.
     """
     environ = os.environ if environ is None else environ
     unknown = given.keys() - VARIABLES.keys()
@@ -166,7 +166,7 @@ def _addresses_in(document: Mapping[str, Any]) -> dict[str, str]:
         try:
             known["api_key"] = Path(key_file).read_text(encoding="utf-8").strip()
         except OSError as error:
-            # Somebody else's stack: its topics may be open to us all the same, and asking for the key will say so.
+            # Another user's stack: its topics may still be open to us, and asking for the key will report this error.
             if not isinstance(error, PermissionError | FileNotFoundError):
                 raise Misconfigured(f"{key_file} cannot be read: {error.strerror}") from error
     return known

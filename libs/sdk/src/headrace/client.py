@@ -28,21 +28,21 @@ _LONGEST_WAIT_SECONDS: Final = 60.0
 
 
 class Client:
-    """Agents' and applications' way to Headrace. Use it as an async context manager, in one event loop.
+    """The HTTP client for agents and applications. Use it as an async context manager, in one event loop.
 
         async with headrace.Client() as client:
             answer = await client.ask("Review: def f(x): return x+1", role="code_reviewer", privacy="sensitive")
             print(answer.answer, answer.provider, answer.model, answer.cost_usd)
 
     Addresses and key come from the arguments, else from HEADRACE_URL, HEADRACE_SKILLS_URL, HEADRACE_COSTS_URL and
-    HEADRACE_API_KEY, else from the `.headrace/stack.json` of a stack that runs in this folder or above it.
+    HEADRACE_API_KEY, else from the `.headrace/stack.json` of a stack running in this folder or a parent folder.
 
-    What may succeed later (no connection, 429, 503) is tried again for `patience_seconds`, and a submission carries an
-    Idempotency-Key of its own, so that this never makes a second task.
+    Requests that may succeed later (no connection, 429, 503) are retried for `patience_seconds`. A submission carries
+    a generated Idempotency-Key, so that retries never create a second task.
 
     Attributes:
         skills: Publish, find and follow skills.
-        costs: What was spent.
+        costs: Cost reports.
         keys: API keys; needs a key with the scope admin.
     """
 
@@ -56,7 +56,7 @@ class Client:
         addresses: Addresses | None = None,
         patience_seconds: float = 20.0,
     ) -> None:
-        """Raises Misconfigured for a malformed address. One that is missing is missed when it is first needed."""
+        """Raises Misconfigured for a malformed address; a missing one is reported when it is first needed."""
         self.addresses = addresses or locate(url=url, api_key=api_key, skills_url=skills_url, costs_url=costs_url)
         self._transport = Transport(self.addresses.api_key, patience_seconds=patience_seconds)
         self.skills = Skills(self._transport, lambda: self.addresses.require("skills_url"))
@@ -79,11 +79,11 @@ class Client:
         self, prompt: Prompt, *, idempotency_key: str | None = None, stream: bool = False,
         **options: Unpack[TaskOptions],
     ) -> TaskHandle:  # fmt: skip
-        """Hand a task over; returns when it is on disk.
+        """Submit a task; returns once it is durably accepted.
 
         Args:
-            idempotency_key: Your own name for this submission, so that also a later run of the program makes no second
-                task; by default a new one.
+            idempotency_key: Your own name for this submission, so that a later run of the program creates no second
+                task either; by default a new one.
             stream: Whether its answer can be followed in pieces.
             options: See `TaskOptions`.
 
@@ -116,7 +116,7 @@ class Client:
     def stream(
         self, prompt: Prompt, *, idempotency_key: str | None = None, **options: Unpack[TaskOptions]
     ) -> AnswerStream:
-        """Submit a task (when the iteration starts) and get its answer in pieces."""
+        """Submit a task (when the iteration starts) and receive its answer in pieces."""
 
         async def submit() -> str:
             return (await self._post(prompt, options, idempotency_key, stream=True, wait_seconds=None)).id
@@ -124,7 +124,7 @@ class Client:
         return AnswerStream(self, submit)
 
     def follow(self, task_id: str) -> AnswerStream:
-        """The pieces of a task's answer, from its beginning. Without `stream=True` in its submission only the end."""
+        """The pieces of a task's answer, from its beginning; only the end if submitted without `stream=True`."""
 
         async def known() -> str:
             return task_id
@@ -132,7 +132,7 @@ class Client:
         return AnswerStream(self, known)
 
     async def wait(self, task_id: str, timeout: float | None = None) -> Task:
-        """The task once it has ended, however it did. Raises NotYet after `timeout` seconds, NotFound."""
+        """Wait until the task has ended, in whatever way. Raises NotYet after `timeout` seconds, NotFound."""
         try:
             async with asyncio.timeout(timeout):
                 return await self.follow(task_id).result()
@@ -140,7 +140,7 @@ class Client:
             raise NotYet(task_id, timeout or 0.0) from None
 
     async def get(self, task_id: str) -> Task:
-        """The task as it is now. Raises NotFound."""
+        """The task's current state. Raises NotFound."""
         return task_of((await self._transport.call("GET", self._url(f"/v1/tasks/{task_id}"))).document)
 
     async def list(
@@ -148,7 +148,7 @@ class Client:
         session: str | None = None, user: str | None = None, since: datetime | None = None,
         until: datetime | None = None, limit: int = 50, cursor: str | None = None,
     ) -> TaskPage:  # fmt: skip
-        """One page of the tenant's tasks, newest first, without answers and trails. At most 200 a page."""
+        """One page of the tenant's tasks, newest first, without answers and trails. At most 200 per page."""
         params = {
             "status": status, "role": role, "kind": kind, "session": session, "user": user, "since": _stamp(since),
             "until": _stamp(until), "limit": str(limit), "cursor": cursor,
@@ -156,7 +156,7 @@ class Client:
         return task_page_of((await self._transport.call("GET", self._url("/v1/tasks"), params=_given(params))).document)
 
     async def list_all(self, **filters: Any) -> AsyncIterator[Task]:
-        """All tasks that `list` would find, page after page."""
+        """All tasks that `list` would find, page by page."""
         cursor: str | None = None
         while True:
             page = await self.list(**filters, cursor=cursor)
@@ -167,19 +167,19 @@ class Client:
             cursor = page.next
 
     async def cancel(self, task_id: str, reason: str = "") -> Task | None:
-        """Ask to stop a task. The task where it had ended already; None: the cancellation request is on its way. Raises
+        """Ask to cancel a task. Returns the task if it had already ended, None if the request was accepted. Raises
         NotFound."""
         params = {"reason": reason} if reason else None
         reply = await self._transport.call("DELETE", self._url(f"/v1/tasks/{task_id}"), params=params)
         return task_of(reply.document) if reply.status == 200 else None
 
     async def preferences(self, user: str = "") -> Preferences:
-        """What applies to the tenant, or to one of its users."""
+        """The effective preferences of the tenant, or of one of its users."""
         reply = await self._transport.call("GET", self._url("/v1/preferences"), params=_given({"user": user or None}))
         return preferences_of(reply.document)
 
     async def set_preferences(self, preferences: Preferences) -> Preferences:
-        """Replace the record of the tenant, or of `preferences.user`; what applies from now on."""
+        """Replace the record of the tenant, or of `preferences.user`; returns the effective preferences."""
         body = {
             "ai_mode": preferences.ai_mode,
             "privacy_level": preferences.privacy_level,
@@ -210,7 +210,7 @@ class Client:
         return task_of(reply.document)
 
     async def _events(self, task_id: str) -> AsyncGenerator[ParsedEvent, None]:
-        """The task's events to its end, across broken connections. A `restarted` of our own where pieces are gone."""
+        """The task's events to its end, across broken connections. Adds `restarted` where pieces are missing."""
         url = self._url(f"/v1/tasks/{task_id}/events")
         last_id = ""
         while True:
@@ -229,7 +229,7 @@ class Client:
 
 
 class TaskHandle:
-    """A task that was accepted."""
+    """An accepted task."""
 
     def __init__(self, client: Client, task: Task) -> None:
         self._client = client
@@ -265,7 +265,7 @@ class Piece:
 
     Attributes:
         text: The text to add.
-        begins_anew: Forget what came before this piece: its attempt broke, and another one answers.
+        begins_anew: Discard the text before this piece: its attempt failed, and another one answers.
     """
 
     text: str
@@ -273,7 +273,7 @@ class Piece:
 
 
 class AnswerStream:
-    """An answer in pieces; iterate over it once. A broken connection is taken up again where it broke.
+    """An answer in pieces; iterate over it once. A broken connection is resumed where it broke.
 
     stream = client.stream("Why do rivers meander?")
     async for piece in stream:
@@ -294,7 +294,7 @@ class AnswerStream:
         return self._iterator
 
     async def result(self) -> Task:
-        """The task once it has ended, however it did, with its whole answer; what is left of the pieces is skipped."""
+        """The ended task, in whatever way it ended, with its complete answer; remaining pieces are skipped."""
         if self._task is None:
             async for _ in self:
                 pass
@@ -302,7 +302,7 @@ class AnswerStream:
         return self._task
 
     async def close(self) -> None:
-        """Stop listening; the task goes on."""
+        """Stop listening; the task continues."""
         if self._iterator is not None:
             await self._iterator.aclose()
 
@@ -332,7 +332,7 @@ def _document(event: ParsedEvent) -> Mapping[str, Any]:
     except ValueError:
         document = None
     if not isinstance(document, Mapping):
-        raise NotUnderstood(f"an event of the name {event.event!r} does not hold a JSON object")
+        raise NotUnderstood(f"the data of an event {event.event!r} is not a JSON object")
     return document
 
 

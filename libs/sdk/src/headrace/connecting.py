@@ -1,4 +1,4 @@
-"""A connection to the topics: the log, and the codec that knows the registry's schemas."""
+"""A connection to the topics: the log, and the codec with the registry's schemas."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from headrace.errors import HeadraceError
 
 
 class ClosableRegistry(CodecRegistry, Protocol):
-    """What the codec asks, and an end."""
+    """The codec's registry, with a way to close it."""
 
     async def close(self) -> None: ...
 
@@ -39,14 +39,14 @@ class Cluster:
 
     @classmethod
     def over(cls, log: Log, registry: ClosableRegistry, *, topic_prefix: str = "headrace.") -> Self:
-        """A cluster out of its parts, for tests on the in-memory twin."""
+        """A cluster made of its parts, for tests on the in-memory twin."""
         return cls(log, Codec(registry, topic_prefix), registry)
 
     @classmethod
     def at(cls, addresses: Addresses | None = None) -> Self:
-        """The cluster at these addresses, by default those that `locate` finds. Connects when first used.
+        """The cluster at these addresses, by default those that `locate` finds. Connects on first use.
 
-        Raises Misconfigured when Kafka or the registry is named nowhere.
+        Raises Misconfigured when the address of Kafka or the registry is unknown.
         """
         addresses = addresses or locate()
         properties = {
@@ -58,7 +58,7 @@ class Cluster:
         return cls.over(KafkaLog(properties), registry, topic_prefix=addresses.topic_prefix)
 
     async def close(self) -> None:
-        """Let go of the registry; consumers and producers close themselves."""
+        """Close the registry client; consumers and producers are closed separately."""
         await self.registry.close()
 
     async def __aenter__(self) -> Self:

@@ -1,4 +1,4 @@
-"""Typed events out of topics: `async for delivered in consume("tasks.completed", TaskCompleted, group="billing")`."""
+"""Consumes typed events: `async for delivered in consume("tasks.completed", TaskCompleted, group="billing")`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ E = TypeVar("E", bound=Event)
 
 @dataclass(frozen=True, slots=True)
 class Newest:
-    """Begin at most this many records before the end of each partition."""
+    """Start at most this many records before the end of each partition."""
 
     records: int
 
@@ -40,11 +40,11 @@ _SILENCE_SECONDS: Final = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Delivered(Generic[E]):
-    """An event as it came.
+    """A consumed event.
 
     Attributes:
         event: The event.
-        record: The record that held it: topic, partition, offset, timestamp, key, headers.
+        record: The record that contained it: topic, partition, offset, timestamp, key, headers.
     """
 
     event: E
@@ -57,7 +57,7 @@ class Delivered(Generic[E]):
 
     @property
     def tenant(self) -> str | None:
-        """ce_tenant: whose event it is."""
+        """ce_tenant: the tenant of the event."""
         return header(self.record.headers, "ce_tenant")
 
     @property
@@ -100,26 +100,26 @@ def consume(
     on_unreadable: OnUnreadable | None = None,
     cluster: Cluster | None = None,
 ) -> Consumption[Any]:
-    """The events of a topic, as they come.
+    """Consume the events of a topic.
 
-    Without a group every record of all partitions is seen by this reader alone, and nothing is remembered. With a
-    group its members share the partitions, and a record is committed when the loop asks for the next one after it: at
-    least once, also across crashes. Close it when done (`async with`), so that the group need not wait for a timeout.
+    Without a group, this reader sees every record of all partitions, and no offsets are committed. The members of a
+    group share the partitions, and a record's offset is committed when the loop asks for the next record: at least
+    once, also across crashes. Close it when done (`async with`), so that the group need not wait for a timeout.
 
     Args:
         topic: Its name, with or without the prefix.
-        record: Event class that the topic holds, for type checkers; checked.
+        record: Event class of the topic, for type checkers; checked.
         group: Consumer group.
-        start: Where to begin, for a group only when it has committed nothing yet: "start" (oldest), "end" (from now
-            on), a time, or the newest few (these two not with a group).
-        follow: Whether to go on at the end; False ends after what was there at the beginning (not with a group).
-        keys: Only records of these keys, of a topic whose partitions follow from its keys (skills.feed): no other
-            partition is read (not with a group).
-        on_unreadable: Called with a record that cannot be read, and why, tombstones of compacted topics included; the
-            iteration then goes on. Without it the error is raised.
-        cluster: Where; by default what `locate` finds.
+        start: Where to begin; for a group only if it has not committed any offset yet: "start" (oldest), "end" (from
+            now on), a time, or the newest few (the latter two not with a group).
+        follow: Whether to continue at the end; False stops at the end as it was at the beginning (not with a group).
+        keys: Only records with these keys, of a topic partitioned by its keys (skills.feed): no other partition is
+            read (not with a group).
+        on_unreadable: Called with a record that cannot be decoded, and the error; also for tombstones of compacted
+            topics. The iteration then continues. Without it the error is raised.
+        cluster: The cluster; by default what `locate` finds.
 
-    Raises ValueError for arguments that do not go together, TopicUnknown, Misconfigured. The iteration raises
+    Raises ValueError for incompatible arguments, TopicUnknown, Misconfigured. The iteration raises
     UnreadableValue (unless on_unreadable is given), OffsetOutOfRange, TopicMissing, LeaveGroup, RegistryUnavailable.
     """
     if group is not None and (not isinstance(start, str) or not follow or keys is not None):
@@ -160,7 +160,7 @@ class Consumption(Generic[E]):
         self._closed = False
 
     async def start(self) -> Self:
-        """Connect now, so that all that is written from here on is seen; iterating does it otherwise."""
+        """Connect now, so that all records written from here on are seen; otherwise iterating connects."""
         await self._source.start()
         return self
 
@@ -179,7 +179,7 @@ class Consumption(Generic[E]):
         await self.close()
 
     async def close(self) -> None:
-        """Commit what is finished, and leave."""
+        """Commit the offsets of finished records, and leave."""
         if self._iterator is not None:
             await self._iterator.aclose()
         await self._end()
@@ -217,21 +217,21 @@ class Consumption(Generic[E]):
 
 
 class _Source:
-    """Where records come from, and what is kept of how far one got."""
+    """Source of records, with its positions."""
 
     async def start(self) -> None:
         raise NotImplementedError
 
     async def poll(self) -> Sequence[Record] | None:
-        """The next records, perhaps none yet; None at the end."""
+        """The next records, possibly none; None at the end."""
         raise NotImplementedError
 
     def owns(self, record: Record) -> bool:
-        """Whether a polled record is to be delivered: it may not be of the keys asked for, or another's by now."""
+        """Whether to deliver a polled record: its key may not be requested, or its partition may be lost by now."""
         raise NotImplementedError
 
     async def finished(self, record: Record) -> None:
-        """The loop is through with a record."""
+        """The loop is done with a record."""
         raise NotImplementedError
 
     async def close(self) -> None:
@@ -239,7 +239,7 @@ class _Source:
 
 
 class _Everything(_Source):
-    """All partitions, outside of any group."""
+    """All partitions, outside any group."""
 
     def __init__(
         self, cluster: Cluster, spec: TopicSpec, start: Start, follow: bool, keys: Collection[bytes] | None
@@ -286,7 +286,7 @@ class _Everything(_Source):
         if batch:
             self._heard_at = now
         elif now - self._heard_at > _SILENCE_SECONDS:
-            # Compaction has taken the last records before the end: nothing more will come.
+            # Compaction has removed the last records before the end: nothing more will come.
             self._left.clear()
         kept: list[Record] = []
         for record in batch:
@@ -311,7 +311,7 @@ class _Everything(_Source):
 
 
 class _Share(_Source, RebalanceListener):
-    """The partitions that a group gives to this member."""
+    """The partitions assigned to this member of a group."""
 
     def __init__(self, cluster: Cluster, spec: TopicSpec, group: str, from_start: bool) -> None:
         self._cluster = cluster
@@ -333,7 +333,7 @@ class _Share(_Source, RebalanceListener):
         assert self._consumer is not None
         await self._commit_when_due()
         batch = await self._consumer.poll(_BATCH, _WAIT_SECONDS)
-        # What went before this moment is not in the batch; what goes while it is worked through is dropped from it.
+        # Partitions lost before this moment are not in the batch; those lost while it is processed are dropped from it.
         self._gone.clear()
         return batch
 
@@ -378,8 +378,8 @@ class _Share(_Source, RebalanceListener):
         try:
             await self._consumer.commit(progress)
         except (TransientError, PartitionsLost):
-            # Kept for the next time, where it is still ours and no later record was finished meanwhile. The new owner
-            # of what is not delivers those records again, which "at least once" allows.
+            # Retried with the next commit where the partition is still ours and no later record was finished meanwhile.
+            # The new owner of another partition delivers its records again, which "at least once" allows.
             for part, kept in progress.items():
                 if part in self._owned:
                     self._finished.setdefault(part, kept.next_offset)

@@ -1,4 +1,4 @@
-"""What was spent."""
+"""Cost reports."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from headrace.transport import Transport
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CostSums:
-    """What some executions come to.
+    """Sums over some executions.
 
     Attributes:
-        cost_nanodollars: What they cost, in nano-dollars.
-        internal_value_nanodollars: What those on our own nodes would be worth, which nobody bills.
-        unpriced_executions: Those of models that the price book does not know.
+        cost_nanodollars: Cost in nano-dollars.
+        internal_value_nanodollars: Notional value of those on our own nodes, which is not billed.
+        unpriced_executions: Number of those whose model is not in the price book.
     """
 
     executions: int = 0
@@ -47,13 +47,13 @@ class CostGroup:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CostReport:
-    """What was spent in a period.
+    """Costs of a period.
 
     Attributes:
-        tenant: Whose; None for all together.
-        total: The whole. What simulators answered is in it, at the price of the real models.
-        simulated: That part of it.
-        groups: The same by group.
+        tenant: The tenant; None for all together.
+        total: The total, including simulated answers at the price of the real models.
+        simulated: The part of it due to simulated answers.
+        groups: The sums by group.
     """
 
     tenant: str | None
@@ -64,7 +64,7 @@ class CostReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SpendWindow:
-    """What the current minute, hour or day has cost so far: a live view, behind the ledger in exactness."""
+    """Cost of the current minute, hour or day so far: a live view, less exact than the ledger."""
 
     seconds: int
     start: datetime | None
@@ -99,7 +99,7 @@ class Costs:
         return cost_report_of(reply.document)
 
     async def live(self, tenant: str | None = None) -> tuple[SpendWindow, ...]:
-        """What the current minute, hour and day have cost so far."""
+        """The cost of the current minute, hour and day so far."""
         params = {"tenant": tenant} if tenant is not None else None
         document = (await self._transport.call("GET", self._url("/v1/costs/live"), params=params)).document
         return tuple(

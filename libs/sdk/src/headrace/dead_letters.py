@@ -1,8 +1,8 @@
-"""Dead letters for operators: what services have given up, why, and what to do about it.
+"""Dead letters for operators: what services could not handle, why, and what to do about it.
 
 One record may have several dead letters: each service that could not handle it wrote one, and a service that died
-between writing it and noting that it had writes it again. They all have one id, the record's topic, partition and
-offset, and are dealt with as one. What was done is noted under that id in the topic `dead-letters.handled`.
+after writing it, before committing its offset, writes it again. They all share one id, the record's topic, partition
+and offset, and are handled as one. Handling is recorded under that id in the topic `dead-letters.handled`.
 """
 
 from __future__ import annotations
@@ -41,26 +41,26 @@ OnUnreadable = Callable[[Record, UnreadableValue], None]
 
 
 class DeadLetterUnknown(HeadraceError):
-    """Choose an id that `headrace dlq list` shows: no dead letter has this one."""
+    """Choose an id from `headrace dlq list`: there is no dead letter with this one."""
 
 
 class ValueGone(HeadraceError):
-    """Drop this letter: its value was too large to be kept, and its own topic does not have it any more either."""
+    """Drop this dead letter: its value was too large to be included, and is no longer in its own topic either."""
 
 
 @dataclass(frozen=True, slots=True)
 class StoredDeadLetter:
-    """What is known of a record that was given up, without its content.
+    """What is known of a dead-lettered record, without its content.
 
     Attributes:
-        id: Of all its dead letters: topic/partition/offset of the record, the topic with its prefix.
-        places: Where its dead letters stand, oldest first.
-        services: Who gave it up.
-        error_type, error_message: Why, by the newest of its letters.
-        attempts: Most tries of one service.
-        tenant: Whose it is by its headers; empty where they do not tell.
+        id: Shared by all its dead letters: topic/partition/offset of the record, the topic with its prefix.
+        places: Offsets of its dead letters, oldest first.
+        services: Services that wrote them.
+        error_type, error_message: The error of the newest one.
+        attempts: Highest number of tries by one service.
+        tenant: Tenant according to its headers; empty if they do not say.
         size: Bytes of its value.
-        first_at, last_at: When it was first and last given up.
+        first_at, last_at: Times of its first and last dead letter.
         replay_of: Id of the dead letter that it is a replay of.
         handled: What an operator has done about it; None while it is open.
     """
@@ -84,14 +84,14 @@ class StoredDeadLetter:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeadLetterSelection:
-    """Which letters; what is left out restricts nothing.
+    """Selects dead letters; criteria that are left out do not restrict.
 
     Attributes:
-        topics: Of these topics, without the prefix.
+        topics: Only of these topics, without the prefix.
         ids: Only these.
-        error_type, service, tenant: Only with this error, given up by this service, of this tenant.
-        since, until: Given up last at or after, and before.
-        handled: Also those that an operator has dealt with.
+        error_type, service, tenant: Only with this error, written by this service, of this tenant.
+        since, until: Only if last written at or after, and before.
+        handled: Include those that an operator has handled.
     """
 
     topics: frozenset[str] = frozenset()
@@ -104,7 +104,7 @@ class DeadLetterSelection:
     handled: bool = False
 
     def chooses(self, letter: StoredDeadLetter) -> bool:
-        """Whether it is among them; topics are looked at by who reads them."""
+        """Whether it is selected; the caller filters by topic when reading."""
         return (
             (not self.ids or letter.id in self.ids)
             and (self.error_type is None or letter.error_type == self.error_type)
@@ -118,7 +118,7 @@ class DeadLetterSelection:
 
 @dataclass(frozen=True, slots=True)
 class DeadLetterGroup:
-    """Letters of one topic with one error of the same services. `open` of them are not handled."""
+    """Dead letters of one topic with one error of the same services. `open` of them are not handled."""
 
     topic: str
     error_type: str
@@ -130,7 +130,7 @@ class DeadLetterGroup:
 
 
 def grouped(letters: Iterable[StoredDeadLetter]) -> list[DeadLetterGroup]:
-    """Counts by topic, error and services; most letters first."""
+    """Counts by topic, error and services; highest count first."""
     groups: dict[tuple[str, str, tuple[str, ...]], list[StoredDeadLetter]] = {}
     for letter in letters:
         groups.setdefault((letter.topic, letter.error_type, letter.services), []).append(letter)
@@ -147,7 +147,7 @@ def grouped(letters: Iterable[StoredDeadLetter]) -> list[DeadLetterGroup]:
 def merged(
     known: StoredDeadLetter | None, letter: DeadLetter, place: tuple[TopicPartition, int], tenant: str
 ) -> StoredDeadLetter:
-    """A record's dead letters so far, and one more of them."""
+    """A record's dead letters so far, merged with one more."""
     headers = tuple((each.name, each.value) for each in letter.headers)
     at = datetime.fromtimestamp(min(max(letter.failed_at, 0), _LATEST_MS) / 1000, UTC)
     one = StoredDeadLetter(
@@ -180,7 +180,7 @@ def merged(
 
 
 def _starts(letters: Iterable[StoredDeadLetter]) -> Mapping[TopicPartition, int]:
-    """Where the first of their dead letters stand."""
+    """The first offset of their dead letters, by partition."""
     starts: dict[TopicPartition, int] = {}
     for letter in letters:
         part, offset = letter.places[0]
@@ -189,14 +189,14 @@ def _starts(letters: Iterable[StoredDeadLetter]) -> Mapping[TopicPartition, int]
 
 
 class DeadLetterTopics:
-    """All dead letters of an installation. Use it as an async context manager, to let go of the producer.
+    """All dead letters of an installation. Use it as an async context manager, which closes the producer.
 
     Args:
-        handled_by: Who does what is done here.
-        on_unreadable: Told of records in these topics that are no dead letters.
+        handled_by: Who handles dead letters through this object.
+        on_unreadable: Called for records in these topics that are not dead letters.
         clock: Milliseconds since the epoch.
 
-    Methods raise TransientError while Kafka, and RegistryUnavailable while the registry is away.
+    Methods raise TransientError while Kafka is unavailable, and RegistryUnavailable while the registry is.
     """
 
     def __init__(
@@ -222,31 +222,31 @@ class DeadLetterTopics:
             self._producer = None
 
     def spec(self, topic: str) -> TopicSpec:
-        """The topic that dead letters come from, named with or without prefix and `.dlq`. Raises TopicUnknown."""
+        """The topic that dead letters come from, given with or without prefix and `.dlq`. Raises TopicUnknown."""
         specs = [spec for spec in TOPICS.values() if spec.dead_letters]
         try:
             return spec_named(topic.removesuffix(_SUFFIX), self._cluster.codec.topic_prefix, specs)
         except TopicUnknown:
             names = ", ".join(sorted(spec.name for spec in specs))
-            raise TopicUnknown(f"no dead letters are kept of {topic!r}; they are of {names}") from None
+            raise TopicUnknown(f"{topic!r} has no dead-letter topic; the topics that have one are {names}") from None
 
     def place(self, text: str) -> tuple[TopicSpec, bool, int, int]:
-        """What `topic/partition/offset` (or, as in logs, `topic[partition]@offset`) means.
+        """Parse `topic/partition/offset` (or, as in logs, `topic[partition]@offset`).
 
-        Returns the topic, whether the position is in its dead letters, partition and offset. Raises DeadLetterUnknown,
-        TopicUnknown.
+        Returns the topic, whether the offset is in its dead-letter topic, partition and offset. Raises
+        DeadLetterUnknown, TopicUnknown.
         """
         found = _PLACE.fullmatch(text.strip())
         if found is None:
             raise DeadLetterUnknown(
-                f"{text!r} is no id of a dead letter, such as tasks.submitted/3/14: `dlq list` has them"
+                f"{text!r} is not the id of a dead letter, such as tasks.submitted/3/14: `dlq list` shows them"
             )
         topic = found["topic"]
         partition, offset = found["p1"] or found["p2"], found["o1"] or found["o2"]
         return self.spec(topic), topic.endswith(_SUFFIX), int(partition), int(offset)
 
     async def letters(self, selection: DeadLetterSelection) -> list[StoredDeadLetter]:
-        """The letters chosen, oldest first. Raises TopicUnknown."""
+        """The selected dead letters, oldest first. Raises TopicUnknown."""
         specs = [self.spec(topic) for topic in selection.topics] or [s for s in TOPICS.values() if s.dead_letters]
         handled = await self._handled()
         found: dict[str, StoredDeadLetter] = {}
@@ -261,7 +261,7 @@ class DeadLetterTopics:
         )
 
     async def find(self, ids: Sequence[str]) -> list[StoredDeadLetter]:
-        """The letters of these ids, handled ones as well. Raises DeadLetterUnknown, TopicUnknown."""
+        """The dead letters with these ids, including handled ones. Raises DeadLetterUnknown, TopicUnknown."""
         wanted = [self.place(text) for text in ids]
         letters = await self.letters(
             DeadLetterSelection(topics=frozenset(spec.name for spec, *_ in wanted), handled=True)
@@ -276,27 +276,25 @@ class DeadLetterTopics:
             else:
                 letter = by_id.get(dead_letter_id(self._cluster.topic(spec), partition, offset))
             if letter is None:
-                raise DeadLetterUnknown(
-                    f"there is no dead letter {text}: `headrace dlq list --all` shows those there are"
-                )
+                raise DeadLetterUnknown(f"there is no dead letter {text}: `headrace dlq list --all` shows all")
             found[letter.id] = letter
         return list(found.values())
 
     async def whole(self, letter: StoredDeadLetter) -> DeadLetter:
-        """The newest of its dead letters, with the record's content. Raises DeadLetterUnknown when it is gone."""
+        """The newest of its dead letters, with the record's content. Raises DeadLetterUnknown when it is deleted."""
         async with aclosing(self._read([self.spec(letter.topic)], dict([letter.places[-1]]))) as letters:
             async for record, found in letters:
                 if (record.topic_partition, record.offset) == letter.places[-1]:
                     return found
-        raise DeadLetterUnknown(f"{letter.id} has just been deleted from the dead letters, by their retention")
+        raise DeadLetterUnknown(f"{letter.id} has just been deleted by the retention of its dead-letter topic")
 
     async def event(self, letter: DeadLetter) -> Any:
-        """The event in the record that was given up. Raises UnreadableValue."""
+        """The event in the dead-lettered record. Raises UnreadableValue."""
         record = Record(letter.topic, letter.partition, letter.offset, letter.timestamp or 0, None, letter.value)
         return await decode(self._cluster.codec, self.spec(letter.topic).record, record)
 
     async def flaws(self, letters: Collection[StoredDeadLetter]) -> Mapping[str, str]:
-        """Ids of those letters that still cannot be read by the schemas of today, with the reason."""
+        """Ids of the dead letters that still cannot be decoded with today's schemas, with the reason."""
         chosen = {letter.places[-1]: letter.id for letter in letters}
         flaws: dict[str, str] = {}
         async with aclosing(self._read(self._specs_of(letters), _starts(letters))) as read:
@@ -312,13 +310,13 @@ class DeadLetterTopics:
     async def replay(
         self, letters: Collection[StoredDeadLetter], reason: str = ""
     ) -> AsyncGenerator[tuple[StoredDeadLetter, RecordMetadata], None]:
-        """Write the records again where they came from, in the order in which they were given up; each as it is done.
+        """Write the records to their topics again, in the order of their dead letters; yields each when it is done.
 
-        Topic, partition, key, value and headers (hence ids) are the record's own; one header more, `REPLAY_OF`, tells
-        what it is. Each is on disk, and then noted as handled, before the next one is written: what is interrupted
-        can be run again, and repeats at most the one record that was written and not noted yet, under its old id.
+        Topic, partition, key, value and headers (hence ids) are the record's own; an added header, `REPLAY_OF`, marks
+        it as a replay. Each is durable, and recorded as handled, before the next is written: an interrupted replay can
+        be run again, and repeats at most the one record that was written but not recorded yet, with the same id.
 
-        Raises what `Producer.send` raises, ValueGone, and DeadLetterUnknown for a letter that has gone meanwhile.
+        Raises what `Producer.send` raises, ValueGone, and DeadLetterUnknown for a dead letter deleted meanwhile.
         """
         publisher = await self._publisher()
         waiting = {letter.id: letter for letter in letters}
@@ -338,10 +336,10 @@ class DeadLetterTopics:
                 await self._note(publisher, chosen, Handling.REPLAYED, reason, appended.offset)
                 yield chosen, appended
         if waiting:
-            raise DeadLetterUnknown(f"{', '.join(sorted(waiting))}: deleted from the dead letters meanwhile")
+            raise DeadLetterUnknown(f"{', '.join(sorted(waiting))}: deleted from the dead-letter topic meanwhile")
 
     async def drop(self, letters: Iterable[StoredDeadLetter], reason: str) -> AsyncGenerator[StoredDeadLetter, None]:
-        """Note that nothing needs to be done about the letters; each as it is noted."""
+        """Record that nothing needs to be done about the dead letters; yields each when it is recorded."""
         publisher = await self._publisher()
         for letter in letters:
             await self._note(publisher, letter, Handling.DROPPED, reason, None)
@@ -411,7 +409,7 @@ class DeadLetterTopics:
     async def _records(
         self, topics: Collection[str], starts: Mapping[TopicPartition, int]
     ) -> AsyncGenerator[Record, None]:
-        """All that is in these topics now; of those partitions that `starts` names, from these offsets on."""
+        """All records of these topics up to their current end; partitions in `starts` are read from there."""
         present = await self._cluster.log.admin().partition_counts(topics)
         partitions = [TopicPartition(name, number) for name, count in present.items() for number in range(count)]
         if not partitions:
@@ -432,7 +430,7 @@ class DeadLetterTopics:
             await reader.close()
 
     async def _from_its_topic(self, letter: DeadLetter) -> bytes | None:
-        """The value that was too large for a dead letter."""
+        """The value that was too large for a dead letter, read from the record's own topic."""
         part = TopicPartition(letter.topic, letter.partition)
         reader: PartitionReader = self._cluster.log.reader()
         try:
@@ -449,5 +447,5 @@ class DeadLetterTopics:
             await reader.close()
         raise ValueGone(
             f"{letter.topic}/{letter.partition}/{letter.offset}: its value ({letter.omitted_bytes} bytes) was too "
-            "large to be kept, and its own topic does not have it any more: drop this letter"
+            "large for a dead letter, and is no longer in its own topic: drop this dead letter"
         )

@@ -1,6 +1,6 @@
-"""Errors of the client, named by what their receiver must do.
+"""Errors of the client, named after what the caller must do.
 
-Every message says what is wrong, where, and what to do next. None holds a prompt, an answer or a key.
+Every message says what is wrong, where, and what to do next. None contains a prompt, an answer or a key.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ class Misconfigured(HeadraceError):
 
 
 class Unavailable(HeadraceError):
-    """Look whether the service runs, then try again: it did not answer, or said that it cannot work now."""
+    """Check whether the service runs, then try again: it did not answer, or reported that it cannot work now."""
 
 
 class RetryLater(HeadraceError):
-    """Wait, then send the same again.
+    """Wait, then send the same request again.
 
     Attributes:
         after_seconds: How long to wait, as the service asked.
@@ -37,7 +37,7 @@ class RetryLater(HeadraceError):
 
 
 class RequestError(HeadraceError):
-    """Base of errors where the service understood who asked what, and refused.
+    """Base of errors where the service understood the request, and refused it.
 
     Attributes:
         status: HTTP status.
@@ -53,7 +53,7 @@ class RequestError(HeadraceError):
 
 
 class RequestInvalid(RequestError):
-    """Mend the request: it can never succeed as it is. `fields` names what is wrong where the service said so."""
+    """Correct the request: it can never succeed. `fields` names what is wrong if the service said so."""
 
     @property
     def fields(self) -> Sequence[tuple[str, str]]:
@@ -71,11 +71,11 @@ class NotAllowed(RequestError):
 
 
 class NotFound(RequestError):
-    """Look for another id: there is nothing of this name that the key may see."""
+    """Use another id: nothing with this name is visible to the key."""
 
 
 class Conflict(RequestError):
-    """Look at what is there: the request contradicts it, such as other content under the same Idempotency-Key."""
+    """Check the current state: the request contradicts it, for example other content with the same Idempotency-Key."""
 
 
 class OverBudget(RequestError):
@@ -83,15 +83,15 @@ class OverBudget(RequestError):
 
 
 class ServiceFailed(RequestError):
-    """Report it with the request id in the message: the service failed in a way that nobody foresaw."""
+    """Report it with the request id in the message: the service failed unexpectedly."""
 
 
 class NotUnderstood(HeadraceError):
-    """Compare the versions of client and service, and what stands between them: the answer was not of the API."""
+    """Compare the versions of client and service, and check proxies between them: the answer was not of the API."""
 
 
 class NoAnswer(HeadraceError):
-    """Look at the task: it ended without an answer (failed, expired, cancelled), and says why."""
+    """Inspect the task: it ended without an answer (failed, expired, cancelled), and says why."""
 
     def __init__(self, task: Task) -> None:
         failure = task.failure
@@ -101,12 +101,14 @@ class NoAnswer(HeadraceError):
 
 
 class NotYet(HeadraceError):
-    """Wait longer or cancel: the task had not ended when the time given was over.
+    """Wait longer or cancel: the task had not ended within the given time.
 
     Attributes:
-        task_id: The task; it goes on.
+        task_id: The task; it continues.
     """
 
     def __init__(self, task_id: str, waited_seconds: float) -> None:
-        super().__init__(f"task {task_id} had not ended after {waited_seconds:g} s; it goes on, and can be waited for")
+        super().__init__(
+            f"task {task_id} had not ended after {waited_seconds:g} s; it continues, so you can wait again"
+        )
         self.task_id = task_id

@@ -1,7 +1,7 @@
-"""Headrace straight over its topics: submit tasks, follow their ends, publish skills and follow their changes.
+"""Headrace directly over its topics: submit tasks, follow their outcomes, publish skills and follow their changes.
 
-For agents and services that stand beside Kafka anyway. There is no key here: who may write to which topic is up to
-Kafka's own access rules, and the tenant is the one that the client was opened with.
+For agents and services with access to Kafka. There is no API key here: Kafka's own ACLs determine who may write to
+which topic, and the tenant is the one that the client was created with.
 """
 
 from __future__ import annotations
@@ -52,18 +52,18 @@ _WAIT_SECONDS = 0.5
 
 
 class FollowingBroke(HeadraceError):
-    """Open a new client: the reader of tasks.completed failed, for the reason given as cause."""
+    """Create a new client: the reader of tasks.completed failed, for the reason given as cause."""
 
 
 @dataclass(frozen=True, slots=True)
 class SubmittedTask:
-    """A task on its way. As long as this object is kept, its end is kept for it too.
+    """A submitted task. As long as this object is referenced, its outcome is available.
 
     Attributes:
         task_id: Id of the task.
-        key: Record key that all its records carry.
+        key: Record key of all its records.
         partition: Its home partition.
-        offset: Where tasks.submitted holds it.
+        offset: Its offset in tasks.submitted.
     """
 
     task_id: str
@@ -73,21 +73,21 @@ class SubmittedTask:
     _completed: asyncio.Future[TaskCompleted] = field(repr=False)
 
     async def completion(self, timeout: float | None = None) -> TaskCompleted:
-        """How it ended. Raises NotYet after `timeout` seconds, FollowingBroke."""
+        """Wait for its terminal state. Raises NotYet after `timeout` seconds, FollowingBroke."""
         return await _within(self.task_id, self._completed, timeout)
 
 
 class KafkaClient:
-    """Agents' and services' way over the topics. Use it as an async context manager.
+    """The Kafka client for agents and services. Use it as an async context manager.
 
         async with KafkaClient(tenant="acme") as headrace:
             task = await headrace.submit("Explain murmur2.", role="documentation")
             print(text_of((await task.completion(timeout=60)).answer))
 
     Args:
-        tenant: Who pays, and whose data it is.
-        user: On whose behalf, as the tenant names them.
-        cluster: Where; by default what `addresses`, else `locate` names.
+        tenant: The tenant that pays, and owns the data.
+        user: The user on whose behalf, as the tenant names them.
+        cluster: The cluster; by default what `addresses`, else `locate` names.
         source: ce_source of all events written, such as the name of the program.
         clock: Milliseconds since the epoch.
     """
@@ -142,7 +142,7 @@ class KafkaClient:
         self._following = asyncio.create_task(self._follow(self._reader), name="headrace-completions")
 
     async def close(self) -> None:
-        """Flush what is queued, and let go of the connections. Waits for no task's end."""
+        """Flush what is queued, and close the connections. Does not wait for tasks to end."""
         if self._following is not None:
             self._following.cancel()
             await asyncio.gather(self._following, return_exceptions=True)
@@ -178,12 +178,12 @@ class KafkaClient:
         task_id: str | None = None,
         traceparent: str | None = None,
     ) -> SubmittedTask:
-        """Append a task to tasks.submitted; returns when it is on disk.
+        """Append a task to tasks.submitted; returns once it is durable.
 
         Args:
-            prompt: What a user says, or a conversation.
+            prompt: A user's message, or a conversation.
             deadline_at: Milliseconds since the epoch.
-            user: On whose behalf; by default the client's.
+            user: The user on whose behalf; by default the client's.
             task_id: Id to use, so that an append of unknown outcome can be repeated without a second task.
             others: See the record TaskSubmitted.
 
@@ -241,14 +241,14 @@ class KafkaClient:
         return await task.completion(timeout)
 
     async def completion(self, task_id: str, timeout: float | None = None) -> TaskCompleted:
-        """How any task ends that has not ended before this call, whoever submitted it.
+        """Wait for the terminal state of any task, of any client, that has not ended before this call.
 
-        For one's own tasks keep what `submit` returns. Raises NotYet after `timeout` seconds, FollowingBroke.
+        For tasks of this client, use what `submit` returns. Raises NotYet after `timeout` seconds, FollowingBroke.
         """
         return await _within(task_id, self._future(task_id), timeout)
 
     async def cancel(self, task: SubmittedTask, reason: str = "") -> None:
-        """Ask to stop a task; it still gets its one end, which says whether that came in time."""
+        """Ask to cancel a task; its one terminal state tells whether that came in time."""
         now = self._clock()
         await self._append(
             Publication(
@@ -279,17 +279,17 @@ class KafkaClient:
         summary: str = "",
         author: str = "",
     ) -> str:
-        """Ask to publish a new version of a skill; the submission's id, once that is on disk."""
+        """Ask to publish a new version of a skill; returns the submission's id once it is durable."""
         return await self._submit_skill(
             SkillAction.PUBLISH, name, plain(body), tuple(interests), title=title, summary=summary, author=author
         )
 
     async def revoke_skill(self, name: str, *, author: str = "") -> str:
-        """Ask to take a skill out of use; the submission's id, once that is on disk."""
+        """Ask to revoke a skill; returns the submission's id once it is durable."""
         return await self._submit_skill(SkillAction.REVOKE, name, None, (), title="", summary="", author=author)
 
     def skill_changes(self, *interests: str) -> Consumption[SkillChanged]:
-        """The tenant's skill changes in these domains from now on; of all the feed only their partitions are read."""
+        """The tenant's skill changes in these domains from now on; only their partitions of the feed are read."""
         keys = {f"{self.tenant}/{interest}".encode() for interest in interests}
         return consume(topics.SKILLS_FEED.name, SkillChanged, keys=keys, cluster=self._cluster)
 
@@ -354,7 +354,7 @@ class KafkaClient:
         try:
             while True:
                 for record in await reader.poll(_BATCH, _WAIT_SECONDS):
-                    # The id in the header spares decoding the ends of all other clients' tasks.
+                    # Comparing the id in the header avoids decoding the outcomes of all other clients' tasks.
                     event_id = header(record.headers, "ce_id")
                     if event_id is not None and _task_of(event_id) not in self._waiting:
                         continue
@@ -362,13 +362,13 @@ class KafkaClient:
                     try:
                         event = await self._cluster.codec.read(TaskCompleted, record.value, origin)
                     except UnreadableValue as error:
-                        # One record that nobody can read must not keep the ends of all other tasks from their waiters.
+                        # A record that cannot be decoded must not keep the outcomes of other tasks from their waiters.
                         self._fail(self._waiting.get(_task_of(event_id or "")), error)
                         continue
                     future = self._waiting.get(event.task_id)
                     if future is not None and not future.done():
                         future.set_result(event)
-        # Whatever ends the reading is told to everybody who waits.
+        # Any error that ends the reading is passed to all waiters.
         except Exception as error:  # noqa: BLE001
             for future in list(self._waiting.values()):
                 self._fail(future, error)
@@ -380,7 +380,7 @@ class KafkaClient:
         broke = FollowingBroke(f"reading tasks.completed failed: {type(error).__name__}: {error}")
         broke.__cause__ = error
         future.set_exception(broke)
-        future.exception()  # marks it as seen: a task nobody waits for need not be complained about
+        future.exception()  # mark it as retrieved: asyncio need not warn about a task without waiters
 
 
 def _task_of(event_id: str) -> str:

@@ -11,7 +11,7 @@ from headrace.transport import Transport
 
 
 class Keys:
-    """Makes, lists and revokes keys."""
+    """Creates, lists and revokes keys."""
 
     def __init__(self, transport: Transport, url: Callable[[], str]) -> None:
         self._transport = transport
@@ -25,13 +25,13 @@ class Keys:
         scopes: Sequence[str] | None = None,
         requests_per_minute: int | None = None,
     ) -> NewKey:
-        """A new key; its text is in the result and can never be had again.
+        """Create a key; its text is in the result and cannot be retrieved again.
 
         Args:
             scopes: tasks, skills, costs, admin; by default the first three.
             requests_per_minute: Rate limit; None for none.
 
-        Raises Unavailable when it is not known whether the key was made: look at the list then.
+        Raises Unavailable when it is unknown whether the key was created: check the list then.
         """
         body = {"tenant": tenant, "name": name, "scopes": scopes, "requests_per_minute": requests_per_minute}
         reply = await self._transport.call(
@@ -44,7 +44,7 @@ class Keys:
         return NewKey(info=key_of(document), key=Reader(document, "a new key").text("key"))
 
     async def list(self, tenant: str | None = None) -> tuple[Key, ...]:
-        """All keys, revoked ones included, or those of one tenant."""
+        """All keys, including revoked ones, or those of one tenant."""
         params = {"tenant": tenant} if tenant else None
         reply = await self._transport.call("GET", self._url().rstrip("/") + "/v1/keys", params=params)
         if not isinstance(reply.document, dict) or not isinstance(reply.document.get("keys"), list):
@@ -52,5 +52,5 @@ class Keys:
         return tuple(key_of(item) for item in reply.document["keys"])
 
     async def revoke(self, key_id: str) -> None:
-        """Make a key invalid, within moments and for good. Raises NotFound."""
+        """Revoke a key, within moments and permanently. Raises NotFound."""
         await self._transport.call("DELETE", self._url().rstrip("/") + f"/v1/keys/{key_id}")

@@ -1,4 +1,4 @@
-"""Reads the services' JSON into `headrace.results`. Fields that a newer service adds are ignored."""
+"""Parses the services' JSON into `headrace.results`. Fields added by newer services are ignored."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from headrace.results import Failure, Key, Preferences, Task, TaskPage, TrailSte
 
 
 class Reader:
-    """Reads one JSON object, and raises NotUnderstood for what is not as the API says."""
+    """Reads one JSON object; raises NotUnderstood for whatever does not match the API."""
 
     def __init__(self, document: Any, what: str) -> None:
         if not isinstance(document, Mapping):
@@ -90,7 +90,7 @@ class Reader:
 
 
 def task_of(document: Any) -> Task:
-    """A task from intake's JSON. Raises NotUnderstood."""
+    """Parse a task from intake's JSON. Raises NotUnderstood."""
     read = Reader(document, "a task")
     usage, failure = read.object("usage"), read.object("failure")
     return Task(

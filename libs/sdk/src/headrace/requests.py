@@ -1,4 +1,4 @@
-"""What a task can say, as arguments and on the wire."""
+"""The options of a task, as arguments and on the wire."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from decimal import Decimal
 from typing import Any, TypedDict
 
 Prompt = str | Sequence[Mapping[str, str]]
-"""What a user says, or a conversation: [{"role": "user", "content": "…"}, …]."""
+"""A user's message, or a conversation: [{"role": "user", "content": "…"}, …]."""
 
 
 class TaskOptions(TypedDict, total=False):
-    """Everything a task can say beside its prompt. Name a role, which chooses the model, or a model, or neither.
+    """Everything about a task besides its prompt. Name a role, which chooses the model, or a model, or neither.
 
     role: Role of the routing policy, such as code_reviewer.
     model: auto (the policy chooses), provider/model, or a bare model name.
     privacy: sensitive (never leaves our nodes), internal (only providers that the preferences name), public.
     priority: interactive or batch.
-    budget: Most that all attempts may cost, in US dollars.
-    deadline: When the answer is of no use any more: seconds from now, or an aware time.
+    budget: Highest total cost of all attempts, in US dollars.
+    deadline: When the answer becomes useless: seconds from now, or an aware time.
     session: Conversation whose tasks keep their order.
     subject: The person whom the content is about, for audit and erasure.
     kind: Your own name for this type of work, for reports.
-    user: On whose behalf, as you name them.
+    user: The user on whose behalf you submit, as you name them.
     mode: local, cloud or hybrid.
-    preferred_provider: Provider to try first where the rules allow it.
-    allow_cached: Whether an equal task's earlier answer may serve.
+    preferred_provider: Provider to try first if the rules allow it.
+    allow_cached: Whether the earlier answer of an equal task may be used.
     max_tokens, temperature, top_p, stop, seed, json: Sampling; json asks for an answer that is one JSON value.
     labels: Free labels, carried to the completed task.
     """
@@ -54,7 +54,7 @@ class TaskOptions(TypedDict, total=False):
 
 
 def messages_of(prompt: Prompt) -> list[dict[str, str]]:
-    """The conversation of a prompt. Raises ValueError for an empty one or one that is not of messages."""
+    """The messages of a prompt. Raises ValueError if it is empty or malformed."""
     if isinstance(prompt, str):
         return [{"role": "user", "content": prompt}]
     messages = [dict(message) for message in prompt]

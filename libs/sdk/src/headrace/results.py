@@ -1,4 +1,4 @@
-"""What the services answer, as frozen values. Status words stay text: a newer service may know more of them."""
+"""The services' responses as frozen values. Status words stay text: a newer service may have more of them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Failure:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
-    """What all attempts of a task consumed, in tokens, and how many web searches they made."""
+    """Total consumption of all attempts of a task, in tokens, and the number of web searches."""
 
     input_tokens: int = 0
     output_tokens: int = 0
@@ -31,7 +31,7 @@ class Usage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrailStep:
-    """One step on a task's way, and why."""
+    """One step of a task, and its reason."""
 
     at: datetime
     step: str
@@ -42,17 +42,17 @@ class TrailStep:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
-    """A task as intake shows it. What is not known yet is None.
+    """A task as reported by intake. What is not known yet is None.
 
     Attributes:
         status: accepted until it ends; then succeeded, refused, failed, cancelled or expired.
-        privacy, priority: As they were applied.
+        privacy, priority: The values that were applied.
         served_from: attempt, cache, coalesced or nothing.
-        source_task_id: The equal task whose answer served.
+        source_task_id: The equal task whose answer was used.
         simulated: Whether a simulator answered instead of a model.
-        cost_nanodollars: What all attempts cost, in nano-dollars.
-        model_ms: How long the answering attempt took at the model, in milliseconds.
-        trail: Why it went where it went; empty in lists.
+        cost_nanodollars: Cost of all attempts, in nano-dollars.
+        model_ms: Duration of the answering attempt's model call, in milliseconds.
+        trail: Decisions about the task with their reasons; empty in lists.
     """
 
     id: str
@@ -102,7 +102,7 @@ class Task:
 
     @property
     def why(self) -> str:
-        """The last reason in the trail that led to where it ran, in words."""
+        """The last reason in the trail for where it ran, in words."""
         reasons = [step.reason for step in self.trail if step.reason and step.step != "finished"]
         return reasons[-1] if reasons else ""
 
@@ -122,8 +122,8 @@ class Preferences:
     Attributes:
         ai_mode: local, cloud or hybrid; None: the default applies.
         privacy_level: high, standard or low; None: the default applies.
-        allowed_providers: Where internal content may go.
-        source: Whose record this is: user, tenant or default.
+        allowed_providers: Providers that may receive internal content.
+        source: Which record this is: user, tenant or default.
     """
 
     ai_mode: str | None = None
@@ -136,7 +136,7 @@ class Preferences:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Key:
-    """An API key as it is listed: without its secret."""
+    """An API key as listed: without its secret."""
 
     id: str
     tenant: str
@@ -149,7 +149,7 @@ class Key:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewKey:
-    """A key just made. `key` is shown this once; it does not appear in the representation."""
+    """A new key. `key` is shown only this once; it does not appear in the representation."""
 
     info: Key
     key: str = field(repr=False)

@@ -1,4 +1,4 @@
-"""Skills: publish them, find them, and be told of changes in the domains one cares for."""
+"""Skills: publish them, find them, and follow changes in chosen domains."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ _PENDING: Final = 202
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Skill:
-    """A skill in one version.
+    """One version of a skill.
 
     Attributes:
         status: live or revoked.
         body: The skill itself; None in lists, and once it is revoked.
-        interests: Domains whose agents get it.
+        interests: Domains whose agents receive it.
         digest: SHA-256 of the body, in hexadecimal.
     """
 
@@ -45,7 +45,7 @@ class Skill:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SkillVersion:
-    """One version in a skill's history; only the newest one's body is kept."""
+    """One version in a skill's history; only the newest body is stored."""
 
     version: int
     status: str
@@ -56,11 +56,11 @@ class SkillVersion:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SkillNews:
-    """A change of a skill, as it came over the feed.
+    """A change of a skill, received from the feed.
 
     Attributes:
         change: published, updated or revoked.
-        event_id: Where to go on after it: `feed(..., after=event_id)`.
+        event_id: Where to resume after it: `feed(..., after=event_id)`.
     """
 
     change: str
@@ -78,11 +78,11 @@ class Skills:
     async def publish(
         self, name: str, body: str, *, interests: Iterable[str], title: str = "", summary: str = "", author: str = ""
     ) -> Skill:
-        """Publish a new version; returns when it is in the catalog. The same content again makes no new version.
+        """Publish a new version; returns when it is in the catalog. Repeating the same content makes no new version.
 
         Args:
             name: Lower-case words joined by hyphens.
-            interests: Domains whose agents get it.
+            interests: Domains whose agents receive it.
         """
         document = {
             "name": name,
@@ -95,7 +95,7 @@ class Skills:
         return await self._until_in_catalog("POST", self._url(), document)
 
     async def get(self, name: str) -> Skill:
-        """A skill with its body, as it stands. Raises NotFound."""
+        """The current version of a skill, with its body. Raises NotFound."""
         return skill_of((await self._transport.call("GET", self._url(f"/{name}"))).document)
 
     async def versions(self, name: str) -> tuple[SkillVersion, ...]:
@@ -131,17 +131,17 @@ class Skills:
         return tuple(found)
 
     async def revoke(self, name: str) -> Skill:
-        """Take a skill out of use; its agents are told. Raises NotFound."""
+        """Revoke a skill; its agents are notified. Raises NotFound."""
         return await self._until_in_catalog("DELETE", self._url(f"/{name}"), None)
 
     async def feed(
         self, *interests: str, after: str = "", on_open: Callable[[], None] | None = None
     ) -> AsyncGenerator[SkillNews, None]:
-        """Changes in these domains from now on, or after an event; without end, across broken connections.
+        """Changes in these domains from now on, or after an event; endless, across broken connections.
 
         Close it with `aclose` (or `contextlib.aclosing`). `on_open` is called when the service has opened the stream:
-        what is published after that will come. Raises NotFound with status 410 when what follows `after` is
-        no longer kept.
+        changes published after that will be received. Raises NotFound with status 410 when the events after `after` are
+        no longer stored.
         """
         params = [("interest", interest) for interest in interests]
         stream = self._transport.events(self._url("/feed"), params=params, last_event_id=after, on_open=on_open)
@@ -152,14 +152,14 @@ class Skills:
                     yield news
 
     async def _until_in_catalog(self, method: str, url: str, body: Mapping[str, Any] | None) -> Skill:
-        # 202: on disk, but not in the catalog yet. The same again changes nothing, and tells when it is.
+        # 202: durable, but not in the catalog yet. Repeating the request changes nothing, and returns once it is.
         give_up_at = time.monotonic() + self._transport.patience_seconds
         while True:
             reply = await self._transport.call(method, url, body=body)
             if reply.status != _PENDING:
                 return skill_of(reply.document)
             if time.monotonic() > give_up_at:
-                raise RetryLater("the skill is on disk, but not in the catalog yet; look again later", 1.0)
+                raise RetryLater("the skill was accepted, but is not in the catalog yet; try again later", 1.0)
             await asyncio.sleep(0.2)
 
     def _url(self, path: str = "") -> str:

@@ -1,4 +1,4 @@
-"""Reads server-sent events, as the WHATWG specification defines them, from bytes in pieces of any size."""
+"""Parses server-sent events, as defined by the WHATWG specification, from bytes in pieces of any size."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ class ParsedEvent:
     """One event.
 
     Attributes:
-        event: Its name, "message" where none was given.
-        last_id: The id to send as Last-Event-ID to go on after it; empty as long as none was given.
+        event: Its name, "message" if none was given.
+        last_id: The Last-Event-ID for resuming after it; empty as long as no id was given.
     """
 
     event: str
@@ -22,11 +22,11 @@ class ParsedEvent:
 
 
 class EventParser:
-    """Feeds on bytes, gives events.
+    """Takes bytes, returns events.
 
     Attributes:
-        last_id: Where to go on when the connection breaks now. An id without data moves it too.
-        retry_ms: What the service last asked to wait before reconnecting.
+        last_id: Where to resume if the connection breaks now. An id without data advances it too.
+        retry_ms: The reconnection delay that the service last asked for.
     """
 
     def __init__(self, last_id: str = "") -> None:
@@ -50,7 +50,7 @@ class EventParser:
             end = _line_end(text, begin)
             if end < 0:
                 break
-            # A carriage return at the very end may be half of a line end.
+            # A carriage return at the very end may be half of a CRLF.
             if text[end] == "\r" and end + 1 == len(text):
                 break
             line = text[begin:end]

@@ -1,4 +1,4 @@
-"""Requests to the services: one session, retries where they are harmless, answers and problems as typed values."""
+"""Requests to the services: one session, retries where they are harmless, responses and problems as typed values."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ from headrace.sse import EventParser, ParsedEvent
 _CONNECT_SECONDS: Final = 5.0
 _FIRST_PAUSE_SECONDS: Final = 0.1
 _LONGEST_PAUSE_SECONDS: Final = 5.0
-# The services break a silence with a comment long before.
+# The services send a comment long before so much silence.
 _SILENCE_SECONDS: Final = 60.0
 
 Params = Mapping[str, str] | Sequence[tuple[str, str]]
 
-# What a service surely did not carry out: safe to send again in any case.
+# Responses after which the service certainly has not executed the request: always safe to send again.
 _NOT_DONE: Final = frozenset({"not-accepted", "rate-limit-exceeded", "database-unavailable"})
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """A successful answer: its status, its headers, and its body from JSON (None where there was none)."""
+    """A successful response: its status, its headers, and its JSON body (None if there was none)."""
 
     status: int
     headers: Mapping[str, str]
@@ -49,7 +49,7 @@ class Reply:
 
 
 def pause_before(attempt: int, chance: float) -> float:
-    """Seconds to wait before the attempt of that number (1 is the first retry): exponential, with full jitter.
+    """Seconds to wait before retry number `attempt` (1 is the first): exponential, with full jitter.
 
     `chance` is uniform in 0 to 1.
     """
@@ -61,7 +61,7 @@ class Transport:
 
     Args:
         api_key: Bearer token, or None for services without keys.
-        patience_seconds: How long to go on trying what may succeed later, before the error is raised.
+        patience_seconds: How long to retry requests that may succeed later, before the error is raised.
     """
 
     def __init__(self, api_key: str | None, *, patience_seconds: float = 20.0, timeout_seconds: float = 30.0) -> None:
@@ -90,12 +90,12 @@ class Transport:
         repeatable: bool = True,
         timeout_seconds: float | None = None,
     ) -> Reply:
-        """Send a request until it is answered for good.
+        """Send a request, retrying until there is a definite response.
 
         Args:
-            repeatable: Whether a repeat of it is harmless, so that it may be sent again when nobody knows whether it
-                was carried out.
-            timeout_seconds: Longest wait for one answer.
+            repeatable: Whether a repeat is harmless, so that the request may be sent again when it is unknown whether
+                it was executed.
+            timeout_seconds: Longest wait for one response.
 
         Raises the errors of `headrace.errors`.
         """
@@ -145,9 +145,9 @@ class Transport:
         last_event_id: str = "",
         on_open: Callable[[], None] | None = None,
     ) -> AsyncGenerator[ParsedEvent, None]:
-        """The events of a stream, taken up again after the last one whenever the connection ends.
+        """The events of a stream, resumed after the last one whenever the connection ends.
 
-        It is the caller who knows the last event and closes the iterator; it ends by itself when the service says that
+        The caller recognises the last event and closes the iterator; it ends by itself when the service says that
         nothing will follow (204). `on_open` is called whenever a connection has been opened. Raises Unavailable or
         RetryLater when the service cannot be reached for `patience_seconds`, and the errors of a refused request.
         """
@@ -194,13 +194,13 @@ class Transport:
 
     def _opened(self) -> aiohttp.ClientSession:
         if self._session is None:
-            # Event streams hold their connections: a limit would let them keep other requests waiting.
+            # Event streams occupy their connections: with a limit, they would block other requests.
             self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))
         return self._session
 
 
 class _Again(Exception):
-    """The request may succeed later; `error` is what to raise when patience is over."""
+    """The request may succeed later; `error` is what to raise when the retry time is over."""
 
     def __init__(self, error: HeadraceError, *, surely_not_done: bool, after_seconds: float | None = None) -> None:
         super().__init__(str(error))
@@ -214,7 +214,7 @@ def _unreachable(url: str, error: BaseException) -> Unavailable:
         case TimeoutError():
             what = "did not answer in time"
         case aiohttp.ClientConnectorError() if isinstance(error.os_error, ConnectionRefusedError):
-            what = "cannot be reached: nobody listens there"
+            what = "cannot be reached: connection refused"
         case aiohttp.ClientConnectorError():
             what = f"cannot be reached: {error.os_error.strerror or error.os_error}"
         case _:

@@ -1,4 +1,4 @@
-"""Commits the progress of partitions: one commit at a time, and only what has changed."""
+"""Commits the offsets and maps of partitions: one commit at a time, and only for partitions that have changed."""
 
 from __future__ import annotations
 
@@ -25,13 +25,14 @@ class Committer:
         self._committing = asyncio.Lock()
 
     async def commit(self, partitions: Iterable[AssignedPartition]) -> bool:
-        """Whether the group's progress is up to date, or no longer ours to tell."""
-        # One at a time: an older commit must not arrive after a newer one.
+        """Commit what has changed. Returns True if nothing is left to commit, or the partitions are no longer ours."""
+        # One at a time: an older commit that arrived after a newer one would move the group back.
         async with self._committing:
             progress: dict[TopicPartition, OffsetAndMetadata] = {}
             changes: dict[AssignedPartition, int] = {}
             for partition in partitions:
                 if partition.tracker.changes != partition.committed_changes:
+                    # Both are read before anything is awaited; a change during the commit is committed next time.
                     reached = partition.tracker.committable()
                     if reached is not None:
                         progress[partition.name] = reached
@@ -41,21 +42,21 @@ class Committer:
             try:
                 await self._consumer.commit(progress)
             except PartitionsLost as error:
-                _log.info("commit refused, the partitions have gone: %s", error)
+                _log.info("commit refused, the partitions belong to another member: %s", error)
                 return True
             except TransientError as error:
-                _log.warning("commit failed, it is tried again: %s", error)
+                _log.warning("commit failed, trying again: %s", error)
                 return False
             for partition, committed in changes.items():
                 partition.committed_changes = committed
             return True
 
     async def commit_at_last(self, partitions: Iterable[AssignedPartition]) -> None:
-        """Commit partitions that are about to go; tried some times, since there is no later."""
+        """Commit partitions that are being revoked. Tries several times: this is the last chance."""
         partitions = list(partitions)
         for _ in range(_TRIES):
             if await self.commit(partitions):
                 return
             await asyncio.sleep(_RETRY_SECONDS)
         names = ", ".join(str(partition.name) for partition in partitions)
-        _log.warning("progress of %s could not be committed; the next owner repeats some records", names)
+        _log.warning("offsets of %s could not be committed; the next owner will process some records again", names)

@@ -1,4 +1,4 @@
-"""Keeps what cannot be read or handled, whole and with its reason, beside the topic it came from."""
+"""Writes records that cannot be decoded or handled to their topic's dead-letter topic, with the reason."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from headrace_streams.records import Record
 _OWN_MODULES: Final = "headrace"
 _LONGEST_MESSAGE: Final = 2_000
 _LARGE_BYTES: Final = 64 * 1024
-"""From this size on a value may be why the cluster refuses a dead letter."""
+"""Values of at least this many bytes may be the reason why the cluster refuses a dead letter."""
 
 
 class DeadLetterSink(Protocol):
-    """Where records go that can never be handled."""
+    """Destination of records that can never be handled."""
 
     async def keep(self, record: Record, error: Exception, attempts: int = 1) -> None:
-        """Keep a record with its reason; returns when it is on disk.
+        """Write a record and its reason to the dead-letter topic; returns once it is durably appended.
 
-        Raises TransientError, AppendUncertain and Overloaded when it may be kept later: a record kept twice is better
-        than one kept nowhere. Raises RecordRefused when the dead-letter topic does not take it.
+        Raises TransientError, AppendUncertain and Overloaded when the caller must try again: a duplicate is better than
+        a lost record. Raises RecordRefused when the dead-letter topic does not accept the record.
         """
         ...
 
@@ -41,7 +41,7 @@ class DeadLetters:
     """Writes to `<topic>.dlq`.
 
     Args:
-        service: Who gives up.
+        service: Name of the service that writes the dead letters.
         clock: Milliseconds since the epoch.
     """
 
@@ -52,12 +52,12 @@ class DeadLetters:
         self._clock = clock
 
     async def keep(self, record: Record, error: Exception, attempts: int = 1) -> None:
-        """Append the record with the error's type and `message_of`; returns when it is on disk.
+        """Append the record with the error's type and `message_of`; returns once it is durably appended.
 
-        A record given up twice has the same event id. Where the record with all that is said about it is larger than
-        the cluster takes, its value is left out and its size is noted: it still stands in its own topic, and must not
-        hold up what comes after it. Raises what `Producer.send` raises, and KeyError for a topic that has no dead
-        letters.
+        The event id follows from the record's offset, so a repeat has the same one. If the dead letter is larger than
+        the cluster accepts, the value is left out and its size recorded: the record itself is still in its own topic,
+        and must not block those behind it. Raises what `Producer.send` raises, and KeyError for a topic that has no
+        dead-letter topic.
         """
         now = self._clock()
         letter = DeadLetter(
@@ -97,10 +97,10 @@ class DeadLetters:
 
 
 def message_of(error: BaseException) -> str:
-    """An error in words that hold nothing of the record's content.
+    """The text of an error, without any content of the record.
 
-    Headrace's own errors say what is wrong without it. Of other errors only the place is told: their words may quote
-    what they stumbled over.
+    Headrace's own errors contain none. Of other errors only the location is given, since their messages may quote
+    the data.
     """
     if type(error).__module__.partition(".")[0].startswith(_OWN_MODULES):
         text = str(error)

@@ -1,4 +1,4 @@
-"""Errors of the streams library, named by what their receiver must do."""
+"""Errors of the streams library, each named after what the caller must do."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ class StreamsError(Exception):
 
 
 class TransientError(StreamsError):
-    """The operation surely had no effect, and may succeed later."""
+    """The operation certainly had no effect, and may succeed later."""
 
 
 class AppendUncertain(StreamsError):
@@ -24,15 +24,15 @@ class Overloaded(StreamsError):
 
 
 class LeaveGroup(StreamsError):
-    """Close this consumer and start anew: the cluster no longer accepts it (fenced, not authorised, broken)."""
+    """Close this consumer and create a new one: the cluster no longer accepts it (fenced, not authorised, broken)."""
 
 
 class PartitionsLost(StreamsError):
-    """Drop what is in hand: the partitions belong to another member of the group by now."""
+    """Discard work in progress: another member of the group owns the partitions now."""
 
 
 class OffsetOutOfRange(StreamsError):
-    """Choose another offset: the one asked for is no longer, or not yet, in the log."""
+    """Choose another offset: the requested one is no longer, or not yet, in the log."""
 
 
 class TopicMissing(StreamsError):
@@ -40,19 +40,19 @@ class TopicMissing(StreamsError):
 
 
 class BatchRefused(StreamsError):
-    """Take the batch apart: the store will never take something in it, and has taken nothing of it."""
+    """Split the batch: the store will never accept something in it, and has stored none of it."""
 
 
 class Fenced(StreamsError):
-    """Stop acting on this journal partition: a newer owner has written to it."""
+    """Stop writing to this journal partition: a newer owner has written to it."""
 
 
 class HandlerError(StreamsError):
-    """Base of what a handler of the parallel engine raises on purpose."""
+    """Base of what a handler of the parallel engine raises deliberately."""
 
 
 class RetryRecord(HandlerError):
-    """Try this record again after a delay; its key waits, others go on."""
+    """Retry this record after a delay; its key waits, other keys go on."""
 
     def __init__(self, message: str, delay_seconds: float) -> None:
         super().__init__(message)
@@ -60,4 +60,4 @@ class RetryRecord(HandlerError):
 
 
 class SendToDeadLetters(HandlerError):
-    """This record can never be handled: keep it, with this reason, in the dead-letter topic."""
+    """This record can never be handled: write it to the dead-letter topic, with this reason."""

@@ -1,7 +1,12 @@
-"""Calls the handlers: as many at once as there is room for, again for what failed, never for what was cancelled.
+"""Runs handlers: as many at once as the scheduler allows, again after failures, `skip` instead for cancelled records.
 
-Plain handlers are done when they return. One that has to be waited for runs in a task; the task goes on with the next
-record afterwards, which saves most of the cost of a task for each, but every record has context variables of its own.
+A plain handler is finished when it returns. An async one runs in a task, and the task continues with the next record
+when it is done: creating a task for each record would be most of the cost of a short handler. Each record still gets
+context variables of its own, so that one record's trace and log context never reach the next.
+
+Every started piece of work ends in exactly one of `_leave` (finished, abandoned) and `_park` (to be tried again). Both
+free its room in the scheduler: a piece that ended in neither would leak a slot, and one that ended in both would let
+more handlers run than allowed.
 """
 
 from __future__ import annotations
@@ -25,18 +30,18 @@ from headrace_streams.work import AssignedPartition, Work
 _log = logging.getLogger(__name__)
 
 _TURNS = 64
-"""Records that a task handles before it lets others go first, were they never to wait for anything."""
+"""Records that one task handles before it yields to the event loop, in case none of them ever waits."""
 
 
 class Executor:
     """Runs what the scheduler starts, within one event loop.
 
     Args:
-        skip: Called in place of the handler for records that were cancelled.
-        work_of: Makes a piece of work of a record, its partition and the time.
-        admit: Called for a partition with a backlog after one of its records is finished.
-        relieve: Called after what there was room for has been started.
-        broke: Told of errors of the engine itself.
+        skip: Called instead of the handler for cancelled records.
+        work_of: Makes a piece of work from a record, its partition and the time.
+        admit: Called for a partition with a backlog whenever one of its records has finished.
+        relieve: Called after records have been started, when lanes may have room again.
+        broke: Called with errors of the engine itself.
     """
 
     def __init__(
@@ -69,23 +74,24 @@ class Executor:
         self._stopping = False
 
     def stop(self) -> None:
-        """Begin nothing from now on."""
+        """Start nothing from now on."""
         self._stopping = True
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
     def pump(self) -> None:
-        """Start what there is room for."""
+        """Start records until the scheduler has none that may start."""
         while (begun := self._take()) is not None:
             self._follow(*begun)
         self._relieve()
 
     def handle_at_once(self, partition: AssignedPartition, records: Sequence[Record]) -> int:
-        """Call the handler for records of a partition while nothing at all is in hand; how many it was called for.
+        """The fast path: call the handler directly for records of a partition; returns for how many.
 
-        What it returns from is finished without ever having been queued. The first one that has to be waited for, or
-        fails, ends this: those behind it must be queued.
+        Only while nothing else is in flight (see `ParallelConsumer._take_in`). Records whose handler returns are
+        finished without having been queued or opened in the tracker. The first one that must be awaited, or fails, ends
+        the fast path and is tracked as usual; the caller queues those after it.
         """
         handler, observer, now = self._handler, self._observer, self._loop.time
         began = 0.0
@@ -105,10 +111,12 @@ class Executor:
                 break
             if observer is not None:
                 observer.ended(record, Ending.DONE, now() - began)
+        # From what the iterator has left: counting in the loop would slow the fast path.
         called = len(records) - length_hint(ahead)
         if handling is None and failure is None:
             partition.tracker.pass_to(records[-1].offset)
             return called
+        # In this order: first pass those before it, then open this one. The other way round the position would pass it.
         if called > 1:
             partition.tracker.pass_to(records[called - 2].offset)
         stuck = records[called - 1]
@@ -122,21 +130,24 @@ class Executor:
         return called
 
     def drop_waiting(self, partitions: Sequence[AssignedPartition]) -> None:
-        """Forget what waits of these partitions; what runs goes on for now."""
+        """Drop the waiting records of these partitions; running handlers continue for now."""
         gone = frozenset(partitions)
         self._scheduler.drop(lambda work: work.partition in gone)
         self._set_timer()
         self.pump()
 
     def abandon(self, partitions: Iterable[AssignedPartition]) -> None:
-        """Cancel what runs of these; it does not count as finished."""
+        """Cancel the running handlers of these; their records do not count as finished."""
         for partition in partitions:
             partition.leaving = True
             for task in partition.running.values():
                 task.cancel()
 
     def cancel(self, wanted: Callable[[Record], bool], partitions: Iterable[AssignedPartition]) -> int:
-        """Never begin those of the waiting records; how many there are. They go first, and hold back no others."""
+        """Cancel the waiting records that `wanted` selects; returns how many there are.
+
+        They lose their key and go first: they neither wait behind a parked record of their key nor hold one back.
+        """
 
         def is_wanted(work: Work) -> bool:
             return work.reason is None and not work.cancelled and wanted(work.record)
@@ -155,7 +166,7 @@ class Executor:
     # Beginning
 
     def _take(self) -> tuple[Work, Awaitable[None]] | None:
-        """Begin records up to the first one that has to be waited for."""
+        """Start records until one must be awaited; returns that one and its awaitable."""
         while not self._stopping and (work := self._scheduler.start()) is not None:
             handling = self._begin(work)
             if handling is not None:
@@ -163,7 +174,8 @@ class Executor:
         return None
 
     def _begin(self, work: Work) -> Awaitable[None] | None:
-        """What to wait for, if anything."""
+        """Call the handler; returns what to await, if anything."""
+        # Parked on its way to the dead letters: its handler has had its last try.
         if work.reason is not None:
             return self._dead_letter(work, work.reason)
         now = self._loop.time()
@@ -180,7 +192,7 @@ class Executor:
         return handling
 
     def _follow(self, work: Work, handling: Awaitable[None]) -> None:
-        # Not in the context of whoever happens to start it.
+        # In the engine's own context: the current one is that of a record that has just finished.
         running = self._loop.create_task(self._run(work, handling), context=self._context.copy())
         work.partition.running[work] = running
 
@@ -193,6 +205,8 @@ class Executor:
                 try:
                     await (_InContext(handling, self._context.copy()) if turns else handling)
                 except asyncio.CancelledError:
+                    # This task is being cancelled (`abandon`: the partition is leaving, so `_failed` abandons the
+                    # record), or the handler let a cancellation of its own escape, which counts as a failure of it.
                     again = self._ended(work, RuntimeError("the handler was cancelled from within"))
                     if again is not None:
                         self._follow(work, again)
@@ -201,6 +215,7 @@ class Executor:
                 except Exception as error:  # noqa: BLE001 - judged by `after_failure`
                     again = self._ended(work, error)
                 except BaseException:
+                    # KeyboardInterrupt, SystemExit: the process ends, and the record is for the next owner.
                     work.partition.ended(work)
                     self._leave(work, Ending.ABANDONED)
                     raise
@@ -227,7 +242,7 @@ class Executor:
     # Ending
 
     def _ended(self, work: Work, error: Exception | None) -> Awaitable[None] | None:
-        """What to wait for next on this record's behalf, if anything."""
+        """Account for a handler that ended; returns what to await next for this record, if anything."""
         work.partition.ended(work)
         if error is not None:
             return self._failed(work, error)
@@ -235,6 +250,7 @@ class Executor:
         return None
 
     def _done(self, work: Work) -> None:
+        # The tracker first: `_leave` frees the key, and the next record of it must find this one finished.
         work.partition.tracker.finished(work.offset)
         self._leave(work, _ending_of(work))
         if work.partition.backlog:
@@ -246,17 +262,19 @@ class Executor:
             self._observer.ended(work.record, ending, self._loop.time() - work.since)
 
     def _failed(self, work: Work, error: Exception) -> Awaitable[None] | None:
+        # No retry and no dead letter for a partition that is going: the next owner starts with this record.
         if work.partition.leaving:
             self._leave(work, Ending.ABANDONED)
             return None
         if work.reason is not None:
-            _log.warning("dead letters do not take %s yet, it is tried again: %s", work, error)
+            # A record must never be finished before its dead letter is on disk, so this has no last try.
+            _log.warning("the dead letter of %s cannot be written yet, trying again: %s", work, error)
             self._park(work, self._retries.delay(work.attempts))
             work.attempts += 1
             return None
         if is_unforeseen(error):
             work.unforeseen += 1
-            # Only the place: the text of an unforeseen error may hold content.
+            # Only the code location: the text of an unforeseen error may quote content.
             _log.error("handler failed at %s, try %d: %s", work, work.attempts, _origin(error))
         step = after_failure(error, attempts=work.attempts, unforeseen=work.unforeseen, policy=self._retries)
         if isinstance(step, GiveUp):
@@ -285,7 +303,8 @@ class Executor:
         self._timer = None if at is None or self._stopping else self._loop.call_at(at, self._wake)
 
     def _wake(self) -> None:
-        # A timer may fire early by the resolution of the clock.
+        # A timer may fire early, by the resolution of the clock: what it was set for is due all the same, otherwise the
+        # parked record would find no timer.
         at = self._timer.when() if self._timer is not None else 0.0
         self._timer = None
         try:
@@ -297,12 +316,16 @@ class Executor:
 
 
 class _InContext:
-    """Runs a coroutine with context variables of its own, within the task that waits for it."""
+    """Runs a coroutine with its own context variables inside the task that awaits it.
+
+    `Task` can set a context only at its creation. This drives the coroutine by hand, as `await` would (PEP 380), and
+    enters the context for each step: `contextvars.Context.run` cannot span a suspension.
+    """
 
     __slots__ = ("_context", "_coroutine")
 
     def __init__(self, awaitable: Awaitable[None], context: contextvars.Context) -> None:
-        # What is no coroutine runs elsewhere already.
+        # A future or task has a context already.
         self._coroutine = awaitable if isinstance(awaitable, CoroutineType) else _wait_for(awaitable)
         self._context = context
 

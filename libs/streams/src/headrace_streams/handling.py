@@ -1,4 +1,4 @@
-"""What a parallel consumer is given, and what it tells."""
+"""The parallel engine's interface: handlers and options in, observations and snapshots out."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ from headrace_streams.records import Record, TopicPartition
 from headrace_streams.retries import RetryPolicy
 
 Handler = Callable[[Record], Awaitable[None] | None]
-"""Handles one record: an async function, or a plain one (returning None) where nothing has to be waited for.
+"""Handles one record: an async function, or a plain one (returning None) that has nothing to await.
 
-What it returns for is finished for good, so everything it wrote must be acknowledged by then. It may see a record again
-after a crash or a rebalance. It may raise RetryLater and SendToDeadLetters; UnreadableValue sends to the dead letters
-as well; outages of Kafka and the registry are waited out; other errors are retried and then end in the dead letters.
+When it returns, the record is finished for good: everything it wrote must have been acknowledged by then. It may get a
+record again after a crash or a rebalance. RetryRecord parks the record; SendToDeadLetters and UnreadableValue send it
+to the dead letters; outages of Kafka and the registry are retried for as long as they last; any other error is retried
+a limited number of times and then sends the record to the dead letters.
 """
 
 
 class Ordering(Enum):
-    """KEY: of each record key one is in hand at a time, in order. UNORDERED: all at once."""
+    """KEY: one record of each key is in flight at a time, in order. UNORDERED: no order."""
 
     KEY = "key"
     UNORDERED = "unordered"
@@ -30,7 +31,7 @@ class Ordering(Enum):
 
 @dataclass(frozen=True, slots=True)
 class TopicLane:
-    """A topic (with its prefix) and its claim; see `scheduling.LaneShare`."""
+    """A topic (with its prefix) and its share of the room; see `scheduling.LaneShare`."""
 
     topic: str
     weight: int = 1
@@ -39,18 +40,18 @@ class TopicLane:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineOptions:
-    """How much to have in hand, and how patient to be.
+    """Limits and intervals of the engine.
 
     Attributes:
-        max_in_flight: Most handlers that run at once.
+        max_in_flight: Maximum number of running handlers.
         ordering: Whether records of one key keep their order.
-        max_buffered: Waiting records per lane from which on it is paused; it goes on when half of them are left.
-        max_poll_records: Most records taken over at a time.
-        lag_interval_seconds: Time between two looks at where the partitions end.
-        commit_interval_seconds: Time between commits; what finished since the last one is done again after a crash.
-        drain_seconds: Longest time for handlers to finish when partitions go or the consumer stops.
-        retries: Patience with unforeseen errors.
-        metadata_limit: Most characters of commit metadata.
+        max_buffered: A lane with this many waiting records is paused, and resumed when half of them are left.
+        max_poll_records: Maximum number of records of one poll.
+        lag_interval_seconds: Time between two readings of the ends of the partitions.
+        commit_interval_seconds: Time between commits. Records finished since the last one are repeated after a crash.
+        drain_seconds: How long handlers may take to finish when partitions are revoked or the consumer stops.
+        retries: Policy for unexpected errors.
+        metadata_limit: Maximum length of the commit metadata, in characters.
     """
 
     max_in_flight: int = 256
@@ -73,8 +74,8 @@ class EngineOptions:
 
 
 class Ending(Enum):
-    """How one run of a handler ended: finished, parked for another try, sent to the dead letters, given up because the
-    partition went, or not begun because it was cancelled."""
+    """How one run of a handler ended: finished, parked for another try, sent to the dead letters, abandoned because the
+    partition was revoked, or skipped because the record was cancelled."""
 
     DONE = "done"
     PARKED = "parked"
@@ -84,24 +85,24 @@ class Ending(Enum):
 
 
 class Observer:
-    """Told of every record, for metrics; does nothing by itself. Its methods must be quick and must not raise."""
+    """Notified of every record, for metrics. Does nothing by itself; methods must be quick and must not raise."""
 
     def started(self, record: Record, waited_seconds: float) -> None:
-        """A handler starts, `waited_seconds` after the record was received (or parked)."""
+        """A handler starts, `waited_seconds` after the record was received or parked."""
 
     def ended(self, record: Record, ending: Ending, seconds: float) -> None:
-        """It ended after `seconds`."""
+        """The handler ended after `seconds`."""
 
 
 @dataclass(frozen=True, slots=True)
 class PartitionSnapshot:
-    """How far one assigned partition is.
+    """State of one assigned partition.
 
     Attributes:
-        position: Offset below which all is finished: what is committed next; None before anything is known.
-        received_to: Offset behind the last record received.
-        log_end: Offset of the next record to be written, as last looked at.
-        paused: Whether it is, because too much is in hand.
+        position: Offset below which everything is finished: what is committed next. None while unknown.
+        received_to: Offset after the last record received.
+        log_end: Offset that the next record will get, as last reported.
+        paused: Whether it is paused by backpressure.
     """
 
     position: int | None
@@ -111,7 +112,7 @@ class PartitionSnapshot:
 
     @property
     def lag(self) -> int:
-        """Consumer lag in offsets: from the position to the log's end; 0 while either is unknown."""
+        """Consumer lag: offsets from the position to the end of the log; 0 while either is unknown."""
         return 0 if self.log_end is None or self.position is None else max(0, self.log_end - self.position)
 
     @property
@@ -122,14 +123,14 @@ class PartitionSnapshot:
 
 @dataclass(frozen=True, slots=True)
 class EngineSnapshot:
-    """What the engine has in hand at one moment.
+    """State of the engine at one moment.
 
     Attributes:
-        in_flight: Running handlers.
-        parked: Records that wait for another try.
-        waiting: By topic, records received and not running, parked ones included.
-        assigned: The partitions assigned.
-        longest_span: Most offsets between a commit position and the last record received beyond it.
+        in_flight: Number of running handlers.
+        parked: Number of records that wait for a retry.
+        waiting: Number of records received and not running, parked ones included, by topic.
+        assigned: The assigned partitions.
+        longest_span: The largest number of offsets between a position and the last record received above it.
     """
 
     in_flight: int
@@ -140,23 +141,23 @@ class EngineSnapshot:
 
     @property
     def partitions(self) -> int:
-        """How many partitions are assigned."""
+        """Number of assigned partitions."""
         return len(self.assigned)
 
     @property
     def paused(self) -> int:
-        """How many partitions are paused."""
+        """Number of paused partitions."""
         return sum(partition.paused for partition in self.assigned.values())
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """Records in hand of one kind: those not begun (waiting, parked or put aside), and those being handled."""
+    """Number of records of one kind: not started (waiting, parked or in a backlog), and running."""
 
     waiting: int
     running: int
 
 
 def tenant_of_header(record: Record) -> str:
-    """The tenant in the CloudEvents headers; empty where there is none."""
+    """The tenant in the CloudEvents headers; empty if there is none."""
     return header(record.headers, "ce_tenant") or ""

@@ -1,31 +1,31 @@
-"""The journal: one partition of decisions, written by one owner at a time, from which everything is rebuilt.
+"""The journal: one partition of decisions with one owner at a time, from which all state is rebuilt.
 
 How a decision is delivered:
 
- 1. The owner takes over: it appends an epoch start. The offset of the epoch start is its *epoch*: given by the log, so
-    it is unique, and greater than every one before.
- 2. It reads the partition from the start to its epoch start, and folds the entries that count into its state
+ 1. Takeover. The new owner appends an epoch start. Its offset is the owner's *epoch*: assigned by the log, hence unique
+    and greater than all earlier ones.
+ 2. Recovery. It reads the partition up to its epoch start and folds the valid entries into its state
     (`headrace_streams.journal_reading`).
- 3. It carries out again what may not have been carried out, then consumes its inputs from the journaled positions.
- 4. For each input it decides and appends one entry: the new state, the commands, the positions of the inputs. Many
-    entries are in flight at once. Each is numbered: the *sequence* within the epoch.
- 5. The entry is acknowledged at offset epoch + sequence, or the owner is fenced: it carries out nothing more.
- 6. It carries out the commands of the entry, and says so with `published`.
- 7. Every entry notes from which offset on commands may still be open, so that step 3 is short; a checkpoint does so
-    when nothing else is written.
+ 3. It publishes again what may not have been published, then consumes its inputs from the journaled positions.
+ 4. For each input it decides and appends one entry: the new state, the commands, and the positions of the inputs. Many
+    entries are in flight at once. Each has a *sequence* number within the epoch.
+ 5. The entry is acknowledged at offset epoch + sequence. If not, the owner is fenced and publishes nothing more.
+ 6. It publishes the commands of the entry and marks the entry with `published`.
+ 7. Every entry records the offset below which all commands are published, which keeps step 3 short. When no entries
+    are written, a checkpoint records it.
 
-Which entries count. Nobody but the owner writes between its epoch start and the next one, so the log itself numbers its
-entries: the nth one stands at offset epoch + n. Whatever disturbs that moves all entries behind it off their
-places: a newer owner's epoch start, a record that a zombie (an owner of the past that does not know it) still had in
-flight, or an entry of its own that was lost on the way while later ones arrived. So an entry *counts* when it stands in
-its place, and the first record that does not ends its epoch. Writer and readers use the same rule; neither needs
-a clock, a lease or a lock. A zombie's record costs the owner its epoch too: it takes over again, once, since the
-zombie was fenced by the same rule.
+Which entries are valid ("count"). Only the owner writes between its epoch start and the next one, so the log itself
+numbers its entries: the nth is at offset epoch + n. Any disturbance shifts all later entries: the epoch start of a
+newer owner, a record that a zombie (a former owner that does not know it yet) still had in flight, or a lost entry
+whose successors arrived. Therefore an entry counts if its offset is epoch + sequence, and the first record for which
+that is not so ends its epoch. Writer and readers apply the same rule, which needs no clock, lease or lock. A zombie's
+record also ends the epoch of the current owner, which takes over once more; the same rule has fenced the zombie, so it
+is once.
 
-Compaction keeps the newest record of each key. It leaves offsets as they are, so what is left still shows whether it
-stands in its place. Epoch starts and checkpoints share one key each. An entry that does not count may yet be the newest
-of its key, and compaction would keep it instead of the one that does: `Recovered.shadowed` names these, and the owner
-writes them once more. Until then the topic's min.compaction.lag.ms protects them.
+Compaction keeps the newest record of each key and leaves offsets unchanged, so what remains can still be checked. Epoch
+starts share one key, checkpoints another. An invalid entry can be the newest of its key; compaction would then keep it
+and remove the valid one, and later also the epoch start that shows that it is invalid. `Recovered.shadowed` names the
+tasks concerned, and the owner writes each once more. Until then the topic's min.compaction.lag.ms protects them.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ _OPEN: Final = -1
 
 
 class EntryTooLarge(RecordRefused):
-    """Append a smaller entry instead: this one does not fit into a record."""
+    """Append a smaller entry instead: this one is larger than a record may be."""
 
     def __init__(self, size: int, limit: int) -> None:
         super().__init__(f"a journal entry of {size} bytes is larger than {limit}")
@@ -65,7 +65,7 @@ class Journal:
 
     Attributes:
         epoch: Offset of this owner's epoch start.
-        fenced: Why nothing may be carried out any more; None while all is well. It never becomes None again.
+        fenced: Why nothing may be published any more; None while this is the valid owner. Once set it stays set.
     """
 
     def __init__(
@@ -84,7 +84,9 @@ class Journal:
         }
         self._completed_offset = recovered.completed_offset
         self._unsettled = recovered.unpublished[0].offset if recovered.unpublished else None
-        # By offset, in order: _OPEN until carried out, then the offset behind the terminal state it wrote, or 0.
+        # Entries not yet published, by offset, in order: _OPEN, then the offset after the terminal state that the entry
+        # wrote to tasks.completed, or 0 if it wrote none. Entries leave from the front only, so that the first one left
+        # is the published offset: everything before it is published.
         self._steps: OrderedDict[int, int] = OrderedDict()
         self._awaiting: OrderedDict[int, asyncio.Future[int]] = OrderedDict()
 
@@ -101,18 +103,18 @@ class Journal:
         fold: Callable[[JournaledDecision], None],
         limit: int = 4_000_000,
     ) -> tuple[Journal, Recovered]:
-        """Become the owner of a partition, and read what is there.
+        """Become the owner of a partition and read it.
 
         Args:
-            reader: Is assigned anew, and free again afterwards.
-            owner: Instance, for the record.
-            now_ms: Milliseconds since the epoch.
-            fold: Called with each decision that counts, in order.
-            limit: Largest entry, in bytes.
+            reader: Its assignment is replaced; it can be used again afterwards.
+            owner: Name of the instance, written to every entry.
+            now_ms: Milliseconds since the Unix epoch.
+            fold: Called with each valid decision, in order.
+            limit: Maximum size of an entry, in bytes.
 
-        Raises TransientError and AppendUncertain when the epoch start could not be written (taking over again is
-        harmless), RecordRefused, RegistryUnavailable, and UnreadableValue for an entry that no one can read: it may be
-        a decision, so going on without it could lose a task.
+        Raises TransientError and AppendUncertain if the epoch start could not be written (taking over again is
+        harmless), RecordRefused, RegistryUnavailable, and UnreadableValue for an entry that cannot be decoded: it may
+        be a decision, and continuing without it could lose a task.
         """
         epoch_start = JournalEntry(kind=EntryKind.EPOCH_START, owner=owner, decided_at=now_ms)
         appended = await publisher.send(_publication(epoch_start, partition, f"barrier/{partition}"))
@@ -122,26 +124,26 @@ class Journal:
 
     @property
     def published_offset(self) -> int:
-        """Commands of all entries before this offset are carried out."""
+        """The commands of all entries before this offset are published."""
         return next(iter(self._steps), self._next) if self._unsettled is None else self._unsettled
 
     @property
     def next_offset(self) -> int:
-        """Where the log ends when all entries are acknowledged and nobody else has written."""
+        """End of the log once all entries are acknowledged, if no other owner has written."""
         return self._next
 
     @property
     def in_flight(self) -> int:
-        """Number of entries that are not yet acknowledged."""
+        """Number of entries not yet acknowledged."""
         return len(self._awaiting)
 
     def append(self, entry: JournalEntry) -> asyncio.Future[int]:
-        """Queue an entry at once; the future brings its offset, and only then may its commands be carried out.
+        """Queue an entry. Its commands may be published only after the future has returned its offset.
 
-        An entry without commands counts as carried out when it is acknowledged. Entries are acknowledged in order.
-        Each notes the furthest positions of all inputs so far, so that the last one says it all.
-        The future raises Fenced, and so does every later one. Raises Fenced, EntryTooLarge, Overloaded and
-        UnencodableEvent at once; nothing was appended then.
+        An entry without commands counts as published when it is acknowledged. Entries are acknowledged in order. Each
+        carries the highest positions of all inputs so far, so that a reader needs only the last one. If the future
+        raises Fenced, all later ones do. Raises Fenced, EntryTooLarge, Overloaded and UnencodableEvent immediately, in
+        which case nothing was appended and nothing has changed.
         """
         if self.fenced is not None:
             raise self.fenced
@@ -163,6 +165,8 @@ class Journal:
         if size > self._limit:
             raise EntryTooLarge(size, self._limit)
         sent = self._publisher.send_record(record)
+        # Only after `send_record`: if that raises, this offset belongs to the next entry, or every later one would be
+        # off by one and fence its owner.
         self._next += 1
         self._positions = positions
         self._steps[place] = _OPEN
@@ -172,7 +176,7 @@ class Journal:
         return acknowledged
 
     def published(self, offset: int, completed_at: int | None = None) -> None:
-        """The commands of the entry at `offset` are carried out; `completed_at` is where its terminal state stands in
+        """Mark the entry at `offset` as published; `completed_at` is the offset of its terminal state in
         tasks.completed, if it wrote one."""
         self._steps[offset] = 0 if completed_at is None else completed_at + 1
         while self._steps:
@@ -180,21 +184,22 @@ class Journal:
             if behind == _OPEN:
                 break
             del self._steps[first]
-            # Terminal states are written in the order of their entries, so those still open stand behind this one.
+            # Terminal states are sent in the order of their entries, so those of entries still open have higher offsets
+            # than this one: a recovery may start its search here without missing any.
             if behind:
                 self._completed_offset = max(behind, self._completed_offset or 0)
 
     def settled(self, completed_offset: int) -> None:
-        """Everything that was unpublished at the take-over is carried out, and tasks.completed ends at this offset."""
+        """Everything unpublished at the takeover is now published, and tasks.completed ends at this offset."""
         self._unsettled = None
         self._completed_offset = max(completed_offset, self._completed_offset or 0)
 
     def checkpoint(self, positions: tuple[Position, ...], now_ms: int) -> asyncio.Future[int]:
-        """Note positions and what is carried out, without a decision; as `append`."""
+        """Record positions and the published offset without a decision; as `append`."""
         return self.append(JournalEntry(kind=EntryKind.CHECKPOINT, positions=positions, decided_at=now_ms))
 
     def fence(self, reason: str) -> Fenced:
-        """Stop for good; all that wait for an acknowledgement are told."""
+        """Stop publishing for good; all pending acknowledgements fail with the reason. Returns the error to raise."""
         if self.fenced is None:
             self.fenced = Fenced(f"journal partition {self._partition}, epoch {self.epoch}: {reason}")
             waiting, self._awaiting = self._awaiting, OrderedDict()
@@ -220,10 +225,11 @@ class Journal:
         if self.fenced is not None:
             return
         if error is not None:
-            # Later entries may have arrived without this one. They do not stand in their places, whoever reads them.
+            # Later entries may have been appended without this one. Their offsets are then too low, so no reader counts
+            # them, and this owner must not publish them either.
             self.fence(f"the entry for offset {place} was not acknowledged: {error}")
         elif (offset := done.result().offset) != place:
-            self.fence(f"the entry for offset {place} stands at {offset}: somebody else has written here")
+            self.fence(f"the entry for offset {place} is at {offset}: another owner has written")
         else:
             acknowledged = self._awaiting.pop(place)
             if not has_commands:

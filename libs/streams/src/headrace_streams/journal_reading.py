@@ -1,8 +1,8 @@
-"""Reading a journal partition: which entries count, and what they say together (the rules: `headrace_streams.journal`).
+"""Reading a journal partition: which entries count, and what they add up to (the rules: `headrace_streams.journal`).
 
-A long journal is read in seconds because most entries are never decoded: the first fields of an entry say whether it
-counts and what it is about (`JournaledDecision`), and are read without the rest. In full are read those that are asked
-for, the last one, those whose commands may be open, and one in a while.
+A long journal is read in seconds because most entries are never decoded as a whole: the first fields say whether an
+entry counts and what it is about (`JournaledDecision`). Decoded in full are the entries that the caller asks for, the
+last one, those whose commands may be unpublished, and one in a thousand, to learn how far entries are published.
 """
 
 from __future__ import annotations
@@ -34,22 +34,22 @@ _KINDS: Final = {str(kind): kind for kind in EntryKind}
 
 @dataclass(frozen=True, slots=True)
 class JournaledEntry:
-    """An entry that counts, and its offset."""
+    """A valid entry and its offset."""
 
     offset: int
     entry: JournalEntry
 
 
 class JournaledDecision(NamedTuple):
-    """A decision that counts, read as far as is needed to know what it is about.
+    """A valid decision, of which only the first fields are decoded.
 
-    A tuple, since there is one for every entry of a journal, and no other frozen thing is made as fast.
+    A named tuple, because there is one for every entry of a journal and it is the fastest immutable type to create.
 
     Attributes:
-        offset: Where it stands.
-        timestamp_ms: Timestamp of its record: what retention goes by.
+        offset: Its offset.
+        timestamp_ms: Timestamp of its record, which retention goes by.
         task_id, cause: As in the entry.
-        phase, digest, wake_at: As in its state; `phase` is None where it has none.
+        phase, digest, wake_at: As in its state; `phase` is None if it has no state.
         value: Its bytes.
         decode: Decodes the bytes of an entry at an offset.
     """
@@ -65,7 +65,7 @@ class JournaledDecision(NamedTuple):
     decode: Callable[[int, bytes], JournalEntry]
 
     def entry(self) -> JournalEntry:
-        """All of it. Raises UnreadableValue."""
+        """The whole entry. Raises UnreadableValue."""
         return self.decode(self.offset, self.value)
 
 
@@ -74,13 +74,13 @@ class Recovered:
     """What a new owner finds.
 
     Attributes:
-        positions: How far each input is consumed, by topic (without prefix) and partition.
-        unpublished: Entries whose commands may not have been carried out, in order.
-        completed_offset: The terminal states of unpublished entries, if they were written, stand at or behind this
-            offset of tasks.completed; None when nothing is known.
-        shadowed: Tasks whose newest record does not count: write their state once more.
-        entries: How many entries counted.
-        last: The last decision or checkpoint that counts.
+        positions: Next offset of each input, by topic (without prefix) and partition.
+        unpublished: Entries whose commands may not have been published, in order.
+        completed_offset: Terminal states of unpublished entries, if they were written, are at or after this offset of
+            tasks.completed; None if unknown.
+        shadowed: Tasks whose newest record is invalid: write each once more, or compaction loses the valid one.
+        entries: Number of valid entries.
+        last: The last valid decision or checkpoint.
     """
 
     positions: Mapping[tuple[str, int], int]
@@ -98,11 +98,11 @@ async def read_journal(
     epoch_start: int,
     fold: Callable[[JournaledDecision], None],
 ) -> Recovered:
-    """Read a partition from its start up to an epoch start, giving others their turn on the event loop in between.
+    """Read a partition from its start up to an epoch start, yielding to the event loop in between.
 
     Args:
-        reader: Is assigned anew.
-        fold: Called with each decision that counts, in order.
+        reader: Its assignment is replaced.
+        fold: Called with each valid decision, in order.
 
     Raises UnreadableValue, RegistryUnavailable, and what the reader raises.
     """
@@ -120,7 +120,8 @@ async def read_journal(
                 await asyncio.sleep(0)
             return reading.recovered()
         except OffsetOutOfRange:
-            # Retention has moved the start of the log meanwhile.
+            # Retention has moved the start of the log since: continue from the new one, which loses nothing that
+            # counts, as live tasks are restated long before they expire.
             continue
 
 
@@ -137,15 +138,16 @@ class _Reading:
         self._positions: dict[tuple[str, int], int] = {}
         self._published_offset = 0
         self._completed_offset: int | None = None
-        # Values by offset: the last entry, and those before it whose commands may be open, as far as is known.
+        # Values by offset: the last entry, and earlier ones whose commands may be unpublished as far as is known.
+        # Bytes, not entries: most are dropped again without ever having been decoded.
         self._open: OrderedDict[int, bytes] = OrderedDict()
         self._decision: tuple[int, bytes] | None = None
         self._shadowed: set[str] = set()
         self._entries = 0
 
     def take(self, record: Record) -> int | None:
-        """Take a record into account. The id of a schema that must be learnt first, or None when it is done."""
-        # Each of these may be a call into librdkafka's message.
+        """Process a record. Returns the id of a schema that must be fetched first, or None if it is done."""
+        # Read once: with the Kafka client each of these is a call into librdkafka's message.
         offset, value = record.offset, record.value
         origin = Origin(self._where.topic, self._where.partition, offset)
         try:
@@ -159,7 +161,7 @@ class _Reading:
                 self._shadowed.add(record.key.decode("utf-8", "replace"))
             return None
         self.next_offset = offset + 1
-        # A kind that is not known here is read as the schema says.
+        # A kind added by a newer version reads as the enum's default, as the schema says.
         kind = _KINDS.get(data["kind"], EntryKind.DECISION)
         if kind is EntryKind.EPOCH_START:
             self._epoch, self._ended = offset, False
@@ -176,7 +178,8 @@ class _Reading:
         if offset != epoch + sequence or epoch < self._epoch:
             return False
         if epoch > self._epoch:
-            # Its epoch start has been compacted away; that the entry stands in its place shows that there was one.
+            # Its epoch start has been compacted away. The entry's offset shows that there was one; and no invalid
+            # record gets here, because an owner replaces those before compaction may remove what invalidates them.
             self._epoch, self._ended = epoch, False
         return not self._ended
 
@@ -202,7 +205,7 @@ class _Reading:
         )
 
     def _look(self, entry: JournalEntry) -> None:
-        """What an entry says about those before it. Each says at least as much as the one before it."""
+        """Learn from an entry what it says about earlier ones. Each says at least as much as the one before it."""
         for position in entry.positions:
             where = (position.topic, position.partition)
             self._positions[where] = max(position.next_offset, self._positions.get(where, 0))
@@ -217,7 +220,8 @@ class _Reading:
         return self._codec.decode(JournalEntry, value, Origin(self._where.topic, self._where.partition, offset))
 
     def recovered(self) -> Recovered:
-        # The last ones say what need not be read. Checkpoints of the first version may name no positions.
+        # The last entries tell which of the open ones need not be decoded. Both the last decision and the last entry
+        # are read, since checkpoints written by the first release name no positions.
         telling = [] if self._decision is None else [self._decision]
         if self._open:
             telling.append((offset := next(reversed(self._open)), self._open[offset]))

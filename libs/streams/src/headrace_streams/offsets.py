@@ -1,9 +1,20 @@
-"""How far a partition is worked off when its records finish out of order.
+"""Offset tracking for one partition whose records finish out of order.
 
-A tracker knows which records of one partition were received and which of them are still open. From that follow the
-position to commit (everything received below it is done) and a compact text that names the finished records beyond it,
-so that whoever takes the partition over does not do them again. Only received offsets count: an offset that compaction
-or a transaction marker has left a hole at is never waited for.
+A tracker knows which records were received and which of those are still open (received, not finished). From these
+follow the two things a commit carries:
+
+- the *position*: the lowest open offset. Every received record below it is finished, so it is safe to commit;
+- the *map*: the finished ranges above the position, as a compact text in the commit's metadata, so that the next owner
+  of the partition does not process them again.
+
+Invariants. Breaking the first loses records; breaking any other processes records twice or stops the partition.
+
+1. The position never passes an open offset.
+2. The map never names an open offset. What does not fit is left out from the top, never approximated.
+3. Only received offsets are tracked. Compaction and transaction markers leave holes in a log; a hole is never waited
+   for, otherwise the position would stop at an offset that no record will ever have.
+4. A record is received only if the map will fit the metadata limit in whatever order the open records finish (`fits`).
+   Otherwise it waits in the backlog. A broker refuses metadata that is too long, and with it the whole commit.
 """
 
 from __future__ import annotations
@@ -20,29 +31,30 @@ METADATA_LIMIT = 4_095
 """Most characters a broker takes as commit metadata; 4,096 are refused already."""
 
 Range = tuple[int, int]
-"""Offsets from the first up to, not including, the second."""
+"""A half-open range of offsets: the first included, the second not."""
 
 _VERSION = "h1"
 _RUNS, _RUNS_DEFLATED, _BITS, _BITS_DEFLATED = "r", "R", "b", "B"
 _PREFIX_CHARS = len(_VERSION) + 1
 _CHECKSUM_BYTES = 4
 _OVERHEAD_BYTES = 10 + _CHECKSUM_BYTES
-"""The position a map belongs to stands in front of it, at most the varint of a 64-bit offset; behind it a checksum."""
+"""A map begins with the position it belongs to (a varint of at most 10 bytes for a 64-bit offset) and ends with a
+checksum."""
 _LARGEST_PAYLOAD = 1 << 20
 _WORTH_DEFLATING = 48
 
 
 class OffsetMetadataUnreadable(StreamsError):
-    """Start at the committed offset as if nothing beyond it were finished: the commit's metadata is not ours."""
+    """Start at the committed offset and assume that nothing above it is finished: the metadata is not a map of ours."""
 
 
 class OffsetTracker:
-    """Received and finished offsets of one partition, from its assignment to its loss.
+    """Received and finished offsets of one partition, from its assignment to its revocation.
 
     Args:
-        next_offset: Committed offset the partition starts at, None where the group has none yet.
-        finished: Ranges beyond it that are finished already, ascending, as `decode` returns them.
-        limit: Most characters that `progress` may use as metadata.
+        next_offset: Committed offset to start at; None if the group has committed none.
+        finished: Finished ranges above it, ascending, as returned by `decode`.
+        limit: Maximum length of the commit metadata, in characters.
     """
 
     __slots__ = ("_base", "_carried", "_fresh", "_gaps", "_highest", "_limit", "_open", "_safe_span", "changes")
@@ -51,21 +63,28 @@ class OffsetTracker:
         self, next_offset: int | None = None, finished: Iterable[Range] = (), *, limit: int = METADATA_LIMIT
     ) -> None:
         self._base = next_offset
+        # Highest offset received so far; the one before the start until a record has been received.
         self._highest = -1 if next_offset is None else next_offset - 1
+        # Ascending, since offsets are received in ascending order: the first key is the position, at O(1).
         self._open: OrderedDict[int, None] = OrderedDict()
-        # Holes between received offsets, above the position; they are encoded as unfinished.
+        # Holes between received offsets, above the position. The map names received offsets only (invariant 3), so
+        # holes are encoded as unfinished; the next owner finds no records there either way.
         self._gaps: deque[Range] = deque()
-        # Finished before our time, and not received by us yet.
+        # The committed map: finished by an earlier owner, and not yet received here. Ranges are dropped as the records
+        # arrive. Until then they stay in every map that is committed, or a second rebalance would forget them.
         self._carried: deque[Range] = deque(finished)
+        # Whether no record has been received since the assignment; see `received`.
         self._fresh = True
         self._limit = limit
         self._safe_span = 8 * (_raw_bytes_in(limit) - _OVERHEAD_BYTES)
         self.changes = 0
-        """Grows with everything that changes what `progress` returns."""
+        """Increases whenever the result of `committable` may have changed, so that an unchanged one is not committed
+        again."""
 
     @property
     def position(self) -> int | None:
-        """Offset below which everything received is finished; None before anything is known."""
+        """Lowest offset that is not finished: what to commit. None while neither a committed offset nor a record is
+        known."""
         if self._open:
             return next(iter(self._open))
         if self._highest < 0:
@@ -74,7 +93,7 @@ class OffsetTracker:
 
     @property
     def received_to(self) -> int | None:
-        """The offset behind the last record received, or the one to start at; None before anything is known."""
+        """Offset after the last record received, or the one to start at; None if neither is known."""
         return self._base if self._highest < 0 else self._highest + 1
 
     @property
@@ -84,7 +103,7 @@ class OffsetTracker:
 
     @property
     def span(self) -> int:
-        """Offsets from the position to the last one the map must tell about."""
+        """Number of offsets from the position to the end of what the map covers."""
         position = self.position
         if position is None:
             return 0
@@ -92,33 +111,40 @@ class OffsetTracker:
         return max(0, max(self._highest + 1, last) - position)
 
     def fits(self, offset: int) -> bool:
-        """Whether, with this record received too, the map surely stays within the limit however its records finish.
+        """Whether the map stays within the limit if this record is received too, in whatever order records finish.
 
-        When it does not, leave the record aside until others have finished. With nothing open it always fits.
+        If not, keep the record in the backlog until others have finished. With nothing open it always fits, so that a
+        partition can never block itself: the position then moves past everything received.
         """
         if not self._open:
             return True
         position = next(iter(self._open))
         last = self._carried[-1][1] if self._carried else 0
         span = max(offset + 1, last) - position
+        # One bit for each offset fits, so any pattern does: the common case, at the cost of two subtractions.
         if span <= self._safe_span:
             return True
+        # The worst case for runs: every open record is separated from the next by finished ones.
         gap = 0 if offset == self._highest + 1 else 1
         pieces = len(self._open) + 1 + len(self._gaps) + gap + len(self._carried)
         return _most_chars(pieces, span) <= self._limit
 
     def received(self, offset: int) -> bool:
-        """Count a record as received. False: do not work on it, for it is finished or in hand already."""
+        """Track a record as received. False if it must not be processed: it is finished, or it is already open."""
         if offset <= self._highest:
             if not self._fresh:
+                # A client delivers records again after a seek or a reconnect.
                 return False
-            # The log begins anew below the committed offset: what was said of its old records means nothing here.
+            # The first record after the assignment is below the committed offset: the topic was deleted and created
+            # again. The map speaks of records of the old log; applied to the new one it would skip records.
             self._carried.clear()
         self._fresh = False
+        # With nothing open the position is behind the hole anyway, and no map covers it.
         if self._open and offset != self._highest + 1:
             self._gaps.append((self._highest + 1, offset))
         self._highest = offset
         self.changes += 1
+        # Carried ranges that end at or below this offset were passed over: their records no longer exist.
         while self._carried and self._carried[0][1] <= offset:
             self._carried.popleft()
         if self._carried and self._carried[0][0] <= offset:
@@ -130,17 +156,20 @@ class OffsetTracker:
         return True
 
     def passes(self, offset: int) -> bool:
-        """Whether this record and those behind it may simply be passed: nothing is open, nothing was said of them."""
+        """Whether this record and all later ones may be finished by `pass_to`: none is open, no map covers them."""
         return not self._open and not self._carried and offset > self._highest
 
     def pass_to(self, offset: int) -> None:
-        """Count as received and done all up to this record; `passes` must have allowed the first of them."""
+        """Track all records up to this one as received and finished, without opening them one by one.
+
+        Only after `passes` was true for the first of them: an open record below would be passed by the position.
+        """
         self._fresh = False
         self._highest = offset
         self.changes += 1
 
     def finished(self, offset: int) -> None:
-        """Count a record as done. Raises KeyError for one that is not open."""
+        """Track a record as finished. Raises KeyError if it is not open: it would be counted twice."""
         del self._open[offset]
         self.changes += 1
         if self._gaps:
@@ -156,7 +185,7 @@ class OffsetTracker:
         return OffsetAndMetadata(position, encode(position, self.finished_beyond(), self._limit))
 
     def finished_beyond(self) -> list[Range]:
-        """Finished ranges above the position, ascending and apart."""
+        """Finished ranges above the position, ascending, with at least one offset between any two."""
         found: list[Range] = []
         if self._open:
             done_from: int | None = None
@@ -167,6 +196,7 @@ class OffsetTracker:
             if done_from is not None and done_from <= self._highest:
                 found.append((done_from, self._highest + 1))
         for carried in self._carried:
+            # The carried ranges lie above everything received; the first may touch the last of those found.
             if found and found[-1][1] == carried[0]:
                 found[-1] = (found[-1][0], carried[1])
             else:
@@ -174,7 +204,7 @@ class OffsetTracker:
         return found
 
     def _unfinished(self) -> Iterator[Range]:
-        """Open offsets and holes, ascending."""
+        """Open offsets and holes, ascending: both sequences are, so this merges them."""
         gaps = iter(self._gaps)
         gap = next(gaps, None)
         for offset in self._open:
@@ -188,15 +218,18 @@ class OffsetTracker:
 
 
 def encode(position: int, finished: Sequence[Range], limit: int = METADATA_LIMIT) -> str:
-    """Finished ranges above a position as text of at most `limit` characters; nothing finished is the empty text.
+    """Finished ranges above a position, as text of at most `limit` characters; empty if there are none.
 
-    When they do not fit, the highest ones are left out: their records would be done a second time, never skipped.
+    If they do not fit, the highest ranges are left out: the next owner would process their records again, and skip
+    none. `fits` makes this rare; it can happen when the limit is lowered between two releases.
     """
     if not finished:
         return ""
     text = _shortest(position, finished)
     if len(text) <= limit:
         return text
+    # Binary search for the longest prefix that fits. Compression makes the length not strictly monotonic in the number
+    # of ranges; a prefix that is a little too short costs repeated work only.
     fitting, too_many = 0, len(finished)
     while too_many - fitting > 1:
         middle = (fitting + too_many) // 2
@@ -224,6 +257,7 @@ def decode(progress: OffsetAndMetadata) -> tuple[Range, ...]:
     numbers = _varints(payload)
     try:
         position, used = next(numbers)
+        # A foreign tool may have reset the group's offset and kept the metadata.
         if position != progress.next_offset:
             raise OffsetMetadataUnreadable(
                 f"commit metadata belongs to offset {position}, not to {progress.next_offset}"
@@ -238,17 +272,21 @@ def decode(progress: OffsetAndMetadata) -> tuple[Range, ...]:
 
 
 def _raw_bytes_in(chars: int) -> int:
-    """Bytes that surely fit into so many characters as base 85, with the prefix."""
+    """Number of bytes that always fit into `chars` characters of base 85, prefix included."""
     return max(0, (chars - _PREFIX_CHARS - 4) * 4 // 5)
 
 
 def _most_chars(pieces: int, span: int) -> int:
-    """Upper bound of the text's length for so many unfinished pieces (each followed by finished ones) within a span."""
+    """Upper bound of the text's length: `pieces` unfinished stretches, each followed by a finished one, within a span.
+
+    The encoder takes the shorter of runs and bits, so the bound is the smaller of the two bounds. It deflates only if
+    that makes the text shorter.
+    """
     runs = 2 * pieces
     run_bytes = runs
     longer = span >> 7
     while longer:
-        # At most so many runs are long enough to need one more byte of varint.
+        # A run of 2^7 offsets needs a second varint byte, one of 2^14 a third. The span has room for this many of them.
         run_bytes += min(runs, longer)
         longer >>= 7
     raw = _OVERHEAD_BYTES + min(run_bytes, (span + 7) // 8)
@@ -280,7 +318,7 @@ def _checksum(kind: str, payload: bytes) -> bytes:
 
 
 def _unsealed(kind: str, sealed: bytes) -> bytes:
-    """Raises ValueError for a damaged map: it could call a record finished that nobody has done."""
+    """The payload without its checksum. Raises ValueError if it is damaged: a damaged map could name an open record."""
     payload = sealed[:-_CHECKSUM_BYTES]
     if sealed[-_CHECKSUM_BYTES:] != _checksum(kind, payload):
         raise ValueError("the checksum does not match")
@@ -329,7 +367,7 @@ def _varint(value: int) -> bytes:
 
 
 def _varints(payload: bytes) -> Iterator[tuple[int, int]]:
-    """Each number with the index behind it. Raises IndexError when the last one is cut off."""
+    """Each number, with the index after it. Raises IndexError if the last one is cut off."""
     index = 0
     while index < len(payload):
         value = shift = 0
@@ -344,6 +382,7 @@ def _varints(payload: bytes) -> Iterator[tuple[int, int]]:
 
 
 def _inflate(payload: bytes) -> bytes:
+    # Bounded: the metadata may come from anyone who can commit for the group.
     inflater = zlib.decompressobj()
     data = inflater.decompress(payload, _LARGEST_PAYLOAD)
     if inflater.unconsumed_tail or not inflater.eof:

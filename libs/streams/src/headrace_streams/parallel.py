@@ -1,13 +1,24 @@
-"""Parallel consumption: many records of a partition in hand at once, exact progress all the same.
+"""Parallel consumption: many records of a partition in flight at once, with exact commits.
 
-1. A polled record is received by its partition's offset tracker, unless the map of finished offsets might then outgrow
-   the commit metadata: in that case it is put aside and the partition paused until others have finished.
-2. It waits in the scheduler (lanes, tenants, keys) for room, and its handler starts as soon as there is some. A lane
-   with too many waiting is paused. While nothing at all is in hand, the handler is called without this detour.
-3. Its handler returns: the record is finished. It fails: the record's key is parked and tried again, or the record
-   goes to the dead letters and is then finished. It was cancelled before it began: its handler is not called.
-4. OffsetAndMetadata is committed now and then, and when partitions go: position and map say exactly what is finished.
-5. Partitions about to go are drained within a time bound; of partitions that are lost everything in hand is dropped.
+1. Receive. The partition's offset tracker receives each polled record, unless the map of finished offsets could then
+   exceed the commit metadata. Such a record waits in the partition's backlog, and the partition is paused.
+2. Schedule. The record waits in the scheduler (by lane, tenant and key) until it may start. A lane with too many
+   waiting records is paused. If nothing at all is in flight, the handler is called directly
+   (`Executor.handle_at_once`).
+3. Finish. If the handler returns, the record is finished. If it fails, the record's key is parked and tried again, or
+   the record goes to the dead letters and is then finished. If it was cancelled before it started, `skip` runs instead.
+4. Commit, at an interval and when partitions are revoked: the position and the map name exactly what is finished.
+5. Rebalance. Revoked partitions are drained within a time limit and committed. Everything in flight of lost partitions
+   is dropped without a commit: another member may already be processing it.
+
+Invariants:
+
+- A record is finished only when its handler (or its dead letter) is done, so a crash repeats records and loses none.
+- At most one record of a key is in flight with `Ordering.KEY`, and retries of it block the key: order is kept.
+- Partitions are added and removed only in the callbacks of a rebalance. Records of a partition that is gone are
+  discarded on receipt; a handler that ends after its partition has gone updates a tracker that is never committed.
+- Pausing is decided in one place (`_apply_backpressure`) from two facts: the lane is full, or the partition has a
+  backlog. Both are re-evaluated whenever a record finishes; otherwise a partition could stay paused for ever.
 """
 
 from __future__ import annotations
@@ -48,7 +59,7 @@ _log = logging.getLogger(__name__)
 
 _POLL_SECONDS = 1.0
 _CANCEL_SECONDS = 1.0
-"""Time that cancelled handlers get to clean up."""
+"""How long cancelled handlers may take to clean up."""
 
 __all__ = [
     "Ending",
@@ -67,18 +78,18 @@ __all__ = [
 
 
 class ParallelConsumer:
-    """A member of a consumer group that handles records in parallel; it runs once, in one event loop.
+    """A member of a consumer group that handles records in parallel. It runs once, in one event loop.
 
     Args:
         log: The cluster, or its twin.
         group: Consumer group, with the installation's prefix.
-        lanes: Topics to consume; of equal claims the first listed goes first. They share the keys' order.
+        lanes: Topics to consume, the most urgent first. The order of a key holds across lanes.
         handler: See `Handler`.
-        skip: Called in place of the handler for records that `cancel` has named, with the same promises; by default
-            they are finished just so.
-        dead_letters: Where records go that can never be handled.
-        tenant_of: Whose turn a record takes.
-        instance_id: Makes the member static.
+        skip: Called instead of the handler for cancelled records, with the same contract; by default they are just
+            finished.
+        dead_letters: Keep records that can never be handled.
+        tenant_of: The tenant whose share of the lane a record takes.
+        instance_id: Makes the member a static one.
     """
 
     def __init__(
@@ -136,35 +147,38 @@ class ParallelConsumer:
             await self._consumer.subscribe(self._topics, _Listener(self))
             await self._until_stopped(self._broken)
         except BaseException:
+            # Before the consumer closes: it would drain what a broken engine can no longer finish.
             self._executor.abandon(self._partitions.values())
             raise
         finally:
             self._executor.stop()
             try:
+                # Revokes all partitions, which drains and commits them (`_revoked`).
                 await self._consumer.close()
             finally:
+                # Only what the close did not revoke, because it failed.
                 self._executor.abandon(self._partitions.values())
                 self._stopped.set()
 
     async def stop(self) -> None:
-        """Start nothing new, let running handlers finish within the drain time, commit, leave the group."""
+        """Start nothing new, let running handlers finish within the drain time, commit, and leave the group."""
         self._stop_wanted.set()
         if self._loop is not None:
             self._executor.stop()
             await self._stopped.wait()
 
     def cancel(self, wanted: Callable[[Record], bool]) -> int:
-        """Do not begin those of the records in hand that `wanted` names; how many there were.
+        """Do not start the waiting records that `wanted` selects; returns how many there are.
 
-        They are finished by `skip` as soon as there is room, before others, and hold back nothing of their keys.
-        Records being handled, and those still to come from the log, are for the handler to deal with.
+        `skip` finishes them before other records, as soon as there is room; they do not hold back their keys. Records
+        whose handler is running, and records not yet received, are not affected.
         """
         if self._loop is None:
             return 0
         return self._executor.cancel(wanted, self._partitions.values())
 
     def state(self) -> EngineSnapshot:
-        """What is in hand now."""
+        """A snapshot for metrics and health."""
         partitions = self._partitions.values()
         return EngineSnapshot(
             in_flight=self._scheduler.in_flight,
@@ -175,7 +189,7 @@ class ParallelConsumer:
         )
 
     def loads(self, kind_of: Callable[[Record], K]) -> Mapping[K, Load]:
-        """What is in hand, by kind; each record is asked for its kind once, by whichever function comes first."""
+        """Waiting and running records by kind. A record's kind is computed once, by the first call that sees it."""
         counts: dict[K, list[int]] = {}
         running = [work for partition in self._partitions.values() for work in partition.running]
         aside = [work for partition in self._partitions.values() for work in partition.backlog]
@@ -187,7 +201,7 @@ class ParallelConsumer:
         return {kind: Load(*numbers) for kind, numbers in counts.items()}
 
     def oldest_waiting_seconds(self) -> float:
-        """Age of the record that has waited longest since it was received, parked ones included; 0 without any."""
+        """Seconds since the oldest waiting record was received, parked ones included; 0 if none is waiting."""
         if self._loop is None:
             return 0.0
         now = self._loop.time()
@@ -203,6 +217,7 @@ class ParallelConsumer:
             broken,
         ]
         try:
+            # All of them run until they fail, except the wait for `stop`.
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in tasks:
                 if task.done():
@@ -228,6 +243,7 @@ class ParallelConsumer:
     def _receive(self, records: Sequence[Record]) -> None:
         delivered: dict[AssignedPartition, Sequence[Record]] = {}
         for (topic, number), of_partition in _by_partition(records):
+            # Records of a partition revoked since they were fetched belong to its next owner.
             partition = self._partitions.get((topic, number))
             if partition is not None:
                 delivered[partition] = of_partition
@@ -237,11 +253,12 @@ class ParallelConsumer:
             if not full and self._scheduler.waiting(lane) >= self._options.max_buffered:
                 self._full[lane] = True
                 self._apply_backpressure(partition for partition in self._partitions.values() if partition.lane == lane)
-        # What a rebalance has made the client forget is asked for again: a paused partition delivers nothing for long.
+        # A paused partition that delivers records has lost its pause in a rebalance: pause it once more.
         self._apply_backpressure(delivered, insist=True)
 
     def _take_in(self, partition: AssignedPartition, records: Sequence[Record]) -> None:
         handled = 0
+        # The fast path skips scheduler and tracker, so nothing may be in flight that it could overtake or pass.
         if (
             self._scheduler.idle
             and not self._stop_wanted.is_set()
@@ -252,6 +269,7 @@ class ParallelConsumer:
         now = self._now()
         for record in records[handled:] if handled else records:
             work = self._work_of(record, partition, now)
+            # Behind a backlog everything waits: the tracker receives offsets in ascending order only.
             if partition.backlog or not partition.tracker.fits(work.offset):
                 partition.backlog.append(work)
             elif partition.tracker.received(work.offset):
@@ -269,7 +287,11 @@ class ParallelConsumer:
             self._apply_backpressure((partition,))
 
     def _apply_backpressure(self, partitions: Iterable[AssignedPartition], *, insist: bool = False) -> None:
-        """Pause and resume as lanes and trackers want it."""
+        """Pause partitions whose lane is full or that have a backlog, and resume the others.
+
+        Args:
+            insist: Pause also those that are recorded as paused.
+        """
         pause: list[TopicPartition] = []
         resume: list[TopicPartition] = []
         for partition in partitions:
@@ -287,6 +309,7 @@ class ParallelConsumer:
     def _relieve(self) -> None:
         if True not in self._full:
             return
+        # Hysteresis: resuming at the same mark would pause again with the next poll.
         for lane, full in enumerate(self._full):
             if full and self._scheduler.waiting(lane) <= self._options.max_buffered // 2:
                 self._full[lane] = False
@@ -296,7 +319,7 @@ class ParallelConsumer:
         assert self._loop is not None, "run() comes first"
         return self._loop.time()
 
-    # OffsetAndMetadata
+    # Committing
 
     async def _commit_often(self) -> None:
         while True:
@@ -307,19 +330,19 @@ class ParallelConsumer:
         while True:
             await asyncio.sleep(self._options.lag_interval_seconds)
             here = list(self._partitions.values())
-            # A new group begins where the log does, which it learns by its first record.
+            # A group without a committed offset starts where the log starts; it learns that with its first record.
             new = [partition for partition in here if partition.tracker.received_to is None]
             try:
                 ends = await self._consumer.log_ends([partition.name for partition in here])
                 starts = await self._consumer.log_starts([partition.name for partition in new]) if new else {}
             except (TransientError, TopicMissing) as error:
-                _log.info("where partitions end is not known at the moment: %s", error)
+                _log.info("consumer lag is not known at the moment: %s", error)
                 continue
             for partition in here:
                 partition.log_end = ends.get(partition.name, partition.log_end)
                 partition.log_start = starts.get(partition.name, partition.log_start)
 
-    # Partitions come and go
+    # Rebalancing
 
     async def _assigned(self, names: Collection[TopicPartition]) -> Mapping[TopicPartition, int]:
         stored = await self._stored_progress(names)
@@ -343,14 +366,15 @@ class ParallelConsumer:
                 return await self._consumer.committed(names)
             except TransientError as error:
                 attempts += 1
-                _log.warning("the group's progress cannot be read, it is tried again: %s", error)
+                _log.warning("committed offsets cannot be read, trying again: %s", error)
                 await asyncio.sleep(self._options.retries.delay(attempts))
 
     async def _revoked(self, names: Collection[TopicPartition]) -> None:
+        # Nothing of these starts from here on, so what runs can only become less; then the commit is final.
         leaving = self._take_away(names)
         if not await _quiet(leaving, self._options.drain_seconds):
             late = sum(len(partition.running) for partition in leaving)
-            _log.warning("%d records were not handled within the drain time and will be done again", late)
+            _log.warning("%d records did not finish within the drain time and will be processed again", late)
             self._executor.abandon(leaving)
             await _quiet(leaving, _CANCEL_SECONDS)
         await self._committer.commit_at_last(leaving)
@@ -361,7 +385,7 @@ class ParallelConsumer:
         await _quiet(leaving, _CANCEL_SECONDS)
 
     def _take_away(self, names: Iterable[TopicPartition]) -> list[AssignedPartition]:
-        """Forget what waits; what runs goes on for now."""
+        """Drop waiting records; running handlers continue for now."""
         leaving = [
             partition
             for name in names
@@ -375,7 +399,7 @@ class ParallelConsumer:
 
 
 class _Listener:
-    """Keeps the callbacks out of the engine's public face."""
+    """Keeps the rebalance callbacks out of the engine's public interface."""
 
     def __init__(self, engine: ParallelConsumer) -> None:
         self._engine = engine
@@ -391,7 +415,8 @@ class _Listener:
 
 
 def _by_partition(records: Sequence[Record]) -> Iterable[tuple[tuple[str, int], Sequence[Record]]]:
-    """Records of each partition, which stand together; few are looked at, since looking costs."""
+    """The records of each partition, which are contiguous in a poll. Binary search, because reading topic and partition
+    of every record costs more than the rest of this."""
     last = (records[-1].topic, records[-1].partition)
     begin = 0
     while begin < len(records):
@@ -423,7 +448,7 @@ def _state_of(partition: AssignedPartition) -> PartitionSnapshot:
 
 
 async def _quiet(partitions: Iterable[AssignedPartition], seconds: float) -> bool:
-    """Whether all that is handled of these partitions ends within the time."""
+    """Whether all running handlers of these partitions end within the time."""
     try:
         async with asyncio.timeout(seconds):
             for partition in partitions:
@@ -438,6 +463,6 @@ def _finished_beyond(name: TopicPartition, progress: OffsetAndMetadata) -> tuple
         return decode(progress)
     except OffsetMetadataUnreadable as error:
         _log.warning(
-            "%s starts at %d, records finished beyond it are done again: %s", name, progress.next_offset, error
+            "%s starts at %d, and processes finished records above it again: %s", name, progress.next_offset, error
         )
         return ()

@@ -1,4 +1,4 @@
-"""Which partition a key belongs to: murmur2 as Java's client and librdkafka's murmur2_random compute it."""
+"""The partition of a key: murmur2 as computed by Java's client and by librdkafka's murmur2_random."""
 
 from __future__ import annotations
 
@@ -24,5 +24,5 @@ def murmur2(data: bytes) -> int:
 
 
 def partition_of(key: bytes, partitions: int) -> int:
-    """The partition of a key in a topic with so many partitions."""
+    """The partition of a key in a topic with this many partitions."""
     return (murmur2(key) & 0x7FFFFFFF) % partitions

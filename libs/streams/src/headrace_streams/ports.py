@@ -1,4 +1,4 @@
-"""The log as the rest of Headrace sees it. `kafka/` and `memory/` stand behind these ports and pass one test suite."""
+"""The log as the rest of Headrace sees it. `kafka/` and `memory/` implement these ports and pass one test suite."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from headrace_streams.records import NewTopic, OffsetAndMetadata, ProducerRecord
 
 
 class Producer(Protocol):
-    """Writes records. All replicas have a record before it counts as appended, and retries make no duplicates."""
+    """Writes records. A record counts as appended once all in-sync replicas have it; retries make no duplicates."""
 
     def send(self, record: ProducerRecord) -> asyncio.Future[RecordMetadata]:
-        """Queue a record at once; records of one partition are appended in the order of these calls.
+        """Queue a record without waiting; records of one partition are appended in the order of these calls.
 
-        The future raises TransientError when the record was surely not appended, AppendUncertain when nobody knows, and
-        RecordRefused when it never can be (too large, no such topic, not authorised). Raises Overloaded at once when
-        the queue is full.
+        The future raises TransientError when the record was certainly not appended, AppendUncertain when its fate is
+        unknown, and RecordRefused when it never can be (too large, no such topic, not authorised). Overloaded is raised
+        at once when the queue is full.
         """
         ...
 
@@ -26,23 +26,23 @@ class Producer(Protocol):
         ...
 
     async def close(self) -> None:
-        """Flush, then let go of the connection."""
+        """Flush, then close the connection."""
         ...
 
 
 class RebalanceListener(Protocol):
-    """Told by a consumer when partitions come and go. The consumer waits for the answer."""
+    """Called by a consumer on assignment and revocation of partitions. The consumer waits for it to return."""
 
     async def assigned(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, int]:
-        """These partitions are now ours. Returns where to start; what is left out starts at its committed offset."""
+        """Partitions were assigned. Returns start offsets; the others start at their committed offset."""
         ...
 
     async def revoked(self, partitions: Collection[TopicPartition]) -> None:
-        """These partitions are about to go: finish and commit what is in hand. Commits still count."""
+        """Partitions are about to be revoked: finish and commit what is in progress. Commits still succeed."""
         ...
 
     async def lost(self, partitions: Collection[TopicPartition]) -> None:
-        """These partitions are gone already: drop what is in hand, others may work on it. Commits do not count."""
+        """Partitions were lost: discard what is in progress, another member may own them. Commits fail."""
         ...
 
 
@@ -52,92 +52,89 @@ class Consumer(Protocol):
     async def subscribe(self, topics: Collection[str], listener: RebalanceListener) -> None:
         """Join the group for these topics, once in a consumer's life. Raises TopicMissing, TransientError.
 
-        The listener is called in the background, whether or not `poll` is being called. What it raises comes out of
-        `poll` from then on, and the consumer leaves the group.
+        The listener is called in the background, whether or not `poll` is being called. An error that it raises is
+        raised by `poll` from then on, and the consumer leaves the group.
         """
         ...
 
     async def poll(self, max_records: int, timeout: float) -> Sequence[Record]:
-        """Records as soon as there are any, at most `max_records`; empty after `timeout` seconds without.
+        """Return as soon as there are records, at most `max_records`; empty after `timeout` seconds without any.
 
-        Those of one partition stand together, in order. Raises LeaveGroup when the consumer is unusable (fenced
+        Records of one partition are adjacent and in order. Raises LeaveGroup when the consumer is unusable (fenced
         static member, not authorised, closed).
         """
         ...
 
     async def commit(self, offsets: Mapping[TopicPartition, OffsetAndMetadata]) -> None:
-        """Store the group's offsets and metadata.
+        """Commit the group's offsets and metadata.
 
-        Raises PartitionsLost for partitions that are not assigned to this member (any more), TransientError, and
-        RecordRefused for a note that is too long.
+        Raises PartitionsLost for partitions that are not (or no longer) assigned to this member, TransientError, and
+        RecordRefused for metadata that is too long.
         """
         ...
 
     async def committed(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, OffsetAndMetadata]:
-        """The group's committed offsets; partitions without one are left out. Raises TransientError."""
+        """The group's committed offsets; partitions without one are missing. Raises TransientError."""
         ...
 
     async def log_ends(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, int]:
-        """Where assigned partitions end: the offset that the next record will get, as the client last heard it.
+        """End offsets of assigned partitions (the offset of the next record), as last seen by the client.
 
-        The cluster is asked only about those that are not being read. Partitions that nothing is known of are left
-        out. Raises TransientError.
+        The cluster is only asked about partitions that are not being fetched. Partitions whose end is unknown are
+        missing. Raises TransientError.
         """
         ...
 
     async def log_starts(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, int]:
-        """Where assigned partitions begin, by asking the cluster. Raises TransientError."""
+        """First offsets of assigned partitions, asked from the cluster. Raises TransientError."""
         ...
 
     def pause(self, partitions: Collection[TopicPartition]) -> None:
-        """Deliver no more of these until resumed or assigned anew. Partitions that are not assigned are ignored."""
+        """Deliver no records of these until resumed or reassigned. Partitions that are not assigned are ignored."""
         ...
 
     def resume(self, partitions: Collection[TopicPartition]) -> None:
-        """Fetch again."""
+        """Deliver records of these again."""
         ...
 
     async def close(self) -> None:
-        """Leave the group, after the listener has been told `revoked` for all that is assigned.
+        """Leave the group, after calling the listener's `revoked` for all assigned partitions.
 
-        Raises what the listener raises meanwhile.
+        Raises what the listener raises.
         """
         ...
 
 
 class PartitionReader(Protocol):
-    """Reads chosen partitions, outside of any group."""
+    """Reads chosen partitions, outside any group."""
 
     async def assign(self, positions: Mapping[TopicPartition, int]) -> None:
-        """Read exactly these partitions from these offsets on. Raises TopicMissing, TransientError."""
+        """Read exactly these partitions, starting at these offsets. Raises TopicMissing, TransientError."""
         ...
 
     async def poll(self, max_records: int, timeout: float) -> Sequence[Record]:
-        """Records as soon as there are any, at most `max_records`; empty after `timeout` seconds without.
+        """Return as soon as there are records, at most `max_records`; empty after `timeout` seconds without any.
 
-        Empty at once as well when positions moved over a stretch that holds no records (any more). Raises
-        OffsetOutOfRange when an offset is not in the log (any more), LeaveGroup when the reader is closed.
+        Also returns empty, without waiting, when positions moved over a range without records. Raises
+        OffsetOutOfRange when an offset is not (or no longer) in the log, LeaveGroup when the reader is closed.
         """
         ...
 
     def positions(self) -> Mapping[TopicPartition, int]:
-        """How far each assigned partition has been read: all below has been delivered, or holds no record (any more).
+        """Next offset of each assigned partition: all records below it have been delivered or no longer exist.
 
-        At the end of a partition this is the offset that the next record will get, even where compaction has taken
-        the last ones.
+        At the end of a partition this is the offset of the next record, even if compaction has removed the last ones.
         """
         ...
 
     async def bounds(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, tuple[int, int]]:
-        """First offset in the log, and the offset that the next record will get. Raises TopicMissing,
-        TransientError."""
+        """First offset in the log, and the offset of the next record. Raises TopicMissing, TransientError."""
         ...
 
     async def offsets_at(
         self, partitions: Collection[TopicPartition], timestamp_ms: int
     ) -> Mapping[TopicPartition, int]:
-        """The first offset at or after a time; the log's end where there is none. Raises TopicMissing,
-        TransientError."""
+        """The first offset at or after a time; the log's end if there is none. Raises TopicMissing, TransientError."""
         ...
 
     async def partitions_of(self, topic: str) -> Sequence[TopicPartition]:
@@ -145,7 +142,7 @@ class PartitionReader(Protocol):
         ...
 
     async def close(self) -> None:
-        """Let go of the connection."""
+        """Close the connection."""
         ...
 
 
@@ -153,7 +150,7 @@ class Admin(Protocol):
     """Creates topics."""
 
     async def create_topics(self, topics: Collection[NewTopic]) -> Collection[str]:
-        """Create those that are missing; the names of those created. Raises TransientError, RecordRefused."""
+        """Create the missing topics; returns the names of those created. Raises TransientError, RecordRefused."""
         ...
 
     async def partition_counts(self, topics: Collection[str]) -> Mapping[str, int]:
@@ -167,7 +164,7 @@ class Log(Protocol):
     def producer(self) -> Producer: ...
 
     def consumer(self, group: str, *, instance_id: str | None = None, from_start: bool = True) -> Consumer:
-        """A member of a group. `instance_id` makes it static; `from_start` is where a new group begins."""
+        """A member of a group. `instance_id` makes it static; `from_start` is where a group without offsets begins."""
         ...
 
     def reader(self) -> PartitionReader: ...

@@ -1,13 +1,22 @@
-"""Topics into a database, exactly once: what a record leaves there and how far its partition is read are one commit.
+"""Topics into a database, exactly once: rows and input positions are written in one transaction.
 
-1. On assignment, the positions in the database say where to go on.
-2. Records are gathered into a batch, until it is full or its first record has waited long enough.
-3. They are decoded; what cannot be read goes to the dead letters, and so does what the store will never take.
-4. The store writes the batch and moves the positions in one transaction, in which it compares the positions it finds
-   with those we began at. Who is too late, because another member of the group has moved them, changes nothing.
-5. Kafka's own committed offsets follow now and then, for those who watch the lag; nothing starts from them.
+1. On assignment, read the input positions from the database and start there.
+2. Gather records into a batch until it is full or its first record has waited long enough.
+3. Decode them. Records that cannot be decoded, or that the store will never accept, go to the dead letters.
+4. Write the batch and move the positions in one transaction, which compares the stored positions with those this member
+   started from. If another member has moved them, the transaction changes nothing and this member joins the group
+   again.
+5. Commit offsets to Kafka at an interval, for lag monitoring only. Nothing starts from them.
 
-A crash at any point leaves all of a batch in the database or nothing of it.
+A crash at any point leaves either the whole batch in the database or none of it.
+
+Invariants:
+
+- The comparison in step 4 is the only fencing. A member that was suspended and has lost its partition fails it, so
+  neither Kafka's group nor a clock is needed for exactness.
+- Partitions change only between batches (`_writing`): a batch in the database must not contain records of a partition
+  whose position this member no longer knows.
+- A record is skipped only after its dead letter is on disk.
 """
 
 from __future__ import annotations
@@ -38,7 +47,7 @@ from headrace_streams.typed import decode
 T = TypeVar("T")
 
 Moves = Mapping[TopicPartition, tuple[int | None, int]]
-"""For each partition the position that must be found in the store (None: none yet), and the new one."""
+"""For each partition, the position that the store must hold (None: none yet) and the new one."""
 
 _POLL_SECONDS = 1.0
 _PAUSE_SECONDS = 0.5
@@ -52,26 +61,26 @@ _log = logging.getLogger(__name__)
 
 
 class ProjectionStore(Protocol):
-    """The database, with rows and positions in it. Both methods raise TransientError while it is away."""
+    """A database with rows and positions. Both methods raise TransientError while it is unavailable."""
 
     async def positions(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, int]:
-        """Next offset to apply of each of these partitions; those that never were are left out."""
+        """Next offset to apply of each partition; partitions never applied are left out."""
         ...
 
     async def apply(self, batch: Sequence[tuple[Record, Any]], moves: Moves) -> None:
         """Write what the records leave and move the positions in one transaction, or change nothing.
 
-        `batch` holds records with their events, in order within a partition; it may be empty. Raises PartitionsLost
-        when a position in the store is not the one that `moves` says, BatchRefused when it will never take something
-        in the batch. An event may come again under another offset: what is written must be unique by the event's id.
-        After TransientError the same is asked again, though the transaction may have been committed and only its answer
-        lost: the positions tell.
+        `batch` holds records with their events, in order within each partition; it may be empty. Raises PartitionsLost
+        if a stored position is not the one in `moves`, BatchRefused if the store will never accept something in the
+        batch. An event can arrive again at another offset, so rows must be unique by event id. After TransientError the
+        call is repeated, although the transaction may have been committed and only the response lost; the positions
+        then show it.
         """
         ...
 
 
 class _StartAnew(Exception):
-    """Leave the group and join again: what is in hand is not ours any more, or cannot be kept."""
+    """Leave the group and join again: the current batch belongs to another member, or must be let go."""
 
 
 class Projection:
@@ -79,10 +88,10 @@ class Projection:
 
     Args:
         group: Consumer group.
-        max_batch: Most records of one transaction.
-        max_wait_seconds: Longest time that a record waits for others to be written with it; one transaction for each
-            record would cost more than all else that is done for it.
-        on_waiting: Told why it waits for something that is away, and None when it goes on.
+        max_batch: Maximum number of records in one transaction.
+        max_wait_seconds: How long a record may wait for others to share its transaction. A transaction for each record
+            would cost more than everything else done for it.
+        on_waiting: Called with the reason when it waits for something unavailable, and with None when it continues.
     """
 
     def __init__(
@@ -116,10 +125,10 @@ class Projection:
         self._forget_everything()
 
     async def run(self) -> None:
-        """Returns after `close`. Waits while the database, Kafka or the registry is away.
+        """Run until `close`. Waits while the database, Kafka or the registry is unavailable.
 
-        Raises LeaveGroup when the cluster does not accept this consumer, TopicMissing, and whatever the store raises
-        beside TransientError, PartitionsLost and BatchRefused: nothing of such a batch is passed over.
+        Raises LeaveGroup if the cluster does not accept this consumer, TopicMissing, and whatever the store raises
+        besides TransientError, PartitionsLost and BatchRefused; nothing of such a batch is skipped.
         """
         self._ended.clear()
         try:
@@ -131,11 +140,11 @@ class Projection:
             self._ended.set()
 
     async def close(self) -> None:
-        """Finish the batch in hand and leave the group."""
+        """Finish the current batch and leave the group."""
         self._closing = True
         self._let_go.set()
         if self._consumer is not None:
-            # Where `assigned` waits for the database, it is told so, and so would we be.
+            # If `assigned` is waiting for the database, `_let_go` ends it with _StartAnew, which `close` also raises.
             with contextlib.suppress(_StartAnew):
                 await self._consumer.close()
         await self._ended.wait()
@@ -150,8 +159,8 @@ class Projection:
                 first, end = bounds[name]
                 if name in positions and not first <= positions[name] <= end:
                     _log.error(
-                        "%s: %s is applied up to %d, but its log goes from %d to %d: what lies between is lost to the "
-                        "database; going on at the first record there is",
+                        "%s: %s is applied up to %d, but its log goes from %d to %d: records in between are missing "
+                        "from the database; continuing at the first existing record",
                         self._group, name, positions[name], first, end,
                     )  # fmt: skip
             return {name: positions.get(name, bounds[name][0]) for name in partitions}
@@ -176,7 +185,7 @@ class Projection:
         self._batch: list[Record] = []
         # The positions in the store, of the partitions assigned here.
         self._expected: dict[TopicPartition, int | None] = {}
-        # Held while a batch is on its way into the store: partitions come and go between batches.
+        # Held while a batch is being written: partitions are assigned and revoked between batches only.
         self._writing = asyncio.Lock()
         self._leaving = False
         self._uncommitted: dict[TopicPartition, OffsetAndMetadata] = {}
@@ -188,7 +197,7 @@ class Projection:
             self._uncommitted.pop(name, None)
 
     async def _one_membership(self) -> None:
-        """From joining the group until something makes it necessary to join anew."""
+        """One membership in the group, from joining until a reason to join again."""
         self._forget_everything()
         rejoin = False
         self._consumer = consumer = self._log.consumer(self._group)
@@ -202,7 +211,7 @@ class Projection:
                 await self._commit(consumer)
         except (PartitionsLost, _StartAnew) as error:
             if not self._closing:
-                _log.warning("%s: joins its group anew: %s", self._group, error)
+                _log.warning("%s: joins its group again: %s", self._group, error)
                 rejoin = True
         except LeaveGroup:
             if not self._closing:
@@ -223,12 +232,14 @@ class Projection:
             await self._poll(consumer, rest)
 
     async def _poll(self, consumer: Consumer, timeout: float) -> None:
-        # In two steps: `+=` would read the batch before the waiting, in which a revocation takes records out of it.
+        # In two statements: `self._batch += await ...` would read the batch before the await and write back the records
+        # that a revocation removes from it meanwhile.
         records = await consumer.poll(self._max_batch - len(self._batch), timeout)
         self._batch += records
 
     async def _write(self) -> None:
-        # Taken out before anything is awaited: from here on a revocation waits for the end of the writing.
+        # Taken out before anything is awaited, so that a revocation cannot remove records of a batch being written. It
+        # waits for `_writing` instead.
         records, self._batch = self._batch, []
         if not records:
             return
@@ -239,10 +250,12 @@ class Projection:
         for record, _ in batch:
             name = record.topic_partition
             moves[name] = (self._expected[name], record.offset + 1)
+        # The positions also move past records without an event: their dead letters are on disk.
         readable = [(record, event) for record, event in batch if event is not None]
         try:
             await self._patiently(lambda: self._store.apply(readable, moves))
         except BatchRefused as error:
+            # Nothing but the positions is left to refuse: a defect of the store, which halving cannot help.
             if not readable:
                 raise
             await self._take_apart(batch, error)
@@ -252,7 +265,7 @@ class Projection:
             self._uncommitted[name] = OffsetAndMetadata(moved_to)
 
     async def _take_apart(self, batch: Sequence[tuple[Record, Event | None]], refusal: BatchRefused) -> None:
-        """Halve the batch until what the store refuses is alone; that goes to the dead letters, the rest is written."""
+        """Halve the batch until the refused record is alone. It goes to the dead letters; the rest is written."""
         if len(batch) > 1:
             half = len(batch) // 2
             await self._apply(batch[:half])
@@ -278,7 +291,7 @@ class Projection:
             return
         self._commit_at = now + _COMMIT_SECONDS
         progress, self._uncommitted = self._uncommitted, {}
-        # Nothing starts from these offsets, so nothing depends on their being stored.
+        # Nothing starts from these offsets, so a failure costs nothing.
         with contextlib.suppress(PartitionsLost, TransientError):
             await consumer.commit(progress)
 
@@ -290,7 +303,7 @@ class Projection:
             await reader.close()
 
     async def _patiently(self, work: Callable[[], Awaitable[T]], passing: tuple[type[Exception], ...] = _PASSING) -> T:
-        """Repeat what fails for now, unless somebody waits for us to let go of partitions."""
+        """Repeat work that fails with a passing error, unless a revocation or `close` is waiting for this to end."""
         clock = asyncio.get_running_loop().time
         delay = _FIRST_DELAY_SECONDS
         said_at: float | None = None
@@ -305,7 +318,7 @@ class Projection:
                 if said_at is None or clock() - said_at >= _SAY_EVERY_SECONDS:
                     said_at = clock()
                     _log.warning("%s: waiting: %s", self._group, error)
-                # No longer than somebody wants us to let go.
+                # Ends early when a revocation or `close` asks for it: the group must not wait for a database.
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._let_go.wait(), delay)
                 delay = min(delay * 2, _LONGEST_DELAY_SECONDS)

@@ -12,14 +12,14 @@ from headrace_contracts.topics import TopicSpec
 from headrace_streams.ports import Admin
 from headrace_streams.records import NewTopic
 
-# A journal record holds a whole task (1 MiB at most) beside its state; a completed task holds question and answer.
+# A journal record holds a whole task (1 MiB at most) and its state; a completed task holds question and answer.
 MAX_MESSAGE_BYTES: Final = 4 * 1024 * 1024
 _DURABLE_REPLICATION: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Provisioned:
-    """What was done: all topics there are now, and those among them that are new."""
+    """Result of provisioning: all topics that exist now, and those of them that are new."""
 
     topics: tuple[str, ...]
     created: tuple[str, ...]
@@ -29,13 +29,13 @@ class Provisioned:
 
 
 class PartitionsDiffer(Exception):
-    """Make the numbers of partitions equal by hand: topics that must be co-partitioned are not."""
+    """Make the partition counts equal by hand: topics that must be co-partitioned differ."""
 
 
 def topic_of(spec: TopicSpec, prefix: str, replication: int) -> NewTopic:
     """The topic to create for a specification.
 
-    From three copies on, one may be missing for a write to count, as is usual for durable topics.
+    From three replicas on, min.insync.replicas allows one of them to be missing, as is usual for durable topics.
     """
     config = {"cleanup.policy": spec.cleanup, "max.message.bytes": str(MAX_MESSAGE_BYTES)}
     if spec.retention_ms is not None:
@@ -50,12 +50,12 @@ def topic_of(spec: TopicSpec, prefix: str, replication: int) -> NewTopic:
 async def provision(
     admin: Admin, codec: Codec, specs: Collection[TopicSpec], *, replication: int, create: bool = True
 ) -> Provisioned:
-    """Create the topics that are missing and register the schemas of all; what is there stays as it is.
+    """Create the missing topics and register all schemas; existing topics are not changed.
 
-    Without `create` somebody else makes the topics, now or later.
+    With `create` false, topics are only checked: another tool creates them.
 
     Raises TransientError, RecordRefused, RegistryUnavailable, SchemaIncompatible, and PartitionsDiffer when
-    co-partitioned topics that were there already have different numbers of partitions.
+    co-partitioned topics that already existed have different numbers of partitions.
     """
     prefix = codec.topic_prefix
     missing = [topic_of(spec, prefix, replication) for spec in specs] if create else []
@@ -63,6 +63,6 @@ async def provision(
     counts = await admin.partition_counts([prefix + spec.name for spec in specs if spec.copartitioned])
     if len(set(counts.values())) > 1:
         listed = ", ".join(f"{name}: {count}" for name, count in sorted(counts.items()))
-        raise PartitionsDiffer(f"these topics must have the same number of partitions, and have not: {listed}")
+        raise PartitionsDiffer(f"these topics must have the same number of partitions, but do not: {listed}")
     await codec.prepare(specs, register=True)
     return Provisioned(tuple(prefix + spec.name for spec in specs), tuple(created))

@@ -1,4 +1,4 @@
-"""Typed events in, records with CloudEvents headers out."""
+"""Turns typed events into records with CloudEvents headers."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from headrace_streams.records import ProducerRecord, RecordMetadata
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Publication:
-    """An event on its way to a topic.
+    """An event to be published to a topic.
 
     Attributes:
         spec: The topic.
-        event: The event; its class is the one the topic holds.
-        event_id: Becomes ce_id; the same for a repeat of the same event.
-        key: Record key; for task events the bytes the task arrived with.
+        event: The event, of the class that the topic holds.
+        event_id: Becomes ce_id; a repeat of the same event has the same id.
+        key: Record key; for task events the bytes of the submitted task's key.
         partition: Explicit partition, for everything that must stay in a task's home partition.
         time_ms: When it happened.
         tenant, subject, traceparent: For the headers.
@@ -40,7 +40,7 @@ class Publication:
 
 
 class Publisher:
-    """Encodes events and hands them to a producer.
+    """Encodes events and passes them to a producer.
 
     Args:
         source: ce_source of all events, for example headrace/router/pod-1.
@@ -70,17 +70,17 @@ class Publisher:
         )
 
     def send(self, publication: Publication) -> asyncio.Future[RecordMetadata]:
-        """Queue an event; see `Producer.send` for the order and the errors."""
+        """Queue an event; see `Producer.send` for ordering and errors."""
         return self.send_record(self.record_of(publication))
 
     def send_record(self, record: ProducerRecord) -> asyncio.Future[RecordMetadata]:
-        """Queue a record that `record_of` has made."""
+        """Queue a record made by `record_of`."""
         return self._producer.send(record)
 
     def send_tombstone(self, spec: TopicSpec, key: bytes) -> asyncio.Future[RecordMetadata]:
-        """Queue the removal of a key from a compacted topic."""
+        """Queue a tombstone for a key of a compacted topic."""
         return self._producer.send(ProducerRecord(topic=self._codec.topic_prefix + spec.name, value=None, key=key))
 
     async def flush(self) -> None:
-        """Wait until everything queued is appended or has failed."""
+        """Wait until every queued event is appended or has failed."""
         await self._producer.flush()

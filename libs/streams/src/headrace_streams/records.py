@@ -1,4 +1,4 @@
-"""What travels: records, where they stand, and the contexts they are read in."""
+"""Records, partitions and offsets, and the contexts that records are read in."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class ProducerRecord:
-    """One record to be written. Without a partition the key decides (murmur2, as in Java)."""
+    """One record to be written. Without a partition, the key determines it (murmur2, as in Java)."""
 
     topic: str
     value: bytes | None
@@ -52,7 +52,7 @@ class ProducerRecord:
 
 @dataclass(frozen=True, slots=True)
 class RecordMetadata:
-    """Where an acknowledged record stands."""
+    """Partition and offset of an acknowledged record."""
 
     topic: str
     partition: int
@@ -61,7 +61,7 @@ class RecordMetadata:
 
 @dataclass(frozen=True, slots=True)
 class OffsetAndMetadata:
-    """How far a group has consumed a partition: the next offset, and a note of at most 4,095 characters."""
+    """A group's committed position in a partition: the next offset, and metadata of at most 4,095 characters."""
 
     next_offset: int
     metadata: str = ""

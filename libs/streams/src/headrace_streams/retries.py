@@ -1,4 +1,4 @@
-"""What to do with a record whose handling failed: try again, and when, or give it to the dead letters."""
+"""Decides after a failed handling: retry the record, and when, or write it to the dead-letter topic."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from headrace_contracts.errors import RegistryUnavailable, UnreadableValue
 from headrace_streams.errors import AppendUncertain, Overloaded, RetryRecord, SendToDeadLetters, TransientError
 
 OUTAGES: Final = (TransientError, AppendUncertain, Overloaded, RegistryUnavailable)
-"""Errors of what a handler stands on: no fault of the record, which is tried again for as long as they last."""
+"""Errors of what a handler depends on. They are no fault of the record, which is retried for as long as they last."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetryPolicy:
-    """Patience with errors that no handler has foreseen.
+    """How often to retry after errors that the handler did not foresee.
 
     Attributes:
-        max_attempts: Unforeseen errors of one record after which it is given up.
-        first_delay_seconds: Delay after the first one; each further one doubles it.
+        max_attempts: Number of unforeseen errors of one record after which it becomes a dead letter.
+        first_delay_seconds: Delay after the first error; each further error doubles it.
         longest_delay_seconds: Longest delay.
     """
 
@@ -34,20 +34,20 @@ class RetryPolicy:
             raise ValueError("delays must be above 0, and the first one no longer than the longest one")
 
     def delay(self, attempts: int) -> float:
-        """Seconds to wait after so many attempts."""
+        """Seconds to wait after this many attempts."""
         return min(self.longest_delay_seconds, self.first_delay_seconds * 2.0 ** min(attempts - 1, 40))
 
 
 @dataclass(frozen=True, slots=True)
 class RetryAfter:
-    """Try the record again."""
+    """Retry the record."""
 
     delay_seconds: float
 
 
 @dataclass(frozen=True, slots=True)
 class GiveUp:
-    """Give the record to the dead letters."""
+    """Write the record to the dead-letter topic."""
 
 
 def is_unforeseen(error: BaseException) -> bool:
@@ -56,7 +56,7 @@ def is_unforeseen(error: BaseException) -> bool:
 
 
 def after_failure(error: BaseException, *, attempts: int, unforeseen: int, policy: RetryPolicy) -> RetryAfter | GiveUp:
-    """What to do after an error of a record tried `attempts` times, `unforeseen` of them with unforeseen errors."""
+    """The reaction to an error of a record tried `attempts` times, `unforeseen` of them with unforeseen errors."""
     if isinstance(error, RetryRecord):
         return RetryAfter(error.delay_seconds)
     if isinstance(error, SendToDeadLetters | UnreadableValue):

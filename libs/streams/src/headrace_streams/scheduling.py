@@ -1,14 +1,18 @@
-"""Which piece of work to start next: lanes by weight, tenants in fairness, keys in order.
+"""Which piece of work to start next: lanes by weight, tenants fairly, keys in order.
 
-- Lanes share starts in proportion to their weights (stride scheduling); what a lane does not need goes to the others,
-  and of lanes with equal claims the one listed first goes first. A lane may be limited to a number of running pieces,
-  so that slow batch work leaves room for what is urgent.
-- Within a lane the tenant with the fewest running pieces is next, by turns among equals: a tenant with a thousand
-  waiting, or with pieces that take a hundred times longer, holds no more of the room than another.
-- Of each key one piece runs at a time, in the order of arrival, whatever their lanes. A piece that must wait (a retry)
-  is parked: its key waits, all others go on. Pieces without a key wait for nobody.
+- Lanes share starts in proportion to their weights (stride scheduling: Waldspurger and Weihl, 1995). What one lane does
+  not use goes to the others; between equal claims the lane listed first wins. A lane may be limited to a number of
+  running pieces, so that slow batch work leaves room for interactive work.
+- Within a lane, the tenant with the fewest running pieces is next, in turns among equals. A tenant with a thousand
+  waiting pieces, or with pieces that take a hundred times longer, gets no more room than any other.
+- One piece of each key runs at a time, in order of arrival, across lanes. A piece that must wait (a retry) is parked:
+  its key waits with it, all others continue. Pieces without a key are independent.
 
-Nothing here reads a clock: times come in as arguments, in seconds of any clock that does not go back.
+Nothing here reads a clock. Times are arguments, in seconds of any monotonic clock.
+
+Invariants: a piece is in exactly one of these states: behind its key (`_keys`), ready (in its lane), running
+(`_in_flight`), parked. A key is in `_keys` exactly as long as one of its pieces is ready, running or parked; only that
+piece may start. A lane's `waiting` counts its pieces in all states but running.
 """
 
 from __future__ import annotations
@@ -21,7 +25,7 @@ from typing import Generic, Protocol, TypeVar
 
 
 class WorkItem(Protocol):
-    """One piece of work. `lane` is the index of its lane; `key` orders it among others, None does not."""
+    """One piece of work. `lane` is the index of its lane; pieces of one `key` run in order, None is unordered."""
 
     lane: int
     tenant: str
@@ -51,7 +55,8 @@ class LaneShare:
 
 
 class Scheduler(Generic[P]):
-    """Waiting, running and parked pieces of work; all calls take constant time, but for logarithms and `drop`."""
+    """Waiting, running and parked pieces of work. Calls take constant or logarithmic time; `drop` and `waiting_pieces`
+    are linear."""
 
     def __init__(self, lanes: Sequence[LaneShare], max_in_flight: int) -> None:
         if not lanes:
@@ -61,8 +66,11 @@ class Scheduler(Generic[P]):
         self._lanes = [_Lane[P](share) for share in lanes]
         self._max_in_flight = max_in_flight
         self._in_flight = 0
+        # Stride scheduling: a lane's `claim` grows by 1 / weight with each start, and the lowest claim is next. This is
+        # the claim of the last start.
         self._virtual_time = 0.0
-        # A key is here while a piece of it is ready, running or parked; the queue holds those behind that one.
+        # The queue holds the pieces behind the one that is ready, running or parked; None instead of an empty queue, as
+        # most keys have one piece only.
         self._keys: dict[Hashable, deque[P] | None] = {}
         self._parked: list[tuple[float, int, P]] = []
         self._parkings = 0
@@ -74,7 +82,7 @@ class Scheduler(Generic[P]):
 
     @property
     def parked(self) -> int:
-        """Pieces that wait for their time."""
+        """Pieces that wait for their retry."""
         return len(self._parked)
 
     def waiting(self, lane: int) -> int:
@@ -110,7 +118,7 @@ class Scheduler(Generic[P]):
         return not self._in_flight and not any(lane.waiting for lane in self._lanes)
 
     def add(self, entry: P, *, first: bool = False) -> None:
-        """Take in a new piece; `first` lets it go before the others of its tenant."""
+        """Add a piece; `first` puts it before the other ready pieces of its tenant."""
         lane = self._lanes[entry.lane]
         lane.waiting += 1
         key = entry.key
@@ -125,7 +133,7 @@ class Scheduler(Generic[P]):
         lane.push(entry, first=first)
 
     def add_running(self, entry: P) -> P:
-        """Take in a piece that has begun already, while there is no other."""
+        """Add a piece that is running already. Raises ValueError if there is any other piece."""
         if not self.idle:
             raise ValueError("pieces are waiting or running: a new one has to queue")
         self.add(entry)
@@ -133,14 +141,14 @@ class Scheduler(Generic[P]):
         return entry
 
     def start(self) -> P | None:
-        """The piece to run now, which counts as running from here on; None when there is none or no room."""
+        """The piece to run now, which counts as running from here on; None if there is none or no room."""
         if self._in_flight >= self._max_in_flight:
             return None
         best: _Lane[P] | None = None
         for lane in self._lanes:
             if not lane.ready:
                 continue
-            # A lane that had nothing to start, or was not allowed to, gathers no claims for later.
+            # A lane that was empty or full does not save up its turns: it would then starve the others.
             if lane.claim < self._virtual_time:
                 lane.claim = self._virtual_time
             if lane.has_room and (best is None or lane.claim < best.claim):
@@ -153,13 +161,13 @@ class Scheduler(Generic[P]):
         return best.pop()
 
     def finish(self, entry: P) -> None:
-        """A running piece is done (or given up): its room and its key are free."""
+        """A running piece has ended for good: its slot and its key are free."""
         self._in_flight -= 1
         self._lanes[entry.lane].ended(entry.tenant)
         self._release(entry.key)
 
     def park(self, entry: P, until: float) -> None:
-        """A running piece has to wait: its room is free, its key is not."""
+        """A running piece has to wait: its slot is free, its key is not."""
         self._in_flight -= 1
         lane = self._lanes[entry.lane]
         lane.ended(entry.tenant)
@@ -172,15 +180,18 @@ class Scheduler(Generic[P]):
         return self._parked[0][0] if self._parked else None
 
     def wake(self, now: float) -> None:
-        """Parked pieces whose time has come become ready, before others of their tenants."""
+        """Parked pieces that are due become ready, before the others of their tenants."""
         due: list[P] = []
         while self._parked and self._parked[0][0] <= now:
             due.append(heapq.heappop(self._parked)[2])
+        # Each is put first, so the one due earliest must be put last.
         for entry in reversed(due):
             self._lanes[entry.lane].push(entry, first=True)
 
     def drop(self, unwanted: Callable[[P], bool]) -> list[P]:
-        """Forget pieces that are not running. Running ones have to be finished by whoever runs them."""
+        """Remove pieces that are not running and return them; the caller must `finish` running ones itself."""
+        # Pieces behind their key first. Removing a holder of a key (ready or parked) releases the key, which makes the
+        # next piece behind it ready: that one must already have been checked.
         dropped: list[P] = []
         for key, behind in self._keys.items():
             if behind:
@@ -222,7 +233,8 @@ class _Tenant(Generic[P]):
 
 
 class _Lane(Generic[P]):
-    """Ready pieces of one lane, by tenant; tenants with ready pieces stand in line by how many they have running."""
+    """Ready pieces of one lane, by tenant. Tenants with ready pieces stand in one line for each number of running
+    pieces; the lowest line is served first. A tenant is in `_tenants` while it has ready or running pieces."""
 
     __slots__ = (
         "_levels",
@@ -245,7 +257,8 @@ class _Lane(Generic[P]):
         self._max_in_flight = share.max_in_flight
         self._tenants: dict[str, _Tenant[P]] = {}
         self._lines: dict[int, OrderedDict[str, _Tenant[P]]] = {}
-        # Heap of the numbers that have a line; an empty line stays until its number comes up.
+        # Heap of the numbers that have a line. An empty line stays until `pop` meets it: removing it from the middle of
+        # the heap would be linear.
         self._levels: list[int] = []
 
     @property
@@ -307,7 +320,7 @@ class _Lane(Generic[P]):
         return dropped
 
     def pieces(self) -> Iterator[P]:
-        """Those that are ready."""
+        """The ready pieces."""
         for tenant in self._tenants.values():
             yield from tenant.ready
 
@@ -320,7 +333,7 @@ class _Lane(Generic[P]):
 
 
 def _parted(entries: Iterable[P], unwanted: Callable[[P], bool]) -> tuple[list[P], deque[P]]:
-    """The unwanted ones and the others, each asked about once."""
+    """The unwanted entries and the others; `unwanted` is called once for each."""
     gone: list[P] = []
     kept: deque[P] = deque()
     for entry in entries:

@@ -1,4 +1,4 @@
-"""A compacted topic, read whole into memory and followed."""
+"""A compacted topic, read entirely into memory and then followed."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ _TOPIC_PAUSE_SECONDS: Final = 0.2
 _log = logging.getLogger(__name__)
 
 OnChange = Callable[[str, E | None], None]
-"""Called with the key and its new value, None where it was removed."""
+"""Called with the key and its new value, None if the key was removed."""
 
 
 class Table(Generic[E]):
     """The newest event of each key of a topic.
 
-    Usage: `await start()`, read with `get` and `items`, `await close()`. A value that cannot be read is logged and
-    leaves its key as it was, since the topic's other keys are still good.
+    Usage: `await start()`, read with `get` and `items`, `await close()`. A value that cannot be decoded is logged and
+    leaves its key unchanged, since the topic's other keys are still good.
 
     Attributes:
-        failure: Done when following broke, with the error; the table then no longer changes.
+        failure: Done when following the topic has failed, with the error; the table then no longer changes.
 
     Args:
-        on_change: Told of every change, from the first read on, after the table shows it.
+        on_change: Called for every change, including the initial read, after it is visible in the table.
     """
 
     def __init__(self, log: Log, codec: Codec, spec: TopicSpec, on_change: OnChange[E] | None = None) -> None:
@@ -51,7 +51,7 @@ class Table(Generic[E]):
         self.failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     async def start(self) -> None:
-        """Read what is in the topic now, then follow it in the background; waits while the cluster is away.
+        """Read the topic up to its end, then follow it in the background; waits while the cluster is unavailable.
 
         Raises TopicMissing.
         """
@@ -61,7 +61,7 @@ class Table(Generic[E]):
                 await self._read_all(reader)
                 break
             except TransientError as error:
-                _log.warning("the table of %s waits for its topic: %s", self._spec.name, error)
+                _log.warning("table %s is waiting for its topic: %s", self._spec.name, error)
                 await asyncio.sleep(_TOPIC_PAUSE_SECONDS)
         self._following = asyncio.create_task(self._follow(reader), name=f"table {self._spec.name}")
 
@@ -96,11 +96,11 @@ class Table(Generic[E]):
                 await self._read(reader)
         except asyncio.CancelledError:
             raise
-        except Exception as error:  # noqa: BLE001 - handed over whole to whoever watches the table
-            _log.error("the table of %s no longer follows its topic: %s", self._spec.name, error)
+        except Exception as error:  # noqa: BLE001 - passed on through `failure`
+            _log.error("table %s stopped following its topic: %s", self._spec.name, error)
             if not self.failure.done():
                 self.failure.set_exception(error)
-                # Whoever does not watch has the line above; asyncio need not warn again.
+                # If nothing awaits `failure`, the log line above is enough; asyncio need not warn again.
                 self.failure.exception()
 
     async def _read(self, reader: PartitionReader) -> None:
@@ -109,7 +109,7 @@ class Table(Generic[E]):
 
     async def _apply(self, record: Record) -> None:
         if record.key is None:
-            _log.warning("%s@%d has no key and belongs in no table", record.topic_partition, record.offset)
+            _log.warning("%s@%d has no key, so no table can hold it", record.topic_partition, record.offset)
             return
         key = record.key.decode("utf-8", "replace")
         event: E | None = None
@@ -117,7 +117,7 @@ class Table(Generic[E]):
             try:
                 event = await self._decode(record)
             except UnreadableValue as error:
-                _log.warning("%s stays as it was in the table of %s: %s", key, self._spec.name, error)
+                _log.warning("kept the former value of %s in table %s: %s", key, self._spec.name, error)
                 return
         if event is None:
             self._rows.pop(key, None)
@@ -132,7 +132,7 @@ class Table(Generic[E]):
             try:
                 event: E = await self._codec.read(self._spec.record, record.value, origin)
             except RegistryUnavailable as error:
-                _log.warning("the table of %s waits for the registry: %s", self._spec.name, error)
+                _log.warning("table %s is waiting for the schema registry: %s", self._spec.name, error)
                 await asyncio.sleep(_REGISTRY_PAUSE_SECONDS)
             else:
                 return event

@@ -1,4 +1,4 @@
-"""Typed events out of records."""
+"""Decodes records into typed events."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from headrace_streams.records import Record
 
 
 def origin_of(record: Record) -> Origin:
-    """Where a record stands, as the contracts' errors name it."""
+    """Topic, partition and offset of a record, as the errors of headrace_contracts name them."""
     return Origin(record.topic, record.partition, record.offset)
 
 
 async def decode(codec: Codec, event: type[E], record: Record) -> E:
-    """The event in a record, given its class. Raises UnreadableValue, RegistryUnavailable."""
+    """Decode a record as the given event class. Raises UnreadableValue, RegistryUnavailable."""
     return await codec.read(event, record.value, origin_of(record))

@@ -1,4 +1,4 @@
-"""What the parallel engine has in hand: partitions, and the records received of them."""
+"""State of the parallel engine: assigned partitions and their records in flight."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from headrace_streams.records import Record, TopicPartition
 
 
 class AssignedPartition:
-    """One assigned partition, from its assignment to its loss.
+    """One assigned partition, from its assignment to its revocation or loss.
 
     Attributes:
-        backlog: Received before the tracker could take them; the partition is paused meanwhile.
-        running: What is being handled, and the task that does it.
-        leaving: The partition goes, or has gone: nothing of it is begun any more.
-        log_start: First offset in the log, where that is where the group begins.
-        log_end: Offset of the next record to be written, as last heard; None while unknown.
+        backlog: Polled records that do not fit into the tracker yet; the partition is paused while there are any.
+        running: Work whose handler is running, and the task that runs it.
+        leaving: The partition is being revoked or is gone: nothing of it is started any more.
+        log_start: First offset in the log, if the group starts there because it has no committed offset.
+        log_end: Offset that the next record will get, as last reported by the client; None while unknown.
     """
 
     __slots__ = (
@@ -40,29 +40,29 @@ class AssignedPartition:
         self._quiet: asyncio.Future[None] | None = None
 
     def ended(self, work: Work) -> None:
-        """It is no longer being handled."""
+        """Its handler is no longer running."""
         del self.running[work]
         if self._quiet is not None and not self.running and not self._quiet.done():
             self._quiet.set_result(None)
 
     async def quiet(self) -> None:
-        """Returns when nothing is being handled."""
+        """Wait until no handler of this partition is running."""
         if self.running:
             self._quiet = asyncio.get_running_loop().create_future()
             await self._quiet
 
 
 class Work:
-    """One record in hand.
+    """One record, from its receipt until it is finished.
 
     Attributes:
         lane, tenant, key: For the scheduler.
-        received: When it was, in seconds of the loop's clock.
-        since: When it was received, parked or begun, whatever came last.
-        attempts: Runs of its handler so far; `unforeseen` of them ended with an error that nobody foresaw.
-        reason: Why it is on its way to the dead letters.
-        kind: What `ParallelConsumer.loads` counts it as, once it has been asked.
-        cancelled: Somebody has cancelled it: its handler is not called.
+        received: Time of its receipt, in seconds of the event loop's clock.
+        since: Time it was received, parked or started, whichever came last.
+        attempts: Runs of its handler so far; `unforeseen` of them ended with an unexpected error.
+        reason: Why it goes to the dead letters; None otherwise.
+        kind: What `ParallelConsumer.loads` counts it as; None until then.
+        cancelled: Whether it was cancelled: `skip` is called instead of its handler.
     """
 
     __slots__ = (
@@ -74,7 +74,7 @@ class Work:
         self, record: Record, partition: AssignedPartition, tenant: str, key: Hashable | None, now: float
     ) -> None:
         self.record = record
-        # Asked for again and again.
+        # Copied: it is read many times, and a record of the Kafka client asks its message each time.
         self.offset = record.offset
         self.partition = partition
         self.lane = partition.lane

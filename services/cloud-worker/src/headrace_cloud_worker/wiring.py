@@ -1,4 +1,4 @@
-"""Constructs the cloud worker."""
+"""Assembles the cloud worker."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ READS = (WORK_CLOUD_INTERACTIVE, WORK_CLOUD_BATCH, TASKS_CANCELLED)
 
 
 def build(settings: CloudWorkerSettings) -> Service:
-    """The service and its parts; connects to nothing."""
+    """The service and its parts; opens no connection."""
     metrics = Metrics("cloud_worker")
     health = Health()
     connections = Connections(settings, health, writes=WRITES, reads=READS)
@@ -63,7 +63,7 @@ def worker_parts(
     publisher: Publisher,
     dead_letters: DeadLetterSink,
 ) -> list[Part]:
-    """What runs on the connections, whatever log they lead to."""
+    """The parts that use the connections, on any log."""
     endpoints = [Endpoint(provider, settings.provider_slots) for provider in offered_providers(settings, os.environ)]
     pool = Pool(endpoints, choose_provider)
     worker = assemble_worker(
@@ -94,6 +94,6 @@ def worker_parts(
         Part("providers", start=fleet.start, run=fleet.run, stop=close_providers),
         Part("cancellations", start=cancellations.start, run=cancellations.run, stop=cancellations.close),
         Part("attempts", run=consumer.run, drain=consumer.stop),
-        # Drained first: the fleet hears of the leave before what is in hand is finished.
+        # Drained first: the fleet learns of the departure before the attempts in flight are finished.
         Part("leave", drain=fleet.leave),
     ]

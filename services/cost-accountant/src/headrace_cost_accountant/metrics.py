@@ -1,4 +1,4 @@
-"""What the accountant counts."""
+"""Metrics of the accountant."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ class LedgerMetrics:
     def __init__(self, metrics: Metrics) -> None:
         own = metrics.for_subsystem("costs")
         self.booked = own.counter("booked", "Executions added to the ledger.")
-        self.ledger_waiting = own.gauge("ledger_waiting", "1 while the ledger waits for what is away, else 0.")
-        self.repeated = own.counter("repeated", "Usage events that were in the ledger already.")
-        self.implausible = own.counter("implausible", "Usage events kept in the dead letters for their numbers.")
+        self.ledger_waiting = own.gauge("ledger_waiting", "1 while the ledger waits for an outage to end, else 0.")
+        self.repeated = own.counter("repeated", "Usage events already in the ledger.")
+        self.implausible = own.counter("implausible", "Usage events dead-lettered for implausible numbers.")
         self.unpriced = own.counter("unpriced", "Executions booked without a price, by provider.", ("provider",))
         self.windows_running = own.gauge("windows_running", "1 while live windows are computed, else 0.")
         self.windows_failures = own.counter("windows_failures", "Times the computation of live windows failed.")
         self.windows_published = own.counter("windows_published", "Events written to spend.windows.")
         self.windows_passed_over = own.counter(
-            "windows_passed_over", "Usage events that the live windows could not read; the ledger deals with them."
+            "windows_passed_over", "Usage events that the live windows could not read; the ledger handles them."
         )

@@ -1,8 +1,8 @@
-"""`python -m headrace_cost_accountant.reprice`: price what was booked at 0 for want of a price.
+"""`python -m headrace_cost_accountant.reprice`: price entries that were booked at 0 for lack of a price.
 
-To be run after a model has been added to the price book (HEADRACE_PRICE_BOOK), on HEADRACE_DATABASE_URL. Entries get
-today's price of the book, whenever they were booked; entries that have a price keep it. Every change is noted in
-ledger.repricings. May be run again at any time. Exit codes: 0 done, 1 Postgres cannot be used, 2 bad settings.
+Run it after adding a model to the price book (HEADRACE_PRICE_BOOK), on HEADRACE_DATABASE_URL. Entries get the book's
+present price, whenever they were booked; entries that have a price keep it. Every change is recorded in
+ledger.repricings. It can be repeated at any time. Exit codes: 0 done, 1 Postgres is unavailable, 2 bad settings.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from headrace_cost_accountant.migrations import MIGRATIONS
 
 
 class RepriceSettings(DatabaseSettings):
-    """What repricing needs; as the service names them."""
+    """Settings of repricing, with the service's names."""
 
     service_name: ClassVar[str] = "cost-accountant"
 
@@ -44,8 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m headrace_cost_accountant.reprice", description=description.partition(": ")[2], epilog=more
     )
-    parser.add_argument("--dry-run", action="store_true", help="say what stands at 0 and which of it has a price now")
-    parser.add_argument("--by", default=None, help="who does it, for the record; by default the user's name")
+    parser.add_argument("--dry-run", action="store_true", help="list what is booked at 0 and has a price now")
+    parser.add_argument("--by", default=None, help="name to record as the author; default: the user's name")
     chosen = parser.parse_args(argv)
     try:
         settings = RepriceSettings.load()
@@ -59,14 +59,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         outage = outage_of(error.__cause__ or error)
         if outage is None:
             raise
-        sys.stderr.write(f"Postgres {outage}; what was printed above is done, run it again for the rest\n")
+        sys.stderr.write(f"Postgres {outage}; what was printed above is committed, run it again for the rest\n")
         return 1
     return 0
 
 
 async def _run(settings: RepriceSettings, book: PriceBook, by: str, *, dry_run: bool) -> None:
     dsn = settings.database_url.get_secret_value()
-    # Fails at once when Postgres cannot be used, where preparing the pool would wait for it.
+    # Fails at once if Postgres is unavailable, where preparing the pool would wait for it.
     await MIGRATIONS.upgrade(dsn)
     database = Database(
         dsn,
@@ -108,7 +108,7 @@ def _user() -> str:
     try:
         return getpass.getuser()
     except (KeyError, OSError):
-        return "somebody"  # a user id without a name, as in containers
+        return "unknown"  # a user id without a name, as in containers
 
 
 if __name__ == "__main__":

@@ -21,18 +21,18 @@ _log = get_logger("headrace.costs.service")
 
 
 class Windows(Protocol):
-    """One life of the computation of live windows."""
+    """One run of the computation of live windows."""
 
     async def run(self, on_started: Callable[[], None]) -> None:
-        """Until cancelled; raises what ended it."""
+        """Runs until cancelled; raises what ended it."""
         ...
 
 
 class LiveWindowsRunner:
-    """Starts the computation of live windows, and starts it anew after a failure, with growing delays.
+    """Runs the computation of live windows, and restarts it after a failure with growing delays.
 
     Args:
-        make: Makes one life of it.
+        make: Makes one run of it.
         first_delay_seconds: Delay after the first failure.
     """
 
@@ -50,7 +50,7 @@ class LiveWindowsRunner:
         self._first_delay = first_delay_seconds
 
     async def run(self) -> None:
-        """Until cancelled."""
+        """Runs until cancelled."""
         loop = asyncio.get_running_loop()
         delay = self._first_delay
         while True:
@@ -58,21 +58,21 @@ class LiveWindowsRunner:
             self._health.note(_NOTE, "starting")
             try:
                 await self._make().run(self._started)
-            except Exception as error:  # noqa: BLE001 - whatever it was, the ledger goes on
+            except Exception as error:  # noqa: BLE001 - the ledger continues whatever the error
                 reason = redact_text(f"{type(error).__name__}: {error}")
-                _log.warning("live windows failed", reason=reason, retry_seconds=delay, exc_info=error)
+                _log.warning("computing live windows failed", reason=reason, retry_seconds=delay, exc_info=error)
             else:
-                reason = "ended by itself"
+                reason = "stopped unrequested"
             finally:
                 self._measures.windows_running.set(0)
             self._measures.windows_failures.inc()
             if loop.time() - began > _SETTLED_SECONDS:
                 delay = self._first_delay
-            self._health.note(_NOTE, f"down, starting again in {delay:g} s: {reason}")
+            self._health.note(_NOTE, f"down, restarting in {delay:g} s: {reason}")
             await asyncio.sleep(delay)
             delay = min(delay * 2, _LONGEST_DELAY_SECONDS)
 
     def _started(self) -> None:
-        _log.info("live windows are computed")
+        _log.info("live windows are running")
         self._health.note(_NOTE, "running")
         self._measures.windows_running.set(1)

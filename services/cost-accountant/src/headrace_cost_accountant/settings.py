@@ -1,4 +1,4 @@
-"""What can be set about the cost accountant."""
+"""Settings of the cost accountant."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ class CostAccountantSettings(ServiceSettings, ApiSettings, DatabaseSettings):
     price_book: Path | None = setting(
         None,
         unit="path",
-        reason="Prices other than those that are shipped; give all services the same file.",
+        reason="Price book to use instead of the shipped one; give all services the same file.",
         shown_default="(shipped)",
     )
     ledger_batch: int = setting(
-        500, unit="events", reason="Most usage events that are booked in one transaction.", ge=1, le=10_000
+        500, unit="events", reason="Most usage events booked in one transaction.", ge=1, le=10_000
     )
     windows_publish_seconds: float = setting(
         1.0, unit="s", reason="How often changed live windows are written to spend.windows.", gt=0
     )
     windows_replication: int = setting(
-        1, unit="copies", reason="Replication of the changelog topics of live windows; 3 on a cluster.", ge=1
+        1, unit="copies", reason="Replication factor of the changelog topics of live windows; 3 on a cluster.", ge=1
     )

@@ -1,4 +1,4 @@
-"""Constructs the cost accountant."""
+"""Assembles the cost accountant."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ READS: Final = (USAGE_RECORDED, SPEND_WINDOWS, ACCESS_KEYS)
 
 
 def build(settings: CostAccountantSettings) -> Service:
-    """The service and its parts; connects to nothing. Raises PriceBookInvalid, OSError for an unusable price book."""
+    """The service and its parts; opens no connection. Raises PriceBookInvalid, OSError for an unusable price book."""
     metrics = Metrics("cost_accountant")
     health = Health()
     measures = LedgerMetrics(metrics)

@@ -1,4 +1,4 @@
-"""A task to its end, for whoever waits: from memory where it was accepted here, else from the topic or the view."""
+"""Follows a task to its end: from memory where it was accepted here, else from the topic or the view."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from headrace_intake.decide.views import TaskView, with_completion
 
 _LOOK_AGAIN_SECONDS: Final = 0.05
 _VIEW_PERIOD_SECONDS: Final = 0.5
-"""How often the view is asked about a task that says nothing on tasks.replies."""
+"""How often the view is polled for a task that has no replies on tasks.replies."""
 
 
 class TaskNotFound(Exception):
-    """There is no such task, or it is another tenant's."""
+    """There is no such task, or it belongs to another tenant."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class TaskEnd:
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """Something to tell a caller, with the place to resume from; None where there is none."""
+    """An update for a caller, with the position to resume from; None where there is none."""
 
     what: Delta | Restarted | TaskEnd
     place: ReplyPosition | None
@@ -45,7 +45,7 @@ class Said:
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What is known of a task: `pending` where it was accepted here, `stored` where the view has it."""
+    """What is known of a task: `pending` if it was accepted here, `stored` if the view has it."""
 
     view: TaskView
     pending: PendingTask | None = None
@@ -60,7 +60,7 @@ class Known:
 
 
 class Stream(Protocol):
-    """What is said of a task. Close it, also when it was never iterated: it may hold a connection."""
+    """A task's updates. Close it even if it was never iterated: it may hold a connection."""
 
     def __aiter__(self) -> AsyncIterator[Said]: ...
 
@@ -87,7 +87,7 @@ class Following:
         self._metrics = metrics
 
     async def find(self, tenant: str, task_id: str) -> Known:
-        """A task by id. One whose id is very young may be on its way into the view, so that is waited for.
+        """A task by id. A very young id may not have reached the view yet, so its row is waited for.
 
         Raises TaskNotFound, DatabaseAway.
         """
@@ -108,7 +108,7 @@ class Following:
             await asyncio.sleep(_LOOK_AGAIN_SECONDS)
 
     async def end(self, task: PendingTask, timeout_seconds: float) -> TaskView | None:
-        """The end of a task accepted here, or None when the time is over first."""
+        """The end of a task accepted here, or None at the timeout."""
         if not task.end.done():
             with self._metrics.waiters.track_inprogress():
                 await asyncio.wait((task.end,), timeout=timeout_seconds)
@@ -117,7 +117,7 @@ class Following:
     async def end_elsewhere(
         self, tenant: str, task_id: str, partition: int, since_ms: int, timeout_seconds: float
     ) -> TaskView | None:
-        """The end of a task that was accepted by another process, or by an earlier one here.
+        """The end of a task that was accepted by another process, or before this one's restart.
 
         Raises TooManyRereaders, DatabaseAway.
         """
@@ -138,7 +138,7 @@ class Following:
         return None
 
     async def open(self, tenant: str, task_id: str, after: ReplyPosition | None) -> Stream | None:
-        """What is said of a task after a place (None: from its beginning); None when nothing can follow any more.
+        """A task's updates after a position (None: from its beginning); None when nothing can follow any more.
 
         Raises TaskNotFound, DatabaseAway, EventsGone, NoSuchPosition, TooManyRereaders.
         """
@@ -146,7 +146,7 @@ class Following:
         if pending is not None:
             _check_partition(after, self._dispatcher.partition)
             if after is not None and after.offset >= self._dispatcher.next_offset:
-                raise NoSuchPosition(f"replies were read to {self._dispatcher.next_offset}")
+                raise NoSuchPosition(f"replies end at {self._dispatcher.next_offset}")
             if after is not None and pending.ended_by(after.offset):
                 return None
             return self._from_memory(pending, None if after is None else after.offset)
@@ -172,7 +172,7 @@ class Following:
         )
 
     async def open_accepted(self, pending: PendingTask | None, view: TaskView, partition: int) -> Stream:
-        """What is said of a task that has just been accepted, or (`pending` None) was accepted elsewhere before.
+        """The updates of a task that has just been accepted, or (`pending` None) was accepted elsewhere before.
 
         Raises DatabaseAway, TooManyRereaders.
         """
@@ -220,7 +220,7 @@ class Following:
 
 
 class _FromTopic:
-    """A `Stream` over a rereading, closing both."""
+    """A `Stream` over a rereading; closing it closes both."""
 
     def __init__(self, rereading: Rereading, partition: int, view: TaskView | None, metrics: IntakeMetrics) -> None:
         self._rereading = rereading

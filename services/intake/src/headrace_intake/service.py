@@ -1,4 +1,4 @@
-"""Accepting a task and stopping it: load, decide, record, and only then say so."""
+"""Accepts and cancels tasks: load, decide, record, and only then answer."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ _log = get_logger("headrace.intake")
 
 @dataclass(frozen=True, slots=True)
 class SubmitRequest:
-    """What a API hands over: who asks for what, and the key under which it may be repeated.
+    """A request from an API: who asks for what, and the key under which it may be repeated.
 
     Attributes:
-        API: "tasks" or "chat".
+        api: "tasks" or "chat".
         document: The body, for telling a repetition from another request.
     """
 
@@ -53,7 +53,7 @@ class Acceptance:
 
     Attributes:
         view: What is known of it; for a repetition that was accepted elsewhere only its id, time and request.
-        pending: None where it was accepted by another process, or by an earlier one here.
+        pending: None if it was accepted by another process, or before this one's restart.
         replayed: Whether the request was a repetition.
     """
 
@@ -64,7 +64,7 @@ class Acceptance:
 
 
 class UncertainTask(Exception):
-    """Tell the caller that the task may run: Kafka did not say in time whether it has it."""
+    """Kafka did not acknowledge the task in time: it may run, and the caller must be told so."""
 
     def __init__(self, task_id: str) -> None:
         super().__init__(f"no acknowledgement of {task_id}")
@@ -72,10 +72,10 @@ class UncertainTask(Exception):
 
 
 class Intake:
-    """Takes tasks in.
+    """Accepts, cancels and waits for tasks.
 
     Args:
-        cloud_providers: Names of the providers that are not ours, as known now.
+        cloud_providers: Names of the cloud providers known at the moment.
     """
 
     def __init__(
@@ -99,7 +99,7 @@ class Intake:
         self._notes: set[asyncio.Task[None]] = set()
 
     async def accept(self, request: SubmitRequest) -> Acceptance:
-        """Accept a task: decide whether it may be, take its idempotency key, record it in Kafka.
+        """Accept a task: check whether it is allowed, take its idempotency key, record it in Kafka.
 
         Raises Refusal, NotWritten, UncertainTask, NeverWritable, and with an idempotency key DatabaseAway.
         """
@@ -141,7 +141,7 @@ class Intake:
         found = await self._keys.take(tenant, key, mine)
         in_flight = self._dispatcher.get(tenant, found.task_id) if found is not None else None
         decision = decide(mine, found, in_flight_here=in_flight is not None)
-        # Under the first one's id and time a repetition is the same event, deadline included.
+        # With the first one's id and time a repetition is the same event, deadline included.
         task = submission(
             request.draft,
             replace(
@@ -222,11 +222,11 @@ class Intake:
                 )
             )
         except (NotWritten, WriteUncertain, NeverWritable) as error:
-            # Nothing left the house, so the caller is refused all the same.
-            _log.error("a refusal could not be put on the audit record", reason=str(error), kind=refusal.kind)
+            # Nothing has left our systems, so the caller is still refused.
+            _log.error("an audit record of a refusal could not be written", reason=str(error), kind=refusal.kind)
 
     async def cancel(self, caller: Caller, task_id: str, reason: str) -> TaskView:
-        """Ask the router to stop a task; the task as it is known. One that has ended is left alone.
+        """Ask the router to cancel a task. Returns the task as known; one that has ended is left as it is.
 
         Raises TaskNotFound, DatabaseAway, NotWritten, WriteUncertain, NeverWritable.
         """
@@ -258,7 +258,7 @@ class Intake:
         return known.view
 
     async def end(self, acceptance: Acceptance, timeout_seconds: float) -> TaskView | None:
-        """The task's end, or None when the time is over first. Raises TooManyRereaders, DatabaseAway."""
+        """The task's end, or None at the timeout. Raises TooManyRereaders, DatabaseAway."""
         if acceptance.pending is not None:
             return await self._following.end(acceptance.pending, timeout_seconds)
         view = acceptance.view
@@ -267,12 +267,12 @@ class Intake:
         )
 
     async def close(self) -> None:
-        """Let what is being noted in Postgres be noted."""
+        """Finish the pending updates of idempotency keys in Postgres."""
         if self._notes:
             await asyncio.wait(self._notes, timeout=5.0)
 
     def _note_accepted(self, tenant: str, key: str, task_id: str) -> None:
-        # The caller does not wait for it: without the note a repetition submits the same event once more.
+        # The caller does not wait for this: if it fails, a repetition submits the same event once more.
         note = asyncio.create_task(self._mark_accepted(tenant, key, task_id))
         self._notes.add(note)
         note.add_done_callback(self._notes.discard)
@@ -281,4 +281,4 @@ class Intake:
         try:
             await self._keys.mark_accepted(tenant, key, task_id)
         except DatabaseAway as error:
-            _log.warning("an accepted idempotency key could not be noted", task_id=task_id, reason=str(error))
+            _log.warning("an idempotency key could not be marked as accepted", task_id=task_id, reason=str(error))

@@ -1,4 +1,4 @@
-"""Constructs intake: the only place that knows how its parts fit together."""
+"""Assembles intake: the only module that knows how its parts fit together."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ _MS_IN_A_DAY: Final = 24 * _MS_IN_AN_HOUR
 
 @dataclass(frozen=True, slots=True)
 class Bus:
-    """The log and what reads and writes it; Kafka's, or the in-memory twin's."""
+    """The log, and what reads and writes it: Kafka's or the in-memory twin's."""
 
     log: Log
     codec: Codec
@@ -71,7 +71,7 @@ class Bus:
 
 
 def build(settings: IntakeSettings) -> Service:
-    """The service and its parts; connects to nothing."""
+    """The service and its parts; opens no connection."""
     health = Health()
     metrics = Metrics("intake")
     connections = Connections(settings, health, writes=WRITES, reads=READS)
@@ -83,7 +83,7 @@ def build(settings: IntakeSettings) -> Service:
 def assemble(
     settings: IntakeSettings, bus: Bus, health: Health, metrics: Metrics, clock: Callable[[], int]
 ) -> tuple[list[Part], HttpServer]:
-    """Everything but the connections: the parts in their order, and the server that is the last of them."""
+    """Everything but the connections: the parts in start order, and the HTTP server, which is the last of them."""
     measured = IntakeMetrics(metrics)
     writer = Writer(bus.publisher, settings.ack_seconds)
 

@@ -1,4 +1,4 @@
-"""Keeps the worker's nodes those that the cluster shows: load the slices, decide what changed, act on the pool."""
+"""Keeps the pool in step with the nodes in the cluster: load the slices, decide what changed, apply it to the pool."""
 
 from __future__ import annotations
 
@@ -29,30 +29,30 @@ _LABELS_STAND_SECONDS: Final = 300.0
 
 
 class LabelSource(Protocol):
-    """LabelSource of cluster nodes."""
+    """Source of cluster nodes' labels."""
 
     @property
     def known(self) -> Mapping[str, Mapping[str, str]]:
-        """Of those that were learnt."""
+        """The labels read so far."""
         ...
 
     async def learn(self, machines: Collection[str]) -> None:
-        """Ask for those that are not known."""
+        """Read those that are not known."""
         ...
 
     def forget(self) -> None:
-        """Ask anew for all of them next time."""
+        """Read all of them again next time."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """What an open cluster tells of.
+    """The feeds of an open cluster.
 
     Attributes:
-        nodes: The slices of the nodes: all of them, then every change, for ever.
-        peers: Those of this worker's own Service, where slots are shared.
-        labels: Of cluster nodes, where they are wanted.
+        nodes: The slices of the nodes: all of them, then every change, without end.
+        peers: Those of this worker's own Service, if slots are shared.
+        labels: Of cluster nodes, if they are wanted.
     """
 
     nodes: AsyncIterator[SliceEvent]
@@ -68,19 +68,19 @@ class SliceSource(Protocol):
         ...
 
     async def close(self) -> None:
-        """Let go of the connection."""
+        """Close the connection."""
         ...
 
 
 class Discovery:
-    """Nodes join and leave the pool as the cluster says.
+    """Lets nodes join and leave the pool as the cluster changes.
 
-    `start` returns when the nodes of the first list are in the pool; `run` goes on until it is cancelled. Before this
-    worker is ready it waits for the cluster; after that, the last nodes known stand while the cluster does not answer.
+    `start` returns when the nodes of the first list are in the pool; `run` continues until it is cancelled. Until it is
+    ready, the worker waits for the cluster; later, the last known nodes remain while the cluster does not answer.
 
     Args:
         worker: Name of this worker's pod.
-        make_place: Makes the endpoint of a node.
+        make_endpoint: Makes the endpoint of a node.
     """
 
     def __init__(
@@ -95,7 +95,7 @@ class Discovery:
         self._pool = pool
         self._rules = rules
         self._worker = worker
-        self._make_place = make_endpoint
+        self._make_endpoint = make_endpoint
         self._slices: Mapping[str, Slice] = {}
         self._peers: Mapping[str, Slice] = {}
         self._nodes: Mapping[str, NodeSpec] = {}
@@ -107,7 +107,7 @@ class Discovery:
         self._leaving: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
-        """Wait for the first list, and take in its nodes. Raises ConfigureCluster."""
+        """Wait for the first list and add its nodes. Raises ConfigureCluster."""
         sources = await self._cluster.open()
         self._labels = sources.labels
         self._feeds = [asyncio.create_task(self._follow_nodes(sources.nodes), name="slices of nodes")]
@@ -122,7 +122,7 @@ class Discovery:
         await self._settle()
 
     async def run(self) -> None:
-        """Take in what changes. Raises what ended a feed."""
+        """Apply changes as they come. Raises the error that ended a feed."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._keep_settling())
             if self._labels is not None:
@@ -131,7 +131,7 @@ class Discovery:
             self._raise_ended()
 
     async def stop(self) -> None:
-        """Let go of the cluster and of every node."""
+        """Close the connection to the cluster and release every node."""
         for task in [*self._feeds, *self._leaving]:
             task.cancel()
         await asyncio.gather(*self._feeds, *self._leaving, return_exceptions=True)
@@ -162,7 +162,7 @@ class Discovery:
             self._changed.set()
 
     async def _settle(self) -> None:
-        """Bring the pool to what the newest slices show."""
+        """Bring the pool in line with the newest slices."""
         self._changed.clear()
         machines: Mapping[str, Mapping[str, str]] = {}
         if self._labels is not None:
@@ -178,7 +178,7 @@ class Discovery:
             self._see_off(self._pool.leave(name))
         for spec in steps.joined:
             _log.info("node %s has joined at %s with %d slots", spec.name, spec.url, spec.slots)
-            self._pool.join(self._make_place(spec))
+            self._pool.join(self._make_endpoint(spec))
         for spec in steps.resized:
             self._pool.resize(spec.name, spec.slots, spec.hardware)
 

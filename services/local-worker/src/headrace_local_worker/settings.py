@@ -23,20 +23,20 @@ def _readable(entries: tuple[str, ...]) -> tuple[str, ...]:
 
 
 class LocalWorkerSettings(WorkerSettings):
-    """Everything the local worker can be told."""
+    """All settings of the local worker."""
 
     service_name: ClassVar[str] = "local-worker"
 
     ollama_nodes: Annotated[CommaList, AfterValidator(_usable)] = setting(
         ("http://127.0.0.1:11434",),
         unit="[name=]URL[;slots=n][;label=value], ...",
-        reason="Ollama nodes to run attempts on; slots and hardware labels may be given for each.",
+        reason="Ollama nodes to run attempts on, each with optional slots and hardware labels.",
     )
     discovery: Literal["static", "kubernetes"] = setting(
         "static",
         unit="static | kubernetes",
-        reason="Whether the nodes are those of HEADRACE_OLLAMA_NODES, or the endpoints of a Service of the Kubernetes "
-        "cluster, joining and leaving as they come and go.",
+        reason="Whether the nodes are those of HEADRACE_OLLAMA_NODES, or the endpoints of a Kubernetes Service, "
+        "which join and leave with its pods.",
     )
     discovery_selector: str = setting(
         "kubernetes.io/service-name=ollama",
@@ -44,17 +44,15 @@ class LocalWorkerSettings(WorkerSettings):
         reason="EndpointSlices whose endpoints are nodes.",
         min_length=1,
     )
-    discovery_namespace: str = setting(
-        "", unit="name", reason="Namespace of these slices; empty means the one this worker runs in."
-    )
+    discovery_namespace: str = setting("", unit="name", reason="Namespace of these slices; empty for the worker's own.")
     discovery_port: str = setting(
-        "http", unit="name", reason="Port of these slices that Ollama listens on; a slice's only port needs no name."
+        "http", unit="name", reason="Name of Ollama's port in these slices; not needed if they have only one port."
     )
     discovery_labels: Annotated[CommaList, AfterValidator(_readable)] = setting(
         (),
         unit="name=label, ...",
-        reason="Labels of cluster nodes to tell the fleet as hardware, as in gpu=nvidia.com/gpu.product; the one named "
-        "slots replaces HEADRACE_NODE_SLOTS there. Needs the right to get cluster nodes.",
+        reason="Labels of cluster nodes to report as hardware, as in gpu=nvidia.com/gpu.product; the one named "
+        "slots overrides HEADRACE_NODE_SLOTS. Needs the right to get cluster nodes.",
     )
     discovery_peers: str = setting(
         "",
@@ -65,17 +63,17 @@ class LocalWorkerSettings(WorkerSettings):
     node_slots: int = setting(
         4,
         unit="calls",
-        reason="Calls that a node gets at once where it names no slots; as OLLAMA_NUM_PARALLEL there. With several "
-        "workers on one node, divide them, unless HEADRACE_DISCOVERY_PEERS does.",
+        reason="Concurrent calls to a node that specifies no slots; same as OLLAMA_NUM_PARALLEL there. With several "
+        "workers per node, divide them, unless HEADRACE_DISCOVERY_PEERS does that.",
         ge=1,
     )
     keep_alive: str = setting(
         "30m", unit="Ollama duration", reason="How long a node keeps a model in memory after a call."
     )
-    look_seconds: float = setting(3.0, unit="s", reason="Time between two looks at a node's health and models.", gt=0)
+    look_seconds: float = setting(3.0, unit="s", reason="Time between two checks of a node's health and models.", gt=0)
     call_seconds: float = setting(300.0, unit="s", reason="Longest time for one answer of a model.", gt=0)
     max_in_flight: int = setting(
-        64, unit="attempts", reason="Attempts in hand at once, those that wait for a free slot included.", ge=2
+        64, unit="attempts", reason="Attempts in flight at once, including those that wait for a free slot.", ge=2
     )
 
     def rules(self) -> NodeRules:

@@ -1,4 +1,4 @@
-"""Constructs the local worker."""
+"""Assembles the local worker."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ READS = (WORK_LOCAL_INTERACTIVE, WORK_LOCAL_BATCH, TASKS_CANCELLED)
 
 
 def build(settings: LocalWorkerSettings) -> Service:
-    """The service and its parts; connects to nothing."""
+    """The service and its parts; opens no connection."""
     metrics = Metrics("local_worker")
     health = Health()
     connections = Connections(settings, health, writes=WRITES, reads=READS)
@@ -64,7 +64,7 @@ def worker_parts(
     dead_letters: DeadLetterSink,
     health: Health,
 ) -> list[Part]:
-    """What runs on the connections, whatever log they lead to."""
+    """The parts that use the connections, on any log."""
     pool, membership = _nodes(settings, metrics, health)
     worker = assemble_worker(
         settings,
@@ -88,23 +88,23 @@ def worker_parts(
         Part("fleet", start=fleet.start, run=fleet.run),
         Part("cancellations", start=cancellations.start, run=cancellations.run, stop=cancellations.close),
         Part("attempts", run=consumer.run, drain=consumer.stop),
-        # Drained first: the fleet hears of the leave before what is in hand is finished.
+        # Drained first: the fleet learns of the departure before the attempts in flight are finished.
         Part("leave", drain=fleet.leave),
     ]
 
 
 def _nodes(settings: LocalWorkerSettings, metrics: Metrics, health: Health) -> tuple[Pool, Part]:
-    """The pool, and what decides who is in it."""
+    """The pool, and the part that decides which nodes are in it."""
 
     def endpoint(spec: NodeSpec) -> Endpoint:
         return Endpoint(OllamaNode(spec.name, spec.url, keep_alive=settings.keep_alive), spec.slots, spec.hardware)
 
     if settings.discovery == "kubernetes":
-        # The client takes half a second and 60 MB to import, which who needs none should not pay.
+        # Importing the client takes half a second and 60 MB, so it is imported only where needed.
         from headrace_local_worker.adapters.cluster import KubernetesCluster
 
         pool = Pool((), choose_node)
-        failing = metrics.gauge("discovery_failing", "1 while the cluster cannot be asked for nodes.")
+        failing = metrics.gauge("discovery_failing", "1 while the Kubernetes API is unavailable.")
 
         def tell(problem: str | None) -> None:
             failing.set(0 if problem is None else 1)

@@ -1,1 +1,1 @@
-"""Decides where each task runs, and records why."""
+"""Decides where each task runs and records why."""

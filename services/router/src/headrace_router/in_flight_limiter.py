@@ -1,4 +1,4 @@
-"""How much may be under way at once."""
+"""Limits the number of entries in flight."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import asyncio
 
 
 class InFlightLimiter:
-    """Counts what is under way, and lets nothing new in beyond a limit. What is moved by time is counted, not held.
+    """Counts entries in flight in all partitions of a process. Input waits while it is full; re-evaluated tasks are
+    counted but never blocked, because they hold no input back.
 
     Args:
-        limit: Most entries between their decision and the acknowledgement of what follows from them.
+        limit: Maximum number of entries between their append and the acknowledgement of their commands.
     """
 
     def __init__(self, limit: int) -> None:
@@ -33,5 +34,5 @@ class InFlightLimiter:
             self._room.set()
 
     async def room(self) -> None:
-        """Wait until something new may come in."""
+        """Wait until it is not full."""
         await self._room.wait()

@@ -1,4 +1,4 @@
-"""How the router paces itself."""
+"""Limits and periods of the router."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class RouterLimits:
-    """How the service paces itself.
+    """Limits and periods of the service.
 
     Attributes:
-        poll_records: Most records taken at once.
-        tick_seconds: Time between commits, and between checkpoints of a quiet partition.
-        rejoin_seconds: Wait before joining the group again after a failure; doubles up to ten times that.
-        remembered: Ids of ended tasks kept per partition.
+        poll_records: Most records per poll.
+        tick_seconds: Time between commits, and between checkpoints of an idle partition.
+        rejoin_seconds: Wait before rejoining the group after a failure; doubles up to ten times that.
+        remembered: Ids of ended tasks held per partition.
         largest_entry: Largest journal entry, in bytes.
-        keep_alive_seconds: Longest time without an entry: positions and checkpoint must never be the oldest of the log.
-        restate_seconds: A live task whose last entry is older is written once more, before retention removes it.
-        early_cancellations: Cancellation requests of tasks that have not arrived yet, kept per partition.
-        early_cancellation_seconds: How long such a cancellation request is kept.
+        keep_alive_seconds: Longest time without an entry, so that retention never removes positions and checkpoint.
+        restate_seconds: A live task whose last entry is older is written again, before retention removes it.
+        early_cancellations: Cancellation requests of tasks that have not arrived yet, held per partition.
+        early_cancellation_seconds: How long such a cancellation request is held.
     """
 
     poll_records: int = 500

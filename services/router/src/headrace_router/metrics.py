@@ -1,4 +1,4 @@
-"""What the router tells Prometheus."""
+"""The router's Prometheus metrics."""
 
 from __future__ import annotations
 
@@ -14,20 +14,22 @@ class RouterMetrics:
     """Metrics of one router process."""
 
     def __init__(self, metrics: Metrics) -> None:
-        self._decisions = metrics.counter("decisions", "Decisions recorded, by what they answered.", ["cause"])
+        self._decisions = metrics.counter("decisions", "Decisions recorded, by cause.", ["cause"])
         self._ignored = metrics.counter("ignored", "Events that changed nothing, by reason.", ["reason"])
         self._rejected = metrics.counter("candidates_rejected", "Candidates passed over, by reason.", ["code"])
         self._finished = metrics.counter("tasks_finished", "Tasks that ended, by status.", ["status", "served_from"])
         self._errors = metrics.counter("decision_errors", "Events whose decision failed: defects.", ["cause"])
-        self._fenced = metrics.counter("partitions_fenced", "Partitions given up because acting was no longer safe.")
-        self._skipped = metrics.counter("dead_letters", "Input records sent to the dead letters.", ["topic"])
+        self._fenced = metrics.counter("partitions_fenced", "Partitions released because it was unsafe to publish.")
+        self._skipped = metrics.counter("dead_letters", "Input records dead-lettered.", ["topic"])
         self._phases = metrics.gauge("tasks", "Tasks in flight, by phase.", ["phase"])
         self._owned = metrics.gauge("partitions", "Partitions owned.")
         self._decision = metrics.latency(
-            "decision", "From an input record's timestamp to the acknowledgement of what follows from it.", ["cause"]
+            "decision",
+            "Time from an input record's timestamp until its outputs are acknowledged.",
+            ["cause"],
         )
-        self._append = metrics.latency("journal_append", "From the append of an entry to its acknowledgement.")
-        self._recovery = metrics.latency("recovery", "From the assignment of a partition to its readiness.")
+        self._append = metrics.latency("journal_append", "Time from a journal append to its acknowledgement.")
+        self._recovery = metrics.latency("recovery", "Time from a partition's assignment to its readiness.")
 
     def decided(self, cause: str, state: TaskState, codes: list[str]) -> None:
         self._decisions.labels(cause).inc()
@@ -52,7 +54,7 @@ class RouterMetrics:
     def appended(self, seconds: float) -> None:
         self._append.observe(seconds)
 
-    def carried_out(self, cause: str, seconds: float) -> None:
+    def published(self, cause: str, seconds: float) -> None:
         self._decision.labels(cause).observe(max(0.0, seconds))
 
     def recovered(self, seconds: float) -> None:

@@ -1,4 +1,25 @@
-"""One home partition: its tasks, its journal, and the acting on what the journal has acknowledged."""
+"""One home partition: its tasks, its journal, and the publishing of what the journal has acknowledged.
+
+For each event:
+
+1. Decide (`decide.machine`): a pure function of the task's state, the event and the routing view.
+2. Append the decision to the journal. State, positions and timers change in memory at once (`_record`, `_append`), so
+   that the next event sees them, though the entry is not yet acknowledged.
+3. On the acknowledgement, publish the entry's commands (`_acknowledge`, `_publish`).
+4. When all commands are acknowledged, mark the entry as published.
+
+Invariants:
+
+- Nothing is published before the journal's acknowledgement, nor later than `publish_within` after the append: by then
+  another router may own the partition and publish the same with another outcome.
+- Memory may be ahead of the journal only while this router is valid. If an append fails, the journal is fenced and the
+  whole router is discarded (`_fail`): its successor rebuilds everything from the journal. There is no undo.
+- A position moves past an input only in an entry or checkpoint that also contains its decision.
+- Every entry that was begun (`_begin`) ends exactly once, in `_end` or in `_stop`. The in-flight limiter is shared by
+  all partitions, so a leak would slow down every other partition for good.
+- Everything here runs on one event loop without `await` between decision and append; a decision is never interleaved
+  with another one of the same partition.
+"""
 
 from __future__ import annotations
 
@@ -51,10 +72,10 @@ from headrace_router.reevaluation_queue import LeaderlessFollowers, Reevaluation
 from headrace_router.timers import Timers
 
 _SLICE: Final = 50
-"""How many tasks are moved by time or by each other before input gets its turn."""
+"""Number of tasks re-evaluated before the event loop gets its turn."""
 _RESTATED_AT_ONCE: Final = 200
 _PAUSE_SECONDS: Final = 0.05
-"""Before tasks are moved on when the producer's queue or the in-flight limit is full."""
+"""Pause of the re-evaluation while the producer's queue or the in-flight limiter is full."""
 _AFTER_DEFECT_MS: Final = 60_000
 
 _log = get_logger("headrace.router.partition")
@@ -65,20 +86,22 @@ class RouterContext:
     """What all partitions of a process share.
 
     Attributes:
-        gate: Counts the entries under way.
-        act_within: Seconds after its append within which an entry must be acknowledged to be published. Shorter than
-            the group's session, so that a process that stood still meanwhile does not act beside its successor.
-        monotonic: Seconds on a clock that goes on while the process stands still.
-        settle_seconds: How long after its decision another owner may still be carrying it out: `act_within` and the
-            producer's own time together. A successor lets that pass before it looks which terminal states are there.
-        in flight: Commands that this process is appending.
+        view: What decisions look at besides the task.
+        limiter: Counts entries from their append until their commands are published.
+        publish_within: Seconds after its append within which an entry must be acknowledged for its commands to be
+            published. Shorter than the group's session timeout: a process that was suspended meanwhile must not publish
+            alongside its successor.
+        monotonic: Seconds on a clock that keeps running while the process is suspended.
+        settle_seconds: How long after its decision another owner may still be publishing it: `publish_within` plus the
+            producer's delivery time. A successor waits that long before it reads which terminal states exist.
+        pending_appends: Commands that this process is appending.
     """
 
-    world: RoutingView
+    view: RoutingView
     publisher: Publisher
     metrics: RouterMetrics
-    gate: InFlightLimiter
-    act_within: float
+    limiter: InFlightLimiter
+    publish_within: float
     monotonic: Callable[[], float]
     settle_seconds: float = 0.0
     pending_appends: PendingAppends = field(default_factory=PendingAppends)
@@ -95,14 +118,14 @@ class Input:
 
 
 class PartitionRouter:
-    """Decides, records, acts, in this order, for the tasks of one partition.
+    """Decides, records and publishes, in this order, for the tasks of one partition.
 
-    Made by `recovery.recover`. Once `broken` is called nothing more is carried out: whoever owns the partition next
-    continues from the journal.
+    Made by `recovery.recover`. Once `broken` has been called, nothing more is published; the next owner of the
+    partition continues from the journal.
 
     Args:
-        positions: Where to begin in the input topics, by name without prefix.
-        broken: Called once, with the reason, when the partition must be taken over anew.
+        positions: Offsets to start at in the input topics, by name without prefix.
+        broken: Called once, with the reason, when the partition must be taken over again.
     """
 
     def __init__(
@@ -121,25 +144,29 @@ class PartitionRouter:
         self._state = state
         self._router_context = router_context
         self._limits = limits
-        self._world = router_context.world
+        self._view = router_context.view
         self._publisher = router_context.publisher
         self._metrics = router_context.metrics
-        self._gate = router_context.gate
+        self._limiter = router_context.limiter
         self._monotonic = router_context.monotonic
         self._broken = broken
         self._loop = asyncio.get_running_loop()
-        self._timers = Timers(self._world.clock, self._time_has_come)
+        self._timers = Timers(self._view.clock, self._timer_fired)
+        # How far inputs are decided, and how far the journal has acknowledged it. Only the latter may be committed.
         self._positions = dict(positions)
         self._acknowledged = dict(positions)
         self._reevaluations = ReevaluationQueue()
-        self._working = False
+        self._reevaluating = False
         self._scheduled = False
+        # Entries begun and not ended; `_idle` is set while there are none.
         self._open = 0
         self._idle = asyncio.Event()
         self._idle.set()
+        # Closed: takes no input and re-evaluates nothing; acknowledged entries are still published. Stopped: publishes
+        # nothing either, because another router may own the partition.
         self._closed = False
         self._stopped = False
-        self._noted: tuple[int, dict[str, int]] = (-1, {})
+        self._checkpointed: tuple[int, dict[str, int]] = (-1, {})
         self._last_append = self._monotonic()
 
     @property
@@ -148,36 +175,34 @@ class PartitionRouter:
 
     @property
     def positions(self) -> Mapping[str, int]:
-        """How far the inputs are consumed, by topic without prefix."""
+        """Next offset of each input, by topic without prefix."""
         return self._positions
 
     @property
     def rests(self) -> bool:
-        """Whether this one has been drained and is whole: a `successor` may go on from here."""
+        """Whether this router is drained and intact, so that a `successor` may continue from here."""
         return self._closed and not self._stopped and self._open == 0 and self._journal.fenced is None
 
     @property
     def journal_end(self) -> int:
-        """Where the journal ends if nobody else has written to it."""
+        """End of the journal if no other owner has written to it."""
         return self._journal.next_offset
 
     def resume(self, shadowed: Iterable[str] = ()) -> None:
-        """Begin to move tasks, after a recovery: write once more the states that are `shadowed`, set the timers, look
-        again at whoever waits, and settle followers whose leader has ended."""
+        """Start after a recovery: rewrite `shadowed` tasks, set the timers, re-evaluate waiting tasks, and decide about
+        followers whose leader has ended."""
         for task_id in sorted(shadowed):
             if not self._restate(task_id):
                 self._append_nothing(task_id)
         self._timers.set_all(self.tasks.wake_times())
         for digest in self.tasks.leaderless():
-            self._reevaluations.add_leaderless_followers(
-                digest, self.tasks.equal_to(digest, self._world.clock()).answer
-            )
+            self._reevaluations.add_leaderless_followers(digest, self.tasks.equal_to(digest, self._view.clock()).answer)
         self.fleet_gained()
 
     def successor(self, broken: Callable[[BaseException], None]) -> PartitionRouter:
-        """One that goes on with the same journal and state, where this one `rests` and nobody else has written.
+        """A router that continues with the same journal and state, if this one `rests` and no other owner has written.
 
-        Whether anybody writes from now on shows as always: the next entry would not stand in its place.
+        An owner that writes from now on is noticed as always: the next entry would not be at its expected offset.
         """
         return PartitionRouter(
             partition=self.partition,
@@ -192,14 +217,16 @@ class PartitionRouter:
     def handle(self, event: Submitted | Cancelled | AttemptEnded, origin: Input) -> None:
         """Decide about an input event.
 
-        Raises Overloaded when it must be given again later, EntryTooLarge when no decision about it can be recorded.
+        Raises Overloaded if the caller must try again later, EntryTooLarge if no decision about it fits into an entry.
         """
+        # Inputs restart at the journaled positions, so some are delivered a second time.
         if self._closed or origin.offset < self._positions.get(origin.topic, 0):
             return
         match event:
             case Submitted(task=task):
                 task_id = task.task_id
-                if (cancellation := self._state.cancellations.find(task_id, self._world.clock())) is not None:
+                # Its cancellation request may have arrived first, on a topic of its own.
+                if (cancellation := self._state.cancellations.find(task_id, self._view.clock())) is not None:
                     event = replace(event, cancelled=cancellation)
             case Cancelled(cancellation=cancellation):
                 task_id = cancellation.task_id
@@ -207,30 +234,31 @@ class PartitionRouter:
                 task_id = attempt.task_id
         if not self._decide(task_id, event, origin):
             self.skip(origin)
-        self._work()
+        self._reevaluate()
 
     def skip(self, origin: Input) -> None:
-        """Go past an input record without a decision. The next entry or checkpoint records it."""
-        # While a dead letter was on its way this one may have been closed, and has refused what came before: the record
-        # is delivered again, and a `successor` must not begin behind it.
+        """Move past an input record without a decision. The next entry or checkpoint records it."""
+        # This router may have been closed while the record's dead letter was being written, and may have refused
+        # earlier records since. All of them are delivered again, so a `successor` must not start after this one.
         if self._closed:
             return
         self._positions = {**self._positions, origin.topic: origin.offset + 1}
 
     def fleet_gained(self) -> None:
-        """Look again at the tasks that wait for a candidate."""
+        """Re-evaluate the tasks that wait for a candidate."""
         if not self._closed:
             self._reevaluations.add(self.tasks.waiting())
-            self._work()
+            self._reevaluate()
 
     def committable(self) -> Mapping[str, int]:
-        """Positions, by topic, below which everything is recorded."""
+        """Positions, by topic, below which everything is acknowledged by the journal."""
         certain = self._journal.fenced is None and self._journal.in_flight == 0
         return self._positions if certain else self._acknowledged
 
     def tick(self) -> None:
-        """Keep the journal from forgetting: restate tasks that were written long ago, note what is done when it has
-        been quiet, so that a successor need not do it again, and note anything at all now and then."""
+        """Keep the journal complete within its retention: restate tasks that were written long ago, and write a
+        checkpoint when the published offset or the positions have changed, or when nothing has been written for a long
+        time."""
         if self._closed:
             return
         try:
@@ -242,43 +270,45 @@ class PartitionRouter:
             if (
                 self._journal.published_offset,
                 self._positions,
-            ) != self._noted or quiet >= self._limits.keep_alive_seconds:
-                self._note()
+            ) != self._checkpointed or quiet >= self._limits.keep_alive_seconds:
+                self._checkpoint()
         except Overloaded:
-            # The next tick is soon enough.
+            # The next tick is early enough.
             return
         except (StreamsError, UnreadableValue) as error:
             self._fail(error)
 
     async def drain(self) -> None:
-        """Take nothing more, finish what is recorded, and note it. Returns at once when the partition is broken."""
+        """Take no more input, publish what is recorded, and write a checkpoint. Returns at once if the partition is
+        broken."""
         self.close()
         await self._idle.wait()
         if not self._stopped:
             try:
-                await self._note()
+                await self._checkpoint()
             except StreamsError as error:
                 _log.warning("the last checkpoint was not written", partition=self.partition, reason=str(error))
 
     def close(self) -> None:
-        """Move nothing more by time. What the journal has acknowledged is still carried out."""
+        """Take no more input and re-evaluate nothing. What the journal acknowledges is still published."""
         self._closed = True
         self._timers.close()
         self._reevaluations.clear()
 
     def abandon(self, reason: str) -> None:
-        """Stop at once: somebody else may own the partition already."""
+        """Stop at once: another member may own the partition already."""
+        # First, so that the failing acknowledgements do not report the partition as broken.
         self._stop()
         self._journal.fence(reason)
 
     def _decide(self, task_id: str, event: RouterEvent, origin: Input | None) -> bool:
-        """Whether there was something to record."""
+        """Decide and record; returns whether there was anything to record."""
         state = self.tasks.get(task_id)
         if state is None and self.tasks.has_ended(task_id):
             self._metrics.ignored("finished")
             return False
         about = event.task if isinstance(event, Submitted) else None if state is None else state.task
-        context = self._world.context(
+        context = self._view.context(
             self.tasks, "" if about is None else about.tenant, "" if about is None else about.user
         )
         result = decide(state, event, context)
@@ -293,6 +323,7 @@ class PartitionRouter:
         try:
             self._append(task_id, CAUSES[type(event)], result, origin)
         except EntryTooLarge as error:
+            # The task would never end otherwise: record that it fails because of its size.
             smaller = decide(result.state, Unrecordable(error.size, error.limit), context)
             assert isinstance(smaller, Decision)
             self._append(task_id, CAUSES[Unrecordable], smaller, origin)
@@ -302,7 +333,7 @@ class PartitionRouter:
         entry = self._entry(
             task_id, cause, origin,
             state=decision.state, commands=decision.commands, rejected=decision.rejected,
-            policy_version=self._world.policy.version,
+            policy_version=self._view.policy.version,
         )  # fmt: skip
         self._record(entry, origin)
         before = self.tasks.get(task_id)
@@ -321,7 +352,7 @@ class PartitionRouter:
         """Whether anything is known of the task that could be written once more."""
         if (state := self.tasks.get(task_id)) is not None:
             self._append(task_id, "restated", Decision(state), None)
-        elif (cancellation := self._state.cancellations.find(task_id, self._world.clock())) is not None:
+        elif (cancellation := self._state.cancellations.find(task_id, self._view.clock())) is not None:
             self._append_cancellation(cancellation, None)
         else:
             return False
@@ -334,7 +365,7 @@ class PartitionRouter:
         Epoch starts share one key, so compaction removes the one that shows why the record does not count. Were the
         record left as it is, a later owner would find it in its place, in an epoch that nothing seems to have ended.
         """
-        self._record(self._entry(task_id, "restated", None), None)
+        self._record(self._entry(task_id, "replaced", None), None)
 
     def _entry(self, task_id: str, cause: str, origin: Input | None, **fields: Any) -> JournalEntry:
         positions = self._positions
@@ -348,13 +379,16 @@ class PartitionRouter:
                 topic=origin.topic, partition=self.partition, offset=origin.offset, event_id=origin.event_id
             ),
             positions=self._as_positions(positions),
-            decided_at=self._world.clock(),
+            decided_at=self._view.clock(),
             **fields,
         )  # fmt: skip
 
     def _record(self, entry: JournalEntry, origin: Input | None) -> None:
-        """Append an entry, and act on it when it is acknowledged. Raises what `Journal.append` raises; then nothing has
-        changed, and what could not be queued can be decided anew."""
+        """Append an entry, and publish its commands when it is acknowledged.
+
+        Raises what `Journal.append` raises; then nothing has changed here, so that the caller may decide again later.
+        Callers apply the new state to memory only after this returns.
+        """
         appended = self._journal.append(entry)
         self._positions = {position.topic: position.next_offset for position in entry.positions}
         positions, queued = self._positions, self._monotonic()
@@ -368,25 +402,31 @@ class PartitionRouter:
         if (error := _error_of(done)) is not None:
             self._fail(error)
             return
+        # Acknowledgements come in the order of the appends (`Journal`), so positions and published commands only
+        # advance.
         took = self._monotonic() - queued
         self._metrics.appended(took)
         if self._stopped:
             return
-        if took > self._router_context.act_within:
+        # The journal has the entry, but this process may have been suspended: by now its successor may have read the
+        # entry and published its commands. Publishing them here too could double a terminal state.
+        if took > self._router_context.publish_within:
             self._fail(self._journal.fence(f"an entry was acknowledged only after {took:.1f} s"))
             return
         self._acknowledged = positions
-        self._act(done.result(), entry, since)
+        self._publish(done.result(), entry, since)
 
-    def _act(self, offset: int, entry: JournalEntry, since: int) -> None:
-        """Produce what an acknowledged entry commands; when all is appended, the entry is done."""
+    def _publish(self, offset: int, entry: JournalEntry, since: int) -> None:
+        """Publish the commands of an acknowledged entry; when all are acknowledged, mark the entry as published."""
         left = len(entry.commands)
         completed_at: int | None = None
 
         def appended(kind: CommandKind, done: asyncio.Future[RecordMetadata]) -> None:
             nonlocal left, completed_at
             error = _error_of(done)
-            if error is not None and not is_bearable(kind, error):
+            if error is not None and not is_acceptable(kind, error):
+                # The journal says what must be published, so the successor repeats it; this router must stop before it
+                # publishes anything that comes after.
                 self._fail(self._journal.fence(f"a command of the entry at {offset} failed: {error}"))
                 return
             if kind is CommandKind.COMPLETE:
@@ -394,7 +434,7 @@ class PartitionRouter:
             left -= 1
             if left == 0:
                 self._journal.published(offset, completed_at)
-                self._metrics.carried_out(entry.cause, (self._world.clock() - since) / 1000)
+                self._metrics.published(entry.cause, (self._view.clock() - since) / 1000)
                 self._end()
 
         try:
@@ -402,48 +442,50 @@ class PartitionRouter:
                 sent = self._publisher.send(publication(entry, command))
                 self._router_context.pending_appends.add(self.partition, sent)
                 sent.add_done_callback(lambda done, kind=command.kind: appended(kind, done))  # type: ignore[misc]
-        except Exception as error:  # noqa: BLE001 - whatever it is, the entry is not carried out: who recovers it says so
+        except Exception as error:  # noqa: BLE001 - whatever it is, the entry is unpublished: a recovery repeats it
             self._fail(self._journal.fence(f"the commands of the entry at {offset} could not be queued: {error}"))
         else:
             if left == 0:
                 self._end()
 
-    def _work(self) -> None:
-        """Move tasks whose time has come or whose leader has ended; a slice now, the rest in the loop's next rounds."""
-        if self._working or self._scheduled:
+    def _reevaluate(self) -> None:
+        """Re-evaluate tasks that are due or whose leader has ended: a slice now, the rest in later turns of the
+        loop."""
+        # Not re-entrant: a decision made here can add to the queue and call this again.
+        if self._reevaluating or self._scheduled:
             return
-        self._working = True
+        self._reevaluating = True
         pause = 0.0
         try:
             for _ in range(_SLICE):
                 if self._closed or not self._reevaluations:
                     return
-                if self._gate.full:
+                if self._limiter.full:
                     pause = _PAUSE_SECONDS
                     break
-                self._move(self._reevaluations.take())
+                self._reevaluate_one(self._reevaluations.take())
         except Overloaded:
             pause = _PAUSE_SECONDS
         finally:
-            self._working = False
+            self._reevaluating = False
         self._scheduled = True
-        self._loop.call_later(pause, self._go_on)
+        self._loop.call_later(pause, self._continue)
 
-    def _go_on(self) -> None:
+    def _continue(self) -> None:
         self._scheduled = False
-        self._work()
+        self._reevaluate()
 
-    def _move(self, item: str | LeaderlessFollowers) -> None:
+    def _reevaluate_one(self, item: str | LeaderlessFollowers) -> None:
         try:
             if isinstance(item, str):
                 if not self._decide(item, WakeUp(), None):
-                    # The clock may have been set back since its time had come.
+                    # The clock may have been set back since the timer fired.
                     state = self.tasks.get(item)
                     self._timers.set(item, None if state is None else state.wake_at)
                 return
             digest, result = item
             leaderless_follower = self.tasks.next_leaderless_follower(digest)
-            # One at a time: it may become the new leader, whom the others follow.
+            # One at a time: it may become the new leader, which the others then follow.
             if leaderless_follower is not None and self._decide(leaderless_follower, LeaderFinished(result), None):
                 self._reevaluations.put_back(item)
         except Overloaded:
@@ -455,24 +497,24 @@ class PartitionRouter:
             self._metrics.failed("wake_up" if isinstance(item, str) else "leader_finished")
             _log.exception("a decision failed; the task stays as it is", partition=self.partition)
             if isinstance(item, str):
-                self._timers.set(item, self._world.clock() + _AFTER_DEFECT_MS)
+                self._timers.set(item, self._view.clock() + _AFTER_DEFECT_MS)
 
-    def _time_has_come(self, task_id: str) -> None:
+    def _timer_fired(self, task_id: str) -> None:
         self._reevaluations.add((task_id,))
-        self._work()
+        self._reevaluate()
 
-    def _note(self) -> asyncio.Future[int]:
+    def _checkpoint(self) -> asyncio.Future[int]:
         positions = self._positions
-        appended = self._journal.checkpoint(self._as_positions(positions), self._world.clock())
+        appended = self._journal.checkpoint(self._as_positions(positions), self._view.clock())
         self._begin(self._monotonic())
-        self._noted = (self._journal.published_offset, positions)
+        self._checkpointed = (self._journal.published_offset, positions)
 
         def acknowledged(done: asyncio.Future[int]) -> None:
             if (error := _error_of(done)) is not None:
                 self._fail(error)
                 return
             self._acknowledged = positions
-            self._noted = (self._journal.published_offset, positions)
+            self._checkpointed = (self._journal.published_offset, positions)
             self._end()
 
         appended.add_done_callback(acknowledged)
@@ -486,14 +528,14 @@ class PartitionRouter:
     def _begin(self, now: float) -> None:
         self._last_append = now
         self._open += 1
-        self._gate.enter()
+        self._limiter.enter()
         self._idle.clear()
 
     def _end(self) -> None:
         if self._stopped:
             return
         self._open -= 1
-        self._gate.leave()
+        self._limiter.leave()
         if self._open == 0:
             self._idle.set()
 
@@ -503,20 +545,20 @@ class PartitionRouter:
             return False
         self._stopped = True
         self.close()
-        self._gate.leave(self._open)
+        self._limiter.leave(self._open)
         self._idle.set()
         return True
 
     def _fail(self, error: BaseException) -> None:
-        # The first failure says why; those that follow from it say nothing new.
+        # Only the first failure is the cause; those that follow from it say nothing new.
         if self._stop():
             self._metrics.fenced()
             self._broken(error)
 
 
-def is_bearable(kind: CommandKind, error: BaseException) -> bool:
-    """Whether a command counts as carried out though it failed: nobody can read a reply where there is no partition,
-    which is for whoever submits a task to choose. The terminal state stands in tasks.completed all the same."""
+def is_acceptable(kind: CommandKind, error: BaseException) -> bool:
+    """Whether a command counts as published although it failed. A reply partition that does not exist was the choice of
+    the task's producer, and has no reader; the terminal state is in tasks.completed anyway."""
     return kind is CommandKind.REPLY and isinstance(error, RecordRefused)
 
 

@@ -1,4 +1,4 @@
-"""What the owner of a partition holds in memory: a fold over its journal, the same in running and in recovering."""
+"""A partition's state in memory: a fold over its journal, the same while running and while recovering."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from headrace_contracts.events import TaskCancelled, TaskPhase, TaskState
 from headrace_streams.journal import JournaledDecision
 
 from headrace_router.decide.early_cancellations import EarlyCancellations
+from headrace_router.decide.model import CAUSES, Cancelled
 from headrace_router.decide.policy import CacheLimits
 from headrace_router.decide.tasks import PartitionTasks
 from headrace_router.limits import RouterLimits
@@ -18,7 +19,7 @@ class PartitionState:
     """Tasks, early cancellation requests, and when each live task was last written.
 
     Args:
-        monotonic: Seconds on a clock that no one sets.
+        monotonic: Seconds on a monotonic clock.
     """
 
     def __init__(self, cache: CacheLimits, limits: RouterLimits, monotonic: Callable[[], float]) -> None:
@@ -27,11 +28,11 @@ class PartitionState:
             limits.early_cancellations, round(limits.early_cancellation_seconds * 1000)
         )
         self._monotonic = monotonic
-        # In the order of the log, which is the order in which retention removes.
+        # In log order, which is the order in which retention removes entries.
         self._written: OrderedDict[str, float] = OrderedDict()
 
     def apply(self, task_id: str, state: TaskState) -> None:
-        """Take a state that was just appended."""
+        """Apply a state that was just appended."""
         self._date(task_id, state.phase, self._monotonic())
         self.cancellations.forget(task_id)
         self.tasks.apply(task_id, state)
@@ -44,6 +45,10 @@ class PartitionState:
         """Take an entry from the journal, at a time in milliseconds since the epoch."""
         task_id = recorded.task_id
         if recorded.phase is None:
+            # An entry that only replaces an invalid record says nothing. Kept as a request, it would hide the real one,
+            # since the first request for a task is the one that stands.
+            if recorded.cause != CAUSES[Cancelled]:
+                return
             if task_id not in self.tasks and not self.tasks.has_ended(task_id):
                 self.cancellations.keep(task_id, recorded, recorded.timestamp_ms, now)
             return
@@ -52,7 +57,7 @@ class PartitionState:
         self.tasks.apply(task_id, recorded)
 
     def written_before(self, seconds: float) -> Iterator[str]:
-        """Live tasks whose last entry is older, in the order of the log."""
+        """Live tasks whose last entry is older than `seconds`, in log order."""
         before = self._monotonic() - seconds
         for task_id, at in self._written.items():
             if at > before:

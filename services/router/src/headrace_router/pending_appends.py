@@ -1,4 +1,4 @@
-"""What this process has sent and not heard of yet."""
+"""Commands that this process has sent and whose acknowledgement is pending."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any
 
 
 class PendingAppends:
-    """Commands that are being appended, by home partition.
+    """Appends in progress, by home partition.
 
-    A partition that was given up may be taken over by the same process at once. What it still has under way then must
-    have arrived or failed before anybody looks which terminal states are there.
+    A partition that was released may be taken over by the same process at once. Its pending appends must have arrived
+    or failed before the recovery reads which terminal states exist.
     """
 
     def __init__(self) -> None:
@@ -23,8 +23,8 @@ class PendingAppends:
         sent.add_done_callback(lambda done: own.pop(done, None))
 
     async def settled(self, partition: int) -> None:
-        """Wait until nothing is under way; the producer's time-out bounds it."""
+        """Wait until none is pending; the producer's delivery timeout bounds the wait."""
         while sent := list(self._sent.get(partition, ())):
             await asyncio.wait(sent)
-            # Their callbacks come first.
+            # Their callbacks run first.
             await asyncio.sleep(0)

@@ -1,4 +1,13 @@
-"""Taking a partition over: rebuild its tasks from the journal, and carry out again what may not have been."""
+"""Taking over a partition: rebuild its tasks from the journal, and publish again what may not have been published.
+
+The order matters:
+
+1. Append the epoch start and read the journal. From here on a former owner's appends are invalid.
+2. Wait for this process's own pending appends, and for what a former owner may still be publishing. Before that, a
+   terminal state that is about to arrive in tasks.completed would look missing and be published twice.
+3. Read which terminal states exist, and publish the commands that are due.
+4. Only then create the router, which starts to decide.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +27,7 @@ from headrace_streams.records import TopicPartition
 from headrace_router.decide.publications import publication
 from headrace_router.decide.tasks import PartitionTasks
 from headrace_router.limits import RouterLimits
-from headrace_router.partition import PartitionRouter, RouterContext, is_bearable
+from headrace_router.partition import PartitionRouter, RouterContext, is_acceptable
 from headrace_router.partition_state import PartitionState
 
 _READ_AT_ONCE = 1000
@@ -38,17 +47,16 @@ async def recover(
     limits: RouterLimits,
     broken: Callable[[BaseException], None],
 ) -> PartitionRouter:
-    """Become the router of a partition.
+    """Become the router of a partition. It starts its timers itself, and knows where to start in its inputs.
 
-    It moves by itself from now on, and knows where to begin in its inputs. Raises what `Journal.take_over` raises, and
-    the errors of appending when a command could not be repeated.
+    Raises what `Journal.take_over` raises, and the errors of appending if a command could not be published.
     """
     began = router_context.monotonic()
-    world = router_context.world
-    state = PartitionState(world.policy.cache, limits, router_context.monotonic)
+    view = router_context.view
+    state = PartitionState(view.policy.cache, limits, router_context.monotonic)
 
     def fold(recorded: JournaledDecision) -> None:
-        state.restore(recorded, world.clock())
+        state.restore(recorded, view.clock())
 
     reader = log.reader()
     try:
@@ -58,13 +66,13 @@ async def recover(
             codec=codec,
             partition=partition,
             owner=owner,
-            now_ms=world.clock(),
+            now_ms=view.clock(),
             fold=fold,
             limit=limits.largest_entry,
         )
         read = router_context.monotonic()
         await router_context.pending_appends.settled(partition)
-        await asyncio.sleep(_time_left_to_others(recovered, owner, world.clock(), router_context.settle_seconds))
+        await asyncio.sleep(_time_left_to_others(recovered, owner, view.clock(), router_context.settle_seconds))
         repeated = await _repeat(recovered, journal, state.tasks, partition, reader, codec.topic_prefix, router_context)
         journal.settled(await _end_of_completed(reader, codec.topic_prefix, partition))
     finally:
@@ -96,13 +104,13 @@ async def recover(
 
 
 def _time_left_to_others(recovered: Recovered, owner: str, now: int, settle_seconds: float) -> float:
-    """Seconds to wait before looking which terminal states are there.
+    """Seconds to wait before reading which terminal states exist.
 
-    Whoever owned the partition last may have stood still past the session, and be about to say that a task has ended:
-    one that it decided itself, or one of an earlier owner that it repeats, which it may have begun as late as its last
-    entry. What it has not produced so long after that it never will. One that died, or left in order, has not written
-    anything for longer than that or left nothing open, so nobody waits for it; one of our own name is our predecessor,
-    who is gone.
+    The former owner may have been suspended past its session and be about to publish a terminal state: of a task that
+    it decided itself, or of an earlier owner's that it repeats, which it may have started as late as its last entry.
+    What it has not produced `settle_seconds` after that it never will. A former owner that died or left in an orderly
+    way has written nothing for longer than that or left nothing unpublished, so it costs no wait; one with our own name
+    is our predecessor, which is gone.
     """
     last = recovered.last
     if last is None or last.owner == owner:
@@ -124,11 +132,11 @@ async def _repeat(
     topic_prefix: str,
     router_context: RouterContext,
 ) -> int:
-    """Produce the commands of unpublished entries that are still due; how many they were.
+    """Publish the commands of unpublished entries that are still due; returns how many.
 
-    Everybody recognises a repeat by its id. Only the terminal states are looked up first, since other teams read them
-    and expect each once. As always, what is produced follows an acknowledgement of the journal: a process that stood
-    still meanwhile learns from it that somebody else has taken over.
+    Every consumer recognises a repeat by its id. Only terminal states are looked up first, because other teams read
+    them and expect each once. As always, publishing follows an acknowledgement of the journal: if this process was
+    suspended, the checkpoint tells it that another owner has taken over.
     """
     written: Collection[str] = ()
     if any(c.kind is CommandKind.COMPLETE for placed in recovered.unpublished for c in placed.entry.commands):
@@ -142,15 +150,15 @@ async def _repeat(
     ]
     for first in range(0, len(due), _REPEAT_AT_ONCE):
         asked = router_context.monotonic()
-        await journal.checkpoint((), router_context.world.clock())
-        if router_context.monotonic() - asked > router_context.act_within:
+        await journal.checkpoint((), router_context.view.clock())
+        if router_context.monotonic() - asked > router_context.publish_within:
             raise journal.fence("the journal answered too late to repeat commands")
         sent = [router_context.publisher.send(publication(*item)) for item in due[first : first + _REPEAT_AT_ONCE]]
         for future in sent:
             router_context.pending_appends.add(partition, future)
         results = await asyncio.gather(*sent, return_exceptions=True)
         for (_, command), result in zip(due[first : first + _REPEAT_AT_ONCE], results, strict=True):
-            if isinstance(result, BaseException) and not is_bearable(command.kind, result):
+            if isinstance(result, BaseException) and not is_acceptable(command.kind, result):
                 raise result
     return len(due)
 
@@ -160,13 +168,13 @@ def _is_due(placed: JournaledEntry, command: Command, tasks: PartitionTasks, wri
         return command.event_id not in written
     if command.kind is CommandKind.AUDIT or not command.attempt:
         return True
-    # Nobody needs an attempt any more whose task has gone on since.
+    # An attempt is obsolete if its task has moved on since.
     state = tasks.get(placed.entry.task_id)
     return state is not None and state.phase is TaskPhase.RUNNING and len(state.attempts) == command.attempt
 
 
 async def _ids_since(reader: PartitionReader, where: TopicPartition, begin: int) -> Collection[str]:
-    """The event ids of a partition's records from an offset on."""
+    """Event ids of a partition's records, from an offset on."""
     ids: set[str] = set()
     while True:
         first, end = (await reader.bounds([where]))[where]
@@ -180,7 +188,7 @@ async def _ids_since(reader: PartitionReader, where: TopicPartition, begin: int)
                         ids.add(event_id)
             return ids
         except OffsetOutOfRange:
-            # Retention has moved the start of the log meanwhile.
+            # Retention has moved the start of the log since.
             continue
 
 

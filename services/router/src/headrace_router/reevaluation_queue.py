@@ -1,4 +1,4 @@
-"""What is to be looked at again."""
+"""Tasks to decide about again although no input has arrived for them."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from collections.abc import Iterable
 from headrace_contracts.events import TaskCompleted
 
 LeaderlessFollowers = tuple[str, TaskCompleted | None]
-"""Digest of followers whose leader has ended, and how it did, where that is known."""
+"""Digest of followers whose leader has ended, and its terminal state if known."""
 
 
 class ReevaluationQueue:
-    """Tasks whose time has come and followers whose leader has ended, longest first, each once: never more than there
-    are live tasks and digests."""
+    """Tasks that are due and followers whose leader has ended, oldest first, each once. Bounded by the number of live
+    tasks and digests."""
 
     def __init__(self) -> None:
-        # By task id and by digest, which must not be taken for each other.
+        # The flag keeps task ids and digests apart.
         self._items: OrderedDict[tuple[bool, str], str | LeaderlessFollowers] = OrderedDict()
 
     def __len__(self) -> int:
@@ -27,17 +27,17 @@ class ReevaluationQueue:
             self._items.setdefault((False, task_id), task_id)
 
     def add_leaderless_followers(self, digest: str, result: TaskCompleted | None) -> None:
-        """What the newest leader has said stands."""
+        """The result of the newest leader replaces an older one."""
         self._items[True, digest] = (digest, result)
 
     def take(self) -> str | LeaderlessFollowers:
-        """The first of all. Raises KeyError when there is none."""
+        """Remove and return the oldest. Raises KeyError if there is none."""
         return self._items.popitem(last=False)[1]
 
     def put_back(self, item: str | LeaderlessFollowers) -> None:
-        """To be the first again."""
+        """Return one to the front."""
         key = (False, item) if isinstance(item, str) else (True, item[0])
-        # Something newer may have been said meanwhile.
+        # A newer result may have been added since.
         self._items.setdefault(key, item)
         self._items.move_to_end(key, last=False)
 

@@ -1,4 +1,12 @@
-"""The router: a member of the group that shares the home partitions, with a `PartitionRouter` for each it has."""
+"""The router: a member of the consumer group of the inputs, with a `PartitionRouter` for each home partition it owns.
+
+The group decides who tries to own a partition; the journal decides who does. A member that still believes in a
+partition it has lost finds its entries invalid, so nothing here depends on the group being right, only on it being
+right eventually.
+
+When a `PartitionRouter` breaks, the whole membership ends and the member joins again. Leaving is the only way to get a
+partition assigned anew, and after a fenced journal all state of the partition is void anyway.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +42,8 @@ _TURN_SECONDS: Final = 0.001
 _OVERLOAD_SECONDS: Final = 0.05
 _RECOVERIES_AT_ONCE: Final = 4
 _REST_SECONDS: Final = 60.0
-"""How long what was given up in a rebalance is held ready for its return; a member left without any is not told so."""
+"""How long routers of revoked partitions are kept in case they come back. The group does not tell a member that it will
+get none."""
 
 _log = get_logger("headrace.router")
 
@@ -42,11 +51,11 @@ _Event = Submitted | Cancelled | AttemptEnded
 
 
 class RouterService:
-    """Joins the group, and joins again whenever a partition can no longer be published safely.
+    """Joins the group, and joins again whenever publishing for a partition is no longer safe.
 
     Args:
         owner: Name of this instance in the journal.
-        instance_id: Makes it a static member of the group; None for a dynamic one.
+        instance_id: Makes it a static member of the group; None makes it a dynamic one.
     """
 
     def __init__(
@@ -71,21 +80,21 @@ class RouterService:
         self._trouble: str | None = None
         self._leaving = asyncio.Event()
         self._left = asyncio.Event()
-        router_context.world.on_gain(self._fleet_gained)
+        router_context.view.on_gain(self._fleet_gained)
 
     @property
     def partitions(self) -> Collection[int]:
-        """The home partitions that this process routes now."""
+        """Home partitions that this process routes now."""
         return () if self._membership is None else tuple(self._membership.routers)
 
     def health(self) -> str | None:
-        """Why no task is routed here now; None when all is well. A member that was given no partitions is well."""
+        """Why no task is routed here now; None if healthy. A member without assigned partitions is healthy."""
         if self._membership is None:
             return "not in the group yet"
         return None if self._membership.routers else self._trouble or self._membership.waiting()
 
     async def run(self) -> None:
-        """Route until `drain` is called. Raises what no new start can heal."""
+        """Route until `drain` is called. Raises errors that joining again cannot cure."""
         wait = self._limits.rejoin_seconds
         while not self._leaving.is_set():
             membership = _Membership(
@@ -103,6 +112,7 @@ class RouterService:
             except (StreamsError, RegistryUnavailable) as error:
                 if self._leaving.is_set():
                     break
+                # It worked for a while, so this is new trouble and not the old one.
                 if membership.routed:
                     wait = self._limits.rejoin_seconds
                 self._trouble = f"left the group: {error}"
@@ -112,7 +122,7 @@ class RouterService:
         await self._left.wait()
 
     async def drain(self) -> None:
-        """Take no more input, finish what is recorded, note it, and leave the group."""
+        """Take no more input, publish what is recorded, write checkpoints, and leave the group."""
         self._leaving.set()
         if self._membership is not None:
             await self._membership.close()
@@ -125,7 +135,7 @@ class RouterService:
 
 
 class _Membership:
-    """One stay in the group, from joining to leaving."""
+    """One membership in the group, from joining to leaving."""
 
     def __init__(
         self,
@@ -149,7 +159,8 @@ class _Membership:
         self._prefix = codec.topic_prefix
         self._topics = {codec.topic_prefix + spec.name: spec for spec in INPUTS}
         self._consumer: Consumer = log.consumer(codec.topic_prefix + GROUP, instance_id=instance_id)
-        # Drained at a revocation: most partitions come back at once, and are gone on with where nobody wrote meanwhile.
+        # Routers drained by a revocation. An eager rebalance revokes everything and returns most of it at once; a
+        # router continues if no other owner has written to its journal meanwhile, which saves reading it again.
         self._resting: dict[int, PartitionRouter] = {}
         self._resting_since = 0.0
         self._broken: BaseException | None = None
@@ -158,21 +169,22 @@ class _Membership:
         self._began = router_context.monotonic()
 
     async def run(self) -> None:
-        """Until something breaks, or `close` is called; raises why."""
+        """Consume until something breaks or `close` is called; raises the reason."""
         ticking = asyncio.create_task(self._tick())
         try:
             await self._consumer.subscribe(list(self._topics), self)
             while True:
                 records = await self._consumer.poll(self._limits.poll_records, _POLL_SECONDS)
-                # While a record waits its partition may go and come back: then it belongs to the router of before, who
-                # refuses it, and is delivered again.
+                # A snapshot: while a record waits below, its partition may be revoked and assigned again. The record
+                # then belongs to the previous router, which is closed and ignores it, and it is delivered again to the
+                # new one. Looking the router up later would give it a record from before its start.
                 routers = dict(self.routers)
                 turn = self._router_context.monotonic()
                 for record in records:
-                    if self._router_context.gate.full:
-                        await self._router_context.gate.room()
+                    if self._router_context.limiter.full:
+                        await self._router_context.limiter.room()
                     elif self._router_context.monotonic() - turn > _TURN_SECONDS:
-                        # Acknowledgements are published in between, not after the whole batch.
+                        # Lets acknowledgements in, so that entries are published in between, not after the whole batch.
                         await asyncio.sleep(0)
                         turn = self._router_context.monotonic()
                     if (router := routers.get(record.partition)) is not None:
@@ -188,18 +200,18 @@ class _Membership:
             self.routers.clear()
 
     def waiting(self) -> str | None:
-        """Whether the group may still be about to give partitions."""
+        """A reason while the group may still be about to assign partitions, None afterwards."""
         waited = self._router_context.monotonic() - self._began
         return "joining the group" if waited < _JOIN_SECONDS else None
 
     async def close(self) -> None:
-        """Leave the group; `revoked` is told first."""
+        """Leave the group, which calls `revoked` first."""
         if self._closing is None:
             self._closing = asyncio.create_task(self._consumer.close())
         await asyncio.shield(self._closing)
 
     async def assigned(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, int]:
-        """Take over the home partitions; where to begin in their inputs."""
+        """Take over the home partitions; returns where to start in their inputs."""
         coming = {name.partition for name in partitions} - self.routers.keys()
         self._resting = {number: router for number, router in self._resting.items() if number in coming}
         kept = await self._untouched(self._resting)
@@ -222,7 +234,7 @@ class _Membership:
         }
 
     async def revoked(self, partitions: Collection[TopicPartition]) -> None:
-        """Finish what is recorded and let go."""
+        """Publish what is recorded, then release the partitions."""
         going = self._going(partitions)
         await asyncio.gather(*(router.drain() for router in going.values()))
         await self._commit(going)
@@ -230,12 +242,12 @@ class _Membership:
         self._resting_since = self._router_context.monotonic()
 
     async def lost(self, partitions: Collection[TopicPartition]) -> None:
-        """Let go at once: others may route these already."""
+        """Release at once: other members may route these already."""
         for router in self._going(partitions).values():
             router.abandon("the partition was lost to another member of the group")
 
     async def _untouched(self, routers: Mapping[int, PartitionRouter]) -> Mapping[int, PartitionRouter]:
-        """Those whose journal ends where they left it. A record that comes later is noticed by the next entry."""
+        """The routers whose journal ends where they left it. A record that arrives later fences their next entry."""
         if not routers:
             return {}
         reader = self._log.reader()
@@ -267,7 +279,7 @@ class _Membership:
         return going
 
     def _break(self, error: BaseException) -> None:
-        _log.warning("a partition must be taken over anew", reason=str(error))
+        _log.warning("a partition must be taken over again", reason=str(error))
         if self._broken is None:
             self._broken = error
             if self._closing is None:
@@ -296,7 +308,7 @@ class _Membership:
                 await self._give_up(router, record, origin, error)
                 return
             except (StreamsError, UnreadableValue) as error:
-                # A journaled state that cannot be decoded is no fault of this record.
+                # Not the record's fault: the journal is fenced, or a journaled state cannot be decoded.
                 self._break(error)
                 return
             except Exception as error:  # noqa: BLE001 - a defect shown by one record must not stop the others
@@ -342,11 +354,12 @@ class _Membership:
                 if self._router_context.monotonic() - self._resting_since > _REST_SECONDS:
                     self._resting.clear()
                 await self._commit(self.routers)
-        except Exception as error:  # noqa: BLE001 - without it nothing is noted any more: leave and begin anew
+        except Exception as error:  # noqa: BLE001 - without ticks nothing is restated: leave and join again
             self._break(error)
 
     async def _commit(self, routers: Mapping[int, PartitionRouter]) -> None:
-        """Tell the group how far we are, for its lag and for a journal that has expired. The journal itself decides."""
+        """Commit offsets for lag monitoring, and as a fallback for an expired journal. The journal's positions
+        decide."""
         progress = {
             TopicPartition(self._prefix + topic, number): OffsetAndMetadata(offset)
             for number, router in routers.items()
@@ -356,7 +369,7 @@ class _Membership:
             try:
                 await self._consumer.commit(progress)
             except StreamsError as error:
-                _log.debug("progress was not committed", reason=str(error))
+                _log.debug("offsets were not committed", reason=str(error))
 
 
 def _key_of(record: Record, task: TaskSubmitted) -> bytes:

@@ -20,45 +20,45 @@ class RouterSettings(ServiceSettings):
     service_name = "router"
 
     policy_file: Path | None = setting(
-        None, unit="path", reason="Routing policy in YAML: roles, models, privacy, retries; without it the shipped one."
+        None, unit="path", reason="Routing policy in YAML: roles, models, privacy, retries. Default: the shipped one."
     )
     price_file: Path | None = setting(
-        None, unit="path", reason="Price book in YAML, to hold tasks to their budgets; without it the shipped one."
+        None, unit="path", reason="Price book in YAML, for the budgets of tasks. Default: the shipped one."
     )
     in_flight: int = setting(
         2000,
         unit="decisions",
-        reason="Most decisions that wait for Kafka at once; bounds memory and the work to repeat after a crash.",
+        reason="Most decisions awaiting Kafka's acknowledgement; bounds memory and the work repeated after a crash.",
         ge=1,
         le=50_000,
     )
     remembered_tasks: int = setting(
         50_000,
         unit="tasks per partition",
-        reason="Ended tasks whose id is kept, so that a task submitted twice runs once; about 100 bytes each.",
+        reason="Ended tasks whose id is held, so that a task submitted twice runs once; about 100 bytes each.",
         ge=0,
     )
     largest_entry_bytes: int = setting(
         4_000_000,
         unit="bytes",
-        reason="Largest journal entry; what does not fit fails. Keep it below the message limit of the brokers.",
+        reason="Largest journal entry; a task that exceeds it fails. Keep it below the brokers' message limit.",
         ge=10_000,
     )
     act_within_seconds: float = setting(
         4.0,
         unit="s",
-        reason="A decision that Kafka took longer to acknowledge is left to whoever takes the partition over next.",
+        reason="A decision that Kafka took longer to acknowledge is left to the partition's next owner.",
         gt=0,
     )
     produce_within_seconds: float = setting(
         5.0,
         unit="s",
-        reason="Longest time a record may wait to be produced (delivery.timeout.ms); with the time above it must stay "
-        "within the group's session, so that a router that stood still does not act beside its successor.",
+        reason="Longest time to deliver a record (delivery.timeout.ms); with HEADRACE_ACT_WITHIN_SECONDS it must fit "
+        "into the group's session timeout, so that a stalled router does not publish alongside its successor.",
         gt=0,
     )
     commit_seconds: float = setting(
-        5.0, unit="s", reason="Time between commits of progress, which only lag monitors look at.", gt=0
+        5.0, unit="s", reason="Time between offset commits, which only lag monitors use.", gt=0
     )
 
     @field_validator("policy_file")
@@ -84,8 +84,8 @@ class RouterSettings(ServiceSettings):
         session = float(self.kafka_properties.get("session.timeout.ms", _DEFAULT_SESSION_SECONDS * 1000)) / 1000
         if self.act_within_seconds + self.produce_within_seconds > session:
             raise ValueError(
-                f"HEADRACE_ACT_WITHIN_SECONDS and HEADRACE_PRODUCE_WITHIN_SECONDS must together stay within the "
-                f"session of {session:g} s (HEADRACE_KAFKA_SESSION_TIMEOUT_MS)"
+                "the sum of HEADRACE_ACT_WITHIN_SECONDS and HEADRACE_PRODUCE_WITHIN_SECONDS must stay within the "
+                f"session timeout of {session:g} s (HEADRACE_KAFKA_SESSION_TIMEOUT_MS)"
             )
         return self
 

@@ -1,4 +1,4 @@
-"""When tasks want to be looked at again."""
+"""Wake-up times of tasks."""
 
 from __future__ import annotations
 
@@ -9,18 +9,19 @@ from typing import Final
 
 _SLACK: Final = 1000
 _LOOK_AGAIN_SECONDS: Final = 5.0
-"""Longest time between two looks at the clock: it may be set forward."""
+"""Longest time between two readings of the clock, which may be set forward."""
 
 
 class Timers:
-    """Calls back when a task's time has come. A task's newest time counts; older ones are dropped on the way.
+    """Calls back when a task is due. Only a task's newest time counts.
 
-    The clock may jump. Set forward, it makes times come that much earlier, and they are noticed within seconds; set
-    back, it makes them come that much later. None is forgotten.
+    A heap with lazy deletion: a replaced time stays in the heap and is dropped when it comes up, since `_times` has the
+    valid one. `_tidy` bounds what has piled up. The clock may jump: set forward, timers fire that much earlier, noticed
+    within seconds; set back, that much later. None is lost.
 
     Args:
-        clock: Milliseconds since the epoch.
-        due: Called with the id of a task whose time has come.
+        clock: Milliseconds since the Unix epoch.
+        due: Called with the id of a task that is due.
     """
 
     def __init__(self, clock: Callable[[], int], due: Callable[[str], None]) -> None:
@@ -36,7 +37,7 @@ class Timers:
         return len(self._times)
 
     def set(self, task_id: str, at: int | None) -> None:
-        """Call back at this time instead of any other; never, for None."""
+        """Set a task's time, in milliseconds since the Unix epoch; None removes it."""
         if at is None:
             self._times.pop(task_id, None)
             return
@@ -49,7 +50,7 @@ class Timers:
         self._arm()
 
     def set_all(self, times: Iterable[tuple[str, int | None]]) -> None:
-        """As `set` for each, faster for many."""
+        """As `set` for each, but faster for many."""
         for task_id, at in times:
             if at is None:
                 self._times.pop(task_id, None)
@@ -59,7 +60,7 @@ class Timers:
         self._arm()
 
     def close(self) -> None:
-        """Call back no more."""
+        """Stop calling back."""
         self._closed = True
         if self._handle is not None:
             self._handle.cancel()

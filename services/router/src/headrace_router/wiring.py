@@ -1,4 +1,4 @@
-"""Builds the router from its settings: the only place that constructs."""
+"""Assembles the router from its settings."""
 
 from __future__ import annotations
 
@@ -37,26 +37,26 @@ READS = (*INPUTS, topics.FLEET_STATUS, topics.PREFERENCES)
 
 
 def build(settings: RouterSettings) -> Service:
-    """Raises PolicyInvalid, PriceBookInvalid and OSError for files that cannot be used."""
+    """Raises PolicyInvalid, PriceBookInvalid and OSError for unusable files."""
     health = Health()
     metrics = Metrics("router")
     connections = Connections(settings, health, writes=WRITES, reads=READS)
     policy = load_policy(settings.policy_file)
-    world = RoutingView(policy, load_price_book(settings.price_file), wall_clock_ms)
-    fleet: Table[NodeStatus] = Table(connections.log, connections.codec, topics.FLEET_STATUS, world.node_changed)
+    view = RoutingView(policy, load_price_book(settings.price_file), wall_clock_ms)
+    fleet: Table[NodeStatus] = Table(connections.log, connections.codec, topics.FLEET_STATUS, view.node_changed)
     preferences: Table[Preferences] = Table(
-        connections.log, connections.codec, topics.PREFERENCES, world.preferences_changed
+        connections.log, connections.codec, topics.PREFERENCES, view.preferences_changed
     )
     service = RouterService(
         log=connections.log,
         codec=connections.codec,
         dead_letters=connections.dead_letters,
         router_context=RouterContext(
-            world=world,
+            view=view,
             publisher=connections.publisher,
             metrics=RouterMetrics(metrics),
-            gate=InFlightLimiter(settings.in_flight),
-            act_within=settings.act_within_seconds,
+            limiter=InFlightLimiter(settings.in_flight),
+            publish_within=settings.act_within_seconds,
             monotonic=_steady_seconds,
             settle_seconds=settings.act_within_seconds + settings.produce_within_seconds,
         ),
@@ -82,6 +82,6 @@ def build(settings: RouterSettings) -> Service:
 
 
 def _steady_seconds() -> float:
-    """A clock that nobody sets; where the system has one, it goes on while the machine is suspended."""
+    """A monotonic clock that, where the system has one, keeps running while the machine is suspended."""
     boot = getattr(time, "CLOCK_BOOTTIME", None)
     return time.monotonic() if boot is None else time.clock_gettime(boot)

@@ -1,7 +1,7 @@
-"""Pushing the feed to agents: one reading of `skills.feed`, one encoding of each event, many connections.
+"""Pushes the feed to agents: one reader of `skills.feed`, one encoding per event, many connections.
 
 Agents with the same tenant and interests share a channel, and with it the bytes of each event. Recent events stay in
-memory, so that agents that come back, even all at once after a restart, are served without reading the log.
+memory, so that agents that reconnect, even all at once after a restart, are served without reading the log.
 """
 
 from __future__ import annotations
@@ -33,22 +33,22 @@ _POLL = 500
 _POLL_SECONDS = 5.0
 _RETRY_SECONDS = 0.5
 _READ_AT_START = 1_000
-"""Events of each partition that are read into memory at the start."""
+"""Events per partition that are read into memory at the start."""
 _BREATH = 500
-"""Writes in a row before the event loop may do something else."""
+"""Consecutive writes before yielding to the event loop."""
 _REMEMBERED_VERSIONS = 64
-"""Per channel; the copies of a version for several interests come within milliseconds."""
+"""Per channel; the copies of a version for several interests arrive within milliseconds."""
 
 _log = get_logger("headrace.skills.feed")
 
 
 @dataclass(frozen=True, slots=True)
 class Audience:
-    """Agents of one tenant that ask for the same interests.
+    """Agents of one tenant that follow the same interests.
 
     Attributes:
-        keys: Keys of the feed records they get.
-        partitions: Partitions of the feed that hold them, in order.
+        keys: Keys of their feed records.
+        partitions: Partitions of the feed that contain these keys, in order.
     """
 
     keys: frozenset[bytes]
@@ -59,7 +59,7 @@ class FeedConnection:
     """An agent's open stream, as the feed sees it."""
 
     def __init__(self, write: Callable[[bytes], bool], *, chunked: bool) -> None:
-        """`write` takes bytes without waiting, and returns False when the agent cannot be sent any more."""
+        """`write` accepts bytes without waiting, and returns False when nothing more can be sent to the agent."""
         self.write = write
         self.chunked = chunked
         self.ended = asyncio.Event()
@@ -79,11 +79,11 @@ class _Channel:
 
 
 class Feed:
-    """Follows all partitions of `skills.feed` and writes what comes to the connections that joined.
+    """Follows all partitions of `skills.feed` and writes each event to the connections that joined.
 
     Args:
         partition_of: The partition of a key among a number of partitions, as producers choose it.
-        memory_bytes: How many bytes of recent events to keep, all partitions together.
+        memory_bytes: How many bytes of recent events to hold, all partitions together.
         clock: Milliseconds since the epoch.
     """
 
@@ -117,7 +117,7 @@ class Feed:
         await self._begin(self._reader)
 
     async def run(self) -> None:
-        """Push what comes, until cancelled."""
+        """Push events as they arrive, until cancelled."""
         assert self._reader is not None  # start() made it
         while True:
             try:
@@ -127,31 +127,31 @@ class Feed:
                         await self._push(told)
                 self._reach(self._reader)
             except TransientError as error:
-                _log.warning("feed cannot be read, trying again", reason=str(error))
+                _log.warning("cannot read the feed, retrying", reason=str(error))
                 await asyncio.sleep(_RETRY_SECONDS)
             except OffsetOutOfRange as error:
-                # This process was cut off for longer than the feed is kept. Its agents are told when they resume.
+                # This process was cut off for longer than the feed's retention. Its agents learn that when they resume.
                 _log.error("events of the feed were missed, agents must resume", reason=str(error))
                 self._end_all()
                 await self._begin(self._reader)
 
     async def drain(self) -> None:
-        """End all connections, and those that still join; agents resume elsewhere."""
+        """End all connections, including those that still join; their agents resume elsewhere."""
         self._ending = True
         self._end_all()
 
     async def close(self) -> None:
-        """Let go of the log."""
+        """Close the reader."""
         if self._reader is not None:
             await self._reader.close()
 
     def audience(self, tenant: str, interests: Sequence[str]) -> Audience:
-        """Whom a tenant's agents with these interests belong to."""
+        """The audience of a tenant's agents with these interests."""
         keys = frozenset(interest_key(tenant, interest).encode() for interest in interests)
         return Audience(keys, tuple(sorted({self._partition_of(key, len(self._recent)) for key in keys})))
 
     def join(self, audience: Audience, connection: FeedConnection) -> None:
-        """From now on the connection gets what comes."""
+        """Send events to the connection from now on."""
         if self._ending:
             connection.ended.set()
             return
@@ -164,7 +164,7 @@ class Feed:
         self._measures.agents.inc()
 
     def leave(self, audience: Audience, connection: FeedConnection) -> None:
-        """The connection gets nothing any more; it is marked as ended."""
+        """Send the connection no more events and mark it as ended."""
         connection.ended.set()
         channel = self._channels.get(audience)
         if channel is None or connection not in channel.connections:
@@ -179,11 +179,11 @@ class Feed:
                     del self._by_key[key]
 
     def positions(self, audience: Audience) -> dict[int, int]:
-        """Next offset of each of the audience's partitions: where an agent stands that has all that was pushed."""
+        """Next offset of each of the audience's partitions: the position of an agent that is up to date."""
         return {partition: self._recent[partition].until for partition in audience.partitions}
 
     def forgotten(self, places: Mapping[int, int]) -> dict[int, int]:
-        """Those places after which some events are not in memory any more, with the offset from which they are."""
+        """Those positions after which some events are no longer in memory, with the offset from which they are."""
         return {
             partition: self._recent[partition].since
             for partition, place in places.items()
@@ -191,7 +191,7 @@ class Feed:
         }
 
     def missed(self, audience: Audience, places: Mapping[int, int]) -> list[AnnouncedVersion]:
-        """Events for the audience that are in memory and come after these places."""
+        """Events for the audience after these positions, from memory."""
         return [
             told
             for partition in audience.partitions
@@ -200,17 +200,17 @@ class Feed:
         ]
 
     async def read(self, record: Record) -> AnnouncedVersion | None:
-        """A feed record made ready to be sent; None for one that cannot be read. Waits for the schema registry."""
+        """A feed record prepared for sending; None for an undecodable one. Waits for the schema registry."""
         origin = Origin(record.topic, record.partition, record.offset)
         while True:
             try:
                 event = await self._codec.read(SkillChanged, record.value, origin)
             except UnreadableValue as error:
                 self._measures.unreadable.labels(record.topic).inc()
-                _log.error("record in the feed is passed over", reason=str(error))
+                _log.error("skipping a record in the feed", reason=str(error))
                 return None
             except RegistryUnavailable as error:
-                _log.warning("feed waits for the schema registry", reason=str(error))
+                _log.warning("feed is waiting for the schema registry", reason=str(error))
                 await asyncio.sleep(_RETRY_SECONDS)
                 continue
             data = json.dumps(change_document(event), ensure_ascii=False, separators=(",", ":"))
@@ -236,7 +236,7 @@ class Feed:
         self._reach(reader)
 
     def _reach(self, reader: PartitionReader) -> None:
-        # Offsets without records, after which no record shows how far the partition has been read.
+        # Offsets without records, which no later record reveals as read.
         for partition, position in reader.positions().items():
             self._recent[partition.partition].reach(position)
 
@@ -249,7 +249,7 @@ class Feed:
         channels = [
             channel for channel in self._by_key.get(told.key, ()) if not channel.versions.is_repeat(told.version)
         ]
-        # Taken before anything is awaited: whoever joins from here on has this event among those it missed.
+        # Read before the first await: a connection that joins later has this event among those it missed.
         targets = [(channel.audience, list(channel.connections)) for channel in channels]
         frames: dict[tuple[int, ...], tuple[bytes, bytes]] = {}
         written = 0

@@ -2,16 +2,21 @@
 
 For each submission, in the order of the partition:
 
-1. decide from the skill as it stands;
-2. append the decision to the catalog: the new state, what followers are told, and how far the submissions are
-   consumed, in one record. Nothing has happened before it is acknowledged;
-3. tell the domains of the skill through the feed, with ids that a repeat has again;
-4. let the service commit the position. What is catalogued beyond the committed position may not have been told; whoever
-   takes the partition over tells it again.
+1. Decide from the skill's current state.
+2. Append the decision to the catalog: the new state, what followers will be sent, and the position in the submissions,
+   in one record. Nothing has happened until it is acknowledged.
+3. Publish the change to the feed of each of the skill's domains, with ids that a repeat has again.
+4. Let the service commit the position. Catalog entries beyond the committed position may not have been published; the
+   next owner publishes them again.
 
-The owner is the only writer of its catalog partition, so its acknowledged offsets follow one another. A gap shows that
-another process has written, before losing the partition or after: the partition is read again, the newest version of
-each skill stands, and what has been dealt with in the meantime is passed over.
+Invariants:
+
+- The owner is the only writer of its catalog partition, so its acknowledged offsets are consecutive. A gap means that
+  another process has written, before losing the partition or after. The partition is then read again: the newest
+  version of each skill is valid, and submissions processed meanwhile are skipped by their positions.
+- `_entries` changes only after the acknowledgement. A decision made from an entry that was never written could skip a
+  version number or fork a history.
+- `_told_up_to` never passes a submission whose change is not in the feed, so that a reload publishes what is missing.
 """
 
 from __future__ import annotations
@@ -56,7 +61,7 @@ from headrace_skill_broadcaster.decide.rules import SkillLimits
 from headrace_skill_broadcaster.metrics import SkillMetrics
 
 BATCH = 500
-"""Most records in one batch, so that many skills at most are catalogued and not told when a process dies."""
+"""Maximum number of records in one batch: at most this many are in the catalog but not in the feed after a crash."""
 _FIRST_DELAY_SECONDS = 0.1
 _LONGEST_DELAY_SECONDS = 5.0
 
@@ -64,15 +69,15 @@ _log = get_logger("headrace.skills.keeper")
 
 
 class _ReadAgain(Exception):
-    """What is in memory may differ from the log: read the partition again, then go on."""
+    """Memory may differ from the log: read the partition again, then continue."""
 
 
 _PASSING = (_ReadAgain, TransientError, AppendUncertain, Overloaded, RegistryUnavailable)
-"""What reading the partition again, after a while, can put right."""
+"""Errors that waiting and reading the partition again can cure."""
 
 
 class _TooLarge(Exception):
-    """The log refuses one of the records for good."""
+    """The cluster will never accept one of the records."""
 
     def __init__(self, index: int, reason: str) -> None:
         super().__init__(reason)
@@ -91,12 +96,12 @@ class _Step:
 
 @dataclass(frozen=True, slots=True)
 class Tools:
-    """What keepers work with.
+    """Collaborators of a keeper.
 
     Attributes:
-        clock: Milliseconds since the epoch.
-        elsewhere: A skill as any partition of the catalog has it, by key: partitions may have been added since its
-            last version.
+        clock: Milliseconds since the Unix epoch.
+        elsewhere: A skill by key, from whichever catalog partition has it: partitions may have been added since its
+            last version was written.
     """
 
     log: Log
@@ -110,10 +115,7 @@ class Tools:
 
 
 class PartitionKeeper:
-    """Turns the submissions of one partition into catalog and feed.
-
-    `load` first; then `handle` batches, one at a time.
-    """
+    """Turns the submissions of one partition into catalog and feed. Call `load` once, then `handle` batch by batch."""
 
     def __init__(self, partition: int, tools: Tools) -> None:
         self._partition = partition
@@ -130,14 +132,13 @@ class PartitionKeeper:
         return len(self._entries)
 
     def lose(self) -> None:
-        """The partition belongs to another process: whatever is under way raises PartitionsLost."""
+        """The partition now belongs to another process: operations in progress raise PartitionsLost."""
         self._lost = True
 
     async def load(self, committed: int | None) -> int:
-        """Read the partition and finish what the owner before may have left undone.
+        """Read the partition, and publish what the previous owner may not have published.
 
-        `committed` is the group's position in the submissions. Returns the position to go on from. Raises
-        TransientError.
+        `committed` is the group's position in the submissions. Returns the position to start at. Raises TransientError.
         """
         self._told_up_to = committed
         self._position = committed or 0
@@ -148,9 +149,9 @@ class PartitionKeeper:
         return self._position
 
     async def handle(self, records: Sequence[Record]) -> int:
-        """Deal with records of the partition; returns the position to commit.
+        """Process records of the partition; returns the position to commit.
 
-        Waits for as long as the log does not take records. Raises PartitionsLost.
+        Waits for as long as the cluster accepts no records. Raises PartitionsLost.
         """
         self._refused.clear()
         delay = _FIRST_DELAY_SECONDS
@@ -166,7 +167,7 @@ class PartitionKeeper:
                 delay = await self._read_again_after(delay)
 
     async def check(self) -> None:
-        """Read the partition again if somebody else has written to it. Raises TransientError, PartitionsLost."""
+        """Read the partition again if another process has written to it. Raises TransientError, PartitionsLost."""
         reader = self._tools.log.reader()
         try:
             _, end = (await reader.bounds([self._catalog]))[self._catalog]
@@ -206,12 +207,12 @@ class PartitionKeeper:
         self._end = contents.end
         self._position = max((self._position, *map(position_in, self._entries.values())))
         await self._restore([self._entries[key] for key in sorted(contents.overtaken)])
-        # Also versions that newer ones have replaced: who follows a domain sees every version.
+        # Including versions that newer ones have replaced: followers of a domain receive every version.
         await self._tell([(entry, None) for entry in contents.newest])
         self._told_up_to = self._position
 
     def _shared(self, key: str, entry: SkillPublished) -> SkillPublished:
-        # The process holds the whole catalog already; equal skills need not take their memory twice.
+        # The process already holds the whole catalog in its view; equal skills share that memory.
         known = self._tools.elsewhere(key)
         return known if known is not None and known == entry else entry
 
@@ -273,15 +274,16 @@ class PartitionKeeper:
         try:
             await self._tools.dead_letters.keep(record, error)
         except RecordRefused as refusal:
-            # What is too large is kept without its value, so this is about the topic or the right to write to it, which
-            # somebody mends: nothing is passed over that is kept nowhere.
+            # A value that is too large is left out of its dead letter, so the cause is the topic or the right to write
+            # to it, which an operator can fix. Until then the partition waits: a record must not be skipped that is
+            # stored nowhere.
             raise TransientError(
                 f"the dead letters do not take {record.topic_partition}@{record.offset}: {refusal}"
             ) from None
         self._refused.add(record.offset)
 
     async def _append(self, publications: Sequence[Publication]) -> None:
-        """Append to the catalog; returns when all is on disk, in order, and nobody else's record between.
+        """Append to the catalog; returns when all records are acknowledged at consecutive offsets.
 
         Raises _ReadAgain, _TooLarge, TransientError, AppendUncertain, Overloaded, PartitionsLost.
         """
@@ -295,11 +297,11 @@ class PartitionKeeper:
                 raise result
         offsets = [result.offset for result in results if isinstance(result, RecordMetadata)]
         if offsets != list(range(self._end, self._end + len(offsets))):
-            raise _ReadAgain(f"{self._catalog}: offsets {offsets} where {self._end} was next: somebody else wrote")
+            raise _ReadAgain(f"{self._catalog}: offsets {offsets}, expected {self._end}: another process has written")
         self._end += len(offsets)
 
     async def _tell(self, entries: Iterable[tuple[SkillPublished, str | None]]) -> None:
-        """Write the feed's records; returns when all are on disk, however long it takes.
+        """Write the feed's records; returns when all are acknowledged, however long that takes.
 
         Raises PartitionsLost, RecordRefused.
         """
@@ -318,7 +320,7 @@ class PartitionKeeper:
         try:
             await self._tools.publisher.send(publication)
         except (TransientError, AppendUncertain, Overloaded):
-            # A repeat of a feed event is harmless: it has the same id.
+            # Sent again by the caller. A repeated feed event is harmless, because it has the same id.
             return False
         return True
 

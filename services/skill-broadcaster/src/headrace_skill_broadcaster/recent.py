@@ -1,4 +1,4 @@
-"""The newest events of one partition of the feed, held in memory within a limit of bytes."""
+"""The newest events of one feed partition, held in memory up to a limit in bytes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class AnnouncedVersion:
-    """A feed record, ready to be sent but for its place.
+    """A feed record, ready to be sent except for its id.
 
     Attributes:
         version: Name and version of the skill.
@@ -25,7 +25,7 @@ class AnnouncedVersion:
 
 
 class Recent:
-    """Events of one partition without gaps, from `since` to before `until`."""
+    """Events of one partition without gaps, from offset `since` up to, but not including, `until`."""
 
     def __init__(self, start: int, limit_bytes: int) -> None:
         """`start` is the offset of the first record that will be added."""
@@ -36,7 +36,7 @@ class Recent:
         self._events: deque[AnnouncedVersion] = deque()
 
     def add(self, offset: int, told: AnnouncedVersion | None) -> None:
-        """The record at `offset`; None for one that holds nothing to tell."""
+        """Add the record at `offset`; None for one without an event."""
         self.until = offset + 1
         if told is None:
             return
@@ -48,7 +48,7 @@ class Recent:
             self.since = oldest.offset + 1
 
     def reach(self, offset: int) -> None:
-        """There are no more records before this offset than those that were added."""
+        """Mark that no records before this offset are missing."""
         self.until = max(self.until, offset)
 
     def after(self, place: int) -> list[AnnouncedVersion]:
@@ -59,14 +59,14 @@ class Recent:
 
 
 class RecentVersions:
-    """Versions of skills that went by lately, so that an agent with two of a skill's interests is told once."""
+    """Versions of skills sent recently, so that an agent with two of a skill's interests gets each once."""
 
     def __init__(self, most: int) -> None:
         self._most = most
         self._seen: OrderedDict[tuple[str, int], None] = OrderedDict()
 
     def is_repeat(self, version: tuple[str, int]) -> bool:
-        """Whether this version has gone by already; notes that it has now."""
+        """Whether this version has been sent already; records it as sent."""
         if version in self._seen:
             return True
         self._seen[version] = None

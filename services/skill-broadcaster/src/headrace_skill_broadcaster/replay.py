@@ -1,4 +1,4 @@
-"""What an agent missed, sent before it joins the others: from memory, and from the log where memory does not reach."""
+"""Sends an agent what it missed before it joins the others: from memory, and from the log where memory ends."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ Send = Callable[[bytes], Awaitable[None]]
 
 
 class FeedPositionGone(Exception):
-    """Read the skills anew: events after the agent's place are no longer kept, or never were in this log."""
+    """Events after the agent's position have expired, or were never in this log: read the skills again."""
 
 
 @dataclass(frozen=True, slots=True)
 class FeedSubscriber:
-    """One agent on its way to the present: what it asked for, and its place in each partition, moved as it is sent."""
+    """One agent that is catching up: what it follows, and its position in each partition, advanced as it is sent."""
 
     audience: Audience
     places: dict[int, int]
@@ -40,7 +40,7 @@ class Replay:
     """Brings agents up to date.
 
     Args:
-        readers: How many agents may read the log at once; others wait for their turn.
+        readers: How many agents may read the log at once; others queue.
     """
 
     def __init__(self, feed: Feed, log: Log, topic_prefix: str, *, readers: int = 4) -> None:
@@ -50,7 +50,7 @@ class Replay:
         self._turn = asyncio.Semaphore(readers)
 
     async def prepare(self, audience: Audience, resume_at: dict[int, int] | None) -> FeedSubscriber:
-        """An agent that goes on after the places in `resume_at`, or, without any, with what comes now.
+        """An agent that resumes after the positions in `resume_at`, or, without any, with the events to come.
 
         Raises FeedPositionGone, TransientError.
         """
@@ -80,7 +80,7 @@ class Replay:
                 agent.places[partition] = max(agent.places[partition], position)
             now = self._feed.positions(agent.audience)
             if agent.places == now:
-                # Nothing was awaited since the comparison: the next event finds the connection in its channel.
+                # No await since the comparison: the next event finds the connection in its channel.
                 self._feed.join(agent.audience, connection)
                 return
             if any(agent.places[partition] > position for partition, position in now.items()):
@@ -116,4 +116,4 @@ class Replay:
     async def _refuse_if_gone(self, reader: PartitionReader, places: dict[int, int]) -> None:
         bounds = await reader.bounds([TopicPartition(self._topic, number) for number in places])
         if are_gone(places, {partition.partition: limits for partition, limits in bounds.items()}):
-            raise FeedPositionGone("events after this place are no longer kept")
+            raise FeedPositionGone("events after this position have expired")

@@ -1,7 +1,7 @@
-"""The catalog's side of the service: submissions in, catalog and feed out.
+"""The catalog side of the service: submissions in, catalog and feed out.
 
-Each batch from the group is split by partition and dealt with by the partition's keeper; then the positions are
-committed. See `keeper` for what happens to one partition.
+Each batch from the group is split by partition and handled by the partition's keeper; then the offsets are committed.
+See `keeper` for the handling of one partition.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from headrace_runtime.health import Health
 from headrace_runtime.logging import get_logger
 from headrace_streams.errors import LeaveGroup, PartitionsLost, TransientError
 from headrace_streams.ports import Consumer
+from headrace_streams.provisioning import PartitionsDiffer
 from headrace_streams.records import OffsetAndMetadata, Record, TopicPartition
 
 from headrace_skill_broadcaster.keeper import BATCH, PartitionKeeper, Tools
@@ -28,12 +29,8 @@ _CHECK = "submissions"
 _log = get_logger("headrace.skills.service")
 
 
-class PartitionsDiffer(Exception):
-    """Give both topics the same number of partitions: a skill's catalog record stands in its submission's partition."""
-
-
 class SubmissionService:
-    """A member of the group that keeps the catalog."""
+    """A member of the consumer group that maintains the catalog."""
 
     def __init__(self, tools: Tools, health: Health) -> None:
         self._tools = tools
@@ -50,16 +47,16 @@ class SubmissionService:
 
     async def start(self) -> None:
         """Raises PartitionsDiffer, TransientError."""
-        self._health.set(_CHECK, "has not joined its group yet")
+        self._health.set(_CHECK, "has not joined its consumer group yet")
         counts = await self._tools.log.admin().partition_counts([self._submitted, self._catalog])
         if counts.get(self._submitted) != counts.get(self._catalog):
             raise PartitionsDiffer(
                 f"{self._submitted} has {counts.get(self._submitted)} partitions and {self._catalog} "
-                f"{counts.get(self._catalog)}: add partitions to the smaller, then start again"
+                f"{counts.get(self._catalog)}: add partitions to the smaller one and restart"
             )
 
     async def run(self) -> None:
-        """Deal with submissions until drained; joins anew when the group has put this member out."""
+        """Handle submissions until drained; rejoins after the group has removed this member."""
         loop = asyncio.get_running_loop()
         delay = _FIRST_DELAY_SECONDS
         try:
@@ -70,20 +67,20 @@ class SubmissionService:
                 except (LeaveGroup, TransientError) as error:
                     if loop.time() - joined_at > _LONGEST_DELAY_SECONDS:
                         delay = _FIRST_DELAY_SECONDS
-                    self._health.set(_CHECK, f"joins its group again in {delay:g} s: {error}")
-                    _log.warning("consumer is started anew", reason=str(error), delay_seconds=delay)
+                    self._health.set(_CHECK, f"rejoins its consumer group in {delay:g} s: {error}")
+                    _log.warning("restarting the consumer", reason=str(error), delay_seconds=delay)
                     await asyncio.sleep(delay)
                     delay = min(delay * 2, _LONGEST_DELAY_SECONDS)
         finally:
             self._drained.set()
 
     async def drain(self) -> None:
-        """Finish the batch in hand and leave the group."""
+        """Finish the batch in flight and leave the group."""
         self._draining.set()
         await self._drained.wait()
 
     async def assigned(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, int]:
-        """Take partitions over: read their catalog, and start where it says. Raises TransientError."""
+        """Take over assigned partitions: read their catalog, and seek to the offsets in it. Raises TransientError."""
         assert self._consumer is not None  # only the consumer calls this
         committed = await self._consumer.committed(partitions)
         keepers = {partition: PartitionKeeper(partition.partition, self._tools) for partition in partitions}
@@ -102,7 +99,7 @@ class SubmissionService:
         return starts
 
     async def revoked(self, partitions: Collection[TopicPartition]) -> None:
-        """Finish what is in hand, then let the partitions go."""
+        """Finish what is in flight, then release the partitions."""
         async with self._at_work:
             for partition in partitions:
                 self._keepers.pop(partition, None)
@@ -148,18 +145,18 @@ class SubmissionService:
     ) -> tuple[TopicPartition, int | None]:
         keeper = self._keepers.get(partition)
         if keeper is None:
-            return partition, None  # the partition went while the records were on their way
+            return partition, None  # the partition was revoked while the records were on their way
         try:
             return partition, await keeper.handle(records)
         except PartitionsLost as error:
-            _log.warning("work on a lost partition stops", reason=str(error))
+            _log.warning("stopped work on a lost partition", reason=str(error))
             return partition, None
 
     async def _check(self, keeper: PartitionKeeper) -> None:
         try:
             await keeper.check()
         except (PartitionsLost, TransientError) as error:
-            _log.info("partition is not checked", reason=str(error))
+            _log.info("partition check failed", reason=str(error))
 
     async def _commit(self, consumer: Consumer, progress: Mapping[TopicPartition, OffsetAndMetadata]) -> None:
         if not progress:
@@ -167,5 +164,5 @@ class SubmissionService:
         try:
             await consumer.commit(progress)
         except (PartitionsLost, TransientError) as error:
-            # The catalog has the positions as well; what is told twice has the same ids.
-            _log.info("positions are not committed", reason=str(error))
+            # The catalog has the offsets as well; events published twice have the same ids.
+            _log.info("offset commit failed", reason=str(error))

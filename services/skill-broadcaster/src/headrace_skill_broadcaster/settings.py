@@ -1,4 +1,4 @@
-"""What can be set about the skill broadcaster."""
+"""Settings of the skill broadcaster."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ class SkillBroadcasterSettings(ServiceSettings, ApiSettings):
     service_name: ClassVar[str] = "skill-broadcaster"
 
     skill_body_bytes: int = setting(
-        262_144, unit="bytes", reason="Largest body of a skill; it is pushed whole to every agent.", ge=1
+        262_144, unit="bytes", reason="Largest body of a skill; the whole body is pushed to every agent.", ge=1
     )
     publish_wait_seconds: float = setting(
-        5.0, unit="s", reason="How long a publisher waits for its skill to be catalogued before it gets 202.", gt=0
+        5.0, unit="s", reason="How long a publisher waits for its skill to be in the catalog before it gets 202.", gt=0
     )
     feed_memory_bytes: int = setting(
         67_108_864,
         unit="bytes",
-        reason="Recent feed events kept in memory, so that agents that come back are served without reading Kafka.",
+        reason="Recent feed events held in memory, so that agents that reconnect are served without reading Kafka.",
         ge=1_048_576,
     )
     feed_buffer_bytes: int = setting(
@@ -31,5 +31,5 @@ class SkillBroadcasterSettings(ServiceSettings, ApiSettings):
         ge=65_536,
     )
     feed_interests: int = setting(
-        50, unit="interests", reason="Most domains that one connection to the feed follows.", ge=1
+        50, unit="interests", reason="Most domains that one connection to the feed can follow.", ge=1
     )

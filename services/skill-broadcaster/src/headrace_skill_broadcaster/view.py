@@ -1,4 +1,4 @@
-"""The whole catalog as this process sees it: for answers, for search, and for callers who wait for their submission."""
+"""The whole catalog in memory: for reads, for search, and for callers that wait for their submission."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class CatalogView:
         return len(self._entries)
 
     def apply(self, key: str, entry: SkillPublished | None) -> None:
-        """A record of the catalog: a skill as it stands now, or None where the record was removed."""
+        """Apply a record of the catalog: a skill's current state, or None if the record was removed."""
         if entry is None:
             if self._entries.pop(key, None) is not None:
                 tenant, _, name = key.rpartition("/")
@@ -45,7 +45,7 @@ class CatalogView:
             self._index_later(key, Removal(entry.tenant, entry.name))
 
     def get(self, tenant: str, name: str) -> SkillPublished | None:
-        """A skill as it stands, live or revoked."""
+        """A skill's current state, live or revoked."""
         return self._entries.get(skill_key(tenant, name))
 
     def by_key(self, key: str) -> SkillPublished | None:
@@ -54,7 +54,7 @@ class CatalogView:
 
     @contextmanager
     def expecting(self, submission_id: str) -> Iterator[asyncio.Future[SkillPublished]]:
-        """The catalog record that a submission, sent inside the block, leads to, as soon as it is there."""
+        """The catalog record that results from a submission sent inside the block, as soon as it is there."""
         waiting: asyncio.Future[SkillPublished] = asyncio.get_running_loop().create_future()
         self._waiting[submission_id] = waiting
         try:
@@ -63,7 +63,7 @@ class CatalogView:
             del self._waiting[submission_id]
 
     async def search(self, question: SearchQuery) -> tuple[tuple[SkillPublished, ...], str | None]:
-        """A page of live skills, and the cursor of the next one; sees all that `apply` was given before."""
+        """A page of live skills and the cursor of the next one; reflects everything that `apply` has received."""
         await self._index_pending()
         found = await self._index.search(question)
         entries = (self.get(question.tenant, name) for name in found.names[: question.limit])
@@ -77,7 +77,7 @@ class CatalogView:
             await self._index_pending()
 
     async def close(self) -> None:
-        """Let go of the index."""
+        """Close the index."""
         await self._index.close()
 
     def _index_later(self, key: str, change: IndexEntry | Removal) -> None:

@@ -1,4 +1,4 @@
-"""Constructs the skill broadcaster."""
+"""Assembles the skill broadcaster."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ READS: Final = (SKILLS_SUBMITTED, SKILLS_CATALOG, SKILLS_FEED, ACCESS_KEYS)
 
 
 def build(settings: SkillBroadcasterSettings) -> Service:
-    """The service and its parts; connects to nothing."""
+    """The service and its parts; opens no connection."""
     metrics = Metrics("skill_broadcaster")
     health = Health()
     measures = SkillMetrics(metrics)

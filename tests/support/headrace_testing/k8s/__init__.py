@@ -1,1 +1,1 @@
-"""A Kubernetes control plane without containers: programs built from source, run on loopback, gone afterwards."""
+"""A Kubernetes control plane without containers: programs built from source, run on loopback, removed afterwards."""

@@ -1,4 +1,4 @@
-"""What tests of discovery need: slices to write, a connection to cut, and a discovery to watch."""
+"""Support for tests of discovery: slices to write, a connection to cut, and a discovery to observe."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from headrace_testing.workers import ScriptedProvider
 
 SERVICE: Final = "kubernetes.io/service-name=ollama"
 NOTICED_SECONDS: Final = 2.0
-"""How long a change may take to count."""
+"""Longest accepted time for a change to take effect."""
 
 
 class Slices:
@@ -39,7 +39,7 @@ class Slices:
         family: str = "IPv4",
         ports: Sequence[Mapping[str, Any]] = ({"name": "http", "port": 11434, "protocol": "TCP"},),
     ) -> None:
-        """Make or replace one."""
+        """Create or replace one."""
         body: Any = {
             "apiVersion": "discovery.k8s.io/v1",
             "kind": "EndpointSlice",
@@ -79,7 +79,7 @@ async def administrator(plane: ControlPlane) -> AsyncIterator[client.ApiClient]:
 
 
 class Wire:
-    """A way to the API server that can be cut, blocked and stalled. Usage: `async with Wire(port) as wire`."""
+    """A proxy to the API server that can be cut, blocked and stalled. Usage: `async with Wire(port) as wire`."""
 
     def __init__(self, port: int) -> None:
         self._to = port
@@ -109,17 +109,17 @@ class Wire:
         self.cut()
 
     def cut(self) -> None:
-        """Break every connection there is."""
+        """Break all connections."""
         for writer in self._writers:
             writer.transport.abort()
         self._writers.clear()
 
     def stall(self) -> None:
-        """Let nothing through from now on, and tell nobody."""
+        """Hold back all data from now on, without closing anything."""
         self._flows.clear()
 
     def resume(self) -> None:
-        """Let through what was held, and all else."""
+        """Deliver what was held back, and everything after it."""
         self._flows.set()
 
     async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -148,10 +148,10 @@ class Wire:
 
 
 class Finder:
-    """A discovery on a pool of places that are never called, and what it tells of itself.
+    """A discovery with a pool of endpoints that are never called, and the problems it reports.
 
     Attributes:
-        told: What was told of the cluster, newest last; None when all was well.
+        told: The reports about the cluster, newest last; None when all is well.
     """
 
     def __init__(
@@ -173,7 +173,7 @@ class Finder:
 
     @property
     def nodes(self) -> dict[str, str]:
-        """The nodes in the pool, and where they are."""
+        """The nodes in the pool, with their addresses."""
         return {name: self.urls[name] for name in self.pool.endpoints}
 
     @contextlib.asynccontextmanager
@@ -189,10 +189,10 @@ class Finder:
             await self.discovery.stop()
 
     async def until(self, condition: Callable[[], bool], seconds: float = NOTICED_SECONDS) -> float:
-        """Wait for something to be so; how long it took, in seconds."""
+        """Wait for a condition; returns the time it took, in seconds."""
         began = time.monotonic()
         while not condition():
             took = time.monotonic() - began
-            assert took <= seconds, f"not so within {seconds} s: {self.nodes} {self.told[-1:]}"
+            assert took <= seconds, f"condition not met within {seconds} s: {self.nodes} {self.told[-1:]}"
             await asyncio.sleep(0.005)
         return time.monotonic() - began

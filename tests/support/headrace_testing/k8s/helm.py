@@ -1,4 +1,4 @@
-"""Helm on the control plane, and a record of what it was told, what it said and how long it took."""
+"""Helm on the control plane, with a record of commands, output and durations."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ _CUSTOM_KINDS: Final = (
 
 @dataclass(slots=True)
 class Record:
-    """What was done, for the report.
+    """Commands and timings, for the report.
 
     Attributes:
-        times: Seconds by what they were taken for.
+        times: Seconds per step.
         lines: The transcript.
     """
 
@@ -42,14 +42,14 @@ class Record:
     lines: list[str] = field(default_factory=list)
 
     def write(self, folder: Path) -> None:
-        """Put both into files."""
+        """Write both to files."""
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "kubernetes.json").write_text(json.dumps(self.times, indent=2) + "\n")
         (folder / "kubernetes-transcript.txt").write_text("\n".join(self.lines) + "\n")
 
 
 def template(tools: Toolchain, version: str, *options: str, custom: bool = True, check: bool = True) -> Said:
-    """Render the chart without a cluster; with `custom`, as if all custom kinds were known to it."""
+    """Render the chart without a cluster; with `custom`, as if the cluster had all custom resource definitions."""
     kinds = [f"--api-versions={kind}" for kind in _CUSTOM_KINDS] if custom else []
     command = [
         str(tools.path(version)), "template", "hr", str(CHART), "--namespace=headrace",
@@ -68,7 +68,7 @@ class Helm:
     """One version of Helm on the control plane.
 
     Attributes:
-        home: Where it keeps what it remembers.
+        home: Folder of its caches and configuration.
     """
 
     plane: ControlPlane
@@ -88,7 +88,7 @@ class Helm:
         )
 
     def step(self, what: str, *arguments: str) -> float:
-        """Run it and record what it said and how long it took, in seconds."""
+        """Run it and record its output and duration, in seconds."""
         began = time.monotonic()
         said = self.run(*arguments)
         seconds = time.monotonic() - began
@@ -98,7 +98,7 @@ class Helm:
         return seconds
 
     def show(self, *arguments: str) -> str:
-        """What kubectl says, for the transcript as well."""
+        """Run kubectl, and add its output to the transcript."""
         out = self.plane.kubectl(*arguments).out
         self.record.lines += [f"$ kubectl {_shown(arguments)}", *out.rstrip().splitlines(), ""]
         return out

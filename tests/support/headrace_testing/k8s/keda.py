@@ -25,7 +25,7 @@ _START_SECONDS: Final = 90.0
 
 
 class Keda:
-    """Usage: `start`, then `stop` in any case."""
+    """Usage: `start`, then always `stop`."""
 
     def __init__(self, plane: ControlPlane, tools: Toolchain, folder: Path) -> None:
         self._plane = plane
@@ -34,7 +34,7 @@ class Keda:
         self._processes: list[subprocess.Popen[bytes]] = []
 
     def start(self, definitions: Definitions) -> None:
-        """Start both, and let the API server ask the metrics server; returns when it does."""
+        """Start both and register the metrics server with the API server; returns when that works."""
         crds = [crd for crd in definitions.crds() if "keda.sh\n" in crd]
         self._plane.kubectl("apply", "--server-side", "-f", "-", given="\n---\n".join(crds))
         _write_certificates(self._folder)
@@ -61,7 +61,7 @@ class Keda:
             time.sleep(0.5)
 
     def stop(self) -> None:
-        """End both."""
+        """Stop both."""
         for process in self._processes:
             process.terminate()
         for process in self._processes:
@@ -73,7 +73,7 @@ class Keda:
         self._plane.kubectl("delete", "apiservice", f"v1beta1.{_METRICS}", "--ignore-not-found")
 
     def logs(self) -> str:
-        """The last that both have logged."""
+        """The end of both logs."""
         texts = [(path.name, path.read_text(errors="replace")) for path in sorted(self._folder.glob("*.log"))]
         return "\n".join(f"{name}:\n{text[-2500:]}" for name, text in texts)
 
@@ -86,7 +86,7 @@ class Keda:
         self._processes.append(spawn(command, self._folder / f"{name}.log", **variables))
 
     def _register(self, port: int) -> None:
-        """Where the API server finds the metrics server; it asks without a certificate, so anybody may."""
+        """Registers the metrics server; the API server has no client certificate, so anonymous requests are allowed."""
         name = "keda-metrics-apiserver"
         self._plane.apply(
             {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": _NAMESPACE}},
@@ -119,7 +119,7 @@ class Keda:
 
 
 def _write_certificates(folder: Path) -> None:
-    """One certificate for both sides, which trust each other by it alone."""
+    """One certificate for both sides, each of which trusts only that certificate."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "keda")])
     now = datetime.datetime.now(datetime.UTC)

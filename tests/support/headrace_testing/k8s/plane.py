@@ -1,7 +1,7 @@
-"""A control plane on loopback: etcd, API server, controllers, scheduler, and kwok playing the nodes and their kubelets.
+"""A control plane on loopback: etcd, API server, controllers, scheduler, and kwok simulating nodes and kubelets.
 
-Everything is a process of its own with its log in the plane's folder. No container runs: a pod is "running" as soon as
-kwok says so, on a node that is an object and nothing more. What decides is real: admission, Pod Security, RBAC, the
+Each program is a process with its log in the plane's folder. No container runs: a pod is "running" as soon as kwok
+reports it, on a node that exists only as an object. The deciding parts are real: admission, Pod Security, RBAC, the
 scheduler, Deployments, StatefulSets, Jobs, EndpointSlices, disruption budgets, garbage collection.
 """
 
@@ -50,12 +50,12 @@ _STAGES: Final = (
 
 
 class CommandFailed(AssertionError):
-    """A command of kubectl or helm ended with an error; the message has all it said."""
+    """A kubectl or helm command failed; the message contains its whole output."""
 
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """What a command said."""
+    """The output of a command."""
 
     code: int
     out: str
@@ -63,7 +63,7 @@ class Said:
 
 
 def run_command(command: Sequence[str], *, check: bool = True, given: str | None = None, **variables: str) -> Said:
-    """Run a command to its end. Raises CommandFailed when it fails and `check` is set."""
+    """Run a command to completion. Raises CommandFailed if it fails and `check` is set."""
     done = subprocess.run(
         command, input=given, capture_output=True, text=True, check=False, env={**os.environ, **variables}, timeout=600
     )
@@ -95,12 +95,12 @@ class ControlPlane:
 
     @property
     def kubeconfig(self) -> Path:
-        """Of an administrator."""
+        """Kubeconfig of an administrator."""
         return self.folder / "admin.kubeconfig"
 
     @property
     def certificate(self) -> Path:
-        """What the API server's certificate is checked against."""
+        """The CA of the API server's certificate."""
         return self.folder / "certificates" / "apiserver.crt"
 
     def start(self) -> None:
@@ -112,12 +112,12 @@ class ControlPlane:
         self._timed("controllers and nodes", self._start_the_rest)
 
     def stop(self) -> None:
-        """End everything, the API server before etcd: it would wait for it."""
+        """Stop everything, the API server before etcd: it would wait for it."""
         for name in ("kwok", "kube-scheduler", "kube-controller-manager", "kube-apiserver", "etcd"):
             self.end(name)
 
     def start_etcd(self) -> None:
-        """Start etcd; the folder keeps what was in it."""
+        """Start etcd; data in its folder is retained."""
         client, peer = (f"http://127.0.0.1:{port}" for port in (self._etcd_port, self._peer_port))
         self._spawn(
             "etcd",
@@ -128,7 +128,7 @@ class ControlPlane:
         self._timed("etcd", lambda: self._until("etcd", lambda: self._etcd("maintenance/status") is not None))
 
     def start_apiserver(self) -> None:
-        """Start the API server, on the same address every time; returns when it is ready."""
+        """Start the API server, always on the same address; returns when it is ready."""
         self.launch_apiserver()
         self.await_apiserver()
 
@@ -137,7 +137,7 @@ class ControlPlane:
         self._timed("kube-apiserver", lambda: self._until("kube-apiserver", self._ready))
 
     def launch_apiserver(self) -> None:
-        """Start the API server and do not wait. From the main thread: it ends with the thread that started it."""
+        """Start the API server without waiting. Only from the main thread: it ends with the thread that started it."""
         keys = self.folder / "service-accounts.key"
         self._spawn(
             "kube-apiserver",
@@ -147,12 +147,12 @@ class ControlPlane:
             "--authorization-mode=Node,RBAC", "--service-cluster-ip-range=10.96.0.0/16",
             "--service-account-issuer=https://kubernetes.default.svc",
             f"--service-account-key-file={keys}", f"--service-account-signing-key-file={keys}",
-            # There is no address of its own that it could put in the endpoints of `kubernetes`.
+            # It has no address of its own to publish in the endpoints of `kubernetes`.
             "--endpoint-reconciler-type=none", "--shutdown-delay-duration=0s",
         )  # fmt: skip
 
     def end(self, name: str, *, by: int = signal.SIGTERM) -> None:
-        """End one process and wait for it."""
+        """Stop one process and wait for it."""
         process = self._processes.pop(name, None)
         if process is None:
             return
@@ -164,7 +164,7 @@ class ControlPlane:
             process.wait()
 
     def compact(self) -> None:
-        """Make etcd forget every version but the newest."""
+        """Compact etcd to the newest revision."""
         status = self._etcd("maintenance/status")
         assert status is not None
         self._etcd("kv/compaction", {"revision": status["header"]["revision"], "physical": True})
@@ -175,11 +175,11 @@ class ControlPlane:
         return run_command(command, check=check, given=given)
 
     def get(self, *arguments: str) -> Any:
-        """What `kubectl get` finds, as data."""
+        """The result of `kubectl get`, as data."""
         return json.loads(self.kubectl("get", *arguments, "-o", "json").out)
 
     def post(self, path: str, body: Mapping[str, Any], *, as_user: str, as_groups: Sequence[str] = ()) -> Any:
-        """What the API server answers to a request in somebody else's name."""
+        """The API server's response to a request on behalf of another user."""
         context = ssl.create_default_context(cafile=str(self.certificate))
         connection = http.client.HTTPSConnection("127.0.0.1", self._api_port, timeout=10, context=context)
         with contextlib.closing(connection):
@@ -198,16 +198,16 @@ class ControlPlane:
             return said
 
     def apply(self, *objects: Mapping[str, Any]) -> None:
-        """Apply objects on the server's side."""
+        """Server-side apply."""
         self.kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", given=yaml.safe_dump_all(objects))
 
     def kubeconfig_of(self, namespace: str, service_account: str) -> Path:
-        """A kubeconfig with a token of a service account, as its pods have."""
+        """A kubeconfig with a service account's token, as in its pods."""
         token = self.kubectl("create", "token", service_account, "-n", namespace).out.strip()
         return self._write_kubeconfig(self.folder / f"{namespace}-{service_account}.kubeconfig", token, namespace)
 
     def log(self, name: str) -> str:
-        """What a process has logged."""
+        """The log of a process."""
         return (self.folder / f"{name}.log").read_text(errors="replace")
 
     def _start_the_rest(self) -> None:
@@ -309,7 +309,7 @@ class ControlPlane:
 
 @contextlib.contextmanager
 def running(tools: Toolchain, folder: Path) -> Iterator[ControlPlane]:
-    """A control plane from ready to ended."""
+    """A running control plane, stopped afterwards."""
     plane = ControlPlane(tools, folder)
     try:
         plane.start()
@@ -319,14 +319,14 @@ def running(tools: Toolchain, folder: Path) -> Iterator[ControlPlane]:
 
 
 def free_port() -> int:
-    """A port that nobody listens on."""
+    """A free port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
 def spawn(command: Sequence[str], log: Path, **variables: str) -> subprocess.Popen[bytes]:
-    """Start a process that ends with this one at the latest."""
+    """Start a process that cannot outlive this one."""
     with log.open("ab") as file:
         return _spawn(command, file, **variables)
 

@@ -1,8 +1,8 @@
-"""Custom resource definitions, and JSON schemas of everything the API server knows, for checking manifests without one.
+"""Custom resource definitions, and JSON schemas of all kinds the API server knows, for checking manifests without one.
 
 The definitions come from the published sources of each project: KEDA, the Prometheus Operator and the Gateway API as
 Go modules, Strimzi as a Java archive. The schemas are made from them and from the OpenAPI document of Kubernetes. They
-are strict: a field that does not exist is refused, as `kubectl` does with strict validation.
+are strict: an unknown field is refused, as `kubectl` does with strict validation.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _STRIMZI: Final = Artifact(
     "b99f69303dc507ca505b74345d93f5260621bb084b8b79447f726e54b6e66a1d", 292_302,
 )  # fmt: skip
 _MADE_BY: Final = "3"
-"""Raise when the schemas are made otherwise from the same sources."""
+"""Increment when the same sources are turned into different schemas."""
 
 
 class Definitions:
@@ -53,7 +53,7 @@ class Definitions:
         return [*texts, *self._strimzi()]
 
     def schemas(self) -> Path:
-        """Folder of one schema for each kind, named as kubeconform asks for them: `deployment-apps-v1.json`."""
+        """Folder with one schema per kind, with the names kubeconform expects: `deployment-apps-v1.json`."""
         key = hashlib.sha256(
             "\n".join([KUBERNETES_VERSION, *_KEDA, *_PROMETHEUS, *_GATEWAY, _STRIMZI.sha256, _MADE_BY]).encode()
         )
@@ -79,7 +79,7 @@ class Definitions:
 
 
 class _Loader(yaml.CSafeLoader):
-    """Takes a lone `=` as text, which YAML 1.1 has a type for and nobody else."""
+    """Reads a lone `=` as text; YAML 1.1 has a type of its own for it, which other parsers ignore."""
 
 
 def _as_text(loader: _Loader, node: yaml.ScalarNode) -> object:
@@ -100,7 +100,7 @@ class _Silent:
 
 
 def schema_name(group: str, version: str, kind: str) -> str:
-    """The name under which kubeconform asks for a schema."""
+    """The file name of a schema that kubeconform expects."""
     first = group.partition(".")[0]
     return "-".join(part for part in (kind.lower(), first, version) if part)
 
@@ -153,12 +153,12 @@ def _custom(crds: Sequence[str]) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 
 def _strict(schema: Any) -> Any:
-    """The schema with unknown fields refused, and with what OpenAPI says in its own words said in JSON Schema's."""
+    """The schema with unknown fields refused, and with OpenAPI's extensions translated to JSON Schema."""
     if isinstance(schema, list):
         return [_strict(one) for one in schema]
     if not isinstance(schema, dict):
         return schema
-    # Parts of a condition name some fields of an object, not all that it has.
+    # Parts of a condition name some of an object's fields, not all of them.
     made = {
         key: value if key in ("allOf", "anyOf", "oneOf", "not") else _strict(value)
         for key, value in schema.items()

@@ -1,10 +1,10 @@
 """The programs that the Kubernetes tests need, built by Go from the pinned modules in ``tests/k8s/toolchain``.
 
-Each program has a module there: ``go.mod`` names its version and ``go.sum`` the digest of everything that goes into it,
-so that a build uses exactly that, from wherever Go is told to get modules. What is built stands in the cache folder,
-under a name that says what went into it; a build that was interrupted goes on where Go's own cache has got to.
+Each program has a module there: ``go.mod`` pins its version and ``go.sum`` the digests of all dependencies, so that a
+build uses exactly these, from whatever proxy Go is configured to use. Binaries are in the cache folder, under a name
+derived from their inputs; an interrupted build resumes from Go's own cache.
 
-    python -m headrace_testing.k8s.toolchain        build what is missing, and say where it is
+    python -m headrace_testing.k8s.toolchain        build what is missing, and print where it is
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ _KUBERNETES_FLAGS: Final = (
 
 
 class InstallGo(Exception):
-    """There is no Go here that can build the programs; the message says what to do."""
+    """There is no usable Go that can build the programs; the message says what to do."""
 
 
 class BuildFailed(Exception):
-    """Go could not build a program; the message ends with what Go said."""
+    """Go could not build a program; the message ends with Go's output."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ class Program:
 
     Attributes:
         module: Folder of its module in `MODULES`.
-        package: What Go builds.
+        package: The package to build.
         flags: For the linker.
     """
 
@@ -64,7 +64,7 @@ class Program:
 
 
 PROGRAMS: Final = (
-    # What takes a moment first, so that tests which need no cluster can be run while the rest is built.
+    # The quickest first, so that tests which need no cluster can run while the rest is built.
     Program("helm3", "helm3", "helm.sh/helm/v3/cmd/helm"),
     Program("helm4", "helm4", "helm.sh/helm/v4/cmd/helm"),
     Program("kubeconform", "kubeconform", "github.com/yannh/kubeconform/cmd/kubeconform"),
@@ -78,7 +78,7 @@ PROGRAMS: Final = (
 )
 
 
-# Not among the others: with the libraries of all clouds in it, KEDA takes longer to build than Kubernetes.
+# Separate from the others: with the client libraries of all clouds, KEDA takes longer to build than Kubernetes.
 KEDA_PROGRAMS: Final = tuple(
     Program(f"keda-{name}", "keda", f"github.com/kedacore/keda/v2/cmd/{name}") for name in ("operator", "adapter")
 )
@@ -90,23 +90,23 @@ class Toolchain:
     """The programs in the cache folder.
 
     Args:
-        cache: The folder; every version has a place of its own in it.
+        cache: The folder; every version has its own subfolder.
     """
 
     def __init__(self, cache: Path) -> None:
         self.folder = cache.absolute() / "kubernetes"
 
     def path(self, name: str) -> Path:
-        """Where a program is, whether or not it has been built."""
+        """The path of a program, whether or not it has been built."""
         program = next(program for program in ALL_PROGRAMS if program.name == name)
         return self.folder / f"{name}-{_digest(program)}" / name
 
     def missing(self, programs: Sequence[Program] = PROGRAMS) -> tuple[Program, ...]:
-        """Those that have not been built yet."""
+        """The programs that have not been built yet."""
         return tuple(program for program in programs if not self.path(program.name).is_file())
 
     def build(self, programs: Sequence[Program] = PROGRAMS) -> None:
-        """Build what is missing; another process that builds into the same folder is waited for.
+        """Build what is missing; waits for another process that builds into the same folder.
 
         Raises InstallGo, BuildFailed.
         """
@@ -117,13 +117,13 @@ class Toolchain:
                 self._build(program)
 
     def source(self, module: str, dependency: str) -> Path:
-        """The sources of a module that a program is built from, such as its CRDs. Raises InstallGo, BuildFailed."""
+        """The sources of a program's module, for example for its CRDs. Raises InstallGo, BuildFailed."""
         said = _go("mod", "download", "-json", dependency, folder=MODULES / module)
         return Path(json.loads(said)["Dir"])
 
     @cached_property
     def go_version(self) -> str:
-        """Version of the Go that builds. Raises InstallGo."""
+        """Version of the installed Go. Raises InstallGo."""
         return _go("env", "GOVERSION", folder=MODULES / "kubernetes").strip()
 
     def _build(self, program: Program) -> None:
@@ -133,7 +133,7 @@ class Toolchain:
         new = target.parent.with_name(f"{target.parent.name}.new")
         shutil.rmtree(new, ignore_errors=True)
         new.mkdir(parents=True)
-        # Two at once and at low priority: this goes on beside whatever else the machine does.
+        # Two at a time and at low priority, since other work runs on the machine.
         _go(
             "build", "-p", "2", "-trimpath", f"-ldflags=-s -w {program.flags}".rstrip(),
             "-o", str(new / program.name), program.package,
@@ -155,7 +155,7 @@ class Toolchain:
 
 
 def go_module(coordinate: str, checksum: str) -> Path:
-    """Sources of a module, `path@version`, that has this checksum. Raises InstallGo, BuildFailed."""
+    """Sources of the module `path@version` with this checksum. Raises InstallGo, BuildFailed."""
     with tempfile.TemporaryDirectory(prefix="headrace-go-") as nowhere:
         said = json.loads(_go("mod", "download", "-json", coordinate, folder=Path(nowhere)))
     if said["Sum"] != checksum:
@@ -174,8 +174,8 @@ def _go(*arguments: str, folder: Path) -> str:
     go = shutil.which("go")
     if go is None:
         raise InstallGo(
-            "There is no Go here, and the Kubernetes tests build their control plane with it.\n"
-            "  What to do: install Go 1.26 or newer and put it on PATH; everything else Go then gets by itself."
+            "Go is not installed, and the Kubernetes tests build their control plane with it.\n"
+            "  What to do: install Go 1.26 or newer and put it on PATH; Go then downloads everything else."
         )
     nice = [found, "-n", "15"] if (found := shutil.which("nice")) else []
     done = subprocess.run(
@@ -185,11 +185,11 @@ def _go(*arguments: str, folder: Path) -> str:
         return done.stdout
     said = (done.stderr or done.stdout).strip()
     if "requires go" in said:
-        raise InstallGo(f"Go here is too old.\n  Go says: {said}\n  What to do: install Go 1.26 or newer.")
+        raise InstallGo(f"The installed Go is too old.\n  Go says: {said}\n  What to do: install Go 1.26 or newer.")
     raise BuildFailed(
         f"`go {' '.join(arguments)}` failed in {folder}:\n{said[-2000:]}\n"
-        "  What to do: Go gets modules from where GOPROXY says; check that this machine may reach it, and start again. "
-        "What is built already is kept."
+        "  What to do: check that this machine can reach the module proxy in GOPROXY, and run it again. "
+        "Finished builds are reused."
     )
 
 
@@ -199,7 +199,7 @@ def toolchain() -> Toolchain:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Build what is missing; exit code 2 where there is no Go."""
+    """Build what is missing; exit code 2 without a usable Go."""
     parser = argparse.ArgumentParser(
         prog="python -m headrace_testing.k8s.toolchain", description="Build what is missing."
     )

@@ -1,1 +1,1 @@
-"""Deterministic simulation: the real services on the log's twin, under virtual time, everything drawn from one seed."""
+"""Deterministic simulation: the real services on the log's twin, in virtual time, all drawn from one seed."""

@@ -17,14 +17,14 @@ _REPORT_SECONDS = 5.0
 def main(arguments: Sequence[str]) -> int:
     """Exit status: 1 after any violation."""
     parser = argparse.ArgumentParser(
-        prog="simulate", description="Run the services through seeded schedules of faults, under virtual time."
+        prog="simulate", description="Run the services through seeded schedules of faults, in virtual time."
     )
-    parser.add_argument("--seeds", type=int, help="how many; without it until interrupted")
-    parser.add_argument("--seed", type=int, default=1, help="the first one (default 1)")
-    parser.add_argument("--jobs", type=int, help="processes (default: one for each core)")
-    parser.add_argument("--verbose", action="store_true", help="say how often each fault was injected, and which never")
-    parser.add_argument("--trace", action="store_true", help="run one seed and print all that happens in it")
-    parser.add_argument("--digest", action="store_true", help="run the seeds here and print what each leaves behind")
+    parser.add_argument("--seeds", type=int, help="number of seeds; default: until interrupted")
+    parser.add_argument("--seed", type=int, default=1, help="first seed (default 1)")
+    parser.add_argument("--jobs", type=int, help="processes (default: one per core)")
+    parser.add_argument("--verbose", action="store_true", help="print how often each fault was injected")
+    parser.add_argument("--trace", action="store_true", help="run one seed and print every event")
+    parser.add_argument("--digest", action="store_true", help="run the seeds in this process and print each digest")
     chosen = parser.parse_args(arguments)
     if chosen.trace or chosen.digest:
         return _here(chosen.seed, 1 if chosen.trace else chosen.seeds or 1, trace=chosen.trace)
@@ -51,7 +51,7 @@ class _Reporter:
 
 
 def explain(outcome: Outcome) -> str:
-    """A violation in words: what, after which events, and how to see it again."""
+    """A violation as text: what, after which events, and how to reproduce it."""
     return "\n".join([
         *(f"    {line}" for line in outcome.last[-_LAST_EVENTS:]),
         f"seed {outcome.seed} shows {len(outcome.violations)} violations:",

@@ -1,4 +1,4 @@
-"""What happens at times of its own: restarts, rebalances, clocks, cleaners, outages."""
+"""Faults at scheduled times: restarts, rebalances, clock jumps, compaction, retention, outages."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from headrace_testing.simulation.world import SimulatedWorld
 
 _STABLE_SECONDS = 8.0
-"""An owner of so long has written once more whatever compaction could take."""
+"""An owner of this age has written again everything that compaction could remove."""
 _CONSUMED_BY: Mapping[TopicSpec, str] = {
     topics.TASKS_SUBMITTED: "router",
     topics.TASKS_CANCELLED: "router",
@@ -32,7 +32,7 @@ _CONSUMED_BY: Mapping[TopicSpec, str] = {
 
 
 class Chaos:
-    """Schedules the faults of a plan that no I/O brings about."""
+    """Schedules the faults of a plan that do not occur at an I/O boundary."""
 
     def __init__(self, world: SimulatedWorld) -> None:
         self._world = world
@@ -60,12 +60,12 @@ class Chaos:
     def _note(self, fault: Fault, about: str) -> None:
         self._world.trace.fault(fault.value, about)
 
-    def _somebody(self) -> SimulatedProcess | None:
+    def _any_running(self) -> SimulatedProcess | None:
         running = [process for process in self._world.processes if process.running]
         return self._rng.choice(running) if running else None
 
     def _restart(self) -> None:
-        process = self._somebody()
+        process = self._any_running()
         if process is not None:
             self._note(Fault.RESTART, process.name)
             process.stop()
@@ -87,8 +87,10 @@ class Chaos:
         self._note(Fault.CLOCK, f"{process.name} is {process.skew_ms} ms off")
 
     def _compact(self) -> None:
-        """Of the journal, what an owner who has been one for a while has no more need of: its delay is an hour in
-        earnest, longer than a partition is without an owner."""
+        """Compact the part of the journal that an established owner no longer needs.
+
+        In production the compaction lag is an hour, longer than a partition is without an owner.
+        """
         cluster, topic = self._world.cluster, PREFIX + topics.TASKS_JOURNAL.name
         for number in range(self._world.partitions):
             epoch_start = self._stable_epoch_start(topic, number)
@@ -118,7 +120,7 @@ class Chaos:
         return None
 
     def _retain(self) -> None:
-        """What is long consumed goes."""
+        """Delete records that were consumed long ago."""
         cluster = self._world.cluster
         for spec, group in _CONSUMED_BY.items():
             for number in range(self._world.partitions):
@@ -129,7 +131,7 @@ class Chaos:
                     cluster.delete_before(name, reached.next_offset)
 
     def expire_journal(self, older_than_seconds: float) -> None:
-        """What retention does to the journal of a platform that was idle for longer than that."""
+        """Apply retention to the journal as if the platform had been idle for longer than that."""
         cluster, topic = self._world.cluster, PREFIX + topics.TASKS_JOURNAL.name
         oldest = self._world.loop.time() - older_than_seconds
         for number in range(self._world.partitions):

@@ -1,4 +1,4 @@
-"""Those who send tasks, cancel them, send them twice, and send what nobody can read."""
+"""Clients that send tasks, cancel them, send them twice, and send undecodable records."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from headrace_testing.simulation.world import SimulatedWorld
 
 SECRET = "SECRET"
-"""Stands in everything that must stay on our nodes."""
+"""Marker in all content that must not leave local nodes."""
 INTERNAL = "INTERNAL"
-"""Stands in everything that only consented providers may see."""
+"""Marker in all content that only consented providers may receive."""
 CONSENTED = {"acme": ("groq",), "bolt": ()}
 _ROLES = (None, None, "documentation", "code_reviewer", "security_reviewer", "task_router")
 POISONED = (
@@ -33,7 +33,7 @@ POISONED = (
 
 
 class Clients:
-    """All clients as one process that neither dies nor stands still; its network is as bad as that of all others."""
+    """All clients as one process that neither dies nor freezes; its network is as unreliable as all others."""
 
     name = "clients"
 
@@ -43,7 +43,7 @@ class Clients:
         self._count = 0
         self._last: tuple[TaskSubmitted, float] | None = None
         self.unsent = 0
-        """What is still on its way."""
+        """What is still in flight."""
         log = MemoryLog(world.cluster, self.clock, client=self.name, network=world.network(self, mortal=False))
         self._publisher = Publisher(log.producer(), world.kit.codec, "headrace/clients")
 
@@ -74,10 +74,10 @@ class Clients:
             )  # fmt: skip
 
     def begin(self, tasks: int, seconds: float) -> None:
-        """Send so many tasks, at times within so many seconds."""
+        """Send this many tasks, spread over this many seconds."""
         world, rng = self._world, self._rng
         for _ in range(tasks):
-            # Many ask the same as somebody before, and often while that is not answered yet.
+            # Many repeat an earlier question, often while that is not answered yet.
             if self._last is not None and rng.random() < world.plan.alike:
                 task, at = self._alike(self._last[0]), self._last[1] + rng.choice((0.0, 0.1, 1.0, 5.0))
             else:
@@ -128,7 +128,7 @@ class Clients:
         )  # fmt: skip
 
     async def _send(self, publication: Publication) -> None:
-        """Until it is acknowledged: what nobody is sure of is sent again."""
+        """Send until acknowledged: an uncertain append is repeated."""
         while True:
             try:
                 await self._publisher.send(publication)

@@ -1,4 +1,4 @@
-"""The twin, with a memory that neither compaction nor retention touches, and with an eye on commits."""
+"""The twin, with a history that neither compaction nor retention removes, and with a hook for commits."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Seen:
     Attributes:
         index: Number of the append among all appends to all topics.
         at: Virtual seconds.
-        client: Who wrote it.
+        client: Its writer.
     """
 
     index: int
@@ -42,14 +42,14 @@ class Seen:
 
 
 class Witness(Protocol):
-    """Told of what the cluster takes."""
+    """Receives what the cluster accepts."""
 
     def appended(self, seen: Seen) -> None: ...
     def committed(self, group: str, client: str, progress: Mapping[TopicPartition, OffsetAndMetadata]) -> None: ...
 
 
 class History:
-    """All records that were ever appended, by topic and partition, in order of their offsets."""
+    """All records ever appended, by topic and partition, in order of their offsets."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -75,7 +75,7 @@ class SimulatedCluster(MemoryCluster):
         self.history = History()
         self.witness: Witness | None = None
         self.client = ""
-        """Who asked for what is being carried out."""
+        """The client whose request is being executed."""
         self._virtual = loop
         self._trace = trace
 
@@ -91,16 +91,16 @@ class SimulatedCluster(MemoryCluster):
         return self._groups[name]
 
     def schedule(self, name: str) -> None:
-        # The coordinator lives on when the member dies whose request it carries out.
+        # The coordinator outlives a member that dies while its request is executed.
         self._virtual.as_process(None, lambda: super(SimulatedCluster, self).schedule(name))
 
     def client_of(self, group: str, member_id: str) -> str:
-        """The process behind a member."""
+        """The process of a member."""
         found = self._groups.get(group)
         return found.clients.get(member_id, "") if isinstance(found, _PendingTask) else ""
 
     def expel_client(self, client: str) -> None:
-        """Put the members of a process out of their groups, as when their sessions end."""
+        """Remove the members of a process from their groups, as when their sessions expire."""
         for name in sorted(self._groups):
             for member_id in sorted(self._groups[name].members):
                 if self.client_of(name, member_id) == client:
@@ -108,7 +108,7 @@ class SimulatedCluster(MemoryCluster):
                     self.schedule(name)
 
     def expelled_from(self, group: str) -> Collection[str]:
-        """Processes that were put out of a group at some time, and may have gone on without knowing it."""
+        """Processes that have been removed from a group and may have continued without knowing it."""
         found = self.group(group)
         return found.expelled if isinstance(found, _PendingTask) else ()
 
@@ -117,9 +117,9 @@ class SimulatedCluster(MemoryCluster):
         return self._groups.keys()
 
     def compact_below(self, name: TopicPartition, offset: int) -> int:
-        """What the cleaner does to records that are old enough; how many it removed.
+        """Compact below an offset; returns the number of records removed.
 
-        As Kafka's: a record goes only when a newer one of its key stands below the offset as well.
+        As in Kafka, a record is removed only if a newer one with its key is below the offset as well.
         """
         part = self.partition(name)
         old = [record for record in part.records if record.offset < offset]
@@ -149,13 +149,13 @@ class _Remembering(PartitionLog):
 
 
 class _PendingTask(GroupCoordinator):
-    """A group that knows the processes of its members, and tells of commits."""
+    """A group that knows the processes of its members and reports commits."""
 
     def __init__(self, cluster: SimulatedCluster, name: str) -> None:
         super().__init__(name, cluster.partition_counts, SESSION_SECONDS, REBALANCE_SECONDS)
         self.clients: dict[str, str] = {}
         self.expelled: set[str] = set()
-        """Processes that were put out while they may not know it."""
+        """Processes that were removed and may not know it yet."""
         self._cluster = cluster
 
     def join(self, now: float, topics: Collection[str], instance_id: str | None, wake: Callable[[], None]) -> str:

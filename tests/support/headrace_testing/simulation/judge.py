@@ -1,4 +1,4 @@
-"""The judge: watches what is written and committed, and says in the end what was promised and not kept."""
+"""The judge: observes every append and commit, and lists the promises that were broken."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LEDGER_GROUP = PREFIX + "cost-accountant.ledger"
 
 
 class Judge:
-    """Sees every append, every commit, and every start and end of a handler."""
+    """Observes every append, every commit, and every start and end of a handler."""
 
     def __init__(self, world: SimulatedWorld) -> None:
         self.topics = Topics(world.kit.codec)
@@ -33,7 +33,7 @@ class Judge:
 
     @property
     def accepted(self) -> int:
-        """Number of tasks that are in the log."""
+        """Number of tasks in the log."""
         return len(self.topics.submitted)
 
     def violated(self, what: str) -> None:
@@ -44,7 +44,7 @@ class Judge:
     def poisoned(self, name: TopicPartition, offset: int) -> None:
         self.poison.add((name.topic.removeprefix(PREFIX), name.partition, offset))
 
-    # While it runs
+    # During the run
 
     def appended(self, seen: Seen) -> None:
         event = self.topics.take(seen)
@@ -66,20 +66,22 @@ class Judge:
                 oracle_work.check_commit(self, client, name, reached, self._checked)
 
     def begins(self, process: SimulatedProcess, group: str, record: Record) -> None:
-        """A worker's handler begins with a record."""
+        """A worker's handler starts with a record."""
         oracle_work.check_begin(self, process, group, record)
 
     def ends(self, process: SimulatedProcess, record: Record, calls: int) -> None:
-        """A worker's handler has returned, after so many calls of models: the record may count as finished now."""
+        """A worker's handler has returned after this many model calls: the record may count as finished now."""
         oracle_work.check_end(self, process, record, calls)
 
-    # In the end
+    # After the run
 
     def unsettled(self) -> Sequence[str]:
-        """What is still to be done."""
+        """What is not finished yet."""
         open_tasks = [task_id for task_id in self.topics.submitted if task_id not in self.topics.completed]
         found = [f"task {task_id} has not ended" for task_id in open_tasks]
-        return found or [*oracle_work.unsettled(self), *oracle_money.unsettled(self)]
+        return found or [
+            *oracle_tasks.unsettled(self), *oracle_work.unsettled(self), *oracle_money.unsettled(self),
+        ]  # fmt: skip
 
     def verdict(self) -> Sequence[str]:
         """All broken promises."""

@@ -1,4 +1,4 @@
-"""A transactional database in memory under the real projection: the cost accountant's tables and their constraints."""
+"""An in-memory transactional database under the real projection: the cost accountant's tables and their constraints."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Moves = Mapping[TopicPartition, tuple[int | None, int]]
 
 
 class SimulatedDatabase:
-    """Entries, unique by event id; balances by tenant, provider and model; positions. Outlives all processes."""
+    """Entries, unique by event id; balances by tenant, provider and model; consumed offsets. Outlives all processes."""
 
     def __init__(self) -> None:
         self.entries: list[LedgerEntry] = []
@@ -27,7 +27,7 @@ class SimulatedDatabase:
         self._booked: dict[str, None] = {}
 
     def transaction(self, entries: Sequence[LedgerEntry], moves: Moves) -> None:
-        """As the accountant's statements: all of it, or nothing. Raises PartitionsLost."""
+        """The accountant's statements as one transaction. Raises PartitionsLost."""
         self.move(moves)
         self.book(entries)
 
@@ -50,10 +50,10 @@ class SimulatedDatabase:
 
 
 class SimulatedLedger:
-    """One accountant's way to the database; see `headrace_streams.projection.ProjectionStore`.
+    """One accountant's connection to the database; see `headrace_streams.projection.ProjectionStore`.
 
     Args:
-        lost_answer: Whether the answer to this commit gets lost.
+        lost_answer: Whether the response to this commit gets lost.
     """
 
     def __init__(
@@ -106,4 +106,4 @@ class SimulatedLedger:
 
     def _reach(self) -> None:
         if self._database.away:
-            raise TransientError("the database is away (simulated)")
+            raise TransientError("the database is unavailable (simulated)")

@@ -1,4 +1,4 @@
-"""The twin's clients as simulated processes use them."""
+"""The twin's clients for simulated processes."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ _REMEMBERED = 20_000
 
 
 class SimulatedLog(MemoryLog):
-    """Its clients wait longer when there is nothing to read: a poll that brings nothing is not worth simulating.
+    """Its clients wait longer when there is nothing to read: an empty poll is not worth simulating.
 
     Args:
-        delivery_seconds: A record that could not be sent for so long is given up, as by delivery.timeout.ms.
+        delivery_seconds: A record that could not be sent within this time expires, as by delivery.timeout.ms.
     """
 
     def __init__(
@@ -98,7 +98,7 @@ class _Reader(MemoryReader):
 
 
 class SimulatedCodec(Codec):
-    """Decodes each value once for all who read it: events never change."""
+    """Decodes each value once for all readers: events are immutable."""
 
     def __init__(self, topic_prefix: str) -> None:
         super().__init__(MemoryRegistry(), topic_prefix)

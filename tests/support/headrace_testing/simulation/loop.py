@@ -1,11 +1,11 @@
-"""An event loop with virtual time that runs simulated processes, which can be killed and frozen at any callback.
+"""An event loop in virtual time that runs simulated processes, which can be killed and frozen at any callback.
 
-Time stands still while anything is ready, and jumps to the next timer when nothing is. Nothing here depends on the
+Time stands still while any callback is ready, and jumps to the next timer when none is. Nothing here depends on the
 machine: the same callbacks run in the same order in every run.
 
 Every callback runs in a context that names the process it belongs to. A killed process runs no further callback, as
-after `kill -9`: no `finally`, nothing flushed. What a frozen one would have run is kept until it is thawed, as with
-SIGSTOP: it then goes on with what it knew before, and its timers fire late.
+after `kill -9`: no `finally`, nothing flushed. The callbacks of a frozen process are queued until it is thawed, as with
+SIGSTOP: it continues with the state it had, and its timers fire late.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 
 class SimulationStuck(Exception):
-    """The simulation did not end within its limits: something spins, or waits for ever."""
+    """The simulation did not end within its limits: it loops, or waits forever."""
 
 
 class Fate:
@@ -50,7 +50,7 @@ class _TimerHandle(asyncio.TimerHandle):
 
 
 class VirtualLoop(asyncio.AbstractEventLoop):
-    """Runs callbacks in order, and time by leaps.
+    """Runs callbacks in order, and advances time in jumps.
 
     Args:
         max_steps: Callbacks after which the simulation counts as stuck.
@@ -60,7 +60,7 @@ class VirtualLoop(asyncio.AbstractEventLoop):
     def __init__(self, max_steps: int = 3_000_000, max_seconds: float = 10_000.0) -> None:
         self.steps = 0
         self.failures: list[str] = []
-        """What callbacks raised."""
+        """Exceptions raised by callbacks."""
         self._max_steps = max_steps
         self._max_seconds = max_seconds
         self._now = 0.0
@@ -69,7 +69,7 @@ class VirtualLoop(asyncio.AbstractEventLoop):
         self._pushed = 0
         self._running = False
         self._closed = False
-        # Tasks of killed processes never end: kept, so that no garbage collection closes them at its own time.
+        # Tasks of killed processes never end: held here, so that garbage collection does not close them at random.
         self._tasks: list[asyncio.Task[Any]] = []
         self._outside = contextvars.copy_context()
         self._outside.run(FATE.set, None)
@@ -77,17 +77,17 @@ class VirtualLoop(asyncio.AbstractEventLoop):
     # Fates
 
     def thaw(self, fate: Fate) -> None:
-        """Let a frozen process go on with what it would have run meanwhile."""
+        """Thaw a process: run the callbacks that were queued meanwhile."""
         fate.frozen = False
         while fate.kept:
             self._ready.append(fate.kept.popleft())  # type: ignore[arg-type]
 
     def outside(self, delay: float, callback: Callable[..., object], *args: Any) -> asyncio.TimerHandle:
-        """Call later, on behalf of no process: nobody's death or sleep stops it."""
+        """Call later, on behalf of no process, so that no kill or freeze affects it."""
         return self.call_at(self._now + delay, callback, *args, context=self._outside)
 
     def as_process(self, fate: Fate | None, call: Callable[[], T]) -> T:
-        """Call now, on behalf of a process: what it starts belongs to that process."""
+        """Call now on behalf of a process: what it starts belongs to that process."""
         context = self._outside.copy()
         context.run(FATE.set, fate)
         return context.run(call)
@@ -95,7 +95,7 @@ class VirtualLoop(asyncio.AbstractEventLoop):
     # Running
 
     def run_until(self, done: Callable[[], bool]) -> None:
-        """Run until something holds, looked at whenever time is about to move. Raises SimulationStuck."""
+        """Run until a condition holds, checked whenever time is about to advance. Raises SimulationStuck."""
         self._running = True
         asyncio._set_running_loop(self)
         try:
@@ -130,7 +130,7 @@ class VirtualLoop(asyncio.AbstractEventLoop):
             steps += 1
             if steps > self._max_steps:
                 self.steps = steps
-                raise SimulationStuck(f"{steps} steps by {self._now:.3f} s: something goes round in circles")
+                raise SimulationStuck(f"{steps} steps by {self._now:.3f} s: something loops")
             handle._run()
         self.steps = steps
 
@@ -139,15 +139,15 @@ class VirtualLoop(asyncio.AbstractEventLoop):
         while timers and timers[0][2]._cancelled:
             heapq.heappop(timers)
         if not timers:
-            raise SimulationStuck(f"nothing is left to happen at {self._now:.3f} s, and what should hold does not")
+            raise SimulationStuck(f"nothing is scheduled after {self._now:.3f} s, and the condition does not hold")
         when = timers[0][0]
         if when > self._max_seconds:
-            raise SimulationStuck(f"what should hold does not, {self._now:.0f} s after the start")
+            raise SimulationStuck(f"the condition does not hold {self._now:.0f} s after the start")
         self._now = max(self._now, when)
         while timers and timers[0][0] <= self._now:
             self._ready.append(heapq.heappop(timers)[2])
 
-    # asyncio's side
+    # asyncio's interface
 
     def time(self) -> float:
         return self._now
@@ -193,7 +193,7 @@ class VirtualLoop(asyncio.AbstractEventLoop):
         if isinstance(error, SimulationStuck):
             raise error
         if "handle" in context:
-            # What a future brings that nobody asks is told at its collection, and is no more than a log line.
+            # An exception that was never retrieved is reported at garbage collection, and is worth only a log line.
             self.failures.append(f"{context.get('message')}: {type(error).__name__}: {error}")
 
     def default_exception_handler(self, context: dict[str, Any]) -> None:
@@ -209,10 +209,10 @@ class VirtualLoop(asyncio.AbstractEventLoop):
         return self._closed
 
     def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
-        """asyncio tells of cancelled timers; they are passed over when their time comes."""
+        """asyncio reports cancelled timers here; they are skipped when their time comes."""
 
     def close(self) -> None:
-        """Forget everything. What still waits is ended without a word."""
+        """Drop everything. Pending tasks are closed without a report."""
         self._closed = True
         self._ready.clear()
         self._timers.clear()

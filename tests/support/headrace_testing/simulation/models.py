@@ -1,4 +1,4 @@
-"""Simulated models behind the port that the workers call, and the record of every call."""
+"""Simulated models behind the port that the workers call, with a record of every call."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from dataclasses import dataclass
 
 from headrace_models.errors import BadRequest, ProviderError, RetrySameProvider, TryAnotherProvider
 from headrace_models.ports import (
+    CallUsage,
     ChatRequest,
     ChatResult,
     FinishReason,
     ModelInfo,
     OnText,
     ProviderStatus,
-    Usage,
     hand_out,
 )
 
@@ -28,7 +28,7 @@ CLOUD_MODELS = {"groq": ("llama-3.3-70b-versatile",), "anthropic": ("claude-haik
 
 
 def answer_to(text: str) -> str:
-    """What every simulated model says to a conversation that ends so."""
+    """The answer of every simulated model to a conversation that ends with this text."""
     return f"It is said of {text!r}: yes."
 
 
@@ -45,11 +45,11 @@ class Call:
 
 
 ASKED: contextvars.ContextVar[list[str]] = contextvars.ContextVar("asked")
-"""The models asked by the handler that runs."""
+"""The number of model calls of the running handler."""
 
 
 class Models:
-    """What all simulated endpoints share."""
+    """State shared by all simulated endpoints."""
 
     def __init__(self, plan: Plan, rng: random.Random, trace: Trace, clock: Callable[[], float]) -> None:
         self.plan = plan
@@ -59,10 +59,10 @@ class Models:
         self.calls: list[Call] = []
         self.calm = False
         self.down: dict[str, float] = {}
-        """Until when a node does not answer, by its name."""
+        """Until when a node is unavailable, by its name."""
 
     def happens(self, fault: Fault, about: str) -> bool:
-        """Whether a fault befalls a model now."""
+        """Whether a fault occurs at a model now."""
         rate = self.plan.rate(fault)
         if self.calm or rate == 0.0 or self.rng.random() >= rate:
             return False
@@ -74,7 +74,7 @@ class Models:
 
 
 class SimulatedProvider:
-    """An endpoint as one process sees it; see `headrace_models.ports.Provider`."""
+    """An endpoint in one process; see `headrace_models.ports.Provider`."""
 
     def __init__(self, models: Models, process: str, provider: str, node: str, names: Sequence[str]) -> None:
         self._models = models
@@ -111,7 +111,7 @@ class SimulatedProvider:
         bytes_in = sum(len(message.text.encode()) for message in request.messages)
         answer = "I must not say." if declines else answer_to(text)
         output = rng.randint(1, max(1, min(request.max_output_tokens, 400)))
-        usage = Usage(rng.randint(1, bytes_in), output, searches=0)
+        usage = CallUsage(rng.randint(1, bytes_in), output, searches=0)
         try:
             if seconds >= request.timeout_seconds:
                 await asyncio.sleep(request.timeout_seconds)
@@ -121,7 +121,7 @@ class SimulatedProvider:
                 raise RetrySameProvider("unreachable", "connection refused (simulated)", provider=self._provider)
             return await self._speak(request, on_text, answer, seconds, usage, failure, declines=declines)
         except asyncio.CancelledError as cancelled:
-            # As the real clients: what was consumed until then is billed all the same.
+            # As with the real clients, what was consumed until then is still billed.
             cancelled.args = (*cancelled.args, usage)
             raise
 
@@ -131,8 +131,8 @@ class SimulatedProvider:
         on_text: OnText,
         answer: str,
         seconds: float,
-        usage: Usage,
-        failure: Callable[[Usage], ProviderError] | None,
+        usage: CallUsage,
+        failure: Callable[[CallUsage], ProviderError] | None,
         *,
         declines: bool,
     ) -> ChatResult:
@@ -146,7 +146,7 @@ class SimulatedProvider:
         reason: FinishReason = "refusal" if declines else "stop"
         return ChatResult(answer, reason, usage, request.model, first * 1000, seconds * 1000, True, "")
 
-    def _failure(self, about: str) -> Callable[[Usage], ProviderError] | None:
+    def _failure(self, about: str) -> Callable[[CallUsage], ProviderError] | None:
         models, rng, provider = self._models, self._models.rng, self._provider
         if models.happens(Fault.MODEL_FAILS, about):
             after = rng.choice((None, 0.5, 7.0))

@@ -1,4 +1,4 @@
-"""The way between a simulated process and the cluster, on which everything may go wrong."""
+"""The connection between a simulated process and the cluster, on which anything may fail."""
 
 from __future__ import annotations
 
@@ -20,10 +20,11 @@ _FETCH_FAULTS = CRASHES | FREEZES | {Fault.SLOW, Fault.EXPELLED_IN_FLIGHT}
 _FETCH = Operation.FETCH.value
 _APPEND = Operation.APPEND.value
 LONGEST_IN_FLIGHT_SECONDS = 2.0
-"""A request arrives within this time of being sent, or never: a connection that does not move is closed."""
+"""A request arrives within this time or never: a connection without progress is closed."""
 PATIENCE_SECONDS = 5.0
-"""The longest that a client waits for an answer: what routers set as delivery.timeout.ms. What was not sent in that
-time, because the process stood still, is not sent any more."""
+"""The longest that a client waits for a response: routers' delivery.timeout.ms. A request not sent in that time,
+because the process was frozen, is not sent any more.
+"""
 
 
 class Endures(Protocol):
@@ -37,7 +38,7 @@ class Endures(Protocol):
 
 
 class Weather:
-    """Which faults happen at I/O boundaries; shared by all processes of a world."""
+    """Which faults occur at I/O boundaries; shared by all processes of a simulation."""
 
     def __init__(self, plan: Plan, rng: random.Random, trace: Trace, loop: VirtualLoop) -> None:
         self._plan = plan
@@ -51,7 +52,7 @@ class Weather:
         self.calm = False
 
     def draw(self, operation: str, *, mortal: bool) -> Fault | None:
-        """The fault that befalls one operation."""
+        """The fault of one operation, if any."""
         if self.calm or self._rng.random() >= self._total:
             return None
         at = self._rng.random() * self._total
@@ -82,11 +83,11 @@ class Weather:
         return self._rng.choice((0.05, 0.3, LONGEST_IN_FLIGHT_SECONDS)) * (0.5 + self._rng.random() / 2)
 
     def stillness(self) -> float:
-        """Seconds that a frozen process stands still: often longer than its session."""
+        """Seconds that a process stays frozen: often longer than its session."""
         return self._rng.choice((0.5, 4.0, 12.0, 25.0)) * (0.5 + self._rng.random())
 
     def patience(self) -> float:
-        """Seconds after which a client that hears nothing gives up."""
+        """Seconds after which a client without a response times out."""
         return self._rng.uniform(LONGEST_IN_FLIGHT_SECONDS, PATIENCE_SECONDS)
 
 
@@ -94,7 +95,7 @@ class SimulatedNetwork:
     """Carries the requests of one process; see `headrace_streams.memory.Network`.
 
     Args:
-        acting: Told which client's request the cluster is about to carry out.
+        acting: Receives the client whose request the cluster is about to execute.
     """
 
     def __init__(
@@ -121,7 +122,7 @@ class SimulatedNetwork:
         return await self._carry(operation.value, where, perform, uncertain)
 
     async def database(self, what: str, perform: Callable[[], T]) -> T:
-        """The way to the database. Raises TransientError, also where what was asked has been done."""
+        """The connection to the database. Raises TransientError, also if the request has been executed."""
         return await self._carry("database", what, perform, TransientError)
 
     async def _carry(
@@ -157,8 +158,8 @@ class SimulatedNetwork:
             case Fault.FREEZE_IN_FLIGHT:
                 self._deliver_in(self._weather.long(), about, perform, answer)
                 self._process.freeze(self._weather.stillness())
-            case Fault.TRY_AGAIN:
-                self._loop.outside(later, _fail, answer, TransientError("the cluster is away (simulated)"))
+            case Fault.TRANSIENT:
+                self._loop.outside(later, _fail, answer, TransientError("the cluster is unavailable (simulated)"))
             case Fault.LOST_REQUEST:
                 self._loop.outside(self._weather.patience(), _fail, answer, uncertain("no answer (simulated)"))
             case Fault.LOST_ANSWER:
@@ -179,7 +180,7 @@ class SimulatedNetwork:
         self._acting(self._process.name)
         try:
             result = perform()
-        except Exception as error:  # noqa: BLE001 - whatever the cluster says travels back to the client
+        except Exception as error:  # noqa: BLE001 - any error of the cluster is returned to the client
             _fail(answer, error)
         else:
             if not answer.done():
@@ -189,5 +190,5 @@ class SimulatedNetwork:
 def _fail(answer: asyncio.Future[T], error: Exception) -> None:
     if not answer.done():
         answer.set_exception(error)
-        # Whoever is dead does not retrieve it, and that is no news.
+        # A dead process does not retrieve it, which is no error.
         answer.exception()

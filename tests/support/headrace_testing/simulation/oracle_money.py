@@ -1,4 +1,4 @@
-"""Promises about money: the ledger is the sum of what was recorded, and budgets hold."""
+"""Promises about money: the ledger is the sum of the recorded usage, and budgets hold."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def _prices() -> Mapping[str, Mapping[str, Any]]:
 
 
 def cost(event: UsageRecorded) -> int:
-    """Nano-dollars, reckoned from the price book's text by the judge itself; a part of one counts as one."""
+    """Nano-dollars, computed independently by the judge from the price book's text; fractions are rounded up."""
     models = _prices()[event.provider]
     price = models.get(event.model, models.get("*"))
     assert price is not None, f"simulated models have prices, not {event.provider}/{event.model}"
@@ -56,7 +56,7 @@ def unsettled(judge: Judge) -> Sequence[str]:
 
 
 def verdict(judge: Judge) -> Sequence[str]:
-    """All that is wrong with money."""
+    """All violations concerning money."""
     return [*_ledger(judge), *_budgets(judge), *_executions(judge)]
 
 
@@ -80,7 +80,7 @@ def _ledger(judge: Judge) -> Iterator[str]:
 
 
 def _budgets(judge: Judge) -> Iterator[str]:
-    """What the attempts of a task cost together, each at its dearest execution, stays within the task's budget."""
+    """The attempts of a task together cost at most its budget, each counted with its most expensive execution."""
     topics = judge.topics
     for task_id, submitted in topics.submitted.items():
         budget = submitted[0][1].budget_nanodollars
@@ -93,7 +93,7 @@ def _budgets(judge: Judge) -> Iterator[str]:
 
 
 def _executions(judge: Judge) -> Iterator[str]:
-    """Usage is recorded of executions that happened: no more than models were asked."""
+    """Usage is recorded only of executions that happened: never more than the calls of models."""
     calls = Counter((call.provider, call.model) for call in judge.world.models.calls)
     recorded = Counter((event.provider, event.model) for event in judge.topics.usage.values())
     for key, count in recorded.items():

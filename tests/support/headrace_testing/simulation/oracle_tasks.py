@@ -1,4 +1,4 @@
-"""Promises about tasks: one terminal state, decided in the journal before anybody sees it, with the right content."""
+"""Promises about tasks: one terminal state, decided in the journal before it is visible, with the right content."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _SOON_SECONDS = 3.0
 
 
 def check_commanded(judge: Judge, seen: Seen, topic: str, event: AttemptRequested | TaskCompleted) -> None:
-    """Whatever is written follows from a decision that counts and stands in the journal already."""
+    """Everything written follows from a decision that counts and is in the journal already."""
     commanded = judge.topics.commands.get((topic, seen.event_id), ())
     if not commanded:
         judge.violated(f"{topic} got {seen.event_id}, which no journal entry that counts commands (by {seen.client})")
@@ -43,7 +43,7 @@ def check_commanded(judge: Judge, seen: Seen, topic: str, event: AttemptRequeste
 
 
 def check_once(judge: Judge, task_id: str) -> None:
-    """Other teams see the end of each task once: one record, and not two that say the same."""
+    """Other teams see the end of each task once: a single record, not two with the same content."""
     records = judge.topics.completed[task_id]
     if len(records) > 1:
         by = ", ".join(f"{seen.client} at {seen.at:.3f}" for seen, _ in records)
@@ -51,7 +51,7 @@ def check_once(judge: Judge, task_id: str) -> None:
 
 
 def check_router_commit(judge: Judge, client: str, name: TopicPartition, reached: OffsetAndMetadata) -> None:
-    """Below a commit every task is decided about, or given up."""
+    """For every task below a commit there is a decision, or it was dead-lettered."""
     if name.topic != PREFIX + SUBMITTED:
         return
     topics = judge.topics
@@ -65,7 +65,7 @@ def check_router_commit(judge: Judge, client: str, name: TopicPartition, reached
 
 
 def verdict(judge: Judge) -> Sequence[str]:
-    """All that is wrong with tasks."""
+    """All violations concerning tasks."""
     return [
         *_none_lost(judge),
         *_chains(judge),
@@ -84,11 +84,11 @@ def _none_lost(judge: Judge) -> Iterator[str]:
             yield f"task {task_id} has no terminal state"
     for task_id in topics.completed:
         if task_id not in topics.submitted:
-            yield f"{COMPLETED} has task {task_id}, which nobody submitted"
+            yield f"{COMPLETED} has task {task_id}, which was never submitted"
 
 
 def _chains(judge: Judge) -> Iterator[str]:
-    """The decisions about one task, one after the other."""
+    """The decisions about one task, one after another."""
     for task_id, decisions in judge.topics.decisions.items():
         numbers: list[int] = []
         result: TaskCompleted | None = None
@@ -97,7 +97,7 @@ def _chains(judge: Judge) -> Iterator[str]:
             if state is None:
                 continue
             if result is not None and (state.result != result or entry.commands):
-                yield f"task {task_id} goes on after its end ({entry.cause})"
+                yield f"task {task_id} continues after its end ({entry.cause})"
             if state.phase is TaskPhase.FINISHED:
                 result = state.result
             new = [c.attempt for c in entry.commands if c.kind is CommandKind.DISPATCH]
@@ -109,7 +109,7 @@ def _chains(judge: Judge) -> Iterator[str]:
 
 
 def _followers(judge: Judge) -> Iterator[str]:
-    """A task that follows an equal one ends with it, or goes its own way, soon after that one's end."""
+    """A task that follows an equal one ends with it, or continues on its own, soon after that one's end."""
     topics = judge.topics
     ends = {
         task_id: (seen, entry)
@@ -126,7 +126,7 @@ def _followers(judge: Judge) -> Iterator[str]:
                 ended, end = ends[leader]
                 known = ended.at
                 if end.epoch != entry.epoch:
-                    # Whoever took over since knows it from then on, and lets others settle first.
+                    # A router that took over since learns it only then, and lets its predecessor settle first.
                     epoch_start = judge.world.cluster.history.partition(seen.record.topic, seen.record.partition)
                     known = max(known, epoch_start[entry.epoch].at + _SETTLE_SECONDS)
                 if seen.at > known + _SOON_SECONDS and ended.index < seen.index:
@@ -134,19 +134,26 @@ def _followers(judge: Judge) -> Iterator[str]:
             leader = entry.state.leader_task_id if entry.state.phase is TaskPhase.FOLLOWING else None
 
 
-def _carried_out(judge: Judge) -> Iterator[str]:
-    """What the journal commands happens, but for attempts that nobody needs any more."""
+def unsettled(judge: Judge) -> Iterator[str]:
+    """Commands not published yet. A task may have ended before the next owner of its partition publishes the rest."""
     topics = judge.topics
     for (topic, event_id), commanded in topics.commands.items():
         command, entry = commanded[-1].command, commanded[-1].entry
-        if len(commanded) > 1:
-            yield f"the journal commands {event_id} on {topic} {len(commanded)} times"
         if command.kind is CommandKind.AUDIT and event_id not in topics.audited:
             yield f"{topic} lacks {event_id}"
         if command.kind is CommandKind.REPLY and not command.attempt and entry.state is not None:
             replies = topics.final_replies.get(entry.task_id, ())
             if not any(seen.record.partition == entry.state.reply_partition for seen, _ in replies):
                 yield f"the caller of task {entry.task_id} was not told of its end"
+
+
+def _carried_out(judge: Judge) -> Iterator[str]:
+    """Every command in the journal is published, except for attempts that are obsolete."""
+    topics = judge.topics
+    yield from unsettled(judge)
+    for (topic, event_id), commanded in topics.commands.items():
+        if len(commanded) > 1:
+            yield f"the journal commands {event_id} on {topic} {len(commanded)} times"
     for task_id, replies in topics.final_replies.items():
         ends = [event for _, event in topics.completed.get(task_id, ())]
         if any(reply.result not in ends for _, reply in replies):
@@ -166,13 +173,13 @@ def _contents(judge: Judge) -> Iterator[str]:
             if end.status is TaskStatus.SUCCEEDED and said != answer_to(_prompt(task)):
                 yield f"task {task_id} has the answer to something else"
             if end.status is TaskStatus.CANCELLED and task_id not in topics.cancelled:
-                yield f"task {task_id} was cancelled, and nobody asked for it"
+                yield f"task {task_id} was cancelled without a request"
             if end.status is TaskStatus.EXPIRED and end.served_from.value != "nothing":
                 yield f"task {task_id} expired and has an answer"
 
 
 def _cancellations(judge: Judge) -> Iterator[str]:
-    """A cancellation request that the journal has gone past is obeyed, unless the task had ended before."""
+    """A cancellation request that the journal has consumed is applied, unless the task had ended before."""
     topics = judge.topics
     for task_id, cancellations in topics.cancelled.items():
         ends = topics.completed.get(task_id)
@@ -190,7 +197,7 @@ def _cancellations(judge: Judge) -> Iterator[str]:
         decided = [seen for seen, entry in topics.decisions[task_id]
                    if entry.state is not None and entry.state.phase is TaskPhase.FINISHED]  # fmt: skip
         if past is not None and decided and decided[0].index > past.index:
-            yield f"the request to cancel task {task_id} was taken and not obeyed"
+            yield f"the request to cancel task {task_id} was consumed but not applied"
 
 
 def _privacy(judge: Judge) -> Iterator[str]:

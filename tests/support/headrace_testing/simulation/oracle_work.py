@@ -1,4 +1,4 @@
-"""Promises about work: done before it counts as done, in its key's order, not again after that, never left lying."""
+"""Promises about work: done before it counts as done, in its key's order, not repeated then, never left undone."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
 _GROUPS = {"work.local": PREFIX + "local-worker", "work.cloud": PREFIX + "cloud-worker"}
 _EXPECTED_LETTERS = frozenset({"HandlerFault"})
-"""Kinds of errors that give up a record that can be read: only defects that were injected."""
+"""Kinds of errors that dead-letter a decodable record: only injected defects."""
 
 
 def finished_by(progress: OffsetAndMetadata) -> Sequence[int]:
-    """The offsets that the text of a commit names as finished, read by the judge itself. Raises ValueError."""
+    """The offsets that the text of a commit names as finished, parsed independently by the judge. Raises ValueError."""
     text = progress.metadata
     if not text:
         return ()
@@ -75,7 +75,7 @@ def check_commit(
 
 
 def check_begin(judge: Judge, process: SimulatedProcess, group: str, record: Record) -> None:
-    """What comes before it under its key is done; and it is not done already, for all that this process can know."""
+    """Earlier records of its key are done, and it is not done itself, as far as this process can know."""
     topics, cluster = judge.topics, judge.world.cluster
     topic = record.topic.removeprefix(PREFIX)
     if record.key is not None:
@@ -97,7 +97,7 @@ def check_begin(judge: Judge, process: SimulatedProcess, group: str, record: Rec
 
 
 def check_end(judge: Judge, process: SimulatedProcess, record: Record, calls: int) -> None:
-    """What a handler returns for is reported, and accounted for if a model was asked."""
+    """A record whose handler returns is reported, and accounted for if a model was called."""
     place = (record.topic.removeprefix(PREFIX), record.partition, record.offset)
     _, request = judge.topics.work[place]
     topics = judge.topics
@@ -106,7 +106,7 @@ def check_end(judge: Judge, process: SimulatedProcess, record: Record, calls: in
 
 
 def unsettled(judge: Judge) -> Sequence[str]:
-    """Work that nobody has finished, or nobody has committed."""
+    """Work that is not finished or not committed."""
     cluster = judge.world.cluster
     found = [
         f"{topic}[{number}]@{offset} is not done"
@@ -123,7 +123,7 @@ def unsettled(judge: Judge) -> Sequence[str]:
 
 
 def verdict(judge: Judge) -> Sequence[str]:
-    """All that is wrong with work."""
+    """All violations concerning work."""
     return [*_left_lying(judge), *_letters(judge), *_accounts(judge)]
 
 
@@ -137,15 +137,16 @@ def _letters(judge: Judge) -> Iterator[str]:
     topics = judge.topics
     for place in judge.poison:
         if place not in topics.letters:
-            yield f"what nobody can read at {place[0]}[{place[1]}]@{place[2]} is not among the dead letters"
+            yield f"the undecodable record at {place[0]}[{place[1]}]@{place[2]} is not among the dead letters"
     for place, kinds in topics.letters.items():
         if place not in judge.poison and not _EXPECTED_LETTERS.issuperset(kinds):
-            yield f"{place[0]}[{place[1]}]@{place[2]} is among the dead letters without need: {kinds}"
+            yield f"{place[0]}[{place[1]}]@{place[2]} was dead-lettered without need: {kinds}"
 
 
 def _accounts(judge: Judge) -> Iterator[str]:
-    """Every attempt that was reported has an execution whose usage is recorded; but for one that was given up after a
-    worker died between the two."""
+    """Every attempt that was reported has an execution with recorded usage, except for one that was abandoned after a
+    worker died between the two.
+    """
     topics = judge.topics
     for place, (_, request) in topics.work.items():
         reported = request.attempt_id in topics.finished

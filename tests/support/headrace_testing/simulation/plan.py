@@ -1,4 +1,4 @@
-"""What one seed draws before anything runs: how large the world is, which faults are about, and how often."""
+"""What one seed draws before anything runs: the size of the simulation, which faults occur, and how often."""
 
 from __future__ import annotations
 
@@ -9,49 +9,49 @@ from enum import StrEnum
 
 
 class Fault(StrEnum):
-    """What can go wrong. The first group happens at an I/O boundary, the second at a time of its own."""
+    """What can fail. The first group occurs at an I/O boundary, the second at scheduled times."""
 
     CRASH_BEFORE = "crash_before"
-    """The process dies before its request leaves it."""
+    """The process dies before its request is sent."""
     CRASH_IN_FLIGHT = "crash_in_flight"
-    """It dies while its request is under way; the request arrives all the same."""
+    """It dies while its request is in flight; the request still arrives."""
     CRASH_AFTER = "crash_after"
-    """It dies when the answer comes in."""
+    """It dies when the response arrives."""
     FREEZE_BEFORE = "freeze_before"
-    """It stands still before its request leaves it, and goes on later."""
+    """It freezes before its request is sent, and continues later."""
     FREEZE_IN_FLIGHT = "freeze_in_flight"
-    """It stands still while its request is under way."""
-    TRY_AGAIN = "try_again"
-    """The cluster surely did nothing."""
+    """It freezes while its request is in flight."""
+    TRANSIENT = "transient"
+    """The cluster certainly did nothing."""
     LOST_REQUEST = "lost_request"
-    """The request never arrives, and the client's patience ends."""
+    """The request never arrives, and the client times out."""
     LOST_ANSWER = "lost_answer"
-    """It was carried out, and the answer never arrives."""
+    """It was executed, and the response never arrives."""
     SLOW = "slow"
-    """It takes long."""
+    """It is slow."""
     EXPELLED_IN_FLIGHT = "expelled_in_flight"
-    """It takes long, and meanwhile the group puts the process out, which goes on."""
+    """It is slow, and meanwhile the group removes the process, which continues."""
 
     RESTART = "restart"
-    """A process is asked to stop, and started again."""
+    """A process is asked to stop, and restarted."""
     EXPEL = "expel"
-    """A group puts a live member out."""
+    """A group removes a live member."""
     CLOCK = "clock"
     """A host's wall clock jumps."""
     COMPACTION = "compaction"
     RETENTION = "retention"
     DATABASE_AWAY = "database_away"
     DATABASE_LOST_ANSWER = "database_lost_answer"
-    """A transaction was committed, and nobody heard of it."""
+    """A transaction was committed, and its response lost."""
     MODEL_SLOW = "model_slow"
     MODEL_HANGS = "model_hangs"
     MODEL_FAILS = "model_fails"
-    """For now."""
+    """Temporarily."""
     MODEL_REFUSES_CALL = "model_refuses_call"
-    """For good: another may do it."""
+    """Permanently: another model may succeed."""
     MODEL_BAD_REQUEST = "model_bad_request"
     MODEL_DECLINES = "model_declines"
-    """Its safety system says no."""
+    """Its safety system refuses."""
     NODE_DOWN = "node_down"
     HANDLER_PARKS = "handler_parks"
     HANDLER_FAILS = "handler_fails"
@@ -60,12 +60,12 @@ class Fault(StrEnum):
     EARLY_CANCEL = "early_cancel"
     """A cancellation that overtakes its task."""
     POISON = "poison"
-    """A record that nobody can read."""
+    """An undecodable record."""
 
 
 AT_BOUNDARY = (
     Fault.CRASH_BEFORE, Fault.CRASH_IN_FLIGHT, Fault.CRASH_AFTER, Fault.FREEZE_BEFORE, Fault.FREEZE_IN_FLIGHT,
-    Fault.TRY_AGAIN, Fault.LOST_REQUEST, Fault.LOST_ANSWER, Fault.SLOW, Fault.EXPELLED_IN_FLIGHT,
+    Fault.TRANSIENT, Fault.LOST_REQUEST, Fault.LOST_ANSWER, Fault.SLOW, Fault.EXPELLED_IN_FLIGHT,
 )  # fmt: skip
 CRASHES = frozenset({Fault.CRASH_BEFORE, Fault.CRASH_IN_FLIGHT, Fault.CRASH_AFTER})
 FREEZES = frozenset({Fault.FREEZE_BEFORE, Fault.FREEZE_IN_FLIGHT})
@@ -73,15 +73,15 @@ FREEZES = frozenset({Fault.FREEZE_BEFORE, Fault.FREEZE_IN_FLIGHT})
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """One seed's world.
+    """The parameters of one seed.
 
     Attributes:
         boundary: Chance of each fault at an I/O boundary.
-        rates: Chance of each other fault on its occasion, or how often a minute it happens.
-        submit_seconds: Time over which tasks come in.
-        fault_seconds: Time after which nothing goes wrong any more.
-        long_idle: Whether the platform has nothing to do for longer than the journal's oldest records last.
-        alike: Share of tasks that ask the same as the one before.
+        rates: Chance of each other fault on its occasion, or how often a minute it occurs.
+        submit_seconds: Time over which tasks are submitted.
+        fault_seconds: Time after which no more faults occur.
+        long_idle: Whether the platform is idle for longer than the journal's retention.
+        alike: Share of tasks that repeat the previous question.
     """
 
     seed: int
@@ -107,13 +107,14 @@ class Plan:
     alike: float
 
     def rate(self, fault: Fault) -> float:
-        """Chance of a fault that has its own occasion."""
+        """Chance of a fault with an occasion of its own."""
         return self.rates.get(fault, 0.0)
 
 
 def draw_plan(seed: int, rng: random.Random) -> Plan:
-    """The plan of a seed. Each kind of fault is off in about half of all seeds, so that each meets each without a
-    third, and its rate is drawn over orders of magnitude."""
+    """The plan of a seed. Each kind of fault is off in about half of all seeds, so that each pair of faults also occurs
+    without a third, and rates are drawn over orders of magnitude.
+    """
     calm = rng.random() < 0.05
     intensity = 0.0 if calm else 10.0 ** rng.uniform(-2.7, -1.3)
     boundary = {

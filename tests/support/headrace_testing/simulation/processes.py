@@ -1,4 +1,4 @@
-"""The real services as simulated processes: built as their wiring builds them, killed, frozen, started anew."""
+"""The real services as simulated processes: built as their wiring builds them, killed, frozen, restarted."""
 
 from __future__ import annotations
 
@@ -40,30 +40,30 @@ if TYPE_CHECKING:
     from headrace_testing.simulation.world import SimulatedWorld
 
 ACT_WITHIN_SECONDS = 4.0
-"""As the router's setting: with the time to produce a record it stays within the session."""
+"""As the router's setting: together with the time to produce a record it fits into the session timeout."""
 _STOP_SECONDS = 30.0
 _START_SECONDS = LONGEST_IN_FLIGHT_SECONDS
-"""The least that a new life takes to begin: what the old one had sent has arrived by then."""
+"""The shortest time until a restart: everything the previous run sent has arrived by then."""
 
 
 class HandlerFault(Exception):
-    """A handler's defect, injected."""
+    """A defect of a handler, injected."""
 
 
 class Body(Protocol):
-    """What runs in a process."""
+    """The code that runs in a process."""
 
     async def run(self) -> None:
-        """Until drained, or until it fails."""
+        """Runs until drained or failed."""
         ...
 
     async def drain(self) -> None:
-        """Finish what is in hand."""
+        """Finish what is in flight."""
         ...
 
 
 class SimulatedProcess:
-    """A place in the world where one service runs, one life after another."""
+    """A slot in which one service runs, one run after another."""
 
     def __init__(
         self,
@@ -76,7 +76,7 @@ class SimulatedProcess:
         self.lives = 0
         self.skew_ms = 0
         self.suspect = False
-        """Whether this life was frozen: it may act on what is no longer so."""
+        """Whether this run was frozen: it may act on outdated state."""
         self.fate = Fate(name)
         self.network = world.network(self)
         self._world = world
@@ -92,7 +92,7 @@ class SimulatedProcess:
         return self.fate.alive and self._body is not None
 
     def clock(self) -> int:
-        """Milliseconds since the epoch, as this host sees it."""
+        """Milliseconds since the epoch on this host's clock."""
         return self._world.now_ms() + self.skew_ms
 
     def new_id(self) -> str:
@@ -101,7 +101,7 @@ class SimulatedProcess:
         return f"{self.name}.{self.lives}.{self._ids}"
 
     def start(self) -> None:
-        """Begin a new life."""
+        """Start a new run."""
         self._starting = None
         self.lives += 1
         self._ids = 0
@@ -125,18 +125,18 @@ class SimulatedProcess:
         """As SIGSTOP, and SIGCONT after some seconds."""
         fate = self.fate
         if fate.alive and not fate.frozen:
-            self._world.trace.note(f"{self.name} stands still for {seconds:.1f} s")
+            self._world.trace.note(f"{self.name} is frozen for {seconds:.1f} s")
             self.suspect = fate.frozen = True
             self._world.loop.outside(seconds, self.thaw, fate)
 
     def thaw(self, fate: Fate | None = None) -> None:
         fate = fate or self.fate
         if fate.frozen:
-            self._world.trace.note(f"{self.name} goes on")
+            self._world.trace.note(f"{self.name} continues")
             self._world.loop.thaw(fate)
 
     def expel(self) -> None:
-        """Be put out of its groups without its knowing."""
+        """Be removed from its groups without knowing it."""
         if not self._world.calm:
             self._world.cluster.expel_client(self.name)
 
@@ -173,9 +173,9 @@ class SimulatedProcess:
         try:
             await body.run()
         except (StreamsError, RegistryUnavailable) as error:
-            # The service exits, and whoever supervises it starts it again.
+            # The service exits, and its supervisor restarts it.
             how = f"ends with {type(error).__name__}: {error}"
-        except Exception as error:  # noqa: BLE001 - any other end is a defect, whatever it is
+        except Exception as error:  # noqa: BLE001 - any other end is a defect
             how = f"ends with {type(error).__name__}: {error}"
             self._world.defect(f"{self.name} {how}", error)
         self._world.trace.note(f"{self.name} {how}")
@@ -204,7 +204,7 @@ class RouterBody:
             self._view,
             metrics=world.router_metrics,
             monotonic=world.loop.time,
-            act_within=ACT_WITHIN_SECONDS,
+            publish_within=ACT_WITHIN_SECONDS,
             settle_seconds=ACT_WITHIN_SECONDS + PATIENCE_SECONDS,
             in_flight=world.plan.max_in_flight * 4,
             static=world.plan.static_members,
@@ -356,7 +356,7 @@ class AccountantBody:
 
 
 async def _first_end(*work: Awaitable[None]) -> None:
-    """Until one of these ends; raises its error."""
+    """Runs until one of these ends; raises its error."""
     futures = [asyncio.ensure_future(each) for each in work]
     done, _ = await asyncio.wait(futures, return_when=asyncio.FIRST_COMPLETED)
     for future in futures:

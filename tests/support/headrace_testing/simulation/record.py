@@ -1,4 +1,4 @@
-"""What the topics say, read by the judge itself: no code of the services decides here."""
+"""The content of the topics, evaluated independently by the judge: no code of the services decides here."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ Place = tuple[str, int, int]
 
 @dataclass(slots=True)
 class JournalPartition:
-    """Which entries of one journal partition count: those that stand where their epoch start and number say, as long as
-    nothing else has come between.
+    """Which entries of one journal partition count: those whose offset equals epoch start plus number, with no foreign
+    entry in between.
 
     Attributes:
         counted: The entries that count, in order.
-        positions: How far they say each input is consumed.
+        positions: The consumed offset of each input, according to them.
     """
 
     epoch: int = -1
@@ -76,7 +76,7 @@ class Commanded:
 
 
 class Topics:
-    """Every record of every topic, by what it is about."""
+    """Every record of every topic, by subject."""
 
     def __init__(self, codec: Codec) -> None:
         self._codec = codec
@@ -93,19 +93,19 @@ class Topics:
         self.finished: dict[str, list[AttemptFinished]] = defaultdict(list)
         self.usage: dict[str, UsageRecorded] = {}
         self.ambiguous_usage: set[str] = set()
-        """Ids that stand for usage of more than one execution."""
+        """Ids used for the usage of more than one execution."""
         self.usage_of_attempt: dict[str, dict[str, UsageRecorded]] = defaultdict(dict)
         self.final_replies: dict[str, list[tuple[Seen, TaskReply]]] = defaultdict(list)
         self.audited: set[str] = set()
         self.letters: dict[Place, list[str]] = defaultdict(list)
-        """Kinds of errors, by the place of the record given up."""
+        """Kinds of errors of dead letters, by the origin of the record."""
         self.unreadable: set[Place] = set()
 
     def place(self, seen: Seen) -> Place:
         return seen.record.topic.removeprefix(self._prefix), seen.record.partition, seen.record.offset
 
     def take(self, seen: Seen) -> Any:
-        """Read a record; its event, None for one that cannot be read."""
+        """Add a record; returns its event, None for an undecodable one."""
         place = self.place(seen)
         event = self._read(seen, place)
         if event is None:
@@ -142,20 +142,19 @@ class Topics:
         return event
 
     def is_done(self, place: Place) -> bool:
-        """Whether nothing is left to do about a record of a work topic: its attempt is reported, or it is kept among
-        the dead letters."""
+        """Whether a record of a work topic needs nothing more: its attempt is reported, or it was dead-lettered."""
         if place in self.letters:
             return True
         found = self.work.get(place)
         return found is not None and found[1].attempt_id in self.finished
 
     def is_stopped(self, place: Place) -> bool:
-        """Whether somebody has asked to stop the task of a record of a work topic: it holds up nothing then."""
+        """Whether cancellation of the task of a work record was requested: it blocks nothing then."""
         found = self.work.get(place)
         return found is not None and found[1].task_id in self.cancelled
 
     def is_accounted(self, attempt_id: str) -> bool:
-        """Whether an execution of an attempt is reported, with its usage if it asked a model."""
+        """Whether an execution of an attempt is reported, with its usage if it called a model."""
         return any(
             ended.node is None or ended.execution_id in self.usage_of_attempt[attempt_id]
             for ended in self.finished[attempt_id]

@@ -1,4 +1,4 @@
-"""Many seeds, on all cores."""
+"""Runs many seeds on all cores."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from headrace_testing.simulation.planted import bug_named, planted
 from headrace_testing.simulation.world import Outcome, simulate
 
 _AT_ONCE = 20
-"""Seeds that a process takes at a time; their garbage is collected between these."""
+"""Seeds that a process takes at a time; garbage is collected in between."""
 _OPERATIONS = (
     "append",
     "fetch",
@@ -41,7 +41,7 @@ _FETCH_FAULTS = CRASHES | FREEZES | {Fault.SLOW, Fault.EXPELLED_IN_FLIGHT}
 
 @dataclass(slots=True)
 class Tally:
-    """What a number of seeds has shown."""
+    """The result of a number of seeds."""
 
     seeds: int = 0
     seconds: float = 0.0
@@ -61,16 +61,16 @@ class Tally:
         self.violations += other.violations
 
     def line(self) -> str:
-        """All in one line."""
+        """A summary in one line."""
         return (
             f"simulation: {self.seeds:,} seeds, {self.seconds / 3600:,.1f} simulated hours, {self.tasks:,} tasks, "
             f"{self.faults.total():,} faults injected, {len(self.violations)} violations"
         )
 
     def holes(self, *, seldom: bool = True) -> Sequence[str]:
-        """Faults that never happened, at the boundaries and otherwise: what was not tried was not tested.
+        """Faults that never occurred, at the boundaries and otherwise: what was not tried was not tested.
 
-        Without `seldom`, boundaries that a process meets once in its life are left out.
+        Without `seldom`, boundaries that a process meets once per run are left out.
         """
         never = [fault.value for fault in Fault if fault not in AT_BOUNDARY and not self.faults[fault.value]]
         return never + [
@@ -84,10 +84,10 @@ class Tally:
 
 
 def prepare() -> None:
-    """Make this process fit for simulations: quiet, and without collections of garbage at times of their own."""
+    """Prepare this process for simulations: quiet, and without automatic garbage collection."""
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     logging.disable(logging.CRITICAL)
-    # Killed processes leave coroutines that are never finished; that is no news.
+    # Killed processes leave unfinished coroutines, which is expected.
     warnings.simplefilter("ignore")
     sys.unraisablehook = _ignore
     gc.disable()
@@ -120,7 +120,7 @@ def run_seeds(first: int, number: int, bug: str | None = None, *, until_violatio
 
 
 def pool(jobs: int | None = None) -> ProcessPoolExecutor:
-    """Processes that run seeds. Started anew and not forked: who asks may have threads."""
+    """Worker processes for seeds. Spawned, not forked: the parent may have threads."""
     return ProcessPoolExecutor(
         jobs or os.cpu_count() or 1, mp_context=multiprocessing.get_context("spawn"), initializer=prepare
     )
@@ -133,10 +133,10 @@ def run_many(
     jobs: int | None = None,
     progress: Callable[[Tally, Tally], None] = lambda *_: None,
 ) -> Tally:
-    """Run seeds on all cores until their number is reached, or for ever.
+    """Run seeds on all cores until their number is reached, or without end.
 
     Args:
-        progress: Told of what has come in newly, and of all so far.
+        progress: Receives the newest results, and the total so far.
     """
     total = Tally()
     processes = pool(jobs)
@@ -167,7 +167,7 @@ def _chunks(first: int, number: int | None) -> Iterator[tuple[int, int]]:
 
 
 def search(bug: str, most: int) -> tuple[Outcome | None, int]:
-    """What catches a planted bug first, and how many seeds it took: the seed of its hint, then seeds from 1 on."""
+    """The seed that first catches a planted bug, and how many were tried: the hinted seed, then seeds from 1 on."""
     hinted = run_seeds(bug_named(bug).hint, 1, bug)
     if hinted.violations:
         return hinted.violations[0], 1

@@ -1,4 +1,4 @@
-"""What happened, as a digest of all of it and its last lines in words."""
+"""A digest of everything that happened, and its last lines as text."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Trace:
 
     Args:
         clock: Virtual seconds.
-        keep_all: Whether to keep all lines, and not only the last.
+        keep_all: Whether to store all lines instead of only the last.
     """
 
     def __init__(self, clock: Callable[[], float], *, keep_all: bool = False) -> None:
@@ -23,23 +23,23 @@ class Trace:
         self.boundaries: Counter[tuple[str, str]] = Counter()
         """Faults at I/O boundaries, by kind and operation."""
         self.before_violation: tuple[str, ...] = ()
-        """What happened before the first violation."""
+        """The events before the first violation."""
         self._clock = clock
         self._digest = hashlib.blake2b(digest_size=16)
 
     def note(self, line: str) -> None:
-        """Something happened."""
+        """Add an event."""
         line = f"{self._clock():.6f} {line}"
         self._digest.update(line.encode())
         self.lines.append(line)
 
     def fault(self, kind: str, about: str) -> None:
-        """A fault was injected."""
+        """Add an injected fault."""
         self.faults[kind] += 1
         self.note(f"! {kind} {about}")
 
     def violation(self, what: str) -> None:
-        """A promise was broken."""
+        """Add a broken promise."""
         self.note(f"VIOLATION {what}")
         self.before_violation = self.before_violation or tuple(self.lines)
 

@@ -1,4 +1,4 @@
-"""One simulated world: built from a seed, run until all is settled, judged."""
+"""One simulation: built from a seed, run until everything is settled, judged."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ _LONG_IDLE_SECONDS = 700.0
 
 @dataclass(frozen=True, slots=True)
 class Kit:
-    """What costs time to make and never changes: shared by all simulations of a process."""
+    """What is expensive to build and never changes: shared by all simulations of a process."""
 
     codec: Codec
     policy: Policy
@@ -52,7 +52,7 @@ class Kit:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What one seed has shown."""
+    """The result of one seed."""
 
     seed: int
     violations: Sequence[str]
@@ -100,7 +100,7 @@ class SimulatedWorld:
         self.database = SimulatedDatabase()
         self.judge = Judge(self)
         self.cluster.witness = self.judge
-        self.router_metrics = _WatchedMetrics(self)
+        self.router_metrics = _CheckedMetrics(self)
         self.processes = self._processes()
         self.clients = Clients(self)
         self.calm = False
@@ -115,7 +115,7 @@ class SimulatedWorld:
         return SimulatedNetwork(process, self.loop, self.weather, self.trace, self._act, mortal=mortal)
 
     def happens(self, fault: Fault, about: str) -> bool:
-        """Whether a fault with an occasion of its own happens on this one."""
+        """Whether a fault with an occasion of its own occurs this time."""
         rate = self.plan.rate(fault)
         if self.calm or rate == 0.0 or self.rng.random() >= rate:
             return False
@@ -123,7 +123,7 @@ class SimulatedWorld:
         return True
 
     def defect(self, what: str, error: BaseException | None = None) -> None:
-        """Something that must never happen, whatever goes wrong around it."""
+        """Record an event that must never happen, whatever faults occur."""
         where = ""
         if error is not None:
             frames = traceback.extract_tb(error.__traceback__)[-3:]
@@ -131,7 +131,7 @@ class SimulatedWorld:
         self.judge.violated(f"defect: {what}{where}")
 
     def run(self) -> Outcome:
-        """Until all is settled, or nothing will be; then the judgement."""
+        """Run until everything is settled, or cannot settle any more; then judge."""
         plan = self.plan
         try:
             self.loop.outside(0.0, self._begin)
@@ -170,7 +170,7 @@ class SimulatedWorld:
         self.loop.outside(self.plan.fault_seconds, self._calm_down)
 
     def _calm_down(self) -> None:
-        """Nothing goes wrong from here on; who stands still goes on, and clocks are right."""
+        """End all faults: frozen processes continue, and clocks are right."""
         self.trace.note("calm")
         self.calm = self.weather.calm = self.models.calm = True
         self.database.away = False
@@ -179,7 +179,7 @@ class SimulatedWorld:
             process.thaw()
 
     def _settle(self) -> None:
-        """Run until nothing is left to do, and a while beyond it."""
+        """Run until nothing is left to do, and a while longer."""
         until = self.loop.time() + _SETTLE_SECONDS
         self._settled_at = None
         self.loop.outside(0.0, self._look, until)
@@ -196,7 +196,7 @@ class SimulatedWorld:
         self.loop.outside(_LOOK_SECONDS, self._look, until)
 
     def _idle_for_long(self) -> None:
-        """Long enough for the journal's retention to reach its oldest records, then some more work."""
+        """Idle long enough for the journal's retention to reach its oldest records, then do some more work."""
         end = self.loop.time() + _LONG_IDLE_SECONDS
         self.loop.run_until(lambda: self.loop.time() >= end)
         Chaos(self).expire_journal(_LONG_IDLE_SECONDS)
@@ -232,8 +232,8 @@ def _shared_metrics() -> RouterMetrics:
     return RouterMetrics(_registered())
 
 
-class _WatchedMetrics(RouterMetrics):
-    """A router's metrics, in which a failed decision is a defect."""
+class _CheckedMetrics(RouterMetrics):
+    """A router's metrics, for which a failed decision is a defect."""
 
     def __init__(self, world: SimulatedWorld) -> None:
         self.__dict__.update(_shared_metrics().__dict__)

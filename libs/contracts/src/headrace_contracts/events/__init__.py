@@ -1,6 +1,6 @@
 """All event classes.
 
-Generated from schemas/ by `make generate`; change the schemas instead.
+Generated from schemas/ by `make generate`; edit the schemas instead.
 """
 
 from headrace_contracts.events.access import AccessKey

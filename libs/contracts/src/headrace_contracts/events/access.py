@@ -1,6 +1,6 @@
 """Events of the domain access.
 
-Generated from schemas/ by `make generate`; change the schemas instead.
+Generated from schemas/ by `make generate`; edit the schemas instead.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ class AccessKey:
 
     Attributes:
         key_id: Public part of the key.
-        tenant: Tenant it speaks for.
+        tenant: Tenant of the key.
         name: What it is for.
         secret_hash: HMAC-SHA-256 of the secret under the installation's pepper, in hex.
         scopes: What it may do: tasks, skills, costs, admin.
         requests_per_minute: Rate limit; null for none.
-        created_at: When it was made. Milliseconds since the epoch, UTC.
+        created_at: When it was created. Milliseconds since the epoch, UTC.
         revoked_at: When it stopped being valid. Milliseconds since the epoch, UTC.
     """
 

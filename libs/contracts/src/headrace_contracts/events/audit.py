@@ -1,6 +1,6 @@
 """Events of the domain audit.
 
-Generated from schemas/ by `make generate`; change the schemas instead.
+Generated from schemas/ by `make generate`; edit the schemas instead.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from headrace_contracts.events.common import Privacy
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AuditRecorded:
-    """Who asked what class of data of which provider, and why it was allowed or not.
+    """Which class of data a tenant's task would send to which provider, and why that was allowed or not.
 
     Attributes:
         event_id: Id of the record.
         tenant: The tenant.
         user: User of the task.
         key_id: API key of the task.
-        subject: Whom the content is about.
+        subject: Person whom the content is about.
         task_id: The task.
-        attempt_id: The attempt, where there is one.
+        attempt_id: The attempt, if there is one.
         action: dispatch, refuse, serve_cached.
         privacy: Class of the data.
         provider: Provider concerned.

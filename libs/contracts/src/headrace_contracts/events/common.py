@@ -1,6 +1,6 @@
 """Events of the domain common.
 
-Generated from schemas/ by `make generate`; change the schemas instead.
+Generated from schemas/ by `make generate`; edit the schemas instead.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class Lane(StrEnum):
 
 
 class Mode(StrEnum):
-    """Where a tenant or user wants work to run: on own nodes, at cloud providers, or whichever fits."""
+    """Where a tenant or user wants work to run: on own nodes, at cloud providers, or on either."""
 
     LOCAL = "local"
     CLOUD = "cloud"
@@ -88,7 +88,7 @@ class Mode(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Position:
-    """How far one partition of a topic is consumed.
+    """Next offset to consume of one partition.
 
     Attributes:
         topic: Topic name without the prefix.

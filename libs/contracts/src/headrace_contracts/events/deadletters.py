@@ -1,6 +1,6 @@
 """Events of the domain deadletters.
 
-Generated from schemas/ by `make generate`; change the schemas instead.
+Generated from schemas/ by `make generate`; edit the schemas instead.
 """
 
 from __future__ import annotations
@@ -41,23 +41,23 @@ class Header:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeadLetter:
-    """A record that could not be read or handled, kept whole with its reason.
+    """A record that could not be decoded or handled, complete and with the reason.
 
     Attributes:
-        service: Service that gave up.
+        service: Service that could not handle it.
         topic: Topic it came from, with the prefix.
         partition: Its partition.
         offset: Its offset.
         timestamp: Its timestamp. Milliseconds since the epoch, UTC.
         key: Its key, byte for byte.
-        value: Its value, byte for byte; null as well where it was too large to be kept.
+        value: Its value, byte for byte; also null if it was too large to be included.
         headers: Its headers.
         error_type: Kind of the error.
         error_message: The error in words, without content.
-        attempts: How often it was tried.
-        failed_at: When it was given up. Milliseconds since the epoch, UTC.
-        omitted_bytes: Size of a value that was too large to be kept: it stands at its position, for as long as
-            its topic keeps it.
+        attempts: Number of tries.
+        failed_at: When the dead letter was written. Milliseconds since the epoch, UTC.
+        omitted_bytes: Size of a value that was too large to be included: it can be read at the record's own
+            offset, for as long as its topic retains it.
     """
 
     FULL_NAME: ClassVar[str] = "headrace.deadletters.DeadLetter"
@@ -121,15 +121,15 @@ class Handling(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeadLetterHandled:
-    """An operator has dealt with the dead letters of one record.
+    """How an operator has handled the dead letters of one record.
 
     Attributes:
         topic: Topic that the record came from, with the prefix.
         partition: Its partition.
         offset: Its offset.
         handling: What was done about it.
-        replays: How often it was replayed so far.
-        replayed_offset: Where its last repeat stands, in the same topic and partition.
+        replays: Number of replays so far.
+        replayed_offset: Offset of its last replay, in the same topic and partition.
         reason: Why, in the operator's words.
         handled_by: Who did it.
         handled_at: When. Milliseconds since the epoch, UTC.

@@ -1,6 +1,6 @@
 """Events of the domain fleet.
 
-Generated from schemas/ by `make generate`; change the schemas instead.
+Generated from schemas/ by `make generate`; edit the schemas instead.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ class ModelStatus:
 
     Attributes:
         name: As the node names it.
-        size_bytes: Memory it takes.
-        context_tokens: Longest conversation.
+        size_bytes: Its size in memory.
+        context_tokens: Maximum context length, in tokens.
         loaded: Whether it is in memory.
     """
 
@@ -64,17 +64,17 @@ class NodeStatus:
         place: Whether it is ours.
         provider: ollama, groq, anthropic, …
         worker: Worker that reports.
-        healthy: Whether it takes work.
-        reason: Why not, where it does not.
+        healthy: Whether it accepts work.
+        reason: Why not, if it does not.
         simulated: Whether it is a simulator.
         models: Models it offers.
-        slots: Attempts it runs at once.
+        slots: Maximum concurrent attempts.
         busy: Attempts running now.
-        tokens_per_second: Output speed of one attempt, as observed.
-        latency_ms: Time to reach it, in milliseconds.
+        tokens_per_second: Observed output speed of one attempt, in tokens per second.
+        latency_ms: Round-trip time, in milliseconds.
         hardware: Labels of its hardware.
-        valid_for_ms: How long after reported_at this stands without another report, in milliseconds.
-        reported_at: When it was seen. Milliseconds since the epoch, UTC.
+        valid_for_ms: How long after reported_at this is valid without another report, in milliseconds.
+        reported_at: When the status was determined. Milliseconds since the epoch, UTC.
     """
 
     FULL_NAME: ClassVar[str] = "headrace.fleet.NodeStatus"

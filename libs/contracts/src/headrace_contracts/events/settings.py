@@ -1,6 +1,6 @@
 """Events of the domain settings.
 
-Generated from schemas/ by `make generate`; change the schemas instead.
+Generated from schemas/ by `make generate`; edit the schemas instead.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ class PrivacyLevel(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preferences:
-    """How a tenant, or one of its users, wants its work done.
+    """Preferences of a tenant, or of one of its users.
 
     Attributes:
         tenant: The tenant.
         user: The user; empty for the tenant's own defaults.
         ai_mode: Where to run.
-        privacy_level: How far content may travel where the task does not say.
+        privacy_level: How far content may travel if the task does not say.
         preferred_provider: Provider to try first.
         allowed_providers: Providers that internal content may go to.
         updated_by: Key or user that changed it.

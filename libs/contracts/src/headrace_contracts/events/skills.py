@@ -1,6 +1,6 @@
 """Events of the domain skills.
 
-Generated from schemas/ by `make generate`; change the schemas instead.
+Generated from schemas/ by `make generate`; edit the schemas instead.
 """
 
 from __future__ import annotations
@@ -29,19 +29,18 @@ class SkillChange(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SkillChanged:
-    """A change of a skill, told to the agents of one interest.
+    """A change of a skill, published to the agents of one domain.
 
     Attributes:
         interest: Domain this copy is for.
-        tenant: Whose skill it is.
+        tenant: Tenant of the skill.
         name: Name of the skill.
         version: Its version.
         change: What happened.
-        title: One line for people.
+        title: Title, one line.
         summary: What the skill is good for.
         body: The skill itself, null when it was revoked.
-        interests: All domains of this version; where the interest of this copy is not among them, the skill has
-            left that domain.
+        interests: All domains of this version; if this copy's domain is not among them, the skill has left it.
         digest: SHA-256 of the body in hex.
         author: Agent that learned it.
         submitted_at: When it was submitted. Milliseconds since the epoch, UTC.
@@ -116,7 +115,7 @@ class SkillVersion:
         status: Whether this version published the skill or revoked it.
         digest: SHA-256 of the version's body in hex.
         author: Agent that submitted it.
-        submission_id: Submission that made it.
+        submission_id: Submission that created it.
         published_at: When it was published. Milliseconds since the epoch, UTC.
     """
 
@@ -156,21 +155,21 @@ class SkillPublished:
     """The newest version of a skill.
 
     Attributes:
-        tenant: Whose skill it is.
+        tenant: Tenant of the skill.
         name: Name of the skill.
         version: 1 for the first version.
         status: Whether it is in use.
-        title: One line for people.
+        title: Title, one line.
         summary: What the skill is good for.
         body: The skill itself.
-        interests: Domains whose agents get it.
-        previous_interests: Domains of the version before, whose agents are told as well.
+        interests: Domains whose agents receive it.
+        previous_interests: Domains of the previous version, whose agents are notified as well.
         digest: SHA-256 of the body in hex.
         author: Agent that learned it.
-        submission_id: Submission that led to this record: it made this version, or asked for what stood there
-            already.
+        submission_id: Submission that led to this record: it created this version, or asked for the state that
+            already existed.
         history: Latest versions, oldest first, this one included.
-        positions: How far skills.submitted is consumed with this version.
+        positions: Consumed offsets of skills.submitted as of this version.
         submitted_at: When it was submitted. Milliseconds since the epoch, UTC.
         published_at: When it was published. Milliseconds since the epoch, UTC.
     """
@@ -242,13 +241,13 @@ class SkillSubmitted:
 
     Attributes:
         submission_id: UUIDv7 of the submission.
-        tenant: Whose skill it is; it never leaves the tenant.
+        tenant: Tenant of the skill; it never leaves the tenant.
         name: Name of the skill: lower-case words joined by hyphens.
         action: Publish a new version, or revoke the skill.
-        title: One line for people.
+        title: Title, one line.
         summary: What the skill is good for, for search.
         body: The skill itself, null when it is revoked.
-        interests: Domains whose agents should get it.
+        interests: Domains whose agents should receive it.
         digest: SHA-256 of the body in hex, as the author computed it; refused when it does not match.
         author: Agent that learned it.
         submitted_at: When it was submitted. Milliseconds since the epoch, UTC.

@@ -1,6 +1,6 @@
 """Events of the domain spend.
 
-Generated from schemas/ by `make generate`; change the schemas instead.
+Generated from schemas/ by `make generate`; edit the schemas instead.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Window:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SpendWindows:
-    """A tenant's live spend, one entry for each length of window. A view, rebuilt at will; the ledger is the truth.
+    """A tenant's live spend, one entry for each length of window. A view that can be rebuilt; the ledger is authoritative.
 
     Attributes:
         tenant: The tenant.

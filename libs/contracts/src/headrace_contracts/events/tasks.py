@@ -1,6 +1,6 @@
 """Events of the domain tasks.
 
-Generated from schemas/ by `make generate`; change the schemas instead.
+Generated from schemas/ by `make generate`; edit the schemas instead.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttemptState:
-    """What the router knows of one attempt.
+    """The router's state of one attempt.
 
     Attributes:
         number: 1 for the first.
@@ -36,7 +36,7 @@ class AttemptState:
         place: Whether it was sent to a node of ours.
         dispatched_at: When it was decided. Milliseconds since the epoch, UTC.
         max_output_tokens: Longest answer asked for, in tokens.
-        worst_case_nanodollars: Most it can cost, in nano-dollars.
+        worst_case_nanodollars: Maximum possible cost, in nano-dollars.
         outcome: How it ended, null while it runs.
         failure: Why it failed.
         usage: What it consumed.
@@ -90,7 +90,7 @@ class AttemptState:
 
 
 class CommandKind(StrEnum):
-    """What the router does after a decision is on disk."""
+    """What the router does once a decision is durable."""
 
     DISPATCH = "dispatch"
     COMPLETE = "complete"
@@ -104,9 +104,9 @@ class Command:
 
     Attributes:
         kind: What to produce.
-        event_id: Id of the produced event: the same whenever the command is carried out again.
+        event_id: Id of the produced event: the same whenever the command is repeated.
         topic: Topic without the prefix.
-        attempt: Attempt concerned, 0 where none is.
+        attempt: Attempt concerned, 0 if none.
     """
 
     FULL_NAME: ClassVar[str] = "headrace.tasks.Command"
@@ -144,7 +144,7 @@ class EntryKind(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InputEvent:
-    """The event a decision answers.
+    """The event that a decision was made on.
 
     Attributes:
         topic: Topic without the prefix.
@@ -179,7 +179,7 @@ class InputEvent:
 
 
 class TaskPhase(StrEnum):
-    """Where a task stands between submission and its end."""
+    """Phase of a task between submission and its end."""
 
     WAITING = "waiting"
     RUNNING = "running"
@@ -266,26 +266,26 @@ class TaskSubmitted:
 
     Attributes:
         task_id: UUIDv7 of the task.
-        tenant: Who pays, and whose data it is.
-        user: The person or agent on whose behalf, as the tenant names them.
-        key_id: API key that submitted the task, null when it was produced straight to the topic.
+        tenant: Tenant that pays, and owns the data.
+        user: Person or agent on whose behalf the task is submitted, as the tenant names them.
+        key_id: API key that submitted the task, null if it was produced directly to the topic.
         kind: The tenant's own name for this type of work, for reports.
-        role: Role of the routing policy that should do it, such as code_reviewer.
-        model: Model that must do it, as provider/model or a bare model name. Null: the role chooses.
+        role: Role of the routing policy for the task, such as code_reviewer.
+        model: Model to use, as provider/model or a bare model name. Null: the role chooses.
         messages: The conversation so far.
         sampling: Parameters of the answer.
         privacy: How far the content may travel. Null: the strictest of role and preferences.
         lane: Priority lane. Null: that of the role.
         mode: Where to run. Null: that of the preferences.
-        preferred_provider: Provider to try first where the rules allow it.
-        budget_nanodollars: Most that all attempts of this task together may cost, in nano-dollars.
-        deadline_at: When the answer is of no use any more. Milliseconds since the epoch, UTC.
+        preferred_provider: Provider to try first if the rules allow it.
+        budget_nanodollars: Maximum total cost of all attempts of this task, in nano-dollars.
+        deadline_at: When the answer becomes useless. Milliseconds since the epoch, UTC.
         session: Conversation whose tasks keep their order.
         subject: The person whom the content is about, for erasure and audit.
         labels: Free labels, carried to the completed task.
-        stream: Whether somebody waits for pieces of the answer.
-        allow_cached: Whether an equal task's earlier answer may serve.
-        reply_partition: Partition of tasks.replies that the waiting intake reads. Null: nobody waits.
+        stream: Whether a caller waits for pieces of the answer.
+        allow_cached: Whether the earlier answer of an equal task may be used.
+        reply_partition: Partition of tasks.replies that the waiting intake reads. Null: no caller waits.
         submitted_at: When the task was accepted. Milliseconds since the epoch, UTC.
     """
 
@@ -370,7 +370,7 @@ class TaskSubmitted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrailStep:
-    """One step on a task's way.
+    """One decision about a task.
 
     Attributes:
         at: When it was decided. Milliseconds since the epoch, UTC.
@@ -437,29 +437,29 @@ class TaskCompleted:
         user: User of the task.
         key_id: API key that submitted the task.
         kind: Kind of the task.
-        role: Role that did it.
+        role: Role of the task.
         session: Session of the task.
         subject: Subject of the task.
         labels: Labels of the task.
-        privacy: Level that was applied.
-        lane: Lane it travelled in.
+        privacy: Privacy level that was applied.
+        lane: Lane that was used.
         status: How it ended.
-        answer: What the model answered, where it did.
+        answer: The model's answer, if there is one.
         finish_reason: Why the model stopped: stop, length, refusal.
-        failure: Why there is no answer, where there is none.
+        failure: Why there is no answer, if there is none.
         provider: Provider that answered.
         model: Model that answered.
         node: Node that answered.
         simulated: Whether a simulator answered instead of a model.
         served_from: Where the answer came from.
-        source_task_id: The equal task whose answer served, for cache and coalesced.
+        source_task_id: The equal task whose answer was used, for cache and coalesced.
         usage: What all attempts of this task consumed.
         cost_nanodollars: What all attempts of this task cost, in nano-dollars.
         attempts: How many attempts were made.
-        model_ms: How long the answering attempt took at the model, in milliseconds.
-        trail: Why it went where it went.
+        model_ms: Duration of the answering attempt's model call, in milliseconds.
+        trail: Decisions about the task, with their reasons.
         policy_version: Version of the routing policy that decided.
-        home_partition: Partition the task came in on.
+        home_partition: Partition that the task arrived on.
         submitted_at: When the task was accepted. Milliseconds since the epoch, UTC.
         completed_at: When the terminal state was decided. Milliseconds since the epoch, UTC.
     """
@@ -569,22 +569,22 @@ class TaskCompleted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskState:
-    """All the router knows of one task.
+    """The router's state of one task.
 
     Attributes:
-        phase: Where the task stands.
+        phase: Phase of the task.
         digest: Digest of all that makes two tasks equal, for coalescing and the cache.
-        wake_at: When to look at the task again, null if only an event can move it. Milliseconds since the
+        wake_at: When to re-evaluate the task, null if only an event can change it. Milliseconds since the
             epoch, UTC.
         task: The task itself, null once it is finished.
         route_key: Key the task arrived with, byte for byte.
-        home_partition: Partition the task came in on.
-        privacy: Level that applies.
+        home_partition: Partition that the task arrived on.
+        privacy: Privacy level that applies.
         lane: Lane that applies.
         deadline_at: When the task expires: its own deadline, or that of the policy. Milliseconds since the
             epoch, UTC.
         system_prompt: System prompt that the role puts before the conversation.
-        reply_partition: Partition of tasks.replies of whoever waits.
+        reply_partition: Partition of tasks.replies of the waiting intake.
         traceparent: W3C trace context the task arrived with.
         attempts: Attempts so far.
         leader_task_id: The equal task in flight that this one follows.
@@ -696,10 +696,10 @@ class TaskCancelled:
     Attributes:
         task_id: The task to stop.
         tenant: Tenant of the task.
-        home_partition: Partition the task came in on, where known.
-        requested_by: User or key that asked.
+        home_partition: Partition that the task arrived on, if known.
+        requested_by: User or key that requested it.
         reason: Why, for the record.
-        requested_at: When it was asked. Milliseconds since the epoch, UTC.
+        requested_at: When it was requested. Milliseconds since the epoch, UTC.
     """
 
     FULL_NAME: ClassVar[str] = "headrace.tasks.TaskCancelled"
@@ -735,7 +735,7 @@ class TaskCancelled:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JournalEntry:
-    """One atomic step of the router: the new state, what it commands, and how far the inputs are consumed. What a recovery looks at comes first, so that it need not read the rest.
+    """One atomic step of the router: the new state, its commands, and the consumed input offsets. Fields needed for recovery come first, so that it need not decode the rest.
 
     Attributes:
         kind: decision; barrier (epoch start): a new owner takes over; watermark (checkpoint): the commands of
@@ -745,13 +745,13 @@ class JournalEntry:
         sequence: Number within its epoch, 0 for the epoch start. An entry counts only if its offset is epoch +
             sequence; every reader ignores it elsewhere, because a lost or foreign record came between.
         cause: The event that was decided on: submitted, cancelled, attempt_finished, leader_finished, wake_up,
-            unrecordable; restated repeats a state.
+            unrecordable; restated repeats a state, replaced takes the place of a record that does not count.
         state: The task's new state; null if the entry only records a cancellation request, or replaces a record
             that does not count.
         owner: Instance that wrote this.
         input: The input event that was decided on; null if a timer moved the task.
-        positions: How far each input partition is consumed with this entry.
-        commands: What is to be produced.
+        positions: Next offset of each input partition after this entry.
+        commands: Records to be produced.
         rejected: Candidates that were not chosen, and why.
         policy_version: Version of the policy that decided.
         published_offset: The commands of all entries before this offset were published when this was written.
@@ -824,7 +824,7 @@ class JournalEntry:
 
 
 class ReplyKind(StrEnum):
-    """What a reply tells."""
+    """Kind of a reply."""
 
     DELTA = "delta"
     RESTARTED = "restarted"
@@ -838,10 +838,10 @@ class TaskReply:
     Attributes:
         task_id: The task.
         tenant: Tenant of the task.
-        kind: delta: a piece of text; restarted: forget what came so far, another attempt begins; finished: the
+        kind: delta: a piece of text; restarted: discard the text so far, another attempt begins; finished: the
             terminal state.
-        attempt: Number of the attempt that speaks.
-        execution_id: Execution of the attempt that speaks: an attempt that ran twice has two. Empty for
+        attempt: Attempt that the reply comes from.
+        execution_id: Execution that the reply comes from: an attempt that ran twice has two. Empty for
             finished.
         sequence: Number of the piece within its execution, from 0.
         text: The piece of text, for delta.

@@ -1,6 +1,6 @@
 """Events of the domain usage.
 
-Generated from schemas/ by `make generate`; change the schemas instead.
+Generated from schemas/ by `make generate`; edit the schemas instead.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ class UsageRecorded:
 
     Attributes:
         event_id: Attempt id, a slash, the execution id.
-        tenant: Who pays.
+        tenant: Tenant that pays.
         user: User of the task.
         task_id: The task.
         attempt_id: The attempt.
@@ -27,8 +27,8 @@ class UsageRecorded:
         role: Role of the task.
         session: Session of the task.
         subject: Subject of the task.
-        provider: Provider that was asked.
-        model: Model that was asked.
+        provider: Provider that was called.
+        model: Model that was called.
         node: Node that answered.
         simulated: Whether a simulator answered; such usage costs what the real model would.
         outcome: How the attempt ended.

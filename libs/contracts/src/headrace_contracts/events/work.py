@@ -1,6 +1,6 @@
 """Events of the domain work.
 
-Generated from schemas/ by `make generate`; change the schemas instead.
+Generated from schemas/ by `make generate`; edit the schemas instead.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class AttemptFinished:
         content: What the model answered.
         finish_reason: Why the model stopped.
         failure: Why it failed.
-        provider: Provider that was asked.
+        provider: Provider that was called.
         model: Model that answered.
         node: Node that answered.
         simulated: Whether a simulator answered.
@@ -123,20 +123,20 @@ class AttemptRequested:
         user: User of the task.
         number: 1 for the first attempt.
         home_partition: Partition of the task topics to answer on.
-        provider: Provider to ask: ollama, groq, anthropic, …
-        model: Model to ask, as the provider names it.
+        provider: Provider to call: ollama, groq, anthropic, …
+        model: Model to call, as the provider names it.
         messages: The conversation, system prompt included.
         sampling: Parameters of the answer.
         privacy: How far the content may travel.
-        lane: Lane it travels in.
+        lane: Lane of the attempt.
         kind: Kind of the task.
         role: Role of the task.
         session: Session of the task.
         subject: Subject of the task.
-        deadline_at: When the answer is of no use any more. Milliseconds since the epoch, UTC.
+        deadline_at: When the answer becomes useless. Milliseconds since the epoch, UTC.
         stream: Whether to write pieces of the answer to tasks.replies.
-        reply_partition: Partition of tasks.replies of whoever waits.
-        worst_case_nanodollars: Most this attempt can cost, in nano-dollars.
+        reply_partition: Partition of tasks.replies of the waiting intake.
+        worst_case_nanodollars: Maximum possible cost of this attempt, in nano-dollars.
         policy_version: Version of the policy that decided.
         requested_at: When it was decided. Milliseconds since the epoch, UTC.
     """

@@ -1,1 +1,1 @@
-"""Developer commands that generate code and documents from the schemas and guard their compatibility."""
+"""Developer commands that generate code and documentation from the schemas and guard their compatibility."""

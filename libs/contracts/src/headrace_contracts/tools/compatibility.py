@@ -1,8 +1,8 @@
 """Checks that every version of every schema reads what any other version wrote (FULL_TRANSITIVE), without a registry.
 
-The present schemas are held against each version under `schemas/released/<full name>/<n>.avsc`, in both directions.
-Avro's own package decides what resolves; beside it stands what Avro lets pass and our readers cannot bear. Exits with 1
-when a rule is broken, naming file, field and rule. `schemas/README.md` explains the rules.
+The current schemas are checked against each version under `schemas/released/<full name>/<n>.avsc`, in both directions.
+Avro's own package decides what resolves; further rules reject what Avro permits but our readers cannot handle. Exits
+with 1 if a rule is broken, naming file, field and rule. `schemas/README.md` explains the rules.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from avro.compatibility import SchemaCompatibilityType, lookup_writer_field
 
 from headrace_contracts.tools.schemas import PRIMITIVES, SchemaFileInvalid, SchemaSet, load, references, repository
 
-# Not annotated where it comes from.
+# avro does not annotate it.
 _Checker: Any = avro.compatibility.ReaderWriterCompatibilityChecker
 
 Released = Mapping[str, Mapping[int, dict[str, Any]]]
-"""Full name and version of each released schema, as a registry holds it (types written in place)."""
+"""Released schemas by full name and version, as registered (with types inlined)."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -35,9 +35,9 @@ class Violation:
 
     Attributes:
         file: The schema file, below schemas/.
-        field: The field, or the type itself where no field is concerned.
+        field: The field, or the type itself if no field is concerned.
         rule: Short name of the rule, as in schemas/README.md.
-        text: What is wrong, and what to do.
+        text: The problem, and what to do.
     """
 
     file: str
@@ -62,14 +62,12 @@ def load_released(folder: Path) -> dict[str, dict[int, dict[str, Any]]]:
 
 
 def violations(current: SchemaSet, released: Released) -> list[Violation]:
-    """Everything that is wrong, each once, in order of files. Raises SchemaFileInvalid for what is no Avro schema."""
+    """All violations, each once, in order of files. Raises SchemaFileInvalid for an invalid Avro schema."""
     found = set(_bad_defaults(current))
     for name, versions in released.items():
         if name not in current.types:
             found.add(
-                Violation(
-                    _file(name), name, "type_removed", "it was released, so keep it for those who hold its events"
-                )
+                Violation(_file(name), name, "type_removed", "it was released, so keep it for consumers of its events")
             )
             continue
         for number, schema in versions.items():
@@ -103,7 +101,7 @@ def _between(current: SchemaSet, former: SchemaSet, what: str) -> Iterator[Viola
 def _unreadable(reader: SchemaSet, writer: SchemaSet, name: str) -> dict[str, tuple[str, str]]:
     """Fields of a type whose values the reader's version cannot read, with rule and detail.
 
-    What is wrong within another named type is left to that type.
+    Problems within another named type are reported for that type.
     """
     read, written = _parse(reader, name), _parse(writer, name)
     if _resolves(read, written):
@@ -154,7 +152,7 @@ def _parse(schemas: SchemaSet, name: str) -> avro.schema.Schema:
 
 
 def _named_types(schema: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """The named types of a schema in which they are written in place, each referring to the others by name."""
+    """The named types of a schema with inlined types, each referring to the others by name."""
     types: dict[str, dict[str, Any]] = {}
 
     def refer(node: Any) -> Any:
@@ -200,7 +198,7 @@ def _logical_types(node: Any) -> Iterator[str]:
 
 
 def _bad_defaults(schemas: SchemaSet) -> Iterator[Violation]:
-    """Avro's package takes any default; readers would fail on the first record that lacks the field."""
+    """Avro's package accepts any default; readers would fail on the first record without the field."""
     for name, schema in schemas.types.items():
         if schema["type"] == "enum" and "default" not in schema:
             yield Violation(
@@ -210,7 +208,7 @@ def _bad_defaults(schemas: SchemaSet) -> Iterator[Violation]:
             if "default" in field and not _fits(field["default"], field["type"], schemas):
                 yield Violation(
                     _file(name), field["name"], "default_does_not_fit",
-                    f"{json.dumps(field['default'])} is no value of its type (of a union: of the first type)",
+                    f"{json.dumps(field['default'])} is not a value of its type (for a union: of the first type)",
                 )  # fmt: skip
 
 
@@ -246,7 +244,7 @@ def _file(name: str) -> str:
 
 
 def report(found: Iterable[Violation]) -> int:
-    """Say what is wrong; the exit code."""
+    """Print the violations; returns the exit code."""
     listed = list(found)
     for violation in listed:
         sys.stderr.write(f"{violation}\n")

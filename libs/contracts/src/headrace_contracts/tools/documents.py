@@ -9,21 +9,21 @@ from headrace_contracts.topics import TOPICS, TopicSpec
 
 
 def events_page(schemas: SchemaSet) -> str:
-    """The page that other teams read before they consume or produce."""
+    """The reference page for teams that consume or produce events."""
     lines = [
         "# Events",
         "",
-        "Generated from `schemas/` and `headrace_contracts.topics` by `make generate`; change those instead.",
+        "Generated from `schemas/` and `headrace_contracts.topics` by `make generate`; edit those instead.",
         "",
-        "Topic names carry the prefix of the installation, `headrace.` unless set otherwise. Values are Avro in the",
+        "Topic names have the installation's prefix, by default `headrace.`. Values are Avro in the",
         "Confluent wire format; each subject is the topic's name with `-value`. Compatibility is `FULL_TRANSITIVE`:",
-        "any version can read what any other wrote. Headers are CloudEvents 1.0 in binary mode (`ce_id`, `ce_type`,",
+        "every version can read what any other wrote. Headers are CloudEvents 1.0 in binary mode (`ce_id`, `ce_type`,",
         "`ce_source`, `ce_time`, `ce_subject`, `ce_tenant`) and W3C `traceparent`. Producers must use",
         "`partitioner=murmur2_random`, the Java default. A repeated event has the same `ce_id`.",
         "",
         "## Topics",
         "",
-        "| topic | key | partitions | cleanup | kept | record | written by | read by |",
+        "| topic | key | partitions | cleanup | retention | record | written by | read by |",
         "|---|---|---|---|---|---|---|---|",
     ]
     main = [spec for spec in TOPICS.values() if not spec.name.endswith(".dlq")]
@@ -31,7 +31,7 @@ def events_page(schemas: SchemaSet) -> str:
     with_dead_letters = ", ".join(f"`{spec.name}`" for spec in main if spec.dead_letters)
     lines += [
         "",
-        f"Beside these topics stands one with `.dlq` at its end, for dead letters (30 days): {with_dead_letters}.",
+        f"These topics have a dead-letter topic with the suffix `.dlq` (retention 30 days): {with_dead_letters}.",
         "",
         "## Records",
     ]

@@ -1,4 +1,4 @@
-"""Turns the schemas into typed, slotted Python classes."""
+"""Generates typed, slotted Python classes from the schemas."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from headrace_contracts.tools.schemas import PYTHON_NAME, SchemaSet, references
 
-_HEADER = '"""{doc}\n\nGenerated from schemas/ by `make generate`; change the schemas instead.\n"""\n'
+_HEADER = '"""{doc}\n\nGenerated from schemas/ by `make generate`; edit the schemas instead.\n"""\n'
 _PYTHON_PRIMITIVES = {
     "boolean": "bool",
     "int": "int",
@@ -22,7 +22,7 @@ _PYTHON_PRIMITIVES = {
 
 
 def modules(schemas: SchemaSet) -> dict[str, str]:
-    """File name to source of the package `headrace_contracts.events`."""
+    """Maps file names to sources of the package `headrace_contracts.events`."""
     domains: dict[str, list[str]] = {}
     for full_name in schemas.types:
         domains.setdefault(full_name.split(".")[1], []).append(full_name)
@@ -46,7 +46,7 @@ def _package_module(domains: Mapping[str, list[str]]) -> str:
 
 
 def _schema_module(schemas: SchemaSet) -> str:
-    lines = [_HEADER.format(doc="The schemas as a registry holds them: every type they use written in place."), ""]
+    lines = [_HEADER.format(doc="The schemas as registered, with every referenced type inlined."), ""]
     lines.append("SCHEMAS: dict[str, str] = {")
     for name in schemas.records():
         compact = json.dumps(schemas.resolved(name), separators=(",", ":"), ensure_ascii=False)
@@ -179,7 +179,7 @@ def _is_named(node: Any) -> bool:
 def _encode(node: Any, value: str, records: frozenset[str]) -> str:
     if isinstance(node, list):
         inner = _encode(node[1], value, records)
-        # A branch by its name spares fastavro to validate the whole record in order to find it.
+        # Naming the branch spares fastavro from validating the whole record in order to find it.
         if _is_named(node[1]) and node[1] in records:
             inner = f'("{node[1]}", {inner}) if named else {inner}'
         return value if inner == value else f"None if {value} is None else {inner}"

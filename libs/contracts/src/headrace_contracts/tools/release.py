@@ -1,7 +1,7 @@
-"""Freezes the present schemas of all topics as released versions, where they have changed since the last one.
+"""Freezes the current schemas of all topics as released versions, if they have changed since the last one.
 
-From then on `python -m headrace_contracts.tools.compatibility` holds every change against them. Exits with 1, freezing
-nothing, when the present schemas break a rule.
+From then on `python -m headrace_contracts.tools.compatibility` checks every change against them. Exits with 1, freezing
+nothing, if the current schemas break a rule.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from headrace_contracts.tools.schemas import SchemaFileInvalid, SchemaSet, load,
 
 
 def to_release(current: SchemaSet, released: Released, names: frozenset[str]) -> dict[str, tuple[int, dict[str, Any]]]:
-    """The versions to add: number and schema by full name. A change of words alone makes no version."""
+    """The versions to add: number and schema by full name. A change of doc strings alone makes no version."""
     added: dict[str, tuple[int, dict[str, Any]]] = {}
     for name in sorted(names):
         schema = current.resolved(name)
@@ -48,7 +48,7 @@ def main() -> int:
         return 2
     if found:
         return report(found)
-    # The topics import the generated classes, which the other tools must do without.
+    # The topics import the generated classes, which the other tools must not depend on.
     from headrace_contracts.topics import TOPICS
 
     added = to_release(current, released, frozenset(spec.record.FULL_NAME for spec in TOPICS.values()))

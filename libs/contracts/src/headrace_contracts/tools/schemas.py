@@ -10,14 +10,14 @@ from typing import Any
 
 PRIMITIVES = frozenset({"null", "boolean", "int", "long", "float", "double", "bytes", "string"})
 PYTHON_NAME = "python"
-"""Property of a field, or of an enum by symbol: its name in Python where the released one is no term of the field.
+"""Property of a field, or of an enum by symbol: its name in Python, where the released name is not a term of the field.
 
-A released name is on the wire for good; the registry and other languages never see this property.
+The released name stays on the wire; the registry and other languages never see this property.
 """
 
 
 def repository() -> Path:
-    """The checkout that this file is in. Exits when it is in none."""
+    """The checkout that contains this file. Exits if there is none."""
     for folder in Path(__file__).resolve().parents:
         if (folder / "schemas").is_dir() and (folder / "uv.lock").is_file():
             return folder
@@ -25,7 +25,7 @@ def repository() -> Path:
 
 
 class SchemaFileInvalid(Exception):
-    """A schema file must be mended; the message names the file and what is wrong."""
+    """A schema file must be corrected; the message names the file and the error."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class SchemaSet:
         return (name for name, schema in sorted(self.types.items()) if schema["type"] == "record")
 
     def resolved(self, name: str) -> dict[str, Any]:
-        """The type with every type it refers to written in place at its first use, as a registry wants it."""
+        """The type with every referenced type inlined at its first use, as a registry expects."""
         resolved = self._inline(self.types[name], set())
         assert isinstance(resolved, dict)
         return resolved
@@ -85,10 +85,10 @@ def references(node: Any) -> Iterator[str]:
 
 
 def load(folder: Path) -> SchemaSet:
-    """Read `folder/<domain>/<Record>.avsc`; `released/` is left out.
+    """Read `folder/<domain>/<Record>.avsc`, except in `released/`.
 
-    Raises SchemaFileInvalid when a file is no JSON, its name and its type disagree, a doc is missing or a reference
-    leads nowhere.
+    Raises SchemaFileInvalid if a file is not JSON, its name and its type disagree, a doc is missing or a reference
+    cannot be resolved.
     """
     types: dict[str, dict[str, Any]] = {}
     for path in sorted(folder.glob("*/*.avsc")):
@@ -100,10 +100,10 @@ def load(folder: Path) -> SchemaSet:
             raise SchemaFileInvalid(f"{path}: not valid JSON: {error}") from error
         full_name = f"{schema['namespace']}.{schema['name']}"
         if full_name != f"headrace.{path.parent.name}.{path.stem}":
-            raise SchemaFileInvalid(f"{path}: holds {full_name}; name and namespace must follow folder and file name")
+            raise SchemaFileInvalid(f"{path}: contains {full_name}; name and namespace must match folder and file name")
         undocumented = [field["name"] for field in schema.get("fields", ()) if not field.get("doc")]
         if undocumented or not schema.get("doc"):
-            raise SchemaFileInvalid(f"{path}: say in `doc` what these mean: {undocumented or [schema['name']]}")
+            raise SchemaFileInvalid(f"{path}: document these in `doc`: {undocumented or [schema['name']]}")
         types[full_name] = schema
     for full_name, schema in types.items():
         missing = sorted(set(references(schema)) - types.keys())

@@ -1,4 +1,4 @@
-"""The team's work as files: one Markdown document for each role."""
+"""Writes the team's answers to files: one Markdown document per role."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from headrace_devstack.errors import CorrectTheSetting
 
 
 def write_answers(folder: Path, outcomes: Sequence[JobOutcome], evidence: RunEvidence) -> None:
-    """Write what was answered, by kind of work and in the order of its subjects; repeats once.
+    """Write the answers, by kind of work and in the order of its subjects; repeats once.
 
-    The files are the user's own only, since they speak of sensitive files too. Raises CorrectTheSetting when the folder
+    The files are private to the user, since they include sensitive content. Raises CorrectTheSetting if the folder
+    is not writable.
     cannot be written.
     """
     ends = {end.task_id: end for end in evidence.completions}
@@ -38,5 +39,5 @@ def write_answers(folder: Path, outcomes: Sequence[JobOutcome], evidence: RunEvi
             file.write_text(f"# {kind.capitalize()}\n\n{text}", encoding="utf-8")
     except OSError as error:
         raise CorrectTheSetting(
-            f"{folder} cannot be written: {error.strerror}.", "name another folder with --answers."
+            f"{folder} cannot be written: {error.strerror}.", "choose another folder with --answers."
         ) from error

@@ -1,4 +1,4 @@
-"""Whether the run kept what Headrace promises. Pure: each check looks at what was seen, and says what it found."""
+"""Checks whether the run kept Headrace's promises. Pure: each check takes the observations and reports its finding."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LOCAL_PROVIDERS = frozenset({"ollama"})
 
 @dataclass(frozen=True, slots=True)
 class DemoCheck:
-    """A promise, whether it was kept, and what was found."""
+    """A promise, whether it was kept, and the finding."""
 
     promise: str
     kept: bool
@@ -26,7 +26,7 @@ class DemoCheck:
 def all_checks(
     outcomes: Sequence[JobOutcome], evidence: RunEvidence, exchange: SkillExchange, unread: Sequence[str] = ()
 ) -> tuple[DemoCheck, ...]:
-    """All checks; `unread` says which records could not be read, which leaves the others' evidence incomplete."""
+    """All checks; `unread` lists records that could not be decoded, which makes the other evidence incomplete."""
     return (
         _readable(unread),
         _accepted(outcomes, evidence),
@@ -42,7 +42,7 @@ def all_checks(
 
 
 def _readable(unread: Sequence[str]) -> DemoCheck:
-    found = f"{len(unread)} could not be read, such as {unread[0]}" if unread else "none failed to decode"
+    found = f"{len(unread)} could not be decoded, such as {unread[0]}" if unread else "none failed to decode"
     return DemoCheck("every record read for these checks can be decoded", not unread, found)
 
 
@@ -55,7 +55,7 @@ def _accepted(outcomes: Sequence[JobOutcome], evidence: RunEvidence) -> DemoChec
     kept = not (lost or twice or strangers or refused) and len(set(known)) == len(known)
     found = f"{len(set(known))} of {len(outcomes)} accepted, {len(lost)} of them missing in tasks.submitted"
     if twice or strangers:
-        found += f", {len(twice)} there twice, {len(strangers)} that no agent knows"
+        found += f", {len(twice)} present twice, {len(strangers)} unknown to all agents"
     return DemoCheck("each job became one task, and is in tasks.submitted once", kept, found)
 
 
@@ -80,7 +80,7 @@ def _agents_and_topics_agree(outcomes: Sequence[JobOutcome], evidence: RunEviden
     answered = {end.task_id for end in evidence.completions if end.answer is not None}
     differ = [o for o in outcomes if o.task_id is not None and o.answered != (o.task_id in answered)]
     found = f"{len(outcomes) - len(differ)} of {len(outcomes)} agree"
-    return DemoCheck("what agents were told is what tasks.completed says", not differ, found)
+    return DemoCheck("agents received what tasks.completed says", not differ, found)
 
 
 def _answered(outcomes: Sequence[JobOutcome]) -> DemoCheck:
@@ -111,19 +111,19 @@ def _nothing_sensitive_received(outcomes: Sequence[JobOutcome], evidence: RunEvi
     received = evidence.received
     promise = "no sensitive byte reached a cloud provider"
     if received is None:
-        # What a real provider received only the provider could tell; the two checks above stand on the topics alone.
+        # Only a real provider itself could tell what it received; the two checks above rely on the topics alone.
         return ()
     away = {provider: count for provider, count in received.hits.items() if provider not in LOCAL_PROVIDERS and count}
     found = ", ".join(f"{provider} {count}" for provider, count in sorted(received.hits.items())) or "no provider"
     found = f"requests with a marker of a sensitive file: {found}"
     if not received.complete:
-        found += "; the simulator had to forget older requests"
+        found += "; the simulator had to discard older requests"
     expected = _sent_home(outcomes, evidence)
     arrived = sum(count for provider, count in received.hits.items() if provider in LOCAL_PROVIDERS)
     return (
         DemoCheck(promise, not away and received.complete, found),
         DemoCheck(
-            "the markers do arrive where they may, so that the check above can fail",
+            "the markers do arrive where they may, so the check above can fail",
             arrived >= expected,
             f"{arrived} at our own nodes, at least {expected} expected",
         ),
@@ -154,7 +154,7 @@ def _skills_arrived(exchange: SkillExchange) -> DemoCheck:
     strangers = arrived.keys() - exchange.expected
     found = f"{len(arrived)} of {len(exchange.expected)} deliveries of {len(exchange.publish_ms)} skills"
     if several or strangers:
-        found += f", {len(several)} repeated, {len(strangers)} to agents that had not asked"
+        found += f", {len(several)} repeated, {len(strangers)} to agents that did not follow its domain"
     if exchange.problems:
         found += f"; {exchange.problems[0]}"
     kept = not (missing or several or strangers or exchange.problems)

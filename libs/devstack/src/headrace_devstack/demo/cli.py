@@ -35,17 +35,17 @@ _INTERRUPTED = 130
 
 def demo(
     folder: Annotated[Path, typer.Option(help="Folder of files to work on.", show_default="this one")] = Path(),
-    tasks: Annotated[int, typer.Option(help="How many tasks, if the folder gives as many.", min=1)] = 300,
-    agents: Annotated[int, typer.Option(help="How many agents.", min=1, max=1000)] = 100,
+    tasks: Annotated[int, typer.Option(help="Number of tasks, if the folder has enough material.", min=1)] = 300,
+    agents: Annotated[int, typer.Option(help="Number of agents.", min=1, max=1000)] = 100,
     sensitive: Annotated[
         list[str] | None,
         typer.Option(
-            help="Pattern of names of sensitive files or folders; may be given several times. "
+            help="Pattern of names of sensitive files or folders; repeatable. "
             f"[default: {' '.join(SENSITIVE_PATTERNS)}]",
             show_default=False,
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Another seed deals the jobs out differently.")] = 1,
+    seed: Annotated[int, typer.Option(help="Random seed for the assignment of jobs.")] = 1,
     answers: Annotated[
         Path | None, typer.Option(help="Folder to write the answers to, one file for each kind of work.")
     ] = None,
@@ -59,16 +59,16 @@ def demo(
 ) -> None:
     """Let an AI team work through a folder of real files, then check that Headrace kept its promises.
 
-    A hundred agents document, review, audit and think up tests, over HTTP, the OpenAI API and Kafka, for three tenants.
-    It uses the stack that is running here, or starts one and stops it afterwards. Without provider keys and Ollama the
-    models are simulated, and every table says so. Exit code 1 when a promise was broken.
+    A hundred agents document, review, audit and suggest tests, over HTTP, the OpenAI API and Kafka, for three tenants.
+    It uses the stack running here, or starts one and stops it afterwards. Without provider keys and Ollama the models
+    are simulated, and every table says so. Exit code 1 if a promise was broken.
 
     \b
     Examples:
       headrace demo
       headrace demo --folder ~/project --tasks 60 --agents 20 --sensitive '*internal*' --json result.json
     """
-    # With JSON on stdout, everything for people goes to stderr.
+    # With JSON on stdout, all messages go to stderr.
     console = _console(json_file == "-")
     options = DemoOptions(folder, tasks, agents, tuple(sensitive or SENSITIVE_PATTERNS), seed, answers)
     try:
@@ -92,18 +92,18 @@ def demo(
 
 def _console(for_stderr: bool) -> Console:
     stream = sys.stderr if for_stderr else sys.stdout
-    # In a pipe there is no width to fold to.
+    # A pipe has no width to wrap at.
     return Console(stderr=for_stderr, highlight=False, width=None if stream.isatty() else _PIPE_WIDTH)
 
 
 async def _until_interrupted(work: Coroutine[Any, Any, Run]) -> Run | None:
-    """The result; None after SIGINT or SIGTERM, when all that was started has been stopped."""
+    """The result; None after SIGINT or SIGTERM, once everything that was started has stopped."""
     task = asyncio.create_task(work)
     asked = False
 
     def stop() -> None:
         nonlocal asked
-        # Once: asking again must not break the stopping of what was started.
+        # Once: a second request must not interrupt the shutdown.
         if not asked:
             asked = True
             task.cancel()
@@ -124,7 +124,7 @@ async def _demo(options: DemoOptions, settings: StackSettings, console: Console)
 
 @asynccontextmanager
 async def _stack(settings: StackSettings, console: Console) -> AsyncIterator[Addresses]:
-    """The running stack, or one that lives as long as the block."""
+    """The running stack, or one that runs for the duration of the block."""
     running = await _running_stack(settings)
     if running is not None:
         console.print(f"Using the running stack of {running.stack_file}", soft_wrap=True)
@@ -151,7 +151,7 @@ async def _stack(settings: StackSettings, console: Console) -> AsyncIterator[Add
 
 
 async def _running_stack(settings: StackSettings) -> Addresses | None:
-    """The stack on the data folder, or another that variables name or that runs further up, if its intake is ready."""
+    """The stack on the data folder, or one that variables name or that runs in a parent, if its intake is ready."""
     file = settings.data / "stack.json"
     found = locate(stack_file=file if file.is_file() else None)
     ops = found.stack.get("ops_urls")
@@ -161,7 +161,7 @@ async def _running_stack(settings: StackSettings) -> Addresses | None:
     try:
         timeout = aiohttp.ClientTimeout(total=_PROBE_SECONDS)
         async with aiohttp.ClientSession(timeout=timeout) as session, session.get(probe) as response:
-            # Without a key the API refuses, which tells as well that it is there.
+            # Without a key the API refuses, which also shows that it is running.
             return found if response.status in (200, 401) else None
     except (aiohttp.ClientError, TimeoutError):
         return None

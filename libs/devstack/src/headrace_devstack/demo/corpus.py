@@ -1,4 +1,4 @@
-"""From files and commits to the jobs of a team. Pure: the same corpus, options and seed give the same jobs."""
+"""Turns files and commits into the jobs of a team. Pure: the same corpus, options and seed give the same jobs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Final
 SENSITIVE_PATTERNS: Final = (
     "*secret*", "*auth*", "*keys*", "*access*", "*password*", "*credential*", "*.pem", ".env*",
 )  # fmt: skip
-"""Names of files and folders whose content must not leave our own nodes, unless the user says otherwise."""
+"""Name patterns of files and folders whose content must not leave local nodes, unless the user sets others."""
 
 CODE_SUFFIXES: Final = (
     ".py", ".js", ".ts", ".tsx", ".go", ".rs", ".java", ".kt", ".c", ".h", ".cc", ".cpp", ".cs", ".rb", ".php",
@@ -63,7 +63,7 @@ class Commit:
 
 @dataclass(frozen=True, slots=True)
 class Corpus:
-    """What there is to work on."""
+    """The material to work on."""
 
     folder: str
     files: tuple[SourceFile, ...]
@@ -79,7 +79,7 @@ class JobPrivacy(StrEnum):
 
 
 class Way(StrEnum):
-    """How an agent speaks to Headrace."""
+    """The API that an agent uses."""
 
     HTTP = "HTTP"
     OPENAI = "OpenAI API"
@@ -91,8 +91,8 @@ class Job:
     """One task to be submitted.
 
     Attributes:
-        number: Names the job; twins have numbers of their own.
-        marker: Text that only this file's prompts contain, for sensitive ones.
+        number: Identifies the job; twins have numbers of their own.
+        marker: Text that only this file's prompts contain, for sensitive files.
         twin_of: The job that this one repeats word for word.
         teaches: Name of the skill that the agent publishes after it.
     """
@@ -123,7 +123,7 @@ class Agent:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Who does what."""
+    """The jobs of each agent."""
 
     agents: tuple[Agent, ...]
 
@@ -136,7 +136,7 @@ class Plan:
         return tuple(dict.fromkeys(agent.tenant for agent in self.agents))
 
     def listeners(self, tenant: str, interest: str) -> tuple[Agent, ...]:
-        """The agents that get a skill of this domain."""
+        """The agents that receive a skill of this domain."""
         return tuple(agent for agent in self.agents if agent.tenant == tenant and interest in agent.interests)
 
 
@@ -163,7 +163,7 @@ _ROLES: Final = (
     _Role("testing", "test ideas", 0.20, "batch", (
         "List test ideas for this code, edges first.",
         "List the properties of this code that a test over random input could hold.",
-        "List the failures of its surroundings that this code should be tested against.",
+        "List the failures of its environment that this code should be tested against.",
     )),
     _Role("security_reviewer", "security audit", 0.15, "interactive", (
         "Audit this confidential file for security.",
@@ -177,22 +177,22 @@ _ROLES: Final = (
 )  # fmt: skip
 
 DOMAINS: Final = tuple(role.kind.replace(" ", "-") for role in _ROLES)
-"""What agents can be interested in."""
+"""The domains that agents can follow."""
 
 
 def is_sensitive(path: str, patterns: Sequence[str]) -> bool:
-    """Whether a file's name, a folder's on its way, or the whole path matches one of the patterns, in any case."""
+    """Whether the name of a file or of a parent folder, or the whole path, matches a pattern, ignoring case."""
     names = (*path.lower().split("/"), path.lower())
     return any(fnmatchcase(name, pattern.lower()) for name in names for pattern in patterns)
 
 
 def marker_of(run: str, path: str) -> str:
-    """A text that stands in no file: whoever has it was sent this file's prompt in this run."""
+    """A text that is in no file: a provider that has it was sent this file's prompt in this run."""
     return "hr-confidential-" + hashlib.sha256(f"{run}\0{path}".encode()).hexdigest()[:24]
 
 
 def make_plan(corpus: Corpus, *, tasks: int, agents: int, tenants: Sequence[str], run: str, seed: int = 1) -> Plan:
-    """Jobs for a team over this corpus: at most `tasks` of them, fewer when the folder does not give as many.
+    """Jobs for a team on this corpus: at most `tasks`, fewer if the folder does not have enough material.
 
     Raises ValueError for a corpus without any job, and for less than one task, agent or tenant.
     """
@@ -222,7 +222,7 @@ def make_plan(corpus: Corpus, *, tasks: int, agents: int, tenants: Sequence[str]
 
 
 def _way_of(index: int) -> Way:
-    # In tens, and apart from the turn of the tenants: half native HTTP, three OpenAI clients, two on Kafka.
+    # In tens, independent of the tenants' rotation: half native HTTP, three OpenAI clients, two on Kafka.
     return (Way.HTTP, Way.KAFKA, Way.OPENAI, Way.HTTP, Way.OPENAI, Way.HTTP, Way.KAFKA, Way.HTTP, Way.OPENAI, Way.HTTP)[
         index // 3 % 10
     ]
@@ -234,7 +234,7 @@ def _interests_of(index: int) -> tuple[str, ...]:
 
 
 def _with_lessons(jobs: list[Job], index: int) -> tuple[Job, ...]:
-    # One agent in four has learned something from its first job that others should know.
+    # One agent in four has learned something from its first job that is useful to others.
     if index % 4 or not jobs or jobs[0].privacy is JobPrivacy.SENSITIVE:
         return tuple(jobs)
     first = jobs[0]
@@ -242,7 +242,7 @@ def _with_lessons(jobs: list[Job], index: int) -> tuple[Job, ...]:
 
 
 def _unique_jobs(corpus: Corpus, wanted: int, run: str, chance: random.Random) -> list[Job]:
-    """Different jobs, each role by its share; what one cannot give the others make up for."""
+    """Different jobs, each role by its share; if one role runs out, the others make up for it."""
     sources = {role.role: _ideas(role, corpus, run) for role in _ROLES}
     jobs: list[Job] = []
     for role in _ROLES:
@@ -287,7 +287,7 @@ def _file_jobs(role: _Role, angle: str, file: SourceFile, run: str) -> Iterator[
 def _privacy_of(file: SourceFile, part: int) -> JobPrivacy:
     if file.sensitive:
         return JobPrivacy.SENSITIVE
-    # What is published anyway may go anywhere; of the rest one file in three.
+    # Files that are public anyway may go anywhere; of the others one in three.
     public = file.path.endswith((".md", ".rst", ".avsc")) or hashlib.sha256(file.path.encode()).digest()[0] % 3 == 0
     return JobPrivacy.PUBLIC if public else JobPrivacy.INTERNAL
 
@@ -308,7 +308,7 @@ def _history_jobs(role: _Role, angle: str, commits: Sequence[Commit]) -> Iterato
 
 
 def _parts(text: str) -> list[str]:
-    """The text in pieces of whole lines, none much longer than a prompt should be."""
+    """The text in parts of whole lines, none much longer than a prompt should be."""
     parts: list[str] = []
     lines: list[str] = []
     size = 0
@@ -326,14 +326,14 @@ def _parts(text: str) -> list[str]:
 def _give_twins(
     hands: list[list[Job]], tenant_of: Sequence[str], wanted: int, numbered: int, chance: random.Random
 ) -> None:
-    """Give some agents the very job of a colleague: half at the same time, half when it is long done.
+    """Give some agents exactly the job of a colleague: half at the same time, half long after it is done.
 
     Equal tasks of one tenant in flight share one answer; those that come later are served from the cache.
     """
     by_tenant: dict[str, list[int]] = {}
     for index, tenant in enumerate(tenant_of):
         by_tenant.setdefault(tenant, []).append(index)
-    # Givers keep their first job first, so that it is in flight when its twin comes.
+    # Agents whose job is repeated keep it as their first, so that it is in flight when its twin comes.
     pairs = [pair for members in by_tenant.values() for pair in zip(members[::2], members[1::2], strict=False)]
     if not pairs:
         return

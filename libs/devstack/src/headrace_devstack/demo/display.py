@@ -1,4 +1,4 @@
-"""Live progress: a few lines that change on a terminal, a plain line now and then elsewhere."""
+"""Live progress: a few updating lines on a terminal, an occasional plain line elsewhere."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Collects afterwards what the topics, the ledger and the simulator hold of a run."""
+"""After a run, collects its records from the topics, the ledger and the simulator."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ TopicEnds = Mapping[TopicPartition, int]
 
 
 async def ends_of_topics(cluster: Cluster) -> dict[TopicPartition, int]:
-    """Where the topics of the evidence end now."""
+    """The current end offsets of the topics that are evidence."""
     reader = cluster.log.reader()
     try:
         ends: dict[TopicPartition, int] = {}
@@ -51,8 +51,8 @@ class Collector:
     """Reads what a run left behind.
 
     Args:
-        start: Where the topics ended before the run.
-        tenants: The run's tenants, which nobody else uses.
+        start: End offsets of the topics before the run.
+        tenants: The run's tenants, which no other client uses.
     """
 
     def __init__(self, cluster: Cluster, start: TopicEnds, tenants: Collection[str]) -> None:
@@ -66,7 +66,7 @@ class Collector:
         self, clients: Mapping[str, Client], since: datetime, simulator_url: str | None, markers: Sequence[str]
     ) -> RunEvidence:
         """All evidence of the run; waits for the ledger to catch up."""
-        # What would come twice would come within moments.
+        # Duplicates would arrive within moments.
         await asyncio.sleep(_QUIET_SECONDS)
         records = await self._read(await ends_of_topics(self._cluster))
         completions = tuple(await self._events(records, topics.TASKS_COMPLETED, TaskCompleted))
@@ -125,7 +125,7 @@ class Collector:
 
 
 async def _ledger(clients: Mapping[str, Client], since: datetime, expected: Mapping[str, int]) -> dict[str, int]:
-    """Cost by tenant, as soon as it is what the tasks say, or else what it is after a while."""
+    """Cost by tenant, as soon as it matches the tasks, or else its value after a while."""
     give_up_at = time.monotonic() + _LEDGER_SECONDS
     while True:
         try:

@@ -21,17 +21,17 @@ _ARRIVAL_SECONDS = 10.0
 
 @dataclass(frozen=True, slots=True)
 class TenantClients:
-    """What the agents of a tenant speak through."""
+    """The clients used by the agents of a tenant."""
 
     http: Client
     kafka: KafkaClient
 
 
 class Exchange:
-    """Keeps a feed open for every agent, and notes when each skill was published and when it arrived where.
+    """Keeps a feed open for every agent, and records when each skill was published and when it arrived where.
 
-    Agents with HTTP API have a stream of their own each. Those of a tenant that stand beside Kafka share one reader
-    of their domains' partitions, as agents in one process would.
+    Agents that use HTTP have a stream each. Those of a tenant that use Kafka share one reader of their domains'
+    partitions, as agents in one process would.
     """
 
     def __init__(self, plan: Plan, clients: dict[str, TenantClients]) -> None:
@@ -47,7 +47,7 @@ class Exchange:
 
     @asynccontextmanager
     async def listening(self) -> AsyncIterator[None]:
-        """Within it all feeds are open."""
+        """All feeds are open within the block."""
         streams = [agent for agent in self._plan.agents if agent.way is not Way.KAFKA]
         readers = [tenant for tenant in self._plan.tenants if self._kafka_agents(tenant)]
         all_open = asyncio.Event()
@@ -72,7 +72,7 @@ class Exchange:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def publish(self, agent: Agent, job: Job) -> None:
-        """What the agent learned from a job becomes a skill of its domain."""
+        """Publish what the agent learned from a job as a skill of its domain."""
         if job.teaches is None:
             return
         interest = job.kind.replace(" ", "-")
@@ -98,14 +98,14 @@ class Exchange:
         self._publish_ms.append((time.perf_counter() - began) * 1000)
 
     async def result(self) -> SkillExchange:
-        """What was exchanged, after the last deliveries had time to arrive."""
+        """Everything that was exchanged, after allowing the last deliveries time to arrive."""
         try:
             async with asyncio.timeout(_ARRIVAL_SECONDS):
                 while not self._expected <= {(delivery.skill, delivery.receiver) for delivery in self._deliveries}:
                     self._arrived.clear()
                     await self._arrived.wait()
         except TimeoutError:
-            pass  # the check on the deliveries tells what is missing
+            pass  # the check of the deliveries reports what is missing
         return SkillExchange(
             publish_ms=tuple(self._publish_ms),
             deliveries=tuple(self._deliveries),
@@ -117,7 +117,7 @@ class Exchange:
         return [agent for agent in self._plan.agents if agent.tenant == tenant and agent.way is Way.KAFKA]
 
     async def _listen(self, agent: Agent, opened: Callable[[], None]) -> None:
-        # Once: a stream that is opened again after a break is not another one.
+        # Counted once: a stream reopened after a break is not another one.
         first = [opened]
         try:
             feed = self._clients[agent.tenant].http.skills.feed(
@@ -150,7 +150,7 @@ class Exchange:
     def _note(self, agent: Agent, skill: str, author: str, published_at: float) -> None:
         called = self._called.get((agent.tenant, skill))
         if called is None:
-            return  # of an earlier run on the same stack
+            return  # from an earlier run on the same stack
         self._deliveries.append(
             SkillDelivery(
                 skill=skill,

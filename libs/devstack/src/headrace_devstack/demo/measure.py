@@ -1,4 +1,4 @@
-"""From what was seen to figures. Pure."""
+"""Computes figures from the observations. Pure."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Spread:
 
 @dataclass(frozen=True, slots=True)
 class RoleRow:
-    """How the tasks of one role went."""
+    """Results of the tasks of one role."""
 
     role: str
     tasks: int
@@ -48,14 +48,14 @@ class PlaceRow:
 
 @dataclass(frozen=True, slots=True)
 class LatencyShares:
-    """What the time of the tasks that a model answered went into.
+    """Shares of the total time of the tasks that a model answered.
 
     Attributes:
-        total: From the agent's submission to the answer in its hands.
-        model: The model itself.
-        waiting: From the router's decision to the start at the worker: mostly, for a free slot at a node.
-        own: What is left: total less model and waiting.
-        outside_model: Total less model.
+        total: From the agent's submission until it has the answer.
+        model: The model call.
+        waiting: From the router's decision to the start at the worker: mostly for a free slot at a node.
+        own: The rest: total minus model and waiting.
+        outside_model: Total minus model.
     """
 
     total: Spread
@@ -67,7 +67,7 @@ class LatencyShares:
 
 @dataclass(frozen=True, slots=True)
 class TenantRow:
-    """What a tenant's tasks cost, in nano-dollars: as the tasks say, and as the ledger says."""
+    """The cost of a tenant's tasks in nano-dollars: according to the tasks, and to the ledger."""
 
     tenant: str
     tasks: int
@@ -79,7 +79,7 @@ class TenantRow:
 
 @dataclass(frozen=True, slots=True)
 class SkillFigures:
-    """How skills got around."""
+    """Figures of the skill exchange."""
 
     published: int
     deliveries: int
@@ -91,7 +91,7 @@ class SkillFigures:
 
 @dataclass(frozen=True, slots=True)
 class TaskRow:
-    """One task: as its agent saw it, and what its terminal state says; None where it has none."""
+    """One task, as seen by its agent and according to its terminal state; None if it has none."""
 
     task_id: str | None
     tenant: str
@@ -122,8 +122,8 @@ class Figures:
     """All figures of a run.
 
     Attributes:
-        repeats: Jobs that repeat another word for word.
-        shared: Tasks that an equal one answered.
+        repeats: Jobs that repeat another one word for word.
+        shared: Tasks answered by an equal one.
     """
 
     tasks: int
@@ -141,7 +141,7 @@ class Figures:
 
 
 def spread(values: Iterable[float]) -> Spread:
-    """Percentiles by nearest rank; zeros where there are no values."""
+    """Percentiles by nearest rank; zeros if there are no values."""
     ordered = sorted(values)
     if not ordered:
         return Spread(0, 0.0, 0.0, 0.0)
@@ -149,14 +149,14 @@ def spread(values: Iterable[float]) -> Spread:
 
 
 def percentile(ordered: Sequence[float], percent: float) -> float:
-    """The smallest value that at least so many percent do not exceed. Raises ValueError for no values."""
+    """The smallest value that at least this percentage of values does not exceed. Raises ValueError for no values."""
     if not ordered:
         raise ValueError("no values")
     return ordered[max(0, math.ceil(len(ordered) * percent / 100) - 1)]
 
 
 def figures(outcomes: Sequence[JobOutcome], evidence: RunEvidence, exchange: SkillExchange, seconds: float) -> Figures:
-    """All figures; `seconds` is how long the team worked."""
+    """All figures; `seconds` is the duration of the team's work."""
     ends = {end.task_id: end for end in evidence.completions}
     by_source: dict[str, list[float]] = defaultdict(list)
     for outcome in outcomes:
@@ -187,7 +187,7 @@ def figures(outcomes: Sequence[JobOutcome], evidence: RunEvidence, exchange: Ski
 
 
 def task_rows(outcomes: Sequence[JobOutcome], evidence: RunEvidence) -> tuple[TaskRow, ...]:
-    """Each task by itself, in the order in which they ended."""
+    """One row per task, in the order in which they ended."""
     ends = {end.task_id: end for end in evidence.completions}
     return tuple(_task_row(outcome, ends.get(outcome.task_id or "")) for outcome in outcomes)
 
@@ -226,7 +226,7 @@ def _task_row(outcome: JobOutcome, end: TaskCompleted | None) -> TaskRow:
 
 
 def cost_by_tenant(completions: Iterable[TaskCompleted]) -> dict[str, int]:
-    """The sum of what tasks say that they cost, in nano-dollars; of tasks with several ends the first counts."""
+    """Sums of the tasks' own costs, in nano-dollars; of several terminal states of a task the first counts."""
     seen: set[str] = set()
     costs: dict[str, int] = defaultdict(int)
     for end in completions:
@@ -253,7 +253,7 @@ def _roles(outcomes: Sequence[JobOutcome]) -> tuple[RoleRow, ...]:
 
 
 def reason_of(end: TaskCompleted) -> str:
-    """Why a task went to the model that answered it, in the router's words."""
+    """Why a task went to the model that answered it, as given by the router."""
     steps = [step for step in end.trail if step.reason and step.step != "finished"]
     fitting = [step for step in steps if step.model == end.model] or steps
     return fitting[-1].reason if fitting else ""
@@ -289,7 +289,7 @@ def _shares(outcomes: Sequence[JobOutcome], ends: Mapping[str, TaskCompleted], e
     total, model, waiting, own, outside = [], [], [], [], []
     for outcome in outcomes:
         end = ends.get(outcome.task_id or "")
-        # Of a task with several attempts, or a shared answer, one model's time is not what stood in the way.
+        # With several attempts, or a shared answer, one model call does not account for the task's time.
         if end is None or not outcome.answered or end.served_from is not ServedFrom.ATTEMPT or end.attempts != 1:
             continue
         waited = waits.get(end.task_id, 0.0)

@@ -1,4 +1,4 @@
-"""What was seen: by the agents, and afterwards in the topics, the ledger and the simulator."""
+"""Observations: by the agents, and afterwards from the topics, the ledger and the simulator."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from headrace_devstack.demo.corpus import Agent, Job
 
 @dataclass(frozen=True, slots=True)
 class JobOutcome:
-    """One job as its agent saw it.
+    """One job as seen by its agent.
 
     Attributes:
-        task_id: None where it was not even accepted.
-        total_ms: From before the submission until the answer was in the agent's hands.
+        task_id: None if it was not even accepted.
+        total_ms: From before the submission until the agent had the answer.
         answered: Whether there was an answer.
         problem: Why not, in words.
     """
@@ -35,7 +35,7 @@ class SkillDelivery:
 
     Attributes:
         after_call_ms: From the author's call of publish until the receiver had it.
-        after_publishing_ms: From the moment that the catalog had it.
+        after_publishing_ms: From its publication in the catalog until then.
     """
 
     skill: str
@@ -47,10 +47,10 @@ class SkillDelivery:
 
 @dataclass(frozen=True, slots=True)
 class SkillExchange:
-    """All that was published and received.
+    """Everything that was published and received.
 
     Attributes:
-        publish_ms: How long each call of publish took.
+        publish_ms: Duration of each call of publish.
         expected: Pairs of a skill and an agent that follows its domain.
     """
 
@@ -72,11 +72,11 @@ class CloudAttempt:
 
 @dataclass(frozen=True, slots=True)
 class MarkerSearch:
-    """What the simulator found when it was asked for the markers of the sensitive files.
+    """The simulator's answer when asked for the markers of the sensitive files.
 
     Attributes:
         complete: Whether it still had all requests of the run.
-        hits: How many requests of each provider contained a marker.
+        hits: Number of requests per provider that contained a marker.
     """
 
     complete: bool
@@ -85,7 +85,7 @@ class MarkerSearch:
 
 @dataclass(frozen=True, slots=True)
 class RunEvidence:
-    """What the topics, the ledger and the simulator hold of the run.
+    """The run's records in the topics, the ledger and the simulator.
 
     Attributes:
         submitted: Task ids in tasks.submitted of the run's tenants.
@@ -93,7 +93,7 @@ class RunEvidence:
         attempts: Every record of attempts.finished of the run's tasks.
         cloud_attempts: Every record of work.cloud.* of the run's tenants.
         ledger: Cost by tenant in nano-dollars, as the cost accountant reports it.
-        received: None where no simulator was asked.
+        received: None if no simulator was asked.
     """
 
     submitted: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""The run's tables, and the whole as one JSON document."""
+"""The run's tables, and the complete result as one JSON document."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class Run:
     """A finished run.
 
     Attributes:
-        simulated: Providers that a simulator stood in for.
-        files: How many files there were, and how many of them are sensitive.
+        simulated: Providers that were simulated.
+        files: Number of files, and how many of them are sensitive.
     """
 
     run: str
@@ -45,7 +45,7 @@ class Run:
 
 
 def as_document(run: Run) -> dict[str, Any]:
-    """The run as JSON holds it."""
+    """The run as JSON data."""
     return {"passed": run.passed, **_plain(run)}
 
 
@@ -66,7 +66,7 @@ def print_report(console: Console, run: Run) -> None:
         console.print()
     rate = figures.tasks / figures.seconds if figures.seconds else 0.0
     verdict = ("[bold green]All promises kept", "[bold red]A promise was broken")[not run.passed]
-    console.print(f"{verdict}[/]: {figures.tasks} tasks in {figures.seconds:.1f} s ({rate:.1f} a second)")
+    console.print(f"{verdict}[/]: {figures.tasks} tasks in {figures.seconds:.1f} s ({rate:.1f} per second)")
 
 
 def _title(run: Run) -> RenderableType:
@@ -109,7 +109,7 @@ def _latency(run: Run) -> RenderableType:
         ("  Headrace itself", shares.own),
     ):
         table.add_row(name, str(spread.count), _ms(spread.p50), _ms(spread.p99))
-    return _titled(run, "What the time went into, of tasks that a model answered", table)
+    return _titled(run, "Where the time went, for tasks that a model answered", table)
 
 
 def _sharing(run: Run) -> RenderableType:
@@ -118,7 +118,7 @@ def _sharing(run: Run) -> RenderableType:
     for source, spread in run.figures.served_latency.items():
         table.add_row(names.get(source, source), str(spread.count), _ms(spread.p50), _ms(spread.p99))
     shared = Text(
-        f"{run.figures.shared} tasks cost nothing: an equal one answered them ({run.figures.repeats} were repeats)",
+        f"{run.figures.shared} tasks cost nothing: an equal task had the answer ({run.figures.repeats} were repeats)",
         "dim",
     )
     return _titled(run, "Equal tasks", table, shared)

@@ -33,7 +33,7 @@ _KEY_PAUSES = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2)
 
 @dataclass(frozen=True, slots=True)
 class DemoOptions:
-    """What the demo works on, and how much of it."""
+    """The input and the size of the demo."""
 
     folder: Path
     tasks: int
@@ -45,25 +45,25 @@ class DemoOptions:
 
 @dataclass(frozen=True, slots=True)
 class Tenant:
-    """A customer of the demo: how it wants its work done, in the words of the preferences."""
+    """A customer of the demo, with its preferences."""
 
     name: str
     preferences: Preferences
 
 
 def tenants_of(run: str) -> tuple[Tenant, ...]:
-    """Three customers as they come, under names that no other run has."""
+    """Three typical customers, with names unique to this run."""
     return (
-        # Everything on its own nodes.
+        # Everything on local nodes.
         Tenant(f"oxbow-{run}", Preferences(ai_mode="local", privacy_level="high")),
-        # Own nodes first; internal content may go to one named provider.
+        # Local nodes first; internal content may go to one named provider.
         Tenant(
             f"meander-{run}",
             Preferences(
                 ai_mode="hybrid", privacy_level="standard", preferred_provider="groq", allowed_providers=("groq",)
             ),
         ),
-        # The cloud first, for all that is not sensitive.
+        # The cloud first, for everything that is not sensitive.
         Tenant(
             f"estuary-{run}",
             Preferences(
@@ -75,7 +75,7 @@ def tenants_of(run: str) -> tuple[Tenant, ...]:
 
 
 async def run_demo(options: DemoOptions, addresses: Addresses, console: Console) -> Run:
-    """Run it. Raises CorrectTheSetting for the folder, ValueError for too little to do, HeadraceError for the rest."""
+    """Run it. Raises CorrectTheSetting for the folder, ValueError if there is too little to do, else HeadraceError."""
     corpus = read_folder(options.folder, options.sensitive)
     run = secrets.token_hex(3)
     tenants = tenants_of(run)
@@ -99,7 +99,7 @@ async def run_demo(options: DemoOptions, addresses: Addresses, console: Console)
                 outcomes = await work(plan, apis, exchange, progress)
             seconds = time.perf_counter() - began
             exchanged = await exchange.result()
-        console.print("  Reading the topics, the ledger and what the providers were sent", style="dim")
+        console.print("  Reading the topics, the ledger and the requests sent to providers", style="dim")
         collector = Collector(desk.cluster, start, plan.tenants)
         evidence = await collector.collect(
             {tenant: clients.http for tenant, clients in desk.clients.items()},
@@ -124,7 +124,7 @@ async def run_demo(options: DemoOptions, addresses: Addresses, console: Console)
 
 
 def simulated_providers(addresses: Addresses) -> tuple[str, ...]:
-    """The providers that a simulator stands in for, as far as the stack says."""
+    """The simulated providers, according to the stack."""
     names = addresses.stack.get("simulated")
     return tuple(map(str, names)) if isinstance(names, list) else ()
 
@@ -145,13 +145,13 @@ def _announce(console: Console, corpus: Corpus, plan: Plan, addresses: Addresses
     simulated = simulated_providers(addresses)
     if simulated:
         console.print(
-            f"[yellow]Simulated providers: {', '.join(simulated)}[/]; no real model is asked", highlight=False
+            f"[yellow]Simulated providers: {', '.join(simulated)}[/]; no real model is called", highlight=False
         )
 
 
 @dataclass(frozen=True, slots=True)
 class _Desk:
-    """Everything that the run speaks through, by tenant."""
+    """The clients of the run, by tenant."""
 
     cluster: Cluster
     clients: dict[str, TenantClients]
@@ -162,7 +162,7 @@ class _Desk:
 
 @asynccontextmanager
 async def _at_work(addresses: Addresses, tenants: Sequence[Tenant]) -> AsyncIterator[_Desk]:
-    """Keys, preferences and clients of the tenants; the keys are revoked in the end."""
+    """Keys, preferences and clients of the tenants; the keys are revoked at the end."""
     async with AsyncExitStack() as stack:
         admin = await stack.enter_async_context(Client(addresses=addresses))
         cluster = await stack.enter_async_context(Cluster.at(addresses))
@@ -191,7 +191,7 @@ async def _revoke(admin: Client, key: NewKey) -> None:
 
 
 async def _until_known(client: Client) -> None:
-    """Wait until all services have heard of the new key, which takes moments."""
+    """Wait until all services know the new key, which takes moments."""
     calls: tuple[Callable[[], Awaitable[object]], ...] = (client.list, client.skills.search, client.costs)
     for call in calls:
         for pause in _KEY_PAUSES:
@@ -201,4 +201,4 @@ async def _until_known(client: Client) -> None:
             except NotAllowed:
                 await asyncio.sleep(pause)
         else:
-            raise HeadraceError("a service does not accept a key that was made seconds ago: look at `headrace doctor`")
+            raise HeadraceError("a service does not accept a key created seconds ago: check `headrace doctor`")

@@ -20,13 +20,13 @@ _GIT_SECONDS: Final = 20
 
 
 def read_folder(folder: Path, sensitive: Sequence[str]) -> Corpus:
-    """Text files of a folder (hidden folders, dependencies and very large files left out), and its commits, if any.
+    """Text files of a folder (without hidden folders, dependencies and very large files), and its commits, if any.
 
-    Raises CorrectTheSetting for a path that is no readable folder.
+    Raises CorrectTheSetting for a path that is not a readable folder.
     """
     root = folder.absolute()
     if not root.is_dir():
-        raise CorrectTheSetting(f"{root} is not a folder.", "name a folder of files to work on with --folder.")
+        raise CorrectTheSetting(f"{root} is not a folder.", "choose a folder of files to work on with --folder.")
     files = []
     for path in _paths(root):
         text = _text(path)
@@ -52,7 +52,7 @@ def _text(path: Path) -> str | None:
             return None
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
-        return None  # a link to nowhere, or no text: nothing to work on
+        return None  # a broken link, or not text: nothing to work on
 
 
 def _commits(root: Path) -> Iterator[Commit]:
@@ -60,7 +60,7 @@ def _commits(root: Path) -> Iterator[Commit]:
     try:
         log = subprocess.run(command, capture_output=True, text=True, timeout=_GIT_SECONDS, check=False)
     except (OSError, subprocess.TimeoutExpired):
-        return  # no git here: the demo goes on without a changelog
+        return  # no git: the demo continues without a changelog
     if log.returncode != 0:
         return  # not a checkout
     for line in log.stdout.splitlines():

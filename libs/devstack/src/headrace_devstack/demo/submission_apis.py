@@ -1,4 +1,4 @@
-"""The three ways in which agents speak to Headrace. Each does a job and says how it went for the agent."""
+"""The three APIs through which agents use Headrace. Each performs a job and returns its outcome for the agent."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ JOB_SECONDS = 600.0
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """How a job went; see `JobOutcome`."""
+    """The outcome of a job; see `JobOutcome`."""
 
     task_id: str | None
     answered: bool
@@ -29,17 +29,17 @@ class Done:
 
 
 class SubmissionApi(Protocol):
-    """One tenant's way in."""
+    """One tenant's API."""
 
     async def do(self, job: Job, agent: Agent) -> Done:
-        """Submit the job and wait for its end. Expected failures are in what it returns."""
+        """Submit the job and wait for its end. Expected failures are part of the result."""
         ...
 
 
 async def timed(
     api: SubmissionApi, job: Job, agent: Agent, clock: Callable[[], float] = time.perf_counter
 ) -> JobOutcome:
-    """The outcome of a job, with its time."""
+    """The outcome of a job, with its duration."""
     began = clock()
     done = await api.do(job, agent)
     return JobOutcome(job, agent, done.task_id, (clock() - began) * 1000, done.answered, done.problem)
@@ -97,7 +97,7 @@ class OpenAIApi:
 
 
 class KafkaApi:
-    """Straight to tasks.submitted and from tasks.completed."""
+    """Directly to tasks.submitted and from tasks.completed."""
 
     def __init__(self, client: KafkaClient) -> None:
         self._client = client

@@ -1,4 +1,4 @@
-"""The team at work: all agents at once, each doing its jobs one after the other."""
+"""Runs the team: all agents concurrently, each performing its jobs one after the other."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _STAGGER_SECONDS = 0.01
 
 @dataclass(slots=True)
 class TeamProgress:
-    """How far the team is; `changed` is called on every step."""
+    """The team's progress; `changed` is called on every step."""
 
     jobs: int
     changed: Callable[[], None] = lambda: None
@@ -27,10 +27,10 @@ class TeamProgress:
 async def work(
     plan: Plan, api_of: Mapping[str, SubmissionApi], exchange: Exchange, progress: TeamProgress
 ) -> list[JobOutcome]:
-    """Do all jobs; `door_of` has a API for each agent by name. What every job came to, in the order they ended."""
+    """Run all jobs; `api_of` has an API for each agent by name. Returns the outcomes in the order the jobs ended."""
 
     async def agent_at_work(place: int, agent: Agent) -> None:
-        # Agents do not all start in the same instant, but close enough for equal jobs to meet.
+        # Agents do not all start at the same instant, but closely enough for equal jobs to coalesce.
         await asyncio.sleep(place * _STAGGER_SECONDS)
         for job in agent.jobs:
             progress.running += 1

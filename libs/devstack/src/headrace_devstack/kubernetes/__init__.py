@@ -1,1 +1,1 @@
-"""What Kubernetes needs and the code knows already: topics, users with rights, dashboards, the table of values."""
+"""Kubernetes manifests derived from the code: topics, users with their ACLs, dashboards, the table of values."""

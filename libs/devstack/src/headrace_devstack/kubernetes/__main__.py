@@ -1,6 +1,6 @@
-"""Writes what Kubernetes needs and the code knows already.
+"""Writes the Kubernetes files that are derived from the code.
 
-`--check` writes nothing, says what is not current, and exits with 1 when anything is not.
+`--check` writes nothing, reports files that are not up to date, and exits with 1 if there are any.
 """
 
 from __future__ import annotations
@@ -13,28 +13,36 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from headrace_contracts.tools.files import bring_up_to_date
 from headrace_contracts.tools.schemas import repository
+from headrace_models.cloud import CLOUD_PROVIDERS
 
-from headrace_devstack.kubernetes import dashboards, kafka_resources, objectives, values_table
+from headrace_devstack.kubernetes import dashboards, kafka_resources, objectives, services, values_table
+from headrace_devstack.services import SERVICES
 
-_BEGIN = "<!-- values: generated from values.yaml by `make generate`; change that instead -->"
+_BEGIN = "<!-- values: generated from values.yaml by `make generate`; edit that instead -->"
 _END = "<!-- end of values -->"
-_HEADER = "# Generated from {source} by `make generate`; change that instead.\n"
+_HEADER = "# Generated from {source} by `make generate`; edit that instead.\n"
 
 
 def files(root: Path) -> dict[Path, str]:
-    """Every generated file with what it should hold."""
+    """Every generated file with its expected content."""
     specs = "the topic specifications (headrace_contracts.topics)"
     chart = root / "charts" / "headrace"
     k8s = root / "k8s"
     readme = chart / "README.md"
-    values = values_table.table((chart / "values.yaml").read_text(encoding="utf-8"))
+    schema = chart / "values.schema.json"
+    values = services.values(_text(chart / "values.yaml"), SERVICES)
     rules = {
         "headrace": [chart / "files" / "objectives.yaml", chart / "files" / "alerts.yaml"],
         "headrace-kafka": [k8s / "prometheus" / "kafka.yaml"],
     }
     generated = {
         chart / "files" / "objectives.yaml": _documents("headrace_devstack.kubernetes.objectives", [objectives.rules()])
+    }
+    generated |= {
+        source: services.alerts(_text(source), SERVICES)
+        for source in (chart / "files" / "alerts.yaml", k8s / "prometheus" / "kafka.yaml")
     }
     generated |= {
         k8s / "dashboards" / f"headrace-{dashboard.name}.json": _json(dashboards.document(dashboard))
@@ -45,16 +53,23 @@ def files(root: Path) -> dict[Path, str]:
         for name, sources in rules.items()
     }
     return generated | {
+        chart / "values.yaml": values,
+        schema: services.schema(_text(schema), values, SERVICES),
+        chart / "files" / "services.yaml": _documents("services/*/pyproject.toml", [services.traits(SERVICES)]),
         chart / "files" / "topics.yaml": _documents(specs, [kafka_resources.topics_data()]),
+        chart / "files" / "providers.yaml": _documents(
+            "the table of providers (headrace_models.cloud)",
+            [{"keys": [provider.key_variable for provider in CLOUD_PROVIDERS]}],
+        ),
         k8s / "strimzi" / "topics" / "topics.yaml": _documents(specs, kafka_resources.topic_resources()),
         k8s / "strimzi" / "users" / "users.yaml": _documents(specs, kafka_resources.user_resources()),
-        readme: _between(readme.read_text(encoding="utf-8"), values),
+        readme: _between(_text(readme), values_table.table(values)),
     }
 
 
 def _rule_resource(name: str, sources: list[Path], root: Path, generated: Mapping[Path, str]) -> str:
-    """The PrometheusRule that holds the groups of plain rule files, which promtool reads as they are."""
-    texts = [generated.get(source) or source.read_text(encoding="utf-8") for source in sources]
+    """The PrometheusRule with the groups of plain rule files, which promtool reads unchanged."""
+    texts = [generated[source] for source in sources]
     resource = {
         "apiVersion": "monitoring.coreos.com/v1",
         "kind": "PrometheusRule",
@@ -62,6 +77,10 @@ def _rule_resource(name: str, sources: list[Path], root: Path, generated: Mappin
         "spec": {"groups": [group for text in texts for group in yaml.safe_load(text)["groups"]]},
     }
     return _documents(", ".join(str(source.relative_to(root)) for source in sources), [resource])
+
+
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8")
 
 
 def _json(document: dict[str, Any]) -> str:
@@ -77,24 +96,15 @@ def _between(text: str, generated: str) -> str:
     before, begin, rest = text.partition(_BEGIN)
     _, end, after = rest.partition(_END)
     if not begin or not end:
-        raise SystemExit(f"the chart's README.md must hold the lines {_BEGIN} and {_END}")
+        raise SystemExit(f"the chart's README.md must contain the lines {_BEGIN} and {_END}")
     return f"{before}{begin}\n\n{generated}\n{end}{after}"
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m headrace_devstack.kubernetes", description=__doc__)
-    parser.add_argument("--check", action="store_true", help="only say what is not current, and exit with 1 if any is")
+    parser.add_argument("--check", action="store_true", help="write nothing, exit with 1 if a file is not up to date")
     check = parser.parse_args().check
-    root = repository()
-    stale = {path: text for path, text in files(root).items() if not path.exists() or path.read_text("utf-8") != text}
-    for path, text in stale.items():
-        if check:
-            sys.stderr.write(f"{path} is not current: run `make generate`\n")
-        else:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text, encoding="utf-8")
-            sys.stderr.write(f"wrote {path}\n")
-    return 1 if check and stale else 0
+    return bring_up_to_date(files(repository()), check=check)
 
 
 if __name__ == "__main__":

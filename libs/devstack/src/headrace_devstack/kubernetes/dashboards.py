@@ -1,4 +1,4 @@
-"""Grafana dashboards as code: what to ask Prometheus, and where on the page the answer stands."""
+"""Grafana dashboards as code: the Prometheus queries and the layout of the panels."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _SCHEMA_VERSION: Final = 41
 _WIDTH: Final = 24
 _HEIGHT: Final = 8
 _HERE: Final = 'namespace=~"$namespace"'
-"""Every query is about the namespaces chosen at the top; `{here}` stands for it."""
+"""Every query is restricted to the namespaces chosen at the top; `{here}` stands for that filter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,11 +18,11 @@ class Panel:
     """One graph.
 
     Attributes:
-        title: What is seen.
+        title: What it shows.
         unit: Grafana's name of the unit.
         queries: PromQL, with `{here}` for the namespace, and the legend of each.
-        text: What it tells, and what is bad.
-        width: Columns of 24.
+        text: How to read it, and what is bad.
+        width: Columns, of 24.
         kind: `timeseries`, `stat` or `table`.
     """
 
@@ -36,7 +36,7 @@ class Panel:
 
 @dataclass(frozen=True, slots=True)
 class Dashboard:
-    """One page; its address ends in its name."""
+    """One page; its address ends with its name."""
 
     name: str
     title: str
@@ -80,21 +80,21 @@ DASHBOARDS: Final = (
         )),
         Panel("Answers, by source", "reqps", (
             (_rate("headrace_router_tasks_finished_total", "served_from"), "{{served_from}}"),
-        ), "Attempts, the cache, or another task that asked the same."),
+        ), "Attempts, the cache, or an equal task."),
         Panel("Tasks in flight, by phase", "short", ((_gauge("headrace_router_tasks", "phase"), "{{phase}}"),),
-              "Waiting tasks have no node or provider that offers what they may use."),
+              "Waiting tasks have no node or provider that offers a model they may use."),
         Panel("Decisions, by cause", "reqps", ((_rate("headrace_router_decisions_total", "cause"), "{{cause}}"),)),
-        Panel("Candidates passed over, by reason", "reqps", (
+        Panel("Rejected candidates, by reason", "reqps", (
             (_rate("headrace_router_candidates_rejected_total", "code"), "{{code}}"),
         )),
         Panel("Partitions owned, by router", "short", ((_gauge("headrace_router_partitions", "pod"), "{{pod}}"),),
-              "Their sum stays the same; while it is lower, tasks of the missing ones stand still."),
+              "Their sum is constant; while it is lower, the tasks of the missing partitions are stalled."),
         Panel("Dead letters", "short", (
             (_rate("headrace_router_dead_letters_total", "topic"), "{{topic}}"),
             (_rate("headrace_local_worker_records_total", "", 'ending="dead_letter"'), "local worker"),
             (_rate("headrace_cloud_worker_records_total", "", 'ending="dead_letter"'), "cloud worker"),
             (_rate("headrace_costs_implausible_total"), "cost accountant"),
-        ), "Anything here wants a look: `headrace dlq list`."),
+        ), "Check every one of them: `headrace dlq list`."),
         Panel("Requests, by status", "reqps", (
             (_rate("headrace_http_request_seconds_count", "status"), "{{status}}"),
         )),
@@ -109,12 +109,12 @@ DASHBOARDS: Final = (
         Panel("Request to answer", "s", _quantiles("headrace_intake_answer_seconds"),
               "What callers see; nearly all of it is the model's time."),
         Panel("Acceptance: to Kafka's acknowledgement", "s", _quantiles("headrace_intake_accept_seconds")),
-        Panel("Router: from an event to what follows from it", "s", _quantiles("headrace_router_decision_seconds")),
+        Panel("Router: from an event to its published records", "s", _quantiles("headrace_router_decision_seconds")),
         Panel("Router: journal append", "s", _quantiles("headrace_router_journal_append_seconds"),
               "The broker's share of a decision."),
         Panel("Wait for a worker, interactive", "s",
               _quantiles("headrace_local_worker_queued_seconds", 'lane="interactive"')),
-        Panel("Replies: from writing to telling the caller", "s", _quantiles("headrace_intake_reply_delay_seconds")),
+        Panel("Replies: from writing to delivery", "s", _quantiles("headrace_intake_reply_delay_seconds")),
         Panel("Time at the model, p95", "s", (
             ("histogram_quantile(0.95, sum by (le, model) "
              "(rate(headrace_local_worker_model_seconds_bucket{{here}}[$__rate_interval])))", "{{model}}"),
@@ -127,15 +127,15 @@ DASHBOARDS: Final = (
             ("histogram_quantile(0.95, sum by (le, model) "
              "(rate(headrace_cloud_worker_first_output_seconds_bucket{{here}}[$__rate_interval])))", "{{model}}"),
         )),
-        Panel("Taking a partition over", "s", _quantiles("headrace_router_recovery_seconds"),
-              "So long do the tasks of a partition wait when its router goes."),
+        Panel("Taking over a partition", "s", _quantiles("headrace_router_recovery_seconds"),
+              "How long the tasks of a partition wait when its router leaves."),
         Panel("Requests by route, p95", "s", (
             ("histogram_quantile(0.95, sum by (le, route) "
              "(rate(headrace_http_request_seconds_bucket{{here}}[$__rate_interval])))", "{{route}}"),
         ), width=16),
-        Panel("How late event loops run", "s", (
+        Panel("Event loop lag", "s", (
             (_gauge("headrace_runtime_loop_lag_seconds", "pod", how="max"), "{{pod}}"),
-        ), "Above some tens of milliseconds a process has too much to do."),
+        ), "Above some tens of milliseconds a process is overloaded."),
     )),
     Dashboard("cost", "Headrace: cost", (
         Panel("Executions booked", "reqps", (
@@ -147,11 +147,11 @@ DASHBOARDS: Final = (
         )),
         Panel("Attempts at providers", "reqps", (
             (_rate("headrace_cloud_worker_attempts_total", "provider, outcome"), "{{provider}} {{outcome}}"),
-        ), "Each of these is billed, failed ones often included."),
+        ), "Each of these is billed, often including failed ones."),
         Panel("Attempts on our nodes", "reqps", (
             (_rate("headrace_local_worker_attempts_total", "model, outcome"), "{{model}} {{outcome}}"),
         )),
-        Panel("Kept from candidates by budgets", "reqps", (
+        Panel("Candidates rejected over budget", "reqps", (
             (_rate("headrace_router_candidates_rejected_total", "code",
                    'code=~"over_budget|price_unknown"'), "{{code}}"),
         )),
@@ -160,7 +160,7 @@ DASHBOARDS: Final = (
             + " / " + _rate("headrace_router_tasks_finished_total"), "cache and coalescing"),)),
         Panel("Live windows", "short", (
             (_gauge("headrace_costs_windows_running", how="max"), "running"),
-            (_rate("headrace_costs_windows_published_total"), "published a second"),
+            (_rate("headrace_costs_windows_published_total"), "published per second"),
             (_rate("headrace_costs_windows_failures_total"), "failures"),
         ), width=24),
     )),
@@ -180,12 +180,12 @@ DASHBOARDS: Final = (
         Panel("Outstanding work", "s", (
             (_gauge("headrace_local_worker_outstanding_work_seconds"), "our nodes"),
             (_gauge("headrace_cloud_worker_outstanding_work_seconds"), "providers"),
-        ), "What workers are scaled by: attempts not done, times the usual time of one."),
-        Panel("Received and not begun, by topic", "short", (
+        ), "The metric that workers are scaled by: unfinished attempts, times the usual time of one."),
+        Panel("Received and not started, by topic", "short", (
             (_gauge("headrace_local_worker_waiting", "topic"), "{{topic}}"),
             (_gauge("headrace_cloud_worker_waiting", "topic"), "{{topic}}"),
         )),
-        Panel("In hand", "short", (
+        Panel("In flight", "short", (
             (_gauge("headrace_local_worker_in_flight", "pod"), "{{pod}}"),
             (_gauge("headrace_cloud_worker_in_flight", "pod"), "{{pod}}"),
         )),
@@ -205,10 +205,10 @@ DASHBOARDS: Final = (
         Panel("Partitions paused", "short", (
             (_gauge("headrace_local_worker_partitions_paused", "pod"), "{{pod}}"),
             (_gauge("headrace_cloud_worker_partitions_paused", "pod"), "{{pod}}"),
-        ), "Too much is in hand: Kafka keeps the rest.", width=24),
+        ), "Backpressure: too many records are in flight, so the rest stays in Kafka.", width=24),
     )),
     Dashboard("skills", "Headrace: skills", (
-        Panel("Submissions, by what became of them", "reqps", (
+        Panel("Submissions, by outcome", "reqps", (
             (_rate("headrace_skills_submissions_total", "outcome"), "{{outcome}}"),
         )),
         Panel("From submission to the catalog", "s", _quantiles("headrace_skills_catalogued_seconds")),
@@ -217,10 +217,10 @@ DASHBOARDS: Final = (
         Panel("Events pushed", "reqps", ((_rate("headrace_skills_events_pushed_total"), "pushed"),)),
         Panel("Agents dropped for reading too slowly", "reqps", (
             (_rate("headrace_skills_agents_dropped_total"), "dropped"),
-        ), "They come back with their place and miss nothing."),
+        ), "They reconnect, resume and miss nothing."),
         Panel("Searches", "s", _quantiles("headrace_skills_search_seconds")),
         Panel("Skills in the catalog", "short", ((_gauge("headrace_skills_catalog_entries", how="max"), "skills"),)),
-        Panel("Catalog partitions read anew, by reason", "reqps", (
+        Panel("Catalog partitions re-read, by reason", "reqps", (
             (_rate("headrace_skills_catalog_reloads_total", "reason"), "{{reason}}"),
         )),
     )),
@@ -228,7 +228,7 @@ DASHBOARDS: Final = (
 
 
 def document(dashboard: Dashboard) -> dict[str, Any]:
-    """A dashboard as Grafana reads it."""
+    """A dashboard as Grafana's JSON."""
     panels: list[dict[str, Any]] = []
     x = y = 0
     for number, panel in enumerate(dashboard.panels, start=1):

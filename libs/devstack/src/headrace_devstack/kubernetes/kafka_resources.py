@@ -1,8 +1,8 @@
-"""Topics and users of Kafka, out of the topic specifications.
+"""Topics and users of Kafka, derived from the topic specifications.
 
-Who may do what follows from the writers and readers of each topic. "anyone" is nobody's name: readers that the
-specification leaves open become the user `observer`, writers the user `agent`. No service is either, so that what
-anyone may read is not read by, for example, the cloud worker.
+Permissions follow from the writers and readers of each topic. "anyone" is not a user: such readers become the user
+`observer`, such writers the user `agent`. No service has these permissions, so that the cloud worker, for example,
+cannot read topics that are open to anyone.
 """
 
 from __future__ import annotations
@@ -16,19 +16,20 @@ from headrace_contracts.topics import TOPICS, TopicSpec
 from headrace_streams.kafka.properties import READER_GROUP
 from headrace_streams.provisioning import topic_of
 
+from headrace_devstack.services import NAMES
+
 DEFAULT_PREFIX: Final = "headrace."
 CLUSTER: Final = "headrace"
-SERVICES: Final = ("intake", "router", "local-worker", "cloud-worker", "skill-broadcaster", "cost-accountant")
 OBSERVER: Final = "observer"
-"""Reads what is open to anyone: analytics, audit, `headrace tail`."""
+"""Reads topics open to anyone: analytics, audit, `headrace tail`."""
 AGENT: Final = "agent"
-"""Writes what is open to anyone: other teams' agents that produce to Kafka themselves."""
+"""Writes to topics open to anyone: other teams' agents that produce to Kafka themselves."""
 OPERATOR: Final = "operator"
-"""A person who looks after what failed (`headrace dlq`, `headrace tasks why`): reads all dead letters, sensitive ones
-included, what is open to anyone, and writes records back to where they came from."""
+"""An operator who handles failures (`headrace dlq`, `headrace tasks why`): reads all dead letters, including sensitive
+ones, and topics open to anyone, and writes records back to their topics."""
 PROVISIONER: Final = "provisioner"
-"""Makes topics; reads and writes none."""
-CLIENTS: Final = (*SERVICES, OBSERVER, AGENT, OPERATOR)
+"""Creates topics; neither reads nor writes."""
+CLIENTS: Final = (*NAMES, OBSERVER, AGENT, OPERATOR)
 """All users that read or write."""
 USERS: Final = (*CLIENTS, PROVISIONER)
 
@@ -39,13 +40,13 @@ _REPLICATION: Final = 3
 
 @dataclass(frozen=True, slots=True)
 class Right:
-    """Operations that a user may do on topics or groups of a name, or of all names with a prefix.
+    """Operations that a user may perform on topics or groups with a name, or with a prefix.
 
     Attributes:
-        kind: What the name is of; a cluster has none.
+        kind: Kind of the resource; a cluster has no name.
         name: With the installation's prefix.
-        is_prefix: Whether it stands for all names that begin with it.
-        operations: Names as in Kafka, such as Read.
+        is_prefix: Whether it applies to all names with this prefix.
+        operations: Kafka's names, such as Read.
     """
 
     kind: Literal["topic", "group"]
@@ -55,11 +56,11 @@ class Right:
 
 
 def rights(prefix: str = DEFAULT_PREFIX, topics: Iterable[TopicSpec] | None = None) -> Mapping[str, Sequence[Right]]:
-    """What each user may do: that and nothing else. Raises ValueError where a topic names a user that there is not."""
+    """All permissions of each user. Raises ValueError if a topic names an unknown user."""
     specs = list(TOPICS.values() if topics is None else topics)
-    unknown = {name for spec in specs for name in (*spec.writers, *spec.readers)} - {*SERVICES, OPERATOR, _ANYONE}
+    unknown = {name for spec in specs for name in (*spec.writers, *spec.readers)} - {*NAMES, OPERATOR, _ANYONE}
     if unknown:
-        raise ValueError(f"topics name writers or readers that are no user: {', '.join(sorted(unknown))}")
+        raise ValueError(f"topics name unknown writers or readers: {', '.join(sorted(unknown))}")
     found: dict[str, list[Right]] = {}
     for user in USERS:
         found[user] = [
@@ -68,8 +69,8 @@ def rights(prefix: str = DEFAULT_PREFIX, topics: Iterable[TopicSpec] | None = No
             if (operations := _operations(user, spec))
         ]
     for user in CLIENTS:
-        # Groups begin with their owner's name. Readers of chosen partitions join none, but their client asks who would
-        # coordinate it.
+        # Group names start with their owner's name. Readers of chosen partitions join no group, but their client still
+        # looks up its coordinator.
         found[user].append(Right("group", READER_GROUP, ("Describe",)))
         found[user].append(Right("group", prefix + user, ("Read",), is_prefix=True))
     changelogs = ("Create", "Describe", "DescribeConfigs", "Read", "Write")
@@ -91,7 +92,7 @@ def _operations(user: str, spec: TopicSpec) -> tuple[str, ...]:
 
 
 def topics_data() -> dict[str, Any]:
-    """What the chart's templates need to make KafkaTopics with any prefix and replication."""
+    """What the chart's templates need to create KafkaTopics with any prefix and replication."""
     return {
         "topics": [
             {
@@ -107,7 +108,7 @@ def topics_data() -> dict[str, Any]:
 
 
 def topic_resources(prefix: str = DEFAULT_PREFIX, cluster: str = CLUSTER) -> list[dict[str, Any]]:
-    """KafkaTopics of a cluster with three brokers or more."""
+    """KafkaTopics for a cluster with three or more brokers."""
     return [
         {
             "apiVersion": "kafka.strimzi.io/v1",
@@ -125,7 +126,7 @@ def topic_resources(prefix: str = DEFAULT_PREFIX, cluster: str = CLUSTER) -> lis
 
 
 def user_resources(prefix: str = DEFAULT_PREFIX, cluster: str = CLUSTER) -> list[dict[str, Any]]:
-    """KafkaUsers with passwords (SCRAM-SHA-512) and rights; their Secrets are called like them."""
+    """KafkaUsers with passwords (SCRAM-SHA-512) and permissions; their Secrets have the same names."""
     return [
         {
             "apiVersion": "kafka.strimzi.io/v1",

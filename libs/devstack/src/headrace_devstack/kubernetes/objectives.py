@@ -1,7 +1,7 @@
-"""Service level objectives, and the rules that say how fast their error budgets burn.
+"""Service level objectives, and alerts on how fast their error budgets burn.
 
-Each objective gets a recording rule for every window and two alerts, of which each asks two windows at once: the long
-one keeps a short trouble from waking anybody, the short one ends the alert soon after the trouble.
+Each objective gets a recording rule for every window and two alerts, each of which compares two windows: the long one
+keeps short disturbances from paging anyone, the short one ends the alert soon after the problem.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ PERIOD_DAYS: Final = 30
 
 @dataclass(frozen=True, slots=True)
 class Objective:
-    """What share of events must be good over `PERIOD_DAYS`.
+    """The share of events that must be good over `PERIOD_DAYS`.
 
     Attributes:
-        name: As in the alerts, in CamelCase; `record` is the same for recording rules.
+        name: Part of the alerts' names, in CamelCase; `record` is the same for recording rules.
         target: Share of good events, 0 to 1.
-        bad, total: Rates of bad and of all events by namespace; `{window}` stands for the time they are taken over.
-        meaning: What a good event is, for people.
+        bad, total: Rates of bad and of all events by namespace; `{window}` stands for the time window.
+        meaning: What counts as a good event, in words.
     """
 
     name: str
@@ -50,22 +50,22 @@ OBJECTIVES: Final = (
     ),
     Objective(
         "Acceptance", "slow_acceptance", 0.99, *_late("headrace_intake_accept_seconds", 0.125),
-        "a task is on disk in Kafka within 125 ms",
+        "a task is acknowledged by Kafka within 125 ms",
     ),
     Objective(
         "Routing", "slow_routing", 0.99, *_late("headrace_router_decision_seconds", 0.25),
-        "what follows from an event is recorded within 250 ms of it",
+        "the records that follow from an event are appended within 250 ms",
     ),
     Objective(
         "Tasks", "failed_tasks", 0.99, *_share("headrace_router_tasks_finished_total", 'status=~"failed|expired"'),
-        "a task ends otherwise than failed or expired",
+        "a task neither fails nor expires",
     ),
 )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class _Burn:
-    """An alert when the budget burns `factor` times as fast as it may, over both windows."""
+    """An alert if the budget burns `factor` times as fast as allowed, over both windows."""
 
     factor: float
     long: str
@@ -74,17 +74,17 @@ class _Burn:
 
 
 _BURNS: Final = (
-    # 2 % of the budget in an hour, 5 % in six hours: wake somebody.
+    # 2 % of the budget in an hour, 5 % in six hours: page the operator.
     _Burn(14.4, "1h", "5m", "critical"),
     _Burn(6, "6h", "30m", "critical"),
-    # 10 % in three days: look at it in working hours.
+    # 10 % in three days: to be handled in working hours.
     _Burn(1, "3d", "6h", "warning"),
 )
 _WINDOWS: Final = ("5m", "30m", "1h", "6h", "3d")
 
 
 def rules() -> dict[str, Any]:
-    """A rule file for Prometheus."""
+    """The rule file for Prometheus."""
     return {"groups": [_group(objective) for objective in OBJECTIVES]}
 
 
@@ -117,7 +117,7 @@ def _alert(objective: Objective, severity: str, how: str) -> dict[str, Any]:
         "for": "2m" if severity == "critical" else "1h",
         "labels": {"severity": severity, "objective": objective.name.lower()},
         "annotations": {
-            "summary": f"{{{{ $value | humanizePercentage }}}} miss the objective that in {objective.target:.1%} "
+            "summary": f"{{{{ $value | humanizePercentage }}}} of events miss the objective: in {objective.target:.1%} "
             f"of cases {objective.meaning}.",
             "runbook_url": f"docs/operations.md#{name.lower()}",
         },

@@ -1,4 +1,4 @@
-"""The chart's table of values, out of the comments in values.yaml."""
+"""The chart's table of values, generated from the comments in values.yaml."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class Value:
     """One documented value.
 
     Attributes:
-        path: Its keys, with dots.
-        default: What values.yaml sets.
-        text: What it is for.
+        path: Its keys, joined by dots.
+        default: Its default in values.yaml.
+        text: Its description.
         is_group: Whether its own keys are documented values, too.
     """
 
@@ -35,15 +35,16 @@ class ValueUndocumented(Exception):
 
 
 def documented(text: str) -> list[Value]:
-    """The values in the order of the file. A map with a comment and none inside of it is one value.
+    """The values in the order of the file. A map with a comment on itself but none inside is one value.
 
-    What a service sets anew means what it means among the defaults of all services. Raises ValueUndocumented.
+    A value that a service overrides has the description of the same value among the defaults of all services. Raises
+    ValueUndocumented.
     """
     return list(_walk(yaml.safe_load(text), (), dict(_comments(text))))
 
 
 def table(text: str) -> str:
-    """The same as Markdown: a section with a table for each key of the first level that is a group."""
+    """The values as Markdown: a section with a table for each top-level key that is a group."""
     sections: dict[str, list[Value]] = {}
     for value in documented(text):
         first = value.path.split(".", 1)[0]
@@ -81,7 +82,7 @@ def _walk(node: Mapping[str, Any], path: tuple[str, ...], comments: Mapping[str,
 
 def _said_elsewhere(path: tuple[str, ...], comments: Mapping[str, str]) -> str:
     default = comments.get(".".join(("serviceDefaults", *path[1:])), "") if len(path) > 1 else ""
-    # `name` and `key` of a Secret are said above the pair.
+    # `name` and `key` of a Secret are described above the pair.
     return default or (comments.get(".".join(path[:-1]), "") if path[-1] in {"name", "key"} else "")
 
 

@@ -1,1 +1,1 @@
-"""One module per kind of part: how it is prepared, launched, and known to be healthy."""
+"""One module per kind of part: how it is prepared, launched and checked."""

@@ -15,7 +15,7 @@ from headrace_devstack.ports import LOOPBACK, PortPlan
 from headrace_devstack.processes import run_tool
 
 HEAP_MEGABYTES = 256
-MAX_MESSAGE_BYTES = 4 * 1024 * 1024  # a task may have 1 MiB; its journal record holds it beside the state
+MAX_MESSAGE_BYTES = 4 * 1024 * 1024  # a task may have 1 MiB; its journal record contains it and the state
 
 LOGGING = """\
 rootLogger.level=info
@@ -43,7 +43,7 @@ def server_properties(ports: PortPlan, data: Path) -> str:
         "inter.broker.listener.name": "PLAINTEXT",
         "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
         "log.dirs": str(data),
-        # One node holds the only copy of everything.
+        # A single node has the only replica of everything.
         "offsets.topic.replication.factor": "1",
         "transaction.state.log.replication.factor": "1",
         "transaction.state.log.min.isr": "1",
@@ -52,7 +52,7 @@ def server_properties(ports: PortPlan, data: Path) -> str:
         "offsets.topic.num.partitions": "8",
         "transaction.state.log.num.partitions": "4",
         "share.coordinator.state.topic.num.partitions": "4",
-        # Topics come from the specs in code; a misspelt name must be an error.
+        # Topics come from the specifications in code; a misspelt name must be an error.
         "auto.create.topics.enable": "false",
         "group.initial.rebalance.delay.ms": "0",
         "message.max.bytes": str(MAX_MESSAGE_BYTES),
@@ -60,7 +60,7 @@ def server_properties(ports: PortPlan, data: Path) -> str:
         "num.network.threads": "2",
         "num.io.threads": "4",
         "background.threads": "4",
-        # Half of the heap by default, for a cleaner that has little to clean here.
+        # By default half of the heap, for a cleaner that has little to do here.
         "log.cleaner.dedupe.buffer.size": str(16 * 1024 * 1024),
     }
     return "".join(f"{name}={value}\n" for name, value in properties.items())
@@ -81,7 +81,7 @@ def kafka_part(folder: DataFolder, ports: PortPlan, jars: Sequence[Path]) -> Pro
         logging.write_text(LOGGING)
         if data.exists():
             return
-        unfinished = home / "data.new"  # becomes the data folder in one step: a start cut short leaves no half of it
+        unfinished = home / "data.new"  # renamed at the end: an interrupted start leaves no partial one
         shutil.rmtree(unfinished, ignore_errors=True)
         for_format = home / "format.properties"
         for_format.write_text(server_properties(ports, unfinished))
@@ -113,7 +113,7 @@ def kafka_part(folder: DataFolder, ports: PortPlan, jars: Sequence[Path]) -> Pro
 
 
 def new_cluster_id() -> str:
-    """A random cluster id as Kafka writes them: a UUID in 22 characters, not beginning with a dash."""
+    """A random cluster id in Kafka's format: a UUID in 22 characters, not starting with a dash."""
     while (text := base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")).startswith("-"):
         continue
     return text

@@ -1,4 +1,4 @@
-"""What the supervisor knows of a part: how to prepare it, launch it, tell that it is healthy, and stop it."""
+"""A part as the supervisor sees it: how to prepare it, launch it, check its health, and stop it."""
 
 import signal
 from collections.abc import Awaitable, Callable, Mapping
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 class NotHealthyYet(Exception):
-    """The part does not answer as it should; ask again."""
+    """The part does not answer properly yet; try again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +22,7 @@ class RunAs:
 class ProcessCommand:
     """A process to launch; its output goes to ``log``.
 
-    ``stop_signal`` asks it to end, ``stop_seconds`` later it is killed.
+    ``stop_signal`` asks it to end; it is killed ``stop_seconds`` later.
     """
 
     argv: tuple[str, ...]
@@ -40,10 +40,10 @@ async def nothing_to_prepare() -> None:
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """A part that is a process of its own.
+    """A part that runs as a separate process.
 
-    ``prepare`` runs once before the first launch; ``check`` returns when the part is healthy and raises NotHealthyYet
-    when it is not (any OSError counts as that too). It starts when all parts named in ``after`` are healthy.
+    ``prepare`` runs once before the first launch; ``check`` returns if the part is healthy and raises NotHealthyYet
+    otherwise (any OSError counts as that too). It is launched when all parts named in ``after`` are healthy.
     """
 
     name: str
@@ -58,7 +58,7 @@ class Process:
 
 @dataclass(frozen=True, slots=True)
 class SetupStep:
-    """A part that is done once, in this process, and then counts as healthy."""
+    """A part that runs once, within this process, and then counts as healthy."""
 
     name: str
     run: Callable[[], Awaitable[str]]

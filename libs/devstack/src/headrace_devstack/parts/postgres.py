@@ -1,7 +1,7 @@
-"""Postgres: the server binaries of a Python package, on a data folder of ours, on loopback TCP with a password.
+"""Postgres: the server binaries of a Python package, with our own data folder, on loopback TCP with a password.
 
-The server refuses to run as root. Started by root it runs as ``nobody``, and where that user cannot reach the data
-folder or the binaries (below a private home, say), they are kept under /var/lib/headrace; no folder's mode is changed.
+The server refuses to run as root. Started by root it runs as ``nobody``, and if that user cannot reach the data folder
+or the binaries (for example below a private home), they are placed in /var/lib/headrace; no folder's mode is changed.
 """
 
 import asyncio
@@ -34,11 +34,11 @@ _NO_ANSWER = (
     TimeoutError,
     asyncpg.PostgresError,
     asyncpg.InterfaceError,
-    # What a connection that breaks in the middle of an operation can look like.
+    # How a connection that breaks in the middle of an operation can show.
     asyncpg.InternalClientError,
 )
 
-# Small, but as safe as a server in production: fsync stays on.
+# Small, but as safe as a production server: fsync stays on.
 OPTIONS = {
     "listen_addresses": LOOPBACK,
     "unix_socket_directories": "",
@@ -58,7 +58,7 @@ def database_url(ports: PortPlan, password: str, database: str = DATABASE) -> st
 
 
 def postgres_part(folder: DataFolder, ports: PortPlan, password: str) -> Process:
-    """Postgres on the given data folder; initialised on the first start, database included."""
+    """Postgres on the given data folder; initialised on the first start, including the database."""
     run_as = ordinary_user()
     home = _home(folder, run_as)
     data, installed = home / "data", _installed(run_as)
@@ -89,7 +89,7 @@ def postgres_part(folder: DataFolder, ports: PortPlan, password: str) -> Process
 
 
 def ordinary_user() -> RunAs | None:
-    """Whom to run the server as, if not as the user of this process."""
+    """The user to run the server as, if not the user of this process."""
     if os.geteuid() != 0:
         return None
     nobody = pwd.getpwnam("nobody")
@@ -97,7 +97,7 @@ def ordinary_user() -> RunAs | None:
 
 
 def reachable_by(path: Path, user: RunAs) -> bool:
-    """Whether the user may enter every folder on the way to ``path``, going by their modes."""
+    """Whether the user may traverse every folder on the way to ``path``, judging by their modes."""
     for folder in path.absolute().parents:
         status = folder.stat()
         if status.st_uid == user.uid:
@@ -115,7 +115,7 @@ def _home(folder: DataFolder, run_as: RunAs | None) -> Path:
     home = folder.root / "postgres"
     if run_as and not home.exists() and not reachable_by(home, run_as):
         elsewhere = COMMON_FOLDER / "data" / hashlib.sha256(str(home).encode()).hexdigest()[:16]
-        # Left over from an earlier data folder of the same name, which is gone.
+        # Left over from an earlier data folder of the same name, which was deleted.
         shutil.rmtree(elsewhere, ignore_errors=True)
         _make_common_folder()
         elsewhere.mkdir()
@@ -149,11 +149,11 @@ def _installed(run_as: RunAs | None) -> Path:
 def _make_common_folder() -> None:
     for folder in (COMMON_FOLDER, COMMON_FOLDER / "data"):
         folder.mkdir(parents=True, exist_ok=True)
-        folder.chmod(0o755)  # whatever this process's umask says: ours, and to be entered by another user
+        folder.chmod(0o755)  # regardless of the umask: ours, and traversable by another user
 
 
 def _package_folder(name: str) -> Path:
-    # Found without importing it: on import it makes folders and a lock of its own.
+    # Found without importing it: on import it creates folders and a lock.
     spec = find_spec(name)
     if spec is None or not spec.submodule_search_locations:
         raise ModuleNotFoundError(name, name=name)
@@ -167,7 +167,7 @@ def _environment() -> dict[str, str]:
 async def _initialise(
     installed: Path, home: Path, data: Path, password: str, run_as: RunAs | None, log_path: Path
 ) -> None:
-    unfinished = home / "data.new"  # becomes the data folder in one step: a start cut short leaves no half of it
+    unfinished = home / "data.new"  # renamed at the end: an interrupted start leaves no partial one
     shutil.rmtree(unfinished, ignore_errors=True)
     password_file = home / "password"
     with os.fdopen(os.open(password_file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:

@@ -1,4 +1,4 @@
-"""Questions to a part that show it is healthy, each over the protocol its users speak."""
+"""Health checks of parts, each over the protocol that its clients use."""
 
 import asyncio
 import struct
@@ -14,7 +14,7 @@ _CORRELATION = 7
 
 
 async def http_ok(url: str) -> None:
-    """Ask for a page.
+    """Request a page.
 
     Raises:
         NotHealthyYet: no answer, or another status than 200.
@@ -29,7 +29,7 @@ async def http_ok(url: str) -> None:
 
 
 async def kafka_answers(host: str, port: int) -> None:
-    """Ask a broker which requests it knows; it answers once it is registered and serves clients.
+    """Ask a broker for its API versions; it answers once it is registered and serves clients.
 
     Raises:
         NotHealthyYet: no answer, or an error in it.

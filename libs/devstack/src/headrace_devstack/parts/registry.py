@@ -19,7 +19,7 @@ def registry_url(ports: PortPlan) -> str:
 def registry_part(folder: DataFolder, ports: PortPlan, installed: Path) -> Process:
     """The registry on the given data folder."""
     home = folder.part("registry")
-    # The first compiler tier starts sooner, and the registry has little to do afterwards.
+    # With only the first compiler tier it starts sooner, and it has little to do afterwards.
     options = ("-XX:TieredStopAtLevel=1", "-jar", str(installed / "quarkus-run.jar"))
     return Process(
         name="registry",

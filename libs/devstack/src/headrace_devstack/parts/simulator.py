@@ -10,12 +10,12 @@ from headrace_devstack.ports import LOOPBACK, PortPlan
 
 
 def simulator_url(ports: PortPlan) -> str:
-    """Base URL under which all simulated providers stand."""
+    """Base URL of all simulated providers."""
     return f"http://{LOOPBACK}:{ports.simulator}"
 
 
 def simulator_part(folder: DataFolder, ports: PortPlan, stands_for: tuple[str, ...], speed: str) -> Process:
-    """The simulator; what it is sent is recorded below the data folder, for checks of what left the house."""
+    """The simulator; requests are recorded in the data folder, to check what was sent to cloud providers."""
     home = folder.part("simulator")
     return Process(
         name="simulator",

@@ -1,7 +1,7 @@
 """A stand-in for Ollama, Groq, Anthropic and Tavily on loopback, for demos and tests without keys or models.
 
-It speaks their wire formats well enough for the real client packages, answers by a pure function of the prompt, and
-keeps what each provider was sent, so that it can be shown what never left. Its answers are recognisable as simulated.
+It implements their wire formats well enough for the real client packages, answers by a pure function of the prompt, and
+records what each provider was sent, so that a demo can prove what never left. Answers are recognisable as simulated.
 """
 
 from headrace_models.simulator.pace import Speed

@@ -25,7 +25,7 @@ def _node(text: str) -> tuple[str, tuple[str, ...]]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m headrace_models.simulator",
-        description="Stands in for Ollama, Groq, Anthropic and Tavily; everything it answers is marked as simulated.",
+        description="Stands in for Ollama, Groq, Anthropic and Tavily; all its answers are marked as simulated.",
     )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (127.0.0.1)")
     parser.add_argument("--port", type=int, default=11480, help="port to listen on, 0 for a free one (11480)")
@@ -40,18 +40,18 @@ def _parser() -> argparse.ArgumentParser:
         type=_node,
         action="append",
         metavar="NAME[=MODEL,...]",
-        help="an Ollama node and its models; may be given again (workstation and remote-1)",
+        help="an Ollama node and its models; repeatable (workstation and remote-1)",
     )
-    parser.add_argument("--slots", type=int, default=4, help="calls that one node runs at once (4)")
+    parser.add_argument("--slots", type=int, default=4, help="calls that a node runs concurrently (4)")
     parser.add_argument("--log", type=Path, help="append what each provider was sent to this file, as JSON lines")
-    parser.add_argument("--log-texts", action="store_true", help="with the texts themselves, not only their hashes")
+    parser.add_argument("--log-texts", action="store_true", help="log the texts themselves, not only their hashes")
     parser.add_argument(
         "--fault",
         type=parse_fault,
         action="append",
         default=[],
         metavar="PROVIDER:KIND[:COUNT]",
-        help="let the next calls of a provider fail, such as groq:rate_limit:3; may be given again",
+        help="make the next calls of a provider fail, for example groq:rate_limit:3; repeatable",
     )
     return parser
 

@@ -1,7 +1,7 @@
-"""What the simulator answers: a pure function of the prompt, of the shape that the asked-for role would give.
+"""The simulator's answers: a pure function of the prompt, in the shape that the requested role would give.
 
-It understands nothing. It finds the role in the words of the prompt and fills that role's form with facts read off the
-text (names of functions, lines, commits), so that a demo shows answers that belong to their questions.
+Nothing is understood. The role is recognised by keywords of the prompt, and its template is filled with facts extracted
+from the text (names of functions, lines, commits), so that a demo shows answers that match their questions.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
-from headrace_models.ports import Message
+from headrace_models.ports import ChatMessage
 from headrace_models.simulator.facts import Facts, read_off
 
 REFUSAL_MARK: Final = "simulate: refusal"
-"""A prompt that contains this is declined, as by a model's safety system."""
+"""A prompt that contains this is declined, as if by a model's safety system."""
 REFUSAL_TEXT: Final = "I can't help with that."
 
 _ROLES: Final = (
@@ -31,7 +31,7 @@ _ROLES: Final = (
 _TOKEN: Final = re.compile(r"\s*\S{1,6}|\s+")
 
 
-def role_of(messages: Sequence[Message]) -> str:
+def role_of(messages: Sequence[ChatMessage]) -> str:
     """The role that a prompt asks for: by its system texts, else by how its last user message begins, or `general`."""
     system = " ".join(message.text for message in messages if message.role == "system")
     asked = _last_user_text(messages)[:400]
@@ -42,13 +42,13 @@ def role_of(messages: Sequence[Message]) -> str:
     return "general"
 
 
-def refuses(messages: Sequence[Message]) -> bool:
-    """Whether the prompt asks to be declined."""
+def refuses(messages: Sequence[ChatMessage]) -> bool:
+    """Whether the prompt contains the refusal marker."""
     return any(REFUSAL_MARK in message.text for message in messages)
 
 
-def answer(messages: Sequence[Message], *, model: str, as_json: bool) -> str:
-    """The same text for the same messages, model and form, always."""
+def answer(messages: Sequence[ChatMessage], *, model: str, as_json: bool) -> str:
+    """Always the same text for the same messages, model and form."""
     text = _last_user_text(messages)
     facts = read_off(text)
     role = role_of(messages)
@@ -59,16 +59,16 @@ def answer(messages: Sequence[Message], *, model: str, as_json: bool) -> str:
 
 
 def tokens_of(text: str) -> list[str]:
-    """`text` cut into pieces of about a token each; joined they are the text again."""
+    """`text` split into pieces of about a token each; joined they are the text again."""
     return _TOKEN.findall(text)
 
 
 def count_tokens(text: str) -> int:
-    """How many tokens the simulator bills for `text`."""
+    """Number of tokens that the simulator bills for `text`."""
     return len(_TOKEN.findall(text))
 
 
-def _last_user_text(messages: Sequence[Message]) -> str:
+def _last_user_text(messages: Sequence[ChatMessage]) -> str:
     return next((message.text for message in reversed(messages) if message.role == "user"), "")
 
 

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from aiohttp import web
 
-from headrace_models.ports import Message
+from headrace_models.ports import ChatMessage
 from headrace_models.simulator.catalog import ANTHROPIC
 from headrace_models.simulator.exchange import (
     Answer,
@@ -73,7 +73,7 @@ class AnthropicWire:
             return _error((400, "invalid_request_error", str(error)))
         system = text_of(document.get("system") or "")
         if system:
-            messages = (Message("system", system), *messages)
+            messages = (ChatMessage("system", system), *messages)
         model_name = str(document.get("model") or "")
         self._world.evidence.record(self.provider, self.provider, model_name, messages)
         fault = self._world.faults.take(self.provider, self.provider)
@@ -141,7 +141,7 @@ class AnthropicWire:
 
 
 def _has_key(request: web.Request) -> bool:
-    # The API takes both; which of them the package sends depends on its version.
+    # The API accepts both; which one the package sends depends on its version.
     return bool(request.headers.get("X-Api-Key") or request.headers.get("Authorization"))
 
 

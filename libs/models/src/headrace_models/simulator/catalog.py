@@ -1,4 +1,4 @@
-"""The models that the simulator pretends to have."""
+"""The models that the simulator offers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Final
 
 @dataclass(frozen=True, slots=True)
 class SimulatedModel:
-    """A model and how fast it is at `Speed.realistic`."""
+    """A model and its speed at `Speed.realistic`."""
 
     name: str
     size_bytes: int
@@ -17,7 +17,7 @@ class SimulatedModel:
     tokens_per_second: float
     first_token_seconds: float
     takes_sampling: bool = True
-    """Whether temperature and top_p may be given."""
+    """Whether it accepts temperature and top_p."""
 
 
 def _local(name: str, gigabytes: float, tokens_per_second: float) -> SimulatedModel:
@@ -69,5 +69,5 @@ ANTHROPIC: Final = {
 
 
 def local_model(name: str) -> SimulatedModel:
-    """A local model by name; one that is not in the catalogue is taken as one of 4 GB at 15 tokens/s."""
+    """A local model by name; one that is not in the catalogue counts as one of 4 GB at 15 tokens/s."""
     return _LOCAL.get(name) or _local(name, 4.0, 15)

@@ -1,4 +1,4 @@
-"""What all simulated providers share: take a request in, decide what to answer, and hand it to the wire format."""
+"""Shared by all simulated providers: parse a request, compose the answer, and stream it in the wire format."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from aiohttp import web
 
-from headrace_models.ports import Message
+from headrace_models.ports import ChatMessage
 from headrace_models.simulator.answers import REFUSAL_TEXT, answer, count_tokens, refuses, tokens_of
 from headrace_models.simulator.catalog import SimulatedModel
 from headrace_models.simulator.faults import Fault, FaultKind, FaultPlan
@@ -19,12 +19,12 @@ from headrace_models.wire import SIMULATED_HEADER
 
 _HANG_SECONDS: Final = 3600.0
 BREAKING_FAULTS: Final = frozenset({FaultKind.DISCONNECT, FaultKind.STREAM_ERROR})
-"""Faults that strike in the middle of an answer."""
+"""Faults that occur in the middle of an answer."""
 
 
 @dataclass(slots=True)
 class SimulatorState:
-    """What the handlers share."""
+    """State shared by the handlers."""
 
     speed: Speed
     faults: FaultPlan
@@ -33,10 +33,10 @@ class SimulatorState:
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """A request, read out of its wire format."""
+    """A request, parsed from its wire format."""
 
     model: SimulatedModel
-    messages: tuple[Message, ...]
+    messages: tuple[ChatMessage, ...]
     max_tokens: int | None
     stop: tuple[str, ...]
     as_json: bool
@@ -44,7 +44,7 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What will be said, before any of it is sent."""
+    """The complete answer, before any of it is sent."""
 
     tokens: tuple[str, ...]
     input_tokens: int
@@ -71,7 +71,7 @@ def compose(prompt: Prompt, fault: Fault | None) -> Answer:
 
 
 async def spoken(answer: Answer, model: SimulatedModel, speed: Speed, fault: Fault | None) -> AsyncIterator[str]:
-    """The answer's pieces in their time; ends half way where a fault breaks the answer."""
+    """The answer's pieces as they become due; ends half way if a fault interrupts the answer."""
     tokens = answer.tokens
     if fault is not None and fault.kind in BREAKING_FAULTS:
         tokens = tokens[: max(1, len(tokens) // 2)]
@@ -80,13 +80,13 @@ async def spoken(answer: Answer, model: SimulatedModel, speed: Speed, fault: Fau
 
 
 async def hang(request: web.Request) -> web.StreamResponse:
-    """Say nothing for as long as anybody would listen."""
+    """Do not respond for longer than any caller would wait."""
     await asyncio.sleep(_HANG_SECONDS)
     return web.Response(status=504)
 
 
 def break_off(request: web.Request) -> None:
-    """Cut the connection without a farewell."""
+    """Drop the connection without closing it properly."""
     if request.transport is not None:
         request.transport.abort()
 
@@ -111,7 +111,7 @@ async def json_object(request: web.Request) -> dict[str, Any]:
 
 
 def text_of(content: Any) -> str:
-    """A message's content, given as text or as a list of parts, as text."""
+    """A message's content as text, given as text or as a list of parts."""
     if isinstance(content, str):
         return content
     if isinstance(content, Sequence):
@@ -119,8 +119,8 @@ def text_of(content: Any) -> str:
     return ""
 
 
-def messages_of(entries: Any) -> tuple[Message, ...]:
-    """Messages in the form that Ollama, OpenAI and Anthropic share.
+def messages_of(entries: Any) -> tuple[ChatMessage, ...]:
+    """Messages in the form shared by Ollama, OpenAI and Anthropic.
 
     Raises ValueError.
     """
@@ -131,5 +131,5 @@ def messages_of(entries: Any) -> tuple[Message, ...]:
         role = entry.get("role") if isinstance(entry, dict) else None
         if role not in ("system", "developer", "user", "assistant"):
             raise ValueError("each message needs a role: system, user or assistant")
-        messages.append(Message("system" if role == "developer" else role, text_of(entry.get("content"))))
+        messages.append(ChatMessage("system" if role == "developer" else role, text_of(entry.get("content"))))
     return tuple(messages)

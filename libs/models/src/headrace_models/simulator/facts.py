@@ -1,4 +1,4 @@
-"""What can be read off a prompt without understanding it: names, lines, habits, commits."""
+"""Facts extracted from a prompt without understanding it: names, lines, habits, commits."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _HABITS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Habit:
-    """Something in the text that a reviewer would stop at."""
+    """A code smell that a reviewer would point out."""
 
     line: int
     what: str
@@ -44,7 +44,7 @@ class Habit:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What a prompt's text shows on its surface."""
+    """Facts extracted from a prompt's text."""
 
     lines: int
     words: int
@@ -59,7 +59,7 @@ class Facts:
 
 
 def read_off(text: str) -> Facts:
-    """The facts in `text`, each list in order of appearance without repeats."""
+    """The facts in `text`, each list in order of appearance without duplicates."""
     file = _FILE.search(text)
     habits = [
         Habit(text.count("\n", 0, match.start()) + 1, what, severity)

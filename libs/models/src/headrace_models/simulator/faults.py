@@ -1,4 +1,4 @@
-"""Faults on demand: the next n calls of a provider fail in a chosen way."""
+"""Fault injection: the next n calls of a provider fail in a chosen way."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from enum import StrEnum
 
 
 class FaultKind(StrEnum):
-    """What goes wrong."""
+    """The way in which a call fails."""
 
     RATE_LIMIT = "rate_limit"
     """429, with Retry-After where one is given."""
@@ -21,11 +21,11 @@ class FaultKind(StrEnum):
     MODEL_MISSING = "model_missing"
     BAD_REQUEST = "bad_request"
     REFUSAL = "refusal"
-    """The model's safety system declines; an ordinary answer on the wire."""
+    """The model's safety system declines; on the wire, an ordinary answer."""
     TIMEOUT = "timeout"
-    """Says nothing until the caller gives up."""
+    """Does not respond until the caller times out."""
     DISCONNECT = "disconnect"
-    """Breaks the connection in the middle of the answer."""
+    """Drops the connection in the middle of the answer."""
     STREAM_ERROR = "stream_error"
     """Reports an error in the middle of the answer."""
 
@@ -37,20 +37,20 @@ class Fault:
 
 
 class FaultPlan:
-    """What will go wrong next, by provider and optionally by node."""
+    """The faults of the next calls, by provider and optionally by node."""
 
     def __init__(self) -> None:
         self._planned: list[tuple[str, str | None, Fault, int]] = []
 
     def add(self, provider: str, fault: Fault, count: int, node: str | None = None) -> None:
-        """Let the next `count` calls of `provider` (only of `node`, if given) fail by `fault`, after those planned."""
+        """Let `count` more calls of `provider` (only of `node`, if given) fail with `fault`, after those planned."""
         self._planned.append((provider, node, fault, count))
 
     def clear(self) -> None:
         self._planned.clear()
 
     def take(self, provider: str, node: str) -> Fault | None:
-        """The fault of the next call, which is thereby used up; None when it shall succeed."""
+        """Remove and return the fault of the next call; None if it should succeed."""
         for index, (for_provider, for_node, fault, count) in enumerate(self._planned):
             if for_provider == provider and for_node in (None, node):
                 if count <= 1:
@@ -61,7 +61,7 @@ class FaultPlan:
         return None
 
     def pending(self) -> int:
-        """How many calls are still to fail."""
+        """Number of calls that will still fail."""
         return sum(count for *_, count in self._planned)
 
 
@@ -73,5 +73,5 @@ def parse_fault(text: str) -> tuple[str, Fault, int]:
     provider, _, rest = text.partition(":")
     kind, _, count = rest.partition(":")
     if not provider or not kind:
-        raise ValueError(f"a fault reads provider:kind[:count], got {text!r}")
+        raise ValueError(f"a fault is written provider:kind[:count], not {text!r}")
     return provider, Fault(FaultKind(kind)), int(count) if count else 1

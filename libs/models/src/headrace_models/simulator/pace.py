@@ -1,4 +1,4 @@
-"""How fast the simulator answers: nothing at all, or as the real thing would."""
+"""How fast the simulator answers: instantly, or at the speed of the real models."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from typing import Final
 from headrace_models.simulator.catalog import SimulatedModel
 
 _PIECE_SECONDS: Final = 0.05
-"""Tokens that fall into one such span are sent together, so that a hundred streams do not cost a core."""
+"""Tokens due within one such span are sent together, so that a hundred streams do not cost a core."""
 _INSTANT_PIECES: Final = 2
 
 
 class Busy(Exception):
-    """More requests wait for this place than it queues; answer as the real one does when it is overloaded."""
+    """The node's queue is full; answer as the real provider does when it is overloaded."""
 
 
 @dataclass(frozen=True, slots=True)
 class Speed:
-    """How many times faster than the real thing; None is without any delay."""
+    """How many times faster than the real model; None for no delay at all."""
 
     factor: float | None = 1.0
 
@@ -48,7 +48,7 @@ class Speed:
 
 
 async def paced(tokens: Sequence[str], model: SimulatedModel, speed: Speed) -> AsyncIterator[str]:
-    """The answer's pieces when they are due: after the first token's time, then evenly."""
+    """The answer's pieces as they become due: after the time to the first token, then evenly."""
     if speed.factor is None:
         size = max(1, -(-len(tokens) // _INSTANT_PIECES))
         for start in range(0, len(tokens), size):
@@ -64,7 +64,7 @@ async def paced(tokens: Sequence[str], model: SimulatedModel, speed: Speed) -> A
 
 
 class Slots:
-    """What runs at once in one place, and the queue before it."""
+    """The concurrent calls of one node, and its queue."""
 
     def __init__(self, slots: int, longest_queue: int) -> None:
         self._free = asyncio.Semaphore(slots)

@@ -1,4 +1,4 @@
-"""What each provider was sent: the evidence that nothing sensitive left."""
+"""Records what each provider was sent: the evidence that no sensitive content left."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TextIO
 
-from headrace_models.ports import Message
+from headrace_models.ports import ChatMessage
 
 _MOST_BYTES: Final = 256 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
 class RecordedRequest:
-    """One request as it arrived. `sha256s` are of the messages' texts, in order."""
+    """One request as it arrived. `sha256s` are those of the messages' texts, in order."""
 
     number: int
     provider: str
@@ -43,9 +43,10 @@ class RecordedRequest:
 
 
 class RequestRecorder:
-    """Keeps all requests, in memory and optionally as JSON lines in a file of mode 0600.
+    """Records all requests, in memory and optionally as JSON lines in a file of mode 0600.
 
-    `complete` turns false when memory forced it to forget the oldest, so that a check cannot pass by forgetting.
+    `complete` becomes false when the memory limit forced it to discard the oldest, so that a check cannot pass because
+    evidence is missing.
     """
 
     def __init__(self, log: Path | None = None, *, log_texts: bool = False, most_bytes: int = _MOST_BYTES) -> None:
@@ -60,7 +61,7 @@ class RequestRecorder:
             descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
             self._log = os.fdopen(descriptor, "a", encoding="utf-8")
 
-    def record(self, provider: str, node: str, model: str, messages: Sequence[Message]) -> RecordedRequest:
+    def record(self, provider: str, node: str, model: str, messages: Sequence[ChatMessage]) -> RecordedRequest:
         texts = tuple(message.text for message in messages)
         encoded = [text.encode() for text in texts]
         self._number += 1
@@ -84,11 +85,11 @@ class RequestRecorder:
         return entry
 
     def of(self, provider: str | None) -> list[RecordedRequest]:
-        """All kept requests, or those of one provider."""
+        """All requests in memory, or those of one provider."""
         return [entry for entry in self._entries if provider is None or entry.provider == provider]
 
     def count(self) -> int:
-        """How many requests have arrived, forgotten ones included."""
+        """Number of requests that have arrived, discarded ones included."""
         return self._number
 
     def search(self, needles: Sequence[str]) -> list[tuple[int, RecordedRequest]]:
@@ -101,7 +102,7 @@ class RequestRecorder:
         ]
 
     def clear(self) -> None:
-        """Forget what is in memory; the file stays."""
+        """Discard the requests in memory; the file stays."""
         self._entries.clear()
         self._bytes = 0
         self.complete = True

@@ -24,7 +24,7 @@ _LARGEST_BODY = 64 * 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class SimulatorConfig:
-    """How the simulator runs. Port 0 takes a free one."""
+    """How the simulator runs. Port 0 chooses a free one."""
 
     host: str = "127.0.0.1"
     port: int = 0
@@ -33,7 +33,7 @@ class SimulatorConfig:
     """Ollama nodes and their models."""
     slots_per_node: int = 4
     log: Path | None = None
-    """JSON lines of what each provider was sent: hashes and sizes, and the texts with `log_texts`."""
+    """File for JSON lines of what each provider was sent: hashes and sizes, and the texts with `log_texts`."""
     log_texts: bool = False
 
 
@@ -61,7 +61,7 @@ class Simulator:
         app.router.add_get("/control/received", self._received)
         app.router.add_delete("/control/received", self._forget)
         app.router.add_post("/control/search", self._search)
-        # A caller that gives up ends the answer, as a real server would.
+        # A caller that disconnects ends the answer, as with a real server.
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.5, handler_cancellation=True)
         await self._runner.setup()
         await web.TCPSite(self._runner, self._config.host, self._config.port).start()
@@ -81,18 +81,18 @@ class Simulator:
 
     @property
     def url(self) -> str:
-        """Base address, without a slash at its end."""
+        """Base address, without a trailing slash."""
         if self._runner is None:
             raise RuntimeError("the simulator is not started")
         return f"http://{self._config.host}:{self._runner.addresses[0][1]}"
 
     def ollama_url(self, node: str) -> str:
-        """What an Ollama client takes as host."""
+        """Value for an Ollama client's host."""
         return f"{self.url}/ollama/{node}"
 
     @property
     def groq_url(self) -> str:
-        """What an OpenAI client takes as base URL."""
+        """Value for an OpenAI client's base URL."""
         return f"{self.url}/groq/openai/v1"
 
     @property
@@ -122,7 +122,7 @@ class Simulator:
         return web.json_response({"pending": 0})
 
     async def _received(self, request: web.Request) -> web.Response:
-        """What was sent, of one `provider` or of all; the texts only with `texts=1`."""
+        """What was sent, to one `provider` or to all; the texts only with `texts=1`."""
         entries = self.evidence.of(request.query.get("provider"))
         with_texts = request.query.get("texts") == "1"
         return web.json_response(
@@ -138,7 +138,7 @@ class Simulator:
         return web.json_response({"count": 0})
 
     async def _search(self, request: web.Request) -> web.Response:
-        """Body: needles, a list of texts. Says which requests contained which, without repeating them."""
+        """Body: needles, a list of texts. Returns which requests contained which, without repeating the texts."""
         document = await json_object(request)
         needles: Any = document.get("needles")
         if not isinstance(needles, list) or not all(isinstance(needle, str) and needle for needle in needles):

@@ -8,7 +8,7 @@ from typing import Final
 
 from aiohttp import web
 
-from headrace_models.ports import Message
+from headrace_models.ports import ChatMessage
 from headrace_models.simulator.exchange import SimulatorState, break_off, hang, json_object
 from headrace_models.simulator.faults import FaultKind
 
@@ -48,7 +48,7 @@ class TavilyWire:
         query = str(document.get("query") or "")
         if not query:
             return _error(400, "Query is missing.")
-        self._world.evidence.record(self.provider, self.provider, "tavily-search", [Message("user", query)])
+        self._world.evidence.record(self.provider, self.provider, "tavily-search", [ChatMessage("user", query)])
         fault = self._world.faults.take(self.provider, self.provider)
         if fault is not None and fault.kind is FaultKind.TIMEOUT:
             return await hang(request)

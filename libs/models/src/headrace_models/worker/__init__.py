@@ -1,1 +1,1 @@
-"""What the workers have in common: attempts in, their ends, usage and pieces of text out, and reports of the fleet."""
+"""Shared by the workers: consume attempts; publish their outcomes, usage, pieces of text and fleet status."""

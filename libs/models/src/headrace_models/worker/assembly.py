@@ -1,4 +1,4 @@
-"""Puts the parts of a worker together. Workers differ in their endpoints, in how one is chosen, and in little else."""
+"""Assembles a worker. Workers differ in their endpoints, in how one is chosen, and in little else."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ from headrace_models.worker.runner import AttemptRunner, Forbid, RunnerOptions, 
 from headrace_models.worker.workload import WorkloadReader
 
 _BATCH_SHARE: Final = 3 / 4
-"""Of the attempts in hand: some room is left for interactive work, however much batch work is waiting."""
+"""Share of the in-flight attempts that batch work may take: some room is left for interactive work."""
 _REPORT_SECONDS: Final = 3.0
-"""Of the time to drain: kept for writing what the last attempts came to."""
+"""Share of the drain time reserved for writing the outcomes of the last attempts."""
 
 RecordHandler = Callable[[Record], Awaitable[None]]
 
 
-class WorkerSettings(Protocol):
-    """What a worker's settings say about its work; the units are in the settings' own help."""
+class AttemptSettings(Protocol):
+    """The settings that a worker's work depends on; their units are in the settings' own help."""
 
     @property
     def instance_id(self) -> str: ...
@@ -61,7 +61,7 @@ class WorkerSettings(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Worker:
-    """A worker's parts; the service gives them their place in its life cycle."""
+    """A worker's parts, for the service to place in its life cycle."""
 
     fleet: FleetReporter
     cancellations: Cancellations
@@ -70,7 +70,7 @@ class Worker:
 
 
 def assemble_worker(
-    settings: WorkerSettings,
+    settings: AttemptSettings,
     *,
     group: str,
     place: Place,
@@ -87,17 +87,17 @@ def assemble_worker(
     forbid: Forbid = nothing_forbidden,
     models_of: ModelsOf = all_models,
 ) -> Worker:
-    """A worker for both lanes of a place, connected to nothing yet.
+    """A worker for both lanes, local or cloud; it is not connected to anything yet.
 
     Args:
         group: Consumer group, without the prefix.
-        traced: Gives a handler a trace span with a name.
+        traced: Wraps a handler in a trace span of the given name.
         traceparent_of, forbid: As for `AttemptRunner`.
         models_of: As in `FleetOptions`.
     """
 
     def stop_tasks(requests: CancellationRequests) -> None:
-        # Both: an attempt is either waiting in the engine or running.
+        # Both, since an attempt is either waiting in the engine or running.
         consumer.cancel(partial(is_wanted, requests))
         runner.interrupt(requests)
 

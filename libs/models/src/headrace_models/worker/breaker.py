@@ -1,4 +1,4 @@
-"""When an endpoint is left alone for a while because its calls keep failing. Times are seconds of a monotonic clock."""
+"""Circuit breaker of an endpoint whose calls keep failing. Times are seconds of a monotonic clock."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from typing import Final
 from headrace_models.errors import ProviderError, RetrySameProvider
 
 _LASTING: Final = frozenset({"not_authorised", "quota_exhausted"})
-"""Of these the next call would be one more: somebody has to do something first."""
+"""Codes of failures that last until an operator acts: a further call would fail as well."""
 _PASSING: Final = frozenset({"rate_limited", "overloaded", "unreachable", "provider_error"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BreakerPolicy:
-    """How soon and for how long.
+    """Thresholds and durations.
 
     Attributes:
-        lasting_failures: Refusals of the key or of credit, one after the other, after which an endpoint is left alone.
-        passing_failures: Failures of capacity, one after the other, after which it is.
-        lasting_seconds, passing_seconds: For how long.
+        lasting_failures: Consecutive refusals of the key or for lack of credit that open the breaker.
+        passing_failures: Consecutive failures for lack of capacity that open it.
+        lasting_seconds, passing_seconds: How long it stays open.
     """
 
     lasting_failures: int = 2
@@ -30,14 +30,14 @@ class BreakerPolicy:
 
 @dataclass(frozen=True, slots=True)
 class Breaker:
-    """What the calls of one endpoint have shown so far."""
+    """State of one endpoint's breaker."""
 
     failures: int = 0
     open_until: float = 0.0
     reason: str = ""
 
     def objection(self, now: float) -> str | None:
-        """Why the endpoint takes no call now; None when it does."""
+        """Why the endpoint accepts no call now; None if it does."""
         return self.reason if now < self.open_until else None
 
 
@@ -45,7 +45,7 @@ CLOSED: Final = Breaker()
 
 
 def after_call(breaker: Breaker, error: ProviderError | None, now: float, policy: BreakerPolicy) -> Breaker:
-    """What one more call has shown. After the time alone a single failure is enough for another such time."""
+    """The state after one more call. Once an open breaker has timed out, a single failure opens it again."""
     if error is None:
         return CLOSED
     if error.code in _LASTING:
@@ -53,7 +53,7 @@ def after_call(breaker: Breaker, error: ProviderError | None, now: float, policy
     elif error.code in _PASSING:
         threshold, seconds = policy.passing_failures, policy.passing_seconds
     else:
-        # The call was at fault (or slow), not the endpoint.
+        # The call is at fault (or was slow), not the endpoint.
         return breaker
     failures = breaker.failures + 1
     if failures < threshold:

@@ -1,4 +1,4 @@
-"""Which tasks somebody wants stopped, as a worker has to know it: read from tasks.cancelled, all partitions."""
+"""Cancellation requests as a worker needs them: read from tasks.cancelled, all partitions."""
 
 from __future__ import annotations
 
@@ -24,24 +24,23 @@ _BATCH: Final = 1_000
 _POLL_SECONDS: Final = 30.0
 _PAUSE_SECONDS: Final = 0.5
 _LOOK_SECONDS: Final = 60.0
-"""Between two looks for partitions that have been added."""
+"""Interval between checks for added partitions."""
 _GATHER_SECONDS: Final = 0.02
-"""Looking for what a cancellation request concerns takes as long for many as for one."""
+"""Requests are collected for this long, since finding the attempts concerned costs as much for one as for many."""
 
 CancellationRequests = AbstractSet[tuple[str, str]]
-"""Tasks to stop: id, and the tenant that asked for it. A cancellation request of another tenant than the task's is
-none."""
+"""Tasks to stop: id, and the tenant that asked for it. A request by another tenant than the task's has no effect."""
 
 
 class Cancellations:
-    """Remembers the cancellation requests of the last while, and tells of new ones.
+    """Remembers recent cancellation requests, and reports new ones.
 
     Args:
         history_seconds: How far back to read at the start: an attempt may have waited that long behind its cancellation
             request.
-        remembered: Most cancellation requests to keep in memory; the oldest go first.
+        remembered: Maximum number of cancellation requests in memory; the oldest are dropped first.
         clock_ms: Milliseconds since the epoch.
-        on_wishes: Told of cancellation requests that have just been read.
+        on_cancellations: Called with the cancellation requests that have just been read.
     """
 
     def __init__(
@@ -65,12 +64,12 @@ class Cancellations:
         self._reader: PartitionReader | None = None
 
     def wanted(self, task_id: str, tenant: str) -> bool:
-        """Whether the tenant has asked to stop its task."""
+        """Whether the tenant has asked to cancel its task."""
         return (task_id, tenant) in self._cancellations
 
     async def start(self) -> None:
-        """Know the cancellation requests of the last while before the first attempt begins; waits while the cluster is
-        away."""
+        """Read the recent cancellation requests before the first attempt begins; waits while the cluster is
+        unavailable."""
         self._reader = self._log.reader()
         while True:
             try:
@@ -102,7 +101,7 @@ class Cancellations:
                 await self.start_over()
 
     async def start_over(self) -> None:
-        """Read the last while again, with a new reader."""
+        """Read the recent history again, with a new reader."""
         await self.close()
         await self.start()
 
@@ -142,14 +141,14 @@ class Cancellations:
             try:
                 return await self._codec.read(TaskCancelled, record.value, origin)
             except UnreadableValue as error:
-                # The router sends it to the dead letters.
-                _log.warning("a cancellation request cannot be read: %s", error)
+                # The router writes it to the dead-letter topic.
+                _log.warning("a cancellation request cannot be decoded: %s", error)
                 return None
             except RegistryUnavailable as error:
-                _log.warning("cancellation requests wait for the registry: %s", error)
+                _log.warning("reading cancellation requests is waiting for the schema registry: %s", error)
                 await asyncio.sleep(_PAUSE_SECONDS)
 
 
 def is_wanted(cancellations: CancellationRequests, record: Record) -> bool:
-    """Whether the attempt in a record belongs to one of these tasks, as far as its headers say."""
+    """Whether the attempt in a record belongs to one of these tasks, judging by its headers."""
     return (header(record.headers, "ce_subject"), header(record.headers, "ce_tenant")) in cancellations

@@ -1,4 +1,4 @@
-"""Pieces of an answer on their way to whoever waits: at once when they come slowly, together when they come fast."""
+"""Streams pieces of an answer to the waiting caller: at once when they come slowly, batched when they come fast."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _log = logging.getLogger(__name__)
 
 
 class DeltaWriter:
-    """Writes the pieces of one execution to the partition of whoever waits.
+    """Writes the pieces of one execution to the waiting caller's partition.
 
-    A piece goes out at once unless the one before it went less than `interval_seconds` ago; then it waits for the rest
-    of that time, together with what comes meanwhile.
+    A piece is sent at once unless the one before it was sent less than `interval_seconds` ago; then it waits for the
+    rest of that time, and is sent together with those that follow meanwhile.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class DeltaWriter:
         self._broken = False
 
     def restart(self) -> None:
-        """Tell that another attempt begins, so that what an earlier one said is forgotten."""
+        """Announce that another attempt begins, so that readers discard the text of an earlier one."""
         self._send(ReplyKind.RESTARTED, "restarted", "")
 
     def write(self, piece: str) -> None:
@@ -63,7 +63,7 @@ class DeltaWriter:
             self._timer = self._loop.call_later(wait, self._flush)
 
     async def close(self) -> None:
-        """Write what waits; returns when all pieces are on disk, so that nothing follows the end of the task."""
+        """Write what is buffered; returns when all pieces are durable, so that none follows the end of the task."""
         self.cancel()
         if self._waiting:
             self._flush()
@@ -89,7 +89,7 @@ class DeltaWriter:
         self._next_at = self._loop.time() + self._interval
 
     def _send(self, kind: ReplyKind, name: str, text: str) -> bool:
-        """Whether the producer took it."""
+        """Returns whether the producer accepted it."""
         request = self._request
         now = self._clock_ms()
         reply = TaskReply(
@@ -125,6 +125,6 @@ class DeltaWriter:
         self._pending_appends.discard(future)
         error = None if future.cancelled() else future.exception()
         if isinstance(error, StreamsError):
-            # A gap would garble the text; the whole answer comes with the end of the task all the same.
+            # A gap would garble the text; the end of the task carries the whole answer anyway.
             self._broken = True
-            _log.warning("no more pieces of %s are streamed: %s", self._request.attempt_id, error)
+            _log.warning("streaming of %s stopped: %s", self._request.attempt_id, error)

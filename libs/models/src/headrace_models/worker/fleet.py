@@ -1,4 +1,4 @@
-"""Looks at the endpoints and reports them to the fleet: at once when something changes, else as a sign of life."""
+"""Probes the endpoints and publishes their status: at once when something changes, else periodically."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ def all_models(models: tuple[ModelInfo, ...]) -> tuple[ModelInfo, ...]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FleetOptions:
-    """How often to look and to report.
+    """How often to probe and to report.
 
     Attributes:
         worker: Name of this process in its reports.
         where: Whether the endpoints are ours.
-        look_seconds: Between two looks at an endpoint.
-        report_seconds: Longest time between two reports; a report stands for three times as long.
-        models_of: What to report of the models that an endpoint lists.
+        look_seconds: Interval between probes of an endpoint.
+        report_seconds: Longest interval between reports; a report is valid for three times as long.
+        models_of: Which of the models that an endpoint lists to report.
     """
 
     worker: str
@@ -54,7 +54,7 @@ class FleetOptions:
 def node_status(
     endpoint: Endpoint, options: FleetOptions, *, objection: str | None, reported_at: int
 ) -> events.NodeStatus:
-    """What the fleet is told of an endpoint."""
+    """The status event of an endpoint."""
     status = endpoint.status
     return events.NodeStatus(
         node=endpoint.name,
@@ -84,7 +84,7 @@ def node_status(
 
 
 def tells_more(before: events.NodeStatus | None, after: events.NodeStatus) -> bool:
-    """Whether a status should go out at once: something changed that decides where work goes."""
+    """Whether a status must be published at once: something that affects routing has changed."""
     if before is None:
         return True
     alike = replace(
@@ -98,10 +98,10 @@ def tells_more(before: events.NodeStatus | None, after: events.NodeStatus) -> bo
 
 
 class FleetReporter:
-    """Keeps the pool's knowledge of its endpoints fresh, and the fleet's.
+    """Keeps the endpoints' status up to date in the pool and in the fleet topic.
 
-    `start` returns after the first look at every endpoint; `run` goes on until it is cancelled; `leave` tells the fleet
-    that the endpoints take no more work from here.
+    `start` returns after the first probe of every endpoint; `run` goes on until it is cancelled; `leave` announces that
+    this worker's endpoints accept no more work.
     """
 
     def __init__(self, pool: Pool, publisher: Publisher, options: FleetOptions, clock_ms: Callable[[], int]) -> None:
@@ -116,18 +116,18 @@ class FleetReporter:
 
     @property
     def reported(self) -> Mapping[str, events.NodeStatus]:
-        """The newest report of each endpoint."""
+        """The latest report of each endpoint."""
         return self._reported
 
     async def start(self) -> None:
-        """Look at every endpoint once, and report it."""
+        """Probe every endpoint once, and report it."""
         looks = [asyncio.create_task(self._look(endpoint)) for endpoint in self._pool.endpoints.values()]
         if looks:
             await asyncio.wait(looks, timeout=_FIRST_LOOK_SECONDS)
         self._report(everything=True)
 
     async def run(self) -> None:
-        """Look and report for ever."""
+        """Probe and report until cancelled."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._report_changes())
             tasks.create_task(self._report_regularly())
@@ -153,19 +153,19 @@ class FleetReporter:
             await self._membership.wait()
 
     async def leave(self) -> None:
-        """Tell that these endpoints take no more work from here; returns when that is on disk."""
+        """Announce that these endpoints accept no more work from here; returns when that is durable."""
         self._leaving = True
         self._report(everything=True)
         try:
             await self._publisher.flush()
         except StreamsError as error:
-            _log.warning("the fleet could not be told that this worker leaves: %s", error)
+            _log.warning("could not report that this worker is leaving: %s", error)
 
     async def _keep_looking(self, endpoint: Endpoint) -> None:
         failures = 0
         while True:
             failures = 0 if endpoint.status.healthy else failures + 1
-            # An endpoint that is down is looked at soon, then less and less often: some limit how often they are asked.
+            # An endpoint that is down is probed soon, then less and less often: some limit how often they may be asked.
             wait = self._options.look_seconds
             if failures:
                 wait = min(wait, _SOON_SECONDS * 2.0 ** min(failures - 1, 20))
@@ -178,7 +178,7 @@ class FleetReporter:
     async def _look(self, endpoint: Endpoint) -> None:
         status = await endpoint.provider.status()
         if self._pool.endpoints.get(endpoint.name) is not endpoint:
-            return  # it left in the meantime
+            return  # it has left meanwhile
         models = self._options.models_of(status.models)
         if status.healthy != endpoint.status.healthy:
             _log.info("%s is %s", endpoint.name, "healthy" if status.healthy else f"not healthy: {status.reason}")
@@ -217,18 +217,18 @@ class FleetReporter:
         self._queue(status.node, lambda: self._publisher.send(publication))
 
     def _key(self, node: str) -> bytes:
-        # Several workers may see one node, and not all alike: none of them speaks for the others.
+        # Several workers may see one node differently, so each reports under a key of its own.
         return f"{node}/{self._options.worker}".encode()
 
     def _queue(self, node: str, send: Callable[[], asyncio.Future[RecordMetadata]]) -> None:
         try:
             send().add_done_callback(_sent)
         except StreamsError as error:
-            _log.warning("status of %s is not reported: %s", node, error)
+            _log.warning("the status of %s could not be reported: %s", node, error)
 
 
 def _steady(status: ProviderStatus, before: ProviderStatus) -> ProviderStatus:
-    """An endpoint that does not answer keeps its models and its nature, so that a report says what is missing."""
+    """An unreachable endpoint keeps its models and whether it is simulated, so that a report says what is missing."""
     if status.healthy:
         return status
     return replace(status, models=before.models, simulated=before.simulated, version=before.version)
@@ -237,4 +237,4 @@ def _steady(status: ProviderStatus, before: ProviderStatus) -> ProviderStatus:
 def _sent(future: asyncio.Future[RecordMetadata]) -> None:
     error = None if future.cancelled() else future.exception()
     if error is not None:
-        _log.warning("a status is not reported: %s", error)
+        _log.warning("a status could not be reported: %s", error)

@@ -1,4 +1,4 @@
-"""What a worker tells of itself in numbers."""
+"""A worker's metrics."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from headrace_models.worker.workload import ServiceTimes, Workload
 
 
 class MetricFactory(Protocol):
-    """Makes Prometheus metrics under the service's names; durations are in seconds, and their names say so."""
+    """Makes Prometheus metrics with the service's name prefix; durations are in seconds, and their names say so."""
 
     def counter(self, what: str, help: str, labels: Sequence[str] = ()) -> Any: ...
 
@@ -30,7 +30,7 @@ class MetricFactory(Protocol):
 
 
 class WorkerMetrics(RunObserver, Observer):
-    """Counts attempts and what the engine does; gauges are read when somebody asks for them."""
+    """Counts attempts and the engine's activity; gauges are computed when scraped."""
 
     def __init__(self, metrics: MetricFactory, pool: Pool) -> None:
         self._metrics = metrics
@@ -42,41 +42,39 @@ class WorkerMetrics(RunObserver, Observer):
         self._queued = metrics.latency("queued", "From the router's decision to the call.", ("lane",))
         self._records = metrics.counter("records", "Records handled, by how that ended.", ("ending",))
         self.times = ServiceTimes()
-        metrics.gauge("slot_waiters", "Attempts that wait for a free slot.").set_function(lambda: pool.waiting)
-        self._of_places = {
+        metrics.gauge("slot_waiters", "Attempts waiting for a free slot.").set_function(lambda: pool.waiting)
+        self._of_endpoints = {
             metrics.gauge("slots_busy", "Calls running.", ("node",)): _busy_of,
-            metrics.gauge("slots", "Calls that may run at once.", ("node",)): _slots_of,
-            metrics.gauge("node_healthy", "Whether a node answers as it should.", ("node",)): _health_of,
+            metrics.gauge("slots", "Maximum concurrent calls.", ("node",)): _slots_of,
+            metrics.gauge("node_healthy", "Whether a node is healthy.", ("node",)): _health_of,
         }
         pool.follow(self)
 
     def joined(self, endpoint: Endpoint) -> None:
-        for gauge, value_of in self._of_places.items():
+        for gauge, value_of in self._of_endpoints.items():
             gauge.labels(endpoint.name).set_function(partial(value_of, endpoint))
 
     def left(self, endpoint: Endpoint) -> None:
-        for gauge in self._of_places:
+        for gauge in self._of_endpoints:
             gauge.remove(endpoint.name)
 
     def watch(self, engine: ParallelConsumer, workload: Callable[[], Workload], topics: Sequence[str]) -> None:
-        """Show the engine's state and what is before it from now on; call it once."""
+        """Export the engine's state and backlog from now on; call it once."""
         state = engine.state
         gauge = self._metrics.gauge
-        gauge("in_flight", "Attempts in hand.").set_function(lambda: state().in_flight)
-        gauge("parked", "Records that wait for another try.").set_function(lambda: state().parked)
+        gauge("in_flight", "Attempts in flight.").set_function(lambda: state().in_flight)
+        gauge("parked", "Records waiting for a retry.").set_function(lambda: state().parked)
         gauge("partitions", "Partitions assigned.").set_function(lambda: state().partitions)
-        gauge("partitions_paused", "Partitions paused because too much is in hand.").set_function(
-            lambda: state().paused
-        )
-        gauge("longest_span", "Most offsets from a commit position to the last record received.").set_function(
+        gauge("partitions_paused", "Partitions paused by backpressure.").set_function(lambda: state().paused)
+        gauge("longest_span", "Most offsets from a committed offset to the last record received.").set_function(
             lambda: state().longest_span
         )
-        waiting = gauge("waiting", "Records received and not begun.", ("topic",))
+        waiting = gauge("waiting", "Records received and not started.", ("topic",))
         for topic in topics:
             waiting.labels(topic).set_function(partial(_waiting_in, state, topic))
-        gauge(
-            "oldest_waiting_seconds", "Age of the record that has waited longest since it was received."
-        ).set_function(engine.oldest_waiting_seconds)
+        gauge("oldest_waiting_seconds", "Longest time that a received record has been waiting.").set_function(
+            engine.oldest_waiting_seconds
+        )
 
         def refresh() -> None:
             lag.clear()
@@ -85,18 +83,18 @@ class WorkerMetrics(RunObserver, Observer):
             found = workload()
             service.clear()
             outstanding.clear()
-            # What the log still holds is of no model yet.
+            # The model of records still in the log is unknown.
             outstanding.labels("", "").set(found.backlog_seconds)
             for model, work in found.models.items():
                 service.labels(*model).set(work.service)
                 outstanding.labels(*model).set(work.outstanding)
 
         self._metrics.before_scrape(refresh)
-        lag = gauge("consumer_lag", "Offsets from the commit position to the log's end.", ("topic", "partition"))
+        lag = gauge("consumer_lag", "Offsets from the committed offset to the log's end.", ("topic", "partition"))
         service = gauge("service_time_seconds", "Usual time of a call.", ("provider", "model"))
         outstanding = gauge(
             "outstanding_work_seconds",
-            "Attempts not done times the usual time of one; without a model for those still in the log.",
+            "Unfinished attempts times the usual time of one; without a model for those still in the log.",
             ("provider", "model"),
         )
 

@@ -1,4 +1,4 @@
-"""How an attempt ended, as a pure function of what happened at the model."""
+"""The outcome of an attempt, as a pure function of the call's result."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from headrace_contracts import events
 from headrace_contracts.content import ContentSealed, plain, text_of
 
 from headrace_models.errors import BadRequest, ProviderError, RetrySameProvider, TryAnotherProvider
-from headrace_models.ports import DEFAULT_MAX_OUTPUT_TOKENS, ChatRequest, ChatResult, Message, Role, Usage
+from headrace_models.ports import DEFAULT_MAX_OUTPUT_TOKENS, CallUsage, ChatMessage, ChatRequest, ChatResult, Role
 
 DEADLINE_PASSED: Final = "deadline_passed"
 NO_CAPACITY: Final = "no_capacity"
@@ -19,19 +19,19 @@ ANSWER_TOO_LARGE: Final = "answer_too_large"
 WORKER_ERROR: Final = "worker_error"
 CANCELLED: Final = "cancelled"
 
-_NOTHING_USED: Final = Usage()
-# Tools speak through the caller here: what they returned is part of what the model is told.
+_NOTHING_USED: Final = CallUsage()
+# Tools speak through the caller: what they returned is part of the prompt.
 _ROLES: Final[dict[str, Role]] = {"system": "system", "user": "user", "assistant": "assistant", "tool": "user"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExecutionOutcome:
-    """How one execution ended.
+    """The outcome of one execution.
 
     Attributes:
-        asked: Whether a model was asked, and so may have consumed something.
+        asked: Whether a model was called, and so may have consumed something.
         text: The answer, for answered and refused.
-        model: The model as its provider names it, empty to keep the name that was asked for.
+        model: The model as its provider names it; empty to keep the requested name.
         first_output_ms, model_ms: From the start of the call to the first text, and to its end.
     """
 
@@ -40,7 +40,7 @@ class ExecutionOutcome:
     text: str | None = field(default=None, repr=False)
     finish_reason: str | None = None
     failure: events.Failure | None = None
-    usage: Usage = _NOTHING_USED
+    usage: CallUsage = _NOTHING_USED
     model: str = ""
     simulated: bool = False
     first_output_ms: float | None = None
@@ -48,7 +48,7 @@ class ExecutionOutcome:
 
 
 def from_result(result: ChatResult) -> ExecutionOutcome:
-    """A finished call. A refusal is an answer too, and never routed around."""
+    """A finished call. A refusal is an answer too, and is never retried elsewhere."""
     return ExecutionOutcome(
         outcome=events.Outcome.REFUSED if result.refused else events.Outcome.ANSWERED,
         text=result.text,
@@ -62,7 +62,7 @@ def from_result(result: ChatResult) -> ExecutionOutcome:
 
 
 def from_error(error: ProviderError, *, model_ms: float, now_ms: int, deadline_at: int | None) -> ExecutionOutcome:
-    """A call that gave no answer. Whether and where to try again is not decided here, only how lasting it is."""
+    """A call without an answer. The router decides about retries; this only says how lasting the failure is."""
     if (
         isinstance(error, RetrySameProvider)
         and error.code == "timeout"
@@ -82,8 +82,8 @@ def from_error(error: ProviderError, *, model_ms: float, now_ms: int, deadline_a
     return ExecutionOutcome(outcome=outcome, failure=failure, usage=error.usage, model_ms=model_ms)
 
 
-def expired(message: str, *, usage: Usage | None = None, model_ms: float = 0.0) -> ExecutionOutcome:
-    """The answer is of no use any more. Without `usage` no model was asked."""
+def expired(message: str, *, usage: CallUsage | None = None, model_ms: float = 0.0) -> ExecutionOutcome:
+    """The deadline has passed. Without `usage`, no model was called."""
     return ExecutionOutcome(
         outcome=events.Outcome.EXPIRED,
         asked=usage is not None,
@@ -93,8 +93,8 @@ def expired(message: str, *, usage: Usage | None = None, model_ms: float = 0.0) 
     )
 
 
-def cancelled(*, usage: Usage | None = None, model_ms: float = 0.0) -> ExecutionOutcome:
-    """Nobody wants the answer any more. Without `usage` no model was asked."""
+def cancelled(*, usage: CallUsage | None = None, model_ms: float = 0.0) -> ExecutionOutcome:
+    """The task was cancelled. Without `usage`, no model was called."""
     return ExecutionOutcome(
         outcome=events.Outcome.CANCELLED,
         asked=usage is not None,
@@ -105,15 +105,15 @@ def cancelled(*, usage: Usage | None = None, model_ms: float = 0.0) -> Execution
 
 
 def not_asked(code: str, message: str, *, lasting: bool, retry_after_ms: int | None = None) -> ExecutionOutcome:
-    """Given up before any model was asked; `lasting` when asking this endpoint again would end the same way."""
+    """Ended before any model was called; `lasting` if asking this endpoint again would end the same way."""
     outcome = events.Outcome.FAILED_PERMANENT if lasting else events.Outcome.FAILED_RETRYABLE
     failure = events.Failure(code=code, message=message, retry_after_ms=retry_after_ms)
     return ExecutionOutcome(outcome=outcome, asked=False, failure=failure)
 
 
 def too_large(ended: ExecutionOutcome) -> ExecutionOutcome:
-    """What to report when the answer itself is more than Kafka takes."""
-    failure = events.Failure(code=ANSWER_TOO_LARGE, message="the answer is larger than a record may be")
+    """The outcome to report when the answer is larger than Kafka accepts."""
+    failure = events.Failure(code=ANSWER_TOO_LARGE, message="the answer exceeds the size limit of a record")
     return ExecutionOutcome(
         outcome=events.Outcome.FAILED_PERMANENT,
         asked=ended.asked,
@@ -127,14 +127,14 @@ def too_large(ended: ExecutionOutcome) -> ExecutionOutcome:
 
 
 def seconds_left(deadline_at: int | None, now_ms: int) -> float | None:
-    """Time until a deadline, not below 0; None without one."""
+    """Seconds until a deadline, not below 0; None without one."""
     return None if deadline_at is None else max(0.0, (deadline_at - now_ms) / 1000)
 
 
 def call_of(request: events.AttemptRequested, timeout_seconds: float) -> ChatRequest | ExecutionOutcome:
-    """The call of the model that an attempt asks for, or how it ends because there can be none."""
+    """The model call that an attempt asks for, or its outcome if there can be none."""
     try:
-        messages = tuple(Message(_ROLES[message.role], text_of(message.content)) for message in request.messages)
+        messages = tuple(ChatMessage(_ROLES[message.role], text_of(message.content)) for message in request.messages)
     except KeyError as unknown:
         return not_asked(INVALID_REQUEST, f"a message has the unknown role {unknown}", lasting=True)
     except ContentSealed as sealed:
@@ -161,7 +161,7 @@ class Execution:
 
     Attributes:
         worker: Instance that ran it.
-        node: Node or provider that was asked, None where none was.
+        node: Node or provider that was called, None if none was.
         queued_ms: From the router's decision to the start of the call.
     """
 
@@ -175,7 +175,7 @@ class Execution:
 def finished_event(
     request: events.AttemptRequested, execution: Execution, ended: ExecutionOutcome
 ) -> events.AttemptFinished:
-    """What the router is told."""
+    """The event for the router."""
     return events.AttemptFinished(
         attempt_id=request.attempt_id,
         task_id=request.task_id,
@@ -203,7 +203,7 @@ def finished_event(
 def usage_event(
     request: events.AttemptRequested, execution: Execution, ended: ExecutionOutcome, event_id: str
 ) -> events.UsageRecorded:
-    """What the accountant is told, of failed executions as well."""
+    """The event for the cost accountant, also for failed executions."""
     return events.UsageRecorded(
         event_id=event_id,
         tenant=request.tenant,
@@ -216,7 +216,7 @@ def usage_event(
         session=request.session,
         subject=request.subject,
         provider=request.provider,
-        # The name that was asked for: prices are listed by it, while answers may name a dated version.
+        # The requested name: prices are listed by it, while answers may name a dated version.
         model=request.model,
         node=execution.node,
         simulated=ended.simulated,
@@ -227,7 +227,7 @@ def usage_event(
     )
 
 
-def _usage(usage: Usage) -> events.Usage:
+def _usage(usage: CallUsage) -> events.Usage:
     return events.Usage(
         input_tokens=usage.input_tokens,
         output_tokens=usage.output_tokens,

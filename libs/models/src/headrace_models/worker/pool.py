@@ -1,7 +1,7 @@
-"""The endpoints a worker can ask, what each is doing, and who waits for a free slot.
+"""A worker's endpoints, the calls they run, and the calls that wait for a free slot.
 
-Who waits longest goes first, but batch work counts as having come `BATCH_HANDICAP_SECONDS` later than it did: what is
-urgent overtakes it, and nothing waits for ever.
+The longest waiting call goes first, but batch work counts as having arrived `BATCH_HANDICAP_SECONDS` later than it did:
+interactive work overtakes it, and nothing waits forever.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from headrace_models.worker.breaker import CLOSED, Breaker, BreakerPolicy, after
 
 BATCH_HANDICAP_SECONDS: Final = 10.0
 
-_NOT_LOOKED_AT: Final = ProviderStatus(False, "has not been looked at yet")
+_NOT_LOOKED_AT: Final = ProviderStatus(False, "has not been probed yet")
 _WEIGHT_OF_NEWEST: Final = 0.3
-"""Of moving averages: the last few calls make the picture."""
+"""Weight of the newest value in moving averages: the last few calls dominate."""
 
 
 class ModelNotOffered(Exception):
-    """Give the attempt back: no healthy endpoint offers what it asks for."""
+    """Do not run the attempt here: no healthy endpoint offers what it asks for."""
 
 
 @dataclass(frozen=True, slots=True)
 class EndpointView:
-    """One endpoint at one moment, for choosing among them.
+    """Snapshot of one endpoint, for choosing among several.
 
     Attributes:
         seconds: Observed time of a call, by model.
@@ -51,16 +51,16 @@ class EndpointView:
 
 
 Choose = Callable[[Sequence[EndpointView], str], EndpointView | None]
-"""The best of some healthy endpoints for a model; None when none of them offers it. An endpoint without a free slot may
-be chosen: then the call waits for it, or for another one."""
+"""Chooses the best of some healthy endpoints for a model; None if none of them offers it. It may choose an endpoint
+without a free slot: then the call waits for that one, or for another."""
 
 
 class Endpoint:
-    """One node or provider, and what is known of it.
+    """One node or provider, and its state.
 
     Args:
-        slots: Calls it gets at once.
-        hardware: Labels for the fleet.
+        slots: Number of concurrent calls.
+        hardware: Labels for the fleet status.
     """
 
     def __init__(self, provider: Provider, slots: int, hardware: Mapping[str, str] | None = None) -> None:
@@ -69,11 +69,11 @@ class Endpoint:
         self.hardware = dict(hardware or {})
         self.busy = 0
         self.idle = asyncio.Event()
-        """Set while no call has a slot."""
+        """Set while it runs no call."""
         self.idle.set()
         self.status = _NOT_LOOKED_AT
         self.doubted = asyncio.Event()
-        """Set when a call could not reach it: whoever looks at endpoints should look at once."""
+        """Set when a call could not reach it, to trigger a probe at once."""
         self._models: frozenset[str] = frozenset()
         self._loaded: frozenset[str] = frozenset()
         self.breaker: Breaker = CLOSED
@@ -85,24 +85,24 @@ class Endpoint:
         return self.provider.node
 
     def take(self) -> None:
-        """One call more has a slot."""
+        """A call takes a slot."""
         self.busy += 1
         self.idle.clear()
 
     def give_back(self) -> None:
-        """One call less has a slot."""
+        """A call returns its slot."""
         self.busy -= 1
         if self.busy == 0:
             self.idle.set()
 
     def objection(self, now: float) -> str | None:
-        """Why it takes no call now; None when it does."""
+        """Why it accepts no call now; None if it does."""
         if not self.status.healthy:
             return self.status.reason
         return self.breaker.objection(now)
 
     def seen(self, status: ProviderStatus) -> None:
-        """It has been looked at."""
+        """Record the result of a probe."""
         self.status = status
         self._models = frozenset(model.name for model in status.models)
         self._loaded = frozenset(model.name for model in status.models if model.loaded)
@@ -129,20 +129,20 @@ class _Waiter:
 
 
 class PoolObserver(Protocol):
-    """Told who is in a pool."""
+    """Called when endpoints join or leave a pool."""
 
     def joined(self, endpoint: Endpoint) -> None:
-        """An endpoint is in the pool."""
+        """An endpoint has joined the pool."""
 
     def left(self, endpoint: Endpoint) -> None:
-        """An endpoint is no longer in the pool; its last calls may still be running."""
+        """An endpoint has left the pool; its last calls may still be running."""
 
 
 class Pool:
-    """Hands out slots of endpoints, which may come and go.
+    """Assigns slots of endpoints, which may join and leave.
 
     Args:
-        choose: Which of several healthy endpoints of a provider is best for a model.
+        choose: Chooses the best of several healthy endpoints of a provider for a model.
     """
 
     def __init__(self, endpoints: Sequence[Endpoint], choose: Choose, policy: BreakerPolicy | None = None) -> None:
@@ -150,29 +150,29 @@ class Pool:
         if len(self.endpoints) < len(endpoints):
             raise ValueError("two endpoints have the same name")
         self.changed = asyncio.Event()
-        """Set when the health of an endpoint has changed, for whoever reports it."""
+        """Set when the health of an endpoint has changed, to trigger a report."""
         self._choose = choose
         self._policy = policy or BreakerPolicy()
         self._waiters: list[_Waiter] = []
         self._observers: list[PoolObserver] = []
 
     def follow(self, observer: PoolObserver) -> None:
-        """Tell somebody of the endpoints that are here now, and of all that come and go from now on."""
+        """Notify an observer of the current endpoints, and of all that join and leave from now on."""
         self._observers.append(observer)
         for endpoint in self.endpoints.values():
             observer.joined(endpoint)
 
     def join(self, endpoint: Endpoint) -> None:
-        """Take in an endpoint. It gets calls when it has been looked at. Raises ValueError when its name is taken."""
+        """Add an endpoint. It gets calls once it has been probed. Raises ValueError if its name is taken."""
         if endpoint.name in self.endpoints:
-            raise ValueError(f"an endpoint called {endpoint.name} is in the pool already")
+            raise ValueError(f"an endpoint called {endpoint.name} is already in the pool")
         self.endpoints[endpoint.name] = endpoint
         endpoint.doubted.set()
         for observer in self._observers:
             observer.joined(endpoint)
 
     def leave(self, name: str) -> Endpoint:
-        """Let an endpoint go: it gets no call from now on. Those it has run on; its `idle` tells when they are done."""
+        """Remove an endpoint: it gets no new calls. Running calls continue; its `idle` is set when they have ended."""
         endpoint = self.endpoints.pop(name)
         for observer in self._observers:
             observer.left(endpoint)
@@ -180,7 +180,7 @@ class Pool:
         return endpoint
 
     def resize(self, name: str, slots: int, hardware: Mapping[str, str]) -> None:
-        """An endpoint has other slots or labels than before; calls beyond the slots run on."""
+        """Change an endpoint's slots and labels; calls beyond the new number of slots continue."""
         endpoint = self.endpoints[name]
         endpoint.slots, endpoint.hardware = slots, dict(hardware)
         self.changed.set()
@@ -188,13 +188,13 @@ class Pool:
 
     @property
     def waiting(self) -> int:
-        """Calls that wait for a slot."""
+        """Number of calls waiting for a slot."""
         return len(self._waiters)
 
     async def acquire(self, provider: str, model: str, lane: Lane, within_seconds: float | None) -> Endpoint:
-        """A slot of an endpoint that offers a model; to be given back by `release`.
+        """A slot of an endpoint that offers a model; return it with `release`.
 
-        Raises ModelNotOffered, also when the last endpoint that does goes while waiting, and TimeoutError.
+        Raises ModelNotOffered, also when the last such endpoint leaves during the wait, and TimeoutError.
         """
         best = self._best(provider, model)
         if best.busy < best.slots and not self._waiters:
@@ -218,7 +218,7 @@ class Pool:
                 self._waiters.remove(waiter)
 
     def release(self, endpoint: Endpoint, ended: ChatResult | ProviderError | None, model: str) -> None:
-        """Give a slot back, with how its call ended: None when that says nothing about the endpoint."""
+        """Return a slot, with the result of its call: None if that says nothing about the endpoint."""
         if ended is not None:
             now = asyncio.get_running_loop().time()
             before = endpoint.objection(now)
@@ -237,7 +237,7 @@ class Pool:
         self._free(endpoint)
 
     def update(self, name: str, status: ProviderStatus) -> None:
-        """An endpoint of the pool has been looked at."""
+        """Record the result of probing an endpoint of the pool."""
         endpoint = self.endpoints[name]
         if endpoint.status != status:
             endpoint.seen(status)
@@ -264,10 +264,10 @@ class Pool:
             return self.endpoints[chosen.name]
         if objections:
             raise ModelNotOffered(f"no healthy endpoint offers {provider}/{model} now ({'; '.join(objections)})")
-        raise ModelNotOffered(f"nobody here offers {provider}/{model}")
+        raise ModelNotOffered(f"no endpoint of this worker offers {provider}/{model}")
 
     def _grant(self, *, everyone: bool = False) -> None:
-        """Give free slots to who waits; with `everyone`, also tell those for whom nobody is left."""
+        """Assign free slots to waiting calls; with `everyone`, also fail those that no endpoint can serve any more."""
         for waiter in list(self._waiters):
             if not everyone and all(endpoint.busy >= endpoint.slots for endpoint in self.endpoints.values()):
                 return

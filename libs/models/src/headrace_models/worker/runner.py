@@ -1,14 +1,14 @@
-"""Runs attempts: what the parallel engine calls for each record of the work topics.
+"""Runs attempts: the parallel engine's handler for records of the work topics.
 
-1. The attempt is read. What cannot be read goes to the dead letters (by the engine).
-2. It ends at once when it must not run here, its task was cancelled, or its deadline has passed.
+1. The attempt is decoded. The engine writes undecodable records to the dead-letter topic.
+2. It ends at once if it must not run here, its task was cancelled, or its deadline has passed.
 3. It waits for a slot of an endpoint that offers its model.
-4. The model is called; pieces of the answer go to whoever waits.
-5. AttemptFinished and UsageRecorded are written, and again until both are acknowledged; only then the record counts as
-   done. A worker that dies before leaves the attempt to another: it may run twice, and is then costed twice.
+4. The model is called; pieces of the answer are streamed to the waiting caller.
+5. AttemptFinished and UsageRecorded are written, and retried until both are acknowledged; only then the record is done.
+   A worker that dies before that leaves the attempt to another: it may run twice, and is then billed twice.
 
-A task that is cancelled meanwhile ends its attempt in steps 3 and 4 as well; what was consumed until then is recorded.
-Nothing is tried again at a model here: the router decides that.
+A cancellation request also ends an attempt in steps 3 and 4; what was consumed until then is recorded.
+The worker never retries a model call: the router decides about retries.
 """
 
 from __future__ import annotations
@@ -53,11 +53,11 @@ class ModelName(NamedTuple):
 
 
 class MustNotRunHere(SendToDeadLetters):
-    """An attempt came to a worker that must not run it; somebody has written where they should not."""
+    """An attempt reached a worker that must not run it; another service has written to the wrong topic."""
 
 
 class RunObserver:
-    """Told how attempts went, for metrics; does nothing by itself."""
+    """Called for each reported attempt, for metrics; does nothing by default."""
 
     def reported(self, request: AttemptRequested, ended: ExecutionOutcome, queued_seconds: float) -> None:
         """An attempt has been reported."""
@@ -70,7 +70,7 @@ class RunnerOptions:
     Attributes:
         worker: Name of this process in what it reports.
         call_seconds: Longest time for one call of a model.
-        delta_seconds: Pieces of an answer that come faster than this go out together.
+        delta_seconds: Pieces of an answer that come faster than this are sent together.
     """
 
     worker: str
@@ -79,7 +79,7 @@ class RunnerOptions:
 
 
 Forbid = Callable[[AttemptRequested], Failure | None]
-"""Why an attempt must not run at this worker; None when it may."""
+"""Why an attempt must not run on this worker; None if it may."""
 
 
 def nothing_forbidden(_request: AttemptRequested) -> Failure | None:
@@ -88,11 +88,11 @@ def nothing_forbidden(_request: AttemptRequested) -> Failure | None:
 
 
 IsCancelled = Callable[[str, str], bool]
-"""Whether a tenant, the second, has asked to stop its task, the first."""
+"""Whether a tenant (the second argument) has asked to cancel its task (the first)."""
 
 
 def header_traceparent(record: Record) -> str | None:
-    """The trace context that a record came with."""
+    """The trace context in a record's headers."""
     return header(record.headers, "traceparent")
 
 
@@ -102,9 +102,9 @@ class AttemptRunner:
     Args:
         clock_ms: Milliseconds since the epoch.
         new_id: Makes the id of an execution.
-        forbid: Attempts it objects to are reported as failed for good, and go to the dead letters.
-        is_cancelled: Attempts of these tasks do not begin.
-        traceparent_of: Trace context for what is written about a record.
+        forbid: Attempts that it rejects are reported as failed permanently, and written to the dead-letter topic.
+        is_cancelled: Attempts of these tasks are not started.
+        traceparent_of: Trace context for the events published for a record.
     """
 
     def __init__(
@@ -129,8 +129,8 @@ class AttemptRunner:
         self._new_id = new_id
         self._forbid = forbid
         self._is_cancelled = is_cancelled
-        # By what a cancellation request names; a dict for its order.
-        self._running: dict[tuple[str, str], dict[_Run, None]] = {}
+        # By task id and tenant of a cancellation request; a dict, for its order.
+        self._running: dict[tuple[str, str], dict[_RunningAttempt, None]] = {}
         self._observer = observer or RunObserver()
         self._traceparent_of = traceparent_of
 
@@ -142,22 +142,24 @@ class AttemptRunner:
         if objection is not None:
             await self._refuse(record, request, execution_id, objection)
             return
-        run = _Run(request, execution_id, self._traceparent_of(record))
+        run = _RunningAttempt(request, execution_id, self._traceparent_of(record))
         ended = await self._run_unless_cancelled(run)
         await self._report(record, run, ended)
 
     async def skip(self, record: Record) -> None:
-        """Report the attempt of one record as cancelled before it began. Raises as `handle`."""
+        """Report the attempt of one record as cancelled before its start. Raises as `handle`."""
         request = await self._read(record)
-        await self._report(record, _Run(request, self._new_id(), self._traceparent_of(record)), outcomes.cancelled())
+        await self._report(
+            record, _RunningAttempt(request, self._new_id(), self._traceparent_of(record)), outcomes.cancelled()
+        )
 
     def interrupt(self, cancellations: AbstractSet[tuple[str, str]]) -> int:
-        """End the running attempts of these tasks (id and tenant); how many there were."""
+        """End the running attempts of these tasks (id and tenant); returns how many there were."""
         runs = [run for cancellation in cancellations for run in self._running.get(cancellation, ())]
         return sum(run.interrupt() for run in runs)
 
     def calls(self) -> Iterator[tuple[ModelName, float]]:
-        """Models that are being called now, and for how many seconds each."""
+        """Models being called now, and for how many seconds each."""
         for runs in self._running.values():
             for run in runs:
                 if run.has_begun:
@@ -167,7 +169,7 @@ class AttemptRunner:
         origin = Origin(record.topic, record.partition, record.offset)
         return await self._codec.read(AttemptRequested, record.value, origin)
 
-    async def _run_unless_cancelled(self, run: _Run) -> ExecutionOutcome:
+    async def _run_unless_cancelled(self, run: _RunningAttempt) -> ExecutionOutcome:
         name = run.request.task_id, run.request.tenant
         if self._is_cancelled(*name):
             return outcomes.cancelled()
@@ -187,10 +189,10 @@ class AttemptRunner:
     async def _refuse(self, record: Record, request: AttemptRequested, execution_id: str, objection: Failure) -> None:
         _log.error("attempt %s must not run here: %s (%s)", request.attempt_id, objection.message, objection.code)
         ended = outcomes.not_asked(objection.code, objection.message, lasting=True)
-        await self._report(record, _Run(request, execution_id, self._traceparent_of(record)), ended)
+        await self._report(record, _RunningAttempt(request, execution_id, self._traceparent_of(record)), ended)
         raise MustNotRunHere(f"{objection.code}: {objection.message}")
 
-    async def _run(self, run: _Run) -> ExecutionOutcome:
+    async def _run(self, run: _RunningAttempt) -> ExecutionOutcome:
         request = run.request
         left = outcomes.seconds_left(request.deadline_at, self._clock_ms())
         if left == 0:
@@ -218,7 +220,7 @@ class AttemptRunner:
             told, model_ms=run.model_ms(), now_ms=self._clock_ms(), deadline_at=request.deadline_at
         )
 
-    async def _call(self, run: _Run, endpoint: Endpoint, call: ChatRequest) -> ChatResult | ProviderError:
+    async def _call(self, run: _RunningAttempt, endpoint: Endpoint, call: ChatRequest) -> ChatResult | ProviderError:
         request = run.request
         deltas: DeltaWriter | None = None
         if request.stream and request.reply_partition is not None:
@@ -236,8 +238,8 @@ class AttemptRunner:
             return await endpoint.provider.chat(call, deltas.write if deltas is not None else _ignore)
         except ProviderError as error:
             return error
-        except Exception as error:  # noqa: BLE001 - a client's defect ends this attempt, not the task
-            # The text of an unforeseen error may hold content: only its type and endpoint are told.
+        except Exception as error:  # noqa: BLE001 - a bug in a client ends this attempt, not the process
+            # The text of an unforeseen error may contain content: report only its type and location.
             _log.error("client of %s failed: %s", endpoint.name, _origin(error))
             message = f"the worker's client failed with {type(error).__name__}"
             return ProviderError(outcomes.WORKER_ERROR, message, provider=endpoint.provider.provider)
@@ -245,7 +247,7 @@ class AttemptRunner:
             if deltas is not None:
                 await deltas.close()
 
-    async def _report(self, record: Record, run: _Run, ended: ExecutionOutcome) -> None:
+    async def _report(self, record: Record, run: _RunningAttempt, ended: ExecutionOutcome) -> None:
         request, now = run.request, self._clock_ms()
         execution = Execution(
             execution_id=run.execution_id,
@@ -276,7 +278,7 @@ class AttemptRunner:
             )
         for result in await asyncio.gather(*writes, return_exceptions=True):
             if isinstance(result, RecordRefused):
-                raise SendToDeadLetters(f"the end of attempt {request.attempt_id} is refused: {result}") from result
+                raise SendToDeadLetters(f"the outcome of {request.attempt_id} was refused: {result}") from result
             if isinstance(result, BaseException):
                 raise result
         self._observer.reported(request, ended, execution.queued_ms / 1000)
@@ -293,21 +295,21 @@ class AttemptRunner:
             await self._append(replace(finished, event=smaller))
 
     async def _append(self, publication: Publication) -> None:
-        """Until it is acknowledged. A repeat has the same id, so that it is recognised."""
+        """Append until acknowledged. A repeat has the same event id, so that readers recognise it."""
         delay = _FIRST_DELAY_SECONDS
         while True:
             try:
                 await self._publisher.send(publication)
             except (TransientError, AppendUncertain, Overloaded) as error:
-                _log.warning("%s is not written yet, trying again: %s", publication.event_id, error)
+                _log.warning("%s could not be written yet, retrying: %s", publication.event_id, error)
                 await asyncio.sleep(delay)
                 delay = min(delay * 2, _LONGEST_DELAY_SECONDS)
             else:
                 return
 
 
-class _Run:
-    """One execution of an attempt, while it lasts."""
+class _RunningAttempt:
+    """One running execution of an attempt."""
 
     __slots__ = (
         "_began", "_began_ms", "_interrupted", "_now", "_task", "execution_id", "node", "request", "traceparent",
@@ -318,7 +320,7 @@ class _Run:
         self.execution_id = execution_id
         self.traceparent = traceparent
         self.node: str | None = None
-        # The loop's clock goes on steadily, and is virtual where time is.
+        # The loop's clock is monotonic, and virtual where time is.
         self._now = asyncio.get_running_loop().time
         self._began = self._now()
         self._began_ms: int | None = None
@@ -326,7 +328,7 @@ class _Run:
         self._interrupted = False
 
     def interrupt(self) -> bool:
-        """Cancel it, once; whether it was running."""
+        """Cancel it, once; returns whether it was running."""
         if self._task is None or self._interrupted:
             return False
         self._interrupted = True
@@ -339,11 +341,11 @@ class _Run:
 
     @property
     def was_interrupted(self) -> bool:
-        """Whether a cancellation that has just arrived was ours."""
+        """Whether a cancellation that has just arrived came from `interrupt`."""
         return self._interrupted
 
     def ended(self) -> None:
-        """There is nothing left to interrupt; the task is free for the report."""
+        """Nothing is left to interrupt; the asyncio task is free to report."""
         if self._interrupted and self._task is not None:
             self._task.uncancel()
         self._task = None
@@ -357,7 +359,7 @@ class _Run:
         return (self._now() - self._began) * 1000
 
     def queued_ms(self, now_ms: int) -> float:
-        """From the router's decision to the beginning of the call, or to now without one."""
+        """Milliseconds from the router's decision to the start of the call, or to now if it has not started."""
         began = self._began_ms if self._began_ms is not None else now_ms
         return float(max(0, began - self.request.requested_at))
 

@@ -1,8 +1,8 @@
-"""How many seconds of work a worker has before it: what offset lag cannot say, since one record may take a thousand
-times as long as another.
+"""Estimates how many seconds of work a worker has before it. Consumer lag cannot tell, since one record may take a
+thousand times as long as another.
 
-What is in hand counts by its model: attempts not begun times the usual time of a call, and of running calls what is
-usually left of it. What the log still holds is not read yet, so it counts at the average of all models.
+Received records count by their model: attempts not started take the usual time of a call, and running calls what is
+usually left of it. Records still in the log have not been read, so they count at the average of all models.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from headrace_streams.records import Record
 from headrace_models.worker.runner import AttemptRunner, ModelName
 
 PRIOR_SECONDS: Final = 5.0
-"""Reckoned for a call before any has been observed: a short answer of a middling model."""
+"""Assumed for a call before any has been observed: a short answer of a medium-sized model."""
 UNKNOWN: Final = ModelName("", "")
-"""The model of what cannot be read, or has not been."""
+"""Stands for the model of records that cannot be decoded, or have not been read."""
 
 _WEIGHT_OF_NEWEST: Final = 0.1
 _LEAST_LEFT: Final = 0.1
-"""Part of the usual time that is reckoned for a call which has taken longer than usual."""
+"""Fraction of the usual time assumed as left for a call that has already taken longer than usual."""
 
 
 class ServiceTimes:
-    """The usual time of a call of each model: moving averages of what was observed."""
+    """The usual time of a call per model: moving averages of the observed times."""
 
     def __init__(self, prior_seconds: float = PRIOR_SECONDS) -> None:
         self._prior = prior_seconds
@@ -39,7 +39,7 @@ class ServiceTimes:
         self._average: float | None = None
 
     def observe(self, model: ModelName, seconds: float) -> None:
-        """A call has taken this long."""
+        """Record the duration of a call."""
         self._of[model] = _moved(self._of.get(model), seconds)
         self._average = _moved(self._average, seconds)
 
@@ -55,10 +55,10 @@ class ServiceTimes:
 
 @dataclass(frozen=True, slots=True)
 class ModelWork:
-    """Attempts of one model in hand. Durations in seconds.
+    """Received attempts of one model. Durations in seconds.
 
     Attributes:
-        queued: Not begun, or waiting for a free slot.
+        queued: Not started, or waiting for a free slot.
         running: Being answered.
         service: Usual time of one call.
         outstanding: Time that all of them need, one after the other.
@@ -72,10 +72,10 @@ class ModelWork:
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """All that is before a worker.
+    """All work before a worker.
 
     Attributes:
-        models: What is in hand.
+        models: The received records, by model.
         to_receive: Records in the log that have not been received.
         service: Usual time of one call of any model, in seconds.
     """
@@ -86,12 +86,12 @@ class Workload:
 
     @property
     def backlog_seconds(self) -> float:
-        """Time for what has not been received."""
+        """Seconds for the records still in the log."""
         return self.to_receive * self.service
 
     @property
     def outstanding_seconds(self) -> float:
-        """Time for everything, one call after the other."""
+        """Seconds for everything, one call after the other."""
         return self.backlog_seconds + sum(work.outstanding for work in self.models.values())
 
 
@@ -101,7 +101,7 @@ def workload(
     to_receive: int,
     times: ServiceTimes,
 ) -> Workload:
-    """What is before a worker, from its records in hand and the models it is calling, each with its seconds so far."""
+    """Compute the workload from the received records and the models being called, each with its seconds so far."""
     elapsed: dict[ModelName, list[float]] = {}
     for model, seconds in calls:
         elapsed.setdefault(model, []).append(seconds)
@@ -116,7 +116,7 @@ def workload(
 
 
 def model_of(codec: Codec) -> Callable[[Record], ModelName]:
-    """Reads the model of the attempt in a record, and no more of it."""
+    """Decodes only the model of the attempt in a record."""
 
     def read(record: Record) -> ModelName:
         origin = Origin(record.topic, record.partition, record.offset)
@@ -130,7 +130,7 @@ def model_of(codec: Codec) -> Callable[[Record], ModelName]:
 
 
 class WorkloadReader:
-    """Takes stock of a worker whenever somebody asks."""
+    """Computes a worker's workload on demand."""
 
     def __init__(self, engine: ParallelConsumer, runner: AttemptRunner, codec: Codec, times: ServiceTimes) -> None:
         self._engine = engine
@@ -144,7 +144,7 @@ class WorkloadReader:
         return workload(self._engine.loads(self._model_of), self._runner.calls(), to_receive, self._times)
 
     def document(self) -> Mapping[str, Any]:
-        """The same as plain data, with how far each partition is, for whoever scales workers."""
+        """The workload as plain data, with each partition's offsets, for autoscalers."""
         found, state = self(), self._engine.state()
         return {
             "outstanding_work_seconds": round(found.outstanding_seconds, 3),

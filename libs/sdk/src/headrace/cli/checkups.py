@@ -1,4 +1,4 @@
-"""What `headrace doctor` looks at: each part by itself, all at once, none longer than a few seconds."""
+"""The checks of `headrace doctor`: each part separately, all concurrently, none longer than a few seconds."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _START: Final = "start the stack with `headrace up` (or `make up`), or set the v
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What was seen of one part. `unreachable`: nobody answered there."""
+    """The result of checking one part. `unreachable`: no answer."""
 
     part: str
     ok: bool
@@ -39,7 +39,7 @@ class Finding:
 
 
 async def examine(addresses: Addresses) -> list[Finding]:
-    """Everything, in the order of a person's interest."""
+    """Run all checks; results are in order of importance to the user."""
     findings = [_python(), _source(addresses)]
     checks: list[Awaitable[list[Finding]]] = [
         _guarded("kafka", lambda: _kafka(addresses)),
@@ -92,12 +92,12 @@ def _source(addresses: Addresses) -> Finding:
     if named:
         return Finding("addresses", True, "from environment variables")
     remedy = "run `headrace up` in this folder or one above, or set HEADRACE_URL and HEADRACE_API_KEY"
-    return Finding("addresses", False, "no running stack was found, and no variable names one", remedy)
+    return Finding("addresses", False, "no running stack was found, and no variable is set", remedy)
 
 
 async def _kafka(addresses: Addresses) -> Finding:
     if not addresses.bootstrap_servers:
-        return Finding("kafka", False, "its address is not known", "set HEADRACE_BOOTSTRAP_SERVERS", unreachable=True)
+        return Finding("kafka", False, "its address is unknown", "set HEADRACE_BOOTSTRAP_SERVERS", unreachable=True)
     from headrace_contracts.topics import TOPICS
     from headrace_streams.errors import StreamsError
     from headrace_streams.kafka import KafkaLog
@@ -116,14 +116,14 @@ async def _kafka(addresses: Addresses) -> Finding:
     missing = sorted(names.keys() - counts.keys())
     if missing:
         detail = f"{where}: {len(missing)} of {len(names)} topics are missing, such as {missing[0]}"
-        return Finding("kafka", False, detail, "start the services, or `headrace up`: they create what is missing")
+        return Finding("kafka", False, detail, "start the services, or `headrace up`: they create missing topics")
     return Finding("kafka", True, f"{where}, {len(counts)} topics, {took:.0f} ms")
 
 
 async def _registry(addresses: Addresses) -> Finding:
     if not addresses.registry_url:
         return Finding(
-            "schema registry", False, "its address is not known", "set HEADRACE_REGISTRY_URL", unreachable=True
+            "schema registry", False, "its address is unknown", "set HEADRACE_REGISTRY_URL", unreachable=True
         )
     from headrace_contracts.codec import Codec
     from headrace_contracts.errors import RegistryUnavailable, SchemaMissing
@@ -150,7 +150,7 @@ async def _registry(addresses: Addresses) -> Finding:
 async def _postgres(addresses: Addresses) -> Finding | None:
     url = addresses.stack.get("database_url")
     if not isinstance(url, str):
-        return None  # only services speak to it; of an installation that is not ours no address is known
+        return None  # only services use it; its address is unknown unless the stack is ours
     parts = urlsplit(url)
     where = f"{parts.hostname}:{parts.port}"
     try:
@@ -174,7 +174,7 @@ async def _service(name: str, url: str) -> Finding:
     except (aiohttp.ClientError, TimeoutError) as error:
         return Finding(name, False, f"{url} does not answer ({type(error).__name__})", _START, unreachable=True)
     if not isinstance(document, Mapping):
-        return Finding(name, False, f"{url} answered {status}, not as a service of Headrace does", _START)
+        return Finding(name, False, f"{url} answered {status}, which is not a response of a Headrace service", _START)
     checks = document.get("checks")
     bad = [f"{check}: {said}" for check, said in checks.items() if said != "ok"] if isinstance(checks, Mapping) else []
     if status != 200:
@@ -197,7 +197,7 @@ def _duration(seconds: Any) -> str:
 
 async def _api_key(addresses: Addresses) -> Finding:
     if not addresses.url:
-        return Finding("api key", False, "intake's address is not known", "set HEADRACE_URL", unreachable=True)
+        return Finding("api key", False, "intake's address is unknown", "set HEADRACE_URL", unreachable=True)
     if not addresses.api_key:
         return Finding("api key", False, "none is set", "set HEADRACE_API_KEY (headrace keys create makes one)")
     async with Client(addresses=addresses, patience_seconds=0.0) as client:
@@ -206,7 +206,7 @@ async def _api_key(addresses: Addresses) -> Finding:
         except NotAllowed as error:
             return Finding("api key", False, str(error), "make another: headrace keys create TENANT")
         except HeadraceError as error:
-            return Finding("api key", False, f"cannot be tried: {error}", _START, unreachable=True)
+            return Finding("api key", False, f"cannot be checked: {error}", _START, unreachable=True)
     return Finding("api key", True, f"accepted by {addresses.url}")
 
 
@@ -217,10 +217,10 @@ async def _clock(addresses: Addresses) -> Finding | None:
     try:
         _, _, date = await _get(f"{url.rstrip('/')}/healthz")
     except (aiohttp.ClientError, TimeoutError):
-        return None  # the part's own line says that it does not answer
+        return None  # its own check reports that it does not answer
     if date is None:
         return None
-    # The header has whole seconds.
+    # The header has a resolution of whole seconds.
     off = (datetime.now(UTC) - parsedate_to_datetime(date)).total_seconds() - 0.5
     if abs(off) > _CLOCK_SECONDS:
         remedy = "set both clocks by NTP: deadlines and the order of events depend on them"

@@ -22,7 +22,7 @@ def costs(
         typer.Option(
             "--by",
             "-b",
-            help="Up to three of tenant, day, hour, provider, model, role, kind, user, session; by commas.",
+            help="Up to three of tenant, day, hour, provider, model, role, kind, user, session; comma-separated.",
         ),
     ] = "provider,model",
     since: Annotated[str | None, typer.Option(help="A time (2027-01-01T12:00:00Z) or an age (24h, 30d).")] = None,
@@ -30,10 +30,10 @@ def costs(
     tenant: Annotated[
         str | None, typer.Option(help="Another tenant's, or * for all; needs a key with the scope admin.")
     ] = None,
-    live: Annotated[bool, typer.Option("--live", help="What this minute, hour and day have cost so far.")] = False,
+    live: Annotated[bool, typer.Option("--live", help="Cost of the current minute, hour and day so far.")] = False,
     json_output: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """What was spent, by group. What a simulator answered is costed as the real model would be, and marked.
+    """Costs by group. Simulated answers cost what the real model would have cost, and are marked.
 
     \b
     Examples:
@@ -42,7 +42,7 @@ def costs(
       headrace costs --json | jq .total.cost_usd
     """
     if live and (since or until):
-        raise fail("--live is about now: leave --since and --until out", USAGE)
+        raise fail("--live shows the current time: omit --since and --until", USAGE)
     if live:
         windows = run(_live(tenant))
         if json_output:
@@ -78,7 +78,7 @@ def _print_report(report: CostReport, by: list[str]) -> None:
     OUT.print(rows)
     if report.simulated.executions:
         OUT.print(
-            f"{dollars(report.simulated.cost_nanodollars)} of it is what simulated answers would have cost",
+            f"{dollars(report.simulated.cost_nanodollars)} of it is the notional cost of simulated answers",
             style="yellow",
         )
 

@@ -1,4 +1,4 @@
-"""Dead letters as text and as documents. What people and models wrote shows only when asked for."""
+"""Dead letters as text and as documents. Prompts and answers are only shown on request."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from headrace.dead_letters import StoredDeadLetter, grouped
 
 _LONGEST_WHY: Final = 120
 _MOST_BYTES: Final = 1_024
-_WIDTH: Final = 12
+_WIDTH: Final = 13
 _KNOWN_HEADERS: Final = ("ce_", "headrace_")
-"""What these say is no secret: they are set by clients of Headrace."""
+"""Headers whose values are not confidential: they are set by clients of Headrace."""
 _KNOWN_NAMES: Final = frozenset({"content-type", "traceparent", "tracestate"})
 
 
 def letters_report(letters: Sequence[StoredDeadLetter], count: int, prefix: str) -> Iterator[RenderableType]:
-    """Counts, then the newest so many letters."""
+    """Counts, then the newest `count` dead letters."""
     with_handled = any(letter.handled is not None for letter in letters)
     now = datetime.now(UTC)
     columns = ["open", *(["all"] if with_handled else [])]
-    counts = table(*columns, "topic", "error", "given up by", "oldest", "newest", right=columns)
+    counts = table(*columns, "topic", "error", "service", "oldest", "newest", right=columns)
     for group in grouped(letters):
         numbers = [str(group.open), *([str(group.letters)] if with_handled else [])]
         counts.add_row(
@@ -42,10 +42,11 @@ def letters_report(letters: Sequence[StoredDeadLetter], count: int, prefix: str)
         return
     yield ""
     extra = ["state"] if with_handled else []
-    rows = table("letter", "age", "bytes", "tries", *extra, "why", right=["bytes", "tries"], whole=["letter", "age"])
+    headings = ("dead letter", "age", "bytes", "tries", *extra, "why")
+    rows = table(*headings, right=["bytes", "tries"], whole=["dead letter", "age"])
     for letter in letters[-count:]:
         state = ["open" if letter.handled is None else letter.handled.handling.value] if with_handled else []
-        # The position is in the line already.
+        # The line shows the position already.
         why = letter.error_message.removeprefix(f"{letter.topic}[{letter.partition}]@{letter.offset}: ")
         why = why if len(why) <= _LONGEST_WHY else why[: _LONGEST_WHY - 1] + "…"
         rows.add_row(
@@ -58,7 +59,7 @@ def letters_report(letters: Sequence[StoredDeadLetter], count: int, prefix: str)
 
 
 def letter_document(letter: StoredDeadLetter) -> dict[str, Any]:
-    """A letter as JSON can hold it."""
+    """A dead letter as JSON data."""
     document: dict[str, Any] = plain_data(letter)
     document["places"] = [f"{part.topic}/{part.partition}/{offset}" for part, offset in letter.places]
     if letter.handled is not None:
@@ -74,12 +75,12 @@ def letter_document(letter: StoredDeadLetter) -> dict[str, Any]:
 
 
 def handled_text(letter: StoredDeadLetter) -> str:
-    """What was done about a letter, by whom, when and why."""
+    """What was done about a dead letter, by whom, when and why."""
     note = letter.handled
     if note is None:
         return "open"
     when = moment(datetime.fromtimestamp(note.handled_at / 1000, UTC))
-    text = f"{note.handling.value} at {when} by {note.handled_by or 'somebody'}"
+    text = f"{note.handling.value} at {when} by {note.handled_by or 'unknown'}"
     if _replayed_as(letter) is not None:
         text += f", as {_replayed_as(letter)}" + (f" ({note.replays} times so far)" if note.replays > 1 else "")
     return f"{text}: {note.reason}" if note.reason else text
@@ -94,7 +95,7 @@ def _replayed_as(letter: StoredDeadLetter) -> str | None:
 def whole_document(
     letter: StoredDeadLetter, whole: DeadLetter, event: Event | None, flaw: str | None, *, content: bool
 ) -> dict[str, Any]:
-    """All of a letter; content and foreign headers only if asked for."""
+    """All of a dead letter; content and foreign headers only if requested."""
     document = letter_document(letter)
     document["timestamp"] = None if whole.timestamp is None else plain_data(_time(whole.timestamp))
     document["key"] = None if whole.key is None else shown_key(whole.key)
@@ -112,21 +113,21 @@ def whole_document(
 def whole_report(
     letter: StoredDeadLetter, whole: DeadLetter, event: Event | None, flaw: str | None, *, content: bool
 ) -> Text:
-    """All of a letter, for a person."""
+    """All of a dead letter, as text."""
     text = Text()
 
     def line(name: str, value: str, style: str = "") -> None:
         text.append(name.ljust(_WIDTH), "dim")
         text.append(value + "\n", style)
 
-    line("letter", letter.id, "bold")
+    line("dead letter", letter.id, "bold")
     line("state", handled_text(letter), "yellow" if letter.handled is None else "green")
     line("error", f"{letter.error_type}: {letter.error_message}" if letter.error_message else letter.error_type, "red")
     tries = f"after {letter.attempts} tries" if letter.attempts > 1 else "at the first try"
-    line("given up", f"by {', '.join(letter.services)} {tries}, {moment(letter.last_at)}")
+    line("failed", f"in {', '.join(letter.services)} {tries}, {moment(letter.last_at)}")
     if whole.timestamp is not None:
         line("written", moment(_time(whole.timestamp)))
-    line("kept at", ", ".join(f"{part.topic}/{part.partition}/{offset}" for part, offset in letter.places))
+    line("stored at", ", ".join(f"{part.topic}/{part.partition}/{offset}" for part, offset in letter.places))
     if letter.replay_of is not None:
         line("replay of", letter.replay_of)
     line("key", shown_key(whole.key))
@@ -139,7 +140,7 @@ def whole_report(
         line("event", type(event).__name__)
         text.append(shown + "\n")
     elif flaw is not None:
-        line("event", f"still cannot be read: {flaw}", "red")
+        line("event", f"still cannot be decoded: {flaw}", "red")
         if content and whole.value:
             text.append(_dump(whole.value) + "\n")
     if not content:
@@ -163,7 +164,7 @@ def _time(ms: int) -> datetime:
 
 def _size(letter: StoredDeadLetter, whole: DeadLetter) -> str:
     if whole.omitted_bytes is not None:
-        return f"{whole.omitted_bytes:,} bytes, too large to be kept here: a replay takes them from {letter.id}"
+        return f"{whole.omitted_bytes:,} bytes, too large for a dead letter: a replay reads them from {letter.id}"
     return "null" if whole.value is None else f"{len(whole.value):,} bytes"
 
 
@@ -174,11 +175,11 @@ def _header(name: str, value: bytes, *, content: bool) -> str:
 
 
 def _dump(value: bytes) -> str:
-    """The beginning of bytes, in hex and as text."""
+    """The beginning of the bytes, in hex and as text."""
     lines = [
         f"{at:06x}  {chunk.hex(' '):<47}  {''.join(chr(byte) if 32 <= byte < 127 else '.' for byte in chunk)}"
         for at in range(0, min(len(value), _MOST_BYTES), 16)
         if (chunk := value[at : min(at + 16, _MOST_BYTES)])
     ]
     rest = len(value) - _MOST_BYTES
-    return "\n".join(lines) + (f"\n… and {rest:,} bytes more (--json --content has them all)" if rest > 0 else "")
+    return "\n".join(lines) + (f"\n… and {rest:,} bytes more (--json --content prints all of them)" if rest > 0 else "")

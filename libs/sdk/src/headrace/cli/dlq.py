@@ -26,24 +26,24 @@ _MOST_TOLD: Final = 10
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="Records that services could not read or handle: look at them, replay them, drop them. Speaks to Kafka and "
-    "the registry, with the rights that they give; needs no API key.",
+    help="Records that services could not decode or handle: inspect, replay or drop them. Connects to Kafka and "
+    "the registry directly, subject to their ACLs; needs no API key.",
 )
 
 Ids = Annotated[
     list[str] | None,
     typer.Argument(help="Ids as listed, such as tasks.submitted/3/14, or as logs name the record: topic[3]@14."),
 ]
-Topic = Annotated[list[str] | None, typer.Option("--topic", "-t", help="Only of this topic; may be repeated.")]
+Topic = Annotated[list[str] | None, typer.Option("--topic", "-t", help="Only of this topic; repeatable.")]
 Error = Annotated[str | None, typer.Option("--error", "-e", help="Only with this type of error, such as BadBytes.")]
-ServiceOption = Annotated[str | None, typer.Option(help="Only those that this service gave up.")]
-TenantOption = Annotated[str | None, typer.Option(help="Only of this tenant, as far as headers tell.")]
-Since = Annotated[str | None, typer.Option(help="Given up at or after a time (2027-01-01T12:00:00Z) or an age (2h).")]
-Until = Annotated[str | None, typer.Option(help="Given up before a time or an age.")]
+ServiceOption = Annotated[str | None, typer.Option(help="Only those written by this service.")]
+TenantOption = Annotated[str | None, typer.Option(help="Only of this tenant, according to the headers.")]
+Since = Annotated[str | None, typer.Option(help="Written at or after a time (2027-01-01T12:00:00Z) or an age (2h).")]
+Until = Annotated[str | None, typer.Option(help="Written before a time or an age.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only print what would be done.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
-By = Annotated[str | None, typer.Option("--by", help="Who does it; by default user@host.")]
+By = Annotated[str | None, typer.Option("--by", help="Name to record as the operator; by default user@host.")]
 
 
 @app.command("list")
@@ -58,11 +58,11 @@ def list_letters(
     until: Until = None,
     everything: Annotated[bool, typer.Option("--all", "-a", help="Also those that were replayed or dropped.")] = False,
     count: Annotated[
-        int, typer.Option("--count", "-n", help="Show the newest so many letters; 0 for the counts alone.", min=0)
+        int, typer.Option("--count", "-n", help="Number of newest dead letters to show; 0 for the counts alone.", min=0)
     ] = 20,
-    json_output: Annotated[bool, typer.Option("--json", help="Print counts and all letters as JSON.")] = False,
+    json_output: Annotated[bool, typer.Option("--json", help="Print counts and all dead letters as JSON.")] = False,
 ) -> None:
-    """What is open: counts by topic, error and service, then the letters. Never their content.
+    """Open dead letters: counts by topic, error and service, then the dead letters, without their content.
 
     \b
     Examples:
@@ -77,12 +77,10 @@ def list_letters(
 @app.command()
 def show(
     letter: Annotated[list[str], typer.Argument(help="Id: topic/partition/offset, or TOPIC PARTITION/OFFSET.")],
-    content: Annotated[
-        bool, typer.Option("--content", help="Show what people and models wrote, and raw bytes.")
-    ] = False,
+    content: Annotated[bool, typer.Option("--content", help="Show prompts and answers, and raw bytes.")] = False,
     json_output: JsonOption = False,
 ) -> None:
-    """One letter: why, by whom, from where, its headers, and the event in it when that can be read.
+    """One dead letter: its error, service and origin, its headers, and the event in it if that can be decoded.
 
     \b
     Examples:
@@ -103,19 +101,19 @@ def replay(
     since: Since = None,
     until: Until = None,
     everything: Annotated[bool, typer.Option("--all", help="All that are open.")] = False,
-    again: Annotated[bool, typer.Option("--again", help="Also those that were replayed or dropped before.")] = False,
+    again: Annotated[bool, typer.Option("--again", help="Include those already replayed or dropped.")] = False,
     unreadable: Annotated[
-        bool, typer.Option("--unreadable", help="Also those that still cannot be read, and would come back.")
+        bool, typer.Option("--unreadable", help="Include those that still cannot be decoded, and would come back.")
     ] = False,
     reason: Annotated[str, typer.Option(help="Why, for the record.")] = "",
     by: By = None,
     dry_run: DryRun = False,
     yes: Yes = False,
 ) -> None:
-    """Write records again to the topic they came from, for its services to handle: same partition, key, value and ids.
+    """Write records to their own topic again, for its services to handle: same partition, key, value and ids.
 
-    Do it when the cause is mended. Consumers that had handled the record know it by its ce_id. What is interrupted can
-    be run again: whatever was replayed is noted, and is not replayed once more.
+    Do it once the cause is fixed. Consumers that have already handled the record recognise it by its ce_id. An
+    interrupted replay can be run again: records that were replayed are recorded as handled, and are skipped.
 
     \b
     Examples:
@@ -138,12 +136,12 @@ def drop(
     since: Since = None,
     until: Until = None,
     everything: Annotated[bool, typer.Option("--all", help="All that are open.")] = False,
-    reason: Annotated[str, typer.Option(help="Why nothing needs to be done; kept with your name.")] = "",
+    reason: Annotated[str, typer.Option(help="Why nothing needs to be done; recorded with your name.")] = "",
     by: By = None,
     dry_run: DryRun = False,
     yes: Yes = False,
 ) -> None:
-    """Note that nothing is to be done about letters. They stay in their topic until its retention takes them.
+    """Record that nothing needs to be done about dead letters. They stay in their topic until its retention ends.
 
     \b
     Examples:
@@ -151,38 +149,38 @@ def drop(
       headrace dlq drop --topic tasks.submitted --error BadBytes --until 7d --reason "older than our deadline"
     """
     if not reason.strip():
-        raise fail("say why: --reason '…' is kept with the letter", USAGE)
+        raise fail("give a reason: --reason '…' is recorded with the dead letter", USAGE)
     selection = _selection(topic, error, service, tenant, since, until, handled=False)
     chosen = _Chosen(ids or (), selection, everything=everything, again=False)
     run(_drop(chosen, reason, by or _who(), dry_run=dry_run, yes=yes))
 
 
 class _Chosen:
-    """Letters by id, or by what they have in common."""
+    """Dead letters selected by id, or by common properties."""
 
     def __init__(self, ids: Sequence[str], selection: DeadLetterSelection, *, everything: bool, again: bool) -> None:
         from headrace.dead_letters import DeadLetterSelection
 
         restricted = selection != DeadLetterSelection(handled=selection.handled)
         if ids and (restricted or everything):
-            raise fail("name letters by id, or choose them by topic, error, service or time: not both", USAGE)
+            raise fail("choose dead letters by id, or by topic, error, service or time: not both", USAGE)
         if not (ids or restricted or everything):
             raise fail(
-                "choose letters: by id, by --topic, --error, --service or --since, or --all that are open", USAGE
+                "choose dead letters: by id, by --topic, --error, --service or --since, or --all open ones", USAGE
             )
         self._ids = ids
         self._selection = selection
         self._again = again
 
     async def letters(self, topics: DeadLetterTopics) -> list[StoredDeadLetter]:
-        """Raises typer.Exit for a letter that is handled already."""
+        """Raises typer.Exit for a dead letter that is already handled."""
         if not self._ids:
             return await topics.letters(self._selection)
         found = await topics.find(self._ids)
         if not self._again:
             for letter in found:
                 if letter.handled is not None:
-                    raise fail(f"{letter.id} was {_handled(letter)}; `dlq replay --again` does it all the same")
+                    raise fail(f"{letter.id} was {_handled(letter)}; use `dlq replay --again` to replay it anyway")
         return found
 
 
@@ -240,12 +238,12 @@ async def _replay(chosen: _Chosen, reason: str, by: str, *, unreadable: bool, dr
             _stopped("replayed", done, letters)
             raise fail(
                 f"{error}: the next record may or may not have been written. Run the same command again: a repeat "
-                "carries the same ce_id, by which its readers know it"
+                "carries the same ce_id, by which consumers recognise it"
             ) from error
         except StreamsError:
             _stopped("replayed", done, letters)
             raise
-        ERR.print(f"replayed {done}; `headrace dlq list` shows those that come back", style="dim")
+        ERR.print(f"replayed {done}; `headrace dlq list` shows any that come back", style="dim")
 
 
 async def _drop(chosen: _Chosen, reason: str, by: str, *, dry_run: bool, yes: bool) -> None:
@@ -268,15 +266,15 @@ async def _drop(chosen: _Chosen, reason: str, by: str, *, dry_run: bool, yes: bo
 
 
 async def _readable(topics: DeadLetterTopics, letters: Sequence[StoredDeadLetter]) -> list[StoredDeadLetter]:
-    """Those that the schemas of today can read, or that were too large to look at here. Raises typer.Exit for none."""
+    """Those that can be decoded with today's schemas, or were too large to check. Raises typer.Exit for none."""
     flaws = await topics.flaws(letters)
     held = [letter for letter in letters if letter.id in flaws]
     for letter in held[:_MOST_TOLD]:
-        said = f"left out: {letter.id} still cannot be read: {flaws[letter.id]}"
+        said = f"skipped: {letter.id} still cannot be decoded: {flaws[letter.id]}"
         ERR.print(said, style="yellow", markup=False, soft_wrap=True)
     if held:
         more = f"and {len(held) - _MOST_TOLD} more; " if len(held) > _MOST_TOLD else ""
-        said = f"{more}what cannot be read would only come back: drop it, or replay it all the same with --unreadable"
+        said = f"{more}these would only come back: drop them, or replay them anyway with --unreadable"
         ERR.print(said, style="yellow", soft_wrap=True)
     left = [letter for letter in letters if letter.id not in flaws]
     if held and not left:
@@ -285,11 +283,11 @@ async def _readable(topics: DeadLetterTopics, letters: Sequence[StoredDeadLetter
 
 
 def _confirmed(letters: Sequence[StoredDeadLetter], what: str, prefix: str, *, dry_run: bool, yes: bool) -> bool:
-    """Whether to go on. Raises typer.Exit when nobody can be asked, or when there is nothing to do."""
+    """Whether to proceed. Raises typer.Exit when there is no terminal to ask on, or when there is nothing to do."""
     from headrace.cli.dead_letters_view import letters_report
 
     if not letters:
-        raise fail(f"nothing to {what}: no letter is both open and chosen", FAILED)
+        raise fail(f"nothing to {what}: no selected dead letter is open", FAILED)
     if dry_run or not yes:
         for part in letters_report(letters, _MOST_TOLD, prefix):
             (OUT if dry_run else ERR).print(part, soft_wrap=True)
@@ -298,14 +296,14 @@ def _confirmed(letters: Sequence[StoredDeadLetter], what: str, prefix: str, *, d
         return False
     if yes:
         return True
-    question = f"{what} {len(letters)} {'letters' if len(letters) > 1 else 'letter'}?"
+    question = f"{what} {len(letters)} {'dead letters' if len(letters) > 1 else 'dead letter'}?"
     if not sys.stdin.isatty():
-        raise fail(f"{question} Nobody can be asked here: say --yes", USAGE)
+        raise fail(f"{question} There is no terminal to ask on: use --yes", USAGE)
     return typer.confirm(question, err=True)
 
 
 def _stopped(what: str, done: int, letters: Sequence[StoredDeadLetter]) -> None:
-    ERR.print(f"{what} {done} of {len(letters)}, and noted it; the others are still open", style="yellow")
+    ERR.print(f"{what} {done} of {len(letters)} and recorded that; the others are still open", style="yellow")
 
 
 def _selection(
@@ -338,7 +336,7 @@ def _topics(cluster: Cluster, by: str = "") -> DeadLetterTopics:
 
 
 def _tell(record: Record, error: UnreadableValue) -> None:
-    ERR.print(f"{error.origin} is passed over: {error.reason}", style="yellow", soft_wrap=True, markup=False)
+    ERR.print(f"{error.origin} is skipped: {error.reason}", style="yellow", soft_wrap=True, markup=False)
 
 
 def _handled(letter: StoredDeadLetter) -> str:
@@ -351,5 +349,5 @@ def _who() -> str:
     try:
         user = getpass.getuser()
     except (KeyError, OSError):
-        user = "somebody"  # a user id without a name, as in containers
+        user = "unknown"  # a user id without a name, as in containers
     return f"{user}@{socket.gethostname()}"

@@ -14,9 +14,9 @@ from headrace.cli.running import FAILED, OK, UNREACHABLE, addresses
 
 
 def doctor(json_output: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
-    """Look at every part of the installation, and say what to do about what is wrong.
+    """Check every part of the installation, and suggest how to fix problems.
 
-    Exit code 0 when all is well, 3 when a part cannot be reached, 1 when something else is wrong.
+    Exit code 0 if all is well, 3 if a part cannot be reached, 1 for other problems.
     """
     findings = asyncio.run(examine(addresses()))
     if json_output:

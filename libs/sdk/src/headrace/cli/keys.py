@@ -10,23 +10,23 @@ from headrace.cli.output import ERR, OUT, moment, plain_data, print_json, table
 from headrace.cli.running import open_client, run
 from headrace.results import Key, NewKey
 
-app = typer.Typer(no_args_is_help=True, help="Make, list and revoke API keys. Needs a key with the scope admin.")
+app = typer.Typer(no_args_is_help=True, help="Create, list and revoke API keys. Needs a key with the scope admin.")
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @app.command()
 def create(
-    tenant: Annotated[str, typer.Argument(help="Tenant that the key speaks for.")],
+    tenant: Annotated[str, typer.Argument(help="Tenant of the key.")],
     name: Annotated[str, typer.Option(help="What it is for.")] = "",
     scope: Annotated[
         list[str] | None,
-        typer.Option(help="tasks, skills, costs or admin; may be given several times. Default: the first three."),
+        typer.Option(help="tasks, skills, costs or admin; repeatable. Default: the first three."),
     ] = None,
-    per_minute: Annotated[int | None, typer.Option(help="Requests a minute; no limit unless said.", min=1)] = None,
+    per_minute: Annotated[int | None, typer.Option(help="Requests per minute; by default no limit.", min=1)] = None,
     json_output: JsonOption = False,
 ) -> None:
-    """Make a key. It is printed this once, on stdout; only a keyed hash of it is kept.
+    """Create a key. It is printed only this once, on stdout; only a keyed hash of it is stored.
 
     \b
     Examples:
@@ -38,7 +38,7 @@ def create(
         print_json({**plain_data(made.info), "key": made.key})
         return
     print(made.key)
-    ERR.print(f"key {made.info.id} of tenant {made.info.tenant}, may: {', '.join(made.info.scopes)}", style="dim")
+    ERR.print(f"key {made.info.id} of tenant {made.info.tenant}, scopes: {', '.join(made.info.scopes)}", style="dim")
 
 
 async def _create(tenant: str, name: str, scopes: list[str] | None, per_minute: int | None) -> NewKey:
@@ -50,7 +50,7 @@ async def _create(tenant: str, name: str, scopes: list[str] | None, per_minute: 
 def list_keys(
     tenant: Annotated[str | None, typer.Option(help="Only this tenant's.")] = None, json_output: JsonOption = False
 ) -> None:
-    """All keys, revoked ones included; never their secrets."""
+    """All keys, including revoked ones; never their secrets."""
     keys = run(_list(tenant))
     if json_output:
         print_json(keys)
@@ -71,7 +71,7 @@ async def _list(tenant: str | None) -> tuple[Key, ...]:
 
 @app.command()
 def revoke(key_id: Annotated[str, typer.Argument(help="Id of the key, as listed.")]) -> None:
-    """Make a key invalid, everywhere within moments and for good."""
+    """Revoke a key, everywhere within moments and permanently."""
     run(_revoke(key_id))
     ERR.print(f"{key_id} is revoked", style="dim")
 

@@ -1,4 +1,4 @@
-"""Puts the commands together. Others add theirs by entry points of the group `headrace.commands`."""
+"""Assembles the commands. Other packages add theirs by entry points of the group `headrace.commands`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PLUGINS: Final = "headrace.commands"
 _EPILOG: Final = (
     "Addresses and key come from HEADRACE_URL, HEADRACE_SKILLS_URL, HEADRACE_COSTS_URL, HEADRACE_API_KEY, "
     "HEADRACE_BOOTSTRAP_SERVERS and HEADRACE_REGISTRY_URL, or from the .headrace/stack.json of a running stack, found "
-    f"in this folder or one above it. {EXIT_CODES}"
+    f"in this folder or a parent folder. {EXIT_CODES}"
 )
 
 
@@ -32,7 +32,7 @@ def _show_version(asked: bool) -> None:
 def _options(
     stack: Annotated[
         Path | None,
-        typer.Option(help="Take the addresses from this stack.json.", envvar="HEADRACE_STACK", dir_okay=False),
+        typer.Option(help="Use the addresses in this stack.json.", envvar="HEADRACE_STACK", dir_okay=False),
     ] = None,
     show_version: Annotated[
         bool, typer.Option("--version", help="Print the version.", callback=_show_version, is_eager=True)
@@ -43,7 +43,7 @@ def _options(
 
 
 def build(plugins: Sequence[EntryPoint]) -> typer.Typer:
-    """The command line with these commands of others."""
+    """The command line, including these plugin commands."""
     app = typer.Typer(
         name="headrace",
         no_args_is_help=True,
@@ -71,7 +71,7 @@ _OWN: Final = frozenset({"submit", "tasks", "tail", "skills", "costs", "preferen
 
 
 def _plugins(arguments: Sequence[str]) -> list[EntryPoint]:
-    """The commands of others; where the user named a command only that one, since loading them takes its time."""
+    """The plugin commands; if the user named one, only that one, since loading them takes time."""
     named = next((argument for argument in arguments if not argument.startswith("-")), None)
     if named in _OWN or "--version" in arguments:
         return []
@@ -84,6 +84,6 @@ def main() -> None:
     try:
         build(_plugins(sys.argv[1:]))()
     except BrokenPipeError:
-        # Whoever read our output has enough; what is left in the buffer must not complain at exit.
+        # The reader of our output has closed it; what is left in the buffer must not cause an error at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)

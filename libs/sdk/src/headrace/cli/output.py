@@ -1,4 +1,4 @@
-"""What commands print: results on stdout (text or JSON), everything said about them on stderr."""
+"""Output of commands: results on stdout (text or JSON), messages on stderr."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from headrace.results import NANODOLLARS, Task
 
 _PIPE_WIDTH: Final = 240
 
-# In a pipe there is no width to fold to.
+# A pipe has no width to wrap at.
 OUT = Console(highlight=False, width=None if sys.stdout.isatty() else _PIPE_WIDTH)
 ERR = Console(stderr=True, highlight=False)
 
 
 def print_json(value: Any) -> None:
-    """A value as one JSON document, indented where a person reads it."""
+    """Print a value as one JSON document, indented on a terminal."""
     text = json.dumps(plain_data(value), ensure_ascii=False, indent=2 if sys.stdout.isatty() else None)
     print(text, flush=True)
 
 
 def plain_data(value: Any) -> Any:
-    """A result as JSON can hold it; tasks and costs with their price in dollars as well."""
+    """A result as JSON data; tasks and costs also with their price in dollars."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         document = {field.name: plain_data(getattr(value, field.name)) for field in dataclasses.fields(value)}
         if "cost_nanodollars" in document:
@@ -53,12 +53,12 @@ def dollars_text(nanodollars: int) -> str:
 
 
 def dollars(nanodollars: int) -> str:
-    """Nano-dollars as a person reads them."""
+    """Nano-dollars, rounded for display."""
     return f"${Decimal(nanodollars) / NANODOLLARS:.6f}"
 
 
 def table(*columns: str, right: Sequence[str] = (), whole: Sequence[str] = ()) -> Table:
-    """An empty table; the columns named in `right` hold numbers, those in `whole` are never folded."""
+    """An empty table; the columns named in `right` contain numbers, those in `whole` are never wrapped."""
     made = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
         made.add_column(
@@ -71,7 +71,7 @@ def table(*columns: str, right: Sequence[str] = (), whole: Sequence[str] = ()) -
 
 
 def moment(when: datetime | None) -> str:
-    """A time in the user's zone."""
+    """A time in the user's time zone."""
     return "" if when is None else when.astimezone().strftime("%Y-%m-%d %H:%M:%S")
 
 
@@ -84,7 +84,7 @@ def status_text(status: str) -> Text:
 
 
 def where_text(task: Task) -> Text:
-    """Who answered a task: provider, model, node, whether it was simulated, and whether it came from the cache."""
+    """What answered a task: provider, model, node, whether it was simulated, and whether it came from the cache."""
     if task.model is None and task.provider is None:
         return Text("")
     text = Text(f"{task.provider}/{task.model}" if task.provider else str(task.model))
@@ -98,7 +98,7 @@ def where_text(task: Task) -> Text:
 
 
 def task_summary(task: Task) -> Text:
-    """All that matters of an ended task beside its answer, in a few lines."""
+    """The key facts of an ended task besides its answer, in a few lines."""
     lines = Text()
     lines.append_text(status_text(task.status))
     where = where_text(task)

@@ -13,13 +13,13 @@ from headrace.results import Preferences
 
 app = typer.Typer(no_args_is_help=True, help="Show and set where work may run.")
 
-User = Annotated[str, typer.Option(help="One user of the tenant; unless said, the tenant's own defaults.")]
+User = Annotated[str, typer.Option(help="One user of the tenant; by default, the tenant's own defaults.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @app.command()
 def get(user: User = "", json_output: JsonOption = False) -> None:
-    """What applies, and whose record says so."""
+    """Show the effective preferences, and which record they come from."""
     _show(run(_get(user)), json_output)
 
 
@@ -34,16 +34,16 @@ def set_preferences(
     privacy_level: Annotated[
         str | None, typer.Option(help="high (sensitive unless a task says less), standard (internal), low (public).")
     ] = None,
-    provider: Annotated[str | None, typer.Option(help="Provider to try first; an empty text for none.")] = None,
+    provider: Annotated[str | None, typer.Option(help="Provider to try first; empty for none.")] = None,
     allow: Annotated[
         list[str] | None,
-        typer.Option(help="Provider that internal content may go to; may be given several times. Replaces the list."),
+        typer.Option(help="Provider that internal content may go to; repeatable. Replaces the list."),
     ] = None,
     allow_none: Annotated[bool, typer.Option("--allow-none", help="Internal content stays on our nodes.")] = False,
     user: User = "",
     json_output: JsonOption = False,
 ) -> None:
-    """Change what is named, keep the rest.
+    """Change the given preferences, and keep the others.
 
     \b
     Examples:

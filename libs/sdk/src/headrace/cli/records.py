@@ -1,4 +1,4 @@
-"""Records and events as text: one line for a person, a document for programs."""
+"""Records and events as text: one line for a terminal, a document for programs."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def _clock(time_ms: int) -> str:
 
 
 def _short(value: Any) -> str:
-    """A field in a line: nothing for what is empty, how much there is of what is long."""
+    """A field within a line: nothing if it is empty, its size if it is long."""
     if value is None or value is False or value in ("", 0, 0.0):
         return ""
     if isinstance(value, dict):

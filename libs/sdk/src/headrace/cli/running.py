@@ -1,4 +1,4 @@
-"""Runs what a command does, and turns what it raises into a message and an exit code."""
+"""Runs a command's work, and turns errors into a message and an exit code."""
 
 from __future__ import annotations
 
@@ -37,29 +37,29 @@ _stack_file: Path | None = None
 
 
 def use_stack(file: Path | None) -> None:
-    """Take the addresses from this stack.json."""
+    """Use the addresses in this stack.json."""
     global _stack_file
     _stack_file = file
 
 
 def addresses() -> Addresses:
-    """Where the commands of this run go. Raises Misconfigured."""
+    """The addresses for this run. Raises Misconfigured."""
     return locate(stack_file=_stack_file)
 
 
 def open_client() -> Client:
-    """The client of this run. Who sits at a terminal would rather know soon that nobody answers."""
+    """The client for this run. On a terminal, it reports sooner that a service does not answer."""
     return Client(addresses=addresses(), patience_seconds=_PATIENCE_SECONDS)
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:
-    """Run to the end. Raises typer.Exit after telling about an error that can be expected."""
+    """Run to completion. Raises typer.Exit after printing an expected error."""
     try:
         return asyncio.run(work)
     except KeyboardInterrupt:
         raise typer.Exit(INTERRUPTED) from None
     except BrokenPipeError:
-        raise  # the reader of our output has gone, which `main` ends quietly
+        raise  # the reader of our output has closed it; `main` then ends quietly
     except Exception as error:
         code = _exit_code(error)
         if code is None:
@@ -69,10 +69,10 @@ def run(work: Coroutine[Any, Any, T]) -> T:
 
 
 def tell(error: BaseException) -> None:
-    """One message for an error, on stderr."""
+    """Print the message for an error to stderr."""
     text = str(error)
     if isinstance(error, Exception) and _kafka_exit_code(error) == UNREACHABLE:
-        text = f"Kafka at {addresses().bootstrap_servers} does not answer as it should: {text}"
+        text = f"Kafka at {addresses().bootstrap_servers} does not answer properly: {text}"
     ERR.print(Text.assemble(("headrace: ", "bold red"), text), soft_wrap=True)
     if isinstance(error, RequestInvalid):
         for field, message in error.fields:
@@ -80,7 +80,7 @@ def tell(error: BaseException) -> None:
 
 
 def fail(message: str, code: int = FAILED) -> typer.Exit:
-    """Tell what is wrong; raise what it returns."""
+    """Print what is wrong; raise what it returns."""
     ERR.print(Text.assemble(("headrace: ", "bold red"), message), soft_wrap=True)
     return typer.Exit(code)
 

@@ -17,7 +17,7 @@ from headrace.skills import Skill, SkillNews, SkillVersion
 
 app = typer.Typer(no_args_is_help=True, help="Publish, find, follow and revoke skills.")
 
-NameArgument = Annotated[str, typer.Argument(help="NameArgument of the skill.")]
+NameArgument = Annotated[str, typer.Argument(help="Name of the skill.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -26,7 +26,7 @@ def list_skills(
     interest: Annotated[
         list[str] | None, typer.Option("--interest", "-i", help="Only those of this domain; repeatable.")
     ] = None,
-    limit: Annotated[int, typer.Option("--limit", "-n", help="At most so many.", min=1)] = 50,
+    limit: Annotated[int, typer.Option("--limit", "-n", help="Maximum number.", min=1)] = 50,
     json_output: JsonOption = False,
 ) -> None:
     """All live skills of the tenant."""
@@ -39,7 +39,7 @@ def search(
     interest: Annotated[
         list[str] | None, typer.Option("--interest", "-i", help="Only those of this domain; repeatable.")
     ] = None,
-    limit: Annotated[int, typer.Option("--limit", "-n", help="At most so many.", min=1)] = 20,
+    limit: Annotated[int, typer.Option("--limit", "-n", help="Maximum number.", min=1)] = 20,
     json_output: JsonOption = False,
 ) -> None:
     """Live skills that match, best first."""
@@ -53,7 +53,7 @@ async def _search(query: str, interests: list[str] | None, limit: int) -> tuple[
 
 @app.command()
 def show(name: NameArgument, json_output: JsonOption = False) -> None:
-    """A skill with its body, which goes to stdout."""
+    """Show a skill; its body goes to stdout."""
     skill = run(_get(name))
     if json_output:
         print_json(skill)
@@ -89,15 +89,15 @@ async def _versions(name: str) -> tuple[SkillVersion, ...]:
 
 @app.command()
 def publish(
-    name: Annotated[str, typer.Argument(help="NameArgument: lower-case words joined by hyphens.")],
-    file: Annotated[Path, typer.Argument(help="File that holds the skill; - for stdin.")],
+    name: Annotated[str, typer.Argument(help="Name: lower-case words joined by hyphens.")],
+    file: Annotated[Path, typer.Argument(help="File with the skill; - for stdin.")],
     interest: Annotated[list[str], typer.Option("--interest", "-i", help="Domain whose agents get it; repeatable.")],
-    title: Annotated[str, typer.Option(help="One line for people.")] = "",
+    title: Annotated[str, typer.Option(help="Title, one line.")] = "",
     summary: Annotated[str, typer.Option(help="What it is good for, for search.")] = "",
     author: Annotated[str, typer.Option(help="Agent that learned it.")] = "",
     json_output: JsonOption = False,
 ) -> None:
-    """Publish a skill, or a new version of it. The same content again makes no new version.
+    """Publish a skill, or a new version of it. Publishing the same content again creates no new version.
 
     \b
     Example:
@@ -122,7 +122,7 @@ async def _publish(name: str, body: str, interests: list[str], title: str, summa
 
 @app.command()
 def revoke(name: NameArgument, json_output: JsonOption = False) -> None:
-    """Take a skill out of use; the agents that follow its domains are told."""
+    """Revoke a skill; agents that follow its domains are notified."""
     skill = run(_revoke(name))
     if json_output:
         print_json(skill)
@@ -138,11 +138,11 @@ async def _revoke(name: str) -> Skill:
 @app.command()
 def feed(
     interest: Annotated[list[str], typer.Argument(help="Domains to follow.")],
-    after: Annotated[str, typer.Option(help="Go on after an event, by its id.")] = "",
-    count: Annotated[int | None, typer.Option("-n", "--count", help="End after so many changes.", min=1)] = None,
-    json_output: Annotated[bool, typer.Option("--json", help="One JSON document a line.")] = False,
+    after: Annotated[str, typer.Option(help="Resume after the event with this id.")] = "",
+    count: Annotated[int | None, typer.Option("-n", "--count", help="Stop after this many changes.", min=1)] = None,
+    json_output: Annotated[bool, typer.Option("--json", help="One JSON document per line.")] = False,
 ) -> None:
-    """Changes of skills in these domains as they happen, until Ctrl-C."""
+    """Follow changes of skills in these domains, until Ctrl-C."""
     run(_feed(interest, after, count, json_output))
 
 

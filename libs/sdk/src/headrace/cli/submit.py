@@ -18,7 +18,7 @@ from headrace.requests import TaskOptions
 from headrace.results import Task
 
 
-class Privacy(StrEnum):
+class PrivacyOption(StrEnum):
     """How far the content may travel."""
 
     sensitive = "sensitive"
@@ -26,14 +26,14 @@ class Privacy(StrEnum):
     public = "public"
 
 
-class Priority(StrEnum):
-    """Whether somebody waits."""
+class PriorityOption(StrEnum):
+    """Whether a caller waits for the answer."""
 
     interactive = "interactive"
     batch = "batch"
 
 
-class RunMode(StrEnum):
+class ModeOption(StrEnum):
     """Where to run."""
 
     local = "local"
@@ -47,38 +47,38 @@ def submit(
     ] = None,
     file: Annotated[
         list[Path] | None,
-        typer.Option("--file", "-f", help="Add a file's text (- for stdin) to the prompt; may be given several times."),
+        typer.Option("--file", "-f", help="Add a file's text (- for stdin) to the prompt; repeatable."),
     ] = None,
-    role: Annotated[str | None, typer.Option("--role", "-r", help="Role that should do it, as code_reviewer.")] = None,
+    role: Annotated[str | None, typer.Option("--role", "-r", help="Role for the task, such as code_reviewer.")] = None,
     model: Annotated[
         str | None, typer.Option("--model", "-m", help="Model: auto, provider/model, or a bare model name.")
     ] = None,
     privacy: Annotated[
-        Privacy | None, typer.Option("--privacy", "-p", help="sensitive: never leaves our own nodes.")
+        PrivacyOption | None, typer.Option("--privacy", "-p", help="sensitive: never leaves our own nodes.")
     ] = None,
-    priority: Annotated[Priority | None, typer.Option(help="Lane; the role's own unless said.")] = None,
-    mode: Annotated[RunMode | None, typer.Option(help="Where to run; by preference unless said.")] = None,
-    provider: Annotated[str | None, typer.Option(help="Provider to try first where the rules allow it.")] = None,
-    budget: Annotated[float | None, typer.Option(help="Most it may cost, in US dollars.", min=0)] = None,
-    deadline: Annotated[float | None, typer.Option(help="Seconds after which the answer is of no use.", min=0)] = None,
+    priority: Annotated[PriorityOption | None, typer.Option(help="Lane; by default that of the role.")] = None,
+    mode: Annotated[ModeOption | None, typer.Option(help="Where to run; by default as the preferences say.")] = None,
+    provider: Annotated[str | None, typer.Option(help="Provider to try first if the rules allow it.")] = None,
+    budget: Annotated[float | None, typer.Option(help="Maximum cost, in US dollars.", min=0)] = None,
+    deadline: Annotated[float | None, typer.Option(help="Seconds after which the answer is useless.", min=0)] = None,
     session: Annotated[str | None, typer.Option(help="Conversation whose tasks keep their order.")] = None,
-    user: Annotated[str | None, typer.Option(help="On whose behalf; their preferences apply.")] = None,
+    user: Annotated[str | None, typer.Option(help="User on whose behalf you submit; their preferences apply.")] = None,
     subject: Annotated[str | None, typer.Option(help="The person whom the content is about.")] = None,
     kind: Annotated[str | None, typer.Option(help="Your own name for this type of work.")] = None,
-    label: Annotated[list[str] | None, typer.Option(help="A label NAME=VALUE; may be given several times.")] = None,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Take no earlier answer from the cache.")] = False,
-    max_tokens: Annotated[int | None, typer.Option(help="Longest answer, in tokens.", min=1)] = None,
+    label: Annotated[list[str] | None, typer.Option(help="A label NAME=VALUE; repeatable.")] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Do not use a cached answer.")] = False,
+    max_tokens: Annotated[int | None, typer.Option(help="Maximum length of the answer, in tokens.", min=1)] = None,
     idempotency_key: Annotated[
-        str | None, typer.Option(help="Submitting again under the same key makes no second task.")
+        str | None, typer.Option(help="Submitting again with the same key creates no second task.")
     ] = None,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait for the answer, or print only the id.")] = True,
-    timeout: Annotated[float | None, typer.Option(help="Stop waiting after so many seconds; the task goes on.")] = None,
+    timeout: Annotated[float | None, typer.Option(help="Seconds to wait; the task continues.")] = None,
     json_output: Annotated[bool, typer.Option("--json", help="Print the task as JSON.")] = False,
 ) -> None:
-    """Hand a task over and show its answer, as it comes.
+    """Submit a task and show its answer as it arrives.
 
-    The answer goes to stdout; who gave it, whether it was simulated, what it cost and why it ran there go to stderr.
-    Exit code 1 when the task ends without an answer.
+    The answer goes to stdout; what gave it, whether it was simulated, its cost and why it ran there go to stderr.
+    Exit code 1 if the task ends without an answer.
 
     \b
     Examples:
@@ -113,7 +113,7 @@ async def _submit(
     json_output: bool,
 ) -> None:  # fmt: skip
     async with open_client() as client:
-        # Pieces that a later attempt takes back can be marked on a terminal, but not in a pipe.
+        # Text that a later attempt retracts can be marked on a terminal, but not in a pipe.
         pieces = wait and not json_output and sys.stdout.isatty()
         handle = await client.submit(prompt, idempotency_key=idempotency_key, stream=pieces, **options)
         if not wait:
@@ -143,7 +143,7 @@ async def _show_pieces(client: Client, task_id: str, timeout: float | None) -> T
         async with asyncio.timeout(timeout):
             async for piece in stream:
                 if piece.begins_anew and shown:
-                    OUT.print("\n(that attempt broke; another one answers)", style="yellow")
+                    OUT.print("\n(that attempt failed; another one answers)", style="yellow")
                     shown = ""
                 OUT.print(piece.text, end="", markup=False, soft_wrap=True)
                 shown += piece.text
@@ -160,7 +160,7 @@ def _prompt(text: str | None, files: list[Path]) -> str:
     parts = []
     if text == "-" or (text is None and not files):
         if sys.stdin.isatty():
-            raise fail("say what to do: headrace submit TEXT, or pipe text in", USAGE)
+            raise fail("no prompt: use headrace submit TEXT, or pipe text in", USAGE)
         parts.append(sys.stdin.read())
     elif text is not None:
         parts.append(text)

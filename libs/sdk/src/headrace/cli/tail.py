@@ -23,21 +23,21 @@ if TYPE_CHECKING:
 def tail(
     topic: Annotated[str, typer.Argument(help="Topic, with or without the prefix, such as tasks.completed.")],
     count: Annotated[
-        int, typer.Option("-n", "--count", help="Show the newest so many; with --follow to begin with.", min=0)
+        int, typer.Option("-n", "--count", help="Newest records to show; with --follow, to begin with.", min=0)
     ] = 10,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on showing what comes, until Ctrl-C.")] = False,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Keep showing new records, until Ctrl-C.")] = False,
     from_start: Annotated[bool, typer.Option("--from-start", help="Begin with the oldest record, show all.")] = False,
     since: Annotated[
         str | None, typer.Option(help="Begin at a time (2027-01-01T12:00:00Z) or an age (30m, 2h).")
     ] = None,
     tenant: Annotated[str | None, typer.Option(help="Only this tenant's.")] = None,
     key: Annotated[str | None, typer.Option(help="Only records of this key.")] = None,
-    json_output: Annotated[bool, typer.Option("--json", help="One JSON document a line, with all fields.")] = False,
+    json_output: Annotated[bool, typer.Option("--json", help="One JSON document per line, with all fields.")] = False,
 ) -> None:
     """Read a topic, decoded.
 
-    It reads beside all consumer groups: nothing is committed, nobody misses a record. A record that cannot be read is
-    told on stderr, and the reading goes on.
+    It reads outside any consumer group: nothing is committed, and no consumer misses a record. Records that cannot be
+    decoded are reported on stderr and skipped.
 
     \b
     Examples:
@@ -59,7 +59,7 @@ async def _tail(tail_: _Tail, begin: Start | None, count: int, *, follow: bool) 
         if begin is not None:
             await tail_.show_all(tail_.consumption(cluster, begin, follow=follow))
             return
-        # Opened before the past is read, so that nothing falls between.
+        # Opened before the existing records are read, so that no record is missed in between.
         live = await tail_.consumption(cluster, "end", follow=True).start() if follow else None
         try:
             last_shown = await tail_.show_newest(cluster, count)
@@ -71,7 +71,7 @@ async def _tail(tail_: _Tail, begin: Start | None, count: int, *, follow: bool) 
 
 
 class _Tail:
-    """Which records of a topic to show, and how."""
+    """Selects and shows records of a topic."""
 
     def __init__(self, topic: str, tenant: str | None, key: str | None, *, json_output: bool) -> None:
         self._topic = topic
@@ -85,7 +85,7 @@ class _Tail:
         return consume(self._topic, start=start, follow=follow, cluster=cluster, on_unreadable=self._tell)
 
     async def show_all(self, consumption: Consumption[Any], seen: dict[int, int] | None = None) -> None:
-        """Each record as it comes, but for those up to the offsets (by partition) that have been shown."""
+        """Show each record as it comes, except those up to the offsets (by partition) that were already shown."""
         seen = seen or {}
         async with consumption:
             async for delivered in consumption:
@@ -94,12 +94,12 @@ class _Tail:
                     self._show(record, delivered.event)
 
     async def show_newest(self, cluster: Cluster, count: int) -> dict[int, int]:
-        """The newest of what is there, in the order of time; the last offset of each partition that was read."""
+        """Show the newest existing records, ordered by time; returns the last offset read per partition."""
         from headrace.consuming import Newest
 
         seen: dict[int, int] = {}
         newest: list[tuple[int, int, int, Record, Any]] = []
-        # Where only some records match, any number of others may stand behind the newest few that do.
+        # With a filter, any number of other records may follow the newest few that match.
         start: Start = Newest(count) if self._tenant is None and self._key is None else "start"
         async with self.consumption(cluster, start, follow=False) as present:
             async for delivered in present:

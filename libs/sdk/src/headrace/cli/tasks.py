@@ -33,10 +33,10 @@ def list_tasks(
     user: Annotated[str | None, typer.Option(help="Only tasks of this user.")] = None,
     since: Annotated[str | None, typer.Option(help="A time (2027-01-01T12:00:00Z) or an age (30m, 2h, 7d).")] = None,
     until: Annotated[str | None, typer.Option(help="A time or an age.")] = None,
-    limit: Annotated[int, typer.Option("--limit", "-n", help="At most so many.", min=1)] = 20,
+    limit: Annotated[int, typer.Option("--limit", "-n", help="Maximum number.", min=1)] = 20,
     json_output: JsonOption = False,
 ) -> None:
-    """Newest first.
+    """List tasks, newest first.
 
     \b
     Examples:
@@ -75,7 +75,7 @@ async def _list(limit: int, **filters: str | datetime | None) -> list[Task]:
 
 @app.command()
 def show(task_id: Id, json_output: JsonOption = False) -> None:
-    """A task with its answer. Exit code 1 when there is no task of this id."""
+    """A task with its answer. Exit code 1 if there is no task with this id."""
     task = run(_get(task_id))
     if json_output:
         print_json(task)
@@ -96,13 +96,13 @@ def cancel(
     reason: Annotated[str, typer.Option(help="Why, for the record.")] = "",
     json_output: JsonOption = False,
 ) -> None:
-    """Stop a task. Exit code 1 when it had ended already."""
+    """Cancel a task. Exit code 1 if it had already ended."""
     ended = run(_cancel(task_id, reason))
     if json_output:
         print_json({"id": task_id, "asked": ended is None, "task": ended})
     if ended is not None:
-        raise fail(f"the task had ended already: {ended.status}")
-    ERR.print("asked; it ends as cancelled, unless it is faster", style="dim")
+        raise fail(f"the task had already ended: {ended.status}")
+    ERR.print("cancellation requested; the task ends as cancelled, unless it finishes first", style="dim")
 
 
 async def _cancel(task_id: str, reason: str) -> Task | None:
@@ -118,7 +118,7 @@ def why(
     ] = False,
     json_output: JsonOption = False,
 ) -> None:
-    """Why a task went where it went, step by step."""
+    """Explain the decisions about a task, step by step."""
     task = run(_get(task_id))
     entries = run(_journal(task)) if journal else []
     if json_output:
@@ -159,7 +159,7 @@ async def _journal(task: Task) -> list[JournalEntry]:
 
 
 def _without_texts(entries: list[JournalEntry]) -> list[JournalEntry]:
-    """The entries without the task's state, which holds its prompt."""
+    """The entries without the task's state, which contains its prompt."""
     from dataclasses import replace
 
     return [replace(entry, state=None) for entry in entries]

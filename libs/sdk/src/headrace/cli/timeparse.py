@@ -1,4 +1,4 @@
-"""Times as people type them."""
+"""Parses times as users type them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def parse_time_or_age(text: str, now: datetime) -> datetime:
 
 
 def time_before(text: str | None) -> datetime | None:
-    """`parse_moment` for an option, with the clock's time."""
+    """Like `parse_time_or_age`, for an option that may be missing, with the current time."""
     if text is None:
         return None
     try:

@@ -1,4 +1,4 @@
-"""The log on Apache Kafka, over confluent-kafka; nothing outside of this package imports that."""
+"""The log on Apache Kafka, over confluent-kafka; nothing outside this package imports confluent-kafka."""
 
 from headrace_streams.kafka.log import KafkaLog
 

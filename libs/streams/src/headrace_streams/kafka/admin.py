@@ -1,4 +1,4 @@
-"""Creates topics, and answers questions about topics and offsets."""
+"""Creates topics, and answers queries about topics and offsets."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from headrace_streams.records import NewTopic, TopicPartition
 
 _SECONDS = 10.0
 _METADATA_SECONDS = 3.0
-"""Short: a process that is told to stop waits for the question that is under way."""
+"""Short, because a process that is shutting down waits for the request in flight."""
 _LEADER_PAUSE_SECONDS = 0.05
-# Not annotated where it comes from.
+# confluent-kafka does not annotate it.
 _OFFSET_SPEC: Any = admin.OffsetSpec  # type: ignore[attr-defined]
 
 
 class KafkaAdmin:
-    """Has connections of its own: on a consumer's, questions would wait behind its fetches."""
+    """Has connections of its own: on a consumer's, queries would wait behind its fetches."""
 
     def __init__(self, properties: Properties, logger: logging.Logger) -> None:
         self._client = AdminClient({**admin_properties(properties)}, logger=logger)
@@ -82,7 +82,7 @@ class KafkaAdmin:
         return {**found, **await self._offsets(later, _OFFSET_SPEC.latest())}
 
     async def _until_known(self, topics: Collection[str]) -> None:
-        """Brokers learn of a new topic a moment after the controller has made it."""
+        """Brokers learn of a new topic shortly after the controller has created it."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + _SECONDS
         while missing := set(topics) - (await self.partition_counts(topics)).keys():

@@ -28,10 +28,10 @@ _COMMITTED_SECONDS = 10.0
 
 
 class KafkaConsumer:
-    """To be made and used within one event loop.
+    """Create and use it within one event loop.
 
-    librdkafka's rebalance callbacks come in the polling thread and wait there for the listener, which runs on the
-    loop. Before the listener hears of a revocation, what was polled of the partitions is dropped.
+    librdkafka calls its rebalance callbacks on the polling thread, which then waits for the listener to run on the
+    loop. Records of revoked partitions are dropped before the listener is called.
     """
 
     def __init__(
@@ -52,9 +52,9 @@ class KafkaConsumer:
         self._thread = ConsumerThread(self._kafka, self._what, self._deliver, self._fail, self._leave)
         self._listener: RebalanceListener
         self._subscribed = False
-        # Assigned, from before the listener hears of it until it has heard of the end.
+        # Assigned partitions, from before the listener's `assigned` until after its `revoked` or `lost`.
         self._owned: set[TopicPartition] = set()
-        # Those of them that librdkafka reads.
+        # Those that librdkafka is fetching.
         self._read: set[TopicPartition] = set()
         self._failure: Exception | None = None
         self._closed = False
@@ -109,7 +109,7 @@ class KafkaConsumer:
 
     async def log_ends(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, int]:
         ours = [name for name in partitions if name in self._read]
-        # What is paused is not fetched, and only fetches bring news of the end.
+        # Paused partitions are not fetched, and only fetches report the end offset.
         flowing = [] if self._inbox.throttled else [name for name in ours if name not in self._inbox.paused]
         ends = await self._thread.run(lambda: self._cached_ends(flowing), partial(errors.asking, what=self._what))
         unknown = [name for name in ours if name not in ends]
@@ -176,7 +176,7 @@ class KafkaConsumer:
         self._read.difference_update(partitions)
         self._inbox.drop(partitions)
         try:
-            # A consumer that failed is out of its group by now, whatever librdkafka calls it.
+            # A consumer that failed has already left its group, whatever librdkafka calls it.
             if lost or self._failure is not None:
                 await self._tell(self._listener.lost(partitions))
             else:
@@ -188,7 +188,7 @@ class KafkaConsumer:
         try:
             return await work
         except Exception:
-            # Not to be told anything more, not even of the end.
+            # Call the listener no more, not even at the end.
             self._owned.clear()
             raise
 

@@ -1,4 +1,4 @@
-"""Kafka's errors in our words: the one place that knows which error asks for what."""
+"""Translates Kafka's errors: the one place that knows which error requires which reaction."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ _MISSING = frozenset({
 
 
 def error_of(exception: KafkaException) -> KafkaError:
-    """The error inside of an exception."""
+    """The error inside an exception."""
     error = exception.args[0]
     return error if isinstance(error, KafkaError) else KafkaError(KafkaError._FAIL, str(error))
 
@@ -88,13 +88,13 @@ def appending(error: KafkaError, topic: str) -> StreamsError:
 
 
 def queueing(error: KafkaError, topic: str) -> StreamsError:
-    """Why a record was not even queued."""
+    """Why a record could not be queued."""
     refused = appending(error, topic)
     return refused if isinstance(refused, RecordRefused) else TransientError(str(refused))
 
 
 def committing(error: KafkaError, what: str) -> StreamsError:
-    """Why progress was not stored."""
+    """Why offsets were not committed."""
     text = f"{what}: {_words(error)}"
     if error.code() in _MEMBERSHIP_OVER:
         return PartitionsLost(text)
@@ -104,7 +104,7 @@ def committing(error: KafkaError, what: str) -> StreamsError:
 
 
 def consuming(error: KafkaError, what: str) -> StreamsError | None:
-    """What an error met while polling asks for; None when librdkafka gets over it by itself."""
+    """What an error met while polling requires; None if librdkafka recovers by itself."""
     text = f"{what}: {_words(error)}"
     if error.code() == KafkaError._AUTO_OFFSET_RESET:
         return OffsetOutOfRange(text)
@@ -112,7 +112,7 @@ def consuming(error: KafkaError, what: str) -> StreamsError | None:
 
 
 def asking(error: KafkaError, what: str) -> StreamsError:
-    """Why a question about topics or offsets, or the creation of a topic, failed."""
+    """Why a query about topics or offsets, or the creation of a topic, failed."""
     text = f"{what}: {_words(error)}"
     if error.code() in _MISSING:
         return TopicMissing(f"{text}; provision the topics first")
@@ -122,7 +122,7 @@ def asking(error: KafkaError, what: str) -> StreamsError:
 
 
 def is_leader_moving(error: KafkaError) -> bool:
-    """Whether a partition has no leader that knows of it at this moment, as right after its topic was created."""
+    """Whether a partition has no known leader at the moment, as right after the creation of its topic."""
     return error.code() in _LEADER_MOVING
 
 

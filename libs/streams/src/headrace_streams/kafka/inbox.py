@@ -1,4 +1,4 @@
-"""What a polling thread has brought, until somebody asks for it. Lives on the event loop."""
+"""Buffers what a polling thread has fetched, until the caller polls. Lives on the event loop."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _FULL_BYTES, _EMPTY_BYTES = 32 * 1024 * 1024, 8 * 1024 * 1024
 
 
 class Inbox:
-    """Records by partition, served in turn.
+    """Records by partition, served round-robin.
 
     Args:
-        throttle: Called with True when so much has piled up that fetching should stop, with False when it may go on.
+        throttle: Called with True when too much is buffered and fetching should stop, with False when it may go on.
     """
 
     def __init__(self, throttle: Callable[[bool], None]) -> None:
@@ -25,9 +25,9 @@ class Inbox:
         self._throttle = throttle
         self._throttled = False
         self._queues: dict[TopicPartition, deque[Chunk]] = {}
-        # A dict for its order.
+        # A dict, for its order.
         self._paused: dict[TopicPartition, None] = {}
-        # Of the partitions that are not paused.
+        # Counts only partitions that are not paused.
         self._records = 0
         self._bytes = 0
 
@@ -48,13 +48,13 @@ class Inbox:
         self.changed.set()
 
     def take(self, limit: int) -> Sequence[Chunk]:
-        """At most so many records of the partitions that are not paused; those of one partition stand together."""
+        """At most this many records of the partitions that are not paused; those of one partition are adjacent."""
         taken: list[Chunk] = []
         room = limit
         for name in [name for name, queue in self._queues.items() if queue and name not in self._paused]:
             if not room:
                 break
-            # Whoever is served goes to the end of the line.
+            # A partition that was served goes to the end of the queue.
             queue = self._queues[name] = self._queues.pop(name)
             while queue and room:
                 chunk = queue.popleft() if len(queue[0].records) <= room else queue[0].split(room)
@@ -65,7 +65,7 @@ class Inbox:
         return taken
 
     def pause(self, partitions: Iterable[TopicPartition]) -> None:
-        """Keep what is here of these partitions; it no longer counts as piled up, or others could not go on."""
+        """Hold back these partitions; they no longer count as buffered, or the others could not go on."""
         for name in partitions:
             if name not in self._paused:
                 self._paused[name] = None
@@ -81,7 +81,7 @@ class Inbox:
         self.changed.set()
 
     def drop(self, partitions: Iterable[TopicPartition]) -> None:
-        """Forget these partitions, their records and whether they were paused."""
+        """Drop the records of these partitions, and whether they were paused."""
         for name in list(partitions):
             queue = self._queues.pop(name, ())
             if name not in self._paused:
@@ -93,7 +93,7 @@ class Inbox:
         self.drop(self._queues.keys() | self._paused.keys())
 
     async def wait(self, deadline: float) -> bool:
-        """Whether anything changed before that time of the loop."""
+        """Wait until the deadline (loop time) for a change; returns whether there was one."""
         try:
             async with asyncio.timeout_at(deadline):
                 await self.changed.wait()

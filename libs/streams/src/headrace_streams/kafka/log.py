@@ -19,11 +19,11 @@ _LOGGER = logging.getLogger("headrace_streams.kafka")
 
 
 class KafkaLog:
-    """Makes clients of one Kafka cluster; make and use them within one event loop.
+    """Creates clients of one Kafka cluster; create and use them within one event loop.
 
     Args:
         properties: Any librdkafka properties, with at least bootstrap.servers; each kind of client gets those that
-            concern it. ValueError from a client's making says which of them cannot be had. librdkafka's own messages
+            apply to it. Creating a client raises ValueError if one of them is invalid. librdkafka's own messages
             go to the logger `headrace_streams.kafka`.
     """
 

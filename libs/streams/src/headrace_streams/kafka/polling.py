@@ -1,4 +1,4 @@
-"""The thread that owns a librdkafka consumer: it polls, hands what comes to the event loop at once, obeys commands."""
+"""The thread that owns a librdkafka consumer: it polls, passes records to the event loop, and runs commands."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from headrace_streams.records import TopicPartition
 
 T = TypeVar("T")
 
-# A poll cannot be interrupted, and no other thread gets through to the consumer meanwhile: so long may a command wait
-# when no records come.
+# A poll cannot be interrupted, and no other thread can use the consumer meanwhile, so this is the longest time that a
+# command waits when no records arrive.
 _POLL_SECONDS = 0.05
 _BRISK_POLL_SECONDS = 0.01
 _BATCH = 4_000
@@ -30,7 +30,7 @@ _BATCHES_IN_FLIGHT = 3
 
 @dataclass(frozen=True, slots=True)
 class EndOfPartition:
-    """The end of a partition has been reached; `offset` is what the next record will get."""
+    """The end of a partition was reached; `offset` is that of the next record."""
 
     partition: TopicPartition
     offset: int
@@ -42,17 +42,17 @@ _Command = tuple[Callable[[], Any], "asyncio.Future[Any] | None"]
 
 
 class ConsumerThread:
-    """Everything that is done with a librdkafka consumer is done in here, one after the other.
+    """Makes all calls to a librdkafka consumer, one after the other.
 
-    confluent-kafka lets one call at a time into a consumer and makes other threads wait, for ever if one thread keeps
-    polling. So other calls are commands to this thread. librdkafka's callbacks come in this thread as well; while one
-    of them waits for the event loop, commands are carried out, so that a listener can commit.
+    confluent-kafka allows one call at a time into a consumer and blocks other threads, forever if one thread keeps
+    polling. So other calls are commands to this thread. librdkafka's callbacks also run on this thread; while one of
+    them waits for the event loop, commands are still run, so that a listener can commit.
 
     Args:
         what: Names the client in messages.
-        deliver: Called on the loop with what comes, in order.
+        deliver: Called on the loop with records and events, in order.
         fail: Called on the loop with the error that ended the polling.
-        end: Called in the thread after the last poll: when polling has failed, and when the thread is closed.
+        end: Called on the thread after the last poll: when polling has failed, and when the thread is closed.
     """
 
     def __init__(
@@ -75,16 +75,16 @@ class ConsumerThread:
         self._held = False
         self._closing = False
         self._finished = asyncio.Event()
-        # Polled, and not yet on its way to the loop.
+        # Polled, and not yet passed to the loop.
         self._polled: list[Message] = []
-        # Hands over no more batches than this before the loop has taken one: a loop that is busy is not flooded.
+        # Limits the batches that the loop has not taken yet, so that a busy loop is not flooded.
         self._slots = threading.BoundedSemaphore(_BATCHES_IN_FLIGHT)
         threading.Thread(target=self._main, name=f"kafka {what}", daemon=True).start()
 
-    # On the loop.
+    # On the loop:
 
     async def run(self, call: Callable[[], T], translate: Callable[[KafkaError], StreamsError]) -> T:
-        """The result of a call to the consumer; its KafkaException as `translate` says. LeaveGroup when closed."""
+        """Run a call to the consumer; its KafkaException becomes what `translate` returns. LeaveGroup when closed."""
         if self._finished.is_set():
             raise LeaveGroup(f"{self._what}: closed")
         future: asyncio.Future[T] = self._loop.create_future()
@@ -97,29 +97,29 @@ class ConsumerThread:
             raise LeaveGroup(f"{self._what}: {error}") from error
 
     def post(self, call: Callable[[], Any]) -> None:
-        """Have a call made, not waiting for it."""
+        """Schedule a call without waiting for it."""
         self._commands.put((call, None))
 
     def hold(self, held: bool) -> None:
-        """Poll no more until told otherwise: librdkafka fetches until its queue is full, and keeps what is in it, where
-        pausing partitions would have it thrown away and fetched once more. Not for members of a group: they must poll.
+        """Stop or resume polling. librdkafka then fetches until its queue is full and keeps it, whereas pausing
+        partitions would discard the queue and fetch it again. Not for members of a group, which must keep polling.
         """
         self._held = held
         self.post(lambda: None)
 
     async def close(self) -> None:
-        """Returns when the thread, and with it `end`, is done."""
+        """Returns when the thread has ended and `end` has been called."""
         self._closing = True
         self.post(lambda: None)
         await self._finished.wait()
 
-    # In the thread.
+    # On the thread:
 
     def begin_to_poll(self) -> None:
         self._polling = True
 
     def await_on_loop(self, work: Coroutine[Any, Any, T]) -> T:
-        """Run this on the loop and wait for its result, carrying out commands meanwhile."""
+        """Run this on the loop and wait for its result, running commands meanwhile."""
         waiting = asyncio.run_coroutine_threadsafe(work, self._loop)
         waiting.add_done_callback(lambda _: self.post(lambda: None))
         while not waiting.done():
@@ -127,11 +127,11 @@ class ConsumerThread:
         return waiting.result()
 
     def call_on_loop(self, call: Callable[..., object], *arguments: object) -> None:
-        """Have this called on the loop, after everything that went there before."""
+        """Call this on the loop, after everything passed to it before."""
         self._loop.call_soon_threadsafe(call, *arguments)
 
     def forget(self, partitions: Collection[TopicPartition]) -> None:
-        """Do not deliver what has been polled of these partitions."""
+        """Do not deliver records of these partitions that were already polled."""
         self._polled = [message for message in self._polled if place_of(message) not in partitions]
 
     def _main(self) -> None:
@@ -143,7 +143,7 @@ class ConsumerThread:
                 self._carry_out(self._commands.get())
             try:
                 self._poll_once()
-            except Exception as error:  # noqa: BLE001 - whatever it is, it belongs to the caller of poll()
+            except Exception as error:  # noqa: BLE001 - raised to the caller of poll()
                 self._polling = False
                 self.call_on_loop(self._fail, self._translated(error))
                 self._end_it()
@@ -166,7 +166,7 @@ class ConsumerThread:
         call, future = command
         try:
             result = call()
-        except Exception as error:  # noqa: BLE001 - goes to whoever waits for it
+        except Exception as error:  # noqa: BLE001 - raised to the caller of `run`
             if future is not None:
                 self.call_on_loop(_set_exception, future, error)
             else:
@@ -176,11 +176,11 @@ class ConsumerThread:
                 self.call_on_loop(_set_result, future, result)
 
     def _poll_once(self) -> None:
-        # consume() waits for its whole time-out unless it gets all it asks for, so poll() waits for the first message.
+        # consume() waits its whole timeout unless it gets all it asks for, so poll() waits for the first message.
         first = self._consumer.poll(_BRISK_POLL_SECONDS if self.brisk else _POLL_SECONDS)
         if first is None:
             return
-        # A rebalance may come within consume(), which by itself leaves out what it took of revoked partitions.
+        # A rebalance may happen inside consume(), which itself leaves out what it took from revoked partitions.
         self._polled = [first]
         self._polled += self._consumer.consume(_BATCH - 1, 0)
         deliveries = self._deliveries(self._polled)
@@ -234,7 +234,7 @@ def _set_exception(future: asyncio.Future[Any], error: Exception) -> None:
 
 
 def to_kafka(partition: TopicPartition, offset: int | None = None, metadata: str | None = None) -> KafkaPartition:
-    """A partition in librdkafka's terms."""
+    """A partition as librdkafka's type."""
     if offset is None:
         return KafkaPartition(partition.topic, partition.partition)
     if metadata is None:
@@ -243,5 +243,5 @@ def to_kafka(partition: TopicPartition, offset: int | None = None, metadata: str
 
 
 def from_kafka(partition: KafkaPartition) -> TopicPartition:
-    """A partition in our terms."""
+    """A partition as our type."""
     return TopicPartition(partition.topic, partition.partition)

@@ -1,9 +1,9 @@
 """The producer: librdkafka's plain one, and a thread that fetches its delivery reports.
 
-When a record waits too long, librdkafka gives it up, counts its sequence numbers anew, and sends again what else is
-without an acknowledgement, in all partitions. What of this the brokers had already, they then have twice: they cannot
-recognise it under the new numbers. So this producer gives up first: it drops all that is under way, says that nobody
-knows what became of it, and goes on with a new librdkafka producer, which repeats nothing.
+When a record times out, librdkafka drops it, resets its sequence numbers and sends all unacknowledged records again, in
+all partitions. Brokers that already had some of these cannot recognise them under the new numbers, and append them
+twice. So this producer times out first: it drops everything in flight, reports the outcome as uncertain, and goes on
+with a new librdkafka producer, which repeats nothing.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from headrace_streams.records import ProducerRecord, RecordMetadata
 
 _POLL_SECONDS = 0.1
 _GIVE_UP_AFTER = 0.8
-"""Share of librdkafka's own time limit for a record."""
+"""Fraction of librdkafka's own time limit for a record."""
 
 _Report = tuple["asyncio.Future[RecordMetadata]", RecordMetadata | StreamsError]
 
 
 class KafkaProducer:
-    """To be made and used within one event loop."""
+    """Create and use it within one event loop."""
 
     def __init__(self, properties: Properties, logger: logging.Logger) -> None:
         self._loop = asyncio.get_running_loop()
@@ -40,7 +40,7 @@ class KafkaProducer:
         self._logger = logger
         self._producer = self._new_producer()
         self._give_up_seconds = _delivery_seconds(self._settings) * _GIVE_UP_AFTER
-        # When the records under way were queued, oldest first; written by both threads, one operation at a time.
+        # When the records in flight were queued, oldest first; written by both threads, one operation at a time.
         self._queued_at: dict[int, float] = {}
         self._sent = 0
         self._reports: list[_Report] = []
@@ -103,8 +103,8 @@ class KafkaProducer:
         if error is not None:
             outcome = errors.appending(error, topic)
         elif partition is None or offset is None or offset < 0:
-            # The leader had it already: a repeat of a request whose answer was lost.
-            outcome = AppendUncertain(f"{topic}: appended, but nobody said at which offset")
+            # The broker already had it: a retry of a request whose response was lost.
+            outcome = AppendUncertain(f"{topic}: appended, but at an unknown offset")
         else:
             outcome = RecordMetadata(topic, partition, offset)
         self._reports.append((future, outcome))
@@ -117,27 +117,27 @@ class KafkaProducer:
             try:
                 self._producer.poll(_POLL_SECONDS)
             except KafkaException as exception:
-                self._renew(f"has failed for good: {errors.error_of(exception).str()}")
+                self._renew(f"failed fatally: {errors.error_of(exception).str()}")
             if (waited := self._longest_wait()) > self._give_up_seconds:
-                self._renew(f"has had no acknowledgement for {waited:.1f} s")
+                self._renew(f"got no acknowledgement for {waited:.1f} s")
             self._hand_over()
         self._producer.close()
         self._hand_over()
         self._loop.call_soon_threadsafe(self._finished.set)
 
     def _longest_wait(self) -> float:
-        """Seconds since the oldest record under way was queued; 0 when there is none."""
+        """Seconds since the oldest record in flight was queued; 0 if there is none."""
         try:
             return time.monotonic() - next(iter(self._queued_at.values()))
-        except (StopIteration, RuntimeError):  # empty, or changed by the other thread just now
+        except (StopIteration, RuntimeError):  # empty, or just changed by the other thread
             return 0.0
 
     def _renew(self, cause: str) -> None:
-        """Drop what is under way and go on with a new producer; those who wait are told that nobody knows."""
+        """Drop what is in flight and go on with a new producer; the dropped records' futures raise AppendUncertain."""
         broken, self._producer = self._producer, self._new_producer()
-        self._logger.warning("the producer %s; it is replaced", cause)
+        self._logger.warning("the producer %s and is being replaced", cause)
         broken.purge()
-        # The error is raised again until it has been reported; the reports of what was purged come all the same.
+        # librdkafka raises the error again until it has been reported; purged records are still reported.
         while len(broken):
             with contextlib.suppress(KafkaException):
                 broken.poll(_POLL_SECONDS)

@@ -1,4 +1,4 @@
-"""librdkafka properties of each kind of client: what the installation sets, over what Headrace needs."""
+"""librdkafka properties of each kind of client: what the installation sets, and what Headrace requires."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _GROUP_ONLY = frozenset({
 _ALL: dict[str, str | int | bool] = {
     "socket.nagle.disable": True,
     "socket.keepalive.enable": True,
-    # A broker that restarts is back within seconds; so are we.
+    # A broker that restarts is back within seconds, and so should we be.
     "reconnect.backoff.max.ms": 1000,
     "allow.auto.create.topics": False,
 }
@@ -39,12 +39,12 @@ _PRODUCER: dict[str, str | int | bool] = {
     **_ALL,
     "linger.ms": 0,
     "delivery.timeout.ms": 120_000,
-    # As the embedded broker's limit: a journal record holds a whole task beside its state.
+    # Matches the broker's limit: a journal record holds a whole task and its state.
     "message.max.bytes": 4 * 1024 * 1024,
-    # How long a topic may be missing after its creation before records for it are refused.
+    # How long a topic may be unknown after its creation before records for it are refused.
     "topic.metadata.propagation.max.ms": 5000,
 }
-# What the promises of the ports rest on is not a matter of taste.
+# The guarantees of the ports depend on these, so they cannot be overridden.
 _PRODUCER_FIXED: dict[str, str | int | bool] = {
     "enable.idempotence": True,
     "acks": "all",
@@ -53,28 +53,28 @@ _PRODUCER_FIXED: dict[str, str | int | bool] = {
 }
 _CONSUMER: dict[str, str | int | bool] = {
     **_ALL,
-    # Enough to keep a service busy; the defaults hold back 64 MiB and then pause for a second.
+    # Enough to keep a service busy; with the defaults, librdkafka queues 64 MiB and then pauses for a second.
     "queued.min.messages": 10_000,
     "queued.max.messages.kbytes": 16_384,
     "fetch.queue.backoff.ms": 10,
-    # librdkafka has one fetch at a time under way to a broker: so long may a partition that was just assigned or
-    # resumed wait while the others are quiet. What is new in them comes at once in any case.
+    # librdkafka has one fetch in flight per broker, so this is how long a partition that was just assigned or
+    # resumed may wait while the others are quiet. New records in those are returned at once in any case.
     "fetch.wait.max.ms": 100,
 }
 _CONSUMER_FIXED: dict[str, str | int | bool] = {"enable.auto.commit": False, "enable.auto.offset.store": False}
 _CLASSIC_GROUP: dict[str, str | int | bool] = {
-    # Topics with the same number of partitions are cut at the same places.
+    # Topics with the same number of partitions are assigned alike.
     "partition.assignment.strategy": "range",
     "session.timeout.ms": 10_000,
-    # Members learn of a rebalance by their heartbeat.
+    # Members learn of a rebalance through their heartbeats.
     "heartbeat.interval.ms": 1000,
 }
 READER_GROUP = "headrace-reader"
-"""Group that clients name who read chosen partitions and join none."""
+"""Group id of clients that read chosen partitions and join no group."""
 
 
 def producer_properties(properties: Properties) -> dict[str, str | int | bool]:
-    """For producers. Raises ValueError for a setting that would break their promises."""
+    """For producers. Raises ValueError for a setting that would break their guarantees."""
     _insist(properties, _PRODUCER_FIXED)
     return {**_PRODUCER, **_without(properties, _CONSUMER_ONLY), **_PRODUCER_FIXED}
 
@@ -82,7 +82,7 @@ def producer_properties(properties: Properties) -> dict[str, str | int | bool]:
 def consumer_properties(
     properties: Properties, group: str, instance_id: str | None, *, from_start: bool
 ) -> dict[str, str | int | bool]:
-    """For members of a group. Raises ValueError for a setting that would break their promises."""
+    """For members of a group. Raises ValueError for a setting that would break their guarantees."""
     _insist(properties, _CONSUMER_FIXED)
     protocol = {} if properties.get("group.protocol") == "consumer" else _CLASSIC_GROUP
     static = {} if instance_id is None else {"group.instance.id": instance_id}
@@ -98,7 +98,7 @@ def consumer_properties(
 
 
 def reader_properties(properties: Properties) -> dict[str, str | int | bool]:
-    """For readers of chosen partitions; librdkafka wants a group's name, but none is joined."""
+    """For readers of chosen partitions; librdkafka requires a group id, but no group is joined."""
     return {
         **_CONSUMER,
         **_without(properties, _PRODUCER_ONLY | _GROUP_ONLY),
@@ -115,7 +115,7 @@ def admin_properties(properties: Properties) -> dict[str, str | int | bool]:
 
 
 def is_incremental(properties: Properties) -> bool:
-    """Whether a group with these properties hands over some partitions while members keep the others."""
+    """Whether a group with these properties rebalances incrementally, members keeping their other partitions."""
     strategy = str(properties.get("partition.assignment.strategy", ""))
     return properties.get("group.protocol") == "consumer" or "cooperative" in strategy
 

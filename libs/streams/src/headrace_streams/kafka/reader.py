@@ -1,4 +1,4 @@
-"""Reads chosen partitions, outside of any group."""
+"""Reads chosen partitions, outside any group."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from headrace_streams.records import Record, TopicPartition
 
 
 class KafkaReader:
-    """To be made and used within one event loop."""
+    """Create and use it within one event loop."""
 
     def __init__(self, properties: Properties, logger: logging.Logger, admin: KafkaAdmin) -> None:
         self._admin = admin
@@ -39,7 +39,7 @@ class KafkaReader:
 
         def assign() -> None:
             self._kafka.assign(placed)
-            # Between the last record of the former assignment and the first of this one.
+            # On the polling thread: after the last record of the former assignment, before the first of this one.
             self._thread.call_on_loop(self._begin, dict(positions))
             self._thread.begin_to_poll()
 
@@ -107,7 +107,7 @@ class KafkaReader:
         self._inbox.put(chunk for chunk in deliveries if isinstance(chunk, Chunk))
 
     def _skip_gaps(self) -> bool:
-        """Move positions over what holds no records (any more), up to the end; whether any moved. All is taken."""
+        """Once the inbox is empty, move positions over ranges without records; returns whether any moved."""
         moved = False
         for name, end in self._ends.items():
             if end > self._positions[name]:

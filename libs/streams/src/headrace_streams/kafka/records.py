@@ -1,4 +1,4 @@
-"""Records as librdkafka brings them: nothing is taken out of a message before somebody asks for it."""
+"""Records over librdkafka's messages: nothing is copied from a message before it is read."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ __all__ = ["Chunk", "KafkaRecord", "chunks_of", "place_of", "records_of"]
 class KafkaRecord(Record):
     """A record over a message of librdkafka.
 
-    Copying seven fields costs more than the rest of a record's way from the broker to its handler, and most handlers
-    look at two or three of them.
+    Copying seven fields costs more than everything else between the broker and the handler, and most handlers
+    read two or three of them.
     """
 
     __slots__ = ("_message",)
@@ -57,13 +57,13 @@ class KafkaRecord(Record):
         return cast(Headers, tuple(found)) if found else ()
 
 
-# A frozen class sets its attributes by a detour that would double the cost of a record.
+# A frozen dataclass sets its attributes by a detour that would double the cost of a record.
 _keep_message: Final[Any] = KafkaRecord.__dict__["_message"].__set__
 
 
 @dataclass(slots=True)
 class Chunk:
-    """Records of one partition that came together, in order.
+    """Consecutive records of one partition that were fetched together.
 
     Attributes:
         size: Bytes of their values.
@@ -74,7 +74,7 @@ class Chunk:
     size: int
 
     def split(self, count: int) -> Chunk:
-        """Take the first `count` records away."""
+        """Remove and return the first `count` records."""
         size = self.size * count // len(self.records)
         first = Chunk(self.partition, self.records[:count], size)
         self.records, self.size = self.records[count:], self.size - size
@@ -82,16 +82,16 @@ class Chunk:
 
 
 def place_of(message: Message) -> TopicPartition:
-    """Where a message stands, or what it is about."""
+    """Topic and partition of a message or of an error event."""
     topic, partition = message.topic(), message.partition()
     return TopicPartition(topic or "", -1 if partition is None else partition)
 
 
 def chunks_of(messages: Sequence[Message]) -> list[Chunk]:
-    """The messages, none of which is an error, as records of their partitions."""
+    """The messages, none of which is an error, as records grouped by partition."""
     if not messages:
         return []
-    # No loop in Python: this runs for every record there is.
+    # No loop in Python: this runs for every record.
     topics, partitions = list(map(Message.topic, messages)), list(map(Message.partition, messages))
     if partitions.count(partitions[0]) == len(messages) and topics.count(topics[0]) == len(messages):
         return [_chunk(messages)]

@@ -1,4 +1,4 @@
-"""The log's in-memory twin: deterministic, friendly to virtual time, passing the same tests as Kafka."""
+"""The log's in-memory twin: deterministic, works with virtual time, and passes the same tests as Kafka."""
 
 from headrace_streams.memory.cluster import MemoryCluster
 from headrace_streams.memory.log import MemoryLog

@@ -1,4 +1,4 @@
-"""The state of the twin: topics with their records, and consumer groups."""
+"""State of the in-memory twin: topics with their records, and consumer groups."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class PartitionLog:
         self.start = 0
         self.end = 0
         self.records: list[Record] = []
-        # A dict for its order: who waits is woken in the same order in every run.
+        # A dict, for its order: waiters are woken in the same order in every run.
         self.watchers: dict[asyncio.Event, None] = {}
 
     def append(self, record: ProducerRecord, timestamp_ms: int) -> RecordMetadata:
@@ -36,7 +36,7 @@ class PartitionLog:
         return RecordMetadata(appended.topic, appended.partition, appended.offset)
 
     def read(self, offset: int, limit: int) -> Sequence[Record]:
-        """At most `limit` records from an offset on. Raises OffsetOutOfRange outside of the log's bounds."""
+        """At most `limit` records from an offset on. Raises OffsetOutOfRange outside the log's bounds."""
         if not self.start <= offset <= self.end:
             raise OffsetOutOfRange(f"{self.name} has offsets {self.start} to {self.end}, not {offset}")
         first = self._index(offset)
@@ -58,13 +58,13 @@ class PartitionLog:
 
 
 class MemoryCluster:
-    """A cluster in this process's memory, shared by the MemoryLogs made on it; to be used within one event loop.
+    """A cluster in this process's memory, shared by the MemoryLogs created on it; use it within one event loop.
 
-    The methods here reach around the clients, for tests and simulations.
+    The methods here bypass the clients, for tests and simulations.
 
     Args:
         session_timeout: Seconds without a heartbeat after which a group expels a member.
-        rebalance_timeout: Seconds a group waits for its members to give up their partitions.
+        rebalance_timeout: Seconds that a group waits for its members to rejoin.
         record_limit: Largest record (key, value, headers), in bytes.
     """
 
@@ -80,14 +80,14 @@ class MemoryCluster:
         self._keyless = 0
 
     def create_topic(self, name: str, partitions: int = 1) -> bool:
-        """Whether the topic was missing and now exists."""
+        """Create the topic if it is missing; returns whether it was."""
         if name in self._topics:
             return False
         self._topics[name] = [PartitionLog(TopicPartition(name, number)) for number in range(partitions)]
         return True
 
     def create_topics(self, topics: Collection[NewTopic]) -> Collection[str]:
-        """Names of those that were missing and now exist. Raises RecordRefused, creating none, for an invalid one."""
+        """Create the missing topics and return their names. Raises RecordRefused, creating none, for an invalid one."""
         for topic in topics:
             if topic.partitions < 1:
                 raise RecordRefused(f"topic {topic.name} must have at least one partition, not {topic.partitions}")
@@ -137,16 +137,16 @@ class MemoryCluster:
         return tuple(record for part in self._topics[topic] for record in part.records)
 
     def delete_before(self, partition: TopicPartition, offset: int) -> None:
-        """What retention does: the log begins at this offset from now on."""
+        """Delete records below this offset, as retention does."""
         self.partition(partition).delete_before(offset)
 
     def compact(self, topic: str) -> None:
-        """What the cleaner does: only the newest record of each key stays. Tombstones stay as well."""
+        """Keep only the newest record of each key, as the log cleaner does. Tombstones stay as well."""
         for part in self._topics[topic]:
             part.compact()
 
     def group(self, name: str) -> GroupCoordinator:
-        """A consumer group, made when first asked for. Call `schedule` after changing it."""
+        """A consumer group, created on first use. Call `schedule` after changing it."""
         if name not in self._groups:
             self._groups[name] = GroupCoordinator(
                 name, self.partition_counts, self.session_timeout, self.rebalance_timeout
@@ -154,7 +154,7 @@ class MemoryCluster:
         return self._groups[name]
 
     def schedule(self, name: str) -> None:
-        """Let the group expel members when it is time."""
+        """Schedule the expiry of the group's members."""
         timer = self._timers.pop(name, None)
         if timer is not None:
             timer.cancel()

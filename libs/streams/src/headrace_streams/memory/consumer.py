@@ -1,4 +1,4 @@
-"""The twin's member of a consumer group."""
+"""The twin's consumer group member."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _HEARTBEATS_PER_SESSION = 4
 class MemoryConsumer:
     """Like librdkafka's consumer: heartbeats and rebalances happen in the background, whether or not it is polled.
 
-    One task proves that the member lives, another follows the group: it tells the listener, and rejoins.
+    One task sends heartbeats; another follows the group, calls the listener and rejoins.
     """
 
     def __init__(
@@ -128,7 +128,7 @@ class MemoryConsumer:
             raise self._failure
 
     def kill(self) -> None:
-        """End as a killed process does: the group notices when the session ends, the listener is not told."""
+        """End as if the process was killed: the session times out, and the listener is not called."""
         self._closing = True
         for task in self._tasks:
             task.cancel()
@@ -139,7 +139,7 @@ class MemoryConsumer:
         return await self._network.call(NetworkRequest(self._client, operation), perform)
 
     def _then_schedule(self, change: Callable[[GroupCoordinator], T]) -> Callable[[], T]:
-        """A change of the group, after which it knows when to look at its members again."""
+        """A change of the group that also reschedules the expiry of its members."""
 
         def perform() -> T:
             try:
@@ -180,7 +180,7 @@ class MemoryConsumer:
                 if await self._step(listener):
                     await self._stirred.wait()
             await self._revoke(listener)
-        except Exception as error:  # noqa: BLE001 - whatever the listener raises belongs to the caller of poll()
+        except Exception as error:  # noqa: BLE001 - raised to the caller of poll()
             self._failure = error
             self._cursors.drop_all()
             self._cursors.changed.set()
@@ -191,12 +191,12 @@ class MemoryConsumer:
         member_id, self._member_id = self._member_id, None
         if member_id is None:
             return
-        # Whom the network does not let leave is expelled when its session ends.
+        # If the network prevents it, the session times out.
         with contextlib.suppress(TransientError):
             await self._call(Operation.LEAVE, self._then_schedule(lambda group: group.leave(self._now(), member_id)))
 
     async def _step(self, listener: RebalanceListener) -> bool:
-        """One move towards what the group wants; whether nothing is left to do until it stirs."""
+        """Take one step towards what the group asks for; returns whether nothing is left to do until it changes."""
         if self._member_id is None:
             self._member_id = await self._call_group(
                 Operation.JOIN,

@@ -1,4 +1,4 @@
-"""Reading positions of one client, and waiting for new records."""
+"""Read positions of one client, and waiting for new records."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Cursors:
     """Positions of the partitions being read.
 
     Args:
-        reset_to_start: Where to go on when a position is out of the log's bounds; None raises OffsetOutOfRange instead.
+        reset_to_start: Where to go on when a position is outside the log; None raises OffsetOutOfRange instead.
     """
 
     def __init__(self, cluster: MemoryCluster, network: Network, client: str, reset_to_start: bool | None) -> None:
@@ -38,7 +38,7 @@ class Cursors:
         return partition in self._cursors
 
     def add(self, positions: Mapping[TopicPartition, int]) -> None:
-        """Read these partitions, from these offsets on. Raises TopicMissing."""
+        """Start reading these partitions at these offsets. Raises TopicMissing."""
         cursors = {name: _Cursor(self._cluster.partition(name), offset) for name, offset in positions.items()}
         self.drop(cursors)
         for cursor in cursors.values():
@@ -47,7 +47,7 @@ class Cursors:
         self.changed.set()
 
     def drop(self, partitions: Iterable[TopicPartition]) -> None:
-        """Read these partitions no more; not even a fetch under way brings records of them."""
+        """Stop reading these partitions; a fetch in flight returns no records of them either."""
         for name in list(partitions):
             cursor = self._cursors.pop(name, None)
             if cursor is not None:
@@ -66,7 +66,7 @@ class Cursors:
         return {name: cursor.position for name, cursor in self._cursors.items()}
 
     async def wait(self, deadline: float) -> bool:
-        """Whether anything changed before that time of the loop."""
+        """Wait until the deadline (loop time) for a change; returns whether there was one."""
         try:
             async with asyncio.timeout_at(deadline):
                 await self.changed.wait()
@@ -75,7 +75,7 @@ class Cursors:
         return True
 
     async def fetch(self, limit: int) -> Sequence[Record]:
-        """Records that stand at the positions, which move on. Raises OffsetOutOfRange."""
+        """Records at the positions, which advance. Raises OffsetOutOfRange."""
         reading = [cursor for cursor in self._cursors.values() if not cursor.paused]
         if not reading:
             return ()
@@ -90,17 +90,17 @@ class Cursors:
             if self._cursors.get(name) is not cursor or cursor.paused:
                 continue
             if not piece:
-                # Nothing stands between the position and the end (any more).
+                # No record is left between the position and the end.
                 cursor.position = max(cursor.position, end)
             elif piece := piece[: limit - len(fetched)]:
                 fetched += piece
                 cursor.position = piece[-1].offset + 1
-                # Whoever was served goes to the end of the line.
+                # A partition that was served goes to the end of the queue.
                 self._cursors[name] = self._cursors.pop(name)
         return fetched
 
     def _read(self, cursor: _Cursor, limit: int) -> tuple[Sequence[Record], int]:
-        """Records from the position on, and where the log ends."""
+        """Records from the position on, and the log's end offset."""
         partition = cursor.partition
         try:
             return partition.read(cursor.position, limit), partition.end

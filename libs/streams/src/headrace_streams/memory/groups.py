@@ -1,4 +1,4 @@
-"""Consumer groups of the twin: the classic protocol (eager, range assignor), time passed in."""
+"""Consumer groups of the twin: the classic protocol (eager, range assignor), with time passed in."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ METADATA_LIMIT = 4095
 
 
 class MemberUnknown(Exception):
-    """The group has no such member (any more): drop what is assigned and join again."""
+    """The group does not (or no longer) have this member: drop the assignment and join again."""
 
 
 class MemberFenced(Exception):
@@ -21,12 +21,12 @@ class MemberFenced(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """What a heartbeat tells a member.
+    """The response to a heartbeat.
 
     Attributes:
-        epoch: Number of the group's present assignment.
+        epoch: Number of the group's current assignment.
         assignment: The member's partitions in it.
-        rejoin: Whether the member must give up its partitions and rejoin.
+        rejoin: Whether the member must revoke its partitions and rejoin.
     """
 
     epoch: int
@@ -62,7 +62,7 @@ def range_assignment(
 
 
 class GroupCoordinator:
-    """The coordinator's side of one consumer group. Times are seconds of one monotonic clock, passed in."""
+    """Coordinator of one consumer group. Times are seconds of one monotonic clock, passed in."""
 
     def __init__(
         self,
@@ -84,7 +84,7 @@ class GroupCoordinator:
 
     @property
     def members(self) -> Mapping[str, frozenset[TopicPartition]]:
-        """What each member holds in the present epoch."""
+        """Each member's partitions in the current epoch."""
         return {member.member_id: member.assignment for member in self._members.values()}
 
     @property
@@ -92,7 +92,7 @@ class GroupCoordinator:
         return self._rebalance_ends is not None
 
     def join(self, now: float, topics: Collection[str], instance_id: str | None, wake: Callable[[], None]) -> str:
-        """A new member; its id. `wake` is called whenever its standing has changed."""
+        """Add a member; returns its id. `wake` is called whenever its standing has changed."""
         self._joins += 1
         member = _Member(
             member_id=f"{instance_id or 'member'}-{self._joins:06}",
@@ -118,30 +118,30 @@ class GroupCoordinator:
         return member.member_id
 
     def rejoin(self, now: float, member_id: str) -> None:
-        """The member has given up its partitions and waits for the next epoch."""
+        """The member has revoked its partitions and waits for the next epoch."""
         member = self._known(member_id)
         member.session_ends = now + self._session_timeout
         if not member.rejoined:
             member.rejoined = True
-            # It may not have heard of them yet, and must not while the others are waited for.
+            # It may not have received them yet, and must not while the group waits for the others.
             member.assignment = frozenset()
         self._complete_if_all_rejoined()
 
     def heartbeat(self, now: float, member_id: str) -> Standing:
-        """Proof of life. Raises MemberUnknown, MemberFenced."""
+        """Keep the member alive. Raises MemberUnknown, MemberFenced."""
         member = self._known(member_id)
         member.session_ends = now + self._session_timeout
         return Standing(self.epoch, member.assignment, self.rebalancing and not member.rejoined)
 
     def leave(self, now: float, member_id: str) -> None:
-        """The member goes; a static one only seems to, and keeps its partitions until its session ends."""
+        """Remove the member; a static one stays, with its partitions, until its session times out."""
         member = self._members.get(member_id)
         if member is None or member.instance_id is not None:
             return
         self.expel(now, member_id)
 
     def expel(self, now: float, member_id: str) -> None:
-        """Put a member out without its knowing, as when its session ends."""
+        """Remove a member without its knowledge, as when its session times out."""
         if self._members.pop(member_id, None) is None:
             return
         if self._members:
@@ -151,8 +151,8 @@ class GroupCoordinator:
             self._rebalance_ends = None
 
     def commit(self, member_id: str, epoch: int, offsets: Mapping[TopicPartition, OffsetAndMetadata]) -> None:
-        """Store committed offsets. Raises PartitionsLost for a member of the past, RecordRefused for too long a
-        note."""
+        """Store committed offsets. Raises PartitionsLost for a member of an earlier epoch, RecordRefused for metadata
+        that is too long."""
         if member_id not in self._members or epoch != self.epoch:
             raise PartitionsLost(f"group {self.name}: {member_id} of epoch {epoch} may not commit in {self.epoch}")
         for partition, moved in offsets.items():
@@ -164,14 +164,14 @@ class GroupCoordinator:
         self.committed_offsets.update(offsets)
 
     def next_deadline(self) -> float | None:
-        """When `expire` has something to do, if nothing happens before."""
+        """When to call `expire`, if nothing happens before; None if never."""
         ends = [member.session_ends for member in self._members.values()]
         if self._rebalance_ends is not None:
             ends.append(self._rebalance_ends)
         return min(ends, default=None)
 
     def expire(self, now: float) -> None:
-        """Expel the members whose session has ended, or that kept a rebalance waiting for too long."""
+        """Expel members whose session has timed out, or that delayed a rebalance for too long."""
         late = [member.member_id for member in self._members.values() if member.session_ends <= now]
         if self._rebalance_ends is not None and self._rebalance_ends <= now:
             late += [m.member_id for m in self._members.values() if not m.rejoined and m.member_id not in late]
@@ -184,14 +184,14 @@ class GroupCoordinator:
         try:
             return self._members[member_id]
         except KeyError:
-            raise MemberUnknown(f"group {self.name}: {member_id} is no member") from None
+            raise MemberUnknown(f"group {self.name}: {member_id} is not a member") from None
 
     def _begin_rebalance(self, now: float) -> None:
         if self._rebalance_ends is not None:
             return
         self._rebalance_ends = now + self._rebalance_timeout
         for member in self._members.values():
-            # A member that holds nothing of an epoch has nothing to give up.
+            # A member without partitions in an epoch has nothing to revoke.
             member.rejoined = not member.assignment
             member.wake()
 

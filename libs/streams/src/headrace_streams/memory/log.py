@@ -1,4 +1,4 @@
-"""The twin's `Log`."""
+"""The in-memory twin of `Log`."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ def _wall_clock_ms() -> int:
 
 
 class MemoryLog:
-    """Makes the clients of one process.
+    """Creates the clients of one process.
 
     Args:
-        cluster: The cluster they speak to.
+        cluster: The cluster they connect to.
         clock: Milliseconds since the epoch, for the timestamps of records.
         client: Name of the process, as a fault-injecting network sees it.
-        network: The way to the cluster.
+        network: The connection to the cluster.
     """
 
     def __init__(
@@ -59,6 +59,6 @@ class MemoryLog:
         return MemoryAdmin(self._cluster, self._network, self._client)
 
     def kill(self) -> None:
-        """End all clients as a killed process does: nothing is flushed or committed, groups notice by time-out."""
+        """End all clients as if the process was killed: nothing is flushed or committed, sessions time out."""
         for client in self._clients:
             client.kill()

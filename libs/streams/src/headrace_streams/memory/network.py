@@ -1,4 +1,4 @@
-"""The way between a client of the twin and its cluster: every operation passes here, so faults have one place."""
+"""The network between the twin's clients and its cluster: every operation passes here, so faults have one place."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 
 class Operation(StrEnum):
-    """What a client asks of the cluster."""
+    """The kinds of requests that clients make."""
 
     APPEND = "append"
     FETCH = "fetch"
@@ -34,7 +34,7 @@ class NetworkRequest:
 
     Attributes:
         client: Name of the client, as given to its MemoryLog.
-        partitions: What it is about; empty for operations on groups and topics.
+        partitions: Partitions concerned; empty for operations on groups and topics.
     """
 
     client: str
@@ -43,17 +43,17 @@ class NetworkRequest:
 
 
 class Network(Protocol):
-    """Carries requests. One that injects faults may wait before and after, raise instead of performing
-    (TransientError), or perform and raise all the same (AppendUncertain). What it raises comes out of the client's
-    method, except that clients repeat by themselves what keeps them in a group; a fetch may only be delayed."""
+    """Carries requests. One that injects faults may delay a request or its response, raise instead of performing it
+    (TransientError), or perform it and still raise (AppendUncertain). What it raises is raised by the client's method,
+    except that clients repeat by themselves what keeps them in a group; a fetch may only be delayed."""
 
     async def call(self, request: NetworkRequest, perform: Callable[[], T]) -> T:
-        """Have the cluster perform the request, and bring back its answer."""
+        """Have the cluster perform the request, and return its response."""
         ...
 
 
 class PerfectNetwork:
-    """No delay, no loss; only, others get their turn, as with every real request."""
+    """No delay, no loss; but other tasks get their turn, as with every real request."""
 
     async def call(self, request: NetworkRequest, perform: Callable[[], T]) -> T:
         await asyncio.sleep(0)

@@ -17,7 +17,7 @@ _Entry = tuple[ProducerRecord, "asyncio.Future[RecordMetadata]"]
 
 
 class MemoryProducer:
-    """Appends in batches, one partition's in order, those of different partitions independently."""
+    """Appends in batches: in order within a partition, independently across partitions."""
 
     def __init__(self, cluster: MemoryCluster, network: Network, client: str, clock: Callable[[], int]) -> None:
         self._cluster = cluster
@@ -56,7 +56,7 @@ class MemoryProducer:
         await self.flush()
 
     def kill(self) -> None:
-        """End as a killed process does: what is queued is gone, and nobody is told."""
+        """End as if the process was killed: queued records are gone, and their futures never complete."""
         self._closed = True
         for task in self._tasks.values():
             task.cancel()

@@ -67,7 +67,7 @@ class MemoryReader:
         self.kill()
 
     def kill(self) -> None:
-        """End as a killed process does."""
+        """End as if the process was killed."""
         self._closed = True
         self._cursors.drop_all()
         self._cursors.changed.set()

@@ -1,1 +1,1 @@
-"""The providers as the settings name them."""
+"""The providers that the settings configure."""

@@ -1,13 +1,12 @@
-"""Makes the clients of the providers that there is a key for."""
+"""Connects the providers for which there is a key."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-from headrace_models.anthropic import Anthropic
+from headrace_models.cloud import CLOUD_PROVIDERS
 from headrace_models.openai_compatible import OpenAICompatible
 from headrace_models.ports import Provider
-from headrace_models.tavily import Tavily
 from pydantic import SecretStr
 
 from headrace_cloud_worker.decide.offers import parse_providers
@@ -15,19 +14,17 @@ from headrace_cloud_worker.settings import CloudWorkerSettings
 
 
 def offered_providers(settings: CloudWorkerSettings, environment: Mapping[str, str]) -> list[Provider]:
-    """One client for each provider with a key; those without are left out, as if they did not exist.
+    """One client for each provider with a key; providers without one do not exist for this worker.
 
-    `environment` holds the keys of the further providers.
+    `environment` holds the keys of the further OpenAI-compatible providers.
     """
     providers: list[Provider] = []
-    if settings.groq_api_key is not None:
-        providers.append(OpenAICompatible("groq", settings.groq_url, settings.groq_api_key))
-    if settings.anthropic_api_key is not None:
-        providers.append(Anthropic(settings.anthropic_api_key, base_url=settings.anthropic_url))
-    if settings.tavily_api_key is not None:
-        providers.append(Tavily(settings.tavily_api_key, base_url=settings.tavily_url))
+    for known in CLOUD_PROVIDERS:
+        key = settings.key_of(known)
+        if key is not None:
+            providers.append(known.connect(key, settings.url_of(known)))
     for further in parse_providers(settings.openai_compatible):
-        key = environment.get(further.key_variable)
-        if key:
-            providers.append(OpenAICompatible(further.name, further.url, SecretStr(key)))
+        secret = environment.get(further.key_variable)
+        if secret:
+            providers.append(OpenAICompatible(further.name, further.url, SecretStr(secret)))
     return providers

@@ -1,1 +1,1 @@
-"""Pure decisions: what must not run here, which providers there are, and by which names their models are known."""
+"""Pure decisions: what must not run here, which providers exist, and under which names their models are known."""

@@ -1,4 +1,4 @@
-"""Which providers there are, and by which names their models are known."""
+"""Which providers exist, and under which names their models are known."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from dataclasses import dataclass, replace
 from typing import Final
 from urllib.parse import urlsplit
 
+from headrace_models.cloud import CLOUD_PROVIDERS
 from headrace_models.ports import ModelInfo
 from headrace_models.worker.pool import EndpointView
 
-OWN: Final = frozenset({"groq", "anthropic", "tavily", "ollama"})
-"""Names of providers that have settings of their own."""
+OWN: Final = frozenset({"ollama", *(provider.name for provider in CLOUD_PROVIDERS)})
+"""Names of providers that have clients and settings of their own."""
 
 _NAME: Final = re.compile(r"^[a-z0-9][a-z0-9._-]*$")
 _VARIABLE: Final = re.compile(r"^[A-Z_][A-Z0-9_]*$")
@@ -20,12 +21,12 @@ _DATED: Final = re.compile(r"-20\d{6}$")
 
 
 class ProvidersInvalid(ValueError):
-    """The list of further providers cannot be used; the message says which part of it and why."""
+    """The list of further providers is invalid; the message names the entry and the reason."""
 
 
 @dataclass(frozen=True, slots=True)
 class FurtherProvider:
-    """A provider with an API like OpenAI's; `key_variable` names the environment variable with its key."""
+    """A provider with an OpenAI-compatible API; `key_variable` names the environment variable with its key."""
 
     name: str
     url: str
@@ -33,11 +34,11 @@ class FurtherProvider:
 
 
 def parse_providers(entries: Sequence[str]) -> tuple[FurtherProvider, ...]:
-    """The further providers of a list of `name=url=VARIABLE`. Raises ProvidersInvalid."""
+    """Parse a list of further providers, `name=url=VARIABLE`. Raises ProvidersInvalid."""
     found: dict[str, FurtherProvider] = {}
     for entry in entries:
         name, _, rest = entry.partition("=")
-        # The address may hold an equals sign itself.
+        # The address may itself contain an equals sign.
         url, _, variable = rest.rpartition("=")
         if not _NAME.match(name) or not _VARIABLE.match(variable):
             raise ProvidersInvalid(
@@ -53,7 +54,7 @@ def parse_providers(entries: Sequence[str]) -> tuple[FurtherProvider, ...]:
 
 
 def with_undated_names(models: tuple[ModelInfo, ...]) -> tuple[ModelInfo, ...]:
-    """The models, and those listed as `<name>-<date>` also as `<name>`: providers take both and list only the one."""
+    """The models, and each one listed as `<name>-<date>` also as `<name>`: providers accept both and list only one."""
     listed = {model.name for model in models}
     undated = {
         name: replace(model, name=name)
@@ -64,5 +65,5 @@ def with_undated_names(models: tuple[ModelInfo, ...]) -> tuple[ModelInfo, ...]:
 
 
 def choose_provider(providers: Sequence[EndpointView], _model: str) -> EndpointView | None:
-    """The provider that was asked for. Whether it has the model is for itself to say: not all list all they have."""
+    """The requested provider. Whether it has the model is for the provider to say: not all list all their models."""
     return next(iter(providers), None)

@@ -1,4 +1,4 @@
-"""What must never leave our nodes. Routing sees to that; this is the second lock."""
+"""What must never leave local nodes. Routing ensures that already; this is the second check."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ PRIVACY_VIOLATION: Final = "privacy_violation"
 
 
 def forbid(request: AttemptRequested) -> Failure | None:
-    """Why an attempt must not be sent to any provider; None when it may. An unknown level reads as the strictest."""
+    """Why an attempt must not be sent to any provider; None if it may. An unknown level counts as the strictest."""
     if request.privacy is Privacy.SENSITIVE:
         return Failure(code=PRIVACY_VIOLATION, message="sensitive content must not be sent to a provider")
     return None

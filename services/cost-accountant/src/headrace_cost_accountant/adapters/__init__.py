@@ -1,1 +1,1 @@
-"""Where the accountant meets the world: Postgres, HTTP, Faust."""
+"""The accountant's adapters: Postgres, HTTP, Faust."""

@@ -1,4 +1,4 @@
-"""Reads reports out of the ledger."""
+"""Reads reports from the ledger."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class CostReports:
         self._database = database
 
     async def groups(self, question: CostQuery) -> list[ReportGroup]:
-        """The groups of a report, those of simulators apart, in the order of their keys. Raises TransientError."""
+        """The groups of a report, simulated ones separately, in the order of their keys. Raises TransientError."""
         statement, values = _statement(question)
         async with self._database.connection() as connection:
             rows = await connection.fetch(statement, *values)

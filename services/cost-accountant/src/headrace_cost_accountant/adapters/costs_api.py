@@ -1,4 +1,4 @@
-"""The HTTP API of costs."""
+"""The HTTP API for costs."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class CostsApi:
         app.router.add_get("/v1/costs/live", self.live)
 
     async def report(self, request: web.Request) -> web.Response:
-        """What a period cost, as JSON, or as CSV for those who accept that."""
+        """The cost of a period, as JSON, or as CSV if the caller accepts that."""
         caller = require(request, Scope.COSTS)
         try:
             question = ask(request.query, caller.tenant, is_admin=_is_admin(caller))
@@ -64,7 +64,7 @@ class CostsApi:
         except TransientError as error:
             _log.warning("a report could not be read", reason=str(error))
             raise Problem(
-                503, "database-unavailable", "The ledger cannot be read now; try again.", headers={"Retry-After": "2"}
+                503, "database-unavailable", "The ledger is unavailable; try again.", headers={"Retry-After": "2"}
             ) from None
         if _wants_csv(request):
             return web.Response(
@@ -76,14 +76,14 @@ class CostsApi:
         return web.json_response(report_document(question, groups), headers={"Vary": "Accept"})
 
     async def live(self, request: web.Request) -> web.Response:
-        """What the current minute, hour and day have cost so far."""
+        """The cost so far of the current minute, hour and day."""
         caller = require(request, Scope.COSTS)
         try:
             tenant = whose(request.query.get("tenant"), caller.tenant, is_admin=_is_admin(caller))
         except TenantForbidden:
             raise _forbidden() from None
         if tenant is None:
-            raise Problem(400, "invalid-request", "Live windows are those of one tenant: name it.", param="tenant")
+            raise Problem(400, "invalid-request", "Live windows belong to one tenant: name it.", param="tenant")
         return web.json_response(live_document(tenant, self._live.get(tenant), self._clock()))
 
 

@@ -1,4 +1,4 @@
-"""What librdkafka's security properties mean to Faust, whose client is another."""
+"""Translates librdkafka's security properties for Faust, which uses another Kafka client."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ _MECHANISMS: Final = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
 
 
 class NotForFaust(Exception):
-    """Change the property, or do without live windows: Faust's Kafka client has nothing that corresponds to it."""
+    """Faust's Kafka client has no equivalent of the property: change it, or do without live windows."""
 
 
 def credentials_of(properties: Mapping[str, str]) -> Credentials | None:
-    """Faust's credentials out of librdkafka properties; None for a connection in clear without a login.
+    """Faust's credentials from librdkafka properties; None for a plaintext connection without a login.
 
     Raises NotForFaust, which names the property.
     """
     foreign = sorted(name for name in properties if name.startswith(_PREFIXES) and name not in _UNDERSTOOD)
     if foreign:
-        raise NotForFaust(f"{', '.join(foreign)}: Faust's Kafka client has nothing that corresponds to it")
+        raise NotForFaust(f"{', '.join(foreign)}: Faust's Kafka client has no equivalent")
     protocol = properties.get("security.protocol", "plaintext").lower()
     match protocol:
         case "plaintext":
@@ -51,16 +51,16 @@ def credentials_of(properties: Mapping[str, str]) -> Credentials | None:
             return _login(properties, None)
         case "sasl_ssl":
             return _login(properties, _context(properties))
-    raise NotForFaust(f"security.protocol: {protocol!r} is none of plaintext, ssl, sasl_plaintext, sasl_ssl")
+    raise NotForFaust(f"security.protocol: {protocol!r} is not one of plaintext, ssl, sasl_plaintext, sasl_ssl")
 
 
 def _login(properties: Mapping[str, str], context: ssl.SSLContext | None) -> Credentials:
     mechanism = (properties.get("sasl.mechanism") or properties.get("sasl.mechanisms") or "GSSAPI").upper()
     if mechanism not in _MECHANISMS:
-        raise NotForFaust(f"sasl.mechanism: {mechanism} cannot be used here, only {', '.join(_MECHANISMS)}")
+        raise NotForFaust(f"sasl.mechanism: {mechanism} is not supported here, only {', '.join(_MECHANISMS)}")
     missing = [name for name in ("sasl.username", "sasl.password") if name not in properties]
     if missing:
-        raise NotForFaust(f"{', '.join(missing)}: needed for {mechanism} and not set")
+        raise NotForFaust(f"{', '.join(missing)}: required for {mechanism} but not set")
     return SASLCredentials(
         username=properties["sasl.username"],
         password=properties["sasl.password"],
@@ -89,5 +89,5 @@ def _context(properties: Mapping[str, str]) -> ssl.SSLContext:
             )
     except (OSError, ValueError) as error:
         # ssl.SSLError is an OSError.
-        raise NotForFaust(f"ssl.*: cannot be used as they stand: {error}") from error
+        raise NotForFaust(f"ssl.*: unusable: {error}") from error
     return context

@@ -1,4 +1,4 @@
-"""Writes the ledger: entries, balances and the positions they stand for, in one transaction."""
+"""Writes the ledger: entries, balances and consumed offsets in one transaction."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ def _book_statement() -> str:
         for name in _SUMS
     )  # fmt: skip
     added = ", ".join(f"{name} = b.{name} + excluded.{name}" for name in _SUMS)
-    # The sums are taken of what was inserted, so a repeated event changes no balance. In the order of the keys, so that
-    # two processes never wait for each other's rows.
+    # The sums cover the inserted rows only, so a repeated event changes no balance. Ordered by key, so that two
+    # processes cannot deadlock on each other's rows.
     return f"""
         WITH new AS (
             INSERT INTO ledger.entries ({names}) SELECT * FROM unnest({arrays})
@@ -62,10 +62,10 @@ _log = get_logger("headrace.costs.ledger")
 
 
 class LedgerStore:
-    """What a `Projection` needs of a database.
+    """The database side of a `Projection`.
 
     Args:
-        dead_letters: Keep a record that cannot be booked.
+        dead_letters: Receives records that cannot be booked.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class LedgerStore:
         self._positions = Positions(MIGRATIONS.schema)
 
     async def positions(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, int]:
-        """Where to go on; partitions that were never read are left out. Raises TransientError."""
+        """Offsets to resume from, without partitions that were never read. Raises TransientError."""
         async with self._database.connection() as connection:
             return await self._positions.find(connection, partitions)
 
@@ -87,10 +87,10 @@ class LedgerStore:
         batch: Sequence[tuple[Record, Any]],
         moves: Mapping[TopicPartition, tuple[int | None, int]],
     ) -> None:
-        """Book a batch and move the positions, or neither.
+        """Book a batch and move the offsets, or neither.
 
         Raises PartitionsLost when another process has moved one of them, TransientError when Postgres is away,
-        BatchRefused when it will never take a row.
+        BatchRefused when it never accepts a row.
         """
         entries: list[LedgerEntry] = []
         implausible: list[tuple[Record, Implausible]] = []
@@ -101,7 +101,7 @@ class LedgerStore:
             except Implausible as error:
                 implausible.append((record, error))
         for record, reason in implausible:
-            # Before the positions move: a record kept twice is better than one kept nowhere.
+            # Before the offsets move: a record dead-lettered twice is better than one lost.
             await self._dead_letters.keep(record, reason)
         async with self._database.transaction() as connection:
             await self._positions.move(connection, moves)
@@ -117,7 +117,7 @@ class LedgerStore:
             count = sum(entry.provider == provider and entry.model == model for entry in entries)
             self._measures.unpriced.labels(provider).inc(count)
             _log.warning(
-                "usage without a price is booked at 0: add the model to the price book",
+                "usage without a price was booked at 0: add the model to the price book",
                 provider=provider,
                 model=model,
                 executions=count,
@@ -125,7 +125,7 @@ class LedgerStore:
 
 
 async def _book(connection: Connection, entries: Sequence[LedgerEntry]) -> int:
-    """Number of entries that were not there yet."""
+    """The number of new entries."""
     if not entries:
         return 0
     columns = [[getattr(entry, name) for entry in entries] for name in _COLUMNS]

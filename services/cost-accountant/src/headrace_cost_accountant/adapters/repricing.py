@@ -1,4 +1,4 @@
-"""Prices entries that were booked at 0 for want of a price, once the price book has one."""
+"""Prices entries that were booked at 0 for lack of a price, once the price book has one."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from headrace_models.ports import Usage
+from headrace_models.ports import CallUsage
 from headrace_models.prices import PriceBook
 from headrace_runtime.database import Connection, Database
 
@@ -17,7 +17,7 @@ _UNPRICED: Final = """
     SELECT provider, model, count(*) AS executions, min(recorded_at) AS first_at, max(recorded_at) AS last_at
     FROM ledger.entries WHERE price_basis = 'unpriced' GROUP BY provider, model ORDER BY provider, model
 """
-# In the order of ids and locked until the commit, so that two runs at once never price the same entry.
+# Ordered by id and locked until the commit, so that two concurrent runs never price the same entry.
 _NEXT: Final = f"""
     SELECT event_id, input_tokens, output_tokens, cached_input_tokens, searches
     FROM ledger.entries WHERE price_basis = 'unpriced' AND provider = $1 AND model = $2
@@ -49,8 +49,9 @@ _REPRICE: Final = """
 
 @dataclass(frozen=True, slots=True)
 class Unpriced:
-    """Entries of one model that stand at 0. Times are milliseconds since the epoch; `basis` says whether the price
-    book has a price now."""
+    """Entries of one model that are booked at 0. Times are milliseconds since the epoch; `basis` says whether the price
+    book has a price now.
+    """
 
     provider: str
     model: str
@@ -62,7 +63,7 @@ class Unpriced:
 
 @dataclass(frozen=True, slots=True)
 class Repriced:
-    """What one transaction has priced."""
+    """The result of one transaction."""
 
     provider: str
     model: str
@@ -74,7 +75,7 @@ class Repricing:
     """One run.
 
     Args:
-        run_id, repriced_by, now: Noted with every entry that gets a price.
+        run_id, repriced_by, now: Recorded with every entry that gets a price.
     """
 
     def __init__(self, database: Database, book: PriceBook, *, run_id: str, repriced_by: str, now: int) -> None:
@@ -85,16 +86,18 @@ class Repricing:
         self._now = now
 
     async def unpriced(self) -> list[Unpriced]:
-        """What stands at 0, by model. Raises DatabaseAway."""
+        """The entries booked at 0, by model. Raises DatabaseAway."""
         async with self._database.connection() as connection:
             rows = await connection.fetch(_UNPRICED)
-        return [Unpriced(**row, basis=charge(row["provider"], row["model"], Usage(), self._book)[1]) for row in rows]
+        return [
+            Unpriced(**row, basis=charge(row["provider"], row["model"], CallUsage(), self._book)[1]) for row in rows
+        ]
 
     async def run(self) -> AsyncIterator[Repriced]:
-        """Price what the book has a price for, in transactions of at most 1,000 entries; each as it is committed.
+        """Price every entry the book has a price for, in transactions of at most 1,000; yields each once committed.
 
-        An entry, its balance and the note of what was done change together, and an entry is priced once: a run that is
-        interrupted can be repeated, and two at once do not disturb each other. Raises DatabaseAway.
+        An entry, its balance and the record of the repricing change together, and an entry is priced once: an
+        interrupted run can be repeated, and concurrent runs do not interfere. Raises DatabaseAway.
         """
         for group in await self.unpriced():
             while group.basis is not Basis.UNPRICED:
@@ -108,7 +111,7 @@ class Repricing:
     async def _reprice(self, connection: Connection, group: Unpriced, rows: Sequence[Any]) -> list[int]:
         costs: list[int] = []
         for row in rows:
-            usage = Usage(row["input_tokens"], row["output_tokens"], row["cached_input_tokens"], row["searches"])
+            usage = CallUsage(row["input_tokens"], row["output_tokens"], row["cached_input_tokens"], row["searches"])
             costs.append(charge(group.provider, group.model, usage, self._book)[0])
         if rows:
             await connection.execute(

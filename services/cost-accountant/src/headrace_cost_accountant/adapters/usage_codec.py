@@ -1,4 +1,4 @@
-"""The contracts' codec as one of Faust's."""
+"""The contracts' codec as a Faust codec."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _SOMEWHERE: Final = Origin("usage.recorded", -1, -1)
 
 @dataclass(frozen=True, slots=True)
 class Undecoded:
-    """Bytes that could not be decoded without asking the registry, or not at all."""
+    """Bytes that could not be decoded without a call to the registry, or not at all."""
 
     value: bytes
 
@@ -23,8 +23,8 @@ class Undecoded:
 class UsageCodec(FaustCodec):
     """Decodes usage events.
 
-    Faust decodes before it shows a record to anybody, where nothing may wait, and gives up its whole consumer over an
-    error. So what does not decode at once is handed on as it is.
+    Faust decodes records before its agents see them, where no call may block, and an error stops its whole consumer.
+    So a record that cannot be decoded at once is passed on undecoded.
     """
 
     def __init__(self, codec: Codec, children: Any = None) -> None:

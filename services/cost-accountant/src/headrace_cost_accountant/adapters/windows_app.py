@@ -1,8 +1,7 @@
-"""Live spend: Faust adds usage up in tumbling windows and tells of them through `spend.windows`.
+"""Live spend: Faust sums up usage in tumbling windows and publishes them to `spend.windows`.
 
-A view for people who watch, rebuilt from its changelog and the topic; money rests on the ledger alone. Each window's
-value holds the place of the last record that went into it, so that a record that Faust reads again after a crash is not
-added twice.
+A view for people, rebuilt from its changelog and the topic; billing rests on the ledger alone. Each window's value
+holds the offset of the last record added, so that a record that Faust reads again after a crash is not added twice.
 """
 
 from __future__ import annotations
@@ -42,17 +41,17 @@ _log = get_logger("headrace.costs.windows")
 
 
 class WindowsEnded(Exception):
-    """Start the app anew: it stopped although nobody asked it to."""
+    """The app stopped unrequested and must be restarted."""
 
 
 @dataclass(frozen=True, slots=True)
 class WindowsTools:
-    """What the app works with.
+    """Dependencies of the app.
 
     Attributes:
         kafka: librdkafka properties of the connection.
         admin: Creates the changelogs.
-        replication: Copies of each changelog partition.
+        replication: Replication factor of the changelogs.
         publish_seconds: How often changed windows are published.
         clock: Milliseconds since the epoch.
     """
@@ -70,11 +69,11 @@ class WindowsTools:
 
 class _App(faust.App):
     async def on_first_start(self) -> None:
-        """Makes no directories for tables: these are in memory, and the file system may be read-only."""
+        """Creates no directories for tables: these are in memory, and the file system may be read-only."""
 
 
 class WindowsApp:
-    """One life of the Faust app."""
+    """One run of the Faust app."""
 
     def __init__(self, tools: WindowsTools) -> None:
         self._tools = tools
@@ -84,7 +83,7 @@ class WindowsApp:
         self._failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     async def run(self, on_started: Callable[[], None]) -> None:
-        """Until cancelled. Raises what ended it: WindowsEnded, NotForFaust, TimeoutError, whatever Faust raises."""
+        """Runs until cancelled. Raises what ended it: WindowsEnded, NotForFaust, TimeoutError, any error of Faust's."""
         app = self._app(await self._prepare_changelogs())
         try:
             async with asyncio.timeout(_START_SECONDS):
@@ -104,26 +103,27 @@ class WindowsApp:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-        raise WindowsEnded("Faust stopped by itself") from app.crash_reason
+        raise WindowsEnded("Faust stopped unrequested") from app.crash_reason
 
     async def _stop(self, app: Any) -> None:
         try:
             async with asyncio.timeout(_STOP_SECONDS):
                 await app.stop()
         except TimeoutError:
-            _log.warning("Faust does not stop and is left behind", seconds=_STOP_SECONDS)
+            _log.warning("Faust did not stop in time and is abandoned", seconds=_STOP_SECONDS)
 
     async def _prepare_changelogs(self) -> int:
-        """Returns the number of partitions, that of usage.recorded. Raises TransientError, RecordRefused.
+        """Creates the changelogs. Returns their number of partitions, that of usage.recorded.
 
-        Faust would create them as well, and then fail on its first records, since it has not heard of them yet.
+        Raises TransientError, RecordRefused. Faust would create them as well, but fail on its first records, since its
+        metadata does not include them yet.
         """
         usage = self._tools.codec.topic_prefix + USAGE_RECORDED.name
         partitions = (await self._tools.admin.partition_counts([usage]))[usage]
         topics = []
         for seconds in LENGTHS:
             retention_ms = (_kept_seconds(seconds) + _DAY_SECONDS) * 1000
-            # A window's key never comes again, so compaction alone would keep every window for ever.
+            # A window's key never recurs, so compaction alone would retain every window forever.
             config = (("cleanup.policy", "compact,delete"), ("retention.ms", str(retention_ms)))
             name = f"{self._app_id}-{_table_name(seconds)}-changelog"
             topics.append(NewTopic(name, partitions, self._tools.replication, config))
@@ -152,7 +152,7 @@ class WindowsApp:
             topic_replication_factor=self._tools.replication,
             value_serializer="json",
             stream_wait_empty=False,
-            # Changelog records wait for others: each sent alone would cost more than all else done for its event.
+            # Changelog records are batched: sending each by itself would cost more than the rest of its event's work.
             producer_linger=_LINGER_SECONDS,
         )
         self._tables = {
@@ -168,16 +168,16 @@ class WindowsApp:
         )
 
         async def add_up(stream: Any) -> None:
-            # Left to itself, a stream acknowledges an event however its handling ended.
+            # By default a stream acknowledges an event even if its handling failed.
             stream = stream.noack()
             async for event in stream.events():
                 try:
                     await self._take(event)
                     await stream.ack(event)
-                except Exception as error:  # noqa: BLE001 - handed to whoever runs this life, which ends with it
+                except Exception as error:  # noqa: BLE001 - passed to the caller of this run, which it ends
                     if not self._failure.done():
                         self._failure.set_exception(error)
-                    # Faust would go on with the next record; behind that, this one would count as added.
+                    # Otherwise Faust would continue with the next record, and after that this one would count as added.
                     await asyncio.Event().wait()
 
         app.agent(usage, name="add-up-usage")(add_up)
@@ -191,7 +191,7 @@ class WindowsApp:
         try:
             cost = cost_of(usage, self._tools.prices)
         except Implausible:
-            # The ledger keeps the event in the dead letters.
+            # The ledger dead-letters the event.
             self._tools.measures.windows_passed_over.inc()
             return
         time_ms = meant_time(usage.recorded_at, int(event.message.timestamp * 1000))
@@ -224,7 +224,7 @@ class WindowsApp:
         try:
             return await self._tools.codec.read(UsageRecorded, value, origin)
         except UnreadableValue as error:
-            _log.debug("usage event is passed over", reason=str(error))
+            _log.debug("skipping a usage event", reason=str(error))
             return None
 
     async def _keep_publishing(self) -> None:
@@ -246,7 +246,7 @@ class WindowsApp:
         try:
             await self._tools.publisher.send(publication)
         except StreamsError as error:
-            _log.warning("live windows could not be published, trying again", reason=str(error))
+            _log.warning("live windows could not be published, retrying", reason=str(error))
             self._changed.add(tenant)
         else:
             self._tools.measures.windows_published.inc()
@@ -261,7 +261,7 @@ def _kept_seconds(seconds: int) -> int:
 
 
 def add_once(held: list[int], addition: list[int]) -> list[int]:
-    """A window's value with one more record in it, unless that record is in it already.
+    """A window's value with one more record added, unless it includes that record already.
 
     Both are partition, offset, and the numbers of a Spend; an empty `held` is a new window.
     """

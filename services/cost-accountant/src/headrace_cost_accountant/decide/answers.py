@@ -1,4 +1,4 @@
-"""What callers are shown: reports and live windows as JSON documents and as CSV."""
+"""Reports and live windows for callers, as JSON documents and as CSV."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _FORMULA_STARTS: Final = ("=", "+", "-", "@", "\t", "\r")
 
 @dataclass(frozen=True, slots=True)
 class Sums(Spend):
-    """What a group of executions comes to, with what only the ledger knows; adds up."""
+    """The totals of a group of executions, with what only the ledger knows; can be added."""
 
     internal_value_nanodollars: int = 0
     unpriced_executions: int = 0
@@ -29,7 +29,7 @@ class Sums(Spend):
 
 @dataclass(frozen=True, slots=True)
 class ReportGroup:
-    """One row of a report: its place in what was grouped by, and whether simulators answered."""
+    """One row of a report: its values of the grouping fields, and whether the answers were simulated."""
 
     key: Mapping[str, str]
     simulated: bool
@@ -47,7 +47,7 @@ def time_text(time_ms: int) -> str:
 
 
 def report_document(question: CostQuery, groups: Sequence[ReportGroup]) -> dict[str, Any]:
-    """A report. What simulators answered is in `total`, at the price of the real models, and once more by itself."""
+    """A report. Simulated usage is included in `total`, at the price of the real models, and also listed separately."""
     return {
         "tenant": question.tenant,
         "since": None if question.since is None else time_text(question.since),
@@ -76,7 +76,7 @@ def report_csv(question: CostQuery, groups: Sequence[ReportGroup]) -> str:
 
 
 def live_document(tenant: str, event: SpendWindows | None, now_ms: int) -> dict[str, Any]:
-    """A tenant's windows as they stand now."""
+    """A tenant's current windows."""
     return {
         "tenant": tenant,
         "updated_at": None if event is None else time_text(event.updated_at),
@@ -117,5 +117,5 @@ def _sums_document(sums: Sums) -> dict[str, Any]:
 
 
 def _harmless(text: str) -> str:
-    # Users choose these names; a spreadsheet would run one that begins like a formula.
+    # Users choose these names; a spreadsheet would evaluate one that begins like a formula.
     return f"'{text}" if text.startswith(_FORMULA_STARTS) else text

@@ -1,4 +1,4 @@
-"""From a usage event to the row that stands for it in the ledger."""
+"""From a usage event to its row in the ledger."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from enum import StrEnum
 from typing import Final
 
 from headrace_contracts.events import UsageRecorded
-from headrace_models.ports import Usage
+from headrace_models.ports import CallUsage
 from headrace_models.prices import PriceBook, PriceUnknown, cost
 
 MOST_UNITS: Final = 1_000_000_000_000
-"""Tokens or searches of one execution beyond which a number is a mistake, and not money."""
+"""Tokens or searches of one execution above which a number must be a mistake and is not billed."""
 _EARLIEST_MS: Final = 946_684_800_000  # 2000-01-01
 _LATEST_MS: Final = 4_102_444_800_000  # 2100-01-01
 _ANY_MODEL: Final = "*"
@@ -19,18 +19,18 @@ _OWN_PROVIDERS: Final = frozenset({"ollama"})
 
 
 class Basis(StrEnum):
-    """What a cost rests on."""
+    """What a cost is based on."""
 
     MODEL = "model"
     """The model's own price."""
     PROVIDER = "provider"
-    """The price for any model of the provider: the price book does not list this one."""
+    """The price for any model of the provider: the price book does not list this model."""
     UNPRICED = "unpriced"
-    """Nothing: the price book knows neither model nor provider, so the cost stands at 0 until it does."""
+    """The price book has neither model nor provider, so the cost is 0 until it does."""
 
 
 class Implausible(Exception):
-    """Keep the event in the dead letters: its numbers cannot be booked."""
+    """Dead-letter the event: its numbers cannot be booked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class Cost:
     """What an execution cost, in nano-dollars.
 
     Attributes:
-        internal_value: What it is reckoned to be worth where a model of our own ran it; never billed.
+        internal_value: The value assigned to a run on a local model; never billed.
     """
 
     nanodollars: int
@@ -78,7 +78,7 @@ class LedgerEntry:
 
 
 def cost_of(event: UsageRecorded, book: PriceBook) -> Cost:
-    """What the usage in an event costs by this price book. Raises Implausible."""
+    """The cost of an event's usage by this price book. Raises Implausible."""
     counts = (
         event.usage.input_tokens,
         event.usage.output_tokens,
@@ -87,14 +87,14 @@ def cost_of(event: UsageRecorded, book: PriceBook) -> Cost:
     )
     if not all(0 <= count <= MOST_UNITS for count in counts):
         raise Implausible(f"usage must be from 0 to {MOST_UNITS}, not {min(counts)} to {max(counts)}")
-    usage = Usage(*counts)
+    usage = CallUsage(*counts)
     internal = book.internal_value(event.model, usage) if event.provider in _OWN_PROVIDERS else 0
     nanodollars, basis = charge(event.provider, event.model, usage, book)
     return Cost(nanodollars, basis, internal)
 
 
-def charge(provider: str, model: str, usage: Usage, book: PriceBook) -> tuple[int, Basis]:
-    """What usage of a model costs by this price book, in nano-dollars, and what that rests on."""
+def charge(provider: str, model: str, usage: CallUsage, book: PriceBook) -> tuple[int, Basis]:
+    """The cost of a model's usage by this price book, in nano-dollars, and what it is based on."""
     try:
         price = book.price(provider, model)
     except PriceUnknown:
@@ -104,12 +104,12 @@ def charge(provider: str, model: str, usage: Usage, book: PriceBook) -> tuple[in
 
 
 def meant_time(recorded_at: int, received_at: int) -> int:
-    """When usage counts as having happened: as it says, or as received where that cannot be meant."""
+    """When the usage happened: the event's time, or the time of receipt if that is implausible."""
     return recorded_at if _EARLIEST_MS <= recorded_at < _LATEST_MS else received_at
 
 
 def entry_of(event: UsageRecorded, book: PriceBook, received_at: int) -> LedgerEntry:
-    """The row for an event. `received_at`, the log's own timestamp, stands in for a time that cannot be meant.
+    """The row for an event. `received_at`, the log's own timestamp, replaces an implausible time.
 
     Raises Implausible.
     """
@@ -146,7 +146,7 @@ def entry_of(event: UsageRecorded, book: PriceBook, received_at: int) -> LedgerE
 
 
 def _text(value: str) -> str:
-    # Postgres holds no null characters, and one bad name must not keep the rows beside it out of the ledger.
+    # Postgres rejects null characters, and one bad name must not keep the rest of the batch out of the ledger.
     return value.replace("\0", "\ufffd")
 
 

@@ -1,4 +1,4 @@
-"""What may be asked about costs."""
+"""Which cost queries are valid."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _LATEST_MS: Final = 4_102_444_800_000  # 2100-01-01
 
 
 class CostQueryInvalid(Exception):
-    """The question cannot be answered; `parameter` is the one to mend and the message says how."""
+    """The query is invalid; `parameter` names the one to correct and the message says how."""
 
     def __init__(self, parameter: str, message: str) -> None:
         super().__init__(message)
@@ -26,7 +26,7 @@ class CostQueryInvalid(Exception):
 
 
 class TenantForbidden(Exception):
-    """Another tenant's costs are for admins."""
+    """Another tenant's costs are visible only to admins."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +35,8 @@ class CostQuery:
 
     Attributes:
         tenant: Whose costs; None for all tenants together.
-        since, until: Milliseconds since the epoch; `since` is included, `until` is not; None does not restrict.
-        group_by: Names out of GROUPS.
+        since, until: Milliseconds since the epoch; `since` is inclusive, `until` exclusive; None does not restrict.
+        group_by: Names from GROUPS.
     """
 
     tenant: str | None
@@ -46,13 +46,13 @@ class CostQuery:
 
     @property
     def balances_suffice(self) -> bool:
-        """Whether the daily balances hold the answer, so that the entries need not be read."""
+        """Whether the daily balances suffice, so that the entries need not be read."""
         days = all(bound is None or bound % DAY_MS == 0 for bound in (self.since, self.until))
         return days and _IN_BALANCES.issuperset(self.group_by)
 
 
 def ask(query: Mapping[str, str], tenant: str, *, is_admin: bool) -> CostQuery:
-    """The question in a query string, asked by a tenant.
+    """Parse a tenant's query string.
 
     Raises CostQueryInvalid, TenantForbidden.
     """
@@ -88,7 +88,7 @@ def _time(name: str, text: str | None) -> int | None:
     if text.isascii() and text.isdigit():
         return min(int(text[:18]), _LATEST_MS)
     try:
-        # A "+" that was not escaped in the query arrives as a blank.
+        # An unescaped "+" in the query arrives as a space.
         moment = datetime.fromisoformat(text.replace(" ", "+"))
     except ValueError:
         raise CostQueryInvalid(

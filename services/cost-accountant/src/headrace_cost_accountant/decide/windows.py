@@ -1,4 +1,4 @@
-"""Windows of live spend: fixed lengths, one after the other, aligned to the epoch."""
+"""Windows of live spend: fixed lengths, consecutive, aligned to the epoch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LENGTHS: Final = (60, 3_600, 86_400)
 
 @dataclass(frozen=True, slots=True)
 class Spend:
-    """What was consumed; adds up."""
+    """What was consumed; can be added."""
 
     executions: int = 0
     input_tokens: int = 0
@@ -32,7 +32,7 @@ class Spend:
 
 
 def window_start(time_ms: int, seconds: int) -> int:
-    """Start of the window of this length that holds a moment; both in milliseconds since the epoch."""
+    """Start of the window of this length that contains a time; both in milliseconds since the epoch."""
     return time_ms - time_ms % (seconds * 1000)
 
 
@@ -43,7 +43,7 @@ class Live:
     windows: Mapping[int, tuple[int, Spend]]
 
     def with_window(self, seconds: int, start: int, spend: Spend) -> Live:
-        """With a newer state of a window; an older window than the one held is of no more interest."""
+        """With a newer state of a window; a window older than the one held is ignored."""
         held = self.windows.get(seconds)
         if held is not None and held[0] > start:
             return self
@@ -51,7 +51,7 @@ class Live:
 
 
 def spend_windows(tenant: str, live: Live, now_ms: int) -> SpendWindows:
-    """The event that tells of a tenant's live windows."""
+    """The event for a tenant's live windows."""
     return SpendWindows(
         tenant=tenant,
         windows=tuple(_window(seconds, start, spend) for seconds, (start, spend) in sorted(live.windows.items())),
@@ -60,7 +60,7 @@ def spend_windows(tenant: str, live: Live, now_ms: int) -> SpendWindows:
 
 
 def current_windows(event: SpendWindows | None, now_ms: int) -> tuple[Window, ...]:
-    """One window of each length as it stands now: what the event says of it, or nothing spent since it began."""
+    """The current window of each length: from the event, or empty if it has begun since."""
     told: Iterable[Window] = () if event is None else event.windows
     known = {(window.seconds, window.start): window for window in told}
     starts = ((seconds, window_start(now_ms, seconds)) for seconds in LENGTHS)

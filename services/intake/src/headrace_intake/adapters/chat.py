@@ -1,4 +1,4 @@
-"""/v1/chat/completions and /v1/models, as the openai packages speak to them."""
+"""`/v1/chat/completions` and `/v1/models` in the form the openai client libraries expect."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ from headrace_intake.following import Following, Said, Stream, TaskEnd
 from headrace_intake.service import Acceptance, Intake, SubmitRequest
 
 _GRACE_SECONDS: Final = 5.0
-"""How long after a deadline the router may take to say that it has passed."""
+"""How long after the deadline the router may take to report that it has passed."""
 
 _log = get_logger("headrace.intake.chat")
 
@@ -53,7 +53,7 @@ class ChatApi:
 
     Args:
         fleet: What nodes and providers offer.
-        answer_seconds: Longest wait where the task names no deadline.
+        answer_seconds: Longest wait for a task without a deadline.
         clock: Milliseconds since the epoch.
     """
 
@@ -120,7 +120,7 @@ class ChatApi:
         first: asyncio.Future[Said] = asyncio.ensure_future(anext(stream))
         try:
             async with aclosing(stream):
-                # What ends before anything was said can still be told by a status.
+                # A task that ends before any text was sent can still be reported as an HTTP status.
                 await asyncio.wait((first,), timeout=min(wait, self._heartbeat))
                 if first.done() and isinstance(ended := first.result().what, TaskEnd):
                     error = error_of(ended.view)
@@ -169,7 +169,7 @@ async def _chunks(
             yield _failure(_too_late(chunks.task_id))
             return
         except StreamsError as error:
-            _log.warning("an answer cannot be followed to its end", reason=str(error))
+            _log.warning("an answer stream was cut off", reason=str(error))
             yield _failure(_broken_off(chunks.task_id))
             return
         upcoming = None
@@ -225,15 +225,13 @@ def _problem(error: ChatError, told: Mapping[str, str]) -> Problem:
 
 
 def _too_late(task_id: str) -> ChatError:
-    why = (
-        f"There is no answer yet, and this request waits no longer: GET /v1/tasks/{task_id} shows it when it is there."
-    )
+    why = f"There is no answer yet and this request has timed out: GET /v1/tasks/{task_id} will return it."
     return ChatError(Refusal(504, "answer-timeout", why), NO_RETRY)
 
 
 def _broken_off(task_id: str) -> ChatError:
     why = (
-        "The attempt that was being streamed broke off, and another one answered otherwise: "
+        "The attempt being streamed failed, and another attempt gave a different answer: "
         f"GET /v1/tasks/{task_id} shows the whole answer."
     )
     return ChatError(Refusal(502, "stream-broken", why), NO_RETRY)

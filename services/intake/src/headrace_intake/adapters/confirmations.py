@@ -1,4 +1,4 @@
-"""Reading one's own writes: waits until a table in memory holds what has just been written to its topic."""
+"""Read-your-writes: waits until an in-memory table holds a record just written to its topic."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class TableView(Protocol[E_co]):
 
 
 class Confirmations(Generic[E]):
-    """Told of each change of a table (`changed` is its on_change); those who wrote wait for theirs."""
+    """Receives every change of a table (`changed` is its `on_change`) and wakes the writer that waits for it."""
 
     def __init__(self, timeout_seconds: float = 2.0) -> None:
         self._timeout = timeout_seconds
@@ -28,14 +28,14 @@ class Confirmations(Generic[E]):
         self._number = 0
 
     def changed(self, key: str, event: E | None) -> None:
-        """The table holds `event` under `key` now."""
+        """The table now holds `event` under `key`."""
         for (expected_key, _), (expected, future) in self._expected.items():
             if expected_key == key and expected == event and not future.done():
                 future.set_result(None)
 
     @contextmanager
     def expecting(self, key: str, event: E) -> Iterator[Expected]:
-        """Begin before writing, so that nothing is missed."""
+        """Enter before writing, so that the change cannot be missed."""
         self._number += 1
         mark = (key, self._number)
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -54,5 +54,5 @@ class Expected:
         self._timeout = timeout_seconds
 
     async def seen(self) -> None:
-        """Returns when the table has it, or after a while: it is on disk, only the table lags."""
+        """Return once the table has the change, or at the timeout: the record is in Kafka, only the table lags."""
         await asyncio.wait((self._future,), timeout=self._timeout)

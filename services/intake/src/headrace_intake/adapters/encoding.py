@@ -7,5 +7,5 @@ from typing import Any
 
 
 def dumps(value: Any) -> str:
-    """The value as JSON."""
+    """Encode the value."""
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))

@@ -32,11 +32,11 @@ _EQUAL: Final = (
 
 @dataclass(frozen=True, slots=True)
 class StoredTask:
-    """A row: the task, and where its records are.
+    """A row: the task and where its records are.
 
     Attributes:
-        route_key: Key of all its records; None where it was none that the view keeps.
-        reply_partition: None where nobody waits.
+        route_key: Key of all its records; None if it is one the view does not store.
+        reply_partition: None if no caller waits for replies.
     """
 
     view: TaskView
@@ -52,7 +52,7 @@ class History:
         self._database = database
 
     async def get(self, tenant: str, task_id: str) -> StoredTask | None:
-        """One task, with its answer and its trail."""
+        """One task, with answer and decision trail."""
         if "\0" in task_id:
             return None
         async with self._database.connection() as connection:
@@ -60,7 +60,7 @@ class History:
         return None if row is None else _stored(dict(row))
 
     async def page(self, tenant: str, wanted: Filter) -> tuple[Sequence[TaskView], After | None]:
-        """The newest tasks that the filter lets through, without answers and trails, and where the next page begins."""
+        """The newest tasks that match the filter, without answers and trails, and the cursor of the next page."""
         statement, arguments = page_statement(tenant, wanted)
         async with self._database.connection() as connection:
             rows = await connection.fetch(statement, *arguments)
@@ -70,7 +70,7 @@ class History:
 
 
 def page_statement(tenant: str, wanted: Filter) -> tuple[str, list[Any]]:
-    """The statement for a page and one row more, which tells whether there is a next one."""
+    """The statement for a page plus one row, which shows whether there is a next page."""
     conditions = ["tenant = $1"]
     arguments: list[Any] = [tenant]
 

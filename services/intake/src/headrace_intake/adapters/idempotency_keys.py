@@ -1,4 +1,4 @@
-"""Idempotency keys in Postgres: one row for each key of a tenant, taken by whoever inserts it first."""
+"""Idempotency keys in Postgres: one row per tenant and key; the first insert wins."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class IdempotencyKeys:
         self._database = database
 
     async def take(self, tenant: str, key: str, mine: Taken) -> Taken | None:
-        """Take the key; None when it was free, else what it was taken as before."""
+        """Take the key. Returns None if it was free, otherwise the earlier entry."""
         async with self._database.connection() as connection:
             while True:
                 taken = await connection.fetchval(
@@ -37,9 +37,9 @@ class IdempotencyKeys:
                 row = await connection.fetchrow(_FIND, tenant, key)
                 if row is not None:
                     return Taken(**row)
-                # It ran out and was deleted between the two statements, so now it is free.
+                # It expired and was deleted between the two statements, so now it is free.
 
     async def mark_accepted(self, tenant: str, key: str, task_id: str) -> None:
-        """Note that Kafka has the task, so that a repetition need not submit it again."""
+        """Record that Kafka has the task, so that a repetition need not submit it again."""
         async with self._database.connection() as connection:
             await connection.execute(_ACCEPTED, tenant, key, task_id)

@@ -28,7 +28,7 @@ _log = get_logger("headrace.intake.keys")
 
 
 class KeyRecords:
-    """Writes keys and sees to it that this process knows them."""
+    """Writes keys and waits until this process's table has them."""
 
     def __init__(
         self,
@@ -45,7 +45,7 @@ class KeyRecords:
         self._writer = writer
 
     async def write(self, key: AccessKey) -> None:
-        """Returns when Kafka has the key and, as a rule, this process's table too.
+        """Returns when Kafka has the key and, normally, this process's table too.
 
         Raises NotWritten, WriteUncertain, NeverWritable.
         """
@@ -64,7 +64,7 @@ class KeyRecords:
             await expected.seen()
 
     async def bootstrap(self, secret_key: SecretStr | None, tenant: str) -> None:
-        """Store the key that settings name, when it is missing. Raises as `write`."""
+        """Store the key from the settings if it is missing. Raises as `write`."""
         key = parse_api_key(secret_key.get_secret_value()) if secret_key is not None else None
         if key is None:
             return
@@ -79,7 +79,7 @@ class KeyRecords:
         if record is None:
             return
         if stored is not None:
-            _log.warning("the bootstrap key was stored under another pepper: other keys may not be recognised")
+            _log.warning("the bootstrap key was hashed with another pepper: other keys may not be recognised")
         await self.write(record)
         _log.info("stored the bootstrap key", key_id=key.key_id, tenant=record.tenant)
 
@@ -122,7 +122,7 @@ class KeysApi:
         require(request, Scope.ADMIN)
         key = self._records.table.get(request.match_info["id"])
         if key is None:
-            raise Problem(404, "key-not-found", "There is no key of this id; GET /v1/keys lists them.")
+            raise Problem(404, "key-not-found", "There is no key with this id; GET /v1/keys lists them.")
         if key.revoked_at is None:
             await self._records.write(replace(key, revoked_at=self._records.clock()))
         return web.Response(status=204)

@@ -1,4 +1,4 @@
-"""What intake measures beside the requests themselves."""
+"""Metrics of intake beyond those of HTTP requests."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ class IntakeMetrics:
 
     def __init__(self, metrics: Metrics) -> None:
         own = metrics.for_subsystem("intake")
-        self.accept_seconds = own.latency("accept", "From handing a task to the producer to Kafka's acknowledgement.")
-        self.accepted = own.counter("tasks_accepted", "Tasks that Kafka has acknowledged.", ("api",))
-        self.not_accepted = own.counter("tasks_not_accepted", "Tasks that were refused or not taken.", ("reason",))
-        self.replayed = own.counter("tasks_replayed", "Requests whose Idempotency-Key stood for an earlier task.")
-        self.answer_seconds = own.latency("answer", "From accepting a task to its end.", ("status",))
-        self.waiters = own.gauge("waiters", "Callers that wait for an answer or follow its events.")
-        self.pending = own.gauge("pending_tasks", "Tasks that this process knows from accepting them.")
-        self.pending_bytes = own.gauge("pending", "Text and results kept for them.", unit="bytes")
-        self.reply_delay = own.latency("reply_delay", "From writing a reply to telling the caller: how replies lag.")
+        self.accept_seconds = own.latency("accept", "Time from producing a task to Kafka's acknowledgement.")
+        self.accepted = own.counter("tasks_accepted", "Tasks acknowledged by Kafka.", ("api",))
+        self.not_accepted = own.counter("tasks_not_accepted", "Tasks refused or not accepted.", ("reason",))
+        self.replayed = own.counter("tasks_replayed", "Requests whose Idempotency-Key belonged to an earlier task.")
+        self.answer_seconds = own.latency("answer", "Time from accepting a task to its end.", ("status",))
+        self.waiters = own.gauge("waiters", "Callers waiting for an answer or following its events.")
+        self.pending = own.gauge("pending_tasks", "Tasks accepted by this process and held in memory.")
+        self.pending_bytes = own.gauge("pending", "Text and results held in memory for those tasks.", unit="bytes")
+        self.reply_delay = own.latency("reply_delay", "Time from writing a reply until it is dispatched to the caller.")
         self.unreadable_replies = own.counter("unreadable_replies", "Replies that could not be read.")
-        self.rereaders = own.gauge("rereaders", "Callers whose events are read from the topic again.")
+        self.rereaders = own.gauge("rereaders", "Callers served by reading the topic again.")

@@ -1,4 +1,4 @@
-"""A task that this process accepted, and what has been said of it so far."""
+"""A task that this process accepted, and the replies received for it so far."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from headrace_intake.decide.replies import NOTHING_YET, Delta, Heard, ReplyUpdat
 from headrace_intake.decide.views import TaskView, with_completion
 
 _ENTRY_BYTES: Final = 300
-"""What an event costs beside its text, roughly."""
+"""Approximate memory of an event besides its text."""
 _TASK_BYTES: Final = 1_500
-"""What a task costs before anything is said of it."""
+"""Approximate memory of a task without replies."""
 
 
 class BufferGone(Exception):
-    """Read the topic again, from after `offset`: what followed is no longer in memory."""
+    """The events after `offset` are no longer in memory: read them from the topic."""
 
     def __init__(self, offset: int | None) -> None:
         super().__init__(f"events after {offset} are no longer in memory")
@@ -29,14 +29,14 @@ class BufferGone(Exception):
 
 @dataclass(frozen=True, slots=True)
 class ReplyEvent:
-    """Something that was said, and the offset it is in full with; None while more of the same record follows."""
+    """An update, and the offset of its record; the offset is None while more updates of the same record follow."""
 
     told: ReplyUpdate
     offset: int | None
 
 
 class PendingTask:
-    """One task. Everything happens in the event loop: a reply wakes its waiters in the turn it is handled in."""
+    """One task. Everything happens in the event loop: a reply wakes its waiters in the turn in which it is handled."""
 
     __slots__ = (
         "_buffer_bytes",
@@ -72,7 +72,7 @@ class PendingTask:
         return bool(self._waiters)
 
     def take(self, reply: TaskReply, offset: int) -> None:
-        """Take a reply in and wake whoever waits for it. Raises ContentSealed."""
+        """Add a reply and wake the waiters. Raises ContentSealed."""
         self._heard, told = hear(self._heard, reply)
         if not told:
             return
@@ -95,10 +95,10 @@ class PendingTask:
                 waiter.set_result(None)
 
     def fail(self, error: Exception) -> None:
-        """The task was not accepted: tell so whoever waits for that."""
+        """The task was not accepted: pass the error to everything that waits for acceptance."""
         if not self.accepted.done():
             self.accepted.set_exception(error)
-            # Most often nobody else waits; then asyncio must not complain.
+            # Usually nothing else waits; asyncio must not complain about an exception that was never retrieved.
             self.accepted.exception()
 
     def ended_by(self, offset: int) -> bool:
@@ -107,9 +107,9 @@ class PendingTask:
         return self.end.done() and last is not None and last.offset is not None and last.offset <= offset
 
     async def follow(self, after: int | None) -> AsyncGenerator[ReplyEvent, None]:
-        """Everything said after an offset (None: from the beginning), until the end.
+        """All updates after an offset (None: from the beginning), until the end.
 
-        Raises BufferGone when the caller is too slow, or asks for what is no longer here.
+        Raises BufferGone when the caller is too slow or asks for an offset that is no longer in memory.
         """
         place = self._place_after(after)
         seen = after

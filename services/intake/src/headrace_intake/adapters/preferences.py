@@ -51,9 +51,9 @@ class PreferencesApi:
     async def replace(self, request: web.Request) -> web.Response:
         caller = require(request, Scope.TASKS)
         user = parse_user(request.query.get("user"))
-        cancellation = await read_model(request, PreferencesIn)
+        requested = await read_model(request, PreferencesIn)
         now = self._clock()
-        wanted = record(cancellation, tenant=caller.tenant, user=user, key_id=caller.key_id, now_ms=now)
+        wanted = record(requested, tenant=caller.tenant, user=user, key_id=caller.key_id, now_ms=now)
         key = key_of(caller.tenant, user)
         publication = Publication(
             spec=PREFERENCES,

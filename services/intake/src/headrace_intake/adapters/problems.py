@@ -1,4 +1,4 @@
-"""What intake's own errors are to a caller."""
+"""Translates intake's own errors into HTTP problems."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from headrace_intake.service import UncertainTask
 _SOON: Final[Mapping[str, str]] = {"Retry-After": "1"}
 _LATER: Final[Mapping[str, str]] = {"Retry-After": "5"}
 _IN_VAIN: Final[Mapping[str, str]] = {"x-should-retry": "false"}
-"""Tells OpenAI's clients, which repeat a 409 by themselves, that this one stays."""
+"""Stops OpenAI's clients, which retry a 409 by themselves, from retrying this one."""
 
 _log = get_logger("headrace.intake.http")
 
@@ -55,49 +55,49 @@ def translating() -> Middleware:
 
 
 def problem_of(error: Exception) -> Problem:
-    """The problem that an error is. What a broker or database said goes to the log, not to the caller."""
+    """The problem for an error. A message from a broker or database goes to the log, not to the caller."""
     match error:
         case Refusal():
             headers = _IN_VAIN if error.status == 409 else None
             return Problem(error.status, error.kind, error.detail, param=error.param, headers=headers)
         case TaskNotFound():
-            return Problem(404, "task-not-found", "There is no task of this id here; it may be older than is kept.")
+            return Problem(404, "task-not-found", "There is no task with this id; it may be past its retention.")
         case EventsGone():
             return Problem(
-                410, "events-gone", "The events after this Last-Event-ID are no longer kept: fetch the task instead."
+                410, "events-gone", "The events after this Last-Event-ID have expired: fetch the task instead."
             )
         case NoSuchPosition():
             return problem_of(not_given_out())
         case TooManyRereaders():
-            return Problem(503, "too-many-resuming", "Too many callers resume at this moment.", headers=_SOON)
+            return Problem(503, "too-many-resuming", "Too many callers are resuming at the moment.", headers=_SOON)
         case UncertainTask():
             return Problem(
                 503,
                 "accept-uncertain",
-                "Kafka did not say in time whether it has the task: it may run. Ask for it by its id, or repeat the "
+                "Kafka did not acknowledge the task in time: it may run. Ask for it by its id, or repeat the "
                 "request with the same Idempotency-Key if it has one.",
                 extra={"task_id": error.task_id},
                 headers={**_LATER, "X-Headrace-Task-Id": error.task_id, **_IN_VAIN},
             )
         case NeverWritable():
-            _log.error("Kafka refuses an event", reason=str(error))
+            _log.error("Kafka refused an event", reason=str(error))
             return Problem(
                 413,
                 "record-refused",
-                "Kafka does not take this request, most likely because it is too large; the service's log has more.",
+                "Kafka refused this request, most likely because it is too large; the service's log has the reason.",
             )
-    _log.warning("a request is refused for the time being", error=type(error).__name__, reason=str(error))
+    _log.warning("a request was turned away, retryable", error=type(error).__name__, reason=str(error))
     match error:
         case DatabaseAway():
             return Problem(
                 503,
                 "database-unavailable",
-                "Postgres cannot be used now. Tasks are accepted all the same, without an Idempotency-Key.",
+                "Postgres is unavailable. Tasks without an Idempotency-Key are still accepted.",
                 headers=_LATER,
             )
         case WriteUncertain():
             return Problem(
-                503, "accept-uncertain", "Kafka did not say in time whether it has this: repeat it.", headers=_LATER
+                503, "accept-uncertain", "Kafka did not acknowledge this in time: repeat the request.", headers=_LATER
             )
         case _:
-            return Problem(503, "not-accepted", "Kafka cannot be used now, nothing was accepted.", headers=_SOON)
+            return Problem(503, "not-accepted", "Kafka is unavailable; nothing was accepted.", headers=_SOON)

@@ -34,16 +34,16 @@ _log = get_logger("headrace.intake.replies")
 
 
 def partition_for(instance_id: str, partitions: int) -> int:
-    """The partition of tasks.replies that an instance reads: the same one after a restart under the same id."""
+    """The partition of tasks.replies that an instance reads; the same after a restart under the same id."""
     return int.from_bytes(hashlib.sha256(instance_id.encode()).digest()[:8], "big") % partitions
 
 
 class ReplyDispatcher:
-    """Reads one partition of tasks.replies from its end on, and keeps what concerns the tasks opened here.
+    """Reads one partition of tasks.replies from its end and buffers the replies of the tasks opened here.
 
     Args:
-        task_bytes: Most text kept for one task; who is slower than that reads the topic again.
-        total_bytes: Most text and results kept in all; ended tasks, and then those nobody waits for, give way.
+        task_bytes: Most text buffered for one task; a slower caller reads the topic again.
+        total_bytes: Most text and results buffered in all; ended tasks are evicted first, then those without waiters.
     """
 
     def __init__(
@@ -83,11 +83,11 @@ class ReplyDispatcher:
 
     @property
     def next_offset(self) -> int:
-        """The offset after the last reply that was read."""
+        """The offset after the last reply read."""
         return self._next_offset
 
     async def start(self) -> None:
-        """Stand at the end of the partition. Raises TopicMissing."""
+        """Start at the end of the partition. Raises TopicMissing."""
         self._reader = self._log.reader()
         partitions = await self._reader.partitions_of(self._topic)
         self._place = partitions[partition_for(self._instance_id, len(partitions))]
@@ -95,7 +95,7 @@ class ReplyDispatcher:
         await self._reader.assign({self._place: self._next_offset})
 
     async def run(self) -> None:
-        """As a part of the service: dispatch until cancelled. Starts anew, where it stood, when the reader breaks."""
+        """As a part of the service: dispatch until cancelled. Reopens the reader at its offset when it breaks."""
         while True:
             try:
                 reader = self._reader or await self._reopened()
@@ -109,8 +109,8 @@ class ReplyDispatcher:
                 await self._broken("replies were deleted before they were read")
                 self._next_offset = 0
             except (StreamsError, RegistryUnavailable) as error:
-                _log.warning("replies cannot be read, trying again", reason=str(error))
-                await self._broken(f"replies cannot be read: {error}")
+                _log.warning("cannot read replies, retrying", reason=str(error))
+                await self._broken(f"cannot read replies: {error}")
                 await asyncio.sleep(_RETRY_SECONDS)
 
     async def close(self) -> None:
@@ -118,7 +118,7 @@ class ReplyDispatcher:
             await self._reader.close()
 
     def open(self, view: TaskView, key: bytes) -> PendingTask:
-        """Keep what is said of a task from now on; before it is submitted, so that nothing is missed."""
+        """Buffer the task's replies from now on. Call it before submitting, so that none is missed."""
         task = PendingTask(view, key, self._task_bytes)
         self._open[view.task_id.encode()] = task
         self._bytes += task.bytes
@@ -127,12 +127,12 @@ class ReplyDispatcher:
         return task
 
     def get(self, tenant: str, task_id: str) -> PendingTask | None:
-        """A task that was accepted here, and is still kept."""
+        """A task that was accepted here and is still buffered."""
         task = self._open.get(task_id.encode("utf-8", "replace"))
         return task if task is not None and task.view.tenant == tenant else None
 
     def drop(self, task_id: str) -> None:
-        """Keep nothing of a task any more."""
+        """Discard a task and its buffered replies."""
         key = task_id.encode()
         task = self._open.pop(key, None)
         self._ended.pop(key, None)
@@ -146,7 +146,7 @@ class ReplyDispatcher:
             reply = await self._codec.read(TaskReply, record.value, origin)
         except UnreadableValue as error:
             self._metrics.unreadable_replies.inc()
-            _log.error("a reply cannot be read, its caller will miss it", reason=str(error))
+            _log.error("a reply cannot be decoded, its caller will miss it", reason=str(error))
             return
         task = self._open.get(record.key)
         if task is None or reply.tenant != task.view.tenant:

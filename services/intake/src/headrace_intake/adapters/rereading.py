@@ -1,4 +1,4 @@
-"""Reads a task's replies from the topic again: for a caller that resumes, at whichever intake."""
+"""Reads a task's replies from the topic again, for a caller that resumes at any intake."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ _POLL_SECONDS: Final = 5.0
 _FIRST_POLL_SECONDS: Final = 10.0
 _MOST_RECORDS: Final = 1_000
 _CLOCK_SKEW_MS: Final = 10_000
-"""How far the clocks of an intake and a broker may differ."""
+"""Largest assumed clock difference between an intake and a broker."""
 
 _log = get_logger("headrace.intake.rereading")
 
 
 class EventsGone(Exception):
-    """Fetch the task instead: the events asked for are no longer in the topic."""
+    """The events asked for are no longer in the topic; fetch the task instead."""
 
 
 class NoSuchPosition(Exception):
@@ -38,7 +38,7 @@ class NoSuchPosition(Exception):
 
 
 class TooManyRereaders(Exception):
-    """Come back later: each of these needs a connection of its own, and all are in use."""
+    """Retry later: each reader needs a connection of its own, and all are in use."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ class Whose:
 
 
 class Rereading:
-    """One caller's events, from the topic; `close` it in the end.
+    """One caller's events, from the topic. The caller must `close` it.
 
     `over` is true when the position resumed from is the task's end: nothing follows.
     """
@@ -73,7 +73,7 @@ class Rereading:
         self.over = False
 
     async def close(self) -> None:
-        """Let go of the connection."""
+        """Release the connection."""
         closed, self._closed = self._closed, None
         if closed is not None:
             try:
@@ -82,7 +82,7 @@ class Rereading:
                 closed()
 
     async def begin_after(self, offset: int) -> None:
-        """Go on after a record of the task, which is read once more to know where in the answer it stands.
+        """Resume after a record of the task, which is read once more to know how much of the answer it covers.
 
         Raises EventsGone, NoSuchPosition.
         """
@@ -103,12 +103,12 @@ class Rereading:
         await self._reader.assign({self._place: offset + 1})
 
     async def begin_at(self, since_ms: int) -> None:
-        """Start with what was written since a moment, or with the oldest that is kept."""
+        """Start with what was written since a time, or with the oldest retained record."""
         offsets = await self._reader.offsets_at([self._place], max(0, since_ms - _CLOCK_SKEW_MS))
         await self._reader.assign(offsets)
 
     async def events(self) -> AsyncGenerator[ReplyEvent, None]:
-        """What is said of the task, to its end."""
+        """The task's events, until its end."""
         while not self._heard.ended:
             for record in await self._reader.poll(_MOST_RECORDS, _POLL_SECONDS):
                 for event in await self._events_in(record):
@@ -124,13 +124,13 @@ class Rereading:
                 return []
             self._heard, told = hear(self._heard, reply)
         except (UnreadableValue, ContentSealed) as error:
-            _log.error("a reply cannot be read, its caller will miss it", origin=str(origin), reason=str(error))
+            _log.error("a reply cannot be decoded, its caller will miss it", origin=str(origin), reason=str(error))
             return []
         return [ReplyEvent(each, record.offset if each is told[-1] else None) for each in told]
 
 
 class Rereaders:
-    """Makes them, a limited number at a time."""
+    """Opens rereadings, a limited number at a time."""
 
     def __init__(self, log: Log, codec: Codec, *, most: int, metrics: IntakeMetrics) -> None:
         self._log = log
@@ -141,12 +141,12 @@ class Rereaders:
         metrics.rereaders.set_function(lambda: self._in_use)
 
     async def open(self, whose: Whose, partition: int, *, after: int | None, since_ms: int) -> Rereading:
-        """Begin after an offset, or where that is None at a moment.
+        """Start after an offset, or at a time if the offset is None.
 
-        Raises TooManyRereaders, EventsGone, NoSuchPosition, StreamsError. The caller closes what it gets.
+        Raises TooManyRereaders, EventsGone, NoSuchPosition, StreamsError. The caller closes the result.
         """
         if self._in_use >= self._most:
-            raise TooManyRereaders("too many callers resume at this moment")
+            raise TooManyRereaders("too many callers are resuming at the moment")
         self._in_use += 1
         place = TopicPartition(self._topic, partition)
         rereading = Rereading(self._log.reader(), self._codec, whose, place, self._released)

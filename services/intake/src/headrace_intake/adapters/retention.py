@@ -1,4 +1,4 @@
-"""Deletes what is older than it is to be kept: rows of the view, and idempotency keys."""
+"""Deletes rows of the view and idempotency keys that are past their retention."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from headrace_runtime.logging import get_logger
 
 _ROWS_AT_ONCE: Final = 5_000
 _LOCK: Final = 0x6865_6164_7265_7465
-"""Number of the advisory lock, so that one intake does it ("headrete")."""
+"""Number of the advisory lock that lets one intake at a time sweep ("headrete")."""
 
 _STATEMENTS: Final = {
     "tasks": f"""
@@ -28,10 +28,10 @@ _log = get_logger("headrace.intake.retention")
 
 
 class Retention:
-    """Sweeps now and then.
+    """Sweeps periodically.
 
     Args:
-        task_ms, key_ms: How long tasks and keys are kept, in milliseconds.
+        task_ms, key_ms: Retention of tasks and keys, in milliseconds.
         period_seconds: Time between two sweeps.
     """
 
@@ -50,13 +50,13 @@ class Retention:
             try:
                 deleted = await self.sweep()
                 if any(deleted.values()):
-                    _log.info("deleted what is older than it is to be kept", **deleted)
+                    _log.info("deleted rows past their retention", **deleted)
             except DatabaseAway as error:
-                _log.warning("nothing was deleted, the next sweep will", reason=str(error))
+                _log.warning("retention sweep failed, the next one will catch up", reason=str(error))
             await asyncio.sleep(self._period_seconds)
 
     async def sweep(self) -> dict[str, int]:
-        """Delete what is old now, in small transactions; how many rows of each table. Raises DatabaseAway."""
+        """Delete what has expired, in small transactions. Returns the number of rows per table. Raises DatabaseAway."""
         deleted = dict.fromkeys(self._kept_ms, 0)
         for table, kept_ms in self._kept_ms.items():
             before = self._clock() - kept_ms

@@ -37,7 +37,7 @@ class TasksApi:
     """Handlers of the tasks API.
 
     Args:
-        longest_wait_seconds: Most that `Prefer: wait` is given.
+        longest_wait_seconds: Upper limit for `Prefer: wait`.
     """
 
     def __init__(
@@ -125,8 +125,8 @@ async def _events(stream: Stream) -> AsyncGenerator[ServerEvent, None]:
             yield _event(said, _RETRY_MS if first else None)
             first = False
     except (StreamsError, DatabaseAway) as error:
-        # The end of the stream makes the caller come back with its Last-Event-ID, perhaps to another intake.
-        _log.warning("a stream of events ends early", reason=str(error))
+        # The end of the stream makes the caller reconnect with its Last-Event-ID, perhaps to another intake.
+        _log.warning("an event stream was cut off", reason=str(error))
 
 
 def _event(said: Said, retry_ms: int | None) -> ServerEvent:

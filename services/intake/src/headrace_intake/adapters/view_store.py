@@ -1,4 +1,4 @@
-"""Writes the task view: rows and the positions they stand for, in one transaction."""
+"""Writes the task view: rows and consumed offsets in one transaction."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from headrace_intake.decide.rows import COMPLETED_COLUMNS, SUBMITTED_COLUMNS, No
 from headrace_intake.migrations import MIGRATIONS
 
 _ONLY_SUBMITTED: Final = ("requested_model", "reply_partition", "deadline_at")
-"""What a completion does not say, so that a submission adds it whenever it comes."""
+"""Columns that a completion does not carry, so a submission fills them even when it arrives later."""
 _ONCE: Final = ("task_id", "tenant", "route_key", "home_partition", "submitted_at")
-"""What the first event of a task has said for good."""
+"""Columns set by the first event of a task and never changed."""
 
 
 def _insert(columns: Sequence[tuple[str, str]], on_conflict: str) -> str:
@@ -49,10 +49,10 @@ _COMPLETED: Final = _insert(
 
 
 class ViewStore:
-    """What a `Projection` needs of a database.
+    """The database side of a `Projection`.
 
     Args:
-        dead_letters: Keep a record that can have no row.
+        dead_letters: Receives records that can have no row.
     """
 
     def __init__(self, database: Database, dead_letters: DeadLetterSink) -> None:
@@ -62,7 +62,7 @@ class ViewStore:
         self._kept: set[tuple[TopicPartition, int]] = set()
 
     async def positions(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, int]:
-        """Where to go on; partitions that were never read are left out. Raises TransientError."""
+        """Offsets to resume from, without partitions that were never read. Raises TransientError."""
         async with self._database.connection() as connection:
             return await self._positions.find(connection, partitions)
 
@@ -71,10 +71,10 @@ class ViewStore:
         batch: Sequence[tuple[Record, Any]],
         moves: Mapping[TopicPartition, tuple[int | None, int]],
     ) -> None:
-        """Write the rows of a batch and move the positions, or neither.
+        """Write the rows of a batch and move the offsets, or neither.
 
-        What can have no row is put aside first. Raises PartitionsLost when another process has moved one of the
-        positions, TransientError when Postgres or Kafka is away, BatchRefused when Postgres will never take a row.
+        Records that can have no row are dead-lettered first. Raises PartitionsLost when another process has moved one
+        of the offsets, TransientError when Postgres or Kafka is away, BatchRefused when Postgres never accepts a row.
         """
         rows, unusable = rows_of(batch)
         for record, reason in unusable:
@@ -87,7 +87,7 @@ class ViewStore:
 
     async def _put_aside(self, record: Record, reason: NotAViewRow) -> None:
         place = (record.topic_partition, record.offset)
-        # A batch that is tried again because Postgres was away has had its unusable records kept already.
+        # On a retry because Postgres was away, the unusable records are dead-lettered already.
         if place in self._kept:
             return
         try:
@@ -99,5 +99,5 @@ class ViewStore:
 
 async def _write(connection: Connection, statement: str, rows: Mapping[str, Row]) -> None:
     if rows:
-        # In the order of ids, so that two processes never wait for each other's rows.
+        # Ordered by id, so that two processes cannot deadlock on each other's rows.
         await connection.execute(statement, *zip(*(rows[task_id] for task_id in sorted(rows)), strict=True))

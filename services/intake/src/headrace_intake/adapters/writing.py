@@ -1,4 +1,4 @@
-"""Writes events and waits for Kafka's acknowledgement, for as long as a caller can be kept waiting."""
+"""Writes events and waits for Kafka's acknowledgement, up to the longest wait a caller can be asked for."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ _log = get_logger("headrace.intake.writing")
 
 
 class NotWritten(Exception):
-    """Try again later: Kafka surely does not have the event."""
+    """Kafka certainly does not have the event: try again later."""
 
 
 class WriteUncertain(Exception):
-    """Do not count on either: Kafka may have the event, or get it yet."""
+    """Kafka may have the event, or may still receive it: count on neither."""
 
 
 class NeverWritable(Exception):
-    """Do not try again: Kafka does not take this event (too large, not authorised, no such topic)."""
+    """Kafka refuses this event (too large, not authorised, no such topic): do not retry."""
 
 
 class Writer:
@@ -45,7 +45,7 @@ class Writer:
             raise NotWritten(f"the producer's queue is full: {error}") from error
         except UnencodableEvent as error:
             raise NeverWritable(str(error)) from error
-        # Not wait_for: the event cannot be called back, so its future must not be cancelled.
+        # Not wait_for: the record cannot be recalled, so its future must not be cancelled.
         await asyncio.wait((future,), timeout=self._ack_seconds)
         if not future.done():
             future.add_done_callback(_late)
@@ -71,6 +71,6 @@ def _late(future: asyncio.Future[RecordMetadata]) -> None:
     error = future.exception()
     if error is None:
         appended = future.result()
-        _log.warning("acknowledged after its caller was sent away", topic=appended.topic, offset=appended.offset)
+        _log.warning("acknowledged after its caller got an error", topic=appended.topic, offset=appended.offset)
     else:
-        _log.warning("not acknowledged, as its caller was told it might not be", reason=str(error))
+        _log.warning("never acknowledged; its caller got an uncertain answer", reason=str(error))

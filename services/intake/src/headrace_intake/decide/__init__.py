@@ -1,1 +1,1 @@
-"""What intake decides, as pure functions: ids, time and state come in, frozen values go out."""
+"""Intake's decisions as pure functions of ids, time and state that return frozen values."""

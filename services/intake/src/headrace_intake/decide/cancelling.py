@@ -1,4 +1,4 @@
-"""The request to cancel a task, and the record of a submission that was refused."""
+"""The cancellation request, and the audit record of a refused submission."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _LONGEST_REASON: Final = 200
 
 
 def parse_reason(text: str | None) -> str:
-    """Why, in the caller's words. Raises Refusal for what is too long for a record."""
+    """The reason in the caller's words. Raises Refusal if it is too long for a record."""
     reason = text or ""
     if len(reason) > _LONGEST_REASON or not reason.isprintable():
         raise bad_request(f"reason must have at most {_LONGEST_REASON} printable characters.", "reason")
@@ -35,12 +35,12 @@ def cancellation(
 
 
 def cancellation_id(task_id: str) -> str:
-    """Id of the event: asking twice is asking once."""
+    """Id of the event; the same for every request, so that repeating one is harmless."""
     return f"{task_id}/cancel"
 
 
 def refused(draft: TaskDraft, origin: Submitter, refusal: Refusal) -> AuditRecorded:
-    """The audit record of a task that was not accepted because of its class of data."""
+    """The audit record of a task refused because of its privacy level."""
     provider, slash, model = (draft.model or "").partition("/")
     return AuditRecorded(
         event_id=f"{origin.task_id}/refused",

@@ -1,4 +1,4 @@
-"""The body of POST /v1/chat/completions: which parameters are taken, and what the rest is told."""
+"""The body of POST /v1/chat/completions: which parameters are supported, and the refusals of the others."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ _HAPPENS_ANYWAY: Final[Mapping[str, tuple[Any, ...]]] = {
     "service_tier": ("auto", "default"),
     "store": (False,),
 }
-"""Parameters of OpenAI's that are not taken, with the values that ask for nothing beyond what happens anyway."""
+"""OpenAI parameters that are not supported, with the values that request nothing beyond the default behaviour."""
 
 _MESSAGE_HAPPENS_ANYWAY: Final[Mapping[str, tuple[Any, ...]]] = {"tool_calls": ([],), "annotations": ([],)}
-"""The same for a message: an answer that a client sends back carries these."""
+"""The same for a message: clients send these back with an earlier answer."""
 
 
 class StreamOptions(BaseModel):
-    """OpenAI's options of a stream."""
+    """OpenAI's `stream_options`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -46,7 +46,7 @@ class StreamOptions(BaseModel):
 
 
 class ResponseFormat(BaseModel):
-    """The form of the answer."""
+    """OpenAI's `response_format`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -54,7 +54,7 @@ class ResponseFormat(BaseModel):
 
 
 class ChatCompletionRequest(SubmitOptions):
-    """A chat completion as OpenAI's clients write it, after `taken` has been through it."""
+    """A chat completion request as OpenAI's clients write it, after `taken` has removed the no-op parameters."""
 
     model: Name
     messages: Annotated[list[MessageIn], Field(min_length=1)]
@@ -70,9 +70,9 @@ class ChatCompletionRequest(SubmitOptions):
 
 
 def taken(document: Mapping[str, Any]) -> dict[str, Any]:
-    """The body without what asks for nothing.
+    """The body without parameters that have no effect.
 
-    Raises Refusal, naming the parameter, where it asks for something that is not done here.
+    Raises Refusal, naming the parameter, if it requests something unsupported.
     """
     kept = _without_neutral(document, ChatCompletionRequest.model_fields.keys(), _HAPPENS_ANYWAY, "")
     messages = kept.get("messages")
@@ -125,7 +125,7 @@ def _unsupported(param: str, why: str) -> Exception:
 
 
 def draft_of_chat(request: ChatCompletionRequest) -> TaskDraft:
-    """What the request wants. Somebody waits for it, so it goes interactive unless told otherwise. Raises Refusal."""
+    """The draft of the request. A caller waits for it, so its lane is interactive by default. Raises Refusal."""
     role, model = designation(request.model, request.role)
     options = request
     if request.max_completion_tokens is not None:

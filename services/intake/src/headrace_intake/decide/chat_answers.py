@@ -1,4 +1,4 @@
-"""From the end of a task to what OpenAI's clients expect: a completion, chunks of a stream, or an error."""
+"""From the end of a task to what OpenAI's clients expect: a completion, the chunks of a stream, or an error."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from headrace_intake.decide.refusals import Refusal
 from headrace_intake.decide.views import TaskView, dollars
 
 NO_RETRY: Final[Mapping[str, str]] = {"x-should-retry": "false"}
-"""Tells OpenAI's clients not to send the request again by themselves."""
+"""Keeps OpenAI's clients from retrying the request by themselves."""
 
 _RETRY_AFTER_SECONDS: Final = 5
 _STATUS_OF: Final[Mapping[str, int]] = {
@@ -35,19 +35,19 @@ _STATUS_OF: Final[Mapping[str, int]] = {
     "invalid_request": 400,
     "record_too_large": 413,
 }
-"""Status for the code of a failure; 502 for any other: a place behind this one failed."""
+"""HTTP status per failure code; 502 for any other, since something upstream failed."""
 
 
 @dataclass(frozen=True, slots=True)
 class ChatError:
-    """An answer that is none: status, OpenAI's error, and headers."""
+    """A failure in place of an answer: status, OpenAI's error object, and headers."""
 
     refusal: Refusal
     headers: Mapping[str, str]
 
 
 def error_of(end: TaskView) -> ChatError | None:
-    """The error that this end is to a chat caller; None when there is an answer (a refusal by the model is one).
+    """The error of a task's end for a chat caller; None when there is an answer (a refusal by the model is one).
 
     Raises ValueError for a task that has not ended.
     """
@@ -77,7 +77,7 @@ def _failed(end: TaskView, code: str, why: str) -> ChatError:
 
 
 def answer_text(end: TaskView) -> str:
-    """What the model said. Raises ContentSealed."""
+    """The text of the answer. Raises ContentSealed."""
     return "" if end.answer is None else text_of(end.answer)
 
 
@@ -100,7 +100,7 @@ def provenance(end: TaskView) -> dict[str, Any]:
 
 
 def headers(end: TaskView) -> dict[str, str]:
-    """The same as headers, for callers that see no bodies."""
+    """The same as headers, for callers that do not see the body."""
     told = {
         "X-Headrace-Task-Id": end.task_id,
         "X-Headrace-Provider": end.provider,
@@ -117,7 +117,7 @@ def _header_value(text: str) -> str:
 
 
 def model_name(end: TaskView) -> str:
-    """The answering model as it can be asked for."""
+    """The answering model, by the name under which it can be requested."""
     return f"{end.provider}/{end.model}" if end.provider and end.model else end.model or ""
 
 
@@ -133,14 +133,14 @@ def usage(end: TaskView) -> dict[str, Any]:
 
 
 def finish_reason(end: TaskView) -> str:
-    """Why the model stopped, in OpenAI's words."""
+    """The finish reason in OpenAI's terms."""
     if end.status == TaskStatus.REFUSED:
         return "content_filter"
     return "length" if end.finish_reason == "length" else "stop"
 
 
 def completion(end: TaskView) -> dict[str, Any]:
-    """The body of an answer that is not streamed. Raises ContentSealed."""
+    """The body of a non-streamed answer. Raises ContentSealed."""
     text = answer_text(end)
     refused = end.status == TaskStatus.REFUSED
     return {
@@ -166,7 +166,7 @@ def completion(end: TaskView) -> dict[str, Any]:
 
 
 def completion_id(task_id: str) -> str:
-    """Id of a completion, as OpenAI's look."""
+    """Completion id in OpenAI's format."""
     return f"chatcmpl-{task_id}"
 
 
@@ -180,19 +180,19 @@ class Chunks:
     include_usage: bool
 
     def opening(self) -> dict[str, Any]:
-        """The first one: who speaks."""
+        """The first chunk: the role."""
         return self._chunk({"role": "assistant", "content": ""})
 
     def text(self, piece: str) -> dict[str, Any]:
-        """A piece of the answer."""
+        """A chunk of text."""
         return self._chunk({"content": piece})
 
     def refusal(self, piece: str) -> dict[str, Any]:
-        """What a model says that declines."""
+        """A chunk of the model's refusal."""
         return self._chunk({"refusal": piece})
 
     def closing(self, end: TaskView) -> list[dict[str, Any]]:
-        """The last ones: why it ended, where it came from, and what it consumed where that was asked for."""
+        """The last chunks: finish reason, origin, and usage if it was requested."""
         last = self._chunk({}, finish_reason(end), model_name(end))
         last["headrace"] = provenance(end)
         if not self.include_usage:
@@ -213,5 +213,5 @@ class Chunks:
 
 
 def remainder(sent: str, whole: str) -> str | None:
-    """What is still to be sent of the whole answer; None when what was sent is not its beginning."""
+    """The rest of the answer that is still to be sent; None when what was sent is not a prefix of it."""
     return whole[len(sent) :] if whole.startswith(sent) else None

@@ -1,4 +1,4 @@
-"""From what a caller wants to the event that says so."""
+"""From a caller's request to the event to submit."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ AUTO: Final = "auto"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskDraft:
-    """A task as wanted, before it has an id, an owner and a time."""
+    """A requested task, before it has an id, an owner and a time."""
 
     options: SubmitOptions
     messages: tuple[Message, ...]
@@ -33,7 +33,7 @@ class TaskDraft:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Submitter:
-    """Who submits, when, under which id, and where they listen."""
+    """Who submits, when, under which id, and which partition receives the replies."""
 
     task_id: str
     tenant: str
@@ -43,7 +43,7 @@ class Submitter:
 
 
 def designation(model: str | None, role: str | None) -> tuple[str | None, str | None]:
-    """The pair (role, model) that `model` (`role:x`, `auto`, a model) and `role` stand for.
+    """The pair (role, model) for the `model` field (`role:x`, `auto`, a model name) and the `role` field.
 
     Raises Refusal when they name two roles, or a role and a model.
     """
@@ -62,7 +62,7 @@ def designation(model: str | None, role: str | None) -> tuple[str | None, str | 
 
 
 def conversation(messages: Collection[MessageIn]) -> tuple[Message, ...]:
-    """The messages as the event holds them. Raises Refusal where there is no text at all."""
+    """The messages as the event holds them. Raises Refusal if they contain no text."""
     said = tuple(Message(role=message.speaker(), content=plain(message.text())) for message in messages)
     if not any(message.content.data for message in said):
         raise bad_request("There is no text in the messages.", "messages")
@@ -70,7 +70,7 @@ def conversation(messages: Collection[MessageIn]) -> tuple[Message, ...]:
 
 
 def submission(draft: TaskDraft, origin: Submitter) -> TaskSubmitted:
-    """The task as it goes to Kafka. Raises Refusal for a deadline that is past."""
+    """The event for Kafka. Raises Refusal for a deadline in the past."""
     options = draft.options
     stop = options.stop
     return TaskSubmitted(
@@ -118,7 +118,7 @@ def record_key(task: TaskSubmitted) -> bytes:
 
 
 def contradiction(draft: TaskDraft, cloud_providers: Collection[str]) -> Refusal | None:
-    """Why a sensitive task asks for what it must not get, if it does; None when all is well."""
+    """Why a sensitive task asks for something it must not get; None if it does not."""
     if draft.options.privacy is not Privacy.SENSITIVE:
         return None
     if draft.options.mode is Mode.CLOUD:

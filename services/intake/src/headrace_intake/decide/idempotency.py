@@ -1,4 +1,4 @@
-"""Idempotency-Key: which task a repeated request is, and what is to be done about it."""
+"""Idempotency-Key: which task a repeated request belongs to, and what to do with it."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _KEY: Final = re.compile(r"[\x20-\x7e]{1,255}")
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """What Postgres holds of a key.
+    """The entry of a key in Postgres.
 
     Attributes:
-        accepted: Whether Kafka is known to have acknowledged the task; false also where the process died before it
-            could say so.
+        accepted: Whether Kafka is known to have acknowledged the task; also false if the process died before it
+            could record that.
         created_at: When the key was taken, in milliseconds since the epoch.
     """
 
@@ -34,7 +34,7 @@ class Taken:
 
 @dataclass(frozen=True, slots=True)
 class SubmitAnew:
-    """Submit the task under this id and time: it is new, or nobody knows whether it was submitted.
+    """Submit the task under this id and time: it is new, or it is unknown whether it was submitted.
 
     If it was, the router ignores the repetition, which is the same event.
     """
@@ -47,7 +47,7 @@ class SubmitAnew:
 
 @dataclass(frozen=True, slots=True)
 class Follow:
-    """Submit nothing: the task is on its way, or has ended."""
+    """Submit nothing: the task is in flight or has ended."""
 
     task_id: str
     submitted_at: int
@@ -55,10 +55,10 @@ class Follow:
 
 
 def parse_key(value: str | None) -> str | None:
-    """The key in a request. Raises Refusal for one that cannot be kept."""
+    """The key of a request. Raises Refusal for one that cannot be stored."""
     if value is None:
         return None
-    # The IETF draft writes the key as a structured field, in quotes; most callers write it bare.
+    # The IETF draft writes the key as a structured field, in quotes; most callers send it bare.
     text = value[1:-1] if len(value) > 2 and value[0] == value[-1] == '"' else value
     if not _KEY.fullmatch(text):
         raise bad_request("Idempotency-Key must have 1 to 255 printable ASCII characters.", "Idempotency-Key")
@@ -66,12 +66,12 @@ def parse_key(value: str | None) -> str | None:
 
 
 def content_digest(api: str, document: Mapping[str, Any]) -> str:
-    """What tells a repeated request from another one under the same key: the API it came through, and its content."""
+    """Identifies a request's API and content, to tell a repetition from another request under the same key."""
     return digest([api, json.dumps(document, sort_keys=True, separators=(",", ":"))])
 
 
 def decide(mine: Taken, found: Taken | None, *, in_flight_here: bool) -> SubmitAnew | Follow:
-    """What to do with a request that wanted to take the key as `mine` and found it as `found` (None: it was free).
+    """What to do with a request that tried to take the key as `mine` and found it as `found` (None: it was free).
 
     `in_flight_here`: this process accepted, or is just submitting, the found task. Raises Refusal for other content.
     """

@@ -1,4 +1,4 @@
-"""API keys: what an admin may ask for, and the records that follow."""
+"""API keys: what an admin may request, and the records that result."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from headrace_intake.decide.views import rfc3339
 ScopeName = Literal["tasks", "skills", "costs", "admin"]
 
 TENANT_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
-"""Tenants stand in record keys before a slash, in group names and in metrics, so they are short and plain."""
+"""Tenants appear in record keys before a slash, in group names and in metric labels, so they are short and plain."""
 
 _EVERYDAY: tuple[ScopeName, ...] = ("tasks", "skills", "costs")
 
@@ -29,7 +29,7 @@ class KeyRequest(BaseModel):
 
 
 def new_key(request: KeyRequest, *, key_id: str, secret_hash: str, now_ms: int) -> AccessKey:
-    """The record of a key that has just been made."""
+    """The record of a new key."""
     return AccessKey(
         key_id=key_id,
         tenant=request.tenant,
@@ -44,10 +44,10 @@ def new_key(request: KeyRequest, *, key_id: str, secret_hash: str, now_ms: int) 
 def bootstrap_key(
     stored: AccessKey | None, *, key_id: str, secret_hash: str, tenant: str, now_ms: int
 ) -> AccessKey | None:
-    """The record to publish for the key that settings name; None when it is there already.
+    """The record to publish for the key from the settings; None when it is stored already.
 
-    One that was revoked stays so. One with another hash was stored under another pepper, and is replaced: otherwise
-    nobody could enter.
+    A revoked key stays revoked. One with another hash was stored under another pepper and is replaced: otherwise no
+    caller could authenticate.
     """
     if stored is not None and (stored.secret_hash == secret_hash or stored.revoked_at is not None):
         return None
@@ -62,7 +62,7 @@ def bootstrap_key(
 
 
 def document(key: AccessKey) -> dict[str, Any]:
-    """A key as admins see it: never its hash."""
+    """A key as admins see it, never with its hash."""
     return {
         "id": key.key_id,
         "tenant": key.tenant,

@@ -1,4 +1,4 @@
-"""Which models callers can name, as GET /v1/models shows them."""
+"""The models that callers can name, for GET /v1/models."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from headrace_intake.decide.drafts import AUTO
 
 
 def is_fresh(node: NodeStatus, now_ms: int) -> bool:
-    """Whether the node's last report still stands."""
+    """Whether the node's last report is still current."""
     return now_ms <= node.reported_at + node.valid_for_ms
 
 
 def offered(nodes: Iterable[NodeStatus], now_ms: int) -> dict[str, dict[str, Any]]:
-    """Models of healthy nodes by the name to ask for, and `auto`."""
+    """Models of healthy nodes by the name to request, and `auto`."""
     nowhere: dict[str, Any] = {"place": None, "nodes": [], "simulated": False}
     found: dict[str, dict[str, Any]] = {AUTO: _entry(AUTO, "headrace", nowhere)}
     for node in sorted(nodes, key=lambda node: node.node):
@@ -27,7 +27,7 @@ def offered(nodes: Iterable[NodeStatus], now_ms: int) -> dict[str, dict[str, Any
             entry = found.setdefault(
                 name, _entry(name, node.provider, {"place": str(node.place), "nodes": [], "simulated": node.simulated})
             )
-            # Each worker that uses a node reports it.
+            # A node is reported by every worker that uses it.
             if node.node not in entry["headrace"]["nodes"]:
                 entry["headrace"]["nodes"].append(node.node)
             entry["headrace"]["simulated"] |= node.simulated
@@ -39,5 +39,5 @@ def _entry(name: str, owner: str, origin: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def cloud_providers(nodes: Iterable[NodeStatus]) -> frozenset[str]:
-    """Providers that are not ours, whether or not they answer just now."""
+    """Cloud providers, whether or not they are healthy at the moment."""
     return frozenset(node.provider for node in nodes if node.place is Place.CLOUD)

@@ -1,4 +1,4 @@
-"""The fields that a task and a chat completion have in common, as callers write them."""
+"""The fields common to tasks and chat completions, as callers write them."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ HEADER_FIELDS: Final = (
     "privacy", "priority", "budget", "deadline", "session", "subject", "role", "kind", "user", "mode",
     "preferred_provider", "allow_cached",
 )  # fmt: skip
-"""Fields that may also be a header: X-Headrace-Preferred-Provider for preferred_provider."""
+"""Fields that may also come as headers: X-Headrace-Preferred-Provider for preferred_provider."""
 
 _NO_CONTROLS: Final = r"^[^\x00-\x1f\x7f]+$"
 _RFC3339: Final = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)")
 
 Name = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=_NO_CONTROLS)]
-"""A name that callers choose; it stands in keys, indexes and logs, so it is short and printable."""
+"""A name chosen by callers; it appears in keys, indexes and logs, so it is short and printable."""
 
 
 StopText = Annotated[str, StringConstraints(min_length=1, max_length=200)]
@@ -35,14 +35,14 @@ StopText = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 
 @dataclass(frozen=True, slots=True)
 class InSeconds:
-    """A deadline counted from the moment the task is accepted."""
+    """A deadline relative to the time of acceptance."""
 
     seconds: float
 
 
 @dataclass(frozen=True, slots=True)
 class AtTime:
-    """A deadline at a moment, in milliseconds since the epoch."""
+    """An absolute deadline, in milliseconds since the epoch."""
 
     ms: int
 
@@ -53,11 +53,11 @@ Deadline = InSeconds | AtTime
 def parse_time(value: object) -> int:
     """Milliseconds since the epoch from RFC 3339 text.
 
-    Raises ValueError, in words for the caller, for anything else.
+    Raises ValueError, worded for the caller, for anything else.
     """
     if not isinstance(value, str) or not _RFC3339.fullmatch(value):
         raise ValueError("must be a time such as 2027-01-01T12:00:00Z")
-    # "T" may be a blank or small in RFC 3339; Python 3.11 reads both, and Z as an offset.
+    # RFC 3339 allows a space or lower case for "T"; Python 3.11 reads both, and Z as an offset.
     return int(datetime.fromisoformat(value.upper()).timestamp() * 1000)
 
 
@@ -78,7 +78,7 @@ def _parse_deadline(value: object) -> object:
 
 
 class SubmitOptions(BaseModel):
-    """Headrace's own fields, and sampling. Unknown fields are refused: a limit that is misspelt must not be lost."""
+    """Headrace's own fields, and sampling. Unknown fields are refused: a misspelt limit must not be lost."""
 
     model_config = ConfigDict(
         extra="forbid", frozen=True, allow_inf_nan=False, arbitrary_types_allowed=True, protected_namespaces=()
@@ -106,7 +106,7 @@ class SubmitOptions(BaseModel):
 
 
 class TextPart(BaseModel):
-    """A piece of a message's content."""
+    """A part of a message's content."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -123,11 +123,11 @@ class MessageIn(BaseModel):
     content: str | list[TextPart]
 
     def text(self) -> str:
-        """The content as one text; parts stand on lines of their own."""
+        """The content as one text, with one part per line."""
         return self.content if isinstance(self.content, str) else "\n".join(part.text for part in self.content)
 
     def speaker(self) -> str:
-        """The role as the events know it."""
+        """The role in the events' terms."""
         return "system" if self.role == "developer" else self.role
 
 
@@ -135,9 +135,9 @@ Labels = Annotated[dict[Name, Annotated[str, StringConstraints(max_length=1000)]
 
 
 def with_headers(document: Mapping[str, Any], headers: Mapping[str, str]) -> dict[str, Any]:
-    """The body, with those of its missing fields that came as X-Headrace-* headers.
+    """The body, with missing fields filled in from X-Headrace-* headers.
 
-    Raises Refusal for such a header that is none of HEADER_FIELDS.
+    Raises Refusal for an X-Headrace-* header that is not one of HEADER_FIELDS.
     """
     merged = dict(document)
     prefix = HEADER_PREFIX.lower()
@@ -158,14 +158,14 @@ def with_headers(document: Mapping[str, Any], headers: Mapping[str, str]) -> dic
 
 
 def nanodollars(budget: Decimal) -> int:
-    """Dollars as whole nano-dollars, never more than was said."""
+    """Dollars as whole nano-dollars, rounded down."""
     return int((budget * NANODOLLARS_IN_A_DOLLAR).to_integral_value(rounding=ROUND_FLOOR))
 
 
 def deadline_at(deadline: Deadline | None, now_ms: int) -> int | None:
     """When the task expires; None leaves it to the routing policy.
 
-    Raises Refusal for a moment that is past, or further away than any deadline may be.
+    Raises Refusal for a deadline that is past or too far away.
     """
     match deadline:
         case None:

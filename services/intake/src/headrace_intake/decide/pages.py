@@ -1,4 +1,4 @@
-"""Which tasks a list shows: filters and the cursor of a page."""
+"""Which tasks a list shows: filters and the page cursor."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _LATEST_MS: Final = 253_402_300_799_999
 
 @dataclass(frozen=True, slots=True)
 class After:
-    """The last task of the page before."""
+    """The last task of the previous page."""
 
     submitted_at: int
     task_id: str
@@ -34,7 +34,7 @@ class After:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Filter:
-    """What to list; None does not restrict. Times are milliseconds since the epoch; `until` is not included."""
+    """What to list; None does not restrict. Times are milliseconds since the epoch; `until` is exclusive."""
 
     status: str | None = None
     role: str | None = None
@@ -48,7 +48,7 @@ class Filter:
 
 
 def parse_filter(query: Mapping[str, str]) -> Filter:
-    """The filter in a query string. Raises Refusal."""
+    """Parse the filter from a query string. Raises Refusal."""
     unknown = sorted(query.keys() - _KNOWN)
     if unknown:
         raise bad_request(f"There is no filter {unknown[0]}; there are {', '.join(sorted(_KNOWN))}.", unknown[0])
@@ -85,19 +85,19 @@ def _time(name: str, text: str | None) -> int | None:
     if text.isascii() and text.isdigit():
         return min(int(text[:18]), _LATEST_MS)
     try:
-        # A "+" that was not escaped in the query arrives as a blank.
+        # An unescaped "+" in the query arrives as a space.
         return parse_time(text.replace(" ", "+"))
     except ValueError as error:
         raise bad_request(f"{name} {error}, or milliseconds since the epoch.", name) from None
 
 
 def cursor(after: After) -> str:
-    """The cursor for what follows a task."""
+    """The cursor of the page that follows a task."""
     return base64.urlsafe_b64encode(json.dumps([after.submitted_at, after.task_id]).encode()).decode().rstrip("=")
 
 
 def parse_cursor(text: str) -> After:
-    """What a cursor stands for. Raises Refusal for one that was not given out."""
+    """Parse a cursor. Raises Refusal for one that was not issued here."""
     try:
         found = json.loads(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
     except (binascii.Error, ValueError, RecursionError):
@@ -106,4 +106,4 @@ def parse_cursor(text: str) -> After:
         case [int(submitted_at), str(task_id)] if 0 <= submitted_at <= _LATEST_MS and "\0" not in task_id:
             return After(submitted_at, task_id)
         case _:
-            raise bad_request("This cursor was not given out here: take `next` of the page before.", "cursor")
+            raise bad_request("This cursor was not issued here: use `next` of the previous page.", "cursor")

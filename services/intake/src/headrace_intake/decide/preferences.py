@@ -1,4 +1,4 @@
-"""How a tenant, or one of its users, wants its work done."""
+"""The preferences of a tenant or of one of its users."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _LONGEST_USER: Final = 200
 
 
 class PreferencesIn(BaseModel):
-    """The whole of a preferences record; what is left out is not requested."""
+    """A complete preferences record; omitted fields are not requested."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -28,7 +28,7 @@ class PreferencesIn(BaseModel):
 
 
 def key_of(tenant: str, user: str) -> str:
-    """Key of the record: tenants hold no slash, so it is unambiguous."""
+    """Key of the record; unambiguous, since tenant names hold no slash."""
     return f"{tenant}/{user}"
 
 
@@ -40,15 +40,15 @@ def parse_user(text: str | None) -> str:
     return user
 
 
-def record(cancellation: PreferencesIn, *, tenant: str, user: str, key_id: str, now_ms: int) -> Preferences:
-    """The event that says so."""
+def record(requested: PreferencesIn, *, tenant: str, user: str, key_id: str, now_ms: int) -> Preferences:
+    """The preferences record as an event."""
     return Preferences(
         tenant=tenant,
         user=user,
-        ai_mode=cancellation.ai_mode,
-        privacy_level=cancellation.privacy_level,
-        preferred_provider=cancellation.preferred_provider,
-        allowed_providers=tuple(dict.fromkeys(cancellation.allowed_providers)),
+        ai_mode=requested.ai_mode,
+        privacy_level=requested.privacy_level,
+        preferred_provider=requested.preferred_provider,
+        allowed_providers=tuple(dict.fromkeys(requested.allowed_providers)),
         updated_by=key_id,
         updated_at=now_ms,
     )
@@ -57,7 +57,7 @@ def record(cancellation: PreferencesIn, *, tenant: str, user: str, key_id: str, 
 def effective(
     tenant: str, user: str, *, of_user: Preferences | None, of_tenant: Preferences | None
 ) -> tuple[Preferences, Source]:
-    """What applies to the user (or, with user "", to the tenant), and whose record that is."""
+    """The preferences that apply to the user (with user "", to the tenant), and whose record they come from."""
     if user and of_user is not None:
         return of_user, "user"
     if of_tenant is not None:

@@ -1,4 +1,4 @@
-"""A request that cannot be done, and what its caller is told."""
+"""A request that cannot be fulfilled, and the error for its caller."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from __future__ import annotations
 class Refusal(Exception):
     """Answer the caller with `status`; `kind` is for programs, `detail` for people, `param` names the field.
 
-    None of them holds content of the request.
+    None of them contains content of the request.
     """
 
     def __init__(self, status: int, kind: str, detail: str, param: str | None = None) -> None:

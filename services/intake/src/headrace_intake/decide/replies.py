@@ -1,7 +1,7 @@
-"""What a waiting caller is told of a task's replies: each piece once, in order, of one execution at a time.
+"""What a waiting caller receives of a task's replies: each piece once, in order, from one execution at a time.
 
-A reply may come twice (a router or worker that took over repeats), and an execution that was given up may go on talking
-beside the one that replaced it.
+A reply may arrive twice (a router or worker that took over repeats it), and an abandoned execution may keep sending
+alongside the one that replaced it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Delta:
 
 @dataclass(frozen=True, slots=True)
 class Restarted:
-    """Forget the text so far."""
+    """Discard the text so far."""
 
     attempt: int
 
@@ -40,7 +40,7 @@ ReplyUpdate = Delta | Restarted | TaskFinished
 
 @dataclass(frozen=True, slots=True)
 class Heard:
-    """What has been heard of a task. `execution` is None until the first piece."""
+    """The state of a task's replies. `execution` is None until the first piece."""
 
     attempt: int = 0
     execution: str | None = None
@@ -53,14 +53,14 @@ NOTHING_YET: Final = Heard()
 
 
 def hear(heard: Heard, reply: TaskReply) -> tuple[Heard, tuple[ReplyUpdate, ...]]:
-    """What to tell the caller of this reply, and what has been heard then. Raises ContentSealed."""
+    """The new state after a reply, and the updates for the caller. Raises ContentSealed."""
     if heard.ended or (reply.attempt < heard.attempt and reply.kind is not ReplyKind.FINISHED):
         return heard, ()
     match reply.kind:
         case ReplyKind.FINISHED:
             return _finished(heard, reply)
         case ReplyKind.RESTARTED if reply.attempt == heard.attempt and heard.execution is not None:
-            return heard, ()  # repeated: the new attempt's text has begun already
+            return heard, ()  # a repeat: the new attempt's text has already begun
         case ReplyKind.RESTARTED:
             told = (Restarted(reply.attempt),) if heard.has_text else ()
             return Heard(attempt=reply.attempt), told
@@ -70,7 +70,7 @@ def hear(heard: Heard, reply: TaskReply) -> tuple[Heard, tuple[ReplyUpdate, ...]
 
 def _finished(heard: Heard, reply: TaskReply) -> tuple[Heard, tuple[ReplyUpdate, ...]]:
     if reply.result is None:
-        # A finished reply without a result tells nothing; the completed task is in the view.
+        # A finished reply without a result carries nothing; the completed task is in the view.
         return heard, ()
     return replace(heard, ended=True), (TaskFinished(reply.result),)
 
@@ -84,7 +84,7 @@ def _delta(heard: Heard, reply: TaskReply) -> tuple[Heard, tuple[ReplyUpdate, ..
         return following, (Restarted(reply.attempt), piece) if heard.has_text else (piece,)
     if reply.execution_id == heard.execution and reply.sequence >= heard.next_sequence:
         return following, (piece,)
-    # The same attempt from its beginning: another execution took over (or, where none is named, may have).
+    # The same attempt from its beginning: another execution took over (or may have, if no execution is named).
     if reply.sequence == 0 and (reply.execution_id != heard.execution or not reply.execution_id):
         return following, (Restarted(reply.attempt), piece)
     return heard, ()

@@ -1,4 +1,4 @@
-"""Where a caller goes on in the events of a task, and how long a task may be unknown because it is young."""
+"""Where a caller resumes in the events of a task, and how long a young task may be missing from the view."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Final
 from headrace_intake.decide.refusals import Refusal, bad_request
 
 FINISHED_ID: Final = "finished"
-"""Event id of an end that was read from the view, where it has no place in a topic."""
+"""Event id of an end read from the view, where it has no offset in a topic."""
 
 _PLACE: Final = re.compile(r"(\d{1,9}):(\d{1,18})")
 _UUID7: Final = re.compile(r"([0-9a-f]{8})-([0-9a-f]{4})-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
@@ -34,7 +34,7 @@ class AtTheEnd:
 
 
 def parse_place(text: str | None) -> ReplyPosition | AtTheEnd | None:
-    """What a Last-Event-ID stands for; None where there is none. Raises Refusal for one that was not given out."""
+    """Parse a Last-Event-ID; None if there is none. Raises Refusal for one that was not issued."""
     if text is None:
         return None
     if text == FINISHED_ID:
@@ -48,16 +48,16 @@ def parse_place(text: str | None) -> ReplyPosition | AtTheEnd | None:
 def not_given_out() -> Refusal:
     """400 for a Last-Event-ID that no event can have had."""
     return bad_request(
-        "Last-Event-ID is not an id that this stream has given out: leave it out to begin anew.",
+        "Last-Event-ID was not issued by this stream: omit it to start from the beginning.",
         "Last-Event-ID",
         "bad-last-event-id",
     )
 
 
 def unknown_until(task_id: str, now_ms: int) -> int:
-    """Until when a task that the view does not have may still come up; `now_ms` when it should be there.
+    """Until when a task missing from the view may still appear; `now_ms` when it should be there already.
 
-    The id says when it was made. Only an id that is some seconds old at most may be on its way.
+    The id holds its creation time; only an id a few seconds old may be missing.
     """
     match = _UUID7.fullmatch(task_id)
     if match is None:

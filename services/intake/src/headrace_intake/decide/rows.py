@@ -1,7 +1,7 @@
 """Rows of the task view, from the events of one batch.
 
-Anybody may produce a task, so nothing in an event is trusted to fit a column: what Postgres cannot hold or index would
-stop the view for all. Times are milliseconds since the epoch.
+Any client may produce a task, so no field of an event is trusted to fit a column: a value that Postgres cannot hold
+or index would stop the view for all tenants. Times are milliseconds since the epoch.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from headrace_contracts.events import TaskCompleted, TaskSubmitted
 from headrace_streams.records import Record
 
 LONGEST_NAME: Final = 200
-"""Characters of a name in the view; an index entry of three such names fits a page."""
+"""Longest name in the view, in characters; an index entry of three such names fits a page."""
 _LONGEST_TEXT: Final = 4_000
 _LATEST_MS: Final = 253_402_300_799_999
 _LARGEST_KEY: Final = 1_024
@@ -27,7 +27,7 @@ SUBMITTED_COLUMNS: Final = (
     ("requested_model", "text"), ("session", "text"), ("subject", "text"), ("labels", "jsonb"), ("privacy", "text"),
     ("lane", "text"), ("submitted_at", "bigint"), ("deadline_at", "bigint"),
 )  # fmt: skip
-"""Columns, with their types, that a submission fills."""
+"""Columns that a submission fills, with their types."""
 
 COMPLETED_COLUMNS: Final = (
     ("task_id", "text"), ("tenant", "text"), ("route_key", "bytea"), ("home_partition", "integer"),
@@ -40,18 +40,18 @@ COMPLETED_COLUMNS: Final = (
     ("cost_nanodollars", "bigint"), ("attempts", "integer"), ("model_ms", "double precision"), ("trail", "jsonb"),
     ("policy_version", "text"),
 )  # fmt: skip
-"""Columns, with their types, that a completion fills."""
+"""Columns that a completion fills, with their types."""
 
 Row = tuple[Any, ...]
 
 
 class NotAViewRow(Exception):
-    """The event can have no row: its id or tenant is none that intake or the router could have made."""
+    """The event can have no row: its id or tenant cannot come from intake or the router."""
 
 
 @dataclass(slots=True)
 class Rows:
-    """Rows of one batch: at most one of each kind for a task, the first one seen."""
+    """Rows of one batch: at most one of each kind per task, the first one seen."""
 
     submitted: dict[str, Row] = field(default_factory=dict)
     completed: dict[str, Row] = field(default_factory=dict)

@@ -25,7 +25,7 @@ class TaskRequest(SubmitOptions):
 
 
 def draft_of_task(request: TaskRequest) -> TaskDraft:
-    """What the request wants. Raises Refusal."""
+    """The draft of the request. Raises Refusal."""
     role, model = designation(request.model, request.role)
     if (request.messages is None) == (request.prompt is None):
         raise bad_request("Give either `prompt` or `messages`.", "messages")
@@ -50,9 +50,9 @@ def expect_object(document: Any) -> dict[str, Any]:
 
 
 def parse_wait(preferences: Iterable[str], longest_seconds: float) -> float | None:
-    """Seconds of `wait=` in Prefer headers (RFC 7240), cut to the longest; None where there is none that can be read.
+    """Seconds of `wait=` in Prefer headers (RFC 7240), capped at the longest; None if there is no valid one.
 
-    A preference that cannot be honoured is ignored, as the RFC says.
+    A preference that cannot be honoured is ignored, as the RFC requires.
     """
     for header in preferences:
         for preference in header.split(","):

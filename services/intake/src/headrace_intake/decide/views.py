@@ -1,4 +1,4 @@
-"""A task as callers see it: what is known from its submission, its end, or both."""
+"""A task as callers see it, from its submission, its end, or both."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from headrace_contracts.events import Content, Failure, TaskCompleted, TaskSubmi
 from headrace_intake.decide.options import NANODOLLARS_IN_A_DOLLAR
 
 ACCEPTED: Final = "accepted"
-"""Status of a task that has not ended; the others are those of `TaskStatus`."""
+"""Status of a task that has not ended; the other statuses are those of `TaskStatus`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskView:
-    """What is known of a task; None where nothing is. Times are milliseconds since the epoch."""
+    """What is known of a task; None for what is not. Times are milliseconds since the epoch."""
 
     task_id: str
     tenant: str
@@ -76,7 +76,7 @@ def of_submission(task: TaskSubmitted) -> TaskView:
 
 
 def with_completion(view: TaskView | None, end: TaskCompleted) -> TaskView:
-    """The same task at its end; what only its submission says stays as it is in `view`."""
+    """The same task at its end; what only the submission carries is taken from `view`."""
     base = view or TaskView(task_id=end.task_id, tenant=end.tenant, submitted_at=end.submitted_at)
     return replace(
         base,
@@ -110,7 +110,7 @@ def with_completion(view: TaskView | None, end: TaskCompleted) -> TaskView:
 
 
 def rfc3339(ms: int | None) -> str | None:
-    """A time as callers read it."""
+    """A time in the API's format."""
     if ms is None:
         return None
     return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
@@ -126,12 +126,12 @@ def dollars(nanodollars: int | None) -> str | None:
 
 
 def links(task_id: str) -> dict[str, str]:
-    """Where the task and its events are."""
+    """The URLs of the task and its events."""
     return {"self": f"/v1/tasks/{task_id}", "events": f"/v1/tasks/{task_id}/events"}
 
 
 def document(view: TaskView) -> dict[str, Any]:
-    """The task as GET /v1/tasks/{id} shows it."""
+    """The task as GET /v1/tasks/{id} returns it."""
     sealed = view.answer is not None and view.answer.cipher != PLAIN
     return {
         **summary(view),
@@ -151,7 +151,7 @@ def document(view: TaskView) -> dict[str, Any]:
 
 
 def summary(view: TaskView) -> dict[str, Any]:
-    """The task as lists show it: without its answer and its trail."""
+    """The task as lists return it: without answer and trail."""
     return {
         "id": view.task_id,
         "status": view.status,

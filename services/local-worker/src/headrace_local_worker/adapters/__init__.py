@@ -1,1 +1,1 @@
-"""What the local worker reaches beside Kafka and its nodes: the API of a Kubernetes cluster."""
+"""The local worker's adapter for the API of a Kubernetes cluster."""

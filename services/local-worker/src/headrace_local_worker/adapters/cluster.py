@@ -1,11 +1,11 @@
-"""The API of the Kubernetes cluster: EndpointSlices as they are and as they change, and labels of cluster nodes.
+"""The Kubernetes API: EndpointSlices and their changes, and labels of cluster nodes.
 
 1. All slices of a selector are listed.
-2. They are followed by a watch from the list's version on, which bookmarks keep fresh.
-3. A watch that ends or breaks begins again at the last version seen: nothing between is missed.
-4. A version that the cluster no longer has (410) leads back to 1.
+2. A watch follows from the resource version of the list; bookmarks keep the version recent.
+3. A watch that ends or breaks is restarted from the last version seen, so that no event is missed.
+4. When the cluster no longer has that version (410), start over at 1.
 
-While the API does not answer, the last slices stand: nodes do not vanish because nobody can ask for them.
+While the API is unavailable the last known slices remain in use, so an outage of the API removes no nodes.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ _log = logging.getLogger(__name__)
 _OWN_NAMESPACE: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 _ANSWER_SECONDS: Final = 10.0
 _WATCH_SECONDS: Final = 30
-"""A watch is asked anew after this time, so that a connection which died silently is noticed."""
+"""A watch is renewed after this time, so that a silently dead connection is noticed."""
 _FIRST_DELAY_SECONDS: Final = 0.1
 _LONGEST_DELAY_SECONDS: Final = 1.0
-"""So that nodes that come or go while the API starts again are noticed within two seconds of its return."""
+"""Short enough that changes are noticed within two seconds after the API comes back."""
 _DENIED_DELAY_SECONDS: Final = 5.0
 _LABELS_SECONDS: Final = 1.0
 _GONE: Final = 410
@@ -43,26 +43,26 @@ _BROKEN: Final = (aiohttp.ClientError, OSError, TimeoutError)
 
 
 class ConfigureCluster(Exception):
-    """Nothing tells where the API of the cluster is, or how to log in to it."""
+    """The address of the cluster's API, or the credentials for it, cannot be determined."""
 
 
 @dataclass(frozen=True, slots=True)
 class SliceSelector:
-    """Which slices: those of a namespace with some labels."""
+    """A selection of slices: a namespace and a label selector."""
 
     namespace: str
     selector: str
 
 
 class KubernetesCluster:
-    """The cluster this process runs in, or the one that the kubeconfig names.
+    """The cluster this process runs in, or the one in the kubeconfig.
 
     Args:
         namespace: Of the nodes' slices; empty for this process's own.
         selector: Labels of these slices.
         peers: Labels of the slices of the workers' own Service, in this process's namespace; empty for none.
         labels: Whether to read labels of cluster nodes.
-        tell: Called with what is wrong, in words an operator understands, and with None when it is well again.
+        tell: Called with a description of a problem, written for operators, and with None when it is resolved.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class KubernetesCluster:
         )
 
     async def close(self) -> None:
-        """Let go of the connection."""
+        """Close the connection."""
         if self._api is not None:
             await self._api.close()
 
@@ -106,7 +106,7 @@ async def _connect() -> client.ApiClient:
             await config.load_kube_config(os.environ.get("KUBECONFIG"), client_configuration=configuration)
     except config.ConfigException as error:
         raise ConfigureCluster(
-            f"The Kubernetes API cannot be used: {error} In a pod, mount the service account's token "
+            f"The Kubernetes API is unusable: {error} In a pod, mount the service account's token "
             "(automountServiceAccountToken: true); elsewhere, name a kubeconfig by KUBECONFIG; "
             "or list the nodes in HEADRACE_OLLAMA_NODES and set HEADRACE_DISCOVERY=static."
         ) from error
@@ -125,7 +125,7 @@ class SliceFeed:
     """The EndpointSlices of a selection.
 
     Args:
-        tell: Called with the feed's name and what is wrong, or None when it is well.
+        tell: Called with the feed's name and a description of a problem, or None when it is resolved.
     """
 
     def __init__(
@@ -139,7 +139,7 @@ class SliceFeed:
         self._failures = 0
 
     async def events(self) -> AsyncIterator[SliceEvent]:
-        """All slices, then every change, for ever."""
+        """All slices, then every change, without end."""
         while True:
             try:
                 if self._version is None:
@@ -152,7 +152,7 @@ class SliceFeed:
                 self._well()
             except ApiException as error:
                 if error.status == _GONE:
-                    _log.info("%s: the cluster no longer has version %s, listing anew", self, self._version)
+                    _log.info("%s: the cluster no longer has version %s, listing again", self, self._version)
                     self._version = None
                     if not self._just_listed:
                         continue
@@ -182,7 +182,7 @@ class SliceFeed:
             )
             async for event in stream:
                 if not isinstance(event, dict):
-                    raise aiohttp.ClientPayloadError("the watch was cut within an event")
+                    raise aiohttp.ClientPayloadError("the watch ended in the middle of an event")
                 self._version = watching.resource_version
                 self._just_listed = False
                 self._well()
@@ -194,7 +194,7 @@ class SliceFeed:
 
     def _well(self) -> None:
         if self._failures:
-            _log.info("%s: following again", self)
+            _log.info("%s: watching again", self)
         self._failures = 0
         self._tell(str(self), None)
 
@@ -205,12 +205,12 @@ class SliceFeed:
             _log.warning("%s: %s", self, reason)
         longest = _DENIED_DELAY_SECONDS if denied else _LONGEST_DELAY_SECONDS
         delay = min(longest, _FIRST_DELAY_SECONDS * 2.0 ** min(self._failures - 1, 10))
-        # Not all workers at once when the API comes back.
+        # Jitter, so that not all workers reconnect at once when the API comes back.
         await asyncio.sleep(delay * random.uniform(0.5, 1.0))
 
 
 class MachineLabels:
-    """Labels of cluster nodes, as far as they may be read; remembered, since they hardly ever change."""
+    """Labels of cluster nodes, as far as they may be read; cached, since they hardly ever change."""
 
     def __init__(self, api: client.ApiClient) -> None:
         self._core = client.CoreV1Api(api)
@@ -222,12 +222,12 @@ class MachineLabels:
         return self._known
 
     async def learn(self, machines: Collection[str]) -> None:
-        """Ask for the labels of those that are not known; what cannot be read is left out, and asked for next time."""
+        """Read the labels of unknown nodes; those that cannot be read are left out and tried again next time."""
         unknown = [name for name in machines if name not in self._known]
         await asyncio.gather(*(self._read(name) for name in unknown))
 
     def forget(self) -> None:
-        """Ask anew for all of them next time."""
+        """Read all of them again next time."""
         self._known.clear()
 
     async def _read(self, name: str) -> None:
@@ -239,14 +239,14 @@ class MachineLabels:
             elif not self._warned:
                 self._warned = True
                 _log.warning(
-                    "labels of cluster nodes may not be read (%s): hardware of nodes stays unknown. Grant `get` on "
+                    "no permission to read labels of cluster nodes (%s): their hardware stays unknown. Grant `get` on "
                     "`nodes` to this service account by a ClusterRole, or empty HEADRACE_DISCOVERY_LABELS.",
                     error.reason,
                 )
-            # Else every change of an endpoint would ask again for what was just denied.
+            # Otherwise every change of an endpoint would repeat the request that was just denied.
             self._known[name] = {}
         except _BROKEN as error:
-            _log.info("labels of cluster node %s cannot be read now: %s", name, error)
+            _log.info("labels of cluster node %s are unavailable: %s", name, error)
         else:
             self._known[name] = dict(node.metadata.labels or {})
 
@@ -280,7 +280,7 @@ def _endpoint(one: Any) -> SliceEndpoint:
     conditions = one.conditions
     target = one.target_ref
     return SliceEndpoint(
-        # More than one address of an endpoint means the same backend; consumers are to use the first.
+        # Several addresses of an endpoint mean the same backend; consumers must use the first.
         address=one.addresses[0],
         ready=conditions is None or conditions.ready is not False,
         terminating=conditions is not None and conditions.terminating is True,

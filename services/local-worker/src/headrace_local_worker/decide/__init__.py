@@ -1,1 +1,1 @@
-"""Pure decisions: which nodes there are, and which of them runs an attempt."""
+"""Pure decisions: which nodes exist, and which of them runs an attempt."""

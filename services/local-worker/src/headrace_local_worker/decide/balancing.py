@@ -8,16 +8,16 @@ from typing import Final
 from headrace_models.worker.pool import EndpointView
 
 _UNKNOWN_SECONDS: Final = 1.0
-"""Reckoned for a node that has not run a model yet: short enough to be tried soon."""
+"""Assumed for a node that has not run the model yet: short enough that it is tried soon."""
 _LOAD_SECONDS: Final = 5.0
-"""Reckoned for bringing a model into memory."""
+"""Assumed for loading a model into memory."""
 
 
 def choose_node(nodes: Sequence[EndpointView], model: str) -> EndpointView | None:
-    """The node where an answer may be expected first; None when no node has the model.
+    """The node with the shortest expected time to an answer; None when no node has the model.
 
-    A node with a free slot goes before one without. Among them the observed time of a call of this model decides,
-    stretched by what else the node runs, plus the time to load the model and to reach the node; at last the name.
+    A node with a free slot is preferred. Then the observed time of a call of this model decides, scaled by the node's
+    other calls, plus the time to load the model and to reach the node; ties are broken by name.
     """
     wanted = tagged(model)
     offering = [node for node in nodes if any(tagged(name) == wanted for name in node.models)]
@@ -25,7 +25,7 @@ def choose_node(nodes: Sequence[EndpointView], model: str) -> EndpointView | Non
 
 
 def tagged(model: str) -> str:
-    """A model's full name: Ollama takes a name without a tag as its `latest`."""
+    """A model's full name: Ollama reads a name without a tag as its `latest`."""
     return model if ":" in model else f"{model}:latest"
 
 

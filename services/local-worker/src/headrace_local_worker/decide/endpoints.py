@@ -1,4 +1,4 @@
-"""Which nodes the EndpointSlices of a Service show."""
+"""Which nodes follow from the EndpointSlices of a Service."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _ZONE: Final = "zone"
 
 @dataclass(frozen=True, slots=True)
 class Port:
-    """A port of a slice; `secure` where the Service says that it speaks https."""
+    """A port of a slice; `secure` if the Service declares it as https."""
 
     number: int
     secure: bool = False
@@ -27,10 +27,10 @@ class SliceEndpoint:
     """One backend of a Service.
 
     Attributes:
-        ready: Whether it may get new work. Where the cluster does not say, it may.
-        terminating: Whether it is about to stop; it may still be serving.
+        ready: Whether it may get new work; true if the cluster does not specify it.
+        terminating: Whether it is shutting down; it may still be serving.
         pod: Name of the pod behind it; empty for one outside the cluster.
-        machine: Name of the cluster node it runs on, empty where nobody knows.
+        machine: Name of the cluster node it runs on; empty if unknown.
     """
 
     address: str
@@ -43,13 +43,13 @@ class SliceEndpoint:
 
     @property
     def usable(self) -> bool:
-        """Whether it should get new work. Services may call a terminating backend ready; it is not, for us."""
+        """Whether it should get new work. A Service may publish a terminating backend as ready; here it is not."""
         return self.ready and not self.terminating
 
 
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """Some of the backends of a Service, all of one address family and with the same ports."""
+    """Some backends of a Service, all of one address family and with the same ports."""
 
     name: str
     family: AddressType
@@ -59,21 +59,21 @@ class Slice:
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """Everything there is; what is not named here is gone."""
+    """The complete set; slices not in it are gone."""
 
     slices: tuple[Slice, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Changed:
-    """A slice is new or is different."""
+    """A slice was added or changed."""
 
     slice: Slice
 
 
 @dataclass(frozen=True, slots=True)
 class Removed:
-    """A slice is gone."""
+    """A slice was removed."""
 
     name: str
 
@@ -97,9 +97,9 @@ class NodeRules:
     """How endpoints become nodes.
 
     Attributes:
-        port: Name of the port that Ollama listens on. A slice with only one port needs no name.
-        slots: Calls a node gets at once, where its machine's labels do not say.
-        labels: Labels of machines by what the fleet calls them; `slots` is taken as their number.
+        port: Name of Ollama's port. A slice with only one port needs no name.
+        slots: Concurrent calls of a node whose machine's labels do not specify them.
+        labels: Labels of machines by their name in fleet.status; `slots` is read as the number of slots.
     """
 
     port: str
@@ -108,11 +108,11 @@ class NodeRules:
 
 
 class LabelsInvalid(ValueError):
-    """The list of labels cannot be used; the message says which part of it and why."""
+    """The list of labels is invalid; the message names the entry and the reason."""
 
 
 def parse_labels(entries: Sequence[str]) -> Mapping[str, str]:
-    """The labels of a list such as `gpu=nvidia.com/gpu.product`. Raises LabelsInvalid."""
+    """Parse a list of labels such as `gpu=nvidia.com/gpu.product`. Raises LabelsInvalid."""
     labels: dict[str, str] = {}
     for entry in entries:
         name, equals, label = (part.strip() for part in entry.partition("="))
@@ -126,11 +126,11 @@ def parse_labels(entries: Sequence[str]) -> Mapping[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class DiscoveredNodes:
-    """What the slices show.
+    """The result of evaluating the slices.
 
     Attributes:
         nodes: By name.
-        objections: What cannot be used, and what to do about it.
+        objections: What cannot be used, and how to fix it.
     """
 
     nodes: Mapping[str, NodeSpec]
@@ -140,8 +140,9 @@ class DiscoveredNodes:
 def nodes_of(slices: Iterable[Slice], machines: Mapping[str, Mapping[str, str]], rules: NodeRules) -> DiscoveredNodes:
     """The nodes that should get work.
 
-    A node is the pod behind an endpoint, else its hostname, else its address. It may stand in several slices: one for
-    each address family, and in two of the same while the cluster moves it; then the family decides, then the address.
+    A node is named after the pod behind an endpoint, else its hostname, else its address. It may appear in several
+    slices: one per address family, and two of the same family while the cluster moves it; then the family decides, then
+    the address.
 
     Args:
         machines: Labels of cluster nodes, as far as they are known.
@@ -169,7 +170,7 @@ def nodes_of(slices: Iterable[Slice], machines: Mapping[str, Mapping[str, str]],
 
 
 def machines_of(slices: Iterable[Slice]) -> frozenset[str]:
-    """Names of the cluster nodes whose labels matter."""
+    """Names of the cluster nodes whose labels are needed."""
     return frozenset(
         endpoint.machine for one in slices for endpoint in one.endpoints if endpoint.machine and endpoint.usable
     )
@@ -190,7 +191,7 @@ def _no_port(one: Slice, name: str) -> str:
     there = ", ".join(repr(port) for port in sorted(one.ports)) or "none"
     return (
         f"EndpointSlice {one.name} has no port called {name!r} (it has: {there}): its endpoints are not used. "
-        "Name the port of the Service so, or set HEADRACE_DISCOVERY_PORT."
+        "Give the Service's port that name, or set HEADRACE_DISCOVERY_PORT."
     )
 
 

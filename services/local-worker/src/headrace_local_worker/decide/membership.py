@@ -1,4 +1,4 @@
-"""What to do when the nodes, or the workers that share them, are others than before."""
+"""What to do when the nodes, or the workers that share them, have changed."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from headrace_local_worker.decide.nodes import NodeSpec
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """To be done in this order.
+    """To be applied in this order.
 
     Attributes:
         left: Names of nodes that get no more work.
-        joined: Nodes that are new, or at another address than before.
-        resized: Nodes with other slots or labels than before.
+        joined: Nodes that are new or have another address.
+        resized: Nodes whose slots or labels have changed.
     """
 
     left: tuple[str, ...] = ()
@@ -28,7 +28,7 @@ class Changes:
 
 
 def changes(before: Mapping[str, NodeSpec], now: Mapping[str, NodeSpec]) -> Changes:
-    """The way from the nodes before to those of now."""
+    """The changes from the previous nodes to the current ones."""
     moved = {name for name in before.keys() & now.keys() if before[name].url != now[name].url}
     return Changes(
         left=tuple(sorted((before.keys() - now.keys()) | moved)),
@@ -38,15 +38,15 @@ def changes(before: Mapping[str, NodeSpec], now: Mapping[str, NodeSpec]) -> Chan
 
 
 def shared(nodes: Mapping[str, NodeSpec], worker: str, workers: Collection[str]) -> Mapping[str, NodeSpec]:
-    """The nodes with the slots that this worker may use of each, when `workers` use them all at once."""
+    """The nodes with this worker's share of each node's slots when `workers` use them concurrently."""
     return {name: replace(spec, slots=share(spec.slots, name, worker, workers)) for name, spec in nodes.items()}
 
 
 def share(slots: int, node: str, worker: str, workers: Collection[str]) -> int:
-    """The slots of a node that one of several workers may use.
+    """One worker's share of a node's slots.
 
-    They are divided evenly; what is left over goes to other workers at each node. Every worker gets at least one, since
-    any of them may be handed an attempt that only this node can run: a node then queues what is beyond its slots.
+    Slots are divided evenly; the remainder goes to different workers at each node. Every worker gets at least one,
+    since any of them may receive an attempt that only this node can run: the node then queues what exceeds its slots.
     """
     everyone = sorted({worker, *workers})
     position = (everyone.index(worker) + zlib.crc32(node.encode())) % len(everyone)

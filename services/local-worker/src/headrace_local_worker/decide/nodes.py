@@ -12,7 +12,7 @@ _SLOTS: Final = "slots"
 
 
 class NodesInvalid(ValueError):
-    """The list of nodes cannot be used; the message says which part of it and why."""
+    """The list of nodes is invalid; the message names the entry and the reason."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,8 +20,8 @@ class NodeSpec:
     """One Ollama node.
 
     Attributes:
-        slots: Calls it gets at once.
-        hardware: Labels that a routing policy can ask for.
+        slots: Number of concurrent calls.
+        hardware: Labels that a routing policy can require.
     """
 
     name: str
@@ -31,14 +31,14 @@ class NodeSpec:
 
 
 def parse_nodes(entries: Sequence[str], default_slots: int) -> tuple[NodeSpec, ...]:
-    """The nodes of a list. Raises NodesInvalid."""
+    """Parse a list of nodes. Raises NodesInvalid."""
     nodes = tuple(_parse(entry, default_slots) for entry in entries)
     if not nodes:
         raise NodesInvalid("name at least one node, such as http://127.0.0.1:11434")
     names = [node.name for node in nodes]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise NodesInvalid(f"two nodes are called {', '.join(twice)}: give them names, as in name=http://host:11434")
+        raise NodesInvalid(f"two nodes are named {', '.join(twice)}: give them names, as in name=http://host:11434")
     return nodes
 
 
@@ -61,9 +61,9 @@ def _parse(entry: str, default_slots: int) -> NodeSpec:
 
 
 def split_slots(options: Mapping[str, str]) -> tuple[int | None, dict[str, str]]:
-    """The slots that a node's options name, and the rest, its hardware.
+    """The slots in a node's options, and the remaining options, its hardware.
 
-    0 slots where none are named, None where they are not a number above 0.
+    0 slots if none are given, None if they are not a number above 0.
     """
     hardware = {key: value for key, value in options.items() if key != _SLOTS}
     named = options.get(_SLOTS)
@@ -74,12 +74,12 @@ def split_slots(options: Mapping[str, str]) -> tuple[int | None, dict[str, str]]
 
 def _named(address: str) -> tuple[str, str]:
     before, equals, after = address.partition("=")
-    # An address may hold an equals sign itself.
+    # An address may itself contain an equals sign.
     return (before.strip(), after.strip()) if equals and "://" not in before else ("", address)
 
 
 def name_of(url: str) -> str:
-    """What a node is called by its address, where nobody has named it."""
+    """Name of a node without a configured one, from its address."""
     parsed = urlsplit(url)
     last = parsed.path.rstrip("/").rpartition("/")[2]
     if last:

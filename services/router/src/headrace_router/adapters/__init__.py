@@ -1,1 +1,1 @@
-"""Where the router meets files, tables and the clock."""
+"""The router's adapters for files and tables."""

@@ -12,11 +12,11 @@ from headrace_router.decide.policy import Policy
 
 
 class PolicyInvalid(Exception):
-    """Correct the policy file: each line of the message names a place in it and what is wrong there."""
+    """The policy file is invalid: each line of the message names a key and what is wrong with it."""
 
 
 def parse_policy(text: str, source: str) -> Policy:
-    """The policy in a YAML text; `source` names it in errors. Raises PolicyInvalid."""
+    """Parse a policy from YAML text; `source` names it in errors. Raises PolicyInvalid."""
     try:
         data = yaml.safe_load(text)
     except yaml.YAMLError as error:
@@ -30,7 +30,7 @@ def parse_policy(text: str, source: str) -> Policy:
 
 
 def load_policy(path: Path | None) -> Policy:
-    """The policy in a file, or the one that is shipped. Raises PolicyInvalid."""
+    """Load the policy from a file, or the shipped one if no path is given. Raises PolicyInvalid."""
     if path is None:
         shipped = resources.files("headrace_router").joinpath("policy.yaml")
         return parse_policy(shipped.read_text(encoding="utf-8"), "the shipped policy")

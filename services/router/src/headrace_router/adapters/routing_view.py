@@ -1,4 +1,4 @@
-"""What decisions look at beside the task itself: policy, prices, fleet and preferences, as known at this moment."""
+"""The inputs of a decision besides the task itself: policy, prices, fleet and preferences, as currently known."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from headrace_router.decide.policy import Policy
 
 
 class RoutingView:
-    """Follows the tables; gives each decision a consistent view.
+    """Follows the tables and gives each decision a consistent view.
 
     Args:
         clock: Milliseconds since the epoch.
@@ -29,11 +29,11 @@ class RoutingView:
         self._on_gain: list[Callable[[], None]] = []
 
     def on_gain(self, call: Callable[[], None]) -> None:
-        """Be called whenever the fleet offers something that it did not offer before."""
+        """Register a callback for when the fleet offers something that it did not offer before."""
         self._on_gain.append(call)
 
     def node_changed(self, key: str, status: NodeStatus | None) -> None:
-        """Take a node's newest status; None when the node is gone for good."""
+        """Apply a node's newest status; None when the node has been removed."""
         before = self._nodes.pop(key, None)
         self._fleet = None
         if status is None:
@@ -44,14 +44,14 @@ class RoutingView:
                 call()
 
     def preferences_changed(self, key: str, preferences: Preferences | None) -> None:
-        """Take the newest preferences of `tenant/user`."""
+        """Apply the newest preferences of `tenant/user`."""
         if preferences is None:
             self._preferences.pop(key, None)
         else:
             self._preferences[key] = preferences
 
     def context(self, peers: Peers, tenant: str, user: str) -> DecisionContext:
-        """What is known now about a task of this tenant and user."""
+        """What is currently known for a task of this tenant and user."""
         if self._fleet is None:
             self._fleet = Fleet(self._nodes.values())
         return DecisionContext(

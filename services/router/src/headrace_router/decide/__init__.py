@@ -1,1 +1,1 @@
-"""Pure decisions: time, state and all that is known come in as arguments; frozen values go out."""
+"""Pure decisions: time, state and context come in as arguments, frozen values go out."""

@@ -1,4 +1,4 @@
-"""Which models may do a task, in which order, and why the others may not."""
+"""Which models may run a task, in which order, and why the others may not."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ NO_CAPACITY = "no_capacity"
 OVER_BUDGET = "over_budget"
 FAILED_BEFORE = "failed_before"
 _PASSING = frozenset({NO_LOCAL_CAPACITY, NO_CAPACITY})
-"""Reasons that may go away by themselves."""
+"""Reasons that may pass without intervention."""
 _TELLING = (OVER_BUDGET, "privacy", "no_consent", "mode", "context_too_small", "price_unknown")
-"""Which of several reasons a task's failure names, the most telling first."""
+"""Which of several reasons a task's failure reports, the most informative first."""
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A model of a provider, and what asking it may cost."""
+    """A model of a provider, and what an attempt at it may cost."""
 
     provider: str
     model: str
@@ -51,14 +51,14 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """The result of looking at all candidates.
+    """The result of checking the candidates in order.
 
     Attributes:
-        chosen: The first that may do it now.
+        chosen: The first that may run the task now.
         rejected: Those before it, or all, each with its reason.
-        reason: Why the chosen one may.
-        may_come: Whether waiting can help where none is chosen.
-        privacy: The level they were looked at under.
+        reason: Why the chosen one may run it.
+        may_come: Whether waiting can help if none is chosen.
+        privacy: The level they were checked against.
     """
 
     chosen: Candidate | None
@@ -87,7 +87,7 @@ def choose(
     context: DecisionContext,
     not_now: str | None = None,
 ) -> Choice:
-    """The first candidate that nothing speaks against. `not_now` names one that asked to be left alone for a while."""
+    """The first eligible candidate. `not_now` names one that asked for a pause longer than the policy allows."""
     policy = context.policy
     known = _known(task, role, context)
     ordered = sorted(known, key=lambda ref: ref.provider != rules.preferred) if rules.preferred else known
@@ -105,14 +105,14 @@ def choose(
             reject(ref, *objection)
             continue
         if not_now == f"{ref.provider}/{ref.model}":
-            reject(ref, FAILED_BEFORE, "it asked for a longer wait than the policy has patience for")
+            reject(ref, FAILED_BEFORE, "it asked for a longer wait than the policy allows")
             continue
         limit = task.sampling.max_output_tokens
         if limit is None and place is Place.CLOUD:
             limit = policy.attempts.max_output_tokens
         most = worst_case(context.prices, ref.provider, ref.model, prompt_bytes, limit)
         if left is not None and most is None:
-            reject(ref, "price_unknown", "the price book has no price for it, and the task has a budget")
+            reject(ref, "price_unknown", "the task has a budget and the price book has no price for it")
             continue
         if left is not None and most is not None and most > left:
             reject(ref, OVER_BUDGET, f"may cost {most} nano-dollars, {max(left, 0)} are left of the task's budget")
@@ -120,11 +120,15 @@ def choose(
         nodes = _nodes(ref, place, policy, context)
         if not nodes:
             code = NO_LOCAL_CAPACITY if place is Place.LOCAL else NO_CAPACITY
-            reject(ref, code, "no healthy node of ours offers it" if place is Place.LOCAL else "it is not on offer now")
+            reject(
+                ref,
+                code,
+                "no healthy local node offers it" if place is Place.LOCAL else "no provider offers it now",
+            )
             continue
         longest = longest_context(nodes, ref.model, place)
         if longest is not None and longest * _BYTES_PER_TOKEN < prompt_bytes:
-            reject(ref, "context_too_small", f"it takes {longest} tokens, the conversation has more")
+            reject(ref, "context_too_small", f"its context holds {longest} tokens, the conversation has more")
             continue
         size = policy.models[ref.model].size_gb if place is Place.LOCAL and ref.model in policy.models else None
         reason = rules.reason(place) + ("" if size is None else f"; {size:g} GB")
@@ -136,7 +140,7 @@ def choose(
 
 
 def spent(attempts: Sequence[AttemptState]) -> int:
-    """What a task's attempts have cost, in nano-dollars; one that nobody heard of again counts with its worst case."""
+    """What a task's attempts have cost, in nano-dollars; one without a known outcome counts with its worst case."""
     return sum(
         attempt.worst_case_nanodollars if attempt.outcome is None or given_up(attempt) else attempt.cost_nanodollars
         for attempt in attempts
@@ -149,7 +153,7 @@ def given_up(attempt: AttemptState) -> bool:
 
 
 def unknown_model(task: TaskSubmitted, context: DecisionContext) -> bool:
-    """Whether a task names a model that nobody has. Where no node is about that could have it, nobody can tell."""
+    """Whether a task names a model that does not exist. With no node up that could have it, that is not decidable."""
     if task.model is None:
         return False
     named = _named_provider(task.model, context)
@@ -175,7 +179,7 @@ def _known(task: TaskSubmitted, role: RolePolicy | None, context: DecisionContex
 
 
 def _named_provider(model: str, context: DecisionContext) -> ModelRef | None:
-    # Names of models may hold slashes themselves, so only a provider's name counts as one.
+    # Model names may contain slashes, so a prefix counts only if it is the name of a provider.
     provider, slash, rest = model.partition("/")
     known = provider in context.policy.providers or provider in context.fleet.providers
     return ModelRef(provider=provider, model=rest) if slash and rest and known else None
@@ -206,7 +210,7 @@ def _nodes(ref: ModelRef, place: Place, policy: Policy, context: DecisionContext
 def _history(ref: ModelRef, attempts: Sequence[AttemptState], policy: Policy) -> tuple[str, str] | None:
     before = [a for a in attempts if (a.provider, a.model) == (ref.provider, ref.model)]
     if any(attempt.outcome is Outcome.FAILED_PERMANENT for attempt in before):
-        return FAILED_BEFORE, "it has failed for good"
+        return FAILED_BEFORE, "it has failed permanently"
     if len(before) >= policy.retry.attempts_per_model:
         return FAILED_BEFORE, f"it has failed {len(before)} times"
     return None

@@ -1,4 +1,4 @@
-"""Prices over the contract's types."""
+"""Prices in terms of the contract's types."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _OVERHEAD_TOKENS = 16
 
 
 def most_tokens(messages: Sequence[Message], system_prompt: str | None) -> int:
-    """An upper bound of the tokens in a conversation: every token holds a byte, every message has some overhead."""
+    """Upper bound of a conversation's tokens: a token has at least one byte, and a message some fixed overhead."""
     extra = 0 if system_prompt is None else len(system_prompt.encode()) + _OVERHEAD_TOKENS
     return extra + sum(len(message.content.data) + _OVERHEAD_TOKENS for message in messages)
 
@@ -20,7 +20,7 @@ def most_tokens(messages: Sequence[Message], system_prompt: str | None) -> int:
 def worst_case(
     book: PriceBook, provider: str, model: str, prompt_tokens: int, max_output_tokens: int | None
 ) -> int | None:
-    """The most an attempt can cost, in nano-dollars; None when that cannot be told."""
+    """The most an attempt can cost, in nano-dollars; None if it cannot be bounded."""
     try:
         price = book.price(provider, model)
     except PriceUnknown:
@@ -32,12 +32,12 @@ def worst_case(
 
 
 def cost(book: PriceBook, provider: str, model: str, usage: Usage) -> int:
-    """What usage cost, in nano-dollars; 0 where the price book knows no price, which no budget allows to happen."""
+    """The cost of usage in nano-dollars; 0 without a price, which cannot happen to a task with a budget."""
     try:
         price = book.price(provider, model)
     except PriceUnknown:
         return 0
-    spent = ports.Usage(
+    spent = ports.CallUsage(
         input_tokens=usage.input_tokens,
         output_tokens=usage.output_tokens,
         cached_input_tokens=usage.cached_input_tokens,

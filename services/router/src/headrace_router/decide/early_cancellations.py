@@ -1,5 +1,4 @@
-"""Cancellation requests to stop tasks that have not come yet: they travel on a topic of their own and may overtake
-them."""
+"""Cancellation requests for tasks that have not arrived yet: they have a topic of their own and may overtake tasks."""
 
 from __future__ import annotations
 
@@ -10,7 +9,7 @@ from headrace_contracts.events import JournalEntry, TaskCancelled
 
 
 class UnreadCancellation(Protocol):
-    """A journaled cancellation request that is not decoded yet."""
+    """A journaled cancellation request, not decoded yet."""
 
     def entry(self) -> JournalEntry: ...
 
@@ -19,8 +18,8 @@ class EarlyCancellations:
     """The first cancellation request for each task, bounded by number and age, as journaled.
 
     Args:
-        most: Most cancellation requests kept; the oldest goes first.
-        keep_ms: How long a cancellation request is kept, in milliseconds.
+        most: Most cancellation requests held; the oldest is evicted first.
+        keep_ms: How long a cancellation request is held, in milliseconds.
     """
 
     def __init__(self, most: int, keep_ms: int) -> None:
@@ -32,7 +31,7 @@ class EarlyCancellations:
         return len(self._cancellations)
 
     def keep(self, task_id: str, cancellation: TaskCancelled | UnreadCancellation, at: int, now: int) -> None:
-        """Take a cancellation request that was journaled at a time (milliseconds since the epoch)."""
+        """Add a cancellation request that was journaled at a time (milliseconds since the epoch)."""
         while self._cancellations and now >= next(iter(self._cancellations.values()))[0] + self._keep_ms:
             self._cancellations.popitem(last=False)
         if now >= at + self._keep_ms:
@@ -55,5 +54,5 @@ class EarlyCancellations:
         return cancellation
 
     def forget(self, task_id: str) -> None:
-        """The task has come."""
+        """Forget the request: its task has arrived."""
         self._cancellations.pop(task_id, None)

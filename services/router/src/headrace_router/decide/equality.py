@@ -1,4 +1,4 @@
-"""When two tasks are equal, so that one answer may serve both."""
+"""When two tasks are equal, so that one answer can serve both."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from headrace_router.decide.rules import TaskRules
 
 
 def equality_digest(task: TaskSubmitted, rules: TaskRules, policy_version: str) -> str:
-    """Digest of tenant, question, and the rules it is answered under; empty for a task that shares no answer.
+    """Digest of tenant, question and the rules it is answered under; empty for a task that shares no answer.
 
-    The rules are part of it, so an answer never serves a task of another tenant, of another privacy level, or of
-    somebody who would not have let it be made where it was made.
+    The rules are part of it, so an answer never serves a task of another tenant, of another privacy level, or of a
+    caller whose rules would have excluded the place where it was made.
     """
     if not task.allow_cached:
         return ""

@@ -1,4 +1,4 @@
-"""What the nodes and providers offer at a moment."""
+"""What the nodes and providers offer at a given time."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from headrace_contracts.events import NodeStatus, Place
 
 
 class Fleet:
-    """The newest status of every node and provider, indexed by model. Never changes; a new status makes a new fleet."""
+    """The newest status of every node and provider, indexed by model. Immutable; a new status makes a new fleet."""
 
     def __init__(self, nodes: Iterable[NodeStatus] = ()) -> None:
         self.nodes = tuple(nodes)
@@ -26,7 +26,7 @@ class Fleet:
         return [node for node in nodes if node.place is place and usable(node, now)]
 
     def providers_of(self, model: str, now: int) -> Sequence[tuple[str, Place]]:
-        """The providers with a usable node that offers a model of this name; our own first, then by name."""
+        """The providers with a usable node that offers a model of this name; local ones first, then by name."""
         found = {
             (node.provider, node.place)
             for node in self.nodes
@@ -36,17 +36,17 @@ class Fleet:
         return sorted(found, key=lambda item: (item[1] is not Place.LOCAL, item[0]))
 
     def has_usable(self, now: int, provider: str | None = None) -> bool:
-        """Whether any node, of a provider or at all, can be used."""
+        """Whether any node, of a provider or at all, is usable."""
         return any(usable(node, now) for node in self.nodes if provider in (None, node.provider))
 
 
 def usable(node: NodeStatus, now: int) -> bool:
-    """Whether a node takes work, by a report that still stands."""
+    """Whether a node accepts work according to a report that has not expired."""
     return node.healthy and now < node.reported_at + node.valid_for_ms
 
 
 def gained(before: NodeStatus | None, after: NodeStatus, now: int) -> bool:
-    """Whether a new status offers anything that the one before it did not: then waiting tasks are looked at again."""
+    """Whether a new status offers anything that the previous one did not; if so, waiting tasks are re-evaluated."""
     if not usable(after, now):
         return False
     if before is None or not usable(before, now) or before.hardware != after.hardware:
@@ -55,7 +55,7 @@ def gained(before: NodeStatus | None, after: NodeStatus, now: int) -> bool:
 
 
 def longest_context(nodes: Iterable[NodeStatus], model: str, place: Place) -> int | None:
-    """The longest conversation that any of these nodes takes for a model, in tokens; None when one does not say."""
+    """The longest context that any of these nodes has for a model, in tokens; None if one of them reports none."""
     name = tagged(model, place)
     sizes = [m.context_tokens for node in nodes for m in node.models if tagged(m.name, place) == name]
     known = [size for size in sizes if size is not None]
@@ -63,5 +63,5 @@ def longest_context(nodes: Iterable[NodeStatus], model: str, place: Place) -> in
 
 
 def tagged(model: str, place: Place) -> str:
-    """A model's full name: on our own nodes, one without a tag means its `latest`."""
+    """A model's full name: on local nodes, a name without a tag means its `latest`."""
     return model if place is Place.CLOUD or ":" in model else f"{model}:latest"

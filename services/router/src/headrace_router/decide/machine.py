@@ -1,15 +1,15 @@
-"""The life of a task as a transition table: what each event means in each phase.
+"""The lifecycle of a task as a transition table: what each event means in each phase.
 
     (new) ─► waiting ─► running ─► finished
-               ▲  ▲       │  ▲
-               │  └───────┤  │        a failure without a candidate that is there now
-               │          ▼  │
-               │     backing_off      a failure that another try may heal
-             following                an equal task is in flight
+      ▲  ▲       │  ▲
+      │  └───────┤  │        a failure without a candidate that is available
+      │          ▼  │
+      │     backing_off      a failure that a retry may fix
+    following                an equal task is in flight
 
-Every pair stands in TRANSITIONS. An event that does not concern a phase is ignored: repeats, results of attempts
-that were given up, and cancellation requests that come too late change nothing. A cancellation request that comes
-before its task is noted.
+Every pair is in TRANSITIONS. An event that does not apply to a phase is ignored: repeats, results of abandoned
+attempts and late cancellation requests change nothing. A cancellation request that arrives before its task is
+recorded.
 """
 
 from __future__ import annotations
@@ -64,11 +64,11 @@ Result = Decision | Noted | Ignored
 _NOWHERE_BETTER: Final = frozenset({"invalid_request"})
 """Codes of failures that every other model would repeat."""
 _SHARED_ENDS: Final = frozenset({TaskStatus.SUCCEEDED, TaskStatus.REFUSED})
-"""How a leader must end for its followers to end with it. A refusal is an answer: asking again would go around it."""
+"""Ends of a leader that its followers share. A refusal is an answer: asking again would circumvent it."""
 
 
 def decide(state: TaskState | None, event: RouterEvent, context: DecisionContext) -> Result:
-    """What follows from an event for the task it concerns; `state` is None for a task that is not known."""
+    """The outcome of an event for its task; `state` is None for an unknown task."""
     return TRANSITIONS[None if state is None else state.phase, type(event)](state, event, context)
 
 
@@ -99,7 +99,7 @@ def _submit(_: None, event: Submitted, context: DecisionContext) -> Result:
     if _late(state, context):
         return _expire(state, context)
     if unknown_model(task, context):
-        return _fail(state, context, Failure(code="unknown_model", message=f"nobody offers the model {task.model!r}"))
+        return _fail(state, context, Failure(code="unknown_model", message=f"no provider has the model {task.model!r}"))
     if state.digest:
         equal = context.peers.equal_to(state.digest, now)
         if equal.answer is not None:
@@ -123,7 +123,7 @@ def _cancel(state: TaskState, event: Cancelled, context: DecisionContext) -> Res
     cancellation: TaskCancelled = event.cancellation
     if cancellation.tenant != task_of(state).tenant:
         return Ignored("foreign_tenant")
-    failure = Failure(code="cancelled", message=cancellation.reason or "somebody asked for it")
+    failure = Failure(code="cancelled", message=cancellation.reason or "cancelled on request")
     return finish(state, context, TaskStatus.CANCELLED, failure=failure)
 
 
@@ -142,9 +142,9 @@ def _attempt_ended(state: TaskState, event: AttemptEnded, context: DecisionConte
     state = replace(state, attempts=(*state.attempts[:-1], closed))
     if ended.outcome in (Outcome.ANSWERED, Outcome.REFUSED):
         return _answered(state, ended, context)
-    failure = ended.failure or Failure(code=str(ended.outcome), message="the worker gave no reason")
+    failure = ended.failure or Failure(code=str(ended.outcome), message="the worker reported no reason")
     if ended.outcome is Outcome.CANCELLED:
-        # The worker has read the cancellation request before we did.
+        # The worker has read the cancellation request before the router did.
         return finish(state, context, TaskStatus.CANCELLED, failure=failure)
     if ended.outcome is Outcome.FAILED_PERMANENT and failure.code in _NOWHERE_BETTER:
         return _fail(state, context, failure)
@@ -152,7 +152,7 @@ def _attempt_ended(state: TaskState, event: AttemptEnded, context: DecisionConte
 
 
 def _late_answer(state: TaskState, event: AttemptEnded, context: DecisionContext) -> Result:
-    """While no attempt runs: the one that was given up last may still bring an answer, which saves another."""
+    """While no attempt runs, the last abandoned one may still deliver an answer, which saves another attempt."""
     ended = event.attempt
     if (
         not state.attempts
@@ -223,7 +223,7 @@ def _too_large(state: TaskState, event: Unrecordable, context: DecisionContext) 
 
 
 def _after_failure(state: TaskState, failure: Failure, retryable: bool, context: DecisionContext) -> Result:
-    """The same model again after a while, or the next candidate, or the end."""
+    """Retry the same model after a delay, try the next candidate, or finish."""
     retry, now = context.policy.retry, context.now
     last = state.attempts[-1]
     if _late(state, context):
@@ -244,7 +244,7 @@ def _after_failure(state: TaskState, failure: Failure, retryable: bool, context:
             return _fail(state, context, failure, choice.rejected)
     step = TrailStep(
         at=now, step="retried", provider=last.provider, model=last.model,
-        reason=f"{failure.code}; again in {wait} ms",
+        reason=f"{failure.code}; retry in {wait} ms",
     )  # fmt: skip
     return Decision(
         replace(state, phase=TaskPhase.BACKING_OFF, wake_at=now + wait, trail=(*state.trail, step)),
@@ -258,7 +258,7 @@ def _fallen_back(state: TaskState, failure: Failure, now: int) -> TaskState:
 
 
 def _route(state: TaskState, context: DecisionContext) -> Result:
-    """To the best candidate that is there, or wait for one, or the end."""
+    """Dispatch to the best available candidate, wait for one, or finish."""
     choice = _choose(state, context)
     if choice.chosen is not None:
         return _dispatch(state, choice, choice.chosen, context)

@@ -1,4 +1,4 @@
-"""What goes into a decision and what comes out of it."""
+"""The inputs and results of a decision."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from headrace_router.decide.policy import Policy
 
 @dataclass(frozen=True, slots=True)
 class Submitted:
-    """A task came in.
+    """A task was submitted.
 
     Attributes:
         key: Key of its record, byte for byte.
-        home_partition: Partition it came in on.
-        traceparent: Trace context it came with.
-        cancelled: The request to cancel it, where that was faster.
+        home_partition: The partition it arrived on.
+        traceparent: Trace context of its record.
+        cancelled: The request to cancel it, if that arrived first.
     """
 
     task: TaskSubmitted
@@ -41,7 +41,7 @@ class Submitted:
 
 @dataclass(frozen=True, slots=True)
 class Cancelled:
-    """Somebody wants the task stopped."""
+    """A cancellation request arrived."""
 
     cancellation: TaskCancelled
 
@@ -55,19 +55,19 @@ class AttemptEnded:
 
 @dataclass(frozen=True, slots=True)
 class LeaderFinished:
-    """The task that this one follows has ended; `result` is None when nobody knows how."""
+    """The task that this one follows has ended; `result` is None if its result is not known."""
 
     result: TaskCompleted | None
 
 
 @dataclass(frozen=True, slots=True)
 class WakeUp:
-    """Time has passed, or the fleet has changed."""
+    """A timer fired or the fleet changed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Unrecordable:
-    """The state given is too large for the journal, by this many bytes in all."""
+    """The given state is too large for the journal; `size` is its total in bytes."""
 
     size: int
     limit: int
@@ -83,7 +83,7 @@ CAUSES: dict[type[RouterEvent], str] = {
     WakeUp: "wake_up",
     Unrecordable: "unrecordable",
 }
-"""How the journal names what was answered."""
+"""The event's name in the journal."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +92,7 @@ class Equal:
 
     Attributes:
         leader: Id of the one in flight.
-        answer: The terminal state of one whose answer may still serve.
+        answer: The terminal state of one whose answer is still valid.
     """
 
     leader: str | None = None
@@ -109,7 +109,7 @@ class Peers(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class DecisionContext:
-    """All that a decision may look at beside the state and the event.
+    """Everything a decision may use besides the state and the event.
 
     Attributes:
         now: Milliseconds since the epoch.
@@ -127,7 +127,7 @@ class DecisionContext:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """One atomic step: the task's new state, what is to be produced, and which candidates were passed over."""
+    """One atomic step: the task's new state, the records to produce, and the rejected candidates."""
 
     state: TaskState
     commands: tuple[Command, ...] = ()
@@ -136,18 +136,17 @@ class Decision:
 
 @dataclass(frozen=True, slots=True)
 class Noted:
-    """The cancellation request concerns a task that has not come yet: it is recorded, and obeyed when the task
-    comes."""
+    """The cancellation request is for a task that has not arrived yet: it is recorded, and applied on arrival."""
 
     cancellation: TaskCancelled
 
 
 @dataclass(frozen=True, slots=True)
 class Ignored:
-    """The event changes nothing and need not be recorded; `reason` is a stable word for metrics."""
+    """The event changes nothing and is not recorded; `reason` is a stable word for metrics."""
 
     reason: str
 
 
 ATTEMPT_TIMEOUT = "attempt_timeout"
-"""Code of an attempt that the router gave up; what it consumed is not known."""
+"""Code of an attempt that the router abandoned; its usage is not known."""

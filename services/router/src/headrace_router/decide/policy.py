@@ -1,4 +1,4 @@
-"""The routing policy: what each role is made of, and the limits that hold for all tasks. Values only, no files."""
+"""The routing policy: the models of each role, and the limits of all tasks. Values only, no files."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ class PerLane(_Part):
 
 
 class Defaults(_Part):
-    """What applies where neither the task, nor its role, nor the preferences say anything.
+    """What applies if neither the task, nor its role, nor the preferences specify it.
 
     Attributes:
-        role: RolePolicy of a task that names neither role nor model.
+        role: Role of a task that names neither role nor model.
         lane: Priority lane.
         mode: Where to run.
         privacy_level: How far content may travel.
@@ -45,8 +45,7 @@ class Deadlines(_Part):
 
     Attributes:
         default: For a task without a deadline of its own.
-        longest: Later deadlines are cut to this. It must stay well below the retention of the journal, which holds the
-            task meanwhile.
+        longest: Cap on deadlines. Keep it well below the retention of the journal, which holds the live tasks.
     """
 
     default: PerLane
@@ -57,8 +56,8 @@ class Attempts(_Part):
     """Limits of one attempt.
 
     Attributes:
-        timeout: Milliseconds from the dispatch until the attempt is given up, its wait in the queue included.
-        max_output_tokens: Longest answer of a cloud model where the task names none; bounds what an attempt costs.
+        timeout: Milliseconds from dispatch until the attempt is abandoned, including its wait in the queue.
+        max_output_tokens: Longest answer of a cloud model if the task names none; bounds what an attempt costs.
     """
 
     timeout: PerLane
@@ -66,14 +65,14 @@ class Attempts(_Part):
 
 
 class Retry(_Part):
-    """When the same model is asked again, and when another one is.
+    """When the same model is retried, and when the next candidate is tried.
 
     Attributes:
         attempts: Most attempts of a task.
         attempts_per_model: Most attempts at one model of one provider.
         base: Milliseconds before the second attempt at a model; doubles with each further one.
         cap: Longest such wait, in milliseconds.
-        patience: A provider that asks for a longer wait than this, in milliseconds, is left for the next candidate.
+        patience: A provider that asks for a longer wait than this, in milliseconds, is skipped for the next candidate.
     """
 
     attempts: int = Field(default=6, gt=0)
@@ -84,12 +83,12 @@ class Retry(_Part):
 
 
 class CacheLimits(_Part):
-    """The cache of answers, in each partition.
+    """The answer cache of each partition.
 
     Attributes:
-        ttl: How long an answer serves, in milliseconds; 0 for no cache.
-        entries: Most answers kept.
-        bytes: Most bytes of answers kept.
+        ttl: How long an answer is valid, in milliseconds; 0 for no cache.
+        entries: Most answers held.
+        bytes: Most bytes of answers held.
     """
 
     ttl: int = Field(default=600_000, ge=0)
@@ -98,17 +97,17 @@ class CacheLimits(_Part):
 
 
 class ProviderPolicy(_Part):
-    """Who runs models.
+    """A provider of models.
 
     Attributes:
-        place: Whether its nodes are ours.
+        place: Whether its nodes are local or in the cloud.
     """
 
     place: Place
 
 
 class ModelFacts(_Part):
-    """What is known of one of our own models.
+    """What is known of a local model.
 
     Attributes:
         size_gb: Memory it takes, in 10⁹ bytes.
@@ -145,7 +144,7 @@ class RolePolicy(_Part):
         models: Models to try, the best first. Those of the cloud ladder follow.
         system_prompt: Put before the conversation.
         privacy: Level of tasks that do not name one.
-        always_local: Tasks of this role never leave our nodes, whatever they or the preferences say.
+        always_local: Tasks of this role never leave local nodes, whatever they or the preferences say.
         lane: Lane of tasks that do not name one.
         ladder: Cloud models in the order to try them, instead of the policy's; empty for none.
     """
@@ -159,7 +158,7 @@ class RolePolicy(_Part):
 
 
 class Policy(_Part):
-    """All rules of routing."""
+    """All routing rules."""
 
     defaults: Defaults
     deadlines: Deadlines
@@ -186,7 +185,7 @@ class Policy(_Part):
                 if provider is None:
                     problems.append(f"{path}.{index}: there is no provider {ref.provider!r}")
                 elif path.endswith("ladder") and provider.place is not Place.CLOUD:
-                    problems.append(f"{path}.{index}: {ref.provider!r} is no cloud provider")
+                    problems.append(f"{path}.{index}: {ref.provider!r} is not a cloud provider")
         if problems:
             raise ValueError("; ".join(problems))
         return self
@@ -197,7 +196,7 @@ class Policy(_Part):
         return hashlib.sha256(_canonical(self.model_dump(mode="json")).encode()).hexdigest()[:12]
 
     def place(self, provider: str) -> Place:
-        """Where a provider stands. One that the policy does not know counts as not ours."""
+        """Whether a provider is local or in the cloud. One that is not in the policy counts as cloud."""
         known = self.providers.get(provider)
         return Place.CLOUD if known is None else known.place
 

@@ -1,5 +1,6 @@
-"""Commands as the records to produce. What a record holds follows from the journaled state alone, so a command that is
-carried out again, after a restart and under another policy, produces the same record."""
+"""Commands as records to produce. A record follows from the journaled state alone, so a command that is published
+again, after a restart and under another policy, produces the same record.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +28,7 @@ from headrace_router.decide.terminal import task_of
 
 
 def publication(entry: JournalEntry, command: Command) -> Publication:
-    """The record that a command of a journal entry asks for. Raises ValueError for an entry without a state."""
+    """The record that a command of a journal entry stands for. Raises ValueError for an entry without a state."""
     state = entry.state
     if state is None:
         raise ValueError(f"the entry about task {entry.task_id} has a command and no state")
@@ -62,7 +63,7 @@ def _dispatch(entry: JournalEntry, state: TaskState, command: Command) -> Public
         role=task.role,
         session=task.session,
         subject=task.subject,
-        # Nobody needs the result after the router has given the attempt up.
+        # The result is of no use once the router has abandoned the attempt.
         deadline_at=state.wake_at,
         stream=task.stream,
         reply_partition=state.reply_partition,

@@ -1,4 +1,4 @@
-"""How long to wait before a model is asked again."""
+"""Backoff before a model is retried."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from headrace_router.decide.policy import Retry
 def backoff(task_id: str, number: int, tries: int, retry: Retry) -> int:
     """Milliseconds before the attempt after attempt `number`, the `tries`th at its model.
 
-    Doubles from `base` up to `cap`, then is scattered between half of that and the whole, so that tasks that failed
-    together do not return together. The scatter follows from the ids: a decision made again is the same decision.
+    Doubles from `base` up to `cap`, with jitter between half of that and the whole, so that tasks that failed together
+    do not retry together. The jitter follows from the ids: the same decision made again gives the same delay.
     """
     full = min(retry.cap, retry.base << min(tries - 1, 30))
     seed = hashlib.blake2b(f"{task_id}/{number}".encode(), digest_size=4).digest()

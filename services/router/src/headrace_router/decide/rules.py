@@ -1,4 +1,4 @@
-"""Which rules a task runs under: privacy, mode, providers. The stricter wins wherever two levels meet."""
+"""The rules a task runs under: privacy, mode, providers. Where two levels meet, the stricter wins."""
 
 from __future__ import annotations
 
@@ -33,21 +33,21 @@ class TaskRules:
     preferred: str | None
 
     def objection(self, provider: str, place: Place) -> tuple[str, str] | None:
-        """Why a provider must not get this task, as a stable code and in words; None when it may."""
+        """Why a provider must not get this task, as a stable code and in words; None if it may."""
         if place is Place.CLOUD and self.privacy is Privacy.SENSITIVE:
-            return "privacy", "sensitive content never leaves our own nodes"
+            return "privacy", "sensitive content never leaves local nodes"
         if place is Place.CLOUD and self.mode is Mode.LOCAL:
             return "mode", "the mode is local"
         if place is Place.LOCAL and self.mode is Mode.CLOUD:
             return "mode", "the mode is cloud"
         if place is Place.CLOUD and self.privacy is Privacy.INTERNAL and provider not in self.consented:
-            return "no_consent", "internal content goes only to providers that the preferences name"
+            return "no_consent", "internal content goes only to providers named in the preferences"
         return None
 
     def reason(self, place: Place) -> str:
         """Why a provider that may get this task may get it."""
         if place is Place.LOCAL:
-            return f"{self.privacy} content, on our own nodes"
+            return f"{self.privacy} content, on local nodes"
         if self.privacy is Privacy.INTERNAL:
             return "internal content, provider named in the preferences"
         return f"{self.privacy} content"
@@ -67,12 +67,12 @@ def rules_for(
 ) -> TaskRules:
     """The rules for a task.
 
-    A level that the task names stands, even above or below that of its role and the preferences; without one the
-    strictest of these applies. Two things are never lowered: a role that always runs locally, and `floor`, the level
-    under which the task has been so far. The user's preferences go before the tenant's, field by field.
+    The level named by the task applies, even above or below that of its role and the preferences; without one the
+    strictest of those applies. Two things are never lowered: a role that always runs locally, and `floor`, the level
+    under which the task has run so far. The user's preferences override the tenant's, field by field.
     """
-    cancellations = [preferences for preferences in (user, tenant) if preferences is not None]
-    level = next((w.privacy_level for w in cancellations if w.privacy_level is not None), policy.defaults.privacy_level)
+    stated = [preferences for preferences in (user, tenant) if preferences is not None]
+    level = next((p.privacy_level for p in stated if p.privacy_level is not None), policy.defaults.privacy_level)
     if task.privacy is not None:
         privacy = task.privacy
     else:
@@ -81,13 +81,13 @@ def rules_for(
         privacy = Privacy.SENSITIVE
     if floor is not None:
         privacy = strictest(privacy, floor)
-    mode = task.mode or next((w.ai_mode for w in cancellations if w.ai_mode is not None), policy.defaults.mode)
+    mode = task.mode or next((p.ai_mode for p in stated if p.ai_mode is not None), policy.defaults.mode)
     if privacy is Privacy.SENSITIVE:
         mode = Mode.LOCAL
-    requested = next((w.preferred_provider for w in cancellations if w.preferred_provider), None)
-    consented = set(next((w.allowed_providers for w in cancellations if w.allowed_providers), ()))
-    # To prefer a provider is to name it; a task's own cancellation request is not, since whoever sends tasks does not
-    # give consent.
+    requested = next((p.preferred_provider for p in stated if p.preferred_provider), None)
+    consented = set(next((p.allowed_providers for p in stated if p.allowed_providers), ()))
+    # To prefer a provider in the preferences is to consent to it. A task's own preferred provider is no consent,
+    # since whatever submits tasks cannot give it.
     if requested is not None:
         consented.add(requested)
     return TaskRules(privacy, mode, frozenset(consented), task.preferred_provider or requested)

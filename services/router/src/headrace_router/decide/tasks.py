@@ -1,4 +1,4 @@
-"""The tasks of one partition: a fold over its journal, the same while running and while recovering."""
+"""The tasks of one partition: a fold over its journal, the same in operation and in recovery."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from headrace_router.decide.policy import CacheLimits
 
 
 class Unread(Protocol):
-    """A journaled state of which only the beginning is known; it is decoded when somebody asks for it."""
+    """A journaled state of which only the beginning has been read; the rest is decoded on demand."""
 
     @property
     def phase(self) -> TaskPhase | None: ...
@@ -34,11 +34,11 @@ class Unread(Protocol):
 
 
 class PartitionTasks:
-    """Live tasks with their states, who follows whom, ids of tasks that have ended, and answers that may serve again.
+    """Live tasks with their states, leaders and followers, ids of ended tasks, and cached answers.
 
     Args:
-        cache: Limits of the cache of answers.
-        remembered: How many ids of ended tasks are kept, so that a repeated submission is recognised.
+        cache: Limits of the answer cache.
+        remembered: How many ids of ended tasks are held, so that a repeated submission is recognised.
     """
 
     def __init__(self, cache: CacheLimits, remembered: int) -> None:
@@ -59,24 +59,24 @@ class PartitionTasks:
 
     @property
     def live(self) -> Mapping[str, TaskState]:
-        """All live tasks, those that nobody asked for yet decoded for the occasion."""
+        """All live tasks; those not decoded before are decoded for this call."""
         return {task_id: _read(state) for task_id, state in self._live.items()}
 
     def wake_times(self) -> Iterator[tuple[str, int | None]]:
-        """When each live task wants to be looked at, in milliseconds since the epoch."""
+        """The wake-up time of each live task, in milliseconds since the epoch."""
         return ((task_id, state.wake_at) for task_id, state in self._live.items())
 
     @property
     def phases(self) -> Mapping[TaskPhase, int]:
-        """How many live tasks stand in each phase."""
+        """The number of live tasks per phase."""
         return self._phases
 
     def waiting(self) -> Sequence[str]:
-        """The tasks that wait for a candidate, longest first."""
+        """The tasks that wait for a candidate, longest wait first."""
         return list(self._waiting)
 
     def get(self, task_id: str) -> TaskState | None:
-        """The state of a live task. Raises UnreadableValue for one that cannot be decoded."""
+        """The state of a live task. Raises UnreadableValue if it cannot be decoded."""
         found = self._live.get(task_id)
         if found is None or isinstance(found, TaskState):
             return found
@@ -87,7 +87,7 @@ class PartitionTasks:
         return task_id in self._ended
 
     def apply(self, task_id: str, state: TaskState | Unread) -> None:
-        """Take a journaled state as the task's newest."""
+        """Apply a journaled state as the task's newest."""
         before = self._live.pop(task_id, None)
         if before is not None and before.phase is not None:
             self._phases[before.phase] -= 1
@@ -114,11 +114,11 @@ class PartitionTasks:
             self._leaders.setdefault(state.digest, task_id)
 
     def equal_to(self, digest: str, now: int) -> Equal:
-        """The task in flight that a new one with this digest would follow, and an answer that may serve it."""
+        """The task in flight that a new one with this digest would follow, and a cached answer."""
         return Equal(self._leaders.get(digest), self._answers.get(digest, now))
 
     def next_leaderless_follower(self, digest: str) -> str | None:
-        """The follower that waited longest, where nobody leads those of this digest any more."""
+        """The follower that has waited longest, if this digest has no leader any more."""
         if digest in self._leaders:
             return None
         return next(iter(self._followers.get(digest, ())), None)
@@ -152,7 +152,7 @@ class _Answers:
                 return
             answer = state.result
         elif state.cause == CAUSES[AttemptEnded]:
-            # Whether it is an answer, and not a failure, is seen when somebody asks for it.
+            # Whether it is an answer or a failure is found out on demand.
             answer = state
         else:
             return
@@ -195,5 +195,5 @@ def _read(state: TaskState | Unread) -> TaskState:
     if isinstance(state, TaskState):
         return state
     read = state.entry().state
-    assert read is not None, "only entries with a state are kept"
+    assert read is not None, "an entry without a state cannot be applied"
     return read

@@ -1,4 +1,4 @@
-"""How a task ends: its one terminal state, and what is to be produced then."""
+"""How a task ends: its one terminal state, and the records to produce with it."""
 
 from __future__ import annotations
 
@@ -115,10 +115,10 @@ def serve(state: TaskState, context: DecisionContext, source: TaskCompleted, ser
 
 
 def too_large(state: TaskState, context: DecisionContext, size: int, limit: int) -> Decision:
-    """End a task whose state the journal cannot hold, with a terminal state that it can."""
+    """End a task whose state does not fit into the journal, with a terminal state that does."""
     failure = Failure(
         code="record_too_large",
-        message=f"its state takes {size} bytes, {limit} fit into a record; ask for less at once",
+        message=f"its state takes {size} bytes, a record holds {limit}; send a smaller request",
     )
     if state.result is None:
         result = finish(state, context, TaskStatus.FAILED, failure=failure).state.result

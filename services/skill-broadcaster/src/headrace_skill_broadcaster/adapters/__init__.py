@@ -1,1 +1,1 @@
-"""Where the broadcaster meets the world: HTTP API, the search index, the feed's connections."""
+"""The broadcaster's adapters: HTTP API, search index, and the feed's connections."""

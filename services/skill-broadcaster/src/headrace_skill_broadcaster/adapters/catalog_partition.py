@@ -1,4 +1,4 @@
-"""A partition of `skills.catalog` read whole."""
+"""Reads a whole partition of `skills.catalog`."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ _log = get_logger("headrace.skills.catalog")
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """What a partition held.
+    """The contents of a partition.
 
     Attributes:
-        entries: Every skill as it stands, by key.
-        overtaken: Keys whose last record is not the one that stands: a writer that had lost the partition appended it
-            late, and compaction would keep it instead.
-        newest: Records as they came, versions that newer ones have replaced included: those whose position is beyond
-            `beyond`, or without it the last `keep_newest`.
-        end: Offset that the next record will get.
+        entries: The valid state of every skill, by key.
+        overtaken: Keys whose last record is not the valid one: a writer that had lost the partition appended it late,
+            and compaction would retain it instead.
+        newest: Records in order, including versions that have been replaced: those whose position is beyond `beyond`,
+            or without it the last `keep_newest`.
+        end: Offset of the next record.
     """
 
     entries: dict[str, SkillPublished]
@@ -43,7 +43,7 @@ class Contents:
 async def read_partition(
     log: Log, codec: Codec, partition: TopicPartition, measures: SkillMetrics, *, beyond: int | None, keep_newest: int
 ) -> Contents:
-    """Everything in the partition at the time of the call. Raises TransientError, RegistryUnavailable."""
+    """Read everything in the partition at the time of the call. Raises TransientError, RegistryUnavailable."""
     reader = log.reader()
     entries: dict[str, SkillPublished] = {}
     overtaken: set[str] = set()
@@ -62,9 +62,9 @@ async def read_partition(
                 try:
                     entry = await codec.read(SkillPublished, record.value, origin)
                 except UnreadableValue as error:
-                    # Whoever wrote this had no business to; a service that stops here would stop for good.
+                    # A foreign or faulty writer: stopping the service here would stop it permanently.
                     measures.unreadable.labels(record.topic).inc()
-                    _log.error("record in the catalog is passed over", reason=str(error))
+                    _log.error("skipping a record in the catalog", reason=str(error))
                     continue
                 if beyond is None or position_in(entry) > beyond:
                     newest.append(entry)

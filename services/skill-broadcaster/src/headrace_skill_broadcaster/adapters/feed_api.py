@@ -33,11 +33,11 @@ _log = get_logger("headrace.skills.feed_api")
 
 @dataclass(frozen=True, slots=True)
 class FeedLimits:
-    """How agents may use the feed.
+    """Limits on agents' use of the feed.
 
     Attributes:
-        interests: Most interests of one connection.
-        buffer_bytes: Most bytes that wait for an agent that reads slowly.
+        interests: Most interests per connection.
+        buffer_bytes: Most unsent bytes for an agent that reads slowly.
     """
 
     heartbeat_seconds: float
@@ -46,7 +46,7 @@ class FeedLimits:
 
 
 class FeedApi:
-    """Opens streams. The feed writes to them; what happens here is their beginning, their heartbeat and their end."""
+    """Opens the streams and handles their heartbeat and end; the feed writes to them."""
 
     def __init__(
         self, feed: Feed, replay: Replay, limits: FeedLimits, rules: SkillLimits, measures: SkillMetrics
@@ -58,7 +58,7 @@ class FeedApi:
         self._measures = measures
 
     async def open(self, request: web.Request) -> web.StreamResponse:
-        """Answers with a stream that ends when the agent goes, reads too slowly, or the service drains."""
+        """Responds with a stream that ends when the agent disconnects or reads too slowly, or the service drains."""
         caller = require(request, Scope.SKILLS)
         audience = self._feed.audience(caller.tenant, self._interests(request))
         try:
@@ -67,13 +67,13 @@ class FeedApi:
             raise Problem(
                 410,
                 "events-gone",
-                "Events after this place are no longer kept: read the skills of your interests with GET /v1/skills, "
+                "Events after this Last-Event-ID have expired: read the skills of your interests with GET /v1/skills, "
                 "and open the feed without Last-Event-ID.",
             ) from None
         except TransientError as error:
             _log.warning("feed cannot be read", reason=str(error))
             raise Problem(
-                503, "feed-unavailable", "The feed cannot be read now; try again.", headers={"Retry-After": "1"}
+                503, "feed-unavailable", "The feed is unavailable; try again.", headers={"Retry-After": "1"}
             ) from None
         response = web.StreamResponse(headers=_HEADERS)
         response.force_close()
@@ -94,10 +94,10 @@ class FeedApi:
                 self._measures.agents_dropped.inc()
             await _farewell(response, transport)
         except ConnectionError:
-            pass  # the agent went away; leaving the feed below is all there is to do
+            pass  # the agent disconnected; all that remains is to leave the feed below
         except (FeedPositionGone, TransientError) as error:
-            # The stream ends; the agent comes back with its place, and is told then what is the matter.
-            _log.warning("an agent could not be brought up to date", reason=str(error))
+            # The stream ends; the agent reconnects with its position and gets the error then.
+            _log.warning("catching up an agent failed", reason=str(error))
             await _farewell(response, transport)
         finally:
             self._feed.leave(audience, connection)
@@ -114,7 +114,7 @@ class FeedApi:
                     return
 
     def _heartbeat(self, audience: Audience, places: dict[int, int]) -> bytes:
-        # The id without data dispatches nothing, but moves the place from which the agent would resume.
+        # An id without data dispatches no event, but advances the position from which the agent would resume.
         return b": heartbeat\nid: %b\n\n" % encode_places(places, audience.partitions).encode()
 
     def _interests(self, request: web.Request) -> list[str]:
@@ -142,17 +142,17 @@ class _Outlet:
         self.too_slow = False
 
     def write(self, data: bytes) -> bool:
-        """False when the agent has gone, or has so much unread that it must resume later."""
+        """False when the agent has disconnected, or has so much unread that it must resume later."""
         if self._transport.is_closing():
             return False
-        # Past aiohttp's writer: its coroutine for each of thousands of agents would cost more than the writing.
+        # Bypasses aiohttp's writer: its coroutine for each of thousands of agents would cost more than the write.
         self._transport.write(data)
         self.too_slow = self._transport.get_write_buffer_size() > self._limit
         return not self.too_slow
 
 
 async def _farewell(response: web.StreamResponse, transport: asyncio.Transport) -> None:
-    """End the response; an agent that does not take the rest in time is cut off."""
+    """End the response; an agent that does not read the rest in time is disconnected."""
     try:
         async with asyncio.timeout(_FAREWELL_SECONDS):
             await response.write_eof()
@@ -167,4 +167,4 @@ def _place(request: web.Request) -> dict[int, int] | None:
     try:
         return decode_places(text)
     except FeedPositionMalformed:
-        raise Problem(400, "bad-last-event-id", "Last-Event-ID is not an id that this feed has given out.") from None
+        raise Problem(400, "bad-last-event-id", "Last-Event-ID was not issued by this feed.") from None

@@ -1,7 +1,7 @@
 """Search in live skills: SQLite's full-text index, in memory, on a thread of its own.
 
-The thread keeps searches off the event loop, so that pushing to agents never waits for them; SQLite lets go of the
-interpreter's lock while it works.
+The thread keeps searches off the event loop, so that they never delay pushing to agents; SQLite releases the GIL while
+it works.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ ORDER BY score, id DESC LIMIT ? OFFSET ?
 
 
 class SearchUnsupported(Exception):
-    """Use another build of Python: the SQLite in this one lacks full-text search (FTS5)."""
+    """This Python's SQLite lacks full-text search (FTS5): use another build of Python."""
 
 
 @dataclass(frozen=True, slots=True)
 class IndexEntry:
-    """What is indexed of a live skill."""
+    """The indexed fields of a live skill."""
 
     tenant: str
     name: str
@@ -54,14 +54,14 @@ class IndexEntry:
 
 @dataclass(frozen=True, slots=True)
 class Removal:
-    """A skill that is not live any more."""
+    """A skill that is no longer live."""
 
     tenant: str
     name: str
 
 
 class SearchIndex:
-    """All live skills of all tenants. Changes and searches happen in the order of the calls.
+    """All live skills of all tenants. Changes and searches run in the order of the calls.
 
     Raises SearchUnsupported.
     """
@@ -69,19 +69,19 @@ class SearchIndex:
     def __init__(self) -> None:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="skill-search")
         self._database = self._thread.submit(_open).result()
-        # A table for each tenant: how rare a word is elsewhere is none of its business, and costs time to find out.
+        # One table per tenant: word frequencies of other tenants must not affect the ranking, and cost time to compute.
         self._words: dict[str, str] = {}
 
     async def apply(self, changes: Sequence[IndexEntry | Removal]) -> None:
-        """Make the index follow these changes."""
+        """Apply changes to the index."""
         await asyncio.get_running_loop().run_in_executor(self._thread, self._apply, changes)
 
     async def search(self, question: SearchQuery) -> SearchResult:
-        """Skills, best first, or by name where no words are asked for."""
+        """Matching skills: by rank, or by name if the question has no words."""
         return await asyncio.get_running_loop().run_in_executor(self._thread, self._search, question)
 
     async def close(self) -> None:
-        """Let go of the thread and the memory."""
+        """Stop the thread and free the memory."""
         await asyncio.get_running_loop().run_in_executor(self._thread, self._database.close)
         self._thread.shutdown()
 
@@ -142,7 +142,7 @@ class SearchIndex:
         if table is None:
             return ()
         *whole, last = question.words
-        # The last word may be one that is still being typed.
+        # The last word may still be incomplete.
         wanted = joined_by.join((*(f'"{word}"' for word in whole), f'"{last}" *'))
         expression = f"{{name title summary interests}} : ({wanted})"
         if question.interests:
@@ -164,5 +164,5 @@ def _open() -> sqlite3.Connection:
 
 
 def _one_word(interest: str) -> str:
-    # The tokenizer would part it at its hyphens; the q keeps the stemmer from cutting it.
+    # The tokenizer would split it at its hyphens; the q protects it from the stemmer.
     return f"x{hashlib.sha256(interest.encode()).hexdigest()[:20]}q"

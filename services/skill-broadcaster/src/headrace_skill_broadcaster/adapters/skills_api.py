@@ -1,4 +1,4 @@
-"""The HTTP API of skills: publish, revoke, read, search."""
+"""The HTTP API for skills: publish, revoke, read, search."""
 
 from __future__ import annotations
 
@@ -51,12 +51,12 @@ class PublishRequest(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class ApiTools:
-    """What the API works with.
+    """Dependencies of the API.
 
     Attributes:
         wait_seconds: How long a caller waits for its submission to be in the catalog.
         clock: Milliseconds since the epoch.
-        new_id: A new UUIDv7.
+        new_id: Makes a new UUIDv7.
     """
 
     view: CatalogView
@@ -85,7 +85,7 @@ class SkillsApi:
         app.router.add_delete("/v1/skills/{name}", self.revoke)
 
     async def publish(self, request: web.Request) -> web.Response:
-        """201 with the new version; 200 when it says what stood there already; 202 when it takes longer."""
+        """201 with the new version; 200 if the content is unchanged; 202 if it takes longer than the caller waits."""
         caller = require(request, Scope.SKILLS)
         draft = await read_model(request, PublishRequest)
         return await self._submit(
@@ -105,7 +105,7 @@ class SkillsApi:
         )
 
     async def revoke(self, request: web.Request) -> web.Response:
-        """200 with the skill as it stands then; 202 when it takes longer."""
+        """200 with the revoked skill; 202 if it takes longer than the caller waits."""
         caller = require(request, Scope.SKILLS)
         entry = self._entry(caller.tenant, request)
         if entry.status is SkillStatus.REVOKED:
@@ -121,7 +121,7 @@ class SkillsApi:
         )
 
     async def read(self, request: web.Request) -> web.Response:
-        """The skill with its body. Only the newest version's is kept."""
+        """The skill with its body. Only the newest version's body is stored."""
         caller = require(request, Scope.SKILLS)
         entry = self._entry(caller.tenant, request)
         asked = request.query.get("version")
@@ -207,9 +207,9 @@ class SkillsApi:
                 )
             )
         except RecordRefused as error:
-            _log.error("the log refuses a submission", reason=str(error))
+            _log.error("Kafka refused a submission", reason=str(error))
             raise Problem(
-                413, "skill-too-large", "The log does not take a record of this size: shorten the body."
+                413, "skill-too-large", "Kafka does not accept a record of this size: shorten the body."
             ) from None
         except (TransientError, AppendUncertain, Overloaded) as error:
             _log.warning("a submission could not be written", reason=str(error))
@@ -218,7 +218,7 @@ class SkillsApi:
     def _entry(self, tenant: str, request: web.Request) -> SkillPublished:
         entry = self._tools.view.get(tenant, request.match_info["name"])
         if entry is None:
-            raise Problem(404, "skill-unknown", "There is no skill of this name; GET /v1/skills lists all.")
+            raise Problem(404, "skill-unknown", "There is no skill with this name; GET /v1/skills lists all.")
         return entry
 
 
@@ -229,8 +229,8 @@ def _version_not_kept(asked: str, entry: SkillPublished) -> Problem:
     return Problem(
         404,
         "version-not-kept",
-        f"Only the newest version, {entry.version}, is kept with its body; "
-        f"GET /v1/skills/{entry.name}/versions tells of the others.",
+        f"Only the newest version, {entry.version}, is stored with its body; "
+        f"GET /v1/skills/{entry.name}/versions lists the others.",
         extra={"digest": known.digest, "published_at": time_text(known.published_at)},
     )
 
@@ -239,7 +239,7 @@ def _unavailable() -> Problem:
     return Problem(
         503,
         "accept-uncertain",
-        "It is not certain that the submission was written: send it again, the same content makes no second version.",
+        "Kafka did not acknowledge the submission in time: repeat it; the same content makes no second version.",
         headers=_RETRY,
     )
 

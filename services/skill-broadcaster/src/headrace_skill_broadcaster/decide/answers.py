@@ -1,4 +1,4 @@
-"""What callers are shown: skills, versions and changes as JSON documents."""
+"""Skills, versions and changes as JSON documents for callers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def time_text(time_ms: int) -> str:
 
 
 def change_document(event: SkillChanged) -> dict[str, Any]:
-    """A change as the feed tells it."""
+    """A change as the feed sends it."""
     return {
         "name": event.name,
         "version": event.version,
@@ -76,5 +76,5 @@ def _text(body: Content | None) -> str | None:
     try:
         return text_of(body)
     except ContentSealed:
-        # Whoever holds the data key reads the topic; a API that does not hold it has nothing to show.
+        # The holder of the data key reads the topic; an API without the key has nothing to show.
         return None

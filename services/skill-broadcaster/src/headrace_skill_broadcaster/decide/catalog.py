@@ -1,4 +1,4 @@
-"""From a skill as it stands and a submission to the skill as it will stand, and to what its followers are told."""
+"""From a skill and a submission to the skill's new state, and the feed events for its followers."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from headrace_contracts.events import (
 from headrace_skill_broadcaster.decide.rules import Flaw, SkillLimits, body_digest, flaw_in
 
 HISTORY = 50
-"""Versions that a catalog record remembers. Submissions repeated after that many later ones count as new."""
+"""Versions in a catalog record. A submission repeated after that many later ones counts as new."""
 
 
 @dataclass(frozen=True, slots=True)
 class CatalogUpdate:
-    """Write this entry to the catalog; `told` says whether it differs from the one before, so that followers hear."""
+    """Write this entry to the catalog; `told` says whether it differs from the last one, so that followers get it."""
 
     entry: SkillPublished
     told: bool
@@ -31,12 +31,12 @@ class CatalogUpdate:
 
 @dataclass(frozen=True, slots=True)
 class Repeated:
-    """Nothing to do: this submission has been dealt with."""
+    """Nothing to do: this submission has been handled."""
 
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """Keep the submission in the dead letters: it can never become a skill."""
+    """Dead-letter the submission: it can never become a skill."""
 
     flaw: Flaw
 
@@ -45,7 +45,7 @@ CatalogDecision = CatalogUpdate | Repeated | Refused
 
 
 def skill_key(tenant: str, name: str) -> str:
-    """Key of a skill's records. Names hold no slash, so the last slash parts the two."""
+    """Key of a skill's records. Names contain no slash, so the last slash separates the two parts."""
     return f"{tenant}/{name}"
 
 
@@ -57,9 +57,9 @@ def interest_key(tenant: str, interest: str) -> str:
 def decide(
     current: SkillPublished | None, submission: SkillSubmitted, position: Position, now_ms: int, limits: SkillLimits
 ) -> CatalogDecision:
-    """What a submission does to a skill.
+    """The effect of a submission on a skill.
 
-    `current` is the skill as it stands, `position` how far the submissions are consumed with this one.
+    `current` is the skill's present state, `position` the consumed offset of the submissions including this one.
     """
     flaw = flaw_in(submission, limits)
     if flaw is not None:
@@ -78,7 +78,7 @@ def decide(
 
 
 def feed_events(entry: SkillPublished) -> tuple[SkillChanged, ...]:
-    """What the agents of each domain are told about the version in a catalog record, one event for each domain."""
+    """The feed events for the version in a catalog record, one per domain."""
     change = change_of(entry)
     return tuple(
         SkillChanged(
@@ -101,7 +101,7 @@ def feed_events(entry: SkillPublished) -> tuple[SkillChanged, ...]:
 
 
 def change_of(entry: SkillPublished) -> SkillChange:
-    """What the version in a catalog record did: a skill that comes back after it was revoked is published anew."""
+    """The kind of change in a catalog record: a skill that returns after it was revoked counts as published."""
     if entry.status is SkillStatus.REVOKED:
         return SkillChange.REVOKED
     before = next((past for past in reversed(entry.history) if past.version < entry.version), None)
@@ -111,25 +111,25 @@ def change_of(entry: SkillPublished) -> SkillChange:
 
 
 def outcome_of(entry: SkillPublished) -> str:
-    """What the submission in a catalog record led to: published, updated, revoked or unchanged."""
+    """The outcome of the submission in a catalog record: published, updated, revoked or unchanged."""
     made_it = any(past.version == entry.version and past.submission_id == entry.submission_id for past in entry.history)
     return change_of(entry).value if made_it else "unchanged"
 
 
 def feed_event_id(event: SkillChanged) -> str:
-    """The same for a repeat of the same event."""
+    """The outcome for a repeat of the same event."""
     return f"{event.tenant}/{event.name}/{event.version}/{event.interest}"
 
 
 def position_in(entry: SkillPublished) -> int:
-    """How far the submissions of its partition were consumed with a catalog record."""
+    """The consumed offset of its partition's submissions in a catalog record."""
     return max((position.next_offset for position in entry.positions), default=0)
 
 
 def supersedes(newer: SkillPublished, older: SkillPublished | None) -> bool:
-    """Whether a record read later stands for the skill.
+    """Whether a record read later is the skill's valid state.
 
-    It does not when a writer that had lost its partition appended it after its successor's records.
+    It is not if a writer that had lost its partition appended it after its successor's records.
     """
     return older is None or newer.version >= older.version
 
@@ -141,7 +141,7 @@ def _has_dealt_with(current: SkillPublished, submission_id: str) -> bool:
 
 
 def _says_the_same(current: SkillPublished, submission: SkillSubmitted) -> bool:
-    assert submission.body is not None  # flaw_in refuses to publish without one
+    assert submission.body is not None  # flaw_in rejects a publication without one
     return (
         current.status is SkillStatus.LIVE
         and current.digest == body_digest(submission.body)
@@ -152,7 +152,7 @@ def _says_the_same(current: SkillPublished, submission: SkillSubmitted) -> bool:
 
 
 def _unchanged(current: SkillPublished, submission: SkillSubmitted, position: Position) -> SkillPublished:
-    # Written all the same: the record is how the position moves and how the submitter learns of the outcome.
+    # Written even so: the record moves the position, and tells the submitter the outcome.
     return replace(current, submission_id=submission.submission_id, positions=(position,))
 
 
@@ -178,7 +178,7 @@ def _revoked(
 def _published(
     current: SkillPublished | None, submission: SkillSubmitted, position: Position, now_ms: int
 ) -> SkillPublished:
-    assert submission.body is not None  # flaw_in refuses to publish without one
+    assert submission.body is not None  # flaw_in rejects a publication without one
     digest = body_digest(submission.body)
     return SkillPublished(
         tenant=submission.tenant,

@@ -1,4 +1,4 @@
-"""Places in the feed, as the ids that an agent sends back to go on where it stopped."""
+"""Positions in the feed, as the ids with which an agent resumes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _PLACE = re.compile(r"(\d{1,6})\.(\d{1,19})")
 
 
 class FeedPositionMalformed(Exception):
-    """The id is none that a feed has given out."""
+    """The id was not issued by a feed."""
 
 
 def encode_places(positions: Mapping[int, int], partitions: Iterable[int]) -> str:
@@ -32,14 +32,14 @@ def decode_places(text: str) -> dict[int, int]:
 
 
 def places_to_resume(asked: Mapping[int, int] | None, current: Mapping[int, int]) -> dict[int, int]:
-    """Where an agent goes on in the partitions of its interests.
+    """Where an agent resumes in the partitions of its interests.
 
-    `asked` is where it stopped, None for one that comes for the first time; `current` is what all that were pushed to
-    have. A partition that was not among those of its interests then starts with what comes now.
+    `asked` is the agent's last position, None for a new agent; `current` is the position of all agents that are up to
+    date. A partition that its interests did not include before starts with the events to come.
     """
     return {partition: now if asked is None else asked.get(partition, now) for partition, now in current.items()}
 
 
 def are_gone(places: Mapping[int, int], bounds: Mapping[int, tuple[int, int]]) -> bool:
-    """Whether events after these places are missing from the log: it begins later, or ends before."""
+    """Whether events after these positions are missing from the log: it begins later, or ends before."""
     return any(not bounds[partition][0] <= place <= bounds[partition][1] for partition, place in places.items())

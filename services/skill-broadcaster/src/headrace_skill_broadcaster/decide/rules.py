@@ -1,4 +1,4 @@
-"""What a submission must look like to become a skill."""
+"""What a submission must satisfy to become a skill."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ RESERVED_NAMES = frozenset({"feed"})
 
 @dataclass(frozen=True, slots=True)
 class SkillLimits:
-    """The largest skill that is accepted; lengths in characters, the body in bytes."""
+    """Limits of a skill; lengths in characters, the body in bytes."""
 
     name: int = 100
     title: int = 200
@@ -30,7 +30,7 @@ class SkillLimits:
 
 @dataclass(frozen=True, slots=True)
 class Flaw:
-    """Why a submission is refused: the field to mend and what is wrong with it, without the field's content."""
+    """Why a submission is refused: the field to correct and what is wrong with it, without the field's content."""
 
     field: str
     message: str
@@ -40,19 +40,19 @@ class Flaw:
 
 
 def body_digest(body: Content) -> str:
-    """SHA-256 of a body as it stands in its record, in hex."""
+    """SHA-256 of a body as stored in its record, in hex."""
     return hashlib.sha256(body.data).hexdigest()
 
 
 def flaw_in(submission: SkillSubmitted, limits: SkillLimits) -> Flaw | None:
-    """The first thing that is wrong with a submission, or None."""
+    """The first flaw of a submission, or None."""
     return _flaw_in_identity(submission, limits) or (
         None if submission.action is SkillAction.REVOKE else _flaw_in_content(submission, limits)
     )
 
 
 def flaw_in_interest(interest: str, limits: SkillLimits) -> Flaw | None:
-    """What is wrong with the name of a domain, or None."""
+    """The flaw of a domain's name, or None."""
     if len(interest) > limits.interest:
         return Flaw("interests", f"an interest has at most {limits.interest} characters")
     if not _INTEREST.fullmatch(interest):

@@ -1,4 +1,4 @@
-"""Questions to the index: what may be asked, and where a page ends."""
+"""Search queries: which are valid, and where a page ends."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ _CURSOR = re.compile(r"(after|all|any):(.+)")
 
 MOST_WORDS = 16
 DEEPEST = 1_000
-"""So many of the skills that match are ranked, the last changed ones: ranking all with a common word takes long."""
+"""How many of the matching skills are ranked, the last changed ones: ranking all that share a common word is slow."""
 
 
 class SearchQueryInvalid(Exception):
-    """The question cannot be answered; `parameter` is the one to mend and the message says how."""
+    """The query is invalid; `parameter` names the one to correct and the message says how."""
 
     def __init__(self, parameter: str, message: str) -> None:
         super().__init__(message)
@@ -26,12 +26,12 @@ class SearchQuery:
     """A search in one tenant's live skills.
 
     Attributes:
-        words: Words to look for, in any order; empty lists by name.
+        words: Words to search for, in any order; empty to list by name.
         interests: Domains, of which a skill must have one; empty for all.
-        after: By name: the name to go on behind.
-        skip: By rank: how many results to pass over.
-        widened: By rank: whether a skill needs only one of the words; None tries all words first, and widens the
-            search when no skill has them all.
+        after: By name: the name after which to continue.
+        skip: By rank: how many results to skip.
+        widened: By rank: whether a skill needs only one of the words; None requires all words first, and widens the
+            search if no skill has them all.
     """
 
     tenant: str
@@ -45,30 +45,30 @@ class SearchQuery:
 
 @dataclass(frozen=True, slots=True)
 class SearchResult:
-    """Names in the order of the answer, one more than the question's limit where there are more."""
+    """Names in order, with one more than the query's limit if there are more."""
 
     names: tuple[str, ...]
     widened: bool = False
 
 
-_CURSOR_UNCLEAR = "cursor is next_cursor of the page before, with the same q"
+_CURSOR_UNCLEAR = "cursor must be next_cursor of the previous page, with the same q"
 
 
 def words_of(text: str) -> tuple[str, ...]:
-    """The words in what somebody typed, at most MOST_WORDS."""
+    """The words of a search text, at most MOST_WORDS."""
     return tuple(_WORD.findall(text)[:MOST_WORDS])
 
 
 def ask(tenant: str, text: str, interests: tuple[str, ...], limit: int, most: int, cursor: str | None) -> SearchQuery:
-    """A question out of what a caller sent.
+    """The query for a request's parameters.
 
-    Raises SearchQueryInvalid for a limit outside 1 to `most`, and for a cursor that no answer to such a question held.
+    Raises SearchQueryInvalid for a limit outside 1 to `most`, and for a cursor that was not issued for such a query.
     """
     if not 1 <= limit <= most:
         raise SearchQueryInvalid("limit", f"limit is a number from 1 to {most}")
     words = words_of(text)
     if text.strip() and not words:
-        raise SearchQueryInvalid("q", "q holds no word to look for")
+        raise SearchQueryInvalid("q", "q contains no word to search for")
     if cursor is None:
         return SearchQuery(tenant, words, interests, limit)
     match = _CURSOR.fullmatch(cursor)
@@ -82,7 +82,7 @@ def ask(tenant: str, text: str, interests: tuple[str, ...], limit: int, most: in
 
 
 def next_cursor(question: SearchQuery, found: SearchResult) -> str | None:
-    """The cursor of the page after this one; None where this one is the last."""
+    """The cursor of the next page; None if this one is the last."""
     if len(found.names) <= question.limit:
         return None
     if not question.words:

@@ -99,7 +99,7 @@ def reply_publication(reply: TaskReply, offset: int) -> Publication:
 
 
 def when_input_ends(call: Callable[[], object]) -> None:
-    """Have this called, in a thread, when whoever started this process lets go of it."""
+    """Have this called, in a thread, when the parent process closes the pipe."""
 
     def wait() -> None:
         sys.stdin.read()
@@ -109,6 +109,6 @@ def when_input_ends(call: Callable[[], object]) -> None:
 
 
 def say_ready() -> None:
-    """Tell whoever waits that events are consumed from now on."""
+    """Report that events are consumed from now on."""
     sys.stdout.write('{"ready": true}\n')
     sys.stdout.flush()

@@ -16,7 +16,7 @@ class NotExactly(Exception):
 
 
 class Clock:
-    """Wall clock and processor time of this process between two moments, in seconds."""
+    """Wall clock and processor time of this process between two readings, in seconds."""
 
     def __init__(self) -> None:
         self.seconds = 0.0

@@ -1,4 +1,4 @@
-"""Bugs to plant into the services: what the simulation must catch, or its silence means nothing."""
+"""Bugs to plant into the services. The simulation must catch them, or its silence means nothing."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def bug_named(name: str) -> Bug:
 
 @contextmanager
 def planted(bug: Bug) -> Iterator[None]:
-    """The services with a bug in them. Raises AttributeError when the place it is planted in is gone."""
+    """The services with a bug planted. Raises AttributeError when the code it patches is gone."""
     patches = Patches()
     try:
         bug.plant(patches)

@@ -1,4 +1,4 @@
-"""What a planted bug is."""
+"""Definition of a planted bug."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from typing import Any
 
 
 class Patches:
-    """Changes of modules and classes, and the way back."""
+    """Changes to modules and classes, which can be undone."""
 
     def __init__(self) -> None:
         self._before: list[tuple[Any, str, Any]] = []
 
     def put(self, where: Any, name: str, what: Any) -> Any:
-        """Replace an attribute that is there; returns what it was. Raises AttributeError."""
+        """Replace an existing attribute; returns the old value. Raises AttributeError."""
         before = vars(where)[name] if isinstance(where, type) and name in vars(where) else getattr(where, name)
         self._before.append((where, name, before))
         setattr(where, name, what)
         return before
 
     def put_key(self, where: dict[Any, Any], key: Any, what: Any) -> Any:
-        """Replace the value of a key that is there. Raises KeyError."""
+        """Replace the value of an existing key. Raises KeyError."""
         before = where[key]
         self._before.append((where, "", (key, before)))
         where[key] = what
@@ -37,12 +37,12 @@ class Patches:
 
 @dataclass(frozen=True, slots=True)
 class Bug:
-    """One mistake that somebody might make.
+    """One plausible mistake.
 
     Attributes:
         what: What goes wrong with it, in words.
-        plant: Makes it.
-        hint: A seed that has caught it: where the search begins.
+        plant: Plants it.
+        hint: A seed that has caught it, tried first.
     """
 
     name: str

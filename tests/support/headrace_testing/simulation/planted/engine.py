@@ -15,7 +15,7 @@ from headrace_testing.simulation.planted.bugs import Bug, Patches
 
 
 def _forgiving(patches: Patches) -> None:
-    """Let a record be finished twice, so that a bug which finishes it early shows itself by its consequences."""
+    """Let a record be finished twice, so that a bug that finishes it early is caught by its consequences."""
 
     def finished(self: Any, offset: int) -> None:
         if offset in self._open:
@@ -117,11 +117,11 @@ BUGS = (
     Bug("map_off_by_one", "the map of finished records is read one too low", _map_off_by_one, hint=78),
     Bug("map_too_long", "the map names one record too many", _map_too_long),
     Bug("map_dropped", "what the map names as finished is done again after a rebalance", _map_dropped, hint=78),
-    Bug("parked_is_done", "a record that waits for another try counts as finished", _parked_is_done),
-    Bug("parked_forgotten", "nobody wakes records that wait for another try", _parked_forgotten),
+    Bug("parked_is_done", "a record that waits for a retry counts as finished", _parked_is_done),
+    Bug("parked_forgotten", "records that wait for a retry are never woken", _parked_forgotten),
     Bug("letter_not_awaited", "a dead letter is not waited for", _letter_not_awaited, hint=33),
     Bug("no_key_order", "records of one key are handled side by side", _no_key_order, hint=5),
-    Bug("revoked_is_done", "what still runs when a partition goes counts as finished", _revoked_is_done, hint=21),
-    Bug("cancelled_is_done", "what is cancelled when a partition goes counts as finished", _cancelled_is_done, hint=21),
+    Bug("revoked_is_done", "what still runs at a revocation counts as finished", _revoked_is_done, hint=21),
+    Bug("cancelled_is_done", "what is cancelled at a revocation counts as finished", _cancelled_is_done, hint=21),
     Bug("never_resumed", "a lane that was full stays paused", _never_resumed, hint=11),
 )

@@ -1,4 +1,4 @@
-"""Bugs of the journal and of taking over."""
+"""Bugs of the journal and of takeovers."""
 
 from __future__ import annotations
 
@@ -120,21 +120,21 @@ def _positions_ahead(patches: Patches) -> None:
 
 
 BUGS = (
-    Bug("act_before_ack", "commands are carried out before the journal has acknowledged them", _act_before_ack),
+    Bug("act_before_ack", "commands are published before the journal has acknowledged them", _act_before_ack),
     Bug("skip_epoch_start", "a new owner writes no epoch start", _skip_epoch_start),
     Bug("checkpoint_ahead", "the checkpoint says that commands are published which are not", _checkpoint_ahead, hint=3),
     Bug("forget_checkpoint", "the checkpoint never moves", _forget_checkpoint),
-    Bug("completed_ahead", "the mark in tasks.completed stands behind what is still to be written", _completed_ahead),
-    Bug("no_look_at_tail", "a new owner does not look which terminal states are there", _no_look_at_tail),
-    Bug("ignore_sequence", "a reader counts entries that do not stand in their places", _ignore_sequence),
-    Bug("no_fencing", "an owner goes on after somebody else has written", _no_fencing),
+    Bug("completed_ahead", "the position in tasks.completed is beyond what is still to be written", _completed_ahead),
+    Bug("no_look_at_tail", "a new owner does not check which terminal states exist", _no_look_at_tail),
+    Bug("ignore_sequence", "a reader counts entries that are not valid", _ignore_sequence),
+    Bug("no_fencing", "an owner continues after another has written", _no_fencing),
     Bug(
         "lost_ack_ignored",
-        "an owner acts on entries of which nobody knows whether they are there",
+        "an owner publishes for entries whose append is uncertain",
         _lost_ack_ignored,
         hint=37,
     ),
-    Bug("no_reissue", "a new owner does not carry out what was left open", _no_reissue),
-    Bug("no_settling", "a new owner does not let what others decided arrive", _no_settling, hint=193),
-    Bug("positions_ahead", "the journal notes one input more than was decided about", _positions_ahead),
+    Bug("no_reissue", "a new owner does not publish the open commands", _no_reissue),
+    Bug("no_settling", "a new owner does not wait for its predecessor's appends", _no_settling, hint=193),
+    Bug("positions_ahead", "the journal records one input more than was decided", _positions_ahead),
 )

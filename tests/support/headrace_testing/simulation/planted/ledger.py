@@ -1,4 +1,4 @@
-"""Bugs of the ledger and of what carries usage into it."""
+"""Bugs of the ledger and of the path of usage into it."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ BUGS = (
     Bug("no_unique_index", "an event that comes twice is booked twice", _no_unique_index, hint=244),
     Bug(
         "poison_takes_neighbours",
-        "what stands behind what nobody can read is lost",
+        "what follows an undecodable record is lost",
         _poison_takes_neighbours,
         hint=4,
     ),

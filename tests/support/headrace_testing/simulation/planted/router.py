@@ -1,4 +1,4 @@
-"""Bugs of routing and of what a router remembers."""
+"""Bugs of routing and of a router's state."""
 
 from __future__ import annotations
 
@@ -95,14 +95,14 @@ def _repeat_dispatches(patches: Patches) -> None:
 
 
 BUGS = (
-    Bug("zombie_acts", "a router that stood still acts on acknowledgements of before", _zombie_acts, hint=988),
+    Bug("zombie_acts", "a router that was frozen publishes on old acknowledgements", _zombie_acts, hint=988),
     Bug("wake_up_lost", "a recovered partition sets no timers", _wake_up_lost, hint=40),
-    Bug("follower_forgotten", "followers of a leader that has ended are not told", _follower_forgotten, hint=2),
-    Bug("ended_forgotten", "a task that comes again after its end is run again", _ended_forgotten, hint=7),
-    Bug("submitted_again", "a task that comes again while it runs begins anew", _submitted_again, hint=3),
+    Bug("follower_forgotten", "followers of a leader that has ended are not notified", _follower_forgotten, hint=2),
+    Bug("ended_forgotten", "a task submitted again after its end is run again", _ended_forgotten, hint=7),
+    Bug("submitted_again", "a task submitted again while it runs is restarted", _submitted_again, hint=3),
     Bug("same_attempt_number", "a retry has the id of the attempt before it", _same_attempt_number),
     Bug("privacy_lowered", "a retry forgets the privacy of its task", _privacy_lowered, hint=12),
-    Bug("consent_ignored", "internal content goes to providers that nobody has named", _consent_ignored, hint=25),
+    Bug("consent_ignored", "internal content goes to providers without consent", _consent_ignored, hint=25),
     Bug("budget_ignored", "no attempt is held against the task's budget", _budget_ignored, hint=35),
     Bug("cancelled_goes_on", "a cancelled task is remembered as it was before", _cancelled_goes_on, hint=16),
     Bug(

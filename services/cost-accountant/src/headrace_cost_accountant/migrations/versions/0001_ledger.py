@@ -1,4 +1,4 @@
-"""Entries, daily balances, and the positions they stand for."""
+"""Entries, daily balances, and the consumed offsets."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def upgrade() -> None:
     )
     op.execute("CREATE INDEX entries_by_time ON ledger.entries (tenant, recorded_at)")
     op.execute("CREATE INDEX entries_of_task ON ledger.entries (task_id)")
-    # Few rows, which somebody wants to price one day.
+    # Few rows, for repricing.
     op.execute("CREATE INDEX entries_unpriced ON ledger.entries (provider, model) WHERE price_basis = 'unpriced'")
     op.execute(
         """
@@ -93,7 +93,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Drop them, with all they hold. The topic has the last 30 days; what is older is lost."""
+    """Drop the tables with their data. The topic has the last 30 days; older entries are lost."""
     op.execute("DROP TABLE ledger.positions")
     op.execute("DROP TABLE ledger.balances")
     op.execute("DROP TABLE ledger.entries")

@@ -1,4 +1,4 @@
-"""What a price was found for after it had been booked."""
+"""Entries that were priced after they had been booked."""
 
 from __future__ import annotations
 
@@ -39,5 +39,5 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Drop it; the prices found stay."""
+    """Drop the table; the prices remain."""
     op.execute("DROP TABLE ledger.repricings")

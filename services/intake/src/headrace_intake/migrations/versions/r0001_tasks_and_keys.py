@@ -1,4 +1,4 @@
-"""The task view, the positions it stands at, and the idempotency keys."""
+"""The task view, its consumed offsets, and the idempotency keys."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def upgrade() -> None:
         "CREATE INDEX tasks_by_session ON intake.tasks (tenant, session, submitted_at DESC, task_id DESC) "
         "WHERE session IS NOT NULL"
     )
-    # For the retention only: rows arrive in the order of time, so a few pages hold the whole index.
+    # For retention only: rows arrive in order of time, so a few pages hold the whole index.
     op.execute("CREATE INDEX tasks_by_age ON intake.tasks USING brin (submitted_at)")
     op.execute(
         """
@@ -101,7 +101,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Drop them, with all they hold."""
+    """Drop the tables with their data."""
     op.execute("DROP TABLE intake.idempotency_keys")
     op.execute("DROP TABLE intake.positions")
     op.execute("DROP TABLE intake.tasks")
