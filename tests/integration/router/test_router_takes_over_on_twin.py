@@ -51,7 +51,7 @@ async def test_partitions_that_stay_are_not_read_again() -> None:
         waiting = tasks(12, privacy=Privacy.SENSITIVE)
         expiring = tasks(8, "expiring", deadline_at=now_ms() + 700, privacy=Privacy.SENSITIVE)
         await twin.submit(*waiting, *expiring)
-        await twin.until(lambda: sum(entry.task_id != "" for entry in twin.journal()) == 20)
+        await twin.until(lambda: sum(entry.task_id != "" for entry in twin.journal()) >= 20)
         second = twin.router("b", static=False)
         await twin.until(lambda: len(first.service.partitions) == len(second.service.partitions) == 2)
         assert epoch_starts(twin) == {"a": 4, "b": 2}

@@ -327,7 +327,7 @@ class Twin:
             while not holds():  # noqa: ASYNC110 - the condition has no event of its own
                 await asyncio.sleep(0.002)
 
-    async def until_completed(self, tasks: Iterable[TaskSubmitted], seconds: float = 10.0) -> None:
+    async def until_completed(self, tasks: Iterable[TaskSubmitted], seconds: float = 60.0) -> None:
         wanted = {task.task_id for task in tasks}
         await self.until(lambda: wanted <= self.completed().keys(), seconds)
 
