@@ -126,10 +126,13 @@ async def test_a_repeated_submission_changes_nothing(installation: Installation,
     await installation.submit("retry", "one", submission_id=again, interests=("testing",))
     await installation.submit("retry", "two", interests=("testing",))
     await installation.submit("retry", "one", submission_id=again, interests=("testing",))
-    await installation.submit("last")
-    await eventually(lambda: len(installation.catalog()) == 2)
-    assert installation.catalog()["acme/retry"].version == 2
-    assert len(installation.feed()) == 2
+    await installation.submit("retry", "three", interests=("testing",))
+    await eventually(lambda: [entry.body for entry in installation.catalog().values()] == ["three"])
+    assert installation.catalog()["acme/retry"].version == 3
+    await eventually(lambda: len(installation.feed()) >= 3)
+    assert [feed_event_id(event) for event in installation.feed()] == [
+        f"acme/retry/{version}/testing" for version in (1, 2, 3)
+    ]
 
 
 async def test_a_new_process_goes_on_where_the_killed_one_was(
