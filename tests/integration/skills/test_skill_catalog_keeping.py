@@ -127,7 +127,9 @@ async def test_a_repeated_submission_changes_nothing(installation: Installation,
     await installation.submit("retry", "two", interests=("testing",))
     await installation.submit("retry", "one", submission_id=again, interests=("testing",))
     await installation.submit("retry", "three", interests=("testing",))
-    await eventually(lambda: [entry.body for entry in installation.catalog().values()] == ["three"])
+    await eventually(
+        lambda: [entry.body and entry.body.data for entry in installation.catalog().values()] == [b"three"]
+    )
     assert installation.catalog()["acme/retry"].version == 3
     await eventually(lambda: len(installation.feed()) >= 3)
     assert [feed_event_id(event) for event in installation.feed()] == [
