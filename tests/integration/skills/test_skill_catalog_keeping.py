@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
+from headrace_contracts.content import plain
 from headrace_contracts.events import SkillChange, SkillStatus
 from headrace_contracts.ids import new_id
 from headrace_contracts.topics import SKILLS_CATALOG, SKILLS_FEED, SKILLS_SUBMITTED
@@ -127,9 +128,7 @@ async def test_a_repeated_submission_changes_nothing(installation: Installation,
     await installation.submit("retry", "two", interests=("testing",))
     await installation.submit("retry", "one", submission_id=again, interests=("testing",))
     await installation.submit("retry", "three", interests=("testing",))
-    await eventually(
-        lambda: [entry.body and entry.body.data for entry in installation.catalog().values()] == [b"three"]
-    )
+    await eventually(lambda: [entry.body for entry in installation.catalog().values()] == [plain("three")])
     assert installation.catalog()["acme/retry"].version == 3
     await eventually(lambda: len(installation.feed()) >= 3)
     assert [feed_event_id(event) for event in installation.feed()] == [
