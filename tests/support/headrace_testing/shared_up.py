@@ -50,7 +50,7 @@ class SharedUp:
 
     def ask(self, *, platform: bool) -> None:
         """Say what the tests need: the whole platform, or only what stands behind the services."""
-        (self.folder / _WANTED).write_text("platform" if platform else "stack")
+        self._write(_WANTED, "platform" if platform else "stack")
 
     def launch_if_asked(self) -> None:
         """Start it and do not wait; for the owner."""
@@ -58,7 +58,7 @@ class SharedUp:
         if self._process is None and wanted.exists():
             options = ("--simulate",) if wanted.read_text() == "platform" else ("--backing-only",)
             self._process = launch_up(self.folder, "--port-base", "0", *options)
-            (self.folder / _PID).write_text(str(self._process.pid))
+            self._write(_PID, str(self._process.pid))
 
     def attach(self) -> RunningStack:
         """Wait until it is healthy. Raises AssertionError with its output when it does not become so."""
@@ -75,6 +75,12 @@ class SharedUp:
             return self._keep_logs() if keep_logs else None
         finally:
             shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _write(self, name: str, text: str) -> None:
+        # Other processes read while this one writes: they must find all of the text or no file.
+        with tempfile.NamedTemporaryFile("w", dir=self.folder, delete=False) as whole:
+            whole.write(text)
+        Path(whole.name).replace(self.folder / name)
 
     def _keep_logs(self) -> Path:
         kept = self.folder.with_name(f"{self.folder.name}-logs")
