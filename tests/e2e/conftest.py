@@ -8,6 +8,7 @@ import aiohttp
 import pytest
 from headrace import Addresses, Client
 from headrace_testing.up import RunningStack
+from headrace_testing.waiting import eventually
 
 
 @pytest.fixture
@@ -38,9 +39,20 @@ def tenant() -> str:
 
 
 @pytest.fixture
-async def tenant_key(admin: Client, tenant: str) -> str:
-    """A key of the tenant."""
-    return (await admin.keys.create(tenant=tenant, name="e2e")).key
+async def tenant_key(platform: RunningStack, admin: Client, tenant: str) -> str:
+    """A key of the tenant, which all services have heard of."""
+    key = (await admin.keys.create(tenant=tenant, name="e2e")).key
+    async with aiohttp.ClientSession(headers={"Authorization": f"Bearer {key}"}) as session:
+
+        async def known() -> bool:
+            for url in (f"{platform.skills_url}/v1/skills", f"{platform.costs_url}/v1/costs"):
+                async with session.get(url) as answer:
+                    if answer.status == 401:
+                        return False
+            return True
+
+        await eventually(known, 60)
+    return key
 
 
 @pytest.fixture

@@ -64,9 +64,13 @@ def number_of(record: Record) -> int:
     return int(record.value or b"-1")
 
 
-def three_partitions() -> MemoryCluster:
-    """A cluster with the topic; sessions are short, so that a lost member is detected soon."""
-    made = MemoryCluster(session_timeout=0.4, rebalance_timeout=5.0)
+short_sessions = pytest.mark.parametrize("cluster", [0.4], indirect=True, ids=["short sessions"])
+"""For tests in which a member is lost, which is detected soon. A busy machine may also lose one for no reason."""
+
+
+def three_partitions(session_seconds: float) -> MemoryCluster:
+    """A cluster with the topic."""
+    made = MemoryCluster(session_timeout=session_seconds, rebalance_timeout=max(5.0, session_seconds))
     made.create_topic(TOPIC, 3)
     return made
 

@@ -6,7 +6,6 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable
 
-import pytest
 from headrace_streams.errors import RetryRecord, SendToDeadLetters, TransientError
 from headrace_streams.memory import MemoryCluster, MemoryLog
 from headrace_streams.parallel import Ending, ParallelConsumer, TopicLane
@@ -22,13 +21,7 @@ from headrace_testing.engine import (
     number_of,
     options,
     running,
-    three_partitions,
 )
-
-
-@pytest.fixture
-def cluster() -> MemoryCluster:
-    return three_partitions()
 
 
 def numbers(*wanted: int) -> Callable[[Record], bool]:

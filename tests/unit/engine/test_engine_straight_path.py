@@ -23,13 +23,7 @@ from headrace_testing.engine import (
     number_of,
     options,
     running,
-    three_partitions,
 )
-
-
-@pytest.fixture
-def cluster() -> MemoryCluster:
-    return three_partitions()
 
 
 async def test_what_a_plain_function_handles_is_never_queued(cluster: MemoryCluster) -> None:

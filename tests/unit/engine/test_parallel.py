@@ -33,15 +33,10 @@ from headrace_testing.engine import (
     number_of,
     options,
     running,
-    three_partitions,
+    short_sessions,
 )
 
 T = TypeVar("T")
-
-
-@pytest.fixture
-def cluster() -> MemoryCluster:
-    return three_partitions()
 
 
 async def test_every_record_is_handled_once_and_committed(cluster: MemoryCluster) -> None:
@@ -351,6 +346,7 @@ async def test_a_record_that_outlasts_the_drain_is_left_to_the_next_owner(cluste
     assert not any(reached.next_offset for reached in committed(cluster).values())
 
 
+@short_sessions
 async def test_what_is_in_hand_of_lost_partitions_is_dropped(cluster: MemoryCluster) -> None:
     fill(cluster, 30)
     started: Counter[int] = Counter()
@@ -572,10 +568,7 @@ async def test_a_record_starts_without_waiting_for_anything(cluster: MemoryClust
     assert sorted(delays)[2] < 0.005, "a timer would hold up every one; a busy machine holds up some"
 
 
-async def test_ten_thousand_in_flight() -> None:
-    # A busy machine takes longer for so many at once than sessions last in the other tests.
-    cluster = MemoryCluster(session_timeout=60.0)
-    cluster.create_topic(TOPIC, 3)
+async def test_ten_thousand_in_flight(cluster: MemoryCluster) -> None:
     fill(cluster, 10_000, tenants=50)
     release = asyncio.Event()
 

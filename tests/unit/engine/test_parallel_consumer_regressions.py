@@ -24,13 +24,8 @@ from headrace_testing.engine import (
     fill,
     number_of,
     running,
-    three_partitions,
+    short_sessions,
 )
-
-
-@pytest.fixture
-def cluster() -> MemoryCluster:
-    return three_partitions()
 
 
 def expel(cluster: MemoryCluster) -> None:
@@ -130,6 +125,7 @@ async def test_857_partitions_paused_at_a_rebalance_go_on_after_it(cluster: Memo
     assert set(seen) == set(range(1200))
 
 
+@short_sessions
 async def test_547_room_is_given_back_however_often_partitions_go_with_work_in_hand(cluster: MemoryCluster) -> None:
     fill(cluster, 60)
     hanging = asyncio.Event()
@@ -152,6 +148,7 @@ async def test_547_room_is_given_back_however_often_partitions_go_with_work_in_h
     assert set(begun) == set(range(60))
 
 
+@short_sessions
 @pytest.mark.parametrize("ordering", Ordering)
 async def test_875_a_record_comes_again_though_its_former_self_is_still_in_hand(
     cluster: MemoryCluster, ordering: Ordering
@@ -185,6 +182,7 @@ async def test_875_a_record_comes_again_though_its_former_self_is_still_in_hand(
     assert set(done) == set(range(30))
 
 
+@short_sessions
 async def test_875_what_ends_in_a_lost_assignment_is_not_counted_as_done_in_the_next(cluster: MemoryCluster) -> None:
     fill(cluster, 1)
     former, present = asyncio.Event(), asyncio.Event()

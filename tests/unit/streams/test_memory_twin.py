@@ -29,10 +29,11 @@ FIRST, SECOND = TopicPartition(TOPIC, 0), TopicPartition(TOPIC, 1)
 
 
 class Network:
-    """Delays each operation, and fails those it is told to."""
+    """Delays each operation or holds it until an event, and fails those it is told to."""
 
     def __init__(self) -> None:
         self.delays: dict[Operation, float] = {}
+        self.held: dict[Operation, asyncio.Event] = {}
         self.before: dict[Operation, list[Exception]] = {}
         self.after: dict[Operation, list[Exception]] = {}
         self.connected = asyncio.Event()
@@ -42,6 +43,8 @@ class Network:
     async def call(self, request: NetworkRequest, perform: Callable[[], T]) -> T:
         self.requests.append(request)
         await asyncio.sleep(self.delays.get(request.operation, 0.0))
+        if held := self.held.get(request.operation):
+            await held.wait()
         await self.connected.wait()
         if failures := self.before.get(request.operation):
             raise failures.pop(0)
@@ -213,18 +216,19 @@ async def test_members_repeat_what_keeps_them_in_the_group(cluster: MemoryCluste
 
 async def test_a_fetch_under_way_brings_nothing_of_partitions_that_have_gone(cluster: MemoryCluster) -> None:
     network = Network()
-    network.delays[Operation.FETCH] = 0.05
     one, two = Listener(), Listener()
     consumer = MemoryLog(cluster, network=network).consumer("g")
     await consumer.subscribe([TOPIC], one)
     await until(lambda: len(one.owned) == 2)
     for number in range(2):
         cluster.append(ProducerRecord(TOPIC, b"x", partition=number))
+    network.held[Operation.FETCH] = release = asyncio.Event()
     fetching = asyncio.create_task(consumer.poll(10, 0.0))
-    await asyncio.sleep(0.01)
+    await until(lambda: any(request.operation is Operation.FETCH for request in network.requests))
     other = MemoryLog(cluster).consumer("g")
     await other.subscribe([TOPIC], two)
-    await until(lambda: len(two.owned) == 1)
+    await until(lambda: len(one.owned) == len(two.owned) == 1)
+    release.set()
     # Both partitions were revoked meanwhile; one has come back, and begins anew.
     records = list(await fetching) or await take(consumer, 1)
     assert [{record.topic_partition} for record in records] == [one.owned]
