@@ -173,7 +173,7 @@ async def test_a_version_that_is_gone_leads_to_a_new_list(
         wire.blocked = False
         took = await finder.until(lambda: set(finder.nodes) == {"ollama-1", "ollama-2"})
         record.times["discovery: after 410"] = round(took, 3)
-        assert any("listing anew" in line.message for line in caplog.records), "else this test shows nothing"
+        assert any("listing again" in line.message for line in caplog.records), "else this test shows nothing"
         await slices.delete("two")
         await finder.until(lambda: set(finder.nodes) == {"ollama-2"})
 
@@ -240,7 +240,7 @@ async def test_labels_of_cluster_nodes_become_hardware_where_they_may_be_read(
     labels = {"gpu": GPU_LABEL, "slots": "headrace/slots"}
     async with Finder(namespace, labels=labels).running() as finder:
         assert finder.pool.endpoints["ollama-0"].hardware == {}, "not having the right costs the labels, nothing else"
-        denied = [line.message for line in caplog.records if "may not be read" in line.message]
+        denied = [line.message for line in caplog.records if "no permission to read labels" in line.message]
         assert len(denied) == 1
         assert "ClusterRole" in denied[0]
     name = f"{namespace}-nodes"
