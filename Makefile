@@ -36,12 +36,10 @@ demo: setup ## An AI team works through a folder of files, on a running platform
 	@exec $(BIN)/headrace demo $(ARGS)
 
 # Many tests wait more than they compute, so more processes than cores are faster.
-PYTEST = $(BIN)/pytest --numprocesses $(WORKERS) --dist loadfile
-
 test: check downloads ## All checks, and all tests but the long ones, on real Kafka, registry and Postgres (ARGS="-n0 -k name")
-	$(PYTEST) $(ARGS)
+	$(BIN)/pytest --numprocesses $(WORKERS) --dist loadfile $(ARGS)
 
-test-long: setup downloads ## The tests that take minutes: a run of chaos on the real platform, 2,000 simulated schedules
+test-long: setup downloads ## The tests that take minutes: a run of chaos on the real platform, 1,600 simulated schedules
 	$(BIN)/pytest -m long $(ARGS)
 
 test-k8s: setup ## The chart and the discovery of nodes on a real Kubernetes control plane; needs Go, builds the rest once

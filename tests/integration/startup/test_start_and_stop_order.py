@@ -1,6 +1,6 @@
 """Any service may start before what it stands on, waits, and says so; any part may stop and come back.
 
-Each service runs as a process of its own behind a API to the part in question, which is shut at first. All of them
+Each service runs as a process of its own behind a gate to the part in question, which is shut at first. All of them
 run at the same time; the tests below only look at what became of each.
 """
 

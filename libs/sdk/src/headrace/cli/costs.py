@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from headrace.cli.output import OUT, dollars, print_json, table
+from headrace.cli.output import OUT, JsonOption, dollars, print_json, table
 from headrace.cli.running import USAGE, fail, open_client, run
 from headrace.cli.timeparse import time_before
 from headrace.costs import CostReport, CostSums, SpendWindow
@@ -31,7 +31,7 @@ def costs(
         str | None, typer.Option(help="Another tenant's, or * for all; needs a key with the scope admin.")
     ] = None,
     live: Annotated[bool, typer.Option("--live", help="Cost of the current minute, hour and day so far.")] = False,
-    json_output: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    json_output: JsonOption = False,
 ) -> None:
     """Costs by group. Simulated answers cost what the real model would have cost, and are marked.
 

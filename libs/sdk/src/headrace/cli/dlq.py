@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from headrace.cli.output import ERR, OUT, print_json
+from headrace.cli.output import ERR, OUT, JsonOption, print_json
 from headrace.cli.running import FAILED, USAGE, addresses, fail, run
 from headrace.cli.timeparse import time_before
 
@@ -40,7 +40,6 @@ ServiceOption = Annotated[str | None, typer.Option(help="Only those written by t
 TenantOption = Annotated[str | None, typer.Option(help="Only of this tenant, according to the headers.")]
 Since = Annotated[str | None, typer.Option(help="Written at or after a time (2027-01-01T12:00:00Z) or an age (2h).")]
 Until = Annotated[str | None, typer.Option(help="Written before a time or an age.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only print what would be done.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 By = Annotated[str | None, typer.Option("--by", help="Name to record as the operator; by default user@host.")]

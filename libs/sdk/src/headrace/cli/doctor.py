@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated
 
 import typer
 from rich.text import Text
 
 from headrace.cli.checkups import Finding, examine
-from headrace.cli.output import OUT, print_json
+from headrace.cli.output import OUT, JsonOption, print_json
 from headrace.cli.running import FAILED, OK, UNREACHABLE, addresses
 
 
-def doctor(json_output: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+def doctor(json_output: JsonOption = False) -> None:
     """Check every part of the installation, and suggest how to fix problems.
 
     Exit code 0 if all is well, 3 if a part cannot be reached, 1 for other problems.

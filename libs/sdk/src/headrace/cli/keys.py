@@ -6,13 +6,11 @@ from typing import Annotated
 
 import typer
 
-from headrace.cli.output import ERR, OUT, moment, plain_data, print_json, table
+from headrace.cli.output import ERR, OUT, JsonOption, moment, plain_data, print_json, table
 from headrace.cli.running import open_client, run
 from headrace.results import Key, NewKey
 
 app = typer.Typer(no_args_is_help=True, help="Create, list and revoke API keys. Needs a key with the scope admin.")
-
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @app.command()

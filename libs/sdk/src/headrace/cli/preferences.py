@@ -7,14 +7,13 @@ from typing import Annotated
 
 import typer
 
-from headrace.cli.output import OUT, print_json, table
+from headrace.cli.output import OUT, JsonOption, print_json, table
 from headrace.cli.running import open_client, run
 from headrace.results import Preferences
 
 app = typer.Typer(no_args_is_help=True, help="Show and set where work may run.")
 
 User = Annotated[str, typer.Option(help="One user of the tenant; by default, the tenant's own defaults.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @app.command()

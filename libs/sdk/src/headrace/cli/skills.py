@@ -11,14 +11,13 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from headrace.cli.output import ERR, OUT, moment, plain_data, print_json, table
+from headrace.cli.output import ERR, OUT, JsonOption, moment, plain_data, print_json, table
 from headrace.cli.running import USAGE, fail, open_client, run
 from headrace.skills import Skill, SkillNews, SkillVersion
 
 app = typer.Typer(no_args_is_help=True, help="Publish, find, follow and revoke skills.")
 
 NameArgument = Annotated[str, typer.Argument(help="Name of the skill.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @app.command("list")

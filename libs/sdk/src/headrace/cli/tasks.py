@@ -8,7 +8,18 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.text import Text
 
-from headrace.cli.output import ERR, OUT, dollars, moment, print_json, status_text, table, task_summary, where_text
+from headrace.cli.output import (
+    ERR,
+    OUT,
+    JsonOption,
+    dollars,
+    moment,
+    print_json,
+    status_text,
+    table,
+    task_summary,
+    where_text,
+)
 from headrace.cli.running import FAILED, addresses, fail, open_client, run
 from headrace.cli.timeparse import time_before
 from headrace.results import Task
@@ -19,7 +30,6 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, help="List, show, explain and cancel tasks.")
 
 Id = Annotated[str, typer.Argument(help="Id of the task.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @app.command("list")
