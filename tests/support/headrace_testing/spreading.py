@@ -7,7 +7,7 @@ from xdist.scheduler import LoadFileScheduling
 
 ON_PLATFORM = ("tests/e2e/", "tests/integration/sdk/", "tests/integration/devstack/test_platform_up.py")
 """Tests of the one running platform, which follow one another."""
-LONGEST = ("tests/simulation/", "tests/property/", "tests/integration/", "tests/contract/", *ON_PLATFORM)
+LONGEST = ("tests/simulation/", "tests/property/", "tests/integration/", "tests/contract/", "tests/e2e/")
 """What runs before all others, in this order."""
 
 
