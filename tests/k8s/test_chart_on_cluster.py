@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,17 @@ def tags(plane: ControlPlane, namespace: str) -> set[str]:
     """Versions of our images that run."""
     images = [one["image"] for pod in pods(plane, namespace) for one in pod["spec"]["containers"]]
     return {image.rpartition(":")[2] for image in images if "ollama/ollama" not in image}
+
+
+def wait_until_only(plane: ControlPlane, namespace: str, tag: str) -> None:
+    """Until no other version of our images runs.
+
+    `helm --wait` returns once the new pods are ready; the controllers take the last old pod away a moment after.
+    """
+    deadline = time.monotonic() + 30.0
+    while (running := tags(plane, namespace)) != {tag}:
+        assert time.monotonic() < deadline, f"wanted only {tag}, but these run: {sorted(running)}"
+        time.sleep(0.1)
 
 
 def left_over(plane: ControlPlane, namespace: str) -> set[str]:
@@ -128,9 +140,9 @@ def test_a_release_lives_and_leaves_nothing_behind(
     helm.step(f"test {preset}", "test", RELEASE, f"--namespace={namespace}", "--timeout=120s")
 
     helm.step(f"upgrade {preset}", "upgrade", *release, "--set=image.tag=2.0.0", *WAIT)
-    assert tags(plane, namespace) == {"2.0.0"}
+    wait_until_only(plane, namespace, "2.0.0")
     helm.step(f"rollback {preset}", "rollback", RELEASE, "1", f"--namespace={namespace}", *WAIT)
-    assert tags(plane, namespace) == {first}
+    wait_until_only(plane, namespace, first)
     history = json.loads(helm.run("history", RELEASE, f"--namespace={namespace}", "--output=json").out)
     assert [one["status"] for one in history] == ["superseded", "superseded", "deployed"]
 
