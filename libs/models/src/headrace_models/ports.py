@@ -45,16 +45,20 @@ class ChatRequest:
 
 @dataclass(frozen=True, slots=True)
 class CallUsage:
-    """CallUsage of one call, as the provider counts it."""
+    """What one call used, as the provider counts it."""
 
     input_tokens: int = 0
-    """Tokens read, cached ones included."""
+    """Tokens read, those included that came from the prompt cache or were written to it."""
     output_tokens: int = 0
     """Tokens written, hidden thinking included."""
     cached_input_tokens: int = 0
     """Those of input_tokens that came from the provider's prompt cache."""
     searches: int = 0
     """Web searches made."""
+    cache_write_5m_tokens: int = 0
+    """Those of input_tokens that were written to the provider's prompt cache, to be kept for 5 minutes."""
+    cache_write_1h_tokens: int = 0
+    """Those of input_tokens that were written to the provider's prompt cache, to be kept for 1 hour."""
 
 
 @dataclass(frozen=True, slots=True)
