@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 from headrace_models.anthropic import Anthropic
-from headrace_models.errors import BadRequest, ProviderError, RetrySameProvider, TryAnotherProvider
+from headrace_models.errors import ProviderError, RetrySameProvider, TryAnotherProvider
 from headrace_models.ollama import OllamaNode
 from headrace_models.openai_compatible import OpenAICompatible
 from headrace_models.ports import ChatMessage, ChatRequest, Provider
@@ -147,7 +147,7 @@ async def test_a_refusal_is_a_result(kind: str, simulator: Simulator) -> None:
         (FaultKind.QUOTA, TryAnotherProvider, "quota_exhausted"),
         (FaultKind.UNAUTHORISED, TryAnotherProvider, "not_authorised"),
         (FaultKind.MODEL_MISSING, TryAnotherProvider, "model_missing"),
-        (FaultKind.BAD_REQUEST, BadRequest, "invalid_request"),
+        (FaultKind.BAD_REQUEST, TryAnotherProvider, "request_rejected"),
     ],
 )
 async def test_an_error_says_what_to_do(
@@ -273,7 +273,7 @@ async def test_a_search_counts_as_a_search(simulator: Simulator) -> None:
     assert result.usage.searches == 1
     assert result.usage.input_tokens == 0
     nothing = ChatRequest("tavily-search", (ChatMessage("system", "x"),), timeout_seconds=5)
-    assert isinstance(await _chat_failing(tavily, nothing), BadRequest)
+    assert isinstance(await _chat_failing(tavily, nothing), TryAnotherProvider)
     await tavily.close()
 
 
@@ -295,9 +295,12 @@ async def test_cancelling_a_call_ends_it_at_the_provider() -> None:
         await node.close()
 
 
-async def test_a_receiver_that_fails_ends_the_call_with_its_own_error(talker: Provider) -> None:
+async def test_a_receiver_that_fails_ends_the_call_with_what_it_consumed(talker: Provider) -> None:
     def receive(_: str) -> None:
         raise TimeoutError("the receiver's own")
 
-    with pytest.raises(TimeoutError, match="the receiver's own"):
+    with pytest.raises(RetrySameProvider) as caught:
         await talker.chat(_request(talker), receive)
+    assert caught.value.code == "worker_error"
+    assert "the receiver's own" not in str(caught.value)
+    assert caught.value.usage.input_tokens > 0

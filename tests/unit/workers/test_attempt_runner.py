@@ -12,7 +12,7 @@ from headrace_contracts.content import plain, text_of
 from headrace_contracts.errors import BadBytes
 from headrace_contracts.events import Outcome, ReplyKind
 from headrace_contracts.headers import header
-from headrace_models.errors import BadRequest, RetrySameProvider, TryAnotherProvider
+from headrace_models.errors import RetrySameProvider, TryAnotherProvider
 from headrace_models.ports import CallUsage
 from headrace_models.worker.runner import MustNotRunHere
 from headrace_streams.errors import AppendUncertain, RecordRefused, SendToDeadLetters, TransientError
@@ -90,7 +90,7 @@ async def test_the_model_is_asked_as_the_attempt_says(bench: WorkerBench, provid
         (RetrySameProvider("timeout", "", provider="p", after_seconds=2), Outcome.FAILED_RETRYABLE, "timeout", 2000),
         (RetrySameProvider("timeout", "too slow", provider="p"), Outcome.FAILED_RETRYABLE, "timeout", None),
         (TryAnotherProvider("model_missing", "none", provider="p"), Outcome.FAILED_PERMANENT, "model_missing", None),
-        (BadRequest("invalid_request", "bad", provider="p"), Outcome.FAILED_PERMANENT, "invalid_request", None),
+        (TryAnotherProvider("redirected", "bad", provider="p"), Outcome.FAILED_PERMANENT, "redirected", None),
         (ValueError("a defect in the client"), Outcome.FAILED_RETRYABLE, "worker_error", None),
     ],
 )  # fmt: skip

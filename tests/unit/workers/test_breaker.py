@@ -6,8 +6,6 @@ from typing import get_args
 
 import pytest
 from headrace_models.errors import (
-    BadCode,
-    BadRequest,
     OtherCode,
     ProviderError,
     RetryCode,
@@ -38,7 +36,7 @@ def after(*calls: ProviderError | None, now: float = 100.0) -> Breaker:
         ((BUSY, BUSY, BUSY), 10),
         ((BUSY, BUSY, RetrySameProvider("rate_limited", "wait", provider="p", after_seconds=25.0)), 25),
         ((BUSY, BUSY, RetrySameProvider("rate_limited", "wait", provider="p", after_seconds=1.0)), 10),
-        ((BadRequest("invalid_request", "bad", provider="p"),) * 9, 0),
+        ((TryAnotherProvider("request_rejected", "bad", provider="p"),) * 9, 0),
         ((RetrySameProvider("timeout", "slow", provider="p"),) * 9, 0),
         ((TryAnotherProvider("model_missing", "none", provider="p"),) * 9, 0),
     ],
@@ -65,9 +63,10 @@ STATES = {
     "after the time alone": Breaker(failures=2, open_until=NOW - 5, reason="before"),
 }
 _PASSING = ("rate_limited", "overloaded", "unreachable", "provider_error")
-_LASTING = ("not_authorised", "quota_exhausted")
+_LASTING = ("not_authorised", "quota_exhausted", "redirected")
 _OF_THE_CALL = (
-    "timeout", "connection_lost", "model_missing", "model_does_not_fit", "context_too_long", "invalid_request",
+    "timeout", "connection_lost", "model_missing", "model_does_not_fit", "context_too_long", "request_rejected",
+    "output_blocked", "answered_remotely", "answer_too_large", "empty_answer", "unknown_finish", "worker_error",
 )  # fmt: skip
 EVENTS = {"answered": None} | {
     code: ProviderError(code, f"because {code}", provider="p") for code in (*_PASSING, *_LASTING, *_OF_THE_CALL)
@@ -75,7 +74,7 @@ EVENTS = {"answered": None} | {
 
 
 def test_every_code_that_clients_report_is_known_here() -> None:
-    codes = {code for literal in (RetryCode, OtherCode, BadCode) for code in get_args(literal)}
+    codes = {code for literal in (RetryCode, OtherCode) for code in get_args(literal)}
     assert codes == EVENTS.keys() - {"answered"}
 
 

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 import pytest
 from headrace_contracts import events, topics
 from headrace_contracts.events import Outcome
-from headrace_models.call import Call, limited, spent_until
+from headrace_models.call import Call, calling, spent_until
 from headrace_models.ports import ChatMessage, ChatRequest, ChatResult, OnText
 from headrace_models.worker import cancellations as cancellations_module
 from headrace_models.worker.cancellations import CancellationRequests, Cancellations, is_wanted
@@ -141,7 +141,7 @@ class _Slow(ScriptedProvider):
         self.running += 1
         call = Call(self.provider, request, on_text)
         try:
-            async with limited(call):
+            async with calling(call):
                 call.accepted = True
                 await call.hear("half an answer, and then ")
                 await asyncio.sleep(60)
@@ -219,7 +219,7 @@ async def test_an_outer_time_out_is_still_one() -> None:
     call = Call("p", request, lambda _piece: None)
 
     async def hang() -> None:
-        async with asyncio.timeout(0.01), limited(call):
+        async with asyncio.timeout(0.01), calling(call):
             await asyncio.sleep(60)
 
     with pytest.raises(TimeoutError):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from headrace_cloud_worker.adapters.providers import offered_providers
 from headrace_cloud_worker.decide.offers import (
-    FurtherProvider,
     ProvidersInvalid,
     choose_provider,
     parse_providers,
@@ -14,6 +15,7 @@ from headrace_cloud_worker.decide.offers import (
 from headrace_cloud_worker.decide.privacy import forbid
 from headrace_cloud_worker.settings import CloudWorkerSettings
 from headrace_contracts.events import Privacy
+from headrace_models.dialects import PRESETS
 from headrace_models.ports import ModelInfo
 from headrace_testing.workers import ScriptedProvider, attempt, healthy
 
@@ -26,17 +28,31 @@ def test_sensitive_content_is_forbidden_and_nothing_else() -> None:
     assert refused.code == "privacy_violation"
 
 
-def test_further_providers_are_listed_with_the_variable_of_their_key() -> None:
-    assert parse_providers(("mistral=https://api.mistral.ai/v1/=MISTRAL_API_KEY", "x=http://h/p?a=b=X_KEY")) == (
-        FurtherProvider("mistral", "https://api.mistral.ai/v1", "MISTRAL_API_KEY"),
-        FurtherProvider("x", "http://h/p?a=b", "X_KEY"),
+def test_further_providers_are_listed_with_their_key_and_dialect() -> None:
+    mistral, gateway, gpu, own, named = parse_providers(
+        (
+            "mistral=https://api.mistral.ai/v1/=MISTRAL_API_KEY",
+            "eu=https://eu.api.mistral.ai/v1=EU_KEY",
+            "gpu=http://gpu:8000/v1==vllm;seed=off",
+            "own=http://h/v1=KEY=limit=max_completion_tokens;usage=off",
+            "openai=https://proxy.example/v1=OPENAI_API_KEY",
+        )
     )
+    assert (mistral.url, mistral.key_variable) == ("https://api.mistral.ai/v1", "MISTRAL_API_KEY")
+    assert mistral.dialect == gateway.dialect == PRESETS["mistral"]
+    assert (gpu.key_variable, gpu.dialect) == ("", replace(PRESETS["vllm"], seed=None))
+    assert own.dialect == replace(PRESETS["generic"], limit="max_completion_tokens", usage=False)
+    assert named.dialect == PRESETS["openai"]
 
 
 @pytest.mark.parametrize(
     "entry",
-    ["mistral", "mistral=https://a", "Mistral=https://a=KEY", "m=ftp://a=KEY", "m=https://a=key", "groq=http://a=K"],
-)
+    [
+        "mistral", "mistral=https://a", "Mistral=https://a=KEY", "m=ftp://a=KEY", "m=https://a=key", "groq=http://a=K",
+        "m=http://h/p?a=b=KEY", "m=http://u:p@h/p=KEY", "m=http://h=K=unheard-of", "m=http://h=K=vllm;seed=maybe",
+        "m=http://h=K=vllm;colour=on", "m=http://h=K=stops=many",
+    ],
+)  # fmt: skip
 def test_a_list_of_providers_that_makes_no_sense_is_refused(entry: str) -> None:
     with pytest.raises(ProvidersInvalid):
         parse_providers((entry,))
@@ -50,12 +66,12 @@ def test_two_providers_of_one_name_are_refused() -> None:
 async def test_a_provider_without_a_key_is_not_offered(monkeypatch: pytest.MonkeyPatch) -> None:
     for variable in ("GROQ_API_KEY", "ANTHROPIC_API_KEY", "TAVILY_API_KEY"):
         monkeypatch.delenv(variable, raising=False)
-    monkeypatch.setenv("HEADRACE_OPENAI_COMPATIBLE", "a=http://x=A_KEY,b=http://y=B_KEY")
-    assert offered_providers(CloudWorkerSettings.load(), {}) == []
+    monkeypatch.setenv("HEADRACE_OPENAI_COMPATIBLE", "a=http://x=A_KEY,b=http://y=B_KEY,c=http://z=")
+    assert [provider.node for provider in offered_providers(CloudWorkerSettings.load(), {})] == ["c"]
     monkeypatch.setenv("ANTHROPIC_API_KEY", "k")
     monkeypatch.setenv("TAVILY_API_KEY", "k")
     providers = offered_providers(CloudWorkerSettings.load(), {"B_KEY": "k", "A_KEY": ""})
-    assert [provider.node for provider in providers] == ["anthropic", "tavily", "b"]
+    assert [provider.node for provider in providers] == ["anthropic", "tavily", "b", "c"]
     for provider in providers:
         await provider.close()
 

@@ -14,8 +14,8 @@ from pydantic import SecretStr
 
 from headrace_models.ports import Provider
 
-Connect = Callable[[SecretStr, str], Provider]
-"""Creates a client from the API key and the base URL; opens no connection."""
+Connect = Callable[[SecretStr, str, str | None], Provider]
+"""Creates a client from the API key, the base URL, and the proxy's URL if there is one; opens no connection."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,22 +38,22 @@ class CloudProvider:
     runs_models: bool = True
 
 
-def _groq(key: SecretStr, url: str) -> Provider:
+def _groq(key: SecretStr, url: str, proxy: str | None) -> Provider:
     from headrace_models.openai_compatible import OpenAICompatible
 
-    return OpenAICompatible("groq", url, key)
+    return OpenAICompatible("groq", url, key, proxy=proxy)
 
 
-def _anthropic(key: SecretStr, url: str) -> Provider:
+def _anthropic(key: SecretStr, url: str, proxy: str | None) -> Provider:
     from headrace_models.anthropic import Anthropic
 
-    return Anthropic(key, base_url=url)
+    return Anthropic(key, base_url=url, proxy=proxy)
 
 
-def _tavily(key: SecretStr, url: str) -> Provider:
+def _tavily(key: SecretStr, url: str, proxy: str | None) -> Provider:
     from headrace_models.tavily import Tavily
 
-    return Tavily(key, base_url=url)
+    return Tavily(key, base_url=url, proxy=proxy)
 
 
 CLOUD_PROVIDERS: Final = (

@@ -9,9 +9,29 @@ from typing import Literal
 
 from headrace_models.ports import CallUsage
 
-RetryCode = Literal["rate_limited", "overloaded", "timeout", "unreachable", "connection_lost", "provider_error"]
-OtherCode = Literal["not_authorised", "quota_exhausted", "model_missing", "model_does_not_fit", "context_too_long"]
-BadCode = Literal["invalid_request"]
+RetryCode = Literal[
+    "rate_limited",
+    "overloaded",
+    "timeout",
+    "unreachable",
+    "connection_lost",
+    "provider_error",
+    "empty_answer",
+    "unknown_finish",
+    "worker_error",
+]
+OtherCode = Literal[
+    "not_authorised",
+    "quota_exhausted",
+    "model_missing",
+    "model_does_not_fit",
+    "context_too_long",
+    "request_rejected",
+    "output_blocked",
+    "redirected",
+    "answer_too_large",
+    "answered_remotely",
+]
 
 
 class ProviderError(Exception):
@@ -50,110 +70,12 @@ class RetrySameProvider(ProviderError):
 
 
 class TryAnotherProvider(ProviderError):
-    """This endpoint cannot run the call, another may: model missing, not authorised, no credit, no capacity."""
+    """This endpoint cannot run the call, another may: model missing, not authorised, request or output rejected there.
+
+    One provider's objection to a request says nothing about the others. What is wrong everywhere, intake has refused.
+    """
 
     def __init__(
         self, code: OtherCode, message: str, *, provider: str, status: int | None = None, usage: CallUsage | None = None
     ) -> None:
         super().__init__(code, message, provider=provider, status=status, usage=usage)
-
-
-class BadRequest(ProviderError):
-    """The call itself is invalid and would fail everywhere: do not retry."""
-
-    def __init__(
-        self, code: BadCode, message: str, *, provider: str, status: int | None = None, usage: CallUsage | None = None
-    ) -> None:
-        super().__init__(code, message, provider=provider, status=status, usage=usage)
-
-
-def from_status(
-    status: int,
-    *,
-    provider: str,
-    kind: str = "",
-    after_seconds: float | None = None,
-    usage: CallUsage | None = None,
-) -> ProviderError:
-    """The error for an HTTP status that has the same meaning for every provider.
-
-    `kind` is the provider's own stable name of the cause (`insufficient_quota`), not its text.
-    """
-    said = f"{provider} answered {status}" + (f" ({kind})" if kind else "")
-    if kind in _NO_CREDIT or status == 402:
-        return TryAnotherProvider(
-            "quota_exhausted",
-            f"{said}: its quota or credit is used up; raise it there",
-            provider=provider,
-            status=status,
-            usage=usage,
-        )
-    if kind in _TOO_LONG or status == 413:
-        return TryAnotherProvider(
-            "context_too_long",
-            f"{said}: the conversation is longer than the model takes",
-            provider=provider,
-            status=status,
-            usage=usage,
-        )
-    if status in (401, 403):
-        return TryAnotherProvider(
-            "not_authorised",
-            f"{said}: it does not accept the API key; check the key's variable",
-            provider=provider,
-            status=status,
-            usage=usage,
-        )
-    if status == 404:
-        return TryAnotherProvider(
-            "model_missing",
-            f"{said}: it does not have this model",
-            provider=provider,
-            status=status,
-            usage=usage,
-        )
-    if status == 429:
-        return RetrySameProvider(
-            "rate_limited",
-            f"{said}: too many requests",
-            provider=provider,
-            status=status,
-            usage=usage,
-            after_seconds=after_seconds,
-        )
-    if status in (408, 504):
-        return RetrySameProvider(
-            "timeout", f"{said}: it took too long", provider=provider, status=status, usage=usage,
-            after_seconds=after_seconds,
-        )  # fmt: skip
-    if status in (498, 503, 529):
-        return RetrySameProvider(
-            "overloaded", f"{said}: it has no capacity now", provider=provider, status=status, usage=usage,
-            after_seconds=after_seconds,
-        )  # fmt: skip
-    if 400 <= status < 500 and status not in (409, 425, 499):
-        return BadRequest(
-            "invalid_request", f"{said}: it does not accept the request", provider=provider, status=status, usage=usage
-        )
-    return RetrySameProvider(
-        "provider_error", f"{said}: it failed", provider=provider, status=status, usage=usage,
-        after_seconds=after_seconds,
-    )  # fmt: skip
-
-
-_NO_CREDIT = frozenset({"insufficient_quota", "billing_error", "billing_not_active", "blocked_api_access"})
-_TOO_LONG = frozenset({"context_length_exceeded", "request_too_large", "model_context_window_exceeded"})
-
-
-def retry_after(headers: dict[str, str]) -> float | None:
-    """Seconds in `retry-after-ms` or `retry-after` (lower-case names); None when absent or a date."""
-    for name, divisor in (("retry-after-ms", 1000.0), ("retry-after", 1.0)):
-        text = headers.get(name)
-        if text is not None:
-            try:
-                seconds = float(text) / divisor
-            except ValueError:
-                continue
-            if 0 <= seconds < float("inf"):
-                return seconds
-    return None

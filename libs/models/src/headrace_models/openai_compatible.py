@@ -1,132 +1,183 @@
-"""Any provider with an OpenAI-compatible API (Groq among them), through the `openai` package."""
+"""Any provider with an OpenAI-compatible API (Groq among them).
+
+Its streams are read here, not by a vendor's package: what servers of this family send differs from what OpenAI sends in
+more ways than a package for OpenAI's own API allows for (docs/adr/0012-read-streams-ourselves.md).
+"""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from typing import Any, Final
 
 import httpx2
-from openai import APIConnectionError, APIError, APIStatusError, APITimeoutError, AsyncOpenAI, OpenAIError, omit
-from openai.types.chat import ChatCompletionChunk
-from openai.types.completion_usage import CompletionUsage
 from pydantic import SecretStr
 
-from headrace_models.call import Call, limited
-from headrace_models.errors import ProviderError, RetrySameProvider, from_status, retry_after
-from headrace_models.ports import CallUsage, ChatRequest, ChatResult, FinishReason, ModelInfo, OnText, ProviderStatus
+from headrace_models.call import Call, calling
+from headrace_models.dialects import Dialect, body_of, dialect_for
+from headrace_models.ports import ChatRequest, ChatResult, FinishReason, ModelInfo, OnText, ProviderStatus
+from headrace_models.upstream.complaints import Complained, complaint_in, error_of
+from headrace_models.upstream.events import server_sent_events
+from headrace_models.upstream.http import because, complaint_from, open_client, read_body
+from headrace_models.upstream.usage import UsageTally
+from headrace_models.upstream.values import MOST_MODELS, Unreadable, count, document, items, mapping, name, text
 from headrace_models.wire import SIMULATED_HEADER, SIMULATOR_FINGERPRINT
 
 _STATUS_TIMEOUT_SECONDS: Final = 5.0
-_FINISH_REASONS: Final[dict[str, FinishReason]] = {"length": "length", "content_filter": "refusal"}
-_JSON_REMINDER: Final = "Answer with exactly one JSON value."
+_DONE: Final = "[DONE]"
+_EVENTS: Final = frozenset({"message", "error", "chunk", "completion", "chat.completion.chunk"})
+"""Names of events that may carry a part of an answer; OpenAI names none. Others are keep-alives of gateways."""
+_FINISH_REASONS: Final[Mapping[str, FinishReason]] = {
+    "stop": "stop",
+    "eos": "stop",
+    "end_turn": "stop",
+    "stop_sequence": "stop",
+    "length": "length",
+    "max_tokens": "length",
+    "model_length": "length",
+    "content_filter": "refusal",
+    "refusal": "refusal",
+    "safety": "refusal",
+}
+"""Of the family: `eos` Together, `model_length` Mistral, the others OpenAI's, and Anthropic's through gateways."""
 
 
 class OpenAICompatible:
-    """One provider by its base URL (`https://api.groq.com/openai/v1`). Retries are left to the router."""
+    """One provider by its base URL (`https://api.groq.com/openai/v1`). Retries are left to the router.
 
-    def __init__(self, provider: str, base_url: str, api_key: SecretStr) -> None:
+    Args:
+        api_key: Empty for a server that asks for none.
+        dialect: What it understands; None to go by its name and address.
+        proxy: As for `open_client`.
+    """
+
+    def __init__(
+        self,
+        provider: str,
+        base_url: str,
+        api_key: SecretStr,
+        *,
+        dialect: Dialect | None = None,
+        proxy: str | None = None,
+    ) -> None:
         self.provider = provider
         self.node = provider
-        self._client = AsyncOpenAI(base_url=base_url, api_key=api_key.get_secret_value(), max_retries=0)
+        self._client = open_client(base_url, key=api_key, proxy=proxy)
+        self._dialect = dialect or dialect_for(provider, self._client.base_url.host)
 
     async def chat(self, request: ChatRequest, on_text: OnText) -> ChatResult:
         call = Call(self.provider, request, on_text)
-        try:
-            async with limited(call):
-                return await self._chat(call)
-        except (APITimeoutError, httpx2.TimeoutException):
-            raise RetrySameProvider(
-                "timeout", f"{self.provider} did not answer in time", provider=self.provider, usage=call.spent()
-            ) from None
-        except (APIConnectionError, httpx2.TransportError):
-            raise call.unreachable() from None
-        except APIError as error:
-            raise _translated(error, call) from None
-
-    async def _chat(self, call: Call) -> ChatResult:
-        request = call.request
-        stream = await self._client.chat.completions.create(
-            model=request.model,
-            messages=_messages(request),
-            stream=True,
-            stream_options={"include_usage": True},
-            max_completion_tokens=request.max_output_tokens,
-            temperature=request.temperature if request.temperature is not None else omit,
-            top_p=request.top_p if request.top_p is not None else omit,
-            stop=list(request.stop) or omit,
-            seed=request.seed if request.seed is not None else omit,
-            response_format={"type": "json_object"} if request.json else omit,
-            timeout=request.timeout_seconds,
-        )
-        call.accepted = True
-        finished: FinishReason | None = None
-        refused, model, fingerprint, request_id = False, request.model, "", ""
-        async with stream:
-            chunk: ChatCompletionChunk
-            async for chunk in stream:
-                model, request_id = chunk.model or model, chunk.id or request_id
-                fingerprint = chunk.system_fingerprint or fingerprint
-                if chunk.usage is not None:
-                    call.reported = _usage(chunk.usage)
-                for choice in chunk.choices:
-                    await call.hear(choice.delta.content or "")
-                    if choice.delta.refusal:
-                        refused = True
-                        await call.hear(choice.delta.refusal)
-                    if choice.finish_reason is not None:
-                        finished = _FINISH_REASONS.get(choice.finish_reason, "stop")
-        if finished is None:
-            raise call.unreachable()
-        return call.result(
-            "refusal" if refused else finished,
-            model=model,
-            simulated=fingerprint == SIMULATOR_FINGERPRINT,
-            request_id=request_id,
-        )
+        answer = _Answer(call)
+        async with calling(call):
+            body = body_of(request, self._dialect)
+            async with self._client.stream("POST", "chat/completions", json=body) as response:
+                if response.status_code != 200:
+                    raise Complained(await complaint_from(response))
+                call.accepted = True
+                async for event in server_sent_events(response.aiter_raw()):
+                    if event.data.strip() == _DONE:
+                        call.all_said()
+                    elif event.name in _EVENTS:
+                        await answer.take(document(event.data), failed=event.name == "error")
+        return answer.result()
 
     async def status(self) -> ProviderStatus:
         began = time.perf_counter()
         try:
-            answer = await self._client.models.with_raw_response.list(timeout=_STATUS_TIMEOUT_SECONDS)
-        except APIStatusError as error:
-            return ProviderStatus(False, str(from_status(error.status_code, provider=self.provider)))
-        except OpenAIError as error:
-            return ProviderStatus(False, f"{self.provider} cannot be reached ({type(error).__name__})")
+            async with self._client.stream("GET", "models", timeout=_STATUS_TIMEOUT_SECONDS) as response:
+                if response.status_code != 200:
+                    return ProviderStatus(False, str(error_of(await complaint_from(response), provider=self.provider)))
+                listed = document(await read_body(response))
+        except httpx2.HTTPError as error:
+            return ProviderStatus(False, f"{self.provider} cannot be reached ({because(error)})")
+        except Unreadable as error:
+            return ProviderStatus(False, f"{self.provider} does not list its models: {error}")
         latency_ms = (time.perf_counter() - began) * 1000
-        models = tuple(
-            ModelInfo(model.id, context_tokens=getattr(model, "context_window", None), loaded=True)
-            for model in answer.parse().data
-        )
-        return ProviderStatus(True, "", models, latency_ms, "", SIMULATED_HEADER in answer.headers)
+        return ProviderStatus(True, "", _models(listed), latency_ms, "", SIMULATED_HEADER in response.headers)
 
     async def close(self) -> None:
-        await self._client.close()
+        await self._client.aclose()
 
 
-def _messages(request: ChatRequest) -> Any:
-    messages = [{"role": message.role, "content": message.text} for message in request.messages]
-    if request.json and not any("json" in message.text.lower() for message in request.messages):
-        # These APIs reject JSON mode unless a message mentions JSON.
-        messages.insert(0, {"role": "system", "content": _JSON_REMINDER})
-    return messages
+class _Answer:
+    """One answer, put together from the documents of a stream, or from the one of a body that is no stream."""
+
+    def __init__(self, call: Call) -> None:
+        self._call = call
+        self._refused = False
+        self._model = self._request_id = self._fingerprint = ""
+
+    async def take(self, said: object, *, failed: bool = False) -> None:
+        """The next document. Raises Complained."""
+        chunk = mapping(said)
+        if (chunk.get("error") or failed or chunk.get("object") == "error") and (complaint := complaint_in(chunk)):
+            _hear_usage(self._call.usage, _usage_in(chunk), whole=False)
+            raise Complained(complaint)
+        self._model = name(chunk.get("model")) or self._model
+        self._request_id = name(chunk.get("id")) or self._request_id
+        self._fingerprint = name(chunk.get("system_fingerprint")) or self._fingerprint
+        ended: object = None
+        for choice in map(mapping, items(chunk.get("choices"))):
+            # Only one was asked for; further ones are not part of the answer.
+            if choice.get("index", 0) in (0, None):
+                await self._take_text(choice)
+                ended = choice.get("finish_reason") or ended
+        _hear_usage(self._call.usage, _usage_in(chunk), whole=bool(ended) or self._call.has_ended)
+        if ended:
+            reason = _FINISH_REASONS.get(ended.lower()) if isinstance(ended, str) else None
+            if reason is None:
+                self._call.finish_unknown()
+            else:
+                await self._call.finish("refusal" if self._refused else reason)
+
+    async def _take_text(self, choice: Mapping[str, Any]) -> None:
+        delta = mapping(choice.get("delta")) or mapping(choice.get("message"))
+        await self._call.hear(text(delta.get("content")) or text(choice.get("text")))
+        if refusal := text(delta.get("refusal")):
+            self._refused = True
+            await self._call.hear(refusal)
+        if any(delta.get(field) for field in ("reasoning", "reasoning_content", "content", "tool_calls")):
+            self._call.progress()
+
+    def result(self) -> ChatResult:
+        return self._call.result(
+            model=self._model, simulated=self._fingerprint == SIMULATOR_FINGERPRINT, request_id=self._request_id
+        )
 
 
-def _usage(usage: CompletionUsage) -> CallUsage:
-    details = usage.prompt_tokens_details
-    cached = details.cached_tokens if details is not None else None
-    return CallUsage(usage.prompt_tokens, usage.completion_tokens, cached or 0)
+def _usage_in(chunk: Mapping[str, Any]) -> Mapping[str, Any]:
+    # Groq also reports it in a field of its own.
+    return mapping(chunk.get("usage")) or mapping(mapping(chunk.get("x_groq")).get("usage"))
 
 
-def _translated(error: APIError, call: Call) -> ProviderError:
-    kind = str(error.code or error.type or "")
-    if not isinstance(error, APIStatusError):
-        message = f"{call.provider} failed while answering" + (f" ({kind})" if kind else "")
-        return RetrySameProvider("provider_error", message, provider=call.provider, usage=call.spent())
-    headers = {name.lower(): value for name, value in error.response.headers.items()}
-    return from_status(
-        error.status_code,
-        provider=call.provider,
-        kind=kind,
-        after_seconds=retry_after(headers),
-        usage=call.spent(),
+def _hear_usage(tally: UsageTally, usage: Mapping[str, Any], *, whole: bool) -> None:
+    read = count(usage.get("prompt_tokens")) or count(usage.get("input_tokens"))
+    written = count(usage.get("completion_tokens")) or count(usage.get("output_tokens"))
+    total = count(usage.get("total_tokens"))
+    if read and total:
+        # Some count hidden reasoning in the total only; it is written, and billed as such.
+        written = max(written or 0, total - read) or None
+    tally.hear(
+        input_tokens=read,
+        output_tokens=written,
+        cached_input_tokens=count(mapping(usage.get("prompt_tokens_details")).get("cached_tokens"))
+        or usage.get("prompt_cache_hit_tokens"),
+        final=whole,
+    )
+
+
+def _models(listed: object) -> tuple[ModelInfo, ...]:
+    entries = items(mapping(listed).get("data")) or items(listed)
+    return tuple(
+        ModelInfo(
+            model,
+            context_tokens=count(entry.get("context_window"))
+            or count(entry.get("context_length"))
+            or count(entry.get("max_model_len"))
+            or count(entry.get("max_context_length"))
+            or None,
+            loaded=True,
+        )
+        for entry in map(mapping, entries[:MOST_MODELS])
+        if (model := name(entry.get("id")))
     )

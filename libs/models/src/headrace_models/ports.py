@@ -33,7 +33,11 @@ class ChatRequest:
     model: str
     messages: tuple[ChatMessage, ...] = field(repr=False)
     timeout_seconds: float
-    """Seconds for the whole call, from sending it to the last token."""
+    """For the whole call, from sending it to the last token."""
+    first_token_seconds: float = 60.0
+    """From sending it to the first token; the time that a node needs to load the model is part of it."""
+    between_tokens_seconds: float = 30.0
+    """From one token to the next, hidden thinking included. A provider's keep-alives are silence."""
     max_output_tokens: int = DEFAULT_MAX_OUTPUT_TOKENS
     temperature: float | None = None
     top_p: float | None = None
@@ -122,8 +126,8 @@ class Provider(Protocol):
     async def chat(self, request: ChatRequest, on_text: OnText) -> ChatResult:
         """Run one call to its end, passing on the answer's pieces as they come.
 
-        Cancelling it also ends the call at the provider. Raises RetrySameProvider, TryAnotherProvider or BadRequest
-        (`headrace_models.errors`), possibly after some pieces.
+        Cancelling it also ends the call at the provider. Raises RetrySameProvider or TryAnotherProvider
+        (`headrace_models.errors`), possibly after some pieces, and nothing else.
         """
 
     async def status(self) -> ProviderStatus:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import time
-from typing import Any, Final
+from typing import Final
 
-import aiohttp
+import httpx2
 from pydantic import SecretStr
 
-from headrace_models.call import Call, limited
-from headrace_models.errors import BadRequest, RetrySameProvider, from_status, retry_after
-from headrace_models.ports import CallUsage, ChatRequest, ChatResult, ModelInfo, OnText, ProviderStatus
+from headrace_models.call import Call, calling
+from headrace_models.errors import TryAnotherProvider
+from headrace_models.ports import ChatRequest, ChatResult, ModelInfo, OnText, ProviderStatus
+from headrace_models.upstream.complaints import Complained, error_of
+from headrace_models.upstream.http import because, complaint_from, open_client, read_body
+from headrace_models.upstream.values import Unreadable, document, items, mapping, name, text
 from headrace_models.wire import SIMULATED_HEADER
 
 MODEL: Final = "tavily-search"
@@ -24,75 +27,72 @@ _MOST_RESULTS: Final = 5
 
 
 class Tavily:
-    """The search API with one key. The last user message is the query; the answer is JSON with title, url, text."""
+    """The search API with one key. The last user message is the query; the answer is JSON with title, url, text.
+
+    `proxy` as for `open_client`.
+    """
 
     provider: Final = "tavily"
     node: Final = "tavily"
 
-    def __init__(self, api_key: SecretStr, *, base_url: str = "https://api.tavily.com") -> None:
-        self._headers = {"Authorization": f"Bearer {api_key.get_secret_value()}"}
-        self._base_url = base_url.rstrip("/")
-        self._session: aiohttp.ClientSession | None = None
+    def __init__(
+        self, api_key: SecretStr, *, base_url: str = "https://api.tavily.com", proxy: str | None = None
+    ) -> None:
+        self._client = open_client(base_url, key=api_key, proxy=proxy)
 
     async def chat(self, request: ChatRequest, on_text: OnText) -> ChatResult:
         call = Call(self.provider, request, on_text)
+        call.usage.billed_by_tokens = False
         query = next((message.text.strip() for message in reversed(request.messages) if message.role == "user"), "")
         if not query:
-            raise BadRequest("invalid_request", "a search needs a user message as its query", provider=self.provider)
-        try:
-            async with limited(call):
-                return await self._search(call, query[:_LONGEST_QUERY])
-        except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError):
-            raise call.unreachable() from None
-        except (aiohttp.ContentTypeError, ValueError, KeyError, TypeError):
-            message = "tavily's response is not a search result"
-            raise RetrySameProvider("provider_error", message, provider=self.provider, usage=call.spent()) from None
-
-    async def _search(self, call: Call, query: str) -> ChatResult:
-        body = {"query": query, "search_depth": "basic", "max_results": _MOST_RESULTS, "include_answer": True}
-        async with self._open_session().post(f"{self._base_url}/search", json=body) as response:
-            if response.status != 200:
-                headers = {name.lower(): value for name, value in response.headers.items()}
-                # Tavily uses statuses of its own for the limits of a plan and of pay-as-you-go.
-                kind = "insufficient_quota" if response.status in (432, 433) else ""
-                raise from_status(
-                    response.status, provider=self.provider, kind=kind, after_seconds=retry_after(headers)
-                )
-            call.reported = CallUsage(searches=1)
-            document = await response.json()
-            simulated = SIMULATED_HEADER in response.headers
-        await call.hear(_findings(document))
-        return call.result("stop", model=MODEL, simulated=simulated, request_id=str(document.get("request_id") or ""))
+            message = "a search needs a user message as its query"
+            raise TryAnotherProvider("request_rejected", message, provider=self.provider)
+        simulated, request_id = False, ""
+        async with calling(call):
+            body = {
+                "query": query[:_LONGEST_QUERY],
+                "search_depth": "basic",
+                "max_results": _MOST_RESULTS,
+                "include_answer": True,
+            }
+            async with self._client.stream("POST", "search", json=body) as response:
+                if response.status_code != 200:
+                    raise Complained(await complaint_from(response))
+                call.accepted = True
+                call.usage.searches = 1
+                simulated = SIMULATED_HEADER in response.headers
+                found = mapping(document(await read_body(response)))
+            if not isinstance(found.get("results"), list):
+                raise Unreadable("there are no results in it")
+            request_id = name(found.get("request_id"))
+            await call.hear(_findings(found))
+            await call.finish("stop")
+        return call.result(model=MODEL, simulated=simulated, request_id=request_id)
 
     async def status(self) -> ProviderStatus:
         began = time.perf_counter()
-        timeout = aiohttp.ClientTimeout(total=_STATUS_TIMEOUT_SECONDS)
         try:
             # Returns the plan's usage; costs no search.
-            async with self._open_session().get(f"{self._base_url}/usage", timeout=timeout) as response:
-                if response.status != 200:
-                    return ProviderStatus(False, str(from_status(response.status, provider=self.provider)))
+            async with self._client.stream("GET", "usage", timeout=_STATUS_TIMEOUT_SECONDS) as response:
+                if response.status_code != 200:
+                    return ProviderStatus(False, str(error_of(await complaint_from(response), provider=self.provider)))
                 simulated = SIMULATED_HEADER in response.headers
-        except (aiohttp.ClientError, TimeoutError) as error:
-            return ProviderStatus(False, f"tavily cannot be reached ({type(error).__name__})")
+                await read_body(response)
+        except httpx2.HTTPError as error:
+            return ProviderStatus(False, f"tavily cannot be reached ({because(error)})")
+        except Unreadable as error:
+            return ProviderStatus(False, f"tavily does not report its usage: {error}")
         latency_ms = (time.perf_counter() - began) * 1000
         return ProviderStatus(True, "", (ModelInfo(MODEL, loaded=True),), latency_ms, "", simulated)
 
     async def close(self) -> None:
-        if self._session is not None:
-            await self._session.close()
-            self._session = None
-
-    def _open_session(self) -> aiohttp.ClientSession:
-        if self._session is None:
-            self._session = aiohttp.ClientSession(
-                headers=self._headers, timeout=aiohttp.ClientTimeout(total=None, sock_connect=10)
-            )
-        return self._session
+        await self._client.aclose()
 
 
-def _findings(document: dict[str, Any]) -> str:
+def _findings(found: dict[str, object] | object) -> str:
+    answer = mapping(found).get("answer")
     results = [
-        {"title": result["title"], "url": result["url"], "text": result["content"]} for result in document["results"]
+        {"title": text(one.get("title")), "url": text(one.get("url")), "text": text(one.get("content"))}
+        for one in map(mapping, items(mapping(found).get("results")))
     ]
-    return json.dumps({"answer": document.get("answer"), "results": results}, ensure_ascii=False)
+    return json.dumps({"answer": text(answer) or None, "results": results}, ensure_ascii=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, ClassVar
 
 from headrace_runtime.settings import CommaList, setting
-from pydantic import AfterValidator
+from pydantic import AfterValidator, SecretStr
 
 from headrace_cloud_worker.decide.offers import parse_providers
 from headrace_cloud_worker.provider_settings import ProviderSettings
@@ -23,8 +23,14 @@ class CloudWorkerSettings(ProviderSettings):
 
     openai_compatible: Annotated[CommaList, AfterValidator(_usable)] = setting(
         (),
-        unit="name=URL=VARIABLE, ...",
-        reason="Further OpenAI-compatible providers; VARIABLE names the variable that holds the key.",
+        unit="name=URL=VARIABLE[=dialect], ...",
+        reason="Further OpenAI-compatible providers; VARIABLE names the variable that holds the key, empty if there is "
+        "none. The dialect is a preset with changes, as in vllm;seed=off; by default it follows from name and address.",
+    )
+    provider_proxy: SecretStr | None = setting(
+        None,
+        unit="URL",
+        reason="Proxy for all calls to cloud providers; HTTP_PROXY and the like are not read.",
     )
     provider_slots: int = setting(
         32,
@@ -39,6 +45,18 @@ class CloudWorkerSettings(ProviderSettings):
         gt=0,
     )
     call_seconds: float = setting(180.0, unit="s", reason="Longest time for one answer of a model.", gt=0)
+    first_token_seconds: float = setting(
+        30.0,
+        unit="s",
+        reason="Longest time until a model's first token, its hidden thinking included; then the router asks another.",
+        gt=0,
+    )
+    between_tokens_seconds: float = setting(
+        30.0,
+        unit="s",
+        reason="Longest time from one token to the next; a provider's keep-alives are silence.",
+        gt=0,
+    )
     max_in_flight: int = setting(
         256, unit="attempts", reason="Attempts in flight at once, including those that wait for a free slot.", ge=2
     )

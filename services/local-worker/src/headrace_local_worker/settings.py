@@ -72,6 +72,18 @@ class LocalWorkerSettings(WorkerSettings):
     )
     look_seconds: float = setting(3.0, unit="s", reason="Time between two checks of a node's health and models.", gt=0)
     call_seconds: float = setting(300.0, unit="s", reason="Longest time for one answer of a model.", gt=0)
+    first_token_seconds: float = setting(
+        240.0,
+        unit="s",
+        reason="Longest time until a model's first token; loading it into memory is part of that.",
+        gt=0,
+    )
+    between_tokens_seconds: float = setting(
+        60.0,
+        unit="s",
+        reason="Longest time from one token to the next; a provider's keep-alives are silence.",
+        gt=0,
+    )
     max_in_flight: int = setting(
         64, unit="attempts", reason="Attempts in flight at once, including those that wait for a free slot.", ge=2
     )

@@ -50,6 +50,10 @@ class AttemptSettings(Protocol):
     @property
     def call_seconds(self) -> float: ...
     @property
+    def first_token_seconds(self) -> float: ...
+    @property
+    def between_tokens_seconds(self) -> float: ...
+    @property
     def delta_milliseconds(self) -> float: ...
     @property
     def cancel_history_seconds(self) -> float: ...
@@ -115,6 +119,8 @@ def assemble_worker(
         options=RunnerOptions(
             worker=settings.instance_id,
             call_seconds=settings.call_seconds,
+            first_token_seconds=settings.first_token_seconds,
+            between_tokens_seconds=settings.between_tokens_seconds,
             delta_seconds=settings.delta_milliseconds / 1000,
         ),
         clock_ms=clock_ms,

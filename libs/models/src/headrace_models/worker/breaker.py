@@ -7,7 +7,7 @@ from typing import Final
 
 from headrace_models.errors import ProviderError, RetrySameProvider
 
-_LASTING: Final = frozenset({"not_authorised", "quota_exhausted"})
+_LASTING: Final = frozenset({"not_authorised", "quota_exhausted", "redirected"})
 """Codes of failures that last until an operator acts: a further call would fail as well."""
 _PASSING: Final = frozenset({"rate_limited", "overloaded", "unreachable", "provider_error"})
 

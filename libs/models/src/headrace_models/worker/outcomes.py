@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from headrace_contracts import events
 from headrace_contracts.content import ContentSealed, plain, text_of
+from headrace_contracts.headers import header
 
-from headrace_models.errors import BadRequest, ProviderError, RetrySameProvider, TryAnotherProvider
+from headrace_models.errors import ProviderError, RetrySameProvider, TryAnotherProvider
 from headrace_models.ports import DEFAULT_MAX_OUTPUT_TOKENS, CallUsage, ChatMessage, ChatRequest, ChatResult, Role
+from headrace_models.upstream.values import count
 
 DEADLINE_PASSED: Final = "deadline_passed"
 NO_CAPACITY: Final = "no_capacity"
 CONTENT_SEALED: Final = "content_sealed"
 INVALID_REQUEST: Final = "invalid_request"
+"""Wrong everywhere: intake lets no such task through, so another producer has written it."""
 ANSWER_TOO_LARGE: Final = "answer_too_large"
 WORKER_ERROR: Final = "worker_error"
+REPORT_UNENCODABLE: Final = "report_unencodable"
+UNREADABLE_WORK: Final = "unreadable_work"
 CANCELLED: Final = "cancelled"
 
+_NUMBER: Final = re.compile("[1-9][0-9]{0,5}")
 _NOTHING_USED: Final = CallUsage()
 # Tools speak through the caller: what they returned is part of the prompt.
 _ROLES: Final[dict[str, Role]] = {"system": "system", "user": "user", "assistant": "assistant", "tool": "user"}
@@ -74,7 +82,7 @@ def from_error(error: ProviderError, *, model_ms: float, now_ms: int, deadline_a
         case RetrySameProvider(after_seconds=seconds):
             outcome = events.Outcome.FAILED_RETRYABLE
             wait_ms = None if seconds is None else round(seconds * 1000)
-        case TryAnotherProvider() | BadRequest():
+        case TryAnotherProvider():
             outcome, wait_ms = events.Outcome.FAILED_PERMANENT, None
         case _:
             outcome, wait_ms = events.Outcome.FAILED_RETRYABLE, None
@@ -114,15 +122,21 @@ def not_asked(code: str, message: str, *, lasting: bool, retry_after_ms: int | N
 def too_large(ended: ExecutionOutcome) -> ExecutionOutcome:
     """The outcome to report when the answer is larger than Kafka accepts."""
     failure = events.Failure(code=ANSWER_TOO_LARGE, message="the answer exceeds the size limit of a record")
+    return replace(ended, outcome=events.Outcome.FAILED_PERMANENT, text=None, finish_reason=None, failure=failure)
+
+
+def unencodable(ended: ExecutionOutcome) -> ExecutionOutcome:
+    """The outcome to report when the schema cannot hold the true one: a failure that can be written in any case."""
+    failure = events.Failure(code=REPORT_UNENCODABLE, message="the outcome cannot be written as a record")
+    used = ended.usage
+    counts = (used.input_tokens, used.output_tokens, used.cached_input_tokens, used.searches)
+    usable = all(count(one) is not None for one in counts)
     return ExecutionOutcome(
-        outcome=events.Outcome.FAILED_PERMANENT,
+        outcome=events.Outcome.FAILED_RETRYABLE,
         asked=ended.asked,
         failure=failure,
-        usage=ended.usage,
-        model=ended.model,
-        simulated=ended.simulated,
-        first_output_ms=ended.first_output_ms,
-        model_ms=ended.model_ms,
+        usage=used if usable else _NOTHING_USED,
+        simulated=ended.simulated is True,
     )
 
 
@@ -131,7 +145,13 @@ def seconds_left(deadline_at: int | None, now_ms: int) -> float | None:
     return None if deadline_at is None else max(0.0, (deadline_at - now_ms) / 1000)
 
 
-def call_of(request: events.AttemptRequested, timeout_seconds: float) -> ChatRequest | ExecutionOutcome:
+def call_of(
+    request: events.AttemptRequested,
+    timeout_seconds: float,
+    *,
+    first_token_seconds: float,
+    between_tokens_seconds: float,
+) -> ChatRequest | ExecutionOutcome:
     """The model call that an attempt asks for, or its outcome if there can be none."""
     try:
         messages = tuple(ChatMessage(_ROLES[message.role], text_of(message.content)) for message in request.messages)
@@ -146,6 +166,8 @@ def call_of(request: events.AttemptRequested, timeout_seconds: float) -> ChatReq
         model=request.model,
         messages=messages,
         timeout_seconds=timeout_seconds,
+        first_token_seconds=first_token_seconds,
+        between_tokens_seconds=between_tokens_seconds,
         max_output_tokens=sampling.max_output_tokens or DEFAULT_MAX_OUTPUT_TOKENS,
         temperature=sampling.temperature,
         top_p=sampling.top_p,
@@ -197,6 +219,31 @@ def finished_event(
         first_output_ms=ended.first_output_ms,
         model_ms=ended.model_ms,
         finished_at=execution.finished_at,
+    )
+
+
+def unreadable(
+    headers: Iterable[tuple[str, bytes | None]], execution_id: str, worker: str, now_ms: int
+) -> events.AttemptFinished | None:
+    """The end of an attempt whose record cannot be read, by its headers; None if these name none."""
+    headers = tuple(headers)
+    attempt, task_id, tenant = (header(headers, name) for name in ("ce_id", "ce_subject", "ce_tenant"))
+    of, _, number = (attempt or "").rpartition("/")
+    if not attempt or not task_id or tenant is None or of != task_id or not _NUMBER.fullmatch(number):
+        return None
+    return events.AttemptFinished(
+        attempt_id=attempt,
+        task_id=task_id,
+        tenant=tenant,
+        number=int(number),
+        home_partition=-1,
+        execution_id=execution_id,
+        worker=worker,
+        outcome=events.Outcome.FAILED_PERMANENT,
+        failure=events.Failure(code=UNREADABLE_WORK, message="the attempt could not be read"),
+        provider="",
+        model="",
+        finished_at=now_ms,
     )
 
 

@@ -78,11 +78,16 @@ class Endpoint:
         self._loaded: frozenset[str] = frozenset()
         self.breaker: Breaker = CLOSED
         self.seconds: dict[str, float] = {}
+        self.first_token_seconds: dict[str, float] = {}
         self.tokens_per_second: float | None = None
 
     @property
     def name(self) -> str:
         return self.provider.node
+
+    def least_seconds(self, model: str) -> float:
+        """A call with less time than this before its deadline is in vain: half the usual time to a first token."""
+        return self.first_token_seconds.get(model, 0.0) / 2
 
     def take(self) -> None:
         """A call takes a slot."""
@@ -219,22 +224,30 @@ class Pool:
 
     def release(self, endpoint: Endpoint, ended: ChatResult | ProviderError | None, model: str) -> None:
         """Return a slot, with the result of its call: None if that says nothing about the endpoint."""
-        if ended is not None:
-            now = asyncio.get_running_loop().time()
-            before = endpoint.objection(now)
-            error = ended if isinstance(ended, ProviderError) else None
-            endpoint.breaker = after_call(endpoint.breaker, error, now, self._policy)
-            if error is not None and error.code == "unreachable":
-                endpoint.seen(replace(endpoint.status, healthy=False, reason=error.message))
-                endpoint.doubted.set()
-            if isinstance(ended, ChatResult):
-                _observe(endpoint, model, ended)
-            if endpoint.objection(now) != before:
+        now = asyncio.get_running_loop().time()
+        before = endpoint.objection(now)
+        try:
+            if ended is not None:
+                self._learn(endpoint, ended, model, now)
+        finally:
+            # Whatever the result looks like: a slot that is not given back is lost until the worker is restarted.
+            endpoint.give_back()
+            changed = endpoint.objection(now) != before
+            if changed:
                 self.changed.set()
-                endpoint.give_back()
-                self._grant(everyone=True)
-                return
-        self._free(endpoint)
+            self._grant(everyone=changed)
+
+    def _learn(self, endpoint: Endpoint, ended: ChatResult | ProviderError, model: str, now: float) -> None:
+        error = ended if isinstance(ended, ProviderError) else None
+        endpoint.breaker = after_call(endpoint.breaker, error, now, self._policy)
+        if error is not None and error.code == "unreachable":
+            endpoint.seen(replace(endpoint.status, healthy=False, reason=error.message))
+            endpoint.doubted.set()
+        if error is not None and error.code == "answered_remotely":
+            # Its list of models has changed, or never told the truth.
+            endpoint.doubted.set()
+        if isinstance(ended, ChatResult):
+            _observe(endpoint, model, ended)
 
     def update(self, name: str, status: ProviderStatus) -> None:
         """Record the result of probing an endpoint of the pool."""
@@ -287,6 +300,8 @@ class Pool:
 
 def _observe(endpoint: Endpoint, model: str, result: ChatResult) -> None:
     endpoint.seconds[model] = _average(endpoint.seconds.get(model), result.total_ms / 1000)
+    first = endpoint.first_token_seconds.get(model)
+    endpoint.first_token_seconds[model] = _average(first, result.first_token_ms / 1000)
     writing = (result.total_ms - result.first_token_ms) / 1000
     if result.usage.output_tokens > 1 and writing > 0:
         endpoint.tokens_per_second = _average(endpoint.tokens_per_second, result.usage.output_tokens / writing)

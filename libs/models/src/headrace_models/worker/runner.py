@@ -1,6 +1,7 @@
 """Runs attempts: the parallel engine's handler for records of the work topics.
 
-1. The attempt is decoded. The engine writes undecodable records to the dead-letter topic.
+1. The attempt is decoded. If it cannot be, it is reported as failed by what the record's headers say, and the engine
+   writes the record to the dead-letter topic.
 2. It ends at once if it must not run here, its task was cancelled, or its deadline has passed.
 3. It waits for a slot of an endpoint that offers its model.
 4. The model is called; pieces of the answer are streamed to the waiting caller.
@@ -15,14 +16,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import traceback
 from collections.abc import Callable, Iterator
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
 from headrace_contracts.codec import Codec
-from headrace_contracts.errors import Origin
+from headrace_contracts.errors import Origin, UnencodableEvent, UnreadableValue
 from headrace_contracts.events import AttemptRequested, Failure
 from headrace_contracts.headers import header
 from headrace_contracts.ids import usage_id
@@ -31,13 +31,14 @@ from headrace_streams.errors import AppendUncertain, Overloaded, RecordRefused, 
 from headrace_streams.publishing import Publication, Publisher
 from headrace_streams.records import Record
 
-from headrace_models.call import spent_until
-from headrace_models.errors import ProviderError
+from headrace_models.call import place_of, spent_until
+from headrace_models.errors import ProviderError, RetrySameProvider
 from headrace_models.ports import ChatRequest, ChatResult
 from headrace_models.worker import outcomes
 from headrace_models.worker.deltas import DeltaWriter
 from headrace_models.worker.outcomes import Execution, ExecutionOutcome
 from headrace_models.worker.pool import Endpoint, ModelNotOffered, Pool
+from headrace_models.worker.running_attempt import RunningAttempt
 
 _log = logging.getLogger(__name__)
 
@@ -70,11 +71,15 @@ class RunnerOptions:
     Attributes:
         worker: Name of this process in what it reports.
         call_seconds: Longest time for one call of a model.
+        first_token_seconds: Longest time until its first token.
+        between_tokens_seconds: Longest time from one token to the next.
         delta_seconds: Pieces of an answer that come faster than this are sent together.
     """
 
     worker: str
     call_seconds: float = 300.0
+    first_token_seconds: float = 60.0
+    between_tokens_seconds: float = 30.0
     delta_seconds: float = 0.01
 
 
@@ -130,27 +135,27 @@ class AttemptRunner:
         self._forbid = forbid
         self._is_cancelled = is_cancelled
         # By task id and tenant of a cancellation request; a dict, for its order.
-        self._running: dict[tuple[str, str], dict[_RunningAttempt, None]] = {}
+        self._running: dict[tuple[str, str], dict[RunningAttempt, None]] = {}
         self._observer = observer or RunObserver()
         self._traceparent_of = traceparent_of
 
     async def handle(self, record: Record) -> None:
         """Run the attempt of one record. Raises UnreadableValue, RegistryUnavailable, SendToDeadLetters."""
-        request = await self._read(record)
+        request = await self._read_or_report(record)
         execution_id = self._new_id()
         objection = self._forbid(request)
         if objection is not None:
             await self._refuse(record, request, execution_id, objection)
             return
-        run = _RunningAttempt(request, execution_id, self._traceparent_of(record))
+        run = RunningAttempt(request, execution_id, self._traceparent_of(record))
         ended = await self._run_unless_cancelled(run)
         await self._report(record, run, ended)
 
     async def skip(self, record: Record) -> None:
         """Report the attempt of one record as cancelled before its start. Raises as `handle`."""
-        request = await self._read(record)
+        request = await self._read_or_report(record)
         await self._report(
-            record, _RunningAttempt(request, self._new_id(), self._traceparent_of(record)), outcomes.cancelled()
+            record, RunningAttempt(request, self._new_id(), self._traceparent_of(record)), outcomes.cancelled()
         )
 
     def interrupt(self, cancellations: AbstractSet[tuple[str, str]]) -> int:
@@ -169,7 +174,32 @@ class AttemptRunner:
         origin = Origin(record.topic, record.partition, record.offset)
         return await self._codec.read(AttemptRequested, record.value, origin)
 
-    async def _run_unless_cancelled(self, run: _RunningAttempt) -> ExecutionOutcome:
+    async def _read_or_report(self, record: Record) -> AttemptRequested:
+        """The attempt in a record. Raises UnreadableValue, once its end has been reported, and RegistryUnavailable."""
+        try:
+            return await self._read(record)
+        except UnreadableValue as error:
+            finished = outcomes.unreadable(record.headers, self._new_id(), self._options.worker, self._clock_ms())
+            if finished is None:
+                _log.error("a work record names no attempt in its headers: %s", error)
+            else:
+                _log.error("attempt %s cannot be read, and is reported as failed: %s", finished.attempt_id, error)
+                # The home partition stands in the body. Unless partitions have been added since, the key leads to it.
+                await self._append(
+                    Publication(
+                        spec=ATTEMPTS_FINISHED,
+                        event=finished,
+                        event_id=usage_id(finished.attempt_id, finished.execution_id),
+                        key=record.key,
+                        tenant=finished.tenant,
+                        time_ms=finished.finished_at,
+                        subject=finished.task_id,
+                        traceparent=self._traceparent_of(record),
+                    )
+                )
+            raise
+
+    async def _run_unless_cancelled(self, run: RunningAttempt) -> ExecutionOutcome:
         name = run.request.task_id, run.request.tenant
         if self._is_cancelled(*name):
             return outcomes.cancelled()
@@ -189,10 +219,10 @@ class AttemptRunner:
     async def _refuse(self, record: Record, request: AttemptRequested, execution_id: str, objection: Failure) -> None:
         _log.error("attempt %s must not run here: %s (%s)", request.attempt_id, objection.message, objection.code)
         ended = outcomes.not_asked(objection.code, objection.message, lasting=True)
-        await self._report(record, _RunningAttempt(request, execution_id, self._traceparent_of(record)), ended)
+        await self._report(record, RunningAttempt(request, execution_id, self._traceparent_of(record)), ended)
         raise MustNotRunHere(f"{objection.code}: {objection.message}")
 
-    async def _run(self, run: _RunningAttempt) -> ExecutionOutcome:
+    async def _run(self, run: RunningAttempt) -> ExecutionOutcome:
         request = run.request
         left = outcomes.seconds_left(request.deadline_at, self._clock_ms())
         if left == 0:
@@ -207,8 +237,15 @@ class AttemptRunner:
         try:
             run.begin(endpoint, self._clock_ms())
             left = outcomes.seconds_left(request.deadline_at, self._clock_ms())
-            limit = self._options.call_seconds if left is None else min(left, self._options.call_seconds)
-            call = outcomes.call_of(request, limit)
+            if left is not None and left < endpoint.least_seconds(request.model):
+                return outcomes.expired("too little time is left before the deadline for this model to answer")
+            options = self._options
+            call = outcomes.call_of(
+                request,
+                options.call_seconds if left is None else min(left, options.call_seconds),
+                first_token_seconds=options.first_token_seconds,
+                between_tokens_seconds=options.between_tokens_seconds,
+            )
             if isinstance(call, ExecutionOutcome):
                 return call
             told = await self._call(run, endpoint, call)
@@ -220,7 +257,7 @@ class AttemptRunner:
             told, model_ms=run.model_ms(), now_ms=self._clock_ms(), deadline_at=request.deadline_at
         )
 
-    async def _call(self, run: _RunningAttempt, endpoint: Endpoint, call: ChatRequest) -> ChatResult | ProviderError:
+    async def _call(self, run: RunningAttempt, endpoint: Endpoint, call: ChatRequest) -> ChatResult | ProviderError:
         request = run.request
         deltas: DeltaWriter | None = None
         if request.stream and request.reply_partition is not None:
@@ -239,15 +276,16 @@ class AttemptRunner:
         except ProviderError as error:
             return error
         except Exception as error:  # noqa: BLE001 - a bug in a client ends this attempt, not the process
-            # The text of an unforeseen error may contain content: report only its type and location.
-            _log.error("client of %s failed: %s", endpoint.name, _origin(error))
+            # Our own clients raise ProviderError only (`calling`). The text of another error may contain content:
+            # report only its type and location.
+            _log.error("client of %s failed: %s", endpoint.name, place_of(error))
             message = f"the worker's client failed with {type(error).__name__}"
-            return ProviderError(outcomes.WORKER_ERROR, message, provider=endpoint.provider.provider)
+            return RetrySameProvider("worker_error", message, provider=endpoint.provider.provider)
         finally:
             if deltas is not None:
                 await deltas.close()
 
-    async def _report(self, record: Record, run: _RunningAttempt, ended: ExecutionOutcome) -> None:
+    async def _report(self, record: Record, run: RunningAttempt, ended: ExecutionOutcome) -> None:
         request, now = run.request, self._clock_ms()
         execution = Execution(
             execution_id=run.execution_id,
@@ -270,12 +308,7 @@ class AttemptRunner:
         )
         writes = [self._write_end(finished, execution, request, ended)]
         if ended.asked:
-            usage = outcomes.usage_event(request, execution, ended, event_id)
-            writes.append(
-                self._append(
-                    replace(finished, spec=USAGE_RECORDED, event=usage, key=request.tenant.encode(), partition=None)
-                )
-            )
+            writes.append(self._write_usage(finished, execution, request, ended))
         for result in await asyncio.gather(*writes, return_exceptions=True):
             if isinstance(result, RecordRefused):
                 raise SendToDeadLetters(f"the outcome of {request.attempt_id} was refused: {result}") from result
@@ -288,11 +321,26 @@ class AttemptRunner:
     ) -> None:
         try:
             await self._append(finished)
+        except UnencodableEvent as error:
+            _log.error("the outcome of %s cannot be encoded: %s", request.attempt_id, error)
+            failed = outcomes.finished_event(request, execution, outcomes.unencodable(ended))
+            await self._append(replace(finished, event=failed))
         except RecordRefused:
             if ended.text is None:
                 raise
             smaller = outcomes.finished_event(request, execution, outcomes.too_large(ended))
             await self._append(replace(finished, event=smaller))
+
+    async def _write_usage(
+        self, finished: Publication, execution: Execution, request: AttemptRequested, ended: ExecutionOutcome
+    ) -> None:
+        publication = replace(finished, spec=USAGE_RECORDED, key=request.tenant.encode(), partition=None)
+        try:
+            event = outcomes.usage_event(request, execution, ended, finished.event_id)
+            await self._append(replace(publication, event=event))
+        except UnencodableEvent:
+            event = outcomes.usage_event(request, execution, outcomes.unencodable(ended), finished.event_id)
+            await self._append(replace(publication, event=event))
 
     async def _append(self, publication: Publication) -> None:
         """Append until acknowledged. A repeat has the same event id, so that readers recognise it."""
@@ -308,66 +356,5 @@ class AttemptRunner:
                 return
 
 
-class _RunningAttempt:
-    """One running execution of an attempt."""
-
-    __slots__ = (
-        "_began", "_began_ms", "_interrupted", "_now", "_task", "execution_id", "node", "request", "traceparent",
-    )  # fmt: skip
-
-    def __init__(self, request: AttemptRequested, execution_id: str, traceparent: str | None) -> None:
-        self.request = request
-        self.execution_id = execution_id
-        self.traceparent = traceparent
-        self.node: str | None = None
-        # The loop's clock is monotonic, and virtual where time is.
-        self._now = asyncio.get_running_loop().time
-        self._began = self._now()
-        self._began_ms: int | None = None
-        self._task = asyncio.current_task()
-        self._interrupted = False
-
-    def interrupt(self) -> bool:
-        """Cancel it, once; returns whether it was running."""
-        if self._task is None or self._interrupted:
-            return False
-        self._interrupted = True
-        return self._task.cancel()
-
-    @property
-    def has_begun(self) -> bool:
-        """Whether it has a slot."""
-        return self._began_ms is not None
-
-    @property
-    def was_interrupted(self) -> bool:
-        """Whether a cancellation that has just arrived came from `interrupt`."""
-        return self._interrupted
-
-    def ended(self) -> None:
-        """Nothing is left to interrupt; the asyncio task is free to report."""
-        if self._interrupted and self._task is not None:
-            self._task.uncancel()
-        self._task = None
-
-    def begin(self, endpoint: Endpoint, now_ms: int) -> None:
-        self.node = endpoint.name
-        self._began = self._now()
-        self._began_ms = now_ms
-
-    def model_ms(self) -> float:
-        return (self._now() - self._began) * 1000
-
-    def queued_ms(self, now_ms: int) -> float:
-        """Milliseconds from the router's decision to the start of the call, or to now if it has not started."""
-        began = self._began_ms if self._began_ms is not None else now_ms
-        return float(max(0, began - self.request.requested_at))
-
-
 def _ignore(_piece: str) -> None:
     return None
-
-
-def _origin(error: Exception) -> str:
-    frames = traceback.extract_tb(error.__traceback__)
-    return f"{type(error).__name__} in {frames[-1].name} ({frames[-1].filename}:{frames[-1].lineno})"

@@ -19,12 +19,15 @@ def offered_providers(settings: CloudWorkerSettings, environment: Mapping[str, s
     `environment` holds the keys of the further OpenAI-compatible providers.
     """
     providers: list[Provider] = []
+    proxy = settings.provider_proxy.get_secret_value() if settings.provider_proxy is not None else None
     for known in CLOUD_PROVIDERS:
         key = settings.key_of(known)
         if key is not None:
-            providers.append(known.connect(key, settings.url_of(known)))
+            providers.append(known.connect(key, settings.url_of(known), proxy))
     for further in parse_providers(settings.openai_compatible):
-        secret = environment.get(further.key_variable)
-        if secret:
-            providers.append(OpenAICompatible(further.name, further.url, SecretStr(secret)))
+        secret = environment.get(further.key_variable, "")
+        if secret or not further.key_variable:
+            providers.append(
+                OpenAICompatible(further.name, further.url, SecretStr(secret), dialect=further.dialect, proxy=proxy)
+            )
     return providers

@@ -9,14 +9,17 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from headrace_models.cloud import CLOUD_PROVIDERS
+from headrace_models.dialects import Dialect, DialectInvalid, dialect_for
 from headrace_models.ports import ModelInfo
 from headrace_models.worker.pool import EndpointView
 
 OWN: Final = frozenset({"ollama", *(provider.name for provider in CLOUD_PROVIDERS)})
 """Names of providers that have clients and settings of their own."""
 
-_NAME: Final = re.compile(r"^[a-z0-9][a-z0-9._-]*$")
-_VARIABLE: Final = re.compile(r"^[A-Z_][A-Z0-9_]*$")
+_ENTRY: Final = re.compile(
+    r"(?P<name>[a-z0-9][a-z0-9._-]*)=(?P<url>[a-z]+://.*?)=(?P<variable>(?:[A-Z_][A-Z0-9_]*)?)"
+    r"(?:=(?P<dialect>[a-z].*))?"
+)
 _DATED: Final = re.compile(r"-20\d{6}$")
 
 
@@ -26,30 +29,45 @@ class ProvidersInvalid(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class FurtherProvider:
-    """A provider with an OpenAI-compatible API; `key_variable` names the environment variable with its key."""
+    """A provider with an OpenAI-compatible API.
+
+    Attributes:
+        key_variable: Environment variable with its key; empty for a server that asks for none.
+        dialect: What it understands.
+    """
 
     name: str
     url: str
     key_variable: str
+    dialect: Dialect
 
 
 def parse_providers(entries: Sequence[str]) -> tuple[FurtherProvider, ...]:
-    """Parse a list of further providers, `name=url=VARIABLE`. Raises ProvidersInvalid."""
+    """Parse a list of further providers, `name=URL=VARIABLE` or `name=URL=VARIABLE=dialect` (see `dialect_for`).
+
+    Raises ProvidersInvalid.
+    """
     found: dict[str, FurtherProvider] = {}
     for entry in entries:
-        name, _, rest = entry.partition("=")
-        # The address may itself contain an equals sign.
-        url, _, variable = rest.rpartition("=")
-        if not _NAME.match(name) or not _VARIABLE.match(variable):
+        parts = _ENTRY.fullmatch(entry)
+        if parts is None:
             raise ProvidersInvalid(
-                f"{entry!r} must read name=URL=VARIABLE, as in mistral=https://api.mistral.ai/v1=MISTRAL_API_KEY"
+                f"{entry!r} must read name=URL=VARIABLE or name=URL=VARIABLE=dialect, as in "
+                "mistral=https://api.mistral.ai/v1=MISTRAL_API_KEY or gpu=http://gpu:8000/v1==vllm"
             )
+        name, url = parts["name"], parts["url"]
         parsed = urlsplit(url)
         if parsed.scheme not in ("http", "https") or not parsed.hostname:
             raise ProvidersInvalid(f"the address {url!r} of {name} must start with http:// or https://")
+        if parsed.username or parsed.query or parsed.fragment:
+            raise ProvidersInvalid(f"the address of {name} must contain no user, query or fragment")
         if name in found or name in OWN:
             raise ProvidersInvalid(f"the name {name} is taken")
-        found[name] = FurtherProvider(name, url.rstrip("/"), variable)
+        try:
+            dialect = dialect_for(name, parsed.hostname, parts["dialect"] or "")
+        except DialectInvalid as error:
+            raise ProvidersInvalid(f"the dialect of {name}: {error}") from None
+        found[name] = FurtherProvider(name, url.rstrip("/"), parts["variable"], dialect)
     return tuple(found.values())
 
 

@@ -33,6 +33,7 @@ _STATUS_OF: Final[Mapping[str, int]] = {
     "context_too_small": 400,
     "context_too_long": 400,
     "invalid_request": 400,
+    "request_rejected": 400,
     "record_too_large": 413,
 }
 """HTTP status per failure code; 502 for any other, since something upstream failed."""

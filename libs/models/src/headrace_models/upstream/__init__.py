@@ -1,0 +1,1 @@
+"""Where what an upstream says becomes our own values: connections, streams, counts, complaints. Nothing is believed."""

@@ -1,0 +1,65 @@
+"""One running execution of an attempt: its times, and how it is interrupted."""
+
+from __future__ import annotations
+
+import asyncio
+
+from headrace_contracts.events import AttemptRequested
+
+from headrace_models.worker.pool import Endpoint
+
+
+class RunningAttempt:
+    """One running execution of an attempt; created in the asyncio task that runs it."""
+
+    __slots__ = (
+        "_began", "_began_ms", "_interrupted", "_now", "_task", "execution_id", "node", "request", "traceparent",
+    )  # fmt: skip
+
+    def __init__(self, request: AttemptRequested, execution_id: str, traceparent: str | None) -> None:
+        self.request = request
+        self.execution_id = execution_id
+        self.traceparent = traceparent
+        self.node: str | None = None
+        # The loop's clock is monotonic, and virtual where time is.
+        self._now = asyncio.get_running_loop().time
+        self._began = self._now()
+        self._began_ms: int | None = None
+        self._task = asyncio.current_task()
+        self._interrupted = False
+
+    def interrupt(self) -> bool:
+        """Cancel it, once; returns whether it was running."""
+        if self._task is None or self._interrupted:
+            return False
+        self._interrupted = True
+        return self._task.cancel()
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether it has a slot."""
+        return self._began_ms is not None
+
+    @property
+    def was_interrupted(self) -> bool:
+        """Whether a cancellation that has just arrived came from `interrupt`."""
+        return self._interrupted
+
+    def ended(self) -> None:
+        """Nothing is left to interrupt; the asyncio task is free to report."""
+        if self._interrupted and self._task is not None:
+            self._task.uncancel()
+        self._task = None
+
+    def begin(self, endpoint: Endpoint, now_ms: int) -> None:
+        self.node = endpoint.name
+        self._began = self._now()
+        self._began_ms = now_ms
+
+    def model_ms(self) -> float:
+        return (self._now() - self._began) * 1000
+
+    def queued_ms(self, now_ms: int) -> float:
+        """Milliseconds from the router's decision to the start of the call, or to now if it has not started."""
+        began = self._began_ms if self._began_ms is not None else now_ms
+        return float(max(0, began - self.request.requested_at))
