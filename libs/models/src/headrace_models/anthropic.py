@@ -63,6 +63,8 @@ class Anthropic:
                 opened = self._client.messages.with_streaming_response.create(**_body(request))
                 response = await opened.__aenter__()
             try:
+                if response.status_code != 200:
+                    raise Complained(Complaint(status=response.status_code))
                 call.accepted = True
                 async for event in server_sent_events(response.http_response.aiter_raw()):
                     await answer.take(event)

@@ -1,0 +1,49 @@
+"""Each kind of trouble that an upstream can make, over each wire: what is reported, what is booked, what is kept."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from headrace_contracts.content import text_of
+from headrace_contracts.events import Outcome
+from headrace_testing.provider_faults.faults import FAULTS, PROMPT, Fault
+from headrace_testing.provider_faults.outcomes import outcome_of
+from headrace_testing.provider_faults.wires import WIRES
+
+
+@pytest.mark.parametrize("name", WIRES)
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.id)
+async def test_it_ends_in_one_report_and_costs_what_it_cost(fault: Fault, name: str) -> None:
+    wire = WIRES[name]
+    found = await outcome_of(fault, wire)
+    if found is None:
+        return
+    expected, finished = fault.expected(wire), found.finished
+    assert found.busy == 0, "the slot is given back"
+    assert len(found.usages) == 1, "a call that was made is booked, once"
+    assert found.usages[0].usage == finished.usage
+    if expected.code is None:
+        assert finished.failure is None, finished.failure
+        assert finished.outcome is (Outcome.REFUSED if expected.finish == "refusal" else Outcome.ANSWERED)
+        assert finished.finish_reason == expected.finish
+        assert finished.content is not None
+        assert text_of(finished.content) == expected.text == found.pieces
+        assert finished.model == wire.model
+    else:
+        assert finished.failure is not None
+        assert finished.failure.code == expected.code, finished.failure.message
+        assert finished.failure.retry_after_ms == expected.retry_after_ms
+        assert PROMPT not in finished.failure.message
+        assert finished.content is None
+    used = finished.usage.input_tokens, finished.usage.output_tokens
+    if expected.used(wire) != (-1, -1):
+        assert used == expected.used(wire)
+    assert finished.usage.cached_input_tokens <= finished.usage.input_tokens
+    assert len(found.requests) <= 1, "the router decides about retries"
+
+
+def test_there_are_many_kinds() -> None:
+    assert len(FAULTS) >= 60
+    assert len({fault.id for fault in FAULTS}) == len(FAULTS)
+    assert json.dumps([fault.title for fault in FAULTS])

@@ -1,0 +1,123 @@
+# ruff: noqa: E501 - tables of bytes
+"""Recordings of streams, and what may happen to them on the way: a seeded mutator, and a transport that plays them."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import AsyncIterator, Sequence
+from typing import Any, Final
+
+import httpx2
+from headrace_models.ports import Provider
+
+from headrace_testing.provider_faults.faults import FAULTS
+from headrace_testing.provider_faults.upstream import Script
+from headrace_testing.provider_faults.wires import COUNTED, HELLO, Wire, stream
+
+_INSERTED: Final = (
+    b"\n", b"\r", b"\n\n", b"data: ", b"data:\n\n", b": comment\n\n", b"event: ping\n\n", b"event: error\n", b"null", b"{}",
+    b"[]", b"true", b'"', b"{", b"}", b"[", b"]", b",", b":", b"\\", b"\\ud83d", b"\\u0000", b"\xff", b"\xf0\x9f", b"\xef\xbb\xbf",
+    b"data: [DONE]\n\n", b"data: null\n\n", b'{"error": "x"}\n', b'data: {"error": {"code": 500}}\n\n', b"\0",
+    b'data: {"type": "error"}\n\n', b'{"done": true}\n', b"NaN", b"-", b"e",
+)  # fmt: skip
+_WORDS: Final = re.compile(rb'"[a-z_]{2,30}"')
+_NUMBER: Final = re.compile(rb"\b[0-9]+\b")
+
+
+def recordings(wire: Wire) -> list[bytes]:
+    """Whole streams of a wire, well-behaved ones and those of the table of faults."""
+    found = [
+        b"".join(stream(wire)),
+        b"".join(stream(wire, text=("One ", "two ", "three ", "four"), **COUNTED)),
+        b"".join(stream(wire, wire.keep_alive(), wire.thought("hm"))),
+        wire.whole("".join(HELLO), **COUNTED),
+    ]
+    for fault in FAULTS:
+        script = fault.script(wire)
+        if isinstance(script, Script) and script.status == 200 and not script.headers.get("Content-Encoding"):
+            body = b"".join(step for step in script.steps if isinstance(step, bytes))
+            if 0 < len(body) < 20_000:
+                found.append(body)
+    return found
+
+
+def mutated(recording: bytes, others: Sequence[bytes], rng: random.Random, *, numbers: bool) -> bytes:
+    """The recording after one to four accidents; with `numbers`, these change numbers too, and else add none."""
+    data = recording
+    for _ in range(rng.randint(1, 4)):
+        at = rng.randrange(len(data) + 1)
+        match rng.randrange(8 if numbers else 7):
+            case 0:
+                data = data[:at]
+            case 1:
+                data = data[:at] + rng.choice(_INSERTED) + data[at:]
+            case 2:
+                end = min(len(data), at + rng.randint(1, 60))
+                data = data[:at] + data[end:]
+            case 3:
+                lines = data.split(b"\n")
+                rng.shuffle(lines)
+                data = b"\n".join(lines)
+            case 4:
+                lines = data.split(b"\n")
+                one = rng.randrange(len(lines))
+                lines.insert(rng.randrange(len(lines) + 1), lines[one])
+                data = b"\n".join(lines)
+            case 5:
+                words = list(_WORDS.finditer(data))
+                if words:
+                    word = rng.choice(words)
+                    other = rng.choice((b"null", b"[]", b"{}", b'"x"', b'"\\ud800"', b"true"))
+                    data = data[: word.start()] + other + data[word.end() :]
+            case 6:
+                other = rng.choice(others)
+                data = data[:at] + other[rng.randrange(len(other) + 1) :]
+            case 7:
+                found = list(_NUMBER.finditer(data))
+                if found:
+                    number = rng.choice(found)
+                    other = rng.choice(
+                        (b"-1", b"0", b"1e30", b"NaN", b"9" * 400, b"1.5", b"null", b"99999999999", b'"3"')
+                    )
+                    data = data[: number.start()] + other + data[number.end() :]
+    return data
+
+
+class Playback(httpx2.AsyncBaseTransport):
+    """Answers every request with `pieces`, without a network."""
+
+    def __init__(self) -> None:
+        self.pieces: Sequence[bytes] = ()
+
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        await request.aread()
+        return httpx2.Response(200, stream=_Pieces(self.pieces), request=request)
+
+
+class _Pieces(httpx2.AsyncByteStream):
+    def __init__(self, pieces: Sequence[bytes]) -> None:
+        self._pieces = pieces
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        for piece in self._pieces:
+            yield piece
+
+
+def play_to(client: Provider, playback: Playback) -> None:
+    """Put the playback where the client's connections are, below everything that is ours."""
+    inner: Any = client
+    while not isinstance(inner, httpx2.AsyncClient):
+        inner = inner._client
+    transport: Any = inner._transport
+    transport._inner = playback
+
+
+def cut(data: bytes, rng: random.Random) -> list[bytes]:
+    """The data in pieces, as a network delivers it."""
+    pieces = []
+    while data:
+        size = rng.choice((1, 7, 64, 4096))
+        pieces.append(data[:size])
+        data = data[size:]
+    return pieces
