@@ -110,13 +110,14 @@ def _sums_document(sums: Sums) -> dict[str, Any]:
         "input_tokens": sums.input_tokens,
         "output_tokens": sums.output_tokens,
         "cached_input_tokens": sums.cached_input_tokens,
-        "cache_write_5m_tokens": sums.cache_write_5m_tokens,
-        "cache_write_1h_tokens": sums.cache_write_1h_tokens,
         "searches": sums.searches,
         "cost_nanodollars": sums.cost_nanodollars,
         "cost_usd": dollars(sums.cost_nanodollars),
         "internal_value_nanodollars": sums.internal_value_nanodollars,
         "unpriced_executions": sums.unpriced_executions,
+        # The last ones, since some readers of the CSV count columns.
+        "cache_write_5m_tokens": sums.cache_write_5m_tokens,
+        "cache_write_1h_tokens": sums.cache_write_1h_tokens,
     }
 
 
