@@ -130,6 +130,10 @@ def test_small_asks_for_nothing_that_a_plain_cluster_lacks(tools: Toolchain) -> 
         (("kafka.properties.sasl\\.password=x",), "values hold no secrets"),
         (("localWorker.autoscaling.minReplicas=9", "localWorker.autoscaling.maxReplicas=3"), "above maxReplicas"),
         (("ollama.enabled=true",), "ollama.pools"),
+        (("ollama.enabled=true", "ollama.pools.a.models={llama3.2:3b,gpt-oss:120b-cloud}"), "runs in Ollama's cloud"),
+        (("ollama.enabled=true", "ollama.pools.a.models={kimi-k2:Cloud}"), "runs in Ollama's cloud"),
+        (("ollama.enabled=true", "ollama.pools.a.models={x:1b}", "ollama.image.tag=0.12.3"), "use 0.16.2 or newer"),
+        (("ollama.enabled=true", "ollama.pools.a.models={x:1b}", "ollama.image.tag=0.16.1-rocm"), "use 0.16.2"),
         (("autoscaling.mode=sometimes",), "mode"),
         (("podSecurityContext=root",), "podSecurityContext"),
     ],
@@ -142,6 +146,32 @@ def test_wrong_values_are_refused_in_words_that_help(
     assert refused.code != 0
     assert said in refused.err
     assert len(refused.err) < 2_000, "an operator does not read more"
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize(
+    "switches",
+    [
+        ("ollama.pools.general.models={llama3.2:3b}",),
+        ("ollama.pools.a.models={llama3.2:3b}", "ollama.pools.b.models={mistral:7b}", "ollama.pools.b.gpus=0"),
+        ("ollama.pools.empty.replicas=2", "ollama.image.tag=0.16.2-rocm"),
+        ("ollama.pools.general.models={cloudy:7b}", "ollama.image.tag=latest"),
+    ],
+)
+def test_no_ollama_container_passes_chats_on_to_ollama_s_cloud(
+    tools: Toolchain, version: str, switches: Sequence[str]
+) -> None:
+    objects = objects_in(template(tools, version, *options(("ollama.enabled=true", *switches))).out)
+    pods = [one["spec"]["template"]["spec"] for one in objects if "template" in one.get("spec", {})]
+    containers = [
+        container
+        for pod in pods
+        for container in (*pod.get("initContainers", ()), *pod["containers"])
+        if container["image"].startswith("ollama/")
+    ]
+    assert containers
+    for container in containers:
+        assert {"name": "OLLAMA_NO_CLOUD", "value": "1"} in container["env"], container["name"]
 
 
 def manifests() -> Iterator[Path]:

@@ -32,4 +32,17 @@ Checks that the JSON schema cannot express, or not with a helpful message: each 
 {{- if and .Values.ollama.enabled (not .Values.ollama.pools) -}}
 {{- fail "ollama.enabled is true and ollama.pools is empty: name a pool and its models, such as ollama.pools.general.models={llama3.2:3b}" -}}
 {{- end -}}
+{{- if .Values.ollama.enabled -}}
+{{- $version := regexFind "^v?[0-9]+[.][0-9]+[.][0-9]+" .Values.ollama.image.tag -}}
+{{- if and $version (semverCompare "<0.16.2" $version) -}}
+{{- fail (printf "ollama.image.tag: Ollama %s does not know OLLAMA_NO_CLOUD, with which its pods pass nothing on to Ollama's cloud; use 0.16.2 or newer" $version) -}}
+{{- end -}}
+{{- range $pool, $_ := .Values.ollama.pools -}}
+{{- range (include "headrace.pool" (dict "root" $ "pool" $pool) | fromYaml).models -}}
+{{- if regexMatch "(?i)[:-]cloud$" (trim .) -}}
+{{- fail (printf "ollama.pools.%s.models: %s runs in Ollama's cloud, not on the pool, and is never used as a local model; name a model that the pool can run" $pool .) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
 {{- end -}}

@@ -7,7 +7,10 @@ from datetime import UTC, datetime
 from headrace_chaos.evidence import Evidence, Value, Violation
 from headrace_chaos.money import cost_nanodollars
 
-_COUNTS = ("input_tokens", "output_tokens", "cached_input_tokens", "searches")
+_COUNTS = (
+    "input_tokens", "output_tokens", "cached_input_tokens", "cache_write_5m_tokens", "cache_write_1h_tokens",
+    "searches",
+)  # fmt: skip
 _SUMS = (*_COUNTS, "cost_nanodollars", "internal_value_nanodollars")
 
 

@@ -15,7 +15,14 @@ PRICES = {
         "ollama": {"*": {"input": 0, "output": 0}},
     }
 }
-USAGE = {"input_tokens": 1001, "output_tokens": 77, "cached_input_tokens": 0, "searches": 0}
+USAGE = {
+    "input_tokens": 1001,
+    "output_tokens": 77,
+    "cached_input_tokens": 0,
+    "cache_write_5m_tokens": 200,
+    "cache_write_1h_tokens": 100,
+    "searches": 0,
+}
 
 
 class Topics:

@@ -21,11 +21,11 @@ def cost_nanodollars(prices: Value, provider: str, model: str, usage: Value) -> 
     if long is not None and usage["input_tokens"] > long["above"]:
         tokens = long
     per_input = tokens.get("input", 0)
-    cached = min(usage["cached_input_tokens"], usage["input_tokens"])
-    millionths = (
-        (usage["input_tokens"] - cached) * per_input
-        + cached * tokens.get("cached_input", per_input)
-        + usage["output_tokens"] * tokens.get("output", 0)
-    )
+    rest, millionths = usage["input_tokens"], usage["output_tokens"] * tokens.get("output", 0)
+    for kind in ("cache_write_1h", "cache_write_5m", "cached_input"):  # from the dearest, for counts that contradict
+        counted = min(usage[f"{kind}_tokens"], rest)
+        millionths += counted * tokens.get(kind, per_input)
+        rest -= counted
+    millionths += rest * per_input
     whole, rest = divmod(millionths, _MILLION)
     return int(whole + (rest > 0) + price.get("request", 0) + usage["searches"] * price.get("search", 0))

@@ -45,7 +45,13 @@ events = st.builds(
     simulated=st.booleans(),
     outcome=st.sampled_from(list(Outcome)),
     usage=st.builds(
-        Usage, input_tokens=counts, output_tokens=counts, cached_input_tokens=st.integers(0, 10), searches=counts
+        Usage,
+        input_tokens=counts,
+        output_tokens=counts,
+        cached_input_tokens=st.integers(0, 10),
+        searches=counts,
+        cache_write_5m_tokens=st.integers(0, 200_000),
+        cache_write_1h_tokens=st.integers(-1, 200_000),
     ),
     model_ms=st.floats(),
     recorded_at=st.sampled_from([-1, 0, NOON, NOON + 86_400_000, 2**62]),

@@ -58,6 +58,8 @@ def usage(number: int, **changes: object) -> UsageRecorded:
             output_tokens=chance.randrange(10_000),
             cached_input_tokens=chance.randrange(1_000),
             searches=chance.randrange(3),
+            cache_write_5m_tokens=chance.randrange(2_000),
+            cache_write_1h_tokens=chance.randrange(3_000),
         ),
         recorded_at=NOON + chance.randrange(-2 * DAY, 2 * DAY),
     )
@@ -113,6 +115,9 @@ async def test_totals_equal_an_independent_sum_to_the_nano_dollar(database: Data
     assert sums.cost_nanodollars == independent_total(events) > 0
     assert sums.executions == 500
     assert sums.input_tokens == sum(event.usage.input_tokens for event in events)
+    assert sums.cached_input_tokens == sum(event.usage.cached_input_tokens for event in events) > 0
+    assert sums.cache_write_5m_tokens == sum(event.usage.cache_write_5m_tokens for event in events) > 0
+    assert sums.cache_write_1h_tokens == sum(event.usage.cache_write_1h_tokens for event in events) > 0
     assert sums.unpriced_executions == 125
 
 

@@ -43,7 +43,13 @@ def usage(number: int, tenant: str) -> UsageRecorded:
         provider="groq",
         model="llama-3.1-8b-instant",
         outcome=Outcome.ANSWERED,
-        usage=Usage(input_tokens=1_000 + number, output_tokens=10),
+        usage=Usage(
+            input_tokens=1_000 + number,
+            output_tokens=10,
+            cached_input_tokens=3,
+            cache_write_5m_tokens=number,
+            cache_write_1h_tokens=2,
+        ),
         recorded_at=now_ms(),
     )
 
@@ -145,7 +151,13 @@ async def test_windows_add_up_go_on_after_a_restart_and_pass_over_garbage(bench:
     assert told is not None
     assert [window.seconds for window in told.windows] == list(LENGTHS)
     assert told.windows[-1].executions == 60
-    assert told.windows[-1].usage.input_tokens == sum(range(1_000, 1_060))
+    assert told.windows[-1].usage == Usage(
+        input_tokens=sum(range(1_000, 1_060)),
+        output_tokens=600,
+        cached_input_tokens=180,
+        cache_write_5m_tokens=sum(range(60)),
+        cache_write_1h_tokens=120,
+    )
     assert bench.metrics.registry.get_sample_value("headrace_costs_windows_passed_over_total") == 1
     # Used while nothing computes windows.
     acme += await bench.use("acme", range(60, 70))

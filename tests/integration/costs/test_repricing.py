@@ -28,7 +28,7 @@ pytestmark = pytest.mark.stack
 OLD = load_price_book()
 DAY = 86_400_000
 NOON = 1_780_056_000_000
-ADDED = "  novel:\n    unheard-of: {input: 2_000_000_000, output: 8_000_000_000, cached_input: 1_000_000_000}"
+ADDED = "  novel:\n    unheard-of: {input: 2_000_000_000, output: 8_000_000_000, cache_write_1h: 4_000_000_000}"
 
 
 def usage(number: int) -> UsageRecorded:
@@ -43,7 +43,13 @@ def usage(number: int) -> UsageRecorded:
         model=model,
         simulated=number % 5 == 0,
         outcome=Outcome.ANSWERED,
-        usage=Usage(input_tokens=1_000 + number, output_tokens=100 + number),
+        usage=Usage(
+            input_tokens=1_000 + number,
+            output_tokens=100 + number,
+            cached_input_tokens=100,
+            cache_write_5m_tokens=number % 7,
+            cache_write_1h_tokens=number % 11,
+        ),
         recorded_at=NOON + number % 4 * DAY,
     )
 

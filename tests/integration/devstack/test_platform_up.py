@@ -1,5 +1,6 @@
 """The whole platform as `headrace up` runs it: healthy, frugal, and back on its feet after a crash."""
 
+import asyncio
 import os
 import re
 import signal
@@ -11,6 +12,7 @@ import psutil
 import pytest
 from aiohttp import ClientSession
 from headrace_devstack.services import NAMES
+from headrace_models.simulator.catalog import REMOTE
 from headrace_testing.up import RunningStack, read_stack_file
 
 MOST_BYTES = 1_800_000_000
@@ -42,6 +44,23 @@ async def test_the_first_key_opens_the_door_and_no_key_does_not(platform: Runnin
             assert refused.status == 401
         async with session.get(url, headers={"Authorization": f"Bearer {platform.api_key}"}) as response:
             assert response.status == 200
+
+
+async def test_models_that_nodes_list_and_do_not_run_are_never_offered_and_get_nothing(platform: RunningStack) -> None:
+    key = {"Authorization": f"Bearer {platform.api_key}"}
+    async with ClientSession(headers=key) as session:
+        for path in ("workstation", "remote-1"):
+            async with session.get(f"{platform.simulator_url}/ollama/{path}/api/tags") as response:
+                listed = {entry["name"] for entry in (await response.json())["models"]}
+            assert listed & REMOTE.keys(), "one is planted, so that this test can fail"
+        offered: set[str] = set()
+        while not any(name.startswith("ollama/") for name in offered):
+            async with session.get(f"{platform.intake_url}/v1/models") as response:
+                offered = {entry["id"] for entry in (await response.json())["data"]}
+            await asyncio.sleep(0.1)
+        assert offered & {f"ollama/{name}" for name in REMOTE} == set()
+        async with session.get(f"{platform.simulator_url}/control/received?provider=ollama.com") as response:
+            assert (await response.json())["count"] == 0
 
 
 def test_addresses_are_private_and_lead_to_the_key_without_holding_it(platform: RunningStack) -> None:

@@ -20,9 +20,10 @@ import openai
 import pytest
 from headrace_models.errors import RetrySameProvider
 from headrace_models.ollama import OllamaNode
+from headrace_models.ollama_listing import runs_elsewhere
 from headrace_models.ports import ChatMessage, ChatRequest
 from headrace_models.simulator import Simulator, SimulatorConfig, Speed
-from headrace_models.simulator.catalog import local_model
+from headrace_models.simulator.catalog import DEFAULT_NODES, REMOTE, node_model
 from headrace_models.simulator.pace import Busy, Slots, paced
 from headrace_models.simulator.received import RequestRecorder
 
@@ -76,8 +77,44 @@ async def test_the_ollama_package_works_whole_and_streamed(simulator: Simulator)
         assert generated.response == whole.message.content
         assert (await client.show("phi3:3.8b")).modelinfo is not None
         listed = {model.model for model in (await client.list()).models}
-        assert listed == {"gemma2:2b", "qwen2.5-coder:1.5b", "phi3:3.8b"}
+        assert listed == {"gemma2:2b", "qwen2.5-coder:1.5b", "phi3:3.8b", "gpt-oss:120b-cloud"}
         assert [model.model for model in (await client.ps()).models] == ["phi3:3.8b"]
+
+
+@pytest.mark.parametrize("node", sorted(DEFAULT_NODES))
+async def test_every_node_lists_a_model_that_runs_elsewhere_as_ollama_lists_it(simulator: Simulator, node: str) -> None:
+    url = simulator.ollama_url(node)
+    async with aiohttp.ClientSession() as session:
+        entries = {entry["name"]: entry for entry in (await _get(session, f"{url}/api/tags"))["models"]}
+        elsewhere = {name: entry for name, entry in entries.items() if runs_elsewhere(entry)}
+        assert set(elsewhere) == set(DEFAULT_NODES[node]) & set(REMOTE)
+        assert len(elsewhere) == 1
+        (name, entry), *_ = elsewhere.items()
+        assert entry["remote_host"] == "https://ollama.com:443"
+        assert entry["remote_model"] == REMOTE[name].remote_model != name
+        async with session.post(f"{url}/api/show", json={"model": name}) as response:
+            assert runs_elsewhere(await response.json())
+        for path, body in (("chat", {"messages": PROMPT}), ("generate", {"prompt": "hello"})):
+            async with session.post(f"{url}/api/{path}", json={"model": name, **body}) as response:
+                parts = [json.loads(line) for line in (await response.text()).splitlines()]
+            assert parts[-1]["done"]
+            assert {part["remote_host"] for part in parts} == {"https://ollama.com:443"}
+            assert {(part["model"], part["remote_model"]) for part in parts} == {(name, REMOTE[name].remote_model)}
+        assert (await _get(session, f"{url}/api/ps"))["models"] == [], "it takes no memory of the node"
+        sent = (await _get(session, f"{simulator.url}/control/received"))["received"]
+        assert [(entry["provider"], entry["node"]) for entry in sent] == [("ollama.com", node)] * 2
+
+
+@pytest.mark.parametrize(
+    ("name", "remote_model"),
+    [
+        ("gpt-oss:120b-cloud", "gpt-oss:120b"), ("team-helper:latest", "kimi-k2:1t"), ("glm-4.6:cloud", "glm-4.6"),
+        ("Qwen3-VL:235B-Cloud", "Qwen3-VL:235B"), ("phi3:3.8b", ""), ("cloud:7b", ""), ("acloud", ""),
+    ],
+)  # fmt: skip
+def test_a_model_of_a_node_runs_where_its_list_or_its_name_says(name: str, remote_model: str) -> None:
+    model = node_model(name)
+    assert (model.name, model.remote_model, bool(model.remote_host)) == (name, remote_model, bool(remote_model))
 
 
 async def test_requests_without_a_key_are_refused(simulator: Simulator) -> None:
@@ -168,7 +205,7 @@ async def test_a_node_runs_as_many_calls_as_it_has_slots_and_queues_the_rest() -
 
 
 async def test_a_realistic_answer_takes_its_time() -> None:
-    model = local_model("phi3:3.8b")
+    model = node_model("phi3:3.8b")
     speed = Speed(10.0)
     tokens = ["x "] * 40
     began = time.perf_counter()

@@ -117,6 +117,10 @@ def test_doctor_finds_nothing_wrong(headrace: Headrace) -> None:
     assert [finding for finding in findings if not finding["ok"]] == []
     assert result.returncode == 0
     assert {"kafka", "schema registry", "postgres", "router", "api key"} <= {finding["part"] for finding in findings}
+    planted = {finding["part"]: finding["detail"] for finding in findings if finding["part"].startswith("ollama ")}
+    assert planted.keys() == {"ollama workstation", "ollama remote-1"}
+    assert "gpt-oss:120b-cloud" in planted["ollama workstation"]
+    assert "team-helper:latest" in planted["ollama remote-1"]
 
 
 def test_the_demo_keeps_its_promises(platform: RunningStack, tmp_path: Path) -> None:

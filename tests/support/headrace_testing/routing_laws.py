@@ -410,6 +410,8 @@ def _cost(context: DecisionContext, provider: str, model: str, usage: Usage) -> 
             output_tokens=usage.output_tokens,
             cached_input_tokens=usage.cached_input_tokens,
             searches=usage.searches,
+            cache_write_5m_tokens=usage.cache_write_5m_tokens,
+            cache_write_1h_tokens=usage.cache_write_1h_tokens,
         ),
         price,
     )

@@ -173,3 +173,17 @@ def test_no_value_holds_a_secret() -> None:
             assert not secret.search(node), path
 
     walk(values(), "")
+
+
+def test_every_ollama_container_of_the_chart_and_the_manifests_passes_nothing_on() -> None:
+    template = (CHART / "templates/ollama.yaml").read_text()
+    containers = re.split(r"^ +- name: ", template, flags=re.MULTILINE)[1:]
+    servers = [text for text in containers if "OLLAMA_HOST" in text]
+    assert [text.split()[0] for text in servers] == ["preload", "ollama"]
+    assert all('{name: OLLAMA_NO_CLOUD, value: "1"}' in text for text in servers)
+    shipped = tuple(int(part) for part in values()["ollama"]["image"]["tag"].split("."))
+    compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]["ollama"]["image"]
+    assert compose == f"ollama/ollama:{values()['ollama']['image']['tag']}"
+    assert shipped >= (0, 16, 2), "older versions ignore OLLAMA_NO_CLOUD"
+    elsewhere = [path for path in (ROOT / "k8s").rglob("*.yaml") if "image: ollama" in path.read_text()]
+    assert elsewhere == [], "Ollama runs by the chart only, so that this test covers all of its containers"

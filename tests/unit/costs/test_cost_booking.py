@@ -15,6 +15,13 @@ providers:
   groq:
     small: {input: 50_000_000, output: 80_000_000, cached_input: 25_000_000}
     "*": {input: 1_000_000_000, output: 3_000_000_000}
+  anthropic:
+    claude:
+      input: 1_000_000_000
+      output: 5_000_000_000
+      cached_input: 100_000_000
+      cache_write_5m: 1_250_000_000
+      cache_write_1h: 2_000_000_000
   tavily:
     "*": {search: 10_000_000}
   ollama:
@@ -62,6 +69,37 @@ def test_our_own_nodes_bill_nothing_and_show_what_the_work_is_worth() -> None:
     assert (cost.nanodollars, cost.internal_value) == (0, 1_500_000)
 
 
+@pytest.mark.parametrize(
+    ("usage", "nanodollars"),
+    [
+        (Usage(input_tokens=1_000, cache_write_5m_tokens=1_000), 1_250_000),
+        (Usage(input_tokens=1_000, cache_write_1h_tokens=1_000), 2_000_000),
+        (
+            Usage(
+                input_tokens=1_000,
+                output_tokens=10,
+                cached_input_tokens=500,
+                cache_write_5m_tokens=200,
+                cache_write_1h_tokens=100,
+            ),
+            200 * 1_000 + 500 * 100 + 200 * 1_250 + 100 * 2_000 + 10 * 5_000,
+        ),
+        (Usage(input_tokens=10, cached_input_tokens=10, cache_write_5m_tokens=10, cache_write_1h_tokens=10), 20_000),
+    ],
+)
+def test_reads_from_and_writes_to_the_prompt_cache_have_their_own_prices(usage: Usage, nanodollars: int) -> None:
+    entry = entry_of(replace(EVENT, provider="anthropic", model="claude", usage=usage), BOOK, 1)
+    assert entry.cost_nanodollars == nanodollars
+    booked = (entry.input_tokens, entry.cached_input_tokens, entry.cache_write_5m_tokens, entry.cache_write_1h_tokens)
+    # As the provider told them, contradictions included.
+    assert booked == (
+        usage.input_tokens,
+        usage.cached_input_tokens,
+        usage.cache_write_5m_tokens,
+        usage.cache_write_1h_tokens,
+    )
+
+
 def test_searches_cost_by_the_piece() -> None:
     event = replace(EVENT, provider="tavily", model="search", usage=Usage(searches=3))
     assert cost_of(event, BOOK).nanodollars == 30_000_000
@@ -69,7 +107,15 @@ def test_searches_cost_by_the_piece() -> None:
 
 @pytest.mark.parametrize(
     "usage",
-    [Usage(input_tokens=-1), Usage(output_tokens=MOST_UNITS + 1), Usage(searches=-5), Usage(cached_input_tokens=-1)],
+    [
+        Usage(input_tokens=-1),
+        Usage(output_tokens=MOST_UNITS + 1),
+        Usage(searches=-5),
+        Usage(cached_input_tokens=-1),
+        Usage(cache_write_5m_tokens=-1),
+        Usage(cache_write_1h_tokens=-1),
+        Usage(cache_write_1h_tokens=MOST_UNITS + 1),
+    ],
 )
 def test_numbers_that_cannot_be_are_not_booked(usage: Usage) -> None:
     with pytest.raises(Implausible):

@@ -66,8 +66,27 @@ def test_only_admins_see_other_tenants() -> None:
 
 
 GROUPS = [
-    ReportGroup({"user": "=1+1"}, False, Sums(2, 10, 20, 5, 1, 1_500_000_001, 7, 1)),
-    ReportGroup({"user": "=1+1"}, True, Sums(1, 1, 2, 0, 0, 500_000_000)),
+    ReportGroup(
+        {"user": "=1+1"},
+        False,
+        Sums(
+            executions=2,
+            input_tokens=10,
+            output_tokens=20,
+            cached_input_tokens=5,
+            searches=1,
+            cost_nanodollars=1_500_000_001,
+            cache_write_5m_tokens=3,
+            cache_write_1h_tokens=2,
+            internal_value_nanodollars=7,
+            unpriced_executions=1,
+        ),
+    ),
+    ReportGroup(
+        {"user": "=1+1"},
+        True,
+        Sums(executions=1, input_tokens=1, output_tokens=2, cost_nanodollars=500_000_000, cache_write_1h_tokens=1),
+    ),
 ]
 
 
@@ -79,6 +98,12 @@ def test_a_report_adds_up_and_shows_the_simulated_part() -> None:
     assert document["simulated"]["cost_nanodollars"] == 500_000_000
     assert [group["simulated"] for group in document["groups"]] == [False, True]
     assert document["groups"][0]["unpriced_executions"] == 1
+    assert (document["total"]["cached_input_tokens"], document["total"]["searches"]) == (5, 1)
+    written = [
+        (sums["cache_write_5m_tokens"], sums["cache_write_1h_tokens"])
+        for sums in (document["total"], document["simulated"], *document["groups"])
+    ]
+    assert written == [(3, 3), (0, 1), (3, 2), (0, 1)]
 
 
 def test_without_grouping_there_is_only_the_total() -> None:
@@ -92,6 +117,7 @@ def test_csv_is_whole_and_harmless_in_a_spreadsheet() -> None:
     assert [row["user"] for row in rows] == ["'=1+1", "'=1+1"]
     assert [row["simulated"] for row in rows] == ["false", "true"]
     assert rows[0]["cost_nanodollars"] == "1500000001"
+    assert [(row["cache_write_5m_tokens"], row["cache_write_1h_tokens"]) for row in rows] == [("3", "2"), ("0", "1")]
 
 
 def test_dollars_are_exact() -> None:
@@ -114,9 +140,11 @@ def test_windows_that_are_over_show_as_nothing_spent() -> None:
     now = DAY + 3_600_000 + 61_000
     live = Live({})
     for seconds in LENGTHS:
-        live = live.with_window(seconds, window_start(now, seconds), Spend(1, 2, 3, 4, 5, 6))
+        live = live.with_window(seconds, window_start(now, seconds), Spend(1, 2, 3, 4, 5, 6, 7, 8))
     event = spend_windows("acme", live, now)
     assert [window.cost_nanodollars for window in current_windows(event, now)] == [6, 6, 6]
+    shown = live_document("acme", event, now)["windows"]
+    assert [(window["cache_write_5m_tokens"], window["cache_write_1h_tokens"]) for window in shown] == [(7, 8)] * 3
     later = current_windows(event, now + 60_000)
     assert [(window.seconds, window.cost_nanodollars) for window in later] == [(60, 0), (3600, 6), (86400, 6)]
     assert later[0].start == window_start(now + 60_000, 60)

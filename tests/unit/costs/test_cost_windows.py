@@ -22,14 +22,27 @@ from headrace_runtime.metrics import Metrics
 
 
 def test_a_record_that_is_read_again_is_not_added_again() -> None:
-    first = [2, 10, 1, 5, 6, 0, 0, 100]
+    first = [2, 10, 1, 5, 6, 0, 0, 100, 3, 4]
     held = add_once([], first)
     assert held == first
     assert add_once(held, first) == held
-    assert add_once(held, [2, 9, 1, 1, 1, 1, 1, 1]) == held
-    assert add_once(held, [2, 11, 1, 1, 1, 1, 1, 1]) == [2, 11, 2, 6, 7, 1, 1, 101]
+    assert add_once(held, [2, 9, 1, 1, 1, 1, 1, 1, 1, 1]) == held
+    assert add_once(held, [2, 11, 1, 1, 1, 1, 1, 1, 1, 1]) == [2, 11, 2, 6, 7, 1, 1, 101, 4, 5]
     # The tenant's partition is another since partitions were added.
-    assert add_once(held, [5, 0, 1, 1, 1, 1, 1, 1]) == [5, 0, 2, 6, 7, 1, 1, 101]
+    assert add_once(held, [5, 0, 1, 1, 1, 1, 1, 1, 1, 1]) == [5, 0, 2, 6, 7, 1, 1, 101, 4, 5]
+
+
+@pytest.mark.parametrize(
+    ("held", "sums"),
+    [
+        ([1, 1, 3, 10, 20, 5, 0, 70], [4, 20, 21, 5, 0, 80, 6, 4]),
+        ([1, 1, 0, 0, 0, 0, 0, 0], [1, 10, 1, 0, 0, 10, 6, 4]),
+    ],
+)
+def test_a_window_from_before_cache_writes_were_counted_goes_on(held: list[int], sums: list[int]) -> None:
+    addition = [1, 2, 1, 10, 1, 0, 0, 10, 6, 4]
+    assert add_once(held, addition) == [1, 2, *sums]
+    assert add_once(add_once(held, addition), addition) == [1, 2, *sums]
 
 
 def test_values_survive_json() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+from dataclasses import fields
 from fractions import Fraction
 from pathlib import Path
 
@@ -28,14 +29,30 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 NUMBERS = st.integers(0, 2_000_000)
-PRICES = st.builds(
-    Price,
-    st.builds(TokenPrices, NUMBERS, NUMBERS, NUMBERS),
-    NUMBERS,
-    NUMBERS,
-    st.one_of(st.none(), st.integers(1, 100_000)),
-    st.one_of(st.none(), st.builds(TokenPrices, NUMBERS, NUMBERS, NUMBERS)),
-)
+TOKEN_PRICES = st.builds(TokenPrices, NUMBERS, NUMBERS, NUMBERS, NUMBERS, NUMBERS)
+ABOVE = st.one_of(st.none(), st.integers(1, 100_000))
+PRICES = st.builds(Price, TOKEN_PRICES, NUMBERS, NUMBERS, ABOVE, st.one_of(st.none(), TOKEN_PRICES))
+ANY_COUNT = st.one_of(NUMBERS, st.integers(0, 5), st.integers(-(10**12), 10**12))
+COUNTS = tuple(field.name for field in fields(CallUsage))
+READS_AND_WRITES = ("cached_input_tokens", "cache_write_5m_tokens", "cache_write_1h_tokens")
+PARTS = st.fixed_dictionaries(dict.fromkeys(READS_AND_WRITES, ANY_COUNT))
+
+
+def _ordered(numbers: list[int]) -> TokenPrices:
+    cached, plain, for_5m, for_1h, output = numbers
+    return TokenPrices(plain, output, cached, for_5m, for_1h)
+
+
+def _ordered_price(numbers: list[int], extra: list[int], above: int | None, request: int, search: int) -> Price:
+    tokens, longer = sorted(numbers[:4]), [a + b for a, b in zip(sorted(numbers[:4]), sorted(extra[:4]), strict=True)]
+    return Price(_ordered([*tokens, numbers[4]]), request, search, above, _ordered([*longer, numbers[4] + extra[4]]))
+
+
+FIVE = st.lists(NUMBERS, min_size=5, max_size=5)
+ORDERED = st.builds(_ordered_price, FIVE, FIVE, ABOVE, NUMBERS, NUMBERS)
+"""As providers price: reads from the cache cost at most what other input does, writes at least that, long prompts
+more."""
+SHIPPED = [price for models in load_price_book().providers.values() for price in models.values()]
 MINIMAL = "version: '1'\neffective: 2026-01-01\nproviders: {p: {m: {input: 3, output: 5}}}\n"
 
 
@@ -47,7 +64,13 @@ def book() -> PriceBook:
 def test_the_shipped_book_has_the_published_prices(book: PriceBook) -> None:
     dollar = NANODOLLARS_PER_DOLLAR
     sonnet = book.price("anthropic", "claude-sonnet-4-6")
-    assert sonnet.tokens == TokenPrices(3 * dollar, 15 * dollar, 3 * dollar // 10)
+    assert sonnet.tokens == TokenPrices(
+        input=3 * dollar,
+        output=15 * dollar,
+        cached_input=3 * dollar // 10,
+        cache_write_5m=3 * dollar * 5 // 4,
+        cache_write_1h=6 * dollar,
+    )
     assert cost(CallUsage(input_tokens=1_000_000), sonnet) == 3 * dollar
     assert cost(CallUsage(searches=1), book.price("tavily", "tavily-search")) == dollar // 100
     assert cost(CallUsage(10**6, 10**6), book.price("ollama", "phi3:3.8b")) == 0
@@ -69,6 +92,7 @@ def test_an_unknown_model_pays_the_providers_dearest_and_an_unknown_provider_has
     unknown = book.price("anthropic", "claude-of-tomorrow").tokens
     assert all(unknown.input >= price.tokens.input for price in book.providers["anthropic"].values())
     assert all(unknown.output >= price.tokens.output for price in book.providers["anthropic"].values())
+    assert all(unknown.dearest_input >= price.tokens.dearest_input for price in book.providers["anthropic"].values())
     assert book.knows("groq")
     assert not book.knows("nobody")
     with pytest.raises(PriceUnknown, match="no price for model 'm' of provider 'nobody'"):
@@ -79,41 +103,140 @@ def test_a_long_prompt_pays_its_own_prices_for_all_tokens(book: PriceBook) -> No
     haiku = book.price("anthropic", "claude-haiku-5-5")
     assert cost(CallUsage(100_000, 1_000), haiku) == 100_000 * 100 + 1_000 * 500
     assert cost(CallUsage(100_001, 1_000), haiku) == 100_001 * 500 + 1_000 * 2_500
+    cached = CallUsage(
+        100_001, 1_000, cached_input_tokens=50_000, cache_write_5m_tokens=30_000, cache_write_1h_tokens=20_000
+    )
+    assert cost(cached, haiku) == 1 * 500 + 50_000 * 50 + 30_000 * 625 + 20_000 * 1_000 + 1_000 * 2_500
+
+
+@pytest.mark.parametrize(
+    ("model", "usage", "nanodollars"),
+    [
+        ("claude-sonnet-4-6", CallUsage(1_000, cache_write_5m_tokens=1_000), 1_000 * 3_750),
+        ("claude-sonnet-4-6", CallUsage(1_000, cache_write_1h_tokens=400), 600 * 3_000 + 400 * 6_000),
+        (
+            "claude-opus-4-6",
+            CallUsage(1_000, 10, cached_input_tokens=500, cache_write_5m_tokens=200, cache_write_1h_tokens=100),
+            200 * 5_000 + 500 * 500 + 200 * 6_250 + 100 * 10_000 + 10 * 25_000,
+        ),
+        (
+            "claude-of-tomorrow",
+            CallUsage(100, cache_write_5m_tokens=40, cache_write_1h_tokens=60),
+            40 * 12_500 + 60 * 20_000,
+        ),
+        ("claude-haiku-4-5-20251001", CallUsage(100, cache_write_1h_tokens=100), 100 * 2_000),
+    ],
+)
+def test_a_write_to_the_prompt_cache_costs_by_how_long_it_is_kept(
+    book: PriceBook, model: str, usage: CallUsage, nanodollars: int
+) -> None:
+    assert cost(usage, book.price("anthropic", model)) == nanodollars
+
+
+def test_all_claude_models_bill_writes_at_the_published_multiples_of_input(book: PriceBook) -> None:
+    for price in book.providers["anthropic"].values():
+        for tokens in (price.tokens, *([price.long_prompt] if price.long_prompt else [])):
+            assert (tokens.cache_write_5m * 4, tokens.cache_write_1h) == (tokens.input * 5, tokens.input * 2)
+
+
+def test_without_prices_of_their_own_reads_and_writes_cost_what_input_costs(book: PriceBook) -> None:
+    for provider, model in (("groq", "llama-3.3-70b-versatile"), ("groq", "unheard-of"), ("ollama", "phi3:3.8b")):
+        price = book.price(provider, model)
+        written = CallUsage(1_000, 10, 200, cache_write_5m_tokens=300, cache_write_1h_tokens=400)
+        assert cost(written, price) == cost(CallUsage(1_000, 10), price)
+
+
+@pytest.mark.parametrize(
+    ("usage", "nanodollars"),
+    [
+        (CallUsage(100, cached_input_tokens=300), 100 * 300),
+        (CallUsage(100, cached_input_tokens=80, cache_write_5m_tokens=80), 80 * 3_750 + 20 * 300),
+        (
+            CallUsage(100, cached_input_tokens=10, cache_write_5m_tokens=90, cache_write_1h_tokens=70),
+            70 * 6_000 + 30 * 3_750,
+        ),
+        (CallUsage(0, cache_write_1h_tokens=10**9), 0),
+        (CallUsage(-5, -1, -7, -2, -3, -4), 0),
+        (CallUsage(100, cached_input_tokens=-50, cache_write_1h_tokens=-50), 100 * 3_000),
+    ],
+)
+def test_of_counts_that_contradict_the_input_holds_and_the_dearest_kinds_come_first(
+    book: PriceBook, usage: CallUsage, nanodollars: int
+) -> None:
+    assert cost(usage, book.price("anthropic", "claude-sonnet-4-6")) == nanodollars
 
 
 def test_a_fraction_of_a_nanodollar_is_rounded_up_once() -> None:
-    price = Price(TokenPrices(1, 1, 1))
+    price = Price(TokenPrices(1, 1, 1, 1, 1))
     assert cost(CallUsage(0, 0), price) == 0
     assert cost(CallUsage(1, 0), price) == 1
     assert cost(CallUsage(500_000, 500_000), price) == 1
     assert cost(CallUsage(500_000, 500_001), price) == 2
 
 
-@given(PRICES, NUMBERS, NUMBERS, NUMBERS, st.integers(0, 3))
+@given(PRICES, NUMBERS, NUMBERS, NUMBERS, NUMBERS, NUMBERS, st.integers(0, 3))
 def test_a_cost_is_exact_to_less_than_one_nanodollar_above(
-    price: Price, input_tokens: int, output_tokens: int, cached: int, searches: int
+    price: Price, plain: int, cached: int, for_5m: int, for_1h: int, output_tokens: int, searches: int
 ) -> None:
-    cached = min(cached, input_tokens)
+    input_tokens = plain + cached + for_5m + for_1h
     long = price.long_prompt if input_tokens > (price.long_prompt_above or 10**12) else None
     tokens = long or price.tokens
     exact = Fraction(
-        (input_tokens - cached) * tokens.input + cached * tokens.cached_input + output_tokens * tokens.output, 10**6
+        plain * tokens.input
+        + cached * tokens.cached_input
+        + for_5m * tokens.cache_write_5m
+        + for_1h * tokens.cache_write_1h
+        + output_tokens * tokens.output,
+        10**6,
     )
     exact += price.request + searches * price.search
-    charged = cost(CallUsage(input_tokens, output_tokens, cached, searches), price)
+    charged = cost(CallUsage(input_tokens, output_tokens, cached, searches, for_5m, for_1h), price)
     assert exact <= charged < exact + 1
 
 
-@given(PRICES, NUMBERS, NUMBERS, st.data())
-def test_no_call_costs_more_than_its_worst_case(price: Price, most_in: int, most_out: int, data: st.DataObject) -> None:
-    input_tokens = data.draw(st.integers(0, most_in))
+def any_price(data: st.DataObject) -> Price:
+    """One of the book, or any other."""
+    return data.draw(st.one_of(st.sampled_from(SHIPPED), PRICES))
+
+
+@given(NUMBERS, NUMBERS, st.data())
+def test_no_call_costs_more_than_its_worst_case(most_in: int, most_out: int, data: st.DataObject) -> None:
+    price = any_price(data)
     usage = CallUsage(
-        input_tokens,
+        data.draw(st.integers(0, most_in)),
         data.draw(st.integers(0, most_out)),
-        data.draw(st.integers(0, input_tokens)),
-        data.draw(st.integers(0, 1)),
+        searches=data.draw(st.integers(0, 1)),
+        **data.draw(PARTS),
     )
     assert cost(usage, price) <= worst_case(most_in, most_out, price)
+
+
+@given(NUMBERS, NUMBERS, st.data())
+def test_the_worst_case_is_what_a_call_with_the_dearest_kind_of_input_costs(
+    tokens: int, output: int, data: st.DataObject
+) -> None:
+    price = data.draw(st.sampled_from(SHIPPED))
+    prompts = [{}, *({kind: tokens} for kind in READS_AND_WRITES)]
+    dearest = max(cost(CallUsage(tokens, output, searches=1, **prompt), price) for prompt in prompts)
+    assert worst_case(tokens, output, price) == dearest
+
+
+@given(st.fixed_dictionaries(dict.fromkeys(COUNTS, ANY_COUNT)), st.data())
+def test_no_cost_is_negative_whatever_the_counts(counts: dict[str, int], data: st.DataObject) -> None:
+    assert cost(CallUsage(**counts), any_price(data)) >= 0
+
+
+@given(st.fixed_dictionaries(dict.fromkeys(COUNTS, ANY_COUNT)), st.sampled_from(COUNTS), ANY_COUNT, st.data())
+def test_more_of_anything_costs_more_but_reads_from_the_cache_less(
+    counts: dict[str, int], name: str, other: int, data: st.DataObject
+) -> None:
+    price = data.draw(ORDERED)
+    less, more = sorted((counts[name], other))
+    few, many = (cost(CallUsage(**{**counts, name: count}), price) for count in (less, more))
+    if name == "cached_input_tokens":
+        assert few >= many
+    else:
+        assert few <= many
 
 
 @given(st.lists(st.text(), max_size=5))
@@ -154,7 +277,7 @@ def test_a_book_of_ones_own_replaces_the_shipped_one(tmp_path: Path) -> None:
     file = tmp_path / "prices.yaml"
     file.write_text(MINIMAL)
     mine = load_price_book(file)
-    assert mine.price("p", "m").tokens == TokenPrices(3, 5, 3)
+    assert mine.price("p", "m").tokens == TokenPrices(3, 5, 3, 3, 3)
     assert mine.digest != load_price_book().digest
     assert mine.digest == load_price_book(file).digest
 
@@ -166,6 +289,12 @@ def test_a_book_of_ones_own_replaces_the_shipped_one(tmp_path: Path) -> None:
         ("", r"\(top\)"),
         (MINIMAL.replace("input: 3", "input: -3"), "providers.p.m.input"),
         (MINIMAL.replace("input: 3", "inputs: 3"), "providers.p.m.inputs"),
+        (MINIMAL.replace("input: 3", "input: 3, cache_write_5m: -1"), "providers.p.m.cache_write_5m"),
+        (MINIMAL.replace("input: 3", "input: 3, cache_write_1h: 2.5"), "providers.p.m.cache_write_1h"),
+        (
+            MINIMAL.replace("input: 3", "input: 3, long_prompt: {above: 9, cache_write_1h: many}"),
+            "providers.p.m.long_prompt.cache_write_1h",
+        ),
         (MINIMAL.replace("input: 3", "input: 0.5"), "providers.p.m.input"),
         (MINIMAL.replace("2026-01-01", "soon"), "effective"),
     ],

@@ -7,7 +7,7 @@ import json
 import pytest
 from headrace_models.ports import ChatMessage
 from headrace_models.simulator.answers import answer, count_tokens, role_of, tokens_of
-from headrace_models.simulator.catalog import local_model
+from headrace_models.simulator.catalog import node_model
 from headrace_models.simulator.exchange import Prompt, compose
 from headrace_models.simulator.facts import read_off
 from headrace_models.simulator.faults import Fault, FaultKind, FaultPlan, parse_fault
@@ -105,7 +105,7 @@ def test_tokens_join_to_the_text(text: str) -> None:
 
 
 def test_an_answer_is_cut_and_counted() -> None:
-    prompt = Prompt(local_model("phi3:3.8b"), tuple(_ask("review")), max_tokens=3, stop=(), as_json=False)
+    prompt = Prompt(node_model("phi3:3.8b"), tuple(_ask("review")), max_tokens=3, stop=(), as_json=False)
     cut = compose(prompt, None)
     assert (cut.finish, len(cut.tokens)) == ("length", 3)
     assert cut.input_tokens > count_tokens(CODE)

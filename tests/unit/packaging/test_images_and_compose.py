@@ -142,3 +142,13 @@ def test_every_package_asks_for_the_same_python() -> None:
         ]
     }
     assert versions == {">=3.11"}
+
+
+def test_every_ollama_container_passes_nothing_on_to_ollama_s_cloud() -> None:
+    found = {name: one for name, one in compose()["services"].items() if "ollama/ollama" in str(one.get("image"))}
+    assert found
+    for name, one in found.items():
+        assert one["environment"]["OLLAMA_NO_CLOUD"] == "1", name
+        tag = re.fullmatch(r"ollama/ollama:(\d+)\.(\d+)\.(\d+)", one["image"])
+        assert tag is not None, "a version is pinned"
+        assert tuple(map(int, tag.groups())) >= (0, 16, 2), "older versions ignore OLLAMA_NO_CLOUD"

@@ -9,11 +9,13 @@ from pathlib import Path
 
 import pytest
 import typer
+from headrace.cli.costs import print_report
 from headrace.cli.main import build
 from headrace.cli.output import dollars, dollars_text, plain_data, task_summary
 from headrace.cli.records import record_document, record_line
 from headrace.cli.running import run
 from headrace.cli.timeparse import parse_time_or_age
+from headrace.costs import cost_report_of
 from headrace.results import Failure, Task, TrailStep, Usage
 from headrace_contracts.content import plain
 from headrace_contracts.events import Content, ServedFrom, TaskCompleted, TaskStatus
@@ -39,6 +41,30 @@ def test_times_and_ages(text: str, expected: datetime) -> None:
 def test_what_is_neither_time_nor_age() -> None:
     with pytest.raises(ValueError, match="neither a time"):
         parse_time_or_age("yesterday", NOW)
+
+
+@pytest.mark.parametrize(
+    ("usage", "shown"),
+    [
+        ({"cached_input_tokens": 250}, ["250", "0"]),
+        ({"cache_write_5m_tokens": 1_200}, ["0", "1,200"]),
+        ({"cached_input_tokens": 7, "cache_write_5m_tokens": 30, "cache_write_1h_tokens": 400}, ["7", "430"]),
+        ({}, None),
+    ],
+)
+def test_costs_show_reads_from_and_writes_to_prompt_caches_where_there_are_any(
+    usage: dict[str, int], shown: list[str] | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sums = {"executions": 2, "input_tokens": 5_000, "output_tokens": 60, "searches": 0, "cost_nanodollars": 10, **usage}
+    report = cost_report_of({"tenant": "acme", "total": sums, "simulated": {}, "groups": [{"key": {}, **sums}]})
+    assert report.total.usage == Usage(input_tokens=5_000, output_tokens=60, **usage)
+    print_report(report, [])
+    heading, *rows = [line for line in capsys.readouterr().out.splitlines() if any(map(str.isalnum, line))]
+    assert ("cache read" in heading, "cache written" in heading) == (shown is not None,) * 2
+    for row in rows:
+        words = row.split()
+        start = words.index("5,000")
+        assert words[start + 1 : words.index("60")] == (shown or [])
 
 
 EVENT = TaskCompleted(

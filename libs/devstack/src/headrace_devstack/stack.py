@@ -47,6 +47,8 @@ class StackAddresses:
     ops_urls: Mapping[str, str]
     simulator_url: str | None
     simulated: tuple[str, ...]
+    ollama_nodes: str
+    """As in HEADRACE_OLLAMA_NODES; empty without services."""
     api_key_file: Path
 
 
@@ -80,6 +82,7 @@ class Stack:
                 "ops_urls": dict(addresses.ops_urls),
                 "simulator_url": addresses.simulator_url,
                 "simulated": list(addresses.simulated),
+                "ollama_nodes": addresses.ollama_nodes,
                 "api_key_file": str(addresses.api_key_file),
                 "pids": {name: known.pid for name, known in marks.items() if known},
                 "process_created": {name: known.created for name, known in marks.items() if known},
@@ -213,6 +216,7 @@ def _addresses(
         ops_urls={service.name: f"http://{LOOPBACK}:{ports.ops(service.name)}" for service in SERVICES},
         simulator_url=simulator_url(ports) if providers and providers.simulated else None,
         simulated=providers.simulated if providers else (),
+        ollama_nodes=providers.local["HEADRACE_OLLAMA_NODES"] if providers else "",
         api_key_file=folder.api_key_file,
     )
 

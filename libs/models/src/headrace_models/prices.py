@@ -47,6 +47,16 @@ class TokenPrices:
     input: int
     output: int
     cached_input: int
+    """For input from the prompt cache."""
+    cache_write_5m: int
+    """For input that is written to the prompt cache for 5 minutes."""
+    cache_write_1h: int
+    """For input that is written to the prompt cache for 1 hour."""
+
+    @property
+    def dearest_input(self) -> int:
+        """The highest price of any kind of input."""
+        return max(self.input, self.cached_input, self.cache_write_5m, self.cache_write_1h)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,26 +133,41 @@ def parameters_of(model: str) -> int | None:
 
 
 def cost(usage: CallUsage, price: Price) -> int:
-    """Cost of a call in nano-dollars, rounded up."""
-    cached = min(usage.cached_input_tokens, usage.input_tokens)
+    """Cost of a call in nano-dollars, rounded up; never negative.
+
+    Providers' counts may contradict each other. If more tokens are counted as cached and written than as input, the
+    number of input tokens holds, and the dearest kinds are taken for it first, usually writes before reads. A negative
+    count is 0.
+    """
     long = price.long_prompt_above is not None and usage.input_tokens > price.long_prompt_above
     tokens = price.long_prompt if long and price.long_prompt is not None else price.tokens
-    per_million = (
-        (usage.input_tokens - cached) * tokens.input
-        + cached * tokens.cached_input
-        + usage.output_tokens * tokens.output
+    kinds = sorted(
+        (
+            (tokens.cache_write_1h, usage.cache_write_1h_tokens),
+            (tokens.cache_write_5m, usage.cache_write_5m_tokens),
+            (tokens.cached_input, usage.cached_input_tokens),
+        ),
+        reverse=True,
     )
-    return _round_up(per_million) + price.request + usage.searches * price.search
+    rest = max(usage.input_tokens, 0)
+    per_million = max(usage.output_tokens, 0) * tokens.output
+    for per_token, count in kinds:
+        counted = min(max(count, 0), rest)
+        per_million += counted * per_token
+        rest -= counted
+    per_million += rest * tokens.input
+    return _round_up(per_million) + price.request + max(usage.searches, 0) * price.search
 
 
 def worst_case(prompt_tokens: int, max_output_tokens: int, price: Price) -> int:
     """Highest possible cost of a call in nano-dollars, if its prompt has at most `prompt_tokens` (see `most_tokens`).
 
-    No part of the prompt counts as cached, and a prompt that may be a long one counts as long.
+    The whole prompt counts as the dearest kind of input (for a provider that bills writes to its prompt cache, these),
+    and a prompt that may be a long one counts as long.
     """
     dearest = max(
         (
-            prompt_tokens * max(tokens.input, tokens.cached_input) + max_output_tokens * tokens.output
+            prompt_tokens * tokens.dearest_input + max_output_tokens * tokens.output
             for tokens in (price.tokens, price.long_prompt)
             if tokens is not None and (tokens is price.tokens or prompt_tokens > (price.long_prompt_above or 0))
         ),
@@ -175,9 +200,20 @@ class _TokenPricesEntry(_Strict):
     input: int = Field(default=0, ge=0)
     output: int = Field(default=0, ge=0)
     cached_input: int | None = Field(default=None, ge=0)
+    cache_write_5m: int | None = Field(default=None, ge=0)
+    cache_write_1h: int | None = Field(default=None, ge=0)
 
     def to_prices(self) -> TokenPrices:
-        return TokenPrices(self.input, self.output, self.input if self.cached_input is None else self.cached_input)
+        def or_input(price: int | None) -> int:
+            return self.input if price is None else price
+
+        return TokenPrices(
+            input=self.input,
+            output=self.output,
+            cached_input=or_input(self.cached_input),
+            cache_write_5m=or_input(self.cache_write_5m),
+            cache_write_1h=or_input(self.cache_write_1h),
+        )
 
 
 class _LongPromptEntry(_TokenPricesEntry):

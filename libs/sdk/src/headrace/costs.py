@@ -136,6 +136,8 @@ def _sums_of(read: Reader) -> CostSums:
             output_tokens=read.integer("output_tokens"),
             cached_input_tokens=read.integer("cached_input_tokens"),
             searches=read.integer("searches"),
+            cache_write_5m_tokens=read.integer("cache_write_5m_tokens"),
+            cache_write_1h_tokens=read.integer("cache_write_1h_tokens"),
         ),
         cost_nanodollars=read.integer("cost_nanodollars"),
         internal_value_nanodollars=read.integer("internal_value_nanodollars"),

@@ -126,6 +126,8 @@ def task_of(document: Any) -> Task:
             output_tokens=usage.integer("output_tokens"),
             cached_input_tokens=usage.integer("cached_input_tokens"),
             searches=usage.integer("searches"),
+            cache_write_5m_tokens=usage.integer("cache_write_5m_tokens"),
+            cache_write_1h_tokens=usage.integer("cache_write_1h_tokens"),
         ),
         cost_nanodollars=read.integer("cost_nanodollars"),
         attempts=read.integer("attempts"),

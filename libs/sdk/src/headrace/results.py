@@ -21,12 +21,20 @@ class Failure:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
-    """Total consumption of all attempts of a task, in tokens, and the number of web searches."""
+    """Total consumption of all attempts of a task, in tokens, and the number of web searches.
+
+    Attributes:
+        input_tokens: All tokens read; the cached and the written ones are part of them.
+        cached_input_tokens: Those that came from a provider's prompt cache.
+        cache_write_5m_tokens, cache_write_1h_tokens: Those written to it, to be kept for 5 minutes or 1 hour.
+    """
 
     input_tokens: int = 0
     output_tokens: int = 0
     cached_input_tokens: int = 0
     searches: int = 0
+    cache_write_5m_tokens: int = 0
+    cache_write_1h_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

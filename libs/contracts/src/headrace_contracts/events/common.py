@@ -131,10 +131,15 @@ class Usage:
     """What one or several executions consumed.
 
     Attributes:
-        input_tokens: Tokens read by the model, cached ones included.
+        input_tokens: Tokens read by the model, those included that came from the provider's prompt cache or
+            were written to it.
         output_tokens: Tokens written by the model.
         cached_input_tokens: Those of input_tokens that the provider served from its prompt cache.
         searches: Web searches made.
+        cache_write_5m_tokens: Those of input_tokens that were written to the provider's prompt cache, to be
+            kept for 5 minutes.
+        cache_write_1h_tokens: Those of input_tokens that were written to the provider's prompt cache, to be
+            kept for 1 hour.
     """
 
     FULL_NAME: ClassVar[str] = "headrace.common.Usage"
@@ -143,6 +148,8 @@ class Usage:
     output_tokens: int = 0
     cached_input_tokens: int = 0
     searches: int = 0
+    cache_write_5m_tokens: int = 0
+    cache_write_1h_tokens: int = 0
 
     def to_avro(self, named: bool = False) -> dict[str, Any]:
         return {
@@ -150,6 +157,8 @@ class Usage:
             "output_tokens": self.output_tokens,
             "cached_input_tokens": self.cached_input_tokens,
             "searches": self.searches,
+            "cache_write_5m_tokens": self.cache_write_5m_tokens,
+            "cache_write_1h_tokens": self.cache_write_1h_tokens,
         }
 
     @classmethod
@@ -159,4 +168,6 @@ class Usage:
             output_tokens=data["output_tokens"],
             cached_input_tokens=data["cached_input_tokens"],
             searches=data["searches"],
+            cache_write_5m_tokens=data["cache_write_5m_tokens"],
+            cache_write_1h_tokens=data["cache_write_1h_tokens"],
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -18,6 +19,10 @@ class SimulatedModel:
     first_token_seconds: float
     takes_sampling: bool = True
     """Whether it accepts temperature and top_p."""
+    remote_host: str = ""
+    """The host that runs it, of a model that an Ollama node lists and passes on; empty for one that the node runs."""
+    remote_model: str = ""
+    """Its name there."""
 
 
 def _local(name: str, gigabytes: float, tokens_per_second: float) -> SimulatedModel:
@@ -39,11 +44,32 @@ _LOCAL: Final = {
     )
 }
 
-DEFAULT_NODES: Final[Mapping[str, tuple[str, ...]]] = {
-    "workstation": ("gemma2:2b", "qwen2.5-coder:1.5b", "phi3:3.8b"),
-    "remote-1": ("llama3:8b", "qwen2.5-coder:7b", "gemma2:2b", "phi3:3.8b", "qwen2.5-coder:1.5b"),
+_OLLAMA_CLOUD: Final = "https://ollama.com:443"
+_CLOUD_SUFFIX: Final = re.compile(r"[:\-]cloud$", re.IGNORECASE)
+
+
+def _remote(name: str, remote_model: str) -> SimulatedModel:
+    # The size is that of the description, all that an Ollama node stores of such a model.
+    return SimulatedModel(name, 384, 131_072, 60, 0.4, remote_host=_OLLAMA_CLOUD, remote_model=remote_model)
+
+
+REMOTE: Final = {
+    model.name: model
+    for model in (
+        _remote("gpt-oss:120b-cloud", "gpt-oss:120b"),
+        _remote("team-helper:latest", "kimi-k2:1t"),
+    )
 }
-"""A developer's machine, and a remote worker with the bigger models."""
+"""Models that nodes list as if they were theirs, and that Ollama's cloud runs: they must never get a local task. The
+second is a copy (`ollama cp`), whose name does not show it."""
+
+DEFAULT_NODES: Final[Mapping[str, tuple[str, ...]]] = {
+    "workstation": ("gemma2:2b", "qwen2.5-coder:1.5b", "phi3:3.8b", "gpt-oss:120b-cloud"),
+    "remote-1": (
+        "llama3:8b", "qwen2.5-coder:7b", "gemma2:2b", "phi3:3.8b", "qwen2.5-coder:1.5b", "team-helper:latest",
+    ),
+}  # fmt: skip
+"""A developer's machine, and a remote worker with the bigger models. Each lists one model that it does not run."""
 
 GROQ: Final = {
     model.name: model
@@ -68,6 +94,12 @@ ANTHROPIC: Final = {
 }
 
 
-def local_model(name: str) -> SimulatedModel:
-    """A local model by name; one that is not in the catalogue counts as one of 4 GB at 15 tokens/s."""
-    return _LOCAL.get(name) or _local(name, 4.0, 15)
+def node_model(name: str) -> SimulatedModel:
+    """The model of this name on an Ollama node.
+
+    One that is not in the catalogue counts as a local one of 4 GB at 15 tokens/s, or as one in Ollama's cloud if its
+    name says so.
+    """
+    if _CLOUD_SUFFIX.search(name):
+        return REMOTE.get(name) or _remote(name, _CLOUD_SUFFIX.sub("", name))
+    return _LOCAL.get(name) or REMOTE.get(name) or _local(name, 4.0, 15)

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from aiohttp import web
 
-from headrace_models.simulator.catalog import SimulatedModel, local_model
+from headrace_models.simulator.catalog import SimulatedModel, node_model
 from headrace_models.simulator.exchange import (
     BREAKING_FAULTS,
     Prompt,
@@ -29,6 +29,8 @@ from headrace_models.simulator.pace import Busy, Slots
 from headrace_models.wire import SIMULATOR_NAME
 
 VERSION: Final = f"0.12.0-headrace-{SIMULATOR_NAME}"
+_CLOUD: Final = "ollama.com"
+"""Receiver of what a node passes on: not one of our own, so that checks see what reaches it as gone."""
 _LONGEST_QUEUE: Final = 512  # Ollama's own default
 _KEPT_LOADED: Final = timedelta(minutes=30)
 _ERRORS: Final[Mapping[FaultKind, tuple[int, str]]] = {
@@ -44,7 +46,7 @@ _ERRORS: Final[Mapping[FaultKind, tuple[int, str]]] = {
 
 class _Node:
     def __init__(self, models: tuple[str, ...], slots: int) -> None:
-        self.models = {name: local_model(name) for name in models}
+        self.models = {name: node_model(name) for name in models}
         self.slots = Slots(slots, _LONGEST_QUEUE)
         self.loaded: dict[str, datetime] = {}
 
@@ -108,6 +110,7 @@ class OllamaWire:
             return _error(404, "model not found")
         return web.json_response(
             {
+                **_remote(model),
                 "details": _describe(model)["details"],
                 "model_info": {"general.architecture": "llama", "llama.context_length": model.context_tokens},
                 "capabilities": ["completion"],
@@ -134,13 +137,14 @@ class OllamaWire:
             messages = messages_of(entries)
         except ValueError as error:
             return _error(400, str(error))
-        self._world.evidence.record("ollama", name, model_name, messages)
+        model = node.models.get(model_name)
+        receiver = _CLOUD if model is not None and model.remote_host else "ollama"
+        self._world.evidence.record(receiver, name, model_name, messages)
         fault = self._world.faults.take("ollama", name)
         if fault is not None and fault.kind is FaultKind.TIMEOUT:
             return await hang(request)
         if fault is not None and fault.kind in _ERRORS:
             return _error(*_ERRORS[fault.kind])
-        model = node.models.get(model_name)
         if model is None:
             return _error(404, f"model '{model_name}' not found")
         options = document.get("options") or {}
@@ -151,6 +155,8 @@ class OllamaWire:
             stop=tuple(options.get("stop") or ()),
             as_json=bool(document.get("format")),
         )
+        if model.remote_host:
+            return await self._speak(request, node, prompt, fault, document, as_chat=as_chat)
         try:
             async with node.slots.taken():
                 return await self._speak(request, node, prompt, fault, document, as_chat=as_chat)
@@ -169,7 +175,8 @@ class OllamaWire:
     ) -> web.StreamResponse:
         began = time.perf_counter_ns()
         answer = compose(prompt, fault)
-        node.loaded[prompt.model.name] = datetime.now(UTC) + _KEPT_LOADED
+        if not prompt.model.remote_host:
+            node.loaded[prompt.model.name] = datetime.now(UTC) + _KEPT_LOADED
         pieces = spoken(answer, prompt.model, self._world.speed, fault)
         if document.get("stream") is False:
             text = "".join([piece async for piece in pieces])
@@ -195,7 +202,12 @@ async def _write(response: web.StreamResponse, document: dict[str, Any]) -> None
 
 def _part(model: SimulatedModel, text: str, *, as_chat: bool) -> dict[str, Any]:
     content = {"message": {"role": "assistant", "content": text}} if as_chat else {"response": text}
-    return {"model": model.name, "created_at": datetime.now(UTC).isoformat(), **content}
+    return {"model": model.name, **_remote(model), "created_at": datetime.now(UTC).isoformat(), **content}
+
+
+def _remote(model: SimulatedModel) -> dict[str, str]:
+    """Where a model runs if not here, as Ollama names it in lists, descriptions and answers."""
+    return {"remote_model": model.remote_model, "remote_host": model.remote_host} if model.remote_host else {}
 
 
 def _end(answer: Any, began_ns: int) -> dict[str, Any]:
@@ -217,12 +229,13 @@ def _describe(model: SimulatedModel) -> dict[str, Any]:
     return {
         "name": model.name,
         "model": model.name,
+        **_remote(model),
         "modified_at": "2026-01-01T00:00:00Z",
         "size": model.size_bytes,
         "digest": hashlib.sha256(model.name.encode()).hexdigest(),
         "details": {
             "parent_model": "",
-            "format": "gguf",
+            "format": "" if model.remote_host else "gguf",
             "family": family,
             "families": [family],
             "parameter_size": size.upper(),

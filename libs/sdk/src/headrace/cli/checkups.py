@@ -1,4 +1,7 @@
-"""The checks of `headrace doctor`: each part separately, all concurrently, none longer than a few seconds."""
+"""The checks of `headrace doctor`: each part separately, all concurrently, none longer than a few seconds.
+
+Other packages add theirs by entry points of the group `headrace.checkups`, each a `Checkup`.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +9,11 @@ import asyncio
 import shutil
 import sys
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, version
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -21,6 +24,7 @@ from headrace.addresses import Addresses
 from headrace.client import Client
 from headrace.errors import HeadraceError, NotAllowed
 
+CHECKUPS: Final = "headrace.checkups"
 _SECONDS: Final = 5.0
 _CLOCK_SECONDS: Final = 2.0
 _ROOM_BYTES: Final = 1_000_000_000
@@ -29,17 +33,30 @@ _START: Final = "start the stack with `headrace up` (or `make up`), or set the v
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """The result of checking one part. `unreachable`: no answer."""
+    """The result of checking one part.
+
+    `unreachable`: no answer. `warning`: it works, and something about it needs attention; `remedy` says what.
+    """
 
     part: str
     ok: bool
     detail: str
     remedy: str = ""
     unreachable: bool = False
+    warning: bool = False
 
 
-async def examine(addresses: Addresses) -> list[Finding]:
-    """Run all checks; results are in order of importance to the user."""
+Checkup = Callable[[Addresses], Awaitable[Sequence[Finding]]]
+"""Checks some parts; ends within 10 seconds, or counts as without an answer."""
+
+
+def installed_checkups() -> list[EntryPoint]:
+    """The checks of other packages."""
+    return sorted(entry_points(group=CHECKUPS), key=lambda plugin: plugin.name)
+
+
+async def examine(addresses: Addresses, plugins: Sequence[EntryPoint] = ()) -> list[Finding]:
+    """Run all checks, those of `plugins` included; results are in order of importance to the user."""
     findings = [_python(), _source(addresses)]
     checks: list[Awaitable[list[Finding]]] = [
         _guarded("kafka", lambda: _kafka(addresses)),
@@ -51,6 +68,7 @@ async def examine(addresses: Addresses) -> list[Finding]:
         ),
         _guarded("api key", lambda: _api_key(addresses)),
         _guarded("clock", lambda: _clock(addresses)),
+        *(_guarded_all(plugin.name, lambda check=plugin.load(): check(addresses)) for plugin in plugins),  # type: ignore[misc]
     ]
     for found in await asyncio.gather(*checks):
         findings += found
@@ -58,14 +76,21 @@ async def examine(addresses: Addresses) -> list[Finding]:
 
 
 async def _guarded(part: str, check: Callable[[], Awaitable[Finding | None]]) -> list[Finding]:
+    async def findings() -> list[Finding]:
+        found = await check()
+        return [] if found is None else [found]
+
+    return await _guarded_all(part, findings)
+
+
+async def _guarded_all(part: str, check: Callable[[], Awaitable[Sequence[Finding]]]) -> list[Finding]:
     try:
         async with asyncio.timeout(_SECONDS * 2):
-            found = await check()
+            return list(await check())
     except TimeoutError:
-        found = Finding(part, False, f"no answer within {_SECONDS * 2:.0f} s", _START, unreachable=True)
+        return [Finding(part, False, f"no answer within {_SECONDS * 2:.0f} s", _START, unreachable=True)]
     except HeadraceError as error:
-        found = Finding(part, False, str(error), _START)
-    return [] if found is None else [found]
+        return [Finding(part, False, str(error), _START)]
 
 
 def _python() -> Finding:

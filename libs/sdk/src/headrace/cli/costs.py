@@ -13,6 +13,7 @@ from headrace.cli.timeparse import time_before
 from headrace.costs import CostReport, CostSums, SpendWindow
 
 _NUMBERS = ("executions", "tokens in", "tokens out", "cost")
+_CACHE_NUMBERS = ("executions", "tokens in", "cache read", "cache written", "tokens out", "cost")
 _SPANS = {60: "this minute", 3600: "this hour", 86_400: "today"}
 
 
@@ -55,7 +56,7 @@ def costs(
     if json_output:
         print_json(report)
     else:
-        _print_report(report, groups)
+        print_report(report, groups)
 
 
 async def _costs(by: list[str], since: datetime | None, until: datetime | None, tenant: str | None) -> CostReport:
@@ -68,13 +69,16 @@ async def _live(tenant: str | None) -> tuple[SpendWindow, ...]:
         return await client.costs.live(tenant)
 
 
-def _print_report(report: CostReport, by: list[str]) -> None:
-    rows = table(*by, "", *_NUMBERS, right=_NUMBERS)
+def print_report(report: CostReport, by: list[str]) -> None:
+    """Print a report that is grouped by these fields as a table."""
+    cached = _is_cached(report.total)
+    names_of_numbers = _CACHE_NUMBERS if cached else _NUMBERS
+    rows = table(*by, "", *names_of_numbers, right=names_of_numbers)
     for group in sorted(report.groups, key=lambda group: group.sums.cost_nanodollars, reverse=True):
         names = [group.key.get(name, "") for name in by]
-        rows.add_row(*names, "[bold yellow]SIMULATED[/]" if group.simulated else "", *_numbers(group.sums))
+        rows.add_row(*names, "[bold yellow]SIMULATED[/]" if group.simulated else "", *_numbers(group.sums, cached))
     rows.add_section()
-    rows.add_row("total", *[""] * len(by), *_numbers(report.total), style="bold")
+    rows.add_row("total", *[""] * len(by), *_numbers(report.total, cached), style="bold")
     OUT.print(rows)
     if report.simulated.executions:
         OUT.print(
@@ -84,15 +88,25 @@ def _print_report(report: CostReport, by: list[str]) -> None:
 
 
 def _print_windows(windows: tuple[SpendWindow, ...]) -> None:
-    rows = table("", *_NUMBERS, right=_NUMBERS)
+    cached = any(_is_cached(window.sums) for window in windows)
+    names_of_numbers = _CACHE_NUMBERS if cached else _NUMBERS
+    rows = table("", *names_of_numbers, right=names_of_numbers)
     for window in windows:
-        rows.add_row(_SPANS.get(window.seconds, f"{window.seconds} s"), *_numbers(window.sums))
+        rows.add_row(_SPANS.get(window.seconds, f"{window.seconds} s"), *_numbers(window.sums, cached))
     OUT.print(rows)
 
 
-def _numbers(sums: CostSums) -> tuple[str, str, str, str]:
+def _is_cached(sums: CostSums) -> bool:
+    """Whether a prompt cache was used at all; columns that are 0 throughout would only take room."""
     usage = sums.usage
+    return bool(usage.cached_input_tokens or usage.cache_write_5m_tokens or usage.cache_write_1h_tokens)
+
+
+def _numbers(sums: CostSums, cached: bool) -> tuple[str, ...]:
+    usage = sums.usage
+    written = usage.cache_write_5m_tokens + usage.cache_write_1h_tokens
+    cache = (f"{usage.cached_input_tokens:,}", f"{written:,}") if cached else ()
     return (
-        f"{sums.executions:,}", f"{usage.input_tokens:,}", f"{usage.output_tokens:,}",
+        f"{sums.executions:,}", f"{usage.input_tokens:,}", *cache, f"{usage.output_tokens:,}",
         dollars(sums.cost_nanodollars),
     )  # fmt: skip

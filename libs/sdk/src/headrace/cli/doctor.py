@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
 import typer
 from rich.text import Text
 
-from headrace.cli.checkups import Finding, examine
+from headrace.cli.checkups import Finding, examine, installed_checkups
 from headrace.cli.output import OUT, JsonOption, print_json
 from headrace.cli.running import FAILED, OK, UNREACHABLE, addresses
 
@@ -15,27 +16,31 @@ from headrace.cli.running import FAILED, OK, UNREACHABLE, addresses
 def doctor(json_output: JsonOption = False) -> None:
     """Check every part of the installation, and suggest how to fix problems.
 
-    Exit code 0 if all is well, 3 if a part cannot be reached, 1 for other problems.
+    Ollama nodes are those of the running stack, or of HEADRACE_OLLAMA_NODES; needs the package headrace-devstack.
+
+    Exit code 0 if all is well or there are only warnings, 3 if a part cannot be reached, 1 for other problems.
     """
-    findings = asyncio.run(examine(addresses()))
+    findings = asyncio.run(examine(addresses(), installed_checkups()))
     if json_output:
         print_json(findings)
     else:
         width = max(len(finding.part) for finding in findings) + 2
         for finding in findings:
-            OUT.print(_line(finding, width), soft_wrap=True)
-    raise typer.Exit(_exit_code(findings))
+            OUT.print(line(finding, width), soft_wrap=True)
+    raise typer.Exit(exit_code(findings))
 
 
-def _exit_code(findings: list[Finding]) -> int:
+def exit_code(findings: Sequence[Finding]) -> int:
+    """Warnings count as in order."""
     if all(finding.ok for finding in findings):
         return OK
     return UNREACHABLE if any(finding.unreachable for finding in findings) else FAILED
 
 
-def _line(finding: Finding, width: int) -> Text:
-    mark = ("✓ ", "green") if finding.ok else ("✗ ", "bold red")
+def line(finding: Finding, width: int) -> Text:
+    """A finding in one line, and what to do about it in another. `width`: of the column of names."""
+    mark = ("✗ ", "bold red") if not finding.ok else ("! ", "bold yellow") if finding.warning else ("✓ ", "green")
     line = Text.assemble(mark, finding.part.ljust(width), finding.detail)
-    if not finding.ok and finding.remedy:
+    if (finding.warning or not finding.ok) and finding.remedy:
         line.append(f"\n  {'':{width}}what to do: {finding.remedy}", "yellow")
     return line

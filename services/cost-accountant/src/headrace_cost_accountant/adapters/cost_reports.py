@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from datetime import UTC, datetime
 from typing import Final
 
@@ -17,14 +18,13 @@ _OF_ENTRIES: Final = {
     "user": "user_name",
 }
 _OF_BALANCES: Final = {"day": "extract(epoch FROM day)::bigint * 1000"}
-_SUMS_OF_ENTRIES: Final = (
-    "count(*), sum(input_tokens), sum(output_tokens), sum(cached_input_tokens), sum(searches), sum(cost_nanodollars), "
-    "sum(internal_value_nanodollars), count(*) FILTER (WHERE price_basis = 'unpriced')"
-)
-_SUMS_OF_BALANCES: Final = (
-    "sum(executions), sum(input_tokens), sum(output_tokens), sum(cached_input_tokens), sum(searches), "
-    "sum(cost_nanodollars), sum(internal_value_nanodollars), sum(unpriced_executions)"
-)
+_SUMS: Final = tuple(field.name for field in fields(Sums))
+_COUNTED: Final = {
+    "executions": "count(*)",
+    "unpriced_executions": "count(*) FILTER (WHERE price_basis = 'unpriced')",
+}
+_SUMS_OF_ENTRIES: Final = ", ".join(_COUNTED.get(name, f"sum({name})") for name in _SUMS)
+_SUMS_OF_BALANCES: Final = ", ".join(f"sum({name})" for name in _SUMS)
 
 
 class CostReports:

@@ -21,8 +21,8 @@ from headrace_cost_accountant.migrations import MIGRATIONS
 _COLUMNS: Final = tuple(field.name for field in fields(LedgerEntry))
 _TYPES: Final = {"str": "text", "str | None": "text", "bool": "boolean", "int": "bigint", "float": "double precision"}
 _SUMS: Final = (
-    "executions", "input_tokens", "output_tokens", "cached_input_tokens", "searches", "cost_nanodollars",
-    "internal_value_nanodollars", "unpriced_executions",
+    "executions", "input_tokens", "output_tokens", "cached_input_tokens", "cache_write_5m_tokens",
+    "cache_write_1h_tokens", "searches", "cost_nanodollars", "internal_value_nanodollars", "unpriced_executions",
 )  # fmt: skip
 
 

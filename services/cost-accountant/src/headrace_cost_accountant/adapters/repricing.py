@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Final
 
 from headrace_models.ports import CallUsage
@@ -13,13 +13,14 @@ from headrace_runtime.database import Connection, Database
 from headrace_cost_accountant.decide.booking import Basis, charge
 
 _ROWS_AT_ONCE: Final = 1_000
+_USAGE: Final = tuple(field.name for field in fields(CallUsage))
 _UNPRICED: Final = """
     SELECT provider, model, count(*) AS executions, min(recorded_at) AS first_at, max(recorded_at) AS last_at
     FROM ledger.entries WHERE price_basis = 'unpriced' GROUP BY provider, model ORDER BY provider, model
 """
 # Ordered by id and locked until the commit, so that two concurrent runs never price the same entry.
 _NEXT: Final = f"""
-    SELECT event_id, input_tokens, output_tokens, cached_input_tokens, searches
+    SELECT event_id, {", ".join(_USAGE)}
     FROM ledger.entries WHERE price_basis = 'unpriced' AND provider = $1 AND model = $2
     ORDER BY event_id LIMIT {_ROWS_AT_ONCE} FOR UPDATE
 """
@@ -111,7 +112,7 @@ class Repricing:
     async def _reprice(self, connection: Connection, group: Unpriced, rows: Sequence[Any]) -> list[int]:
         costs: list[int] = []
         for row in rows:
-            usage = CallUsage(row["input_tokens"], row["output_tokens"], row["cached_input_tokens"], row["searches"])
+            usage = CallUsage(**{name: row[name] for name in _USAGE})
             costs.append(charge(group.provider, group.model, usage, self._book)[0])
         if rows:
             await connection.execute(

@@ -203,6 +203,8 @@ class WindowsApp:
             cached_input_tokens=usage.usage.cached_input_tokens,
             searches=usage.usage.searches,
             cost_nanodollars=cost.nanodollars,
+            cache_write_5m_tokens=usage.usage.cache_write_5m_tokens,
+            cache_write_1h_tokens=usage.usage.cache_write_1h_tokens,
         )
         addition = [event.message.partition, event.message.offset, *spend.values()]
         for seconds, table in self._tables.items():

@@ -92,6 +92,8 @@ def _window_document(window: Window) -> dict[str, Any]:
         "input_tokens": window.usage.input_tokens,
         "output_tokens": window.usage.output_tokens,
         "cached_input_tokens": window.usage.cached_input_tokens,
+        "cache_write_5m_tokens": window.usage.cache_write_5m_tokens,
+        "cache_write_1h_tokens": window.usage.cache_write_1h_tokens,
         "searches": window.usage.searches,
         "cost_nanodollars": window.cost_nanodollars,
         "cost_usd": dollars(window.cost_nanodollars),
@@ -113,6 +115,9 @@ def _sums_document(sums: Sums) -> dict[str, Any]:
         "cost_usd": dollars(sums.cost_nanodollars),
         "internal_value_nanodollars": sums.internal_value_nanodollars,
         "unpriced_executions": sums.unpriced_executions,
+        # The last ones, since some readers of the CSV count columns.
+        "cache_write_5m_tokens": sums.cache_write_5m_tokens,
+        "cache_write_1h_tokens": sums.cache_write_1h_tokens,
     }
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-from headrace_contracts.events import UsageRecorded
+from headrace_contracts.events import Usage, UsageRecorded
 from headrace_models.ports import CallUsage
 from headrace_models.prices import PriceBook, PriceUnknown, cost
 
@@ -68,6 +68,8 @@ class LedgerEntry:
     input_tokens: int
     output_tokens: int
     cached_input_tokens: int
+    cache_write_5m_tokens: int
+    cache_write_1h_tokens: int
     searches: int
     model_ms: float
     cost_nanodollars: int
@@ -84,13 +86,27 @@ def cost_of(event: UsageRecorded, book: PriceBook) -> Cost:
         event.usage.output_tokens,
         event.usage.cached_input_tokens,
         event.usage.searches,
+        event.usage.cache_write_5m_tokens,
+        event.usage.cache_write_1h_tokens,
     )
     if not all(0 <= count <= MOST_UNITS for count in counts):
         raise Implausible(f"usage must be from 0 to {MOST_UNITS}, not {min(counts)} to {max(counts)}")
-    usage = CallUsage(*counts)
+    usage = call_usage(event.usage)
     internal = book.internal_value(event.model, usage) if event.provider in _OWN_PROVIDERS else 0
     nanodollars, basis = charge(event.provider, event.model, usage, book)
     return Cost(nanodollars, basis, internal)
+
+
+def call_usage(usage: Usage) -> CallUsage:
+    """An event's usage in terms of the price book."""
+    return CallUsage(
+        input_tokens=usage.input_tokens,
+        output_tokens=usage.output_tokens,
+        cached_input_tokens=usage.cached_input_tokens,
+        searches=usage.searches,
+        cache_write_5m_tokens=usage.cache_write_5m_tokens,
+        cache_write_1h_tokens=usage.cache_write_1h_tokens,
+    )
 
 
 def charge(provider: str, model: str, usage: CallUsage, book: PriceBook) -> tuple[int, Basis]:
@@ -135,6 +151,8 @@ def entry_of(event: UsageRecorded, book: PriceBook, received_at: int) -> LedgerE
         input_tokens=event.usage.input_tokens,
         output_tokens=event.usage.output_tokens,
         cached_input_tokens=event.usage.cached_input_tokens,
+        cache_write_5m_tokens=event.usage.cache_write_5m_tokens,
+        cache_write_1h_tokens=event.usage.cache_write_1h_tokens,
         searches=event.usage.searches,
         model_ms=event.model_ms,
         cost_nanodollars=costs.nanodollars,

@@ -22,6 +22,9 @@ class Spend:
     cached_input_tokens: int = 0
     searches: int = 0
     cost_nanodollars: int = 0
+    # The last ones, since windows written before they existed end here.
+    cache_write_5m_tokens: int = 0
+    cache_write_1h_tokens: int = 0
 
     def __add__(self, other: Self) -> Self:
         return type(self)(*(mine + theirs for mine, theirs in zip(self.values(), other.values(), strict=True)))
@@ -77,6 +80,8 @@ def _window(seconds: int, start: int, spend: Spend) -> Window:
             output_tokens=spend.output_tokens,
             cached_input_tokens=spend.cached_input_tokens,
             searches=spend.searches,
+            cache_write_5m_tokens=spend.cache_write_5m_tokens,
+            cache_write_1h_tokens=spend.cache_write_1h_tokens,
         ),
         cost_nanodollars=spend.cost_nanodollars,
     )

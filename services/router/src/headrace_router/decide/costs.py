@@ -42,6 +42,8 @@ def cost(book: PriceBook, provider: str, model: str, usage: Usage) -> int:
         output_tokens=usage.output_tokens,
         cached_input_tokens=usage.cached_input_tokens,
         searches=usage.searches,
+        cache_write_5m_tokens=usage.cache_write_5m_tokens,
+        cache_write_1h_tokens=usage.cache_write_1h_tokens,
     )
     return prices.cost(spent, price)
 
@@ -52,4 +54,6 @@ def total(usages: Sequence[Usage]) -> Usage:
         output_tokens=sum(usage.output_tokens for usage in usages),
         cached_input_tokens=sum(usage.cached_input_tokens for usage in usages),
         searches=sum(usage.searches for usage in usages),
+        cache_write_5m_tokens=sum(usage.cache_write_5m_tokens for usage in usages),
+        cache_write_1h_tokens=sum(usage.cache_write_1h_tokens for usage in usages),
     )

@@ -1,0 +1,136 @@
+"""What `headrace doctor` checks of Ollama nodes: whether they answer, and whether they run what they list."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import aiohttp
+from headrace.addresses import Addresses
+from headrace.cli.checkups import Finding
+from headrace_local_worker.decide.nodes import NodesInvalid, NodeSpec, parse_nodes
+from headrace_models.ollama_listing import runs_elsewhere
+from headrace_models.wire import SIMULATOR_NAME
+
+VARIABLE: Final = "HEADRACE_OLLAMA_NODES"
+NO_CLOUD: Final = "OLLAMA_NO_CLOUD=1"
+_SECONDS: Final = 4.0
+_LARGEST_ANSWER: Final = 4_000_000  # bytes
+_SHOWN: Final = 5
+_LONGEST_NAME: Final = 80
+
+
+class _NotOllama(Exception):
+    """The answer is not that of an Ollama server; the message says what it is instead."""
+
+
+async def examine_nodes(addresses: Addresses) -> list[Finding]:
+    """One finding for each Ollama node that is known here, none if no node is known."""
+    listed = os.environ.get(VARIABLE) or addresses.stack.get("ollama_nodes")
+    if not isinstance(listed, str) or not listed.strip():
+        return []
+    try:
+        nodes = parse_nodes([entry.strip() for entry in listed.split(",") if entry.strip()], default_slots=1)
+    except NodesInvalid as error:
+        return [Finding("ollama", False, f"{VARIABLE}: {error}", f"correct {VARIABLE}")]
+    # A node is no website: what it redirects to is not it, and a proxy would answer in its place.
+    timeout = aiohttp.ClientTimeout(total=_SECONDS)
+    async with aiohttp.ClientSession(timeout=timeout, trust_env=False) as session:
+        return list(await asyncio.gather(*(_node(session, node) for node in nodes)))
+
+
+async def _node(session: aiohttp.ClientSession, node: NodeSpec) -> Finding:
+    part = f"ollama {node.name}"
+    try:
+        version = (await _document(session, f"{node.url}/api/version")).get("version")
+        entries = (await _document(session, f"{node.url}/api/tags")).get("models") or []
+        cloud_off = await _cloud_is_off(session, node)
+    except (aiohttp.ClientError, TimeoutError) as error:
+        detail = f"{_address(node)} does not answer ({type(error).__name__})"
+        return Finding(part, False, detail, f"start it, or take it out of {VARIABLE}", unreachable=True)
+    except _NotOllama as error:
+        return Finding(part, False, f"{_address(node)} {error}", f"correct its address in {VARIABLE}")
+    if not isinstance(entries, list):
+        return Finding(
+            part, False, f"{_address(node)} lists no models as Ollama does", f"correct its address in {VARIABLE}"
+        )
+    return finding_of(
+        part,
+        [entry for entry in entries if isinstance(entry, Mapping)],
+        simulated=SIMULATOR_NAME in str(version),
+        cloud_off=cloud_off,
+    )
+
+
+def finding_of(part: str, entries: Sequence[Mapping[str, Any]], *, simulated: bool, cloud_off: bool) -> Finding:
+    """The finding for a node that lists these models (elements of `/api/tags`).
+
+    Args:
+        simulated: Whether it is a simulator, whose models need no remedy.
+        cloud_off: Whether it says that Ollama's cloud is disabled.
+    """
+    elsewhere = [entry for entry in entries if runs_elsewhere(entry)]
+    own = f"runs {_models(len(entries) - len(elsewhere))}"
+    if not elsewhere:
+        return Finding(part, True, own)
+    names = ", ".join(_shown(entry) for entry in elsewhere[:_SHOWN])
+    if len(elsewhere) > _SHOWN:
+        names += f" and {len(elsewhere) - _SHOWN} more"
+    detail = f"{own}; lists {_models(len(elsewhere))} that another host runs, never used as local: {names}"
+    if simulated:
+        return Finding(part, True, f"{detail} (planted by the simulator)")
+    remove = "remove them there: ollama rm NAME"
+    disable = (
+        f'set {NO_CLOUD} on the node (Ollama 0.16.2 or newer; or "disable_ollama_cloud": true in '
+        "~/.ollama/server.json) and restart Ollama"
+    )
+    return Finding(part, True, detail, remove if cloud_off else f"{disable}; {remove}", warning=True)
+
+
+def _address(node: NodeSpec) -> str:
+    """Its URL without credentials."""
+    parts = urlsplit(node.url)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+
+
+def _models(number: int) -> str:
+    return f"{number} model" if number == 1 else f"{number} models"
+
+
+def _shown(entry: Mapping[str, Any]) -> str:
+    """The name of a model and its host, as harmless text: both are the node's words."""
+    name = str(entry.get("name") or entry.get("model") or "a model without a name")
+    host = entry.get("remote_host")
+    text = f"{name} ({host})" if isinstance(host, str) and host else name
+    return "".join(sign if sign.isprintable() else "\N{REPLACEMENT CHARACTER}" for sign in text[:_LONGEST_NAME])
+
+
+async def _cloud_is_off(session: aiohttp.ClientSession, node: NodeSpec) -> bool:
+    """Whether the node says so. Ollama does from 0.16.2 on; an older one cannot disable it."""
+    try:
+        cloud = (await _document(session, f"{node.url}/api/status")).get("cloud")
+    except _NotOllama:
+        return False
+    return isinstance(cloud, Mapping) and cloud.get("disabled") is True
+
+
+async def _document(session: aiohttp.ClientSession, url: str) -> Mapping[str, Any]:
+    async with session.get(url, allow_redirects=False) as response:
+        if response.status != 200:
+            raise _NotOllama(f"answered {response.status}")
+        data = bytearray()
+        async for chunk in response.content.iter_chunked(65_536):
+            data += chunk
+            if len(data) > _LARGEST_ANSWER:
+                raise _NotOllama("answers more than a list of models can be")
+    try:
+        document = json.loads(data)
+    except ValueError:
+        raise _NotOllama("does not answer in JSON") from None
+    if not isinstance(document, Mapping):
+        raise _NotOllama("does not respond like Ollama")
+    return document
