@@ -52,7 +52,8 @@ class OllamaNode:
         model = request.model
         async with calling(call):
             if model in self._elsewhere or runs_elsewhere({"model": model}):
-                raise self._remote(call)
+                message = f"{self._name} does not run this model itself"
+                raise TryAnotherProvider("model_missing", message, provider=self.provider)
             async with self._client.stream("POST", "api/chat", json=self._body(request)) as response:
                 if response.status_code != 200:
                     raise Complained(await complaint_from(response))
@@ -87,7 +88,8 @@ class OllamaNode:
         if runs_elsewhere(part):
             self._elsewhere |= {call.request.model}
             _log.error("%s had an answer of %s made at another host", self._name, call.request.model)
-            raise self._remote(call)
+            message = f"{self._name} had this answer made at another host; set OLLAMA_NO_CLOUD=1 there"
+            raise TryAnotherProvider("answered_remotely", message, provider=self.provider, usage=call.spent())
         if part.get("error") and (complaint := complaint_in(part)):
             raise Complained(complaint)
         message = mapping(part.get("message"))
@@ -105,10 +107,6 @@ class OllamaNode:
                 await call.finish(reason)
             call.all_said()
         return name(part.get("model")) or model
-
-    def _remote(self, call: Call) -> TryAnotherProvider:
-        message = f"{self._name} runs this model at another host; set OLLAMA_NO_CLOUD=1 there"
-        return TryAnotherProvider("answered_remotely", message, provider=self.provider, usage=call.spent())
 
     async def status(self) -> ProviderStatus:
         began = time.perf_counter()

@@ -25,6 +25,7 @@ Used = Callable[[Wire], tuple[int, int]]
 """Input and output tokens that must be booked."""
 
 
+ANOTHER_PLACE: Final = "Another place"
 SILENCE: Final = "Silence"
 """The group of faults that only a time limit ends."""
 
@@ -411,7 +412,7 @@ def _renamed(wire: Wire, value: object) -> Script:
 
 
 def _places() -> Iterator[Fault]:
-    group = "Another place"
+    group = ANOTHER_PLACE
     for title, field in (("remote_host", "https://ollama.com:443"), ("remote_model", "gpt-oss:120b")):
         yield Fault(
             group, f"an answer with `{title}`",
