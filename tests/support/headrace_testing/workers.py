@@ -48,7 +48,7 @@ class ScriptedProvider:
         self.node = node
         self.answer: Sequence[str] = ("Hel", "lo")
         self.finish_reason: FinishReason = "stop"
-        self.script: list[ProviderError | Exception | asyncio.Event | Sequence[str]] = []
+        self.script: list[ProviderError | Exception | asyncio.Event | ChatResult | Sequence[str]] = []
         self.asked: list[ChatRequest] = []
         self.running = 0
         self.closed = False
@@ -69,6 +69,8 @@ class ScriptedProvider:
         if isinstance(step, asyncio.Event):
             await step.wait()
             step = self.answer
+        if isinstance(step, ChatResult):
+            return step
         for piece in step:
             await hand_out(on_text, piece)
         return ChatResult("".join(step), self.finish_reason, CallUsage(7, 3), request.model, 2.0, 5.0, False, "id-1")

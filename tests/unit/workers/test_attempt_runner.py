@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import pytest
 from headrace_contracts import events, topics
 from headrace_contracts.content import plain, text_of
-from headrace_contracts.errors import BadBytes
+from headrace_contracts.errors import BadBytes, UnreadableValue
 from headrace_contracts.events import Outcome, ReplyKind
 from headrace_contracts.headers import header
 from headrace_models.errors import RetrySameProvider, TryAnotherProvider
-from headrace_models.ports import CallUsage
+from headrace_models.ports import CallUsage, ChatResult
 from headrace_models.worker.runner import MustNotRunHere
 from headrace_streams.errors import AppendUncertain, RecordRefused, SendToDeadLetters, TransientError
 from headrace_streams.memory import NetworkRequest, Operation
@@ -201,11 +202,90 @@ async def test_a_forbidden_attempt_is_refused_and_goes_to_the_dead_letters(
     assert provider.asked == []
 
 
-async def test_bytes_that_are_no_attempt_are_for_the_dead_letters(
-    bench: WorkerBench, provider: ScriptedProvider
+@pytest.mark.parametrize("value", [b"garbage", b"", None, b"\0\0\0\xff\xff", b"\0\0\0\0\1half a record"])
+async def test_work_that_cannot_be_read_ends_its_attempt_at_once(
+    bench: WorkerBench, provider: ScriptedProvider, value: bytes | None
+) -> None:
+    record = replace(bench.submit(attempt(number=4), key=b"p:key"), value=value)
+    with pytest.raises(UnreadableValue):
+        await bench.runner([healthy(provider)]).handle(record)
+    finished = ended(bench)
+    assert (finished.attempt_id, finished.task_id, finished.tenant) == ("task-1/4", "task-1", "acme")
+    assert (finished.number, finished.outcome) == (4, Outcome.FAILED_PERMANENT)
+    assert finished.failure is not None
+    assert finished.failure.code == "unreadable_work"
+    (written,) = bench.records(topics.ATTEMPTS_FINISHED)
+    assert written.key == b"p:key"
+    assert bench.read(topics.USAGE_RECORDED) == []
+    assert provider.asked == []
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        (),
+        (("ce_id", b"task-1"), ("ce_subject", b"task-1"), ("ce_tenant", b"acme")),
+        (("ce_id", b"task-2/1"), ("ce_subject", b"task-1"), ("ce_tenant", b"acme")),
+        (("ce_id", b"task-1/0"), ("ce_subject", b"task-1"), ("ce_tenant", b"acme")),
+        (("ce_id", b"task-1/99999999999999999999"), ("ce_subject", b"task-1"), ("ce_tenant", b"acme")),
+        (("ce_id", b"task-1/1"), ("ce_subject", b"task-1")),
+        (("ce_id", b"\xff/1"), ("ce_subject", None), ("ce_tenant", b"acme")),
+    ],
+)
+async def test_bytes_that_name_no_attempt_are_for_the_dead_letters_alone(
+    bench: WorkerBench, provider: ScriptedProvider, headers: tuple[tuple[str, bytes | None], ...]
 ) -> None:
     with pytest.raises(BadBytes):
-        await bench.runner([healthy(provider)]).handle(Record("t", 0, 1, 0, b"k", b"garbage"))
+        await bench.runner([healthy(provider)]).handle(Record("t", 0, 1, 0, b"k", b"garbage", headers))  # type: ignore[arg-type]
+    assert bench.records(topics.ATTEMPTS_FINISHED) == []
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"usage": CallUsage(None, 3)},
+        {"usage": CallUsage(7, 2**70)},
+        {"usage": CallUsage("7", 3)},
+        {"text": 7},
+        {"model": "\ud83d"},
+        {"model": 7},
+        {"total_ms": "long"},
+        {"finish_reason": 7},
+    ],
+)
+async def test_what_no_record_can_hold_is_reported_as_a_failure_and_the_slot_is_free(
+    bench: WorkerBench, provider: ScriptedProvider, changes: dict[str, Any]
+) -> None:
+    """No client of ours gives such results; one with a bug may."""
+    good = ChatResult("Hello", "stop", CallUsage(7, 3), "m", 2.0, 5.0, False, "id-1")
+    provider.script = [replace(good, **changes)]
+    endpoint = healthy(provider)
+    await bench.runner([endpoint]).handle(bench.submit(attempt()))
+    finished = ended(bench)
+    assert endpoint.busy == 0
+    assert finished.failure is not None
+    assert finished.failure.code in ("report_unencodable", "worker_error")
+    assert finished.outcome is Outcome.FAILED_RETRYABLE
+    (usage,) = bench.read(topics.USAGE_RECORDED)
+    known = changes.get("usage", good.usage)
+    if known == good.usage:
+        assert (usage.usage.input_tokens, usage.usage.output_tokens) == (7, 3)
+
+
+async def test_a_call_that_cannot_end_before_its_deadline_is_not_begun(
+    bench: WorkerBench, provider: ScriptedProvider
+) -> None:
+    endpoint = healthy(provider)
+    endpoint.first_token_seconds["gemma2:2b"] = 30.0
+    runner = bench.runner([endpoint])
+    await runner.handle(bench.submit(attempt(deadline_at=now_ms() + 10_000)))
+    assert provider.asked == []
+    assert ended(bench).outcome is Outcome.EXPIRED
+    assert bench.read(topics.USAGE_RECORDED) == []
+    assert endpoint.busy == 0
+    await runner.handle(bench.submit(attempt("task-2", deadline_at=now_ms() + 20_000)))
+    await runner.handle(bench.submit(attempt("task-3")))
+    assert len(provider.asked) == 2
 
 
 async def test_pieces_go_to_who_waits_and_are_there_before_the_end(

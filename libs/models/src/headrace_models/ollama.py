@@ -88,8 +88,8 @@ class OllamaNode:
         if runs_elsewhere(part):
             self._elsewhere |= {call.request.model}
             _log.error("%s had an answer of %s made at another host", self._name, call.request.model)
-            message = f"{self._name} had this answer made at another host; set OLLAMA_NO_CLOUD=1 there"
-            raise TryAnotherProvider("answered_remotely", message, provider=self.provider, usage=call.spent())
+            breach = f"{self._name} had this answer made at another host; set OLLAMA_NO_CLOUD=1 there"
+            raise TryAnotherProvider("answered_remotely", breach, provider=self.provider, usage=call.spent())
         if part.get("error") and (complaint := complaint_in(part)):
             raise Complained(complaint)
         message = mapping(part.get("message"))

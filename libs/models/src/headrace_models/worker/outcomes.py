@@ -112,6 +112,17 @@ def cancelled(*, usage: CallUsage | None = None, model_ms: float = 0.0) -> Execu
     )
 
 
+def failed(message: str, *, usage: CallUsage | None, model_ms: float) -> ExecutionOutcome:
+    """The worker itself failed. Without `usage`, no model was called."""
+    return ExecutionOutcome(
+        outcome=events.Outcome.FAILED_RETRYABLE,
+        asked=usage is not None,
+        failure=events.Failure(code=WORKER_ERROR, message=message),
+        usage=usage or _NOTHING_USED,
+        model_ms=model_ms if usage is not None else 0.0,
+    )
+
+
 def not_asked(code: str, message: str, *, lasting: bool, retry_after_ms: int | None = None) -> ExecutionOutcome:
     """Ended before any model was called; `lasting` if asking this endpoint again would end the same way."""
     outcome = events.Outcome.FAILED_PERMANENT if lasting else events.Outcome.FAILED_RETRYABLE

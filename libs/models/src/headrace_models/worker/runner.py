@@ -19,17 +19,17 @@ import logging
 from collections.abc import Callable, Iterator
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from headrace_contracts.codec import Codec
-from headrace_contracts.errors import Origin, UnencodableEvent, UnreadableValue
-from headrace_contracts.events import AttemptRequested, Failure
+from headrace_contracts.errors import Origin, UnreadableValue
+from headrace_contracts.events import AttemptFinished, AttemptRequested, Failure
 from headrace_contracts.headers import header
 from headrace_contracts.ids import usage_id
 from headrace_contracts.topics import ATTEMPTS_FINISHED, USAGE_RECORDED
 from headrace_streams.errors import AppendUncertain, Overloaded, RecordRefused, SendToDeadLetters, TransientError
 from headrace_streams.publishing import Publication, Publisher
-from headrace_streams.records import Record
+from headrace_streams.records import ProducerRecord, Record
 
 from headrace_models.call import place_of, spent_until
 from headrace_models.errors import ProviderError, RetrySameProvider
@@ -185,18 +185,18 @@ class AttemptRunner:
             else:
                 _log.error("attempt %s cannot be read, and is reported as failed: %s", finished.attempt_id, error)
                 # The home partition stands in the body. Unless partitions have been added since, the key leads to it.
-                await self._append(
-                    Publication(
-                        spec=ATTEMPTS_FINISHED,
-                        event=finished,
-                        event_id=usage_id(finished.attempt_id, finished.execution_id),
-                        key=record.key,
-                        tenant=finished.tenant,
-                        time_ms=finished.finished_at,
-                        subject=finished.task_id,
-                        traceparent=self._traceparent_of(record),
-                    )
+                event_id = usage_id(finished.attempt_id, finished.execution_id)
+                publication = Publication(
+                    spec=ATTEMPTS_FINISHED,
+                    event=finished,
+                    event_id=event_id,
+                    key=record.key,
+                    tenant=finished.tenant,
+                    time_ms=finished.finished_at,
+                    subject=finished.task_id,
+                    traceparent=self._traceparent_of(record),
                 )
+                await self._append(self._publisher.record_of(publication), event_id)
             raise
 
     async def _run_unless_cancelled(self, run: RunningAttempt) -> ExecutionOutcome:
@@ -210,6 +210,11 @@ class AttemptRunner:
             if not run.was_interrupted:
                 raise
             return outcomes.cancelled(usage=spent_until(cancelled), model_ms=run.model_ms())
+        except Exception as error:  # noqa: BLE001 - a bug ends this attempt, with what it consumed, not the process
+            _log.error("attempt %s failed: %s", run.request.attempt_id, place_of(error))
+            return outcomes.failed(
+                f"the worker failed with {type(error).__name__}", usage=run.consumed, model_ms=run.model_ms()
+            )
         finally:
             run.ended()
             del self._running[name][run]
@@ -249,6 +254,7 @@ class AttemptRunner:
             if isinstance(call, ExecutionOutcome):
                 return call
             told = await self._call(run, endpoint, call)
+            run.consumed = told.usage
         finally:
             self._pool.release(endpoint, told, request.model)
         if isinstance(told, ChatResult):
@@ -297,7 +303,7 @@ class AttemptRunner:
         event_id = usage_id(request.attempt_id, run.execution_id)
         finished = Publication(
             spec=ATTEMPTS_FINISHED,
-            event=outcomes.finished_event(request, execution, ended),
+            event=None,
             event_id=event_id,
             key=record.key,
             tenant=request.tenant,
@@ -308,7 +314,9 @@ class AttemptRunner:
         )
         writes = [self._write_end(finished, execution, request, ended)]
         if ended.asked:
-            writes.append(self._write_usage(finished, execution, request, ended))
+            usage = replace(finished, spec=USAGE_RECORDED, key=request.tenant.encode(), partition=None)
+            used = self._encoded(usage, ended, lambda one: outcomes.usage_event(request, execution, one, event_id))
+            writes.append(self._append(used, event_id))
         for result in await asyncio.gather(*writes, return_exceptions=True):
             if isinstance(result, RecordRefused):
                 raise SendToDeadLetters(f"the outcome of {request.attempt_id} was refused: {result}") from result
@@ -319,37 +327,38 @@ class AttemptRunner:
     async def _write_end(
         self, finished: Publication, execution: Execution, request: AttemptRequested, ended: ExecutionOutcome
     ) -> None:
+        def event_of(one: ExecutionOutcome) -> AttemptFinished:
+            return outcomes.finished_event(request, execution, one)
+
         try:
-            await self._append(finished)
-        except UnencodableEvent as error:
-            _log.error("the outcome of %s cannot be encoded: %s", request.attempt_id, error)
-            failed = outcomes.finished_event(request, execution, outcomes.unencodable(ended))
-            await self._append(replace(finished, event=failed))
+            await self._append(self._encoded(finished, ended, event_of), finished.event_id)
         except RecordRefused:
             if ended.text is None:
                 raise
-            smaller = outcomes.finished_event(request, execution, outcomes.too_large(ended))
-            await self._append(replace(finished, event=smaller))
+            smaller = self._encoded(finished, outcomes.too_large(ended), event_of)
+            await self._append(smaller, finished.event_id)
 
-    async def _write_usage(
-        self, finished: Publication, execution: Execution, request: AttemptRequested, ended: ExecutionOutcome
-    ) -> None:
-        publication = replace(finished, spec=USAGE_RECORDED, key=request.tenant.encode(), partition=None)
+    def _encoded(
+        self, publication: Publication, ended: ExecutionOutcome, event_of: Callable[[ExecutionOutcome], Any]
+    ) -> ProducerRecord:
+        """The record of an outcome; of a failed one that can be encoded, if this one cannot.
+
+        Otherwise the record of work would be tried again, and the model be paid again, for the same end.
+        """
         try:
-            event = outcomes.usage_event(request, execution, ended, finished.event_id)
-            await self._append(replace(publication, event=event))
-        except UnencodableEvent:
-            event = outcomes.usage_event(request, execution, outcomes.unencodable(ended), finished.event_id)
-            await self._append(replace(publication, event=event))
+            return self._publisher.record_of(replace(publication, event=event_of(ended)))
+        except Exception as error:  # noqa: BLE001 - whatever it is, the attempt must end in a report
+            _log.error("the outcome %s cannot be encoded: %s", publication.event_id, place_of(error))
+            return self._publisher.record_of(replace(publication, event=event_of(outcomes.unencodable(ended))))
 
-    async def _append(self, publication: Publication) -> None:
+    async def _append(self, record: ProducerRecord, event_id: str) -> None:
         """Append until acknowledged. A repeat has the same event id, so that readers recognise it."""
         delay = _FIRST_DELAY_SECONDS
         while True:
             try:
-                await self._publisher.send(publication)
+                await self._publisher.send_record(record)
             except (TransientError, AppendUncertain, Overloaded) as error:
-                _log.warning("%s could not be written yet, retrying: %s", publication.event_id, error)
+                _log.warning("%s could not be written yet, retrying: %s", event_id, error)
                 await asyncio.sleep(delay)
                 delay = min(delay * 2, _LONGEST_DELAY_SECONDS)
             else:

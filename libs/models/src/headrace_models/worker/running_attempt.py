@@ -6,6 +6,7 @@ import asyncio
 
 from headrace_contracts.events import AttemptRequested
 
+from headrace_models.ports import CallUsage
 from headrace_models.worker.pool import Endpoint
 
 
@@ -13,7 +14,8 @@ class RunningAttempt:
     """One running execution of an attempt; created in the asyncio task that runs it."""
 
     __slots__ = (
-        "_began", "_began_ms", "_interrupted", "_now", "_task", "execution_id", "node", "request", "traceparent",
+        "_began", "_began_ms", "_interrupted", "_now", "_task", "consumed", "execution_id", "node", "request",
+        "traceparent",
     )  # fmt: skip
 
     def __init__(self, request: AttemptRequested, execution_id: str, traceparent: str | None) -> None:
@@ -21,6 +23,8 @@ class RunningAttempt:
         self.execution_id = execution_id
         self.traceparent = traceparent
         self.node: str | None = None
+        self.consumed: CallUsage | None = None
+        """What the model has consumed; None before it was called."""
         # The loop's clock is monotonic, and virtual where time is.
         self._now = asyncio.get_running_loop().time
         self._began = self._now()
