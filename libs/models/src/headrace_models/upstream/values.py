@@ -59,12 +59,15 @@ def text(value: object) -> str:
     """
     if isinstance(value, str):
         return value
-    return "".join(
-        part if isinstance(part, str) else said
-        for part in items(value)
-        if isinstance(part, str)
-        or (mapping(part).get("type", "text") in ("text", "output_text") and isinstance(said := part.get("text"), str))
-    )
+    return "".join(_text_of_part(part) for part in items(value))
+
+
+def _text_of_part(part: object) -> str:
+    if isinstance(part, str):
+        return part
+    fields = mapping(part)
+    said = fields.get("text")
+    return said if fields.get("type", "text") in ("text", "output_text") and isinstance(said, str) else ""
 
 
 def count(value: object) -> int | None:
