@@ -87,7 +87,7 @@ def _judge(end: events.AttemptFinished, usage: events.UsageRecorded, *, numbers:
 
 @pytest.mark.parametrize("name", WIRES)
 async def test_any_stream_ends_in_one_report(name: str) -> None:
-    await run(WIRES[name], seed=1, streams=700)
+    await run(WIRES[name], seed=1, streams=2_000)
 
 
 @pytest.mark.long

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import re
 from collections.abc import AsyncIterator, Sequence
@@ -48,7 +49,7 @@ def mutated(recording: bytes, others: Sequence[bytes], rng: random.Random, *, nu
     data = recording
     for _ in range(rng.randint(1, 4)):
         at = rng.randrange(len(data) + 1)
-        match rng.randrange(8 if numbers else 7):
+        match rng.randrange(9 if numbers else 8):
             case 0:
                 data = data[:at]
             case 1:
@@ -75,6 +76,8 @@ def mutated(recording: bytes, others: Sequence[bytes], rng: random.Random, *, nu
                 other = rng.choice(others)
                 data = data[:at] + other[rng.randrange(len(other) + 1) :]
             case 7:
+                data = _with_another_value(data, rng)
+            case 8:
                 found = list(_NUMBER.finditer(data))
                 if found:
                     number = rng.choice(found)
@@ -83,6 +86,36 @@ def mutated(recording: bytes, others: Sequence[bytes], rng: random.Random, *, nu
                     )
                     data = data[: number.start()] + other + data[number.end() :]
     return data
+
+
+_VALUES: Final[tuple[Any, ...]] = (
+    None, True, False, "x", "", "\ud83d", [], {}, [None], [[]], [{}], ["x"], {"x": None}, [{"type": "text", "text": None}],
+    [{"type": None}], {"type": "text", "text": []}, {"text": {}}, "stop", "error", ["stop"],
+)  # fmt: skip
+
+
+def _with_another_value(data: bytes, rng: random.Random) -> bytes:
+    """One value in one of the stream's documents replaced by another, so that everything else stays well-formed."""
+    lines = data.split(b"\n")
+    found = [index for index, line in enumerate(lines) if b"{" in line]
+    if not found:
+        return data
+    index = rng.choice(found)
+    prefix, brace, rest = lines[index].partition(b"{")
+    try:
+        whole: Any = json.loads(brace + rest)
+    except (ValueError, RecursionError):
+        return data
+    inner, places = whole, []
+    while isinstance(inner, dict | list) and inner:
+        key: Any = rng.choice(list(inner)) if isinstance(inner, dict) else rng.randrange(len(inner))
+        places.append((inner, key))
+        inner = inner[key]
+    if places:
+        parent, key = rng.choice(places)
+        parent[key] = rng.choice(_VALUES)
+    lines[index] = prefix + json.dumps(whole).encode()
+    return b"\n".join(lines)
 
 
 class Playback(httpx2.AsyncBaseTransport):
