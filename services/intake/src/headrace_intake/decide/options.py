@@ -50,6 +50,11 @@ class AtTime:
 Deadline = InSeconds | AtTime
 
 
+def is_unicode(text: str) -> bool:
+    """Whether the text can be encoded: it holds no lone surrogates."""
+    return not any("\ud800" <= char <= "\udfff" for char in text)
+
+
 def parse_time(value: object) -> int:
     """Milliseconds since the epoch from RFC 3339 text.
 
@@ -137,7 +142,7 @@ Labels = Annotated[dict[Name, Annotated[str, StringConstraints(max_length=1000)]
 def with_headers(document: Mapping[str, Any], headers: Mapping[str, str]) -> dict[str, Any]:
     """The body, with missing fields filled in from X-Headrace-* headers.
 
-    Raises Refusal for an X-Headrace-* header that is not one of HEADER_FIELDS.
+    Raises Refusal for an X-Headrace-* header that is not one of HEADER_FIELDS, or not UTF-8.
     """
     merged = dict(document)
     prefix = HEADER_PREFIX.lower()
@@ -152,6 +157,8 @@ def with_headers(document: Mapping[str, Any], headers: Mapping[str, str]) -> dic
                 header,
                 "unsupported-parameter",
             )
+        if not is_unicode(value):  # aiohttp keeps bytes that are not UTF-8 as lone surrogates
+            raise bad_request(f"The header {header} is not UTF-8 text.", header)
         if merged.get(field) is None:
             merged[field] = value
     return merged
