@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import ROUND_FLOOR, Decimal
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final
 
 from headrace_contracts.events import Lane, Mode, Privacy
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
@@ -108,32 +108,6 @@ class SubmitOptions(BaseModel):
     stop: StopText | Annotated[list[StopText], Field(max_length=16)] | None = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
     stream: bool = False
-
-
-class TextPart(BaseModel):
-    """A part of a message's content."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    type: Literal["text"]
-    text: str
-
-
-class MessageIn(BaseModel):
-    """One message of the conversation."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[TextPart]
-
-    def text(self) -> str:
-        """The content as one text, with one part per line."""
-        return self.content if isinstance(self.content, str) else "\n".join(part.text for part in self.content)
-
-    def speaker(self) -> str:
-        """The role in the events' terms."""
-        return "system" if self.role == "developer" else self.role
 
 
 Labels = Annotated[dict[Name, Annotated[str, StringConstraints(max_length=1000)]], Field(max_length=32)]
