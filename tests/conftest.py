@@ -53,7 +53,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_asyncio_loop_factories(item: pytest.Item) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
-    """Tests run on the event loop that services run on; those of `BOTH_LOOPS` on asyncio's own as well."""
+    """Tests run on the loop that what they test runs on, some on two: see `headrace_testing.loops`."""
     return loop_factories(item.path.relative_to(item.config.rootpath).as_posix())
 
 

@@ -16,8 +16,21 @@ BOTH_LOOPS: Final = (
     "tests/unit/workers/",
     "tests/contract/streams/test_log_",
 )
-"""Tests of what works with timers and callbacks itself, in which loops differ: uvloop has clocks of another resolution,
-other handles, and another order of what is due at the same time. The libraries run on either."""
+"""Tests of what works with timers and callbacks itself, in which loops differ: uvloop has other handles, a clock of another
+resolution, and another order of what is due at the same time. The libraries run on either."""
+
+ON_ASYNCIO: Final = (
+    "tests/unit/devstack/",
+    "tests/unit/demo/",
+    "tests/unit/sdk/",
+    "tests/integration/devstack/",
+    "tests/integration/sdk/",
+    "tests/e2e/",
+    "tests/chaos/",
+    "tests/k8s/",
+)
+"""Tests of programs that are no services: `headrace up`, the demo and the command line run on asyncio's own loop, as do
+most programs of the SDK's users. (uvloop cannot start processes as another user.)"""
 
 SHIPPED_LOOP: Final = "uvloop" if sys.platform == "linux" else "asyncio.unix_events"
 """Module of the event loop that services run on, as their first log line tells it."""
@@ -25,14 +38,15 @@ SHIPPED_LOOP: Final = "uvloop" if sys.platform == "linux" else "asyncio.unix_eve
 LoopFactory = Callable[[], asyncio.AbstractEventLoop]
 
 _SHIPPED: Final = loop_factory() or asyncio.new_event_loop
-_ON_ASYNCIO_TOO: Final[Mapping[str, LoopFactory]] = {"shipped": _SHIPPED, "asyncio": asyncio.new_event_loop}
 
 
 def loop_factories(path: str) -> Mapping[str, LoopFactory]:
     """The loops for tests of the file, by name."""
-    if _SHIPPED is asyncio.new_event_loop or not path.startswith(BOTH_LOOPS):
-        return {"shipped": _SHIPPED}
-    return _ON_ASYNCIO_TOO
+    if path.startswith(ON_ASYNCIO):
+        return {"asyncio": asyncio.new_event_loop}
+    if path.startswith(BOTH_LOOPS) and _SHIPPED is not asyncio.new_event_loop:
+        return {"shipped": _SHIPPED, "asyncio": asyncio.new_event_loop}
+    return {"shipped": _SHIPPED}
 
 
 def drop_repeated_kafka(items: list[pytest.Item]) -> None:
