@@ -187,6 +187,24 @@ async def test_a_refusal_by_the_model_is_an_answer(bed: Bed, intake: Running) ->
     assert chunks[-1].choices[0].finish_reason == "content_filter"
 
 
+@pytest.mark.parametrize(("status", "said"), [(TaskStatus.REFUSED, "I cannot."), (TaskStatus.SUCCEEDED, "")])
+async def test_an_answer_goes_back_as_history_as_it_came(
+    bed: Bed, intake: Running, status: TaskStatus, said: str
+) -> None:
+    async def answer_once(router: StandIn, seen: Seen) -> None:
+        await router.finish(seen, status=status, answer=plain(said))
+
+    bed.router.answer = answer_once
+    async with client(intake) as ai:
+        message = (await ai.chat.completions.create(model="auto", messages=HELLO)).choices[0].message
+        kept: Any = [message, message.model_dump(), message.model_dump(exclude_none=True), message.to_dict()]
+        for earlier in kept:
+            await ai.chat.completions.create(model="auto", messages=[*HELLO, earlier, *HELLO])
+    assert len(bed.router.tasks) == 1 + len(kept)
+    for seen in bed.router.tasks[1:]:
+        assert [(m.role, m.content.data.decode()) for m in seen.task.messages][1] == ("assistant", said)
+
+
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize(
     ("changes", "status", "code"),

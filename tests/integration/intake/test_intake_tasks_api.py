@@ -131,14 +131,6 @@ async def test_an_odd_id_is_no_task(postgres_dsn: str, bed: Bed, path: str) -> N
     await eventually(answered)
 
 
-async def test_text_that_is_no_unicode_is_taken_as_far_as_it_goes(bed: Bed) -> None:
-    intake = await bed.intake()
-    status, task, _ = await intake.call("POST", "/v1/tasks", {"messages": [{"role": "user", "content": "a\ud800"}]})
-    assert status == 202
-    assert (await intake.call("POST", "/v1/tasks", {"prompt": "x", "session": "\ud800"}))[0] == 400
-    assert task["status"] == "accepted"
-
-
 async def test_a_body_above_the_limit_is_413(bed: Bed) -> None:
     intake = await bed.intake(body_limit_bytes=2_048)
     status, problem, _ = await intake.call("POST", "/v1/tasks", {"prompt": "x" * 3_000})

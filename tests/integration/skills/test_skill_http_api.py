@@ -4,6 +4,7 @@ import hashlib
 from typing import Any
 
 import pytest
+from headrace_testing.bad_bodies import BAD_BODIES
 from headrace_testing.skill_broadcaster import ApiClient, Installation
 
 SKILL: dict[str, Any] = {
@@ -114,3 +115,13 @@ async def test_a_submission_that_takes_long_is_accepted_all_the_same(installatio
     document = await response.json()
     assert (response.status, document["status"]) == (202, "pending")
     assert document["submission_id"]
+
+
+async def test_a_bad_body_is_refused_with_what_is_wrong_and_where(client: ApiClient) -> None:
+    for name, bad in BAD_BODIES.items():
+        headers = {"Content-Type": "application/json", **bad.headers}
+        response = await client.post("/v1/skills", data=bad.body, headers=headers)
+        problem = await response.json()
+        assert (response.status, problem["type"]) == (bad.status, f"urn:headrace:problem:{bad.kind}"), name
+        assert bad.param is None or problem["errors"][0]["field"] == bad.param, name
+    assert (await (await client.get("/v1/skills")).json())["skills"] == []

@@ -137,7 +137,9 @@ class Process:
             new_id=new_id,
         )
         SkillsApi(tools, feed_api).add_to(app)
-        client: ApiClient = TestClient(TestServer(app), headers={"Authorization": f"Bearer {key}"})
+        server = TestServer(app)
+        await server.start_server(auto_decompress=False)  # as HttpServer serves it
+        client: ApiClient = TestClient(server, headers={"Authorization": f"Bearer {key}"})
         await client.start_server()
         self._clients.append(client)
         return client

@@ -109,6 +109,9 @@ def test_an_unescaped_plus_in_a_time_is_understood() -> None:
         ({"session": "a\0b"}, "session"),
         ({"cursor": "!"}, "cursor"),
         ({"cursor": "W10"}, "cursor"),
+        ({"cursor": cursor(After(1, "a\ud800"))}, "cursor"),
+        ({"cursor": cursor(After(1, "a\0"))}, "cursor"),
+        ({"cursor": cursor(After(int("9" * 400), "a"))}, "cursor"),
         ({"stauts": "failed"}, "stauts"),
     ],
 )

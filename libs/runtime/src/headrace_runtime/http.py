@@ -11,18 +11,19 @@ Middleware, outermost first: request id and log context, trace span, access log 
 from __future__ import annotations
 
 import asyncio
-import json
 import re
 import secrets
 import time
 from typing import Any, Final, TypeVar
 
 from aiohttp import web
+from aiohttp.hdrs import CONTENT_ENCODING
 from aiohttp.typedefs import Handler, Middleware
 from opentelemetry.trace import SpanKind
 from pydantic import BaseModel, ValidationError
 
 from headrace_runtime import tracing
+from headrace_runtime.bodies import expect_utf8, parse_json, place_of, too_large, undo_coding
 from headrace_runtime.logging import get_logger, log_context
 from headrace_runtime.metrics import Metrics
 from headrace_runtime.problems import Problem, from_http_exception, internal_error, respond
@@ -59,6 +60,8 @@ _OPEN_REQUESTS: Final = web.AppKey("open_requests", _OpenRequests)
 OPENAI_PATHS: Final = ("/v1/chat", "/v1/models", "/v1/completions", "/v1/embeddings")
 
 _REQUEST_ID_HEADER: Final = "X-Request-Id"
+_MOST_ERRORS: Final = 20
+"""Most errors that one answer lists; a body can have hundreds of thousands."""
 _ACCEPTABLE_REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 _log = get_logger("headrace.runtime.http")
@@ -148,36 +151,30 @@ async def _answer(request: web.Request, handler: Handler, *, openai: bool) -> we
 
 
 async def read_json(request: web.Request) -> Any:
-    """Parse the body as JSON.
+    """Parse the body as JSON, in whichever content coding it was sent.
 
-    Raises Problem: 413 above the application's body limit, 415 for another content type, 400 when it is not JSON.
+    Raises Problem: 413 above the application's body limit, 415 for another content type or coding, 400 when it is not
+    JSON, or JSON that readers understand differently (see `parse_json`).
     """
     if request.content_type not in ("application/json", "application/octet-stream") and not (
         request.content_type.endswith("+json")
     ):
         raise Problem(415, "unsupported-media-type", "Send the body as application/json.")
+    expect_utf8(request.charset)
+    limit = request.client_max_size
     try:
         raw = await request.read()
     except web.HTTPRequestEntityTooLarge:
-        limit = request.client_max_size
-        raise Problem(
-            413, "body-too-large", f"The body is larger than {limit} bytes.", extra={"limit_bytes": limit}
-        ) from None
-    try:
-        return json.loads(raw)
-    except UnicodeDecodeError:
-        raise Problem(400, "malformed-json", "The body is not UTF-8 text.") from None
-    except json.JSONDecodeError as error:
-        where = f"line {error.lineno}, column {error.colno}"
-        raise Problem(400, "malformed-json", f"The body is not JSON: {error.msg} at {where}.") from None
-    except RecursionError:
-        raise Problem(400, "malformed-json", "The body is nested too deeply.") from None
+        raise too_large(limit) from None
+    coding = ",".join(request.headers.getall(CONTENT_ENCODING, ()))
+    return parse_json(undo_coding(raw, coding, limit))
 
 
 async def read_model(request: web.Request, model: type[ModelT]) -> ModelT:
     """Parse and validate the body as `model`.
 
-    Raises Problem: as `read_json`, and 400 with one entry per invalid field (its path and the error, not its value).
+    Raises Problem: as `read_json`, and 400 with one entry for each of the first 20 invalid fields (its path and the
+    error, not its value).
     """
     return parse_model(await read_json(request), model)
 
@@ -188,11 +185,11 @@ def parse_model(document: Any, model: type[ModelT]) -> ModelT:
         return model.model_validate(document)
     except ValidationError as error:
         wrong = [
-            {"field": ".".join(str(part) for part in detail["loc"]) or "(body)", "message": detail["msg"]}
-            for detail in error.errors(include_url=False, include_input=False, include_context=False)
+            {"field": place_of(detail["loc"]), "message": detail["msg"]}
+            for detail in error.errors(include_url=False, include_input=False, include_context=False)[:_MOST_ERRORS]
         ]
         first = wrong[0]
-        more = f" ({len(wrong) - 1} more in errors)" if len(wrong) > 1 else ""
+        more = f" (and {error.error_count() - 1} more)" if len(wrong) > 1 else ""
         detail = f"{first['field']}: {first['message']}{more}"
         raise Problem(400, "invalid-request", detail, extra={"errors": wrong}, param=first["field"]) from None
 
@@ -212,7 +209,12 @@ class HttpServer:
         self._host = host
         self._port = port
         self._runner = web.AppRunner(
-            app, access_log=None, shutdown_timeout=shutdown_seconds, handler_cancellation=False
+            app,
+            access_log=None,
+            shutdown_timeout=shutdown_seconds,
+            handler_cancellation=False,
+            # `read_json` does it: aiohttp passes on codings it does not know, and answers 500 to a body in another one.
+            auto_decompress=False,
         )
         self._site: web.TCPSite | None = None
         self._bound_port = 0

@@ -23,7 +23,7 @@ from headrace_intake.decide.options import with_headers
 from headrace_intake.decide.pages import cursor, parse_filter
 from headrace_intake.decide.replies import Delta, Restarted
 from headrace_intake.decide.resuming import FINISHED_ID, AtTheEnd, parse_place
-from headrace_intake.decide.tasks import TaskRequest, draft_of_task, expect_object, parse_wait
+from headrace_intake.decide.tasks import TaskRequest, draft_of_task, expect_object, parse_wait, taken_task
 from headrace_intake.decide.views import TaskView, document, links, summary
 from headrace_intake.following import Following, Said, Stream, TaskNotFound
 from headrace_intake.service import Acceptance, Intake, SubmitRequest
@@ -67,8 +67,8 @@ class TasksApi:
     async def submit(self, request: web.Request) -> web.Response:
         caller = require(request, Scope.TASKS)
         wait = parse_wait(request.headers.getall("Prefer", []), self._longest_wait)
-        key = parse_key(request.headers.get("Idempotency-Key"))
-        body = with_headers(expect_object(await read_json(request)), request.headers)
+        key = parse_key(request.headers.getall("Idempotency-Key", []))
+        body = taken_task(with_headers(expect_object(await read_json(request)), request.headers))
         draft = draft_of_task(parse_model(body, TaskRequest))
         acceptance = await self._intake.accept(SubmitRequest("tasks", caller, draft, body, key))
         headers = {"Location": links(acceptance.view.task_id)["self"]}

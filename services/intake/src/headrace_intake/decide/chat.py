@@ -9,7 +9,8 @@ from headrace_contracts.events import Lane
 from pydantic import BaseModel, ConfigDict, Field
 
 from headrace_intake.decide.drafts import TaskDraft, conversation, designation
-from headrace_intake.decide.options import Labels, MessageIn, Name, SubmitOptions
+from headrace_intake.decide.messages import MessageIn, taken_messages, unsupported, without_neutral
+from headrace_intake.decide.options import Labels, Name, SubmitOptions
 from headrace_intake.decide.refusals import bad_request
 
 DEFAULT_KIND: Final = "chat"
@@ -31,9 +32,6 @@ _HAPPENS_ANYWAY: Final[Mapping[str, tuple[Any, ...]]] = {
     "store": (False,),
 }
 """OpenAI parameters that are not supported, with the values that request nothing beyond the default behaviour."""
-
-_MESSAGE_HAPPENS_ANYWAY: Final[Mapping[str, tuple[Any, ...]]] = {"tool_calls": ([],), "annotations": ([],)}
-"""The same for a message: clients send these back with an earlier answer."""
 
 
 class StreamOptions(BaseModel):
@@ -74,54 +72,13 @@ def taken(document: Mapping[str, Any]) -> dict[str, Any]:
 
     Raises Refusal, naming the parameter, if it requests something unsupported.
     """
-    kept = _without_neutral(document, ChatCompletionRequest.model_fields.keys(), _HAPPENS_ANYWAY, "")
-    messages = kept.get("messages")
-    if isinstance(messages, list):
-        kept["messages"] = [
-            _without_neutral(message, MessageIn.model_fields.keys(), _MESSAGE_HAPPENS_ANYWAY, f"messages.{index}.")
-            if isinstance(message, dict)
-            else message
-            for index, message in enumerate(messages)
-        ]
-        _only_text(kept["messages"])
+    kept = without_neutral(document, ChatCompletionRequest.model_fields.keys(), _HAPPENS_ANYWAY)
+    if "messages" in kept:
+        kept["messages"] = taken_messages(kept["messages"])
     response_format = kept.get("response_format")
     if isinstance(response_format, dict) and response_format.get("type") == "json_schema":
-        raise _unsupported("response_format", "json_schema is not supported here; json_object is")
+        raise unsupported("response_format", "json_schema is not supported here; json_object is")
     return kept
-
-
-def _without_neutral(
-    document: Mapping[str, Any], known: Any, neutral: Mapping[str, tuple[Any, ...]], where: str
-) -> dict[str, Any]:
-    kept: dict[str, Any] = {}
-    for name, value in document.items():
-        if value is None:
-            continue
-        if name in known:
-            kept[name] = value
-        elif not any(type(value) is type(same) and value == same for same in _with_floats(neutral.get(name, ()))):
-            raise _unsupported(where + name, "this parameter is not supported here" + _except_for(neutral.get(name)))
-    return kept
-
-
-def _with_floats(values: tuple[Any, ...]) -> tuple[Any, ...]:
-    return (*values, *(float(value) for value in values if type(value) is int))
-
-
-def _except_for(values: tuple[Any, ...] | None) -> str:
-    return "" if not values else f", except as {' or '.join(str(value) for value in values)}"
-
-
-def _only_text(messages: list[Any]) -> None:
-    for index, message in enumerate(messages):
-        content = message.get("content") if isinstance(message, dict) else None
-        for place, part in enumerate(content if isinstance(content, list) else ()):
-            if isinstance(part, dict) and part.get("type") not in ("text", None):
-                raise _unsupported(f"messages.{index}.content.{place}.type", "only text parts are supported here")
-
-
-def _unsupported(param: str, why: str) -> Exception:
-    return bad_request(f"{param}: {why}.", param, "unsupported-parameter")
 
 
 def draft_of_chat(request: ChatCompletionRequest) -> TaskDraft:

@@ -10,7 +10,8 @@ from headrace_contracts.content import plain
 from headrace_contracts.events import Lane, Message, Mode, Privacy, Sampling, TaskSubmitted
 from headrace_contracts.ids import route_key
 
-from headrace_intake.decide.options import MessageIn, SubmitOptions, deadline_at, nanodollars
+from headrace_intake.decide.messages import MessageIn
+from headrace_intake.decide.options import SubmitOptions, deadline_at, nanodollars
 from headrace_intake.decide.refusals import Refusal, bad_request
 
 _ROLE_PREFIX: Final = "role:"

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import ROUND_FLOOR, Decimal
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final
 
 from headrace_contracts.events import Lane, Mode, Privacy
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
@@ -48,6 +48,11 @@ class AtTime:
 
 
 Deadline = InSeconds | AtTime
+
+
+def is_unicode(text: str) -> bool:
+    """Whether the text can be encoded: it holds no lone surrogates."""
+    return not any("\ud800" <= char <= "\udfff" for char in text)
 
 
 def parse_time(value: object) -> int:
@@ -105,41 +110,16 @@ class SubmitOptions(BaseModel):
     stream: bool = False
 
 
-class TextPart(BaseModel):
-    """A part of a message's content."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    type: Literal["text"]
-    text: str
-
-
-class MessageIn(BaseModel):
-    """One message of the conversation."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[TextPart]
-
-    def text(self) -> str:
-        """The content as one text, with one part per line."""
-        return self.content if isinstance(self.content, str) else "\n".join(part.text for part in self.content)
-
-    def speaker(self) -> str:
-        """The role in the events' terms."""
-        return "system" if self.role == "developer" else self.role
-
-
 Labels = Annotated[dict[Name, Annotated[str, StringConstraints(max_length=1000)]], Field(max_length=32)]
 
 
 def with_headers(document: Mapping[str, Any], headers: Mapping[str, str]) -> dict[str, Any]:
     """The body, with missing fields filled in from X-Headrace-* headers.
 
-    Raises Refusal for an X-Headrace-* header that is not one of HEADER_FIELDS.
+    Raises Refusal for an X-Headrace-* header that is not one of HEADER_FIELDS, is there twice, or is not UTF-8.
     """
     merged = dict(document)
+    seen: set[str] = set()
     prefix = HEADER_PREFIX.lower()
     for header, value in headers.items():
         name = header.lower()
@@ -152,6 +132,11 @@ def with_headers(document: Mapping[str, Any], headers: Mapping[str, str]) -> dic
                 header,
                 "unsupported-parameter",
             )
+        if field in seen:
+            raise bad_request(f"The header {header} was sent twice: send it once.", header)
+        seen.add(field)
+        if not is_unicode(value):  # aiohttp keeps bytes that are not UTF-8 as lone surrogates
+            raise bad_request(f"The header {header} is not UTF-8 text.", header)
         if merged.get(field) is None:
             merged[field] = value
     return merged

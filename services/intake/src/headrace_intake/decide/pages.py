@@ -11,7 +11,7 @@ from typing import Final
 
 from headrace_contracts.events import TaskStatus
 
-from headrace_intake.decide.options import parse_time
+from headrace_intake.decide.options import is_unicode, parse_time
 from headrace_intake.decide.refusals import bad_request
 from headrace_intake.decide.views import ACCEPTED
 
@@ -103,7 +103,9 @@ def parse_cursor(text: str) -> After:
     except (binascii.Error, ValueError, RecursionError):
         found = None
     match found:
-        case [int(submitted_at), str(task_id)] if 0 <= submitted_at <= _LATEST_MS and "\0" not in task_id:
+        case [int(submitted_at), str(task_id)] if (
+            0 <= submitted_at <= _LATEST_MS and "\0" not in task_id and is_unicode(task_id)
+        ):
             return After(submitted_at, task_id)
         case _:
             raise bad_request("This cursor was not issued here: use `next` of the previous page.", "cursor")

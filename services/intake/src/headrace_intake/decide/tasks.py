@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Final
 
 from pydantic import Field
 
 from headrace_intake.decide.drafts import TaskDraft, conversation, designation
-from headrace_intake.decide.options import Labels, MessageIn, Name, SubmitOptions
+from headrace_intake.decide.messages import MessageIn, taken_messages
+from headrace_intake.decide.options import Labels, Name, SubmitOptions
 from headrace_intake.decide.refusals import bad_request
 
 DEFAULT_KIND: Final = "task"
@@ -22,6 +23,14 @@ class TaskRequest(SubmitOptions):
     prompt: Annotated[str, Field(min_length=1)] | None = None
     json_answer: Annotated[bool, Field(alias="json")] = False
     labels: Labels | None = None
+
+
+def taken_task(document: Mapping[str, Any]) -> dict[str, Any]:
+    """The body without what has no effect in its messages. Raises Refusal if they request something unsupported."""
+    kept = dict(document)
+    if "messages" in kept:
+        kept["messages"] = taken_messages(kept["messages"])
+    return kept
 
 
 def draft_of_task(request: TaskRequest) -> TaskDraft:
