@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from headrace_contracts.events import Privacy, TaskPhase, TaskStatus
-from headrace_router.decide import candidates, machine
+from headrace_router.decide import candidates, machine, routes
 from headrace_router.decide.early_cancellations import EarlyCancellations
 from headrace_router.decide.model import Submitted
 from headrace_router.decide.tasks import PartitionTasks
@@ -45,16 +45,16 @@ def _submitted_again(patches: Patches) -> None:
 
 
 def _same_attempt_number(patches: Patches) -> None:
-    patches.put(machine, "attempt_id", lambda task_id, _number: f"{task_id}/1")
+    patches.put(routes, "attempt_id", lambda task_id, _number: f"{task_id}/1")
 
 
 def _privacy_lowered(patches: Patches) -> None:
-    def choose(state: Any, context: Any, not_now: str | None = None) -> Any:
+    def choose(state: Any, context: Any, not_now: Any = None) -> Any:
         if state.attempts:
             state = replace(state, privacy=Privacy.PUBLIC, task=replace(state.task, privacy=Privacy.PUBLIC))
         return original(state, context, not_now)
 
-    original = patches.put(machine, "_choose", choose)
+    original = patches.put(routes, "choose_for", choose)
 
 
 def _consent_ignored(patches: Patches) -> None:
@@ -63,6 +63,7 @@ def _consent_ignored(patches: Patches) -> None:
         return replace(found, consented=frozenset({"groq", "anthropic"}))
 
     original = patches.put(machine, "rules_for", rules_for)
+    patches.put(routes, "rules_for", rules_for)
 
 
 def _budget_ignored(patches: Patches) -> None:
@@ -90,7 +91,7 @@ def _repeat_dispatches(patches: Patches) -> None:
     patches.put_key(
         machine.TRANSITIONS,  # type: ignore[arg-type]
         (TaskPhase.RUNNING, Submitted),
-        lambda state, _event, context: machine._route(state, context),
+        lambda state, _event, context: routes.route(state, context),
     )
 
 
