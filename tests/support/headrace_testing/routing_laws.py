@@ -509,12 +509,8 @@ def _cost(context: DecisionContext, provider: str, model: str, usage: Usage) -> 
 def _possible(usage: Usage) -> Usage:
     """A count that cannot be counts for nothing."""
     most = 100_000_000
-    return Usage(
-        input_tokens=usage.input_tokens if 0 <= usage.input_tokens <= most else 0,
-        output_tokens=usage.output_tokens if 0 <= usage.output_tokens <= most else 0,
-        cached_input_tokens=usage.cached_input_tokens if 0 <= usage.cached_input_tokens <= most else 0,
-        searches=usage.searches if 0 <= usage.searches <= most else 0,
-    )
+    counts = {field.name: getattr(usage, field.name) for field in fields(usage)}
+    return Usage(**{name: count if 0 <= count <= most else 0 for name, count in counts.items()})
 
 
 def _preferences(context: DecisionContext) -> list[Preferences]:
