@@ -50,7 +50,7 @@ from headrace_router.decide.model import (
 from headrace_router.decide.publications import publication
 from headrace_router.decide.tasks import PartitionTasks
 from headrace_streams.journal import JournaledDecision
-from headrace_testing import routing_laws
+from headrace_testing import routing_events, routing_laws
 from headrace_testing.routing import ANTHROPIC_NODE, GROQ_NODE, LOCAL, NOW, cancelled, finished, task
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -228,13 +228,21 @@ class Lives(RuleBasedStateMachine):
     @rule(
         data=st.data(),
         outcome=st.sampled_from([*[Outcome.FAILED_RETRYABLE] * 5, *[Outcome.ANSWERED] * 3, *Outcome]),
-        code=st.sampled_from(["overloaded", "overloaded", "overloaded", "invalid_request"]),
+        code=st.sampled_from([*["overloaded"] * 4, "timeout", "empty_answer", "answered_remotely", "invalid_request"]),
         wait=st.sampled_from([None, None, 100, 3_000, 60_000]),
-        output=st.sampled_from([0, 200]),
+        output=st.sampled_from([0, 200, 200, -7, 10**15]),
+        finish_reason=st.sampled_from(["stop", "stop", "length", "unheard_of"]),
         patient=st.booleans(),
     )
     def end_attempt(
-        self, data: st.DataObject, outcome: Outcome, code: str, wait: int | None, output: int, patient: bool
+        self,
+        data: st.DataObject,
+        outcome: Outcome,
+        code: str,
+        wait: int | None,
+        output: int,
+        finish_reason: str,
+        patient: bool,
     ) -> None:
         running = sorted(t for t, state in self.tasks.live.items() if state.phase is TaskPhase.RUNNING)
         task_id = data.draw(st.sampled_from(running))
@@ -243,16 +251,22 @@ class Lives(RuleBasedStateMachine):
         last = state.attempts[-1]
         usage = Usage(input_tokens=most_tokens(state.task.messages, state.system_prompt), output_tokens=output)
         failure = None if outcome is Outcome.ANSWERED else Failure(code=code, retry_after_ms=wait)
-        fields = {"provider": last.provider, "model": last.model, "usage": usage, "failure": failure}
+        fields: dict[str, Any] = {"provider": last.provider, "model": last.model, "usage": usage, "failure": failure}
+        if outcome is Outcome.ANSWERED:
+            fields["finish_reason"] = finish_reason
         self.give(task_id, AttemptEnded(finished(outcome, last.number, task_id=task_id, **fields)))
         after = self.tasks.get(task_id)
         if patient and after is not None and after.phase is TaskPhase.BACKING_OFF:
             assert after.wake_at is not None
             self.let_time_pass(after.wake_at - self.now)
 
-    @rule(task_id=st.sampled_from(TASKS), number=st.integers(1, 3), outcome=st.sampled_from(Outcome))
-    def hear_of_any_attempt(self, task_id: str, number: int, outcome: Outcome) -> None:
-        nothing = {"usage": Usage(), "execution_id": "late"}
+    @rule(
+        task_id=st.sampled_from(TASKS), number=st.integers(1, 3), outcome=st.sampled_from(Outcome), remote=st.booleans()
+    )
+    def hear_of_any_attempt(self, task_id: str, number: int, outcome: Outcome, remote: bool) -> None:
+        nothing: dict[str, Any] = {"usage": Usage(), "execution_id": "late"}
+        if remote:
+            nothing["failure"] = Failure(code="answered_remotely", message="ollama.com made the answer")
         self.give(task_id, AttemptEnded(finished(outcome, number, task_id=task_id, **nothing)))
 
     @rule(task_id=st.sampled_from(TASKS[1:]), tenant=st.sampled_from(["acme", "mallory", "mallory"]))
@@ -309,7 +323,7 @@ class Lives(RuleBasedStateMachine):
         """Every event there is, in season and out of season, on one task; none of it happens."""
         task_id = data.draw(st.sampled_from(sorted(self.given)))
         state = None if unknown else self.tasks.get(task_id) or self.ends.get(task_id)
-        for event, context in routing_laws.variants(state, self.given[task_id], self.context()):
+        for event, context in routing_events.variants(state, self.given[task_id], self.context()):
             result = decide(state, event, context)
             routing_laws.check(state, event, result, context)
 

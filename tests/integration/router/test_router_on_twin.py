@@ -441,6 +441,23 @@ async def test_an_answer_too_large_for_a_record_ends_its_task_with_a_reason() ->
         assert [reply.kind for reply in twin.replies()] == [ReplyKind.FINISHED]
 
 
+async def test_content_that_left_is_audited_also_where_the_journal_cannot_hold_what_follows() -> None:
+    async with Twin(partitions=1) as twin:
+        left = Failure(code="answered_remotely", message="elsewhere.example " * 100)
+        twin.work(lambda request: end_of(request, Outcome.FAILED_PERMANENT, failure=left))
+        twin.router(largest_entry=10_000)
+        (task,) = tasks(1, role="code_reviewer", privacy=Privacy.SENSITIVE)
+        task = replace(task, messages=routing.task(text="x" * 8_200).messages)
+        await twin.submit(task)
+        await twin.until_completed([task])
+        await twin.quiet()
+        result = twin.completed()[task.task_id][0]
+        assert result.failure is not None
+        assert (result.failure.code, result.attempts) == ("record_too_large", 2)
+        breaches = [event for event in twin.written(topics.AUDIT_RECORDED) if event.action == "breach"]
+        assert [(event.attempt_id, event.allowed) for event in breaches] == [(f"{task.task_id}/1", False)]
+
+
 async def test_partitions_move_between_routers_without_loss_or_doubles() -> None:
     async with Twin(partitions=4) as twin:
         twin.work()

@@ -6,14 +6,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
 
-from headrace_contracts.content import plain
 from headrace_contracts.events import (
     AttemptState,
     Command,
     CommandKind,
-    Failure,
     Mode,
     Outcome,
     Place,
@@ -62,7 +59,10 @@ def check(
     known = before if before is not None else None
     task = event.task if isinstance(event, Submitted) else None if known is None else known.task
     assert task is not None or isinstance(event, Unrecordable), "a decision was made about a task that has ended"
-    _check_commands(after, result.commands)
+    breaches = [command for command in result.commands if command.event_id.endswith("/breach")]
+    commands = [command for command in result.commands if command not in breaches]
+    assert bool(breaches) == _is_breach(before, event), "what left to another host is audited, once"
+    _check_commands(after, commands, breaches)
     _check_rejections(after, result.rejected, context)
     if task is None:
         return
@@ -70,8 +70,11 @@ def check(
     attempts_before = () if before is None else before.attempts
     history = after.attempts if after.phase is not TaskPhase.FINISHED else None
     if history is not None:
-        _check_attempts(attempts_before, history, after, result.commands, context)
-        _check_times(after, context)
+        _check_attempts(attempts_before, history, after, commands, _number_of(event) if breaches else 0, context)
+        if before is None or before.phase is not TaskPhase.BACKING_OFF or after.phase is not TaskPhase.BACKING_OFF:
+            _check_times(after, context)
+        if after.phase is TaskPhase.BACKING_OFF:
+            _check_patience(before, after, task, context)
         if len(history) > len(attempts_before):
             _check_dispatch(before, after, task, history[-1], event, result, context)
     else:
@@ -109,6 +112,7 @@ def _check_inaction(
                 and ended.tenant == task.tenant
             )
             assert not current, "the end of the running attempt was ignored"
+            assert not _is_breach(before, event), "content left to another host, and nobody is told"
         case WakeUp():
             assert not late, "the deadline passed without effect"
             assert not (due and before.phase in (TaskPhase.RUNNING, TaskPhase.BACKING_OFF)), "a wake-up was missed"
@@ -133,14 +137,30 @@ def _check_identity(before: TaskState | None, after: TaskState, task: TaskSubmit
             assert event.cancellation.tenant == task.tenant, "another tenant's cancellation request was applied"
         if isinstance(event, AttemptEnded):
             assert event.attempt.tenant == task.tenant, "another tenant's result was applied"
-            assert [event.attempt.number] == [a.number for a in before.attempts[-1:]], "a late result was applied"
+            newest = [event.attempt.number] == [a.number for a in before.attempts[-1:]]
+            assert newest or _is_breach(before, event), "a late result was applied"
     if after.phase is not TaskPhase.FINISHED:
         assert after.task == task
         assert (after.leader_task_id is not None) == (after.phase is TaskPhase.FOLLOWING)
         assert after.result is None
 
 
-def _check_commands(after: TaskState, commands: Sequence[Command]) -> None:
+def _number_of(event: RouterEvent) -> int:
+    return event.attempt.number if isinstance(event, AttemptEnded) else 0
+
+
+def _is_breach(before: TaskState | None, event: RouterEvent) -> bool:
+    """Whether the event is the first that says that content of an attempt of this live task left to another host."""
+    if before is None or before.task is None or not isinstance(event, AttemptEnded):
+        return False
+    said = event.attempt
+    remote = said.failure is not None and said.failure.code == "answered_remotely"
+    known = [a for a in before.attempts if a.number == said.number]
+    told = any(a.failure is not None and a.failure.code == "answered_remotely" for a in known)
+    return remote and said.tenant == before.task.tenant and bool(known) and not told
+
+
+def _check_commands(after: TaskState, commands: Sequence[Command], breaches: Sequence[Command]) -> None:
     kinds = Counter(command.kind for command in commands)
     if after.phase is TaskPhase.FINISHED:
         result = after.result
@@ -162,7 +182,7 @@ def _check_commands(after: TaskState, commands: Sequence[Command]) -> None:
         # A reader of the stream is told of the restart before the new text arrives.
         assert not restarted or commands[0].kind is CommandKind.REPLY
     else:
-        assert after.phase is not TaskPhase.RUNNING, "an attempt was counted but not dispatched"
+        assert breaches or after.phase is not TaskPhase.RUNNING, "an attempt was counted but not dispatched"
 
 
 def _check_rejections(after: TaskState, rejected: Sequence[Rejection], context: DecisionContext) -> None:
@@ -180,22 +200,27 @@ def _check_attempts(
     after: Sequence[AttemptState],
     state: TaskState,
     commands: Sequence[Command],
+    breached: int,
     context: DecisionContext,
 ) -> None:
     assert [attempt.number for attempt in after] == list(range(1, len(after) + 1)), "attempts have gaps"
     assert len(before) <= len(after) <= len(before) + 1
     assert (len(after) > len(before)) == bool(commands)
     for old, new in zip(before[:-1], after, strict=False):
-        assert new == old, "the past was changed"
+        assert new == old or old.number == breached, "the past was changed"
     for attempt in after[:-1] if state.phase is TaskPhase.RUNNING else after:
         assert attempt.outcome is not None, "an attempt was left open"
         assert attempt.outcome not in (Outcome.ANSWERED, Outcome.REFUSED), "an attempt was made after an answer"
+    for attempt in after:
+        booked = _cost(context, attempt.provider, attempt.model, attempt.usage)
+        assert attempt.usage == _possible(attempt.usage)
+        assert attempt.cost_nanodollars in (booked, max(booked, attempt.worst_case_nanodollars))
     retry = context.policy.retry
     assert len(after) <= retry.attempts
     tries = Counter((attempt.provider, attempt.model) for attempt in after)
     assert max(tries.values(), default=0) <= retry.attempts_per_model
     final = [(a.provider, a.model) for a in after if a.outcome is Outcome.FAILED_PERMANENT]
-    for name in final:
+    for name in final if commands else ():
         assert (after[-1].provider, after[-1].model) != name or after[-1].outcome is not None, "tried again in vain"
 
 
@@ -222,6 +247,41 @@ def _check_times(after: TaskState, context: DecisionContext) -> None:
         assert after.wake_at == min(context.now + timeout, after.deadline_at)
 
 
+def _asked_in_vain(attempt: AttemptState) -> bool:
+    """Whether it took its time, or an answer, and gave nothing."""
+    code = "" if attempt.failure is None else attempt.failure.code
+    return attempt.outcome is Outcome.EXPIRED or (
+        attempt.outcome in (Outcome.FAILED_RETRYABLE, Outcome.FAILED_PERMANENT)
+        and code
+        in ("timeout", "attempt_timeout", "connection_lost", "empty_answer", "unknown_finish", "deadline_passed")
+    )
+
+
+def _check_patience(before: TaskState | None, after: TaskState, task: TaskSubmitted, context: DecisionContext) -> None:
+    """A model that gave nothing is asked again only if no other candidate could be asked at that moment."""
+    if (before is not None and before.phase is TaskPhase.BACKING_OFF) or not _asked_in_vain(after.attempts[-1]):
+        return
+    role = _role(task, context)
+    if task.model is not None or role is None or task.budget_nanodollars is not None:
+        return
+    asked = {(attempt.provider, attempt.model) for attempt in after.attempts}
+    for ref in (*role.models, *(context.policy.ladder if role.ladder is None else role.ladder)):
+        local = context.policy.place(ref.provider) is Place.LOCAL
+        level = LEVELS[max(LEVELS.index(after.privacy), LEVELS.index(_least_level(task, context)))]
+        mode = Mode.LOCAL if level is Privacy.SENSITIVE else _mode(task, context)
+        allowed = mode is not Mode.CLOUD if local else mode is not Mode.LOCAL and (
+            level is Privacy.PUBLIC or (level is Privacy.INTERNAL and ref.provider in _named(context))
+        )  # fmt: skip
+        there = any(
+            node.provider == ref.provider
+            and node.healthy
+            and any(_same(model.name, ref.model, node.place) for model in node.models)
+            for node in context.fleet.nodes
+        )
+        if (ref.provider, ref.model) not in asked:
+            assert not (allowed and there), f"{ref.provider}/{ref.model} was not asked"
+
+
 def _check_dispatch(
     before: TaskState | None,
     after: TaskState,
@@ -239,7 +299,7 @@ def _check_dispatch(
     assert dispatch.event_id == f"{task.task_id}/{sent.number}"
     _check_privacy(after, task, sent, context)
     _check_budget(after, task, context)
-    _check_order(before, task, sent, result, context)
+    _check_order(before, after, task, sent, result, context)
     nodes = [
         node
         for node in context.fleet.nodes
@@ -250,7 +310,11 @@ def _check_dispatch(
     ]
     assert nodes, "it was dispatched where no node is available"
     if isinstance(event, AttemptEnded):
-        assert event.attempt.outcome not in (Outcome.ANSWERED, Outcome.REFUSED), "a refusal was routed around"
+        said = event.attempt
+        assert said.outcome is not Outcome.REFUSED, "a refusal was routed around"
+        remote = said.failure is not None and said.failure.code == "answered_remotely"
+        empty = said.content is None or not said.content.data.strip()
+        assert said.outcome is not Outcome.ANSWERED or remote or empty, "an answer was thrown away"
 
 
 def _check_privacy(after: TaskState, task: TaskSubmitted, sent: AttemptState, context: DecisionContext) -> None:
@@ -281,16 +345,22 @@ def _check_budget(after: TaskState, task: TaskSubmitted, context: DecisionContex
         if attempt.outcome is None or given_up:
             most += attempt.worst_case_nanodollars
         else:
-            most += _cost(context, attempt.provider, attempt.model, attempt.usage)
+            most += attempt.cost_nanodollars
     assert most <= task.budget_nanodollars, "the budget may be overspent"
     worst = _cost(context, last.provider, last.model, Usage(input_tokens=tokens, output_tokens=limit))
     assert last.worst_case_nanodollars >= worst, "the worst case is too low"
 
 
 def _check_order(
-    before: TaskState | None, task: TaskSubmitted, sent: AttemptState, result: Decision, context: DecisionContext
+    before: TaskState | None,
+    after: TaskState,
+    task: TaskSubmitted,
+    sent: AttemptState,
+    result: Decision,
+    context: DecisionContext,
 ) -> None:
-    """Every candidate before the chosen one was checked and rejected, in the order of the lists."""
+    """Every candidate before the chosen one was checked and rejected, in the order of the lists; those that were asked
+    in vain come after all others."""
     role = _role(task, context)
     looked_at = [(rejection.provider, rejection.model) for rejection in result.rejected]
     looked_at.append((sent.provider, sent.model))
@@ -298,6 +368,8 @@ def _check_order(
     if task.model is None and role is not None:
         refs = (*role.models, *(context.policy.ladder if role.ladder is None else role.ladder))
         expected = _preferred_first(refs, task, context)
+        vain = {(a.provider, a.model) for a in after.attempts[:-1] if _asked_in_vain(a)}
+        expected = [name for name in expected if name not in vain] + [name for name in expected if name in vain]
         assert looked_at == expected[: len(looked_at)], "the order of the candidates was not kept"
     attempts = () if before is None else before.attempts
     for rejection in result.rejected:
@@ -331,13 +403,17 @@ def _check_end(
         assert sum(step.step == "dispatched" for step in result.trail) == len(attempts)
         assert result.trail[-1].step == "finished"
     usages = [attempt.usage for attempt in attempts]
-    costs = [_cost(context, attempt.provider, attempt.model, attempt.usage) for attempt in attempts]
+    costs = [attempt.cost_nanodollars for attempt in attempts]
     if isinstance(event, AttemptEnded):
-        usages[-1] = event.attempt.usage
-        costs[-1] = _cost(context, attempts[-1].provider, attempts[-1].model, event.attempt.usage)
+        last, usages[-1] = attempts[-1], _possible(event.attempt.usage)
+        costs[-1] = _cost(context, last.provider, last.model, usages[-1])
+        if usages[-1] != event.attempt.usage:
+            costs[-1] = max(costs[-1], last.worst_case_nanodollars)
     assert result.cost_nanodollars == sum(costs)
     assert result.usage.input_tokens == sum(usage.input_tokens for usage in usages)
     assert result.usage.output_tokens == sum(usage.output_tokens for usage in usages)
+    assert all(len(text or "") <= 200 for text in (result.provider, result.model, result.node, result.finish_reason))
+    assert result.model_ms >= 0
     late = after.deadline_at is not None and context.now >= after.deadline_at
     assert (result.failure is None) == (result.status is TaskStatus.SUCCEEDED) or result.status is TaskStatus.REFUSED
     if late and isinstance(event, LeaderFinished | WakeUp):
@@ -379,7 +455,11 @@ def _check_answer(
             assert ended.outcome in (Outcome.ANSWERED, Outcome.REFUSED)
             assert (result.status is TaskStatus.REFUSED) == refused
             assert result.answer == ended.content
-            assert (result.provider, result.model) == (ended.provider, ended.model)
+            assert before is not None
+            sent = before.attempts[-1]
+            assert result.provider == sent.provider, "the report does not decide who was asked"
+            assert result.model == (ended.model[:200] or sent.model)
+            assert refused or (ended.content is not None and ended.content.data.strip()), "an answer says something"
             return
         case LeaderFinished(result=source):
             assert before is not None
@@ -391,12 +471,21 @@ def _check_answer(
             # A task that is no longer remembered may be submitted again, and find its own answer.
             assert result.source_task_id is not None
             assert (result.attempts, result.cost_nanodollars) == (0, 0)
+            assert (result.status, result.finish_reason) == (TaskStatus.SUCCEEDED, "stop"), (
+                "only whole answers are kept"
+            )
+            assert result.answer is not None
+            assert result.answer.data
             return
         case _:
             raise AssertionError(f"an answer resulted from {event}")
     assert source is not None
     assert (result.status, result.answer, result.source_task_id) == (source.status, source.answer, source.task_id)
     assert source.status in (TaskStatus.SUCCEEDED, TaskStatus.REFUSED)
+    if source.status is TaskStatus.SUCCEEDED:
+        assert source.finish_reason in ("stop", "length"), "an end of unknown meaning serves only its own task"
+        assert source.answer is not None
+        assert source.answer.data
 
 
 def _cost(context: DecisionContext, provider: str, model: str, usage: Usage) -> int:
@@ -415,6 +504,13 @@ def _cost(context: DecisionContext, provider: str, model: str, usage: Usage) -> 
         ),
         price,
     )
+
+
+def _possible(usage: Usage) -> Usage:
+    """A count that cannot be counts for nothing."""
+    most = 100_000_000
+    counts = {field.name: getattr(usage, field.name) for field in fields(usage)}
+    return Usage(**{name: count if 0 <= count <= most else 0 for name, count in counts.items()})
 
 
 def _preferences(context: DecisionContext) -> list[Preferences]:
@@ -466,50 +562,3 @@ def _same(offered: str, asked: str, place: Place) -> bool:
         return name if place is Place.CLOUD or ":" in name else f"{name}:latest"
 
     return full(offered) == full(asked)
-
-
-def variants(
-    state: TaskState | None, task: TaskSubmitted, context: DecisionContext
-) -> list[tuple[RouterEvent, DecisionContext]]:
-    """Every kind of event for a task, valid or not: late, early, duplicated, out of order, and from other tenants."""
-    from headrace_testing.routing import cancelled, finished
-
-    last = 0 if state is None else len(state.attempts)
-    events: list[RouterEvent] = [
-        Submitted(task, b"key", 0),
-        Submitted(replace(task, tenant="mallory"), b"other", 1),
-        Submitted(task, b"key", 0, None, cancelled(task.task_id)),
-        Submitted(task, b"key", 0, None, cancelled(task.task_id, "mallory")),
-        Cancelled(cancelled(task.task_id, task.tenant)),
-        Cancelled(cancelled(task.task_id, "mallory")),
-        LeaderFinished(None),
-        Unrecordable(9, 8),
-        WakeUp(),
-    ]
-    leaders = [
-        TaskCompleted(
-            task_id="leader",
-            tenant=task.tenant,
-            status=status,
-            answer=plain("Deep.") if status in (TaskStatus.SUCCEEDED, TaskStatus.REFUSED) else None,
-            failure=None if status is TaskStatus.SUCCEEDED else Failure(code="refusal"),
-            served_from=ServedFrom.ATTEMPT,
-            submitted_at=context.now,
-            completed_at=context.now,
-        )
-        for status in TaskStatus
-    ]
-    events += [LeaderFinished(leader) for leader in leaders]
-    for number in sorted({0, 1, max(0, last - 1), last, last + 1}):
-        for tenant in (task.tenant, "mallory"):
-            events += [
-                AttemptEnded(finished(outcome, number, task_id=task.task_id, tenant=tenant)) for outcome in Outcome
-            ]
-    busy = Failure(code="overloaded", retry_after_ms=3_000)
-    events.append(AttemptEnded(finished(Outcome.FAILED_RETRYABLE, last, task_id=task.task_id, failure=busy)))
-    found = [(event, context) for event in events]
-    if state is not None:
-        times = [at for at in (state.wake_at, state.deadline_at) if at is not None]
-        found += [(WakeUp(), replace(context, now=now)) for at in times for now in (at - 1, at, at + 1)]
-        found += [(LeaderFinished(leader), replace(context, now=at)) for at in times for leader in (None, *leaders)]
-    return found

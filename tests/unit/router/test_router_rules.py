@@ -143,7 +143,7 @@ def test_role_models_are_tried_in_their_order_as_far_as_they_are_there() -> None
 def test_a_node_counts_only_with_the_hardware_the_model_needs() -> None:
     text = """
     defaults: {role: r}
-    deadlines: {default: {interactive: 1000, batch: 1000}}
+    deadlines: {default: {interactive: 3000, batch: 3000}}
     attempts: {timeout: {interactive: 1000, batch: 1000}}
     providers: {ollama: {place: local}}
     models: {"big:70b": {size_gb: 40, hardware: {gpu: a100}}}

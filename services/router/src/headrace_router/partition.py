@@ -63,6 +63,7 @@ from headrace_router.decide.model import (
 )
 from headrace_router.decide.publications import publication
 from headrace_router.decide.tasks import PartitionTasks
+from headrace_router.decide.terminal import BREACH_SUFFIX
 from headrace_router.in_flight_limiter import InFlightLimiter
 from headrace_router.limits import RouterLimits
 from headrace_router.metrics import RouterMetrics
@@ -324,7 +325,8 @@ class PartitionRouter:
             self._append(task_id, CAUSES[type(event)], result, origin)
         except EntryTooLarge as error:
             # The task would never end otherwise: record that it fails because of its size.
-            smaller = decide(result.state, Unrecordable(error.size, error.limit), context)
+            owed = tuple(command for command in result.commands if command.event_id.endswith(BREACH_SUFFIX))
+            smaller = decide(result.state, Unrecordable(error.size, error.limit, owed), context)
             assert isinstance(smaller, Decision)
             self._append(task_id, CAUSES[Unrecordable], smaller, origin)
         return True

@@ -13,13 +13,13 @@ from headrace_streams.records import TopicPartition
 
 from headrace_testing.router_twin import PREFIX
 from headrace_testing.simulation.plan import Fault
-from headrace_testing.simulation.processes import SimulatedProcess
+from headrace_testing.simulation.processes import RouterBody, SimulatedProcess
 
 if TYPE_CHECKING:
     from headrace_testing.simulation.world import SimulatedWorld
 
 _STABLE_SECONDS = 8.0
-"""An owner of this age has written again everything that compaction could remove."""
+"""An owner that has taken over this long ago has written again everything that compaction could remove."""
 _CONSUMED_BY: Mapping[TopicSpec, str] = {
     topics.TASKS_SUBMITTED: "router",
     topics.TASKS_CANCELLED: "router",
@@ -111,7 +111,7 @@ class Chaos:
             owner = next((process for process in world.processes if process.name == each.client), None)
             stable = (
                 owner is not None
-                and owner.running
+                and _routes(owner, number)
                 and not owner.fate.frozen
                 and world.loop.time() - each.at > _STABLE_SECONDS
                 and any(world.loop.time() - other.at > _STABLE_SECONDS / 2 for other in later)
@@ -152,3 +152,9 @@ class Chaos:
         seconds = self._rng.choice((1.0, 8.0, 30.0))
         self._note(Fault.NODE_DOWN, f"{node} for {seconds} s")
         self._world.models.down[node] = self._world.loop.time() + seconds
+
+
+def _routes(owner: SimulatedProcess, partition: int) -> bool:
+    """Whether a router has taken a partition over. One that failed after its epoch start has written nothing again."""
+    body = owner.body
+    return isinstance(body, RouterBody) and partition in body.service.partitions

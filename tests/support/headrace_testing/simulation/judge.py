@@ -9,9 +9,10 @@ from headrace_contracts.events import AttemptRequested, TaskCompleted
 from headrace_streams.records import OffsetAndMetadata, Record, TopicPartition
 
 from headrace_testing.router_twin import PREFIX
-from headrace_testing.simulation import oracle_money, oracle_tasks, oracle_work
+from headrace_testing.simulation import oracle_models, oracle_money, oracle_tasks, oracle_work
 from headrace_testing.simulation.clients import SECRET
 from headrace_testing.simulation.cluster import Seen
+from headrace_testing.simulation.models import Call
 from headrace_testing.simulation.record import Place, Topics
 
 if TYPE_CHECKING:
@@ -69,9 +70,10 @@ class Judge:
         """A worker's handler starts with a record."""
         oracle_work.check_begin(self, process, group, record)
 
-    def ends(self, process: SimulatedProcess, record: Record, calls: int) -> None:
-        """A worker's handler has returned after this many model calls: the record may count as finished now."""
+    def ends(self, process: SimulatedProcess, record: Record, calls: Sequence[Call]) -> None:
+        """A worker's handler has returned after these model calls: the record may count as finished now."""
         oracle_work.check_end(self, process, record, calls)
+        oracle_models.check_usage(self, process, record, calls)
 
     # After the run
 
@@ -85,7 +87,7 @@ class Judge:
 
     def verdict(self) -> Sequence[str]:
         """All broken promises."""
-        for check in (oracle_tasks.verdict, oracle_work.verdict, oracle_money.verdict):
+        for check in (oracle_tasks.verdict, oracle_work.verdict, oracle_money.verdict, oracle_models.verdict):
             for what in check(self):
                 self.violated(what)
         return self._found

@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from headrace_models.errors import BadRequest, ProviderError, RetrySameProvider, TryAnotherProvider
+from headrace_models import ollama_listing
+from headrace_models.call import spent_until
+from headrace_models.errors import ProviderError, RetrySameProvider, TryAnotherProvider
 from headrace_models.ports import (
     CallUsage,
     ChatRequest,
@@ -25,6 +28,27 @@ from headrace_testing.simulation.trace import Trace
 
 LOCAL_MODELS = ("gemma2:2b", "phi3:3.8b", "qwen2.5-coder:1.5b", "qwen2.5-coder:7b", "llama3:8b")
 CLOUD_MODELS = {"groq": ("llama-3.3-70b-versatile",), "anthropic": ("claude-haiku-4-5",)}
+REMOTE_BY_NAME, REMOTE_BY_HOST = "kimi-k2:cloud", "gpt-oss:120b"
+"""Models that the nodes list beside their own, and that their maker's cloud runs."""
+
+Listing = Sequence[Mapping[str, Any]]
+"""What an endpoint lists: entries as of Ollama's `/api/tags`."""
+
+
+def _listed(names: Iterable[str]) -> Listing:
+    return tuple({"name": name, "model": name} for name in names)
+
+
+LOCAL_LISTING: Listing = (
+    *_listed((*LOCAL_MODELS, REMOTE_BY_NAME)),
+    {
+        "name": REMOTE_BY_HOST,
+        "model": REMOTE_BY_HOST,
+        "remote_host": "https://ollama.com:443",
+        "remote_model": REMOTE_BY_HOST,
+    },
+)
+CLOUD_LISTINGS: Mapping[str, Listing] = {name: _listed(models) for name, models in CLOUD_MODELS.items()}
 
 
 def answer_to(text: str) -> str:
@@ -32,20 +56,33 @@ def answer_to(text: str) -> str:
     return f"It is said of {text!r}: yes."
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Call:
-    """One call of a model."""
+    """One call of a model.
+
+    Attributes:
+        run: The process that made it, and which of its lives.
+        execution: Id of the execution that it belongs to.
+        listed_elsewhere: Whether its node lists the model as one that another host runs.
+        consumed: What the provider has counted, once the call has ended in a process that lives.
+    """
 
     at: float
-    process: str
+    run: str
     provider: str
     node: str
     model: str
     text: str
+    execution: str
+    listed_elsewhere: bool
+    consumed: CallUsage | None = None
+    ended: bool = False
 
 
-ASKED: contextvars.ContextVar[list[str]] = contextvars.ContextVar("asked")
-"""The number of model calls of the running handler."""
+ASKED: contextvars.ContextVar[list[Call]] = contextvars.ContextVar("asked")
+"""The model calls of the running handler."""
+EXECUTION: contextvars.ContextVar[str] = contextvars.ContextVar("execution")
+"""The execution that the running handler has begun."""
 
 
 class Models:
@@ -74,14 +111,18 @@ class Models:
 
 
 class SimulatedProvider:
-    """An endpoint in one process; see `headrace_models.ports.Provider`."""
+    """An endpoint in one process; see `headrace_models.ports.Provider`.
 
-    def __init__(self, models: Models, process: str, provider: str, node: str, names: Sequence[str]) -> None:
+    Args:
+        run: The process, and which of its lives.
+    """
+
+    def __init__(self, models: Models, run: str, provider: str, node: str, listing: Listing) -> None:
         self._models = models
-        self._process = process
+        self._run = run
         self._provider = provider
         self._node = node
-        self._names = tuple(names)
+        self._listing = listing
 
     @property
     def provider(self) -> str:
@@ -92,26 +133,45 @@ class SimulatedProvider:
         return self._node
 
     async def chat(self, request: ChatRequest, on_text: OnText) -> ChatResult:
-        models, rng = self._models, self._models.rng
-        text = request.messages[-1].text
-        about = f"{self._process} {self._node}/{request.model}"
-        models.calls.append(
-            Call(models.clock(), self._process, self._provider, self._node, request.model,
-                 "\n".join(message.text for message in request.messages))
+        models = self._models
+        about = f"{self._run} {self._node}/{request.model}"
+        call = Call(
+            at=models.clock(), run=self._run, provider=self._provider, node=self._node, model=request.model,
+            text="\n".join(message.text for message in request.messages), execution=EXECUTION.get(""),
+            listed_elsewhere=request.model in (REMOTE_BY_NAME, REMOTE_BY_HOST),
         )  # fmt: skip
+        models.calls.append(call)
         models.trace.note(f"asks {about}")
-        ASKED.get().append(request.model)
+        ASKED.get().append(call)
+        try:
+            result = await self._chat(request, on_text, about, call)
+        except ProviderError as error:
+            call.consumed = error.usage
+            raise
+        except asyncio.CancelledError as cancelled:
+            call.consumed = spent_until(cancelled)
+            raise
+        else:
+            call.consumed = result.usage
+            return result
+        finally:
+            call.ended = True
+
+    async def _chat(self, request: ChatRequest, on_text: OnText, about: str, call: Call) -> ChatResult:
+        models, rng = self._models, self._models.rng
         seconds = models.plan.model_seconds * (0.2 + rng.random())
         if models.happens(Fault.MODEL_SLOW, about):
             seconds += rng.choice((2.0, 8.0, 20.0))
         if models.happens(Fault.MODEL_HANGS, about):
             seconds = request.timeout_seconds
-        failure = self._failure(about)
+        failure = self._failure(about, remote=call.listed_elsewhere)
         declines = models.happens(Fault.MODEL_DECLINES, about)
+        cut_off = models.happens(Fault.MODEL_CUT_OFF, about)
         bytes_in = sum(len(message.text.encode()) for message in request.messages)
-        answer = "I must not say." if declines else answer_to(text)
+        answer = "I must not say." if declines else answer_to(request.messages[-1].text)
         output = rng.randint(1, max(1, min(request.max_output_tokens, 400)))
         usage = CallUsage(rng.randint(1, bytes_in), output, searches=0)
+        reason: FinishReason = "refusal" if declines else "length" if cut_off else "stop"
         try:
             if seconds >= request.timeout_seconds:
                 await asyncio.sleep(request.timeout_seconds)
@@ -119,7 +179,9 @@ class SimulatedProvider:
             if models.is_down(self._node):
                 await asyncio.sleep(min(seconds, 0.2))
                 raise RetrySameProvider("unreachable", "connection refused (simulated)", provider=self._provider)
-            return await self._speak(request, on_text, answer, seconds, usage, failure, declines=declines)
+            if reason == "length":
+                answer = answer[: len(answer) // 2]
+            return await self._speak(request, on_text, answer, seconds, usage, failure, reason)
         except asyncio.CancelledError as cancelled:
             # As with the real clients, what was consumed until then is still billed.
             cancelled.args = (*cancelled.args, usage)
@@ -133,8 +195,7 @@ class SimulatedProvider:
         seconds: float,
         usage: CallUsage,
         failure: Callable[[CallUsage], ProviderError] | None,
-        *,
-        declines: bool,
+        reason: FinishReason,
     ) -> ChatResult:
         first = seconds * 0.3
         await asyncio.sleep(first)
@@ -143,27 +204,42 @@ class SimulatedProvider:
             raise failure(usage)
         await asyncio.sleep(seconds - first)
         await hand_out(on_text, answer[len(answer) // 2 :])
-        reason: FinishReason = "refusal" if declines else "stop"
         return ChatResult(answer, reason, usage, request.model, first * 1000, seconds * 1000, True, "")
 
-    def _failure(self, about: str) -> Callable[[CallUsage], ProviderError] | None:
-        models, rng, provider = self._models, self._models.rng, self._provider
+    def _failure(self, about: str, *, remote: bool) -> Callable[[CallUsage], ProviderError] | None:
+        """The error that a call ends with, made of what it has consumed by then; None if it ends well."""
+        models, rng = self._models, self._models.rng
         if models.happens(Fault.MODEL_FAILS, about):
-            after = rng.choice((None, 0.5, 7.0))
-            return lambda usage: RetrySameProvider(
-                "overloaded", "busy (simulated)", provider=provider, usage=usage, after_seconds=after
-            )
+            return self._passing("overloaded", rng.choice((None, 0.5, 7.0)))
+        if models.happens(Fault.MODEL_BREAKS_OFF, about):
+            return self._passing("connection_lost")
+        if models.happens(Fault.MODEL_SAYS_NOTHING, about):
+            return self._passing("empty_answer")
+        if models.happens(Fault.MODEL_ENDS_ODDLY, about):
+            return self._passing("unknown_finish")
         if models.happens(Fault.MODEL_REFUSES_CALL, about):
-            return lambda usage: TryAnotherProvider("model_missing", "gone (simulated)", provider=provider, usage=usage)
-        if models.happens(Fault.MODEL_BAD_REQUEST, about):
-            return lambda usage: BadRequest("invalid_request", "bad (simulated)", provider=provider, usage=usage)
+            return self._lasting(rng.choice(("model_missing", "context_too_long", "quota_exhausted", "not_authorised")))
+        if models.happens(Fault.MODEL_REJECTS, about):
+            return self._lasting(rng.choice(("request_rejected", "output_blocked")))
+        # The answer itself tells that another host made it; the real client looks for that too.
+        if self._provider == "ollama" and (remote or models.happens(Fault.MODEL_LEAVES, about)):
+            return self._lasting("answered_remotely")
         return None
+
+    def _passing(self, code: Any, after_seconds: float | None = None) -> Callable[[CallUsage], ProviderError]:
+        return lambda usage: RetrySameProvider(
+            code, "it failed (simulated)", provider=self._provider, usage=usage, after_seconds=after_seconds
+        )
+
+    def _lasting(self, code: Any) -> Callable[[CallUsage], ProviderError]:
+        return lambda usage: TryAnotherProvider(code, "it will not (simulated)", provider=self._provider, usage=usage)
 
     async def status(self) -> ProviderStatus:
         await asyncio.sleep(0.01)
         if self._models.is_down(self._node):
             return ProviderStatus(False, "connection refused (simulated)")
-        return ProviderStatus(True, "", tuple(ModelInfo(name, loaded=True) for name in self._names), 1.0, "1", True)
+        ours = [entry for entry in self._listing if not ollama_listing.runs_elsewhere(entry)]
+        return ProviderStatus(True, "", tuple(ModelInfo(entry["name"], loaded=True) for entry in ours), 1.0, "1", True)
 
     async def close(self) -> None:
         """Nothing to release."""

@@ -6,7 +6,15 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from headrace_contracts.content import text_of
-from headrace_contracts.events import AttemptRequested, CommandKind, TaskCompleted, TaskPhase, TaskStatus, TaskSubmitted
+from headrace_contracts.events import (
+    AttemptRequested,
+    CommandKind,
+    ServedFrom,
+    TaskCompleted,
+    TaskPhase,
+    TaskStatus,
+    TaskSubmitted,
+)
 from headrace_streams.records import OffsetAndMetadata, TopicPartition
 
 from headrace_testing.router_twin import PREFIX
@@ -170,12 +178,22 @@ def _contents(judge: Judge) -> Iterator[str]:
             if end.tenant != task.tenant:
                 yield f"task {task_id} ends for another tenant"
             said = None if end.answer is None else text_of(end.answer)
-            if end.status is TaskStatus.SUCCEEDED and said != answer_to(_prompt(task)):
-                yield f"task {task_id} has the answer to something else"
+            if end.status is TaskStatus.SUCCEEDED:
+                yield from _answer(task_id, task, end, said)
             if end.status is TaskStatus.CANCELLED and task_id not in topics.cancelled:
                 yield f"task {task_id} was cancelled without a request"
             if end.status is TaskStatus.EXPIRED and end.served_from.value != "nothing":
                 yield f"task {task_id} expired and has an answer"
+
+
+def _answer(task_id: str, task: TaskSubmitted, end: TaskCompleted, said: str | None) -> Iterator[str]:
+    whole = answer_to(_prompt(task))
+    if end.finish_reason not in ("stop", "length"):
+        yield f"task {task_id} succeeded with the end {end.finish_reason!r}"
+    elif not said or (not whole.startswith(said) if end.finish_reason == "length" else said != whole):
+        yield f"task {task_id} has the answer to something else"
+    if end.finish_reason != "stop" and end.served_from is ServedFrom.CACHE:
+        yield f"task {task_id} was served from the cache with half an answer"
 
 
 def _cancellations(judge: Judge) -> Iterator[str]:

@@ -13,6 +13,7 @@ from headrace_testing.router_twin import PREFIX
 
 if TYPE_CHECKING:
     from headrace_testing.simulation.judge import Judge
+    from headrace_testing.simulation.models import Call
     from headrace_testing.simulation.processes import SimulatedProcess
 
 _GROUPS = {"work.local": PREFIX + "local-worker", "work.cloud": PREFIX + "cloud-worker"}
@@ -96,7 +97,7 @@ def check_begin(judge: Judge, process: SimulatedProcess, group: str, record: Rec
         judge.violated(f"{process.name} does {topic}[{record.partition}]@{record.offset} again, which is committed")
 
 
-def check_end(judge: Judge, process: SimulatedProcess, record: Record, calls: int) -> None:
+def check_end(judge: Judge, process: SimulatedProcess, record: Record, calls: Sequence[Call]) -> None:
     """A record whose handler returns is reported, and accounted for if a model was called."""
     place = (record.topic.removeprefix(PREFIX), record.partition, record.offset)
     _, request = judge.topics.work[place]

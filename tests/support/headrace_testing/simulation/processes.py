@@ -32,7 +32,7 @@ from headrace_testing.router_twin import PREFIX, router_service
 from headrace_testing.simulation.ledger import SimulatedLedger
 from headrace_testing.simulation.log import SimulatedLog
 from headrace_testing.simulation.loop import Fate
-from headrace_testing.simulation.models import ASKED, CLOUD_MODELS, LOCAL_MODELS, SimulatedProvider
+from headrace_testing.simulation.models import ASKED, CLOUD_LISTINGS, EXECUTION, LOCAL_LISTING, Call, SimulatedProvider
 from headrace_testing.simulation.network import LONGEST_IN_FLIGHT_SECONDS, PATIENCE_SECONDS
 from headrace_testing.simulation.plan import Fault
 
@@ -90,6 +90,11 @@ class SimulatedProcess:
     @property
     def running(self) -> bool:
         return self.fate.alive and self._body is not None
+
+    @property
+    def body(self) -> Body | None:
+        """What runs in it now; None if nothing does."""
+        return self._body if self.fate.alive else None
 
     def clock(self) -> int:
         """Milliseconds since the epoch on this host's clock."""
@@ -228,14 +233,15 @@ class WorkerBody:
         self._process = process
         codec, plan = world.kit.codec, world.plan
         publisher = Publisher(log.producer(), codec, f"headrace/worker/{process.name}")
-        offers = [(name, name, models) for name, models in CLOUD_MODELS.items()] if cloud else [
-            ("ollama", node, LOCAL_MODELS) for node in ("node-1", "node-2")
+        offers = [(name, name, listing) for name, listing in CLOUD_LISTINGS.items()] if cloud else [
+            ("ollama", node, LOCAL_LISTING) for node in ("node-1", "node-2")
         ]  # fmt: skip
+        run = f"{process.name}.{process.lives}"
         places = [
-            Endpoint(SimulatedProvider(world.models, process.name, provider, node, models), 2)
-            for provider, node, models in offers
+            Endpoint(SimulatedProvider(world.models, run, provider, node, listing), 2)
+            for provider, node, listing in offers
         ]
-        pool = Pool(places, choose_provider if cloud else choose_node)
+        self.pool = pool = Pool(places, choose_provider if cloud else choose_node)
         self._cancellations = Cancellations(
             log,
             codec,
@@ -249,7 +255,7 @@ class WorkerBody:
             pool=pool,
             options=RunnerOptions(worker=process.name, call_seconds=30.0),
             clock_ms=process.clock,
-            new_id=process.new_id,
+            new_id=self._new_execution,
             forbid=forbid if cloud else nothing_forbidden,
             is_cancelled=self._cancellations.wanted,
         )
@@ -287,13 +293,18 @@ class WorkerBody:
             process.clock,
         )
 
+    def _new_execution(self) -> str:
+        execution = self._process.new_id()
+        EXECUTION.set(execution)
+        return execution
+
     def _stop_tasks(self, cancellations: CancellationRequests) -> None:
         self._engine.cancel(partial(is_wanted, cancellations))
         self._runner.interrupt(cancellations)
 
     async def _skip(self, record: Record) -> None:
         await self._runner.skip(record)
-        self._world.judge.ends(self._process, record, 0)
+        self._world.judge.ends(self._process, record, ())
 
     async def _handle(self, record: Record) -> None:
         world, process = self._world, self._process
@@ -303,10 +314,10 @@ class WorkerBody:
             raise RetryRecord("later (simulated)", world.rng.choice((0.3, 3.0)))
         if world.happens(Fault.HANDLER_FAILS, about):
             raise HandlerFault("a defect (simulated)")
-        asked: list[str] = []
+        asked: list[Call] = []
         ASKED.set(asked)
         await self._runner.handle(record)
-        world.judge.ends(process, record, len(asked))
+        world.judge.ends(process, record, asked)
 
     async def run(self) -> None:
         await self._reporter.start()

@@ -95,6 +95,9 @@ class Topics:
         self.ambiguous_usage: set[str] = set()
         """Ids used for the usage of more than one execution."""
         self.usage_of_attempt: dict[str, dict[str, UsageRecorded]] = defaultdict(dict)
+        self.usage_of_execution: dict[str, set[str]] = defaultdict(set)
+        """Event ids of the usage of each execution."""
+        self.reports: dict[Place, AttemptFinished] = {}
         self.final_replies: dict[str, list[tuple[Seen, TaskReply]]] = defaultdict(list)
         self.audited: set[str] = set()
         self.letters: dict[Place, list[str]] = defaultdict(list)
@@ -125,11 +128,13 @@ class Topics:
                 self.work[place] = (seen, event)
             case AttemptFinished():
                 self.finished[event.attempt_id].append(event)
+                self.reports[place] = event
             case UsageRecorded():
                 before = self.usage.setdefault(event.event_id, event)
                 if before.execution_id != event.execution_id:
                     self.ambiguous_usage.add(event.event_id)
                 self.usage_of_attempt[event.attempt_id][event.execution_id] = event
+                self.usage_of_execution[event.execution_id].add(event.event_id)
             case TaskReply(kind=ReplyKind.FINISHED):
                 self.final_replies[event.task_id].append((seen, event))
             case DeadLetter():

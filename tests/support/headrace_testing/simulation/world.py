@@ -13,7 +13,7 @@ from headrace_contracts.codec import Codec
 from headrace_contracts.topics import TOPICS
 from headrace_models.prices import PriceBook, load_price_book
 from headrace_router.adapters.policy_file import load_policy
-from headrace_router.decide.policy import Deadlines, PerLane, Policy
+from headrace_router.decide.policy import Deadlines, ModelRef, PerLane, Policy, RolePolicy
 from headrace_router.metrics import RouterMetrics
 from headrace_runtime.metrics import Metrics
 from headrace_streams.memory import MemoryLog
@@ -27,7 +27,7 @@ from headrace_testing.simulation.judge import Judge
 from headrace_testing.simulation.ledger import SimulatedDatabase
 from headrace_testing.simulation.log import SimulatedCodec
 from headrace_testing.simulation.loop import SimulationStuck, VirtualLoop
-from headrace_testing.simulation.models import Models
+from headrace_testing.simulation.models import REMOTE_BY_HOST, REMOTE_BY_NAME, Models
 from headrace_testing.simulation.network import PATIENCE_SECONDS, Endures, SimulatedNetwork, Weather
 from headrace_testing.simulation.plan import Fault, Plan, draw_plan
 from headrace_testing.simulation.processes import AccountantBody, Body, RouterBody, SimulatedProcess, WorkerBody
@@ -73,6 +73,7 @@ def kit() -> Kit:
     shipped = load_policy(None)
     policy = shipped.model_copy(
         update={
+            "roles": {name: _tempted(name, role) for name, role in shipped.roles.items()},
             "deadlines": Deadlines(default=PerLane(interactive=40_000, batch=90_000), longest=100_000),
             "attempts": shipped.attempts.model_copy(
                 update={"timeout": PerLane(interactive=12_000, batch=25_000), "max_output_tokens": 400}
@@ -81,6 +82,14 @@ def kit() -> Kit:
         }
     )
     return Kit(codec, policy, load_price_book())
+
+
+def _tempted(name: str, role: RolePolicy) -> RolePolicy:
+    """Two roles ask first for a model that the nodes list and their maker's cloud runs: nobody may get it."""
+    first = {"documentation": REMOTE_BY_NAME, "security_reviewer": REMOTE_BY_HOST}.get(name)
+    if first is None:
+        return role
+    return role.model_copy(update={"models": (ModelRef(provider="ollama", model=first), *role.models)})
 
 
 class SimulatedWorld:

@@ -23,7 +23,7 @@ class AuditRecorded:
         subject: Person whom the content is about.
         task_id: The task.
         attempt_id: The attempt, if there is one.
-        action: dispatch, refuse, serve_cached.
+        action: dispatch, refuse, serve_cached; breach: content left to another host than the one asked.
         privacy: Class of the data.
         provider: Provider concerned.
         model: Model concerned.

@@ -374,7 +374,8 @@ class TrailStep:
 
     Attributes:
         at: When it was decided. Milliseconds since the epoch, UTC.
-        step: What was decided: dispatched, rejected, retried, fell_back, coalesced, cached, waited, finished.
+        step: What was decided: dispatched, rejected, retried, fell_back, breached, coalesced, cached, waited,
+            finished.
         provider: Provider concerned.
         model: Model concerned.
         reason: Why.

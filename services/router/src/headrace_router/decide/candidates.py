@@ -18,8 +18,9 @@ from headrace_contracts.events import (
 
 from headrace_router.decide.costs import most_tokens, worst_case
 from headrace_router.decide.fleet import longest_context
-from headrace_router.decide.model import ATTEMPT_TIMEOUT, DecisionContext
+from headrace_router.decide.model import DecisionContext
 from headrace_router.decide.policy import ModelRef, Policy, RolePolicy
+from headrace_router.decide.reports import given_up, in_vain
 from headrace_router.decide.rules import TaskRules
 
 _BYTES_PER_TOKEN = 4
@@ -47,6 +48,14 @@ class Candidate:
     @property
     def name(self) -> str:
         return f"{self.provider}/{self.model}"
+
+
+@dataclass(frozen=True, slots=True)
+class NotNow:
+    """A candidate that is passed over this time, and why; written `provider/model`."""
+
+    name: str
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,12 +94,16 @@ def choose(
     rules: TaskRules,
     attempts: Sequence[AttemptState],
     context: DecisionContext,
-    not_now: str | None = None,
+    not_now: NotNow | None = None,
 ) -> Choice:
-    """The first eligible candidate. `not_now` names one that asked for a pause longer than the policy allows."""
+    """The first eligible candidate. Those that were asked in vain come last: see `in_vain`."""
     policy = context.policy
     known = _known(task, role, context)
-    ordered = sorted(known, key=lambda ref: ref.provider != rules.preferred) if rules.preferred else known
+    vain = {(attempt.provider, attempt.model) for attempt in attempts if in_vain(attempt)}
+    ordered = sorted(
+        known,
+        key=lambda ref: ((ref.provider, ref.model) in vain, bool(rules.preferred) and ref.provider != rules.preferred),
+    )
     prompt_bytes = most_tokens(task.messages, system_prompt)
     left = None if task.budget_nanodollars is None else task.budget_nanodollars - spent(attempts)
     rejected: list[Rejection] = []
@@ -104,8 +117,8 @@ def choose(
         if objection is not None:
             reject(ref, *objection)
             continue
-        if not_now == f"{ref.provider}/{ref.model}":
-            reject(ref, FAILED_BEFORE, "it asked for a longer wait than the policy allows")
+        if not_now is not None and not_now.name == f"{ref.provider}/{ref.model}":
+            reject(ref, FAILED_BEFORE, not_now.reason)
             continue
         limit = task.sampling.max_output_tokens
         if limit is None and place is Place.CLOUD:
@@ -145,11 +158,6 @@ def spent(attempts: Sequence[AttemptState]) -> int:
         attempt.worst_case_nanodollars if attempt.outcome is None or given_up(attempt) else attempt.cost_nanodollars
         for attempt in attempts
     )
-
-
-def given_up(attempt: AttemptState) -> bool:
-    """Whether the router stopped waiting for an attempt that may still be running."""
-    return attempt.failure is not None and attempt.failure.code == ATTEMPT_TIMEOUT
 
 
 def unknown_model(task: TaskSubmitted, context: DecisionContext) -> bool:

@@ -67,10 +67,16 @@ class WakeUp:
 
 @dataclass(frozen=True, slots=True)
 class Unrecordable:
-    """The given state is too large for the journal; `size` is its total in bytes."""
+    """The given state is too large for the journal.
+
+    Attributes:
+        size: Its total in bytes.
+        owed: Commands of the decision that could not be recorded which are due whatever becomes of the task.
+    """
 
     size: int
     limit: int
+    owed: tuple[Command, ...] = ()
 
 
 RouterEvent = Submitted | Cancelled | AttemptEnded | LeaderFinished | WakeUp | Unrecordable
@@ -146,7 +152,3 @@ class Ignored:
     """The event changes nothing and is not recorded; `reason` is a stable word for metrics."""
 
     reason: str
-
-
-ATTEMPT_TIMEOUT = "attempt_timeout"
-"""Code of an attempt that the router abandoned; its usage is not known."""

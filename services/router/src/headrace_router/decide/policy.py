@@ -44,7 +44,7 @@ class Deadlines(_Part):
     """How long a task may take, in milliseconds from its submission.
 
     Attributes:
-        default: For a task without a deadline of its own.
+        default: For a task without a deadline of its own. Longer than two attempts: see `Attempts`.
         longest: Cap on deadlines. Keep it well below the retention of the journal, which holds the live tasks.
     """
 
@@ -56,7 +56,9 @@ class Attempts(_Part):
     """Limits of one attempt.
 
     Attributes:
-        timeout: Milliseconds from dispatch until the attempt is abandoned, including its wait in the queue.
+        timeout: Milliseconds from dispatch until the attempt is abandoned, including its wait in the queue. Two of them
+            must fit before the lane's default deadline: a provider that says nothing is then given up while another
+            can still answer. With `retry.attempts` 1 there is no second attempt, and so no such rule.
         max_output_tokens: Longest answer of a cloud model if the task names none; bounds what an attempt costs.
     """
 
@@ -186,6 +188,24 @@ class Policy(_Part):
                     problems.append(f"{path}.{index}: there is no provider {ref.provider!r}")
                 elif path.endswith("ladder") and provider.place is not Place.CLOUD:
                     problems.append(f"{path}.{index}: {ref.provider!r} is not a cloud provider")
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+    @model_validator(mode="after")
+    def _a_fallback_is_in_time(self) -> Self:
+        if self.retry.attempts == 1:
+            return self
+        problems = []
+        for lane in Lane:
+            timeout = self.attempts.timeout.of(lane)
+            deadline = min(self.deadlines.default.of(lane), self.deadlines.longest)
+            if 2 * timeout >= deadline:
+                problems.append(
+                    f"attempts.timeout.{lane}: after an attempt of {timeout} ms the deadline of {deadline} ms "
+                    f"(deadlines.default.{lane}, at most deadlines.longest) leaves no time for a whole second one; "
+                    f"set attempts.timeout.{lane} below {-(-deadline // 2)}, or that deadline above {2 * timeout}"
+                )
         if problems:
             raise ValueError("; ".join(problems))
         return self

@@ -24,7 +24,7 @@ from headrace_contracts.events import (
 from headrace_contracts.topics import TOPICS
 from headrace_streams.publishing import Publication
 
-from headrace_router.decide.terminal import task_of
+from headrace_router.decide.terminal import BREACH_SUFFIX, BREACHED, task_of
 
 
 def publication(entry: JournalEntry, command: Command) -> Publication:
@@ -98,10 +98,16 @@ def _reply(entry: JournalEntry, state: TaskState, command: Command) -> Publicati
 
 
 def _audit(entry: JournalEntry, state: TaskState, command: Command) -> Publication:
-    source = task_of(state) if command.attempt else _result(state)
+    # A breach is audited by the decision about the attempt's end, which may be the task's end too.
+    source = _result(state) if state.task is None else state.task
     provider: str | None
     model: str | None
-    if command.attempt:
+    if command.event_id.endswith(BREACH_SUFFIX):
+        trail = _result(state).trail if state.task is None else state.trail
+        step = [step for step in trail if step.step == BREACHED][-1]
+        provider, model = step.provider, step.model
+        action, reason = "breach", f"content left to another host than the one asked: {step.reason}"
+    elif command.attempt:
         attempt = state.attempts[command.attempt - 1]
         provider, model = attempt.provider, attempt.model
         action, reason = "dispatch", _dispatch_step(state, command.attempt).reason
@@ -121,12 +127,12 @@ def _audit(entry: JournalEntry, state: TaskState, command: Command) -> Publicati
         key_id=source.key_id,
         subject=source.subject,
         task_id=source.task_id,
-        attempt_id=command.event_id.removesuffix("/audit") if command.attempt else None,
+        attempt_id=command.event_id.rpartition("/")[0] if command.attempt else None,
         action=action,
         privacy=state.privacy,
         provider=provider,
         model=model,
-        allowed=action != "refuse",
+        allowed=action not in ("refuse", "breach"),
         reason=reason,
         policy_version=entry.policy_version,
         recorded_at=entry.decided_at,

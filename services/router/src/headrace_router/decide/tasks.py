@@ -6,10 +6,11 @@ from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
 
-from headrace_contracts.events import JournalEntry, ServedFrom, TaskCompleted, TaskPhase, TaskState, TaskStatus
+from headrace_contracts.events import JournalEntry, TaskCompleted, TaskPhase, TaskState
 
 from headrace_router.decide.model import CAUSES, AttemptEnded, Equal
 from headrace_router.decide.policy import CacheLimits
+from headrace_router.decide.sharing import may_be_kept
 
 
 class Unread(Protocol):
@@ -148,7 +149,7 @@ class _Answers:
     def keep(self, digest: str, state: TaskState | Unread) -> None:
         answer: TaskCompleted | Unread
         if isinstance(state, TaskState):
-            if state.result is None or not _serves(state.result):
+            if state.result is None or not may_be_kept(state.result):
                 return
             answer = state.result
         elif state.cause == CAUSES[AttemptEnded]:
@@ -168,7 +169,7 @@ class _Answers:
         if found is not None and not isinstance(found, TaskCompleted):
             result = _read(found).result
             self._bytes -= _size(found)
-            if result is None or not _serves(result):
+            if result is None or not may_be_kept(result):
                 del self._kept[digest]
                 return None
             self._kept[digest] = found = result
@@ -179,10 +180,6 @@ class _Answers:
         dropped = self._kept.pop(digest, None)
         if dropped is not None:
             self._bytes -= _size(dropped)
-
-
-def _serves(result: TaskCompleted) -> bool:
-    return result.status is TaskStatus.SUCCEEDED and result.served_from is ServedFrom.ATTEMPT
 
 
 def _size(answer: TaskCompleted | Unread) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from headrace_contracts.events import (
+    AttemptState,
     Command,
     CommandKind,
     Content,
@@ -18,7 +19,7 @@ from headrace_contracts.events import (
     TaskSubmitted,
     TrailStep,
 )
-from headrace_contracts.ids import completion_id
+from headrace_contracts.ids import attempt_id, completion_id
 from headrace_contracts.topics import AUDIT_RECORDED, TASKS_COMPLETED, TASKS_REPLIES
 
 from headrace_router.decide.costs import total
@@ -26,6 +27,10 @@ from headrace_router.decide.model import Decision, DecisionContext
 
 _CONSENT_CODES = frozenset({"privacy", "no_consent"})
 _TRAIL_OF_SHRUNK = 8
+BREACHED = "breached"
+"""The step of a trail that says that content of an attempt has left to another host."""
+BREACH_SUFFIX = "/breach"
+"""After the attempt's id, the id of the audit record of a breach."""
 
 
 def task_of(state: TaskState) -> TaskSubmitted:
@@ -114,7 +119,16 @@ def serve(state: TaskState, context: DecisionContext, source: TaskCompleted, ser
     )
 
 
-def too_large(state: TaskState, context: DecisionContext, size: int, limit: int) -> Decision:
+def breach(state: TaskState, sent: AttemptState, failure: Failure, now: int) -> tuple[TaskState, Command]:
+    """The state that says that content of an attempt has left to another host, and the command to audit it."""
+    step = TrailStep(at=now, step=BREACHED, provider=sent.provider, model=sent.model, reason=failure.message)
+    name = attempt_id(task_of(state).task_id, sent.number)
+    return replace(state, trail=(*state.trail, step)), _audit(f"{name}{BREACH_SUFFIX}", sent.number)
+
+
+def too_large(
+    state: TaskState, context: DecisionContext, size: int, limit: int, owed: tuple[Command, ...] = ()
+) -> Decision:
     """End a task whose state does not fit into the journal, with a terminal state that does."""
     failure = Failure(
         code="record_too_large",
@@ -130,7 +144,11 @@ def too_large(state: TaskState, context: DecisionContext, size: int, limit: int)
         )  # fmt: skip
     else:
         result = state.result
-    return _ended(state, replace(result, labels={}, trail=result.trail[-_TRAIL_OF_SHRUNK:]), ())
+    # The record of a breach follows from its step, so that is kept however long ago it was.
+    cut, kept = result.trail[:-_TRAIL_OF_SHRUNK], result.trail[-_TRAIL_OF_SHRUNK:]
+    trail = (*[step for step in cut if step.step == BREACHED][-1:], *kept)
+    ended = _ended(state, replace(result, labels={}, trail=trail), ())
+    return replace(ended, commands=(*ended.commands, *owed))
 
 
 def _ended(state: TaskState, result: TaskCompleted, rejected: tuple[Rejection, ...]) -> Decision:
@@ -153,5 +171,5 @@ def _ended(state: TaskState, result: TaskCompleted, rejected: tuple[Rejection, .
     return Decision(ended, tuple(commands), rejected)
 
 
-def _audit(event_id: str) -> Command:
-    return Command(kind=CommandKind.AUDIT, event_id=event_id, topic=AUDIT_RECORDED.name)
+def _audit(event_id: str, attempt: int = 0) -> Command:
+    return Command(kind=CommandKind.AUDIT, event_id=event_id, topic=AUDIT_RECORDED.name, attempt=attempt)

@@ -52,13 +52,13 @@ def _failed_is_free(patches: Patches) -> None:
 
 BUGS = (
     Bug("positions_first", "positions are committed before the rows they stand for", _positions_first, hint=7),
-    Bug("no_unique_index", "an event that comes twice is booked twice", _no_unique_index, hint=244),
+    Bug("no_unique_index", "an event that comes twice is booked twice", _no_unique_index, hint=3),
     Bug(
         "poison_takes_neighbours",
         "what follows an undecodable record is lost",
         _poison_takes_neighbours,
         hint=4,
     ),
-    Bug("rounds_down", "costs are rounded down", _rounds_down, hint=8),
-    Bug("failed_is_free", "failed attempts are booked at nothing", _failed_is_free, hint=8),
+    Bug("rounds_down", "costs are rounded down", _rounds_down, hint=6),
+    Bug("failed_is_free", "failed attempts are booked at nothing", _failed_is_free, hint=6),
 )

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from headrace_contracts.events import Privacy, TaskPhase, TaskStatus
-from headrace_router.decide import candidates, machine
+from headrace_router.decide import candidates, machine, routes, tasks
 from headrace_router.decide.early_cancellations import EarlyCancellations
 from headrace_router.decide.model import Submitted
 from headrace_router.decide.tasks import PartitionTasks
@@ -45,16 +45,16 @@ def _submitted_again(patches: Patches) -> None:
 
 
 def _same_attempt_number(patches: Patches) -> None:
-    patches.put(machine, "attempt_id", lambda task_id, _number: f"{task_id}/1")
+    patches.put(routes, "attempt_id", lambda task_id, _number: f"{task_id}/1")
 
 
 def _privacy_lowered(patches: Patches) -> None:
-    def choose(state: Any, context: Any, not_now: str | None = None) -> Any:
+    def choose(state: Any, context: Any, not_now: Any = None) -> Any:
         if state.attempts:
             state = replace(state, privacy=Privacy.PUBLIC, task=replace(state.task, privacy=Privacy.PUBLIC))
         return original(state, context, not_now)
 
-    original = patches.put(machine, "_choose", choose)
+    original = patches.put(routes, "choose_for", choose)
 
 
 def _consent_ignored(patches: Patches) -> None:
@@ -63,6 +63,7 @@ def _consent_ignored(patches: Patches) -> None:
         return replace(found, consented=frozenset({"groq", "anthropic"}))
 
     original = patches.put(machine, "rules_for", rules_for)
+    patches.put(routes, "rules_for", rules_for)
 
 
 def _budget_ignored(patches: Patches) -> None:
@@ -90,21 +91,29 @@ def _repeat_dispatches(patches: Patches) -> None:
     patches.put_key(
         machine.TRANSITIONS,  # type: ignore[arg-type]
         (TaskPhase.RUNNING, Submitted),
-        lambda state, _event, context: machine._route(state, context),
+        lambda state, _event, context: routes.route(state, context),
     )
 
 
+def _half_answer_cached(patches: Patches) -> None:
+    patches.put(tasks, "may_be_kept", lambda result: result.status is TaskStatus.SUCCEEDED)
+
+
+def _breach_unsaid(patches: Patches) -> None:
+    patches.put(machine, "ANSWERED_REMOTELY", "never said")
+
+
 BUGS = (
-    Bug("zombie_acts", "a router that was frozen publishes on old acknowledgements", _zombie_acts, hint=988),
-    Bug("wake_up_lost", "a recovered partition sets no timers", _wake_up_lost, hint=40),
-    Bug("follower_forgotten", "followers of a leader that has ended are not notified", _follower_forgotten, hint=2),
+    Bug("zombie_acts", "a router that was frozen publishes on old acknowledgements", _zombie_acts, hint=655),
+    Bug("wake_up_lost", "a recovered partition sets no timers", _wake_up_lost),
+    Bug("follower_forgotten", "followers of a leader that has ended are not notified", _follower_forgotten, hint=5),
     Bug("ended_forgotten", "a task submitted again after its end is run again", _ended_forgotten, hint=7),
-    Bug("submitted_again", "a task submitted again while it runs is restarted", _submitted_again, hint=3),
+    Bug("submitted_again", "a task submitted again while it runs is restarted", _submitted_again, hint=6),
     Bug("same_attempt_number", "a retry has the id of the attempt before it", _same_attempt_number),
-    Bug("privacy_lowered", "a retry forgets the privacy of its task", _privacy_lowered, hint=12),
-    Bug("consent_ignored", "internal content goes to providers without consent", _consent_ignored, hint=25),
-    Bug("budget_ignored", "no attempt is held against the task's budget", _budget_ignored, hint=35),
-    Bug("cancelled_goes_on", "a cancelled task is remembered as it was before", _cancelled_goes_on, hint=16),
+    Bug("privacy_lowered", "a retry forgets the privacy of its task", _privacy_lowered, hint=6),
+    Bug("consent_ignored", "internal content goes to providers without consent", _consent_ignored, hint=6),
+    Bug("budget_ignored", "no attempt is held against the task's budget", _budget_ignored),
+    Bug("cancelled_goes_on", "a cancelled task is remembered as it was before", _cancelled_goes_on, hint=14),
     Bug(
         "early_cancellation_forgotten",
         "a cancellation that overtakes its task is lost",
@@ -112,5 +121,12 @@ BUGS = (
         hint=6,
     ),
     Bug("all_are_equal", "an answer serves tasks that asked something else", _all_are_equal),
-    Bug("repeat_dispatches", "a repeated submission sends another attempt out", _repeat_dispatches, hint=3),
+    Bug(
+        "half_answer_cached",
+        "an answer that was cut off at its limit is served again later",
+        _half_answer_cached,
+        hint=248,
+    ),
+    Bug("breach_unsaid", "content that left to another host is not audited", _breach_unsaid, hint=16),
+    Bug("repeat_dispatches", "a repeated submission sends another attempt out", _repeat_dispatches, hint=4),
 )

@@ -8,7 +8,11 @@ from typing import Any
 
 from headrace_contracts.events import Outcome
 from headrace_contracts.topics import USAGE_RECORDED
+from headrace_models import ollama_listing
+from headrace_models.errors import ProviderError
+from headrace_models.ports import CallUsage
 from headrace_models.worker import runner
+from headrace_models.worker.pool import Pool
 from headrace_models.worker.runner import AttemptRunner
 from headrace_streams.errors import AppendUncertain, TransientError
 
@@ -56,10 +60,34 @@ def _executions_share_an_id(patches: Patches) -> None:
     patches.put(runner, "usage_id", lambda attempt, _execution: attempt)
 
 
+def _slot_kept_on_error(patches: Patches) -> None:
+    def release(self: Any, endpoint: Any, ended: Any, model: str) -> None:
+        if not isinstance(ended, ProviderError):
+            original(self, endpoint, ended, model)
+
+    original = patches.put(Pool, "release", release)
+
+
+def _usage_forgotten_on_error(patches: Patches) -> None:
+    async def report(self: Any, record: Any, run: Any, ended: Any) -> None:
+        if ended.outcome not in (Outcome.ANSWERED, Outcome.REFUSED):
+            ended = replace(ended, usage=CallUsage())
+        await original(self, record, run, ended)
+
+    original = patches.put(AttemptRunner, "_report", report)
+
+
+def _remote_counts_as_local(patches: Patches) -> None:
+    patches.put(ollama_listing, "runs_elsewhere", lambda _entry: False)
+
+
 BUGS = (
     Bug("done_before_ack", "an attempt counts as done before its report is acknowledged", _done_before_ack),
     Bug("failures_are_free", "no usage is recorded of failed attempts", _failures_are_free),
     Bug("usage_not_awaited", "an attempt counts as done before its usage is acknowledged", _usage_not_awaited),
-    Bug("given_up_on_uncertainty", "a report that may be lost is not repeated", _given_up_on_uncertainty, hint=18),
+    Bug("given_up_on_uncertainty", "a report that may be lost is not repeated", _given_up_on_uncertainty, hint=6),
     Bug("executions_share_an_id", "two executions of an attempt are one to the ledger", _executions_share_an_id),
+    Bug("slot_kept_on_error", "a slot is not given back when the call fails", _slot_kept_on_error),
+    Bug("usage_forgotten_on_error", "what a failed call consumed is not recorded", _usage_forgotten_on_error),
+    Bug("remote_counts_as_local", "a model that runs elsewhere counts as the node's own", _remote_counts_as_local),
 )

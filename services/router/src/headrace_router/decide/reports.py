@@ -1,0 +1,104 @@
+"""What a worker reports of an attempt, as far as it can be believed.
+
+`attempts.finished` is open to other producers, and a worker repeats what providers say. The router's own record of the
+attempt names who was asked; what the report adds is taken within bounds, and what cannot be is as if unsaid.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import fields, replace
+from typing import Final
+
+from headrace_contracts.events import AttemptFinished, AttemptState, Content, Failure, Outcome, Usage
+from headrace_models.prices import PriceBook
+
+from headrace_router.decide.costs import cost
+
+ATTEMPT_TIMEOUT: Final = "attempt_timeout"
+"""Code of an attempt that the router abandoned; its usage is not known."""
+ANSWERED_REMOTELY: Final = "answered_remotely"
+"""Code of an attempt whose node had another host make the answer: content has left to there."""
+EMPTY_ANSWER: Final = "empty_answer"
+
+LONGEST_NAME: Final = 200
+LONGEST_CODE: Final = 64
+LONGEST_MESSAGE: Final = 1000
+"""Longest strings taken from a report, in characters."""
+LONGEST_WAIT_MS: Final = 86_400_000
+"""The longest wait that a provider can ask for, in milliseconds."""
+MOST_COUNTED: Final = 100_000_000
+"""More tokens or searches than this are no count: no model reads or writes so many in one attempt."""
+
+_IN_VAIN: Final = frozenset({ATTEMPT_TIMEOUT, "timeout", "deadline_passed", "connection_lost", EMPTY_ANSWER,
+                             "unknown_finish"})  # fmt: skip
+
+
+def believed(sent: AttemptState, said: AttemptFinished) -> AttemptFinished:
+    """A report with its strings and numbers bounded, the provider taken from our own record, and an answer without a
+    text taken as the failure that it is. Its usage is left to `close`."""
+    failure = said.failure
+    if failure is not None:
+        failure = Failure(
+            code=_printable(failure.code, LONGEST_CODE) or str(said.outcome),
+            message=_printable(failure.message, LONGEST_MESSAGE),
+            retry_after_ms=_wait(failure.retry_after_ms),
+        )
+    outcome = said.outcome
+    if failure is not None and failure.code == ANSWERED_REMOTELY and outcome is not Outcome.REFUSED:
+        outcome = Outcome.FAILED_PERMANENT
+    elif outcome is Outcome.ANSWERED and not says_something(said.content):
+        outcome = Outcome.FAILED_RETRYABLE
+        failure = Failure(code=EMPTY_ANSWER, message="the worker reported an answer without a text")
+    return replace(
+        said,
+        outcome=outcome,
+        failure=failure,
+        finish_reason=_printable(said.finish_reason or "", LONGEST_CODE) or None,
+        provider=sent.provider,
+        model=_printable(said.model, LONGEST_NAME) or sent.model,
+        node=_printable(said.node or "", LONGEST_NAME) or None,
+        model_ms=said.model_ms if math.isfinite(said.model_ms) and said.model_ms > 0 else 0.0,
+    )
+
+
+def close(sent: AttemptState, said: AttemptFinished, book: PriceBook) -> AttemptState:
+    """The record of an attempt after its end. If its usage cannot be true, it costs what it may have cost at most."""
+    usage = _plausible(said.usage)
+    spent = cost(book, sent.provider, sent.model, usage)
+    if usage != said.usage:
+        spent = max(spent, sent.worst_case_nanodollars)
+    return replace(sent, outcome=said.outcome, failure=said.failure, usage=usage, cost_nanodollars=spent)
+
+
+def given_up(attempt: AttemptState) -> bool:
+    """Whether the router stopped waiting for an attempt that may still be running."""
+    return attempt.failure is not None and attempt.failure.code == ATTEMPT_TIMEOUT
+
+
+def in_vain(attempt: AttemptState) -> bool:
+    """Whether an attempt took its time, or an answer, and gave nothing. There is no reason to expect more of the same
+    model soon, so every other candidate comes first."""
+    if attempt.outcome in (None, Outcome.ANSWERED, Outcome.REFUSED):
+        return False
+    return attempt.outcome is Outcome.EXPIRED or (attempt.failure is not None and attempt.failure.code in _IN_VAIN)
+
+
+def says_something(content: Content | None) -> bool:
+    """Whether an answer has a text. What is sealed cannot be looked into and counts if there is any of it."""
+    if content is None:
+        return False
+    return bool(content.data.strip() if content.cipher == "none" else content.data)
+
+
+def _plausible(usage: Usage) -> Usage:
+    counts = {field.name: getattr(usage, field.name) for field in fields(usage)}
+    return Usage(**{name: count if 0 <= count <= MOST_COUNTED else 0 for name, count in counts.items()})
+
+
+def _wait(asked_ms: int | None) -> int | None:
+    return None if asked_ms is None or asked_ms < 0 else min(asked_ms, LONGEST_WAIT_MS)
+
+
+def _printable(text: str, longest: int) -> str:
+    return "".join(character for character in text[:longest] if character.isprintable())

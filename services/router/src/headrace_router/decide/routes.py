@@ -1,0 +1,190 @@
+"""What becomes of a task next: an attempt, a retry after a delay, the next candidate, a wait, or its end."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from headrace_contracts.events import (
+    AttemptState,
+    Command,
+    CommandKind,
+    Failure,
+    Rejection,
+    TaskPhase,
+    TaskState,
+    TaskStatus,
+    TaskSubmitted,
+    TrailStep,
+)
+from headrace_contracts.ids import attempt_id
+from headrace_contracts.topics import AUDIT_RECORDED, TASKS_REPLIES, work_topic
+
+from headrace_router.decide.candidates import Candidate, Choice, NotNow, choose
+from headrace_router.decide.model import Decision, DecisionContext, Ignored
+from headrace_router.decide.policy import Policy, RolePolicy
+from headrace_router.decide.reports import in_vain
+from headrace_router.decide.retry import backoff
+from headrace_router.decide.rules import rules_for
+from headrace_router.decide.terminal import finish, task_of
+
+
+def after_failure(state: TaskState, failure: Failure, retryable: bool, context: DecisionContext) -> Decision | Ignored:
+    """Retry the same model after a delay, try the next candidate, or finish.
+
+    A model that was asked in vain is not asked again while another candidate can be: two time-outs in a row would use
+    up the deadline, and the next candidate would never be asked.
+    """
+    retry, now = context.policy.retry, context.now
+    last = state.attempts[-1]
+    if late(state, context):
+        return expire(state, context)
+    if len(state.attempts) >= retry.attempts:
+        return fail(state, context, failure)
+    tries = sum((a.provider, a.model) == (last.provider, last.model) for a in state.attempts)
+    if not retryable or tries >= retry.attempts_per_model:
+        return route(_fallen_back(state, failure, now), context)
+    asked = failure.retry_after_ms or 0
+    wait = max(backoff(task_of(state).task_id, last.number, tries, retry), asked)
+    in_time = state.deadline_at is None or now + wait < state.deadline_at
+    rejected: tuple[Rejection, ...] = ()
+    passed_over = _passed_over(state, failure, context)
+    if passed_over is not None or not in_time:
+        reason = passed_over or "its next attempt would come after the deadline"
+        choice = choose_for(state, context, NotNow(f"{last.provider}/{last.model}", reason))
+        if choice.chosen is not None:
+            return _dispatch(_fallen_back(state, failure, now), choice, choice.chosen, context)
+        if not in_time:
+            return fail(state, context, failure, choice.rejected)
+        rejected = choice.rejected
+    step = TrailStep(
+        at=now, step="retried", provider=last.provider, model=last.model,
+        reason=f"{failure.code}; retry in {wait} ms",
+    )  # fmt: skip
+    return Decision(
+        replace(state, phase=TaskPhase.BACKING_OFF, wake_at=now + wait, trail=(*state.trail, step)),
+        rejected=rejected,
+    )
+
+
+def _passed_over(state: TaskState, failure: Failure, context: DecisionContext) -> str | None:
+    """Why another candidate is better than the same model again; None if there is no reason."""
+    last, policy = state.attempts[-1], context.policy
+    if (failure.retry_after_ms or 0) > policy.retry.patience:
+        return "it asked for a longer wait than the policy allows"
+    if in_vain(last):
+        return f"it was asked in vain ({failure.code})"
+    if 2 * (context.now - last.dispatched_at) >= policy.attempts.timeout.of(state.lane):
+        return "it took more than half of an attempt's time to fail"
+    return None
+
+
+def _fallen_back(state: TaskState, failure: Failure, now: int) -> TaskState:
+    last = state.attempts[-1]
+    step = TrailStep(at=now, step="fell_back", provider=last.provider, model=last.model, reason=failure.code)
+    return replace(state, trail=(*state.trail, step))
+
+
+def route(state: TaskState, context: DecisionContext) -> Decision | Ignored:
+    """Dispatch to the best available candidate, wait for one, or finish."""
+    choice = choose_for(state, context)
+    if choice.chosen is not None:
+        return _dispatch(state, choice, choice.chosen, context)
+    if not choice.may_come:
+        last = state.attempts[-1].failure if state.attempts else None
+        return fail(state, context, last or choice.failure(), choice.rejected)
+    if state.phase is TaskPhase.WAITING and state.wake_at is not None:
+        return Ignored("no_capacity")
+    failure = choice.failure()
+    step = TrailStep(at=context.now, step="waited", reason=f"{failure.code}: {failure.message}")
+    waiting = replace(
+        state, phase=TaskPhase.WAITING, wake_at=state.deadline_at, leader_task_id=None, trail=(*state.trail, step)
+    )
+    return Decision(waiting, rejected=choice.rejected)
+
+
+def _dispatch(state: TaskState, choice: Choice, chosen: Candidate, context: DecisionContext) -> Decision:
+    task, now = task_of(state), context.now
+    number = len(state.attempts) + 1
+    attempt = AttemptState(
+        number=number,
+        provider=chosen.provider,
+        model=chosen.model,
+        place=chosen.place,
+        dispatched_at=now,
+        max_output_tokens=chosen.max_output_tokens,
+        worst_case_nanodollars=chosen.worst_case_nanodollars,
+    )
+    sent = TrailStep(at=now, step="dispatched", provider=chosen.provider, model=chosen.model, reason=choice.reason)
+    wake_at = now + context.policy.attempts.timeout.of(state.lane)
+    running = replace(
+        state,
+        phase=TaskPhase.RUNNING,
+        attempts=(*state.attempts, attempt),
+        wake_at=wake_at if state.deadline_at is None else min(wake_at, state.deadline_at),
+        leader_task_id=None,
+        trail=(*state.trail, *_rejected_steps(state, choice.rejected, now), sent),
+        privacy=choice.privacy,
+    )
+    name = attempt_id(task.task_id, number)
+    commands = [
+        Command(
+            kind=CommandKind.DISPATCH, event_id=name, topic=work_topic(chosen.place, state.lane).name, attempt=number
+        ),
+        Command(kind=CommandKind.AUDIT, event_id=f"{name}/audit", topic=AUDIT_RECORDED.name, attempt=number),
+    ]
+    if number > 1 and task.stream and state.reply_partition is not None:
+        restarted = Command(
+            kind=CommandKind.REPLY, event_id=f"{name}/restarted", topic=TASKS_REPLIES.name, attempt=number
+        )
+        commands.insert(0, restarted)
+    return Decision(running, tuple(commands), choice.rejected)
+
+
+def _rejected_steps(state: TaskState, rejected: tuple[Rejection, ...], now: int) -> list[TrailStep]:
+    said = {(step.provider, step.model, step.reason) for step in state.trail if step.step == "rejected"}
+    steps = [
+        TrailStep(at=now, step="rejected", provider=r.provider, model=r.model, reason=f"{r.code}: {r.detail}")
+        for r in rejected
+    ]
+    return [step for step in steps if (step.provider, step.model, step.reason) not in said]
+
+
+def fail(
+    state: TaskState, context: DecisionContext, failure: Failure, rejected: tuple[Rejection, ...] = ()
+) -> Decision:
+    steps = _rejected_steps(state, rejected, context.now)
+    return finish(
+        replace(state, trail=(*state.trail, *steps)), context, TaskStatus.FAILED, failure=failure, rejected=rejected
+    )
+
+
+def expire(state: TaskState, context: DecisionContext, choice: Choice | None = None) -> Decision:
+    failure = Failure(code="deadline_passed", message=f"the deadline passed while the task was {state.phase}")
+    rejected: tuple[Rejection, ...] = ()
+    if choice is not None and choice.chosen is None:
+        failure, rejected = choice.failure(), choice.rejected
+    steps = _rejected_steps(state, rejected, context.now)
+    return finish(
+        replace(state, trail=(*state.trail, *steps)), context, TaskStatus.EXPIRED, failure=failure, rejected=rejected
+    )
+
+
+def choose_for(state: TaskState, context: DecisionContext, not_now: NotNow | None = None) -> Choice:
+    task, role = task_of(state), _role(state, context)
+    rules = rules_for(
+        task, role, context.policy, context.user_preferences, context.tenant_preferences, floor=state.privacy
+    )
+    return choose(task, role, state.system_prompt, rules, state.attempts, context, not_now)
+
+
+def role_name(task: TaskSubmitted, policy: Policy) -> str | None:
+    return task.role if task.role is not None or task.model is not None else policy.defaults.role
+
+
+def _role(state: TaskState, context: DecisionContext) -> RolePolicy | None:
+    name = role_name(task_of(state), context.policy)
+    return None if name is None else context.policy.roles.get(name)
+
+
+def late(state: TaskState, context: DecisionContext) -> bool:
+    return state.deadline_at is not None and context.now >= state.deadline_at

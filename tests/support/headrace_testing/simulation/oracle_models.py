@@ -1,0 +1,86 @@
+"""Promises about models, however they behave: slots come back, all that was consumed is recorded, and no content
+reaches a model that runs elsewhere as if it were ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from headrace_streams.records import Record
+
+from headrace_testing.router_twin import PREFIX
+from headrace_testing.simulation.clients import SECRET
+from headrace_testing.simulation.models import Call
+
+if TYPE_CHECKING:
+    from headrace_testing.simulation.judge import Judge
+    from headrace_testing.simulation.processes import SimulatedProcess
+
+_REMOTE = "answered_remotely"
+
+
+def check_usage(judge: Judge, process: SimulatedProcess, record: Record, calls: Sequence[Call]) -> None:
+    """When a record counts as finished, the usage of every call made for it is on disk, nothing of it left out."""
+    place = (record.topic.removeprefix(PREFIX), record.partition, record.offset)
+    _, request = judge.topics.work[place]
+    recorded = judge.topics.usage_of_attempt[request.attempt_id]
+    for call in calls:
+        used = call.consumed
+        if used is None or not (used.input_tokens or used.output_tokens):
+            continue
+        event = recorded.get(call.execution)
+        told = (0, 0) if event is None else (event.usage.input_tokens, event.usage.output_tokens)
+        if told[0] < used.input_tokens or told[1] < used.output_tokens:
+            judge.violated(
+                f"{process.name} counts {call.execution} as done: {call.node} consumed {used.input_tokens} and "
+                f"{used.output_tokens} tokens, recorded are {told[0]} and {told[1]}"
+            )
+
+
+def verdict(judge: Judge) -> Sequence[str]:
+    """All violations concerning models."""
+    return [*_slots(judge), *_one_usage(judge), *_stayed(judge), *_breaches(judge)]
+
+
+def _slots(judge: Judge) -> Iterator[str]:
+    """In a quiet world no slot is taken but by a call that still runs."""
+    from headrace_testing.simulation.processes import WorkerBody
+
+    for process in judge.world.processes:
+        body = process.body
+        if not isinstance(body, WorkerBody):
+            continue
+        run = f"{process.name}.{process.lives}"
+        for endpoint in body.pool.endpoints.values():
+            calls = [call for call in judge.world.models.calls if (call.run, call.node) == (run, endpoint.name)]
+            running = sum(not call.ended for call in calls)
+            if endpoint.busy != running:
+                yield f"{run} holds {endpoint.busy} slots of {endpoint.name}, and {running} calls run"
+
+
+def _one_usage(judge: Judge) -> Iterator[str]:
+    for execution, events in judge.topics.usage_of_execution.items():
+        if len(events) > 1:
+            yield f"execution {execution} has {len(events)} records of usage: {sorted(events)}"
+
+
+def _stayed(judge: Judge) -> Iterator[str]:
+    for call in judge.world.models.calls:
+        if call.listed_elsewhere:
+            secret = "sensitive " if SECRET in call.text else ""
+            yield f"{secret}content reached {call.node}/{call.model}, which runs elsewhere"
+
+
+def _breaches(judge: Judge) -> Iterator[str]:
+    """A report that content has left, which the journal has taken for a live task, is audited."""
+    topics = judge.topics
+    for decisions in topics.decisions.values():
+        for _, entry in decisions:
+            if entry.cause != "attempt_finished" or entry.input is None:
+                continue
+            said = topics.reports.get((entry.input.topic, entry.input.partition, entry.input.offset))
+            if said is None or said.failure is None or said.failure.code != _REMOTE:
+                continue
+            if f"{said.attempt_id}/breach" not in topics.audited:
+                yield f"content of {said.attempt_id} left, and the audit does not say so"
