@@ -11,7 +11,7 @@ from typing import Any
 
 from headrace_models import ollama_listing
 from headrace_models.call import spent_until
-from headrace_models.errors import ProviderError, RetrySameProvider, TryAnotherProvider
+from headrace_models.errors import OtherCode, ProviderError, RetryCode, RetrySameProvider, TryAnotherProvider
 from headrace_models.ports import (
     CallUsage,
     ChatRequest,
@@ -30,6 +30,9 @@ LOCAL_MODELS = ("gemma2:2b", "phi3:3.8b", "qwen2.5-coder:1.5b", "qwen2.5-coder:7
 CLOUD_MODELS = {"groq": ("llama-3.3-70b-versatile",), "anthropic": ("claude-haiku-4-5",)}
 REMOTE_BY_NAME, REMOTE_BY_HOST = "kimi-k2:cloud", "gpt-oss:120b"
 """Models that the nodes list beside their own, and that their maker's cloud runs."""
+
+_REFUSALS: Sequence[OtherCode] = ("model_missing", "context_too_long", "quota_exhausted", "not_authorised")
+_REJECTIONS: Sequence[OtherCode] = ("request_rejected", "output_blocked")
 
 Listing = Sequence[Mapping[str, Any]]
 """What an endpoint lists: entries as of Ollama's `/api/tags`."""
@@ -218,20 +221,20 @@ class SimulatedProvider:
         if models.happens(Fault.MODEL_ENDS_ODDLY, about):
             return self._passing("unknown_finish")
         if models.happens(Fault.MODEL_REFUSES_CALL, about):
-            return self._lasting(rng.choice(("model_missing", "context_too_long", "quota_exhausted", "not_authorised")))
+            return self._lasting(rng.choice(_REFUSALS))
         if models.happens(Fault.MODEL_REJECTS, about):
-            return self._lasting(rng.choice(("request_rejected", "output_blocked")))
+            return self._lasting(rng.choice(_REJECTIONS))
         # The answer itself tells that another host made it; the real client looks for that too.
         if self._provider == "ollama" and (remote or models.happens(Fault.MODEL_LEAVES, about)):
             return self._lasting("answered_remotely")
         return None
 
-    def _passing(self, code: Any, after_seconds: float | None = None) -> Callable[[CallUsage], ProviderError]:
+    def _passing(self, code: RetryCode, after_seconds: float | None = None) -> Callable[[CallUsage], ProviderError]:
         return lambda usage: RetrySameProvider(
             code, "it failed (simulated)", provider=self._provider, usage=usage, after_seconds=after_seconds
         )
 
-    def _lasting(self, code: Any) -> Callable[[CallUsage], ProviderError]:
+    def _lasting(self, code: OtherCode) -> Callable[[CallUsage], ProviderError]:
         return lambda usage: TryAnotherProvider(code, "it will not (simulated)", provider=self._provider, usage=usage)
 
     async def status(self) -> ProviderStatus:
