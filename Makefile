@@ -71,6 +71,7 @@ generate: ## Write anew what follows from schemas/, the topic specs and what the
 	@$(PYTHON) libs/devstack/bootstrap.py --lock
 	$(BIN)/python -m headrace_contracts.tools.generate
 	$(BIN)/python -m headrace_devstack.kubernetes
+	PYTHONPATH=tests/support $(BIN)/python -m headrace_testing.provider_faults.page
 	@if command -v "$${HELM:-helm}" >/dev/null; then k8s/scripts/render.sh; else \
 		echo "  Helm is not here: k8s/keda and k8s/prometheus/servicemonitor.yaml stay as they are"; fi
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 from headrace_contracts.content import text_of
 from headrace_contracts.events import Outcome
 from headrace_testing.provider_faults.faults import FAULTS, PROMPT, Fault
 from headrace_testing.provider_faults.outcomes import outcome_of
+from headrace_testing.provider_faults.page import PAGE, text
 from headrace_testing.provider_faults.wires import WIRES
 
 
@@ -46,4 +45,7 @@ async def test_it_ends_in_one_report_and_costs_what_it_cost(fault: Fault, name: 
 def test_there_are_many_kinds() -> None:
     assert len(FAULTS) >= 60
     assert len({fault.id for fault in FAULTS}) == len(FAULTS)
-    assert json.dumps([fault.title for fault in FAULTS])
+
+
+async def test_the_page_says_what_happens() -> None:
+    assert PAGE.read_text(encoding="utf-8") == await text(), "run `make generate`"

@@ -116,7 +116,7 @@ class Call:
         if self._finish is None:
             raise self.broken_off()
         text = "".join(self._pieces)
-        if self._finish == "stop" and not text.strip():
+        if self._finish != "refusal" and not text.strip():
             message = f"{self.provider} gave an empty answer"
             raise RetrySameProvider("empty_answer", message, provider=self.provider, usage=self.spent())
         total_ms = self._elapsed_ms()

@@ -180,7 +180,7 @@ def _connections() -> Iterator[Fault]:
         _fails("provider_error"),
     )  # fmt: skip
     yield Fault(
-        group, "a small body that expands to 1 GiB",
+        group, "a small body that expands a thousandfold",
         lambda _: Script([gzip.compress(b"\0" * 2**24)], 200, {"Content-Encoding": "gzip"}), _fails("provider_error"),
     )  # fmt: skip
     yield Fault(group, "closed when the answer was whole", lambda w: Script([*stream(w)[:-1], CLOSE]), _answers())
@@ -345,7 +345,7 @@ def _ends() -> Iterator[Fault]:
     )  # fmt: skip
     yield Fault(
         group, "all of its limit spent on thinking", lambda w: Script(stream(w, text=(), reason=w.reason("length"))),
-        _answers(finish="length", text=""),
+        _fails("empty_answer", reported),
     )  # fmt: skip
 
 

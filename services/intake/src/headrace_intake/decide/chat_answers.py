@@ -16,7 +16,7 @@ NO_RETRY: Final[Mapping[str, str]] = {"x-should-retry": "false"}
 """Keeps OpenAI's clients from retrying the request by themselves."""
 
 _RETRY_AFTER_SECONDS: Final = 5
-_STATUS_OF: Final[Mapping[str, int]] = {
+STATUS_OF: Final[Mapping[str, int]] = {
     "no_capacity": 503,
     "no_local_capacity": 503,
     "overloaded": 503,
@@ -68,7 +68,7 @@ def error_of(end: TaskView) -> ChatError | None:
 
 
 def _failed(end: TaskView, code: str, why: str) -> ChatError:
-    status = _STATUS_OF.get(code, 502)
+    status = STATUS_OF.get(code, 502)
     refusal = Refusal(status, code, f"The task failed: {why}")
     if status != 503:
         return ChatError(refusal, NO_RETRY)
