@@ -131,7 +131,7 @@ async def test_a_skip_that_fails_is_tried_again_and_at_last_kept(cluster: Memory
             raise SendToDeadLetters("never")
 
     async with running(cluster, work.handle, skip=skip, letters=letters, max_in_flight=1) as consumer:
-        await eventually(lambda: sum(consumer.state().waiting.values()) == 3, "one runs")
+        await eventually(lambda: len(work.begun) == 1 and sum(consumer.state().waiting.values()) == 3, "one runs")
         begun = set(work.begun)
         consumer.cancel(lambda record: number_of(record) not in begun)
         work.release.set()

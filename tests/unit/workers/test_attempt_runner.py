@@ -236,16 +236,16 @@ async def test_bytes_that_name_no_attempt_are_for_the_dead_letters_alone(
     bench: WorkerBench, provider: ScriptedProvider, headers: tuple[tuple[str, bytes | None], ...]
 ) -> None:
     with pytest.raises(BadBytes):
-        await bench.runner([healthy(provider)]).handle(Record("t", 0, 1, 0, b"k", b"garbage", headers))  # type: ignore[arg-type]
+        await bench.runner([healthy(provider)]).handle(Record("t", 0, 1, 0, b"k", b"garbage", headers))
     assert bench.records(topics.ATTEMPTS_FINISHED) == []
 
 
 @pytest.mark.parametrize(
     "changes",
     [
-        {"usage": CallUsage(None, 3)},
+        {"usage": CallUsage(None, 3)},  # type: ignore[arg-type] # as untyped code would
         {"usage": CallUsage(7, 2**70)},
-        {"usage": CallUsage("7", 3)},
+        {"usage": CallUsage("7", 3)},  # type: ignore[arg-type]
         {"text": 7},
         {"model": "\ud83d"},
         {"model": 7},

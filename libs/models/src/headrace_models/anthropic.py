@@ -57,7 +57,7 @@ class Anthropic:
 
     async def chat(self, request: ChatRequest, on_text: OnText) -> ChatResult:
         call = Call(self.provider, request, on_text)
-        answer = _Answer(call)
+        answer = _MessageAnswer(call)
         async with calling(call):
             with _as_ours():
                 opened = self._client.messages.with_streaming_response.create(**_body(request))
@@ -116,7 +116,7 @@ def _as_ours() -> Iterator[None]:
         raise httpx2.TransportError("the connection failed") from error
 
 
-class _Answer:
+class _MessageAnswer:
     """One answer, put together from the events of a stream, or from a body that is no stream."""
 
     def __init__(self, call: Call) -> None:

@@ -67,7 +67,7 @@ class OpenAICompatible:
 
     async def chat(self, request: ChatRequest, on_text: OnText) -> ChatResult:
         call = Call(self.provider, request, on_text)
-        answer = _Answer(call)
+        answer = _ChatAnswer(call)
         async with calling(call):
             body = body_of(request, self._dialect)
             async with self._client.stream("POST", "chat/completions", json=body) as response:
@@ -99,7 +99,7 @@ class OpenAICompatible:
         await self._client.aclose()
 
 
-class _Answer:
+class _ChatAnswer:
     """One answer, put together from the documents of a stream, or from the one of a body that is no stream."""
 
     def __init__(self, call: Call) -> None:

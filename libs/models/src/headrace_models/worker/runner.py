@@ -33,7 +33,7 @@ from headrace_streams.records import ProducerRecord, Record
 
 from headrace_models.call import place_of, spent_until
 from headrace_models.errors import ProviderError, RetrySameProvider
-from headrace_models.ports import ChatRequest, ChatResult
+from headrace_models.ports import ChatRequest, ChatResult, OnText
 from headrace_models.worker import outcomes
 from headrace_models.worker.deltas import DeltaWriter
 from headrace_models.worker.outcomes import Execution, ExecutionOutcome
@@ -209,7 +209,9 @@ class AttemptRunner:
         except asyncio.CancelledError as cancelled:
             if not run.was_interrupted:
                 raise
-            return outcomes.cancelled(usage=spent_until(cancelled), model_ms=run.model_ms())
+            # The call may have ended already, while its last pieces were being written.
+            used = run.consumed if run.consumed is not None else spent_until(cancelled)
+            return outcomes.cancelled(usage=used, model_ms=run.model_ms())
         except Exception as error:  # noqa: BLE001 - a bug ends this attempt, with what it consumed, not the process
             _log.error("attempt %s failed: %s", run.request.attempt_id, place_of(error))
             return outcomes.failed(
@@ -254,7 +256,6 @@ class AttemptRunner:
             if isinstance(call, ExecutionOutcome):
                 return call
             told = await self._call(run, endpoint, call)
-            run.consumed = told.usage
         finally:
             self._pool.release(endpoint, told, request.model)
         if isinstance(told, ChatResult):
@@ -278,15 +279,10 @@ class AttemptRunner:
             if request.number > 1:
                 deltas.restart()
         try:
-            return await endpoint.provider.chat(call, deltas.write if deltas is not None else _ignore)
-        except ProviderError as error:
-            return error
-        except Exception as error:  # noqa: BLE001 - a bug in a client ends this attempt, not the process
-            # Our own clients raise ProviderError only (`calling`). The text of another error may contain content:
-            # report only its type and location.
-            _log.error("client of %s failed: %s", endpoint.name, place_of(error))
-            message = f"the worker's client failed with {type(error).__name__}"
-            return RetrySameProvider("worker_error", message, provider=endpoint.provider.provider)
+            told = await _asked(endpoint, call, deltas.write if deltas is not None else _ignore)
+            # Before anything else is awaited: a cancellation from here on carries no usage of its own.
+            run.consumed = told.usage
+            return told
         finally:
             if deltas is not None:
                 await deltas.close()
@@ -363,6 +359,19 @@ class AttemptRunner:
                 delay = min(delay * 2, _LONGEST_DELAY_SECONDS)
             else:
                 return
+
+
+async def _asked(endpoint: Endpoint, call: ChatRequest, on_text: OnText) -> ChatResult | ProviderError:
+    try:
+        return await endpoint.provider.chat(call, on_text)
+    except ProviderError as error:
+        return error
+    except Exception as error:  # noqa: BLE001 - a bug in a client ends this attempt, not the process
+        # Our own clients raise ProviderError only (`calling`). The text of another error may contain content: report
+        # only its type and location.
+        _log.error("client of %s failed: %s", endpoint.name, place_of(error))
+        message = f"the worker's client failed with {type(error).__name__}"
+        return RetrySameProvider("worker_error", message, provider=endpoint.provider.provider)
 
 
 def _ignore(_piece: str) -> None:
