@@ -18,13 +18,15 @@ what ``stack`` names. Everything runs on free loopback ports in a temporary fold
 a test has failed, the folder with the logs of all parts is kept, and its name printed.
 """
 
+import asyncio
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 from headrace_testing.databases import fresh_database
+from headrace_testing.loops import drop_repeated_kafka, loop_factories
 from headrace_testing.shared_up import SharedUp
 from headrace_testing.spreading import Spreading, slow_first
 from headrace_testing.up import RunningStack
@@ -50,6 +52,11 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[SHARED] = SharedUp(Path(given["shared_up"])) if given else SharedUp.in_new_folder()
 
 
+def pytest_asyncio_loop_factories(item: pytest.Item) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """Tests run on the loop that what they test runs on, some on two: see `headrace_testing.loops`."""
+    return loop_factories(item.path.relative_to(item.config.rootpath).as_posix())
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:
     """Tell a worker where that is."""
@@ -64,6 +71,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Spreading | 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What takes longest first, so that no worker is left alone with it in the end."""
+    drop_repeated_kafka(items)
     slow_first(items)
 
 

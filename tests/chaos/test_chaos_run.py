@@ -4,6 +4,7 @@ import pytest
 from headrace_chaos.plan import acts, short_deck
 from headrace_chaos.platform import DOUBLED
 from headrace_chaos.run import chaos
+from headrace_testing.loops import SHIPPED_LOOP
 
 SEED = 4
 
@@ -13,15 +14,22 @@ SEED = 4
 async def test_nothing_is_lost_doubled_leaked_or_miscounted_whatever_dies(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
+    said: list[str] = []
+
+    def say(text: str) -> None:
+        said.append(text)
+        print(text)
+
     result = await chaos(
         seed=SEED,
         deal=lambda disk: acts(SEED, short_deck(DOUBLED, disk=disk), again=False),
         seconds=None,
         rate=20.0,
-        say=print,
+        say=say,
     )
     with capsys.disabled():
         print(f"\n{result.line}")
+    assert f"event loops: {SHIPPED_LOOP}" in said
     assert result.judgement.violations == ()
     assert result.judgement.tasks > 300
     assert result.judgement.duplicates["completed"] == 0

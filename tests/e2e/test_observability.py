@@ -7,6 +7,7 @@ from pathlib import Path
 
 import aiohttp
 from headrace import Client
+from headrace_testing.loops import SHIPPED_LOOP
 from headrace_testing.up import RunningStack
 
 DASHBOARD = Path(__file__).parents[2] / "k8s" / "dashboards" / "headrace.json"
@@ -44,3 +45,7 @@ async def test_logs_hold_task_ids_and_no_content(platform: RunningStack, client:
         assert platform.api_key.rsplit("_", 1)[1] not in text, name
     for line in logs["intake"].splitlines():
         json.loads(line)
+
+
+async def test_every_service_runs_on_the_event_loop_that_its_tests_run_on(platform: RunningStack) -> None:
+    assert platform.event_loops() == {name: {SHIPPED_LOOP} for name in platform.ops_urls}

@@ -85,6 +85,7 @@ async def _under_load(
 ) -> tuple[Evidence, Killer, LedgerWatch, list[str]]:
     stack = platform.stack
     assert stack.simulator_url is not None
+    say(f"event loops: {', '.join(sorted(set().union(*stack.event_loops().values())))}")
     avro = Avro(stack.registry_url)
     api_keys = await _keys(stack.intake_url, stack.api_key)
     outsider = Outsider(stack.bootstrap_servers, stack.topic_prefix, avro)

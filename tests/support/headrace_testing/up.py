@@ -4,6 +4,7 @@ import contextlib
 import ctypes
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -75,6 +76,10 @@ class RunningStack:
     def log(self, part: str) -> str:
         """What a part has logged so far."""
         return (self.data / "logs" / f"{part}.log").read_text(errors="replace")
+
+    def event_loops(self) -> dict[str, set[str]]:
+        """The event loops on which each service has been started, as its log tells them."""
+        return {name: set(re.findall(r'"event_loop": ?"([^"]+)"', self.log(name))) for name in self.ops_urls}
 
     @property
     def output(self) -> str:

@@ -187,6 +187,23 @@ async def test_poison_ends_in_the_dead_letters_and_blocks_nobody(cluster: Memory
     assert observer.endings[Ending.DEAD_LETTER] == 3
 
 
+@pytest.mark.parametrize("delay", [0.0, 0.0001, 0.0004, 0.0005, 0.0009, 0.003])
+async def test_a_retry_that_is_due_at_once_or_soon_leaves_nothing_in_flight(
+    cluster: MemoryCluster, delay: float
+) -> None:
+    fill(cluster, 30, keys=5)
+    tries: Counter[int] = Counter()
+
+    async def handle(record: Record) -> None:
+        tries[number_of(record)] += 1
+        if tries[number_of(record)] <= 3:
+            raise RetryRecord("not yet", delay * tries[number_of(record)])
+
+    async with running(cluster, handle):
+        await eventually(lambda: all_committed(cluster), "the end is committed", 10.0)
+    assert tries == Counter(list(range(30)) * 4)
+
+
 async def test_an_outage_counts_against_no_record(cluster: MemoryCluster) -> None:
     fill(cluster, 1)
     tries = 0

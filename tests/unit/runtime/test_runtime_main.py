@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -14,6 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+from headrace_testing.loops import SHIPPED_LOOP
 
 SERVICE = """
 import asyncio
@@ -78,7 +80,10 @@ def test_help_and_version_and_validation(script: Path) -> None:
 def test_a_failing_part_makes_exit_code_one(script: Path) -> None:
     ended = _run(script, HEADRACE_FAIL_AFTER="0.01", HEADRACE_OPS_PORT="0")
     assert ended.returncode == 1
-    messages = [json.loads(line)["message"] for line in ended.stdout.splitlines()]
+    lines = [json.loads(line) for line in ended.stdout.splitlines()]
+    messages = [line["message"] for line in lines]
+    assert lines[0]["message"] == "starting"
+    assert lines[0]["event_loop"] == SHIPPED_LOOP
     assert "part failed, stopping the service" in messages
     assert messages[-1] == "stopped"
 
@@ -115,3 +120,7 @@ def _ready(url: str) -> bool:
         except (urllib.error.URLError, ConnectionError):
             time.sleep(0.05)
     return False
+
+
+async def test_tests_run_on_the_event_loop_that_services_run_on() -> None:
+    assert type(asyncio.get_running_loop()).__module__ == SHIPPED_LOOP

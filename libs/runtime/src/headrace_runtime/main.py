@@ -76,12 +76,11 @@ def _run(settings: S, build: Callable[[S], Service], release: str) -> int:
         endpoint=settings.otlp_endpoint,
         sample_ratio=settings.trace_sample_ratio,
     )
-    get_logger("headrace.runtime").info("starting", version=release)
     # Kafka's threads and the event loop pass control back and forth for every record; with the default of 5 ms a busy
     # loop would delay them longer than everything else in Kafka does.
     sys.setswitchinterval(_SWITCH_SECONDS)
     try:
-        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        with asyncio.Runner(loop_factory=loop_factory()) as runner:
             return runner.run(_live(settings, build, release))
     finally:
         end_export()
@@ -89,6 +88,7 @@ def _run(settings: S, build: Callable[[S], Service], release: str) -> int:
 
 async def _live(settings: S, build: Callable[[S], Service], release: str) -> int:
     log = get_logger("headrace.runtime")
+    log.info("starting", version=release, event_loop=type(asyncio.get_running_loop()).__module__)
     try:
         service = build(settings)
     except SettingsInvalid as error:
@@ -110,7 +110,8 @@ async def _live(settings: S, build: Callable[[S], Service], release: str) -> int
     return await run(Service(parts, service.metrics, service.health), drain_seconds=settings.drain_seconds)
 
 
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """What makes the event loop that services run on: uvloop's, on Linux; None for asyncio's own elsewhere."""
     if sys.platform != "linux":
         return None
     import uvloop

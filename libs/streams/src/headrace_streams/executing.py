@@ -70,7 +70,8 @@ class Executor:
         self._broke = broke
         self._loop = asyncio.get_running_loop()
         self._context = contextvars.copy_context()
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.Handle | None = None
+        self._timer_at = 0.0  # uvloop's handle of a timer that is due within half a millisecond does not know it
         self._stopping = False
 
     def stop(self) -> None:
@@ -297,18 +298,20 @@ class Executor:
     def _set_timer(self) -> None:
         at = self._scheduler.wake_at()
         if self._timer is not None:
-            if at is not None and self._timer.when() <= at:
+            if at is not None and self._timer_at <= at:
                 return
             self._timer.cancel()
-        self._timer = None if at is None or self._stopping else self._loop.call_at(at, self._wake)
+            self._timer = None
+        if at is not None and not self._stopping:
+            self._timer_at = at
+            self._timer = self._loop.call_at(at, self._wake)
 
     def _wake(self) -> None:
         # A timer may fire early, by the resolution of the clock: what it was set for is due all the same, otherwise the
         # parked record would find no timer.
-        at = self._timer.when() if self._timer is not None else 0.0
         self._timer = None
         try:
-            self._scheduler.wake(max(at, self._loop.time()))
+            self._scheduler.wake(max(self._timer_at, self._loop.time()))
             self._set_timer()
             self.pump()
         except Exception as error:  # noqa: BLE001 - the loop would only log it: run() must fail

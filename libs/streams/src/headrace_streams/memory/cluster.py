@@ -76,7 +76,7 @@ class MemoryCluster:
         self.record_limit = record_limit
         self._topics: dict[str, list[PartitionLog]] = {}
         self._groups: dict[str, GroupCoordinator] = {}
-        self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._timers: dict[str, asyncio.Handle] = {}
         self._keyless = 0
 
     def create_topic(self, name: str, partitions: int = 1) -> bool:
