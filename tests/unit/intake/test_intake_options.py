@@ -16,6 +16,7 @@ from headrace_intake.decide.options import (
     with_headers,
 )
 from headrace_intake.decide.refusals import Refusal
+from multidict import CIMultiDict
 from pydantic import ValidationError
 
 NOW = 1_800_000_000_000
@@ -136,6 +137,21 @@ def test_an_unknown_header_of_ours_is_refused() -> None:
         with_headers({}, {"X-Headrace-Privcy": "sensitive"})
     assert refused.value.kind == "unsupported-parameter"
     assert refused.value.param == "X-Headrace-Privcy"
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        [("X-Headrace-Privacy", "sensitive"), ("X-Headrace-Privacy", "public")],
+        [("X-Headrace-Privacy", "public"), ("x-headrace-privacy", "public")],
+        [("X-Headrace-Preferred-Provider", "groq"), ("X-Headrace-Preferred_Provider", "openai")],
+    ],
+)
+@pytest.mark.parametrize("body", [{}, {"privacy": "internal", "preferred_provider": "groq"}])
+def test_a_header_that_is_there_twice_is_refused(headers: list[tuple[str, str]], body: dict[str, str]) -> None:
+    with pytest.raises(Refusal, match="twice") as refused:
+        with_headers(body, CIMultiDict(headers))
+    assert refused.value.param == headers[1][0]
 
 
 @pytest.mark.parametrize("text", ["2027-13-01T00:00:00Z", "2027-01-01T25:00:00Z", "now", "", 5])

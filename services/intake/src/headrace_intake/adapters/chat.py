@@ -83,7 +83,7 @@ class ChatApi:
 
     async def complete(self, request: web.Request) -> web.StreamResponse:
         caller = require(request, Scope.TASKS)
-        key = parse_key(request.headers.get("Idempotency-Key"))
+        key = parse_key(request.headers.getall("Idempotency-Key", []))
         body = taken(with_headers(expect_object(await read_json(request)), request.headers))
         chat = parse_model(body, ChatCompletionRequest)
         acceptance = await self._intake.accept(SubmitRequest("chat", caller, draft_of_chat(chat), body, key))

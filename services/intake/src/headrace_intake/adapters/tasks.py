@@ -67,7 +67,7 @@ class TasksApi:
     async def submit(self, request: web.Request) -> web.Response:
         caller = require(request, Scope.TASKS)
         wait = parse_wait(request.headers.getall("Prefer", []), self._longest_wait)
-        key = parse_key(request.headers.get("Idempotency-Key"))
+        key = parse_key(request.headers.getall("Idempotency-Key", []))
         body = taken_task(with_headers(expect_object(await read_json(request)), request.headers))
         draft = draft_of_task(parse_model(body, TaskRequest))
         acceptance = await self._intake.accept(SubmitRequest("tasks", caller, draft, body, key))

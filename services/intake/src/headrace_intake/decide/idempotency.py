@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -54,10 +54,14 @@ class Follow:
     reply_partition: int
 
 
-def parse_key(value: str | None) -> str | None:
-    """The key of a request. Raises Refusal for one that cannot be stored."""
-    if value is None:
+def parse_key(values: Sequence[str]) -> str | None:
+    """The key of a request, from all its Idempotency-Key headers. Raises Refusal for two, and for one that cannot be
+    stored."""
+    if not values:
         return None
+    if len(values) > 1:
+        raise bad_request("Idempotency-Key was sent twice: send it once.", "Idempotency-Key")
+    (value,) = values
     # The IETF draft writes the key as a structured field, in quotes; most callers send it bare.
     text = value[1:-1] if len(value) > 2 and value[0] == value[-1] == '"' else value
     if not _KEY.fullmatch(text):

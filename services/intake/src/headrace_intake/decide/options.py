@@ -116,9 +116,10 @@ Labels = Annotated[dict[Name, Annotated[str, StringConstraints(max_length=1000)]
 def with_headers(document: Mapping[str, Any], headers: Mapping[str, str]) -> dict[str, Any]:
     """The body, with missing fields filled in from X-Headrace-* headers.
 
-    Raises Refusal for an X-Headrace-* header that is not one of HEADER_FIELDS, or not UTF-8.
+    Raises Refusal for an X-Headrace-* header that is not one of HEADER_FIELDS, is there twice, or is not UTF-8.
     """
     merged = dict(document)
+    seen: set[str] = set()
     prefix = HEADER_PREFIX.lower()
     for header, value in headers.items():
         name = header.lower()
@@ -131,6 +132,9 @@ def with_headers(document: Mapping[str, Any], headers: Mapping[str, str]) -> dic
                 header,
                 "unsupported-parameter",
             )
+        if field in seen:
+            raise bad_request(f"The header {header} was sent twice: send it once.", header)
+        seen.add(field)
         if not is_unicode(value):  # aiohttp keeps bytes that are not UTF-8 as lone surrogates
             raise bad_request(f"The header {header} is not UTF-8 text.", header)
         if merged.get(field) is None:
