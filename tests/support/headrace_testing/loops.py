@@ -16,8 +16,8 @@ BOTH_LOOPS: Final = (
     "tests/unit/workers/",
     "tests/contract/streams/test_log_",
 )
-"""Tests of what works with timers and callbacks itself, in which loops differ: uvloop has other handles, another
-resolution of its clock, and another order of what is due at the same time. The libraries run on either."""
+"""Tests of what works with timers and callbacks itself, in which loops differ: uvloop has other handles, a clock of
+another resolution, and another order of what is due at the same time. The libraries run on either."""
 
 ON_ASYNCIO: Final = (
     "tests/unit/devstack/",
