@@ -238,12 +238,20 @@ class Twin:
         publish_within: float = 60.0,
         in_flight: int = 1000,
         settle_seconds: float = 0.0,
+        skew_ms: int = 0,
         **limits: Any,
     ) -> Router:
-        """Start a router. Two with the same name are one static member, unless `static` is False."""
+        """Start a router. Two with the same name are one static member, unless `static` is False.
+
+        `skew_ms` is how far the wall clock of its host is ahead of the others'.
+        """
         wire = wire or Wire()
-        log = MemoryLog(self.cluster, self.clock, client=name, network=wire)
-        world = RoutingView(self.policy, load_price_book(), self.clock)
+
+        def clock() -> int:
+            return self.clock() + skew_ms
+
+        log = MemoryLog(self.cluster, clock, client=name, network=wire)
+        world = RoutingView(self.policy, load_price_book(), clock)
         for key, status in self.nodes.items():
             world.node_changed(key, status)
         service = router_service(

@@ -55,7 +55,12 @@ async def recover(
     view = router_context.view
     state = PartitionState(view.policy.cache, limits, router_context.monotonic)
 
+    ours_since: list[float] = []
+
     def fold(recorded: JournaledDecision) -> None:
+        if not ours_since:
+            # The first entry is read after our epoch start was acknowledged.
+            ours_since.append(router_context.monotonic())
         state.restore(recorded, view.clock())
 
     reader = log.reader()
@@ -72,7 +77,8 @@ async def recover(
         )
         read = router_context.monotonic()
         await router_context.pending_appends.settled(partition)
-        await asyncio.sleep(_time_left_to_others(recovered, owner, view.clock(), router_context.settle_seconds))
+        waited = router_context.monotonic() - ours_since[0] if ours_since else 0.0
+        await asyncio.sleep(_time_left_to_others(recovered, owner, waited, router_context.settle_seconds))
         repeated = await _repeat(recovered, journal, state.tasks, partition, reader, codec.topic_prefix, router_context)
         journal.settled(await _end_of_completed(reader, codec.topic_prefix, partition))
     finally:
@@ -103,24 +109,23 @@ async def recover(
     return router
 
 
-def _time_left_to_others(recovered: Recovered, owner: str, now: int, settle_seconds: float) -> float:
+def _time_left_to_others(recovered: Recovered, owner: str, waited: float, settle_seconds: float) -> float:
     """Seconds to wait before reading which terminal states exist.
 
-    The former owner may have been suspended past its session and be about to publish a terminal state: of a task that
-    it decided itself, or of an earlier owner's that it repeats, which it may have started as late as its last entry.
-    What it has not produced `settle_seconds` after that it never will. A former owner that died or left in an orderly
-    way has written nothing for longer than that or left nothing unpublished, so it costs no wait; one with our own name
+    The former owner may have been suspended past its session, or put out of its group, and be about to publish a
+    terminal state: of a task that it decided itself, or of an earlier owner's that it repeats. It began to do so after
+    an entry that stands before our epoch start, and what it has not produced `settle_seconds` after that it never will.
+    So that is how long we wait from our epoch start on (`waited` of it has passed), by our own monotonic clock: the
+    times in entries are those of another host, whose clock may be off by more than the wait.
+
+    A former owner that left in an orderly way has left nothing unpublished, so it costs no wait; one with our own name
     is our predecessor, which is gone.
     """
     last = recovered.last
     if last is None or last.owner == owner:
         return 0.0
-    begun = [
-        placed.entry.decided_at if placed.entry.epoch == last.epoch else last.decided_at
-        for placed in recovered.unpublished
-        if any(c.kind is CommandKind.COMPLETE for c in placed.entry.commands)
-    ]
-    return max(0.0, settle_seconds - max(0, now - max(begun)) / 1000) if begun else 0.0
+    ends = any(c.kind is CommandKind.COMPLETE for placed in recovered.unpublished for c in placed.entry.commands)
+    return max(0.0, settle_seconds - waited) if ends else 0.0
 
 
 async def _repeat(
