@@ -372,3 +372,37 @@ async def test_a_cancelled_run_gives_its_slot_back(bench: WorkerBench, provider:
     await asyncio.gather(task, return_exceptions=True)
     assert (endpoint.busy, provider.running) == (0, 0)
     assert bench.read(topics.ATTEMPTS_FINISHED) == []
+
+
+class _SlowReplies:
+    """Holds appends to the replies until `go` is set."""
+
+    def __init__(self) -> None:
+        self.held = asyncio.Event()
+        self.go = asyncio.Event()
+
+    async def call(self, request: NetworkRequest, perform: Callable[[], T]) -> T:
+        await asyncio.sleep(0)
+        if request.operation is Operation.APPEND and request.partitions[0].topic == "headrace.tasks.replies":
+            self.held.set()
+            await self.go.wait()
+        return perform()
+
+
+async def test_a_cancellation_after_the_call_books_what_the_call_consumed(provider: ScriptedProvider) -> None:
+    """The answer is whole, and its last pieces are being written, when the attempt is cancelled."""
+    network = _SlowReplies()
+    bench = WorkerBench(network)
+    await bench.prepare()
+    runner = bench.runner([healthy(provider)])
+    record = bench.submit(attempt(stream=True, reply_partition=5))
+    running = asyncio.create_task(runner.handle(record))
+    await asyncio.wait_for(network.held.wait(), 10)
+    while provider.running:
+        await asyncio.sleep(0)
+    assert runner.interrupt({("task-1", "acme")}) == 1
+    network.go.set()
+    await asyncio.wait_for(running, 10)
+    assert ended(bench).outcome is Outcome.CANCELLED
+    (usage,) = bench.read(topics.USAGE_RECORDED)
+    assert (usage.usage.input_tokens, usage.usage.output_tokens) == (7, 3)
