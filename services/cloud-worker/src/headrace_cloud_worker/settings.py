@@ -46,7 +46,7 @@ class CloudWorkerSettings(ProviderSettings):
     )
     call_seconds: float = setting(180.0, unit="s", reason="Longest time for one answer of a model.", gt=0)
     first_token_seconds: float = setting(
-        30.0,
+        60.0,
         unit="s",
         reason="Longest time until a model's first token, its hidden thinking included; then the router asks another.",
         gt=0,
