@@ -103,6 +103,54 @@ async def test_an_answer_with_odd_details_is_the_same_answer(
         assert told.usage == plain.usage
 
 
+PATHS = {
+    "ollama": "/ollama/workstation/api/chat",
+    "groq": "/groq/openai/v1/chat/completions",
+    "anthropic": "/anthropic/v1/messages",
+}
+ON_THE_WIRE = {
+    FaultKind.NULL_COUNTS: b": null", FaultKind.NEGATIVE_COUNTS: b": -5", FaultKind.NAN_COUNTS: b": NaN",
+    FaultKind.VAST_COUNTS: b": 1e+30", FaultKind.LARGE_COUNTS: b": 1180591620717411303424",
+    FaultKind.NUMBER_AS_MODEL: b'"model": 7', FaultKind.HALF_CHARACTER_AS_MODEL: b'"model": "\\ud83d"',
+    FaultKind.TORN_CHARACTER: b'"\\ude00"', FaultKind.TORN_BYTES: TORN.encode(), FaultKind.UNKNOWN_FINISH: b'"because"',
+}  # fmt: skip
+"""What stands in the body where nothing like it stands in an ordinary one."""
+
+
+async def _chunks(simulator: Simulator, provider: str) -> list[bytes]:
+    body = {
+        "model": MODELS[provider], "stream": True, "stream_options": {"include_usage": True}, "max_tokens": 500,
+        "messages": [{"role": "user", "content": "Explain parse() in app.py"}],
+    }  # fmt: skip
+    async with (
+        aiohttp.ClientSession(simulator.url, headers={"Authorization": "Bearer key"}) as session,
+        session.post(PATHS[provider], json=body) as answer,
+    ):
+        assert answer.status == 200
+        return [chunk async for chunk, _ in answer.content.iter_chunks()]
+
+
+@pytest.mark.parametrize("kind", ON_THE_WIRE)
+@pytest.mark.parametrize("provider", MODELS)
+async def test_the_wire_carries_what_the_fault_says(simulator: Simulator, provider: str, kind: FaultKind) -> None:
+    def counted(chunks: list[bytes]) -> int:
+        return b"".join(chunks).count(ON_THE_WIRE[kind])
+
+    plain = await _chunks(simulator, provider)
+    simulator.faults.add(provider, Fault(kind), 1)
+    hostile = await _chunks(simulator, provider)
+    assert counted(hostile) > counted(plain)
+    assert counted(await _chunks(simulator, provider)) == counted(plain), "only this call was to be hostile"
+
+
+@pytest.mark.parametrize("provider", MODELS)
+async def test_a_character_is_torn_over_two_chunks(simulator: Simulator, provider: str) -> None:
+    simulator.faults.add(provider, Fault(FaultKind.TORN_BYTES), 1)
+    chunks = await _chunks(simulator, provider)
+    (first,) = [at for at, chunk in enumerate(chunks) if chunk.endswith(TORN.encode()[:1])]
+    assert chunks[first + 1].startswith(TORN.encode()[1:])
+
+
 async def test_every_hostile_kind_is_tried() -> None:
     ordinary = {
         FaultKind.RATE_LIMIT, FaultKind.OVERLOADED, FaultKind.ERROR, FaultKind.QUOTA, FaultKind.UNAUTHORISED,
