@@ -124,6 +124,33 @@ def _attempt_without_usage(evidence: Evidence) -> Evidence:
     return without(evidence, "usage.recorded", lambda record: record.event_id == "t-cloud/1/x")
 
 
+def _execution_without_usage(evidence: Evidence) -> Evidence:
+    """The usage is that of an earlier execution."""
+    last = {**usage("t-cloud", "groq"), "execution_id": "y", "node": "groq"}
+    return appended(evidence, "attempts.finished", "t-cloud/1/y", last)
+
+
+def _redirect_followed(evidence: Evidence) -> Evidence:
+    return replace(evidence, sent_elsewhere=1)
+
+
+def _slot_lost(evidence: Evidence) -> Evidence:
+    return replace(evidence, busy={**evidence.busy, "groq of cloud-worker-2": 1})
+
+
+def _call_invented(evidence: Evidence) -> Evidence:
+    return replace(evidence, calls={"n-local": 1})
+
+
+def _call_costed_twice(evidence: Evidence) -> Evidence:
+    again = {**usage("t-local", "ollama"), "execution_id": "y", "event_id": "t-local/1/y"}
+    return appended(evidence, "usage.recorded", "t-local/1/y", again)
+
+
+def _calls_forgotten(evidence: Evidence) -> Evidence:
+    return replace(evidence, all_calls_kept=False)
+
+
 def _two_tasks_for_a_key(evidence: Evidence) -> Evidence:
     task = dict(evidence.of("tasks.submitted")[0].value or {})
     return appended(evidence, "tasks.submitted", "t-second", {**task, "task_id": "t-second"})
@@ -222,6 +249,12 @@ def _told_under_two_ids(evidence: Evidence) -> Evidence:
         (_two_tasks_for_a_key, "one Idempotency-Key, several tasks"),
         (_shown_otherwise, "the history differs from the topic"),
         (_not_shown, "the history misses a task"),
+        (_execution_without_usage, "an attempt without usage"),
+        (_redirect_followed, "content at a redirect's target"),
+        (_slot_lost, "a slot is taken though all has ended"),
+        (_call_invented, "use of a call that no provider has seen"),
+        (_call_costed_twice, "use of a call that no provider has seen"),
+        (_calls_forgotten, "the providers' record of calls is not complete"),
         (_dead_letter, "a valid record was dead-lettered"),
         (_answer_of_an_unknown_task, "answer of an unknown task"),
         (_row_twice, "booked twice"),
@@ -245,8 +278,10 @@ def test_recognisable_repeats_are_counted_and_allowed() -> None:
     evidence = appended(evidence, "work.local.batch", "t-local/1", request("t-local", "n-local", "sensitive", "ollama"))
     last = evidence.of("tasks.replies")[-1]
     evidence = appended(evidence, "tasks.replies", last.event_id, dict(last.value or {}))
+    # A worker died before it could record the usage of its execution, so that another one followed.
     again = {**usage("t-local", "ollama"), "execution_id": "y", "node": "a-node"}
-    evidence = appended(evidence, "attempts.finished", "t-local/1/y", again)
+    first = replace(evidence.of("attempts.finished")[0], event_id="t-local/1/y", value=again)
+    evidence = with_topic(evidence, "attempts.finished", [first, *evidence.of("attempts.finished")])
     judgement = judge(evidence)
     assert judgement.violations == ()
     assert {kind: n for kind, n in judgement.duplicates.items() if n} == {"work": 1, "replies": 1, "executions": 1}
@@ -278,7 +313,8 @@ def test_a_ledger_without_usage_and_a_topic_without_ledger_are_both_wrong() -> N
 
 def test_the_checker_shares_no_code_with_the_services() -> None:
     folder = Path(next(iter(headrace_chaos.__path__)))
-    checker = ("evidence", "journal_rule", "money", "checks", "checks_tasks", "checks_money", "checks_skills", "wire",
+    checker = ("evidence", "journal_rule", "money", "checks", "checks_tasks", "checks_money", "checks_providers",
+               "checks_skills", "wire",
                "collect", "recovery", "watching")  # fmt: skip
     for name in checker:
         tree = ast.parse((folder / f"{name}.py").read_text())

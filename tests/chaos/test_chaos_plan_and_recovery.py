@@ -6,11 +6,13 @@ from itertools import islice
 from headrace_chaos.checks import judge
 from headrace_chaos.evidence import Told
 from headrace_chaos.history import AT, honest, with_topic
+from headrace_chaos.hostility import DECK, HOSTILE, ORDINARY, TALKERS, faults, planted
 from headrace_chaos.plan import Blow, acts, full_deck, short_deck
 from headrace_chaos.platform import DOUBLED
 from headrace_chaos.recovery import Death, Unit, owned_by, p50_and_max, recoveries, recovery_of
 from headrace_chaos.report import closing_line, details
 from headrace_devstack.services import NAMES
+from headrace_models.simulator.faults import Fault, FaultKind, FaultPlan
 
 
 def test_the_same_seed_deals_the_same_blows_and_another_seed_others() -> None:
@@ -38,6 +40,27 @@ def test_a_zombie_sleeps_longer_than_its_session() -> None:
     sleepers = [act for act in acts(3, full_deck(DOUBLED, disk=False), again=False) if act.blow is Blow.ZOMBIE]
     assert all(act.hold > 10 for act in sleepers)
     assert {target for act in sleepers for target in act.targets} == {f"{name}-2" for name in DOUBLED}
+
+
+def test_every_fault_of_every_provider_is_dealt_before_one_comes_again() -> None:
+    first, again, other = (list(islice(faults(seed), len(DECK))) for seed in (7, 7, 8))
+    assert first == again
+    assert first != other
+    for dealt in (first, other):
+        assert {(fault["provider"], fault["kind"]) for fault, _ in dealt} == set(DECK)
+        # All of them within the time of a short run.
+        assert sum(pause for _, pause in dealt) < 60
+
+
+def test_the_simulator_knows_every_fault_and_none_of_its_hostile_ones_is_left_out() -> None:
+    known = FaultPlan()
+    for provider, kind in DECK:
+        known.add(provider, Fault(FaultKind(kind)), 1)
+    fault = planted()
+    known.add(fault["provider"], Fault(FaultKind(fault["kind"])), 1, fault["node"], fault["model"])
+    ordinary = {kind for _, kind in ORDINARY} | {"unauthorised", "model_missing", "bad_request"}
+    assert {kind.value for kind in FaultKind} - ordinary == {*HOSTILE, "answered_remotely"}
+    assert set(TALKERS) == {provider for provider, _ in DECK}
 
 
 def test_recovery_is_the_first_work_that_began_after_the_death() -> None:
@@ -82,6 +105,13 @@ def test_the_closing_line_says_kills_tasks_duplicates_recovery_and_verdict() -> 
     assert line.startswith("chaos seed 7, 1.5 min: 2 kills (Kafka kill -9 1, kill -9 1); disk full: not possible here")
     assert "2 tasks (succeeded 2)" in line
     assert "completed 0" in line
+    assert "faults" not in line
+    hostile = replace(judge(evidence), faults={"groq redirect": 2, "ollama silence": 1})
+    line_of_hostile = closing_line(
+        seed=7, seconds=90, dealt={}, judgement=hostile, recoveries=[], disk=False, kept=None,
+    )  # fmt: skip
+    assert "3 calls met 2 faults of providers" in line_of_hostile
+    assert any("groq redirect 2, ollama silence 1" in text for text in details(hostile, [], []))
     assert "recovery of 1 services" in line
     assert line.endswith("PASS: 0 violations")
     assert any("Kafka kill -9" in text for text in details(judge(evidence), found, []))

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from headrace_chaos import checks_money, checks_skills, checks_tasks, journal_rule
+from headrace_chaos import checks_money, checks_providers, checks_skills, checks_tasks, journal_rule
 from headrace_chaos.evidence import Evidence, Violation
 
 _KINDS = {
@@ -29,6 +29,7 @@ class Judgement:
             attempts that ran more than once; each of them is an execution of its own, and costed.
         ignored_entries: Journal entries that do not count, left by zombies and crashes.
         epochs: Takeovers of journal partitions.
+        faults: Calls that met a fault of a provider, by provider and kind.
     """
 
     violations: tuple[Violation, ...]
@@ -37,6 +38,7 @@ class Judgement:
     ended: Mapping[str, int]
     ignored_entries: int
     epochs: int
+    faults: Mapping[str, int]
 
 
 def judge(evidence: Evidence) -> Judgement:
@@ -51,6 +53,7 @@ def judge(evidence: Evidence) -> Judgement:
         violations=(
             *checks_tasks.violations(evidence),
             *checks_money.violations(evidence),
+            *checks_providers.violations(evidence),
             *checks_skills.violations(evidence),
         ),
         duplicates=_duplicates(evidence),
@@ -58,6 +61,7 @@ def judge(evidence: Evidence) -> Judgement:
         ended=Counter(ended.values()),
         ignored_entries=len(reading.ignored),
         epochs=reading.epoch_starts,
+        faults=evidence.faults,
     )
 
 

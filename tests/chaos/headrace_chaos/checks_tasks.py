@@ -136,7 +136,7 @@ def _against_the_journal(evidence: Evidence) -> Iterator[Violation]:
 
 def _attempts(evidence: Evidence) -> Iterator[Violation]:
     asked = {value["attempt_id"] for topic in (*LOCAL, *CLOUD) for value in _values(evidence.of(topic))}
-    costed = {value["attempt_id"] for value in _values(evidence.of("usage.recorded"))}
+    costed = {(value["attempt_id"], value["execution_id"]) for value in _values(evidence.of("usage.recorded"))}
     last: dict[str, Value] = {}
     for finished in _values(evidence.of("attempts.finished")):
         last[finished["attempt_id"]] = finished
@@ -146,8 +146,9 @@ def _attempts(evidence: Evidence) -> Iterator[Violation]:
         if usage["attempt_id"] not in asked:
             yield Violation("usage of an attempt without a request", usage["attempt_id"])
     for attempt_id, finished in last.items():
-        # A node is named if a model was called.
-        if finished["node"] is not None and attempt_id not in costed:
+        # A node is named if a model was called. A worker that dies between the two records leaves an execution without
+        # usage, but then another one follows.
+        if finished["node"] is not None and (attempt_id, finished["execution_id"]) not in costed:
             yield Violation("an attempt without usage", attempt_id)
 
 
@@ -182,7 +183,7 @@ def _shown_otherwise(evidence: Evidence) -> Iterator[Violation]:
             yield Violation("the history misses a task", task_id)
         elif result is not None:
             differing = [
-                name for name in ("status", "provider", "model", "cost_nanodollars", "attempts")
+                name for name in ("status", "provider", "model", "usage", "cost_nanodollars", "attempts")
                 if shown[name] != result[name]
             ]  # fmt: skip
             if "answer" in shown and (shown["answer"] or "") != text_of(result["answer"]):

@@ -4,7 +4,8 @@ providers' own record of what they were sent.
 
 import asyncio
 import json
-from collections import defaultdict
+import re
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
 from typing import Any
@@ -18,7 +19,9 @@ from headrace_chaos.wire import Avro, Reader
 
 _CALLS_AT_ONCE = 8
 _ANSWERS_LOOKED_AT = 150
-_NEEDLES_AT_ONCE = 500
+_NONCE = re.compile(r"n\d+x\d+x[0-9a-f]{12}")
+_OWN_NODES, _ELSEWHERE = "ollama", "elsewhere"
+"""Receivers in the simulator's record: our nodes, and whatever a redirect leads to. All others are not ours."""
 
 
 async def collect(
@@ -32,11 +35,11 @@ async def collect(
     api_keys: Mapping[str, str],
     claims: Sequence[Claim],
     skills: Sequence[SkillClaim],
+    busy: Mapping[str, int],
 ) -> Evidence:
-    """All evidence at this time. `api_keys` are those of the tenants, by tenant."""
+    """All evidence at this time. `api_keys` are those of the tenants, by tenant; `busy` is as in Evidence."""
     topics, ends = await asyncio.to_thread(_topics, bootstrap_servers, registry_url, prefix)
     tasks = {record.value["task_id"]: record.value["tenant"] for record in topics["tasks.submitted"] if record.value}
-    sensitive = [claim.nonce for claim in claims if claim.privacy == "sensitive"]
     return Evidence(
         claims=claims,
         skills=skills,
@@ -44,7 +47,8 @@ async def collect(
         ends=ends,
         ledger=await _ledger(database_url),
         view=await _view(intake_url, api_keys, tasks, [c.task_id for c in claims if c.told is Told.ACCEPTED]),
-        sent_to_cloud=await _sent_to_cloud(simulator_url, sensitive),
+        **await _received(simulator_url),
+        busy=busy,
         prices=yaml.safe_load(resources.files("headrace_models").joinpath("prices.yaml").read_text()),
     )
 
@@ -112,16 +116,31 @@ async def _pages(session: aiohttp.ClientSession, key: str) -> Any:
             return
 
 
-async def _sent_to_cloud(simulator_url: str, needles: Sequence[str]) -> frozenset[str]:
-    found: set[str] = set()
+async def _received(simulator_url: str) -> dict[str, Any]:
+    """What the providers were sent, and which faults their callers have met: fields of the evidence."""
+    calls: Counter[str] = Counter()
+    cloud: set[str] = set()
+    elsewhere = 0
     async with aiohttp.ClientSession(simulator_url, timeout=aiohttp.ClientTimeout(total=120)) as session:
-        for first in range(0, len(needles), _NEEDLES_AT_ONCE):
-            some = needles[first : first + _NEEDLES_AT_ONCE]
-            async with session.post("/control/search", json={"needles": some}) as answer:
-                answer.raise_for_status()
-                hits = (await answer.json())["hits"]
-            found.update(some[hit["needle"]] for hit in hits if hit["provider"] != "ollama")
-    return frozenset(found)
+        async with session.get("/control/received", params={"texts": "1"}) as answer:
+            answer.raise_for_status()
+            received = await answer.json()
+        async with session.get("/control/faults") as answer:
+            answer.raise_for_status()
+            met = (await answer.json())["met"]
+    for entry in received["received"]:
+        found = {nonce for text in entry["texts"] for nonce in _NONCE.findall(text)}
+        elsewhere += entry["provider"] == _ELSEWHERE
+        calls.update(found)
+        if entry["provider"] != _OWN_NODES:
+            cloud |= found
+    return {
+        "calls": calls,
+        "sent_to_cloud": frozenset(cloud),
+        "sent_elsewhere": elsewhere,
+        "all_calls_kept": received["complete"],
+        "faults": {f"{one['provider']} {one['kind']}": one["count"] for one in met},
+    }
 
 
 def as_json_lines(rows: Iterable[Any]) -> str:

@@ -89,7 +89,12 @@ class Evidence:
         topics: Records by topic, each partition in the order of its offsets.
         ends: End of each partition, by topic and partition.
         view: Tasks as GET returns them, by id; `None` for 404.
-        sent_to_cloud: Nonces that a cloud provider was sent, as the provider itself recorded them.
+        calls: How many calls with a nonce the providers have seen, as they recorded them.
+        sent_to_cloud: Nonces that were sent to anything but our own nodes, as the receiver itself recorded them.
+        sent_elsewhere: Requests that arrived where a redirect led.
+        all_calls_kept: Whether no record of a call had to be discarded.
+        busy: Slots still taken once all has ended, by node and worker, as each living worker has reported them.
+        faults: How many calls have met a fault of a provider, by provider and kind.
         prices: The price book, as parsed YAML.
     """
 
@@ -99,7 +104,12 @@ class Evidence:
     ends: Mapping[tuple[str, int], int] = field(default_factory=dict)
     ledger: Ledger = field(default_factory=Ledger)
     view: Mapping[str, Value | None] = field(default_factory=dict)
+    calls: Mapping[str, int] = field(default_factory=dict)
     sent_to_cloud: frozenset[str] = frozenset()
+    sent_elsewhere: int = 0
+    all_calls_kept: bool = True
+    busy: Mapping[str, int] = field(default_factory=dict)
+    faults: Mapping[str, int] = field(default_factory=dict)
     prices: Value = field(default_factory=dict)
 
     def of(self, topic: str) -> Sequence[Seen]:

@@ -89,6 +89,7 @@ def completed(task_id: str, provider: str, status: str = "succeeded", answer: st
         "provider": provider,
         "model": "fast",
         "source_task_id": None,
+        "usage": USAGE,
         "cost_nanodollars": cost,
         "attempts": 1,
     }
@@ -184,6 +185,8 @@ def honest() -> Evidence:
         ends={("usage.recorded", 0): 2},
         ledger=_ledger(topics),
         view=shown,
+        calls={"n-local": 1, "n-cloud": 1},
+        busy={"a-node of local-worker": 0},
         prices=PRICES,
     )
 

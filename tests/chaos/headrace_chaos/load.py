@@ -15,6 +15,7 @@ import aiohttp
 from confluent_kafka import KafkaException, Producer
 
 from headrace_chaos.evidence import Claim, SkillClaim, Told
+from headrace_chaos.hostility import PLANTED_MODEL, faults, planted
 from headrace_chaos.wire import Avro, quiet_logger
 
 DEADLINE_SECONDS: Final = 40
@@ -23,13 +24,9 @@ _GONE = (aiohttp.ClientError, OSError, TimeoutError)
 
 _KINDS: Final = {
     "local": 22, "cloud": 18, "session": 12, "chat": 8, "stream": 8, "keyed": 12, "equal": 6, "cancelled": 6,
-    "kafka": 20, "kafka_twice": 4, "kafka_cancelled": 4,
+    "kafka": 20, "kafka_twice": 4, "kafka_cancelled": 4, "planted": 2,
 }  # fmt: skip
-_FAULTS: Final = (
-    ("groq", "rate_limit"), ("groq", "error"), ("groq", "disconnect"), ("groq", "refusal"), ("groq", "quota"),
-    ("anthropic", "overloaded"), ("ollama", "error"), ("ollama", "overloaded"), ("ollama", "stream_error"),
-    ("ollama", "disconnect"), ("ollama", "timeout"), ("groq", "stream_error"),
-)  # fmt: skip
+_CLOUD_MODELS: Final = ("auto", "auto", "groq/llama-3.3-70b-versatile", "anthropic/claude-haiku-4-5")
 
 
 class Outsider:
@@ -144,7 +141,10 @@ class Load:
         await self._submit(tenant, "sensitive", {"role": self._random.choice(["code_reviewer", "documentation"])})
 
     async def _cloud(self, tenant: str) -> None:
-        await self._submit(tenant, "public", {"mode": "cloud"})
+        await self._submit(tenant, "public", {"mode": "cloud", "model": self._random.choice(_CLOUD_MODELS)})
+
+    async def _planted(self, tenant: str) -> None:
+        await self._submit(tenant, "public", {"model": PLANTED_MODEL})
 
     async def _session(self, tenant: str) -> None:
         session = f"s{self._random.randrange(5)}"
@@ -301,10 +301,12 @@ class Load:
             await asyncio.sleep(0.5)
 
     async def _faults(self, end: asyncio.Event) -> None:
-        while not end.is_set():
-            provider, kind = self._random.choice(_FAULTS)
-            await self._control("POST", {"provider": provider, "kind": kind, "count": self._random.randint(1, 3)})
-            await asyncio.sleep(self._random.uniform(1.0, 4.0))
+        await self._control("POST", planted())
+        for fault, pause in faults(self._seed):
+            if end.is_set():
+                break
+            await self._control("POST", fault)
+            await asyncio.sleep(pause)
         await self._control("DELETE", None)
 
     async def _control(self, method: str, body: Mapping[str, Any] | None) -> None:

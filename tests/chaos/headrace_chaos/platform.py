@@ -25,6 +25,8 @@ DISK_BYTES = 1_200_000_000
 DOUBLED = ("router", "local-worker", "cloud-worker")
 """Services that run twice, so that one can be frozen while the other continues."""
 _SIMULATOR_SPEED = "20"
+_SHORT_SILENCES = {"HEADRACE_FIRST_TOKEN_SECONDS": "4", "HEADRACE_BETWEEN_TOKENS_SECONDS": "2"}
+"""Of both workers: a provider that is silent holds a slot for seconds, far below the tasks' deadline."""
 _MARKS = {
     "kafka": "kafka.Kafka",
     "registry": "quarkus-run.jar",
@@ -135,7 +137,9 @@ async def running(folder: Path) -> AsyncIterator[Platform]:
     """
     disk = SmallDisk(folder / "data")
     disk.mount()
-    process = launch_up(folder, "--simulate", "--simulator-speed", _SIMULATOR_SPEED, "--port-base", "0")
+    process = launch_up(
+        folder, "--simulate", "--simulator-speed", _SIMULATOR_SPEED, "--port-base", "0", **_SHORT_SILENCES
+    )
     try:
         stack = await asyncio.to_thread(wait_until_up, folder, process)
         second = Supervisor(_second_instances(folder, stack), _noting(folder / "second.log"))
@@ -194,7 +198,7 @@ def _second(folder: Path, stack: RunningStack, name: str, own: Mapping[str, str]
         name=f"{name}-2",
         command=ProcessCommand(
             argv=(sys.executable, "-m", f"headrace_{name.replace('-', '_')}"),
-            environment={**environment, **own},
+            environment={**environment, **_SHORT_SILENCES, **own},
             log=folder / f"{name}-2.log",
             folder=folder,
             stop_seconds=20.0,

@@ -33,6 +33,9 @@ def details(judgement: Judgement, recoveries: Sequence[Recovery], skipped: Seque
     for blow, found in by_blow([one for one in recoveries if one not in alone]).items():
         yield from _row(f"{blow} (apart)" if blow in _DEATHS else blow, found)
     yield f"journal: {judgement.epochs} takeovers, {judgement.ignored_entries} entries that do not count"
+    if judgement.faults:
+        met = sorted(judgement.faults.items(), key=lambda item: (-item[1], item[0]))
+        yield "calls that met a fault of a provider: " + ", ".join(f"{name} {number}" for name, number in met)
     for text in skipped:
         yield f"not applied: {text}"
     rules = Counter(violation.rule for violation in judgement.violations)
@@ -63,10 +66,11 @@ def closing_line(
     verdict = f"{'FAIL' if judgement.violations else 'PASS'}: {len(judgement.violations)} violations"
     where = f", data and logs in {kept}" if kept else ""
     no_disk = "" if disk else "; disk full: not possible here (needs the right to mount)"
+    faults = f"; {sum(judgement.faults.values())} calls met {len(judgement.faults)} faults of providers"
     unseen = f", {never} without new work in time" if never else ""
     return (
         f"chaos seed {seed}, {seconds / 60:.1f} min: {sum(dealt.values())} kills ({kills}){no_disk}; "
-        f"{judgement.tasks} tasks ({ended}); duplicates: {duplicates}; "
+        f"{judgement.tasks} tasks ({ended}){faults if judgement.faults else ''}; duplicates: {duplicates}; "
         f"recovery of {len(alone)} services p50 {first[0]:.1f} s, max {first[1]:.1f} s "
         f"(all partitions p50 {last[0]:.1f} s, max {last[1]:.1f} s{unseen}); {verdict}{where}"
     )

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import aiohttp
@@ -17,10 +17,11 @@ from headrace_chaos.plan import Act
 from headrace_chaos.platform import Platform, folder_of_its_own, running
 from headrace_chaos.recovery import Recovery, recoveries
 from headrace_chaos.report import closing_line, details
-from headrace_chaos.watching import LedgerWatch, until_quiet
+from headrace_chaos.watching import LedgerWatch, until_idle, until_quiet
 from headrace_chaos.wire import Avro
 
 QUIET_SECONDS = 150.0
+IDLE_SECONDS = 45.0
 TENANTS = ("north", "south", "west")
 
 
@@ -102,11 +103,15 @@ async def _under_load(
             bootstrap_servers=stack.bootstrap_servers, registry_url=stack.registry_url, prefix=stack.topic_prefix,
             database_url=stack.database_url, seconds=QUIET_SECONDS, say=say,
         )  # fmt: skip
+        busy = await until_idle(
+            bootstrap_servers=stack.bootstrap_servers, registry_url=stack.registry_url, prefix=stack.topic_prefix,
+            seconds=IDLE_SECONDS,
+        )  # fmt: skip
         began = time.monotonic()
         evidence = await collect(
             bootstrap_servers=stack.bootstrap_servers, registry_url=stack.registry_url, prefix=stack.topic_prefix,
             database_url=stack.database_url, intake_url=stack.intake_url, simulator_url=stack.simulator_url,
-            api_keys=api_keys, claims=load.claims, skills=load.skills,
+            api_keys=api_keys, claims=load.claims, skills=load.skills, busy=busy,
         )  # fmt: skip
         records = sum(map(len, evidence.topics.values()))
         say(f"{records} records read from start to end in {time.monotonic() - began:.1f} s")
@@ -152,7 +157,4 @@ def _keep(folder: Path, evidence: Evidence, judgement: Judgement) -> None:
 
 
 def _with(judgement: Judgement, more: tuple[Violation, ...]) -> Judgement:
-    return Judgement(
-        (*more, *judgement.violations), judgement.duplicates, judgement.tasks, judgement.ended,
-        judgement.ignored_entries, judgement.epochs,
-    )  # fmt: skip
+    return replace(judgement, violations=(*more, *judgement.violations))

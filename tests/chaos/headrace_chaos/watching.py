@@ -8,6 +8,7 @@ from collections.abc import Callable
 import asyncpg
 from confluent_kafka import KafkaException
 
+from headrace_chaos.evidence import Value
 from headrace_chaos.wire import Avro, Reader
 
 _LOOK_SECONDS = 0.25
@@ -74,6 +75,33 @@ async def until_quiet(
     finally:
         with contextlib.suppress(KafkaException):
             reader.close()
+
+
+async def until_idle(*, bootstrap_servers: str, registry_url: str, prefix: str, seconds: float) -> dict[str, int]:
+    """Wait until every living worker reports that none of its slots is taken; returns its last report of each node."""
+    reader = Reader(bootstrap_servers, prefix, Avro(registry_url))
+    positions: dict[tuple[str, int], int] = {}
+    reports: dict[bytes | None, Value] = {}
+    began = time.time_ns() // 1_000_000
+
+    def move() -> None:
+        for record in reader.read(dict(positions), reader.ends(["fleet.status"])):
+            positions[record.topic, record.partition] = record.offset + 1
+            reports.pop(record.key, None)
+            if record.value is not None:
+                reports[record.key] = record.value
+
+    try:
+        while True:
+            await asyncio.to_thread(move)
+            now = time.time_ns() // 1_000_000
+            living = [one for one in reports.values() if one["reported_at"] + one["valid_for_ms"] > now]
+            told = living and all(one["reported_at"] >= began and one["busy"] == 0 for one in living)
+            if told or now > began + seconds * 1000:
+                return {f"{one['node']} of {one['worker']}": one["busy"] for one in living}
+            await asyncio.sleep(0.5)
+    finally:
+        reader.close()
 
 
 class _Tail:

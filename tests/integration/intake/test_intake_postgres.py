@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
+import asyncpg
 import pytest
 from headrace_contracts.content import plain
 from headrace_contracts.events import (
@@ -121,6 +122,51 @@ async def test_the_view_is_the_same_in_whichever_order_events_come(postgres_dsn:
         assert (stored.route_key, stored.home_partition, stored.reply_partition) == (b"route", 4, 2)
         assert await history.get("other", "t") is None
         assert await history.get("acme", "u\0") is None
+
+
+@pytest.mark.parametrize(
+    "counts",
+    [
+        {},
+        {"cache_write_5m_tokens": 200},
+        {"cache_write_1h_tokens": 100},
+        {"cached_input_tokens": 3, "cache_write_5m_tokens": 5, "cache_write_1h_tokens": 7, "searches": 1},
+        {"cache_write_5m_tokens": 2**40, "cache_write_1h_tokens": 2**62},
+    ],
+)
+async def test_the_history_shows_every_count_of_the_usage(postgres_dsn: str, counts: dict[str, int]) -> None:
+    used = Usage(input_tokens=1_000, output_tokens=10, **counts)
+    async with prepared(postgres_dsn, MIGRATIONS) as database:
+        await Feed(ViewStore(database, NoDeadLetters()))(submitted("t"), completed("t", usage=used))
+        stored = await History(database).get("acme", "t")
+        assert stored is not None
+        assert stored.view.usage == used
+        (listed,), _ = await History(database).page("acme", Filter())
+        assert listed.usage == used
+
+
+async def test_a_view_with_rows_gets_the_columns_and_an_older_release_still_writes(postgres_dsn: str) -> None:
+    old_row = (
+        "INSERT INTO intake.tasks (task_id, tenant, home_partition, user_name, kind, labels, submitted_at, status, "
+        "completed_at, input_tokens, output_tokens, cached_input_tokens, searches) "
+        "VALUES ($1, 'acme', 0, '', 'task', '{}', 1, 'succeeded', 2, 10, 20, 5, 0)"
+    )
+    await MIGRATIONS.upgrade(postgres_dsn, "0001")
+    connection = await asyncpg.connect(postgres_dsn)
+    try:
+        await connection.execute(old_row, "before")
+        await MIGRATIONS.upgrade(postgres_dsn)
+        await connection.execute(old_row, "during-the-rollout")
+        async with prepared(postgres_dsn, MIGRATIONS) as database:
+            listed, _ = await History(database).page("acme", Filter())
+        assert [(view.task_id, view.usage) for view in listed] == [
+            (name, Usage(input_tokens=10, output_tokens=20, cached_input_tokens=5))
+            for name in ("during-the-rollout", "before")
+        ]
+        await MIGRATIONS.downgrade(postgres_dsn, "0001")
+        assert await connection.fetchval("SELECT sum(cached_input_tokens) FROM intake.tasks") == 10
+    finally:
+        await connection.close()
 
 
 async def test_a_task_that_has_not_ended_is_accepted(postgres_dsn: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import fields
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from headrace_contracts.events import (
     TaskStatus,
     TaskSubmitted,
     TrailStep,
+    Usage,
 )
 from headrace_intake.decide.rows import COMPLETED_COLUMNS, SUBMITTED_COLUMNS, NotAViewRow, rows_of
 from headrace_streams.records import Record
@@ -67,6 +69,12 @@ def test_a_completion_has_answer_failure_usage_and_trail() -> None:
     assert (found["failure_code"], found["failure_message"]) == ("c", "m")
     assert json.loads(found["trail"])[0]["step"] == "waited"
     assert found["home_partition"] == 3
+
+
+def test_every_count_of_the_usage_has_a_column_of_its_name() -> None:
+    counts = {field.name: number for number, field in enumerate(fields(Usage), start=1)}
+    found = row(completed(usage=Usage(**counts)))
+    assert {name: found[name] for name in counts} == counts
 
 
 def test_what_postgres_cannot_hold_is_made_to_fit() -> None:

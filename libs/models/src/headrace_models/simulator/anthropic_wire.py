@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -14,16 +13,26 @@ from headrace_models.simulator.exchange import (
     Answer,
     Prompt,
     SimulatorState,
-    break_off,
     compose,
-    hang,
     json_object,
     messages_of,
     spoken,
-    stream_response,
     text_of,
 )
 from headrace_models.simulator.faults import Fault, FaultKind
+from headrace_models.simulator.hostile import (
+    Forms,
+    hang,
+    interrupt,
+    is_kind,
+    json_bytes,
+    json_response,
+    redirected,
+    stated_count,
+    stated_finish,
+    stated_model,
+    stream_response,
+)
 from headrace_models.wire import SIMULATED_MESSAGE_PREFIX
 
 _ERRORS: Final[Mapping[FaultKind, tuple[int, str, str]]] = {
@@ -76,9 +85,11 @@ class AnthropicWire:
             messages = (ChatMessage("system", system), *messages)
         model_name = str(document.get("model") or "")
         self._world.evidence.record(self.provider, self.provider, model_name, messages)
-        fault = self._world.faults.take(self.provider, self.provider)
-        if fault is not None and fault.kind is FaultKind.TIMEOUT:
+        fault = self._world.faults.take(self.provider, self.provider, model_name)
+        if is_kind(fault, FaultKind.TIMEOUT):
             return await hang(request)
+        if (elsewhere := redirected(request, fault)) is not None:
+            return elsewhere
         if fault is not None and fault.kind in _ERRORS:
             return _error(_ERRORS[fault.kind], fault.retry_after_seconds)
         model = ANTHROPIC.get(model_name)
@@ -102,23 +113,23 @@ class AnthropicWire:
         self._number += 1
         answer = compose(prompt, fault)
         pieces = spoken(answer, prompt.model, self._world.speed, fault)
-        stop_reason = _STOP_REASON[answer.finish]
+        stop_reason = stated_finish(fault, _STOP_REASON[answer.finish])
         message: dict[str, Any] = {
             "id": f"{SIMULATED_MESSAGE_PREFIX}{self._number}",
             "type": "message",
             "role": "assistant",
-            "model": prompt.model.name,
+            "model": stated_model(fault, prompt.model.name),
             "content": [],
             "stop_reason": None,
             "stop_sequence": None,
-            "usage": _usage(answer, 1),
+            "usage": _usage(answer, 1, fault),
         }
-        if not document.get("stream"):
+        if not document.get("stream") or is_kind(fault, FaultKind.JSON_BODY):
             text = "".join([piece async for piece in pieces])
             content = [{"type": "text", "text": text}]
-            usage = _usage(answer, len(answer.tokens))
-            return web.json_response({**message, "content": content, "stop_reason": stop_reason, "usage": usage})
-        response = stream_response("text/event-stream")
+            usage = _usage(answer, len(answer.tokens), fault)
+            return json_response({**message, "content": content, "stop_reason": stop_reason, "usage": usage})
+        response = stream_response("text/event-stream", fault)
         await response.prepare(request)
         await _write(response, "message_start", {"message": message})
         block = {"index": 0, "content_block": {"type": "text", "text": ""}}
@@ -126,15 +137,13 @@ class AnthropicWire:
         async for piece in pieces:
             delta = {"type": "text_delta", "text": piece}
             await _write(response, "content_block_delta", {"index": 0, "delta": delta})
-        if fault is not None and fault.kind is FaultKind.DISCONNECT:
-            break_off(request)
-            return response
-        if fault is not None and fault.kind is FaultKind.STREAM_ERROR:
-            await _write(response, "error", {"error": {"type": "overloaded_error", "message": "Overloaded"}})
+        if await interrupt(request, response, fault, _FORMS):
             return response
         await _write(response, "content_block_stop", {"index": 0})
         end = {"delta": {"stop_reason": stop_reason, "stop_sequence": None}}
-        await _write(response, "message_delta", {**end, "usage": {"output_tokens": len(answer.tokens)}})
+        await _write(
+            response, "message_delta", {**end, "usage": {"output_tokens": stated_count(fault, len(answer.tokens))}}
+        )
         await _write(response, "message_stop", {})
         await response.write_eof()
         return response
@@ -146,14 +155,24 @@ def _has_key(request: web.Request) -> bool:
 
 
 async def _write(response: web.StreamResponse, event: str, document: dict[str, Any]) -> None:
-    data = json.dumps({"type": event, **document}, ensure_ascii=False)
-    await response.write(f"event: {event}\ndata: {data}\n\n".encode())
+    await response.write(_framed(event, document))
 
 
-def _usage(answer: Answer, output_tokens: int) -> dict[str, Any]:
+def _framed(event: str, document: dict[str, Any]) -> bytes:
+    return b"event: " + event.encode() + b"\ndata: " + json_bytes({"type": event, **document}) + b"\n\n"
+
+
+_FORMS: Final = Forms(
+    keep_alive=_framed("ping", {}),
+    broken=b'event: content_block_delta\ndata: {"type": "content_block_delta", "delta": {"ty\n\n',
+    error=_framed("error", {"error": {"type": "overloaded_error", "message": "Overloaded"}}),
+)
+
+
+def _usage(answer: Answer, output_tokens: int, fault: Fault | None) -> dict[str, Any]:
     return {
-        "input_tokens": answer.input_tokens,
-        "output_tokens": output_tokens,
+        "input_tokens": stated_count(fault, answer.input_tokens),
+        "output_tokens": stated_count(fault, output_tokens),
         "cache_creation_input_tokens": 0,
         "cache_read_input_tokens": 0,
     }

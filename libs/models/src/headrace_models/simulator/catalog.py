@@ -44,13 +44,13 @@ _LOCAL: Final = {
     )
 }
 
-_OLLAMA_CLOUD: Final = "https://ollama.com:443"
+OLLAMA_CLOUD: Final = "https://ollama.com:443"
 _CLOUD_SUFFIX: Final = re.compile(r"[:\-]cloud$", re.IGNORECASE)
 
 
 def _remote(name: str, remote_model: str) -> SimulatedModel:
     # The size is that of the description, all that an Ollama node stores of such a model.
-    return SimulatedModel(name, 384, 131_072, 60, 0.4, remote_host=_OLLAMA_CLOUD, remote_model=remote_model)
+    return SimulatedModel(name, 384, 131_072, 60, 0.4, remote_host=OLLAMA_CLOUD, remote_model=remote_model)
 
 
 REMOTE: Final = {

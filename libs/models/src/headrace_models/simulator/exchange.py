@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -13,12 +12,12 @@ from headrace_models.ports import ChatMessage
 from headrace_models.simulator.answers import REFUSAL_TEXT, answer, count_tokens, refuses, tokens_of
 from headrace_models.simulator.catalog import SimulatedModel
 from headrace_models.simulator.faults import Fault, FaultKind, FaultPlan
+from headrace_models.simulator.hostile import TORN, is_kind
 from headrace_models.simulator.pace import Speed, paced
 from headrace_models.simulator.received import RequestRecorder
 from headrace_models.wire import SIMULATED_HEADER
 
-_HANG_SECONDS: Final = 3600.0
-BREAKING_FAULTS: Final = frozenset({FaultKind.DISCONNECT, FaultKind.STREAM_ERROR})
+_BREAKING: Final = (FaultKind.DISCONNECT, FaultKind.STREAM_ERROR, FaultKind.BROKEN_JSON)
 """Faults that occur in the middle of an answer."""
 
 
@@ -59,7 +58,9 @@ class Answer:
 def compose(prompt: Prompt, fault: Fault | None) -> Answer:
     """The answer to a prompt; pure."""
     input_tokens = sum(count_tokens(message.text) for message in prompt.messages) + 4 * len(prompt.messages)
-    if refuses(prompt.messages) or (fault is not None and fault.kind is FaultKind.REFUSAL):
+    if is_kind(fault, FaultKind.EMPTY_ANSWER):
+        return Answer((), input_tokens, "stop")
+    if refuses(prompt.messages) or is_kind(fault, FaultKind.REFUSAL):
         return Answer(tuple(tokens_of(REFUSAL_TEXT)), input_tokens, "refusal")
     text = answer(prompt.messages, model=prompt.model.name, as_json=prompt.as_json)
     for mark in prompt.stop:
@@ -71,28 +72,27 @@ def compose(prompt: Prompt, fault: Fault | None) -> Answer:
 
 
 async def spoken(answer: Answer, model: SimulatedModel, speed: Speed, fault: Fault | None) -> AsyncIterator[str]:
-    """The answer's pieces as they become due; ends half way if a fault interrupts the answer."""
+    """The answer's pieces as they become due; ends early if a fault interrupts the answer."""
     tokens = answer.tokens
-    if fault is not None and fault.kind in BREAKING_FAULTS:
+    if is_kind(fault, FaultKind.KEEP_ALIVES):
+        return
+    if is_kind(fault, FaultKind.SILENCE):
+        tokens = tokens[:1]
+    if is_kind(fault, *_BREAKING):
         tokens = tokens[: max(1, len(tokens) // 2)]
     async for piece in paced(tokens, model, speed):
         yield piece
+    if is_kind(fault, FaultKind.TORN_CHARACTER):
+        for half in _halves(TORN):
+            yield half
+    if is_kind(fault, FaultKind.TORN_BYTES):
+        yield TORN
 
 
-async def hang(request: web.Request) -> web.StreamResponse:
-    """Do not respond for longer than any caller would wait."""
-    await asyncio.sleep(_HANG_SECONDS)
-    return web.Response(status=504)
-
-
-def break_off(request: web.Request) -> None:
-    """Drop the connection without closing it properly."""
-    if request.transport is not None:
-        request.transport.abort()
-
-
-def stream_response(content_type: str) -> web.StreamResponse:
-    return web.StreamResponse(headers={"Content-Type": content_type, "Cache-Control": "no-cache"})
+def _halves(character: str) -> tuple[str, str]:
+    units = character.encode("utf-16-le")
+    first, second = units[:2], units[2:]
+    return first.decode("utf-16-le", "surrogatepass"), second.decode("utf-16-le", "surrogatepass")
 
 
 async def put_simulated_header(_request: web.Request, response: web.StreamResponse) -> None:

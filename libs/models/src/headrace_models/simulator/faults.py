@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 
 class FaultKind(StrEnum):
@@ -28,6 +30,39 @@ class FaultKind(StrEnum):
     """Drops the connection in the middle of the answer."""
     STREAM_ERROR = "stream_error"
     """Reports an error in the middle of the answer."""
+    SILENCE = "silence"
+    """Says nothing more after the first piece of the answer, and keeps the connection open."""
+    KEEP_ALIVES = "keep_alives"
+    """Begins to answer, and then sends keep-alives only."""
+    UNFINISHED = "unfinished"
+    """Closes the connection in order after the whole text, without the end that its format demands."""
+    BROKEN_JSON = "broken_json"
+    """Sends half a JSON document in the middle of the answer."""
+    JSON_BODY = "json_body"
+    """Sends one JSON document where a stream was asked for."""
+    TORN_CHARACTER = "torn_character"
+    """Sends the two UTF-16 halves of a character in two pieces."""
+    TORN_BYTES = "torn_bytes"
+    """Sends the UTF-8 bytes of a character in two chunks of the body."""
+    EMPTY_ANSWER = "empty_answer"
+    UNKNOWN_FINISH = "unknown_finish"
+    """Names a reason for the end that no documentation has."""
+    NULL_COUNTS = "null_counts"
+    NEGATIVE_COUNTS = "negative_counts"
+    NAN_COUNTS = "nan_counts"
+    """NaN, which is not even JSON."""
+    VAST_COUNTS = "vast_counts"
+    """1e30 tokens."""
+    LARGE_COUNTS = "large_counts"
+    """2 to the 70th, which no field of ours could hold."""
+    NUMBER_AS_MODEL = "number_as_model"
+    HALF_CHARACTER_AS_MODEL = "half_character_as_model"
+    REDIRECT = "redirect"
+    """307 to another path, where all that arrives is recorded."""
+    REDIRECT_AWAY = "redirect_away"
+    """The same, to another origin."""
+    ANSWERED_REMOTELY = "answered_remotely"
+    """Of Ollama only: the node passes the call on to another host, which its list of models does not say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,33 +71,49 @@ class Fault:
     retry_after_seconds: float | None = None
 
 
+class _Planned(NamedTuple):
+    provider: str
+    node: str | None
+    model: str | None
+    fault: Fault
+    calls: int
+
+
 class FaultPlan:
-    """The faults of the next calls, by provider and optionally by node."""
+    """The faults of the next calls, by provider and optionally by node and model."""
 
     def __init__(self) -> None:
-        self._planned: list[tuple[str, str | None, Fault, int]] = []
+        self._planned: list[_Planned] = []
+        self.taken: Counter[tuple[str, FaultKind]] = Counter()
+        """Faults that calls have met, by provider and kind."""
 
-    def add(self, provider: str, fault: Fault, count: int, node: str | None = None) -> None:
-        """Let `count` more calls of `provider` (only of `node`, if given) fail with `fault`, after those planned."""
-        self._planned.append((provider, node, fault, count))
+    def add(self, provider: str, fault: Fault, count: int, node: str | None = None, model: str | None = None) -> None:
+        """Let `count` more calls of `provider` (only of `node` and `model`, if given) fail, after those planned.
+
+        Raises ValueError for a fault that the provider cannot have.
+        """
+        if fault.kind is FaultKind.ANSWERED_REMOTELY and provider != "ollama":
+            raise ValueError(f"{fault.kind} is a fault of ollama only")
+        self._planned.append(_Planned(provider, node, model, fault, count))
 
     def clear(self) -> None:
         self._planned.clear()
 
-    def take(self, provider: str, node: str) -> Fault | None:
+    def take(self, provider: str, node: str, model: str = "") -> Fault | None:
         """Remove and return the fault of the next call; None if it should succeed."""
-        for index, (for_provider, for_node, fault, count) in enumerate(self._planned):
-            if for_provider == provider and for_node in (None, node):
-                if count <= 1:
+        for index, planned in enumerate(self._planned):
+            if planned.provider == provider and planned.node in (None, node) and planned.model in (None, model):
+                if planned.calls <= 1:
                     del self._planned[index]
                 else:
-                    self._planned[index] = (for_provider, for_node, fault, count - 1)
-                return fault
+                    self._planned[index] = planned._replace(calls=planned.calls - 1)
+                self.taken[provider, planned.fault.kind] += 1
+                return planned.fault
         return None
 
     def pending(self) -> int:
         """Number of calls that will still fail."""
-        return sum(count for *_, count in self._planned)
+        return sum(planned.calls for planned in self._planned)
 
 
 def parse_fault(text: str) -> tuple[str, Fault, int]:

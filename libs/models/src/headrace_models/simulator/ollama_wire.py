@@ -6,25 +6,35 @@ import hashlib
 import json
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from aiohttp import web
 
-from headrace_models.simulator.catalog import SimulatedModel, node_model
+from headrace_models.simulator.catalog import OLLAMA_CLOUD, SimulatedModel, node_model
 from headrace_models.simulator.exchange import (
-    BREAKING_FAULTS,
     Prompt,
     SimulatorState,
-    break_off,
     compose,
-    hang,
     json_object,
     messages_of,
     spoken,
-    stream_response,
 )
 from headrace_models.simulator.faults import Fault, FaultKind
+from headrace_models.simulator.hostile import (
+    Forms,
+    hang,
+    interrupt,
+    is_kind,
+    json_bytes,
+    json_response,
+    redirected,
+    stated_count,
+    stated_finish,
+    stated_model,
+    stream_response,
+)
 from headrace_models.simulator.pace import Busy, Slots
 from headrace_models.wire import SIMULATOR_NAME
 
@@ -138,11 +148,15 @@ class OllamaWire:
         except ValueError as error:
             return _error(400, str(error))
         model = node.models.get(model_name)
+        fault = self._world.faults.take("ollama", name, model_name)
+        if model is not None and is_kind(fault, FaultKind.ANSWERED_REMOTELY):
+            model = replace(model, remote_host=OLLAMA_CLOUD, remote_model=model.name)
         receiver = _CLOUD if model is not None and model.remote_host else "ollama"
         self._world.evidence.record(receiver, name, model_name, messages)
-        fault = self._world.faults.take("ollama", name)
-        if fault is not None and fault.kind is FaultKind.TIMEOUT:
+        if is_kind(fault, FaultKind.TIMEOUT):
             return await hang(request)
+        if (elsewhere := redirected(request, fault)) is not None:
+            return elsewhere
         if fault is not None and fault.kind in _ERRORS:
             return _error(*_ERRORS[fault.kind])
         if model is None:
@@ -178,26 +192,29 @@ class OllamaWire:
         if not prompt.model.remote_host:
             node.loaded[prompt.model.name] = datetime.now(UTC) + _KEPT_LOADED
         pieces = spoken(answer, prompt.model, self._world.speed, fault)
-        if document.get("stream") is False:
+        named = {"model": stated_model(fault, prompt.model.name)}
+        if document.get("stream") is False or is_kind(fault, FaultKind.JSON_BODY):
             text = "".join([piece async for piece in pieces])
-            return web.json_response({**_part(prompt.model, text, as_chat=as_chat), **_end(answer, began)})
-        response = stream_response("application/x-ndjson")
+            return json_response({**_part(prompt.model, text, as_chat=as_chat), **named, **_end(answer, began, fault)})
+        response = stream_response("application/x-ndjson", fault)
         await response.prepare(request)
         async for piece in pieces:
-            await _write(response, {**_part(prompt.model, piece, as_chat=as_chat), "done": False})
-        if fault is not None and fault.kind in BREAKING_FAULTS:
-            if fault.kind is FaultKind.DISCONNECT:
-                break_off(request)
-            else:
-                await _write(response, {"error": "an error was encountered while running the model"})
+            await _write(response, {**_part(prompt.model, piece, as_chat=as_chat), **named, "done": False})
+        empty = {**_part(prompt.model, "", as_chat=as_chat), **named}
+        forms = Forms(
+            keep_alive=json_bytes({**empty, "done": False}) + b"\n",
+            broken=b'{"message": {"role": "assistant", "con\n',
+            error=json_bytes({"error": "an error was encountered while running the model"}) + b"\n",
+        )
+        if await interrupt(request, response, fault, forms):
             return response
-        await _write(response, {**_part(prompt.model, "", as_chat=as_chat), **_end(answer, began)})
+        await _write(response, {**empty, **_end(answer, began, fault)})
         await response.write_eof()
         return response
 
 
 async def _write(response: web.StreamResponse, document: dict[str, Any]) -> None:
-    await response.write(json.dumps(document, ensure_ascii=False).encode() + b"\n")
+    await response.write(json_bytes(document) + b"\n")
 
 
 def _part(model: SimulatedModel, text: str, *, as_chat: bool) -> dict[str, Any]:
@@ -210,16 +227,16 @@ def _remote(model: SimulatedModel) -> dict[str, str]:
     return {"remote_model": model.remote_model, "remote_host": model.remote_host} if model.remote_host else {}
 
 
-def _end(answer: Any, began_ns: int) -> dict[str, Any]:
+def _end(answer: Any, began_ns: int, fault: Fault | None) -> dict[str, Any]:
     total = time.perf_counter_ns() - began_ns
     return {
         "done": True,
-        "done_reason": "length" if answer.finish == "length" else "stop",
+        "done_reason": stated_finish(fault, "length" if answer.finish == "length" else "stop"),
         "total_duration": total,
         "load_duration": 0,
-        "prompt_eval_count": answer.input_tokens,
+        "prompt_eval_count": stated_count(fault, answer.input_tokens),
         "prompt_eval_duration": total // 10,
-        "eval_count": len(answer.tokens),
+        "eval_count": stated_count(fault, len(answer.tokens)),
         "eval_duration": total - total // 10,
     }
 

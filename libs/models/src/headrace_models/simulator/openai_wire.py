@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping
 from typing import Any, Final
@@ -14,15 +13,25 @@ from headrace_models.simulator.exchange import (
     Answer,
     Prompt,
     SimulatorState,
-    break_off,
     compose,
-    hang,
     json_object,
     messages_of,
     spoken,
-    stream_response,
 )
 from headrace_models.simulator.faults import Fault, FaultKind
+from headrace_models.simulator.hostile import (
+    Forms,
+    hang,
+    interrupt,
+    is_kind,
+    json_bytes,
+    json_response,
+    redirected,
+    stated_count,
+    stated_finish,
+    stated_model,
+    stream_response,
+)
 from headrace_models.wire import SIMULATOR_FINGERPRINT
 
 _ERRORS: Final[Mapping[FaultKind, tuple[int, str, str | None, str]]] = {
@@ -76,9 +85,11 @@ class OpenAIWire:
             return _error((400, "invalid_request_error", None, str(error)))
         model_name = str(document.get("model") or "")
         self._world.evidence.record(self.provider, self.provider, model_name, messages)
-        fault = self._world.faults.take(self.provider, self.provider)
-        if fault is not None and fault.kind is FaultKind.TIMEOUT:
+        fault = self._world.faults.take(self.provider, self.provider, model_name)
+        if is_kind(fault, FaultKind.TIMEOUT):
             return await hang(request)
+        if (elsewhere := redirected(request, fault)) is not None:
+            return elsewhere
         if fault is not None and fault.kind in _ERRORS:
             return _error(_ERRORS[fault.kind], fault.retry_after_seconds)
         model = GROQ.get(model_name)
@@ -104,33 +115,29 @@ class OpenAIWire:
         head = {
             "id": f"chatcmpl-simulated-{self._number}",
             "created": int(time.time()),
-            "model": prompt.model.name,
+            "model": stated_model(fault, prompt.model.name),
             "system_fingerprint": SIMULATOR_FINGERPRINT,
         }
         answer = compose(prompt, fault)
         pieces = spoken(answer, prompt.model, self._world.speed, fault)
-        finish = _FINISH[answer.finish]
-        if not document.get("stream"):
+        finish = stated_finish(fault, _FINISH[answer.finish])
+        if not document.get("stream") or is_kind(fault, FaultKind.JSON_BODY):
             message = {"role": "assistant", "content": "".join([piece async for piece in pieces])}
             choice = {"index": 0, "message": message, "finish_reason": finish, "logprobs": None}
-            return web.json_response(
-                {**head, "object": "chat.completion", "choices": [choice], "usage": _usage(answer)}
+            return json_response(
+                {**head, "object": "chat.completion", "choices": [choice], "usage": _usage(answer, fault)}
             )
-        response = stream_response("text/event-stream")
+        response = stream_response("text/event-stream", fault)
         await response.prepare(request)
         chunk = {**head, "object": "chat.completion.chunk"}
         await _write(response, {**chunk, "choices": [_choice({"role": "assistant", "content": ""}, None)]})
         async for piece in pieces:
             await _write(response, {**chunk, "choices": [_choice({"content": piece}, None)]})
-        if fault is not None and fault.kind is FaultKind.DISCONNECT:
-            break_off(request)
-            return response
-        if fault is not None and fault.kind is FaultKind.STREAM_ERROR:
-            await _write(response, {"error": {"message": "failed", "type": "server_error", "code": "server_error"}})
+        if await interrupt(request, response, fault, _FORMS):
             return response
         await _write(response, {**chunk, "choices": [_choice({}, finish)]})
         if (document.get("stream_options") or {}).get("include_usage"):
-            await _write(response, {**chunk, "choices": [], "usage": _usage(answer)})
+            await _write(response, {**chunk, "choices": [], "usage": _usage(answer, fault)})
         await response.write(b"data: [DONE]\n\n")
         await response.write_eof()
         return response
@@ -141,18 +148,29 @@ def _has_key(request: web.Request) -> bool:
 
 
 async def _write(response: web.StreamResponse, document: dict[str, Any]) -> None:
-    await response.write(b"data: " + json.dumps(document, ensure_ascii=False).encode() + b"\n\n")
+    await response.write(_framed(document))
+
+
+def _framed(document: dict[str, Any]) -> bytes:
+    return b"data: " + json_bytes(document) + b"\n\n"
+
+
+_FORMS: Final = Forms(
+    keep_alive=b": keep-alive\n\n",
+    broken=b'data: {"choices": [{"index": 0, "delta": {"con\n\n',
+    error=_framed({"error": {"message": "failed", "type": "server_error", "code": "server_error"}}),
+)
 
 
 def _choice(delta: dict[str, Any], finish: str | None) -> dict[str, Any]:
     return {"index": 0, "delta": delta, "finish_reason": finish, "logprobs": None}
 
 
-def _usage(answer: Answer) -> dict[str, Any]:
+def _usage(answer: Answer, fault: Fault | None) -> dict[str, Any]:
     return {
-        "prompt_tokens": answer.input_tokens,
-        "completion_tokens": len(answer.tokens),
-        "total_tokens": answer.input_tokens + len(answer.tokens),
+        "prompt_tokens": stated_count(fault, answer.input_tokens),
+        "completion_tokens": stated_count(fault, len(answer.tokens)),
+        "total_tokens": stated_count(fault, answer.input_tokens + len(answer.tokens)),
         "prompt_tokens_details": {"cached_tokens": 0},
     }
 

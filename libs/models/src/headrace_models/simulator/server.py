@@ -9,10 +9,12 @@ from typing import Any, Self
 
 from aiohttp import web
 
+from headrace_models.ports import ChatMessage
 from headrace_models.simulator.anthropic_wire import AnthropicWire
 from headrace_models.simulator.catalog import DEFAULT_NODES
 from headrace_models.simulator.exchange import SimulatorState, json_object, put_simulated_header
 from headrace_models.simulator.faults import Fault, FaultKind, FaultPlan
+from headrace_models.simulator.hostile import ELSEWHERE
 from headrace_models.simulator.ollama_wire import OllamaWire
 from headrace_models.simulator.openai_wire import OpenAIWire
 from headrace_models.simulator.pace import Speed
@@ -55,7 +57,9 @@ class Simulator:
         OpenAIWire(world).add_routes(app)
         AnthropicWire(world).add_routes(app)
         TavilyWire(world).add_routes(app)
+        app.router.add_route("*", f"/{ELSEWHERE}/{{path:.*}}", self._elsewhere)
         app.router.add_get("/healthz", self._healthz)
+        app.router.add_get("/control/faults", self._faults_met)
         app.router.add_post("/control/faults", self._add_fault)
         app.router.add_delete("/control/faults", self._clear_faults)
         app.router.add_get("/control/received", self._received)
@@ -107,15 +111,36 @@ class Simulator:
         return web.json_response({"status": "alive", "nodes": {n: list(m) for n, m in self._config.nodes.items()}})
 
     async def _add_fault(self, request: web.Request) -> web.Response:
-        """Body: provider, kind, and optionally count (1), node, retry_after (seconds)."""
+        """Body: provider, kind, and optionally count (1), node, model, retry_after (seconds)."""
         try:
             document = await json_object(request)
             fault = Fault(FaultKind(document["kind"]), document.get("retry_after"))
-            self.faults.add(str(document["provider"]), fault, int(document.get("count", 1)), document.get("node"))
+            self.faults.add(
+                str(document["provider"]),
+                fault,
+                int(document.get("count", 1)),
+                document.get("node"),
+                document.get("model"),
+            )
         except (ValueError, KeyError, TypeError) as error:
             kinds = ", ".join(FaultKind)
             return web.json_response({"error": f"a fault needs provider and kind ({kinds}): {error}"}, status=400)
         return web.json_response({"pending": self.faults.pending()})
+
+    async def _faults_met(self, _request: web.Request) -> web.Response:
+        """How many calls will still fail, and how many have met which fault of which provider."""
+        met = [
+            {"provider": provider, "kind": kind.value, "count": count}
+            for (provider, kind), count in sorted(self.faults.taken.items())
+        ]
+        return web.json_response({"pending": self.faults.pending(), "met": met})
+
+    async def _elsewhere(self, request: web.Request) -> web.Response:
+        """Where redirects lead: whatever arrives is recorded, and answered as an error."""
+        body = await request.read()
+        text = body.decode("utf-8", "replace")
+        self.evidence.record(ELSEWHERE, request.match_info["path"], "", (ChatMessage("user", text),))
+        return web.json_response({"error": "nothing should have been sent here"}, status=400)
 
     async def _clear_faults(self, _request: web.Request) -> web.Response:
         self.faults.clear()

@@ -9,8 +9,9 @@ from typing import Final
 from aiohttp import web
 
 from headrace_models.ports import ChatMessage
-from headrace_models.simulator.exchange import SimulatorState, break_off, hang, json_object
+from headrace_models.simulator.exchange import SimulatorState, json_object
 from headrace_models.simulator.faults import FaultKind
+from headrace_models.simulator.hostile import break_off, hang, redirected
 
 _ERRORS: Final[Mapping[FaultKind, tuple[int, str]]] = {
     FaultKind.RATE_LIMIT: (429, "Your request has been blocked due to excessive requests."),
@@ -52,6 +53,8 @@ class TavilyWire:
         fault = self._world.faults.take(self.provider, self.provider)
         if fault is not None and fault.kind is FaultKind.TIMEOUT:
             return await hang(request)
+        if (elsewhere := redirected(request, fault)) is not None:
+            return elsewhere
         if fault is not None and fault.kind in (FaultKind.DISCONNECT, FaultKind.STREAM_ERROR):
             break_off(request)
             return web.Response()

@@ -18,7 +18,8 @@ _SUMMARY: Final = (
     "task_id, tenant, route_key, home_partition, reply_partition, user_name, kind, role, requested_model, session, "
     "subject, labels, privacy, lane, submitted_at, deadline_at, status, completed_at, finish_reason, failure_code, "
     "failure_message, provider, model, node, simulated, served_from, source_task_id, input_tokens, output_tokens, "
-    "cached_input_tokens, searches, cost_nanodollars, attempts, model_ms, policy_version"
+    "cached_input_tokens, cache_write_5m_tokens, cache_write_1h_tokens, searches, cost_nanodollars, attempts, "
+    "model_ms, policy_version"
 )
 _ONE: Final = f"SELECT {_SUMMARY}, answer_cipher, answer, trail FROM intake.tasks WHERE task_id = $1 AND tenant = $2"
 _EQUAL: Final = (
@@ -146,5 +147,7 @@ def _usage(row: dict[str, Any]) -> Usage:
         input_tokens=row["input_tokens"],
         output_tokens=row["output_tokens"],
         cached_input_tokens=row["cached_input_tokens"],
+        cache_write_5m_tokens=row["cache_write_5m_tokens"],
+        cache_write_1h_tokens=row["cache_write_1h_tokens"],
         searches=row["searches"],
     )

@@ -36,7 +36,8 @@ COMPLETED_COLUMNS: Final = (
     ("completed_at", "bigint"), ("answer_cipher", "text"), ("answer", "bytea"), ("finish_reason", "text"),
     ("failure_code", "text"), ("failure_message", "text"), ("provider", "text"), ("model", "text"), ("node", "text"),
     ("simulated", "boolean"), ("served_from", "text"), ("source_task_id", "text"), ("input_tokens", "bigint"),
-    ("output_tokens", "bigint"), ("cached_input_tokens", "bigint"), ("searches", "bigint"),
+    ("output_tokens", "bigint"), ("cached_input_tokens", "bigint"),
+    ("cache_write_5m_tokens", "bigint"), ("cache_write_1h_tokens", "bigint"), ("searches", "bigint"),
     ("cost_nanodollars", "bigint"), ("attempts", "integer"), ("model_ms", "double precision"), ("trail", "jsonb"),
     ("policy_version", "text"),
 )  # fmt: skip
@@ -138,6 +139,8 @@ def completed_row(record: Record, end: TaskCompleted) -> Row:
         end.usage.input_tokens,
         end.usage.output_tokens,
         end.usage.cached_input_tokens,
+        end.usage.cache_write_5m_tokens,
+        end.usage.cache_write_1h_tokens,
         end.usage.searches,
         end.cost_nanodollars,
         end.attempts,
