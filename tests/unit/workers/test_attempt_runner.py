@@ -19,6 +19,7 @@ from headrace_models.worker.runner import MustNotRunHere
 from headrace_streams.errors import AppendUncertain, RecordRefused, SendToDeadLetters, TransientError
 from headrace_streams.memory import NetworkRequest, Operation
 from headrace_streams.records import Record
+from headrace_testing.engine import eventually
 from headrace_testing.workers import ScriptedProvider, WorkerBench, attempt, healthy, now_ms
 
 T = TypeVar("T")
@@ -398,8 +399,7 @@ async def test_a_cancellation_after_the_call_books_what_the_call_consumed(provid
     record = bench.submit(attempt(stream=True, reply_partition=5))
     running = asyncio.create_task(runner.handle(record))
     await asyncio.wait_for(network.held.wait(), 10)
-    while provider.running:
-        await asyncio.sleep(0)
+    await eventually(lambda: not provider.running, "the call has ended")
     assert runner.interrupt({("task-1", "acme")}) == 1
     network.go.set()
     await asyncio.wait_for(running, 10)
