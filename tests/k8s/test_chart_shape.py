@@ -64,6 +64,8 @@ def test_services_and_jobs_find_their_variables_valid(tools: Toolchain, login: s
         "--set=cloudWorker.providers[0].name=mistral,cloudWorker.providers[0].url=https://api.example.com/v1"
     )
     options.append("--set=cloudWorker.providers[0].key=MISTRAL_API_KEY,topics.partitions.tasks=12")
+    options.append("--set=cloudWorker.providers[1].name=lab,cloudWorker.providers[1].url=http://10.0.0.7:8000/v1")
+    options.append("--set=cloudWorker.providers[1].dialect=vllm;seed=off")
     options.append("--set=localWorker.discovery.labels={gpu=nvidia.com/gpu.product}")
     options.append("--set=observability.otlpEndpoint=http://collector:4318")
     text = template(tools, "helm3", *options, *LOGINS[login]).out

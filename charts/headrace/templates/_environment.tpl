@@ -110,8 +110,14 @@ HEADRACE_OLLAMA_NODES: {value: {{ join "," $nodes | quote }}}
 {{- end }}
 {{- $providers := list }}
 {{- range $v.providers }}
-{{- $providers = append $providers (printf "%s=%s=%s" .name .url .key) }}
+{{- $entry := printf "%s=%s=%s" .name .url (.key | default "") }}
+{{- if .dialect }}
+{{- $entry = printf "%s=%s" $entry .dialect }}
+{{- end }}
+{{- $providers = append $providers $entry }}
+{{- if .key }}
 {{ .key }}: {valueFrom: {secretKeyRef: {name: {{ $v.providerSecret }}, key: {{ .key }}}}}
+{{- end }}
 {{- end }}
 {{- if $providers }}
 HEADRACE_OPENAI_COMPATIBLE: {value: {{ join "," $providers | quote }}}

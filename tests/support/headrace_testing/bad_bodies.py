@@ -32,7 +32,7 @@ def _untaken(coding: str) -> BadBody:
 
 
 _PLAIN = b'{"a": "' + b"text " * 100 + b'"}'
-_GZIP = gzip.compress(_PLAIN)
+_GZIP = gzip.compress(_PLAIN, mtime=0)
 _ZLIB = zlib.compress(_PLAIN)
 
 BAD_BODIES: dict[str, BadBody] = {
@@ -82,13 +82,13 @@ BAD_BODIES: dict[str, BadBody] = {
     "gzip with garbage after it": _coded(_GZIP + b"garbage", "gzip"),
     "gzip with zeros after it": _coded(_GZIP + b"\0" * 8, "gzip"),
     "gzip with a wrong checksum": _coded(_GZIP[:-8] + b"\0\0\0\0" + _GZIP[-4:], "gzip"),
-    "gzip of 1,000 members": _coded(gzip.compress(b" ") * 1_000, "gzip"),
+    "gzip of 1,000 members": _coded(gzip.compress(b" ", mtime=0) * 1_000, "gzip"),
     "no deflate": _coded(b'{"a": 1}', "deflate"),
     "gzip as deflate": _coded(_GZIP, "deflate"),
     "half a deflate": _coded(_ZLIB[:20], "deflate"),
     "deflate with garbage after it": _coded(_ZLIB + b"x", "deflate"),
-    "gzip of what is not JSON": _coded(gzip.compress(b"{"), "gzip", "malformed-json"),
-    "gzip of 20 MB": _coded(gzip.compress(b" " * 20_000_000), "gzip", "body-too-large", 413),
+    "gzip of what is not JSON": _coded(gzip.compress(b"{", mtime=0), "gzip", "malformed-json"),
+    "gzip of 20 MB": _coded(gzip.compress(b" " * 20_000_000, mtime=0), "gzip", "body-too-large", 413),
     "br": _untaken("br"),
     "zstd": _untaken("zstd"),
     "compress": _untaken("compress"),

@@ -80,13 +80,14 @@ def test_the_deepest_body_is_read_and_one_level_more_is_not() -> None:
     [
         ("", b'{"a": 1}'),
         ("identity", b'{"a": 1}'),
-        ("gzip", gzip.compress(b'{"a": 1}')),
-        ("GZip ", gzip.compress(b'{"a": 1}')),
-        ("x-gzip", gzip.compress(b'{"a": 1}')),
-        ("gzip", gzip.compress(b'{"a"') + gzip.compress(b": 1}")),
+        ("gzip", gzip.compress(b'{"a": 1}', mtime=0)),
+        ("GZip ", gzip.compress(b'{"a": 1}', mtime=0)),
+        ("x-gzip", gzip.compress(b'{"a": 1}', mtime=0)),
+        ("gzip", gzip.compress(b'{"a"', mtime=0) + gzip.compress(b": 1}", mtime=0)),
         ("deflate", zlib.compress(b'{"a": 1}')),
         ("deflate", zlib.compress(b'{"a": 1}', wbits=-15)),
     ],
+    ids=["empty", "identity", "gzip", "in capitals", "x-gzip", "two members", "zlib", "raw deflate"],
 )
 def test_codings_are_undone(coding: str, packed: bytes) -> None:
     assert read(packed, coding) == {"a": 1}
@@ -106,7 +107,7 @@ def test_the_limit_holds_for_the_unpacked_body_to_the_byte(size: int, pack: Any)
 
 @given(st.binary(max_size=200), st.sampled_from(["", "gzip", "deflate", "br"]))
 def test_arbitrary_bytes_are_json_or_a_problem(body: bytes, coding: str) -> None:
-    for sent in (body, gzip.compress(body)[: len(body)], zlib.compress(body)):
+    for sent in (body, gzip.compress(body, mtime=0)[: len(body)], zlib.compress(body)):
         try:
             read(sent, coding)
         except Problem as problem:
