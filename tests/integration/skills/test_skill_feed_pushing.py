@@ -217,12 +217,19 @@ async def test_a_slow_agent_is_let_go_and_resumes(installation: Installation, ev
     await eventually(lambda: registry.get_sample_value("headrace_skills_agents_dropped_total") == 1, 20)
     agent = Agent(response)
     await asyncio.wait_for(agent.read(), 10)
-    got = len(agent.events)
-    assert got < 100
+    assert len(agent.events) < 100
     await eventually(lambda: len(installation.feed()) == 100)
-    async with following(client, "x", last_id=agent.last_id) as again:
-        await eventually(lambda: len(again.events) == 100 - got, 20)
-        assert [version for _, version in agent.versions + again.versions] == list(range(1, 101))
+    versions, last_id = list(agent.versions), agent.last_id
+    # On a busy machine it may be too slow once more, and be let go once more.
+    for _ in range(20):
+        async with following(client, "x", last_id=last_id) as again:
+            left = 100 - len(versions)
+            await eventually(lambda again=again, left=left: again.ended or len(again.events) == left, 20)
+            versions += again.versions
+            last_id = again.last_id or last_id
+        if len(versions) == 100:
+            break
+    assert [version for _, version in versions] == list(range(1, 101))
 
 
 async def test_streams_end_when_the_service_drains(installation: Installation, eventually: Eventually) -> None:

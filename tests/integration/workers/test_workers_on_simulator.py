@@ -171,7 +171,7 @@ async def test_the_fleet_learns_of_nodes_and_of_the_leave(bench: WorkerBench, si
         (FaultKind.ERROR, Outcome.FAILED_RETRYABLE, "provider_error"),
         (FaultKind.DISCONNECT, Outcome.FAILED_RETRYABLE, "connection_lost"),
         (FaultKind.MODEL_MISSING, Outcome.FAILED_PERMANENT, "model_missing"),
-        (FaultKind.BAD_REQUEST, Outcome.FAILED_PERMANENT, "invalid_request"),
+        (FaultKind.BAD_REQUEST, Outcome.FAILED_PERMANENT, "request_rejected"),
     ],
 )
 async def test_what_goes_wrong_at_a_node_is_reported_once(
