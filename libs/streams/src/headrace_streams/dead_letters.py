@@ -11,7 +11,7 @@ from typing import Final, Protocol
 from headrace_contracts.codec import spec_of
 from headrace_contracts.events import DeadLetter
 from headrace_contracts.events.deadletters import Header
-from headrace_contracts.headers import header
+from headrace_contracts.headers import header, traceparent
 from headrace_contracts.ids import dead_letter_id
 from headrace_contracts.topics import dead_letters_of
 
@@ -87,7 +87,7 @@ class DeadLetters:
             key=record.key,
             tenant=header(headers, "ce_tenant") or "",
             time_ms=now,
-            traceparent=header(headers, "traceparent"),
+            traceparent=traceparent(headers),
         )
         sizes = _Sizes.of(record)
         try:
@@ -138,6 +138,12 @@ class _Sizes:
 
 def _without_value(letter: DeadLetter, sizes: _Sizes) -> DeadLetter:
     return letter if letter.value is None else replace(letter, value=None, omitted_bytes=sizes.value)
+
+
+def described(error: BaseException) -> str:
+    """Kind and text of an error for logs, without any content of a record."""
+    text = message_of(error)
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 def message_of(error: BaseException) -> str:
