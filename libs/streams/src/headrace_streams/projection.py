@@ -129,9 +129,9 @@ class Projection:
     async def run(self) -> None:
         """Run until `close`. Waits while the database, Kafka or the registry is unavailable.
 
-        A record that the store fails with again and again, whatever the error, goes to the dead letters. Raises
-        LeaveGroup if the cluster does not accept this consumer, TopicMissing, and what the store raises when given
-        positions alone.
+        A record that the store fails with again and again by an error of Python's own goes to the dead letters. Raises
+        LeaveGroup if the cluster does not accept this consumer, TopicMissing, and any other error of the store, such as
+        a missing table; nothing of such a batch is skipped.
         """
         self._ended.clear()
         try:
@@ -257,11 +257,9 @@ class Projection:
         readable = [(record, event) for record, event in batch if event is not None]
         try:
             await self._patiently(lambda: self._store.apply(readable, moves))
-        except (_StartAnew, PartitionsLost, LeaveGroup):
-            raise
         except Exception as error:
             # Nothing but the positions is left to refuse: a defect of the store, which halving cannot help.
-            if not readable:
+            if not readable or not _is_about_records(error):
                 raise
             if not isinstance(error, BatchRefused):
                 _log.error("%s: a batch of %d failed: %s", self._group, len(readable), described(error))
@@ -351,3 +349,8 @@ class Projection:
             self._waiting = False
             self._on_waiting(None)
             _log.info("%s: goes on", self._group)
+
+
+def _is_about_records(error: Exception) -> bool:
+    """Whether a record may be to blame. Errors of a database's client that are no refusals are about the database."""
+    return isinstance(error, BatchRefused) or (type(error).__module__ == "builtins" and not isinstance(error, OSError))
