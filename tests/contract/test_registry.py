@@ -158,7 +158,7 @@ async def _answering(status: int, body: str) -> tuple[asyncio.Server, str]:
 
 
 @pytest.mark.parametrize(
-    ("status", "body"), [(500, '{"message": "no database"}'), (200, "<html>"), (401, '{"message": "who are you"}')]
+    ("status", "body"), [(500, '{"message": "no database"}'), (503, "<html>"), (401, '{"message": "who are you"}')]
 )
 async def test_a_registry_in_trouble_is_unavailable(status: int, body: str) -> None:
     server, url = await _answering(status, body)

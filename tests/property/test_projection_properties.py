@@ -27,7 +27,7 @@ TOPIC = PREFIX + SKILLS_SUBMITTED.name
 PARTITIONS = 3
 
 
-class Crash(Exception):
+class Crash(BaseException):
     """The process dies here."""
 
 

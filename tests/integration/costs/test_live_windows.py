@@ -5,6 +5,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 from headrace_contracts.codec import Codec
@@ -170,13 +171,15 @@ async def test_windows_add_up_go_on_after_a_restart_and_pass_over_garbage(bench:
 async def test_an_event_that_fails_ends_the_life_and_is_never_added_twice(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def stumbling(event: UsageRecorded, book: PriceBook) -> Cost:
-        if event.event_id == "acme-25":
+    take = WindowsApp._take
+
+    async def stumbling(self: WindowsApp, event: Any) -> None:
+        if event.value.event_id == "acme-25":
             raise Stumbled
-        return cost_of(event, book)
+        await take(self, event)
 
     with monkeypatch.context() as patch:
-        patch.setattr("headrace_cost_accountant.adapters.windows_app.cost_of", stumbling)
+        patch.setattr(WindowsApp, "_take", stumbling)
         async with bench.windows() as life:
             acme = await bench.use("acme", range(40))
             await asyncio.wait([life], timeout=15)
@@ -188,3 +191,21 @@ async def test_an_event_that_fails_ends_the_life_and_is_never_added_twice(
         await bench.spent_today("acme", acme, acme - failed)
         acme += await bench.use("acme", range(40, 45))
         await bench.spent_today("acme", acme, acme - failed)
+
+
+@pytest.mark.parametrize("error", [ValueError, OverflowError, RecursionError])
+async def test_an_error_of_any_kind_about_one_event_costs_that_event(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
+    def failing(event: UsageRecorded, book: PriceBook) -> Cost:
+        if event.event_id == "acme-2":
+            raise error
+        return cost_of(event, book)
+
+    monkeypatch.setattr("headrace_cost_accountant.adapters.windows_app.cost_of", failing)
+    async with bench.windows() as life:
+        # Faust may drop the first record after a start.
+        first = cost_of(usage(0, "acme"), BOOK).nanodollars
+        acme = await bench.use("acme", range(5)) - cost_of(usage(2, "acme"), BOOK).nanodollars
+        await bench.spent_today("acme", acme, acme - first)
+        assert not life.done()

@@ -28,6 +28,7 @@ from headrace_contracts.events import (
 from headrace_streams.errors import AppendUncertain, TransientError
 from headrace_streams.records import ProducerRecord, TopicPartition
 from headrace_testing import routing
+from headrace_testing.odd_values import ODD, UNFORESEEN, fail_on_odd_values
 from headrace_testing.router_twin import PREFIX, Twin, Wire, end_of, key_of, now_ms
 
 CLOUD = {"groq": routing.GROQ_NODE, "anthropic": routing.ANTHROPIC_NODE}
@@ -550,3 +551,41 @@ async def test_what_does_not_count_is_replaced_before_compaction_hides_why() -> 
         await twin.quiet()
         (partition,) = fourth.service._membership.routers.values()  # type: ignore[union-attr]
         assert len(partition.tasks) == 0, "the zombie's decision must not come to life"
+
+
+@pytest.mark.parametrize("error", UNFORESEEN, ids=repr)
+async def test_an_error_of_any_kind_in_reading_costs_that_record(
+    monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    fail_on_odd_values(monkeypatch, error)
+    async with Twin(partitions=1) as twin:
+        twin.work()
+        twin.router()
+        for topic in ("tasks.submitted", "tasks.cancelled", "attempts.finished"):
+            twin.cluster.append(ProducerRecord(PREFIX + topic, ODD, b"k", 0))
+        sent = tasks(2)
+        await twin.submit(*sent)
+        await twin.until_completed(sent)
+        for topic in ("tasks.submitted", "tasks.cancelled", "attempts.finished"):
+            (letter,) = twin.written(topics.TOPICS[f"{topic}.dlq"])
+            assert (letter.error_type, letter.value) == (type(error).__name__, ODD)
+            assert "user wrote" not in letter.error_message
+
+
+@pytest.mark.parametrize("trace", [b"x" * 2_000_000, b"", b"00-xyz", b"\xff\xfe"])
+async def test_a_malformed_trace_context_goes_no_further(trace: bytes) -> None:
+    async with Twin(partitions=1) as twin:
+        twin.work()
+        twin.router()
+        (task,) = tasks(1)
+        await twin.submit(task)
+        submitted = next(iter(twin.cluster.records(PREFIX + "tasks.submitted")))
+        other = replace(task, task_id="traced")
+        value = twin.codec.encode(topics.TASKS_SUBMITTED, other)
+        twin.cluster.append(
+            ProducerRecord(PREFIX + "tasks.submitted", value, submitted.key, 0, (("traceparent", trace),))
+        )
+        await twin.until_completed([task, other])
+        states = [entry.state for entry in twin.journal() if entry.task_id == "traced"]
+        assert states
+        assert all(state is None or state.traceparent is None for state in states)

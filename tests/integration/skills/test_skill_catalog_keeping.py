@@ -9,11 +9,13 @@ from headrace_contracts.content import plain
 from headrace_contracts.events import SkillChange, SkillStatus
 from headrace_contracts.ids import new_id
 from headrace_contracts.topics import SKILLS_CATALOG, SKILLS_FEED, SKILLS_SUBMITTED
-from headrace_skill_broadcaster.decide.catalog import feed_event_id
+from headrace_skill_broadcaster import keeper
+from headrace_skill_broadcaster.decide.catalog import decide, feed_event_id
 from headrace_streams.errors import AppendUncertain, TransientError
 from headrace_streams.memory import NetworkRequest, Operation
 from headrace_streams.provisioning import PartitionsDiffer
 from headrace_streams.records import ProducerRecord
+from headrace_testing.odd_values import ODD, UNFORESEEN, fail_on_odd_values
 from headrace_testing.skill_broadcaster import Installation
 
 Eventually = Callable[..., Awaitable[None]]
@@ -112,8 +114,8 @@ async def test_what_the_dead_letters_do_not_take_is_passed_over_by_nobody(
     installation: Installation, eventually: Eventually
 ) -> None:
     await installation.submit("Not-A-Name", "x" * 40_000)
-    # Smaller than any value that could be left out: refused for another reason than its size.
-    limit, installation.cluster.record_limit = installation.cluster.record_limit, 30_000
+    # Smaller than any dead letter: refused for another reason than its size.
+    limit, installation.cluster.record_limit = installation.cluster.record_limit, 30
     await installation.run()
     await asyncio.sleep(1.0)
     assert installation.dead_letters() == []
@@ -282,3 +284,38 @@ async def test_unequal_numbers_of_partitions_are_refused_at_the_start(installati
     process = installation.make("one")
     with pytest.raises(PartitionsDiffer, match="add partitions"):
         await process.submissions.start()
+
+
+@pytest.mark.parametrize("error", UNFORESEEN, ids=repr)
+async def test_an_error_of_any_kind_in_one_record_stops_no_others(
+    installation: Installation, eventually: Eventually, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    fail_on_odd_values(monkeypatch, error)
+    for spec in (SKILLS_CATALOG, SKILLS_FEED):
+        installation.cluster.append(ProducerRecord("t." + spec.name, ODD, b"acme/odd"))
+    await installation.run()
+    for spec in (SKILLS_SUBMITTED, SKILLS_FEED):
+        installation.cluster.append(ProducerRecord("t." + spec.name, ODD, b"acme/odd"))
+    await installation.submit("good")
+    await eventually(lambda: len(installation.dead_letters()) == 1)
+    (letter,) = installation.dead_letters()
+    assert (letter.error_type, letter.value) == (type(error).__name__, ODD)
+    assert "user wrote" not in letter.error_message
+    await eventually(lambda: any(record.value != ODD for record in installation.records(SKILLS_CATALOG)))
+
+
+@pytest.mark.parametrize("error", UNFORESEEN, ids=repr)
+async def test_an_error_of_any_kind_in_a_decision_costs_that_submission(
+    installation: Installation, eventually: Eventually, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def failing(current: Any, submission: Any, *rest: Any) -> Any:
+        if submission.name == "odd":
+            raise error
+        return decide(current, submission, *rest)
+
+    monkeypatch.setattr(keeper, "decide", failing)
+    await installation.run()
+    await installation.submit("odd")
+    await installation.submit("good")
+    await eventually(lambda: list(installation.catalog()) == ["acme/good"])
+    await eventually(lambda: [each.error_type for each in installation.dead_letters()] == [type(error).__name__])

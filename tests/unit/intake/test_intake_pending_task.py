@@ -23,6 +23,7 @@ from headrace_runtime.health import Health
 from headrace_runtime.metrics import Metrics
 from headrace_streams.memory import MemoryCluster, MemoryLog
 from headrace_streams.records import NewTopic, ProducerRecord, TopicPartition
+from headrace_testing.odd_values import ODD, UNFORESEEN, fail_on_odd_values
 from prometheus_client import CollectorRegistry
 
 TOPIC = "headrace.tasks.replies"
@@ -297,3 +298,21 @@ async def test_only_so_many_read_again_at_a_time() -> None:
         await first.close()
         again = await on.rereaders.open(whose, partition, after=None, since_ms=0)
         await again.close()
+
+
+@pytest.mark.parametrize("error", UNFORESEEN, ids=repr)
+async def test_an_error_of_any_kind_in_one_reply_does_not_stop_the_others(
+    monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    fail_on_odd_values(monkeypatch, error)
+    async with bed() as on:
+        task = on.dispatcher.open(view(), b"k")
+        await on.say(ODD, piece(0, "a"), ODD, finish())
+        await asyncio.wait_for(task.end, 2)
+        assert on.metrics.unreadable_replies._value.get() == 2
+        whose = Whose("acme", "t")
+        rereading = await on.rereaders.open(whose, on.dispatcher.partition, after=None, since_ms=0)
+        told = [event.told async for event in rereading.events()]
+        await rereading.close()
+        assert isinstance(told[-1], TaskFinished)
+        assert Delta("a", 1) in told

@@ -109,24 +109,74 @@ async def test_unreadable_values_are_described_without_quoting_them(codec: Codec
 
 
 class SmallCluster(Publisher):
-    """A cluster that takes values of 100,000 bytes at most; the twin has no such limit."""
+    """A cluster that takes records of 100,000 bytes at most; the twin has no such limit."""
 
     def record_of(self, publication: Publication) -> ProducerRecord:
         made = super().record_of(publication)
-        if len(made.value or b"") > 100_000:
+        size = len(made.value or b"") + len(made.key or b"")
+        if size + sum(len(name) + len(value or b"") for name, value in made.headers) > 100_000:
             raise RecordRefused("too large")
         return made
 
 
+@pytest.fixture
+def small(cluster: MemoryCluster, codec: Codec) -> DeadLetters:
+    return DeadLetters(SmallCluster(MemoryLog(cluster).producer(), codec, "x"), "router", "test.", lambda: 2653)
+
+
 async def test_a_record_too_large_for_a_dead_letter_is_kept_without_its_value(
-    cluster: MemoryCluster, codec: Codec
+    cluster: MemoryCluster, codec: Codec, small: DeadLetters
 ) -> None:
     cluster.create_topic("test.tasks.submitted.dlq")
-    letters = DeadLetters(SmallCluster(MemoryLog(cluster).producer(), codec, "x"), "router", "test.", lambda: 2653)
-    await letters.keep(replace(RECORD, value=b"x" * 99_990), ValueError("x"))
+    await small.keep(replace(RECORD, value=b"x" * 99_990), ValueError("x"))
     (kept,) = cluster.records("test.tasks.submitted.dlq")
     letter = await decode(codec, DeadLetter, kept)
     assert (letter.value, letter.omitted_bytes, letter.key) == (None, 99_990, RECORD.key)
-    # Where the value is not what the cluster refuses, leaving it out would only lose it.
-    with pytest.raises(RecordRefused):
-        await letters.keep(replace(RECORD, value=b"x", headers=(("h", b"x" * 100_000),)), ValueError("x"))
+    assert (letter.omitted_key_bytes, letter.omitted_header_bytes) == (None, None)
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        replace(RECORD, key=b"k" * 200_000),
+        replace(RECORD, key=b"k" * 60_000, value=None),
+        replace(RECORD, key=b"k" * 70_000, value=b"x" * 300_000),
+        replace(RECORD, headers=(("traceparent", b"x" * 200_000),)),
+        replace(RECORD, headers=(("traceparent", b"x" * 60_000), ("ce_tenant", b"t" * 60_000))),
+        replace(RECORD, headers=(("ce_tenant", b"\xff" * 200_000),), key=None, value=None),
+        replace(RECORD, headers=(("n" * 200_000, None),)),
+        replace(RECORD, headers=tuple((f"header-{number}", b"value") for number in range(10_000))),
+    ],
+    ids=["key", "key twice", "key and value", "trace", "trace and tenant", "tenant", "name", "10,000 headers"],
+)
+async def test_the_last_letter_always_fits(
+    cluster: MemoryCluster, codec: Codec, small: DeadLetters, record: Record
+) -> None:
+    cluster.create_topic("test.tasks.submitted.dlq")
+    await small.keep(record, SendToDeadLetters("why" * 1_000))
+    (kept,) = cluster.records("test.tasks.submitted.dlq")
+    letter = await decode(codec, DeadLetter, kept)
+    assert (letter.topic, letter.partition, letter.offset, letter.timestamp) == ("test.tasks.submitted", 3, 14, 159)
+    assert letter.error_type == "SendToDeadLetters"
+    assert letter.error_message.startswith("why")
+    assert (letter.key, letter.value, letter.headers) == (None, None, ())
+    assert letter.omitted_bytes == (None if record.value is None else len(record.value))
+    assert letter.omitted_key_bytes == (None if record.key is None else len(record.key))
+    assert letter.omitted_header_bytes == sum(len(name) + len(value or b"") for name, value in record.headers)
+    assert header(kept.headers, "ce_id") == "test.tasks.submitted/3/14"
+
+
+async def test_what_is_small_is_not_left_out(small: DeadLetters, cluster: MemoryCluster) -> None:
+    # The cluster refuses it for another reason: leaving anything out would only lose it.
+    with pytest.raises(RecordRefused, match="does not exist"):
+        await small.keep(RECORD, ValueError("x"))
+
+
+@pytest.mark.parametrize("text", ["\ud800", "a\udfffb", "x\ud83d"])
+async def test_a_reason_of_any_text_can_be_kept(
+    cluster: MemoryCluster, codec: Codec, dead_letters: DeadLetters, text: str
+) -> None:
+    cluster.create_topic("test.tasks.submitted.dlq")
+    await dead_letters.keep(RECORD, SendToDeadLetters(text))
+    (kept,) = cluster.records("test.tasks.submitted.dlq")
+    assert "?" in (await decode(codec, DeadLetter, kept)).error_message

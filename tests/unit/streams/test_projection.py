@@ -14,8 +14,9 @@ from headrace_contracts.codec import Codec
 from headrace_contracts.events import DeadLetter, SkillAction, SkillSubmitted
 from headrace_contracts.memory_registry import MemoryRegistry
 from headrace_contracts.topics import SKILLS_SUBMITTED, TOPICS, with_partitions
+from headrace_streams import projection
 from headrace_streams.dead_letters import DeadLetters
-from headrace_streams.errors import AppendUncertain, BatchRefused, PartitionsLost, TransientError
+from headrace_streams.errors import AppendUncertain, BatchRefused, PartitionsLost, RecordRefused, TransientError
 from headrace_streams.memory import MemoryCluster, MemoryLog
 from headrace_streams.projection import Moves, Projection
 from headrace_streams.provisioning import provision
@@ -29,7 +30,7 @@ SPECS = with_partitions({SKILLS_SUBMITTED.name: SKILLS_SUBMITTED}, {SKILLS_SUBMI
 PARTITIONS = [TopicPartition(TOPIC, number) for number in range(3)]
 
 
-class Crash(Exception):
+class Crash(BaseException):
     """The process dies here."""
 
 
@@ -46,6 +47,7 @@ class Database:
         self.entered = asyncio.Event()
         self.slow = 0.0
         self.refused: frozenset[str] = frozenset()
+        self.fails_with: dict[str, Exception] = {}
 
     async def positions(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, int]:
         self._answer()
@@ -59,6 +61,9 @@ class Database:
         await asyncio.sleep(self.slow)
         if number == self.crash_before_commit_of:
             raise Crash
+        for _, event in batch:
+            if (error := self.fails_with.get(event.submission_id)) is not None:
+                raise error
         if self.refused & {event.submission_id for _, event in batch}:
             raise BatchRefused("a value that no column holds")
         for name, (expected, _) in moves.items():
@@ -357,11 +362,87 @@ async def test_dead_letters_that_cannot_be_kept_hold_the_record_back(bench: Benc
 
     bench.cluster.append(ProducerRecord(TOPIC, b"garbage", b"k", 1))
     letters = Away(bench.publisher, "test", PREFIX, lambda: 7)
-    projection = Projection(bench.log, "view", [SKILLS_SUBMITTED], bench.codec, bench.database, letters)
-    task = asyncio.create_task(projection.run())
+    running = Projection(bench.log, "view", [SKILLS_SUBMITTED], bench.codec, bench.database, letters)
+    task = asyncio.create_task(running.run())
     async with asyncio.timeout(20):
         while not bench.database.stored:  # noqa: ASYNC110 - moved by another task
             await asyncio.sleep(0.005)
-    await projection.close()
+    await running.close()
     await task
     assert len(bench.cluster.records(TOPIC + ".dlq")) == 1
+
+
+@pytest.mark.parametrize(
+    "error", [ValueError("what a user wrote"), OverflowError(), KeyError("x"), RecursionError(), UnicodeDecodeError(
+        "utf-8", b"x", 0, 1, "why",
+    )], ids=lambda error: type(error).__name__,
+)  # fmt: skip
+async def test_an_error_of_any_kind_about_one_record_costs_that_record(bench: Bench, error: Exception) -> None:
+    ids = await bench.submit(20)
+    bench.database.fails_with = {ids[7]: error}
+    good = sorted(set(ids) - {ids[7]})
+    async with bench.running():
+        await bench.until_applied(good)
+        await _until_moved(bench, 20)
+    bench.check(good)
+    (kept,) = bench.cluster.records(TOPIC + ".dlq")
+    letter = await decode(bench.codec, DeadLetter, kept)
+    assert (letter.error_type, letter.key) == (type(error).__name__, ids[7].encode())
+    assert "user wrote" not in letter.error_message
+
+
+async def test_an_error_of_unknown_kind_that_passes_costs_nothing(bench: Bench) -> None:
+    (only,) = await bench.submit(1)
+    bench.database.fails_with = {only: ValueError()}
+    async with bench.running():
+        await asyncio.wait_for(bench.database.entered.wait(), 20)
+        bench.database.fails_with = {}
+        await bench.until_applied([only])
+    assert not bench.cluster.records(TOPIC + ".dlq")
+
+
+@pytest.mark.parametrize("error", [ValueError, MemoryError, AttributeError])
+async def test_an_error_of_any_kind_in_reading_costs_that_record(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
+    read = decode
+
+    async def failing(codec: Codec, event: type[Any], record: Record) -> Any:
+        if record.value == b"special":
+            raise error
+        return await read(codec, event, record)
+
+    monkeypatch.setattr(projection, "decode", failing)
+    bench.cluster.append(ProducerRecord(TOPIC, b"special", b"k", 1))
+    ids = await bench.submit(5)
+    async with bench.running():
+        await bench.until_applied(ids)
+        await _until_moved(bench, 6)
+    (kept,) = bench.cluster.records(TOPIC + ".dlq")
+    assert (await decode(bench.codec, DeadLetter, kept)).error_type == error.__name__
+
+
+async def test_a_dead_letter_topic_that_refuses_is_waited_for(bench: Bench) -> None:
+    class Refusing(DeadLetters):
+        times = 2
+
+        async def keep(self, record: Record, error: Exception, attempts: int = 1) -> None:
+            self.times -= 1
+            if self.times >= 0:
+                raise RecordRefused("not authorised")
+            await super().keep(record, error, attempts)
+
+    bench.cluster.append(ProducerRecord(TOPIC, b"garbage", b"k", 1))
+    letters = Refusing(bench.publisher, "test", PREFIX, lambda: 7)
+    running = Projection(bench.log, "view", [SKILLS_SUBMITTED], bench.codec, bench.database, letters)
+    task = asyncio.create_task(running.run())
+    await _until_moved(bench, 1)
+    await running.close()
+    await task
+    assert len(bench.cluster.records(TOPIC + ".dlq")) == 1
+
+
+async def _until_moved(bench: Bench, total: int) -> None:
+    async with asyncio.timeout(20):
+        while sum(bench.database.stored.values()) < total:  # noqa: ASYNC110 - moved by another task
+            await asyncio.sleep(0.005)

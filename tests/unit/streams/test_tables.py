@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from typing import Any
 
 import pytest
 from headrace_contracts.codec import Codec
-from headrace_contracts.errors import RegistryUnavailable
+from headrace_contracts.errors import Origin, RegistryUnavailable
 from headrace_contracts.events import AccessKey
 from headrace_contracts.memory_registry import MemoryRegistry
 from headrace_contracts.topics import ACCESS_KEYS
@@ -181,17 +182,47 @@ async def test_broken_following_is_told(bench: Bench) -> None:
     assert table.get("a") is not None
 
 
-async def test_an_error_of_whoever_is_told_is_told_too(bench: Bench) -> None:
-    def refuse(key: str, _: AccessKey | None) -> None:
-        raise LookupError(key)
+@pytest.mark.parametrize("error", [LookupError("what a user wrote"), ValueError(), RecursionError()])
+async def test_an_error_of_whoever_is_told_costs_that_change(
+    bench: Bench, caplog: pytest.LogCaptureFixture, error: Exception
+) -> None:
+    told: list[str] = []
 
+    def refuse(key: str, _: AccessKey | None) -> None:
+        if key.startswith("bad"):
+            raise error
+        told.append(key)
+
+    await bench.put("bad-1", "a")
     table: Table[AccessKey] = Table(bench.log, bench.codec, ACCESS_KEYS, refuse)
     bench.opened.append(table)
     await table.start()
+    await bench.put("bad-2")
+    await bench.put("b")
+    await soon(lambda: "b" in told)
+    await soon(lambda: table.get("bad-2") is not None)
+    assert not table.failure.done()
+    assert f"a change of bad-1 in table access.keys was not taken: {type(error).__name__}" in caplog.text
+    assert "user wrote" not in caplog.text
+
+
+@pytest.mark.parametrize("error", [ValueError, MemoryError, AttributeError])
+async def test_an_error_of_any_kind_in_reading_leaves_the_key_as_it_was(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
+    read = bench.codec.read
+
+    async def failing(record: Any, value: bytes | None, origin: Origin) -> Any:
+        if value == b"special":
+            raise error
+        return await read(record, value, origin)
+
+    monkeypatch.setattr(bench.codec, "read", failing)
+    bench.cluster.append(ProducerRecord(TOPIC, b"special", b"a"))
+    table = await bench.started()
     await bench.put("a")
-    async with asyncio.timeout(5):
-        with pytest.raises(LookupError, match="a"):
-            await table.failure
+    await soon(lambda: table.get("a") is not None)
+    assert not table.failure.done()
 
 
 async def test_a_closed_table_no_longer_follows(bench: Bench) -> None:

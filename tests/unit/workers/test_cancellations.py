@@ -16,6 +16,7 @@ from headrace_models.worker.cancellations import CancellationRequests, Cancellat
 from headrace_streams.memory.cluster import MemoryCluster
 from headrace_streams.publishing import Publication
 from headrace_streams.records import ProducerRecord, TopicPartition
+from headrace_testing.odd_values import ODD, UNFORESEEN, fail_on_odd_values
 from headrace_testing.workers import PREFIX, ScriptedProvider, WorkerBench, attempt, healthy, now_ms
 
 TOPIC = PREFIX + topics.TASKS_CANCELLED.name
@@ -225,3 +226,15 @@ async def test_an_outer_time_out_is_still_one() -> None:
     with pytest.raises(TimeoutError):
         await hang()
     assert spent_until(asyncio.CancelledError()) is None
+
+
+@pytest.mark.parametrize("error", UNFORESEEN, ids=repr)
+async def test_an_error_of_any_kind_in_one_request_stops_no_others(
+    bench: WorkerBench, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    fail_on_odd_values(monkeypatch, error)
+    bench.cluster.append(ProducerRecord(TOPIC, ODD, partition=0), now_ms())
+    async with following(bench) as known:
+        bench.cluster.append(ProducerRecord(TOPIC, ODD, partition=2), now_ms())
+        cancellation(bench, "new", partition=2)
+        await eventually(lambda: known.wanted("new", "acme"), "the request is known")

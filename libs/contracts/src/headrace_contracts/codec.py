@@ -20,29 +20,25 @@ from headrace_contracts.errors import (
     SchemaNotCached,
     UnencodableEvent,
     UnknownSchema,
+    UnusableSchema,
 )
 from headrace_contracts.events._schemas import SCHEMAS
 from headrace_contracts.prefix import prefix_schema
 from headrace_contracts.topics import TOPICS, Event, TopicSpec
+from headrace_contracts.writer_schemas import StrictBytes, WriterSchema, without_logical_types, writer_schema
 
 E = TypeVar("E", bound=Event)
 
 _MAGIC = b"\x00"
 _PREFIX = struct.Struct(">bI")
+_LARGEST_SCHEMA_ID = 2**31 - 1
+_MAX_REFUSED = 10_000
+"""Number of useless schema ids in memory: anybody may write any id."""
 
 
 def schema_text(record: type[Any]) -> str:
     """The schema of an event class, as registered."""
     return SCHEMAS[record.FULL_NAME]
-
-
-def _without_logical_types(node: Any) -> Any:
-    # Timestamps stay integers: converting to datetime and back costs more than the rest of the decoding.
-    if isinstance(node, dict):
-        return {key: _without_logical_types(value) for key, value in node.items() if key != "logicalType"}
-    if isinstance(node, list):
-        return [_without_logical_types(item) for item in node]
-    return node
 
 
 def _misfits(schema: Schema, event: Event) -> str:
@@ -57,7 +53,7 @@ def _misfits(schema: Schema, event: Event) -> str:
 
 
 def _parse(text: str) -> Schema:
-    return fastavro.parse_schema(_without_logical_types(json.loads(text)))
+    return fastavro.parse_schema(without_logical_types(json.loads(text)))
 
 
 class Registry(Protocol):
@@ -67,7 +63,9 @@ class Registry(Protocol):
 
     async def id_of(self, subject: str, schema: str) -> int: ...
 
-    async def schema(self, schema_id: int) -> str | None: ...
+    async def schema(self, schema_id: int) -> str | None:
+        """An Avro schema that is complete in itself; None for an unknown id. Raises UnusableSchema for any other."""
+        ...
 
 
 class Codec:
@@ -83,8 +81,9 @@ class Codec:
         self.topic_prefix = topic_prefix
         self._writer_ids: dict[str, bytes] = {}
         self._own: dict[str, Schema] = {}
-        self._writers: dict[int, tuple[Schema, str]] = {}
-        self._unknown: set[int] = set()
+        self._writers: dict[int, WriterSchema] = {}
+        # Why values with these ids can never be read, oldest first.
+        self._refused: dict[int, str] = {}
         # By class: the bytes that name the schema, and the fields.
         self._prefixes: dict[tuple[type[Any], bytes | None, tuple[str, ...]], Schema] = {}
 
@@ -101,21 +100,26 @@ class Codec:
             else:
                 schema_id = await self._registry.id_of(subject, text)
             self._writer_ids[spec.name] = _PREFIX.pack(0, schema_id)
-            self._writers[schema_id] = (self._own_schema(spec.record), spec.record.FULL_NAME)
+            self._writers[schema_id] = WriterSchema(
+                self._own_schema(spec.record), spec.record.FULL_NAME, overruns=False
+            )
 
     async def learn(self, schema_id: int) -> None:
-        """Fetch the schema with this id, once. Raises RegistryUnavailable."""
-        if schema_id in self._writers or schema_id in self._unknown:
+        """Fetch the schema with this id, once. Raises RegistryUnavailable.
+
+        Whatever else the registry answers, `decode` then raises UnknownSchema if values with this id cannot be read.
+        """
+        if schema_id in self._writers or schema_id in self._refused:
             return
-        text = await self._registry.schema(schema_id)
-        if text is None:
-            self._unknown.add(schema_id)
-            return
-        parsed = json.loads(text)
-        name = (
-            f"{parsed.get('namespace', '')}.{parsed['name']}" if isinstance(parsed, dict) and "name" in parsed else ""
-        )
-        self._writers[schema_id] = (_parse(text), name)
+        try:
+            text = await self._registry.schema(schema_id) if schema_id <= _LARGEST_SCHEMA_ID else None
+            if text is None:
+                raise UnusableSchema("the registry does not know it")
+            self._writers[schema_id] = writer_schema(text)
+        except UnusableSchema as error:
+            if len(self._refused) >= _MAX_REFUSED:
+                del self._refused[next(iter(self._refused))]
+            self._refused[schema_id] = str(error)
 
     def encode(self, spec: TopicSpec, event: Event) -> bytes:
         """The value of a record of this topic.
@@ -143,7 +147,7 @@ class Codec:
         own = self._own_schema(record)
         try:
             data = fastavro.schemaless_reader(buffer, writer, None if writer is own else own)
-            if rest := len(buffer.read()):
+            if rest := len(buffer.getbuffer()) - buffer.tell():
                 raise BadBytes(origin, f"schema {schema_id}: {rest} bytes too many")
             return record.from_avro(data)  # type: ignore[arg-type]
         except BadBytes:
@@ -166,7 +170,11 @@ class Codec:
         prefix = self._prefixes.get((record, head, paths))
         if prefix is None or value is None:
             _, schema_id, writer, _ = self._opened(record, value, origin)
-            prefix = self._prefixes[record, _PREFIX.pack(0, schema_id), paths] = prefix_schema(writer, paths)
+            try:
+                prefix = self._prefixes[record, _PREFIX.pack(0, schema_id), paths] = prefix_schema(writer, paths)
+            # As in `decode`.
+            except Exception as error:
+                raise UnknownSchema(origin, schema_id, f"{type(error).__name__} in its first fields") from error
             return self.first_fields(record, value, origin, paths)
         buffer = io.BytesIO(value)
         buffer.seek(_PREFIX.size)
@@ -191,17 +199,17 @@ class Codec:
         if len(value) < _PREFIX.size or value[:1] != _MAGIC:
             raise BadBytes(origin, f"{len(value)} bytes that are not in the Confluent wire format")
         schema_id = _PREFIX.unpack_from(value)[1]
-        if schema_id in self._unknown:
-            raise UnknownSchema(origin, schema_id, "the registry does not know it")
+        if (refusal := self._refused.get(schema_id)) is not None:
+            raise UnknownSchema(origin, schema_id, refusal)
         try:
-            writer, name = self._writers[schema_id]
+            writer = self._writers[schema_id]
         except KeyError:
             raise SchemaNotCached(origin, schema_id) from None
-        if name != record.FULL_NAME:
+        if (name := writer.name) != record.FULL_NAME:
             raise UnknownSchema(origin, schema_id, f"holds {name or 'no record'}, expected {record.FULL_NAME}")
-        buffer = io.BytesIO(value)
+        buffer = StrictBytes(value) if writer.overruns else io.BytesIO(value)
         buffer.seek(_PREFIX.size)
-        return buffer, schema_id, writer, name
+        return buffer, schema_id, writer.schema, name
 
     def _own_schema(self, record: type[Any]) -> Schema:
         schema = self._own.get(record.FULL_NAME)

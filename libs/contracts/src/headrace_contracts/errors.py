@@ -52,6 +52,10 @@ class UnknownSchema(UnreadableValue):
         self.schema_id = schema_id
 
 
+class UnusableSchema(ContractError):
+    """Do not ask again: the registry has this id, but no schema that values can be decoded with."""
+
+
 class SchemaNotCached(ContractError):
     """Fetch the schema (`Codec.learn`), then decode again."""
 
@@ -62,7 +66,7 @@ class SchemaNotCached(ContractError):
 
 
 class RegistryUnavailable(ContractError):
-    """Try again later: the schema registry did not answer, or not properly."""
+    """Try again later: the schema registry cannot be reached, reports trouble of its own, or refuses our access."""
 
 
 class SchemaMissing(ContractError):

@@ -5,6 +5,7 @@ Names follow the Kafka protocol binding of CloudEvents 1.0 (prefix `ce_` for eac
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Final
@@ -41,6 +42,15 @@ def cloud_event(
     if traceparent is not None:
         headers.append(("traceparent", traceparent.encode()))
     return tuple(headers)
+
+
+_TRACEPARENT: Final = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}(-[\x21-\x7e]{0,200})?")
+
+
+def traceparent(headers: Iterable[tuple[str, bytes | None]]) -> str | None:
+    """The W3C trace context, or None. What is malformed counts as missing: it would travel with all that follows."""
+    found = header(headers, "traceparent")
+    return found if found is not None and _TRACEPARENT.fullmatch(found) else None
 
 
 def header(headers: Iterable[tuple[str, bytes | None]], name: str) -> str | None:

@@ -11,11 +11,17 @@ from urllib.parse import quote
 
 import aiohttp
 
-from headrace_contracts.errors import RegistryUnavailable, SchemaIncompatible, SchemaMissing
+from headrace_contracts.errors import RegistryUnavailable, SchemaIncompatible, SchemaMissing, UnusableSchema
+from headrace_contracts.references import full_name, inlined
+from headrace_contracts.writer_schemas import parsed_json
 
 _NOT_FOUND = 404
 _CONFLICT = 409
 _UNPROCESSABLE = 422
+# Not about what was asked for: it may be answered later, or with other access rights.
+_PASSING = frozenset({401, 403, 407, 408, 425, 429})
+_MAX_REFERENCES = 64
+_MAX_REFERENCE_DEPTH = 8
 
 
 class SchemaRegistry:
@@ -75,12 +81,63 @@ class SchemaRegistry:
         return int(answer["id"])
 
     async def schema(self, schema_id: int) -> str | None:
-        """The schema with this id, or None if the registry does not know it."""
-        status, answer = await self._call("GET", f"/schemas/ids/{schema_id}")
+        """The Avro schema with this id, complete with the types it refers to; None if the registry does not know it.
+
+        Raises UnusableSchema for everything else that the registry may hold or answer.
+        """
+        answer = await self._stored(f"/schemas/ids/{schema_id}")
+        if answer is None:
+            return None
+        text = answer["schema"]
+        if not answer.get("references"):
+            return str(text)
+        definitions: dict[str, Any] = {}
+        await self._define(answer["references"], definitions, set(), 1)
+        try:
+            return json.dumps(inlined(parsed_json(text), definitions))
+        except RecursionError as error:
+            raise UnusableSchema("its references are nested too deep") from error
+
+    async def _define(
+        self, references: Any, definitions: dict[str, Any], fetched: set[tuple[str, int]], depth: int
+    ) -> None:
+        """Add the named types that these references lead to."""
+        if depth > _MAX_REFERENCE_DEPTH:
+            raise UnusableSchema(f"its references are more than {_MAX_REFERENCE_DEPTH} levels deep")
+        if not isinstance(references, list):
+            raise UnusableSchema("its references are not a list")
+        for reference in references:
+            where = _place(reference)
+            if where in fetched:
+                continue
+            fetched.add(where)
+            if len(fetched) > _MAX_REFERENCES:
+                raise UnusableSchema(f"it has more than {_MAX_REFERENCES} references")
+            subject, version = where
+            answer = await self._stored(f"/subjects/{quote(subject, safe='')}/versions/{version}")
+            if answer is None:
+                raise UnusableSchema(f"it refers to version {version} of {subject}, which does not exist")
+            definition = parsed_json(answer["schema"])
+            if not isinstance(definition, dict):
+                raise UnusableSchema(f"it refers to {subject}, which defines no type")
+            definitions[full_name(definition, "")] = definition
+            await self._define(answer.get("references") or [], definitions, fetched, depth + 1)
+
+    async def _stored(self, path: str) -> dict[str, Any] | None:
+        """The registry's answer about a schema, which certainly has the text of an Avro one; None if there is none."""
+        status, answer = await self._call("GET", path, believing=False)
         if status == _NOT_FOUND:
             return None
-        self._expect_ok(status, answer, f"fetch schema {schema_id}")
-        return str(answer["schema"])
+        if status >= 500 or status in _PASSING or 300 <= status < 400:
+            self._expect_ok(status, answer, f"fetch {path}")
+        if status >= 400:
+            raise UnusableSchema(f"the registry answers {status}")
+        if not isinstance(answer, dict) or not isinstance(answer.get("schema"), str):
+            raise UnusableSchema("the registry's answer contains no schema")
+        kind = answer.get("schemaType") or "AVRO"
+        if kind != "AVRO":
+            raise UnusableSchema(f"a schema of type {str(kind)[:32]!r}, not Avro")
+        return answer
 
     async def is_compatible(self, subject: str, schema: str) -> bool:
         """Whether a schema could become the next version of an existing subject."""
@@ -95,7 +152,10 @@ class SchemaRegistry:
         self._expect_ok(status, answer, "list subjects")
         return list(answer)
 
-    async def _call(self, method: str, path: str, body: dict[str, str] | None = None) -> tuple[int, Any]:
+    async def _call(
+        self, method: str, path: str, body: dict[str, str] | None = None, *, believing: bool = True
+    ) -> tuple[int, Any]:
+        """Status and JSON of an answer. Without `believing`, None stands for what is not JSON."""
         if self._session is None:
             self._session = aiohttp.ClientSession(timeout=self._timeout, auth=self._auth)
         headers = {"Content-Type": "application/vnd.schemaregistry.v1+json"} if body is not None else None
@@ -110,9 +170,20 @@ class SchemaRegistry:
             raise RegistryUnavailable(f"schema registry at {self.url}: {type(error).__name__}: {error}") from error
         try:
             return status, json.loads(raw) if raw else {}
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
+            if not believing:
+                return status, None
             raise RegistryUnavailable(f"schema registry at {self.url}: answered {status} without JSON") from error
 
     def _expect_ok(self, status: int, answer: Any, what: str) -> None:
         if status >= 300:
             raise RegistryUnavailable(f"schema registry at {self.url}: could not {what}: {status} {answer}")
+
+
+def _place(reference: Any) -> tuple[str, int]:
+    """Subject and version of a reference. Raises UnusableSchema."""
+    if isinstance(reference, dict):
+        subject, version = reference.get("subject"), reference.get("version")
+        if isinstance(subject, str) and subject and isinstance(version, int) and not isinstance(version, bool):
+            return subject, version
+    raise UnusableSchema("one of its references names no subject and version")

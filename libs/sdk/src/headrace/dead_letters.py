@@ -179,6 +179,14 @@ def merged(
     )
 
 
+def _is_partial(letter: DeadLetter) -> bool:
+    return (letter.omitted_bytes, letter.omitted_key_bytes, letter.omitted_header_bytes) != (None, None, None)
+
+
+def _omitted_bytes(letter: DeadLetter) -> int:
+    return sum(size or 0 for size in (letter.omitted_bytes, letter.omitted_key_bytes, letter.omitted_header_bytes))
+
+
 def _starts(letters: Iterable[StoredDeadLetter]) -> Mapping[TopicPartition, int]:
     """The first offset of their dead letters, by partition."""
     starts: dict[TopicPartition, int] = {}
@@ -326,12 +334,13 @@ class DeadLetterTopics:
                 chosen = waiting.pop(id_, None)
                 if chosen is None:
                     continue
-                value = whole.value if whole.omitted_bytes is None else await self._from_its_topic(whole)
+                key, value = whole.key, whole.value
                 headers: Headers = tuple((each.name, each.value) for each in whole.headers)
+                if _is_partial(whole):
+                    record = await self._from_its_topic(whole)
+                    key, value, headers = record.key, record.value, record.headers
                 appended = await publisher.send_record(
-                    ProducerRecord(
-                        whole.topic, value, whole.key, whole.partition, (*headers, (REPLAY_OF, id_.encode()))
-                    )
+                    ProducerRecord(whole.topic, value, key, whole.partition, (*headers, (REPLAY_OF, id_.encode())))
                 )
                 await self._note(publisher, chosen, Handling.REPLAYED, reason, appended.offset)
                 yield chosen, appended
@@ -429,8 +438,8 @@ class DeadLetterTopics:
         finally:
             await reader.close()
 
-    async def _from_its_topic(self, letter: DeadLetter) -> bytes | None:
-        """The value that was too large for a dead letter, read from the record's own topic."""
+    async def _from_its_topic(self, letter: DeadLetter) -> Record:
+        """The record that was too large for a dead letter, read from its own topic. Raises ValueGone."""
         part = TopicPartition(letter.topic, letter.partition)
         reader: PartitionReader = self._cluster.log.reader()
         try:
@@ -440,12 +449,12 @@ class DeadLetterTopics:
                 while reader.positions()[part] <= letter.offset:
                     for record in await reader.poll(1, _WAIT_SECONDS):
                         if record.offset == letter.offset:
-                            return record.value
+                            return record
         except OffsetOutOfRange:
             pass
         finally:
             await reader.close()
         raise ValueGone(
-            f"{letter.topic}/{letter.partition}/{letter.offset}: its value ({letter.omitted_bytes} bytes) was too "
-            "large for a dead letter, and is no longer in its own topic: drop this dead letter"
+            f"{letter.topic}/{letter.partition}/{letter.offset}: {_omitted_bytes(letter)} bytes of it were too large "
+            "for a dead letter, and are no longer in its own topic: drop this dead letter"
         )

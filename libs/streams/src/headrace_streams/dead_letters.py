@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import PurePath
 from typing import Final, Protocol
 
 from headrace_contracts.codec import spec_of
 from headrace_contracts.events import DeadLetter
 from headrace_contracts.events.deadletters import Header
-from headrace_contracts.headers import header
+from headrace_contracts.headers import header, traceparent
 from headrace_contracts.ids import dead_letter_id
 from headrace_contracts.topics import dead_letters_of
 
@@ -21,8 +21,10 @@ from headrace_streams.records import Record
 
 _OWN_MODULES: Final = "headrace"
 _LONGEST_MESSAGE: Final = 2_000
-_LARGE_BYTES: Final = 64 * 1024
-"""Values of at least this many bytes may be the reason why the cluster refuses a dead letter."""
+_LONGEST_LAST_MESSAGE: Final = 200
+_LONGEST_TENANT: Final = 200
+_LARGE_BYTES: Final = 1024
+"""A record of at least this many bytes may be the reason why the cluster refuses its dead letter."""
 
 
 class DeadLetterSink(Protocol):
@@ -55,11 +57,14 @@ class DeadLetters:
         """Append the record with the error's type and `message_of`; returns once it is durably appended.
 
         The event id follows from the record's offset, so a repeat has the same one. If the dead letter is larger than
-        the cluster accepts, the value is left out and its size recorded: the record itself is still in its own topic,
-        and must not block those behind it. Raises what `Producer.send` raises, and KeyError for a topic that has no
-        dead-letter topic.
+        the cluster accepts, the value is left out, and if that is not enough, key, headers and a long reason as well;
+        their sizes are recorded. The record itself is still in its own topic, and must not block those behind it.
+
+        Raises what `Producer.send` raises, and KeyError for a topic that has no dead-letter topic. RecordRefused then
+        means that the cluster accepts no dead letters for the topic at all.
         """
         now = self._clock()
+        headers = record.headers
         letter = DeadLetter(
             service=self._service,
             topic=record.topic,
@@ -68,32 +73,77 @@ class DeadLetters:
             timestamp=record.timestamp_ms,
             key=record.key,
             value=record.value,
-            headers=tuple(Header(name=name, value=value) for name, value in record.headers),
+            headers=tuple(Header(name=name, value=value) for name, value in headers),
             error_type=type(error).__name__,
             error_message=message_of(error),
             attempts=attempts,
             failed_at=now,
         )
-        try:
-            await self._append(record, letter, now)
-        except RecordRefused:
-            size = len(record.value or b"")
-            if size < _LARGE_BYTES:
-                raise
-            await self._append(record, replace(letter, value=None, omitted_bytes=size), now)
-
-    async def _append(self, record: Record, letter: DeadLetter, now: int) -> None:
-        await self._publisher.send(
-            Publication(
-                spec=dead_letters_of(spec_of(record.topic, self._topic_prefix)),
-                event=letter,
-                event_id=dead_letter_id(record.topic, record.partition, record.offset),
-                key=record.key,
-                tenant=header(record.headers, "ce_tenant") or "",
-                time_ms=now,
-                traceparent=header(record.headers, "traceparent"),
-            )
+        spec = dead_letters_of(spec_of(record.topic, self._topic_prefix))
+        whole = Publication(
+            spec=spec,
+            event=letter,
+            event_id=dead_letter_id(record.topic, record.partition, record.offset),
+            key=record.key,
+            tenant=header(headers, "ce_tenant") or "",
+            time_ms=now,
+            traceparent=traceparent(headers),
         )
+        sizes = _Sizes.of(record)
+        try:
+            await self._publisher.send(whole)
+        except RecordRefused:
+            if sizes.total < _LARGE_BYTES:
+                raise
+        else:
+            return
+        if sizes.value:
+            try:
+                await self._publisher.send(replace(whole, event=_without_value(letter, sizes)))
+            except RecordRefused:
+                pass
+            else:
+                return
+        # Nothing in this one has a size of the record's choosing, so it always fits.
+        last = replace(
+            _without_value(letter, sizes),
+            key=None,
+            headers=(),
+            error_message=letter.error_message[:_LONGEST_LAST_MESSAGE],
+            omitted_key_bytes=None if record.key is None else sizes.key,
+            omitted_header_bytes=sizes.headers if headers else None,
+        )
+        await self._publisher.send(
+            replace(whole, event=last, key=None, tenant=whole.tenant[:_LONGEST_TENANT], traceparent=None)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Sizes:
+    """Bytes of a record's parts."""
+
+    value: int
+    key: int
+    headers: int
+
+    @classmethod
+    def of(cls, record: Record) -> _Sizes:
+        headers = sum(len(name.encode("utf-8", "replace")) + len(value or b"") for name, value in record.headers)
+        return cls(len(record.value or b""), len(record.key or b""), headers)
+
+    @property
+    def total(self) -> int:
+        return self.value + self.key + self.headers
+
+
+def _without_value(letter: DeadLetter, sizes: _Sizes) -> DeadLetter:
+    return letter if letter.value is None else replace(letter, value=None, omitted_bytes=sizes.value)
+
+
+def described(error: BaseException) -> str:
+    """Kind and text of an error for logs, without any content of a record."""
+    text = message_of(error)
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 def message_of(error: BaseException) -> str:
@@ -103,7 +153,8 @@ def message_of(error: BaseException) -> str:
     the data.
     """
     if type(error).__module__.partition(".")[0].startswith(_OWN_MODULES):
-        text = str(error)
+        # Whatever it quotes, it must be possible to write it down.
+        text = str(error).encode("utf-8", "replace").decode()
         return text if len(text) <= _LONGEST_MESSAGE else text[: _LONGEST_MESSAGE - 1] + "…"
     frames = traceback.extract_tb(error.__traceback__)
     return f"in {frames[-1].name} ({PurePath(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""

@@ -31,13 +31,14 @@ from headrace_contracts.codec import Codec
 from headrace_contracts.errors import RegistryUnavailable, UnreadableValue
 from headrace_contracts.topics import Event, TopicSpec
 
-from headrace_streams.dead_letters import DeadLetterSink
+from headrace_streams.dead_letters import DeadLetterSink, described
 from headrace_streams.errors import (
     AppendUncertain,
     BatchRefused,
     LeaveGroup,
     Overloaded,
     PartitionsLost,
+    RecordRefused,
     TransientError,
 )
 from headrace_streams.ports import Consumer, Log, PartitionReader
@@ -52,6 +53,7 @@ Moves = Mapping[TopicPartition, tuple[int | None, int]]
 _POLL_SECONDS = 1.0
 _PAUSE_SECONDS = 0.5
 _FIRST_DELAY_SECONDS = 0.2
+_TRIES = 3
 _LONGEST_DELAY_SECONDS = 5.0
 _SAY_EVERY_SECONDS = 10.0
 _COMMIT_SECONDS = 5.0
@@ -127,8 +129,9 @@ class Projection:
     async def run(self) -> None:
         """Run until `close`. Waits while the database, Kafka or the registry is unavailable.
 
-        Raises LeaveGroup if the cluster does not accept this consumer, TopicMissing, and whatever the store raises
-        besides TransientError, PartitionsLost and BatchRefused; nothing of such a batch is skipped.
+        A record that the store fails with again and again by an error of Python's own goes to the dead letters. Raises
+        LeaveGroup if the cluster does not accept this consumer, TopicMissing, and any other error of the store, such as
+        a missing table; nothing of such a batch is skipped.
         """
         self._ended.clear()
         try:
@@ -245,7 +248,7 @@ class Projection:
             return
         await self._apply([(record, await self._event(record)) for record in records])
 
-    async def _apply(self, batch: Sequence[tuple[Record, Event | None]]) -> None:
+    async def _apply(self, batch: Sequence[tuple[Record, Event | None]], tries: int = 1) -> None:
         moves: dict[TopicPartition, tuple[int | None, int]] = {}
         for record, _ in batch:
             name = record.topic_partition
@@ -254,36 +257,51 @@ class Projection:
         readable = [(record, event) for record, event in batch if event is not None]
         try:
             await self._patiently(lambda: self._store.apply(readable, moves))
-        except BatchRefused as error:
+        except Exception as error:
             # Nothing but the positions is left to refuse: a defect of the store, which halving cannot help.
-            if not readable:
+            if not readable or not _is_about_records(error):
                 raise
-            await self._take_apart(batch, error)
+            if not isinstance(error, BatchRefused):
+                _log.error("%s: a batch of %d failed: %s", self._group, len(readable), described(error))
+            await self._take_apart(batch, error, tries)
             return
         for name, (_, moved_to) in moves.items():
             self._expected[name] = moved_to
             self._uncommitted[name] = OffsetAndMetadata(moved_to)
 
-    async def _take_apart(self, batch: Sequence[tuple[Record, Event | None]], refusal: BatchRefused) -> None:
+    async def _take_apart(self, batch: Sequence[tuple[Record, Event | None]], refusal: Exception, tries: int) -> None:
         """Halve the batch until the refused record is alone. It goes to the dead letters; the rest is written."""
         if len(batch) > 1:
             half = len(batch) // 2
             await self._apply(batch[:half])
             await self._apply(batch[half:])
             return
+        if not isinstance(refusal, BatchRefused) and tries < _TRIES:
+            # An error of unknown kind may pass.
+            await asyncio.sleep(_FIRST_DELAY_SECONDS)
+            await self._apply(batch, tries + 1)
+            return
         record = batch[0][0]
-        await self._patiently(lambda: self._dead_letters.keep(record, refusal))
+        await self._keep(record, refusal)
         await self._apply([(record, None)])
 
     async def _event(self, record: Record) -> Event | None:
         read = self._specs[record.topic].record
         try:
             event: Event = await self._patiently(lambda: decode(self._codec, read, record))
-        except UnreadableValue as error:
-            unreadable = error
-            await self._patiently(lambda: self._dead_letters.keep(record, unreadable))
+        except _StartAnew:
+            raise
+        except Exception as error:  # noqa: BLE001 - one record must not end the process
+            if not isinstance(error, UnreadableValue):
+                _log.error("%s: %s@%d cannot be read: %s", self._group, record.topic_partition, record.offset,
+                           described(error))  # fmt: skip
+            await self._keep(record, error)
             return None
         return event
+
+    async def _keep(self, record: Record, reason: Exception) -> None:
+        """Write a dead letter, however long that takes: a topic that is missing or not ours to write can be mended."""
+        await self._patiently(lambda: self._dead_letters.keep(record, reason), (*_PASSING, RecordRefused))
 
     async def _commit(self, consumer: Consumer) -> None:
         now = asyncio.get_running_loop().time()
@@ -331,3 +349,8 @@ class Projection:
             self._waiting = False
             self._on_waiting(None)
             _log.info("%s: goes on", self._group)
+
+
+def _is_about_records(error: Exception) -> bool:
+    """Whether a record may be to blame. Errors of a database's client that are no refusals are about the database."""
+    return isinstance(error, BatchRefused) or (type(error).__module__ == "builtins" and not isinstance(error, OSError))

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 Headers = tuple[tuple[str, bytes | None], ...]
+
+UNREADABLE_NAME: Final = "\ufffd"
+"""Stands for the name of a header that is not UTF-8."""
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -9,9 +9,10 @@ from types import MappingProxyType
 from typing import Final, Generic
 
 from headrace_contracts.codec import Codec, E
-from headrace_contracts.errors import Origin, RegistryUnavailable, UnreadableValue
+from headrace_contracts.errors import Origin, RegistryUnavailable
 from headrace_contracts.topics import TopicSpec
 
+from headrace_streams.dead_letters import described
 from headrace_streams.errors import TransientError
 from headrace_streams.ports import Log, PartitionReader
 from headrace_streams.records import Record
@@ -31,7 +32,7 @@ class Table(Generic[E]):
     """The newest event of each key of a topic.
 
     Usage: `await start()`, read with `get` and `items`, `await close()`. A value that cannot be decoded is logged and
-    leaves its key unchanged, since the topic's other keys are still good.
+    leaves its key unchanged, since the topic's other keys are still good; so is one that `on_change` fails with.
 
     Attributes:
         failure: Done when following the topic has failed, with the error; the table then no longer changes.
@@ -116,15 +117,18 @@ class Table(Generic[E]):
         if record.value is not None:
             try:
                 event = await self._decode(record)
-            except UnreadableValue as error:
-                _log.warning("kept the former value of %s in table %s: %s", key, self._spec.name, error)
+            except Exception as error:  # noqa: BLE001 - one record must not end a table; outages are waited out below
+                _log.warning("kept the former value of %s in table %s: %s", key, self._spec.name, described(error))
                 return
         if event is None:
             self._rows.pop(key, None)
         else:
             self._rows[key] = event
         if self._on_change is not None:
-            self._on_change(key, event)
+            try:
+                self._on_change(key, event)
+            except Exception as error:  # noqa: BLE001 - as above
+                _log.error("a change of %s in table %s was not taken: %s", key, self._spec.name, described(error))
 
     async def _decode(self, record: Record) -> E:
         origin = Origin(record.topic, record.partition, record.offset)

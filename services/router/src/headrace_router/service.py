@@ -18,11 +18,11 @@ from typing import Final
 from headrace_contracts.codec import Codec
 from headrace_contracts.errors import Origin, RegistryUnavailable, SchemaNotCached, UnreadableValue
 from headrace_contracts.events import AttemptFinished, TaskCancelled, TaskPhase, TaskSubmitted
-from headrace_contracts.headers import header
+from headrace_contracts.headers import header, traceparent
 from headrace_contracts.ids import route_key
 from headrace_contracts.topics import ATTEMPTS_FINISHED, TASKS_CANCELLED, TASKS_JOURNAL, TASKS_SUBMITTED
 from headrace_runtime.logging import get_logger
-from headrace_streams.dead_letters import DeadLetters
+from headrace_streams.dead_letters import DeadLetters, described
 from headrace_streams.errors import LeaveGroup, Overloaded, StreamsError
 from headrace_streams.journal import EntryTooLarge
 from headrace_streams.ports import Consumer, Log
@@ -294,7 +294,11 @@ class _Membership:
         )
         try:
             event = await self._event(record)
-        except UnreadableValue as error:
+        except (RegistryUnavailable, StreamsError):
+            raise
+        except Exception as error:  # noqa: BLE001 - one record must not stop the others
+            if not isinstance(error, UnreadableValue):
+                _log.error("a record cannot be read", record=str(origin), reason=described(error))
             await self._give_up(router, record, origin, error)
             return
         self.routed = True
@@ -335,7 +339,7 @@ class _Membership:
             event = self._codec.decode(spec.record, record.value, origin)
         match event:
             case TaskSubmitted():
-                return Submitted(event, _key_of(record, event), record.partition, header(record.headers, "traceparent"))
+                return Submitted(event, _key_of(record, event), record.partition, traceparent(record.headers))
             case TaskCancelled():
                 return Cancelled(event)
             case AttemptFinished():

@@ -12,11 +12,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from headrace_contracts.codec import Codec
-from headrace_contracts.errors import Origin, RegistryUnavailable, UnreadableValue
+from headrace_contracts.errors import Origin, RegistryUnavailable
 from headrace_contracts.events import SkillChanged
 from headrace_contracts.topics import SKILLS_FEED
 from headrace_runtime.logging import get_logger
 from headrace_runtime.sse import ServerEvent
+from headrace_streams.dead_letters import described
 from headrace_streams.errors import OffsetOutOfRange, TransientError
 from headrace_streams.ports import Log, PartitionReader
 from headrace_streams.records import Record
@@ -204,24 +205,14 @@ class Feed:
         origin = Origin(record.topic, record.partition, record.offset)
         while True:
             try:
-                event = await self._codec.read(SkillChanged, record.value, origin)
-            except UnreadableValue as error:
-                self._measures.unreadable.labels(record.topic).inc()
-                _log.error("skipping a record in the feed", reason=str(error))
-                return None
+                return _prepared(record, await self._codec.read(SkillChanged, record.value, origin))
             except RegistryUnavailable as error:
                 _log.warning("feed is waiting for the schema registry", reason=str(error))
                 await asyncio.sleep(_RETRY_SECONDS)
-                continue
-            data = json.dumps(change_document(event), ensure_ascii=False, separators=(",", ":"))
-            return AnnouncedVersion(
-                partition=record.partition,
-                offset=record.offset,
-                key=interest_key(event.tenant, event.interest).encode(),
-                version=(event.name, event.version),
-                published_at=event.published_at,
-                payload=ServerEvent(data, EVENT_NAME).encode(),
-            )
+            except Exception as error:  # noqa: BLE001 - whatever it is, it is about this record
+                self._measures.unreadable.labels(record.topic).inc()
+                _log.error("skipping a record in the feed", origin=str(origin), reason=described(error))
+                return None
 
     async def _begin(self, reader: PartitionReader) -> None:
         partitions = await reader.partitions_of(self._topic)
@@ -283,3 +274,15 @@ def with_place(place: str, payload: bytes) -> bytes:
 def chunk(data: bytes) -> bytes:
     """Data as one chunk of an HTTP/1.1 body of unknown length."""
     return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+def _prepared(record: Record, event: SkillChanged) -> AnnouncedVersion:
+    data = json.dumps(change_document(event), ensure_ascii=False, separators=(",", ":"))
+    return AnnouncedVersion(
+        partition=record.partition,
+        offset=record.offset,
+        key=interest_key(event.tenant, event.interest).encode(),
+        version=(event.name, event.version),
+        published_at=event.published_at,
+        payload=ServerEvent(data, EVENT_NAME).encode(),
+    )

@@ -28,16 +28,17 @@ from dataclasses import dataclass
 from headrace_contracts.codec import Codec
 from headrace_contracts.errors import Origin, RegistryUnavailable, UnreadableValue
 from headrace_contracts.events import Position, SkillPublished, SkillSubmitted
-from headrace_contracts.headers import header
+from headrace_contracts.headers import traceparent
 from headrace_contracts.topics import SKILLS_CATALOG, SKILLS_FEED, SKILLS_SUBMITTED
 from headrace_runtime.logging import get_logger
-from headrace_streams.dead_letters import DeadLetters
+from headrace_streams.dead_letters import DeadLetters, described
 from headrace_streams.errors import (
     AppendUncertain,
     Overloaded,
     PartitionsLost,
     RecordRefused,
     SendToDeadLetters,
+    StreamsError,
     TransientError,
 )
 from headrace_streams.ports import Log
@@ -248,17 +249,27 @@ class PartitionKeeper:
             except (UnreadableValue, SendToDeadLetters) as error:
                 await self._refuse(record, error)
                 continue
+            except (StreamsError, RegistryUnavailable):
+                raise
+            except Exception as error:  # noqa: BLE001 - one record must not stop the partition
+                await self._refuse_unforeseen(record, error)
+                continue
             key = skill_key(submission.tenant, submission.name)
             current = latest.get(key) or self._entries.get(key) or self._tools.elsewhere(key)
             position = Position(topic=SKILLS_SUBMITTED.name, partition=record.partition, next_offset=record.offset + 1)
-            match decide(current, submission, position, self._tools.clock(), self._tools.limits):
+            try:
+                decision = decide(current, submission, position, self._tools.clock(), self._tools.limits)
+            except Exception as error:  # noqa: BLE001 - as above
+                await self._refuse_unforeseen(record, error)
+                continue
+            match decision:
                 case Refused(flaw):
                     await self._refuse(record, SendToDeadLetters(str(flaw)))
                 case Repeated():
                     self._tools.measures.submissions.labels("repeated").inc()
                 case CatalogUpdate(entry, told):
                     latest[key] = entry
-                    steps.append(_Step(record, entry, told, header(record.headers, "traceparent")))
+                    steps.append(_Step(record, entry, told, traceparent(record.headers)))
         return steps
 
     async def _read(self, record: Record) -> SkillSubmitted:
@@ -267,6 +278,10 @@ class PartitionKeeper:
         if record.key != skill_key(submission.tenant, submission.name).encode():
             raise SendToDeadLetters("the record's key must be <tenant>/<name> of the skill, or its versions lose order")
         return submission
+
+    async def _refuse_unforeseen(self, record: Record, error: Exception) -> None:
+        _log.error("a submission failed", partition=record.partition, offset=record.offset, reason=described(error))
+        await self._refuse(record, error)
 
     async def _refuse(self, record: Record, error: Exception) -> None:
         self._tools.measures.submissions.labels("refused").inc()

@@ -49,15 +49,18 @@ class DeadLetter:
         partition: Its partition.
         offset: Its offset.
         timestamp: Its timestamp. Milliseconds since the epoch, UTC.
-        key: Its key, byte for byte.
+        key: Its key, byte for byte; also null if it was too large to be included.
         value: Its value, byte for byte; also null if it was too large to be included.
-        headers: Its headers.
+        headers: Its headers; also empty if they were too large to be included.
         error_type: Kind of the error.
         error_message: The error in words, without content.
         attempts: Number of tries.
         failed_at: When the dead letter was written. Milliseconds since the epoch, UTC.
         omitted_bytes: Size of a value that was too large to be included: it can be read at the record's own
             offset, for as long as its topic retains it.
+        omitted_key_bytes: Size of a key that was too large to be included; as omitted_bytes.
+        omitted_header_bytes: Size of the names and values of the headers, if they were too large to be
+            included; as omitted_bytes.
     """
 
     FULL_NAME: ClassVar[str] = "headrace.deadletters.DeadLetter"
@@ -75,6 +78,8 @@ class DeadLetter:
     attempts: int = 1
     failed_at: int
     omitted_bytes: int | None = None
+    omitted_key_bytes: int | None = None
+    omitted_header_bytes: int | None = None
 
     def to_avro(self, named: bool = False) -> dict[str, Any]:
         return {
@@ -91,6 +96,8 @@ class DeadLetter:
             "attempts": self.attempts,
             "failed_at": self.failed_at,
             "omitted_bytes": self.omitted_bytes,
+            "omitted_key_bytes": self.omitted_key_bytes,
+            "omitted_header_bytes": self.omitted_header_bytes,
         }
 
     @classmethod
@@ -109,6 +116,8 @@ class DeadLetter:
             attempts=data["attempts"],
             failed_at=data["failed_at"],
             omitted_bytes=data["omitted_bytes"],
+            omitted_key_bytes=data["omitted_key_bytes"],
+            omitted_header_bytes=data["omitted_header_bytes"],
         )
 
 

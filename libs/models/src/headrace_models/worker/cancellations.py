@@ -14,6 +14,7 @@ from headrace_contracts.errors import Origin, RegistryUnavailable, UnreadableVal
 from headrace_contracts.events import TaskCancelled
 from headrace_contracts.headers import header
 from headrace_contracts.topics import TASKS_CANCELLED
+from headrace_streams.dead_letters import described
 from headrace_streams.errors import OffsetOutOfRange, TransientError
 from headrace_streams.ports import Log, PartitionReader
 from headrace_streams.records import Record
@@ -147,6 +148,9 @@ class Cancellations:
             except RegistryUnavailable as error:
                 _log.warning("reading cancellation requests is waiting for the schema registry: %s", error)
                 await asyncio.sleep(_PAUSE_SECONDS)
+            except Exception as error:  # noqa: BLE001 - one record must not end the worker
+                _log.error("a cancellation request at %s cannot be read: %s", origin, described(error))
+                return None
 
 
 def is_wanted(cancellations: CancellationRequests, record: Record) -> bool:

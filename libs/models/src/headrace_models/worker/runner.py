@@ -24,7 +24,7 @@ from typing import Any, Final, NamedTuple
 from headrace_contracts.codec import Codec
 from headrace_contracts.errors import Origin, UnreadableValue
 from headrace_contracts.events import AttemptFinished, AttemptRequested, Failure
-from headrace_contracts.headers import header
+from headrace_contracts.headers import traceparent
 from headrace_contracts.ids import usage_id
 from headrace_contracts.topics import ATTEMPTS_FINISHED, USAGE_RECORDED
 from headrace_streams.errors import AppendUncertain, Overloaded, RecordRefused, SendToDeadLetters, TransientError
@@ -98,7 +98,7 @@ IsCancelled = Callable[[str, str], bool]
 
 def header_traceparent(record: Record) -> str | None:
     """The trace context in a record's headers."""
-    return header(record.headers, "traceparent")
+    return traceparent(record.headers)
 
 
 class AttemptRunner:

@@ -124,7 +124,9 @@ def model_of(codec: Codec) -> Callable[[Record], ModelName]:
             fields = codec.first_fields(AttemptRequested, record.value, origin, ("provider", "model"))
         except (UnreadableValue, SchemaNotCached):
             return UNKNOWN
-        return ModelName(fields["provider"], fields["model"])
+        provider, model = fields.get("provider"), fields.get("model")
+        # Another version of the schema may lack them, or a foreign one mean something else by them.
+        return ModelName(provider, model) if isinstance(provider, str) and isinstance(model, str) else UNKNOWN
 
     return read
 

@@ -103,6 +103,9 @@ def whole_document(
         each.name: None if each.value is None else _header(each.name, each.value, content=content)
         for each in whole.headers
     }
+    document["omitted_bytes"] = {
+        "value": whole.omitted_bytes, "key": whole.omitted_key_bytes, "headers": whole.omitted_header_bytes,
+    }  # fmt: skip
     document["event"] = None if event is None else event_document(event, content=content)
     document["unreadable_because"] = flaw
     if content:
@@ -130,7 +133,9 @@ def whole_report(
     line("stored at", ", ".join(f"{part.topic}/{part.partition}/{offset}" for part, offset in letter.places))
     if letter.replay_of is not None:
         line("replay of", letter.replay_of)
-    line("key", shown_key(whole.key))
+    line("key", shown_key(whole.key) if whole.omitted_key_bytes is None else _omitted(letter, whole.omitted_key_bytes))
+    if whole.omitted_header_bytes is not None:
+        line("headers", _omitted(letter, whole.omitted_header_bytes))
     for number, each in enumerate(whole.headers):
         value = "null" if each.value is None else _header(each.name, each.value, content=content)
         line("headers" if not number else "", f"{each.name}={value}")
@@ -164,8 +169,12 @@ def _time(ms: int) -> datetime:
 
 def _size(letter: StoredDeadLetter, whole: DeadLetter) -> str:
     if whole.omitted_bytes is not None:
-        return f"{whole.omitted_bytes:,} bytes, too large for a dead letter: a replay reads them from {letter.id}"
+        return _omitted(letter, whole.omitted_bytes)
     return "null" if whole.value is None else f"{len(whole.value):,} bytes"
+
+
+def _omitted(letter: StoredDeadLetter, size: int) -> str:
+    return f"{size:,} bytes, too large for a dead letter: a replay reads them from {letter.id}"
 
 
 def _header(name: str, value: bytes, *, content: bool) -> str:

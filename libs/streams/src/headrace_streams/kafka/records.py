@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import gc
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import chain, groupby
+from operator import methodcaller
 from typing import Any, Final, cast
 
 from confluent_kafka import Message
 
-from headrace_streams.records import Headers, Record, TopicPartition
+from headrace_streams.records import UNREADABLE_NAME, Headers, Record, TopicPartition
 
 __all__ = ["Chunk", "KafkaRecord", "chunks_of", "place_of", "records_of"]
 
@@ -53,9 +55,19 @@ class KafkaRecord(Record):
 
     @property
     def headers(self) -> Headers:
-        found = self._message.headers()
+        try:
+            found = _headers_of(self._message)
+        except (SystemError, UnicodeDecodeError):
+            found = _readable(_headers_of(self._message))
+            # The message keeps what it once returned, and would return it without a complaint from now on.
+            self._message.set_headers(found)
         return cast(Headers, tuple(found)) if found else ()
 
+
+# confluent-kafka's `Message.headers` returns a list and leaves an exception set if the name of a header is not UTF-8.
+# The interpreter does not look for one where Python code calls a C method, and raises it at some later call, anywhere.
+# It does look where C code calls one, as this does; it then raises SystemError, and the next call returns the list.
+_headers_of: Final[Callable[[Message], list[Any] | None]] = methodcaller("headers")
 
 # A frozen dataclass sets its attributes by a detour that would double the cost of a record.
 _keep_message: Final[Any] = KafkaRecord.__dict__["_message"].__set__
@@ -107,6 +119,21 @@ def chunks_of(messages: Sequence[Message]) -> list[Chunk]:
 def records_of(chunks: Sequence[Chunk]) -> Sequence[Record]:
     """The records of the chunks, in order."""
     return chunks[0].records if len(chunks) == 1 else list(chain.from_iterable(chunk.records for chunk in chunks))
+
+
+def _readable(headers: list[Any] | None) -> list[Any]:
+    """The headers of a message, some of whose names are missing.
+
+    In these tuples the first item is no object at all, and whoever reads it ends the process. The garbage collector's
+    view of a tuple leaves such an item out.
+    """
+    readable = []
+    for pair in headers or ():
+        # In no particular order, but only a name is a str.
+        items = gc.get_referents(pair)
+        names, values = [item for item in items if isinstance(item, str)], [i for i in items if not isinstance(i, str)]
+        readable.append((names[0] if names else UNREADABLE_NAME, values[0]))
+    return readable
 
 
 def _chunk(messages: Sequence[Message]) -> Chunk:

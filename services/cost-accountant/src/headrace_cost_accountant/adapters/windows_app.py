@@ -13,11 +13,12 @@ from typing import Any, Final
 
 import faust
 from headrace_contracts.codec import Codec
-from headrace_contracts.errors import Origin, UnreadableValue
+from headrace_contracts.errors import Origin, RegistryUnavailable
 from headrace_contracts.events import UsageRecorded
 from headrace_contracts.topics import SPEND_WINDOWS, USAGE_RECORDED
 from headrace_models.prices import PriceBook
 from headrace_runtime.logging import get_logger
+from headrace_streams.dead_letters import described
 from headrace_streams.errors import StreamsError
 from headrace_streams.ports import Admin
 from headrace_streams.publishing import Publication, Publisher
@@ -188,14 +189,18 @@ class WindowsApp:
         if usage is None:
             self._tools.measures.windows_passed_over.inc()
             return
+        now_ms = self._tools.clock()
         try:
             cost = cost_of(usage, self._tools.prices)
-        except Implausible:
+            time_ms = meant_time(usage.recorded_at, int(event.message.timestamp * 1000))
+            starts = {seconds: window_start(time_ms, seconds) for seconds in self._tables}
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is about this record
             # The ledger dead-letters the event.
+            if not isinstance(error, Implausible):
+                _log.error("skipping a usage event", partition=event.message.partition, offset=event.message.offset,
+                           reason=described(error))  # fmt: skip
             self._tools.measures.windows_passed_over.inc()
             return
-        time_ms = meant_time(usage.recorded_at, int(event.message.timestamp * 1000))
-        now_ms = self._tools.clock()
         spend = Spend(
             executions=1,
             input_tokens=usage.usage.input_tokens,
@@ -208,7 +213,7 @@ class WindowsApp:
         )
         addition = [event.message.partition, event.message.offset, *spend.values()]
         for seconds, table in self._tables.items():
-            start = window_start(time_ms, seconds)
+            start = starts[seconds]
             if start + _kept_seconds(seconds) * 1000 <= now_ms:
                 continue
             window = table.relative_to(time_ms / 1000)[usage.tenant]
@@ -225,8 +230,10 @@ class WindowsApp:
         origin = Origin(event.message.topic, event.message.partition, event.message.offset)
         try:
             return await self._tools.codec.read(UsageRecorded, value, origin)
-        except UnreadableValue as error:
-            _log.debug("skipping a usage event", reason=str(error))
+        except RegistryUnavailable:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is about this record
+            _log.debug("skipping a usage event", origin=str(origin), reason=described(error))
             return None
 
     async def _keep_publishing(self) -> None:

@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 from headrace_contracts.codec import Codec
-from headrace_contracts.content import ContentSealed
-from headrace_contracts.errors import Origin, RegistryUnavailable, UnreadableValue
+from headrace_contracts.errors import Origin, RegistryUnavailable
 from headrace_contracts.events import TaskReply
 from headrace_contracts.topics import TASKS_REPLIES
 from headrace_runtime.health import Health
 from headrace_runtime.logging import get_logger
+from headrace_streams.dead_letters import described
 from headrace_streams.errors import OffsetOutOfRange, StreamsError
 from headrace_streams.ports import Log, PartitionReader
 from headrace_streams.records import Record, TopicPartition
@@ -144,9 +144,11 @@ class ReplyDispatcher:
         origin = Origin(record.topic, record.partition, record.offset)
         try:
             reply = await self._codec.read(TaskReply, record.value, origin)
-        except UnreadableValue as error:
+        except RegistryUnavailable:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is about this record
             self._metrics.unreadable_replies.inc()
-            _log.error("a reply cannot be decoded, its caller will miss it", reason=str(error))
+            _log.error("a reply cannot be decoded, its caller misses it", origin=str(origin), reason=described(error))
             return
         task = self._open.get(record.key)
         if task is None or reply.tenant != task.view.tenant:
@@ -155,9 +157,9 @@ class ReplyDispatcher:
         was_over = task.end.done()
         try:
             task.take(reply, record.offset)
-        except ContentSealed as error:
+        except Exception as error:  # noqa: BLE001 - as above
             self._metrics.unreadable_replies.inc()
-            _log.error("a reply is sealed, its caller will miss it", origin=str(origin), reason=str(error))
+            _log.error("a reply cannot be taken, its caller misses it", origin=str(origin), reason=described(error))
             return
         now_ms = self._clock()
         self._bytes += task.bytes - before

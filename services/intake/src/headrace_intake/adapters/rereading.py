@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Final
 
 from headrace_contracts.codec import Codec
-from headrace_contracts.content import ContentSealed
-from headrace_contracts.errors import Origin, UnreadableValue
+from headrace_contracts.errors import Origin, RegistryUnavailable
 from headrace_contracts.events import TaskReply
 from headrace_contracts.topics import TASKS_REPLIES
 from headrace_runtime.logging import get_logger
+from headrace_streams.dead_letters import described
 from headrace_streams.errors import OffsetOutOfRange
 from headrace_streams.ports import Log, PartitionReader
 from headrace_streams.records import Record, TopicPartition
@@ -123,8 +123,10 @@ class Rereading:
             if reply.tenant != self._whose.tenant:
                 return []
             self._heard, told = hear(self._heard, reply)
-        except (UnreadableValue, ContentSealed) as error:
-            _log.error("a reply cannot be decoded, its caller will miss it", origin=str(origin), reason=str(error))
+        except RegistryUnavailable:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is about this record
+            _log.error("a reply cannot be decoded, its caller misses it", origin=str(origin), reason=described(error))
             return []
         return [ReplyEvent(each, record.offset if each is told[-1] else None) for each in told]
 

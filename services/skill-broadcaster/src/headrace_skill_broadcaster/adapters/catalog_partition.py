@@ -6,9 +6,10 @@ from collections import deque
 from dataclasses import dataclass
 
 from headrace_contracts.codec import Codec
-from headrace_contracts.errors import Origin, UnreadableValue
+from headrace_contracts.errors import Origin, RegistryUnavailable
 from headrace_contracts.events import SkillPublished
 from headrace_runtime.logging import get_logger
+from headrace_streams.dead_letters import described
 from headrace_streams.ports import Log
 from headrace_streams.records import TopicPartition
 
@@ -61,14 +62,17 @@ async def read_partition(
                 origin = Origin(record.topic, record.partition, record.offset)
                 try:
                     entry = await codec.read(SkillPublished, record.value, origin)
-                except UnreadableValue as error:
+                    position, is_newest = position_in(entry), supersedes(entry, entries.get(key))
+                except RegistryUnavailable:
+                    raise
+                except Exception as error:  # noqa: BLE001 - whatever it is, it is about this record
                     # A foreign or faulty writer: stopping the service here would stop it permanently.
                     measures.unreadable.labels(record.topic).inc()
-                    _log.error("skipping a record in the catalog", reason=str(error))
+                    _log.error("skipping a record in the catalog", origin=str(origin), reason=described(error))
                     continue
-                if beyond is None or position_in(entry) > beyond:
+                if beyond is None or position > beyond:
                     newest.append(entry)
-                if supersedes(entry, entries.get(key)):
+                if is_newest:
                     entries[key] = entry
                     overtaken.discard(key)
                 else:
