@@ -16,6 +16,7 @@ from headrace_testing.router_twin import PREFIX
 
 if TYPE_CHECKING:
     from headrace_testing.simulation.judge import Judge
+    from headrace_testing.simulation.record import Topics
 
 USAGE = PREFIX + "usage.recorded"
 
@@ -80,16 +81,28 @@ def _ledger(judge: Judge) -> Iterator[str]:
 
 
 def _budgets(judge: Judge) -> Iterator[str]:
-    """The attempts of a task together cost at most its budget, each counted with its most expensive execution."""
+    """The attempts of a task together cost at most its budget.
+
+    Each is counted with the execution that was reported first, which the router settles it with. An attempt that runs
+    twice is billed twice, and its repetition may cost more: that shows in the ledger, and no budget can prevent it.
+    """
     topics = judge.topics
     for task_id, submitted in topics.submitted.items():
         budget = submitted[0][1].budget_nanodollars
         if budget is None:
             continue
         attempts = {request.attempt_id for _, request in topics.of_task(task_id)}
-        spent = sum(max(map(cost, topics.usage_of_attempt[a].values()), default=0) for a in sorted(attempts))
+        spent = sum(_settled(topics, attempt) for attempt in sorted(attempts))
         if spent > budget:
             yield f"task {task_id} spent {spent} nano-dollars of its {budget}"
+
+
+def _settled(topics: Topics, attempt: str) -> int:
+    executions = topics.usage_of_attempt[attempt]
+    first = topics.finished[attempt][0].execution_id if topics.finished[attempt] else None
+    if first in executions:
+        return cost(executions[first])
+    return max(map(cost, executions.values()), default=0)
 
 
 def _executions(judge: Judge) -> Iterator[str]:

@@ -107,9 +107,11 @@ def check_end(judge: Judge, process: SimulatedProcess, record: Record, calls: Se
 
 
 def unsettled(judge: Judge) -> Sequence[str]:
-    """Work that is not finished or not committed."""
+    """Work that is not finished or not committed, and undecodable records that nobody has come to yet."""
     cluster = judge.world.cluster
-    found = [
+    found = [f"{place[0]}[{place[1]}]@{place[2]} is not kept yet" for place in judge.poison
+             if place not in judge.topics.letters]  # fmt: skip
+    found += [
         f"{topic}[{number}]@{offset} is not done"
         for topic, number, offset in judge.topics.work
         if not judge.topics.is_done((topic, number, offset))
