@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -15,13 +14,13 @@ from pydantic import SecretStr
 
 from headrace_models.call import Call, calling
 from headrace_models.ports import ChatRequest, ChatResult, FinishReason, ModelInfo, OnText, ProviderStatus
-from headrace_models.upstream.complaints import Complained, Complaint, complaint_in, complaint_of, error_of
+from headrace_models.upstream.complaints import Complained, Complaint, complaint_in, complaint_of
 from headrace_models.upstream.events import ServerSentEvent, server_sent_events
-from headrace_models.upstream.http import CONNECT_SECONDS, because, open_client, read_body
+from headrace_models.upstream.http import CONNECT_SECONDS, expect_ok, open_client, read_body
+from headrace_models.upstream.probing import STATUS_TIMEOUT_SECONDS, Seen, probe
 from headrace_models.upstream.values import MOST_MODELS, Unreadable, count, document, items, mapping, name, text
 from headrace_models.wire import SIMULATED_HEADER, SIMULATED_MESSAGE_PREFIX
 
-_STATUS_TIMEOUT_SECONDS: Final = 5.0
 _FINISH_REASONS: Final[Mapping[str, FinishReason]] = {
     "end_turn": "stop",
     "stop_sequence": "stop",
@@ -63,8 +62,7 @@ class Anthropic:
                 opened = self._client.messages.with_streaming_response.create(**_body(request))
                 response = await opened.__aenter__()
             try:
-                if response.status_code != 200:
-                    raise Complained(Complaint(status=response.status_code))
+                await expect_ok(response.http_response)
                 call.accepted = True
                 async for event in server_sent_events(response.http_response.aiter_raw()):
                     await answer.take(event)
@@ -73,28 +71,22 @@ class Anthropic:
         return answer.result()
 
     async def status(self) -> ProviderStatus:
-        began = time.perf_counter()
+        return await probe(self.provider, self._look, otherwise="does not list its models")
+
+    async def _look(self) -> Seen:
+        with _as_ours():
+            opened = self._client.models.with_streaming_response.list(limit=100, timeout=STATUS_TIMEOUT_SECONDS)
+            response = await opened.__aenter__()
         try:
-            with _as_ours():
-                opened = self._client.models.with_streaming_response.list(limit=100, timeout=_STATUS_TIMEOUT_SECONDS)
-                response = await opened.__aenter__()
-            try:
-                listed = document(await read_body(response.http_response))
-            finally:
-                await response.close()
-        except Complained as refused:
-            return ProviderStatus(False, str(error_of(refused.complaint, provider=self.provider)))
-        except httpx2.HTTPError as error:
-            return ProviderStatus(False, f"anthropic cannot be reached ({because(error)})")
-        except Unreadable as error:
-            return ProviderStatus(False, f"anthropic does not list its models: {error}")
-        latency_ms = (time.perf_counter() - began) * 1000
+            listed = document(await read_body(response.http_response))
+        finally:
+            await response.close()
         models = tuple(
             ModelInfo(model, loaded=True)
             for entry in items(mapping(listed).get("data"))[:MOST_MODELS]
             if (model := name(mapping(entry).get("id")))
         )
-        return ProviderStatus(True, "", models, latency_ms, "", SIMULATED_HEADER in response.headers)
+        return Seen(models, SIMULATED_HEADER in response.headers)
 
     async def close(self) -> None:
         await self._client.close()
@@ -174,11 +166,7 @@ class _MessageAnswer:
     async def _hear_end(self, reason: object) -> None:
         if not reason:
             return
-        known = _FINISH_REASONS.get(reason) if isinstance(reason, str) else None
-        if known is None:
-            self._call.finish_unknown()
-        else:
-            await self._call.finish(known)
+        await self._call.finish(_FINISH_REASONS.get(reason) if isinstance(reason, str) else None)
 
     def _hear_usage(self, usage: Mapping[str, Any], *, whole: bool) -> None:
         # Anthropic counts the parts of a prompt apart, and repeats some of them later: merged here, added up below.

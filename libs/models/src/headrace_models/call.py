@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-import traceback
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Final
 
 import httpx2
+from headrace_streams.dead_letters import described
 
 from headrace_models.errors import ProviderError, RetrySameProvider, TryAnotherProvider
 from headrace_models.ports import CallUsage, ChatRequest, ChatResult, FinishReason, OnText, hand_out
@@ -30,10 +30,7 @@ LONGEST_ANSWER_CHARACTERS: Final = 16 * 1024 * 1024
 
 
 class Call:
-    """Collects the pieces of one answer, measures its times, and bounds the provider's silence.
-
-    `now` is the loop's clock, in seconds.
-    """
+    """Collects the pieces of one answer, measures its times, and bounds the provider's silence."""
 
     def __init__(self, provider: str, request: ChatRequest, on_text: OnText) -> None:
         self.provider = provider
@@ -63,20 +60,20 @@ class Call:
         if not self.has_ended:
             self._extend(self.request.between_tokens_seconds)
 
-    async def finish(self, reason: FinishReason) -> None:
-        """The provider has named a known reason why the answer ends: it is whole, whatever else goes wrong."""
+    async def finish(self, reason: FinishReason | None) -> None:
+        """The provider has named a reason why the answer ends: it is whole, whatever else goes wrong.
+
+        None stands for a reason that we do not know, so that the answer may not be whole. In either case its usage may
+        follow, so this is not the end of the call.
+        """
+        if reason is None:
+            self._ended_unknown = True
+            self._extend(AFTER_FINISH_SECONDS)
+            return
         await self._pass_on(self._joiner.end())
         if self._finish is None:
             self._extend(AFTER_FINISH_SECONDS)
         self._finish = reason
-
-    def finish_unknown(self) -> None:
-        """The provider has named a reason for the end that we do not know, so that the answer may not be whole.
-
-        Its usage may follow, so this is not the end of the call.
-        """
-        self._ended_unknown = True
-        self._extend(AFTER_FINISH_SECONDS)
 
     def all_said(self) -> None:
         """Nothing of interest follows; what is left is only read so that the connection can be used again."""
@@ -211,13 +208,7 @@ def _translated(error: Exception, call: Call, *, timed_out: bool, at_the_end: bo
             message = f"{provider} cannot be reached ({because(error)}); check its address and the network"
             return RetrySameProvider("unreachable", message, provider=provider)
         case _:
-            # A bug, of ours or of a package. Its text may contain content: only its type and place are logged.
-            _log.error("client of %s failed: %s", provider, place_of(error))
+            # A bug, of ours or of a package. Its text may contain content: `described` leaves it out.
+            _log.error("client of %s failed: %s", provider, described(error))
             message = f"the worker's client failed with {type(error).__name__}"
             return RetrySameProvider("worker_error", message, provider=provider, usage=usage)
-
-
-def place_of(error: Exception) -> str:
-    """Type and place of an unforeseen error, without its text, which may contain content."""
-    frames = traceback.extract_tb(error.__traceback__)
-    return f"{type(error).__name__} in {frames[-1].name} ({frames[-1].filename}:{frames[-1].lineno})"

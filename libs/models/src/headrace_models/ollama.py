@@ -16,7 +16,7 @@ from headrace_models.ollama_listing import runs_elsewhere
 from headrace_models.ports import ChatRequest, ChatResult, FinishReason, ModelInfo, OnText, ProviderStatus
 from headrace_models.upstream.complaints import Complained, Complaint, complaint_in
 from headrace_models.upstream.events import lines
-from headrace_models.upstream.http import because, complaint_from, open_client, read_body
+from headrace_models.upstream.http import because, expect_ok, open_client, read_body
 from headrace_models.upstream.values import MOST_MODELS, Unreadable, count, document, items, mapping, name, text
 from headrace_models.wire import SIMULATED_HEADER, SIMULATOR_NAME
 
@@ -55,8 +55,7 @@ class OllamaNode:
                 message = f"{self._name} does not run this model itself"
                 raise TryAnotherProvider("model_missing", message, provider=self.provider)
             async with self._client.stream("POST", "api/chat", json=self._body(request)) as response:
-                if response.status_code != 200:
-                    raise Complained(await complaint_from(response))
+                await expect_ok(response)
                 call.accepted = True
                 self._simulated = SIMULATED_HEADER in response.headers
                 # Read to the very end, even after the part that says done: a connection with unread data is closed
@@ -100,11 +99,7 @@ class OllamaNode:
         call.usage.hear(input_tokens=part.get("prompt_eval_count"), output_tokens=part.get("eval_count"), final=done)
         if done:
             # Servers before 0.1.45 name no reason.
-            reason = _FINISH_REASONS.get(str(part.get("done_reason") or "stop"))
-            if reason is None:
-                call.finish_unknown()
-            else:
-                await call.finish(reason)
+            await call.finish(_FINISH_REASONS.get(str(part.get("done_reason") or "stop")))
             call.all_said()
         return name(part.get("model")) or model
 
@@ -135,7 +130,7 @@ class OllamaNode:
         models = tuple(
             _model_info(model, one, loaded.get(model))
             for one in listed
-            if (model := _model_name(one)) is not None and model not in self._elsewhere and not runs_elsewhere(one)
+            if (model := _model_name(one)) is not None and model not in self._elsewhere
         )
         self._simulated = SIMULATOR_NAME in version
         return ProviderStatus(True, "", models, latency_ms, version, self._simulated)

@@ -6,24 +6,22 @@ more ways than a package for OpenAI's own API allows for (docs/adr/0012-read-str
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from typing import Any, Final
 
-import httpx2
 from pydantic import SecretStr
 
 from headrace_models.call import Call, calling
 from headrace_models.dialects import Dialect, body_of, dialect_for
 from headrace_models.ports import ChatRequest, ChatResult, FinishReason, ModelInfo, OnText, ProviderStatus
-from headrace_models.upstream.complaints import Complained, complaint_in, error_of
+from headrace_models.upstream.complaints import Complained, complaint_in
 from headrace_models.upstream.events import server_sent_events
-from headrace_models.upstream.http import because, complaint_from, open_client, read_body
+from headrace_models.upstream.http import expect_ok, open_client, read_body
+from headrace_models.upstream.probing import STATUS_TIMEOUT_SECONDS, Seen, probe
 from headrace_models.upstream.usage import UsageTally
-from headrace_models.upstream.values import MOST_MODELS, Unreadable, count, document, items, mapping, name, text
+from headrace_models.upstream.values import MOST_MODELS, count, document, items, mapping, name, text
 from headrace_models.wire import SIMULATED_HEADER, SIMULATOR_FINGERPRINT
 
-_STATUS_TIMEOUT_SECONDS: Final = 5.0
 _DONE: Final = "[DONE]"
 _EVENTS: Final = frozenset({"message", "error", "chunk", "completion", "chat.completion.chunk"})
 """Names of events that may carry a part of an answer; OpenAI names none. Others are keep-alives of gateways."""
@@ -71,8 +69,7 @@ class OpenAICompatible:
         async with calling(call):
             body = body_of(request, self._dialect)
             async with self._client.stream("POST", "chat/completions", json=body) as response:
-                if response.status_code != 200:
-                    raise Complained(await complaint_from(response))
+                await expect_ok(response)
                 call.accepted = True
                 async for event in server_sent_events(response.aiter_raw()):
                     if event.data.strip() == _DONE:
@@ -82,18 +79,12 @@ class OpenAICompatible:
         return answer.result()
 
     async def status(self) -> ProviderStatus:
-        began = time.perf_counter()
-        try:
-            async with self._client.stream("GET", "models", timeout=_STATUS_TIMEOUT_SECONDS) as response:
-                if response.status_code != 200:
-                    return ProviderStatus(False, str(error_of(await complaint_from(response), provider=self.provider)))
-                listed = document(await read_body(response))
-        except httpx2.HTTPError as error:
-            return ProviderStatus(False, f"{self.provider} cannot be reached ({because(error)})")
-        except Unreadable as error:
-            return ProviderStatus(False, f"{self.provider} does not list its models: {error}")
-        latency_ms = (time.perf_counter() - began) * 1000
-        return ProviderStatus(True, "", _models(listed), latency_ms, "", SIMULATED_HEADER in response.headers)
+        return await probe(self.provider, self._look, otherwise="does not list its models")
+
+    async def _look(self) -> Seen:
+        async with self._client.stream("GET", "models", timeout=STATUS_TIMEOUT_SECONDS) as response:
+            await expect_ok(response)
+            return Seen(_models(document(await read_body(response))), SIMULATED_HEADER in response.headers)
 
     async def close(self) -> None:
         await self._client.aclose()
@@ -125,10 +116,7 @@ class _ChatAnswer:
         _hear_usage(self._call.usage, _usage_in(chunk), whole=bool(ended) or self._call.has_ended)
         if ended:
             reason = _FINISH_REASONS.get(ended.lower()) if isinstance(ended, str) else None
-            if reason is None:
-                self._call.finish_unknown()
-            else:
-                await self._call.finish("refusal" if self._refused else reason)
+            await self._call.finish("refusal" if reason is not None and self._refused else reason)
 
     async def _take_text(self, choice: Mapping[str, Any]) -> None:
         delta = mapping(choice.get("delta")) or mapping(choice.get("message"))

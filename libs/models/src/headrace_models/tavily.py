@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import json
-import time
 from typing import Final
 
-import httpx2
 from pydantic import SecretStr
 
 from headrace_models.call import Call, calling
 from headrace_models.errors import TryAnotherProvider
 from headrace_models.ports import ChatRequest, ChatResult, ModelInfo, OnText, ProviderStatus
-from headrace_models.upstream.complaints import Complained, error_of
-from headrace_models.upstream.http import because, complaint_from, open_client, read_body
+from headrace_models.upstream.http import expect_ok, open_client, read_body
+from headrace_models.upstream.probing import STATUS_TIMEOUT_SECONDS, Seen, probe
 from headrace_models.upstream.values import Unreadable, document, items, mapping, name, text
 from headrace_models.wire import SIMULATED_HEADER
 
 MODEL: Final = "tavily-search"
 """The one model it offers, so that routing needs no special case."""
 
-_STATUS_TIMEOUT_SECONDS: Final = 5.0
 _LONGEST_QUERY: Final = 400
 """Characters; the API rejects longer queries."""
 _MOST_RESULTS: Final = 5
@@ -56,8 +53,7 @@ class Tavily:
                 "include_answer": True,
             }
             async with self._client.stream("POST", "search", json=body) as response:
-                if response.status_code != 200:
-                    raise Complained(await complaint_from(response))
+                await expect_ok(response)
                 call.accepted = True
                 call.usage.searches = 1
                 simulated = SIMULATED_HEADER in response.headers
@@ -70,20 +66,14 @@ class Tavily:
         return call.result(model=MODEL, simulated=simulated, request_id=request_id)
 
     async def status(self) -> ProviderStatus:
-        began = time.perf_counter()
-        try:
-            # Returns the plan's usage; costs no search.
-            async with self._client.stream("GET", "usage", timeout=_STATUS_TIMEOUT_SECONDS) as response:
-                if response.status_code != 200:
-                    return ProviderStatus(False, str(error_of(await complaint_from(response), provider=self.provider)))
-                simulated = SIMULATED_HEADER in response.headers
-                await read_body(response)
-        except httpx2.HTTPError as error:
-            return ProviderStatus(False, f"tavily cannot be reached ({because(error)})")
-        except Unreadable as error:
-            return ProviderStatus(False, f"tavily does not report its usage: {error}")
-        latency_ms = (time.perf_counter() - began) * 1000
-        return ProviderStatus(True, "", (ModelInfo(MODEL, loaded=True),), latency_ms, "", simulated)
+        return await probe(self.provider, self._look, otherwise="does not report its usage")
+
+    async def _look(self) -> Seen:
+        # Returns the plan's usage; costs no search.
+        async with self._client.stream("GET", "usage", timeout=STATUS_TIMEOUT_SECONDS) as response:
+            await expect_ok(response)
+            await read_body(response)
+            return Seen((ModelInfo(MODEL, loaded=True),), SIMULATED_HEADER in response.headers)
 
     async def close(self) -> None:
         await self._client.aclose()

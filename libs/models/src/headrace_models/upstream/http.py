@@ -15,7 +15,7 @@ from typing import Final
 import httpx2
 from pydantic import SecretStr
 
-from headrace_models.upstream.complaints import Complaint, complaint_of
+from headrace_models.upstream.complaints import Complained, complaint_of
 from headrace_models.upstream.values import Unreadable
 
 CONNECT_SECONDS: Final = 10.0
@@ -107,10 +107,11 @@ class _Bounded(httpx2.AsyncByteStream):
         await self._inner.aclose()
 
 
-async def complaint_from(response: httpx2.Response) -> Complaint:
-    """What a response complains of, whose status is none of an answer."""
-    headers = {key.lower(): value for key, value in response.headers.items()}
-    return complaint_of(response.status_code, await read_body(response), headers, datetime.now(UTC))
+async def expect_ok(response: httpx2.Response) -> None:
+    """Raises Complained for any status but 200: nothing else is an answer to what we ask."""
+    if response.status_code != 200:
+        headers = {key.lower(): value for key, value in response.headers.items()}
+        raise Complained(complaint_of(response.status_code, await read_body(response), headers, datetime.now(UTC)))
 
 
 async def read_body(response: httpx2.Response, limit: int = MOST_DOCUMENT_BYTES) -> str:

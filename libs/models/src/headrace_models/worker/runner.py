@@ -27,11 +27,12 @@ from headrace_contracts.events import AttemptFinished, AttemptRequested, Failure
 from headrace_contracts.headers import traceparent
 from headrace_contracts.ids import usage_id
 from headrace_contracts.topics import ATTEMPTS_FINISHED, USAGE_RECORDED
+from headrace_streams.dead_letters import described
 from headrace_streams.errors import AppendUncertain, Overloaded, RecordRefused, SendToDeadLetters, TransientError
 from headrace_streams.publishing import Publication, Publisher
 from headrace_streams.records import ProducerRecord, Record
 
-from headrace_models.call import place_of, spent_until
+from headrace_models.call import spent_until
 from headrace_models.errors import ProviderError, RetrySameProvider
 from headrace_models.ports import ChatRequest, ChatResult, OnText
 from headrace_models.worker import outcomes
@@ -213,7 +214,7 @@ class AttemptRunner:
             used = run.consumed if run.consumed is not None else spent_until(cancelled)
             return outcomes.cancelled(usage=used, model_ms=run.model_ms())
         except Exception as error:  # noqa: BLE001 - a bug ends this attempt, with what it consumed, not the process
-            _log.error("attempt %s failed: %s", run.request.attempt_id, place_of(error))
+            _log.error("attempt %s failed: %s", run.request.attempt_id, described(error))
             return outcomes.failed(
                 f"the worker failed with {type(error).__name__}", usage=run.consumed, model_ms=run.model_ms()
             )
@@ -344,7 +345,7 @@ class AttemptRunner:
         try:
             return self._publisher.record_of(replace(publication, event=event_of(ended)))
         except Exception as error:  # noqa: BLE001 - whatever it is, the attempt must end in a report
-            _log.error("the outcome %s cannot be encoded: %s", publication.event_id, place_of(error))
+            _log.error("the outcome %s cannot be encoded: %s", publication.event_id, described(error))
             return self._publisher.record_of(replace(publication, event=event_of(outcomes.unencodable(ended))))
 
     async def _append(self, record: ProducerRecord, event_id: str) -> None:
@@ -367,9 +368,8 @@ async def _asked(endpoint: Endpoint, call: ChatRequest, on_text: OnText) -> Chat
     except ProviderError as error:
         return error
     except Exception as error:  # noqa: BLE001 - a bug in a client ends this attempt, not the process
-        # Our own clients raise ProviderError only (`calling`). The text of another error may contain content: report
-        # only its type and location.
-        _log.error("client of %s failed: %s", endpoint.name, place_of(error))
+        # Our own clients raise ProviderError only (`calling`).
+        _log.error("client of %s failed: %s", endpoint.name, described(error))
         message = f"the worker's client failed with {type(error).__name__}"
         return RetrySameProvider("worker_error", message, provider=endpoint.provider.provider)
 
