@@ -90,32 +90,15 @@ class DeadLetters:
             traceparent=traceparent(headers),
         )
         sizes = _Sizes.of(record)
-        try:
-            await self._publisher.send(whole)
-        except RecordRefused:
-            if sizes.total < _LARGE_BYTES:
-                raise
-        else:
-            return
-        if sizes.value:
+        *larger, last = _ever_smaller(whole, letter, sizes)
+        for publication in larger:
             try:
-                await self._publisher.send(replace(whole, event=_without_value(letter, sizes)))
-            except RecordRefused:
-                pass
-            else:
+                await self._publisher.send(publication)
                 return
-        # Nothing in this one has a size of the record's choosing, so it always fits.
-        last = replace(
-            _without_value(letter, sizes),
-            key=None,
-            headers=(),
-            error_message=letter.error_message[:_LONGEST_LAST_MESSAGE],
-            omitted_key_bytes=None if record.key is None else sizes.key,
-            omitted_header_bytes=sizes.headers if headers else None,
-        )
-        await self._publisher.send(
-            replace(whole, event=last, key=None, tenant=whole.tenant[:_LONGEST_TENANT], traceparent=None)
-        )
+            except RecordRefused:
+                if sizes.total < _LARGE_BYTES:
+                    raise
+        await self._publisher.send(last)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,8 +119,23 @@ class _Sizes:
         return self.value + self.key + self.headers
 
 
-def _without_value(letter: DeadLetter, sizes: _Sizes) -> DeadLetter:
-    return letter if letter.value is None else replace(letter, value=None, omitted_bytes=sizes.value)
+def _ever_smaller(whole: Publication, letter: DeadLetter, sizes: _Sizes) -> list[Publication]:
+    """The dead letter, and what to send in its place if the cluster refuses it."""
+    shorter = letter if letter.value is None else replace(letter, value=None, omitted_bytes=sizes.value)
+    # Nothing in this one has a size of the record's choosing, so it always fits.
+    last = replace(
+        shorter,
+        key=None,
+        headers=(),
+        error_message=letter.error_message[:_LONGEST_LAST_MESSAGE],
+        omitted_key_bytes=None if letter.key is None else sizes.key,
+        omitted_header_bytes=sizes.headers if letter.headers else None,
+    )
+    return [
+        whole,
+        *([replace(whole, event=shorter)] if sizes.value else []),
+        replace(whole, event=last, key=None, tenant=whole.tenant[:_LONGEST_TENANT], traceparent=None),
+    ]
 
 
 def described(error: BaseException) -> str:
