@@ -25,9 +25,10 @@ from headrace_contracts.events import (
     TrailStep,
     Usage,
 )
+from headrace_models.upstream.values import MOST_TOKENS
 from headrace_router.decide.model import AttemptEnded, Decision, Ignored, Unrecordable
 from headrace_router.decide.publications import publication
-from headrace_router.decide.reports import LONGEST_CODE, LONGEST_MESSAGE, LONGEST_NAME, MOST_COUNTED
+from headrace_router.decide.reports import LONGEST_CODE, LONGEST_MESSAGE, LONGEST_NAME
 from headrace_testing.routing import CLOUD, GROQ, NOW, TASK_ID, Desk, cancelled, finished, without
 
 GEMMA, PHI, CODER = "ollama/gemma2:2b", "ollama/phi3:3.8b", "ollama/qwen2.5-coder:1.5b"
@@ -257,7 +258,7 @@ def test_a_wait_that_cannot_be_ends_no_task_before_its_time(asked: int) -> None:
     "usage",
     [
         Usage(input_tokens=-1, output_tokens=-(2**62)),
-        Usage(input_tokens=MOST_COUNTED + 1),
+        Usage(input_tokens=MOST_TOKENS + 1),
         Usage(input_tokens=2**62, output_tokens=2**62, cached_input_tokens=2**62, searches=2**62),
         Usage(cached_input_tokens=-5),
         Usage(searches=2**40),
@@ -276,8 +277,8 @@ def test_counts_that_cannot_be_cost_the_worst_case_and_count_for_nothing(usage: 
 def test_the_largest_count_that_can_be_is_believed() -> None:
     desk = Desk(fleet=CLOUD)
     desk.submit(privacy=Privacy.PUBLIC)
-    assert result_of(desk.end(Outcome.ANSWERED, usage=Usage(input_tokens=MOST_COUNTED))).usage == Usage(
-        input_tokens=MOST_COUNTED
+    assert result_of(desk.end(Outcome.ANSWERED, usage=Usage(input_tokens=MOST_TOKENS))).usage == Usage(
+        input_tokens=MOST_TOKENS
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import astuple, dataclass, field, replace
 from typing import Final
 
 from headrace_contracts import events
@@ -139,14 +139,12 @@ def too_large(ended: ExecutionOutcome) -> ExecutionOutcome:
 def unencodable(ended: ExecutionOutcome) -> ExecutionOutcome:
     """The outcome to report when the schema cannot hold the true one: a failure that can be written in any case."""
     failure = events.Failure(code=REPORT_UNENCODABLE, message="the outcome cannot be written as a record")
-    used = ended.usage
-    counts = (used.input_tokens, used.output_tokens, used.cached_input_tokens, used.searches)
-    usable = all(count(one) is not None for one in counts)
+    usable = all(count(one) is not None for one in astuple(ended.usage))
     return ExecutionOutcome(
         outcome=events.Outcome.FAILED_RETRYABLE,
         asked=ended.asked,
         failure=failure,
-        usage=used if usable else _NOTHING_USED,
+        usage=ended.usage if usable else _NOTHING_USED,
         simulated=ended.simulated is True,
     )
 

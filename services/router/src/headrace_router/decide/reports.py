@@ -12,6 +12,7 @@ from typing import Final
 
 from headrace_contracts.events import AttemptFinished, AttemptState, Content, Failure, Outcome, Usage
 from headrace_models.prices import PriceBook
+from headrace_models.upstream.values import count
 
 from headrace_router.decide.costs import cost
 
@@ -27,8 +28,6 @@ LONGEST_MESSAGE: Final = 1000
 """Longest strings taken from a report, in characters."""
 LONGEST_WAIT_MS: Final = 86_400_000
 """The longest wait that a provider can ask for, in milliseconds."""
-MOST_COUNTED: Final = 100_000_000
-"""More tokens or searches than this are no count: no model reads or writes so many in one attempt."""
 
 _IN_VAIN: Final = frozenset({ATTEMPT_TIMEOUT, "timeout", "deadline_passed", "connection_lost", EMPTY_ANSWER,
                              "unknown_finish"})  # fmt: skip
@@ -93,7 +92,7 @@ def says_something(content: Content | None) -> bool:
 
 def _plausible(usage: Usage) -> Usage:
     counts = {field.name: getattr(usage, field.name) for field in fields(usage)}
-    return Usage(**{name: count if 0 <= count <= MOST_COUNTED else 0 for name, count in counts.items()})
+    return Usage(**{name: count(said) or 0 for name, said in counts.items()})
 
 
 def _wait(asked_ms: int | None) -> int | None:
