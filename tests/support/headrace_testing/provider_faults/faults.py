@@ -9,7 +9,7 @@ from __future__ import annotations
 import gzip
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Final
 
 from headrace_models.prices import estimated_tokens
@@ -430,8 +430,3 @@ FAULTS: Final = tuple(
     for group in (_statuses, _connections, _silences, _formats, _ends, _counts, _names, _places)
     for fault in group()
 )
-
-
-def with_title(title: str) -> Fault:
-    """The fault of this title. Raises StopIteration."""
-    return replace(next(fault for fault in FAULTS if fault.title == title))

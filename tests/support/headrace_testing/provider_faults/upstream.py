@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import socket
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +51,6 @@ class Request:
     path: str
     headers: Mapping[str, str]
     body: bytes = field(repr=False)
-
-    @property
-    def document(self) -> Any:
-        return json.loads(self.body)
 
 
 class FakeUpstream:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from headrace_models.anthropic import Anthropic
 from headrace_models.ollama import OllamaNode
@@ -28,37 +29,68 @@ class Complaint:
     code: str | None = None
 
 
-class Wire(Protocol):
-    """One wire format. Every method gives the bytes of one event, or of one body."""
+def _json(document: object) -> bytes:
+    return json.dumps(document).encode()
+
+
+class Wire(ABC):
+    """One wire format. The methods without an underscore give the bytes of one event, or of one body.
+
+    Attributes:
+        good_end: Its reason for the end of a whole answer.
+        count_names: Its names of counts.
+    """
 
     name: str
     title: str
     provider: str
     model: str
+    good_end: str
+    count_names: Mapping[str, str]
 
+    @abstractmethod
     def client(self, url: str) -> Provider: ...
+    @abstractmethod
     def start(self, **counts: Any) -> bytes: ...
+    @abstractmethod
     def text(self, piece: str) -> bytes: ...
+    @abstractmethod
     def thought(self, piece: str) -> bytes: ...
+    @abstractmethod
     def end(self, reason: object = STANDARD, **counts: Any) -> bytes: ...
+    @abstractmethod
     def done(self) -> bytes: ...
-    def error(self, complaint: Complaint) -> bytes: ...
-    def error_body(self, complaint: Complaint) -> bytes: ...
+    @abstractmethod
     def whole(self, text: str, reason: object = STANDARD, **counts: Any) -> bytes: ...
+    @abstractmethod
     def keep_alive(self) -> bytes: ...
+    @abstractmethod
     def reason(self, kind: str) -> str: ...
+    @abstractmethod
     def frame(self, document: object) -> bytes: ...
+    @abstractmethod
+    def _complaint(self, complaint: Complaint) -> dict[str, Any]: ...
+
+    def error(self, complaint: Complaint) -> bytes:
+        return self.frame(self._complaint(complaint))
+
+    def error_body(self, complaint: Complaint) -> bytes:
+        return _json(self._complaint(complaint))
+
+    def _end(self, reason: object) -> object:
+        return self.good_end if reason is STANDARD else reason
+
+    def _usage(self, counts: Mapping[str, Any]) -> dict[str, Any]:
+        return {self.count_names[name]: value for name, value in counts.items() if name in self.count_names}
 
 
-def _json(document: object) -> bytes:
-    return json.dumps(document).encode()
-
-
-class OpenAIWire:
+class OpenAIWire(Wire):
     name = "openai"
     title = "OpenAI-compatible"
     provider = "groq"
     model = "llama-3.3-70b-versatile"
+    good_end = "stop"
+    count_names: Mapping[str, str] = {"read": "prompt_tokens", "written": "completion_tokens", "total": "total_tokens"}
 
     def client(self, url: str) -> Provider:
         return OpenAICompatible(self.provider, url, SecretStr("key"))
@@ -73,7 +105,7 @@ class OpenAIWire:
         return [{"index": 0, "delta": delta, "finish_reason": reason}]
 
     def start(self, **counts: Any) -> bytes:
-        usage = {"usage": self.usage(**counts)} if counts else {}
+        usage = {"usage": self._usage(counts)} if counts else {}
         return self._chunk(choices=self._choice({"role": "assistant", "content": ""}), **usage)
 
     def text(self, piece: str) -> bytes:
@@ -82,36 +114,27 @@ class OpenAIWire:
     def thought(self, piece: str) -> bytes:
         return self._chunk(choices=self._choice({"reasoning": piece}))
 
-    @staticmethod
-    def usage(**counts: Any) -> dict[str, Any]:
-        names = {"read": "prompt_tokens", "written": "completion_tokens", "total": "total_tokens"}
-        said = {names[name]: value for name, value in counts.items() if name in names}
+    def _usage(self, counts: Mapping[str, Any]) -> dict[str, Any]:
+        said = super()._usage(counts)
         if "cached" in counts:
             said["prompt_tokens_details"] = {"cached_tokens": counts["cached"]}
         return said
 
     def end(self, reason: object = STANDARD, **counts: Any) -> bytes:
-        reason = "stop" if reason is STANDARD else reason
-        last = self._chunk(choices=self._choice({}, reason))
-        return last + (self._chunk(choices=[], usage=self.usage(**counts)) if counts else b"")
+        last = self._chunk(choices=self._choice({}, self._end(reason)))
+        return last + (self._chunk(choices=[], usage=self._usage(counts)) if counts else b"")
 
     def done(self) -> bytes:
         return b"data: [DONE]\n\n"
 
-    def error_document(self, complaint: Complaint) -> dict[str, Any]:
+    def _complaint(self, complaint: Complaint) -> dict[str, Any]:
         return {"error": {"message": complaint.message, "type": complaint.type, "code": complaint.code, "param": None}}
-
-    def error(self, complaint: Complaint) -> bytes:
-        return self.frame(self.error_document(complaint))
-
-    def error_body(self, complaint: Complaint) -> bytes:
-        return _json(self.error_document(complaint))
 
     def whole(self, text: str, reason: object = STANDARD, **counts: Any) -> bytes:
         message = {"role": "assistant", "content": text, "refusal": None}
-        choice = {"index": 0, "message": message, "finish_reason": "stop" if reason is STANDARD else reason}
+        choice = {"index": 0, "message": message, "finish_reason": self._end(reason)}
         document = {"id": "chatcmpl-1", "object": "chat.completion", "model": self.model, "choices": [choice]}
-        return _json({**document, "usage": self.usage(**counts)})
+        return _json({**document, "usage": self._usage(counts)})
 
     def keep_alive(self) -> bytes:
         return b": keep-alive\n\n"
@@ -120,11 +143,15 @@ class OpenAIWire:
         return {"length": "length", "refusal": "content_filter"}[kind]
 
 
-class AnthropicWire:
+class AnthropicWire(Wire):
     name = "anthropic"
     title = "Anthropic"
     provider = "anthropic"
     model = "claude-haiku-4-5"
+    good_end = "end_turn"
+    count_names: Mapping[str, str] = {
+        "read": "input_tokens", "written": "output_tokens", "cached": "cache_read_input_tokens",
+    }  # fmt: skip
 
     def client(self, url: str) -> Provider:
         return Anthropic(SecretStr("key"), base_url=url)
@@ -133,14 +160,9 @@ class AnthropicWire:
         kind = document.get("type", "message") if isinstance(document, dict) else "message"
         return f"event: {kind}\n".encode() + b"data: " + _json(document) + b"\n\n"
 
-    @staticmethod
-    def usage(**counts: Any) -> dict[str, Any]:
-        names = {"read": "input_tokens", "written": "output_tokens", "cached": "cache_read_input_tokens"}
-        return {names[name]: value for name, value in counts.items() if name in names}
-
     def start(self, **counts: Any) -> bytes:
         # As the real one: the prompt's count, and a first, interim count of what is written.
-        usage = self.usage(**(counts or {"read": COUNTED["read"], "written": 1}))
+        usage = self._usage(counts or {"read": COUNTED["read"], "written": 1})
         message = {"id": "msg_1", "type": "message", "role": "assistant", "model": self.model, "content": []}
         begun = self.frame({"type": "message_start", "message": {**message, "stop_reason": None, "usage": usage}})
         block = {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}}
@@ -155,29 +177,21 @@ class AnthropicWire:
         return self.frame({"type": "content_block_delta", "index": 0, "delta": delta})
 
     def end(self, reason: object = STANDARD, **counts: Any) -> bytes:
-        reason = "end_turn" if reason is STANDARD else reason
         stopped = self.frame({"type": "content_block_stop", "index": 0})
-        delta = {"stop_reason": reason, "stop_sequence": None}
-        usage = {"usage": self.usage(**counts)} if counts else {}
+        delta = {"stop_reason": self._end(reason), "stop_sequence": None}
+        usage = {"usage": self._usage(counts)} if counts else {}
         return stopped + self.frame({"type": "message_delta", "delta": delta, **usage})
 
     def done(self) -> bytes:
         return self.frame({"type": "message_stop"})
 
-    def error_document(self, complaint: Complaint) -> dict[str, Any]:
+    def _complaint(self, complaint: Complaint) -> dict[str, Any]:
         return {"type": "error", "error": {"type": complaint.type, "message": complaint.message}}
-
-    def error(self, complaint: Complaint) -> bytes:
-        return self.frame(self.error_document(complaint))
-
-    def error_body(self, complaint: Complaint) -> bytes:
-        return _json(self.error_document(complaint))
 
     def whole(self, text: str, reason: object = STANDARD, **counts: Any) -> bytes:
         message = {"id": "msg_1", "type": "message", "role": "assistant", "model": self.model}
         content = [{"type": "text", "text": text}]
-        ended = "end_turn" if reason is STANDARD else reason
-        return _json({**message, "content": content, "stop_reason": ended, "usage": self.usage(**counts)})
+        return _json({**message, "content": content, "stop_reason": self._end(reason), "usage": self._usage(counts)})
 
     def keep_alive(self) -> bytes:
         return self.frame({"type": "ping"})
@@ -186,11 +200,13 @@ class AnthropicWire:
         return {"length": "max_tokens", "refusal": "refusal"}[kind]
 
 
-class OllamaWire:
+class OllamaWire(Wire):
     name = "ollama"
     title = "Ollama"
     provider = "ollama"
     model = "gemma2:2b"
+    good_end = "stop"
+    count_names: Mapping[str, str] = {"read": "prompt_eval_count", "written": "eval_count"}
 
     def client(self, url: str) -> Provider:
         return OllamaNode("node-1", url)
@@ -202,13 +218,8 @@ class OllamaWire:
         message = {"role": "assistant", "content": content}
         return {"model": self.model, "created_at": "2026-11-28T00:00:00Z", "message": message, "done": done, **more}
 
-    @staticmethod
-    def usage(**counts: Any) -> dict[str, Any]:
-        names = {"read": "prompt_eval_count", "written": "eval_count"}
-        return {names[name]: value for name, value in counts.items() if name in names}
-
     def start(self, **counts: Any) -> bytes:
-        return self.frame(self._part("", **self.usage(**counts)))
+        return self.frame(self._part("", **self._usage(counts)))
 
     def text(self, piece: str) -> bytes:
         return self.frame(self._part(piece))
@@ -219,21 +230,16 @@ class OllamaWire:
         return self.frame(part)
 
     def end(self, reason: object = STANDARD, **counts: Any) -> bytes:
-        ended = "stop" if reason is STANDARD else reason
-        return self.frame(self._part("", done=True, done_reason=ended, **self.usage(**counts)))
+        return self.frame(self._part("", done=True, done_reason=self._end(reason), **self._usage(counts)))
 
     def done(self) -> bytes:
         return b""
 
-    def error(self, complaint: Complaint) -> bytes:
-        return self.frame({"error": complaint.message})
-
-    def error_body(self, complaint: Complaint) -> bytes:
-        return _json({"error": complaint.message})
+    def _complaint(self, complaint: Complaint) -> dict[str, Any]:
+        return {"error": complaint.message}
 
     def whole(self, text: str, reason: object = STANDARD, **counts: Any) -> bytes:
-        ended = "stop" if reason is STANDARD else reason
-        return _json(self._part(text, done=True, done_reason=ended, **self.usage(**counts)))
+        return _json(self._part(text, done=True, done_reason=self._end(reason), **self._usage(counts)))
 
     def keep_alive(self) -> bytes:
         return b"\n"
