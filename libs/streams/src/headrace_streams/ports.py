@@ -97,6 +97,14 @@ class Consumer(Protocol):
         """Deliver records of these again."""
         ...
 
+    async def seek(self, offsets: Mapping[TopicPartition, int]) -> None:
+        """Continue at these offsets: nothing that was fetched before is delivered any more.
+
+        Pause the partitions first, and resume them once the first record may come. Raises TransientError while one of
+        them is not being read yet (or no longer), in which case nothing, or only a part, has been moved: try again.
+        """
+        ...
+
     async def close(self) -> None:
         """Leave the group, after calling the listener's `revoked` for all assigned partitions.
 

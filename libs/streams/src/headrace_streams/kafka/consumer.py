@@ -12,7 +12,7 @@ from confluent_kafka import OFFSET_INVALID
 from confluent_kafka import Consumer as LibrdkafkaConsumer
 from confluent_kafka import TopicPartition as KafkaPartition
 
-from headrace_streams.errors import LeaveGroup, PartitionsLost
+from headrace_streams.errors import LeaveGroup, PartitionsLost, TransientError
 from headrace_streams.kafka import errors
 from headrace_streams.kafka.admin import KafkaAdmin
 from headrace_streams.kafka.inbox import Inbox
@@ -133,6 +133,11 @@ class KafkaConsumer:
         if not self._inbox.throttled:
             self._have_read(ours, True)
 
+    async def seek(self, offsets: Mapping[TopicPartition, int]) -> None:
+        if unread := offsets.keys() - self._read:
+            raise TransientError(f"{self._what}: not being read now: {', '.join(map(str, sorted(unread)))}")
+        await self._thread.run(lambda: self._seek(dict(offsets)), partial(errors.asking, what=f"seek of {self._what}"))
+
     async def close(self) -> None:
         if self._closed:
             await self._thread.close()
@@ -202,6 +207,12 @@ class KafkaConsumer:
             on_lost=lambda _, partitions: self._on_gone(partitions, lost=True),
         )
         self._thread.begin_to_poll()
+
+    def _seek(self, offsets: Mapping[TopicPartition, int]) -> None:
+        for name, offset in offsets.items():
+            self._kafka.seek(to_kafka(name, offset))
+        # After what this thread has passed to the loop before, and before the caller of `seek` goes on.
+        self._thread.call_on_loop(self._inbox.clear, list(offsets))
 
     def _cached_ends(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
         ends: dict[TopicPartition, int] = {}

@@ -112,6 +112,13 @@ class MemoryConsumer:
     def resume(self, partitions: Collection[TopicPartition]) -> None:
         self._cursors.pause(partitions, False)
 
+    async def seek(self, offsets: Mapping[TopicPartition, int]) -> None:
+        # As with librdkafka, another thread does it: other tasks get their turn first.
+        await asyncio.sleep(0)
+        if unread := [name for name in offsets if name not in self._cursors]:
+            raise TransientError(f"group {self._group}: not being read now: {', '.join(map(str, sorted(unread)))}")
+        self._cursors.seek(offsets)
+
     async def close(self) -> None:
         if self._closing:
             if self._tasks:
