@@ -12,7 +12,14 @@ class RouterLimits:
     Attributes:
         poll_records: Most records per poll.
         tick_seconds: Time between commits, and between checkpoints of an idle partition.
-        rejoin_seconds: Wait before rejoining the group after a failure; doubles up to ten times that.
+        rejoin_seconds: Wait before joining the group again, and before taking a partition over again, after the first
+            failure; doubles with each one that follows.
+        longest_wait_seconds: Longest such wait.
+        assign_seconds: How long the group waits for the partitions that it assigns. Those that take longer start later,
+            without holding up the others.
+        patience_seconds: How long all partitions wait for the input of one, before that is paused instead.
+        failures_per_minute: Records of a partition whose handling failed in a way that nobody foresaw. With more of
+            them in a minute the fault is probably ours, and the partition is suspended rather than dead-lettered.
         remembered: Ids of ended tasks held per partition.
         largest_entry: Largest journal entry, in bytes.
         keep_alive_seconds: Longest time without an entry, so that retention never removes positions and checkpoint.
@@ -24,6 +31,10 @@ class RouterLimits:
     poll_records: int = 500
     tick_seconds: float = 5.0
     rejoin_seconds: float = 0.2
+    longest_wait_seconds: float = 30.0
+    assign_seconds: float = 1.0
+    patience_seconds: float = 0.1
+    failures_per_minute: int = 60
     remembered: int = 50_000
     largest_entry: int = 4_000_000
     keep_alive_seconds: float = 600.0

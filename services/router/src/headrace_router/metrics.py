@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from headrace_contracts.events import ServedFrom, TaskPhase, TaskState
 from headrace_runtime.metrics import Metrics
 
+from headrace_router.decide.partition_life import PartitionPhase
+
 _LIVE = tuple(phase for phase in TaskPhase if phase is not TaskPhase.FINISHED)
 
 
@@ -22,7 +24,8 @@ class RouterMetrics:
         self._fenced = metrics.counter("partitions_fenced", "Partitions released because it was unsafe to publish.")
         self._skipped = metrics.counter("dead_letters", "Input records dead-lettered.", ["topic"])
         self._phases = metrics.gauge("tasks", "Tasks in flight, by phase.", ["phase"])
-        self._owned = metrics.gauge("partitions", "Partitions owned.")
+        self._owned = metrics.gauge("partitions", "Partitions being routed.")
+        self._in_phase = metrics.gauge("partitions_in_phase", "Assigned partitions, by phase.", ["phase"])
         self._decision = metrics.latency(
             "decision",
             "Time from an input record's timestamp until its outputs are acknowledged.",
@@ -60,7 +63,9 @@ class RouterMetrics:
     def recovered(self, seconds: float) -> None:
         self._recovery.observe(seconds)
 
-    def owning(self, partitions: int, phases: Mapping[TaskPhase, int]) -> None:
-        self._owned.set(partitions)
+    def owning(self, partitions: Mapping[PartitionPhase, int], phases: Mapping[TaskPhase, int]) -> None:
+        self._owned.set(partitions.get(PartitionPhase.ROUTING, 0))
+        for name in PartitionPhase:
+            self._in_phase.labels(name.value).set(partitions.get(name, 0))
         for phase in _LIVE:
             self._phases.labels(phase.value).set(phases.get(phase, 0))

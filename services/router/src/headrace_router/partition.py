@@ -148,7 +148,7 @@ class PartitionRouter:
         self._view = router_context.view
         self._publisher = router_context.publisher
         self._metrics = router_context.metrics
-        self._limiter = router_context.limiter
+        self._limiter = router_context.limiter.share()
         self._monotonic = router_context.monotonic
         self._broken = broken
         self._loop = asyncio.get_running_loop()
@@ -178,6 +178,15 @@ class PartitionRouter:
     def positions(self) -> Mapping[str, int]:
         """Next offset of each input, by topic without prefix."""
         return self._positions
+
+    @property
+    def full(self) -> bool:
+        """Whether so many entries are in flight that input should wait for `room`."""
+        return self._limiter.full
+
+    async def room(self) -> None:
+        """Wait until input may go on."""
+        await self._limiter.room()
 
     @property
     def rests(self) -> bool:
