@@ -16,6 +16,7 @@ import contextvars
 import logging
 import traceback
 from collections.abc import Awaitable, Callable, Generator, Iterable, Sequence
+from functools import partial
 from operator import length_hint
 from types import CoroutineType
 from typing import Any
@@ -141,8 +142,19 @@ class Executor:
         """Cancel the running handlers of these; their records do not count as finished."""
         for partition in partitions:
             partition.leaving = True
-            for task in partition.running.values():
+            for work, task in partition.running.items():
                 task.cancel()
+                task.add_done_callback(partial(self._account_for_unbegun, work))
+
+    def _account_for_unbegun(self, work: Work, task: asyncio.Task[None]) -> None:
+        """A task cancelled before its first step never runs, and so cannot end its piece of work."""
+        if work.partition.running.get(work) is not task:
+            return
+        if isinstance(work.handling, CoroutineType):
+            work.handling.close()
+        work.partition.ended(work)
+        self._leave(work, Ending.ABANDONED)
+        self.pump()
 
     def cancel(self, wanted: Callable[[Record], bool], partitions: Iterable[AssignedPartition]) -> int:
         """Cancel the waiting records that `wanted` selects; returns how many there are.
@@ -194,6 +206,7 @@ class Executor:
 
     def _follow(self, work: Work, handling: Awaitable[None]) -> None:
         # In the engine's own context: the current one is that of a record that has just finished.
+        work.handling = handling
         running = self._loop.create_task(self._run(work, handling), context=self._context.copy())
         work.partition.running[work] = running
 

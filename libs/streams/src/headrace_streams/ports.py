@@ -6,7 +6,15 @@ import asyncio
 from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol
 
-from headrace_streams.records import NewTopic, OffsetAndMetadata, ProducerRecord, Record, RecordMetadata, TopicPartition
+from headrace_streams.records import (
+    NewTopic,
+    OffsetAndMetadata,
+    ProducerRecord,
+    Record,
+    RecordMetadata,
+    TopicDescription,
+    TopicPartition,
+)
 
 
 class Producer(Protocol):
@@ -136,7 +144,11 @@ class PartitionReader(Protocol):
         ...
 
     async def bounds(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, tuple[int, int]]:
-        """First offset in the log, and the offset of the next record. Raises TopicMissing, TransientError."""
+        """First offset in the log, and the offset up to which it can be read at present.
+
+        That is the offset of the next record or, if a transaction is open, of the first record in it: what stands
+        behind it is not delivered before the transaction ends. Raises TopicMissing, TransientError.
+        """
         ...
 
     async def offsets_at(
@@ -155,7 +167,7 @@ class PartitionReader(Protocol):
 
 
 class Admin(Protocol):
-    """Creates topics."""
+    """Creates and describes topics."""
 
     async def create_topics(self, topics: Collection[NewTopic]) -> Collection[str]:
         """Create the missing topics; returns the names of those created. Raises TransientError, RecordRefused."""
@@ -163,6 +175,18 @@ class Admin(Protocol):
 
     async def partition_counts(self, topics: Collection[str]) -> Mapping[str, int]:
         """Number of partitions of each topic that exists. Raises TransientError."""
+        ...
+
+    async def describe_topics(self, topics: Collection[str]) -> Mapping[str, TopicDescription]:
+        """Identity and number of partitions of each topic that exists. Raises TransientError."""
+        ...
+
+    async def add_partitions(self, counts: Mapping[str, int]) -> None:
+        """Give each of these topics this number of partitions; those that have it are left as they are.
+
+        Raises TopicMissing, TransientError, and RecordRefused for a number below the present one. Some topics may then
+        have been changed.
+        """
         ...
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Hashable
+from collections.abc import Awaitable, Hashable
 
 from headrace_streams.offsets import OffsetTracker
 from headrace_streams.records import Record, TopicPartition
@@ -63,11 +63,12 @@ class Work:
         reason: Why it goes to the dead letters; None otherwise.
         kind: What `ParallelConsumer.loads` counts it as; None until then.
         cancelled: Whether it was cancelled: `skip` is called instead of its handler.
+        handling: What the task made for it awaits; None for what is handled at once or by the task of another piece.
     """
 
     __slots__ = (
-        "attempts", "cancelled", "key", "kind", "lane", "offset", "partition", "reason", "received", "record", "since",
-        "tenant", "unforeseen",
+        "attempts", "cancelled", "handling", "key", "kind", "lane", "offset", "partition", "reason", "received",
+        "record", "since", "tenant", "unforeseen",
     )  # fmt: skip
 
     def __init__(
@@ -85,6 +86,7 @@ class Work:
         self.unforeseen = 0
         self.reason: Exception | None = None
         self.cancelled = False
+        self.handling: Awaitable[None] | None = None
         self.kind: Hashable | None = None
 
     def __str__(self) -> str:

@@ -1,4 +1,4 @@
-"""Creates topics, and answers queries about topics and offsets."""
+"""Creates and resizes topics, and answers queries about topics and offsets."""
 
 from __future__ import annotations
 
@@ -7,20 +7,22 @@ import logging
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from confluent_kafka import KafkaError, KafkaException, admin
+from confluent_kafka import IsolationLevel, KafkaError, KafkaException, TopicCollection, admin
 from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewPartitions
 from confluent_kafka.cimpl import NewTopic as KafkaTopic
 
-from headrace_streams.errors import TopicMissing, TransientError
+from headrace_streams.errors import RecordRefused, TopicMissing, TransientError
 from headrace_streams.kafka import errors
 from headrace_streams.kafka.polling import from_kafka, to_kafka
 from headrace_streams.kafka.properties import Properties, admin_properties
-from headrace_streams.records import NewTopic, TopicPartition
+from headrace_streams.records import NewTopic, TopicDescription, TopicPartition
 
 _SECONDS = 10.0
 _METADATA_SECONDS = 3.0
 """Short, because a process that is shutting down waits for the request in flight."""
 _LEADER_PAUSE_SECONDS = 0.05
+_UNKNOWN = (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC)
 # confluent-kafka does not annotate it.
 _OFFSET_SPEC: Any = admin.OffsetSpec  # type: ignore[attr-defined]
 
@@ -58,6 +60,37 @@ class KafkaAdmin:
         except KafkaException as exception:
             raise errors.asking(errors.error_of(exception), f"topics {', '.join(topics)}") from exception
 
+    async def describe_topics(self, topics: Collection[str]) -> Mapping[str, TopicDescription]:
+        if not topics:
+            return {}
+        found: dict[str, TopicDescription] = {}
+        describing = self._client.describe_topics(TopicCollection(sorted(topics)), request_timeout=_SECONDS)
+        for name, future in describing.items():
+            try:
+                described = await asyncio.wrap_future(future)
+            except KafkaException as exception:
+                error = errors.error_of(exception)
+                if error.code() not in _UNKNOWN:
+                    raise errors.asking(error, f"topic {name}") from exception
+            else:
+                found[name] = TopicDescription(str(described.topic_id), len(described.partitions))
+        return found
+
+    async def add_partitions(self, counts: Mapping[str, int]) -> None:
+        present = await self.check_topics(list(counts))
+        for name, count in counts.items():
+            if count < present[name]:
+                raise RecordRefused(f"{name} has {present[name]} partitions, and can never have fewer: not {count}")
+        grown = [NewPartitions(name, count) for name, count in counts.items() if count > present[name]]
+        if not grown:
+            return
+        for name, future in self._client.create_partitions(grown, request_timeout=2 * _SECONDS).items():
+            try:
+                await asyncio.wrap_future(future)
+            except KafkaException as exception:
+                raise errors.creating(errors.error_of(exception), name) from exception
+        await self._until_grown(counts)
+
     async def check_topics(self, topics: Collection[str]) -> Mapping[str, int]:
         """Their numbers of partitions. Raises TopicMissing, TransientError."""
         counts = await self.partition_counts(topics)
@@ -90,12 +123,31 @@ class KafkaAdmin:
                 raise TransientError(f"{', '.join(sorted(missing))} created, but not known to the brokers yet")
             await asyncio.sleep(_LEADER_PAUSE_SECONDS)
 
+    async def _until_grown(self, counts: Mapping[str, int]) -> None:
+        """As `_until_known`, for partitions."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + _SECONDS
+        while True:
+            present = await self.partition_counts(list(counts))
+            late = sorted(name for name, count in counts.items() if present.get(name, 0) < count)
+            if not late:
+                return
+            if loop.time() > deadline:
+                raise TransientError(f"partitions of {', '.join(late)} added, but not known to the brokers yet")
+            await asyncio.sleep(_LEADER_PAUSE_SECONDS)
+
     async def _offsets(self, partitions: Collection[TopicPartition], which: Any) -> dict[TopicPartition, int]:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + _SECONDS
         found: dict[TopicPartition, int] = {}
         while missing := [name for name in partitions if name not in found]:
-            asking = self._client.list_offsets({to_kafka(name): which for name in missing}, request_timeout=_SECONDS)
+            # Read-committed, as all clients of ours: what stands behind an open transaction cannot be read yet, and
+            # whoever reads up to the end would wait for as long as it is open.
+            asking = self._client.list_offsets(
+                {to_kafka(name): which for name in missing},
+                isolation_level=IsolationLevel.READ_COMMITTED,
+                request_timeout=_SECONDS,
+            )
             for partition, future in asking.items():
                 name = from_kafka(partition)
                 try:
@@ -113,6 +165,6 @@ class KafkaAdmin:
             found = self._client.list_topics(topic, _METADATA_SECONDS).topics[topic]
             if found.error is None:
                 counts[topic] = len(found.partitions)
-            elif found.error.code() not in (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC):
+            elif found.error.code() not in _UNKNOWN:
                 raise KafkaException(found.error)
         return counts

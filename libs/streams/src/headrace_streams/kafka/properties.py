@@ -33,6 +33,8 @@ _ALL: dict[str, str | int | bool] = {
     "socket.keepalive.enable": True,
     # A broker that restarts is back within seconds, and so should we be.
     "reconnect.backoff.max.ms": 1000,
+    # How soon members of a group and producers see added partitions.
+    "topic.metadata.refresh.interval.ms": 30_000,
     "allow.auto.create.topics": False,
 }
 _PRODUCER: dict[str, str | int | bool] = {

@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TypeVar
 
 from headrace_streams.errors import LeaveGroup, PartitionsLost, TopicMissing, TransientError
+from headrace_streams.memory.ailments import Sense
 from headrace_streams.memory.cluster import MemoryCluster
 from headrace_streams.memory.cursors import Cursors
 from headrace_streams.memory.groups import GroupCoordinator, MemberFenced, MemberUnknown, Standing
@@ -99,10 +100,11 @@ class MemoryConsumer:
         ours = [name for name in partitions if name in self._cursors]
         if not ours:
             return {}
+        await self._cluster.ailments.endure(Sense.BOUNDS, ours)
 
         def perform() -> Mapping[TopicPartition, tuple[int, int]]:
             found = {name: self._cluster.partition(name) for name in ours}
-            return {name: (partition.start, partition.end) for name, partition in found.items()}
+            return {name: (partition.start, partition.stable_end) for name, partition in found.items()}
 
         return await self._network.call(NetworkRequest(self._client, Operation.OFFSETS, tuple(ours)), perform)
 
