@@ -101,7 +101,8 @@ class SimulatedCodec(Codec):
     """Decodes each value once for all readers: events are immutable."""
 
     def __init__(self, topic_prefix: str) -> None:
-        super().__init__(MemoryRegistry(), topic_prefix)
+        # Its registry never forgets: real time must not decide whether it is asked again.
+        super().__init__(MemoryRegistry(), topic_prefix, clock=lambda: 0.0)
         self._read: dict[tuple[type, bytes], Event] = {}
 
     def decode(self, record: type[E], value: bytes | None, origin: Origin) -> E:
