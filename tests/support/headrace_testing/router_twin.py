@@ -203,12 +203,13 @@ class Twin:
         session_timeout: float = 0.3,
         policy: Policy | None = None,
         clock: Callable[[], int] = now_ms,
+        registry: MemoryRegistry | None = None,
     ) -> None:
         self.clock = clock
         self.cluster = MemoryCluster(session_timeout=session_timeout, rebalance_timeout=2.0)
         for spec in TOPICS.values():
             self.cluster.create_topic(PREFIX + spec.name, partitions if spec.partitions > 1 else 1)
-        self.codec = Codec(MemoryRegistry())
+        self.codec = Codec(registry or MemoryRegistry())
         self.policy = policy or quick_policy()
         self.log = MemoryLog(self.cluster, client="test")
         self.publisher = Publisher(self.log.producer(), self.codec, "test")

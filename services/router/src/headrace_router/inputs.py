@@ -69,7 +69,7 @@ class InputTaker:
             return await self._give_up(router, record, origin, error)
         try:
             router.handle(event, origin)
-        except Overloaded:
+        except (Overloaded, RegistryUnavailable):
             raise
         except EntryTooLarge as error:
             return await self._give_up(router, record, origin, error)
@@ -99,11 +99,11 @@ class InputTaker:
 
     async def _readable_event(self, record: Record) -> _Event:
         """The event of a record. Raises UnreadableValue, RegistryUnavailable."""
-        try:
-            return self._event(record)
-        except SchemaNotCached as missing:
-            await self._codec.learn(missing.schema_id)
-            return self._event(record)
+        while True:
+            try:
+                return self._event(record)
+            except SchemaNotCached as missing:
+                await self._codec.fetch(missing.schema_id)
 
     def _event(self, record: Record) -> _Event:
         """Raises UnreadableValue, SchemaNotCached."""

@@ -29,7 +29,7 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any, Final
 
-from headrace_contracts.errors import UnreadableValue
+from headrace_contracts.errors import RegistryUnavailable, UnreadableValue
 from headrace_contracts.events import (
     CommandKind,
     EntryKind,
@@ -76,7 +76,7 @@ _SLICE: Final = 50
 """Number of tasks re-evaluated before the event loop gets its turn."""
 _RESTATED_AT_ONCE: Final = 200
 _PAUSE_SECONDS: Final = 0.05
-"""Pause of the re-evaluation while the producer's queue or the in-flight limiter is full."""
+"""Pause of the re-evaluation while the producer's queue or the in-flight limiter is full, or the registry is away."""
 _AFTER_DEFECT_MS: Final = 60_000
 
 _log = get_logger("headrace.router.partition")
@@ -227,7 +227,8 @@ class PartitionRouter:
     def handle(self, event: Submitted | Cancelled | AttemptEnded, origin: Input) -> None:
         """Decide about an input event.
 
-        Raises Overloaded if the caller must try again later, EntryTooLarge if no decision about it fits into an entry.
+        Raises Overloaded and RegistryUnavailable if the caller must try again later, EntryTooLarge if no decision about
+        it fits into an entry.
         """
         # Inputs restart at the journaled positions, so some are delivered a second time.
         if self._closed or origin.offset < self._positions.get(origin.topic, 0):
@@ -282,7 +283,7 @@ class PartitionRouter:
                 self._positions,
             ) != self._checkpointed or quiet >= self._limits.keep_alive_seconds:
                 self._checkpoint()
-        except Overloaded:
+        except (Overloaded, RegistryUnavailable):
             # The next tick is early enough.
             return
         except (StreamsError, UnreadableValue) as error:
@@ -475,7 +476,7 @@ class PartitionRouter:
                     pause = _PAUSE_SECONDS
                     break
                 self._reevaluate_one(self._reevaluations.take())
-        except Overloaded:
+        except (Overloaded, RegistryUnavailable):
             pause = _PAUSE_SECONDS
         finally:
             self._reevaluating = False
@@ -499,7 +500,7 @@ class PartitionRouter:
             # One at a time: it may become the new leader, which the others then follow.
             if leaderless_follower is not None and self._decide(leaderless_follower, LeaderFinished(result), None):
                 self._reevaluations.put_back(item)
-        except Overloaded:
+        except (Overloaded, RegistryUnavailable):
             self._reevaluations.put_back(item)
             raise
         except (StreamsError, UnreadableValue) as error:

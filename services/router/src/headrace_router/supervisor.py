@@ -45,7 +45,7 @@ _FIRST_WAIT_SECONDS: Final = 0.2
 _LONGEST_WAIT_SECONDS: Final = 5.0
 _STEADY_SECONDS: Final = 30.0
 """A partition that has been routed for this long has recovered from its former trouble."""
-_FAILURES_WORTH_SAYING: Final = 3
+_BREAKS_WORTH_SAYING: Final = 3
 _MINUTE: Final = 60.0
 
 _log = get_logger("headrace.router.supervisor")
@@ -109,7 +109,9 @@ class PartitionSupervisor:
         self._since = monotonic()
         self._unwell_since: float | None = self._since
         self._reason: str | None = "being taken over"
-        self._last_failure = ""
+        # How often it has ceased to be routed without having been routed for long.
+        self._breaks = 0
+        self._last_break = ""
         self._retry_at: float | None = None
         self._failures = 0
         self._down = asyncio.Event()
@@ -193,9 +195,11 @@ class PartitionSupervisor:
     def status(self) -> PartitionStatus:
         now = self._monotonic()
         unwell_since, reason = self._unwell_since, self._reason
-        if reason is None and self._failures >= _FAILURES_WORTH_SAYING and now - self._since < _STEADY_SECONDS:
+        if reason is None and self._breaks >= _BREAKS_WORTH_SAYING and now - self._since < _STEADY_SECONDS:
             unwell_since = self._since - _STEADY_SECONDS
-            reason = f"taken over again {self._failures} times in a row, the last time because of: {self._last_failure}"
+            reason = (
+                f"had to be taken over again {self._breaks} times in a row, the last time because: {self._last_break}"
+            )
         return PartitionStatus(
             partition=self.partition,
             phase=self.phase,
@@ -352,9 +356,10 @@ class PartitionSupervisor:
         if self.router is not None:
             self._consumer.pause(self._inputs)
             if self._monotonic() - self._since > _STEADY_SECONDS:
-                self._failures = 0
+                self._failures = self._breaks = 0
+            self._breaks += 1
+            self._last_break = reason
         self._failures += 1
-        self._last_failure = reason
         self._fresh = frozenset()
         self._detach()
         self._to(event, reason)

@@ -70,7 +70,7 @@ def _no_look_at_tail(patches: Patches) -> None:
 
 
 def _ignore_sequence(patches: Patches) -> None:
-    patches.put(journal_reading._Reading, "_counts", lambda *_: True)
+    patches.put(journal_reading.JournalReading, "_counts", lambda *_: True)
 
 
 def _no_fencing(patches: Patches) -> None:
