@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -217,7 +216,7 @@ async def test_too_many_defects_suspend_the_partition_instead_of_filling_the_dea
         router = await started(twin, failures_per_minute=5)
         bad = await others_go_on(twin, [SICK], partitions=PARTITIONS, name="during", count=40)
         await says_of(router, "records failed within a minute, the last one with KeyError")
-        await twin.until(lambda: not [each for each in router.service.statuses() if each.partition == SICK][0].tasks)
+        await twin.until(lambda: SICK not in router.service.partitions)
         lost = len(twin.cluster.records(PREFIX + "tasks.submitted.dlq"))
         # Suspended for growing waits, after six in each.
         assert 6 <= lost < 40
@@ -234,7 +233,7 @@ async def says_of(router: Router, words: str) -> None:
             await asyncio.sleep(0.002)
 
 
-@pytest.mark.parametrize("sick", list(itertools.combinations(range(PARTITIONS), 3))[:2] + [(0,), (3,)])
+@pytest.mark.parametrize("sick", [(0, 1, 2), (1, 2, 3), (0,), (3,)])
 async def test_however_many_partitions_are_sick_the_rest_goes_on(sick: tuple[int, ...]) -> None:
     async with Twin(partitions=PARTITIONS) as twin:
         router = await started(twin, in_flight=64)

@@ -114,8 +114,8 @@ async def read_journal(
         reader: Its assignment is replaced.
         fold: Called with each valid decision, in order.
 
-    Raises JournalUnreadable, RegistryUnavailable, TransientError if the partition delivers nothing for a while, and what
-    the reader raises.
+    Raises JournalUnreadable, RegistryUnavailable, TransientError if the partition delivers nothing for a while, and
+    what the reader raises.
     """
     reading = JournalReading(codec, where, fold)
     clock = asyncio.get_running_loop().time

@@ -206,7 +206,8 @@ class PartitionRouter:
                 self._append_nothing(task_id)
         self._timers.set_all(self.tasks.wake_times())
         for digest in self.tasks.leaderless():
-            self._reevaluations.add_leaderless_followers(digest, self.tasks.equal_to(digest, self._view.clock()).answer)
+            end = self.tasks.end_for_followers(digest, self._view.clock())
+            self._reevaluations.add_leaderless_followers(digest, end)
         self.fleet_gained()
 
     def successor(self, broken: Callable[[BaseException], None]) -> PartitionRouter:

@@ -98,10 +98,9 @@ async def _show(partition: int, offset: int | None, task: str | None, count: int
         async for each in all_of_them:
             if task is not None and (each.entry is None or each.entry.task_id != task):
                 continue
-            # Half of them stand before the offset.
-            if offset is not None and each.record.offset > offset and len(found) >= count:
-                if found[len(found) // 2].record.offset >= offset:
-                    break
+            # About half of them stand before the offset.
+            if offset is not None and len(found) >= count and found[len(found) // 2].record.offset >= offset:
+                break
             found.append(each)
     rows = [_row(each) for each in found]
     if json_output:
