@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Mapping
-from typing import Final
+from typing import Any, Final
 
 from headrace_contracts.codec import Codec
 from headrace_contracts.events import TaskPhase
@@ -86,6 +86,24 @@ class RouterService:
     def statuses(self) -> Collection[PartitionStatus]:
         """The home partitions assigned to this process, in order."""
         return () if self._membership is None else self._membership.statuses()
+
+    def document(self) -> Mapping[str, Any]:
+        """The home partitions assigned to this process, as the ops server shows them."""
+        return {
+            "partitions": [
+                {
+                    "partition": each.partition,
+                    "phase": each.phase.value,
+                    "reason": each.reason,
+                    "unwell_for_seconds": round(each.unwell_for, 1),
+                    "retry_in_seconds": None if each.retry_in is None else round(each.retry_in, 1),
+                    "tasks": each.tasks,
+                    "positions": dict(each.positions),
+                }
+                for each in self.statuses()
+            ],
+            "incomplete": {} if self._membership is None else self._membership.incomplete(),
+        }
 
     def health(self) -> str | None:
         """Which partitions are not routed here now, and why; None if healthy. A member without assigned partitions is
@@ -226,7 +244,7 @@ class _Membership:
         ]
         said += [
             f"partition {number} waits for {', '.join(missing)} to be assigned here as well"
-            for number, missing in sorted(self._incomplete().items())
+            for number, missing in sorted(self.incomplete().items())
         ]
         return "; ".join(said) or None
 
@@ -288,7 +306,7 @@ class _Membership:
             inputs[name.partition].append(name)
         return inputs
 
-    def _incomplete(self) -> Mapping[int, Collection[str]]:
+    def incomplete(self) -> Mapping[int, Collection[str]]:
         """Partitions of which only some inputs are assigned, with the others' names. That happens while partitions are
         being added, since the topics then differ in their number."""
         return {

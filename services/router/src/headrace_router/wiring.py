@@ -69,6 +69,7 @@ def build(settings: RouterSettings) -> Service:
         ),
     )
     health.add("router", service.health)
+    metrics.documents["partitions"] = service.document
     return Service(
         [
             connections.part,
