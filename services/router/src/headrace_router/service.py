@@ -19,7 +19,6 @@ from headrace_contracts.codec import Codec
 from headrace_contracts.errors import Origin, RegistryUnavailable, SchemaNotCached, UnreadableValue
 from headrace_contracts.events import AttemptFinished, TaskCancelled, TaskPhase, TaskSubmitted
 from headrace_contracts.headers import header, traceparent
-from headrace_contracts.ids import route_key
 from headrace_contracts.topics import ATTEMPTS_FINISHED, TASKS_CANCELLED, TASKS_JOURNAL, TASKS_SUBMITTED
 from headrace_runtime.logging import get_logger
 from headrace_streams.dead_letters import DeadLetters, described
@@ -28,6 +27,7 @@ from headrace_streams.journal import EntryTooLarge
 from headrace_streams.ports import Consumer, Log
 from headrace_streams.records import OffsetAndMetadata, Record, TopicPartition
 
+from headrace_router.decide.admission import Inadmissible, admitted_cancellation, admitted_task, event_id_of
 from headrace_router.decide.model import CAUSES, AttemptEnded, Cancelled, Submitted
 from headrace_router.limits import RouterLimits as RouterLimits
 from headrace_router.partition import Input, PartitionRouter, RouterContext
@@ -289,7 +289,7 @@ class _Membership:
         origin = Input(
             topic=record.topic.removeprefix(self._prefix),
             offset=record.offset,
-            event_id=header(record.headers, "ce_id") or f"{record.topic}/{record.partition}/{record.offset}",
+            event_id=event_id_of(header(record.headers, "ce_id"), f"{record.topic}/{record.partition}/{record.offset}"),
             timestamp_ms=record.timestamp_ms,
         )
         try:
@@ -297,7 +297,7 @@ class _Membership:
         except (RegistryUnavailable, StreamsError):
             raise
         except Exception as error:  # noqa: BLE001 - one record must not stop the others
-            if not isinstance(error, UnreadableValue):
+            if not isinstance(error, UnreadableValue | Inadmissible):
                 _log.error("a record cannot be read", record=str(origin), reason=described(error))
             await self._give_up(router, record, origin, error)
             return
@@ -329,7 +329,7 @@ class _Membership:
         router.skip(origin)
 
     async def _event(self, record: Record) -> _Event:
-        """The event of a record. Raises UnreadableValue, RegistryUnavailable."""
+        """The event of a record. Raises UnreadableValue, Inadmissible, RegistryUnavailable."""
         origin = Origin(record.topic, record.partition, record.offset)
         spec = self._topics[record.topic]
         try:
@@ -339,9 +339,10 @@ class _Membership:
             event = self._codec.decode(spec.record, record.value, origin)
         match event:
             case TaskSubmitted():
-                return Submitted(event, _key_of(record, event), record.partition, traceparent(record.headers))
+                now = self._router_context.view.clock()
+                return admitted_task(event, record.key, record.partition, traceparent(record.headers), now)
             case TaskCancelled():
-                return Cancelled(event)
+                return admitted_cancellation(event, self._router_context.view.clock())
             case AttemptFinished():
                 return AttemptEnded(event)
         raise TypeError(f"{record.topic} holds {type(event).__name__}, which the router does not know")
@@ -374,12 +375,3 @@ class _Membership:
                 await self._consumer.commit(progress)
             except StreamsError as error:
                 _log.debug("offsets were not committed", reason=str(error))
-
-
-def _key_of(record: Record, task: TaskSubmitted) -> bytes:
-    if record.key is not None:
-        return record.key
-    messages = [(message.role, message.content.data) for message in task.messages]
-    return route_key(
-        tenant=task.tenant, session=task.session, role=task.role, model=task.model, messages=messages
-    ).encode()

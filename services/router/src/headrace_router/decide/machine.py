@@ -82,6 +82,8 @@ def _submit(_: None, event: Submitted, context: DecisionContext) -> Result:
         reply_partition=task.reply_partition,
         traceparent=event.traceparent,
     )
+    if event.refused is not None:
+        return fail(replace(state, digest=""), context, event.refused)
     if event.cancelled is not None and event.cancelled.tenant == task.tenant:
         return _cancel(state, Cancelled(event.cancelled), context)
     if name is not None and role is None:

@@ -8,6 +8,7 @@ from typing import Protocol
 from headrace_contracts.events import (
     AttemptFinished,
     Command,
+    Failure,
     Preferences,
     Rejection,
     TaskCancelled,
@@ -30,6 +31,7 @@ class Submitted:
         home_partition: The partition it arrived on.
         traceparent: Trace context of its record.
         cancelled: The request to cancel it, if that arrived first.
+        refused: Why it is invalid; its bad fields are then empty (`admission`).
     """
 
     task: TaskSubmitted
@@ -37,6 +39,7 @@ class Submitted:
     home_partition: int
     traceparent: str | None = None
     cancelled: TaskCancelled | None = None
+    refused: Failure | None = None
 
 
 @dataclass(frozen=True, slots=True)
