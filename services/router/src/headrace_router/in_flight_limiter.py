@@ -6,11 +6,11 @@ import asyncio
 
 
 class InFlightLimiter:
-    """Counts entries in flight in all partitions of a process. Input waits while it is full; re-evaluated tasks are
-    counted but never blocked, because they hold no input back.
+    """Counts entries in flight in all partitions of a process. Each partition has an equal share of the limit, so that
+    one whose journal does not answer leaves the others theirs.
 
     Args:
-        limit: Maximum number of entries between their append and the acknowledgement of their commands.
+        limit: Maximum number of entries between their append and the publication of their terminal states.
     """
 
     def __init__(self, limit: int) -> None:
@@ -18,6 +18,16 @@ class InFlightLimiter:
         self._inside = 0
         self._room = asyncio.Event()
         self._room.set()
+        self._partitions = 1
+
+    @property
+    def share(self) -> int:
+        """Most entries in flight of one partition."""
+        return max(1, self._limit // self._partitions)
+
+    def shared_by(self, partitions: int) -> None:
+        """Set the number of partitions that share the limit."""
+        self._partitions = max(1, partitions)
 
     @property
     def full(self) -> bool:

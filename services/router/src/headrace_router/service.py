@@ -17,7 +17,7 @@ from typing import Final
 
 from headrace_contracts.codec import Codec
 from headrace_contracts.errors import Origin, RegistryUnavailable, SchemaNotCached, UnreadableValue
-from headrace_contracts.events import AttemptFinished, TaskCancelled, TaskPhase, TaskSubmitted
+from headrace_contracts.events import AttemptFinished, CommandKind, TaskCancelled, TaskPhase, TaskSubmitted
 from headrace_contracts.headers import header, traceparent
 from headrace_contracts.topics import ATTEMPTS_FINISHED, TASKS_CANCELLED, TASKS_JOURNAL, TASKS_SUBMITTED
 from headrace_runtime.logging import get_logger
@@ -29,6 +29,7 @@ from headrace_streams.records import OffsetAndMetadata, Record, TopicPartition
 
 from headrace_router.decide.admission import Inadmissible, admitted_cancellation, admitted_task, event_id_of
 from headrace_router.decide.model import CAUSES, AttemptEnded, Cancelled, Submitted
+from headrace_router.held_records import LOOK_AGAIN_SECONDS, HeldRecords
 from headrace_router.limits import RouterLimits as RouterLimits
 from headrace_router.partition import Input, PartitionRouter, RouterContext
 from headrace_router.recovery import recover
@@ -86,6 +87,11 @@ class RouterService:
     def partitions(self) -> Collection[int]:
         """Home partitions that this process routes now."""
         return () if self._membership is None else tuple(self._membership.routers)
+
+    def troubles(self) -> Collection[str]:
+        """What keeps single partitions from publishing, in words for an operator."""
+        routers = () if self._membership is None else self._membership.routers.values()
+        return [trouble for router in routers if (trouble := router.commands.trouble()) is not None]
 
     def health(self) -> str | None:
         """Why no task is routed here now; None if healthy. A member without assigned partitions is healthy."""
@@ -159,6 +165,7 @@ class _Membership:
         self._prefix = codec.topic_prefix
         self._topics = {codec.topic_prefix + spec.name: spec for spec in INPUTS}
         self._consumer: Consumer = log.consumer(codec.topic_prefix + GROUP, instance_id=instance_id)
+        self._held = HeldRecords(self._consumer, self._topics)
         # Routers drained by a revocation. An eager rebalance revokes everything and returns most of it at once; a
         # router continues if no other owner has written to its journal meanwhile, which saves reading it again.
         self._resting: dict[int, PartitionRouter] = {}
@@ -174,20 +181,22 @@ class _Membership:
         try:
             await self._consumer.subscribe(list(self._topics), self)
             while True:
-                records = await self._consumer.poll(self._limits.poll_records, _POLL_SECONDS)
+                wait = LOOK_AGAIN_SECONDS if self._held else _POLL_SECONDS
+                records = await self._consumer.poll(self._limits.poll_records, wait)
                 # A snapshot: while a record waits below, its partition may be revoked and assigned again. The record
                 # then belongs to the previous router, which is closed and ignores it, and it is delivered again to the
                 # new one. Looking the router up later would give it a record from before its start.
                 routers = dict(self.routers)
                 turn = self._router_context.monotonic()
+                for record, waited_for in self._held.released(self.routers):
+                    await self._take(record, waited_for)
                 for record in records:
-                    if self._router_context.limiter.full:
-                        await self._router_context.limiter.room()
-                    elif self._router_context.monotonic() - turn > _TURN_SECONDS:
+                    if self._router_context.monotonic() - turn > _TURN_SECONDS:
                         # Lets acknowledgements in, so that entries are published in between, not after the whole batch.
                         await asyncio.sleep(0)
                         turn = self._router_context.monotonic()
-                    if (router := routers.get(record.partition)) is not None:
+                    router = routers.get(record.partition)
+                    if router is not None and not self._held.keeps(record, router):
                         await self._take(record, router)
         except LeaveGroup as error:
             raise error if self._broken is None else LeaveGroup(str(self._broken)) from self._broken
@@ -224,6 +233,7 @@ class _Membership:
         for number, router in kept.items():
             self.routers[number] = router.successor(self._break)
             self.routers[number].resume()
+        self._router_context.limiter.shared_by(len(self.routers))
         if kept:
             _log.info("partitions kept", partitions=sorted(kept))
         positions = {number: self.routers[number].positions for number in sorted(coming)}
@@ -276,6 +286,7 @@ class _Membership:
         going = {number: router for number, router in self.routers.items() if number in numbers}
         for number in going:
             del self.routers[number]
+        self._router_context.limiter.shared_by(len(self.routers))
         return going
 
     def _break(self, error: BaseException) -> None:
@@ -352,10 +363,13 @@ class _Membership:
             while True:
                 await asyncio.sleep(self._limits.tick_seconds)
                 phases: Counter[TaskPhase] = Counter()
+                unpublished: Counter[CommandKind] = Counter()
                 for router in list(self.routers.values()):
                     router.tick()
                     phases.update(router.tasks.phases)
+                    unpublished.update(router.commands.waiting)
                 self._router_context.metrics.owning(len(self.routers), phases)
+                self._router_context.metrics.unpublished(unpublished, self._held.partitions)
                 if self._router_context.monotonic() - self._resting_since > _REST_SECONDS:
                     self._resting.clear()
                 await self._commit(self.routers)

@@ -6,7 +6,7 @@ import asyncio
 from bisect import bisect_left
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
-from headrace_streams.errors import OffsetOutOfRange, RecordRefused, TopicMissing
+from headrace_streams.errors import OffsetOutOfRange, RecordRefused, RecordTooLarge, TopicMissing
 from headrace_streams.memory.groups import GroupCoordinator
 from headrace_streams.partitioning import partition_of
 from headrace_streams.records import NewTopic, ProducerRecord, Record, RecordMetadata, TopicPartition
@@ -66,6 +66,10 @@ class MemoryCluster:
         session_timeout: Seconds without a heartbeat after which a group expels a member.
         rebalance_timeout: Seconds that a group waits for its members to rejoin.
         record_limit: Largest record (key, value, headers), in bytes.
+
+    Attributes:
+        record_limits: Largest record of single topics.
+        denied: Topics that no client may write to.
     """
 
     def __init__(
@@ -74,6 +78,8 @@ class MemoryCluster:
         self.session_timeout = session_timeout
         self.rebalance_timeout = rebalance_timeout
         self.record_limit = record_limit
+        self.record_limits: dict[str, int] = {}
+        self.denied: set[str] = set()
         self._topics: dict[str, list[PartitionLog]] = {}
         self._groups: dict[str, GroupCoordinator] = {}
         self._timers: dict[str, asyncio.Handle] = {}
@@ -97,6 +103,10 @@ class MemoryCluster:
         """Numbers of partitions of the topics that exist."""
         return {name: len(self._topics[name]) for name in topics if name in self._topics}
 
+    def topic_limits(self, topics: Iterable[str]) -> Mapping[str, int]:
+        """Largest records of the topics that exist, in bytes."""
+        return {name: self.record_limits.get(name, self.record_limit) for name in topics if name in self._topics}
+
     def partition(self, name: TopicPartition) -> PartitionLog:
         """Raises TopicMissing."""
         partitions = self._topics.get(name.topic)
@@ -109,6 +119,8 @@ class MemoryCluster:
         count = len(self._topics.get(record.topic, ()))
         if count == 0:
             raise RecordRefused(f"topic {record.topic} does not exist: provision the topics first")
+        if record.topic in self.denied:
+            raise RecordRefused(f"{record.topic}: not authorised to write")
         if record.partition is not None:
             if not 0 <= record.partition < count:
                 raise RecordRefused(f"{record.topic} has {count} partitions, none numbered {record.partition}")
@@ -120,8 +132,8 @@ class MemoryCluster:
             self._keyless += 1
         size = len(record.key or b"") + len(record.value or b"")
         size += sum(len(name) + len(value or b"") for name, value in record.headers)
-        if size > self.record_limit:
-            raise RecordRefused(f"{record.topic}[{number}]: a record of {size} bytes, more than {self.record_limit}")
+        if size > (limit := self.record_limits.get(record.topic, self.record_limit)):
+            raise RecordTooLarge(f"{record.topic}[{number}]: a record of {size} bytes, more than {limit}")
         return TopicPartition(record.topic, number)
 
     def append(self, record: ProducerRecord, timestamp_ms: int = 0) -> RecordMetadata:

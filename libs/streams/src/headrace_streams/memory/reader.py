@@ -90,3 +90,8 @@ class MemoryAdmin:
         return await self._network.call(
             NetworkRequest(self._client, Operation.METADATA), lambda: self._cluster.partition_counts(topics)
         )
+
+    async def topic_limits(self, topics: Collection[str]) -> Mapping[str, int]:
+        return await self._network.call(
+            NetworkRequest(self._client, Operation.METADATA), lambda: self._cluster.topic_limits(topics)
+        )

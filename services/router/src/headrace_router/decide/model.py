@@ -82,7 +82,19 @@ class Unrecordable:
     owed: tuple[Command, ...] = ()
 
 
-RouterEvent = Submitted | Cancelled | AttemptEnded | LeaderFinished | WakeUp | Unrecordable
+@dataclass(frozen=True, slots=True)
+class Undeliverable:
+    """The record of an attempt is larger than its topic takes, so that no worker will see it.
+
+    Attributes:
+        number: The attempt's.
+    """
+
+    number: int
+    failure: Failure
+
+
+RouterEvent = Submitted | Cancelled | AttemptEnded | LeaderFinished | WakeUp | Unrecordable | Undeliverable
 
 CAUSES: dict[type[RouterEvent], str] = {
     Submitted: "submitted",
@@ -91,6 +103,7 @@ CAUSES: dict[type[RouterEvent], str] = {
     LeaderFinished: "leader_finished",
     WakeUp: "wake_up",
     Unrecordable: "unrecordable",
+    Undeliverable: "undeliverable",
 }
 """The event's name in the journal."""
 
