@@ -57,6 +57,7 @@ from headrace_streams.ports import Log
 from headrace_streams.provisioning import provision
 from headrace_streams.publishing import Publisher
 from headrace_streams.records import ProducerRecord
+from headrace_streams.topic_limits import TopicLimits
 from headrace_testing.router_twin import router_service
 from headrace_testing.routing import Desk, task
 from headrace_testing.up import open_folder, running_up
@@ -216,10 +217,12 @@ def resident_mb() -> float:
     return pages * resource.getpagesize() / 1e6
 
 
-def router_context(publisher: Publisher) -> RouterContext:
+def router_context(log: Log, publisher: Publisher) -> RouterContext:
     return RouterContext(
         view=RoutingView(load_policy(None), load_price_book(), now_ms),
         publisher=publisher,
+        others=publisher,
+        topic_limits=TopicLimits(log.admin(), ()),
         metrics=RouterMetrics(Metrics("router", CollectorRegistry())),
         limiter=InFlightLimiter(2000),
         publish_within=60.0,
@@ -230,7 +233,7 @@ def router_context(publisher: Publisher) -> RouterContext:
 async def take_over(log: Log, codec: Codec, partitions: int) -> dict[str, float]:
     """Recover all partitions, four at a time as the service does; what it took."""
     producer = log.producer()
-    around = router_context(Publisher(producer, codec, "bench"))
+    around = router_context(log, Publisher(producer, codec, "bench"))
     four = asyncio.Semaphore(4)
 
     def broken(error: BaseException) -> None:

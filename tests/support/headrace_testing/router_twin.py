@@ -49,6 +49,7 @@ from headrace_streams.memory import MemoryCluster, MemoryLog, NetworkRequest, Op
 from headrace_streams.ports import Log
 from headrace_streams.publishing import Publication, Publisher
 from headrace_streams.records import Record, TopicPartition
+from headrace_streams.topic_limits import TopicLimits
 from prometheus_client import CollectorRegistry
 
 from headrace_testing.routing import LOCAL, finished
@@ -171,6 +172,7 @@ def router_service(
     static: bool,
     limits: RouterLimits,
     settle_seconds: float = 0.0,
+    topic_limits: TopicLimits | None = None,
 ) -> RouterService:
     """The real router on a log, as its wiring builds it. Two with the same name are one static member, if `static`."""
     publisher = Publisher(log.producer(), codec, f"headrace/router/{name}")
@@ -181,6 +183,8 @@ def router_service(
         router_context=RouterContext(
             view=world,
             publisher=publisher,
+            others=Publisher(log.producer(), codec, f"headrace/router/{name}"),
+            topic_limits=topic_limits or TopicLimits(log.admin(), ()),
             metrics=metrics,
             limiter=InFlightLimiter(in_flight),
             publish_within=publish_within,

@@ -10,6 +10,7 @@ from headrace_streams.errors import (
     OffsetOutOfRange,
     PartitionsLost,
     RecordRefused,
+    RecordTooLarge,
     StreamsError,
     TopicMissing,
     TransientError,
@@ -24,8 +25,8 @@ def _error(code: int, *, fatal: bool = False, retriable: bool = False) -> KafkaE
 @pytest.mark.parametrize(
     ("code", "expected"),
     [
-        (KafkaError.MSG_SIZE_TOO_LARGE, RecordRefused),
-        (KafkaError.RECORD_LIST_TOO_LARGE, RecordRefused),
+        (KafkaError.MSG_SIZE_TOO_LARGE, RecordTooLarge),
+        (KafkaError.RECORD_LIST_TOO_LARGE, RecordTooLarge),
         (KafkaError._UNKNOWN_TOPIC, RecordRefused),
         (KafkaError._UNKNOWN_PARTITION, RecordRefused),
         (KafkaError.TOPIC_AUTHORIZATION_FAILED, RecordRefused),
@@ -47,7 +48,7 @@ def test_appending(code: int, expected: type[StreamsError]) -> None:
 
 def test_what_was_not_even_queued_is_not_uncertain() -> None:
     assert type(errors.queueing(_error(KafkaError._FATAL), "t")) is TransientError
-    assert type(errors.queueing(_error(KafkaError.MSG_SIZE_TOO_LARGE), "t")) is RecordRefused
+    assert type(errors.queueing(_error(KafkaError.MSG_SIZE_TOO_LARGE), "t")) is RecordTooLarge
 
 
 @pytest.mark.parametrize(

@@ -58,9 +58,14 @@ class Connections:
         self.log: Log = KafkaLog(settings.kafka_config())
         self.producer: Producer = self.log.producer()
         service = settings.service_name
-        self.publisher = Publisher(self.producer, self.codec, f"headrace/{service}/{settings.instance_id}")
+        self._source = f"headrace/{service}/{settings.instance_id}"
+        self.publisher = self.another_publisher(self.producer)
         self.dead_letters = DeadLetters(self.publisher, service, settings.topic_prefix, wall_clock_ms)
         self.part = Part("kafka and registry", start=self._start, stop=self._stop)
+
+    def another_publisher(self, producer: Producer) -> Publisher:
+        """A publisher of the same service that uses another producer."""
+        return Publisher(producer, self.codec, self._source)
 
     async def _start(self) -> None:
         await wait_until(

@@ -189,6 +189,11 @@ class Admin(Protocol):
         """
         ...
 
+    async def topic_limits(self, topics: Collection[str]) -> Mapping[str, int]:
+        """Largest batch of records of each topic, in bytes (max.message.bytes), of those topics that exist and may be
+        asked about. Raises TransientError."""
+        ...
+
 
 class Log(Protocol):
     """Makes producers, consumers and readers of one cluster (or of its in-memory twin)."""

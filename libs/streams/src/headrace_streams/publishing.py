@@ -51,6 +51,10 @@ class Publisher:
         self._codec = codec
         self._source = source
 
+    def topic(self, name: str) -> str:
+        """A topic's name with the prefix."""
+        return self._codec.topic_prefix + name
+
     def record_of(self, publication: Publication) -> ProducerRecord:
         """The record of an event. Raises UnencodableEvent."""
         return ProducerRecord(

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from headrace_contracts.codec import Codec
 from headrace_contracts.errors import Origin, RegistryUnavailable, SchemaNotCached, UnreadableValue
 from headrace_contracts.events import AttemptFinished, TaskCancelled, TaskSubmitted
 from headrace_contracts.headers import header, traceparent
-from headrace_contracts.ids import route_key
 from headrace_contracts.topics import ATTEMPTS_FINISHED, TASKS_CANCELLED, TASKS_SUBMITTED, TopicSpec
 from headrace_runtime.logging import get_logger
 from headrace_streams.dead_letters import DeadLetters, described
@@ -17,6 +16,7 @@ from headrace_streams.errors import Overloaded, StreamsError
 from headrace_streams.journal import EntryTooLarge
 from headrace_streams.records import Record
 
+from headrace_router.decide.admission import Inadmissible, admitted_cancellation, admitted_task, event_id_of
 from headrace_router.decide.model import CAUSES, AttemptEnded, Cancelled, Submitted
 from headrace_router.metrics import RouterMetrics
 from headrace_router.partition import Input, PartitionRouter
@@ -33,12 +33,19 @@ class PartitionUnusable(Exception):
 
 
 class InputTaker:
-    """Decides about input records, or keeps them in the dead-letter topic of their own."""
+    """Decides about input records, or keeps them in the dead-letter topic of their own.
 
-    def __init__(self, codec: Codec, dead_letters: DeadLetters, metrics: RouterMetrics) -> None:
+    Args:
+        clock: Milliseconds since the epoch.
+    """
+
+    def __init__(
+        self, codec: Codec, dead_letters: DeadLetters, metrics: RouterMetrics, clock: Callable[[], int]
+    ) -> None:
         self._codec = codec
         self._dead_letters = dead_letters
         self._metrics = metrics
+        self._clock = clock
         self._specs: Mapping[str, TopicSpec] = {codec.topic_prefix + spec.name: spec for spec in INPUTS}
 
     def take_now(self, record: Record, router: PartitionRouter) -> bool:
@@ -64,7 +71,7 @@ class InputTaker:
         except (RegistryUnavailable, StreamsError):
             raise
         except Exception as error:  # noqa: BLE001 - one record must not stop the others
-            if not isinstance(error, UnreadableValue):
+            if not is_foreseen(error):
                 _log.error("a record cannot be read", record=str(origin), reason=described(error))
             return await self._give_up(router, record, origin, error)
         try:
@@ -93,12 +100,12 @@ class InputTaker:
         return Input(
             topic=record.topic.removeprefix(self._codec.topic_prefix),
             offset=record.offset,
-            event_id=header(record.headers, "ce_id") or f"{record.topic}/{record.partition}/{record.offset}",
+            event_id=event_id_of(header(record.headers, "ce_id"), f"{record.topic}/{record.partition}/{record.offset}"),
             timestamp_ms=record.timestamp_ms,
         )
 
     async def _readable_event(self, record: Record) -> _Event:
-        """The event of a record. Raises UnreadableValue, RegistryUnavailable."""
+        """The event of a record. Raises UnreadableValue, Inadmissible, RegistryUnavailable."""
         while True:
             try:
                 return self._event(record)
@@ -106,23 +113,19 @@ class InputTaker:
                 await self._codec.fetch(missing.schema_id)
 
     def _event(self, record: Record) -> _Event:
-        """Raises UnreadableValue, SchemaNotCached."""
+        """Raises UnreadableValue, Inadmissible, SchemaNotCached."""
         origin = Origin(record.topic, record.partition, record.offset)
         event = self._codec.decode(self._specs[record.topic].record, record.value, origin)
         match event:
             case TaskSubmitted():
-                return Submitted(event, _key_of(record, event), record.partition, traceparent(record.headers))
+                return admitted_task(event, record.key, record.partition, traceparent(record.headers), self._clock())
             case TaskCancelled():
-                return Cancelled(event)
+                return admitted_cancellation(event, self._clock())
             case AttemptFinished():
                 return AttemptEnded(event)
         raise TypeError(f"{record.topic} holds {type(event).__name__}, which the router does not know")
 
 
-def _key_of(record: Record, task: TaskSubmitted) -> bytes:
-    if record.key is not None:
-        return record.key
-    messages = [(message.role, message.content.data) for message in task.messages]
-    return route_key(
-        tenant=task.tenant, session=task.session, role=task.role, model=task.model, messages=messages
-    ).encode()
+def is_foreseen(error: Exception) -> bool:
+    """Whether a record is to blame for this error, and not the program."""
+    return isinstance(error, (UnreadableValue, Inadmissible, EntryTooLarge))

@@ -22,6 +22,8 @@ class RouterLimits:
             them in a minute the fault is probably ours, and the partition is suspended rather than dead-lettered.
         remembered: Ids of ended tasks held per partition.
         largest_entry: Largest journal entry, in bytes.
+        unpublished_bytes: Commands of a partition that are on their way or wait, in bytes, beyond which it takes no
+            more input.
         keep_alive_seconds: Longest time without an entry, so that retention never removes positions and checkpoint.
         restate_seconds: A live task whose last entry is older is written again, before retention removes it.
         early_cancellations: Cancellation requests of tasks that have not arrived yet, held per partition.
@@ -37,6 +39,7 @@ class RouterLimits:
     failures_per_minute: int = 60
     remembered: int = 50_000
     largest_entry: int = 4_000_000
+    unpublished_bytes: int = 32 * 1024 * 1024
     keep_alive_seconds: float = 600.0
     restate_seconds: float = 24 * 3600.0
     early_cancellations: int = 10_000

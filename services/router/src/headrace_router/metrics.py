@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from headrace_contracts.events import ServedFrom, TaskPhase, TaskState
+from headrace_contracts.events import CommandKind, ServedFrom, TaskPhase, TaskState
 from headrace_runtime.metrics import Metrics
 
 from headrace_router.decide.partition_life import PartitionPhase
@@ -22,6 +22,9 @@ class RouterMetrics:
         self._finished = metrics.counter("tasks_finished", "Tasks that ended, by status.", ["status", "served_from"])
         self._errors = metrics.counter("decision_errors", "Events whose decision failed: defects.", ["cause"])
         self._fenced = metrics.counter("partitions_fenced", "Partitions released because it was unsafe to publish.")
+        self._left_out = metrics.counter("commands_left_out", "Commands not published, by kind.", ["kind", "reason"])
+        self._waiting = metrics.gauge("commands_waiting", "Commands that could not be published yet.", ["kind"])
+        self._held = metrics.gauge("partitions_held", "Partitions that take no input until something is published.")
         self._skipped = metrics.counter("dead_letters", "Input records dead-lettered.", ["topic"])
         self._phases = metrics.gauge("tasks", "Tasks in flight, by phase.", ["phase"])
         self._owned = metrics.gauge("partitions", "Partitions being routed.")
@@ -53,6 +56,14 @@ class RouterMetrics:
 
     def dead_letter(self, topic: str) -> None:
         self._skipped.labels(topic).inc()
+
+    def left_out(self, kind: CommandKind, reason: str) -> None:
+        self._left_out.labels(kind.value, reason).inc()
+
+    def unpublished(self, waiting: Mapping[CommandKind, int], held: int) -> None:
+        for kind in CommandKind:
+            self._waiting.labels(kind.value).set(waiting.get(kind, 0))
+        self._held.set(held)
 
     def appended(self, seconds: float) -> None:
         self._append.observe(seconds)

@@ -16,7 +16,7 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any, Final
 
 from headrace_contracts.codec import Codec
-from headrace_contracts.events import TaskPhase
+from headrace_contracts.events import CommandKind, TaskPhase
 from headrace_contracts.topics import TASKS_JOURNAL
 from headrace_runtime.logging import get_logger
 from headrace_streams.dead_letters import DeadLetters
@@ -67,7 +67,7 @@ class RouterService:
     ) -> None:
         self._log = log
         self._codec = codec
-        self._taker = InputTaker(codec, dead_letters, router_context.metrics)
+        self._taker = InputTaker(codec, dead_letters, router_context.metrics, router_context.view.clock)
         self._router_context = router_context
         self._owner = owner
         self._instance_id = instance_id
@@ -97,6 +97,7 @@ class RouterService:
                     "reason": each.reason,
                     "unwell_for_seconds": round(each.unwell_for, 1),
                     "retry_in_seconds": None if each.retry_in is None else round(each.retry_in, 1),
+                    "unpublished": each.unpublished,
                     "tasks": each.tasks,
                     "positions": dict(each.positions),
                 }
@@ -242,6 +243,7 @@ class _Membership:
             for each in self.statuses()
             if each.reason is not None and (each.unwell_for > _GRACE_SECONDS or not self.routers)
         ]
+        said += [each.unpublished for each in self.statuses() if each.unpublished is not None]
         said += [
             f"partition {number} waits for {', '.join(missing)} to be assigned here as well"
             for number, missing in sorted(self.incomplete().items())
@@ -378,8 +380,11 @@ class _Membership:
             for supervisor in list(self._supervisors.values()):
                 supervisor.tick()
             phases: Counter[TaskPhase] = Counter()
+            unpublished: Counter[CommandKind] = Counter()
             for router in self.routers.values():
                 phases.update(router.tasks.phases)
+                unpublished.update(router.commands.waiting)
+            self._router_context.metrics.unpublished(unpublished, sum(each.held for each in self._supervisors.values()))
             self._router_context.metrics.owning(Counter(each.phase for each in self._supervisors.values()), phases)
             if self._monotonic() - self._resting_since > _REST_SECONDS:
                 self._resting.clear()

@@ -27,12 +27,11 @@ from headrace_contracts.errors import RegistryUnavailable, UnreadableValue
 from headrace_runtime.logging import get_logger
 from headrace_streams.dead_letters import described
 from headrace_streams.errors import Overloaded, PartitionsLost, StreamsError, TransientError
-from headrace_streams.journal import EntryTooLarge
 from headrace_streams.ports import Consumer
 from headrace_streams.records import Record, TopicPartition
 
 from headrace_router.decide.partition_life import PartitionEvent, PartitionPhase, after, wait_before_retry
-from headrace_router.inputs import InputTaker, PartitionUnusable
+from headrace_router.inputs import InputTaker, PartitionUnusable, is_foreseen
 from headrace_router.limits import RouterLimits
 from headrace_router.partition import PartitionRouter
 
@@ -47,6 +46,8 @@ _STEADY_SECONDS: Final = 30.0
 """A partition that has been routed for this long has recovered from its former trouble."""
 _BREAKS_WORTH_SAYING: Final = 3
 _MINUTE: Final = 60.0
+_UNPUBLISHED_SECONDS: Final = 10.0
+"""How long commands may wait to be published before that is said."""
 
 _log = get_logger("headrace.router.supervisor")
 
@@ -59,6 +60,7 @@ class PartitionStatus:
         unwell_for: Seconds since it was last routed, and took its input, without trouble; 0 if all is well.
         reason: Why it is not routed, or what its input waits for; None if all is well.
         retry_in: Seconds until it is taken over again; None unless that is what it waits for.
+        unpublished: Which of its commands cannot be published, and why; None if there are none.
         tasks: Number of its live tasks; None while it is not routed.
         positions: Next offset of each input; empty while it is not routed.
     """
@@ -68,6 +70,7 @@ class PartitionStatus:
     unwell_for: float
     reason: str | None
     retry_in: float | None
+    unpublished: str | None
     tasks: int | None
     positions: Mapping[str, int]
 
@@ -150,6 +153,11 @@ class PartitionSupervisor:
         """The task that works off the backlog, while the partition is not held."""
         return None if self._held else self._working
 
+    @property
+    def held(self) -> bool:
+        """Whether its inputs are paused because its records have to wait."""
+        return self._held
+
     def hold(self) -> None:
         """Let the others go on without this one until its backlog is worked off."""
         if self.waiting is not None:
@@ -206,6 +214,7 @@ class PartitionSupervisor:
             unwell_for=0.0 if unwell_since is None else max(0.0, now - unwell_since),
             reason=reason,
             retry_in=None if self._retry_at is None else max(0.0, self._retry_at - now),
+            unpublished=None if self.router is None else self.router.commands.trouble(_UNPUBLISHED_SECONDS),
             tasks=None if self.router is None else len(self.router.tasks),
             positions={} if self.router is None else dict(self.router.positions),
         )
@@ -330,7 +339,7 @@ class PartitionSupervisor:
 
     def _count(self, error: Exception) -> None:
         """Suspend the partition if too many records fail with errors that nobody foresaw."""
-        if isinstance(error, (UnreadableValue, EntryTooLarge)):
+        if is_foreseen(error):
             return
         now = self._monotonic()
         self._unforeseen.append(now)

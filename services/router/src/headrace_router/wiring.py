@@ -13,6 +13,7 @@ from headrace_runtime.lifecycle import Part, Service
 from headrace_runtime.metrics import Metrics
 from headrace_runtime.tables import table_part
 from headrace_streams.tables import Table
+from headrace_streams.topic_limits import TopicLimits
 
 from headrace_router.adapters.policy_file import load_policy
 from headrace_router.adapters.routing_view import RoutingView
@@ -47,6 +48,9 @@ def build(settings: RouterSettings) -> Service:
     preferences: Table[Preferences] = Table(
         connections.log, connections.codec, topics.PREFERENCES, view.preferences_changed
     )
+    # Its own, so that no trouble of the topics of attempts, audit records and replies reaches the journal.
+    others = connections.log.producer()
+    limits = TopicLimits(connections.log.admin(), [settings.topic_prefix + spec.name for spec in WRITES])
     service = RouterService(
         log=connections.log,
         codec=connections.codec,
@@ -54,6 +58,8 @@ def build(settings: RouterSettings) -> Service:
         router_context=RouterContext(
             view=view,
             publisher=connections.publisher,
+            others=connections.another_publisher(others),
+            topic_limits=limits,
             metrics=RouterMetrics(metrics),
             limiter=InFlightLimiter(settings.in_flight),
             publish_within=settings.act_within_seconds,
@@ -75,6 +81,8 @@ def build(settings: RouterSettings) -> Service:
             connections.part,
             table_part("fleet", fleet),
             table_part("preferences", preferences),
+            Part("topic limits", start=limits.start, run=limits.run),
+            Part("commands", stop=others.close),
             Part("router", run=service.run, drain=service.drain),
         ],
         metrics,

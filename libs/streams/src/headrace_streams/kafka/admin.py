@@ -23,8 +23,16 @@ _METADATA_SECONDS = 3.0
 """Short, because a process that is shutting down waits for the request in flight."""
 _LEADER_PAUSE_SECONDS = 0.05
 _UNKNOWN = (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC)
-# confluent-kafka does not annotate it.
+_LIMIT = "max.message.bytes"
+_UNKNOWABLE = frozenset({
+    KafkaError.UNKNOWN_TOPIC_OR_PART,
+    KafkaError.TOPIC_EXCEPTION,
+    KafkaError.TOPIC_AUTHORIZATION_FAILED,
+    KafkaError.CLUSTER_AUTHORIZATION_FAILED,
+})  # fmt: skip
+# confluent-kafka does not annotate them.
 _OFFSET_SPEC: Any = admin.OffsetSpec  # type: ignore[attr-defined]
+_CONFIG_RESOURCE: Any = admin.ConfigResource  # type: ignore[attr-defined]
 
 
 class KafkaAdmin:
@@ -90,6 +98,24 @@ class KafkaAdmin:
             except KafkaException as exception:
                 raise errors.creating(errors.error_of(exception), name) from exception
         await self._until_grown(counts)
+
+    async def topic_limits(self, topics: Collection[str]) -> Mapping[str, int]:
+        if not topics:
+            return {}
+        asking = self._client.describe_configs(
+            [_CONFIG_RESOURCE(_CONFIG_RESOURCE.Type.TOPIC, name) for name in topics], request_timeout=_SECONDS
+        )
+        limits: dict[str, int] = {}
+        for resource, future in asking.items():
+            try:
+                described = await asyncio.wrap_future(future)
+            except KafkaException as exception:
+                error = errors.error_of(exception)
+                if error.code() in _UNKNOWABLE:
+                    continue
+                raise errors.asking(error, f"the settings of {resource.name}") from exception
+            limits[resource.name] = int(described[_LIMIT].value)
+        return limits
 
     async def check_topics(self, topics: Collection[str]) -> Mapping[str, int]:
         """Their numbers of partitions. Raises TopicMissing, TransientError."""

@@ -10,6 +10,7 @@ from headrace_streams.errors import (
     OffsetOutOfRange,
     PartitionsLost,
     RecordRefused,
+    RecordTooLarge,
     StreamsError,
     TopicMissing,
     TransientError,
@@ -31,6 +32,7 @@ _REFUSED = frozenset({
     KafkaError._UNKNOWN_PARTITION,
     KafkaError._INVALID_ARG,
 })  # fmt: skip
+_TOO_LARGE = frozenset({KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO_LARGE, KafkaError.INVALID_MSG_SIZE})
 _NEVER_SENT = frozenset({
     KafkaError._PURGE_QUEUE,
     KafkaError._TIMED_OUT_QUEUE,
@@ -80,6 +82,8 @@ def error_of(exception: KafkaException) -> KafkaError:
 def appending(error: KafkaError, topic: str) -> StreamsError:
     """Why a record was not acknowledged."""
     text = f"{topic}: {_words(error)}"
+    if error.code() in _TOO_LARGE:
+        return RecordTooLarge(text)
     if error.code() in _REFUSED:
         return RecordRefused(text)
     if error.code() in _NEVER_SENT:

@@ -8,7 +8,7 @@ import uuid
 from bisect import bisect_left
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
-from headrace_streams.errors import OffsetOutOfRange, RecordRefused, TopicMissing
+from headrace_streams.errors import OffsetOutOfRange, RecordRefused, RecordTooLarge, TopicMissing
 from headrace_streams.memory.ailments import Ailment, Ailments, Sense
 from headrace_streams.memory.groups import GroupCoordinator
 from headrace_streams.partitioning import partition_of
@@ -110,6 +110,10 @@ class MemoryCluster:
         rebalance_timeout: Seconds that a group waits for its members to rejoin.
         record_limit: Largest record (key, value, headers), in bytes.
         metadata_age: Seconds until the clients of a group learn of a changed number of partitions.
+
+    Attributes:
+        record_limits: Largest record of single topics.
+        denied: Topics that no client may write to.
     """
 
     def __init__(
@@ -129,6 +133,8 @@ class MemoryCluster:
         self._created = 0
         # The logs of deleted topics, which clients may still hold.
         self._deleted: dict[str, list[PartitionLog]] = {}
+        self.record_limits: dict[str, int] = {}
+        self.denied: set[str] = set()
         self._topics: dict[str, list[PartitionLog]] = {}
         self._groups: dict[str, GroupCoordinator] = {}
         self._timers: dict[str, asyncio.Handle] = {}
@@ -231,6 +237,10 @@ class MemoryCluster:
         """Numbers of partitions of the topics that exist."""
         return {name: len(self._topics[name]) for name in topics if name in self._topics}
 
+    def topic_limits(self, topics: Iterable[str]) -> Mapping[str, int]:
+        """Largest records of the topics that exist, in bytes."""
+        return {name: self.record_limits.get(name, self.record_limit) for name in topics if name in self._topics}
+
     def partition(self, name: TopicPartition) -> PartitionLog:
         """Raises TopicMissing."""
         partitions = self._topics.get(name.topic)
@@ -243,6 +253,8 @@ class MemoryCluster:
         count = len(self._topics.get(record.topic, ()))
         if count == 0:
             raise RecordRefused(f"topic {record.topic} does not exist: provision the topics first")
+        if record.topic in self.denied:
+            raise RecordRefused(f"{record.topic}: not authorised to write")
         if record.partition is not None:
             if not 0 <= record.partition < count:
                 raise RecordRefused(f"{record.topic} has {count} partitions, none numbered {record.partition}")
@@ -254,8 +266,8 @@ class MemoryCluster:
             self._keyless += 1
         size = len(record.key or b"") + len(record.value or b"")
         size += sum(len(name) + len(value or b"") for name, value in record.headers)
-        if size > self.record_limit:
-            raise RecordRefused(f"{record.topic}[{number}]: a record of {size} bytes, more than {self.record_limit}")
+        if size > (limit := self.record_limits.get(record.topic, self.record_limit)):
+            raise RecordTooLarge(f"{record.topic}[{number}]: a record of {size} bytes, more than {limit}")
         return TopicPartition(record.topic, number)
 
     def append(self, record: ProducerRecord, timestamp_ms: int = 0) -> RecordMetadata:

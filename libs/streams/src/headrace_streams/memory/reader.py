@@ -107,3 +107,8 @@ class MemoryAdmin:
                 self._cluster.add_partitions(name, count)
 
         await self._network.call(NetworkRequest(self._client, Operation.CREATE_PARTITIONS), perform)
+
+    async def topic_limits(self, topics: Collection[str]) -> Mapping[str, int]:
+        return await self._network.call(
+            NetworkRequest(self._client, Operation.METADATA), lambda: self._cluster.topic_limits(topics)
+        )

@@ -27,6 +27,8 @@ from headrace_router.decide.model import Decision, DecisionContext
 
 _CONSENT_CODES = frozenset({"privacy", "no_consent"})
 _TRAIL_OF_SHRUNK = 8
+RECORD_TOO_LARGE = "record_too_large"
+"""Code of a task whose request or answer is larger than a record may be."""
 BREACHED = "breached"
 """The step of a trail that says that content of an attempt has left to another host."""
 BREACH_SUFFIX = "/breach"
@@ -130,10 +132,9 @@ def too_large(
     state: TaskState, context: DecisionContext, size: int, limit: int, owed: tuple[Command, ...] = ()
 ) -> Decision:
     """End a task whose state does not fit into the journal, with a terminal state that does."""
-    failure = Failure(
-        code="record_too_large",
-        message=f"its state takes {size} bytes, a record holds {limit}; send a smaller request",
-    )
+    answered = state.result is not None and state.result.answer is not None
+    what, instead = ("its end", "ask for a shorter answer") if answered else ("its state", "send a smaller request")
+    failure = Failure(code=RECORD_TOO_LARGE, message=f"{what} takes {size} bytes, a record holds {limit}; {instead}")
     if state.result is None:
         result = finish(state, context, TaskStatus.FAILED, failure=failure).state.result
         assert result is not None
