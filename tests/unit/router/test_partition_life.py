@@ -67,12 +67,11 @@ def test_each_partition_in_trouble_leaves_room_for_the_others() -> None:
 def test_a_limit_of_one_lets_one_in() -> None:
     limiter = InFlightLimiter(1)
     one, other = limiter.share(), limiter.share()
-    assert not one.full
+    assert [one.full, other.full] == [False, False]
     one.enter()
-    assert one.full
-    assert other.full
+    assert [one.full, other.full] == [True, True]
     one.leave()
-    assert not other.full
+    assert [one.full, other.full] == [False, False]
 
 
 async def test_room_comes_when_enough_have_left() -> None:

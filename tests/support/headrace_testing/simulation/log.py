@@ -82,7 +82,9 @@ class _Producer(MemoryProducer):
                 fresh.append(entry)
             else:
                 self._queued -= 1
-                entry[1].set_exception(TransientError(f"{place}: not sent in time (simulated)"))
+                # Whoever waited for it may have been cancelled.
+                if not entry[1].done():
+                    entry[1].set_exception(TransientError(f"{place}: not sent in time (simulated)"))
         if fresh:
             await super()._append(place, fresh)
 
