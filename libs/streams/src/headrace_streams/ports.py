@@ -97,6 +97,13 @@ class Consumer(Protocol):
         """First offsets of assigned partitions, asked from the cluster. Raises TransientError."""
         ...
 
+    async def seek(self, offsets: Mapping[TopicPartition, int]) -> None:
+        """Go on at these offsets: what was fetched of these partitions before is not delivered any more.
+
+        Partitions that are not (or no longer) assigned are ignored; paused ones stay paused. Raises TransientError.
+        """
+        ...
+
     def pause(self, partitions: Collection[TopicPartition]) -> None:
         """Deliver no records of these until resumed or reassigned. Partitions that are not assigned are ignored."""
         ...
@@ -171,6 +178,10 @@ class Admin(Protocol):
 
     async def describe_topics(self, topics: Collection[str]) -> Mapping[str, TopicDescription]:
         """Identity and number of partitions of each topic that exists. Raises TransientError."""
+        ...
+
+    async def bounds(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, tuple[int, int]]:
+        """See `PartitionReader.bounds`. Raises TopicMissing, TransientError."""
         ...
 
     async def add_partitions(self, counts: Mapping[str, int]) -> None:

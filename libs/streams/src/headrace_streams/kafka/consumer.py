@@ -122,6 +122,9 @@ class KafkaConsumer:
         bounds = await self._admin.bounds([name for name in partitions if name in self._read])
         return {name: start for name, (start, _) in bounds.items()}
 
+    async def seek(self, offsets: Mapping[TopicPartition, int]) -> None:
+        await self._thread.run(lambda: self._seek(offsets), partial(errors.asking, what=self._what))
+
     def pause(self, partitions: Collection[TopicPartition]) -> None:
         ours = self._read.intersection(partitions)
         self._inbox.pause(ours)
@@ -210,6 +213,16 @@ class KafkaConsumer:
             if end >= 0:
                 ends[name] = end
         return ends
+
+    def _seek(self, offsets: Mapping[TopicPartition, int]) -> None:
+        for name in self._assigned_here().intersection(offsets):
+            self._thread.forget([name])
+            self._kafka.seek(to_kafka(name, offsets[name]))
+            # After what was delivered before, and before what comes now.
+            self._thread.call_on_loop(self._inbox.clear, (name,))
+
+    def _assigned_here(self) -> set[TopicPartition]:
+        return set(map(from_kafka, self._kafka.assignment()))
 
     def _on_assign(self, partitions: Sequence[KafkaPartition]) -> None:
         names = sorted(map(from_kafka, partitions))
