@@ -325,12 +325,15 @@ async def test_a_seek_goes_on_elsewhere_and_leaves_the_rest_alone(bench: LogBenc
     await until(lambda: len(listener.owned) == 2, consumer)
     await bench.write(topic, [b"%d" % number for number in range(5)])
     await take(consumer, read)
-    await consumer.seek({first: to, TopicPartition(topic, 7): 3})
+    moved: list[int] = []
+    await consumer.seek(TopicPartition(topic, 7), 3, lambda: moved.append(7))
+    await consumer.seek(first, to, lambda: moved.append(0))
+    assert moved == [0]
     assert [record.offset for record in await take(consumer, 5 - to)] == list(range(to, 5))
     await bench.write(topic, [b"x"], partition=1)
     assert (await take(consumer, 1))[0].topic_partition == second
     consumer.pause([first])
-    await consumer.seek({first: 1})
+    await consumer.seek(first, 1)
     assert not await consumer.poll(10, 0.3)
     consumer.resume([first])
     assert [record.offset for record in await take(consumer, 4)] == [1, 2, 3, 4]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from functools import partial
 
 from headrace_streams.errors import TransientError
 from headrace_streams.handling import EngineOptions, Observer
@@ -148,15 +149,11 @@ class Continuity:
                 partition.doubted = None
             else:
                 self._watch.tell(partition.name, position, verdict)
-                await self._begin_anew(consumer, partition, verdict.start_at, log)
+                start = verdict.start_at
+                await consumer.seek(partition.name, start, partial(self._begin_anew, partition, start, log))
 
-    async def _begin_anew(self, consumer: Consumer, partition: AssignedPartition, start: int, log: str) -> None:
-        """Move to another offset in another log. What was received of the former one is still handled."""
-        partition.moving = True
-        try:
-            await consumer.seek({partition.name: start})
-        finally:
-            partition.moving = False
+    def _begin_anew(self, partition: AssignedPartition, start: int, log: str) -> None:
+        """Its records come from another log, or offset, from here on. What was received before is still handled."""
         place = (partition.name.topic, partition.name.partition)
         if self._partitions.get(place) is not partition:
             return

@@ -12,6 +12,9 @@ Where to go on:
   stands at the end, and cannot be told from what remains. Readers to whom repeats are harmless start at the first
   record and miss nothing. Others, for which a repeat costs money, start at the end.
 - Data lost (a position before the first record): at the first record.
+
+A log that was cut short and has grown beyond the position before anybody looked cannot be told from the one that was
+read. A client that runs meanwhile learns of it from the new leader's epoch, and delivers again from the first record.
 """
 
 from __future__ import annotations

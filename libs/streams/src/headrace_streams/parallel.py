@@ -253,8 +253,7 @@ class ParallelConsumer:
         for (topic, number), of_partition in _by_partition(records):
             # Records of a partition revoked since they were fetched belong to its next owner.
             partition = self._partitions.get((topic, number))
-            # Those of one that is being moved come again.
-            if partition is not None and not partition.moving:
+            if partition is not None:
                 delivered[partition] = of_partition
         for partition, of_partition in sorted(delivered.items(), key=_lane_first):
             self._take_in(partition, of_partition)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Protocol
 
 from headrace_streams.records import (
@@ -97,10 +97,12 @@ class Consumer(Protocol):
         """First offsets of assigned partitions, asked from the cluster. Raises TransientError."""
         ...
 
-    async def seek(self, offsets: Mapping[TopicPartition, int]) -> None:
-        """Go on at these offsets: what was fetched of these partitions before is not delivered any more.
+    async def seek(self, partition: TopicPartition, offset: int, moved: Callable[[], None] = lambda: None) -> None:
+        """Go on at this offset: what was fetched of the partition before is not delivered any more.
 
-        Partitions that are not (or no longer) assigned are ignored; paused ones stay paused. Raises TransientError.
+        `moved` is called after the last `poll` that returned records from before, and before the first one with those
+        from the offset on. A partition that is not (or no longer) assigned is ignored, and `moved` not called; one
+        that is paused stays paused. Raises TransientError.
         """
         ...
 

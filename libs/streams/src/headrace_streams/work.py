@@ -21,12 +21,11 @@ class AssignedPartition:
         log_end: Offset that the next record will get, as last reported by the client; None while unknown.
         doubted: Offset that should have come next when another one came; None if the last look found no fault.
         former: Its log was replaced by another one: what runs may end, but nothing of it is committed.
-        moving: It is being moved to another offset: what is received meanwhile comes again.
     """
 
     __slots__ = (
         "_quiet", "backlog", "committed_changes", "doubted", "former", "lane", "leaving", "log_end", "log_start",
-        "moving", "name", "paused", "running", "tracker",
+        "name", "paused", "running", "tracker",
     )  # fmt: skip
 
     def __init__(self, name: TopicPartition, lane: int, tracker: OffsetTracker) -> None:
@@ -38,7 +37,6 @@ class AssignedPartition:
         self.paused = False
         self.doubted: int | None = None
         self.former = False
-        self.moving = False
         self.leaving = False
         self.log_start: int | None = None
         self.log_end: int | None = None

@@ -102,8 +102,10 @@ class MemoryConsumer:
             return {}
         return await bounds_of(self._cluster, self._network, self._client, ours)
 
-    async def seek(self, offsets: Mapping[TopicPartition, int]) -> None:
-        self._cursors.seek(offsets)
+    async def seek(self, partition: TopicPartition, offset: int, moved: Callable[[], None] = lambda: None) -> None:
+        if partition in self._cursors:
+            self._cursors.seek(partition, offset)
+            moved()
 
     def pause(self, partitions: Collection[TopicPartition]) -> None:
         self._cursors.pause(partitions, True)

@@ -63,12 +63,11 @@ class Cursors:
                 self._cursors[name].paused = paused
         self.changed.set()
 
-    def seek(self, offsets: Mapping[TopicPartition, int]) -> None:
-        """Go on at these offsets; a fetch in flight returns no records of these partitions."""
-        for name in [name for name in offsets if name in self._cursors]:
-            paused = self._cursors[name].paused
-            self.add({name: offsets[name]})
-            self._cursors[name].paused = paused
+    def seek(self, name: TopicPartition, offset: int) -> None:
+        """Go on at this offset; a fetch in flight returns no records of the partition."""
+        paused = self._cursors[name].paused
+        self.add({name: offset})
+        self._cursors[name].paused = paused
 
     def positions(self) -> Mapping[TopicPartition, int]:
         return {name: cursor.position for name, cursor in self._cursors.items()}
