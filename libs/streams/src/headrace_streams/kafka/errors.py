@@ -31,8 +31,8 @@ _REFUSED = frozenset({
     KafkaError._UNKNOWN_PARTITION,
     KafkaError._INVALID_ARG,
 })  # fmt: skip
+# Not _PURGE_QUEUE: a record in flight returns to the queue when its connection breaks, and may have been written.
 _NEVER_SENT = frozenset({
-    KafkaError._PURGE_QUEUE,
     KafkaError._TIMED_OUT_QUEUE,
     # Checked by the leader before it appends.
     KafkaError.NOT_ENOUGH_REPLICAS,
