@@ -13,7 +13,7 @@ from headrace_streams.parallel import Ending
 from headrace_streams.records import Record, TopicPartition
 from headrace_streams.scheduling import LaneShare, Scheduler
 from headrace_streams.work import AssignedPartition, Work
-from headrace_testing.engine import Counting, Letters, options
+from headrace_testing.engine import Counting, Letters, eventually, options
 
 TOPIC = "work"
 
@@ -65,8 +65,7 @@ async def test_room_and_keys_are_free_when_the_partition_leaves_at_once(records:
     for number in range(records):
         bench.add(1, number, b"k%d" % number)
     bench.executor.pump()
-    while not bench.scheduler.idle:  # noqa: ASYNC110 - it has no event
-        await asyncio.sleep(0)
+    await eventually(lambda: bench.scheduler.idle, "everything is handled")
     assert sorted(begun) == [(1, number) for number in range(records)]
     assert other.tracker.position == records
     assert not bench.broken

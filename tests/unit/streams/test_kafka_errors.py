@@ -30,7 +30,7 @@ def _error(code: int, *, fatal: bool = False, retriable: bool = False) -> KafkaE
         (KafkaError._UNKNOWN_TOPIC, RecordRefused),
         (KafkaError._UNKNOWN_PARTITION, RecordRefused),
         (KafkaError.TOPIC_AUTHORIZATION_FAILED, RecordRefused),
-        (KafkaError._PURGE_QUEUE, TransientError),
+        (KafkaError._PURGE_QUEUE, AppendUncertain),
         (KafkaError.NOT_ENOUGH_REPLICAS, TransientError),
         (KafkaError.NOT_ENOUGH_REPLICAS_AFTER_APPEND, AppendUncertain),
         (KafkaError._MSG_TIMED_OUT, AppendUncertain),

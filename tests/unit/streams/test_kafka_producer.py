@@ -1,10 +1,11 @@
 """The producer gives up before librdkafka does, so that nothing is sent a second time under new sequence numbers."""
 
+import asyncio
 import logging
 import time
 
 import pytest
-from headrace_streams.errors import AppendUncertain, TransientError
+from headrace_streams.errors import AppendUncertain, RecordRefused
 from headrace_streams.kafka.producer import KafkaProducer
 from headrace_streams.records import ProducerRecord, RecordMetadata
 
@@ -32,7 +33,7 @@ async def test_what_is_not_acknowledged_in_time_is_given_up_and_the_producer_rep
     producer = KafkaProducer(properties(answer_ms=20_000, limit_ms=2_000), LOGGER)
     began = time.monotonic()
     with caplog.at_level(logging.WARNING):
-        with pytest.raises((AppendUncertain, TransientError)) as told:
+        with pytest.raises(AppendUncertain) as told:
             await producer.send(record())
         assert "purge" in str(told.value).lower()  # by us, not timed out by librdkafka
         assert time.monotonic() - began >= 1.5
@@ -47,4 +48,44 @@ async def test_what_is_acknowledged_in_time_is_left_alone(caplog: pytest.LogCapt
         results = [await producer.send(record()) for _ in range(20)]
         await producer.close()
     assert [isinstance(result, RecordMetadata) for result in results] == [True] * 20
+    assert not any("is being replaced" in line for line in caplog.messages)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        ProducerRecord(TOPIC, 5, partition=0),  # type: ignore[arg-type]
+        ProducerRecord(TOPIC, b"value", key=object(), partition=0),  # type: ignore[arg-type]
+        ProducerRecord(TOPIC, b"value", partition=2**40),
+        ProducerRecord(TOPIC, b"value", partition=0, headers=(("\udc80", b"not text"),)),
+        ProducerRecord(TOPIC, b"value", partition=0, headers=(("name", 5),)),  # type: ignore[arg-type]
+        ProducerRecord(TOPIC, b"value", partition=0, headers=(("fine", b"1"), ("a\ud800b", None))),
+        ProducerRecord(TOPIC, b"value", partition=0, headers=((5, b"1"),)),  # type: ignore[arg-type]
+        ProducerRecord("\udc80", b"value", partition=0),
+        ProducerRecord(TOPIC, "\udc80", partition=0),  # type: ignore[arg-type]
+    ],
+    ids=[
+        "value",
+        "key",
+        "partition",
+        "header name",
+        "header value",
+        "second header",
+        "number as a name",
+        "topic",
+        "text",
+    ],
+)
+async def test_what_is_no_record_is_refused_and_leaves_nothing_behind(
+    bad: ProducerRecord, caplog: pytest.LogCaptureFixture
+) -> None:
+    producer = KafkaProducer(properties(answer_ms=10, limit_ms=2_000), LOGGER)
+    with caplog.at_level(logging.WARNING):
+        with pytest.raises(RecordRefused) as told:
+            await producer.send(bad)
+        assert "\udc80" not in str(told.value).replace(bad.topic, "")
+        await asyncio.sleep(2.2)  # longer than a record may be in flight
+        assert isinstance(await producer.send(record()), RecordMetadata)
+        async with asyncio.timeout(5.0):
+            await producer.close()
     assert not any("is being replaced" in line for line in caplog.messages)

@@ -13,8 +13,8 @@ from headrace_contracts.events import AccessKey
 from headrace_contracts.memory_registry import MemoryRegistry
 from headrace_contracts.topics import ACCESS_KEYS
 from headrace_streams import tables
-from headrace_streams.errors import OffsetOutOfRange, TopicMissing
-from headrace_streams.memory import MemoryCluster, MemoryLog
+from headrace_streams.errors import LeaveGroup, TopicMissing
+from headrace_streams.memory import Ailment, MemoryCluster, MemoryLog
 from headrace_streams.publishing import Publication, Publisher
 from headrace_streams.records import ProducerRecord, TopicPartition
 from headrace_streams.tables import Table
@@ -173,11 +173,10 @@ async def test_a_missing_topic_is_said_to_be_missing() -> None:
 async def test_broken_following_is_told(bench: Bench) -> None:
     await bench.put("a")
     table = await bench.started()
-    partition = bench.cluster.partition(TopicPartition(TOPIC, 0))
-    partition.start = partition.end = 1_000
-    await bench.put(*[f"k{number}" for number in range(20)])
+    bench.cluster.sicken(TopicPartition(TOPIC, 0), reads=Ailment(LeaveGroup("not authorised")))
+    await bench.put("b")
     async with asyncio.timeout(5):
-        with pytest.raises(OffsetOutOfRange):
+        with pytest.raises(LeaveGroup):
             await table.failure
     assert table.get("a") is not None
 

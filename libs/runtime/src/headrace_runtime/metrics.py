@@ -9,6 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
+from headrace_streams.log_identity import Broken
+from headrace_streams.records import TopicPartition
+from headrace_streams.watching import OnDiscontinuity
 from prometheus_client import (
     CollectorRegistry,
     Counter,
@@ -70,6 +73,18 @@ class Metrics:
 
     def _name(self, what: str, unit: str) -> str:
         return "_".join(part for part in ("headrace", self.subsystem, what, unit) if part)
+
+
+def discontinuities(metrics: Metrics) -> OnDiscontinuity:
+    """Counts partitions whose stored position was not one of their log; call it once for each process."""
+    counter = metrics.for_subsystem("log").counter(
+        "discontinuities", "Partitions whose log was not the one read before, by what had happened.", ("topic", "kind")
+    )
+
+    def count(partition: TopicPartition, verdict: Broken) -> None:
+        counter.labels(partition.topic, verdict.kind.value).inc()
+
+    return count
 
 
 class _Refresh(Collector):

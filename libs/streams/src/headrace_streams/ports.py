@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Protocol
 
 from headrace_streams.records import (
@@ -97,20 +97,21 @@ class Consumer(Protocol):
         """First offsets of assigned partitions, asked from the cluster. Raises TransientError."""
         ...
 
+    async def seek(self, partition: TopicPartition, offset: int, moved: Callable[[], None] = lambda: None) -> None:
+        """Go on at this offset: what was fetched of the partition before is not delivered any more.
+
+        `moved` is called after the last `poll` that returned records from before, and before the first one with those
+        from the offset on. A partition that is not (or no longer) assigned is ignored, and `moved` not called; one
+        that is paused stays paused. Raises TransientError.
+        """
+        ...
+
     def pause(self, partitions: Collection[TopicPartition]) -> None:
         """Deliver no records of these until resumed or reassigned. Partitions that are not assigned are ignored."""
         ...
 
     def resume(self, partitions: Collection[TopicPartition]) -> None:
         """Deliver records of these again."""
-        ...
-
-    async def seek(self, offsets: Mapping[TopicPartition, int]) -> None:
-        """Continue at these offsets: nothing that was fetched before is delivered any more.
-
-        Pause the partitions first, and resume them once the first record may come. Raises TransientError while one of
-        them is not being read yet (or no longer), in which case nothing, or only a part, has been moved: try again.
-        """
         ...
 
     async def close(self) -> None:
@@ -179,6 +180,10 @@ class Admin(Protocol):
 
     async def describe_topics(self, topics: Collection[str]) -> Mapping[str, TopicDescription]:
         """Identity and number of partitions of each topic that exists. Raises TransientError."""
+        ...
+
+    async def bounds(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, tuple[int, int]]:
+        """See `PartitionReader.bounds`. Raises TopicMissing, TransientError."""
         ...
 
     async def add_partitions(self, counts: Mapping[str, int]) -> None:

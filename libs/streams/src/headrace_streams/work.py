@@ -19,11 +19,13 @@ class AssignedPartition:
         leaving: The partition is being revoked or is gone: nothing of it is started any more.
         log_start: First offset in the log, if the group starts there because it has no committed offset.
         log_end: Offset that the next record will get, as last reported by the client; None while unknown.
+        doubted: Offset that should have come next when another one came; None if the last look found no fault.
+        former: Its log was replaced by another one: what runs may end, but nothing of it is committed.
     """
 
     __slots__ = (
-        "_quiet", "backlog", "committed_changes", "lane", "leaving", "log_end", "log_start", "name", "paused",
-        "running", "tracker",
+        "_quiet", "backlog", "committed_changes", "doubted", "former", "lane", "leaving", "log_end", "log_start",
+        "name", "paused", "running", "tracker",
     )  # fmt: skip
 
     def __init__(self, name: TopicPartition, lane: int, tracker: OffsetTracker) -> None:
@@ -33,11 +35,18 @@ class AssignedPartition:
         self.backlog: deque[Work] = deque()
         self.running: dict[Work, asyncio.Task[None]] = {}
         self.paused = False
+        self.doubted: int | None = None
+        self.former = False
         self.leaving = False
         self.log_start: int | None = None
         self.log_end: int | None = None
         self.committed_changes = tracker.changes
         self._quiet: asyncio.Future[None] | None = None
+
+    @property
+    def received_to(self) -> int | None:
+        """Offset of the record that comes next; None while not known."""
+        return self.backlog[-1].offset + 1 if self.backlog else self.tracker.received_to
 
     def ended(self, work: Work) -> None:
         """Its handler is no longer running."""

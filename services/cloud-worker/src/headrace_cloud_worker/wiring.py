@@ -23,7 +23,7 @@ from headrace_runtime.connections import Connections, wall_clock_ms
 from headrace_runtime.handling import current_traceparent, in_its_trace
 from headrace_runtime.health import Health
 from headrace_runtime.lifecycle import Part, Service
-from headrace_runtime.metrics import Metrics
+from headrace_runtime.metrics import Metrics, discontinuities
 from headrace_streams.dead_letters import DeadLetterSink
 from headrace_streams.ports import Log
 from headrace_streams.publishing import Publisher
@@ -71,7 +71,7 @@ def worker_parts(
         group=GROUP,
         place=Place.CLOUD,
         pool=pool,
-        metrics=WorkerMetrics(metrics, pool),
+        metrics=WorkerMetrics(metrics, pool, discontinuities(metrics)),
         log=log,
         codec=codec,
         publisher=publisher,

@@ -24,7 +24,7 @@ from headrace_runtime.database import Database, DatabaseMetrics
 from headrace_runtime.health import Health
 from headrace_runtime.http import HttpServer, new_app
 from headrace_runtime.lifecycle import Part, Service
-from headrace_runtime.metrics import Metrics
+from headrace_runtime.metrics import Metrics, discontinuities
 from headrace_runtime.tables import table_part
 from headrace_runtime.waiting import wait_until
 from headrace_streams.dead_letters import DeadLetters
@@ -87,11 +87,14 @@ def assemble(
     measured = IntakeMetrics(metrics)
     writer = Writer(bus.publisher, settings.ack_seconds)
 
+    lost = discontinuities(metrics)
     key_changes: Confirmations[AccessKey] = Confirmations()
     preference_changes: Confirmations[Preferences] = Confirmations()
-    keys: Table[AccessKey] = Table(bus.log, bus.codec, ACCESS_KEYS, key_changes.changed)
-    preferences: Table[Preferences] = Table(bus.log, bus.codec, PREFERENCES, preference_changes.changed)
-    fleet: Table[NodeStatus] = Table(bus.log, bus.codec, FLEET_STATUS)
+    keys: Table[AccessKey] = Table(bus.log, bus.codec, ACCESS_KEYS, key_changes.changed, on_discontinuity=lost)
+    preferences: Table[Preferences] = Table(
+        bus.log, bus.codec, PREFERENCES, preference_changes.changed, on_discontinuity=lost
+    )
+    fleet: Table[NodeStatus] = Table(bus.log, bus.codec, FLEET_STATUS, on_discontinuity=lost)
 
     dsn = settings.database_url.get_secret_value()
     database = Database(
@@ -111,6 +114,7 @@ def assemble(
         ViewStore(database, bus.dead_letters),
         bus.dead_letters,
         on_waiting=lambda reason: health.note("history", f"waits: {reason}" if reason else "follows"),
+        on_discontinuity=lost,
     )
     retention = Retention(
         database,

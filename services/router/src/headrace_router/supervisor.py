@@ -39,6 +39,7 @@ TakeOver = Callable[[Callable[[BaseException], None]], Awaitable[PartitionRouter
 """Takes the partition over; the argument is called when it breaks."""
 
 _SEEK_SECONDS: Final = 0.05
+_LONGEST_SEEK_SECONDS: Final = 30.0
 _OVERLOAD_SECONDS: Final = 0.05
 _FIRST_WAIT_SECONDS: Final = 0.2
 _LONGEST_WAIT_SECONDS: Final = 5.0
@@ -268,15 +269,29 @@ class PartitionSupervisor:
         # The fresh ones among them are not read before the assignment has ended, and it need not wait for this.
         self._fresh = frozenset()
         self.tried.set()
-        starts = await self._positions(router)
-        while True:
-            self._consumer.pause(self._inputs)
-            try:
-                await self._consumer.seek(starts)
-                return
-            except TransientError:
-                # The group has not begun to read them yet.
+        self._consumer.pause(self._inputs)
+        until = self._monotonic() + _LONGEST_SEEK_SECONDS
+        for name, start in (await self._positions(router)).items():
+            while not await self._move_input(name, start):
+                if self._monotonic() > until:
+                    raise TransientError(f"{name} could not be read from {start}")
+                # The group has not begun to read it yet.
                 await asyncio.sleep(_SEEK_SECONDS)
+
+    async def _move_input(self, name: TopicPartition, start: int) -> bool:
+        moved = False
+
+        def at_the_start() -> None:
+            nonlocal moved
+            moved = True
+            # It may have been too early to pause it before.
+            self._consumer.pause((name,))
+
+        try:
+            await self._consumer.seek(name, start, at_the_start)
+        except TransientError as error:
+            _log.debug("an input was not moved", input=str(name), reason=str(error))
+        return moved
 
     async def _positions(self, router: PartitionRouter) -> dict[TopicPartition, int]:
         """Where to read each input from: the journaled position, else the committed one, else the start."""

@@ -10,7 +10,7 @@ from headrace_models.prices import load_price_book
 from headrace_runtime.connections import Connections, wall_clock_ms
 from headrace_runtime.health import Health
 from headrace_runtime.lifecycle import Part, Service
-from headrace_runtime.metrics import Metrics
+from headrace_runtime.metrics import Metrics, discontinuities
 from headrace_runtime.tables import table_part
 from headrace_streams.tables import Table
 from headrace_streams.topic_limits import TopicLimits
@@ -44,9 +44,12 @@ def build(settings: RouterSettings) -> Service:
     connections = Connections(settings, health, writes=WRITES, reads=READS)
     policy = load_policy(settings.policy_file)
     view = RoutingView(policy, load_price_book(settings.price_file), wall_clock_ms)
-    fleet: Table[NodeStatus] = Table(connections.log, connections.codec, topics.FLEET_STATUS, view.node_changed)
+    lost = discontinuities(metrics)
+    fleet: Table[NodeStatus] = Table(
+        connections.log, connections.codec, topics.FLEET_STATUS, view.node_changed, on_discontinuity=lost
+    )
     preferences: Table[Preferences] = Table(
-        connections.log, connections.codec, topics.PREFERENCES, view.preferences_changed
+        connections.log, connections.codec, topics.PREFERENCES, view.preferences_changed, on_discontinuity=lost
     )
     # Its own, so that no trouble of the topics of attempts, audit records and replies reaches the journal.
     others = connections.log.producer()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Collection, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
@@ -12,7 +12,7 @@ from confluent_kafka import OFFSET_INVALID
 from confluent_kafka import Consumer as LibrdkafkaConsumer
 from confluent_kafka import TopicPartition as KafkaPartition
 
-from headrace_streams.errors import LeaveGroup, PartitionsLost, TransientError
+from headrace_streams.errors import LeaveGroup, PartitionsLost
 from headrace_streams.kafka import errors
 from headrace_streams.kafka.admin import KafkaAdmin
 from headrace_streams.kafka.inbox import Inbox
@@ -122,6 +122,9 @@ class KafkaConsumer:
         bounds = await self._admin.bounds([name for name in partitions if name in self._read])
         return {name: start for name, (start, _) in bounds.items()}
 
+    async def seek(self, partition: TopicPartition, offset: int, moved: Callable[[], None] = lambda: None) -> None:
+        await self._thread.run(lambda: self._seek(partition, offset, moved), partial(errors.asking, what=self._what))
+
     def pause(self, partitions: Collection[TopicPartition]) -> None:
         ours = self._read.intersection(partitions)
         self._inbox.pause(ours)
@@ -132,11 +135,6 @@ class KafkaConsumer:
         self._inbox.resume(ours)
         if not self._inbox.throttled:
             self._have_read(ours, True)
-
-    async def seek(self, offsets: Mapping[TopicPartition, int]) -> None:
-        if unread := offsets.keys() - self._read:
-            raise TransientError(f"{self._what}: not being read now: {', '.join(map(str, sorted(unread)))}")
-        await self._thread.run(lambda: self._seek(dict(offsets)), partial(errors.asking, what=f"seek of {self._what}"))
 
     async def close(self) -> None:
         if self._closed:
@@ -167,6 +165,11 @@ class KafkaConsumer:
         self._thread.brisk = self._inbox.throttled or bool(self._inbox.paused)
         if names:
             self._thread.post(lambda: (self._kafka.resume if flowing else self._kafka.pause)(names))
+
+    def _moved(self, partition: TopicPartition, moved: Callable[[], None]) -> None:
+        if partition in self._read:
+            self._inbox.clear((partition,))
+            moved()
 
     def _begin(self, partitions: Sequence[TopicPartition]) -> None:
         self._read.update(partitions)
@@ -208,12 +211,6 @@ class KafkaConsumer:
         )
         self._thread.begin_to_poll()
 
-    def _seek(self, offsets: Mapping[TopicPartition, int]) -> None:
-        for name, offset in offsets.items():
-            self._kafka.seek(to_kafka(name, offset))
-        # After what this thread has passed to the loop before, and before the caller of `seek` goes on.
-        self._thread.call_on_loop(self._inbox.clear, list(offsets))
-
     def _cached_ends(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
         ends: dict[TopicPartition, int] = {}
         for name in partitions:
@@ -221,6 +218,13 @@ class KafkaConsumer:
             if end >= 0:
                 ends[name] = end
         return ends
+
+    def _seek(self, partition: TopicPartition, offset: int, moved: Callable[[], None]) -> None:
+        if partition in map(from_kafka, self._kafka.assignment()):
+            self._thread.forget([partition])
+            self._kafka.seek(to_kafka(partition, offset))
+            # After what was delivered before, and before what comes now.
+            self._thread.call_on_loop(self._moved, partition, moved)
 
     def _on_assign(self, partitions: Sequence[KafkaPartition]) -> None:
         names = sorted(map(from_kafka, partitions))

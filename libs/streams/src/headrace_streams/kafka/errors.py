@@ -33,8 +33,8 @@ _REFUSED = frozenset({
     KafkaError._INVALID_ARG,
 })  # fmt: skip
 _TOO_LARGE = frozenset({KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO_LARGE, KafkaError.INVALID_MSG_SIZE})
+# Not _PURGE_QUEUE: a record in flight returns to the queue when its connection breaks, and may have been written.
 _NEVER_SENT = frozenset({
-    KafkaError._PURGE_QUEUE,
     KafkaError._TIMED_OUT_QUEUE,
     # Checked by the leader before it appends.
     KafkaError.NOT_ENOUGH_REPLICAS,

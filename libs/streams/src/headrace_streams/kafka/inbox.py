@@ -80,14 +80,6 @@ class Inbox:
         self._balance()
         self.changed.set()
 
-    def clear(self, partitions: Iterable[TopicPartition]) -> None:
-        """Drop the records of these partitions; those that are paused stay so."""
-        for name in partitions:
-            queue = self._queues.pop(name, ())
-            if name not in self._paused:
-                self._count(queue, -1)
-        self._balance()
-
     def drop(self, partitions: Iterable[TopicPartition]) -> None:
         """Drop the records of these partitions, and whether they were paused."""
         for name in list(partitions):
@@ -95,6 +87,14 @@ class Inbox:
             if name not in self._paused:
                 self._count(queue, -1)
             self._paused.pop(name, None)
+        self._balance()
+
+    def clear(self, partitions: Iterable[TopicPartition]) -> None:
+        """Drop the records of these partitions; those that are paused stay paused."""
+        for name in partitions:
+            queue = self._queues.pop(name, ())
+            if name not in self._paused:
+                self._count(queue, -1)
         self._balance()
 
     def drop_all(self) -> None:

@@ -19,6 +19,7 @@ from functools import partial
 from confluent_kafka import KafkaError, KafkaException, Message
 from confluent_kafka import Producer as LibrdkafkaProducer
 
+from headrace_streams.dead_letters import described
 from headrace_streams.errors import AppendUncertain, Overloaded, RecordRefused, StreamsError
 from headrace_streams.kafka import errors
 from headrace_streams.kafka.properties import Properties, producer_properties
@@ -61,6 +62,9 @@ class KafkaProducer:
         number, self._sent = self._sent, self._sent + 1
         self._queued_at[number] = time.monotonic()
         try:
+            for name, _ in record.headers:
+                # confluent-kafka ends the process when it gets a name that UTF-8 cannot express.
+                name.encode()
             self._producer.produce(
                 record.topic,
                 record.value,
@@ -69,12 +73,19 @@ class KafkaProducer:
                 on_delivery=partial(self._report, number, future, record.topic),
                 headers=list(record.headers),
             )
-        except BufferError:
-            del self._queued_at[number]
-            raise Overloaded(f"{self._outstanding} records are waiting to be appended: wait for some of them") from None
-        except KafkaException as exception:
-            del self._queued_at[number]
-            future.set_exception(errors.queueing(errors.error_of(exception), record.topic))
+        except BaseException as error:
+            # Whatever it was, the record is not in flight, and nothing may wait for its report.
+            self._queued_at.pop(number, None)
+            if isinstance(error, BufferError):
+                waiting = f"{self._outstanding} records are waiting to be appended: wait for some of them"
+                raise Overloaded(waiting) from None
+            if isinstance(error, KafkaException):
+                future.set_exception(errors.queueing(errors.error_of(error), record.topic))
+            elif isinstance(error, Exception):
+                # Its text may quote the record.
+                future.set_exception(RecordRefused(f"{record.topic}: no record can be made of it: {described(error)}"))
+            else:
+                raise
             return future
         self._outstanding += 1
         self._idle.clear()

@@ -8,11 +8,11 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TypeVar
 
 from headrace_streams.errors import LeaveGroup, PartitionsLost, TopicMissing, TransientError
-from headrace_streams.memory.ailments import Sense
 from headrace_streams.memory.cluster import MemoryCluster
 from headrace_streams.memory.cursors import Cursors
 from headrace_streams.memory.groups import GroupCoordinator, MemberFenced, MemberUnknown, Standing
 from headrace_streams.memory.network import Network, NetworkRequest, Operation
+from headrace_streams.memory.reader import bounds_of
 from headrace_streams.ports import RebalanceListener
 from headrace_streams.records import OffsetAndMetadata, Record, TopicPartition
 
@@ -100,26 +100,18 @@ class MemoryConsumer:
         ours = [name for name in partitions if name in self._cursors]
         if not ours:
             return {}
-        await self._cluster.ailments.endure(Sense.BOUNDS, ours)
+        return await bounds_of(self._cluster, self._network, self._client, ours)
 
-        def perform() -> Mapping[TopicPartition, tuple[int, int]]:
-            found = {name: self._cluster.partition(name) for name in ours}
-            return {name: (partition.start, partition.stable_end) for name, partition in found.items()}
-
-        return await self._network.call(NetworkRequest(self._client, Operation.OFFSETS, tuple(ours)), perform)
+    async def seek(self, partition: TopicPartition, offset: int, moved: Callable[[], None] = lambda: None) -> None:
+        if partition in self._cursors:
+            self._cursors.seek(partition, offset)
+            moved()
 
     def pause(self, partitions: Collection[TopicPartition]) -> None:
         self._cursors.pause(partitions, True)
 
     def resume(self, partitions: Collection[TopicPartition]) -> None:
         self._cursors.pause(partitions, False)
-
-    async def seek(self, offsets: Mapping[TopicPartition, int]) -> None:
-        # As with librdkafka, another thread does it: other tasks get their turn first.
-        await asyncio.sleep(0)
-        if unread := [name for name in offsets if name not in self._cursors]:
-            raise TransientError(f"group {self._group}: not being read now: {', '.join(map(str, sorted(unread)))}")
-        self._cursors.seek(offsets)
 
     async def close(self) -> None:
         if self._closing:

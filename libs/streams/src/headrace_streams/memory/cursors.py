@@ -63,12 +63,11 @@ class Cursors:
                 self._cursors[name].paused = paused
         self.changed.set()
 
-    def seek(self, positions: Mapping[TopicPartition, int]) -> None:
-        """Go on at these offsets; a fetch in flight returns no records of these partitions. Paused ones stay so."""
-        for name, offset in positions.items():
-            former = self._cursors[name]
-            self._cursors[name] = _Cursor(former.partition, offset, former.paused)
-        self.changed.set()
+    def seek(self, name: TopicPartition, offset: int) -> None:
+        """Go on at this offset; a fetch in flight returns no records of the partition."""
+        paused = self._cursors[name].paused
+        self.add({name: offset})
+        self._cursors[name].paused = paused
 
     def positions(self) -> Mapping[TopicPartition, int]:
         return {name: cursor.position for name, cursor in self._cursors.items()}

@@ -13,6 +13,19 @@ from headrace_streams.memory.network import Network, NetworkRequest, Operation
 from headrace_streams.records import NewTopic, Record, TopicDescription, TopicPartition
 
 
+async def bounds_of(
+    cluster: MemoryCluster, network: Network, client: str, partitions: Collection[TopicPartition]
+) -> Mapping[TopicPartition, tuple[int, int]]:
+    """First offset, and the end of what can be read."""
+
+    def perform() -> Mapping[TopicPartition, tuple[int, int]]:
+        found = {name: cluster.partition(name) for name in partitions}
+        return {name: (partition.start, partition.stable_end) for name, partition in found.items()}
+
+    await cluster.ailments.endure(Sense.BOUNDS, partitions)
+    return await network.call(NetworkRequest(client, Operation.OFFSETS, tuple(partitions)), perform)
+
+
 class MemoryReader:
     """Reads by assign()."""
 
@@ -42,12 +55,7 @@ class MemoryReader:
         return self._cursors.positions()
 
     async def bounds(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, tuple[int, int]]:
-        def perform() -> Mapping[TopicPartition, tuple[int, int]]:
-            found = {name: self._cluster.partition(name) for name in partitions}
-            return {name: (partition.start, partition.stable_end) for name, partition in found.items()}
-
-        await self._cluster.ailments.endure(Sense.BOUNDS, partitions)
-        return await self._network.call(NetworkRequest(self._client, Operation.OFFSETS, tuple(partitions)), perform)
+        return await bounds_of(self._cluster, self._network, self._client, partitions)
 
     async def offsets_at(
         self, partitions: Collection[TopicPartition], timestamp_ms: int
@@ -112,3 +120,6 @@ class MemoryAdmin:
         return await self._network.call(
             NetworkRequest(self._client, Operation.METADATA), lambda: self._cluster.topic_limits(topics)
         )
+
+    async def bounds(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, tuple[int, int]]:
+        return await bounds_of(self._cluster, self._network, self._client, partitions)
