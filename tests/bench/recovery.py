@@ -45,6 +45,7 @@ from headrace_router.adapters.policy_file import load_policy
 from headrace_router.adapters.routing_view import RoutingView
 from headrace_router.decide.model import Decision
 from headrace_router.in_flight_limiter import InFlightLimiter
+from headrace_router.input_logs import InputLogs
 from headrace_router.limits import RouterLimits
 from headrace_router.metrics import RouterMetrics
 from headrace_router.partition import PartitionRouter, RouterContext
@@ -58,6 +59,7 @@ from headrace_streams.provisioning import provision
 from headrace_streams.publishing import Publisher
 from headrace_streams.records import ProducerRecord
 from headrace_streams.topic_limits import TopicLimits
+from headrace_streams.watching import LogWatch
 from headrace_testing.router_twin import router_service
 from headrace_testing.routing import Desk, task
 from headrace_testing.up import open_folder, running_up
@@ -235,6 +237,7 @@ async def take_over(log: Log, codec: Codec, partitions: int) -> dict[str, float]
     producer = log.producer()
     around = router_context(log, Publisher(producer, codec, "bench"))
     four = asyncio.Semaphore(4)
+    watch = LogWatch(log.admin(), "router", repeats_are_harmless=False)
 
     def broken(error: BaseException) -> None:
         raise error
@@ -243,7 +246,7 @@ async def take_over(log: Log, codec: Codec, partitions: int) -> dict[str, float]
         async with four:
             return await recover(
                 partition=partition, owner="router-after", log=log, codec=codec, router_context=around,
-                limits=RouterLimits(), broken=broken,
+                limits=RouterLimits(), input_logs=InputLogs(watch, codec.topic_prefix), broken=broken,
             )  # fmt: skip
 
     memory, cpu, pulse, began = resident_mb(), time.process_time(), Pulse(), time.perf_counter()

@@ -50,6 +50,7 @@ from headrace_streams.ports import Log
 from headrace_streams.publishing import Publication, Publisher
 from headrace_streams.records import Record, TopicPartition
 from headrace_streams.topic_limits import TopicLimits
+from headrace_streams.watching import OnDiscontinuity
 from prometheus_client import CollectorRegistry
 
 from headrace_testing.routing import LOCAL, finished
@@ -173,6 +174,7 @@ def router_service(
     limits: RouterLimits,
     settle_seconds: float = 0.0,
     topic_limits: TopicLimits | None = None,
+    on_discontinuity: OnDiscontinuity = lambda partition, verdict: None,
 ) -> RouterService:
     """The real router on a log, as its wiring builds it. Two with the same name are one static member, if `static`."""
     publisher = Publisher(log.producer(), codec, f"headrace/router/{name}")
@@ -194,6 +196,7 @@ def router_service(
         owner=name,
         instance_id=name if static else None,
         limits=limits,
+        on_discontinuity=on_discontinuity,
     )
 
 
@@ -220,6 +223,7 @@ class Twin:
         self.requests: list[AttemptRequested] = []
         self.nodes: dict[str, NodeStatus] = {"workstation": LOCAL}
         self.routers: list[Router] = []
+        self.on_discontinuity: OnDiscontinuity = lambda partition, verdict: None
         self._worker: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Twin:
@@ -271,6 +275,7 @@ class Twin:
             static=static,
             limits=RouterLimits(**{"tick_seconds": 0.05, "rejoin_seconds": 0.02, "largest_entry": 1_000_000, **limits}),
             settle_seconds=settle_seconds,
+            on_discontinuity=lambda partition, verdict: self.on_discontinuity(partition, verdict),
         )
         router = Router(service, log, wire, world, asyncio.create_task(service.run()))
         self.routers.append(router)

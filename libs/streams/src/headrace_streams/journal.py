@@ -79,7 +79,9 @@ class Journal:
         self._limit = limit
         self._next = epoch + 1
         self._positions = {
-            where: Position(topic=where[0], partition=where[1], next_offset=offset)
+            where: Position(
+                topic=where[0], partition=where[1], next_offset=offset, topic_id=recovered.topic_ids.get(where)
+            )
             for where, offset in recovered.positions.items()
         }
         self._completed_offset = recovered.completed_offset
@@ -141,7 +143,7 @@ class Journal:
         """Queue an entry. Its commands may be published only after the future has returned its offset.
 
         An entry without commands counts as published when it is acknowledged. Entries are acknowledged in order. Each
-        carries the highest positions of all inputs so far, so that a reader needs only the last one. If the future
+        carries the newest positions of all inputs so far, so that a reader needs only the last one. If the future
         raises Fenced, all later ones do. `allow` is called with the size of the entry, in bytes, before it is queued;
         what it raises is raised here. Raises Fenced, EntryTooLarge, Overloaded and UnencodableEvent immediately, in
         which case nothing was appended and nothing has changed.
@@ -217,13 +219,7 @@ class Journal:
         return self.fenced
 
     def _reached(self, positions: tuple[Position, ...]) -> dict[tuple[str, int], Position]:
-        reached = dict(self._positions)
-        for position in positions:
-            where = (position.topic, position.partition)
-            before = reached.get(where)
-            if before is None or before.next_offset < position.next_offset:
-                reached[where] = position
-        return reached
+        return {**self._positions, **{(position.topic, position.partition): position for position in positions}}
 
     def _acknowledge(self, place: int, has_commands: bool, done: asyncio.Future[RecordMetadata]) -> None:
         if done.cancelled():

@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple
 
 from headrace_contracts.codec import Codec
 from headrace_contracts.errors import Origin, SchemaNotCached, UnreadableValue
-from headrace_contracts.events import EntryKind, JournalEntry, TaskPhase
+from headrace_contracts.events import EntryKind, JournalEntry, Position, TaskPhase
 
 from headrace_streams.errors import OffsetOutOfRange, TransientError
 from headrace_streams.ports import PartitionReader
@@ -85,6 +85,7 @@ class Recovered:
 
     Attributes:
         positions: Next offset of each input, by topic (without prefix) and partition.
+        topic_ids: Ids of the topics that these offsets belong to, by topic and partition, as far as known.
         unpublished: Entries whose commands may not have been published, in order.
         completed_offset: Terminal states of unpublished entries, if they were written, are at or after this offset of
             tasks.completed; None if unknown.
@@ -94,6 +95,7 @@ class Recovered:
     """
 
     positions: Mapping[tuple[str, int], int]
+    topic_ids: Mapping[tuple[str, int], str]
     unpublished: tuple[JournaledEntry, ...]
     completed_offset: int | None
     shadowed: frozenset[str]
@@ -157,7 +159,7 @@ class JournalReading:
         self._fold = fold
         self._epoch = -1
         self._ended = False
-        self._positions: dict[tuple[str, int], int] = {}
+        self._positions: dict[tuple[str, int], Position] = {}
         self._published_offset = 0
         self._completed_offset: int | None = None
         # Values by offset: the last entry, and earlier ones whose commands may be unpublished as far as is known.
@@ -238,8 +240,8 @@ class JournalReading:
     def _look(self, entry: JournalEntry) -> None:
         """Learn from an entry what it says about earlier ones. Each says at least as much as the one before it."""
         for position in entry.positions:
-            where = (position.topic, position.partition)
-            self._positions[where] = max(position.next_offset, self._positions.get(where, 0))
+            # They only advance, except where an owner found that an input is another log than before.
+            self._positions[position.topic, position.partition] = position
         if entry.published_offset is not None:
             self._published_offset = max(self._published_offset, entry.published_offset)
             while self._open and next(iter(self._open)) < self._published_offset:
@@ -275,7 +277,8 @@ class JournalReading:
             if entry.commands:
                 unpublished.append(JournaledEntry(offset, entry))
         return Recovered(
-            positions=self._positions,
+            positions={where: position.next_offset for where, position in self._positions.items()},
+            topic_ids={where: p.topic_id for where, p in self._positions.items() if p.topic_id is not None},
             unpublished=tuple(unpublished),
             completed_offset=self._completed_offset,
             shadowed=frozenset(self._shadowed),

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Final
 
 from headrace_contracts.codec import Codec
 from headrace_contracts.errors import Origin, RegistryUnavailable, SchemaNotCached, UnreadableValue
 from headrace_contracts.events import AttemptFinished, TaskCancelled, TaskSubmitted
 from headrace_contracts.headers import header, traceparent
-from headrace_contracts.topics import ATTEMPTS_FINISHED, TASKS_CANCELLED, TASKS_SUBMITTED, TopicSpec
+from headrace_contracts.topics import TopicSpec
 from headrace_runtime.logging import get_logger
 from headrace_streams.dead_letters import DeadLetters, described
 from headrace_streams.errors import Overloaded, StreamsError
@@ -18,10 +17,9 @@ from headrace_streams.records import Record
 
 from headrace_router.decide.admission import Inadmissible, admitted_cancellation, admitted_task, event_id_of
 from headrace_router.decide.model import CAUSES, AttemptEnded, Cancelled, Submitted
+from headrace_router.input_logs import INPUTS
 from headrace_router.metrics import RouterMetrics
 from headrace_router.partition import Input, PartitionRouter
-
-INPUTS: Final = (TASKS_SUBMITTED, TASKS_CANCELLED, ATTEMPTS_FINISHED)
 
 _log = get_logger("headrace.router")
 

@@ -17,6 +17,7 @@ class RouterLimits:
         longest_wait_seconds: Longest such wait.
         assign_seconds: How long the group waits for the partitions that it assigns. Those that take longer start later,
             without holding up the others.
+        watch_seconds: Time between comparisons of the positions with the inputs, unless there is reason to doubt them.
         patience_seconds: How long all partitions wait for the input of one, before that is paused instead.
         failures_per_minute: Records of a partition whose handling failed in a way that nobody foresaw. With more of
             them in a minute the fault is probably ours, and the partition is suspended rather than dead-lettered.
@@ -35,6 +36,7 @@ class RouterLimits:
     rejoin_seconds: float = 0.2
     longest_wait_seconds: float = 30.0
     assign_seconds: float = 1.0
+    watch_seconds: float = 30.0
     patience_seconds: float = 0.1
     failures_per_minute: int = 60
     remembered: int = 50_000

@@ -140,6 +140,7 @@ class PartitionRouter:
 
     Args:
         positions: Offsets to start at in the input topics, by name without prefix.
+        topic_ids: Ids of the input topics that these offsets belong to, as far as known.
         broken: Called once, with the reason, when the partition must be taken over again.
     """
 
@@ -150,6 +151,7 @@ class PartitionRouter:
         journal: Journal,
         state: PartitionState,
         positions: Mapping[str, int],
+        topic_ids: Mapping[str, str],
         router_context: RouterContext,
         limits: RouterLimits,
         broken: Callable[[BaseException], None],
@@ -169,6 +171,9 @@ class PartitionRouter:
         # How far inputs are decided, and how far the journal has acknowledged it. Only the latter may be committed.
         self._positions = dict(positions)
         self._acknowledged = dict(positions)
+        self.topic_ids = dict(topic_ids)
+        # Whether an input has delivered an offset from before its position since this was last reset.
+        self.doubtful = False
         self._reevaluations = ReevaluationQueue()
         self._reevaluating = False
         self._scheduled = False
@@ -263,6 +268,7 @@ class PartitionRouter:
             journal=self._journal,
             state=self._state,
             positions=self._positions,
+            topic_ids=self.topic_ids,
             router_context=self._router_context,
             limits=self._limits,
             broken=broken,
@@ -275,7 +281,11 @@ class PartitionRouter:
         it fits into an entry.
         """
         # Inputs restart at the journaled positions, so some are delivered a second time.
-        if self._closed or origin.offset < self._positions.get(origin.topic, 0):
+        if self._closed:
+            return
+        if origin.offset < self._positions.get(origin.topic, 0):
+            # Or the topic was deleted and created again, and these are other records.
+            self.doubtful = True
             return
         match event:
             case Submitted(task=task):
@@ -596,7 +606,10 @@ class PartitionRouter:
 
     def _as_positions(self, positions: Mapping[str, int]) -> tuple[Position, ...]:
         return tuple(
-            [Position(topic=topic, partition=self.partition, next_offset=offset) for topic, offset in positions.items()]
+            [
+                Position(topic=topic, partition=self.partition, next_offset=offset, topic_id=self.topic_ids.get(topic))
+                for topic, offset in positions.items()
+            ]
         )
 
     def _begin(self, now: float) -> None:

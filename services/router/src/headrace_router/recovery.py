@@ -26,6 +26,7 @@ from headrace_streams.records import TopicPartition
 
 from headrace_router.decide.publications import publication
 from headrace_router.decide.tasks import PartitionTasks
+from headrace_router.input_logs import InputLogs
 from headrace_router.limits import RouterLimits
 from headrace_router.partition import PartitionRouter, RouterContext
 from headrace_router.partition_state import PartitionState
@@ -48,6 +49,7 @@ async def recover(
     codec: Codec,
     router_context: RouterContext,
     limits: RouterLimits,
+    input_logs: InputLogs,
     broken: Callable[[BaseException], None],
 ) -> PartitionRouter:
     """Become the router of a partition. It starts its timers itself, and knows where to start in its inputs.
@@ -87,14 +89,15 @@ async def recover(
         due = await _repeat_ends(due, journal, partition, router_context)
         end = await _end_of_completed(reader, codec.topic_prefix, partition)
         journal.settled(end, [offset for offset, _, _ in due])
+        starts = await input_logs.starts(recovered, partition, reader)
     finally:
         await reader.close()
-    positions = {topic: offset for (topic, number), offset in recovered.positions.items() if number == partition}
     router = PartitionRouter(
         partition=partition,
         journal=journal,
         state=state,
-        positions=positions,
+        positions=starts.offsets,
+        topic_ids=starts.topic_ids,
         router_context=router_context,
         limits=limits,
         broken=broken,

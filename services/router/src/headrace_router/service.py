@@ -11,6 +11,7 @@ concern, and the others go on. The membership ends, and the member joins again, 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, Final
@@ -23,8 +24,10 @@ from headrace_streams.dead_letters import DeadLetters
 from headrace_streams.errors import StreamsError
 from headrace_streams.ports import Consumer, Log
 from headrace_streams.records import OffsetAndMetadata, TopicPartition
+from headrace_streams.watching import LogWatch, OnDiscontinuity
 
-from headrace_router.inputs import INPUTS as INPUTS
+from headrace_router.input_logs import INPUTS as INPUTS
+from headrace_router.input_logs import InputLogs
 from headrace_router.inputs import InputTaker
 from headrace_router.limits import RouterLimits as RouterLimits
 from headrace_router.partition import PartitionRouter, RouterContext
@@ -40,6 +43,7 @@ _RECOVERIES_AT_ONCE: Final = 4
 _REST_SECONDS: Final = 60.0
 """How long routers of revoked partitions are kept in case they come back. The group does not tell a member that it will
 get none."""
+_LEAST_WATCH_SECONDS: Final = 1.0
 _GRACE_SECONDS: Final = 10.0
 """How long a partition may go without being routed before the process says that it is not ready."""
 
@@ -64,9 +68,12 @@ class RouterService:
         owner: str,
         instance_id: str | None = None,
         limits: RouterLimits | None = None,
+        on_discontinuity: OnDiscontinuity = lambda partition, verdict: None,
     ) -> None:
         self._log = log
         self._codec = codec
+        watch = LogWatch(log.admin(), "router", repeats_are_harmless=False, on_discontinuity=on_discontinuity)
+        self._input_logs = InputLogs(watch, codec.topic_prefix)
         self._taker = InputTaker(codec, dead_letters, router_context.metrics, router_context.view.clock)
         self._router_context = router_context
         self._owner = owner
@@ -123,6 +130,7 @@ class RouterService:
                 log=self._log,
                 codec=self._codec,
                 taker=self._taker,
+                input_logs=self._input_logs,
                 router_context=self._router_context,
                 owner=self._owner,
                 instance_id=self._instance_id,
@@ -165,6 +173,7 @@ class _Membership:
         log: Log,
         codec: Codec,
         taker: InputTaker,
+        input_logs: InputLogs,
         router_context: RouterContext,
         owner: str,
         instance_id: str | None,
@@ -173,6 +182,7 @@ class _Membership:
         self._log = log
         self._codec = codec
         self._taker = taker
+        self._input_logs = input_logs
         self._router_context = router_context
         self._owner = owner
         self._limits = limits
@@ -188,6 +198,7 @@ class _Membership:
         self._resting_since = 0.0
         # Whether any record has been routed.
         self.routed = False
+        self._doubtful = asyncio.Event()
         self._closing: asyncio.Task[None] | None = None
         # First take-overs and repeated ones: partitions in trouble must not keep those from starting that are not.
         self._first_recoveries = asyncio.Semaphore(_RECOVERIES_AT_ONCE)
@@ -201,7 +212,7 @@ class _Membership:
 
     async def run(self) -> None:
         """Consume until the consumer fails or `close` is called; raises the reason."""
-        ticking = asyncio.create_task(self._tick())
+        background = [asyncio.create_task(self._tick()), asyncio.create_task(self._keep_watch())]
         try:
             await self._consumer.subscribe(list(self._topics), self)
             while True:
@@ -220,9 +231,12 @@ class _Membership:
                         self.routed = True
                         supervisors[record.partition].offer(record, router)
                 await self._wait_for_backlogs()
+                if any(router.doubtful for router in routers.values()):
+                    self._doubtful.set()
         finally:
-            ticking.cancel()
-            await asyncio.gather(ticking, return_exceptions=True)
+            for each in background:
+                each.cancel()
+            await asyncio.gather(*background, return_exceptions=True)
             try:
                 await self.close()
             finally:
@@ -338,6 +352,7 @@ class _Membership:
                     codec=self._codec,
                     router_context=self._router_context,
                     limits=self._limits,
+                    input_logs=self._input_logs,
                     broken=broken,
                 )
 
@@ -389,6 +404,26 @@ class _Membership:
             if self._monotonic() - self._resting_since > _REST_SECONDS:
                 self._resting.clear()
             await self._commit(self.routers)
+
+    async def _keep_watch(self) -> None:
+        """Compare the positions with the inputs, now and then and when there is reason to doubt them."""
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._limits.watch_seconds):
+                    await self._doubtful.wait()
+            self._doubtful.clear()
+            routers = self.routers
+            for router in routers.values():
+                router.doubtful = False
+            try:
+                again = await self._input_logs.look(routers)
+            except Exception:  # noqa: BLE001 - a defect, which must not end the comparisons
+                _log.exception("comparing positions with the inputs failed")
+                again = {}
+            for number, reason in again.items():
+                if (supervisor := self._supervisors.get(number)) is not None and supervisor.router is routers[number]:
+                    supervisor.suspend(reason)
+            await asyncio.sleep(_LEAST_WATCH_SECONDS)
 
     async def _commit(self, routers: Mapping[int, PartitionRouter]) -> None:
         """Commit offsets for lag monitoring, and as a fallback for an expired journal. The journal's positions

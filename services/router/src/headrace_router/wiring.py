@@ -76,6 +76,7 @@ def build(settings: RouterSettings) -> Service:
             remembered=settings.remembered_tasks,
             largest_entry=settings.largest_entry_bytes,
         ),
+        on_discontinuity=lost,
     )
     health.add("router", service.health)
     metrics.documents["partitions"] = service.document
