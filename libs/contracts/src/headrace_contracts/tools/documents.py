@@ -56,7 +56,7 @@ def _producing() -> list[str]:
         "The smallest task is a `TaskSubmitted` with `task_id` (a new UUIDv7), `tenant`, one message (`role` `user`,",
         "`content` with `cipher` `none` and the text in UTF-8 as `data`) and `submitted_at`; all other fields have",
         "defaults. Its key is the route key below. Its end is the `TaskCompleted` with its `task_id` in",
-        "`tasks.completed`, in the same partition, exactly once. `POST /v1/tasks` does just this, and refuses the same.",
+        "`tasks.completed`, in the same partition, exactly once. `POST /v1/tasks` does just this, with these limits.",
         "",
         "Headers are optional. `traceparent` continues a trace; a malformed one is as if absent. `ce_id` is kept with",
         f"the decision; one that is empty, has control characters or more than {limits.LONGEST_EVENT_ID} characters is",
