@@ -101,6 +101,7 @@ class Waiting:
         publication: Of an audit record, which may have to be shortened.
         journaled: Of a terminal state, in place of which a smaller one may have to be decided.
         alone: Whether it is sent in a batch of its own.
+        kept: Whether it has failed before.
     """
 
     kind: CommandKind
@@ -113,6 +114,7 @@ class Waiting:
     publication: Publication | None = None
     journaled: JournalEntry | None = None
     alone: bool = False
+    kept: bool = False
     tries: int = 0
 
 
@@ -159,7 +161,10 @@ class PartitionCommands:
         self._bytes = 0
         self._reply_bytes = 0
         self._outstanding = 0
+        # What is to be sent in the next round, and how many in all have failed once.
         self._waiting: list[Waiting] = []
+        self._kept: Counter[CommandKind] = Counter()
+        self._kept_since = 0.0
         self._reasons: dict[str, str] = {}
         self._said: dict[str, float] = {}
         self._retrying: asyncio.Task[None] | None = None
@@ -179,13 +184,13 @@ class PartitionCommands:
     @property
     def waiting(self) -> Mapping[CommandKind, int]:
         """How many commands could not be published yet, by kind."""
-        return Counter(item.kind for item in self._waiting)
+        return self._kept
 
     def trouble(self, after_seconds: float = 0.0) -> str | None:
         """What has kept commands from being published for at least so long; None if nothing has."""
-        if not any(self._monotonic() - item.since >= after_seconds for item in self._waiting):
+        if not self._kept or self._monotonic() - self._kept_since < after_seconds:
             return None
-        counts = ", ".join(f"{count} {kind.value}" for kind, count in sorted(self.waiting.items()))
+        counts = ", ".join(f"{count} {kind.value}" for kind, count in sorted(self._kept.items()))
         reasons = "; ".join(dict.fromkeys(self._reasons.values()))
         full = f", {self._bytes} bytes: no more input is taken" if self.full else ""
         return f"partition {self._partition}: not published yet: {counts}{full} ({reasons})"
@@ -346,6 +351,11 @@ class PartitionCommands:
     def _keep(self, item: Waiting, error: BaseException) -> None:
         if item.kind is CommandKind.COMPLETE:
             self._completed(item)
+        if not item.kept:
+            item.kept = True
+            if not self._kept:
+                self._kept_since = self._monotonic()
+            self._kept[item.kind] += 1
         reason = str(error)
         self._reasons[item.record.topic] = reason
         now = self._monotonic()
@@ -403,9 +413,6 @@ class PartitionCommands:
             await asyncio.wait(sent)
             # Their callbacks run first.
             await asyncio.sleep(0)
-        if not self._waiting:
-            self._reasons.clear()
-            self._said.clear()
         return bool(self._waiting)
 
     def _leave_out(self, item: Waiting, reason: str) -> None:
@@ -415,6 +422,12 @@ class PartitionCommands:
 
     def _settled(self, item: Waiting, completed_at: int | None) -> None:
         self._count(item, -1)
+        if item.kept:
+            self._kept[item.kind] -= 1
+            self._kept += Counter()
+            if not self._kept:
+                self._reasons.clear()
+                self._said.clear()
         if item.kind is CommandKind.COMPLETE:
             item.entry.completed_at = completed_at
             self._completed(item)

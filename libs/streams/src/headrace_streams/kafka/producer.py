@@ -2,8 +2,12 @@
 
 When a record times out, librdkafka drops it, resets its sequence numbers and sends all unacknowledged records again, in
 all partitions. Brokers that already had some of these cannot recognise them under the new numbers, and append them
-twice. So this producer times out first: it drops everything in flight, reports the outcome as uncertain, and goes on
-with a new librdkafka producer, which repeats nothing.
+twice. So this producer times out first: it goes on with a new librdkafka producer, which repeats nothing, and drops
+what the old one still has in flight, whose outcome it reports as uncertain.
+
+Before it drops anything it gives the old one a little more time. Whatever goes to partitions that answer is
+acknowledged meanwhile, so that a partition that does not answer costs the others nothing but moments. To keep the
+order, a record whose place still has older ones in the old producer waits for these.
 """
 
 from __future__ import annotations
@@ -13,23 +17,61 @@ import contextlib
 import logging
 import threading
 import time
+from collections import Counter, defaultdict
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
 
 from confluent_kafka import KafkaError, KafkaException, Message
 from confluent_kafka import Producer as LibrdkafkaProducer
 
 from headrace_streams.dead_letters import described
-from headrace_streams.errors import AppendUncertain, Overloaded, RecordRefused, StreamsError
+from headrace_streams.errors import AppendUncertain, Overloaded, RecordRefused, StreamsError, TransientError
 from headrace_streams.kafka import errors
 from headrace_streams.kafka.properties import Properties, producer_properties
 from headrace_streams.records import ProducerRecord, RecordMetadata
 
 _POLL_SECONDS = 0.1
+_RETIRING_POLL_SECONDS = 0.005
 _GIVE_UP_AFTER = 0.8
 """Fraction of librdkafka's own time limit for a record."""
+_RETIRE_WITHIN = 0.1
+"""Fraction of it that an old producer gets for what is not stuck. Giving up, and retiring twice, stay within it."""
 
-_Report = tuple["asyncio.Future[RecordMetadata]", RecordMetadata | StreamsError]
+_Place = tuple[str, int | None]
+"""A partition; of records whose partition follows from the key, the whole topic."""
+
+
+class _Generation:
+    """One librdkafka producer, and what it has in flight."""
+
+    def __init__(self, producer: LibrdkafkaProducer) -> None:
+        self.producer = producer
+        # When the records in flight were queued, oldest first; written by both threads, one operation at a time.
+        self.queued_at: dict[int, float] = {}
+        # By the event loop only.
+        self.in_flight: Counter[_Place] = Counter()
+
+    def longest_wait(self) -> float:
+        """Seconds since the oldest record in flight was queued; 0 if there is none."""
+        try:
+            return time.monotonic() - next(iter(self.queued_at.values()))
+        except (StopIteration, RuntimeError):  # empty, or just changed by the other thread
+            return 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Sent:
+    """A record that was passed to `send`."""
+
+    number: int
+    at: float
+    place: _Place
+    record: ProducerRecord
+    future: asyncio.Future[RecordMetadata]
+
+
+_Report = tuple[_Sent, _Generation, RecordMetadata | StreamsError]
 
 
 class KafkaProducer:
@@ -39,10 +81,13 @@ class KafkaProducer:
         self._loop = asyncio.get_running_loop()
         self._settings = producer_properties(properties)
         self._logger = logger
-        self._producer = self._new_producer()
-        self._give_up_seconds = _delivery_seconds(self._settings) * _GIVE_UP_AFTER
-        # When the records in flight were queued, oldest first; written by both threads, one operation at a time.
-        self._queued_at: dict[int, float] = {}
+        self._current = self._new_generation()
+        # The former one, while what it has in flight is still being acknowledged, and what waits for that, by place.
+        self._retiring: _Generation | None = None
+        self._held: defaultdict[_Place, list[_Sent]] = defaultdict(list)
+        self._stuck: set[_Place] = set()
+        limit = _delivery_seconds(self._settings)
+        self._give_up_seconds, self._retire_seconds = limit * _GIVE_UP_AFTER, limit * _RETIRE_WITHIN
         self._sent = 0
         self._reports: list[_Report] = []
         self._outstanding = 0
@@ -60,32 +105,13 @@ class KafkaProducer:
             future.set_exception(RecordRefused(f"{record.topic}: this producer is closed"))
             return future
         number, self._sent = self._sent, self._sent + 1
-        self._queued_at[number] = time.monotonic()
-        try:
-            for name, _ in record.headers:
-                # confluent-kafka ends the process when it gets a name that UTF-8 cannot express.
-                name.encode()
-            self._producer.produce(
-                record.topic,
-                record.value,
-                record.key,
-                -1 if record.partition is None else record.partition,
-                on_delivery=partial(self._report, number, future, record.topic),
-                headers=list(record.headers),
-            )
-        except BaseException as error:
-            # Whatever it was, the record is not in flight, and nothing may wait for its report.
-            self._queued_at.pop(number, None)
-            if isinstance(error, BufferError):
-                waiting = f"{self._outstanding} records are waiting to be appended: wait for some of them"
-                raise Overloaded(waiting) from None
-            if isinstance(error, KafkaException):
-                future.set_exception(errors.queueing(errors.error_of(error), record.topic))
-            elif isinstance(error, Exception):
-                # Its text may quote the record.
-                future.set_exception(RecordRefused(f"{record.topic}: no record can be made of it: {described(error)}"))
-            else:
-                raise
+        sent = _Sent(number, time.monotonic(), (record.topic, record.partition), record, future)
+        if self._retiring is not None and self._retiring.in_flight[sent.place]:
+            self._held[sent.place].append(sent)
+        elif (refusal := self._produce(sent)) is not None:
+            if isinstance(refusal, Overloaded):
+                raise refusal
+            future.set_exception(refusal)
             return future
         self._outstanding += 1
         self._idle.clear()
@@ -100,17 +126,40 @@ class KafkaProducer:
         self._stopping = True
         await self._finished.wait()
 
-    def _report(
-        self,
-        number: int,
-        future: asyncio.Future[RecordMetadata],
-        topic: str,
-        error: KafkaError | None,
-        message: Message,
-    ) -> None:
+    def _produce(self, sent: _Sent) -> StreamsError | None:
+        """Queue a record in the current producer; returns why that was not possible."""
+        generation, record = self._current, sent.record
+        generation.queued_at[sent.number] = sent.at
+        try:
+            for name, _ in record.headers:
+                # confluent-kafka ends the process when it gets a name that UTF-8 cannot express.
+                name.encode()
+            generation.producer.produce(
+                record.topic,
+                record.value,
+                record.key,
+                -1 if record.partition is None else record.partition,
+                on_delivery=partial(self._report, sent, generation),
+                headers=list(record.headers),
+            )
+        except BaseException as error:
+            # Whatever it was, the record is not in flight, and nothing may wait for its report.
+            generation.queued_at.pop(sent.number, None)
+            if isinstance(error, BufferError):
+                return Overloaded(f"{self._outstanding} records are waiting to be appended: wait for some of them")
+            if isinstance(error, KafkaException):
+                return errors.queueing(errors.error_of(error), record.topic)
+            if isinstance(error, Exception):
+                # Its text may quote the record.
+                return RecordRefused(f"{record.topic}: no record can be made of it: {described(error)}")
+            raise
+        generation.in_flight[sent.place] += 1
+        return None
+
+    def _report(self, sent: _Sent, generation: _Generation, error: KafkaError | None, message: Message) -> None:
         outcome: RecordMetadata | StreamsError
-        self._queued_at.pop(number, None)
-        partition, offset = message.partition(), message.offset()
+        generation.queued_at.pop(sent.number, None)
+        topic, partition, offset = sent.record.topic, message.partition(), message.offset()
         if error is not None:
             outcome = errors.appending(error, topic)
         elif partition is None or offset is None or offset < 0:
@@ -118,41 +167,70 @@ class KafkaProducer:
             outcome = AppendUncertain(f"{topic}: appended, but at an unknown offset")
         else:
             outcome = RecordMetadata(topic, partition, offset)
-        self._reports.append((future, outcome))
+        self._reports.append((sent, generation, outcome))
 
-    def _new_producer(self) -> LibrdkafkaProducer:
-        return LibrdkafkaProducer(self._settings, logger=self._logger)
+    def _new_generation(self) -> _Generation:
+        return _Generation(LibrdkafkaProducer(self._settings, logger=self._logger))
 
     def _run(self) -> None:
         while not self._stopping:
+            current = self._current
             try:
-                self._producer.poll(_POLL_SECONDS)
+                current.producer.poll(_POLL_SECONDS)
             except KafkaException as exception:
-                self._renew(f"failed fatally: {errors.error_of(exception).str()}")
-            if (waited := self._longest_wait()) > self._give_up_seconds:
-                self._renew(f"got no acknowledgement for {waited:.1f} s")
+                self._retire(current, f"failed fatally: {errors.error_of(exception).str()}", 0.0)
+            if (waited := current.longest_wait()) > self._give_up_seconds:
+                self._retire(current, f"got no acknowledgement for {waited:.1f} s", self._retire_seconds)
             self._hand_over()
-        self._producer.close()
+        self._current.producer.close()
         self._hand_over()
         self._loop.call_soon_threadsafe(self._finished.set)
 
-    def _longest_wait(self) -> float:
-        """Seconds since the oldest record in flight was queued; 0 if there is none."""
-        try:
-            return time.monotonic() - next(iter(self._queued_at.values()))
-        except (StopIteration, RuntimeError):  # empty, or just changed by the other thread
-            return 0.0
-
-    def _renew(self, cause: str) -> None:
-        """Drop what is in flight and go on with a new producer; the dropped records' futures raise AppendUncertain."""
-        broken, self._producer = self._producer, self._new_producer()
+    def _retire(self, old: _Generation, cause: str, seconds: float) -> None:
+        """Go on with a new producer, and drop what the old one has not delivered after this time; the dropped records'
+        futures raise AppendUncertain."""
         self._logger.warning("the producer %s and is being replaced", cause)
-        broken.purge()
+        fresh = self._new_generation()
+        replaced = threading.Event()
+        self._loop.call_soon_threadsafe(self._replace, fresh, replaced)
+        ends = time.monotonic() + seconds
+        while not self._stopping and (not replaced.is_set() or (len(old.producer) and time.monotonic() < ends)):
+            for producer in (old.producer, fresh.producer):
+                with contextlib.suppress(KafkaException):
+                    producer.poll(_RETIRING_POLL_SECONDS)
+            self._hand_over()
+        old.producer.purge()
         # librdkafka raises the error again until it has been reported; purged records are still reported.
-        while len(broken):
+        while len(old.producer):
             with contextlib.suppress(KafkaException):
-                broken.poll(_POLL_SECONDS)
-        broken.close()
+                old.producer.poll(_POLL_SECONDS)
+        old.producer.close()
+        self._hand_over()
+        self._loop.call_soon_threadsafe(self._retired)
+
+    def _replace(self, fresh: _Generation, replaced: threading.Event) -> None:
+        self._retiring, self._current = self._current, fresh
+        replaced.set()
+
+    def _retired(self) -> None:
+        self._retiring = None
+        for place in list(self._held):
+            self._release(place)
+        self._stuck.clear()
+
+    def _release(self, place: _Place) -> None:
+        """Send what has waited for older records of its place; none of it, if it is uncertain whether these are there:
+        it would stand behind a gap."""
+        for sent in self._held.pop(place, ()):
+            refusal: StreamsError | None
+            if place in self._stuck:
+                refusal = TransientError(f"{sent.record.topic}: not sent, because an earlier record was given up")
+            else:
+                refusal = self._produce(sent)
+                if isinstance(refusal, Overloaded):
+                    refusal = TransientError(str(refusal))
+            if refusal is not None:
+                self._resolve_one(sent, refusal)
 
     def _hand_over(self) -> None:
         if self._reports:
@@ -160,16 +238,26 @@ class KafkaProducer:
             self._loop.call_soon_threadsafe(self._resolve, reports)
 
     def _resolve(self, reports: list[_Report]) -> None:
-        self._outstanding -= len(reports)
+        retiring = self._retiring
+        for sent, generation, outcome in reports:
+            generation.in_flight[sent.place] -= 1
+            if generation is retiring:
+                if isinstance(outcome, StreamsError):
+                    self._stuck.add(sent.place)
+                if not generation.in_flight[sent.place]:
+                    self._release(sent.place)
+            self._resolve_one(sent, outcome)
+
+    def _resolve_one(self, sent: _Sent, outcome: RecordMetadata | StreamsError) -> None:
+        self._outstanding -= 1
         if self._outstanding == 0:
             self._idle.set()
-        for future, outcome in reports:
-            if future.done():
-                continue
-            if isinstance(outcome, RecordMetadata):
-                future.set_result(outcome)
-            else:
-                future.set_exception(outcome)
+        if sent.future.done():
+            return
+        if isinstance(outcome, RecordMetadata):
+            sent.future.set_result(outcome)
+        else:
+            sent.future.set_exception(outcome)
 
 
 def _delivery_seconds(settings: Mapping[str, str | int | bool]) -> float:
