@@ -19,7 +19,7 @@ from headrace_chaos.wire import quiet_logger
 
 NODES: Final = (1, 2, 3)
 _SECONDS = 10.0
-_SETTLE_SECONDS = 60.0
+_SETTLE_SECONDS = 180.0
 
 Partition = tuple[str, int]
 """Topic, with its prefix, and number."""

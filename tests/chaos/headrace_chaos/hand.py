@@ -50,12 +50,12 @@ class Hand:
         self._stop(pid)
         self.later(seconds, lambda: self._wake(pid))
 
-    async def hold_down(self, target: str, seconds: float) -> None:
-        """kill -9 a part, and stop what its supervisor starts in its place before it can do anything."""
+    async def hold_down(self, target: str, seconds: float, number: signal.Signals = signal.SIGKILL) -> None:
+        """End a part, and stop what its supervisor starts in its place before it can do anything."""
         pid = await self.find(target)
         if pid is not None:
             with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+                os.kill(pid, number)
         while (again := await self.find(target)) == pid:  # noqa: ASYNC110 - a process
             await asyncio.sleep(0.01)
         if again is not None:

@@ -14,6 +14,7 @@ import logging
 import threading
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
 
 from confluent_kafka import KafkaError, KafkaException, Message
@@ -21,6 +22,7 @@ from confluent_kafka import Producer as LibrdkafkaProducer
 
 from headrace_streams.errors import AppendUncertain, Overloaded, RecordRefused, StreamsError
 from headrace_streams.kafka import errors
+from headrace_streams.kafka.known_topics import KnownTopics
 from headrace_streams.kafka.properties import Properties, producer_properties
 from headrace_streams.records import ProducerRecord, RecordMetadata
 
@@ -28,7 +30,19 @@ _POLL_SECONDS = 0.1
 _GIVE_UP_AFTER = 0.8
 """Fraction of librdkafka's own time limit for a record."""
 
-_Report = tuple["asyncio.Future[RecordMetadata]", RecordMetadata | StreamsError]
+_METADATA_SECONDS = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Missing:
+    """The client knows of no such topic or partition; `otherwise` is the outcome unless there never was one."""
+
+    topic: str
+    partition: int | None
+    otherwise: StreamsError
+
+
+_Report = tuple["asyncio.Future[RecordMetadata]", RecordMetadata | StreamsError | _Missing]
 
 
 class KafkaProducer:
@@ -44,6 +58,8 @@ class KafkaProducer:
         self._queued_at: dict[int, float] = {}
         self._sent = 0
         self._reports: list[_Report] = []
+        self._known = KnownTopics(self._count_partitions)
+        self._explaining: set[asyncio.Task[None]] = set()
         self._outstanding = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -74,8 +90,12 @@ class KafkaProducer:
             raise Overloaded(f"{self._outstanding} records are waiting to be appended: wait for some of them") from None
         except KafkaException as exception:
             del self._queued_at[number]
-            future.set_exception(errors.queueing(errors.error_of(exception), record.topic))
-            return future
+            error = errors.error_of(exception)
+            outcome = errors.queueing(error, record.topic)
+            if not errors.is_missing(error):
+                future.set_exception(outcome)
+                return future
+            self._explain(future, _Missing(record.topic, record.partition, outcome))
         self._outstanding += 1
         self._idle.clear()
         return future
@@ -97,10 +117,13 @@ class KafkaProducer:
         error: KafkaError | None,
         message: Message,
     ) -> None:
-        outcome: RecordMetadata | StreamsError
+        outcome: RecordMetadata | StreamsError | _Missing
         self._queued_at.pop(number, None)
         partition, offset = message.partition(), message.offset()
-        if error is not None:
+        if error is not None and errors.is_missing(error):
+            chosen = None if partition is None or partition < 0 else partition
+            outcome = _Missing(topic, chosen, errors.appending(error, topic))
+        elif error is not None:
             outcome = errors.appending(error, topic)
         elif partition is None or offset is None or offset < 0:
             # The broker already had it: a retry of a request whose response was lost.
@@ -149,16 +172,42 @@ class KafkaProducer:
             self._loop.call_soon_threadsafe(self._resolve, reports)
 
     def _resolve(self, reports: list[_Report]) -> None:
-        self._outstanding -= len(reports)
-        if self._outstanding == 0:
-            self._idle.set()
         for future, outcome in reports:
+            if isinstance(outcome, _Missing):
+                self._explain(future, outcome)
+                continue
+            self._outstanding -= 1
+            if isinstance(outcome, RecordMetadata):
+                self._known.seen(outcome.topic, outcome.partition)
             if future.done():
                 continue
             if isinstance(outcome, RecordMetadata):
                 future.set_result(outcome)
             else:
                 future.set_exception(outcome)
+        if self._outstanding == 0:
+            self._idle.set()
+
+    def _explain(self, future: asyncio.Future[RecordMetadata], missing: _Missing) -> None:
+        async def explain() -> None:
+            outcome = missing.otherwise
+            if not await self._known.may_come(missing.topic, missing.partition):
+                outcome = RecordRefused(str(outcome))
+            self._resolve([(future, outcome)])
+
+        explaining = asyncio.create_task(explain())
+        self._explaining.add(explaining)
+        explaining.add_done_callback(self._explaining.discard)
+
+    def _count_partitions(self, topic: str) -> int | None:
+        # With this client, which then knows it too.
+        try:
+            found = self._producer.list_topics(topic, _METADATA_SECONDS).topics[topic]
+        except (KafkaException, RuntimeError):  # the latter when it is being replaced
+            return None
+        if found.error is None:
+            return len(found.partitions)
+        return 0 if errors.is_missing(found.error) else None
 
 
 def _delivery_seconds(settings: Mapping[str, str | int | bool]) -> float:
