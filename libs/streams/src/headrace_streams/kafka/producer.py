@@ -2,8 +2,9 @@
 
 When a record times out, librdkafka drops it, resets its sequence numbers and sends all unacknowledged records again, in
 all partitions. Brokers that already had some of these cannot recognise them under the new numbers, and append them
-twice. So this producer times out first: it drops everything in flight, reports the outcome as uncertain, and goes on
-with a new librdkafka producer, which repeats nothing.
+twice. So this producer times out first: it drops what is in flight, reports the outcome as uncertain, and goes on with
+a new librdkafka producer, which repeats nothing. Only what is stuck is dropped: new records are held back for a moment,
+in which those of healthy partitions are acknowledged.
 """
 
 from __future__ import annotations
@@ -29,6 +30,10 @@ from headrace_streams.records import ProducerRecord, RecordMetadata
 _POLL_SECONDS = 0.1
 _GIVE_UP_AFTER = 0.8
 """Fraction of librdkafka's own time limit for a record."""
+_DRAIN_WITHIN = 0.1
+"""Fraction of it, for acknowledgements from healthy partitions before the producer is replaced."""
+_QUIET_SECONDS = 0.3
+"""Without any for this long, none is expected."""
 
 _METADATA_SECONDS = 3.0
 
@@ -54,9 +59,14 @@ class KafkaProducer:
         self._logger = logger
         self._producer = self._new_producer()
         self._give_up_seconds = _delivery_seconds(self._settings) * _GIVE_UP_AFTER
-        # When the records in flight were queued, oldest first; written by both threads, one operation at a time.
-        self._queued_at: dict[int, float] = {}
+        self._drain_seconds = _delivery_seconds(self._settings) * _DRAIN_WITHIN
+        # The records in flight, oldest first: when they were queued, topic and partition, if one was chosen. Written by
+        # both threads, one operation at a time.
+        self._in_flight: dict[int, tuple[float, str, int | None]] = {}
         self._sent = 0
+        # Records that wait for a new producer, in order; None while there is one to take them.
+        self._held: list[tuple[int, asyncio.Future[RecordMetadata], ProducerRecord]] | None = None
+        self._holding = threading.Lock()
         self._reports: list[_Report] = []
         self._known = KnownTopics(self._count_partitions)
         self._explaining: set[asyncio.Task[None]] = set()
@@ -75,7 +85,26 @@ class KafkaProducer:
             future.set_exception(RecordRefused(f"{record.topic}: this producer is closed"))
             return future
         number, self._sent = self._sent, self._sent + 1
-        self._queued_at[number] = time.monotonic()
+        try:
+            with self._holding:
+                if self._held is None:
+                    self._produce(number, future, record)
+                else:
+                    self._held.append((number, future, record))
+        except BufferError:
+            raise Overloaded(f"{self._outstanding} records are waiting to be appended: wait for some of them") from None
+        except KafkaException as exception:
+            outcome = self._not_queued(errors.error_of(exception), record)
+            if not isinstance(outcome, _Missing):
+                future.set_exception(outcome)
+                return future
+            self._explain(future, outcome)
+        self._outstanding += 1
+        self._idle.clear()
+        return future
+
+    def _produce(self, number: int, future: asyncio.Future[RecordMetadata], record: ProducerRecord) -> None:
+        self._in_flight[number] = time.monotonic(), record.topic, record.partition
         try:
             self._producer.produce(
                 record.topic,
@@ -85,20 +114,9 @@ class KafkaProducer:
                 on_delivery=partial(self._report, number, future, record.topic),
                 headers=list(record.headers),
             )
-        except BufferError:
-            del self._queued_at[number]
-            raise Overloaded(f"{self._outstanding} records are waiting to be appended: wait for some of them") from None
-        except KafkaException as exception:
-            del self._queued_at[number]
-            error = errors.error_of(exception)
-            outcome = errors.queueing(error, record.topic)
-            if not errors.is_missing(error):
-                future.set_exception(outcome)
-                return future
-            self._explain(future, _Missing(record.topic, record.partition, outcome))
-        self._outstanding += 1
-        self._idle.clear()
-        return future
+        except BaseException:
+            del self._in_flight[number]
+            raise
 
     async def flush(self) -> None:
         await self._idle.wait()
@@ -118,7 +136,7 @@ class KafkaProducer:
         message: Message,
     ) -> None:
         outcome: RecordMetadata | StreamsError | _Missing
-        self._queued_at.pop(number, None)
+        self._in_flight.pop(number, None)
         partition, offset = message.partition(), message.offset()
         if error is not None and errors.is_missing(error):
             chosen = None if partition is None or partition < 0 else partition
@@ -142,7 +160,11 @@ class KafkaProducer:
             except KafkaException as exception:
                 self._renew(f"failed fatally: {errors.error_of(exception).str()}")
             if (waited := self._longest_wait()) > self._give_up_seconds:
+                with self._holding:
+                    self._held = []
+                self._drain()
                 self._renew(f"got no acknowledgement for {waited:.1f} s")
+                self._release()
             self._hand_over()
         self._producer.close()
         self._hand_over()
@@ -151,9 +173,45 @@ class KafkaProducer:
     def _longest_wait(self) -> float:
         """Seconds since the oldest record in flight was queued; 0 if there is none."""
         try:
-            return time.monotonic() - next(iter(self._queued_at.values()))
+            return time.monotonic() - next(iter(self._in_flight.values()))[0]
         except (StopIteration, RuntimeError):  # empty, or just changed by the other thread
             return 0.0
+
+    def _drain(self) -> None:
+        """Wait for the acknowledgements of healthy partitions, as long as they come. New records must be held."""
+        now = time.monotonic()
+        long = self._give_up_seconds / 2
+        stuck = {(topic, partition) for queued, topic, partition in self._in_flight.values() if now - queued > long}
+        deadline, progress, left = now + self._drain_seconds, now, len(self._in_flight)
+        while now < min(deadline, progress + _QUIET_SECONDS):
+            waiting = self._in_flight.values()
+            # Of a topic whose partitions are chosen by key, some may be stuck and others not.
+            if all(partition is not None and (topic, partition) in stuck for _, topic, partition in waiting):
+                return
+            with contextlib.suppress(KafkaException):  # fatal: it is about to be replaced
+                self._producer.poll(_POLL_SECONDS / 10)
+            self._hand_over()
+            now = time.monotonic()
+            if len(self._in_flight) < left:
+                progress, left = now, len(self._in_flight)
+
+    def _release(self) -> None:
+        """Give the held records to the new producer."""
+        with self._holding:
+            held, self._held = self._held or [], None
+            for number, future, record in held:
+                try:
+                    self._produce(number, future, record)
+                except (BufferError, KafkaException) as exception:
+                    error = KafkaError(KafkaError._QUEUE_FULL)
+                    if isinstance(exception, KafkaException):
+                        error = errors.error_of(exception)
+                    self._reports.append((future, self._not_queued(error, record)))
+
+    @staticmethod
+    def _not_queued(error: KafkaError, record: ProducerRecord) -> StreamsError | _Missing:
+        outcome = errors.queueing(error, record.topic)
+        return _Missing(record.topic, record.partition, outcome) if errors.is_missing(error) else outcome
 
     def _renew(self, cause: str) -> None:
         """Drop what is in flight and go on with a new producer; the dropped records' futures raise AppendUncertain."""
