@@ -35,7 +35,7 @@ def up(
     brokers: Annotated[
         int | None,
         typer.Option(
-            help="Kafka brokers: 1, or 3 with three replicas of everything, of which one may be missing (0.9 GB more). "
+            help="Kafka brokers: 1, or 3 with three replicas of everything, of which one may be missing (0.7 GB more). "
             "[HEADRACE_BROKERS, default: as many as the data folder has, at first 1]",
             show_default=False,
         ),

@@ -96,7 +96,9 @@ class DataFolder:
         """The id that all brokers of several share, made on first use."""
         path = self.root / "kafka-cluster-id"
         if not path.exists():
-            path.write_text(make() + "\n")
+            whole = path.with_suffix(".new")  # an interrupted start must not leave half of it
+            whole.write_text(make() + "\n")
+            whole.replace(path)
         return path.read_text().strip()
 
     def saved_port_base(self) -> int | None:
