@@ -20,7 +20,7 @@ NAMES = {"kafka-1", "kafka-2", "kafka-3"}
 
 
 def dealt(seed: int, rounds: int = 1, *, partitions: bool = True) -> list[Act]:
-    deck = broker_deck(DOUBLED, disk=True, partitions=partitions)
+    deck = broker_deck(DOUBLED, partitions=partitions)
     return list(islice(acts(seed, deck, again=True), rounds * len(deck)))
 
 
@@ -28,7 +28,7 @@ def dealt(seed: int, rounds: int = 1, *, partitions: bool = True) -> list[Act]:
 def test_every_kind_is_dealt_to_brokers_before_any_comes_again(seed: int) -> None:
     assert {act.blow for act in dealt(seed)} >= set(OF_BROKERS)
     assert Blow.PARTITIONS_ADDED not in {act.blow for act in dealt(seed, partitions=False)}
-    assert {Blow.KAFKA_KILL, Blow.KILL, Blow.ZOMBIE, Blow.DISK_FULL} <= {act.blow for act in dealt(seed)}
+    assert {Blow.KAFKA_KILL, Blow.KILL, Blow.ZOMBIE} <= {act.blow for act in dealt(seed)}
 
 
 @pytest.mark.parametrize("seed", SEEDS)

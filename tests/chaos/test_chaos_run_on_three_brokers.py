@@ -14,7 +14,7 @@ SECONDS = 120.0
 async def test_nothing_is_lost_or_doubled_whatever_becomes_of_the_brokers(capsys: pytest.CaptureFixture[str]) -> None:
     result = await chaos(
         seed=SEED,
-        deal=lambda disk: acts(SEED, broker_deck(DOUBLED, disk=disk, partitions=False), again=True),
+        deal=lambda _: acts(SEED, broker_deck(DOUBLED, partitions=False), again=True),
         seconds=SECONDS,
         rate=8.0,
         say=print,

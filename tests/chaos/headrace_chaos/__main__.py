@@ -45,7 +45,7 @@ def main() -> int:
 
     def deck(*, disk: bool) -> Deck:
         if chosen.brokers > 1:
-            return broker_deck(DOUBLED, disk=disk, partitions=chosen.add_partitions)
+            return broker_deck(DOUBLED, partitions=chosen.add_partitions)
         return (short_deck if chosen.short else full_deck)(DOUBLED, disk=disk)
 
     async def run() -> int:

@@ -130,8 +130,11 @@ def short_deck(doubled: Sequence[str], *, disk: bool) -> Deck:
     return [*deck, (Blow.DISK_FULL, ())] if disk else deck
 
 
-def broker_deck(doubled: Sequence[str], *, disk: bool, partitions: bool) -> Deck:
-    """Every kind of blow to three brokers, and some to services; with `partitions`, topics get more of these."""
+def broker_deck(doubled: Sequence[str], *, partitions: bool) -> Deck:
+    """Every kind of blow to three brokers, and some to services; with `partitions`, topics get more of these.
+
+    Not a full disk: three brokers on one disk stop together, which is what killing all of them shows.
+    """
     deck: list[tuple[Blow, tuple[str, ...]]] = [
         (blow, _BROKERS) for blow in (Blow.BROKER_KILL, Blow.BROKER_SLOW, Blow.BROKER_FROZEN, Blow.TWO_BROKERS)
     ]
@@ -139,9 +142,7 @@ def broker_deck(doubled: Sequence[str], *, disk: bool, partitions: bool) -> Deck
     deck += [(blow, ()) for blow in (*moves, Blow.KAFKA_KILL)] + [(Blow.LEADERLESS, _LEADERLESS)]
     deck += [(Blow.KILL, (name,)) for name in ("router", "local-worker", "intake")]
     deck += [(Blow.ZOMBIE, (f"{name}-2",)) for name in doubled[:1]]
-    if partitions:
-        deck.append((Blow.PARTITIONS_ADDED, ()))
-    return [*deck, (Blow.DISK_FULL, ())] if disk else deck
+    return [*deck, (Blow.PARTITIONS_ADDED, ())] if partitions else deck
 
 
 def acts(seed: int, deck: Deck, *, again: bool) -> Iterator[Act]:
