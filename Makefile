@@ -87,7 +87,7 @@ bench-ledger: setup ## Measure how many usage events a second the ledger books, 
 bench-streams: setup ## Measure the stream library beside its peers, on one Kafka in alternating rounds (ARGS="--help")
 	@PYTHONPATH=tests/bench/streams exec $(BIN)/python -m headrace_bench $(ARGS)
 
-chaos: setup downloads ## Kill parts of the real platform under load, then check every topic and the ledger (MINUTES=5 SEED=...)
+chaos: setup downloads ## Kill parts of the real platform under load, then check every topic and the ledger (MINUTES=5 SEED=... ARGS="--brokers 3")
 	@PYTHONPATH=tests/chaos:tests/support exec $(BIN)/python -m headrace_chaos --minutes $(MINUTES) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 downloads: setup ## Download what the first `make up` would, so that it and the tests can run offline

@@ -1,16 +1,15 @@
 """Applies the faults of a plan to the parts of a running platform."""
 
 import asyncio
-import contextlib
-import os
+import random
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
-import psutil
-
-from headrace_chaos.plan import Act, Blow
+from headrace_chaos.broker_blows import BrokerBlows
+from headrace_chaos.hand import Hand
+from headrace_chaos.plan import OF_BROKERS, Act, Blow
 from headrace_chaos.platform import Platform
 from headrace_chaos.recovery import Death
 
@@ -20,7 +19,6 @@ _PARTS = {
     Blow.POSTGRES_RESTART: ("postgres", signal.SIGINT),
     Blow.POSTGRES_KILL: ("postgres", signal.SIGKILL),
 }
-_FIND_SECONDS = 10.0
 _WELL_SECONDS = 120.0
 _NOTICED_SECONDS = 0.5
 """By then a supervisor has noticed that one of its processes has ended."""
@@ -31,15 +29,30 @@ _REGISTRY_PAUSE = 0.3
 class Killer:
     """Executes a plan; what it did is in `deaths` and `dealt`."""
 
-    def __init__(self, platform: Platform, say: Callable[[str], None]) -> None:
+    def __init__(self, platform: Platform, say: Callable[[str], None], seed: int) -> None:
         self._platform = platform
         self._say = say
-        self._asleep: dict[int, str] = {}
-        self._holding: set[asyncio.Task[None]] = set()
-        self._trouble = False
-        self.deaths: list[Death] = []
-        self.dealt: Counter[Blow] = Counter()
-        self.skipped: list[str] = []
+        self._hand = Hand(platform)
+        self._brokers = (
+            BrokerBlows(platform, platform.brokers, self._hand, random.Random(f"brokers of {seed}"))
+            if platform.brokers
+            else None
+        )
+
+    @property
+    def deaths(self) -> Sequence[Death]:
+        """The moments from which recovery is measured."""
+        return self._hand.deaths
+
+    @property
+    def dealt(self) -> Counter[Blow]:
+        """How often each fault was applied."""
+        return self._hand.dealt
+
+    @property
+    def skipped(self) -> Sequence[str]:
+        """Faults that could not be applied."""
+        return self._hand.skipped
 
     async def run(self, acts: Iterable[Act], until: float | None) -> None:
         """Apply the faults; returns when none are left, or before one that would end after `until` (monotonic)."""
@@ -50,84 +63,49 @@ class Killer:
             self._say(f"  {act.blow.value} {' '.join(act.targets)}")
             await self._deal(act)
             began = time.monotonic()
-            await asyncio.gather(*self._holding)
+            await self._hand.undone()
             await self._until_well()
             self._say(f"    healthy again after {time.monotonic() - began:.1f} s")
-            self._trouble = False
+            self._hand.trouble = False
             await asyncio.sleep(act.pause)
 
     def wake_all(self) -> None:
         """Thaw everything that is frozen, also if the run was interrupted."""
-        for pid in list(self._asleep):
-            self._wake(pid)
+        self._hand.wake_all()
         if self._platform.disk.mounted:
             self._platform.disk.free()
 
     async def _deal(self, act: Act) -> None:
+        hand = self._hand
         match act.blow:
             case Blow.KILL | Blow.STOP | Blow.ALL:
                 number = signal.SIGTERM if act.blow is Blow.STOP else signal.SIGKILL
-                await asyncio.gather(*(self._strike(act.blow, target, number) for target in act.targets))
+                await asyncio.gather(*(hand.strike(act.blow, target, number) for target in act.targets))
             case Blow.ZOMBIE:
                 for target in act.targets:
-                    await self._sleep(act.blow, target, act.hold)
+                    await hand.freeze(act.blow, target, act.hold)
             case Blow.REGISTRY_GONE:
-                self._trouble = True
-                await self._sleep(act.blow, "registry", act.hold)
+                hand.trouble = True
+                await hand.freeze(act.blow, "registry", act.hold)
                 await asyncio.sleep(_REGISTRY_PAUSE)
                 for target in act.targets:
-                    await self._strike(Blow.KILL, target, signal.SIGKILL)
+                    await hand.strike(Blow.KILL, target, signal.SIGKILL)
             case Blow.DISK_FULL:
-                self._trouble = True
-                self._note(act.blow, "kafka")
+                hand.trouble = True
+                hand.note(act.blow, "kafka")
                 self._platform.disk.fill()
-                self._later(act.hold, self._platform.disk.free)
-            case _:
-                self._trouble = True
-                await self._strike(act.blow, *_PARTS[act.blow])
-
-    async def _strike(self, blow: Blow, target: str, number: signal.Signals) -> None:
-        pid = await self._find(target)
-        if pid is None:
-            self.skipped.append(f"{blow.value} {target}: it was not running")
-            return
-        self._note(blow, target)
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, number)
-
-    async def _sleep(self, blow: Blow, target: str, seconds: float) -> None:
-        pid = await self._find(target)
-        if pid is None:
-            self.skipped.append(f"{blow.value} {target}: it was not running")
-            return
-        self._note(blow, target)
-        os.kill(pid, signal.SIGSTOP)
-        self._asleep[pid] = target
-        self._later(seconds, lambda: self._wake(pid))
-
-    def _wake(self, pid: int) -> None:
-        self._asleep.pop(pid, None)
-        with contextlib.suppress(ProcessLookupError, psutil.Error):
-            os.kill(pid, signal.SIGCONT)
-
-    async def _find(self, target: str) -> int | None:
-        deadline = time.monotonic() + _FIND_SECONDS
-        while (pid := self._platform.pid(target)) is None and time.monotonic() < deadline:  # noqa: ASYNC110 - a process
-            await asyncio.sleep(0.05)
-        return pid
-
-    def _later(self, seconds: float, undo: Callable[[], None]) -> None:
-        async def hold() -> None:
-            await asyncio.sleep(seconds)
-            undo()
-
-        holding = asyncio.create_task(hold())
-        self._holding.add(holding)
-        holding.add_done_callback(self._holding.discard)
-
-    def _note(self, blow: Blow, target: str) -> None:
-        self.dealt[blow] += 1
-        self.deaths.append(Death(time.time_ns() // 1_000_000, target, blow.value, self._trouble))
+                hand.later(act.hold, self._platform.disk.free)
+            case blow if blow in OF_BROKERS:
+                hand.trouble = True
+                assert self._brokers is not None
+                self._say(f"    {await self._brokers.deal(act)}")
+            case blow:
+                hand.trouble = True
+                part, number = _PARTS[blow]
+                if part == "kafka" and self._brokers is not None:
+                    await self._brokers.strike_all(blow, number)
+                else:
+                    await hand.strike(blow, part, number)
 
     async def _until_well(self) -> None:
         await asyncio.sleep(_NOTICED_SECONDS)

@@ -13,13 +13,15 @@ from pathlib import Path
 
 import psutil
 from headrace_devstack.parts.part import NotHealthyYet, Process, ProcessCommand
-from headrace_devstack.parts.probes import http_ok, kafka_answers
+from headrace_devstack.parts.probes import http_ok, kafka_serves
 from headrace_devstack.ports import LOOPBACK
 from headrace_devstack.providers import choose_providers
 from headrace_devstack.services import SERVICES
 from headrace_devstack.supervisor import Condition, PartEvent, Supervisor
 from headrace_testing.services_on_kafka import free_port
 from headrace_testing.up import RunningStack, clean_environment, launch_up, stop_up, wait_until_up
+
+from headrace_chaos.brokers import NODES, Brokers
 
 DISK_BYTES = 1_200_000_000
 DOUBLED = ("router", "local-worker", "cloud-worker")
@@ -31,6 +33,7 @@ _MARKS = {
     "kafka": "kafka.Kafka",
     "registry": "quarkus-run.jar",
     "postgres": "bin/postgres",
+    **{f"kafka-{node}": f"/kafka-{node}/server.properties" for node in NODES},
     **{service.name: service.package for service in SERVICES},
 }
 """A part of each part's command line that identifies it."""
@@ -39,15 +42,16 @@ _MARKS = {
 class SmallDisk:
     """A separate file system for the data, which can be filled up; only if this user may mount."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, size: int) -> None:
         self._folder = folder
+        self._size = size  # bytes
         self.mounted = False
 
     def mount(self) -> None:
         """Try to mount it; `mounted` says whether it worked."""
         self._folder.mkdir(exist_ok=True)
         if os.geteuid() == 0 and shutil.which("mount") and sys.platform == "linux":
-            options = f"size={DISK_BYTES},mode=755"
+            options = f"size={self._size},mode=755"
             command = ["mount", "-t", "tmpfs", "-o", options, "headrace-chaos", str(self._folder)]
             self.mounted = subprocess.run(command, capture_output=True, check=False).returncode == 0
 
@@ -63,7 +67,7 @@ class SmallDisk:
 
     def free(self) -> None:
         """Make space again."""
-        if not self._resize(DISK_BYTES):
+        if not self._resize(self._size):
             raise OSError(f"{self._folder} cannot be enlarged again")
 
     def unmount(self) -> None:
@@ -84,10 +88,12 @@ class Platform:
     stack: RunningStack
     seconds: Supervisor
     disk: SmallDisk
+    brokers: Brokers | None
+    """Three of them; None if there is one."""
 
     def pid(self, part: str) -> int | None:
         """The current process of a part, also while it starts; None between two runs."""
-        if part.endswith("-2"):
+        if part.removesuffix("-2") in DOUBLED and part not in DOUBLED:
             return next((status.pid for status in self.seconds.status() if status.name == part), None)
         with contextlib.suppress(psutil.Error):
             for child in psutil.Process(self.stack.process.pid).children():
@@ -106,15 +112,25 @@ class Platform:
         for status in self.seconds.status():
             if status.condition is not Condition.HEALTHY:
                 return f"{status.name} is {status.condition.value}"
-        host, port = self.stack.bootstrap_servers.split(":")
+        if (problem := await self.kafka_trouble()) is not None:
+            return problem
         try:
-            await kafka_answers(host, int(port))
             await http_ok(f"{self.stack.registry_url}/subjects")
             for url in self.stack.ops_urls.values():
                 await http_ok(f"{url}/readyz")
         except NotHealthyYet as problem:
             return str(problem)
         return None
+
+    async def kafka_trouble(self) -> str | None:
+        """Which broker is not healthy, and why; with three, also whether a replica is missing."""
+        try:
+            for address in self.stack.bootstrap_servers.split(","):
+                host, _, port = address.partition(":")
+                await kafka_serves(host, int(port))
+        except NotHealthyYet as problem:
+            return str(problem)
+        return await self.brokers.trouble() if self.brokers else None
 
 
 @contextlib.contextmanager
@@ -130,16 +146,17 @@ def folder_of_its_own() -> Iterator[Path]:
 
 
 @contextlib.asynccontextmanager
-async def running(folder: Path) -> AsyncIterator[Platform]:
+async def running(folder: Path, brokers: int) -> AsyncIterator[Platform]:
     """The platform, from healthy to stopped; no part of it outlives this process, however that ends.
 
     If the folder contains a file named ``keep`` when the block ends, the data is kept.
     """
-    disk = SmallDisk(folder / "data")
+    disk = SmallDisk(folder / "data", DISK_BYTES * brokers)
     disk.mount()
     process = launch_up(
-        folder, "--simulate", "--simulator-speed", _SIMULATOR_SPEED, "--port-base", "0", **_SHORT_SILENCES
-    )
+        folder, "--simulate", "--simulator-speed", _SIMULATOR_SPEED, "--port-base", "0", "--brokers", str(brokers),
+        **_SHORT_SILENCES,
+    )  # fmt: skip
     try:
         stack = await asyncio.to_thread(wait_until_up, folder, process)
         second = Supervisor(_second_instances(folder, stack), _noting(folder / "second.log"))
@@ -147,7 +164,8 @@ async def running(folder: Path) -> AsyncIterator[Platform]:
             await second.start()
             watching = asyncio.create_task(second.watch())
             try:
-                yield Platform(stack, second, disk)
+                several = Brokers(stack.bootstrap_servers, stack.data) if brokers > 1 else None
+                yield Platform(stack, second, disk, several)
             finally:
                 watching.cancel()
                 await asyncio.gather(watching, return_exceptions=True)

@@ -1,7 +1,7 @@
 """A run as text: details for people, and a one-line summary."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from headrace_devstack.services import NAMES
@@ -72,8 +72,22 @@ def closing_line(
         f"chaos seed {seed}, {seconds / 60:.1f} min: {sum(dealt.values())} kills ({kills}){no_disk}; "
         f"{judgement.tasks} tasks ({ended}){faults if judgement.faults else ''}; duplicates: {duplicates}; "
         f"recovery of {len(alone)} services p50 {first[0]:.1f} s, max {first[1]:.1f} s "
-        f"(all partitions p50 {last[0]:.1f} s, max {last[1]:.1f} s{unseen}); {verdict}{where}"
+        f"(all partitions p50 {last[0]:.1f} s, max {last[1]:.1f} s{unseen}); {_by_kind(recoveries)}{verdict}{where}"
     )
+
+
+def _by_kind(recoveries: Sequence[Recovery]) -> str:
+    """Of each kind of fault: how often it was, and how long until work went on, and until it did in all partitions."""
+    kinds = [
+        f"{blow} {_seconds(one.first_ms for one in found)} ({_seconds(one.everywhere_ms for one in found)})"
+        for blow, found in sorted(by_blow(recoveries).items())
+    ]
+    return f"by kind, p50/max in s (all partitions): {', '.join(kinds)}; " if kinds else ""
+
+
+def _seconds(milliseconds: Iterable[int | None]) -> str:
+    known = [one for one in milliseconds if one is not None]
+    return "{:.1f}/{:.1f}".format(*p50_and_max(known)) if known else "never"
 
 
 def _row(name: str, found: Sequence[Recovery]) -> Iterator[str]:

@@ -47,16 +47,17 @@ async def chaos(
     seconds: float | None,
     rate: float,
     say: Callable[[str], None],
+    brokers: int = 1,
     keep: bool = False,
 ) -> Result:
-    """Run it. `deal` returns the faults, given whether the disk can be filled; they end after `seconds`.
+    """Run it, with one broker or three. `deal` returns the faults, given whether the disk can be filled.
 
-    With `keep` the folder with data and logs is kept even if nothing is violated.
+    They end after `seconds`. With `keep` the folder with data and logs is kept even if nothing is violated.
     """
     began = time.monotonic()
     with folder_of_its_own() as folder:
         say(f"starting the platform in {folder}")
-        async with running(folder) as platform:
+        async with running(folder, brokers) as platform:
             disk = platform.disk.mounted
             evidence, killer, watch, still_open = await _under_load(platform, deal(disk), seed, seconds, rate, say)
             judgement = judge(evidence)
@@ -94,7 +95,7 @@ async def _under_load(
         seed=seed, rate=rate, intake_url=stack.intake_url, skills_url=stack.skills_url,
         simulator_url=stack.simulator_url, api_keys=api_keys, outsider=outsider,
     )  # fmt: skip
-    killer, watch = Killer(platform, say), LedgerWatch(stack.database_url)
+    killer, watch = Killer(platform, say, seed), LedgerWatch(stack.database_url)
     watching = asyncio.create_task(watch.run())
     try:
         say(f"load of {rate:g} tasks/s")

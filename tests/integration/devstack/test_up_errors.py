@@ -27,7 +27,7 @@ def said(folder: Path, process: subprocess.Popen[bytes]) -> str:
 
 def test_a_taken_port(folder: Path) -> None:
     base = choose_base()
-    with socket.create_server((LOOPBACK, PortPlan(base).kafka)) as server:
+    with socket.create_server((LOOPBACK, PortPlan(base).broker(1))) as server:
         text = said(folder, launch_up(folder, "--backing-only", "--port-base", str(base)))
         assert f"port {server.getsockname()[1]}, needed by kafka, is in use by" in text
     assert f"(pid {os.getpid()})" in text

@@ -27,11 +27,17 @@ def _error(code: int, *, fatal: bool = False, retriable: bool = False) -> KafkaE
     [
         (KafkaError.MSG_SIZE_TOO_LARGE, RecordTooLarge),
         (KafkaError.RECORD_LIST_TOO_LARGE, RecordTooLarge),
-        (KafkaError._UNKNOWN_TOPIC, RecordRefused),
-        (KafkaError._UNKNOWN_PARTITION, RecordRefused),
         (KafkaError.TOPIC_AUTHORIZATION_FAILED, RecordRefused),
+        # All of these may have been met by the second attempt, after the first one has appended the record.
+        (KafkaError._UNKNOWN_TOPIC, AppendUncertain),
+        (KafkaError._UNKNOWN_PARTITION, AppendUncertain),
+        (KafkaError.UNKNOWN_TOPIC_OR_PART, AppendUncertain),
         (KafkaError._PURGE_QUEUE, AppendUncertain),
-        (KafkaError.NOT_ENOUGH_REPLICAS, TransientError),
+        (KafkaError._TIMED_OUT_QUEUE, AppendUncertain),
+        (KafkaError.NOT_ENOUGH_REPLICAS, AppendUncertain),
+        (KafkaError.NOT_LEADER_FOR_PARTITION, AppendUncertain),
+        (KafkaError.LEADER_NOT_AVAILABLE, AppendUncertain),
+        (KafkaError.KAFKA_STORAGE_ERROR, AppendUncertain),
         (KafkaError.NOT_ENOUGH_REPLICAS_AFTER_APPEND, AppendUncertain),
         (KafkaError._MSG_TIMED_OUT, AppendUncertain),
         (KafkaError._PURGE_INFLIGHT, AppendUncertain),
@@ -48,7 +54,24 @@ def test_appending(code: int, expected: type[StreamsError]) -> None:
 
 def test_what_was_not_even_queued_is_not_uncertain() -> None:
     assert type(errors.queueing(_error(KafkaError._FATAL), "t")) is TransientError
+    assert type(errors.queueing(_error(KafkaError._UNKNOWN_PARTITION), "t")) is TransientError
+    assert type(errors.queueing(_error(KafkaError._QUEUE_FULL), "t")) is TransientError
     assert type(errors.queueing(_error(KafkaError.MSG_SIZE_TOO_LARGE), "t")) is RecordTooLarge
+
+
+@pytest.mark.parametrize(
+    ("code", "missing"),
+    [
+        (KafkaError.UNKNOWN_TOPIC_OR_PART, True),
+        (KafkaError._UNKNOWN_TOPIC, True),
+        (KafkaError._UNKNOWN_PARTITION, True),
+        (KafkaError.NOT_LEADER_FOR_PARTITION, False),
+        (KafkaError.TOPIC_AUTHORIZATION_FAILED, False),
+        (KafkaError.TOPIC_EXCEPTION, False),
+    ],
+)
+def test_only_what_may_be_behind_the_cluster_is_asked_for_again(code: int, missing: bool) -> None:
+    assert errors.is_missing(_error(code)) is missing
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,14 @@
 """The producer gives up before librdkafka does, so that nothing is sent a second time under new sequence numbers."""
 
 import asyncio
+import ctypes
 import logging
 import time
 from collections import defaultdict
+from pathlib import Path
 from typing import Any, ClassVar
 
+import confluent_kafka
 import pytest
 from confluent_kafka import Producer as LibrdkafkaProducer
 from headrace_streams.errors import AppendUncertain, RecordRefused, TransientError
@@ -179,3 +182,51 @@ async def test_partitions_that_answer_lose_nothing_to_those_that_do_not(
     await asyncio.gather(*(one(place, -1) for place in sick))
     assert all(acked[place] == [-1] for place in sick)
     await producer.close()
+
+
+class MockCluster:
+    """The brokers inside a librdkafka producer, by librdkafka's own functions for tests."""
+
+    def __init__(self, producer: KafkaProducer) -> None:
+        (library,) = (Path(confluent_kafka.__file__).parents[1] / "confluent_kafka.libs").glob("librdkafka-*")
+        self._librdkafka = ctypes.CDLL(str(library))
+        # The wrapping object begins with its handle.
+        handle = ctypes.c_void_p.from_address(id(producer._current.producer) + object.__basicsize__)
+        self._librdkafka.rd_kafka_handle_mock_cluster.restype = ctypes.c_void_p
+        self._cluster = ctypes.c_void_p(self._librdkafka.rd_kafka_handle_mock_cluster(handle))
+
+    def create(self, partitions: int) -> None:
+        assert self._librdkafka.rd_kafka_mock_topic_create(self._cluster, TOPIC.encode(), partitions, 1) == 0
+
+    def take_leader(self, partition: int) -> None:
+        setting = self._librdkafka.rd_kafka_mock_partition_set_leader(self._cluster, TOPIC.encode(), partition, -1)
+        assert setting == 0
+
+
+@pytest.mark.parametrize(("partitions", "stuck"), [(2, {1}), (3, {0}), (4, {1, 3})])
+async def test_a_partition_without_a_leader_costs_the_others_nothing(
+    partitions: int, stuck: set[int], caplog: pytest.LogCaptureFixture
+) -> None:
+    producer = KafkaProducer(properties(answer_ms=60, limit_ms=4_000), LOGGER)
+    cluster = MockCluster(producer)
+    cluster.create(partitions)
+    for partition in stuck:
+        cluster.take_leader(partition)
+    sent: dict[int, list[asyncio.Future[RecordMetadata]]] = {partition: [] for partition in range(partitions)}
+    replaced = False
+    with caplog.at_level(logging.WARNING):
+        while not replaced:  # at a steady rate, so that records of all partitions are in flight at any time
+            for partition, futures in sent.items():
+                futures.append(producer.send(ProducerRecord(topic=TOPIC, value=b"value", partition=partition)))
+            await asyncio.sleep(0.01)
+            replaced = any("is being replaced" in line for line in caplog.messages)
+        outcomes = {
+            # The new producer has brokers of its own, which lead everything.
+            partition: await asyncio.gather(*(futures[:50] if partition in stuck else futures), return_exceptions=True)
+            for partition, futures in sent.items()
+        }
+    for partition, results in outcomes.items():
+        kinds = {type(result) for result in results}
+        assert kinds == ({AppendUncertain} if partition in stuck else {RecordMetadata}), partition
+    await producer.close()
+    await asyncio.gather(*(future for futures in sent.values() for future in futures), return_exceptions=True)

@@ -32,6 +32,14 @@ def up(
             show_default=False,
         ),
     ] = None,
+    brokers: Annotated[
+        int | None,
+        typer.Option(
+            help="Kafka brokers: 1, or 3 with three replicas of everything, of which one may be missing (0.7 GB more). "
+            "[HEADRACE_BROKERS, default: as many as the data folder has, at first 1]",
+            show_default=False,
+        ),
+    ] = None,
     cache: Annotated[
         Path | None,
         typer.Option(help="Folder for downloads. [HEADRACE_CACHE, default ~/.cache/headrace]", show_default=False),
@@ -73,8 +81,8 @@ def up(
     """
     try:
         settings = load_settings(
-            data=data, port_base=port_base, cache=cache, topic_prefix=topic_prefix, simulate=simulate,
-            simulator_speed=simulator_speed, backing_only=backing_only,
+            data=data, port_base=port_base, brokers=brokers, cache=cache, topic_prefix=topic_prefix,
+            simulate=simulate, simulator_speed=simulator_speed, backing_only=backing_only,
         )  # fmt: skip
         asyncio.run(run_until_stopped(settings, Console()))
     except DevstackError as error:

@@ -21,8 +21,12 @@ OTHER_PORTS: Final[Mapping[str, int]] = {
     "registry (management)": 6,
     "kafka": 12,
     "kafka (controller)": 13,
+    "kafka-2": 14,
+    "kafka-2 (controller)": 15,
+    "kafka-3": 16,
+    "kafka-3 (controller)": 17,
 }
-"""The same offsets for everything that is not a service."""
+"""The same offsets for everything that is not a service; those of `kafka` are the first broker's."""
 
 
 class DescribeTheService(Exception):

@@ -45,6 +45,10 @@ class CorrectTheSetting(DevstackError):
     """A setting of the stack has an unusable value."""
 
 
+class KeepTheBrokers(DevstackError):
+    """The data folder has data of another number of Kafka brokers."""
+
+
 class ProvisionByHand(DevstackError):
     """Topics or schemas could not be created, and retrying would not help."""
 

@@ -9,6 +9,7 @@
     .headrace/secrets/     API key, database password, key pepper; each readable by its owner only
     .headrace/logs/        one log per part
     .headrace/{kafka,registry,postgres,simulator,tmp}/
+    .headrace/kafka-{1,2,3}/ and kafka-cluster-id    instead of kafka/, for three brokers
 """
 
 import contextlib
@@ -83,6 +84,22 @@ class DataFolder:
             value = make()
             file.write(value + "\n")
         return value
+
+    def saved_brokers(self) -> int | None:
+        """How many Kafka brokers have data here; None if there is none yet."""
+        if (self.root / "kafka" / "data").exists():
+            return 1
+        # Their number is decided once the first of them has data, also if that start went no further.
+        return 3 if any(self.root.glob("kafka-*/data")) else None
+
+    def kafka_cluster_id(self, make: Callable[[], str]) -> str:
+        """The id that all brokers of several share, made on first use."""
+        path = self.root / "kafka-cluster-id"
+        if not path.exists():
+            whole = path.with_suffix(".new")  # an interrupted start must not leave half of it
+            whole.write_text(make() + "\n")
+            whole.replace(path)
+        return path.read_text().strip()
 
     def saved_port_base(self) -> int | None:
         """First port of the last start on this folder."""

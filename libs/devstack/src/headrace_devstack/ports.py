@@ -14,6 +14,7 @@ from headrace_devstack.services import SERVICES
 LOOPBACK = "127.0.0.1"
 DEFAULT_PORT_BASE = 19_080
 BLOCK = 40
+MOST_BROKERS = 3
 _OPS = {service.name: service.ports.ops for service in SERVICES}
 _APIS = {service.name: service.ports.api for service in SERVICES if service.ports.api is not None}
 
@@ -23,6 +24,7 @@ class PortPlan:
     """The block of ports of one stack, all derived from its first port."""
 
     base: int
+    brokers: int = 1
 
     @property
     def registry(self) -> int:
@@ -41,12 +43,22 @@ class PortPlan:
         return self.base + OTHER_PORTS["registry (management)"]
 
     @property
-    def kafka(self) -> int:
-        return self.base + OTHER_PORTS["kafka"]
+    def nodes(self) -> range:
+        """Node ids of the Kafka brokers."""
+        return range(1, self.brokers + 1)
 
     @property
-    def kafka_controller(self) -> int:
-        return self.base + OTHER_PORTS["kafka (controller)"]
+    def bootstrap_servers(self) -> str:
+        """Addresses of all brokers, as Kafka's clients take them."""
+        return ",".join(f"{LOOPBACK}:{self.broker(node)}" for node in self.nodes)
+
+    def broker(self, node: int) -> int:
+        """Port on which a broker serves clients."""
+        return self.base + OTHER_PORTS[_broker(node)]
+
+    def controller(self, node: int) -> int:
+        """Port on which a broker serves the other controllers."""
+        return self.base + OTHER_PORTS[f"{_broker(node)} (controller)"]
 
     def api(self, service: str) -> int:
         """Port of a service's HTTP API; KeyError for a service without one."""
@@ -58,12 +70,22 @@ class PortPlan:
 
     def all(self) -> dict[int, str]:
         """All ports used from the block, with the names of their parts."""
+        unused = {_broker(node) for node in range(self.brokers + 1, MOST_BROKERS + 1)}
         used = {
-            **{self.base + distance: part for part, distance in OTHER_PORTS.items()},
+            **{
+                self.base + distance: part
+                for part, distance in OTHER_PORTS.items()
+                if part.removesuffix(" (controller)") not in unused
+            },
             **{self.api(service): service for service in _APIS},
             **{self.ops(service): f"{service} (ops)" for service in _OPS},
         }
         return dict(sorted(used.items()))
+
+
+def _broker(node: int) -> str:
+    """The name of a broker in `OTHER_PORTS`."""
+    return "kafka" if node == 1 else f"kafka-{node}"
 
 
 def is_free(port: int) -> bool:
@@ -101,7 +123,7 @@ def choose_base(free: Callable[[int], bool] = is_free, tries: int = 200) -> int:
         FreeThePort: no free block was found.
     """
     for base in random.sample(range(20_000, 32_000, BLOCK), k=tries):
-        if all(free(port) for port in PortPlan(base).all()):
+        if all(free(port) for port in PortPlan(base, MOST_BROKERS).all()):
             return base
     raise FreeThePort(
         f"No free block of {BLOCK} ports between 20000 and 32000 after {tries} tries.",

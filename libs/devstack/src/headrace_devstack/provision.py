@@ -15,8 +15,12 @@ from headrace_devstack.errors import ProvisionByHand
 PAUSE_SECONDS = 0.5
 
 
-async def provision_stack(bootstrap_servers: str, registry_url: str, topic_prefix: str, *, seconds: float) -> str:
+async def provision_stack(
+    bootstrap_servers: str, registry_url: str, topic_prefix: str, *, replication: int = 1, seconds: float
+) -> str:
     """Create what is missing, retrying this many seconds until Kafka and the registry answer; returns a summary.
+
+    `replication` is the number of replicas of new topics.
 
     Raises:
         ProvisionByHand: it failed, and why.
@@ -27,7 +31,9 @@ async def provision_stack(bootstrap_servers: str, registry_url: str, topic_prefi
     async with SchemaRegistry(registry_url) as registry:
         while True:
             try:
-                done = await provision(admin, Codec(registry, topic_prefix), list(TOPICS.values()), replication=1)
+                done = await provision(
+                    admin, Codec(registry, topic_prefix), list(TOPICS.values()), replication=replication
+                )
             except (TransientError, RegistryUnavailable) as error:
                 if loop.time() >= deadline:
                     raise ProvisionByHand(

@@ -2,11 +2,15 @@
 
 import os
 from pathlib import Path
+from typing import Final
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from headrace_devstack.errors import CorrectTheSetting
+
+NUMBERS_OF_BROKERS: Final = (1, 3)
+"""Two would stop with either of them: a majority of two is both."""
 
 
 def default_cache_folder() -> Path:
@@ -32,6 +36,11 @@ class StackSettings(BaseSettings):
         le=65_000,
         description="first of 40 ports; 0 picks a free block; unset means the data folder's last one, at first 19080",
     )
+    brokers: int | None = Field(
+        default=None,
+        description="Kafka brokers: 1, or 3 with three replicas of everything; unset means as many as the data folder "
+        "has, at first 1",
+    )
     topic_prefix: str = Field(
         default="headrace.", pattern=r"^[A-Za-z0-9._-]*$", description="prefix of all topic names"
     )
@@ -47,6 +56,13 @@ class StackSettings(BaseSettings):
         description="how fast simulated models answer: instant, realistic, or a factor such as 10",
     )
     simulate: bool = Field(default=False, description="simulate all model providers even if real ones are available")
+
+    @field_validator("brokers")
+    @classmethod
+    def _has_a_majority(cls, value: int | None) -> int | None:
+        if value is not None and value not in NUMBERS_OF_BROKERS:
+            raise ValueError("must be 1 or 3")
+        return value
 
 
 def load_settings(**options: object) -> StackSettings:

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import os
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -12,10 +12,10 @@ from pathlib import Path
 
 from headrace_devstack import ports as port_module
 from headrace_devstack.artifacts import ArtifactCache, Bundles, require_room
-from headrace_devstack.errors import InstallNewerPython
+from headrace_devstack.errors import InstallNewerPython, KeepTheBrokers
 from headrace_devstack.layout import DataFolder, make_api_key, open_data_folder
 from headrace_devstack.locked_artifacts import FetchProgress
-from headrace_devstack.parts.kafka import kafka_part
+from headrace_devstack.parts.kafka import kafka_parts
 from headrace_devstack.parts.part import SetupStep, StackPart
 from headrace_devstack.parts.postgres import database_url, postgres_part
 from headrace_devstack.parts.registry import registry_part, registry_url
@@ -121,8 +121,9 @@ async def open_stack(
         new_api_key = not folder.api_key_file.exists()
         api_key = folder.secret("api-key", make_api_key)
         password = folder.secret("postgres-password")
+        kafka = kafka_parts(folder, ports, bundles.kafka_jars)
         parts: list[StackPart] = [
-            kafka_part(folder, ports, bundles.kafka_jars),
+            *kafka,
             registry_part(folder, ports, bundles.registry_home),
             postgres_part(folder, ports, password),
         ]
@@ -134,7 +135,9 @@ async def open_stack(
                 simulator=simulator_url(ports),
                 simulate_all=settings.simulate,
             )
-            parts += _service_parts(settings, folder, ports, providers, password, api_key)
+            parts += _service_parts(
+                settings, folder, ports, [part.name for part in kafka], providers, password, api_key
+            )
         supervisor = Supervisor(parts, emit)
         addresses = _addresses(settings, folder, ports, providers, password)
         try:
@@ -158,19 +161,22 @@ def _service_parts(
     settings: StackSettings,
     folder: DataFolder,
     ports: PortPlan,
+    brokers: Sequence[str],
     providers: Providers,
     password: str,
     api_key: str,
 ) -> Iterator[StackPart]:
-    bootstrap, registry = f"{LOOPBACK}:{ports.kafka}", registry_url(ports)
+    bootstrap, registry = ports.bootstrap_servers, registry_url(ports)
 
     async def topics() -> str:
         # Imported here: loading the client libraries takes a while, during which Kafka is starting.
         from headrace_devstack.provision import provision_stack
 
-        return await provision_stack(bootstrap, registry, settings.topic_prefix, seconds=PROVISION_SECONDS)
+        return await provision_stack(
+            bootstrap, registry, settings.topic_prefix, replication=ports.brokers, seconds=PROVISION_SECONDS
+        )
 
-    yield SetupStep("topics", topics, after=("kafka", "registry"))
+    yield SetupStep("topics", topics, after=(*brokers, "registry"))
     if providers.simulated:
         yield simulator_part(folder, ports, providers.simulated, settings.simulator_speed)
     common = {
@@ -189,6 +195,7 @@ def _service_parts(
         "intake": {"HEADRACE_BOOTSTRAP_KEY": api_key},
         "local-worker": providers.local,
         "cloud-worker": providers.cloud,
+        "cost-accountant": {"HEADRACE_WINDOWS_REPLICATION": str(ports.brokers)},
     }
     ollama_nodes = "simulated nodes" if "ollama" in providers.simulated else providers.local["HEADRACE_OLLAMA_NODES"]
     notes = {"local-worker": ollama_nodes, "cloud-worker": "simulated" if "groq" in providers.simulated else ""}
@@ -206,7 +213,7 @@ def _addresses(
     settings: StackSettings, folder: DataFolder, ports: PortPlan, providers: Providers | None, password: str
 ) -> StackAddresses:
     return StackAddresses(
-        bootstrap_servers=f"{LOOPBACK}:{ports.kafka}",
+        bootstrap_servers=ports.bootstrap_servers,
         registry_url=registry_url(ports),
         database_url=database_url(ports, password),
         topic_prefix=settings.topic_prefix,
@@ -227,10 +234,27 @@ def _choose_ports(settings: StackSettings, folder: DataFolder) -> PortPlan:
         base = folder.saved_port_base() or DEFAULT_PORT_BASE
     elif base == 0:
         base = port_module.choose_base()
-    plan = PortPlan(base)
+    plan = PortPlan(base, choose_brokers(settings.brokers, folder))
     port_module.require_free(plan.all().items())
     folder.save_port_base(base)
     return plan
+
+
+def choose_brokers(wanted: int | None, folder: DataFolder) -> int:
+    """How many brokers to run on a data folder.
+
+    Raises:
+        KeepTheBrokers: it has data of another number of them.
+    """
+    there = folder.saved_brokers()
+    if wanted is None or there is None or wanted == there:
+        return wanted or there or 1
+    raise KeepTheBrokers(
+        f"The data folder {folder.root} was started with {there} Kafka broker{'s' if there > 1 else ''}, "
+        f"and {wanted} cannot run on it.",
+        f"start it without --brokers (HEADRACE_BROKERS) or with --brokers {there}, or choose another data folder: "
+        "--data DIR.",
+    )
 
 
 def _end_leftovers(folder: DataFolder) -> None:

@@ -11,9 +11,9 @@ from pathlib import Path
 from headrace_devstack.artifacts import ArtifactCache
 from headrace_devstack.errors import ReadThePartLog
 from headrace_devstack.layout import open_data_folder
-from headrace_devstack.parts.kafka import kafka_part
+from headrace_devstack.parts.kafka import kafka_parts
 from headrace_devstack.parts.part import NotHealthyYet
-from headrace_devstack.ports import LOOPBACK, PortPlan, choose_base
+from headrace_devstack.ports import PortPlan, choose_base
 from headrace_devstack.processes import end, launch
 from headrace_devstack.settings import load_settings
 from headrace_devstack.status import DownloadBar
@@ -36,7 +36,7 @@ async def running_kafka(folder: Path) -> AsyncIterator[str]:
     bundles = ArtifactCache(settings.cache, settings.maven_repository).fetch(DownloadBar(Console(stderr=True)))
     with open_data_folder(folder) as data:
         ports = PortPlan(choose_base())
-        part = kafka_part(data, ports, bundles.kafka_jars)
+        (part,) = kafka_parts(data, ports, bundles.kafka_jars)
         await part.prepare()
         process = await launch(part.command)
         try:
@@ -52,7 +52,7 @@ async def running_kafka(folder: Path) -> AsyncIterator[str]:
                             "read the lines above.",
                         ) from error
                 await asyncio.sleep(0.1)
-            yield f"{LOOPBACK}:{ports.kafka}"
+            yield ports.bootstrap_servers
         finally:
             await end(process, part.command)
 

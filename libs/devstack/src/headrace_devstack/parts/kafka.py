@@ -1,4 +1,4 @@
-"""Apache Kafka: one broker in KRaft mode on loopback."""
+"""Apache Kafka in KRaft mode on loopback: one broker, or three, each of which is also a controller."""
 
 import base64
 import shutil
@@ -10,7 +10,7 @@ from headrace_devstack.errors import ReadThePartLog
 from headrace_devstack.layout import DataFolder
 from headrace_devstack.parts.java import java_command, java_environment
 from headrace_devstack.parts.part import Process, ProcessCommand
-from headrace_devstack.parts.probes import kafka_answers
+from headrace_devstack.parts.probes import kafka_serves
 from headrace_devstack.ports import LOOPBACK, PortPlan
 from headrace_devstack.processes import run_tool
 
@@ -30,25 +30,28 @@ logger.configs.level=warn
 """
 
 
-def server_properties(ports: PortPlan, data: Path) -> str:
-    """The broker's configuration."""
-    broker, controller = f"{LOOPBACK}:{ports.kafka}", f"{LOOPBACK}:{ports.kafka_controller}"
+def server_properties(ports: PortPlan, data: Path, node: int = 1) -> str:
+    """The configuration of one of the brokers."""
+    broker, controller = f"{LOOPBACK}:{ports.broker(node)}", f"{LOOPBACK}:{ports.controller(node)}"
+    copies, in_sync = str(ports.brokers), "1" if ports.brokers == 1 else str(ports.brokers - 1)
     properties = {
         "process.roles": "broker,controller",
-        "node.id": "1",
-        "controller.quorum.bootstrap.servers": controller,
+        "node.id": str(node),
+        **_quorum(ports),
         "listeners": f"PLAINTEXT://{broker},CONTROLLER://{controller}",
         "advertised.listeners": f"PLAINTEXT://{broker},CONTROLLER://{controller}",
         "controller.listener.names": "CONTROLLER",
         "inter.broker.listener.name": "PLAINTEXT",
         "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
         "log.dirs": str(data),
-        # A single node has the only replica of everything.
-        "offsets.topic.replication.factor": "1",
-        "transaction.state.log.replication.factor": "1",
-        "transaction.state.log.min.isr": "1",
-        "share.coordinator.state.topic.replication.factor": "1",
-        "share.coordinator.state.topic.min.isr": "1",
+        # Every broker has a replica of everything; of three, one may be missing.
+        "default.replication.factor": copies,
+        "min.insync.replicas": in_sync,
+        "offsets.topic.replication.factor": copies,
+        "transaction.state.log.replication.factor": copies,
+        "transaction.state.log.min.isr": in_sync,
+        "share.coordinator.state.topic.replication.factor": copies,
+        "share.coordinator.state.topic.min.isr": in_sync,
         "offsets.topic.num.partitions": "8",
         "transaction.state.log.num.partitions": "4",
         "share.coordinator.state.topic.num.partitions": "4",
@@ -66,9 +69,23 @@ def server_properties(ports: PortPlan, data: Path) -> str:
     return "".join(f"{name}={value}\n" for name, value in properties.items())
 
 
-def kafka_part(folder: DataFolder, ports: PortPlan, jars: Sequence[Path]) -> Process:
-    """Kafka on the given data folder; formatted on the first start."""
-    home = folder.part("kafka")
+def _quorum(ports: PortPlan) -> dict[str, str]:
+    """How the controllers find each other."""
+    if ports.brokers == 1:
+        return {"controller.quorum.bootstrap.servers": f"{LOOPBACK}:{ports.controller(1)}"}
+    # Named here and not in the metadata, the voters may have other ports at the next start.
+    voters = ",".join(f"{node}@{LOOPBACK}:{ports.controller(node)}" for node in ports.nodes)
+    return {"controller.quorum.voters": voters}
+
+
+def kafka_parts(folder: DataFolder, ports: PortPlan, jars: Sequence[Path]) -> tuple[Process, ...]:
+    """The brokers on the given data folder; formatted on the first start."""
+    return tuple(_broker(folder, ports, jars, node) for node in ports.nodes)
+
+
+def _broker(folder: DataFolder, ports: PortPlan, jars: Sequence[Path], node: int) -> Process:
+    name = "kafka" if ports.brokers == 1 else f"kafka-{node}"
+    home = folder.part(name)
     data, properties, logging = home / "data", home / "server.properties", home / "log4j2.properties"
     class_path = ":".join(str(jar) for jar in jars)
 
@@ -77,38 +94,39 @@ def kafka_part(folder: DataFolder, ports: PortPlan, jars: Sequence[Path]) -> Pro
         return (*java_command(heap_megabytes=heap, tmp=folder.tmp, options=options), main, *arguments)
 
     async def prepare() -> None:
-        properties.write_text(server_properties(ports, data))
+        properties.write_text(server_properties(ports, data, node))
         logging.write_text(LOGGING)
         if data.exists():
             return
         unfinished = home / "data.new"  # renamed at the end: an interrupted start leaves no partial one
         shutil.rmtree(unfinished, ignore_errors=True)
         for_format = home / "format.properties"
-        for_format.write_text(server_properties(ports, unfinished))
+        for_format.write_text(server_properties(ports, unfinished, node))
+        quorum = ("--standalone",) if ports.brokers == 1 else ()  # several are those of controller.quorum.voters
         command = java(
-            "kafka.tools.StorageTool", "format", "--standalone",
-            "--cluster-id", new_cluster_id(), "--config", str(for_format), heap=64,
+            "kafka.tools.StorageTool", "format", *quorum,
+            "--cluster-id", folder.kafka_cluster_id(new_cluster_id), "--config", str(for_format), heap=64,
         )  # fmt: skip
-        code = await run_tool(command, java_environment(), folder.log("kafka"))
+        code = await run_tool(command, java_environment(), folder.log(name))
         if code != 0:
             raise ReadThePartLog(
                 f"Formatting Kafka's data folder {data} failed with exit code {code}.",
-                f"read the end of {folder.log('kafka')}.",
+                f"read the end of {folder.log(name)}.",
             )
         unfinished.rename(data)
 
     return Process(
-        name="kafka",
+        name=name,
         command=ProcessCommand(
             argv=java("kafka.Kafka", str(properties)),
             environment=java_environment(),
-            log=folder.log("kafka"),
+            log=folder.log(name),
             folder=home,
             stop_seconds=15.0,
         ),
         prepare=prepare,
-        check=lambda: kafka_answers(LOOPBACK, ports.kafka),
-        address=f"{LOOPBACK}:{ports.kafka}",
+        check=lambda: kafka_serves(LOOPBACK, ports.broker(node)),
+        address=f"{LOOPBACK}:{ports.broker(node)}",
     )
 
 

@@ -9,6 +9,8 @@ from headrace_devstack.parts.part import NotHealthyYet
 
 ANSWER_SECONDS = 2.0
 
+_LONGEST_ANSWER = 1_000_000  # bytes
+_METADATA = 3
 _API_VERSIONS = 18
 _CORRELATION = 7
 
@@ -34,17 +36,54 @@ async def kafka_answers(host: str, port: int) -> None:
     Raises:
         NotHealthyYet: no answer, or an error in it.
     """
+    answer = await _ask_kafka(host, port, _API_VERSIONS, 0, b"")
+    if answer[:2] != b"\0\0":
+        raise NotHealthyYet(f"{host}:{port} answers with error code {int.from_bytes(answer[:2], signed=True)}")
+
+
+async def kafka_serves(host: str, port: int) -> None:
+    """Ask a broker which brokers there are, and look whether it is one of them: only then does it get partitions.
+
+    Raises:
+        NotHealthyYet: no answer, or it is not.
+    """
+    no_topics = struct.pack(">i", 0)
+    answer = await _ask_kafka(host, port, _METADATA, 1, no_topics)
+    try:
+        serving = _brokers_in(answer)
+    except struct.error as error:
+        raise NotHealthyYet(f"{host}:{port} answers with {len(answer)} bytes that are no list of brokers") from error
+    if port not in serving:
+        raise NotHealthyYet(f"{host}:{port} answers, but the cluster does not count it among its brokers")
+
+
+def _brokers_in(metadata: bytes) -> set[int]:
+    """The ports of all brokers in an answer of version 1."""
+    (number,) = struct.unpack_from(">i", metadata)
+    ports, at = set[int](), 4
+    for _ in range(number):
+        (host_length,) = struct.unpack_from(">h", metadata, at + 4)
+        at += 6 + host_length
+        port, rack_length = struct.unpack_from(">ih", metadata, at)
+        ports.add(port)
+        at += 6 + max(rack_length, 0)
+    return ports
+
+
+async def _ask_kafka(host: str, port: int, api: int, version: int, body: bytes) -> bytes:
+    """The body of the answer."""
     client = b"headrace"
-    request = struct.pack(">hhih", _API_VERSIONS, 0, _CORRELATION, len(client)) + client
+    request = struct.pack(">hhih", api, version, _CORRELATION, len(client)) + client + body
     try:
         async with asyncio.timeout(ANSWER_SECONDS):
             reader, writer = await asyncio.open_connection(host, port)
             try:
                 writer.write(struct.pack(">i", len(request)) + request)
-                correlation, error_code = struct.unpack(">4xih", await reader.readexactly(10))
+                size, correlation = struct.unpack(">ii", await reader.readexactly(8))
+                if correlation != _CORRELATION or not 4 <= size <= _LONGEST_ANSWER:
+                    raise NotHealthyYet(f"{host}:{port} does not answer as Kafka does")
+                return await reader.readexactly(size - 4)
             finally:
                 writer.close()
     except (OSError, EOFError, TimeoutError) as error:
         raise NotHealthyYet(f"{host}:{port}: {str(error) or 'no answer in time'}") from error
-    if correlation != _CORRELATION or error_code != 0:
-        raise NotHealthyYet(f"{host}:{port} answers with error code {error_code}")

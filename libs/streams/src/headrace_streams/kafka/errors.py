@@ -21,24 +21,15 @@ _REFUSED = frozenset({
     KafkaError.RECORD_LIST_TOO_LARGE,
     KafkaError.INVALID_RECORD,
     KafkaError.INVALID_MSG_SIZE,
-    KafkaError.UNKNOWN_TOPIC_OR_PART,
     KafkaError.TOPIC_EXCEPTION,
     KafkaError.TOPIC_AUTHORIZATION_FAILED,
     KafkaError.CLUSTER_AUTHORIZATION_FAILED,
     KafkaError.POLICY_VIOLATION,
     KafkaError.UNSUPPORTED_COMPRESSION_TYPE,
     KafkaError.UNSUPPORTED_FOR_MESSAGE_FORMAT,
-    KafkaError._UNKNOWN_TOPIC,
-    KafkaError._UNKNOWN_PARTITION,
     KafkaError._INVALID_ARG,
 })  # fmt: skip
 _TOO_LARGE = frozenset({KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO_LARGE, KafkaError.INVALID_MSG_SIZE})
-# Not _PURGE_QUEUE: a record in flight returns to the queue when its connection breaks, and may have been written.
-_NEVER_SENT = frozenset({
-    KafkaError._TIMED_OUT_QUEUE,
-    # Checked by the leader before it appends.
-    KafkaError.NOT_ENOUGH_REPLICAS,
-})  # fmt: skip
 _MEMBERSHIP_OVER = frozenset({
     KafkaError.ILLEGAL_GENERATION,
     KafkaError.UNKNOWN_MEMBER_ID,
@@ -80,21 +71,30 @@ def error_of(exception: KafkaException) -> KafkaError:
 
 
 def appending(error: KafkaError, topic: str) -> StreamsError:
-    """Why a record was not acknowledged."""
+    """Why a record was not acknowledged.
+
+    Whatever the last attempt met, an earlier one may have appended it, and only its answer been lost: librdkafka tells
+    the last one alone. So nothing but a refusal is certain.
+    """
     text = f"{topic}: {_words(error)}"
     if error.code() in _TOO_LARGE:
         return RecordTooLarge(text)
-    if error.code() in _REFUSED:
-        return RecordRefused(text)
-    if error.code() in _NEVER_SENT:
-        return TransientError(text)
-    return AppendUncertain(text)
+    return RecordRefused(text) if error.code() in _REFUSED else AppendUncertain(text)
 
 
 def queueing(error: KafkaError, topic: str) -> StreamsError:
     """Why a record could not be queued."""
     refused = appending(error, topic)
     return refused if isinstance(refused, RecordRefused) else TransientError(str(refused))
+
+
+def is_missing(error: KafkaError) -> bool:
+    """Whether a broker, or the client itself, knows of no such topic or partition.
+
+    Either can be behind the cluster: a broker that was cut off while partitions were added, a client until it asks
+    again, both while a topic is deleted and made anew.
+    """
+    return error.code() in _MISSING
 
 
 def committing(error: KafkaError, what: str) -> StreamsError:

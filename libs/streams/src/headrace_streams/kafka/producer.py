@@ -8,6 +8,9 @@ what the old one still has in flight, whose outcome it reports as uncertain.
 Before it drops anything it gives the old one a little more time. Whatever goes to partitions that answer is
 acknowledged meanwhile, so that a partition that does not answer costs the others nothing but moments. To keep the
 order, a record whose place still has older ones in the old producer waits for these.
+
+A topic or partition that the client does not know may be one that it, or the broker it asked, does not know yet, or one
+that is being made anew. Only what the cluster says has never been there is refused.
 """
 
 from __future__ import annotations
@@ -28,6 +31,7 @@ from confluent_kafka import Producer as LibrdkafkaProducer
 from headrace_streams.dead_letters import described
 from headrace_streams.errors import AppendUncertain, Overloaded, RecordRefused, StreamsError, TransientError
 from headrace_streams.kafka import errors
+from headrace_streams.kafka.known_topics import KnownTopics
 from headrace_streams.kafka.properties import Properties, producer_properties
 from headrace_streams.records import ProducerRecord, RecordMetadata
 
@@ -37,6 +41,8 @@ _GIVE_UP_AFTER = 0.8
 """Fraction of librdkafka's own time limit for a record."""
 _RETIRE_WITHIN = 0.1
 """Fraction of it that an old producer gets for what is not stuck. Giving up, and retiring twice, stay within it."""
+
+_METADATA_SECONDS = 3.0
 
 _Place = tuple[str, int | None]
 """A partition; of records whose partition follows from the key, the whole topic."""
@@ -71,7 +77,15 @@ class _Sent:
     future: asyncio.Future[RecordMetadata]
 
 
-_Report = tuple[_Sent, _Generation, RecordMetadata | StreamsError]
+@dataclass(frozen=True, slots=True)
+class _Missing:
+    """The client knows of no such topic or partition; `otherwise` is the outcome unless there never was one."""
+
+    partition: int | None
+    otherwise: StreamsError
+
+
+_Report = tuple[_Sent, _Generation, RecordMetadata | StreamsError | _Missing]
 
 
 class KafkaProducer:
@@ -89,6 +103,8 @@ class KafkaProducer:
         limit = _delivery_seconds(self._settings)
         self._give_up_seconds, self._retire_seconds = limit * _GIVE_UP_AFTER, limit * _RETIRE_WITHIN
         self._sent = 0
+        self._known = KnownTopics(self._count_partitions)
+        self._explaining: set[asyncio.Task[None]] = set()
         self._reports: list[_Report] = []
         self._outstanding = 0
         self._idle = asyncio.Event()
@@ -108,7 +124,9 @@ class KafkaProducer:
         sent = _Sent(number, time.monotonic(), (record.topic, record.partition), record, future)
         if self._retiring is not None and self._retiring.in_flight[sent.place]:
             self._held[sent.place].append(sent)
-        elif (refusal := self._produce(sent)) is not None:
+        elif isinstance(refusal := self._produce(sent), _Missing):
+            self._explain(sent, refusal)
+        elif refusal is not None:
             if isinstance(refusal, Overloaded):
                 raise refusal
             future.set_exception(refusal)
@@ -126,7 +144,7 @@ class KafkaProducer:
         self._stopping = True
         await self._finished.wait()
 
-    def _produce(self, sent: _Sent) -> StreamsError | None:
+    def _produce(self, sent: _Sent) -> StreamsError | _Missing | None:
         """Queue a record in the current producer; returns why that was not possible."""
         generation, record = self._current, sent.record
         generation.queued_at[sent.number] = sent.at
@@ -148,7 +166,9 @@ class KafkaProducer:
             if isinstance(error, BufferError):
                 return Overloaded(f"{self._outstanding} records are waiting to be appended: wait for some of them")
             if isinstance(error, KafkaException):
-                return errors.queueing(errors.error_of(error), record.topic)
+                found = errors.error_of(error)
+                outcome = errors.queueing(found, record.topic)
+                return _Missing(record.partition, outcome) if errors.is_missing(found) else outcome
             if isinstance(error, Exception):
                 # Its text may quote the record.
                 return RecordRefused(f"{record.topic}: no record can be made of it: {described(error)}")
@@ -157,10 +177,13 @@ class KafkaProducer:
         return None
 
     def _report(self, sent: _Sent, generation: _Generation, error: KafkaError | None, message: Message) -> None:
-        outcome: RecordMetadata | StreamsError
+        outcome: RecordMetadata | StreamsError | _Missing
         generation.queued_at.pop(sent.number, None)
         topic, partition, offset = sent.record.topic, message.partition(), message.offset()
-        if error is not None:
+        if error is not None and errors.is_missing(error):
+            chosen = None if partition is None or partition < 0 else partition
+            outcome = _Missing(chosen, errors.appending(error, topic))
+        elif error is not None:
             outcome = errors.appending(error, topic)
         elif partition is None or offset is None or offset < 0:
             # The broker already had it: a retry of a request whose response was lost.
@@ -222,7 +245,7 @@ class KafkaProducer:
         """Send what has waited for older records of its place; none of it, if it is uncertain whether these are there:
         it would stand behind a gap."""
         for sent in self._held.pop(place, ()):
-            refusal: StreamsError | None
+            refusal: StreamsError | _Missing | None
             if place in self._stuck:
                 refusal = TransientError(f"{sent.record.topic}: not sent, because an earlier record was given up")
             else:
@@ -242,13 +265,18 @@ class KafkaProducer:
         for sent, generation, outcome in reports:
             generation.in_flight[sent.place] -= 1
             if generation is retiring:
-                if isinstance(outcome, StreamsError):
+                if not isinstance(outcome, RecordMetadata):
                     self._stuck.add(sent.place)
                 if not generation.in_flight[sent.place]:
                     self._release(sent.place)
             self._resolve_one(sent, outcome)
 
-    def _resolve_one(self, sent: _Sent, outcome: RecordMetadata | StreamsError) -> None:
+    def _resolve_one(self, sent: _Sent, outcome: RecordMetadata | StreamsError | _Missing) -> None:
+        if isinstance(outcome, _Missing):
+            self._explain(sent, outcome)
+            return
+        if isinstance(outcome, RecordMetadata):
+            self._known.seen(outcome.topic, outcome.partition)
         self._outstanding -= 1
         if self._outstanding == 0:
             self._idle.set()
@@ -258,6 +286,27 @@ class KafkaProducer:
             sent.future.set_result(outcome)
         else:
             sent.future.set_exception(outcome)
+
+    def _explain(self, sent: _Sent, missing: _Missing) -> None:
+        async def explain() -> None:
+            outcome = missing.otherwise
+            if not await self._known.may_come(sent.record.topic, missing.partition):
+                outcome = RecordRefused(str(outcome))
+            self._resolve_one(sent, outcome)
+
+        explaining = asyncio.create_task(explain())
+        self._explaining.add(explaining)
+        explaining.add_done_callback(self._explaining.discard)
+
+    def _count_partitions(self, topic: str) -> int | None:
+        # With this client, which then knows it too.
+        try:
+            found = self._current.producer.list_topics(topic, _METADATA_SECONDS).topics[topic]
+        except (KafkaException, RuntimeError):  # the latter when it is being replaced
+            return None
+        if found.error is None:
+            return len(found.partitions)
+        return 0 if errors.is_missing(found.error) else None
 
 
 def _delivery_seconds(settings: Mapping[str, str | int | bool]) -> float:
