@@ -17,10 +17,10 @@ from headrace_contracts.writer_schemas import WriterSchema, writer_schema
 
 NEGATIVE_SECONDS: Final = 5.0
 """How long an answer is believed that makes values unreadable."""
+LARGEST_SCHEMA_ID: Final = 2**31 - 1
 LOOKUP_SECONDS: Final = 2.0
 """How long whoever needs an id waits for the registry before it is told that the registry is unavailable."""
 
-_LARGEST_SCHEMA_ID: Final = 2**31 - 1
 # Anybody may write any id, and in many installations register any schema.
 _MAX_REFUSED: Final = 1_000
 _MAX_SCHEMAS: Final = 1_000
@@ -134,7 +134,7 @@ class SchemaLookups:
         return own
 
     async def _look_up(self, schema_id: int) -> None:
-        if schema_id > _LARGEST_SCHEMA_ID:
+        if schema_id > LARGEST_SCHEMA_ID:
             self._refuse(schema_id, "no registry gives such an id")
             return
         try:

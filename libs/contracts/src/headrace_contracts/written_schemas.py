@@ -12,7 +12,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from headrace_contracts.errors import RegistryUnavailable, SchemaIdsLost, SchemaMissing, UnusableSchema
+from headrace_contracts.errors import (
+    RegistryUnavailable,
+    SchemaIdsLost,
+    SchemaIncompatible,
+    SchemaMissing,
+    UnusableSchema,
+)
 from headrace_contracts.schema_lookups import NEGATIVE_SECONDS, SchemaLookups, SchemaSource
 from headrace_contracts.writer_schemas import WriterSchema, writer_schema
 
@@ -133,6 +139,9 @@ class WrittenSchemas:
             if schema_id == written.schema_id or await self._mismatch(schema_id, written.schema) is not None:
                 return
         except SchemaMissing:
+            return
+        except SchemaIncompatible as error:
+            _log.error("%s cannot be registered again: %s", written.subject, error)
             return
         _log.error(
             "%s is written with schema id %d from now on, before it was %d: the registry was emptied, restored or "

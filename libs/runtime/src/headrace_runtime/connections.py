@@ -8,8 +8,11 @@ Constructed in `wiring.py`; its `part` goes first among the parts that use Kafka
 
 from __future__ import annotations
 
+import asyncio
+import random
 import time
 from collections.abc import Iterable
+from typing import Final
 
 from headrace_contracts.codec import Codec
 from headrace_contracts.errors import RegistryUnavailable, SchemaMissing
@@ -23,8 +26,18 @@ from headrace_streams.publishing import Publisher
 
 from headrace_runtime.health import Health
 from headrace_runtime.lifecycle import Part
+from headrace_runtime.logging import get_logger
+from headrace_runtime.metrics import Metrics
 from headrace_runtime.settings import ServiceSettings
 from headrace_runtime.waiting import NotReady, wait_until
+
+_CHECK_SECONDS: Final = (30.0, 60.0)
+"""Between two checks of the schema ids: not the same for all processes, which may have started together."""
+_CHECK_AGAIN_SECONDS: Final = 2.0
+"""While the registry is away or has lost schemas."""
+_REGISTRY: Final = "schema registry"
+
+_log = get_logger("headrace.runtime.connections")
 
 
 def wall_clock_ms() -> int:
@@ -36,6 +49,7 @@ class Connections:
     """Everything that a service needs to read and write typed topics.
 
     Args:
+        metrics: For the number of schemas that the registry has lost.
         writes: Topics that the service produces to.
         reads: Topics that it consumes; `dead_letters` can write to the dead-letter topics of these.
     """
@@ -44,6 +58,7 @@ class Connections:
         self,
         settings: ServiceSettings,
         health: Health,
+        metrics: Metrics | None = None,
         *,
         writes: Iterable[TopicSpec] = (),
         reads: Iterable[TopicSpec] = (),
@@ -60,7 +75,12 @@ class Connections:
         service = settings.service_name
         self.publisher = Publisher(self.producer, self.codec, f"headrace/{service}/{settings.instance_id}")
         self.dead_letters = DeadLetters(self.publisher, service, settings.topic_prefix, wall_clock_ms)
-        self.part = Part("kafka and registry", start=self._start, stop=self._stop)
+        self.part = Part("kafka and registry", start=self._start, run=self._check_schemas, stop=self._stop)
+        health.add("schema ids", lambda: self.codec.trouble)
+        if metrics is not None:
+            metrics.for_subsystem("registry").gauge(
+                "lost_subjects", "Subjects that cannot be written: the registry no longer holds their schema."
+            ).set_function(lambda: self.codec.subjects_lost)
 
     async def _start(self) -> None:
         await wait_until(
@@ -81,6 +101,25 @@ class Connections:
 
     async def _schemas_known(self) -> None:
         await self.codec.prepare(self._writes)
+
+    async def _check_schemas(self) -> None:
+        """Check for as long as the service runs that ids stand for the schemas they stood for."""
+        is_away = False
+        while True:
+            calm = not is_away and self.codec.trouble is None
+            await asyncio.sleep(random.uniform(*_CHECK_SECONDS) if calm else _CHECK_AGAIN_SECONDS)
+            try:
+                await self.codec.check()
+            except RegistryUnavailable as error:
+                if not is_away:
+                    _log.warning("schema ids cannot be checked now; those confirmed before are used", reason=str(error))
+                    self._health.note(_REGISTRY, "does not answer; what it said before is used")
+                is_away = True
+            else:
+                if is_away:
+                    _log.info("schema ids have been checked again")
+                    self._health.note(_REGISTRY, "answers")
+                is_away = False
 
     async def _stop(self) -> None:
         await self.producer.close()

@@ -37,7 +37,7 @@ def build(settings: CostAccountantSettings) -> Service:
     health = Health()
     measures = LedgerMetrics(metrics)
     prices = load_price_book(settings.price_book)
-    connections = Connections(settings, health, writes=WRITES, reads=READS)
+    connections = Connections(settings, health, metrics, writes=WRITES, reads=READS)
     log, codec = connections.log, connections.codec
 
     dsn = settings.database_url.get_secret_value()
