@@ -190,6 +190,8 @@ class SchemaLookups:
     async def check_again(self) -> None:
         """Ask about the ids asked about longest ago. Raises RegistryUnavailable."""
         for schema_id, known in sorted(self.known.items(), key=lambda item: item[1].asked_at)[:_MAX_CHECKED]:
+            if self.is_fresh(schema_id):
+                return
             async with self._room:
                 reason = await self._ask(schema_id)
             if reason is not None and schema_id in self.known:
