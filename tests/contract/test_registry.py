@@ -15,7 +15,7 @@ from headrace_contracts.errors import Origin, RegistryUnavailable, SchemaIncompa
 from headrace_contracts.events import SkillAction, SkillSubmitted, TaskSubmitted
 from headrace_contracts.memory_registry import MemoryRegistry
 from headrace_contracts.registry import SchemaRegistry
-from headrace_contracts.tools.compatibility import load_released
+from headrace_contracts.tools.schemas import load_released
 from headrace_contracts.topics import SKILLS_SUBMITTED, TASKS_SUBMITTED, TOPICS
 
 SCHEMA = schema_text(SkillSubmitted)

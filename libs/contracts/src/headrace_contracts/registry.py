@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import ssl
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -21,6 +22,7 @@ _CONFLICT = 409
 _UNPROCESSABLE = 422
 # Not about what was asked for: it may be answered later, or with other access rights.
 _PASSING = frozenset({401, 403, 407, 408, 425, 429})
+_JSON = {"Content-Type": "application/vnd.schemaregistry.v1+json"}
 _MAX_REFERENCES = 64
 _MAX_REFERENCE_DEPTH = 8
 
@@ -158,17 +160,44 @@ class SchemaRegistry:
             raise RegistryUnavailable(f"schema registry at {self.url}: answered no list of subjects")
         return answer
 
+    async def versions(self, subject: str) -> list[int]:
+        """Numbers of a subject's versions; empty if there is no such subject."""
+        status, answer = await self._call("GET", f"/subjects/{quote(subject, safe='')}/versions")
+        if status == _NOT_FOUND:
+            return []
+        self._expect_ok(status, answer, f"list versions of {subject}")
+        return [number for number in answer if isinstance(number, int)] if isinstance(answer, list) else []
+
+    async def call(
+        self, method: str, path: str, body: Any = None, *, root: str | None = None, headers: Mapping[str, str] = _JSON
+    ) -> tuple[int, Any]:
+        """Status and JSON of an answer, None if it is none, for what only some registries offer.
+
+        `body` is bytes, or becomes JSON. `root` replaces the root of the Confluent API.
+        """
+        return await self._call(method, path, body, believing=False, root=root, headers=headers)
+
     async def _call(
-        self, method: str, path: str, body: dict[str, str] | None = None, *, believing: bool = True
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        *,
+        believing: bool = True,
+        root: str | None = None,
+        headers: Mapping[str, str] = _JSON,
     ) -> tuple[int, Any]:
         """Status and JSON of an answer. Without `believing`, None stands for what is not JSON."""
         if self._session is None:
             self._session = aiohttp.ClientSession(timeout=self._timeout, auth=self._auth)
-        headers = {"Content-Type": "application/vnd.schemaregistry.v1+json"} if body is not None else None
-        data = json.dumps(body) if body is not None else None
+        data = json.dumps(body) if body is not None and not isinstance(body, bytes) else body
         try:
             async with self._session.request(
-                method, self.url + path, data=data, headers=headers, ssl=self._tls
+                method,
+                (root or self.url) + path,
+                data=data,
+                headers=headers if data is not None else None,
+                ssl=self._tls,
             ) as response:
                 raw = await response.read()
                 status = response.status
