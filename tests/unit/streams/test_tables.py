@@ -150,7 +150,7 @@ async def test_what_cannot_be_read_leaves_its_key_as_it_was(bench: Bench, caplog
 
 
 async def test_a_registry_that_is_away_is_waited_for(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tables, "_REGISTRY_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr("headrace_streams.holding._PAUSE_SECONDS", 0.01)
     await bench.put("a")
     bench.registry.away = True
     table = bench.table(Codec(bench.registry, "test."))

@@ -76,7 +76,6 @@ class Connections:
         self.publisher = Publisher(self.producer, self.codec, f"headrace/{service}/{settings.instance_id}")
         self.dead_letters = DeadLetters(self.publisher, service, settings.topic_prefix, wall_clock_ms)
         self.part = Part("kafka and registry", start=self._start, run=self._check_schemas, stop=self._stop)
-        health.add("schema ids", lambda: self.codec.trouble)
         if metrics is not None:
             metrics.for_subsystem("registry").gauge(
                 "lost_subjects", "Subjects that cannot be written: the registry no longer holds their schema."
@@ -92,6 +91,7 @@ class Connections:
             not_yet=(RegistryUnavailable, SchemaMissing),
             health=self._health,
         )
+        self._health.add("schema ids", lambda: self.codec.trouble)
 
     async def _topics_exist(self) -> None:
         present = await self.log.admin().partition_counts(self._topics)

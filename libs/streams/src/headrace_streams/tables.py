@@ -9,17 +9,16 @@ from types import MappingProxyType
 from typing import Final, Generic
 
 from headrace_contracts.codec import Codec, E
-from headrace_contracts.errors import Origin, RegistryUnavailable
 from headrace_contracts.topics import TopicSpec
 
 from headrace_streams.dead_letters import described
 from headrace_streams.errors import TransientError
+from headrace_streams.holding import DecodedInLanes
 from headrace_streams.ports import Log, PartitionReader
 from headrace_streams.records import Record
 
 _BATCH: Final = 1_000
 _POLL_SECONDS: Final = 1.0
-_REGISTRY_PAUSE_SECONDS: Final = 1.0
 _TOPIC_PAUSE_SECONDS: Final = 0.2
 
 _log = logging.getLogger(__name__)
@@ -32,7 +31,8 @@ class Table(Generic[E]):
     """The newest event of each key of a topic.
 
     Usage: `await start()`, read with `get` and `items`, `await close()`. A value that cannot be decoded is logged and
-    leaves its key unchanged, since the topic's other keys are still good; so is one that `on_change` fails with.
+    leaves its key unchanged, since the topic's other keys are still good; so is one that `on_change` fails with. While
+    the registry does not answer about a value's schema, its key alone waits.
 
     Attributes:
         failure: Done when following the topic has failed, with the error; the table then no longer changes.
@@ -49,6 +49,9 @@ class Table(Generic[E]):
         self._rows: dict[str, E] = {}
         self._reader: PartitionReader | None = None
         self._following: asyncio.Task[None] | None = None
+        self._decoded: DecodedInLanes[E] = DecodedInLanes(
+            f"table {spec.name}", codec, spec.record, lambda record: record.key, self._take
+        )
         self.failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     async def start(self) -> None:
@@ -62,6 +65,7 @@ class Table(Generic[E]):
                 await self._read_all(reader)
                 break
             except TransientError as error:
+                await self._decoded.close()
                 _log.warning("table %s is waiting for its topic: %s", self._spec.name, error)
                 await asyncio.sleep(_TOPIC_PAUSE_SECONDS)
         self._following = asyncio.create_task(self._follow(reader), name=f"table {self._spec.name}")
@@ -71,7 +75,10 @@ class Table(Generic[E]):
         bounds = await reader.bounds(partitions)
         await reader.assign({partition: first for partition, (first, _) in bounds.items()})
         while any(reader.positions()[partition] < end for partition, (_, end) in bounds.items()):
-            await self._read(reader)
+            for record in await reader.poll(_BATCH, _POLL_SECONDS):
+                await self._apply(record)
+                # Whoever starts next relies on every key.
+                await self._decoded.settled()
 
     def get(self, key: str) -> E | None:
         """The newest event of a key."""
@@ -87,6 +94,7 @@ class Table(Generic[E]):
             self._following.cancel()
             await asyncio.gather(self._following, return_exceptions=True)
             self._following = None
+        await self._decoded.close()
         if self._reader is not None:
             await self._reader.close()
             self._reader = None
@@ -112,31 +120,20 @@ class Table(Generic[E]):
         if record.key is None:
             _log.warning("%s@%d has no key, so no table can hold it", record.topic_partition, record.offset)
             return
-        key = record.key.decode("utf-8", "replace")
-        event: E | None = None
-        if record.value is not None:
-            try:
-                event = await self._decode(record)
-            except Exception as error:  # noqa: BLE001 - one record must not end a table; outages are waited out below
-                _log.warning("kept the former value of %s in table %s: %s", key, self._spec.name, described(error))
-                return
-        if event is None:
+        await self._decoded.put(record)
+
+    async def _take(self, record: Record, outcome: E | Exception) -> None:
+        key = (record.key or b"").decode("utf-8", "replace")
+        if record.value is None:
+            event: E | None = None
             self._rows.pop(key, None)
+        elif isinstance(outcome, Exception):
+            _log.warning("kept the former value of %s in table %s: %s", key, self._spec.name, described(outcome))
+            return
         else:
-            self._rows[key] = event
+            event = self._rows[key] = outcome
         if self._on_change is not None:
             try:
                 self._on_change(key, event)
-            except Exception as error:  # noqa: BLE001 - as above
+            except Exception as error:  # noqa: BLE001 - one record must not end a table
                 _log.error("a change of %s in table %s was not taken: %s", key, self._spec.name, described(error))
-
-    async def _decode(self, record: Record) -> E:
-        origin = Origin(record.topic, record.partition, record.offset)
-        while True:
-            try:
-                event: E = await self._codec.read(self._spec.record, record.value, origin)
-            except RegistryUnavailable as error:
-                _log.warning("table %s is waiting for the schema registry: %s", self._spec.name, error)
-                await asyncio.sleep(_REGISTRY_PAUSE_SECONDS)
-            else:
-                return event
