@@ -174,9 +174,9 @@ async def test_lost_ids_are_written_by_nobody_until_they_are_back(
     assert letters(installation) == 0
     assert len(set(catalogued(installation))) == 24
     fresh = Codec(registry, "t.")
-    for record in installation.cluster.records("t." + SKILLS_CATALOG.name):
-        origin = Origin(record.topic, record.partition, record.offset)
-        assert await fresh.read(SKILLS_CATALOG.record, record.value, origin)
+    for appended in installation.cluster.records("t." + SKILLS_CATALOG.name):
+        origin = Origin(appended.topic, appended.partition, appended.offset)
+        assert await fresh.read(SKILLS_CATALOG.record, appended.value, origin)
 
 
 async def test_shuffled_ids_are_written_anew_and_what_was_read_before_stays_readable(
