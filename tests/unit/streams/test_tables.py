@@ -12,7 +12,6 @@ from headrace_contracts.errors import Origin, RegistryUnavailable
 from headrace_contracts.events import AccessKey
 from headrace_contracts.memory_registry import MemoryRegistry
 from headrace_contracts.topics import ACCESS_KEYS
-from headrace_streams import tables
 from headrace_streams.errors import OffsetOutOfRange, TopicMissing
 from headrace_streams.memory import MemoryCluster, MemoryLog
 from headrace_streams.publishing import Publication, Publisher
