@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 import pytest
-from headrace_contracts import schema_lookups
+from headrace_contracts import schema_checks, schema_lookups
 from headrace_contracts.codec import Codec, schema_text
 from headrace_contracts.errors import (
     BadBytes,
@@ -375,3 +375,38 @@ async def test_full_names_are_compared_as_the_standard_says(
     registry.put(7, SUBJECT, json.dumps(tree))
     codec = Codec(registry, "test.", clock)
     assert await codec.read(SkillSubmitted, b"\x00\x00\x00\x00\x07" + await written(SkillSubmitted), ORIGIN) == EVENT
+
+
+# For as long as a process runs
+
+
+async def test_a_process_keeps_checking_and_heals(registry: UnrulyRegistry, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(schema_checks, "CHECK_SECONDS", (0.01, 0.02))
+    monkeypatch.setattr(schema_checks, "CHECK_AGAIN_SECONDS", 0.01)
+    await operator(registry)
+    codec = Codec(registry, "test.")
+    await codec.prepare([SKILLS_SUBMITTED, PREFERENCES])
+    told: list[str | None] = []
+
+    def in_trouble() -> bool:
+        return codec.trouble is not None
+
+    checking = asyncio.create_task(schema_checks.keep_checking(codec, told.append))
+    async with asyncio.timeout(10):
+        for _ in range(3):
+            registry.wipe()
+            while not in_trouble():  # noqa: ASYNC110 - has no event
+                await asyncio.sleep(0.005)
+            registry.away = True
+            while not told or told[-1] is None:  # noqa: ASYNC110
+                await asyncio.sleep(0.005)
+            registry.away = False
+            while told[-1] is not None:  # noqa: ASYNC110
+                await asyncio.sleep(0.005)
+            assert in_trouble()
+            await operator(registry)
+            while in_trouble():  # noqa: ASYNC110
+                await asyncio.sleep(0.005)
+            assert codec.encode(SKILLS_SUBMITTED, EVENT)
+    assert told == ["the registry is away", None] * 3
+    checking.cancel()

@@ -8,8 +8,6 @@ Constructed in `wiring.py`; its `part` goes first among the parts that use Kafka
 
 from __future__ import annotations
 
-import asyncio
-import random
 import time
 from collections.abc import Iterable
 from typing import Final
@@ -17,6 +15,7 @@ from typing import Final
 from headrace_contracts.codec import Codec
 from headrace_contracts.errors import RegistryUnavailable, SchemaMissing
 from headrace_contracts.registry import SchemaRegistry
+from headrace_contracts.schema_checks import keep_checking
 from headrace_contracts.topics import TopicSpec, dead_letters_of
 from headrace_streams.dead_letters import DeadLetters
 from headrace_streams.errors import TransientError
@@ -31,10 +30,6 @@ from headrace_runtime.metrics import Metrics
 from headrace_runtime.settings import ServiceSettings
 from headrace_runtime.waiting import NotReady, wait_until
 
-_CHECK_SECONDS: Final = (30.0, 60.0)
-"""Between two checks of the schema ids: not the same for all processes, which may have started together."""
-_CHECK_AGAIN_SECONDS: Final = 2.0
-"""While the registry is away or has lost schemas."""
 _REGISTRY: Final = "schema registry"
 
 _log = get_logger("headrace.runtime.connections")
@@ -104,22 +99,15 @@ class Connections:
 
     async def _check_schemas(self) -> None:
         """Check for as long as the service runs that ids stand for the schemas they stood for."""
-        is_away = False
-        while True:
-            calm = not is_away and self.codec.trouble is None
-            await asyncio.sleep(random.uniform(*_CHECK_SECONDS) if calm else _CHECK_AGAIN_SECONDS)
-            try:
-                await self.codec.check()
-            except RegistryUnavailable as error:
-                if not is_away:
-                    _log.warning("schema ids cannot be checked now; those confirmed before are used", reason=str(error))
-                    self._health.note(_REGISTRY, "does not answer; what it said before is used")
-                is_away = True
-            else:
-                if is_away:
-                    _log.info("schema ids have been checked again")
-                    self._health.note(_REGISTRY, "answers")
-                is_away = False
+        await keep_checking(self.codec, self._registry_is_away)
+
+    def _registry_is_away(self, reason: str | None) -> None:
+        if reason is None:
+            _log.info("schema ids have been checked again")
+            self._health.note(_REGISTRY, "answers")
+        else:
+            _log.warning("schema ids cannot be checked now; those confirmed before are used", reason=reason)
+            self._health.note(_REGISTRY, "does not answer; what it said before is used")
 
     async def _stop(self) -> None:
         await self.producer.close()
