@@ -391,6 +391,9 @@ async def test_a_process_keeps_checking_and_heals(registry: UnrulyRegistry, monk
     def in_trouble() -> bool:
         return codec.trouble is not None
 
+    def is_away() -> bool:
+        return bool(told) and told[-1] is not None
+
     checking = asyncio.create_task(schema_checks.keep_checking(codec, told.append))
     async with asyncio.timeout(10):
         for _ in range(3):
@@ -398,10 +401,10 @@ async def test_a_process_keeps_checking_and_heals(registry: UnrulyRegistry, monk
             while not in_trouble():  # noqa: ASYNC110 - has no event
                 await asyncio.sleep(0.005)
             registry.away = True
-            while not told or told[-1] is None:  # noqa: ASYNC110
+            while not is_away():  # noqa: ASYNC110
                 await asyncio.sleep(0.005)
             registry.away = False
-            while told[-1] is not None:  # noqa: ASYNC110
+            while is_away():  # noqa: ASYNC110
                 await asyncio.sleep(0.005)
             assert in_trouble()
             await operator(registry)

@@ -40,7 +40,7 @@ class SchemaSource(Protocol):
 
 
 @dataclass(slots=True)
-class Known:
+class LookedUp:
     """A schema, and when the registry was last asked about it."""
 
     schema: WriterSchema
@@ -71,7 +71,7 @@ class SchemaLookups:
         assure: Callable[[], Awaitable[None]],
         changed: Callable[[], None],
     ) -> None:
-        self.known: dict[int, Known] = {}
+        self.known: dict[int, LookedUp] = {}
         # What ids stood for before: by id and full name, since a value of that type can only be of that time.
         self.former: dict[tuple[int, str], WriterSchema] = {}
         self._source = source
@@ -100,7 +100,7 @@ class SchemaLookups:
         before = self.known.pop(schema_id, None)
         self._refused.pop(schema_id, None)
         self._gone.discard(schema_id)
-        self.known[schema_id] = Known(schema, characters, self._clock())
+        self.known[schema_id] = LookedUp(schema, characters, self._clock())
         if before is not None and before.schema.fingerprint != schema.fingerprint:
             self._note_change(schema_id, before.schema, schema)
         while len(self.known) > 1 and (
@@ -176,7 +176,7 @@ class SchemaLookups:
             del self._refused[next(iter(self._refused))]
         self._refused[schema_id] = _Refusal(reason, self._clock() + NEGATIVE_SECONDS)
 
-    def _note_gone(self, schema_id: int, known: Known, reason: str) -> None:
+    def _note_gone(self, schema_id: int, known: LookedUp, reason: str) -> None:
         """The registry no longer has a schema that it had: values of that time can still be read."""
         known.asked_at = self._clock()
         if schema_id not in self._gone:
