@@ -21,6 +21,7 @@ from headrace_contracts.events import (
 from headrace_contracts.ids import new_id
 from headrace_contracts.topics import AUDIT_RECORDED, TASKS_COMPLETED, TASKS_SUBMITTED, WORK_LOCAL_INTERACTIVE
 from headrace_streams.records import TopicPartition
+from headrace_testing.lasting import troubles
 from headrace_testing.router_twin import PREFIX, Router, Twin, Wire, end_of, key_of, now_ms
 
 PARTITIONS = 4
@@ -190,12 +191,12 @@ async def test_replies_and_audit_hold_no_task_up(topic: str, trouble: str) -> No
         await all_succeed(twin, sent)
         assert router.service.health() is None
         if trouble != "tiny" and topic == AUDIT_RECORDED.name:
-            assert any(topic in trouble_said for trouble_said in router.service.troubles())
+            assert any(topic in trouble_said for trouble_said in troubles(router))
         # Mended, and without a restart every audit record is there.
         twin.cluster.denied.clear()
         wire.sick.clear()
         if topic == AUDIT_RECORDED.name and trouble != "tiny":
-            await twin.until(lambda: not router.service.troubles())
+            await twin.until(lambda: not troubles(router))
             audited = {event.task_id for event in twin.written(AUDIT_RECORDED)}
             assert audited == {task.task_id for task in sent}
         ends(twin, sent)
@@ -217,7 +218,7 @@ async def test_what_waits_is_published_by_the_next_owner(topic: str) -> None:
         await all_succeed(twin, sent)
         wanted = {task.task_id for task in sent}
         await twin.until(lambda: {event.task_id for event in twin.written(AUDIT_RECORDED)} == wanted)
-        assert not second.service.troubles()
+        assert not troubles(second)
 
 
 @pytest.mark.parametrize("topic", ["tasks.completed", "work.local.interactive"])
@@ -228,8 +229,8 @@ async def test_what_an_operator_has_to_mend_waits_and_says_so(topic: str) -> Non
         twin.cluster.denied.add(PREFIX + topic)
         sent = tasks(30)
         await twin.submit(*sent)
-        await twin.until(lambda: bool(router.service.troubles()))
-        (said, *_) = router.service.troubles()
+        await twin.until(lambda: bool(troubles(router)))
+        (said, *_) = troubles(router)
         assert f"{topic}: not authorised" in said
         assert not twin.completed()
         await asyncio.sleep(0.5)
@@ -271,8 +272,8 @@ async def test_what_waits_is_bounded_and_only_its_partition_waits(unpublished_by
         twin.cluster.denied.add(PREFIX + AUDIT_RECORDED.name)
         sent = tasks(count)
         await twin.submit(*sent)
-        await twin.until(lambda: len(router.service.troubles()) == PARTITIONS)
-        await twin.until(lambda: any("no more input is taken" in said for said in router.service.troubles()))
+        await twin.until(lambda: len(troubles(router)) == PARTITIONS)
+        await twin.until(lambda: any("no more input is taken" in said for said in troubles(router)))
         await twin.quiet(0.3)
         assert len(twin.completed()) < count
         twin.cluster.denied.clear()

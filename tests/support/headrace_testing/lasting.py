@@ -43,6 +43,11 @@ async def says(router: Router, words: str, seconds: float = 60.0) -> str:
             await asyncio.sleep(0.01)
 
 
+def troubles(router: Router) -> Sequence[str]:
+    """What the router says that it cannot publish, by partition."""
+    return [each.unpublished for each in router.service.statuses() if each.unpublished is not None]
+
+
 async def others_go_on(
     twin: Twin, sick: Collection[int], *, partitions: int, name: str, count: int = 20, seconds: float = 60.0
 ) -> Sequence[TaskSubmitted]:

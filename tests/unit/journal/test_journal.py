@@ -136,7 +136,7 @@ def partition() -> Partition:
 async def test_a_new_partition_holds_nothing(partition: Partition) -> None:
     owner = await partition.take_over()
     assert owner.journal.epoch == 0
-    assert owner.recovered == Recovered({}, (), None, frozenset(), 0, None)
+    assert owner.recovered == Recovered({}, {}, (), None, frozenset(), 0, None)
     assert partition.cluster.records(TOPIC, 0) == ()
 
 

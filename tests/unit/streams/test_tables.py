@@ -12,7 +12,6 @@ from headrace_contracts.errors import Origin, RegistryUnavailable
 from headrace_contracts.events import AccessKey
 from headrace_contracts.memory_registry import MemoryRegistry
 from headrace_contracts.topics import ACCESS_KEYS
-from headrace_streams import tables
 from headrace_streams.errors import LeaveGroup, TopicMissing
 from headrace_streams.memory import Ailment, MemoryCluster, MemoryLog
 from headrace_streams.publishing import Publication, Publisher
@@ -150,7 +149,7 @@ async def test_what_cannot_be_read_leaves_its_key_as_it_was(bench: Bench, caplog
 
 
 async def test_a_registry_that_is_away_is_waited_for(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tables, "_REGISTRY_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr("headrace_streams.holding._PAUSE_SECONDS", 0.01)
     await bench.put("a")
     bench.registry.away = True
     table = bench.table(Codec(bench.registry, "test."))

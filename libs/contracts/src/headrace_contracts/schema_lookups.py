@@ -17,10 +17,10 @@ from headrace_contracts.writer_schemas import WriterSchema, writer_schema
 
 NEGATIVE_SECONDS: Final = 5.0
 """How long an answer is believed that makes values unreadable."""
+LARGEST_SCHEMA_ID: Final = 2**31 - 1
 LOOKUP_SECONDS: Final = 2.0
 """How long whoever needs an id waits for the registry before it is told that the registry is unavailable."""
 
-_LARGEST_SCHEMA_ID: Final = 2**31 - 1
 # Anybody may write any id, and in many installations register any schema.
 _MAX_REFUSED: Final = 1_000
 _MAX_SCHEMAS: Final = 1_000
@@ -40,7 +40,7 @@ class SchemaSource(Protocol):
 
 
 @dataclass(slots=True)
-class Known:
+class LookedUp:
     """A schema, and when the registry was last asked about it."""
 
     schema: WriterSchema
@@ -71,7 +71,7 @@ class SchemaLookups:
         assure: Callable[[], Awaitable[None]],
         changed: Callable[[], None],
     ) -> None:
-        self.known: dict[int, Known] = {}
+        self.known: dict[int, LookedUp] = {}
         # What ids stood for before: by id and full name, since a value of that type can only be of that time.
         self.former: dict[tuple[int, str], WriterSchema] = {}
         self._source = source
@@ -100,7 +100,7 @@ class SchemaLookups:
         before = self.known.pop(schema_id, None)
         self._refused.pop(schema_id, None)
         self._gone.discard(schema_id)
-        self.known[schema_id] = Known(schema, characters, self._clock())
+        self.known[schema_id] = LookedUp(schema, characters, self._clock())
         if before is not None and before.schema.fingerprint != schema.fingerprint:
             self._note_change(schema_id, before.schema, schema)
         while len(self.known) > 1 and (
@@ -134,7 +134,7 @@ class SchemaLookups:
         return own
 
     async def _look_up(self, schema_id: int) -> None:
-        if schema_id > _LARGEST_SCHEMA_ID:
+        if schema_id > LARGEST_SCHEMA_ID:
             self._refuse(schema_id, "no registry gives such an id")
             return
         try:
@@ -176,7 +176,7 @@ class SchemaLookups:
             del self._refused[next(iter(self._refused))]
         self._refused[schema_id] = _Refusal(reason, self._clock() + NEGATIVE_SECONDS)
 
-    def _note_gone(self, schema_id: int, known: Known, reason: str) -> None:
+    def _note_gone(self, schema_id: int, known: LookedUp, reason: str) -> None:
         """The registry no longer has a schema that it had: values of that time can still be read."""
         known.asked_at = self._clock()
         if schema_id not in self._gone:
@@ -190,6 +190,8 @@ class SchemaLookups:
     async def check_again(self) -> None:
         """Ask about the ids asked about longest ago. Raises RegistryUnavailable."""
         for schema_id, known in sorted(self.known.items(), key=lambda item: item[1].asked_at)[:_MAX_CHECKED]:
+            if self.is_fresh(schema_id):
+                return
             async with self._room:
                 reason = await self._ask(schema_id)
             if reason is not None and schema_id in self.known:

@@ -12,7 +12,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from headrace_contracts.errors import RegistryUnavailable, SchemaIdsLost, SchemaMissing, UnusableSchema
+from headrace_contracts.errors import (
+    RegistryUnavailable,
+    SchemaIdsLost,
+    SchemaIncompatible,
+    SchemaMissing,
+    UnusableSchema,
+)
 from headrace_contracts.schema_lookups import NEGATIVE_SECONDS, SchemaLookups, SchemaSource
 from headrace_contracts.writer_schemas import WriterSchema, writer_schema
 
@@ -109,22 +115,41 @@ class WrittenSchemas:
         """
         async with self._one_at_a_time:
             answers: dict[tuple[int, str], str | None] = {}
+            before = self.lost()
+            moved: list[str] = []
             for written in list(self.by_name.values()):
                 what = (written.schema_id, written.schema.fingerprint)
                 if what not in answers:
                     answers[what] = await self._mismatch(written.schema_id, written.schema)
+                was = written.schema_id
                 await self._judge(written, answers[what])
+                if written.schema_id != was:
+                    moved.append(f"{written.subject} ({was}, now {written.schema_id})")
             self._checked_at = self._clock()
+            self._say(before, moved)
+
+    def _say(self, before: dict[str, str], moved: list[str]) -> None:
+        now = self.lost()
+        if new := [subject for subject in now if subject not in before]:
+            _log.error(
+                "%s: %s. Nothing is written to %d subjects until that is mended: %s. %s",
+                new[0], now[new[0]], len(new), ", ".join(new), REPAIR,
+            )  # fmt: skip
+        if back := [subject for subject in before if subject not in now]:
+            _log.warning("the registry holds schemas again that it had lost: %s", ", ".join(back))
+        if moved:
+            _log.error(
+                "the registry has given schemas other ids, which are written from now on: %s. It was emptied, restored "
+                "or replaced; what was written before can be read again after `headrace schemas repair`",
+                ", ".join(moved),
+            )
 
     async def _judge(self, written: Written, mismatch: str | None) -> None:
         if mismatch is None:
             if written.lost is not None:
-                _log.warning("the registry holds %s under id %d again", written.subject, written.schema_id)
                 written.lost = None
                 self._changed()
             return
-        if written.lost is None:
-            _log.error("%s: %s. Nothing is written to it until that is mended. %s", written.subject, mismatch, REPAIR)
         # At once: this may take a while.
         written.lost = mismatch
         self._changed()
@@ -134,11 +159,9 @@ class WrittenSchemas:
                 return
         except SchemaMissing:
             return
-        _log.error(
-            "%s is written with schema id %d from now on, before it was %d: the registry was emptied, restored or "
-            "replaced. What was written before can be read again after `headrace schemas repair`",
-            written.subject, schema_id, written.schema_id,
-        )  # fmt: skip
+        except SchemaIncompatible as error:
+            _log.error("%s cannot be registered again: %s", written.subject, error)
+            return
         written.schema_id, written.lost = schema_id, None
         self._changed()
 

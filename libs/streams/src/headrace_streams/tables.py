@@ -9,11 +9,11 @@ from types import MappingProxyType
 from typing import Final, Generic
 
 from headrace_contracts.codec import Codec, E
-from headrace_contracts.errors import Origin, RegistryUnavailable
 from headrace_contracts.topics import TopicSpec
 
 from headrace_streams.dead_letters import described
 from headrace_streams.errors import OffsetOutOfRange, TopicMissing, TransientError
+from headrace_streams.holding import DecodedInLanes
 from headrace_streams.log_identity import Broken, Continue, Recreated, StoredPosition
 from headrace_streams.ports import Log, PartitionReader
 from headrace_streams.records import Record, TopicPartition
@@ -21,7 +21,6 @@ from headrace_streams.watching import LogWatch, OnDiscontinuity
 
 _BATCH: Final = 1_000
 _POLL_SECONDS: Final = 1.0
-_REGISTRY_PAUSE_SECONDS: Final = 1.0
 _TOPIC_PAUSE_SECONDS: Final = 0.2
 _STANDS_STILL_SECONDS: Final = 10.0
 """Without a record, short of the end: time to say so."""
@@ -36,7 +35,8 @@ class Table(Generic[E]):
     """The newest event of each key of a topic.
 
     Usage: `await start()`, read with `get` and `items`, `await close()`. A value that cannot be decoded is logged and
-    leaves its key unchanged, since the topic's other keys are still good; so is one that `on_change` fails with.
+    leaves its key unchanged, since the topic's other keys are still good; so is one that `on_change` fails with. While
+    the registry does not answer about a value's schema, its key alone waits.
 
     Added partitions are followed. A topic that was created again, or has lost records, is read once more as a whole;
     what is not in it is then removed.
@@ -77,6 +77,9 @@ class Table(Generic[E]):
         self._reader: PartitionReader | None = None
         self._following: asyncio.Task[None] | None = None
         self.waiting: str | None = None
+        self._decoded: DecodedInLanes[E] = DecodedInLanes(
+            f"table {spec.name}", codec, spec.record, lambda record: record.key, self._take
+        )
         self.failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     async def start(self) -> None:
@@ -100,6 +103,7 @@ class Table(Generic[E]):
         self.waiting = None
 
     async def _read_to_the_end(self, reader: PartitionReader) -> None:
+        await self._decoded.close()
         self._met.clear()
         # Before the first record is read: another id afterwards means that it may have been one of another log.
         self._topic_id = (await self._watch.look([self._topic], {})).topic_ids.get(self._topic)
@@ -110,6 +114,8 @@ class Table(Generic[E]):
         moved_at, before = clock(), reader.positions()
         while late := [name for name in partitions if reader.positions()[name] < bounds[name][1]]:
             await self._read(reader)
+            # Whoever starts next relies on every key.
+            await self._decoded.settled()
             if reader.positions() != before:
                 moved_at, before, self.waiting = clock(), reader.positions(), None
             elif clock() - moved_at >= _STANDS_STILL_SECONDS:
@@ -118,7 +124,7 @@ class Table(Generic[E]):
                 self.waiting = f"{places}: look whether these partitions have a leader"
                 _log.warning("table %s cannot be read to its end: %s", self._spec.name, self.waiting)
         for key in self._rows.keys() - self._met:
-            self._take(key, None)
+            self._change(key, None)
 
     def get(self, key: str) -> E | None:
         """The newest event of a key."""
@@ -134,6 +140,7 @@ class Table(Generic[E]):
             self._following.cancel()
             await asyncio.gather(self._following, return_exceptions=True)
             self._following = None
+        await self._decoded.close()
         if self._reader is not None:
             await self._reader.close()
             self._reader = None
@@ -203,18 +210,19 @@ class Table(Generic[E]):
         if record.key is None:
             _log.warning("%s@%d has no key, so no table can hold it", record.topic_partition, record.offset)
             return
-        key = record.key.decode("utf-8", "replace")
-        self._met.add(key)
-        event: E | None = None
-        if record.value is not None:
-            try:
-                event = await self._decode(record)
-            except Exception as error:  # noqa: BLE001 - one record must not end a table; outages are waited out below
-                _log.warning("kept the former value of %s in table %s: %s", key, self._spec.name, described(error))
-                return
-        self._take(key, event)
+        self._met.add(record.key.decode("utf-8", "replace"))
+        await self._decoded.put(record)
 
-    def _take(self, key: str, event: E | None) -> None:
+    async def _take(self, record: Record, outcome: E | Exception) -> None:
+        key = (record.key or b"").decode("utf-8", "replace")
+        if record.value is None:
+            self._change(key, None)
+        elif isinstance(outcome, Exception):
+            _log.warning("kept the former value of %s in table %s: %s", key, self._spec.name, described(outcome))
+        else:
+            self._change(key, outcome)
+
+    def _change(self, key: str, event: E | None) -> None:
         if event is None:
             self._rows.pop(key, None)
         else:
@@ -224,14 +232,3 @@ class Table(Generic[E]):
                 self._on_change(key, event)
             except Exception as error:  # noqa: BLE001 - one record must not end a table
                 _log.error("a change of %s in table %s was not taken: %s", key, self._spec.name, described(error))
-
-    async def _decode(self, record: Record) -> E:
-        origin = Origin(record.topic, record.partition, record.offset)
-        while True:
-            try:
-                event: E = await self._codec.read(self._spec.record, record.value, origin)
-            except RegistryUnavailable as error:
-                _log.warning("table %s is waiting for the schema registry: %s", self._spec.name, error)
-                await asyncio.sleep(_REGISTRY_PAUSE_SECONDS)
-            else:
-                return event

@@ -38,7 +38,7 @@ def build(settings: CostAccountantSettings) -> Service:
     measures = LedgerMetrics(metrics)
     lost = discontinuities(metrics)
     prices = load_price_book(settings.price_book)
-    connections = Connections(settings, health, writes=WRITES, reads=READS)
+    connections = Connections(settings, health, metrics, writes=WRITES, reads=READS)
     log, codec = connections.log, connections.codec
 
     dsn = settings.database_url.get_secret_value()

@@ -74,7 +74,7 @@ def build(settings: IntakeSettings) -> Service:
     """The service and its parts; opens no connection."""
     health = Health()
     metrics = Metrics("intake")
-    connections = Connections(settings, health, writes=WRITES, reads=READS)
+    connections = Connections(settings, health, metrics, writes=WRITES, reads=READS)
     bus = Bus(connections.log, connections.codec, connections.publisher, connections.dead_letters)
     parts, _ = assemble(settings, bus, health, metrics, wall_clock_ms)
     return Service([connections.part, *parts], metrics, health)

@@ -41,7 +41,7 @@ def build(settings: LocalWorkerSettings) -> Service:
     """The service and its parts; opens no connection."""
     metrics = Metrics("local_worker")
     health = Health()
-    connections = Connections(settings, health, writes=WRITES, reads=READS)
+    connections = Connections(settings, health, metrics, writes=WRITES, reads=READS)
     parts = worker_parts(
         settings,
         metrics,

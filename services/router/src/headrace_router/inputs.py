@@ -11,7 +11,7 @@ from headrace_contracts.headers import header, traceparent
 from headrace_contracts.topics import TopicSpec
 from headrace_runtime.logging import get_logger
 from headrace_streams.dead_letters import DeadLetters, described
-from headrace_streams.errors import Overloaded, StreamsError
+from headrace_streams.errors import Overloaded, StreamsError, TransientError
 from headrace_streams.journal import EntryTooLarge
 from headrace_streams.records import Record
 
@@ -74,7 +74,8 @@ class InputTaker:
             return await self._give_up(router, record, origin, error)
         try:
             router.handle(event, origin)
-        except (Overloaded, RegistryUnavailable):
+        except (Overloaded, RegistryUnavailable, TransientError):
+            # Nothing was appended, and nothing has changed.
             raise
         except EntryTooLarge as error:
             return await self._give_up(router, record, origin, error)

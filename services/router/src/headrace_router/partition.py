@@ -44,7 +44,7 @@ from headrace_contracts.events import (
     TaskState,
 )
 from headrace_runtime.logging import get_logger
-from headrace_streams.errors import Overloaded, StreamsError
+from headrace_streams.errors import Overloaded, StreamsError, TransientError
 from headrace_streams.journal import EntryTooLarge, Journal
 from headrace_streams.publishing import Publisher
 from headrace_streams.topic_limits import TopicLimits
@@ -337,7 +337,7 @@ class PartitionRouter:
                 self._positions,
             ) != self._checkpointed or quiet >= self._limits.keep_alive_seconds:
                 self._checkpoint()
-        except (Overloaded, RegistryUnavailable):
+        except (Overloaded, RegistryUnavailable, TransientError):
             # The next tick is early enough.
             return
         except (StreamsError, UnreadableValue) as error:
@@ -548,7 +548,7 @@ class PartitionRouter:
                     pause = _PAUSE_SECONDS
                     break
                 self._reevaluate_one(self._reevaluations.take())
-        except (Overloaded, RegistryUnavailable):
+        except (Overloaded, RegistryUnavailable, TransientError):
             pause = _PAUSE_SECONDS
         finally:
             self._reevaluating = False
@@ -572,7 +572,7 @@ class PartitionRouter:
             # One at a time: it may become the new leader, which the others then follow.
             if leaderless_follower is not None and self._decide(leaderless_follower, LeaderFinished(result), None):
                 self._reevaluations.put_back(item)
-        except (Overloaded, RegistryUnavailable):
+        except (Overloaded, RegistryUnavailable, TransientError):
             self._reevaluations.put_back(item)
             raise
         except (StreamsError, UnreadableValue) as error:

@@ -257,7 +257,8 @@ class _Membership:
             for each in self.statuses()
             if each.reason is not None and (each.unwell_for > _GRACE_SECONDS or not self.routers)
         ]
-        said += [each.unpublished for each in self.statuses() if each.unpublished is not None]
+        troubles = [router.commands.trouble(_GRACE_SECONDS) for router in self.routers.values()]
+        said += [trouble for trouble in troubles if trouble is not None]
         said += [
             f"partition {number} waits for {', '.join(missing)} to be assigned here as well"
             for number, missing in sorted(self.incomplete().items())

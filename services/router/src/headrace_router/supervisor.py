@@ -47,8 +47,6 @@ _STEADY_SECONDS: Final = 30.0
 """A partition that has been routed for this long has recovered from its former trouble."""
 _BREAKS_WORTH_SAYING: Final = 3
 _MINUTE: Final = 60.0
-_UNPUBLISHED_SECONDS: Final = 10.0
-"""How long commands may wait to be published before that is said."""
 
 _log = get_logger("headrace.router.supervisor")
 
@@ -215,7 +213,7 @@ class PartitionSupervisor:
             unwell_for=0.0 if unwell_since is None else max(0.0, now - unwell_since),
             reason=reason,
             retry_in=None if self._retry_at is None else max(0.0, self._retry_at - now),
-            unpublished=None if self.router is None else self.router.commands.trouble(_UNPUBLISHED_SECONDS),
+            unpublished=None if self.router is None else self.router.commands.trouble(),
             tasks=None if self.router is None else len(self.router.tasks),
             positions={} if self.router is None else dict(self.router.positions),
         )

@@ -41,7 +41,7 @@ def build(settings: RouterSettings) -> Service:
     """Raises PolicyInvalid, PriceBookInvalid and OSError for unusable files."""
     health = Health()
     metrics = Metrics("router")
-    connections = Connections(settings, health, writes=WRITES, reads=READS)
+    connections = Connections(settings, health, metrics, writes=WRITES, reads=READS)
     policy = load_policy(settings.policy_file)
     view = RoutingView(policy, load_price_book(settings.price_file), wall_clock_ms)
     lost = discontinuities(metrics)

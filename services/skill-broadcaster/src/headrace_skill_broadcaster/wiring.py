@@ -50,6 +50,7 @@ def build(settings: SkillBroadcasterSettings) -> Service:
     connections = Connections(
         settings,
         health,
+        metrics,
         writes=WRITES,
         reads=READS,
     )
