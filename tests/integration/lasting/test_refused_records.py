@@ -20,6 +20,8 @@ from headrace_contracts.events import (
 )
 from headrace_contracts.ids import new_id
 from headrace_contracts.topics import AUDIT_RECORDED, TASKS_COMPLETED, TASKS_SUBMITTED, WORK_LOCAL_INTERACTIVE
+from headrace_router import service
+from headrace_router.decide.model import Submitted
 from headrace_streams.records import TopicPartition
 from headrace_testing.lasting import troubles
 from headrace_testing.router_twin import PREFIX, Router, Twin, Wire, end_of, key_of, now_ms
@@ -104,6 +106,36 @@ async def test_an_invalid_task_stops_nobody_else(field: str, value: Any) -> None
         await twin.submit(*more)
         await all_succeed(twin, more)
         assert len(ends(twin, bad)) == 2
+
+
+@pytest.mark.parametrize("size", [1_500_000, 1_000_000, 400_000])
+async def test_what_an_older_release_has_recorded_does_not_stop_a_takeover(
+    size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It took whatever was submitted, so its journals may command records that no topic takes."""
+
+    def unchecked(task: TaskSubmitted, key: bytes | None, home: int, trace: str | None, _: int) -> Submitted:
+        return Submitted(task, key or b"", home, trace)
+
+    monkeypatch.setattr(service, "admitted_task", unchecked)
+    async with Twin(partitions=PARTITIONS) as twin:
+        for topic in (AUDIT_RECORDED.name, TASKS_COMPLETED.name):
+            twin.cluster.record_limits[PREFIX + topic] = 300_000
+        old = await started(twin, twin.router(wire=Wire(crash_on=PREFIX + AUDIT_RECORDED.name), **BIG))
+        bad = tasks(2, tenant="t" * size)
+        await asyncio.gather(*(twin.publish(TASKS_SUBMITTED, task, task.task_id, key_of(task)) for task in bad))
+        await twin.until(lambda: sum(entry.task_id != "" for entry in twin.journal()) >= 2)
+        await old.kill()
+        twin.work()
+        await started(twin, twin.router("r2", static=False, **BIG))
+        good = tasks(24)
+        await twin.submit(*good)
+        await all_succeed(twin, good)
+        await twin.until_completed(bad)
+        for end in ends(twin, bad):
+            assert end.failure is not None
+            assert (end.failure.code, len(end.tenant)) == ("record_too_large", 200)
+        assert {event.task_id for event in twin.written(AUDIT_RECORDED)} == {task.task_id for task in good}
 
 
 @pytest.mark.parametrize("task_id", ["", "\x00", "x" * 1_000_000])

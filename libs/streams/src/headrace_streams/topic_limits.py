@@ -58,6 +58,6 @@ class TopicLimits:
 
 
 def size_of(record: ProducerRecord) -> int:
-    """Bytes of a batch that holds just this record, at most."""
-    headers = sum(len(name.encode()) + len(value or b"") + _HEADER_BYTES for name, value in record.headers)
+    """Bytes of a batch that holds just this record, whose header names are ASCII, at most."""
+    headers = sum([len(name) + len(value or b"") + _HEADER_BYTES for name, value in record.headers])
     return _FRAME_BYTES + len(record.key or b"") + len(record.value or b"") + headers

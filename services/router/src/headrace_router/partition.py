@@ -418,10 +418,12 @@ class PartitionRouter:
                 self._reevaluate()
                 return True
             state = None if item.journaled is None else item.journaled.state
-            if state is None or state.result is None or (state.result.answer is None and not state.result.labels):
+            if state is None or state.result is None:
                 return False
             smaller = decide(state, Unrecordable(item.size, limit), self._view.context(self.tasks, "", ""))
             assert isinstance(smaller, Decision)
+            if (smaller.state.result, smaller.state.route_key) == (state.result, state.route_key):
+                return False
             self._append(item.task_id, CAUSES[Unrecordable], smaller, None, measured=False)
         except Overloaded:
             raise

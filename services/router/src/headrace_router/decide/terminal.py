@@ -20,6 +20,7 @@ from headrace_contracts.events import (
     TrailStep,
 )
 from headrace_contracts.ids import attempt_id, completion_id
+from headrace_contracts.limits import LARGEST_KEY, LONGEST_NAME
 from headrace_contracts.topics import AUDIT_RECORDED, TASKS_COMPLETED, TASKS_REPLIES
 
 from headrace_router.decide.costs import total
@@ -148,8 +149,18 @@ def too_large(
     # The record of a breach follows from its step, so that is kept however long ago it was.
     cut, kept = result.trail[:-_TRAIL_OF_SHRUNK], result.trail[-_TRAIL_OF_SHRUNK:]
     trail = (*[step for step in cut if step.step == BREACHED][-1:], *kept)
-    ended = _ended(state, replace(result, labels={}, trail=trail), ())
+    ended = _ended(
+        replace(state, route_key=state.route_key[:LARGEST_KEY]),
+        replace(_with_short_names(result), labels={}, trail=trail),
+        (),
+    )
     return replace(ended, commands=(*ended.commands, *owed))
+
+
+def _with_short_names(result: TaskCompleted) -> TaskCompleted:
+    """Of a task that an older release has taken without looking at its names."""
+    names = {name: getattr(result, name) for name in ("tenant", "user", "key_id", "kind", "role", "session", "subject")}
+    return replace(result, **{name: text[:LONGEST_NAME] for name, text in names.items() if text})
 
 
 def _ended(state: TaskState, result: TaskCompleted, rejected: tuple[Rejection, ...]) -> Decision:
