@@ -213,15 +213,15 @@ async def test_too_many_defects_suspend_the_partition_instead_of_filling_the_dea
 
     monkeypatch.setattr(PartitionRouter, "handle", faulty)
     async with Twin(partitions=PARTITIONS) as twin:
-        router = await started(twin, failures_per_minute=5)
-        bad = await others_go_on(twin, [SICK], partitions=PARTITIONS, name="during", count=40)
+        router = await started(twin, failures_per_minute=3)
+        bad = await others_go_on(twin, [SICK], partitions=PARTITIONS, name="during")
         await says_of(router, "records failed within a minute, the last one with KeyError")
         await twin.until(lambda: SICK not in router.service.partitions)
         lost = len(twin.cluster.records(PREFIX + "tasks.submitted.dlq"))
-        # Suspended for growing waits, after six in each.
-        assert 6 <= lost < 40
+        # Suspended for growing waits, after four in each.
+        assert 4 <= lost < 20
         broken = False
-        await twin.until(lambda: ended(twin, bad) + len(twin.cluster.records(PREFIX + "tasks.submitted.dlq")) >= 40)
+        await twin.until(lambda: ended(twin, bad) + len(twin.cluster.records(PREFIX + "tasks.submitted.dlq")) >= 20)
         await twin.quiet()
         assert once(twin)
         assert ended(twin, bad) > 0

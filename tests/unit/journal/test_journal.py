@@ -149,13 +149,16 @@ async def test_entries_stand_at_epoch_plus_sequence(partition: Partition) -> Non
     assert [(e.epoch, e.sequence, e.owner) for e in entries] == [(1, 1, "a"), (1, 2, "a"), (1, 3, "a")]
 
 
-async def test_a_new_owner_finds_decisions_in_order_and_the_furthest_positions(partition: Partition) -> None:
+@pytest.mark.parametrize("offsets", [(5, 6, 7), (5, 7, 2)], ids=["one log", "another log from the last one on"])
+async def test_a_new_owner_finds_decisions_in_order_and_the_newest_positions(
+    partition: Partition, offsets: tuple[int, int, int]
+) -> None:
     owner = await partition.take_over("a")
-    for task, offset in (("x", 5), ("y", 7), ("x", 6)):
+    for task, offset in zip("xyx", offsets, strict=True):
         await owner.append(entry(task, offset))
     successor = await partition.take_over("b")
     assert successor.tasks == ["x", "y", "x"]
-    assert successor.recovered.positions == {("tasks.submitted", 1): 7}
+    assert successor.recovered.positions == {("tasks.submitted", 1): offsets[-1]}
     assert successor.recovered.entries == 3
 
 

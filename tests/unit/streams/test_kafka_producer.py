@@ -132,7 +132,7 @@ Place = tuple[str, int]
 @pytest.mark.parametrize(
     "sick",
     [{("journal", 0)}, {("work", 2), ("work", 3)}, {("journal", 1), ("work", 0), ("work", 3)}],
-    ids=str,
+    ids=lambda sick: str(sorted(sick)),
 )
 async def test_partitions_that_answer_lose_nothing_to_those_that_do_not(
     sick: set[Place], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
