@@ -61,11 +61,3 @@ def test_the_world_shows_what_was_told_last() -> None:
     assert world.context(NoPeers(), "acme", "").user_preferences is None
     world.preferences_changed("acme/eve", None)
     assert world.context(NoPeers(), "acme", "eve").user_preferences is None
-
-
-@pytest.mark.parametrize(("limit", "partitions", "share"), [(2000, 6, 333), (8, 4, 2), (1, 12, 1), (5, 0, 5)])
-def test_each_partition_has_its_share_of_the_entries_in_flight(limit: int, partitions: int, share: int) -> None:
-    limiter = InFlightLimiter(limit)
-    assert limiter.share == limit
-    limiter.shared_by(partitions)
-    assert limiter.share == share
