@@ -9,7 +9,8 @@ from headrace_testing.simulation.running import Tally, run_many
 FIXED, MANY = 400, 2_000
 ONCE_VIOLATED = (
     # A worker thaws: a parked record starts, and its partition is lost in the same turn of the loop. The task made for
-    # it was cancelled before its first step, and the record kept its slot and its key for good.
+    # it was cancelled before its first step, and the record kept its slot and its key for good. Schedules have changed
+    # since; the case itself is in test_engine_unbegun.
     998_195_086,
 )
 

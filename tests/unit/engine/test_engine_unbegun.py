@@ -29,7 +29,8 @@ class Bench:
         self.executor = Executor(
             self.scheduler, handler, lambda _record: None, Letters(), options(), self.observer,
             work_of=lambda record, partition, now: Work(record, partition, "", record.key, now),
-            admit=lambda _partition: None, relieve=lambda: None, broke=self.broken.append,
+            admit=lambda _partition: None, relieve=lambda: None, suspended=lambda _partition: None,
+            broke=self.broken.append,
         )  # fmt: skip
 
     def add(self, partition: int, offset: int, key: bytes) -> None:

@@ -71,27 +71,17 @@ async def test_what_is_acknowledged_in_time_is_left_alone(caplog: pytest.LogCapt
         ProducerRecord("\udc80", b"value", partition=0),
         ProducerRecord(TOPIC, "\udc80", partition=0),  # type: ignore[arg-type]
     ],
-    ids=[
-        "value",
-        "key",
-        "partition",
-        "header name",
-        "header value",
-        "second header",
-        "number as a name",
-        "topic",
-        "text",
-    ],
+    ids=["value", "key", "partition", "name", "header", "second name", "number as a name", "topic", "text"],
 )
 async def test_what_is_no_record_is_refused_and_leaves_nothing_behind(
     bad: ProducerRecord, caplog: pytest.LogCaptureFixture
 ) -> None:
-    producer = KafkaProducer(properties(answer_ms=10, limit_ms=2_000), LOGGER)
+    producer = KafkaProducer(properties(answer_ms=10, limit_ms=1_000), LOGGER)
     with caplog.at_level(logging.WARNING):
         with pytest.raises(RecordRefused) as told:
             await producer.send(bad)
         assert "\udc80" not in str(told.value).replace(bad.topic, "")
-        await asyncio.sleep(2.2)  # longer than a record may be in flight
+        await asyncio.sleep(1.0)  # longer than a record may be in flight
         assert isinstance(await producer.send(record()), RecordMetadata)
         async with asyncio.timeout(5.0):
             await producer.close()

@@ -116,7 +116,14 @@ class AppliedPositions:
                 elsewhere[name] = (verdict.start_at, log)
         return elsewhere
 
-    def go_on_at(self, name: TopicPartition, start: int, log: str) -> None:
+    def stored(self, name: TopicPartition) -> tuple[int, str | None]:
+        """Where the store wants an assigned partition to go on, and in which log."""
+        position = self._stored[name]
+        if position is None or position.topic_id != self._ids[name]:
+            return 0, self._ids[name]
+        return position.next_offset, self._ids[name]
+
+    def go_on_at(self, name: TopicPartition, start: int, log: str | None) -> None:
         """The partition delivers from another offset now."""
         if name in self._next:
             self._next[name], self._ids[name] = start, log

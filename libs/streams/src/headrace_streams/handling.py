@@ -19,7 +19,8 @@ Handler = Callable[[Record], Awaitable[None] | None]
 When it returns, the record is finished for good: everything it wrote must have been acknowledged by then. It may get a
 record again after a crash or a rebalance. RetryRecord parks the record; SendToDeadLetters and UnreadableValue send it
 to the dead letters; outages of Kafka and the registry are retried for as long as they last; any other error is retried
-a limited number of times and then sends the record to the dead letters.
+a limited number of times and then sends the record to the dead letters, unless too many records of its partition went
+there within a minute: the partition is then suspended, and the record tried again.
 """
 
 
@@ -96,6 +97,9 @@ class Observer:
     def ended(self, record: Record, ending: Ending, seconds: float) -> None:
         """The handler ended after `seconds`."""
 
+    def suspended(self, partition: TopicPartition, reason: str | None) -> None:
+        """A partition rests after too many unforeseen errors, or goes on (None)."""
+
     def discontinued(self, partition: TopicPartition, verdict: Broken) -> None:
         """The position of a partition was not one of its log, and the engine went on elsewhere."""
 
@@ -108,13 +112,15 @@ class PartitionSnapshot:
         position: Offset below which everything is finished: what is committed next. None while unknown.
         received_to: Offset after the last record received.
         log_end: Offset that the next record will get, as last reported.
-        paused: Whether it is paused by backpressure.
+        paused: Whether it is paused by backpressure, or suspended.
+        suspended: Why it is suspended after too many unforeseen errors; None otherwise.
     """
 
     position: int | None
     received_to: int | None
     log_end: int | None
     paused: bool
+    suspended: str | None = None
 
     @property
     def lag(self) -> int:
@@ -149,6 +155,11 @@ class EngineSnapshot:
     def partitions(self) -> int:
         """Number of assigned partitions."""
         return len(self.assigned)
+
+    @property
+    def suspended(self) -> Mapping[TopicPartition, str]:
+        """The suspended partitions, and why."""
+        return {name: state.suspended for name, state in self.assigned.items() if state.suspended is not None}
 
     @property
     def paused(self) -> int:

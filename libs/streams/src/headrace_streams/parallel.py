@@ -17,8 +17,9 @@ Invariants:
 - At most one record of a key is in flight with `Ordering.KEY`, and retries of it block the key: order is kept.
 - Partitions are added and removed only in the callbacks of a rebalance. Records of a partition that is gone are
   discarded on receipt; a handler that ends after its partition has gone updates a tracker that is never committed.
-- Pausing is decided in one place (`_apply_backpressure`) from two facts: the lane is full, or the partition has a
-  backlog. Both are re-evaluated whenever a record finishes; otherwise a partition could stay paused for ever.
+- Pausing is decided in one place (`_apply_backpressure`) from three facts: the lane is full, the partition has a
+  backlog, or it is suspended. The first two are re-evaluated whenever a record finishes, the last when its time is
+  over; otherwise a partition could stay paused for ever.
 """
 
 from __future__ import annotations
@@ -147,7 +148,8 @@ class ParallelConsumer:
         self._committer = Committer(self._consumer)
         self._executor = Executor(
             self._scheduler, self._handler, self._skip, self._dead_letters, self._options, self._observer,
-            work_of=self._work_of, admit=self._admit_backlog, relieve=self._relieve, broke=self._break,
+            work_of=self._work_of, admit=self._admit_backlog, relieve=self._relieve,
+            suspended=self._suspended, broke=self._break,
         )  # fmt: skip
         self._loop = loop
         try:
@@ -306,7 +308,7 @@ class ParallelConsumer:
         pause: list[TopicPartition] = []
         resume: list[TopicPartition] = []
         for partition in partitions:
-            wanted = self._full[partition.lane] or bool(partition.backlog)
+            wanted = self._full[partition.lane] or bool(partition.backlog) or partition.suspended is not None
             if wanted and (insist or not partition.paused):
                 pause.append(partition.name)
             elif partition.paused and not wanted:
@@ -316,6 +318,11 @@ class ParallelConsumer:
             self._consumer.pause(pause)
         if resume:
             self._consumer.resume(resume)
+
+    def _suspended(self, partition: AssignedPartition) -> None:
+        """A partition has been suspended, or may go on."""
+        if not partition.leaving and not partition.former:
+            self._apply_backpressure((partition,))
 
     def _relieve(self) -> None:
         if True not in self._full:
@@ -440,6 +447,7 @@ def _state_of(partition: AssignedPartition) -> PartitionSnapshot:
         received_to=partition.log_start if received_to is None else received_to,
         log_end=partition.log_end,
         paused=partition.paused,
+        suspended=partition.suspended,
     )
 
 

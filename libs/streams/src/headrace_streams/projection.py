@@ -47,6 +47,7 @@ from headrace_streams.errors import (
 from headrace_streams.log_identity import StoredPosition
 from headrace_streams.ports import Consumer, Log
 from headrace_streams.records import OffsetAndMetadata, Record, TopicPartition
+from headrace_streams.suspending import ErrorBudget, OnSuspension
 from headrace_streams.typed import decode
 from headrace_streams.watching import LogWatch, OnDiscontinuity
 
@@ -100,6 +101,7 @@ class Projection:
             would cost more than everything else done for it.
         watch_seconds: Time between two comparisons of the positions with the topics' ids and bounds.
         on_discontinuity: See `watching.OnDiscontinuity`.
+        on_suspension: See `suspending.OnSuspension`.
         on_waiting: Called with the reason when it waits for something unavailable, and with None when it continues.
     """
 
@@ -117,6 +119,7 @@ class Projection:
         watch_seconds: float = 30.0,
         on_waiting: Callable[[str | None], None] = lambda reason: None,
         on_discontinuity: OnDiscontinuity = lambda partition, verdict: None,
+        on_suspension: OnSuspension = lambda partition, reason: None,
     ) -> None:
         self._log = log
         self._group = group
@@ -128,6 +131,7 @@ class Projection:
         self._max_wait = max_wait_seconds
         self._watch_seconds = watch_seconds
         self._on_waiting = on_waiting
+        self._on_suspension = on_suspension
         # Rows are unique by event.
         self._watch = LogWatch(log.admin(), group, repeats_are_harmless=True, on_discontinuity=on_discontinuity)
         self._consumer: Consumer | None = None
@@ -189,6 +193,9 @@ class Projection:
         self._batch: list[Record] = []
         # Of the partitions assigned here.
         self._positions = AppliedPositions(self._watch)
+        self._budgets: dict[TopicPartition, ErrorBudget] = {}
+        # Partitions that rest after too many unforeseen errors, and until when.
+        self._suspended: dict[TopicPartition, float] = {}
         # Held while a batch is being written: partitions are assigned and revoked between batches only.
         self._writing = asyncio.Lock()
         self._leaving = False
@@ -199,6 +206,8 @@ class Projection:
         self._batch = [record for record in self._batch if record.topic_partition not in partitions]
         for name in partitions:
             self._uncommitted.pop(name, None)
+            if self._suspended.pop(name, None) is not None:
+                self._on_suspension(name, None)
 
     async def _one_membership(self) -> None:
         """One membership in the group, from joining until a reason to join again."""
@@ -233,6 +242,7 @@ class Projection:
     async def _gather(self, consumer: Consumer) -> None:
         clock = asyncio.get_running_loop().time
         while not self._batch:
+            await self._end_rests(consumer)
             await self._poll(consumer, _POLL_SECONDS)
         until = clock() + self._max_wait
         while len(self._batch) < self._max_batch and (rest := until - clock()) > 0:
@@ -242,7 +252,7 @@ class Projection:
         # In two statements: `self._batch += await ...` would read the batch before the await and write back the records
         # that a revocation removes from it meanwhile.
         records = await consumer.poll(self._max_batch - len(self._batch), timeout)
-        self._batch += [record for record in records if self._positions.takes(record)]
+        self._batch += [record for record in records if not self._rests(record) and self._positions.takes(record)]
 
     async def _write(self) -> None:
         # Taken out before anything is awaited, so that a revocation cannot remove records of a batch being written. It
@@ -250,9 +260,18 @@ class Projection:
         records, self._batch = self._batch, []
         if not records:
             return
-        await self._apply([(record, await self._event(record)) for record in records])
+        batch: list[tuple[Record, Event | None]] = []
+        for record in records:
+            event = await self._event(record)
+            # Reading it may have been the error that was one too many.
+            if not self._rests(record):
+                batch.append((record, event))
+        await self._apply(batch)
 
     async def _apply(self, batch: Sequence[tuple[Record, Event | None]], tries: int = 1) -> None:
+        batch = [(record, event) for record, event in batch if not self._rests(record)]
+        if not batch:
+            return
         moves = self._positions.moves_of(record for record, _ in batch)
         # The positions also move past records without an event: their dead letters are on disk.
         readable = [(record, event) for record, event in batch if event is not None]
@@ -283,10 +302,14 @@ class Projection:
             await self._apply(batch, tries + 1)
             return
         record = batch[0][0]
+        if not isinstance(refusal, BatchRefused) and self._suspends(record, refusal):
+            return
         await self._keep(record, refusal)
         await self._apply([(record, None)])
 
     async def _event(self, record: Record) -> Event | None:
+        if self._rests(record):
+            return None
         read = self._specs[record.topic].record
         try:
             event: Event = await self._patiently(lambda: decode(self._codec, read, record))
@@ -296,6 +319,8 @@ class Projection:
             if not isinstance(error, UnreadableValue):
                 _log.error("%s: %s@%d cannot be read: %s", self._group, record.topic_partition, record.offset,
                            described(error))  # fmt: skip
+                if self._suspends(record, error):
+                    return None
             await self._keep(record, error)
             return None
         return event
@@ -303,6 +328,35 @@ class Projection:
     async def _keep(self, record: Record, reason: Exception) -> None:
         """Write a dead letter, however long that takes: a topic that is missing or not ours to write can be mended."""
         await self._patiently(lambda: self._dead_letters.keep(record, reason), (*_PASSING, RecordRefused))
+
+    def _rests(self, record: Record) -> bool:
+        return bool(self._suspended) and record.topic_partition in self._suspended
+
+    def _suspends(self, record: Record, error: Exception) -> bool:
+        """Whether the record may not be given up, as too many of its partition were: the partition rests."""
+        name, now = record.topic_partition, asyncio.get_running_loop().time()
+        budget = self._budgets.setdefault(name, ErrorBudget())
+        until = budget.spend(now)
+        if until is None:
+            return False
+        reason = budget.reason(described(error), until - now)
+        _log.error("%s: %s is suspended: %s", self._group, name, reason)
+        self._suspended[name] = until
+        if self._consumer is not None:
+            self._consumer.pause([name])
+        self._on_suspension(name, reason)
+        return True
+
+    async def _end_rests(self, consumer: Consumer) -> None:
+        """Let partitions go on whose rest is over, at what the store holds of them."""
+        now = asyncio.get_running_loop().time()
+        for name in [name for name, until in self._suspended.items() if until <= now]:
+            start, log = self._positions.stored(name)
+            await consumer.seek(name, start, partial(self._go_on_at, name, start, log))
+            if self._suspended.pop(name, None) is not None:
+                consumer.resume([name])
+                _log.info("%s: %s goes on", self._group, name)
+                self._on_suspension(name, None)
 
     async def _commit(self, consumer: Consumer) -> None:
         now = asyncio.get_running_loop().time()
@@ -328,7 +382,7 @@ class Projection:
                         await consumer.seek(name, start, partial(self._go_on_at, name, start, log))
             await asyncio.sleep(_WATCH_PAUSE_SECONDS)
 
-    def _go_on_at(self, name: TopicPartition, start: int, log: str) -> None:
+    def _go_on_at(self, name: TopicPartition, start: int, log: str | None) -> None:
         self._batch = [record for record in self._batch if record.topic_partition != name]
         self._positions.go_on_at(name, start, log)
 

@@ -11,7 +11,7 @@ from typing import Final
 from headrace_streams.errors import StreamsError
 from headrace_streams.log_identity import Broken, Continue, LogState, StoredPosition, Verdict, explained, judge
 from headrace_streams.ports import Admin
-from headrace_streams.records import TopicPartition
+from headrace_streams.records import TopicDescription, TopicPartition
 
 ANSWER_SECONDS: Final = 5.0
 """How long one partition may keep the cluster's answer about the others waiting, and then its own."""
@@ -63,26 +63,39 @@ class LogWatch:
 
     async def look(self, topics: Collection[str], positions: Mapping[TopicPartition, StoredPosition]) -> Looked:
         """Ask about these topics, and judge these positions in them. Says nothing of what it finds; see `tell`."""
-        try:
-            async with asyncio.timeout(ANSWER_SECONDS):
-                described = await self._admin.describe_topics(sorted(topics))
-        except (StreamsError, TimeoutError) as error:
-            _log.info("%s: the ids of its topics are not known at the moment: %s", self._reader, error)
-            return Looked()
-        ids = {topic: self._form(description.topic_id) for topic, description in described.items()}
+        described = await self._described(topics)
         bounds = await self._bounds([name for name in positions if name.topic in described])
+        looked = self._judged(described, positions, bounds)
+        if any(is_broken(verdict) for verdict in looked.verdicts.values()):
+            # The topic may have been created again between the two questions, and the bounds be those of the new one.
+            looked = self._judged(await self._described(topics), positions, bounds)
+        return looked
+
+    def _judged(
+        self,
+        described: Mapping[str, TopicDescription],
+        positions: Mapping[TopicPartition, StoredPosition],
+        bounds: Mapping[TopicPartition, tuple[int, int]],
+    ) -> Looked:
+        ids = {topic: self._form(description.topic_id) for topic, description in described.items()}
+        harmless = self._repeats_are_harmless
         return Looked(
             ids,
             {topic: description.partitions for topic, description in described.items()},
             {
-                name: judge(
-                    positions[name],
-                    LogState(ids[name.topic], first, end),
-                    repeats_are_harmless=self._repeats_are_harmless,
-                )
+                name: judge(positions[name], LogState(ids[name.topic], first, end), repeats_are_harmless=harmless)
                 for name, (first, end) in bounds.items()
+                if name.topic in ids
             },
         )
+
+    async def _described(self, topics: Collection[str]) -> Mapping[str, TopicDescription]:
+        try:
+            async with asyncio.timeout(ANSWER_SECONDS):
+                return await self._admin.describe_topics(sorted(topics))
+        except (StreamsError, TimeoutError) as error:
+            _log.info("%s: the ids of its topics are not known at the moment: %s", self._reader, error)
+            return {}
 
     def tell(self, partition: TopicPartition, stored: StoredPosition, verdict: Broken) -> None:
         """Say what happened, and what to do."""

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Hashable
 
 from headrace_streams.offsets import OffsetTracker
 from headrace_streams.records import Record, TopicPartition
+from headrace_streams.suspending import ErrorBudget
 
 
 class AssignedPartition:
@@ -20,12 +21,14 @@ class AssignedPartition:
         log_start: First offset in the log, if the group starts there because it has no committed offset.
         log_end: Offset that the next record will get, as last reported by the client; None while unknown.
         doubted: Offset that should have come next when another one came; None if the last look found no fault.
+        budget: Of records given up for unforeseen errors.
+        suspended: Why nothing more is received for a while; None otherwise.
         former: Its log was replaced by another one: what runs may end, but nothing of it is committed.
     """
 
     __slots__ = (
-        "_quiet", "backlog", "committed_changes", "doubted", "former", "lane", "leaving", "log_end", "log_start",
-        "name", "paused", "running", "tracker",
+        "_quiet", "backlog", "budget", "committed_changes", "doubted", "former", "lane", "leaving", "log_end",
+        "log_start", "name", "paused", "running", "suspended", "tracker",
     )  # fmt: skip
 
     def __init__(self, name: TopicPartition, lane: int, tracker: OffsetTracker) -> None:
@@ -37,6 +40,8 @@ class AssignedPartition:
         self.paused = False
         self.doubted: int | None = None
         self.former = False
+        self.budget = ErrorBudget()
+        self.suspended: str | None = None
         self.leaving = False
         self.log_start: int | None = None
         self.log_end: int | None = None

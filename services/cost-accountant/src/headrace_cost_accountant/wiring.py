@@ -13,7 +13,7 @@ from headrace_runtime.database import Database, DatabaseMetrics
 from headrace_runtime.health import Health
 from headrace_runtime.http import HttpServer, new_app
 from headrace_runtime.lifecycle import Part, Service
-from headrace_runtime.metrics import Metrics, discontinuities
+from headrace_runtime.metrics import Metrics, discontinuities, suspensions
 from headrace_runtime.tables import table_part
 from headrace_streams.projection import Projection
 from headrace_streams.tables import Table
@@ -60,6 +60,7 @@ def build(settings: CostAccountantSettings) -> Service:
         max_batch=settings.ledger_batch,
         on_waiting=lambda reason: _ledger_waits(health, measures, reason),
         on_discontinuity=lost,
+        on_suspension=suspensions(metrics, health),
     )
     tools = WindowsTools(
         kafka=settings.kafka_config(),

@@ -24,7 +24,7 @@ from headrace_runtime.database import Database, DatabaseMetrics
 from headrace_runtime.health import Health
 from headrace_runtime.http import HttpServer, new_app
 from headrace_runtime.lifecycle import Part, Service
-from headrace_runtime.metrics import Metrics, discontinuities
+from headrace_runtime.metrics import Metrics, discontinuities, suspensions
 from headrace_runtime.tables import table_part
 from headrace_runtime.waiting import wait_until
 from headrace_streams.dead_letters import DeadLetters
@@ -115,6 +115,7 @@ def assemble(
         bus.dead_letters,
         on_waiting=lambda reason: health.note("history", f"waits: {reason}" if reason else "follows"),
         on_discontinuity=lost,
+        on_suspension=suspensions(metrics, health),
     )
     retention = Retention(
         database,

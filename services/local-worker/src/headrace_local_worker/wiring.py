@@ -22,7 +22,7 @@ from headrace_runtime.connections import Connections, wall_clock_ms
 from headrace_runtime.handling import current_traceparent, in_its_trace
 from headrace_runtime.health import Health
 from headrace_runtime.lifecycle import Part, Service
-from headrace_runtime.metrics import Metrics, discontinuities
+from headrace_runtime.metrics import Metrics, discontinuities, suspensions
 from headrace_streams.dead_letters import DeadLetterSink
 from headrace_streams.ports import Log
 from headrace_streams.publishing import Publisher
@@ -71,7 +71,7 @@ def worker_parts(
         group=GROUP,
         place=Place.LOCAL,
         pool=pool,
-        metrics=WorkerMetrics(metrics, pool, discontinuities(metrics)),
+        metrics=WorkerMetrics(metrics, pool, discontinuities(metrics), suspensions(metrics, health)),
         log=log,
         codec=codec,
         publisher=publisher,

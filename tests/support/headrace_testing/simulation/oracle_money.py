@@ -48,7 +48,7 @@ def check_commit(judge: Judge, client: str, name: TopicPartition, reached: Offse
 def unsettled(judge: Judge) -> Sequence[str]:
     """Usage that is not booked yet."""
     cluster, found = judge.world.cluster, []
-    for number in range(judge.world.partitions):
+    for number in range(cluster.partition_counts([USAGE])[USAGE]):
         name = TopicPartition(USAGE, number)
         end, reached = cluster.partition(name).end, judge.world.database.booked_to(name)
         if reached < end:

@@ -11,6 +11,7 @@ from headrace_streams.handling import Ending, EngineSnapshot, Observer
 from headrace_streams.log_identity import Broken
 from headrace_streams.parallel import ParallelConsumer
 from headrace_streams.records import Record, TopicPartition
+from headrace_streams.suspending import OnSuspension
 from headrace_streams.watching import OnDiscontinuity
 
 from headrace_models.worker.outcomes import ExecutionOutcome
@@ -39,8 +40,10 @@ class WorkerMetrics(RunObserver, Observer):
         metrics: MetricFactory,
         pool: Pool,
         on_discontinuity: OnDiscontinuity = lambda partition, verdict: None,
+        on_suspension: OnSuspension = lambda partition, reason: None,
     ) -> None:
         self._on_discontinuity = on_discontinuity
+        self._on_suspension = on_suspension
         self._metrics = metrics
         self._attempts = metrics.counter(
             "attempts", "Attempts reported.", ("provider", "model", "outcome", "failure", "simulated")
@@ -60,6 +63,9 @@ class WorkerMetrics(RunObserver, Observer):
 
     def discontinued(self, partition: TopicPartition, verdict: Broken) -> None:
         self._on_discontinuity(partition, verdict)
+
+    def suspended(self, partition: TopicPartition, reason: str | None) -> None:
+        self._on_suspension(partition, reason)
 
     def joined(self, endpoint: Endpoint) -> None:
         for gauge, value_of in self._of_endpoints.items():

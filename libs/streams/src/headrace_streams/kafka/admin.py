@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Collection, Mapping
+from concurrent.futures import Future
 from typing import Any
 
 from confluent_kafka import IsolationLevel, KafkaError, KafkaException, TopicCollection, admin
@@ -52,7 +53,7 @@ class KafkaAdmin:
         created = []
         for name, future in creating.items():
             try:
-                await asyncio.wrap_future(future)
+                await _answer(future)
             except KafkaException as exception:
                 error = errors.error_of(exception)
                 if error.code() != KafkaError.TOPIC_ALREADY_EXISTS:
@@ -75,7 +76,7 @@ class KafkaAdmin:
         describing = self._client.describe_topics(TopicCollection(sorted(topics)), request_timeout=_SECONDS)
         for name, future in describing.items():
             try:
-                described = await asyncio.wrap_future(future)
+                described = await _answer(future)
             except KafkaException as exception:
                 error = errors.error_of(exception)
                 if error.code() not in _UNKNOWN:
@@ -94,7 +95,7 @@ class KafkaAdmin:
             return
         for name, future in self._client.create_partitions(grown, request_timeout=2 * _SECONDS).items():
             try:
-                await asyncio.wrap_future(future)
+                await _answer(future)
             except KafkaException as exception:
                 raise errors.creating(errors.error_of(exception), name) from exception
         await self._until_grown(counts)
@@ -177,7 +178,7 @@ class KafkaAdmin:
             for partition, future in asking.items():
                 name = from_kafka(partition)
                 try:
-                    found[name] = (await asyncio.wrap_future(future)).offset
+                    found[name] = (await _answer(future)).offset
                 except KafkaException as exception:
                     error = errors.error_of(exception)
                     if not errors.is_leader_moving(error) or loop.time() > deadline:
@@ -194,3 +195,8 @@ class KafkaAdmin:
             elif found.error.code() not in _UNKNOWN:
                 raise KafkaException(found.error)
         return counts
+
+
+async def _answer(future: Future[Any]) -> Any:
+    """The client's answer. A caller that waits no longer must not cancel it: the client could not deliver it then."""
+    return await asyncio.shield(asyncio.wrap_future(future))
