@@ -71,7 +71,8 @@ def build(plugins: Sequence[EntryPoint]) -> typer.Typer:
 
 
 _OWN: Final = frozenset({
-    "submit", "tasks", "tail", "skills", "costs", "preferences", "keys", "dlq", "journal", "schemas", "topics", "doctor",
+    "submit", "tasks", "tail", "skills", "costs", "preferences", "keys", "dlq", "journal", "schemas", "topics",
+    "doctor",
 })  # fmt: skip
 
 
