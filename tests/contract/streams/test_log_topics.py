@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from headrace_streams.errors import OffsetOutOfRange, RecordRefused, TopicMissing
+from headrace_streams.errors import OffsetOutOfRange, RecordRefused, TopicMissing, TransientError
 from headrace_streams.records import OffsetAndMetadata, ProducerRecord, TopicDescription, TopicPartition
 from headrace_testing.logs import PATIENCE, Listener, LogBench, take, until
 
@@ -129,7 +129,7 @@ async def test_producers_find_new_partitions(bench: LogBench) -> None:
             try:
                 await producer.send(ProducerRecord(topic, b"b", partition=2))
                 break
-            except RecordRefused:
+            except (RecordRefused, TransientError):
                 await asyncio.sleep(0.1)
 
 

@@ -20,7 +20,7 @@ from headrace_contracts.events import (
 )
 from headrace_contracts.ids import new_id
 from headrace_contracts.topics import AUDIT_RECORDED, TASKS_COMPLETED, TASKS_SUBMITTED, WORK_LOCAL_INTERACTIVE
-from headrace_router import service
+from headrace_router import inputs
 from headrace_router.decide.model import Submitted
 from headrace_streams.records import TopicPartition
 from headrace_testing.lasting import troubles
@@ -117,7 +117,7 @@ async def test_what_an_older_release_has_recorded_does_not_stop_a_takeover(
     def unchecked(task: TaskSubmitted, key: bytes | None, home: int, trace: str | None, _: int) -> Submitted:
         return Submitted(task, key or b"", home, trace)
 
-    monkeypatch.setattr(service, "admitted_task", unchecked)
+    monkeypatch.setattr(inputs, "admitted_task", unchecked)
     async with Twin(partitions=PARTITIONS) as twin:
         for topic in (AUDIT_RECORDED.name, TASKS_COMPLETED.name):
             twin.cluster.record_limits[PREFIX + topic] = 300_000

@@ -1,4 +1,4 @@
-"""What a task's `model` and `role` designate. Both doors of tasks read them alike."""
+"""What a task's `model` and `role` designate. HTTP and the topics read them alike."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a task may hold, the same for both of its doors: HTTP and the topic tasks.submitted.
+"""What a task may hold, the same for both ways in: HTTP and the topic tasks.submitted.
 
 Lengths are in characters. Whoever takes a task from outside checks it against these once, so that everything behind may
 rely on them: keys, headers, index entries and records have a known size, and times can be read by everyone.

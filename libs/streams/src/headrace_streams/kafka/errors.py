@@ -139,6 +139,8 @@ def creating(error: KafkaError, topic: str) -> StreamsError:
 _LEADER_MOVING = frozenset({
     KafkaError.NOT_LEADER_FOR_PARTITION,
     KafkaError.LEADER_NOT_AVAILABLE,
+    # A leader that was just elected does not know yet how far its log is committed.
+    KafkaError.OFFSET_NOT_AVAILABLE,
     KafkaError.FENCED_LEADER_EPOCH,
     KafkaError.UNKNOWN_LEADER_EPOCH,
 })  # fmt: skip

@@ -48,7 +48,7 @@ _Place = tuple[str, int | None]
 """A partition; of records whose partition follows from the key, the whole topic."""
 
 
-class _Generation:
+class _Client:
     """One librdkafka producer, and what it has in flight."""
 
     def __init__(self, producer: LibrdkafkaProducer) -> None:
@@ -85,7 +85,7 @@ class _Missing:
     otherwise: StreamsError
 
 
-_Report = tuple[_Sent, _Generation, RecordMetadata | StreamsError | _Missing]
+_Report = tuple[_Sent, _Client, RecordMetadata | StreamsError | _Missing]
 
 
 class KafkaProducer:
@@ -95,9 +95,9 @@ class KafkaProducer:
         self._loop = asyncio.get_running_loop()
         self._settings = producer_properties(properties)
         self._logger = logger
-        self._current = self._new_generation()
+        self._current = self._new_client()
         # The former one, while what it has in flight is still being acknowledged, and what waits for that, by place.
-        self._retiring: _Generation | None = None
+        self._retiring: _Client | None = None
         self._held: defaultdict[_Place, list[_Sent]] = defaultdict(list)
         self._stuck: set[_Place] = set()
         limit = _delivery_seconds(self._settings)
@@ -146,23 +146,23 @@ class KafkaProducer:
 
     def _produce(self, sent: _Sent) -> StreamsError | _Missing | None:
         """Queue a record in the current producer; returns why that was not possible."""
-        generation, record = self._current, sent.record
-        generation.queued_at[sent.number] = sent.at
+        client, record = self._current, sent.record
+        client.queued_at[sent.number] = sent.at
         try:
             for name, _ in record.headers:
                 # confluent-kafka ends the process when it gets a name that UTF-8 cannot express.
                 name.encode()
-            generation.producer.produce(
+            client.producer.produce(
                 record.topic,
                 record.value,
                 record.key,
                 -1 if record.partition is None else record.partition,
-                on_delivery=partial(self._report, sent, generation),
+                on_delivery=partial(self._report, sent, client),
                 headers=list(record.headers),
             )
         except BaseException as error:
             # Whatever it was, the record is not in flight, and nothing may wait for its report.
-            generation.queued_at.pop(sent.number, None)
+            client.queued_at.pop(sent.number, None)
             if isinstance(error, BufferError):
                 return Overloaded(f"{self._outstanding} records are waiting to be appended: wait for some of them")
             if isinstance(error, KafkaException):
@@ -173,12 +173,12 @@ class KafkaProducer:
                 # Its text may quote the record.
                 return RecordRefused(f"{record.topic}: no record can be made of it: {described(error)}")
             raise
-        generation.in_flight[sent.place] += 1
+        client.in_flight[sent.place] += 1
         return None
 
-    def _report(self, sent: _Sent, generation: _Generation, error: KafkaError | None, message: Message) -> None:
+    def _report(self, sent: _Sent, client: _Client, error: KafkaError | None, message: Message) -> None:
         outcome: RecordMetadata | StreamsError | _Missing
-        generation.queued_at.pop(sent.number, None)
+        client.queued_at.pop(sent.number, None)
         topic, partition, offset = sent.record.topic, message.partition(), message.offset()
         if error is not None and errors.is_missing(error):
             chosen = None if partition is None or partition < 0 else partition
@@ -190,10 +190,10 @@ class KafkaProducer:
             outcome = AppendUncertain(f"{topic}: appended, but at an unknown offset")
         else:
             outcome = RecordMetadata(topic, partition, offset)
-        self._reports.append((sent, generation, outcome))
+        self._reports.append((sent, client, outcome))
 
-    def _new_generation(self) -> _Generation:
-        return _Generation(LibrdkafkaProducer(self._settings, logger=self._logger))
+    def _new_client(self) -> _Client:
+        return _Client(LibrdkafkaProducer(self._settings, logger=self._logger))
 
     def _run(self) -> None:
         while not self._stopping:
@@ -209,11 +209,11 @@ class KafkaProducer:
         self._hand_over()
         self._loop.call_soon_threadsafe(self._finished.set)
 
-    def _retire(self, old: _Generation, cause: str, seconds: float) -> None:
+    def _retire(self, old: _Client, cause: str, seconds: float) -> None:
         """Go on with a new producer, and drop what the old one has not delivered after this time; the dropped records'
         futures raise AppendUncertain."""
         self._logger.warning("the producer %s and is being replaced", cause)
-        fresh = self._new_generation()
+        fresh = self._new_client()
         replaced = threading.Event()
         self._loop.call_soon_threadsafe(self._replace, fresh, replaced)
         ends = time.monotonic() + seconds
@@ -231,7 +231,7 @@ class KafkaProducer:
         self._hand_over()
         self._loop.call_soon_threadsafe(self._retired)
 
-    def _replace(self, fresh: _Generation, replaced: threading.Event) -> None:
+    def _replace(self, fresh: _Client, replaced: threading.Event) -> None:
         self._retiring, self._current = self._current, fresh
         replaced.set()
 
@@ -262,12 +262,12 @@ class KafkaProducer:
 
     def _resolve(self, reports: list[_Report]) -> None:
         retiring = self._retiring
-        for sent, generation, outcome in reports:
-            generation.in_flight[sent.place] -= 1
-            if generation is retiring:
+        for sent, client, outcome in reports:
+            client.in_flight[sent.place] -= 1
+            if client is retiring:
                 if not isinstance(outcome, RecordMetadata):
                     self._stuck.add(sent.place)
-                if not generation.in_flight[sent.place]:
+                if not client.in_flight[sent.place]:
                     self._release(sent.place)
             self._resolve_one(sent, outcome)
 
