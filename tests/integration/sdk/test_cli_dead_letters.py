@@ -122,7 +122,10 @@ def test_a_replayed_task_is_done_once(platform: RunningStack, headrace: Callable
 async def _give_up_a_task(platform: RunningStack, task_id: str) -> None:
     """As a service would that cannot handle a good record."""
     event = TaskSubmitted(
-        task_id=task_id, tenant="default", messages=(Message(role="user", content=plain("Say hello")),), submitted_at=1
+        task_id=task_id,
+        tenant="default",
+        messages=(Message(role="user", content=plain("Say hello")),),
+        submitted_at=time.time_ns() // 1_000_000,
     )
     async with SchemaRegistry(platform.registry_url) as registry:
         codec = Codec(registry, platform.topic_prefix)
