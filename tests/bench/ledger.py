@@ -36,6 +36,7 @@ from headrace_streams.records import Record, TopicPartition
 from headrace_testing.databases import prepared
 from headrace_testing.dead_letters import NoDeadLetters
 from headrace_testing.own_postgres import OwnPostgres, own_postgres
+from headrace_testing.stored_positions import moving
 
 TENANTS = 200
 MODELS = (("anthropic", "claude-sonnet-4-6"), ("groq", "llama-3.1-8b-instant"), ("ollama", "phi3:3.8b"))
@@ -99,7 +100,7 @@ async def book(
             origin = Origin(part.topic, part.partition, place)
             batch.append((record, codec.decode(UsageRecorded, value, origin)))
         begin = first + start
-        await store.apply(batch, {part: (begin or None, begin + len(batch))})
+        await store.apply(batch, {part: moving(begin or None, begin + len(batch))})
     return Figures(
         len(values) / (time.perf_counter() - clock),
         len(values) / (time.process_time() - own),

@@ -45,6 +45,7 @@ from headrace_router.adapters.policy_file import load_policy
 from headrace_router.adapters.routing_view import RoutingView
 from headrace_router.decide.model import Decision
 from headrace_router.in_flight_limiter import InFlightLimiter
+from headrace_router.input_logs import InputLogs
 from headrace_router.limits import RouterLimits
 from headrace_router.metrics import RouterMetrics
 from headrace_router.partition import PartitionRouter, RouterContext
@@ -57,6 +58,8 @@ from headrace_streams.ports import Log
 from headrace_streams.provisioning import provision
 from headrace_streams.publishing import Publisher
 from headrace_streams.records import ProducerRecord
+from headrace_streams.topic_limits import TopicLimits
+from headrace_streams.watching import LogWatch
 from headrace_testing.router_twin import router_service
 from headrace_testing.routing import Desk, task
 from headrace_testing.up import open_folder, running_up
@@ -216,10 +219,12 @@ def resident_mb() -> float:
     return pages * resource.getpagesize() / 1e6
 
 
-def router_context(publisher: Publisher) -> RouterContext:
+def router_context(log: Log, publisher: Publisher) -> RouterContext:
     return RouterContext(
         view=RoutingView(load_policy(None), load_price_book(), now_ms),
         publisher=publisher,
+        others=publisher,
+        topic_limits=TopicLimits(log.admin(), ()),
         metrics=RouterMetrics(Metrics("router", CollectorRegistry())),
         limiter=InFlightLimiter(2000),
         publish_within=60.0,
@@ -230,8 +235,9 @@ def router_context(publisher: Publisher) -> RouterContext:
 async def take_over(log: Log, codec: Codec, partitions: int) -> dict[str, float]:
     """Recover all partitions, four at a time as the service does; what it took."""
     producer = log.producer()
-    around = router_context(Publisher(producer, codec, "bench"))
+    around = router_context(log, Publisher(producer, codec, "bench"))
     four = asyncio.Semaphore(4)
+    watch = LogWatch(log.admin(), "router", repeats_are_harmless=False)
 
     def broken(error: BaseException) -> None:
         raise error
@@ -240,7 +246,7 @@ async def take_over(log: Log, codec: Codec, partitions: int) -> dict[str, float]
         async with four:
             return await recover(
                 partition=partition, owner="router-after", log=log, codec=codec, router_context=around,
-                limits=RouterLimits(), broken=broken,
+                limits=RouterLimits(), input_logs=InputLogs(watch, codec.topic_prefix), broken=broken,
             )  # fmt: skip
 
     memory, cpu, pulse, began = resident_mb(), time.process_time(), Pulse(), time.perf_counter()

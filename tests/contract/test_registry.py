@@ -11,11 +11,11 @@ from typing import Any, Protocol
 import fastavro.schema
 import pytest
 from headrace_contracts.codec import Codec, schema_text
-from headrace_contracts.errors import Origin, RegistryUnavailable, SchemaIncompatible, SchemaMissing
+from headrace_contracts.errors import Origin, RegistryUnavailable, SchemaIncompatible, SchemaMissing, UnknownSchema
 from headrace_contracts.events import SkillAction, SkillSubmitted, TaskSubmitted
 from headrace_contracts.memory_registry import MemoryRegistry
 from headrace_contracts.registry import SchemaRegistry
-from headrace_contracts.tools.compatibility import load_released
+from headrace_contracts.tools.schemas import load_released
 from headrace_contracts.topics import SKILLS_SUBMITTED, TASKS_SUBMITTED, TOPICS
 
 SCHEMA = schema_text(SkillSubmitted)
@@ -188,3 +188,76 @@ async def test_a_registry_that_does_not_answer_is_unavailable() -> None:
     async with server, SchemaRegistry(url, timeout_seconds=0.1) as registry:
         with pytest.raises(RegistryUnavailable, match="TimeoutError"):
             await registry.schema(1)
+
+
+PROTOBUF = 'syntax = "proto3"; package headrace.skills; message SkillSubmitted { string submission_id = 1; }'
+JSON_SCHEMA = json.dumps({
+    "$schema": "http://json-schema.org/draft-07/schema#", "title": "SkillSubmitted", "type": "object",
+    "properties": {"submission_id": {"type": "string"}},
+})  # fmt: skip
+
+
+async def _post(registry: SchemaRegistry, subject: str, body: dict[str, Any]) -> int:
+    status, answer = await registry.call("POST", f"/subjects/{subject}/versions", body)
+    assert status == 200, answer
+    return int(answer["id"])
+
+
+def _value(schema_id: int, data: bytes) -> bytes:
+    return b"\x00" + schema_id.to_bytes(4, "big") + data
+
+
+@pytest.mark.stack
+@pytest.mark.parametrize(
+    ("kind", "text", "data"),
+    [
+        ("PROTOBUF", PROTOBUF, b"\x00\x0a\x02s1"),
+        ("PROTOBUF", PROTOBUF.replace("SkillSubmitted", "Other"), b"\x02\x00\x0a\x02s1"),
+        ("JSON", JSON_SCHEMA, b'{"submission_id": "s1"}'),
+        ("JSON", JSON_SCHEMA.replace("SkillSubmitted", "Other"), b"[]"),
+        ("AVRO", '"string"', b"\x04s1"),
+        ("AVRO", '{"type": "enum", "name": "headrace.skills.SkillSubmitted", "symbols": ["A"]}', b"\x00"),
+    ],
+)
+async def test_what_others_register_makes_one_value_unreadable(
+    real: SchemaRegistry, topic_prefix: str, kind: str, text: str, data: bytes
+) -> None:
+    schema_id = await _post(real, f"{topic_prefix}theirs", {"schema": text, "schemaType": kind})
+    codec = Codec(real, topic_prefix)
+    for _ in range(2):
+        with pytest.raises(UnknownSchema) as caught:
+            await codec.read(SkillSubmitted, _value(schema_id, data), Origin("t", 0, 0))
+    assert kind[:4] in str(caught.value).upper() or "holds" in str(caught.value)
+
+
+@pytest.mark.stack
+@pytest.mark.parametrize("dotted", [False, True])
+@pytest.mark.parametrize("twice", [False, True])
+async def test_avro_with_references_is_read(real: SchemaRegistry, topic_prefix: str, dotted: bool, twice: bool) -> None:
+    whole = json.loads(SCHEMA)
+    field = next(field for field in whole["fields"] if field["name"] == "action")
+    action = field["type"]
+    name = f"{action['namespace']}.{action['name']}"
+    field["type"] = name
+    if dotted:
+        action = {**action, "name": name, "namespace": "ignored.beside.a.full.name"}
+        whole = {**whole, "name": SkillSubmitted.FULL_NAME, "namespace": "ignored.as.well"}
+    await _post(real, f"{topic_prefix}action", {"schema": json.dumps(action)})
+    references = [{"name": name, "subject": f"{topic_prefix}action", "version": 1}]
+    body = {"schema": json.dumps(whole), "references": references}
+    schema_id = await _post(real, f"{topic_prefix}whole", body)
+    if twice:
+        assert await _post(real, f"{topic_prefix}whole", body) == schema_id
+    writer = Codec(MemoryRegistry(), topic_prefix)
+    await writer.prepare([SKILLS_SUBMITTED], register=True)
+    event = SkillSubmitted(submission_id="s", tenant="t", name="n", action=SkillAction.REVOKE, submitted_at=7)
+    data = writer.encode(SKILLS_SUBMITTED, event)[5:]
+    assert await Codec(real, topic_prefix).read(SkillSubmitted, _value(schema_id, data), Origin("t", 0, 0)) == event
+
+
+@pytest.mark.stack
+async def test_ids_are_checked_again_on_the_real_registry(real: SchemaRegistry, topic_prefix: str) -> None:
+    codec = Codec(real, topic_prefix)
+    await codec.prepare([SKILLS_SUBMITTED, TASKS_SUBMITTED], register=True)
+    await codec.check()
+    assert codec.trouble is None

@@ -13,6 +13,7 @@ from headrace_contracts.memory_registry import MemoryRegistry
 from headrace_contracts.topics import SKILLS_SUBMITTED, dead_letters_of
 from headrace_streams.dead_letters import DeadLetters
 from headrace_streams.errors import BatchRefused, PartitionsLost, TransientError
+from headrace_streams.log_identity import StoredPosition
 from headrace_streams.memory import MemoryCluster, MemoryLog
 from headrace_streams.projection import Moves, Projection
 from headrace_streams.publishing import Publication, Publisher
@@ -38,9 +39,13 @@ class Store:
         self.plan = list(plan)
         self.unfit = unfit
         self.rows: Counter[str] = Counter()
-        self.stored: dict[TopicPartition, int] = {}
+        self.stored: dict[TopicPartition, StoredPosition] = {}
 
-    async def positions(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, int]:
+    @property
+    def offsets(self) -> dict[TopicPartition, int]:
+        return {name: position.next_offset for name, position in self.stored.items()}
+
+    async def positions(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, StoredPosition]:
         return {name: self.stored[name] for name in partitions if name in self.stored}
 
     async def apply(self, batch: Sequence[tuple[Record, Any]], moves: Moves) -> None:
@@ -60,7 +65,8 @@ class Store:
             name = min(moves)
             ours = [(record, event) for record, event in batch if record.topic_partition == name][:1]
             if ours:
-                self._commit([ours[0][1].submission_id], {name: ours[0][0].offset + 1})
+                reached = StoredPosition(ours[0][0].offset + 1, moves[name][1].topic_id)
+                self._commit([ours[0][1].submission_id], {name: reached})
                 raise PartitionsLost("a rival was faster")
         self._commit(ids, {name: position for name, (_, position) in moves.items()})
         if fate == "answer lost":
@@ -68,7 +74,7 @@ class Store:
         if fate == "crash after":
             raise Crash
 
-    def _commit(self, ids: Sequence[str], positions: Mapping[TopicPartition, int]) -> None:
+    def _commit(self, ids: Sequence[str], positions: Mapping[TopicPartition, StoredPosition]) -> None:
         # Not unique by id, as a real store is: here a second time shall show.
         self.rows.update(ids)
         self.stored.update(positions)
@@ -117,7 +123,7 @@ async def _play(contents: Sequence[tuple[str, int]], plan: Sequence[str], max_ba
         letters = DeadLetters(Publisher(log.producer(), codec, "test"), "test", PREFIX, lambda: 7)
         projection = Projection(log, "view", [SKILLS_SUBMITTED], codec, store, letters, max_batch=max_batch)
         running = asyncio.create_task(projection.run())
-        while store.stored != ends and not running.done():  # noqa: ASYNC110 - virtual time, moved by another task
+        while store.offsets != ends and not running.done():  # noqa: ASYNC110 - virtual time, moved by another task
             await asyncio.sleep(0.1)
         if not running.done():
             await projection.close()
@@ -126,7 +132,7 @@ async def _play(contents: Sequence[tuple[str, int]], plan: Sequence[str], max_ba
             break
         assert isinstance(ending, Crash)
         log.kill()
-    assert store.stored == ends
+    assert store.offsets == ends
     assert store.rows == Counter(good)
     kept = [await decode(codec, DeadLetter, record) for record in cluster.records(PREFIX + letters_spec.name)]
     # A dead letter may be there twice after a crash; none is missing, and nothing good is among them.

@@ -4,34 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from typing import Any
 
 import pytest
-from aiokafka import AIOKafkaProducer
-from aiokafka.producer import message_accumulator
-from aiokafka.record.default_records import _DefaultRecordBatchBuilderPy
 from headrace_streams.kafka import KafkaLog
 from headrace_streams.records import UNREADABLE_NAME, ProducerRecord, TopicPartition
 from headrace_testing.logs import Listener, LogBench, take
+from headrace_testing.raw_headers import NOT_UTF8, append_raw
 
 pytestmark = pytest.mark.stack
-
-NOT_UTF8 = (b"\xff\xfe", b"ce_\xc3", b"\xed\xa0\x80", b"traceparent\xf8")
-
-
-class _Raw(str):
-    """A header's name as any bytes: aiokafka asks the name for its bytes."""
-
-    data = b""
-
-    def encode(self, encoding: str = "utf-8", errors: str = "strict") -> bytes:
-        return self.data
-
-
-def _raw(data: bytes) -> _Raw:
-    name = _Raw("raw")
-    name.data = data
-    return name
 
 
 @pytest.fixture
@@ -47,16 +27,7 @@ async def bench(kafka: str, topic_prefix: str) -> AsyncIterator[LogBench]:
 async def _write(
     kafka: str, topic: str, monkeypatch: pytest.MonkeyPatch, each: Sequence[Sequence[tuple[bytes, bytes | None]]]
 ) -> None:
-    # The builder in C takes no such names.
-    monkeypatch.setattr(message_accumulator, "DefaultRecordBatchBuilder", _DefaultRecordBatchBuilderPy)
-    producer: Any = AIOKafkaProducer(bootstrap_servers=kafka, max_batch_size=4_000_000)  # type: ignore[no-untyped-call]
-    async with producer:
-        batch = producer.create_batch()
-        for number, headers in enumerate(each):
-            raw = [(_raw(name), value) for name, value in headers]
-            assert batch.append(timestamp=None, value=str(number).encode(), key=b"k", headers=raw) is not None
-        batch.close()
-        await (await producer.send_batch(batch, topic, partition=0))
+    await append_raw(kafka, topic, monkeypatch, [(str(number).encode(), raw) for number, raw in enumerate(each)])
 
 
 @pytest.mark.parametrize("reads", ["reader", "member"])

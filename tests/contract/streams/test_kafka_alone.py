@@ -67,7 +67,7 @@ async def test_a_producer_survives_a_fatal_error(kafka: str, topic_prefix: str) 
     producer = bench.producer()
     assert isinstance(producer, KafkaProducer)
     await producer.send(ProducerRecord(topic, b"before", partition=0))
-    broken = producer._producer
+    broken = producer._current.producer
     on_their_way = [producer.send(ProducerRecord(topic, bytes(1000), partition=0)) for _ in range(200)]
     _fail_for_good(producer)
     after: list[RecordMetadata | BaseException] = []
@@ -81,14 +81,14 @@ async def test_a_producer_survives_a_fatal_error(kafka: str, topic_prefix: str) 
             )
     assert all(isinstance(outcome, RecordMetadata | AppendUncertain | TransientError) for outcome in outcomes)
     assert isinstance(after[-1], RecordMetadata)
-    assert producer._producer is not broken
+    assert producer._current.producer is not broken
     await bench.close()
 
 
 def _fail_for_good(producer: KafkaProducer) -> None:
     """Have librdkafka's producer fail with its own test function; the wrapping object begins with its handle."""
     (library,) = (Path(confluent_kafka.__file__).parents[1] / "confluent_kafka.libs").glob("librdkafka-*")
-    handle = ctypes.c_void_p.from_address(id(producer._producer) + object.__basicsize__)
+    handle = ctypes.c_void_p.from_address(id(producer._current.producer) + object.__basicsize__)
     assert ctypes.CDLL(str(library)).rd_kafka_test_fatal_error(handle, 47, b"for the test") == 0
 
 

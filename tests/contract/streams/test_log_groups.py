@@ -314,3 +314,26 @@ async def test_a_fast_stream_reaches_a_slow_consumer_whole_and_in_order(bench: L
         own = [record for record in records if record.partition == partition]
         assert [record.offset for record in own] == list(range(count // 2))
         assert own[17].value == b"%d" % (34 + partition)
+
+
+@pytest.mark.parametrize(("read", "to"), [(3, 0), (1, 4), (0, 2)])
+async def test_a_seek_goes_on_elsewhere_and_leaves_the_rest_alone(bench: LogBench, read: int, to: int) -> None:
+    topic = await bench.topic(2)
+    first, second = TopicPartition(topic, 0), TopicPartition(topic, 1)
+    listener = Listener()
+    consumer = await bench.member(topic, listener)
+    await until(lambda: len(listener.owned) == 2, consumer)
+    await bench.write(topic, [b"%d" % number for number in range(5)])
+    await take(consumer, read)
+    moved: list[int] = []
+    await consumer.seek(TopicPartition(topic, 7), 3, lambda: moved.append(7))
+    await consumer.seek(first, to, lambda: moved.append(0))
+    assert moved == [0]
+    assert [record.offset for record in await take(consumer, 5 - to)] == list(range(to, 5))
+    await bench.write(topic, [b"x"], partition=1)
+    assert (await take(consumer, 1))[0].topic_partition == second
+    consumer.pause([first])
+    await consumer.seek(first, 1)
+    assert not await consumer.poll(10, 0.3)
+    consumer.resume([first])
+    assert [record.offset for record in await take(consumer, 4)] == [1, 2, 3, 4]

@@ -20,6 +20,7 @@ from headrace_runtime.metrics import Metrics
 from headrace_streams.records import Record, TopicPartition
 from headrace_testing.databases import prepared
 from headrace_testing.dead_letters import NoDeadLetters
+from headrace_testing.stored_positions import moving
 
 pytestmark = pytest.mark.stack
 
@@ -69,7 +70,7 @@ async def database(postgres_dsn: str) -> AsyncIterator[Database]:
     async with prepared(postgres_dsn, MIGRATIONS) as database:
         store = LedgerStore(database, load_price_book(), NoDeadLetters(), LedgerMetrics(Metrics("test")))
         batch = [(Record("u", 0, offset, NOON, b"k", b""), event) for offset, event in enumerate(EVENTS)]
-        await store.apply(batch, {TopicPartition("u", 0): (None, len(EVENTS))})
+        await store.apply(batch, {TopicPartition("u", 0): moving(None, len(EVENTS))})
         yield database
 
 
@@ -100,7 +101,7 @@ async def test_a_repeated_event_changes_no_count(database: Database) -> None:
     store = LedgerStore(database, load_price_book(), NoDeadLetters(), LedgerMetrics(Metrics("test")))
     before = await CostReports(database).groups(CostQuery(None))
     batch = [(Record("u", 1, offset, NOON, b"k", b""), event) for offset, event in enumerate(EVENTS)]
-    await store.apply(batch, {TopicPartition("u", 1): (None, len(EVENTS))})
+    await store.apply(batch, {TopicPartition("u", 1): moving(None, len(EVENTS))})
     assert await CostReports(database).groups(CostQuery(None)) == before
 
 

@@ -24,6 +24,7 @@ from headrace_runtime.database import Database, Outage, OutageKind
 from headrace_runtime.metrics import Metrics
 from headrace_streams.dead_letters import DeadLetters
 from headrace_streams.errors import TransientError
+from headrace_streams.log_identity import StoredPosition
 from headrace_streams.memory import MemoryCluster, MemoryLog
 from headrace_streams.projection import Moves, Projection, ProjectionStore
 from headrace_streams.publishing import Publication, Publisher
@@ -60,7 +61,7 @@ class LosesAnswers:
         self._store = store
         self.lose = 0
 
-    async def positions(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, int]:
+    async def positions(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, StoredPosition]:
         return await self._store.positions(partitions)
 
     async def apply(self, batch: Sequence[tuple[Record, Any]], moves: Moves) -> None:

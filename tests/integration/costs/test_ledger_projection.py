@@ -22,6 +22,7 @@ from headrace_runtime.database import Database
 from headrace_runtime.metrics import Metrics
 from headrace_streams.dead_letters import DeadLetters
 from headrace_streams.errors import PartitionsLost
+from headrace_streams.log_identity import StoredPosition
 from headrace_streams.memory import MemoryCluster, MemoryLog, NetworkRequest, Operation
 from headrace_streams.projection import Moves, Projection, ProjectionStore
 from headrace_streams.publishing import Publication, Publisher
@@ -88,7 +89,7 @@ class FrozenStore:
     frozen: Frozen
     store: LedgerStore
 
-    async def positions(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, int]:
+    async def positions(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, StoredPosition]:
         return await self.store.positions(partitions)
 
     async def apply(self, batch: Sequence[tuple[Record, Any]], moves: Moves) -> None:

@@ -18,6 +18,7 @@ from headrace_runtime.metrics import Metrics
 from headrace_streams.records import Record, TopicPartition
 from headrace_testing.databases import fresh_database, prepared
 from headrace_testing.dead_letters import KeptDeadLetters
+from headrace_testing.stored_positions import moving
 from headrace_testing.up import RunningStack
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -84,7 +85,7 @@ async def _check(dsn: str, incoming: Sequence[UsageRecorded], cuts: Sequence[int
                 for offset, event in enumerate(incoming[start : start + size], start=start)
             ]
             if batch:
-                await store.apply(batch, {PART: (start or None, start + len(batch))})
+                await store.apply(batch, {PART: moving(start or None, start + len(batch))})
                 start += len(batch)
 
     booked: dict[str, int] = {}

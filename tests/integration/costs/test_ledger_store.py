@@ -19,10 +19,12 @@ from headrace_cost_accountant.migrations import MIGRATIONS
 from headrace_models.prices import load_price_book
 from headrace_runtime.database import Database
 from headrace_runtime.metrics import Metrics
+from headrace_streams.applied import Moves
 from headrace_streams.errors import PartitionsLost, TransientError
 from headrace_streams.records import Record, TopicPartition
 from headrace_testing.databases import prepared
 from headrace_testing.dead_letters import KeptDeadLetters
+from headrace_testing.stored_positions import at, moving
 
 pytestmark = pytest.mark.stack
 
@@ -73,8 +75,8 @@ def batch(events: Sequence[UsageRecorded], first_offset: int = 0, partition: int
     ]
 
 
-def moves(start: int | None, end: int, partition: int = 0) -> dict[TopicPartition, tuple[int | None, int]]:
-    return {TopicPartition(TOPIC, partition): (start, end)}
+def moves(start: int | None, end: int, partition: int = 0) -> Moves:
+    return {TopicPartition(TOPIC, partition): moving(start, end)}
 
 
 @pytest.fixture
@@ -186,10 +188,10 @@ async def test_a_batch_is_booked_whole_or_not_at_all(database: Database, store: 
     finally:
         await admin.close()
     partition = TopicPartition(TOPIC, 0)
-    assert await store.positions([partition]) == {partition: 1}
+    assert await store.positions([partition]) == {partition: at(1)}
     assert (await total(database)).executions == 1
     await store.apply(batch([usage(2), usage(3)], 1), moves(1, 3))
-    assert await store.positions([partition]) == {partition: 3}
+    assert await store.positions([partition]) == {partition: at(3)}
     assert (await total(database)).cost_nanodollars == independent_total([usage(1), usage(2), usage(3)])
 
 
@@ -240,4 +242,4 @@ async def test_what_cannot_be_booked_is_kept_and_the_rest_goes_on(
     await store.apply(batch([usage(2), wrong, usage(3)]), moves(None, 3))
     assert [record.offset for record, _ in kept.kept] == [1]
     assert (await total(database)).executions == 2
-    assert await store.positions([TopicPartition(TOPIC, 0)]) == {TopicPartition(TOPIC, 0): 3}
+    assert await store.positions([TopicPartition(TOPIC, 0)]) == {TopicPartition(TOPIC, 0): at(3)}

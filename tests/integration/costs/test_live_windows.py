@@ -8,10 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from headrace_contracts.codec import Codec
+from aiokafka import AIOKafkaProducer
+from confluent_kafka import Producer as ForeignProducer
+from headrace_contracts.codec import Codec, schema_text
 from headrace_contracts.events import Outcome, SpendWindows, Usage, UsageRecorded
 from headrace_contracts.memory_registry import MemoryRegistry
 from headrace_contracts.topics import SPEND_WINDOWS, USAGE_RECORDED
+from headrace_cost_accountant.adapters import tolerant_fetching
 from headrace_cost_accountant.adapters.windows_app import WindowsApp, WindowsTools
 from headrace_cost_accountant.decide.booking import Cost, cost_of
 from headrace_cost_accountant.decide.windows import LENGTHS, current_windows
@@ -24,6 +27,8 @@ from headrace_streams.provisioning import provision
 from headrace_streams.publishing import Publication, Publisher
 from headrace_streams.records import ProducerRecord
 from headrace_streams.tables import Table
+from headrace_testing.raw_headers import NOT_UTF8, append_raw
+from headrace_testing.unruly_registry import UnrulyRegistry
 
 pytestmark = pytest.mark.stack
 
@@ -208,4 +213,110 @@ async def test_an_error_of_any_kind_about_one_event_costs_that_event(
         first = cost_of(usage(0, "acme"), BOOK).nanodollars
         acme = await bench.use("acme", range(5)) - cost_of(usage(2, "acme"), BOOK).nanodollars
         await bench.spent_today("acme", acme, acme - first)
+        assert not life.done()
+
+
+@pytest.mark.parametrize("codec", ["gzip", "snappy", "lz4", "zstd"])
+@pytest.mark.parametrize("client", ["librdkafka", "aiokafka"])
+async def test_batches_compressed_by_others_are_read(bench: Bench, topic_prefix: str, codec: str, client: str) -> None:
+    """Snappy comes raw from the one and in the frames of Java from the other."""
+    topic = topic_prefix + USAGE_RECORDED.name
+    events = [usage(number, "acme") for number in range(200)]
+    values = [bench.codec.encode(USAGE_RECORDED, event) for event in events]
+    async with bench.windows() as life:
+        # Faust may drop the first record after a start.
+        first = await bench.use("acme", range(1))
+        await asyncio.sleep(1)
+        if client == "librdkafka":
+            foreign = ForeignProducer({"bootstrap.servers": bench.kafka, "compression.type": codec, "linger.ms": 50})
+            for value in values:
+                foreign.produce(topic, value, b"acme")
+            assert foreign.flush(30) == 0
+        else:
+            writer: Any = AIOKafkaProducer(bootstrap_servers=bench.kafka, compression_type=codec, linger_ms=50)  # type: ignore[no-untyped-call]
+            async with writer:
+                sent = [await writer.send(topic, value, b"acme") for value in values]
+                await asyncio.gather(*sent)
+        cost = sum(cost_of(event, BOOK).nanodollars for event in events)
+        await bench.spent_today("acme", cost, cost + first)
+        assert not life.done()
+
+
+@pytest.mark.parametrize("name", NOT_UTF8)
+async def test_headers_that_are_no_text_cost_nothing(
+    bench: Bench, topic_prefix: str, monkeypatch: pytest.MonkeyPatch, name: bytes
+) -> None:
+    topic = topic_prefix + USAGE_RECORDED.name
+    events = [usage(number, "acme") for number in range(50)]
+    async with bench.windows() as life:
+        first = await bench.use("acme", range(1))
+        await asyncio.sleep(1)
+        records = [
+            (bench.codec.encode(USAGE_RECORDED, event), [(name, b"v"), (b"ce_id", None)] if number % 3 else [])
+            for number, event in enumerate(events)
+        ]
+        await append_raw(bench.kafka, topic, monkeypatch, records, key=b"acme")
+        cost = sum(cost_of(event, BOOK).nanodollars for event in events)
+        await bench.spent_today("acme", cost, cost + first)
+        assert not life.done()
+
+
+@pytest.mark.parametrize("error", [ValueError, IndexError, RuntimeError])
+async def test_a_batch_that_cannot_be_unpacked_costs_that_batch(
+    bench: Bench, topic_prefix: str, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
+    """The broker takes none of these, so the client is made to fail with one of them."""
+    unpack = tolerant_fetching._Batch._maybe_uncompress
+
+    def failing(batch: Any) -> None:
+        if batch.compression_type:
+            raise error
+        unpack(batch)
+
+    monkeypatch.setattr(tolerant_fetching._Batch, "_maybe_uncompress", failing)
+    topic = topic_prefix + USAGE_RECORDED.name
+    async with bench.windows() as life:
+        first = await bench.use("acme", range(1))
+        await asyncio.sleep(1)
+        foreign = ForeignProducer({"bootstrap.servers": bench.kafka, "compression.type": "gzip", "linger.ms": 50})
+        for number in range(100, 200):
+            foreign.produce(topic, bench.codec.encode(USAGE_RECORDED, usage(number, "acme")), b"acme")
+        assert foreign.flush(30) == 0
+        after = await bench.use("acme", range(1, 20))
+        await bench.spent_today("acme", after, after + first)
+        assert not life.done()
+    assert bench.metrics.registry.get_sample_value("headrace_costs_windows_skipped_total") == 100
+
+
+@pytest.mark.parametrize("trouble", ["silent", "away"])
+async def test_an_unknown_schema_and_a_registry_that_does_not_answer_hold_the_windows_up_for_a_while(
+    bench: Bench, topic_prefix: str, monkeypatch: pytest.MonkeyPatch, trouble: str
+) -> None:
+    monkeypatch.setattr("headrace_cost_accountant.adapters.windows_app._REGISTRY_PATIENCE_SECONDS", 1.0)
+    monkeypatch.setattr("headrace_contracts.schema_lookups.LOOKUP_SECONDS", 0.2)
+    registry = UnrulyRegistry()
+    bench.codec = Codec(registry, topic_prefix)
+    await bench.codec.prepare([USAGE_RECORDED, SPEND_WINDOWS], register=True)
+    topic = topic_prefix + USAGE_RECORDED.name
+    async with bench.windows() as life:
+        first = await bench.use("acme", range(1))
+        await asyncio.sleep(1)
+        setattr(registry, trouble, True)
+        for number in range(20):
+            unknown = (
+                b"\x00" + (70 + number % 3).to_bytes(4, "big") + bench.codec.encode(USAGE_RECORDED, usage(1, "x"))[5:]
+            )
+            await bench.producer.send(ProducerRecord(topic, unknown, b"acme"))
+        cost = await bench.use("acme", range(1, 20))
+        await bench.spent_today("acme", cost, cost + first)
+        setattr(registry, trouble, False)
+        registry.put(70, "test.x", schema_text(UsageRecorded))
+        await asyncio.sleep(1)
+        # The first one lets it ask again.
+        cost = cost_of(usage(1, "late"), BOOK).nanodollars
+        late = b"\x00" + (70).to_bytes(4, "big") + bench.codec.encode(USAGE_RECORDED, usage(1, "late"))[5:]
+        for _ in range(2):
+            await bench.producer.send(ProducerRecord(topic, late, b"acme"))
+            await asyncio.sleep(1)
+        await bench.spent_today("late", cost, 2 * cost)
         assert not life.done()

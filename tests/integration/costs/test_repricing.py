@@ -22,6 +22,7 @@ from headrace_runtime.metrics import Metrics
 from headrace_streams.records import Record, TopicPartition
 from headrace_testing.databases import prepared
 from headrace_testing.dead_letters import NoDeadLetters
+from headrace_testing.stored_positions import moving
 
 pytestmark = pytest.mark.stack
 
@@ -77,7 +78,7 @@ async def database(postgres_dsn: str) -> AsyncIterator[Database]:
     async with prepared(postgres_dsn, MIGRATIONS) as database:
         store = LedgerStore(database, OLD, NoDeadLetters(), LedgerMetrics(Metrics("test")))
         batch = [(Record("u", 0, offset, NOON, b"k", b""), event) for offset, event in enumerate(EVENTS)]
-        await store.apply(batch, {TopicPartition("u", 0): (None, len(EVENTS))})
+        await store.apply(batch, {TopicPartition("u", 0): moving(None, len(EVENTS))})
         yield database
 
 
@@ -153,7 +154,7 @@ async def test_usage_that_comes_meanwhile_is_not_disturbed(
     store = LedgerStore(database, new, NoDeadLetters(), LedgerMetrics(Metrics("test")))
     # Repeats of what is there, and the projection's position.
     batch = [(Record("u", 1, offset, NOON, b"k", b""), event) for offset, event in enumerate(EVENTS[:500])]
-    await asyncio.gather(run(repricing(database, new)), store.apply(batch, {TopicPartition("u", 1): (None, 500)}))
+    await asyncio.gather(run(repricing(database, new)), store.apply(batch, {TopicPartition("u", 1): moving(None, 500)}))
     await run(repricing(database, new))
     await check(postgres_dsn, new)
 

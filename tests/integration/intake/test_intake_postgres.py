@@ -34,6 +34,7 @@ from headrace_streams.errors import PartitionsLost, TransientError
 from headrace_streams.records import Record, TopicPartition
 from headrace_testing.databases import database_at, prepared
 from headrace_testing.dead_letters import KeptDeadLetters, NoDeadLetters
+from headrace_testing.stored_positions import at, moving
 
 pytestmark = pytest.mark.stack
 
@@ -81,7 +82,7 @@ class Feed:
             batch.append((Record(place.topic, place.partition, offset, 0, b"route", b""), event))
             after[place] = offset + 1
         moves = {
-            each: (self.next[each], following)
+            each: moving(self.next[each], following)
             for each, following in after.items()
             if following is not None and following != self.next[each]
         }
@@ -194,16 +195,20 @@ async def test_positions_move_with_the_rows_or_not_at_all(postgres_dsn: str) -> 
     async with prepared(postgres_dsn, MIGRATIONS) as database:
         store, history = ViewStore(database, NoDeadLetters()), History(database)
         assert await store.positions([SUBMITTED]) == {}
-        await store.apply([], {SUBMITTED: (None, 5)})
-        assert await store.positions([SUBMITTED, COMPLETED]) == {SUBMITTED: 5}
+        await store.apply([], {SUBMITTED: moving(None, 5)})
+        assert await store.positions([SUBMITTED, COMPLETED]) == {SUBMITTED: at(5)}
         late = [(Record(SUBMITTED.topic, 4, 5, 0, b"k", b""), submitted("t"))]
-        for moves in ({SUBMITTED: (4, 6)}, {SUBMITTED: (None, 6)}, {SUBMITTED: (5, 6), COMPLETED: (1, 2)}):
+        for moves in (
+            {SUBMITTED: moving(4, 6)},
+            {SUBMITTED: moving(None, 6)},
+            {SUBMITTED: moving(5, 6), COMPLETED: moving(1, 2)},
+        ):
             with pytest.raises(PartitionsLost):
                 await store.apply(late, moves)
-        assert await store.positions([SUBMITTED]) == {SUBMITTED: 5}
+        assert await store.positions([SUBMITTED]) == {SUBMITTED: at(5)}
         assert await history.get("acme", "t") is None
-        await store.apply(late, {SUBMITTED: (5, 6), COMPLETED: (None, 1)})
-        assert await store.positions([SUBMITTED, COMPLETED]) == {SUBMITTED: 6, COMPLETED: 1}
+        await store.apply(late, {SUBMITTED: moving(5, 6), COMPLETED: moving(None, 1)})
+        assert await store.positions([SUBMITTED, COMPLETED]) == {SUBMITTED: at(6), COMPLETED: at(1)}
 
 
 async def test_what_cannot_be_a_row_is_put_aside_and_passed_over(postgres_dsn: str) -> None:

@@ -40,6 +40,7 @@ from headrace_streams.ports import Log, Producer
 from headrace_streams.provisioning import provision
 from headrace_streams.publishing import Publication, Publisher
 from headrace_streams.records import TopicPartition
+from headrace_streams.topic_limits import TopicLimits
 from headrace_testing.router_twin import end_of, key_of, now_ms, quick_policy
 from headrace_testing.routing import LOCAL, task
 from prometheus_client import CollectorRegistry
@@ -92,6 +93,8 @@ class Bed:
             router_context=RouterContext(
                 view=world,
                 publisher=publisher,
+                others=publisher,
+                topic_limits=TopicLimits(log.admin(), ()),
                 metrics=RouterMetrics(Metrics("router", CollectorRegistry())),
                 limiter=InFlightLimiter(1000),
                 publish_within=4.0,

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 from headrace_contracts import topics
-from headrace_contracts.errors import BadBytes
 from headrace_contracts.events import (
     AttemptFinished,
     AttemptRequested,
@@ -125,15 +124,6 @@ async def test_what_was_repeated_once_is_not_repeated_again() -> None:
         third = twin.router()
         await twin.until(lambda: len(third.service.partitions) == 1)
         assert twin.count() == before
-
-
-async def test_a_journal_that_cannot_be_read_stops_the_router_and_all_its_partitions() -> None:
-    async with Twin(partitions=2) as twin:
-        twin.cluster.append(ProducerRecord(PREFIX + "tasks.journal", b"rubbish", b"x", 1))
-        router = twin.router()
-        with pytest.raises(BadBytes, match=r"tasks\.journal\[1\]@0"):
-            await asyncio.wait_for(router.running, 5)
-        assert router.service.partitions == ()
 
 
 async def crash_run(crash_at: int | None, *, after: bool = False) -> int:

@@ -29,6 +29,7 @@ from headrace_runtime.positions import Positions
 from headrace_streams.errors import PartitionsLost
 from headrace_streams.records import TopicPartition
 from headrace_testing.databases import database_at, prepared
+from headrace_testing.stored_positions import at, moving
 from structlog.testing import capture_logs
 
 pytestmark = pytest.mark.stack
@@ -228,14 +229,24 @@ async def test_positions_move_all_or_raise(postgres_dsn: str) -> None:
     positions = Positions("ledger")
     one, two = TopicPartition("t", 0), TopicPartition("t", 1)
     async with prepared(postgres_dsn, LEDGER) as database, database.connection() as connection:
-        await positions.move(connection, {one: (None, 5)})
-        assert await positions.find(connection, [one, two]) == {one: 5}
-        for wrong in ({one: (None, 6)}, {one: (4, 6)}, {one: (5, 6), two: (1, 2)}):
+        await positions.move(connection, {one: moving(None, 5, "a")})
+        assert await positions.find(connection, [one, two]) == {one: at(5, "a")}
+        wrongs = [
+            {one: moving(None, 6, "a")},
+            {one: moving(4, 6, "a")},
+            {one: moving(5, 6, "a"), two: moving(1, 2)},
+            {one: moving(5, 6, "b")},
+            {one: moving(5, 6)},
+        ]
+        for wrong in wrongs:
             with pytest.raises(PartitionsLost):
                 async with connection.transaction():
                     await positions.move(connection, wrong)
-        await positions.move(connection, {one: (5, 6), two: (None, 1)})
-        assert await positions.find(connection, [one, two]) == {one: 6, two: 1}
+        await positions.move(connection, {one: (at(5, "a"), at(6, "b")), two: moving(None, 1)})
+        assert await positions.find(connection, [one, two]) == {one: at(6, "b"), two: at(1)}
+        # What an older release wrote gets its id with the next move.
+        await positions.move(connection, {two: (at(1), at(2, "b"))})
+        assert await positions.find(connection, [two]) == {two: at(2, "b")}
 
 
 @both

@@ -100,6 +100,7 @@ async def cloud_worker(
         codec=bench.codec,
         publisher=bench.publisher,
         dead_letters=letters,
+        health=Health(),
     )
     async with working(parts, metrics):
         yield

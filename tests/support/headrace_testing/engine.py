@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 import pytest
 from headrace_streams.errors import TransientError
 from headrace_streams.memory import MemoryCluster, MemoryLog
+from headrace_streams.offsets import decode
 from headrace_streams.parallel import (
     Ending,
     EngineOptions,
@@ -123,6 +124,12 @@ def committed(cluster: MemoryCluster, topic: str = TOPIC) -> dict[int, OffsetAnd
 
 
 def all_committed(cluster: MemoryCluster, topic: str = TOPIC) -> bool:
-    ends = {part: len(cluster.records(topic, part)) for part in range(cluster.partition_counts([topic])[topic])}
+    logs = [cluster.records(topic, part) for part in range(cluster.partition_counts([topic])[topic])]
+    ends = {part: log[-1].offset + 1 if log else 0 for part, log in enumerate(logs)}
     reached = committed(cluster, topic)
-    return all(end == 0 or reached.get(part) == OffsetAndMetadata(end, "") for part, end in ends.items())
+    return all(end == 0 or (part in reached and is_at(reached[part], end)) for part, end in ends.items())
+
+
+def is_at(reached: OffsetAndMetadata, end: int) -> bool:
+    """Whether everything below this offset was committed as finished, and nothing beyond."""
+    return reached.next_offset == end and not decode(reached)

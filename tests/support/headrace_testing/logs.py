@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Never
 
 from headrace_streams.ports import Consumer, Log, PartitionReader, Producer
 from headrace_streams.records import NewTopic, ProducerRecord, Record, TopicPartition
@@ -40,6 +41,10 @@ class Listener:
         return sum(1 for kind, _ in self.told if kind == what)
 
 
+async def _cannot(of: object) -> Never:
+    raise NotImplementedError(f"this bench cannot do that to {of}")
+
+
 @dataclass(slots=True)
 class LogBench:
     """A log under test. Everything opened through it is closed after the test.
@@ -48,20 +53,27 @@ class LogBench:
         log: The log.
         prefix: Prefix of topics and groups, so that tests that share a cluster do not interfere.
         forget: Moves the start of a partition to an offset, as retention does.
+        delete: Deletes a topic, and returns once it is gone.
+        hold: Appends a record to a partition in a transaction of another producer; the function it returns commits it.
     """
 
     log: Log
     prefix: str
     forget: Callable[[TopicPartition, int], Awaitable[None]]
+    delete: Callable[[str], Awaitable[None]] = field(default=_cannot)
+    hold: Callable[[TopicPartition], Awaitable[Callable[[], Awaitable[None]]]] = field(default=_cannot)
     closing: list[Callable[[], Awaitable[None]]] = field(default_factory=list)
     topics: int = 0
 
     async def topic(self, partitions: int = 1) -> str:
         self.topics += 1
         name = f"{self.prefix}topic-{self.topics}"
+        await self.create(name, partitions)
+        return name
+
+    async def create(self, name: str, partitions: int = 1) -> None:
         created = await self.log.admin().create_topics([NewTopic(name, partitions, 1)])
         assert list(created) == [name]
-        return name
 
     def producer(self) -> Producer:
         producer = self.log.producer()

@@ -44,11 +44,13 @@ from headrace_router.partition import RouterContext
 from headrace_router.service import RouterLimits, RouterService
 from headrace_runtime.metrics import Metrics
 from headrace_streams.dead_letters import DeadLetters
-from headrace_streams.errors import StreamsError, TransientError
+from headrace_streams.errors import AppendUncertain, StreamsError, TransientError
 from headrace_streams.memory import MemoryCluster, MemoryLog, NetworkRequest, Operation
 from headrace_streams.ports import Log
 from headrace_streams.publishing import Publication, Publisher
 from headrace_streams.records import Record, TopicPartition
+from headrace_streams.topic_limits import TopicLimits
+from headrace_streams.watching import OnDiscontinuity
 from prometheus_client import CollectorRegistry
 
 from headrace_testing.routing import LOCAL, finished
@@ -76,6 +78,8 @@ class Wire:
         fail: By topic, errors for the next appends to it; AppendUncertain is raised after the append.
         delay: By topic, seconds by which the acknowledgement of the next append is delayed.
         slow: By topic, seconds that the next append takes to arrive.
+        sick: Topics and partitions, with their prefix, whose appends time out after `sick_seconds`, without effect.
+        silent: Those whose appends are not answered at all until they are taken out, and then performed.
     """
 
     appends: list[TopicPartition] = field(default_factory=list)
@@ -87,6 +91,9 @@ class Wire:
     fail: dict[str, list[StreamsError]] = field(default_factory=lambda: defaultdict(list))
     delay: dict[str, float] = field(default_factory=dict)
     slow: dict[str, float] = field(default_factory=dict)
+    sick: set[str | TopicPartition] = field(default_factory=set)
+    sick_seconds: float = 0.2
+    silent: set[str | TopicPartition] = field(default_factory=set)
     crashed: asyncio.Event = field(default_factory=asyncio.Event)
     _open: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -112,6 +119,12 @@ class Wire:
             await asyncio.Future()
         if request.operation is not Operation.APPEND:
             return perform()
+        place = request.partitions[0]
+        if self.sick & {place, place.topic}:
+            await asyncio.sleep(self.sick_seconds)
+            raise AppendUncertain(f"{place}: timed out")
+        while self.silent & {place, place.topic}:  # noqa: ASYNC110 - a plain set is easier for tests to change
+            await asyncio.sleep(0.01)
         number = len(self.appends)
         if number == self.freeze_at or request.partitions[0].topic == self.freeze_on:
             self.freeze()
@@ -145,6 +158,7 @@ class Router:
     wire: Wire
     world: RoutingView
     running: asyncio.Task[None]
+    limits: TopicLimits
 
     async def stop(self) -> None:
         await self.service.drain()
@@ -171,6 +185,8 @@ def router_service(
     static: bool,
     limits: RouterLimits,
     settle_seconds: float = 0.0,
+    topic_limits: TopicLimits | None = None,
+    on_discontinuity: OnDiscontinuity = lambda partition, verdict: None,
 ) -> RouterService:
     """The real router on a log, as its wiring builds it. Two with the same name are one static member, if `static`."""
     publisher = Publisher(log.producer(), codec, f"headrace/router/{name}")
@@ -181,6 +197,8 @@ def router_service(
         router_context=RouterContext(
             view=world,
             publisher=publisher,
+            others=Publisher(log.producer(), codec, f"headrace/router/{name}"),
+            topic_limits=topic_limits or TopicLimits(log.admin(), ()),
             metrics=metrics,
             limiter=InFlightLimiter(in_flight),
             publish_within=publish_within,
@@ -190,6 +208,7 @@ def router_service(
         owner=name,
         instance_id=name if static else None,
         limits=limits,
+        on_discontinuity=on_discontinuity,
     )
 
 
@@ -203,18 +222,20 @@ class Twin:
         session_timeout: float = 0.3,
         policy: Policy | None = None,
         clock: Callable[[], int] = now_ms,
+        registry: MemoryRegistry | None = None,
     ) -> None:
         self.clock = clock
         self.cluster = MemoryCluster(session_timeout=session_timeout, rebalance_timeout=2.0)
         for spec in TOPICS.values():
             self.cluster.create_topic(PREFIX + spec.name, partitions if spec.partitions > 1 else 1)
-        self.codec = Codec(MemoryRegistry())
+        self.codec = Codec(registry or MemoryRegistry())
         self.policy = policy or quick_policy()
         self.log = MemoryLog(self.cluster, client="test")
         self.publisher = Publisher(self.log.producer(), self.codec, "test")
         self.requests: list[AttemptRequested] = []
         self.nodes: dict[str, NodeStatus] = {"workstation": LOCAL}
         self.routers: list[Router] = []
+        self.on_discontinuity: OnDiscontinuity = lambda partition, verdict: None
         self._worker: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Twin:
@@ -254,6 +275,7 @@ class Twin:
         world = RoutingView(self.policy, load_price_book(), clock)
         for key, status in self.nodes.items():
             world.node_changed(key, status)
+        topic_limits = TopicLimits(log.admin(), [PREFIX + name for name in TOPICS])
         service = router_service(
             name,
             log,
@@ -266,8 +288,10 @@ class Twin:
             static=static,
             limits=RouterLimits(**{"tick_seconds": 0.05, "rejoin_seconds": 0.02, "largest_entry": 1_000_000, **limits}),
             settle_seconds=settle_seconds,
+            on_discontinuity=lambda partition, verdict: self.on_discontinuity(partition, verdict),
+            topic_limits=topic_limits,
         )
-        router = Router(service, log, wire, world, asyncio.create_task(service.run()))
+        router = Router(service, log, wire, world, asyncio.create_task(service.run()), topic_limits)
         self.routers.append(router)
         return router
 

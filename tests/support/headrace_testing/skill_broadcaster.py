@@ -11,7 +11,7 @@ from typing import Any
 
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
-from headrace_contracts.codec import Codec
+from headrace_contracts.codec import Codec, Registry
 from headrace_contracts.content import plain
 from headrace_contracts.errors import Origin
 from headrace_contracts.events import AccessKey, DeadLetter, SkillAction, SkillChanged, SkillPublished, SkillSubmitted
@@ -256,10 +256,10 @@ class Installation:
 
 
 @asynccontextmanager
-async def skill_installation() -> AsyncIterator[Installation]:
+async def skill_installation(registry: Registry | None = None) -> AsyncIterator[Installation]:
     """A cluster with all topics, and the processes that the test makes; they are stopped at the end."""
     cluster = MemoryCluster(session_timeout=2.0, rebalance_timeout=20.0, record_limit=300_000)
-    codec = Codec(MemoryRegistry(), "t.")
+    codec = Codec(registry or MemoryRegistry(), "t.")
     await codec.prepare(TOPICS.values(), register=True)
     for spec in TOPICS.values():
         cluster.create_topic("t." + spec.name, PARTITIONS)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from headrace_contracts import events, topics
-from headrace_contracts.codec import Codec
+from headrace_contracts.codec import Codec, Registry
 from headrace_contracts.content import plain
 from headrace_contracts.errors import Origin
 from headrace_contracts.ids import attempt_id
@@ -97,10 +97,10 @@ def healthy(provider: ScriptedProvider, slots: int = 4) -> Endpoint:
 class WorkerBench:
     """All topics in memory, and the parts of a worker on them; `await prepare()` first."""
 
-    def __init__(self, network: Network | None = None) -> None:
+    def __init__(self, network: Network | None = None, registry: Registry | None = None) -> None:
         self.cluster = MemoryCluster()
         self.log = MemoryLog(self.cluster, network=network)
-        self.codec = Codec(MemoryRegistry(), PREFIX)
+        self.codec = Codec(registry or MemoryRegistry(), PREFIX)
         self.producer = self.log.producer()
         self.publisher = Publisher(self.producer, self.codec, "headrace/test/worker")
         self._numbers = itertools.count(1)

@@ -55,6 +55,7 @@ def registry() -> CountingRegistry:
 async def codec(registry: CountingRegistry) -> Codec:
     codec = Codec(registry, "test.")
     await codec.prepare([SKILLS_SUBMITTED, PREFERENCES], register=True)
+    registry.fetched.clear()
     return codec
 
 
@@ -96,7 +97,7 @@ async def test_an_unknown_schema_id_is_asked_for_once(codec: Codec, registry: Co
     for _ in range(2):
         with pytest.raises(UnknownSchema, match=r"test.skills.submitted\[4\]@17: schema 4711"):
             await codec.read(SkillSubmitted, value, ORIGIN)
-    assert registry.fetched == [4711]
+    assert registry.fetched.count(4711) == 1
 
 
 async def test_a_schema_of_another_event_is_unreadable(codec: Codec) -> None:

@@ -208,7 +208,7 @@ async def test_an_id_that_no_registry_gives_is_not_looked_up(codec: Codec, answe
 async def test_useless_ids_take_a_limited_amount_of_memory(
     codec: Codec, answers: Answers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("headrace_contracts.codec._MAX_REFUSED", 3)
+    monkeypatch.setattr("headrace_contracts.schema_lookups._MAX_REFUSED", 3)
     for schema_id in (1, 2, 3, 4, 5, 5, 4, 1):
         with pytest.raises(UnknownSchema):
             await codec.read(SkillSubmitted, value(schema_id), ORIGIN)

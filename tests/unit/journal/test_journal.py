@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import pytest
 from headrace_contracts.codec import Codec
-from headrace_contracts.errors import BadBytes, Origin
+from headrace_contracts.errors import Origin
 from headrace_contracts.events import (
     Command,
     CommandKind,
@@ -26,6 +26,7 @@ from headrace_contracts.memory_registry import MemoryRegistry
 from headrace_contracts.topics import TASKS_JOURNAL
 from headrace_streams.errors import AppendUncertain, Fenced, StreamsError, TransientError
 from headrace_streams.journal import EntryTooLarge, Journal, JournaledDecision, Recovered
+from headrace_streams.journal_reading import JournalUnreadable
 from headrace_streams.memory import MemoryCluster, MemoryLog
 from headrace_streams.memory.network import NetworkRequest, Operation
 from headrace_streams.publishing import Publisher
@@ -135,7 +136,7 @@ def partition() -> Partition:
 async def test_a_new_partition_holds_nothing(partition: Partition) -> None:
     owner = await partition.take_over()
     assert owner.journal.epoch == 0
-    assert owner.recovered == Recovered({}, (), None, frozenset(), 0, None)
+    assert owner.recovered == Recovered({}, {}, (), None, frozenset(), 0, None)
     assert partition.cluster.records(TOPIC, 0) == ()
 
 
@@ -148,13 +149,16 @@ async def test_entries_stand_at_epoch_plus_sequence(partition: Partition) -> Non
     assert [(e.epoch, e.sequence, e.owner) for e in entries] == [(1, 1, "a"), (1, 2, "a"), (1, 3, "a")]
 
 
-async def test_a_new_owner_finds_decisions_in_order_and_the_furthest_positions(partition: Partition) -> None:
+@pytest.mark.parametrize("offsets", [(5, 6, 7), (5, 7, 2)], ids=["one log", "another log from the last one on"])
+async def test_a_new_owner_finds_decisions_in_order_and_the_newest_positions(
+    partition: Partition, offsets: tuple[int, int, int]
+) -> None:
     owner = await partition.take_over("a")
-    for task, offset in (("x", 5), ("y", 7), ("x", 6)):
+    for task, offset in zip("xyx", offsets, strict=True):
         await owner.append(entry(task, offset))
     successor = await partition.take_over("b")
     assert successor.tasks == ["x", "y", "x"]
-    assert successor.recovered.positions == {("tasks.submitted", 1): 7}
+    assert successor.recovered.positions == {("tasks.submitted", 1): offsets[-1]}
     assert successor.recovered.entries == 3
 
 
@@ -402,8 +406,54 @@ async def test_an_entry_too_large_leaves_no_trace(partition: Partition) -> None:
 async def test_an_unreadable_record_stops_the_recovery(partition: Partition) -> None:
     await partition.take_over("a")
     partition.cluster.append(ProducerRecord(TOPIC, b"not avro", b"x", 1))
-    with pytest.raises(BadBytes, match=r"headrace\.tasks\.journal\[1\]@1"):
+    with pytest.raises(JournalUnreadable, match=r"headrace\.tasks\.journal\[1\]@1.*headrace journal skip 1 1 --rea"):
         await partition.take_over("b")
+
+
+async def skip(partition: Partition, offset: int) -> None:
+    made = JournalEntry(kind=EntryKind.SKIP, owner="eve@desk", skipped_offset=offset, note="junk", decided_at=1)
+    value = partition.codec.encode(TASKS_JOURNAL, made)
+    partition.cluster.append(ProducerRecord(TOPIC, value, b"skip", 1))
+
+
+@pytest.mark.parametrize("junk", [b"", b"x", b"\x00\x00\x00\x00\x00", b"\x00\xff\xff\xff\xff" + b"x" * 99])
+async def test_a_skip_lets_the_next_owner_go_on_without_a_record(partition: Partition, junk: bytes) -> None:
+    owner = await partition.take_over("a")
+    await owner.append(entry("t1", 1))
+    partition.cluster.append(ProducerRecord(TOPIC, junk, b"x", 1))
+    for _ in range(2):
+        with pytest.raises(JournalUnreadable):
+            await partition.take_over("b")
+    await skip(partition, 2)
+    successor = await partition.take_over("b")
+    assert successor.tasks == ["t1"]
+    await successor.append(entry("t2", 2))
+    # Its owner notices nothing of the old trouble, and the next one neither.
+    assert (await partition.take_over("c")).tasks == ["t1", "t2"]
+
+
+async def test_each_unreadable_record_needs_its_own_skip(partition: Partition) -> None:
+    await partition.take_over("a")
+    for _ in range(3):
+        partition.cluster.append(ProducerRecord(TOPIC, b"junk", b"x", 1))
+    await skip(partition, 1)
+    await skip(partition, 3)
+    with pytest.raises(JournalUnreadable, match=r"@2"):
+        await partition.take_over("b")
+    await skip(partition, 2)
+    assert (await partition.take_over("b")).tasks == []
+
+
+async def test_a_skip_written_under_a_live_owner_fences_it_once_and_loses_nothing(partition: Partition) -> None:
+    owner = await partition.take_over("a")
+    await owner.append(entry("t1", 1))
+    await skip(partition, 99)
+    with pytest.raises(Fenced, match="another owner has written"):
+        await owner.append(entry("t2", 2))
+    successor = await partition.take_over("a")
+    assert successor.tasks == ["t1"]
+    await successor.append(entry("t2", 2))
+    assert (await partition.take_over("b")).tasks == ["t1", "t2"]
 
 
 async def test_retention_may_have_removed_the_beginning(partition: Partition) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +10,6 @@ from headrace_contracts.events import Place
 from headrace_models.prices import load_price_book
 from headrace_router.adapters.policy_file import load_policy
 from headrace_router.adapters.routing_view import RoutingView
-from headrace_router.in_flight_limiter import InFlightLimiter
 from headrace_router.settings import RouterSettings
 from headrace_runtime.settings import SettingsInvalid
 from headrace_testing.routing import LOCAL, NOW, NoPeers, preferences
@@ -42,21 +40,6 @@ def test_a_bad_policy_or_price_book_is_told_before_anything_connects(
     monkeypatch.setenv("HEADRACE_PRICE_FILE", str(bad))
     with pytest.raises(SettingsInvalid, match="HEADRACE_PRICE_FILE"):
         RouterSettings.load()
-
-
-async def test_the_gate_opens_when_there_is_room() -> None:
-    gate = InFlightLimiter(2)
-    for _ in range(3):
-        gate.enter()
-    assert gate.full
-    waiting = asyncio.create_task(gate.room())
-    await asyncio.sleep(0)
-    gate.leave()
-    await asyncio.sleep(0)
-    assert not waiting.done()
-    gate.leave(2)
-    await asyncio.wait_for(waiting, 1)
-    assert not gate.full
 
 
 def test_the_world_shows_what_was_told_last() -> None:

@@ -52,6 +52,45 @@ def test_the_first_of_equal_tasks_leads_until_it_ends() -> None:
     assert (found.next_leaderless_follower("d"), found.leaderless()) == ("b", ["d"])
 
 
+@pytest.mark.parametrize("known", [True, False], ids=["leader known", "leader compacted away"])
+@pytest.mark.parametrize(
+    ("status", "finish_reason"),
+    [(TaskStatus.REFUSED, "refusal"), (TaskStatus.SUCCEEDED, "length"), (TaskStatus.SUCCEEDED, "stop")],
+)
+def test_followers_share_the_end_of_a_leader_also_if_it_is_not_kept(
+    status: TaskStatus, finish_reason: str, known: bool
+) -> None:
+    found = tasks(bytes=1)
+    if known:
+        found.apply("a", live("a"))
+    for name in "bc":
+        found.apply(name, live(name, TaskPhase.FOLLOWING))
+    end = ended("a", status)
+    assert end.result is not None
+    end = replace(end, result=replace(end.result, finish_reason=finish_reason))
+    found.apply("a", end)
+    assert found.end_for_followers("d", NOW) == end.result
+    # What becomes of one of them does not take it from the others.
+    found.apply("b", ended("b", TaskStatus.CANCELLED))
+    assert found.end_for_followers("d", NOW) == end.result
+    found.apply("c", ended("c", status, ServedFrom.COALESCED))
+    assert found.end_for_followers("d", NOW) is None
+
+
+@pytest.mark.parametrize("status", [TaskStatus.FAILED, TaskStatus.EXPIRED, TaskStatus.CANCELLED])
+def test_followers_share_no_failure_and_nothing_of_before_a_new_leader(status: TaskStatus) -> None:
+    found = tasks(bytes=1)
+    found.apply("a", live("a"))
+    found.apply("b", live("b", TaskPhase.FOLLOWING))
+    found.apply("a", ended("a", status))
+    assert found.end_for_followers("d", NOW) is None
+    found.apply("c", live("c", TaskPhase.FOLLOWING))
+    found.apply("x", ended("x", TaskStatus.REFUSED))
+    assert found.end_for_followers("d", NOW) is not None
+    found.apply("b", live("b"))
+    assert found.end_for_followers("d", NOW) is None
+
+
 def test_followers_are_settled_one_by_one_in_the_order_they_came() -> None:
     found = tasks()
     found.apply("a", live("a"))

@@ -286,6 +286,33 @@ async def test_a_value_too_large_to_be_kept_is_replayed_from_its_topic(desk: Des
         await desk.replay([letter])
 
 
+@pytest.mark.parametrize("gone", [0, 1, 2])
+async def test_what_cannot_be_replayed_is_told_and_the_others_are(desk: Desk, gone: int) -> None:
+    publisher = Publisher(MemoryLog(desk.memory).producer(), desk.cluster.codec, "router")
+    letters = DeadLetters(_RefusesLarge(publisher), "router", "test.", lambda: NOW)  # type: ignore[arg-type]
+    records = [desk.garbage(partition, value=b"x" * 100_000) for partition in range(3)]
+    for record in records:
+        await letters.keep(record, SendToDeadLetters("no"))
+    desk.memory.delete_before(records[gone].topic_partition, records[gone].offset + 1)
+    chosen = await desk.letters()
+    refused: list[tuple[str, str]] = []
+
+    def on_refused(letter: StoredDeadLetter, why: str) -> None:
+        refused.append((letter.id, why))
+
+    async with aclosing(desk.topics.replay(chosen, "", on_refused)) as replayed:
+        done = [letter.id async for letter, _ in replayed]
+    assert len(done) == 2
+    ((id_, why),) = refused
+    assert id_ == f"{TOPIC}/{gone}/{records[gone].offset}"
+    assert "drop this dead letter" in why
+    assert [letter.id for letter in await desk.letters()] == [id_]
+    # It is known beforehand, as is that the others still cannot be decoded.
+    flaws = await desk.topics.flaws(chosen)
+    assert flaws.keys() == {letter.id for letter in chosen}
+    assert "drop this dead letter" in flaws[id_]
+
+
 class _RefusesLarge:
     """A cluster that takes no record above 64 KiB; the twin has no such limit."""
 

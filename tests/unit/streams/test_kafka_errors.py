@@ -10,6 +10,7 @@ from headrace_streams.errors import (
     OffsetOutOfRange,
     PartitionsLost,
     RecordRefused,
+    RecordTooLarge,
     StreamsError,
     TopicMissing,
     TransientError,
@@ -24,8 +25,8 @@ def _error(code: int, *, fatal: bool = False, retriable: bool = False) -> KafkaE
 @pytest.mark.parametrize(
     ("code", "expected"),
     [
-        (KafkaError.MSG_SIZE_TOO_LARGE, RecordRefused),
-        (KafkaError.RECORD_LIST_TOO_LARGE, RecordRefused),
+        (KafkaError.MSG_SIZE_TOO_LARGE, RecordTooLarge),
+        (KafkaError.RECORD_LIST_TOO_LARGE, RecordTooLarge),
         (KafkaError.TOPIC_AUTHORIZATION_FAILED, RecordRefused),
         # All of these may have been met by the second attempt, after the first one has appended the record.
         (KafkaError._UNKNOWN_TOPIC, AppendUncertain),
@@ -55,7 +56,7 @@ def test_what_was_not_even_queued_is_not_uncertain() -> None:
     assert type(errors.queueing(_error(KafkaError._FATAL), "t")) is TransientError
     assert type(errors.queueing(_error(KafkaError._UNKNOWN_PARTITION), "t")) is TransientError
     assert type(errors.queueing(_error(KafkaError._QUEUE_FULL), "t")) is TransientError
-    assert type(errors.queueing(_error(KafkaError.MSG_SIZE_TOO_LARGE), "t")) is RecordRefused
+    assert type(errors.queueing(_error(KafkaError.MSG_SIZE_TOO_LARGE), "t")) is RecordTooLarge
 
 
 @pytest.mark.parametrize(

@@ -4,11 +4,15 @@ import asyncio
 import ctypes
 import logging
 import time
+from collections import defaultdict
 from pathlib import Path
+from typing import Any, ClassVar
 
 import confluent_kafka
 import pytest
-from headrace_streams.errors import AppendUncertain, TransientError
+from confluent_kafka import Producer as LibrdkafkaProducer
+from headrace_streams.errors import AppendUncertain, RecordRefused, TransientError
+from headrace_streams.kafka import producer as producer_module
 from headrace_streams.kafka.producer import KafkaProducer
 from headrace_streams.records import ProducerRecord, RecordMetadata
 
@@ -36,7 +40,7 @@ async def test_what_is_not_acknowledged_in_time_is_given_up_and_the_producer_rep
     producer = KafkaProducer(properties(answer_ms=20_000, limit_ms=2_000), LOGGER)
     began = time.monotonic()
     with caplog.at_level(logging.WARNING):
-        with pytest.raises((AppendUncertain, TransientError)) as told:
+        with pytest.raises(AppendUncertain) as told:
             await producer.send(record())
         assert "purge" in str(told.value).lower()  # by us, not timed out by librdkafka
         assert time.monotonic() - began >= 1.5
@@ -54,6 +58,122 @@ async def test_what_is_acknowledged_in_time_is_left_alone(caplog: pytest.LogCapt
     assert not any("is being replaced" in line for line in caplog.messages)
 
 
+@pytest.mark.parametrize(
+    "bad",
+    [
+        ProducerRecord(TOPIC, 5, partition=0),  # type: ignore[arg-type]
+        ProducerRecord(TOPIC, b"value", key=object(), partition=0),  # type: ignore[arg-type]
+        ProducerRecord(TOPIC, b"value", partition=2**40),
+        ProducerRecord(TOPIC, b"value", partition=0, headers=(("\udc80", b"not text"),)),
+        ProducerRecord(TOPIC, b"value", partition=0, headers=(("name", 5),)),  # type: ignore[arg-type]
+        ProducerRecord(TOPIC, b"value", partition=0, headers=(("fine", b"1"), ("a\ud800b", None))),
+        ProducerRecord(TOPIC, b"value", partition=0, headers=((5, b"1"),)),  # type: ignore[arg-type]
+        ProducerRecord("\udc80", b"value", partition=0),
+        ProducerRecord(TOPIC, "\udc80", partition=0),  # type: ignore[arg-type]
+    ],
+    ids=["value", "key", "partition", "name", "header", "second name", "number as a name", "topic", "text"],
+)
+async def test_what_is_no_record_is_refused_and_leaves_nothing_behind(
+    bad: ProducerRecord, caplog: pytest.LogCaptureFixture
+) -> None:
+    producer = KafkaProducer(properties(answer_ms=10, limit_ms=1_000), LOGGER)
+    with caplog.at_level(logging.WARNING):
+        with pytest.raises(RecordRefused) as told:
+            await producer.send(bad)
+        assert "\udc80" not in str(told.value).replace(bad.topic, "")
+        await asyncio.sleep(1.0)  # longer than a record may be in flight
+        assert isinstance(await producer.send(record()), RecordMetadata)
+        async with asyncio.timeout(5.0):
+            await producer.close()
+    assert not any("is being replaced" in line for line in caplog.messages)
+
+
+class PartlySick:
+    """A producer of librdkafka's some of whose partitions give no answer: in truth two of them, with a broker each."""
+
+    sick: ClassVar[set[tuple[str, int]]] = set()
+
+    def __init__(self, settings: dict[str, Any], logger: logging.Logger) -> None:
+        self._well = LibrdkafkaProducer({**settings, "test.mock.broker.rtt": "20"}, logger=logger)
+        self._ill = LibrdkafkaProducer({**settings, "test.mock.broker.rtt": "60000"}, logger=logger)
+
+    def produce(self, topic: str, value: Any, key: Any, partition: int, **options: Any) -> None:
+        chosen = self._ill if (topic, partition) in self.sick else self._well
+        chosen.produce(topic, value, key, partition, **options)
+
+    def poll(self, timeout: float) -> int:
+        return self._ill.poll(0) + self._well.poll(min(timeout, 0.02))
+
+    def purge(self) -> None:
+        self._well.purge()
+        self._ill.purge()
+
+    def __len__(self) -> int:
+        return len(self._well) + len(self._ill)
+
+    def close(self) -> None:
+        self._well.close()
+        self._ill.close()
+
+
+Place = tuple[str, int]
+
+
+@pytest.mark.parametrize(
+    "sick",
+    [{("journal", 0)}, {("work", 2), ("work", 3)}, {("journal", 1), ("work", 0), ("work", 3)}],
+    ids=lambda sick: str(sorted(sick)),
+)
+async def test_partitions_that_answer_lose_nothing_to_those_that_do_not(
+    sick: set[Place], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(producer_module, "LibrdkafkaProducer", PartlySick)
+    monkeypatch.setattr(PartlySick, "sick", sick)
+    producer = KafkaProducer({**properties(20, 2_000), "statistics.interval.ms": "0"}, LOGGER)
+    failed: defaultdict[Place, list[BaseException]] = defaultdict(list)
+    acked: defaultdict[Place, list[int]] = defaultdict(list)
+    longest = 0.0
+
+    async def one(place: Place, number: int) -> None:
+        nonlocal longest
+        began = time.monotonic()
+        try:
+            await producer.send(
+                ProducerRecord(topic=place[0], value=b"value", key=b"key", partition=place[1], headers=())
+            )
+        except (AppendUncertain, TransientError) as error:
+            failed[place].append(error)
+        else:
+            acked[place].append(number)
+            longest = max(longest, time.monotonic() - began)
+
+    places = [(topic, number) for topic in ("journal", "work") for number in range(4)]
+    sending: list[asyncio.Task[None]] = []
+    number = 0
+    with caplog.at_level(logging.WARNING):
+        until = time.monotonic() + 4.5
+        while time.monotonic() < until:
+            sending += [asyncio.create_task(one(place, number)) for place in places]
+            number += 1
+            await asyncio.sleep(0.005)
+        await asyncio.gather(*sending)
+    assert sum("is being replaced" in line for line in caplog.messages) >= 2
+    for place in places:
+        if place in sick:
+            assert len(failed[place]) == number
+        else:
+            assert not failed[place]
+            # In order, also across the change from one producer to the next.
+            assert acked[place] == list(range(number))
+    assert longest < 2.0
+    # Mended, and the same producer goes on.
+    PartlySick.sick = set()
+    await asyncio.sleep(2.0)
+    await asyncio.gather(*(one(place, -1) for place in sick))
+    assert all(acked[place] == [-1] for place in sick)
+    await producer.close()
+
+
 class MockCluster:
     """The brokers inside a librdkafka producer, by librdkafka's own functions for tests."""
 
@@ -61,7 +181,7 @@ class MockCluster:
         (library,) = (Path(confluent_kafka.__file__).parents[1] / "confluent_kafka.libs").glob("librdkafka-*")
         self._librdkafka = ctypes.CDLL(str(library))
         # The wrapping object begins with its handle.
-        handle = ctypes.c_void_p.from_address(id(producer._producer) + object.__basicsize__)
+        handle = ctypes.c_void_p.from_address(id(producer._current.producer) + object.__basicsize__)
         self._librdkafka.rd_kafka_handle_mock_cluster.restype = ctypes.c_void_p
         self._cluster = ctypes.c_void_p(self._librdkafka.rd_kafka_handle_mock_cluster(handle))
 

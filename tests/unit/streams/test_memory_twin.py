@@ -291,6 +291,7 @@ async def test_every_operation_passes_the_network(cluster: MemoryCluster) -> Non
     await consumer.commit({FIRST: OffsetAndMetadata(1)})
     await reader.bounds([FIRST])
     await log.admin().create_topics([])
+    await log.admin().add_partitions({})
     await consumer.close()
     assert {request.operation for request in network.requests} == set(Operation)
     assert {request.client for request in network.requests} == {"me"}

@@ -12,9 +12,8 @@ from headrace_contracts.errors import Origin, RegistryUnavailable
 from headrace_contracts.events import AccessKey
 from headrace_contracts.memory_registry import MemoryRegistry
 from headrace_contracts.topics import ACCESS_KEYS
-from headrace_streams import tables
-from headrace_streams.errors import OffsetOutOfRange, TopicMissing
-from headrace_streams.memory import MemoryCluster, MemoryLog
+from headrace_streams.errors import LeaveGroup, TopicMissing
+from headrace_streams.memory import Ailment, MemoryCluster, MemoryLog
 from headrace_streams.publishing import Publication, Publisher
 from headrace_streams.records import ProducerRecord, TopicPartition
 from headrace_streams.tables import Table
@@ -150,7 +149,7 @@ async def test_what_cannot_be_read_leaves_its_key_as_it_was(bench: Bench, caplog
 
 
 async def test_a_registry_that_is_away_is_waited_for(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tables, "_REGISTRY_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr("headrace_streams.holding._PAUSE_SECONDS", 0.01)
     await bench.put("a")
     bench.registry.away = True
     table = bench.table(Codec(bench.registry, "test."))
@@ -173,11 +172,10 @@ async def test_a_missing_topic_is_said_to_be_missing() -> None:
 async def test_broken_following_is_told(bench: Bench) -> None:
     await bench.put("a")
     table = await bench.started()
-    partition = bench.cluster.partition(TopicPartition(TOPIC, 0))
-    partition.start = partition.end = 1_000
-    await bench.put(*[f"k{number}" for number in range(20)])
+    bench.cluster.sicken(TopicPartition(TOPIC, 0), reads=Ailment(LeaveGroup("not authorised")))
+    await bench.put("b")
     async with asyncio.timeout(5):
-        with pytest.raises(OffsetOutOfRange):
+        with pytest.raises(LeaveGroup):
             await table.failure
     assert table.get("a") is not None
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import struct
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
+from functools import cache
 from typing import Any, Protocol, TypeVar
 
 import fastavro
@@ -17,23 +20,23 @@ from headrace_contracts.errors import (
     BadBytes,
     NullValue,
     Origin,
+    SchemaIdsLost,
     SchemaNotCached,
     UnencodableEvent,
     UnknownSchema,
-    UnusableSchema,
 )
 from headrace_contracts.events._schemas import SCHEMAS
 from headrace_contracts.prefix import prefix_schema
+from headrace_contracts.schema_lookups import SchemaLookups
 from headrace_contracts.topics import TOPICS, Event, TopicSpec
-from headrace_contracts.writer_schemas import StrictBytes, WriterSchema, without_logical_types, writer_schema
+from headrace_contracts.writer_schemas import StrictBytes, WriterSchema, fingerprint_of, without_logical_types
+from headrace_contracts.written_schemas import REPAIR, WrittenSchemas
 
 E = TypeVar("E", bound=Event)
 
 _MAGIC = b"\x00"
 _PREFIX = struct.Struct(">bI")
-_LARGEST_SCHEMA_ID = 2**31 - 1
-_MAX_REFUSED = 10_000
-"""Number of useless schema ids in memory: anybody may write any id."""
+_OWN_NAMES = "headrace."
 
 
 def schema_text(record: type[Any]) -> str:
@@ -56,6 +59,19 @@ def _parse(text: str) -> Schema:
     return fastavro.parse_schema(without_logical_types(json.loads(text)))
 
 
+@cache
+def _own_fingerprint(full_name: str) -> str:
+    return fingerprint_of(_parse(SCHEMAS[full_name]))
+
+
+def _other_type(name: str, expected: str) -> str:
+    """Why a value cannot be read whose id stands for another type."""
+    says = f"holds {name or 'no record'}, expected {expected}"
+    if name.startswith(_OWN_NAMES):
+        return f"{says}: if the registry gave the id to another schema later, run `headrace schemas repair`"
+    return says
+
+
 class Registry(Protocol):
     """The part of a schema registry that the codec needs."""
 
@@ -71,63 +87,92 @@ class Registry(Protocol):
 class Codec:
     """Encodes and decodes events with schema ids from a registry; encode and decode perform no I/O.
 
+    Call `check` now and then: it finds out whether the registry's ids still stand for what they stood for.
+
     Args:
         registry: Source of the schema ids.
         topic_prefix: Prefix of all topics and subjects of the installation.
+        clock: Monotonic seconds.
     """
 
-    def __init__(self, registry: Registry, topic_prefix: str = "headrace.") -> None:
-        self._registry = registry
+    def __init__(
+        self, registry: Registry, topic_prefix: str = "headrace.", clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self.topic_prefix = topic_prefix
-        self._writer_ids: dict[str, bytes] = {}
+        self._registry = registry
         self._own: dict[str, Schema] = {}
-        self._writers: dict[int, WriterSchema] = {}
-        # Why values with these ids can never be read, oldest first.
-        self._refused: dict[int, str] = {}
+        self._lookups = SchemaLookups(registry, clock, self._assure, self._forget_prefixes)
+        self._written = WrittenSchemas(registry, self._lookups, clock, self._name_schemas)
+        self._known = self._lookups.known
+        # The bytes that name the schema, by topic, of those that may be written.
+        self._heads: dict[str, bytes] = {}
         # By class: the bytes that name the schema, and the fields.
         self._prefixes: dict[tuple[type[Any], bytes | None, tuple[str, ...]], Schema] = {}
 
     async def prepare(self, specs: Iterable[TopicSpec], *, register: bool = False) -> None:
-        """Look up the ids of the schemas that will be written to these topics.
+        """Find the ids of the schemas that will be written to these topics, and confirm that they stand for them.
 
-        With `register`, add missing ones. Raises SchemaMissing, SchemaIncompatible, RegistryUnavailable.
+        With `register`, add missing ones, now and in `check`. Raises SchemaMissing, SchemaIncompatible,
+        RegistryUnavailable, and SchemaIdsLost if the registry has another schema under the id that it gives.
         """
         for spec in specs:
             text = schema_text(spec.record)
-            subject = self.topic_prefix + spec.subject
-            if register:
-                schema_id = await self._registry.register(subject, text)
-            else:
-                schema_id = await self._registry.id_of(subject, text)
-            self._writer_ids[spec.name] = _PREFIX.pack(0, schema_id)
-            self._writers[schema_id] = WriterSchema(
-                self._own_schema(spec.record), spec.record.FULL_NAME, overruns=False
-            )
+            own = self._own_schema(spec.record)
+            schema = WriterSchema(own, spec.record.FULL_NAME, _own_fingerprint(spec.record.FULL_NAME), overruns=False)
+            await self._written.add(spec.name, self.topic_prefix + spec.subject, text, schema, may_register=register)
+
+    async def check(self) -> None:
+        """Ask the registry about the ids in use again.
+
+        Where an id that is written no longer stands for its schema, its id is looked up anew; until there is one,
+        `encode` raises SchemaIdsLost for its topics, and `trouble` names them. Values are read with what the registry
+        says now. Raises RegistryUnavailable; what it said before then holds.
+        """
+        await self._written.check()
+        await self._lookups.check_again()
+
+    @property
+    def trouble(self) -> str | None:
+        """Which topics cannot be written since the registry has lost their schemas; None if all is well."""
+        lost = self._written.lost()
+        if not lost:
+            return None
+        subject, reason = next(iter(lost.items()))
+        others = f" and {len(lost) - 1} others" if len(lost) > 1 else ""
+        return f"cannot write {subject}{others}: {reason}. {REPAIR}"
+
+    @property
+    def subjects_lost(self) -> int:
+        """Number of written subjects of which the registry has lost the schema."""
+        return len(self._written.lost())
+
+    def fetch(self, schema_id: int) -> asyncio.Future[None]:
+        """Look an id up; returns at once.
+
+        All who need the id share one lookup, and each gets a future of its own, which may be cancelled or left alone.
+        It is done within `LOOKUP_SECONDS`: decode again then, which either works or raises UnreadableValue. It fails
+        with RegistryUnavailable if the registry gives no answer, or has lost what it certainly held (SchemaIdsLost):
+        try again after a pause.
+        """
+        return self._lookups.fetch(schema_id)
 
     async def learn(self, schema_id: int) -> None:
-        """Fetch the schema with this id, once. Raises RegistryUnavailable.
-
-        Whatever else the registry answers, `decode` then raises UnknownSchema if values with this id cannot be read.
-        """
-        if schema_id in self._writers or schema_id in self._refused:
-            return
-        try:
-            text = await self._registry.schema(schema_id) if schema_id <= _LARGEST_SCHEMA_ID else None
-            if text is None:
-                raise UnusableSchema("the registry does not know it")
-            self._writers[schema_id] = writer_schema(text)
-        except UnusableSchema as error:
-            if len(self._refused) >= _MAX_REFUSED:
-                del self._refused[next(iter(self._refused))]
-            self._refused[schema_id] = str(error)
+        """Wait for `fetch`, unless the registry has just been asked. Raises RegistryUnavailable."""
+        if not self._lookups.is_fresh(schema_id):
+            await self.fetch(schema_id)
 
     def encode(self, spec: TopicSpec, event: Event) -> bytes:
         """The value of a record of this topic.
 
-        Raises UnencodableEvent for an event that violates its schema, KeyError for a topic that was not prepared.
+        Raises UnencodableEvent for an event that violates its schema, KeyError for a topic that was not prepared, and
+        SchemaIdsLost while the registry does not hold its schema: an outage, for which the event is not to blame.
         """
+        head = self._heads.get(spec.name)
+        if head is None:
+            lost = self._written.by_name[spec.name]
+            raise SchemaIdsLost(f"{lost.subject}: {lost.lost}. {REPAIR}")
         buffer = io.BytesIO()
-        buffer.write(self._writer_ids[spec.name])
+        buffer.write(head)
         try:
             fastavro.schemaless_writer(buffer, self._own_schema(spec.record), event.to_avro(named=True))
         except (TypeError, ValueError, OverflowError, struct.error) as error:
@@ -140,23 +185,23 @@ class Codec:
     def decode(self, record: type[E], value: bytes | None, origin: Origin) -> E:
         """Decode a value.
 
-        Raises NullValue, BadBytes, UnknownSchema: the record can never be read. Raises SchemaNotCached: call `learn`
-        with its schema id and decode again.
+        Raises NullValue, BadBytes, UnknownSchema: the record cannot be read. Raises SchemaNotCached: the registry must
+        be asked (again) first. Call `learn` with its schema id, or wait for `fetch`, and decode again.
         """
         buffer, schema_id, writer, name = self._opened(record, value, origin)
         own = self._own_schema(record)
         try:
             data = fastavro.schemaless_reader(buffer, writer, None if writer is own else own)
-            if rest := len(buffer.getbuffer()) - buffer.tell():
-                raise BadBytes(origin, f"schema {schema_id}: {rest} bytes too many")
-            return record.from_avro(data)  # type: ignore[arg-type]
-        except BadBytes:
-            raise
+            if not (rest := len(buffer.getbuffer()) - buffer.tell()):
+                return record.from_avro(data)  # type: ignore[arg-type]
         # fastavro reports malformed input with whatever exception its parsing runs into.
         except Exception as error:
+            self._ask_again(schema_id, origin)
             # Its message may quote the value, unless it is about schemas.
             words = f": {error}" if isinstance(error, SchemaResolutionError) else ""
             raise BadBytes(origin, f"schema {schema_id} ({name}): {type(error).__name__}{words}") from error
+        self._ask_again(schema_id, origin)
+        raise BadBytes(origin, f"schema {schema_id}: {rest} bytes too many")
 
     def first_fields(
         self, record: type[Any], value: bytes | None, origin: Origin, paths: tuple[str, ...]
@@ -186,11 +231,11 @@ class Codec:
 
     async def read(self, record: type[E], value: bytes | None, origin: Origin) -> E:
         """As `decode`, but fetches unknown schemas. Raises RegistryUnavailable as well."""
-        try:
-            return self.decode(record, value, origin)
-        except SchemaNotCached as missing:
-            await self.learn(missing.schema_id)
-            return self.decode(record, value, origin)
+        while True:
+            try:
+                return self.decode(record, value, origin)
+            except SchemaNotCached as missing:
+                await self.learn(missing.schema_id)
 
     def _opened(self, record: type[Any], value: bytes | None, origin: Origin) -> tuple[io.BytesIO, int, Schema, str]:
         """The Avro data of a value; id, schema and name of its record."""
@@ -199,17 +244,39 @@ class Codec:
         if len(value) < _PREFIX.size or value[:1] != _MAGIC:
             raise BadBytes(origin, f"{len(value)} bytes that are not in the Confluent wire format")
         schema_id = _PREFIX.unpack_from(value)[1]
-        if (refusal := self._refused.get(schema_id)) is not None:
+        known = self._known.get(schema_id)
+        if known is None:
+            if (refusal := self._lookups.refusal(schema_id)) is None:
+                raise SchemaNotCached(origin, schema_id)
             raise UnknownSchema(origin, schema_id, refusal)
-        try:
-            writer = self._writers[schema_id]
-        except KeyError:
-            raise SchemaNotCached(origin, schema_id) from None
+        writer = known.schema
         if (name := writer.name) != record.FULL_NAME:
-            raise UnknownSchema(origin, schema_id, f"holds {name or 'no record'}, expected {record.FULL_NAME}")
+            self._ask_again(schema_id, origin)
+            former = self._lookups.former.get((schema_id, record.FULL_NAME))
+            if former is None:
+                raise UnknownSchema(origin, schema_id, _other_type(name, record.FULL_NAME))
+            writer, name = former, record.FULL_NAME
         buffer = StrictBytes(value) if writer.overruns else io.BytesIO(value)
         buffer.seek(_PREFIX.size)
         return buffer, schema_id, writer.schema, name
+
+    def _ask_again(self, schema_id: int, origin: Origin) -> None:
+        """A value does not fit its schema, perhaps since the id stands for another one by now."""
+        if not self._lookups.is_fresh(schema_id):
+            raise SchemaNotCached(origin, schema_id)
+
+    async def _assure(self) -> None:
+        await self._written.assure()
+
+    def _name_schemas(self) -> None:
+        self._heads = {
+            name: _PREFIX.pack(0, written.schema_id)
+            for name, written in self._written.by_name.items()
+            if written.lost is None
+        }
+
+    def _forget_prefixes(self) -> None:
+        self._prefixes.clear()
 
     def _own_schema(self, record: type[Any]) -> Schema:
         schema = self._own.get(record.FULL_NAME)

@@ -57,7 +57,7 @@ class UnusableSchema(ContractError):
 
 
 class SchemaNotCached(ContractError):
-    """Fetch the schema (`Codec.learn`), then decode again."""
+    """Fetch the schema (`Codec.learn` or `Codec.fetch`), then decode again."""
 
     def __init__(self, origin: Origin, schema_id: int) -> None:
         super().__init__(f"{origin}: schema {schema_id} has not been fetched from the registry yet")
@@ -67,6 +67,13 @@ class SchemaNotCached(ContractError):
 
 class RegistryUnavailable(ContractError):
     """Try again later: the schema registry cannot be reached, reports trouble of its own, or refuses our access."""
+
+
+class SchemaIdsLost(RegistryUnavailable):
+    """Try again when the registry has been repaired: it no longer holds our schemas under the ids that we write.
+
+    It has been emptied, restored from an old copy, or replaced. Nothing was written, and no record is to blame.
+    """
 
 
 class SchemaMissing(ContractError):

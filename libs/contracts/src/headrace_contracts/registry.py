@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import ssl
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -13,6 +14,7 @@ import aiohttp
 
 from headrace_contracts.errors import RegistryUnavailable, SchemaIncompatible, SchemaMissing, UnusableSchema
 from headrace_contracts.references import full_name, inlined
+from headrace_contracts.schema_lookups import LARGEST_SCHEMA_ID
 from headrace_contracts.writer_schemas import parsed_json
 
 _NOT_FOUND = 404
@@ -20,6 +22,7 @@ _CONFLICT = 409
 _UNPROCESSABLE = 422
 # Not about what was asked for: it may be answered later, or with other access rights.
 _PASSING = frozenset({401, 403, 407, 408, 425, 429})
+_JSON = {"Content-Type": "application/vnd.schemaregistry.v1+json"}
 _MAX_REFERENCES = 64
 _MAX_REFERENCE_DEPTH = 8
 
@@ -65,9 +68,10 @@ class SchemaRegistry:
         """Add a version unless it exists; returns its id. Raises SchemaIncompatible when the registry refuses it."""
         status, answer = await self._call("POST", f"/subjects/{quote(subject, safe='')}/versions", {"schema": schema})
         if status in (_CONFLICT, _UNPROCESSABLE):
-            raise SchemaIncompatible(f"{subject}: {answer.get('message', answer)}")
+            message = answer.get("message", answer) if isinstance(answer, dict) else answer
+            raise SchemaIncompatible(f"{subject}: {message}")
         self._expect_ok(status, answer, f"register {subject}")
-        return int(answer["id"])
+        return self._id_in(answer, subject)
 
     async def id_of(self, subject: str, schema: str) -> int:
         """Id of a schema under a subject. Raises SchemaMissing when it has not been registered."""
@@ -78,7 +82,7 @@ class SchemaRegistry:
                 "provision topics and schemas first"
             )
         self._expect_ok(status, answer, f"look up {subject}")
-        return int(answer["id"])
+        return self._id_in(answer, subject)
 
     async def schema(self, schema_id: int) -> str | None:
         """The Avro schema with this id, complete with the types it refers to; None if the registry does not know it.
@@ -144,25 +148,56 @@ class SchemaRegistry:
         path = f"/compatibility/subjects/{quote(subject, safe='')}/versions/latest"
         status, answer = await self._call("POST", path, {"schema": schema})
         self._expect_ok(status, answer, f"check {subject}")
+        if not isinstance(answer, dict) or not isinstance(answer.get("is_compatible"), bool):
+            raise RegistryUnavailable(f"schema registry at {self.url}: does not say whether {subject} is compatible")
         return bool(answer["is_compatible"])
 
     async def subjects(self) -> list[str]:
         """All subjects."""
         status, answer = await self._call("GET", "/subjects")
         self._expect_ok(status, answer, "list subjects")
-        return list(answer)
+        if not isinstance(answer, list) or not all(isinstance(subject, str) for subject in answer):
+            raise RegistryUnavailable(f"schema registry at {self.url}: answered no list of subjects")
+        return answer
+
+    async def versions(self, subject: str) -> list[int]:
+        """Numbers of a subject's versions; empty if there is no such subject."""
+        status, answer = await self._call("GET", f"/subjects/{quote(subject, safe='')}/versions")
+        if status == _NOT_FOUND:
+            return []
+        self._expect_ok(status, answer, f"list versions of {subject}")
+        return [number for number in answer if isinstance(number, int)] if isinstance(answer, list) else []
+
+    async def call(
+        self, method: str, path: str, body: Any = None, *, root: str | None = None, headers: Mapping[str, str] = _JSON
+    ) -> tuple[int, Any]:
+        """Status and JSON of an answer, None if it is none, for what only some registries offer.
+
+        `body` is bytes, or becomes JSON. `root` replaces the root of the Confluent API.
+        """
+        return await self._call(method, path, body, believing=False, root=root, headers=headers)
 
     async def _call(
-        self, method: str, path: str, body: dict[str, str] | None = None, *, believing: bool = True
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        *,
+        believing: bool = True,
+        root: str | None = None,
+        headers: Mapping[str, str] = _JSON,
     ) -> tuple[int, Any]:
         """Status and JSON of an answer. Without `believing`, None stands for what is not JSON."""
         if self._session is None:
             self._session = aiohttp.ClientSession(timeout=self._timeout, auth=self._auth)
-        headers = {"Content-Type": "application/vnd.schemaregistry.v1+json"} if body is not None else None
-        data = json.dumps(body) if body is not None else None
+        data = json.dumps(body) if body is not None and not isinstance(body, bytes) else body
         try:
             async with self._session.request(
-                method, self.url + path, data=data, headers=headers, ssl=self._tls
+                method,
+                (root or self.url) + path,
+                data=data,
+                headers=headers if data is not None else None,
+                ssl=self._tls,
             ) as response:
                 raw = await response.read()
                 status = response.status
@@ -174,6 +209,12 @@ class SchemaRegistry:
             if not believing:
                 return status, None
             raise RegistryUnavailable(f"schema registry at {self.url}: answered {status} without JSON") from error
+
+    def _id_in(self, answer: Any, subject: str) -> int:
+        schema_id = answer.get("id") if isinstance(answer, dict) else None
+        if not isinstance(schema_id, int) or not 0 <= schema_id <= LARGEST_SCHEMA_ID:
+            raise RegistryUnavailable(f"schema registry at {self.url}: gave {subject} no id that can be used")
+        return schema_id
 
     def _expect_ok(self, status: int, answer: Any, what: str) -> None:
         if status >= 300:

@@ -7,6 +7,7 @@ With a schema that passes, every step of decoding consumes at least one byte, an
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 from collections.abc import Iterator, Mapping
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import fastavro
+from fastavro.schema import to_parsing_canonical_form
 from fastavro.types import Schema
 
 from headrace_contracts.errors import UnusableSchema
@@ -33,12 +35,14 @@ class WriterSchema:
     Attributes:
         schema: As fastavro parsed it.
         name: Full name of its record; empty if it is not a record.
+        fingerprint: See `fingerprint_of`.
         overruns: Whether fastavro would skip items of an array beyond the end of the value, as many as it states. Give
             it a `StrictBytes` then.
     """
 
     schema: Schema
     name: str
+    fingerprint: str
     overruns: bool
 
 
@@ -62,12 +66,22 @@ def writer_schema(text: str) -> WriterSchema:
         name = str(schema["name"]) if is_record else ""  # type: ignore[call-overload, index]
         check = _Check(schema)
         check.run()
+        fingerprint = fingerprint_of(schema)
     except UnusableSchema:
         raise
     # fastavro reports a malformed schema with whatever exception its parsing runs into.
     except Exception as error:
         raise UnusableSchema(f"not an Avro schema that can be read ({type(error).__name__})") from error
-    return WriterSchema(schema, name, check.overruns)
+    return WriterSchema(schema, name, fingerprint, check.overruns)
+
+
+def fingerprint_of(schema: Any) -> str:
+    """SHA-256 of a valid schema's parsing canonical form, in hexadecimal.
+
+    Schemas with the same fingerprint write the same bytes, whatever words they are in: registries leave out namespaces
+    that repeat, and names with dots are full names.
+    """
+    return hashlib.sha256(to_parsing_canonical_form(schema).encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def parsed_json(text: str) -> Any:

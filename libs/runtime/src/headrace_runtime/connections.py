@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
+from typing import Final
 
 from headrace_contracts.codec import Codec
 from headrace_contracts.errors import RegistryUnavailable, SchemaMissing
 from headrace_contracts.registry import SchemaRegistry
+from headrace_contracts.schema_checks import keep_checking
 from headrace_contracts.topics import TopicSpec, dead_letters_of
 from headrace_streams.dead_letters import DeadLetters
 from headrace_streams.errors import TransientError
@@ -23,8 +25,14 @@ from headrace_streams.publishing import Publisher
 
 from headrace_runtime.health import Health
 from headrace_runtime.lifecycle import Part
+from headrace_runtime.logging import get_logger
+from headrace_runtime.metrics import Metrics
 from headrace_runtime.settings import ServiceSettings
 from headrace_runtime.waiting import NotReady, wait_until
+
+_REGISTRY: Final = "schema registry"
+
+_log = get_logger("headrace.runtime.connections")
 
 
 def wall_clock_ms() -> int:
@@ -36,6 +44,7 @@ class Connections:
     """Everything that a service needs to read and write typed topics.
 
     Args:
+        metrics: For the number of schemas that the registry has lost.
         writes: Topics that the service produces to.
         reads: Topics that it consumes; `dead_letters` can write to the dead-letter topics of these.
     """
@@ -44,6 +53,7 @@ class Connections:
         self,
         settings: ServiceSettings,
         health: Health,
+        metrics: Metrics | None = None,
         *,
         writes: Iterable[TopicSpec] = (),
         reads: Iterable[TopicSpec] = (),
@@ -58,9 +68,18 @@ class Connections:
         self.log: Log = KafkaLog(settings.kafka_config())
         self.producer: Producer = self.log.producer()
         service = settings.service_name
-        self.publisher = Publisher(self.producer, self.codec, f"headrace/{service}/{settings.instance_id}")
+        self._source = f"headrace/{service}/{settings.instance_id}"
+        self.publisher = self.another_publisher(self.producer)
         self.dead_letters = DeadLetters(self.publisher, service, settings.topic_prefix, wall_clock_ms)
-        self.part = Part("kafka and registry", start=self._start, stop=self._stop)
+        self.part = Part("kafka and registry", start=self._start, run=self._check_schemas, stop=self._stop)
+        if metrics is not None:
+            metrics.for_subsystem("registry").gauge(
+                "lost_subjects", "Subjects that cannot be written: the registry no longer holds their schema."
+            ).set_function(lambda: self.codec.subjects_lost)
+
+    def another_publisher(self, producer: Producer) -> Publisher:
+        """A publisher of the same service that uses another producer."""
+        return Publisher(producer, self.codec, self._source)
 
     async def _start(self) -> None:
         await wait_until(
@@ -72,6 +91,7 @@ class Connections:
             not_yet=(RegistryUnavailable, SchemaMissing),
             health=self._health,
         )
+        self._health.add("schema ids", lambda: self.codec.trouble)
 
     async def _topics_exist(self) -> None:
         present = await self.log.admin().partition_counts(self._topics)
@@ -81,6 +101,18 @@ class Connections:
 
     async def _schemas_known(self) -> None:
         await self.codec.prepare(self._writes)
+
+    async def _check_schemas(self) -> None:
+        """Check for as long as the service runs that ids stand for the schemas they stood for."""
+        await keep_checking(self.codec, self._registry_is_away)
+
+    def _registry_is_away(self, reason: str | None) -> None:
+        if reason is None:
+            _log.info("schema ids have been checked again")
+            self._health.note(_REGISTRY, "answers")
+        else:
+            _log.warning("schema ids cannot be checked now; those confirmed before are used", reason=reason)
+            self._health.note(_REGISTRY, "does not answer; what it said before is used")
 
     async def _stop(self) -> None:
         await self.producer.close()

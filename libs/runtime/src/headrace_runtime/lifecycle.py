@@ -18,6 +18,7 @@ import signal
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final
 
 from headrace_runtime.health import Health
@@ -44,7 +45,7 @@ class Part:
     `start` returns when later parts may rely on it. `run` goes on until it is cancelled; if it raises, or returns
     before the drain, the whole service stops with exit code 1. `drain` accepts no new work and returns when work in
     flight is done; it is cancelled when the drain time is over. `stop` releases everything and is called whenever
-    `start` was called.
+    `start` was called. `waits` says what `start` waits for, for /readyz; None if it is not held up.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Part:
     run: Step | None = None
     drain: Step | None = None
     stop: Step | None = None
+    waits: Callable[[], str | None] = lambda: None
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +67,11 @@ class Service:
 
 class PartEnded(Exception):
     """A part's `run` returned without being cancelled, which is a bug in the part."""
+
+
+def _starting(part: Part) -> str:
+    reason = part.waits()
+    return f"starting {part.name}: {reason}" if reason else f"starting {part.name}"
 
 
 class _Life:
@@ -81,7 +88,7 @@ class _Life:
 
     async def start(self) -> None:
         for part in self._service.parts:
-            self._service.health.set(_CHECK, f"starting {part.name}")
+            self._service.health.add(_CHECK, partial(_starting, part))
             self._started.append(part)
             if part.start is not None:
                 await part.start()

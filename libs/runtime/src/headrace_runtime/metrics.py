@@ -9,6 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
+from headrace_streams.log_identity import Broken
+from headrace_streams.records import TopicPartition
+from headrace_streams.suspending import OnSuspension
+from headrace_streams.watching import OnDiscontinuity
 from prometheus_client import (
     CollectorRegistry,
     Counter,
@@ -20,6 +24,8 @@ from prometheus_client import (
 )
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
+
+from headrace_runtime.health import Health
 
 LATENCY_BUCKETS: Final = (
     0.0005, 0.001, 0.002, 0.004, 0.008, 0.015, 0.03, 0.06, 0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0,
@@ -70,6 +76,32 @@ class Metrics:
 
     def _name(self, what: str, unit: str) -> str:
         return "_".join(part for part in ("headrace", self.subsystem, what, unit) if part)
+
+
+def discontinuities(metrics: Metrics) -> OnDiscontinuity:
+    """Counts partitions whose stored position was not one of their log; call it once for each process."""
+    counter = metrics.for_subsystem("log").counter(
+        "discontinuities", "Partitions whose log was not the one read before, by what had happened.", ("topic", "kind")
+    )
+
+    def count(partition: TopicPartition, verdict: Broken) -> None:
+        counter.labels(partition.topic, verdict.kind.value).inc()
+
+    return count
+
+
+def suspensions(metrics: Metrics, health: Health) -> OnSuspension:
+    """Shows partitions that rest after too many unforeseen errors, as a metric and in /readyz; call it once for each
+    process."""
+    gauge = metrics.for_subsystem("log").gauge(
+        "partition_suspended", "Whether a partition rests after too many unforeseen errors.", ("topic", "partition")
+    )
+
+    def show(partition: TopicPartition, reason: str | None) -> None:
+        gauge.labels(partition.topic, partition.partition).set(reason is not None)
+        health.note(str(partition), f"suspended: {reason}" if reason else "goes on")
+
+    return show
 
 
 class _Refresh(Collector):

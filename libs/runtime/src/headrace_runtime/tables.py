@@ -17,4 +17,4 @@ def table_part(name: str, table: Table[E]) -> Part:
         # Shielded: the life cycle cancels this part when stopping, which must not cancel the table's own future.
         await asyncio.shield(table.failure)
 
-    return Part(name, start=table.start, run=watch, stop=table.close)
+    return Part(name, start=table.start, run=watch, stop=table.close, waits=lambda: table.waiting)

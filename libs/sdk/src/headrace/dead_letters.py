@@ -20,7 +20,7 @@ from headrace_contracts.events import DeadLetter, DeadLetterHandled, Handling
 from headrace_contracts.headers import REPLAY_OF, header
 from headrace_contracts.ids import dead_letter_id
 from headrace_contracts.topics import DEAD_LETTERS_HANDLED, TOPICS, TopicSpec, dead_letters_of
-from headrace_streams.errors import OffsetOutOfRange
+from headrace_streams.errors import OffsetOutOfRange, RecordRefused
 from headrace_streams.ports import PartitionReader, Producer
 from headrace_streams.publishing import Publication, Publisher
 from headrace_streams.records import Headers, ProducerRecord, Record, RecordMetadata, TopicPartition
@@ -308,21 +308,33 @@ class DeadLetterTopics:
         async with aclosing(self._read(self._specs_of(letters), _starts(letters))) as read:
             async for record, whole in read:
                 id_ = chosen.get((record.topic_partition, record.offset))
-                if id_ is not None and whole.omitted_bytes is None:
+                if id_ is not None:
                     try:
-                        await self.event(whole)
+                        value = whole.value
+                        if whole.omitted_bytes is not None:
+                            value = (await self._from_its_topic(whole)).value
+                        await self.event(replace(whole, value=value))
                     except UnreadableValue as error:
                         flaws[id_] = error.reason
+                    except ValueGone as error:
+                        flaws[id_] = str(error)
         return flaws
 
     async def replay(
-        self, letters: Collection[StoredDeadLetter], reason: str = ""
+        self,
+        letters: Collection[StoredDeadLetter],
+        reason: str = "",
+        on_refused: Callable[[StoredDeadLetter, str], None] | None = None,
     ) -> AsyncGenerator[tuple[StoredDeadLetter, RecordMetadata], None]:
         """Write the records to their topics again, in the order of their dead letters; yields each when it is done.
 
         Topic, partition, key, value and headers (hence ids) are the record's own; an added header, `REPLAY_OF`, marks
         it as a replay. Each is durable, and recorded as handled, before the next is written: an interrupted replay can
         be run again, and repeats at most the one record that was written but not recorded yet, with the same id.
+
+        `on_refused` is called for a record that cannot be written, with the reason, and the others follow: its topic
+        does not take it (it has become too large with the added header, for one), or what the dead letter had no room
+        for is gone. Without it, RecordRefused and ValueGone end the replay.
 
         Raises what `Producer.send` raises, ValueGone, and DeadLetterUnknown for a dead letter deleted meanwhile.
         """
@@ -336,12 +348,19 @@ class DeadLetterTopics:
                     continue
                 key, value = whole.key, whole.value
                 headers: Headers = tuple((each.name, each.value) for each in whole.headers)
-                if _is_partial(whole):
-                    record = await self._from_its_topic(whole)
-                    key, value, headers = record.key, record.value, record.headers
-                appended = await publisher.send_record(
-                    ProducerRecord(whole.topic, value, key, whole.partition, (*headers, (REPLAY_OF, id_.encode())))
-                )
+                try:
+                    if _is_partial(whole):
+                        record = await self._from_its_topic(whole)
+                        key, value, headers = record.key, record.value, record.headers
+                    marked = (*headers, (REPLAY_OF, id_.encode()))
+                    appended = await publisher.send_record(
+                        ProducerRecord(whole.topic, value, key, whole.partition, marked)
+                    )
+                except (RecordRefused, ValueGone) as error:
+                    if on_refused is None:
+                        raise
+                    on_refused(chosen, str(error))
+                    continue
                 await self._note(publisher, chosen, Handling.REPLAYED, reason, appended.offset)
                 yield chosen, appended
         if waiting:

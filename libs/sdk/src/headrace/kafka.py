@@ -35,6 +35,7 @@ from headrace_contracts.events import (
 )
 from headrace_contracts.headers import header
 from headrace_contracts.ids import completion_id, new_id, route_key
+from headrace_contracts.schema_checks import keep_checking
 from headrace_streams.ports import PartitionReader, Producer
 from headrace_streams.publishing import Publication, Publisher
 from headrace_streams.records import RecordMetadata
@@ -112,6 +113,7 @@ class KafkaClient:
         self._publisher: Publisher | None = None
         self._reader: PartitionReader | None = None
         self._following: asyncio.Task[None] | None = None
+        self._checking: asyncio.Task[None] | None = None
         self._waiting: WeakValueDictionary[str, asyncio.Future[TaskCompleted]] = WeakValueDictionary()
 
     async def __aenter__(self) -> Self:
@@ -140,13 +142,15 @@ class KafkaClient:
         self._producer = cluster.log.producer()
         self._publisher = Publisher(self._producer, cluster.codec, self._source)
         self._following = asyncio.create_task(self._follow(self._reader), name="headrace-completions")
+        self._checking = asyncio.create_task(keep_checking(cluster.codec), name="headrace-schema-ids")
 
     async def close(self) -> None:
         """Flush what is queued, and close the connections. Does not wait for tasks to end."""
-        if self._following is not None:
-            self._following.cancel()
-            await asyncio.gather(self._following, return_exceptions=True)
-            self._following = None
+        tasks = [task for task in (self._following, self._checking) if task is not None]
+        self._following = self._checking = None
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         if self._producer is not None:
             await self._producer.close()
             self._producer = self._publisher = None

@@ -19,6 +19,11 @@ class RecordRefused(StreamsError):
     """Do not retry: the cluster refuses this record or topic (too large, not authorised, no such topic)."""
 
 
+class RecordTooLarge(RecordRefused):
+    """Send a smaller record: this one is larger than its topic takes. Every other RecordRefused is not the record's own
+    fault; whoever runs the cluster can mend it."""
+
+
 class Overloaded(StreamsError):
     """Slow down: the producer's queue is full."""
 

@@ -16,6 +16,7 @@ import contextvars
 import logging
 import traceback
 from collections.abc import Awaitable, Callable, Generator, Iterable, Sequence
+from functools import partial
 from operator import length_hint
 from types import CoroutineType
 from typing import Any
@@ -41,6 +42,7 @@ class Executor:
         work_of: Makes a piece of work from a record, its partition and the time.
         admit: Called for a partition with a backlog whenever one of its records has finished.
         relieve: Called after records have been started, when lanes may have room again.
+        suspended: Called when a partition is suspended, and when it may go on.
         broke: Called with errors of the engine itself.
     """
 
@@ -56,6 +58,7 @@ class Executor:
         work_of: Callable[[Record, AssignedPartition, float], Work],
         admit: Callable[[AssignedPartition], None],
         relieve: Callable[[], None],
+        suspended: Callable[[AssignedPartition], None],
         broke: Callable[[Exception], None],
     ) -> None:
         self._scheduler = scheduler
@@ -67,6 +70,7 @@ class Executor:
         self._work_of = work_of
         self._admit = admit
         self._relieve = relieve
+        self._suspended = suspended
         self._broke = broke
         self._loop = asyncio.get_running_loop()
         self._context = contextvars.copy_context()
@@ -141,8 +145,19 @@ class Executor:
         """Cancel the running handlers of these; their records do not count as finished."""
         for partition in partitions:
             partition.leaving = True
-            for task in partition.running.values():
+            for work, task in partition.running.items():
                 task.cancel()
+                task.add_done_callback(partial(self._account_for_unbegun, work))
+
+    def _account_for_unbegun(self, work: Work, task: asyncio.Task[None]) -> None:
+        """A task cancelled before its first step never runs, and so cannot end its piece of work."""
+        if work.partition.running.get(work) is not task:
+            return
+        if isinstance(work.handling, CoroutineType):
+            work.handling.close()
+        work.partition.ended(work)
+        self._leave(work, Ending.ABANDONED)
+        self.pump()
 
     def cancel(self, wanted: Callable[[Record], bool], partitions: Iterable[AssignedPartition]) -> int:
         """Cancel the waiting records that `wanted` selects; returns how many there are.
@@ -194,6 +209,7 @@ class Executor:
 
     def _follow(self, work: Work, handling: Awaitable[None]) -> None:
         # In the engine's own context: the current one is that of a record that has just finished.
+        work.handling = handling
         running = self._loop.create_task(self._run(work, handling), context=self._context.copy())
         work.partition.running[work] = running
 
@@ -279,9 +295,40 @@ class Executor:
             _log.error("handler failed at %s, try %d: %s", work, work.attempts, _origin(error))
         step = after_failure(error, attempts=work.attempts, unforeseen=work.unforeseen, policy=self._retries)
         if isinstance(step, GiveUp):
+            if is_unforeseen(error) and (again := self._suspend(work.partition, error)) is not None:
+                self._park(work, again)
+                return None
             return self._dead_letter(work, error)
         self._park(work, step.delay_seconds)
         return None
+
+    def _suspend(self, partition: AssignedPartition, error: Exception) -> float | None:
+        """Seconds until the record is to be tried again, if its partition has given up too many; else None."""
+        now = self._loop.time()
+        until = partition.budget.spend(now)
+        if until is None:
+            return None
+        if partition.suspended is None:
+            partition.suspended = partition.budget.reason(_origin(error), until - now)
+            _log.error("%s is suspended: %s", partition.name, partition.suspended)
+            self._tell(partition)
+            self._loop.call_at(until, self._end_suspension, partition)
+        return until - now
+
+    def _end_suspension(self, partition: AssignedPartition) -> None:
+        # A record that was due at the same time may have failed again.
+        again = partition.budget.rests_until(self._loop.time())
+        if again is not None:
+            self._loop.call_at(again, self._end_suspension, partition)
+            return
+        partition.suspended = None
+        _log.info("%s goes on", partition.name)
+        self._tell(partition)
+
+    def _tell(self, partition: AssignedPartition) -> None:
+        self._suspended(partition)
+        if self._observer is not None:
+            self._observer.suspended(partition.name, partition.suspended)
 
     def _dead_letter(self, work: Work, reason: Exception) -> Awaitable[None]:
         work.reason = reason

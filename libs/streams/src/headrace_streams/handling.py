@@ -8,6 +8,7 @@ from enum import Enum
 
 from headrace_contracts.headers import header
 
+from headrace_streams.log_identity import Broken
 from headrace_streams.offsets import METADATA_LIMIT
 from headrace_streams.records import Record, TopicPartition
 from headrace_streams.retries import RetryPolicy
@@ -18,7 +19,8 @@ Handler = Callable[[Record], Awaitable[None] | None]
 When it returns, the record is finished for good: everything it wrote must have been acknowledged by then. It may get a
 record again after a crash or a rebalance. RetryRecord parks the record; SendToDeadLetters and UnreadableValue send it
 to the dead letters; outages of Kafka and the registry are retried for as long as they last; any other error is retried
-a limited number of times and then sends the record to the dead letters.
+a limited number of times and then sends the record to the dead letters, unless too many records of its partition went
+there within a minute: the partition is then suspended, and the record tried again.
 """
 
 
@@ -48,6 +50,7 @@ class EngineOptions:
         max_buffered: A lane with this many waiting records is paused, and resumed when half of them are left.
         max_poll_records: Maximum number of records of one poll.
         lag_interval_seconds: Time between two readings of the ends of the partitions.
+        watch_interval_seconds: Time between two comparisons of the positions with the topics' ids and bounds.
         commit_interval_seconds: Time between commits. Records finished since the last one are repeated after a crash.
         drain_seconds: How long handlers may take to finish when partitions are revoked or the consumer stops.
         retries: Policy for unexpected errors.
@@ -60,6 +63,7 @@ class EngineOptions:
     max_poll_records: int = 1_000
     commit_interval_seconds: float = 1.0
     lag_interval_seconds: float = 5.0
+    watch_interval_seconds: float = 30.0
     drain_seconds: float = 20.0
     retries: RetryPolicy = field(default_factory=RetryPolicy)
     metadata_limit: int = METADATA_LIMIT
@@ -67,10 +71,10 @@ class EngineOptions:
     def __post_init__(self) -> None:
         if self.max_buffered < 1 or self.max_poll_records < 1:
             raise ValueError("max_buffered and max_poll_records must be at least 1")
-        if self.commit_interval_seconds <= 0 or self.lag_interval_seconds <= 0 or self.drain_seconds < 0:
-            raise ValueError(
-                "commit_interval_seconds and lag_interval_seconds must be above 0, drain_seconds not below"
-            )
+        if self.commit_interval_seconds <= 0 or self.lag_interval_seconds <= 0 or self.watch_interval_seconds <= 0:
+            raise ValueError("the intervals must be above 0")
+        if self.drain_seconds < 0:
+            raise ValueError("drain_seconds must not be below 0")
 
 
 class Ending(Enum):
@@ -93,6 +97,12 @@ class Observer:
     def ended(self, record: Record, ending: Ending, seconds: float) -> None:
         """The handler ended after `seconds`."""
 
+    def suspended(self, partition: TopicPartition, reason: str | None) -> None:
+        """A partition rests after too many unforeseen errors, or goes on (None)."""
+
+    def discontinued(self, partition: TopicPartition, verdict: Broken) -> None:
+        """The position of a partition was not one of its log, and the engine went on elsewhere."""
+
 
 @dataclass(frozen=True, slots=True)
 class PartitionSnapshot:
@@ -102,13 +112,15 @@ class PartitionSnapshot:
         position: Offset below which everything is finished: what is committed next. None while unknown.
         received_to: Offset after the last record received.
         log_end: Offset that the next record will get, as last reported.
-        paused: Whether it is paused by backpressure.
+        paused: Whether it is paused by backpressure, or suspended.
+        suspended: Why it is suspended after too many unforeseen errors; None otherwise.
     """
 
     position: int | None
     received_to: int | None
     log_end: int | None
     paused: bool
+    suspended: str | None = None
 
     @property
     def lag(self) -> int:
@@ -143,6 +155,11 @@ class EngineSnapshot:
     def partitions(self) -> int:
         """Number of assigned partitions."""
         return len(self.assigned)
+
+    @property
+    def suspended(self) -> Mapping[TopicPartition, str]:
+        """The suspended partitions, and why."""
+        return {name: state.suspended for name, state in self.assigned.items() if state.suspended is not None}
 
     @property
     def paused(self) -> int:

@@ -32,7 +32,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Final
 
@@ -79,7 +79,9 @@ class Journal:
         self._limit = limit
         self._next = epoch + 1
         self._positions = {
-            where: Position(topic=where[0], partition=where[1], next_offset=offset)
+            where: Position(
+                topic=where[0], partition=where[1], next_offset=offset, topic_id=recovered.topic_ids.get(where)
+            )
             for where, offset in recovered.positions.items()
         }
         self._completed_offset = recovered.completed_offset
@@ -137,12 +139,13 @@ class Journal:
         """Number of entries not yet acknowledged."""
         return len(self._awaiting)
 
-    def append(self, entry: JournalEntry) -> asyncio.Future[int]:
+    def append(self, entry: JournalEntry, allow: Callable[[int], None] | None = None) -> asyncio.Future[int]:
         """Queue an entry. Its commands may be published only after the future has returned its offset.
 
         An entry without commands counts as published when it is acknowledged. Entries are acknowledged in order. Each
-        carries the highest positions of all inputs so far, so that a reader needs only the last one. If the future
-        raises Fenced, all later ones do. Raises Fenced, EntryTooLarge, Overloaded and UnencodableEvent immediately, in
+        carries the newest positions of all inputs so far, so that a reader needs only the last one. If the future
+        raises Fenced, all later ones do. `allow` is called with the size of the entry, in bytes, before it is queued;
+        what it raises is raised here. Raises Fenced, EntryTooLarge, Overloaded and UnencodableEvent immediately, in
         which case nothing was appended and nothing has changed.
         """
         if self.fenced is not None:
@@ -164,6 +167,8 @@ class Journal:
         size = len(record.value or b"")
         if size > self._limit:
             raise EntryTooLarge(size, self._limit)
+        if allow is not None:
+            allow(size)
         sent = self._publisher.send_record(record)
         # Only after `send_record`: if that raises, this offset belongs to the next entry, or every later one would be
         # off by one and fence its owner.
@@ -189,10 +194,15 @@ class Journal:
             if behind:
                 self._completed_offset = max(behind, self._completed_offset or 0)
 
-    def settled(self, completed_offset: int) -> None:
-        """Everything unpublished at the takeover is now published, and tasks.completed ends at this offset."""
+    def settled(self, completed_offset: int, open_entries: Iterable[int] = ()) -> None:
+        """What was unpublished at the takeover is now published, except for the entries at these offsets, which will
+        be; and tasks.completed ends at `completed_offset`."""
         self._unsettled = None
-        self._completed_offset = max(completed_offset, self._completed_offset or 0)
+        still_open = dict.fromkeys(open_entries, _OPEN)
+        self._steps = OrderedDict(sorted({**still_open, **self._steps}.items()))
+        # The terminal states of those may stand anywhere from the old offset on: a takeover looks for them again.
+        if not still_open:
+            self._completed_offset = max(completed_offset, self._completed_offset or 0)
 
     def checkpoint(self, positions: tuple[Position, ...], now_ms: int) -> asyncio.Future[int]:
         """Record positions and the published offset without a decision; as `append`."""
@@ -209,13 +219,7 @@ class Journal:
         return self.fenced
 
     def _reached(self, positions: tuple[Position, ...]) -> dict[tuple[str, int], Position]:
-        reached = dict(self._positions)
-        for position in positions:
-            where = (position.topic, position.partition)
-            before = reached.get(where)
-            if before is None or before.next_offset < position.next_offset:
-                reached[where] = position
-        return reached
+        return {**self._positions, **{(position.topic, position.partition): position for position in positions}}
 
     def _acknowledge(self, place: int, has_commands: bool, done: asyncio.Future[RecordMetadata]) -> None:
         if done.cancelled():

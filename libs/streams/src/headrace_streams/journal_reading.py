@@ -14,15 +14,17 @@ from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 from headrace_contracts.codec import Codec
-from headrace_contracts.errors import NullValue, Origin, SchemaNotCached
-from headrace_contracts.events import EntryKind, JournalEntry, TaskPhase
+from headrace_contracts.errors import Origin, SchemaNotCached, UnreadableValue
+from headrace_contracts.events import EntryKind, JournalEntry, Position, TaskPhase
 
-from headrace_streams.errors import OffsetOutOfRange
+from headrace_streams.errors import OffsetOutOfRange, TransientError
 from headrace_streams.ports import PartitionReader
 from headrace_streams.records import Record, TopicPartition
 
 _READ_AT_ONCE: Final = 500
 _READ_SECONDS: Final = 1.0
+_STALLED_SECONDS: Final = 10.0
+"""A partition that is not at its end delivers something within this time, or it has trouble."""
 _LOOK_EVERY: Final = 1000
 """Entries after which one is read in full, to learn which of those kept meanwhile have been published."""
 _OUTLINE: Final = (
@@ -30,6 +32,14 @@ _OUTLINE: Final = (
 )  # fmt: skip
 _PHASES: Final = {str(phase): phase for phase in TaskPhase}
 _KINDS: Final = {str(kind): kind for kind in EntryKind}
+
+
+class JournalUnreadable(UnreadableValue):
+    """Have an operator look: a record of the journal cannot be read, and may be a decision.
+
+    Until the record is passed over by a skip, nothing may be decided in the partition: without the decision, a task
+    could be lost, or end twice.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +85,7 @@ class Recovered:
 
     Attributes:
         positions: Next offset of each input, by topic (without prefix) and partition.
+        topic_ids: Ids of the topics that these offsets belong to, by topic and partition, as far as known.
         unpublished: Entries whose commands may not have been published, in order.
         completed_offset: Terminal states of unpublished entries, if they were written, are at or after this offset of
             tasks.completed; None if unknown.
@@ -84,6 +95,7 @@ class Recovered:
     """
 
     positions: Mapping[tuple[str, int], int]
+    topic_ids: Mapping[tuple[str, int], str]
     unpublished: tuple[JournaledEntry, ...]
     completed_offset: int | None
     shadowed: frozenset[str]
@@ -104,14 +116,21 @@ async def read_journal(
         reader: Its assignment is replaced.
         fold: Called with each valid decision, in order.
 
-    Raises UnreadableValue, RegistryUnavailable, and what the reader raises.
+    Raises JournalUnreadable, RegistryUnavailable, TransientError if the partition delivers nothing for a while, and
+    what the reader raises.
     """
-    reading = _Reading(codec, where, fold)
+    reading = JournalReading(codec, where, fold)
+    clock = asyncio.get_running_loop().time
     while True:
         first, _ = (await reader.bounds([where]))[where]
         await reader.assign({where: max(first, reading.next_offset)})
         try:
+            moved_at, reached = clock(), reading.next_offset
             while reading.next_offset <= epoch_start:
+                if reading.next_offset > reached:
+                    moved_at, reached = clock(), reading.next_offset
+                elif (waited := clock() - moved_at) > _STALLED_SECONDS:
+                    raise TransientError(f"{where} has delivered nothing after offset {reached} for {waited:.0f} s")
                 for record in await reader.poll(_READ_AT_ONCE, _READ_SECONDS):
                     if record.offset > epoch_start:
                         return reading.recovered()
@@ -125,8 +144,13 @@ async def read_journal(
             continue
 
 
-class _Reading:
-    """One pass over the partition."""
+class JournalReading:
+    """One pass over the partition.
+
+    Attributes:
+        next_offset: Offset after the last record taken.
+        entries: Number of valid entries so far.
+    """
 
     def __init__(self, codec: Codec, where: TopicPartition, fold: Callable[[JournaledDecision], None]) -> None:
         self.next_offset = 0
@@ -135,7 +159,7 @@ class _Reading:
         self._fold = fold
         self._epoch = -1
         self._ended = False
-        self._positions: dict[tuple[str, int], int] = {}
+        self._positions: dict[tuple[str, int], Position] = {}
         self._published_offset = 0
         self._completed_offset: int | None = None
         # Values by offset: the last entry, and earlier ones whose commands may be unpublished as far as is known.
@@ -143,7 +167,8 @@ class _Reading:
         self._open: OrderedDict[int, bytes] = OrderedDict()
         self._decision: tuple[int, bytes] | None = None
         self._shadowed: set[str] = set()
-        self._entries = 0
+        self._unreadable: dict[int, UnreadableValue] = {}
+        self.entries = 0
 
     def take(self, record: Record) -> int | None:
         """Process a record. Returns the id of a schema that must be fetched first, or None if it is done."""
@@ -154,9 +179,14 @@ class _Reading:
             data = self._codec.first_fields(JournalEntry, value, origin, _OUTLINE)
         except SchemaNotCached as missing:
             return missing.schema_id
-        except NullValue:
+        except UnreadableValue as error:
             self.next_offset = offset + 1
+            # It ends its epoch, as any foreign record does. It may stand where an entry was lost, and the next entry
+            # would then be in its place although its owner never published it.
             self._ended = True
+            # A tombstone is certainly no decision.
+            if value is not None:
+                self._unreadable[offset] = error
             if record.key is not None:
                 self._shadowed.add(record.key.decode("utf-8", "replace"))
             return None
@@ -165,6 +195,9 @@ class _Reading:
         kind = _KINDS.get(data["kind"], EntryKind.DECISION)
         if kind is EntryKind.EPOCH_START:
             self._epoch, self._ended = offset, False
+        elif kind is EntryKind.SKIP:
+            skip = self._decoded(offset, value or b"")
+            self._unreadable.pop(-1 if skip.skipped_offset is None else skip.skipped_offset, None)
         elif not self._counts(offset, data["generation"], data["sequence"]):
             self._ended = True
             if kind is EntryKind.DECISION:
@@ -184,9 +217,9 @@ class _Reading:
         return not self._ended
 
     def _apply(self, offset: int, value: bytes, timestamp_ms: int, kind: EntryKind, data: dict[str, Any]) -> None:
-        self._entries += 1
+        self.entries += 1
         self._open[offset] = value
-        if self._entries % _LOOK_EVERY == 0:
+        if self.entries % _LOOK_EVERY == 0:
             self._look(self._decoded(offset, value))
         if kind is not EntryKind.DECISION:
             return
@@ -207,8 +240,8 @@ class _Reading:
     def _look(self, entry: JournalEntry) -> None:
         """Learn from an entry what it says about earlier ones. Each says at least as much as the one before it."""
         for position in entry.positions:
-            where = (position.topic, position.partition)
-            self._positions[where] = max(position.next_offset, self._positions.get(where, 0))
+            # They only advance, except where an owner found that an input is another log than before.
+            self._positions[position.topic, position.partition] = position
         if entry.published_offset is not None:
             self._published_offset = max(self._published_offset, entry.published_offset)
             while self._open and next(iter(self._open)) < self._published_offset:
@@ -220,6 +253,15 @@ class _Reading:
         return self._codec.decode(JournalEntry, value, Origin(self._where.topic, self._where.partition, offset))
 
     def recovered(self) -> Recovered:
+        for offset, error in self._unreadable.items():
+            number = self._where.partition
+            others = f" and {len(self._unreadable) - 1} more" if len(self._unreadable) > 1 else ""
+            raise JournalUnreadable(
+                error.origin,
+                f"{error.reason}. This record of the journal{others} cannot be read, and may be a decision. Look at it "
+                f"with `headrace journal show {number} --offset {offset}`; to go on without it, use "
+                f"`headrace journal skip {number} {offset} --reason ...`",
+            ) from error
         # The last entries tell which of the open ones need not be decoded. Both the last decision and the last entry
         # are read, since checkpoints written by the first release name no positions.
         telling = [] if self._decision is None else [self._decision]
@@ -235,10 +277,11 @@ class _Reading:
             if entry.commands:
                 unpublished.append(JournaledEntry(offset, entry))
         return Recovered(
-            positions=self._positions,
+            positions={where: position.next_offset for where, position in self._positions.items()},
+            topic_ids={where: p.topic_id for where, p in self._positions.items() if p.topic_id is not None},
             unpublished=tuple(unpublished),
             completed_offset=self._completed_offset,
             shadowed=frozenset(self._shadowed),
-            entries=self._entries,
+            entries=self.entries,
             last=last,
         )

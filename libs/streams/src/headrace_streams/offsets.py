@@ -5,7 +5,8 @@ follow the two things a commit carries:
 
 - the *position*: the lowest open offset. Every received record below it is finished, so it is safe to commit;
 - the *map*: the finished ranges above the position, as a compact text in the commit's metadata, so that the next owner
-  of the partition does not process them again.
+  of the partition does not process them again. Before it stands a fingerprint of the topic's id: offsets mean nothing
+  in another log of the same name.
 
 Invariants. Breaking the first loses records; breaking any other processes records twice or stops the partition.
 
@@ -25,6 +26,7 @@ from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator, Sequence
 
 from headrace_streams.errors import StreamsError
+from headrace_streams.log_identity import FINGERPRINT_CHARS
 from headrace_streams.records import OffsetAndMetadata
 
 METADATA_LIMIT = 4_095
@@ -33,6 +35,8 @@ METADATA_LIMIT = 4_095
 Range = tuple[int, int]
 """A half-open range of offsets: the first included, the second not."""
 
+_STAMP = "i1"
+_STAMP_CHARS = len(_STAMP) + FINGERPRINT_CHARS
 _VERSION = "h1"
 _RUNS, _RUNS_DEFLATED, _BITS, _BITS_DEFLATED = "r", "R", "b", "B"
 _PREFIX_CHARS = len(_VERSION) + 1
@@ -55,12 +59,20 @@ class OffsetTracker:
         next_offset: Committed offset to start at; None if the group has committed none.
         finished: Finished ranges above it, ascending, as returned by `decode`.
         limit: Maximum length of the commit metadata, in characters.
+        log: Fingerprint of the topic's id, for the commit metadata; None while it is not known.
     """
 
-    __slots__ = ("_base", "_carried", "_fresh", "_gaps", "_highest", "_limit", "_open", "_safe_span", "changes")
+    __slots__ = (
+        "_base", "_carried", "_fresh", "_gaps", "_highest", "_limit", "_open", "_safe_span", "_stamp", "changes",
+    )  # fmt: skip
 
     def __init__(
-        self, next_offset: int | None = None, finished: Iterable[Range] = (), *, limit: int = METADATA_LIMIT
+        self,
+        next_offset: int | None = None,
+        finished: Iterable[Range] = (),
+        *,
+        limit: int = METADATA_LIMIT,
+        log: str | None = None,
     ) -> None:
         self._base = next_offset
         # Highest offset received so far; the one before the start until a record has been received.
@@ -75,11 +87,23 @@ class OffsetTracker:
         self._carried: deque[Range] = deque(finished)
         # Whether no record has been received since the assignment; see `received`.
         self._fresh = True
-        self._limit = limit
-        self._safe_span = 8 * (_raw_bytes_in(limit) - _OVERHEAD_BYTES)
+        # Its room is kept free while it is not known.
+        self._limit = limit - _STAMP_CHARS
+        self._safe_span = 8 * (_raw_bytes_in(self._limit) - _OVERHEAD_BYTES)
+        self._stamp = "" if log is None else _STAMP + log
         self.changes = 0
         """Increases whenever the result of `committable` may have changed, so that an unchanged one is not committed
         again."""
+
+    @property
+    def log(self) -> str | None:
+        """Fingerprint of the topic's id; None while it is not known."""
+        return self._stamp[len(_STAMP) :] or None
+
+    def belongs_to(self, log: str) -> None:
+        """The topic's identity has become known: commit it from now on."""
+        self._stamp = _STAMP + log
+        self.changes += 1
 
     @property
     def position(self) -> int | None:
@@ -182,7 +206,7 @@ class OffsetTracker:
         position = self.position
         if position is None:
             return None
-        return OffsetAndMetadata(position, encode(position, self.finished_beyond(), self._limit))
+        return OffsetAndMetadata(position, self._stamp + encode(position, self.finished_beyond(), self._limit))
 
     def finished_beyond(self) -> list[Range]:
         """Finished ranges above the position, ascending, with at least one offset between any two."""
@@ -243,6 +267,8 @@ def encode(position: int, finished: Sequence[Range], limit: int = METADATA_LIMIT
 def decode(progress: OffsetAndMetadata) -> tuple[Range, ...]:
     """The finished ranges above a committed position. Raises OffsetMetadataUnreadable."""
     text = progress.metadata
+    if text.startswith(_STAMP):
+        text = text[_STAMP_CHARS:]
     if not text:
         return ()
     if not text.startswith(_VERSION):
@@ -269,6 +295,14 @@ def decode(progress: OffsetAndMetadata) -> tuple[Range, ...]:
     except (IndexError, StopIteration) as error:
         raise OffsetMetadataUnreadable(f"commit metadata of kind {kind!r} ends too early") from error
     raise OffsetMetadataUnreadable(f"commit metadata of unknown kind {kind!r}: written by a newer version?")
+
+
+def log_of(progress: OffsetAndMetadata) -> str | None:
+    """Fingerprint of the id of the topic that was committed for; None if an older version, or another tool, did."""
+    text = progress.metadata
+    if not text.startswith(_STAMP) or len(text) < _STAMP_CHARS:
+        return None
+    return text[len(_STAMP) : _STAMP_CHARS]
 
 
 def _raw_bytes_in(chars: int) -> int:

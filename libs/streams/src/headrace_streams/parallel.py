@@ -17,8 +17,9 @@ Invariants:
 - At most one record of a key is in flight with `Ordering.KEY`, and retries of it block the key: order is kept.
 - Partitions are added and removed only in the callbacks of a rebalance. Records of a partition that is gone are
   discarded on receipt; a handler that ends after its partition has gone updates a tracker that is never committed.
-- Pausing is decided in one place (`_apply_backpressure`) from two facts: the lane is full, or the partition has a
-  backlog. Both are re-evaluated whenever a record finishes; otherwise a partition could stay paused for ever.
+- Pausing is decided in one place (`_apply_backpressure`) from three facts: the lane is full, the partition has a
+  backlog, or it is suspended. The first two are re-evaluated whenever a record finishes, the last when its time is
+  over; otherwise a partition could stay paused for ever.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from functools import partial
 from typing import Any, TypeVar, cast
 
 from headrace_streams.committing import Committer
+from headrace_streams.continuity import Continuity
 from headrace_streams.dead_letters import DeadLetterSink
 from headrace_streams.errors import TopicMissing, TransientError
 from headrace_streams.executing import Executor
@@ -46,7 +48,7 @@ from headrace_streams.handling import (
     TopicLane,
     tenant_of_header,
 )
-from headrace_streams.offsets import OffsetMetadataUnreadable, OffsetTracker, decode
+from headrace_streams.partitioning import static_member_id
 from headrace_streams.ports import Consumer, Log
 from headrace_streams.records import OffsetAndMetadata, Record, TopicPartition
 from headrace_streams.retries import RetryPolicy
@@ -122,6 +124,9 @@ class ParallelConsumer:
         self._scheduler: Scheduler[Work] = Scheduler(shares, self._options.max_in_flight)
         self._keyed = self._options.ordering is Ordering.KEY
         self._partitions: dict[tuple[str, int], AssignedPartition] = {}
+        self._continuity = Continuity(
+            log.admin(), group, self._lane_of, self._partitions, self._scheduler, self._options, observer
+        )
         self._stop_wanted = asyncio.Event()
         self._stopped = asyncio.Event()
         self._broken: asyncio.Future[None] | None = None
@@ -136,11 +141,15 @@ class ParallelConsumer:
             raise RuntimeError("a ParallelConsumer runs once: make a new one")
         loop = asyncio.get_running_loop()
         self._broken = loop.create_future()
-        self._consumer = self._log.consumer(self._group, instance_id=self._instance_id)
+        instance_id = self._instance_id
+        if instance_id is not None:
+            instance_id = static_member_id(instance_id, await self._log.admin().partition_counts(self._topics))
+        self._consumer = self._log.consumer(self._group, instance_id=instance_id)
         self._committer = Committer(self._consumer)
         self._executor = Executor(
             self._scheduler, self._handler, self._skip, self._dead_letters, self._options, self._observer,
-            work_of=self._work_of, admit=self._admit_backlog, relieve=self._relieve, broke=self._break,
+            work_of=self._work_of, admit=self._admit_backlog, relieve=self._relieve,
+            suspended=self._suspended, broke=self._break,
         )  # fmt: skip
         self._loop = loop
         try:
@@ -148,7 +157,7 @@ class ParallelConsumer:
             await self._until_stopped(self._broken)
         except BaseException:
             # Before the consumer closes: it would drain what a broken engine can no longer finish.
-            self._executor.abandon(self._partitions.values())
+            self._executor.abandon(self._continuity.all())
             raise
         finally:
             self._executor.stop()
@@ -157,7 +166,7 @@ class ParallelConsumer:
                 await self._consumer.close()
             finally:
                 # Only what the close did not revoke, because it failed.
-                self._executor.abandon(self._partitions.values())
+                self._executor.abandon(self._continuity.all())
                 self._stopped.set()
 
     async def stop(self) -> None:
@@ -175,7 +184,7 @@ class ParallelConsumer:
         """
         if self._loop is None:
             return 0
-        return self._executor.cancel(wanted, self._partitions.values())
+        return self._executor.cancel(wanted, self._continuity.all())
 
     def state(self) -> EngineSnapshot:
         """A snapshot for metrics and health."""
@@ -191,7 +200,7 @@ class ParallelConsumer:
     def loads(self, kind_of: Callable[[Record], K]) -> Mapping[K, Load]:
         """Waiting and running records by kind. A record's kind is computed once, by the first call that sees it."""
         counts: dict[K, list[int]] = {}
-        running = [work for partition in self._partitions.values() for work in partition.running]
+        running = [work for partition in self._continuity.all() for work in partition.running]
         aside = [work for partition in self._partitions.values() for work in partition.backlog]
         for index, works in ((0, self._scheduler.waiting_pieces()), (0, aside), (1, running)):
             for work in works:
@@ -213,6 +222,7 @@ class ParallelConsumer:
             asyncio.create_task(self._poll()),
             asyncio.create_task(self._commit_often()),
             asyncio.create_task(self._look_at_ends()),
+            asyncio.create_task(self._continuity.keep_watch(self._consumer)),
             asyncio.create_task(self._stop_wanted.wait()),
             broken,
         ]
@@ -258,6 +268,9 @@ class ParallelConsumer:
 
     def _take_in(self, partition: AssignedPartition, records: Sequence[Record]) -> None:
         handled = 0
+        expected = partition.received_to
+        if expected is not None and records[0].offset != expected:
+            self._continuity.doubt(partition, expected)
         # The fast path skips scheduler and tracker, so nothing may be in flight that it could overtake or pass.
         if (
             self._scheduler.idle
@@ -295,7 +308,7 @@ class ParallelConsumer:
         pause: list[TopicPartition] = []
         resume: list[TopicPartition] = []
         for partition in partitions:
-            wanted = self._full[partition.lane] or bool(partition.backlog)
+            wanted = self._full[partition.lane] or bool(partition.backlog) or partition.suspended is not None
             if wanted and (insist or not partition.paused):
                 pause.append(partition.name)
             elif partition.paused and not wanted:
@@ -305,6 +318,11 @@ class ParallelConsumer:
             self._consumer.pause(pause)
         if resume:
             self._consumer.resume(resume)
+
+    def _suspended(self, partition: AssignedPartition) -> None:
+        """A partition has been suspended, or may go on."""
+        if not partition.leaving and not partition.former:
+            self._apply_backpressure((partition,))
 
     def _relieve(self) -> None:
         if True not in self._full:
@@ -346,18 +364,7 @@ class ParallelConsumer:
 
     async def _assigned(self, names: Collection[TopicPartition]) -> Mapping[TopicPartition, int]:
         stored = await self._stored_progress(names)
-        starts: dict[TopicPartition, int] = {}
-        for name in names:
-            progress = stored.get(name)
-            lane = self._lane_of[name.topic]
-            limit = self._options.metadata_limit
-            if progress is None:
-                tracker = OffsetTracker(limit=limit)
-            else:
-                starts[name] = progress.next_offset
-                tracker = OffsetTracker(progress.next_offset, _finished_beyond(name, progress), limit=limit)
-            self._partitions[name.topic, name.partition] = AssignedPartition(name, lane, tracker)
-        return starts
+        return await self._continuity.begin(names, stored)
 
     async def _stored_progress(self, names: Collection[TopicPartition]) -> Mapping[TopicPartition, OffsetAndMetadata]:
         attempts = 0
@@ -377,7 +384,7 @@ class ParallelConsumer:
             _log.warning("%d records did not finish within the drain time and will be processed again", late)
             self._executor.abandon(leaving)
             await _quiet(leaving, _CANCEL_SECONDS)
-        await self._committer.commit_at_last(leaving)
+        await self._committer.commit_at_last(partition for partition in leaving if not partition.former)
 
     async def _lost(self, names: Collection[TopicPartition]) -> None:
         leaving = self._take_away(names)
@@ -386,11 +393,7 @@ class ParallelConsumer:
 
     def _take_away(self, names: Iterable[TopicPartition]) -> list[AssignedPartition]:
         """Drop waiting records; running handlers continue for now."""
-        leaving = [
-            partition
-            for name in names
-            if (partition := self._partitions.pop((name.topic, name.partition), None)) is not None
-        ]
+        leaving = self._continuity.take_away(names)
         for partition in leaving:
             partition.leaving = True
             partition.backlog.clear()
@@ -444,6 +447,7 @@ def _state_of(partition: AssignedPartition) -> PartitionSnapshot:
         received_to=partition.log_start if received_to is None else received_to,
         log_end=partition.log_end,
         paused=partition.paused,
+        suspended=partition.suspended,
     )
 
 
@@ -456,13 +460,3 @@ async def _quiet(partitions: Iterable[AssignedPartition], seconds: float) -> boo
     except TimeoutError:
         return False
     return True
-
-
-def _finished_beyond(name: TopicPartition, progress: OffsetAndMetadata) -> tuple[tuple[int, int], ...]:
-    try:
-        return decode(progress)
-    except OffsetMetadataUnreadable as error:
-        _log.warning(
-            "%s starts at %d, and processes finished records above it again: %s", name, progress.next_offset, error
-        )
-        return ()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 _SEED = 0x9747B28C
 _MULTIPLIER = 0x5BD1E995
 _MASK = 0xFFFFFFFF
@@ -26,3 +28,12 @@ def murmur2(data: bytes) -> int:
 def partition_of(key: bytes, partitions: int) -> int:
     """The partition of a key in a topic with this many partitions."""
     return (murmur2(key) & 0x7FFFFFFF) % partitions
+
+
+def static_member_id(instance_id: str, partitions: Mapping[str, int]) -> str:
+    """The instance id of a static member of a group, for topics with these numbers of partitions.
+
+    A static member that comes back gets its former partitions without a rebalance. After partitions were added it would
+    never get those, so it comes back as another member then.
+    """
+    return f"{instance_id}.p{'-'.join(str(count) for _, count in sorted(partitions.items()))}"

@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Protocol
 
-from headrace_streams.records import NewTopic, OffsetAndMetadata, ProducerRecord, Record, RecordMetadata, TopicPartition
+from headrace_streams.records import (
+    NewTopic,
+    OffsetAndMetadata,
+    ProducerRecord,
+    Record,
+    RecordMetadata,
+    TopicDescription,
+    TopicPartition,
+)
 
 
 class Producer(Protocol):
@@ -89,6 +97,15 @@ class Consumer(Protocol):
         """First offsets of assigned partitions, asked from the cluster. Raises TransientError."""
         ...
 
+    async def seek(self, partition: TopicPartition, offset: int, moved: Callable[[], None] = lambda: None) -> None:
+        """Go on at this offset: what was fetched of the partition before is not delivered any more.
+
+        `moved` is called after the last `poll` that returned records from before, and before the first one with those
+        from the offset on. A partition that is not (or no longer) assigned is ignored, and `moved` not called; one
+        that is paused stays paused. Raises TransientError.
+        """
+        ...
+
     def pause(self, partitions: Collection[TopicPartition]) -> None:
         """Deliver no records of these until resumed or reassigned. Partitions that are not assigned are ignored."""
         ...
@@ -128,7 +145,11 @@ class PartitionReader(Protocol):
         ...
 
     async def bounds(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, tuple[int, int]]:
-        """First offset in the log, and the offset of the next record. Raises TopicMissing, TransientError."""
+        """First offset in the log, and the offset up to which it can be read at present.
+
+        That is the offset of the next record or, if a transaction is open, of the first record in it: what stands
+        behind it is not delivered before the transaction ends. Raises TopicMissing, TransientError.
+        """
         ...
 
     async def offsets_at(
@@ -147,7 +168,7 @@ class PartitionReader(Protocol):
 
 
 class Admin(Protocol):
-    """Creates topics."""
+    """Creates and describes topics."""
 
     async def create_topics(self, topics: Collection[NewTopic]) -> Collection[str]:
         """Create the missing topics; returns the names of those created. Raises TransientError, RecordRefused."""
@@ -155,6 +176,27 @@ class Admin(Protocol):
 
     async def partition_counts(self, topics: Collection[str]) -> Mapping[str, int]:
         """Number of partitions of each topic that exists. Raises TransientError."""
+        ...
+
+    async def describe_topics(self, topics: Collection[str]) -> Mapping[str, TopicDescription]:
+        """Identity and number of partitions of each topic that exists. Raises TransientError."""
+        ...
+
+    async def bounds(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, tuple[int, int]]:
+        """See `PartitionReader.bounds`. Raises TopicMissing, TransientError."""
+        ...
+
+    async def add_partitions(self, counts: Mapping[str, int]) -> None:
+        """Give each of these topics this number of partitions; those that have it are left as they are.
+
+        Raises TopicMissing, TransientError, and RecordRefused for a number below the present one. Some topics may then
+        have been changed.
+        """
+        ...
+
+    async def topic_limits(self, topics: Collection[str]) -> Mapping[str, int]:
+        """Largest batch of records of each topic, in bytes (max.message.bytes), of those topics that exist and may be
+        asked about. Raises TransientError."""
         ...
 
 

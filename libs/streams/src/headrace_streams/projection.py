@@ -1,6 +1,7 @@
 """Topics into a database, exactly once: rows and input positions are written in one transaction.
 
-1. On assignment, read the input positions from the database and start there.
+1. On assignment, read the input positions from the database, compare them with the logs (see `log_identity`), and start
+   there.
 2. Gather records into a batch until it is full or its first record has waited long enough.
 3. Decode them. Records that cannot be decoded, or that the store will never accept, go to the dead letters.
 4. Write the batch and move the positions in one transaction, which compares the stored positions with those this member
@@ -25,12 +26,14 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, Protocol, TypeVar
 
 from headrace_contracts.codec import Codec
 from headrace_contracts.errors import RegistryUnavailable, UnreadableValue
 from headrace_contracts.topics import Event, TopicSpec
 
+from headrace_streams.applied import AppliedPositions, Moves
 from headrace_streams.dead_letters import DeadLetterSink, described
 from headrace_streams.errors import (
     AppendUncertain,
@@ -41,14 +44,16 @@ from headrace_streams.errors import (
     RecordRefused,
     TransientError,
 )
-from headrace_streams.ports import Consumer, Log, PartitionReader
+from headrace_streams.log_identity import StoredPosition
+from headrace_streams.ports import Consumer, Log
 from headrace_streams.records import OffsetAndMetadata, Record, TopicPartition
+from headrace_streams.suspending import ErrorBudget, OnSuspension
 from headrace_streams.typed import decode
+from headrace_streams.watching import LogWatch, OnDiscontinuity
 
 T = TypeVar("T")
 
-Moves = Mapping[TopicPartition, tuple[int | None, int]]
-"""For each partition, the position that the store must hold (None: none yet) and the new one."""
+__all__ = ["Moves", "Projection", "ProjectionStore"]
 
 _POLL_SECONDS = 1.0
 _PAUSE_SECONDS = 0.5
@@ -57,6 +62,7 @@ _TRIES = 3
 _LONGEST_DELAY_SECONDS = 5.0
 _SAY_EVERY_SECONDS = 10.0
 _COMMIT_SECONDS = 5.0
+_WATCH_PAUSE_SECONDS = 1.0
 _PASSING = (TransientError, RegistryUnavailable, AppendUncertain, Overloaded)
 
 _log = logging.getLogger(__name__)
@@ -65,8 +71,8 @@ _log = logging.getLogger(__name__)
 class ProjectionStore(Protocol):
     """A database with rows and positions. Both methods raise TransientError while it is unavailable."""
 
-    async def positions(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, int]:
-        """Next offset to apply of each partition; partitions never applied are left out."""
+    async def positions(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, StoredPosition]:
+        """Next offset to apply of each partition, and its topic's id; partitions never applied are left out."""
         ...
 
     async def apply(self, batch: Sequence[tuple[Record, Any]], moves: Moves) -> None:
@@ -93,6 +99,9 @@ class Projection:
         max_batch: Maximum number of records in one transaction.
         max_wait_seconds: How long a record may wait for others to share its transaction. A transaction for each record
             would cost more than everything else done for it.
+        watch_seconds: Time between two comparisons of the positions with the topics' ids and bounds.
+        on_discontinuity: See `watching.OnDiscontinuity`.
+        on_suspension: See `suspending.OnSuspension`.
         on_waiting: Called with the reason when it waits for something unavailable, and with None when it continues.
     """
 
@@ -107,7 +116,10 @@ class Projection:
         *,
         max_batch: int = 500,
         max_wait_seconds: float = 0.2,
+        watch_seconds: float = 30.0,
         on_waiting: Callable[[str | None], None] = lambda reason: None,
+        on_discontinuity: OnDiscontinuity = lambda partition, verdict: None,
+        on_suspension: OnSuspension = lambda partition, reason: None,
     ) -> None:
         self._log = log
         self._group = group
@@ -117,7 +129,11 @@ class Projection:
         self._dead_letters = dead_letters
         self._max_batch = max_batch
         self._max_wait = max_wait_seconds
+        self._watch_seconds = watch_seconds
         self._on_waiting = on_waiting
+        self._on_suspension = on_suspension
+        # Rows are unique by event.
+        self._watch = LogWatch(log.admin(), group, repeats_are_harmless=True, on_discontinuity=on_discontinuity)
         self._consumer: Consumer | None = None
         self._closing = False
         self._ended = asyncio.Event()
@@ -156,17 +172,7 @@ class Projection:
         """See `RebalanceListener`."""
         async with self._writing:
             positions = await self._patiently(lambda: self._store.positions(partitions))
-            bounds = await self._patiently(lambda: self._bounds(partitions))
-            for name in partitions:
-                self._expected[name] = positions.get(name)
-                first, end = bounds[name]
-                if name in positions and not first <= positions[name] <= end:
-                    _log.error(
-                        "%s: %s is applied up to %d, but its log goes from %d to %d: records in between are missing "
-                        "from the database; continuing at the first existing record",
-                        self._group, name, positions[name], first, end,
-                    )  # fmt: skip
-            return {name: positions.get(name, bounds[name][0]) for name in partitions}
+            return await self._positions.begin(partitions, positions)
 
     async def revoked(self, partitions: Collection[TopicPartition]) -> None:
         """See `RebalanceListener`."""
@@ -177,8 +183,7 @@ class Projection:
             self._leaving = False
             if not self._closing:
                 self._let_go.clear()
-            for name in partitions:
-                self._expected.pop(name, None)
+            self._positions.forget(partitions)
 
     async def lost(self, partitions: Collection[TopicPartition]) -> None:
         """See `RebalanceListener`."""
@@ -186,8 +191,11 @@ class Projection:
 
     def _forget_everything(self) -> None:
         self._batch: list[Record] = []
-        # The positions in the store, of the partitions assigned here.
-        self._expected: dict[TopicPartition, int | None] = {}
+        # Of the partitions assigned here.
+        self._positions = AppliedPositions(self._watch)
+        self._budgets: dict[TopicPartition, ErrorBudget] = {}
+        # Partitions that rest after too many unforeseen errors, and until when.
+        self._suspended: dict[TopicPartition, float] = {}
         # Held while a batch is being written: partitions are assigned and revoked between batches only.
         self._writing = asyncio.Lock()
         self._leaving = False
@@ -198,12 +206,15 @@ class Projection:
         self._batch = [record for record in self._batch if record.topic_partition not in partitions]
         for name in partitions:
             self._uncommitted.pop(name, None)
+            if self._suspended.pop(name, None) is not None:
+                self._on_suspension(name, None)
 
     async def _one_membership(self) -> None:
         """One membership in the group, from joining until a reason to join again."""
         self._forget_everything()
         rejoin = False
         self._consumer = consumer = self._log.consumer(self._group)
+        watching = asyncio.create_task(self._keep_watch(consumer))
         try:
             await consumer.subscribe(self._specs, self)
             self._go_on()
@@ -220,6 +231,8 @@ class Projection:
             if not self._closing:
                 raise
         finally:
+            watching.cancel()
+            await asyncio.gather(watching, return_exceptions=True)
             with contextlib.suppress(_StartAnew):
                 await consumer.close()
             self._consumer = None
@@ -229,6 +242,7 @@ class Projection:
     async def _gather(self, consumer: Consumer) -> None:
         clock = asyncio.get_running_loop().time
         while not self._batch:
+            await self._end_rests(consumer)
             await self._poll(consumer, _POLL_SECONDS)
         until = clock() + self._max_wait
         while len(self._batch) < self._max_batch and (rest := until - clock()) > 0:
@@ -238,7 +252,7 @@ class Projection:
         # In two statements: `self._batch += await ...` would read the batch before the await and write back the records
         # that a revocation removes from it meanwhile.
         records = await consumer.poll(self._max_batch - len(self._batch), timeout)
-        self._batch += records
+        self._batch += [record for record in records if not self._rests(record) and self._positions.takes(record)]
 
     async def _write(self) -> None:
         # Taken out before anything is awaited, so that a revocation cannot remove records of a batch being written. It
@@ -246,13 +260,19 @@ class Projection:
         records, self._batch = self._batch, []
         if not records:
             return
-        await self._apply([(record, await self._event(record)) for record in records])
+        batch: list[tuple[Record, Event | None]] = []
+        for record in records:
+            event = await self._event(record)
+            # Reading it may have been the error that was one too many.
+            if not self._rests(record):
+                batch.append((record, event))
+        await self._apply(batch)
 
     async def _apply(self, batch: Sequence[tuple[Record, Event | None]], tries: int = 1) -> None:
-        moves: dict[TopicPartition, tuple[int | None, int]] = {}
-        for record, _ in batch:
-            name = record.topic_partition
-            moves[name] = (self._expected[name], record.offset + 1)
+        batch = [(record, event) for record, event in batch if not self._rests(record)]
+        if not batch:
+            return
+        moves = self._positions.moves_of(record for record, _ in batch)
         # The positions also move past records without an event: their dead letters are on disk.
         readable = [(record, event) for record, event in batch if event is not None]
         try:
@@ -265,9 +285,9 @@ class Projection:
                 _log.error("%s: a batch of %d failed: %s", self._group, len(readable), described(error))
             await self._take_apart(batch, error, tries)
             return
-        for name, (_, moved_to) in moves.items():
-            self._expected[name] = moved_to
-            self._uncommitted[name] = OffsetAndMetadata(moved_to)
+        self._positions.moved(moves)
+        for name, (_, position) in moves.items():
+            self._uncommitted[name] = OffsetAndMetadata(position.next_offset)
 
     async def _take_apart(self, batch: Sequence[tuple[Record, Event | None]], refusal: Exception, tries: int) -> None:
         """Halve the batch until the refused record is alone. It goes to the dead letters; the rest is written."""
@@ -282,10 +302,14 @@ class Projection:
             await self._apply(batch, tries + 1)
             return
         record = batch[0][0]
+        if not isinstance(refusal, BatchRefused) and self._suspends(record, refusal):
+            return
         await self._keep(record, refusal)
         await self._apply([(record, None)])
 
     async def _event(self, record: Record) -> Event | None:
+        if self._rests(record):
+            return None
         read = self._specs[record.topic].record
         try:
             event: Event = await self._patiently(lambda: decode(self._codec, read, record))
@@ -295,6 +319,8 @@ class Projection:
             if not isinstance(error, UnreadableValue):
                 _log.error("%s: %s@%d cannot be read: %s", self._group, record.topic_partition, record.offset,
                            described(error))  # fmt: skip
+                if self._suspends(record, error):
+                    return None
             await self._keep(record, error)
             return None
         return event
@@ -302,6 +328,35 @@ class Projection:
     async def _keep(self, record: Record, reason: Exception) -> None:
         """Write a dead letter, however long that takes: a topic that is missing or not ours to write can be mended."""
         await self._patiently(lambda: self._dead_letters.keep(record, reason), (*_PASSING, RecordRefused))
+
+    def _rests(self, record: Record) -> bool:
+        return bool(self._suspended) and record.topic_partition in self._suspended
+
+    def _suspends(self, record: Record, error: Exception) -> bool:
+        """Whether the record may not be given up, as too many of its partition were: the partition rests."""
+        name, now = record.topic_partition, asyncio.get_running_loop().time()
+        budget = self._budgets.setdefault(name, ErrorBudget())
+        until = budget.spend(now)
+        if until is None:
+            return False
+        reason = budget.reason(described(error), until - now)
+        _log.error("%s: %s is suspended: %s", self._group, name, reason)
+        self._suspended[name] = until
+        if self._consumer is not None:
+            self._consumer.pause([name])
+        self._on_suspension(name, reason)
+        return True
+
+    async def _end_rests(self, consumer: Consumer) -> None:
+        """Let partitions go on whose rest is over, at what the store holds of them."""
+        now = asyncio.get_running_loop().time()
+        for name in [name for name, until in self._suspended.items() if until <= now]:
+            start, log = self._positions.stored(name)
+            await consumer.seek(name, start, partial(self._go_on_at, name, start, log))
+            if self._suspended.pop(name, None) is not None:
+                consumer.resume([name])
+                _log.info("%s: %s goes on", self._group, name)
+                self._on_suspension(name, None)
 
     async def _commit(self, consumer: Consumer) -> None:
         now = asyncio.get_running_loop().time()
@@ -313,12 +368,23 @@ class Projection:
         with contextlib.suppress(PartitionsLost, TransientError):
             await consumer.commit(progress)
 
-    async def _bounds(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, tuple[int, int]]:
-        reader: PartitionReader = self._log.reader()
-        try:
-            return await reader.bounds(partitions)
-        finally:
-            await reader.close()
+    async def _keep_watch(self, consumer: Consumer) -> None:
+        """Compare the positions with their logs, now and then and after doubts, until cancelled."""
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._watch_seconds):
+                    await self._positions.doubtful.wait()
+            self._positions.doubtful.clear()
+            # Between batches, as assignments.
+            async with self._writing:
+                for name, (start, log) in (await self._positions.compare()).items():
+                    with contextlib.suppress(TransientError, LeaveGroup):
+                        await consumer.seek(name, start, partial(self._go_on_at, name, start, log))
+            await asyncio.sleep(_WATCH_PAUSE_SECONDS)
+
+    def _go_on_at(self, name: TopicPartition, start: int, log: str | None) -> None:
+        self._batch = [record for record in self._batch if record.topic_partition != name]
+        self._positions.go_on_at(name, start, log)
 
     async def _patiently(self, work: Callable[[], Awaitable[T]], passing: tuple[type[Exception], ...] = _PASSING) -> T:
         """Repeat work that fails with a passing error, unless a revocation or `close` is waiting for this to end."""

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from headrace_contracts.codec import Codec
+from headrace_contracts.errors import SchemaIdsLost
 from headrace_contracts.headers import cloud_event
 from headrace_contracts.topics import TopicSpec
 
+from headrace_streams.errors import TransientError
 from headrace_streams.ports import Producer
 from headrace_streams.records import ProducerRecord, RecordMetadata
 
@@ -51,11 +53,22 @@ class Publisher:
         self._codec = codec
         self._source = source
 
+    def topic(self, name: str) -> str:
+        """A topic's name with the prefix."""
+        return self._codec.topic_prefix + name
+
     def record_of(self, publication: Publication) -> ProducerRecord:
-        """The record of an event. Raises UnencodableEvent."""
+        """The record of an event.
+
+        Raises UnencodableEvent, and TransientError while the registry has lost its schema.
+        """
+        try:
+            value = self._codec.encode(publication.spec, publication.event)
+        except SchemaIdsLost as error:
+            raise TransientError(str(error)) from error
         return ProducerRecord(
             topic=self._codec.topic_prefix + publication.spec.name,
-            value=self._codec.encode(publication.spec, publication.event),
+            value=value,
             key=publication.key,
             partition=publication.partition,
             headers=cloud_event(
@@ -70,8 +83,17 @@ class Publisher:
         )
 
     def send(self, publication: Publication) -> asyncio.Future[RecordMetadata]:
-        """Queue an event; see `Producer.send` for ordering and errors."""
-        return self.send_record(self.record_of(publication))
+        """Queue an event; see `Producer.send` for ordering and errors.
+
+        The future fails with TransientError, and nothing is queued, while the registry has lost the event's schema.
+        """
+        try:
+            record = self.record_of(publication)
+        except TransientError as error:
+            refused: asyncio.Future[RecordMetadata] = asyncio.get_running_loop().create_future()
+            refused.set_exception(error)
+            return refused
+        return self.send_record(record)
 
     def send_record(self, record: ProducerRecord) -> asyncio.Future[RecordMetadata]:
         """Queue a record made by `record_of`."""

@@ -72,6 +72,19 @@ class OffsetAndMetadata:
 
 
 @dataclass(frozen=True, slots=True)
+class TopicDescription:
+    """A topic as it is now.
+
+    Attributes:
+        topic_id: The cluster's id of it: a topic that is deleted and created again gets another one.
+        partitions: Number of partitions.
+    """
+
+    topic_id: str
+    partitions: int
+
+
+@dataclass(frozen=True, slots=True)
 class NewTopic:
     """A topic to create; `config` holds Kafka's topic settings."""
 

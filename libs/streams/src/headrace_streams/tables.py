@@ -9,18 +9,21 @@ from types import MappingProxyType
 from typing import Final, Generic
 
 from headrace_contracts.codec import Codec, E
-from headrace_contracts.errors import Origin, RegistryUnavailable
 from headrace_contracts.topics import TopicSpec
 
 from headrace_streams.dead_letters import described
-from headrace_streams.errors import TransientError
+from headrace_streams.errors import OffsetOutOfRange, TopicMissing, TransientError
+from headrace_streams.holding import DecodedInLanes
+from headrace_streams.log_identity import Broken, Continue, Recreated, StoredPosition
 from headrace_streams.ports import Log, PartitionReader
-from headrace_streams.records import Record
+from headrace_streams.records import Record, TopicPartition
+from headrace_streams.watching import LogWatch, OnDiscontinuity
 
 _BATCH: Final = 1_000
 _POLL_SECONDS: Final = 1.0
-_REGISTRY_PAUSE_SECONDS: Final = 1.0
 _TOPIC_PAUSE_SECONDS: Final = 0.2
+_STANDS_STILL_SECONDS: Final = 10.0
+"""Without a record, short of the end: time to say so."""
 
 _log = logging.getLogger(__name__)
 
@@ -32,23 +35,51 @@ class Table(Generic[E]):
     """The newest event of each key of a topic.
 
     Usage: `await start()`, read with `get` and `items`, `await close()`. A value that cannot be decoded is logged and
-    leaves its key unchanged, since the topic's other keys are still good; so is one that `on_change` fails with.
+    leaves its key unchanged, since the topic's other keys are still good; so is one that `on_change` fails with. While
+    the registry does not answer about a value's schema, its key alone waits.
+
+    Added partitions are followed. A topic that was created again, or has lost records, is read once more as a whole;
+    what is not in it is then removed.
 
     Attributes:
         failure: Done when following the topic has failed, with the error; the table then no longer changes.
+        waiting: What the initial read waits for; None if it is not held up.
 
     Args:
         on_change: Called for every change, including the initial read, after it is visible in the table.
+        on_discontinuity: See `watching.OnDiscontinuity`.
+        watch_seconds: Time between two looks at the topic's id and its number of partitions.
     """
 
-    def __init__(self, log: Log, codec: Codec, spec: TopicSpec, on_change: OnChange[E] | None = None) -> None:
+    def __init__(
+        self,
+        log: Log,
+        codec: Codec,
+        spec: TopicSpec,
+        on_change: OnChange[E] | None = None,
+        *,
+        on_discontinuity: OnDiscontinuity = lambda partition, verdict: None,
+        watch_seconds: float = 30.0,
+    ) -> None:
         self._log = log
         self._codec = codec
         self._spec = spec
+        self._topic = codec.topic_prefix + spec.name
         self._on_change = on_change
+        self._watch = LogWatch(
+            log.admin(), f"table {spec.name}", repeats_are_harmless=True, on_discontinuity=on_discontinuity
+        )
+        self._watch_seconds = watch_seconds
         self._rows: dict[str, E] = {}
+        # Keys met since the topic was last read from its start.
+        self._met: set[str] = set()
+        self._topic_id: str | None = None
         self._reader: PartitionReader | None = None
         self._following: asyncio.Task[None] | None = None
+        self.waiting: str | None = None
+        self._decoded: DecodedInLanes[E] = DecodedInLanes(
+            f"table {spec.name}", codec, spec.record, lambda record: record.key, self._take
+        )
         self.failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     async def start(self) -> None:
@@ -57,21 +88,43 @@ class Table(Generic[E]):
         Raises TopicMissing.
         """
         reader = self._reader = self._log.reader()
-        while True:
-            try:
-                await self._read_all(reader)
-                break
-            except TransientError as error:
-                _log.warning("table %s is waiting for its topic: %s", self._spec.name, error)
-                await asyncio.sleep(_TOPIC_PAUSE_SECONDS)
+        await self._read_all(reader, (TransientError, OffsetOutOfRange))
         self._following = asyncio.create_task(self._follow(reader), name=f"table {self._spec.name}")
 
-    async def _read_all(self, reader: PartitionReader) -> None:
-        partitions = await reader.partitions_of(self._codec.topic_prefix + self._spec.name)
+    async def _read_all(self, reader: PartitionReader, passing: tuple[type[Exception], ...]) -> None:
+        while True:
+            try:
+                await self._read_to_the_end(reader)
+                break
+            except passing as error:
+                self.waiting = str(error)
+                _log.warning("table %s is waiting for its topic: %s", self._spec.name, error)
+                await asyncio.sleep(_TOPIC_PAUSE_SECONDS)
+        self.waiting = None
+
+    async def _read_to_the_end(self, reader: PartitionReader) -> None:
+        await self._decoded.close()
+        self._met.clear()
+        # Before the first record is read: another id afterwards means that it may have been one of another log.
+        self._topic_id = (await self._watch.look([self._topic], {})).topic_ids.get(self._topic)
+        partitions = await reader.partitions_of(self._topic)
         bounds = await reader.bounds(partitions)
         await reader.assign({partition: first for partition, (first, _) in bounds.items()})
-        while any(reader.positions()[partition] < end for partition, (_, end) in bounds.items()):
+        clock = asyncio.get_running_loop().time
+        moved_at, before = clock(), reader.positions()
+        while late := [name for name in partitions if reader.positions()[name] < bounds[name][1]]:
             await self._read(reader)
+            # Whoever starts next relies on every key.
+            await self._decoded.settled()
+            if reader.positions() != before:
+                moved_at, before, self.waiting = clock(), reader.positions(), None
+            elif clock() - moved_at >= _STANDS_STILL_SECONDS:
+                moved_at = clock()
+                places = ", ".join(f"{name} stands at {before[name]} of {bounds[name][1]}" for name in late)
+                self.waiting = f"{places}: look whether these partitions have a leader"
+                _log.warning("table %s cannot be read to its end: %s", self._spec.name, self.waiting)
+        for key in self._rows.keys() - self._met:
+            self._change(key, None)
 
     def get(self, key: str) -> E | None:
         """The newest event of a key."""
@@ -87,14 +140,24 @@ class Table(Generic[E]):
             self._following.cancel()
             await asyncio.gather(self._following, return_exceptions=True)
             self._following = None
+        await self._decoded.close()
         if self._reader is not None:
             await self._reader.close()
             self._reader = None
 
     async def _follow(self, reader: PartitionReader) -> None:
+        clock = asyncio.get_running_loop().time
         try:
+            look_at = clock() + self._watch_seconds
             while True:
-                await self._read(reader)
+                try:
+                    await self._read(reader)
+                    if clock() < look_at:
+                        continue
+                    await self._look(reader)
+                except OffsetOutOfRange:
+                    await self._read_anew(reader)
+                look_at = clock() + self._watch_seconds
         except asyncio.CancelledError:
             raise
         except Exception as error:  # noqa: BLE001 - passed on through `failure`
@@ -104,22 +167,62 @@ class Table(Generic[E]):
                 # If nothing awaits `failure`, the log line above is enough; asyncio need not warn again.
                 self.failure.exception()
 
+    async def _look(self, reader: PartitionReader) -> None:
+        """Whether it is still the same topic, with the same partitions."""
+        looked = await self._watch.look([self._topic], {})
+        topic_id = looked.topic_ids.get(self._topic)
+        if topic_id is None:
+            return
+        self._topic_id = self._topic_id or topic_id
+        if topic_id != self._topic_id:
+            await self._read_anew(reader)
+            return
+        present = reader.positions()
+        added = [TopicPartition(self._topic, number) for number in range(looked.partitions[self._topic])]
+        added = [name for name in added if name not in present]
+        if added:
+            try:
+                bounds = await reader.bounds(added)
+                await reader.assign({**present, **{name: first for name, (first, _) in bounds.items()}})
+            except (TransientError, TopicMissing) as error:
+                _log.warning("table %s cannot read its new partitions yet: %s", self._spec.name, error)
+
+    async def _read_anew(self, reader: PartitionReader) -> None:
+        """Read the whole topic again: it is not the log that was read so far."""
+        positions = {name: StoredPosition(offset, self._topic_id) for name, offset in reader.positions().items()}
+        looked = await self._watch.look([self._topic], positions)
+        broken: dict[TopicPartition, Broken] = {
+            name: verdict for name, verdict in looked.verdicts.items() if not isinstance(verdict, Continue)
+        }
+        # Its topic may be missing for a while; what is in the table stays until it is back.
+        former = self._topic_id
+        await self._read_all(reader, (TransientError, OffsetOutOfRange, TopicMissing))
+        if not broken and self._topic_id not in (None, former):
+            broken = {name: Recreated(0) for name in positions}
+        for name, verdict in broken.items():
+            self._watch.tell(name, positions[name], verdict)
+
     async def _read(self, reader: PartitionReader) -> None:
-        for record in await reader.poll(_BATCH, _POLL_SECONDS):
+        for record in await reader.poll(_BATCH, min(_POLL_SECONDS, self._watch_seconds)):
             await self._apply(record)
 
     async def _apply(self, record: Record) -> None:
         if record.key is None:
             _log.warning("%s@%d has no key, so no table can hold it", record.topic_partition, record.offset)
             return
-        key = record.key.decode("utf-8", "replace")
-        event: E | None = None
-        if record.value is not None:
-            try:
-                event = await self._decode(record)
-            except Exception as error:  # noqa: BLE001 - one record must not end a table; outages are waited out below
-                _log.warning("kept the former value of %s in table %s: %s", key, self._spec.name, described(error))
-                return
+        self._met.add(record.key.decode("utf-8", "replace"))
+        await self._decoded.put(record)
+
+    async def _take(self, record: Record, outcome: E | Exception) -> None:
+        key = (record.key or b"").decode("utf-8", "replace")
+        if record.value is None:
+            self._change(key, None)
+        elif isinstance(outcome, Exception):
+            _log.warning("kept the former value of %s in table %s: %s", key, self._spec.name, described(outcome))
+        else:
+            self._change(key, outcome)
+
+    def _change(self, key: str, event: E | None) -> None:
         if event is None:
             self._rows.pop(key, None)
         else:
@@ -127,16 +230,5 @@ class Table(Generic[E]):
         if self._on_change is not None:
             try:
                 self._on_change(key, event)
-            except Exception as error:  # noqa: BLE001 - as above
+            except Exception as error:  # noqa: BLE001 - one record must not end a table
                 _log.error("a change of %s in table %s was not taken: %s", key, self._spec.name, described(error))
-
-    async def _decode(self, record: Record) -> E:
-        origin = Origin(record.topic, record.partition, record.offset)
-        while True:
-            try:
-                event: E = await self._codec.read(self._spec.record, record.value, origin)
-            except RegistryUnavailable as error:
-                _log.warning("table %s is waiting for the schema registry: %s", self._spec.name, error)
-                await asyncio.sleep(_REGISTRY_PAUSE_SECONDS)
-            else:
-                return event

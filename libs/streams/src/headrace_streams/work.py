@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Hashable
+from collections.abc import Awaitable, Hashable
 
 from headrace_streams.offsets import OffsetTracker
 from headrace_streams.records import Record, TopicPartition
+from headrace_streams.suspending import ErrorBudget
 
 
 class AssignedPartition:
@@ -19,11 +20,15 @@ class AssignedPartition:
         leaving: The partition is being revoked or is gone: nothing of it is started any more.
         log_start: First offset in the log, if the group starts there because it has no committed offset.
         log_end: Offset that the next record will get, as last reported by the client; None while unknown.
+        doubted: Offset that should have come next when another one came; None if the last look found no fault.
+        budget: Of records given up for unforeseen errors.
+        suspended: Why nothing more is received for a while; None otherwise.
+        former: Its log was replaced by another one: what runs may end, but nothing of it is committed.
     """
 
     __slots__ = (
-        "_quiet", "backlog", "committed_changes", "lane", "leaving", "log_end", "log_start", "name", "paused",
-        "running", "tracker",
+        "_quiet", "backlog", "budget", "committed_changes", "doubted", "former", "lane", "leaving", "log_end",
+        "log_start", "name", "paused", "running", "suspended", "tracker",
     )  # fmt: skip
 
     def __init__(self, name: TopicPartition, lane: int, tracker: OffsetTracker) -> None:
@@ -33,11 +38,20 @@ class AssignedPartition:
         self.backlog: deque[Work] = deque()
         self.running: dict[Work, asyncio.Task[None]] = {}
         self.paused = False
+        self.doubted: int | None = None
+        self.former = False
+        self.budget = ErrorBudget()
+        self.suspended: str | None = None
         self.leaving = False
         self.log_start: int | None = None
         self.log_end: int | None = None
         self.committed_changes = tracker.changes
         self._quiet: asyncio.Future[None] | None = None
+
+    @property
+    def received_to(self) -> int | None:
+        """Offset of the record that comes next; None while not known."""
+        return self.backlog[-1].offset + 1 if self.backlog else self.tracker.received_to
 
     def ended(self, work: Work) -> None:
         """Its handler is no longer running."""
@@ -63,11 +77,12 @@ class Work:
         reason: Why it goes to the dead letters; None otherwise.
         kind: What `ParallelConsumer.loads` counts it as; None until then.
         cancelled: Whether it was cancelled: `skip` is called instead of its handler.
+        handling: What the task made for it awaits; None for what is handled at once or by the task of another piece.
     """
 
     __slots__ = (
-        "attempts", "cancelled", "key", "kind", "lane", "offset", "partition", "reason", "received", "record", "since",
-        "tenant", "unforeseen",
+        "attempts", "cancelled", "handling", "key", "kind", "lane", "offset", "partition", "reason", "received",
+        "record", "since", "tenant", "unforeseen",
     )  # fmt: skip
 
     def __init__(
@@ -85,6 +100,7 @@ class Work:
         self.unforeseen = 0
         self.reason: Exception | None = None
         self.cancelled = False
+        self.handling: Awaitable[None] | None = None
         self.kind: Hashable | None = None
 
     def __str__(self) -> str:

@@ -23,7 +23,7 @@ from headrace_runtime.connections import Connections, wall_clock_ms
 from headrace_runtime.handling import current_traceparent, in_its_trace
 from headrace_runtime.health import Health
 from headrace_runtime.lifecycle import Part, Service
-from headrace_runtime.metrics import Metrics
+from headrace_runtime.metrics import Metrics, discontinuities, suspensions
 from headrace_streams.dead_letters import DeadLetterSink
 from headrace_streams.ports import Log
 from headrace_streams.publishing import Publisher
@@ -42,7 +42,7 @@ def build(settings: CloudWorkerSettings) -> Service:
     """The service and its parts; opens no connection."""
     metrics = Metrics("cloud_worker")
     health = Health()
-    connections = Connections(settings, health, writes=WRITES, reads=READS)
+    connections = Connections(settings, health, metrics, writes=WRITES, reads=READS)
     parts = worker_parts(
         settings,
         metrics,
@@ -50,6 +50,7 @@ def build(settings: CloudWorkerSettings) -> Service:
         codec=connections.codec,
         publisher=connections.publisher,
         dead_letters=connections.dead_letters,
+        health=health,
     )
     return Service([connections.part, *parts], metrics, health)
 
@@ -62,6 +63,7 @@ def worker_parts(
     codec: Codec,
     publisher: Publisher,
     dead_letters: DeadLetterSink,
+    health: Health,
 ) -> list[Part]:
     """The parts that use the connections, on any log."""
     endpoints = [Endpoint(provider, settings.provider_slots) for provider in offered_providers(settings, os.environ)]
@@ -71,7 +73,7 @@ def worker_parts(
         group=GROUP,
         place=Place.CLOUD,
         pool=pool,
-        metrics=WorkerMetrics(metrics, pool),
+        metrics=WorkerMetrics(metrics, pool, discontinuities(metrics), suspensions(metrics, health)),
         log=log,
         codec=codec,
         publisher=publisher,

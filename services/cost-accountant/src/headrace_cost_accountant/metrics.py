@@ -21,3 +21,6 @@ class LedgerMetrics:
         self.windows_passed_over = own.counter(
             "windows_passed_over", "Usage events that the live windows could not read; the ledger handles them."
         )
+        self.windows_skipped = own.counter(
+            "windows_skipped", "Offsets of batches that the live windows could not unpack; the ledger handles them."
+        )

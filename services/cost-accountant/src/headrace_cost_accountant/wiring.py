@@ -13,7 +13,7 @@ from headrace_runtime.database import Database, DatabaseMetrics
 from headrace_runtime.health import Health
 from headrace_runtime.http import HttpServer, new_app
 from headrace_runtime.lifecycle import Part, Service
-from headrace_runtime.metrics import Metrics
+from headrace_runtime.metrics import Metrics, discontinuities, suspensions
 from headrace_runtime.tables import table_part
 from headrace_streams.projection import Projection
 from headrace_streams.tables import Table
@@ -36,8 +36,9 @@ def build(settings: CostAccountantSettings) -> Service:
     metrics = Metrics("cost_accountant")
     health = Health()
     measures = LedgerMetrics(metrics)
+    lost = discontinuities(metrics)
     prices = load_price_book(settings.price_book)
-    connections = Connections(settings, health, writes=WRITES, reads=READS)
+    connections = Connections(settings, health, metrics, writes=WRITES, reads=READS)
     log, codec = connections.log, connections.codec
 
     dsn = settings.database_url.get_secret_value()
@@ -58,6 +59,8 @@ def build(settings: CostAccountantSettings) -> Service:
         connections.dead_letters,
         max_batch=settings.ledger_batch,
         on_waiting=lambda reason: _ledger_waits(health, measures, reason),
+        on_discontinuity=lost,
+        on_suspension=suspensions(metrics, health),
     )
     tools = WindowsTools(
         kafka=settings.kafka_config(),
@@ -72,8 +75,8 @@ def build(settings: CostAccountantSettings) -> Service:
     )
 
     windows = LiveWindowsRunner(lambda: WindowsApp(tools), health, measures)
-    live: Table[SpendWindows] = Table(log, codec, SPEND_WINDOWS)
-    keys: Table[AccessKey] = Table(log, codec, ACCESS_KEYS)
+    live: Table[SpendWindows] = Table(log, codec, SPEND_WINDOWS, on_discontinuity=lost)
+    keys: Table[AccessKey] = Table(log, codec, ACCESS_KEYS, on_discontinuity=lost)
     app = new_app(
         metrics=metrics,
         body_limit_bytes=settings.body_limit_bytes,

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar
 
+from headrace_contracts.limits import TENANT_PATTERN
 from headrace_runtime.access import parse_key
 from headrace_runtime.settings import ApiSettings, DatabaseSettings, ServiceSettings, setting
 from pydantic import AfterValidator, SecretStr
-
-from headrace_intake.decide.keys import TENANT_PATTERN
 
 
 def _api_key(value: SecretStr | None) -> SecretStr | None:

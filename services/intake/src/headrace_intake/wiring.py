@@ -24,7 +24,7 @@ from headrace_runtime.database import Database, DatabaseMetrics
 from headrace_runtime.health import Health
 from headrace_runtime.http import HttpServer, new_app
 from headrace_runtime.lifecycle import Part, Service
-from headrace_runtime.metrics import Metrics
+from headrace_runtime.metrics import Metrics, discontinuities, suspensions
 from headrace_runtime.tables import table_part
 from headrace_runtime.waiting import wait_until
 from headrace_streams.dead_letters import DeadLetters
@@ -74,7 +74,7 @@ def build(settings: IntakeSettings) -> Service:
     """The service and its parts; opens no connection."""
     health = Health()
     metrics = Metrics("intake")
-    connections = Connections(settings, health, writes=WRITES, reads=READS)
+    connections = Connections(settings, health, metrics, writes=WRITES, reads=READS)
     bus = Bus(connections.log, connections.codec, connections.publisher, connections.dead_letters)
     parts, _ = assemble(settings, bus, health, metrics, wall_clock_ms)
     return Service([connections.part, *parts], metrics, health)
@@ -87,11 +87,14 @@ def assemble(
     measured = IntakeMetrics(metrics)
     writer = Writer(bus.publisher, settings.ack_seconds)
 
+    lost = discontinuities(metrics)
     key_changes: Confirmations[AccessKey] = Confirmations()
     preference_changes: Confirmations[Preferences] = Confirmations()
-    keys: Table[AccessKey] = Table(bus.log, bus.codec, ACCESS_KEYS, key_changes.changed)
-    preferences: Table[Preferences] = Table(bus.log, bus.codec, PREFERENCES, preference_changes.changed)
-    fleet: Table[NodeStatus] = Table(bus.log, bus.codec, FLEET_STATUS)
+    keys: Table[AccessKey] = Table(bus.log, bus.codec, ACCESS_KEYS, key_changes.changed, on_discontinuity=lost)
+    preferences: Table[Preferences] = Table(
+        bus.log, bus.codec, PREFERENCES, preference_changes.changed, on_discontinuity=lost
+    )
+    fleet: Table[NodeStatus] = Table(bus.log, bus.codec, FLEET_STATUS, on_discontinuity=lost)
 
     dsn = settings.database_url.get_secret_value()
     database = Database(
@@ -111,6 +114,8 @@ def assemble(
         ViewStore(database, bus.dead_letters),
         bus.dead_letters,
         on_waiting=lambda reason: health.note("history", f"waits: {reason}" if reason else "follows"),
+        on_discontinuity=lost,
+        on_suspension=suspensions(metrics, health),
     )
     retention = Retention(
         database,

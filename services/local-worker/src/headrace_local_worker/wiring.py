@@ -22,7 +22,7 @@ from headrace_runtime.connections import Connections, wall_clock_ms
 from headrace_runtime.handling import current_traceparent, in_its_trace
 from headrace_runtime.health import Health
 from headrace_runtime.lifecycle import Part, Service
-from headrace_runtime.metrics import Metrics
+from headrace_runtime.metrics import Metrics, discontinuities, suspensions
 from headrace_streams.dead_letters import DeadLetterSink
 from headrace_streams.ports import Log
 from headrace_streams.publishing import Publisher
@@ -41,7 +41,7 @@ def build(settings: LocalWorkerSettings) -> Service:
     """The service and its parts; opens no connection."""
     metrics = Metrics("local_worker")
     health = Health()
-    connections = Connections(settings, health, writes=WRITES, reads=READS)
+    connections = Connections(settings, health, metrics, writes=WRITES, reads=READS)
     parts = worker_parts(
         settings,
         metrics,
@@ -71,7 +71,7 @@ def worker_parts(
         group=GROUP,
         place=Place.LOCAL,
         pool=pool,
-        metrics=WorkerMetrics(metrics, pool),
+        metrics=WorkerMetrics(metrics, pool, discontinuities(metrics), suspensions(metrics, health)),
         log=log,
         codec=codec,
         publisher=publisher,

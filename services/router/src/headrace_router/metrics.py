@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from headrace_contracts.events import ServedFrom, TaskPhase, TaskState
+from headrace_contracts.events import CommandKind, ServedFrom, TaskPhase, TaskState
 from headrace_runtime.metrics import Metrics
+
+from headrace_router.decide.partition_life import PartitionPhase
 
 _LIVE = tuple(phase for phase in TaskPhase if phase is not TaskPhase.FINISHED)
 
@@ -20,9 +22,13 @@ class RouterMetrics:
         self._finished = metrics.counter("tasks_finished", "Tasks that ended, by status.", ["status", "served_from"])
         self._errors = metrics.counter("decision_errors", "Events whose decision failed: defects.", ["cause"])
         self._fenced = metrics.counter("partitions_fenced", "Partitions released because it was unsafe to publish.")
+        self._left_out = metrics.counter("commands_left_out", "Commands not published, by kind.", ["kind", "reason"])
+        self._waiting = metrics.gauge("commands_waiting", "Commands that could not be published yet.", ["kind"])
+        self._held = metrics.gauge("partitions_held", "Partitions that take no input until something is published.")
         self._skipped = metrics.counter("dead_letters", "Input records dead-lettered.", ["topic"])
         self._phases = metrics.gauge("tasks", "Tasks in flight, by phase.", ["phase"])
-        self._owned = metrics.gauge("partitions", "Partitions owned.")
+        self._owned = metrics.gauge("partitions", "Partitions being routed.")
+        self._in_phase = metrics.gauge("partitions_in_phase", "Assigned partitions, by phase.", ["phase"])
         self._decision = metrics.latency(
             "decision",
             "Time from an input record's timestamp until its outputs are acknowledged.",
@@ -51,6 +57,14 @@ class RouterMetrics:
     def dead_letter(self, topic: str) -> None:
         self._skipped.labels(topic).inc()
 
+    def left_out(self, kind: CommandKind, reason: str) -> None:
+        self._left_out.labels(kind.value, reason).inc()
+
+    def unpublished(self, waiting: Mapping[CommandKind, int], held: int) -> None:
+        for kind in CommandKind:
+            self._waiting.labels(kind.value).set(waiting.get(kind, 0))
+        self._held.set(held)
+
     def appended(self, seconds: float) -> None:
         self._append.observe(seconds)
 
@@ -60,7 +74,9 @@ class RouterMetrics:
     def recovered(self, seconds: float) -> None:
         self._recovery.observe(seconds)
 
-    def owning(self, partitions: int, phases: Mapping[TaskPhase, int]) -> None:
-        self._owned.set(partitions)
+    def owning(self, partitions: Mapping[PartitionPhase, int], phases: Mapping[TaskPhase, int]) -> None:
+        self._owned.set(partitions.get(PartitionPhase.ROUTING, 0))
+        for name in PartitionPhase:
+            self._in_phase.labels(name.value).set(partitions.get(name, 0))
         for phase in _LIVE:
             self._phases.labels(phase.value).set(phases.get(phase, 0))

@@ -5,18 +5,18 @@ For each event:
 1. Decide (`decide.machine`): a pure function of the task's state, the event and the routing view.
 2. Append the decision to the journal. State, positions and timers change in memory at once (`_record`, `_append`), so
    that the next event sees them, though the entry is not yet acknowledged.
-3. On the acknowledgement, publish the entry's commands (`_acknowledge`, `_publish`).
-4. When all commands are acknowledged, mark the entry as published.
+3. On the acknowledgement, publish the entry's commands (`_acknowledge`, `commands`).
+4. When all commands are published, the entry is marked as published.
 
 Invariants:
 
-- Nothing is published before the journal's acknowledgement, nor later than `publish_within` after the append: by then
-  another router may own the partition and publish the same with another outcome.
+- Nothing is published before an acknowledgement of the journal, nor later than `publish_within` after that append: by
+  then another router may own the partition and publish the same with another outcome.
 - Memory may be ahead of the journal only while this router is valid. If an append fails, the journal is fenced and the
   whole router is discarded (`_fail`): its successor rebuilds everything from the journal. There is no undo.
 - A position moves past an input only in an entry or checkpoint that also contains its decision.
-- Every entry that was begun (`_begin`) ends exactly once, in `_end` or in `_stop`. The in-flight limiter is shared by
-  all partitions, so a leak would slow down every other partition for good.
+- Every entry that was begun (`_begin`) ends exactly once, in `_end` or in `_stop`. A leak would leave the partition
+  less and less of its share of the entries in flight.
 - Everything here runs on one event loop without `await` between decision and append; a decision is never interleaved
   with another one of the same partition.
 """
@@ -26,13 +26,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import islice
 from typing import Any, Final
 
-from headrace_contracts.errors import UnreadableValue
+from headrace_contracts.errors import RegistryUnavailable, UnreadableValue
 from headrace_contracts.events import (
+    Command,
     CommandKind,
     EntryKind,
+    Failure,
     InputEvent,
     JournalEntry,
     Position,
@@ -41,29 +44,31 @@ from headrace_contracts.events import (
     TaskState,
 )
 from headrace_runtime.logging import get_logger
-from headrace_streams.errors import Overloaded, RecordRefused, StreamsError
+from headrace_streams.errors import Overloaded, StreamsError, TransientError
 from headrace_streams.journal import EntryTooLarge, Journal
 from headrace_streams.publishing import Publisher
-from headrace_streams.records import RecordMetadata
+from headrace_streams.topic_limits import TopicLimits
 
 from headrace_router.adapters.routing_view import RoutingView
+from headrace_router.commands import CommandTooLarge, PartitionCommands, Publishers, Waiting
 from headrace_router.decide.machine import decide
 from headrace_router.decide.model import (
     CAUSES,
     AttemptEnded,
     Cancelled,
     Decision,
+    DecisionContext,
     Ignored,
     LeaderFinished,
     Noted,
     RouterEvent,
     Submitted,
+    Undeliverable,
     Unrecordable,
     WakeUp,
 )
-from headrace_router.decide.publications import publication
 from headrace_router.decide.tasks import PartitionTasks
-from headrace_router.decide.terminal import BREACH_SUFFIX
+from headrace_router.decide.terminal import BREACH_SUFFIX, RECORD_TOO_LARGE
 from headrace_router.in_flight_limiter import InFlightLimiter
 from headrace_router.limits import RouterLimits
 from headrace_router.metrics import RouterMetrics
@@ -76,8 +81,12 @@ _SLICE: Final = 50
 """Number of tasks re-evaluated before the event loop gets its turn."""
 _RESTATED_AT_ONCE: Final = 200
 _PAUSE_SECONDS: Final = 0.05
-"""Pause of the re-evaluation while the producer's queue or the in-flight limiter is full."""
+"""Pause of the re-evaluation while the producer's queue or the in-flight limiter is full, or the registry is away."""
 _AFTER_DEFECT_MS: Final = 60_000
+_SMALLER_AT_MOST: Final = 10
+"""How often something smaller is decided: for each attempt at most once, and for the end."""
+_SETTLE_SECONDS: Final = 2.0
+"""How long a partition that is released waits for commands that are on their way. The rest is the next owner's."""
 
 _log = get_logger("headrace.router.partition")
 
@@ -88,18 +97,23 @@ class RouterContext:
 
     Attributes:
         view: What decisions look at besides the task.
-        limiter: Counts entries from their append until their commands are published.
+        publisher: To the journal, and to tasks.completed.
+        others: To the other topics, with a producer of its own.
+        topic_limits: How large the records of these topics may be.
+        limiter: Counts entries from their append until their terminal states are published.
         publish_within: Seconds after its append within which an entry must be acknowledged for its commands to be
             published. Shorter than the group's session timeout: a process that was suspended meanwhile must not publish
             alongside its successor.
         monotonic: Seconds on a clock that keeps running while the process is suspended.
         settle_seconds: How long after its decision another owner may still be publishing it: `publish_within` plus the
             producer's delivery time. A successor waits that long before it reads which terminal states exist.
-        pending_appends: Commands that this process is appending.
+        pending_appends: Terminal states that this process is appending.
     """
 
     view: RoutingView
     publisher: Publisher
+    others: Publisher
+    topic_limits: TopicLimits
     metrics: RouterMetrics
     limiter: InFlightLimiter
     publish_within: float
@@ -126,6 +140,7 @@ class PartitionRouter:
 
     Args:
         positions: Offsets to start at in the input topics, by name without prefix.
+        topic_ids: Ids of the input topics that these offsets belong to, as far as known.
         broken: Called once, with the reason, when the partition must be taken over again.
     """
 
@@ -136,6 +151,7 @@ class PartitionRouter:
         journal: Journal,
         state: PartitionState,
         positions: Mapping[str, int],
+        topic_ids: Mapping[str, str],
         router_context: RouterContext,
         limits: RouterLimits,
         broken: Callable[[BaseException], None],
@@ -146,9 +162,8 @@ class PartitionRouter:
         self._router_context = router_context
         self._limits = limits
         self._view = router_context.view
-        self._publisher = router_context.publisher
         self._metrics = router_context.metrics
-        self._limiter = router_context.limiter
+        self._limiter = router_context.limiter.share()
         self._monotonic = router_context.monotonic
         self._broken = broken
         self._loop = asyncio.get_running_loop()
@@ -156,6 +171,9 @@ class PartitionRouter:
         # How far inputs are decided, and how far the journal has acknowledged it. Only the latter may be committed.
         self._positions = dict(positions)
         self._acknowledged = dict(positions)
+        self.topic_ids = dict(topic_ids)
+        # Whether an input has delivered an offset from before its position since this was last reset.
+        self.doubtful = False
         self._reevaluations = ReevaluationQueue()
         self._reevaluating = False
         self._scheduled = False
@@ -169,6 +187,20 @@ class PartitionRouter:
         self._stopped = False
         self._checkpointed: tuple[int, dict[str, int]] = (-1, {})
         self._last_append = self._monotonic()
+        self.commands = PartitionCommands(
+            partition=partition,
+            journal=journal,
+            publishers=Publishers(router_context.publisher, router_context.others, router_context.topic_limits),
+            pending=router_context.pending_appends,
+            metrics=self._metrics,
+            monotonic=self._monotonic,
+            publish_within=router_context.publish_within,
+            bytes_limit=limits.unpublished_bytes,
+            prove=self._checkpoint,
+            due=self._is_running,
+            smaller=self._decide_smaller,
+            fail=self._fail,
+        )
 
     @property
     def tasks(self) -> PartitionTasks:
@@ -180,24 +212,50 @@ class PartitionRouter:
         return self._positions
 
     @property
+    def full(self) -> bool:
+        """Whether so many entries are in flight, or so much waits to be published, that input should wait for
+        `room`."""
+        return not self._closed and (self._limiter.full or self.commands.full)
+
+    async def room(self) -> None:
+        """Wait until input may go on."""
+        while self.full:
+            if self.commands.full:
+                await asyncio.sleep(_PAUSE_SECONDS)
+            else:
+                await self._limiter.room()
+
+    @property
     def rests(self) -> bool:
         """Whether this router is drained and intact, so that a `successor` may continue from here."""
-        return self._closed and not self._stopped and self._open == 0 and self._journal.fenced is None
+        return (
+            self._closed
+            and not self._stopped
+            and self._open == 0
+            and self.commands.idle
+            and self._journal.fenced is None
+        )
 
     @property
     def journal_end(self) -> int:
         """End of the journal if no other owner has written to it."""
         return self._journal.next_offset
 
-    def resume(self, shadowed: Iterable[str] = ()) -> None:
-        """Start after a recovery: rewrite `shadowed` tasks, set the timers, re-evaluate waiting tasks, and decide about
-        followers whose leader has ended."""
+    def resume(
+        self,
+        shadowed: Iterable[str] = (),
+        unpublished: Iterable[tuple[int, JournalEntry, tuple[Command, ...]]] = (),
+    ) -> None:
+        """Start after a recovery: rewrite `shadowed` tasks, publish what may not have been published, set the timers,
+        re-evaluate waiting tasks, and decide about followers whose leader has ended."""
+        self.commands.adopt(unpublished)
         for task_id in sorted(shadowed):
             if not self._restate(task_id):
                 self._append_nothing(task_id)
         self._timers.set_all(self.tasks.wake_times())
         for digest in self.tasks.leaderless():
-            self._reevaluations.add_leaderless_followers(digest, self.tasks.equal_to(digest, self._view.clock()).answer)
+            end = self.tasks.end_for_followers(digest, self._view.clock())
+            self._reevaluations.add_leaderless_followers(digest, end)
         self.fleet_gained()
 
     def successor(self, broken: Callable[[BaseException], None]) -> PartitionRouter:
@@ -210,6 +268,7 @@ class PartitionRouter:
             journal=self._journal,
             state=self._state,
             positions=self._positions,
+            topic_ids=self.topic_ids,
             router_context=self._router_context,
             limits=self._limits,
             broken=broken,
@@ -218,10 +277,15 @@ class PartitionRouter:
     def handle(self, event: Submitted | Cancelled | AttemptEnded, origin: Input) -> None:
         """Decide about an input event.
 
-        Raises Overloaded if the caller must try again later, EntryTooLarge if no decision about it fits into an entry.
+        Raises Overloaded and RegistryUnavailable if the caller must try again later, EntryTooLarge if no decision about
+        it fits into an entry.
         """
         # Inputs restart at the journaled positions, so some are delivered a second time.
-        if self._closed or origin.offset < self._positions.get(origin.topic, 0):
+        if self._closed:
+            return
+        if origin.offset < self._positions.get(origin.topic, 0):
+            # Or the topic was deleted and created again, and these are other records.
+            self.doubtful = True
             return
         match event:
             case Submitted(task=task):
@@ -273,7 +337,7 @@ class PartitionRouter:
                 self._positions,
             ) != self._checkpointed or quiet >= self._limits.keep_alive_seconds:
                 self._checkpoint()
-        except Overloaded:
+        except (Overloaded, RegistryUnavailable, TransientError):
             # The next tick is early enough.
             return
         except (StreamsError, UnreadableValue) as error:
@@ -281,14 +345,17 @@ class PartitionRouter:
 
     async def drain(self) -> None:
         """Take no more input, publish what is recorded, and write a checkpoint. Returns at once if the partition is
-        broken."""
+        broken. What cannot be published within moments is left to the next owner."""
         self.close()
         await self._idle.wait()
+        await self.commands.settle(_SETTLE_SECONDS)
         if not self._stopped:
             try:
                 await self._checkpoint()
             except StreamsError as error:
                 _log.warning("the last checkpoint was not written", partition=self.partition, reason=str(error))
+        if not self.commands.idle:
+            self._stop()
 
     def close(self) -> None:
         """Take no more input and re-evaluate nothing. What the journal acknowledges is still published."""
@@ -321,23 +388,58 @@ class PartitionRouter:
         if isinstance(result, Noted):
             self._append_cancellation(result.cancellation, origin)
             return True
-        try:
-            self._append(task_id, CAUSES[type(event)], result, origin)
-        except EntryTooLarge as error:
-            # The task would never end otherwise: record that it fails because of its size.
-            owed = tuple(command for command in result.commands if command.event_id.endswith(BREACH_SUFFIX))
-            smaller = decide(result.state, Unrecordable(error.size, error.limit, owed), context)
-            assert isinstance(smaller, Decision)
-            self._append(task_id, CAUSES[Unrecordable], smaller, origin)
+        cause = CAUSES[type(event)]
+        for _ in range(_SMALLER_AT_MOST):
+            try:
+                self._append(task_id, cause, result, origin)
+                return True
+            except (EntryTooLarge, CommandTooLarge) as error:
+                # The task would never end otherwise.
+                result, cause = _smaller(result, error, context)
+        # Not smaller any more: it is published when the topic takes it.
+        self._append(task_id, cause, result, origin, measured=False)
         return True
 
-    def _append(self, task_id: str, cause: str, decision: Decision, origin: Input | None) -> None:
+    def _is_running(self, task_id: str, attempt: int) -> bool:
+        state = self.tasks.get(task_id)
+        return state is not None and state.phase is TaskPhase.RUNNING and len(state.attempts) == attempt
+
+    def _decide_smaller(self, item: Waiting, limit: int) -> bool:
+        """Decide something smaller than a record that its topic has refused; whether that was possible.
+
+        Appended before the refused record counts as published, so that a takeover finds one or the other.
+        """
+        if self._closed:
+            return False
+        try:
+            if item.kind is CommandKind.DISPATCH:
+                failure = _no_room(item.record.topic, item.size, limit)
+                self._decide(item.task_id, Undeliverable(item.attempt, failure), None)
+                self._reevaluate()
+                return True
+            state = None if item.journaled is None else item.journaled.state
+            if state is None or state.result is None:
+                return False
+            smaller = decide(state, Unrecordable(item.size, limit), self._view.context(self.tasks, "", ""))
+            assert isinstance(smaller, Decision)
+            if (smaller.state.result, smaller.state.route_key) == (state.result, state.route_key):
+                return False
+            self._append(item.task_id, CAUSES[Unrecordable], smaller, None, measured=False)
+        except Overloaded:
+            raise
+        except (StreamsError, UnreadableValue) as error:
+            self._fail(error)
+        return True
+
+    def _append(
+        self, task_id: str, cause: str, decision: Decision, origin: Input | None, *, measured: bool = True
+    ) -> None:
         entry = self._entry(
             task_id, cause, origin,
             state=decision.state, commands=decision.commands, rejected=decision.rejected,
             policy_version=self._view.policy.version,
         )  # fmt: skip
-        self._record(entry, origin)
+        self._record(entry, origin, measured=measured)
         before = self.tasks.get(task_id)
         self._state.apply(task_id, decision.state)
         self._timers.set(task_id, decision.state.wake_at)
@@ -385,13 +487,15 @@ class PartitionRouter:
             **fields,
         )  # fmt: skip
 
-    def _record(self, entry: JournalEntry, origin: Input | None) -> None:
+    def _record(self, entry: JournalEntry, origin: Input | None, *, measured: bool = True) -> None:
         """Append an entry, and publish its commands when it is acknowledged.
 
-        Raises what `Journal.append` raises; then nothing has changed here, so that the caller may decide again later.
+        Raises what `Journal.append` raises, and CommandTooLarge if `measured`; then nothing has changed here, so that
+        the caller may decide again later.
         Callers apply the new state to memory only after this returns.
         """
-        appended = self._journal.append(entry)
+        allow = partial(self.commands.check, entry) if measured and entry.commands else None
+        appended = self._journal.append(entry, allow)
         self._positions = {position.topic: position.next_offset for position in entry.positions}
         positions, queued = self._positions, self._monotonic()
         self._begin(queued)
@@ -416,39 +520,19 @@ class PartitionRouter:
             self._fail(self._journal.fence(f"an entry was acknowledged only after {took:.1f} s"))
             return
         self._acknowledged = positions
-        self._publish(done.result(), entry, since)
-
-    def _publish(self, offset: int, entry: JournalEntry, since: int) -> None:
-        """Publish the commands of an acknowledged entry; when all are acknowledged, mark the entry as published."""
-        left = len(entry.commands)
-        completed_at: int | None = None
-
-        def appended(kind: CommandKind, done: asyncio.Future[RecordMetadata]) -> None:
-            nonlocal left, completed_at
-            error = _error_of(done)
-            if error is not None and not is_acceptable(kind, error):
-                # The journal says what must be published, so the successor repeats it; this router must stop before it
-                # publishes anything that comes after.
-                self._fail(self._journal.fence(f"a command of the entry at {offset} failed: {error}"))
-                return
-            if kind is CommandKind.COMPLETE:
-                completed_at = done.result().offset
-            left -= 1
-            if left == 0:
-                self._journal.published(offset, completed_at)
-                self._metrics.published(entry.cause, (self._view.clock() - since) / 1000)
-                self._end()
-
+        place = done.result()
+        if not entry.commands:
+            self._end()
+            return
         try:
-            for command in entry.commands:
-                sent = self._publisher.send(publication(entry, command))
-                self._router_context.pending_appends.add(self.partition, sent)
-                sent.add_done_callback(lambda done, kind=command.kind: appended(kind, done))  # type: ignore[misc]
+            self.commands.publish(
+                place,
+                entry,
+                completed=self._end,
+                published=lambda: self._metrics.published(entry.cause, (self._view.clock() - since) / 1000),
+            )
         except Exception as error:  # noqa: BLE001 - whatever it is, the entry is unpublished: a recovery repeats it
-            self._fail(self._journal.fence(f"the commands of the entry at {offset} could not be queued: {error}"))
-        else:
-            if left == 0:
-                self._end()
+            self._fail(self._journal.fence(f"the commands of the entry at {place} could not be queued: {error}"))
 
     def _reevaluate(self) -> None:
         """Re-evaluate tasks that are due or whose leader has ended: a slice now, the rest in later turns of the
@@ -462,11 +546,11 @@ class PartitionRouter:
             for _ in range(_SLICE):
                 if self._closed or not self._reevaluations:
                     return
-                if self._limiter.full:
+                if self.full:
                     pause = _PAUSE_SECONDS
                     break
                 self._reevaluate_one(self._reevaluations.take())
-        except Overloaded:
+        except (Overloaded, RegistryUnavailable, TransientError):
             pause = _PAUSE_SECONDS
         finally:
             self._reevaluating = False
@@ -490,7 +574,7 @@ class PartitionRouter:
             # One at a time: it may become the new leader, which the others then follow.
             if leaderless_follower is not None and self._decide(leaderless_follower, LeaderFinished(result), None):
                 self._reevaluations.put_back(item)
-        except Overloaded:
+        except (Overloaded, RegistryUnavailable, TransientError):
             self._reevaluations.put_back(item)
             raise
         except (StreamsError, UnreadableValue) as error:
@@ -524,7 +608,10 @@ class PartitionRouter:
 
     def _as_positions(self, positions: Mapping[str, int]) -> tuple[Position, ...]:
         return tuple(
-            [Position(topic=topic, partition=self.partition, next_offset=offset) for topic, offset in positions.items()]
+            [
+                Position(topic=topic, partition=self.partition, next_offset=offset, topic_id=self.topic_ids.get(topic))
+                for topic, offset in positions.items()
+            ]
         )
 
     def _begin(self, now: float) -> None:
@@ -546,6 +633,7 @@ class PartitionRouter:
         if self._stopped:
             return False
         self._stopped = True
+        self.commands.stop()
         self.close()
         self._limiter.leave(self._open)
         self._idle.set()
@@ -558,10 +646,26 @@ class PartitionRouter:
             self._broken(error)
 
 
-def is_acceptable(kind: CommandKind, error: BaseException) -> bool:
-    """Whether a command counts as published although it failed. A reply partition that does not exist was the choice of
-    the task's producer, and has no reader; the terminal state is in tasks.completed anyway."""
-    return kind is CommandKind.REPLY and isinstance(error, RecordRefused)
+def _smaller(
+    decision: Decision, error: EntryTooLarge | CommandTooLarge, context: DecisionContext
+) -> tuple[Decision, str]:
+    """What to decide in place of a decision that is too large to be recorded or carried out, and its cause."""
+    owed = tuple(command for command in decision.commands if command.event_id.endswith(BREACH_SUFFIX))
+    if isinstance(error, CommandTooLarge) and error.command.kind is CommandKind.DISPATCH:
+        failure = _no_room(error.command.topic, error.size, error.limit)
+        smaller = decide(decision.state, Undeliverable(error.command.attempt, failure), context)
+        assert isinstance(smaller, Decision), "the newest attempt is running"
+        return replace(smaller, commands=(*smaller.commands, *owed)), CAUSES[Undeliverable]
+    smaller = decide(decision.state, Unrecordable(error.size, error.limit, owed), context)
+    assert isinstance(smaller, Decision)
+    return smaller, CAUSES[Unrecordable]
+
+
+def _no_room(topic: str, size: int, limit: int) -> Failure:
+    return Failure(
+        code=RECORD_TOO_LARGE,
+        message=f"the request takes {size} bytes as a record, {topic} takes {limit}; send a smaller request",
+    )
 
 
 def _may_lead(state: TaskState | None) -> bool:

@@ -5,8 +5,8 @@ The order matters:
 1. Append the epoch start and read the journal. From here on a former owner's appends are invalid.
 2. Wait for this process's own pending appends, and for what a former owner may still be publishing. Before that, a
    terminal state that is about to arrive in tasks.completed would look missing and be published twice.
-3. Read which terminal states exist, and publish the commands that are due.
-4. Only then create the router, which starts to decide.
+3. Read which terminal states exist, and publish those that are due.
+4. Only then create the router, which starts to decide, and publishes whatever else is due.
 """
 
 from __future__ import annotations
@@ -15,24 +15,28 @@ import asyncio
 from collections.abc import Callable, Collection
 
 from headrace_contracts.codec import Codec
-from headrace_contracts.events import Command, CommandKind, TaskPhase
+from headrace_contracts.events import Command, CommandKind, JournalEntry, TaskPhase
 from headrace_contracts.headers import header
 from headrace_contracts.topics import TASKS_COMPLETED
 from headrace_runtime.logging import get_logger
-from headrace_streams.errors import OffsetOutOfRange
+from headrace_streams.errors import OffsetOutOfRange, RecordRefused
 from headrace_streams.journal import Journal, JournaledDecision, JournaledEntry, Recovered
 from headrace_streams.ports import Log, PartitionReader
 from headrace_streams.records import TopicPartition
 
 from headrace_router.decide.publications import publication
 from headrace_router.decide.tasks import PartitionTasks
+from headrace_router.input_logs import InputLogs
 from headrace_router.limits import RouterLimits
-from headrace_router.partition import PartitionRouter, RouterContext, is_acceptable
+from headrace_router.partition import PartitionRouter, RouterContext
 from headrace_router.partition_state import PartitionState
 
 _READ_AT_ONCE = 1000
 _READ_SECONDS = 1.0
 _REPEAT_AT_ONCE = 500
+
+_Due = tuple[int, JournalEntry, tuple[Command, ...]]
+"""An entry with its offset, and those of its commands that are due."""
 
 _log = get_logger("headrace.router.recovery")
 
@@ -45,6 +49,7 @@ async def recover(
     codec: Codec,
     router_context: RouterContext,
     limits: RouterLimits,
+    input_logs: InputLogs,
     broken: Callable[[BaseException], None],
 ) -> PartitionRouter:
     """Become the router of a partition. It starts its timers itself, and knows where to start in its inputs.
@@ -79,21 +84,25 @@ async def recover(
         await router_context.pending_appends.settled(partition)
         waited = router_context.monotonic() - ours_since[0] if ours_since else 0.0
         await asyncio.sleep(_time_left_to_others(recovered, owner, waited, router_context.settle_seconds))
-        repeated = await _repeat(recovered, journal, state.tasks, partition, reader, codec.topic_prefix, router_context)
-        journal.settled(await _end_of_completed(reader, codec.topic_prefix, partition))
+        due = _due(recovered, state.tasks, await _written(recovered, reader, codec.topic_prefix, partition))
+        repeated = sum(len(commands) for _, _, commands in due)
+        due = await _repeat_ends(due, journal, partition, router_context)
+        end = await _end_of_completed(reader, codec.topic_prefix, partition)
+        journal.settled(end, [offset for offset, _, _ in due])
+        starts = await input_logs.starts(recovered, partition, reader)
     finally:
         await reader.close()
-    positions = {topic: offset for (topic, number), offset in recovered.positions.items() if number == partition}
     router = PartitionRouter(
         partition=partition,
         journal=journal,
         state=state,
-        positions=positions,
+        positions=starts.offsets,
+        topic_ids=starts.topic_ids,
         router_context=router_context,
         limits=limits,
         broken=broken,
     )
-    router.resume(recovered.shadowed)
+    router.resume(recovered.shadowed, due)
     took = router_context.monotonic() - began
     router_context.metrics.recovered(took)
     _log.info(
@@ -128,44 +137,67 @@ def _time_left_to_others(recovered: Recovered, owner: str, waited: float, settle
     return max(0.0, settle_seconds - waited) if ends else 0.0
 
 
-async def _repeat(
-    recovered: Recovered,
-    journal: Journal,
-    tasks: PartitionTasks,
-    partition: int,
-    reader: PartitionReader,
-    topic_prefix: str,
-    router_context: RouterContext,
-) -> int:
-    """Publish the commands of unpublished entries that are still due; returns how many.
+async def _written(recovered: Recovered, reader: PartitionReader, topic_prefix: str, partition: int) -> Collection[str]:
+    """Ids of the terminal states that may be those of unpublished entries, and exist."""
+    if not any(c.kind is CommandKind.COMPLETE for placed in recovered.unpublished for c in placed.entry.commands):
+        return ()
+    begin = recovered.completed_offset or 0
+    return await _ids_since(reader, TopicPartition(topic_prefix + TASKS_COMPLETED.name, partition), begin)
+
+
+def _due(recovered: Recovered, tasks: PartitionTasks, written: Collection[str]) -> list[_Due]:
+    """The commands of unpublished entries that are still due."""
+    # A terminal state that its topic refused is followed by a smaller one with the same id, which stands for both.
+    newest = {
+        command.event_id: placed.offset
+        for placed in recovered.unpublished
+        for command in placed.entry.commands
+        if command.kind in (CommandKind.COMPLETE, CommandKind.REPLY)
+    }
+    found = []
+    for placed in recovered.unpublished:
+        commands = [
+            command
+            for command in placed.entry.commands
+            if newest.get(command.event_id, placed.offset) == placed.offset and _is_due(placed, command, tasks, written)
+        ]
+        if commands:
+            found.append((placed.offset, placed.entry, tuple(commands)))
+    return found
+
+
+async def _repeat_ends(due: list[_Due], journal: Journal, partition: int, router_context: RouterContext) -> list[_Due]:
+    """Publish the terminal states; returns what is left to the router: everything else, and what was refused.
 
     Every consumer recognises a repeat by its id. Only terminal states are looked up first, because other teams read
     them and expect each once. As always, publishing follows an acknowledgement of the journal: if this process was
     suspended, the checkpoint tells it that another owner has taken over.
     """
-    written: Collection[str] = ()
-    if any(c.kind is CommandKind.COMPLETE for placed in recovered.unpublished for c in placed.entry.commands):
-        begin = recovered.completed_offset or 0
-        written = await _ids_since(reader, TopicPartition(topic_prefix + TASKS_COMPLETED.name, partition), begin)
-    due = [
-        (placed.entry, command)
-        for placed in recovered.unpublished
-        for command in placed.entry.commands
-        if _is_due(placed, command, tasks, written)
-    ]
-    for first in range(0, len(due), _REPEAT_AT_ONCE):
+    ends = [(entry, command) for _, entry, commands in due for command in commands if _is_end(command)]
+    refused: set[str] = set()
+    for first in range(0, len(ends), _REPEAT_AT_ONCE):
         asked = router_context.monotonic()
         await journal.checkpoint((), router_context.view.clock())
         if router_context.monotonic() - asked > router_context.publish_within:
             raise journal.fence("the journal answered too late to repeat commands")
-        sent = [router_context.publisher.send(publication(*item)) for item in due[first : first + _REPEAT_AT_ONCE]]
+        sent = [router_context.publisher.send(publication(*item)) for item in ends[first : first + _REPEAT_AT_ONCE]]
         for future in sent:
             router_context.pending_appends.add(partition, future)
         results = await asyncio.gather(*sent, return_exceptions=True)
-        for (_, command), result in zip(due[first : first + _REPEAT_AT_ONCE], results, strict=True):
-            if isinstance(result, BaseException) and not is_acceptable(command.kind, result):
+        for (_, command), result in zip(ends[first : first + _REPEAT_AT_ONCE], results, strict=True):
+            if isinstance(result, RecordRefused):
+                refused.add(command.event_id)
+            elif isinstance(result, BaseException):
                 raise result
-    return len(due)
+    left = [
+        (offset, entry, tuple(c for c in commands if not _is_end(c) or c.event_id in refused))
+        for offset, entry, commands in due
+    ]
+    return [item for item in left if item[2]]
+
+
+def _is_end(command: Command) -> bool:
+    return command.kind is CommandKind.COMPLETE
 
 
 def _is_due(placed: JournaledEntry, command: Command, tasks: PartitionTasks, written: Collection[str]) -> bool:

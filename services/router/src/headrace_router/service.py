@@ -1,57 +1,57 @@
-"""The router: a member of the consumer group of the inputs, with a `PartitionRouter` for each home partition it owns.
+"""The router: a member of the consumer group of the inputs, with a `PartitionSupervisor` for each home partition.
 
 The group decides who tries to own a partition; the journal decides who does. A member that still believes in a
 partition it has lost finds its entries invalid, so nothing here depends on the group being right, only on it being
 right eventually.
 
-When a `PartitionRouter` breaks, the whole membership ends and the member joins again. Leaving is the only way to get a
-partition assigned anew, and after a fenced journal all state of the partition is void anyway.
+The failure domain is the partition: one that cannot be taken over, or must be taken over again, is its supervisor's
+concern, and the others go on. The membership ends, and the member joins again, only when its consumer is unusable.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
-from collections.abc import Collection, Mapping
-from typing import Final
+import contextlib
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, Final
 
 from headrace_contracts.codec import Codec
-from headrace_contracts.errors import Origin, RegistryUnavailable, SchemaNotCached, UnreadableValue
-from headrace_contracts.events import AttemptFinished, TaskCancelled, TaskPhase, TaskSubmitted
-from headrace_contracts.headers import header, traceparent
-from headrace_contracts.ids import route_key
-from headrace_contracts.topics import ATTEMPTS_FINISHED, TASKS_CANCELLED, TASKS_JOURNAL, TASKS_SUBMITTED
+from headrace_contracts.events import CommandKind, TaskPhase
+from headrace_contracts.topics import TASKS_JOURNAL
 from headrace_runtime.logging import get_logger
-from headrace_streams.dead_letters import DeadLetters, described
-from headrace_streams.errors import LeaveGroup, Overloaded, StreamsError
-from headrace_streams.journal import EntryTooLarge
+from headrace_streams.dead_letters import DeadLetters
+from headrace_streams.errors import StreamsError
 from headrace_streams.ports import Consumer, Log
-from headrace_streams.records import OffsetAndMetadata, Record, TopicPartition
+from headrace_streams.records import OffsetAndMetadata, TopicPartition
+from headrace_streams.watching import LogWatch, OnDiscontinuity
 
-from headrace_router.decide.model import CAUSES, AttemptEnded, Cancelled, Submitted
+from headrace_router.input_logs import INPUTS as INPUTS
+from headrace_router.input_logs import InputLogs
+from headrace_router.inputs import InputTaker
 from headrace_router.limits import RouterLimits as RouterLimits
-from headrace_router.partition import Input, PartitionRouter, RouterContext
+from headrace_router.partition import PartitionRouter, RouterContext
 from headrace_router.recovery import recover
+from headrace_router.supervisor import PartitionStatus, PartitionSupervisor
 
 GROUP: Final = "router"
-INPUTS: Final = (TASKS_SUBMITTED, TASKS_CANCELLED, ATTEMPTS_FINISHED)
 
 _POLL_SECONDS: Final = 5.0
 _JOIN_SECONDS: Final = 30.0
 _TURN_SECONDS: Final = 0.001
-_OVERLOAD_SECONDS: Final = 0.05
 _RECOVERIES_AT_ONCE: Final = 4
 _REST_SECONDS: Final = 60.0
 """How long routers of revoked partitions are kept in case they come back. The group does not tell a member that it will
 get none."""
+_LEAST_WATCH_SECONDS: Final = 1.0
+_GRACE_SECONDS: Final = 10.0
+"""How long a partition may go without being routed before the process says that it is not ready."""
 
 _log = get_logger("headrace.router")
 
-_Event = Submitted | Cancelled | AttemptEnded
-
 
 class RouterService:
-    """Joins the group, and joins again whenever publishing for a partition is no longer safe.
+    """Joins the group, and joins again whenever its consumer has become unusable.
 
     Args:
         owner: Name of this instance in the journal.
@@ -68,10 +68,13 @@ class RouterService:
         owner: str,
         instance_id: str | None = None,
         limits: RouterLimits | None = None,
+        on_discontinuity: OnDiscontinuity = lambda partition, verdict: None,
     ) -> None:
         self._log = log
         self._codec = codec
-        self._dead_letters = dead_letters
+        watch = LogWatch(log.admin(), "router", repeats_are_harmless=False, on_discontinuity=on_discontinuity)
+        self._input_logs = InputLogs(watch, codec.topic_prefix)
+        self._taker = InputTaker(codec, dead_letters, router_context.metrics, router_context.view.clock)
         self._router_context = router_context
         self._owner = owner
         self._instance_id = instance_id
@@ -87,11 +90,37 @@ class RouterService:
         """Home partitions that this process routes now."""
         return () if self._membership is None else tuple(self._membership.routers)
 
+    def statuses(self) -> Collection[PartitionStatus]:
+        """The home partitions assigned to this process, in order."""
+        return () if self._membership is None else self._membership.statuses()
+
+    def document(self) -> Mapping[str, Any]:
+        """The home partitions assigned to this process, as the ops server shows them."""
+        return {
+            "partitions": [
+                {
+                    "partition": each.partition,
+                    "phase": each.phase.value,
+                    "reason": each.reason,
+                    "unwell_for_seconds": round(each.unwell_for, 1),
+                    "retry_in_seconds": None if each.retry_in is None else round(each.retry_in, 1),
+                    "unpublished": each.unpublished,
+                    "tasks": each.tasks,
+                    "positions": dict(each.positions),
+                }
+                for each in self.statuses()
+            ],
+            "incomplete": {} if self._membership is None else self._membership.incomplete(),
+        }
+
     def health(self) -> str | None:
-        """Why no task is routed here now; None if healthy. A member without assigned partitions is healthy."""
+        """Which partitions are not routed here now, and why; None if healthy. A member without assigned partitions is
+        healthy."""
         if self._membership is None:
             return "not in the group yet"
-        return None if self._membership.routers else self._trouble or self._membership.waiting()
+        if not self._membership.routers and not self._membership.statuses():
+            return self._trouble or self._membership.waiting()
+        return self._membership.sick()
 
     async def run(self) -> None:
         """Route until `drain` is called. Raises errors that joining again cannot cure."""
@@ -100,7 +129,8 @@ class RouterService:
             membership = _Membership(
                 log=self._log,
                 codec=self._codec,
-                dead_letters=self._dead_letters,
+                taker=self._taker,
+                input_logs=self._input_logs,
                 router_context=self._router_context,
                 owner=self._owner,
                 instance_id=self._instance_id,
@@ -109,7 +139,7 @@ class RouterService:
             self._membership = membership
             try:
                 await membership.run()
-            except (StreamsError, RegistryUnavailable) as error:
+            except StreamsError as error:
                 if self._leaving.is_set():
                     break
                 # It worked for a while, so this is new trouble and not the old one.
@@ -142,67 +172,98 @@ class _Membership:
         *,
         log: Log,
         codec: Codec,
-        dead_letters: DeadLetters,
+        taker: InputTaker,
+        input_logs: InputLogs,
         router_context: RouterContext,
         owner: str,
         instance_id: str | None,
         limits: RouterLimits,
     ) -> None:
-        self.routers: dict[int, PartitionRouter] = {}
-        self.routed = False
         self._log = log
         self._codec = codec
-        self._dead_letters = dead_letters
+        self._taker = taker
+        self._input_logs = input_logs
         self._router_context = router_context
         self._owner = owner
         self._limits = limits
+        self._monotonic = router_context.monotonic
         self._prefix = codec.topic_prefix
         self._topics = {codec.topic_prefix + spec.name: spec for spec in INPUTS}
         self._consumer: Consumer = log.consumer(codec.topic_prefix + GROUP, instance_id=instance_id)
+        self._assigned: set[TopicPartition] = set()
+        self._supervisors: dict[int, PartitionSupervisor] = {}
         # Routers drained by a revocation. An eager rebalance revokes everything and returns most of it at once; a
         # router continues if no other owner has written to its journal meanwhile, which saves reading it again.
         self._resting: dict[int, PartitionRouter] = {}
         self._resting_since = 0.0
-        self._broken: BaseException | None = None
+        # Whether any record has been routed.
+        self.routed = False
+        self._doubtful = asyncio.Event()
         self._closing: asyncio.Task[None] | None = None
-        self._recoveries = asyncio.Semaphore(_RECOVERIES_AT_ONCE)
-        self._began = router_context.monotonic()
+        # First take-overs and repeated ones: partitions in trouble must not keep those from starting that are not.
+        self._first_recoveries = asyncio.Semaphore(_RECOVERIES_AT_ONCE)
+        self._later_recoveries = asyncio.Semaphore(_RECOVERIES_AT_ONCE)
+        self._began = self._monotonic()
+
+    @property
+    def routers(self) -> Mapping[int, PartitionRouter]:
+        """Those that take records now, by partition."""
+        return {number: each.router for number, each in self._supervisors.items() if each.router is not None}
 
     async def run(self) -> None:
-        """Consume until something breaks or `close` is called; raises the reason."""
-        ticking = asyncio.create_task(self._tick())
+        """Consume until the consumer fails or `close` is called; raises the reason."""
+        background = [asyncio.create_task(self._tick()), asyncio.create_task(self._keep_watch())]
         try:
             await self._consumer.subscribe(list(self._topics), self)
             while True:
                 records = await self._consumer.poll(self._limits.poll_records, _POLL_SECONDS)
-                # A snapshot: while a record waits below, its partition may be revoked and assigned again. The record
-                # then belongs to the previous router, which is closed and ignores it, and it is delivered again to the
-                # new one. Looking the router up later would give it a record from before its start.
-                routers = dict(self.routers)
-                turn = self._router_context.monotonic()
+                # A snapshot: in between, a partition may be given away and come back, or be taken over again. A record
+                # then belongs to the previous router, and is delivered again to the new one. Looking the router up
+                # later would give it a record from before its start.
+                supervisors, routers = dict(self._supervisors), self.routers
+                turn = self._monotonic()
                 for record in records:
-                    if self._router_context.limiter.full:
-                        await self._router_context.limiter.room()
-                    elif self._router_context.monotonic() - turn > _TURN_SECONDS:
+                    if self._monotonic() - turn > _TURN_SECONDS:
                         # Lets acknowledgements in, so that entries are published in between, not after the whole batch.
                         await asyncio.sleep(0)
-                        turn = self._router_context.monotonic()
+                        turn = self._monotonic()
                     if (router := routers.get(record.partition)) is not None:
-                        await self._take(record, router)
-        except LeaveGroup as error:
-            raise error if self._broken is None else LeaveGroup(str(self._broken)) from self._broken
+                        self.routed = True
+                        supervisors[record.partition].offer(record, router)
+                await self._wait_for_backlogs()
+                if any(router.doubtful for router in routers.values()):
+                    self._doubtful.set()
         finally:
-            ticking.cancel()
-            await asyncio.gather(ticking, return_exceptions=True)
-            await self.close()
-            for router in self.routers.values():
-                router.abandon("this member left the group")
-            self.routers.clear()
+            for each in background:
+                each.cancel()
+            await asyncio.gather(*background, return_exceptions=True)
+            try:
+                await self.close()
+            finally:
+                await asyncio.gather(*(each.abandon("this member left the group") for each in self._take_all()))
 
     def waiting(self) -> str | None:
         """A reason while the group may still be about to assign partitions, None afterwards."""
-        waited = self._router_context.monotonic() - self._began
+        waited = self._monotonic() - self._began
         return "joining the group" if waited < _JOIN_SECONDS else None
+
+    def statuses(self) -> Collection[PartitionStatus]:
+        return [self._supervisors[number].status() for number in sorted(self._supervisors)]
+
+    def sick(self) -> str | None:
+        """What operators should know of partitions that are not routed, or whose input waits."""
+        said = [
+            f"partition {each.partition} is {each.phase}, unwell for {each.unwell_for:.0f} s: {each.reason}"
+            for each in self.statuses()
+            if each.reason is not None and (each.unwell_for > _GRACE_SECONDS or not self.routers)
+        ]
+        troubles = [router.commands.trouble(_GRACE_SECONDS) for router in self.routers.values()]
+        said += [trouble for trouble in troubles if trouble is not None]
+        said += [
+            f"partition {number} waits for {', '.join(missing)} to be assigned here as well"
+            for number, missing in sorted(self.incomplete().items())
+        ]
+        return "; ".join(said) or None
 
     async def close(self) -> None:
         """Leave the group, which calls `revoked` first."""
@@ -211,155 +272,159 @@ class _Membership:
         await asyncio.shield(self._closing)
 
     async def assigned(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, int]:
-        """Take over the home partitions; returns where to start in their inputs."""
-        coming = {name.partition for name in partitions} - self.routers.keys()
-        self._resting = {number: router for number, router in self._resting.items() if number in coming}
-        kept = await self._untouched(self._resting)
-        self._resting.clear()
-        new = sorted(coming - kept.keys())
-        results = await asyncio.gather(*(self._recover(number) for number in new), return_exceptions=True)
-        for result in results:
-            if isinstance(result, BaseException):
-                raise result
-        for number, router in kept.items():
-            self.routers[number] = router.successor(self._break)
-            self.routers[number].resume()
-        if kept:
-            _log.info("partitions kept", partitions=sorted(kept))
-        positions = {number: self.routers[number].positions for number in sorted(coming)}
-        return {
-            name: positions[name.partition][topic]
-            for name in partitions
-            if (topic := name.topic.removeprefix(self._prefix)) in positions.get(name.partition, {})
-        }
+        """Begin to take over the home partitions of which all inputs are assigned now. Waits a little, so that most of
+        them can say where to start in their inputs; the others move them later."""
+        self._assigned.update(partitions)
+        fresh = frozenset(partitions)
+        coming = [
+            self._supervisor(number, inputs, fresh)
+            for number, inputs in sorted(self._inputs_by_number().items())
+            if len(inputs) == len(INPUTS) and number not in self._supervisors
+        ]
+        for supervisor in coming:
+            self._supervisors[supervisor.partition] = supervisor
+            supervisor.start()
+        if coming:
+            tries = [asyncio.ensure_future(supervisor.tried.wait()) for supervisor in coming]
+            await asyncio.wait(tries, timeout=self._limits.assign_seconds)
+            for each in tries:
+                each.cancel()
+        starts: dict[TopicPartition, int] = {}
+        for supervisor in coming:
+            starts |= supervisor.hand_over()
+        return starts
 
     async def revoked(self, partitions: Collection[TopicPartition]) -> None:
         """Publish what is recorded, then release the partitions."""
         going = self._going(partitions)
-        await asyncio.gather(*(router.drain() for router in going.values()))
-        await self._commit(going)
-        self._resting |= {number: router for number, router in going.items() if router.rests}
-        self._resting_since = self._router_context.monotonic()
+        drained = await asyncio.gather(*(each.drain() for each in going))
+        routers = {router.partition: router for router in drained if router is not None}
+        await self._commit(routers)
+        self._resting |= {number: router for number, router in routers.items() if router.rests}
+        self._resting_since = self._monotonic()
 
     async def lost(self, partitions: Collection[TopicPartition]) -> None:
         """Release at once: other members may route these already."""
-        for router in self._going(partitions).values():
-            router.abandon("the partition was lost to another member of the group")
+        going = self._going(partitions)
+        await asyncio.gather(*(each.abandon("the partition was lost to another member") for each in going))
 
-    async def _untouched(self, routers: Mapping[int, PartitionRouter]) -> Mapping[int, PartitionRouter]:
-        """The routers whose journal ends where they left it. A record that arrives later fences their next entry."""
-        if not routers:
-            return {}
+    def _going(self, partitions: Collection[TopicPartition]) -> Collection[PartitionSupervisor]:
+        self._assigned.difference_update(partitions)
+        numbers = {name.partition for name in partitions} & self._supervisors.keys()
+        return [self._supervisors.pop(number) for number in sorted(numbers)]
+
+    def _take_all(self) -> Collection[PartitionSupervisor]:
+        supervisors, self._supervisors = self._supervisors, {}
+        return supervisors.values()
+
+    def _inputs_by_number(self) -> Mapping[int, Collection[TopicPartition]]:
+        inputs: defaultdict[int, list[TopicPartition]] = defaultdict(list)
+        for name in self._assigned:
+            inputs[name.partition].append(name)
+        return inputs
+
+    def incomplete(self) -> Mapping[int, Collection[str]]:
+        """Partitions of which only some inputs are assigned, with the others' names. That happens while partitions are
+        being added, since the topics then differ in their number."""
+        return {
+            number: sorted(self._topics.keys() - {name.topic for name in inputs})
+            for number, inputs in self._inputs_by_number().items()
+            if len(inputs) < len(INPUTS)
+        }
+
+    def _supervisor(
+        self, number: int, inputs: Collection[TopicPartition], fresh: Collection[TopicPartition]
+    ) -> PartitionSupervisor:
+        recoveries = [self._first_recoveries]
+
+        async def take_over(broken: Callable[[BaseException], None]) -> PartitionRouter:
+            resting = self._resting.pop(number, None)
+            if resting is not None and await self._is_untouched(resting):
+                router = resting.successor(broken)
+                router.resume()
+                _log.info("partition kept", partition=number)
+                return router
+            turn = recoveries.pop() if recoveries else self._later_recoveries
+            async with turn:
+                return await recover(
+                    partition=number,
+                    owner=self._owner,
+                    log=self._log,
+                    codec=self._codec,
+                    router_context=self._router_context,
+                    limits=self._limits,
+                    input_logs=self._input_logs,
+                    broken=broken,
+                )
+
+        return PartitionSupervisor(
+            partition=number,
+            inputs=inputs,
+            fresh=fresh,
+            topic_prefix=self._prefix,
+            consumer=self._consumer,
+            take_over=take_over,
+            taker=self._taker,
+            limits=self._limits,
+            monotonic=self._monotonic,
+        )
+
+    async def _is_untouched(self, router: PartitionRouter) -> bool:
+        """Whether the journal ends where this router left it. A record that arrives later fences its next entry."""
+        name = TopicPartition(self._prefix + TASKS_JOURNAL.name, router.partition)
         reader = self._log.reader()
         try:
-            names = {TopicPartition(self._prefix + TASKS_JOURNAL.name, number): number for number in routers}
-            bounds = await reader.bounds(list(names))
+            _, end = (await reader.bounds([name]))[name]
         finally:
             await reader.close()
-        ends = {number: bounds[name][1] for name, number in names.items()}
-        return {number: router for number, router in routers.items() if router.journal_end == ends[number]}
+        return router.journal_end == end
 
-    async def _recover(self, partition: int) -> None:
-        async with self._recoveries:
-            self.routers[partition] = await recover(
-                partition=partition,
-                owner=self._owner,
-                log=self._log,
-                codec=self._codec,
-                router_context=self._router_context,
-                limits=self._limits,
-                broken=self._break,
-            )
-
-    def _going(self, partitions: Collection[TopicPartition]) -> Mapping[int, PartitionRouter]:
-        numbers = {name.partition for name in partitions}
-        going = {number: router for number, router in self.routers.items() if number in numbers}
-        for number in going:
-            del self.routers[number]
-        return going
-
-    def _break(self, error: BaseException) -> None:
-        _log.warning("a partition must be taken over again", reason=str(error))
-        if self._broken is None:
-            self._broken = error
-            if self._closing is None:
-                self._closing = asyncio.create_task(self._consumer.close())
-
-    async def _take(self, record: Record, router: PartitionRouter) -> None:
-        origin = Input(
-            topic=record.topic.removeprefix(self._prefix),
-            offset=record.offset,
-            event_id=header(record.headers, "ce_id") or f"{record.topic}/{record.partition}/{record.offset}",
-            timestamp_ms=record.timestamp_ms,
-        )
-        try:
-            event = await self._event(record)
-        except (RegistryUnavailable, StreamsError):
-            raise
-        except Exception as error:  # noqa: BLE001 - one record must not stop the others
-            if not isinstance(error, UnreadableValue):
-                _log.error("a record cannot be read", record=str(origin), reason=described(error))
-            await self._give_up(router, record, origin, error)
+    async def _wait_for_backlogs(self) -> None:
+        """Give partitions whose records have to wait a moment, then go on without them."""
+        if not (waiting := self._backlogs()):
             return
-        self.routed = True
-        while True:
-            try:
-                router.handle(event, origin)
-                return
-            except Overloaded:
-                await asyncio.sleep(_OVERLOAD_SECONDS)
-            except EntryTooLarge as error:
-                await self._give_up(router, record, origin, error)
-                return
-            except (StreamsError, UnreadableValue) as error:
-                # Not the record's fault: the journal is fenced, or a journaled state cannot be decoded.
-                self._break(error)
-                return
-            except Exception as error:  # noqa: BLE001 - a defect shown by one record must not stop the others
-                self._router_context.metrics.failed(CAUSES[type(event)])
-                _log.exception("a decision failed; the record goes to the dead letters", record=str(origin))
-                await self._give_up(router, record, origin, error)
-                return
+        await asyncio.wait(waiting, timeout=self._limits.patience_seconds)
+        for supervisor in self._supervisors.values():
+            supervisor.hold()
 
-    async def _give_up(self, router: PartitionRouter, record: Record, origin: Input, error: Exception) -> None:
-        await self._dead_letters.keep(record, error)
-        self._router_context.metrics.dead_letter(origin.topic)
-        _log.warning("record sent to the dead letters", topic=record.topic, partition=record.partition,
-                     offset=record.offset, reason=str(error))  # fmt: skip
-        router.skip(origin)
-
-    async def _event(self, record: Record) -> _Event:
-        """The event of a record. Raises UnreadableValue, RegistryUnavailable."""
-        origin = Origin(record.topic, record.partition, record.offset)
-        spec = self._topics[record.topic]
-        try:
-            event = self._codec.decode(spec.record, record.value, origin)
-        except SchemaNotCached as missing:
-            await self._codec.learn(missing.schema_id)
-            event = self._codec.decode(spec.record, record.value, origin)
-        match event:
-            case TaskSubmitted():
-                return Submitted(event, _key_of(record, event), record.partition, traceparent(record.headers))
-            case TaskCancelled():
-                return Cancelled(event)
-            case AttemptFinished():
-                return AttemptEnded(event)
-        raise TypeError(f"{record.topic} holds {type(event).__name__}, which the router does not know")
+    def _backlogs(self) -> Collection[asyncio.Task[None]]:
+        return [each.waiting for each in self._supervisors.values() if each.waiting is not None]
 
     async def _tick(self) -> None:
-        try:
-            while True:
-                await asyncio.sleep(self._limits.tick_seconds)
-                phases: Counter[TaskPhase] = Counter()
-                for router in list(self.routers.values()):
-                    router.tick()
-                    phases.update(router.tasks.phases)
-                self._router_context.metrics.owning(len(self.routers), phases)
-                if self._router_context.monotonic() - self._resting_since > _REST_SECONDS:
-                    self._resting.clear()
-                await self._commit(self.routers)
-        except Exception as error:  # noqa: BLE001 - without ticks nothing is restated: leave and join again
-            self._break(error)
+        while True:
+            await asyncio.sleep(self._limits.tick_seconds)
+            for supervisor in list(self._supervisors.values()):
+                supervisor.tick()
+            phases: Counter[TaskPhase] = Counter()
+            unpublished: Counter[CommandKind] = Counter()
+            for router in self.routers.values():
+                phases.update(router.tasks.phases)
+                unpublished.update(router.commands.waiting)
+            self._router_context.metrics.unpublished(unpublished, sum(each.held for each in self._supervisors.values()))
+            self._router_context.metrics.owning(Counter(each.phase for each in self._supervisors.values()), phases)
+            if self._monotonic() - self._resting_since > _REST_SECONDS:
+                self._resting.clear()
+            await self._commit(self.routers)
+
+    async def _keep_watch(self) -> None:
+        """Compare the positions with the inputs, now and then and when there is reason to doubt them."""
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._limits.watch_seconds):
+                    await self._doubtful.wait()
+            self._doubtful.clear()
+            routers = self.routers
+            for router in routers.values():
+                router.doubtful = False
+            try:
+                again = await self._input_logs.look(routers)
+            except Exception:  # noqa: BLE001 - a defect, which must not end the comparisons
+                _log.exception("comparing positions with the inputs failed")
+                again = {}
+            for number, reason in again.items():
+                if (supervisor := self._supervisors.get(number)) is not None and supervisor.router is routers[number]:
+                    supervisor.suspend(reason)
+            await asyncio.sleep(_LEAST_WATCH_SECONDS)
 
     async def _commit(self, routers: Mapping[int, PartitionRouter]) -> None:
         """Commit offsets for lag monitoring, and as a fallback for an expired journal. The journal's positions
@@ -374,12 +439,3 @@ class _Membership:
                 await self._consumer.commit(progress)
             except StreamsError as error:
                 _log.debug("offsets were not committed", reason=str(error))
-
-
-def _key_of(record: Record, task: TaskSubmitted) -> bytes:
-    if record.key is not None:
-        return record.key
-    messages = [(message.role, message.content.data) for message in task.messages]
-    return route_key(
-        tenant=task.tenant, session=task.session, role=task.role, model=task.model, messages=messages
-    ).encode()

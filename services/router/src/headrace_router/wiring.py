@@ -10,9 +10,10 @@ from headrace_models.prices import load_price_book
 from headrace_runtime.connections import Connections, wall_clock_ms
 from headrace_runtime.health import Health
 from headrace_runtime.lifecycle import Part, Service
-from headrace_runtime.metrics import Metrics
+from headrace_runtime.metrics import Metrics, discontinuities
 from headrace_runtime.tables import table_part
 from headrace_streams.tables import Table
+from headrace_streams.topic_limits import TopicLimits
 
 from headrace_router.adapters.policy_file import load_policy
 from headrace_router.adapters.routing_view import RoutingView
@@ -40,13 +41,19 @@ def build(settings: RouterSettings) -> Service:
     """Raises PolicyInvalid, PriceBookInvalid and OSError for unusable files."""
     health = Health()
     metrics = Metrics("router")
-    connections = Connections(settings, health, writes=WRITES, reads=READS)
+    connections = Connections(settings, health, metrics, writes=WRITES, reads=READS)
     policy = load_policy(settings.policy_file)
     view = RoutingView(policy, load_price_book(settings.price_file), wall_clock_ms)
-    fleet: Table[NodeStatus] = Table(connections.log, connections.codec, topics.FLEET_STATUS, view.node_changed)
-    preferences: Table[Preferences] = Table(
-        connections.log, connections.codec, topics.PREFERENCES, view.preferences_changed
+    lost = discontinuities(metrics)
+    fleet: Table[NodeStatus] = Table(
+        connections.log, connections.codec, topics.FLEET_STATUS, view.node_changed, on_discontinuity=lost
     )
+    preferences: Table[Preferences] = Table(
+        connections.log, connections.codec, topics.PREFERENCES, view.preferences_changed, on_discontinuity=lost
+    )
+    # Its own, so that no trouble of the topics of attempts, audit records and replies reaches the journal.
+    others = connections.log.producer()
+    limits = TopicLimits(connections.log.admin(), [settings.topic_prefix + spec.name for spec in WRITES])
     service = RouterService(
         log=connections.log,
         codec=connections.codec,
@@ -54,6 +61,8 @@ def build(settings: RouterSettings) -> Service:
         router_context=RouterContext(
             view=view,
             publisher=connections.publisher,
+            others=connections.another_publisher(others),
+            topic_limits=limits,
             metrics=RouterMetrics(metrics),
             limiter=InFlightLimiter(settings.in_flight),
             publish_within=settings.act_within_seconds,
@@ -67,13 +76,17 @@ def build(settings: RouterSettings) -> Service:
             remembered=settings.remembered_tasks,
             largest_entry=settings.largest_entry_bytes,
         ),
+        on_discontinuity=lost,
     )
     health.add("router", service.health)
+    metrics.documents["partitions"] = service.document
     return Service(
         [
             connections.part,
             table_part("fleet", fleet),
             table_part("preferences", preferences),
+            Part("topic limits", start=limits.start, run=limits.run),
+            Part("commands", stop=others.close),
             Part("router", run=service.run, drain=service.drain),
         ],
         metrics,

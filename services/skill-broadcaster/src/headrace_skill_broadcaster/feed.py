@@ -19,6 +19,7 @@ from headrace_runtime.logging import get_logger
 from headrace_runtime.sse import ServerEvent
 from headrace_streams.dead_letters import described
 from headrace_streams.errors import OffsetOutOfRange, TransientError
+from headrace_streams.holding import DecodedInLanes
 from headrace_streams.ports import Log, PartitionReader
 from headrace_streams.records import Record
 
@@ -110,6 +111,12 @@ class Feed:
         self._channels: dict[Audience, _Channel] = {}
         self._by_key: dict[bytes, list[_Channel]] = {}
         self._ending = False
+        self._beginning = False
+        self._decoded: DecodedInLanes[SkillChanged] = DecodedInLanes(
+            "feed", codec, SkillChanged, lambda record: record.partition, self._take
+        )
+        # An event is in memory and written to all its agents before the next one: positions name what was written.
+        self._one_at_a_time = asyncio.Lock()
 
     async def start(self) -> None:
         """Read the newest events of each partition into memory. Raises TopicMissing, TransientError."""
@@ -123,9 +130,7 @@ class Feed:
         while True:
             try:
                 for record in await self._reader.poll(_POLL, _POLL_SECONDS):
-                    told = await self._take(record)
-                    if told is not None:
-                        await self._push(told)
+                    await self._decoded.put(record)
                 self._reach(self._reader)
             except TransientError as error:
                 _log.warning("cannot read the feed, retrying", reason=str(error))
@@ -143,6 +148,7 @@ class Feed:
 
     async def close(self) -> None:
         """Close the reader."""
+        await self._decoded.close()
         if self._reader is not None:
             await self._reader.close()
 
@@ -210,31 +216,49 @@ class Feed:
                 _log.warning("feed is waiting for the schema registry", reason=str(error))
                 await asyncio.sleep(_RETRY_SECONDS)
             except Exception as error:  # noqa: BLE001 - whatever it is, it is about this record
-                self._measures.unreadable.labels(record.topic).inc()
-                _log.error("skipping a record in the feed", origin=str(origin), reason=described(error))
+                self._skip(record, error)
                 return None
 
     async def _begin(self, reader: PartitionReader) -> None:
         partitions = await reader.partitions_of(self._topic)
         bounds = await reader.bounds(partitions)
         starts = {partition: max(first, end - _READ_AT_START) for partition, (first, end) in bounds.items()}
+        await self._decoded.close()
         share = self._memory_bytes // len(partitions)
         self._recent = {partition.partition: Recent(start, share) for partition, start in starts.items()}
         await reader.assign(starts)
-        while any(reader.positions()[partition] < end for partition, (_, end) in bounds.items()):
-            for record in await reader.poll(_POLL, _POLL_SECONDS):
-                await self._take(record)
+        self._beginning = True
+        try:
+            while any(reader.positions()[partition] < end for partition, (_, end) in bounds.items()):
+                for record in await reader.poll(_POLL, _POLL_SECONDS):
+                    await self._decoded.put(record)
+        finally:
+            self._beginning = False
         self._reach(reader)
 
     def _reach(self, reader: PartitionReader) -> None:
         # Offsets without records, which no later record reveals as read.
         for partition, position in reader.positions().items():
-            self._recent[partition.partition].reach(position)
+            if not self._decoded.is_held(partition.partition):
+                self._recent[partition.partition].reach(position)
 
-    async def _take(self, record: Record) -> AnnouncedVersion | None:
-        told = await self.read(record)
-        self._recent[record.partition].add(record.offset, told)
-        return told
+    async def _take(self, record: Record, outcome: SkillChanged | Exception) -> None:
+        told: AnnouncedVersion | None = None
+        try:
+            if isinstance(outcome, Exception):
+                raise outcome
+            told = _prepared(record, outcome)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is about this record
+            self._skip(record, error)
+        async with self._one_at_a_time:
+            self._recent[record.partition].add(record.offset, told)
+            if told is not None and not self._beginning:
+                await self._push(told)
+
+    def _skip(self, record: Record, error: Exception) -> None:
+        self._measures.unreadable.labels(record.topic).inc()
+        _log.error("skipping a record in the feed", partition=record.partition, offset=record.offset,
+                   reason=described(error))  # fmt: skip
 
     async def _push(self, told: AnnouncedVersion) -> None:
         channels = [

@@ -1,14 +1,15 @@
 """The catalog side of the service: submissions in, catalog and feed out.
 
 Each batch from the group is split by partition and handled by the partition's keeper; then the offsets are committed.
-See `keeper` for the handling of one partition.
+A partition that is not done soon (it waits for the registry, or for its dead letters) is paused, and goes on alone. See
+`keeper` for the handling of one partition.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from headrace_contracts.topics import SKILLS_CATALOG, SKILLS_SUBMITTED
 from headrace_runtime.health import Health
@@ -21,6 +22,8 @@ from headrace_streams.records import OffsetAndMetadata, Record, TopicPartition
 from headrace_skill_broadcaster.keeper import BATCH, PartitionKeeper, Tools
 
 _POLL_SECONDS = 0.5
+_SOON_SECONDS = 1.0
+"""How long a batch of one partition may hold the others back."""
 _IDLE_POLLS_BEFORE_CHECK = 20
 _FIRST_DELAY_SECONDS = 0.5
 _LONGEST_DELAY_SECONDS = 15.0
@@ -41,6 +44,7 @@ class SubmissionService:
         self._group = f"{prefix}skill-broadcaster"
         self._keepers: dict[TopicPartition, PartitionKeeper] = {}
         self._consumer: Consumer | None = None
+        self._late: dict[TopicPartition, asyncio.Task[tuple[TopicPartition, int | None]]] = {}
         self._at_work = asyncio.Lock()
         self._draining = asyncio.Event()
         self._drained = asyncio.Event()
@@ -101,6 +105,7 @@ class SubmissionService:
     async def revoked(self, partitions: Collection[TopicPartition]) -> None:
         """Finish what is in flight, then release the partitions."""
         async with self._at_work:
+            await self._leave_late(partitions)
             for partition in partitions:
                 self._keepers.pop(partition, None)
 
@@ -110,6 +115,7 @@ class SubmissionService:
             keeper = self._keepers.pop(partition, None)
             if keeper is not None:
                 keeper.lose()
+        await self._leave_late(partitions)
         _log.warning("partitions lost", partitions=sorted(partition.partition for partition in partitions))
 
     async def _be_member(self) -> None:
@@ -123,22 +129,58 @@ class SubmissionService:
                 async with self._at_work:
                     if records:
                         idle = 0
-                        await self._commit(consumer, await self._handle(records))
+                        await self._commit(consumer, await self._handle(consumer, records))
                     else:
                         idle += 1
+                    await self._commit(consumer, self._caught_up(consumer))
                     if idle == _IDLE_POLLS_BEFORE_CHECK:
                         idle = 0
-                        await asyncio.gather(*map(self._check, list(self._keepers.values())))
+                        at_rest = [keeper for name, keeper in self._keepers.items() if name not in self._late]
+                        await asyncio.gather(*map(self._check, at_rest))
         finally:
             await consumer.close()
+            await self._leave_late(list(self._late))
             self._keepers.clear()
 
-    async def _handle(self, records: Sequence[Record]) -> dict[TopicPartition, OffsetAndMetadata]:
+    async def _handle(self, consumer: Consumer, records: Sequence[Record]) -> dict[TopicPartition, OffsetAndMetadata]:
         batches: dict[TopicPartition, list[Record]] = defaultdict(list)
         for record in records:
             batches[record.topic_partition].append(record)
-        done = await asyncio.gather(*(self._handle_partition(*batch) for batch in batches.items()))
-        return {partition: OffsetAndMetadata(position) for partition, position in done if position is not None}
+        running = {name: asyncio.create_task(self._after_late(name, batch)) for name, batch in batches.items()}
+        done, late = await asyncio.wait(running.values(), timeout=_SOON_SECONDS)
+        for name, task in running.items():
+            if task in late:
+                self._late[name] = task
+        if late:
+            names = [name for name, task in running.items() if task in late]
+            _log.warning("partitions wait alone", partitions=sorted(name.partition for name in names))
+            consumer.pause([name for name in names if name in self._keepers])
+        return _positions(task.result() for task in done)
+
+    async def _after_late(
+        self, partition: TopicPartition, records: Sequence[Record]
+    ) -> tuple[TopicPartition, int | None]:
+        # Records that were on their way when the partition was paused.
+        before = self._late.get(partition)
+        if before is not None:
+            await asyncio.wait([before])
+        return await self._handle_partition(partition, records)
+
+    def _caught_up(self, consumer: Consumer) -> dict[TopicPartition, OffsetAndMetadata]:
+        """Go on with partitions that have waited alone; returns what to commit."""
+        done = {name: task for name, task in self._late.items() if task.done()}
+        for name in done:
+            del self._late[name]
+        if done:
+            consumer.resume([name for name in done if name in self._keepers])
+        return _positions(task.result() for task in done.values())
+
+    async def _leave_late(self, partitions: Collection[TopicPartition]) -> None:
+        """Give up what waits in these partitions: the next owner starts with it."""
+        tasks = [task for name in partitions if (task := self._late.pop(name, None)) is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _handle_partition(
         self, partition: TopicPartition, records: Sequence[Record]
@@ -166,3 +208,9 @@ class SubmissionService:
         except (PartitionsLost, TransientError) as error:
             # The catalog has the offsets as well; events published twice have the same ids.
             _log.info("offset commit failed", reason=str(error))
+
+
+def _positions(
+    results: Iterable[tuple[TopicPartition, int | None]],
+) -> dict[TopicPartition, OffsetAndMetadata]:
+    return {partition: OffsetAndMetadata(position) for partition, position in results if position is not None}

@@ -13,7 +13,7 @@ from headrace_runtime.connections import Connections, wall_clock_ms
 from headrace_runtime.health import Health
 from headrace_runtime.http import HttpServer, new_app
 from headrace_runtime.lifecycle import Part, Service
-from headrace_runtime.metrics import Metrics
+from headrace_runtime.metrics import Metrics, discontinuities
 from headrace_runtime.tables import table_part
 from headrace_runtime.waiting import wait_until
 from headrace_streams.errors import TransientError
@@ -50,15 +50,17 @@ def build(settings: SkillBroadcasterSettings) -> Service:
     connections = Connections(
         settings,
         health,
+        metrics,
         writes=WRITES,
         reads=READS,
     )
     log, codec = connections.log, connections.codec
 
+    lost = discontinuities(metrics)
     view = CatalogView(SearchIndex())
     measures.entries.set_function(lambda: len(view))
-    catalog: Table[SkillPublished] = Table(log, codec, SKILLS_CATALOG, view.apply)
-    keys: Table[AccessKey] = Table(log, codec, ACCESS_KEYS)
+    catalog: Table[SkillPublished] = Table(log, codec, SKILLS_CATALOG, view.apply, on_discontinuity=lost)
+    keys: Table[AccessKey] = Table(log, codec, ACCESS_KEYS, on_discontinuity=lost)
     submissions = SubmissionService(
         Tools(
             log=log,

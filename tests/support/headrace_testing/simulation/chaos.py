@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,8 @@ from headrace_contracts import topics
 from headrace_contracts.errors import Origin
 from headrace_contracts.events import EntryKind, JournalEntry
 from headrace_contracts.topics import TopicSpec
+from headrace_streams.errors import TransientError
+from headrace_streams.memory import HANGS, Ailment
 from headrace_streams.records import TopicPartition
 
 from headrace_testing.router_twin import PREFIX
@@ -20,6 +23,14 @@ if TYPE_CHECKING:
 
 _STABLE_SECONDS = 8.0
 """An owner that has taken over this long ago has written again everything that compaction could remove."""
+PARTITIONS_AT_FIRST = 2
+_READ_BY_ENGINES = (
+    topics.WORK_LOCAL_INTERACTIVE,
+    topics.WORK_LOCAL_BATCH,
+    topics.WORK_CLOUD_INTERACTIVE,
+    topics.WORK_CLOUD_BATCH,
+    topics.USAGE_RECORDED,
+)
 _CONSUMED_BY: Mapping[TopicSpec, str] = {
     topics.TASKS_SUBMITTED: "router",
     topics.TASKS_CANCELLED: "router",
@@ -37,6 +48,7 @@ class Chaos:
     def __init__(self, world: SimulatedWorld) -> None:
         self._world = world
         self._rng = world.rng
+        self._lasting = random.Random(f"{world.plan.seed} chaos")
 
     def begin(self) -> None:
         kinds: tuple[tuple[Fault, Callable[[], None]], ...] = (
@@ -52,6 +64,16 @@ class Chaos:
             if self._world.plan.rate(fault):
                 for _ in range(self._rng.randint(1, 4)):
                     self._world.loop.outside(self._rng.uniform(0.5, self._world.plan.fault_seconds), self._do, happen)
+        lasting: tuple[tuple[Fault, Callable[[], None]], ...] = (
+            (Fault.PARTITION_SICK, self._sicken),
+            (Fault.PARTITIONS_ADDED, self._add_partitions),
+            (Fault.TRANSACTION_OPEN, self._hold),
+        )
+        for fault, happen in lasting:
+            if self._world.plan.rate(fault):
+                for _ in range(self._lasting.randint(1, 3)):
+                    at = self._lasting.uniform(0.0, self._world.plan.fault_seconds)
+                    self._world.loop.outside(at, self._do, happen)
 
     def _do(self, happen: Callable[[], None]) -> None:
         if not self._world.calm:
@@ -146,6 +168,38 @@ class Chaos:
         self._note(Fault.DATABASE_AWAY, "")
         database.away = True
         self._world.loop.outside(self._rng.choice((0.3, 3.0, 12.0)), setattr, database, "away", False)
+
+    def _work_partition(self) -> TopicPartition:
+        """Of a topic whose reader is an engine or a projection."""
+        spec = self._lasting.choice(_READ_BY_ENGINES)
+        return TopicPartition(PREFIX + spec.name, self._lasting.randrange(PARTITIONS_AT_FIRST))
+
+    def _sicken(self) -> None:
+        name, seconds = self._work_partition(), self._lasting.choice((1.0, 6.0, 25.0))
+        kind = self._lasting.choice(("reads", "bounds", "both", "bounds fail"))
+        self._note(Fault.PARTITION_SICK, f"{name}: {kind} for {seconds} s")
+        bounds = Ailment(TransientError("no leader (simulated)"), 0.1) if kind == "bounds fail" else HANGS
+        self._world.cluster.sicken(
+            name,
+            reads=HANGS if kind in ("reads", "both") else None,
+            bounds=None if kind == "reads" else bounds,
+        )
+        self._world.loop.outside(seconds, self._world.cluster.heal, name)
+
+    def _hold(self) -> None:
+        cluster, name = self._world.cluster, self._work_partition()
+        seconds = self._lasting.choice((0.5, 5.0, 25.0))
+        at = cluster.partition(name).end
+        self._note(Fault.TRANSACTION_OPEN, f"{name} from {at} for {seconds} s")
+        cluster.hold_stable_offset(name, at)
+        self._world.loop.outside(seconds, cluster.hold_stable_offset, name, None)
+
+    def _add_partitions(self) -> None:
+        cluster, spec = self._world.cluster, self._lasting.choice(_READ_BY_ENGINES)
+        topic = PREFIX + spec.name
+        count = cluster.partition_counts([topic])[topic] + self._lasting.randint(1, 2)
+        self._note(Fault.PARTITIONS_ADDED, f"{topic}: {count}")
+        cluster.add_partitions(topic, count)
 
     def _node_down(self) -> None:
         node = self._rng.choice(("node-1", "node-2", "groq", "anthropic"))

@@ -79,11 +79,8 @@ class SimulatedCluster(MemoryCluster):
         self._virtual = loop
         self._trace = trace
 
-    def create_topic(self, name: str, partitions: int = 1) -> bool:
-        if name in self._topics:
-            return False
-        self._topics[name] = [_Remembering(TopicPartition(name, number), self) for number in range(partitions)]
-        return True
+    def _new_partition(self, name: TopicPartition) -> PartitionLog:
+        return _Remembering(name, self)
 
     def group(self, name: str) -> GroupCoordinator:
         if name not in self._groups:
@@ -93,6 +90,9 @@ class SimulatedCluster(MemoryCluster):
     def schedule(self, name: str) -> None:
         # The coordinator outlives a member that dies while its request is executed.
         self._virtual.as_process(None, lambda: super(SimulatedCluster, self).schedule(name))
+
+    def _later(self, seconds: float, call: Callable[[str], None], name: str) -> None:
+        self._virtual.as_process(None, lambda: super(SimulatedCluster, self)._later(seconds, call, name))
 
     def client_of(self, group: str, member_id: str) -> str:
         """The process of a member."""

@@ -8,12 +8,12 @@ from typing import Any
 
 from headrace_cost_accountant.decide.booking import Implausible, LedgerEntry, entry_of
 from headrace_models.prices import PriceBook
+from headrace_streams.applied import Moves
 from headrace_streams.errors import PartitionsLost, TransientError
+from headrace_streams.log_identity import StoredPosition
 from headrace_streams.records import Record, TopicPartition
 
 from headrace_testing.simulation.network import SimulatedNetwork
-
-Moves = Mapping[TopicPartition, tuple[int | None, int]]
 
 
 class SimulatedDatabase:
@@ -22,7 +22,7 @@ class SimulatedDatabase:
     def __init__(self) -> None:
         self.entries: list[LedgerEntry] = []
         self.balances: dict[tuple[str, str, str], int] = defaultdict(int)
-        self.positions: dict[TopicPartition, int] = {}
+        self.positions: dict[TopicPartition, StoredPosition] = {}
         self.away = False
         self._booked: dict[str, None] = {}
 
@@ -36,6 +36,10 @@ class SimulatedDatabase:
             raise PartitionsLost("another process has moved the ledger's position (simulated)")
         for name, (_, position) in moves.items():
             self.positions[name] = position
+
+    def booked_to(self, name: TopicPartition) -> int:
+        """The position of a partition; 0 if nothing of it is booked."""
+        return self.positions[name].next_offset if name in self.positions else 0
 
     def book(self, entries: Sequence[LedgerEntry]) -> None:
         for entry in entries:
@@ -70,8 +74,8 @@ class SimulatedLedger:
         self._keep = keep
         self._lost_answer = lost_answer
 
-    async def positions(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, int]:
-        def perform() -> Mapping[TopicPartition, int]:
+    async def positions(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, StoredPosition]:
+        def perform() -> Mapping[TopicPartition, StoredPosition]:
             self._reach()
             stored = self._database.positions
             return {name: stored[name] for name in partitions if name in stored}

@@ -82,7 +82,9 @@ class _Producer(MemoryProducer):
                 fresh.append(entry)
             else:
                 self._queued -= 1
-                entry[1].set_exception(TransientError(f"{place}: not sent in time (simulated)"))
+                # Whoever waited for it may have been cancelled.
+                if not entry[1].done():
+                    entry[1].set_exception(TransientError(f"{place}: not sent in time (simulated)"))
         if fresh:
             await super()._append(place, fresh)
 
@@ -101,7 +103,8 @@ class SimulatedCodec(Codec):
     """Decodes each value once for all readers: events are immutable."""
 
     def __init__(self, topic_prefix: str) -> None:
-        super().__init__(MemoryRegistry(), topic_prefix)
+        # Its registry never forgets: real time must not decide whether it is asked again.
+        super().__init__(MemoryRegistry(), topic_prefix, clock=lambda: 0.0)
         self._read: dict[tuple[type, bytes], Event] = {}
 
     def decode(self, record: type[E], value: bytes | None, origin: Origin) -> E:

@@ -40,7 +40,7 @@ def cost(event: UsageRecorded) -> int:
 
 def check_commit(judge: Judge, client: str, name: TopicPartition, reached: OffsetAndMetadata) -> None:
     """The group's offsets follow the database's."""
-    booked = judge.world.database.positions.get(name, 0)
+    booked = judge.world.database.booked_to(name)
     if reached.next_offset > booked:
         judge.violated(f"{client} commits {name} at {reached.next_offset}, the database is at {booked}")
 
@@ -48,9 +48,9 @@ def check_commit(judge: Judge, client: str, name: TopicPartition, reached: Offse
 def unsettled(judge: Judge) -> Sequence[str]:
     """Usage that is not booked yet."""
     cluster, found = judge.world.cluster, []
-    for number in range(judge.world.partitions):
+    for number in range(cluster.partition_counts([USAGE])[USAGE]):
         name = TopicPartition(USAGE, number)
-        end, reached = cluster.partition(name).end, judge.world.database.positions.get(name, 0)
+        end, reached = cluster.partition(name).end, judge.world.database.booked_to(name)
         if reached < end:
             found.append(f"{name} is booked up to {reached} of {end}")
     return found

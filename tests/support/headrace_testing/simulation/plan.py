@@ -74,12 +74,20 @@ class Fault(StrEnum):
     POISON = "poison"
     """An undecodable record."""
 
+    PARTITION_SICK = "partition_sick"
+    """Reads from a partition, or queries of its bounds, hang or fail for a while."""
+    PARTITIONS_ADDED = "partitions_added"
+    TRANSACTION_OPEN = "transaction_open"
+    """A foreign producer's transaction holds back what stands behind its first record."""
+
 
 AT_BOUNDARY = (
     Fault.CRASH_BEFORE, Fault.CRASH_IN_FLIGHT, Fault.CRASH_AFTER, Fault.FREEZE_BEFORE, Fault.FREEZE_IN_FLIGHT,
     Fault.TRANSIENT, Fault.LOST_REQUEST, Fault.LOST_ANSWER, Fault.SLOW, Fault.EXPELLED_IN_FLIGHT,
 )  # fmt: skip
 CRASHES = frozenset({Fault.CRASH_BEFORE, Fault.CRASH_IN_FLIGHT, Fault.CRASH_AFTER})
+LASTING = (Fault.PARTITION_SICK, Fault.PARTITIONS_ADDED, Fault.TRANSACTION_OPEN)
+"""Drawn from a generator of their own, so that seeds without them are what they were."""
 FREEZES = frozenset({Fault.FREEZE_BEFORE, Fault.FREEZE_IN_FLIGHT})
 
 
@@ -132,8 +140,10 @@ def draw_plan(seed: int, rng: random.Random) -> Plan:
     boundary = {
         fault: intensity * 10.0 ** rng.uniform(-0.7, 0.3) for fault in AT_BOUNDARY if rng.random() < 0.5
     }  # fmt: skip
-    timed = [fault for fault in Fault if fault not in AT_BOUNDARY]
+    timed = [fault for fault in Fault if fault not in AT_BOUNDARY and fault not in LASTING]
     rates = {fault: rng.uniform(0.05, 0.35) for fault in timed if not calm and rng.random() < 0.45}
+    lasting = random.Random(f"{seed} lasting")
+    rates |= {fault: 1.0 for fault in LASTING if not calm and lasting.random() < 0.2}
     submit_seconds = rng.choice((0.5, 5.0, 15.0, 30.0))
     return Plan(
         seed=seed,

@@ -278,6 +278,7 @@ class WorkerBody:
                 metadata_limit=plan.metadata_limit,
                 drain_seconds=plan.drain_seconds,
                 lag_interval_seconds=60.0,
+                watch_interval_seconds=60.0,
             ),
             instance_id=process.name if plan.static_members else None,
         )

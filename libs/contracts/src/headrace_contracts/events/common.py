@@ -94,6 +94,8 @@ class Position:
         topic: Topic name without the prefix.
         partition: Partition number.
         next_offset: Offset of the next record to consume.
+        topic_id: The cluster's id of the topic that the offset belongs to. A topic that was deleted and created
+            again has another one, in which the offset means nothing. Null if unknown.
     """
 
     FULL_NAME: ClassVar[str] = "headrace.common.Position"
@@ -101,12 +103,14 @@ class Position:
     topic: str
     partition: int
     next_offset: int
+    topic_id: str | None = None
 
     def to_avro(self, named: bool = False) -> dict[str, Any]:
         return {
             "topic": self.topic,
             "partition": self.partition,
             "next_offset": self.next_offset,
+            "topic_id": self.topic_id,
         }
 
     @classmethod
@@ -115,6 +119,7 @@ class Position:
             topic=data["topic"],
             partition=data["partition"],
             next_offset=data["next_offset"],
+            topic_id=data["topic_id"],
         )
 
 

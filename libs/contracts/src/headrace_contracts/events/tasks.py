@@ -140,6 +140,7 @@ class EntryKind(StrEnum):
     DECISION = "decision"
     EPOCH_START = "barrier"
     CHECKPOINT = "watermark"
+    SKIP = "skip"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -740,7 +741,8 @@ class JournalEntry:
 
     Attributes:
         kind: decision; barrier (epoch start): a new owner takes over; watermark (checkpoint): the commands of
-            all entries up to here are published.
+            all entries up to here are published; skip: an operator has decided to go on without a record that
+            cannot be read.
         task_id: The task; empty for an epoch start and a checkpoint.
         epoch: Epoch of the owner that wrote this: the offset of its epoch start; -1 in the epoch start itself.
         sequence: Number within its epoch, 0 for the epoch start. An entry counts only if its offset is epoch +
@@ -749,7 +751,7 @@ class JournalEntry:
             unrecordable; restated repeats a state, replaced takes the place of a record that does not count.
         state: The task's new state; null if the entry only records a cancellation request, or replaces a record
             that does not count.
-        owner: Instance that wrote this.
+        owner: Instance that wrote this; for a skip, the operator.
         input: The input event that was decided on; null if a timer moved the task.
         positions: Next offset of each input partition after this entry.
         commands: Records to be produced.
@@ -761,6 +763,8 @@ class JournalEntry:
         decided_at: When it was decided. Milliseconds since the epoch, UTC.
         cancellation: A cancellation request for a task that has not arrived yet; it takes effect when the task
             arrives.
+        skipped_offset: Only in a skip: offset of the record in this partition that readers pass over.
+        note: Only in a skip: the operator's reason.
     """
 
     FULL_NAME: ClassVar[str] = "headrace.tasks.JournalEntry"
@@ -781,6 +785,8 @@ class JournalEntry:
     completed_offset: int | None = None
     decided_at: int
     cancellation: TaskCancelled | None = None
+    skipped_offset: int | None = None
+    note: str = ''
 
     def to_avro(self, named: bool = False) -> dict[str, Any]:
         return {
@@ -800,6 +806,8 @@ class JournalEntry:
             "completed_offset": self.completed_offset,
             "decided_at": self.decided_at,
             "wish": None if self.cancellation is None else ("headrace.tasks.TaskCancelled", self.cancellation.to_avro(named)) if named else self.cancellation.to_avro(named),
+            "skipped_offset": self.skipped_offset,
+            "note": self.note,
         }
 
     @classmethod
@@ -821,6 +829,8 @@ class JournalEntry:
             completed_offset=data["completed_offset"],
             decided_at=data["decided_at"],
             cancellation=None if (value_cancellation := data["wish"]) is None else TaskCancelled.from_avro(value_cancellation),
+            skipped_offset=data["skipped_offset"],
+            note=data["note"],
         )
 
 

@@ -20,7 +20,15 @@ import avro.errors
 import avro.schema
 from avro.compatibility import SchemaCompatibilityType, lookup_writer_field
 
-from headrace_contracts.tools.schemas import PRIMITIVES, SchemaFileInvalid, SchemaSet, load, references, repository
+from headrace_contracts.tools.schemas import (
+    PRIMITIVES,
+    SchemaFileInvalid,
+    SchemaSet,
+    load,
+    load_released,
+    references,
+    repository,
+)
 
 # avro does not annotate it.
 _Checker: Any = avro.compatibility.ReaderWriterCompatibilityChecker
@@ -47,18 +55,6 @@ class Violation:
 
     def __str__(self) -> str:
         return f"schemas/{self.file}: {self.field}: {self.rule}: {self.text}"
-
-
-def load_released(folder: Path) -> dict[str, dict[int, dict[str, Any]]]:
-    """Read `folder/<full name>/<n>.avsc`. Raises SchemaFileInvalid."""
-    released: dict[str, dict[int, dict[str, Any]]] = {}
-    for path in sorted(folder.glob("*/*.avsc")):
-        try:
-            number, schema = int(path.stem), json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise SchemaFileInvalid(f"{path}: not a released schema: {error}") from error
-        released.setdefault(path.parent.name, {})[number] = schema
-    return released
 
 
 def violations(current: SchemaSet, released: Released) -> list[Violation]:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+import json
+from typing import Any, Final
 
-from headrace_contracts.tools.schemas import SchemaSet
+from headrace_contracts import limits
+from headrace_contracts.tools.schemas import SchemaSet, repository
 from headrace_contracts.topics import TOPICS, TopicSpec
+
+_EXAMPLES: Final = "docs/examples/route-key"
 
 
 def events_page(schemas: SchemaSet) -> str:
@@ -33,12 +37,92 @@ def events_page(schemas: SchemaSet) -> str:
         "",
         f"These topics have a dead-letter topic with the suffix `.dlq` (retention 30 days): {with_dead_letters}.",
         "",
+        *_producing(),
+        "",
         "## Records",
     ]
     for name in sorted(schemas.types):
         lines += ["", f"### {name}", "", schemas.types[name]["doc"], ""]
         lines += _fields(schemas.types[name])
     return "\n".join(lines) + "\n"
+
+
+def _producing() -> list[str]:
+    """What a team that produces tasks needs to know."""
+    vectors = json.loads((repository() / _EXAMPLES / "vectors.json").read_text("utf-8"))
+    return [
+        "## Producing tasks",
+        "",
+        "The smallest task is a `TaskSubmitted` with `task_id` (a new UUIDv7), `tenant`, one message (`role` `user`,",
+        "`content` with `cipher` `none` and the text in UTF-8 as `data`) and `submitted_at`; all other fields have",
+        "defaults. Its key is the route key below. Its end is the `TaskCompleted` with its `task_id` in",
+        "`tasks.completed`, in the same partition, exactly once. `POST /v1/tasks` does just this, with these limits.",
+        "",
+        "Headers are optional. `traceparent` continues a trace; a malformed one is as if absent. `ce_id` is kept with",
+        f"the decision; one that is empty, has control characters or more than {limits.LONGEST_EVENT_ID} characters is",
+        "replaced by topic, partition and offset.",
+        "",
+        "### Limits",
+        "",
+        "| field | must be |",
+        "|---|---|",
+        f"| `task_id` | 1 to {limits.LONGEST_NAME} printable ASCII characters, "
+        "without space and slash; best a UUIDv7 |",
+        "| `tenant` | 1 to 64 letters, digits, dots, underscores and hyphens, a letter or digit first |",
+        "| `kind`, `key_id`, `role`, `model`, `preferred_provider`, `session`, `subject` | "
+        f"if given, 1 to {limits.LONGEST_NAME} characters without control characters |",
+        f"| `user` | at most {limits.LONGEST_NAME} characters without control characters |",
+        "| `model`, `role` | a model or a role, not both; the model `auto` is none, `role:x` is the role x |",
+        f"| `labels` | at most {limits.MOST_LABELS}; names as above, values of at most {limits.LONGEST_TEXT} characters"
+        " without NUL |",
+        f"| `messages` | 1 to {limits.MOST_MESSAGES}, one of them with a text; roles {', '.join(limits.SPEAKERS)} |",
+        f"| `sampling` | `max_output_tokens` 1 to {limits.MOST_OUTPUT_TOKENS}; `temperature` 0 to "
+        f"{limits.HIGHEST_TEMPERATURE:g}; `top_p` 0 to 1; at most {limits.MOST_STOPS} `stop` texts of 1 to "
+        f"{limits.LONGEST_STOP} characters |",
+        f"| `budget_nanodollars` | 0 to {limits.MOST_BUDGET_DOLLARS} dollars |",
+        "| `submitted_at` | milliseconds since the epoch, from the year 2000 to a day ahead of the router's clock |",
+        "| `deadline_at` | likewise, to 31 days ahead; one that has passed ends the task as `expired` |",
+        "| `reply_partition` | a partition of `tasks.replies`; leave it null, replies are for intake |",
+        f"| record key | at most {limits.LARGEST_KEY} bytes; null is allowed, but puts equal tasks on any partition |",
+        "",
+        "### What becomes of the rest",
+        "",
+        "- A task that breaks a limit ends as `failed`, with `failure.code` `invalid_request` and the",
+        "  field's name first",
+        "  in `failure.message`. The bad field is empty, or has its default, in all that follows; a key that is too",
+        "  large is replaced by `k:` and its digest.",
+        "- A task or an answer that is larger than a topic takes (`max.message.bytes`, before compression) ends as",
+        "  `failed` with `record_too_large`.",
+        "- A record that cannot be decoded, a task whose `task_id` breaks its limit, and a request to",
+        "  cancel that breaks a",
+        "  limit (`task_id`, `tenant`, `requested_at` as above; `requested_by` as `user`; `reason` at most",
+        f"  {limits.LONGEST_TEXT} characters without NUL) are kept in the topic's dead letters: nobody",
+        "  could be answered.",
+        "- A second task with the id of an earlier one changes nothing.",
+        "- Replies are best effort. One that `tasks.replies` does not take is left out; the end is in",
+        "  `tasks.completed`.",
+        "",
+        "### Route key",
+        "",
+        "With a session: `s:`, the tenant, `/`, the session. Without one: `p:` and the first 32",
+        "hexadecimal digits of the",
+        "SHA-256 over these parts, each preceded by its length in bytes as 8 bytes, most significant",
+        "first: tenant, role,",
+        "model (each in UTF-8; empty if there is none), then role and text of each message. Fields count as they are",
+        "written to the record. The partition follows from the key by murmur2, as in Java's default partitioner.",
+        f"`{_EXAMPLES}` has this in Python, Java and Go, and these vectors as JSON:",
+        "",
+        "| tenant | session | role | model | messages | key | partition of 6 |",
+        "|---|---|---|---|---|---|---|",
+        *[_vector_row(vector) for vector in vectors],
+    ]
+
+
+def _vector_row(vector: dict[str, Any]) -> str:
+    said = "; ".join(f"{role}: {json.dumps(text, ensure_ascii=False)}" for role, text in vector["messages"])
+    cells = [vector["tenant"], *(vector[name] or "" for name in ("session", "role", "model")), said, vector["key"]]
+    shown = " | ".join(f"`{cell}`" if cell else "" for cell in cells)
+    return f"| {shown} | {vector['partition_of_6']} |"
 
 
 def _topic_row(spec: TopicSpec) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from headrace_contracts.tools import python_code
 from headrace_contracts.tools.files import bring_up_to_date
-from headrace_contracts.tools.schemas import SchemaFileInvalid, load, repository
+from headrace_contracts.tools.schemas import SchemaFileInvalid, load, load_released, repository
 
 
 def main() -> int:
@@ -21,11 +21,12 @@ def main() -> int:
     root = repository()
     try:
         schemas = load(root / "schemas")
+        released = load_released(root / "schemas" / "released")
     except SchemaFileInvalid as error:
         sys.stderr.write(f"{error}\n")
         return 2
     events = Path(__file__).resolve().parents[1] / "events"
-    code = {events / name: text for name, text in python_code.modules(schemas).items()}
+    code = {events / name: text for name, text in python_code.modules(schemas, released).items()}
     status = bring_up_to_date(code, check=check)
     # The documents import the generated classes, so these must be in place first.
     from headrace_contracts.tools import documents

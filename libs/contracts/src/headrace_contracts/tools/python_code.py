@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Mapping
 from typing import Any
 
-from headrace_contracts.tools.schemas import PYTHON_NAME, SchemaSet, references
+from headrace_contracts.tools.schemas import PYTHON_NAME, SchemaSet, references, without_docs
 
 _HEADER = '"""{doc}\n\nGenerated from schemas/ by `make generate`; edit the schemas instead.\n"""\n'
 _PYTHON_PRIMITIVES = {
@@ -21,7 +21,7 @@ _PYTHON_PRIMITIVES = {
 }
 
 
-def modules(schemas: SchemaSet) -> dict[str, str]:
+def modules(schemas: SchemaSet, released: Mapping[str, Mapping[int, dict[str, Any]]]) -> dict[str, str]:
     """Maps file names to sources of the package `headrace_contracts.events`."""
     domains: dict[str, list[str]] = {}
     for full_name in schemas.types:
@@ -29,6 +29,7 @@ def modules(schemas: SchemaSet) -> dict[str, str]:
     files = {f"{domain}.py": _domain_module(domain, names, schemas) for domain, names in sorted(domains.items())}
     files["__init__.py"] = _package_module(domains)
     files["_schemas.py"] = _schema_module(schemas)
+    files["_released.py"] = _released_module(schemas, released)
     return files
 
 
@@ -51,6 +52,22 @@ def _schema_module(schemas: SchemaSet) -> str:
     for name in schemas.records():
         compact = json.dumps(schemas.resolved(name), separators=(",", ":"), ensure_ascii=False)
         lines.append(f"    {name!r}: {compact!r},")
+    lines.append("}\n")
+    return "\n".join(lines)
+
+
+def _released_module(schemas: SchemaSet, released: Mapping[str, Mapping[int, dict[str, Any]]]) -> str:
+    lines = [_HEADER.format(doc="Released versions of schemas that differ from the present one, by number."), ""]
+    lines.append("RELEASED: dict[str, dict[int, str]] = {")
+    for name, versions in sorted(released.items()):
+        present = without_docs(schemas.resolved(name)) if name in schemas.types else None
+        former = {number: each for number, each in sorted(versions.items()) if without_docs(each) != present}
+        if former:
+            lines.append(f"    {name!r}: {{")
+            for number, schema in former.items():
+                compact = json.dumps(schema, separators=(",", ":"), ensure_ascii=False)
+                lines.append(f"        {number}: {compact!r},")
+            lines.append("    },")
     lines.append("}\n")
     return "\n".join(lines)
 

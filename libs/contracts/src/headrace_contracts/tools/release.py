@@ -1,6 +1,7 @@
 """Freezes the current schemas of all topics as released versions, if they have changed since the last one.
 
-From then on `python -m headrace_contracts.tools.compatibility` checks every change against them. Exits with 1, freezing
+From then on `python -m headrace_contracts.tools.compatibility` checks every change against them. Run `make generate`
+afterwards: `headrace schemas` knows all released versions. Exits with 1, freezing
 nothing, if the current schemas break a rule.
 """
 
@@ -12,8 +13,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from headrace_contracts.tools.compatibility import Released, load_released, report, violations
-from headrace_contracts.tools.schemas import SchemaFileInvalid, SchemaSet, load, repository
+from headrace_contracts.tools.compatibility import Released, report, violations
+from headrace_contracts.tools.schemas import SchemaFileInvalid, SchemaSet, load, load_released, repository, without_docs
 
 
 def to_release(current: SchemaSet, released: Released, names: frozenset[str]) -> dict[str, tuple[int, dict[str, Any]]]:
@@ -23,17 +24,9 @@ def to_release(current: SchemaSet, released: Released, names: frozenset[str]) ->
         schema = current.resolved(name)
         versions = released.get(name, {})
         last = max(versions, default=0)
-        if last == 0 or _without_docs(versions[last]) != _without_docs(schema):
+        if last == 0 or without_docs(versions[last]) != without_docs(schema):
             added[name] = (last + 1, schema)
     return added
-
-
-def _without_docs(node: Any) -> Any:
-    if isinstance(node, dict):
-        return {key: _without_docs(value) for key, value in node.items() if key != "doc"}
-    if isinstance(node, list):
-        return [_without_docs(item) for item in node]
-    return node
 
 
 def main() -> int:

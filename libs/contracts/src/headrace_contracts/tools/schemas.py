@@ -110,3 +110,24 @@ def load(folder: Path) -> SchemaSet:
         if missing:
             raise SchemaFileInvalid(f"{full_name}: refers to {', '.join(missing)}, which no schema file defines")
     return SchemaSet(types)
+
+
+def load_released(folder: Path) -> dict[str, dict[int, dict[str, Any]]]:
+    """Read `folder/<full name>/<n>.avsc`. Raises SchemaFileInvalid."""
+    released: dict[str, dict[int, dict[str, Any]]] = {}
+    for path in sorted(folder.glob("*/*.avsc")):
+        try:
+            number, schema = int(path.stem), json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise SchemaFileInvalid(f"{path}: not a released schema: {error}") from error
+        released.setdefault(path.parent.name, {})[number] = schema
+    return released
+
+
+def without_docs(node: Any) -> Any:
+    """A schema without its descriptions."""
+    if isinstance(node, dict):
+        return {key: without_docs(value) for key, value in node.items() if key != "doc"}
+    if isinstance(node, list):
+        return [without_docs(item) for item in node]
+    return node

@@ -89,6 +89,9 @@ DASHBOARDS: Final = (
         )),
         Panel("Partitions owned, by router", "short", ((_gauge("headrace_router_partitions", "pod"), "{{pod}}"),),
               "Their sum is constant; while it is lower, the tasks of the missing partitions are stalled."),
+        Panel("Partitions not routed, by phase", "short", (
+            (_gauge("headrace_router_partitions_in_phase", "phase", 'phase!="routing"'), "{{phase}}"),
+        ), "Suspended and fenced partitions are taken over again by themselves; /partitions says why they are."),
         Panel("Dead letters", "short", (
             (_rate("headrace_router_dead_letters_total", "topic"), "{{topic}}"),
             (_rate("headrace_local_worker_records_total", "", 'ending="dead_letter"'), "local worker"),

@@ -79,6 +79,9 @@ def rights(prefix: str = DEFAULT_PREFIX, topics: Iterable[TopicSpec] | None = No
     return found
 
 
+_MEASURES = "router"
+
+
 def _operations(user: str, spec: TopicSpec) -> tuple[str, ...]:
     readers = {OBSERVER: {_ANYONE}, OPERATOR: {OPERATOR, _ANYONE}}.get(user, {user})
     writers = {AGENT: {_ANYONE}}.get(user, {user})
@@ -88,6 +91,9 @@ def _operations(user: str, spec: TopicSpec) -> tuple[str, ...]:
         operations.append("Read")
     if writers & set(spec.writers) or (user == OPERATOR and spec.dead_letters):
         operations.append("Write")
+        if user == _MEASURES:
+            # It looks up how large the topic's records may be.
+            operations.append("DescribeConfigs")
     return ("Describe", *operations) if operations else ()
 
 

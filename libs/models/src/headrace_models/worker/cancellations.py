@@ -10,12 +10,12 @@ from collections.abc import Set as AbstractSet
 from typing import Final
 
 from headrace_contracts.codec import Codec
-from headrace_contracts.errors import Origin, RegistryUnavailable, UnreadableValue
 from headrace_contracts.events import TaskCancelled
 from headrace_contracts.headers import header
 from headrace_contracts.topics import TASKS_CANCELLED
 from headrace_streams.dead_letters import described
 from headrace_streams.errors import OffsetOutOfRange, TransientError
+from headrace_streams.holding import DecodedInLanes
 from headrace_streams.ports import Log, PartitionReader
 from headrace_streams.records import Record
 
@@ -63,6 +63,11 @@ class Cancellations:
         self._remembered = remembered
         self._cancellations: OrderedDict[tuple[str, str], None] = OrderedDict()
         self._reader: PartitionReader | None = None
+        self._new: dict[tuple[str, str], None] = {}
+        self._reading = False
+        self._decoded: DecodedInLanes[TaskCancelled] = DecodedInLanes(
+            "cancellation requests", codec, TaskCancelled, lambda record: record.partition, self._take
+        )
 
     def wanted(self, task_id: str, tenant: str) -> bool:
         """Whether the tenant has asked to cancel its task."""
@@ -108,6 +113,7 @@ class Cancellations:
 
     async def close(self) -> None:
         """Stop reading."""
+        await self._decoded.close()
         if self._reader is not None:
             reader, self._reader = self._reader, None
             await reader.close()
@@ -122,11 +128,27 @@ class Cancellations:
         records = await reader.poll(_BATCH, _POLL_SECONDS)
         if not records:
             return
-        new: dict[tuple[str, str], None] = {}
-        for record in records:
-            cancellation = await self._decoded(record)
-            if cancellation is not None:
-                new[cancellation.task_id, cancellation.tenant] = None
+        self._reading = True
+        try:
+            for record in records:
+                await self._decoded.put(record)
+        finally:
+            self._reading = False
+        self._tell()
+        await asyncio.sleep(_GATHER_SECONDS)
+
+    async def _take(self, record: Record, outcome: TaskCancelled | Exception) -> None:
+        if isinstance(outcome, Exception):
+            # The router writes it to the dead-letter topic.
+            _log.warning("a cancellation request at %s@%d cannot be read: %s", record.topic_partition, record.offset,
+                         described(outcome))  # fmt: skip
+            return
+        self._new[outcome.task_id, outcome.tenant] = None
+        if not self._reading:
+            self._tell()
+
+    def _tell(self) -> None:
+        new, self._new = self._new, {}
         for one in new:
             self._cancellations[one] = None
             self._cancellations.move_to_end(one)
@@ -134,23 +156,6 @@ class Cancellations:
             self._cancellations.popitem(last=False)
         if new:
             self._on_cancellations(new.keys())
-        await asyncio.sleep(_GATHER_SECONDS)
-
-    async def _decoded(self, record: Record) -> TaskCancelled | None:
-        origin = Origin(record.topic, record.partition, record.offset)
-        while True:
-            try:
-                return await self._codec.read(TaskCancelled, record.value, origin)
-            except UnreadableValue as error:
-                # The router writes it to the dead-letter topic.
-                _log.warning("a cancellation request cannot be decoded: %s", error)
-                return None
-            except RegistryUnavailable as error:
-                _log.warning("reading cancellation requests is waiting for the schema registry: %s", error)
-                await asyncio.sleep(_PAUSE_SECONDS)
-            except Exception as error:  # noqa: BLE001 - one record must not end the worker
-                _log.error("a cancellation request at %s cannot be read: %s", origin, described(error))
-                return None
 
 
 def is_wanted(cancellations: CancellationRequests, record: Record) -> bool:

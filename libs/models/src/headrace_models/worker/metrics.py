@@ -8,8 +8,11 @@ from typing import Any, Protocol
 
 from headrace_contracts.events import AttemptRequested, Outcome
 from headrace_streams.handling import Ending, EngineSnapshot, Observer
+from headrace_streams.log_identity import Broken
 from headrace_streams.parallel import ParallelConsumer
-from headrace_streams.records import Record
+from headrace_streams.records import Record, TopicPartition
+from headrace_streams.suspending import OnSuspension
+from headrace_streams.watching import OnDiscontinuity
 
 from headrace_models.worker.outcomes import ExecutionOutcome
 from headrace_models.worker.pool import Endpoint, Pool
@@ -32,7 +35,15 @@ class MetricFactory(Protocol):
 class WorkerMetrics(RunObserver, Observer):
     """Counts attempts and the engine's activity; gauges are computed when scraped."""
 
-    def __init__(self, metrics: MetricFactory, pool: Pool) -> None:
+    def __init__(
+        self,
+        metrics: MetricFactory,
+        pool: Pool,
+        on_discontinuity: OnDiscontinuity = lambda partition, verdict: None,
+        on_suspension: OnSuspension = lambda partition, reason: None,
+    ) -> None:
+        self._on_discontinuity = on_discontinuity
+        self._on_suspension = on_suspension
         self._metrics = metrics
         self._attempts = metrics.counter(
             "attempts", "Attempts reported.", ("provider", "model", "outcome", "failure", "simulated")
@@ -49,6 +60,12 @@ class WorkerMetrics(RunObserver, Observer):
             metrics.gauge("node_healthy", "Whether a node is healthy.", ("node",)): _health_of,
         }
         pool.follow(self)
+
+    def discontinued(self, partition: TopicPartition, verdict: Broken) -> None:
+        self._on_discontinuity(partition, verdict)
+
+    def suspended(self, partition: TopicPartition, reason: str | None) -> None:
+        self._on_suspension(partition, reason)
 
     def joined(self, endpoint: Endpoint) -> None:
         for gauge, value_of in self._of_endpoints.items():

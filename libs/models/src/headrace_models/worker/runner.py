@@ -23,7 +23,7 @@ from typing import Any, Final, NamedTuple
 
 from headrace_contracts.codec import Codec
 from headrace_contracts.errors import Origin, UnreadableValue
-from headrace_contracts.events import AttemptFinished, AttemptRequested, Failure
+from headrace_contracts.events import AttemptFinished, AttemptRequested, Failure, UsageRecorded
 from headrace_contracts.headers import traceparent
 from headrace_contracts.ids import usage_id
 from headrace_contracts.topics import ATTEMPTS_FINISHED, USAGE_RECORDED
@@ -197,7 +197,7 @@ class AttemptRunner:
                     subject=finished.task_id,
                     traceparent=self._traceparent_of(record),
                 )
-                await self._append(self._publisher.record_of(publication), event_id)
+                await self._append(lambda: self._publisher.record_of(publication), event_id)
             raise
 
     async def _run_unless_cancelled(self, run: RunningAttempt) -> ExecutionOutcome:
@@ -312,8 +312,11 @@ class AttemptRunner:
         writes = [self._write_end(finished, execution, request, ended)]
         if ended.asked:
             usage = replace(finished, spec=USAGE_RECORDED, key=request.tenant.encode(), partition=None)
-            used = self._encoded(usage, ended, lambda one: outcomes.usage_event(request, execution, one, event_id))
-            writes.append(self._append(used, event_id))
+
+            def usage_of(one: ExecutionOutcome) -> UsageRecorded:
+                return outcomes.usage_event(request, execution, one, event_id)
+
+            writes.append(self._append(lambda: self._encoded(usage, ended, usage_of), event_id))
         for result in await asyncio.gather(*writes, return_exceptions=True):
             if isinstance(result, RecordRefused):
                 raise SendToDeadLetters(f"the outcome of {request.attempt_id} was refused: {result}") from result
@@ -328,32 +331,35 @@ class AttemptRunner:
             return outcomes.finished_event(request, execution, one)
 
         try:
-            await self._append(self._encoded(finished, ended, event_of), finished.event_id)
+            await self._append(lambda: self._encoded(finished, ended, event_of), finished.event_id)
         except RecordRefused:
             if ended.text is None:
                 raise
-            smaller = self._encoded(finished, outcomes.too_large(ended), event_of)
-            await self._append(smaller, finished.event_id)
+            smaller = outcomes.too_large(ended)
+            await self._append(lambda: self._encoded(finished, smaller, event_of), finished.event_id)
 
     def _encoded(
         self, publication: Publication, ended: ExecutionOutcome, event_of: Callable[[ExecutionOutcome], Any]
     ) -> ProducerRecord:
         """The record of an outcome; of a failed one that can be encoded, if this one cannot.
 
-        Otherwise the record of work would be tried again, and the model be paid again, for the same end.
+        Otherwise the record of work would be tried again, and the model be paid again, for the same end. Raises
+        TransientError.
         """
         try:
             return self._publisher.record_of(replace(publication, event=event_of(ended)))
+        except TransientError:
+            raise
         except Exception as error:  # noqa: BLE001 - whatever it is, the attempt must end in a report
             _log.error("the outcome %s cannot be encoded: %s", publication.event_id, described(error))
             return self._publisher.record_of(replace(publication, event=event_of(outcomes.unencodable(ended))))
 
-    async def _append(self, record: ProducerRecord, event_id: str) -> None:
+    async def _append(self, make: Callable[[], ProducerRecord], event_id: str) -> None:
         """Append until acknowledged. A repeat has the same event id, so that readers recognise it."""
         delay = _FIRST_DELAY_SECONDS
         while True:
             try:
-                await self._publisher.send_record(record)
+                await self._publisher.send_record(make())
             except (TransientError, AppendUncertain, Overloaded) as error:
                 _log.warning("%s could not be written yet, retrying: %s", event_id, error)
                 await asyncio.sleep(delay)

@@ -151,7 +151,7 @@ async def _registry(addresses: Addresses) -> Finding:
             "schema registry", False, "its address is unknown", "set HEADRACE_REGISTRY_URL", unreachable=True
         )
     from headrace_contracts.codec import Codec
-    from headrace_contracts.errors import RegistryUnavailable, SchemaMissing
+    from headrace_contracts.errors import RegistryUnavailable, SchemaIdsLost, SchemaMissing
     from headrace_contracts.registry import SchemaRegistry
     from headrace_contracts.topics import TOPICS
 
@@ -164,11 +164,14 @@ async def _registry(addresses: Addresses) -> Finding:
                 await codec.prepare([spec])
             except SchemaMissing:
                 old.append(spec.name)
+            except SchemaIdsLost as error:
+                return Finding("schema registry", False, str(error), "headrace schemas check, then repair")
             except RegistryUnavailable as error:
                 return Finding("schema registry", False, str(error), _START, unreachable=True)
     if old:
         detail = f"{where} lacks this version of {len(old)} of {len(TOPICS)} schemas: {', '.join(old)}"
-        return Finding("schema registry", False, detail, "start services of this version, which register them")
+        remedy = "headrace schemas check: if the registry has lost them, repair; else provision this version"
+        return Finding("schema registry", False, detail, remedy)
     return Finding("schema registry", True, f"{where}, {len(TOPICS)} schemas current")
 
 

@@ -16,6 +16,7 @@ from rich.text import Text
 from headrace.cli.output import moment, plain_data, table
 from headrace.cli.records import event_document, shown_key
 from headrace.dead_letters import StoredDeadLetter, grouped
+from headrace.times import utc
 
 _LONGEST_WHY: Final = 120
 _MOST_BYTES: Final = 1_024
@@ -69,7 +70,7 @@ def letter_document(letter: StoredDeadLetter) -> dict[str, Any]:
             "replayed_as": _replayed_as(letter),
             "reason": letter.handled.reason,
             "handled_by": letter.handled.handled_by,
-            "handled_at": plain_data(datetime.fromtimestamp(letter.handled.handled_at / 1000, UTC)),
+            "handled_at": plain_data(utc(letter.handled.handled_at)),
         }
     return document
 
@@ -79,7 +80,7 @@ def handled_text(letter: StoredDeadLetter) -> str:
     note = letter.handled
     if note is None:
         return "open"
-    when = moment(datetime.fromtimestamp(note.handled_at / 1000, UTC))
+    when = moment(utc(note.handled_at)) or "an unknown time"
     text = f"{note.handling.value} at {when} by {note.handled_by or 'unknown'}"
     if _replayed_as(letter) is not None:
         text += f", as {_replayed_as(letter)}" + (f" ({note.replays} times so far)" if note.replays > 1 else "")
@@ -97,7 +98,7 @@ def whole_document(
 ) -> dict[str, Any]:
     """All of a dead letter; content and foreign headers only if requested."""
     document = letter_document(letter)
-    document["timestamp"] = None if whole.timestamp is None else plain_data(_time(whole.timestamp))
+    document["timestamp"] = None if whole.timestamp is None else plain_data(utc(whole.timestamp))
     document["key"] = None if whole.key is None else shown_key(whole.key)
     document["headers"] = {
         each.name: None if each.value is None else _header(each.name, each.value, content=content)
@@ -129,7 +130,7 @@ def whole_report(
     tries = f"after {letter.attempts} tries" if letter.attempts > 1 else "at the first try"
     line("failed", f"in {', '.join(letter.services)} {tries}, {moment(letter.last_at)}")
     if whole.timestamp is not None:
-        line("written", moment(_time(whole.timestamp)))
+        line("written", moment(utc(whole.timestamp)))
     line("stored at", ", ".join(f"{part.topic}/{part.partition}/{offset}" for part, offset in letter.places))
     if letter.replay_of is not None:
         line("replay of", letter.replay_of)
@@ -161,10 +162,6 @@ def age(when: datetime, now: datetime) -> str:
         if seconds >= 2 * length:
             return f"{seconds // length} {unit}"
     return f"{seconds} s"
-
-
-def _time(ms: int) -> datetime:
-    return datetime.fromtimestamp(max(ms, 0) / 1000, UTC)
 
 
 def _size(letter: StoredDeadLetter, whole: DeadLetter) -> str:

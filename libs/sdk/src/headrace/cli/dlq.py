@@ -228,8 +228,15 @@ async def _replay(chosen: _Chosen, reason: str, by: str, *, unreadable: bool, dr
         if not _confirmed(letters, "replay", cluster.codec.topic_prefix, dry_run=dry_run, yes=yes):
             return
         done = 0
+        refused: list[str] = []
+
+        def on_refused(letter: StoredDeadLetter, why: str) -> None:
+            refused.append(letter.id)
+            if len(refused) <= _MOST_TOLD:
+                ERR.print(f"not replayed: {letter.id}: {why}", style="yellow", markup=False, soft_wrap=True)
+
         try:
-            async with aclosing(topics.replay(letters, reason)) as replayed:
+            async with aclosing(topics.replay(letters, reason, on_refused)) as replayed:
                 async for letter, appended in replayed:
                     done += 1
                     OUT.print(f"replayed {letter.id} as {appended.topic}/{appended.partition}/{appended.offset}")
@@ -243,6 +250,10 @@ async def _replay(chosen: _Chosen, reason: str, by: str, *, unreadable: bool, dr
             _stopped("replayed", done, letters)
             raise
         ERR.print(f"replayed {done}; `headrace dlq list` shows any that come back", style="dim")
+        if refused:
+            raise fail(
+                f"{len(refused)} cannot be written to their topics again: drop them, or raise the topics' limits"
+            )
 
 
 async def _drop(chosen: _Chosen, reason: str, by: str, *, dry_run: bool, yes: bool) -> None:

@@ -11,7 +11,7 @@ from typing import Annotated, Final
 
 import typer
 
-from headrace.cli import costs, dlq, doctor, keys, preferences, skills, submit, tail, tasks
+from headrace.cli import costs, dlq, doctor, journal, keys, preferences, schemas, skills, submit, tail, tasks, topics
 from headrace.cli.running import EXIT_CODES, use_stack
 
 PLUGINS: Final = "headrace.commands"
@@ -63,11 +63,17 @@ def build(plugins: Sequence[EntryPoint]) -> typer.Typer:
     app.add_typer(preferences.app, name="preferences")
     app.add_typer(keys.app, name="keys")
     app.add_typer(dlq.app, name="dlq")
+    app.add_typer(journal.app, name="journal")
+    app.add_typer(schemas.app, name="schemas")
+    app.add_typer(topics.app, name="topics")
     app.command("doctor")(doctor.doctor)
     return app
 
 
-_OWN: Final = frozenset({"submit", "tasks", "tail", "skills", "costs", "preferences", "keys", "dlq", "doctor"})
+_OWN: Final = frozenset({
+    "submit", "tasks", "tail", "skills", "costs", "preferences", "keys", "dlq", "journal", "schemas", "topics",
+    "doctor",
+})  # fmt: skip
 
 
 def _plugins(arguments: Sequence[str]) -> list[EntryPoint]:

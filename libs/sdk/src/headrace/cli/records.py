@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import suppress
-from datetime import datetime
 from typing import Any
 
 from headrace_contracts.topics import Event
 from headrace_streams.records import Record
 from rich.text import Text
+
+from headrace.times import local_clock, local_iso
 
 
 def shown_key(key: bytes | None) -> str:
@@ -20,7 +22,7 @@ def record_document(record: Record, event: Event) -> dict[str, Any]:
         "topic": record.topic,
         "partition": record.partition,
         "offset": record.offset,
-        "timestamp": datetime.fromtimestamp(record.timestamp_ms / 1000).astimezone().isoformat(),
+        "timestamp": local_iso(record.timestamp_ms),
         "key": None if record.key is None else record.key.decode("utf-8", "replace"),
         "headers": {
             name: None if value is None else value.decode("utf-8", "replace") for name, value in record.headers
@@ -44,6 +46,9 @@ def _readable(value: Any, *, content: bool) -> Any:
         return [_readable(item, content=content) for item in value]
     if isinstance(value, bytes):
         return value.decode("utf-8", "replace")
+    if isinstance(value, float) and not math.isfinite(value):
+        # JSON has no such numbers, and whoever reads the line would refuse all of it.
+        return str(value)
     return value
 
 
@@ -56,19 +61,15 @@ def _sealed(content: dict[str, Any]) -> dict[str, Any]:
 
 
 def record_line(record: Record, event: Event) -> Text:
-    when = _clock(record.timestamp_ms)
+    when = local_clock(record.timestamp_ms)
     line = Text.assemble(
         (when, "dim"), f"  {record.partition}@{record.offset}  ", (shown_key(record.key), "cyan"), "  "
     )
     for name, value in event.to_avro().items():
-        shown = _clock(value) if name.endswith("_at") and isinstance(value, int) else _short(value)
+        shown = local_clock(value) if name.endswith("_at") and isinstance(value, int) else _short(value)
         if shown:
             line.append(f"{name}=", "dim").append(f"{shown} ")
     return line
-
-
-def _clock(time_ms: int) -> str:
-    return datetime.fromtimestamp(time_ms / 1000).strftime("%H:%M:%S.%f")[:-3]
 
 
 def _short(value: Any) -> str:

@@ -23,6 +23,7 @@ from headrace.cli.output import (
 from headrace.cli.running import FAILED, addresses, fail, open_client, run
 from headrace.cli.timeparse import time_before
 from headrace.results import Task
+from headrace.times import local_clock
 
 if TYPE_CHECKING:
     from headrace_contracts.events import JournalEntry
@@ -176,7 +177,7 @@ def _without_texts(entries: list[JournalEntry]) -> list[JournalEntry]:
 
 
 def _print_entry(entry: JournalEntry) -> None:
-    when = datetime.fromtimestamp(entry.decided_at / 1000).strftime("%H:%M:%S.%f")[:-3]
+    when = local_clock(entry.decided_at)
     does = ", ".join(f"{command.kind.value} to {command.topic}" for command in entry.commands) or "nothing to do"
     phase = f" → {entry.state.phase.value}" if entry.state else ""
     OUT.print(Text.assemble((when, "dim"), "  ", (entry.cause, "bold"), f"{phase}: {does}"), soft_wrap=True)

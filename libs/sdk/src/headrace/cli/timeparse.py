@@ -18,11 +18,11 @@ def parse_time_or_age(text: str, now: datetime) -> datetime:
     Raises ValueError for anything else.
     """
     age = _AGE.fullmatch(text.strip())
-    if age:
-        return now - timedelta(**{_UNITS[age[2]]: float(age[1])})
     try:
+        if age:
+            return now - timedelta(**{_UNITS[age[2]]: float(age[1])})
         return datetime.fromisoformat(text.strip().upper().replace("Z", "+00:00")).astimezone(UTC)
-    except ValueError:
+    except (ValueError, OverflowError):
         raise ValueError(f"{text!r} is neither a time (2027-01-01T12:00:00Z) nor an age (45s, 30m, 2h, 7d)") from None
 
 

@@ -1,28 +1,39 @@
-"""Creates topics, and answers queries about topics and offsets."""
+"""Creates and resizes topics, and answers queries about topics and offsets."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 from collections.abc import Collection, Mapping
+from concurrent.futures import Future
 from typing import Any
 
-from confluent_kafka import KafkaError, KafkaException, admin
+from confluent_kafka import IsolationLevel, KafkaError, KafkaException, TopicCollection, admin
 from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewPartitions
 from confluent_kafka.cimpl import NewTopic as KafkaTopic
 
-from headrace_streams.errors import TopicMissing, TransientError
+from headrace_streams.errors import RecordRefused, TopicMissing, TransientError
 from headrace_streams.kafka import errors
 from headrace_streams.kafka.polling import from_kafka, to_kafka
 from headrace_streams.kafka.properties import Properties, admin_properties
-from headrace_streams.records import NewTopic, TopicPartition
+from headrace_streams.records import NewTopic, TopicDescription, TopicPartition
 
 _SECONDS = 10.0
 _METADATA_SECONDS = 3.0
 """Short, because a process that is shutting down waits for the request in flight."""
 _LEADER_PAUSE_SECONDS = 0.05
-# confluent-kafka does not annotate it.
+_UNKNOWN = (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC)
+_LIMIT = "max.message.bytes"
+_UNKNOWABLE = frozenset({
+    KafkaError.UNKNOWN_TOPIC_OR_PART,
+    KafkaError.TOPIC_EXCEPTION,
+    KafkaError.TOPIC_AUTHORIZATION_FAILED,
+    KafkaError.CLUSTER_AUTHORIZATION_FAILED,
+})  # fmt: skip
+# confluent-kafka does not annotate them.
 _OFFSET_SPEC: Any = admin.OffsetSpec  # type: ignore[attr-defined]
+_CONFIG_RESOURCE: Any = admin.ConfigResource  # type: ignore[attr-defined]
 
 
 class KafkaAdmin:
@@ -42,7 +53,7 @@ class KafkaAdmin:
         created = []
         for name, future in creating.items():
             try:
-                await asyncio.wrap_future(future)
+                await _answer(future)
             except KafkaException as exception:
                 error = errors.error_of(exception)
                 if error.code() != KafkaError.TOPIC_ALREADY_EXISTS:
@@ -57,6 +68,55 @@ class KafkaAdmin:
             return await asyncio.to_thread(self._partition_counts, topics)
         except KafkaException as exception:
             raise errors.asking(errors.error_of(exception), f"topics {', '.join(topics)}") from exception
+
+    async def describe_topics(self, topics: Collection[str]) -> Mapping[str, TopicDescription]:
+        if not topics:
+            return {}
+        found: dict[str, TopicDescription] = {}
+        describing = self._client.describe_topics(TopicCollection(sorted(topics)), request_timeout=_SECONDS)
+        for name, future in describing.items():
+            try:
+                described = await _answer(future)
+            except KafkaException as exception:
+                error = errors.error_of(exception)
+                if error.code() not in _UNKNOWN:
+                    raise errors.asking(error, f"topic {name}") from exception
+            else:
+                found[name] = TopicDescription(str(described.topic_id), len(described.partitions))
+        return found
+
+    async def add_partitions(self, counts: Mapping[str, int]) -> None:
+        present = await self.check_topics(list(counts))
+        for name, count in counts.items():
+            if count < present[name]:
+                raise RecordRefused(f"{name} has {present[name]} partitions, and can never have fewer: not {count}")
+        grown = [NewPartitions(name, count) for name, count in counts.items() if count > present[name]]
+        if not grown:
+            return
+        for name, future in self._client.create_partitions(grown, request_timeout=2 * _SECONDS).items():
+            try:
+                await _answer(future)
+            except KafkaException as exception:
+                raise errors.creating(errors.error_of(exception), name) from exception
+        await self._until_grown(counts)
+
+    async def topic_limits(self, topics: Collection[str]) -> Mapping[str, int]:
+        if not topics:
+            return {}
+        asking = self._client.describe_configs(
+            [_CONFIG_RESOURCE(_CONFIG_RESOURCE.Type.TOPIC, name) for name in topics], request_timeout=_SECONDS
+        )
+        limits: dict[str, int] = {}
+        for resource, future in asking.items():
+            try:
+                described = await asyncio.wrap_future(future)
+            except KafkaException as exception:
+                error = errors.error_of(exception)
+                if error.code() in _UNKNOWABLE:
+                    continue
+                raise errors.asking(error, f"the settings of {resource.name}") from exception
+            limits[resource.name] = int(described[_LIMIT].value)
+        return limits
 
     async def check_topics(self, topics: Collection[str]) -> Mapping[str, int]:
         """Their numbers of partitions. Raises TopicMissing, TransientError."""
@@ -90,16 +150,35 @@ class KafkaAdmin:
                 raise TransientError(f"{', '.join(sorted(missing))} created, but not known to the brokers yet")
             await asyncio.sleep(_LEADER_PAUSE_SECONDS)
 
+    async def _until_grown(self, counts: Mapping[str, int]) -> None:
+        """As `_until_known`, for partitions."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + _SECONDS
+        while True:
+            present = await self.partition_counts(list(counts))
+            late = sorted(name for name, count in counts.items() if present.get(name, 0) < count)
+            if not late:
+                return
+            if loop.time() > deadline:
+                raise TransientError(f"partitions of {', '.join(late)} added, but not known to the brokers yet")
+            await asyncio.sleep(_LEADER_PAUSE_SECONDS)
+
     async def _offsets(self, partitions: Collection[TopicPartition], which: Any) -> dict[TopicPartition, int]:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + _SECONDS
         found: dict[TopicPartition, int] = {}
         while missing := [name for name in partitions if name not in found]:
-            asking = self._client.list_offsets({to_kafka(name): which for name in missing}, request_timeout=_SECONDS)
+            # Read-committed, as all clients of ours: what stands behind an open transaction cannot be read yet, and
+            # whoever reads up to the end would wait for as long as it is open.
+            asking = self._client.list_offsets(
+                {to_kafka(name): which for name in missing},
+                isolation_level=IsolationLevel.READ_COMMITTED,
+                request_timeout=_SECONDS,
+            )
             for partition, future in asking.items():
                 name = from_kafka(partition)
                 try:
-                    found[name] = (await asyncio.wrap_future(future)).offset
+                    found[name] = (await _answer(future)).offset
                 except KafkaException as exception:
                     error = errors.error_of(exception)
                     if not errors.is_leader_moving(error) or loop.time() > deadline:
@@ -113,6 +192,11 @@ class KafkaAdmin:
             found = self._client.list_topics(topic, _METADATA_SECONDS).topics[topic]
             if found.error is None:
                 counts[topic] = len(found.partitions)
-            elif found.error.code() not in (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC):
+            elif found.error.code() not in _UNKNOWN:
                 raise KafkaException(found.error)
         return counts
+
+
+async def _answer(future: Future[Any]) -> Any:
+    """The client's answer. A caller that waits no longer must not cancel it: the client could not deliver it then."""
+    return await asyncio.shield(asyncio.wrap_future(future))

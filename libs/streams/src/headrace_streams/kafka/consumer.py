@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Collection, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
@@ -122,6 +122,9 @@ class KafkaConsumer:
         bounds = await self._admin.bounds([name for name in partitions if name in self._read])
         return {name: start for name, (start, _) in bounds.items()}
 
+    async def seek(self, partition: TopicPartition, offset: int, moved: Callable[[], None] = lambda: None) -> None:
+        await self._thread.run(lambda: self._seek(partition, offset, moved), partial(errors.asking, what=self._what))
+
     def pause(self, partitions: Collection[TopicPartition]) -> None:
         ours = self._read.intersection(partitions)
         self._inbox.pause(ours)
@@ -162,6 +165,11 @@ class KafkaConsumer:
         self._thread.brisk = self._inbox.throttled or bool(self._inbox.paused)
         if names:
             self._thread.post(lambda: (self._kafka.resume if flowing else self._kafka.pause)(names))
+
+    def _moved(self, partition: TopicPartition, moved: Callable[[], None]) -> None:
+        if partition in self._read:
+            self._inbox.clear((partition,))
+            moved()
 
     def _begin(self, partitions: Sequence[TopicPartition]) -> None:
         self._read.update(partitions)
@@ -210,6 +218,13 @@ class KafkaConsumer:
             if end >= 0:
                 ends[name] = end
         return ends
+
+    def _seek(self, partition: TopicPartition, offset: int, moved: Callable[[], None]) -> None:
+        if partition in map(from_kafka, self._kafka.assignment()):
+            self._thread.forget([partition])
+            self._kafka.seek(to_kafka(partition, offset))
+            # After what was delivered before, and before what comes now.
+            self._thread.call_on_loop(self._moved, partition, moved)
 
     def _on_assign(self, partitions: Sequence[KafkaPartition]) -> None:
         names = sorted(map(from_kafka, partitions))

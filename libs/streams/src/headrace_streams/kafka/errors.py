@@ -10,6 +10,7 @@ from headrace_streams.errors import (
     OffsetOutOfRange,
     PartitionsLost,
     RecordRefused,
+    RecordTooLarge,
     StreamsError,
     TopicMissing,
     TransientError,
@@ -28,6 +29,7 @@ _REFUSED = frozenset({
     KafkaError.UNSUPPORTED_FOR_MESSAGE_FORMAT,
     KafkaError._INVALID_ARG,
 })  # fmt: skip
+_TOO_LARGE = frozenset({KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO_LARGE, KafkaError.INVALID_MSG_SIZE})
 _MEMBERSHIP_OVER = frozenset({
     KafkaError.ILLEGAL_GENERATION,
     KafkaError.UNKNOWN_MEMBER_ID,
@@ -75,6 +77,8 @@ def appending(error: KafkaError, topic: str) -> StreamsError:
     the last one alone. So nothing but a refusal is certain.
     """
     text = f"{topic}: {_words(error)}"
+    if error.code() in _TOO_LARGE:
+        return RecordTooLarge(text)
     return RecordRefused(text) if error.code() in _REFUSED else AppendUncertain(text)
 
 

@@ -89,6 +89,14 @@ class Inbox:
             self._paused.pop(name, None)
         self._balance()
 
+    def clear(self, partitions: Iterable[TopicPartition]) -> None:
+        """Drop the records of these partitions; those that are paused stay paused."""
+        for name in partitions:
+            queue = self._queues.pop(name, ())
+            if name not in self._paused:
+                self._count(queue, -1)
+        self._balance()
+
     def drop_all(self) -> None:
         self.drop(self._queues.keys() | self._paused.keys())
 

@@ -2,9 +2,15 @@
 
 When a record times out, librdkafka drops it, resets its sequence numbers and sends all unacknowledged records again, in
 all partitions. Brokers that already had some of these cannot recognise them under the new numbers, and append them
-twice. So this producer times out first: it drops what is in flight, reports the outcome as uncertain, and goes on with
-a new librdkafka producer, which repeats nothing. Only what is stuck is dropped: new records are held back for a moment,
-in which those of healthy partitions are acknowledged.
+twice. So this producer times out first: it goes on with a new librdkafka producer, which repeats nothing, and drops
+what the old one still has in flight, whose outcome it reports as uncertain.
+
+Before it drops anything it gives the old one a little more time. Whatever goes to partitions that answer is
+acknowledged meanwhile, so that a partition that does not answer costs the others nothing but moments. To keep the
+order, a record whose place still has older ones in the old producer waits for these.
+
+A topic or partition that the client does not know may be one that it, or the broker it asked, does not know yet, or one
+that is being made anew. Only what the cluster says has never been there is refused.
 """
 
 from __future__ import annotations
@@ -14,6 +20,7 @@ import contextlib
 import logging
 import threading
 import time
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -21,33 +28,64 @@ from functools import partial
 from confluent_kafka import KafkaError, KafkaException, Message
 from confluent_kafka import Producer as LibrdkafkaProducer
 
-from headrace_streams.errors import AppendUncertain, Overloaded, RecordRefused, StreamsError
+from headrace_streams.dead_letters import described
+from headrace_streams.errors import AppendUncertain, Overloaded, RecordRefused, StreamsError, TransientError
 from headrace_streams.kafka import errors
 from headrace_streams.kafka.known_topics import KnownTopics
 from headrace_streams.kafka.properties import Properties, producer_properties
 from headrace_streams.records import ProducerRecord, RecordMetadata
 
 _POLL_SECONDS = 0.1
+_RETIRING_POLL_SECONDS = 0.005
 _GIVE_UP_AFTER = 0.8
 """Fraction of librdkafka's own time limit for a record."""
-_DRAIN_WITHIN = 0.1
-"""Fraction of it, for acknowledgements from healthy partitions before the producer is replaced."""
-_QUIET_SECONDS = 0.3
-"""Without any for this long, none is expected."""
+_RETIRE_WITHIN = 0.1
+"""Fraction of it that an old producer gets for what is not stuck. Giving up, and retiring twice, stay within it."""
 
 _METADATA_SECONDS = 3.0
+
+_Place = tuple[str, int | None]
+"""A partition; of records whose partition follows from the key, the whole topic."""
+
+
+class _Generation:
+    """One librdkafka producer, and what it has in flight."""
+
+    def __init__(self, producer: LibrdkafkaProducer) -> None:
+        self.producer = producer
+        # When the records in flight were queued, oldest first; written by both threads, one operation at a time.
+        self.queued_at: dict[int, float] = {}
+        # By the event loop only.
+        self.in_flight: Counter[_Place] = Counter()
+
+    def longest_wait(self) -> float:
+        """Seconds since the oldest record in flight was queued; 0 if there is none."""
+        try:
+            return time.monotonic() - next(iter(self.queued_at.values()))
+        except (StopIteration, RuntimeError):  # empty, or just changed by the other thread
+            return 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Sent:
+    """A record that was passed to `send`."""
+
+    number: int
+    at: float
+    place: _Place
+    record: ProducerRecord
+    future: asyncio.Future[RecordMetadata]
 
 
 @dataclass(frozen=True, slots=True)
 class _Missing:
     """The client knows of no such topic or partition; `otherwise` is the outcome unless there never was one."""
 
-    topic: str
     partition: int | None
     otherwise: StreamsError
 
 
-_Report = tuple["asyncio.Future[RecordMetadata]", RecordMetadata | StreamsError | _Missing]
+_Report = tuple[_Sent, _Generation, RecordMetadata | StreamsError | _Missing]
 
 
 class KafkaProducer:
@@ -57,19 +95,17 @@ class KafkaProducer:
         self._loop = asyncio.get_running_loop()
         self._settings = producer_properties(properties)
         self._logger = logger
-        self._producer = self._new_producer()
-        self._give_up_seconds = _delivery_seconds(self._settings) * _GIVE_UP_AFTER
-        self._drain_seconds = _delivery_seconds(self._settings) * _DRAIN_WITHIN
-        # The records in flight, oldest first: when they were queued, topic and partition, if one was chosen. Written by
-        # both threads, one operation at a time.
-        self._in_flight: dict[int, tuple[float, str, int | None]] = {}
+        self._current = self._new_generation()
+        # The former one, while what it has in flight is still being acknowledged, and what waits for that, by place.
+        self._retiring: _Generation | None = None
+        self._held: defaultdict[_Place, list[_Sent]] = defaultdict(list)
+        self._stuck: set[_Place] = set()
+        limit = _delivery_seconds(self._settings)
+        self._give_up_seconds, self._retire_seconds = limit * _GIVE_UP_AFTER, limit * _RETIRE_WITHIN
         self._sent = 0
-        # Records that wait for a new producer, in order; None while there is one to take them.
-        self._held: list[tuple[int, asyncio.Future[RecordMetadata], ProducerRecord]] | None = None
-        self._holding = threading.Lock()
-        self._reports: list[_Report] = []
         self._known = KnownTopics(self._count_partitions)
         self._explaining: set[asyncio.Task[None]] = set()
+        self._reports: list[_Report] = []
         self._outstanding = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -85,38 +121,19 @@ class KafkaProducer:
             future.set_exception(RecordRefused(f"{record.topic}: this producer is closed"))
             return future
         number, self._sent = self._sent, self._sent + 1
-        try:
-            with self._holding:
-                if self._held is None:
-                    self._produce(number, future, record)
-                else:
-                    self._held.append((number, future, record))
-        except BufferError:
-            raise Overloaded(f"{self._outstanding} records are waiting to be appended: wait for some of them") from None
-        except KafkaException as exception:
-            outcome = self._not_queued(errors.error_of(exception), record)
-            if not isinstance(outcome, _Missing):
-                future.set_exception(outcome)
-                return future
-            self._explain(future, outcome)
+        sent = _Sent(number, time.monotonic(), (record.topic, record.partition), record, future)
+        if self._retiring is not None and self._retiring.in_flight[sent.place]:
+            self._held[sent.place].append(sent)
+        elif isinstance(refusal := self._produce(sent), _Missing):
+            self._explain(sent, refusal)
+        elif refusal is not None:
+            if isinstance(refusal, Overloaded):
+                raise refusal
+            future.set_exception(refusal)
+            return future
         self._outstanding += 1
         self._idle.clear()
         return future
-
-    def _produce(self, number: int, future: asyncio.Future[RecordMetadata], record: ProducerRecord) -> None:
-        self._in_flight[number] = time.monotonic(), record.topic, record.partition
-        try:
-            self._producer.produce(
-                record.topic,
-                record.value,
-                record.key,
-                -1 if record.partition is None else record.partition,
-                on_delivery=partial(self._report, number, future, record.topic),
-                headers=list(record.headers),
-            )
-        except BaseException:
-            del self._in_flight[number]
-            raise
 
     async def flush(self) -> None:
         await self._idle.wait()
@@ -127,20 +144,45 @@ class KafkaProducer:
         self._stopping = True
         await self._finished.wait()
 
-    def _report(
-        self,
-        number: int,
-        future: asyncio.Future[RecordMetadata],
-        topic: str,
-        error: KafkaError | None,
-        message: Message,
-    ) -> None:
+    def _produce(self, sent: _Sent) -> StreamsError | _Missing | None:
+        """Queue a record in the current producer; returns why that was not possible."""
+        generation, record = self._current, sent.record
+        generation.queued_at[sent.number] = sent.at
+        try:
+            for name, _ in record.headers:
+                # confluent-kafka ends the process when it gets a name that UTF-8 cannot express.
+                name.encode()
+            generation.producer.produce(
+                record.topic,
+                record.value,
+                record.key,
+                -1 if record.partition is None else record.partition,
+                on_delivery=partial(self._report, sent, generation),
+                headers=list(record.headers),
+            )
+        except BaseException as error:
+            # Whatever it was, the record is not in flight, and nothing may wait for its report.
+            generation.queued_at.pop(sent.number, None)
+            if isinstance(error, BufferError):
+                return Overloaded(f"{self._outstanding} records are waiting to be appended: wait for some of them")
+            if isinstance(error, KafkaException):
+                found = errors.error_of(error)
+                outcome = errors.queueing(found, record.topic)
+                return _Missing(record.partition, outcome) if errors.is_missing(found) else outcome
+            if isinstance(error, Exception):
+                # Its text may quote the record.
+                return RecordRefused(f"{record.topic}: no record can be made of it: {described(error)}")
+            raise
+        generation.in_flight[sent.place] += 1
+        return None
+
+    def _report(self, sent: _Sent, generation: _Generation, error: KafkaError | None, message: Message) -> None:
         outcome: RecordMetadata | StreamsError | _Missing
-        self._in_flight.pop(number, None)
-        partition, offset = message.partition(), message.offset()
+        generation.queued_at.pop(sent.number, None)
+        topic, partition, offset = sent.record.topic, message.partition(), message.offset()
         if error is not None and errors.is_missing(error):
             chosen = None if partition is None or partition < 0 else partition
-            outcome = _Missing(topic, chosen, errors.appending(error, topic))
+            outcome = _Missing(chosen, errors.appending(error, topic))
         elif error is not None:
             outcome = errors.appending(error, topic)
         elif partition is None or offset is None or offset < 0:
@@ -148,81 +190,70 @@ class KafkaProducer:
             outcome = AppendUncertain(f"{topic}: appended, but at an unknown offset")
         else:
             outcome = RecordMetadata(topic, partition, offset)
-        self._reports.append((future, outcome))
+        self._reports.append((sent, generation, outcome))
 
-    def _new_producer(self) -> LibrdkafkaProducer:
-        return LibrdkafkaProducer(self._settings, logger=self._logger)
+    def _new_generation(self) -> _Generation:
+        return _Generation(LibrdkafkaProducer(self._settings, logger=self._logger))
 
     def _run(self) -> None:
         while not self._stopping:
+            current = self._current
             try:
-                self._producer.poll(_POLL_SECONDS)
+                current.producer.poll(_POLL_SECONDS)
             except KafkaException as exception:
-                self._renew(f"failed fatally: {errors.error_of(exception).str()}")
-            if (waited := self._longest_wait()) > self._give_up_seconds:
-                with self._holding:
-                    self._held = []
-                self._drain()
-                self._renew(f"got no acknowledgement for {waited:.1f} s")
-                self._release()
+                self._retire(current, f"failed fatally: {errors.error_of(exception).str()}", 0.0)
+            if (waited := current.longest_wait()) > self._give_up_seconds:
+                self._retire(current, f"got no acknowledgement for {waited:.1f} s", self._retire_seconds)
             self._hand_over()
-        self._producer.close()
+        self._current.producer.close()
         self._hand_over()
         self._loop.call_soon_threadsafe(self._finished.set)
 
-    def _longest_wait(self) -> float:
-        """Seconds since the oldest record in flight was queued; 0 if there is none."""
-        try:
-            return time.monotonic() - next(iter(self._in_flight.values()))[0]
-        except (StopIteration, RuntimeError):  # empty, or just changed by the other thread
-            return 0.0
-
-    def _drain(self) -> None:
-        """Wait for the acknowledgements of healthy partitions, as long as they come. New records must be held."""
-        now = time.monotonic()
-        long = self._give_up_seconds / 2
-        stuck = {(topic, partition) for queued, topic, partition in self._in_flight.values() if now - queued > long}
-        deadline, progress, left = now + self._drain_seconds, now, len(self._in_flight)
-        while now < min(deadline, progress + _QUIET_SECONDS):
-            waiting = self._in_flight.values()
-            # Of a topic whose partitions are chosen by key, some may be stuck and others not.
-            if all(partition is not None and (topic, partition) in stuck for _, topic, partition in waiting):
-                return
-            with contextlib.suppress(KafkaException):  # fatal: it is about to be replaced
-                self._producer.poll(_POLL_SECONDS / 10)
-            self._hand_over()
-            now = time.monotonic()
-            if len(self._in_flight) < left:
-                progress, left = now, len(self._in_flight)
-
-    def _release(self) -> None:
-        """Give the held records to the new producer."""
-        with self._holding:
-            held, self._held = self._held or [], None
-            for number, future, record in held:
-                try:
-                    self._produce(number, future, record)
-                except (BufferError, KafkaException) as exception:
-                    error = KafkaError(KafkaError._QUEUE_FULL)
-                    if isinstance(exception, KafkaException):
-                        error = errors.error_of(exception)
-                    self._reports.append((future, self._not_queued(error, record)))
-
-    @staticmethod
-    def _not_queued(error: KafkaError, record: ProducerRecord) -> StreamsError | _Missing:
-        outcome = errors.queueing(error, record.topic)
-        return _Missing(record.topic, record.partition, outcome) if errors.is_missing(error) else outcome
-
-    def _renew(self, cause: str) -> None:
-        """Drop what is in flight and go on with a new producer; the dropped records' futures raise AppendUncertain."""
-        broken, self._producer = self._producer, self._new_producer()
+    def _retire(self, old: _Generation, cause: str, seconds: float) -> None:
+        """Go on with a new producer, and drop what the old one has not delivered after this time; the dropped records'
+        futures raise AppendUncertain."""
         self._logger.warning("the producer %s and is being replaced", cause)
-        broken.purge()
+        fresh = self._new_generation()
+        replaced = threading.Event()
+        self._loop.call_soon_threadsafe(self._replace, fresh, replaced)
+        ends = time.monotonic() + seconds
+        while not self._stopping and (not replaced.is_set() or (len(old.producer) and time.monotonic() < ends)):
+            for producer in (old.producer, fresh.producer):
+                with contextlib.suppress(KafkaException):
+                    producer.poll(_RETIRING_POLL_SECONDS)
+            self._hand_over()
+        old.producer.purge()
         # librdkafka raises the error again until it has been reported; purged records are still reported.
-        while len(broken):
+        while len(old.producer):
             with contextlib.suppress(KafkaException):
-                broken.poll(_POLL_SECONDS)
-        broken.close()
+                old.producer.poll(_POLL_SECONDS)
+        old.producer.close()
+        self._hand_over()
+        self._loop.call_soon_threadsafe(self._retired)
+
+    def _replace(self, fresh: _Generation, replaced: threading.Event) -> None:
+        self._retiring, self._current = self._current, fresh
+        replaced.set()
+
+    def _retired(self) -> None:
+        self._retiring = None
+        for place in list(self._held):
+            self._release(place)
+        self._stuck.clear()
+
+    def _release(self, place: _Place) -> None:
+        """Send what has waited for older records of its place; none of it, if it is uncertain whether these are there:
+        it would stand behind a gap."""
+        for sent in self._held.pop(place, ()):
+            refusal: StreamsError | _Missing | None
+            if place in self._stuck:
+                refusal = TransientError(f"{sent.record.topic}: not sent, because an earlier record was given up")
+            else:
+                refusal = self._produce(sent)
+                if isinstance(refusal, Overloaded):
+                    refusal = TransientError(str(refusal))
+            if refusal is not None:
+                self._resolve_one(sent, refusal)
 
     def _hand_over(self) -> None:
         if self._reports:
@@ -230,28 +261,38 @@ class KafkaProducer:
             self._loop.call_soon_threadsafe(self._resolve, reports)
 
     def _resolve(self, reports: list[_Report]) -> None:
-        for future, outcome in reports:
-            if isinstance(outcome, _Missing):
-                self._explain(future, outcome)
-                continue
-            self._outstanding -= 1
-            if isinstance(outcome, RecordMetadata):
-                self._known.seen(outcome.topic, outcome.partition)
-            if future.done():
-                continue
-            if isinstance(outcome, RecordMetadata):
-                future.set_result(outcome)
-            else:
-                future.set_exception(outcome)
+        retiring = self._retiring
+        for sent, generation, outcome in reports:
+            generation.in_flight[sent.place] -= 1
+            if generation is retiring:
+                if not isinstance(outcome, RecordMetadata):
+                    self._stuck.add(sent.place)
+                if not generation.in_flight[sent.place]:
+                    self._release(sent.place)
+            self._resolve_one(sent, outcome)
+
+    def _resolve_one(self, sent: _Sent, outcome: RecordMetadata | StreamsError | _Missing) -> None:
+        if isinstance(outcome, _Missing):
+            self._explain(sent, outcome)
+            return
+        if isinstance(outcome, RecordMetadata):
+            self._known.seen(outcome.topic, outcome.partition)
+        self._outstanding -= 1
         if self._outstanding == 0:
             self._idle.set()
+        if sent.future.done():
+            return
+        if isinstance(outcome, RecordMetadata):
+            sent.future.set_result(outcome)
+        else:
+            sent.future.set_exception(outcome)
 
-    def _explain(self, future: asyncio.Future[RecordMetadata], missing: _Missing) -> None:
+    def _explain(self, sent: _Sent, missing: _Missing) -> None:
         async def explain() -> None:
             outcome = missing.otherwise
-            if not await self._known.may_come(missing.topic, missing.partition):
+            if not await self._known.may_come(sent.record.topic, missing.partition):
                 outcome = RecordRefused(str(outcome))
-            self._resolve([(future, outcome)])
+            self._resolve_one(sent, outcome)
 
         explaining = asyncio.create_task(explain())
         self._explaining.add(explaining)
@@ -260,7 +301,7 @@ class KafkaProducer:
     def _count_partitions(self, topic: str) -> int | None:
         # With this client, which then knows it too.
         try:
-            found = self._producer.list_topics(topic, _METADATA_SECONDS).topics[topic]
+            found = self._current.producer.list_topics(topic, _METADATA_SECONDS).topics[topic]
         except (KafkaException, RuntimeError):  # the latter when it is being replaced
             return None
         if found.error is None:

@@ -37,6 +37,7 @@ _ALL: dict[str, str | int | bool] = {
     # 60 s, records appended to one of them waited 60 s, and were read after 71 s; with these, both took 15 s, of which
     # the cluster itself needs 9 s to elect another leader.
     "socket.timeout.ms": 10_000,
+    # Also how soon members of a group and producers see added partitions.
     "topic.metadata.refresh.interval.ms": 10_000,
     "allow.auto.create.topics": False,
 }

@@ -12,6 +12,7 @@ from headrace_streams.memory.cluster import MemoryCluster
 from headrace_streams.memory.cursors import Cursors
 from headrace_streams.memory.groups import GroupCoordinator, MemberFenced, MemberUnknown, Standing
 from headrace_streams.memory.network import Network, NetworkRequest, Operation
+from headrace_streams.memory.reader import bounds_of
 from headrace_streams.ports import RebalanceListener
 from headrace_streams.records import OffsetAndMetadata, Record, TopicPartition
 
@@ -99,12 +100,12 @@ class MemoryConsumer:
         ours = [name for name in partitions if name in self._cursors]
         if not ours:
             return {}
+        return await bounds_of(self._cluster, self._network, self._client, ours)
 
-        def perform() -> Mapping[TopicPartition, tuple[int, int]]:
-            found = {name: self._cluster.partition(name) for name in ours}
-            return {name: (partition.start, partition.end) for name, partition in found.items()}
-
-        return await self._network.call(NetworkRequest(self._client, Operation.OFFSETS, tuple(ours)), perform)
+    async def seek(self, partition: TopicPartition, offset: int, moved: Callable[[], None] = lambda: None) -> None:
+        if partition in self._cursors:
+            self._cursors.seek(partition, offset)
+            moved()
 
     def pause(self, partitions: Collection[TopicPartition]) -> None:
         self._cursors.pause(partitions, True)

@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from headrace_streams.errors import OffsetOutOfRange
+from headrace_streams.memory.ailments import Sense
 from headrace_streams.memory.cluster import MemoryCluster, PartitionLog
 from headrace_streams.memory.network import Network, NetworkRequest, Operation
 from headrace_streams.records import Record, TopicPartition
@@ -62,6 +63,12 @@ class Cursors:
                 self._cursors[name].paused = paused
         self.changed.set()
 
+    def seek(self, name: TopicPartition, offset: int) -> None:
+        """Go on at this offset; a fetch in flight returns no records of the partition."""
+        paused = self._cursors[name].paused
+        self.add({name: offset})
+        self._cursors[name].paused = paused
+
     def positions(self) -> Mapping[TopicPartition, int]:
         return {name: cursor.position for name, cursor in self._cursors.items()}
 
@@ -76,7 +83,7 @@ class Cursors:
 
     async def fetch(self, limit: int) -> Sequence[Record]:
         """Records at the positions, which advance. Raises OffsetOutOfRange."""
-        reading = [cursor for cursor in self._cursors.values() if not cursor.paused]
+        reading = [cursor for cursor in self._cursors.values() if not cursor.paused and not self._hangs(cursor)]
         if not reading:
             return ()
         names = tuple(cursor.partition.name for cursor in reading)
@@ -99,13 +106,20 @@ class Cursors:
                 self._cursors[name] = self._cursors.pop(name)
         return fetched
 
+    def _hangs(self, cursor: _Cursor) -> bool:
+        """Whether the partition can be read now. Raises the error of one whose reads fail."""
+        ailment = self._cluster.ailments.of(Sense.READS, cursor.partition.name)
+        if ailment is not None and ailment.error is not None:
+            raise type(ailment.error)(*ailment.error.args)
+        return ailment is not None
+
     def _read(self, cursor: _Cursor, limit: int) -> tuple[Sequence[Record], int]:
         """Records from the position on, and the log's end offset."""
         partition = cursor.partition
         try:
-            return partition.read(cursor.position, limit), partition.end
+            return partition.read(cursor.position, limit), partition.stable_end
         except OffsetOutOfRange:
             if self._reset_to_start is None:
                 raise
             cursor.position = partition.start if self._reset_to_start else partition.end
-            return partition.read(cursor.position, limit), partition.end
+            return partition.read(cursor.position, limit), partition.stable_end

@@ -163,6 +163,25 @@ class GroupCoordinator:
                 )
         self.committed_offsets.update(offsets)
 
+    def reads(self, topic: str) -> bool:
+        """Whether a member subscribes to this topic."""
+        return any(topic in member.topics for member in self._members.values())
+
+    def forget_topic(self, topic: str) -> None:
+        """Remove the committed offsets of a deleted topic."""
+        for name in [name for name in self.committed_offsets if name.topic == topic]:
+            del self.committed_offsets[name]
+
+    def refresh_metadata(self, now: float) -> None:
+        """Members see the current partitions of their topics: if these are not the assigned ones, all join again."""
+        assigned = {name for member in self._members.values() for name in member.assignment}
+        topics = {topic for member in self._members.values() for topic in member.topics}
+        counts = self._partitions_of(topics)
+        present = {TopicPartition(topic, number) for topic in counts for number in range(counts[topic])}
+        if self._members and assigned != present:
+            self._begin_rebalance(now)
+            self._complete_if_all_rejoined()
+
     def next_deadline(self) -> float | None:
         """When to call `expire`, if nothing happens before; None if never."""
         ends = [member.session_ends for member in self._members.values()]

@@ -26,6 +26,7 @@ class Operation(StrEnum):
     OFFSETS = "offsets"
     METADATA = "metadata"
     CREATE_TOPICS = "create_topics"
+    CREATE_PARTITIONS = "create_partitions"
 
 
 @dataclass(frozen=True, slots=True)

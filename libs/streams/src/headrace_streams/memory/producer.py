@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 from headrace_streams.errors import Overloaded, RecordRefused, StreamsError
+from headrace_streams.memory.ailments import Sense
 from headrace_streams.memory.cluster import MemoryCluster
 from headrace_streams.memory.network import Network, NetworkRequest, Operation
 from headrace_streams.records import ProducerRecord, RecordMetadata, TopicPartition
@@ -79,7 +80,10 @@ class MemoryProducer:
             return [partition.append(record, now) for record, _ in batch]
 
         try:
+            ailment = await self._cluster.ailments.endure(Sense.APPENDS, (place,))
             appended = await self._network.call(NetworkRequest(self._client, Operation.APPEND, (place,)), perform)
+            if ailment is not None and ailment.error is not None:
+                raise ailment.error
         except StreamsError as error:
             for _, future in batch:
                 if not future.done():

@@ -6,10 +6,24 @@ import asyncio
 from collections.abc import Collection, Mapping, Sequence
 
 from headrace_streams.errors import LeaveGroup, TopicMissing
+from headrace_streams.memory.ailments import Sense
 from headrace_streams.memory.cluster import MemoryCluster
 from headrace_streams.memory.cursors import Cursors
 from headrace_streams.memory.network import Network, NetworkRequest, Operation
-from headrace_streams.records import NewTopic, Record, TopicPartition
+from headrace_streams.records import NewTopic, Record, TopicDescription, TopicPartition
+
+
+async def bounds_of(
+    cluster: MemoryCluster, network: Network, client: str, partitions: Collection[TopicPartition]
+) -> Mapping[TopicPartition, tuple[int, int]]:
+    """First offset, and the end of what can be read."""
+
+    def perform() -> Mapping[TopicPartition, tuple[int, int]]:
+        found = {name: cluster.partition(name) for name in partitions}
+        return {name: (partition.start, partition.stable_end) for name, partition in found.items()}
+
+    await cluster.ailments.endure(Sense.BOUNDS, partitions)
+    return await network.call(NetworkRequest(client, Operation.OFFSETS, tuple(partitions)), perform)
 
 
 class MemoryReader:
@@ -41,11 +55,7 @@ class MemoryReader:
         return self._cursors.positions()
 
     async def bounds(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, tuple[int, int]]:
-        def perform() -> Mapping[TopicPartition, tuple[int, int]]:
-            found = {name: self._cluster.partition(name) for name in partitions}
-            return {name: (partition.start, partition.end) for name, partition in found.items()}
-
-        return await self._network.call(NetworkRequest(self._client, Operation.OFFSETS, tuple(partitions)), perform)
+        return await bounds_of(self._cluster, self._network, self._client, partitions)
 
     async def offsets_at(
         self, partitions: Collection[TopicPartition], timestamp_ms: int
@@ -53,6 +63,7 @@ class MemoryReader:
         def perform() -> Mapping[TopicPartition, int]:
             return {name: self._cluster.partition(name).offset_at(timestamp_ms) for name in partitions}
 
+        await self._cluster.ailments.endure(Sense.BOUNDS, partitions)
         return await self._network.call(NetworkRequest(self._client, Operation.OFFSETS, tuple(partitions)), perform)
 
     async def partitions_of(self, topic: str) -> Sequence[TopicPartition]:
@@ -74,7 +85,7 @@ class MemoryReader:
 
 
 class MemoryAdmin:
-    """Creates topics."""
+    """Creates and describes topics."""
 
     def __init__(self, cluster: MemoryCluster, network: Network, client: str) -> None:
         self._cluster = cluster
@@ -90,3 +101,25 @@ class MemoryAdmin:
         return await self._network.call(
             NetworkRequest(self._client, Operation.METADATA), lambda: self._cluster.partition_counts(topics)
         )
+
+    async def describe_topics(self, topics: Collection[str]) -> Mapping[str, TopicDescription]:
+        return await self._network.call(
+            NetworkRequest(self._client, Operation.METADATA), lambda: self._cluster.describe_topics(topics)
+        )
+
+    async def add_partitions(self, counts: Mapping[str, int]) -> None:
+        def perform() -> None:
+            present = self._cluster.partition_counts(counts)
+            for name, count in sorted(counts.items(), key=lambda item: item[1] >= present.get(item[0], 0)):
+                # Refused ones first, so that nothing has changed then.
+                self._cluster.add_partitions(name, count)
+
+        await self._network.call(NetworkRequest(self._client, Operation.CREATE_PARTITIONS), perform)
+
+    async def topic_limits(self, topics: Collection[str]) -> Mapping[str, int]:
+        return await self._network.call(
+            NetworkRequest(self._client, Operation.METADATA), lambda: self._cluster.topic_limits(topics)
+        )
+
+    async def bounds(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, tuple[int, int]]:
+        return await bounds_of(self._cluster, self._network, self._client, partitions)

@@ -11,7 +11,9 @@ from headrace_models.prices import PriceBook
 from headrace_runtime.database import Connection, Database
 from headrace_runtime.logging import get_logger
 from headrace_runtime.positions import Positions
+from headrace_streams.applied import Moves
 from headrace_streams.dead_letters import DeadLetterSink
+from headrace_streams.log_identity import StoredPosition
 from headrace_streams.records import Record, TopicPartition
 
 from headrace_cost_accountant.decide.booking import Basis, Implausible, LedgerEntry, entry_of
@@ -77,16 +79,12 @@ class LedgerStore:
         self._measures = measures
         self._positions = Positions(MIGRATIONS.schema)
 
-    async def positions(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, int]:
+    async def positions(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, StoredPosition]:
         """Offsets to resume from, without partitions that were never read. Raises TransientError."""
         async with self._database.connection() as connection:
             return await self._positions.find(connection, partitions)
 
-    async def apply(
-        self,
-        batch: Sequence[tuple[Record, Any]],
-        moves: Mapping[TopicPartition, tuple[int | None, int]],
-    ) -> None:
+    async def apply(self, batch: Sequence[tuple[Record, Any]], moves: Moves) -> None:
         """Book a batch and move the offsets, or neither.
 
         Raises PartitionsLost when another process has moved one of them, TransientError when Postgres is away,

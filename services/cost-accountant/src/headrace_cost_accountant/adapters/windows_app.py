@@ -13,17 +13,18 @@ from typing import Any, Final
 
 import faust
 from headrace_contracts.codec import Codec
-from headrace_contracts.errors import Origin, RegistryUnavailable
+from headrace_contracts.errors import ContractError, Origin, RegistryUnavailable, SchemaNotCached
 from headrace_contracts.events import UsageRecorded
 from headrace_contracts.topics import SPEND_WINDOWS, USAGE_RECORDED
 from headrace_models.prices import PriceBook
 from headrace_runtime.logging import get_logger
 from headrace_streams.dead_letters import described
-from headrace_streams.errors import StreamsError
+from headrace_streams.errors import RecordRefused, StreamsError
 from headrace_streams.ports import Admin
 from headrace_streams.publishing import Publication, Publisher
 from headrace_streams.records import NewTopic
 
+from headrace_cost_accountant.adapters import tolerant_fetching
 from headrace_cost_accountant.adapters.faust_credentials import credentials_of
 from headrace_cost_accountant.adapters.usage_codec import Undecoded, UsageCodec
 from headrace_cost_accountant.decide.booking import Implausible, cost_of, meant_time
@@ -37,6 +38,11 @@ _LINGER_SECONDS: Final = 0.25
 _START_SECONDS: Final = 120.0
 _STOP_SECONDS: Final = 10.0
 _DAY_SECONDS: Final = 86_400
+_REGISTRY_PAUSE_SECONDS: Final = 0.5
+_REGISTRY_PATIENCE_SECONDS: Final = 10.0
+"""How long a usage event of an unknown schema holds all others back while the registry does not answer."""
+_LONGEST_TENANT: Final = 1_000
+"""Characters. Each of a tenant's windows is a record with its name, which must fit."""
 
 _log = get_logger("headrace.costs.windows")
 
@@ -82,9 +88,12 @@ class WindowsApp:
         self._changed: set[str] = set()
         self._tables: dict[int, Any] = {}
         self._failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        # Since when the registry has not answered.
+        self._unanswered_since: float | None = None
 
     async def run(self, on_started: Callable[[], None]) -> None:
         """Runs until cancelled. Raises what ended it: WindowsEnded, NotForFaust, TimeoutError, any error of Faust's."""
+        tolerant_fetching.install(self._skipped)
         app = self._app(await self._prepare_changelogs())
         try:
             async with asyncio.timeout(_START_SECONDS):
@@ -186,7 +195,7 @@ class WindowsApp:
 
     async def _take(self, event: Any) -> None:
         usage = await self._usage(event)
-        if usage is None:
+        if usage is None or len(usage.tenant) > _LONGEST_TENANT:
             self._tools.measures.windows_passed_over.inc()
             return
         now_ms = self._tools.clock()
@@ -228,13 +237,40 @@ class WindowsApp:
             return event.value
         value = event.value.value if isinstance(event.value, Undecoded) else event.message.value
         origin = Origin(event.message.topic, event.message.partition, event.message.offset)
+        while True:
+            try:
+                return self._tools.codec.decode(UsageRecorded, value, origin)
+            except SchemaNotCached as missing:
+                looked_up = self._tools.codec.fetch(missing.schema_id)
+                looked_up.add_done_callback(self._looked_up)
+                if not await self._may_wait(looked_up):
+                    _log.warning("live windows skip a usage event: the registry does not answer", origin=str(origin))
+                    return None
+            except Exception as error:  # noqa: BLE001 - whatever it is, it is about this record
+                _log.debug("skipping a usage event", origin=str(origin), reason=described(error))
+                return None
+
+    async def _may_wait(self, looked_up: asyncio.Future[None]) -> bool:
+        """Wait for the registry; False once it has been away for so long that the other events shall go on."""
+        since = self._unanswered_since
+        if since is not None and asyncio.get_running_loop().time() - since > _REGISTRY_PATIENCE_SECONDS:
+            return False
         try:
-            return await self._tools.codec.read(UsageRecorded, value, origin)
+            await looked_up
         except RegistryUnavailable:
-            raise
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is about this record
-            _log.debug("skipping a usage event", origin=str(origin), reason=described(error))
-            return None
+            await asyncio.sleep(_REGISTRY_PAUSE_SECONDS)
+        return True
+
+    def _looked_up(self, lookup: asyncio.Future[None]) -> None:
+        if lookup.cancelled():
+            return
+        if lookup.exception() is None:
+            self._unanswered_since = None
+        elif self._unanswered_since is None:
+            self._unanswered_since = asyncio.get_running_loop().time()
+
+    def _skipped(self, topic: str, partition: int, first: int, end: int) -> None:
+        self._tools.measures.windows_skipped.inc(end - first)
 
     async def _keep_publishing(self) -> None:
         while True:
@@ -254,6 +290,8 @@ class WindowsApp:
         )
         try:
             await self._tools.publisher.send(publication)
+        except (RecordRefused, ContractError) as error:
+            _log.error("the live windows of a tenant cannot be published", reason=described(error))
         except StreamsError as error:
             _log.warning("live windows could not be published, retrying", reason=str(error))
             self._changed.add(tenant)

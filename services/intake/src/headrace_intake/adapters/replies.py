@@ -9,13 +9,13 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 from headrace_contracts.codec import Codec
-from headrace_contracts.errors import Origin, RegistryUnavailable
 from headrace_contracts.events import TaskReply
 from headrace_contracts.topics import TASKS_REPLIES
 from headrace_runtime.health import Health
 from headrace_runtime.logging import get_logger
 from headrace_streams.dead_letters import described
 from headrace_streams.errors import OffsetOutOfRange, StreamsError
+from headrace_streams.holding import DecodedInLanes
 from headrace_streams.ports import Log, PartitionReader
 from headrace_streams.records import Record, TopicPartition
 
@@ -73,6 +73,9 @@ class ReplyDispatcher:
         self._open: OrderedDict[bytes, PendingTask] = OrderedDict()
         self._ended: OrderedDict[bytes, float] = OrderedDict()
         self._bytes = 0
+        self._decoded: DecodedInLanes[TaskReply] = DecodedInLanes(
+            "replies", codec, TaskReply, lambda record: record.key, self._take
+        )
         metrics.pending.set_function(lambda: len(self._open))
         metrics.pending_bytes.set_function(lambda: self._bytes)
 
@@ -101,19 +104,20 @@ class ReplyDispatcher:
                 reader = self._reader or await self._reopened()
                 for record in await reader.poll(_MOST_RECORDS, _POLL_SECONDS):
                     if record.key in self._open:
-                        await self._dispatch(record)
+                        await self._decoded.put(record)
                     self._next_offset = record.offset + 1
                 self._sweep()
             except OffsetOutOfRange:
                 _log.warning("replies were deleted before they were read", offset=self._next_offset)
                 await self._broken("replies were deleted before they were read")
                 self._next_offset = 0
-            except (StreamsError, RegistryUnavailable) as error:
+            except StreamsError as error:
                 _log.warning("cannot read replies, retrying", reason=str(error))
                 await self._broken(f"cannot read replies: {error}")
                 await asyncio.sleep(_RETRY_SECONDS)
 
     async def close(self) -> None:
+        await self._decoded.close()
         if self._reader is not None:
             await self._reader.close()
 
@@ -139,16 +143,12 @@ class ReplyDispatcher:
         if task is not None:
             self._bytes -= task.bytes
 
-    async def _dispatch(self, record: Record) -> None:
+    async def _take(self, record: Record, reply: TaskReply | Exception) -> None:
         assert record.key is not None
-        origin = Origin(record.topic, record.partition, record.offset)
-        try:
-            reply = await self._codec.read(TaskReply, record.value, origin)
-        except RegistryUnavailable:
-            raise
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is about this record
+        if isinstance(reply, Exception):
             self._metrics.unreadable_replies.inc()
-            _log.error("a reply cannot be decoded, its caller misses it", origin=str(origin), reason=described(error))
+            _log.error("a reply cannot be decoded, its caller misses it", partition=record.partition,
+                       offset=record.offset, reason=described(reply))  # fmt: skip
             return
         task = self._open.get(record.key)
         if task is None or reply.tenant != task.view.tenant:
@@ -157,9 +157,10 @@ class ReplyDispatcher:
         was_over = task.end.done()
         try:
             task.take(reply, record.offset)
-        except Exception as error:  # noqa: BLE001 - as above
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is about this record
             self._metrics.unreadable_replies.inc()
-            _log.error("a reply cannot be taken, its caller misses it", origin=str(origin), reason=described(error))
+            _log.error("a reply cannot be taken, its caller misses it", partition=record.partition,
+                       offset=record.offset, reason=described(error))  # fmt: skip
             return
         now_ms = self._clock()
         self._bytes += task.bytes - before

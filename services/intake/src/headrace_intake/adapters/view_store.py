@@ -7,8 +7,10 @@ from typing import Any, Final
 
 from headrace_runtime.database import Connection, Database
 from headrace_runtime.positions import Positions
+from headrace_streams.applied import Moves
 from headrace_streams.dead_letters import DeadLetterSink
 from headrace_streams.errors import AppendUncertain, Overloaded, TransientError
+from headrace_streams.log_identity import StoredPosition
 from headrace_streams.records import Record, TopicPartition
 
 from headrace_intake.decide.rows import COMPLETED_COLUMNS, SUBMITTED_COLUMNS, NotAViewRow, Row, rows_of
@@ -61,16 +63,12 @@ class ViewStore:
         self._positions = Positions(MIGRATIONS.schema)
         self._kept: set[tuple[TopicPartition, int]] = set()
 
-    async def positions(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, int]:
+    async def positions(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, StoredPosition]:
         """Offsets to resume from, without partitions that were never read. Raises TransientError."""
         async with self._database.connection() as connection:
             return await self._positions.find(connection, partitions)
 
-    async def apply(
-        self,
-        batch: Sequence[tuple[Record, Any]],
-        moves: Mapping[TopicPartition, tuple[int | None, int]],
-    ) -> None:
+    async def apply(self, batch: Sequence[tuple[Record, Any]], moves: Moves) -> None:
         """Write the rows of a batch and move the offsets, or neither.
 
         Records that can have no row are dead-lettered first. Raises PartitionsLost when another process has moved one

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Final
 
+from headrace_contracts import designation as designations
 from headrace_contracts.content import plain
+from headrace_contracts.designation import DesignationInvalid
 from headrace_contracts.events import Lane, Message, Mode, Privacy, Sampling, TaskSubmitted
 from headrace_contracts.ids import route_key
 
 from headrace_intake.decide.messages import MessageIn
 from headrace_intake.decide.options import SubmitOptions, deadline_at, nanodollars
 from headrace_intake.decide.refusals import Refusal, bad_request
-
-_ROLE_PREFIX: Final = "role:"
-AUTO: Final = "auto"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,18 +46,10 @@ def designation(model: str | None, role: str | None) -> tuple[str | None, str | 
 
     Raises Refusal when they name two roles, or a role and a model.
     """
-    if model is None or model == AUTO:
-        return role, None
-    if not model.startswith(_ROLE_PREFIX):
-        if role is not None:
-            raise bad_request("Name a model or a role, not both: a role chooses its model.", "role")
-        return None, model
-    named = model.removeprefix(_ROLE_PREFIX)
-    if not named:
-        raise bad_request("role: must be followed by the name of a role, as in role:code_reviewer.", "model")
-    if role is not None and role != named:
-        raise bad_request("`model` and `role` name two different roles.", "role")
-    return named, None
+    try:
+        return designations.designation(model, role)
+    except DesignationInvalid as error:
+        raise bad_request(str(error), error.field) from None
 
 
 def conversation(messages: Collection[MessageIn]) -> tuple[Message, ...]:

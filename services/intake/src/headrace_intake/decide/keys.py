@@ -5,14 +5,12 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from headrace_contracts.events import AccessKey
+from headrace_contracts.limits import LONGEST_NAME, OPTIONAL_NAME_PATTERN, TENANT_PATTERN
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from headrace_intake.decide.views import rfc3339
 
 ScopeName = Literal["tasks", "skills", "costs", "admin"]
-
-TENANT_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
-"""Tenants appear in record keys before a slash, in group names and in metric labels, so they are short and plain."""
 
 _EVERYDAY: tuple[ScopeName, ...] = ("tasks", "skills", "costs")
 
@@ -23,7 +21,7 @@ class KeyRequest(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     tenant: Annotated[str, StringConstraints(pattern=TENANT_PATTERN)]
-    name: Annotated[str, StringConstraints(max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")] = ""
+    name: Annotated[str, StringConstraints(max_length=LONGEST_NAME, pattern=OPTIONAL_NAME_PATTERN)] = ""
     scopes: Annotated[list[ScopeName], Field(min_length=1)] = list(_EVERYDAY)
     requests_per_minute: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
 

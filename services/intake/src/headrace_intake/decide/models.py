@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from headrace_contracts.designation import AUTO
 from headrace_contracts.events import NodeStatus, Place
-
-from headrace_intake.decide.drafts import AUTO
 
 
 def is_fresh(node: NodeStatus, now_ms: int) -> bool:

@@ -10,12 +10,25 @@ from decimal import ROUND_FLOOR, Decimal
 from typing import Annotated, Any, Final
 
 from headrace_contracts.events import Lane, Mode, Privacy
+from headrace_contracts.limits import (
+    HIGHEST_TEMPERATURE,
+    LONGEST_DEADLINE_SECONDS,
+    LONGEST_NAME,
+    LONGEST_STOP,
+    LONGEST_TEXT,
+    MOST_BUDGET_DOLLARS,
+    MOST_LABELS,
+    MOST_OUTPUT_TOKENS,
+    MOST_STOPS,
+    NAME_PATTERN,
+    NANODOLLARS_IN_A_DOLLAR,
+    OPTIONAL_NAME_PATTERN,
+    TEXT_PATTERN,
+)
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
 from headrace_intake.decide.refusals import bad_request
 
-NANODOLLARS_IN_A_DOLLAR: Final = 1_000_000_000
-LONGEST_DEADLINE_SECONDS: Final = 30 * 86_400
 HEADER_PREFIX: Final = "X-Headrace-"
 HEADER_FIELDS: Final = (
     "privacy", "priority", "budget", "deadline", "session", "subject", "role", "kind", "user", "mode",
@@ -23,14 +36,13 @@ HEADER_FIELDS: Final = (
 )  # fmt: skip
 """Fields that may also come as headers: X-Headrace-Preferred-Provider for preferred_provider."""
 
-_NO_CONTROLS: Final = r"^[^\x00-\x1f\x7f]+$"
 _RFC3339: Final = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)")
 
-Name = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=_NO_CONTROLS)]
+Name = Annotated[str, StringConstraints(min_length=1, max_length=LONGEST_NAME, pattern=NAME_PATTERN)]
 """A name chosen by callers; it appears in keys, indexes and logs, so it is short and printable."""
 
 
-StopText = Annotated[str, StringConstraints(min_length=1, max_length=200)]
+StopText = Annotated[str, StringConstraints(min_length=1, max_length=LONGEST_STOP)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,26 +103,29 @@ class SubmitOptions(BaseModel):
 
     privacy: Privacy | None = None
     priority: Lane | None = None
-    budget: Annotated[Decimal, Field(ge=0, le=1_000_000)] | None = None
+    budget: Annotated[Decimal, Field(ge=0, le=MOST_BUDGET_DOLLARS)] | None = None
     deadline: Annotated[InSeconds | AtTime | None, BeforeValidator(_parse_deadline)] = None
     session: Name | None = None
     subject: Name | None = None
     role: Name | None = None
     kind: Name | None = None
-    user: Annotated[str, StringConstraints(max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")] | None = None
+    user: Annotated[str, StringConstraints(max_length=LONGEST_NAME, pattern=OPTIONAL_NAME_PATTERN)] | None = None
     mode: Mode | None = None
     preferred_provider: Name | None = None
     allow_cached: bool | None = None
 
-    max_tokens: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
-    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    max_tokens: Annotated[int, Field(ge=1, le=MOST_OUTPUT_TOKENS)] | None = None
+    temperature: Annotated[float, Field(ge=0, le=HIGHEST_TEMPERATURE)] | None = None
     top_p: Annotated[float, Field(ge=0, le=1)] | None = None
-    stop: StopText | Annotated[list[StopText], Field(max_length=16)] | None = None
+    stop: StopText | Annotated[list[StopText], Field(max_length=MOST_STOPS)] | None = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
     stream: bool = False
 
 
-Labels = Annotated[dict[Name, Annotated[str, StringConstraints(max_length=1000)]], Field(max_length=32)]
+Labels = Annotated[
+    dict[Name, Annotated[str, StringConstraints(max_length=LONGEST_TEXT, pattern=TEXT_PATTERN)]],
+    Field(max_length=MOST_LABELS),
+]
 
 
 def with_headers(document: Mapping[str, Any], headers: Mapping[str, str]) -> dict[str, Any]:

@@ -9,8 +9,7 @@ from typing import Any, Final
 
 from headrace_contracts.content import PLAIN
 from headrace_contracts.events import Content, Failure, TaskCompleted, TaskSubmitted, TrailStep, Usage
-
-from headrace_intake.decide.options import NANODOLLARS_IN_A_DOLLAR
+from headrace_contracts.limits import NANODOLLARS_IN_A_DOLLAR
 
 ACCEPTED: Final = "accepted"
 """Status of a task that has not ended; the other statuses are those of `TaskStatus`."""

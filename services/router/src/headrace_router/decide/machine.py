@@ -42,6 +42,7 @@ from headrace_router.decide.model import (
     Noted,
     RouterEvent,
     Submitted,
+    Undeliverable,
     Unrecordable,
     WakeUp,
 )
@@ -82,6 +83,8 @@ def _submit(_: None, event: Submitted, context: DecisionContext) -> Result:
         reply_partition=task.reply_partition,
         traceparent=event.traceparent,
     )
+    if event.refused is not None:
+        return fail(replace(state, digest=""), context, event.refused)
     if event.cancelled is not None and event.cancelled.tenant == task.tenant:
         return _cancel(state, Cancelled(event.cancelled), context)
     if name is not None and role is None:
@@ -232,6 +235,16 @@ def _too_large(state: TaskState, event: Unrecordable, context: DecisionContext) 
     return too_large(state, context, event.size, event.limit, event.owed)
 
 
+def _undeliverable(state: TaskState, event: Undeliverable, context: DecisionContext) -> Result:
+    last = state.attempts[-1]
+    if last.number != event.number:
+        return Ignored("late_result")
+    # Nothing was sent, so nothing was spent.
+    closed = replace(last, outcome=Outcome.FAILED_PERMANENT, failure=event.failure)
+    state = replace(state, attempts=(*state.attempts[:-1], closed))
+    return after_failure(state, event.failure, False, context)
+
+
 def _early(state: TaskState, context: DecisionContext) -> bool:
     return state.wake_at is not None and context.now < state.wake_at
 
@@ -255,34 +268,40 @@ TRANSITIONS: Final[
     (None, LeaderFinished): _UNKNOWN,
     (None, WakeUp): _UNKNOWN,
     (None, Unrecordable): _UNKNOWN,
+    (None, Undeliverable): _UNKNOWN,
     (TaskPhase.WAITING, Submitted): _DUPLICATE,
     (TaskPhase.WAITING, Cancelled): _cancel,
     (TaskPhase.WAITING, AttemptEnded): _late_answer,
     (TaskPhase.WAITING, LeaderFinished): _NOT_FOLLOWING,
     (TaskPhase.WAITING, WakeUp): _wake_waiting,
     (TaskPhase.WAITING, Unrecordable): _too_large,
+    (TaskPhase.WAITING, Undeliverable): _NO_ATTEMPT,
     (TaskPhase.RUNNING, Submitted): _DUPLICATE,
     (TaskPhase.RUNNING, Cancelled): _cancel,
     (TaskPhase.RUNNING, AttemptEnded): _attempt_ended,
     (TaskPhase.RUNNING, LeaderFinished): _NOT_FOLLOWING,
     (TaskPhase.RUNNING, WakeUp): _wake_running,
     (TaskPhase.RUNNING, Unrecordable): _too_large,
+    (TaskPhase.RUNNING, Undeliverable): _undeliverable,
     (TaskPhase.BACKING_OFF, Submitted): _DUPLICATE,
     (TaskPhase.BACKING_OFF, Cancelled): _cancel,
     (TaskPhase.BACKING_OFF, AttemptEnded): _late_answer,
     (TaskPhase.BACKING_OFF, LeaderFinished): _NOT_FOLLOWING,
     (TaskPhase.BACKING_OFF, WakeUp): _wake_backing_off,
     (TaskPhase.BACKING_OFF, Unrecordable): _too_large,
+    (TaskPhase.BACKING_OFF, Undeliverable): _NO_ATTEMPT,
     (TaskPhase.FOLLOWING, Submitted): _DUPLICATE,
     (TaskPhase.FOLLOWING, Cancelled): _cancel,
     (TaskPhase.FOLLOWING, AttemptEnded): _NO_ATTEMPT,
     (TaskPhase.FOLLOWING, LeaderFinished): _leader_ended,
     (TaskPhase.FOLLOWING, WakeUp): _wake_following,
     (TaskPhase.FOLLOWING, Unrecordable): _too_large,
+    (TaskPhase.FOLLOWING, Undeliverable): _NO_ATTEMPT,
     (TaskPhase.FINISHED, Submitted): _AFTER_END,
     (TaskPhase.FINISHED, Cancelled): _AFTER_END,
     (TaskPhase.FINISHED, AttemptEnded): _AFTER_END,
     (TaskPhase.FINISHED, LeaderFinished): _AFTER_END,
     (TaskPhase.FINISHED, WakeUp): _AFTER_END,
     (TaskPhase.FINISHED, Unrecordable): _too_large,
+    (TaskPhase.FINISHED, Undeliverable): _AFTER_END,
 }

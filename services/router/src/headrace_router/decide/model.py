@@ -8,6 +8,7 @@ from typing import Protocol
 from headrace_contracts.events import (
     AttemptFinished,
     Command,
+    Failure,
     Preferences,
     Rejection,
     TaskCancelled,
@@ -30,6 +31,7 @@ class Submitted:
         home_partition: The partition it arrived on.
         traceparent: Trace context of its record.
         cancelled: The request to cancel it, if that arrived first.
+        refused: Why it is invalid; its bad fields are then empty (`admission`).
     """
 
     task: TaskSubmitted
@@ -37,6 +39,7 @@ class Submitted:
     home_partition: int
     traceparent: str | None = None
     cancelled: TaskCancelled | None = None
+    refused: Failure | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +82,19 @@ class Unrecordable:
     owed: tuple[Command, ...] = ()
 
 
-RouterEvent = Submitted | Cancelled | AttemptEnded | LeaderFinished | WakeUp | Unrecordable
+@dataclass(frozen=True, slots=True)
+class Undeliverable:
+    """The record of an attempt is larger than its topic takes, so that no worker will see it.
+
+    Attributes:
+        number: The attempt's.
+    """
+
+    number: int
+    failure: Failure
+
+
+RouterEvent = Submitted | Cancelled | AttemptEnded | LeaderFinished | WakeUp | Unrecordable | Undeliverable
 
 CAUSES: dict[type[RouterEvent], str] = {
     Submitted: "submitted",
@@ -88,6 +103,7 @@ CAUSES: dict[type[RouterEvent], str] = {
     LeaderFinished: "leader_finished",
     WakeUp: "wake_up",
     Unrecordable: "unrecordable",
+    Undeliverable: "undeliverable",
 }
 """The event's name in the journal."""
 

@@ -26,6 +26,8 @@ from headrace_streams.publishing import Publication
 
 from headrace_router.decide.terminal import BREACH_SUFFIX, BREACHED, task_of
 
+_SHORT = 64
+
 
 def publication(entry: JournalEntry, command: Command) -> Publication:
     """The record that a command of a journal entry stands for. Raises ValueError for an entry without a state."""
@@ -41,6 +43,16 @@ def publication(entry: JournalEntry, command: Command) -> Publication:
             return _reply(entry, state, command)
         case CommandKind.AUDIT:
             return _audit(entry, state, command)
+
+
+def shortened(published: Publication) -> Publication:
+    """An audit record without what may be long in it. Every id, the tenant and the decision stay."""
+    event: AuditRecorded = published.event
+    return replace(
+        published,
+        event=replace(event, user=event.user[:_SHORT], subject=None, key_id=None, reason=event.reason[:_SHORT]),
+        traceparent=None,
+    )
 
 
 def _dispatch(entry: JournalEntry, state: TaskState, command: Command) -> Publication:

@@ -6,7 +6,6 @@ attempt names who was asked; what the report adds is taken within bounds, and wh
 
 from __future__ import annotations
 
-import math
 from dataclasses import fields, replace
 from typing import Final
 
@@ -28,6 +27,8 @@ LONGEST_MESSAGE: Final = 1000
 """Longest strings taken from a report, in characters."""
 LONGEST_WAIT_MS: Final = 86_400_000
 """The longest wait that a provider can ask for, in milliseconds."""
+LONGEST_RUN_MS: Final = 30 * 86_400_000.0
+"""The longest time that a model can have taken, in milliseconds: a task's longest deadline."""
 
 _IN_VAIN: Final = frozenset({ATTEMPT_TIMEOUT, "timeout", "deadline_passed", "connection_lost", EMPTY_ANSWER,
                              "unknown_finish"})  # fmt: skip
@@ -57,7 +58,7 @@ def believed(sent: AttemptState, said: AttemptFinished) -> AttemptFinished:
         provider=sent.provider,
         model=_printable(said.model, LONGEST_NAME) or sent.model,
         node=_printable(said.node or "", LONGEST_NAME) or None,
-        model_ms=said.model_ms if math.isfinite(said.model_ms) and said.model_ms > 0 else 0.0,
+        model_ms=said.model_ms if 0 < said.model_ms <= LONGEST_RUN_MS else 0.0,
     )
 
 

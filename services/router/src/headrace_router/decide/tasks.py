@@ -10,7 +10,7 @@ from headrace_contracts.events import JournalEntry, TaskCompleted, TaskPhase, Ta
 
 from headrace_router.decide.model import CAUSES, AttemptEnded, Equal
 from headrace_router.decide.policy import CacheLimits
-from headrace_router.decide.sharing import may_be_kept
+from headrace_router.decide.sharing import may_be_kept, may_serve_followers
 
 
 class Unread(Protocol):
@@ -51,6 +51,9 @@ class PartitionTasks:
         self._ended: OrderedDict[str, None] = OrderedDict()
         self._remembered = remembered
         self._answers = _Answers(cache)
+        # How the last leader ended, of digests that have followers: what was not kept in the cache, such as a refusal,
+        # must still reach those who waited for it, also after a takeover between its end and theirs.
+        self._ends: dict[str, TaskState | Unread] = {}
 
     def __len__(self) -> int:
         return len(self._live)
@@ -101,6 +104,8 @@ class PartitionTasks:
                 self._ended.popitem(last=False)
             if state.digest:
                 self._answers.keep(state.digest, state)
+                if state.digest in self._followers and state.digest not in self._leaders and _may_be_an_answer(state):
+                    self._ends[state.digest] = state
             return
         self._live[task_id] = state
         if state.phase is not None:
@@ -113,6 +118,7 @@ class PartitionTasks:
             self._followers[state.digest][task_id] = None
         else:
             self._leaders.setdefault(state.digest, task_id)
+            self._ends.pop(state.digest, None)
 
     def equal_to(self, digest: str, now: int) -> Equal:
         """The task in flight that a new one with this digest would follow, and a cached answer."""
@@ -123,6 +129,17 @@ class PartitionTasks:
         if digest in self._leaders:
             return None
         return next(iter(self._followers.get(digest, ())), None)
+
+    def end_for_followers(self, digest: str, now: int) -> TaskCompleted | None:
+        """What the followers of a leader that has ended may share, if anything: its own end, or a cached answer.
+
+        Raises UnreadableValue if it cannot be decoded.
+        """
+        found = self._ends.get(digest)
+        result = None if found is None else _read(found).result
+        if result is not None and may_serve_followers(result):
+            return result
+        return self._answers.get(digest, now)
 
     def leaderless(self) -> Sequence[str]:
         """Digests with followers and without a leader."""
@@ -136,6 +153,7 @@ class PartitionTasks:
             followers.pop(task_id, None)
             if not followers:
                 del self._followers[state.digest]
+                self._ends.pop(state.digest, None)
 
 
 class _Answers:
@@ -180,6 +198,13 @@ class _Answers:
         dropped = self._kept.pop(digest, None)
         if dropped is not None:
             self._bytes -= _size(dropped)
+
+
+def _may_be_an_answer(state: TaskState | Unread) -> bool:
+    if isinstance(state, TaskState):
+        return state.result is not None and may_serve_followers(state.result)
+    # Whether it is one is found out on demand.
+    return state.cause == CAUSES[AttemptEnded]
 
 
 def _size(answer: TaskCompleted | Unread) -> int:

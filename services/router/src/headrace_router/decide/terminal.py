@@ -20,6 +20,7 @@ from headrace_contracts.events import (
     TrailStep,
 )
 from headrace_contracts.ids import attempt_id, completion_id
+from headrace_contracts.limits import LARGEST_KEY, LONGEST_NAME
 from headrace_contracts.topics import AUDIT_RECORDED, TASKS_COMPLETED, TASKS_REPLIES
 
 from headrace_router.decide.costs import total
@@ -27,6 +28,8 @@ from headrace_router.decide.model import Decision, DecisionContext
 
 _CONSENT_CODES = frozenset({"privacy", "no_consent"})
 _TRAIL_OF_SHRUNK = 8
+RECORD_TOO_LARGE = "record_too_large"
+"""Code of a task whose request or answer is larger than a record may be."""
 BREACHED = "breached"
 """The step of a trail that says that content of an attempt has left to another host."""
 BREACH_SUFFIX = "/breach"
@@ -130,10 +133,9 @@ def too_large(
     state: TaskState, context: DecisionContext, size: int, limit: int, owed: tuple[Command, ...] = ()
 ) -> Decision:
     """End a task whose state does not fit into the journal, with a terminal state that does."""
-    failure = Failure(
-        code="record_too_large",
-        message=f"its state takes {size} bytes, a record holds {limit}; send a smaller request",
-    )
+    answered = state.result is not None and state.result.answer is not None
+    what, instead = ("its end", "ask for a shorter answer") if answered else ("its state", "send a smaller request")
+    failure = Failure(code=RECORD_TOO_LARGE, message=f"{what} takes {size} bytes, a record holds {limit}; {instead}")
     if state.result is None:
         result = finish(state, context, TaskStatus.FAILED, failure=failure).state.result
         assert result is not None
@@ -147,8 +149,18 @@ def too_large(
     # The record of a breach follows from its step, so that is kept however long ago it was.
     cut, kept = result.trail[:-_TRAIL_OF_SHRUNK], result.trail[-_TRAIL_OF_SHRUNK:]
     trail = (*[step for step in cut if step.step == BREACHED][-1:], *kept)
-    ended = _ended(state, replace(result, labels={}, trail=trail), ())
+    ended = _ended(
+        replace(state, route_key=state.route_key[:LARGEST_KEY]),
+        replace(_with_short_names(result), labels={}, trail=trail),
+        (),
+    )
     return replace(ended, commands=(*ended.commands, *owed))
+
+
+def _with_short_names(result: TaskCompleted) -> TaskCompleted:
+    """Of a task that an older release has taken without looking at its names."""
+    names = {name: getattr(result, name) for name in ("tenant", "user", "key_id", "kind", "role", "session", "subject")}
+    return replace(result, **{name: text[:LONGEST_NAME] for name, text in names.items() if text})
 
 
 def _ended(state: TaskState, result: TaskCompleted, rejected: tuple[Rejection, ...]) -> Decision:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from headrace_streams import parallel
+from headrace_streams import continuity
+from headrace_streams.applied import AppliedPositions
 from headrace_streams.executing import Executor
 from headrace_streams.offsets import OffsetTracker
 from headrace_streams.parallel import ParallelConsumer
 from headrace_streams.records import OffsetAndMetadata
 
+from headrace_testing.simulation.chaos import PARTITIONS_AT_FIRST
 from headrace_testing.simulation.planted.bugs import Bug, Patches
 
 
@@ -44,7 +46,7 @@ def _map_off_by_one(patches: Patches) -> None:
     def decode(progress: OffsetAndMetadata) -> Any:
         return tuple((start - 1, end - 1) for start, end in original(progress))
 
-    original = patches.put(parallel, "decode", decode)
+    original = patches.put(continuity, "decode", decode)
 
 
 def _map_too_long(patches: Patches) -> None:
@@ -56,7 +58,7 @@ def _map_too_long(patches: Patches) -> None:
 
 
 def _map_dropped(patches: Patches) -> None:
-    patches.put(parallel, "_finished_beyond", lambda _name, _progress: ())
+    patches.put(continuity, "_finished_beyond", lambda _name, _progress: ())
 
 
 def _parked_is_done(patches: Patches) -> None:
@@ -111,12 +113,22 @@ def _never_resumed(patches: Patches) -> None:
     patches.put(ParallelConsumer, "_relieve", lambda _self: None)
 
 
+def _added_unread(patches: Patches) -> None:
+    """A projection reads only as many partitions as the topic once had."""
+
+    def takes(self: Any, record: Any) -> bool:
+        return record.partition < PARTITIONS_AT_FIRST and bool(original(self, record))
+
+    original = patches.put(AppliedPositions, "takes", takes)
+
+
 BUGS = (
+    Bug("added_unread", "a projection does not read added partitions", _added_unread, hint=153),
     Bug("commit_past_open", "the position to commit is the last record received", _commit_past_open),
     Bug("done_at_begin", "a record counts as finished when its handler begins", _done_at_begin),
-    Bug("map_off_by_one", "the map of finished records is read one too low", _map_off_by_one, hint=52),
+    Bug("map_off_by_one", "the map of finished records is read one too low", _map_off_by_one, hint=28),
     Bug("map_too_long", "the map names one record too many", _map_too_long, hint=6),
-    Bug("map_dropped", "what the map names as finished is done again after a rebalance", _map_dropped, hint=272),
+    Bug("map_dropped", "what the map names as finished is done again after a rebalance", _map_dropped, hint=43),
     Bug("parked_is_done", "a record that waits for a retry counts as finished", _parked_is_done),
     Bug("parked_forgotten", "records that wait for a retry are never woken", _parked_forgotten),
     Bug("letter_not_awaited", "a dead letter is not waited for", _letter_not_awaited, hint=6),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Collection
 from dataclasses import replace
 from typing import Any
@@ -18,10 +17,10 @@ from headrace_testing.simulation.planted.bugs import Bug, Patches
 
 
 def _act_before_ack(patches: Patches) -> None:
-    def record(self: Any, entry: Any, origin: Any) -> None:
+    def record(self: Any, entry: Any, origin: Any, **measured: bool) -> None:
         offset = self._journal.next_offset
-        original(self, entry, origin)
-        self._act(offset, entry, entry.decided_at)
+        original(self, entry, origin, **measured)
+        self.commands.publish(offset, entry, completed=self._end, published=lambda: None)
 
     def acknowledge(self: Any, entry: Any, positions: Any, queued: float, since: int, done: Any) -> None:
         if not done.cancelled() and done.exception() is None:
@@ -70,7 +69,7 @@ def _no_look_at_tail(patches: Patches) -> None:
 
 
 def _ignore_sequence(patches: Patches) -> None:
-    patches.put(journal_reading._Reading, "_counts", lambda *_: True)
+    patches.put(journal_reading.JournalReading, "_counts", lambda *_: True)
 
 
 def _no_fencing(patches: Patches) -> None:
@@ -100,11 +99,7 @@ def _lost_ack_ignored(patches: Patches) -> None:
 
 
 def _no_reissue(patches: Patches) -> None:
-    async def repeat(*_: Any) -> int:
-        await asyncio.sleep(0)
-        return 0
-
-    patches.put(recovery, "_repeat", repeat)
+    patches.put(recovery, "_due", lambda *_: [])
 
 
 def _no_settling(patches: Patches) -> None:

@@ -20,8 +20,8 @@ from headrace_testing.simulation.planted.bugs import Bug, Patches
 
 
 def _done_before_ack(patches: Patches) -> None:
-    async def append(self: Any, publication: Any) -> None:
-        self._publisher.send(publication)
+    async def append(self: Any, make: Any, event_id: str) -> None:
+        self._publisher.send_record(make())
         await asyncio.sleep(0)
 
     patches.put(AttemptRunner, "_append", append)
@@ -37,19 +37,19 @@ def _failures_are_free(patches: Patches) -> None:
 
 
 def _usage_not_awaited(patches: Patches) -> None:
-    async def append(self: Any, publication: Any) -> None:
-        if publication.spec is USAGE_RECORDED:
-            asyncio.ensure_future(original(self, publication))  # noqa: RUF006 - the bug
+    async def append(self: Any, make: Any, event_id: str) -> None:
+        if make().topic.endswith(USAGE_RECORDED.name):
+            asyncio.ensure_future(original(self, make, event_id))  # noqa: RUF006 - the bug
         else:
-            await original(self, publication)
+            await original(self, make, event_id)
 
     original = patches.put(AttemptRunner, "_append", append)
 
 
 def _given_up_on_uncertainty(patches: Patches) -> None:
-    async def append(self: Any, publication: Any) -> None:
+    async def append(self: Any, make: Any, event_id: str) -> None:
         try:
-            await self._publisher.send(publication)
+            await self._publisher.send_record(make())
         except (TransientError, AppendUncertain):
             return
 
