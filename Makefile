@@ -39,7 +39,7 @@ demo: setup ## An AI team works through a folder of files, on a running platform
 test: check downloads ## All checks, and all tests but the long ones, on real Kafka, registry and Postgres (ARGS="-n0 -k name")
 	$(BIN)/pytest --numprocesses $(WORKERS) --dist loadfile $(ARGS)
 
-test-long: setup downloads ## The tests that take minutes: a run of chaos on the real platform, 1,600 simulated schedules
+test-long: setup downloads ## The tests that take minutes: runs of chaos on the real platform, 1,600 simulated schedules
 	$(BIN)/pytest -m long $(ARGS)
 
 test-k8s: setup ## The chart and the discovery of nodes on a real Kubernetes control plane; needs Go, builds the rest once

@@ -3,16 +3,17 @@
 import json
 import random
 from collections import Counter
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
 import pytest
 from headrace_chaos.brokers import Brokers, Replicas, pick, rotated, without_leader
 from headrace_chaos.checks import judge
-from headrace_chaos.history import honest
+from headrace_chaos.history import honest, with_topic
 from headrace_chaos.plan import BROKER_SESSION_SECONDS, OF_BROKERS, Act, Blow, acts, broker_deck
 from headrace_chaos.platform import DOUBLED
-from headrace_chaos.recovery import Death, Recovery
+from headrace_chaos.recovery import Death, Recovery, recoveries
 from headrace_chaos.report import closing_line
 
 SEEDS = (1, 7, 8, 99)
@@ -117,3 +118,13 @@ def test_the_closing_line_has_the_recovery_of_each_kind() -> None:
     assert "broker kill -9 2.0/9.0 (9.5/11.0)" in line
     assert "leaders moved 0.1/0.1 (0.3/0.3)" in line
     assert "two brokers down never (never)" in line
+
+
+@pytest.mark.parametrize(("who", "seen"), [("kafka-1", True), ("kafka-2", True), ("kafka", True), ("router", False)])
+def test_a_broker_may_take_longer_than_a_service_to_come_back(who: str, seen: bool) -> None:
+    evidence = honest()
+    begun = min(record.at_ms for record in evidence.of("tasks.submitted"))
+    death = Death(begun - 1, who, "kill -9", apart=True)
+    late = [replace(record, at_ms=record.at_ms + 100_000) for record in evidence.of("tasks.completed")]
+    (found,) = recoveries(with_topic(evidence, "tasks.completed", late), [death], [])
+    assert (found.first_ms is not None) is seen

@@ -8,6 +8,8 @@ from statistics import median
 from headrace_chaos.evidence import Evidence, Told
 
 LOOKED_AT_MS = 45_000
+PARTS_LOOKED_AT_MS = 150_000
+"""Kafka and the like need their own time to start, on a busy machine much of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +35,7 @@ class Unit:
 @dataclass(frozen=True, slots=True)
 class Recovery:
     """Milliseconds from a death to the first new work of that service, and to the first such work in the last affected
-    partition; None if there was none within `LOOKED_AT_MS`.
+    partition; None if there was none in time.
     """
 
     death: Death
@@ -41,13 +43,15 @@ class Recovery:
     everywhere_ms: int | None
 
 
-def recovery_of(death: Death, units: Iterable[Unit], partitions: frozenset[int] | None = None) -> Recovery:
+def recovery_of(
+    death: Death, units: Iterable[Unit], partitions: frozenset[int] | None = None, within_ms: int = LOOKED_AT_MS
+) -> Recovery:
     """Only work that began after the death counts, in `partitions` if given."""
     first: dict[int, int] = {}
     for unit in units:
         if partitions is not None and unit.partition not in partitions:
             continue
-        if death.at_ms <= unit.begun_ms and unit.done_ms <= death.at_ms + LOOKED_AT_MS:
+        if death.at_ms <= unit.begun_ms and unit.done_ms <= death.at_ms + within_ms:
             took = unit.done_ms - death.at_ms
             first[unit.partition] = min(took, first.get(unit.partition, took))
     return Recovery(death, min(first.values(), default=None), max(first.values(), default=None))
@@ -89,7 +93,8 @@ def recoveries(evidence: Evidence, deaths: Iterable[Death], booked: Sequence[tup
     for death in deaths:
         service = death.who.removesuffix("-2")
         partitions = owned_by(evidence, death) if service == "router" else None
-        found.append(recovery_of(death, units.get(service, units["router"]), partitions))
+        within_ms = LOOKED_AT_MS if service in units else PARTS_LOOKED_AT_MS
+        found.append(recovery_of(death, units.get(service, units["router"]), partitions, within_ms))
     return found
 
 

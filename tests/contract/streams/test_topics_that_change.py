@@ -27,7 +27,7 @@ class Cluster:
 
     def __init__(self, bootstrap_servers: str, topic: str) -> None:
         self.topic = topic
-        # A client asks by itself only every five minutes, and gives an unknown topic this long to appear.
+        # A client asks by itself only every ten seconds, and gives an unknown topic this long to appear.
         self.log = KafkaLog({"bootstrap.servers": bootstrap_servers, "topic.metadata.propagation.max.ms": 500})
         self._admin = AdminClient({"bootstrap.servers": bootstrap_servers})
 

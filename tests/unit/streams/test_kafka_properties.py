@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 from headrace_streams.kafka import KafkaLog
 from headrace_streams.kafka.properties import (
@@ -104,3 +106,12 @@ async def test_a_value_that_cannot_be_is_named() -> None:
 def test_without_servers_there_is_no_log() -> None:
     with pytest.raises(ValueError, match=r"bootstrap\.servers"):
         KafkaLog({"security.protocol": "SSL"})
+
+
+@pytest.mark.parametrize("name", ["socket.timeout.ms", "topic.metadata.refresh.interval.ms"])
+@pytest.mark.parametrize("made", [producer_properties, _consumer, reader_properties, admin_properties])
+def test_no_client_waits_long_for_a_broker_that_hangs(
+    made: Callable[[Properties], dict[str, str | int | bool]], name: str
+) -> None:
+    assert int(made(NO_BROKER)[name]) <= 10_000
+    assert made({**NO_BROKER, name: 30_000})[name] == 30_000
