@@ -229,7 +229,7 @@ async def test_ids_written_down_in_good_times_need_no_records(registry: SchemaRe
         {"topic": SKILLS_SUBMITTED.name, "schema_id": lost, "fingerprint": version.fingerprint},
         {"topic": TASKS_JOURNAL.name, "schema_id": None, "fingerprint": None},
     ])  # fmt: skip
-    done = await repair(registry, parse_ids(kept, topic_prefix), topic_prefix)
+    done = await repair(registry, parse_ids(kept), topic_prefix)
     assert [each.schema_id for each in done.restored] == [lost]
     assert writer_schema(await registry.schema(lost) or "").fingerprint == version.fingerprint
 
@@ -237,7 +237,7 @@ async def test_ids_written_down_in_good_times_need_no_records(registry: SchemaRe
 @pytest.mark.parametrize("document", ["", "7", "{}", "[7]", "null", "[]", '[{"topic": "tasks"}]', '[{"topic": []}]'])
 def test_another_document_is_refused(document: str) -> None:
     with pytest.raises(ValueError, match=r".+"):
-        parse_ids(document, "headrace.")
+        parse_ids(document)
 
 
 async def test_a_registry_that_allows_no_import_says_what_to_allow(confluent: ImportMode) -> None:

@@ -16,7 +16,7 @@ from typing import Any, Final
 import fastavro
 from headrace_contracts.errors import SchemaMissing, UnusableSchema
 from headrace_contracts.registry import SchemaRegistry
-from headrace_contracts.released import SchemaVersion, versions_of
+from headrace_contracts.released import SchemaVersion, version_with, versions_of
 from headrace_contracts.restoring import LostSchema, NotRestored, restore
 from headrace_contracts.topics import TOPICS, TopicSpec
 from headrace_contracts.writer_schemas import StrictBytes, WriterSchema, without_logical_types, writer_schema
@@ -141,16 +141,14 @@ def _judged(spec: TopicSpec, schema_id: int, seen: _Seen, answer: WriterSchema |
         return IdUse(spec.name, schema_id, seen.records, status, says, version, note)
 
     if isinstance(answer, WriterSchema) and answer.name == name:
-        released = next((each for each in versions if each.fingerprint == answer.fingerprint), None)
+        released = version_with(name, answer.fingerprint)
         if _fits(answer.schema, seen.samples):
             return use(OK, released, "" if released else "a version of its own, from another release or another team")
     if not fitting:
         note = "no released schema decodes its records: they were not written by Headrace, or by a newer release"
         return use(FOREIGN, None, note)
-    if len(fitting) > 1:
-        others = ", ".join(each.version for each in fitting[1:])
-        return use(LOST if answer is None else REUSED, fitting[0], f"its records also fit {others}")
-    return use(LOST if answer is None else REUSED, fitting[0])
+    others = ", ".join(each.version for each in fitting[1:])
+    return use(LOST if answer is None else REUSED, fitting[0], f"its records also fit {others}" if others else "")
 
 
 def _all_fit(text: str, samples: Sequence[bytes]) -> bool:
@@ -215,7 +213,7 @@ async def repair(registry: SchemaRegistry, uses: Iterable[IdUse], topic_prefix: 
     return Repair(tuple(each for each in wanted if each.schema_id not in left), tuple(refused), tuple(registered))
 
 
-def parse_ids(document: str, topic_prefix: str) -> list[IdUse]:
+def parse_ids(document: str) -> list[IdUse]:
     """What `headrace schemas check --json` printed while all was well. Raises ValueError for anything else."""
     rows: Any = json.loads(document)
     found = []
@@ -224,7 +222,7 @@ def parse_ids(document: str, topic_prefix: str) -> list[IdUse]:
     except (TypeError, KeyError) as error:
         raise ValueError(f"not the output of `headrace schemas check --json`: {error!r}") from error
     for spec, schema_id, fingerprint in named:
-        version = next((each for each in versions_of(spec.record.FULL_NAME) if each.fingerprint == fingerprint), None)
+        version = version_with(spec.record.FULL_NAME, fingerprint)
         if isinstance(schema_id, int) and version is not None:
             found.append(IdUse(spec.name, schema_id, 0, LOST, "", version))
     if not found:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
-import socket
 import sys
 from collections.abc import Sequence
 from contextlib import aclosing
@@ -12,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from headrace.cli.output import ERR, OUT, JsonOption, print_json
-from headrace.cli.running import FAILED, USAGE, addresses, fail, run
+from headrace.cli.running import FAILED, USAGE, addresses, fail, operator_name, run
 from headrace.cli.timeparse import time_before
 
 if TYPE_CHECKING:
@@ -122,7 +120,7 @@ def replay(
     """
     selection = _selection(topic, error, service, tenant, since, until, handled=again)
     chosen = _Chosen(ids or (), selection, everything=everything, again=again)
-    run(_replay(chosen, reason, by or _who(), unreadable=unreadable, dry_run=dry_run, yes=yes))
+    run(_replay(chosen, reason, by or operator_name(), unreadable=unreadable, dry_run=dry_run, yes=yes))
 
 
 @app.command()
@@ -151,7 +149,7 @@ def drop(
         raise fail("give a reason: --reason '…' is recorded with the dead letter", USAGE)
     selection = _selection(topic, error, service, tenant, since, until, handled=False)
     chosen = _Chosen(ids or (), selection, everything=everything, again=False)
-    run(_drop(chosen, reason, by or _who(), dry_run=dry_run, yes=yes))
+    run(_drop(chosen, reason, by or operator_name(), dry_run=dry_run, yes=yes))
 
 
 class _Chosen:
@@ -353,11 +351,3 @@ def _handled(letter: StoredDeadLetter) -> str:
     from headrace.cli.dead_letters_view import handled_text
 
     return handled_text(letter)
-
-
-def _who() -> str:
-    try:
-        user = getpass.getuser()
-    except (KeyError, OSError):
-        user = "unknown"  # a user id without a name, as in containers
-    return f"{user}@{socket.gethostname()}"

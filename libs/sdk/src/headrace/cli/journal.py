@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import getpass
-import socket
 import sys
 from collections import deque
 from contextlib import aclosing
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
 from headrace.cli.output import OUT, JsonOption, moment, print_json, table
-from headrace.cli.running import FAILED, USAGE, addresses, fail, run
+from headrace.cli.running import FAILED, USAGE, addresses, fail, operator_name, run
+from headrace.times import utc
 
 if TYPE_CHECKING:
     from headrace_streams.journal_inspection import InspectedRecord, JournalVerdict
@@ -86,7 +84,7 @@ def skip(
         raise fail("give a reason", USAGE)
     if not yes and sys.stdin.isatty():
         typer.confirm(f"Go on without tasks.journal[{partition}]@{offset}, whatever it was?", abort=True)
-    run(_skip(partition, offset, reason.strip(), by or f"{getpass.getuser()}@{socket.gethostname()}"))
+    run(_skip(partition, offset, reason.strip(), by or operator_name()))
 
 
 async def _show(partition: int, offset: int | None, task: str | None, count: int, *, json_output: bool) -> None:
@@ -128,7 +126,7 @@ def _row(found: InspectedRecord) -> dict[str, Any]:
         note = entry.note if entry.skipped_offset is None else f"skips {entry.skipped_offset}: {entry.note}"
     return {
         "offset": record.offset,
-        "written_at": datetime.fromtimestamp(record.timestamp_ms / 1000, UTC) if record.timestamp_ms >= 0 else None,
+        "written_at": utc(record.timestamp_ms) if record.timestamp_ms >= 0 else None,
         "key": (record.key or b"").decode("utf-8", "replace"),
         "kind": "unreadable" if entry is None and found.error else "tombstone" if entry is None else entry.kind.value,
         "counts": found.counts,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import getpass
+import socket
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -50,6 +52,15 @@ def addresses() -> Addresses:
 def open_client() -> Client:
     """The client for this run. On a terminal, it reports sooner that a service does not answer."""
     return Client(addresses=addresses(), patience_seconds=_PATIENCE_SECONDS)
+
+
+def operator_name() -> str:
+    """Who runs this command, as recorded for others: user@host."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):
+        user = "unknown"  # a user id without a name, as in containers
+    return f"{user}@{socket.gethostname()}"
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:

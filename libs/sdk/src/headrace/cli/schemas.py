@@ -94,7 +94,7 @@ def _from(file: Path) -> list[IdUse]:
     from headrace.schema_ids import parse_ids
 
     try:
-        return parse_ids(file.read_text(encoding="utf-8"), addresses().topic_prefix)
+        return parse_ids(file.read_text(encoding="utf-8"))
     except (ValueError, UnicodeDecodeError) as error:
         raise fail(f"{file}: {error}", USAGE) from None
 
