@@ -12,9 +12,9 @@ from headrace_router.decide.partition_life import (
     PartitionEvent,
     PartitionPhase,
     after,
-    wait_before_retry,
 )
 from headrace_router.in_flight_limiter import InFlightLimiter
+from headrace_streams.retries import RetryPolicy
 
 PAIRS = list(itertools.product(PartitionPhase, PartitionEvent))
 
@@ -46,7 +46,8 @@ def test_nothing_is_routed_again_but_by_a_recovery() -> None:
 
 @pytest.mark.parametrize(("failures", "seconds"), [(1, 0.2), (2, 0.4), (5, 3.2), (9, 30.0), (10_000, 30.0)])
 def test_waits_double_up_to_a_limit(failures: int, seconds: float) -> None:
-    assert wait_before_retry(failures, 0.2, 30.0) == pytest.approx(seconds)
+    retries = RetryPolicy(first_delay_seconds=0.2, longest_delay_seconds=30.0)
+    assert retries.delay(failures) == pytest.approx(seconds)
 
 
 def _filled(limiter: InFlightLimiter) -> int:

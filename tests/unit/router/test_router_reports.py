@@ -25,10 +25,11 @@ from headrace_contracts.events import (
     TrailStep,
     Usage,
 )
+from headrace_contracts.limits import LONGEST_NAME
 from headrace_models.upstream.values import MOST_TOKENS
 from headrace_router.decide.model import AttemptEnded, Decision, Ignored, Unrecordable
 from headrace_router.decide.publications import publication
-from headrace_router.decide.reports import LONGEST_CODE, LONGEST_MESSAGE, LONGEST_NAME
+from headrace_router.decide.reports import LONGEST_CODE, LONGEST_MESSAGE
 from headrace_testing.routing import CLOUD, GROQ, NOW, TASK_ID, Desk, cancelled, finished, without
 
 GEMMA, PHI, CODER = "ollama/gemma2:2b", "ollama/phi3:3.8b", "ollama/qwen2.5-coder:1.5b"

@@ -377,7 +377,7 @@ class PartitionCommands:
                 await asyncio.sleep(pause)
                 left = await self._round()
                 pause = min(max(pause * 2, _FIRST_PAUSE_SECONDS), _LONGEST_PAUSE_SECONDS) if left else 0.0
-        except (StreamsError, RecordRefused) as error:
+        except StreamsError as error:
             self._fail(error)
         except Exception as error:  # noqa: BLE001 - a defect: without these rounds nothing would be published
             _log.exception("publishing again failed", partition=self._partition)

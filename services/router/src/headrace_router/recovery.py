@@ -180,11 +180,12 @@ async def _repeat_ends(due: list[_Due], journal: Journal, partition: int, router
         await journal.checkpoint((), router_context.view.clock())
         if router_context.monotonic() - asked > router_context.publish_within:
             raise journal.fence("the journal answered too late to repeat commands")
-        sent = [router_context.publisher.send(publication(*item)) for item in ends[first : first + _REPEAT_AT_ONCE]]
+        batch = ends[first : first + _REPEAT_AT_ONCE]
+        sent = [router_context.publisher.send(publication(*item)) for item in batch]
         for future in sent:
             router_context.pending_appends.add(partition, future)
         results = await asyncio.gather(*sent, return_exceptions=True)
-        for (_, command), result in zip(ends[first : first + _REPEAT_AT_ONCE], results, strict=True):
+        for (_, command), result in zip(batch, results, strict=True):
             if isinstance(result, RecordRefused):
                 refused.add(command.event_id)
             elif isinstance(result, BaseException):

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -29,8 +29,9 @@ from headrace_streams.dead_letters import described
 from headrace_streams.errors import Overloaded, PartitionsLost, StreamsError, TransientError
 from headrace_streams.ports import Consumer
 from headrace_streams.records import Record, TopicPartition
+from headrace_streams.retries import RetryPolicy
 
-from headrace_router.decide.partition_life import PartitionEvent, PartitionPhase, after, wait_before_retry
+from headrace_router.decide.partition_life import PartitionEvent, PartitionPhase, after
 from headrace_router.inputs import InputTaker, PartitionUnusable, is_foreseen
 from headrace_router.limits import RouterLimits
 from headrace_router.partition import PartitionRouter
@@ -107,6 +108,9 @@ class PartitionSupervisor:
         self._take_over = take_over
         self._taker = taker
         self._limits = limits
+        self._retries = RetryPolicy(
+            first_delay_seconds=limits.rejoin_seconds, longest_delay_seconds=limits.longest_wait_seconds
+        )
         self._monotonic = monotonic
         self._since = monotonic()
         self._unwell_since: float | None = self._since
@@ -133,10 +137,7 @@ class PartitionSupervisor:
         """Where the group should start to read the fresh inputs, as far as that is known. Called once: from now on the
         inputs are being read from somewhere, and a take-over that succeeds later moves them itself."""
         fresh, self._fresh = self._fresh, frozenset()
-        if self.router is None:
-            return {}
-        positions = self.router.positions
-        return {name: positions[topic] for name in fresh if (topic := self._topic_of(name)) in positions}
+        return {} if self.router is None else self._journaled(self.router, fresh)
 
     def offer(self, record: Record, router: PartitionRouter) -> None:
         """Take a record that was read for this router; never waits."""
@@ -225,7 +226,7 @@ class PartitionSupervisor:
             await self._attempt()
             self.tried.set()
             await self._down.wait()
-            wait = wait_before_retry(self._failures, self._limits.rejoin_seconds, self._limits.longest_wait_seconds)
+            wait = self._retries.delay(self._failures)
             self._retry_at = self._monotonic() + wait
             _log.warning("partition is not routed", partition=self.partition, phase=str(self.phase),
                          reason=self._reason, retry_in_seconds=round(wait, 3))  # fmt: skip
@@ -293,8 +294,7 @@ class PartitionSupervisor:
 
     async def _positions(self, router: PartitionRouter) -> dict[TopicPartition, int]:
         """Where to read each input from: the journaled position, else the committed one, else the start."""
-        positions = router.positions
-        found = {name: positions[topic] for name in self._inputs if (topic := self._topic_of(name)) in positions}
+        found = self._journaled(router, self._inputs)
         if rest := [name for name in self._inputs if name not in found]:
             found |= {name: stored.next_offset for name, stored in (await self._consumer.committed(rest)).items()}
         if rest := [name for name in self._inputs if name not in found]:
@@ -417,5 +417,11 @@ class PartitionSupervisor:
             self._unwell_since = now
         self.phase, self._reason, self._retry_at = following, reason, None
 
-    def _topic_of(self, name: TopicPartition) -> str:
-        return name.topic.removeprefix(self._topic_prefix)
+    def _journaled(self, router: PartitionRouter, names: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
+        """The positions that the router has of these inputs."""
+        positions = router.positions
+        return {
+            name: positions[topic]
+            for name in names
+            if (topic := name.topic.removeprefix(self._topic_prefix)) in positions
+        }

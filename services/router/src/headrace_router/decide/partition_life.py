@@ -81,8 +81,3 @@ def after(phase: PartitionPhase, event: PartitionEvent) -> PartitionPhase:
         return TRANSITIONS[phase, event]
     except KeyError:
         raise ImpossibleTransition(f"a partition that is {phase} cannot be {event}") from None
-
-
-def wait_before_retry(failures: int, first: float, longest: float) -> float:
-    """Seconds until the next take-over, doubled with each failure in a row (1 for the first)."""
-    return min(longest, first * 2.0 ** min(failures - 1, 30))

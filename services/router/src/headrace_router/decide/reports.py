@@ -10,6 +10,7 @@ from dataclasses import fields, replace
 from typing import Final
 
 from headrace_contracts.events import AttemptFinished, AttemptState, Content, Failure, Outcome, Usage
+from headrace_contracts.limits import LONGEST_NAME
 from headrace_models.prices import PriceBook
 from headrace_models.upstream.values import count
 
@@ -21,10 +22,9 @@ ANSWERED_REMOTELY: Final = "answered_remotely"
 """Code of an attempt whose node had another host make the answer: content has left to there."""
 EMPTY_ANSWER: Final = "empty_answer"
 
-LONGEST_NAME: Final = 200
 LONGEST_CODE: Final = 64
 LONGEST_MESSAGE: Final = 1000
-"""Longest strings taken from a report, in characters."""
+"""Longest strings taken from a report, in characters; names have the length of all names."""
 LONGEST_WAIT_MS: Final = 86_400_000
 """The longest wait that a provider can ask for, in milliseconds."""
 LONGEST_RUN_MS: Final = 30 * 86_400_000.0
