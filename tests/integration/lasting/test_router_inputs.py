@@ -21,6 +21,14 @@ def batch(name: str, count: int = 6) -> list[TaskSubmitted]:
     return [task for number in range(PARTITIONS) for task in tasks_of(number, count, partitions=PARTITIONS, name=name)]
 
 
+async def routed(twin: Twin, name: str, count: int = 6) -> list[TaskSubmitted]:
+    """Submit a batch, and wait until all of it has ended."""
+    sent = batch(name, count)
+    await twin.submit(*sent)
+    await twin.until_completed(sent)
+    return sent
+
+
 async def started(twin: Twin, name: str = "r1", **limits: Any) -> Router:
     router = twin.router(name, **{"longest_wait_seconds": 0.2, "assign_seconds": 0.2, "watch_seconds": 0.2, **limits})
     await twin.until(lambda: len(router.service.partitions) == PARTITIONS)
@@ -56,9 +64,7 @@ async def test_what_is_submitted_to_another_log_ends(
     async with Twin(partitions=PARTITIONS) as twin:
         router = await started(twin)
         twin.work()
-        before = batch("before")
-        await twin.submit(*before)
-        await twin.until_completed(before)
+        await routed(twin, "before")
         if not running:
             await router.stop()
         trouble(twin)
@@ -68,17 +74,13 @@ async def test_what_is_submitted_to_another_log_ends(
         if not running:
             router = await started(twin, "r2")
         await twin.until_completed(after)
-        more = batch("more", 3)
-        await twin.submit(*more)
-        await twin.until_completed(more)
+        await routed(twin, "more", 3)
         await twin.quiet()
         assert once(twin)
         await router.stop()
         # The positions of the new log are journaled: the next owner finds nothing wrong.
         last = await started(twin, "r3")
-        even_more = batch("even-more", 3)
-        await twin.submit(*even_more)
-        await twin.until_completed(even_more)
+        await routed(twin, "even-more", 3)
         assert once(twin)
         await last.stop()
 
@@ -87,9 +89,7 @@ async def test_only_the_partition_that_was_cut_short_is_taken_over_again() -> No
     async with Twin(partitions=PARTITIONS) as twin:
         router = await started(twin)
         twin.work()
-        before = batch("before")
-        await twin.submit(*before)
-        await twin.until_completed(before)
+        await routed(twin, "before")
         starts = len([entry for entry in twin.journal() if entry.kind.value == "barrier"])
         twin.cluster.truncate_after(TopicPartition(SUBMITTED, 1), 2)
         bad = tasks_of(1, 2, partitions=PARTITIONS, name="cut")
@@ -105,16 +105,12 @@ async def test_the_other_inputs_may_be_recreated_as_well(topic: str) -> None:
     async with Twin(partitions=PARTITIONS) as twin:
         await started(twin)
         twin.work()
-        before = batch("before")
-        await twin.submit(*before)
-        await twin.until_completed(before)
+        before = await routed(twin, "before")
         for task in before[:3]:
             await twin.cancel(task)
         await twin.quiet(0.05)
         twin.cluster.recreate_topic(PREFIX + topic)
-        after = batch("after")
-        await twin.submit(*after)
-        await twin.until_completed(after)
+        await routed(twin, "after")
         assert once(twin)
 
 
@@ -124,9 +120,7 @@ async def test_records_deleted_before_they_were_read_are_told_of_and_the_rest_go
         twin.on_discontinuity = lambda partition, verdict: told.append(f"{partition} {verdict.kind}")
         router = await started(twin)
         twin.work()
-        before = batch("before")
-        await twin.submit(*before)
-        await twin.until_completed(before)
+        await routed(twin, "before")
         await router.stop()
         lost = batch("lost")
         await twin.submit(*lost)
@@ -145,9 +139,7 @@ async def test_a_position_of_an_earlier_version_gets_the_id_of_its_log() -> None
     async with Twin(partitions=PARTITIONS) as twin:
         router = await started(twin)
         twin.work()
-        sent = batch("sent")
-        await twin.submit(*sent)
-        await twin.until_completed(sent)
+        await routed(twin, "sent")
         ids = topic_ids(router.service)
         assert len(ids) == 1
         for each in router.service._membership.routers.values():  # type: ignore[union-attr]

@@ -19,11 +19,8 @@ from headrace_streams.offsets import OffsetMetadataUnreadable, OffsetTracker, Ra
 from headrace_streams.ports import Admin, Consumer
 from headrace_streams.records import OffsetAndMetadata, TopicPartition
 from headrace_streams.scheduling import Scheduler
-from headrace_streams.watching import LogWatch
+from headrace_streams.watching import LogWatch, keep_looking
 from headrace_streams.work import AssignedPartition, Work
-
-_LEAST_PAUSE_SECONDS = 1.0
-"""Between two looks: a topic with holes gives reason to doubt with every poll."""
 
 _log = logging.getLogger(__name__)
 
@@ -108,19 +105,14 @@ class Continuity:
 
     async def keep_watch(self, consumer: Consumer) -> None:
         """Compare, now and then and after doubts, until cancelled."""
-        while True:
-            try:
-                async with asyncio.timeout(self._options.watch_interval_seconds):
-                    await self._doubtful.wait()
-            except TimeoutError:
-                pass
-            self._doubtful.clear()
-            try:
-                await self._compare(consumer)
-            except TransientError as error:
-                _log.warning("a partition could not be moved, trying again: %s", error)
-                self._doubtful.set()
-            await asyncio.sleep(_LEAST_PAUSE_SECONDS)
+        await keep_looking(self._doubtful, self._options.watch_interval_seconds, partial(self._look, consumer))
+
+    async def _look(self, consumer: Consumer) -> None:
+        try:
+            await self._compare(consumer)
+        except TransientError as error:
+            _log.warning("a partition could not be moved, trying again: %s", error)
+            self._doubtful.set()
 
     async def _compare(self, consumer: Consumer) -> None:
         # Before the bounds are asked: meanwhile the ends move on, and the positions with them.

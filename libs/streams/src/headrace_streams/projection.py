@@ -49,7 +49,7 @@ from headrace_streams.ports import Consumer, Log
 from headrace_streams.records import OffsetAndMetadata, Record, TopicPartition
 from headrace_streams.suspending import ErrorBudget, OnSuspension
 from headrace_streams.typed import decode
-from headrace_streams.watching import LogWatch, OnDiscontinuity
+from headrace_streams.watching import LogWatch, OnDiscontinuity, keep_looking
 
 T = TypeVar("T")
 
@@ -62,7 +62,6 @@ _TRIES = 3
 _LONGEST_DELAY_SECONDS = 5.0
 _SAY_EVERY_SECONDS = 10.0
 _COMMIT_SECONDS = 5.0
-_WATCH_PAUSE_SECONDS = 1.0
 _PASSING = (TransientError, RegistryUnavailable, AppendUncertain, Overloaded)
 
 _log = logging.getLogger(__name__)
@@ -214,7 +213,9 @@ class Projection:
         self._forget_everything()
         rejoin = False
         self._consumer = consumer = self._log.consumer(self._group)
-        watching = asyncio.create_task(self._keep_watch(consumer))
+        watching = asyncio.create_task(
+            keep_looking(self._positions.doubtful, self._watch_seconds, partial(self._look, consumer))
+        )
         try:
             await consumer.subscribe(self._specs, self)
             self._go_on()
@@ -368,19 +369,13 @@ class Projection:
         with contextlib.suppress(PartitionsLost, TransientError):
             await consumer.commit(progress)
 
-    async def _keep_watch(self, consumer: Consumer) -> None:
-        """Compare the positions with their logs, now and then and after doubts, until cancelled."""
-        while True:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self._watch_seconds):
-                    await self._positions.doubtful.wait()
-            self._positions.doubtful.clear()
-            # Between batches, as assignments.
-            async with self._writing:
-                for name, (start, log) in (await self._positions.compare()).items():
-                    with contextlib.suppress(TransientError, LeaveGroup):
-                        await consumer.seek(name, start, partial(self._go_on_at, name, start, log))
-            await asyncio.sleep(_WATCH_PAUSE_SECONDS)
+    async def _look(self, consumer: Consumer) -> None:
+        """Compare the positions with their logs."""
+        # Between batches, as assignments.
+        async with self._writing:
+            for name, (start, log) in (await self._positions.compare()).items():
+                with contextlib.suppress(TransientError, LeaveGroup):
+                    await consumer.seek(name, start, partial(self._go_on_at, name, start, log))
 
     def _go_on_at(self, name: TopicPartition, start: int, log: str | None) -> None:
         self._batch = [record for record in self._batch if record.topic_partition != name]

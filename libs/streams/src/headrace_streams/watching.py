@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -15,6 +16,8 @@ from headrace_streams.records import TopicDescription, TopicPartition
 
 ANSWER_SECONDS: Final = 5.0
 """How long one partition may keep the cluster's answer about the others waiting, and then its own."""
+
+_LEAST_PAUSE_SECONDS: Final = 1.0
 
 OnDiscontinuity = Callable[[TopicPartition, Broken], None]
 """Called for metrics, once for each partition whose position was not one of its log."""
@@ -35,6 +38,18 @@ class Looked:
     topic_ids: Mapping[str, str] = field(default_factory=dict)
     partitions: Mapping[str, int] = field(default_factory=dict)
     verdicts: Mapping[TopicPartition, Verdict] = field(default_factory=dict)
+
+
+async def keep_looking(doubtful: asyncio.Event, every_seconds: float, look: Callable[[], Awaitable[None]]) -> None:
+    """Call `look` at this interval, and soon after `doubtful` has been set, until cancelled. A moment lies between two
+    calls: a topic with holes gives reason to doubt with every poll."""
+    while True:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(every_seconds):
+                await doubtful.wait()
+        doubtful.clear()
+        await look()
+        await asyncio.sleep(_LEAST_PAUSE_SECONDS)
 
 
 class LogWatch:
@@ -66,7 +81,7 @@ class LogWatch:
         described = await self._described(topics)
         bounds = await self._bounds([name for name in positions if name.topic in described])
         looked = self._judged(described, positions, bounds)
-        if any(is_broken(verdict) for verdict in looked.verdicts.values()):
+        if any(not isinstance(verdict, Continue) for verdict in looked.verdicts.values()):
             # The topic may have been created again between the two questions, and the bounds be those of the new one.
             looked = self._judged(await self._described(topics), positions, bounds)
         return looked
@@ -120,8 +135,3 @@ class LogWatch:
             named = ", ".join(map(str, sorted(partitions)))
             _log.info("%s: the bounds of %s are not known at the moment: %s", self._reader, named, error)
             return None
-
-
-def is_broken(verdict: Verdict | None) -> bool:
-    """Whether a verdict asks for another position."""
-    return verdict is not None and not isinstance(verdict, Continue)

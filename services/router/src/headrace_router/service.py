@@ -11,7 +11,7 @@ concern, and the others go on. The membership ends, and the member joins again, 
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import itertools
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, Final
@@ -24,7 +24,7 @@ from headrace_streams.dead_letters import DeadLetters
 from headrace_streams.errors import StreamsError
 from headrace_streams.ports import Consumer, Log
 from headrace_streams.records import OffsetAndMetadata, TopicPartition
-from headrace_streams.watching import LogWatch, OnDiscontinuity
+from headrace_streams.watching import LogWatch, OnDiscontinuity, keep_looking
 
 from headrace_router.input_logs import INPUTS as INPUTS
 from headrace_router.input_logs import InputLogs
@@ -43,7 +43,6 @@ _RECOVERIES_AT_ONCE: Final = 4
 _REST_SECONDS: Final = 60.0
 """How long routers of revoked partitions are kept in case they come back. The group does not tell a member that it will
 get none."""
-_LEAST_WATCH_SECONDS: Final = 1.0
 _GRACE_SECONDS: Final = 10.0
 """How long a partition may go without being routed before the process says that it is not ready."""
 
@@ -188,7 +187,7 @@ class _Membership:
         self._limits = limits
         self._monotonic = router_context.monotonic
         self._prefix = codec.topic_prefix
-        self._topics = {codec.topic_prefix + spec.name: spec for spec in INPUTS}
+        self._topics = tuple(codec.topic_prefix + spec.name for spec in INPUTS)
         self._consumer: Consumer = log.consumer(codec.topic_prefix + GROUP, instance_id=instance_id)
         self._assigned: set[TopicPartition] = set()
         self._supervisors: dict[int, PartitionSupervisor] = {}
@@ -212,9 +211,10 @@ class _Membership:
 
     async def run(self) -> None:
         """Consume until the consumer fails or `close` is called; raises the reason."""
-        background = [asyncio.create_task(self._tick()), asyncio.create_task(self._keep_watch())]
+        watching = keep_looking(self._doubtful, self._limits.watch_seconds, self._look)
+        background = [asyncio.create_task(self._tick()), asyncio.create_task(watching)]
         try:
-            await self._consumer.subscribe(list(self._topics), self)
+            await self._consumer.subscribe(self._topics, self)
             while True:
                 records = await self._consumer.poll(self._limits.poll_records, _POLL_SECONDS)
                 # A snapshot: in between, a partition may be given away and come back, or be taken over again. A record
@@ -327,7 +327,7 @@ class _Membership:
         """Partitions of which only some inputs are assigned, with the others' names. That happens while partitions are
         being added, since the topics then differ in their number."""
         return {
-            number: sorted(self._topics.keys() - {name.topic for name in inputs})
+            number: sorted(set(self._topics) - {name.topic for name in inputs})
             for number, inputs in self._inputs_by_number().items()
             if len(inputs) < len(INPUTS)
         }
@@ -335,7 +335,7 @@ class _Membership:
     def _supervisor(
         self, number: int, inputs: Collection[TopicPartition], fresh: Collection[TopicPartition]
     ) -> PartitionSupervisor:
-        recoveries = [self._first_recoveries]
+        turns = itertools.chain((self._first_recoveries,), itertools.repeat(self._later_recoveries))
 
         async def take_over(broken: Callable[[BaseException], None]) -> PartitionRouter:
             resting = self._resting.pop(number, None)
@@ -344,8 +344,7 @@ class _Membership:
                 router.resume()
                 _log.info("partition kept", partition=number)
                 return router
-            turn = recoveries.pop() if recoveries else self._later_recoveries
-            async with turn:
+            async with next(turns):
                 return await recover(
                     partition=number,
                     owner=self._owner,
@@ -381,14 +380,12 @@ class _Membership:
 
     async def _wait_for_backlogs(self) -> None:
         """Give partitions whose records have to wait a moment, then go on without them."""
-        if not (waiting := self._backlogs()):
+        waiting = [each.waiting for each in self._supervisors.values() if each.waiting is not None]
+        if not waiting:
             return
         await asyncio.wait(waiting, timeout=self._limits.patience_seconds)
         for supervisor in self._supervisors.values():
             supervisor.hold()
-
-    def _backlogs(self) -> Collection[asyncio.Task[None]]:
-        return [each.waiting for each in self._supervisors.values() if each.waiting is not None]
 
     async def _tick(self) -> None:
         while True:
@@ -406,25 +403,19 @@ class _Membership:
                 self._resting.clear()
             await self._commit(self.routers)
 
-    async def _keep_watch(self) -> None:
-        """Compare the positions with the inputs, now and then and when there is reason to doubt them."""
-        while True:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self._limits.watch_seconds):
-                    await self._doubtful.wait()
-            self._doubtful.clear()
-            routers = self.routers
-            for router in routers.values():
-                router.doubtful = False
-            try:
-                again = await self._input_logs.look(routers)
-            except Exception:  # noqa: BLE001 - a defect, which must not end the comparisons
-                _log.exception("comparing positions with the inputs failed")
-                again = {}
-            for number, reason in again.items():
-                if (supervisor := self._supervisors.get(number)) is not None and supervisor.router is routers[number]:
-                    supervisor.suspend(reason)
-            await asyncio.sleep(_LEAST_WATCH_SECONDS)
+    async def _look(self) -> None:
+        """Compare the positions with the inputs."""
+        routers = self.routers
+        for router in routers.values():
+            router.doubtful = False
+        try:
+            again = await self._input_logs.look(routers)
+        except Exception:  # noqa: BLE001 - a defect, which must not end the comparisons
+            _log.exception("comparing positions with the inputs failed")
+            return
+        for number, reason in again.items():
+            if (supervisor := self._supervisors.get(number)) is not None and supervisor.router is routers[number]:
+                supervisor.suspend(reason)
 
     async def _commit(self, routers: Mapping[int, PartitionRouter]) -> None:
         """Commit offsets for lag monitoring, and as a fallback for an expired journal. The journal's positions

@@ -60,7 +60,7 @@ class KafkaAdmin:
                     raise errors.creating(error, name) from exception
             else:
                 created.append(name)
-        await self._until_known(created)
+        await self._until_known(dict.fromkeys(created, 1), "{} created")
         return created
 
     async def partition_counts(self, topics: Collection[str]) -> Mapping[str, int]:
@@ -98,7 +98,7 @@ class KafkaAdmin:
                 await _answer(future)
             except KafkaException as exception:
                 raise errors.creating(errors.error_of(exception), name) from exception
-        await self._until_grown(counts)
+        await self._until_known(counts, "partitions of {} added")
 
     async def topic_limits(self, topics: Collection[str]) -> Mapping[str, int]:
         if not topics:
@@ -109,7 +109,7 @@ class KafkaAdmin:
         limits: dict[str, int] = {}
         for resource, future in asking.items():
             try:
-                described = await asyncio.wrap_future(future)
+                described = await _answer(future)
             except KafkaException as exception:
                 error = errors.error_of(exception)
                 if error.code() in _UNKNOWABLE:
@@ -141,17 +141,8 @@ class KafkaAdmin:
         later = [name for name, offset in found.items() if offset < 0]
         return {**found, **await self._offsets(later, _OFFSET_SPEC.latest())}
 
-    async def _until_known(self, topics: Collection[str]) -> None:
-        """Brokers learn of a new topic shortly after the controller has created it."""
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + _SECONDS
-        while missing := set(topics) - (await self.partition_counts(topics)).keys():
-            if loop.time() > deadline:
-                raise TransientError(f"{', '.join(sorted(missing))} created, but not known to the brokers yet")
-            await asyncio.sleep(_LEADER_PAUSE_SECONDS)
-
-    async def _until_grown(self, counts: Mapping[str, int]) -> None:
-        """As `_until_known`, for partitions."""
+    async def _until_known(self, counts: Mapping[str, int], changed: str) -> None:
+        """Brokers learn of topics and partitions shortly after the controller has created them."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + _SECONDS
         while True:
@@ -160,7 +151,7 @@ class KafkaAdmin:
             if not late:
                 return
             if loop.time() > deadline:
-                raise TransientError(f"partitions of {', '.join(late)} added, but not known to the brokers yet")
+                raise TransientError(f"{changed.format(', '.join(late))}, but not known to the brokers yet")
             await asyncio.sleep(_LEADER_PAUSE_SECONDS)
 
     async def _offsets(self, partitions: Collection[TopicPartition], which: Any) -> dict[TopicPartition, int]:
