@@ -211,6 +211,29 @@ async def test_what_ones_predecessor_left_is_not_waited_for() -> None:
         assert now_ms() - began < 30_000
 
 
+@pytest.mark.parametrize("slow", [0.05, 0.2, 0.5])
+async def test_what_a_takeover_that_was_cancelled_has_under_way_is_waited_for(slow: float) -> None:
+    async with Twin(partitions=1) as twin:
+        twin.work()
+        first = twin.router("r1", wire=Wire(crash_on=PREFIX + "tasks.completed"))
+        (task,) = tasks(1)
+        await twin.submit(task)
+        await asyncio.wait_for(first.wire.crashed.wait(), 10)
+        await first.kill()
+        wire = Wire(slow={PREFIX + "tasks.completed": slow})
+        second = twin.router("r1", wire=wire)
+        # The terminal state is being repeated when the partition is lost, and comes back at once.
+        await twin.until(lambda: TopicPartition(PREFIX + "tasks.completed", 0) in wire.appends)
+        membership = second.service._membership
+        assert membership is not None
+        inputs = [TopicPartition(PREFIX + spec.name, 0) for spec in service.INPUTS]
+        await membership.lost(inputs)
+        await membership.assigned(inputs)
+        await twin.until_completed([task])
+        await twin.quiet(2 * slow + 0.1)
+        assert ends(twin) == once([task])
+
+
 async def test_a_reply_that_nobody_can_read_harms_nobody() -> None:
     async with Twin(partitions=1, session_timeout=5.0) as twin:
         twin.work()

@@ -184,12 +184,14 @@ async def _repeat_ends(due: list[_Due], journal: Journal, partition: int, router
         sent = [router_context.publisher.send(publication(*item)) for item in batch]
         for future in sent:
             router_context.pending_appends.add(partition, future)
-        results = await asyncio.gather(*sent, return_exceptions=True)
-        for (_, command), result in zip(batch, results, strict=True):
-            if isinstance(result, RecordRefused):
+        # Not `gather`: when this takeover is cancelled, it would cancel the futures, and the process's next takeover,
+        # which waits for pending appends, would no longer know that these are on their way.
+        await asyncio.wait(sent)
+        for (_, command), future in zip(batch, sent, strict=True):
+            if isinstance(error := future.exception(), RecordRefused):
                 refused.add(command.event_id)
-            elif isinstance(result, BaseException):
-                raise result
+            elif error is not None:
+                raise error
     left = [
         (offset, entry, tuple(c for c in commands if not _is_end(c) or c.event_id in refused))
         for offset, entry, commands in due

@@ -104,7 +104,7 @@ def _breach_unsaid(patches: Patches) -> None:
 
 
 BUGS = (
-    Bug("zombie_acts", "a router that was frozen publishes on old acknowledgements", _zombie_acts, hint=2971),
+    Bug("zombie_acts", "a router that was frozen publishes on old acknowledgements", _zombie_acts, hint=6666),
     Bug("wake_up_lost", "a recovered partition sets no timers", _wake_up_lost),
     Bug("follower_forgotten", "followers of a leader that has ended are not notified", _follower_forgotten, hint=5),
     Bug("ended_forgotten", "a task submitted again after its end is run again", _ended_forgotten, hint=7),
