@@ -9,7 +9,7 @@ from headrace_contracts.events import AttemptRequested, TaskCompleted
 from headrace_streams.records import OffsetAndMetadata, Record, TopicPartition
 
 from headrace_testing.router_twin import PREFIX
-from headrace_testing.simulation import oracle_models, oracle_money, oracle_tasks, oracle_work
+from headrace_testing.simulation import oracle_lasting, oracle_models, oracle_money, oracle_tasks, oracle_work
 from headrace_testing.simulation.clients import SECRET
 from headrace_testing.simulation.cluster import Seen
 from headrace_testing.simulation.models import Call
@@ -87,7 +87,8 @@ class Judge:
 
     def verdict(self) -> Sequence[str]:
         """All broken promises."""
-        for check in (oracle_tasks.verdict, oracle_work.verdict, oracle_money.verdict, oracle_models.verdict):
+        oracles = (oracle_tasks, oracle_work, oracle_money, oracle_models, oracle_lasting)
+        for check in [oracle.verdict for oracle in oracles]:
             for what in check(self):
                 self.violated(what)
         return self._found

@@ -80,14 +80,19 @@ class Fault(StrEnum):
     TRANSACTION_OPEN = "transaction_open"
     """A foreign producer's transaction holds back what stands behind its first record."""
 
+    SICK_FOR_MINUTES = "sick_for_minutes"
+    """A partition of one topic cannot be written, read or asked about, for minutes."""
+
 
 AT_BOUNDARY = (
     Fault.CRASH_BEFORE, Fault.CRASH_IN_FLIGHT, Fault.CRASH_AFTER, Fault.FREEZE_BEFORE, Fault.FREEZE_IN_FLIGHT,
     Fault.TRANSIENT, Fault.LOST_REQUEST, Fault.LOST_ANSWER, Fault.SLOW, Fault.EXPELLED_IN_FLIGHT,
 )  # fmt: skip
 CRASHES = frozenset({Fault.CRASH_BEFORE, Fault.CRASH_IN_FLIGHT, Fault.CRASH_AFTER})
-LASTING = (Fault.PARTITION_SICK, Fault.PARTITIONS_ADDED, Fault.TRANSACTION_OPEN)
+PASSING = (Fault.PARTITION_SICK, Fault.PARTITIONS_ADDED, Fault.TRANSACTION_OPEN)
 """Drawn from a generator of their own, so that seeds without them are what they were."""
+LASTING = (Fault.SICK_FOR_MINUTES,)
+"""Drawn and scheduled by `lasting`, as they outlast all the others."""
 FREEZES = frozenset({Fault.FREEZE_BEFORE, Fault.FREEZE_IN_FLIGHT})
 
 
@@ -140,10 +145,10 @@ def draw_plan(seed: int, rng: random.Random) -> Plan:
     boundary = {
         fault: intensity * 10.0 ** rng.uniform(-0.7, 0.3) for fault in AT_BOUNDARY if rng.random() < 0.5
     }  # fmt: skip
-    timed = [fault for fault in Fault if fault not in AT_BOUNDARY and fault not in LASTING]
+    timed = [fault for fault in Fault if fault not in (*AT_BOUNDARY, *PASSING, *LASTING)]
     rates = {fault: rng.uniform(0.05, 0.35) for fault in timed if not calm and rng.random() < 0.45}
-    lasting = random.Random(f"{seed} lasting")
-    rates |= {fault: 1.0 for fault in LASTING if not calm and lasting.random() < 0.2}
+    passing = random.Random(f"{seed} lasting")
+    rates |= {fault: 1.0 for fault in PASSING if not calm and passing.random() < 0.2}
     submit_seconds = rng.choice((0.5, 5.0, 15.0, 30.0))
     return Plan(
         seed=seed,

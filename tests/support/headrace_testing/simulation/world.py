@@ -24,6 +24,7 @@ from headrace_testing.simulation.chaos import Chaos
 from headrace_testing.simulation.clients import Clients
 from headrace_testing.simulation.cluster import SimulatedCluster
 from headrace_testing.simulation.judge import Judge
+from headrace_testing.simulation.lasting import LastingTrouble
 from headrace_testing.simulation.ledger import SimulatedDatabase
 from headrace_testing.simulation.log import SimulatedCodec
 from headrace_testing.simulation.loop import SimulationStuck, VirtualLoop
@@ -114,6 +115,7 @@ class SimulatedWorld:
         self.clients = Clients(self)
         self.calm = False
         self.partitions = PARTITIONS
+        self.trouble = LastingTrouble(self)
         self._settled_at: float | None = None
 
     def now_ms(self) -> int:
@@ -144,7 +146,7 @@ class SimulatedWorld:
         plan = self.plan
         try:
             self.loop.outside(0.0, self._begin)
-            self.loop.run_until(lambda: self.calm)
+            self.loop.run_until(lambda: self.calm and self.trouble.ended)
             self._settle()
             if plan.long_idle:
                 self._idle_for_long()
@@ -176,6 +178,7 @@ class SimulatedWorld:
             self.loop.outside(self.rng.uniform(0.0, 0.5), process.start)
         self.clients.begin(self.plan.tasks, self.plan.submit_seconds)
         Chaos(self).begin()
+        self.trouble.begin()
         self.loop.outside(self.plan.fault_seconds, self._calm_down)
 
     def _calm_down(self) -> None:

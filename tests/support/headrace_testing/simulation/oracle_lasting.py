@@ -1,0 +1,71 @@
+"""Promises about trouble that lasts: it stays where it is, and what it held up goes on when it ends."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Final
+
+from headrace_contracts.events import TaskPhase, TaskSubmitted
+from headrace_streams.partitioning import partition_of
+
+from headrace_testing.router_twin import PREFIX
+from headrace_testing.simulation.cluster import Seen
+
+if TYPE_CHECKING:
+    from headrace_testing.simulation.judge import Judge
+
+DECIDED_SECONDS: Final = 5.0
+"""A task in a good partition is decided within this time of its submission."""
+PUBLISHED_SECONDS: Final = 5.0
+"""Its end is published within this time of the decision."""
+HEALED_TASK_SECONDS: Final = 150.0
+"""Every task has ended within this time of the trouble's end, longer than the longest deadline."""
+_BY_TENANT: Final = frozenset({"audit.recorded", "usage.recorded"})
+
+
+def verdict(judge: Judge) -> Sequence[str]:
+    """All violations concerning trouble that lasts."""
+    if judge.world.trouble.sickness is None:
+        return ()
+    return [*_good_ones_go_on(judge), *_heals(judge)]
+
+
+def _good_ones_go_on(judge: Judge) -> Iterator[str]:
+    topics, trouble = judge.topics, judge.world.trouble
+    for task_id, seen, task in _during(judge):
+        if trouble.touches(seen.record.partition, task):
+            continue
+        decisions = topics.decisions.get(task_id, ())
+        decided = decisions[0][0].at if decisions else float("inf")
+        if decided > seen.at + DECIDED_SECONDS:
+            yield f"task {task_id} of a good partition was decided {decided - seen.at:.1f} s after its submission"
+        end = next((at.at for at, entry in decisions
+                    if entry.state is not None and entry.state.phase is TaskPhase.FINISHED), None)  # fmt: skip
+        told = topics.completed.get(task_id)
+        if end is not None and told and told[0][0].at > end + PUBLISHED_SECONDS:
+            yield f"the end of task {task_id} of a good partition was published {told[0][0].at - end:.1f} s later"
+
+
+def _heals(judge: Judge) -> Iterator[str]:
+    latest = judge.world.trouble.ends_at + HEALED_TASK_SECONDS
+    for task_id, records in judge.topics.completed.items():
+        submitted = judge.topics.submitted.get(task_id)
+        if submitted and submitted[0][0].at < judge.world.trouble.ends_at and records[0][0].at > latest:
+            yield f"task {task_id} ended {records[0][0].at - judge.world.trouble.ends_at:.0f} s after the trouble"
+
+
+def _during(judge: Judge) -> Iterator[tuple[str, Seen, TaskSubmitted]]:
+    """Tasks that were submitted during the trouble, when nothing else went wrong any more."""
+    trouble = judge.world.trouble
+    for task_id, records in judge.topics.submitted.items():
+        seen, task = records[0]
+        if trouble.quiet_at <= seen.at < trouble.ends_at:
+            yield task_id, seen, task
+
+
+def touches(sick_topic: str, sick_partition: int, partitions: int, home: int, task: TaskSubmitted) -> bool:
+    """Whether something of a task is in the sick partition: that may wait for it."""
+    topic = sick_topic.removeprefix(PREFIX)
+    if topic in _BY_TENANT:
+        return partition_of(task.tenant.encode(), partitions) == sick_partition
+    return home == sick_partition
