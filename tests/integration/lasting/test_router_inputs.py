@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import pytest
 from headrace_contracts.events import TaskSubmitted
 from headrace_contracts.topics import TASKS_SUBMITTED
 from headrace_router.service import RouterService
-from headrace_streams.records import TopicPartition
+from headrace_streams.records import TopicDescription, TopicPartition
+from headrace_streams.watching import LogWatch
 from headrace_testing.lasting import ended, tasks_of
 from headrace_testing.router_twin import PREFIX, Router, Twin
 
@@ -145,6 +147,29 @@ async def test_a_position_of_an_earlier_version_gets_the_id_of_its_log() -> None
         for each in router.service._membership.routers.values():  # type: ignore[union-attr]
             each.topic_ids.clear()
         await twin.until(lambda: topic_ids(router.service) == ids)
+
+
+@pytest.mark.parametrize("unanswered", [1, 2, 3])
+async def test_ids_that_the_cluster_did_not_say_at_the_takeover_are_asked_for_soon(
+    unanswered: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    described = LogWatch._described
+    left = unanswered
+
+    async def seldom(self: LogWatch, topics: Collection[str]) -> Mapping[str, TopicDescription]:
+        nonlocal left
+        left -= 1
+        return {} if left >= 0 else await described(self, topics)
+
+    monkeypatch.setattr(LogWatch, "_described", seldom)
+    async with Twin(partitions=PARTITIONS) as twin:
+        router = await started(twin, watch_seconds=30.0)
+        twin.work()
+        await routed(twin, "sent")
+        for number in range(unanswered):
+            await routed(twin, f"sent-{number}")
+            await asyncio.sleep(1.1)
+        await twin.until(lambda: None not in topic_ids(router.service))
 
 
 def topic_ids(service: RouterService) -> set[str | None]:

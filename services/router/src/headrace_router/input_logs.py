@@ -96,7 +96,8 @@ class InputLogs:
             for number, router in routers.items()
             for topic, offset in router.positions.items()
         }
-        looked = await self._watch.look({name.topic for name in positions}, positions)
+        looked = await self._watch.look({self._prefix + spec.name for spec in INPUTS}, positions)
+        self._learn_ids(routers, positions, looked.topic_ids)
         again: dict[int, str] = {}
         beyond: dict[TopicPartition, int] = {}
         for name, verdict in looked.verdicts.items():
@@ -117,3 +118,18 @@ class InputLogs:
                     again[name.partition] = explained(_READER, name, position, verdict)
         self._beyond = beyond
         return again
+
+    def _learn_ids(
+        self,
+        routers: Mapping[int, PartitionRouter],
+        positions: Mapping[TopicPartition, StoredPosition],
+        topic_ids: Mapping[str, str],
+    ) -> None:
+        """Give routers the ids of inputs that they have not read yet. Without them a topic that is created again later,
+        and has as many records by then, could not be told from the former one."""
+        for number, router in routers.items():
+            for topic, topic_id in topic_ids.items():
+                name = topic.removeprefix(self._prefix)
+                if TopicPartition(topic, number) not in positions and name not in router.positions:
+                    router.topic_ids.setdefault(name, topic_id)
+            router.doubtful |= len(topic_ids) < len(INPUTS)

@@ -26,7 +26,7 @@ from headrace_streams.records import TopicPartition
 
 from headrace_router.decide.publications import publication
 from headrace_router.decide.tasks import PartitionTasks
-from headrace_router.input_logs import InputLogs
+from headrace_router.input_logs import INPUTS, InputLogs
 from headrace_router.limits import RouterLimits
 from headrace_router.partition import PartitionRouter, RouterContext
 from headrace_router.partition_state import PartitionState
@@ -102,6 +102,8 @@ async def recover(
         limits=limits,
         broken=broken,
     )
+    # What the cluster has not said now is asked for soon, not only with the next look.
+    router.doubtful = len(starts.topic_ids) < len(INPUTS)
     router.resume(recovered.shadowed, due)
     took = router_context.monotonic() - began
     router_context.metrics.recovered(took)
