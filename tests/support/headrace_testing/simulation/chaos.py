@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from headrace_contracts import topics
-from headrace_contracts.errors import Origin
+from headrace_contracts.errors import Origin, UnreadableValue
 from headrace_contracts.events import EntryKind, JournalEntry
 from headrace_contracts.topics import TopicSpec
 from headrace_streams.errors import TransientError
@@ -116,6 +116,11 @@ class Chaos:
         cluster, topic = self._world.cluster, PREFIX + topics.TASKS_JOURNAL.name
         for number in range(self._world.partitions):
             epoch_start = self._stable_epoch_start(topic, number)
+            if epoch_start is not None and self._world.trouble.trouble is not None:
+                # The trouble may keep commands of earlier entries waiting: for minutes, not for the compaction lag.
+                counted = self._world.judge.topics.journal[number].counted
+                published = [entry.published_offset for _, entry in counted if entry.published_offset is not None]
+                epoch_start = min(epoch_start, max(published, default=0))
             if epoch_start is not None and (
                 removed := cluster.compact_below(TopicPartition(topic, number), epoch_start)
             ):
@@ -126,7 +131,10 @@ class Chaos:
         seen = world.cluster.history.partition(topic, number)
         for each in reversed(seen):
             record = each.record
-            entry = world.kit.codec.decode(JournalEntry, record.value, Origin(topic, number, record.offset))
+            try:
+                entry = world.kit.codec.decode(JournalEntry, record.value, Origin(topic, number, record.offset))
+            except UnreadableValue:
+                continue
             if entry.kind is not EntryKind.EPOCH_START:
                 continue
             later = [other for other in seen[record.offset + 1 :] if other.client == each.client]
@@ -144,6 +152,9 @@ class Chaos:
     def _retain(self) -> None:
         """Delete records that were consumed long ago."""
         cluster = self._world.cluster
+        if self._world.trouble.changes_logs:
+            # Retention goes by time, and what was committed may be a position of the former log.
+            return
         for spec, group in _CONSUMED_BY.items():
             for number in range(self._world.partitions):
                 name = TopicPartition(PREFIX + spec.name, number)

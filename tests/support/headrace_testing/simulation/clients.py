@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ from headrace_contracts.content import plain
 from headrace_contracts.events import Lane, Message, Mode, Preferences, Privacy, Sampling, TaskCancelled, TaskSubmitted
 from headrace_streams.errors import AppendUncertain, TransientError
 from headrace_streams.memory import MemoryLog
+from headrace_streams.partitioning import partition_of
 from headrace_streams.publishing import Publication, Publisher
 from headrace_streams.records import ProducerRecord, TopicPartition
 
@@ -42,9 +44,11 @@ class Clients:
         self._rng = world.rng
         self._count = 0
         self._last: tuple[TaskSubmitted, float] | None = None
+        self._homes: dict[str, int] = {}
         self.unsent = 0
         """What is still in flight."""
-        log = MemoryLog(world.cluster, self.clock, client=self.name, network=world.network(self, mortal=False))
+        self.network = world.network(self, mortal=False)
+        log = MemoryLog(world.cluster, self.clock, client=self.name, network=self.network)
         self._publisher = Publisher(log.producer(), world.kit.codec, "headrace/clients")
 
     def clock(self) -> int:
@@ -73,8 +77,26 @@ class Clients:
                 self.clock(),
             )  # fmt: skip
 
-    def begin(self, tasks: int, seconds: float) -> None:
-        """Send this many tasks, spread over this many seconds."""
+    def write(self, publication: Publication, *, inadmissible: bool = False) -> None:
+        """Write a record at once, whoever its author is.
+
+        Args:
+            inadmissible: Whether its readers must write it to their dead letters, though it can be decoded.
+        """
+        cluster, record = self._world.cluster, self._publisher.record_of(publication)
+        place = cluster.place(record)
+        if inadmissible:
+            self._world.judge.poisoned(place, cluster.partition(place).end, decodable=True)
+        cluster.append(record, self.clock())
+
+    def begin(
+        self, tasks: int, seconds: float, as_sent: Callable[[TaskSubmitted], TaskSubmitted] = lambda task: task
+    ) -> None:
+        """Send this many tasks, spread over this many seconds.
+
+        Args:
+            as_sent: Changes each task.
+        """
         world, rng = self._world, self._rng
         for _ in range(tasks):
             # Many repeat an earlier question, often while that is not answered yet.
@@ -83,7 +105,7 @@ class Clients:
             else:
                 task, at = self._draw_task(), rng.uniform(0.0, seconds)
             self._last = (task, at)
-            self._later(at, self._one_task(task))
+            self._later(at, self._one_task(as_sent(task)))
         if world.plan.rate(Fault.POISON):
             for _ in range(rng.randint(1, 6)):
                 world.loop.outside(rng.uniform(0.0, seconds), self._poison)
@@ -114,18 +136,27 @@ class Clients:
         await self._send(
             Publication(
                 spec=topics.TASKS_SUBMITTED, event=task, event_id=task.task_id, key=key_of(task), tenant=task.tenant,
-                time_ms=task.submitted_at, subject=task.task_id,
+                time_ms=task.submitted_at, subject=task.task_id, partition=self._home_of(task),
             )
         )  # fmt: skip
 
     async def _cancel(self, task: TaskSubmitted) -> None:
-        cancellation = TaskCancelled(task_id=task.task_id, tenant=task.tenant, requested_at=self.clock())
+        home = self._home_of(task)
+        cancellation = TaskCancelled(
+            task_id=task.task_id, tenant=task.tenant, home_partition=home, requested_at=self.clock()
+        )
         await self._send(
             Publication(
                 spec=topics.TASKS_CANCELLED, event=cancellation, event_id=f"{task.task_id}/cancel", key=key_of(task),
-                tenant=task.tenant, time_ms=cancellation.requested_at, subject=task.task_id,
+                tenant=task.tenant, time_ms=cancellation.requested_at, subject=task.task_id, partition=home,
             )
         )  # fmt: skip
+
+    def _home_of(self, task: TaskSubmitted) -> int:
+        """The partition of all that is written about a task, also after partitions were added: as intake does it."""
+        topic = PREFIX + topics.TASKS_SUBMITTED.name
+        count = self._world.cluster.partition_counts([topic])[topic]
+        return self._homes.setdefault(task.task_id, partition_of(key_of(task), count))
 
     async def _send(self, publication: Publication) -> None:
         """Send until acknowledged: an uncertain append is repeated."""
@@ -142,6 +173,8 @@ class Clients:
         value = rng.choice((b"", b"\x00\x00\x00\x00\x01rubbish", b"not Avro at all", None))
         key = rng.choice((b"s:acme/1", b"poison", None))
         cluster.client = "stranger"
+        if PREFIX + spec.name in cluster.denied:
+            return
         where = cluster.append(ProducerRecord(PREFIX + spec.name, value, key), self.clock())
         self._world.trace.fault(Fault.POISON.value, f"{where.topic}[{where.partition}]@{where.offset}")
         self._world.judge.poisoned(TopicPartition(where.topic, where.partition), where.offset)

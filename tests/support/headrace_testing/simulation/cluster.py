@@ -53,6 +53,7 @@ class History:
 
     def __init__(self) -> None:
         self.count = 0
+        self._retired: list[Seen] = []
         self._seen: dict[str, dict[int, list[Seen]]] = defaultdict(lambda: defaultdict(list))
 
     def add(self, seen: Seen) -> None:
@@ -60,11 +61,20 @@ class History:
         self._seen[seen.record.topic][seen.record.partition].append(seen)
 
     def partition(self, topic: str, partition: int) -> Sequence[Seen]:
+        """The records of a partition's present log: what was cut off or deleted with the topic is not among them."""
         return self._seen[topic][partition]
+
+    def retire(self, topic: str, partition: int, offset: int) -> None:
+        """The records of a partition from this offset on are gone, and others will have their offsets."""
+        seen = self._seen[topic][partition]
+        self._retired += [each for each in seen if each.record.offset >= offset]
+        seen[:] = [each for each in seen if each.record.offset < offset]
 
     def topic(self, topic: str) -> Sequence[Seen]:
         """All records of a topic, in the order of their appends."""
-        return sorted((s for part in self._seen[topic].values() for s in part), key=lambda seen: seen.index)
+        retired = [seen for seen in self._retired if seen.record.topic == topic]
+        present = [seen for part in self._seen[topic].values() for seen in part]
+        return sorted(retired + present, key=lambda seen: seen.index)
 
 
 class SimulatedCluster(MemoryCluster):

@@ -9,7 +9,14 @@ from headrace_contracts.events import AttemptRequested, TaskCompleted
 from headrace_streams.records import OffsetAndMetadata, Record, TopicPartition
 
 from headrace_testing.router_twin import PREFIX
-from headrace_testing.simulation import oracle_lasting, oracle_models, oracle_money, oracle_tasks, oracle_work
+from headrace_testing.simulation import (
+    oracle_admission,
+    oracle_lasting,
+    oracle_models,
+    oracle_money,
+    oracle_tasks,
+    oracle_work,
+)
 from headrace_testing.simulation.clients import SECRET
 from headrace_testing.simulation.cluster import Seen
 from headrace_testing.simulation.models import Call
@@ -26,9 +33,13 @@ class Judge:
     """Observes every append, every commit, and every start and end of a handler."""
 
     def __init__(self, world: SimulatedWorld) -> None:
-        self.topics = Topics(world.kit.codec)
+        self.topics = Topics(world.kit.codec, lambda topic: world.cluster.describe_topics([topic])[topic].topic_id)
         self.world = world
         self.poison: set[Place] = set()
+        self.lost_poison: set[Place] = set()
+        """Those that went with their log, perhaps unread."""
+        self.refused: set[str] = set()
+        """Tasks that admission must refuse."""
         self._found: list[str] = []
         self._checked: dict[TopicPartition, int] = {}
 
@@ -42,14 +53,35 @@ class Judge:
         self._found.append(what)
         self.world.trace.violation(what)
 
-    def poisoned(self, name: TopicPartition, offset: int) -> None:
-        self.poison.add((name.topic.removeprefix(PREFIX), name.partition, offset))
+    def poisoned(self, name: TopicPartition, offset: int, *, decodable: bool = False) -> None:
+        """The record at this place belongs to the dead letters. One that can be decoded is announced before it is
+        written."""
+        place = (name.topic.removeprefix(PREFIX), name.partition, offset)
+        self.poison.add(place)
+        if decodable:
+            self.topics.inadmissible.add(place)
+
+    def retire(self, topic: str, partition: int, offset: int) -> None:
+        """The records of a partition from this offset on are gone, and others will have their places."""
+        self.world.cluster.history.retire(PREFIX + topic, partition, offset)
+        moved = self.topics.retire(topic, partition, offset)
+        # What nobody has read of them is lost.
+        self.lost_poison |= {moved(place) for place in self.poison if moved(place) != place}
+        self.poison = {place for place in self.poison if moved(place) == place}
 
     # During the run
 
     def appended(self, seen: Seen) -> None:
+        try:
+            self._appended(seen)
+        except Exception as error:  # noqa: BLE001 - the writer must not take the judge's own defect for the cluster's answer
+            self.world.defect(f"the judge failed with {type(error).__name__}: {error}", error)
+
+    def _appended(self, seen: Seen) -> None:
         event = self.topics.take(seen)
         topic = self.topics.place(seen)[0]
+        if seen.client not in ("stranger", "clients") and not topic.endswith(".dlq"):
+            oracle_admission.check_copied(self, seen, topic, event)
         if topic.startswith("work.cloud") and SECRET.encode() in (seen.record.value or b""):
             self.violated(f"sensitive content on {topic}: {seen.event_id}")
         if isinstance(event, AttemptRequested | TaskCompleted):
@@ -79,7 +111,12 @@ class Judge:
 
     def unsettled(self) -> Sequence[str]:
         """What is not finished yet."""
-        open_tasks = [task_id for task_id in self.topics.submitted if task_id not in self.topics.completed]
+        topics = self.topics
+        open_tasks = [
+            task_id
+            for task_id in topics.submitted
+            if task_id not in topics.completed and not topics.may_be_lost(task_id)
+        ]
         found = [f"task {task_id} has not ended" for task_id in open_tasks]
         return found or [
             *oracle_tasks.unsettled(self), *oracle_work.unsettled(self), *oracle_money.unsettled(self),
@@ -87,7 +124,7 @@ class Judge:
 
     def verdict(self) -> Sequence[str]:
         """All broken promises."""
-        oracles = (oracle_tasks, oracle_work, oracle_money, oracle_models, oracle_lasting)
+        oracles = (oracle_tasks, oracle_work, oracle_money, oracle_models, oracle_admission, oracle_lasting)
         for check in [oracle.verdict for oracle in oracles]:
             for what in check(self):
                 self.violated(what)

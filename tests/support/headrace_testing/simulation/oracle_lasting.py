@@ -6,10 +6,9 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
 from headrace_contracts.events import TaskPhase, TaskSubmitted
-from headrace_streams.partitioning import partition_of
 
-from headrace_testing.router_twin import PREFIX
 from headrace_testing.simulation.cluster import Seen
+from headrace_testing.simulation.troubles import Trouble
 
 if TYPE_CHECKING:
     from headrace_testing.simulation.judge import Judge
@@ -20,30 +19,32 @@ PUBLISHED_SECONDS: Final = 5.0
 """Its end is published within this time of the decision."""
 HEALED_TASK_SECONDS: Final = 150.0
 """Every task has ended within this time of the trouble's end, longer than the longest deadline."""
-_BY_TENANT: Final = frozenset({"audit.recorded", "usage.recorded"})
 
 
 def verdict(judge: Judge) -> Sequence[str]:
     """All violations concerning trouble that lasts."""
-    if judge.world.trouble.sickness is None:
+    trouble = judge.world.trouble.trouble
+    if trouble is None:
         return ()
-    return [*_good_ones_go_on(judge), *_heals(judge)]
+    return [*_good_ones_go_on(judge, trouble), *_heals(judge)]
 
 
-def _good_ones_go_on(judge: Judge) -> Iterator[str]:
-    topics, trouble = judge.topics, judge.world.trouble
+def _good_ones_go_on(judge: Judge, trouble: Trouble) -> Iterator[str]:
+    topics, world = judge.topics, judge.world
     for task_id, seen, task in _during(judge):
-        if trouble.touches(seen.record.partition, task):
-            continue
+        home = seen.record.partition
         decisions = topics.decisions.get(task_id, ())
         decided = decisions[0][0].at if decisions else float("inf")
-        if decided > seen.at + DECIDED_SECONDS:
-            yield f"task {task_id} of a good partition was decided {decided - seen.at:.1f} s after its submission"
+        if decided > seen.at + DECIDED_SECONDS and not trouble.delays_decision(world, home, task):
+            yield f"task {task_id} was decided {decided - seen.at:.1f} s after its submission, though {trouble.about}"
         end = next((at.at for at, entry in decisions
                     if entry.state is not None and entry.state.phase is TaskPhase.FINISHED), None)  # fmt: skip
+        if end is None or trouble.delays_end(world, home, task):
+            continue
         told = topics.completed.get(task_id)
-        if end is not None and told and told[0][0].at > end + PUBLISHED_SECONDS:
-            yield f"the end of task {task_id} of a good partition was published {told[0][0].at - end:.1f} s later"
+        published = told[0][0].at if told else float("inf")
+        if published > end + PUBLISHED_SECONDS:
+            yield f"the end of task {task_id} was published {published - end:.1f} s later, though {trouble.about}"
 
 
 def _heals(judge: Judge) -> Iterator[str]:
@@ -61,11 +62,3 @@ def _during(judge: Judge) -> Iterator[tuple[str, Seen, TaskSubmitted]]:
         seen, task = records[0]
         if trouble.quiet_at <= seen.at < trouble.ends_at:
             yield task_id, seen, task
-
-
-def touches(sick_topic: str, sick_partition: int, partitions: int, home: int, task: TaskSubmitted) -> bool:
-    """Whether something of a task is in the sick partition: that may wait for it."""
-    topic = sick_topic.removeprefix(PREFIX)
-    if topic in _BY_TENANT:
-        return partition_of(task.tenant.encode(), partitions) == sick_partition
-    return home == sick_partition

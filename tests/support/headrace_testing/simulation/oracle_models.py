@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from headrace_testing.simulation.judge import Judge
     from headrace_testing.simulation.processes import SimulatedProcess
 
-_REMOTE = "answered_remotely"
-
 
 def check_usage(judge: Judge, process: SimulatedProcess, record: Record, calls: Sequence[Call]) -> None:
     """When a record counts as finished, the usage of every call made for it is on disk, nothing of it left out."""
@@ -74,13 +72,9 @@ def _stayed(judge: Judge) -> Iterator[str]:
 
 def _breaches(judge: Judge) -> Iterator[str]:
     """A report that content has left, which the journal has taken for a live task, is audited."""
-    topics = judge.topics
-    for decisions in topics.decisions.values():
-        for _, entry in decisions:
-            if entry.cause != "attempt_finished" or entry.input is None:
-                continue
-            said = topics.reports.get((entry.input.topic, entry.input.partition, entry.input.offset))
-            if said is None or said.failure is None or said.failure.code != _REMOTE:
-                continue
-            if f"{said.attempt_id}/breach" not in topics.audited:
-                yield f"content of {said.attempt_id} left, and the audit does not say so"
+    trouble = judge.world.trouble.trouble
+    if trouble is not None and trouble.leaves_out("audit.recorded"):
+        return
+    for attempt_id in sorted(judge.topics.breaches):
+        if f"{attempt_id}/breach" not in judge.topics.audited:
+            yield f"content of {attempt_id} left, and the audit does not say so"

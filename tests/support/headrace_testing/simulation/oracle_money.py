@@ -89,7 +89,7 @@ def _budgets(judge: Judge) -> Iterator[str]:
     topics = judge.topics
     for task_id, submitted in topics.submitted.items():
         budget = submitted[0][1].budget_nanodollars
-        if budget is None:
+        if budget is None or task_id in judge.refused:
             continue
         attempts = {request.attempt_id for _, request in topics.of_task(task_id)}
         spent = sum(_settled(topics, attempt) for attempt in sorted(attempts))

@@ -30,6 +30,8 @@ CANCELLED = "tasks.cancelled"
 COMPLETED = "tasks.completed"
 _SETTLE_SECONDS = 20.0
 _SOON_SECONDS = 3.0
+_SMALLER = "unrecordable"
+"""Cause of a decision in place of one whose terminal state is too large for its topic."""
 
 
 def check_commanded(judge: Judge, seen: Seen, topic: str, event: AttemptRequested | TaskCompleted) -> None:
@@ -60,13 +62,16 @@ def check_once(judge: Judge, task_id: str) -> None:
 
 def check_router_commit(judge: Judge, client: str, name: TopicPartition, reached: OffsetAndMetadata) -> None:
     """For every task below a commit there is a decision, or it was dead-lettered."""
-    if name.topic != PREFIX + SUBMITTED:
+    trouble = judge.world.trouble
+    if name.topic != PREFIX + SUBMITTED or (trouble.changes_logs and judge.world.loop.time() < trouble.quiet_at):
+        # Until it has noticed, a router commits positions of the former log. They decide nothing: the journal's do.
         return
     topics = judge.topics
     for task_id, seens in topics.submitted.items():
         for seen, _ in seens:
             record = seen.record
-            if record.partition == name.partition and record.offset < reached.next_offset and (
+            if not topics.is_retired(seen) and record.partition == name.partition and (
+                record.offset < reached.next_offset and
                 task_id not in topics.decisions and topics.place(seen) not in topics.letters
             ):  # fmt: skip
                 judge.violated(f"{client} commits {name} at {reached.next_offset} past the undecided task {task_id}")
@@ -88,7 +93,7 @@ def verdict(judge: Judge) -> Sequence[str]:
 def _none_lost(judge: Judge) -> Iterator[str]:
     topics = judge.topics
     for task_id in topics.submitted:
-        if task_id not in topics.completed:
+        if task_id not in topics.completed and not topics.may_be_lost(task_id):
             yield f"task {task_id} has no terminal state"
     for task_id in topics.completed:
         if task_id not in topics.submitted:
@@ -104,7 +109,8 @@ def _chains(judge: Judge) -> Iterator[str]:
             state = entry.state
             if state is None:
                 continue
-            if result is not None and (state.result != result or entry.commands):
+            smaller = entry.cause == _SMALLER and _is_too_small(judge, COMPLETED)
+            if result is not None and not smaller and (state.result != result or entry.commands):
                 yield f"task {task_id} continues after its end ({entry.cause})"
             if state.phase is TaskPhase.FINISHED:
                 result = state.result
@@ -147,6 +153,8 @@ def unsettled(judge: Judge) -> Iterator[str]:
     topics = judge.topics
     for (topic, event_id), commanded in topics.commands.items():
         command, entry = commanded[-1].command, commanded[-1].entry
+        if _may_be_left_out(judge, topic):
+            continue
         if command.kind is CommandKind.AUDIT and event_id not in topics.audited:
             yield f"{topic} lacks {event_id}"
         if command.kind is CommandKind.REPLY and not command.attempt and entry.state is not None:
@@ -160,10 +168,15 @@ def _carried_out(judge: Judge) -> Iterator[str]:
     topics = judge.topics
     yield from unsettled(judge)
     for (topic, event_id), commanded in topics.commands.items():
-        if len(commanded) > 1:
+        smaller = sum(each.entry.cause == _SMALLER for each in commanded) if _is_too_small(judge, COMPLETED) else 0
+        if len(commanded) - smaller > 1:
             yield f"the journal commands {event_id} on {topic} {len(commanded)} times"
     for task_id, replies in topics.final_replies.items():
         ends = [event for _, event in topics.completed.get(task_id, ())]
+        if _is_too_small(judge, COMPLETED):
+            # Its caller may have been given the answer that was then too large for the topic.
+            ends += [entry.state.result for _, entry in topics.decisions[task_id]
+                     if entry.state is not None and entry.state.result is not None]  # fmt: skip
         if any(reply.result not in ends for _, reply in replies):
             yield f"the caller of task {task_id} was told another end"
 
@@ -175,7 +188,7 @@ def _contents(judge: Judge) -> Iterator[str]:
         for _, end in records:
             if task is None:
                 continue
-            if end.tenant != task.tenant:
+            if end.tenant != task.tenant and task_id not in judge.refused:
                 yield f"task {task_id} ends for another tenant"
             said = None if end.answer is None else text_of(end.answer)
             if end.status is TaskStatus.SUCCEEDED:
@@ -201,14 +214,18 @@ def _cancellations(judge: Judge) -> Iterator[str]:
     topics = judge.topics
     for task_id, cancellations in topics.cancelled.items():
         ends = topics.completed.get(task_id)
-        if not ends or ends[0][1].status is TaskStatus.CANCELLED:
+        if not ends or ends[0][1].status is TaskStatus.CANCELLED or topics.is_retired(cancellations[0][0]):
             continue
         first = cancellations[0][0].record
+        log_id = topics.log_ids[cancellations[0][0].index]
         past = next(
             (
                 seen
                 for seen, entry in topics.journal[first.partition].counted
-                if any(p.topic == CANCELLED and p.next_offset > first.offset for p in entry.positions)
+                if any(
+                    p.topic == CANCELLED and p.next_offset > first.offset and p.topic_id in (None, log_id)
+                    for p in entry.positions
+                )
             ),
             None,
         )
@@ -227,6 +244,16 @@ def _privacy(judge: Judge) -> Iterator[str]:
         for tenant, consented in CONSENTED.items():
             if f"{INTERNAL}-{tenant}" in call.text and call.provider not in consented:
                 yield f"{call.provider} was asked internal content of {tenant}, who does not name it"
+
+
+def _may_be_left_out(judge: Judge, topic: str) -> bool:
+    trouble = judge.world.trouble.trouble
+    return trouble is not None and trouble.leaves_out(topic)
+
+
+def _is_too_small(judge: Judge, topic: str) -> bool:
+    trouble = judge.world.trouble.trouble
+    return trouble is not None and trouble.is_too_small(topic)
 
 
 def _prompt(task: TaskSubmitted) -> str:

@@ -145,7 +145,7 @@ def _letters(judge: Judge) -> Iterator[str]:
         if place not in topics.letters:
             yield f"the undecodable record at {place[0]}[{place[1]}]@{place[2]} is not among the dead letters"
     for place, kinds in topics.letters.items():
-        if place not in judge.poison and not _EXPECTED_LETTERS.issuperset(kinds):
+        if place not in judge.poison | judge.lost_poison and not _EXPECTED_LETTERS.issuperset(kinds):
             yield f"{place[0]}[{place[1]}]@{place[2]} was dead-lettered without need: {kinds}"
 
 

@@ -82,6 +82,18 @@ class Fault(StrEnum):
 
     SICK_FOR_MINUTES = "sick_for_minutes"
     """A partition of one topic cannot be written, read or asked about, for minutes."""
+    RECORDS_REFUSED = "records_refused"
+    """A topic refuses large records for good, or all records until somebody allows them."""
+    OUTSIDERS = "outsiders"
+    """Other programs write records that decode and that nobody could have meant."""
+    TOPIC_RECREATED = "topic_recreated"
+    TOPIC_TRUNCATED = "topic_truncated"
+    TOPICS_RESIZED = "topics_resized"
+    """The topics of tasks get more partitions."""
+    TRANSACTION_LASTS = "transaction_lasts"
+    """A foreign producer's transaction stays open for minutes, while everything is restarted."""
+    JOURNAL_JUNK = "journal_junk"
+    """Undecodable records in a partition of the journal, until an operator skips them."""
 
 
 AT_BOUNDARY = (
@@ -91,7 +103,10 @@ AT_BOUNDARY = (
 CRASHES = frozenset({Fault.CRASH_BEFORE, Fault.CRASH_IN_FLIGHT, Fault.CRASH_AFTER})
 PASSING = (Fault.PARTITION_SICK, Fault.PARTITIONS_ADDED, Fault.TRANSACTION_OPEN)
 """Drawn from a generator of their own, so that seeds without them are what they were."""
-LASTING = (Fault.SICK_FOR_MINUTES,)
+LASTING = (
+    Fault.SICK_FOR_MINUTES, Fault.RECORDS_REFUSED, Fault.OUTSIDERS, Fault.TOPIC_RECREATED, Fault.TOPIC_TRUNCATED,
+    Fault.TOPICS_RESIZED, Fault.TRANSACTION_LASTS, Fault.JOURNAL_JUNK,
+)  # fmt: skip
 """Drawn and scheduled by `lasting`, as they outlast all the others."""
 FREEZES = frozenset({Fault.FREEZE_BEFORE, Fault.FREEZE_IN_FLIGHT})
 

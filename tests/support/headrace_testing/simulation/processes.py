@@ -27,6 +27,7 @@ from headrace_streams.projection import Projection
 from headrace_streams.publishing import Publisher
 from headrace_streams.records import Record
 from headrace_streams.tables import Table
+from headrace_streams.topic_limits import TopicLimits
 
 from headrace_testing.router_twin import PREFIX, router_service
 from headrace_testing.simulation.ledger import SimulatedLedger
@@ -202,6 +203,10 @@ class RouterBody:
         self._preferences: Table[Preferences] = Table(
             log, world.kit.codec, topics.PREFERENCES, self._view.preferences_changed
         )
+        # Routers ask for limits in the seeds that have one to find.
+        names = [PREFIX + name for name in topics.TOPICS] if world.trouble.limits_are_known else []
+        self._limits = TopicLimits(log.admin(), names)
+        self._asks = bool(names)
         self.service = router_service(
             process.name,
             log,
@@ -214,12 +219,17 @@ class RouterBody:
             in_flight=world.plan.max_in_flight * 4,
             static=world.plan.static_members,
             limits=RouterLimits(),
+            topic_limits=self._limits,
         )
 
     async def run(self) -> None:
         await self._fleet.start()
         await self._preferences.start()
-        await _first_end(self.service.run(), self._fleet.failure, self._preferences.failure)
+        if not self._asks:
+            await _first_end(self.service.run(), self._fleet.failure, self._preferences.failure)
+            return
+        await self._limits.start()
+        await _first_end(self.service.run(), self._fleet.failure, self._preferences.failure, self._limits.run())
 
     async def drain(self) -> None:
         await self.service.drain()

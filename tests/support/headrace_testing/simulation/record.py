@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,6 +27,7 @@ from headrace_contracts.topics import TOPICS
 
 from headrace_testing.simulation.cluster import Seen
 
+ANSWERED_REMOTELY = "answered_remotely"
 Place = tuple[str, int, int]
 """Topic without prefix, partition, offset."""
 
@@ -55,6 +56,9 @@ class JournalPartition:
         if entry.kind is EntryKind.EPOCH_START:
             self.epoch, self.broken = offset, False
             return False
+        if entry.kind is EntryKind.SKIP:
+            # It stands where its owner, if there is one, expects an entry of its own.
+            return False
         stands = entry.epoch == self.epoch and offset == self.epoch + entry.sequence
         if self.broken or not stands:
             self.broken = True
@@ -78,8 +82,9 @@ class Commanded:
 class Topics:
     """Every record of every topic, by subject."""
 
-    def __init__(self, codec: Codec) -> None:
+    def __init__(self, codec: Codec, log_id_of: Callable[[str], str]) -> None:
         self._codec = codec
+        self._log_id_of = log_id_of
         self._prefix = codec.topic_prefix
         self.journal: dict[int, JournalPartition] = defaultdict(JournalPartition)
         self.submitted: dict[str, list[tuple[Seen, TaskSubmitted]]] = defaultdict(list)
@@ -103,6 +108,16 @@ class Topics:
         self.letters: dict[Place, list[str]] = defaultdict(list)
         """Kinds of errors of dead letters, by the origin of the record."""
         self.unreadable: set[Place] = set()
+        self.log_ids: dict[int, str] = {}
+        """The id of its topic when a cancellation was appended, by the number of the append."""
+        self.inadmissible: set[Place] = set()
+        """Records that say nothing, though they can be decoded."""
+        self.breaches: set[str] = set()
+        """Attempts whose reports, as the journal has taken them, say that content has left."""
+        self._retired: set[int] = set()
+        self._former: dict[tuple[Place, bytes | None], Place] = {}
+        self._retirements = 0
+        self._strange: list[Seen] = []
 
     def place(self, seen: Seen) -> Place:
         return seen.record.topic.removeprefix(self._prefix), seen.record.partition, seen.record.offset
@@ -113,6 +128,10 @@ class Topics:
         event = self._read(seen, place)
         if event is None:
             self.unreadable.add(place)
+        if event is None or place in self.inadmissible:
+            self._strange.append(seen)
+        if place in self.inadmissible:
+            return event
         match event:
             case JournalEntry():
                 self._journaled(seen, event)
@@ -122,6 +141,7 @@ class Topics:
                 self.submitted[event.task_id].append((seen, event))
             case TaskCancelled():
                 self.cancelled[event.task_id].append((seen, event))
+                self.log_ids[seen.index] = self._log_id_of(seen.record.topic)
             case TaskCompleted():
                 self.completed[event.task_id].append((seen, event))
             case AttemptRequested():
@@ -138,13 +158,46 @@ class Topics:
             case TaskReply(kind=ReplyKind.FINISHED):
                 self.final_replies[event.task_id].append((seen, event))
             case DeadLetter():
-                self.letters[event.topic.removeprefix(self._prefix), event.partition, event.offset].append(
-                    event.error_type
-                )
+                origin = (event.topic.removeprefix(self._prefix), event.partition, event.offset)
+                if origin not in self.unreadable | self.inadmissible:
+                    origin = self._former.get((origin, event.value), origin)
+                self.letters[origin].append(event.error_type)
             case _:
                 if place[0] == "audit.recorded":
                     self.audited.add(seen.event_id)
         return event
+
+    def retire(self, topic: str, partition: int, offset: int) -> Callable[[Place], Place]:
+        """Rename the places of a partition's records from this offset on: others will have them. Returns how."""
+        self._retirements += 1
+        name = f"{topic}~{self._retirements}"
+
+        def moved(place: Place) -> Place:
+            gone = place[:2] == (topic, partition) and place[2] >= offset
+            return (name, *place[1:]) if gone else place
+
+        for submission in (self.submitted, self.cancelled):
+            for records in submission.values():
+                for seen, _ in records:
+                    place = self.place(seen)
+                    if moved(place) != place:
+                        self._retired.add(seen.index)
+        self._former |= {(self.place(seen), seen.record.value): moved(self.place(seen)) for seen in self._strange
+                         if moved(self.place(seen)) != self.place(seen)}  # fmt: skip
+        self.letters = defaultdict(list, {moved(place): kinds for place, kinds in self.letters.items()})
+        self.reports = {moved(place): report for place, report in self.reports.items()}
+        self.unreadable = {moved(place) for place in self.unreadable}
+        self.inadmissible = {moved(place) for place in self.inadmissible}
+        return moved
+
+    def is_retired(self, seen: Seen) -> bool:
+        """Whether a submission or cancellation is no longer in its log."""
+        return seen.index in self._retired
+
+    def may_be_lost(self, task_id: str) -> bool:
+        """Whether a task was not decided about before its submission was gone."""
+        decided = any(entry.state is not None for _, entry in self.decisions.get(task_id, ()))
+        return not decided and any(self.is_retired(seen) for seen, _ in self.submitted[task_id])
 
     def is_done(self, place: Place) -> bool:
         """Whether a record of a work topic needs nothing more: its attempt is reported, or it was dead-lettered."""
@@ -180,5 +233,9 @@ class Topics:
     def _journaled(self, seen: Seen, entry: JournalEntry) -> None:
         if self.journal[seen.record.partition].take(seen, entry) and entry.kind is EntryKind.DECISION:
             self.decisions[entry.task_id].append((seen, entry))
+            if entry.cause == "attempt_finished" and entry.input is not None:
+                said = self.reports.get((entry.input.topic, entry.input.partition, entry.input.offset))
+                if said is not None and said.failure is not None and said.failure.code == ANSWERED_REMOTELY:
+                    self.breaches.add(said.attempt_id)
             for command in entry.commands:
                 self.commands[command.topic, command.event_id].append(Commanded(seen, entry, command))
