@@ -111,7 +111,7 @@ def assemble(
         f"{settings.topic_prefix}intake-view",
         (TASKS_SUBMITTED, TASKS_COMPLETED),
         bus.codec,
-        ViewStore(database, bus.dead_letters),
+        ViewStore(database, bus.dead_letters, on_reuse=lambda _: measured.task_ids_reused.inc()),
         bus.dead_letters,
         on_waiting=lambda reason: health.note("history", f"waits: {reason}" if reason else "follows"),
         on_discontinuity=lost,
