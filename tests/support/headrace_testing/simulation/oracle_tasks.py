@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from headrace_contracts.content import text_of
@@ -131,11 +132,19 @@ def _followers(judge: Judge) -> Iterator[str]:
         for seen, entry in decisions
         if entry.state is not None and entry.state.phase is TaskPhase.FINISHED and entry.commands
     }
+    successors = _successors(judge)
     for task_id, decisions in topics.decisions.items():
         leader: str | None = None
         for seen, entry in decisions:
             if entry.state is None:
                 continue
+            if leader in ends:
+                # When a leader's end cannot be shared, one follower runs in its place, and the others follow that one:
+                # without a record of their own, since it is the digest that they follow.
+                later = [
+                    name for index, name in successors[entry.state.digest] if ends[leader][0].index < index < seen.index
+                ]
+                leader = later[-1] if later else leader
             if leader in ends and entry.cause == "wake_up":
                 ended, end = ends[leader]
                 known = ended.at
@@ -146,6 +155,20 @@ def _followers(judge: Judge) -> Iterator[str]:
                 if seen.at > known + _SOON_SECONDS and ended.index < seen.index:
                     yield f"task {task_id} was not told of the end of {leader}, which it follows"
             leader = entry.state.leader_task_id if entry.state.phase is TaskPhase.FOLLOWING else None
+
+
+def _successors(judge: Judge) -> Mapping[str | None, Sequence[tuple[int, str]]]:
+    """By digest: tasks that stopped following and went on by themselves, with the index of that decision, in order."""
+    found: defaultdict[str | None, list[tuple[int, str]]] = defaultdict(list)
+    for task_id, decisions in judge.topics.decisions.items():
+        follows = False
+        for seen, entry in decisions:
+            if entry.state is None:
+                continue
+            if follows and entry.state.phase not in (TaskPhase.FOLLOWING, TaskPhase.FINISHED):
+                found[entry.state.digest].append((seen.index, task_id))
+            follows = entry.state.phase is TaskPhase.FOLLOWING
+    return defaultdict(list, {digest: sorted(each) for digest, each in found.items()})
 
 
 def unsettled(judge: Judge) -> Iterator[str]:
