@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from aiokafka.client import AIOKafkaClient
+from aiokafka.errors import KafkaConnectionError, NodeNotReadyError, RequestTimedOutError
 from aiokafka.protocol.admin import AlterPartitionReassignmentsRequest
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
@@ -81,12 +82,18 @@ class Brokers:
         request: Any = AlterPartitionReassignmentsRequest
         new_client: Any = AIOKafkaClient
         order = request(10_000, [(topic, each, {}) for topic, each in topics.items()], {})
-        client = new_client(bootstrap_servers=self._bootstrap_servers)
-        await client.bootstrap()
-        try:
-            answer = await client.send(client.get_random_node(), order)
-        finally:
-            await client.close()
+        async with asyncio.timeout(_SETTLE_SECONDS):
+            while True:
+                client = new_client(bootstrap_servers=self._bootstrap_servers)
+                try:
+                    await client.bootstrap()
+                    answer = await client.send(client.get_random_node(), order)
+                    break
+                except (KafkaConnectionError, NodeNotReadyError, RequestTimedOutError):
+                    # A broker that has just come back, or is about to go.
+                    await asyncio.sleep(0.5)
+                finally:
+                    await client.close()
         if answer.error_code:
             raise RuntimeError(f"the controller refuses to reassign: {answer}")
         async with asyncio.timeout(_SETTLE_SECONDS):

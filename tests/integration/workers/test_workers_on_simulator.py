@@ -26,7 +26,7 @@ from headrace_runtime.metrics import Metrics
 from headrace_streams.dead_letters import DeadLetters
 from headrace_streams.offsets import decode
 from headrace_streams.publishing import Publication
-from headrace_streams.records import ProducerRecord
+from headrace_streams.records import OffsetAndMetadata, ProducerRecord, TopicPartition
 from headrace_testing.workers import PREFIX, WorkerBench, attempt, now_ms
 from prometheus_client import generate_latest
 
@@ -154,6 +154,53 @@ async def test_a_mixed_load_is_run_on_all_nodes_and_each_attempt_ends_once(
     assert all(decode(moved) == () for moved in progress.values())
     assert 'headrace_local_worker_attempts_total{failure="",model="gemma2:2b",outcome="answered"' in shown
     assert "headrace_local_worker_outstanding_work_seconds" in shown
+
+
+def _reset(progress: dict[TopicPartition, OffsetAndMetadata]) -> None:
+    for partition in progress:
+        progress[partition] = OffsetAndMetadata(0)
+
+
+def _reset_to_the_middle(progress: dict[TopicPartition, OffsetAndMetadata]) -> None:
+    for partition, committed in progress.items():
+        progress[partition] = OffsetAndMetadata(committed.next_offset // 2, "by hand")
+
+
+def _forget(progress: dict[TopicPartition, OffsetAndMetadata]) -> None:
+    progress.clear()
+
+
+@pytest.mark.parametrize("rewind", [_reset, _reset_to_the_middle, _forget])
+@pytest.mark.parametrize("lane", [Lane.INTERACTIVE, Lane.BATCH])
+async def test_attempts_that_have_ended_are_not_run_again_when_offsets_are_reset(
+    bench: WorkerBench,
+    simulator: Simulator,
+    lane: Lane,
+    rewind: Callable[[dict[TopicPartition, OffsetAndMetadata]], None],
+) -> None:
+    spec = topics.work_topic(events.Place.LOCAL, lane)
+
+    def submit(name: str) -> None:
+        for number in range(12):
+            request = attempt(f"{name}-{number}", lane=lane, deadline_at=now_ms() + 60_000)
+            bench.submit(request, spec, key=f"s:{number}".encode())
+
+    async with local_worker(bench, simulator):
+        submit("first")
+        await finished(bench, 12)
+        await until(bench, topics.USAGE_RECORDED, lambda all: len(all) >= 12)
+    # Not run yet when the group stands still: these are.
+    submit("second")
+    rewind(bench.cluster.group(f"{PREFIX}local-worker").committed_offsets)
+    async with local_worker(bench, simulator):
+        ends = await finished(bench, 24)
+        submit("third")
+        await finished(bench, 36)
+    assert {task.partition("-")[0] for task in ends} == {"first", "second"}
+    assert len(simulator.evidence.of("ollama")) == 36
+    assert Counter(end.task_id for end in bench.read(topics.ATTEMPTS_FINISHED)).most_common(1)[0][1] == 1
+    progress = bench.cluster.group(f"{PREFIX}local-worker").committed_offsets
+    assert sum(moved.next_offset for moved in progress.values()) == 36
 
 
 async def test_the_fleet_learns_of_nodes_and_of_the_leave(bench: WorkerBench, simulator: Simulator) -> None:

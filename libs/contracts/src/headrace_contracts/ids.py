@@ -23,6 +23,11 @@ def usage_id(attempt: str, execution_id: str) -> str:
     return f"{attempt}/{execution_id}"
 
 
+def attempt_of_usage(event_id: str) -> str:
+    """The attempt in the id of a usage event, see `usage_id`."""
+    return event_id.rpartition("/")[0]
+
+
 def completion_id(task_id: str) -> str:
     """Id of a task's one terminal state."""
     return f"{task_id}/completed"

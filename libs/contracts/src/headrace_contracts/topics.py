@@ -112,7 +112,8 @@ TASKS_COMPLETED = TopicSpec(
 )  # fmt: skip
 USAGE_RECORDED = TopicSpec(
     "usage.recorded", events.UsageRecorded, "tenant", "delete", 30 * _DAY_MS, 6,
-    ("local-worker", "cloud-worker"), ("cost-accountant", "anyone"), "Tokens of every execution.", dead_letters=True,
+    ("local-worker", "cloud-worker"), ("cost-accountant", "local-worker", "cloud-worker", "anyone"),
+    "Tokens of every execution.", dead_letters=True,
 )  # fmt: skip
 SPEND_WINDOWS = TopicSpec(
     "spend.windows", events.SpendWindows, "tenant", "compact", None, 6,

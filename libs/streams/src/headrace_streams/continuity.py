@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from functools import partial
 
 from headrace_streams.errors import TransientError
 from headrace_streams.handling import EngineOptions, Observer
-from headrace_streams.log_identity import Continue, DataLost, StoredPosition, fingerprint
+from headrace_streams.log_identity import Continue, DataLost, Recreated, StoredPosition, fingerprint
 from headrace_streams.offsets import OffsetMetadataUnreadable, OffsetTracker, Range, decode, log_of
 from headrace_streams.ports import Admin, Consumer
 from headrace_streams.records import OffsetAndMetadata, TopicPartition
@@ -41,6 +41,7 @@ class Continuity:
         scheduler: Scheduler[Work],
         options: EngineOptions,
         observer: Observer | None,
+        on_foreign_position: Callable[[TopicPartition], None],
     ) -> None:
         report = observer.discontinued if observer is not None else (lambda partition, verdict: None)
         # The engine's records cost money to handle again.
@@ -49,6 +50,7 @@ class Continuity:
         self._partitions = partitions
         self._scheduler = scheduler
         self._options = options
+        self._on_foreign_position = on_foreign_position
         self._former: list[AssignedPartition] = []
         self._doubtful = asyncio.Event()
 
@@ -76,10 +78,13 @@ class Continuity:
             log = looked.topic_ids.get(name.topic)
             progress = stored.get(name)
             if progress is None:
+                self._on_foreign_position(name)
                 self._add(name, OffsetTracker(limit=self._options.metadata_limit, log=log))
                 continue
             verdict = looked.verdicts.get(name) or Continue(progress.next_offset)
             starts[name] = verdict.start_at
+            if isinstance(verdict, Recreated) or log_of(progress) is None:
+                self._on_foreign_position(name)
             if isinstance(verdict, Continue):
                 finished = _finished_beyond(name, progress)
                 known = log_of(progress) if name not in looked.verdicts else log
@@ -150,6 +155,7 @@ class Continuity:
         if self._partitions.get(place) is not partition:
             return
         fresh = self._add(partition.name, OffsetTracker(start, limit=self._options.metadata_limit, log=log))
+        self._on_foreign_position(partition.name)
         fresh.committed_changes = -1
         fresh.paused = partition.paused
         partition.former = True

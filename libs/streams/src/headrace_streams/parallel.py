@@ -91,6 +91,8 @@ class ParallelConsumer:
             finished.
         dead_letters: Keep records that can never be handled.
         tenant_of: The tenant whose share of the lane a record takes.
+        on_foreign_position: Told of assigned partitions whose position this engine did not store for the log that is
+            there now: it was reset, expired, or belonged to another log. Their records may have been handled before.
         instance_id: Makes the member a static one.
     """
 
@@ -106,6 +108,7 @@ class ParallelConsumer:
         options: EngineOptions | None = None,
         tenant_of: Callable[[Record], str] = tenant_of_header,
         observer: Observer | None = None,
+        on_foreign_position: Callable[[TopicPartition], None] = lambda _partition: None,
         instance_id: str | None = None,
     ) -> None:
         self._log = log
@@ -125,7 +128,14 @@ class ParallelConsumer:
         self._keyed = self._options.ordering is Ordering.KEY
         self._partitions: dict[tuple[str, int], AssignedPartition] = {}
         self._continuity = Continuity(
-            log.admin(), group, self._lane_of, self._partitions, self._scheduler, self._options, observer
+            log.admin(),
+            group,
+            self._lane_of,
+            self._partitions,
+            self._scheduler,
+            self._options,
+            observer,
+            on_foreign_position,
         )
         self._stop_wanted = asyncio.Event()
         self._stopped = asyncio.Event()

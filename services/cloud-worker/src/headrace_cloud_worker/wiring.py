@@ -35,7 +35,7 @@ from headrace_cloud_worker.settings import CloudWorkerSettings
 
 GROUP = "cloud-worker"
 WRITES = (ATTEMPTS_FINISHED, USAGE_RECORDED, TASKS_REPLIES, FLEET_STATUS)
-READS = (WORK_CLOUD_INTERACTIVE, WORK_CLOUD_BATCH, TASKS_CANCELLED)
+READS = (WORK_CLOUD_INTERACTIVE, WORK_CLOUD_BATCH, TASKS_CANCELLED, USAGE_RECORDED)
 
 
 def build(settings: CloudWorkerSettings) -> Service:

@@ -34,7 +34,7 @@ from headrace_local_worker.settings import LocalWorkerSettings
 
 GROUP = "local-worker"
 WRITES = (ATTEMPTS_FINISHED, USAGE_RECORDED, TASKS_REPLIES, FLEET_STATUS)
-READS = (WORK_LOCAL_INTERACTIVE, WORK_LOCAL_BATCH, TASKS_CANCELLED)
+READS = (WORK_LOCAL_INTERACTIVE, WORK_LOCAL_BATCH, TASKS_CANCELLED, USAGE_RECORDED)
 
 
 def build(settings: LocalWorkerSettings) -> Service:

@@ -18,6 +18,7 @@ from headrace_streams.publishing import Publisher
 from headrace_streams.records import Record
 
 from headrace_models.worker.cancellations import CancellationRequests, Cancellations, is_wanted
+from headrace_models.worker.ended_attempts import EndedAttempts
 from headrace_models.worker.fleet import FleetOptions, FleetReporter, ModelsOf, all_models
 from headrace_models.worker.metrics import WorkerMetrics
 from headrace_models.worker.pool import Pool
@@ -112,6 +113,7 @@ def assemble_worker(
         clock_ms=clock_ms,
         on_cancellations=stop_tasks,
     )
+    ended = EndedAttempts(log, settings.topic_prefix, clock_ms)
     runner = AttemptRunner(
         codec=codec,
         publisher=publisher,
@@ -127,6 +129,7 @@ def assemble_worker(
         new_id=new_id,
         forbid=forbid,
         is_cancelled=cancellations.wanted,
+        has_ended=ended.has,
         observer=metrics,
         traceparent_of=traceparent_of,
     )
@@ -146,6 +149,7 @@ def assemble_worker(
             max_in_flight=settings.max_in_flight, drain_seconds=max(0.0, settings.drain_seconds - _REPORT_SECONDS)
         ),
         observer=metrics,
+        on_foreign_position=ended.doubt,
         instance_id=settings.instance_id if settings.static_member else None,
     )
     workload = WorkloadReader(consumer, runner, codec, metrics.times)

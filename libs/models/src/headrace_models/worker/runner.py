@@ -2,7 +2,8 @@
 
 1. The attempt is decoded. If it cannot be, it is reported as failed by what the record's headers say, and the engine
    writes the record to the dead-letter topic.
-2. It ends at once if it must not run here, its task was cancelled, or its deadline has passed.
+2. It ends at once if it must not run here, its task was cancelled, or its deadline has passed. If it is read again and
+   has ended before, nothing more is written.
 3. It waits for a slot of an endpoint that offers its model.
 4. The model is called; pieces of the answer are streamed to the waiting caller.
 5. AttemptFinished and UsageRecorded are written, and retried until both are acknowledged; only then the record is done.
@@ -16,7 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from typing import Any, Final, NamedTuple
@@ -97,6 +98,14 @@ IsCancelled = Callable[[str, str], bool]
 """Whether a tenant (the second argument) has asked to cancel its task (the first)."""
 
 
+HasEnded = Callable[[Record, str], Awaitable[bool]]
+"""Whether the attempt (the second argument) in a record that is read again has ended."""
+
+
+async def _never(_record: Record, _attempt_id: str) -> bool:
+    return False
+
+
 def header_traceparent(record: Record) -> str | None:
     """The trace context in a record's headers."""
     return traceparent(record.headers)
@@ -110,6 +119,7 @@ class AttemptRunner:
         new_id: Makes the id of an execution.
         forbid: Attempts that it rejects are reported as failed permanently, and written to the dead-letter topic.
         is_cancelled: Attempts of these tasks are not started.
+        has_ended: These attempts are done; see `ended_attempts`.
         traceparent_of: Trace context for the events published for a record.
     """
 
@@ -124,6 +134,7 @@ class AttemptRunner:
         new_id: Callable[[], str],
         forbid: Forbid = nothing_forbidden,
         is_cancelled: IsCancelled = lambda _task_id, _tenant: False,
+        has_ended: HasEnded = _never,
         observer: RunObserver | None = None,
         traceparent_of: Callable[[Record], str | None] = header_traceparent,
     ) -> None:
@@ -135,6 +146,7 @@ class AttemptRunner:
         self._new_id = new_id
         self._forbid = forbid
         self._is_cancelled = is_cancelled
+        self._has_ended = has_ended
         # By task id and tenant of a cancellation request; a dict, for its order.
         self._running: dict[tuple[str, str], dict[RunningAttempt, None]] = {}
         self._observer = observer or RunObserver()
@@ -147,6 +159,12 @@ class AttemptRunner:
         objection = self._forbid(request)
         if objection is not None:
             await self._refuse(record, request, execution_id, objection)
+            return
+        # Past its deadline it is not run anyway.
+        if outcomes.seconds_left(request.deadline_at, self._clock_ms()) != 0 and await self._has_ended(
+            record, request.attempt_id
+        ):
+            _log.info("attempt %s has ended before, and is not run again", request.attempt_id)
             return
         run = RunningAttempt(request, execution_id, self._traceparent_of(record))
         ended = await self._run_unless_cancelled(run)
