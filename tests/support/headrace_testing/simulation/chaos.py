@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from headrace_contracts import topics
-from headrace_contracts.errors import Origin, UnreadableValue
+from headrace_contracts.errors import Origin, SchemaNotCached, UnreadableValue
 from headrace_contracts.events import EntryKind, JournalEntry
 from headrace_contracts.topics import TopicSpec
 from headrace_streams.errors import TransientError
@@ -133,7 +133,7 @@ class Chaos:
             record = each.record
             try:
                 entry = world.kit.codec.decode(JournalEntry, record.value, Origin(topic, number, record.offset))
-            except UnreadableValue:
+            except (UnreadableValue, SchemaNotCached):
                 continue
             if entry.kind is not EntryKind.EPOCH_START:
                 continue
