@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from headrace_contracts.events import AccessKey, SpendWindows
+from headrace_contracts.groups import LEDGER
 from headrace_contracts.topics import ACCESS_KEYS, SPEND_WINDOWS, USAGE_RECORDED
 from headrace_models.prices import load_price_book
 from headrace_runtime.authentication import authentication
@@ -52,8 +53,8 @@ def build(settings: CostAccountantSettings) -> Service:
     )
     ledger = Projection(
         log,
-        f"{settings.topic_prefix}cost-accountant.ledger",
-        [USAGE_RECORDED],
+        settings.topic_prefix + LEDGER.name,
+        LEDGER.topics,
         codec,
         LedgerStore(database, prices, connections.dead_letters, measures),
         connections.dead_letters,

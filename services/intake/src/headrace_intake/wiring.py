@@ -8,6 +8,7 @@ from typing import Final
 
 from headrace_contracts.codec import Codec
 from headrace_contracts.events import AccessKey, NodeStatus, Preferences
+from headrace_contracts.groups import INTAKE_VIEW
 from headrace_contracts.topics import (
     ACCESS_KEYS,
     AUDIT_RECORDED,
@@ -108,8 +109,8 @@ def assemble(
     history = History(database)
     projection = Projection(
         bus.log,
-        f"{settings.topic_prefix}intake-view",
-        (TASKS_SUBMITTED, TASKS_COMPLETED),
+        settings.topic_prefix + INTAKE_VIEW.name,
+        INTAKE_VIEW.topics,
         bus.codec,
         ViewStore(database, bus.dead_letters),
         bus.dead_letters,

@@ -11,6 +11,7 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
+from headrace_contracts.groups import SKILL_BROADCASTER
 from headrace_contracts.topics import SKILLS_CATALOG, SKILLS_SUBMITTED
 from headrace_runtime.health import Health
 from headrace_runtime.logging import get_logger
@@ -41,7 +42,7 @@ class SubmissionService:
         prefix = tools.codec.topic_prefix
         self._submitted = prefix + SKILLS_SUBMITTED.name
         self._catalog = prefix + SKILLS_CATALOG.name
-        self._group = f"{prefix}skill-broadcaster"
+        self._group = prefix + SKILL_BROADCASTER.name
         self._keepers: dict[TopicPartition, PartitionKeeper] = {}
         self._consumer: Consumer | None = None
         self._late: dict[TopicPartition, asyncio.Task[tuple[TopicPartition, int | None]]] = {}
