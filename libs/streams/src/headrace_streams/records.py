@@ -107,6 +107,10 @@ class Replication:
     brokers: frozenset[int]
     partitions: Mapping[TopicPartition, PartitionReplicas]
 
+    def replicas_of(self, topic: str) -> int:
+        """The smallest number of replicas of its partitions; 1 if it has none."""
+        return min((len(kept.replicas) for name, kept in self.partitions.items() if name.topic == topic), default=1)
+
 
 class GroupPhase(StrEnum):
     """MISSING: the cluster knows no such group. EMPTY: it has positions, and no members."""
