@@ -73,7 +73,7 @@ def worker_parts(
         group=CLOUD_WORKER.name,
         place=Place.CLOUD,
         pool=pool,
-        metrics=WorkerMetrics(metrics, pool, discontinuities(metrics), suspensions(metrics, health)),
+        metrics=WorkerMetrics(metrics, pool, discontinuities(metrics), suspensions(metrics, health.report)),
         log=log,
         codec=codec,
         publisher=publisher,

@@ -61,7 +61,8 @@ def build(settings: CostAccountantSettings) -> Service:
         max_batch=settings.ledger_batch,
         on_waiting=lambda reason: _ledger_waits(health, measures, reason),
         on_discontinuity=lost,
-        on_suspension=suspensions(metrics, health),
+        on_standstill=lambda reason: health.report("ledger progress", reason),
+        on_suspension=suspensions(metrics, health.report),
     )
     tools = WindowsTools(
         kafka=settings.kafka_config(),

@@ -114,9 +114,10 @@ def assemble(
         bus.codec,
         ViewStore(database, bus.dead_letters),
         bus.dead_letters,
-        on_waiting=lambda reason: health.note("history", f"waits: {reason}" if reason else "follows"),
+        on_waiting=lambda reason: health.degrade("history", reason and f"waits: {reason}"),
+        on_standstill=lambda reason: health.degrade("history progress", reason),
         on_discontinuity=lost,
-        on_suspension=suspensions(metrics, health),
+        on_suspension=suspensions(metrics, health.degrade),
     )
     retention = Retention(
         database,

@@ -71,7 +71,7 @@ def worker_parts(
         group=LOCAL_WORKER.name,
         place=Place.LOCAL,
         pool=pool,
-        metrics=WorkerMetrics(metrics, pool, discontinuities(metrics), suspensions(metrics, health)),
+        metrics=WorkerMetrics(metrics, pool, discontinuities(metrics), suspensions(metrics, health.report)),
         log=log,
         codec=codec,
         publisher=publisher,
@@ -109,6 +109,7 @@ def _nodes(settings: LocalWorkerSettings, metrics: Metrics, health: Health) -> t
         def tell(problem: str | None) -> None:
             failing.set(0 if problem is None else 1)
             health.note("discovery", problem or "following the cluster")
+            health.degrade("discovery", problem)
 
         cluster = KubernetesCluster(
             namespace=settings.discovery_namespace,
