@@ -291,7 +291,10 @@ class KafkaAdmin:
 
 async def _answer(future: Future[Any]) -> Any:
     """The client's answer. A caller that waits no longer must not cancel it: the client could not deliver it then."""
-    return await asyncio.shield(asyncio.wrap_future(future))
+    answer = asyncio.wrap_future(future)
+    # Nobody may be left to take the error, as when the client ends with the question open.
+    answer.add_done_callback(lambda done: done.cancelled() or done.exception())
+    return await asyncio.shield(answer)
 
 
 def _group_state(described: Any) -> GroupState:
