@@ -170,7 +170,7 @@ async def members(log: KafkaLog, addresses: Addresses, *specs: GroupSpec) -> Asy
 
 
 async def set_position(foreign: AdminClient, addresses: Addresses, spec: GroupSpec, topic: TopicSpec, offset: int,
-                       metadata: str | None = None) -> None:  # fmt: skip
+                       metadata: str = "") -> None:  # fmt: skip
     place = KafkaPartition(addresses.topic_prefix + topic.name, 0, offset, metadata)
     wanted = ConsumerGroupTopicPartitions(addresses.topic_prefix + spec.name, [place])
     for future in foreign.alter_consumer_group_offsets([wanted]).values():
@@ -198,7 +198,7 @@ async def test_positions_beyond_and_before_the_log_are_named(
     name = addresses.topic_prefix + topic.name
     own = fingerprint((await log.admin().describe_topics([name]))[name].topic_id)
     for offset, metadata, says in (
-        (1_000, None, "created again"),
+        (1_000, "", "created again"),
         (1_000, f"i1{own}", "has lost records at its end"),
         (0, f"i1{fingerprint('another')}", "created again"),
     ):

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from headrace_contracts.groups import CLOUD_WORKER, GROUPS, LOCAL_WORKER, GroupSpec
+from headrace_streams.errors import TransientError
 from headrace_streams.log_identity import (
     Broken,
     Continue,
@@ -134,9 +135,15 @@ async def check_groups(
     specs = list(specs)
     findings: list[Finding] = []
     for left in reversed(range(_TRIES)):
-        findings = judge_groups(await gather_groups(admin, prefix, leaderless, specs), prefix)
-        if not left or all(finding.well for finding in findings):
-            break
+        try:
+            findings = judge_groups(await gather_groups(admin, prefix, leaderless, specs), prefix)
+        except TransientError:
+            # A coordinator that has just moved, or starts with the first question.
+            if not left:
+                raise
+        else:
+            if not left or all(finding.well for finding in findings):
+                break
         await asyncio.sleep(again_seconds)
     return findings
 
