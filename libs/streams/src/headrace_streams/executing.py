@@ -336,7 +336,8 @@ class Executor:
 
     def _tell(self, partition: AssignedPartition) -> None:
         self._suspended(partition)
-        if self._observer is not None:
+        # Of a former log, or one that is going, the name means another one already.
+        if self._observer is not None and not partition.former and not partition.leaving:
             self._observer.suspended(partition.name, partition.suspended)
 
     def _dead_letter(self, work: Work, reason: Exception) -> Awaitable[None]:

@@ -54,7 +54,8 @@ async def check_service(name: str, url: str) -> list[Finding]:
         ready = await get(f"{url}/readyz")
         partitions = await get(f"{url}/partitions") if name.startswith(_ROUTER) else None
     except (aiohttp.ClientError, TimeoutError) as error:
-        return [unanswered(name, f"{url} does not answer ({type(error).__name__})")]
+        remedy = f"restart it, or the stack (`headrace up`); its log says more: {name}.log beside stack.json in logs/"
+        return [unanswered(name, f"{url} does not answer ({type(error).__name__})", remedy)]
     found = judge_partitions(name, partitions.document) if partitions is not None else []
     return judge_service(name, url, ready, found)
 
