@@ -80,7 +80,7 @@ async def test_the_newest_time_is_the_highest(bench: LogBench) -> None:
 async def test_a_group_from_before_its_first_member_to_after_its_last(bench: LogBench, instance_id: str | None) -> None:
     admin = bench.log.admin()
     topic = await bench.topic(3)
-    names = {TopicPartition(topic, number) for number in range(3)}
+    names = frozenset(TopicPartition(topic, number) for number in range(3))
     group, never = f"{bench.prefix}group", f"{bench.prefix}never"
     assert await admin.group_states([group, never]) == {
         group: GroupState(GroupPhase.MISSING),
