@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 from headrace_devstack.artifacts import ArtifactCache
 from headrace_devstack.layout import open_data_folder
@@ -48,7 +49,7 @@ class Cluster:
         return next(part.pid for part in self.supervisor.status() if part.name == f"kafka-{node}")
 
     def partitions(self) -> dict[int, Any]:
-        return dict(self.admin.list_topics(TOPIC, timeout=10).topics[TOPIC].partitions)
+        return dict(self.admin.list_topics(TOPIC, timeout=5).topics[TOPIC].partitions)
 
     def leader(self, partition: int) -> int:
         return int(self.partitions()[partition].leader)
@@ -72,10 +73,17 @@ async def running_brokers(data: Path) -> AsyncIterator[Cluster]:
             await supervisor.stop()
 
 
-async def until(condition: Callable[[], bool], seconds: float = 40.0) -> float:
-    """The seconds that it took."""
+async def until(condition: Callable[[], bool], seconds: float = 90.0) -> float:
+    """The seconds that it took. A cluster that does not answer just now is asked again."""
+
+    def holds() -> bool:
+        try:
+            return condition()
+        except KafkaException:
+            return False
+
     began = time.monotonic()
-    while not await asyncio.to_thread(condition):
+    while not await asyncio.to_thread(holds):
         assert time.monotonic() < began + seconds, "did not come about in time"
         await asyncio.sleep(0.1)
     return time.monotonic() - began

@@ -23,7 +23,7 @@ from headrace_contracts.events import (
 from headrace_intake.adapters.history import History
 from headrace_intake.adapters.idempotency_keys import IdempotencyKeys
 from headrace_intake.adapters.retention import Retention
-from headrace_intake.adapters.view_store import ViewStore
+from headrace_intake.adapters.view_store import TaskIdReused, ViewStore
 from headrace_intake.decide.idempotency import Taken
 from headrace_intake.decide.pages import After, Filter
 from headrace_intake.decide.rows import NotAViewRow
@@ -71,20 +71,21 @@ class Feed:
 
     def __init__(self, store: ViewStore) -> None:
         self.store = store
-        self.next: dict[TopicPartition, int | None] = {SUBMITTED: None, COMPLETED: None}
+        self.next: dict[TopicPartition, int | None] = {}
 
-    async def __call__(self, *events: TaskSubmitted | TaskCompleted) -> None:
+    async def __call__(self, *events: TaskSubmitted | TaskCompleted, partition: int = 4) -> None:
         batch: list[tuple[Record, Any]] = []
         after = dict(self.next)
         for event in events:
-            place = SUBMITTED if isinstance(event, TaskSubmitted) else COMPLETED
-            offset = after[place] or 0
+            topic = SUBMITTED if isinstance(event, TaskSubmitted) else COMPLETED
+            place = TopicPartition(topic.topic, partition)
+            offset = after.get(place) or 0
             batch.append((Record(place.topic, place.partition, offset, 0, b"route", b""), event))
             after[place] = offset + 1
         moves = {
-            each: moving(self.next[each], following)
+            each: moving(self.next.get(each), following)
             for each, following in after.items()
-            if following is not None and following != self.next[each]
+            if following is not None and following != self.next.get(each)
         }
         await self.store.apply(batch, moves)
         self.next = after
@@ -221,6 +222,45 @@ async def test_what_cannot_be_a_row_is_put_aside_and_passed_over(postgres_dsn: s
         stored = await History(database).get("acme", "t")
         assert stored is not None
         assert stored.view.role == "a\ufffdb"
+
+
+@pytest.mark.parametrize("in_one_batch", [False, True])
+@pytest.mark.parametrize(
+    ("first", "second", "other_tenant"),
+    [
+        (submitted("t"), submitted("t"), False),
+        (completed("t"), completed("t", home_partition=1), False),
+        (submitted("t"), completed("t", home_partition=1), False),
+        (submitted("t"), submitted("t", tenant="umbra"), True),
+        (completed("t"), completed("t", home_partition=1, tenant="umbra"), True),
+    ],
+)
+async def test_an_id_of_two_tasks_is_reported(
+    postgres_dsn: str,
+    first: TaskSubmitted | TaskCompleted,
+    second: TaskSubmitted | TaskCompleted,
+    other_tenant: bool,
+    in_one_batch: bool,
+) -> None:
+    found: list[TaskIdReused] = []
+    async with prepared(postgres_dsn, MIGRATIONS) as database:
+        store = ViewStore(database, NoDeadLetters(), found.append)
+        feed = Feed(store)
+        if in_one_batch:
+            topics = [
+                SUBMITTED.topic if isinstance(event, TaskSubmitted) else COMPLETED.topic for event in (first, second)
+            ]
+            places = [TopicPartition(topic, partition) for topic, partition in zip(topics, (4, 1), strict=True)]
+            records = [Record(place.topic, place.partition, 0, 0, b"route", b"") for place in places]
+            await store.apply(
+                list(zip(records, (first, second), strict=True)), {place: moving(None, 1) for place in places}
+            )
+        else:
+            await feed(first)
+            await feed(first)
+            assert not found, "an event that is read again is of the same task"
+            await feed(second, partition=1)
+        assert found == [TaskIdReused("t", 4, 1, other_tenant)]
 
 
 async def test_pages_hold_every_task_once_newest_first(postgres_dsn: str) -> None:

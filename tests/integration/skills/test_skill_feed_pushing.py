@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 from aiohttp import ClientResponse
 from headrace_contracts.topics import SKILLS_FEED
+from headrace_skill_broadcaster.feed import Audience, FeedConnection
 from headrace_streams.records import TopicPartition
 from headrace_testing.skill_broadcaster import ApiClient, Installation
 
@@ -26,23 +28,29 @@ class Agent:
     beats: int = 0
     ended: bool = False
     began: asyncio.Event = field(default_factory=asyncio.Event)
+    ending: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def read(self) -> None:
-        data = ""
+        data, event_id = "", ""
         async for raw in self.response.content:
             line = raw.decode().rstrip("\n")
             name, _, value = line.partition(": ")
             if name == "id":
-                self.last_id = value
-                self.began.set()
+                event_id = value
             elif name == "data":
                 data = value
             elif line == ": heartbeat":
                 self.beats += 1
-            elif not line and data:
-                self.events.append(json.loads(data))
+            elif not line:
+                # The position counts with the blank line: a stream that ends within an event has not delivered it.
+                if event_id:
+                    self.last_id = event_id
+                    self.began.set()
+                if data:
+                    self.events.append(json.loads(data))
                 data = ""
         self.ended = True
+        self.ending.set()
 
     @property
     def versions(self) -> list[tuple[str, int]]:
@@ -230,6 +238,72 @@ async def test_a_slow_agent_is_let_go_and_resumes(installation: Installation, ev
         if len(versions) == 100:
             break
     assert [version for _, version in versions] == list(range(1, 101))
+
+
+async def test_a_heartbeat_at_the_moment_of_the_end_moves_no_position(
+    installation: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process = await installation.run()
+    client = await process.api(installation.key(), heartbeat_seconds=0.2)
+    joined: list[tuple[Audience, FeedConnection]] = []
+    join = process.feed.join
+
+    def noted(audience: Audience, connection: FeedConnection) -> None:
+        joined.append((audience, connection))
+        join(audience, connection)
+
+    beats: list[Audience] = []
+    positions = process.feed.written_positions
+
+    def asked(audience: Audience) -> dict[int, int]:
+        beats.append(audience)
+        return positions(audience)
+
+    monkeypatch.setattr(process.feed, "join", noted)
+    monkeypatch.setattr(process.feed, "written_positions", asked)
+    for passes in range(5):
+        async with following(client, "x") as agent:
+            while not joined:  # noqa: ASYNC110
+                await asyncio.sleep(0)
+            time.sleep(0.25)  # noqa: ASYNC251 - the heartbeat is due when the event loop goes on
+            for _ in range(passes):
+                await asyncio.sleep(0)
+            # With one of the numbers of passes, the wait for the heartbeat is over, and it is not written yet. Now the
+            # connection ends: events to come are not written to it, so a heartbeat that names their positions would
+            # hide them from the agent for good.
+            process.feed.leave(*joined.pop())
+            beats.clear()
+            await asyncio.wait_for(agent.ending.wait(), 5)
+            assert not beats
+
+
+async def test_a_heartbeat_during_a_push_does_not_count_what_is_being_written(installation: Installation) -> None:
+    process = await installation.run()
+    audience = process.feed.audience("acme", ["x"])
+    written: list[int] = []
+    during: list[tuple[dict[int, int], int]] = []
+    before = process.feed.positions(audience)
+
+    def write(number: int) -> Callable[[bytes], bool]:
+        def one(_: bytes) -> bool:
+            written.append(number)
+            return True
+
+        return one
+
+    for number in range(1_200):
+        process.feed.join(audience, FeedConnection(write(number), chunked=True))
+    pushed = asyncio.create_task(installation.submit("a", interests=("x",)))
+    while len(written) < 1_200:
+        if written:
+            during.append((process.feed.written_positions(audience), len(written)))
+        await asyncio.sleep(0)
+    await pushed
+    assert during, "the push gave way to others in its middle"
+    assert all(positions == before for positions, _ in during)
+    await asyncio.sleep(0.01)
+    after = process.feed.written_positions(audience)
+    assert after == process.feed.positions(audience) != before
 
 
 async def test_streams_end_when_the_service_drains(installation: Installation, eventually: Eventually) -> None:

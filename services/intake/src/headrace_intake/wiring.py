@@ -112,7 +112,7 @@ def assemble(
         settings.topic_prefix + INTAKE_VIEW.name,
         INTAKE_VIEW.topics,
         bus.codec,
-        ViewStore(database, bus.dead_letters),
+        ViewStore(database, bus.dead_letters, on_reuse=lambda _: measured.task_ids_reused.inc()),
         bus.dead_letters,
         on_waiting=lambda reason: health.degrade("history", reason and f"waits: {reason}"),
         on_standstill=lambda reason: health.degrade("history progress", reason),

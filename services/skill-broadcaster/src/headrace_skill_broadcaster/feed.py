@@ -117,6 +117,7 @@ class Feed:
         )
         # An event is in memory and written to all its agents before the next one: positions name what was written.
         self._one_at_a_time = asyncio.Lock()
+        self._being_written: AnnouncedVersion | None = None
 
     async def start(self) -> None:
         """Read the newest events of each partition into memory. Raises TopicMissing, TransientError."""
@@ -189,6 +190,14 @@ class Feed:
         """Next offset of each of the audience's partitions: the position of an agent that is up to date."""
         return {partition: self._recent[partition].until for partition in audience.partitions}
 
+    def written_positions(self, audience: Audience) -> dict[int, int]:
+        """As `positions`, but before an event that may not have been written to all connections yet."""
+        positions = self.positions(audience)
+        event = self._being_written
+        if event is not None and event.partition in positions:
+            positions[event.partition] = event.offset
+        return positions
+
     def forgotten(self, places: Mapping[int, int]) -> dict[int, int]:
         """Those positions after which some events are no longer in memory, with the offset from which they are."""
         return {
@@ -253,7 +262,11 @@ class Feed:
         async with self._one_at_a_time:
             self._recent[record.partition].add(record.offset, told)
             if told is not None and not self._beginning:
-                await self._push(told)
+                self._being_written = told
+                try:
+                    await self._push(told)
+                finally:
+                    self._being_written = None
 
     def _skip(self, record: Record, error: Exception) -> None:
         self._measures.unreadable.labels(record.topic).inc()

@@ -21,3 +21,4 @@ class IntakeMetrics:
         self.reply_delay = own.latency("reply_delay", "Time from writing a reply until it is dispatched to the caller.")
         self.unreadable_replies = own.counter("unreadable_replies", "Replies that could not be read.")
         self.rereaders = own.gauge("rereaders", "Callers served by reading the topic again.")
+        self.task_ids_reused = own.counter("task_ids_reused", "Events of a task whose id another task has.")

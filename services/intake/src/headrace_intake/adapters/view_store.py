@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 from headrace_runtime.database import Connection, Database
+from headrace_runtime.logging import get_logger
 from headrace_runtime.positions import Positions
 from headrace_streams.applied import Moves
 from headrace_streams.dead_letters import DeadLetterSink
@@ -50,16 +52,50 @@ _COMPLETED: Final = _insert(
 )
 
 
+_REUSED: Final = (
+    "SELECT new.task_id, t.home_partition, new.home_partition, t.tenant <> new.tenant "
+    "FROM unnest($1::text[], $2::text[], $3::integer[]) AS new (task_id, tenant, home_partition) "
+    "JOIN intake.tasks t USING (task_id) "
+    "WHERE (t.tenant, t.home_partition) <> (new.tenant, new.home_partition) ORDER BY new.task_id"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class TaskIdReused:
+    """Two tasks with one id. Each home partition ends its own, so that the id has two terminal states.
+
+    Attributes:
+        partition: The home partition of the task that the history shows.
+        other_partition: That of the other task.
+        other_tenant: Whether the other task is another tenant's.
+    """
+
+    task_id: str
+    partition: int
+    other_partition: int
+    other_tenant: bool
+
+
+_log = get_logger("headrace.intake.view_store")
+
+
 class ViewStore:
     """The database side of a `Projection`.
 
     Args:
         dead_letters: Receives records that can have no row.
+        on_reuse: Told of ids that two tasks have; of an event that is read again, once more.
     """
 
-    def __init__(self, database: Database, dead_letters: DeadLetterSink) -> None:
+    def __init__(
+        self,
+        database: Database,
+        dead_letters: DeadLetterSink,
+        on_reuse: Callable[[TaskIdReused], None] | None = None,
+    ) -> None:
         self._database = database
         self._dead_letters = dead_letters
+        self._on_reuse = on_reuse or (lambda _: None)
         self._positions = Positions(MIGRATIONS.schema)
         self._kept: set[tuple[TopicPartition, int]] = set()
 
@@ -81,7 +117,13 @@ class ViewStore:
             await self._positions.move(connection, moves)
             await _write(connection, _SUBMITTED, rows.submitted)
             await _write(connection, _COMPLETED, rows.completed)
+            # After the writes, so that two events of the same batch are compared as well.
+            reused = await connection.fetch(_REUSED, *zip(*rows.homes, strict=True)) if rows.homes else ()
         self._kept.clear()
+        for found in reused:
+            reuse = TaskIdReused(*found)
+            _log.warning("two tasks have one id, and each ends by itself", **asdict(reuse))
+            self._on_reuse(reuse)
 
     async def _put_aside(self, record: Record, reason: NotAViewRow) -> None:
         place = (record.topic_partition, record.offset)

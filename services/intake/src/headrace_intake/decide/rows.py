@@ -52,10 +52,16 @@ class NotAViewRow(Exception):
 
 @dataclass(slots=True)
 class Rows:
-    """Rows of one batch: at most one of each kind per task, the first one seen."""
+    """Rows of one batch: at most one of each kind per task, the first one seen.
+
+    Attributes:
+        homes: Task id, tenant and home partition of every event, also of those that have no row because of another one
+            with the same id.
+    """
 
     submitted: dict[str, Row] = field(default_factory=dict)
     completed: dict[str, Row] = field(default_factory=dict)
+    homes: set[tuple[str, str, int]] = field(default_factory=set)
 
 
 def rows_of(batch: Iterable[tuple[Record, Any]]) -> tuple[Rows, Sequence[tuple[Record, NotAViewRow]]]:
@@ -66,8 +72,10 @@ def rows_of(batch: Iterable[tuple[Record, Any]]) -> tuple[Rows, Sequence[tuple[R
         try:
             if isinstance(event, TaskSubmitted):
                 rows.submitted.setdefault(event.task_id, submitted_row(record, event))
+                rows.homes.add((event.task_id, event.tenant, record.partition))
             elif isinstance(event, TaskCompleted):
                 rows.completed.setdefault(event.task_id, completed_row(record, event))
+                rows.homes.add((event.task_id, event.tenant, event.home_partition))
             else:
                 raise NotAViewRow(f"{type(event).__name__} is no event of the task view")
         except NotAViewRow as error:

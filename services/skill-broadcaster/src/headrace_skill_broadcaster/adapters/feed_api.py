@@ -109,9 +109,14 @@ class FeedApi:
                 async with asyncio.timeout(self._limits.heartbeat_seconds):
                     await connection.ended.wait()
             except TimeoutError:
-                beat = self._heartbeat(audience, self._feed.positions(audience))
-                if not outlet.write(chunk(beat) if connection.chunked else beat):
+                # Ended at the very moment of the heartbeat: events are no longer written to this connection, and a
+                # heartbeat would move the agent's position past them.
+                if connection.ended.is_set():
                     return
+                beat = self._heartbeat(audience, self._feed.written_positions(audience))
+                if not outlet.write(chunk(beat) if connection.chunked else beat):
+                    # Before the response is ended: nothing may be written after its last chunk.
+                    self._feed.leave(audience, connection)
 
     def _heartbeat(self, audience: Audience, places: dict[int, int]) -> bytes:
         # An id without data dispatches no event, but advances the position from which the agent would resume.
