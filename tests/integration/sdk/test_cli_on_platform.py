@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource
 from headrace.addresses import VARIABLES
 from headrace.cli.main import build
 from headrace_testing.up import RunningStack, clean_environment
@@ -121,6 +122,28 @@ def test_doctor_finds_nothing_wrong(headrace: Headrace) -> None:
     assert planted.keys() == {"ollama workstation", "ollama remote-1"}
     assert "gpt-oss:120b-cloud" in planted["ollama workstation"]
     assert "team-helper:latest" in planted["ollama remote-1"]
+
+
+def test_doctor_names_what_was_altered_until_it_is_mended(platform: RunningStack, headrace: Headrace) -> None:
+    """All in one, since each look takes seconds."""
+    admin = AdminClient({"bootstrap.servers": platform.bootstrap_servers})
+    topic = f"{platform.topic_prefix}skills.feed"
+    entries = [ConfigEntry("retention.ms", "60000", incremental_operation=AlterConfigOpType.SET)]
+    resource = ConfigResource(ConfigResource.Type.TOPIC, topic, incremental_configs=entries)
+    for future in admin.incremental_alter_configs([resource]).values():
+        future.result()
+    result = headrace("doctor")
+    assert result.returncode == 1
+    assert "✗ topic skills.feed" in result.stdout
+    assert "retention.ms is 60000, not 604800000" in result.stdout
+    assert "what to do: headrace topics configure skills.feed" in result.stdout
+    findings = {finding["part"]: finding for finding in json.loads(headrace("doctor", "--json").stdout)}
+    assert findings["topic skills.feed"]["remedy"] == "headrace topics configure skills.feed"
+    assert "7 read all their partitions" in findings["consumer groups"]["detail"]
+    configured = headrace("topics", "configure", "skills.feed")
+    assert configured.stdout.strip() == f"{topic}: retention.ms 60000 becomes 604800000"
+    assert headrace("topics", "configure").stdout.strip() == "nothing to do: all settings are as specified"
+    assert "topic skills.feed" not in headrace("doctor").stdout
 
 
 def test_the_demo_keeps_its_promises(platform: RunningStack, tmp_path: Path) -> None:
