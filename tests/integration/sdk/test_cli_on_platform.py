@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import subprocess
 import sys
@@ -10,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource
 from headrace.addresses import VARIABLES
 from headrace.cli.main import build
+from headrace_streams.kafka import KafkaLog
 from headrace_testing.up import RunningStack, clean_environment
 from typer.testing import CliRunner
 
@@ -126,12 +127,9 @@ def test_doctor_finds_nothing_wrong(headrace: Headrace) -> None:
 
 def test_doctor_names_what_was_altered_until_it_is_mended(platform: RunningStack, headrace: Headrace) -> None:
     """All in one, since each look takes seconds."""
-    admin = AdminClient({"bootstrap.servers": platform.bootstrap_servers})
     topic = f"{platform.topic_prefix}skills.feed"
-    entries = [ConfigEntry("retention.ms", "60000", incremental_operation=AlterConfigOpType.SET)]
-    resource = ConfigResource(ConfigResource.Type.TOPIC, topic, incremental_configs=entries)
-    for future in admin.incremental_alter_configs([resource]).values():
-        future.result()
+    admin = KafkaLog({"bootstrap.servers": platform.bootstrap_servers}).admin()
+    asyncio.run(admin.change_topic_settings({topic: {"retention.ms": "60000"}}))
     result = headrace("doctor")
     assert result.returncode == 1
     assert "✗ topic skills.feed" in result.stdout
