@@ -151,7 +151,9 @@ async def listening(kind: str) -> AsyncIterator[int]:
 
 
 @pytest.mark.parametrize("kind", LISTENERS)
-async def test_nothing_that_listens_can_hold_it_up(kind: str) -> None:
+async def test_nothing_that_listens_can_hold_it_up(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("services", "connections", "cluster"):
+        monkeypatch.setattr(f"headrace.cli.checkups.{module}._SECONDS", 1.0)
     async with listening(kind) as port:
         url = f"http://127.0.0.1:{port}"
         addresses = Addresses(

@@ -39,6 +39,8 @@ from headrace.cli.checkups.findings import Finding, counted, listed, numbers, wa
 PART: Final = "consumer groups"
 LAG_WORTH_SAYING: Final = 10_000
 """In records; that of the alert HeadraceConsumerLag."""
+_SESSION_SECONDS: Final = 20
+"""The longest session that a service has by default."""
 _AGAIN_SECONDS: Final = 2.0
 _TRIES: Final = 3
 _KIND: Final[Mapping[Discontinuity, str]] = {
@@ -196,10 +198,13 @@ def _membership(part: str, facts: GroupFacts, prefix: str) -> list[Finding]:
     if not free:
         return []
     detail = f"nobody reads {_places(free, prefix)}"
+    remedy = f"restart {service}, if it does not notice them within a minute"
     static = sorted(member.instance_id for member in facts.state.members if member.instance_id)
     if static:
         detail += f": the static members {listed(static)} keep an assignment from before these partitions were added"
-    return [wrong(part, detail, f"restart {service}, if it does not notice them within a minute")]
+        # One that comes back sooner gets its former assignment again.
+        remedy += f"; stop it for longer than its session ({_SESSION_SECONDS} s), and then start it"
+    return [wrong(part, detail, remedy)]
 
 
 def _positions(part: str, facts: GroupFacts, prefix: str) -> list[Finding]:
