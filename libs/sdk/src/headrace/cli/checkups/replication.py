@@ -74,7 +74,8 @@ def _remedy(replication: Replication, names: Iterable[TopicPartition]) -> str:
     away = sorted({broker for each in kept for broker in each.replicas} - replication.brokers)
     if away:
         brokers = f"{'broker' if len(away) == 1 else 'brokers'} {', '.join(map(str, away))}"
-        return f"start {brokers} again (`headrace up` does it by itself; its log is kafka-N.log in logs/)"
+        logs = " and ".join(f"kafka-{broker}.log" for broker in away)
+        return f"start {brokers} again (`headrace up` does so by itself); {logs} in logs/ beside stack.json says more"
     late = sorted({broker for each in kept for broker in set(each.replicas) - set(each.in_sync)})
     brokers = f"{'broker' if len(late) == 1 else 'brokers'} {', '.join(map(str, late))}"
     return f"wait until {brokers} caught up; if that lasts, look at log and disk there"
