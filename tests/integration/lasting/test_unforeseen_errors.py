@@ -17,7 +17,7 @@ from headrace_streams.parallel import Observer
 from headrace_streams.projection import Moves, Projection
 from headrace_streams.records import ProducerRecord, Record, TopicPartition
 from headrace_streams.suspending import ErrorBudget
-from headrace_testing.engine import TOPIC, Letters, all_committed, eventually, running
+from headrace_testing.engine import GROUP, TOPIC, Letters, all_committed, eventually, running
 
 LIMIT = 3
 
@@ -110,6 +110,34 @@ async def test_nothing_of_a_suspended_partition_is_lost_in_a_rebalance() -> None
     assert set(done) | {(0, one[0].offset) for one in letters.kept} == {
         (partition, offset) for partition in range(2) for offset in range(10)
     }
+
+
+@pytest.mark.parametrize("gone", ["revoked", "lost", "recreated"])
+async def test_what_is_no_longer_ours_is_no_longer_said_to_be_suspended(gone: str) -> None:
+    cluster = MemoryCluster(session_timeout=0.3)
+    cluster.create_topic(TOPIC, 1)
+    told, letters = Told(), Letters()
+
+    async def handle(record: Record) -> None:
+        raise LookupError
+
+    for number in range(10):
+        cluster.append(ProducerRecord(TOPIC, b"x", b"%d" % number, partition=0))
+    async with running(cluster, handle, letters=letters, observer=told, watch_interval_seconds=0.1) as engine:
+        await eventually(lambda: bool(engine.state().suspended), "suspended", 5.0)
+        told.told.clear()
+        if gone == "revoked":
+            await engine.stop()
+        elif gone == "lost":
+            (member,) = cluster.group(GROUP).members
+            cluster.group(GROUP).expel(asyncio.get_running_loop().time(), member)
+        else:
+            cluster.recreate_topic(TOPIC, forget_commits=False)
+        await eventually(lambda: (0, None) in told.told, "it is said", 5.0)
+        if gone == "recreated":
+            await eventually(lambda: not engine.state().suspended, "the new log is not suspended", 5.0)
+            await asyncio.sleep(0.3)
+            assert {reason for _, reason in told.told} == {None}
 
 
 class Store:

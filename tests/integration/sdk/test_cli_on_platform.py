@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 from headrace.addresses import VARIABLES
 from headrace.cli.main import build
+from headrace_streams.kafka import KafkaLog
 from headrace_testing.up import RunningStack, clean_environment
 from typer.testing import CliRunner
 
@@ -121,6 +123,25 @@ def test_doctor_finds_nothing_wrong(headrace: Headrace) -> None:
     assert planted.keys() == {"ollama workstation", "ollama remote-1"}
     assert "gpt-oss:120b-cloud" in planted["ollama workstation"]
     assert "team-helper:latest" in planted["ollama remote-1"]
+
+
+def test_doctor_names_what_was_altered_until_it_is_mended(platform: RunningStack, headrace: Headrace) -> None:
+    """All in one, since each look takes seconds."""
+    topic = f"{platform.topic_prefix}skills.feed"
+    admin = KafkaLog({"bootstrap.servers": platform.bootstrap_servers}).admin()
+    asyncio.run(admin.change_topic_settings({topic: {"retention.ms": "60000"}}))
+    result = headrace("doctor")
+    assert result.returncode == 1
+    assert "✗ topic skills.feed" in result.stdout
+    assert "retention.ms is 60000, not 604800000" in result.stdout
+    assert "what to do: headrace topics configure skills.feed" in result.stdout
+    findings = {finding["part"]: finding for finding in json.loads(headrace("doctor", "--json").stdout)}
+    assert findings["topic skills.feed"]["remedy"] == "headrace topics configure skills.feed"
+    assert "7 read all their partitions" in findings["consumer groups"]["detail"]
+    configured = headrace("topics", "configure", "skills.feed")
+    assert configured.stdout.strip() == f"{topic}: retention.ms 60000 becomes 604800000"
+    assert headrace("topics", "configure").stdout.strip() == "nothing to do: all settings are as specified"
+    assert "topic skills.feed" not in headrace("doctor").stdout
 
 
 def test_the_demo_keeps_its_promises(platform: RunningStack, tmp_path: Path) -> None:

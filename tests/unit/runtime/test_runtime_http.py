@@ -430,3 +430,36 @@ async def test_the_ops_server_tells_health_and_metrics(ops: OpsServer) -> None:
         async with session.get("/healthz") as response:
             assert response.status == 503
             assert (await _json(response))["checks"] == {"poller": "its thread has died"}
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [("history", "waits: no database"), ("live windows", "down"), ("h.tasks.submitted[3]", "suspended: x")],
+)
+async def test_what_is_degraded_is_named_while_ready_and_what_is_reported_is_not_ready(
+    ops: OpsServer, name: str, reason: str
+) -> None:
+    health: Health = ops.health  # type: ignore[attr-defined]
+    health.set("kafka", None)
+    waits: list[str | None] = [None]
+    health.add_degradation("submissions", lambda: waits[0])
+
+    async def ready() -> tuple[int, Any]:
+        async with aiohttp.ClientSession() as session, session.get(f"http://127.0.0.1:{ops.port}/readyz") as response:
+            return response.status, await _json(response)
+
+    assert (await ready())[1]["degraded"] == {}
+    health.degrade(name, reason)
+    waits[0] = "partition 3 waits"
+    status, document = await ready()
+    assert (status, document["status"]) == (200, "ready")
+    assert document["degraded"] == {name: reason, "submissions": "partition 3 waits"}
+    health.degrade(name, None)
+    health.degrade("never there", None)
+    waits[0] = None
+    health.report(name, reason)
+    status, document = await ready()
+    assert (status, document["degraded"], document["checks"]) == (503, {}, {"kafka": "ok", name: reason})
+    health.report(name, None)
+    status, document = await ready()
+    assert (status, document["checks"]) == (200, {"kafka": "ok"})

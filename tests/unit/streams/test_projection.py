@@ -18,7 +18,7 @@ from headrace_streams import projection
 from headrace_streams.dead_letters import DeadLetters
 from headrace_streams.errors import AppendUncertain, BatchRefused, PartitionsLost, RecordRefused, TransientError
 from headrace_streams.log_identity import StoredPosition
-from headrace_streams.memory import MemoryCluster, MemoryLog
+from headrace_streams.memory import HANGS, MemoryCluster, MemoryLog
 from headrace_streams.projection import Moves, Projection
 from headrace_streams.provisioning import provision
 from headrace_streams.publishing import Publication, Publisher
@@ -452,3 +452,34 @@ async def _until_moved(bench: Bench, total: int) -> None:
     async with asyncio.timeout(20):
         while sum(bench.database.offsets.values()) < total:  # noqa: ASYNC110 - moved by another task
             await asyncio.sleep(0.005)
+
+
+@pytest.mark.parametrize(
+    ("sick", "words"),
+    [({"reads": HANGS}, "stands at"), ({"reads": HANGS, "bounds": HANGS}, "does not answer"), ({"bounds": HANGS}, "")],
+)
+async def test_a_partition_that_has_records_and_does_not_move_is_told(
+    bench: Bench, sick: dict[str, Any], words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("headrace_streams.applied._STANDS_STILL_SECONDS", 0.15)
+    monkeypatch.setattr("headrace_streams.watching.ANSWER_SECONDS", 0.02)
+    monkeypatch.setattr("headrace_streams.watching._LEAST_PAUSE_SECONDS", 0.01)
+    first = await bench.submit(20)
+    told: list[str | None] = []
+    async with bench.running(watch_seconds=0.05, on_standstill=told.append):
+        await bench.until_applied(first)
+        (late,) = [name for name in PARTITIONS if name.partition == 1]
+        bench.cluster.sicken(late, **sick)
+        more = await bench.submit(20)
+        if words:
+            async with asyncio.timeout(20):
+                while not (told and told[-1] and words in told[-1]):  # noqa: ASYNC110 - it is told in the background
+                    await asyncio.sleep(0.01)
+            assert str(late) in str(told[-1])
+            assert ";" not in str(told[-1])
+        bench.cluster.heal(late)
+        await bench.until_applied(more)
+        async with asyncio.timeout(20):
+            while not (told and told[-1] is None):  # noqa: ASYNC110 - it is told in the background
+                await asyncio.sleep(0.01)
+    assert told[-1] is None

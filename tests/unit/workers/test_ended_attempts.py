@@ -8,7 +8,7 @@ import pytest
 from headrace_contracts import topics
 from headrace_contracts.ids import usage_id
 from headrace_models.worker.ended_attempts import EndedAttempts
-from headrace_streams.memory import HANGS
+from headrace_streams.memory import HANGS, Ailment
 from headrace_streams.records import ProducerRecord, Record, TopicPartition
 from headrace_testing.workers import PREFIX, WorkerBench, now_ms
 
@@ -91,7 +91,7 @@ async def test_new_work_ends_the_doubt(bench: WorkerBench) -> None:
 
 
 @pytest.mark.parametrize("sick", [{"reads": HANGS}, {"bounds": HANGS}])
-async def test_a_sick_partition_delays_attempts_once_and_heals(bench: WorkerBench, sick: dict[str, object]) -> None:
+async def test_a_sick_partition_delays_attempts_once_and_heals(bench: WorkerBench, sick: dict[str, Ailment]) -> None:
     ended(bench, "task/1")
     attempts = recogniser(bench)
     attempts.doubt(WORK)

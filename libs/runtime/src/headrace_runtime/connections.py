@@ -110,9 +110,11 @@ class Connections:
         if reason is None:
             _log.info("schema ids have been checked again")
             self._health.note(_REGISTRY, "answers")
+            self._health.degrade(_REGISTRY, None)
         else:
             _log.warning("schema ids cannot be checked now; those confirmed before are used", reason=reason)
             self._health.note(_REGISTRY, "does not answer; what it said before is used")
+            self._health.degrade(_REGISTRY, f"does not answer, what it said before is used: {reason}")
 
     async def _stop(self) -> None:
         await self.producer.close()

@@ -113,7 +113,7 @@ class DatabaseMetrics:
     """The state of Postgres, in metrics and in readiness."""
 
     def __init__(self, metrics: Metrics, health: Health, *, needed: bool) -> None:
-        """`needed`: whether the service can do nothing without it; else readiness only mentions an outage."""
+        """`needed`: whether the service can do nothing without it; else readiness names an outage as degraded."""
         self._up = metrics.gauge("database_up", "1 while Postgres can be used, else 0.")
         self._outages = metrics.counter("database_outages", "Operations that failed because of an outage.", ["kind"])
         self._health = health
@@ -128,6 +128,7 @@ class DatabaseMetrics:
             self._health.set(_CHECK, None if outage is None else str(outage))
         else:
             self._health.note(_CHECK, "there" if outage is None else str(outage))
+            self._health.degrade(_CHECK, None if outage is None else str(outage))
 
 
 class Database:

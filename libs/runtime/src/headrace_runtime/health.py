@@ -22,11 +22,13 @@ class Health:
     """Named checks for readiness and for liveness.
 
     A check is either called (`add`) or set (`set`). Not ready means: send no new work. Not alive means: restart me.
+    Degraded means: ready, and something needs attention.
     """
 
     def __init__(self) -> None:
         self._readiness: dict[str, Check] = {}
         self._liveness: dict[str, Check] = {}
+        self._degradations: dict[str, Check] = {}
         self.notes: dict[str, str] = {}
 
     def note(self, name: str, text: str) -> None:
@@ -44,6 +46,28 @@ class Health:
     def remove(self, name: str) -> None:
         """Remove a readiness check, if there is one of that name."""
         self._readiness.pop(name, None)
+
+    def report(self, name: str, reason: str | None) -> None:
+        """Not ready for this reason until told None, which leaves nothing behind: for what is there only in trouble."""
+        if reason is None:
+            self.remove(name)
+        else:
+            self.set(name, reason)
+
+    def degrade(self, name: str, reason: str | None) -> None:
+        """Ready, but a part of it does not work for this reason, until told None."""
+        if reason is None:
+            self._degradations.pop(name, None)
+        else:
+            self._degradations[name] = lambda: reason
+
+    def add_degradation(self, name: str, check: Check) -> None:
+        """Call `check` on every readiness probe: as `degrade`."""
+        self._degradations[name] = check
+
+    def degraded(self) -> Mapping[str, str]:
+        """What does not work although the process is ready, and why."""
+        return {name: reason for name, reason in _ask(self._degradations).reasons.items() if reason is not None}
 
     def add_liveness(self, name: str, check: Check) -> None:
         """Call `check` on every liveness probe; a failure restarts the process, so only for what cannot recover."""

@@ -25,8 +25,6 @@ from prometheus_client import (
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from headrace_runtime.health import Health
-
 LATENCY_BUCKETS: Final = (
     0.0005, 0.001, 0.002, 0.004, 0.008, 0.015, 0.03, 0.06, 0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0,
 )  # fmt: skip
@@ -90,16 +88,20 @@ def discontinuities(metrics: Metrics) -> OnDiscontinuity:
     return count
 
 
-def suspensions(metrics: Metrics, health: Health) -> OnSuspension:
+def suspensions(metrics: Metrics, say: Callable[[str, str | None], None]) -> OnSuspension:
     """Shows partitions that rest after too many unforeseen errors, as a metric and in /readyz; call it once for each
-    process."""
+    process.
+
+    Args:
+        say: `Health.report` where the process is there for these partitions, else `Health.degrade`.
+    """
     gauge = metrics.for_subsystem("log").gauge(
         "partition_suspended", "Whether a partition rests after too many unforeseen errors.", ("topic", "partition")
     )
 
     def show(partition: TopicPartition, reason: str | None) -> None:
         gauge.labels(partition.topic, partition.partition).set(reason is not None)
-        health.note(str(partition), f"suspended: {reason}" if reason else "goes on")
+        say(str(partition), f"suspended: {reason}" if reason else None)
 
     return show
 

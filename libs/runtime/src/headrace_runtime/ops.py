@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from types import MappingProxyType
 from typing import Any, Final
 
 from aiohttp import web
@@ -20,7 +21,7 @@ class OpsServer:
     """Serves health and metrics of this process, and measures how late its event loop runs.
 
     /healthz answers 200 as long as the loop runs and all liveness checks pass; /readyz 200 only if all readiness checks
-    pass, else 503 with the reasons.
+    pass, else 503 with the reasons. Its body also names what is degraded while the process is ready.
     """
 
     def __init__(self, *, host: str, port: int, service: str, version: str, instance: str, health: Health,
@@ -77,15 +78,18 @@ class OpsServer:
         return self._report("alive", "dead", self._health.alive())
 
     async def _readyz(self, _request: web.Request) -> web.Response:
-        return self._report("ready", "not ready", self._health.ready())
+        return self._report("ready", "not ready", self._health.ready(), self._health.degraded())
 
-    def _report(self, good: str, bad: str, verdict: Verdict) -> web.Response:
+    def _report(
+        self, good: str, bad: str, verdict: Verdict, degraded: Mapping[str, str] = MappingProxyType({})
+    ) -> web.Response:
         document = {
             "status": good if verdict.ok else bad,
             **self._identity,
             "uptime_seconds": round(time.monotonic() - self._started_at, 1),
             "loop_lag_ms": round(self._lag_seconds * 1000, 1),
             "checks": {name: "ok" if reason is None else reason for name, reason in verdict.reasons.items()},
+            "degraded": dict(degraded),
             "notes": self._health.notes,
         }
         return web.json_response(document, status=200 if verdict.ok else 503)

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection, Iterable, Mapping
+from typing import Final
 
 from headrace_streams.log_identity import Continue, DataLost, StoredPosition, Truncated
 from headrace_streams.records import Record, TopicPartition
-from headrace_streams.watching import LogWatch
+from headrace_streams.watching import LogWatch, Looked
+
+_STANDS_STILL_SECONDS: Final = 45.0
+"""So long without a record, although there are some: more than one comparison after the other."""
 
 Moves = Mapping[TopicPartition, tuple[StoredPosition | None, StoredPosition]]
 """For each partition, the position that the store must hold (None: none yet) and the new one."""
@@ -30,6 +34,10 @@ class AppliedPositions:
         # Of partitions that delivered another offset than the next one: what should have come, and the lowest that did.
         self._doubted: dict[TopicPartition, tuple[int, int]] = {}
         self.doubtful = asyncio.Event()
+        # Where each partition stood when it was last seen to move, and when that was, in the loop's time.
+        self._moved: dict[TopicPartition, tuple[int, float]] = {}
+        self.standing: Mapping[TopicPartition, str] = {}
+        """Partitions that have records and have not moved for a while, or do not answer; by the last comparison."""
 
     async def begin(
         self, partitions: Collection[TopicPartition], stored: Mapping[TopicPartition, StoredPosition]
@@ -58,7 +66,7 @@ class AppliedPositions:
     def forget(self, partitions: Iterable[TopicPartition]) -> None:
         """Remove partitions that are no longer assigned."""
         for name in partitions:
-            for each in (self._stored, self._next, self._ids, self._doubted):
+            for each in (self._stored, self._next, self._ids, self._doubted, self._moved):
                 each.pop(name, None)
 
     def takes(self, record: Record) -> bool:
@@ -96,6 +104,7 @@ class AppliedPositions:
             for name, following in self._next.items()
         }
         looked = await self._watch.look({name.topic for name in positions}, positions)
+        self.standing = self._standing(positions, looked)
         elsewhere: dict[TopicPartition, tuple[int, str]] = {}
         for name, verdict in looked.verdicts.items():
             if name not in self._next:
@@ -115,6 +124,21 @@ class AppliedPositions:
             else:
                 elsewhere[name] = (verdict.start_at, log)
         return elsewhere
+
+    def _standing(
+        self, positions: Mapping[TopicPartition, StoredPosition], looked: Looked
+    ) -> dict[TopicPartition, str]:
+        now = asyncio.get_running_loop().time()
+        found: dict[TopicPartition, str] = {}
+        for name, position in positions.items():
+            at, since = self._moved.get(name, (-1, now))
+            first, end = looked.bounds.get(name, (None, None))
+            if at != position.next_offset or (end is not None and position.next_offset >= end):
+                self._moved[name] = (position.next_offset, now)
+            elif now - since >= _STANDS_STILL_SECONDS:
+                what = "does not answer" if end is None else f"stands at {max(at, first or 0)} of {end}"
+                found[name] = f"{name} {what} for {now - since:.0f} s"
+        return found
 
     def stored(self, name: TopicPartition) -> tuple[int, str | None]:
         """Where the store wants an assigned partition to go on, and in which log."""

@@ -44,6 +44,7 @@ class Continuity:
         on_foreign_position: Callable[[TopicPartition], None],
     ) -> None:
         report = observer.discontinued if observer is not None else (lambda partition, verdict: None)
+        self._observer = observer
         # The engine's records cost money to handle again.
         self._watch = LogWatch(admin, group, repeats_are_harmless=False, on_discontinuity=report, form=fingerprint)
         self._lane_of = lane_of
@@ -159,6 +160,10 @@ class Continuity:
         fresh.committed_changes = -1
         fresh.paused = partition.paused
         partition.former = True
+        if partition.suspended is not None:
+            partition.suspended = None
+            if self._observer is not None:
+                self._observer.suspended(partition.name, None)
         self._former = [each for each in self._former if each.running or each.backlog] + [partition]
         # Nothing of it is committed, so nothing has to fit.
         while partition.backlog:

@@ -316,6 +316,8 @@ class Executor:
         return until - now
 
     def _end_suspension(self, partition: AssignedPartition) -> None:
+        if partition.suspended is None:
+            return  # it was taken away meanwhile
         # A record that was due at the same time may have failed again.
         again = partition.budget.rests_until(self._loop.time())
         if again is not None:
@@ -325,9 +327,17 @@ class Executor:
         _log.info("%s goes on", partition.name)
         self._tell(partition)
 
+    def end_suspension_of(self, partition: AssignedPartition) -> None:
+        """It is no longer ours, or has another log: whether it rests is not ours to say."""
+        if partition.suspended is not None:
+            partition.suspended = None
+            if self._observer is not None:
+                self._observer.suspended(partition.name, None)
+
     def _tell(self, partition: AssignedPartition) -> None:
         self._suspended(partition)
-        if self._observer is not None:
+        # Of a former log, or one that is going, the name means another one already.
+        if self._observer is not None and not partition.former and not partition.leaving:
             self._observer.suspended(partition.name, partition.suspended)
 
     def _dead_letter(self, work: Work, reason: Exception) -> Awaitable[None]:

@@ -7,11 +7,13 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Protocol
 
 from headrace_streams.records import (
+    GroupState,
     NewTopic,
     OffsetAndMetadata,
     ProducerRecord,
     Record,
     RecordMetadata,
+    Replication,
     TopicDescription,
     TopicPartition,
 )
@@ -168,7 +170,7 @@ class PartitionReader(Protocol):
 
 
 class Admin(Protocol):
-    """Creates and describes topics."""
+    """Creates and describes topics, and describes consumer groups."""
 
     async def create_topics(self, topics: Collection[NewTopic]) -> Collection[str]:
         """Create the missing topics; returns the names of those created. Raises TransientError, RecordRefused."""
@@ -197,6 +199,34 @@ class Admin(Protocol):
     async def topic_limits(self, topics: Collection[str]) -> Mapping[str, int]:
         """Largest batch of records of each topic, in bytes (max.message.bytes), of those topics that exist and may be
         asked about. Raises TransientError."""
+        ...
+
+    async def topic_settings(self, topics: Collection[str]) -> Mapping[str, Mapping[str, str]]:
+        """All settings in force, defaults included, of those topics that exist and may be asked about. Raises
+        TransientError."""
+        ...
+
+    async def change_topic_settings(self, settings: Mapping[str, Mapping[str, str]]) -> None:
+        """Change these settings of these topics, one topic after another. Raises TopicMissing, TransientError, and
+        RecordRefused for a setting that the cluster does not accept."""
+        ...
+
+    async def replication(self, topics: Collection[str]) -> Replication:
+        """The brokers, and which of them keep the partitions of those topics that exist. Raises TransientError."""
+        ...
+
+    async def newest_timestamps(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, int]:
+        """The highest timestamp of a record in each partition, in milliseconds; empty partitions are missing. Raises
+        TopicMissing, TransientError."""
+        ...
+
+    async def group_states(self, groups: Collection[str]) -> Mapping[str, GroupState]:
+        """Phase and members of consumer groups. Raises TransientError, LeaveGroup if they may not be asked about."""
+        ...
+
+    async def committed(self, group: str) -> Mapping[TopicPartition, OffsetAndMetadata]:
+        """All that a group has committed; empty if it does not exist. Raises TransientError, LeaveGroup if it may not
+        be asked about."""
         ...
 
 

@@ -102,6 +102,8 @@ class Projection:
         on_discontinuity: See `watching.OnDiscontinuity`.
         on_suspension: See `suspending.OnSuspension`.
         on_waiting: Called with the reason when it waits for something unavailable, and with None when it continues.
+        on_standstill: Called after each comparison with the partitions that have records and do not move, or do not
+            answer; with None if there are none. Suspended ones are not among them.
     """
 
     def __init__(
@@ -117,6 +119,7 @@ class Projection:
         max_wait_seconds: float = 0.2,
         watch_seconds: float = 30.0,
         on_waiting: Callable[[str | None], None] = lambda reason: None,
+        on_standstill: Callable[[str | None], None] = lambda reason: None,
         on_discontinuity: OnDiscontinuity = lambda partition, verdict: None,
         on_suspension: OnSuspension = lambda partition, reason: None,
     ) -> None:
@@ -130,6 +133,7 @@ class Projection:
         self._max_wait = max_wait_seconds
         self._watch_seconds = watch_seconds
         self._on_waiting = on_waiting
+        self._on_standstill = on_standstill
         self._on_suspension = on_suspension
         # Rows are unique by event.
         self._watch = LogWatch(log.admin(), group, repeats_are_harmless=True, on_discontinuity=on_discontinuity)
@@ -234,6 +238,7 @@ class Projection:
         finally:
             watching.cancel()
             await asyncio.gather(watching, return_exceptions=True)
+            self._on_standstill(None)
             with contextlib.suppress(_StartAnew):
                 await consumer.close()
             self._consumer = None
@@ -376,6 +381,8 @@ class Projection:
             for name, (start, log) in (await self._positions.compare()).items():
                 with contextlib.suppress(TransientError, LeaveGroup):
                     await consumer.seek(name, start, partial(self._go_on_at, name, start, log))
+        standing = [words for name, words in self._positions.standing.items() if name not in self._suspended]
+        self._on_standstill("; ".join(standing) or None)
 
     def _go_on_at(self, name: TopicPartition, start: int, log: str | None) -> None:
         self._batch = [record for record in self._batch if record.topic_partition != name]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Final
 
 Headers = tuple[tuple[str, bytes | None], ...]
@@ -82,6 +84,66 @@ class TopicDescription:
 
     topic_id: str
     partitions: int
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionReplicas:
+    """Ids of the brokers that keep a partition.
+
+    Attributes:
+        leader: None while it has none: it can be neither read nor written.
+        in_sync: Those that have all acknowledged records.
+    """
+
+    leader: int | None
+    replicas: tuple[int, ...]
+    in_sync: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Replication:
+    """The brokers that answer the cluster's controller, and what they keep."""
+
+    brokers: frozenset[int]
+    partitions: Mapping[TopicPartition, PartitionReplicas]
+
+    def replicas_of(self, topic: str) -> int:
+        """The smallest number of replicas of its partitions; 1 if it has none."""
+        return min((len(kept.replicas) for name, kept in self.partitions.items() if name.topic == topic), default=1)
+
+
+class GroupPhase(StrEnum):
+    """MISSING: the cluster knows no such group. EMPTY: it has positions, and no members."""
+
+    MISSING = "missing"
+    EMPTY = "empty"
+    REBALANCING = "rebalancing"
+    STABLE = "stable"
+
+
+@dataclass(frozen=True, slots=True)
+class GroupMember:
+    """A member of a consumer group.
+
+    Attributes:
+        instance_id: Of a static member; None for a dynamic one.
+        host: Where it connects from, as the broker writes it.
+        assigned: Its partitions.
+    """
+
+    member_id: str
+    instance_id: str | None
+    client_id: str
+    host: str
+    assigned: frozenset[TopicPartition]
+
+
+@dataclass(frozen=True, slots=True)
+class GroupState:
+    """A consumer group at one moment."""
+
+    phase: GroupPhase
+    members: tuple[GroupMember, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

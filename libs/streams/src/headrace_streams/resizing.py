@@ -98,6 +98,33 @@ async def resize(
     return steps
 
 
+@dataclass(frozen=True, slots=True)
+class Uneven:
+    """Topics of one group that have fewer partitions than another one of it.
+
+    Attributes:
+        group: See `GROUPS`.
+        most: What all of them must have.
+        fewer: Those that have fewer, without the prefix, and how many.
+    """
+
+    group: str
+    most: int
+    fewer: Mapping[str, int]
+
+
+def uneven(described: Mapping[str, TopicDescription], prefix: str) -> Sequence[Uneven]:
+    """The groups whose topics differ in their numbers of partitions; missing topics do not count."""
+    found = []
+    for group, members in GROUPS.items():
+        counts = {name: described[prefix + name].partitions for name in members if prefix + name in described}
+        most = max(counts.values(), default=0)
+        fewer = {name: count for name, count in counts.items() if count < most}
+        if fewer:
+            found.append(Uneven(group, most, fewer))
+    return found
+
+
 def differences(described: Mapping[str, TopicDescription], prefix: str) -> Mapping[str, str]:
     """What is wrong with the topics as they are, by name without the prefix; what differs from the specifications."""
     found: dict[str, str] = {}
@@ -107,10 +134,7 @@ def differences(described: Mapping[str, TopicDescription], prefix: str) -> Mappi
             found[name] = "missing: provision it"
         elif topic.partitions != spec.partitions:
             found[name] = f"the specification has {spec.partitions}"
-    for group, members in GROUPS.items():
-        counts = {name: described[prefix + name].partitions for name in members if prefix + name in described}
-        most = max(counts.values(), default=0)
-        for name, count in counts.items():
-            if count < most:
-                found[name] = f"fewer than others of its group: headrace topics resize {group} {most}"
+    for each in uneven(described, prefix):
+        for name in each.fewer:
+            found[name] = f"fewer than others of its group: headrace topics resize {each.group} {each.most}"
     return found

@@ -33,11 +33,13 @@ class Looked:
         topic_ids: Ids of the topics that exist; empty if they could not be asked.
         partitions: Their numbers of partitions.
         verdicts: For each position; those of partitions that did not answer in time are missing.
+        bounds: First and next offset of the partitions that answered.
     """
 
     topic_ids: Mapping[str, str] = field(default_factory=dict)
     partitions: Mapping[str, int] = field(default_factory=dict)
     verdicts: Mapping[TopicPartition, Verdict] = field(default_factory=dict)
+    bounds: Mapping[TopicPartition, tuple[int, int]] = field(default_factory=dict)
 
 
 async def keep_looking(doubtful: asyncio.Event, every_seconds: float, look: Callable[[], Awaitable[None]]) -> None:
@@ -102,6 +104,7 @@ class LogWatch:
                 for name, (first, end) in bounds.items()
                 if name.topic in ids
             },
+            bounds,
         )
 
     async def _described(self, topics: Collection[str]) -> Mapping[str, TopicDescription]:

@@ -6,6 +6,7 @@ import os
 
 from headrace_contracts.codec import Codec
 from headrace_contracts.events import Place
+from headrace_contracts.groups import CLOUD_WORKER
 from headrace_contracts.ids import new_id
 from headrace_contracts.topics import (
     ATTEMPTS_FINISHED,
@@ -33,7 +34,6 @@ from headrace_cloud_worker.decide.offers import choose_provider, with_undated_na
 from headrace_cloud_worker.decide.privacy import forbid
 from headrace_cloud_worker.settings import CloudWorkerSettings
 
-GROUP = "cloud-worker"
 WRITES = (ATTEMPTS_FINISHED, USAGE_RECORDED, TASKS_REPLIES, FLEET_STATUS)
 READS = (WORK_CLOUD_INTERACTIVE, WORK_CLOUD_BATCH, TASKS_CANCELLED, USAGE_RECORDED)
 
@@ -70,10 +70,10 @@ def worker_parts(
     pool = Pool(endpoints, choose_provider)
     worker = assemble_worker(
         settings,
-        group=GROUP,
+        group=CLOUD_WORKER.name,
         place=Place.CLOUD,
         pool=pool,
-        metrics=WorkerMetrics(metrics, pool, discontinuities(metrics), suspensions(metrics, health)),
+        metrics=WorkerMetrics(metrics, pool, discontinuities(metrics), suspensions(metrics, health.report)),
         log=log,
         codec=codec,
         publisher=publisher,

@@ -68,11 +68,14 @@ class LiveWindowsRunner:
             self._measures.windows_failures.inc()
             if loop.time() - began > _SETTLED_SECONDS:
                 delay = self._first_delay
-            self._health.note(_NOTE, f"down, restarting in {delay:g} s: {reason}")
+            down = f"down, restarting in {delay:g} s: {reason}"
+            self._health.note(_NOTE, down)
+            self._health.degrade(_NOTE, down)
             await asyncio.sleep(delay)
             delay = min(delay * 2, _LONGEST_DELAY_SECONDS)
 
     def _started(self) -> None:
         _log.info("live windows are running")
         self._health.note(_NOTE, "running")
+        self._health.degrade(_NOTE, None)
         self._measures.windows_running.set(1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from headrace_contracts.events import AccessKey, SpendWindows
+from headrace_contracts.groups import LEDGER
 from headrace_contracts.topics import ACCESS_KEYS, SPEND_WINDOWS, USAGE_RECORDED
 from headrace_models.prices import load_price_book
 from headrace_runtime.authentication import authentication
@@ -52,15 +53,16 @@ def build(settings: CostAccountantSettings) -> Service:
     )
     ledger = Projection(
         log,
-        f"{settings.topic_prefix}cost-accountant.ledger",
-        [USAGE_RECORDED],
+        settings.topic_prefix + LEDGER.name,
+        LEDGER.topics,
         codec,
         LedgerStore(database, prices, connections.dead_letters, measures),
         connections.dead_letters,
         max_batch=settings.ledger_batch,
         on_waiting=lambda reason: _ledger_waits(health, measures, reason),
         on_discontinuity=lost,
-        on_suspension=suspensions(metrics, health),
+        on_standstill=lambda reason: health.report("ledger progress", reason),
+        on_suspension=suspensions(metrics, health.report),
     )
     tools = WindowsTools(
         kafka=settings.kafka_config(),

@@ -8,6 +8,7 @@ from typing import Final
 
 from headrace_contracts.codec import Codec
 from headrace_contracts.events import AccessKey, NodeStatus, Preferences
+from headrace_contracts.groups import INTAKE_VIEW
 from headrace_contracts.topics import (
     ACCESS_KEYS,
     AUDIT_RECORDED,
@@ -108,14 +109,15 @@ def assemble(
     history = History(database)
     projection = Projection(
         bus.log,
-        f"{settings.topic_prefix}intake-view",
-        (TASKS_SUBMITTED, TASKS_COMPLETED),
+        settings.topic_prefix + INTAKE_VIEW.name,
+        INTAKE_VIEW.topics,
         bus.codec,
         ViewStore(database, bus.dead_letters, on_reuse=lambda _: measured.task_ids_reused.inc()),
         bus.dead_letters,
-        on_waiting=lambda reason: health.note("history", f"waits: {reason}" if reason else "follows"),
+        on_waiting=lambda reason: health.degrade("history", reason and f"waits: {reason}"),
+        on_standstill=lambda reason: health.degrade("history progress", reason),
         on_discontinuity=lost,
-        on_suspension=suspensions(metrics, health),
+        on_suspension=suspensions(metrics, health.degrade),
     )
     retention = Retention(
         database,

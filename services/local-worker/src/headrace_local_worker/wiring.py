@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from headrace_contracts.codec import Codec
 from headrace_contracts.events import Place
+from headrace_contracts.groups import LOCAL_WORKER
 from headrace_contracts.ids import new_id
 from headrace_contracts.topics import (
     ATTEMPTS_FINISHED,
@@ -32,7 +33,6 @@ from headrace_local_worker.decide.nodes import NodeSpec
 from headrace_local_worker.discovery import Discovery
 from headrace_local_worker.settings import LocalWorkerSettings
 
-GROUP = "local-worker"
 WRITES = (ATTEMPTS_FINISHED, USAGE_RECORDED, TASKS_REPLIES, FLEET_STATUS)
 READS = (WORK_LOCAL_INTERACTIVE, WORK_LOCAL_BATCH, TASKS_CANCELLED, USAGE_RECORDED)
 
@@ -68,10 +68,10 @@ def worker_parts(
     pool, membership = _nodes(settings, metrics, health)
     worker = assemble_worker(
         settings,
-        group=GROUP,
+        group=LOCAL_WORKER.name,
         place=Place.LOCAL,
         pool=pool,
-        metrics=WorkerMetrics(metrics, pool, discontinuities(metrics), suspensions(metrics, health)),
+        metrics=WorkerMetrics(metrics, pool, discontinuities(metrics), suspensions(metrics, health.report)),
         log=log,
         codec=codec,
         publisher=publisher,
@@ -109,6 +109,7 @@ def _nodes(settings: LocalWorkerSettings, metrics: Metrics, health: Health) -> t
         def tell(problem: str | None) -> None:
             failing.set(0 if problem is None else 1)
             health.note("discovery", problem or "following the cluster")
+            health.degrade("discovery", problem)
 
         cluster = KubernetesCluster(
             namespace=settings.discovery_namespace,

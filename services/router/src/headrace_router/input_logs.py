@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from headrace_contracts.topics import ATTEMPTS_FINISHED, TASKS_CANCELLED, TASKS_SUBMITTED
+from headrace_contracts.groups import ROUTER
 from headrace_streams.journal import Recovered
 from headrace_streams.log_identity import Continue, DataLost, Recreated, StoredPosition, Truncated, explained
 from headrace_streams.ports import PartitionReader
@@ -21,7 +21,7 @@ from headrace_streams.watching import LogWatch
 
 from headrace_router.partition import PartitionRouter
 
-INPUTS: Final = (TASKS_SUBMITTED, TASKS_CANCELLED, ATTEMPTS_FINISHED)
+INPUTS: Final = ROUTER.topics
 _OVERLAP_MS: Final = 60_000
 _READER: Final = "router"
 

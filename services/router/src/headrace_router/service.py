@@ -18,6 +18,7 @@ from typing import Any, Final
 
 from headrace_contracts.codec import Codec
 from headrace_contracts.events import CommandKind, TaskPhase
+from headrace_contracts.groups import ROUTER
 from headrace_contracts.topics import TASKS_JOURNAL
 from headrace_runtime.logging import get_logger
 from headrace_streams.dead_letters import DeadLetters
@@ -33,8 +34,6 @@ from headrace_router.limits import RouterLimits as RouterLimits
 from headrace_router.partition import PartitionRouter, RouterContext
 from headrace_router.recovery import recover
 from headrace_router.supervisor import PartitionStatus, PartitionSupervisor
-
-GROUP: Final = "router"
 
 _POLL_SECONDS: Final = 5.0
 _JOIN_SECONDS: Final = 30.0
@@ -188,7 +187,7 @@ class _Membership:
         self._monotonic = router_context.monotonic
         self._prefix = codec.topic_prefix
         self._topics = tuple(codec.topic_prefix + spec.name for spec in INPUTS)
-        self._consumer: Consumer = log.consumer(codec.topic_prefix + GROUP, instance_id=instance_id)
+        self._consumer: Consumer = log.consumer(codec.topic_prefix + ROUTER.name, instance_id=instance_id)
         self._assigned: set[TopicPartition] = set()
         self._supervisors: dict[int, PartitionSupervisor] = {}
         # Routers drained by a revocation. An eager rebalance revokes everything and returns most of it at once; a

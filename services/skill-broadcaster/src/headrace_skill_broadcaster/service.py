@@ -11,6 +11,7 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
+from headrace_contracts.groups import SKILL_BROADCASTER
 from headrace_contracts.topics import SKILLS_CATALOG, SKILLS_SUBMITTED
 from headrace_runtime.health import Health
 from headrace_runtime.logging import get_logger
@@ -24,6 +25,7 @@ from headrace_skill_broadcaster.keeper import BATCH, PartitionKeeper, Tools
 _POLL_SECONDS = 0.5
 _SOON_SECONDS = 1.0
 """How long a batch of one partition may hold the others back."""
+_WORTH_SAYING_SECONDS = 10.0
 _IDLE_POLLS_BEFORE_CHECK = 20
 _FIRST_DELAY_SECONDS = 0.5
 _LONGEST_DELAY_SECONDS = 15.0
@@ -41,10 +43,13 @@ class SubmissionService:
         prefix = tools.codec.topic_prefix
         self._submitted = prefix + SKILLS_SUBMITTED.name
         self._catalog = prefix + SKILLS_CATALOG.name
-        self._group = f"{prefix}skill-broadcaster"
+        self._group = prefix + SKILL_BROADCASTER.name
         self._keepers: dict[TopicPartition, PartitionKeeper] = {}
         self._consumer: Consumer | None = None
         self._late: dict[TopicPartition, asyncio.Task[tuple[TopicPartition, int | None]]] = {}
+        # Since when, in the loop's time; what is here and not late any more is of no account.
+        self._late_since: dict[TopicPartition, float] = {}
+        health.add_degradation(_CHECK, self.waiting)
         self._at_work = asyncio.Lock()
         self._draining = asyncio.Event()
         self._drained = asyncio.Event()
@@ -58,6 +63,19 @@ class SubmissionService:
                 f"{self._submitted} has {counts.get(self._submitted)} partitions and {self._catalog} "
                 f"{counts.get(self._catalog)}: add partitions to the smaller one and restart"
             )
+
+    def waiting(self) -> str | None:
+        """The partitions that have waited alone for a while; None if there are none."""
+        if not self._late:
+            return None
+        now = asyncio.get_running_loop().time()
+        waited = {name: now - self._late_since[name] for name in self._late}
+        long = {name.partition: seconds for name, seconds in waited.items() if seconds > _WORTH_SAYING_SECONDS}
+        if not long:
+            return None
+        which = f"{'partition' if len(long) == 1 else 'partitions'} {', '.join(map(str, sorted(long)))}"
+        reason = "the registry, the catalog or the dead letters do not take or answer what they are asked"
+        return f"{which} of {self._submitted} wait for {max(long.values()):.0f} s: {reason}; the others go on"
 
     async def run(self) -> None:
         """Handle submissions until drained; rejoins after the group has removed this member."""
@@ -150,6 +168,7 @@ class SubmissionService:
         done, late = await asyncio.wait(running.values(), timeout=_SOON_SECONDS)
         for name, task in running.items():
             if task in late:
+                self._late_since[name] = asyncio.get_running_loop().time()
                 self._late[name] = task
         if late:
             names = [name for name, task in running.items() if task in late]

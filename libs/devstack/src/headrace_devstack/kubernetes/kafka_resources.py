@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from headrace_contracts.events import DeadLetter
+from headrace_contracts.groups import LIVE_WINDOWS
 from headrace_contracts.topics import TOPICS, TopicSpec
 from headrace_streams.kafka.properties import READER_GROUP
 from headrace_streams.provisioning import topic_of
@@ -34,7 +35,7 @@ CLIENTS: Final = (*NAMES, OBSERVER, AGENT, OPERATOR)
 USERS: Final = (*CLIENTS, PROVISIONER)
 
 _ANYONE: Final = "anyone"
-_LIVE_WINDOWS: Final = "cost-accountant.windows-"
+_LIVE_WINDOWS: Final = f"{LIVE_WINDOWS.name}-"
 _REPLICATION: Final = 3
 
 
@@ -75,6 +76,9 @@ def rights(prefix: str = DEFAULT_PREFIX, topics: Iterable[TopicSpec] | None = No
         found[user].append(Right("group", prefix + user, ("Read",), is_prefix=True))
     changelogs = ("Create", "Describe", "DescribeConfigs", "Read", "Write")
     found["cost-accountant"].append(Right("topic", prefix + _LIVE_WINDOWS, changelogs, is_prefix=True))
+    # `headrace doctor` compares all topics and groups with what they must be.
+    found[OPERATOR].append(Right("topic", prefix, ("Describe", "DescribeConfigs"), is_prefix=True))
+    found[OPERATOR].append(Right("group", prefix, ("Describe",), is_prefix=True))
     found[PROVISIONER] = [Right("topic", prefix, ("Create", "Describe", "DescribeConfigs"), is_prefix=True)]
     return found
 

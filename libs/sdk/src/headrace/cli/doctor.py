@@ -4,22 +4,35 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import typer
 from rich.text import Text
 
-from headrace.cli.checkups import Finding, examine, installed_checkups
 from headrace.cli.output import OUT, JsonOption, print_json
 from headrace.cli.running import FAILED, OK, UNREACHABLE, addresses
 
+if TYPE_CHECKING:
+    from headrace.cli.checkups import Finding
+
 
 def doctor(json_output: JsonOption = False) -> None:
-    """Check every part of the installation, and suggest how to fix problems.
+    """Compare the installation with what it must be, and name what mends each difference.
 
-    Ollama nodes are those of the running stack, or of HEADRACE_OLLAMA_NODES; needs the package headrace-devstack.
+    Topics (settings, partitions, replicas), consumer groups (members, assignments, positions, lag), schema ids, dead
+    letters, services and their partitions, clocks, disk. It changes nothing. Kafka is asked directly, subject to its
+    ACLs: Describe and DescribeConfigs on topics, Describe on groups. Ollama nodes are those of the running stack, or of
+    HEADRACE_OLLAMA_NODES; needs the package headrace-devstack.
 
     Exit code 0 if all is well or there are only warnings, 3 if a part cannot be reached, 1 for other problems.
+
+    \b
+    Examples:
+      headrace doctor
+      headrace doctor --json | jq '.[] | select(.ok | not)'
     """
+    from headrace.cli.checkups import examine, installed_checkups
+
     findings = asyncio.run(examine(addresses(), installed_checkups()))
     if json_output:
         print_json(findings)

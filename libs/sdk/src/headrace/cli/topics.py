@@ -47,6 +47,24 @@ def resize(
     run(_resize(what, partitions, dry_run=dry_run))
 
 
+@app.command()
+def configure(
+    topics: Annotated[list[str] | None, typer.Argument(help="Only these topics; by default all.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print what would be done.")] = False,
+) -> None:
+    """Give topics the settings of their specifications, where theirs differ. Needs the right to alter their configs.
+
+    Settings that no specification names stay as they are. Where another tool keeps the settings (a KafkaTopic of
+    Strimzi), change them there.
+
+    \b
+    Examples:
+      headrace topics configure --dry-run
+      headrace topics configure tasks.journal
+    """
+    run(_configure(topics or [], dry_run=dry_run))
+
+
 async def _list(*, json_output: bool) -> None:
     from headrace_contracts.topics import TOPICS
     from headrace_streams.resizing import differences
@@ -98,3 +116,35 @@ async def _resize(what: str, partitions: int, *, dry_run: bool) -> None:
             raise fail(f"{error}; the same command goes on from here", FAILED) from None
     if not steps:
         OUT.print(f"nothing to do: {what} has {partitions} partitions")
+
+
+async def _configure(topics: list[str], *, dry_run: bool) -> None:
+    from headrace_contracts.topics import TOPICS
+    from headrace_streams.errors import RecordRefused
+    from headrace_streams.topic_settings import differing
+
+    from headrace.connecting import Cluster, spec_named
+
+    async with Cluster.at(addresses()) as cluster:
+        prefix, admin = cluster.codec.topic_prefix, cluster.log.admin()
+        specs = [spec_named(topic, prefix) for topic in topics] or list(TOPICS.values())
+        names = [prefix + spec.name for spec in specs]
+        present, replication = await admin.topic_settings(names), await admin.replication(names)
+        if topics and (unknown := sorted(set(names) - present.keys())):
+            raise fail(f"missing, or not to be asked about by this user: {', '.join(unknown)}", FAILED)
+        steps = {
+            name: found
+            for name, spec in zip(names, specs, strict=True)
+            if name in present and (found := differing(spec, present[name], replication.replicas_of(name)))
+        }
+        for name, found in steps.items():
+            for each in found:
+                becomes = "would become" if dry_run else "becomes"
+                OUT.print(f"{name}: {each.key} {each.present} {becomes} {each.wanted}", soft_wrap=True)
+            if not dry_run:
+                try:
+                    await admin.change_topic_settings({name: {each.key: each.wanted for each in found}})
+                except RecordRefused as error:
+                    raise fail(f"{error}; the same command goes on from here", FAILED) from None
+    if not steps:
+        OUT.print("nothing to do: all settings are as specified")

@@ -1,4 +1,4 @@
-"""Creates and resizes topics, and answers queries about topics and offsets."""
+"""Creates, resizes and changes topics, and answers queries about topics, offsets and groups."""
 
 from __future__ import annotations
 
@@ -8,7 +8,15 @@ from collections.abc import Collection, Mapping
 from concurrent.futures import Future
 from typing import Any
 
-from confluent_kafka import IsolationLevel, KafkaError, KafkaException, TopicCollection, admin
+from confluent_kafka import (
+    ConsumerGroupState,
+    ConsumerGroupTopicPartitions,
+    IsolationLevel,
+    KafkaError,
+    KafkaException,
+    TopicCollection,
+    admin,
+)
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewPartitions
 from confluent_kafka.cimpl import NewTopic as KafkaTopic
@@ -17,7 +25,17 @@ from headrace_streams.errors import RecordRefused, TopicMissing, TransientError
 from headrace_streams.kafka import errors
 from headrace_streams.kafka.polling import from_kafka, to_kafka
 from headrace_streams.kafka.properties import Properties, admin_properties
-from headrace_streams.records import NewTopic, TopicDescription, TopicPartition
+from headrace_streams.records import (
+    GroupMember,
+    GroupPhase,
+    GroupState,
+    NewTopic,
+    OffsetAndMetadata,
+    PartitionReplicas,
+    Replication,
+    TopicDescription,
+    TopicPartition,
+)
 
 _SECONDS = 10.0
 _METADATA_SECONDS = 3.0
@@ -34,6 +52,15 @@ _UNKNOWABLE = frozenset({
 # confluent-kafka does not annotate them.
 _OFFSET_SPEC: Any = admin.OffsetSpec  # type: ignore[attr-defined]
 _CONFIG_RESOURCE: Any = admin.ConfigResource  # type: ignore[attr-defined]
+_CONFIG_ENTRY: Any = admin.ConfigEntry  # type: ignore[attr-defined]
+_SET: Any = admin.AlterConfigOpType.SET  # type: ignore[attr-defined]
+_GROUP_PARTITIONS: Any = ConsumerGroupTopicPartitions
+_PHASES = {
+    ConsumerGroupState.STABLE: GroupPhase.STABLE,
+    ConsumerGroupState.EMPTY: GroupPhase.EMPTY,
+    # A group that the broker has never heard of is as dead as one whose last trace has expired.
+    ConsumerGroupState.DEAD: GroupPhase.MISSING,
+}
 
 
 class KafkaAdmin:
@@ -70,19 +97,24 @@ class KafkaAdmin:
             raise errors.asking(errors.error_of(exception), f"topics {', '.join(topics)}") from exception
 
     async def describe_topics(self, topics: Collection[str]) -> Mapping[str, TopicDescription]:
+        return {
+            name: TopicDescription(str(described.topic_id), len(described.partitions))
+            for name, described in (await self._descriptions(topics)).items()
+        }
+
+    async def _descriptions(self, topics: Collection[str]) -> Mapping[str, Any]:
+        """The client's own descriptions of the topics that exist."""
         if not topics:
             return {}
-        found: dict[str, TopicDescription] = {}
+        found: dict[str, Any] = {}
         describing = self._client.describe_topics(TopicCollection(sorted(topics)), request_timeout=_SECONDS)
         for name, future in describing.items():
             try:
-                described = await _answer(future)
+                found[name] = await _answer(future)
             except KafkaException as exception:
                 error = errors.error_of(exception)
                 if error.code() not in _UNKNOWN:
                     raise errors.asking(error, f"topic {name}") from exception
-            else:
-                found[name] = TopicDescription(str(described.topic_id), len(described.partitions))
         return found
 
     async def add_partitions(self, counts: Mapping[str, int]) -> None:
@@ -101,12 +133,15 @@ class KafkaAdmin:
         await self._until_known(counts, "partitions of {} added")
 
     async def topic_limits(self, topics: Collection[str]) -> Mapping[str, int]:
+        return {name: int(settings[_LIMIT]) for name, settings in (await self.topic_settings(topics)).items()}
+
+    async def topic_settings(self, topics: Collection[str]) -> Mapping[str, Mapping[str, str]]:
         if not topics:
             return {}
         asking = self._client.describe_configs(
             [_CONFIG_RESOURCE(_CONFIG_RESOURCE.Type.TOPIC, name) for name in topics], request_timeout=_SECONDS
         )
-        limits: dict[str, int] = {}
+        settings: dict[str, Mapping[str, str]] = {}
         for resource, future in asking.items():
             try:
                 described = await _answer(future)
@@ -115,8 +150,70 @@ class KafkaAdmin:
                 if error.code() in _UNKNOWABLE:
                     continue
                 raise errors.asking(error, f"the settings of {resource.name}") from exception
-            limits[resource.name] = int(described[_LIMIT].value)
-        return limits
+            settings[resource.name] = {key: entry.value for key, entry in described.items() if entry.value is not None}
+        return settings
+
+    async def change_topic_settings(self, settings: Mapping[str, Mapping[str, str]]) -> None:
+        for name, changed in settings.items():
+            entries = [_CONFIG_ENTRY(key, value, incremental_operation=_SET) for key, value in sorted(changed.items())]
+            resource = _CONFIG_RESOURCE(_CONFIG_RESOURCE.Type.TOPIC, name, incremental_configs=entries)
+            changing = self._client.incremental_alter_configs([resource], request_timeout=_SECONDS)
+            for future in changing.values():
+                try:
+                    await _answer(future)
+                except KafkaException as exception:
+                    error = errors.error_of(exception)
+                    if errors.is_missing(error):
+                        raise errors.asking(error, f"topic {name}") from exception
+                    raise errors.creating(error, name) from exception
+
+    async def replication(self, topics: Collection[str]) -> Replication:
+        try:
+            cluster = await _answer(self._client.describe_cluster(request_timeout=_SECONDS))
+        except KafkaException as exception:
+            raise errors.asking(errors.error_of(exception), "the brokers") from exception
+        found: dict[TopicPartition, PartitionReplicas] = {}
+        for name, described in (await self._descriptions(topics)).items():
+            for each in described.partitions:
+                # librdkafka has a node numbered -1 where there is no leader.
+                leader = None if each.leader is None or each.leader.id < 0 else int(each.leader.id)
+                found[TopicPartition(name, each.id)] = PartitionReplicas(
+                    leader, tuple(node.id for node in each.replicas), tuple(node.id for node in each.isr)
+                )
+        return Replication(frozenset(node.id for node in cluster.nodes), found)
+
+    async def newest_timestamps(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, int]:
+        found = await self._listed(partitions, _OFFSET_SPEC.max_timestamp())
+        return {name: result.timestamp for name, result in found.items() if result.timestamp >= 0}
+
+    async def group_states(self, groups: Collection[str]) -> Mapping[str, GroupState]:
+        if not groups:
+            return {}
+        found: dict[str, GroupState] = {}
+        for name, future in self._client.describe_consumer_groups(sorted(groups), request_timeout=_SECONDS).items():
+            try:
+                found[name] = _group_state(await _answer(future))
+            except KafkaException as exception:
+                error = errors.error_of(exception)
+                if error.code() != KafkaError.GROUP_ID_NOT_FOUND:
+                    raise errors.asking(error, f"group {name}") from exception
+                found[name] = GroupState(GroupPhase.MISSING)
+        return found
+
+    async def committed(self, group: str) -> Mapping[TopicPartition, OffsetAndMetadata]:
+        asking = self._client.list_consumer_group_offsets([_GROUP_PARTITIONS(group)], request_timeout=_SECONDS)
+        try:
+            (answer,) = [await _answer(future) for future in asking.values()]
+        except KafkaException as exception:
+            error = errors.error_of(exception)
+            if error.code() == KafkaError.GROUP_ID_NOT_FOUND:
+                return {}
+            raise errors.asking(error, f"what {group} has committed") from exception
+        return {
+            from_kafka(each): OffsetAndMetadata(each.offset, each.metadata or "")
+            for each in answer.topic_partitions
+            if each.offset >= 0 and each.error is None
+        }
 
     async def check_topics(self, topics: Collection[str]) -> Mapping[str, int]:
         """Their numbers of partitions. Raises TopicMissing, TransientError."""
@@ -155,9 +252,13 @@ class KafkaAdmin:
             await asyncio.sleep(_LEADER_PAUSE_SECONDS)
 
     async def _offsets(self, partitions: Collection[TopicPartition], which: Any) -> dict[TopicPartition, int]:
+        return {name: result.offset for name, result in (await self._listed(partitions, which)).items()}
+
+    async def _listed(self, partitions: Collection[TopicPartition], which: Any) -> dict[TopicPartition, Any]:
+        """Offset and timestamp of what is asked for."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + _SECONDS
-        found: dict[TopicPartition, int] = {}
+        found: dict[TopicPartition, Any] = {}
         while missing := [name for name in partitions if name not in found]:
             # Read-committed, as all clients of ours: what stands behind an open transaction cannot be read yet, and
             # whoever reads up to the end would wait for as long as it is open.
@@ -169,7 +270,7 @@ class KafkaAdmin:
             for partition, future in asking.items():
                 name = from_kafka(partition)
                 try:
-                    found[name] = (await _answer(future)).offset
+                    found[name] = await _answer(future)
                 except KafkaException as exception:
                     error = errors.error_of(exception)
                     if not errors.is_leader_moving(error) or loop.time() > deadline:
@@ -190,4 +291,18 @@ class KafkaAdmin:
 
 async def _answer(future: Future[Any]) -> Any:
     """The client's answer. A caller that waits no longer must not cancel it: the client could not deliver it then."""
-    return await asyncio.shield(asyncio.wrap_future(future))
+    answer = asyncio.wrap_future(future)
+    # Nobody may be left to take the error, as when the client ends with the question open.
+    answer.add_done_callback(lambda done: done.cancelled() or done.exception())
+    return await asyncio.shield(answer)
+
+
+def _group_state(described: Any) -> GroupState:
+    members = tuple(
+        GroupMember(
+            each.member_id, each.group_instance_id or None, each.client_id, each.host,
+            frozenset(from_kafka(name) for name in (each.assignment.topic_partitions if each.assignment else ())),
+        )
+        for each in described.members
+    )  # fmt: skip
+    return GroupState(_PHASES.get(described.state, GroupPhase.REBALANCING), members)

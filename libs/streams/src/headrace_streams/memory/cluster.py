@@ -13,15 +13,31 @@ from headrace_streams.memory.ailments import Ailment, Ailments, Sense
 from headrace_streams.memory.groups import GroupCoordinator
 from headrace_streams.partitioning import partition_of
 from headrace_streams.records import (
+    GroupPhase,
+    GroupState,
     NewTopic,
+    OffsetAndMetadata,
+    PartitionReplicas,
     ProducerRecord,
     Record,
     RecordMetadata,
+    Replication,
     TopicDescription,
     TopicPartition,
 )
 
 _RECORD_LIMIT = 4 * 1024 * 1024
+_LIMIT = "max.message.bytes"
+BROKER = 1
+"""Id of the only broker."""
+_DEFAULT_SETTINGS = {
+    "cleanup.policy": "delete",
+    "min.compaction.lag.ms": "0",
+    "min.insync.replicas": "1",
+    "retention.bytes": "-1",
+    "retention.ms": "604800000",
+    "unclean.leader.election.enable": "false",
+}
 
 
 class PartitionLog:
@@ -134,6 +150,7 @@ class MemoryCluster:
         # The logs of deleted topics, which clients may still hold.
         self._deleted: dict[str, list[PartitionLog]] = {}
         self.record_limits: dict[str, int] = {}
+        self._settings: dict[str, dict[str, str]] = {}
         self.denied: set[str] = set()
         self._topics: dict[str, list[PartitionLog]] = {}
         self._groups: dict[str, GroupCoordinator] = {}
@@ -170,6 +187,7 @@ class MemoryCluster:
             log.clear(exists=False)
         self._deleted[name] = logs + self._deleted.get(name, [])
         del self._ids[name]
+        self._settings.pop(name, None)
         for group in self._groups.values() if forget_commits else ():
             group.forget_topic(name)
 
@@ -231,7 +249,9 @@ class MemoryCluster:
         for topic in topics:
             if topic.partitions < 1:
                 raise RecordRefused(f"topic {topic.name} must have at least one partition, not {topic.partitions}")
-        return [topic.name for topic in topics if self.create_topic(topic.name, topic.partitions)]
+        created = [topic for topic in topics if self.create_topic(topic.name, topic.partitions)]
+        self._settings |= {topic.name: dict(topic.config) for topic in created}
+        return [topic.name for topic in created]
 
     def partition_counts(self, topics: Iterable[str]) -> Mapping[str, int]:
         """Numbers of partitions of the topics that exist."""
@@ -240,6 +260,35 @@ class MemoryCluster:
     def topic_limits(self, topics: Iterable[str]) -> Mapping[str, int]:
         """Largest records of the topics that exist, in bytes."""
         return {name: self.record_limits.get(name, self.record_limit) for name in topics if name in self._topics}
+
+    def topic_settings(self, topics: Iterable[str]) -> Mapping[str, Mapping[str, str]]:
+        """Settings of the topics that exist. The twin obeys max.message.bytes alone, and only a changed one."""
+        return {
+            name: {**_DEFAULT_SETTINGS, **self._settings.get(name, {}), _LIMIT: str(limit)}
+            for name, limit in self.topic_limits(topics).items()
+        }
+
+    def change_topic_settings(self, name: str, settings: Mapping[str, str]) -> None:
+        """Raises TopicMissing."""
+        if name not in self._topics:
+            raise TopicMissing(f"{name} does not exist: provision the topics first")
+        self._settings.setdefault(name, {}).update(settings)
+        if _LIMIT in settings:
+            self.record_limits[name] = int(settings[_LIMIT])
+
+    def replication(self, topics: Iterable[str]) -> Replication:
+        """Every partition has one replica."""
+        kept = PartitionReplicas(BROKER, (BROKER,), (BROKER,))
+        names = [log.name for topic in topics for log in self._topics.get(topic, ())]
+        return Replication(frozenset({BROKER}), dict.fromkeys(names, kept))
+
+    def group_state(self, name: str) -> GroupState:
+        """Of a group that may not exist."""
+        return self._groups[name].state() if name in self._groups else GroupState(GroupPhase.MISSING)
+
+    def committed(self, group: str) -> Mapping[TopicPartition, OffsetAndMetadata]:
+        """Of a group that may not exist."""
+        return dict(self._groups[group].committed_offsets) if group in self._groups else {}
 
     def partition(self, name: TopicPartition) -> PartitionLog:
         """Raises TopicMissing."""

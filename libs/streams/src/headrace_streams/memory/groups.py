@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from headrace_streams.errors import PartitionsLost, RecordRefused
-from headrace_streams.records import OffsetAndMetadata, TopicPartition
+from headrace_streams.records import GroupMember, GroupPhase, GroupState, OffsetAndMetadata, TopicPartition
 
 METADATA_LIMIT = 4095
 
@@ -86,6 +86,16 @@ class GroupCoordinator:
     def members(self) -> Mapping[str, frozenset[TopicPartition]]:
         """Each member's partitions in the current epoch."""
         return {member.member_id: member.assignment for member in self._members.values()}
+
+    def state(self) -> GroupState:
+        """As others see the group."""
+        members = tuple(
+            GroupMember(each.member_id, each.instance_id, "memory", "memory", each.assignment)
+            for each in self._members.values()
+        )
+        if not members:
+            return GroupState(GroupPhase.EMPTY if self.committed_offsets or self.epoch else GroupPhase.MISSING)
+        return GroupState(GroupPhase.REBALANCING if self.rebalancing else GroupPhase.STABLE, members)
 
     @property
     def rebalancing(self) -> bool:

@@ -10,7 +10,15 @@ from headrace_streams.memory.ailments import Sense
 from headrace_streams.memory.cluster import MemoryCluster
 from headrace_streams.memory.cursors import Cursors
 from headrace_streams.memory.network import Network, NetworkRequest, Operation
-from headrace_streams.records import NewTopic, Record, TopicDescription, TopicPartition
+from headrace_streams.records import (
+    GroupState,
+    NewTopic,
+    OffsetAndMetadata,
+    Record,
+    Replication,
+    TopicDescription,
+    TopicPartition,
+)
 
 
 async def bounds_of(
@@ -85,7 +93,7 @@ class MemoryReader:
 
 
 class MemoryAdmin:
-    """Creates and describes topics."""
+    """Creates and describes topics, and describes groups."""
 
     def __init__(self, cluster: MemoryCluster, network: Network, client: str) -> None:
         self._cluster = cluster
@@ -123,3 +131,39 @@ class MemoryAdmin:
 
     async def bounds(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, tuple[int, int]]:
         return await bounds_of(self._cluster, self._network, self._client, partitions)
+
+    async def topic_settings(self, topics: Collection[str]) -> Mapping[str, Mapping[str, str]]:
+        return await self._network.call(
+            NetworkRequest(self._client, Operation.METADATA), lambda: self._cluster.topic_settings(topics)
+        )
+
+    async def change_topic_settings(self, settings: Mapping[str, Mapping[str, str]]) -> None:
+        def perform() -> None:
+            for name, changed in settings.items():
+                self._cluster.change_topic_settings(name, changed)
+
+        await self._network.call(NetworkRequest(self._client, Operation.CREATE_TOPICS), perform)
+
+    async def replication(self, topics: Collection[str]) -> Replication:
+        return await self._network.call(
+            NetworkRequest(self._client, Operation.METADATA), lambda: self._cluster.replication(topics)
+        )
+
+    async def newest_timestamps(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, int]:
+        def perform() -> Mapping[TopicPartition, int]:
+            logs = [self._cluster.partition(name) for name in partitions]
+            return {log.name: max(record.timestamp_ms for record in log.records) for log in logs if log.records}
+
+        await self._cluster.ailments.endure(Sense.BOUNDS, partitions)
+        return await self._network.call(NetworkRequest(self._client, Operation.OFFSETS, tuple(partitions)), perform)
+
+    async def group_states(self, groups: Collection[str]) -> Mapping[str, GroupState]:
+        return await self._network.call(
+            NetworkRequest(self._client, Operation.METADATA),
+            lambda: {name: self._cluster.group_state(name) for name in groups},
+        )
+
+    async def committed(self, group: str) -> Mapping[TopicPartition, OffsetAndMetadata]:
+        return await self._network.call(
+            NetworkRequest(self._client, Operation.COMMITTED), lambda: self._cluster.committed(group)
+        )

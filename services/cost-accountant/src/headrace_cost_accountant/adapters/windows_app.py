@@ -15,6 +15,7 @@ import faust
 from headrace_contracts.codec import Codec
 from headrace_contracts.errors import ContractError, Origin, RegistryUnavailable, SchemaNotCached
 from headrace_contracts.events import UsageRecorded
+from headrace_contracts.groups import LIVE_WINDOWS
 from headrace_contracts.topics import SPEND_WINDOWS, USAGE_RECORDED
 from headrace_models.prices import PriceBook
 from headrace_runtime.logging import get_logger
@@ -142,7 +143,7 @@ class WindowsApp:
 
     @property
     def _app_id(self) -> str:
-        return f"{self._tools.codec.topic_prefix}cost-accountant.windows"
+        return self._tools.codec.topic_prefix + LIVE_WINDOWS.name
 
     def _app(self, partitions: int) -> Any:
         servers = self._tools.kafka["bootstrap.servers"].split(",")

@@ -1,0 +1,53 @@
+"""The consumer groups: the single definition of each one's name, topics, and where its positions are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from headrace_contracts.topics import (
+    ATTEMPTS_FINISHED,
+    SKILLS_SUBMITTED,
+    TASKS_CANCELLED,
+    TASKS_COMPLETED,
+    TASKS_SUBMITTED,
+    USAGE_RECORDED,
+    WORK_CLOUD_BATCH,
+    WORK_CLOUD_INTERACTIVE,
+    WORK_LOCAL_BATCH,
+    WORK_LOCAL_INTERACTIVE,
+    TopicSpec,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class GroupSpec:
+    """One consumer group.
+
+    Attributes:
+        name: Name without the installation's prefix.
+        service: Whose instances are its members.
+        topics: What it reads, all of it.
+        positions: Where its members find out where to go on. Those that go by another place commit to Kafka so that
+            their lag can be seen.
+    """
+
+    name: str
+    service: str
+    topics: tuple[TopicSpec, ...]
+    positions: Literal["kafka", "journal", "postgres", "catalog"]
+
+
+ROUTER: Final = GroupSpec("router", "router", (TASKS_SUBMITTED, TASKS_CANCELLED, ATTEMPTS_FINISHED), "journal")
+LOCAL_WORKER: Final = GroupSpec("local-worker", "local-worker", (WORK_LOCAL_INTERACTIVE, WORK_LOCAL_BATCH), "kafka")
+CLOUD_WORKER: Final = GroupSpec("cloud-worker", "cloud-worker", (WORK_CLOUD_INTERACTIVE, WORK_CLOUD_BATCH), "kafka")
+INTAKE_VIEW: Final = GroupSpec("intake-view", "intake", (TASKS_SUBMITTED, TASKS_COMPLETED), "postgres")
+LEDGER: Final = GroupSpec("cost-accountant.ledger", "cost-accountant", (USAGE_RECORDED,), "postgres")
+LIVE_WINDOWS: Final = GroupSpec("cost-accountant.windows", "cost-accountant", (USAGE_RECORDED,), "kafka")
+SKILL_BROADCASTER: Final = GroupSpec("skill-broadcaster", "skill-broadcaster", (SKILLS_SUBMITTED,), "catalog")
+
+GROUPS: Final[Mapping[str, GroupSpec]] = {
+    spec.name: spec
+    for spec in (ROUTER, LOCAL_WORKER, CLOUD_WORKER, INTAKE_VIEW, LEDGER, LIVE_WINDOWS, SKILL_BROADCASTER)
+}
