@@ -80,7 +80,7 @@ class Bed:
         await asyncio.gather(*self._running, return_exceptions=True)
         await self.producer.close()
 
-    def router(self, name: str) -> RouterService:
+    def router(self, name: str, *, static: bool = False) -> RouterService:
         log: Log = KafkaLog(self._properties)
         producer = log.producer()
         publisher = Publisher(producer, self.codec, f"headrace/router/{name}")
@@ -101,6 +101,7 @@ class Bed:
                 monotonic=time.monotonic,
             ),
             owner=name,
+            instance_id=name if static else None,
             limits=RouterLimits(tick_seconds=0.2),
         )
         self._services.append((service, producer, asyncio.create_task(service.run())))
@@ -249,3 +250,16 @@ async def test_a_journal_survives_compaction_and_retention_on_kafka(bed: Bed, ka
     assert (folded, recovered.positions) == ([], {("tasks.submitted", 0): 601})
     assert await third.append(entry("next", 602)) == third.epoch + 1
     await reader.close()
+
+
+async def test_a_static_router_that_comes_back_routes_partitions_added_meanwhile(bed: Bed) -> None:
+    """Under its former instance id it would get its former partitions, without a rebalance."""
+    first = bed.router("r1", static=True)
+    await bed.until(lambda: len(first.partitions) == TASKS_SUBMITTED.partitions)
+    await first.drain()
+    more = TASKS_SUBMITTED.partitions + 2
+    for spec in TOPICS.values():
+        if spec.copartitioned:
+            await bed.log.admin().add_partitions({bed.prefix + spec.name: more})
+    again = bed.router("r1", static=True)
+    await bed.until(lambda: len(again.partitions) == more)

@@ -22,7 +22,8 @@ from headrace_contracts.groups import ROUTER
 from headrace_contracts.topics import TASKS_JOURNAL
 from headrace_runtime.logging import get_logger
 from headrace_streams.dead_letters import DeadLetters
-from headrace_streams.errors import StreamsError
+from headrace_streams.errors import StreamsError, TransientError
+from headrace_streams.partitioning import static_member_id
 from headrace_streams.ports import Consumer, Log
 from headrace_streams.records import OffsetAndMetadata, TopicPartition
 from headrace_streams.watching import LogWatch, OnDiscontinuity, keep_looking
@@ -124,6 +125,13 @@ class RouterService:
         """Route until `drain` is called. Raises errors that joining again cannot cure."""
         wait = self._limits.rejoin_seconds
         while not self._leaving.is_set():
+            try:
+                instance_id = await self._member_id()
+            except TransientError as error:
+                self._trouble = f"cannot join the group: {error}"
+                _log.warning("cannot join the group, trying again", reason=str(error), in_seconds=wait)
+                await asyncio.sleep(wait)
+                continue
             membership = _Membership(
                 log=self._log,
                 codec=self._codec,
@@ -131,7 +139,7 @@ class RouterService:
                 input_logs=self._input_logs,
                 router_context=self._router_context,
                 owner=self._owner,
-                instance_id=self._instance_id,
+                instance_id=instance_id,
                 limits=self._limits,
             )
             self._membership = membership
@@ -155,6 +163,13 @@ class RouterService:
         if self._membership is not None:
             await self._membership.close()
         self._left.set()
+
+    async def _member_id(self) -> str | None:
+        """As which static member to join, if as one. Raises TransientError."""
+        if self._instance_id is None:
+            return None
+        topics = [self._codec.topic_prefix + spec.name for spec in INPUTS]
+        return static_member_id(self._instance_id, await self._log.admin().partition_counts(topics))
 
     def _fleet_gained(self) -> None:
         if self._membership is not None:
