@@ -20,13 +20,14 @@ from headrace_contracts.released import SchemaVersion, version_with, versions_of
 from headrace_contracts.restoring import LostSchema, NotRestored, restore
 from headrace_contracts.topics import TOPICS, TopicSpec
 from headrace_contracts.writer_schemas import StrictBytes, WriterSchema, without_logical_types, writer_schema
-from headrace_streams.errors import OffsetOutOfRange, TopicMissing
+from headrace_streams.errors import OffsetOutOfRange, TopicMissing, TransientError
 from headrace_streams.ports import Log, PartitionReader
 from headrace_streams.records import TopicPartition
 
 _SAMPLES: Final = 20
 _HEAD: Final = 5
 _POLL_SECONDS: Final = 5.0
+_TRIES: Final = 3
 
 OK: Final = "ok"
 LOST: Final = "lost"
@@ -80,8 +81,9 @@ async def check(
     answers: dict[int, WriterSchema | str | None] = {}
     reader = log.reader()
     try:
+        by_topic = await _ids_in(reader, [topic_prefix + spec.name for spec in specs], records)
         for spec in specs:
-            seen = await _ids_in(reader, topic_prefix + spec.name, records)
+            seen = by_topic[topic_prefix + spec.name]
             present = versions_of(spec.record.FULL_NAME)[0]
             try:
                 written: int | None = await registry.id_of(topic_prefix + spec.subject, present.text)
@@ -98,24 +100,35 @@ async def check(
     return found
 
 
-async def _ids_in(reader: PartitionReader, topic: str, records: int) -> Mapping[int, _Seen]:
-    seen: dict[int, _Seen] = defaultdict(_Seen)
-    with suppress(TopicMissing, OffsetOutOfRange):
-        bounds = await reader.bounds(await reader.partitions_of(topic))
+async def _ids_in(reader: PartitionReader, topics: Iterable[str], records: int) -> Mapping[str, Mapping[int, _Seen]]:
+    """The ids in the newest records of these topics. All are read at once: each on its own would wait on its own."""
+    partitions: list[TopicPartition] = []
+    for topic in topics:
+        with suppress(TopicMissing):
+            partitions += await reader.partitions_of(topic)
+    for _ in range(_TRIES):
+        seen: dict[str, dict[int, _Seen]] = defaultdict(lambda: defaultdict(_Seen))
+        bounds = await reader.bounds(partitions)
         starts = {each: max(first, end - records) for each, (first, end) in bounds.items() if end > first}
-        if not starts:
-            return seen
         await reader.assign(starts)
-        while not _at_end(reader.positions(), bounds):
-            for record in await reader.poll(1_000, _POLL_SECONDS):
-                value = record.value
-                if value is None or len(value) < _HEAD or value[0] != 0:
-                    continue
-                under = seen[int.from_bytes(value[1:_HEAD], "big")]
-                under.records += 1
-                if len(under.samples) < _SAMPLES:
-                    under.samples.append(value)
-    return seen
+        try:
+            while not _at_end(reader.positions(), bounds):
+                for record in await reader.poll(1_000, _POLL_SECONDS):
+                    _note(seen[record.topic], record.value)
+        except OffsetOutOfRange:
+            # Retention has removed the first of them meanwhile.
+            continue
+        return seen
+    raise TransientError(f"records disappear faster than they are read, {_TRIES} times in a row")
+
+
+def _note(seen: dict[int, _Seen], value: bytes | None) -> None:
+    if value is None or len(value) < _HEAD or value[0] != 0:
+        return
+    under = seen[int.from_bytes(value[1:_HEAD], "big")]
+    under.records += 1
+    if len(under.samples) < _SAMPLES:
+        under.samples.append(value)
 
 
 def _at_end(positions: Mapping[TopicPartition, int], bounds: Mapping[TopicPartition, tuple[int, int]]) -> bool:

@@ -30,6 +30,8 @@ from headrace.connecting import Cluster
 
 PART: Final = "kafka"
 _SECONDS: Final = 5.0
+_READING_SECONDS: Final = 25.0
+"""Of checks that read records; together with the first look less than the limit of the whole."""
 _LOOK: Final = "headrace topics list; Kafka's log says more (kafka.log beside stack.json in logs/)"
 
 
@@ -89,8 +91,18 @@ async def check_contents(addresses: Addresses, log: Log, facts: ClusterFacts) ->
     checks = [
         guarded(GROUPS_PART, partial(check_groups, admin, prefix, facts.leaderless), remedy=_LOOK),
         guarded("record times", partial(check_times, admin, facts.described, facts.leaderless, prefix), remedy=_LOOK),
-        guarded(SCHEMA_IDS, partial(_schema_ids, addresses, log, facts), remedy="headrace schemas check"),
-        guarded(DEAD_LETTERS, partial(_dead_letters, addresses, log, facts), remedy="headrace dlq list"),
+        guarded(
+            SCHEMA_IDS,
+            partial(_schema_ids, addresses, log, facts),
+            seconds=_READING_SECONDS,
+            remedy="headrace schemas check",
+        ),
+        guarded(
+            DEAD_LETTERS,
+            partial(_dead_letters, addresses, log, facts),
+            seconds=_READING_SECONDS,
+            remedy="headrace dlq list",
+        ),
     ]
     for each in await asyncio.gather(*checks):
         found += each
