@@ -247,10 +247,10 @@ async def test_a_failed_append_costs_a_recovery_and_no_task(topic: str, error: E
         sent = tasks(3)
         await twin.submit(*sent)
         await twin.until_completed(sent)
+        await twin.until(lambda: {reply.task_id for reply in twin.replies()} == {t.task_id for t in sent})
         await twin.quiet()
         assert not wire.fail[PREFIX + topic]
         assert {task_id: len(found) for task_id, found in twin.completed().items()} == {t.task_id: 1 for t in sent}
-        assert {reply.task_id for reply in twin.replies()} == {t.task_id for t in sent}
 
 
 async def test_equal_tasks_in_flight_share_one_attempt_and_later_ones_the_cache() -> None:

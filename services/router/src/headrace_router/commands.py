@@ -98,7 +98,8 @@ class Waiting:
     """A command on its way.
 
     Attributes:
-        publication: Of an audit record, which may have to be shortened.
+        record: None as long as the registry has lost its schema.
+        size: Of the record in bytes; without one, about.
         journaled: Of a terminal state, in place of which a smaller one may have to be decided.
         alone: Whether it is sent in a batch of its own.
         kept: Whether it has failed before.
@@ -107,11 +108,12 @@ class Waiting:
     kind: CommandKind
     task_id: str
     attempt: int
-    record: ProducerRecord
+    topic: str
+    publication: Publication
+    record: ProducerRecord | None
     size: int
     entry: _Entry
     since: float
-    publication: Publication | None = None
     journaled: JournalEntry | None = None
     alone: bool = False
     kept: bool = False
@@ -253,9 +255,12 @@ class PartitionCommands:
 
     def _made(self, of: _Entry, entry: JournalEntry, command: Command) -> Waiting | None:
         kind = command.kind
+        publisher = self._publishers.of(kind)
+        record: ProducerRecord | None = None
         try:
             published = publication(entry, command)
-            record = self._publishers.of(kind).record_of(published)
+            with contextlib.suppress(TransientError):
+                record = publisher.record_of(published)
         except Exception:
             if kind is CommandKind.COMPLETE:
                 raise
@@ -267,9 +272,9 @@ class PartitionCommands:
             self._count_down(of)
             return None
         return Waiting(
-            kind=kind, task_id=entry.task_id, attempt=command.attempt, record=record, size=size_of(record), entry=of,
+            kind=kind, task_id=entry.task_id, attempt=command.attempt, topic=publisher.topic(command.topic),
+            publication=published, record=record, size=_about(entry) if record is None else size_of(record), entry=of,
             since=self._monotonic(),
-            publication=published if kind is CommandKind.AUDIT else None,
             journaled=entry if kind is CommandKind.COMPLETE else None,
         )  # fmt: skip
 
@@ -284,9 +289,14 @@ class PartitionCommands:
 
     def _send_again(self, item: Waiting) -> asyncio.Future[RecordMetadata] | None:
         item.tries += 1
+        publisher = self._publishers.of(item.kind)
         try:
-            sent = self._publishers.of(item.kind).send_record(item.record)
-        except Overloaded as error:
+            record = item.record
+            if record is None:
+                record = publisher.record_of(item.publication)
+                self._replace(item, record)
+            sent = publisher.send_record(record)
+        except (Overloaded, TransientError) as error:
             self._failed(item, error)
             return None
         if item.kind is CommandKind.COMPLETE:
@@ -312,7 +322,11 @@ class PartitionCommands:
             place = item.entry.offset
             self._fail(self._journal.fence(f"the terminal state of the entry at {place} may be published: {error}"))
             return
-        if isinstance(error, RecordTooLarge) and (item.alone or not self._publishers.limits.fits(item.record)):
+        if (
+            isinstance(error, RecordTooLarge)
+            and item.record is not None
+            and (item.alone or not self._publishers.limits.fits(item.record))
+        ):
             self._too_large(item, error)
             return
         # A batch can be too large though none of its records is.
@@ -330,21 +344,24 @@ class PartitionCommands:
                 self._leave_out(item, "too large")
                 return
             case CommandKind.AUDIT:
-                assert item.publication is not None
-                record = self._publishers.others.record_of(shortened(item.publication))
+                try:
+                    record = self._publishers.others.record_of(shortened(item.publication))
+                except TransientError as lost:
+                    self._keep(item, lost)
+                    return
                 if size_of(record) >= item.size:
                     _log.error("an audit record does not fit into its topic", task=item.task_id, reason=str(error))
                     self._leave_out(item, "too large")
                     return
-                self._bytes += size_of(record) - item.size
-                item.record, item.size, item.alone = record, size_of(record), False
+                self._replace(item, record)
+                item.alone = False
             case CommandKind.DISPATCH | CommandKind.COMPLETE:
-                limit = min(self._publishers.limits.of(item.record.topic), item.size - 1)
+                limit = min(self._publishers.limits.of(item.topic), item.size - 1)
                 try:
                     if self._smaller(item, limit):
                         self._settled(item, None)
                         return
-                except Overloaded as overload:
+                except (Overloaded, TransientError) as overload:
                     error = overload
         self._keep(item, error)
 
@@ -357,12 +374,12 @@ class PartitionCommands:
                 self._kept_since = self._monotonic()
             self._kept[item.kind] += 1
         reason = str(error)
-        self._reasons[item.record.topic] = reason
+        self._reasons[item.topic] = reason
         now = self._monotonic()
-        if now - self._said.get(item.record.topic, -_SAY_EVERY_SECONDS) >= _SAY_EVERY_SECONDS:
-            self._said[item.record.topic] = now
+        if now - self._said.get(item.topic, -_SAY_EVERY_SECONDS) >= _SAY_EVERY_SECONDS:
+            self._said[item.topic] = now
             _log.warning("commands cannot be published and are kept", partition=self._partition,
-                         topic=item.record.topic, reason=reason)  # fmt: skip
+                         topic=item.topic, reason=reason)  # fmt: skip
         self._waiting.append(item)
         self._retry(_FIRST_PAUSE_SECONDS)
 
@@ -435,6 +452,11 @@ class PartitionCommands:
         if self._outstanding == 0:
             self._idle.set()
 
+    def _replace(self, item: Waiting, record: ProducerRecord) -> None:
+        self._count(item, -1)
+        item.record, item.size = record, size_of(record)
+        self._count(item, 1)
+
     def _count(self, item: Waiting, sign: int) -> None:
         self._outstanding += sign
         if item.kind is CommandKind.REPLY:
@@ -458,3 +480,14 @@ class PartitionCommands:
 
 
 def _nothing() -> None: ...
+
+
+def _about(entry: JournalEntry) -> int:
+    """The size of a record of this entry's commands in bytes, judged by the texts that it may hold."""
+    state = entry.state
+    if state is None:
+        return _ENTRY_BYTES
+    answer = state.result.answer if state.result is not None else None
+    messages = state.task.messages if state.task is not None else ()
+    texts = [each.content.data for each in messages] + ([] if answer is None else [answer.data])
+    return _ENTRY_BYTES + sum(len(text) for text in texts)

@@ -413,7 +413,7 @@ class PartitionRouter:
             return False
         try:
             if item.kind is CommandKind.DISPATCH:
-                failure = _no_room(item.record.topic, item.size, limit)
+                failure = _no_room(item.topic, item.size, limit)
                 self._decide(item.task_id, Undeliverable(item.attempt, failure), None)
                 self._reevaluate()
                 return True

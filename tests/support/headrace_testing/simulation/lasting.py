@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from headrace_testing.simulation.outsiders import Outsiders
 from headrace_testing.simulation.processes import RouterBody
+from headrace_testing.simulation.registry_troubles import LostIds
 from headrace_testing.simulation.topic_troubles import RecreatedTopic, ResizedTopics, TruncatedTopic
 from headrace_testing.simulation.troubles import HeldInput, JournalJunk, RefusedRecords, SickPartition, Trouble
 
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
 
 SHARE: Final = 0.2
 """Share of seeds with such trouble."""
+LOST_IDS_SHARE: Final = 0.04
+"""Share of the others in which the registry loses ids."""
 RECOVERY_SECONDS: Final = 60.0
 """After the other faults end, their traces have gone within this time: sessions, restarts, waits before retries."""
 STEADY_SECONDS: Final = 20.0
@@ -57,6 +61,9 @@ class LastingTrouble:
         if rng.random() < SHARE:
             makers, weights = zip(*_KINDS, strict=True)
             self.trouble = rng.choices(makers, weights)[0](rng)
+        elif rng.random() < LOST_IDS_SHARE:
+            self.trouble = LostIds(rng)
+            world.kit = replace(world.kit, codec=self.trouble.codec(world.loop.time))
         self._rng = rng
         self.quiet_at = self.ends_at = 0.0
         self._lives: Mapping[str, int] = {}

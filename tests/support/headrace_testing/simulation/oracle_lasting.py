@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 from headrace_contracts.events import TaskPhase, TaskSubmitted
 
 from headrace_testing.simulation.cluster import Seen
+from headrace_testing.simulation.registry_troubles import LostIds
 from headrace_testing.simulation.troubles import Trouble
 
 if TYPE_CHECKING:
@@ -26,7 +27,8 @@ def verdict(judge: Judge) -> Sequence[str]:
     trouble = judge.world.trouble.trouble
     if trouble is None:
         return ()
-    return [*_good_ones_go_on(judge, trouble), *_heals(judge)]
+    written = trouble.verdict(judge.world) if isinstance(trouble, LostIds) else ()
+    return [*_good_ones_go_on(judge, trouble), *_heals(judge), *written]
 
 
 def _good_ones_go_on(judge: Judge, trouble: Trouble) -> Iterator[str]:

@@ -94,6 +94,8 @@ class Fault(StrEnum):
     """A foreign producer's transaction stays open for minutes, while everything is restarted."""
     JOURNAL_JUNK = "journal_junk"
     """Undecodable records in a partition of the journal, until an operator skips them."""
+    SCHEMA_IDS_LOST = "schema_ids_lost"
+    """The registry has lost or given away ids that services write, until an operator repairs it."""
 
 
 AT_BOUNDARY = (
@@ -106,6 +108,7 @@ PASSING = (Fault.PARTITION_SICK, Fault.PARTITIONS_ADDED, Fault.TRANSACTION_OPEN)
 LASTING = (
     Fault.SICK_FOR_MINUTES, Fault.RECORDS_REFUSED, Fault.OUTSIDERS, Fault.TOPIC_RECREATED, Fault.TOPIC_TRUNCATED,
     Fault.TOPICS_RESIZED, Fault.TRANSACTION_LASTS, Fault.JOURNAL_JUNK,
+    Fault.SCHEMA_IDS_LOST,
 )  # fmt: skip
 """Drawn and scheduled by `lasting`, as they outlast all the others."""
 FREEZES = frozenset({Fault.FREEZE_BEFORE, Fault.FREEZE_IN_FLIGHT})

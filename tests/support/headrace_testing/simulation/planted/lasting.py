@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from headrace_contracts.events import TaskSubmitted
+from headrace_contracts.events import CommandKind, TaskSubmitted
+from headrace_contracts.written_schemas import WrittenSchemas
 from headrace_router import inputs, supervisor
 from headrace_router.commands import PartitionCommands
 from headrace_router.decide.model import Cancelled, Submitted
@@ -108,6 +109,28 @@ def _never_looked_again(patches: Patches) -> None:
     patches.put(InputLogs, "look", look)
 
 
+def _stale_ids(patches: Patches) -> None:
+    """Services believe for ever what the registry said at their start."""
+
+    async def check(_self: Any) -> None:
+        return None
+
+    patches.put(WrittenSchemas, "check", check)
+
+
+def _left_out_without_schema(patches: Patches) -> None:
+    """What cannot be encoded because the registry has lost its schema is taken for a defect."""
+
+    def made(self: Any, of: Any, entry: Any, command: Any) -> Any:
+        item = original(self, of, entry, command)
+        if item is None or item.record is not None or item.kind is CommandKind.COMPLETE:
+            return item
+        self._count_down(of)
+        return None
+
+    original = patches.put(PartitionCommands, "_made", made)
+
+
 BUGS = (
     Bug(
         "one_takeover_at_a_time",
@@ -124,5 +147,7 @@ BUGS = (
     Bug("never_looked_again", "a running router does not compare its positions", _never_looked_again, hint=635),
     Bug("added_never_routed", "added partitions are not routed", _added_never_routed, hint=40),
     Bug("uncommitted_bounds", "a start waits for what an open transaction holds back", _uncommitted_bounds, hint=652),
+    Bug("stale_ids", "ids that the registry has lost are written on", _stale_ids, hint=8),
+    Bug("left_out_without_schema", "commands without a schema are left out", _left_out_without_schema, hint=265),
     Bug("ends_with_its_partition", "trouble of one partition ends the process", _ends_with_its_partition),
 )
