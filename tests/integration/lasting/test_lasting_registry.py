@@ -15,12 +15,21 @@ from headrace_contracts.codec import Codec, schema_text
 from headrace_contracts.content import plain
 from headrace_contracts.errors import Origin, RegistryUnavailable
 from headrace_contracts.events import AccessKey, AttemptRequested, SkillAction, SkillSubmitted
-from headrace_contracts.topics import ACCESS_KEYS, SKILLS_CATALOG, SKILLS_SUBMITTED, TASKS_CANCELLED, TOPICS
+from headrace_contracts.topics import (
+    ACCESS_KEYS,
+    AUDIT_RECORDED,
+    SKILLS_CATALOG,
+    SKILLS_SUBMITTED,
+    TASKS_CANCELLED,
+    TOPICS,
+)
 from headrace_skill_broadcaster import service
 from headrace_streams import holding
 from headrace_streams.publishing import Publication
 from headrace_streams.records import ProducerRecord
 from headrace_streams.tables import Table
+from headrace_testing.lasting import tasks_of
+from headrace_testing.router_twin import Twin
 from headrace_testing.skill_broadcaster import PARTITIONS, Installation, skill_installation
 from headrace_testing.unruly_registry import UnrulyRegistry
 from headrace_testing.workers import ScriptedProvider, WorkerBench, attempt, healthy, now_ms
@@ -281,3 +290,33 @@ async def test_nothing_is_queued_while_an_id_is_lost(registry: UnrulyRegistry) -
         await bench.publisher.send(publication)
     assert isinstance(caught.value.__cause__, RegistryUnavailable)
     assert bench.records(TASKS_CANCELLED) == []
+
+
+@pytest.mark.parametrize("topic", ["audit.recorded", "work.local.batch", "tasks.completed"])
+async def test_a_router_keeps_what_it_cannot_encode_until_the_schema_is_back(
+    registry: UnrulyRegistry, topic: str
+) -> None:
+    async with Twin(partitions=2, registry=registry) as twin:
+        twin.work()
+        router = twin.router()
+        await twin.until(lambda: len(router.service.partitions) == 2)
+        spec = TOPICS[topic]
+        text = schema_text(spec.record)
+        lost = await registry.id_of(twin.codec.topic_prefix + spec.subject, text)
+        for written in twin.codec._written.by_name.values():
+            written.may_register = False
+        registry.forget(lost)
+        await twin.codec.check()
+        sent = [task for number in range(2) for task in tasks_of(number, 3, partitions=2, name="kept")]
+        await twin.submit(*sent)
+        await twin.until(lambda: len({entry.task_id for entry in twin.journal()} & {t.task_id for t in sent}) == 6)
+        await twin.quiet()
+        assert not twin.written(spec)
+        # `headrace schemas repair`
+        for name, each in TOPICS.items():
+            if schema_text(each.record) == text:
+                registry.put(lost, twin.codec.topic_prefix + TOPICS[name].subject, text)
+        await twin.codec.check()
+        await twin.until_completed(sent)
+        await twin.until(lambda: len({event.task_id for event in twin.written(AUDIT_RECORDED)}) == 6)
+        assert {len(found) for found in twin.completed().values()} == {1}

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from headrace_contracts.codec import Codec
+from headrace_contracts.codec import Codec, Registry
 from headrace_contracts.errors import Origin
 from headrace_contracts.events import (
     AttemptFinished,
@@ -222,7 +222,7 @@ class Twin:
         session_timeout: float = 0.3,
         policy: Policy | None = None,
         clock: Callable[[], int] = now_ms,
-        registry: MemoryRegistry | None = None,
+        registry: Registry | None = None,
     ) -> None:
         self.clock = clock
         self.cluster = MemoryCluster(session_timeout=session_timeout, rebalance_timeout=2.0)
