@@ -29,7 +29,7 @@ def at(name: str, partition: int = SICK) -> TopicPartition:
 
 
 async def started(twin: Twin, in_flight: int = 1000, **limits: Any) -> Router:
-    router = twin.router(in_flight=in_flight, longest_wait_seconds=0.2, assign_seconds=0.2, **limits)
+    router = twin.router(in_flight=in_flight, **{"longest_wait_seconds": 0.2, "assign_seconds": 0.2, **limits})
     twin.work()
     await twin.until(lambda: len(router.service.partitions) == PARTITIONS)
     return router
@@ -197,7 +197,9 @@ async def test_dead_letters_that_cannot_be_written(ailment: Ailment) -> None:
         await twin.until_completed(bad)
         await twin.quiet()
         assert once(twin)
-        assert len(twin.cluster.records(PREFIX + "tasks.submitted.dlq")) == 1
+        # Perhaps twice, if an append was answered too late.
+        letters = twin.cluster.records(PREFIX + "tasks.submitted.dlq")
+        assert len({dict(letter.headers)["ce_id"] for letter in letters}) == 1
 
 
 async def test_too_many_defects_suspend_the_partition_instead_of_filling_the_dead_letters(
@@ -213,13 +215,14 @@ async def test_too_many_defects_suspend_the_partition_instead_of_filling_the_dea
 
     monkeypatch.setattr(PartitionRouter, "handle", faulty)
     async with Twin(partitions=PARTITIONS) as twin:
-        router = await started(twin, failures_per_minute=3)
+        router = await started(twin, failures_per_minute=3, longest_wait_seconds=10.0)
         bad = await others_go_on(twin, [SICK], partitions=PARTITIONS, name="during")
         await says_of(router, "records failed within a minute, the last one with KeyError")
         await twin.until(lambda: SICK not in router.service.partitions)
         lost = len(twin.cluster.records(PREFIX + "tasks.submitted.dlq"))
         # Suspended for growing waits, after four in each.
-        assert 4 <= lost < 20
+        starts = [entry for entry in twin.journal() if entry.kind is EntryKind.EPOCH_START]
+        assert 4 <= lost <= 4 * (len(starts) - PARTITIONS + 1)
         broken = False
         await twin.until(lambda: ended(twin, bad) + len(twin.cluster.records(PREFIX + "tasks.submitted.dlq")) >= 20)
         await twin.quiet()
