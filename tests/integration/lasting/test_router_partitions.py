@@ -215,7 +215,7 @@ async def test_too_many_defects_suspend_the_partition_instead_of_filling_the_dea
 
     monkeypatch.setattr(PartitionRouter, "handle", faulty)
     async with Twin(partitions=PARTITIONS) as twin:
-        router = await started(twin, failures_per_minute=3, longest_wait_seconds=10.0)
+        router = await started(twin, failures_per_minute=3, rejoin_seconds=4.0, longest_wait_seconds=30.0)
         bad = await others_go_on(twin, [SICK], partitions=PARTITIONS, name="during")
         await says_of(router, "records failed within a minute, the last one with KeyError")
         await twin.until(lambda: SICK not in router.service.partitions)
