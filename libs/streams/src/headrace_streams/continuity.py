@@ -160,10 +160,7 @@ class Continuity:
         fresh.committed_changes = -1
         fresh.paused = partition.paused
         partition.former = True
-        if partition.suspended is not None:
-            partition.suspended = None
-            if self._observer is not None:
-                self._observer.suspended(partition.name, None)
+        partition.end_suspension(self._observer)
         self._former = [each for each in self._former if each.running or each.backlog] + [partition]
         # Nothing of it is committed, so nothing has to fit.
         while partition.backlog:

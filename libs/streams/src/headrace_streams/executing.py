@@ -327,13 +327,6 @@ class Executor:
         _log.info("%s goes on", partition.name)
         self._tell(partition)
 
-    def end_suspension_of(self, partition: AssignedPartition) -> None:
-        """It is no longer ours, or has another log: whether it rests is not ours to say."""
-        if partition.suspended is not None:
-            partition.suspended = None
-            if self._observer is not None:
-                self._observer.suspended(partition.name, None)
-
     def _tell(self, partition: AssignedPartition) -> None:
         self._suspended(partition)
         # Of a former log, or one that is going, the name means another one already.

@@ -406,7 +406,7 @@ class ParallelConsumer:
         leaving = self._continuity.take_away(names)
         for partition in leaving:
             partition.leaving = True
-            self._executor.end_suspension_of(partition)
+            partition.end_suspension(self._observer)
             partition.backlog.clear()
         self._executor.drop_waiting(leaving)
         return leaving

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
@@ -84,6 +84,11 @@ class TopicDescription:
 
     topic_id: str
     partitions: int
+
+
+def partitions_of(described: Mapping[str, TopicDescription]) -> Iterator[TopicPartition]:
+    """All partitions of these topics, by their names."""
+    return (TopicPartition(topic, number) for topic, found in described.items() for number in range(found.partitions))
 
 
 @dataclass(frozen=True, slots=True)

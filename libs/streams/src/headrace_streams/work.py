@@ -6,6 +6,7 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Hashable
 
+from headrace_streams.handling import Observer
 from headrace_streams.offsets import OffsetTracker
 from headrace_streams.records import Record, TopicPartition
 from headrace_streams.suspending import ErrorBudget
@@ -52,6 +53,13 @@ class AssignedPartition:
     def received_to(self) -> int | None:
         """Offset of the record that comes next; None while not known."""
         return self.backlog[-1].offset + 1 if self.backlog else self.tracker.received_to
+
+    def end_suspension(self, observer: Observer | None) -> None:
+        """It is no longer ours, or has another log: whether it rests is not ours to say."""
+        if self.suspended is not None:
+            self.suspended = None
+            if observer is not None:
+                observer.suspended(self.name, None)
 
     def ended(self, work: Work) -> None:
         """Its handler is no longer running."""

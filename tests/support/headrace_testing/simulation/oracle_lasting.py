@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Final
 from headrace_contracts.events import TaskPhase, TaskSubmitted
 
 from headrace_testing.simulation.cluster import Seen
-from headrace_testing.simulation.registry_troubles import LostIds
 from headrace_testing.simulation.troubles import Trouble
 
 if TYPE_CHECKING:
@@ -27,8 +26,7 @@ def verdict(judge: Judge) -> Sequence[str]:
     trouble = judge.world.trouble.trouble
     if trouble is None:
         return ()
-    written = trouble.verdict(judge.world) if isinstance(trouble, LostIds) else ()
-    return [*_good_ones_go_on(judge, trouble), *_heals(judge), *written]
+    return [*_good_ones_go_on(judge, trouble), *_heals(judge), *trouble.verdict(judge.world)]
 
 
 def _good_ones_go_on(judge: Judge, trouble: Trouble) -> Iterator[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar, Final
 
@@ -74,6 +74,10 @@ class Trouble:
     def is_too_small(self, topic: str) -> bool:
         """Whether this topic (without prefix) refuses records for their size."""
         return False
+
+    def verdict(self, world: SimulatedWorld) -> Iterable[str]:
+        """Violations of what holds in this trouble alone."""
+        return ()
 
 
 class SickPartition(Trouble):

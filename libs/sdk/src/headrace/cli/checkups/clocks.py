@@ -12,7 +12,7 @@ from typing import Final
 import aiohttp
 from headrace_contracts.topics import TOPICS
 from headrace_streams.ports import Admin
-from headrace_streams.records import TopicDescription, TopicPartition
+from headrace_streams.records import TopicDescription, TopicPartition, partitions_of
 
 from headrace.addresses import Addresses
 from headrace.cli.checkups.findings import Finding, listed, warning, wrong
@@ -80,11 +80,9 @@ async def check_times(
     """Look for records of services that are dated in the future. Raises what the admin raises."""
     partitions = [
         name
-        for topic, found in described.items()
+        for name in partitions_of(described)
         # Others may date their records as they like.
-        if "anyone" not in TOPICS[topic.removeprefix(prefix)].writers
-        for number in range(found.partitions)
-        if (name := TopicPartition(topic, number)) not in leaderless
+        if "anyone" not in TOPICS[name.topic.removeprefix(prefix)].writers and name not in leaderless
     ]
     found = await admin.newest_timestamps(partitions) if partitions else {}
     newest: dict[str, int] = {}

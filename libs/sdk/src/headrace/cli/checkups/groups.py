@@ -32,6 +32,7 @@ from headrace_streams.records import (
     OffsetAndMetadata,
     TopicDescription,
     TopicPartition,
+    partitions_of,
 )
 
 from headrace.cli.checkups.findings import Finding, counted, listed, numbers, warning, wrong
@@ -74,11 +75,7 @@ class GroupFacts:
     @property
     def partitions(self) -> frozenset[TopicPartition]:
         """All that it has to read."""
-        return frozenset(
-            TopicPartition(topic, number)
-            for topic, found in self.described.items()
-            for number in range(found.partitions)
-        )
+        return frozenset(partitions_of(self.described))
 
     @property
     def lag(self) -> int:
@@ -103,12 +100,7 @@ async def gather_groups(
     # Before the ends are asked: meanwhile both move on.
     committed = dict(zip(names, await asyncio.gather(*(admin.committed(name) for name in names.values())), strict=True))
     described = await admin.describe_topics({prefix + topic.name for spec in specs for topic in spec.topics})
-    every = [
-        name
-        for topic, found in described.items()
-        for number in range(found.partitions)
-        if (name := TopicPartition(topic, number)) not in leaderless
-    ]
+    every = [name for name in partitions_of(described) if name not in leaderless]
     bounds = await admin.bounds(every) if every else {}
     facts = []
     for spec in specs:
