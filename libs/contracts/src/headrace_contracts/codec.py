@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import io
-import json
 import struct
 import time
 from collections.abc import Callable, Iterable
-from functools import cache
 from typing import Any, Protocol, TypeVar
 
 import fastavro
@@ -16,6 +14,7 @@ from fastavro.read import SchemaResolutionError
 from fastavro.types import Schema
 from fastavro.validation import ValidationError, validate
 
+from headrace_contracts.decoding_limits import DecodingLimits, TooManyValues, limits_of
 from headrace_contracts.errors import (
     BadBytes,
     NullValue,
@@ -28,8 +27,9 @@ from headrace_contracts.errors import (
 from headrace_contracts.events._schemas import SCHEMAS
 from headrace_contracts.prefix import prefix_schema
 from headrace_contracts.schema_lookups import SchemaLookups
+from headrace_contracts.schema_texts import Types
 from headrace_contracts.topics import TOPICS, Event, TopicSpec
-from headrace_contracts.writer_schemas import StrictBytes, WriterSchema, fingerprint_of, without_logical_types
+from headrace_contracts.writer_schemas import StrictBytes, WriterSchema, own_schema
 from headrace_contracts.written_schemas import REPAIR, WrittenSchemas
 
 E = TypeVar("E", bound=Event)
@@ -55,13 +55,10 @@ def _misfits(schema: Schema, event: Event) -> str:
     return ""
 
 
-def _parse(text: str) -> Schema:
-    return fastavro.parse_schema(without_logical_types(json.loads(text)))
-
-
-@cache
-def _own_fingerprint(full_name: str) -> str:
-    return fingerprint_of(_parse(SCHEMAS[full_name]))
+def _words(error: Exception) -> str:
+    """What went wrong in decoding. Its message may quote the value, unless it is about schemas or our own limits."""
+    says = isinstance(error, (SchemaResolutionError, TooManyValues))
+    return f"{type(error).__name__}: {error}" if says else type(error).__name__
 
 
 def _other_type(name: str, expected: str) -> str:
@@ -100,14 +97,13 @@ class Codec:
     ) -> None:
         self.topic_prefix = topic_prefix
         self._registry = registry
-        self._own: dict[str, Schema] = {}
         self._lookups = SchemaLookups(registry, clock, self._assure, self._forget_prefixes)
         self._written = WrittenSchemas(registry, self._lookups, clock, self._name_schemas)
         self._known = self._lookups.known
         # The bytes that name the schema, by topic, of those that may be written.
         self._heads: dict[str, bytes] = {}
         # By class: the bytes that name the schema, and the fields.
-        self._prefixes: dict[tuple[type[Any], bytes | None, tuple[str, ...]], Schema] = {}
+        self._prefixes: dict[tuple[type[Any], bytes | None, tuple[str, ...]], tuple[Schema, DecodingLimits]] = {}
 
     async def prepare(self, specs: Iterable[TopicSpec], *, register: bool = False) -> None:
         """Find the ids of the schemas that will be written to these topics, and confirm that they stand for them.
@@ -117,8 +113,7 @@ class Codec:
         """
         for spec in specs:
             text = schema_text(spec.record)
-            own = self._own_schema(spec.record)
-            schema = WriterSchema(own, spec.record.FULL_NAME, _own_fingerprint(spec.record.FULL_NAME), overruns=False)
+            schema = own_schema(spec.record.FULL_NAME)
             await self._written.add(spec.name, self.topic_prefix + spec.subject, text, schema, may_register=register)
 
     async def check(self) -> None:
@@ -146,20 +141,23 @@ class Codec:
         """Number of written subjects of which the registry has lost the schema."""
         return len(self._written.lost())
 
-    def fetch(self, schema_id: int) -> asyncio.Future[None]:
+    def fetch(self, schema_id: int, origin: Origin | None = None) -> asyncio.Future[None]:
         """Look an id up; returns at once.
 
         All who need the id share one lookup, and each gets a future of its own, which may be cancelled or left alone.
-        It is done within `LOOKUP_SECONDS`: decode again then, which either works or raises UnreadableValue. It fails
-        with RegistryUnavailable if the registry gives no answer, or has lost what it certainly held (SchemaIdsLost):
-        try again after a pause.
-        """
-        return self._lookups.fetch(schema_id)
+        It is done within `TURN_SECONDS` and `LOOKUP_SECONDS`: decode again then, which either works or raises
+        UnreadableValue. It fails with RegistryUnavailable if the registry gives no answer, has lost what it certainly
+        held (SchemaIdsLost), or is asked about too many ids: try again after a pause.
 
-    async def learn(self, schema_id: int) -> None:
+        Ids are asked about in turn among the partitions in `origin`, at most `LOOKUPS_PER_SECOND`: a partition full of
+        unknown ids holds back no other.
+        """
+        return self._lookups.fetch(schema_id, origin and (origin.topic, origin.partition))
+
+    async def learn(self, schema_id: int, origin: Origin | None = None) -> None:
         """Wait for `fetch`, unless the registry has just been asked. Raises RegistryUnavailable."""
         if not self._lookups.is_fresh(schema_id):
-            await self.fetch(schema_id)
+            await self.fetch(schema_id, origin)
 
     def encode(self, spec: TopicSpec, event: Event) -> bytes:
         """The value of a record of this topic.
@@ -174,9 +172,9 @@ class Codec:
         buffer = io.BytesIO()
         buffer.write(head)
         try:
-            fastavro.schemaless_writer(buffer, self._own_schema(spec.record), event.to_avro(named=True))
+            fastavro.schemaless_writer(buffer, own_schema(spec.record.FULL_NAME).schema, event.to_avro(named=True))
         except (TypeError, ValueError, OverflowError, struct.error) as error:
-            fields = _misfits(self._own_schema(spec.record), event)
+            fields = _misfits(own_schema(spec.record.FULL_NAME).schema, event)
             raise UnencodableEvent(
                 f"{spec.record.FULL_NAME} for {spec.name}: {type(error).__name__}{fields and f' in {fields}'}"
             ) from error
@@ -188,18 +186,19 @@ class Codec:
         Raises NullValue, BadBytes, UnknownSchema: the record cannot be read. Raises SchemaNotCached: the registry must
         be asked (again) first. Call `learn` with its schema id, or wait for `fetch`, and decode again.
         """
-        buffer, schema_id, writer, name = self._opened(record, value, origin)
-        own = self._own_schema(record)
+        buffer, schema_id, writer = self._opened(record, value, origin)
+        own = own_schema(record.FULL_NAME).schema
+        length = buffer.getbuffer().nbytes
         try:
-            data = fastavro.schemaless_reader(buffer, writer, None if writer is own else own)
-            if not (rest := len(buffer.getbuffer()) - buffer.tell()):
-                return record.from_avro(data)  # type: ignore[arg-type]
+            if length > writer.limits.unscanned:
+                writer.limits.check(buffer.getvalue(), _PREFIX.size)
+            fields = fastavro.schemaless_reader(buffer, writer.schema, None if writer.schema is own else own)
+            if not (rest := length - buffer.tell()):
+                return record.from_avro(fields)  # type: ignore[arg-type]
         # fastavro reports malformed input with whatever exception its parsing runs into.
         except Exception as error:
             self._ask_again(schema_id, origin)
-            # Its message may quote the value, unless it is about schemas.
-            words = f": {error}" if isinstance(error, SchemaResolutionError) else ""
-            raise BadBytes(origin, f"schema {schema_id} ({name}): {type(error).__name__}{words}") from error
+            raise BadBytes(origin, f"schema {schema_id} ({writer.name}): {_words(error)}") from error
         self._ask_again(schema_id, origin)
         raise BadBytes(origin, f"schema {schema_id}: {rest} bytes too many")
 
@@ -214,20 +213,25 @@ class Codec:
         head = value and value[: _PREFIX.size]
         prefix = self._prefixes.get((record, head, paths))
         if prefix is None or value is None:
-            _, schema_id, writer, _ = self._opened(record, value, origin)
+            _, schema_id, writer = self._opened(record, value, origin)
             try:
-                prefix = self._prefixes[record, _PREFIX.pack(0, schema_id), paths] = prefix_schema(writer, paths)
+                schema = prefix_schema(writer.schema, paths)
+                prefix = schema, limits_of(Types(schema), None)
             # As in `decode`.
             except Exception as error:
                 raise UnknownSchema(origin, schema_id, f"{type(error).__name__} in its first fields") from error
+            self._prefixes[record, _PREFIX.pack(0, schema_id), paths] = prefix
             return self.first_fields(record, value, origin, paths)
+        schema, limits = prefix
         buffer = io.BytesIO(value)
         buffer.seek(_PREFIX.size)
         try:
-            return fastavro.schemaless_reader(buffer, prefix, None)  # type: ignore[return-value]
+            if len(value) > limits.unscanned:
+                limits.check(value, _PREFIX.size)
+            return fastavro.schemaless_reader(buffer, schema, None)  # type: ignore[return-value]
         # As in `decode`.
         except Exception as error:
-            raise BadBytes(origin, f"{record.FULL_NAME}: {type(error).__name__} in its first fields") from error
+            raise BadBytes(origin, f"{record.FULL_NAME}: {_words(error)} in its first fields") from error
 
     async def read(self, record: type[E], value: bytes | None, origin: Origin) -> E:
         """As `decode`, but fetches unknown schemas. Raises RegistryUnavailable as well."""
@@ -235,10 +239,10 @@ class Codec:
             try:
                 return self.decode(record, value, origin)
             except SchemaNotCached as missing:
-                await self.learn(missing.schema_id)
+                await self.learn(missing.schema_id, origin)
 
-    def _opened(self, record: type[Any], value: bytes | None, origin: Origin) -> tuple[io.BytesIO, int, Schema, str]:
-        """The Avro data of a value; id, schema and name of its record."""
+    def _opened(self, record: type[Any], value: bytes | None, origin: Origin) -> tuple[io.BytesIO, int, WriterSchema]:
+        """The Avro data of a value; id and schema of its record."""
         if value is None:
             raise NullValue(origin)
         if len(value) < _PREFIX.size or value[:1] != _MAGIC:
@@ -250,15 +254,15 @@ class Codec:
                 raise SchemaNotCached(origin, schema_id)
             raise UnknownSchema(origin, schema_id, refusal)
         writer = known.schema
-        if (name := writer.name) != record.FULL_NAME:
+        if writer.name != record.FULL_NAME:
             self._ask_again(schema_id, origin)
             former = self._lookups.former.get((schema_id, record.FULL_NAME))
             if former is None:
-                raise UnknownSchema(origin, schema_id, _other_type(name, record.FULL_NAME))
-            writer, name = former, record.FULL_NAME
+                raise UnknownSchema(origin, schema_id, _other_type(writer.name, record.FULL_NAME))
+            writer = former
         buffer = StrictBytes(value) if writer.overruns else io.BytesIO(value)
         buffer.seek(_PREFIX.size)
-        return buffer, schema_id, writer.schema, name
+        return buffer, schema_id, writer
 
     def _ask_again(self, schema_id: int, origin: Origin) -> None:
         """A value does not fit its schema, perhaps since the id stands for another one by now."""
@@ -277,12 +281,6 @@ class Codec:
 
     def _forget_prefixes(self) -> None:
         self._prefixes.clear()
-
-    def _own_schema(self, record: type[Any]) -> Schema:
-        schema = self._own.get(record.FULL_NAME)
-        if schema is None:
-            schema = self._own[record.FULL_NAME] = _parse(SCHEMAS[record.FULL_NAME])
-        return schema
 
 
 def spec_of(topic: str, topic_prefix: str) -> TopicSpec:

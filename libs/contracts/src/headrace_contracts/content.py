@@ -18,6 +18,11 @@ def plain(text: str) -> Content:
 
 def text_of(content: Content) -> str:
     """The text. Raises ContentSealed if it is sealed; bytes that are not UTF-8 become U+FFFD."""
+    return bytes_of(content).decode("utf-8", "replace")
+
+
+def bytes_of(content: Content) -> bytes:
+    """The bytes of a file, or of a text in UTF-8. Raises ContentSealed if they are sealed."""
     if content.cipher != PLAIN:
         raise ContentSealed(f"content is sealed with data key {content.cipher!r}")
-    return content.data.decode("utf-8", "replace")
+    return content.data

@@ -69,6 +69,14 @@ class RegistryUnavailable(ContractError):
     """Try again later: the schema registry cannot be reached, reports trouble of its own, or refuses our access."""
 
 
+class RegistryAccessRefused(RegistryUnavailable):
+    """Correct the login, or grant the right: the registry answers, but not to us. The message names the settings."""
+
+
+class RegistryAccessInvalid(ContractError, ValueError):
+    """Correct the setting that the message names: nobody could log in to a registry this way."""
+
+
 class SchemaIdsLost(RegistryUnavailable):
     """Try again when the registry has been repaired: it no longer holds our schemas under the ids that we write.
 

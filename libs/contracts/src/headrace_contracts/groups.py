@@ -8,6 +8,8 @@ from typing import Final, Literal
 
 from headrace_contracts.topics import (
     ATTEMPTS_FINISHED,
+    ATTEMPTS_FINISHED_CLOUD,
+    HISTORY_CHANGED,
     SKILLS_SUBMITTED,
     TASKS_CANCELLED,
     TASKS_COMPLETED,
@@ -39,10 +41,15 @@ class GroupSpec:
     positions: Literal["kafka", "journal", "postgres", "catalog"]
 
 
-ROUTER: Final = GroupSpec("router", "router", (TASKS_SUBMITTED, TASKS_CANCELLED, ATTEMPTS_FINISHED), "journal")
+ROUTER: Final = GroupSpec(
+    "router",
+    "router",
+    (TASKS_SUBMITTED, TASKS_CANCELLED, ATTEMPTS_FINISHED, ATTEMPTS_FINISHED_CLOUD),
+    "journal",
+)
 LOCAL_WORKER: Final = GroupSpec("local-worker", "local-worker", (WORK_LOCAL_INTERACTIVE, WORK_LOCAL_BATCH), "kafka")
 CLOUD_WORKER: Final = GroupSpec("cloud-worker", "cloud-worker", (WORK_CLOUD_INTERACTIVE, WORK_CLOUD_BATCH), "kafka")
-INTAKE_VIEW: Final = GroupSpec("intake-view", "intake", (TASKS_SUBMITTED, TASKS_COMPLETED), "postgres")
+INTAKE_VIEW: Final = GroupSpec("intake-view", "intake", (TASKS_SUBMITTED, TASKS_COMPLETED, HISTORY_CHANGED), "postgres")
 LEDGER: Final = GroupSpec("cost-accountant.ledger", "cost-accountant", (USAGE_RECORDED,), "postgres")
 LIVE_WINDOWS: Final = GroupSpec("cost-accountant.windows", "cost-accountant", (USAGE_RECORDED,), "kafka")
 SKILL_BROADCASTER: Final = GroupSpec("skill-broadcaster", "skill-broadcaster", (SKILLS_SUBMITTED,), "catalog")

@@ -26,9 +26,16 @@ LONGEST_TEXT: Final = 1000
 MOST_LABELS: Final = 32
 LONGEST_STOP: Final = 200
 MOST_STOPS: Final = 16
-MOST_MESSAGES: Final = 10_000
-SPEAKERS: Final = ("system", "developer", "user", "assistant")
+MOST_MESSAGES: Final = 2_048
+"""As many as OpenAI takes. Each costs time in all services, however short it is."""
+MOST_PARTS: Final = 1_024
+"""Parts of one message."""
+SPEAKERS: Final = ("system", "developer", "user", "assistant", "tool")
 """Roles of messages; `developer` is another word for `system`."""
+DEFAULT_REQUEST_BYTES: Final = 1_048_576
+"""Largest body of an HTTP request unless an operator allows more, in bytes."""
+MOST_REQUEST_BYTES: Final = 8 * 1_048_576
+"""The most that an operator can allow, in bytes: a task of this size is held by every service on its way."""
 LARGEST_KEY: Final = 1024
 """Largest record key, in bytes; it is repeated in all records of a task."""
 LONGEST_EVENT_ID: Final = 512
@@ -44,6 +51,12 @@ EARLIEST_MS: Final = 946_684_800_000
 AHEAD_MS: Final = 86_400_000
 """How far the clock of whoever stamped a time may be ahead of ours."""
 LONGEST_DEADLINE_SECONDS: Final = 30 * 86_400
+
+
+def record_bytes(request_bytes: int) -> int:
+    """Largest record that requests of this size lead to, in bytes: a record of the journal holds a whole task, its
+    answer, which is taken to be as large at most, and the state of both."""
+    return 2 * request_bytes + 2 * 1_048_576
 
 
 def matches(pattern: str, text: str) -> bool:

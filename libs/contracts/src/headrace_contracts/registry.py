@@ -2,35 +2,45 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-import ssl
 from collections.abc import Mapping
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import quote
 
 import aiohttp
 
-from headrace_contracts.errors import RegistryUnavailable, SchemaIncompatible, SchemaMissing, UnusableSchema
+from headrace_contracts.errors import (
+    RegistryAccessRefused,
+    RegistryUnavailable,
+    SchemaIncompatible,
+    SchemaMissing,
+    UnusableSchema,
+)
 from headrace_contracts.references import full_name, inlined
+from headrace_contracts.registry_access import ANONYMOUS, RegistryAccess
 from headrace_contracts.schema_lookups import LARGEST_SCHEMA_ID
-from headrace_contracts.writer_schemas import parsed_json
+from headrace_contracts.schema_texts import parsed_json
 
 _NOT_FOUND = 404
-_CONFLICT = 409
-_UNPROCESSABLE = 422
-# Not about what was asked for: it may be answered later, or with other access rights.
-_PASSING = frozenset({401, 403, 407, 408, 425, 429})
+_REFUSED_SCHEMA = frozenset({409, 422})
+_PAUSES_SECONDS = (0.1, 0.4)
+_REFUSALS = frozenset({401, 403})
+# Not about what was asked for: it may be answered later.
+_PASSING = frozenset({407, 408, 425, 429})
 _JSON = {"Content-Type": "application/vnd.schemaregistry.v1+json"}
 _MAX_REFERENCES = 64
 _MAX_REFERENCE_DEPTH = 8
+_MAX_ANSWER_BYTES = 8 * 1024 * 1024
+_MAX_QUOTED = 300
 
 
 class SchemaRegistry:
     """Registers and fetches Avro schemas. Use as an async context manager.
 
-    Every method raises RegistryUnavailable when the registry cannot be reached or answers with a server error.
+    Every method raises RegistryUnavailable when the registry cannot be reached or answers with a server error, and
+    RegistryAccessRefused when it does not accept the login. Redirects are not followed: the login is for one address.
     """
 
     def __init__(
@@ -38,17 +48,17 @@ class SchemaRegistry:
         url: str,
         *,
         timeout_seconds: float = 10.0,
-        basic_auth: tuple[str, str] | None = None,
-        ca_file: Path | None = None,
+        access: RegistryAccess = ANONYMOUS,
     ) -> None:
         """`url` is the root of the Confluent API, for example http://127.0.0.1:8081/apis/ccompat/v7.
 
-        `ca_file` contains the CA certificates to trust instead of the public ones. Raises OSError if it cannot be read.
+        Raises RegistryAccessInvalid if nobody could log in this way.
         """
+        access.check(url)
         self.url = url.rstrip("/")
         self._timeout = aiohttp.ClientTimeout(total=timeout_seconds)
-        self._auth = aiohttp.BasicAuth(*basic_auth) if basic_auth else None
-        self._tls = ssl.create_default_context(cafile=ca_file) if ca_file is not None else True
+        self._access = access
+        self._tls = access.tls()
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
@@ -65,11 +75,19 @@ class SchemaRegistry:
             self._session = None
 
     async def register(self, subject: str, schema: str) -> int:
-        """Add a version unless it exists; returns its id. Raises SchemaIncompatible when the registry refuses it."""
-        status, answer = await self._call("POST", f"/subjects/{quote(subject, safe='')}/versions", {"schema": schema})
-        if status in (_CONFLICT, _UNPROCESSABLE):
-            message = answer.get("message", answer) if isinstance(answer, dict) else answer
-            raise SchemaIncompatible(f"{subject}: {message}")
+        """Add a version unless it exists; returns its id. Raises SchemaIncompatible when the registry refuses it.
+
+        Two that register at the same time, or beside an import, can get 500 or 409 from Apicurio although nothing is
+        wrong. Asking again is harmless, so what is refused or fails is asked for three times.
+        """
+        path = f"/subjects/{quote(subject, safe='')}/versions"
+        for pause in (*_PAUSES_SECONDS, None):
+            status, answer = await self._call("POST", path, {"schema": schema})
+            if pause is None or (status not in _REFUSED_SCHEMA and status < 500):
+                break
+            await asyncio.sleep(pause)
+        if status in _REFUSED_SCHEMA:
+            raise SchemaIncompatible(f"{subject}: {self._quoted(answer)}")
         self._expect_ok(status, answer, f"register {subject}")
         return self._id_in(answer, subject)
 
@@ -132,7 +150,7 @@ class SchemaRegistry:
         status, answer = await self._call("GET", path, believing=False)
         if status == _NOT_FOUND:
             return None
-        if status >= 500 or status in _PASSING or 300 <= status < 400:
+        if status >= 500 or status in _PASSING:
             self._expect_ok(status, answer, f"fetch {path}")
         if status >= 400:
             raise UnusableSchema(f"the registry answers {status}")
@@ -175,40 +193,69 @@ class SchemaRegistry:
 
         `body` is bytes, or becomes JSON. `root` replaces the root of the Confluent API.
         """
-        return await self._call(method, path, body, believing=False, root=root, headers=headers)
+        status, raw = await self._exchange(method, path, body, root, headers)
+        return status, _json_or_none(raw)
 
-    async def _call(
-        self,
-        method: str,
-        path: str,
-        body: Any = None,
-        *,
-        believing: bool = True,
-        root: str | None = None,
-        headers: Mapping[str, str] = _JSON,
-    ) -> tuple[int, Any]:
+    async def _call(self, method: str, path: str, body: Any = None, *, believing: bool = True) -> tuple[int, Any]:
         """Status and JSON of an answer. Without `believing`, None stands for what is not JSON."""
+        status, raw = await self._exchange(method, path, body)
+        if status in _REFUSALS:
+            raise RegistryAccessRefused(f"schema registry at {self.url}: {status}: {self._access.remedy(status)}")
+        answer = _json_or_none(raw)
+        if answer is None and believing:
+            raise RegistryUnavailable(f"schema registry at {self.url}: answered {status} without JSON")
+        return status, answer
+
+    async def _exchange(
+        self, method: str, path: str, body: Any = None, root: str | None = None, headers: Mapping[str, str] = _JSON
+    ) -> tuple[int, bytes]:
+        """Status and body of an answer. Raises RegistryUnavailable, also for a redirect."""
         if self._session is None:
-            self._session = aiohttp.ClientSession(timeout=self._timeout, auth=self._auth)
+            # What unpacks to gigabytes is not unpacked.
+            self._session = aiohttp.ClientSession(timeout=self._timeout, auto_decompress=False)
         data = json.dumps(body) if body is not None and not isinstance(body, bytes) else body
+        sent = {"Accept-Encoding": "identity", **(headers if data is not None else {}), **self._access.headers()}
         try:
             async with self._session.request(
-                method,
-                (root or self.url) + path,
-                data=data,
-                headers=headers if data is not None else None,
-                ssl=self._tls,
+                method, (root or self.url) + path, data=data, headers=sent, ssl=self._tls, allow_redirects=False
             ) as response:
-                raw = await response.read()
-                status = response.status
+                raw = await self._read(response)
+                status, location = response.status, response.headers.get("Location", "")
         except (aiohttp.ClientError, TimeoutError) as error:
-            raise RegistryUnavailable(f"schema registry at {self.url}: {type(error).__name__}: {error}") from error
-        try:
-            return status, json.loads(raw) if raw else {}
-        except (ValueError, RecursionError) as error:
-            if not believing:
-                return status, None
-            raise RegistryUnavailable(f"schema registry at {self.url}: answered {status} without JSON") from error
+            raise RegistryUnavailable(
+                f"schema registry at {self.url}: {type(error).__name__}: {error}{self._remedy(error)}"
+            ) from error
+        if 300 <= status < 400:
+            raise RegistryUnavailable(
+                f"schema registry at {self.url}: redirects ({status}) to {self._quoted(location.partition('?')[0])!r}, "
+                "which is not followed: correct HEADRACE_REGISTRY_URL"
+            )
+        return status, raw
+
+    def _remedy(self, error: Exception) -> str:
+        if not self.url.startswith("https:"):
+            return ""
+        disconnected = isinstance(error, (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError))
+        return self._access.tls_remedy(
+            error, disconnected=disconnected and not isinstance(error, aiohttp.ClientConnectorError)
+        )
+
+    async def _read(self, response: aiohttp.ClientResponse) -> bytes:
+        """The body, of limited size."""
+        parts: list[bytes] = []
+        size = 0
+        async for part in response.content.iter_any():
+            size += len(part)
+            if size > _MAX_ANSWER_BYTES:
+                response.close()
+                raise aiohttp.ClientPayloadError(f"more than {_MAX_ANSWER_BYTES} bytes")
+            parts.append(part)
+        return b"".join(parts)
+
+    def _quoted(self, answer: Any) -> str:
+        """What the registry says, for a message of ours."""
+        said = answer.get("message", answer) if isinstance(answer, dict) else answer
+        return self._access.conceal(str(said))[:_MAX_QUOTED]
 
     def _id_in(self, answer: Any, subject: str) -> int:
         schema_id = answer.get("id") if isinstance(answer, dict) else None
@@ -218,7 +265,17 @@ class SchemaRegistry:
 
     def _expect_ok(self, status: int, answer: Any, what: str) -> None:
         if status >= 300:
-            raise RegistryUnavailable(f"schema registry at {self.url}: could not {what}: {status} {answer}")
+            raise RegistryUnavailable(
+                f"schema registry at {self.url}: could not {what}: {status} {self._quoted(answer)}"
+            )
+
+
+def _json_or_none(raw: bytes) -> Any:
+    """What a body holds; {} for an empty one."""
+    try:
+        return json.loads(raw) if raw else {}
+    except (ValueError, RecursionError):
+        return None
 
 
 def _place(reference: Any) -> tuple[str, int]:

@@ -8,7 +8,7 @@ from functools import cache
 
 from headrace_contracts.events._released import RELEASED
 from headrace_contracts.events._schemas import SCHEMAS
-from headrace_contracts.writer_schemas import fingerprint_of, without_logical_types
+from headrace_contracts.schema_texts import fingerprint_of, without_logical_types
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +19,7 @@ class SchemaVersion:
         name: Full name of the record.
         version: "current", or the number of a release.
         text: As registered.
-        fingerprint: See `writer_schemas.fingerprint_of`.
+        fingerprint: See `schema_texts.fingerprint_of`.
     """
 
     name: str

@@ -11,7 +11,7 @@ import io
 import json
 import time
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import quote
@@ -56,30 +56,32 @@ class NotRestored:
 
 async def restore(registry: SchemaRegistry, lost: Sequence[LostSchema]) -> list[NotRestored]:
     """Register these under their ids; returns those that are still not there. Raises RegistryUnavailable."""
+    free, left = await _split(registry, lost)
+    if not free:
+        return left
+    refusal = ""
+    if (root := await _apicurio_root(registry)) is not None:
+        refusal = await _import_archive(registry, root, free)
+    else:
+        for each in free:
+            refusal = await _import_version(registry, each) or refusal
+    free, given_away = await _split(registry, free)
+    unheld = [NotRestored(each, refusal or "the registry took it, but not under this id") for each in free]
+    return [*left, *given_away, *unheld]
+
+
+async def _split(registry: SchemaRegistry, lost: Sequence[LostSchema]) -> tuple[list[LostSchema], list[NotRestored]]:
+    """Those of which the registry has nothing under the id, and those whose id it has given to another schema."""
     free: list[LostSchema] = []
-    left: list[NotRestored] = []
+    given_away: list[NotRestored] = []
     for each in lost:
         holder = await _holder(registry, each)
         if holder is None:
             free.append(each)
         elif holder:
-            left.append(NotRestored(each, f"the registry has given this id to {holder}, and no id can be given twice"))
-    if not free:
-        return left
-    if (root := await _apicurio_root(registry)) is not None:
-        # Apicurio keeps equal texts once, under one id. With other white space it is another text of the same schema.
-        for spaced in (False, True):
-            texts = {each.schema_id: each.text + (_white_space(each.schema_id) if spaced else "") for each in free}
-            refusal = await _import_archive(registry, root, free, texts)
-            free = [each for each in free if await _holder(registry, each) is None]
-            if not free or refusal:
-                break
-    else:
-        refusal = ""
-        for each in free:
-            refusal = await _import_version(registry, each) or refusal
-        free = [each for each in free if await _holder(registry, each) is None]
-    return [*left, *(NotRestored(each, refusal or "the registry took it, but not under this id") for each in free)]
+            reason = f"the registry has given this id to {holder}, and no id can be given twice"
+            given_away.append(NotRestored(each, reason))
+    return free, given_away
 
 
 async def _holder(registry: SchemaRegistry, lost: LostSchema) -> str | None:
@@ -130,16 +132,19 @@ def _white_space(number: int) -> str:
     return "".join(" \n"[number >> bit & 1] for bit in range(number.bit_length() + 1))
 
 
-async def _import_archive(
-    registry: SchemaRegistry, root: str, lost: Sequence[LostSchema], texts: Mapping[int, str]
-) -> str:
-    """By Apicurio's import; returns why it was refused, "" if it was not. It passes over what exists."""
+async def _import_archive(registry: SchemaRegistry, root: str, lost: Sequence[LostSchema]) -> str:
+    """By Apicurio's import; returns why it was refused, "" if it was not.
+
+    It passes over what exists, and Apicurio keeps equal texts once, under one id: with other white space it is another
+    text of the same schema. All go in one archive, because Apicurio gives out the ids after the highest imported one
+    from the end of an import on: what is registered between two of them takes an id that the second one needs.
+    """
     archive = _Archive()
     for subject in sorted({each.subject for each in lost}):
         archive.add(
             subject,
             await registry.versions(subject),
-            [(each.schema_id, texts[each.schema_id]) for each in lost if each.subject == subject],
+            [(each.schema_id, each.text + _white_space(each.schema_id)) for each in lost if each.subject == subject],
         )
     # By default only an empty registry takes it.
     path = "/admin/import?requireEmptyRegistry=false"

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections import Counter
+from collections.abc import Awaitable, Callable, Hashable
 from dataclasses import dataclass
+from functools import partial
 from typing import Final, Protocol
 
 from headrace_contracts.errors import RegistryUnavailable, UnusableSchema
+from headrace_contracts.turns import Turns
 from headrace_contracts.writer_schemas import WriterSchema, writer_schema
 
 NEGATIVE_SECONDS: Final = 5.0
@@ -21,10 +24,19 @@ LARGEST_SCHEMA_ID: Final = 2**31 - 1
 LOOKUP_SECONDS: Final = 2.0
 """How long whoever needs an id waits for the registry before it is told that the registry is unavailable."""
 
+LOOKUPS_PER_SECOND: Final = 100
+"""Questions about ids to the registry, of one process."""
+TURN_SECONDS: Final = 0.5
+"""How long an id waits for its turn to be asked about, behind those of other partitions."""
+
 # Anybody may write any id, and in many installations register any schema.
+_BURST: Final = 100
+# Examining a schema that was not released occupies the process, some two milliseconds for so many.
+_CHARACTERS_PER_TURN: Final = 4_096
+_MAX_WAITING: Final = 50
 _MAX_REFUSED: Final = 1_000
 _MAX_SCHEMAS: Final = 1_000
-_MAX_CHARACTERS: Final = 16 * 1024 * 1024
+_MAX_CHARACTERS: Final = 4 * 1024 * 1024
 _MAX_LOOKUPS: Final = 4
 _MAX_CHECKED: Final = 50
 
@@ -80,7 +92,8 @@ class SchemaLookups:
         self._changed = changed
         self._refused: dict[int, _Refusal] = {}
         self._lookups: dict[int, asyncio.Task[None]] = {}
-        self._room = asyncio.Semaphore(_MAX_LOOKUPS)
+        self._turns = Turns(LOOKUPS_PER_SECOND, _BURST, _MAX_LOOKUPS)
+        self._by_source: Counter[Hashable] = Counter()
         self._gone: set[int] = set()
 
     def refusal(self, schema_id: int) -> str | None:
@@ -106,7 +119,10 @@ class SchemaLookups:
         while len(self.known) > 1 and (
             len(self.known) > _MAX_SCHEMAS or sum(each.characters for each in self.known.values()) > _MAX_CHARACTERS
         ):
-            del self.known[next(iter(self.known))]
+            # What nobody released may have been registered to drive out the others.
+            del self.known[
+                next((each for each, known in self.known.items() if not known.schema.released), next(iter(self.known)))
+            ]
             self._changed()
 
     def _note_change(self, schema_id: int, before: WriterSchema, now: WriterSchema) -> None:
@@ -121,50 +137,80 @@ class SchemaLookups:
             self.former[schema_id, before.name] = before
         self._changed()
 
-    def fetch(self, schema_id: int) -> asyncio.Future[None]:
+    def fetch(self, schema_id: int, source: Hashable = None) -> asyncio.Future[None]:
         """A future of this caller's own of the lookup that all who need this id share; see `Codec.fetch`."""
         lookup = self._lookups.get(schema_id)
         if lookup is None:
-            lookup = asyncio.get_running_loop().create_task(self._look_up(schema_id), name=f"schema {schema_id}")
+            loop = asyncio.get_running_loop()
+            if self._by_source[source] >= _MAX_WAITING:
+                return self._not_now(schema_id, loop.create_future())
+            lookup = loop.create_task(self._look_up(schema_id, source), name=f"schema {schema_id}")
             self._lookups[schema_id] = lookup
-            lookup.add_done_callback(lambda _: self._lookups.pop(schema_id, None))
+            self._by_source[source] += 1
+            lookup.add_done_callback(partial(self._ended, schema_id, source))
         # Cancelling it leaves the lookup to the others.
         own = asyncio.shield(lookup)
         own.add_done_callback(_seen)
         return own
 
-    async def _look_up(self, schema_id: int) -> None:
+    def _ended(self, schema_id: int, source: Hashable, _: asyncio.Task[None]) -> None:
+        del self._lookups[schema_id]
+        self._by_source[source] -= 1
+        if not self._by_source[source]:
+            del self._by_source[source]
+
+    def _not_now(self, schema_id: int, lookup: asyncio.Future[None]) -> asyncio.Future[None]:
+        """Without a task, as there may be many of these."""
+        try:
+            self._unanswered(schema_id, "its partition has many others that the registry is asked about first")
+            lookup.set_result(None)
+        except RegistryUnavailable as error:
+            lookup.set_exception(error)
+            _seen(lookup)
+        return lookup
+
+    async def _look_up(self, schema_id: int, source: Hashable) -> None:
         if schema_id > LARGEST_SCHEMA_ID:
             self._refuse(schema_id, "no registry gives such an id")
             return
         try:
-            async with asyncio.timeout(LOOKUP_SECONDS):
-                async with self._room:
-                    reason = await self._ask(schema_id)
+            async with asyncio.timeout(TURN_SECONDS) as waiting, self._turns.turn(source):
+                waiting.reschedule(asyncio.get_running_loop().time() + LOOKUP_SECONDS)
+                reason = await self._ask(schema_id)
                 if reason is not None:
                     await self._assure()
                     self._refuse(schema_id, reason)
-        except (TimeoutError, RegistryUnavailable) as error:
-            known = self.known.get(schema_id)
-            if known is not None:
-                # Asked again about an id whose values do not fit: what it said before holds.
-                known.asked_at = self._clock()
-                return
-            if isinstance(error, RegistryUnavailable):
+        except RegistryUnavailable:
+            if schema_id not in self.known:
                 raise
-            raise RegistryUnavailable(
-                f"the schema registry has not answered about schema {schema_id} within {LOOKUP_SECONDS:g} s"
-            ) from error
+            self._unanswered(schema_id, "")
+        except TimeoutError:
+            within = f"{TURN_SECONDS:g} s, or {LOOKUP_SECONDS:g} s from its turn on"
+            self._unanswered(schema_id, f"the schema registry has not answered within {within}")
+
+    def _unanswered(self, schema_id: int, why: str) -> None:
+        """Raises RegistryUnavailable, unless the id is known: then what the registry said before holds."""
+        known = self.known.get(schema_id)
+        if known is None:
+            raise RegistryUnavailable(f"schema {schema_id}: {why}")
+        # Asked again about an id whose values do not fit.
+        known.asked_at = self._clock()
 
     async def _ask(self, schema_id: int) -> str | None:
         """Ask the registry; returns why values with this id cannot be read, None if they can."""
+        text: str | None = None
         try:
             text = await self._source.schema(schema_id)
             if text is None:
                 return "the registry does not know it. If it has lost it, `headrace schemas repair` brings it back"
-            self.put(schema_id, writer_schema(text), len(text))
+            schema = writer_schema(text)
         except UnusableSchema as error:
+            if text is not None:
+                self._turns.charge(len(text) / _CHARACTERS_PER_TURN)
             return str(error)
+        if not schema.released:
+            self._turns.charge(len(text) / _CHARACTERS_PER_TURN)
+        self.put(schema_id, schema, len(text))
         return None
 
     def _refuse(self, schema_id: int, reason: str) -> None:
@@ -192,8 +238,7 @@ class SchemaLookups:
         for schema_id, known in sorted(self.known.items(), key=lambda item: item[1].asked_at)[:_MAX_CHECKED]:
             if self.is_fresh(schema_id):
                 return
-            async with self._room:
-                reason = await self._ask(schema_id)
+            reason = await self._ask(schema_id)
             if reason is not None and schema_id in self.known:
                 self._note_gone(schema_id, known, reason)
 

@@ -44,6 +44,9 @@ class TopicSpec:
         copartitioned: Whether it must have as many partitions as the other task topics.
         dead_letters: Whether it has a dead-letter topic `<name>.dlq`.
         min_compaction_lag_ms: Minimum age of compacted records, in milliseconds; None for Kafka's default.
+        signed: Whether its records carry a code under the installation's secret; see `record_mac`.
+        scope: Scope of the API keys whose holders may write to it, as their tenant only. Their records carry a
+            signature (`producer_signature`), those of our services a code as above. None: only services write to it.
     """
 
     name: str
@@ -58,6 +61,8 @@ class TopicSpec:
     copartitioned: bool = False
     dead_letters: bool = False
     min_compaction_lag_ms: int | None = None
+    signed: bool = False
+    scope: str | None = None
 
     @property
     def subject(self) -> str:
@@ -68,15 +73,18 @@ class TopicSpec:
 TASKS_SUBMITTED = TopicSpec(
     "tasks.submitted", events.TaskSubmitted, "route key", "delete", 7 * _DAY_MS, 6,
     ("intake", "anyone"), ("router", "intake"), "Submitted tasks.", copartitioned=True, dead_letters=True,
+    scope="tasks",
 )  # fmt: skip
 TASKS_CANCELLED = TopicSpec(
     "tasks.cancelled", events.TaskCancelled, "route key", "delete", 7 * _DAY_MS, 6,
-    ("intake", "anyone"), ("router", "local-worker", "cloud-worker"), "Requests to cancel a task.", copartitioned=True,
-    dead_letters=True,
+    ("intake", "anyone"), ("router",), "Requests to cancel a task.", copartitioned=True, dead_letters=True,
+    scope="tasks",
 )  # fmt: skip
 TASKS_JOURNAL = TopicSpec(
     "tasks.journal", events.JournalEntry, "task id", "compact,delete", 7 * _DAY_MS, 6,
-    ("router",), ("router", "anyone"), "Every decision with its reasons: the router's state and the audit trail.",
+    # An operator writes skips of records that cannot be read (`headrace journal skip`).
+    ("router", "operator"), ("router", "anyone"),
+    "Every decision with its reasons: the router's state and the audit trail.",
     copartitioned=True,
     # Gives an owner time to notice and repair what a zombie's record would otherwise replace.
     min_compaction_lag_ms=1 * _HOUR_MS,
@@ -97,9 +105,29 @@ WORK_CLOUD_BATCH = TopicSpec(
     "work.cloud.batch", events.AttemptRequested, "route key", "delete", 7 * _DAY_MS, 6,
     ("router",), ("cloud-worker",), "Batch attempts for cloud providers.", dead_letters=True,
 )  # fmt: skip
+# Only the router can tell whose a request to cancel is. One topic for each kind of worker: the cloud worker learns
+# nothing of tasks that stayed local.
+ATTEMPTS_CANCELLED_LOCAL = TopicSpec(
+    "attempts.cancelled.local", events.AttemptsCancelled, "route key", "delete", 7 * _DAY_MS, 6,
+    ("router",), ("local-worker",), "Cancelled tasks with attempts on our own nodes.",
+)  # fmt: skip
+ATTEMPTS_CANCELLED_CLOUD = TopicSpec(
+    "attempts.cancelled.cloud", events.AttemptsCancelled, "route key", "delete", 7 * _DAY_MS, 6,
+    ("router",), ("cloud-worker",), "Cancelled tasks with attempts at cloud providers.",
+)  # fmt: skip
 ATTEMPTS_FINISHED = TopicSpec(
     "attempts.finished", events.AttemptFinished, "route key", "delete", 7 * _DAY_MS, 6,
-    ("local-worker", "cloud-worker"), ("router",), "Outcomes of attempts.", copartitioned=True, dead_letters=True,
+    ("local-worker",), ("router",), "Outcomes of attempts on our own nodes.", copartitioned=True, dead_letters=True,
+)  # fmt: skip
+ATTEMPTS_FINISHED_CLOUD = TopicSpec(
+    # Apart, so that its writer can say nothing about attempts on our own nodes.
+    "attempts.finished.cloud", events.AttemptFinished, "route key", "delete", 7 * _DAY_MS, 6,
+    ("cloud-worker",), ("router",), "Outcomes of attempts at cloud providers.", copartitioned=True, dead_letters=True,
+)  # fmt: skip
+HISTORY_CHANGED = TopicSpec(
+    "history.changed", events.HistoryChanged, "tenant/conversation, or tenant/task id", "delete", 30 * _DAY_MS, 6,
+    ("intake",), ("intake",), "Changes of the task history beside tasks: conversations, and what must be forgotten.",
+    dead_letters=True,
 )  # fmt: skip
 TASKS_REPLIES = TopicSpec(
     "tasks.replies", events.TaskReply, "task id; the partition is the waiting intake's", "delete", 1 * _HOUR_MS, 6,
@@ -122,6 +150,7 @@ SPEND_WINDOWS = TopicSpec(
 SKILLS_SUBMITTED = TopicSpec(
     "skills.submitted", events.SkillSubmitted, "tenant/skill", "delete", 7 * _DAY_MS, 6,
     ("skill-broadcaster", "anyone"), ("skill-broadcaster",), "Skills to publish or revoke.", dead_letters=True,
+    scope="skills",
 )  # fmt: skip
 SKILLS_CATALOG = TopicSpec(
     "skills.catalog", events.SkillPublished, "tenant/skill", "compact", None, 6,
@@ -139,10 +168,12 @@ FLEET_STATUS = TopicSpec(
 PREFERENCES = TopicSpec(
     "preferences", events.Preferences, "tenant/user", "compact", None, 1,
     ("intake",), ("router", "intake"), "Preferences of tenants and users.",
+    signed=True,
 )  # fmt: skip
 ACCESS_KEYS = TopicSpec(
     "access.keys", events.AccessKey, "key id", "compact", None, 1,
-    ("intake",), ("intake", "skill-broadcaster", "cost-accountant"), "API keys, without their secrets.",
+    ("intake",), ("intake", "router", "skill-broadcaster", "cost-accountant"), "API keys, without their secrets.",
+    signed=True,
 )  # fmt: skip
 AUDIT_RECORDED = TopicSpec(
     "audit.recorded", events.AuditRecorded, "tenant", "delete", 365 * _DAY_MS, 6,
@@ -157,7 +188,8 @@ DEAD_LETTERS_HANDLED = TopicSpec(
 _SPECS = (
     TASKS_SUBMITTED, TASKS_CANCELLED, TASKS_JOURNAL,
     WORK_LOCAL_INTERACTIVE, WORK_LOCAL_BATCH, WORK_CLOUD_INTERACTIVE, WORK_CLOUD_BATCH,
-    ATTEMPTS_FINISHED, TASKS_REPLIES, TASKS_COMPLETED,
+    ATTEMPTS_CANCELLED_LOCAL, ATTEMPTS_CANCELLED_CLOUD, ATTEMPTS_FINISHED, ATTEMPTS_FINISHED_CLOUD, TASKS_REPLIES,
+    TASKS_COMPLETED, HISTORY_CHANGED,
     USAGE_RECORDED, SPEND_WINDOWS,
     SKILLS_SUBMITTED, SKILLS_CATALOG, SKILLS_FEED,
     FLEET_STATUS, PREFERENCES, ACCESS_KEYS, AUDIT_RECORDED, DEAD_LETTERS_HANDLED,
@@ -188,6 +220,16 @@ TOPICS: Mapping[str, TopicSpec] = {
 def work_topic(place: events.Place, lane: events.Lane) -> TopicSpec:
     """The topic for attempts on local nodes or in the cloud, in a lane."""
     return TOPICS[f"work.{place.value}.{lane.value}"]
+
+
+def cancelled_topic(place: events.Place) -> TopicSpec:
+    """The topic for cancelled tasks with attempts on local nodes or in the cloud."""
+    return TOPICS[f"attempts.cancelled.{place.value}"]
+
+
+def outcome_topic(place: events.Place) -> TopicSpec:
+    """The topic for the outcomes of attempts on local nodes or in the cloud."""
+    return ATTEMPTS_FINISHED_CLOUD if place is events.Place.CLOUD else ATTEMPTS_FINISHED
 
 
 def with_partitions(specs: Mapping[str, TopicSpec], partitions: Mapping[str, int]) -> dict[str, TopicSpec]:

@@ -2,7 +2,7 @@
 
 fastavro decodes in C, as deep and for as long as schema and bytes say. Nine bytes could otherwise end a process (a
 recursive type overflows the stack) or occupy it for hours (an array of items that take no bytes may state any length).
-With a schema that passes, every step of decoding consumes at least one byte, and the depth has a limit.
+`successors` says which schemas are used, `decoding_limits` how much a value may become.
 """
 
 from __future__ import annotations
@@ -10,40 +10,57 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Iterator, Mapping
+from collections import OrderedDict
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Final
 
 import fastavro
-from fastavro.schema import to_parsing_canonical_form
 from fastavro.types import Schema
 
+from headrace_contracts.decoding_limits import DecodingLimits, limits_of
 from headrace_contracts.errors import UnusableSchema
+from headrace_contracts.events._schemas import SCHEMAS
+from headrace_contracts.released import version_with, versions_of
+from headrace_contracts.schema_texts import (
+    Types,
+    fingerprint_of,
+    kind_of,
+    parsed_json,
+    record_name,
+    without_logical_types,
+)
+from headrace_contracts.successors import MAX_GROWTH, MIN_CHARACTERS, check_bounds, check_successor
 
-MAX_SCHEMA_CHARACTERS: Final = 1024 * 1024
-_MAX_JSON_DEPTH: Final = 200
-_MAX_DECODING_DEPTH: Final = 100
-_RECORDS: Final = ("record", "error")
 _GIVEN_LENGTH: Final = ("boolean", "float", "double", "fixed")
-_NAMED: Final = (*_RECORDS, "enum", "fixed")
+_MAX_REMEMBERED: Final = 128
+_NONE: Final[Schema] = "null"
+_NO_LIMITS: Final = DecodingLimits(0, 0, lambda data, at, left: at)
+
+_remembered: OrderedDict[bytes, WriterSchema | str] = OrderedDict()
+"""What was found out about a text, or why it cannot be used: the same ids are asked about again and again."""
 
 
 @dataclass(frozen=True, slots=True)
 class WriterSchema:
-    """A schema that values may be decoded with.
+    """A schema that values may be decoded with, if `name` is that of the expected record.
 
     Attributes:
-        schema: As fastavro parsed it.
+        schema: As fastavro parsed it; of a record that is none of ours, nothing is parsed.
         name: Full name of its record; empty if it is not a record.
-        fingerprint: See `fingerprint_of`.
+        fingerprint: See `fingerprint_of`; of a record that is none of ours, that of its text.
         overruns: Whether fastavro would skip items of an array beyond the end of the value, as many as it states. Give
             it a `StrictBytes` then.
+        limits: How much a value may become when it is read as the record of this program.
+        released: Whether it was released with this program.
     """
 
     schema: Schema
     name: str
     fingerprint: str
     overruns: bool
+    limits: DecodingLimits
+    released: bool
 
 
 class StrictBytes(io.BytesIO):
@@ -58,155 +75,96 @@ class StrictBytes(io.BytesIO):
 
 
 def writer_schema(text: str) -> WriterSchema:
-    """Parse an Avro schema, whoever wrote it. Raises UnusableSchema, and nothing else."""
+    """Parse and check an Avro schema, whoever wrote it. Raises UnusableSchema, and nothing else."""
+    key = hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
+    known = _remembered.get(key)
+    if known is None:
+        try:
+            known = _examined(text)
+        except UnusableSchema as error:
+            known = str(error)
+        _remembered[key] = known
+        if len(_remembered) > _MAX_REMEMBERED:
+            _remembered.popitem(last=False)
+    if isinstance(known, str):
+        raise UnusableSchema(known)
+    return known
+
+
+@cache
+def own_schema(full_name: str) -> WriterSchema:
+    """The schema that this program writes a record with."""
+    schema = _parse(SCHEMAS[full_name])
+    return WriterSchema(
+        schema, full_name, fingerprint_of(schema), overruns=False, limits=limits_of(Types(schema), None), released=True
+    )
+
+
+def _examined(text: str) -> WriterSchema:
     tree = parsed_json(text)
+    name = record_name(tree)
+    if name not in SCHEMAS:
+        # Nothing of ours is read with it, so that it is not worth parsing.
+        digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+        return WriterSchema(_NONE, name, digest, overruns=False, limits=_NO_LIMITS, released=False)
+    longest = max(MIN_CHARACTERS, MAX_GROWTH * max(len(version.text) for version in versions_of(name)))
+    if len(text) > longest:
+        raise UnusableSchema(f"{len(text)} characters long, the limit for {name} is {longest}")
     try:
         schema = fastavro.parse_schema(without_logical_types(tree))
-        is_record = isinstance(schema, dict) and schema.get("type") in _RECORDS
-        name = str(schema["name"]) if is_record else ""  # type: ignore[call-overload, index]
-        check = _Check(schema)
-        check.run()
         fingerprint = fingerprint_of(schema)
+        if fingerprint == own_schema(name).fingerprint:
+            return own_schema(name)
+        types = Types(schema)
+        check_bounds(types)
+        released = version_with(name, fingerprint) is not None
+        if not released:
+            check_successor(types, _versions(name))
+        return WriterSchema(
+            schema,
+            name,
+            fingerprint,
+            overruns=_overruns(types),
+            limits=limits_of(types, Types(own_schema(name).schema)),
+            released=released,
+        )
     except UnusableSchema:
         raise
     # fastavro reports a malformed schema with whatever exception its parsing runs into.
     except Exception as error:
         raise UnusableSchema(f"not an Avro schema that can be read ({type(error).__name__})") from error
-    return WriterSchema(schema, name, fingerprint, check.overruns)
 
 
-def fingerprint_of(schema: Any) -> str:
-    """SHA-256 of a valid schema's parsing canonical form, in hexadecimal.
-
-    Schemas with the same fingerprint write the same bytes, whatever words they are in: registries leave out namespaces
-    that repeat, and names with dots are full names.
-    """
-    return hashlib.sha256(to_parsing_canonical_form(schema).encode("utf-8", "surrogatepass")).hexdigest()
+@cache
+def _versions(full_name: str) -> list[tuple[str, Types]]:
+    return [(str(version), Types(_parse(version.text))) for version in versions_of(full_name)]
 
 
-def parsed_json(text: str) -> Any:
-    """A schema as JSON values of limited size and depth. Raises UnusableSchema."""
-    if len(text) > MAX_SCHEMA_CHARACTERS:
-        raise UnusableSchema(f"{len(text)} characters long, the limit is {MAX_SCHEMA_CHARACTERS}")
-    try:
-        tree = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise UnusableSchema("not JSON") from error
-    level = [tree]
-    for _ in range(_MAX_JSON_DEPTH):
-        level = [child for node in level for child in _children(node)]
-        if not level:
-            return tree
-    raise UnusableSchema(f"nested more than {_MAX_JSON_DEPTH} levels deep")
+def _parse(text: str) -> Schema:
+    return fastavro.parse_schema(without_logical_types(json.loads(text)))
 
 
-def without_logical_types(node: Any) -> Any:
-    """The schema with plain types: converting timestamps to datetime and back costs more than the other decoding.
+def _overruns(types: Types) -> bool:
+    """Whether there is an array of items that all have the same length: fastavro skips these without looking."""
+    given: dict[str, bool] = {}
 
-    Without fastavro's own marks as well: it believes a schema that bears them, and checks nothing.
-    """
-    if isinstance(node, dict):
-        return {
-            key: without_logical_types(value)
-            for key, value in node.items()
-            if key != "logicalType" and not key.startswith("__")
-        }
-    if isinstance(node, list):
-        return [without_logical_types(item) for item in node]
-    return node
+    def has_given_length(node: Any) -> bool:
+        plain = types.plain(node)
+        kind = kind_of(plain)
+        if kind != "record":
+            return kind in _GIVEN_LENGTH
+        if plain["name"] not in given:
+            given[plain["name"]] = all(has_given_length(field["type"]) for field in plain["fields"])
+        return given[plain["name"]]
 
-
-def _children(node: Any) -> Iterator[Any]:
-    if isinstance(node, dict):
-        yield from node.values()
-    elif isinstance(node, list):
-        yield from node
-
-
-class _Check:
-    """One pass over a parsed schema, in which named types stand in full where they first occur."""
-
-    def __init__(self, schema: Schema) -> None:
-        self._schema = schema
-        self._named: dict[str, Any] = dict(_named_types(schema))
-        self._depths: dict[str, int] = {}
-        self._open: set[str] = set()
-        self.overruns = False
-
-    def run(self) -> None:
-        if self._depth(self._schema) > _MAX_DECODING_DEPTH:
-            raise UnusableSchema(f"its values are nested more than {_MAX_DECODING_DEPTH} levels deep")
-
-    def _depth(self, node: Any) -> int:
-        """Levels of nesting of a value."""
-        if isinstance(node, list):
-            # A branch may take no bytes: its number takes one.
-            return 1 + max((self._depth(branch) for branch in node if not _is_null(branch)), default=0)
-        if _is_null(node):
-            raise UnusableSchema("a null outside a union takes no bytes, so bytes do not limit how many there are")
-        if isinstance(node, str):
-            return self._depth_of_named(node) if node in self._named else 1
-        kind = node["type"]
-        if kind in _NAMED:
-            return self._depth_of_named(node["name"])
-        if kind == "array":
-            depth = self._depth(node["items"])
-            self.overruns = self.overruns or self._has_given_length(node["items"])
-            return 1 + depth
+    def has_such_array(node: Any) -> bool:
+        plain = types.plain(node)
+        kind = kind_of(plain)
+        if kind == "union":
+            return any(map(has_such_array, plain))
         if kind == "map":
-            return 1 + self._depth(node["values"])
-        # A primitive type, written as an object or in place.
-        return 1 if isinstance(kind, str) and kind not in self._named else 1 + self._depth(kind)
+            return has_such_array(plain["values"])
+        return kind == "array" and (has_given_length(plain["items"]) or has_such_array(plain["items"]))
 
-    def _has_given_length(self, node: Any) -> bool:
-        """Whether all values take equally many bytes: fastavro skips these without a look at them."""
-        if isinstance(node, str) and node in self._named:
-            node = self._named[node]
-        kind = node["type"] if isinstance(node, dict) else node
-        if kind in _RECORDS:
-            return all(self._has_given_length(field["type"]) for field in node["fields"])
-        if isinstance(kind, dict):
-            return self._has_given_length(kind)
-        return isinstance(kind, str) and (kind in _GIVEN_LENGTH or kind in self._named)
-
-    def _depth_of_named(self, name: str) -> int:
-        known = self._depths.get(name)
-        if known is not None:
-            return known
-        if name in self._open:
-            raise UnusableSchema(f"{name} contains itself, so bytes could nest it as deep as they like")
-        self._open.add(name)
-        node = self._named[name]
-        found = 1
-        if node["type"] == "fixed" and not 0 < node["size"] <= MAX_SCHEMA_CHARACTERS:
-            raise UnusableSchema(f"{name} has {node['size']} bytes")
-        if node["type"] in _RECORDS:
-            if not node["fields"]:
-                raise UnusableSchema(f"{name} has no fields, so bytes do not limit how many there are")
-            found += max(self._depth(field["type"]) for field in node["fields"])
-        self._open.remove(name)
-        self._depths[name] = found
-        return found
-
-
-def _is_null(node: Any) -> bool:
-    return node == "null" or (isinstance(node, dict) and node.get("type") == "null")
-
-
-def _named_types(node: Any) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    if isinstance(node, list):
-        for branch in node:
-            yield from _named_types(branch)
-    elif isinstance(node, dict):
-        kind = node.get("type")
-        if kind in _NAMED:
-            yield node["name"], node
-        if kind in _RECORDS:
-            for field in node["fields"]:
-                yield from _named_types(field["type"])
-        elif kind == "array":
-            yield from _named_types(node["items"])
-        elif kind == "map":
-            yield from _named_types(node["values"])
-        elif isinstance(kind, (dict, list)):
-            yield from _named_types(kind)
+    records = (node for node in types.named.values() if kind_of(node) == "record")
+    return any(has_such_array(field["type"]) for node in records for field in node["fields"])

@@ -11,16 +11,20 @@ from headrace_contracts.events.fleet import ModelStatus, NodeStatus, Place
 from headrace_contracts.events.settings import Preferences, PrivacyLevel
 from headrace_contracts.events.skills import SkillAction, SkillChange, SkillChanged, SkillPublished, SkillStatus, SkillSubmitted, SkillVersion
 from headrace_contracts.events.spend import SpendWindows, Window
-from headrace_contracts.events.tasks import AttemptState, Command, CommandKind, EntryKind, InputEvent, JournalEntry, Message, Outcome, Rejection, ReplyKind, Sampling, ServedFrom, TaskCancelled, TaskCompleted, TaskPhase, TaskReply, TaskState, TaskStatus, TaskSubmitted, TrailStep
+from headrace_contracts.events.tasks import AnswerChoice, AnswerPiece, AttemptState, Citation, Command, CommandKind, EntryKind, HistoryChangeKind, HistoryChanged, InputEvent, JournalEntry, Message, MessagePart, ModelOperation, Options, Outcome, PartKind, Rejection, ReplyKind, ResponseFormat, ResponseFormatKind, Sampling, ServedFrom, TaskCancelled, TaskCompleted, TaskPhase, TaskReply, TaskState, TaskStatus, TaskSubmitted, Tool, ToolChoice, ToolChoiceMode, TrailStep, Turn
 from headrace_contracts.events.usage import UsageRecorded
-from headrace_contracts.events.work import AttemptFinished, AttemptRequested
+from headrace_contracts.events.work import AttemptFinished, AttemptRequested, AttemptsCancelled
 
 __all__ = [
     "AccessKey",
+    "AnswerChoice",
+    "AnswerPiece",
     "AttemptFinished",
     "AttemptRequested",
     "AttemptState",
+    "AttemptsCancelled",
     "AuditRecorded",
+    "Citation",
     "Command",
     "CommandKind",
     "Content",
@@ -30,14 +34,20 @@ __all__ = [
     "Failure",
     "Handling",
     "Header",
+    "HistoryChangeKind",
+    "HistoryChanged",
     "InputEvent",
     "JournalEntry",
     "Lane",
     "Message",
+    "MessagePart",
     "Mode",
+    "ModelOperation",
     "ModelStatus",
     "NodeStatus",
+    "Options",
     "Outcome",
+    "PartKind",
     "Place",
     "Position",
     "Preferences",
@@ -45,6 +55,8 @@ __all__ = [
     "PrivacyLevel",
     "Rejection",
     "ReplyKind",
+    "ResponseFormat",
+    "ResponseFormatKind",
     "Sampling",
     "ServedFrom",
     "SkillAction",
@@ -62,7 +74,11 @@ __all__ = [
     "TaskState",
     "TaskStatus",
     "TaskSubmitted",
+    "Tool",
+    "ToolChoice",
+    "ToolChoiceMode",
     "TrailStep",
+    "Turn",
     "Usage",
     "UsageRecorded",
     "Window",

@@ -19,7 +19,7 @@ class AccessKey:
         tenant: Tenant of the key.
         name: What it is for.
         secret_hash: HMAC-SHA-256 of the secret under the installation's pepper, in hex.
-        scopes: What it may do: tasks, skills, costs, admin.
+        scopes: What it may do: tasks, skills, costs, preferences, admin.
         requests_per_minute: Rate limit; null for none.
         created_at: When it was created. Milliseconds since the epoch, UTC.
         revoked_at: When it stopped being valid. Milliseconds since the epoch, UTC.

@@ -13,11 +13,11 @@ from typing import Any, ClassVar
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Content:
-    """Text that a person wrote or a model answered.
+    """Text or bytes that a person wrote or a model made.
 
     Attributes:
         cipher: How data is sealed: "none" for plain UTF-8, else the id of the data key.
-        data: The text in UTF-8, sealed as cipher says.
+        data: The text in UTF-8, or the bytes of a file, sealed as cipher says.
     """
 
     FULL_NAME: ClassVar[str] = "headrace.common.Content"
@@ -145,6 +145,9 @@ class Usage:
             kept for 5 minutes.
         cache_write_1h_tokens: Those of input_tokens that were written to the provider's prompt cache, to be
             kept for 1 hour.
+        reasoning_tokens: Those of output_tokens that were hidden thinking.
+        image_tokens: Those of input_tokens that stand for images.
+        audio_tokens: Those of input_tokens and output_tokens that stand for audio.
     """
 
     FULL_NAME: ClassVar[str] = "headrace.common.Usage"
@@ -155,6 +158,9 @@ class Usage:
     searches: int = 0
     cache_write_5m_tokens: int = 0
     cache_write_1h_tokens: int = 0
+    reasoning_tokens: int = 0
+    image_tokens: int = 0
+    audio_tokens: int = 0
 
     def to_avro(self, named: bool = False) -> dict[str, Any]:
         return {
@@ -164,6 +170,9 @@ class Usage:
             "searches": self.searches,
             "cache_write_5m_tokens": self.cache_write_5m_tokens,
             "cache_write_1h_tokens": self.cache_write_1h_tokens,
+            "reasoning_tokens": self.reasoning_tokens,
+            "image_tokens": self.image_tokens,
+            "audio_tokens": self.audio_tokens,
         }
 
     @classmethod
@@ -175,4 +184,7 @@ class Usage:
             searches=data["searches"],
             cache_write_5m_tokens=data["cache_write_5m_tokens"],
             cache_write_1h_tokens=data["cache_write_1h_tokens"],
+            reasoning_tokens=data["reasoning_tokens"],
+            image_tokens=data["image_tokens"],
+            audio_tokens=data["audio_tokens"],
         )

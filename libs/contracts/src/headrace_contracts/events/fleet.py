@@ -21,6 +21,10 @@ class ModelStatus:
         size_bytes: Its size in memory.
         context_tokens: Maximum context length, in tokens.
         loaded: Whether it is in memory.
+        capabilities: What it can do: tools, vision, audio, json_schema, embeddings, reasoning, logprobs. Null:
+            not known.
+        details: What its node says of it beyond that: digest, family, parameter_size, quantization_level,
+            modified_at.
     """
 
     FULL_NAME: ClassVar[str] = "headrace.fleet.ModelStatus"
@@ -29,6 +33,8 @@ class ModelStatus:
     size_bytes: int | None = None
     context_tokens: int | None = None
     loaded: bool = False
+    capabilities: tuple[str, ...] | None = None
+    details: Mapping[str, str] = field(default_factory=dict)
 
     def to_avro(self, named: bool = False) -> dict[str, Any]:
         return {
@@ -36,6 +42,8 @@ class ModelStatus:
             "size_bytes": self.size_bytes,
             "context_tokens": self.context_tokens,
             "loaded": self.loaded,
+            "capabilities": None if self.capabilities is None else list(self.capabilities),
+            "details": dict(self.details),
         }
 
     @classmethod
@@ -45,6 +53,8 @@ class ModelStatus:
             size_bytes=data["size_bytes"],
             context_tokens=data["context_tokens"],
             loaded=data["loaded"],
+            capabilities=None if (value_capabilities := data["capabilities"]) is None else tuple(value_capabilities),
+            details=data["details"],
         )
 
 

@@ -27,10 +27,13 @@ class Preferences:
     Attributes:
         tenant: The tenant.
         user: The user; empty for the tenant's own defaults.
-        ai_mode: Where to run.
-        privacy_level: How far content may travel if the task does not say.
+        ai_mode: Where to run; a task and a user may only demand more: local more than hybrid, hybrid more than
+            cloud.
+        privacy_level: How far content may travel at most: a task, a role and a user may only demand more. Null:
+            no demand.
         preferred_provider: Provider to try first.
-        allowed_providers: Providers that internal content may go to.
+        allowed_providers: Providers that internal content may go to. A user's list can only leave out some of
+            the tenant's; an empty one leaves out none.
         updated_by: Key or user that changed it.
         updated_at: When it was changed. Milliseconds since the epoch, UTC.
     """

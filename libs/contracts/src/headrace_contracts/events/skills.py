@@ -172,6 +172,9 @@ class SkillPublished:
         positions: Consumed offsets of skills.submitted as of this version.
         submitted_at: When it was submitted. Milliseconds since the epoch, UTC.
         published_at: When it was published. Milliseconds since the epoch, UTC.
+        forgotten_version: Highest version among the revoked skills of this tenant that this partition of the
+            catalog had forgotten when this was written. New skills of the tenant begin above it, so that
+            versions never restart.
     """
 
     FULL_NAME: ClassVar[str] = "headrace.skills.SkillPublished"
@@ -192,6 +195,7 @@ class SkillPublished:
     positions: tuple[Position, ...] = ()
     submitted_at: int
     published_at: int
+    forgotten_version: int = 0
 
     def to_avro(self, named: bool = False) -> dict[str, Any]:
         return {
@@ -211,6 +215,7 @@ class SkillPublished:
             "positions": [item.to_avro(named) for item in self.positions],
             "submitted_at": self.submitted_at,
             "published_at": self.published_at,
+            "forgotten_version": self.forgotten_version,
         }
 
     @classmethod
@@ -232,6 +237,7 @@ class SkillPublished:
             positions=tuple([Position.from_avro(item) for item in data["positions"]]),
             submitted_at=data["submitted_at"],
             published_at=data["published_at"],
+            forgotten_version=data["forgotten_version"],
         )
 
 

@@ -14,6 +14,230 @@ from headrace_contracts.events.common import Content, Failure, Lane, Mode, Posit
 from headrace_contracts.events.fleet import Place
 
 
+class PartKind(StrEnum):
+    """Kind of a part of a message or an answer."""
+
+    UNKNOWN = "unknown"
+    TEXT = "text"
+    IMAGE = "image"
+    AUDIO = "audio"
+    FILE = "file"
+    TOOL_CALL = "tool_call"
+    TOOL_RESULT = "tool_result"
+    REFUSAL = "refusal"
+    REASONING = "reasoning"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MessagePart:
+    """A part of a message or an answer.
+
+    Attributes:
+        kind: What it is.
+        content: text, refusal, reasoning, tool_result: the text; image, audio, file: the bytes; tool_call: the
+            arguments, as JSON. Null for reasoning: its provider has sealed all of it.
+        url: Where an image, audio or file is instead of in content.
+        media_type: Media type of an image, audio or file, such as image/png.
+        filename: Name of a file.
+        detail: How closely to look at an image: auto, low or high.
+        call_id: tool_call: its id; tool_result, and what comes with one: the id of the call it answers.
+        name: tool_call: name of the tool.
+        is_error: tool_result: whether the tool failed.
+        signature: reasoning: what its provider signed it with, or all of it if the provider sealed it. Only
+            that provider gets it back.
+        provider: reasoning: the provider that made it.
+        cache_seconds: Mark: the provider may keep the prompt up to this part in its cache for so many seconds.
+    """
+
+    FULL_NAME: ClassVar[str] = "headrace.tasks.MessagePart"
+
+    kind: PartKind
+    content: Content | None = None
+    url: Content | None = None
+    media_type: str | None = None
+    filename: Content | None = None
+    detail: str | None = None
+    call_id: str | None = None
+    name: str | None = None
+    is_error: bool = False
+    signature: Content | None = None
+    provider: str | None = None
+    cache_seconds: int | None = None
+
+    def to_avro(self, named: bool = False) -> dict[str, Any]:
+        return {
+            "kind": self.kind,
+            "content": None if self.content is None else ("headrace.common.Content", self.content.to_avro(named)) if named else self.content.to_avro(named),
+            "url": None if self.url is None else ("headrace.common.Content", self.url.to_avro(named)) if named else self.url.to_avro(named),
+            "media_type": self.media_type,
+            "filename": None if self.filename is None else ("headrace.common.Content", self.filename.to_avro(named)) if named else self.filename.to_avro(named),
+            "detail": self.detail,
+            "call_id": self.call_id,
+            "name": self.name,
+            "is_error": self.is_error,
+            "signature": None if self.signature is None else ("headrace.common.Content", self.signature.to_avro(named)) if named else self.signature.to_avro(named),
+            "provider": self.provider,
+            "cache_seconds": self.cache_seconds,
+        }
+
+    @classmethod
+    def from_avro(cls, data: dict[str, Any]) -> MessagePart:
+        return cls(
+            kind=PartKind(data["kind"]),
+            content=None if (value_content := data["content"]) is None else Content.from_avro(value_content),
+            url=None if (value_url := data["url"]) is None else Content.from_avro(value_url),
+            media_type=data["media_type"],
+            filename=None if (value_filename := data["filename"]) is None else Content.from_avro(value_filename),
+            detail=data["detail"],
+            call_id=data["call_id"],
+            name=data["name"],
+            is_error=data["is_error"],
+            signature=None if (value_signature := data["signature"]) is None else Content.from_avro(value_signature),
+            provider=data["provider"],
+            cache_seconds=data["cache_seconds"],
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Citation:
+    """A source that an answer names.
+
+    Attributes:
+        url: Where it is.
+        title: Its title.
+        text: What is cited.
+        start: First character of the answer's text that rests on it, from 0.
+        end: Character after the last one.
+    """
+
+    FULL_NAME: ClassVar[str] = "headrace.tasks.Citation"
+
+    url: Content | None = None
+    title: Content | None = None
+    text: Content | None = None
+    start: int | None = None
+    end: int | None = None
+
+    def to_avro(self, named: bool = False) -> dict[str, Any]:
+        return {
+            "url": None if self.url is None else ("headrace.common.Content", self.url.to_avro(named)) if named else self.url.to_avro(named),
+            "title": None if self.title is None else ("headrace.common.Content", self.title.to_avro(named)) if named else self.title.to_avro(named),
+            "text": None if self.text is None else ("headrace.common.Content", self.text.to_avro(named)) if named else self.text.to_avro(named),
+            "start": self.start,
+            "end": self.end,
+        }
+
+    @classmethod
+    def from_avro(cls, data: dict[str, Any]) -> Citation:
+        return cls(
+            url=None if (value_url := data["url"]) is None else Content.from_avro(value_url),
+            title=None if (value_title := data["title"]) is None else Content.from_avro(value_title),
+            text=None if (value_text := data["text"]) is None else Content.from_avro(value_text),
+            start=data["start"],
+            end=data["end"],
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnswerChoice:
+    """One answer.
+
+    Attributes:
+        index: Number of the answer, from 0.
+        parts: What the model said, in order.
+        finish_reason: stop, length, tool_calls, refusal or content_filter.
+        logprobs: Log probabilities of its tokens, as JSON in OpenAI's format.
+        citations: Sources.
+        stop_sequence: Which of the stop texts ended it, where the provider tells.
+    """
+
+    FULL_NAME: ClassVar[str] = "headrace.tasks.AnswerChoice"
+
+    index: int = 0
+    parts: tuple[MessagePart, ...] = ()
+    finish_reason: str | None = None
+    logprobs: Content | None = None
+    citations: tuple[Citation, ...] = ()
+    stop_sequence: Content | None = None
+
+    def to_avro(self, named: bool = False) -> dict[str, Any]:
+        return {
+            "index": self.index,
+            "parts": [item.to_avro(named) for item in self.parts],
+            "finish_reason": self.finish_reason,
+            "logprobs": None if self.logprobs is None else ("headrace.common.Content", self.logprobs.to_avro(named)) if named else self.logprobs.to_avro(named),
+            "citations": [item.to_avro(named) for item in self.citations],
+            "stop_sequence": None if self.stop_sequence is None else ("headrace.common.Content", self.stop_sequence.to_avro(named)) if named else self.stop_sequence.to_avro(named),
+        }
+
+    @classmethod
+    def from_avro(cls, data: dict[str, Any]) -> AnswerChoice:
+        return cls(
+            index=data["index"],
+            parts=tuple([MessagePart.from_avro(item) for item in data["parts"]]),
+            finish_reason=data["finish_reason"],
+            logprobs=None if (value_logprobs := data["logprobs"]) is None else Content.from_avro(value_logprobs),
+            citations=tuple([Citation.from_avro(item) for item in data["citations"]]),
+            stop_sequence=None if (value_stop_sequence := data["stop_sequence"]) is None else Content.from_avro(value_stop_sequence),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnswerPiece:
+    """A piece of an answer in a stream that is not text of the first choice.
+
+    Attributes:
+        choice: Number of the answer, from 0.
+        kind: What it is a piece of.
+        part: Number of the part of this kind within the answer, from 0.
+        content: The next characters of its text, or of the arguments of a tool call.
+        call_id: First piece of a tool call: its id.
+        name: First piece of a tool call: name of the tool.
+        provider: reasoning: the provider that made it.
+        signature: reasoning: the next characters of what its provider signed it with.
+        sealed: reasoning: whether the signature is all of it.
+    """
+
+    FULL_NAME: ClassVar[str] = "headrace.tasks.AnswerPiece"
+
+    choice: int = 0
+    kind: PartKind
+    part: int = 0
+    content: Content | None = None
+    call_id: str | None = None
+    name: str | None = None
+    provider: str | None = None
+    signature: Content | None = None
+    sealed: bool = False
+
+    def to_avro(self, named: bool = False) -> dict[str, Any]:
+        return {
+            "choice": self.choice,
+            "kind": self.kind,
+            "part": self.part,
+            "content": None if self.content is None else ("headrace.common.Content", self.content.to_avro(named)) if named else self.content.to_avro(named),
+            "call_id": self.call_id,
+            "name": self.name,
+            "provider": self.provider,
+            "signature": None if self.signature is None else ("headrace.common.Content", self.signature.to_avro(named)) if named else self.signature.to_avro(named),
+            "sealed": self.sealed,
+        }
+
+    @classmethod
+    def from_avro(cls, data: dict[str, Any]) -> AnswerPiece:
+        return cls(
+            choice=data["choice"],
+            kind=PartKind(data["kind"]),
+            part=data["part"],
+            content=None if (value_content := data["content"]) is None else Content.from_avro(value_content),
+            call_id=data["call_id"],
+            name=data["name"],
+            provider=data["provider"],
+            signature=None if (value_signature := data["signature"]) is None else Content.from_avro(value_signature),
+            sealed=data["sealed"],
+        )
+
+
 class Outcome(StrEnum):
     """How an attempt ended."""
 
@@ -96,6 +320,7 @@ class CommandKind(StrEnum):
     COMPLETE = "complete"
     REPLY = "reply"
     AUDIT = "audit"
+    CANCEL = "cancel"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,6 +366,108 @@ class EntryKind(StrEnum):
     EPOCH_START = "barrier"
     CHECKPOINT = "watermark"
     SKIP = "skip"
+
+
+class HistoryChangeKind(StrEnum):
+    """conversation_set: it exists, with these labels; conversation_deleted: it does not any more; messages_added: more was said in it; turn_forgotten: the content of a task is erased. unknown: a kind of a later release."""
+
+    UNKNOWN = "unknown"
+    CONVERSATION_SET = "conversation_set"
+    CONVERSATION_DELETED = "conversation_deleted"
+    MESSAGES_ADDED = "messages_added"
+    TURN_FORGOTTEN = "turn_forgotten"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Message:
+    """One message of a conversation.
+
+    Attributes:
+        role: system, developer, user, assistant or tool.
+        content: What was said. Empty if it has parts.
+        parts: What was said, in order, if it is more than one text.
+        name: Name of the participant.
+    """
+
+    FULL_NAME: ClassVar[str] = "headrace.tasks.Message"
+
+    role: str
+    content: Content
+    parts: tuple[MessagePart, ...] = ()
+    name: Content | None = None
+
+    def to_avro(self, named: bool = False) -> dict[str, Any]:
+        return {
+            "role": self.role,
+            "content": self.content.to_avro(named),
+            "parts": [item.to_avro(named) for item in self.parts],
+            "name": None if self.name is None else ("headrace.common.Content", self.name.to_avro(named)) if named else self.name.to_avro(named),
+        }
+
+    @classmethod
+    def from_avro(cls, data: dict[str, Any]) -> Message:
+        return cls(
+            role=data["role"],
+            content=Content.from_avro(data["content"]),
+            parts=tuple([MessagePart.from_avro(item) for item in data["parts"]]),
+            name=None if (value_name := data["name"]) is None else Content.from_avro(value_name),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HistoryChanged:
+    """A change of the history beside tasks and their ends: conversations, and what must be forgotten.
+
+    Attributes:
+        change_id: UUIDv7 of the change.
+        tenant: Tenant whose history it is.
+        kind: What changes.
+        conversation: The conversation.
+        task_id: turn_forgotten: the task whose content the history must not show any more.
+        labels: conversation_set: its labels from now on.
+        messages: messages_added: what is added to the conversation.
+        requested_by: API key that asked for it.
+        changed_at: When it was asked for. Milliseconds since the epoch, UTC.
+    """
+
+    FULL_NAME: ClassVar[str] = "headrace.tasks.HistoryChanged"
+
+    change_id: str
+    tenant: str
+    kind: HistoryChangeKind
+    conversation: str | None = None
+    task_id: str | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
+    messages: tuple[Message, ...] = ()
+    requested_by: str | None = None
+    changed_at: int
+
+    def to_avro(self, named: bool = False) -> dict[str, Any]:
+        return {
+            "change_id": self.change_id,
+            "tenant": self.tenant,
+            "kind": self.kind,
+            "conversation": self.conversation,
+            "task_id": self.task_id,
+            "labels": dict(self.labels),
+            "messages": [item.to_avro(named) for item in self.messages],
+            "requested_by": self.requested_by,
+            "changed_at": self.changed_at,
+        }
+
+    @classmethod
+    def from_avro(cls, data: dict[str, Any]) -> HistoryChanged:
+        return cls(
+            change_id=data["change_id"],
+            tenant=data["tenant"],
+            kind=HistoryChangeKind(data["kind"]),
+            conversation=data["conversation"],
+            task_id=data["task_id"],
+            labels=data["labels"],
+            messages=tuple([Message.from_avro(item) for item in data["messages"]]),
+            requested_by=data["requested_by"],
+            changed_at=data["changed_at"],
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -190,34 +517,6 @@ class TaskPhase(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Message:
-    """One message of a conversation.
-
-    Attributes:
-        role: system, user, assistant or tool.
-        content: What was said.
-    """
-
-    FULL_NAME: ClassVar[str] = "headrace.tasks.Message"
-
-    role: str
-    content: Content
-
-    def to_avro(self, named: bool = False) -> dict[str, Any]:
-        return {
-            "role": self.role,
-            "content": self.content.to_avro(named),
-        }
-
-    @classmethod
-    def from_avro(cls, data: dict[str, Any]) -> Message:
-        return cls(
-            role=data["role"],
-            content=Content.from_avro(data["content"]),
-        )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Sampling:
     """Parameters that shape a model's answer. A null leaves the choice to the model.
 
@@ -261,6 +560,279 @@ class Sampling:
         )
 
 
+class ModelOperation(StrEnum):
+    """What a task asks a model to do."""
+
+    UNKNOWN = "unknown"
+    CHAT = "chat"
+    EMBED = "embed"
+    RERANK = "rerank"
+    TRANSCRIBE = "transcribe"
+    SPEAK = "speak"
+    DRAW = "draw"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tool:
+    """A tool that the model may call.
+
+    Attributes:
+        name: Its name.
+        description: What it does.
+        parameters: JSON Schema of its arguments, as JSON. Null: it takes none.
+        strict: Whether arguments must fit the schema. Null: the provider's default.
+        cache_seconds: Mark: the provider may keep the tools up to this one in its cache for so many seconds.
+    """
+
+    FULL_NAME: ClassVar[str] = "headrace.tasks.Tool"
+
+    name: str
+    description: Content | None = None
+    parameters: Content | None = None
+    strict: bool | None = None
+    cache_seconds: int | None = None
+
+    def to_avro(self, named: bool = False) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "description": None if self.description is None else ("headrace.common.Content", self.description.to_avro(named)) if named else self.description.to_avro(named),
+            "parameters": None if self.parameters is None else ("headrace.common.Content", self.parameters.to_avro(named)) if named else self.parameters.to_avro(named),
+            "strict": self.strict,
+            "cache_seconds": self.cache_seconds,
+        }
+
+    @classmethod
+    def from_avro(cls, data: dict[str, Any]) -> Tool:
+        return cls(
+            name=data["name"],
+            description=None if (value_description := data["description"]) is None else Content.from_avro(value_description),
+            parameters=None if (value_parameters := data["parameters"]) is None else Content.from_avro(value_parameters),
+            strict=data["strict"],
+            cache_seconds=data["cache_seconds"],
+        )
+
+
+class ToolChoiceMode(StrEnum):
+    """Whether the model calls tools."""
+
+    AUTO = "auto"
+    NONE = "none"
+    REQUIRED = "required"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolChoice:
+    """Which tools the model may or must call.
+
+    Attributes:
+        mode: auto: it decides; none: it must not; required: it must call at least one.
+        names: Only these tools. Empty: all.
+    """
+
+    FULL_NAME: ClassVar[str] = "headrace.tasks.ToolChoice"
+
+    mode: ToolChoiceMode
+    names: tuple[str, ...] = ()
+
+    def to_avro(self, named: bool = False) -> dict[str, Any]:
+        return {
+            "mode": self.mode,
+            "names": list(self.names),
+        }
+
+    @classmethod
+    def from_avro(cls, data: dict[str, Any]) -> ToolChoice:
+        return cls(
+            mode=ToolChoiceMode(data["mode"]),
+            names=tuple(data["names"]),
+        )
+
+
+class ResponseFormatKind(StrEnum):
+    """Form of an answer."""
+
+    TEXT = "text"
+    JSON = "json"
+    JSON_SCHEMA = "json_schema"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResponseFormat:
+    """The form that the answer must have.
+
+    Attributes:
+        kind: text: any; json: one JSON value; json_schema: one that fits the schema.
+        name: Name of the schema.
+        description: What the answer is for.
+        schema: JSON Schema, as JSON.
+        strict: Whether an answer that does not fit the schema is a failure.
+    """
+
+    FULL_NAME: ClassVar[str] = "headrace.tasks.ResponseFormat"
+
+    kind: ResponseFormatKind
+    name: str | None = None
+    description: Content | None = None
+    schema: Content | None = None
+    strict: bool = False
+
+    def to_avro(self, named: bool = False) -> dict[str, Any]:
+        return {
+            "kind": self.kind,
+            "name": self.name,
+            "description": None if self.description is None else ("headrace.common.Content", self.description.to_avro(named)) if named else self.description.to_avro(named),
+            "schema": None if self.schema is None else ("headrace.common.Content", self.schema.to_avro(named)) if named else self.schema.to_avro(named),
+            "strict": self.strict,
+        }
+
+    @classmethod
+    def from_avro(cls, data: dict[str, Any]) -> ResponseFormat:
+        return cls(
+            kind=ResponseFormatKind(data["kind"]),
+            name=data["name"],
+            description=None if (value_description := data["description"]) is None else Content.from_avro(value_description),
+            schema=None if (value_schema := data["schema"]) is None else Content.from_avro(value_schema),
+            strict=data["strict"],
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What a task asks of a model beyond messages and sampling. A null leaves the choice to the model.
+
+    Attributes:
+        tools: Tools that the model may call.
+        tool_choice: Which of them it may or must call.
+        parallel_tool_calls: Whether it may call several at once.
+        response_format: Form of the answer.
+        choices: Number of answers.
+        presence_penalty: Penalty for tokens that occurred, -2 to 2.
+        frequency_penalty: Penalty for tokens by how often they occurred, -2 to 2.
+        top_k: Sample from this many most likely tokens.
+        top_logprobs: Give the log probability of each token, and of this many alternatives. Null: none.
+        logit_bias: Bias by token id, -100 to 100.
+        reasoning_effort: How much to think first: none, minimal, low, medium, high or more.
+        reasoning_tokens: Most tokens to think with. 0: it must not think.
+        verbosity: How long the answer is: low, medium or high.
+        service_tier: The provider's service tier.
+        inputs: embed: the texts.
+        dimensions: embed: length of the vectors.
+        extra: Further parameters of the named provider's API, each as JSON. No other provider gets them.
+    """
+
+    FULL_NAME: ClassVar[str] = "headrace.tasks.Options"
+
+    tools: tuple[Tool, ...] = ()
+    tool_choice: ToolChoice | None = None
+    parallel_tool_calls: bool | None = None
+    response_format: ResponseFormat | None = None
+    choices: int = 1
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    top_k: int | None = None
+    top_logprobs: int | None = None
+    logit_bias: Mapping[str, float] = field(default_factory=dict)
+    reasoning_effort: str | None = None
+    reasoning_tokens: int | None = None
+    verbosity: str | None = None
+    service_tier: str | None = None
+    inputs: tuple[Content, ...] = ()
+    dimensions: int | None = None
+    extra: Mapping[str, Content] = field(default_factory=dict)
+
+    def to_avro(self, named: bool = False) -> dict[str, Any]:
+        return {
+            "tools": [item.to_avro(named) for item in self.tools],
+            "tool_choice": None if self.tool_choice is None else ("headrace.tasks.ToolChoice", self.tool_choice.to_avro(named)) if named else self.tool_choice.to_avro(named),
+            "parallel_tool_calls": self.parallel_tool_calls,
+            "response_format": None if self.response_format is None else ("headrace.tasks.ResponseFormat", self.response_format.to_avro(named)) if named else self.response_format.to_avro(named),
+            "choices": self.choices,
+            "presence_penalty": self.presence_penalty,
+            "frequency_penalty": self.frequency_penalty,
+            "top_k": self.top_k,
+            "top_logprobs": self.top_logprobs,
+            "logit_bias": dict(self.logit_bias),
+            "reasoning_effort": self.reasoning_effort,
+            "reasoning_tokens": self.reasoning_tokens,
+            "verbosity": self.verbosity,
+            "service_tier": self.service_tier,
+            "inputs": [item.to_avro(named) for item in self.inputs],
+            "dimensions": self.dimensions,
+            "extra": {key: item.to_avro(named) for key, item in self.extra.items()},
+        }
+
+    @classmethod
+    def from_avro(cls, data: dict[str, Any]) -> Options:
+        return cls(
+            tools=tuple([Tool.from_avro(item) for item in data["tools"]]),
+            tool_choice=None if (value_tool_choice := data["tool_choice"]) is None else ToolChoice.from_avro(value_tool_choice),
+            parallel_tool_calls=data["parallel_tool_calls"],
+            response_format=None if (value_response_format := data["response_format"]) is None else ResponseFormat.from_avro(value_response_format),
+            choices=data["choices"],
+            presence_penalty=data["presence_penalty"],
+            frequency_penalty=data["frequency_penalty"],
+            top_k=data["top_k"],
+            top_logprobs=data["top_logprobs"],
+            logit_bias=data["logit_bias"],
+            reasoning_effort=data["reasoning_effort"],
+            reasoning_tokens=data["reasoning_tokens"],
+            verbosity=data["verbosity"],
+            service_tier=data["service_tier"],
+            inputs=tuple([Content.from_avro(item) for item in data["inputs"]]),
+            dimensions=data["dimensions"],
+            extra={key: Content.from_avro(item) for key, item in data["extra"].items()},
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Turn:
+    """The place of a task in a conversation that the history keeps, so that a later task can continue it.
+
+    Attributes:
+        previous_task_id: The task whose conversation this one continues. Null: it begins one.
+        conversation: The conversation to which its messages and its answer are added.
+        instructions: Whether the first message is for this task only, and no part of the conversation.
+        earlier_messages: How many messages, after the instructions, were said in earlier turns. The history
+            keeps only those after them.
+        store: Whether the history keeps the turn, so that it can be looked up and continued.
+        background: Whether the caller asks for the answer later.
+        settings: What else the caller set, as JSON: it changes nothing about the answer, and is told with it.
+    """
+
+    FULL_NAME: ClassVar[str] = "headrace.tasks.Turn"
+
+    previous_task_id: str | None = None
+    conversation: str | None = None
+    instructions: bool = False
+    earlier_messages: int = 0
+    store: bool = True
+    background: bool = False
+    settings: Content | None = None
+
+    def to_avro(self, named: bool = False) -> dict[str, Any]:
+        return {
+            "previous_task_id": self.previous_task_id,
+            "conversation": self.conversation,
+            "instructions": self.instructions,
+            "earlier_messages": self.earlier_messages,
+            "store": self.store,
+            "background": self.background,
+            "settings": None if self.settings is None else ("headrace.common.Content", self.settings.to_avro(named)) if named else self.settings.to_avro(named),
+        }
+
+    @classmethod
+    def from_avro(cls, data: dict[str, Any]) -> Turn:
+        return cls(
+            previous_task_id=data["previous_task_id"],
+            conversation=data["conversation"],
+            instructions=data["instructions"],
+            earlier_messages=data["earlier_messages"],
+            store=data["store"],
+            background=data["background"],
+            settings=None if (value_settings := data["settings"]) is None else Content.from_avro(value_settings),
+        )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskSubmitted:
     """A task for a model: what to do, and within which limits.
@@ -275,14 +847,18 @@ class TaskSubmitted:
         model: Model to use, as provider/model or a bare model name. Null: the role chooses.
         messages: The conversation so far.
         sampling: Parameters of the answer.
-        privacy: How far the content may travel. Null: the strictest of role and preferences.
+        operation: What the model is asked to do.
+        options: What the task asks beyond messages and sampling.
+        privacy: How far the content may travel. Null: as role and preferences demand. Less than they demand is
+            refused.
         lane: Priority lane. Null: that of the role.
-        mode: Where to run. Null: that of the preferences.
+        mode: Where to run. Null: that of the preferences. Less than they demand is refused.
         preferred_provider: Provider to try first if the rules allow it.
         budget_nanodollars: Maximum total cost of all attempts of this task, in nano-dollars.
         deadline_at: When the answer becomes useless. Milliseconds since the epoch, UTC.
         session: Conversation whose tasks keep their order.
         subject: The person whom the content is about, for erasure and audit.
+        turn: Its place in a conversation that the history keeps. Null: none.
         labels: Free labels, carried to the completed task.
         stream: Whether a caller waits for pieces of the answer.
         allow_cached: Whether the earlier answer of an equal task may be used.
@@ -301,6 +877,8 @@ class TaskSubmitted:
     model: str | None = None
     messages: tuple[Message, ...]
     sampling: Sampling = Sampling()
+    operation: ModelOperation = ModelOperation.CHAT
+    options: Options | None = None
     privacy: Privacy | None = None
     lane: Lane | None = None
     mode: Mode | None = None
@@ -309,6 +887,7 @@ class TaskSubmitted:
     deadline_at: int | None = None
     session: str | None = None
     subject: str | None = None
+    turn: Turn | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
     stream: bool = False
     allow_cached: bool = True
@@ -326,6 +905,8 @@ class TaskSubmitted:
             "model": self.model,
             "messages": [item.to_avro(named) for item in self.messages],
             "sampling": self.sampling.to_avro(named),
+            "operation": self.operation,
+            "options": None if self.options is None else ("headrace.tasks.Options", self.options.to_avro(named)) if named else self.options.to_avro(named),
             "privacy": self.privacy,
             "lane": self.lane,
             "mode": self.mode,
@@ -334,6 +915,7 @@ class TaskSubmitted:
             "deadline_at": self.deadline_at,
             "session": self.session,
             "subject": self.subject,
+            "turn": None if self.turn is None else ("headrace.tasks.Turn", self.turn.to_avro(named)) if named else self.turn.to_avro(named),
             "labels": dict(self.labels),
             "stream": self.stream,
             "allow_cached": self.allow_cached,
@@ -353,6 +935,8 @@ class TaskSubmitted:
             model=data["model"],
             messages=tuple([Message.from_avro(item) for item in data["messages"]]),
             sampling=Sampling.from_avro(data["sampling"]),
+            operation=ModelOperation(data["operation"]),
+            options=None if (value_options := data["options"]) is None else Options.from_avro(value_options),
             privacy=None if (value_privacy := data["privacy"]) is None else Privacy(value_privacy),
             lane=None if (value_lane := data["lane"]) is None else Lane(value_lane),
             mode=None if (value_mode := data["mode"]) is None else Mode(value_mode),
@@ -361,6 +945,7 @@ class TaskSubmitted:
             deadline_at=data["deadline_at"],
             session=data["session"],
             subject=data["subject"],
+            turn=None if (value_turn := data["turn"]) is None else Turn.from_avro(value_turn),
             labels=data["labels"],
             stream=data["stream"],
             allow_cached=data["allow_cached"],
@@ -448,6 +1033,8 @@ class TaskCompleted:
         status: How it ended.
         answer: The model's answer, if there is one.
         finish_reason: Why the model stopped: stop, length, refusal.
+        choices: All answers, if there is more than one text: answer holds the text of the first.
+        embeddings: embed: a vector for each input, as 32 bit floating point numbers, little endian.
         failure: Why there is no answer, if there is none.
         provider: Provider that answered.
         model: Model that answered.
@@ -482,6 +1069,8 @@ class TaskCompleted:
     status: TaskStatus
     answer: Content | None = None
     finish_reason: str | None = None
+    choices: tuple[AnswerChoice, ...] = ()
+    embeddings: tuple[Content, ...] = ()
     failure: Failure | None = None
     provider: str | None = None
     model: str | None = None
@@ -515,6 +1104,8 @@ class TaskCompleted:
             "status": self.status,
             "answer": None if self.answer is None else ("headrace.common.Content", self.answer.to_avro(named)) if named else self.answer.to_avro(named),
             "finish_reason": self.finish_reason,
+            "choices": [item.to_avro(named) for item in self.choices],
+            "embeddings": [item.to_avro(named) for item in self.embeddings],
             "failure": None if self.failure is None else ("headrace.common.Failure", self.failure.to_avro(named)) if named else self.failure.to_avro(named),
             "provider": self.provider,
             "model": self.model,
@@ -550,6 +1141,8 @@ class TaskCompleted:
             status=TaskStatus(data["status"]),
             answer=None if (value_answer := data["answer"]) is None else Content.from_avro(value_answer),
             finish_reason=data["finish_reason"],
+            choices=tuple([AnswerChoice.from_avro(item) for item in data["choices"]]),
+            embeddings=tuple([Content.from_avro(item) for item in data["embeddings"]]),
             failure=None if (value_failure := data["failure"]) is None else Failure.from_avro(value_failure),
             provider=data["provider"],
             model=data["model"],
@@ -856,7 +1449,10 @@ class TaskReply:
             finished.
         sequence: Number of the piece within its execution, from 0.
         text: The piece of text, for delta.
+        pieces: Further pieces, for delta, after text.
         result: The terminal state, for finished.
+        reply_token: Shows intake who wrote the reply: the attempt's reply_token in those of a worker, the
+            router's own in its. Null: it is not shown.
         emitted_at: When it was written. Milliseconds since the epoch, UTC.
     """
 
@@ -869,7 +1465,9 @@ class TaskReply:
     execution_id: str = ''
     sequence: int = 0
     text: Content | None = None
+    pieces: tuple[AnswerPiece, ...] = ()
     result: TaskCompleted | None = None
+    reply_token: bytes | None = None
     emitted_at: int
 
     def to_avro(self, named: bool = False) -> dict[str, Any]:
@@ -881,7 +1479,9 @@ class TaskReply:
             "execution_id": self.execution_id,
             "sequence": self.sequence,
             "text": None if self.text is None else ("headrace.common.Content", self.text.to_avro(named)) if named else self.text.to_avro(named),
+            "pieces": [item.to_avro(named) for item in self.pieces],
             "result": None if self.result is None else ("headrace.tasks.TaskCompleted", self.result.to_avro(named)) if named else self.result.to_avro(named),
+            "reply_token": self.reply_token,
             "emitted_at": self.emitted_at,
         }
 
@@ -895,6 +1495,8 @@ class TaskReply:
             execution_id=data["execution_id"],
             sequence=data["sequence"],
             text=None if (value_text := data["text"]) is None else Content.from_avro(value_text),
+            pieces=tuple([AnswerPiece.from_avro(item) for item in data["pieces"]]),
             result=None if (value_result := data["result"]) is None else TaskCompleted.from_avro(value_result),
+            reply_token=data["reply_token"],
             emitted_at=data["emitted_at"],
         )

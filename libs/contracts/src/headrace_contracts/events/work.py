@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from headrace_contracts.events.common import Content, Failure, Lane, Privacy, Usage
-from headrace_contracts.events.tasks import Message, Outcome, Sampling
+from headrace_contracts.events.tasks import AnswerChoice, Message, ModelOperation, Options, Outcome, Sampling
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +27,8 @@ class AttemptFinished:
         outcome: How it ended.
         content: What the model answered.
         finish_reason: Why the model stopped.
+        choices: All answers, if there is more than one text: content holds the text of the first.
+        embeddings: embed: a vector for each input, as 32 bit floating point numbers, little endian.
         failure: Why it failed.
         provider: Provider that was called.
         model: Model that answered.
@@ -51,6 +53,8 @@ class AttemptFinished:
     outcome: Outcome
     content: Content | None = None
     finish_reason: str | None = None
+    choices: tuple[AnswerChoice, ...] = ()
+    embeddings: tuple[Content, ...] = ()
     failure: Failure | None = None
     provider: str
     model: str
@@ -74,6 +78,8 @@ class AttemptFinished:
             "outcome": self.outcome,
             "content": None if self.content is None else ("headrace.common.Content", self.content.to_avro(named)) if named else self.content.to_avro(named),
             "finish_reason": self.finish_reason,
+            "choices": [item.to_avro(named) for item in self.choices],
+            "embeddings": [item.to_avro(named) for item in self.embeddings],
             "failure": None if self.failure is None else ("headrace.common.Failure", self.failure.to_avro(named)) if named else self.failure.to_avro(named),
             "provider": self.provider,
             "model": self.model,
@@ -99,6 +105,8 @@ class AttemptFinished:
             outcome=Outcome(data["outcome"]),
             content=None if (value_content := data["content"]) is None else Content.from_avro(value_content),
             finish_reason=data["finish_reason"],
+            choices=tuple([AnswerChoice.from_avro(item) for item in data["choices"]]),
+            embeddings=tuple([Content.from_avro(item) for item in data["embeddings"]]),
             failure=None if (value_failure := data["failure"]) is None else Failure.from_avro(value_failure),
             provider=data["provider"],
             model=data["model"],
@@ -127,6 +135,8 @@ class AttemptRequested:
         model: Model to call, as the provider names it.
         messages: The conversation, system prompt included.
         sampling: Parameters of the answer.
+        operation: What the model is asked to do.
+        options: What the task asks beyond messages and sampling.
         privacy: How far the content may travel.
         lane: Lane of the attempt.
         kind: Kind of the task.
@@ -136,6 +146,8 @@ class AttemptRequested:
         deadline_at: When the answer becomes useless. Milliseconds since the epoch, UTC.
         stream: Whether to write pieces of the answer to tasks.replies.
         reply_partition: Partition of tasks.replies of the waiting intake.
+        reply_token: Shows intake that a reply comes from this attempt: the worker copies it into each piece.
+            Null: replies carry none.
         worst_case_nanodollars: Maximum possible cost of this attempt, in nano-dollars.
         policy_version: Version of the policy that decided.
         requested_at: When it was decided. Milliseconds since the epoch, UTC.
@@ -153,6 +165,8 @@ class AttemptRequested:
     model: str
     messages: tuple[Message, ...]
     sampling: Sampling
+    operation: ModelOperation = ModelOperation.CHAT
+    options: Options | None = None
     privacy: Privacy
     lane: Lane
     kind: str = 'chat'
@@ -162,6 +176,7 @@ class AttemptRequested:
     deadline_at: int | None = None
     stream: bool = False
     reply_partition: int | None = None
+    reply_token: bytes | None = None
     worst_case_nanodollars: int = 0
     policy_version: str = ''
     requested_at: int
@@ -178,6 +193,8 @@ class AttemptRequested:
             "model": self.model,
             "messages": [item.to_avro(named) for item in self.messages],
             "sampling": self.sampling.to_avro(named),
+            "operation": self.operation,
+            "options": None if self.options is None else ("headrace.tasks.Options", self.options.to_avro(named)) if named else self.options.to_avro(named),
             "privacy": self.privacy,
             "lane": self.lane,
             "kind": self.kind,
@@ -187,6 +204,7 @@ class AttemptRequested:
             "deadline_at": self.deadline_at,
             "stream": self.stream,
             "reply_partition": self.reply_partition,
+            "reply_token": self.reply_token,
             "worst_case_nanodollars": self.worst_case_nanodollars,
             "policy_version": self.policy_version,
             "requested_at": self.requested_at,
@@ -205,6 +223,8 @@ class AttemptRequested:
             model=data["model"],
             messages=tuple([Message.from_avro(item) for item in data["messages"]]),
             sampling=Sampling.from_avro(data["sampling"]),
+            operation=ModelOperation(data["operation"]),
+            options=None if (value_options := data["options"]) is None else Options.from_avro(value_options),
             privacy=Privacy(data["privacy"]),
             lane=Lane(data["lane"]),
             kind=data["kind"],
@@ -214,7 +234,40 @@ class AttemptRequested:
             deadline_at=data["deadline_at"],
             stream=data["stream"],
             reply_partition=data["reply_partition"],
+            reply_token=data["reply_token"],
             worst_case_nanodollars=data["worst_case_nanodollars"],
             policy_version=data["policy_version"],
             requested_at=data["requested_at"],
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttemptsCancelled:
+    """A task was cancelled, after the router has checked who asked for it: the workers that read this stop its attempts.
+
+    Attributes:
+        task_id: The task.
+        tenant: Tenant of the task. Attempts of another tenant's task with the same id go on.
+        cancelled_at: When the router decided it. Milliseconds since the epoch, UTC.
+    """
+
+    FULL_NAME: ClassVar[str] = "headrace.work.AttemptsCancelled"
+
+    task_id: str
+    tenant: str
+    cancelled_at: int
+
+    def to_avro(self, named: bool = False) -> dict[str, Any]:
+        return {
+            "task_id": self.task_id,
+            "tenant": self.tenant,
+            "cancelled_at": self.cancelled_at,
+        }
+
+    @classmethod
+    def from_avro(cls, data: dict[str, Any]) -> AttemptsCancelled:
+        return cls(
+            task_id=data["task_id"],
+            tenant=data["tenant"],
+            cancelled_at=data["cancelled_at"],
         )

@@ -6,6 +6,7 @@ import json
 from typing import Any, Final
 
 from headrace_contracts import limits
+from headrace_contracts.content_topics import holds_content
 from headrace_contracts.tools.schemas import SchemaSet, repository
 from headrace_contracts.topics import TOPICS, TopicSpec
 
@@ -34,6 +35,10 @@ def events_page(schemas: SchemaSet) -> str:
     lines += [_topic_row(spec) for spec in main]
     with_dead_letters = ", ".join(f"`{spec.name}`" for spec in main if spec.dead_letters)
     lines += [
+        "",
+        "Anyone who reads is the Kafka user `observer`, or `content-reader` where records hold texts of people or",
+        "models (a `Content`, at any depth). Dead letters are such texts: each holds a whole record, whatever was in",
+        "it.",
         "",
         f"These topics have a dead-letter topic with the suffix `.dlq` (retention 30 days): {with_dead_letters}.",
         "",
@@ -139,9 +144,16 @@ def _topic_row(spec: TopicSpec) -> str:
         _duration(spec.retention_ms),
         link,
         ", ".join(spec.writers),
-        ", ".join(spec.readers),
+        ", ".join(_reader(reader, spec) for reader in spec.readers),
     ]
     return "| " + " | ".join(cells) + " |"
+
+
+def _reader(reader: str, spec: TopicSpec) -> str:
+    """A reader; "anyone" with the Kafka user that is for such readers."""
+    if reader != "anyone":
+        return reader
+    return "anyone (`content-reader`)" if holds_content(spec) else "anyone (`observer`)"
 
 
 def _duration(milliseconds: int | None) -> str:

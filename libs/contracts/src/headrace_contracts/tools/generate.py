@@ -1,4 +1,4 @@
-"""Writes the event classes and docs/events.md from the schemas and the topic specifications.
+"""Writes the event classes, docs/events.md and the table in docs/privacy.md from schemas, topics and `floors.RIGHTS`.
 
 `--check` writes nothing and exits with 1 if a generated file is not up to date.
 """
@@ -29,9 +29,14 @@ def main() -> int:
     code = {events / name: text for name, text in python_code.modules(schemas, released).items()}
     status = bring_up_to_date(code, check=check)
     # The documents import the generated classes, so these must be in place first.
-    from headrace_contracts.tools import documents
+    from headrace_contracts.tools import documents, rights_table
 
-    return max(status, bring_up_to_date({root / "docs" / "events.md": documents.events_page(schemas)}, check=check))
+    privacy = root / "docs" / "privacy.md"
+    pages = {
+        root / "docs" / "events.md": documents.events_page(schemas),
+        privacy: rights_table.put_into(privacy.read_text(encoding="utf-8")),
+    }
+    return max(status, bring_up_to_date(pages, check=check))
 
 
 if __name__ == "__main__":

@@ -204,7 +204,8 @@ def _encode(node: Any, value: str, records: frozenset[str]) -> str:
         inner = _encode(node["items"], "item", records)
         return f"list({value})" if inner == "item" else f"[{inner} for item in {value}]"
     if isinstance(node, dict) and node["type"] == "map":
-        return f"dict({value})"
+        inner = _encode(node["values"], "item", records)
+        return f"dict({value})" if inner == "item" else f"{{key: {inner} for key, item in {value}.items()}}"
     if _is_named(node) and node in records:
         return f"{value}.to_avro(named)"
     return value
@@ -219,6 +220,9 @@ def _decode(node: Any, value: str, name: str, records: frozenset[str]) -> str:
     if isinstance(node, dict) and node["type"] == "array":
         inner = _decode(node["items"], "item", "item", records)
         return f"tuple({value})" if inner == "item" else f"tuple([{inner} for item in {value}])"
+    if isinstance(node, dict) and node["type"] == "map":
+        inner = _decode(node["values"], "item", "item", records)
+        return value if inner == "item" else f"{{key: {inner} for key, item in {value}.items()}}"
     if _is_named(node):
         return f"{_short(node)}.from_avro({value})" if node in records else f"{_short(node)}({value})"
     return value
