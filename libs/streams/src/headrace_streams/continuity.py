@@ -53,6 +53,9 @@ class Continuity:
         self._options = options
         self._on_foreign_position = on_foreign_position
         self._former: list[AssignedPartition] = []
+        # Of partitions that were taken away. Kafka deletes a topic's committed positions with it, so if this group had
+        # to leave a topic before it was created again, nothing else shows that it is another log.
+        self._left: dict[TopicPartition, StoredPosition] = {}
         self._doubtful = asyncio.Event()
 
     def all(self) -> Iterator[AssignedPartition]:
@@ -66,13 +69,17 @@ class Continuity:
         left = set(names)
         former = [partition for partition in self._former if partition.name in left]
         self._former = [partition for partition in self._former if partition.name not in left]
+        for partition in gone:
+            if partition is not None and partition.tracker.log is not None and partition.received_to is not None:
+                self._left[partition.name] = StoredPosition(partition.received_to, partition.tracker.log)
         return [partition for partition in gone if partition is not None] + former
 
     async def begin(
         self, names: Collection[TopicPartition], stored: Mapping[TopicPartition, OffsetAndMetadata]
     ) -> Mapping[TopicPartition, int]:
         """Add assigned partitions; returns where to start those that have a committed offset."""
-        positions = {name: StoredPosition(found.next_offset, log_of(found)) for name, found in stored.items()}
+        positions = {name: left for name in names if (left := self._left.pop(name, None)) is not None}
+        positions |= {name: StoredPosition(found.next_offset, log_of(found)) for name, found in stored.items()}
         looked = await self._watch.look({name.topic for name in names}, positions)
         starts: dict[TopicPartition, int] = {}
         for name in names:
@@ -80,6 +87,8 @@ class Continuity:
             progress = stored.get(name)
             if progress is None:
                 self._on_foreign_position(name)
+                if isinstance(verdict := looked.verdicts.get(name), Recreated):
+                    self._watch.tell(name, positions[name], verdict)
                 self._add(name, OffsetTracker(limit=self._options.metadata_limit, log=log))
                 continue
             verdict = looked.verdicts.get(name) or Continue(progress.next_offset)

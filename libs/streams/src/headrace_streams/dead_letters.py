@@ -144,13 +144,18 @@ def described(error: BaseException) -> str:
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
+def is_own(error: BaseException) -> bool:
+    """Whether the error is one of Headrace's, whose text we have written, without content."""
+    return type(error).__module__.partition(".")[0].startswith(_OWN_MODULES)
+
+
 def message_of(error: BaseException) -> str:
     """The text of an error, without any content of the record.
 
     Headrace's own errors contain none. Of other errors only the location is given, since their messages may quote
     the data.
     """
-    if type(error).__module__.partition(".")[0].startswith(_OWN_MODULES):
+    if is_own(error):
         # Whatever it quotes, it must be possible to write it down.
         text = str(error).encode("utf-8", "replace").decode()
         return text if len(text) <= _LONGEST_MESSAGE else text[: _LONGEST_MESSAGE - 1] + "…"

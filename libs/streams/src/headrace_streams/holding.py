@@ -22,6 +22,7 @@ MOST_HELD: Final = 5_000
 MOST_HELD_BYTES: Final = 32 * 1024 * 1024
 
 _PAUSE_SECONDS: Final = 1.0
+_SAY_EVERY_SECONDS: Final = 10.0
 
 _log = logging.getLogger(__name__)
 
@@ -53,6 +54,7 @@ class DecodedInLanes(Generic[E]):
         self._resolving: dict[Hashable, asyncio.Task[None]] = {}
         self._records = 0
         self._bytes = 0
+        self._say_at = 0.0
 
     @property
     def held(self) -> int:
@@ -94,22 +96,21 @@ class DecodedInLanes(Generic[E]):
         self._resolving.clear()
         self._records = self._bytes = 0
 
-    async def _pass_on(self, record: Record) -> int | None:
-        """Returns the id of the schema that must be looked up first, if so."""
+    async def _pass_on(self, record: Record) -> SchemaNotCached | None:
+        """Returns the schema that must be looked up first, if so."""
         outcome: E | Exception
         try:
             outcome = self._codec.decode(
                 self._event, record.value, Origin(record.topic, record.partition, record.offset)
             )
         except SchemaNotCached as missing:
-            return missing.schema_id
+            return missing
         except Exception as error:  # noqa: BLE001 - whatever it is, it is about this record
             outcome = error
         await self._take(record, outcome)
         return None
 
     async def _resolve(self, lane: Hashable, waiting: deque[Record]) -> None:
-        said = False
         try:
             # The one who put the first record is about to append it.
             await asyncio.sleep(0)
@@ -121,16 +122,20 @@ class DecodedInLanes(Generic[E]):
                         self._count(waiting.popleft(), -1)
                     continue
                 try:
-                    await self._codec.fetch(missing)
+                    await self._codec.fetch(missing.schema_id, missing.origin)
                 except RegistryUnavailable as error:
-                    if not said:
-                        said = True
-                        _log.warning("%s: records are held back: %s", self._what, error)
+                    self._say(error)
                     await asyncio.sleep(_PAUSE_SECONDS)
         finally:
             if self._held.get(lane) is waiting:
                 del self._held[lane]
                 del self._resolving[lane]
+
+    def _say(self, error: RegistryUnavailable) -> None:
+        now = asyncio.get_running_loop().time()
+        if now >= self._say_at:
+            self._say_at = now + _SAY_EVERY_SECONDS
+            _log.warning("%s: %d records are held back: %s", self._what, self._records, error)
 
     async def _give_up(self, lane: Hashable) -> None:
         record = self._held[lane].popleft()

@@ -8,6 +8,7 @@ last one, those whose commands may be unpublished, and one in a thousand, to lea
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from typing import Any, Final, NamedTuple
 from headrace_contracts.codec import Codec
 from headrace_contracts.errors import Origin, SchemaNotCached, UnreadableValue
 from headrace_contracts.events import EntryKind, JournalEntry, Position, TaskPhase
+from headrace_contracts.task_sizes import held_bytes, task_bytes
 
 from headrace_streams.errors import OffsetOutOfRange, TransientError
 from headrace_streams.ports import PartitionReader
@@ -29,9 +31,22 @@ _LOOK_EVERY: Final = 1000
 """Entries after which one is read in full, to learn which of those kept meanwhile have been published."""
 _OUTLINE: Final = (
     "kind", "task_id", "generation", "sequence", "cause", "state.phase", "state.digest", "state.wake_at",
+    "state.task.tenant", "state.task.messages", "state.task.options", "state.task.labels",
 )  # fmt: skip
 _PHASES: Final = {str(phase): phase for phase in TaskPhase}
 _KINDS: Final = {str(kind): kind for kind in EntryKind}
+
+
+def outline_of_task(task: Mapping[str, Any]) -> tuple[str, int]:
+    """The tenant of a task in a state's first fields, and the bytes that it is counted with."""
+    # Those of an older release have no parts and no options.
+    messages = (
+        len(each["content"]["data"]) + held_bytes(each.get("parts")) + held_bytes(each.get("name"))
+        for each in task["messages"]
+    )
+    size = task_bytes(messages, held_bytes(task.get("options")), task["labels"])
+    # There are many tasks of few tenants.
+    return sys.intern(task["tenant"]), size
 
 
 class JournalUnreadable(UnreadableValue):
@@ -62,6 +77,7 @@ class JournaledDecision(NamedTuple):
         phase, digest, wake_at: As in its state; `phase` is None if it has no state.
         value: Its bytes.
         decode: Decodes the bytes of an entry at an offset.
+        tenant, task_bytes: Of the state's task, and what it is counted with (`task_sizes`); nothing if it has none.
     """
 
     offset: int
@@ -73,6 +89,8 @@ class JournaledDecision(NamedTuple):
     wake_at: int | None
     value: bytes
     decode: Callable[[int, bytes], JournalEntry]
+    tenant: str = ""
+    task_bytes: int = 0
 
     def entry(self) -> JournalEntry:
         """The whole entry. Raises UnreadableValue."""
@@ -135,7 +153,7 @@ async def read_journal(
                     if record.offset > epoch_start:
                         return reading.recovered()
                     while (missing := reading.take(record)) is not None:
-                        await codec.learn(missing)
+                        await codec.learn(missing, Origin(where.topic, where.partition, record.offset))
                 await asyncio.sleep(0)
             return reading.recovered()
         except OffsetOutOfRange:
@@ -227,13 +245,14 @@ class JournalReading:
         task_id, state = data["task_id"], data["state"]
         self._shadowed.discard(task_id)
         if state is None:
-            phase, digest, wake_at = None, "", None
+            phase, digest, wake_at, task = None, "", None, None
         else:
             phase, digest = _PHASES.get(state["phase"], TaskPhase.WAITING), state["digest"]
-            wake_at = state["wake_at"]
+            wake_at, task = state["wake_at"], state["task"]
+        tenant, size = ("", 0) if task is None else outline_of_task(task)
         self._fold(
             JournaledDecision(
-                offset, timestamp_ms, task_id, data["cause"], phase, digest, wake_at, value, self._decoded
+                offset, timestamp_ms, task_id, data["cause"], phase, digest, wake_at, value, self._decoded, tenant, size
             )
         )
 

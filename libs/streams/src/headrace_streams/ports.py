@@ -184,6 +184,10 @@ class Admin(Protocol):
         """Identity and number of partitions of each topic that exists. Raises TransientError."""
         ...
 
+    async def readable(self, topics: Collection[str]) -> frozenset[str]:
+        """Those of these topics that exist and whose records may be read. Raises TransientError."""
+        ...
+
     async def bounds(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, tuple[int, int]]:
         """See `PartitionReader.bounds`. Raises TopicMissing, TransientError."""
         ...

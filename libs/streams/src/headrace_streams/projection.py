@@ -3,7 +3,8 @@
 1. On assignment, read the input positions from the database, compare them with the logs (see `log_identity`), and start
    there.
 2. Gather records into a batch until it is full or its first record has waited long enough.
-3. Decode them. Records that cannot be decoded, or that the store will never accept, go to the dead letters.
+3. Decode them. Records that cannot be decoded, or that the store will never accept, go to the dead letters. A partition
+   with many records of unknown schemas is paused, and its records come first in the batches that follow.
 4. Write the batch and move the positions in one transaction, which compares the stored positions with those this member
    started from. If another member has moved them, the transaction changes nothing and this member joins the group
    again.
@@ -25,8 +26,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
+from operator import itemgetter
 from typing import Any, Protocol, TypeVar
 
 from headrace_contracts.codec import Codec
@@ -62,9 +66,25 @@ _TRIES = 3
 _LONGEST_DELAY_SECONDS = 5.0
 _SAY_EVERY_SECONDS = 10.0
 _COMMIT_SECONDS = 5.0
+_LOOK_UP_SECONDS = 0.25
+"""How long a batch waits for schemas to be looked up; partitions that need longer are held, and the others go on."""
+_SOON_SECONDS = 0.1
+_MOST_BATCHES = 4
+"""Records in memory, held ones included, in batches."""
 _PASSING = (TransientError, RegistryUnavailable, AppendUncertain, Overloaded)
 
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Retry:
+    """When a partition asks the registry again, after which delay."""
+
+    delay: float
+    at: float
+
+
+_NO_RETRY = _Retry(_FIRST_DELAY_SECONDS / 2, 0.0)
 
 
 class ProjectionStore(Protocol):
@@ -186,6 +206,8 @@ class Projection:
             self._leaving = False
             if not self._closing:
                 self._let_go.clear()
+            # Records that were read when it was revoked may be held by now.
+            self._drop(partitions)
             self._positions.forget(partitions)
 
     async def lost(self, partitions: Collection[TopicPartition]) -> None:
@@ -194,6 +216,12 @@ class Projection:
 
     def _forget_everything(self) -> None:
         self._batch: list[Record] = []
+        # Records that come before those of the batch: their partitions are paused while their schemas are looked up.
+        self._held: list[Record] = []
+        self._paused: set[TopicPartition] = set()
+        # Those of them that wait for the registry to answer.
+        self._retries: dict[TopicPartition, _Retry] = {}
+        self._say_at = 0.0
         # Of the partitions assigned here.
         self._positions = AppliedPositions(self._watch)
         self._budgets: dict[TopicPartition, ErrorBudget] = {}
@@ -207,7 +235,10 @@ class Projection:
 
     def _drop(self, partitions: Collection[TopicPartition]) -> None:
         self._batch = [record for record in self._batch if record.topic_partition not in partitions]
+        self._held = [record for record in self._held if record.topic_partition not in partitions]
+        self._paused -= set(partitions)
         for name in partitions:
+            self._answered(name)
             self._uncommitted.pop(name, None)
             if self._suspended.pop(name, None) is not None:
                 self._on_suspension(name, None)
@@ -247,32 +278,103 @@ class Projection:
 
     async def _gather(self, consumer: Consumer) -> None:
         clock = asyncio.get_running_loop().time
-        while not self._batch:
+        await self._end_rests(consumer)
+        while not self._batch and not self._is_due():
+            await self._poll(consumer, _SOON_SECONDS if self._held else _POLL_SECONDS)
             await self._end_rests(consumer)
-            await self._poll(consumer, _POLL_SECONDS)
         until = clock() + self._max_wait
-        while len(self._batch) < self._max_batch and (rest := until - clock()) > 0:
+        while self._room() > 0 and (rest := until - clock()) > 0:
             await self._poll(consumer, rest)
+
+    def _room(self) -> int:
+        """How many more records may be taken."""
+        in_memory = len(self._batch) + len(self._held)
+        return min(self._max_batch - len(self._batch), _MOST_BATCHES * self._max_batch - in_memory)
 
     async def _poll(self, consumer: Consumer, timeout: float) -> None:
         # In two statements: `self._batch += await ...` would read the batch before the await and write back the records
         # that a revocation removes from it meanwhile.
-        records = await consumer.poll(self._max_batch - len(self._batch), timeout)
+        records = await consumer.poll(self._room(), timeout)
         self._batch += [record for record in records if not self._rests(record) and self._positions.takes(record)]
 
     async def _write(self) -> None:
         # Taken out before anything is awaited, so that a revocation cannot remove records of a batch being written. It
         # waits for `_writing` instead.
-        records, self._batch = self._batch, []
+        records, self._held, self._batch = self._held + self._batch, [], []
         if not records:
             return
-        batch: list[tuple[Record, Event | None]] = []
-        for record in records:
-            event = await self._event(record)
+        await self._apply(await self._read(records))
+
+    async def _read(self, records: Sequence[Record]) -> Sequence[tuple[Record, Event | None]]:
+        """The events of the records, in order, without those that are still to be looked up: these are held."""
+        by_partition: dict[TopicPartition, deque[tuple[int, Record]]] = {}
+        for place, record in enumerate(records):
+            by_partition.setdefault(record.topic_partition, deque()).append((place, record))
+        now = asyncio.get_running_loop().time()
+        found: list[tuple[int, Record, Event | None]] = []
+        reads = [
+            self._read_until(now + _LOOK_UP_SECONDS, name, waiting, found)
+            for name, waiting in by_partition.items()
+            if self._retries.get(name, _NO_RETRY).at <= now
+        ]
+        # All have ended before one of them ends the batch.
+        for error in await asyncio.gather(*reads, return_exceptions=True):
+            if error is not None:
+                raise error
+        self._held = [record for waiting in by_partition.values() for _, record in waiting]
+        self._hold({record.topic_partition for record in self._held})
+        return [(record, event) for _, record, event in sorted(found, key=itemgetter(0))]
+
+    async def _read_until(
+        self,
+        until: float,
+        name: TopicPartition,
+        waiting: deque[tuple[int, Record]],
+        found: list[tuple[int, Record, Event | None]],
+    ) -> None:
+        """Read a partition's records, at least one, until then, or until the registry does not answer."""
+        clock = asyncio.get_running_loop().time
+        while waiting:
+            place, record = waiting[0]
+            try:
+                event = await self._event(record)
+            except RegistryUnavailable as error:
+                self._try_again(name, error)
+                return
+            self._answered(name)
+            waiting.popleft()
             # Reading it may have been the error that was one too many.
             if not self._rests(record):
-                batch.append((record, event))
-        await self._apply(batch)
+                found.append((place, record, event))
+            if self._leaving or self._closing or clock() >= until:
+                return
+
+    def _try_again(self, name: TopicPartition, error: RegistryUnavailable) -> None:
+        """The partition waits for the registry."""
+        now = asyncio.get_running_loop().time()
+        delay = min(self._retries.get(name, _NO_RETRY).delay * 2, _LONGEST_DELAY_SECONDS)
+        self._retries[name] = _Retry(delay, now + delay)
+        self._waiting = True
+        self._on_waiting(str(error))
+        if now >= self._say_at:
+            self._say_at = now + _SAY_EVERY_SECONDS
+            _log.warning("%s: %s is waiting: %s", self._group, name, error)
+
+    def _answered(self, name: TopicPartition) -> None:
+        if self._retries and self._retries.pop(name, None) is not None:
+            self._go_on()
+
+    def _is_due(self) -> bool:
+        """Whether records are held that may be read again."""
+        now = asyncio.get_running_loop().time()
+        return any(self._retries.get(record.topic_partition, _NO_RETRY).at <= now for record in self._held)
+
+    def _hold(self, partitions: set[TopicPartition]) -> None:
+        """Take no more records of these partitions, and of others again."""
+        if self._consumer is not None:
+            self._consumer.pause([name for name in partitions if name not in self._paused])
+            self._consumer.resume([name for name in self._paused - partitions if name not in self._suspended])
+        self._paused = partitions
 
     async def _apply(self, batch: Sequence[tuple[Record, Event | None]], tries: int = 1) -> None:
         batch = [(record, event) for record, event in batch if not self._rests(record)]
@@ -318,8 +420,8 @@ class Projection:
             return None
         read = self._specs[record.topic].record
         try:
-            event: Event = await self._patiently(lambda: decode(self._codec, read, record))
-        except _StartAnew:
+            event: Event = await decode(self._codec, read, record)
+        except RegistryUnavailable:
             raise
         except Exception as error:  # noqa: BLE001 - one record must not end the process
             if not isinstance(error, UnreadableValue):
@@ -386,6 +488,7 @@ class Projection:
 
     def _go_on_at(self, name: TopicPartition, start: int, log: str | None) -> None:
         self._batch = [record for record in self._batch if record.topic_partition != name]
+        self._held = [record for record in self._held if record.topic_partition != name]
         self._positions.go_on_at(name, start, log)
 
     async def _patiently(self, work: Callable[[], Awaitable[T]], passing: tuple[type[Exception], ...] = _PASSING) -> T:
@@ -413,7 +516,7 @@ class Projection:
                 return result
 
     def _go_on(self) -> None:
-        if self._waiting:
+        if self._waiting and not self._retries:
             self._waiting = False
             self._on_waiting(None)
             _log.info("%s: goes on", self._group)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from headrace_contracts.codec import Codec
 from headrace_contracts.errors import SchemaIdsLost
 from headrace_contracts.headers import cloud_event
+from headrace_contracts.record_mac import RecordSigner
 from headrace_contracts.topics import TopicSpec
 
 from headrace_streams.errors import TransientError
@@ -46,10 +47,12 @@ class Publisher:
 
     Args:
         source: ce_source of all events, for example headrace/router/pod-1.
+        signer: Signs the records of topics that hold signed ones.
     """
 
-    def __init__(self, producer: Producer, codec: Codec, source: str) -> None:
+    def __init__(self, producer: Producer, codec: Codec, source: str, signer: RecordSigner | None = None) -> None:
         self._producer = producer
+        self._signer = signer
         self._codec = codec
         self._source = source
 
@@ -66,7 +69,7 @@ class Publisher:
             value = self._codec.encode(publication.spec, publication.event)
         except SchemaIdsLost as error:
             raise TransientError(str(error)) from error
-        return ProducerRecord(
+        return self._signed(publication.spec, ProducerRecord(
             topic=self._codec.topic_prefix + publication.spec.name,
             value=value,
             key=publication.key,
@@ -80,7 +83,13 @@ class Publisher:
                 subject=publication.subject,
                 traceparent=publication.traceparent,
             ),
-        )
+        ))  # fmt: skip
+
+    def _signed(self, spec: TopicSpec, record: ProducerRecord) -> ProducerRecord:
+        if self._signer is None or not (spec.signed or spec.scope):
+            return record
+        signature = self._signer.header(record.topic, record.key, record.value)
+        return replace(record, headers=(*record.headers, signature))
 
     def send(self, publication: Publication) -> asyncio.Future[RecordMetadata]:
         """Queue an event; see `Producer.send` for ordering and errors.
@@ -101,7 +110,8 @@ class Publisher:
 
     def send_tombstone(self, spec: TopicSpec, key: bytes) -> asyncio.Future[RecordMetadata]:
         """Queue a tombstone for a key of a compacted topic."""
-        return self._producer.send(ProducerRecord(topic=self._codec.topic_prefix + spec.name, value=None, key=key))
+        record = ProducerRecord(topic=self._codec.topic_prefix + spec.name, value=None, key=key)
+        return self._producer.send(self._signed(spec, record))
 
     async def flush(self) -> None:
         """Wait until every queued event is appended or has failed."""

@@ -23,6 +23,7 @@ GROUPS: Final[Mapping[str, Sequence[str]]] = {
         "tasks.completed",
         "tasks.cancelled",
         "attempts.finished",
+        "attempts.finished.cloud",
         "work.local.interactive",
         "work.local.batch",
         "work.cloud.interactive",

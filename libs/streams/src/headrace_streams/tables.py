@@ -16,6 +16,7 @@ from headrace_streams.errors import OffsetOutOfRange, TopicMissing, TransientErr
 from headrace_streams.holding import DecodedInLanes
 from headrace_streams.log_identity import Broken, Continue, Recreated, StoredPosition
 from headrace_streams.ports import Log, PartitionReader
+from headrace_streams.reading import expect_ends
 from headrace_streams.records import Record, TopicPartition
 from headrace_streams.watching import LogWatch, OnDiscontinuity
 
@@ -48,6 +49,7 @@ class Table(Generic[E]):
     Args:
         on_change: Called for every change, including the initial read, after it is visible in the table.
         on_discontinuity: See `watching.OnDiscontinuity`.
+        admits: Whether a record was written by who may write it; others are as if they were not there.
         watch_seconds: Time between two looks at the topic's id and its number of partitions.
     """
 
@@ -59,6 +61,7 @@ class Table(Generic[E]):
         on_change: OnChange[E] | None = None,
         *,
         on_discontinuity: OnDiscontinuity = lambda partition, verdict: None,
+        admits: Callable[[Record], bool] = lambda record: True,
         watch_seconds: float = 30.0,
     ) -> None:
         self._log = log
@@ -69,6 +72,7 @@ class Table(Generic[E]):
         self._watch = LogWatch(
             log.admin(), f"table {spec.name}", repeats_are_harmless=True, on_discontinuity=on_discontinuity
         )
+        self._admits = admits
         self._watch_seconds = watch_seconds
         self._rows: dict[str, E] = {}
         # Keys met since the topic was last read from its start.
@@ -123,6 +127,7 @@ class Table(Generic[E]):
                 places = ", ".join(f"{name} stands at {before[name]} of {bounds[name][1]}" for name in late)
                 self.waiting = f"{places}: look whether these partitions have a leader"
                 _log.warning("table %s cannot be read to its end: %s", self._spec.name, self.waiting)
+                await expect_ends(reader, {name: bounds[name][1] for name in late})
         for key in self._rows.keys() - self._met:
             self._change(key, None)
 
@@ -209,6 +214,9 @@ class Table(Generic[E]):
     async def _apply(self, record: Record) -> None:
         if record.key is None:
             _log.warning("%s@%d has no key, so no table can hold it", record.topic_partition, record.offset)
+            return
+        if not self._admits(record):
+            # Neither changed nor kept by it: a key that only such records name is not in the table after a reread.
             return
         self._met.add(record.key.decode("utf-8", "replace"))
         await self._decoded.put(record)

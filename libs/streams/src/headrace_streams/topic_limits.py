@@ -7,6 +7,8 @@ import contextlib
 from collections.abc import Collection
 from typing import Final
 
+from headrace_contracts.limits import DEFAULT_REQUEST_BYTES, record_bytes
+
 from headrace_streams.errors import StreamsError
 from headrace_streams.ports import Admin
 from headrace_streams.records import ProducerRecord
@@ -14,7 +16,7 @@ from headrace_streams.records import ProducerRecord
 _FRAME_BYTES: Final = 128
 """What a batch adds to its one record, in bytes: its header, lengths and times."""
 _HEADER_BYTES: Final = 10
-DEFAULT_LIMIT: Final = 4 * 1024 * 1024
+DEFAULT_LIMIT: Final = record_bytes(DEFAULT_REQUEST_BYTES)
 """In bytes; that of topics provisioned by Headrace, assumed of those that cannot be asked about."""
 
 

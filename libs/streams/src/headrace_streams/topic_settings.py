@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
+from headrace_contracts.limits import MOST_REQUEST_BYTES, record_bytes
 from headrace_contracts.topics import TopicSpec
 
-from headrace_streams.provisioning import topic_of
+from headrace_streams.provisioning import LARGEST_RECORD, topic_of
 
 CLEANUP: Final = "cleanup.policy"
 IN_SYNC: Final = "min.insync.replicas"
@@ -23,7 +24,7 @@ UNCLEAN: Final = "unclean.leader.election.enable"
 
 _FOREVER: Final = -1
 _AT_LEAST: Final[Mapping[str, tuple[str, str]]] = {
-    "max.message.bytes": ("records that Headrace writes do not fit", "larger than specified"),
+    LARGEST_RECORD: ("records that Headrace writes do not fit", "larger than specified"),
     RETENTION: ("records are deleted before their time", "records are kept longer than specified"),
     "min.compaction.lag.ms": ("records are compacted before their readers had time", "compaction waits longer"),
 }
@@ -125,6 +126,9 @@ def _in_sync(present: Mapping[str, str], wanted: str | None, replicas: int) -> S
 def _at_least(key: str, present: Mapping[str, str], wanted: str, smaller: str, larger: str) -> SettingDiffers | None:
     value, least = _number(present.get(key, wanted)), _number(wanted)
     if value is None or least is None or value == least:
+        return None
+    if key == LARGEST_RECORD and least < value <= record_bytes(MOST_REQUEST_BYTES):
+        # As provisioned where larger requests are allowed.
         return None
     less = least == _FOREVER or (value != _FOREVER and value < least)
     weight, effect = (Weight.WRONG, smaller) if less else (Weight.UNUSUAL, larger)

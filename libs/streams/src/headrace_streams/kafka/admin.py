@@ -54,6 +54,7 @@ _OFFSET_SPEC: Any = admin.OffsetSpec  # type: ignore[attr-defined]
 _CONFIG_RESOURCE: Any = admin.ConfigResource  # type: ignore[attr-defined]
 _CONFIG_ENTRY: Any = admin.ConfigEntry  # type: ignore[attr-defined]
 _SET: Any = admin.AlterConfigOpType.SET  # type: ignore[attr-defined]
+_READ: Any = admin.AclOperation.READ  # type: ignore[attr-defined]
 _GROUP_PARTITIONS: Any = ConsumerGroupTopicPartitions
 _PHASES = {
     ConsumerGroupState.STABLE: GroupPhase.STABLE,
@@ -102,18 +103,25 @@ class KafkaAdmin:
             for name, described in (await self._descriptions(topics)).items()
         }
 
-    async def _descriptions(self, topics: Collection[str]) -> Mapping[str, Any]:
-        """The client's own descriptions of the topics that exist."""
+    async def readable(self, topics: Collection[str]) -> frozenset[str]:
+        closed = (*_UNKNOWN, KafkaError.TOPIC_AUTHORIZATION_FAILED)
+        described = await self._descriptions(topics, left_out=closed, include_authorized_operations=True)
+        return frozenset(name for name, each in described.items() if _READ in each.authorized_operations)
+
+    async def _descriptions(
+        self, topics: Collection[str], left_out: Collection[int] = _UNKNOWN, **options: Any
+    ) -> Mapping[str, Any]:
+        """The client's own descriptions of the topics, without those that have one of these errors."""
         if not topics:
             return {}
         found: dict[str, Any] = {}
-        describing = self._client.describe_topics(TopicCollection(sorted(topics)), request_timeout=_SECONDS)
+        describing = self._client.describe_topics(TopicCollection(sorted(topics)), request_timeout=_SECONDS, **options)
         for name, future in describing.items():
             try:
                 found[name] = await _answer(future)
             except KafkaException as exception:
                 error = errors.error_of(exception)
-                if error.code() not in _UNKNOWN:
+                if error.code() not in left_out:
                     raise errors.asking(error, f"topic {name}") from exception
         return found
 

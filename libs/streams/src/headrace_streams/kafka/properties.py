@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from headrace_contracts.limits import DEFAULT_REQUEST_BYTES, record_bytes
+
 Properties = Mapping[str, str | int | bool]
 
 _PRODUCER_ONLY = frozenset({
@@ -45,8 +47,8 @@ _PRODUCER: dict[str, str | int | bool] = {
     **_ALL,
     "linger.ms": 0,
     "delivery.timeout.ms": 120_000,
-    # Matches the broker's limit: a journal record holds a whole task and its state.
-    "message.max.bytes": 4 * 1024 * 1024,
+    # Matches the limit of the topics.
+    "message.max.bytes": record_bytes(DEFAULT_REQUEST_BYTES),
     # How long a topic may be unknown after its creation before records for it are refused.
     "topic.metadata.propagation.max.ms": 5000,
 }

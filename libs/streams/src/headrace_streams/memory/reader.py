@@ -115,6 +115,9 @@ class MemoryAdmin:
             NetworkRequest(self._client, Operation.METADATA), lambda: self._cluster.describe_topics(topics)
         )
 
+    async def readable(self, topics: Collection[str]) -> frozenset[str]:
+        return frozenset(await self.describe_topics(topics))
+
     async def add_partitions(self, counts: Mapping[str, int]) -> None:
         def perform() -> None:
             present = self._cluster.partition_counts(counts)
