@@ -2,21 +2,36 @@
 
 from __future__ import annotations
 
-import re
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any, Final
 
 import httpx2
-from anthropic import APIConnectionError, APIStatusError, AsyncAnthropic, omit
+from anthropic import APIConnectionError, APIStatusError, AsyncAnthropic
 from pydantic import SecretStr
 
+from headrace_models import capabilities
+from headrace_models.answer import CitedSource, FinishReason
+from headrace_models.anthropic_requests import ABLE, body_of, takes_schema
 from headrace_models.call import Call, calling
-from headrace_models.ports import ChatRequest, ChatResult, FinishReason, ModelInfo, OnText, ProviderStatus
+from headrace_models.conversation import AnswerSchema
+from headrace_models.embedding import makes_none
+from headrace_models.ports import (
+    ChatRequest,
+    ChatResult,
+    EmbedRequest,
+    EmbedResult,
+    ModelInfo,
+    OnPiece,
+    OnText,
+    ProviderStatus,
+    no_pieces,
+)
 from headrace_models.upstream.complaints import Complained, Complaint, complaint_in, complaint_of
 from headrace_models.upstream.events import ServerSentEvent, server_sent_events
-from headrace_models.upstream.http import CONNECT_SECONDS, expect_ok, open_client, read_body
+from headrace_models.upstream.http import expect_ok, open_client, read_body
 from headrace_models.upstream.probing import STATUS_TIMEOUT_SECONDS, Seen, probe
 from headrace_models.upstream.values import MOST_MODELS, Unreadable, count, document, items, mapping, name, text
 from headrace_models.wire import SIMULATED_HEADER, SIMULATED_MESSAGE_PREFIX
@@ -26,14 +41,10 @@ _FINISH_REASONS: Final[Mapping[str, FinishReason]] = {
     "stop_sequence": "stop",
     "max_tokens": "length",
     "model_context_window_exceeded": "length",
+    "tool_use": "tool_calls",
     "refusal": "refusal",
 }
 _KEEP_ALIVES: Final = frozenset({"ping", "keepalive", "heartbeat"})
-_TAKES_SAMPLING: Final = re.compile(r"claude-(?:3|(?:haiku|sonnet|opus)-4(?:-[0-6])?(?:-20\d{6})?$)")
-"""Models that accept temperature or top_p; later ones reject requests with them."""
-_JSON_REMINDER: Final = "Answer with exactly one JSON value and nothing else: no prose, no code fence."
-_NOTHING_SAID: Final = "(no text)"
-"""Stands for a conversation without any text, which intake lets through and the API does not."""
 
 
 class Anthropic:
@@ -54,12 +65,13 @@ class Anthropic:
             http_client=open_client(base_url, proxy=proxy),
         )
 
-    async def chat(self, request: ChatRequest, on_text: OnText) -> ChatResult:
-        call = Call(self.provider, request, on_text)
+    async def chat(self, request: ChatRequest, on_text: OnText, on_piece: OnPiece = no_pieces) -> ChatResult:
+        call = Call(self.provider, request, on_text, on_piece)
         answer = _MessageAnswer(call)
         async with calling(call):
+            capabilities.expect(request, ABLE, self.provider)
             with _as_ours():
-                opened = self._client.messages.with_streaming_response.create(**_body(request))
+                opened = self._client.messages.with_streaming_response.create(**body_of(request))
                 response = await opened.__aenter__()
             try:
                 await expect_ok(response.http_response)
@@ -69,6 +81,12 @@ class Anthropic:
             finally:
                 await response.close()
         return answer.result()
+
+    async def embed(self, request: EmbedRequest) -> EmbedResult:
+        raise makes_none(self.provider)
+
+    def keeps_to(self, schema: AnswerSchema, model: str) -> bool:
+        return takes_schema(schema, model)
 
     async def status(self) -> ProviderStatus:
         return await probe(self.provider, self._look, otherwise="does not list its models")
@@ -82,7 +100,7 @@ class Anthropic:
         finally:
             await response.close()
         models = tuple(
-            ModelInfo(model, loaded=True)
+            ModelInfo(model, loaded=True, capabilities=ABLE)
             for entry in items(mapping(listed).get("data"))[:MOST_MODELS]
             if (model := name(mapping(entry).get("id")))
         )
@@ -129,12 +147,12 @@ class _MessageAnswer:
                 self._hear_usage(mapping(message.get("usage")), whole=False)
                 await self._hear_blocks(message.get("content"))
             case "content_block_start":
-                await self._hear_block(mapping(said.get("content_block")))
+                await self._hear_block(mapping(said.get("content_block")), said.get("index"))
             case "content_block_delta":
-                await self._hear_block(mapping(said.get("delta")))
+                await self._hear_block(mapping(said.get("delta")), said.get("index"))
             case "message_delta":
                 self._hear_usage(mapping(said.get("usage")), whole=True)
-                await self._hear_end(mapping(said.get("delta")).get("stop_reason"))
+                await self._hear_end(mapping(said.get("delta")))
             case "message_stop":
                 self._call.all_said()
             case "message":
@@ -142,7 +160,7 @@ class _MessageAnswer:
                 self._hear_names(said)
                 await self._hear_blocks(said.get("content"))
                 self._hear_usage(mapping(said.get("usage")), whole=True)
-                await self._hear_end(said.get("stop_reason"))
+                await self._hear_end(said)
                 if said.get("error") and (complaint := complaint_in(said)):
                     raise Complained(complaint)
             case "error":
@@ -153,20 +171,55 @@ class _MessageAnswer:
         self._message_id = name(message.get("id")) or self._message_id
 
     async def _hear_blocks(self, blocks: object) -> None:
-        for block in items(blocks):
-            await self._hear_block(mapping(block))
+        for place, block in enumerate(items(blocks)):
+            await self._hear_block(mapping(block), place)
 
-    async def _hear_block(self, block: Mapping[str, Any]) -> None:
-        """A block of content, or a part of one."""
-        if block.get("type") in ("text", "text_delta"):
-            await self._call.hear(text(block.get("text")))
-        elif any(block.get(field) for field in ("thinking", "signature", "data", "partial_json")):
-            self._call.progress()
+    async def _hear_block(self, block: Mapping[str, Any], place: object) -> None:
+        """A block of content, or a part of one. `place` is its number in the answer."""
+        key = count(place) or 0
+        match block.get("type"):
+            case "text" | "text_delta":
+                await self._call.hear(text(block.get("text")), key=key)
+                for cited in items(block.get("citations")):
+                    self._hear_citation(mapping(cited))
+            case "citations_delta":
+                self._hear_citation(mapping(block.get("citation")))
+            case "thinking" | "thinking_delta" | "signature_delta":
+                await self._call.hear_reasoning(
+                    text(block.get("thinking")), key=key, signature=text(block.get("signature"))
+                )
+            case "redacted_thinking":
+                await self._call.hear_reasoning("", key=key, signature=text(block.get("data")), sealed=True)
+            case "tool_use":
+                # In a stream the arguments follow piece by piece, and this is an empty object.
+                given = block.get("input")
+                await self._call.hear_call(
+                    key,
+                    json.dumps(given, ensure_ascii=False) if given else "",
+                    call_id=name(block.get("id")),
+                    name=name(block.get("name")),
+                )
+            case "input_json_delta":
+                await self._call.hear_call(key, text(block.get("partial_json")))
+            case _:
+                if any(block.get(field) for field in ("thinking", "signature", "data", "partial_json")):
+                    self._call.progress()
 
-    async def _hear_end(self, reason: object) -> None:
+    def _hear_citation(self, cited: Mapping[str, Any]) -> None:
+        self._call.hear_citation(
+            CitedSource(
+                text(cited.get("url")),
+                text(cited.get("title")) or text(cited.get("document_title")),
+                text(cited.get("cited_text")),
+            )
+        )
+
+    async def _hear_end(self, end: Mapping[str, Any]) -> None:
+        reason = end.get("stop_reason")
         if not reason:
             return
-        await self._call.finish(_FINISH_REASONS.get(reason) if isinstance(reason, str) else None)
+        stop = text(end.get("stop_sequence")) if reason == "stop_sequence" else ""
+        await self._call.finish(_FINISH_REASONS.get(reason) if isinstance(reason, str) else None, stop_sequence=stop)
 
     def _hear_usage(self, usage: Mapping[str, Any], *, whole: bool) -> None:
         # Anthropic counts the parts of a prompt apart, and repeats some of them later: merged here, added up below.
@@ -189,6 +242,7 @@ class _MessageAnswer:
             cached_input_tokens=read["cached"],
             cache_write_5m_tokens=short,
             cache_write_1h_tokens=long,
+            reasoning_tokens=mapping(usage.get("output_tokens_details")).get("thinking_tokens"),
             final=whole,
         )
 
@@ -198,50 +252,3 @@ class _MessageAnswer:
             simulated=self._message_id.startswith(SIMULATED_MESSAGE_PREFIX),
             request_id=self._message_id,
         )
-
-
-def _body(request: ChatRequest) -> dict[str, Any]:
-    system, messages = _conversation(request)
-    # A stop text of white space alone is rejected.
-    stops = [stop for stop in request.stop if stop.strip()]
-    sampled = _TAKES_SAMPLING.match(request.model) is not None
-    return {
-        "model": request.model,
-        "max_tokens": request.max_output_tokens,
-        "system": system or omit,
-        "messages": messages,
-        "stream": True,
-        "stop_sequences": stops or omit,
-        "timeout": httpx2.Timeout(None, connect=CONNECT_SECONDS),
-        "extra_body": _sampling(request) if sampled else None,
-    }
-
-
-def _conversation(request: ChatRequest) -> tuple[str, list[dict[str, str]]]:
-    """The system text and the turns, as the API takes them.
-
-    It rejects empty messages and texts of white space, white space at the end of a last message of the assistant, and a
-    conversation that does not begin with the user.
-    """
-    system = [message.text for message in request.messages if message.role == "system" and message.text.strip()]
-    turns = [
-        {"role": message.role, "content": message.text}
-        for message in request.messages
-        if message.role != "system" and message.text.strip()
-    ]
-    if turns and turns[-1]["role"] == "assistant":
-        turns[-1]["content"] = turns[-1]["content"].rstrip()
-    if not turns:
-        turns = [{"role": "user", "content": system.pop() if system else _NOTHING_SAID}]
-    elif turns[0]["role"] != "user":
-        turns.insert(0, {"role": "user", "content": _NOTHING_SAID})
-    if request.json:
-        system.append(_JSON_REMINDER)
-    return "\n\n".join(system), turns
-
-
-def _sampling(request: ChatRequest) -> dict[str, float] | None:
-    # The API rejects requests that set both.
-    if request.temperature is not None:
-        return {"temperature": min(request.temperature, 1.0)}
-    return {"top_p": request.top_p} if request.top_p is not None else None

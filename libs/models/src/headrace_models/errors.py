@@ -18,6 +18,10 @@ RetryCode = Literal[
     "provider_error",
     "empty_answer",
     "unknown_finish",
+    "invalid_tool_call",
+    "tool_call_missing",
+    "answer_does_not_fit",
+    "invalid_vectors",
     "worker_error",
 ]
 OtherCode = Literal[
@@ -31,6 +35,8 @@ OtherCode = Literal[
     "redirected",
     "answer_too_large",
     "answered_remotely",
+    "unsupported_operation",
+    "output_limit",
 ]
 
 

@@ -6,14 +6,30 @@ more ways than a package for OpenAI's own API allows for (docs/adr/0012-read-str
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any, Final
 
 from pydantic import SecretStr
 
+from headrace_models import capabilities
+from headrace_models.answer import CitedSource, FinishReason
 from headrace_models.call import Call, calling
-from headrace_models.dialects import Dialect, body_of, dialect_for
-from headrace_models.ports import ChatRequest, ChatResult, FinishReason, ModelInfo, OnText, ProviderStatus
+from headrace_models.conversation import AnswerSchema
+from headrace_models.dialects import Dialect, body_of, capabilities_of, dialect_for, embed_body_of
+from headrace_models.embedding import MOST_VECTORS_BYTES, EmbedCall, in_order, makes_none
+from headrace_models.errors import TryAnotherProvider
+from headrace_models.ports import (
+    ChatRequest,
+    ChatResult,
+    EmbedRequest,
+    EmbedResult,
+    ModelInfo,
+    OnPiece,
+    OnText,
+    ProviderStatus,
+    no_pieces,
+)
 from headrace_models.upstream.complaints import Complained, complaint_in
 from headrace_models.upstream.events import server_sent_events
 from headrace_models.upstream.http import expect_ok, open_client, read_body
@@ -33,7 +49,10 @@ _FINISH_REASONS: Final[Mapping[str, FinishReason]] = {
     "length": "length",
     "max_tokens": "length",
     "model_length": "length",
-    "content_filter": "refusal",
+    "tool_calls": "tool_calls",
+    "function_call": "tool_calls",
+    "tool_use": "tool_calls",
+    "content_filter": "content_filter",
     "refusal": "refusal",
     "safety": "refusal",
 }
@@ -62,12 +81,14 @@ class OpenAICompatible:
         self.node = provider
         self._client = open_client(base_url, key=api_key, proxy=proxy)
         self._dialect = dialect or dialect_for(provider, self._client.base_url.host)
+        self._able = capabilities_of(self._dialect)
 
-    async def chat(self, request: ChatRequest, on_text: OnText) -> ChatResult:
-        call = Call(self.provider, request, on_text)
+    async def chat(self, request: ChatRequest, on_text: OnText, on_piece: OnPiece = no_pieces) -> ChatResult:
+        call = Call(self.provider, request, on_text, on_piece)
         answer = _ChatAnswer(call)
         async with calling(call):
-            body = body_of(request, self._dialect)
+            capabilities.expect(request, self._able, self.provider)
+            body = body_of(request, self._dialect, self.provider)
             async with self._client.stream("POST", "chat/completions", json=body) as response:
                 await expect_ok(response)
                 call.accepted = True
@@ -78,13 +99,38 @@ class OpenAICompatible:
                         await answer.take(document(event.data), failed=event.name == "error")
         return answer.result()
 
+    async def embed(self, request: EmbedRequest) -> EmbedResult:
+        call = EmbedCall(self.provider, request)
+        async with calling(call):
+            if capabilities.EMBEDDINGS not in self._able:
+                raise makes_none(self.provider)
+            if request.dimensions is not None and "dimensions" not in self._dialect.takes:
+                message = f"{self.provider} cannot be asked for the length of vectors"
+                raise TryAnotherProvider("request_rejected", message, provider=self.provider)
+            async with self._client.stream(
+                "POST", "embeddings", json=embed_body_of(request, self._dialect)
+            ) as response:
+                await expect_ok(response)
+                call.accepted = True
+                simulated = SIMULATED_HEADER in response.headers
+                said = mapping(document(await read_body(response, MOST_VECTORS_BYTES)))
+            if said.get("error") and (complaint := complaint_in(said)):
+                raise Complained(complaint)
+            used = _usage_in(said)
+            call.usage.hear(input_tokens=count(used.get("prompt_tokens")) or used.get("total_tokens"))
+        vectors = in_order([mapping(one) for one in items(said.get("data"))])
+        return call.result(vectors, model=name(said.get("model")), simulated=simulated)
+
+    def keeps_to(self, schema: AnswerSchema, model: str) -> bool:
+        return schema.strict and "json_schema" in self._dialect.takes
+
     async def status(self) -> ProviderStatus:
         return await probe(self.provider, self._look, otherwise="does not list its models")
 
     async def _look(self) -> Seen:
         async with self._client.stream("GET", "models", timeout=STATUS_TIMEOUT_SECONDS) as response:
             await expect_ok(response)
-            return Seen(_models(document(await read_body(response))), SIMULATED_HEADER in response.headers)
+            return Seen(_models(document(await read_body(response)), self._able), SIMULATED_HEADER in response.headers)
 
     async def close(self) -> None:
         await self._client.aclose()
@@ -95,7 +141,7 @@ class _ChatAnswer:
 
     def __init__(self, call: Call) -> None:
         self._call = call
-        self._refused = False
+        self._refused: set[int] = set()
         self._model = self._request_id = self._fingerprint = ""
 
     async def take(self, said: object, *, failed: bool = False) -> None:
@@ -107,23 +153,50 @@ class _ChatAnswer:
         self._model = name(chunk.get("model")) or self._model
         self._request_id = name(chunk.get("id")) or self._request_id
         self._fingerprint = name(chunk.get("system_fingerprint")) or self._fingerprint
-        ended: object = None
+        ends: list[tuple[int, object]] = []
         for choice in map(mapping, items(chunk.get("choices"))):
-            # Only one was asked for; further ones are not part of the answer.
-            if choice.get("index", 0) in (0, None):
-                await self._take_text(choice)
-                ended = choice.get("finish_reason") or ended
-        _hear_usage(self._call.usage, _usage_in(chunk), whole=bool(ended) or self._call.has_ended)
-        if ended:
+            index = count(choice.get("index")) or 0
+            await self._take_choice(choice, index)
+            if choice.get("finish_reason"):
+                ends.append((index, choice["finish_reason"]))
+        _hear_usage(self._call.usage, _usage_in(chunk), whole=bool(ends) or self._call.has_ended)
+        for index, ended in ends:
             reason = _FINISH_REASONS.get(ended.lower()) if isinstance(ended, str) else None
-            await self._call.finish("refusal" if reason is not None and self._refused else reason)
+            await self._call.finish(
+                "refusal" if reason is not None and index in self._refused else reason, choice=index
+            )
 
-    async def _take_text(self, choice: Mapping[str, Any]) -> None:
+    async def _take_choice(self, choice: Mapping[str, Any], index: int) -> None:
         delta = mapping(choice.get("delta")) or mapping(choice.get("message"))
-        await self._call.hear(text(delta.get("content")) or text(choice.get("text")))
+        thought = text(delta.get("reasoning_content")) or text(delta.get("reasoning"))
+        await self._call.hear_reasoning(thought, choice=index)
+        await self._call.hear(text(delta.get("content")) or text(choice.get("text")), choice=index)
         if refusal := text(delta.get("refusal")):
-            self._refused = True
-            await self._call.hear(refusal)
+            self._refused.add(index)
+            await self._call.hear_refusal(refusal, choice=index)
+        for place, called in enumerate(map(mapping, items(delta.get("tool_calls")))):
+            function = mapping(called.get("function"))
+            # Servers that send whole calls may leave the index out.
+            key = count(called.get("index"))
+            await self._call.hear_call(
+                place if key is None else key,
+                _arguments(function.get("arguments")),
+                call_id=name(called.get("id")),
+                name=name(function.get("name")),
+                choice=index,
+            )
+        self._call.hear_logprobs(items(mapping(choice.get("logprobs")).get("content")), choice=index)
+        for cited in map(mapping, items(delta.get("annotations"))):
+            if (source := mapping(cited.get("url_citation"))) and isinstance(source.get("url"), str):
+                self._call.hear_citation(
+                    CitedSource(
+                        source["url"],
+                        text(source.get("title")),
+                        start=count(source.get("start_index")),
+                        end=count(source.get("end_index")),
+                    ),
+                    choice=index,
+                )
         if any(delta.get(field) for field in ("reasoning", "reasoning_content", "content", "tool_calls")):
             self._call.progress()
 
@@ -131,6 +204,11 @@ class _ChatAnswer:
         return self._call.result(
             model=self._model, simulated=self._fingerprint == SIMULATOR_FINGERPRINT, request_id=self._request_id
         )
+
+
+def _arguments(value: object) -> str:
+    """Arguments of a tool call: text, or, from some servers, the object itself."""
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, dict) else text(value)
 
 
 def _usage_in(chunk: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -150,11 +228,14 @@ def _hear_usage(tally: UsageTally, usage: Mapping[str, Any], *, whole: bool) -> 
         output_tokens=written,
         cached_input_tokens=count(mapping(usage.get("prompt_tokens_details")).get("cached_tokens"))
         or usage.get("prompt_cache_hit_tokens"),
+        reasoning_tokens=mapping(usage.get("completion_tokens_details")).get("reasoning_tokens"),
+        image_tokens=mapping(usage.get("prompt_tokens_details")).get("image_tokens"),
+        audio_tokens=mapping(usage.get("prompt_tokens_details")).get("audio_tokens"),
         final=whole,
     )
 
 
-def _models(listed: object) -> tuple[ModelInfo, ...]:
+def _models(listed: object, able: frozenset[str]) -> tuple[ModelInfo, ...]:
     entries = items(mapping(listed).get("data")) or items(listed)
     return tuple(
         ModelInfo(
@@ -165,6 +246,7 @@ def _models(listed: object) -> tuple[ModelInfo, ...]:
             or count(entry.get("max_context_length"))
             or None,
             loaded=True,
+            capabilities=able,
         )
         for entry in map(mapping, entries[:MOST_MODELS])
         if (model := name(entry.get("id")))

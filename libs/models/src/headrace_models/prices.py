@@ -19,7 +19,8 @@ from typing import Final
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from headrace_models.ports import CallUsage, ChatMessage
+from headrace_models.conversation import ChatMessage
+from headrace_models.ports import CallUsage
 
 NANODOLLARS_PER_DOLLAR: Final = 1_000_000_000
 _TOKENS_PER_PRICE: Final = 1_000_000

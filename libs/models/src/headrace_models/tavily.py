@@ -7,9 +7,22 @@ from typing import Final
 
 from pydantic import SecretStr
 
+from headrace_models import capabilities
 from headrace_models.call import Call, calling
+from headrace_models.conversation import AnswerSchema
+from headrace_models.embedding import makes_none
 from headrace_models.errors import TryAnotherProvider
-from headrace_models.ports import ChatRequest, ChatResult, ModelInfo, OnText, ProviderStatus
+from headrace_models.ports import (
+    ChatRequest,
+    ChatResult,
+    EmbedRequest,
+    EmbedResult,
+    ModelInfo,
+    OnPiece,
+    OnText,
+    ProviderStatus,
+    no_pieces,
+)
 from headrace_models.upstream.http import expect_ok, open_client, read_body
 from headrace_models.upstream.probing import STATUS_TIMEOUT_SECONDS, Seen, probe
 from headrace_models.upstream.values import Unreadable, document, items, mapping, name, text
@@ -37,8 +50,8 @@ class Tavily:
     ) -> None:
         self._client = open_client(base_url, key=api_key, proxy=proxy)
 
-    async def chat(self, request: ChatRequest, on_text: OnText) -> ChatResult:
-        call = Call(self.provider, request, on_text)
+    async def chat(self, request: ChatRequest, on_text: OnText, on_piece: OnPiece = no_pieces) -> ChatResult:
+        call = Call(self.provider, request, on_text, on_piece)
         call.usage.billed_by_tokens = False
         query = next((message.text.strip() for message in reversed(request.messages) if message.role == "user"), "")
         if not query:
@@ -46,6 +59,7 @@ class Tavily:
             raise TryAnotherProvider("request_rejected", message, provider=self.provider)
         simulated, request_id = False, ""
         async with calling(call):
+            capabilities.expect(request, frozenset(), self.provider)
             body = {
                 "query": query[:_LONGEST_QUERY],
                 "search_depth": "basic",
@@ -65,6 +79,12 @@ class Tavily:
             await call.finish("stop")
         return call.result(model=MODEL, simulated=simulated, request_id=request_id)
 
+    async def embed(self, request: EmbedRequest) -> EmbedResult:
+        raise makes_none(self.provider)
+
+    def keeps_to(self, schema: AnswerSchema, model: str) -> bool:
+        return False
+
     async def status(self) -> ProviderStatus:
         return await probe(self.provider, self._look, otherwise="does not report its usage")
 
@@ -73,7 +93,9 @@ class Tavily:
         async with self._client.stream("GET", "usage", timeout=STATUS_TIMEOUT_SECONDS) as response:
             await expect_ok(response)
             await read_body(response)
-            return Seen((ModelInfo(MODEL, loaded=True),), SIMULATED_HEADER in response.headers)
+            return Seen(
+                (ModelInfo(MODEL, loaded=True, capabilities=frozenset()),), SIMULATED_HEADER in response.headers
+            )
 
     async def close(self) -> None:
         await self._client.aclose()

@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
-from headrace_models.ports import ChatMessage
+from headrace_models.conversation import ChatMessage
 from headrace_models.simulator.facts import Facts, read_off
 
 REFUSAL_MARK: Final = "simulate: refusal"

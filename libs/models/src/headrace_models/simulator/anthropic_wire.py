@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any, Final
 
 from aiohttp import web
 
-from headrace_models.ports import ChatMessage
+from headrace_models.conversation import ChatMessage, ToolSelection
 from headrace_models.simulator.catalog import ANTHROPIC
 from headrace_models.simulator.exchange import (
     Answer,
     Prompt,
     SimulatorState,
+    Spoken,
     compose,
     json_object,
     messages_of,
+    offered_tools,
+    said,
     spoken,
     text_of,
 )
@@ -44,7 +48,9 @@ _ERRORS: Final[Mapping[FaultKind, tuple[int, str, str]]] = {
     FaultKind.MODEL_MISSING: (404, "not_found_error", "model not found"),
     FaultKind.BAD_REQUEST: (400, "invalid_request_error", "invalid request"),
 }
-_STOP_REASON: Final = {"stop": "end_turn", "length": "max_tokens", "refusal": "refusal"}
+_STOP_REASON: Final = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use", "refusal": "refusal"}
+SIGNATURE: Final = "c2ltdWxhdGVkIHNpZ25hdHVyZQ=="
+"""Signs what the simulator thinks; it takes thinking back with a signature only."""
 
 
 class AnthropicWire:
@@ -76,9 +82,10 @@ class AnthropicWire:
         try:
             document = await json_object(request)
             messages = messages_of(document.get("messages"))
+            tools = offered_tools(document.get("tools"))
             if not isinstance(document.get("max_tokens"), int):
                 raise ValueError("max_tokens: Field required")
-        except ValueError as error:
+        except (ValueError, KeyError, TypeError) as error:
             return _error((400, "invalid_request_error", str(error)))
         system = text_of(document.get("system") or "")
         if system:
@@ -98,12 +105,18 @@ class AnthropicWire:
         sampling = [name for name in ("temperature", "top_p") if name in document]
         if len(sampling) > (1 if model.takes_sampling else 0):
             return _error((400, "invalid_request_error", f"{' and '.join(sampling)} cannot be set for this model"))
+        choice = document.get("tool_choice") or {}
         prompt = Prompt(
             model=model,
             messages=messages,
             max_tokens=document["max_tokens"],
             stop=tuple(document.get("stop_sequences") or ()),
             as_json="one JSON value" in system,
+            schema=((document.get("output_config") or {}).get("format") or {}).get("schema"),
+            tools=tools,
+            tool_choice=_tool_choice(choice),
+            parallel=choice.get("disable_parallel_tool_use") is not True,
+            thinks=(document.get("thinking") or {}).get("type") in ("enabled", "adaptive"),
         )
         return await self._speak(request, prompt, fault, document)
 
@@ -112,8 +125,8 @@ class AnthropicWire:
     ) -> web.StreamResponse:
         self._number += 1
         answer = compose(prompt, fault)
-        pieces = spoken(answer, prompt.model, self._world.speed, fault)
-        stop_reason = stated_finish(fault, _STOP_REASON[answer.finish])
+        stop_reason = stated_finish(fault, "stop_sequence" if answer.stopped_by else _STOP_REASON[answer.finish])
+        stop_sequence = answer.stopped_by or None
         message: dict[str, Any] = {
             "id": f"{SIMULATED_MESSAGE_PREFIX}{self._number}",
             "type": "message",
@@ -125,28 +138,88 @@ class AnthropicWire:
             "usage": _usage(answer, 1, fault),
         }
         if not document.get("stream") or is_kind(fault, FaultKind.JSON_BODY):
-            text = "".join([piece async for piece in pieces])
-            content = [{"type": "text", "text": text}]
-            usage = _usage(answer, len(answer.tokens), fault)
-            return json_response({**message, "content": content, "stop_reason": stop_reason, "usage": usage})
+            text = await said(answer, prompt.model, self._world.speed, fault)
+            content = _content(answer, text)
+            usage = _usage(answer, answer.output_tokens, fault)
+            end: dict[str, Any] = {"stop_reason": stop_reason, "stop_sequence": stop_sequence}
+            return json_response({**message, "content": content, **end, "usage": usage})
         response = stream_response("text/event-stream", fault)
         await response.prepare(request)
         await _write(response, "message_start", {"message": message})
-        block = {"index": 0, "content_block": {"type": "text", "text": ""}}
-        await _write(response, "content_block_start", block)
-        async for piece in pieces:
-            delta = {"type": "text_delta", "text": piece}
-            await _write(response, "content_block_delta", {"index": 0, "delta": delta})
+        block, index = "", -1
+        async for piece in spoken(answer, prompt.model, self._world.speed, fault):
+            if f"{piece.kind}{piece.call}" != block:
+                if index >= 0:
+                    await _end_block(response, index, block)
+                block, index = f"{piece.kind}{piece.call}", index + 1
+                await _write(
+                    response, "content_block_start", {"index": index, "content_block": _opening(answer, piece)}
+                )
+            await _write(response, "content_block_delta", {"index": index, "delta": _delta(piece)})
         if await interrupt(request, response, fault, _FORMS):
             return response
-        await _write(response, "content_block_stop", {"index": 0})
-        end = {"delta": {"stop_reason": stop_reason, "stop_sequence": None}}
+        if index >= 0:
+            await _end_block(response, index, block)
+        end = {"delta": {"stop_reason": stop_reason, "stop_sequence": stop_sequence}}
         await _write(
-            response, "message_delta", {**end, "usage": {"output_tokens": stated_count(fault, len(answer.tokens))}}
+            response, "message_delta", {**end, "usage": {"output_tokens": stated_count(fault, answer.output_tokens)}}
         )
         await _write(response, "message_stop", {})
         await response.write_eof()
         return response
+
+
+async def _end_block(response: web.StreamResponse, index: int, block: str) -> None:
+    if block.startswith("thinking"):
+        delta = {"type": "signature_delta", "signature": SIGNATURE}
+        await _write(response, "content_block_delta", {"index": index, "delta": delta})
+    await _write(response, "content_block_stop", {"index": index})
+
+
+def _opening(answer: Answer, piece: Spoken) -> dict[str, Any]:
+    match piece.kind:
+        case "thinking":
+            return {"type": "thinking", "thinking": "", "signature": ""}
+        case "call":
+            call = answer.calls[piece.call]
+            return {"type": "tool_use", "id": call.call_id, "name": call.name, "input": {}}
+        case _:
+            return {"type": "text", "text": ""}
+
+
+def _delta(piece: Spoken) -> dict[str, Any]:
+    match piece.kind:
+        case "thinking":
+            return {"type": "thinking_delta", "thinking": piece.text}
+        case "call":
+            return {"type": "input_json_delta", "partial_json": piece.text}
+        case _:
+            return {"type": "text_delta", "text": piece.text}
+
+
+def _content(answer: Answer, text: str) -> list[dict[str, Any]]:
+    blocks: list[dict[str, Any]] = []
+    if answer.thinking:
+        blocks.append({"type": "thinking", "thinking": "".join(answer.thinking), "signature": SIGNATURE})
+    if text or not answer.calls:
+        blocks.append({"type": "text", "text": text})
+    calls = [
+        {"type": "tool_use", "id": call.call_id, "name": call.name, "input": json.loads(call.arguments)}
+        for call in answer.calls
+    ]
+    return blocks + calls
+
+
+def _tool_choice(choice: Mapping[str, Any]) -> ToolSelection | None:
+    match choice.get("type"):
+        case "auto" | "none":
+            return ToolSelection(choice["type"])
+        case "any":
+            return ToolSelection("required")
+        case "tool":
+            return ToolSelection("required", (str(choice.get("name")),))
+        case _:
+            return None
 
 
 def _has_key(request: web.Request) -> bool:

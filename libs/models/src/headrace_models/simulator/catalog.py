@@ -19,14 +19,18 @@ class SimulatedModel:
     first_token_seconds: float
     takes_sampling: bool = True
     """Whether it accepts temperature and top_p."""
+    capabilities: tuple[str, ...] = ()
+    """What it can do beyond text, of a local one, in Ollama's words."""
     remote_host: str = ""
     """The host that runs it, of a model that an Ollama node lists and passes on; empty for one that the node runs."""
     remote_model: str = ""
     """Its name there."""
 
 
-def _local(name: str, gigabytes: float, tokens_per_second: float) -> SimulatedModel:
-    return SimulatedModel(name, int(gigabytes * 1e9), 8192, tokens_per_second, 0.05)
+def _local(name: str, gigabytes: float, tokens_per_second: float, *capabilities: str) -> SimulatedModel:
+    return SimulatedModel(
+        name, int(gigabytes * 1e9), 8192, tokens_per_second, 0.05, capabilities=capabilities or ("tools", "vision")
+    )
 
 
 _LOCAL: Final = {
@@ -41,6 +45,8 @@ _LOCAL: Final = {
         _local("qwen2.5-coder:7b", 4.7, 15),
         _local("codellama:7b", 3.8, 15),
         _local("mistral:7b", 4.1, 15),
+        _local("gpt-oss:20b", 14, 20, "tools", "thinking"),
+        _local("nomic-embed-text:v1.5", 0.3, 200, "embedding"),
     )
 }
 
@@ -64,7 +70,7 @@ REMOTE: Final = {
 second is a copy (`ollama cp`), whose name does not show it."""
 
 DEFAULT_NODES: Final[Mapping[str, tuple[str, ...]]] = {
-    "workstation": ("gemma2:2b", "qwen2.5-coder:1.5b", "phi3:3.8b", "gpt-oss:120b-cloud"),
+    "workstation": ("gemma2:2b", "qwen2.5-coder:1.5b", "phi3:3.8b", "nomic-embed-text:v1.5", "gpt-oss:120b-cloud"),
     "remote-1": (
         "llama3:8b", "qwen2.5-coder:7b", "gemma2:2b", "phi3:3.8b", "qwen2.5-coder:1.5b", "team-helper:latest",
     ),
@@ -80,6 +86,9 @@ GROQ: Final = {
         SimulatedModel("openai/gpt-oss-120b", 0, 131_072, 500, 0.2),
     )
 }
+
+EMBEDDERS: Final = frozenset({"text-embedding-3-small", "text-embedding-3-large"})
+"""Models of the OpenAI-compatible server that make vectors; Groq itself, whose list it gives, has none."""
 
 ANTHROPIC: Final = {
     model.name: model

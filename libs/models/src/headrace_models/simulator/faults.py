@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 
 class FaultKind(StrEnum):
@@ -63,6 +63,19 @@ class FaultKind(StrEnum):
     """The same, to another origin."""
     ANSWERED_REMOTELY = "answered_remotely"
     """Of Ollama only: the node passes the call on to another host, which its list of models does not say."""
+    VECTOR_MISSING = "vector_missing"
+    """Of embeddings only, as the following: there is one vector less than texts."""
+    VECTOR_NOT_A_NUMBER = "vector_not_a_number"
+    """NaN in a vector."""
+    VECTOR_SHORT = "vector_short"
+    """One vector is shorter than the others."""
+    VECTORS_EMPTY = "vectors_empty"
+    """Vectors without numbers."""
+
+
+OF_VECTORS: Final = frozenset(
+    {FaultKind.VECTOR_MISSING, FaultKind.VECTOR_NOT_A_NUMBER, FaultKind.VECTOR_SHORT, FaultKind.VECTORS_EMPTY}
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,13 +12,20 @@ from typing import Any, Final
 
 from aiohttp import web
 
+from headrace_models.conversation import ChatMessage, ToolSelection
+from headrace_models.demanded_calls import TITLE
+from headrace_models.simulator.answers import count_tokens, tokens_of
 from headrace_models.simulator.catalog import OLLAMA_CLOUD, SimulatedModel, node_model
+from headrace_models.simulator.embeddings import vectors
 from headrace_models.simulator.exchange import (
+    Answer,
     Prompt,
     SimulatorState,
     compose,
     json_object,
     messages_of,
+    offered_tools,
+    said,
     spoken,
 )
 from headrace_models.simulator.faults import Fault, FaultKind
@@ -42,6 +49,7 @@ VERSION: Final = f"0.12.0-headrace-{SIMULATOR_NAME}"
 _CLOUD: Final = "ollama.com"
 """Receiver of what a node passes on: not one of our own, so that checks see what reaches it as gone."""
 _LONGEST_QUEUE: Final = 512  # Ollama's own default
+_DEFAULT_CONTEXT: Final = 4_096
 _KEPT_LOADED: Final = timedelta(minutes=30)
 _ERRORS: Final[Mapping[FaultKind, tuple[int, str]]] = {
     FaultKind.RATE_LIMIT: (429, "too many requests"),
@@ -78,6 +86,7 @@ class OllamaWire:
         app.router.add_post(base + "/api/show", self._show)
         app.router.add_post(base + "/api/chat", self._chat)
         app.router.add_post(base + "/api/generate", self._generate)
+        app.router.add_post(base + "/api/embed", self._embed)
 
     def _node(self, request: web.Request) -> _Node:
         node = self._nodes.get(request.match_info["node"])
@@ -123,9 +132,39 @@ class OllamaWire:
                 **_remote(model),
                 "details": _describe(model)["details"],
                 "model_info": {"general.architecture": "llama", "llama.context_length": model.context_tokens},
-                "capabilities": ["completion"],
+                "capabilities": [*([] if "embedding" in model.capabilities else ["completion"]), *model.capabilities],
             }
         )
+
+    async def _embed(self, request: web.Request) -> web.StreamResponse:
+        node, document = self._node(request), await json_object(request)
+        given, model_name, name = document.get("input"), str(document.get("model") or ""), request.match_info["node"]
+        texts = [str(text) for text in ([given] if isinstance(given, str) else list(given or ()))]
+        model = node.models.get(model_name)
+        fault = self._world.faults.take("ollama", name, model_name)
+        if model is not None and is_kind(fault, FaultKind.ANSWERED_REMOTELY):
+            model = replace(model, remote_host=OLLAMA_CLOUD, remote_model=model.name)
+        receiver = _CLOUD if model is not None and model.remote_host else "ollama"
+        self._world.evidence.record(receiver, name, model_name, tuple(ChatMessage("user", text) for text in texts))
+        if is_kind(fault, FaultKind.TIMEOUT):
+            return await hang(request)
+        if (elsewhere := redirected(request, fault)) is not None:
+            return elsewhere
+        if fault is not None and fault.kind in _ERRORS:
+            return _error(*_ERRORS[fault.kind])
+        if model is None:
+            return _error(404, f"model '{model_name}' not found")
+        if "embedding" not in model.capabilities:
+            return _error(501, "this model does not support embeddings")
+        length = min((document.get("options") or {}).get("num_ctx") or _DEFAULT_CONTEXT, model.context_tokens)
+        counts = [count_tokens(text) for text in texts]
+        if document.get("truncate") is False and max(counts, default=0) > length:
+            return _error(400, "the input length exceeds the context length")
+        made = vectors(texts, document.get("dimensions"), fault)
+        return json_response({
+            "model": stated_model(fault, model_name), **_remote(model), "embeddings": made, "total_duration": 1_000_000,
+            "load_duration": 0, "prompt_eval_count": stated_count(fault, sum(counts)),
+        })  # fmt: skip
 
     async def _chat(self, request: web.Request) -> web.StreamResponse:
         document = await json_object(request)
@@ -145,7 +184,8 @@ class OllamaWire:
         model_name = str(document.get("model") or "")
         try:
             messages = messages_of(entries)
-        except ValueError as error:
+            tools = offered_tools(document.get("tools"))
+        except (ValueError, KeyError, TypeError) as error:
             return _error(400, str(error))
         model = node.models.get(model_name)
         fault = self._world.faults.take("ollama", name, model_name)
@@ -162,13 +202,23 @@ class OllamaWire:
         if model is None:
             return _error(404, f"model '{model_name}' not found")
         options = document.get("options") or {}
+        form = document.get("format")
+        schema = form if isinstance(form, dict) else None
+        demanded = schema is not None and schema.get("title") == TITLE
         prompt = Prompt(
             model=model,
             messages=messages,
             max_tokens=options.get("num_predict"),
             stop=tuple(options.get("stop") or ()),
-            as_json=bool(document.get("format")),
+            as_json=form == "json",
+            schema=None if demanded else schema,
+            tools=tools,
+            tool_choice=ToolSelection("required") if demanded else None,
+            parallel=schema is None or not demanded or schema.get("type") == "array",
+            thinks=bool(document.get("think")),
         )
+        if (objection := _objection(prompt, options, document)) is not None:
+            return _error(400, objection)
         if model.remote_host:
             return await self._speak(request, node, prompt, fault, document, as_chat=as_chat)
         try:
@@ -189,17 +239,29 @@ class OllamaWire:
     ) -> web.StreamResponse:
         began = time.perf_counter_ns()
         answer = compose(prompt, fault)
+        if prompt.tool_choice is not None:
+            answer = _written_down(answer, prompt.parallel)
         if not prompt.model.remote_host:
             node.loaded[prompt.model.name] = datetime.now(UTC) + _KEPT_LOADED
-        pieces = spoken(answer, prompt.model, self._world.speed, fault)
         named = {"model": stated_model(fault, prompt.model.name)}
         if document.get("stream") is False or is_kind(fault, FaultKind.JSON_BODY):
-            text = "".join([piece async for piece in pieces])
-            return json_response({**_part(prompt.model, text, as_chat=as_chat), **named, **_end(answer, began, fault)})
+            text = await said(answer, prompt.model, self._world.speed, fault)
+            part = _part(prompt.model, text, answer if not fault else None, as_chat=as_chat)
+            return json_response({**part, **named, **_end(answer, began, fault)})
         response = stream_response("application/x-ndjson", fault)
         await response.prepare(request)
-        async for piece in pieces:
-            await _write(response, {**_part(prompt.model, piece, as_chat=as_chat), **named, "done": False})
+        spoke = 0
+        async for piece in spoken(answer, prompt.model, self._world.speed, fault):
+            if piece.kind == "call":
+                spoke += len(piece.text)
+                continue
+            part = _part(prompt.model, piece.text, as_chat=as_chat, thinking=piece.kind == "thinking")
+            await _write(response, {**part, **named, "done": False})
+        if spoke and spoke == sum(len(call.arguments) for call in answer.calls):
+            # This API sends calls whole.
+            whole = _part(prompt.model, "", answer, as_chat=as_chat)
+            whole["message"].pop("thinking", None)
+            await _write(response, {**whole, **named, "done": False})
         empty = {**_part(prompt.model, "", as_chat=as_chat), **named}
         forms = Forms(
             keep_alive=json_bytes({**empty, "done": False}) + b"\n",
@@ -213,12 +275,50 @@ class OllamaWire:
         return response
 
 
+def _objection(prompt: Prompt, options: Mapping[str, Any], document: Mapping[str, Any]) -> str | None:
+    """Why the server does not answer, in Ollama's words."""
+    model = prompt.model
+    if prompt.tools and "tools" not in model.capabilities:
+        return f"registry.ollama.ai/library/{model.name} does not support tools"
+    if document.get("think") and "thinking" not in model.capabilities:
+        return f'"{model.name}" does not support thinking'
+    length = min(options.get("num_ctx") or _DEFAULT_CONTEXT, model.context_tokens)
+    tokens = sum(count_tokens(message.text) for message in prompt.messages)
+    if document.get("truncate") is False and tokens > length:
+        return "the input length exceeds the context length"
+    return None
+
+
+def _written_down(answer: Answer, parallel: bool) -> Answer:
+    """The calls as the text that the schema of calls lets a model write."""
+    calls = [{"name": call.name, "arguments": json.loads(call.arguments)} for call in answer.calls]
+    if not calls:
+        return answer
+    text = json.dumps(calls if parallel else calls[0], ensure_ascii=False)
+    return replace(answer, tokens=tuple(tokens_of(text)), calls=(), finish="stop")
+
+
 async def _write(response: web.StreamResponse, document: dict[str, Any]) -> None:
     await response.write(json_bytes(document) + b"\n")
 
 
-def _part(model: SimulatedModel, text: str, *, as_chat: bool) -> dict[str, Any]:
-    content = {"message": {"role": "assistant", "content": text}} if as_chat else {"response": text}
+def _part(
+    model: SimulatedModel, text: str, whole: Answer | None = None, *, as_chat: bool, thinking: bool = False
+) -> dict[str, Any]:
+    """A part of an answer; with `whole`, what it thinks and calls too."""
+    content: dict[str, Any]
+    if as_chat:
+        said_so = {"thinking": text, "content": ""} if thinking else {"content": text}
+        content = {"message": {"role": "assistant", **said_so}}
+        if whole is not None and whole.thinking:
+            content["message"]["thinking"] = "".join(whole.thinking)
+        if whole is not None and whole.calls:
+            content["message"]["tool_calls"] = [
+                {"function": {"index": place, "name": call.name, "arguments": json.loads(call.arguments)}}
+                for place, call in enumerate(whole.calls)
+            ]
+    else:
+        content = {"thinking": text, "response": ""} if thinking else {"response": text}
     return {"model": model.name, **_remote(model), "created_at": datetime.now(UTC).isoformat(), **content}
 
 
@@ -227,7 +327,7 @@ def _remote(model: SimulatedModel) -> dict[str, str]:
     return {"remote_model": model.remote_model, "remote_host": model.remote_host} if model.remote_host else {}
 
 
-def _end(answer: Any, began_ns: int, fault: Fault | None) -> dict[str, Any]:
+def _end(answer: Answer, began_ns: int, fault: Fault | None) -> dict[str, Any]:
     total = time.perf_counter_ns() - began_ns
     return {
         "done": True,
@@ -236,7 +336,7 @@ def _end(answer: Any, began_ns: int, fault: Fault | None) -> dict[str, Any]:
         "load_duration": 0,
         "prompt_eval_count": stated_count(fault, answer.input_tokens),
         "prompt_eval_duration": total // 10,
-        "eval_count": stated_count(fault, len(answer.tokens)),
+        "eval_count": stated_count(fault, answer.output_tokens),
         "eval_duration": total - total // 10,
     }
 

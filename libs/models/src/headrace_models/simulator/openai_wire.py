@@ -8,14 +8,20 @@ from typing import Any, Final
 
 from aiohttp import web
 
-from headrace_models.simulator.catalog import GROQ
+from headrace_models.conversation import ChatMessage, ToolSelection
+from headrace_models.simulator.answers import count_tokens
+from headrace_models.simulator.catalog import EMBEDDERS, GROQ
+from headrace_models.simulator.embeddings import in_base64, vectors
 from headrace_models.simulator.exchange import (
     Answer,
     Prompt,
     SimulatorState,
+    Spoken,
     compose,
     json_object,
     messages_of,
+    offered_tools,
+    said,
     spoken,
 )
 from headrace_models.simulator.faults import Fault, FaultKind
@@ -43,7 +49,7 @@ _ERRORS: Final[Mapping[FaultKind, tuple[int, str, str | None, str]]] = {
     FaultKind.MODEL_MISSING: (404, "invalid_request_error", "model_not_found", "The model does not exist"),
     FaultKind.BAD_REQUEST: (400, "invalid_request_error", None, "Invalid request"),
 }
-_FINISH: Final = {"stop": "stop", "length": "length", "refusal": "content_filter"}
+_FINISH: Final = {"stop": "stop", "length": "length", "tool_calls": "tool_calls", "refusal": "content_filter"}
 
 
 class OpenAIWire:
@@ -58,6 +64,7 @@ class OpenAIWire:
     def add_routes(self, app: web.Application) -> None:
         app.router.add_get("/groq/openai/v1/models", self._models)
         app.router.add_post("/groq/openai/v1/chat/completions", self._chat)
+        app.router.add_post("/groq/openai/v1/embeddings", self._embed)
 
     async def _models(self, request: web.Request) -> web.Response:
         if not _has_key(request):
@@ -81,7 +88,8 @@ class OpenAIWire:
         try:
             document = await json_object(request)
             messages = messages_of(document.get("messages"))
-        except ValueError as error:
+            tools = offered_tools(document.get("tools"))
+        except (ValueError, KeyError, TypeError) as error:
             return _error((400, "invalid_request_error", None, str(error)))
         model_name = str(document.get("model") or "")
         self._world.evidence.record(self.provider, self.provider, model_name, messages)
@@ -95,7 +103,9 @@ class OpenAIWire:
         model = GROQ.get(model_name)
         if model is None:
             return _error(_ERRORS[FaultKind.MODEL_MISSING])
-        as_json = (document.get("response_format") or {}).get("type") in ("json_object", "json_schema")
+        form = document.get("response_format") or {}
+        schema = (form.get("json_schema") or {}).get("schema")
+        as_json = form.get("type") == "json_object"
         if as_json and not any("json" in message.text.lower() for message in messages):
             return _error((400, "invalid_request_error", None, "'messages' must contain the word 'json'"))
         stop = document.get("stop") or ()
@@ -105,6 +115,12 @@ class OpenAIWire:
             max_tokens=document.get("max_completion_tokens") or document.get("max_tokens"),
             stop=(stop,) if isinstance(stop, str) else tuple(stop),
             as_json=as_json,
+            schema=schema,
+            tools=tools,
+            tool_choice=_tool_choice(document.get("tool_choice")),
+            parallel=document.get("parallel_tool_calls") is not False,
+            thinks=document.get("reasoning_effort") not in (None, "none"),
+            choices=document.get("n") or 1,
         )
         return await self._speak(request, prompt, fault, document)
 
@@ -118,29 +134,108 @@ class OpenAIWire:
             "model": stated_model(fault, prompt.model.name),
             "system_fingerprint": SIMULATOR_FINGERPRINT,
         }
-        answer = compose(prompt, fault)
-        pieces = spoken(answer, prompt.model, self._world.speed, fault)
-        finish = stated_finish(fault, _FINISH[answer.finish])
+        answers = [compose(prompt, fault, number) for number in range(prompt.choices)]
+        logprobs = document.get("logprobs") is True
         if not document.get("stream") or is_kind(fault, FaultKind.JSON_BODY):
-            message = {"role": "assistant", "content": "".join([piece async for piece in pieces])}
-            choice = {"index": 0, "message": message, "finish_reason": finish, "logprobs": None}
+            choices = []
+            for number, answer in enumerate(answers):
+                text = await said(answer, prompt.model, self._world.speed, fault)
+                finish = stated_finish(fault, _FINISH[answer.finish])
+                given = {"content": [_logprob(token) for token in answer.tokens]} if logprobs else None
+                message = _message(answer, text)
+                choices.append({"index": number, "message": message, "finish_reason": finish, "logprobs": given})
             return json_response(
-                {**head, "object": "chat.completion", "choices": [choice], "usage": _usage(answer, fault)}
+                {**head, "object": "chat.completion", "choices": choices, "usage": _usage(answers, fault)}
             )
         response = stream_response("text/event-stream", fault)
         await response.prepare(request)
         chunk = {**head, "object": "chat.completion.chunk"}
-        await _write(response, {**chunk, "choices": [_choice({"role": "assistant", "content": ""}, None)]})
-        async for piece in pieces:
-            await _write(response, {**chunk, "choices": [_choice({"content": piece}, None)]})
-        if await interrupt(request, response, fault, _FORMS):
-            return response
-        await _write(response, {**chunk, "choices": [_choice({}, finish)]})
+        for number, answer in enumerate(answers):
+            opening = _choice({"role": "assistant", "content": ""}, None, number)
+            await _write(response, {**chunk, "choices": [opening]})
+            async for piece in spoken(answer, prompt.model, self._world.speed, fault):
+                choice = _choice(_delta(answer, piece), None, number)
+                if logprobs and piece.kind == "text":
+                    choice["logprobs"] = {"content": [_logprob(piece.text)]}
+                await _write(response, {**chunk, "choices": [choice]})
+            if await interrupt(request, response, fault, _FORMS):
+                return response
+            finish = stated_finish(fault, _FINISH[answer.finish])
+            await _write(response, {**chunk, "choices": [_choice({}, finish, number)]})
         if (document.get("stream_options") or {}).get("include_usage"):
-            await _write(response, {**chunk, "choices": [], "usage": _usage(answer, fault)})
+            await _write(response, {**chunk, "choices": [], "usage": _usage(answers, fault)})
         await response.write(b"data: [DONE]\n\n")
         await response.write_eof()
         return response
+
+    async def _embed(self, request: web.Request) -> web.StreamResponse:
+        if not _has_key(request):
+            return _error(_ERRORS[FaultKind.UNAUTHORISED])
+        document = await json_object(request)
+        given = document.get("input")
+        texts = [given] if isinstance(given, str) else list(given or ())
+        if not texts or not all(isinstance(text, str) for text in texts):
+            return _error((400, "invalid_request_error", None, "'input' must be a text or a list of texts"))
+        model_name = str(document.get("model") or "")
+        messages = tuple(ChatMessage("user", text) for text in texts)
+        self._world.evidence.record(self.provider, self.provider, model_name, messages)
+        fault = self._world.faults.take(self.provider, self.provider, model_name)
+        if is_kind(fault, FaultKind.TIMEOUT):
+            return await hang(request)
+        if (elsewhere := redirected(request, fault)) is not None:
+            return elsewhere
+        if fault is not None and fault.kind in _ERRORS:
+            return _error(_ERRORS[fault.kind], fault.retry_after_seconds)
+        if model_name not in EMBEDDERS:
+            return _error(_ERRORS[FaultKind.MODEL_MISSING])
+        short = document.get("encoding_format") == "base64"
+        data = [
+            {"object": "embedding", "index": place, "embedding": in_base64(one) if short else one}
+            for place, one in enumerate(vectors(texts, document.get("dimensions"), fault))
+        ]
+        tokens = stated_count(fault, sum(count_tokens(text) for text in texts))
+        usage = {"prompt_tokens": tokens, "total_tokens": tokens}
+        return json_response({"object": "list", "data": data, "model": stated_model(fault, model_name), "usage": usage})
+
+
+def _tool_choice(choice: Any) -> ToolSelection | None:
+    match choice:
+        case "none" | "auto" | "required":
+            return ToolSelection(choice)
+        case {"function": {"name": str(name)}}:
+            return ToolSelection("required", (name,))
+        case _:
+            return None
+
+
+def _message(answer: Answer, text: str) -> dict[str, Any]:
+    message: dict[str, Any] = {"role": "assistant", "content": text or None}
+    if answer.thinking:
+        message["reasoning"] = "".join(answer.thinking)
+    if answer.calls:
+        message["tool_calls"] = [
+            {"id": call.call_id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+            for call in answer.calls
+        ]
+    return message
+
+
+def _delta(answer: Answer, piece: Spoken) -> dict[str, Any]:
+    match piece.kind:
+        case "thinking":
+            return {"reasoning": piece.text}
+        case "call":
+            call = answer.calls[piece.call]
+            said_first = {"id": call.call_id, "type": "function"} if piece.opens else {}
+            name = {"name": call.name} if piece.opens else {}
+            function = {**name, "arguments": piece.text}
+            return {"tool_calls": [{"index": piece.call, **said_first, "function": function}]}
+        case _:
+            return {"content": piece.text}
+
+
+def _logprob(token: str) -> dict[str, Any]:
+    return {"token": token, "logprob": -0.1 * len(token.strip()), "bytes": list(token.encode()), "top_logprobs": []}
 
 
 def _has_key(request: web.Request) -> bool:
@@ -162,16 +257,18 @@ _FORMS: Final = Forms(
 )
 
 
-def _choice(delta: dict[str, Any], finish: str | None) -> dict[str, Any]:
-    return {"index": 0, "delta": delta, "finish_reason": finish, "logprobs": None}
+def _choice(delta: dict[str, Any], finish: str | None, number: int = 0) -> dict[str, Any]:
+    return {"index": number, "delta": delta, "finish_reason": finish, "logprobs": None}
 
 
-def _usage(answer: Answer, fault: Fault | None) -> dict[str, Any]:
+def _usage(answers: list[Answer], fault: Fault | None) -> dict[str, Any]:
+    read, written = answers[0].input_tokens, sum(answer.output_tokens for answer in answers)
     return {
-        "prompt_tokens": stated_count(fault, answer.input_tokens),
-        "completion_tokens": stated_count(fault, len(answer.tokens)),
-        "total_tokens": stated_count(fault, answer.input_tokens + len(answer.tokens)),
-        "prompt_tokens_details": {"cached_tokens": 0},
+        "prompt_tokens": stated_count(fault, read),
+        "completion_tokens": stated_count(fault, written),
+        "total_tokens": stated_count(fault, read + written),
+        "prompt_tokens_details": {"cached_tokens": 0, "image_tokens": answers[0].image_tokens},
+        "completion_tokens_details": {"reasoning_tokens": sum(len(answer.thinking) for answer in answers)},
     }
 
 

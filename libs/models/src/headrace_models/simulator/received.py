@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TextIO
 
-from headrace_models.ports import ChatMessage
+from headrace_models.conversation import ChatMessage, MediaPart, ToolCallPart
 
 _MOST_BYTES: Final = 256 * 1024 * 1024
 
@@ -42,6 +42,13 @@ class RecordedRequest:
         return document
 
 
+def _all_in(message: ChatMessage) -> str:
+    """Everything in a message: its texts, and what is not text, as it was sent."""
+    more = [part.url for part in message.parts if isinstance(part, MediaPart)]
+    more += [part.arguments for part in message.parts if isinstance(part, ToolCallPart)]
+    return "\n".join([message.text, *more]) if more else message.text
+
+
 class RequestRecorder:
     """Records all requests, in memory and optionally as JSON lines in a file of mode 0600.
 
@@ -62,7 +69,7 @@ class RequestRecorder:
             self._log = os.fdopen(descriptor, "a", encoding="utf-8")
 
     def record(self, provider: str, node: str, model: str, messages: Sequence[ChatMessage]) -> RecordedRequest:
-        texts = tuple(message.text for message in messages)
+        texts = tuple(_all_in(message) for message in messages)
         encoded = [text.encode() for text in texts]
         self._number += 1
         entry = RecordedRequest(

@@ -9,7 +9,7 @@ from typing import Any, Self
 
 from aiohttp import web
 
-from headrace_models.ports import ChatMessage
+from headrace_models.conversation import ChatMessage
 from headrace_models.simulator.anthropic_wire import AnthropicWire
 from headrace_models.simulator.catalog import DEFAULT_NODES
 from headrace_models.simulator.exchange import SimulatorState, json_object, put_simulated_header

@@ -8,7 +8,7 @@ from typing import Final
 
 from aiohttp import web
 
-from headrace_models.ports import ChatMessage
+from headrace_models.conversation import ChatMessage
 from headrace_models.simulator.exchange import SimulatorState, json_object
 from headrace_models.simulator.faults import FaultKind
 from headrace_models.simulator.hostile import break_off, hang, redirected

@@ -22,6 +22,9 @@ class UsageTally:
     cached_input_tokens: int = 0
     cache_write_5m_tokens: int = 0
     cache_write_1h_tokens: int = 0
+    reasoning_tokens: int = 0
+    image_tokens: int = 0
+    audio_tokens: int = 0
     searches: int = 0
     billed_by_tokens: bool = True
     """Whether counts that have not been said are estimated."""
@@ -37,6 +40,9 @@ class UsageTally:
         cached_input_tokens: Any = None,
         cache_write_5m_tokens: Any = None,
         cache_write_1h_tokens: Any = None,
+        reasoning_tokens: Any = None,
+        image_tokens: Any = None,
+        audio_tokens: Any = None,
         final: bool = True,
     ) -> None:
         """Counts as an upstream gives them: anything may stand there."""
@@ -44,6 +50,9 @@ class UsageTally:
         self.cached_input_tokens = count(cached_input_tokens) or self.cached_input_tokens
         self.cache_write_5m_tokens = count(cache_write_5m_tokens) or self.cache_write_5m_tokens
         self.cache_write_1h_tokens = count(cache_write_1h_tokens) or self.cache_write_1h_tokens
+        self.reasoning_tokens = count(reasoning_tokens) or self.reasoning_tokens
+        self.image_tokens = count(image_tokens) or self.image_tokens
+        self.audio_tokens = count(audio_tokens) or self.audio_tokens
         written = count(output_tokens)
         if written:
             self.output_tokens, self.final = written, final
@@ -57,11 +66,15 @@ class UsageTally:
         if cached + short + long > read:
             # They are parts of what was read: counts that contradict each other say nothing about the parts.
             cached = short = long = 0
+        written = self.output_tokens if self.final else max(self.output_tokens, text_estimate)
         return CallUsage(
             input_tokens=read,
-            output_tokens=self.output_tokens if self.final else max(self.output_tokens, text_estimate),
+            output_tokens=written,
             cached_input_tokens=cached,
             cache_write_5m_tokens=short,
             cache_write_1h_tokens=long,
             searches=self.searches,
+            reasoning_tokens=min(self.reasoning_tokens, written),
+            image_tokens=min(self.image_tokens, read),
+            audio_tokens=min(self.audio_tokens, read + written),
         )

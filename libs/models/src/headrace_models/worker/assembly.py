@@ -9,7 +9,7 @@ from typing import Final, Protocol
 
 from headrace_contracts.codec import Codec
 from headrace_contracts.events import Lane, Place
-from headrace_contracts.topics import work_topic
+from headrace_contracts.topics import cancelled_topic, outcome_topic, work_topic
 from headrace_streams.dead_letters import DeadLetterSink
 from headrace_streams.handling import EngineOptions, TopicLane
 from headrace_streams.parallel import ParallelConsumer
@@ -17,7 +17,7 @@ from headrace_streams.ports import Log
 from headrace_streams.publishing import Publisher
 from headrace_streams.records import Record
 
-from headrace_models.worker.cancellations import CancellationRequests, Cancellations, is_wanted
+from headrace_models.worker.cancellations import Cancellations, CancelledTasks, is_cancelled
 from headrace_models.worker.ended_attempts import EndedAttempts
 from headrace_models.worker.fleet import FleetOptions, FleetReporter, ModelsOf, all_models
 from headrace_models.worker.metrics import WorkerMetrics
@@ -101,17 +101,18 @@ def assemble_worker(
         models_of: As in `FleetOptions`.
     """
 
-    def stop_tasks(requests: CancellationRequests) -> None:
+    def stop_tasks(cancelled: CancelledTasks) -> None:
         # Both, since an attempt is either waiting in the engine or running.
-        consumer.cancel(partial(is_wanted, requests))
-        runner.interrupt(requests)
+        consumer.cancel(partial(is_cancelled, cancelled))
+        runner.interrupt(cancelled)
 
     cancellations = Cancellations(
         log,
         codec,
+        cancelled_topic(place),
         history_seconds=settings.cancel_history_seconds,
         clock_ms=clock_ms,
-        on_cancellations=stop_tasks,
+        on_cancelled=stop_tasks,
     )
     ended = EndedAttempts(log, settings.topic_prefix, clock_ms)
     runner = AttemptRunner(
@@ -125,10 +126,11 @@ def assemble_worker(
             between_tokens_seconds=settings.between_tokens_seconds,
             delta_seconds=settings.delta_milliseconds / 1000,
         ),
+        outcomes_to=outcome_topic(place),
         clock_ms=clock_ms,
         new_id=new_id,
         forbid=forbid,
-        is_cancelled=cancellations.wanted,
+        is_cancelled=cancellations.has,
         has_ended=ended.has,
         observer=metrics,
         traceparent_of=traceparent_of,

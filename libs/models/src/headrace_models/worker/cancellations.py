@@ -1,22 +1,27 @@
-"""Cancellation requests as a worker needs them: read from tasks.cancelled, all partitions."""
+"""Cancelled tasks as a worker needs them: read from the topic of its own kind of worker, all partitions.
+
+The router alone writes there, once it has checked who asked, and what it did is in the journal. A worker holds no
+secret and could not check a request itself.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Final
 
 from headrace_contracts.codec import Codec
-from headrace_contracts.events import TaskCancelled
+from headrace_contracts.events import AttemptsCancelled
 from headrace_contracts.headers import header
-from headrace_contracts.topics import TASKS_CANCELLED
+from headrace_contracts.topics import TopicSpec
 from headrace_streams.dead_letters import described
 from headrace_streams.errors import OffsetOutOfRange, TransientError
 from headrace_streams.holding import DecodedInLanes
 from headrace_streams.ports import Log, PartitionReader
+from headrace_streams.reading import up_to
 from headrace_streams.records import Record
 
 _log = logging.getLogger(__name__)
@@ -27,55 +32,56 @@ _PAUSE_SECONDS: Final = 0.5
 _LOOK_SECONDS: Final = 60.0
 """Interval between checks for added partitions."""
 _GATHER_SECONDS: Final = 0.02
-"""Requests are collected for this long, since finding the attempts concerned costs as much for one as for many."""
+"""They are collected for this long, since finding the attempts concerned costs as much for one as for many."""
 
-CancellationRequests = AbstractSet[tuple[str, str]]
-"""Tasks to stop: id, and the tenant that asked for it. A request by another tenant than the task's has no effect."""
+CancelledTasks = AbstractSet[tuple[str, str]]
+"""Tasks whose attempts to stop: id and tenant. Another tenant's task may have the same id."""
 
 
 class Cancellations:
-    """Remembers recent cancellation requests, and reports new ones.
+    """Remembers recently cancelled tasks, and reports new ones.
 
     Args:
-        history_seconds: How far back to read at the start: an attempt may have waited that long behind its cancellation
-            request.
-        remembered: Maximum number of cancellation requests in memory; the oldest are dropped first.
+        spec: The topic for this kind of worker.
+        history_seconds: How far back to read at the start: an attempt may have waited that long behind its
+            cancellation.
+        remembered: Maximum number of cancelled tasks in memory; the oldest are dropped first.
         clock_ms: Milliseconds since the epoch.
-        on_cancellations: Called with the cancellation requests that have just been read.
+        on_cancelled: Called with the cancelled tasks that have just been read.
     """
 
     def __init__(
         self,
         log: Log,
         codec: Codec,
+        spec: TopicSpec,
         *,
         history_seconds: float,
         clock_ms: Callable[[], int],
-        on_cancellations: Callable[[CancellationRequests], None],
+        on_cancelled: Callable[[CancelledTasks], None],
         remembered: int = 50_000,
     ) -> None:
         self._log = log
         self._codec = codec
-        self._topic = codec.topic_prefix + TASKS_CANCELLED.name
+        self._topic = codec.topic_prefix + spec.name
         self._history_ms = round(history_seconds * 1000)
         self._clock_ms = clock_ms
-        self._on_cancellations = on_cancellations
+        self._on_cancelled = on_cancelled
         self._remembered = remembered
-        self._cancellations: OrderedDict[tuple[str, str], None] = OrderedDict()
+        self._cancelled: OrderedDict[tuple[str, str], None] = OrderedDict()
         self._reader: PartitionReader | None = None
         self._new: dict[tuple[str, str], None] = {}
         self._reading = False
-        self._decoded: DecodedInLanes[TaskCancelled] = DecodedInLanes(
-            "cancellation requests", codec, TaskCancelled, lambda record: record.partition, self._take
+        self._decoded: DecodedInLanes[AttemptsCancelled] = DecodedInLanes(
+            "cancellations", codec, AttemptsCancelled, lambda record: record.partition, self._take
         )
 
-    def wanted(self, task_id: str, tenant: str) -> bool:
-        """Whether the tenant has asked to cancel its task."""
-        return (task_id, tenant) in self._cancellations
+    def has(self, task_id: str, tenant: str) -> bool:
+        """Whether the tenant's task was cancelled."""
+        return (task_id, tenant) in self._cancelled
 
     async def start(self) -> None:
-        """Read the recent cancellation requests before the first attempt begins; waits while the cluster is
-        unavailable."""
+        """Read what was cancelled recently before the first attempt begins; waits while the cluster is unavailable."""
         self._reader = self._log.reader()
         while True:
             try:
@@ -83,11 +89,11 @@ class Cancellations:
                 since = self._clock_ms() - self._history_ms
                 await self._reader.assign(await self._reader.offsets_at(partitions, since))
                 ends = {name: end for name, (_, end) in (await self._reader.bounds(partitions)).items()}
-                while any(self._reader.positions()[name] < end for name, end in ends.items()):
-                    await self._read(self._reader)
+                async for records in up_to(self._reader, ends, most=_BATCH, poll_seconds=_POLL_SECONDS):
+                    await self._read(records)
                 return
             except (TransientError, OffsetOutOfRange) as error:
-                _log.warning("cancellation requests cannot be read yet: %s", error)
+                _log.warning("cancellations cannot be read yet: %s", error)
                 await asyncio.sleep(_PAUSE_SECONDS)
 
     async def run(self) -> None:
@@ -97,12 +103,13 @@ class Cancellations:
         while True:
             assert self._reader is not None, "start() comes first"
             try:
-                await self._read(self._reader)
+                if records := await self._reader.poll(_BATCH, _POLL_SECONDS):
+                    await self._read(records)
                 if loop.time() >= look_at:
                     look_at = loop.time() + _LOOK_SECONDS
                     await self._read_new_partitions(self._reader)
             except (TransientError, OffsetOutOfRange) as error:
-                _log.warning("some cancellation requests may have been missed: %s", error)
+                _log.warning("some cancellations may have been missed: %s", error)
                 await asyncio.sleep(_PAUSE_SECONDS)
                 await self.start_over()
 
@@ -124,10 +131,7 @@ class Cancellations:
         if added:
             await reader.assign({**positions, **dict.fromkeys(added, 0)})
 
-    async def _read(self, reader: PartitionReader) -> None:
-        records = await reader.poll(_BATCH, _POLL_SECONDS)
-        if not records:
-            return
+    async def _read(self, records: Sequence[Record]) -> None:
         self._reading = True
         try:
             for record in records:
@@ -137,10 +141,10 @@ class Cancellations:
         self._tell()
         await asyncio.sleep(_GATHER_SECONDS)
 
-    async def _take(self, record: Record, outcome: TaskCancelled | Exception) -> None:
+    async def _take(self, record: Record, outcome: AttemptsCancelled | Exception) -> None:
         if isinstance(outcome, Exception):
-            # The router writes it to the dead-letter topic.
-            _log.warning("a cancellation request at %s@%d cannot be read: %s", record.topic_partition, record.offset,
+            # The task has ended in any case: its attempts go on, and their results count for nothing.
+            _log.warning("a cancellation at %s@%d cannot be read: %s", record.topic_partition, record.offset,
                          described(outcome))  # fmt: skip
             return
         self._new[outcome.task_id, outcome.tenant] = None
@@ -150,14 +154,14 @@ class Cancellations:
     def _tell(self) -> None:
         new, self._new = self._new, {}
         for one in new:
-            self._cancellations[one] = None
-            self._cancellations.move_to_end(one)
-        while len(self._cancellations) > self._remembered:
-            self._cancellations.popitem(last=False)
+            self._cancelled[one] = None
+            self._cancelled.move_to_end(one)
+        while len(self._cancelled) > self._remembered:
+            self._cancelled.popitem(last=False)
         if new:
-            self._on_cancellations(new.keys())
+            self._on_cancelled(new.keys())
 
 
-def is_wanted(cancellations: CancellationRequests, record: Record) -> bool:
+def is_cancelled(cancelled: CancelledTasks, record: Record) -> bool:
     """Whether the attempt in a record belongs to one of these tasks, judging by its headers."""
-    return (header(record.headers, "ce_subject"), header(record.headers, "ce_tenant")) in cancellations
+    return (header(record.headers, "ce_subject"), header(record.headers, "ce_tenant")) in cancelled

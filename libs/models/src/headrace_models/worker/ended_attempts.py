@@ -21,6 +21,7 @@ from headrace_contracts.topics import USAGE_RECORDED
 from headrace_streams.dead_letters import described
 from headrace_streams.errors import OffsetOutOfRange, TransientError
 from headrace_streams.ports import Log, PartitionReader
+from headrace_streams.reading import up_to
 from headrace_streams.records import Record, TopicPartition
 
 _log = logging.getLogger(__name__)
@@ -105,8 +106,8 @@ class EndedAttempts:
         partitions = await reader.partitions_of(self._topic)
         await reader.assign(await reader.offsets_at(partitions, since))
         ends = {name: end for name, (_, end) in (await reader.bounds(partitions)).items()}
-        while any(reader.positions()[name] < end for name, end in ends.items()):
-            for record in await reader.poll(_BATCH, _POLL_SECONDS):
+        async for records in up_to(reader, ends, most=_BATCH, poll_seconds=_POLL_SECONDS):
+            for record in records:
                 event_id = header(record.headers, "ce_id")
                 if event_id is not None:
                     self._ids.add(attempt_of_usage(event_id))

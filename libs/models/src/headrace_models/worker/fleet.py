@@ -70,6 +70,8 @@ def node_status(
                 size_bytes=model.size_bytes,
                 context_tokens=model.context_tokens,
                 loaded=model.loaded,
+                capabilities=None if model.capabilities is None else tuple(sorted(model.capabilities)),
+                details=dict(model.details),
             )
             for model in status.models
         ),

@@ -8,16 +8,20 @@ from dataclasses import astuple, dataclass, field, replace
 from typing import Final
 
 from headrace_contracts import events
-from headrace_contracts.content import ContentSealed, plain, text_of
+from headrace_contracts.content import PLAIN, ContentSealed, plain
 from headrace_contracts.headers import header
 
+from headrace_models.answer import WholeAnswer
 from headrace_models.errors import ProviderError, RetrySameProvider, TryAnotherProvider
-from headrace_models.ports import DEFAULT_MAX_OUTPUT_TOKENS, CallUsage, ChatMessage, ChatRequest, ChatResult, Role
+from headrace_models.ports import CallUsage, ChatRequest, ChatResult, EmbedRequest, EmbedResult
 from headrace_models.upstream.values import count
+from headrace_models.worker.answers import choices_of
+from headrace_models.worker.requests import WorkInvalid, chat_request, embed_request
 
 DEADLINE_PASSED: Final = "deadline_passed"
 NO_CAPACITY: Final = "no_capacity"
 CONTENT_SEALED: Final = "content_sealed"
+UNSUPPORTED_OPERATION: Final = "unsupported_operation"
 INVALID_REQUEST: Final = "invalid_request"
 """Wrong everywhere: intake lets no such task through, so another producer has written it."""
 ANSWER_TOO_LARGE: Final = "answer_too_large"
@@ -28,8 +32,6 @@ CANCELLED: Final = "cancelled"
 
 _NUMBER: Final = re.compile("[1-9][0-9]{0,5}")
 _NOTHING_USED: Final = CallUsage()
-# Tools speak through the caller: what they returned is part of the prompt.
-_ROLES: Final[dict[str, Role]] = {"system": "system", "user": "user", "assistant": "assistant", "tool": "user"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +41,7 @@ class ExecutionOutcome:
     Attributes:
         asked: Whether a model was called, and so may have consumed something.
         text: The answer, for answered and refused.
+        vectors: The answer, if it consists of vectors, each as the contract has it.
         model: The model as its provider names it; empty to keep the requested name.
         first_output_ms, model_ms: From the start of the call to the first text, and to its end.
     """
@@ -47,6 +50,8 @@ class ExecutionOutcome:
     asked: bool = True
     text: str | None = field(default=None, repr=False)
     finish_reason: str | None = None
+    choices: tuple[WholeAnswer, ...] = field(default=(), repr=False)
+    vectors: tuple[bytes, ...] = field(default=(), repr=False)
     failure: events.Failure | None = None
     usage: CallUsage = _NOTHING_USED
     model: str = ""
@@ -54,13 +59,29 @@ class ExecutionOutcome:
     first_output_ms: float | None = None
     model_ms: float = 0.0
 
+    @property
+    def has_answer(self) -> bool:
+        """Whether there is anything in it that a failure has not."""
+        return self.text is not None or bool(self.vectors)
 
-def from_result(result: ChatResult) -> ExecutionOutcome:
+
+def from_result(result: ChatResult | EmbedResult) -> ExecutionOutcome:
     """A finished call. A refusal is an answer too, and is never retried elsewhere."""
+    if isinstance(result, EmbedResult):
+        return ExecutionOutcome(
+            outcome=events.Outcome.ANSWERED,
+            finish_reason="stop",
+            vectors=result.vectors,
+            usage=result.usage,
+            model=result.model,
+            simulated=result.simulated,
+            model_ms=result.total_ms,
+        )
     return ExecutionOutcome(
         outcome=events.Outcome.REFUSED if result.refused else events.Outcome.ANSWERED,
         text=result.text,
         finish_reason=result.finish_reason,
+        choices=result.choices,
         usage=result.usage,
         model=result.model,
         simulated=result.simulated,
@@ -133,7 +154,15 @@ def not_asked(code: str, message: str, *, lasting: bool, retry_after_ms: int | N
 def too_large(ended: ExecutionOutcome) -> ExecutionOutcome:
     """The outcome to report when the answer is larger than Kafka accepts."""
     failure = events.Failure(code=ANSWER_TOO_LARGE, message="the answer exceeds the size limit of a record")
-    return replace(ended, outcome=events.Outcome.FAILED_PERMANENT, text=None, finish_reason=None, failure=failure)
+    return replace(
+        ended,
+        outcome=events.Outcome.FAILED_PERMANENT,
+        text=None,
+        finish_reason=None,
+        choices=(),
+        vectors=(),
+        failure=failure,
+    )
 
 
 def unencodable(ended: ExecutionOutcome) -> ExecutionOutcome:
@@ -160,30 +189,24 @@ def call_of(
     *,
     first_token_seconds: float,
     between_tokens_seconds: float,
-) -> ChatRequest | ExecutionOutcome:
+) -> ChatRequest | EmbedRequest | ExecutionOutcome:
     """The model call that an attempt asks for, or its outcome if there can be none."""
+    if request.operation not in (events.ModelOperation.CHAT, events.ModelOperation.EMBED):
+        message = f"this release cannot {request.operation}: the operation is not supported"
+        return not_asked(UNSUPPORTED_OPERATION, message, lasting=True)
     try:
-        messages = tuple(ChatMessage(_ROLES[message.role], text_of(message.content)) for message in request.messages)
-    except KeyError as unknown:
-        return not_asked(INVALID_REQUEST, f"a message has the unknown role {unknown}", lasting=True)
+        if request.operation is events.ModelOperation.EMBED:
+            return embed_request(request, timeout_seconds)
+        return chat_request(
+            request,
+            timeout_seconds,
+            first_token_seconds=first_token_seconds,
+            between_tokens_seconds=between_tokens_seconds,
+        )
+    except WorkInvalid as invalid:
+        return not_asked(INVALID_REQUEST, str(invalid), lasting=True)
     except ContentSealed as sealed:
         return not_asked(CONTENT_SEALED, str(sealed), lasting=True)
-    if not messages:
-        return not_asked(INVALID_REQUEST, "the conversation is empty", lasting=True)
-    sampling = request.sampling
-    return ChatRequest(
-        model=request.model,
-        messages=messages,
-        timeout_seconds=timeout_seconds,
-        first_token_seconds=first_token_seconds,
-        between_tokens_seconds=between_tokens_seconds,
-        max_output_tokens=sampling.max_output_tokens or DEFAULT_MAX_OUTPUT_TOKENS,
-        temperature=sampling.temperature,
-        top_p=sampling.top_p,
-        stop=tuple(sampling.stop),
-        seed=sampling.seed,
-        json=sampling.json,
-    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -218,6 +241,8 @@ def finished_event(
         outcome=ended.outcome,
         content=None if ended.text is None else plain(ended.text),
         finish_reason=ended.finish_reason,
+        choices=choices_of(ended.choices),
+        embeddings=tuple(events.Content(cipher=PLAIN, data=vector) for vector in ended.vectors),
         failure=ended.failure,
         provider=request.provider,
         model=ended.model or request.model,
@@ -291,4 +316,7 @@ def _usage(usage: CallUsage) -> events.Usage:
         searches=usage.searches,
         cache_write_5m_tokens=usage.cache_write_5m_tokens,
         cache_write_1h_tokens=usage.cache_write_1h_tokens,
+        reasoning_tokens=usage.reasoning_tokens,
+        image_tokens=usage.image_tokens,
+        audio_tokens=usage.audio_tokens,
     )

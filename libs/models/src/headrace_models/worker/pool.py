@@ -14,7 +14,7 @@ from typing import Final, Protocol
 from headrace_contracts.events import Lane
 
 from headrace_models.errors import ProviderError
-from headrace_models.ports import ChatResult, Provider, ProviderStatus
+from headrace_models.ports import ChatResult, EmbedResult, Provider, ProviderStatus
 from headrace_models.worker.breaker import CLOSED, Breaker, BreakerPolicy, after_call
 
 BATCH_HANDICAP_SECONDS: Final = 10.0
@@ -222,7 +222,7 @@ class Pool:
             if waiter in self._waiters:
                 self._waiters.remove(waiter)
 
-    def release(self, endpoint: Endpoint, ended: ChatResult | ProviderError | None, model: str) -> None:
+    def release(self, endpoint: Endpoint, ended: ChatResult | EmbedResult | ProviderError | None, model: str) -> None:
         """Return a slot, with the result of its call: None if that says nothing about the endpoint."""
         now = asyncio.get_running_loop().time()
         before = endpoint.objection(now)
@@ -237,7 +237,9 @@ class Pool:
                 self.changed.set()
             self._grant(everyone=changed)
 
-    def _learn(self, endpoint: Endpoint, ended: ChatResult | ProviderError, model: str, now: float) -> None:
+    def _learn(
+        self, endpoint: Endpoint, ended: ChatResult | EmbedResult | ProviderError, model: str, now: float
+    ) -> None:
         error = ended if isinstance(ended, ProviderError) else None
         endpoint.breaker = after_call(endpoint.breaker, error, now, self._policy)
         if error is not None and error.code == "unreachable":

@@ -9,7 +9,7 @@
 5. AttemptFinished and UsageRecorded are written, and retried until both are acknowledged; only then the record is done.
    A worker that dies before that leaves the attempt to another: it may run twice, and is then billed twice.
 
-A cancellation request also ends an attempt in steps 3 and 4; what was consumed until then is recorded.
+A cancellation also ends an attempt in steps 3 and 4; what was consumed until then is recorded.
 The worker never retries a model call: the router decides about retries.
 """
 
@@ -27,15 +27,17 @@ from headrace_contracts.errors import Origin, UnreadableValue
 from headrace_contracts.events import AttemptFinished, AttemptRequested, Failure, UsageRecorded
 from headrace_contracts.headers import traceparent
 from headrace_contracts.ids import usage_id
-from headrace_contracts.topics import ATTEMPTS_FINISHED, USAGE_RECORDED
+from headrace_contracts.topics import USAGE_RECORDED, TopicSpec
 from headrace_streams.dead_letters import described
 from headrace_streams.errors import AppendUncertain, Overloaded, RecordRefused, SendToDeadLetters, TransientError
 from headrace_streams.publishing import Publication, Publisher
 from headrace_streams.records import ProducerRecord, Record
 
 from headrace_models.call import spent_until
+from headrace_models.embedding import embed
 from headrace_models.errors import ProviderError, RetrySameProvider
-from headrace_models.ports import ChatRequest, ChatResult, OnText
+from headrace_models.ports import ChatRequest, ChatResult, EmbedRequest, EmbedResult, OnPiece, OnText
+from headrace_models.structured import ask
 from headrace_models.worker import outcomes
 from headrace_models.worker.deltas import DeltaWriter
 from headrace_models.worker.outcomes import Execution, ExecutionOutcome
@@ -46,6 +48,10 @@ _log = logging.getLogger(__name__)
 
 _FIRST_DELAY_SECONDS: Final = 0.1
 _LONGEST_DELAY_SECONDS: Final = 5.0
+
+
+_Told = ChatResult | EmbedResult | ProviderError
+"""What came of a call."""
 
 
 class ModelName(NamedTuple):
@@ -95,7 +101,7 @@ def nothing_forbidden(_request: AttemptRequested) -> Failure | None:
 
 
 IsCancelled = Callable[[str, str], bool]
-"""Whether a tenant (the second argument) has asked to cancel its task (the first)."""
+"""Whether the task (the first argument) of a tenant (the second) was cancelled."""
 
 
 HasEnded = Callable[[Record, str], Awaitable[bool]]
@@ -115,6 +121,7 @@ class AttemptRunner:
     """Handles records of the work topics.
 
     Args:
+        outcomes_to: The topic for the outcomes.
         clock_ms: Milliseconds since the epoch.
         new_id: Makes the id of an execution.
         forbid: Attempts that it rejects are reported as failed permanently, and written to the dead-letter topic.
@@ -130,6 +137,7 @@ class AttemptRunner:
         publisher: Publisher,
         pool: Pool,
         options: RunnerOptions,
+        outcomes_to: TopicSpec,
         clock_ms: Callable[[], int],
         new_id: Callable[[], str],
         forbid: Forbid = nothing_forbidden,
@@ -142,12 +150,13 @@ class AttemptRunner:
         self._publisher = publisher
         self._pool = pool
         self._options = options
+        self._outcomes = outcomes_to
         self._clock_ms = clock_ms
         self._new_id = new_id
         self._forbid = forbid
         self._is_cancelled = is_cancelled
         self._has_ended = has_ended
-        # By task id and tenant of a cancellation request; a dict, for its order.
+        # By task id and tenant; a dict, for its order.
         self._running: dict[tuple[str, str], dict[RunningAttempt, None]] = {}
         self._observer = observer or RunObserver()
         self._traceparent_of = traceparent_of
@@ -177,9 +186,9 @@ class AttemptRunner:
             record, RunningAttempt(request, self._new_id(), self._traceparent_of(record)), outcomes.cancelled()
         )
 
-    def interrupt(self, cancellations: AbstractSet[tuple[str, str]]) -> int:
+    def interrupt(self, cancelled: AbstractSet[tuple[str, str]]) -> int:
         """End the running attempts of these tasks (id and tenant); returns how many there were."""
-        runs = [run for cancellation in cancellations for run in self._running.get(cancellation, ())]
+        runs = [run for task in cancelled for run in self._running.get(task, ())]
         return sum(run.interrupt() for run in runs)
 
     def calls(self) -> Iterator[tuple[ModelName, float]]:
@@ -206,7 +215,7 @@ class AttemptRunner:
                 # The home partition stands in the body. Unless partitions have been added since, the key leads to it.
                 event_id = usage_id(finished.attempt_id, finished.execution_id)
                 publication = Publication(
-                    spec=ATTEMPTS_FINISHED,
+                    spec=self._outcomes,
                     event=finished,
                     event_id=event_id,
                     key=record.key,
@@ -259,7 +268,7 @@ class AttemptRunner:
             return outcomes.expired("the deadline passed while the attempt waited for a free slot")
         except ModelNotOffered as error:
             return outcomes.not_asked(outcomes.NO_CAPACITY, str(error), lasting=False)
-        told: ChatResult | ProviderError | None = None
+        told: _Told | None = None
         try:
             run.begin(endpoint, self._clock_ms())
             left = outcomes.seconds_left(request.deadline_at, self._clock_ms())
@@ -277,13 +286,13 @@ class AttemptRunner:
             told = await self._call(run, endpoint, call)
         finally:
             self._pool.release(endpoint, told, request.model)
-        if isinstance(told, ChatResult):
-            return outcomes.from_result(told)
-        return outcomes.from_error(
-            told, model_ms=run.model_ms(), now_ms=self._clock_ms(), deadline_at=request.deadline_at
-        )
+        if isinstance(told, ProviderError):
+            return outcomes.from_error(
+                told, model_ms=run.model_ms(), now_ms=self._clock_ms(), deadline_at=request.deadline_at
+            )
+        return outcomes.from_result(told)
 
-    async def _call(self, run: RunningAttempt, endpoint: Endpoint, call: ChatRequest) -> ChatResult | ProviderError:
+    async def _call(self, run: RunningAttempt, endpoint: Endpoint, call: ChatRequest | EmbedRequest) -> _Told:
         request = run.request
         deltas: DeltaWriter | None = None
         if request.stream and request.reply_partition is not None:
@@ -298,7 +307,10 @@ class AttemptRunner:
             if request.number > 1:
                 deltas.restart()
         try:
-            told = await _asked(endpoint, call, deltas.write if deltas is not None else _ignore)
+            if deltas is None:
+                told = await _asked(endpoint, call, _ignore, _ignore)
+            else:
+                told = await _asked(endpoint, call, deltas.write, deltas.write_piece)
             # Before anything else is awaited: a cancellation from here on carries no usage of its own.
             run.consumed = told.usage
             return told
@@ -317,7 +329,7 @@ class AttemptRunner:
         )
         event_id = usage_id(request.attempt_id, run.execution_id)
         finished = Publication(
-            spec=ATTEMPTS_FINISHED,
+            spec=self._outcomes,
             event=None,
             event_id=event_id,
             key=record.key,
@@ -351,7 +363,7 @@ class AttemptRunner:
         try:
             await self._append(lambda: self._encoded(finished, ended, event_of), finished.event_id)
         except RecordRefused:
-            if ended.text is None:
+            if not ended.has_answer:
                 raise
             smaller = outcomes.too_large(ended)
             await self._append(lambda: self._encoded(finished, smaller, event_of), finished.event_id)
@@ -386,9 +398,11 @@ class AttemptRunner:
                 return
 
 
-async def _asked(endpoint: Endpoint, call: ChatRequest, on_text: OnText) -> ChatResult | ProviderError:
+async def _asked(endpoint: Endpoint, call: ChatRequest | EmbedRequest, on_text: OnText, on_piece: OnPiece) -> _Told:
     try:
-        return await endpoint.provider.chat(call, on_text)
+        if isinstance(call, EmbedRequest):
+            return await embed(endpoint.provider, call)
+        return await ask(endpoint.provider, call, on_text, on_piece)
     except ProviderError as error:
         return error
     except Exception as error:  # noqa: BLE001 - a bug in a client ends this attempt, not the process
@@ -398,5 +412,5 @@ async def _asked(endpoint: Endpoint, call: ChatRequest, on_text: OnText) -> Chat
         return RetrySameProvider("worker_error", message, provider=endpoint.provider.provider)
 
 
-def _ignore(_piece: str) -> None:
+def _ignore(_piece: object) -> None:
     return None

@@ -1,0 +1,187 @@
+"""What an attempt asks of a model, read from its record. Whoever may write to Kafka may have written it."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Final
+
+from headrace_contracts import events
+from headrace_contracts.content import bytes_of, text_of
+
+from headrace_models.conversation import (
+    AnswerSchema,
+    ChatMessage,
+    MediaKind,
+    MediaPart,
+    Part,
+    ReasoningPart,
+    RefusalPart,
+    Role,
+    TextPart,
+    ToolCallPart,
+    ToolResultPart,
+    ToolSelection,
+    ToolSpec,
+)
+from headrace_models.ports import DEFAULT_MAX_OUTPUT_TOKENS, ChatRequest, EmbedRequest
+
+_ROLES: Final[dict[str, Role]] = {
+    "system": "system", "developer": "system", "user": "user", "assistant": "assistant", "tool": "tool",
+}  # fmt: skip
+_MEDIA: Final[dict[events.PartKind, MediaKind]] = {
+    events.PartKind.IMAGE: "image", events.PartKind.AUDIO: "audio", events.PartKind.FILE: "file",
+}  # fmt: skip
+_NO_OPTIONS: Final = events.Options()
+
+
+class WorkInvalid(Exception):
+    """No model can be asked this. Intake lets no such task through, so another producer has written it."""
+
+
+def chat_request(
+    request: events.AttemptRequested,
+    timeout_seconds: float,
+    *,
+    first_token_seconds: float,
+    between_tokens_seconds: float,
+) -> ChatRequest:
+    """The model call that an attempt asks for. Raises WorkInvalid, ContentSealed."""
+    messages = tuple(_message(message) for message in request.messages)
+    if not messages:
+        raise WorkInvalid("the conversation is empty")
+    sampling, options = request.sampling, request.options or _NO_OPTIONS
+    form = options.response_format
+    return ChatRequest(
+        model=request.model,
+        messages=messages,
+        timeout_seconds=timeout_seconds,
+        first_token_seconds=first_token_seconds,
+        between_tokens_seconds=between_tokens_seconds,
+        max_output_tokens=sampling.max_output_tokens or DEFAULT_MAX_OUTPUT_TOKENS,
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        stop=tuple(sampling.stop),
+        seed=sampling.seed,
+        json=sampling.json or (form is not None and form.kind is not events.ResponseFormatKind.TEXT),
+        schema=None if form is None else _schema(form),
+        tools=tuple(_tool(tool) for tool in options.tools),
+        tool_choice=None if options.tool_choice is None else _tool_choice(options.tool_choice),
+        parallel_tool_calls=options.parallel_tool_calls,
+        choices=max(1, options.choices),
+        presence_penalty=options.presence_penalty,
+        frequency_penalty=options.frequency_penalty,
+        top_k=options.top_k,
+        top_logprobs=options.top_logprobs,
+        logit_bias=options.logit_bias,
+        reasoning_effort=options.reasoning_effort,
+        reasoning_tokens=options.reasoning_tokens,
+        verbosity=options.verbosity,
+        service_tier=options.service_tier,
+        extra={name: _json(value, "an extra parameter") for name, value in options.extra.items()},
+    )
+
+
+def embed_request(request: events.AttemptRequested, timeout_seconds: float) -> EmbedRequest:
+    """The call for vectors that an attempt asks for. Raises WorkInvalid, ContentSealed."""
+    options = request.options or _NO_OPTIONS
+    inputs = tuple(text_of(text) for text in options.inputs)
+    if not inputs or not all(inputs):
+        raise WorkInvalid("there is no text to make a vector of, or an empty one")
+    return EmbedRequest(
+        model=request.model,
+        inputs=inputs,
+        timeout_seconds=timeout_seconds,
+        dimensions=options.dimensions,
+        extra={name: _json(value, "an extra parameter") for name, value in options.extra.items()},
+    )
+
+
+def _message(message: events.Message) -> ChatMessage:
+    role = _ROLES.get(message.role)
+    if role is None:
+        raise WorkInvalid(f"a message has the unknown role {message.role[:32]!r}")
+    name = "" if message.name is None else text_of(message.name)
+    if not message.parts:
+        # A tool's words without the call that they answer are part of the prompt.
+        return ChatMessage("user" if role == "tool" else role, text_of(message.content), name=name)
+    return ChatMessage(role, parts=tuple(_part(part) for part in message.parts), name=name)
+
+
+def _part(part: events.MessagePart) -> Part:
+    match part.kind:
+        case events.PartKind.TEXT:
+            return TextPart(_text(part), part.cache_seconds)
+        case events.PartKind.REFUSAL:
+            return RefusalPart(_text(part))
+        case events.PartKind.REASONING:
+            signature = "" if part.signature is None else text_of(part.signature)
+            return ReasoningPart(_text(part), part.provider or "", signature, part.content is None)
+        case events.PartKind.TOOL_CALL:
+            arguments = _text(part) or "{}"
+            if not isinstance(_parsed(arguments, "the arguments of a tool call"), dict):
+                raise WorkInvalid("the arguments of a tool call are no JSON object")
+            return ToolCallPart(part.call_id or "", part.name or "", arguments, part.cache_seconds)
+        case events.PartKind.TOOL_RESULT:
+            return ToolResultPart(part.call_id or "", _text(part), part.is_error, part.cache_seconds)
+        case events.PartKind.IMAGE | events.PartKind.AUDIO | events.PartKind.FILE:
+            if part.content is None and part.url is None:
+                raise WorkInvalid(f"a part of type {part.kind} has neither content nor url")
+            return MediaPart(
+                kind=_MEDIA[part.kind],
+                media_type=part.media_type or "",
+                data=None if part.content is None else bytes_of(part.content),
+                url="" if part.url is None else text_of(part.url),
+                filename="" if part.filename is None else text_of(part.filename),
+                detail=part.detail,
+                call_id=part.call_id or "",
+                cache_seconds=part.cache_seconds,
+            )
+        case _:
+            raise WorkInvalid("a part of a message is of a kind that this release does not know")
+
+
+def _text(part: events.MessagePart) -> str:
+    return "" if part.content is None else text_of(part.content)
+
+
+def _tool(tool: events.Tool) -> ToolSpec:
+    return ToolSpec(
+        tool.name,
+        "" if tool.description is None else text_of(tool.description),
+        {} if tool.parameters is None else _object(tool.parameters, f"the parameters of tool {tool.name[:64]!r}"),
+        tool.strict,
+        tool.cache_seconds,
+    )
+
+
+def _tool_choice(choice: events.ToolChoice) -> ToolSelection:
+    return ToolSelection(choice.mode.value, tuple(choice.names))
+
+
+def _schema(form: events.ResponseFormat) -> AnswerSchema | None:
+    if form.schema is None:
+        return None
+    return AnswerSchema(
+        _object(form.schema, "the schema of the answer"),
+        form.name or "answer",
+        "" if form.description is None else text_of(form.description),
+        form.strict,
+    )
+
+
+def _object(content: events.Content, what: str) -> dict[str, Any]:
+    found = _json(content, what)
+    if not isinstance(found, dict):
+        raise WorkInvalid(f"{what} is no JSON object")
+    return found
+
+
+def _json(content: events.Content, what: str) -> Any:
+    return _parsed(text_of(content), what)
+
+
+def _parsed(text: str, what: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        raise WorkInvalid(f"{what} is not JSON") from None
