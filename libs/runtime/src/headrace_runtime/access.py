@@ -30,6 +30,8 @@ class Scope(StrEnum):
     TASKS = "tasks"
     SKILLS = "skills"
     COSTS = "costs"
+    PREFERENCES = "preferences"
+    """To change the tenant's preferences, and to lower those of its users."""
 
 
 class StoredKey(Protocol):
@@ -119,9 +121,14 @@ def recognise(text: str, keys: KeyTable, pepper: str, now_ms: int) -> Caller:
     stored = keys.get(key.key_id)
     presented = hash_secret(pepper, key.secret)
     matches = hmac.compare_digest(presented, stored.secret_hash if stored is not None else "0" * len(presented))
-    if stored is None or not matches or (stored.revoked_at is not None and stored.revoked_at <= now_ms):
+    if stored is None or not matches or is_revoked(stored, now_ms):
         raise NotRecognised
     return Caller(stored.tenant, stored.key_id, frozenset(stored.scopes), stored.requests_per_minute)
+
+
+def is_revoked(key: StoredKey, now_ms: int) -> bool:
+    """Whether the key is revoked at `now_ms`."""
+    return key.revoked_at is not None and key.revoked_at <= now_ms
 
 
 def _base32(data: bytes) -> str:

@@ -16,6 +16,8 @@ import zlib
 from collections.abc import Sequence
 from typing import Any, Final
 
+from headrace_contracts.limits import MOST_REQUEST_BYTES
+
 from headrace_runtime.problems import Problem
 
 CONTENT_CODINGS: Final = ("gzip", "deflate")
@@ -24,6 +26,15 @@ CONTENT_CODINGS: Final = ("gzip", "deflate")
 DEEPEST: Final = 64
 """Most levels of arrays and objects in a body."""
 
+WHOLE: Final = "(body)"
+"""The path of the whole body."""
+
+MOST_VALUES: Final = 50_000
+"""Most values in a body. A conversation of 2,048 messages has 8,000; half a million would occupy the process for a
+second, whatever is done with them afterwards."""
+
+_MOST_OBJECTS: Final = 20_000
+"""Most objects, and most numbers: each costs a call from the parser."""
 _LONGEST_NUMBER: Final = 400
 """In characters; the largest double has 309 digits before its point."""
 _LONGEST_NAME: Final = 60
@@ -85,9 +96,9 @@ def _not_in(coding: str, what: str) -> Problem:
 
 def too_large(limit_bytes: int) -> Problem:
     """413 for a body above the limit, as it was sent or once unpacked."""
-    return Problem(
-        413, "body-too-large", f"The body is larger than {limit_bytes} bytes.", extra={"limit_bytes": limit_bytes}
-    )
+    more = "" if limit_bytes >= MOST_REQUEST_BYTES else f" An operator can allow up to {MOST_REQUEST_BYTES}."
+    why = f"The body is larger than {limit_bytes} bytes, the limit of this installation.{more}"
+    return Problem(413, "body-too-large", why, extra={"limit_bytes": limit_bytes})
 
 
 def expect_utf8(charset: str | None) -> None:
@@ -124,21 +135,54 @@ def parse_json(raw: bytes) -> Any:
         raise _malformed(f"The body is not UTF-8 text: byte {error.start + 1} is not valid there.") from None
     if not text or text.isspace():
         raise _malformed("The body is empty.")
+    budget = _Budget()
     try:
         value = json.loads(
             text,
-            parse_int=_whole_number,
-            parse_float=_number,
+            parse_int=budget.whole_number,
+            parse_float=budget.number,
             parse_constant=lambda _: _NOT_A_NUMBER,
-            object_pairs_hook=_object,
+            object_pairs_hook=budget.object,
         )
     except json.JSONDecodeError as error:
         where = f"line {error.lineno}, column {error.colno}"
         raise _malformed(f"The body is not JSON: {error.msg} at {where}.") from None
     except RecursionError:
         raise _too_deep() from None
-    _check(value, ())
+    _check(value, (), budget)
     return value
+
+
+class _Budget:
+    """Counts values while a body is parsed and checked. All methods raise Problem when there are too many."""
+
+    __slots__ = ("_calls", "_values")
+
+    def __init__(self) -> None:
+        self._calls = _MOST_OBJECTS
+        self._values = MOST_VALUES
+
+    def take(self, values: int) -> None:
+        self._values -= values
+        if self._values < 0:
+            raise _too_many_values()
+
+    def _call(self) -> None:
+        self._calls -= 1
+        if self._calls < 0:
+            raise _too_many_values()
+
+    def whole_number(self, digits: str) -> Any:
+        self._call()
+        return _whole_number(digits)
+
+    def number(self, digits: str) -> Any:
+        self._call()
+        return _number(digits)
+
+    def object(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        self._call()
+        return _object(pairs)
 
 
 def _whole_number(digits: str) -> Any:
@@ -168,7 +212,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return ambiguous
 
 
-def _check(value: Any, path: tuple[str, ...]) -> None:
+def _check(value: Any, path: tuple[str, ...], budget: _Budget) -> None:
     match value:
         case str():
             _check_text(value, path, "this text")
@@ -179,14 +223,16 @@ def _check(value: Any, path: tuple[str, ...]) -> None:
             _check_text(value.repeated, path, "a key")
             raise _invalid("duplicate-key", place, "this key appears twice in the same object: send it once")
         case dict():
+            budget.take(len(value))
             for key, item in value.items():
                 _check_text(key, path, "a key")
                 if not _is_harmless(item):
-                    _check(item, (*path, key))
+                    _check(item, (*path, key), budget)
         case list():
+            budget.take(len(value))
             for index, item in enumerate(value):
                 if not _is_harmless(item):
-                    _check(item, (*path, str(index)))
+                    _check(item, (*path, str(index)), budget)
         case _NotANumber():
             raise _invalid(
                 "number-out-of-range",
@@ -215,7 +261,7 @@ def _check_text(text: str, path: tuple[str, ...], what: str) -> None:
 
 def place_of(path: Sequence[object]) -> str:
     """A path in the body as people read it: `messages.0.content`. Long names are cut, unprintable ones escaped."""
-    return ".".join(_shown(str(part)) for part in path[:DEEPEST]) or "(body)"
+    return ".".join(_shown(str(part)) for part in path[:DEEPEST]) or WHOLE
 
 
 def _shown(name: str) -> str:
@@ -225,6 +271,14 @@ def _shown(name: str) -> str:
 
 def _malformed(detail: str) -> Problem:
     return Problem(400, "malformed-json", detail)
+
+
+def _too_many_values() -> Problem:
+    return Problem(
+        400,
+        "too-many-values",
+        f"The body has too many values: at most {MOST_VALUES} of all kinds, and {_MOST_OBJECTS} objects and numbers.",
+    )
 
 
 def _too_deep() -> Problem:

@@ -14,6 +14,7 @@ from typing import Final
 
 from headrace_contracts.codec import Codec
 from headrace_contracts.errors import RegistryUnavailable, SchemaMissing
+from headrace_contracts.record_mac import RecordMac
 from headrace_contracts.registry import SchemaRegistry
 from headrace_contracts.schema_checks import keep_checking
 from headrace_contracts.topics import TopicSpec, dead_letters_of
@@ -46,6 +47,7 @@ class Connections:
     Args:
         metrics: For the number of schemas that the registry has lost.
         writes: Topics that the service produces to.
+        mac: Signs what it writes to topics that hold signed records.
         reads: Topics that it consumes; `dead_letters` can write to the dead-letter topics of these.
     """
 
@@ -56,6 +58,7 @@ class Connections:
         metrics: Metrics | None = None,
         *,
         writes: Iterable[TopicSpec] = (),
+        mac: RecordMac | None = None,
         reads: Iterable[TopicSpec] = (),
     ) -> None:
         self._health = health
@@ -63,10 +66,11 @@ class Connections:
         self._writes = (*writes, *(dead_letters_of(spec) for spec in reads if spec.dead_letters))
         self._topics = tuple(dict.fromkeys(settings.topic_prefix + spec.name for spec in (*self._writes, *reads)))
         self._bootstrap_servers = settings.bootstrap_servers
-        self.registry = SchemaRegistry(settings.registry_url, ca_file=settings.registry_ca_file)
+        self.registry = SchemaRegistry(settings.registry_url, access=settings.registry_access())
         self.codec = Codec(self.registry, settings.topic_prefix)
         self.log: Log = KafkaLog(settings.kafka_config())
         self.producer: Producer = self.log.producer()
+        self._mac = mac
         service = settings.service_name
         self._source = f"headrace/{service}/{settings.instance_id}"
         self.publisher = self.another_publisher(self.producer)
@@ -79,7 +83,7 @@ class Connections:
 
     def another_publisher(self, producer: Producer) -> Publisher:
         """A publisher of the same service that uses another producer."""
-        return Publisher(producer, self.codec, self._source)
+        return Publisher(producer, self.codec, self._source, self._mac)
 
     async def _start(self) -> None:
         await wait_until(

@@ -1,11 +1,10 @@
-"""Shared by all HTTP APIs: the application with its middleware, request bodies, and a server that drains.
+"""Shared by all HTTP APIs: the application with its middleware, and request bodies.
 
-    app = new_app(service="intake", metrics=metrics, body_limit_bytes=settings.body_limit_bytes)
+    app = new_app(metrics=metrics, body_limit_bytes=settings.body_limit_bytes)
     app.router.add_post("/v1/tasks", handler)
-    server = HttpServer(app, settings.api_host, settings.api_port)
-    Part("api", start=server.start, drain=server.drain, stop=server.stop)
 
-Middleware, outermost first: request id and log context, trace span, access log and metrics, errors.
+Middleware, outermost first: request id and log context, trace span, access log and metrics, errors, requests of other
+origins.
 """
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ import asyncio
 import re
 import secrets
 import time
+from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
 from aiohttp import web
@@ -23,19 +23,27 @@ from opentelemetry.trace import SpanKind
 from pydantic import BaseModel, ValidationError
 
 from headrace_runtime import tracing
-from headrace_runtime.bodies import expect_utf8, parse_json, place_of, too_large, undo_coding
+from headrace_runtime.bodies import expect_utf8, parse_json, too_large, undo_coding
+from headrace_runtime.cors import allow_origin, cross_origin
+from headrace_runtime.decoding import LARGE_BYTES, FairDecoder
+from headrace_runtime.invalid_fields import invalid_fields
 from headrace_runtime.logging import get_logger, log_context
 from headrace_runtime.metrics import Metrics
-from headrace_runtime.problems import Problem, from_http_exception, internal_error, respond
+from headrace_runtime.open_requests import OPEN_REQUEST
+from headrace_runtime.problems import ErrorShape, Problem, from_http_exception, internal_error, respond
 
 REQUEST_ID: Final = web.RequestKey("request_id", str)
 EXTRA_HEADERS: Final = web.RequestKey("extra_headers", dict[str, str])
 """Headers that middleware adds to every response, event streams included."""
+STARTED: Final = web.RequestKey("started", bool)
+"""There once the head of the response has been sent."""
+ANSWERED: Final = web.RequestKey("answered", bool)
+"""There once a streamed answer has been sent to its end: who closes the connection after that has not hung up."""
 DRAINING: Final = web.AppKey("draining", asyncio.Event)
 """Set when the server drains: event streams that a caller can resume elsewhere then end."""
 
 
-class _OpenRequests:
+class InProgress:
     """Counts the requests in progress, and signals when there are none."""
 
     __slots__ = ("_count", "none_open")
@@ -55,13 +63,16 @@ class _OpenRequests:
             self.none_open.set()
 
 
-_OPEN_REQUESTS: Final = web.AppKey("open_requests", _OpenRequests)
-
-OPENAI_PATHS: Final = ("/v1/chat", "/v1/models", "/v1/completions", "/v1/embeddings")
+DECODER: Final = web.AppKey("decoder", FairDecoder)
+IN_PROGRESS: Final = web.AppKey("in_progress", InProgress)
 
 _REQUEST_ID_HEADER: Final = "X-Request-Id"
+_BODY_SECONDS: Final = 30.0
+"""Longest time for a body to arrive: a mobile phone sends 1 MiB in it."""
 _MOST_ERRORS: Final = 20
 """Most errors that one answer lists; a body can have hundreds of thousands."""
+_MOST_TOLD: Final = 3
+"""Most errors in the text of one answer, which is all that clients of other APIs see."""
 _ACCEPTABLE_REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 _log = get_logger("headrace.runtime.http")
@@ -69,35 +80,48 @@ _log = get_logger("headrace.runtime.http")
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
 
+ShapeOf = Callable[[web.Request], ErrorShape]
+
+
+def _problem_details(_request: web.Request) -> ErrorShape:
+    return ErrorShape.PROBLEM_DETAILS
+
+
 def new_app(
     *,
     metrics: Metrics,
     body_limit_bytes: int,
-    openai_paths: tuple[str, ...] = OPENAI_PATHS,
+    error_shape: ShapeOf = _problem_details,
+    origins: tuple[str, ...] = (),
     middlewares: tuple[Middleware, ...] = (),
 ) -> web.Application:
     """An application with the shared middleware; `middlewares` (authentication) run inside it, next to the handler.
 
-    Errors under `openai_paths` have the OpenAI shape, all others are RFC 9457 problem details.
+    Args:
+        error_shape: The form of the errors that answer a request.
+        origins: Of the web pages that may send requests from a browser.
     """
-    observe = _observing(metrics, openai_paths)
-    app = web.Application(client_max_size=body_limit_bytes, middlewares=[observe, *middlewares])
+    observe = _observing(metrics, error_shape)
+    app = web.Application(client_max_size=body_limit_bytes, middlewares=[observe, cross_origin(origins), *middlewares])
     app[DRAINING] = asyncio.Event()
-    app[_OPEN_REQUESTS] = _OpenRequests()
+    app[IN_PROGRESS] = InProgress()
+    app[DECODER] = FairDecoder()
     app.on_response_prepare.append(_put_headers)
     return app
 
 
 async def _put_headers(request: web.Request, response: web.StreamResponse) -> None:
+    request[STARTED] = True
     if REQUEST_ID in request:
         response.headers[_REQUEST_ID_HEADER] = request[REQUEST_ID]
     if EXTRA_HEADERS in request:
         response.headers.update(request[EXTRA_HEADERS])
+    allow_origin(request, response)
     if request.app[DRAINING].is_set():
         response.force_close()
 
 
-def _observing(metrics: Metrics, openai_paths: tuple[str, ...]) -> Middleware:
+def _observing(metrics: Metrics, error_shape: ShapeOf) -> Middleware:
     seconds = metrics.for_subsystem("http").latency(
         "request", "From the request's headers to the end of the response.", ("method", "route", "status")
     )
@@ -112,7 +136,7 @@ def _observing(metrics: Metrics, openai_paths: tuple[str, ...]) -> Middleware:
         route = resource.canonical if resource is not None else "(none)"
         began = time.monotonic()
         status = 499  # the caller disconnected before there was a status; nginx's code for that
-        request.app[_OPEN_REQUESTS].enter()
+        request.app[IN_PROGRESS].enter()
         being_answered.inc()
         name = f"{request.method} {route}"
         with (
@@ -120,11 +144,11 @@ def _observing(metrics: Metrics, openai_paths: tuple[str, ...]) -> Middleware:
             tracing.span(name, parent=tracing.extract_mapping(request.headers), kind=SpanKind.SERVER) as span,
         ):
             try:
-                response = await _answer(request, handler, openai=request.path.startswith(openai_paths))
+                response = await _answer(request, handler, error_shape(request))
                 status = response.status
                 return response
             finally:
-                request.app[_OPEN_REQUESTS].leave()
+                request.app[IN_PROGRESS].leave()
                 being_answered.dec()
                 elapsed = time.monotonic() - began
                 seconds.labels(request.method, route, str(status)).observe(elapsed)
@@ -136,25 +160,26 @@ def _observing(metrics: Metrics, openai_paths: tuple[str, ...]) -> Middleware:
     return observe
 
 
-async def _answer(request: web.Request, handler: Handler, *, openai: bool) -> web.StreamResponse:
+async def _answer(request: web.Request, handler: Handler, shape: ErrorShape) -> web.StreamResponse:
     try:
         return await handler(request)
     except Problem as problem:
-        return respond(problem, openai=openai, request_id=request[REQUEST_ID])
+        return respond(problem, shape, request[REQUEST_ID])
     except web.HTTPException as error:
-        return respond(from_http_exception(error), openai=openai, request_id=request[REQUEST_ID])
+        return respond(from_http_exception(error), shape, request[REQUEST_ID])
     except ConnectionError:
         raise  # the caller disconnected while we were writing
     except Exception:  # noqa: BLE001 - the boundary: every request gets an answer
         _log.exception("request failed", method=request.method)
-        return respond(internal_error(), openai=openai, request_id=request[REQUEST_ID])
+        return respond(internal_error(), shape, request[REQUEST_ID])
 
 
 async def read_json(request: web.Request) -> Any:
     """Parse the body as JSON, in whichever content coding it was sent.
 
-    Raises Problem: 413 above the application's body limit, 415 for another content type or coding, 400 when it is not
-    JSON, or JSON that readers understand differently (see `parse_json`).
+    Raises Problem: 413 above the application's body limit, 415 for another content type or coding, 408 when it takes
+    more than 30 s to arrive, 429 and 503 when open requests hold too many bytes, 400 when it is not JSON, or JSON that
+    readers understand differently (see `parse_json`).
     """
     if request.content_type not in ("application/json", "application/octet-stream") and not (
         request.content_type.endswith("+json")
@@ -162,12 +187,25 @@ async def read_json(request: web.Request) -> Any:
         raise Problem(415, "unsupported-media-type", "Send the body as application/json.")
     expect_utf8(request.charset)
     limit = request.client_max_size
+    coding = ",".join(request.headers.getall(CONTENT_ENCODING, ()))
+    counted = request.get(OPEN_REQUEST)
+    if counted is not None:
+        # How large it is in the end shows only when it is there, unless it says so and is not packed.
+        announced = request.content_length
+        counted.reserve(limit if coding or announced is None else min(announced, limit))
     try:
-        raw = await request.read()
+        async with asyncio.timeout(_BODY_SECONDS):
+            raw = await request.read()
     except web.HTTPRequestEntityTooLarge:
         raise too_large(limit) from None
-    coding = ",".join(request.headers.getall(CONTENT_ENCODING, ()))
-    return parse_json(undo_coding(raw, coding, limit))
+    except TimeoutError:
+        raise Problem(408, "body-timeout", f"The body did not arrive within {_BODY_SECONDS:g} s.") from None
+    if counted is not None:
+        counted.reserve(limit if coding else len(raw))
+    if not coding and len(raw) < LARGE_BYTES:
+        return parse_json(raw)
+    tenant = counted.caller.tenant if counted is not None else ""
+    return await request.app[DECODER].run(tenant, lambda: parse_json(undo_coding(raw, coding, limit)))
 
 
 async def read_model(request: web.Request, model: type[ModelT]) -> ModelT:
@@ -184,61 +222,13 @@ def parse_model(document: Any, model: type[ModelT]) -> ModelT:
     try:
         return model.model_validate(document)
     except ValidationError as error:
-        wrong = [
-            {"field": place_of(detail["loc"]), "message": detail["msg"]}
-            for detail in error.errors(include_url=False, include_input=False, include_context=False)[:_MOST_ERRORS]
-        ]
-        first = wrong[0]
-        more = f" (and {error.error_count() - 1} more)" if len(wrong) > 1 else ""
-        detail = f"{first['field']}: {first['message']}{more}"
-        raise Problem(400, "invalid-request", detail, extra={"errors": wrong}, param=first["field"]) from None
+        raise invalid(error, document) from None
 
 
-class HttpServer:
-    """Serves an application; `drain` refuses new connections and lets requests in progress finish."""
-
-    def __init__(
-        self,
-        app: web.Application,
-        host: str,
-        port: int,
-        *,
-        shutdown_seconds: float = 2.0,
-    ) -> None:
-        self._app = app
-        self._host = host
-        self._port = port
-        self._runner = web.AppRunner(
-            app,
-            access_log=None,
-            shutdown_timeout=shutdown_seconds,
-            handler_cancellation=False,
-            # `read_json` does it: aiohttp passes on codings it does not know, and answers 500 to a body in another one.
-            auto_decompress=False,
-        )
-        self._site: web.TCPSite | None = None
-        self._bound_port = 0
-
-    @property
-    def port(self) -> int:
-        """The port it listens on, even if 0 was requested; 0 before `start`."""
-        return self._bound_port
-
-    async def start(self) -> None:
-        """Raises OSError when the address is in use or not local."""
-        await self._runner.setup()
-        self._site = web.TCPSite(self._runner, self._host, self._port)
-        await self._site.start()
-        self._bound_port = int(self._runner.addresses[0][1])
-
-    async def drain(self) -> None:
-        """Returns when all requests have been answered; resumable event streams end, so that callers reconnect."""
-        self._app[DRAINING].set()
-        if self._site is not None:
-            await self._site.stop()
-        await self._app[_OPEN_REQUESTS].none_open.wait()
-
-    async def stop(self) -> None:
-        self._app[DRAINING].set()
-        await self._runner.cleanup()
-        self._site = None
+def invalid(error: ValidationError, document: Any) -> Problem:
+    """The problem for a document that does not fit its model."""
+    wrong = invalid_fields(error, document)[:_MOST_ERRORS]
+    told = "; ".join(f"{one.field}: {one.message}" for one in wrong[:_MOST_TOLD])
+    more = f"; and {len(wrong) - _MOST_TOLD} more" if len(wrong) > _MOST_TOLD else ""
+    errors = [{"field": one.field, "message": one.message} for one in wrong]
+    return Problem(400, "invalid-request", told + more, extra={"errors": errors}, param=wrong[0].field)

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
+from headrace_contracts.property_files import read_properties
+
 VARIABLE_PREFIX: Final = "HEADRACE_KAFKA_"
 FILE_VARIABLE: Final = "HEADRACE_KAFKA_PROPERTIES_FILE"
 
@@ -78,41 +80,20 @@ def from_file(path: Path) -> dict[str, str]:
     Raises KafkaPropertiesInvalid.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        read = read_properties(path)
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "is not UTF-8 text"
         raise KafkaPropertiesInvalid((f"{FILE_VARIABLE}: cannot read {path}: {reason}",)) from None
     found: dict[str, str] = {}
     problems: list[str] = []
-    for number, line in _logical_lines(text):
-        where = f"{FILE_VARIABLE}: {path} line {number}"
-        at = min((line.index(mark) for mark in "=:" if mark in line), default=-1)
-        name = line[:at].strip() if at > 0 else ""
+    for line, name, value in read:
+        where = f"{FILE_VARIABLE}: {path} line {line}"
         if not name:
             problems.append(f"{where}: expected name=value")
         elif name in RESERVED:
             problems.append(f"{where}: Headrace sets {name} itself; {RESERVED[name]}")
         else:
-            found[name] = line[at + 1 :].strip()
+            found[name] = value
     if problems:
         raise KafkaPropertiesInvalid(tuple(problems))
     return found
-
-
-def _logical_lines(text: str) -> list[tuple[int, str]]:
-    lines: list[tuple[int, str]] = []
-    pending, started = "", 0
-    for number, raw in enumerate(text.splitlines(), start=1):
-        line = raw.strip()
-        if not pending:
-            if not line or line[0] in "#!":
-                continue
-            started = number
-        if line.endswith("\\"):
-            pending += line[:-1]
-            continue
-        lines.append((started, pending + line))
-        pending = ""
-    if pending:
-        lines.append((started, pending))
-    return lines

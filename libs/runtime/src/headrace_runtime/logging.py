@@ -10,16 +10,20 @@ the second line of defence, by field name and by the shape of the text.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import sys
+import threading
 from collections.abc import Iterable, Mapping, MutableMapping
 from contextlib import AbstractContextManager
 from typing import Any, Final, Literal, TextIO, cast
 
 import structlog
+from aiohttp.http_exceptions import HttpProcessingError
 from opentelemetry import trace
 from structlog.types import EventDict, Processor
 
+from headrace_runtime.exceptions import format_exception
 from headrace_runtime.redaction import redact_mapping
 
 _QUIET: Final[Mapping[str, int]] = {
@@ -66,6 +70,8 @@ def configure(
         _add_trace_ids,
         structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
         _identify(service, instance),
+        _format_exceptions,
+        # Last, so that it sees all that will be written.
         redact,
     ]
     structlog.configure(
@@ -91,19 +97,18 @@ def configure(
     root.setLevel(threshold)
     for name, quiet in _QUIET.items():
         logging.getLogger(name).setLevel(max(quiet, threshold))
+    server = logging.getLogger("aiohttp.server")
+    server.filters = [_Malformed()]
     logging.captureWarnings(True)
 
 
 def _rendering(format: Literal["json", "human"], *, colors: bool) -> Iterable[Processor]:
     if format == "json":
         return [
-            structlog.processors.format_exc_info,
             structlog.processors.EventRenamer("message"),
             structlog.processors.JSONRenderer(),
         ]
-    # The rich traceback would print the values of local variables, prompts among them.
-    plain = structlog.dev.plain_traceback
-    return [structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=plain, timestamp_key="time")]
+    return [structlog.dev.ConsoleRenderer(colors=colors, timestamp_key="time")]
 
 
 def _identify(service: str, instance: str) -> Processor:
@@ -129,6 +134,37 @@ def _add_trace_ids(_logger: Any, _method: str, event: EventDict) -> EventDict:
         event["trace_id"] = trace.format_trace_id(context.trace_id)
         event["span_id"] = trace.format_span_id(context.span_id)
     return event
+
+
+def _format_exceptions(_logger: Any, _method: str, event: EventDict) -> EventDict:
+    error = event.pop("exc_info", None)
+    if isinstance(error, tuple):
+        error = error[1]
+    elif error is True:
+        error = sys.exc_info()[1]
+    if isinstance(error, BaseException):
+        event["exception"] = format_exception(error)
+    return event
+
+
+def report_loop_error(_loop: asyncio.AbstractEventLoop, context: Mapping[str, Any]) -> None:
+    """Logs what the event loop has nobody to raise to. Its own words would quote the exception and its values."""
+    get_logger("asyncio").error("the event loop reports an error", what=context["message"].partition("\n")[0],
+                                exc_info=context.get("exception"))  # fmt: skip
+
+
+def report_thread_error(args: threading.ExceptHookArgs) -> None:
+    """Logs the exception that ended a thread, for `threading.excepthook`."""
+    name = args.thread.name if args.thread is not None else ""
+    get_logger("threading").error("a thread has ended with an error", thread=name, exc_info=args.exc_value)
+
+
+class _Malformed(logging.Filter):
+    """Drops what aiohttp logs about requests that are not HTTP: a traceback and the bytes, for anybody who connects."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        error = record.exc_info[1] if record.exc_info else None
+        return not isinstance(error, HttpProcessingError)
 
 
 def redact(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

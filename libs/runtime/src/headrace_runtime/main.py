@@ -6,13 +6,13 @@ import argparse
 import asyncio
 import os
 import sys
-from collections.abc import Callable, Sequence
-from importlib.metadata import PackageNotFoundError, version
-from typing import TypeVar
+import threading
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, TypeVar
 
 from headrace_runtime import tracing
 from headrace_runtime.lifecycle import EXIT_BAD_SETTINGS, EXIT_CLEAN, EXIT_FAILED, Part, Service, run
-from headrace_runtime.logging import configure, get_logger
+from headrace_runtime.logging import configure, get_logger, report_loop_error, report_thread_error
 from headrace_runtime.ops import OpsServer
 from headrace_runtime.settings import ServiceSettings, SettingsInvalid
 from headrace_runtime.settings_help import help_text, likely_typos
@@ -32,13 +32,13 @@ def main(settings_class: type[S], build: Callable[[S], Service], argv: Sequence[
     settings = from_command_line(settings_class, argv)
     if isinstance(settings, int):
         return settings
-    return _run(settings, build, release_of(settings_class))
+    return _run(settings, build, settings_class.release())
 
 
 def from_command_line(settings_class: type[S], argv: Sequence[str] | None = None) -> S | int:
     """The settings to run with, or the exit code if an option was handled or the settings are invalid."""
     name = f"headrace-{settings_class.service_name}"
-    release = release_of(settings_class)
+    release = settings_class.release()
     parser = argparse.ArgumentParser(prog=name, add_help=False)
     options = parser.add_mutually_exclusive_group()
     options.add_argument("-h", "--help", action="store_true")
@@ -66,6 +66,45 @@ def from_command_line(settings_class: type[S], argv: Sequence[str] | None = None
     return settings
 
 
+def run_job(
+    settings_class: type[S],
+    job: Callable[[S], Coroutine[Any, Any, object]],
+    *,
+    name: str,
+    doing: str,
+    seconds: Callable[[S], float],
+    refused: tuple[type[Exception], ...],
+) -> int:
+    """Run a program that does one thing and ends, or handle an option; returns the exit code as `main` does.
+
+    Args:
+        job: What it does; its result is printed. Raises TimeoutError when the time is up.
+        name: Of the program in logs, after `headrace-`.
+        doing: For the message of a failure.
+        seconds: The time that it has.
+        refused: Errors of the job that trying again does not resolve; their text is the message.
+    """
+    settings = from_command_line(settings_class)
+    if isinstance(settings, int):
+        return settings
+    configure(
+        service=f"headrace-{name}",
+        instance=settings.instance_id,
+        format=settings.log_format,
+        level=settings.log_level,
+    )
+    try:
+        done = asyncio.run(job(settings))
+    except TimeoutError:
+        sys.stderr.write(f"{doing} failed: not done within {seconds(settings):g} s\n")
+        return EXIT_FAILED
+    except refused as error:
+        sys.stderr.write(f"{doing} failed: {error}\n")
+        return EXIT_FAILED
+    sys.stdout.write(f"{done}\n")
+    return EXIT_CLEAN
+
+
 def _run(settings: S, build: Callable[[S], Service], release: str) -> int:
     service = f"headrace-{settings.service_name}"
     configure(service=service, instance=settings.instance_id, format=settings.log_format, level=settings.log_level)
@@ -87,6 +126,8 @@ def _run(settings: S, build: Callable[[S], Service], release: str) -> int:
 
 
 async def _live(settings: S, build: Callable[[S], Service], release: str) -> int:
+    asyncio.get_running_loop().set_exception_handler(report_loop_error)
+    threading.excepthook = report_thread_error
     log = get_logger("headrace.runtime")
     log.info("starting", version=release, event_loop=type(asyncio.get_running_loop()).__module__)
     try:
@@ -117,11 +158,3 @@ def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     import uvloop
 
     return uvloop.new_event_loop
-
-
-def release_of(settings_class: type[ServiceSettings]) -> str:
-    """Version of the service's package."""
-    try:
-        return version(f"headrace-{settings_class.service_name}")
-    except PackageNotFoundError:
-        return "0+unknown"

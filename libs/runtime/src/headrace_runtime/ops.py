@@ -11,10 +11,14 @@ from typing import Any, Final
 from aiohttp import web
 from prometheus_client.exposition import choose_encoder
 
+from headrace_runtime.api_limits import ConnectionLimits
 from headrace_runtime.health import Health, Verdict
+from headrace_runtime.http_server import HttpServer
 from headrace_runtime.metrics import Metrics
 
 _LAG_PERIOD_SECONDS: Final = 0.5
+_LIMITS: Final = ConnectionLimits(connections=256, starting_per_address=32)
+"""Whoever asks here is one of a few: probes, Prometheus, an operator."""
 
 
 class OpsServer:
@@ -36,14 +40,13 @@ class OpsServer:
         )
         self._lag_seconds = 0.0
         self._started_at = time.monotonic()
-        self._runner: web.AppRunner | None = None
+        self._server: HttpServer | None = None
         self._lag_task: asyncio.Task[None] | None = None
 
     @property
     def port(self) -> int:
         """The port it listens on, even if 0 was requested; 0 before `start`."""
-        addresses = self._runner.addresses if self._runner is not None else []
-        return int(addresses[0][1]) if addresses else 0
+        return self._server.port if self._server is not None else 0
 
     async def start(self) -> None:
         """Raises OSError when the address is in use or not local."""
@@ -53,9 +56,8 @@ class OpsServer:
         app.router.add_get("/metrics", self._metrics_page)
         for name, document in self._metrics.documents.items():
             app.router.add_get(f"/{name}", _page_of(document))
-        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
-        await self._runner.setup()
-        await web.TCPSite(self._runner, self._host, self._port).start()
+        self._server = HttpServer(app, self._host, self._port, _LIMITS, shutdown_seconds=1.0)
+        await self._server.start()
         self._lag_task = asyncio.create_task(self._watch_lag(), name="ops-loop-lag")
 
     async def stop(self) -> None:
@@ -63,9 +65,9 @@ class OpsServer:
             self._lag_task.cancel()
             await asyncio.gather(self._lag_task, return_exceptions=True)
             self._lag_task = None
-        if self._runner is not None:
-            await self._runner.cleanup()
-            self._runner = None
+        if self._server is not None:
+            await self._server.stop()
+            self._server = None
 
     async def _watch_lag(self) -> None:
         while True:

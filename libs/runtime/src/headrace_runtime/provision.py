@@ -1,7 +1,8 @@
 """`python -m headrace_runtime.provision`: create Headrace's topics and register its schemas.
 
-Run it before the services, with the right to create topics, by hand or as a job. Existing topics are not changed, so it
-can run before every start. Exit codes: 0 done, 1 refused or out of time, 2 bad settings.
+Run it before the services, with the right to create topics, by hand or as a job. Of existing topics it changes only
+limits of records that are too small, so it can run before every start. Exit codes: 0 done, 1 refused or out of time, 2
+bad settings.
 """
 
 from __future__ import annotations
@@ -20,9 +21,7 @@ from headrace_streams.provisioning import PartitionsDiffer, Provisioned, provisi
 from pydantic import BeforeValidator
 from pydantic_settings import NoDecode
 
-from headrace_runtime.lifecycle import EXIT_CLEAN, EXIT_FAILED
-from headrace_runtime.logging import configure
-from headrace_runtime.main import from_command_line
+from headrace_runtime.main import run_job
 from headrace_runtime.settings import ServiceSettings, setting
 from headrace_runtime.waiting import wait_until
 
@@ -73,14 +72,19 @@ async def provision_within(settings: ProvisionSettings) -> Provisioned:
     log = KafkaLog(settings.kafka_config())
     specs = with_partitions(TOPICS, settings.partitions).values()
     async with (
-        SchemaRegistry(settings.registry_url, ca_file=settings.registry_ca_file) as registry,
+        SchemaRegistry(settings.registry_url, access=settings.registry_access()) as registry,
         asyncio.timeout(settings.provision_seconds),
     ):
         codec = Codec(registry, settings.topic_prefix)
         return await wait_until(
             f"Kafka at {settings.bootstrap_servers} and the registry at {settings.registry_url}",
             lambda: provision(
-                log.admin(), codec, list(specs), replication=settings.replication, create=settings.create_topics
+                log.admin(),
+                codec,
+                list(specs),
+                replication=settings.replication,
+                create=settings.create_topics,
+                request_bytes=settings.body_limit_bytes,
             ),
             not_yet=(TransientError, RegistryUnavailable),
         )
@@ -88,25 +92,14 @@ async def provision_within(settings: ProvisionSettings) -> Provisioned:
 
 def main() -> int:
     """Returns the exit code."""
-    settings = from_command_line(ProvisionSettings)
-    if isinstance(settings, int):
-        return settings
-    configure(
-        service="headrace-provision",
-        instance=settings.instance_id,
-        format=settings.log_format,
-        level=settings.log_level,
+    return run_job(
+        ProvisionSettings,
+        provision_within,
+        name="provision",
+        doing="provisioning",
+        seconds=lambda settings: settings.provision_seconds,
+        refused=REFUSED,
     )
-    try:
-        done = asyncio.run(provision_within(settings))
-    except TimeoutError:
-        sys.stderr.write(f"provisioning failed: not done within {settings.provision_seconds:g} s\n")
-        return EXIT_FAILED
-    except REFUSED as error:
-        sys.stderr.write(f"provisioning failed: {error}\n")
-        return EXIT_FAILED
-    sys.stdout.write(f"{done}\n")
-    return EXIT_CLEAN
 
 
 if __name__ == "__main__":

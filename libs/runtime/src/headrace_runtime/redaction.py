@@ -27,11 +27,14 @@ _NAMES: Final = frozenset(
         "bootstrap_key",
         "database_url",
         "x-api-key",
+        "token",
+        "registry_token",
     }
 )
-_NAME_PARTS: Final = ("api_key", "apikey", "password", "passwd", "_secret", "secret_", "credential")
+_NAME_PARTS: Final = ("api_key", "apikey", "signing_key", "password", "passwd", "_secret", "secret_", "credential")
 _SHAPES: Final = re.compile(
     r"\bhr_[a-z0-9]+_[A-Za-z0-9]+"  # our own keys
+    r"|\b[a-z2-7]{16}:[0-9a-f]{64}\b"  # signing keys
     r"|\b(?:sk|gsk|tvly)-?[_-][A-Za-z0-9_-]{12,}"  # keys of the providers
     r"|(?i:\bbearer\s+)[A-Za-z0-9._~+/=-]{8,}"
     r"|(?<=://)[^/\s:@]+:[^/\s@]+(?=@)"  # user:password in an address

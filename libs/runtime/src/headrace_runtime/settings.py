@@ -13,15 +13,23 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Final, Literal, Self, TypeVar
+from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BeforeValidator, Field, JsonValue, SecretStr, ValidationError
+from headrace_contracts.limits import DEFAULT_REQUEST_BYTES, MOST_REQUEST_BYTES, record_bytes
+from headrace_contracts.registry_access import RegistryAccess
+from pydantic import AfterValidator, BeforeValidator, Field, JsonValue, SecretStr, ValidationError, model_validator
 from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from headrace_runtime import kafka_properties
+from headrace_runtime.api_limits import ConnectionLimits, RequestLimits
+from headrace_runtime.cors import ANY_ORIGIN
+from headrace_runtime.invalid_fields import message_of
 
 PREFIX: Final = "HEADRACE_"
 REQUIRED: Final = ...
@@ -86,6 +94,19 @@ def _http_url(value: str) -> str:
 
 HttpUrlText = Annotated[str, AfterValidator(_http_url)]
 """An http or https address as plain text, without a trailing slash."""
+
+
+def _origins(entries: tuple[str, ...]) -> tuple[str, ...]:
+    for entry in entries:
+        parts = urlsplit(entry)
+        bare = f"{parts.scheme}://{parts.netloc}"
+        if entry != ANY_ORIGIN and (parts.scheme not in ("http", "https") or not parts.hostname or entry != bare):
+            raise ValueError("must be origins such as https://console.example.com (no path, no slash), or *")
+    return entries
+
+
+Origins = Annotated[CommaList, AfterValidator(_origins)]
+"""Origins of web pages: scheme, host and port, or `*` for all."""
 
 
 class Settings(BaseSettings):
@@ -158,7 +179,7 @@ def variable_of(name: str, field: FieldInfo) -> str:
     return field.validation_alias if isinstance(field.validation_alias, str) else PREFIX + name.upper()
 
 
-def _problem(cls: type[Settings], detail: Mapping[str, Any]) -> str:
+def _problem(cls: type[Settings], detail: ErrorDetails) -> str:
     location = tuple(str(part) for part in detail["loc"])
     head = location[0] if location else ""
     variables = {name: variable_of(name, field) for name, field in cls.model_fields.items()}
@@ -166,7 +187,9 @@ def _problem(cls: type[Settings], detail: Mapping[str, Any]) -> str:
     inner = f" (at {'.'.join(location[1:])})" if len(location) > 1 else ""
     if detail["type"] == "missing":
         return f"{variable}: is required and not set"
-    message = str(detail["msg"]).removeprefix("Value error, ")
+    message = message_of(detail)
+    if not location and message.startswith(PREFIX):
+        return message  # about several variables, and names them
     return f"{variable}{inner}: {message[:1].lower()}{message[1:]}"
 
 
@@ -199,6 +222,19 @@ class ServiceSettings(Settings):
         unit="path",
         reason="CA certificates (PEM) for the registry's certificate; by default the public ones.",
     )
+    registry_username: str | None = setting(
+        None, unit="name", reason="User of the registry (HTTP basic authentication), with its password."
+    )
+    registry_password: SecretStr | None = setting(None, unit="secret", reason="Password of this user.")
+    registry_token: SecretStr | None = setting(
+        None, unit="secret", reason="Bearer token for the registry, instead of a user."
+    )
+    registry_client_certificate_file: Path | None = setting(
+        None, unit="path", reason="Certificate (PEM) that this process shows to the registry, for mutual TLS."
+    )
+    registry_client_key_file: Path | None = setting(
+        None, unit="path", reason="Private key (PEM) of this certificate, unless it is in the same file."
+    )
     topic_prefix: str = setting(
         "headrace.",
         unit="text",
@@ -218,6 +254,14 @@ class ServiceSettings(Settings):
         unit="true | false",
         reason="Static group membership: keep this instance's partitions while it restarts, instead of making the "
         "group wait for the old session's timeout; only with a stable HEADRACE_INSTANCE_ID.",
+    )
+    body_limit_bytes: int = setting(
+        DEFAULT_REQUEST_BYTES,
+        unit="bytes",
+        reason="Largest request body; larger ones get 413. Give all services and the provisioning the same: producers "
+        "and topics take records of twice this size and 2 MiB more.",
+        ge=1024,
+        le=MOST_REQUEST_BYTES,
     )
     ops_host: str = setting(
         "127.0.0.1", unit="address", reason="Listen address of /healthz, /readyz and /metrics; 0.0.0.0 in a container."
@@ -268,28 +312,100 @@ class ServiceSettings(Settings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         return init_settings, env_settings, _KafkaPropertiesSource(settings_cls)
 
+    @model_validator(mode="after")
+    def _registry_can_be_used(self) -> Self:
+        self.registry_access().check(self.registry_url)
+        return self
+
+    def registry_access(self) -> RegistryAccess:
+        """How to log in to the registry."""
+        return RegistryAccess(
+            username=self.registry_username,
+            password=_revealed(self.registry_password),
+            token=_revealed(self.registry_token),
+            ca_file=self.registry_ca_file,
+            client_certificate_file=self.registry_client_certificate_file,
+            client_key_file=self.registry_client_key_file,
+        )
+
+    @classmethod
+    def release(cls) -> str:
+        """Version of the service's package."""
+        try:
+            return version(f"headrace-{cls.service_name}")
+        except PackageNotFoundError:
+            return "0+unknown"
+
     def kafka_config(self) -> dict[str, str]:
         """Configuration of a Kafka client: the brokers, the client id and every property the operator has set."""
         return {
             "bootstrap.servers": self.bootstrap_servers,
             "client.id": f"{self.service_name}.{self.instance_id}",
+            "message.max.bytes": str(record_bytes(self.body_limit_bytes)),
             **({"group.instance.id": self.instance_id} if self.static_member else {}),
             **self.kafka_properties,
         }
 
 
-class ApiSettings(Settings):
+def _revealed(secret: SecretStr | None) -> str | None:
+    return None if secret is None else secret.get_secret_value()
+
+
+class SignedRecordSettings(Settings):
+    """For a service that reads signed topics: access.keys or preferences; or replies, which have tokens."""
+
+    unsigned_records: Literal["refuse", "accept"] = setting(
+        "refuse",
+        unit="refuse | accept",
+        reason="API keys and preferences without a code under the key pepper, and replies to callers without a token. "
+        "Release 0.1 wrote neither: accept them for one start of all services after the upgrade, in which intake signs "
+        "keys and preferences.",
+    )
+
+
+class ApiSettings(SignedRecordSettings):
     """For a service with an HTTP API for callers, who authenticate with API keys."""
 
     api_host: str = setting("127.0.0.1", unit="address", reason="Listen address of the API; 0.0.0.0 in a container.")
     api_port: int = setting(8080, unit="port", reason="Port of the API; 0 chooses a free one.", ge=0, le=65535)
     key_pepper: SecretStr = setting(
         unit="secret",
-        reason="Secret of the hash under which API keys are stored; must be the same for all services.",
+        reason="The installation's secret: API keys are stored as hashes under it, and their records and those of "
+        "preferences are signed with it. It must be the same for all services.",
         min_length=16,
     )
-    body_limit_bytes: int = setting(
-        1_048_576, unit="bytes", reason="Largest request body; larger ones get 413.", ge=1024
+    body_memory_bytes: int = setting(
+        268_435_456,
+        unit="bytes",
+        reason="Most bytes of bodies of all open requests, of which a tenant's can hold half; more get 429 or 503.",
+        ge=1_048_576,
+    )
+    api_connections: int = setting(
+        20_000,
+        unit="connections",
+        reason="Most open connections; new ones then wait. Fewer where the process may open fewer files.",
+        ge=1,
+    )
+    api_starting_connections: int = setting(
+        256,
+        unit="connections",
+        reason="Most connections of one address that have sent no whole request head yet; the oldest are closed.",
+        ge=1,
+    )
+    api_requests_per_tenant: int = setting(
+        12_000,
+        unit="requests",
+        reason="Most open requests and streams of a tenant in this process; more get 429.",
+        ge=1,
+    )
+    requests_per_minute: int = setting(
+        60_000, unit="requests/min", reason="Rate of a key that has no rate of its own, in this process.", ge=1
+    )
+    cors_origins: Origins = setting(
+        (),
+        unit="origins",
+        reason="Web pages whose scripts may use the API from a browser: origins with commas between, or *; none by "
+        "default.",
     )
     heartbeat_seconds: float = setting(
         15.0,
@@ -298,6 +414,18 @@ class ApiSettings(Settings):
         "and disconnected callers are detected.",
         gt=0,
     )
+
+    def connection_limits(self) -> ConnectionLimits:
+        """Limits of the API's connections."""
+        return ConnectionLimits(connections=self.api_connections, starting_per_address=self.api_starting_connections)
+
+    def request_limits(self) -> RequestLimits:
+        """Limits of what callers of the API may have open."""
+        return RequestLimits(
+            requests_per_tenant=self.api_requests_per_tenant,
+            body_bytes=self.body_memory_bytes,
+            requests_per_minute=self.requests_per_minute,
+        )
 
 
 def _postgres_url(value: SecretStr) -> SecretStr:

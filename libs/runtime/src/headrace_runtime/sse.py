@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar
 
 from aiohttp import web
 
-from headrace_runtime.http import DRAINING
+from headrace_runtime.http import ANSWERED, DRAINING
 from headrace_runtime.problems import Problem
 
 _HEARTBEAT: Final = b": heartbeat\n\n"
 _LONGEST_EVENT_ID: Final = 512
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,23 +64,49 @@ async def event_stream(
     heartbeat_seconds: float,
     resumable: bool,
     headers: Mapping[str, str] | None = None,
+    heartbeat: ServerEvent | None = None,
 ) -> web.StreamResponse:
     """Send `events` until they end, the caller disconnects, or (if `resumable`) the server drains.
 
-    `events` is closed in every case. A comment is sent after each `heartbeat_seconds` of silence. A stream that is not
-    `resumable` (a chat answer) is completed during a drain, as far as the drain time allows. If `events` raises, the
-    response breaks off, which clients see as a broken connection; so sources turn errors into events.
+    `events` is closed in every case. After each `heartbeat_seconds` of silence `heartbeat` is sent, or a comment. A
+    stream that is not `resumable` (a chat answer) is completed during a drain, as far as the drain time allows. If
+    `events` raises, the response breaks off, which clients see as a broken connection; so sources turn errors into
+    events.
     """
+    return await body_stream(
+        request,
+        events,
+        ServerEvent.encode,
+        content_type="text/event-stream; charset=utf-8",
+        heartbeat=lambda: _HEARTBEAT if heartbeat is None else heartbeat.encode(),
+        heartbeat_seconds=heartbeat_seconds,
+        resumable=resumable,
+        headers=headers,
+    )
+
+
+async def body_stream(
+    request: web.Request,
+    events: AsyncIterator[T],
+    encode: Callable[[T], bytes],
+    *,
+    content_type: str,
+    heartbeat: Callable[[], bytes],
+    heartbeat_seconds: float,
+    resumable: bool = False,
+    headers: Mapping[str, str] | None = None,
+) -> web.StreamResponse:
+    """The same for a stream of another format: `encode` writes an event, and `heartbeat` what means nothing."""
     response = web.StreamResponse(
         headers={
-            "Content-Type": "text/event-stream; charset=utf-8",
+            "Content-Type": content_type,
             "Cache-Control": "no-cache",
             "X-Accel-Buffering": "no",
             **(headers or {}),
         }
     )
     draining = asyncio.create_task(request.app[DRAINING].wait()) if resumable else None
-    upcoming: asyncio.Task[ServerEvent] | None = None
+    upcoming: asyncio.Task[T] | None = None
     try:
         await response.prepare(request)
         while True:
@@ -88,13 +116,15 @@ async def event_stream(
             done, _ = await asyncio.wait(waited_for, timeout=heartbeat_seconds, return_when=asyncio.FIRST_COMPLETED)
             if upcoming in done:
                 finished, upcoming = upcoming, None
-                await response.write(finished.result().encode())
+                await response.write(encode(finished.result()))
             elif draining is not None and draining in done:
                 break
             else:
-                await response.write(_HEARTBEAT)
+                await response.write(heartbeat())
+        request[ANSWERED] = True
         await response.write_eof()
     except StopAsyncIteration:
+        request[ANSWERED] = True
         await response.write_eof()
     except ConnectionError:
         pass  # the caller disconnected; only the source is left to be closed, below
@@ -109,5 +139,5 @@ async def event_stream(
     return response
 
 
-async def _next(events: AsyncIterator[ServerEvent]) -> ServerEvent:
+async def _next(events: AsyncIterator[T]) -> T:
     return await anext(events)

@@ -7,14 +7,14 @@ collector is configured, because a recorded span costs several times as much as 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.propagators.textmap import Getter, Setter
-from opentelemetry.trace import NonRecordingSpan, Span, SpanContext, SpanKind, TraceFlags, Tracer
+from opentelemetry.trace import NonRecordingSpan, Span, SpanContext, SpanKind, StatusCode, TraceFlags, Tracer
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from opentelemetry.util.types import Attributes
 
@@ -86,9 +86,27 @@ def span(
 ) -> AbstractContextManager[Span]:
     """A span around a block, current inside it. `parent` (from `extract`) replaces the current one as its parent.
 
-    Attributes hold ids, names and counts, never content.
+    Attributes hold ids, names and counts, never content. An exception that leaves the block marks the span as failed
+    with its type; its message might quote content.
     """
-    return _tracer.start_as_current_span(name, parent, kind, attributes)
+    if isinstance(_tracer, _IdTracer):
+        ids: AbstractContextManager[Span] = _tracer.start_as_current_span(name, parent)
+        return ids
+    return _recorded(_tracer, name, parent, kind, attributes)
+
+
+@contextmanager
+def _recorded(
+    tracer: Tracer, name: str, parent: Context | None, kind: SpanKind, attributes: Attributes
+) -> Iterator[Span]:
+    with tracer.start_as_current_span(
+        name, parent, kind, attributes, record_exception=False, set_status_on_exception=False
+    ) as made:
+        try:
+            yield made
+        except Exception as error:
+            made.set_status(StatusCode.ERROR, type(error).__name__)
+            raise
 
 
 def inject(headers: RecordHeaders) -> RecordHeaders:

@@ -21,7 +21,7 @@ class WorkerSettings(ServiceSettings):
     cancel_history_seconds: float = setting(
         3600.0,
         unit="s",
-        reason="Age of the oldest cancellation requests read at startup: an attempt may have waited that long.",
+        reason="Age of the oldest cancellations read at startup: an attempt may have waited that long.",
         ge=0,
     )
     interactive_weight: int = setting(
