@@ -9,9 +9,9 @@ from headrace_contracts.events import Place
 from headrace_contracts.groups import CLOUD_WORKER
 from headrace_contracts.ids import new_id
 from headrace_contracts.topics import (
-    ATTEMPTS_FINISHED,
+    ATTEMPTS_CANCELLED_CLOUD,
+    ATTEMPTS_FINISHED_CLOUD,
     FLEET_STATUS,
-    TASKS_CANCELLED,
     TASKS_REPLIES,
     USAGE_RECORDED,
     WORK_CLOUD_BATCH,
@@ -34,8 +34,8 @@ from headrace_cloud_worker.decide.offers import choose_provider, with_undated_na
 from headrace_cloud_worker.decide.privacy import forbid
 from headrace_cloud_worker.settings import CloudWorkerSettings
 
-WRITES = (ATTEMPTS_FINISHED, USAGE_RECORDED, TASKS_REPLIES, FLEET_STATUS)
-READS = (WORK_CLOUD_INTERACTIVE, WORK_CLOUD_BATCH, TASKS_CANCELLED, USAGE_RECORDED)
+WRITES = (ATTEMPTS_FINISHED_CLOUD, USAGE_RECORDED, TASKS_REPLIES, FLEET_STATUS)
+READS = (WORK_CLOUD_INTERACTIVE, WORK_CLOUD_BATCH, ATTEMPTS_CANCELLED_CLOUD, USAGE_RECORDED)
 
 
 def build(settings: CloudWorkerSettings) -> Service:

@@ -7,9 +7,9 @@ from headrace_contracts.events import Place
 from headrace_contracts.groups import LOCAL_WORKER
 from headrace_contracts.ids import new_id
 from headrace_contracts.topics import (
+    ATTEMPTS_CANCELLED_LOCAL,
     ATTEMPTS_FINISHED,
     FLEET_STATUS,
-    TASKS_CANCELLED,
     TASKS_REPLIES,
     USAGE_RECORDED,
     WORK_LOCAL_BATCH,
@@ -34,7 +34,7 @@ from headrace_local_worker.discovery import Discovery
 from headrace_local_worker.settings import LocalWorkerSettings
 
 WRITES = (ATTEMPTS_FINISHED, USAGE_RECORDED, TASKS_REPLIES, FLEET_STATUS)
-READS = (WORK_LOCAL_INTERACTIVE, WORK_LOCAL_BATCH, TASKS_CANCELLED, USAGE_RECORDED)
+READS = (WORK_LOCAL_INTERACTIVE, WORK_LOCAL_BATCH, ATTEMPTS_CANCELLED_LOCAL, USAGE_RECORDED)
 
 
 def build(settings: LocalWorkerSettings) -> Service:

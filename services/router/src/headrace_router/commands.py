@@ -10,6 +10,7 @@ state     may not be appended: only a takeover can find out.
 attempt   Published, perhaps twice (its id tells), or obsolete because the task has moved on. Too large: the
           attempt has failed, and the task goes on with its next candidate.
 audit     Published, perhaps twice. Too large: cut, and if that is not enough, left out and logged.
+cancel    Published, perhaps twice. Too large: left out, and the attempts go on to their end.
 reply     Best effort: left out after a minute, or when too large. The terminal state is in tasks.completed.
 ========  ==================================================================================================
 
@@ -31,6 +32,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from headrace_contracts.events import Command, CommandKind, JournalEntry
+from headrace_contracts.reply_tokens import ReplyTokens
 from headrace_runtime.logging import get_logger
 from headrace_streams.errors import Overloaded, RecordRefused, RecordTooLarge, StreamsError, TransientError
 from headrace_streams.journal import Journal
@@ -71,11 +73,13 @@ class Publishers:
         journal: Shares its producer with the journal; for terminal states.
         others: With a producer of its own, so that no trouble of other topics reaches the journal.
         limits: How large records may be.
+        tokens: Makes the tokens of replies; None makes none.
     """
 
     journal: Publisher
     others: Publisher
     limits: TopicLimits
+    tokens: ReplyTokens | None = None
 
     def of(self, kind: CommandKind) -> Publisher:
         return self.journal if kind is CommandKind.COMPLETE else self.others
@@ -207,7 +211,7 @@ class PartitionCommands:
             publisher = self._publishers.of(command.kind)
             limit = self._publishers.limits.of(publisher.topic(command.topic))
             if size + _ENTRY_BYTES > limit:
-                needed = size_of(publisher.record_of(publication(entry, command)))
+                needed = size_of(publisher.record_of(publication(entry, command, self._publishers.tokens)))
                 if needed > limit:
                     raise CommandTooLarge(command, needed, limit)
 
@@ -258,7 +262,7 @@ class PartitionCommands:
         publisher = self._publishers.of(kind)
         record: ProducerRecord | None = None
         try:
-            published = publication(entry, command)
+            published = publication(entry, command, self._publishers.tokens)
             with contextlib.suppress(TransientError):
                 record = publisher.record_of(published)
         except Exception:
@@ -340,7 +344,7 @@ class PartitionCommands:
 
     def _too_large(self, item: Waiting, error: BaseException) -> None:
         match item.kind:
-            case CommandKind.REPLY:
+            case CommandKind.REPLY | CommandKind.CANCEL:
                 self._leave_out(item, "too large")
                 return
             case CommandKind.AUDIT:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from headrace_contracts.groups import ROUTER
+from headrace_contracts.topics import ATTEMPTS_FINISHED_CLOUD
 from headrace_streams.journal import Recovered
 from headrace_streams.log_identity import Continue, DataLost, Recreated, StoredPosition, Truncated, explained
 from headrace_streams.ports import PartitionReader
@@ -22,6 +23,11 @@ from headrace_streams.watching import LogWatch
 from headrace_router.partition import PartitionRouter
 
 INPUTS: Final = ROUTER.topics
+NOT_IN_01: Final = frozenset({ATTEMPTS_FINISHED_CLOUD.name})
+"""Inputs that routers of release 0.1 do not read. In a group with some of those, a partition of such an input and that
+of the others may be assigned to different members. It is routed all the same; what the input has waits until all
+members are new.
+"""
 _OVERLAP_MS: Final = 60_000
 _READER: Final = "router"
 

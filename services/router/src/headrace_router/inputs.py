@@ -6,10 +6,11 @@ from collections.abc import Callable, Mapping
 
 from headrace_contracts.codec import Codec
 from headrace_contracts.errors import Origin, RegistryUnavailable, SchemaNotCached, UnreadableValue
-from headrace_contracts.events import AttemptFinished, TaskCancelled, TaskSubmitted
+from headrace_contracts.events import AttemptFinished, Place, TaskCancelled, TaskSubmitted
 from headrace_contracts.headers import header, traceparent
-from headrace_contracts.topics import TopicSpec
+from headrace_contracts.topics import ATTEMPTS_FINISHED_CLOUD, TopicSpec
 from headrace_runtime.logging import get_logger
+from headrace_runtime.producers import KeyNotHereYet, ProducerRefused, ProducerVerification
 from headrace_streams.dead_letters import DeadLetters, described
 from headrace_streams.errors import Overloaded, StreamsError, TransientError
 from headrace_streams.journal import EntryTooLarge
@@ -19,7 +20,7 @@ from headrace_router.decide.admission import Inadmissible, admitted_cancellation
 from headrace_router.decide.model import CAUSES, AttemptEnded, Cancelled, Submitted
 from headrace_router.input_logs import INPUTS
 from headrace_router.metrics import RouterMetrics
-from headrace_router.partition import Input, PartitionRouter
+from headrace_router.partition import Input, PartitionRouter, ReportDisbelieved
 
 _log = get_logger("headrace.router")
 
@@ -35,15 +36,23 @@ class InputTaker:
 
     Args:
         clock: Milliseconds since the epoch.
+        producers: Decides whose tasks and cancellations to take, when they are read: what is in the journal was taken,
+            and is not checked again. None takes all.
     """
 
     def __init__(
-        self, codec: Codec, dead_letters: DeadLetters, metrics: RouterMetrics, clock: Callable[[], int]
+        self,
+        codec: Codec,
+        dead_letters: DeadLetters,
+        metrics: RouterMetrics,
+        clock: Callable[[], int],
+        producers: ProducerVerification | None = None,
     ) -> None:
         self._codec = codec
         self._dead_letters = dead_letters
         self._metrics = metrics
         self._clock = clock
+        self._producers = producers
         self._specs: Mapping[str, TopicSpec] = {codec.topic_prefix + spec.name: spec for spec in INPUTS}
 
     def take_now(self, record: Record, router: PartitionRouter) -> bool:
@@ -77,7 +86,7 @@ class InputTaker:
         except (Overloaded, RegistryUnavailable, TransientError):
             # Nothing was appended, and nothing has changed.
             raise
-        except EntryTooLarge as error:
+        except (EntryTooLarge, ReportDisbelieved) as error:
             return await self._give_up(router, record, origin, error)
         except (StreamsError, UnreadableValue) as error:
             raise PartitionUnusable(str(error)) from error
@@ -90,6 +99,10 @@ class InputTaker:
     async def _give_up(self, router: PartitionRouter, record: Record, origin: Input, error: Exception) -> Exception:
         await self._dead_letters.keep(record, error)
         self._metrics.dead_letter(origin.topic)
+        if isinstance(error, ProducerRefused) and self._producers is not None:
+            self._producers.count(record, error)
+        if isinstance(error, ReportDisbelieved):
+            self._metrics.ignored("disbelieved")
         _log.warning("record sent to the dead letters", topic=record.topic, partition=record.partition,
                      offset=record.offset, reason=str(error))  # fmt: skip
         router.skip(origin)
@@ -104,27 +117,33 @@ class InputTaker:
         )
 
     async def _readable_event(self, record: Record) -> _Event:
-        """The event of a record. Raises UnreadableValue, Inadmissible, RegistryUnavailable."""
+        """The event of a record. Raises UnreadableValue, ProducerRefused, Inadmissible, RegistryUnavailable."""
         while True:
             try:
                 return self._event(record)
             except SchemaNotCached as missing:
-                await self._codec.fetch(missing.schema_id)
+                await self._codec.fetch(missing.schema_id, missing.origin)
+            except KeyNotHereYet as unknown:
+                assert self._producers is not None
+                await self._producers.key_settled(unknown.key_id)
 
     def _event(self, record: Record) -> _Event:
-        """Raises UnreadableValue, Inadmissible, SchemaNotCached."""
+        """Raises UnreadableValue, ProducerRefused, Inadmissible, SchemaNotCached, KeyNotHereYet."""
         origin = Origin(record.topic, record.partition, record.offset)
         event = self._codec.decode(self._specs[record.topic].record, record.value, origin)
+        if self._producers is not None:
+            self._producers.check(record, event.tenant)
         match event:
             case TaskSubmitted():
                 return admitted_task(event, record.key, record.partition, traceparent(record.headers), self._clock())
             case TaskCancelled():
                 return admitted_cancellation(event, self._clock())
             case AttemptFinished():
-                return AttemptEnded(event)
+                spec = self._specs[record.topic]
+                return AttemptEnded(event, Place.CLOUD if spec is ATTEMPTS_FINISHED_CLOUD else Place.LOCAL)
         raise TypeError(f"{record.topic} holds {type(event).__name__}, which the router does not know")
 
 
 def is_foreseen(error: Exception) -> bool:
     """Whether a record is to blame for this error, and not the program."""
-    return isinstance(error, (UnreadableValue, Inadmissible, EntryTooLarge))
+    return isinstance(error, (UnreadableValue, ProducerRefused, Inadmissible, EntryTooLarge, ReportDisbelieved))

@@ -8,6 +8,7 @@ from headrace_contracts.events import CommandKind, ServedFrom, TaskPhase, TaskSt
 from headrace_runtime.metrics import Metrics
 
 from headrace_router.decide.partition_life import PartitionPhase
+from headrace_router.decide.tenant_quota import TOO_MANY_LIVE_TASKS
 
 _LIVE = tuple(phase for phase in TaskPhase if phase is not TaskPhase.FINISHED)
 
@@ -20,6 +21,7 @@ class RouterMetrics:
         self._ignored = metrics.counter("ignored", "Events that changed nothing, by reason.", ["reason"])
         self._rejected = metrics.counter("candidates_rejected", "Candidates passed over, by reason.", ["code"])
         self._finished = metrics.counter("tasks_finished", "Tasks that ended, by status.", ["status", "served_from"])
+        self._over_quota = metrics.counter("tasks_over_quota", "Tasks refused: their tenant had too many live ones.")
         self._errors = metrics.counter("decision_errors", "Events whose decision failed: defects.", ["cause"])
         self._fenced = metrics.counter("partitions_fenced", "Partitions released because it was unsafe to publish.")
         self._left_out = metrics.counter("commands_left_out", "Commands not published, by kind.", ["kind", "reason"])
@@ -27,6 +29,8 @@ class RouterMetrics:
         self._held = metrics.gauge("partitions_held", "Partitions that take no input until something is published.")
         self._skipped = metrics.counter("dead_letters", "Input records dead-lettered.", ["topic"])
         self._phases = metrics.gauge("tasks", "Tasks in flight, by phase.", ["phase"])
+        self._bytes = metrics.gauge("task_bytes", "Bytes that the tasks in flight are counted with.")
+        self._most = metrics.gauge("most_tasks_of_a_tenant", "Most tasks in flight of one tenant in one partition.")
         self._owned = metrics.gauge("partitions", "Partitions being routed.")
         self._in_phase = metrics.gauge("partitions_in_phase", "Assigned partitions, by phase.", ["phase"])
         self._decision = metrics.latency(
@@ -44,6 +48,8 @@ class RouterMetrics:
         if state.result is not None:
             served_from: ServedFrom = state.result.served_from
             self._finished.labels(state.result.status.value, served_from.value).inc()
+            if state.result.failure is not None and state.result.failure.code == TOO_MANY_LIVE_TASKS:
+                self._over_quota.inc()
 
     def ignored(self, reason: str) -> None:
         self._ignored.labels(reason).inc()
@@ -73,6 +79,10 @@ class RouterMetrics:
 
     def recovered(self, seconds: float) -> None:
         self._recovery.observe(seconds)
+
+    def loaded(self, task_bytes: int, most_tasks_of_a_tenant: int) -> None:
+        self._bytes.set(task_bytes)
+        self._most.set(most_tasks_of_a_tenant)
 
     def owning(self, partitions: Mapping[PartitionPhase, int], phases: Mapping[TaskPhase, int]) -> None:
         self._owned.set(partitions.get(PartitionPhase.ROUTING, 0))

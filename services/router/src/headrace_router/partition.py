@@ -43,6 +43,7 @@ from headrace_contracts.events import (
     TaskPhase,
     TaskState,
 )
+from headrace_contracts.reply_tokens import ReplyTokens
 from headrace_runtime.logging import get_logger
 from headrace_streams.errors import Overloaded, StreamsError, TransientError
 from headrace_streams.journal import EntryTooLarge, Journal
@@ -58,6 +59,7 @@ from headrace_router.decide.model import (
     Cancelled,
     Decision,
     DecisionContext,
+    Disbelieved,
     Ignored,
     LeaderFinished,
     Noted,
@@ -68,7 +70,7 @@ from headrace_router.decide.model import (
     WakeUp,
 )
 from headrace_router.decide.tasks import PartitionTasks
-from headrace_router.decide.terminal import BREACH_SUFFIX, RECORD_TOO_LARGE
+from headrace_router.decide.terminal import RECORD_TOO_LARGE, must_not_be_lost
 from headrace_router.in_flight_limiter import InFlightLimiter
 from headrace_router.limits import RouterLimits
 from headrace_router.metrics import RouterMetrics
@@ -91,6 +93,10 @@ _SETTLE_SECONDS: Final = 2.0
 _log = get_logger("headrace.router.partition")
 
 
+class ReportDisbelieved(Exception):
+    """Keep the record as a dead letter: its writer was not given the attempt that it reports."""
+
+
 @dataclass(frozen=True, slots=True)
 class RouterContext:
     """What all partitions of a process share.
@@ -108,6 +114,7 @@ class RouterContext:
         settle_seconds: How long after its decision another owner may still be publishing it: `publish_within` plus the
             producer's delivery time. A successor waits that long before it reads which terminal states exist.
         pending_appends: Terminal states that this process is appending.
+        reply_tokens: Makes the tokens of replies; None makes none.
     """
 
     view: RoutingView
@@ -120,6 +127,7 @@ class RouterContext:
     monotonic: Callable[[], float]
     settle_seconds: float = 0.0
     pending_appends: PendingAppends = field(default_factory=PendingAppends)
+    reply_tokens: ReplyTokens | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,7 +198,12 @@ class PartitionRouter:
         self.commands = PartitionCommands(
             partition=partition,
             journal=journal,
-            publishers=Publishers(router_context.publisher, router_context.others, router_context.topic_limits),
+            publishers=Publishers(
+                router_context.publisher,
+                router_context.others,
+                router_context.topic_limits,
+                router_context.reply_tokens,
+            ),
             pending=router_context.pending_appends,
             metrics=self._metrics,
             monotonic=self._monotonic,
@@ -251,7 +264,7 @@ class PartitionRouter:
         self.commands.adopt(unpublished)
         for task_id in sorted(shadowed):
             if not self._restate(task_id):
-                self._append_nothing(task_id)
+                self._replace(task_id)
         self._timers.set_all(self.tasks.wake_times())
         for digest in self.tasks.leaderless():
             end = self.tasks.end_for_followers(digest, self._view.clock())
@@ -278,7 +291,7 @@ class PartitionRouter:
         """Decide about an input event.
 
         Raises Overloaded and RegistryUnavailable if the caller must try again later, EntryTooLarge if no decision about
-        it fits into an entry.
+        it fits into an entry, ReportDisbelieved if nothing is to be decided on its word.
         """
         # Inputs restart at the journaled positions, so some are delivered a second time.
         if self._closed:
@@ -382,6 +395,8 @@ class PartitionRouter:
         result = decide(state, event, context)
         if isinstance(result, Noted) and self._state.cancellations.find(task_id, context.now) is not None:
             result = Ignored("duplicate")
+        if isinstance(result, Disbelieved):
+            raise ReportDisbelieved(result.reason)
         if isinstance(result, Ignored):
             self._metrics.ignored(result.reason)
             return False
@@ -462,14 +477,19 @@ class PartitionRouter:
             return False
         return True
 
-    def _append_nothing(self, task_id: str) -> None:
-        """Replace a record that does not count as the newest of its key, where there is no state to replace it with:
-        the task has ended, or only an owner of the past has decided about it.
+    def _replace(self, task_id: str) -> None:
+        """Replace a record that does not count as the newest of its key, where there is no live state to replace it
+        with: the task has ended, or only an owner of the past has decided about it.
 
         Epoch starts share one key, so compaction removes the one that shows why the record does not count. Were the
         record left as it is, a later owner would find it in its place, in an epoch that nothing seems to have ended.
+        Compaction also removes the entry in which the task ended, so this one has to say that it did: otherwise a later
+        owner would take a repeated submission for a new task, and end it a second time.
         """
-        self._record(self._entry(task_id, "replaced", None), None)
+        state = None
+        if self.tasks.has_ended(task_id):
+            state = TaskState(phase=TaskPhase.FINISHED, route_key=b"", home_partition=self.partition)
+        self._record(self._entry(task_id, "replaced", None, state=state), None)
 
     def _entry(self, task_id: str, cause: str, origin: Input | None, **fields: Any) -> JournalEntry:
         positions = self._positions
@@ -650,7 +670,7 @@ def _smaller(
     decision: Decision, error: EntryTooLarge | CommandTooLarge, context: DecisionContext
 ) -> tuple[Decision, str]:
     """What to decide in place of a decision that is too large to be recorded or carried out, and its cause."""
-    owed = tuple(command for command in decision.commands if command.event_id.endswith(BREACH_SUFFIX))
+    owed = tuple(command for command in decision.commands if must_not_be_lost(command))
     if isinstance(error, CommandTooLarge) and error.command.kind is CommandKind.DISPATCH:
         failure = _no_room(error.command.topic, error.size, error.limit)
         smaller = decide(decision.state, Undeliverable(error.command.attempt, failure), context)

@@ -22,6 +22,7 @@ from headrace_runtime.logging import get_logger
 from headrace_streams.errors import OffsetOutOfRange, RecordRefused
 from headrace_streams.journal import Journal, JournaledDecision, JournaledEntry, Recovered
 from headrace_streams.ports import Log, PartitionReader
+from headrace_streams.reading import up_to
 from headrace_streams.records import TopicPartition
 
 from headrace_router.decide.publications import publication
@@ -208,7 +209,7 @@ def _is_end(command: Command) -> bool:
 def _is_due(placed: JournaledEntry, command: Command, tasks: PartitionTasks, written: Collection[str]) -> bool:
     if command.kind is CommandKind.COMPLETE:
         return command.event_id not in written
-    if command.kind is CommandKind.AUDIT or not command.attempt:
+    if command.kind in (CommandKind.AUDIT, CommandKind.CANCEL) or not command.attempt:
         return True
     # An attempt is obsolete if its task has moved on since.
     state = tasks.get(placed.entry.task_id)
@@ -220,12 +221,10 @@ async def _ids_since(reader: PartitionReader, where: TopicPartition, begin: int)
     ids: set[str] = set()
     while True:
         first, end = (await reader.bounds([where]))[where]
-        position = max(first, begin)
-        await reader.assign({where: position})
+        await reader.assign({where: max(first, begin)})
         try:
-            while position < end:
-                for record in await reader.poll(_READ_AT_ONCE, _READ_SECONDS):
-                    position = record.offset + 1
+            async for records in up_to(reader, {where: end}, most=_READ_AT_ONCE, poll_seconds=_READ_SECONDS):
+                for record in records:
                     if (event_id := header(record.headers, "ce_id")) is not None:
                         ids.add(event_id)
             return ids

@@ -21,6 +21,7 @@ from headrace_contracts.events import CommandKind, TaskPhase
 from headrace_contracts.groups import ROUTER
 from headrace_contracts.topics import TASKS_JOURNAL
 from headrace_runtime.logging import get_logger
+from headrace_runtime.producers import ProducerVerification
 from headrace_streams.dead_letters import DeadLetters
 from headrace_streams.errors import StreamsError, TransientError
 from headrace_streams.partitioning import static_member_id
@@ -29,7 +30,7 @@ from headrace_streams.records import OffsetAndMetadata, TopicPartition
 from headrace_streams.watching import LogWatch, OnDiscontinuity, keep_looking
 
 from headrace_router.input_logs import INPUTS as INPUTS
-from headrace_router.input_logs import InputLogs
+from headrace_router.input_logs import NOT_IN_01, InputLogs
 from headrace_router.inputs import InputTaker
 from headrace_router.limits import RouterLimits as RouterLimits
 from headrace_router.partition import PartitionRouter, RouterContext
@@ -55,6 +56,7 @@ class RouterService:
     Args:
         owner: Name of this instance in the journal.
         instance_id: Makes it a static member of the group; None makes it a dynamic one.
+        producers: Decides whose tasks and cancellations to take; None takes all.
     """
 
     def __init__(
@@ -68,12 +70,13 @@ class RouterService:
         instance_id: str | None = None,
         limits: RouterLimits | None = None,
         on_discontinuity: OnDiscontinuity = lambda partition, verdict: None,
+        producers: ProducerVerification | None = None,
     ) -> None:
         self._log = log
         self._codec = codec
         watch = LogWatch(log.admin(), "router", repeats_are_harmless=False, on_discontinuity=on_discontinuity)
         self._input_logs = InputLogs(watch, codec.topic_prefix)
-        self._taker = InputTaker(codec, dead_letters, router_context.metrics, router_context.view.clock)
+        self._taker = InputTaker(codec, dead_letters, router_context.metrics, router_context.view.clock, producers)
         self._router_context = router_context
         self._owner = owner
         self._instance_id = instance_id
@@ -120,6 +123,10 @@ class RouterService:
         if not self._membership.routers and not self._membership.statuses():
             return self._trouble or self._membership.waiting()
         return self._membership.sick()
+
+    def degraded(self) -> str | None:
+        """Which partitions are routed without one of their inputs, and why; None if there are none."""
+        return None if self._membership is None else self._membership.late_outcomes()
 
     async def run(self) -> None:
         """Route until `drain` is called. Raises errors that joining again cannot cure."""
@@ -276,6 +283,7 @@ class _Membership:
         said += [
             f"partition {number} waits for {', '.join(missing)} to be assigned here as well"
             for number, missing in sorted(self.incomplete().items())
+            if number not in self._supervisors
         ]
         return "; ".join(said) or None
 
@@ -286,14 +294,15 @@ class _Membership:
         await asyncio.shield(self._closing)
 
     async def assigned(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, int]:
-        """Begin to take over the home partitions of which all inputs are assigned now. Waits a little, so that most of
-        them can say where to start in their inputs; the others move them later."""
+        """Begin to take over the home partitions of which all inputs are assigned now, but for those that older members
+        do not read. Waits a little, so that most of them can say where to start in their inputs; the others move them
+        later."""
         self._assigned.update(partitions)
         fresh = frozenset(partitions)
         coming = [
             self._supervisor(number, inputs, fresh)
             for number, inputs in sorted(self._inputs_by_number().items())
-            if len(inputs) == len(INPUTS) and number not in self._supervisors
+            if not self._missing(inputs) - NOT_IN_01 and number not in self._supervisors
         ]
         for supervisor in coming:
             self._supervisors[supervisor.partition] = supervisor
@@ -339,12 +348,28 @@ class _Membership:
 
     def incomplete(self) -> Mapping[int, Collection[str]]:
         """Partitions of which only some inputs are assigned, with the others' names. That happens while partitions are
-        being added, since the topics then differ in their number."""
+        being added, since the topics then differ in their number, and while the group has members of release 0.1. One
+        of which this member has only what those do not read is another member's."""
+        missing = {number: self._missing(inputs) for number, inputs in self._inputs_by_number().items()}
+        theirs = self._missing(()) - NOT_IN_01
         return {
-            number: sorted(set(self._topics) - {name.topic for name in inputs})
-            for number, inputs in self._inputs_by_number().items()
-            if len(inputs) < len(INPUTS)
+            number: sorted(self._prefix + name for name in names)
+            for number, names in missing.items()
+            if names and not theirs <= names
         }
+
+    def _missing(self, inputs: Collection[TopicPartition]) -> frozenset[str]:
+        """Which inputs are not among these."""
+        present = {name.topic.removeprefix(self._prefix) for name in inputs}
+        return frozenset(spec.name for spec in INPUTS if spec.name not in present)
+
+    def late_outcomes(self) -> str | None:
+        """Which partitions are routed here without an input that another member has."""
+        routed = [number for number in sorted(self.incomplete()) if number in self._supervisors]
+        if not routed:
+            return None
+        names, numbers = ", ".join(sorted(NOT_IN_01)), ", ".join(map(str, routed))
+        return f"{names} of partitions {numbers} waits until all routers are of this release"
 
     def _supervisor(
         self, number: int, inputs: Collection[TopicPartition], fresh: Collection[TopicPartition]
@@ -408,11 +433,15 @@ class _Membership:
                 supervisor.tick()
             phases: Counter[TaskPhase] = Counter()
             unpublished: Counter[CommandKind] = Counter()
+            task_bytes, most = 0, 0
             for router in self.routers.values():
                 phases.update(router.tasks.phases)
+                task_bytes += router.tasks.live_bytes
+                most = max(most, max((load.tasks for load in router.tasks.loads.values()), default=0))
                 unpublished.update(router.commands.waiting)
             self._router_context.metrics.unpublished(unpublished, sum(each.held for each in self._supervisors.values()))
             self._router_context.metrics.owning(Counter(each.phase for each in self._supervisors.values()), phases)
+            self._router_context.metrics.loaded(task_bytes, most)
             if self._monotonic() - self._resting_since > _REST_SECONDS:
                 self._resting.clear()
             await self._commit(self.routers)

@@ -5,20 +5,32 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Self
 
+from headrace_contracts.limits import record_bytes
 from headrace_models.prices import PriceBookInvalid, load_price_book
-from headrace_runtime.settings import ServiceSettings, setting
-from pydantic import field_validator, model_validator
+from headrace_runtime.settings import ServiceSettings, SignedRecordSettings, setting
+from headrace_runtime.submission_settings import SubmissionSettings
+from pydantic import SecretStr, field_validator, model_validator
 
 from headrace_router.adapters.policy_file import PolicyInvalid, load_policy
 
 _DEFAULT_SESSION_SECONDS = 10.0
+_BESIDE_AN_ENTRY_BYTES = 194_304
+"""Room in a record for its key and its headers, and for what a batch adds."""
 
 
-class RouterSettings(ServiceSettings):
+class RouterSettings(ServiceSettings, SignedRecordSettings, SubmissionSettings):
     """Settings of the router."""
 
     service_name = "router"
 
+    key_pepper: SecretStr | None = setting(
+        None,
+        unit="secret",
+        reason="The installation's secret, as in the services with an API. With it, preferences that none of them has "
+        "signed are ignored, and so are tasks with a wrong signature; without it all are believed. Replies have tokens "
+        "made with it, and intake passes none on without.",
+        min_length=16,
+    )
     policy_file: Path | None = setting(
         None, unit="path", reason="Routing policy in YAML: roles, models, privacy, retries. Default: the shipped one."
     )
@@ -38,11 +50,17 @@ class RouterSettings(ServiceSettings):
         reason="Ended tasks whose id is held, so that a task submitted twice runs once; about 100 bytes each.",
         ge=0,
     )
-    largest_entry_bytes: int = setting(
-        4_000_000,
-        unit="bytes",
-        reason="Largest journal entry; a task that exceeds it fails. Keep it below the brokers' message limit.",
-        ge=10_000,
+    live_tasks_per_tenant: int = setting(
+        10_000,
+        unit="tasks per partition",
+        reason="Most tasks of a tenant that have not ended; more end at once as failed. All are held in memory.",
+        ge=1,
+    )
+    live_bytes_per_tenant: int = setting(
+        268_435_456,
+        unit="bytes per partition",
+        reason="Most bytes of a tenant's tasks that have not ended, with about what each takes beside its text.",
+        ge=1_048_576,
     )
     act_within_seconds: float = setting(
         4.0,
@@ -80,6 +98,14 @@ class RouterSettings(ServiceSettings):
         return path
 
     @model_validator(mode="after")
+    def _can_tell_signatures(self) -> Self:
+        if self.unsigned_submissions == "refuse" and self.key_pepper is None:
+            raise ValueError(
+                "HEADRACE_UNSIGNED_SUBMISSIONS=refuse needs HEADRACE_KEY_PEPPER: signatures are checked with it"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _within_session(self) -> Self:
         session = float(self.kafka_properties.get("session.timeout.ms", _DEFAULT_SESSION_SECONDS * 1000)) / 1000
         if self.act_within_seconds + self.produce_within_seconds > session:
@@ -88,6 +114,11 @@ class RouterSettings(ServiceSettings):
                 f"session timeout of {session:g} s (HEADRACE_KAFKA_SESSION_TIMEOUT_MS)"
             )
         return self
+
+    @property
+    def largest_entry_bytes(self) -> int:
+        """Largest entry of the journal, in bytes; a task that exceeds it fails."""
+        return record_bytes(self.body_limit_bytes) - _BESIDE_AN_ENTRY_BYTES
 
     def kafka_config(self) -> dict[str, str]:
         return {"delivery.timeout.ms": str(round(self.produce_within_seconds * 1000)), **super().kafka_config()}

@@ -5,18 +5,21 @@ from __future__ import annotations
 import time
 
 from headrace_contracts import topics
-from headrace_contracts.events import NodeStatus, Preferences
+from headrace_contracts.events import AccessKey, NodeStatus, Preferences
 from headrace_models.prices import load_price_book
+from headrace_runtime.authenticity import Authenticity
 from headrace_runtime.connections import Connections, wall_clock_ms
 from headrace_runtime.health import Health
 from headrace_runtime.lifecycle import Part, Service
 from headrace_runtime.metrics import Metrics, discontinuities
+from headrace_runtime.producers import ProducerVerification
 from headrace_runtime.tables import table_part
 from headrace_streams.tables import Table
 from headrace_streams.topic_limits import TopicLimits
 
 from headrace_router.adapters.policy_file import load_policy
 from headrace_router.adapters.routing_view import RoutingView
+from headrace_router.decide.tenant_quota import TenantQuota
 from headrace_router.in_flight_limiter import InFlightLimiter
 from headrace_router.limits import RouterLimits
 from headrace_router.metrics import RouterMetrics
@@ -30,11 +33,13 @@ WRITES = (
     topics.WORK_LOCAL_BATCH,
     topics.WORK_CLOUD_INTERACTIVE,
     topics.WORK_CLOUD_BATCH,
+    topics.ATTEMPTS_CANCELLED_LOCAL,
+    topics.ATTEMPTS_CANCELLED_CLOUD,
     topics.TASKS_COMPLETED,
     topics.TASKS_REPLIES,
     topics.AUDIT_RECORDED,
 )
-READS = (*INPUTS, topics.FLEET_STATUS, topics.PREFERENCES)
+READS = (*INPUTS, topics.FLEET_STATUS, topics.PREFERENCES, topics.ACCESS_KEYS)
 
 
 def build(settings: RouterSettings) -> Service:
@@ -43,13 +48,27 @@ def build(settings: RouterSettings) -> Service:
     metrics = Metrics("router")
     connections = Connections(settings, health, metrics, writes=WRITES, reads=READS)
     policy = load_policy(settings.policy_file)
-    view = RoutingView(policy, load_price_book(settings.price_file), wall_clock_ms)
+    quota = TenantQuota(settings.live_tasks_per_tenant, settings.live_bytes_per_tenant)
+    view = RoutingView(policy, load_price_book(settings.price_file), wall_clock_ms, quota)
     lost = discontinuities(metrics)
     fleet: Table[NodeStatus] = Table(
         connections.log, connections.codec, topics.FLEET_STATUS, view.node_changed, on_discontinuity=lost
     )
+    authenticity = Authenticity(settings.key_pepper, settings.unsigned_records, metrics)
     preferences: Table[Preferences] = Table(
-        connections.log, connections.codec, topics.PREFERENCES, view.preferences_changed, on_discontinuity=lost
+        connections.log,
+        connections.codec,
+        topics.PREFERENCES,
+        view.preferences_changed,
+        on_discontinuity=lost,
+        admits=authenticity.admits,
+    )
+    keys: Table[AccessKey] = Table(
+        connections.log,
+        connections.codec,
+        topics.ACCESS_KEYS,
+        on_discontinuity=lost,
+        admits=authenticity.admits,
     )
     # Its own, so that no trouble of the topics of attempts, audit records and replies reaches the journal.
     others = connections.log.producer()
@@ -68,6 +87,7 @@ def build(settings: RouterSettings) -> Service:
             publish_within=settings.act_within_seconds,
             monotonic=_steady_seconds,
             settle_seconds=settings.act_within_seconds + settings.produce_within_seconds,
+            reply_tokens=authenticity.reply_tokens,
         ),
         owner=settings.instance_id,
         instance_id=settings.instance_id if settings.static_member else None,
@@ -77,14 +97,21 @@ def build(settings: RouterSettings) -> Service:
             largest_entry=settings.largest_entry_bytes,
         ),
         on_discontinuity=lost,
+        producers=ProducerVerification(
+            settings.key_pepper, settings.unsigned_submissions, keys, metrics, settings.topic_prefix, wall_clock_ms
+        ),
     )
     health.add("router", service.health)
+    health.add_degradation("router inputs", service.degraded)
+    if settings.key_pepper is None:
+        health.degrade("replies", "HEADRACE_KEY_PEPPER is not set: without tokens, intake passes no reply on")
     metrics.documents["partitions"] = service.document
     return Service(
         [
             connections.part,
             table_part("fleet", fleet),
             table_part("preferences", preferences),
+            table_part("keys", keys),
             Part("topic limits", start=limits.start, run=limits.run),
             Part("commands", stop=others.close),
             Part("router", run=service.run, drain=service.drain),

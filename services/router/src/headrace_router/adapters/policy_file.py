@@ -6,6 +6,8 @@ from importlib import resources
 from pathlib import Path
 
 import yaml
+from headrace_runtime.bodies import WHOLE
+from headrace_runtime.invalid_fields import InvalidField, invalid_fields
 from pydantic import ValidationError
 
 from headrace_router.decide.policy import Policy
@@ -24,9 +26,7 @@ def parse_policy(text: str, source: str) -> Policy:
     try:
         return Policy.model_validate(data)
     except ValidationError as error:
-        raise PolicyInvalid(
-            "\n".join(_problem(source, detail["loc"], detail["msg"]) for detail in error.errors())
-        ) from None
+        raise PolicyInvalid("\n".join(_problem(source, wrong) for wrong in invalid_fields(error, data))) from None
 
 
 def load_policy(path: Path | None) -> Policy:
@@ -41,6 +41,6 @@ def load_policy(path: Path | None) -> Policy:
     return parse_policy(text, str(path))
 
 
-def _problem(source: str, location: tuple[str | int, ...], message: str) -> str:
-    place = ".".join(str(part) for part in location)
-    return f"{source}: {f'{place}: ' if place else ''}{message.removeprefix('Value error, ')}"
+def _problem(source: str, wrong: InvalidField) -> str:
+    # What is about several keys names them in its message.
+    return f"{source}: {wrong.message}" if wrong.field == WHOLE else f"{source}: {wrong.field}: {wrong.message}"

@@ -10,6 +10,7 @@ from headrace_models.prices import PriceBook
 from headrace_router.decide.fleet import Fleet, gained
 from headrace_router.decide.model import DecisionContext, Peers
 from headrace_router.decide.policy import Policy
+from headrace_router.decide.tenant_quota import DEFAULT_QUOTA, TenantQuota
 
 
 class RoutingView:
@@ -17,12 +18,16 @@ class RoutingView:
 
     Args:
         clock: Milliseconds since the epoch.
+        quota: What a tenant may have in flight in one partition.
     """
 
-    def __init__(self, policy: Policy, prices: PriceBook, clock: Callable[[], int]) -> None:
+    def __init__(
+        self, policy: Policy, prices: PriceBook, clock: Callable[[], int], quota: TenantQuota = DEFAULT_QUOTA
+    ) -> None:
         self.policy = policy
         self.clock = clock
         self._prices = prices
+        self._quota = quota
         self._nodes: dict[str, NodeStatus] = {}
         self._fleet: Fleet | None = None
         self._preferences: dict[str, Preferences] = {}
@@ -62,4 +67,5 @@ class RoutingView:
             peers=peers,
             user_preferences=self._preferences.get(f"{tenant}/{user}") if user else None,
             tenant_preferences=self._preferences.get(f"{tenant}/"),
+            quota=self._quota,
         )

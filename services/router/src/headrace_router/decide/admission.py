@@ -16,8 +16,15 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any, Final
 
+from headrace_contracts.cargo import (
+    embed_objections,
+    keyed_content,
+    message_objections,
+    options_objections,
+    says_something,
+)
 from headrace_contracts.designation import DesignationInvalid, designation
-from headrace_contracts.events import Failure, Message, Sampling, TaskCancelled, TaskSubmitted
+from headrace_contracts.events import Failure, Message, ModelOperation, Sampling, TaskCancelled, TaskSubmitted
 from headrace_contracts.ids import digest, route_key
 from headrace_contracts.limits import (
     HIGHEST_TEMPERATURE,
@@ -120,7 +127,7 @@ def event_id_of(found: str | None, otherwise: str) -> str:
 
 def key_of(task: TaskSubmitted) -> bytes:
     """The route key of a task whose record has no key."""
-    messages = [(message.role, message.content.data) for message in task.messages]
+    messages = keyed_content(task.messages, task.options)
     return route_key(
         tenant=task.tenant, session=task.session, role=task.role, model=task.model, messages=messages
     ).encode()
@@ -138,8 +145,15 @@ def _objections(task: TaskSubmitted, now: int) -> Iterator[_Objection]:
         if value is not None and not is_name(value):
             yield name, _NAME, None
     yield from _labels(task)
-    yield from _messages(task.messages)
+    if task.operation is ModelOperation.CHAT:
+        yield from _messages(task.messages)
+    elif task.operation is ModelOperation.EMBED:
+        for path, must_be in embed_objections(task):
+            yield path, must_be, None
     yield from _sampling(task.sampling)
+    if task.options is not None:
+        for path, must_be in options_objections(task.options):
+            yield f"options.{path}", must_be, None
     budget, deadline, partition = task.budget_nanodollars, task.deadline_at, task.reply_partition
     if budget is not None and not 0 <= budget <= MOST_BUDGET_DOLLARS * NANODOLLARS_IN_A_DOLLAR:
         yield "budget_nanodollars", f"must be from 0 to {MOST_BUDGET_DOLLARS} dollars", None
@@ -164,7 +178,7 @@ def _labels(task: TaskSubmitted) -> Iterator[_Objection]:
 
 
 def _messages(messages: tuple[Message, ...]) -> Iterator[_Objection]:
-    if not any(message.content.data for message in messages):
+    if not any(says_something(message) for message in messages):
         yield "messages", "must hold at least one message with a text", ()
     elif len(messages) > MOST_MESSAGES:
         yield "messages", f"must be at most {MOST_MESSAGES}", ()
@@ -175,6 +189,9 @@ def _messages(messages: tuple[Message, ...]) -> Iterator[_Objection]:
                 return
             if not is_name(message.content.cipher):
                 yield f"messages.{index}.content.cipher", _NAME, None
+                return
+            for path, must_be in message_objections(message):
+                yield f"messages.{index}.{path}", must_be, None
                 return
 
 
@@ -206,7 +223,7 @@ def _optional_name(text: str) -> bool:
 def _without(task: TaskSubmitted, objections: list[_Objection]) -> TaskSubmitted:
     # Nothing is asked of a model, so that the conversation and its parameters are of no use either.
     fields: dict[str, Any] = {path: instead for path, _, instead in objections if "." not in path}
-    return replace(task, **{**fields, "messages": (), "sampling": Sampling()})
+    return replace(task, **{**fields, "messages": (), "sampling": Sampling(), "options": None})
 
 
 def _spoken(task: TaskSubmitted) -> TaskSubmitted:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from headrace_contracts.cargo import has_urls
 from headrace_contracts.events import (
     AttemptState,
     Failure,
+    ModelOperation,
     NodeStatus,
     Outcome,
     Place,
@@ -15,8 +17,10 @@ from headrace_contracts.events import (
     Rejection,
     TaskSubmitted,
 )
+from headrace_contracts.floors import Objection
 
-from headrace_router.decide.costs import most_tokens, worst_case
+from headrace_router.decide.costs import dollars, longest_prompt, most_in_options, most_tokens, worst_case
+from headrace_router.decide.demands import capable, demands
 from headrace_router.decide.fleet import longest_context
 from headrace_router.decide.model import DecisionContext
 from headrace_router.decide.policy import ModelRef, Policy, RolePolicy
@@ -29,9 +33,11 @@ NO_LOCAL_CAPACITY = "no_local_capacity"
 NO_CAPACITY = "no_capacity"
 OVER_BUDGET = "over_budget"
 FAILED_BEFORE = "failed_before"
+INCAPABLE = "incapable"
+URL_NOT_PUBLIC = "url_not_public"
 _PASSING = frozenset({NO_LOCAL_CAPACITY, NO_CAPACITY})
 """Reasons that may pass without intervention."""
-_TELLING = (OVER_BUDGET, "privacy", "no_consent", "mode", "context_too_small", "price_unknown")
+_TELLING = (OVER_BUDGET, "context_too_small", INCAPABLE, "privacy", "no_consent", "mode", "price_unknown")
 """Which of several reasons a task's failure reports, the most informative first."""
 
 
@@ -68,6 +74,7 @@ class Choice:
         reason: Why the chosen one may run it.
         may_come: Whether waiting can help if none is chosen.
         privacy: The level they were checked against.
+        objection: Why none may be chosen at all.
     """
 
     chosen: Candidate | None
@@ -75,9 +82,12 @@ class Choice:
     privacy: Privacy
     reason: str = ""
     may_come: bool = False
+    objection: Objection | None = None
 
     def failure(self) -> Failure:
         """Why none was chosen."""
+        if self.objection is not None:
+            return Failure(code=self.objection.code, message=self.objection.message)
         codes = {rejection.code: rejection for rejection in self.rejected}
         if self.may_come:
             code = NO_CAPACITY if NO_CAPACITY in codes else NO_LOCAL_CAPACITY
@@ -97,6 +107,12 @@ def choose(
     not_now: NotNow | None = None,
 ) -> Choice:
     """The first eligible candidate. Those that were asked in vain come last: see `in_vain`."""
+    if rules.objection is not None:
+        return Choice(None, (), rules.privacy, objection=rules.objection)
+    if has_urls(task.messages) and rules.privacy is not Privacy.PUBLIC:
+        # Whoever answers the address learns that it was asked for, and by whom.
+        why = f"content at an address of the web is for public tasks only, and this one is {rules.privacy}"
+        return Choice(None, (), rules.privacy, objection=Objection(URL_NOT_PUBLIC, "messages", why))
     policy = context.policy
     known = _known(task, role, context)
     vain = {(attempt.provider, attempt.model) for attempt in attempts if in_vain(attempt)}
@@ -104,7 +120,11 @@ def choose(
         known,
         key=lambda ref: ((ref.provider, ref.model) in vain, bool(rules.preferred) and ref.provider != rules.preferred),
     )
-    prompt_bytes = most_tokens(task.messages, system_prompt)
+    prompt_bytes = most_tokens(task.messages, system_prompt) + most_in_options(task.options)
+    longest_bytes = longest_prompt(task, prompt_bytes)
+    answers = 1 if task.options is None else task.options.choices
+    writes = task.operation is not ModelOperation.EMBED
+    demanded = demands(task)
     left = None if task.budget_nanodollars is None else task.budget_nanodollars - spent(attempts)
     rejected: list[Rejection] = []
 
@@ -113,22 +133,28 @@ def choose(
 
     for ref in ordered:
         place = policy.place(ref.provider)
-        objection = rules.objection(ref.provider, place) or _history(ref, attempts, policy)
-        if objection is not None:
-            reject(ref, *objection)
+        excluded = rules.exclusion(ref.provider, place) or _history(ref, attempts, policy)
+        if excluded is not None:
+            reject(ref, *excluded)
             continue
         if not_now is not None and not_now.name == f"{ref.provider}/{ref.model}":
             reject(ref, FAILED_BEFORE, not_now.reason)
             continue
+        if lacking := policy.incapable(ref.provider, ref.model, demanded):
+            reject(ref, INCAPABLE, f"it cannot do what the task demands: {', '.join(sorted(lacking))}")
+            continue
         limit = task.sampling.max_output_tokens
-        if limit is None and place is Place.CLOUD:
+        if limit is None and place is Place.CLOUD and writes:
             limit = policy.attempts.max_output_tokens
-        most = worst_case(context.prices, ref.provider, ref.model, prompt_bytes, limit)
+        written = 0 if not writes else None if limit is None else limit * answers
+        most = worst_case(context.prices, ref.provider, ref.model, prompt_bytes, written)
         if left is not None and most is None:
             reject(ref, "price_unknown", "the task has a budget and the price book has no price for it")
             continue
         if left is not None and most is not None and most > left:
-            reject(ref, OVER_BUDGET, f"may cost {most} nano-dollars, {max(left, 0)} are left of the task's budget")
+            reject(
+                ref, OVER_BUDGET, f"may cost {dollars(most)}, and {dollars(max(left, 0))} is left of the task's budget"
+            )
             continue
         nodes = _nodes(ref, place, policy, context)
         if not nodes:
@@ -139,9 +165,13 @@ def choose(
                 "no healthy local node offers it" if place is Place.LOCAL else "no provider offers it now",
             )
             continue
+        nodes, lacking = capable(nodes, ref.model, place, demanded)
+        if not nodes:
+            reject(ref, INCAPABLE, f"it cannot do what the task demands: {', '.join(sorted(lacking))}")
+            continue
         longest = longest_context(nodes, ref.model, place)
-        if longest is not None and longest * _BYTES_PER_TOKEN < prompt_bytes:
-            reject(ref, "context_too_small", f"its context holds {longest} tokens, the conversation has more")
+        if longest is not None and longest * _BYTES_PER_TOKEN < longest_bytes:
+            reject(ref, "context_too_small", f"its context holds {longest} tokens, what is to be read has more")
             continue
         size = policy.models[ref.model].size_gb if place is Place.LOCAL and ref.model in policy.models else None
         reason = rules.reason(place) + ("" if size is None else f"; {size:g} GB")

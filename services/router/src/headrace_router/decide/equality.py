@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+from headrace_contracts.cargo import asked_in, said_in
 from headrace_contracts.events import TaskSubmitted
 from headrace_contracts.ids import digest
 
@@ -31,5 +32,6 @@ def equality_digest(task: TaskSubmitted, rules: TaskRules, policy_version: str) 
     }
     parts: list[str | bytes] = [json.dumps(frame, sort_keys=True)]
     for message in task.messages:
-        parts += [message.role, message.content.cipher, message.content.data]
+        parts += said_in(message)
+    parts += asked_in(task)
     return digest(parts)

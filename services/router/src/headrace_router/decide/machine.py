@@ -9,7 +9,7 @@
 
 Every pair is in TRANSITIONS. An event that does not apply to a phase is ignored: repeats, results of abandoned
 attempts and late cancellation requests change nothing. A cancellation request that arrives before its task is
-recorded.
+recorded. A report of an attempt that its writer was not given is disbelieved in every phase with attempts.
 """
 
 from __future__ import annotations
@@ -37,6 +37,8 @@ from headrace_router.decide.model import (
     Cancelled,
     Decision,
     DecisionContext,
+    Disbelieved,
+    Equal,
     Ignored,
     LeaderFinished,
     Noted,
@@ -46,13 +48,23 @@ from headrace_router.decide.model import (
     Unrecordable,
     WakeUp,
 )
-from headrace_router.decide.reports import ANSWERED_REMOTELY, ATTEMPT_TIMEOUT, believed, close, given_up
-from headrace_router.decide.routes import after_failure, choose_for, expire, fail, late, role_name, route
-from headrace_router.decide.rules import rules_for
+from headrace_router.decide.reports import ANSWERED_REMOTELY, ATTEMPT_TIMEOUT, believed, close, given_up, may_report
+from headrace_router.decide.routes import (
+    after_failure,
+    choose_for,
+    expire,
+    fail,
+    late,
+    refuse,
+    role_name,
+    route,
+    rules_of,
+)
 from headrace_router.decide.sharing import may_serve_followers
-from headrace_router.decide.terminal import breach, finish, serve, task_of, too_large
+from headrace_router.decide.tenant_quota import over_quota
+from headrace_router.decide.terminal import breach, finish, serve, stop, task_of, too_large
 
-Result = Decision | Noted | Ignored
+Result = Decision | Noted | Ignored | Disbelieved
 
 _NOWHERE_BETTER: Final = frozenset({"invalid_request"})
 """Codes of failures that every other model would repeat."""
@@ -67,7 +79,7 @@ def _submit(_: None, event: Submitted, context: DecisionContext) -> Result:
     task, policy, now = event.task, context.policy, context.now
     name = role_name(task, policy)
     role = None if name is None else policy.roles.get(name)
-    rules = rules_for(task, role, policy, context.user_preferences, context.tenant_preferences)
+    rules = rules_of(task, context)
     lane = task.lane or (role.lane if role is not None and role.lane is not None else policy.defaults.lane)
     own = task.deadline_at if task.deadline_at is not None else now + policy.deadlines.default.of(lane)
     state = TaskState(
@@ -89,22 +101,26 @@ def _submit(_: None, event: Submitted, context: DecisionContext) -> Result:
         return _cancel(state, Cancelled(event.cancelled), context)
     if name is not None and role is None:
         return fail(state, context, Failure(code="unknown_role", message=f"the policy has no role {name!r}"))
+    if rules.objection is not None:
+        return refuse(replace(state, digest=""), context, rules.objection)
     if late(state, context):
         return expire(state, context)
     if unknown_model(task, context):
         return fail(state, context, Failure(code="unknown_model", message=f"no provider has the model {task.model!r}"))
-    if state.digest:
-        equal = context.peers.equal_to(state.digest, now)
-        if equal.answer is not None:
-            return serve(state, context, equal.answer, ServedFrom.CACHE)
-        if equal.leader is not None:
-            step = TrailStep(at=now, step="coalesced", reason=f"follows the equal task {equal.leader}")
-            return Decision(
-                replace(
-                    state, phase=TaskPhase.FOLLOWING, leader_task_id=equal.leader, wake_at=state.deadline_at,
-                    trail=(*state.trail, step),
-                )
-            )  # fmt: skip
+    equal = context.peers.equal_to(state.digest, now) if state.digest else Equal()
+    if equal.answer is not None:
+        return serve(state, context, equal.answer, ServedFrom.CACHE)
+    # From here on it would be live, and be held in memory until it ends.
+    if (too_many := over_quota(context.peers.load_of(task.tenant), task, context.quota)) is not None:
+        return fail(replace(state, digest=""), context, too_many)
+    if equal.leader is not None:
+        step = TrailStep(at=now, step="coalesced", reason=f"follows the equal task {equal.leader}")
+        return Decision(
+            replace(
+                state, phase=TaskPhase.FOLLOWING, leader_task_id=equal.leader, wake_at=state.deadline_at,
+                trail=(*state.trail, step),
+            )
+        )  # fmt: skip
     return route(state, context)
 
 
@@ -117,14 +133,29 @@ def _cancel(state: TaskState, event: Cancelled, context: DecisionContext) -> Res
     if cancellation.tenant != task_of(state).tenant:
         return Ignored("foreign_tenant")
     failure = Failure(code="cancelled", message=cancellation.reason or "cancelled on request")
-    return finish(state, context, TaskStatus.CANCELLED, failure=failure)
+    ended = finish(state, context, TaskStatus.CANCELLED, failure=failure)
+    return replace(ended, commands=(*stop(state), *ended.commands))
+
+
+def _if_believed(
+    report: Callable[[TaskState, AttemptEnded, DecisionContext], Result],
+) -> Callable[[TaskState, AttemptEnded, DecisionContext], Result]:
+    """What a report means, if whoever has written it was given the attempt."""
+
+    def meant(state: TaskState, event: AttemptEnded, context: DecisionContext) -> Result:
+        index = event.attempt.number - 1
+        if 0 <= index < len(state.attempts) and not may_report(event.worker, state.attempts[index]):
+            return Disbelieved(f"attempt {event.attempt.attempt_id} was not given to a {event.worker.value} worker")
+        return report(state, event, context)
+
+    return meant
 
 
 def _attempt_ended(state: TaskState, event: AttemptEnded, context: DecisionContext) -> Result:
     last = state.attempts[-1]
     if event.attempt.number != last.number or event.attempt.tenant != task_of(state).tenant:
         return _late_breach(state, event, context)
-    ended = believed(last, event.attempt)
+    ended = believed(last, event.attempt, task_of(state))
     state = replace(state, attempts=(*state.attempts[:-1], close(last, ended, context.prices)))
     if ended.failure is None or ended.failure.code != ANSWERED_REMOTELY:
         return _go_on(state, ended, context)
@@ -138,9 +169,6 @@ def _go_on(state: TaskState, ended: AttemptFinished, context: DecisionContext) -
     if ended.outcome in (Outcome.ANSWERED, Outcome.REFUSED):
         return _answered(state, ended, context)
     failure = ended.failure or Failure(code=str(ended.outcome), message="the worker reported no reason")
-    if ended.outcome is Outcome.CANCELLED:
-        # The worker has read the cancellation request before the router did.
-        return finish(state, context, TaskStatus.CANCELLED, failure=failure)
     if ended.outcome is Outcome.FAILED_PERMANENT and failure.code in _NOWHERE_BETTER:
         return fail(state, context, failure)
     return after_failure(state, failure, ended.outcome is not Outcome.FAILED_PERMANENT, context)
@@ -153,7 +181,7 @@ def _late_answer(state: TaskState, event: AttemptEnded, context: DecisionContext
         last is None
         or event.attempt.number != last.number
         or not given_up(last)
-        or believed(last, event.attempt).outcome not in (Outcome.ANSWERED, Outcome.REFUSED)
+        or believed(last, event.attempt, task_of(state)).outcome not in (Outcome.ANSWERED, Outcome.REFUSED)
     ):
         return _late_breach(state, event, context)
     return _attempt_ended(state, event, context)
@@ -166,7 +194,7 @@ def _late_breach(state: TaskState, event: AttemptEnded, context: DecisionContext
     if said.tenant != task_of(state).tenant or not 0 <= index < len(state.attempts):
         return Ignored("late_result")
     sent = state.attempts[index]
-    ended = believed(sent, said)
+    ended = believed(sent, said, task_of(state))
     failure = ended.failure
     known = sent.failure is not None and sent.failure.code == ANSWERED_REMOTELY
     if known or failure is None or failure.code != ANSWERED_REMOTELY:
@@ -185,6 +213,8 @@ def _answered(state: TaskState, ended: AttemptFinished, context: DecisionContext
         failure=None if ended.outcome is Outcome.ANSWERED else ended.failure,
         answer=ended.content,
         finish_reason=ended.finish_reason,
+        choices=ended.choices,
+        embeddings=ended.embeddings,
         provider=ended.provider,
         model=ended.model,
         node=ended.node,
@@ -197,9 +227,16 @@ def _answered(state: TaskState, ended: AttemptFinished, context: DecisionContext
 def _leader_ended(state: TaskState, event: LeaderFinished, context: DecisionContext) -> Result:
     if late(state, context):
         return expire(state, context)
-    if event.result is not None and may_serve_followers(event.result):
+    if event.result is not None and may_serve_followers(event.result) and _is_still_equal(state, context):
         return serve(state, context, event.result, ServedFrom.COALESCED)
     return route(state, context)
+
+
+def _is_still_equal(state: TaskState, context: DecisionContext) -> bool:
+    """Whether a follower's rules are still those of the task that it follows: preferences may have changed since."""
+    task = task_of(state)
+    rules = rules_of(task, context, floor=state.privacy)
+    return rules.objection is None and equality_digest(task, rules, context.policy.version) == state.digest
 
 
 def _wake_waiting(state: TaskState, _: WakeUp, context: DecisionContext) -> Result:
@@ -271,21 +308,21 @@ TRANSITIONS: Final[
     (None, Undeliverable): _UNKNOWN,
     (TaskPhase.WAITING, Submitted): _DUPLICATE,
     (TaskPhase.WAITING, Cancelled): _cancel,
-    (TaskPhase.WAITING, AttemptEnded): _late_answer,
+    (TaskPhase.WAITING, AttemptEnded): _if_believed(_late_answer),
     (TaskPhase.WAITING, LeaderFinished): _NOT_FOLLOWING,
     (TaskPhase.WAITING, WakeUp): _wake_waiting,
     (TaskPhase.WAITING, Unrecordable): _too_large,
     (TaskPhase.WAITING, Undeliverable): _NO_ATTEMPT,
     (TaskPhase.RUNNING, Submitted): _DUPLICATE,
     (TaskPhase.RUNNING, Cancelled): _cancel,
-    (TaskPhase.RUNNING, AttemptEnded): _attempt_ended,
+    (TaskPhase.RUNNING, AttemptEnded): _if_believed(_attempt_ended),
     (TaskPhase.RUNNING, LeaderFinished): _NOT_FOLLOWING,
     (TaskPhase.RUNNING, WakeUp): _wake_running,
     (TaskPhase.RUNNING, Unrecordable): _too_large,
     (TaskPhase.RUNNING, Undeliverable): _undeliverable,
     (TaskPhase.BACKING_OFF, Submitted): _DUPLICATE,
     (TaskPhase.BACKING_OFF, Cancelled): _cancel,
-    (TaskPhase.BACKING_OFF, AttemptEnded): _late_answer,
+    (TaskPhase.BACKING_OFF, AttemptEnded): _if_believed(_late_answer),
     (TaskPhase.BACKING_OFF, LeaderFinished): _NOT_FOLLOWING,
     (TaskPhase.BACKING_OFF, WakeUp): _wake_backing_off,
     (TaskPhase.BACKING_OFF, Unrecordable): _too_large,

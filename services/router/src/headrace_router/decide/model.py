@@ -9,6 +9,7 @@ from headrace_contracts.events import (
     AttemptFinished,
     Command,
     Failure,
+    Place,
     Preferences,
     Rejection,
     TaskCancelled,
@@ -20,6 +21,7 @@ from headrace_models.prices import PriceBook
 
 from headrace_router.decide.fleet import Fleet
 from headrace_router.decide.policy import Policy
+from headrace_router.decide.tenant_quota import DEFAULT_QUOTA, LiveLoad, TenantQuota
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +53,14 @@ class Cancelled:
 
 @dataclass(frozen=True, slots=True)
 class AttemptEnded:
-    """An attempt has ended."""
+    """A worker reports that an attempt has ended.
+
+    Attributes:
+        worker: Which kind of worker has written the report, as its topic says, not the report.
+    """
 
     attempt: AttemptFinished
+    worker: Place = Place.LOCAL
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +135,10 @@ class Peers(Protocol):
         """What is known of tasks with this digest."""
         ...
 
+    def load_of(self, tenant: str) -> LiveLoad:
+        """What a tenant has in flight."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class DecisionContext:
@@ -136,6 +147,7 @@ class DecisionContext:
     Attributes:
         now: Milliseconds since the epoch.
         user_preferences, tenant_preferences: Those of the task's user and of its tenant.
+        quota: What a tenant may have in flight in the partition.
     """
 
     now: int
@@ -145,6 +157,7 @@ class DecisionContext:
     peers: Peers
     user_preferences: Preferences | None = None
     tenant_preferences: Preferences | None = None
+    quota: TenantQuota = DEFAULT_QUOTA
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +174,13 @@ class Noted:
     """The cancellation request is for a task that has not arrived yet: it is recorded, and applied on arrival."""
 
     cancellation: TaskCancelled
+
+
+@dataclass(frozen=True, slots=True)
+class Disbelieved:
+    """Whoever has written the event cannot know what it says: it changes nothing, and is kept as a dead letter."""
+
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from functools import cached_property
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from headrace_contracts.events import Lane, Mode, Place, Privacy, PrivacyLevel
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
@@ -12,6 +12,12 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 
 class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+Capability = Literal[
+    "tools", "vision", "audio", "files", "json_schema", "embeddings", "reasoning", "logprobs", "choices", "urls"
+]
+"""See `headrace_models.capabilities`."""
 
 
 class PerLane(_Part):
@@ -98,14 +104,26 @@ class CacheLimits(_Part):
     bytes: int = Field(default=32 * 1024 * 1024, gt=0)
 
 
+class ProvidedModel(_Part):
+    """What is known of one model of a provider.
+
+    Attributes:
+        capabilities: All that it can do beyond text, where its provider's API has a place for more than this model can.
+    """
+
+    capabilities: tuple[Capability, ...]
+
+
 class ProviderPolicy(_Part):
     """A provider of models.
 
     Attributes:
         place: Whether its nodes are local or in the cloud.
+        models: Its models that differ from what it tells of them.
     """
 
     place: Place
+    models: dict[str, ProvidedModel] = {}
 
 
 class ModelFacts(_Part):
@@ -145,7 +163,7 @@ class RolePolicy(_Part):
     Attributes:
         models: Models to try, the best first. Those of the cloud ladder follow.
         system_prompt: Put before the conversation.
-        privacy: Level of tasks that do not name one.
+        privacy: Lowest level of its tasks.
         always_local: Tasks of this role never leave local nodes, whatever they or the preferences say.
         lane: Lane of tasks that do not name one.
         ladder: Cloud models in the order to try them, instead of the policy's; empty for none.
@@ -214,6 +232,12 @@ class Policy(_Part):
     def version(self) -> str:
         """The first 12 hexadecimal digits of the SHA-256 of all values: equal policies have equal versions."""
         return hashlib.sha256(_canonical(self.model_dump(mode="json")).encode()).hexdigest()[:12]
+
+    def incapable(self, provider: str, model: str, demanded: frozenset[str]) -> frozenset[str]:
+        """What a model cannot do of what is demanded, as far as the policy says so."""
+        known = self.providers.get(provider)
+        stated = None if known is None else known.models.get(model)
+        return frozenset() if stated is None else demanded.difference(stated.capabilities)
 
     def place(self, provider: str) -> Place:
         """Whether a provider is local or in the cloud. One that is not in the policy counts as cloud."""

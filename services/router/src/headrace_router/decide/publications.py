@@ -9,18 +9,22 @@ from dataclasses import replace
 from headrace_contracts.content import plain
 from headrace_contracts.events import (
     AttemptRequested,
+    AttemptsCancelled,
     AuditRecorded,
     Command,
     CommandKind,
     JournalEntry,
     Message,
+    Options,
     ReplyKind,
     ServedFrom,
     TaskCompleted,
     TaskReply,
     TaskState,
+    TaskSubmitted,
     TrailStep,
 )
+from headrace_contracts.reply_tokens import ReplyTokens
 from headrace_contracts.topics import TOPICS
 from headrace_streams.publishing import Publication
 
@@ -28,21 +32,29 @@ from headrace_router.decide.terminal import BREACH_SUFFIX, BREACHED, task_of
 
 _SHORT = 64
 
+_Event = AttemptRequested | AttemptsCancelled | TaskCompleted | TaskReply | AuditRecorded
 
-def publication(entry: JournalEntry, command: Command) -> Publication:
-    """The record that a command of a journal entry stands for. Raises ValueError for an entry without a state."""
+
+def publication(entry: JournalEntry, command: Command, tokens: ReplyTokens | None = None) -> Publication:
+    """The record that a command of a journal entry stands for. Raises ValueError for an entry without a state.
+
+    Args:
+        tokens: Makes the tokens of replies; None makes none.
+    """
     state = entry.state
     if state is None:
         raise ValueError(f"the entry about task {entry.task_id} has a command and no state")
     match command.kind:
         case CommandKind.DISPATCH:
-            return _dispatch(entry, state, command)
+            return _dispatch(entry, state, command, tokens)
         case CommandKind.COMPLETE:
             return _publish(state, command, _result(state), state.route_key, state.home_partition)
         case CommandKind.REPLY:
-            return _reply(entry, state, command)
+            return _reply(entry, state, command, tokens)
         case CommandKind.AUDIT:
             return _audit(entry, state, command)
+        case CommandKind.CANCEL:
+            return _cancel(state, command)
 
 
 def shortened(published: Publication) -> Publication:
@@ -55,8 +67,11 @@ def shortened(published: Publication) -> Publication:
     )
 
 
-def _dispatch(entry: JournalEntry, state: TaskState, command: Command) -> Publication:
+def _dispatch(entry: JournalEntry, state: TaskState, command: Command, tokens: ReplyTokens | None) -> Publication:
     task, attempt = task_of(state), state.attempts[command.attempt - 1]
+    token = None
+    if tokens is not None and task.stream and state.reply_partition is not None:
+        token = tokens.of_attempt(task.tenant, task.task_id, attempt.number)
     prompt = () if state.system_prompt is None else (Message(role="system", content=plain(state.system_prompt)),)
     request = AttemptRequested(
         attempt_id=command.event_id,
@@ -69,6 +84,8 @@ def _dispatch(entry: JournalEntry, state: TaskState, command: Command) -> Public
         model=attempt.model,
         messages=(*prompt, *task.messages),
         sampling=replace(task.sampling, max_output_tokens=attempt.max_output_tokens),
+        operation=task.operation,
+        options=_options_for(task, attempt.provider),
         privacy=state.privacy,
         lane=state.lane,
         kind=task.kind,
@@ -79,6 +96,7 @@ def _dispatch(entry: JournalEntry, state: TaskState, command: Command) -> Public
         deadline_at=state.wake_at,
         stream=task.stream,
         reply_partition=state.reply_partition,
+        reply_token=token,
         worst_case_nanodollars=attempt.worst_case_nanodollars,
         policy_version=entry.policy_version,
         requested_at=attempt.dispatched_at,
@@ -86,7 +104,14 @@ def _dispatch(entry: JournalEntry, state: TaskState, command: Command) -> Public
     return _publish(state, command, request, state.route_key)
 
 
-def _reply(entry: JournalEntry, state: TaskState, command: Command) -> Publication:
+def _options_for(task: TaskSubmitted, provider: str) -> Options | None:
+    """What the task asks of this provider: parameters of one provider's API mean something else to another."""
+    options = task.options
+    named = task.preferred_provider == provider or (task.model or "").startswith(f"{provider}/")
+    return options if options is None or not options.extra or named else replace(options, extra={})
+
+
+def _reply(entry: JournalEntry, state: TaskState, command: Command, tokens: ReplyTokens | None) -> Publication:
     if command.attempt:
         task = task_of(state)
         reply = TaskReply(
@@ -106,6 +131,8 @@ def _reply(entry: JournalEntry, state: TaskState, command: Command) -> Publicati
             result=result,
             emitted_at=entry.decided_at,
         )
+    if tokens is not None:
+        reply = replace(reply, reply_token=tokens.of_router(reply.tenant, reply.task_id))
     return _publish(state, command, reply, reply.task_id.encode(), state.reply_partition)
 
 
@@ -152,6 +179,12 @@ def _audit(entry: JournalEntry, state: TaskState, command: Command) -> Publicati
     return _publish(state, command, audit, source.tenant.encode())
 
 
+def _cancel(state: TaskState, command: Command) -> Publication:
+    result = _result(state)
+    event = AttemptsCancelled(task_id=result.task_id, tenant=result.tenant, cancelled_at=result.completed_at)
+    return _publish(state, command, event, state.route_key)
+
+
 def _dispatch_step(state: TaskState, attempt: int) -> TrailStep:
     return [step for step in state.trail if step.step == "dispatched"][attempt - 1]
 
@@ -165,7 +198,7 @@ def _result(state: TaskState) -> TaskCompleted:
 def _publish(
     state: TaskState,
     command: Command,
-    event: AttemptRequested | TaskCompleted | TaskReply | AuditRecorded,
+    event: _Event,
     key: bytes,
     partition: int | None = None,
 ) -> Publication:
@@ -182,7 +215,7 @@ def _publish(
     )
 
 
-def _time_of(event: AttemptRequested | TaskCompleted | TaskReply | AuditRecorded) -> int:
+def _time_of(event: _Event) -> int:
     match event:
         case AttemptRequested():
             return event.requested_at
@@ -192,3 +225,5 @@ def _time_of(event: AttemptRequested | TaskCompleted | TaskReply | AuditRecorded
             return event.emitted_at
         case AuditRecorded():
             return event.recorded_at
+        case AttemptsCancelled():
+            return event.cancelled_at

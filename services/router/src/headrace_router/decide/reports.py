@@ -1,7 +1,9 @@
 """What a worker reports of an attempt, as far as it can be believed.
 
-`attempts.finished` is open to other producers, and a worker repeats what providers say. The router's own record of the
-attempt names who was asked; what the report adds is taken within bounds, and what cannot be is as if unsaid.
+The cloud worker has a topic of its own, and is believed about attempts that it was given; a local worker about all: it
+is trusted with all content, and its topic had the outcomes of cloud attempts before there were two. A worker repeats
+what providers say. The router's own record of the attempt names who was asked; what the report adds is taken within
+bounds, and what cannot be is as if unsaid.
 """
 
 from __future__ import annotations
@@ -9,7 +11,19 @@ from __future__ import annotations
 from dataclasses import fields, replace
 from typing import Final
 
-from headrace_contracts.events import AttemptFinished, AttemptState, Content, Failure, Outcome, Usage
+from headrace_contracts.cargo import are_vectors
+from headrace_contracts.events import (
+    AttemptFinished,
+    AttemptState,
+    Content,
+    Failure,
+    ModelOperation,
+    Outcome,
+    PartKind,
+    Place,
+    TaskSubmitted,
+    Usage,
+)
 from headrace_contracts.limits import LONGEST_NAME
 from headrace_models.prices import PriceBook
 from headrace_models.upstream.values import count
@@ -21,6 +35,9 @@ ATTEMPT_TIMEOUT: Final = "attempt_timeout"
 ANSWERED_REMOTELY: Final = "answered_remotely"
 """Code of an attempt whose node had another host make the answer: content has left to there."""
 EMPTY_ANSWER: Final = "empty_answer"
+INVALID_VECTORS: Final = "invalid_vectors"
+UNASKED_CANCELLATION: Final = "unasked_cancellation"
+"""Code of an attempt that was stopped though its task was not cancelled."""
 
 LONGEST_CODE: Final = 64
 LONGEST_MESSAGE: Final = 1000
@@ -34,9 +51,15 @@ _IN_VAIN: Final = frozenset({ATTEMPT_TIMEOUT, "timeout", "deadline_passed", "con
                              "unknown_finish"})  # fmt: skip
 
 
-def believed(sent: AttemptState, said: AttemptFinished) -> AttemptFinished:
+def may_report(worker: Place, sent: AttemptState) -> bool:
+    """Whether a worker of this kind can know how an attempt has ended."""
+    return worker is Place.LOCAL or sent.place is Place.CLOUD
+
+
+def believed(sent: AttemptState, said: AttemptFinished, task: TaskSubmitted) -> AttemptFinished:
     """A report with its strings and numbers bounded, the provider taken from our own record, and an answer without a
-    text taken as the failure that it is. Its usage is left to `close`."""
+    text, or without the vectors that were asked for, taken as the failure that it is. So is a cancellation: no task
+    that goes on was cancelled. Its usage is left to `close`."""
     failure = said.failure
     if failure is not None:
         failure = Failure(
@@ -47,13 +70,21 @@ def believed(sent: AttemptState, said: AttemptFinished) -> AttemptFinished:
     outcome = said.outcome
     if failure is not None and failure.code == ANSWERED_REMOTELY and outcome is not Outcome.REFUSED:
         outcome = Outcome.FAILED_PERMANENT
-    elif outcome is Outcome.ANSWERED and not says_something(said.content):
+    elif outcome is Outcome.ANSWERED and task.operation is ModelOperation.EMBED:
+        if not are_vectors(said.embeddings, 0 if task.options is None else len(task.options.inputs)):
+            outcome = Outcome.FAILED_RETRYABLE
+            failure = Failure(code=INVALID_VECTORS, message="the worker reported other vectors than were asked for")
+    elif outcome is Outcome.ANSWERED and not (says_something(said.content) or _more_than_text(said)):
         outcome = Outcome.FAILED_RETRYABLE
         failure = Failure(code=EMPTY_ANSWER, message="the worker reported an answer without a text")
+    elif outcome is Outcome.CANCELLED:
+        outcome = Outcome.FAILED_RETRYABLE
+        failure = Failure(code=UNASKED_CANCELLATION, message="the worker stopped it, though its task goes on")
     return replace(
         said,
         outcome=outcome,
         failure=failure,
+        embeddings=said.embeddings if task.operation is ModelOperation.EMBED else (),
         finish_reason=_printable(said.finish_reason or "", LONGEST_CODE) or None,
         provider=sent.provider,
         model=_printable(said.model, LONGEST_NAME) or sent.model,
@@ -89,6 +120,12 @@ def says_something(content: Content | None) -> bool:
     if content is None:
         return False
     return bool(content.data.strip() if content.cipher == "none" else content.data)
+
+
+def _more_than_text(said: AttemptFinished) -> bool:
+    """Whether an answer without a text is one: it calls tools, or was cut off."""
+    calls = any(part.kind is PartKind.TOOL_CALL for choice in said.choices for part in choice.parts)
+    return calls or (bool(said.choices) and said.finish_reason == "length")
 
 
 def _plausible(usage: Usage) -> Usage:

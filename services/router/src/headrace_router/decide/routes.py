@@ -9,6 +9,7 @@ from headrace_contracts.events import (
     Command,
     CommandKind,
     Failure,
+    Privacy,
     Rejection,
     TaskPhase,
     TaskState,
@@ -16,6 +17,7 @@ from headrace_contracts.events import (
     TaskSubmitted,
     TrailStep,
 )
+from headrace_contracts.floors import Objection
 from headrace_contracts.ids import attempt_id
 from headrace_contracts.topics import AUDIT_RECORDED, TASKS_REPLIES, work_topic
 
@@ -24,7 +26,7 @@ from headrace_router.decide.model import Decision, DecisionContext, Ignored
 from headrace_router.decide.policy import Policy, RolePolicy
 from headrace_router.decide.reports import in_vain
 from headrace_router.decide.retry import backoff
-from headrace_router.decide.rules import rules_for
+from headrace_router.decide.rules import TaskRules, rules_for
 from headrace_router.decide.terminal import finish, task_of
 
 
@@ -51,6 +53,8 @@ def after_failure(state: TaskState, failure: Failure, retryable: bool, context: 
     if passed_over is not None or not in_time:
         reason = passed_over or "its next attempt would come after the deadline"
         choice = choose_for(state, context, NotNow(f"{last.provider}/{last.model}", reason))
+        if choice.objection is not None:
+            return refuse(state, context, choice.objection)
         if choice.chosen is not None:
             return _dispatch(_fallen_back(state, failure, now), choice, choice.chosen, context)
         if not in_time:
@@ -87,6 +91,8 @@ def _fallen_back(state: TaskState, failure: Failure, now: int) -> TaskState:
 def route(state: TaskState, context: DecisionContext) -> Decision | Ignored:
     """Dispatch to the best available candidate, wait for one, or finish."""
     choice = choose_for(state, context)
+    if choice.objection is not None:
+        return refuse(state, context, choice.objection)
     if choice.chosen is not None:
         return _dispatch(state, choice, choice.chosen, context)
     if not choice.may_come:
@@ -158,6 +164,11 @@ def fail(
     )
 
 
+def refuse(state: TaskState, context: DecisionContext, objection: Objection) -> Decision:
+    """End a task that must not run as it asks to."""
+    return fail(state, context, Failure(code=objection.code, message=objection.message))
+
+
 def expire(state: TaskState, context: DecisionContext, choice: Choice | None = None) -> Decision:
     failure = Failure(code="deadline_passed", message=f"the deadline passed while the task was {state.phase}")
     rejected: tuple[Rejection, ...] = ()
@@ -170,19 +181,30 @@ def expire(state: TaskState, context: DecisionContext, choice: Choice | None = N
 
 
 def choose_for(state: TaskState, context: DecisionContext, not_now: NotNow | None = None) -> Choice:
-    task, role = task_of(state), _role(state, context)
-    rules = rules_for(
-        task, role, context.policy, context.user_preferences, context.tenant_preferences, floor=state.privacy
+    task = task_of(state)
+    rules = rules_of(task, context, floor=state.privacy)
+    return choose(task, _role(task, context), state.system_prompt, rules, state.attempts, context, not_now)
+
+
+def rules_of(task: TaskSubmitted, context: DecisionContext, floor: Privacy | None = None) -> TaskRules:
+    """The rules for a task as demanded now; see `rules_for`."""
+    return rules_for(
+        task,
+        _role(task, context),
+        context.policy,
+        context.user_preferences,
+        context.tenant_preferences,
+        floor,
+        context.fleet.providers,
     )
-    return choose(task, role, state.system_prompt, rules, state.attempts, context, not_now)
 
 
 def role_name(task: TaskSubmitted, policy: Policy) -> str | None:
     return task.role if task.role is not None or task.model is not None else policy.defaults.role
 
 
-def _role(state: TaskState, context: DecisionContext) -> RolePolicy | None:
-    name = role_name(task_of(state), context.policy)
+def _role(task: TaskSubmitted, context: DecisionContext) -> RolePolicy | None:
+    name = role_name(task, context.policy)
     return None if name is None else context.policy.roles.get(name)
 
 

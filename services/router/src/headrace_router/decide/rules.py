@@ -1,19 +1,15 @@
-"""The rules a task runs under: privacy, mode, providers. Where two levels meet, the stricter wins."""
+"""The rules a task runs under: privacy, mode, providers. `headrace_contracts.floors` says who may change them."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
-from headrace_contracts.events import Mode, Place, Preferences, Privacy, PrivacyLevel, TaskSubmitted
+from headrace_contracts import floors
+from headrace_contracts.events import Mode, Place, Preferences, Privacy, TaskSubmitted
+from headrace_contracts.floors import Asked, Demands, Objection, Party, Terms
 
 from headrace_router.decide.policy import Policy, RolePolicy
-
-_STRICTNESS = {Privacy.PUBLIC: 0, Privacy.INTERNAL: 1, Privacy.SENSITIVE: 2}
-_OF_LEVEL = {
-    PrivacyLevel.HIGH: Privacy.SENSITIVE,
-    PrivacyLevel.STANDARD: Privacy.INTERNAL,
-    PrivacyLevel.LOW: Privacy.PUBLIC,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,24 +21,18 @@ class TaskRules:
         mode: Where it runs; local for sensitive content, whatever was requested.
         consented: Providers that internal content may go to.
         preferred: Provider to try first.
+        objection: Why it must not run at all.
     """
 
     privacy: Privacy
     mode: Mode
     consented: frozenset[str]
     preferred: str | None
+    objection: Objection | None = None
 
-    def objection(self, provider: str, place: Place) -> tuple[str, str] | None:
+    def exclusion(self, provider: str, place: Place) -> tuple[str, str] | None:
         """Why a provider must not get this task, as a stable code and in words; None if it may."""
-        if place is Place.CLOUD and self.privacy is Privacy.SENSITIVE:
-            return "privacy", "sensitive content never leaves local nodes"
-        if place is Place.CLOUD and self.mode is Mode.LOCAL:
-            return "mode", "the mode is local"
-        if place is Place.LOCAL and self.mode is Mode.CLOUD:
-            return "mode", "the mode is cloud"
-        if place is Place.CLOUD and self.privacy is Privacy.INTERNAL and provider not in self.consented:
-            return "no_consent", "internal content goes only to providers named in the preferences"
-        return None
+        return Terms(self.privacy, self.mode, self.consented).exclusion(provider, place)
 
     def reason(self, place: Place) -> str:
         """Why a provider that may get this task may get it."""
@@ -53,10 +43,6 @@ class TaskRules:
         return f"{self.privacy} content"
 
 
-def strictest(*levels: Privacy) -> Privacy:
-    return max(levels, key=_STRICTNESS.__getitem__)
-
-
 def rules_for(
     task: TaskSubmitted,
     role: RolePolicy | None,
@@ -64,30 +50,36 @@ def rules_for(
     user: Preferences | None,
     tenant: Preferences | None,
     floor: Privacy | None = None,
+    providers: Collection[str] = (),
 ) -> TaskRules:
     """The rules for a task.
 
-    The level named by the task applies, even above or below that of its role and the preferences; without one the
-    strictest of those applies. Two things are never lowered: a role that always runs locally, and `floor`, the level
-    under which the task has run so far. The user's preferences override the tenant's, field by field.
+    Args:
+        floor: The level under which the task has run so far: it is never lowered, even if all demands are.
+        providers: Those of the fleet, besides the policy's.
     """
+    terms = floors.terms(
+        Asked(task.privacy, task.mode, task.model, task.preferred_provider),
+        {
+            Party.TENANT: floors.demands_of_tenant(tenant),
+            Party.USER: floors.demands_of_user(user),
+            Party.ROLE: _demands_of(role),
+        },
+        lambda name: policy.place(name) if name in policy.providers or name in providers else None,
+        default=Demands(floors.PRIVACY_OF_LEVEL[policy.defaults.privacy_level], policy.defaults.mode),
+        by=Party.PRODUCER if task.key_id is None else Party.TASKS_KEY,
+    )
+    privacy, mode = terms.privacy, terms.mode
+    if floors.is_below(privacy, floor):
+        assert floor is not None
+        privacy = floor
+        mode = Mode.LOCAL if floor is Privacy.SENSITIVE else mode
     stated = [preferences for preferences in (user, tenant) if preferences is not None]
-    level = next((p.privacy_level for p in stated if p.privacy_level is not None), policy.defaults.privacy_level)
-    if task.privacy is not None:
-        privacy = task.privacy
-    else:
-        privacy = strictest(_OF_LEVEL[level], *((role.privacy,) if role is not None and role.privacy else ()))
-    if role is not None and role.always_local:
-        privacy = Privacy.SENSITIVE
-    if floor is not None:
-        privacy = strictest(privacy, floor)
-    mode = task.mode or next((p.ai_mode for p in stated if p.ai_mode is not None), policy.defaults.mode)
-    if privacy is Privacy.SENSITIVE:
-        mode = Mode.LOCAL
     requested = next((p.preferred_provider for p in stated if p.preferred_provider), None)
-    consented = set(next((p.allowed_providers for p in stated if p.allowed_providers), ()))
-    # To prefer a provider in the preferences is to consent to it. A task's own preferred provider is no consent,
-    # since whatever submits tasks cannot give it.
-    if requested is not None:
-        consented.add(requested)
-    return TaskRules(privacy, mode, frozenset(consented), task.preferred_provider or requested)
+    return TaskRules(privacy, mode, terms.providers, task.preferred_provider or requested, terms.objection)
+
+
+def _demands_of(role: RolePolicy | None) -> Demands:
+    if role is None:
+        return floors.NOTHING
+    return Demands(Privacy.SENSITIVE if role.always_local else role.privacy)

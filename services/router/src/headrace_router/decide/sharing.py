@@ -29,4 +29,5 @@ def may_serve_followers(end: TaskCompleted) -> bool:
 
 
 def _answers(end: TaskCompleted, *finish_reasons: str) -> bool:
-    return end.status is TaskStatus.SUCCEEDED and end.finish_reason in finish_reasons and says_something(end.answer)
+    said = says_something(end.answer) or bool(end.embeddings)
+    return end.status is TaskStatus.SUCCEEDED and end.finish_reason in finish_reasons and said

@@ -7,10 +7,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
 
 from headrace_contracts.events import JournalEntry, TaskCompleted, TaskPhase, TaskState
+from headrace_contracts.task_sizes import held_bytes
 
 from headrace_router.decide.model import CAUSES, AttemptEnded, Equal
 from headrace_router.decide.policy import CacheLimits
 from headrace_router.decide.sharing import may_be_kept, may_serve_followers
+from headrace_router.decide.tenant_quota import LiveLoad, LiveLoads, size_of
+from headrace_router.decide.terminal import task_of
 
 
 class Unread(Protocol):
@@ -27,6 +30,12 @@ class Unread(Protocol):
 
     @property
     def cause(self) -> str: ...
+
+    @property
+    def tenant(self) -> str: ...
+
+    @property
+    def task_bytes(self) -> int: ...
 
     @property
     def value(self) -> bytes: ...
@@ -46,6 +55,7 @@ class PartitionTasks:
         self._live: dict[str, TaskState | Unread] = {}
         self._waiting: dict[str, None] = {}
         self._phases: Counter[TaskPhase] = Counter()
+        self._loads = LiveLoads()
         self._leaders: dict[str, str] = {}
         self._followers: defaultdict[str, dict[str, None]] = defaultdict(dict)
         self._ended: OrderedDict[str, None] = OrderedDict()
@@ -75,6 +85,20 @@ class PartitionTasks:
         """The number of live tasks per phase."""
         return self._phases
 
+    def load_of(self, tenant: str) -> LiveLoad:
+        """What a tenant has in flight: all its tasks that have not ended, followers included."""
+        return self._loads.of(tenant)
+
+    @property
+    def loads(self) -> Mapping[str, LiveLoad]:
+        """What each tenant has in flight."""
+        return self._loads.all()
+
+    @property
+    def live_bytes(self) -> int:
+        """Bytes that all live tasks are counted with."""
+        return self._loads.bytes
+
     def waiting(self) -> Sequence[str]:
         """The tasks that wait for a candidate, longest wait first."""
         return list(self._waiting)
@@ -98,6 +122,7 @@ class PartitionTasks:
             self._waiting.pop(task_id, None)
             self._unlink(task_id, before)
         if state.phase is TaskPhase.FINISHED:
+            self._loads.remove(task_id)
             self._ended[task_id] = None
             self._ended.move_to_end(task_id)
             if len(self._ended) > self._remembered:
@@ -108,6 +133,8 @@ class PartitionTasks:
                     self._ends[state.digest] = state
             return
         self._live[task_id] = state
+        if task_id not in self._loads:
+            self._loads.add(task_id, *_load(state))
         if state.phase is not None:
             self._phases[state.phase] += 1
         if state.phase is TaskPhase.WAITING:
@@ -210,7 +237,16 @@ def _may_be_an_answer(state: TaskState | Unread) -> bool:
 def _size(answer: TaskCompleted | Unread) -> int:
     if not isinstance(answer, TaskCompleted):
         return len(answer.value)
-    return 0 if answer.answer is None else len(answer.answer.data)
+    text = 0 if answer.answer is None else len(answer.answer.data)
+    return text + held_bytes(answer.choices) + held_bytes(answer.embeddings)
+
+
+def _load(state: TaskState | Unread) -> tuple[str, int]:
+    """The tenant of a live task, and the bytes that it is counted with."""
+    if not isinstance(state, TaskState):
+        return state.tenant, state.task_bytes
+    task = task_of(state)
+    return task.tenant, size_of(task)
 
 
 def _read(state: TaskState | Unread) -> TaskState:

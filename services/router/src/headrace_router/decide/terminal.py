@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from headrace_contracts.events import (
+    AnswerChoice,
     AttemptState,
     Command,
     CommandKind,
@@ -19,14 +20,15 @@ from headrace_contracts.events import (
     TaskSubmitted,
     TrailStep,
 )
+from headrace_contracts.floors import BELOW_FLOOR, CONTRADICTION
 from headrace_contracts.ids import attempt_id, completion_id
 from headrace_contracts.limits import LARGEST_KEY, LONGEST_NAME
-from headrace_contracts.topics import AUDIT_RECORDED, TASKS_COMPLETED, TASKS_REPLIES
+from headrace_contracts.topics import AUDIT_RECORDED, TASKS_COMPLETED, TASKS_REPLIES, cancelled_topic
 
 from headrace_router.decide.costs import total
 from headrace_router.decide.model import Decision, DecisionContext
 
-_CONSENT_CODES = frozenset({"privacy", "no_consent"})
+_CONSENT_CODES = frozenset({"privacy", "no_consent", BELOW_FLOOR, CONTRADICTION})
 _TRAIL_OF_SHRUNK = 8
 RECORD_TOO_LARGE = "record_too_large"
 """Code of a task whose request or answer is larger than a record may be."""
@@ -51,6 +53,8 @@ def finish(
     failure: Failure | None = None,
     answer: Content | None = None,
     finish_reason: str | None = None,
+    choices: tuple[AnswerChoice, ...] = (),
+    embeddings: tuple[Content, ...] = (),
     provider: str | None = None,
     model: str | None = None,
     node: str | None = None,
@@ -79,6 +83,8 @@ def finish(
         status=status,
         answer=answer,
         finish_reason=finish_reason,
+        choices=choices,
+        embeddings=embeddings,
         failure=failure,
         provider=provider,
         model=model,
@@ -113,6 +119,8 @@ def serve(state: TaskState, context: DecisionContext, source: TaskCompleted, ser
         failure=source.failure,
         answer=source.answer,
         finish_reason=source.finish_reason,
+        choices=source.choices,
+        embeddings=source.embeddings,
         provider=source.provider,
         model=source.model,
         node=source.node,
@@ -129,19 +137,47 @@ def breach(state: TaskState, sent: AttemptState, failure: Failure, now: int) -> 
     return replace(state, trail=(*state.trail, step)), _audit(f"{name}{BREACH_SUFFIX}", sent.number)
 
 
+def stop(state: TaskState) -> tuple[Command, ...]:
+    """The commands that have workers stop whatever they still do for a task: to each kind of worker that was sent an
+    attempt, and to no other.
+
+    An attempt of which a worker has reported the end may run once more elsewhere, so all of them count.
+    """
+    task_id = task_of(state).task_id
+    places = dict.fromkeys(attempt.place for attempt in state.attempts)
+    return tuple(
+        [
+            Command(
+                kind=CommandKind.CANCEL,
+                event_id=f"{task_id}/cancelled/{place.value}",
+                topic=cancelled_topic(place).name,
+            )
+            for place in places
+        ]
+    )
+
+
+def must_not_be_lost(command: Command) -> bool:
+    """Whether a command is due even if its decision turns out to be too large to be recorded."""
+    return command.kind is CommandKind.CANCEL or command.event_id.endswith(BREACH_SUFFIX)
+
+
 def too_large(
     state: TaskState, context: DecisionContext, size: int, limit: int, owed: tuple[Command, ...] = ()
 ) -> Decision:
     """End a task whose state does not fit into the journal, with a terminal state that does."""
-    answered = state.result is not None and state.result.answer is not None
-    what, instead = ("its end", "ask for a shorter answer") if answered else ("its state", "send a smaller request")
+    what, instead = "its state", "send a smaller request"
+    if state.result is not None and _is_answered(state.result):
+        what = "its end"
+        instead = "send fewer texts" if state.result.embeddings else "ask for a shorter answer"
     failure = Failure(code=RECORD_TOO_LARGE, message=f"{what} takes {size} bytes, a record holds {limit}; {instead}")
     if state.result is None:
         result = finish(state, context, TaskStatus.FAILED, failure=failure).state.result
         assert result is not None
-    elif state.result.answer is not None:
+    elif _is_answered(state.result):
         result = replace(
-            state.result, status=TaskStatus.FAILED, failure=failure, answer=None, finish_reason=None,
+            state.result, status=TaskStatus.FAILED, failure=failure, answer=None, finish_reason=None, choices=(),
+            embeddings=(),
             served_from=ServedFrom.NOTHING, source_task_id=None,
         )  # fmt: skip
     else:
@@ -155,6 +191,10 @@ def too_large(
         (),
     )
     return replace(ended, commands=(*ended.commands, *owed))
+
+
+def _is_answered(result: TaskCompleted) -> bool:
+    return result.answer is not None or bool(result.embeddings)
 
 
 def _with_short_names(result: TaskCompleted) -> TaskCompleted:
