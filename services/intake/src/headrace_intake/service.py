@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from headrace_contracts.events import TaskSubmitted
+from headrace_contracts.events import Place, TaskSubmitted
+from headrace_contracts.floors import Demands, Party
 from headrace_contracts.ids import new_id
 from headrace_contracts.topics import AUDIT_RECORDED, TASKS_CANCELLED, TASKS_SUBMITTED
-from headrace_runtime.access import Caller
+from headrace_runtime.access import Caller, Scope
 from headrace_runtime.database import DatabaseAway
 from headrace_runtime.logging import get_logger
 from headrace_streams.publishing import Publication
@@ -22,8 +23,9 @@ from headrace_intake.adapters.pending_task import PendingTask
 from headrace_intake.adapters.replies import ReplyDispatcher
 from headrace_intake.adapters.writing import NeverWritable, NotWritten, Writer, WriteUncertain, traceparent
 from headrace_intake.decide import cancelling
-from headrace_intake.decide.drafts import Submitter, TaskDraft, contradiction, record_key, submission
+from headrace_intake.decide.drafts import Submitter, TaskDraft, record_key, refusal_of, submission
 from headrace_intake.decide.idempotency import Follow, SubmitAnew, Taken, content_digest, decide
+from headrace_intake.decide.live_tasks import too_many
 from headrace_intake.decide.refusals import Refusal
 from headrace_intake.decide.views import TaskView, of_submission
 from headrace_intake.following import Following
@@ -36,7 +38,7 @@ class SubmitRequest:
     """A request from an API: who asks for what, and the key under which it may be repeated.
 
     Attributes:
-        api: "tasks" or "chat".
+        api: "tasks", "chat", "responses", …
         document: The body, for telling a repetition from another request.
     """
 
@@ -75,7 +77,9 @@ class Intake:
     """Accepts, cancels and waits for tasks.
 
     Args:
-        cloud_providers: Names of the cloud providers known at the moment.
+        most_live: How many tasks of a tenant that were accepted here may be live.
+        places: Where the providers known at the moment run models.
+        demands: What a tenant and one of its users demand at the moment.
     """
 
     def __init__(
@@ -85,15 +89,19 @@ class Intake:
         dispatcher: ReplyDispatcher,
         keys: IdempotencyKeys,
         following: Following,
-        cloud_providers: Callable[[], Collection[str]],
+        places: Callable[[], Mapping[str, Place]],
+        demands: Callable[[str, str], Mapping[Party, Demands]],
         clock: Callable[[], int],
         metrics: IntakeMetrics,
+        most_live: int,
     ) -> None:
+        self._most_live = most_live
         self._writer = writer
         self._dispatcher = dispatcher
         self._keys = keys
         self._following = following
-        self._cloud_providers = cloud_providers
+        self._places = places
+        self._demands = demands
         self._clock = clock
         self._metrics = metrics
         self._notes: set[asyncio.Task[None]] = set()
@@ -121,13 +129,44 @@ class Intake:
             now_ms=self._clock(),
             reply_partition=self._dispatcher.partition,
         )
-        refusal = contradiction(request.draft, self._cloud_providers())
-        if refusal is not None:
+        refusal = self._refusal_of(caller, request.draft)
+        if refusal is not None and not (refusal.status == 403 and await self._was_accepted(request)):
             await self._audit(request.draft, origin, refusal)
             raise refusal
+        live = self._dispatcher.live_of(caller.tenant)
+        if live >= self._most_live and not await self._was_accepted(request):
+            raise too_many(live)
         if request.idempotency_key is None:
             return await self._submit(request, submission(request.draft, origin))
         return await self._accept_once(request, request.idempotency_key, origin)
+
+    def _refusal_of(self, caller: Caller, draft: TaskDraft) -> Refusal | None:
+        demands = self._demands(caller.tenant, draft.options.user or "")
+        by = Party.ADMIN_KEY if caller.may(Scope.ADMIN) else Party.TASKS_KEY
+        return refusal_of(draft, demands, self._places(), by)
+
+    async def accept_unwatched(
+        self, api: str, caller: Caller, draft: TaskDraft, origin: Submitter, latest: int, *, repeated: bool
+    ) -> None:
+        """Record a task under an id and a time that are kept elsewhere, and for whose replies nobody waits.
+
+        Raises Refusal, NotWritten, UncertainTask, NeverWritable.
+
+        Args:
+            latest: Its deadline, unless it has an earlier one, in milliseconds since the epoch.
+            repeated: Whether it may have been recorded before. Then it is not refused any more: it runs, or the router
+                ends it.
+        """
+        refusal = None if repeated else self._refusal_of(caller, draft)
+        if refusal is not None:
+            self._metrics.not_accepted.labels(refusal.kind).inc()
+            await self._audit(draft, origin, refusal)
+            raise refusal
+        task = submission(draft, origin)
+        deadline = latest if task.deadline_at is None else min(latest, task.deadline_at)
+        task = replace(task, deadline_at=deadline)
+        await self._record(task, record_key(task))
+        self._metrics.accepted.labels(api).inc()
 
     async def _accept_once(self, request: SubmitRequest, key: str, origin: Submitter) -> Acceptance:
         tenant = origin.tenant
@@ -135,7 +174,7 @@ class Intake:
             origin.task_id,
             content_digest(request.api, request.document),
             origin.now_ms,
-            origin.reply_partition,
+            self._dispatcher.partition,
             accepted=False,
         )
         found = await self._keys.take(tenant, key, mine)
@@ -167,6 +206,20 @@ class Intake:
         if isinstance(decision, SubmitAnew):
             self._note_accepted(tenant, key, decision.task_id)
         return accepted
+
+    async def _was_accepted(self, request: SubmitRequest) -> bool:
+        """Whether this repeats a task that was accepted before its tenant demanded more, or had too many live ones: it
+        runs or ends by itself."""
+        return await self.repeats(request.api, request.caller, request.document, request.idempotency_key)
+
+    async def repeats(self, api: str, caller: Caller, document: Mapping[str, Any], key: str | None) -> bool:
+        """Whether a request repeats one whose task was accepted, so that nothing is submitted. Raises DatabaseAway."""
+        found = None if key is None else await self._keys.find(caller.tenant, key)
+        return (
+            found is not None
+            and found.digest == content_digest(api, document)
+            and (found.accepted or self._dispatcher.get(caller.tenant, found.task_id) is not None)
+        )
 
     async def _submit(self, request: SubmitRequest, task: TaskSubmitted) -> Acceptance:
         key = record_key(task)
@@ -233,13 +286,23 @@ class Intake:
         known = await self._following.find(caller.tenant, task_id)
         if known.view.ended:
             return known.view
-        key, home_partition = known.place
+        await self.cancel_at(caller, known.view.task_id, known.place, reason)
+        return known.view
+
+    async def cancel_at(
+        self, caller: Caller, task_id: str, place: tuple[bytes | None, int | None], reason: str
+    ) -> None:
+        """Ask the router to cancel the task whose records have this key and home partition.
+
+        Raises NotWritten, WriteUncertain, NeverWritable.
+        """
+        key, home_partition = place
         now = self._clock()
         await self._writer.write(
             Publication(
                 spec=TASKS_CANCELLED,
                 event=cancelling.cancellation(
-                    task_id=known.view.task_id,
+                    task_id=task_id,
                     tenant=caller.tenant,
                     key_id=caller.key_id,
                     home_partition=home_partition,
@@ -255,7 +318,6 @@ class Intake:
                 traceparent=traceparent(),
             )
         )
-        return known.view
 
     async def end(self, acceptance: Acceptance, timeout_seconds: float) -> TaskView | None:
         """The task's end, or None at the timeout. Raises TooManyRereaders, DatabaseAway."""

@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
-from typing import Final
 
 from aiohttp import web
 from headrace_contracts.content import ContentSealed
-from headrace_contracts.events import NodeStatus, TaskStatus
+from headrace_contracts.events import NodeStatus
 from headrace_runtime.access import Scope
 from headrace_runtime.authentication import require
 from headrace_runtime.http import parse_model, read_json
@@ -20,30 +19,31 @@ from headrace_streams.errors import StreamsError
 
 from headrace_intake.adapters.confirmations import TableView
 from headrace_intake.adapters.encoding import dumps
-from headrace_intake.adapters.problems import problem_of
+from headrace_intake.adapters.problems import problem_with
+from headrace_intake.decide.anthropic import models as anthropic_models
 from headrace_intake.decide.chat import ChatCompletionRequest, draft_of_chat, taken
 from headrace_intake.decide.chat_answers import (
-    NO_RETRY,
     ChatError,
     Chunks,
-    answer_text,
+    Sent,
+    answer_sealed,
+    broken_off,
     completion,
     error_of,
     headers,
-    remainder,
+    pieces_of,
+    too_late,
 )
 from headrace_intake.decide.idempotency import parse_key
 from headrace_intake.decide.models import offered
 from headrace_intake.decide.options import with_headers
-from headrace_intake.decide.refusals import Refusal
 from headrace_intake.decide.replies import Delta
 from headrace_intake.decide.tasks import expect_object
 from headrace_intake.decide.views import TaskView
+from headrace_intake.decide.waits import wait_seconds
 from headrace_intake.following import Following, Said, Stream, TaskEnd
+from headrace_intake.hang_ups import HangUps
 from headrace_intake.service import Acceptance, Intake, SubmitRequest
-
-_GRACE_SECONDS: Final = 5.0
-"""How long after the deadline the router may take to report that it has passed."""
 
 _log = get_logger("headrace.intake.chat")
 
@@ -62,6 +62,7 @@ class ChatApi:
         intake: Intake,
         following: Following,
         fleet: TableView[NodeStatus],
+        hang_ups: HangUps,
         *,
         answer_seconds: float,
         heartbeat_seconds: float,
@@ -70,6 +71,7 @@ class ChatApi:
         self._intake = intake
         self._following = following
         self._fleet = fleet
+        self._hang_ups = hang_ups
         self._answer_seconds = answer_seconds
         self._heartbeat = heartbeat_seconds
         self._clock = clock
@@ -84,27 +86,23 @@ class ChatApi:
     async def complete(self, request: web.Request) -> web.StreamResponse:
         caller = require(request, Scope.TASKS)
         key = parse_key(request.headers.getall("Idempotency-Key", []))
-        body = taken(with_headers(expect_object(await read_json(request)), request.headers))
+        body = taken(with_headers(expect_object(await read_json(request)), request.headers, request.query))
         chat = parse_model(body, ChatCompletionRequest)
         acceptance = await self._intake.accept(SubmitRequest("chat", caller, draft_of_chat(chat), body, key))
         told = {"X-Headrace-Task-Id": acceptance.view.task_id}
         if acceptance.replayed:
             told["Idempotency-Replayed"] = "true"
-        wait = self._wait_seconds(acceptance.view)
-        if chat.stream:
-            return await self._stream(request, chat, acceptance, told, wait)
-        end = await self._intake.end(acceptance, wait)
+        wait = wait_seconds(acceptance.view, self._clock(), self._answer_seconds)
+        with self._hang_ups.watching(request, caller, acceptance.view.task_id):
+            if chat.stream:
+                return await self._stream(request, chat, acceptance, told, wait)
+            end = await self._intake.end(acceptance, wait)
         if end is None:
-            raise _problem(_too_late(acceptance.view.task_id), told)
+            raise problem_with(too_late(acceptance.view.task_id), told)
         error = error_of(end)
         if error is not None:
-            raise _problem(error, {**told, **headers(end)})
+            raise problem_with(error, {**told, **headers(end)})
         return web.json_response(_completion(end), headers={**told, **headers(end)}, dumps=dumps)
-
-    def _wait_seconds(self, view: TaskView) -> float:
-        if view.deadline_at is None:
-            return self._answer_seconds
-        return max(0.0, (view.deadline_at - self._clock()) / 1000) + _GRACE_SECONDS
 
     async def _stream(
         self,
@@ -118,14 +116,14 @@ class ChatApi:
         stream = await self._following.open_accepted(acceptance.pending, view, acceptance.reply_partition)
         chunks = Chunks(view.task_id, view.submitted_at, chat.model, chat.include_usage)
         first: asyncio.Future[Said] = asyncio.ensure_future(anext(stream))
-        try:
-            async with aclosing(stream):
+        async with aclosing(stream):
+            try:
                 # A task that ends before any text was sent can still be reported as an HTTP status.
                 await asyncio.wait((first,), timeout=min(wait, self._heartbeat))
                 if first.done() and isinstance(ended := first.result().what, TaskEnd):
                     error = error_of(ended.view)
                     if error is not None:
-                        raise _problem(error, {**told, **headers(ended.view)})
+                        raise problem_with(error, {**told, **headers(ended.view)})
                     told |= headers(ended.view)
                 return await event_stream(
                     request,
@@ -134,13 +132,16 @@ class ChatApi:
                     resumable=False,
                     headers=told,
                 )
-        finally:
-            first.cancel()
-            await asyncio.gather(first, return_exceptions=True)
+            finally:
+                # Inside: the stream cannot be closed while it is being read.
+                first.cancel()
+                await asyncio.gather(first, return_exceptions=True)
 
     async def models(self, request: web.Request) -> web.Response:
         require(request, Scope.TASKS)
         found = offered(self._fleet.items().values(), self._clock())
+        if _is_anthropics(request):
+            return web.json_response(anthropic_models.page(found), dumps=dumps)
         return web.json_response({"object": "list", "data": list(found.values())}, dumps=dumps)
 
     async def model(self, request: web.Request) -> web.Response:
@@ -149,7 +150,12 @@ class ChatApi:
         found = offered(self._fleet.items().values(), self._clock()).get(name)
         if found is None:
             raise Problem(404, "model-not-found", "No healthy node or provider offers this model now.", param="model")
-        return web.json_response(found, dumps=dumps)
+        return web.json_response(anthropic_models.model(found) if _is_anthropics(request) else found, dumps=dumps)
+
+
+def _is_anthropics(request: web.Request) -> bool:
+    """Whether the request comes from one of Anthropic's clients, which share this path with OpenAI's."""
+    return "anthropic-version" in request.headers
 
 
 async def _chunks(
@@ -157,7 +163,8 @@ async def _chunks(
 ) -> AsyncGenerator[ServerEvent, None]:
     loop = asyncio.get_running_loop()
     until = loop.time() + wait_seconds
-    sent: list[str] = []
+    sent = Sent()
+    opened = {0}
     broken = False
     yield _data(chunks.opening())
     upcoming: asyncio.Future[Said] | None = first
@@ -166,19 +173,23 @@ async def _chunks(
             async with asyncio.timeout_at(until):
                 said = await (anext(stream) if upcoming is None else upcoming)
         except (TimeoutError, StopAsyncIteration):
-            yield _failure(_too_late(chunks.task_id))
+            yield _failure(too_late(chunks.task_id))
             return
         except StreamsError as error:
             _log.warning("an answer stream was cut off", reason=str(error))
-            yield _failure(_broken_off(chunks.task_id))
+            yield _failure(broken_off(chunks.task_id))
             return
         upcoming = None
         match said.what:
-            case Delta(text) if text and not broken:
-                sent.append(text)
-                yield _data(chunks.text(text))
+            case Delta() as delta if not broken:
+                for piece in pieces_of(delta):
+                    if piece.choice not in opened:
+                        opened.add(piece.choice)
+                        yield _data(chunks.opening(piece.choice))
+                    sent.add(piece)
+                    yield _data(chunks.piece(piece))
             case TaskEnd(view):
-                for event in _last_chunks(chunks, view, "".join(sent)):
+                for event in _last_chunks(chunks, view, sent):
                     yield event
                 return
             case Delta():
@@ -187,20 +198,18 @@ async def _chunks(
                 broken = bool(sent)
 
 
-def _last_chunks(chunks: Chunks, end: TaskView, sent: str) -> list[ServerEvent]:
+def _last_chunks(chunks: Chunks, end: TaskView, sent: Sent) -> list[ServerEvent]:
     error = error_of(end)
     if error is not None:
         return [_failure(error)]
     try:
-        whole = answer_text(end)
+        rest = sent.missing(end)
+        closing = chunks.closing(end)
     except ContentSealed as sealed:
-        return [_failure(_sealed(sealed))]
-    rest = remainder(sent, whole)
+        return [_failure(answer_sealed(sealed))]
     if rest is None:
-        return [_failure(_broken_off(end.task_id))]
-    refused = end.status == TaskStatus.REFUSED
-    pieces = [chunks.refusal(rest) if refused else chunks.text(rest)] if rest else []
-    return [*(_data(chunk) for chunk in (*pieces, *chunks.closing(end))), ServerEvent("[DONE]")]
+        return [_failure(broken_off(end.task_id))]
+    return [*(_data(chunk) for chunk in (*map(chunks.piece, rest), *closing)), ServerEvent("[DONE]")]
 
 
 def _data(chunk: Mapping[str, object]) -> ServerEvent:
@@ -208,34 +217,11 @@ def _data(chunk: Mapping[str, object]) -> ServerEvent:
 
 
 def _failure(error: ChatError) -> ServerEvent:
-    return ServerEvent(dumps(_problem(error, {}).to_openai()))
+    return ServerEvent(dumps(problem_with(error, {}).to_openai()))
 
 
 def _completion(end: TaskView) -> dict[str, object]:
     try:
         return completion(end)
     except ContentSealed as sealed:
-        raise _problem(_sealed(sealed), headers(end)) from sealed
-
-
-def _problem(error: ChatError, told: Mapping[str, str]) -> Problem:
-    problem = problem_of(error.refusal)
-    problem.headers = {**problem.headers, **told, **error.headers}
-    return problem
-
-
-def _too_late(task_id: str) -> ChatError:
-    why = f"There is no answer yet and this request has timed out: GET /v1/tasks/{task_id} will return it."
-    return ChatError(Refusal(504, "answer-timeout", why), NO_RETRY)
-
-
-def _broken_off(task_id: str) -> ChatError:
-    why = (
-        "The attempt being streamed failed, and another attempt gave a different answer: "
-        f"GET /v1/tasks/{task_id} shows the whole answer."
-    )
-    return ChatError(Refusal(502, "stream-broken", why), NO_RETRY)
-
-
-def _sealed(error: ContentSealed) -> ChatError:
-    return ChatError(Refusal(502, "answer-sealed", f"The answer cannot be shown here: {error}"), NO_RETRY)
+        raise problem_with(answer_sealed(sealed), headers(end)) from sealed

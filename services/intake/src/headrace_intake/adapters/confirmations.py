@@ -24,35 +24,51 @@ class Confirmations(Generic[E]):
 
     def __init__(self, timeout_seconds: float = 2.0) -> None:
         self._timeout = timeout_seconds
-        self._expected: dict[tuple[str, int], tuple[E, asyncio.Future[None]]] = {}
+        self._expected: dict[tuple[str, int], Expected[E]] = {}
         self._number = 0
 
     def changed(self, key: str, event: E | None) -> None:
         """The table now holds `event` under `key`."""
-        for (expected_key, _), (expected, future) in self._expected.items():
-            if expected_key == key and expected == event and not future.done():
-                future.set_result(None)
+        for (expected_key, _), expected in self._expected.items():
+            if expected_key == key:
+                expected.take(event)
 
     @contextmanager
-    def expecting(self, key: str, event: E) -> Iterator[Expected]:
-        """Enter before writing, so that the change cannot be missed."""
+    def expecting(self, key: str, event: E | None) -> Iterator[Expected[E]]:
+        """Enter before writing, so that the change cannot be missed; None for a tombstone."""
         self._number += 1
         mark = (key, self._number)
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._expected[mark] = (event, future)
+        expected = self._expected[mark] = Expected(event, self._timeout)
         try:
-            yield Expected(future, self._timeout)
+            yield expected
         finally:
             del self._expected[mark]
 
 
-class Expected:
-    """One awaited change."""
+class Expected(Generic[E]):
+    """One awaited change.
 
-    def __init__(self, future: asyncio.Future[None], timeout_seconds: float) -> None:
-        self._future = future
+    Attributes:
+        overtaken_by: The last change of the same key that came before it; None if there was none.
+    """
+
+    def __init__(self, event: E | None, timeout_seconds: float) -> None:
+        self.overtaken_by: E | None = None
+        self._event = event
+        self._future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._timeout = timeout_seconds
 
-    async def seen(self) -> None:
-        """Return once the table has the change, or at the timeout: the record is in Kafka, only the table lags."""
+    def take(self, event: E | None) -> None:
+        """The table has changed under the key."""
+        if self._future.done():
+            return
+        if event == self._event:
+            self._future.set_result(None)
+        else:
+            self.overtaken_by = event
+
+    async def seen(self) -> bool:
+        """Return once the table has the change, or at the timeout: the record is in Kafka, only the table lags. Says
+        whether the table has it."""
         await asyncio.wait((self._future,), timeout=self._timeout)
+        return self._future.done()

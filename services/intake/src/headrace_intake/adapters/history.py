@@ -10,6 +10,8 @@ from typing import Any, Final
 from headrace_contracts.events import Content, Failure, TrailStep, Usage
 from headrace_runtime.database import Database
 
+from headrace_intake.decide import vectors
+from headrace_intake.decide.choices import loaded
 from headrace_intake.decide.pages import After, Filter
 from headrace_intake.decide.rows import LONGEST_NAME
 from headrace_intake.decide.views import TaskView
@@ -18,10 +20,14 @@ _SUMMARY: Final = (
     "task_id, tenant, route_key, home_partition, reply_partition, user_name, kind, role, requested_model, session, "
     "subject, labels, privacy, lane, submitted_at, deadline_at, status, completed_at, finish_reason, failure_code, "
     "failure_message, provider, model, node, simulated, served_from, source_task_id, input_tokens, output_tokens, "
-    "cached_input_tokens, cache_write_5m_tokens, cache_write_1h_tokens, searches, cost_nanodollars, attempts, "
+    "cached_input_tokens, cache_write_5m_tokens, cache_write_1h_tokens, reasoning_tokens, "
+    "image_tokens, audio_tokens, searches, cost_nanodollars, attempts, "
     "model_ms, policy_version"
 )
-_ONE: Final = f"SELECT {_SUMMARY}, answer_cipher, answer, trail FROM intake.tasks WHERE task_id = $1 AND tenant = $2"
+_ANSWER: Final = f"{_SUMMARY}, answer_cipher, answer, choices, embeddings"
+_ONE: Final = f"SELECT {_ANSWER}, trail FROM intake.tasks WHERE task_id = $1 AND tenant = $2"
+ANSWER_COLUMNS: Final = ", ".join(f"t.{name.strip()}" for name in _ANSWER.split(","))
+"""What `view_of` needs of the tasks' table `t`, the answer too, but not how the decision was made."""
 _EQUAL: Final = (
     ("status", "status"),
     ("role", "role"),
@@ -58,14 +64,14 @@ class History:
             return None
         async with self._database.connection() as connection:
             row = await connection.fetchrow(_ONE, task_id, tenant)
-        return None if row is None else _stored(dict(row))
+        return None if row is None else stored_task(dict(row))
 
     async def page(self, tenant: str, wanted: Filter) -> tuple[Sequence[TaskView], After | None]:
         """The newest tasks that match the filter, without answers and trails, and the cursor of the next page."""
         statement, arguments = page_statement(tenant, wanted)
         async with self._database.connection() as connection:
             rows = await connection.fetch(statement, *arguments)
-        views = [_stored(dict(row)).view for row in rows[: wanted.limit]]
+        views = [stored_task(dict(row)).view for row in rows[: wanted.limit]]
         more = len(rows) > wanted.limit
         return views, After(views[-1].submitted_at, views[-1].task_id) if more else None
 
@@ -98,9 +104,15 @@ def page_statement(tenant: str, wanted: Filter) -> tuple[str, list[Any]]:
     )
 
 
-def _stored(row: dict[str, Any]) -> StoredTask:
+def stored_task(row: dict[str, Any]) -> StoredTask:
+    """A row of the table, with or without answer and trail."""
+    return StoredTask(view_of(row), row["route_key"], row["home_partition"], row["reply_partition"])
+
+
+def view_of(row: dict[str, Any]) -> TaskView:
+    """The task of a row."""
     ended = row["completed_at"] is not None
-    view = TaskView(
+    return TaskView(
         task_id=row["task_id"],
         tenant=row["tenant"],
         user=row["user_name"],
@@ -117,6 +129,8 @@ def _stored(row: dict[str, Any]) -> StoredTask:
         status=row["status"],
         completed_at=row["completed_at"],
         answer=_answer(row),
+        choices=loaded(row.get("choices")),
+        embeddings=vectors.loaded(row.get("embeddings")),
         finish_reason=row["finish_reason"],
         failure=None
         if row["failure_code"] is None
@@ -134,7 +148,6 @@ def _stored(row: dict[str, Any]) -> StoredTask:
         trail=tuple(TrailStep(**step) for step in json.loads(row.get("trail") or "[]")),
         policy_version=row["policy_version"],
     )
-    return StoredTask(view, row["route_key"], row["home_partition"], row["reply_partition"])
 
 
 def _answer(row: dict[str, Any]) -> Content | None:
@@ -149,5 +162,8 @@ def _usage(row: dict[str, Any]) -> Usage:
         cached_input_tokens=row["cached_input_tokens"],
         cache_write_5m_tokens=row["cache_write_5m_tokens"],
         cache_write_1h_tokens=row["cache_write_1h_tokens"],
+        reasoning_tokens=row["reasoning_tokens"],
+        image_tokens=row["image_tokens"],
+        audio_tokens=row["audio_tokens"],
         searches=row["searches"],
     )

@@ -39,6 +39,12 @@ class IdempotencyKeys:
                     return Taken(**row)
                 # It expired and was deleted between the two statements, so now it is free.
 
+    async def find(self, tenant: str, key: str) -> Taken | None:
+        """The entry of a key; None if it is free."""
+        async with self._database.connection() as connection:
+            row = await connection.fetchrow(_FIND, tenant, key)
+        return None if row is None else Taken(**row)
+
     async def mark_accepted(self, tenant: str, key: str, task_id: str) -> None:
         """Record that Kafka has the task, so that a repetition need not submit it again."""
         async with self._database.connection() as connection:

@@ -9,6 +9,7 @@ from dataclasses import replace
 from aiohttp import web
 from headrace_contracts.events import AccessKey
 from headrace_contracts.ids import new_id
+from headrace_contracts.producer_signature import SigningKey
 from headrace_contracts.topics import ACCESS_KEYS
 from headrace_runtime.access import KEY_RANDOM_BYTES, Scope, hash_secret, make_key
 from headrace_runtime.access import parse_key as parse_api_key
@@ -87,8 +88,9 @@ class KeyRecords:
 class KeysApi:
     """Handlers of the keys API."""
 
-    def __init__(self, records: KeyRecords) -> None:
+    def __init__(self, records: KeyRecords, keys_per_tenant: int) -> None:
         self._records = records
+        self._keys_per_tenant = keys_per_tenant
 
     def routes(self) -> list[web.RouteDef]:
         return [
@@ -100,6 +102,14 @@ class KeysApi:
     async def create(self, request: web.Request) -> web.Response:
         require(request, Scope.ADMIN)
         wanted = await read_model(request, KeyRequest)
+        live = [key for key in self._records.table.items().values() if key.revoked_at is None]
+        if sum(key.tenant == wanted.tenant for key in live) >= self._keys_per_tenant:
+            raise Problem(
+                403,
+                "quota-exceeded",
+                f"The tenant has {self._keys_per_tenant} keys, as many as it may have: revoke some.",
+                extra={"keys": self._keys_per_tenant},
+            )
         made = make_key(secrets.token_bytes(KEY_RANDOM_BYTES))
         record = new_key(
             wanted,
@@ -109,7 +119,8 @@ class KeysApi:
         )
         await self._records.write(record)
         headers = {"Location": f"/v1/keys/{made.key_id}", "Cache-Control": "no-store"}
-        return web.json_response({**document(record), "key": str(made)}, status=201, headers=headers, dumps=dumps)
+        shown_once = {"key": str(made), "signing_key": str(SigningKey.of(self._records.pepper, made.key_id))}
+        return web.json_response({**document(record), **shown_once}, status=201, headers=headers, dumps=dumps)
 
     async def list(self, request: web.Request) -> web.Response:
         require(request, Scope.ADMIN)

@@ -14,6 +14,9 @@ class IntakeMetrics:
         self.accepted = own.counter("tasks_accepted", "Tasks acknowledged by Kafka.", ("api",))
         self.not_accepted = own.counter("tasks_not_accepted", "Tasks refused or not accepted.", ("reason",))
         self.replayed = own.counter("tasks_replayed", "Requests whose Idempotency-Key belonged to an earlier task.")
+        self.hung_up = own.counter(
+            "tasks_cancelled_on_disconnect", "Tasks cancelled since those who waited for them hung up."
+        )
         self.answer_seconds = own.latency("answer", "Time from accepting a task to its end.", ("status",))
         self.waiters = own.gauge("waiters", "Callers waiting for an answer or following its events.")
         self.pending = own.gauge("pending_tasks", "Tasks accepted by this process and held in memory.")

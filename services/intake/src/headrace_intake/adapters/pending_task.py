@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from headrace_contracts.events import TaskReply
+from headrace_contracts.task_sizes import held_bytes
 
+from headrace_intake.adapters.believed_replies import BelievedReplies
 from headrace_intake.decide.replies import NOTHING_YET, Delta, Heard, ReplyUpdate, TaskFinished, hear
 from headrace_intake.decide.views import TaskView, with_completion
 
@@ -46,6 +48,7 @@ class PendingTask:
         "_heard",
         "_waiters",
         "accepted",
+        "believed",
         "bytes",
         "end",
         "home_partition",
@@ -53,9 +56,10 @@ class PendingTask:
         "view",
     )
 
-    def __init__(self, view: TaskView, key: bytes, buffer_bytes: int) -> None:
+    def __init__(self, view: TaskView, key: bytes, buffer_bytes: int, believed: BelievedReplies) -> None:
         self.view = view
         self.key = key
+        self.believed = believed
         self.home_partition: int | None = None
         self.accepted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.end: asyncio.Future[TaskView] = asyncio.get_running_loop().create_future()
@@ -148,9 +152,14 @@ class PendingTask:
 
 def _size(told: ReplyUpdate) -> int:
     match told:
-        case Delta(text):
-            return _ENTRY_BYTES + len(text)
+        case Delta(text, _, pieces):
+            return (
+                _ENTRY_BYTES
+                + len(text)
+                + sum(_ENTRY_BYTES + len(piece.text) + len(piece.signature) for piece in pieces)
+            )
         case TaskFinished(result):
-            return _ENTRY_BYTES + (len(result.answer.data) if result.answer is not None else 0)
+            answer = 0 if result.answer is None else len(result.answer.data)
+            return _ENTRY_BYTES + answer + held_bytes(result.choices) + held_bytes(result.embeddings)
         case _:
             return _ENTRY_BYTES

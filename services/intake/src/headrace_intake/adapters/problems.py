@@ -9,11 +9,13 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 from headrace_runtime.database import DatabaseAway
 from headrace_runtime.logging import get_logger
-from headrace_runtime.problems import Problem
+from headrace_runtime.problems import ErrorShape, Problem
 from headrace_streams.errors import StreamsError
 
 from headrace_intake.adapters.rereading import EventsGone, NoSuchPosition, TooManyRereaders
 from headrace_intake.adapters.writing import NeverWritable, NotWritten, WriteUncertain
+from headrace_intake.decide.chat_answers import ChatError
+from headrace_intake.decide.error_shapes import error_shape, nothing_at
 from headrace_intake.decide.refusals import Refusal
 from headrace_intake.decide.resuming import not_given_out
 from headrace_intake.following import TaskNotFound
@@ -48,17 +50,24 @@ def translating() -> Middleware:
     async def translate(request: web.Request, handler: Handler) -> web.StreamResponse:
         try:
             return await handler(request)
+        except web.HTTPNotFound:
+            raise Problem(404, "not-found", nothing_at(request.path)) from None
         except _TRANSLATED as error:
             raise problem_of(error) from error
 
     return translate
 
 
+def error_shape_of(request: web.Request) -> ErrorShape:
+    """The form of the errors that answer a request."""
+    return error_shape(request.path, anthropic="anthropic-version" in request.headers)
+
+
 def problem_of(error: Exception) -> Problem:
     """The problem for an error. A message from a broker or database goes to the log, not to the caller."""
     match error:
         case Refusal():
-            headers = _IN_VAIN if error.status == 409 else None
+            headers = _IN_VAIN if error.status == 409 else _SOON if error.status == 429 else None
             return Problem(error.status, error.kind, error.detail, param=error.param, headers=headers)
         case TaskNotFound():
             return Problem(404, "task-not-found", "There is no task with this id; it may be past its retention.")
@@ -101,3 +110,10 @@ def problem_of(error: Exception) -> Problem:
             )
         case _:
             return Problem(503, "not-accepted", "Kafka is unavailable; nothing was accepted.", headers=_SOON)
+
+
+def problem_with(error: ChatError, told: Mapping[str, str]) -> Problem:
+    """The problem for a task that has ended without an answer, with the headers told about it."""
+    problem = problem_of(error.refusal)
+    problem.headers = {**problem.headers, **told, **error.headers}
+    return problem

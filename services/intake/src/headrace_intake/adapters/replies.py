@@ -11,6 +11,7 @@ from typing import Final
 from headrace_contracts.codec import Codec
 from headrace_contracts.events import TaskReply
 from headrace_contracts.topics import TASKS_REPLIES
+from headrace_runtime.authenticity import Authenticity
 from headrace_runtime.health import Health
 from headrace_runtime.logging import get_logger
 from headrace_streams.dead_letters import described
@@ -19,8 +20,10 @@ from headrace_streams.holding import DecodedInLanes
 from headrace_streams.ports import Log, PartitionReader
 from headrace_streams.records import Record, TopicPartition
 
+from headrace_intake.adapters.believed_replies import BelievedReplies
 from headrace_intake.adapters.metrics import IntakeMetrics
 from headrace_intake.adapters.pending_task import PendingTask
+from headrace_intake.decide.live_tasks import LiveTasksHere
 from headrace_intake.decide.views import TaskView
 
 _CHECK: Final = "replies"
@@ -57,6 +60,7 @@ class ReplyDispatcher:
         clock: Callable[[], int],
         health: Health,
         metrics: IntakeMetrics,
+        authenticity: Authenticity,
     ) -> None:
         self._log = log
         self._codec = codec
@@ -66,12 +70,14 @@ class ReplyDispatcher:
         self._clock = clock
         self._health = health
         self._metrics = metrics
+        self._authenticity = authenticity
         self._topic = codec.topic_prefix + TASKS_REPLIES.name
         self._reader: PartitionReader | None = None
         self._place = TopicPartition(self._topic, -1)
         self._next_offset = 0
         self._open: OrderedDict[bytes, PendingTask] = OrderedDict()
         self._ended: OrderedDict[bytes, float] = OrderedDict()
+        self._live = LiveTasksHere()
         self._bytes = 0
         self._decoded: DecodedInLanes[TaskReply] = DecodedInLanes(
             "replies", codec, TaskReply, lambda record: record.key, self._take
@@ -110,6 +116,7 @@ class ReplyDispatcher:
             except OffsetOutOfRange:
                 _log.warning("replies were deleted before they were read", offset=self._next_offset)
                 await self._broken("replies were deleted before they were read")
+                self._live.clear()
                 self._next_offset = 0
             except StreamsError as error:
                 _log.warning("cannot read replies, retrying", reason=str(error))
@@ -123,12 +130,18 @@ class ReplyDispatcher:
 
     def open(self, view: TaskView, key: bytes) -> PendingTask:
         """Buffer the task's replies from now on. Call it before submitting, so that none is missed."""
-        task = PendingTask(view, key, self._task_bytes)
+        believed = BelievedReplies(self._authenticity, view.tenant, view.task_id)
+        task = PendingTask(view, key, self._task_bytes, believed)
         self._open[view.task_id.encode()] = task
+        self._live.add(view.task_id.encode(), view.tenant, self._clock())
         self._bytes += task.bytes
         if len(self._open) > _MOST_PENDING or self._bytes > self._total_bytes:
             self._make_room()
         return task
+
+    def live_of(self, tenant: str) -> int:
+        """The tenant's tasks that were accepted here and have not ended, as far as known."""
+        return self._live.of(tenant, self._clock())
 
     def get(self, tenant: str, task_id: str) -> PendingTask | None:
         """A task that was accepted here and is still buffered."""
@@ -140,24 +153,28 @@ class ReplyDispatcher:
         key = task_id.encode()
         task = self._open.pop(key, None)
         self._ended.pop(key, None)
+        self._live.remove(key)
         if task is not None:
             self._bytes -= task.bytes
 
     async def _take(self, record: Record, reply: TaskReply | Exception) -> None:
         assert record.key is not None
         if isinstance(reply, Exception):
+            # It may have been the last one.
+            self._live.remove(record.key)
             self._metrics.unreadable_replies.inc()
             _log.error("a reply cannot be decoded, its caller misses it", partition=record.partition,
                        offset=record.offset, reason=described(reply))  # fmt: skip
             return
         task = self._open.get(record.key)
-        if task is None or reply.tenant != task.view.tenant:
+        if task is None or reply.tenant != task.view.tenant or not task.believed.admits(record, reply):
             return
         before = task.bytes
         was_over = task.end.done()
         try:
             task.take(reply, record.offset)
         except Exception as error:  # noqa: BLE001 - whatever it is, it is about this record
+            self._live.remove(record.key)
             self._metrics.unreadable_replies.inc()
             _log.error("a reply cannot be taken, its caller misses it", partition=record.partition,
                        offset=record.offset, reason=described(error))  # fmt: skip
@@ -167,6 +184,7 @@ class ReplyDispatcher:
         self._metrics.reply_delay.observe(max(0, now_ms - reply.emitted_at) / 1000)
         if task.end.done() and not was_over:
             self._ended[record.key] = now_ms / 1000
+            self._live.remove(record.key)
             self._metrics.answer_seconds.labels(task.view.status).observe(
                 max(0, now_ms - task.view.submitted_at) / 1000
             )

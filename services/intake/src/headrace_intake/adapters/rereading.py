@@ -10,12 +10,14 @@ from headrace_contracts.codec import Codec
 from headrace_contracts.errors import Origin, RegistryUnavailable
 from headrace_contracts.events import TaskReply
 from headrace_contracts.topics import TASKS_REPLIES
+from headrace_runtime.authenticity import Authenticity
 from headrace_runtime.logging import get_logger
 from headrace_streams.dead_letters import described
 from headrace_streams.errors import OffsetOutOfRange
 from headrace_streams.ports import Log, PartitionReader
 from headrace_streams.records import Record, TopicPartition
 
+from headrace_intake.adapters.believed_replies import BelievedReplies
 from headrace_intake.adapters.metrics import IntakeMetrics
 from headrace_intake.adapters.pending_task import ReplyEvent
 from headrace_intake.decide.replies import NOTHING_YET, Heard, TaskFinished, hear
@@ -62,6 +64,7 @@ class Rereading:
         whose: Whose,
         place: TopicPartition,
         closed: Callable[[], None],
+        believed: BelievedReplies,
     ) -> None:
         self._reader = reader
         self._codec = codec
@@ -69,6 +72,7 @@ class Rereading:
         self._key = whose.task_id.encode("utf-8", "replace")
         self._place = place
         self._closed: Callable[[], None] | None = closed
+        self._believed = believed
         self._heard: Heard = NOTHING_YET
         self.over = False
 
@@ -120,7 +124,7 @@ class Rereading:
         origin = Origin(record.topic, record.partition, record.offset)
         try:
             reply = await self._codec.read(TaskReply, record.value, origin)
-            if reply.tenant != self._whose.tenant:
+            if reply.tenant != self._whose.tenant or not self._believed.admits(record, reply):
                 return []
             self._heard, told = hear(self._heard, reply)
         except RegistryUnavailable:
@@ -134,8 +138,11 @@ class Rereading:
 class Rereaders:
     """Opens rereadings, a limited number at a time."""
 
-    def __init__(self, log: Log, codec: Codec, *, most: int, metrics: IntakeMetrics) -> None:
+    def __init__(
+        self, log: Log, codec: Codec, *, most: int, metrics: IntakeMetrics, authenticity: Authenticity
+    ) -> None:
         self._log = log
+        self._authenticity = authenticity
         self._codec = codec
         self._most = most
         self._in_use = 0
@@ -151,7 +158,8 @@ class Rereaders:
             raise TooManyRereaders("too many callers are resuming at the moment")
         self._in_use += 1
         place = TopicPartition(self._topic, partition)
-        rereading = Rereading(self._log.reader(), self._codec, whose, place, self._released)
+        believed = BelievedReplies(self._authenticity, whose.tenant, whose.task_id)
+        rereading = Rereading(self._log.reader(), self._codec, whose, place, self._released, believed)
         try:
             if after is not None:
                 await rereading.begin_after(after)

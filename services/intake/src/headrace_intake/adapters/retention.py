@@ -1,4 +1,4 @@
-"""Deletes rows of the view and idempotency keys that are past their retention."""
+"""Deletes rows of the view, idempotency keys, files and batches that are past their retention."""
 
 from __future__ import annotations
 
@@ -16,13 +16,47 @@ _LOCK: Final = 0x6865_6164_7265_7465
 _STATEMENTS: Final = {
     "tasks": f"""
         DELETE FROM intake.tasks WHERE task_id IN
-        (SELECT task_id FROM intake.tasks WHERE submitted_at < $1 LIMIT {_ROWS_AT_ONCE})
+        (SELECT task_id FROM intake.tasks t WHERE submitted_at < $1
+         AND NOT EXISTS (SELECT FROM intake.batch_lines l WHERE l.task_id = t.task_id) LIMIT {_ROWS_AT_ONCE})
+    """,
+    "turns": f"""
+        DELETE FROM intake.turns WHERE task_id IN
+        (SELECT task_id FROM intake.turns WHERE submitted_at < $1 LIMIT {_ROWS_AT_ONCE})
+    """,
+    "conversations": f"""
+        DELETE FROM intake.conversations WHERE (tenant, conversation) IN
+        (SELECT c.tenant, c.conversation FROM intake.conversations c WHERE c.changed_at < $1 AND NOT EXISTS
+            (SELECT FROM intake.turns t WHERE t.tenant = c.tenant AND t.conversation = c.conversation)
+            LIMIT {_ROWS_AT_ONCE})
+    """,
+    "forgotten": f"""
+        DELETE FROM intake.forgotten WHERE (tenant, task_id) IN
+        (SELECT tenant, task_id FROM intake.forgotten WHERE forgotten_at < $1 LIMIT {_ROWS_AT_ONCE})
     """,
     "idempotency_keys": f"""
         DELETE FROM intake.idempotency_keys WHERE (tenant, key) IN
         (SELECT tenant, key FROM intake.idempotency_keys WHERE created_at < $1 LIMIT {_ROWS_AT_ONCE})
     """,
+    # One at a time: each may have hundreds of chunks.
+    "files": """
+        DELETE FROM intake.files WHERE file_id =
+        (SELECT file_id FROM intake.files f WHERE expires_at < $1
+         AND NOT EXISTS (SELECT FROM intake.batches b WHERE b.input_file_id = f.file_id
+                         AND b.status IN ('validating', 'in_progress', 'finalizing', 'cancelling')) LIMIT 1)
+    """,
+    "uploads": """
+        DELETE FROM intake.files WHERE file_id =
+        (SELECT file_id FROM intake.files WHERE NOT complete AND created_at < $1 LIMIT 1)
+    """,
+    "batches": f"""
+        DELETE FROM intake.batches WHERE batch_id IN
+        (SELECT batch_id FROM intake.batches WHERE created_at < $1
+         AND status NOT IN ('validating', 'in_progress', 'finalizing', 'cancelling') LIMIT {_ROWS_AT_ONCE})
+    """,
 }
+_ABANDONED_MS: Final = 7_200_000
+"""An upload, or a file of results, that was begun so long ago was broken off."""
+_ONE_BY_ONE: Final = ("files", "uploads")
 
 _log = get_logger("headrace.intake.retention")
 
@@ -31,7 +65,8 @@ class Retention:
     """Sweeps periodically.
 
     Args:
-        task_ms, key_ms: Retention of tasks and keys, in milliseconds.
+        task_ms, key_ms: Retention of tasks (and of batches that have ended) and of keys, in milliseconds. Files say
+            themselves when they expire.
         period_seconds: Time between two sweeps.
     """
 
@@ -40,7 +75,10 @@ class Retention:
     ) -> None:
         self._database = database
         self._clock = clock
-        self._kept_ms = {"tasks": task_ms, "idempotency_keys": key_ms}
+        self._kept_ms = {
+            "tasks": task_ms, "turns": task_ms, "conversations": task_ms, "forgotten": 2 * task_ms,
+            "idempotency_keys": key_ms, "files": 0, "uploads": _ABANDONED_MS, "batches": task_ms,
+        }  # fmt: skip
         self._period_seconds = period_seconds
 
     async def run(self) -> None:
@@ -63,7 +101,7 @@ class Retention:
             while True:
                 count = await self._delete(_STATEMENTS[table], before)
                 deleted[table] += count
-                if count < _ROWS_AT_ONCE:
+                if count < (1 if table in _ONE_BY_ONE else _ROWS_AT_ONCE):
                     break
         return deleted
 

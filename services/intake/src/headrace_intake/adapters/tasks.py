@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from dataclasses import asdict
+from functools import partial
 from typing import Any, Final
 
 from aiohttp import web
@@ -15,17 +17,22 @@ from headrace_runtime.logging import get_logger
 from headrace_runtime.sse import ServerEvent, event_stream, last_event_id
 from headrace_streams.errors import StreamsError
 
+from headrace_intake.adapters.embeddings import written
 from headrace_intake.adapters.encoding import dumps
 from headrace_intake.adapters.history import History
 from headrace_intake.decide.cancelling import parse_reason
+from headrace_intake.decide.choices import choices_document
+from headrace_intake.decide.embeddings import EmbedTaskRequest, draft_of_embed_task, taken_embedding
 from headrace_intake.decide.idempotency import parse_key
+from headrace_intake.decide.on_disconnect import parse_on_disconnect
 from headrace_intake.decide.options import with_headers
 from headrace_intake.decide.pages import cursor, parse_filter
 from headrace_intake.decide.replies import Delta, Restarted
 from headrace_intake.decide.resuming import FINISHED_ID, AtTheEnd, parse_place
 from headrace_intake.decide.tasks import TaskRequest, draft_of_task, expect_object, parse_wait, taken_task
-from headrace_intake.decide.views import TaskView, document, links, summary
+from headrace_intake.decide.views import TaskView, document_text, links, summary
 from headrace_intake.following import Following, Said, Stream, TaskNotFound
+from headrace_intake.hang_ups import HangUps
 from headrace_intake.service import Acceptance, Intake, SubmitRequest
 
 _RETRY_MS: Final = 1_000
@@ -45,6 +52,7 @@ class TasksApi:
         intake: Intake,
         following: Following,
         history: History,
+        hang_ups: HangUps,
         *,
         longest_wait_seconds: float,
         heartbeat_seconds: float,
@@ -52,6 +60,7 @@ class TasksApi:
         self._intake = intake
         self._following = following
         self._history = history
+        self._hang_ups = hang_ups
         self._longest_wait = longest_wait_seconds
         self._heartbeat = heartbeat_seconds
 
@@ -68,19 +77,25 @@ class TasksApi:
         caller = require(request, Scope.TASKS)
         wait = parse_wait(request.headers.getall("Prefer", []), self._longest_wait)
         key = parse_key(request.headers.getall("Idempotency-Key", []))
-        body = taken_task(with_headers(expect_object(await read_json(request)), request.headers))
-        draft = draft_of_task(parse_model(body, TaskRequest))
+        said = with_headers(expect_object(await read_json(request)), request.headers, request.query)
+        if said.get("operation") == "embed":
+            body = taken_embedding(said, EmbedTaskRequest)
+            draft = draft_of_embed_task(parse_model(body, EmbedTaskRequest))
+        else:
+            body = taken_task(said)
+            draft = draft_of_task(parse_model(body, TaskRequest))
         acceptance = await self._intake.accept(SubmitRequest("tasks", caller, draft, body, key))
         headers = {"Location": links(acceptance.view.task_id)["self"]}
         if acceptance.replayed:
             headers["Idempotency-Replayed"] = "true"
         if wait is not None:
             headers["Preference-Applied"] = f"wait={wait:g}"
-            ended = await self._intake.end(acceptance, wait)
+            with self._hang_ups.watching(request, caller, acceptance.view.task_id):
+                ended = await self._intake.end(acceptance, wait)
         else:
             ended = None
         view = ended or await self._newest(acceptance)
-        return _json(document(view), 200 if view.ended else 202, headers)
+        return await _shown(view, 200 if view.ended else 202, headers)
 
     async def _newest(self, acceptance: Acceptance) -> TaskView:
         if acceptance.pending is not None:
@@ -93,7 +108,7 @@ class TasksApi:
     async def show(self, request: web.Request) -> web.Response:
         caller = require(request, Scope.TASKS)
         known = await self._following.find(caller.tenant, request.match_info["id"])
-        return _json(document(known.view))
+        return await _shown(known.view)
 
     async def list(self, request: web.Request) -> web.Response:
         caller = require(request, Scope.TASKS)
@@ -104,18 +119,20 @@ class TasksApi:
     async def cancel(self, request: web.Request) -> web.Response:
         caller = require(request, Scope.TASKS)
         view = await self._intake.cancel(caller, request.match_info["id"], parse_reason(request.query.get("reason")))
-        return _json(document(view), 200 if view.ended else 202)
+        return await _shown(view, 200 if view.ended else 202)
 
     async def events(self, request: web.Request) -> web.StreamResponse:
         caller = require(request, Scope.TASKS)
+        parse_on_disconnect(request.headers)
         after = parse_place(last_event_id(request))
         if isinstance(after, AtTheEnd):
             return web.Response(status=204)
         stream = await self._following.open(caller.tenant, request.match_info["id"], after)
         if stream is None:
             return web.Response(status=204)
-        async with aclosing(stream):
-            return await event_stream(request, _events(stream), heartbeat_seconds=self._heartbeat, resumable=True)
+        with self._hang_ups.watching(request, caller, request.match_info["id"]):
+            async with aclosing(stream):
+                return await event_stream(request, _events(stream), heartbeat_seconds=self._heartbeat, resumable=True)
 
 
 async def _events(stream: Stream) -> AsyncGenerator[ServerEvent, None]:
@@ -132,12 +149,22 @@ async def _events(stream: Stream) -> AsyncGenerator[ServerEvent, None]:
 def _event(said: Said, retry_ms: int | None) -> ServerEvent:
     place = None if said.place is None else str(said.place)
     match said.what:
-        case Delta(text, attempt):
-            return ServerEvent(dumps({"text": text, "attempt": attempt}), "delta", place, retry_ms)
+        case Delta(text, attempt, pieces):
+            more = {"pieces": [asdict(piece) for piece in pieces]} if pieces else {}
+            return ServerEvent(dumps({"text": text, "attempt": attempt, **more}), "delta", place, retry_ms)
         case Restarted(attempt):
             return ServerEvent(dumps({"attempt": attempt}), "restarted", place, retry_ms)
         case ended:
-            return ServerEvent(dumps(document(ended.view)), "finished", place or FINISHED_ID, retry_ms)
+            return ServerEvent(_text(ended.view), "finished", place or FINISHED_ID, retry_ms)
+
+
+async def _shown(view: TaskView, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
+    text = await written(partial(_text, view), view.embeddings)
+    return web.Response(text=text, status=status, headers=headers, content_type="application/json")
+
+
+def _text(view: TaskView) -> str:
+    return document_text(view, choices_document(view))
 
 
 def _json(body: dict[str, Any], status: int = 200, headers: dict[str, str] | None = None) -> web.Response:

@@ -9,13 +9,24 @@ from typing import Any, Final
 from headrace_runtime.database import Connection, Database
 from headrace_runtime.logging import get_logger
 from headrace_runtime.positions import Positions
+from headrace_runtime.producers import KeyNotHereYet, ProducerRefused, ProducerVerification
 from headrace_streams.applied import Moves
 from headrace_streams.dead_letters import DeadLetterSink
 from headrace_streams.errors import AppendUncertain, Overloaded, TransientError
 from headrace_streams.log_identity import StoredPosition
 from headrace_streams.records import Record, TopicPartition
 
-from headrace_intake.decide.rows import COMPLETED_COLUMNS, SUBMITTED_COLUMNS, NotAViewRow, Row, rows_of
+from headrace_intake.decide.rows import (
+    COMPLETED_COLUMNS,
+    CONVERSATION_COLUMNS,
+    FORGOTTEN_COLUMNS,
+    SUBMITTED_COLUMNS,
+    TURN_COLUMNS,
+    NotAViewRow,
+    Row,
+    Rows,
+    rows_of,
+)
 from headrace_intake.migrations import MIGRATIONS
 
 _ONLY_SUBMITTED: Final = ("requested_model", "reply_partition", "deadline_at")
@@ -24,7 +35,7 @@ _ONCE: Final = ("task_id", "tenant", "route_key", "home_partition", "submitted_a
 """Columns set by the first event of a task and never changed."""
 
 
-def _insert(columns: Sequence[tuple[str, str]], on_conflict: str) -> str:
+def _insert(columns: Sequence[tuple[str, str]], on_conflict: str, table: str = "tasks", key: str = "task_id") -> str:
     names = ", ".join(name for name, _ in columns)
     # jsonb travels as text, since asyncpg would otherwise want a codec on every connection.
     arrays = ", ".join(
@@ -32,14 +43,14 @@ def _insert(columns: Sequence[tuple[str, str]], on_conflict: str) -> str:
     )
     values = ", ".join(f"{name}::jsonb" if kind == "jsonb" else name for name, kind in columns)
     return (
-        f"INSERT INTO intake.tasks AS t ({names}) SELECT {values} FROM unnest({arrays}) AS new ({names}) "
-        f"ON CONFLICT (task_id) DO UPDATE {on_conflict}"
+        f"INSERT INTO intake.{table} AS t ({names}) SELECT {values} FROM unnest({arrays}) AS new ({names}) "
+        f"ON CONFLICT ({key}) DO {on_conflict}"
     )
 
 
 _SUBMITTED: Final = _insert(
     SUBMITTED_COLUMNS,
-    f"SET ({', '.join(_ONLY_SUBMITTED)}) = ({', '.join('excluded.' + name for name in _ONLY_SUBMITTED)}) "
+    f"UPDATE SET ({', '.join(_ONLY_SUBMITTED)}) = ({', '.join('excluded.' + name for name in _ONLY_SUBMITTED)}) "
     "WHERE t.tenant = excluded.tenant "
     f"AND ({', '.join('t.' + name for name in _ONLY_SUBMITTED)}) "
     f"IS DISTINCT FROM ({', '.join('excluded.' + name for name in _ONLY_SUBMITTED)})",
@@ -47,10 +58,36 @@ _SUBMITTED: Final = _insert(
 _COMPLETED_ONLY: Final = [name for name, _ in COMPLETED_COLUMNS if name not in _ONCE]
 _COMPLETED: Final = _insert(
     COMPLETED_COLUMNS,
-    f"SET ({', '.join(_COMPLETED_ONLY)}) = ({', '.join('excluded.' + name for name in _COMPLETED_ONLY)}) "
+    f"UPDATE SET ({', '.join(_COMPLETED_ONLY)}) = ({', '.join('excluded.' + name for name in _COMPLETED_ONLY)}) "
     "WHERE t.tenant = excluded.tenant AND t.completed_at IS NULL",
 )
+_TURNS: Final = _insert(TURN_COLUMNS, "NOTHING", "turns")
+_CONVERSATIONS: Final = _insert(
+    CONVERSATION_COLUMNS,
+    "UPDATE SET (labels, changed_at, deleted) = (excluded.labels, excluded.changed_at, excluded.deleted) "
+    "WHERE NOT t.deleted",
+    "conversations",
+    "tenant, conversation",
+)
+_FORGOTTEN: Final = _insert(FORGOTTEN_COLUMNS, "NOTHING", "forgotten", "task_id, tenant")
+_TO_FORGET: Final = "SELECT EXISTS (SELECT FROM intake.forgotten WHERE task_id = ANY($1::text[]))"
+_FORGET_TURNS: Final = (
+    "DELETE FROM intake.turns t USING intake.forgotten f "
+    "WHERE t.task_id = ANY($1::text[]) AND f.task_id = t.task_id AND f.tenant = t.tenant"
+)
+_FORGET_ANSWERS: Final = (
+    "UPDATE intake.tasks t SET answer = NULL, answer_cipher = NULL, choices = NULL FROM intake.forgotten f "
+    "WHERE t.task_id = ANY($1::text[]) AND f.task_id = t.task_id AND f.tenant = t.tenant "
+    "AND (t.answer IS NOT NULL OR t.choices IS NOT NULL)"
+)
+"""Whichever comes first, the task's events or the request to forget them: both orders end the same."""
 
+_DROP_ADDED: Final = (
+    "DELETE FROM intake.turns t USING unnest($1::text[], $2::text[]) AS gone (tenant, conversation) "
+    "WHERE (t.tenant, t.conversation) = (gone.tenant, gone.conversation) "
+    "AND NOT EXISTS (SELECT FROM intake.tasks WHERE task_id = t.task_id)"
+)
+"""What was added to a conversation goes with it; responses have ids of their own, and are deleted by these."""
 
 _REUSED: Final = (
     "SELECT new.task_id, t.home_partition, new.home_partition, t.tenant <> new.tenant "
@@ -85,6 +122,7 @@ class ViewStore:
     Args:
         dead_letters: Receives records that can have no row.
         on_reuse: Told of ids that two tasks have; of an event that is read again, once more.
+        producers: Decides whose submissions have rows; None takes all.
     """
 
     def __init__(
@@ -92,10 +130,12 @@ class ViewStore:
         database: Database,
         dead_letters: DeadLetterSink,
         on_reuse: Callable[[TaskIdReused], None] | None = None,
+        producers: ProducerVerification | None = None,
     ) -> None:
         self._database = database
         self._dead_letters = dead_letters
         self._on_reuse = on_reuse or (lambda _: None)
+        self._producers = producers
         self._positions = Positions(MIGRATIONS.schema)
         self._kept: set[tuple[TopicPartition, int]] = set()
 
@@ -107,9 +147,13 @@ class ViewStore:
     async def apply(self, batch: Sequence[tuple[Record, Any]], moves: Moves) -> None:
         """Write the rows of a batch and move the offsets, or neither.
 
-        Records that can have no row are dead-lettered first. Raises PartitionsLost when another process has moved one
-        of the offsets, TransientError when Postgres or Kafka is away, BatchRefused when Postgres never accepts a row.
+        Records that can have no row are dead-lettered first. Submissions whose producer may not write them have none
+        either, and are only counted: the router writes their dead letters.
+
+        Raises PartitionsLost when another process has moved one of the offsets, TransientError when Postgres or Kafka
+        is away, BatchRefused when Postgres never accepts a row.
         """
+        batch, refused = await self._believed(batch)
         rows, unusable = rows_of(batch)
         for record, reason in unusable:
             await self._put_aside(record, reason)
@@ -117,13 +161,46 @@ class ViewStore:
             await self._positions.move(connection, moves)
             await _write(connection, _SUBMITTED, rows.submitted)
             await _write(connection, _COMPLETED, rows.completed)
+            await _write(connection, _TURNS, rows.turns)
+            await _write(connection, _CONVERSATIONS, rows.conversations)
+            await _write(connection, _FORGOTTEN, rows.forgotten)
+            await _forget(connection, rows)
             # After the writes, so that two events of the same batch are compared as well.
             reused = await connection.fetch(_REUSED, *zip(*rows.homes, strict=True)) if rows.homes else ()
         self._kept.clear()
+        for record, error in refused:
+            if self._producers is not None:
+                self._producers.count(record, error)
         for found in reused:
             reuse = TaskIdReused(*found)
             _log.warning("two tasks have one id, and each ends by itself", **asdict(reuse))
             self._on_reuse(reuse)
+
+    async def _believed(
+        self, batch: Sequence[tuple[Record, Any]]
+    ) -> tuple[Sequence[tuple[Record, Any]], Sequence[tuple[Record, ProducerRefused]]]:
+        """The records of producers that may write them, and the others. Waits for keys created a moment ago, for all of
+        the batch at once."""
+        if self._producers is None:
+            return batch, ()
+        refused: dict[int, tuple[Record, ProducerRefused]] = {}
+        early: list[int] = []
+        for place, (record, event) in enumerate(batch):
+            try:
+                self._producers.check(record, event.tenant)
+            except ProducerRefused as error:
+                refused[place] = (record, error)
+            except KeyNotHereYet:
+                early.append(place)
+        for place in early:
+            record, event = batch[place]
+            try:
+                await self._producers.verify(record, event.tenant)
+            except ProducerRefused as error:
+                refused[place] = (record, error)
+        if not refused:
+            return batch, ()
+        return [each for place, each in enumerate(batch) if place not in refused], list(refused.values())
 
     async def _put_aside(self, record: Record, reason: NotAViewRow) -> None:
         place = (record.topic_partition, record.offset)
@@ -137,7 +214,17 @@ class ViewStore:
         self._kept.add(place)
 
 
-async def _write(connection: Connection, statement: str, rows: Mapping[str, Row]) -> None:
+async def _write(connection: Connection, statement: str, rows: Mapping[Any, Row]) -> None:
     if rows:
         # Ordered by id, so that two processes cannot deadlock on each other's rows.
-        await connection.execute(statement, *zip(*(rows[task_id] for task_id in sorted(rows)), strict=True))
+        await connection.execute(statement, *zip(*(rows[key] for key in sorted(rows)), strict=True))
+
+
+async def _forget(connection: Connection, rows: Rows) -> None:
+    touched = sorted({*rows.submitted, *rows.completed, *rows.turns, *(task_id for _, task_id in rows.forgotten)})
+    if touched and await connection.fetchval(_TO_FORGET, touched):
+        await connection.execute(_FORGET_TURNS, touched)
+        await connection.execute(_FORGET_ANSWERS, touched)
+    gone = [key for key, row in sorted(rows.conversations.items()) if row[-1]]
+    if gone:
+        await connection.execute(_DROP_ADDED, *zip(*gone, strict=True))

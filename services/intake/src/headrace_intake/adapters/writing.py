@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 from headrace_contracts.errors import UnencodableEvent
+from headrace_contracts.topics import TopicSpec
 from headrace_runtime import tracing
 from headrace_runtime.logging import get_logger
 from headrace_streams.errors import AppendUncertain, Overloaded, RecordRefused, TransientError
@@ -39,8 +41,15 @@ class Writer:
 
     async def write(self, publication: Publication) -> RecordMetadata:
         """Returns when all in-sync replicas have the event. Raises NotWritten, WriteUncertain, NeverWritable."""
+        return await self._acknowledged(lambda: self._publisher.send(publication))
+
+    async def remove(self, spec: TopicSpec, key: str) -> RecordMetadata:
+        """Write a tombstone for a key of a compacted topic. As `write`."""
+        return await self._acknowledged(lambda: self._publisher.send_tombstone(spec, key.encode()))
+
+    async def _acknowledged(self, send: Callable[[], asyncio.Future[RecordMetadata]]) -> RecordMetadata:
         try:
-            future = self._publisher.send(publication)
+            future = send()
         except Overloaded as error:
             raise NotWritten(f"the producer's queue is full: {error}") from error
         except UnencodableEvent as error:

@@ -9,29 +9,24 @@ from headrace_contracts.events import Lane
 from pydantic import BaseModel, ConfigDict, Field
 
 from headrace_intake.decide.drafts import TaskDraft, conversation, designation
-from headrace_intake.decide.messages import MessageIn, taken_messages, unsupported, without_neutral
+from headrace_intake.decide.messages import MessageIn, taken_messages, without_neutral
+from headrace_intake.decide.model_options import ModelOptions, options_of, wants_json
 from headrace_intake.decide.options import Labels, Name, SubmitOptions
 from headrace_intake.decide.refusals import bad_request
 
 DEFAULT_KIND: Final = "chat"
 
 _HAPPENS_ANYWAY: Final[Mapping[str, tuple[Any, ...]]] = {
-    "n": (1,),
-    "tools": ([],),
     "functions": ([],),
-    "tool_choice": ("none", "auto"),
     "function_call": ("none", "auto"),
-    "parallel_tool_calls": (True, False),
-    "presence_penalty": (0,),
-    "frequency_penalty": (0,),
-    "logit_bias": ({},),
-    "logprobs": (False,),
-    "top_logprobs": (0,),
     "modalities": (["text"],),
-    "service_tier": ("auto", "default"),
-    "store": (False,),
 }
 """OpenAI parameters that are not supported, with the values that request nothing beyond the default behaviour."""
+HARMLESS: Final = frozenset({
+    "store", "safety_identifier", "prompt_cache_key", "prompt_cache_retention", "prompt_cache_options", "prediction",
+})  # fmt: skip
+"""Parameters that change nothing about the answer, and concern what OpenAI keeps or how fast it is: taken, and not
+passed on. Tasks are stored in any case."""
 
 
 class StreamOptions(BaseModel):
@@ -43,22 +38,13 @@ class StreamOptions(BaseModel):
     include_obfuscation: Literal[False] | None = None
 
 
-class ResponseFormat(BaseModel):
-    """OpenAI's `response_format`."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    type: Literal["text", "json_object"]
-
-
-class ChatCompletionRequest(SubmitOptions):
+class ChatCompletionRequest(SubmitOptions, ModelOptions):
     """A chat completion request as OpenAI's clients write it, after `taken` has removed the no-op parameters."""
 
     model: Name
     messages: Annotated[list[MessageIn], Field(min_length=1)]
     max_completion_tokens: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
     stream_options: StreamOptions | None = None
-    response_format: ResponseFormat | None = None
     metadata: Labels | None = None
 
     @property
@@ -72,12 +58,10 @@ def taken(document: Mapping[str, Any]) -> dict[str, Any]:
 
     Raises Refusal, naming the parameter, if it requests something unsupported.
     """
-    kept = without_neutral(document, ChatCompletionRequest.model_fields.keys(), _HAPPENS_ANYWAY)
+    said = {name: value for name, value in document.items() if name not in HARMLESS}
+    kept = without_neutral(said, ChatCompletionRequest.model_fields.keys(), _HAPPENS_ANYWAY)
     if "messages" in kept:
         kept["messages"] = taken_messages(kept["messages"])
-    response_format = kept.get("response_format")
-    if isinstance(response_format, dict) and response_format.get("type") == "json_schema":
-        raise unsupported("response_format", "json_schema is not supported here; json_object is")
     return kept
 
 
@@ -96,6 +80,14 @@ def draft_of_chat(request: ChatCompletionRequest) -> TaskDraft:
         model=model,
         kind=request.kind or DEFAULT_KIND,
         lane=request.priority or Lane.INTERACTIVE,
-        json=request.response_format is not None and request.response_format.type == "json_object",
+        json=wants_json(request),
+        asked=options_of(request, model=model, preferred_provider=request.preferred_provider),
+        allow_cached=_expects_the_same_again(request) if request.allow_cached is None else request.allow_cached,
         labels=dict(request.metadata or {}),
     )
+
+
+def _expects_the_same_again(request: ChatCompletionRequest) -> bool:
+    """Whether the caller means to get the same answer for the same question: programs written for OpenAI's API ask the
+    same again to get another answer."""
+    return request.temperature == 0 or request.seed is not None

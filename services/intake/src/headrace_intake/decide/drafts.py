@@ -4,16 +4,37 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from typing import Final
 
 from headrace_contracts import designation as designations
-from headrace_contracts.content import plain
+from headrace_contracts import floors
+from headrace_contracts.cargo import has_urls, keyed_content, says_something
 from headrace_contracts.designation import DesignationInvalid
-from headrace_contracts.events import Lane, Message, Mode, Privacy, Sampling, TaskSubmitted
+from headrace_contracts.events import (
+    Lane,
+    Message,
+    Mode,
+    ModelOperation,
+    Options,
+    Place,
+    Privacy,
+    Sampling,
+    TaskSubmitted,
+    Turn,
+)
+from headrace_contracts.floors import BELOW_FLOOR, CONTRADICTION, Asked, Demands, Party
 from headrace_contracts.ids import route_key
 
 from headrace_intake.decide.messages import MessageIn
 from headrace_intake.decide.options import SubmitOptions, deadline_at, nanodollars
 from headrace_intake.decide.refusals import Refusal, bad_request
+
+_UNKNOWN_POLICY: Final = Demands(Privacy.PUBLIC, Mode.HYBRID)
+"""The least that the routing policy, which only the router knows, may have as its default."""
+_OBJECTIONS: Final[Mapping[str, tuple[int, str]]] = {
+    CONTRADICTION: (400, "privacy-contradiction"),
+    BELOW_FLOOR: (403, "below-floor"),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,18 +48,22 @@ class TaskDraft:
     kind: str
     lane: Lane | None
     json: bool
+    operation: ModelOperation = ModelOperation.CHAT
+    asked: Options | None = None
+    allow_cached: bool = True
     labels: Mapping[str, str] = field(default_factory=dict)
+    turn: Turn | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Submitter:
-    """Who submits, when, under which id, and which partition receives the replies."""
+    """Who submits, when, under which id, and which partition receives the replies; None if nobody waits for them."""
 
     task_id: str
     tenant: str
     key_id: str
     now_ms: int
-    reply_partition: int
+    reply_partition: int | None
 
 
 def designation(model: str | None, role: str | None) -> tuple[str | None, str | None]:
@@ -53,17 +78,30 @@ def designation(model: str | None, role: str | None) -> tuple[str | None, str | 
 
 
 def conversation(messages: Collection[MessageIn]) -> tuple[Message, ...]:
-    """The messages as the event holds them. Raises Refusal if they contain no text."""
-    said = tuple(Message(role=message.speaker(), content=plain(message.text())) for message in messages)
-    if not any(message.content.data for message in said):
-        raise bad_request("There is no text in the messages.", "messages")
+    """The messages as the event holds them. Raises Refusal if they contain nothing."""
+    said = tuple(message.event() for message in messages)
+    if not any(says_something(message) for message in said):
+        raise bad_request("There is nothing in the messages.", "messages")
     return said
+
+
+def sampling_of(draft: TaskDraft) -> Sampling:
+    """The parameters of the answer."""
+    options = draft.options
+    stop = options.stop
+    return Sampling(
+        max_output_tokens=options.max_tokens,
+        temperature=options.temperature,
+        top_p=options.top_p,
+        stop=() if stop is None else (stop,) if isinstance(stop, str) else tuple(stop),
+        seed=options.seed,
+        json=draft.json,
+    )
 
 
 def submission(draft: TaskDraft, origin: Submitter) -> TaskSubmitted:
     """The event for Kafka. Raises Refusal for a deadline in the past."""
     options = draft.options
-    stop = options.stop
     return TaskSubmitted(
         task_id=origin.task_id,
         tenant=origin.tenant,
@@ -73,14 +111,9 @@ def submission(draft: TaskDraft, origin: Submitter) -> TaskSubmitted:
         role=draft.role,
         model=draft.model,
         messages=draft.messages,
-        sampling=Sampling(
-            max_output_tokens=options.max_tokens,
-            temperature=options.temperature,
-            top_p=options.top_p,
-            stop=() if stop is None else (stop,) if isinstance(stop, str) else tuple(stop),
-            seed=options.seed,
-            json=draft.json,
-        ),
+        sampling=sampling_of(draft),
+        operation=draft.operation,
+        options=draft.asked,
         privacy=options.privacy,
         lane=draft.lane,
         mode=options.mode,
@@ -90,8 +123,9 @@ def submission(draft: TaskDraft, origin: Submitter) -> TaskSubmitted:
         session=options.session,
         subject=options.subject,
         labels=draft.labels,
+        turn=draft.turn,
         stream=options.stream,
-        allow_cached=options.allow_cached is not False,
+        allow_cached=draft.allow_cached,
         reply_partition=origin.reply_partition,
         submitted_at=origin.now_ms,
     )
@@ -104,26 +138,40 @@ def record_key(task: TaskSubmitted) -> bytes:
         session=task.session,
         role=task.role,
         model=task.model,
-        messages=((message.role, message.content.data) for message in task.messages),
+        messages=keyed_content(task.messages, task.options),
     ).encode()
 
 
-def contradiction(draft: TaskDraft, cloud_providers: Collection[str]) -> Refusal | None:
-    """Why a sensitive task asks for something it must not get; None if it does not."""
-    if draft.options.privacy is not Privacy.SENSITIVE:
+def refusal_of(
+    draft: TaskDraft, demands: Mapping[Party, Demands], places: Mapping[str, Place], by: Party = Party.TASKS_KEY
+) -> Refusal | None:
+    """Why a task must not run as it asks to, as far as that is known without the routing policy; None if it may.
+
+    Args:
+        demands: Of its tenant and its user.
+        places: The known providers.
+        by: Who asks.
+    """
+    options, place_of = draft.options, places.get
+    asked = Asked(options.privacy, options.mode, draft.model, options.preferred_provider)
+    terms = floors.terms(asked, demands, place_of, default=_UNKNOWN_POLICY, by=by)
+    if terms.objection is not None:
+        status, kind = _OBJECTIONS[terms.objection.code]
+        return Refusal(status, kind, terms.objection.message, terms.objection.field)
+    if has_urls(draft.messages) and terms.privacy is not Privacy.PUBLIC:
+        why = f"Content at an address is for public tasks only, and this one is {terms.privacy}: send the bytes."
+        return Refusal(400, "url-not-public", why, "messages")
+    if draft.asked is not None and draft.asked.extra and _nobody_gets_them(draft, places):
+        why = "provider_options: there is no such provider here; GET /v1/models shows those that there are."
+        return Refusal(400, "invalid-request", why, "provider_options")
+    provider = floors.named_provider(draft.model, place_of)
+    excluded = None if provider is None else terms.exclusion(provider, places[provider])
+    if excluded is None:
         return None
-    if draft.options.mode is Mode.CLOUD:
-        return bad_request(
-            "Sensitive content never leaves our nodes, so it cannot run in mode cloud: ask for local or hybrid.",
-            "mode",
-            "privacy-contradiction",
-        )
-    provider, slash, _ = (draft.model or "").partition("/")
-    if slash and provider in cloud_providers:
-        return bad_request(
-            f"Sensitive content never leaves our nodes, and {provider} is a cloud provider: "
-            "name a local model or a role.",
-            "model",
-            "privacy-contradiction",
-        )
-    return None
+    code, why = excluded
+    return Refusal(403, code.replace("_", "-"), f"{provider} must not get this task: {why}.", "model")
+
+
+def _nobody_gets_them(draft: TaskDraft, places: Mapping[str, Place]) -> bool:
+    """Whether a task that has parameters for one provider names none that is known."""
+    return draft.options.preferred_provider not in places and floors.named_provider(draft.model, places.get) is None

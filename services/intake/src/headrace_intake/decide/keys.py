@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from collections.abc import Collection, Mapping
+from typing import Annotated, Any, Final, Literal
 
 from headrace_contracts.events import AccessKey
 from headrace_contracts.limits import LONGEST_NAME, OPTIONAL_NAME_PATTERN, TENANT_PATTERN
@@ -10,8 +11,9 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from headrace_intake.decide.views import rfc3339
 
-ScopeName = Literal["tasks", "skills", "costs", "admin"]
+ScopeName = Literal["tasks", "skills", "costs", "preferences", "admin"]
 
+_BOOTSTRAP_NAME: Final = "bootstrap"
 _EVERYDAY: tuple[ScopeName, ...] = ("tasks", "skills", "costs")
 
 
@@ -52,11 +54,27 @@ def bootstrap_key(
     return AccessKey(
         key_id=key_id,
         tenant=stored.tenant if stored is not None else tenant,
-        name="bootstrap",
+        name=_BOOTSTRAP_NAME,
         secret_hash=secret_hash,
         scopes=("admin", *_EVERYDAY),
         created_at=stored.created_at if stored is not None else now_ms,
     )
+
+
+def past_retention(keys: Mapping[str, AccessKey], now_ms: int, kept_ms: int, never: Collection[str]) -> list[str]:
+    """Ids of the keys that were revoked longer ago than `kept_ms`, and may be forgotten.
+
+    A forgotten key is an unknown one, and as invalid. But the key from the settings is stored whenever it is unknown,
+    so it has to be remembered that it was revoked: by intakes with these settings (`never`), and with other ones.
+    """
+    return [
+        key_id
+        for key_id, key in keys.items()
+        if key.revoked_at is not None
+        and key.revoked_at <= now_ms - kept_ms
+        and key.name != _BOOTSTRAP_NAME
+        and key_id not in never
+    ]
 
 
 def document(key: AccessKey) -> dict[str, Any]:

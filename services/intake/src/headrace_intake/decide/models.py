@@ -37,6 +37,10 @@ def _entry(name: str, owner: str, origin: Mapping[str, Any]) -> dict[str, Any]:
     return {"id": name, "object": "model", "created": 0, "owned_by": owner, "headrace": dict(origin)}
 
 
-def cloud_providers(nodes: Iterable[NodeStatus]) -> frozenset[str]:
-    """Cloud providers, whether or not they are healthy at the moment."""
-    return frozenset(node.provider for node in nodes if node.place is Place.CLOUD)
+def provider_places(nodes: Iterable[NodeStatus]) -> dict[str, Place]:
+    """Where each provider runs models, whether or not it is healthy at the moment; one cloud node makes it cloud."""
+    places: dict[str, Place] = {}
+    for node in nodes:
+        if places.get(node.provider) is not Place.CLOUD:
+            places[node.provider] = node.place
+    return places

@@ -25,9 +25,10 @@ from headrace_contracts.limits import (
     OPTIONAL_NAME_PATTERN,
     TEXT_PATTERN,
 )
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError, WithJsonSchema
 
-from headrace_intake.decide.refusals import bad_request
+from headrace_intake.decide.on_disconnect import parse_on_disconnect
+from headrace_intake.decide.refusals import Refusal, bad_request
 
 HEADER_PREFIX: Final = "X-Headrace-"
 HEADER_FIELDS: Final = (
@@ -35,6 +36,12 @@ HEADER_FIELDS: Final = (
     "preferred_provider", "allow_cached",
 )  # fmt: skip
 """Fields that may also come as headers: X-Headrace-Preferred-Provider for preferred_provider."""
+_ABOUT_THE_REQUEST: Final = frozenset({"on_disconnect"})
+"""Headers that say nothing about the task, and so are no fields of the body."""
+_OTHER_FIELDS: Final = frozenset({"model", "messages", "prompt", "json", "labels", "metadata", "max_completion_tokens"})
+"""Fields of the bodies besides those of SubmitOptions."""
+_ALSO_IN_LABELS: Final = ("privacy", "mode", "preferred_provider")
+_UNREADABLE: Final = object()
 
 _RFC3339: Final = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)")
 
@@ -60,6 +67,16 @@ class AtTime:
 
 
 Deadline = InSeconds | AtTime
+
+
+_DEADLINE_SCHEMA: Final = {
+    "description": "A time, or seconds from now.",
+    "anyOf": [
+        {"type": "string", "format": "date-time"},
+        {"type": "number", "exclusiveMinimum": 0, "maximum": LONGEST_DEADLINE_SECONDS},
+        {"type": "null"},
+    ],
+}
 
 
 def is_unicode(text: str) -> bool:
@@ -104,7 +121,9 @@ class SubmitOptions(BaseModel):
     privacy: Privacy | None = None
     priority: Lane | None = None
     budget: Annotated[Decimal, Field(ge=0, le=MOST_BUDGET_DOLLARS)] | None = None
-    deadline: Annotated[InSeconds | AtTime | None, BeforeValidator(_parse_deadline)] = None
+    deadline: Annotated[
+        InSeconds | AtTime | None, BeforeValidator(_parse_deadline), WithJsonSchema(_DEADLINE_SCHEMA)
+    ] = None
     session: Name | None = None
     subject: Name | None = None
     role: Name | None = None
@@ -128,33 +147,99 @@ Labels = Annotated[
 ]
 
 
-def with_headers(document: Mapping[str, Any], headers: Mapping[str, str]) -> dict[str, Any]:
+def with_headers(
+    document: Mapping[str, Any], headers: Mapping[str, str], query: Mapping[str, str] | None = None
+) -> dict[str, Any]:
     """The body, with missing fields filled in from X-Headrace-* headers.
 
-    Raises Refusal for an X-Headrace-* header that is not one of HEADER_FIELDS, is there twice, or is not UTF-8.
+    Raises Refusal for an X-Headrace-* header that is not one of HEADER_FIELDS, is there twice, or is not UTF-8; for a
+    field of the body that is in the query only, where nobody would read it; and for a header, a parameter of the query,
+    or a label that says otherwise than the body.
     """
+    parse_on_disconnect(headers)
     merged = dict(document)
-    seen: set[str] = set()
+    seen: dict[str, str] = {}
+    values: dict[str, str] = {}
     prefix = HEADER_PREFIX.lower()
     for header, value in headers.items():
         name = header.lower()
         if not name.startswith(prefix):
             continue
         field = name.removeprefix(prefix).replace("-", "_")
+        if field in _ABOUT_THE_REQUEST:
+            continue
         if field not in HEADER_FIELDS:
+            known = ", ".join((*HEADER_FIELDS, *sorted(_ABOUT_THE_REQUEST)))
             raise bad_request(
-                f"There is no header {header}; the headers are those for {', '.join(HEADER_FIELDS)}.",
+                f"There is no header {header}; the headers are those for {known}.",
                 header,
                 "unsupported-parameter",
             )
         if field in seen:
-            raise bad_request(f"The header {header} was sent twice: send it once.", header)
-        seen.add(field)
+            also = "" if seen[field].lower() == name else f", as {seen[field]} too"
+            raise bad_request(f"The header {header} was sent twice{also}: send it once.", header)
+        seen[field], values[field] = header, value
         if not is_unicode(value):  # aiohttp keeps bytes that are not UTF-8 as lone surrogates
             raise bad_request(f"The header {header} is not UTF-8 text.", header)
+    for field, value in values.items():
         if merged.get(field) is None:
             merged[field] = value
+        elif not _same(field, merged[field], value):
+            raise contradicting(f"the header {seen[field]}", f"`{field}` in the body", seen[field])
+    _expect_agreeing_query(merged, query or {}, seen)
+    _expect_agreeing_labels(merged, seen)
     return merged
+
+
+def contradicting(one: str, other: str, param: str) -> Refusal:
+    """400 for two places of a request that do not say the same."""
+    return bad_request(
+        f"{one[0].upper()}{one[1:]} contradicts {other}: send one, or the same in both.", param, "contradiction"
+    )
+
+
+def _expect_agreeing_query(merged: Mapping[str, Any], query: Mapping[str, str], headers: Mapping[str, str]) -> None:
+    for parameter, value in query.items():
+        field = parameter.lower().replace("-", "_").removeprefix(HEADER_PREFIX.lower().replace("-", "_"))
+        if field not in SubmitOptions.model_fields and field not in _OTHER_FIELDS:
+            continue
+        if merged.get(field) is None:
+            raise bad_request(
+                f"{field} is not read from the query: send it in the body.", parameter, "unsupported-parameter"
+            )
+        if not _same(field, merged[field], value):
+            raise contradicting(f"`{parameter}` in the query", _place(field, headers), parameter)
+
+
+def _expect_agreeing_labels(merged: Mapping[str, Any], headers: Mapping[str, str]) -> None:
+    for name in ("labels", "metadata"):
+        labels = merged.get(name)
+        for label, value in labels.items() if isinstance(labels, Mapping) else ():
+            field = str(label).lower().replace("-", "_").removeprefix(HEADER_PREFIX.lower().replace("-", "_"))
+            # Labels are free: only one that reads as a level can contradict it.
+            if field not in _ALSO_IN_LABELS or merged.get(field) is None or _read(field, value) is _UNREADABLE:
+                continue
+            if not _same(field, merged[field], value):
+                raise contradicting(f"`{name}.{label}`", _place(field, headers), f"{name}.{label}")
+
+
+def _place(field: str, headers: Mapping[str, str]) -> str:
+    return f"the header {headers[field]}" if field in headers else f"`{field}` in the body"
+
+
+def _same(field: str, said: object, said_elsewhere: object) -> bool:
+    """Whether two values of a field mean the same. One in the body that means nothing is left to its validation."""
+    value = _read(field, said)
+    return value is _UNREADABLE or value == _read(field, said_elsewhere)
+
+
+def _read(field: str, value: object) -> object:
+    if field not in SubmitOptions.model_fields:
+        return value
+    try:
+        return getattr(SubmitOptions.model_validate({field: value}), field)
+    except ValidationError:
+        return _UNREADABLE
 
 
 def nanodollars(budget: Decimal) -> int:

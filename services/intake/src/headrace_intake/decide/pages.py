@@ -18,7 +18,7 @@ from headrace_intake.decide.views import ACCEPTED
 DEFAULT_LIMIT: Final = 50
 LARGEST_LIMIT: Final = 200
 
-_STATUSES: Final = (ACCEPTED, *(str(status) for status in TaskStatus))
+STATUSES: Final = (ACCEPTED, *(str(status) for status in TaskStatus))
 _EXACT: Final = ("role", "kind", "session", "user")
 _KNOWN: Final = frozenset({"status", "since", "until", "limit", "cursor", *_EXACT})
 _LATEST_MS: Final = 253_402_300_799_999
@@ -53,8 +53,8 @@ def parse_filter(query: Mapping[str, str]) -> Filter:
     if unknown:
         raise bad_request(f"There is no filter {unknown[0]}; there are {', '.join(sorted(_KNOWN))}.", unknown[0])
     status = query.get("status") or None
-    if status is not None and status not in _STATUSES:
-        raise bad_request(f"status must be one of {', '.join(_STATUSES)}.", "status")
+    if status is not None and status not in STATUSES:
+        raise bad_request(f"status must be one of {', '.join(STATUSES)}.", "status")
     for name in _EXACT:
         if "\0" in query.get(name, ""):
             raise bad_request(f"{name} cannot hold a null character.", name)

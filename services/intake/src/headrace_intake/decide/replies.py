@@ -10,15 +10,41 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from headrace_contracts.content import text_of
-from headrace_contracts.events import ReplyKind, TaskCompleted, TaskReply
+from headrace_contracts.events import AnswerPiece, PartKind, ReplyKind, TaskCompleted, TaskReply
+
+
+@dataclass(frozen=True, slots=True)
+class HeardPiece:
+    """A piece of an answer that is not text of the first one.
+
+    Attributes:
+        choice: Number of the answer.
+        part: Number of the part of this kind within the answer.
+        text: The next characters; of a tool call, of its arguments.
+        call_id, name: In the first piece of a tool call.
+        provider: Of reasoning: who made it.
+        signature: Of reasoning: the next characters of its signature.
+        sealed: Of reasoning: whether the signature is all of it.
+    """
+
+    kind: PartKind
+    choice: int
+    part: int
+    text: str
+    call_id: str | None
+    name: str | None
+    provider: str | None = None
+    signature: str = ""
+    sealed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """The next piece of text."""
+    """The next pieces: text of the first answer, and what else there is."""
 
     text: str
     attempt: int
+    pieces: tuple[HeardPiece, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,9 +102,10 @@ def _finished(heard: Heard, reply: TaskReply) -> tuple[Heard, tuple[ReplyUpdate,
 
 
 def _delta(heard: Heard, reply: TaskReply) -> tuple[Heard, tuple[ReplyUpdate, ...]]:
-    if reply.text is None:
+    if reply.text is None and not reply.pieces:
         return heard, ()
-    piece = Delta(text_of(reply.text), reply.attempt)
+    pieces = tuple(_piece(piece) for piece in reply.pieces)
+    piece = Delta("" if reply.text is None else text_of(reply.text), reply.attempt, pieces)
     following = Heard(reply.attempt, reply.execution_id, reply.sequence + 1, has_text=True)
     if heard.execution is None or reply.attempt > heard.attempt:
         return following, (Restarted(reply.attempt), piece) if heard.has_text else (piece,)
@@ -88,3 +115,11 @@ def _delta(heard: Heard, reply: TaskReply) -> tuple[Heard, tuple[ReplyUpdate, ..
     if reply.sequence == 0 and (reply.execution_id != heard.execution or not reply.execution_id):
         return following, (Restarted(reply.attempt), piece)
     return heard, ()
+
+
+def _piece(piece: AnswerPiece) -> HeardPiece:
+    text = "" if piece.content is None else text_of(piece.content)
+    signature = "" if piece.signature is None else text_of(piece.signature)
+    return HeardPiece(
+        piece.kind, piece.choice, piece.part, text, piece.call_id, piece.name, piece.provider, signature, piece.sealed
+    )

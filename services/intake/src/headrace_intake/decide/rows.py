@@ -12,8 +12,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from headrace_contracts.events import TaskCompleted, TaskSubmitted
+from headrace_contracts.events import HistoryChanged, HistoryChangeKind, TaskCompleted, TaskSubmitted, Turn
 from headrace_streams.records import Record
+
+from headrace_intake.decide import vectors
+from headrace_intake.decide.choices import stored
+from headrace_intake.decide.responses.turns import KeptTurn, added_id, stored_turn, turn_of_task
 
 LONGEST_NAME: Final = 200
 """Longest name in the view, in characters; an index entry of three such names fits a page."""
@@ -33,15 +37,28 @@ COMPLETED_COLUMNS: Final = (
     ("task_id", "text"), ("tenant", "text"), ("route_key", "bytea"), ("home_partition", "integer"),
     ("user_name", "text"), ("kind", "text"), ("role", "text"), ("session", "text"), ("subject", "text"),
     ("labels", "jsonb"), ("privacy", "text"), ("lane", "text"), ("submitted_at", "bigint"), ("status", "text"),
-    ("completed_at", "bigint"), ("answer_cipher", "text"), ("answer", "bytea"), ("finish_reason", "text"),
-    ("failure_code", "text"), ("failure_message", "text"), ("provider", "text"), ("model", "text"), ("node", "text"),
+    ("completed_at", "bigint"), ("answer_cipher", "text"), ("answer", "bytea"), ("choices", "text"),
+    ("embeddings", "text"),
+    ("finish_reason", "text"), ("failure_code", "text"), ("failure_message", "text"), ("provider", "text"),
+    ("model", "text"), ("node", "text"),
     ("simulated", "boolean"), ("served_from", "text"), ("source_task_id", "text"), ("input_tokens", "bigint"),
     ("output_tokens", "bigint"), ("cached_input_tokens", "bigint"),
-    ("cache_write_5m_tokens", "bigint"), ("cache_write_1h_tokens", "bigint"), ("searches", "bigint"),
+    ("cache_write_5m_tokens", "bigint"), ("cache_write_1h_tokens", "bigint"), ("reasoning_tokens", "bigint"),
+    ("image_tokens", "bigint"), ("audio_tokens", "bigint"), ("searches", "bigint"),
     ("cost_nanodollars", "bigint"), ("attempts", "integer"), ("model_ms", "double precision"), ("trail", "jsonb"),
     ("policy_version", "text"),
 )  # fmt: skip
 """Columns that a completion fills, with their types."""
+
+TURN_COLUMNS: Final = (
+    ("task_id", "text"), ("tenant", "text"), ("conversation", "text"), ("previous_task_id", "text"),
+    ("submitted_at", "bigint"), ("said", "text"),
+)  # fmt: skip
+CONVERSATION_COLUMNS: Final = (
+    ("tenant", "text"), ("conversation", "text"), ("labels", "jsonb"), ("created_at", "bigint"),
+    ("changed_at", "bigint"), ("deleted", "boolean"),
+)  # fmt: skip
+FORGOTTEN_COLUMNS: Final = (("tenant", "text"), ("task_id", "text"), ("forgotten_at", "bigint"))
 
 Row = tuple[Any, ...]
 
@@ -57,11 +74,17 @@ class Rows:
     Attributes:
         homes: Task id, tenant and home partition of every event, also of those that have no row because of another one
             with the same id.
+        turns: What tasks said that the history keeps.
+        conversations: By tenant and id, the last change of each.
+        forgotten: By tenant and task id.
     """
 
     submitted: dict[str, Row] = field(default_factory=dict)
     completed: dict[str, Row] = field(default_factory=dict)
     homes: set[tuple[str, str, int]] = field(default_factory=set)
+    turns: dict[str, Row] = field(default_factory=dict)
+    conversations: dict[tuple[str, str], Row] = field(default_factory=dict)
+    forgotten: dict[tuple[str, str], Row] = field(default_factory=dict)
 
 
 def rows_of(batch: Iterable[tuple[Record, Any]]) -> tuple[Rows, Sequence[tuple[Record, NotAViewRow]]]:
@@ -73,14 +96,58 @@ def rows_of(batch: Iterable[tuple[Record, Any]]) -> tuple[Rows, Sequence[tuple[R
             if isinstance(event, TaskSubmitted):
                 rows.submitted.setdefault(event.task_id, submitted_row(record, event))
                 rows.homes.add((event.task_id, event.tenant, record.partition))
+                if (kept := turn_of_task(event)) is not None:
+                    rows.turns.setdefault(
+                        event.task_id, turn_row(event.task_id, event.tenant, event.submitted_at, kept)
+                    )
             elif isinstance(event, TaskCompleted):
                 rows.completed.setdefault(event.task_id, completed_row(record, event))
                 rows.homes.add((event.task_id, event.tenant, event.home_partition))
+            elif isinstance(event, HistoryChanged):
+                _take_change(rows, event)
             else:
                 raise NotAViewRow(f"{type(event).__name__} is no event of the task view")
         except NotAViewRow as error:
             unusable.append((record, error))
     return rows, unusable
+
+
+def _take_change(rows: Rows, change: HistoryChanged) -> None:
+    tenant, at = _id(change.tenant, "tenant"), _time(change.changed_at)
+    match change.kind:
+        case HistoryChangeKind.CONVERSATION_SET | HistoryChangeKind.CONVERSATION_DELETED:
+            name = _id(change.conversation or "", "conversation")
+            labels = _json({_text(label): _text(value) for label, value in change.labels.items()})
+            deleted = change.kind is HistoryChangeKind.CONVERSATION_DELETED
+            earlier = rows.conversations.get((tenant, name))
+            if earlier is not None and earlier[-1]:
+                return  # nobody makes a deleted one again
+            created = at if earlier is None else earlier[3]
+            rows.conversations[tenant, name] = (tenant, name, labels, created, at, deleted)
+        case HistoryChangeKind.MESSAGES_ADDED:
+            turn = Turn(conversation=_id(change.conversation or "", "conversation"))
+            change_id = _id(change.change_id, "change id")
+            for place, message in enumerate(change.messages):
+                turn_id = added_id(change_id, place)
+                kept = KeptTurn(turn=turn, instructions=None, messages=(message,))
+                rows.turns.setdefault(turn_id, turn_row(turn_id, tenant, at, kept))
+        case HistoryChangeKind.TURN_FORGOTTEN:
+            task_id = _id(change.task_id or "", "task id")
+            rows.forgotten[tenant, task_id] = (tenant, task_id, at)
+        case HistoryChangeKind.UNKNOWN:
+            raise NotAViewRow("this release does not know this kind of change")
+
+
+def turn_row(task_id: str, tenant: str, submitted_at: int, kept: KeptTurn) -> Row:
+    """Values for TURN_COLUMNS. Raises NotAViewRow."""
+    return (
+        _id(task_id, "task id"),
+        _id(tenant, "tenant"),
+        _name_or_none(kept.turn.conversation),
+        _name_or_none(kept.turn.previous_task_id),
+        _time(submitted_at),
+        stored_turn(kept),
+    )
 
 
 def submitted_row(record: Record, task: TaskSubmitted) -> Row:
@@ -135,6 +202,8 @@ def completed_row(record: Record, end: TaskCompleted) -> Row:
         _time(end.completed_at),
         None if end.answer is None else _name(end.answer.cipher),
         None if end.answer is None else end.answer.data,
+        stored(end.choices),
+        vectors.stored(end.embeddings),
         _name_or_none(end.finish_reason),
         None if end.failure is None else _name(end.failure.code),
         None if end.failure is None else _text(end.failure.message),
@@ -149,6 +218,9 @@ def completed_row(record: Record, end: TaskCompleted) -> Row:
         end.usage.cached_input_tokens,
         end.usage.cache_write_5m_tokens,
         end.usage.cache_write_1h_tokens,
+        end.usage.reasoning_tokens,
+        end.usage.image_tokens,
+        end.usage.audio_tokens,
         end.usage.searches,
         end.cost_nanodollars,
         end.attempts,

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field
 
 from headrace_intake.decide.drafts import TaskDraft, conversation, designation
 from headrace_intake.decide.messages import MessageIn, taken_messages
+from headrace_intake.decide.model_options import ModelOptions, options_of, wants_json
 from headrace_intake.decide.options import Labels, Name, SubmitOptions
+from headrace_intake.decide.provider_options import HOW_TO_PASS_ON
 from headrace_intake.decide.refusals import bad_request
 
 DEFAULT_KIND: Final = "task"
 
 
-class TaskRequest(SubmitOptions):
+class TaskRequest(SubmitOptions, ModelOptions):
     """A task as callers of the tasks API write it."""
 
+    operation: Literal["chat"] = "chat"
     model: Name | None = None
     messages: Annotated[list[MessageIn], Field(min_length=1)] | None = None
     prompt: Annotated[str, Field(min_length=1)] | None = None
@@ -25,8 +28,14 @@ class TaskRequest(SubmitOptions):
     labels: Labels | None = None
 
 
+_FIELDS: Final = frozenset(field.alias or name for name, field in TaskRequest.model_fields.items())
+
+
 def taken_task(document: Mapping[str, Any]) -> dict[str, Any]:
-    """The body without what has no effect in its messages. Raises Refusal if they request something unsupported."""
+    """The body without what has no effect in its messages. Raises Refusal if it requests something unsupported."""
+    for name in document:
+        if name not in _FIELDS:
+            raise bad_request(f"{name}: this parameter is not supported here{HOW_TO_PASS_ON}.", name)
     kept = dict(document)
     if "messages" in kept:
         kept["messages"] = taken_messages(kept["messages"])
@@ -46,7 +55,9 @@ def draft_of_task(request: TaskRequest) -> TaskDraft:
         model=model,
         kind=request.kind or DEFAULT_KIND,
         lane=request.priority,
-        json=request.json_answer,
+        json=request.json_answer or wants_json(request),
+        asked=options_of(request, model=model, preferred_provider=request.preferred_provider),
+        allow_cached=request.allow_cached is not False,
         labels=dict(request.labels or {}),
     )
 

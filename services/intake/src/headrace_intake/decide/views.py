@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Final
 
 from headrace_contracts.content import PLAIN
-from headrace_contracts.events import Content, Failure, TaskCompleted, TaskSubmitted, TrailStep, Usage
+from headrace_contracts.events import AnswerChoice, Content, Failure, TaskCompleted, TaskSubmitted, TrailStep, Usage
 from headrace_contracts.limits import NANODOLLARS_IN_A_DOLLAR
+
+from headrace_intake.decide.vectors import in_numbers, sealed_with
 
 ACCEPTED: Final = "accepted"
 """Status of a task that has not ended; the other statuses are those of `TaskStatus`."""
@@ -17,7 +20,11 @@ ACCEPTED: Final = "accepted"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskView:
-    """What is known of a task; None for what is not. Times are milliseconds since the epoch."""
+    """What is known of a task; None for what is not. Times are milliseconds since the epoch.
+
+    Attributes:
+        keeps_turn: Whether it was submitted just now, and the history will keep its turn.
+    """
 
     task_id: str
     tenant: str
@@ -36,6 +43,8 @@ class TaskView:
     completed_at: int | None = None
     answer: Content | None = None
     finish_reason: str | None = None
+    choices: tuple[AnswerChoice, ...] = ()
+    embeddings: tuple[Content, ...] = ()
     failure: Failure | None = None
     provider: str | None = None
     model: str | None = None
@@ -49,6 +58,7 @@ class TaskView:
     model_ms: float | None = None
     trail: tuple[TrailStep, ...] = ()
     policy_version: str | None = None
+    keeps_turn: bool = False
 
     @property
     def ended(self) -> bool:
@@ -71,6 +81,7 @@ def of_submission(task: TaskSubmitted) -> TaskView:
         lane=task.lane,
         submitted_at=task.submitted_at,
         deadline_at=task.deadline_at,
+        keeps_turn=task.turn is not None and task.turn.store,
     )
 
 
@@ -92,6 +103,8 @@ def with_completion(view: TaskView | None, end: TaskCompleted) -> TaskView:
         completed_at=end.completed_at,
         answer=end.answer,
         finish_reason=end.finish_reason,
+        choices=end.choices,
+        embeddings=end.embeddings,
         failure=end.failure,
         provider=end.provider,
         model=end.model,
@@ -132,10 +145,11 @@ def links(task_id: str) -> dict[str, str]:
 def document(view: TaskView) -> dict[str, Any]:
     """The task as GET /v1/tasks/{id} returns it."""
     sealed = view.answer is not None and view.answer.cipher != PLAIN
+    key = view.answer.cipher if view.answer is not None and sealed else sealed_with(view.embeddings)
     return {
         **summary(view),
         "answer": None if view.answer is None or sealed else view.answer.data.decode("utf-8", "replace"),
-        "answer_sealed_with": view.answer.cipher if view.answer is not None and sealed else None,
+        "answer_sealed_with": key,
         "trail": [
             {
                 "at": rfc3339(step.at),
@@ -147,6 +161,14 @@ def document(view: TaskView) -> dict[str, Any]:
             for step in view.trail
         ],
     }
+
+
+def document_text(view: TaskView, choices: list[dict[str, Any]] | None) -> str:
+    """The same as JSON, with all its answers, and with the vectors that the answer consists of, if they can be read."""
+    text = json.dumps({**document(view), "choices": choices}, ensure_ascii=False, separators=(",", ":"))
+    if not view.embeddings or sealed_with(view.embeddings) is not None:
+        return text
+    return f'{text[:-1]},"embeddings":[{",".join(map(in_numbers, view.embeddings))}]}}'
 
 
 def summary(view: TaskView) -> dict[str, Any]:

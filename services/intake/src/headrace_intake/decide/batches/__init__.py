@@ -1,0 +1,1 @@
+"""OpenAI's Batch API: files of requests that become tasks of the batch lane."""

@@ -1,0 +1,1 @@
+"""OpenAI's Responses API: requests as tasks, and answers as responses. Pure."""
