@@ -9,12 +9,16 @@ from headrace_contracts.groups import LEDGER
 from headrace_contracts.topics import ACCESS_KEYS, SPEND_WINDOWS, USAGE_RECORDED
 from headrace_models.prices import load_price_book
 from headrace_runtime.authentication import authentication
+from headrace_runtime.authenticity import Authenticity
 from headrace_runtime.connections import Connections, wall_clock_ms
 from headrace_runtime.database import Database, DatabaseMetrics
 from headrace_runtime.health import Health
-from headrace_runtime.http import HttpServer, new_app
+from headrace_runtime.http import new_app
+from headrace_runtime.http_server import api_server
 from headrace_runtime.lifecycle import Part, Service
 from headrace_runtime.metrics import Metrics, discontinuities, suspensions
+from headrace_runtime.open_requests import OpenRequests
+from headrace_runtime.openapi_page import PUBLIC_PATHS, add_reference
 from headrace_runtime.tables import table_part
 from headrace_streams.projection import Projection
 from headrace_streams.tables import Table
@@ -22,6 +26,7 @@ from headrace_streams.tables import Table
 from headrace_cost_accountant.adapters.cost_reports import CostReports
 from headrace_cost_accountant.adapters.costs_api import CostsApi
 from headrace_cost_accountant.adapters.ledger_store import LedgerStore
+from headrace_cost_accountant.adapters.operations import ABOUT, OPERATIONS
 from headrace_cost_accountant.adapters.windows_app import WindowsApp, WindowsTools
 from headrace_cost_accountant.metrics import LedgerMetrics
 from headrace_cost_accountant.migrations import MIGRATIONS
@@ -78,14 +83,25 @@ def build(settings: CostAccountantSettings) -> Service:
 
     windows = LiveWindowsRunner(lambda: WindowsApp(tools), health, measures)
     live: Table[SpendWindows] = Table(log, codec, SPEND_WINDOWS, on_discontinuity=lost)
-    keys: Table[AccessKey] = Table(log, codec, ACCESS_KEYS, on_discontinuity=lost)
+    open_requests = OpenRequests(settings.request_limits())
+    authenticity = Authenticity(settings.key_pepper, settings.unsigned_records, metrics)
+    keys: Table[AccessKey] = Table(
+        log,
+        codec,
+        ACCESS_KEYS,
+        open_requests.key_changed,
+        on_discontinuity=lost,
+        admits=authenticity.admits,
+    )
     app = new_app(
         metrics=metrics,
         body_limit_bytes=settings.body_limit_bytes,
-        middlewares=(authentication(keys, settings.key_pepper),),
+        origins=settings.cors_origins,
+        middlewares=(authentication(keys, settings.key_pepper, open_requests, public=PUBLIC_PATHS),),
     )
     CostsApi(CostReports(database), live, wall_clock_ms).add_to(app)
-    server = HttpServer(app, settings.api_host, settings.api_port)
+    add_reference(app, "Headrace costs", settings.release(), ABOUT, OPERATIONS)
+    server = api_server(app, settings, health)
 
     return Service(
         [

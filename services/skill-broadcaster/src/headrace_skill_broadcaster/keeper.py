@@ -29,11 +29,13 @@ from headrace_contracts.codec import Codec
 from headrace_contracts.errors import Origin, RegistryUnavailable, UnreadableValue
 from headrace_contracts.events import Position, SkillPublished, SkillSubmitted
 from headrace_contracts.headers import traceparent
-from headrace_contracts.topics import SKILLS_CATALOG, SKILLS_FEED, SKILLS_SUBMITTED
+from headrace_contracts.topics import SKILLS_CATALOG, SKILLS_SUBMITTED
 from headrace_runtime.logging import get_logger
+from headrace_runtime.producers import ProducerRefused, ProducerVerification
 from headrace_streams.dead_letters import DeadLetters, described
 from headrace_streams.errors import (
     AppendUncertain,
+    OffsetOutOfRange,
     Overloaded,
     PartitionsLost,
     RecordRefused,
@@ -43,21 +45,21 @@ from headrace_streams.errors import (
 )
 from headrace_streams.ports import Log
 from headrace_streams.publishing import Publication, Publisher
-from headrace_streams.records import Record, RecordMetadata, TopicPartition
+from headrace_streams.records import ProducerRecord, Record, RecordMetadata, TopicPartition
 
 from headrace_skill_broadcaster.adapters.catalog_partition import read_partition
+from headrace_skill_broadcaster.adapters.catalog_records import catalog_record, feed_records, tombstone
 from headrace_skill_broadcaster.decide.catalog import (
     CatalogUpdate,
     Refused,
     Repeated,
     change_of,
     decide,
-    feed_event_id,
-    feed_events,
-    interest_key,
     position_in,
     skill_key,
 )
+from headrace_skill_broadcaster.decide.forgetting import forgotten_versions, sweep
+from headrace_skill_broadcaster.decide.quotas import Holding, over_quota
 from headrace_skill_broadcaster.decide.rules import SkillLimits
 from headrace_skill_broadcaster.metrics import SkillMetrics
 
@@ -73,7 +75,7 @@ class _ReadAgain(Exception):
     """Memory may differ from the log: read the partition again, then continue."""
 
 
-_PASSING = (_ReadAgain, TransientError, AppendUncertain, Overloaded, RegistryUnavailable)
+_PASSING = (_ReadAgain, TransientError, OffsetOutOfRange, AppendUncertain, Overloaded, RegistryUnavailable)
 """Errors that waiting and reading the partition again can cure."""
 
 
@@ -103,6 +105,11 @@ class Tools:
         clock: Milliseconds since the Unix epoch.
         elsewhere: A skill by key, from whichever catalog partition has it: partitions may have been added since its
             last version was written.
+        held_by: What a tenant has in the whole catalog. Other partitions' newest changes may be missing, so a tenant
+            that writes to many at once can exceed its quota by what they take at once.
+        forgotten_version: The highest version among a tenant's skills that any partition has forgotten.
+        sweep_seconds: Time between two sweeps for skills that were revoked long ago.
+        producers: Decides whose submissions to take; None takes all.
     """
 
     log: Log
@@ -113,6 +120,10 @@ class Tools:
     measures: SkillMetrics
     clock: Callable[[], int]
     elsewhere: Callable[[str], SkillPublished | None]
+    held_by: Callable[[str], Holding] = lambda tenant: Holding()
+    forgotten_version: Callable[[str], int] = lambda tenant: 0
+    sweep_seconds: float = 3600.0
+    producers: ProducerVerification | None = None
 
 
 class PartitionKeeper:
@@ -123,6 +134,8 @@ class PartitionKeeper:
         self._tools = tools
         self._catalog = TopicPartition(tools.codec.topic_prefix + SKILLS_CATALOG.name, partition)
         self._entries: dict[str, SkillPublished] = {}
+        self._forgotten: dict[str, int] = {}
+        self._swept_at: float | None = None
         self._end = 0
         self._position = 0
         self._told_up_to: int | None = None
@@ -179,6 +192,33 @@ class PartitionKeeper:
             _log.warning("another process wrote to the catalog", partition=self._partition, expected=self._end, end=end)
             await self._read_again_after(0.0)
 
+    async def sweep(self) -> None:
+        """Forget the skills that were revoked long ago, if that has not been looked after for a while.
+
+        Raises PartitionsLost.
+        """
+        now = asyncio.get_running_loop().time()
+        if self._swept_at is not None and now - self._swept_at < self._tools.sweep_seconds:
+            return
+        self._swept_at = now
+        due = sweep(self._entries, self._tools.elsewhere, self._tools.clock(), self._tools.limits.revoked_ms)
+        if not due:
+            return
+        try:
+            await self._append([catalog_record(entry, self._partition) for entry in due.restated.values()])
+            self._entries.update(due.restated)
+            self._forgotten = forgotten_versions(self._entries)
+            await self._append([tombstone(self._catalog, *item) for item in due.forgotten.items()])
+        except (_TooLarge, *_PASSING) as error:
+            # The next sweep does what is left.
+            _log.warning("revoked skills are not forgotten yet", partition=self._partition, reason=str(error))
+            await self._read_again_after(_FIRST_DELAY_SECONDS)
+        else:
+            for key in due.forgotten:
+                del self._entries[key]
+            self._tools.measures.forgotten.inc(len(due.forgotten))
+            _log.info("forgot skills that were revoked long ago", partition=self._partition, skills=len(due.forgotten))
+
     async def _read_again_after(self, delay: float) -> float:
         """Returns the delay before the next attempt."""
         while True:
@@ -205,6 +245,7 @@ class PartitionKeeper:
             keep_newest=BATCH,
         )
         self._entries = {key: self._shared(key, entry) for key, entry in contents.entries.items()}
+        self._forgotten = forgotten_versions(self._entries)
         self._end = contents.end
         self._position = max((self._position, *map(position_in, self._entries.values())))
         await self._restore([self._entries[key] for key in sorted(contents.overtaken)])
@@ -220,12 +261,12 @@ class PartitionKeeper:
     async def _restore(self, entries: Sequence[SkillPublished]) -> None:
         if entries:
             _log.warning("newest versions are appended again", partition=self._partition, skills=len(entries))
-            await self._append([self._catalog_record(entry, None) for entry in entries])
+            await self._append([catalog_record(entry, self._partition) for entry in entries])
 
     async def _record_and_tell(self, records: Sequence[Record]) -> None:
         steps = await self._decide_all(records)
         try:
-            await self._append([self._catalog_record(step.entry, step.traceparent) for step in steps])
+            await self._append([catalog_record(step.entry, self._partition, step.traceparent) for step in steps])
         except _TooLarge as error:
             step = steps[error.index]
             await self._refuse(step.record, SendToDeadLetters(f"the log refuses the skill's record: {error}"))
@@ -241,12 +282,13 @@ class PartitionKeeper:
     async def _decide_all(self, records: Sequence[Record]) -> list[_Step]:
         steps: list[_Step] = []
         latest: dict[str, SkillPublished] = {}
+        held: dict[str, Holding] = {}
         for record in records:
             if record.offset < self._position or record.offset in self._refused:
                 continue
             try:
                 submission = await self._read(record)
-            except (UnreadableValue, SendToDeadLetters) as error:
+            except (UnreadableValue, ProducerRefused, SendToDeadLetters) as error:
                 await self._refuse(record, error)
                 continue
             except (StreamsError, RegistryUnavailable):
@@ -258,10 +300,19 @@ class PartitionKeeper:
             current = latest.get(key) or self._entries.get(key) or self._tools.elsewhere(key)
             position = Position(topic=SKILLS_SUBMITTED.name, partition=record.partition, next_offset=record.offset + 1)
             try:
-                decision = decide(current, submission, position, self._tools.clock(), self._tools.limits)
+                forgotten = max(
+                    self._forgotten.get(submission.tenant, 0), self._tools.forgotten_version(submission.tenant)
+                )
+                decision = decide(current, submission, position, self._tools.clock(), self._tools.limits, forgotten)
             except Exception as error:  # noqa: BLE001 - as above
                 await self._refuse_unforeseen(record, error)
                 continue
+            if isinstance(decision, CatalogUpdate):
+                holding = held.get(submission.tenant) or self._tools.held_by(submission.tenant)
+                if (flaw := over_quota(holding, current, decision.entry, self._tools.limits)) is not None:
+                    decision = Refused(flaw)
+                else:
+                    held[submission.tenant] = holding.with_change(current, decision.entry)
             match decision:
                 case Refused(flaw):
                     await self._refuse(record, SendToDeadLetters(str(flaw)))
@@ -275,6 +326,8 @@ class PartitionKeeper:
     async def _read(self, record: Record) -> SkillSubmitted:
         origin = Origin(record.topic, record.partition, record.offset)
         submission = await self._tools.codec.read(SkillSubmitted, record.value, origin)
+        if self._tools.producers is not None:
+            await self._tools.producers.verify(record, submission.tenant)
         if record.key != skill_key(submission.tenant, submission.name).encode():
             raise SendToDeadLetters("the record's key must be <tenant>/<name> of the skill, or its versions lose order")
         return submission
@@ -295,15 +348,21 @@ class PartitionKeeper:
             raise TransientError(
                 f"the dead letters do not take {record.topic_partition}@{record.offset}: {refusal}"
             ) from None
+        if isinstance(error, ProducerRefused) and self._tools.producers is not None:
+            self._tools.producers.count(record, error)
         self._refused.add(record.offset)
 
-    async def _append(self, publications: Sequence[Publication]) -> None:
+    async def _append(self, publications: Sequence[Publication | ProducerRecord]) -> None:
         """Append to the catalog; returns when all records are acknowledged at consecutive offsets.
 
         Raises _ReadAgain, _TooLarge, TransientError, AppendUncertain, Overloaded, PartitionsLost.
         """
         self._raise_if_lost()
-        futures = [self._tools.publisher.send(publication) for publication in publications]
+        publisher = self._tools.publisher
+        futures = [
+            publisher.send_record(each) if isinstance(each, ProducerRecord) else publisher.send(each)
+            for each in publications
+        ]
         results = await asyncio.gather(*futures, return_exceptions=True)
         for index, result in enumerate(results):
             if isinstance(result, RecordRefused):
@@ -320,7 +379,7 @@ class PartitionKeeper:
 
         Raises PartitionsLost, RecordRefused.
         """
-        waiting = [record for entry, traceparent in entries for record in self._feed_records(entry, traceparent)]
+        waiting = [record for entry, traceparent in entries for record in feed_records(entry, traceparent)]
         delay = _FIRST_DELAY_SECONDS
         while waiting:
             self._raise_if_lost()
@@ -338,32 +397,3 @@ class PartitionKeeper:
             # Sent again by the caller. A repeated feed event is harmless, because it has the same id.
             return False
         return True
-
-    def _catalog_record(self, entry: SkillPublished, traceparent: str | None) -> Publication:
-        key = skill_key(entry.tenant, entry.name)
-        return Publication(
-            spec=SKILLS_CATALOG,
-            event=entry,
-            event_id=f"{key}/{entry.version}/{entry.submission_id}",
-            key=key.encode(),
-            tenant=entry.tenant,
-            time_ms=entry.published_at,
-            partition=self._partition,
-            subject=entry.name,
-            traceparent=traceparent,
-        )
-
-    def _feed_records(self, entry: SkillPublished, traceparent: str | None) -> list[Publication]:
-        return [
-            Publication(
-                spec=SKILLS_FEED,
-                event=event,
-                event_id=feed_event_id(event),
-                key=interest_key(event.tenant, event.interest).encode(),
-                tenant=event.tenant,
-                time_ms=event.published_at,
-                subject=event.name,
-                traceparent=traceparent,
-            )
-            for event in feed_events(entry)
-        ]

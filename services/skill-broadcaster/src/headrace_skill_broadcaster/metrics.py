@@ -24,4 +24,5 @@ class SkillMetrics:
         self.events_pushed = own.counter("events_pushed", "Events written to agents.")
         self.agents_dropped = own.counter("agents_dropped", "Agents disconnected because they read too slowly.")
         self.unreadable = own.counter("unreadable_records", "Records of the feed or catalog skipped.", ("topic",))
+        self.forgotten = own.counter("forgotten", "Skills removed from the catalog long after they were revoked.")
         self.entries = own.gauge("catalog_entries", "Skills in the catalog, including revoked ones.")

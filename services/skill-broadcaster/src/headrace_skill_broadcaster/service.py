@@ -151,6 +151,7 @@ class SubmissionService:
                     else:
                         idle += 1
                     await self._commit(consumer, self._caught_up(consumer))
+                    await self._sweep()
                     if idle == _IDLE_POLLS_BEFORE_CHECK:
                         idle = 0
                         at_rest = [keeper for name, keeper in self._keepers.items() if name not in self._late]
@@ -212,6 +213,14 @@ class SubmissionService:
         except PartitionsLost as error:
             _log.warning("stopped work on a lost partition", reason=str(error))
             return partition, None
+
+    async def _sweep(self) -> None:
+        for name, keeper in list(self._keepers.items()):
+            if name not in self._late:
+                try:
+                    await keeper.sweep()
+                except PartitionsLost as error:
+                    _log.info("partition sweep stopped", reason=str(error))
 
     async def _check(self, keeper: PartitionKeeper) -> None:
         try:

@@ -5,15 +5,32 @@ from __future__ import annotations
 from typing import ClassVar
 
 from headrace_runtime.settings import ApiSettings, ServiceSettings, setting
+from headrace_runtime.submission_settings import SubmissionSettings
 
 
-class SkillBroadcasterSettings(ServiceSettings, ApiSettings):
+class SkillBroadcasterSettings(ServiceSettings, ApiSettings, SubmissionSettings):
     """Settings of the service."""
 
     service_name: ClassVar[str] = "skill-broadcaster"
 
     skill_body_bytes: int = setting(
         262_144, unit="bytes", reason="Largest body of a skill; the whole body is pushed to every agent.", ge=1
+    )
+    skills_per_tenant: int = setting(
+        20_000, unit="skills", reason="Most skills of a tenant, revoked ones included; more are refused.", ge=1
+    )
+    skill_bytes_per_tenant: int = setting(
+        67_108_864,
+        unit="bytes",
+        reason="Most bytes of a tenant's skills together: every broadcaster holds them all in memory.",
+        ge=1_048_576,
+    )
+    revoked_skills_days: float = setting(
+        30.0,
+        unit="days",
+        reason="How long a revoked skill stays in the catalog. Older submissions are refused; keep it above the "
+        "retention of skills.submitted.",
+        ge=7,
     )
     publish_wait_seconds: float = setting(
         5.0, unit="s", reason="How long a publisher waits for its skill to be in the catalog before it gets 202.", gt=0

@@ -5,12 +5,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Final
 
 from headrace_contracts.events import SkillPublished, SkillStatus
 
 from headrace_skill_broadcaster.adapters.search_index import IndexEntry, Removal, SearchIndex
 from headrace_skill_broadcaster.decide.catalog import skill_key, supersedes
+from headrace_skill_broadcaster.decide.quotas import Holding
 from headrace_skill_broadcaster.decide.search import SearchQuery, next_cursor
+
+_NOTHING: Final = Holding()
 
 
 class CatalogView:
@@ -19,6 +23,8 @@ class CatalogView:
     def __init__(self, index: SearchIndex) -> None:
         self._index = index
         self._entries: dict[str, SkillPublished] = {}
+        self._held: dict[str, Holding] = {}
+        self._forgotten: dict[str, int] = {}
         self._waiting: dict[str, asyncio.Future[SkillPublished]] = {}
         self._unindexed: dict[str, IndexEntry | Removal] = {}
         self._stirred = asyncio.Event()
@@ -29,20 +35,37 @@ class CatalogView:
     def apply(self, key: str, entry: SkillPublished | None) -> None:
         """Apply a record of the catalog: a skill's current state, or None if the record was removed."""
         if entry is None:
-            if self._entries.pop(key, None) is not None:
+            if (removed := self._entries.pop(key, None)) is not None:
                 tenant, _, name = key.rpartition("/")
+                self._count(removed.tenant, removed, None)
                 self._index_later(key, Removal(tenant, name))
             return
+        if entry.forgotten_version > self._forgotten.get(entry.tenant, 0):
+            self._forgotten[entry.tenant] = entry.forgotten_version
         waiting = self._waiting.get(entry.submission_id)
         if waiting is not None and not waiting.done():
             waiting.set_result(entry)
         if not supersedes(entry, self._entries.get(key)):
             return
+        self._count(entry.tenant, self._entries.get(key), entry)
         self._entries[key] = entry
         if entry.status is SkillStatus.LIVE:
             self._index_later(key, IndexEntry(entry.tenant, entry.name, entry.title, entry.summary, entry.interests))
         else:
             self._index_later(key, Removal(entry.tenant, entry.name))
+
+    def _count(self, tenant: str, before: SkillPublished | None, after: SkillPublished | None) -> None:
+        held = self._held[tenant] = self.held_by(tenant).with_change(before, after)
+        if not held.skills:
+            del self._held[tenant]
+
+    def held_by(self, tenant: str) -> Holding:
+        """What a tenant has in the catalog."""
+        return self._held.get(tenant, _NOTHING)
+
+    def forgotten_version(self, tenant: str) -> int:
+        """The highest version among the tenant's skills that the catalog has forgotten, as far as it was heard of."""
+        return self._forgotten.get(tenant, 0)
 
     def get(self, tenant: str, name: str) -> SkillPublished | None:
         """A skill's current state, live or revoked."""

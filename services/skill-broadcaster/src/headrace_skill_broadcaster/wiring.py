@@ -9,11 +9,16 @@ from headrace_contracts.events import AccessKey, SkillPublished
 from headrace_contracts.ids import new_id
 from headrace_contracts.topics import ACCESS_KEYS, SKILLS_CATALOG, SKILLS_FEED, SKILLS_SUBMITTED
 from headrace_runtime.authentication import authentication
+from headrace_runtime.authenticity import Authenticity
 from headrace_runtime.connections import Connections, wall_clock_ms
 from headrace_runtime.health import Health
-from headrace_runtime.http import HttpServer, new_app
+from headrace_runtime.http import new_app
+from headrace_runtime.http_server import api_server
 from headrace_runtime.lifecycle import Part, Service
 from headrace_runtime.metrics import Metrics, discontinuities
+from headrace_runtime.open_requests import OpenRequests
+from headrace_runtime.openapi_page import PUBLIC_PATHS, add_reference
+from headrace_runtime.producers import ProducerVerification
 from headrace_runtime.tables import table_part
 from headrace_runtime.waiting import wait_until
 from headrace_streams.errors import TransientError
@@ -21,6 +26,7 @@ from headrace_streams.partitioning import partition_of
 from headrace_streams.tables import Table
 
 from headrace_skill_broadcaster.adapters.feed_api import FeedApi, FeedLimits
+from headrace_skill_broadcaster.adapters.operations import ABOUT, OPERATIONS
 from headrace_skill_broadcaster.adapters.search_index import SearchIndex
 from headrace_skill_broadcaster.adapters.skills_api import ApiTools, SkillsApi
 from headrace_skill_broadcaster.decide.rules import SkillLimits
@@ -46,21 +52,29 @@ def build(settings: SkillBroadcasterSettings) -> Service:
     metrics = Metrics("skill_broadcaster")
     health = Health()
     measures = SkillMetrics(metrics)
-    limits = SkillLimits(body_bytes=settings.skill_body_bytes)
-    connections = Connections(
-        settings,
-        health,
-        metrics,
-        writes=WRITES,
-        reads=READS,
+    limits = SkillLimits(
+        body_bytes=settings.skill_body_bytes,
+        skills_per_tenant=settings.skills_per_tenant,
+        bytes_per_tenant=settings.skill_bytes_per_tenant,
+        revoked_ms=round(settings.revoked_skills_days * 86_400_000),
     )
+    authenticity = Authenticity(settings.key_pepper, settings.unsigned_records, metrics)
+    connections = Connections(settings, health, metrics, writes=WRITES, reads=READS, mac=authenticity.mac)
     log, codec = connections.log, connections.codec
 
     lost = discontinuities(metrics)
     view = CatalogView(SearchIndex())
     measures.entries.set_function(lambda: len(view))
     catalog: Table[SkillPublished] = Table(log, codec, SKILLS_CATALOG, view.apply, on_discontinuity=lost)
-    keys: Table[AccessKey] = Table(log, codec, ACCESS_KEYS, on_discontinuity=lost)
+    open_requests = OpenRequests(settings.request_limits())
+    keys: Table[AccessKey] = Table(
+        log,
+        codec,
+        ACCESS_KEYS,
+        open_requests.key_changed,
+        on_discontinuity=lost,
+        admits=authenticity.admits,
+    )
     submissions = SubmissionService(
         Tools(
             log=log,
@@ -71,6 +85,11 @@ def build(settings: SkillBroadcasterSettings) -> Service:
             measures=measures,
             clock=wall_clock_ms,
             elsewhere=view.by_key,
+            held_by=view.held_by,
+            forgotten_version=view.forgotten_version,
+            producers=ProducerVerification(
+                settings.key_pepper, settings.unsigned_submissions, keys, metrics, settings.topic_prefix, wall_clock_ms
+            ),
         ),
         health,
     )
@@ -108,10 +127,12 @@ def build(settings: SkillBroadcasterSettings) -> Service:
     app = new_app(
         metrics=metrics,
         body_limit_bytes=settings.body_limit_bytes,
-        middlewares=(authentication(keys, settings.key_pepper),),
+        origins=settings.cors_origins,
+        middlewares=(authentication(keys, settings.key_pepper, open_requests, public=PUBLIC_PATHS),),
     )
     skills_api.add_to(app)
-    server = HttpServer(app, settings.api_host, settings.api_port)
+    add_reference(app, "Headrace skills", settings.release(), ABOUT, OPERATIONS)
+    server = api_server(app, settings, health)
 
     return Service(
         [

@@ -14,7 +14,14 @@ from headrace_runtime.problems import Problem
 from headrace_streams.errors import TransientError
 
 from headrace_cost_accountant.decide.answers import ReportGroup, live_document, report_csv, report_document
-from headrace_cost_accountant.decide.questions import CostQuery, CostQueryInvalid, TenantForbidden, ask, whose
+from headrace_cost_accountant.decide.questions import (
+    CostQuery,
+    CostQueryInvalid,
+    TenantForbidden,
+    ask,
+    said_once,
+    whose,
+)
 
 _log = get_logger("headrace.costs.api")
 
@@ -54,9 +61,9 @@ class CostsApi:
         """The cost of a period, as JSON, or as CSV if the caller accepts that."""
         caller = require(request, Scope.COSTS)
         try:
-            question = ask(request.query, caller.tenant, is_admin=_is_admin(caller))
+            question = ask(said_once(request.query.items()), caller.tenant, is_admin=_is_admin(caller))
         except CostQueryInvalid as error:
-            raise Problem(400, "invalid-request", f"{error}.", param=error.parameter) from None
+            raise _invalid(error) from None
         except TenantForbidden:
             raise _forbidden() from None
         try:
@@ -79,7 +86,10 @@ class CostsApi:
         """The cost so far of the current minute, hour and day."""
         caller = require(request, Scope.COSTS)
         try:
-            tenant = whose(request.query.get("tenant"), caller.tenant, is_admin=_is_admin(caller))
+            asked = said_once(request.query.items()).get("tenant")
+            tenant = whose(asked, caller.tenant, is_admin=_is_admin(caller))
+        except CostQueryInvalid as error:
+            raise _invalid(error) from None
         except TenantForbidden:
             raise _forbidden() from None
         if tenant is None:
@@ -94,6 +104,10 @@ def _is_admin(caller: Caller) -> bool:
 def _wants_csv(request: web.Request) -> bool:
     accepted = [part.partition(";")[0].strip().lower() for part in request.headers.get("Accept", "").split(",")]
     return "text/csv" in accepted and "application/json" not in accepted
+
+
+def _invalid(error: CostQueryInvalid) -> Problem:
+    return Problem(400, "invalid-request", f"{error}.", param=error.parameter)
 
 
 def _forbidden() -> Problem:

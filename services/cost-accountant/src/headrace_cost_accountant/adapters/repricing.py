@@ -13,7 +13,9 @@ from headrace_runtime.database import Connection, Database
 from headrace_cost_accountant.decide.booking import Basis, charge
 
 _ROWS_AT_ONCE: Final = 1_000
-_USAGE: Final = tuple(field.name for field in fields(CallUsage))
+_NOT_KEPT: Final = frozenset({"reasoning_tokens", "image_tokens", "audio_tokens"})
+"""Parts of tokens that are priced as a whole; the ledger does not tell them apart."""
+_USAGE: Final = tuple(field.name for field in fields(CallUsage) if field.name not in _NOT_KEPT)
 _UNPRICED: Final = """
     SELECT provider, model, count(*) AS executions, min(recorded_at) AS first_at, max(recorded_at) AS last_at
     FROM ledger.entries WHERE price_basis = 'unpriced' GROUP BY provider, model ORDER BY provider, model

@@ -242,7 +242,7 @@ class WindowsApp:
             try:
                 return self._tools.codec.decode(UsageRecorded, value, origin)
             except SchemaNotCached as missing:
-                looked_up = self._tools.codec.fetch(missing.schema_id)
+                looked_up = self._tools.codec.fetch(missing.schema_id, origin)
                 looked_up.add_done_callback(self._looked_up)
                 if not await self._may_wait(looked_up):
                     _log.warning("live windows skip a usage event: the registry does not answer", origin=str(origin))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
+
+from headrace_contracts.limits import is_tenant
 
 ALL_TENANTS: Final = "*"
 GROUPS: Final = ("tenant", "day", "hour", "provider", "model", "role", "kind", "user", "session")
@@ -51,6 +53,19 @@ class CostQuery:
         return days and _IN_BALANCES.issuperset(self.group_by)
 
 
+def said_once(query: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """The parameters of a query string by name; `group_by` may be there several times, for several names.
+
+    Raises CostQueryInvalid for any other parameter that is there twice: one of the two would be lost.
+    """
+    said: dict[str, str] = {}
+    for name, value in query:
+        if name in said and name != "group_by":
+            raise CostQueryInvalid(name, f"{name} is there twice: send it once")
+        said[name] = f"{said[name]},{value}" if name in said else value
+    return said
+
+
 def ask(query: Mapping[str, str], tenant: str, *, is_admin: bool) -> CostQuery:
     """Parse a tenant's query string.
 
@@ -66,12 +81,19 @@ def ask(query: Mapping[str, str], tenant: str, *, is_admin: bool) -> CostQuery:
 
 
 def whose(asked: str | None, tenant: str, *, is_admin: bool) -> str | None:
-    """The tenant a caller may see: its own, or as an admin any, or all (`*`, None). Raises TenantForbidden."""
+    """The tenant a caller may see: its own, or as an admin any, or all (`*`, None).
+
+    Raises TenantForbidden, CostQueryInvalid.
+    """
     if not asked or asked == tenant:
         return tenant
     if not is_admin:
         raise TenantForbidden
-    return None if asked == ALL_TENANTS else asked
+    if asked == ALL_TENANTS:
+        return None
+    if not is_tenant(asked):
+        raise CostQueryInvalid("tenant", "tenant is not a name that a tenant can have")
+    return asked
 
 
 def _groups(query: Mapping[str, str]) -> tuple[str, ...]:

@@ -11,8 +11,10 @@ from headrace_contracts.events import SkillPublished
 from headrace_runtime.logging import get_logger
 from headrace_streams.dead_letters import described
 from headrace_streams.ports import Log
+from headrace_streams.reading import up_to
 from headrace_streams.records import TopicPartition
 
+from headrace_skill_broadcaster.adapters.catalog_records import is_late
 from headrace_skill_broadcaster.decide.catalog import position_in, supersedes
 from headrace_skill_broadcaster.metrics import SkillMetrics
 
@@ -44,7 +46,8 @@ class Contents:
 async def read_partition(
     log: Log, codec: Codec, partition: TopicPartition, measures: SkillMetrics, *, beyond: int | None, keep_newest: int
 ) -> Contents:
-    """Read everything in the partition at the time of the call. Raises TransientError, RegistryUnavailable."""
+    """Read everything in the partition at the time of the call. Raises TransientError, OffsetOutOfRange,
+    RegistryUnavailable."""
     reader = log.reader()
     entries: dict[str, SkillPublished] = {}
     overtaken: set[str] = set()
@@ -52,12 +55,15 @@ async def read_partition(
     try:
         start, end = (await reader.bounds([partition]))[partition]
         await reader.assign({partition: start})
-        while reader.positions()[partition] < end:
-            for record in await reader.poll(_POLL, _POLL_SECONDS):
+        async for records in up_to(reader, {partition: end}, most=_POLL, poll_seconds=_POLL_SECONDS):
+            for record in records:
                 key = (record.key or b"").decode("utf-8", "replace")
                 if record.value is None:
-                    entries.pop(key, None)
-                    overtaken.discard(key)
+                    if is_late(record, entries.get(key)):
+                        overtaken.add(key)
+                    else:
+                        entries.pop(key, None)
+                        overtaken.discard(key)
                     continue
                 origin = Origin(record.topic, record.partition, record.offset)
                 try:

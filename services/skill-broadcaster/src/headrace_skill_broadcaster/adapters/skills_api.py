@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from aiohttp import web
 from headrace_contracts.content import plain
-from headrace_contracts.events import SkillAction, SkillPublished, SkillStatus, SkillSubmitted
+from headrace_contracts.events import Position, SkillAction, SkillPublished, SkillStatus, SkillSubmitted
 from headrace_contracts.topics import SKILLS_SUBMITTED
 from headrace_runtime import tracing
 from headrace_runtime.access import Scope
@@ -23,8 +23,9 @@ from pydantic import BaseModel, ConfigDict
 
 from headrace_skill_broadcaster.adapters.feed_api import FeedApi
 from headrace_skill_broadcaster.decide.answers import history_document, skill_document, summary_document, time_text
-from headrace_skill_broadcaster.decide.catalog import outcome_of, skill_key
-from headrace_skill_broadcaster.decide.rules import SkillLimits, flaw_in
+from headrace_skill_broadcaster.decide.catalog import CatalogUpdate, Refused, decide, outcome_of, skill_key
+from headrace_skill_broadcaster.decide.quotas import over_quota
+from headrace_skill_broadcaster.decide.rules import SkillLimits
 from headrace_skill_broadcaster.decide.search import SearchQueryInvalid, ask
 from headrace_skill_broadcaster.metrics import SkillMetrics
 from headrace_skill_broadcaster.view import CatalogView
@@ -154,9 +155,7 @@ class SkillsApi:
         return web.json_response({"skills": [summary_document(entry) for entry in entries], "next_cursor": cursor})
 
     async def _submit(self, submission: SkillSubmitted) -> web.Response:
-        flaw = flaw_in(submission, self._tools.limits)
-        if flaw is not None:
-            raise Problem(422, "invalid-skill", f"{flaw}.", param=flaw.field, extra={"field": flaw.field})
+        self._expect_acceptable(submission)
         entry: SkillPublished | None = None
         acknowledged = False
         with self._tools.view.expecting(submission.submission_id) as outcome:
@@ -189,6 +188,22 @@ class SkillsApi:
         return web.json_response(
             document, status=201 if created else 200, headers={"Location": f"/v1/skills/{entry.name}"}
         )
+
+    def _expect_acceptable(self, submission: SkillSubmitted) -> None:
+        """Raises Problem 422 for a submission that can never become a skill, and 403 if the tenant has as many skills,
+        or bytes of them, as it may."""
+        view, limits = self._tools.view, self._tools.limits
+        current = view.get(submission.tenant, submission.name)
+        nowhere = Position(topic=SKILLS_SUBMITTED.name, partition=0, next_offset=0)
+        decision = decide(current, submission, nowhere, submission.submitted_at, limits)
+        match decision:
+            case Refused(flaw):
+                raise Problem(422, "invalid-skill", f"{flaw}.", param=flaw.field, extra={"field": flaw.field})
+            case CatalogUpdate(entry):
+                held = view.held_by(submission.tenant)
+                if (over := over_quota(held, current, entry, limits)) is not None:
+                    extra = {"skills": held.skills, "bytes": held.bytes}
+                    raise Problem(403, "quota-exceeded", f"{over}.", param=over.field, extra=extra)
 
     async def _send(self, submission: SkillSubmitted) -> None:
         headers = dict(tracing.inject([]))

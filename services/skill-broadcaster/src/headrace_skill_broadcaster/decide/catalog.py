@@ -55,26 +55,36 @@ def interest_key(tenant: str, interest: str) -> str:
 
 
 def decide(
-    current: SkillPublished | None, submission: SkillSubmitted, position: Position, now_ms: int, limits: SkillLimits
+    current: SkillPublished | None,
+    submission: SkillSubmitted,
+    position: Position,
+    now_ms: int,
+    limits: SkillLimits,
+    forgotten_version: int = 0,
 ) -> CatalogDecision:
     """The effect of a submission on a skill.
 
-    `current` is the skill's present state, `position` the consumed offset of the submissions including this one.
+    `current` is the skill's present state, `position` the consumed offset of the submissions including this one,
+    `forgotten_version` the highest version among the tenant's forgotten skills, of which this may be one.
     """
     flaw = flaw_in(submission, limits)
     if flaw is not None:
         return Refused(flaw)
     if current is not None and _has_dealt_with(current, submission.submission_id):
         return Repeated()
+    if submission.submitted_at <= now_ms - limits.revoked_ms:
+        # It cannot be told from a repetition of one whose effect is forgotten, and would bring a revoked skill back.
+        return Refused(Flaw("submitted_at", "is so long ago that it may have been handled before: submit it anew"))
     if submission.action is SkillAction.REVOKE:
         if current is None:
             return Refused(Flaw("name", "no skill of this name exists, so there is nothing to revoke"))
         if current.status is SkillStatus.REVOKED:
-            return CatalogUpdate(_unchanged(current, submission, position), told=False)
-        return CatalogUpdate(_revoked(current, submission, position, now_ms), told=True)
+            return _update(_unchanged(current, submission, position), forgotten_version, told=False)
+        return _update(_revoked(current, submission, position, now_ms), forgotten_version)
     if current is not None and _says_the_same(current, submission):
-        return CatalogUpdate(_unchanged(current, submission, position), told=False)
-    return CatalogUpdate(_published(current, submission, position, now_ms), told=True)
+        return _update(_unchanged(current, submission, position), forgotten_version, told=False)
+    version = forgotten_version + 1 if current is None else current.version + 1
+    return _update(_published(current, submission, position, now_ms, version), forgotten_version)
 
 
 def feed_events(entry: SkillPublished) -> tuple[SkillChanged, ...]:
@@ -105,7 +115,7 @@ def change_of(entry: SkillPublished) -> SkillChange:
     if entry.status is SkillStatus.REVOKED:
         return SkillChange.REVOKED
     before = next((past for past in reversed(entry.history) if past.version < entry.version), None)
-    if entry.version == 1 or (before is not None and before.status is SkillStatus.REVOKED):
+    if before is None or before.status is SkillStatus.REVOKED:
         return SkillChange.PUBLISHED
     return SkillChange.UPDATED
 
@@ -151,6 +161,12 @@ def _says_the_same(current: SkillPublished, submission: SkillSubmitted) -> bool:
     )
 
 
+def _update(entry: SkillPublished, forgotten_version: int, *, told: bool = True) -> CatalogUpdate:
+    # Every record carries it on, so that the one with the furthest position does.
+    version = max(entry.forgotten_version, forgotten_version)
+    return CatalogUpdate(replace(entry, forgotten_version=version), told)
+
+
 def _unchanged(current: SkillPublished, submission: SkillSubmitted, position: Position) -> SkillPublished:
     # Written even so: the record moves the position, and tells the submitter the outcome.
     return replace(current, submission_id=submission.submission_id, positions=(position,))
@@ -169,21 +185,21 @@ def _revoked(
         author=submission.author or current.author,
         submission_id=submission.submission_id,
         positions=(position,),
-        history=_history(current, submission, SkillStatus.REVOKED, current.digest, now_ms),
+        history=_history(current, submission, SkillStatus.REVOKED, current.digest, now_ms, current.version + 1),
         submitted_at=submission.submitted_at,
         published_at=now_ms,
     )
 
 
 def _published(
-    current: SkillPublished | None, submission: SkillSubmitted, position: Position, now_ms: int
+    current: SkillPublished | None, submission: SkillSubmitted, position: Position, now_ms: int, version: int
 ) -> SkillPublished:
     assert submission.body is not None  # flaw_in rejects a publication without one
     digest = body_digest(submission.body)
     return SkillPublished(
         tenant=submission.tenant,
         name=submission.name,
-        version=1 if current is None else current.version + 1,
+        version=version,
         status=SkillStatus.LIVE,
         title=submission.title,
         summary=submission.summary,
@@ -194,18 +210,23 @@ def _published(
         author=submission.author,
         submission_id=submission.submission_id,
         positions=(position,),
-        history=_history(current, submission, SkillStatus.LIVE, digest, now_ms),
+        history=_history(current, submission, SkillStatus.LIVE, digest, now_ms, version),
         submitted_at=submission.submitted_at,
         published_at=now_ms,
     )
 
 
 def _history(
-    current: SkillPublished | None, submission: SkillSubmitted, status: SkillStatus, digest: str, now_ms: int
+    current: SkillPublished | None,
+    submission: SkillSubmitted,
+    status: SkillStatus,
+    digest: str,
+    now_ms: int,
+    version: int,
 ) -> tuple[SkillVersion, ...]:
     past = () if current is None else current.history
     newest = SkillVersion(
-        version=1 if current is None else current.version + 1,
+        version=version,
         status=status,
         digest=digest,
         author=submission.author,

@@ -17,7 +17,11 @@ RESERVED_NAMES = frozenset({"feed"})
 
 @dataclass(frozen=True, slots=True)
 class SkillLimits:
-    """Limits of a skill; lengths in characters, the body in bytes."""
+    """Limits of a skill, and of a tenant's skills together; lengths in characters, the body in bytes.
+
+    Attributes:
+        revoked_ms: How long a revoked skill stays in the catalog, in milliseconds.
+    """
 
     name: int = 100
     title: int = 200
@@ -26,6 +30,9 @@ class SkillLimits:
     interest: int = 64
     interests: int = 20
     body_bytes: int = 262_144
+    skills_per_tenant: int = 20_000
+    bytes_per_tenant: int = 67_108_864
+    revoked_ms: int = 30 * 86_400_000
 
 
 @dataclass(frozen=True, slots=True)
