@@ -5,10 +5,12 @@ events.
 from typing import TYPE_CHECKING, Any
 
 from headrace.addresses import Addresses, locate
-from headrace.client import AnswerStream, Client, Piece, TaskHandle
+from headrace.client import AnswerStream, Client, TaskHandle
 from headrace.costs import CostGroup, CostReport, CostSums, SpendWindow
 from headrace.errors import (
+    AnswerInvalid,
     Conflict,
+    Declined,
     HeadraceError,
     Misconfigured,
     NoAnswer,
@@ -21,11 +23,39 @@ from headrace.errors import (
     RequestInvalid,
     RetryLater,
     ServiceFailed,
+    TooManyRounds,
     Unavailable,
 )
-from headrace.requests import Prompt, TaskOptions
-from headrace.results import Failure, Key, NewKey, Preferences, Task, TaskPage, TrailStep, Usage
+from headrace.messages import (
+    Audio,
+    File,
+    Image,
+    Message,
+    Part,
+    Prompt,
+    Reasoning,
+    RefusalText,
+    Text,
+    ToolCall,
+    ToolResult,
+)
+from headrace.pieces import Piece
+from headrace.requests import TaskOptions
+from headrace.results import (
+    AnswerChoice,
+    Citation,
+    Failure,
+    Key,
+    NewKey,
+    Preferences,
+    Task,
+    TaskPage,
+    TrailStep,
+    Usage,
+)
 from headrace.skills import Skill, SkillNews, SkillVersion
+from headrace.tool_loop import ToolRun, ToolStep
+from headrace.tools import Tool
 
 if TYPE_CHECKING:
     from headrace.connecting import Cluster
@@ -34,7 +64,11 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Addresses",
+    "AnswerChoice",
+    "AnswerInvalid",
     "AnswerStream",
+    "Audio",
+    "Citation",
     "Client",
     "Cluster",
     "Conflict",
@@ -42,11 +76,15 @@ __all__ = [
     "CostGroup",
     "CostReport",
     "CostSums",
+    "Declined",
     "Delivered",
     "Failure",
+    "File",
     "HeadraceError",
+    "Image",
     "KafkaClient",
     "Key",
+    "Message",
     "Misconfigured",
     "NewKey",
     "Newest",
@@ -56,9 +94,12 @@ __all__ = [
     "NotUnderstood",
     "NotYet",
     "OverBudget",
+    "Part",
     "Piece",
     "Preferences",
     "Prompt",
+    "Reasoning",
+    "RefusalText",
     "RequestError",
     "RequestInvalid",
     "RetryLater",
@@ -71,6 +112,13 @@ __all__ = [
     "TaskHandle",
     "TaskOptions",
     "TaskPage",
+    "Text",
+    "TooManyRounds",
+    "Tool",
+    "ToolCall",
+    "ToolResult",
+    "ToolRun",
+    "ToolStep",
     "TrailStep",
     "Unavailable",
     "Usage",

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Final, Self, Unpack
@@ -14,11 +14,14 @@ from typing import Any, Final, Self, Unpack
 from headrace_contracts.ids import new_id
 
 from headrace.addresses import Addresses, locate
+from headrace.asking import Asking
 from headrace.costs import Costs
-from headrace.errors import NoAnswer, NotFound, NotUnderstood, NotYet
+from headrace.errors import NotFound, NotUnderstood, NotYet
 from headrace.keys import Keys
-from headrace.parsing import preferences_of, task_of, task_page_of
-from headrace.requests import Prompt, TaskOptions, task_body
+from headrace.messages import Prompt
+from headrace.parsing import Reader, preferences_of, task_of, task_page_of
+from headrace.pieces import OnPiece, Piece, told
+from headrace.requests import TaskOptions, task_body
 from headrace.results import Preferences, Task, TaskPage
 from headrace.skills import Skills
 from headrace.sse import ParsedEvent
@@ -27,12 +30,14 @@ from headrace.transport import Transport
 _LONGEST_WAIT_SECONDS: Final = 60.0
 
 
-class Client:
+class Client(Asking):
     """The HTTP client for agents and applications. Use it as an async context manager, in one event loop.
 
         async with headrace.Client() as client:
             answer = await client.ask("Review: def f(x): return x+1", role="code_reviewer", privacy="sensitive")
             print(answer.answer, answer.provider, answer.model, answer.cost_usd)
+
+    `ask` with a schema returns an instance of it; `run_tools` lets the model call functions.
 
     Addresses and key come from the arguments, else from HEADRACE_URL, HEADRACE_SKILLS_URL, HEADRACE_COSTS_URL and
     HEADRACE_API_KEY, else from the `.headrace/stack.json` of a stack running in this folder or a parent folder.
@@ -92,15 +97,15 @@ class Client:
         """
         return TaskHandle(self, await self._post(prompt, options, idempotency_key, stream=stream, wait_seconds=None))
 
-    async def ask(
-        self, prompt: Prompt, *, timeout: float | None = None, idempotency_key: str | None = None,
-        **options: Unpack[TaskOptions],
+    async def ended(
+        self, prompt: Prompt, options: TaskOptions, *, timeout: float | None = None,
+        idempotency_key: str | None = None, on_piece: OnPiece | None = None,
     ) -> Task:  # fmt: skip
-        """Submit a task and wait for its answer.
-
-        Raises NoAnswer when it ends without one, NotYet after `timeout` seconds, and what `submit` raises.
-        """
+        """Submit a task and wait until it has ended, in whatever way. Raises NotYet after `timeout` seconds, and what
+        `submit` raises."""
         began = time.monotonic()
+        if on_piece is not None:
+            return await self._streamed(prompt, options, idempotency_key, on_piece, timeout)
         wait = _LONGEST_WAIT_SECONDS if timeout is None else min(timeout, _LONGEST_WAIT_SECONDS)
         task = await self._post(prompt, options, idempotency_key, stream=False, wait_seconds=wait)
         if not task.ended:
@@ -109,9 +114,23 @@ class Client:
                 task = await self.wait(task.id, left)
             except NotYet:
                 raise NotYet(task.id, timeout or 0.0) from None
-        if not task.answered:
-            raise NoAnswer(task)
         return task
+
+    async def _streamed(
+        self, prompt: Prompt, options: TaskOptions, idempotency_key: str | None, on_piece: OnPiece,
+        timeout: float | None,
+    ) -> Task:  # fmt: skip
+        task = await self._post(prompt, options, idempotency_key, stream=True, wait_seconds=None)
+        stream = self.follow(task.id)
+        try:
+            async with asyncio.timeout(timeout):
+                async for piece in stream:
+                    await told(on_piece(piece))
+                return await stream.result()
+        except TimeoutError:
+            raise NotYet(task.id, timeout or 0.0) from None
+        finally:
+            await stream.close()
 
     def stream(
         self, prompt: Prompt, *, idempotency_key: str | None = None, **options: Unpack[TaskOptions]
@@ -179,7 +198,10 @@ class Client:
         return preferences_of(reply.document)
 
     async def set_preferences(self, preferences: Preferences) -> Preferences:
-        """Replace the record of the tenant, or of `preferences.user`; returns the effective preferences."""
+        """Replace the record of the tenant, or of `preferences.user`; returns the effective preferences.
+
+        Needs the scope preferences, or tasks to raise a user's. Raises NotAllowed.
+        """
         body = {
             "ai_mode": preferences.ai_mode,
             "privacy_level": preferences.privacy_level,
@@ -189,6 +211,10 @@ class Client:
         params = _given({"user": preferences.user or None})
         reply = await self._transport.call("PUT", self._url("/v1/preferences"), body=body, params=params)
         return preferences_of(reply.document)
+
+    async def remove_preferences(self, user: str = "") -> None:
+        """Remove the record of the tenant, or of one of its users. Needs the scope preferences. Raises NotAllowed."""
+        await self._transport.call("DELETE", self._url("/v1/preferences"), params=_given({"user": user or None}))
 
     def _url(self, path: str) -> str:
         return self.addresses.require("url").rstrip("/") + path
@@ -259,19 +285,6 @@ class TaskHandle:
         return self._client.follow(self.id)
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """A piece of an answer.
-
-    Attributes:
-        text: The text to add.
-        begins_anew: Discard the text before this piece: its attempt failed, and another one answers.
-    """
-
-    text: str
-    begins_anew: bool = False
-
-
 class AnswerStream:
     """An answer in pieces; iterate over it once. A broken connection is resumed where it broke.
 
@@ -314,8 +327,9 @@ class AnswerStream:
             async for event in events:
                 document = _document(event)
                 if event.event == "delta":
-                    yield Piece(str(document.get("text", "")), anew)
-                    anew = False
+                    for piece in _pieces_in(document):
+                        yield replace(piece, begins_anew=True) if anew else piece
+                        anew = False
                 elif event.event == "restarted":
                     anew = True
                 elif event.event == "finished":
@@ -324,6 +338,18 @@ class AnswerStream:
             await events.aclose()
         if self._task is None:
             self._task = await self._client.get(task_id)
+
+
+def _pieces_in(delta: Mapping[str, Any]) -> Iterator[Piece]:
+    text = str(delta.get("text") or "")
+    if text:
+        yield Piece(text, content=text)
+    for read in Reader(delta, "a piece of an answer").objects("pieces"):
+        kind, choice, content = read.text("kind"), read.integer("choice"), read.optional_text("text") or ""
+        yield Piece(
+            content if kind == "text" and choice == 0 else "", kind=kind, choice=choice, part=read.integer("part"),
+            content=content, call_id=read.optional_text("call_id"), name=read.optional_text("name"),
+        )  # fmt: skip
 
 
 def _document(event: ParsedEvent) -> Mapping[str, Any]:

@@ -9,7 +9,7 @@ from decimal import Decimal
 from typing import Any
 
 from headrace.errors import NotUnderstood
-from headrace.parsing import Reader
+from headrace.parsing import Reader, usage_of
 from headrace.results import NANODOLLARS, Usage
 from headrace.transport import Transport
 
@@ -131,14 +131,7 @@ def cost_report_of(document: Any) -> CostReport:
 def _sums_of(read: Reader) -> CostSums:
     return CostSums(
         executions=read.integer("executions"),
-        usage=Usage(
-            input_tokens=read.integer("input_tokens"),
-            output_tokens=read.integer("output_tokens"),
-            cached_input_tokens=read.integer("cached_input_tokens"),
-            searches=read.integer("searches"),
-            cache_write_5m_tokens=read.integer("cache_write_5m_tokens"),
-            cache_write_1h_tokens=read.integer("cache_write_1h_tokens"),
-        ),
+        usage=usage_of(read),
         cost_nanodollars=read.integer("cost_nanodollars"),
         internal_value_nanodollars=read.integer("internal_value_nanodollars"),
         unpriced_executions=read.integer("unpriced_executions"),

@@ -23,6 +23,7 @@ from headrace_contracts.topics import DEAD_LETTERS_HANDLED, TOPICS, TopicSpec, d
 from headrace_streams.errors import OffsetOutOfRange, RecordRefused
 from headrace_streams.ports import PartitionReader, Producer
 from headrace_streams.publishing import Publication, Publisher
+from headrace_streams.reading import up_to
 from headrace_streams.records import Headers, ProducerRecord, Record, RecordMetadata, TopicPartition
 from headrace_streams.typed import decode
 
@@ -450,8 +451,8 @@ class DeadLetterTopics:
             if not ends:
                 return
             await reader.assign({part: begin[part] for part in ends})
-            while any(reader.positions()[part] < end for part, end in ends.items()):
-                for record in await reader.poll(_BATCH, _WAIT_SECONDS):
+            async for records in up_to(reader, ends, most=_BATCH, poll_seconds=_WAIT_SECONDS):
+                for record in records:
                     if record.offset < ends[record.topic_partition]:
                         yield record
         finally:

@@ -6,10 +6,11 @@ Every message says what is wrong, where, and what to do next. None contains a pr
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from headrace.results import Task
+    from headrace.tool_loop import ToolStep
 
 
 class HeadraceError(Exception):
@@ -40,8 +41,8 @@ class RequestError(HeadraceError):
     """Base of errors where the service understood the request, and refused it.
 
     Attributes:
-        status: HTTP status.
-        kind: Stable name of the problem, such as idempotency-conflict, or empty.
+        status: HTTP status; of a task that was accepted and failed, the one that stands for its failure.
+        kind: Stable name of the problem, such as idempotency-conflict, or empty; of a task, its failure code.
         extra: Further members of the problem document.
     """
 
@@ -53,7 +54,8 @@ class RequestError(HeadraceError):
 
 
 class RequestInvalid(RequestError):
-    """Correct the request: it can never succeed. `fields` names what is wrong if the service said so."""
+    """Correct the request: it can never succeed, being invalid, or below what the preferences demand. `fields` names
+    what is wrong if the service said so."""
 
     @property
     def fields(self) -> Sequence[tuple[str, str]]:
@@ -91,13 +93,58 @@ class NotUnderstood(HeadraceError):
 
 
 class NoAnswer(HeadraceError):
-    """Inspect the task: it ended without an answer (failed, expired, cancelled), and says why."""
+    """Inspect the task: it ended without an answer (failed, expired, cancelled), and says why.
 
-    def __init__(self, task: Task) -> None:
+    Where its failure is of a kind that another error of this module names, it is of that class as well: a task over its
+    budget raises an error that is both NoAnswer and OverBudget.
+    """
+
+    def __init__(self, task: Task, message: str | None = None) -> None:
         failure = task.failure
         why = f"{failure.code}: {failure.message}" if failure is not None else "no reason was given"
-        super().__init__(f"task {task.id} {task.status}: {why}")
+        Exception.__init__(self, message or f"task {task.id} {task.status}: {why}")
         self.task = task
+
+
+class AnswerInvalid(NoAnswer):
+    """Try again, another model, a simpler schema, or more output tokens: the answer is not of the form asked for."""
+
+    def __init__(self, task: Task, why: str | None = None) -> None:
+        # A task that failed for it says itself what does not fit.
+        told = None if why is None else (
+            f"the answer of task {task.id} ({task.provider}/{task.model}) does not fit the schema: {why}"
+        )  # fmt: skip
+        super().__init__(task, told)
+
+
+class Declined(NoAnswer):
+    """Change the request, or accept it: the model declined to answer. `reason` has its words."""
+
+    def __init__(self, task: Task) -> None:
+        super().__init__(
+            task,
+            f"the model {task.provider}/{task.model} declined to answer task {task.id}: change what is asked of it; "
+            "`reason` has its words",
+        )
+
+    @property
+    def reason(self) -> str:
+        """What the model said instead of answering."""
+        message = self.task.message
+        return (message.refusal if message is not None else None) or self.task.answer or ""
+
+
+class TooManyRounds(HeadraceError):
+    """Allow more rounds, or give the model less to do: it still called tools after the last one.
+
+    Attributes:
+        steps: What was done in each round.
+    """
+
+    def __init__(self, steps: Sequence[ToolStep]) -> None:
+        rounds = f"{len(steps)} round{'s' if len(steps) != 1 else ''}"
+        super().__init__(f"the model still called tools after {rounds}: raise most_rounds, or divide the work")
+        self.steps = tuple(steps)
 
 
 class NotYet(HeadraceError):
@@ -112,3 +159,65 @@ class NotYet(HeadraceError):
             f"task {task_id} had not ended after {waited_seconds:g} s; it continues, so you can wait again"
         )
         self.task_id = task_id
+
+
+class _EndedTask(NoAnswer):
+    """A task whose failure has a class of its own; with the attributes that this class promises."""
+
+    def __init__(self, task: Task, status: int) -> None:
+        super().__init__(task)
+        self.status = status
+        self.kind = task.failure.code if task.failure is not None else ""
+        self.extra: Mapping[str, Any] = {}
+        self.after_seconds = _PAUSE_SECONDS
+
+
+class TaskOverBudget(_EndedTask, OverBudget):
+    """OverBudget, for a task that was accepted."""
+
+
+class TaskRetryLater(_EndedTask, RetryLater):
+    """RetryLater, for a task that was accepted. It has ended: to try again is a new task."""
+
+
+class TaskInvalid(_EndedTask, RequestInvalid):
+    """RequestInvalid, for a task that was accepted."""
+
+
+class TaskTargetUnknown(_EndedTask, NotFound):
+    """NotFound, for a task that was accepted, and names a role or model that is not there."""
+
+
+_PAUSE_SECONDS: Final = 5.0
+"""Before another try, where nothing says how long."""
+
+FAILURES: Final[Mapping[str, tuple[type[_EndedTask], int]]] = {
+    "over_budget": (TaskOverBudget, 402),
+    **dict.fromkeys(("too_many_live_tasks",), (TaskRetryLater, 429)),
+    **dict.fromkeys(
+        ("no_capacity", "no_local_capacity", "overloaded", "rate_limited", "unreachable"), (TaskRetryLater, 503)
+    ),
+    **dict.fromkeys(("unknown_role", "unknown_model"), (TaskTargetUnknown, 404)),
+    **dict.fromkeys(("privacy", "no_consent", "mode", "below_floor"), (TaskInvalid, 403)),
+    **dict.fromkeys(
+        (
+            "contradiction", "context_too_small", "context_too_long", "incapable", "url_not_public", "invalid_request",
+            "request_rejected",
+        ),
+        (TaskInvalid, 400),
+    ),
+    "record_too_large": (TaskInvalid, 413),
+    "answer_too_large": (TaskInvalid, 413),
+}  # fmt: skip
+"""Failure codes of tasks with a class of their own, and the HTTP status that stands for them."""
+
+
+def no_answer(task: Task) -> NoAnswer:
+    """The error for a task that ended without an answer."""
+    code = task.failure.code if task.failure is not None else ""
+    if code == "answer_does_not_fit":
+        return AnswerInvalid(task)
+    if task.status == "failed" and code in FAILURES:
+        kind, status = FAILURES[code]
+        return kind(task, status)
+    return NoAnswer(task)

@@ -1,7 +1,8 @@
 """Headrace directly over its topics: submit tasks, follow their outcomes, publish skills and follow their changes.
 
-For agents and services with access to Kafka. There is no API key here: Kafka's own ACLs determine who may write to
-which topic, and the tenant is the one that the client was created with.
+For agents and services with access to Kafka. Kafka's own ACLs determine who may write to which topic. The tenant is the
+one that the client was created with; an installation can require that the signing key of one of the tenant's API keys
+shows that the client may speak for it.
 """
 
 from __future__ import annotations
@@ -10,20 +11,18 @@ import asyncio
 import hashlib
 import socket
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
-from weakref import WeakValueDictionary
 
 from headrace_contracts import topics
 from headrace_contracts.content import plain
-from headrace_contracts.errors import Origin, UnreadableValue
 from headrace_contracts.events import (
     Content,
     Lane,
-    Message,
     Mode,
+    Options,
     Privacy,
     Sampling,
     SkillAction,
@@ -33,27 +32,27 @@ from headrace_contracts.events import (
     TaskCompleted,
     TaskSubmitted,
 )
-from headrace_contracts.headers import header
-from headrace_contracts.ids import completion_id, new_id, route_key
+from headrace_contracts.ids import new_id
+from headrace_contracts.producer_signature import SigningKey
 from headrace_contracts.schema_checks import keep_checking
+from headrace_contracts.users import AGENT, CONTENT_READER
 from headrace_streams.ports import PartitionReader, Producer
 from headrace_streams.publishing import Publication, Publisher
 from headrace_streams.records import RecordMetadata
 
 from headrace.addresses import Addresses, locate
+from headrace.asking import Asking
 from headrace.connecting import Cluster
 from headrace.consuming import Consumption, consume
-from headrace.errors import HeadraceError, NotYet
-from headrace.requests import Prompt, messages_of
+from headrace.errors import Misconfigured
+from headrace.kafka_following import CompletionFollower, FollowingBroke, closed, within
+from headrace.kafka_tasks import conversation_events, fields_of, record_key, task_of_completion
+from headrace.messages import Prompt
+from headrace.pieces import OnPiece
+from headrace.requests import TaskOptions
+from headrace.results import Task
 
-__all__ = ["Cluster", "KafkaClient", "SubmittedTask", "consume"]
-
-_BATCH = 500
-_WAIT_SECONDS = 0.5
-
-
-class FollowingBroke(HeadraceError):
-    """Create a new client: the reader of tasks.completed failed, for the reason given as cause."""
+__all__ = ["Cluster", "FollowingBroke", "KafkaClient", "SubmittedTask", "consume"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,22 +74,30 @@ class SubmittedTask:
 
     async def completion(self, timeout: float | None = None) -> TaskCompleted:
         """Wait for its terminal state. Raises NotYet after `timeout` seconds, FollowingBroke."""
-        return await _within(self.task_id, self._completed, timeout)
+        return await within(self.task_id, self._completed, timeout)
 
 
-class KafkaClient:
+class KafkaClient(Asking):
     """The Kafka client for agents and services. Use it as an async context manager.
 
-        async with KafkaClient(tenant="acme") as headrace:
-            task = await headrace.submit("Explain murmur2.", role="documentation")
-            print(text_of((await task.completion(timeout=60)).answer))
+        async with KafkaClient(tenant="default") as headrace:
+            answer = await headrace.ask("Explain murmur2.", role="documentation", timeout=60)
+            print(answer.answer, answer.provider)
+
+    `ask` and `run_tools` are those of the HTTP client, without pieces; `submit` and `completion` deal in records.
 
     Args:
         tenant: The tenant that pays, and owns the data.
         user: The user on whose behalf, as the tenant names them.
         cluster: The cluster; by default what `addresses`, else `locate` names.
+        reading: The same cluster with a login that may read completions and skills, where that of `cluster` may only
+            write, as Kafka's users `agent` and `content-reader`. By default `cluster`; on a secure stack, these users.
+        signing_key: Signs all events written, `<key id>:<code>`; by default that of the cluster's addresses, if any. A
+            secure stack has one, for the tenant `default`; to write for another one, give the signing key of its key.
         source: ce_source of all events written, such as the name of the program.
         clock: Milliseconds since the epoch.
+
+    Raises SigningKeyInvalid, a ValueError.
     """
 
     def __init__(
@@ -99,22 +106,34 @@ class KafkaClient:
         *,
         user: str = "",
         cluster: Cluster | None = None,
+        reading: Cluster | None = None,
         addresses: Addresses | None = None,
+        signing_key: str | None = None,
         source: str | None = None,
         clock: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
     ) -> None:
         self.tenant = tenant
         self.user = user
-        self._own_cluster = cluster is None
-        self._cluster = cluster or Cluster.at(addresses or locate())
+        own: list[Cluster] = []
+        if cluster is None:
+            where = addresses or locate()
+            own.append(Cluster.at(where, user=AGENT))
+            cluster = own[0]
+            if reading is None and where.needs_login:
+                own.append(Cluster.at(where, user=CONTENT_READER))
+                reading = own[1]
+        self._own_clusters = tuple(own)
+        self._cluster = cluster
+        self._reading = reading or cluster
+        self._signing_key = cluster.signing_key if signing_key is None else SigningKey.parse(signing_key)
+        self._signs_for = cluster.signs_for if signing_key is None else None
         self._source = source or f"headrace/sdk/{socket.gethostname()}"
         self._clock = clock
         self._producer: Producer | None = None
         self._publisher: Publisher | None = None
         self._reader: PartitionReader | None = None
-        self._following: asyncio.Task[None] | None = None
+        self._follower: CompletionFollower | None = None
         self._checking: asyncio.Task[None] | None = None
-        self._waiting: WeakValueDictionary[str, asyncio.Future[TaskCompleted]] = WeakValueDictionary()
 
     async def __aenter__(self) -> Self:
         """Raises RegistryUnavailable, SchemaMissing, TopicMissing when Kafka or the registry is not ready."""
@@ -135,30 +154,32 @@ class KafkaClient:
         await cluster.codec.prepare(
             [topics.TASKS_SUBMITTED, topics.TASKS_CANCELLED, topics.SKILLS_SUBMITTED, topics.TASKS_COMPLETED]
         )
-        self._reader = cluster.log.reader()
+        self._reader = self._reading.log.reader()
         partitions = await self._reader.partitions_of(cluster.topic(topics.TASKS_COMPLETED))
         bounds = await self._reader.bounds(partitions)
         await self._reader.assign({part: end for part, (_, end) in bounds.items()})
         self._producer = cluster.log.producer()
-        self._publisher = Publisher(self._producer, cluster.codec, self._source)
-        self._following = asyncio.create_task(self._follow(self._reader), name="headrace-completions")
+        self._publisher = Publisher(self._producer, cluster.codec, self._source, self._signing_key)
+        self._follower = CompletionFollower(self._reader, cluster.codec)
         self._checking = asyncio.create_task(keep_checking(cluster.codec), name="headrace-schema-ids")
 
     async def close(self) -> None:
         """Flush what is queued, and close the connections. Does not wait for tasks to end."""
-        tasks = [task for task in (self._following, self._checking) if task is not None]
-        self._following = self._checking = None
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        if self._checking is not None:
+            self._checking.cancel()
+            await asyncio.gather(self._checking, return_exceptions=True)
+            self._checking = None
+        if self._follower is not None:
+            await self._follower.close()
+            self._follower = None
         if self._producer is not None:
             await self._producer.close()
             self._producer = self._publisher = None
         if self._reader is not None:
             await self._reader.close()
             self._reader = None
-        if self._own_cluster:
-            await self._cluster.close()
+        for cluster in self._own_clusters:
+            await cluster.close()
 
     async def submit(
         self,
@@ -179,6 +200,7 @@ class KafkaClient:
         labels: Mapping[str, str] | None = None,
         user: str | None = None,
         allow_cached: bool = True,
+        options: Options | None = None,
         task_id: str | None = None,
         traceparent: str | None = None,
     ) -> SubmittedTask:
@@ -186,28 +208,27 @@ class KafkaClient:
 
         Args:
             prompt: A user's message, or a conversation.
+            options: Tools, the form of the answer, and what else is asked beyond messages and sampling: the record, or
+                what `headrace.kafka_tasks.options_event` makes of `TaskOptions`.
             deadline_at: Milliseconds since the epoch.
             user: The user on whose behalf; by default the client's.
             task_id: Id to use, so that an append of unknown outcome can be repeated without a second task.
             others: See the record TaskSubmitted.
 
-        Raises ValueError for a prompt without messages, and what `Producer.send` raises.
+        Raises ValueError for a prompt without messages, Misconfigured if the stack's signing key is that of another
+        tenant, and what `Producer.send` raises.
         """
-        messages = tuple(
-            Message(role=message["role"], content=plain(message["content"])) for message in messages_of(prompt)
-        )
-        key = self._route_key(messages, session=session, role=role, model=model)
         now = self._clock()
-        task_id = task_id or new_id()
         event = TaskSubmitted(
-            task_id=task_id,
+            task_id=task_id or new_id(),
             tenant=self.tenant,
             user=self.user if user is None else user,
             kind=kind,
             role=role,
             model=model,
-            messages=messages,
+            messages=conversation_events(prompt),
             sampling=sampling or Sampling(),
+            options=options,
             privacy=privacy,
             lane=lane,
             mode=mode,
@@ -220,20 +241,42 @@ class KafkaClient:
             allow_cached=allow_cached,
             submitted_at=now,
         )
-        completed = self._future(task_id)
+        return await self._submit(event, traceparent)
+
+    async def ended(
+        self, prompt: Prompt, options: TaskOptions, *, timeout: float | None = None,
+        idempotency_key: str | None = None, on_piece: OnPiece | None = None,
+    ) -> Task:  # fmt: skip
+        """Submit a task and wait until it has ended, in whatever way. Raises NotYet after `timeout` seconds, ValueError
+        for what only the HTTP API has, and what `submit` raises."""
+        if idempotency_key is not None:
+            raise ValueError("Kafka knows no idempotency keys: give `submit` a task_id")
+        if on_piece is not None:
+            raise ValueError("pieces of answers come over HTTP: services alone may read tasks.replies")
+        now = self._clock()
+        event = TaskSubmitted(
+            task_id=new_id(), tenant=self.tenant, user=options.get("user") or self.user,
+            messages=conversation_events(prompt), submitted_at=now, **fields_of(options, now),
+        )  # fmt: skip
+        submitted = await self._submit(event)
+        return task_of_completion(await submitted.completion(timeout), options.get("model"))
+
+    async def _submit(self, event: TaskSubmitted, traceparent: str | None = None) -> SubmittedTask:
+        key = record_key(event)
+        completed = self._future(event.task_id)
         appended = await self._append(
             Publication(
                 spec=topics.TASKS_SUBMITTED,
                 event=event,
-                event_id=task_id,
+                event_id=event.task_id,
                 key=key,
                 tenant=self.tenant,
-                time_ms=now,
-                subject=subject,
+                time_ms=event.submitted_at,
+                subject=event.subject,
                 traceparent=traceparent,
             )
         )
-        return SubmittedTask(task_id, key, appended.partition, appended.offset, completed)
+        return SubmittedTask(event.task_id, key, appended.partition, appended.offset, completed)
 
     async def submit_and_wait(
         self, prompt: Prompt, *, timeout: float | None = None, role: str | None = None,
@@ -249,7 +292,7 @@ class KafkaClient:
 
         For tasks of this client, use what `submit` returns. Raises NotYet after `timeout` seconds, FollowingBroke.
         """
-        return await _within(task_id, self._future(task_id), timeout)
+        return await within(task_id, self._future(task_id), timeout)
 
     async def cancel(self, task: SubmittedTask, reason: str = "") -> None:
         """Ask to cancel a task; its one terminal state tells whether that came in time."""
@@ -295,7 +338,7 @@ class KafkaClient:
     def skill_changes(self, *interests: str) -> Consumption[SkillChanged]:
         """The tenant's skill changes in these domains from now on; only their partitions of the feed are read."""
         keys = {f"{self.tenant}/{interest}".encode() for interest in interests}
-        return consume(topics.SKILLS_FEED.name, SkillChanged, keys=keys, cluster=self._cluster)
+        return consume(topics.SKILLS_FEED.name, SkillChanged, keys=keys, cluster=self._reading)
 
     async def _submit_skill(
         self,
@@ -337,63 +380,15 @@ class KafkaClient:
     async def _append(self, publication: Publication) -> RecordMetadata:
         if self._publisher is None:
             raise RuntimeError("open the client first: async with KafkaClient(...) as client")
+        if self._signs_for not in (None, self.tenant):
+            # Kafka would take the record, and nobody would say that no service does.
+            raise Misconfigured(
+                f"the stack's own signing key signs for the tenant {self._signs_for} only, not for {self.tenant}: set "
+                f"HEADRACE_SIGNING_KEY to the signing_key that `headrace keys create {self.tenant} --json` prints"
+            )
         return await self._publisher.send(publication)
 
-    def _route_key(
-        self, messages: Sequence[Message], *, session: str | None, role: str | None, model: str | None
-    ) -> bytes:
-        said = [(message.role, message.content.data) for message in messages]
-        return route_key(tenant=self.tenant, session=session, role=role, model=model, messages=said).encode()
-
     def _future(self, task_id: str) -> asyncio.Future[TaskCompleted]:
-        if self._following is None or self._following.done():
-            raise FollowingBroke("the client is not open, or its reader of tasks.completed has failed: open a new one")
-        future = self._waiting.get(task_id)
-        if future is None:
-            future = asyncio.get_running_loop().create_future()
-            self._waiting[task_id] = future
-        return future
-
-    async def _follow(self, reader: PartitionReader) -> None:
-        try:
-            while True:
-                for record in await reader.poll(_BATCH, _WAIT_SECONDS):
-                    # Comparing the id in the header avoids decoding the outcomes of all other clients' tasks.
-                    event_id = header(record.headers, "ce_id")
-                    if event_id is not None and _task_of(event_id) not in self._waiting:
-                        continue
-                    origin = Origin(record.topic, record.partition, record.offset)
-                    try:
-                        event = await self._cluster.codec.read(TaskCompleted, record.value, origin)
-                    except UnreadableValue as error:
-                        # A record that cannot be decoded must not keep the outcomes of other tasks from their waiters.
-                        self._fail(self._waiting.get(_task_of(event_id or "")), error)
-                        continue
-                    future = self._waiting.get(event.task_id)
-                    if future is not None and not future.done():
-                        future.set_result(event)
-        # Any error that ends the reading is passed to all waiters.
-        except Exception as error:  # noqa: BLE001
-            for future in list(self._waiting.values()):
-                self._fail(future, error)
-
-    @staticmethod
-    def _fail(future: asyncio.Future[TaskCompleted] | None, error: Exception) -> None:
-        if future is None or future.done():
-            return
-        broke = FollowingBroke(f"reading tasks.completed failed: {type(error).__name__}: {error}")
-        broke.__cause__ = error
-        future.set_exception(broke)
-        future.exception()  # mark it as retrieved: asyncio need not warn about a task without waiters
-
-
-def _task_of(event_id: str) -> str:
-    return event_id.removesuffix(completion_id(""))
-
-
-async def _within(task_id: str, future: asyncio.Future[TaskCompleted], timeout: float | None) -> TaskCompleted:
-    try:
-        async with asyncio.timeout(timeout):
-            return await asyncio.shield(future)
-    except TimeoutError:
-        raise NotYet(task_id, timeout or 0.0) from None
+        if self._follower is None:
+            raise closed()
+        return self._follower.end_of(task_id)

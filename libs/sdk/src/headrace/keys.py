@@ -25,10 +25,10 @@ class Keys:
         scopes: Sequence[str] | None = None,
         requests_per_minute: int | None = None,
     ) -> NewKey:
-        """Create a key; its text is in the result and cannot be retrieved again.
+        """Create a key; its text and its signing key are in the result and cannot be retrieved again.
 
         Args:
-            scopes: tasks, skills, costs, admin; by default the first three.
+            scopes: tasks, skills, costs, preferences, admin; by default the first three.
             requests_per_minute: Rate limit; None for none.
 
         Raises Unavailable when it is unknown whether the key was created: check the list then.
@@ -41,7 +41,8 @@ class Keys:
             repeatable=False,
         )
         document = reply.document
-        return NewKey(info=key_of(document), key=Reader(document, "a new key").text("key"))
+        secrets = Reader(document, "a new key")
+        return NewKey(info=key_of(document), key=secrets.text("key"), signing_key=secrets.optional_text("signing_key"))
 
     async def list(self, tenant: str | None = None) -> tuple[Key, ...]:
         """All keys, including revoked ones, or those of one tenant."""

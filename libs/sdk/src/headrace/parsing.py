@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from datetime import UTC, datetime
 from typing import Any
 
 from headrace.errors import NotUnderstood
-from headrace.results import Failure, Key, Preferences, Task, TaskPage, TrailStep, Usage
+from headrace.message_documents import message_of
+from headrace.messages import Message, RefusalText, Text
+from headrace.results import AnswerChoice, Citation, Failure, Key, Preferences, Task, TaskPage, TrailStep, Usage
 
 
 class Reader:
@@ -18,6 +21,10 @@ class Reader:
             raise NotUnderstood(f"{what}: expected an object, got {type(document).__name__}")
         self._document = document
         self._what = what
+
+    def value(self, name: str) -> Any:
+        """Whatever is there."""
+        return self._document.get(name)
 
     def text(self, name: str) -> str:
         value = self._document.get(name)
@@ -89,6 +96,45 @@ class Reader:
         return NotUnderstood(f"{self._what}: {name} should be {expected}, got {type(value).__name__}")
 
 
+def usage_of(read: Reader) -> Usage:
+    """What was consumed, by kind. Raises NotUnderstood."""
+    return Usage(**{entry.name: read.integer(entry.name) for entry in fields(Usage)})
+
+
+def _choices_of(read: Reader, answer: str | None) -> tuple[AnswerChoice, ...]:
+    found = [_choice_of(one) for one in read.objects("choices")]
+    if not found and answer is not None:
+        # An intake of an earlier release knows only the text of the answer.
+        said = RefusalText(answer) if read.optional_text("status") == "refused" else Text(answer)
+        found = [AnswerChoice(message=Message("assistant", (said,)), finish_reason=read.optional_text("finish_reason"))]
+    return tuple(found)
+
+
+def _choice_of(read: Reader) -> AnswerChoice:
+    said, logprobs = read.value("message"), read.object("logprobs")
+    try:
+        message = message_of(said if isinstance(said, Mapping) else {})
+    except ValueError as error:
+        raise NotUnderstood(f"a task, choices: {error}") from None
+    cited = [one.object("url_citation") for one in Reader(said, "a task, choices, message").objects("annotations")]
+    return AnswerChoice(
+        index=read.integer("index"),
+        message=message,
+        finish_reason=read.optional_text("finish_reason"),
+        logprobs=() if logprobs is None else tuple(logprobs.value("content") or ()),
+        citations=tuple(
+            Citation(
+                url=one.optional_text("url") or "",
+                title=one.optional_text("title") or "",
+                start=one.optional_integer("start_index"),
+                end=one.optional_integer("end_index"),
+            )
+            for one in cited
+            if one is not None
+        ),
+    )
+
+
 def task_of(document: Any) -> Task:
     """Parse a task from intake's JSON. Raises NotUnderstood."""
     read = Reader(document, "a task")
@@ -109,6 +155,7 @@ def task_of(document: Any) -> Task:
         deadline_at=read.time("deadline_at"),
         completed_at=read.time("completed_at"),
         answer=read.optional_text("answer"),
+        choices=_choices_of(read, read.optional_text("answer")),
         finish_reason=read.optional_text("finish_reason"),
         failure=None
         if failure is None
@@ -119,16 +166,7 @@ def task_of(document: Any) -> Task:
         simulated=read.flag("simulated"),
         served_from=read.optional_text("served_from"),
         source_task_id=read.optional_text("source_task_id"),
-        usage=Usage()
-        if usage is None
-        else Usage(
-            input_tokens=usage.integer("input_tokens"),
-            output_tokens=usage.integer("output_tokens"),
-            cached_input_tokens=usage.integer("cached_input_tokens"),
-            searches=usage.integer("searches"),
-            cache_write_5m_tokens=usage.integer("cache_write_5m_tokens"),
-            cache_write_1h_tokens=usage.integer("cache_write_1h_tokens"),
-        ),
+        usage=Usage() if usage is None else usage_of(usage),
         cost_nanodollars=read.integer("cost_nanodollars"),
         attempts=read.integer("attempts"),
         model_ms=read.number("model_ms"),

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import datetime
 from decimal import Decimal
-from typing import Final
+from typing import Any, Final, TypeVar, overload
+
+from headrace.messages import Message, ToolCall
+
+T = TypeVar("T")
 
 NANODOLLARS: Final = 1_000_000_000
 
@@ -27,6 +31,8 @@ class Usage:
         input_tokens: All tokens read; the cached and the written ones are part of them.
         cached_input_tokens: Those that came from a provider's prompt cache.
         cache_write_5m_tokens, cache_write_1h_tokens: Those written to it, to be kept for 5 minutes or 1 hour.
+        reasoning_tokens: Those of output_tokens that were hidden thinking.
+        image_tokens, audio_tokens: Those that stand for images and sound.
     """
 
     input_tokens: int = 0
@@ -35,6 +41,44 @@ class Usage:
     searches: int = 0
     cache_write_5m_tokens: int = 0
     cache_write_1h_tokens: int = 0
+    reasoning_tokens: int = 0
+    image_tokens: int = 0
+    audio_tokens: int = 0
+
+    def __add__(self, other: Usage) -> Usage:
+        """Both together."""
+        return Usage(**{entry.name: getattr(self, entry.name) + getattr(other, entry.name) for entry in fields(Usage)})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Citation:
+    """A source that an answer names.
+
+    Attributes:
+        start, end: The characters of the answer's text that rest on it.
+    """
+
+    url: str = ""
+    title: str = ""
+    start: int | None = None
+    end: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnswerChoice:
+    """One answer of a task.
+
+    Attributes:
+        index: Its number, from 0.
+        finish_reason: stop, length, tool_calls, refusal or content_filter.
+        logprobs: Log probabilities of its tokens, in OpenAI's format; empty if they were not asked for.
+    """
+
+    index: int = 0
+    message: Message
+    finish_reason: str | None = None
+    logprobs: tuple[Mapping[str, Any], ...] = ()
+    citations: tuple[Citation, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +99,8 @@ class Task:
     Attributes:
         status: accepted until it ends; then succeeded, refused, failed, cancelled or expired.
         privacy, priority: The values that were applied.
+        answer: The text of the first answer.
+        choices: All answers, with everything in them; empty as long as there is none.
         served_from: attempt, cache, coalesced or nothing.
         source_task_id: The equal task whose answer was used.
         simulated: Whether a simulator answered instead of a model.
@@ -79,6 +125,7 @@ class Task:
     completed_at: datetime | None = None
     answer: str | None = None
     finish_reason: str | None = None
+    choices: tuple[AnswerChoice, ...] = ()
     failure: Failure | None = None
     provider: str | None = None
     model: str | None = None
@@ -102,6 +149,31 @@ class Task:
     def answered(self) -> bool:
         """Whether a model answered; a refusal by its safety system is an answer."""
         return self.status in ("succeeded", "refused")
+
+    @property
+    def message(self) -> Message | None:
+        """The first answer as a message, to go on with in a conversation; None if there is none."""
+        return self.choices[0].message if self.choices else None
+
+    @property
+    def tool_calls(self) -> tuple[ToolCall, ...]:
+        """The calls that the first answer makes."""
+        return self.message.tool_calls if self.message is not None else ()
+
+    @overload
+    def parse(self, schema: type[T]) -> T: ...
+
+    @overload
+    def parse(self, schema: Mapping[str, Any]) -> Any: ...
+
+    def parse(self, schema: type[Any] | Mapping[str, Any]) -> Any:
+        """The first answer as an instance of a type (a pydantic model), or as JSON that fits a schema.
+
+        Raises NoAnswer, AnswerInvalid, Declined.
+        """
+        from headrace.answer_forms import AnswerForm
+
+        return AnswerForm(schema).parse(self)
 
     @property
     def cost_usd(self) -> Decimal:
@@ -128,9 +200,9 @@ class Preferences:
     """How a tenant, or one of its users, wants work done.
 
     Attributes:
-        ai_mode: local, cloud or hybrid; None: the default applies.
-        privacy_level: high, standard or low; None: the default applies.
-        allowed_providers: Providers that may receive internal content.
+        ai_mode: local, hybrid or cloud, the strictest first; None: the default applies.
+        privacy_level: high, standard or low; None: the default applies. Tasks may ask for more than this, not for less.
+        allowed_providers: Providers that may receive internal content. A user's list only narrows the tenant's.
         source: Which record this is: user, tenant or default.
     """
 
@@ -157,7 +229,13 @@ class Key:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewKey:
-    """A new key. `key` is shown only this once; it does not appear in the representation."""
+    """A new key. Its secrets are shown only this once; they do not appear in the representation.
+
+    Attributes:
+        key: The API key.
+        signing_key: Signs what its holder writes to Kafka (`KafkaClient`); None from an intake that makes none yet.
+    """
 
     info: Key
     key: str = field(repr=False)
+    signing_key: str | None = field(default=None, repr=False)

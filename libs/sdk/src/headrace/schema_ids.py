@@ -19,9 +19,10 @@ from headrace_contracts.registry import SchemaRegistry
 from headrace_contracts.released import SchemaVersion, version_with, versions_of
 from headrace_contracts.restoring import LostSchema, NotRestored, restore
 from headrace_contracts.topics import TOPICS, TopicSpec
-from headrace_contracts.writer_schemas import StrictBytes, WriterSchema, without_logical_types, writer_schema
+from headrace_contracts.writer_schemas import StrictBytes, WriterSchema, writer_schema
 from headrace_streams.errors import OffsetOutOfRange, TopicMissing, TransientError
 from headrace_streams.ports import Log, PartitionReader
+from headrace_streams.reading import up_to
 from headrace_streams.records import TopicPartition
 
 _SAMPLES: Final = 20
@@ -75,13 +76,14 @@ class _Seen:
 async def check(
     log: Log, registry: SchemaRegistry, topic_prefix: str, *, records: int, topics: Iterable[TopicSpec] | None = None
 ) -> list[IdUse]:
-    """Look at the newest `records` of each partition. Raises RegistryUnavailable, TransientError."""
+    """Look at the newest `records` of each partition that may be read. Raises RegistryUnavailable, TransientError."""
     specs = tuple(TOPICS.values() if topics is None else topics)
     found: list[IdUse] = []
     answers: dict[int, WriterSchema | str | None] = {}
     reader = log.reader()
     try:
-        by_topic = await _ids_in(reader, [topic_prefix + spec.name for spec in specs], records)
+        readable = await log.admin().readable([topic_prefix + spec.name for spec in specs])
+        by_topic = await _ids_in(reader, sorted(readable), records)
         for spec in specs:
             seen = by_topic[topic_prefix + spec.name]
             present = versions_of(spec.record.FULL_NAME)[0]
@@ -100,6 +102,15 @@ async def check(
     return found
 
 
+async def unreadable(log: Log, topic_prefix: str) -> list[str]:
+    """Topics, without prefix, whose records `check` cannot look at: missing, or closed to this user.
+
+    Raises TransientError.
+    """
+    readable = await log.admin().readable([topic_prefix + name for name in TOPICS])
+    return [name for name in TOPICS if topic_prefix + name not in readable]
+
+
 async def _ids_in(reader: PartitionReader, topics: Iterable[str], records: int) -> Mapping[str, Mapping[int, _Seen]]:
     """The ids in the newest records of these topics. All are read at once: each on its own would wait on its own."""
     partitions: list[TopicPartition] = []
@@ -112,8 +123,9 @@ async def _ids_in(reader: PartitionReader, topics: Iterable[str], records: int) 
         starts = {each: max(first, end - records) for each, (first, end) in bounds.items() if end > first}
         await reader.assign(starts)
         try:
-            while not _at_end(reader.positions(), bounds):
-                for record in await reader.poll(1_000, _POLL_SECONDS):
+            ends = {each: bounds[each][1] for each in starts}
+            async for batch in up_to(reader, ends, most=1_000, poll_seconds=_POLL_SECONDS):
+                for record in batch:
                     _note(seen[record.topic], record.value)
         except OffsetOutOfRange:
             # Retention has removed the first of them meanwhile.
@@ -129,10 +141,6 @@ def _note(seen: dict[int, _Seen], value: bytes | None) -> None:
     under.records += 1
     if len(under.samples) < _SAMPLES:
         under.samples.append(value)
-
-
-def _at_end(positions: Mapping[TopicPartition, int], bounds: Mapping[TopicPartition, tuple[int, int]]) -> bool:
-    return all(position >= bounds[each][1] for each, position in positions.items())
 
 
 async def _answer(registry: SchemaRegistry, schema_id: int) -> WriterSchema | str | None:
@@ -155,7 +163,7 @@ def _judged(spec: TopicSpec, schema_id: int, seen: _Seen, answer: WriterSchema |
 
     if isinstance(answer, WriterSchema) and answer.name == name:
         released = version_with(name, answer.fingerprint)
-        if _fits(answer.schema, seen.samples):
+        if _fits(answer, seen.samples):
             return use(OK, released, "" if released else "a version of its own, from another release or another team")
     if not fitting:
         note = "no released schema decodes its records: they were not written by Headrace, or by a newer release"
@@ -165,16 +173,18 @@ def _judged(spec: TopicSpec, schema_id: int, seen: _Seen, answer: WriterSchema |
 
 
 def _all_fit(text: str, samples: Sequence[bytes]) -> bool:
-    return _fits(fastavro.parse_schema(without_logical_types(json.loads(text))), samples)
+    return _fits(writer_schema(text), samples)
 
 
-def _fits(schema: Any, samples: Sequence[bytes]) -> bool:
+def _fits(schema: WriterSchema, samples: Sequence[bytes]) -> bool:
     """Whether all of these are values of the schema, to the last byte."""
     for value in samples:
         buffer = StrictBytes(value)
         buffer.seek(_HEAD)
         try:
-            fastavro.schemaless_reader(buffer, schema, None)
+            if len(value) > schema.limits.unscanned:
+                schema.limits.check(value, _HEAD)
+            fastavro.schemaless_reader(buffer, schema.schema, None)
             rest = len(value) - buffer.tell()
         # fastavro reports malformed input with whatever exception its parsing runs into.
         except Exception:  # noqa: BLE001

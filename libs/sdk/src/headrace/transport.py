@@ -35,6 +35,8 @@ _SILENCE_SECONDS: Final = 60.0
 
 Params = Mapping[str, str] | Sequence[tuple[str, str]]
 
+# Refusals with 403 that no other key would spare the request.
+_LESS_THAN_DEMANDED: Final = frozenset({"below-floor", "privacy", "mode", "no-consent"})
 # Responses after which the service certainly has not executed the request: always safe to send again.
 _NOT_DONE: Final = frozenset({"not-accepted", "rate-limit-exceeded", "database-unavailable"})
 
@@ -266,6 +268,9 @@ def problem(status: int, headers: Mapping[str, str], document: Any, url: str) ->
         409: Conflict,
         410: NotFound,
     }
+    if status == 403 and kind in _LESS_THAN_DEMANDED:
+        # No key may ask for this.
+        return RequestInvalid(detail, status=status, kind=kind, extra=extra)
     return kinds.get(status, RequestInvalid)(detail, status=status, kind=kind, extra=extra)
 
 

@@ -14,18 +14,20 @@ from headrace.costs import CostReport, CostSums, SpendWindow
 
 _NUMBERS = ("executions", "tokens in", "tokens out", "cost")
 _CACHE_NUMBERS = ("executions", "tokens in", "cache read", "cache written", "tokens out", "cost")
+_GROUPS = ("provider", "model")
 _SPANS = {60: "this minute", 3600: "this hour", 86_400: "today"}
 
 
 def costs(
     by: Annotated[
-        str,
+        list[str] | None,
         typer.Option(
             "--by",
             "-b",
-            help="Up to three of tenant, day, hour, provider, model, role, kind, user, session; comma-separated.",
+            help="Up to three of tenant, day, hour, provider, model, role, kind, user, session; comma-separated, or "
+            "the option repeated. [default: provider,model]",
         ),
-    ] = "provider,model",
+    ] = None,
     since: Annotated[str | None, typer.Option(help="A time (2027-01-01T12:00:00Z) or an age (24h, 30d).")] = None,
     until: Annotated[str | None, typer.Option(help="A time or an age.")] = None,
     tenant: Annotated[
@@ -39,7 +41,7 @@ def costs(
     \b
     Examples:
       headrace costs --by role --since 24h
-      headrace costs --by day,tenant --tenant '*' --since 30d
+      headrace costs --by day --by tenant --tenant '*' --since 30d
       headrace costs --json | jq .total.cost_usd
     """
     if live and (since or until):
@@ -51,12 +53,18 @@ def costs(
         else:
             _print_windows(windows)
         return
-    groups = [name.strip() for name in by.split(",") if name.strip()]
+    groups = _groups(by)
     report = run(_costs(groups, time_before(since), time_before(until), tenant))
     if json_output:
         print_json(report)
     else:
         print_report(report, groups)
+
+
+def _groups(by: list[str] | None) -> list[str]:
+    """Each name once, in the order given. `--by ''` asks for the total alone."""
+    names = [name.strip() for part in (_GROUPS if by is None else by) for name in part.split(",")]
+    return list(dict.fromkeys(name for name in names if name))
 
 
 async def _costs(by: list[str], since: datetime | None, until: datetime | None, tenant: str | None) -> CostReport:

@@ -8,6 +8,7 @@ from contextlib import aclosing
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
+from headrace_contracts.users import OPERATOR
 
 from headrace.cli.output import ERR, OUT, JsonOption, print_json
 from headrace.cli.running import FAILED, USAGE, addresses, fail, operator_name, run
@@ -334,7 +335,7 @@ def _selection(
 def _cluster() -> Cluster:
     from headrace.connecting import Cluster
 
-    return Cluster.at(addresses())
+    return Cluster.at(addresses(), user=OPERATOR)
 
 
 def _topics(cluster: Cluster, by: str = "") -> DeadLetterTopics:

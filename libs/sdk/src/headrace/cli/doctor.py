@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import typer
+from headrace_contracts.users import OPERATOR
 from rich.text import Text
 
 from headrace.cli.output import OUT, JsonOption, print_json
@@ -33,7 +34,7 @@ def doctor(json_output: JsonOption = False) -> None:
     """
     from headrace.cli.checkups import examine, installed_checkups
 
-    findings = asyncio.run(examine(addresses(), installed_checkups()))
+    findings = asyncio.run(examine(addresses(OPERATOR), installed_checkups()))
     if json_output:
         print_json(findings)
     else:

@@ -8,6 +8,7 @@ from contextlib import aclosing
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
+from headrace_contracts.users import CONTENT_READER, OPERATOR
 
 from headrace.cli.output import OUT, JsonOption, moment, print_json, table
 from headrace.cli.running import FAILED, USAGE, addresses, fail, operator_name, run
@@ -92,7 +93,8 @@ async def _show(partition: int, offset: int | None, task: str | None, count: int
     from headrace.journal import records
 
     found: deque[InspectedRecord] = deque(maxlen=count)
-    async with Cluster.at(addresses()) as cluster, aclosing(records(cluster, partition)) as all_of_them:
+    at = Cluster.at(addresses(), user=CONTENT_READER)
+    async with at as cluster, aclosing(records(cluster, partition)) as all_of_them:
         async for each in all_of_them:
             if task is not None and (each.entry is None or each.entry.task_id != task):
                 continue
@@ -144,7 +146,7 @@ async def _verify(partitions: list[int], *, json_output: bool) -> None:
     from headrace.connecting import Cluster
     from headrace.journal import verify as verify_all
 
-    async with Cluster.at(addresses()) as cluster:
+    async with Cluster.at(addresses(), user=CONTENT_READER) as cluster:
         verdicts = await verify_all(cluster, partitions)
     if json_output:
         print_json([_document(verdict) for verdict in verdicts])
@@ -188,6 +190,6 @@ async def _skip(partition: int, offset: int, reason: str, operator: str) -> None
     from headrace.connecting import Cluster
     from headrace.journal import skip as skip_it
 
-    async with Cluster.at(addresses()) as cluster:
+    async with Cluster.at(addresses(), user=OPERATOR) as cluster:
         at = await skip_it(cluster, partition, offset, reason=reason, operator=operator)
     OUT.print(f"skipped: recorded at offset {at}; the router goes on within half a minute")

@@ -19,12 +19,14 @@ def create(
     name: Annotated[str, typer.Option(help="What it is for.")] = "",
     scope: Annotated[
         list[str] | None,
-        typer.Option(help="tasks, skills, costs or admin; repeatable. Default: the first three."),
+        typer.Option(help="tasks, skills, costs, preferences or admin; repeatable. Default: the first three."),
     ] = None,
     per_minute: Annotated[int | None, typer.Option(help="Requests per minute; by default no limit.", min=1)] = None,
     json_output: JsonOption = False,
 ) -> None:
     """Create a key. It is printed only this once, on stdout; only a keyed hash of it is stored.
+
+    Its signing key, for producers that write to Kafka, is printed on stderr if that is a terminal, and by --json.
 
     \b
     Examples:
@@ -33,10 +35,13 @@ def create(
     """
     made = run(_create(tenant, name, scope, per_minute))
     if json_output:
-        print_json({**plain_data(made.info), "key": made.key})
+        print_json({**plain_data(made.info), "key": made.key, "signing_key": made.signing_key})
         return
     print(made.key)
     ERR.print(f"key {made.info.id} of tenant {made.info.tenant}, scopes: {', '.join(made.info.scopes)}", style="dim")
+    # Where stderr is a log, the secret would stay there.
+    if made.signing_key is not None and ERR.is_terminal:
+        ERR.print(f"for producers on Kafka: HEADRACE_SIGNING_KEY={made.signing_key}", style="dim", soft_wrap=True)
 
 
 async def _create(tenant: str, name: str, scopes: list[str] | None, per_minute: int | None) -> NewKey:

@@ -11,7 +11,21 @@ from typing import Annotated, Final
 
 import typer
 
-from headrace.cli import costs, dlq, doctor, journal, keys, preferences, schemas, skills, submit, tail, tasks, topics
+from headrace.cli import (
+    chat,
+    costs,
+    dlq,
+    doctor,
+    journal,
+    keys,
+    preferences,
+    schemas,
+    skills,
+    submit,
+    tail,
+    tasks,
+    topics,
+)
 from headrace.cli.running import EXIT_CODES, use_stack
 
 PLUGINS: Final = "headrace.commands"
@@ -56,6 +70,7 @@ def build(plugins: Sequence[EntryPoint]) -> typer.Typer:
     for plugin in plugins:
         app.command(plugin.name)(plugin.load())
     app.command("submit")(submit.submit)
+    app.command("chat")(chat.chat)
     app.add_typer(tasks.app, name="tasks")
     app.command("tail")(tail.tail)
     app.add_typer(skills.app, name="skills")
@@ -71,7 +86,7 @@ def build(plugins: Sequence[EntryPoint]) -> typer.Typer:
 
 
 _OWN: Final = frozenset({
-    "submit", "tasks", "tail", "skills", "costs", "preferences", "keys", "dlq", "journal", "schemas", "topics",
+    "submit", "chat", "tasks", "tail", "skills", "costs", "preferences", "keys", "dlq", "journal", "schemas", "topics",
     "doctor",
 })  # fmt: skip
 

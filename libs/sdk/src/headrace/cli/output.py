@@ -4,24 +4,52 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Annotated, Any, Final
 
 import typer
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
+from headrace.message_documents import document
+from headrace.messages import Message
 from headrace.results import NANODOLLARS, Task
 
 _PIPE_WIDTH: Final = 240
 
+_UNSAFE: Final = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
+"""Control characters but tab and line feed, and those that turn the direction of text. A terminal obeys them: records
+and answers that hold them could rewrite what is on the screen, or the clipboard."""
+
+
+def escaped(text: str) -> str:
+    """The text with the characters that a terminal would obey as Python writes them, such as \\x1b."""
+    return _UNSAFE.sub(lambda found: found[0].encode("unicode-escape").decode(), text.replace("\r\n", "\n"))
+
+
+class _SafeConsole(Console):
+    """Escapes what comes from outside. Colours are put around the text later, and stay."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else Segment(escaped(segment.text), segment.style)
+
+
 # A pipe has no width to wrap at.
-OUT = Console(highlight=False, width=None if sys.stdout.isatty() else _PIPE_WIDTH)
-ERR = Console(stderr=True, highlight=False)
+OUT = _SafeConsole(highlight=False, width=None if sys.stdout.isatty() else _PIPE_WIDTH)
+ERR = _SafeConsole(stderr=True, highlight=False)
+
+
+def print_text(text: str) -> None:
+    """Print a text as it is, for a file or a program; escaped on a terminal."""
+    print(escaped(text) if sys.stdout.isatty() else text, flush=True)
+
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 """Of every command that can print its result for programs; see `print_json`."""
@@ -30,16 +58,18 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 def print_json(value: Any) -> None:
     """Print a value as one JSON document, indented on a terminal."""
     text = json.dumps(plain_data(value), ensure_ascii=False, indent=2 if sys.stdout.isatty() else None)
-    print(text, flush=True)
+    print_text(text)
 
 
 def plain_data(value: Any) -> Any:
-    """A result as JSON data; tasks and costs also with their price in dollars."""
+    """A result as JSON data; tasks and costs also with their price in dollars, messages as the HTTP API has them."""
+    if isinstance(value, Message):
+        return document(value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        document = {field.name: plain_data(getattr(value, field.name)) for field in dataclasses.fields(value)}
-        if "cost_nanodollars" in document:
-            document["cost_usd"] = dollars_text(document["cost_nanodollars"])
-        return document
+        made = {field.name: plain_data(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        if "cost_nanodollars" in made:
+            made["cost_usd"] = dollars_text(made["cost_nanodollars"])
+        return made
     if isinstance(value, datetime):
         return value.astimezone(UTC).isoformat().replace("+00:00", "Z")
     if isinstance(value, Decimal):

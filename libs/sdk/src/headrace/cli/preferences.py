@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from headrace.cli.output import OUT, JsonOption, print_json, table
+from headrace.cli.output import ERR, OUT, JsonOption, print_json, table
 from headrace.cli.running import open_client, run
 from headrace.results import Preferences
 
@@ -31,7 +31,8 @@ async def _get(user: str) -> Preferences:
 def set_preferences(
     mode: Annotated[str | None, typer.Option(help="local, cloud or hybrid.")] = None,
     privacy_level: Annotated[
-        str | None, typer.Option(help="high (sensitive unless a task says less), standard (internal), low (public).")
+        str | None,
+        typer.Option(help="high (sensitive), standard (at least internal), low (public unless a task demands more)."),
     ] = None,
     provider: Annotated[str | None, typer.Option(help="Provider to try first; empty for none.")] = None,
     allow: Annotated[
@@ -42,7 +43,9 @@ def set_preferences(
     user: User = "",
     json_output: JsonOption = False,
 ) -> None:
-    """Change the given preferences, and keep the others.
+    """Change the given preferences, and keep the others. Users only raise what their tenant demands.
+
+    Needs a key with the scope preferences, or tasks to raise a user's.
 
     \b
     Examples:
@@ -50,6 +53,21 @@ def set_preferences(
       headrace preferences set --user ann --mode local
     """
     run(_set(user, mode, privacy_level, provider, [] if allow_none else allow, json_output))
+
+
+@app.command("remove")
+def remove_preferences(user: User = "") -> None:
+    """Remove the tenant's record, or with --user that of one of its users, so that nothing is demanded by it.
+
+    Needs a key with the scope preferences.
+    """
+    run(_remove(user))
+
+
+async def _remove(user: str) -> None:
+    async with open_client() as client:
+        await client.remove_preferences(user)
+    ERR.print(f"the preferences of {user or 'the tenant'} are removed", style="dim", markup=False)
 
 
 async def _set(

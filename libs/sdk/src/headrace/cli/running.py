@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import typer
-from headrace_contracts.errors import RegistryUnavailable
+from headrace_contracts.errors import RegistryAccessRefused, RegistryUnavailable
 from rich.text import Text
 
 from headrace.addresses import Addresses, locate
@@ -32,7 +32,7 @@ _PATIENCE_SECONDS: Final = 4.0
 
 EXIT_CODES: Final = (
     "Exit codes: 0 done, 1 failed or refused, 2 wrong usage or settings, 3 a service cannot be reached, "
-    "4 the API key is missing or may not do this, 5 try again later, 130 interrupted."
+    "4 the API key or login is missing or may not do this, 5 try again later, 130 interrupted."
 )
 
 _stack_file: Path | None = None
@@ -44,9 +44,10 @@ def use_stack(file: Path | None) -> None:
     _stack_file = file
 
 
-def addresses() -> Addresses:
-    """The addresses for this run. Raises Misconfigured."""
-    return locate(stack_file=_stack_file)
+def addresses(user: str | None = None) -> Addresses:
+    """The addresses for this run, with the logins of a user of a secure stack. Raises Misconfigured."""
+    found = locate(stack_file=_stack_file)
+    return found if user is None else found.as_user(user)
 
 
 def open_client() -> Client:
@@ -72,7 +73,7 @@ def run(work: Coroutine[Any, Any, T]) -> T:
     except BrokenPipeError:
         raise  # the reader of our output has closed it; `main` then ends quietly
     except Exception as error:
-        code = _exit_code(error)
+        code = exit_code(error)
         if code is None:
             raise
         tell(error)
@@ -87,7 +88,9 @@ def tell(error: BaseException) -> None:
     ERR.print(Text.assemble(("headrace: ", "bold red"), text), soft_wrap=True)
     if isinstance(error, RequestInvalid):
         for field, message in error.fields:
-            ERR.print(f"  {field}: {message}", markup=False, soft_wrap=True)
+            # The text has the first few.
+            if (line := f"{field}: {message}") not in text:
+                ERR.print(f"  {line}", markup=False, soft_wrap=True)
 
 
 def fail(message: str, code: int = FAILED) -> typer.Exit:
@@ -96,14 +99,15 @@ def fail(message: str, code: int = FAILED) -> typer.Exit:
     return typer.Exit(code)
 
 
-def _exit_code(error: Exception) -> int | None:
+def exit_code(error: Exception) -> int | None:
+    """The exit code for an expected error; None for any other."""
     match error:
         case Misconfigured() | ValueError():
             return USAGE
+        case NotAllowed() | RegistryAccessRefused():
+            return NOT_ALLOWED
         case Unavailable() | RegistryUnavailable():
             return UNREACHABLE
-        case NotAllowed():
-            return NOT_ALLOWED
         case RetryLater():
             return TRY_LATER
         case HeadraceError():

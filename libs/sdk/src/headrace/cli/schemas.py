@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from headrace_contracts.users import OPERATOR
 
 from headrace.cli.output import ERR, OUT, JsonOption, print_json, table
 from headrace.cli.running import FAILED, USAGE, addresses, fail, run
@@ -100,23 +101,23 @@ def _from(file: Path) -> list[IdUse]:
 
 
 async def _uses(records: int) -> list[IdUse]:
-    from headrace_contracts.registry import SchemaRegistry
+    from headrace.connecting import Cluster, registry_at
+    from headrace.schema_ids import check, unreadable
 
-    from headrace.connecting import Cluster
-    from headrace.schema_ids import check
-
-    where = addresses()
-    async with Cluster.at(where) as cluster, SchemaRegistry(where.require("registry_url")) as registry:
+    where = addresses(OPERATOR)
+    async with Cluster.at(where, user=OPERATOR) as cluster, registry_at(where) as registry:
+        if closed := await unreadable(cluster.log, where.topic_prefix):
+            said = f"not looked at, since missing or not to be read by this Kafka user: {', '.join(closed)}"
+            ERR.print(said, style="yellow", soft_wrap=True, highlight=False)
         return await check(cluster.log, registry, where.topic_prefix, records=records)
 
 
 async def _repair(uses: Sequence[IdUse]) -> Repair:
-    from headrace_contracts.registry import SchemaRegistry
-
+    from headrace.connecting import registry_at
     from headrace.schema_ids import repair
 
-    where = addresses()
-    async with SchemaRegistry(where.require("registry_url")) as registry:
+    where = addresses(OPERATOR)
+    async with registry_at(where) as registry:
         return await repair(registry, uses, where.topic_prefix)
 
 

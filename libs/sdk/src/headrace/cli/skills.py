@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from headrace.cli.output import ERR, OUT, JsonOption, moment, plain_data, print_json, table
+from headrace.cli.output import ERR, OUT, JsonOption, moment, plain_data, print_json, print_text, table
 from headrace.cli.running import USAGE, fail, open_client, run
 from headrace.skills import Skill, SkillNews, SkillVersion
 
@@ -58,7 +58,7 @@ def show(name: NameArgument, json_output: JsonOption = False) -> None:
         print_json(skill)
         return
     if skill.body is not None:
-        print(skill.body)
+        print_text(skill.body)
     about = f"{skill.name} version {skill.version} ({skill.status}), {', '.join(skill.interests)}, by {skill.author}"
     ERR.print(f"{about}, published {moment(skill.published_at)}", style="dim", markup=False)
 
@@ -150,7 +150,7 @@ async def _feed(interests: list[str], after: str, count: int | None, json_output
     async with open_client() as client, aclosing(client.skills.feed(*interests, after=after)) as feed_:
         async for news in feed_:
             if json_output:
-                print(json.dumps(plain_data(news), ensure_ascii=False), flush=True)
+                print_text(json.dumps(plain_data(news), ensure_ascii=False))
             else:
                 OUT.print(_news_line(news), soft_wrap=True)
             if left is not None:

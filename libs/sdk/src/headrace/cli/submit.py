@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from headrace.cli.output import ERR, OUT, print_json, task_summary
+from headrace.answer_forms import AnswerForm
+from headrace.cli.output import ERR, print_json, print_text, task_summary
+from headrace.cli.pieces import show_pieces
 from headrace.cli.running import FAILED, USAGE, fail, open_client, run
 from headrace.client import Client
-from headrace.errors import NotYet
+from headrace.errors import NoAnswer, NotYet
+from headrace.messages import Image, Message
 from headrace.requests import TaskOptions
 from headrace.results import Task
 
@@ -48,6 +52,13 @@ def submit(
     file: Annotated[
         list[Path] | None,
         typer.Option("--file", "-f", help="Add a file's text (- for stdin) to the prompt; repeatable."),
+    ] = None,
+    image: Annotated[
+        list[str] | None, typer.Option("--image", "-i", help="Show the model an image: a file, or a URL; repeatable.")
+    ] = None,
+    schema: Annotated[
+        Path | None,
+        typer.Option(help="A file with the JSON Schema that the answer must fit; it is then printed as JSON."),
     ] = None,
     role: Annotated[str | None, typer.Option("--role", "-r", help="Role for the task, such as code_reviewer.")] = None,
     model: Annotated[
@@ -85,6 +96,8 @@ def submit(
       headrace submit "Why do rivers meander?"
       headrace submit -r code_reviewer "Review this module" -f app.py
       git diff | headrace submit -r code_reviewer --privacy sensitive "Review this change" -f -
+      headrace submit --image chart.png --image legend.png "What does it show?"
+      headrace submit --schema findings.json "Review this module" -f app.py | jq .findings
       headrace submit --json --no-wait --priority batch "Summarise" -f report.txt
     """
     options: TaskOptions = {
@@ -104,17 +117,20 @@ def submit(
         "allow_cached": False if fresh else None,
         "max_tokens": max_tokens,
     }
-    prompt = _prompt(text, file or [])
-    run(_submit(prompt, options, idempotency_key, wait=wait, timeout=timeout, json_output=json_output))
+    prompt = Message.user(_prompt(text, file or []), *_images(image or []))
+    form = None if schema is None else _form(schema)
+    if form is not None:
+        options["response_format"] = form.response_format()
+    run(_submit(prompt, options, form, idempotency_key, wait=wait, timeout=timeout, json_output=json_output))
 
 
 async def _submit(
-    prompt: str, options: TaskOptions, idempotency_key: str | None, *, wait: bool, timeout: float | None,
-    json_output: bool,
+    prompt: Message, options: TaskOptions, form: AnswerForm[Any] | None, idempotency_key: str | None, *, wait: bool,
+    timeout: float | None, json_output: bool,
 ) -> None:  # fmt: skip
     async with open_client() as client:
         # Text that a later attempt retracts can be marked on a terminal, but not in a pipe.
-        pieces = wait and not json_output and sys.stdout.isatty()
+        pieces = wait and not json_output and form is None and sys.stdout.isatty()
         handle = await client.submit(prompt, idempotency_key=idempotency_key, stream=pieces, **options)
         if not wait:
             if json_output:
@@ -129,31 +145,58 @@ async def _submit(
     if json_output:
         print_json(task)
     else:
-        if not pieces and task.answer is not None:
-            print(task.answer)
+        if form is not None and task.answered:
+            _print_formed(form, task)
+        elif not pieces and task.answer is not None:
+            print_text(task.answer)
         ERR.print(task_summary(task), soft_wrap=True)
     if not task.answered:
         raise typer.Exit(FAILED)
 
 
 async def _show_pieces(client: Client, task_id: str, timeout: float | None) -> Task:
-    stream = client.follow(task_id)
-    shown = ""
     try:
         async with asyncio.timeout(timeout):
-            async for piece in stream:
-                if piece.begins_anew and shown:
-                    OUT.print("\n(that attempt failed; another one answers)", style="yellow")
-                    shown = ""
-                OUT.print(piece.text, end="", markup=False, soft_wrap=True)
-                shown += piece.text
-            task = await stream.result()
+            return await show_pieces(client.follow(task_id))
     except TimeoutError:
         raise NotYet(task_id, timeout or 0.0) from None
-    if task.answer is not None and not shown:
-        OUT.print(task.answer, end="", markup=False, soft_wrap=True)
-    OUT.print()
-    return task
+
+
+def _print_formed(form: AnswerForm[Any], task: Task) -> None:
+    """The answer as JSON. Raises AnswerInvalid, Declined."""
+    try:
+        print_json(form.parse(task))
+    except NoAnswer:
+        ERR.print(task_summary(task), soft_wrap=True)
+        raise
+
+
+def image_at(place: str) -> Image:
+    """The image in a file, or at an address. Raises OSError, ValueError."""
+    return Image.at(place) if place.startswith(("http://", "https://")) else Image.from_file(place)
+
+
+def _images(places: list[str]) -> list[Image]:
+    found = []
+    for place in places:
+        try:
+            found.append(image_at(place))
+        except (OSError, ValueError) as error:
+            why = f"{place}: {error.strerror}" if isinstance(error, OSError) else str(error)
+            raise fail(f"--image {why}", USAGE) from None
+    return found
+
+
+def _form(file: Path) -> AnswerForm[Any]:
+    try:
+        schema = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise fail(f"--schema {file}: {error.strerror}", USAGE) from None
+    except ValueError as error:
+        raise fail(f"--schema {file} is not JSON: {error}", USAGE) from None
+    if not isinstance(schema, dict):
+        raise fail(f"--schema {file}: a JSON Schema is an object", USAGE)
+    return AnswerForm(schema)
 
 
 def _prompt(text: str | None, files: list[Path]) -> str:

@@ -7,9 +7,10 @@ import json
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from headrace_contracts.users import CONTENT_READER
 
-from headrace.cli.output import ERR, OUT
-from headrace.cli.running import USAGE, addresses, fail, run
+from headrace.cli.output import ERR, OUT, print_text
+from headrace.cli.running import NOT_ALLOWED, USAGE, addresses, fail, run
 from headrace.cli.timeparse import time_before
 
 if TYPE_CHECKING:
@@ -53,9 +54,20 @@ def tail(
 
 
 async def _tail(tail_: _Tail, begin: Start | None, count: int, *, follow: bool) -> None:
-    from headrace.connecting import Cluster
+    from headrace_streams.rights import reader_of
 
-    async with Cluster.at(addresses()) as cluster:
+    from headrace.connecting import Cluster, spec_named
+
+    where = addresses()
+    spec = spec_named(tail_.topic, where.topic_prefix)
+    user = reader_of(spec)
+    if user is None and where.needs_login:
+        raise fail(
+            f"on a secure stack, only services read {spec.name} ({', '.join(spec.readers)}); to log in as another "
+            "user, set HEADRACE_KAFKA_PROPERTIES_FILE to a file of that user",
+            NOT_ALLOWED,
+        )
+    async with Cluster.at(where, user=user or CONTENT_READER) as cluster:
         if begin is not None:
             await tail_.show_all(tail_.consumption(cluster, begin, follow=follow))
             return
@@ -74,7 +86,7 @@ class _Tail:
     """Selects and shows records of a topic."""
 
     def __init__(self, topic: str, tenant: str | None, key: str | None, *, json_output: bool) -> None:
-        self._topic = topic
+        self.topic = topic
         self._tenant = tenant
         self._key = key
         self._json = json_output
@@ -82,7 +94,7 @@ class _Tail:
     def consumption(self, cluster: Cluster, start: Start, *, follow: bool) -> Consumption[Any]:
         from headrace.consuming import consume
 
-        return consume(self._topic, start=start, follow=follow, cluster=cluster, on_unreadable=self._tell)
+        return consume(self.topic, start=start, follow=follow, cluster=cluster, on_unreadable=self._tell)
 
     async def show_all(self, consumption: Consumption[Any], seen: dict[int, int] | None = None) -> None:
         """Show each record as it comes, except those up to the offsets (by partition) that were already shown."""
@@ -126,7 +138,7 @@ class _Tail:
         from headrace.cli.records import record_document, record_line
 
         if self._json:
-            print(json.dumps(record_document(record, event), ensure_ascii=False), flush=True)
+            print_text(json.dumps(record_document(record, event), ensure_ascii=False))
         else:
             OUT.print(record_line(record, event), soft_wrap=True)
 

@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from headrace_contracts.users import CONTENT_READER
 from rich.text import Text
 
 from headrace.cli.output import (
@@ -15,6 +16,7 @@ from headrace.cli.output import (
     dollars,
     moment,
     print_json,
+    print_text,
     status_text,
     table,
     task_summary,
@@ -92,7 +94,7 @@ def show(task_id: Id, json_output: JsonOption = False) -> None:
         print_json(task)
         return
     if task.answer is not None:
-        print(task.answer)
+        print_text(task.answer)
     ERR.print(task_summary(task), soft_wrap=True)
 
 
@@ -159,7 +161,7 @@ async def _journal(task: Task) -> list[JournalEntry]:
     if task.submitted_at is None:
         return []
     begin = task.submitted_at - timedelta(seconds=1)
-    async with Cluster.at(addresses()) as cluster:
+    async with Cluster.at(addresses(), user=CONTENT_READER) as cluster:
         journal = consume(
             "tasks.journal", JournalEntry, start=begin, follow=False, cluster=cluster,
             on_unreadable=lambda _record, _error: None,

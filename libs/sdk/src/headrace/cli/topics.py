@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
+from headrace_contracts.users import OPERATOR, PROVISIONER
 
 from headrace.cli.output import OUT, JsonOption, print_json, table
 from headrace.cli.running import FAILED, USAGE, addresses, fail, run
@@ -71,7 +72,7 @@ async def _list(*, json_output: bool) -> None:
 
     from headrace.connecting import Cluster
 
-    async with Cluster.at(addresses()) as cluster:
+    async with Cluster.at(addresses(), user=OPERATOR) as cluster:
         prefix = cluster.codec.topic_prefix
         described = await cluster.log.admin().describe_topics([prefix + name for name in TOPICS])
     differs = differences(described, prefix)
@@ -106,7 +107,7 @@ async def _resize(what: str, partitions: int, *, dry_run: bool) -> None:
         would = "would get" if dry_run else "gets"
         OUT.print(f"{step.topic} has {step.present} partitions and {would} {step.wanted}", soft_wrap=True)
 
-    async with Cluster.at(addresses()) as cluster:
+    async with Cluster.at(addresses(), user=PROVISIONER) as cluster:
         try:
             prefix = cluster.codec.topic_prefix
             steps = await extend(cluster.log.admin(), what, partitions, prefix, say=say, dry_run=dry_run)
@@ -125,7 +126,7 @@ async def _configure(topics: list[str], *, dry_run: bool) -> None:
 
     from headrace.connecting import Cluster, spec_named
 
-    async with Cluster.at(addresses()) as cluster:
+    async with Cluster.at(addresses(), user=PROVISIONER) as cluster:
         prefix, admin = cluster.codec.topic_prefix, cluster.log.admin()
         specs = [spec_named(topic, prefix) for topic in topics] or list(TOPICS.values())
         names = [prefix + spec.name for spec in specs]

@@ -10,7 +10,6 @@ from functools import partial
 from typing import Final
 
 from headrace_contracts.errors import RegistryUnavailable
-from headrace_contracts.registry import SchemaRegistry
 from headrace_contracts.topics import TOPICS
 from headrace_streams.errors import StreamsError
 from headrace_streams.kafka import KafkaLog
@@ -26,7 +25,7 @@ from headrace.cli.checkups.groups import check_groups
 from headrace.cli.checkups.guarding import guarded
 from headrace.cli.checkups.replication import judge_replication
 from headrace.cli.checkups.topics import judge_topics
-from headrace.connecting import Cluster
+from headrace.connecting import Cluster, registry_at
 
 PART: Final = "kafka"
 _SECONDS: Final = 5.0
@@ -115,7 +114,7 @@ async def _schema_ids(addresses: Addresses, log: Log, facts: ClusterFacts) -> li
     prefix = addresses.topic_prefix
     broken = {name.topic for name in facts.leaderless}
     topics = {name.removeprefix(prefix) for name in facts.described if name not in broken}
-    async with SchemaRegistry(addresses.registry_url, timeout_seconds=_SECONDS) as registry:
+    async with registry_at(addresses, timeout_seconds=_SECONDS) as registry:
         try:
             return await check_schema_ids(log, registry, prefix, topics)
         except RegistryUnavailable:
@@ -125,7 +124,7 @@ async def _schema_ids(addresses: Addresses, log: Log, facts: ClusterFacts) -> li
 async def _dead_letters(addresses: Addresses, log: Log, facts: ClusterFacts) -> list[Finding]:
     if not addresses.registry_url:
         return []
-    async with SchemaRegistry(addresses.registry_url, timeout_seconds=_SECONDS) as registry:
+    async with registry_at(addresses, timeout_seconds=_SECONDS) as registry:
         cluster = Cluster.over(log, registry, topic_prefix=addresses.topic_prefix)
         try:
             return await check_dead_letters(cluster, facts.leaderless)

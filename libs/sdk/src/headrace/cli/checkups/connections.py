@@ -8,19 +8,25 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from headrace_contracts.codec import Codec
-from headrace_contracts.errors import RegistryUnavailable, SchemaIdsLost, SchemaMissing
-from headrace_contracts.registry import SchemaRegistry
+from headrace_contracts.errors import (
+    RegistryAccessRefused,
+    RegistryUnavailable,
+    SchemaIdsLost,
+    SchemaMissing,
+)
 from headrace_contracts.topics import TOPICS
 
 from headrace.addresses import Addresses
 from headrace.cli.checkups.findings import START, Finding, listed, unanswered, wrong
 from headrace.client import Client
-from headrace.errors import HeadraceError, NotAllowed
+from headrace.connecting import registry_at
+from headrace.errors import HeadraceError, Misconfigured, NotAllowed
 
 REGISTRY: Final = "schema registry"
 POSTGRES: Final = "postgres"
 API_KEY: Final = "api key"
 _SECONDS: Final = 5.0
+_LOGIN: Final = "set how to log in: 'Login at the schema registry' in docs/operations.md"
 _SSL_REQUEST: Final = bytes.fromhex("00000008 04d2162f")
 
 
@@ -31,7 +37,11 @@ async def check_registry(addresses: Addresses) -> list[Finding]:
         return [unanswered(REGISTRY, "its address is unknown", "set HEADRACE_REGISTRY_URL")]
     old: list[str] = []
     lost: list[str] = []
-    async with SchemaRegistry(where, timeout_seconds=_SECONDS) as registry:
+    try:
+        connection = registry_at(addresses, timeout_seconds=_SECONDS)
+    except Misconfigured as error:
+        return [wrong(REGISTRY, str(error), _LOGIN)]
+    async with connection as registry:
         codec = Codec(registry, addresses.topic_prefix)
         for spec in TOPICS.values():
             try:
@@ -40,6 +50,8 @@ async def check_registry(addresses: Addresses) -> list[Finding]:
                 old.append(spec.name)
             except SchemaIdsLost as error:
                 lost.append(str(error))
+            except RegistryAccessRefused as error:
+                return [wrong(REGISTRY, str(error), _LOGIN)]
             except RegistryUnavailable as error:
                 return [unanswered(REGISTRY, str(error))]
     return judge_registry(where, old, lost)
