@@ -13,7 +13,7 @@ UV := .venv-tools/bin/uv
 SOURCES := $(wildcard libs/*/src services/*/src) tests libs/devstack/bootstrap.py
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up demo test test-long test-k8s check format generate bench bench-recovery bench-ledger bench-streams chaos simulate lock-artifacts downloads clean
+.PHONY: help setup up demo test test-long test-clients test-k8s check format generate bench bench-secure bench-recovery bench-ledger bench-streams attack chaos simulate lock-artifacts downloads rights compose-secrets clean
 
 help: ## Show this list
 	@echo "Headrace: make <target> [ARGS='...']"
@@ -37,10 +37,14 @@ demo: setup ## An AI team works through a folder of files, on a running platform
 
 # Many tests wait more than they compute, so more processes than cores are faster.
 test: check downloads ## All checks, and all tests but the long ones, on real Kafka, registry and Postgres (ARGS="-n0 -k name")
+	@PYTHONPATH=tests/clients:tests/support $(BIN)/python -m headrace_clients --install-core
 	$(BIN)/pytest --numprocesses $(WORKERS) --dist loadfile $(ARGS)
 
 test-long: setup downloads ## The tests that take minutes: runs of chaos on the real platform, 1,600 simulated schedules
 	$(BIN)/pytest -m long $(ARGS)
+
+test-clients: setup downloads ## Agent frameworks, unmodified, against a platform, beside the table in docs/clients.md (ARGS="--help"); node rows need node
+	@PYTHONPATH=tests/clients:tests/support exec $(BIN)/python -m headrace_clients $(ARGS)
 
 test-k8s: setup ## The chart and the discovery of nodes on a real Kubernetes control plane; needs Go, builds the rest once
 	PYTHONPATH=tests/support $(BIN)/python -m headrace_testing.k8s.toolchain $(if $(KEDA),--keda)
@@ -75,8 +79,17 @@ generate: ## Write anew what follows from schemas/, the topic specs and what the
 	@if command -v "$${HELM:-helm}" >/dev/null; then k8s/scripts/render.sh; else \
 		echo "  Helm is not here: k8s/keda and k8s/prometheus/servicemonitor.yaml stay as they are"; fi
 
+compose-secrets: setup ## Make the passwords that docker-compose.yml requires, in .env (those that are there stay)
+	@$(BIN)/python -m headrace_devstack.compose_secrets
+
+rights: setup downloads ## Try every operation as every Kafka user on a secure broker, and print who may do what
+	@PYTHONPATH=tests/support exec $(BIN)/python -m headrace_testing.kafka_rights $(ARGS)
+
 bench: setup ## Measure Headrace's own latency per task (p50/p99, unloaded and at 100 tasks/s), as a table and as JSON
 	@exec $(BIN)/python tests/bench/latency.py $(ARGS)
+
+bench-secure: setup ## Measure start and latency of a secure stack beside an open one, in alternating rounds (ARGS="--help")
+	@exec $(BIN)/python tests/bench/secure.py $(ARGS)
 
 bench-recovery: setup ## Measure how long routers take to take partitions over (1.1 million tasks; ARGS="--finished 100000" is faster)
 	@exec $(BIN)/python tests/bench/recovery.py $(ARGS)
@@ -87,8 +100,11 @@ bench-ledger: setup ## Measure how many usage events a second the ledger books, 
 bench-streams: setup ## Measure the stream library beside its peers, on one Kafka in alternating rounds (ARGS="--help")
 	@PYTHONPATH=tests/bench/streams exec $(BIN)/python -m headrace_bench $(ARGS)
 
-chaos: setup downloads ## Kill parts of the real platform under load, then check every topic and the ledger (MINUTES=5 SEED=... ARGS="--brokers 3")
+chaos: setup downloads ## Kill parts of the real platform under load, then check every topic and the ledger (MINUTES=5 SEED=... ARGS="--brokers 3", "--secure")
 	@PYTHONPATH=tests/chaos:tests/support exec $(BIN)/python -m headrace_chaos --minutes $(MINUTES) $(if $(SEED),--seed $(SEED)) $(ARGS)
+
+attack: setup downloads ## Attack a running platform in every known way, and show what came of it (SEED=... ARGS="--short --only NAME")
+	@PYTHONPATH=tests/attack:tests/support exec $(BIN)/python -m headrace_attack $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 downloads: setup ## Download what the first `make up` would, so that it and the tests can run offline
 	@$(BIN)/python -m headrace_devstack.downloads

@@ -3,7 +3,8 @@
 #
 #   k8s/scripts/secrets.sh [namespace] [host of Postgres]
 #
-# POSTGRES_PASSWORD is that of the user headrace, random unless set.
+# POSTGRES_PASSWORD is that of the user headrace, random unless set. POSTGRES_SSLMODE is libpq's: verify-full wherever the
+# database has a certificate (the chart mounts its CA: postgres.caSecret); prefer, if unset, also takes no TLS at all.
 # The keys of cloud providers (charts/headrace/files/providers.yaml) are taken from the environment if they are set.
 set -euo pipefail
 
@@ -28,7 +29,7 @@ if there headrace-postgres; then
   password=$(kubectl -n "$namespace" get secret headrace-postgres -o jsonpath='{.data.password}' | base64 -d)
 fi
 make_secret headrace-postgres --from-literal=password="$password" \
-  --from-literal=url="postgresql://headrace:$password@$postgres:5432/headrace"
+  --from-literal=url="postgresql://headrace:$password@$postgres:5432/headrace?sslmode=${POSTGRES_SSLMODE:-prefer}"
 make_secret headrace-registry --from-literal=url="jdbc:postgresql://$postgres:5432/registry" \
   --from-literal=username=headrace --from-literal=password="$password"
 make_secret headrace-api-keys --from-literal=pepper="$(random 48)" \

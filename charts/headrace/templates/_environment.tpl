@@ -7,7 +7,7 @@ The environment of a service: a map of name to entry, so that no variable is set
 {{- .override | default (printf "%s%s" .root.Values.kafka.auth.secretPrefix .name) -}}
 {{- end -}}
 
-{{/* Kafka and registry, for services and Jobs. Takes (dict "root" $ "name" "router" "kafkaSecret" name "kafkaProperties" map). */}}
+{{/* Kafka and registry, for services and Jobs. Takes (dict "root" $ "name" "router" "kafkaSecret" name "registrySecret" name or "" "kafkaProperties" map). */}}
 {{- define "headrace.connections" -}}
 {{- $values := .root.Values -}}
 {{- $kafka := $values.kafka -}}
@@ -15,6 +15,7 @@ The environment of a service: a map of name to entry, so that no variable is set
 HEADRACE_BOOTSTRAP_SERVERS: {value: {{ $kafka.bootstrapServers | quote }}}
 HEADRACE_REGISTRY_URL: {value: {{ $values.registry.url | quote }}}
 HEADRACE_TOPIC_PREFIX: {value: {{ $values.topicPrefix | quote }}}
+HEADRACE_BODY_LIMIT_BYTES: {value: {{ $values.bodyLimitBytes | int | quote }}}
 HEADRACE_INSTANCE_ID: {valueFrom: {fieldRef: {fieldPath: metadata.name}}}
 HEADRACE_LOG_FORMAT: {value: {{ $values.observability.logFormat | quote }}}
 HEADRACE_LOG_LEVEL: {value: {{ $values.observability.logLevel | quote }}}
@@ -39,9 +40,25 @@ HEADRACE_KAFKA_SSL_KEY_LOCATION: {value: /etc/headrace/kafka-user/user.key}
 {{- if $values.registry.caSecret.name }}
 HEADRACE_REGISTRY_CA_FILE: {value: /etc/headrace/registry/ca.crt}
 {{- end }}
+{{- $auth := $values.registry.auth }}
+{{- $login := .registrySecret | default $auth.secret }}
+{{- if eq $auth.type "basic" }}
+HEADRACE_REGISTRY_USERNAME: {valueFrom: {secretKeyRef: {name: {{ $login }}, key: {{ $auth.basic.usernameKey }}}}}
+HEADRACE_REGISTRY_PASSWORD: {valueFrom: {secretKeyRef: {name: {{ $login }}, key: {{ $auth.basic.passwordKey }}}}}
+{{- else if eq $auth.type "token" }}
+HEADRACE_REGISTRY_TOKEN: {valueFrom: {secretKeyRef: {name: {{ $login }}, key: {{ $auth.token.tokenKey }}}}}
+{{- else if eq $auth.type "mtls" }}
+HEADRACE_REGISTRY_CLIENT_CERTIFICATE_FILE: {value: /etc/headrace/registry-user/tls.crt}
+HEADRACE_REGISTRY_CLIENT_KEY_FILE: {value: /etc/headrace/registry-user/tls.key}
+{{- end }}
 {{- range $name, $value := mergeOverwrite (deepCopy $kafka.properties) (deepCopy .kafkaProperties) }}
 HEADRACE_KAFKA_{{ $name | upper | replace "." "_" }}: {value: {{ $value | toString | quote }}}
 {{- end }}
+{{- end -}}
+
+{{/* Whether what others write to Kafka unsigned is taken. */}}
+{{- define "headrace.unsignedSubmissions" -}}
+{{- .Values.apiKeys.unsignedSubmissions | default (ternary "accept" "refuse" (eq .Values.kafka.auth.type "none")) -}}
 {{- end -}}
 
 {{/* All variables of a service. Takes (dict "root" $ "key" "router" "traits" t "values" v). */}}
@@ -61,7 +78,15 @@ HEADRACE_TRACE_SAMPLE_RATIO: {value: {{ $values.observability.traceSampleRatio |
 {{- if .traits.api }}
 HEADRACE_API_HOST: {value: 0.0.0.0}
 HEADRACE_API_PORT: {value: "8080"}
+{{- end }}
+{{- if .traits.secret }}
 HEADRACE_KEY_PEPPER: {valueFrom: {secretKeyRef: {name: {{ $values.apiKeys.secret.name }}, key: {{ $values.apiKeys.secret.pepperKey }}}}}
+{{- if eq $values.apiKeys.unsignedRecords "accept" }}
+HEADRACE_UNSIGNED_RECORDS: {value: accept}
+{{- end }}
+{{- end }}
+{{- if .traits.submissions }}
+HEADRACE_UNSIGNED_SUBMISSIONS: {value: {{ include "headrace.unsignedSubmissions" .root }}}
 {{- end }}
 {{- if .traits.database }}
 {{- $own := ternary $v.postgresSecret $values.postgres.urlSecret (ne $v.postgresSecret.name "") }}
@@ -147,7 +172,7 @@ HEADRACE_PRICE_BOOK: {value: /etc/headrace/prices/prices.yaml}
 {{- end }}
 {{- end -}}
 
-{{/* Files that come from Secrets and ConfigMaps: (dict "root" $ "kafkaSecret" name "database" bool "policy" name "prices" name). */}}
+{{/* Files that come from Secrets and ConfigMaps: (dict "root" $ "kafkaSecret" name "registrySecret" name or "" "database" bool "policy" name "prices" name). */}}
 {{- define "headrace.volumes" -}}
 {{- $values := .root.Values -}}
 - {name: tmp, emptyDir: {sizeLimit: 64Mi}}
@@ -165,6 +190,15 @@ HEADRACE_PRICE_BOOK: {value: /etc/headrace/prices/prices.yaml}
 {{- end }}
 {{- if $values.registry.caSecret.name }}
 - {name: registry-ca, secret: {secretName: {{ $values.registry.caSecret.name }}, items: [{key: {{ $values.registry.caSecret.key }}, path: ca.crt}], defaultMode: 0440}}
+{{- end }}
+{{- if eq $values.registry.auth.type "mtls" }}
+- name: registry-user
+  secret:
+    secretName: {{ .registrySecret | default $values.registry.auth.secret }}
+    defaultMode: 0440
+    items:
+      - {key: {{ $values.registry.auth.mtls.certificateKey }}, path: tls.crt}
+      - {key: {{ $values.registry.auth.mtls.privateKeyKey }}, path: tls.key}
 {{- end }}
 {{- if and .database $values.postgres.caSecret.name }}
 - {name: postgres-ca, secret: {secretName: {{ $values.postgres.caSecret.name }}, items: [{key: {{ $values.postgres.caSecret.key }}, path: ca.crt}], defaultMode: 0440}}
@@ -188,6 +222,9 @@ HEADRACE_PRICE_BOOK: {value: /etc/headrace/prices/prices.yaml}
 {{- end }}
 {{- if $values.registry.caSecret.name }}
 - {name: registry-ca, mountPath: /etc/headrace/registry, readOnly: true}
+{{- end }}
+{{- if eq $values.registry.auth.type "mtls" }}
+- {name: registry-user, mountPath: /etc/headrace/registry-user, readOnly: true}
 {{- end }}
 {{- if and .database $values.postgres.caSecret.name }}
 - {name: postgres-ca, mountPath: /etc/headrace/postgres, readOnly: true}

@@ -18,6 +18,11 @@ app.kubernetes.io/component: {{ . }}
 {{- end }}
 {{- end -}}
 
+{{/* Largest record that the largest request leads to; see headrace_contracts.limits.record_bytes. */}}
+{{- define "headrace.recordBytes" -}}
+{{- add (mul 2 (int .Values.bodyLimitBytes)) 2097152 -}}
+{{- end -}}
+
 {{- define "headrace.labels" -}}
 {{ include "headrace.selector" . }}
 app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}

@@ -40,6 +40,16 @@ def up(
             show_default=False,
         ),
     ] = None,
+    secure: Annotated[
+        bool | None,
+        typer.Option(
+            "--secure",
+            help="Require logins, and allow services and users no more than they need: Kafka with SCRAM and ACLs, the "
+            "registry with passwords for writers. What tenants submit over Kafka must be signed. "
+            "Without it, whoever reaches the ports may do everything. [HEADRACE_SECURE]",
+            show_default=False,
+        ),
+    ] = None,
     cache: Annotated[
         Path | None,
         typer.Option(help="Folder for downloads. [HEADRACE_CACHE, default ~/.cache/headrace]", show_default=False),
@@ -81,8 +91,8 @@ def up(
     """
     try:
         settings = load_settings(
-            data=data, port_base=port_base, brokers=brokers, cache=cache, topic_prefix=topic_prefix,
-            simulate=simulate, simulator_speed=simulator_speed, backing_only=backing_only,
+            data=data, port_base=port_base, brokers=brokers, secure=secure, cache=cache,
+            topic_prefix=topic_prefix, simulate=simulate, simulator_speed=simulator_speed, backing_only=backing_only,
         )  # fmt: skip
         asyncio.run(run_until_stopped(settings, Console()))
     except DevstackError as error:

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from headrace_contracts.topics import TOPICS
+from headrace_runtime.invalid_fields import message_of
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 SERVICE_PORTS: Final = range(20, 40)
@@ -87,6 +89,20 @@ class ServiceDescription(_Described):
         return f"headrace_{self.name.replace('-', '_')}"
 
     @property
+    def holds_secret(self) -> bool:
+        """Whether it needs the installation's secret (the key pepper): to recognise API keys, or to tell signed records
+        from forged ones."""
+        signed = (spec for spec in TOPICS.values() if spec.signed)
+        return self.ports.api is not None or any(self.name in (*spec.writers, *spec.readers) for spec in signed)
+
+    @property
+    def takes_submissions(self) -> bool:
+        """Whether it reads what producers of tenants write to Kafka, and checks their signatures."""
+        return self.holds_secret and any(
+            spec.scope is not None and self.name in spec.readers for spec in TOPICS.values()
+        )
+
+    @property
     def values_key(self) -> str:
         """Its key in the chart's values."""
         first, *others = self.name.split("-")
@@ -131,4 +147,4 @@ def _read(path: Path) -> ServiceDescription:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(step) for step in first["loc"])
-        raise DescribeTheService(f"{path}: [tool.headrace.service] {where}: {first['msg']}") from error
+        raise DescribeTheService(f"{path}: [tool.headrace.service] {where}: {message_of(first)}") from error

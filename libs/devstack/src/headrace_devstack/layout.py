@@ -5,11 +5,14 @@
     .headrace/VERSION      version of this layout
     .headrace/lock         held (flock) while a stack runs on the folder
     .headrace/port-base    first port of the last start, so that the next one uses the same addresses
+    .headrace/records-signed    there once all keys and preferences are signed
     .headrace/stack.json   addresses and pids of the running stack; removed when it stops
-    .headrace/secrets/     API key, database password, key pepper; each readable by its owner only
+    .headrace/secrets/     API key and its signing key, passwords, key pepper
     .headrace/logs/        one log per part
     .headrace/{kafka,registry,postgres,simulator,tmp}/
     .headrace/kafka-{1,2,3}/ and kafka-cluster-id    instead of kafka/, for three brokers
+
+All of it is readable by its owner only: prompts and answers are in the files of Kafka, Postgres and the simulator.
 """
 
 import contextlib
@@ -17,6 +20,7 @@ import fcntl
 import json
 import os
 import secrets
+import stat
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +30,8 @@ from headrace_runtime.access import KEY_RANDOM_BYTES, make_key
 from headrace_devstack.errors import CorrectTheSetting, StopTheOtherStack, UpgradeHeadrace
 
 LAYOUT_VERSION = 1
+OTHERS = 0o077
+"""The permission bits of everyone but the owner."""
 
 
 def make_password() -> str:
@@ -36,6 +42,15 @@ def make_password() -> str:
 def make_api_key() -> str:
     """A random API key ``hr_<key id>_<secret>``."""
     return str(make_key(secrets.token_bytes(KEY_RANDOM_BYTES)))
+
+
+def write_private(path: Path, text: str) -> None:
+    """Write a whole file that only its owner can read, whatever the umask; an interrupted write leaves the old one."""
+    temporary = path.with_name(f"{path.name}.new")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(text)
+    temporary.replace(path)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +70,10 @@ class DataFolder:
     @property
     def api_key_file(self) -> Path:
         return self.secrets / "api-key"
+
+    @property
+    def signing_key_file(self) -> Path:
+        return self.secrets / "signing-key"
 
     @property
     def logs(self) -> Path:
@@ -85,6 +104,15 @@ class DataFolder:
             file.write(value + "\n")
         return value
 
+    @property
+    def records_are_signed(self) -> bool:
+        """Whether all keys and preferences in Kafka's data are signed: not if an earlier release has written them."""
+        return (self.root / "records-signed").exists() or self.saved_brokers() is None
+
+    def note_records_signed(self) -> None:
+        """All of them are from now on."""
+        (self.root / "records-signed").touch()
+
     def saved_brokers(self) -> int | None:
         """How many Kafka brokers have data here; None if there is none yet."""
         if (self.root / "kafka" / "data").exists():
@@ -113,12 +141,7 @@ class DataFolder:
 
     def write_stack(self, content: Mapping[str, object]) -> None:
         """Publish the running stack's addresses atomically; readable by this user only."""
-        temporary = self.stack_file.with_suffix(".json.new")
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "w") as file:
-            json.dump(content, file, indent=2)
-            file.write("\n")
-        temporary.replace(self.stack_file)
+        write_private(self.stack_file, json.dumps(content, indent=2) + "\n")
 
     def read_stack(self) -> dict[str, object] | None:
         """What the last stack on this folder published, if it was killed before it could remove it."""
@@ -136,6 +159,9 @@ class DataFolder:
 def open_data_folder(path: Path) -> Iterator[DataFolder]:
     """Create or resume a data folder and lock it for this process until the block ends.
 
+    Within the block, all files that this process and its children make are readable by their owner only (the umask is
+    the process's); so is what was there before, in folders that earlier versions made.
+
     Raises:
         StopTheOtherStack: another process has locked it.
         UpgradeHeadrace: a newer version of Headrace wrote it.
@@ -143,22 +169,53 @@ def open_data_folder(path: Path) -> Iterator[DataFolder]:
     """
     root = path.absolute()
     try:
-        root.mkdir(parents=True, exist_ok=True)
-        lock = os.open(root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        root.parent.mkdir(parents=True, exist_ok=True)
+        root.mkdir(mode=0o700, exist_ok=True)
+        lock = os.open(root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise CorrectTheSetting(
             f"{root} cannot be used as the data folder: {error.strerror}.",
             "name a folder that this user can write with --data (HEADRACE_DATA).",
         ) from error
+    before = os.umask(OTHERS)
     try:
         _take(lock, root)
         _check_version(root)
+        _close_to_others(root)
         for folder in ("secrets", "logs", "tmp"):
             (root / folder).mkdir(exist_ok=True)
-        (root / "secrets").chmod(0o700)
         yield DataFolder(root)
     finally:
+        os.umask(before)
         os.close(lock)
+
+
+def _close_to_others(root: Path) -> None:
+    """Take all permissions but the owner's from what is there. Links are not followed.
+
+    Raises:
+        CorrectTheSetting: some of it belongs to another user.
+    """
+    try:
+        root = root.resolve()
+        _restrict(root)
+        for parent, folders, files in os.walk(root):
+            for name in (*folders, *files):
+                _restrict(Path(parent, name))
+    except PermissionError as error:
+        raise CorrectTheSetting(
+            f"{error.filename} in the data folder belongs to another user, and others may read it.",
+            f"give it to this user (chown -R), or name another data folder with --data (HEADRACE_DATA): not {root}.",
+        ) from error
+
+
+def _restrict(path: Path) -> None:
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:  # removed meanwhile, by a process left over from a killed stack
+        return
+    if mode & OTHERS and not stat.S_ISLNK(mode):
+        path.chmod(stat.S_IMODE(mode) & ~OTHERS)
 
 
 def _take(lock: int, root: Path) -> None:

@@ -4,6 +4,8 @@ import os
 from pathlib import Path
 from typing import Final
 
+from headrace_contracts.limits import DEFAULT_REQUEST_BYTES, MOST_REQUEST_BYTES
+from headrace_runtime.invalid_fields import message_of
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -44,6 +46,17 @@ class StackSettings(BaseSettings):
     topic_prefix: str = Field(
         default="headrace.", pattern=r"^[A-Za-z0-9._-]*$", description="prefix of all topic names"
     )
+    secure: bool = Field(
+        default=False,
+        description="require logins of Kafka's users and of those who write to the registry, with the permissions of "
+        "the generated ACLs",
+    )
+    body_limit_bytes: int = Field(
+        default=DEFAULT_REQUEST_BYTES,
+        ge=1024,
+        le=MOST_REQUEST_BYTES,
+        description="largest request, in bytes; topics and producers take records that it leads to",
+    )
     maven_repository: str | None = Field(
         default=None, description="URL of a mirror to download from instead of the public repository"
     )
@@ -78,6 +91,6 @@ def load_settings(**options: object) -> StackSettings:
         first = error.errors()[0]
         name = "_".join(str(step) for step in first["loc"])
         raise CorrectTheSetting(
-            f"The setting HEADRACE_{name.upper()} (option --{name.replace('_', '-')}) is invalid: {first['msg']}.",
+            f"The setting HEADRACE_{name.upper()} (option --{name.replace('_', '-')}) is invalid: {message_of(first)}.",
             "correct or remove it; `headrace up --help` lists all settings.",
         ) from error

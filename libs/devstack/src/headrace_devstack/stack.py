@@ -10,11 +10,15 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from headrace_contracts.registry_access import ANONYMOUS
+from headrace_contracts.users import PROVISIONER
+
 from headrace_devstack import ports as port_module
 from headrace_devstack.artifacts import ArtifactCache, Bundles, require_room
 from headrace_devstack.errors import InstallNewerPython, KeepTheBrokers
 from headrace_devstack.layout import DataFolder, make_api_key, open_data_folder
 from headrace_devstack.locked_artifacts import FetchProgress
+from headrace_devstack.logins import Logins, open_logins, write_signing_key
 from headrace_devstack.parts.kafka import kafka_parts
 from headrace_devstack.parts.part import SetupStep, StackPart
 from headrace_devstack.parts.postgres import database_url, postgres_part
@@ -26,11 +30,13 @@ from headrace_devstack.processes import ProcessMark, end_leftovers, mark
 from headrace_devstack.providers import Providers, choose_providers, find_ollama
 from headrace_devstack.services import SERVICES
 from headrace_devstack.settings import StackSettings
-from headrace_devstack.supervisor import PartEvent, Supervisor
+from headrace_devstack.supervisor import Condition, PartEvent, Supervisor
 
 OLDEST_PYTHON = (3, 11)
 PROVISION_SECONDS = 60.0
 ROOM_FOR_DATA = 500_000_000  # bytes
+KEY_PEPPER = "key-pepper"
+"""Name of the secret from which all keys follow."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +56,19 @@ class StackAddresses:
     ollama_nodes: str
     """As in HEADRACE_OLLAMA_NODES; empty without services."""
     api_key_file: Path
+    tenant: str
+    """The tenant of the API key."""
+    signing_key_file: Path | None
+    """Signs what this tenant writes to Kafka; None where nobody needs to."""
+    kafka_users: Mapping[str, Path]
+    """How to log in as each user; empty where nobody needs to."""
+    registry_users: Mapping[str, Path]
+    """Passwords of those who may write to the registry."""
+
+    @property
+    def secure(self) -> bool:
+        """Whether logins are required."""
+        return bool(self.kafka_users)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +85,11 @@ class Stack:
     def publish(self) -> None:
         """Write ``stack.json``, once all parts have their pids."""
         addresses = self.addresses
+        if any(
+            status.name == "intake" and status.condition is Condition.HEALTHY for status in self.supervisor.status()
+        ):
+            # Intake has signed what an earlier release left: from now on nothing else is believed.
+            self.folder.note_records_signed()
         marks = {status.name: mark(status.pid) for status in self.supervisor.status() if status.pid is not None}
         self.folder.write_stack(
             {
@@ -84,6 +108,11 @@ class Stack:
                 "simulated": list(addresses.simulated),
                 "ollama_nodes": addresses.ollama_nodes,
                 "api_key_file": str(addresses.api_key_file),
+                "tenant": addresses.tenant,
+                "signing_key_file": None if addresses.signing_key_file is None else str(addresses.signing_key_file),
+                "secure": addresses.secure,
+                "kafka_users": {user: str(file) for user, file in addresses.kafka_users.items()},
+                "registry_users": {user: str(file) for user, file in addresses.registry_users.items()},
                 "pids": {name: known.pid for name, known in marks.items() if known},
                 "process_created": {name: known.created for name, known in marks.items() if known},
             }
@@ -121,25 +150,31 @@ async def open_stack(
         new_api_key = not folder.api_key_file.exists()
         api_key = folder.secret("api-key", make_api_key)
         password = folder.secret("postgres-password")
-        kafka = kafka_parts(folder, ports, bundles.kafka_jars)
+        logins = open_logins(folder) if settings.secure else None
+        kafka = kafka_parts(folder, ports, bundles.kafka_jars, logins.admin if logins else None)
         parts: list[StackPart] = [
             *kafka,
-            registry_part(folder, ports, bundles.registry_home),
+            registry_part(folder, ports, bundles.registry_home, logins.registry if logins else None),
             postgres_part(folder, ports, password),
         ]
+        ready = [part.name for part in kafka]
+        if logins:
+            parts.append(_users_step(settings, ports, ready, logins))
+            ready = ["users"]
         providers: Providers | None = None
+        signing_key_file: Path | None = None
         if not settings.backing_only:
+            if logins:
+                signing_key_file = write_signing_key(folder, api_key, folder.secret(KEY_PEPPER))
             providers = choose_providers(
                 os.environ,
                 ollama=None if settings.simulate else await find_ollama(),
                 simulator=simulator_url(ports),
                 simulate_all=settings.simulate,
             )
-            parts += _service_parts(
-                settings, folder, ports, [part.name for part in kafka], providers, password, api_key
-            )
+            parts += _service_parts(settings, folder, ports, ready, providers, password, api_key, logins)
         supervisor = Supervisor(parts, emit)
-        addresses = _addresses(settings, folder, ports, providers, password)
+        addresses = _addresses(settings, folder, ports, providers, password, logins, signing_key_file)
         try:
             shown_key = api_key if new_api_key else None
             yield Stack(folder, addresses, tuple(parts), supervisor, shown_key, started=datetime.now(UTC))
@@ -157,14 +192,24 @@ async def _fetch(settings: StackSettings, progress: FetchProgress) -> Bundles:
         raise
 
 
+def _users_step(settings: StackSettings, ports: PortPlan, brokers: Sequence[str], logins: Logins) -> SetupStep:
+    async def users() -> str:
+        from headrace_devstack.provision import provision_users
+
+        return await provision_users(ports.bootstrap_servers, logins, settings.topic_prefix, seconds=PROVISION_SECONDS)
+
+    return SetupStep("users", users, after=tuple(brokers))
+
+
 def _service_parts(
     settings: StackSettings,
     folder: DataFolder,
     ports: PortPlan,
-    brokers: Sequence[str],
+    kafka: Sequence[str],
     providers: Providers,
     password: str,
     api_key: str,
+    logins: Logins | None,
 ) -> Iterator[StackPart]:
     bootstrap, registry = ports.bootstrap_servers, registry_url(ports)
 
@@ -173,26 +218,36 @@ def _service_parts(
         from headrace_devstack.provision import provision_stack
 
         return await provision_stack(
-            bootstrap, registry, settings.topic_prefix, replication=ports.brokers, seconds=PROVISION_SECONDS
+            bootstrap,
+            registry,
+            settings.topic_prefix,
+            replication=ports.brokers,
+            request_bytes=settings.body_limit_bytes,
+            seconds=PROVISION_SECONDS,
+            login=logins.properties(PROVISIONER) if logins else None,
+            registry_access=logins.registry_access(PROVISIONER) if logins else ANONYMOUS,
         )
 
-    yield SetupStep("topics", topics, after=(*brokers, "registry"))
+    yield SetupStep("topics", topics, after=(*kafka, "registry"))
     if providers.simulated:
         yield simulator_part(folder, ports, providers.simulated, settings.simulator_speed)
     common = {
         "HEADRACE_BOOTSTRAP_SERVERS": bootstrap,
         "HEADRACE_REGISTRY_URL": registry,
         "HEADRACE_TOPIC_PREFIX": settings.topic_prefix,
+        "HEADRACE_BODY_LIMIT_BYTES": str(settings.body_limit_bytes),
         # A restarted service gets its partitions back at once, instead of waiting for its old session to time out.
         "HEADRACE_STATIC_MEMBER": "true",
         "HEADRACE_LOG_FORMAT": os.environ.get("HEADRACE_LOG_FORMAT", "json"),
         "HEADRACE_LOG_LEVEL": os.environ.get("HEADRACE_LOG_LEVEL", "info"),
     }
-    pepper = {"HEADRACE_KEY_PEPPER": folder.secret("key-pepper")}
+    pepper = {"HEADRACE_KEY_PEPPER": folder.secret(KEY_PEPPER)}
+    if not folder.records_are_signed:
+        pepper["HEADRACE_UNSIGNED_RECORDS"] = "accept"
     database = {"HEADRACE_DATABASE_URL": database_url(ports, password)}
     # Variables of single services; the rest follows from their descriptions.
     alone: Mapping[str, Mapping[str, str]] = {
-        "intake": {"HEADRACE_BOOTSTRAP_KEY": api_key},
+        "intake": {"HEADRACE_BOOTSTRAP_KEY": api_key, "HEADRACE_BOOTSTRAP_TENANT": _first_tenant()},
         "local-worker": providers.local,
         "cloud-worker": providers.cloud,
         "cost-accountant": {"HEADRACE_WINDOWS_REPLICATION": str(ports.brokers)},
@@ -202,15 +257,24 @@ def _service_parts(
     for service in SERVICES:
         environment = {
             **common,
-            **(pepper if service.ports.api is not None else {}),
+            **(pepper if service.holds_secret else {}),
             **(database if service.database else {}),
+            **({"HEADRACE_KAFKA_PROPERTIES_FILE": str(logins.files[service.name])} if logins else {}),
+            # Several users of the machine may write, and none may speak for the tenants of others.
+            **({"HEADRACE_UNSIGNED_SUBMISSIONS": "refuse"} if logins and service.takes_submissions else {}),
             **alone.get(service.name, {}),
         }
         yield service_part(folder, ports, service, environment, note=notes.get(service.name, ""))
 
 
 def _addresses(
-    settings: StackSettings, folder: DataFolder, ports: PortPlan, providers: Providers | None, password: str
+    settings: StackSettings,
+    folder: DataFolder,
+    ports: PortPlan,
+    providers: Providers | None,
+    password: str,
+    logins: Logins | None,
+    signing_key_file: Path | None,
 ) -> StackAddresses:
     return StackAddresses(
         bootstrap_servers=ports.bootstrap_servers,
@@ -225,7 +289,15 @@ def _addresses(
         simulated=providers.simulated if providers else (),
         ollama_nodes=providers.local["HEADRACE_OLLAMA_NODES"] if providers else "",
         api_key_file=folder.api_key_file,
+        tenant=_first_tenant(),
+        signing_key_file=signing_key_file,
+        kafka_users=logins.files if logins else {},
+        registry_users=logins.registry_files if logins else {},
     )
+
+
+def _first_tenant() -> str:
+    return os.environ.get("HEADRACE_BOOTSTRAP_TENANT") or "default"
 
 
 def _choose_ports(settings: StackSettings, folder: DataFolder) -> PortPlan:

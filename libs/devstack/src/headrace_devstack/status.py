@@ -136,6 +136,7 @@ def print_backing(console: Console, stack: Stack) -> None:
         console,
         ("Kafka", stack.addresses.bootstrap_servers),
         ("Schema registry", stack.addresses.registry_url),
+        ("Access", _access(stack)),
         ("All addresses", shown_path(stack.folder.stack_file)),
     )
     console.print()
@@ -154,6 +155,7 @@ def print_welcome(console: Console, stack: Stack, seconds: float, memory: int) -
         ("Kafka", f"{addresses.bootstrap_servers}   topics {addresses.topic_prefix}*"),
         ("Schema registry", addresses.registry_url),
         ("API key", key),
+        ("Access", _access(stack)),
         ("Models", _models(addresses.simulated)),
         ("Logs", f"{shown_path(stack.folder.logs)}/"),
         ("All addresses", shown_path(stack.folder.stack_file)),
@@ -173,6 +175,14 @@ def _print_rows(console: Console, *rows: tuple[str, str]) -> None:
     # Never wrapped, so that keys and addresses can be copied.
     for label, text in rows:
         console.print(Text.assemble((f"{label:<18}", "dim"), text), soft_wrap=True)
+
+
+def _access(stack: Stack) -> str:
+    if stack.addresses.secure:
+        users = f"everyone logs in; Kafka users in {shown_path(stack.folder.secrets / 'kafka')}/"
+        file = stack.addresses.signing_key_file
+        return users if file is None else f"{users}; submissions are signed, with {shown_path(file)}"
+    return "open: whoever reaches these loopback ports may do everything; `--secure` requires logins"
 
 
 def _models(simulated: Sequence[str]) -> str:

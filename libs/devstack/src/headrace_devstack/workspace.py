@@ -13,6 +13,7 @@ from pathlib import Path
 import yaml
 from headrace_contracts.tools.files import bring_up_to_date
 from headrace_contracts.tools.schemas import repository
+from headrace_contracts.users import NO_SERVICES, principal
 from headrace_models.cloud import CLOUD_PROVIDERS
 
 from headrace_devstack.blocks import MarkTheBlock, filled
@@ -49,6 +50,8 @@ def files(root: Path) -> dict[Path, str]:
         },
         root / "docker-compose.yml": {
             "services": list(_compose(services)),
+            "passwords of users": list(_passwords([*names, *NO_SERVICES])),
+            "users of the database": list(_database_users(services)),
             "targets": [f"- {name}:9100" for name in names],
         },
     }
@@ -66,10 +69,15 @@ def _compose(services: Sequence[ServiceDescription]) -> Iterator[str]:
         yield "  environment:"
         yield "    <<: *kafka-and-registry"
         yield f"    HEADRACE_INSTANCE_ID: {service.name}-1"
+        yield f"    HEADRACE_KAFKA_SASL_USERNAME: {principal(service.name)}"
+        yield f"    HEADRACE_KAFKA_SASL_PASSWORD: {_secret('KAFKA', service.name)}"
         if service.database:
-            yield "    HEADRACE_DATABASE_URL: *database"
-        if service.ports.api is not None:
+            login = f"{_role(service.name)}:{_secret('POSTGRES', service.name)}"
+            yield f"    HEADRACE_DATABASE_URL: postgresql://{login}@postgres:5432/headrace"
+        if service.holds_secret:
             yield "    HEADRACE_KEY_PEPPER: *key-pepper"
+        if service.takes_submissions:
+            yield "    HEADRACE_UNSIGNED_SUBMISSIONS: refuse"
         if service.provider_keys:
             for provider in CLOUD_PROVIDERS:
                 yield f"    {provider.key_variable}: ${{{provider.key_variable}:-}}"
@@ -77,6 +85,31 @@ def _compose(services: Sequence[ServiceDescription]) -> Iterator[str]:
             yield f"    {variable}: {_scalar(value)}"
         if service.ports.api is not None:
             yield f'  ports: ["127.0.0.1:{FIRST_COMPOSE_PORT + service.ports.api}:8080"]'
+
+
+def _passwords(users: Sequence[str]) -> Iterator[str]:
+    yield "HEADRACE_USER_PASSWORDS: >-"
+    for user in users:
+        yield f"  {user}={_secret('KAFKA', user)}{'' if user is users[-1] else ','}"
+
+
+def _database_users(services: Sequence[ServiceDescription]) -> Iterator[str]:
+    yield "content: |"
+    yield f"  CREATE ROLE registry LOGIN PASSWORD '{_secret('POSTGRES', 'registry')}';"
+    yield "  CREATE DATABASE registry OWNER registry;"
+    for service in services:
+        if service.database:
+            yield f"  CREATE ROLE {_role(service.name)} LOGIN PASSWORD '{_secret('POSTGRES', service.name)}';"
+            yield f"  GRANT CONNECT, CREATE ON DATABASE headrace TO {_role(service.name)};"
+
+
+def _role(service: str) -> str:
+    return service.replace("-", "_")
+
+
+def _secret(server: str, user: str) -> str:
+    """A variable without which compose does not start."""
+    return f"${{{server}_PASSWORD_{user.replace('-', '_').upper()}:?run `make compose-secrets` first}}"
 
 
 def _scalar(text: str) -> str:

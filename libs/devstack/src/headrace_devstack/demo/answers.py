@@ -16,19 +16,18 @@ def write_answers(folder: Path, outcomes: Sequence[JobOutcome], evidence: RunEvi
     """Write the answers, by kind of work and in the order of its subjects; repeats once.
 
     The files are private to the user, since they include sensitive content. Raises CorrectTheSetting if the folder
-    is not writable.
     cannot be written.
     """
     ends = {end.task_id: end for end in evidence.completions}
     sections: dict[str, dict[str, str]] = defaultdict(dict)
     for outcome in outcomes:
-        end = ends.get(outcome.task_id or "")
-        if end is None or end.answer is None or outcome.job.twin_of is not None:
+        end = ends.get(outcome.task_ids[-1]) if outcome.task_ids else None
+        if end is None or end.answer is None or not outcome.answered or outcome.job.twin_of is not None:
             continue
         simulated = ", simulated" if end.simulated else ""
         asked = outcome.job.prompt.partition("\n")[0]
         sections[outcome.job.kind][f"{outcome.job.subject}: {asked}"] = (
-            f"*{end.provider}/{end.model}{simulated}*\n\n{text_of(end.answer)}\n"
+            f"*{end.provider}/{end.model}{simulated}*\n\n{_said(outcome) or text_of(end.answer)}\n"
         )
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -41,3 +40,11 @@ def write_answers(folder: Path, outcomes: Sequence[JobOutcome], evidence: RunEvi
         raise CorrectTheSetting(
             f"{folder} cannot be written: {error.strerror}.", "choose another folder with --answers."
         ) from error
+
+
+def _said(outcome: JobOutcome) -> str:
+    """A report in words; empty if there is none."""
+    if outcome.report is None:
+        return ""
+    findings = [f"- **{one.severity}** {one.file}, {one.place}: {one.title}" for one in outcome.report.findings]
+    return "\n".join([outcome.report.summary, "", *(findings or ["No findings."])])

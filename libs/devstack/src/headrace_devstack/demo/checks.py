@@ -8,8 +8,10 @@ from dataclasses import dataclass
 
 from headrace_contracts.events import ServedFrom
 
+from headrace_devstack.demo.agent_figures import findings_rows, loop_figures
 from headrace_devstack.demo.measure import cost_by_tenant
 from headrace_devstack.demo.outcomes import JobOutcome, RunEvidence, SkillExchange
+from headrace_devstack.demo.tool_loops import flaws_of_loops
 
 LOCAL_PROVIDERS = frozenset({"ollama"})
 
@@ -33,6 +35,8 @@ def all_checks(
         _one_end_each(evidence),
         _agents_and_topics_agree(outcomes, evidence),
         _answered(outcomes),
+        _loops_whole(outcomes, evidence),
+        _findings_valid(outcomes),
         _no_sensitive_attempt_for_the_cloud(evidence),
         _sensitive_answered_at_home(outcomes, evidence),
         *_nothing_sensitive_received(outcomes, evidence),
@@ -47,39 +51,41 @@ def _readable(unread: Sequence[str]) -> DemoCheck:
 
 
 def _accepted(outcomes: Sequence[JobOutcome], evidence: RunEvidence) -> DemoCheck:
-    known = [outcome.task_id for outcome in outcomes if outcome.task_id is not None]
-    lost = set(known) - set(evidence.submitted)
-    twice = _repeated(evidence.submitted)
-    strangers = set(evidence.submitted) - set(known)
-    refused = len(outcomes) - len(known)
+    asked = sum(len(outcome.rounds) for outcome in outcomes)
+    known = [task_id for outcome in outcomes for task_id in outcome.task_ids]
+    submitted = [one.task_id for one in evidence.submitted]
+    lost = set(known) - set(submitted)
+    twice = _repeated(submitted)
+    strangers = set(submitted) - set(known)
+    refused = asked - len(known) + sum(not outcome.rounds for outcome in outcomes)
     kept = not (lost or twice or strangers or refused) and len(set(known)) == len(known)
-    found = f"{len(set(known))} of {len(outcomes)} accepted, {len(lost)} of them missing in tasks.submitted"
+    found = f"{len(set(known))} of {asked} tasks of {len(outcomes)} jobs accepted, {len(lost)} missing"
     if twice or strangers:
         found += f", {len(twice)} present twice, {len(strangers)} unknown to all agents"
-    return DemoCheck("each job became one task, and is in tasks.submitted once", kept, found)
+    return DemoCheck("each job became one task, with tools one a round, in tasks.submitted once", kept, found)
 
 
 def _one_end_each(evidence: RunEvidence) -> DemoCheck:
     ends = Counter(end.task_id for end in evidence.completions)
-    missing = set(evidence.submitted) - ends.keys()
+    submitted = {one.task_id for one in evidence.submitted}
+    missing = submitted - ends.keys()
     several = [task_id for task_id, count in ends.items() if count > 1]
-    unknown = ends.keys() - set(evidence.submitted)
-    found = (
-        f"{len(ends)} ended of {len(set(evidence.submitted))}; missing {len(missing)}, with several ends {len(several)}"
-    )
+    unknown = ends.keys() - submitted
+    found = f"{len(ends)} ended of {len(submitted)}; missing {len(missing)}, with several ends {len(several)}"
     if unknown:
         found += f", ends of unknown tasks {len(unknown)}"
     for name, ids in (("missing", sorted(missing)), ("several ends", sorted(several))):
         if ids:
             found += f"; {name}: {', '.join(ids[:3])}"
-    kept = bool(evidence.submitted) and not (missing or several or unknown)
+    kept = bool(submitted) and not (missing or several or unknown)
     return DemoCheck("each task has exactly one terminal state in tasks.completed", kept, found)
 
 
 def _agents_and_topics_agree(outcomes: Sequence[JobOutcome], evidence: RunEvidence) -> DemoCheck:
     answered = {end.task_id for end in evidence.completions if end.answer is not None}
-    differ = [o for o in outcomes if o.task_id is not None and o.answered != (o.task_id in answered)]
-    found = f"{len(outcomes) - len(differ)} of {len(outcomes)} agree"
+    seen = [one for outcome in outcomes for one in outcome.rounds]
+    differ = [one for one in seen if one.task_id is not None and one.answered != (one.task_id in answered)]
+    found = f"{len(seen) - len(differ)} of {len(seen)} tasks agree"
     return DemoCheck("agents received what tasks.completed says", not differ, found)
 
 
@@ -89,7 +95,35 @@ def _answered(outcomes: Sequence[JobOutcome]) -> DemoCheck:
     if without:
         reasons = Counter(outcome.problem for outcome in without)
         found += "; " + "; ".join(f"{count} times {reason}" for reason, count in reasons.most_common(3))
-    return DemoCheck("every task was answered", not without, found)
+    return DemoCheck("every job was answered", not without, found)
+
+
+def _loops_whole(outcomes: Sequence[JobOutcome], evidence: RunEvidence) -> DemoCheck:
+    flaws = flaws_of_loops(outcomes, evidence)
+    loops = loop_figures(outcomes)
+    found = f"{loops.calls} calls in {loops.loops} loops, {len(flaws)} flaws"
+    if flaws:
+        found += f", such as: {flaws[0]}"
+    return DemoCheck(
+        "every tool call has its result in the next round, in order, before the last answer", not flaws, found
+    )
+
+
+def _findings_valid(outcomes: Sequence[JobOutcome]) -> DemoCheck:
+    rows = findings_rows(outcomes)
+    invalid = [outcome.invalid for outcome in outcomes if outcome.invalid]
+    # An answer that is neither a report, nor declined, nor known to be wrong, went missing on the way.
+    missing = [
+        outcome for outcome in outcomes
+        if outcome.job.structured and outcome.answered and outcome.report is None and not outcome.declined
+    ]  # fmt: skip
+    found = (
+        f"{sum(row.reports for row in rows)} reports with {sum(sum(row.by_severity.values()) for row in rows)} findings"
+    )
+    found += f", {len(invalid)} invalid, {len(missing)} missing"
+    if invalid:
+        found += f"; {invalid[0]}"
+    return DemoCheck("every structured answer is of the form asked for", not invalid and not missing, found)
 
 
 def _no_sensitive_attempt_for_the_cloud(evidence: RunEvidence) -> DemoCheck:
@@ -99,7 +133,7 @@ def _no_sensitive_attempt_for_the_cloud(evidence: RunEvidence) -> DemoCheck:
 
 
 def _sensitive_answered_at_home(outcomes: Sequence[JobOutcome], evidence: RunEvidence) -> DemoCheck:
-    sensitive = {outcome.task_id for outcome in outcomes if outcome.job.marker is not None}
+    sensitive = {task_id for outcome in outcomes if outcome.job.marker is not None for task_id in outcome.task_ids}
     ends = [end for end in evidence.completions if end.task_id in sensitive]
     away = [end for end in ends if end.provider is not None and end.provider not in LOCAL_PROVIDERS]
     lowered = [end for end in ends if end.privacy.value != "sensitive"]
@@ -131,7 +165,7 @@ def _nothing_sensitive_received(outcomes: Sequence[JobOutcome], evidence: RunEvi
 
 
 def _sent_home(outcomes: Sequence[JobOutcome], evidence: RunEvidence) -> int:
-    sensitive = {outcome.task_id for outcome in outcomes if outcome.job.marker is not None}
+    sensitive = {task_id for outcome in outcomes if outcome.job.marker is not None for task_id in outcome.task_ids}
     return sum(1 for end in evidence.completions if end.task_id in sensitive and end.served_from is ServedFrom.ATTEMPT)
 
 

@@ -35,7 +35,12 @@ _INTERRUPTED = 130
 
 def demo(
     folder: Annotated[Path, typer.Option(help="Folder of files to work on.", show_default="this one")] = Path(),
-    tasks: Annotated[int, typer.Option(help="Number of tasks, if the folder has enough material.", min=1)] = 300,
+    tasks: Annotated[
+        int,
+        typer.Option(
+            help="Number of jobs, if the folder has enough material; each is a task, or with tools several.", min=1
+        ),
+    ] = 300,
     agents: Annotated[int, typer.Option(help="Number of agents.", min=1, max=1000)] = 100,
     sensitive: Annotated[
         list[str] | None,
@@ -60,6 +65,7 @@ def demo(
     """Let an AI team work through a folder of real files, then check that Headrace kept its promises.
 
     A hundred agents document, review, audit and suggest tests, over HTTP, the OpenAI API and Kafka, for three tenants.
+    Some let the model read and search the files with tools; reviews and audits answer with findings of a given form.
     It uses the stack running here, or starts one and stops it afterwards. Without provider keys and Ollama the models
     are simulated, and every table says so. Exit code 1 if a promise was broken.
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import random
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from fnmatch import fnmatchcase
 from itertools import chain, islice, zip_longest
 from typing import Final
+
+from headrace_devstack.demo.roles import FORM_OF_FINDINGS, ROLES, TeamRole, asks_to_use_tools
 
 SENSITIVE_PATTERNS: Final = (
     "*secret*", "*auth*", "*keys*", "*access*", "*password*", "*credential*", "*.pem", ".env*",
@@ -34,10 +37,17 @@ TEXT_SUFFIXES: Final = (
     ".env",
 )
 
+MOST_READ: Final = 8_000
+"""Characters of a file that a tool gives: its beginning."""
 _PART_CHARACTERS: Final = 4_000
+_ONE_SENSITIVE_IN: Final = 8
 _COMMITS_A_JOB: Final = 12
 _TWINS_SHARE: Final = 0.15
 _LONGEST_ANSWER: Final = 160
+_LONGEST_WITH_TOOLS: Final = 400
+_LONGEST_REPORT: Final = 800
+_NAMED_PLAINLY: Final = re.compile(r"[\w.-]*/[\w./-]+|[\w-]+\.[a-z]{1,5}")
+"""Paths that a model can take from a sentence as they are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +81,7 @@ class Corpus:
 
 
 class JobPrivacy(StrEnum):
-    """How far a job's text may travel."""
+    """How far a job's text may travel, the strictest first."""
 
     SENSITIVE = "sensitive"
     INTERNAL = "internal"
@@ -88,10 +98,14 @@ class Way(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One task to be submitted.
+    """A piece of work: one task, or with tools one for each round of its agent with the model.
 
     Attributes:
         number: Identifies the job; twins have numbers of their own.
+        prompt: What the model is asked; with tools, it names the file.
+        whole_prompt: With tools, a prompt that contains the file, for models that cannot call any.
+        with_tools: Whether the model may read files and search them.
+        structured: Whether the answer is a list of findings, as JSON.
         marker: Text that only this file's prompts contain, for sensitive files.
         twin_of: The job that this one repeats word for word.
         teaches: Name of the skill that the agent publishes after it.
@@ -107,7 +121,19 @@ class Job:
     marker: str | None = None
     twin_of: int | None = None
     teaches: str | None = None
-    max_tokens: int = _LONGEST_ANSWER
+    with_tools: bool = False
+    whole_prompt: str = ""
+    structured: bool = False
+
+    @property
+    def max_tokens(self) -> int:
+        """Most output tokens of each of its tasks."""
+        return _LONGEST_REPORT if self.structured else _LONGEST_WITH_TOOLS if self.with_tools else _LONGEST_ANSWER
+
+    def level(self, floor: JobPrivacy) -> JobPrivacy:
+        """The level to ask for, of a tenant that demands a level of all its tasks."""
+        order = list(JobPrivacy)
+        return min(self.privacy, floor, key=order.index)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,43 +166,7 @@ class Plan:
         return tuple(agent for agent in self.agents if agent.tenant == tenant and interest in agent.interests)
 
 
-@dataclass(frozen=True, slots=True)
-class _Role:
-    role: str
-    kind: str
-    share: float
-    priority: str
-    angles: tuple[str, ...]
-
-
-_ROLES: Final = (
-    _Role("documentation", "documentation", 0.30, "batch", (
-        "Document this module for the people who will use it.",
-        "Write the paragraph of a README that introduces this module.",
-        "Explain this module to a programmer who joins the team today.",
-    )),
-    _Role("code_reviewer", "review", 0.25, "interactive", (
-        "Review this code. Look for defects first.",
-        "Review how this code handles errors.",
-        "Review the names and the structure of this code.",
-    )),
-    _Role("testing", "test ideas", 0.20, "batch", (
-        "List test ideas for this code, edges first.",
-        "List the properties of this code that a test over random input could hold.",
-        "List the failures of its environment that this code should be tested against.",
-    )),
-    _Role("security_reviewer", "security audit", 0.15, "interactive", (
-        "Audit this confidential file for security.",
-        "Audit what this confidential file does with what it is given from outside.",
-        "Audit what this confidential file might tell in logs and errors.",
-    )),
-    _Role("changelog_writer", "changelog", 0.10, "batch", (
-        "Write a changelog for users from this git history.",
-        "Write release notes for operators from this git history.",
-    )),
-)  # fmt: skip
-
-DOMAINS: Final = tuple(role.kind.replace(" ", "-") for role in _ROLES)
+DOMAINS: Final = tuple(role.kind.replace(" ", "-") for role in ROLES)
 """The domains that agents can follow."""
 
 
@@ -192,9 +182,10 @@ def marker_of(run: str, path: str) -> str:
 
 
 def make_plan(corpus: Corpus, *, tasks: int, agents: int, tenants: Sequence[str], run: str, seed: int = 1) -> Plan:
-    """Jobs for a team on this corpus: at most `tasks`, fewer if the folder does not have enough material.
+    """Jobs for a team on this corpus: `tasks` of them, or fewer if the folder does not have enough material.
 
-    Raises ValueError for a corpus without any job, and for less than one task, agent or tenant.
+    A job is one task, or with tools several. Raises ValueError for a corpus without any job, and for less than one
+    task, agent or tenant.
     """
     if min(tasks, agents, len(tenants)) < 1:
         raise ValueError("a demo needs at least one task, one agent and one tenant")
@@ -243,9 +234,9 @@ def _with_lessons(jobs: list[Job], index: int) -> tuple[Job, ...]:
 
 def _unique_jobs(corpus: Corpus, wanted: int, run: str, chance: random.Random) -> list[Job]:
     """Different jobs, each role by its share; if one role runs out, the others make up for it."""
-    sources = {role.role: _ideas(role, corpus, run) for role in _ROLES}
+    sources = {role.role: _ideas(role, corpus, run) for role in ROLES}
     jobs: list[Job] = []
-    for role in _ROLES:
+    for role in ROLES:
         jobs += islice(sources[role.role], int(wanted * role.share))
     left = chain.from_iterable(zip_longest(*sources.values()))
     jobs += islice((job for job in left if job is not None), wanted - len(jobs))
@@ -253,38 +244,59 @@ def _unique_jobs(corpus: Corpus, wanted: int, run: str, chance: random.Random) -
     return [replace(job, number=number) for number, job in enumerate(jobs, start=1)]
 
 
-def _ideas(role: _Role, corpus: Corpus, run: str) -> Iterator[Job]:
+def _ideas(role: TeamRole, corpus: Corpus, run: str) -> Iterator[Job]:
     for angle in role.angles:
         if role.role == "changelog_writer":
             yield from _history_jobs(role, angle, corpus.commits)
             continue
-        for file in corpus.files:
-            if role.role == "security_reviewer" and not file.sensitive:
-                continue
-            if role.role in ("code_reviewer", "testing") and not file.is_code:
-                continue
-            yield from _file_jobs(role, angle, file, run)
+        files = [file for file in corpus.files if file.is_code or role.role not in ("code_reviewer", "testing")]
+        secret = (job for file in files if file.sensitive for job in _file_jobs(role, angle, file, run))
+        others = (job for file in files if not file.sensitive for job in _file_jobs(role, angle, file, run))
+        if role.role != "security_reviewer":
+            # Some sensitive files come early, however late their names do.
+            for place, job in enumerate(others):
+                if place % _ONE_SENSITIVE_IN == 0:
+                    yield from islice(secret, 1)
+                yield job
+        yield from secret
 
 
-def _file_jobs(role: _Role, angle: str, file: SourceFile, run: str) -> Iterator[Job]:
-    parts = _parts(file.text)
+def _file_jobs(role: TeamRole, angle: str, file: SourceFile, run: str) -> Iterator[Job]:
+    with_tools = role.tools and bool(_NAMED_PLAINLY.fullmatch(file.path)) and _read_by_model(file, angle)
+    parts = [file.text[:MOST_READ]] if with_tools else parts_of(file.text)
     for index, part in enumerate(parts, start=1):
         which = f", part {index} of {len(parts)}" if len(parts) > 1 else ""
         marker = marker_of(run, file.path) if file.sensitive else None
-        notice = f"Confidential, reference {marker}.\n" if marker else ""
+        head = f"{angle}\n{notice_of(marker)}File: {file.path}{which}\n"
+        form = FORM_OF_FINDINGS if role.structured else ""
+        whole = f"{head}{form}\n{part}"
         yield Job(
             number=0,
             role=role.role,
             kind=role.kind,
             subject=file.path + which,
-            prompt=f"{angle}\n{notice}File: {file.path}{which}\n\n{part}",
-            privacy=_privacy_of(file, index),
+            prompt=f"{head}{asks_to_use_tools(role, file.path, file.text)}" if with_tools else whole,
+            privacy=privacy_of(file),
             priority=role.priority,
             marker=marker,
+            with_tools=with_tools,
+            whole_prompt=whole if with_tools else "",
+            structured=role.structured,
         )
 
 
-def _privacy_of(file: SourceFile, part: int) -> JobPrivacy:
+def _read_by_model(file: SourceFile, angle: str) -> bool:
+    """Whether the model is to read a file itself: the sensitive ones, and every other of the rest."""
+    return file.sensitive or hashlib.sha256(f"{angle}\0{file.path}".encode()).digest()[0] % 2 == 0
+
+
+def notice_of(marker: str | None) -> str:
+    """The line that stands above the text of a sensitive file."""
+    return f"Confidential, reference {marker}.\n" if marker else ""
+
+
+def privacy_of(file: SourceFile) -> JobPrivacy:
+    """How far the text of a file may travel."""
     if file.sensitive:
         return JobPrivacy.SENSITIVE
     # Files that are public anyway may go anywhere; of the others one in three.
@@ -292,7 +304,7 @@ def _privacy_of(file: SourceFile, part: int) -> JobPrivacy:
     return JobPrivacy.PUBLIC if public else JobPrivacy.INTERNAL
 
 
-def _history_jobs(role: _Role, angle: str, commits: Sequence[Commit]) -> Iterator[Job]:
+def _history_jobs(role: TeamRole, angle: str, commits: Sequence[Commit]) -> Iterator[Job]:
     for begin in range(0, len(commits), _COMMITS_A_JOB):
         chunk = commits[begin : begin + _COMMITS_A_JOB]
         lines = "\n".join(f"{commit.id} {commit.subject}" for commit in chunk)
@@ -307,7 +319,7 @@ def _history_jobs(role: _Role, angle: str, commits: Sequence[Commit]) -> Iterato
         )
 
 
-def _parts(text: str) -> list[str]:
+def parts_of(text: str) -> list[str]:
     """The text in parts of whole lines, none much longer than a prompt should be."""
     parts: list[str] = []
     lines: list[str] = []
@@ -328,13 +340,19 @@ def _give_twins(
 ) -> None:
     """Give some agents exactly the job of a colleague: half at the same time, half long after it is done.
 
-    Equal tasks of one tenant in flight share one answer; those that come later are served from the cache.
+    Equal tasks of one tenant in flight share one answer; those that come later are served from the cache. Jobs with
+    tools are not repeated: an answer that calls tools serves its own task alone.
     """
     by_tenant: dict[str, list[int]] = {}
     for index, tenant in enumerate(tenant_of):
         by_tenant.setdefault(tenant, []).append(index)
     # Agents whose job is repeated keep it as their first, so that it is in flight when its twin comes.
-    pairs = [pair for members in by_tenant.values() for pair in zip(members[::2], members[1::2], strict=False)]
+    pairs = [
+        (giver, receiver)
+        for members in by_tenant.values()
+        for giver, receiver in zip(members[::2], members[1::2], strict=False)
+        if _begins_with_one_task(hands[giver])
+    ]
     if not pairs:
         return
     chance.shuffle(pairs)
@@ -346,3 +364,11 @@ def _give_twins(
             hands[receiver].insert(0, twin)
         else:
             hands[receiver].append(twin)
+
+
+def _begins_with_one_task(jobs: list[Job]) -> bool:
+    """Whether a job without tools is the first, or could be put there."""
+    place = next((place for place, job in enumerate(jobs) if not job.with_tools), None)
+    if place is not None:
+        jobs.insert(0, jobs.pop(place))
+    return place is not None

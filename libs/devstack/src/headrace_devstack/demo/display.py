@@ -51,7 +51,7 @@ def _line(progress: TeamProgress, seconds: float) -> str:
     done = len(progress.outcomes)
     failed = sum(not outcome.answered for outcome in progress.outcomes)
     without = f", {failed} without an answer" if failed else ""
-    return f"  {seconds:4.0f} s  {done} of {progress.jobs} tasks done, {progress.running} running{without}"
+    return f"  {seconds:4.0f} s  {done} of {progress.jobs} jobs done, {progress.running} running{without}"
 
 
 def _panel(progress: TeamProgress, began: float) -> RenderableType:
@@ -61,7 +61,7 @@ def _panel(progress: TeamProgress, began: float) -> RenderableType:
     bar = Table.grid(padding=(0, 2))
     bar.add_row(
         ProgressBar(total=progress.jobs, completed=done, width=40),
-        f"{done} of {progress.jobs} tasks",
+        f"{done} of {progress.jobs} jobs",
         Text(f"{progress.running} running", "cyan"),
         Text(f"{failed} without an answer", "red") if failed else "",
         Text(f"{time.monotonic() - began:.0f} s", "dim"),

@@ -4,26 +4,31 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import datetime
 from typing import Any, Final
 
 import aiohttp
-from headrace import Client, Cluster, RetryLater, Unavailable
+from headrace import Addresses, Client, Cluster, RetryLater, Unavailable
 from headrace_contracts import topics
 from headrace_contracts.errors import Origin, UnreadableValue
 from headrace_contracts.events import AttemptFinished, AttemptRequested, Privacy, TaskCompleted, TaskSubmitted
 from headrace_contracts.headers import header
 from headrace_contracts.topics import TopicSpec
+from headrace_contracts.users import CONTENT_READER
 from headrace_streams.records import Record, TopicPartition
+from headrace_streams.rights import reader_of
 
 from headrace_devstack.demo.measure import cost_by_tenant
 from headrace_devstack.demo.outcomes import CloudAttempt, MarkerSearch, RunEvidence
+from headrace_devstack.demo.tool_loops import round_of
 
 _READ: Final[tuple[TopicSpec, ...]] = (
     topics.TASKS_SUBMITTED,
     topics.TASKS_COMPLETED,
     topics.ATTEMPTS_FINISHED,
+    topics.ATTEMPTS_FINISHED_CLOUD,
     topics.WORK_CLOUD_INTERACTIVE,
     topics.WORK_CLOUD_BATCH,
 )
@@ -32,19 +37,35 @@ _LEDGER_SECONDS: Final = 20.0
 _SIMULATOR_SECONDS: Final = 30.0
 
 TopicEnds = Mapping[TopicPartition, int]
+Readers = Mapping[str, Cluster]
+"""For each topic that is evidence, the cluster with a login that may read it."""
 
 
-async def ends_of_topics(cluster: Cluster) -> dict[TopicPartition, int]:
-    """The current end offsets of the topics that are evidence."""
-    reader = cluster.log.reader()
-    try:
-        ends: dict[TopicPartition, int] = {}
+@asynccontextmanager
+async def all_readers(addresses: Addresses) -> AsyncIterator[Readers]:
+    """The cluster for each of the topics. On a secure stack, what only services read is read as one of them."""
+    async with AsyncExitStack() as stack:
+        clusters: dict[str, Cluster] = {}
         for spec in _READ:
+            user = (reader_of(spec) or spec.readers[0]) if addresses.needs_login else CONTENT_READER
+            if user not in clusters:
+                clusters[user] = await stack.enter_async_context(Cluster.at(addresses, user=user))
+            clusters[spec.name] = clusters[user]
+        yield {spec.name: clusters[spec.name] for spec in _READ}
+
+
+async def ends_of_topics(readers: Readers) -> dict[TopicPartition, int]:
+    """The current end offsets of the topics that are evidence."""
+    ends: dict[TopicPartition, int] = {}
+    for spec in _READ:
+        cluster = readers[spec.name]
+        reader = cluster.log.reader()
+        try:
             partitions = await reader.partitions_of(cluster.topic(spec))
             ends |= {part: end for part, (_, end) in (await reader.bounds(partitions)).items()}
-        return ends
-    finally:
-        await reader.close()
+        finally:
+            await reader.close()
+    return ends
 
 
 class Collector:
@@ -55,8 +76,8 @@ class Collector:
         tenants: The run's tenants, which no other client uses.
     """
 
-    def __init__(self, cluster: Cluster, start: TopicEnds, tenants: Collection[str]) -> None:
-        self._cluster = cluster
+    def __init__(self, readers: Readers, start: TopicEnds, tenants: Collection[str]) -> None:
+        self._readers = readers
         self._start = start
         self._tenants = frozenset(tenants)
         self.unread: list[str] = []
@@ -68,17 +89,20 @@ class Collector:
         """All evidence of the run; waits for the ledger to catch up."""
         # Duplicates would arrive within moments.
         await asyncio.sleep(_QUIET_SECONDS)
-        records = await self._read(await ends_of_topics(self._cluster))
+        records = await self._read(await ends_of_topics(self._readers))
         completions = tuple(await self._events(records, topics.TASKS_COMPLETED, TaskCompleted))
-        submitted = await self._events(records, topics.TASKS_SUBMITTED, TaskSubmitted)
+        submitted = await self._read_events(records, topics.TASKS_SUBMITTED, TaskSubmitted)
         cloud = [
             (spec, await self._events(records, spec, AttemptRequested))
             for spec in (topics.WORK_CLOUD_INTERACTIVE, topics.WORK_CLOUD_BATCH)
         ]
         return RunEvidence(
-            submitted=tuple(task.task_id for task in submitted),
+            submitted=tuple(round_of(task, record.partition, record.offset) for record, task in submitted),
             completions=completions,
-            attempts=tuple(await self._events(records, topics.ATTEMPTS_FINISHED, AttemptFinished)),
+            attempts=(
+                *await self._events(records, topics.ATTEMPTS_FINISHED, AttemptFinished),
+                *await self._events(records, topics.ATTEMPTS_FINISHED_CLOUD, AttemptFinished),
+            ),
             cloud_attempts=tuple(
                 CloudAttempt(spec.name, attempt.task_id, attempt.provider, attempt.privacy is Privacy.SENSITIVE)
                 for spec, attempts in cloud
@@ -90,10 +114,17 @@ class Collector:
 
     async def _read(self, ends: TopicEnds) -> list[Record]:
         """All records of the run's tenants between the start and the given ends."""
+        found: list[Record] = []
+        for name, cluster in self._readers.items():
+            topic = cluster.codec.topic_prefix + name
+            found += await self._read_topic(cluster, {part: end for part, end in ends.items() if part.topic == topic})
+        return found
+
+    async def _read_topic(self, cluster: Cluster, ends: TopicEnds) -> list[Record]:
         left = {part: end for part, end in ends.items() if self._start.get(part, 0) < end}
         if not left:
             return []
-        reader = self._cluster.log.reader()
+        reader = cluster.log.reader()
         found: list[Record] = []
         try:
             await reader.assign({part: self._start.get(part, 0) for part in left})
@@ -111,14 +142,20 @@ class Collector:
         return found
 
     async def _events(self, records: Sequence[Record], spec: TopicSpec, event: type[Any]) -> list[Any]:
-        topic = self._cluster.topic(spec)
+        return [found for _, found in await self._read_events(records, spec, event)]
+
+    async def _read_events(
+        self, records: Sequence[Record], spec: TopicSpec, event: type[Any]
+    ) -> list[tuple[Record, Any]]:
+        cluster = self._readers[spec.name]
+        topic = cluster.topic(spec)
         events = []
         for record in records:
             if record.topic != topic:
                 continue
             origin = Origin(record.topic, record.partition, record.offset)
             try:
-                events.append(await self._cluster.codec.read(event, record.value, origin))
+                events.append((record, await cluster.codec.read(event, record.value, origin)))
             except UnreadableValue as error:
                 self.unread.append(str(error))
         return events

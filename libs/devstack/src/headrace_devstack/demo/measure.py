@@ -2,31 +2,24 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from headrace_contracts.events import ServedFrom, TaskCompleted
 
-from headrace_devstack.demo.outcomes import JobOutcome, RunEvidence, SkillExchange
-
-
-@dataclass(frozen=True, slots=True)
-class Spread:
-    """Percentiles of some durations, in milliseconds."""
-
-    count: int
-    p50: float
-    p99: float
-    longest: float
+from headrace_devstack.demo.agent_figures import FindingsRow, LoopFigures, findings_rows, loop_figures
+from headrace_devstack.demo.outcomes import JobOutcome, RunEvidence, SkillExchange, TaskRound
+from headrace_devstack.demo.spreads import Spread, spread
+from headrace_devstack.demo.tool_loops import calls_in
 
 
 @dataclass(frozen=True, slots=True)
 class RoleRow:
-    """Results of the tasks of one role."""
+    """Results of the jobs of one role. `latency` is that of answered jobs, all their tasks included."""
 
     role: str
+    jobs: int
     tasks: int
     answered: int
     sensitive: int
@@ -51,7 +44,7 @@ class LatencyShares:
     """Shares of the total time of the tasks that a model answered.
 
     Attributes:
-        total: From the agent's submission until it has the answer.
+        total: From the agent's submission of the task until it has its answer.
         model: The model call.
         waiting: From the router's decision to the start at the worker: mostly for a free slot at a node.
         own: The rest: total minus model and waiting.
@@ -91,9 +84,17 @@ class SkillFigures:
 
 @dataclass(frozen=True, slots=True)
 class TaskRow:
-    """One task, as seen by its agent and according to its terminal state; None if it has none."""
+    """One task, as seen by its agent and according to its terminal state; None if it has none.
+
+    Attributes:
+        job: Number of its job.
+        round: Its place among the tasks of the job, from 1.
+        tool_calls: Number of tools that its answer calls.
+    """
 
     task_id: str | None
+    job: int
+    round: int
     tenant: str
     agent: str
     way: str
@@ -115,6 +116,7 @@ class TaskRow:
     attempts: int | None = None
     cost_nanodollars: int | None = None
     reason: str = ""
+    tool_calls: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,10 +124,13 @@ class Figures:
     """All figures of a run.
 
     Attributes:
+        tasks: What was submitted; a job with tools has several.
+        by_way: Jobs by API.
         repeats: Jobs that repeat another one word for word.
         shared: Tasks answered by an equal one.
     """
 
+    jobs: int
     tasks: int
     seconds: float
     by_way: Mapping[str, int]
@@ -136,35 +141,23 @@ class Figures:
     served_latency: Mapping[str, Spread]
     repeats: int
     shared: int
+    loops: LoopFigures
+    findings: tuple[FindingsRow, ...]
     skills: SkillFigures
     tenants: tuple[TenantRow, ...]
-
-
-def spread(values: Iterable[float]) -> Spread:
-    """Percentiles by nearest rank; zeros if there are no values."""
-    ordered = sorted(values)
-    if not ordered:
-        return Spread(0, 0.0, 0.0, 0.0)
-    return Spread(len(ordered), percentile(ordered, 50), percentile(ordered, 99), ordered[-1])
-
-
-def percentile(ordered: Sequence[float], percent: float) -> float:
-    """The smallest value that at least this percentage of values does not exceed. Raises ValueError for no values."""
-    if not ordered:
-        raise ValueError("no values")
-    return ordered[max(0, math.ceil(len(ordered) * percent / 100) - 1)]
 
 
 def figures(outcomes: Sequence[JobOutcome], evidence: RunEvidence, exchange: SkillExchange, seconds: float) -> Figures:
     """All figures; `seconds` is the duration of the team's work."""
     ends = {end.task_id: end for end in evidence.completions}
     by_source: dict[str, list[float]] = defaultdict(list)
-    for outcome in outcomes:
-        end = ends.get(outcome.task_id or "")
+    for _, _, seen in _rounds(outcomes):
+        end = ends.get(seen.task_id or "")
         if end is not None:
-            by_source[end.served_from.value].append(outcome.total_ms)
+            by_source[end.served_from.value].append(seen.total_ms)
     return Figures(
-        tasks=len(outcomes),
+        jobs=len(outcomes),
+        tasks=sum(len(outcome.rounds) for outcome in outcomes),
         seconds=seconds,
         by_way=dict(Counter(outcome.agent.way.value for outcome in outcomes)),
         roles=_roles(outcomes),
@@ -174,6 +167,8 @@ def figures(outcomes: Sequence[JobOutcome], evidence: RunEvidence, exchange: Ski
         served_latency={source: spread(values) for source, values in sorted(by_source.items())},
         repeats=sum(outcome.job.twin_of is not None for outcome in outcomes),
         shared=sum(len(by_source[source.value]) for source in (ServedFrom.CACHE, ServedFrom.COALESCED)),
+        loops=loop_figures(outcomes),
+        findings=findings_rows(outcomes),
         skills=SkillFigures(
             published=len(exchange.publish_ms),
             deliveries=len(exchange.deliveries),
@@ -187,15 +182,25 @@ def figures(outcomes: Sequence[JobOutcome], evidence: RunEvidence, exchange: Ski
 
 
 def task_rows(outcomes: Sequence[JobOutcome], evidence: RunEvidence) -> tuple[TaskRow, ...]:
-    """One row per task, in the order in which they ended."""
+    """One row per task, those of a job in their order, the jobs in the order in which they ended."""
     ends = {end.task_id: end for end in evidence.completions}
-    return tuple(_task_row(outcome, ends.get(outcome.task_id or "")) for outcome in outcomes)
+    return tuple(
+        _task_row(outcome, number, seen, ends.get(seen.task_id or "")) for outcome, number, seen in _rounds(outcomes)
+    )
 
 
-def _task_row(outcome: JobOutcome, end: TaskCompleted | None) -> TaskRow:
+def _rounds(outcomes: Iterable[JobOutcome]) -> Iterator[tuple[JobOutcome, int, TaskRound]]:
+    for outcome in outcomes:
+        for number, seen in enumerate(outcome.rounds, start=1):
+            yield outcome, number, seen
+
+
+def _task_row(outcome: JobOutcome, number: int, seen: TaskRound, end: TaskCompleted | None) -> TaskRow:
     job, agent = outcome.job, outcome.agent
     row = TaskRow(
-        task_id=outcome.task_id,
+        task_id=seen.task_id,
+        job=job.number,
+        round=number,
         tenant=agent.tenant,
         agent=agent.name,
         way=agent.way.value,
@@ -204,9 +209,9 @@ def _task_row(outcome: JobOutcome, end: TaskCompleted | None) -> TaskRow:
         privacy=job.privacy.value,
         priority=job.priority,
         repeat=job.twin_of is not None,
-        total_ms=round(outcome.total_ms, 3),
-        answered=outcome.answered,
-        problem=outcome.problem,
+        total_ms=round(seen.total_ms, 3),
+        answered=seen.answered,
+        problem=seen.problem,
     )
     if end is None:
         return row
@@ -222,6 +227,7 @@ def _task_row(outcome: JobOutcome, end: TaskCompleted | None) -> TaskRow:
         attempts=end.attempts,
         cost_nanodollars=end.cost_nanodollars,
         reason=reason_of(end),
+        tool_calls=len(calls_in(end)),
     )
 
 
@@ -243,7 +249,8 @@ def _roles(outcomes: Sequence[JobOutcome]) -> tuple[RoleRow, ...]:
     return tuple(
         RoleRow(
             role=role,
-            tasks=len(rows),
+            jobs=len(rows),
+            tasks=sum(len(outcome.rounds) for outcome in rows),
             answered=sum(outcome.answered for outcome in rows),
             sensitive=sum(outcome.job.marker is not None for outcome in rows),
             latency=spread(outcome.total_ms for outcome in rows if outcome.answered),
@@ -261,8 +268,8 @@ def reason_of(end: TaskCompleted) -> str:
 
 def _places(outcomes: Sequence[JobOutcome], ends: Mapping[str, TaskCompleted]) -> tuple[PlaceRow, ...]:
     by_place: dict[tuple[str, str, str, bool], list[tuple[JobOutcome, TaskCompleted]]] = defaultdict(list)
-    for outcome in outcomes:
-        end = ends.get(outcome.task_id or "")
+    for outcome, _, seen in _rounds(outcomes):
+        end = ends.get(seen.task_id or "")
         if end is not None and end.model is not None and end.served_from is ServedFrom.ATTEMPT:
             by_place[(end.provider or "", end.model, end.node or "", end.simulated)].append((outcome, end))
     rows = []
@@ -287,17 +294,17 @@ def _shares(outcomes: Sequence[JobOutcome], ends: Mapping[str, TaskCompleted], e
     for attempt in evidence.attempts:
         waits[attempt.task_id] += attempt.queued_ms
     total, model, waiting, own, outside = [], [], [], [], []
-    for outcome in outcomes:
-        end = ends.get(outcome.task_id or "")
+    for _, _, seen in _rounds(outcomes):
+        end = ends.get(seen.task_id or "")
         # With several attempts, or a shared answer, one model call does not account for the task's time.
-        if end is None or not outcome.answered or end.served_from is not ServedFrom.ATTEMPT or end.attempts != 1:
+        if end is None or not seen.answered or end.served_from is not ServedFrom.ATTEMPT or end.attempts != 1:
             continue
         waited = waits.get(end.task_id, 0.0)
-        total.append(outcome.total_ms)
+        total.append(seen.total_ms)
         model.append(end.model_ms)
         waiting.append(waited)
-        outside.append(outcome.total_ms - end.model_ms)
-        own.append(max(0.0, outcome.total_ms - end.model_ms - waited))
+        outside.append(seen.total_ms - end.model_ms)
+        own.append(max(0.0, seen.total_ms - end.model_ms - waited))
     return LatencyShares(spread(total), spread(model), spread(waiting), spread(own), spread(outside))
 
 
@@ -310,7 +317,7 @@ def _tenants(outcomes: Sequence[JobOutcome], evidence: RunEvidence) -> tuple[Ten
         rows.append(
             TenantRow(
                 tenant=tenant,
-                tasks=sum(outcome.agent.tenant == tenant for outcome in outcomes),
+                tasks=sum(len(outcome.rounds) for outcome in outcomes if outcome.agent.tenant == tenant),
                 input_tokens=sum(end.usage.input_tokens for end in ends),
                 output_tokens=sum(end.usage.output_tokens for end in ends),
                 tasks_nanodollars=costs.get(tenant, 0),

@@ -15,7 +15,9 @@ from rich.table import Table
 from rich.text import Text
 
 from headrace_devstack.demo.checks import DemoCheck
-from headrace_devstack.demo.measure import Figures, Spread, TaskRow
+from headrace_devstack.demo.findings import SEVERITIES
+from headrace_devstack.demo.measure import Figures, TaskRow
+from headrace_devstack.demo.spreads import Spread
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +57,8 @@ def print_report(console: Console, run: Run) -> None:
     for part in (
         _title(run),
         _roles(run),
+        _tools(run),
+        _findings(run),
         _places(run),
         _latency(run),
         _sharing(run),
@@ -66,24 +70,58 @@ def print_report(console: Console, run: Run) -> None:
         console.print()
     rate = figures.tasks / figures.seconds if figures.seconds else 0.0
     verdict = ("[bold green]All promises kept", "[bold red]A promise was broken")[not run.passed]
-    console.print(f"{verdict}[/]: {figures.tasks} tasks in {figures.seconds:.1f} s ({rate:.1f} per second)")
+    console.print(f"{verdict}[/]: {_jobs_and_tasks(figures)} in {figures.seconds:.1f} s ({rate:.1f} tasks per second)")
 
 
 def _title(run: Run) -> RenderableType:
     return Text(
-        f"{run.figures.tasks} tasks by {run.agents} agents over {run.files} files "
+        f"{_jobs_and_tasks(run.figures)} by {run.agents} agents over {run.files} files "
         f"({run.sensitive_files} sensitive) and {run.commits} commits of {run.folder}",
         style="bold",
     )
 
 
+def _jobs_and_tasks(figures: Figures) -> str:
+    return f"{figures.jobs} jobs ({figures.tasks} tasks)"
+
+
 def _roles(run: Run) -> RenderableType:
-    table = _table("role", "tasks", "answered", "sensitive", "p50 ms", "p99 ms")
+    table = _table("role", "jobs", "tasks", "answered", "sensitive", "p50 ms", "p99 ms")
     for row in run.figures.roles:
         table.add_row(
-            row.role, str(row.tasks), str(row.answered), str(row.sensitive), _ms(row.latency.p50), _ms(row.latency.p99)
-        )
-    return _titled(run, "Tasks by role", table)
+            row.role, str(row.jobs), str(row.tasks), str(row.answered), str(row.sensitive), _ms(row.latency.p50),
+            _ms(row.latency.p99),
+        )  # fmt: skip
+    return _titled(run, "Jobs by role", table)
+
+
+def _tools(run: Run) -> RenderableType:
+    loops = run.figures.loops
+    if not loops.jobs:
+        return _titled(run, "Tool loops", Text("no job had tools: this folder has too little for it", "dim"))
+    table = _table("tool", "calls", "failed")
+    for row in loops.by_tool:
+        table.add_row(escape(row.tool), str(row.calls), str(row.failed))
+    lines = [
+        f"{loops.loops} of {loops.jobs} jobs with tools called some: {loops.calls} calls in {loops.tasks} rounds, each "
+        f"a task, at most {loops.most_tasks} for a job",
+        f"a whole loop: p50 {_ms(loops.latency.p50)} ms, p99 {_ms(loops.latency.p99)} ms",
+    ]
+    if loops.by_way:
+        lines.append("loops over " + ", ".join(f"{way}: {count}" for way, count in loops.by_way.items()))
+    if loops.uncalled:
+        lines.append(f"{loops.uncalled} were answered without a call")
+    if loops.without_tools:
+        lines.append(f"{loops.without_tools} got the text of the file with the question: no model could call tools")
+    return _titled(run, "Tool loops", table, *(Text(line, "dim") for line in lines))
+
+
+def _findings(run: Run) -> RenderableType:
+    table = _table("kind", "reports", *SEVERITIES, "declined", "invalid")
+    for row in run.figures.findings:
+        counts = (row.reports, *row.by_severity.values(), row.declined, row.invalid)
+        table.add_row(escape(row.kind), *map(str, counts))
+    return _titled(run, "Findings by severity, in answers of a given form", table)
 
 
 def _places(run: Run) -> RenderableType:

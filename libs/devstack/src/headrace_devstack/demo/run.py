@@ -13,19 +13,23 @@ from pathlib import Path
 
 import aiohttp
 from headrace import Addresses, Client, Cluster, HeadraceError, KafkaClient, NewKey, NotAllowed, Preferences
+from headrace.asking import Asking
+from headrace_contracts.users import AGENT, CONTENT_READER
 from rich.console import Console
 
 from headrace_devstack.demo.answers import write_answers
 from headrace_devstack.demo.checks import all_checks
-from headrace_devstack.demo.corpus import Corpus, Plan, make_plan
+from headrace_devstack.demo.corpus import Corpus, JobPrivacy, Plan, Way, make_plan, marker_of
 from headrace_devstack.demo.display import shown
-from headrace_devstack.demo.evidence import Collector, ends_of_topics
+from headrace_devstack.demo.evidence import Collector, all_readers, ends_of_topics
 from headrace_devstack.demo.exchange import Exchange, TenantClients
 from headrace_devstack.demo.measure import figures, task_rows
+from headrace_devstack.demo.openai_api import OpenAIApi
 from headrace_devstack.demo.report import Run
+from headrace_devstack.demo.repository import Repository
 from headrace_devstack.demo.source import read_folder
-from headrace_devstack.demo.submission_apis import HttpApi, KafkaApi, OpenAIApi, api_for
 from headrace_devstack.demo.team import TeamProgress, work
+from headrace_devstack.demo.working import Workplace
 
 _BEFORE = timedelta(seconds=5)
 _KEY_PAUSES = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2)
@@ -49,6 +53,12 @@ class Tenant:
 
     name: str
     preferences: Preferences
+
+    @property
+    def floor(self) -> JobPrivacy:
+        """The least that its agents may ask for."""
+        levels = {"high": JobPrivacy.SENSITIVE, "standard": JobPrivacy.INTERNAL}
+        return levels.get(self.preferences.privacy_level or "", JobPrivacy.PUBLIC)
 
 
 def tenants_of(run: str) -> tuple[Tenant, ...]:
@@ -85,27 +95,29 @@ async def run_demo(options: DemoOptions, addresses: Addresses, console: Console)
     )  # fmt: skip
     _announce(console, corpus, plan, addresses)
     since = datetime.now(UTC) - _BEFORE
-    async with _at_work(addresses, tenants) as desk:
-        start = await ends_of_topics(desk.cluster)
+    async with _at_work(addresses, tenants) as desk, all_readers(addresses) as readers:
+        start = await ends_of_topics(readers)
         exchange = Exchange(plan, desk.clients)
         progress = TeamProgress(jobs=len(plan.jobs))
-        apis = {
-            agent.name: api_for(agent, desk.http[agent.tenant], desk.openai[agent.tenant], desk.kafka[agent.tenant])
+        repository = Repository(corpus, run)
+        floors = {tenant.name: tenant.floor for tenant in tenants}
+        places = {
+            agent.name: Workplace(desk.api(agent.tenant, agent.way), repository, floors[agent.tenant])
             for agent in plan.agents
         }
         async with exchange.listening():
             began = time.perf_counter()
             with shown(console, progress):
-                outcomes = await work(plan, apis, exchange, progress)
+                outcomes = await work(plan, places, exchange, progress)
             seconds = time.perf_counter() - began
             exchanged = await exchange.result()
         console.print("  Reading the topics, the ledger and the requests sent to providers", style="dim")
-        collector = Collector(desk.cluster, start, plan.tenants)
+        collector = Collector(readers, start, plan.tenants)
         evidence = await collector.collect(
             {tenant: clients.http for tenant, clients in desk.clients.items()},
             since,
             _simulator_url(addresses),
-            sorted({job.marker for job in plan.jobs if job.marker is not None}),
+            sorted(marker_of(run, file.path) for file in corpus.files if file.sensitive),
         )
     if options.answers is not None:
         write_answers(options.answers, outcomes, evidence)
@@ -137,7 +149,7 @@ def _simulator_url(addresses: Addresses) -> str | None:
 def _announce(console: Console, corpus: Corpus, plan: Plan, addresses: Addresses) -> None:
     sensitive = sum(file.sensitive for file in corpus.files)
     console.print(
-        f"{len(plan.agents)} agents of {len(plan.tenants)} tenants do {len(plan.jobs)} tasks on {len(corpus.files)} "
+        f"{len(plan.agents)} agents of {len(plan.tenants)} tenants do {len(plan.jobs)} jobs on {len(corpus.files)} "
         f"files of {corpus.folder}, {sensitive} of them sensitive",
         highlight=False,
         soft_wrap=True,
@@ -153,11 +165,14 @@ def _announce(console: Console, corpus: Corpus, plan: Plan, addresses: Addresses
 class _Desk:
     """The clients of the run, by tenant."""
 
-    cluster: Cluster
     clients: dict[str, TenantClients]
-    http: dict[str, HttpApi]
     openai: dict[str, OpenAIApi]
-    kafka: dict[str, KafkaApi]
+
+    def api(self, tenant: str, way: Way) -> Asking:
+        """What an agent has its tasks done by."""
+        clients = self.clients[tenant]
+        apis: dict[Way, Asking] = {Way.HTTP: clients.http, Way.OPENAI: self.openai[tenant], Way.KAFKA: clients.kafka}
+        return apis[way]
 
 
 @asynccontextmanager
@@ -165,25 +180,48 @@ async def _at_work(addresses: Addresses, tenants: Sequence[Tenant]) -> AsyncIter
     """Keys, preferences and clients of the tenants; the keys are revoked at the end."""
     async with AsyncExitStack() as stack:
         admin = await stack.enter_async_context(Client(addresses=addresses))
-        cluster = await stack.enter_async_context(Cluster.at(addresses))
+        cluster = await stack.enter_async_context(Cluster.at(addresses, user=AGENT))
+        reading = await stack.enter_async_context(Cluster.at(addresses, user=CONTENT_READER))
         session = await stack.enter_async_context(
             aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(limit=0), timeout=aiohttp.ClientTimeout(total=None, sock_connect=10)
             )
         )
-        desk = _Desk(cluster, {}, {}, {}, {})
+        desk = _Desk({}, {})
         for tenant in tenants:
             key = await admin.keys.create(tenant.name, name="demo")
             stack.push_async_callback(_revoke, admin, key)
             client = await stack.enter_async_context(Client(addresses=replace(addresses, api_key=key.key)))
             await _until_known(client)
-            await client.set_preferences(tenant.preferences)
-            kafka = await stack.enter_async_context(KafkaClient(tenant.name, cluster=cluster, source="headrace/demo"))
+            await _set_preferences(admin, addresses, tenant)
+            kafka = await stack.enter_async_context(
+                KafkaClient(
+                    tenant.name,
+                    cluster=cluster,
+                    reading=reading,
+                    signing_key=key.signing_key,
+                    source="headrace/demo",
+                )
+            )
             desk.clients[tenant.name] = TenantClients(client, kafka)
-            desk.http[tenant.name] = HttpApi(client)
             desk.openai[tenant.name] = OpenAIApi(session, addresses.require("url"), key.key)
-            desk.kafka[tenant.name] = KafkaApi(kafka)
         yield desk
+
+
+async def _set_preferences(admin: Client, addresses: Addresses, tenant: Tenant) -> None:
+    """With a key of its own: those of the agents may not change what their tenant demands."""
+    key = await admin.keys.create(tenant.name, name="demo preferences", scopes=["preferences"])
+    try:
+        async with Client(addresses=replace(addresses, api_key=key.key)) as owner:
+            for pause in _KEY_PAUSES:
+                try:
+                    await owner.set_preferences(tenant.preferences)
+                    return
+                except NotAllowed:
+                    await asyncio.sleep(pause)
+            raise HeadraceError("intake does not accept a key created seconds ago: check `headrace doctor`")
+    finally:
+        await admin.keys.revoke(key.info.id)
 
 
 async def _revoke(admin: Client, key: NewKey) -> None:

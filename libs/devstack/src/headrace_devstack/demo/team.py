@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from headrace_devstack.demo.corpus import Agent, Plan
 from headrace_devstack.demo.exchange import Exchange
 from headrace_devstack.demo.outcomes import JobOutcome
-from headrace_devstack.demo.submission_apis import SubmissionApi, timed
+from headrace_devstack.demo.working import Workplace, do_job
 
 _STAGGER_SECONDS = 0.01
 
@@ -25,9 +25,9 @@ class TeamProgress:
 
 
 async def work(
-    plan: Plan, api_of: Mapping[str, SubmissionApi], exchange: Exchange, progress: TeamProgress
+    plan: Plan, place_of: Mapping[str, Workplace], exchange: Exchange, progress: TeamProgress
 ) -> list[JobOutcome]:
-    """Run all jobs; `api_of` has an API for each agent by name. Returns the outcomes in the order the jobs ended."""
+    """Run all jobs; `place_of` has each agent's workplace by name. Returns the outcomes in the order the jobs ended."""
 
     async def agent_at_work(place: int, agent: Agent) -> None:
         # Agents do not all start at the same instant, but closely enough for equal jobs to coalesce.
@@ -35,7 +35,7 @@ async def work(
         for job in agent.jobs:
             progress.running += 1
             progress.changed()
-            outcome = await timed(api_of[agent.name], job, agent)
+            outcome = await do_job(place_of[agent.name], job, agent)
             progress.running -= 1
             progress.outcomes.append(outcome)
             progress.changed()

@@ -28,6 +28,10 @@ def _traits(service: ServiceDescription) -> Iterator[tuple[str, Any]]:
     yield "kind", "StatefulSet" if service.stateful else "Deployment"
     if service.ports.api is not None:
         yield "api", True
+    if service.holds_secret:
+        yield "secret", True
+    if service.takes_submissions:
+        yield "submissions", True
     if service.paths:
         yield "paths", list(service.paths)
     if service.database:

@@ -6,16 +6,22 @@ import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
+from headrace_contracts.limits import MOST_REQUEST_BYTES, record_bytes
+
 from headrace_devstack.errors import ReadThePartLog
-from headrace_devstack.layout import DataFolder
+from headrace_devstack.layout import DataFolder, write_private
+from headrace_devstack.logins import ADMIN_MECHANISM, MECHANISM, PROTOCOL
 from headrace_devstack.parts.java import java_command, java_environment
 from headrace_devstack.parts.part import Process, ProcessCommand
 from headrace_devstack.parts.probes import kafka_serves
 from headrace_devstack.ports import LOOPBACK, PortPlan
 from headrace_devstack.processes import run_tool
 
+Login = tuple[str, str]
+"""Name and password."""
 HEAP_MEGABYTES = 256
-MAX_MESSAGE_BYTES = 4 * 1024 * 1024  # a task may have 1 MiB; its journal record contains it and the state
+# For topics without a limit of their own; those of Headrace have one.
+MAX_MESSAGE_BYTES = record_bytes(MOST_REQUEST_BYTES)
 
 LOGGING = """\
 rootLogger.level=info
@@ -30,19 +36,19 @@ logger.configs.level=warn
 """
 
 
-def server_properties(ports: PortPlan, data: Path, node: int = 1) -> str:
-    """The configuration of one of the brokers."""
+def server_properties(ports: PortPlan, data: Path, node: int = 1, admin: Login | None = None) -> str:
+    """The configuration of one of the brokers. With the login of its own user, it requires everyone to log in."""
     broker, controller = f"{LOOPBACK}:{ports.broker(node)}", f"{LOOPBACK}:{ports.controller(node)}"
     copies, in_sync = str(ports.brokers), "1" if ports.brokers == 1 else str(ports.brokers - 1)
     properties = {
         "process.roles": "broker,controller",
         "node.id": str(node),
         **_quorum(ports),
-        "listeners": f"PLAINTEXT://{broker},CONTROLLER://{controller}",
-        "advertised.listeners": f"PLAINTEXT://{broker},CONTROLLER://{controller}",
+        "listeners": f"BROKER://{broker},CONTROLLER://{controller}",
+        "advertised.listeners": f"BROKER://{broker},CONTROLLER://{controller}",
         "controller.listener.names": "CONTROLLER",
-        "inter.broker.listener.name": "PLAINTEXT",
-        "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
+        "inter.broker.listener.name": "BROKER",
+        **(_OPEN if admin is None else _secure(admin)),
         "log.dirs": str(data),
         # Every broker has a replica of everything; of three, one may be missing.
         "default.replication.factor": copies,
@@ -69,6 +75,34 @@ def server_properties(ports: PortPlan, data: Path, node: int = 1) -> str:
     return "".join(f"{name}={value}\n" for name, value in properties.items())
 
 
+_OPEN = {"listener.security.protocol.map": "BROKER:PLAINTEXT,CONTROLLER:PLAINTEXT"}
+
+
+def _secure(admin: Login) -> dict[str, str]:
+    """Everyone logs in, brokers and controllers at each other included, and may do what ACLs allow."""
+    name, password = admin
+    login = (
+        f"org.apache.kafka.common.security.plain.PlainLoginModule required "
+        f'username="{name}" password="{password}" user_{name}="{password}";'
+    )
+    plain = f"{ADMIN_MECHANISM.lower()}.sasl.jaas.config"
+    return {
+        "listener.security.protocol.map": f"BROKER:{PROTOCOL},CONTROLLER:{PROTOCOL}",
+        "sasl.enabled.mechanisms": f"{ADMIN_MECHANISM},{MECHANISM}",
+        "sasl.mechanism.inter.broker.protocol": ADMIN_MECHANISM,
+        "sasl.mechanism.controller.protocol": ADMIN_MECHANISM,
+        "listener.name.controller.sasl.enabled.mechanisms": ADMIN_MECHANISM,
+        f"listener.name.broker.{plain}": login,
+        f"listener.name.controller.{plain}": login,
+        f"listener.name.broker.{MECHANISM.lower()}.sasl.jaas.config": (
+            "org.apache.kafka.common.security.scram.ScramLoginModule required;"
+        ),
+        "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
+        "allow.everyone.if.no.acl.found": "false",
+        "super.users": f"User:{name}",
+    }
+
+
 def _quorum(ports: PortPlan) -> dict[str, str]:
     """How the controllers find each other."""
     if ports.brokers == 1:
@@ -78,12 +112,17 @@ def _quorum(ports: PortPlan) -> dict[str, str]:
     return {"controller.quorum.voters": voters}
 
 
-def kafka_parts(folder: DataFolder, ports: PortPlan, jars: Sequence[Path]) -> tuple[Process, ...]:
-    """The brokers on the given data folder; formatted on the first start."""
-    return tuple(_broker(folder, ports, jars, node) for node in ports.nodes)
+def kafka_parts(
+    folder: DataFolder, ports: PortPlan, jars: Sequence[Path], admin: Login | None = None
+) -> tuple[Process, ...]:
+    """The brokers on the given data folder; formatted on the first start.
+
+    With the login of their own user, they require everyone to log in. What they have stored is the same either way.
+    """
+    return tuple(_broker(folder, ports, jars, node, admin) for node in ports.nodes)
 
 
-def _broker(folder: DataFolder, ports: PortPlan, jars: Sequence[Path], node: int) -> Process:
+def _broker(folder: DataFolder, ports: PortPlan, jars: Sequence[Path], node: int, admin: Login | None) -> Process:
     name = "kafka" if ports.brokers == 1 else f"kafka-{node}"
     home = folder.part(name)
     data, properties, logging = home / "data", home / "server.properties", home / "log4j2.properties"
@@ -94,14 +133,14 @@ def _broker(folder: DataFolder, ports: PortPlan, jars: Sequence[Path], node: int
         return (*java_command(heap_megabytes=heap, tmp=folder.tmp, options=options), main, *arguments)
 
     async def prepare() -> None:
-        properties.write_text(server_properties(ports, data, node))
+        write_private(properties, server_properties(ports, data, node, admin))
         logging.write_text(LOGGING)
         if data.exists():
             return
         unfinished = home / "data.new"  # renamed at the end: an interrupted start leaves no partial one
         shutil.rmtree(unfinished, ignore_errors=True)
         for_format = home / "format.properties"
-        for_format.write_text(server_properties(ports, unfinished, node))
+        write_private(for_format, server_properties(ports, unfinished, node, admin))
         quorum = ("--standalone",) if ports.brokers == 1 else ()  # several are those of controller.quorum.voters
         command = java(
             "kafka.tools.StorageTool", "format", *quorum,
@@ -113,6 +152,7 @@ def _broker(folder: DataFolder, ports: PortPlan, jars: Sequence[Path], node: int
                 f"Formatting Kafka's data folder {data} failed with exit code {code}.",
                 f"read the end of {folder.log(name)}.",
             )
+        for_format.unlink()
         unfinished.rename(data)
 
     return Process(
@@ -125,7 +165,7 @@ def _broker(folder: DataFolder, ports: PortPlan, jars: Sequence[Path], node: int
             stop_seconds=15.0,
         ),
         prepare=prepare,
-        check=lambda: kafka_serves(LOOPBACK, ports.broker(node)),
+        check=lambda: kafka_serves(LOOPBACK, ports.broker(node), admin),
         address=f"{LOOPBACK}:{ports.broker(node)}",
     )
 

@@ -1,10 +1,12 @@
 """Postgres: the server binaries of a Python package, with our own data folder, on loopback TCP with a password.
 
-The server refuses to run as root. Started by root it runs as ``nobody``, and if that user cannot reach the data folder
-or the binaries (for example below a private home), they are placed in /var/lib/headrace; no folder's mode is changed.
+The server refuses to run as root. Started by root it runs as ``nobody``, who cannot reach the data folder, since only
+its owner may: the database is then in /var/lib/headrace, closed to all others, and a link stands in its place. The
+binaries are copied there if that user cannot reach them.
 """
 
 import asyncio
+import errno
 import hashlib
 import os
 import pwd
@@ -113,19 +115,45 @@ def reachable_by(path: Path, user: RunAs) -> bool:
 
 def _home(folder: DataFolder, run_as: RunAs | None) -> Path:
     home = folder.root / "postgres"
-    if run_as and not home.exists() and not reachable_by(home, run_as):
+    if run_as and not home.is_symlink() and not reachable_by(home, run_as):
         elsewhere = COMMON_FOLDER / "data" / hashlib.sha256(str(home).encode()).hexdigest()[:16]
-        # Left over from an earlier data folder of the same name, which was deleted.
-        shutil.rmtree(elsewhere, ignore_errors=True)
         _make_common_folder()
-        elsewhere.mkdir()
-        home.unlink(missing_ok=True)
+        moving = folder.root / "postgres.moving"
+        if moving.exists() and elsewhere.exists():
+            shutil.rmtree(home, ignore_errors=True)  # an earlier start has moved it, and was interrupted
+        else:
+            # Left over from an earlier data folder of the same name, which was deleted.
+            shutil.rmtree(elsewhere, ignore_errors=True)
+            if home.exists():  # made when others could enter the data folder
+                moving.touch()
+                _move(home, elsewhere)
         home.symlink_to(elsewhere)
-    home.mkdir(exist_ok=True)
+        moving.unlink(missing_ok=True)
+    if home.is_symlink() and not home.exists():
+        home.readlink().mkdir(mode=0o700, parents=True)
+    home.mkdir(mode=0o700, exist_ok=True)
     home = home.resolve()
+    home.chmod(0o700)
     if run_as:
         os.chown(home, run_as.uid, run_as.gid)
     return home
+
+
+def _move(home: Path, elsewhere: Path) -> None:
+    """Move a database with its owners; whatever interrupts it, one whole copy is at one of the two places."""
+    try:
+        home.rename(elsewhere)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        unfinished = elsewhere.with_suffix(".new")
+        shutil.rmtree(unfinished, ignore_errors=True)
+        shutil.copytree(home, unfinished, symlinks=True)
+        for source in (home, *home.rglob("*")):
+            status = source.lstat()
+            os.chown(unfinished / source.relative_to(home), status.st_uid, status.st_gid, follow_symlinks=False)
+        unfinished.rename(elsewhere)
+        shutil.rmtree(home)
 
 
 def _installed(run_as: RunAs | None) -> Path:
@@ -137,7 +165,8 @@ def _installed(run_as: RunAs | None) -> Path:
         _make_common_folder()
         with tempfile.TemporaryDirectory(dir=COMMON_FOLDER) as temporary:
             made = Path(temporary) / "made"
-            made.mkdir(mode=0o755)
+            made.mkdir()
+            made.chmod(0o755)  # regardless of the umask: another user runs the programs
             # The programs find the libraries beside the package by a relative path.
             for part in (package, package.with_name(f"{PACKAGE}.libs")):
                 if part.exists():

@@ -11,7 +11,9 @@ ANSWER_SECONDS = 2.0
 
 _LONGEST_ANSWER = 1_000_000  # bytes
 _METADATA = 3
+_SASL_HANDSHAKE = 17
 _API_VERSIONS = 18
+_SASL_AUTHENTICATE = 36
 _CORRELATION = 7
 
 
@@ -36,19 +38,21 @@ async def kafka_answers(host: str, port: int) -> None:
     Raises:
         NotHealthyYet: no answer, or an error in it.
     """
-    answer = await _ask_kafka(host, port, _API_VERSIONS, 0, b"")
+    answer = await _ask_kafka(host, port, None, (_API_VERSIONS, 0, b""))
     if answer[:2] != b"\0\0":
         raise NotHealthyYet(f"{host}:{port} answers with error code {int.from_bytes(answer[:2], signed=True)}")
 
 
-async def kafka_serves(host: str, port: int) -> None:
+async def kafka_serves(host: str, port: int, login: tuple[str, str] | None = None) -> None:
     """Ask a broker which brokers there are, and look whether it is one of them: only then does it get partitions.
+
+    `login`: name and password (SASL/PLAIN), for a broker that requires them.
 
     Raises:
         NotHealthyYet: no answer, or it is not.
     """
     no_topics = struct.pack(">i", 0)
-    answer = await _ask_kafka(host, port, _METADATA, 1, no_topics)
+    answer = await _ask_kafka(host, port, login, (_METADATA, 1, no_topics))
     try:
         serving = _brokers_in(answer)
     except struct.error as error:
@@ -70,20 +74,42 @@ def _brokers_in(metadata: bytes) -> set[int]:
     return ports
 
 
-async def _ask_kafka(host: str, port: int, api: int, version: int, body: bytes) -> bytes:
-    """The body of the answer."""
-    client = b"headrace"
-    request = struct.pack(">hhih", api, version, _CORRELATION, len(client)) + client + body
+async def _ask_kafka(host: str, port: int, login: tuple[str, str] | None, request: tuple[int, int, bytes]) -> bytes:
+    """The body of the answer to a request of this API, version and body."""
     try:
         async with asyncio.timeout(ANSWER_SECONDS):
             reader, writer = await asyncio.open_connection(host, port)
             try:
-                writer.write(struct.pack(">i", len(request)) + request)
-                size, correlation = struct.unpack(">ii", await reader.readexactly(8))
-                if correlation != _CORRELATION or not 4 <= size <= _LONGEST_ANSWER:
-                    raise NotHealthyYet(f"{host}:{port} does not answer as Kafka does")
-                return await reader.readexactly(size - 4)
+                if login is not None:
+                    await _log_in(reader, writer, *login)
+                return await _exchange(reader, writer, *request)
             finally:
                 writer.close()
-    except (OSError, EOFError, TimeoutError) as error:
+    except (OSError, EOFError, TimeoutError, _NotKafka) as error:
         raise NotHealthyYet(f"{host}:{port}: {str(error) or 'no answer in time'}") from error
+
+
+class _NotKafka(Exception):
+    """The answer is not one of Kafka's, or a refusal."""
+
+
+async def _log_in(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, user: str, password: str) -> None:
+    mechanism, token = b"PLAIN", f"\0{user}\0{password}".encode()
+    asked = struct.pack(f">h{len(mechanism)}s", len(mechanism), mechanism)
+    given = struct.pack(f">i{len(token)}s", len(token), token)
+    for api, version, body in ((_SASL_HANDSHAKE, 1, asked), (_SASL_AUTHENTICATE, 0, given)):
+        answer = await _exchange(reader, writer, api, version, body)
+        if answer[:2] != b"\0\0":
+            raise _NotKafka(f"refuses the login with error code {int.from_bytes(answer[:2], signed=True)}")
+
+
+async def _exchange(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, api: int, version: int, body: bytes
+) -> bytes:
+    client = b"headrace"
+    request = struct.pack(">hhih", api, version, _CORRELATION, len(client)) + client + body
+    writer.write(struct.pack(">i", len(request)) + request)
+    size, correlation = struct.unpack(">ii", await reader.readexactly(8))
+    if correlation != _CORRELATION or not 4 <= size <= _LONGEST_ANSWER:
+        raise _NotKafka("does not answer as Kafka does")
+    return await reader.readexactly(size - 4)

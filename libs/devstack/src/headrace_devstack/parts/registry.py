@@ -1,8 +1,10 @@
 """The schema registry: Apicurio with the Confluent API, its schemas in a file that survives a kill."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
-from headrace_devstack.layout import DataFolder
+from headrace_devstack.layout import DataFolder, write_private
+from headrace_devstack.logins import REGISTRY_ROLES
 from headrace_devstack.parts.java import java_command, java_environment
 from headrace_devstack.parts.part import Process, ProcessCommand
 from headrace_devstack.parts.probes import http_ok
@@ -16,9 +18,23 @@ def registry_url(ports: PortPlan) -> str:
     return f"http://{LOOPBACK}:{ports.registry}/apis/ccompat/v7"
 
 
-def registry_part(folder: DataFolder, ports: PortPlan, installed: Path) -> Process:
-    """The registry on the given data folder."""
+def registry_part(
+    folder: DataFolder, ports: PortPlan, installed: Path, passwords: Mapping[str, str] | None = None
+) -> Process:
+    """The registry on the given data folder.
+
+    With `passwords` of the users in `REGISTRY_ROLES`, only they may write; reading needs no login, since schemas are
+    no secrets, and every reader of a topic needs them.
+    """
     home = folder.part("registry")
+    configuration = home / "config" / "application.properties"  # where Quarkus looks for it, below its working folder
+
+    async def prepare() -> None:
+        configuration.parent.mkdir(exist_ok=True)
+        write_private(configuration, _access(passwords))
+        # Where it is missing, Quarkus makes it readable and writable for everyone.
+        (folder.tmp / "vertx-cache").mkdir(exist_ok=True)
+
     # With only the first compiler tier it starts sooner, and it has little to do afterwards.
     options = ("-XX:TieredStopAtLevel=1", "-jar", str(installed / "quarkus-run.jar"))
     return Process(
@@ -41,6 +57,23 @@ def registry_part(folder: DataFolder, ports: PortPlan, installed: Path) -> Proce
             log=folder.log("registry"),
             folder=home,
         ),
+        prepare=prepare,
         check=lambda: http_ok(f"{registry_url(ports)}/subjects"),
         address=registry_url(ports),
     )
+
+
+def _access(passwords: Mapping[str, str] | None) -> str:
+    """Who may do what, as Quarkus and Apicurio configure it. In a file: users see each other's processes."""
+    if passwords is None:
+        return ""
+    users = "quarkus.security.users.embedded"
+    properties = {
+        "quarkus.http.auth.basic": "true",
+        f"{users}.plain-text": "true",
+        **{f"{users}.users.{user}": password for user, password in passwords.items()},
+        **{f"{users}.roles.{user}": REGISTRY_ROLES[user] for user in passwords},
+        "apicurio.auth.role-based-authorization": "true",
+        "apicurio.auth.anonymous-read-access.enabled": "true",
+    }
+    return "".join(f"{name}={value}\n" for name, value in properties.items())

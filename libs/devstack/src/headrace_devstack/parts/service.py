@@ -41,7 +41,7 @@ def service_part(
         name=service.name,
         command=ProcessCommand(
             argv=(*_manners(service), sys.executable, "-m", service.package),
-            environment={**os.environ, **own, **environment},
+            environment={**_inherited(), **own, **environment},
             log=folder.log(service.name),
             folder=folder.root,
             stop_seconds=STOP_SECONDS,
@@ -57,3 +57,9 @@ def service_part(
 def _manners(service: ServiceDescription) -> tuple[str, ...]:
     # On one machine, background services run at lower priority than those that callers wait for.
     return ("nice", "-n", "10") if service.background and shutil.which("nice") else ()
+
+
+def _inherited() -> dict[str, str]:
+    # A login in the user's environment is for another Kafka.
+    logins = ("HEADRACE_KAFKA_SASL_", "HEADRACE_KAFKA_SECURITY_PROTOCOL", "HEADRACE_KAFKA_PROPERTIES_FILE")
+    return {name: value for name, value in os.environ.items() if not name.startswith(logins)}
