@@ -101,7 +101,7 @@ def templates(count: int, dice: random.Random) -> tuple[list[Template], list[Tem
     begun, ended = [], []
     positions = tuple(
         Position(topic=topic, partition=0, next_offset=1_234_567)
-        for topic in ("tasks.submitted", "tasks.cancelled", "attempts.finished")
+        for topic in ("tasks.submitted", "tasks.cancelled", "attempts.finished", "attempts.finished.cloud")
     )
 
     def entry(decision: Decision, cause: str) -> Template:

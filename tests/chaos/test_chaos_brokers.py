@@ -102,7 +102,7 @@ def test_the_newest_vote_names_the_active_controller(
             folder = tmp_path / f"kafka-{node}" / "data" / "__cluster_metadata-0"
             folder.mkdir(parents=True)
             (folder / "quorum-state").write_text(json.dumps({"leaderEpoch": vote[0], "leaderId": vote[1]}))
-    assert Brokers("127.0.0.1:1", tmp_path).controller() == active
+    assert Brokers({"bootstrap.servers": "127.0.0.1:1"}, tmp_path).controller() == active
 
 
 def test_the_closing_line_has_the_recovery_of_each_kind() -> None:

@@ -103,6 +103,29 @@ def _work_of_no_entry(evidence: Evidence) -> Evidence:
     return appended(evidence, "work.local.batch", "t-local/2", request("t-local", "n-local", "sensitive", "ollama"))
 
 
+def _told_by_no_entry(evidence: Evidence) -> Evidence:
+    told = {"task_id": "t-local", "tenant": "north"}
+    return appended(evidence, "attempts.cancelled.local", "t-local/cancelled/local", told)
+
+
+def _not_told(evidence: Evidence) -> Evidence:
+    *before, last = evidence.of("tasks.journal")
+    entry = last.value or {}
+    command = {"topic": "attempts.cancelled.cloud", "event_id": "t-cloud/cancelled/cloud"}
+    changed_entry = replace(last, value={**entry, "commands": [*entry["commands"], command]})
+    return with_topic(evidence, "tasks.journal", [*before, changed_entry])
+
+
+def _stopped_untold(evidence: Evidence) -> Evidence:
+    return changed(evidence, "attempts.finished", "t-local/1/x", outcome="cancelled")
+
+
+def _stopped_for_another_tenant(evidence: Evidence) -> Evidence:
+    told = {"task_id": "t-local", "tenant": "south"}
+    evidence = appended(evidence, "attempts.cancelled.local", "t-local/cancelled/local", told)
+    return changed(evidence, "attempts.finished", "t-local/1/x", outcome="cancelled")
+
+
 def _completion_not_written(evidence: Evidence) -> Evidence:
     evidence = without(evidence, "tasks.completed", lambda record: record.event_id == "t-local/completed")
     return replace(evidence, claims=[claim for claim in evidence.claims if claim.nonce != "n-local"])
@@ -127,7 +150,13 @@ def _attempt_without_usage(evidence: Evidence) -> Evidence:
 def _execution_without_usage(evidence: Evidence) -> Evidence:
     """The usage is that of an earlier execution."""
     last = {**usage("t-cloud", "groq"), "execution_id": "y", "node": "groq"}
-    return appended(evidence, "attempts.finished", "t-cloud/1/y", last)
+    return appended(evidence, "attempts.finished.cloud", "t-cloud/1/y", last)
+
+
+def _outcome_of_another_worker(evidence: Evidence) -> Evidence:
+    """The cloud worker says how a local attempt ended."""
+    (local,) = evidence.of("attempts.finished")
+    return appended(evidence, "attempts.finished.cloud", "t-local/1/x", dict(local.value or {}))
 
 
 def _redirect_followed(evidence: Evidence) -> Evidence:
@@ -242,6 +271,10 @@ def _told_under_two_ids(evidence: Evidence) -> Evidence:
         (_sensitive_used_by_a_provider, "sensitive task at a cloud provider"),
         (_work_of_an_ignored_entry, "not commanded"),
         (_work_of_no_entry, "not commanded"),
+        (_told_by_no_entry, "not commanded"),
+        (_not_told, "commanded but never written"),
+        (_stopped_untold, "stopped and not told to"),
+        (_stopped_for_another_tenant, "stopped and not told to"),
         (_completion_not_written, "task lost"),
         (_went_on_after_its_end, "a finished task continued"),
         (_attempt_without_request, "an attempt without a request"),
@@ -250,6 +283,7 @@ def _told_under_two_ids(evidence: Evidence) -> Evidence:
         (_shown_otherwise, "the history differs from the topic"),
         (_not_shown, "the history misses a task"),
         (_execution_without_usage, "an attempt without usage"),
+        (_outcome_of_another_worker, "an outcome in the topic of other workers"),
         (_redirect_followed, "content at a redirect's target"),
         (_slot_lost, "a slot is taken though all has ended"),
         (_call_invented, "use of a call that no provider has seen"),

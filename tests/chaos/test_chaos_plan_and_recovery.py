@@ -12,7 +12,7 @@ from headrace_chaos.platform import DOUBLED
 from headrace_chaos.recovery import Death, Unit, owned_by, p50_and_max, recoveries, recovery_of
 from headrace_chaos.report import closing_line, details
 from headrace_devstack.services import NAMES
-from headrace_models.simulator.faults import Fault, FaultKind, FaultPlan
+from headrace_models.simulator.faults import OF_VECTORS, Fault, FaultKind, FaultPlan
 
 
 def test_the_same_seed_deals_the_same_blows_and_another_seed_others() -> None:
@@ -59,7 +59,7 @@ def test_the_simulator_knows_every_fault_and_none_of_its_hostile_ones_is_left_ou
     fault = planted()
     known.add(fault["provider"], Fault(FaultKind(fault["kind"])), 1, fault["node"], fault["model"])
     ordinary = {kind for _, kind in ORDINARY} | {"unauthorised", "model_missing", "bad_request"}
-    assert {kind.value for kind in FaultKind} - ordinary == {*HOSTILE, "answered_remotely"}
+    assert {kind.value for kind in FaultKind} - ordinary - OF_VECTORS == {*HOSTILE, "answered_remotely"}
     assert set(TALKERS) == {provider for provider, _ in DECK}
 
 

@@ -10,6 +10,8 @@ from typing import Any, Protocol
 
 import fastavro.schema
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 from headrace_contracts.codec import Codec, schema_text
 from headrace_contracts.errors import Origin, RegistryUnavailable, SchemaIncompatible, SchemaMissing, UnknownSchema
 from headrace_contracts.events import SkillAction, SkillSubmitted, TaskSubmitted
@@ -167,6 +169,19 @@ async def test_a_registry_in_trouble_is_unavailable(status: int, body: str) -> N
             await registry.schema(1)
         with pytest.raises(RegistryUnavailable, match=url):
             await registry.register("s", SCHEMA)
+
+
+@pytest.mark.parametrize("failures", [[500], [409], [409, 500], [503, 422]])
+async def test_what_a_registry_refuses_now_and_then_is_registered(failures: list[int]) -> None:
+    left = list(failures)
+
+    async def answer(request: web.Request) -> web.Response:
+        return web.json_response({"message": "again"}, status=left.pop(0)) if left else web.json_response({"id": 7})
+
+    app = web.Application()
+    app.router.add_post("/subjects/s/versions", answer)
+    async with TestServer(app) as server, SchemaRegistry(str(server.make_url("")).rstrip("/")) as registry:
+        assert await registry.register("s", SCHEMA) == 7
 
 
 async def test_a_registry_that_nobody_runs_is_unavailable() -> None:

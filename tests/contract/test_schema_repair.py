@@ -19,8 +19,9 @@ from headrace_contracts.events import DeadLetter, SkillSubmitted, UsageRecorded
 from headrace_contracts.registry import SchemaRegistry
 from headrace_contracts.released import SchemaVersion, versions_of
 from headrace_contracts.restoring import LostSchema, restore
+from headrace_contracts.schema_texts import without_logical_types
 from headrace_contracts.topics import SKILLS_SUBMITTED, TASKS_JOURNAL, TOPICS, USAGE_RECORDED, dead_letters_of
-from headrace_contracts.writer_schemas import without_logical_types, writer_schema
+from headrace_contracts.writer_schemas import writer_schema
 from headrace_streams.memory import MemoryCluster, MemoryLog
 from headrace_streams.ports import Log
 from headrace_streams.records import NewTopic, ProducerRecord
@@ -47,6 +48,7 @@ class ImportMode:
         self.subjects: dict[str, list[int]] = {}
         self.modes: dict[str, str] = {}
         self.mutable = True
+        self.registered_meanwhile: dict[int, str] = {}
 
     def app(self) -> web.Application:
         app = web.Application()
@@ -95,6 +97,7 @@ class ImportMode:
         if self.subjects.get(request.match_info["subject"]) and request.query.get("force") != "true":
             return _json(422, {"error_code": 42205, "message": "Cannot import since found existing subjects"})
         self.modes[request.match_info["subject"]] = json.loads(await request.read())["mode"]
+        self.by_id |= self.registered_meanwhile
         return _json(200, {"mode": "IMPORT"})
 
     async def delete_mode(self, request: web.Request) -> web.Response:
@@ -211,6 +214,24 @@ async def test_an_id_that_was_given_away_is_named_and_the_others_come_back(
     (refused,) = done.refused
     assert (refused.lost.schema_id, refused.lost.subject) == (taken, topic_prefix + SKILLS_SUBMITTED.subject)
     assert f"given this id to {topic_prefix}Other" in refused.reason
+
+
+@pytest.mark.parametrize("taken", [[0], [1], [0, 2], [0, 1, 2]])
+async def test_ids_that_are_given_away_during_the_repair_are_named(confluent: ImportMode, taken: list[int]) -> None:
+    other = json.dumps({"type": "record", "name": "Other", "fields": [{"name": "a", "type": "int"}]})
+    versions = [versions_of(name)[0] for name in (SkillSubmitted.FULL_NAME, DeadLetter.FULL_NAME)]
+    versions.append(versions_of(UsageRecorded.FULL_NAME)[1])
+    ids = free_ids(3)
+    confluent.registered_meanwhile = {ids[number]: other for number in taken}
+    lost = [
+        LostSchema(schema_id, f"s{schema_id}-value", version.text, version.fingerprint)
+        for schema_id, version in zip(ids, versions, strict=True)
+    ]
+    async with TestServer(confluent.app()) as server, SchemaRegistry(str(server.make_url("")).rstrip("/")) as registry:
+        left = await restore(registry, lost)
+    assert [(each.lost.schema_id, "given this id to Other" in each.reason) for each in left] == [
+        (ids[number], True) for number in taken
+    ]
 
 
 async def test_what_others_wrote_is_left_alone(registry: SchemaRegistry, log: Log, topic_prefix: str) -> None:

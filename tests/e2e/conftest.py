@@ -10,6 +10,9 @@ from headrace import Addresses, Client
 from headrace_testing.up import RunningStack
 from headrace_testing.waiting import eventually
 
+SCOPES = ("tasks", "skills", "costs", "preferences")
+"""What a tenant's own administrator may do."""
+
 
 @pytest.fixture
 def addresses(platform: RunningStack) -> Addresses:
@@ -41,7 +44,7 @@ def tenant() -> str:
 @pytest.fixture
 async def tenant_key(platform: RunningStack, admin: Client, tenant: str) -> str:
     """A key of the tenant, which all services have heard of."""
-    key = (await admin.keys.create(tenant=tenant, name="e2e")).key
+    key = (await admin.keys.create(tenant=tenant, name="e2e", scopes=SCOPES)).key
     async with aiohttp.ClientSession(headers={"Authorization": f"Bearer {key}"}) as session:
 
         async def known() -> bool:

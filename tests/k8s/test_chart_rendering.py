@@ -8,6 +8,7 @@ from typing import Final
 
 import pytest
 import yaml
+from headrace_devstack.services import SERVICES
 from headrace_testing.k8s.helm import CHART, PRESETS, ROOT, VERSIONS, objects_in, template
 from headrace_testing.k8s.plane import Said, run_command
 from headrace_testing.k8s.schemas import Definitions
@@ -23,6 +24,17 @@ SWITCHES: Final[dict[str, Sequence[str]]] = {
         "kafka.tls.caSecret.name=",
         "registry.caSecret.name=registry-ca",
         "postgres.caSecret.name=pg-ca",
+    ),
+    "registry: name and password": ("registry.auth.type=basic", "registry.auth.secret=registry-reader"),
+    "registry: token": (
+        "registry.auth.type=token",
+        "registry.auth.secret=registry-reader",
+        "registry.auth.provisionSecret=registry-writer",
+    ),
+    "registry: mtls": (
+        "registry.url=https://registry/apis/ccompat/v7",
+        "registry.auth.type=mtls",
+        "registry.auth.secret=registry-reader",
     ),
     "keda by ops ports": ("autoscaling.mode=keda", "autoscaling.source=metrics-api"),
     "keda to zero": (
@@ -43,6 +55,7 @@ SWITCHES: Final[dict[str, Sequence[str]]] = {
         "gateway.parentRefs[0].name=public",
     ),
     "monitoring": ("monitoring.serviceMonitor.enabled=true", "monitoring.rules.enabled=true"),
+    "unsigned submissions": ("apiKeys.unsignedSubmissions=accept",),
     "bare": ("networkPolicy.enabled=false", "migrations.enabled=false", "skillBroadcaster.enabled=false"),
     "policy and prices": ("router.policy=version: 1", "priceBook=models: []"),
 }
@@ -125,6 +138,7 @@ def test_small_asks_for_nothing_that_a_plain_cluster_lacks(tools: Toolchain) -> 
         (("postgres.url=postgresql://u:p@h/d",), "url"),
         (("router.settings.HEADRACE_KAFKA_SASL_PASSWORD=secret",), "values hold no secrets"),
         (("intake.settings.HEADRACE_KEY_PEPPER=secret",), "apiKeys.secret"),
+        (("apiKeys.unsignedSubmissions=maybe",), "unsignedSubmissions"),
         (("kafka.properties.acks=1",), "acks"),
         (("kafka.properties.group\\.id=x",), "Headrace sets this property itself"),
         (("kafka.properties.sasl\\.password=x",), "values hold no secrets"),
@@ -172,6 +186,37 @@ def test_no_ollama_container_passes_chats_on_to_ollama_s_cloud(
     assert containers
     for container in containers:
         assert {"name": "OLLAMA_NO_CLOUD", "value": "1"} in container["env"], container["name"]
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize(
+    ("switches", "unsigned"),
+    [
+        ((), "refuse"),
+        (("kafka.auth.type=mtls",), "refuse"),
+        (("kafka.auth.type=none",), "accept"),
+        (("apiKeys.unsignedSubmissions=accept",), "accept"),
+        (("kafka.auth.type=mtls", "apiKeys.unsignedSubmissions=accept"), "accept"),
+        (("kafka.auth.type=none", "apiKeys.unsignedSubmissions=refuse"), "refuse"),
+    ],
+)
+def test_where_kafka_has_logins_submissions_must_be_signed(
+    tools: Toolchain, version: str, switches: Sequence[str], unsigned: str
+) -> None:
+    pods = [
+        one["spec"]["template"]["spec"]
+        for one in objects_in(template(tools, version, *options(switches)).out)
+        if one["kind"] in ("Deployment", "StatefulSet")
+    ]
+    told = {
+        container["name"]: variable["value"]
+        for pod in pods
+        for container in pod["containers"]
+        for variable in container["env"]
+        if variable["name"] == "HEADRACE_UNSIGNED_SUBMISSIONS"
+    }
+    assert len(told) == sum(service.takes_submissions for service in SERVICES) > 2
+    assert set(told.values()) == {unsigned}
 
 
 def manifests() -> Iterator[Path]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 from headrace_devstack.services import NAMES, SERVICES
+from headrace_testing.certificates import Authority
 from headrace_testing.k8s.helm import CHART, objects_in, template
 from headrace_testing.k8s.plane import run_command
 from headrace_testing.k8s.toolchain import Toolchain
@@ -73,6 +75,10 @@ def test_services_and_jobs_find_their_variables_valid(tools: Toolchain, login: s
     (tmp_path / "policy" / "policy.yaml").write_text(policy.read_text())
     (tmp_path / "prices").mkdir()
     (tmp_path / "prices" / "prices.yaml").write_text(prices.read_text())
+    # Services look at the registry's certificates when they start, and so when they validate.
+    (tmp_path / "registry").mkdir()
+    authority = Authority(tmp_path / "registry")
+    shutil.copy(authority.file, tmp_path / "registry" / "ca.crt")
     checked = set()
     for workload in workloads(text):
         container = pod_of(workload)["containers"][0]

@@ -328,7 +328,7 @@ async def test_a_node_that_leaves_may_finish_and_gets_nothing_new(namespace: str
     async with Finder(namespace).running() as finder:
         runner = AttemptRunner(
             codec=bench.codec, publisher=bench.publisher, pool=finder.pool, options=RunnerOptions(worker="w1"),
-            clock_ms=now_ms, new_id=lambda: "execution-1",
+            outcomes_to=ATTEMPTS_FINISHED, clock_ms=now_ms, new_id=lambda: "execution-1",
         )  # fmt: skip
         provider = finder.providers["ollama-0"]
         finder.pool.update("ollama-0", provider.current)

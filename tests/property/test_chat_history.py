@@ -7,12 +7,14 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from headrace_contracts.cargo import content_bytes
 from headrace_contracts.content import plain, text_of
-from headrace_contracts.events import Message, TaskStatus, Usage
+from headrace_contracts.events import Message, PartKind, TaskStatus, Usage
 from headrace_intake.adapters.encoding import dumps
 from headrace_intake.decide.chat import ChatCompletionRequest, draft_of_chat, taken
-from headrace_intake.decide.chat_answers import Chunks, answer_text, completion
+from headrace_intake.decide.chat_answers import Chunks, completion
 from headrace_intake.decide.refusals import Refusal
+from headrace_intake.decide.replies import HeardPiece
 from headrace_intake.decide.tasks import TaskRequest, draft_of_task, taken_task
 from headrace_intake.decide.views import TaskView
 from headrace_runtime.bodies import parse_json
@@ -68,6 +70,10 @@ KEPT: dict[str, Callable[[Any], dict[str, Any]]] = {
 }
 
 
+def answer_text(end: TaskView) -> str:
+    return "" if end.answer is None else text_of(end.answer)
+
+
 def received(message: Any) -> tuple[Message, ...]:
     """The conversation that both endpoints read from a request whose history holds the message."""
     body = {"model": "auto", "messages": [BEFORE, message, AFTER]}
@@ -81,7 +87,7 @@ def received(message: Any) -> tuple[Message, ...]:
 def expect_taken_back(message: Any, said: str) -> None:
     first, answer, last = received(message)
     assert (first.role, answer.role, last.role) == ("user", "assistant", "user")
-    assert text_of(answer.content) == said
+    assert content_bytes(answer).decode() == said
 
 
 @given(ENDS, st.sampled_from(sorted(KEPT)))
@@ -109,8 +115,10 @@ def test_a_streamed_answer_is_taken_back_word_for_word(
 ) -> None:
     chunks = Chunks(end.task_id, end.submitted_at, "auto", include_usage)
     rest = answer_text(end)
-    last = chunks.refusal(rest) if end.status == TaskStatus.REFUSED else chunks.text(rest)
-    sent = [chunks.opening(), *map(chunks.text, pieces), *([last] if rest else []), *chunks.closing(end)]
+    kind = PartKind.REFUSAL if end.status == TaskStatus.REFUSED else PartKind.TEXT
+    parts = [*(HeardPiece(PartKind.TEXT, 0, 0, piece, None, None) for piece in pieces),
+             *([HeardPiece(kind, 0, 0, rest, None, None)] if rest else [])]  # fmt: skip
+    sent = [chunks.opening(), *map(chunks.piece, parts), *chunks.closing(end)]
     state = ChatCompletionStreamState()
     for chunk in sent:
         state.handle_chunk(ChatCompletionChunk.model_validate(json.loads(dumps(chunk))))
@@ -143,11 +151,16 @@ def test_an_answer_without_words_is_taken_back_too(message: dict[str, Any]) -> N
         ({"role": "user", "content": "x", "refusal": "I will not"}, "messages.1.refusal"),
         ({"role": "user", "content": [{"type": "refusal", "refusal": "x"}]}, "messages.1.content"),
         ({"role": "user", "content": "x", "reasoning": "because"}, "messages.1.reasoning"),
-        ({"role": "assistant", "content": 1}, "messages.1.content.text"),
+        ({"role": "assistant", "content": 1}, "messages.1.content"),
         ({"role": "assistant", "refusal": 1}, "messages.1.refusal"),
-        ({"role": "assistant", "content": "x", "tool_calls": [{"id": "1"}]}, "messages.1.tool_calls"),
-        ({"role": "assistant", "content": "x", "audio": {"id": "1"}}, "messages.1.audio"),
-        ({"role": "tool", "content": "x"}, "messages.1.role"),
+        ({"role": "assistant", "content": "x", "tool_calls": [{"id": "1"}]}, "messages.1.tool_calls.0.function"),
+        ({"role": "user", "content": "x", "audio": {"id": "1"}}, "messages.1.audio"),
+        ({"role": "tool", "content": "x"}, "messages.1.tool_call_id"),
+        ({"role": "user", "content": "x", "tool_call_id": "c"}, "messages.1.tool_call_id"),
+        (
+            {"role": "user", "content": "x", "tool_calls": [{"id": "1", "function": {"name": "f"}}]},
+            "messages.1.tool_calls",
+        ),
     ],
 )
 def test_what_no_answer_holds_is_refused_by_name(message: dict[str, Any], param: str) -> None:

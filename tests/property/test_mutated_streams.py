@@ -81,7 +81,7 @@ def _judge(end: events.AttemptFinished, usage: events.UsageRecorded, *, numbers:
         assert not text or written >= 1, told
     assert "\ud800" not in text, told
     if end.failure is None:
-        assert end.finish_reason in ("stop", "length", "refusal"), told
+        assert end.finish_reason in ("stop", "length", "tool_calls", "refusal", "content_filter"), told
         assert text.strip() or end.finish_reason != "stop", told
 
 

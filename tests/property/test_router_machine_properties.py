@@ -49,7 +49,9 @@ from headrace_router.decide.model import (
 )
 from headrace_router.decide.publications import publication
 from headrace_router.decide.tasks import PartitionTasks
+from headrace_router.decide.tenant_quota import LiveLoad, TenantQuota, size_of
 from headrace_streams.journal import JournaledDecision
+from headrace_streams.journal_reading import outline_of_task
 from headrace_testing import routing_events, routing_laws
 from headrace_testing.routing import ANTHROPIC_NODE, GROQ_NODE, LOCAL, NOW, cancelled, finished, task
 from hypothesis import settings
@@ -73,6 +75,8 @@ class Lives(RuleBasedStateMachine):
         self.now = NOW
         self.nodes: tuple[NodeStatus, ...] = NODES
         self.preferences: Preferences | None = None
+        self.of_user: Preferences | None = None
+        self.quota = TenantQuota()
         self.tasks = PartitionTasks(POLICY.cache, 100)
         self.journal: list[JournalEntry] = []
         self.submitted: set[str] = set()
@@ -101,6 +105,8 @@ class Lives(RuleBasedStateMachine):
             fleet=Fleet(self.nodes),
             peers=self.tasks,
             tenant_preferences=self.preferences,
+            user_preferences=self.of_user,
+            quota=self.quota,
         )
 
     def record(self, task_id: str, event: RouterEvent, decision: Decision, context: DecisionContext) -> None:
@@ -115,6 +121,10 @@ class Lives(RuleBasedStateMachine):
             decided_at=self.now,
         )
         assert JournalEntry.from_avro(entry.to_avro()) == entry
+        if isinstance(event, Submitted) and decision.state.phase is not TaskPhase.FINISHED:
+            load = self.tasks.load_of(event.task.tenant)
+            assert load.tasks < self.quota.tasks, "admitted beyond the quota"
+            assert not load.tasks or load.bytes + size_of(event.task) <= self.quota.bytes, "admitted beyond the quota"
         before = self.privacy.get(task_id)
         now = decision.state.privacy
         assert before is None or STRICTNESS.index(now) >= STRICTNESS.index(before), "the level was lowered"
@@ -141,6 +151,8 @@ class Lives(RuleBasedStateMachine):
                 named = self.preferences
                 assert named is not None
                 assert request.provider in {*named.allowed_providers, named.preferred_provider}
+                if self.of_user is not None and self.of_user.allowed_providers:
+                    assert request.provider in {*self.of_user.allowed_providers, self.of_user.preferred_provider}
         assert len(state.attempts) <= POLICY.retry.attempts
         per_model = Counter((attempt.provider, attempt.model) for attempt in state.attempts)
         assert max(per_model.values()) <= POLICY.retry.attempts_per_model
@@ -214,6 +226,7 @@ class Lives(RuleBasedStateMachine):
             allow_cached=allow_cached,
             reply_partition=0,
             stream=True,
+            labels={"of": "the first"} if same else {},
             submitted_at=self.now,
         )
         if like_the_first and task_id != TASKS[0]:
@@ -273,6 +286,10 @@ class Lives(RuleBasedStateMachine):
     def cancel(self, task_id: str, tenant: str) -> None:
         self.give(task_id, Cancelled(cancelled(task_id, tenant)))
 
+    @rule(tasks=st.sampled_from([1, 2, 3, 10_000]), size=st.sampled_from([1, 5_000, 10**9, 10**9]))
+    def change_quota(self, tasks: int, size: int) -> None:
+        self.quota = TenantQuota(tasks, size)
+
     @rule(milliseconds=st.sampled_from([1, 200, 5_000, 70_000]))
     def wait(self, milliseconds: int) -> None:
         self.let_time_pass(milliseconds)
@@ -299,18 +316,24 @@ class Lives(RuleBasedStateMachine):
         level=st.sampled_from([None, *PrivacyLevel]),
         preferred=st.sampled_from([None, "groq", "anthropic"]),
         allowed=st.sets(st.sampled_from(["groq", "anthropic"])),
+        user=st.sampled_from(["", "", "eve"]),
     )
     def change_preferences(
-        self, mode: Mode | None, level: PrivacyLevel | None, preferred: str | None, allowed: set[str]
+        self, mode: Mode | None, level: PrivacyLevel | None, preferred: str | None, allowed: set[str], user: str
     ) -> None:
-        self.preferences = Preferences(
+        changed = Preferences(
             tenant="acme",
+            user=user,
             ai_mode=mode,
             privacy_level=level,
             preferred_provider=preferred,
             allowed_providers=tuple(sorted(allowed)),
             updated_at=self.now,
         )
+        if user:
+            self.of_user = changed
+        else:
+            self.preferences = changed
 
     @precondition(lambda self: len(self.tasks) > 2)
     @rule(data=st.data())
@@ -353,6 +376,13 @@ class Lives(RuleBasedStateMachine):
         assert sorted(self.tasks.waiting()) == sorted(waiting)
 
     @invariant()
+    def loads_are_what_a_recount_finds(self) -> None:
+        live = [state.task for state in self.tasks.live.values() if state.task is not None]
+        load = LiveLoad(len(live), sum(map(size_of, live)))
+        assert self.tasks.loads == ({"acme": load} if live else {})
+        assert self.tasks.live_bytes == load.bytes
+
+    @invariant()
     def followers_have_a_leader(self) -> None:
         assert self.tasks.leaderless() == []
 
@@ -385,6 +415,7 @@ class Lives(RuleBasedStateMachine):
     def compare(self, rebuilt: PartitionTasks) -> None:
         assert rebuilt.live == self.tasks.live
         assert +Counter(rebuilt.phases) == +Counter(self.tasks.phases)
+        assert (rebuilt.loads, rebuilt.live_bytes) == (self.tasks.loads, self.tasks.live_bytes)
         assert rebuilt.waiting() == self.tasks.waiting()
         assert rebuilt.leaderless() == self.tasks.leaderless()
         for state in {entry.state.digest: entry.state for entry in self.journal if entry.state}.values():
@@ -397,12 +428,14 @@ def recorded(offset: int, entry: JournalEntry) -> JournaledDecision:
     """An entry as a recovery finds it."""
     value = CODEC.encode(TASKS_JOURNAL, entry)
     where = Origin("tasks.journal", 0, offset)
-    paths = ("kind", "task_id", "cause", "state.phase", "state.digest", "state.wake_at")
+    paths = ("kind", "task_id", "cause", "state.phase", "state.digest", "state.wake_at", "state.task.labels")
     found = CODEC.first_fields(JournalEntry, value, where, paths)
     phase = TaskPhase(found["state"]["phase"])
+    task = found["state"]["task"]
     return JournaledDecision(
         offset, NOW, found["task_id"], found["cause"], phase, found["state"]["digest"], found["state"]["wake_at"],
         value, lambda _, data: CODEC.decode(JournalEntry, data, where),
+        *(("", 0) if task is None else outline_of_task(task)),
     )  # fmt: skip
 
 

@@ -31,6 +31,7 @@ def main() -> int:
     )  # fmt: skip
     parser.add_argument("--rate", type=float, default=None, help="tasks per second; default 25, with three brokers 12")
     parser.add_argument("--short", action="store_true", help="each kind of fault once, as in make test")
+    parser.add_argument("--secure", action="store_true", help="with logins and permissions (`headrace up --secure`)")
     parser.add_argument("--keep", action="store_true", help="keep data and logs even if nothing is violated")
     chosen = parser.parse_args()
     if not 0 < chosen.minutes <= _LONGEST_MINUTES:
@@ -58,6 +59,7 @@ def main() -> int:
             rate=rate,
             say=say,
             brokers=chosen.brokers,
+            secure=chosen.secure,
             keep=chosen.keep,
         )
         print(result.line, flush=True)

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import KafkaConnectionError, NodeNotReadyError, RequestTimedOutError
 from aiokafka.protocol.admin import AlterPartitionReassignmentsRequest
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewPartitions
+from headrace_testing.raw_kafka import raw_client
 
 from headrace_chaos.wire import quiet_logger
 
@@ -38,11 +38,11 @@ class Replicas:
 class Brokers:
     """Questions and orders to the cluster. Raises KafkaException while it does not answer."""
 
-    def __init__(self, bootstrap_servers: str, data: Path) -> None:
-        self._bootstrap_servers = bootstrap_servers
+    def __init__(self, kafka: Mapping[str, str], data: Path) -> None:
+        self._kafka = kafka
         self._data = data
         properties: dict[str, str | int | float | bool] = {
-            "bootstrap.servers": bootstrap_servers,
+            **kafka,
             "reconnect.backoff.max.ms": 500,
         }
         self._admin = AdminClient(properties, logger=quiet_logger())
@@ -80,11 +80,10 @@ class Brokers:
             topics.setdefault(topic, []).append((number, list(replicas), {}))
         # It has annotations that its own encoder does not agree with, or none.
         request: Any = AlterPartitionReassignmentsRequest
-        new_client: Any = AIOKafkaClient
         order = request(10_000, [(topic, each, {}) for topic, each in topics.items()], {})
         async with asyncio.timeout(_SETTLE_SECONDS):
             while True:
-                client = new_client(bootstrap_servers=self._bootstrap_servers)
+                client = raw_client(self._kafka)
                 try:
                     await client.bootstrap()
                     answer = await client.send(client.get_random_node(), order)

@@ -12,7 +12,9 @@ _KINDS = {
     "work.local.batch": "work",
     "work.cloud.interactive": "work",
     "work.cloud.batch": "work",
-    "attempts.finished": "attempts",
+    "attempts.cancelled.local": "cancellations",
+    "attempts.cancelled.cloud": "cancellations",
+    **dict.fromkeys(checks_tasks.OUTCOMES, "attempts"),
     "usage.recorded": "usage",
     "tasks.replies": "replies",
     "skills.feed": "feed",
@@ -72,7 +74,8 @@ def _duplicates(evidence: Evidence) -> dict[str, int]:
         found[kind] += len(records) - len({record.event_id for record in records})
     executions = {
         (record.value["attempt_id"], record.value["execution_id"])
-        for record in evidence.of("attempts.finished")
+        for topic in checks_tasks.OUTCOMES
+        for record in evidence.of(topic)
         if record.value is not None
     }
     found["executions"] = len(executions) - len({attempt for attempt, _ in executions})

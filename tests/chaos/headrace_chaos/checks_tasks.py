@@ -8,6 +8,9 @@ from headrace_chaos.evidence import Claim, Evidence, Seen, Told, Value, Violatio
 
 CLOUD = ("work.cloud.interactive", "work.cloud.batch")
 LOCAL = ("work.local.interactive", "work.local.batch")
+TOLD = ("attempts.cancelled.local", "attempts.cancelled.cloud")
+OUTCOMES = {"attempts.finished": LOCAL, "attempts.finished.cloud": CLOUD}
+"""Topics of outcomes, each with those of the work that it is about."""
 OWN_PROVIDER = "ollama"
 
 
@@ -108,14 +111,14 @@ def _against_the_journal(evidence: Evidence) -> Iterator[Violation]:
         entry = record.value
         assert entry is not None
         commanded.update((command["topic"], command["event_id"]) for command in entry["commands"])
-        if entry["kind"] != "decision" or entry["state"] is None:
+        if entry["kind"] != "decision" or entry["state"] is None or entry.get("cause") == "replaced":
             continue
         task_id, result = entry["task_id"], entry["state"]["result"]
         if task_id in results and result != results[task_id]:
             yield Violation("a finished task continued", f"{task_id} at {record.partition}/{record.offset}")
         elif result is not None:
             results[task_id] = result
-    for topic in (*LOCAL, *CLOUD, "tasks.completed"):
+    for topic in (*LOCAL, *CLOUD, *TOLD, "tasks.completed"):
         for record in evidence.of(topic):
             if (topic, record.event_id) not in commanded:
                 yield Violation("not commanded", f"{topic} {record.partition}/{record.offset} {record.event_id}")
@@ -128,20 +131,28 @@ def _against_the_journal(evidence: Evidence) -> Iterator[Violation]:
     for task_id, result in _completed(evidence).items():
         if result != results.get(task_id):
             yield Violation("not what the journal decided", f"tasks.completed {task_id}")
-    written = {record.event_id for record in evidence.of("tasks.completed")}
+    once_written = ("tasks.completed", *TOLD)
+    written = {(topic, record.event_id) for topic in once_written for record in evidence.of(topic)}
     for topic, event_id in sorted(commanded):
-        if topic == "tasks.completed" and event_id not in written:
+        if topic in once_written and (topic, event_id) not in written:
             yield Violation("commanded but never written", event_id)
 
 
 def _attempts(evidence: Evidence) -> Iterator[Violation]:
     asked = {value["attempt_id"] for topic in (*LOCAL, *CLOUD) for value in _values(evidence.of(topic))}
+    told = {(value["task_id"], value["tenant"]) for topic in TOLD for value in _values(evidence.of(topic))}
     costed = {(value["attempt_id"], value["execution_id"]) for value in _values(evidence.of("usage.recorded"))}
     last: dict[str, Value] = {}
-    for finished in _values(evidence.of("attempts.finished")):
-        last[finished["attempt_id"]] = finished
-        if finished["attempt_id"] not in asked:
-            yield Violation("an attempt without a request", finished["attempt_id"])
+    for topic, work in OUTCOMES.items():
+        asked_there = {value["attempt_id"] for of_work in work for value in _values(evidence.of(of_work))}
+        for finished in _values(evidence.of(topic)):
+            last[finished["attempt_id"]] = finished
+            if finished["attempt_id"] not in asked:
+                yield Violation("an attempt without a request", finished["attempt_id"])
+            elif finished["attempt_id"] not in asked_there:
+                yield Violation("an outcome in the topic of other workers", f"{topic} {finished['attempt_id']}")
+            if finished["outcome"] == "cancelled" and (finished["task_id"], finished["tenant"]) not in told:
+                yield Violation("stopped and not told to", finished["attempt_id"])
     for usage in _values(evidence.of("usage.recorded")):
         if usage["attempt_id"] not in asked:
             yield Violation("usage of an attempt without a request", usage["attempt_id"])
@@ -167,7 +178,7 @@ def _leaked(evidence: Evidence) -> Iterator[Violation]:
                 or not sensitive.isdisjoint(prompt_of(request).split())
             ):
                 yield Violation("sensitive content on a cloud topic", f"{topic} {request['attempt_id']}")
-    for topic in ("attempts.finished", "usage.recorded", "tasks.completed"):
+    for topic in (*OUTCOMES, "usage.recorded", "tasks.completed"):
         for value in _values(evidence.of(topic)):
             if value["task_id"] in private and value["provider"] not in (OWN_PROVIDER, None):
                 yield Violation("sensitive task at a cloud provider", f"{topic} {value['task_id']}")

@@ -26,7 +26,7 @@ _OWN_NODES, _ELSEWHERE = "ollama", "elsewhere"
 
 async def collect(
     *,
-    bootstrap_servers: str,
+    kafka: Mapping[str, str],
     registry_url: str,
     prefix: str,
     database_url: str,
@@ -38,7 +38,7 @@ async def collect(
     busy: Mapping[str, int],
 ) -> Evidence:
     """All evidence at this time. `api_keys` are those of the tenants, by tenant; `busy` is as in Evidence."""
-    topics, ends = await asyncio.to_thread(_topics, bootstrap_servers, registry_url, prefix)
+    topics, ends = await asyncio.to_thread(_topics, kafka, registry_url, prefix)
     tasks = {record.value["task_id"]: record.value["tenant"] for record in topics["tasks.submitted"] if record.value}
     return Evidence(
         claims=claims,
@@ -54,9 +54,9 @@ async def collect(
 
 
 def _topics(
-    bootstrap_servers: str, registry_url: str, prefix: str
+    kafka: Mapping[str, str], registry_url: str, prefix: str
 ) -> tuple[dict[str, list[Seen]], dict[tuple[str, int], int]]:
-    reader = Reader(bootstrap_servers, prefix, Avro(registry_url))
+    reader = Reader(kafka, prefix, Avro(registry_url))
     try:
         ends = reader.ends(reader.topics())
         found: defaultdict[str, list[Seen]] = defaultdict(list)

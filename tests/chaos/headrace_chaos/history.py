@@ -124,7 +124,8 @@ def _run(topics: Topics, task_id: str, nonce: str, privacy: str, lane: str, prov
     topics.decide(task_id, None, (lane, f"{task_id}/1"))
     topics.add(lane, f"{task_id}/1", request(task_id, nonce, privacy, provider))
     finished = {**usage(task_id, provider), "node": "a-node"}
-    topics.add("attempts.finished", f"{task_id}/1/x", finished)
+    outcomes = "attempts.finished.cloud" if lane.startswith("work.cloud") else "attempts.finished"
+    topics.add(outcomes, f"{task_id}/1/x", finished)
     topics.add("usage.recorded", f"{task_id}/1/x", usage(task_id, provider))
     topics.decide(task_id, result, ("tasks.completed", f"{task_id}/completed"), ("tasks.replies", f"{task_id}/reply"))
     topics.add("tasks.completed", f"{task_id}/completed", result)

@@ -16,7 +16,7 @@ from confluent_kafka import KafkaException, Producer
 
 from headrace_chaos.evidence import Claim, SkillClaim, Told
 from headrace_chaos.hostility import PLANTED_MODEL, faults, planted
-from headrace_chaos.wire import Avro, quiet_logger
+from headrace_chaos.wire import Avro, quiet_logger, signed
 
 DEADLINE_SECONDS: Final = 40
 _TRY_SECONDS: Final = 60.0
@@ -30,14 +30,15 @@ _CLOUD_MODELS: Final = ("auto", "auto", "groq/llama-3.3-70b-versatile", "anthrop
 
 
 class Outsider:
-    """A producer of another team: plain Confluent client, schemas from the registry."""
+    """A producer of other teams: plain Confluent client, schemas from the registry, signing keys by tenant."""
 
-    def __init__(self, bootstrap_servers: str, prefix: str, avro: Avro) -> None:
+    def __init__(self, kafka: Mapping[str, str], prefix: str, avro: Avro, signing_keys: Mapping[str, str]) -> None:
         self._prefix = prefix
+        self._signing_keys = signing_keys
         self._avro = avro
         self._kafka = Producer(
             {
-                "bootstrap.servers": bootstrap_servers,
+                **kafka,
                 "enable.idempotence": True,
                 "partitioner": "murmur2_random",
                 "message.timeout.ms": 60_000,
@@ -64,10 +65,10 @@ class Outsider:
                 told.set_result(what)
 
         value = self._avro.encode(self._prefix + topic, event)
+        signature = signed(self._signing_keys[event["tenant"]], self._prefix + topic, key, value)
+        headers: dict[str, str | bytes | None] = {"ce_id": event_id, "headrace_signature": signature}
         try:
-            self._kafka.produce(
-                self._prefix + topic, value, key=key, headers={"ce_id": event_id}, on_delivery=delivered
-            )
+            self._kafka.produce(self._prefix + topic, value, key=key, headers=headers, on_delivery=delivered)
         except (BufferError, KafkaException):
             return Told.REFUSED
         return await told

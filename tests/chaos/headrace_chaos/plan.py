@@ -86,8 +86,8 @@ _PICKS: Final = {
 """Of so many of its targets, which the seed picks, a fault makes use."""
 _BROKERS: Final = ("kafka-1", "kafka-2", "kafka-3")
 _LEADERLESS: Final = (
-    "tasks.submitted", "tasks.journal", "tasks.completed", "attempts.finished", "work.local.interactive",
-    "work.cloud.batch", "tasks.replies", "usage.recorded",
+    "tasks.submitted", "tasks.journal", "tasks.completed", "attempts.finished", "attempts.finished.cloud",
+    "work.local.interactive", "work.cloud.batch", "tasks.replies", "usage.recorded",
 )  # fmt: skip
 """Each task needs one partition of most of them; the others have five more."""
 

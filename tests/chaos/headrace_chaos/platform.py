@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
+from headrace_devstack.logins import ADMIN
 from headrace_devstack.parts.part import NotHealthyYet, Process, ProcessCommand
 from headrace_devstack.parts.probes import http_ok, kafka_serves
 from headrace_devstack.ports import LOOPBACK
@@ -19,7 +20,7 @@ from headrace_devstack.providers import choose_providers
 from headrace_devstack.services import SERVICES
 from headrace_devstack.supervisor import Condition, PartEvent, Supervisor
 from headrace_testing.services_on_kafka import free_port
-from headrace_testing.up import RunningStack, clean_environment, launch_up, stop_up, wait_until_up
+from headrace_testing.up import RunningStack, clean_environment, launch_up, remove_folder, stop_up, wait_until_up
 
 from headrace_chaos.brokers import NODES, Brokers
 
@@ -124,10 +125,12 @@ class Platform:
 
     async def kafka_trouble(self) -> str | None:
         """Which broker is not healthy, and why; with three, also whether a replica is missing."""
+        admin = self.stack.kafka_properties(ADMIN)
+        login = (admin["sasl.username"], admin["sasl.password"]) if self.stack.secure else None
         try:
             for address in self.stack.bootstrap_servers.split(","):
                 host, _, port = address.partition(":")
-                await kafka_serves(host, int(port))
+                await kafka_serves(host, int(port), login)
         except NotHealthyYet as problem:
             return str(problem)
         return await self.brokers.trouble() if self.brokers else None
@@ -142,20 +145,28 @@ def folder_of_its_own() -> Iterator[Path]:
         yield folder
     finally:
         if not (folder / "keep").exists():
-            shutil.rmtree(folder, ignore_errors=True)
+            remove_folder(folder)
 
 
 @contextlib.asynccontextmanager
-async def running(folder: Path, brokers: int) -> AsyncIterator[Platform]:
+async def running(folder: Path, brokers: int, *, secure: bool = False) -> AsyncIterator[Platform]:
     """The platform, from healthy to stopped; no part of it outlives this process, however that ends.
+
+    With `secure`, everyone logs in.
 
     If the folder contains a file named ``keep`` when the block ends, the data is kept.
     """
-    disk = SmallDisk(folder / "data", DISK_BYTES * brokers)
+    disk = SmallDisk(folder / "disk", DISK_BYTES * brokers)
     disk.mount()
+    if disk.mounted:
+        # The database of a stack that root starts is elsewhere, but is to be on the small disk too.
+        for name in ("data", "postgres"):
+            (folder / "disk" / name).mkdir()
+        (folder / "disk" / "data" / "postgres").symlink_to(folder / "disk" / "postgres")
+        (folder / "data").symlink_to(folder / "disk" / "data")
     process = launch_up(
         folder, "--simulate", "--simulator-speed", _SIMULATOR_SPEED, "--port-base", "0", "--brokers", str(brokers),
-        **_SHORT_SILENCES,
+        *(["--secure"] if secure else []), **_SHORT_SILENCES,
     )  # fmt: skip
     try:
         stack = await asyncio.to_thread(wait_until_up, folder, process)
@@ -164,7 +175,7 @@ async def running(folder: Path, brokers: int) -> AsyncIterator[Platform]:
             await second.start()
             watching = asyncio.create_task(second.watch())
             try:
-                several = Brokers(stack.bootstrap_servers, stack.data) if brokers > 1 else None
+                several = Brokers(stack.kafka_properties(ADMIN), stack.data) if brokers > 1 else None
                 yield Platform(stack, second, disk, several)
             finally:
                 watching.cancel()
@@ -180,7 +191,7 @@ async def running(folder: Path, brokers: int) -> AsyncIterator[Platform]:
             await asyncio.to_thread(stop_up, process)
         finally:
             if disk.mounted and (folder / "keep").exists():
-                await asyncio.to_thread(_copy, folder / "data", folder / "data-kept")
+                await asyncio.to_thread(_copy, folder / "disk", folder / "data-kept")
             disk.unmount()
 
 
@@ -193,7 +204,8 @@ def _second_instances(folder: Path, stack: RunningStack) -> Sequence[Process]:
     assert stack.simulator_url is not None
     providers = choose_providers({}, ollama=None, simulator=stack.simulator_url, simulate_all=True)
     own = {
-        "router": {},
+        # With the secret, or intake would pass none of its replies on.
+        "router": {"HEADRACE_KEY_PEPPER": (stack.data / "secrets" / "key-pepper").read_text().strip()},
         "local-worker": providers.local,
         "cloud-worker": providers.cloud,
     }
@@ -211,6 +223,8 @@ def _second(folder: Path, stack: RunningStack, name: str, own: Mapping[str, str]
         HEADRACE_STATIC_MEMBER="true",
         HEADRACE_DRAIN_SECONDS="8",
         PYTHONUNBUFFERED="1",
+        **({"HEADRACE_KAFKA_PROPERTIES_FILE": str(stack.kafka_users[name])} if stack.secure else {}),
+        **_secrets(stack, name),
     )
     return Process(
         name=f"{name}-2",
@@ -224,6 +238,16 @@ def _second(folder: Path, stack: RunningStack, name: str, own: Mapping[str, str]
         check=lambda: http_ok(f"http://{LOOPBACK}:{port}/readyz"),
         start_seconds=120.0,
     )
+
+
+def _secrets(stack: RunningStack, name: str) -> dict[str, str]:
+    """What the first instance has as well: another one that took what it refuses would undo that."""
+    service = next(each for each in SERVICES if each.name == name)
+    pepper = (stack.data / "secrets" / "key-pepper").read_text().strip()
+    return {
+        **({"HEADRACE_KEY_PEPPER": pepper} if service.holds_secret else {}),
+        **({"HEADRACE_UNSIGNED_SUBMISSIONS": "refuse"} if stack.secure and service.takes_submissions else {}),
+    }
 
 
 def _noting(log: Path) -> Callable[[PartEvent], None]:

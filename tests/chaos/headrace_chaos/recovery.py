@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
+from headrace_chaos.checks_tasks import OUTCOMES
 from headrace_chaos.evidence import Evidence, Told
 
 LOOKED_AT_MS = 45_000
@@ -120,7 +121,7 @@ def _first_times(evidence: Evidence, topics: Iterable[str], name: str) -> dict[s
 
 
 def _worked(evidence: Evidence, topics: Sequence[str]) -> list[Unit]:
-    return _joined(evidence, topics, "attempt_id", ("attempts.finished",), "attempt_id")
+    return _joined(evidence, topics, "attempt_id", OUTCOMES, "attempt_id")
 
 
 def _accepted(evidence: Evidence) -> list[Unit]:

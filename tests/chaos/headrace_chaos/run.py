@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import aiohttp
+from headrace_contracts.users import AGENT
+from headrace_devstack.logins import ADMIN
 
 from headrace_chaos.checks import Judgement, judge
 from headrace_chaos.collect import as_json_lines, collect
@@ -48,16 +50,18 @@ async def chaos(
     rate: float,
     say: Callable[[str], None],
     brokers: int = 1,
+    secure: bool = False,
     keep: bool = False,
 ) -> Result:
     """Run it, with one broker or three. `deal` returns the faults, given whether the disk can be filled.
 
-    They end after `seconds`. With `keep` the folder with data and logs is kept even if nothing is violated.
+    With `secure`, everyone logs in. The faults end after `seconds`. With `keep` the folder with data and logs is kept
+    even if nothing is violated.
     """
     began = time.monotonic()
     with folder_of_its_own() as folder:
         say(f"starting the platform in {folder}")
-        async with running(folder, brokers) as platform:
+        async with running(folder, brokers, secure=secure) as platform:
             disk = platform.disk.mounted
             evidence, killer, watch, still_open = await _under_load(platform, deal(disk), seed, seconds, rate, say)
             judgement = judge(evidence)
@@ -89,8 +93,10 @@ async def _under_load(
     assert stack.simulator_url is not None
     say(f"event loops: {', '.join(sorted(set().union(*stack.event_loops().values())))}")
     avro = Avro(stack.registry_url)
-    api_keys = await _keys(stack.intake_url, stack.api_key)
-    outsider = Outsider(stack.bootstrap_servers, stack.topic_prefix, avro)
+    keys = await _keys(stack.intake_url, stack.api_key)
+    api_keys = {tenant: made["key"] for tenant, made in keys.items()}
+    signing_keys = {tenant: made["signing_key"] for tenant, made in keys.items()}
+    outsider = Outsider(stack.kafka_properties(AGENT), stack.topic_prefix, avro, signing_keys)
     load = Load(
         seed=seed, rate=rate, intake_url=stack.intake_url, skills_url=stack.skills_url,
         simulator_url=stack.simulator_url, api_keys=api_keys, outsider=outsider,
@@ -101,16 +107,16 @@ async def _under_load(
         say(f"load of {rate:g} tasks/s")
         await _blows(killer, load, acts, seconds)
         still_open = await until_quiet(
-            bootstrap_servers=stack.bootstrap_servers, registry_url=stack.registry_url, prefix=stack.topic_prefix,
+            kafka=stack.kafka_properties(ADMIN), registry_url=stack.registry_url, prefix=stack.topic_prefix,
             database_url=stack.database_url, seconds=QUIET_SECONDS, say=say,
         )  # fmt: skip
         busy = await until_idle(
-            bootstrap_servers=stack.bootstrap_servers, registry_url=stack.registry_url, prefix=stack.topic_prefix,
+            kafka=stack.kafka_properties(ADMIN), registry_url=stack.registry_url, prefix=stack.topic_prefix,
             seconds=IDLE_SECONDS,
         )  # fmt: skip
         began = time.monotonic()
         evidence = await collect(
-            bootstrap_servers=stack.bootstrap_servers, registry_url=stack.registry_url, prefix=stack.topic_prefix,
+            kafka=stack.kafka_properties(ADMIN), registry_url=stack.registry_url, prefix=stack.topic_prefix,
             database_url=stack.database_url, intake_url=stack.intake_url, simulator_url=stack.simulator_url,
             api_keys=api_keys, claims=load.claims, skills=load.skills, busy=busy,
         )  # fmt: skip
@@ -137,13 +143,13 @@ async def _blows(killer: Killer, load: Load, acts: Iterable[Act], seconds: float
         await asyncio.gather(loading, return_exceptions=True)
 
 
-async def _keys(intake_url: str, admin_key: str) -> dict[str, str]:
-    keys: dict[str, str] = {}
+async def _keys(intake_url: str, admin_key: str) -> dict[str, dict[str, str]]:
+    keys: dict[str, dict[str, str]] = {}
     async with aiohttp.ClientSession(intake_url, headers={"Authorization": f"Bearer {admin_key}"}) as session:
         for tenant in TENANTS:
             async with session.post("/v1/keys", json={"tenant": tenant, "name": "chaos"}) as answer:
                 answer.raise_for_status()
-                keys[tenant] = (await answer.json())["key"]
+                keys[tenant] = await answer.json()
     return keys
 
 

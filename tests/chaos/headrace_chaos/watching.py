@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import asyncpg
 from confluent_kafka import KafkaException
@@ -45,7 +45,7 @@ class LedgerWatch:
 
 async def until_quiet(
     *,
-    bootstrap_servers: str,
+    kafka: Mapping[str, str],
     registry_url: str,
     prefix: str,
     database_url: str,
@@ -53,7 +53,7 @@ async def until_quiet(
     say: Callable[[str], None],
 ) -> list[str]:
     """Wait until every submitted task has ended and all usage and tasks are in the database; returns what is open."""
-    reader = Reader(bootstrap_servers, prefix, Avro(registry_url))
+    reader = Reader(kafka, prefix, Avro(registry_url))
     tail = _Tail(reader)
     deadline = time.monotonic() + seconds
     said = 0.0
@@ -77,9 +77,9 @@ async def until_quiet(
             reader.close()
 
 
-async def until_idle(*, bootstrap_servers: str, registry_url: str, prefix: str, seconds: float) -> dict[str, int]:
+async def until_idle(*, kafka: Mapping[str, str], registry_url: str, prefix: str, seconds: float) -> dict[str, int]:
     """Wait until every living worker reports that none of its slots is taken; returns its last report of each node."""
-    reader = Reader(bootstrap_servers, prefix, Avro(registry_url))
+    reader = Reader(kafka, prefix, Avro(registry_url))
     positions: dict[tuple[str, int], int] = {}
     reports: dict[bytes | None, Value] = {}
     began = time.time_ns() // 1_000_000

@@ -1,5 +1,7 @@
 """Kafka and the schema registry as used by an outsider: a plain Confluent client, fastavro, and HTTP."""
 
+import hashlib
+import hmac
 import io
 import json
 import logging
@@ -69,15 +71,23 @@ def _without_logical_types(schema: Any) -> Any:
     return [_without_logical_types(part) for part in schema] if isinstance(schema, list) else schema
 
 
+def signed(signing_key: str, topic: str, key: bytes, value: bytes) -> str:
+    """The header `headrace_signature` of a record, as docs/clients.md says it."""
+    key_id, code = signing_key.split(":")
+    parts = (topic.encode(), key, value)
+    framed = b"".join(len(part).to_bytes(8, "big", signed=True) + part for part in parts)
+    return f"v1 {key_id} {hmac.new(code.encode(), framed, hashlib.sha256).hexdigest()}"
+
+
 class Reader:
     """Reads topics below a prefix, in no consumer group."""
 
-    def __init__(self, bootstrap_servers: str, prefix: str, avro: Avro) -> None:
+    def __init__(self, kafka: Mapping[str, str], prefix: str, avro: Avro) -> None:
         self._prefix = prefix
         self._avro = avro
         self._kafka = Consumer(
             {
-                "bootstrap.servers": bootstrap_servers,
+                **kafka,
                 "group.id": "chaos-checker",
                 "enable.auto.commit": False,
                 "auto.offset.reset": "error",

@@ -13,6 +13,7 @@ import pytest
 from aiohttp import ClientSession
 from headrace_devstack.services import NAMES
 from headrace_models.simulator.catalog import REMOTE
+from headrace_testing.private_files import open_to_others
 from headrace_testing.up import RunningStack, read_stack_file
 
 MOST_BYTES = 1_800_000_000
@@ -69,6 +70,10 @@ def test_addresses_are_private_and_lead_to_the_key_without_holding_it(platform: 
     assert stat.S_IMODE(platform.api_key_file.stat().st_mode) == 0o600
     assert platform.api_key not in file.read_text()
     assert set(read_stack_file(platform.data)["pids"]) == {"kafka", "registry", "postgres", "simulator", *NAMES}
+
+
+def test_nobody_else_reads_the_data(platform: RunningStack) -> None:
+    assert open_to_others(platform.data) == []
 
 
 def test_the_first_start_prints_the_key_a_first_command_and_what_is_simulated(platform: RunningStack) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
+from headrace_contracts.limits import DEFAULT_REQUEST_BYTES, record_bytes
 from headrace_devstack.artifacts import ArtifactCache
 from headrace_devstack.layout import open_data_folder
 from headrace_devstack.parts.kafka import kafka_parts
@@ -21,7 +22,6 @@ from headrace_devstack.settings import load_settings
 from headrace_devstack.status import DownloadBar
 from headrace_devstack.supervisor import Supervisor
 from headrace_streams.kafka import KafkaLog
-from headrace_streams.provisioning import MAX_MESSAGE_BYTES
 from headrace_streams.records import NewTopic, ProducerRecord, Record, RecordMetadata, TopicPartition
 from headrace_testing.up import launch_up, open_folder
 from rich.console import Console
@@ -118,7 +118,7 @@ async def consume(log: KafkaLog, into: list[Record]) -> None:
 async def test_one_of_three_dies_under_load_and_nothing_is_lost_or_doubled(folder: Path) -> None:
     async with running_brokers(folder / "data") as cluster:
         log = KafkaLog({"bootstrap.servers": cluster.bootstrap_servers})
-        config = (("max.message.bytes", str(MAX_MESSAGE_BYTES)),)
+        config = (("max.message.bytes", str(record_bytes(DEFAULT_REQUEST_BYTES))),)
         await log.admin().create_topics([NewTopic(TOPIC, PARTITIONS, 3, config)])
         await until(lambda: cluster.in_sync() == {3})
         appended: dict[int, RecordMetadata] = {}

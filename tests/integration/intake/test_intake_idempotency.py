@@ -306,3 +306,17 @@ async def test_intake_outlives_a_restart_of_postgres(postgres_dsn: str, bed: Bed
         return {row["task_id"] for row in done} == {seen.task.task_id for seen in bed.router.tasks}
 
     await eventually(all_in_history)
+
+
+@pytest.mark.parametrize("body", [{"prompt": "Hi", "privacy": "public"}, {"prompt": "Hi", "mode": "cloud"}])
+async def test_a_repetition_is_answered_though_its_tenant_demands_more_by_now(
+    postgres_dsn: str, bed: Bed, body: dict[str, str]
+) -> None:
+    intake = await with_database(bed, postgres_dsn)
+    status, first, _ = await intake.call("POST", URL, body, Idempotency_Key="before", Prefer="wait=5")
+    assert status == 200
+    await intake.call("PUT", "/v1/preferences", {"privacy_level": "high", "ai_mode": "local"})
+    status, again, headers = await intake.call("POST", URL, body, Idempotency_Key="before", Prefer="wait=5")
+    assert (status, again["id"], headers["Idempotency-Replayed"]) == (200, first["id"], "true")
+    assert (await intake.call("POST", URL, body, Idempotency_Key="after"))[0] == 403
+    assert (await intake.call("POST", URL, {**body, "prompt": "Ho"}, Idempotency_Key="before"))[0] == 403

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from headrace_runtime.access import make_key
 from headrace_testing.intake_bed import BOOTSTRAP_KEY, Bed, Running
+from headrace_testing.waiting import eventually
 
 KEYS = "headrace.access.keys"
 
@@ -45,6 +46,31 @@ async def test_a_revoked_key_is_refused_from_then_on(bed: Bed) -> None:
     _, listed, _ = await intake.call("GET", "/v1/keys?tenant=acme")
     assert listed["keys"][0]["revoked_at"] is not None
     assert (await intake.call("DELETE", "/v1/keys/nothing"))[0] == 404
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["while running", "found at the start"])
+async def test_a_revoked_key_is_forgotten_and_as_invalid_as_before(bed: Bed, again: bool) -> None:
+    kept = {"revoked_keys_days": 1e-9}
+    bed_settings: dict[str, Any] = {} if again else kept
+    async with bed.running(**bed_settings) as intake:
+        gone, valid = await made_key(intake), await made_key(intake)
+        ids = [each.split("_")[1] for each in (gone, valid, BOOTSTRAP_KEY)]
+        assert (await intake.call("DELETE", f"/v1/keys/{ids[0]}"))[0] == 204
+        # It ends with its own key.
+        assert (await intake.call("DELETE", f"/v1/keys/{ids[2]}"))[0] == 401
+    # Twice: what is forgotten stays so, and the bootstrap key stays revoked, with these settings and without them.
+    for changes in (kept, {**kept, "bootstrap_key": None}, kept):
+        async with bed.running(**changes) as intake:
+
+            async def forgotten() -> bool:
+                return bed.cluster.records(KEYS)[-1].value is None
+
+            await eventually(forgotten)
+            assert (await intake.call("POST", "/v1/tasks", {"prompt": "Hi"}, key=valid))[0] == 202
+            for refused in (gone, BOOTSTRAP_KEY):
+                assert (await intake.call("POST", "/v1/tasks", {"prompt": "Hi"}, key=refused))[0] == 401
+    removed = [record.key for record in bed.cluster.records(KEYS) if record.value is None]
+    assert removed == [ids[0].encode()]
 
 
 async def test_keys_are_for_admins(bed: Bed) -> None:
@@ -150,3 +176,35 @@ async def test_another_intake_sees_them_too(bed: Bed) -> None:
     await second.call("PUT", "/v1/preferences?user=x", {})
     _, shown, _ = await second.call("GET", "/v1/preferences")
     assert shown["ai_mode"] == "local"
+
+
+async def test_preferences_can_be_removed(bed: Bed) -> None:
+    running = await bed.intake()
+    assert (await running.call("PUT", "/v1/preferences?user=ann", {"privacy_level": "high"}))[0] == 200
+    assert (await running.call("DELETE", "/v1/preferences?user=ann"))[0] == 204
+    status, shown, _ = await running.call("GET", "/v1/preferences?user=ann")
+    assert (status, shown["source"], shown["privacy_level"]) == (200, "default", None)
+    assert (await running.call("DELETE", "/v1/preferences?user=ann"))[0] == 204
+
+
+@pytest.mark.parametrize("who", ["?user=ann", ""])
+async def test_a_key_without_the_scope_removes_nothing(bed: Bed, who: str) -> None:
+    running = await bed.intake()
+    made = (await running.call("POST", "/v1/keys", {"tenant": "default", "scopes": ["tasks"]}))[1]["key"]
+    assert (await running.call("PUT", f"/v1/preferences{who}", {"privacy_level": "high"}))[0] == 200
+    assert (await running.call("DELETE", f"/v1/preferences{who}", key=made))[0] == 403
+    assert (await running.call("GET", f"/v1/preferences{who}"))[1]["privacy_level"] == "high"
+
+
+async def test_a_tenant_has_a_quota_of_users_and_keys(bed: Bed) -> None:
+    running = await bed.intake(preferences_per_tenant=3, keys_per_tenant=2)
+    answers = [await running.call("PUT", f"/v1/preferences?user=u{n}", {"privacy_level": "high"}) for n in range(4)]
+    assert [status for status, *_ in answers] == [200, 200, 200, 403]
+    assert answers[-1][1]["type"] == "urn:headrace:problem:quota-exceeded"
+    assert (await running.call("PUT", "/v1/preferences?user=u1", {"privacy_level": "standard"}))[0] == 200
+    assert (await running.call("DELETE", "/v1/preferences?user=u0"))[0] == 204
+    assert (await running.call("PUT", "/v1/preferences?user=u9", {"privacy_level": "high"}))[0] == 200
+    made = [await running.call("POST", "/v1/keys", {"tenant": "acme"}) for _ in range(3)]
+    assert [status for status, *_ in made] == [201, 201, 403]
+    assert (await running.call("DELETE", f"/v1/keys/{made[0][1]['id']}"))[0] == 204
+    assert (await running.call("POST", "/v1/keys", {"tenant": "acme"}))[0] == 201

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,14 +11,20 @@ import asyncpg
 import pytest
 from headrace_contracts.content import plain
 from headrace_contracts.events import (
+    AnswerChoice,
+    Content,
     Failure,
+    HistoryChanged,
+    HistoryChangeKind,
     Lane,
+    Message,
     Privacy,
     ServedFrom,
     TaskCompleted,
     TaskStatus,
     TaskSubmitted,
     TrailStep,
+    Turn,
     Usage,
 )
 from headrace_intake.adapters.history import History
@@ -34,12 +41,15 @@ from headrace_streams.errors import PartitionsLost, TransientError
 from headrace_streams.records import Record, TopicPartition
 from headrace_testing.databases import database_at, prepared
 from headrace_testing.dead_letters import KeptDeadLetters, NoDeadLetters
+from headrace_testing.signatures import FORGERIES, NEW, TAKEN, access_key, keys, signed, verification
 from headrace_testing.stored_positions import at, moving
 
 pytestmark = pytest.mark.stack
 
 SUBMITTED = TopicPartition("headrace.tasks.submitted", 4)
 COMPLETED = TopicPartition("headrace.tasks.completed", 4)
+CHANGED = TopicPartition("headrace.history.changed", 4)
+TOPIC_OF = {TaskSubmitted: SUBMITTED, TaskCompleted: COMPLETED, HistoryChanged: CHANGED}
 
 
 def submitted(task_id: str, **changes: Any) -> TaskSubmitted:
@@ -73,11 +83,11 @@ class Feed:
         self.store = store
         self.next: dict[TopicPartition, int | None] = {}
 
-    async def __call__(self, *events: TaskSubmitted | TaskCompleted, partition: int = 4) -> None:
+    async def __call__(self, *events: TaskSubmitted | TaskCompleted | HistoryChanged, partition: int = 4) -> None:
         batch: list[tuple[Record, Any]] = []
         after = dict(self.next)
         for event in events:
-            topic = SUBMITTED if isinstance(event, TaskSubmitted) else COMPLETED
+            topic = TOPIC_OF[type(event)]
             place = TopicPartition(topic.topic, partition)
             offset = after.get(place) or 0
             batch.append((Record(place.topic, place.partition, offset, 0, b"route", b""), event))
@@ -89,6 +99,24 @@ class Feed:
         }
         await self.store.apply(batch, moves)
         self.next = after
+
+
+async def test_forged_tasks_have_no_row_and_no_second_dead_letter(postgres_dsn: str) -> None:
+    known = keys()
+    async with prepared(postgres_dsn, MIGRATIONS) as database:
+        producers = verification(known, patience_seconds=1.0)
+        store, history = ViewStore(database, NoDeadLetters(), producers=producers), History(database)
+        headers = [*(each.headers for each in FORGERIES.values()), *TAKEN.values(), signed(NEW)]
+        batch: list[tuple[Record, Any]] = []
+        for number, sign in enumerate(headers):
+            signature = tuple(sign(SUBMITTED.topic, b"route", b"v"))
+            record = Record(SUBMITTED.topic, SUBMITTED.partition, number, 0, b"route", b"v", signature)
+            batch.append((record, submitted(f"t{number}")))
+        asyncio.get_running_loop().call_later(0.2, known.update, {NEW: access_key(NEW)})
+        await store.apply(batch, {SUBMITTED: moving(None, len(batch))})
+        found = {number for number in range(len(headers)) if await history.get("acme", f"t{number}") is not None}
+        assert found == set(range(len(FORGERIES), len(headers)))
+        assert (await store.positions([SUBMITTED]))[SUBMITTED].next_offset == len(headers)
 
 
 async def test_a_key_is_taken_by_one_of_many(postgres_dsn: str) -> None:
@@ -145,6 +173,26 @@ async def test_the_history_shows_every_count_of_the_usage(postgres_dsn: str, cou
         assert stored.view.usage == used
         (listed,), _ = await History(database).page("acme", Filter())
         assert listed.usage == used
+
+
+@pytest.mark.parametrize(
+    "vectors",
+    [
+        (),
+        (Content(data=b"\0\0\x80?"),),
+        (Content(data=bytes(range(256)) * 12),) * 300,
+        (Content(cipher="key-1", data=b"\xff\0sealed"), Content(data=b"\0\0\x80?")),
+    ],
+    ids=["none", "one", "many", "sealed"],
+)
+async def test_the_history_keeps_vectors_bit_by_bit(postgres_dsn: str, vectors: tuple[Content, ...]) -> None:
+    async with prepared(postgres_dsn, MIGRATIONS) as database:
+        await Feed(ViewStore(database, NoDeadLetters()))(submitted("t"), completed("t", embeddings=vectors))
+        stored = await History(database).get("acme", "t")
+        assert stored is not None
+        assert stored.view.embeddings == vectors
+        (listed,), _ = await History(database).page("acme", Filter())
+        assert listed.embeddings == ()
 
 
 async def test_a_view_with_rows_gets_the_columns_and_an_older_release_still_writes(postgres_dsn: str) -> None:
@@ -318,8 +366,10 @@ async def test_what_is_old_is_deleted(postgres_dsn: str) -> None:
         await keys.take("acme", "old", Taken("t", "d", 5_000, 0, accepted=True))
         await keys.take("acme", "new", Taken("t", "d", 9_500, 0, accepted=True))
         retention = Retention(database, lambda: 10_000, task_ms=5_000, key_ms=1_000)
-        assert await retention.sweep() == {"tasks": 1, "idempotency_keys": 1}
-        assert await retention.sweep() == {"tasks": 0, "idempotency_keys": 0}
+        kinds = ("tasks", "turns", "conversations", "forgotten", "idempotency_keys", "files", "uploads", "batches")
+        nothing = dict.fromkeys(kinds, 0)
+        assert await retention.sweep() == {**nothing, "tasks": 1, "idempotency_keys": 1}
+        assert await retention.sweep() == nothing
         history = History(database)
         assert await history.get("acme", "old") is None
         assert await history.get("acme", "new") is not None
@@ -340,3 +390,74 @@ async def test_without_postgres_everything_says_so_at_once() -> None:
     finally:
         waiting.cancel()
         await asyncio.gather(waiting, return_exceptions=True)
+
+
+def change(kind: HistoryChangeKind, **fields: Any) -> HistoryChanged:
+    return HistoryChanged(**{"change_id": "c1", "tenant": "acme", "kind": kind, "changed_at": 3_000, **fields})
+
+
+@pytest.mark.parametrize("together", [False, True])
+@pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
+async def test_what_is_forgotten_is_gone_in_whichever_order_the_topics_are_read(
+    postgres_dsn: str, order: tuple[int, ...], together: bool
+) -> None:
+    said = (Message(role="user", content=plain("my number is 4711")),)
+    events: list[Any] = [
+        submitted("t", messages=said, turn=Turn()),
+        completed("t", answer=plain("4711 is yours"), choices=(AnswerChoice(finish_reason="stop"),)),
+        change(HistoryChangeKind.TURN_FORGOTTEN, task_id="t"),
+    ]
+    other = submitted("t2", tenant="other", messages=said, turn=Turn())
+    async with prepared(postgres_dsn, MIGRATIONS) as database:
+        feed = Feed(ViewStore(database, NoDeadLetters()))
+        await feed(other, change(HistoryChangeKind.TURN_FORGOTTEN, task_id="t2"))
+        in_order = [events[place] for place in order]
+        if together:
+            await feed(*in_order)
+        else:
+            for event in in_order:
+                await feed(event)
+        await feed(*events)  # read once more
+        async with database.connection() as connection:
+            turns = await connection.fetch("SELECT task_id, said FROM intake.turns")
+            tasks = await connection.fetch("SELECT * FROM intake.tasks WHERE task_id = 't'")
+        assert [row["task_id"] for row in turns] == ["t2"], "another tenant cannot let it be forgotten"
+        assert "4711" not in str([dict(row) for row in tasks])
+        assert tasks[0]["status"] == "succeeded"
+
+
+async def test_a_conversation_is_as_its_last_change_says(postgres_dsn: str) -> None:
+    said = (Message(role="user", content=plain("hello")),)
+    conversation: Any = {"conversation": "conv"}
+    async with prepared(postgres_dsn, MIGRATIONS) as database:
+        dead_letters = KeptDeadLetters()
+        feed = Feed(ViewStore(database, dead_letters))
+        made = change(HistoryChangeKind.CONVERSATION_SET, labels={"a": "1"}, **conversation)
+        changed = change(HistoryChangeKind.CONVERSATION_SET, labels={"a": "2"}, changed_at=4_000, **conversation)
+        added = change(HistoryChangeKind.MESSAGES_ADDED, messages=said, **conversation)
+        await feed(made, changed, added, submitted("t", messages=said, turn=Turn(conversation="conv")))
+        async with database.connection() as connection:
+            row = await connection.fetchrow("SELECT * FROM intake.conversations")
+            turns = await connection.fetch("SELECT task_id FROM intake.turns ORDER BY task_id")
+        assert row is not None
+        assert (row["labels"], row["created_at"], row["changed_at"], row["deleted"]) == (
+            '{"a": "2"}',
+            3_000,
+            4_000,
+            False,
+        )
+        assert [turn["task_id"] for turn in turns] == ["c1.0000", "t"]
+        await feed(change(HistoryChangeKind.CONVERSATION_DELETED, changed_at=5_000, **conversation), made)
+        await feed(made)  # nobody makes a deleted one again
+        async with database.connection() as connection:
+            assert await connection.fetchval("SELECT deleted FROM intake.conversations")
+            assert await connection.fetchval("SELECT array_agg(task_id) FROM intake.turns") == ["t"]
+        assert not dead_letters.kept
+        for kind, fields in (
+            (HistoryChangeKind.UNKNOWN, {}),
+            (HistoryChangeKind.CONVERSATION_SET, {}),
+            (HistoryChangeKind.MESSAGES_ADDED, {"conversation": "x" * 201, "messages": said}),
+            (HistoryChangeKind.TURN_FORGOTTEN, {"task_id": "a\0b"}),
+        ):
+            await feed(change(kind, **fields))
+        assert len(dead_letters.kept) == 4

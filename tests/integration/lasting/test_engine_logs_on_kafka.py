@@ -92,14 +92,20 @@ async def test_added_partitions_are_read_under_load(kafka: str, topic_prefix: st
     assert set(bench.seen.values.values()) == {1}
 
 
+@pytest.mark.parametrize("left", [False, True], ids=["held", "left"])
 @pytest.mark.parametrize("after", [5, 60])
-async def test_a_topic_created_again_is_read_from_its_start(kafka: str, topic_prefix: str, after: int) -> None:
-    """Shorter than what was read, and longer."""
+async def test_a_topic_created_again_is_read_from_its_start(
+    kafka: str, topic_prefix: str, after: int, left: bool
+) -> None:
+    """Shorter than what was read, and longer; before the client knows that the topic is gone, and after the group has
+    left it and Kafka has deleted its positions."""
     bench = Bench(kafka, topic_prefix)
     await bench.log.admin().create_topics([NewTopic(bench.topic, 2, 1)])
     engine, task = bench.start(None)
     await bench.until_handled(await bench.write("old", 2))
     await bench.delete()
+    if left:
+        await eventually(lambda: not engine.state().assigned, "the group has left the topic")
     await bench.log.admin().create_topics([NewTopic(bench.topic, 2, 1)])
     await bench.until_handled(await bench.write("new", 2, after))
     await eventually(lambda: bench.seen.kinds == {Discontinuity.RECREATED}, "noticed")

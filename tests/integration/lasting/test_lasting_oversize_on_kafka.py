@@ -74,7 +74,7 @@ class Bench:
             name=f"good{number}",
             action=SkillAction.PUBLISH,
             body=plain("body"),
-            submitted_at=1,
+            submitted_at=time.time_ns() // 1_000_000,
         )
         value = self.codec.encode(SKILLS_SUBMITTED, event)
         topic = self.prefix + SKILLS_SUBMITTED.name

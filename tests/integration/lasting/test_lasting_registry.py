@@ -14,7 +14,7 @@ from headrace_contracts import schema_lookups, topics
 from headrace_contracts.codec import Codec, schema_text
 from headrace_contracts.content import plain
 from headrace_contracts.errors import Origin, RegistryUnavailable
-from headrace_contracts.events import AccessKey, AttemptRequested, SkillAction, SkillSubmitted
+from headrace_contracts.events import AccessKey, AttemptRequested, DeadLetter, SkillAction, SkillSubmitted
 from headrace_contracts.topics import (
     ACCESS_KEYS,
     AUDIT_RECORDED,
@@ -320,3 +320,34 @@ async def test_a_router_keeps_what_it_cannot_encode_until_the_schema_is_back(
         await twin.until_completed(sent)
         await twin.until(lambda: len({event.task_id for event in twin.written(AUDIT_RECORDED)}) == 6)
         assert {len(found) for found in twin.completed().values()} == {1}
+
+
+@pytest.mark.parametrize(
+    "topic", ["tasks.submitted", "tasks.cancelled", "attempts.finished", "attempts.finished.cloud"]
+)
+async def test_a_router_goes_on_with_the_partitions_beside_a_flood_of_unknown_ids(
+    registry: UnrulyRegistry, topic: str
+) -> None:
+    async with Twin(partitions=3, registry=registry) as twin:
+        twin.work()
+        router = twin.router()
+        await twin.until(lambda: len(router.service.partitions) == 3)
+        name = twin.codec.topic_prefix + topic
+        dead = f"{name}.dlq"
+        for number in range(300):
+            value = b"\x00" + (10_000 + number).to_bytes(4, "big") + b"\x02x"
+            twin.cluster.append(ProducerRecord(name, value, b"flood", 0), now_ms())
+        began = time.monotonic()
+        others = [task for number in (1, 2) for task in tasks_of(number, 5, partitions=3, name="beside")]
+        await twin.submit(*others)
+        await twin.until_completed(others, 5)
+        behind = tasks_of(0, 2, partitions=3, name="behind")
+        await twin.submit(*behind)
+        await twin.until_completed(behind)
+        # One may be written twice when it is uncertain whether it was.
+        wanted = set(range(300))
+        await twin.until(
+            lambda: {twin.decode(DeadLetter, each).offset for each in twin.cluster.records(dead)} == wanted
+        )
+        # A hundred a second.
+        assert time.monotonic() - began < 20

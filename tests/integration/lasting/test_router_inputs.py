@@ -102,7 +102,7 @@ async def test_only_the_partition_that_was_cut_short_is_taken_over_again() -> No
         assert once(twin)
 
 
-@pytest.mark.parametrize("topic", ["tasks.cancelled", "attempts.finished"])
+@pytest.mark.parametrize("topic", ["tasks.cancelled", "attempts.finished", "attempts.finished.cloud"])
 async def test_the_other_inputs_may_be_recreated_as_well(topic: str) -> None:
     async with Twin(partitions=PARTITIONS) as twin:
         await started(twin)

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import httpx2
 import pytest
+from headrace_models.conversation import ChatMessage
 from headrace_models.errors import ProviderError
 from headrace_models.ollama import OllamaNode
 from headrace_models.openai_compatible import OpenAICompatible
-from headrace_models.ports import ChatMessage, ChatRequest, Provider
+from headrace_models.ports import ChatRequest, Provider
 from headrace_models.tavily import Tavily
 from headrace_models.upstream.http import WrongOrigin, open_client
 from headrace_testing.provider_faults.upstream import FakeUpstream, Script
@@ -143,6 +144,7 @@ async def test_a_model_that_runs_elsewhere_is_never_offered_nor_asked(entry: dic
         Script([wire.frame({"version": "0.32.15"})]),
         Script([listed]),
         Script([wire.frame({"models": []})]),
+        Script([wire.frame({"capabilities": ["completion"]})]),
         answering(wire),
     ]
     async with FakeUpstream(*scripts) as upstream:
@@ -151,7 +153,7 @@ async def test_a_model_that_runs_elsewhere_is_never_offered_nor_asked(entry: dic
         assert [one.name for one in status.models] == ["gemma2:2b"]
         with pytest.raises(Exception, match="does not run this model itself"):
             await node.chat(request(str(entry["name"])), lambda _: None)
-        assert [one.path for one in upstream.requests] == ["/api/version", "/api/tags", "/api/ps"]
+        assert [one.path for one in upstream.requests] == ["/api/version", "/api/tags", "/api/ps", "/api/show"]
         assert (await node.chat(request("gemma2:2b"), lambda _: None)).text == "Hello world"
         await node.close()
 

@@ -9,10 +9,11 @@ from dataclasses import replace
 
 import pytest
 from headrace_models.anthropic import Anthropic
+from headrace_models.conversation import ChatMessage
 from headrace_models.errors import ProviderError, RetrySameProvider, TryAnotherProvider
 from headrace_models.ollama import OllamaNode
 from headrace_models.openai_compatible import OpenAICompatible
-from headrace_models.ports import ChatMessage, ChatRequest, Provider
+from headrace_models.ports import ChatRequest, Provider
 from headrace_models.simulator import Simulator, SimulatorConfig, Speed
 from headrace_models.simulator.answers import REFUSAL_MARK, REFUSAL_TEXT
 from headrace_models.simulator.faults import Fault, FaultKind

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from headrace_contracts.content import text_of
 from headrace_contracts.events import Outcome
+from headrace_models.answer import DECLINED
 from headrace_testing.provider_faults.faults import FAULTS, PROMPT, Fault
 from headrace_testing.provider_faults.outcomes import outcome_of
 from headrace_testing.provider_faults.page import PAGE, text
@@ -24,7 +25,7 @@ async def test_it_ends_in_one_report_and_costs_what_it_cost(fault: Fault, name: 
     assert found.usages[0].usage == finished.usage
     if expected.code is None:
         assert finished.failure is None, finished.failure
-        assert finished.outcome is (Outcome.REFUSED if expected.finish == "refusal" else Outcome.ANSWERED)
+        assert finished.outcome is (Outcome.REFUSED if expected.finish in DECLINED else Outcome.ANSWERED)
         assert finished.finish_reason == expected.finish
         assert finished.content is not None
         assert text_of(finished.content) == expected.text == found.pieces
@@ -48,4 +49,10 @@ def test_there_are_many_kinds() -> None:
 
 
 async def test_the_page_says_what_happens() -> None:
-    assert PAGE.read_text(encoding="utf-8") == await text(), "run `make generate`"
+    told = PAGE.read_text(encoding="utf-8")
+    measured = await text()
+    for _ in range(2):
+        # Some rows are about silence of a fraction of a second: on a machine that stood still, they time out.
+        if measured != told:
+            measured = await text()
+    assert told == measured, "run `make generate`"

@@ -18,10 +18,11 @@ import anthropic
 import ollama
 import openai
 import pytest
+from headrace_models.conversation import ChatMessage
 from headrace_models.errors import RetrySameProvider
 from headrace_models.ollama import OllamaNode
 from headrace_models.ollama_listing import runs_elsewhere
-from headrace_models.ports import ChatMessage, ChatRequest
+from headrace_models.ports import ChatRequest
 from headrace_models.simulator import Simulator, SimulatorConfig, Speed
 from headrace_models.simulator.catalog import DEFAULT_NODES, REMOTE, node_model
 from headrace_models.simulator.pace import Busy, Slots, paced
@@ -77,7 +78,7 @@ async def test_the_ollama_package_works_whole_and_streamed(simulator: Simulator)
         assert generated.response == whole.message.content
         assert (await client.show("phi3:3.8b")).modelinfo is not None
         listed = {model.model for model in (await client.list()).models}
-        assert listed == {"gemma2:2b", "qwen2.5-coder:1.5b", "phi3:3.8b", "gpt-oss:120b-cloud"}
+        assert listed == {"gemma2:2b", "qwen2.5-coder:1.5b", "phi3:3.8b", "nomic-embed-text:v1.5", "gpt-oss:120b-cloud"}
         assert [model.model for model in (await client.ps()).models] == ["phi3:3.8b"]
 
 
@@ -211,7 +212,8 @@ async def test_a_realistic_answer_takes_its_time() -> None:
     began = time.perf_counter()
     pieces = [(piece, time.perf_counter() - began) async for piece in paced(tokens, model, speed)]
     assert "".join(piece for piece, _ in pieces) == "".join(tokens)
-    assert pieces[0][1] >= model.first_token_seconds / 10
+    # The event loop's clock may be ahead of this one by its resolution.
+    assert pieces[0][1] >= model.first_token_seconds / 10 * 0.9
     assert 0.15 < pieces[-1][1] < 1.5
     assert len(pieces) > 3
 

@@ -551,12 +551,12 @@ async def test_an_error_of_any_kind_in_reading_costs_that_record(
     async with Twin(partitions=1) as twin:
         twin.work()
         twin.router()
-        for topic in ("tasks.submitted", "tasks.cancelled", "attempts.finished"):
+        for topic in ("tasks.submitted", "tasks.cancelled", "attempts.finished", "attempts.finished.cloud"):
             twin.cluster.append(ProducerRecord(PREFIX + topic, ODD, b"k", 0))
         sent = tasks(2)
         await twin.submit(*sent)
         await twin.until_completed(sent)
-        for topic in ("tasks.submitted", "tasks.cancelled", "attempts.finished"):
+        for topic in ("tasks.submitted", "tasks.cancelled", "attempts.finished", "attempts.finished.cloud"):
             (letter,) = twin.written(topics.TOPICS[f"{topic}.dlq"])
             assert (letter.error_type, letter.value) == (type(error).__name__, ODD)
             assert "user wrote" not in letter.error_message

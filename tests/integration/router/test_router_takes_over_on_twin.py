@@ -11,7 +11,15 @@ from typing import Any, TypeVar
 
 import pytest
 from headrace_contracts import topics
-from headrace_contracts.events import EntryKind, Privacy, ReplyKind, TaskCancelled, TaskStatus, TaskSubmitted
+from headrace_contracts.events import (
+    EntryKind,
+    JournalEntry,
+    Privacy,
+    ReplyKind,
+    TaskCancelled,
+    TaskStatus,
+    TaskSubmitted,
+)
 from headrace_router import service, timers
 from headrace_streams.errors import TransientError
 from headrace_streams.memory import NetworkRequest, Operation
@@ -476,3 +484,44 @@ async def test_ids_of_waiting_tasks_do_not_pile_up_when_the_fleet_flaps() -> Non
         router.world.node_changed("workstation", replace(routing.LOCAL, reported_at=now_ms()))
         await twin.until_completed(sent)
         assert ends(twin) == once(sent)
+
+
+@pytest.mark.parametrize("kind", ["an old epoch's", "one read again", "junk"])
+async def test_an_end_whose_record_somebody_wrote_over_is_remembered(kind: str) -> None:
+    """A record that does not count becomes the newest of the task's key, and compaction removes the one that counts."""
+    async with Twin(partitions=1) as twin:
+        twin.work()
+        first = twin.router("r1")
+        sent = tasks(3)
+        await twin.submit(*sent)
+        await twin.until_completed(sent)
+        await twin.quiet()
+        await first.stop()
+        entries = {entry.task_id: entry for entry in twin.journal() if entry.kind is EntryKind.DECISION}
+        for task in sent:
+            ended = entries[task.task_id]
+            if kind == "an old epoch's":
+                ended = replace(ended, epoch=0, sequence=1)
+            value = b"junk" if kind == "junk" else twin.codec.encode(topics.TASKS_JOURNAL, ended)
+            twin.cluster.append(ProducerRecord(JOURNAL, value, task.task_id.encode(), 0))
+        if kind == "junk":
+            for offset in [record.offset for record in twin.cluster.records(JOURNAL) if record.value == b"junk"]:
+                skip = JournalEntry(
+                    kind=EntryKind.SKIP, owner="eve@desk", skipped_offset=offset, note="junk", decided_at=now_ms()
+                )
+                twin.cluster.append(
+                    ProducerRecord(JOURNAL, twin.codec.encode(topics.TASKS_JOURNAL, skip), b"skip/%d" % offset, 0)
+                )
+        second = twin.router("r2")
+        await twin.until(lambda: len(second.service.partitions) == 1)
+        await twin.quiet()
+        await second.stop()
+        twin.cluster.compact(JOURNAL)
+        third = twin.router("r3")
+        await twin.until(lambda: len(third.service.partitions) == 1)
+        await twin.submit(*sent)
+        late = tasks(1, "late")
+        await twin.submit(*late)
+        await twin.until_completed(late)
+        await twin.quiet()
+        assert ends(twin) == once([*sent, *late])

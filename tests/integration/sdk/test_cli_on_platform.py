@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -97,7 +98,13 @@ def test_keys_are_shown_once(headrace: Headrace) -> None:
     listed = headrace("keys", "list", "--tenant", "cli-test")
     assert made["id"] in listed.stdout
     assert made["key"] not in listed.stdout + listed.stderr
+    assert made["signing_key"].startswith(f"{made['id']}:")
+    assert made["signing_key"] not in listed.stdout + listed.stderr
     assert headrace("keys", "revoke", made["id"]).returncode == 0
+    plain = headrace("keys", "create", "cli-test")
+    assert plain.stdout.startswith("hr_")
+    assert not re.search(r"[0-9a-f]{64}", plain.stdout + plain.stderr), "neither is a terminal here"
+    assert headrace("keys", "revoke", plain.stdout.split("_")[1]).returncode == 0
 
 
 def test_skills_and_preferences_and_costs(headrace: Headrace) -> None:
@@ -153,10 +160,18 @@ def test_the_demo_keeps_its_promises(platform: RunningStack, tmp_path: Path) -> 
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
     document = json.loads(result.stdout)
     assert document["passed"] is True
-    assert len(document["tasks"]) == 45
+    assert (document["figures"]["jobs"], len({task["job"] for task in document["tasks"]})) == (45, 45)
+    loops = document["figures"]["loops"]
+    assert loops["loops"] == loops["jobs"] >= 5
+    assert {row["tool"]: row["failed"] for row in loops["by_tool"]} == {"read_file": 0, "search_repository": 0}
+    assert len(document["tasks"]) == 45 + loops["tasks"] - loops["loops"] == document["figures"]["tasks"]
+    assert {task["way"] for task in document["tasks"] if task["tool_calls"]} == {"HTTP", "OpenAI API", "Kafka"}
+    findings = document["figures"]["findings"]
+    assert {row["kind"]: row["invalid"] for row in findings} == {"review": 0, "security audit": 0}
+    assert all(sum(row["by_severity"].values()) > 0 for row in findings)
     assert {task["way"] for task in document["tasks"]} == {"HTTP", "OpenAI API", "Kafka"}
     assert document["simulated"]
-    assert result.stderr.count("simulated: ") >= 6
+    assert result.stderr.count("simulated: ") >= 8
     assert (tmp_path / "answers" / "review.md").is_file()
 
 

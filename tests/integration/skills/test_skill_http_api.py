@@ -4,7 +4,9 @@ import hashlib
 from typing import Any
 
 import pytest
+from headrace_skill_broadcaster.decide.rules import SkillLimits
 from headrace_testing.bad_bodies import BAD_BODIES
+from headrace_testing.engine import eventually
 from headrace_testing.skill_broadcaster import ApiClient, Installation
 
 SKILL: dict[str, Any] = {
@@ -125,3 +127,34 @@ async def test_a_bad_body_is_refused_with_what_is_wrong_and_where(client: ApiCli
         assert (response.status, problem["type"]) == (bad.status, f"urn:headrace:problem:{bad.kind}"), name
         assert bad.param is None or problem["errors"][0]["field"] == bad.param, name
     assert (await (await client.get("/v1/skills")).json())["skills"] == []
+
+
+@pytest.mark.parametrize(
+    ("rules", "sizes"),
+    [
+        (SkillLimits(skills_per_tenant=3), [10, 10, 10, 10]),
+        (SkillLimits(bytes_per_tenant=10_000), [5_000, 2_000, 5_000]),
+        (SkillLimits(bytes_per_tenant=5_000), [6_000]),
+    ],
+    ids=["too many", "too large together", "too large alone"],
+)
+async def test_a_tenant_has_a_quota_and_revoking_makes_room(
+    installation: Installation, rules: SkillLimits, sizes: list[int]
+) -> None:
+    process = await installation.run(rules=rules)
+    client = await process.api(installation.key())
+    answers = [
+        await client.post("/v1/skills", json={**SKILL, "name": f"skill-{number}", "body": "x" * size})
+        for number, size in enumerate(sizes)
+    ]
+    assert [answer.status for answer in answers] == [201] * (len(sizes) - 1) + [403]
+    problem = await answers[-1].json()
+    assert problem["type"] == "urn:headrace:problem:quota-exceeded"
+    assert problem["skills"] == len(sizes) - 1
+    stranger = await process.api(installation.key("globex"))
+    assert (await stranger.post("/v1/skills", json=SKILL)).status == 201
+    # What comes in by Kafka is held to it as well, and kept as a dead letter with the reason.
+    await installation.submit("by-kafka", "x" * sizes[-1])
+    await eventually(lambda: bool(installation.dead_letters()), "a dead letter", 5.0)
+    (letter,) = installation.dead_letters()
+    assert "and may have" in letter.error_message

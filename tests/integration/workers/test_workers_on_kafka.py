@@ -72,7 +72,8 @@ async def test_an_attempt_of_each_place_is_answered(kafka: str, registry_url: st
                     )
                 )
             reader = log.reader()
-            partitions = await reader.partitions_of(topic_prefix + topics.ATTEMPTS_FINISHED.name)
+            names = {place: topic_prefix + topics.outcome_topic(place).name for place in Place}
+            partitions = [each for name in names.values() for each in await reader.partitions_of(name)]
             await reader.assign(dict.fromkeys(partitions, 0))
             ends: dict[str, events.AttemptFinished] = {}
             async with asyncio.timeout(60):
@@ -82,6 +83,7 @@ async def test_an_attempt_of_each_place_is_answered(kafka: str, registry_url: st
                         origin = Origin(record.topic, record.partition, record.offset)
                         end = codec.decode(events.AttemptFinished, record.value, origin)
                         ends[end.task_id] = end
+                        assert end.task_id == f"task-{'cloud' if record.topic == names[Place.CLOUD] else 'local'}"
             await reader.close()
         await producer.close()
     assert {end.outcome for end in ends.values()} == {Outcome.ANSWERED}

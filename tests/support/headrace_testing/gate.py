@@ -14,16 +14,18 @@ class Gate:
 
     def __init__(self, target_port: int) -> None:
         self._target = (_HOST, target_port)
-        with socket.socket() as probe:
-            probe.bind((_HOST, 0))
-            self.port = int(probe.getsockname()[1])
+        # Bound as long as the gate is in use: while it is shut, nobody else must be given the port.
+        self._reserved = socket.socket()
+        self._reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        self._reserved.bind((_HOST, 0))
+        self.port = int(self._reserved.getsockname()[1])
         self._listener: socket.socket | None = None
         self._connections: set[socket.socket] = set()
         self._lock = threading.Lock()
 
     def open(self) -> None:
         """Listen and forward."""
-        listener = socket.create_server((_HOST, self.port), backlog=64)
+        listener = socket.create_server((_HOST, self.port), backlog=64, reuse_port=True)
         self._listener = listener
         threading.Thread(target=self._accept, args=(listener,), daemon=True).start()
 
@@ -47,6 +49,7 @@ class Gate:
 
     def __exit__(self, *_: object) -> None:
         self.shut()
+        self._reserved.close()
 
     def _accept(self, listener: socket.socket) -> None:
         while True:

@@ -25,6 +25,7 @@ from headrace_contracts.events import (
     Usage,
 )
 from headrace_contracts.memory_registry import MemoryRegistry
+from headrace_contracts.reply_tokens import ReplyTokens
 from headrace_contracts.topics import (
     TASKS_CANCELLED,
     TASKS_COMPLETED,
@@ -36,6 +37,7 @@ from headrace_contracts.topics import (
 from headrace_intake.settings import IntakeSettings
 from headrace_intake.wiring import Bus, assemble
 from headrace_runtime.access import make_key
+from headrace_runtime.authenticity import Authenticity
 from headrace_runtime.connections import wall_clock_ms
 from headrace_runtime.health import Health
 from headrace_runtime.lifecycle import Service
@@ -54,6 +56,7 @@ T = TypeVar("T")
 NO_DATABASE = "postgresql://unused@127.0.0.1:1/nothing"
 BOOTSTRAP_KEY = str(make_key(bytes(range(40))))
 PEPPER = "a pepper for tests"
+TOKENS = ReplyTokens(PEPPER)
 
 
 @dataclass
@@ -129,7 +132,10 @@ class StandIn:
 
     async def reply(self, seen: Seen, kind: ReplyKind, **fields: Any) -> None:
         task = seen.task
-        event = TaskReply(task_id=task.task_id, tenant=task.tenant, kind=kind, emitted_at=wall_clock_ms(), **fields)
+        event = TaskReply(
+            task_id=task.task_id, tenant=task.tenant, kind=kind, emitted_at=wall_clock_ms(),
+            **{"reply_token": token_of(task, kind, fields.get("attempt", 0)), **fields},
+        )  # fmt: skip
         await self._send(TASKS_REPLIES, event, task.task_id.encode(), task.reply_partition, f"{task.task_id}/{kind}")
 
     async def finish(self, seen: Seen, **changes: Any) -> TaskCompleted:
@@ -147,6 +153,13 @@ class StandIn:
         )
 
 
+def token_of(task: TaskSubmitted, kind: ReplyKind, attempt: int) -> bytes:
+    """The token that a worker, or the router, puts into such a reply."""
+    if kind is ReplyKind.DELTA:
+        return TOKENS.of_attempt(task.tenant, task.task_id, attempt)
+    return TOKENS.of_router(task.tenant, task.task_id)
+
+
 def completion(seen: Seen, **changes: Any) -> TaskCompleted:
     """The end of a successful task, with `changes` applied."""
     task = seen.task
@@ -162,7 +175,7 @@ def completion(seen: Seen, **changes: Any) -> TaskCompleted:
         labels=task.labels,
         privacy=task.privacy or Privacy.INTERNAL,
         status=TaskStatus.SUCCEEDED,
-        answer=plain("Echo: " + text_of(task.messages[-1].content)),
+        answer=plain("Echo: " + text_of(task.messages[-1].content)) if task.messages else None,
         finish_reason="stop",
         provider="ollama",
         model="phi3",
@@ -257,11 +270,13 @@ class Bed:
             }
         )
         log = MemoryLog(self.cluster, client=settings.instance_id, network=network)
-        publisher = Publisher(log.producer(), self.codec, f"headrace/intake/{settings.instance_id}")
-        dead_letters = DeadLetters(publisher, "intake", self.codec.topic_prefix, wall_clock_ms)
         health, registry = Health(), CollectorRegistry()
         metrics = Metrics("intake", registry)
-        bus = Bus(log, self.codec, publisher, dead_letters)
+        authenticity = Authenticity(settings.key_pepper, settings.unsigned_records, metrics)
+        source = f"headrace/intake/{settings.instance_id}"
+        publisher = Publisher(log.producer(), self.codec, source, authenticity.mac)
+        dead_letters = DeadLetters(publisher, "intake", self.codec.topic_prefix, wall_clock_ms)
+        bus = Bus(log, self.codec, publisher, dead_letters, authenticity)
         parts, server = assemble(settings, bus, health, metrics, wall_clock_ms)
         stop = asyncio.Event()
         life = asyncio.create_task(

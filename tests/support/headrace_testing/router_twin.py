@@ -17,6 +17,7 @@ from headrace_contracts.events import (
     JournalEntry,
     NodeStatus,
     Outcome,
+    Place,
     TaskCancelled,
     TaskCompleted,
     TaskReply,
@@ -24,8 +25,8 @@ from headrace_contracts.events import (
 )
 from headrace_contracts.ids import route_key
 from headrace_contracts.memory_registry import MemoryRegistry
+from headrace_contracts.reply_tokens import ReplyTokens
 from headrace_contracts.topics import (
-    ATTEMPTS_FINISHED,
     TASKS_CANCELLED,
     TASKS_COMPLETED,
     TASKS_JOURNAL,
@@ -33,16 +34,19 @@ from headrace_contracts.topics import (
     TASKS_SUBMITTED,
     TOPICS,
     TopicSpec,
+    outcome_topic,
 )
 from headrace_models.prices import load_price_book
 from headrace_router.adapters.policy_file import load_policy
 from headrace_router.adapters.routing_view import RoutingView
 from headrace_router.decide.policy import Policy
+from headrace_router.decide.tenant_quota import DEFAULT_QUOTA, TenantQuota
 from headrace_router.in_flight_limiter import InFlightLimiter
 from headrace_router.metrics import RouterMetrics
 from headrace_router.partition import RouterContext
 from headrace_router.service import RouterLimits, RouterService
 from headrace_runtime.metrics import Metrics
+from headrace_runtime.producers import ProducerVerification
 from headrace_streams.dead_letters import DeadLetters
 from headrace_streams.errors import AppendUncertain, StreamsError, TransientError
 from headrace_streams.memory import MemoryCluster, MemoryLog, NetworkRequest, Operation
@@ -187,6 +191,8 @@ def router_service(
     settle_seconds: float = 0.0,
     topic_limits: TopicLimits | None = None,
     on_discontinuity: OnDiscontinuity = lambda partition, verdict: None,
+    producers: ProducerVerification | None = None,
+    reply_tokens: ReplyTokens | None = None,
 ) -> RouterService:
     """The real router on a log, as its wiring builds it. Two with the same name are one static member, if `static`."""
     publisher = Publisher(log.producer(), codec, f"headrace/router/{name}")
@@ -204,11 +210,13 @@ def router_service(
             publish_within=publish_within,
             monotonic=monotonic,
             settle_seconds=settle_seconds,
+            reply_tokens=reply_tokens,
         ),
         owner=name,
         instance_id=name if static else None,
         limits=limits,
         on_discontinuity=on_discontinuity,
+        producers=producers,
     )
 
 
@@ -260,6 +268,9 @@ class Twin:
         in_flight: int = 1000,
         settle_seconds: float = 0.0,
         skew_ms: int = 0,
+        producers: ProducerVerification | None = None,
+        reply_tokens: ReplyTokens | None = None,
+        quota: TenantQuota = DEFAULT_QUOTA,
         **limits: Any,
     ) -> Router:
         """Start a router. Two with the same name are one static member, unless `static` is False.
@@ -272,7 +283,7 @@ class Twin:
             return self.clock() + skew_ms
 
         log = MemoryLog(self.cluster, clock, client=name, network=wire)
-        world = RoutingView(self.policy, load_price_book(), clock)
+        world = RoutingView(self.policy, load_price_book(), clock, quota)
         for key, status in self.nodes.items():
             world.node_changed(key, status)
         topic_limits = TopicLimits(log.admin(), [PREFIX + name for name in TOPICS])
@@ -290,6 +301,8 @@ class Twin:
             settle_seconds=settle_seconds,
             on_discontinuity=lambda partition, verdict: self.on_discontinuity(partition, verdict),
             topic_limits=topic_limits,
+            producers=producers,
+            reply_tokens=reply_tokens,
         )
         router = Router(service, log, wire, world, asyncio.create_task(service.run()), topic_limits)
         self.routers.append(router)
@@ -310,10 +323,13 @@ class Twin:
                 if result is not None:
                     await self.result(request, result, record.key)
 
-    async def result(self, request: AttemptRequested, result: AttemptFinished, key: bytes | None) -> None:
-        await self.publish(
-            ATTEMPTS_FINISHED, result, f"{request.attempt_id}/{result.execution_id}", key, request.home_partition
-        )
+    async def result(
+        self, request: AttemptRequested, result: AttemptFinished, key: bytes | None, *, worker: Place | None = None
+    ) -> None:
+        """As a worker of this kind; None: of the kind that was asked."""
+        asked = Place.LOCAL if request.provider == "ollama" else Place.CLOUD
+        spec = outcome_topic(worker or asked)
+        await self.publish(spec, result, f"{request.attempt_id}/{result.execution_id}", key, request.home_partition)
 
     async def submit(self, *tasks: TaskSubmitted) -> None:
         await asyncio.gather(*(self.publish(TASKS_SUBMITTED, task, task.task_id, key_of(task)) for task in tasks))

@@ -32,6 +32,7 @@ from headrace_router.decide.model import (
     Cancelled,
     Decision,
     DecisionContext,
+    Disbelieved,
     Equal,
     Ignored,
     Noted,
@@ -40,6 +41,7 @@ from headrace_router.decide.model import (
     WakeUp,
 )
 from headrace_router.decide.policy import Policy
+from headrace_router.decide.tenant_quota import DEFAULT_QUOTA, NO_LOAD, LiveLoad, TenantQuota
 
 NOW = 1_760_000_000_000
 TASK_ID = "0199b9d0-0000-7000-8000-000000000001"
@@ -121,11 +123,15 @@ class NoPeers:
     """Peers defined by a test."""
 
     equal: Equal = field(default_factory=Equal)
+    load: LiveLoad = NO_LOAD
 
     def equal_to(self, digest: str, now: int) -> Equal:
         assert digest
         assert now >= NOW
         return self.equal
+
+    def load_of(self, tenant: str) -> LiveLoad:
+        return self.load
 
 
 @dataclass
@@ -138,6 +144,7 @@ class Desk:
     user: Preferences | None = None
     tenant: Preferences | None = None
     peers: NoPeers = field(default_factory=NoPeers)
+    quota: TenantQuota = DEFAULT_QUOTA
     state: TaskState | None = None
     decisions: list[Decision] = field(default_factory=list)
 
@@ -151,9 +158,10 @@ class Desk:
             peers=self.peers,
             user_preferences=self.user,
             tenant_preferences=self.tenant,
+            quota=self.quota,
         )
 
-    def give(self, event: RouterEvent) -> Decision | Noted | Ignored:
+    def give(self, event: RouterEvent) -> Decision | Noted | Ignored | Disbelieved:
         result = decide(self.state, event, self.context)
         if isinstance(result, Decision):
             self.state = result.state

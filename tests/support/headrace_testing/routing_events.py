@@ -9,6 +9,7 @@ from headrace_contracts.events import (
     AttemptFinished,
     Failure,
     Outcome,
+    Place,
     ServedFrom,
     TaskCompleted,
     TaskState,
@@ -77,6 +78,7 @@ def variants(
                 left = finished(outcome, number, task_id=task.task_id, tenant=tenant)
                 events.append(AttemptEnded(replace(left, failure=Failure(code="answered_remotely", message="x"))))
     events += [AttemptEnded(report) for report in odd_reports(task, last)]
+    events += [replace(event, worker=Place.CLOUD) for event in events if isinstance(event, AttemptEnded)]
     found = [(event, context) for event in events]
     if state is not None:
         times = [at for at in (state.wake_at, state.deadline_at) if at is not None]

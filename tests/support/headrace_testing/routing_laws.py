@@ -35,6 +35,7 @@ from headrace_router.decide.model import (
     Cancelled,
     Decision,
     DecisionContext,
+    Disbelieved,
     Ignored,
     LeaderFinished,
     Noted,
@@ -46,13 +47,20 @@ from headrace_router.decide.model import (
 from headrace_router.decide.policy import ModelRef, RolePolicy
 
 LEVELS = [Privacy.PUBLIC, Privacy.INTERNAL, Privacy.SENSITIVE]
+MODES = [Mode.CLOUD, Mode.HYBRID, Mode.LOCAL]
 _BY_NAME = {PrivacyLevel.LOW: 0, PrivacyLevel.STANDARD: 1, PrivacyLevel.HIGH: 2}
 
 
 def check(
-    before: TaskState | None, event: RouterEvent, result: Decision | Noted | Ignored, context: DecisionContext
+    before: TaskState | None,
+    event: RouterEvent,
+    result: Decision | Noted | Ignored | Disbelieved,
+    context: DecisionContext,
 ) -> None:
     """Check one decision. Raises AssertionError if it violates a law."""
+    assert isinstance(result, Disbelieved) == _is_forged(before, event), "a cloud worker speaks of its attempts only"
+    if isinstance(result, Disbelieved):
+        return
     if not isinstance(result, Decision):
         _check_inaction(before, event, result, context)
         return
@@ -63,7 +71,7 @@ def check(
     breaches = [command for command in result.commands if command.event_id.endswith("/breach")]
     commands = [command for command in result.commands if command not in breaches]
     assert bool(breaches) == _is_breach(before, event), "what left to another host is audited, once"
-    _check_commands(after, commands, breaches)
+    _check_commands(before, after, event, commands, breaches)
     _check_rejections(after, result.rejected, context)
     if task is None:
         return
@@ -84,6 +92,17 @@ def check(
     if not isinstance(event, Unrecordable):
         level = LEVELS.index(_least_level(task, context) if before is None else before.privacy)
         assert LEVELS.index(after.privacy) >= level, "the level was lowered"
+
+
+def _is_forged(before: TaskState | None, event: RouterEvent) -> bool:
+    """Whether a cloud worker reports an attempt of a live task that ran, or runs, on our own nodes."""
+    if before is None or not isinstance(event, AttemptEnded) or event.worker is Place.LOCAL:
+        return False
+    return [event.attempt.number] == [
+        attempt.number
+        for attempt in before.attempts
+        if attempt.number == event.attempt.number and attempt.place is Place.LOCAL
+    ]
 
 
 def _check_inaction(
@@ -161,7 +180,13 @@ def _is_breach(before: TaskState | None, event: RouterEvent) -> bool:
     return remote and said.tenant == before.task.tenant and bool(known) and not told
 
 
-def _check_commands(after: TaskState, commands: Sequence[Command], breaches: Sequence[Command]) -> None:
+def _check_commands(
+    before: TaskState | None,
+    after: TaskState,
+    event: RouterEvent,
+    commands: Sequence[Command],
+    breaches: Sequence[Command],
+) -> None:
     kinds = Counter(command.kind for command in commands)
     if after.phase is TaskPhase.FINISHED:
         result = after.result
@@ -170,8 +195,14 @@ def _check_commands(after: TaskState, commands: Sequence[Command], breaches: Seq
         assert kinds[CommandKind.DISPATCH] == 0
         assert kinds[CommandKind.REPLY] == (after.reply_partition is not None)
         served = result.served_from in (ServedFrom.CACHE, ServedFrom.COALESCED)
-        refused = result.failure is not None and result.failure.code in ("privacy", "no_consent")
+        refused = result.failure is not None and result.failure.code in (
+            "privacy", "no_consent", "below_floor", "contradiction",
+        )  # fmt: skip
         assert kinds[CommandKind.AUDIT] == (served or refused)
+        asked = {attempt.place.value for attempt in before.attempts} if before is not None else set()
+        told = [command.topic for command in commands if command.kind is CommandKind.CANCEL]
+        expected = sorted(f"attempts.cancelled.{place}" for place in asked) if isinstance(event, Cancelled) else []
+        assert sorted(told) == expected, "workers were told of a cancellation that is none of theirs, or not told"
     elif commands:
         assert after.phase is TaskPhase.RUNNING
         assert (kinds[CommandKind.DISPATCH], kinds[CommandKind.AUDIT], kinds[CommandKind.COMPLETE]) == (1, 1, 0)
@@ -320,6 +351,7 @@ def _check_dispatch(
 
 def _check_privacy(after: TaskState, task: TaskSubmitted, sent: AttemptState, context: DecisionContext) -> None:
     assert LEVELS.index(after.privacy) >= LEVELS.index(_least_level(task, context))
+    assert not _asks_for_less(task, context), "a task ran that asks for less than is demanded"
     if sent.place is not Place.CLOUD:
         mode = _mode(task, context)
         assert mode is not Mode.CLOUD or after.privacy is Privacy.SENSITIVE
@@ -422,10 +454,8 @@ def _check_end(
     match result.status:
         case TaskStatus.SUCCEEDED | TaskStatus.REFUSED:
             _check_answer(before, result, event, context)
-        case TaskStatus.CANCELLED if isinstance(event, AttemptEnded):
-            assert event.attempt.outcome is Outcome.CANCELLED, "only a worker that read the request first may report it"
         case TaskStatus.CANCELLED:
-            assert isinstance(event, Cancelled | Submitted)
+            assert isinstance(event, Cancelled | Submitted), "only its own tenant's request ends a task as cancelled"
             cancellation = event.cancellation if isinstance(event, Cancelled) else event.cancelled
             assert cancellation is not None
             assert cancellation.tenant == task.tenant
@@ -434,6 +464,8 @@ def _check_end(
             assert not isinstance(event, Cancelled)
         case TaskStatus.FAILED:
             assert not isinstance(event, Cancelled)
+            if result.failure is not None and result.failure.code == "below_floor":
+                assert _asks_for_less(task, context), "a task was refused that asks for enough"
     if result.status not in (TaskStatus.SUCCEEDED, TaskStatus.REFUSED):
         assert result.answer is None
         assert result.served_from is ServedFrom.NOTHING
@@ -525,29 +557,53 @@ def _role(task: TaskSubmitted, context: DecisionContext) -> RolePolicy | None:
     return None if name is None else context.policy.roles.get(name)
 
 
+def _demanded_level(task: TaskSubmitted, context: DecisionContext) -> int:
+    """The level that tenant, user and role demand; 0 if none of them demands anything."""
+    role = _role(task, context)
+    of_role = 0 if role is None or role.privacy is None else LEVELS.index(role.privacy)
+    if role is not None and role.always_local:
+        of_role = 2
+    return max([of_role, *(_BY_NAME[p.privacy_level] for p in _preferences(context) if p.privacy_level)])
+
+
 def _least_level(task: TaskSubmitted, context: DecisionContext) -> Privacy:
     """The lowest level allowed for a task by its own field, its role and the preferences."""
-    role = _role(task, context)
-    if role is not None and role.always_local:
-        return Privacy.SENSITIVE
+    demanded = _demanded_level(task, context)
     if task.privacy is not None:
-        return task.privacy
-    level = next(
-        (p.privacy_level for p in _preferences(context) if p.privacy_level), context.policy.defaults.privacy_level
-    )
-    of_role = 0 if role is None or role.privacy is None else LEVELS.index(role.privacy)
-    return LEVELS[max(_BY_NAME[level], of_role)]
+        return LEVELS[max(demanded, LEVELS.index(task.privacy))]
+    of_tenant = context.tenant_preferences.privacy_level if context.tenant_preferences else None
+    return LEVELS[max(demanded, _BY_NAME[of_tenant or context.policy.defaults.privacy_level])]
+
+
+def _demanded_mode(context: DecisionContext) -> int:
+    return max([0, *(MODES.index(p.ai_mode) for p in _preferences(context) if p.ai_mode)])
 
 
 def _mode(task: TaskSubmitted, context: DecisionContext) -> Mode:
-    return task.mode or next((p.ai_mode for p in _preferences(context) if p.ai_mode), context.policy.defaults.mode)
+    demanded = _demanded_mode(context)
+    if task.mode is not None:
+        return MODES[max(demanded, MODES.index(task.mode))]
+    of_tenant = context.tenant_preferences.ai_mode if context.tenant_preferences else None
+    return MODES[max(demanded, MODES.index(of_tenant or context.policy.defaults.mode))]
+
+
+def _asks_for_less(task: TaskSubmitted, context: DecisionContext) -> bool:
+    """Whether a task asks for less than is demanded of it: it must not run."""
+    level, mode = _demanded_level(task, context), _demanded_mode(context)
+    return (
+        (task.privacy is not None and LEVELS.index(task.privacy) < level)
+        or (task.mode is not None and MODES.index(task.mode) < mode)
+        or (task.mode is Mode.CLOUD and _least_level(task, context) is Privacy.SENSITIVE)
+    )
 
 
 def _named(context: DecisionContext) -> set[str]:
-    """Providers named in the preferences, whose owners may give consent."""
-    allowed = next((p.allowed_providers for p in _preferences(context) if p.allowed_providers), ())
-    preferred = next((p.preferred_provider for p in _preferences(context) if p.preferred_provider), None)
-    return {*allowed, *([preferred] if preferred else [])}
+    """Providers that the tenant's preferences name, and those of the user not leave out."""
+    tenant, user = context.tenant_preferences, context.user_preferences
+    named = set() if tenant is None else {*tenant.allowed_providers, tenant.preferred_provider}
+    if user is not None and user.allowed_providers:
+        named &= {*user.allowed_providers, user.preferred_provider}
+    return {name for name in named if name}
 
 
 def _preferred_first(refs: Sequence[ModelRef], task: TaskSubmitted, context: DecisionContext) -> list[tuple[str, str]]:

@@ -12,6 +12,7 @@ from typing import Any
 import aiohttp
 from headrace_contracts.codec import Codec
 from headrace_contracts.events import AccessKey
+from headrace_contracts.record_mac import RecordMac
 from headrace_contracts.registry import SchemaRegistry
 from headrace_contracts.topics import ACCESS_KEYS, TOPICS, TopicSpec
 from headrace_runtime.access import ApiKey, hash_secret, make_key
@@ -40,7 +41,7 @@ class Topics:
         self.log = KafkaLog({"bootstrap.servers": kafka})
         self.codec = Codec(registry, prefix)
         self.producer = self.log.producer()
-        self._publisher = Publisher(self.producer, self.codec, "headrace/test")
+        self._publisher = Publisher(self.producer, self.codec, "headrace/test", RecordMac(PEPPER))
 
     async def publish(self, spec: TopicSpec, tenant: str, keyed: Sequence[tuple[str, str, Any]]) -> None:
         """Append events, each given with its key and id."""

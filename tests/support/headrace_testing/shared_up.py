@@ -15,7 +15,7 @@ from pathlib import Path
 
 import psutil
 
-from headrace_testing.up import RunningStack, launch_up, stop_up, wait_until_up
+from headrace_testing.up import RunningStack, launch_up, remove_folder, stop_up, wait_until_up
 
 _WANTED, _PID = "wanted", "pid"
 
@@ -74,7 +74,7 @@ class SharedUp:
             stop_up(self._process)
             return self._keep_logs() if keep_logs else None
         finally:
-            shutil.rmtree(self.folder, ignore_errors=True)
+            remove_folder(self.folder)
 
     def _write(self, name: str, text: str) -> None:
         # Other processes read while this one writes: they must find all of the text or no file.

@@ -17,6 +17,7 @@ from headrace_contracts.errors import Origin
 from headrace_contracts.events import AccessKey, DeadLetter, SkillAction, SkillChanged, SkillPublished, SkillSubmitted
 from headrace_contracts.ids import new_id
 from headrace_contracts.memory_registry import MemoryRegistry
+from headrace_contracts.record_mac import RecordMac
 from headrace_contracts.topics import (
     SKILLS_CATALOG,
     SKILLS_FEED,
@@ -30,6 +31,7 @@ from headrace_runtime.authentication import authentication
 from headrace_runtime.health import Health
 from headrace_runtime.http import DRAINING, new_app
 from headrace_runtime.metrics import Metrics
+from headrace_runtime.producers import ProducerVerification
 from headrace_skill_broadcaster.adapters.feed_api import FeedApi, FeedLimits
 from headrace_skill_broadcaster.adapters.search_index import SearchIndex
 from headrace_skill_broadcaster.adapters.skills_api import ApiTools, SkillsApi
@@ -69,6 +71,9 @@ class Process:
         *,
         memory_bytes: int,
         buffer_bytes: int,
+        rules: SkillLimits,
+        producers: ProducerVerification | None = None,
+        sweep_seconds: float = 3600.0,
     ) -> None:
         self.name = name
         self.log = MemoryLog(installation.cluster, client=name, network=network)
@@ -76,8 +81,9 @@ class Process:
         self.metrics = Metrics("test")
         self.measures = SkillMetrics(self.metrics)
         self.health = Health()
-        self.publisher = Publisher(self.log.producer(), codec, f"headrace/test/{name}")
-        self.rules = SkillLimits()
+        mac = RecordMac(PEPPER.get_secret_value())
+        self.publisher = Publisher(self.log.producer(), codec, f"headrace/test/{name}", mac)
+        self.rules = rules
         self.view = CatalogView(SearchIndex())
         self.catalog: Table[SkillPublished] = Table(self.log, codec, SKILLS_CATALOG, self.view.apply)
         self.submissions = SubmissionService(
@@ -88,8 +94,12 @@ class Process:
                 dead_letters=DeadLetters(self.publisher, "skill-broadcaster", codec.topic_prefix, now_ms),
                 limits=self.rules,
                 measures=self.measures,
-                clock=now_ms,
+                clock=installation.clock,
                 elsewhere=self.view.by_key,
+                held_by=self.view.held_by,
+                forgotten_version=self.view.forgotten_version,
+                sweep_seconds=sweep_seconds,
+                producers=producers,
             ),
             self.health,
         )
@@ -177,6 +187,11 @@ class Installation:
     codec: Codec
     keys: dict[str, AccessKey]
     processes: list[Process] = field(default_factory=list)
+    ahead_ms: int = 0
+
+    def clock(self) -> int:
+        """Milliseconds since the epoch, as long ahead of the real time as the test says."""
+        return now_ms() + self.ahead_ms
 
     def make(
         self,
@@ -185,15 +200,31 @@ class Installation:
         *,
         memory_bytes: int = 10_000_000,
         buffer_bytes: int = 1_000_000,
+        rules: SkillLimits | None = None,
+        producers: ProducerVerification | None = None,
+        sweep_seconds: float = 3600.0,
     ) -> Process:
         """A process that has not started."""
-        process = Process(self, name, network, memory_bytes=memory_bytes, buffer_bytes=buffer_bytes)
+        process = Process(
+            self, name, network, memory_bytes=memory_bytes, buffer_bytes=buffer_bytes, rules=rules or SkillLimits(),
+            producers=producers, sweep_seconds=sweep_seconds,
+        )  # fmt: skip
         self.processes.append(process)
         return process
 
-    async def run(self, name: str = "one", *, memory_bytes: int = 10_000_000, buffer_bytes: int = 1_000_000) -> Process:
+    async def run(
+        self,
+        name: str = "one",
+        *,
+        memory_bytes: int = 10_000_000,
+        buffer_bytes: int = 1_000_000,
+        rules: SkillLimits | None = None,
+        sweep_seconds: float = 3600.0,
+    ) -> Process:
         """A process that has started."""
-        return await self.make(name, memory_bytes=memory_bytes, buffer_bytes=buffer_bytes).start()
+        return await self.make(
+            name, memory_bytes=memory_bytes, buffer_bytes=buffer_bytes, rules=rules, sweep_seconds=sweep_seconds
+        ).start()
 
     def key(self, tenant: str = "acme", *scopes: str) -> ApiKey:
         """A new API key."""
@@ -215,7 +246,7 @@ class Installation:
             name=name,
             action=SkillAction.PUBLISH if body is not None else SkillAction.REVOKE,
             body=None if body is None else plain(body),
-            submitted_at=now_ms(),
+            submitted_at=self.clock(),
             **changes,
         )
         publisher = Publisher(MemoryLog(self.cluster, client="outsider").producer(), self.codec, "test")
@@ -235,18 +266,21 @@ class Installation:
         return self.cluster.records(self.codec.topic_prefix + spec.name)
 
     def events(self, spec: TopicSpec) -> list[Any]:
-        """All events in a topic, partition by partition."""
+        """All events in a topic, partition by partition, without tombstones."""
         return [
             self.codec.decode(spec.record, record.value, Origin(record.topic, record.partition, record.offset))
             for record in self.records(spec)
+            if record.value is not None
         ]
 
     def catalog(self) -> Mapping[str, SkillPublished]:
         """The state of a reader of the whole catalog, with the last record of each key."""
-        found: dict[str, SkillPublished] = {}
-        for entry in self.events(SKILLS_CATALOG):
-            found[f"{entry.tenant}/{entry.name}"] = entry
-        return found
+        last = {(record.key or b"").decode(): record for record in self.records(SKILLS_CATALOG)}
+        return {
+            key: self.codec.decode(SkillPublished, record.value, Origin(record.topic, record.partition, record.offset))
+            for key, record in last.items()
+            if record.value is not None
+        }
 
     def feed(self) -> list[SkillChanged]:
         return self.events(SKILLS_FEED)

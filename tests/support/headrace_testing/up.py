@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from headrace_contracts.property_files import read_properties
+from headrace_contracts.registry_access import ANONYMOUS, RegistryAccess
 from headrace_models.cloud import CLOUD_PROVIDERS
 
 START_SECONDS = 300.0
@@ -52,6 +54,26 @@ class RunningStack:
     simulator_url: str | None
     simulated: tuple[str, ...]
     api_key_file: Path
+    tenant: str
+    signing_key_file: Path | None
+    kafka_users: Mapping[str, Path]
+    registry_users: Mapping[str, Path]
+
+    def kafka_properties(self, user: str) -> dict[str, str]:
+        """librdkafka properties of a client that logs in as this user, where the stack is secure."""
+        login = {entry.name: entry.value for entry in read_properties(self.kafka_users[user])} if self.secure else {}
+        return {"bootstrap.servers": self.bootstrap_servers, **login}
+
+    def registry_access(self, user: str) -> RegistryAccess:
+        """How this user logs in to the registry, where the stack is secure."""
+        if not self.secure:
+            return ANONYMOUS
+        return RegistryAccess(username=user, password=self.registry_users[user].read_text().strip())
+
+    @property
+    def secure(self) -> bool:
+        """Whether everyone has to log in."""
+        return bool(self.kafka_users)
 
     @property
     def api_key(self) -> str:
@@ -111,7 +133,15 @@ def open_folder(name: str) -> Iterator[Path]:
     try:
         yield folder
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        remove_folder(folder)
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove a folder with data folders in it, with the databases that root's are elsewhere."""
+    for link in (*folder.glob("*/postgres"), *folder.glob("*/*/postgres")):
+        if link.is_symlink():
+            shutil.rmtree(link.resolve(), ignore_errors=True)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def launch_up(folder: Path, *options: str, **variables: str) -> subprocess.Popen[bytes]:
@@ -200,4 +230,8 @@ def wait_until_up(folder: Path, process: UpProcess) -> RunningStack:
         simulator_url=content["simulator_url"],
         simulated=tuple(content["simulated"]),
         api_key_file=Path(content["api_key_file"]),
+        tenant=content["tenant"],
+        signing_key_file=Path(content["signing_key_file"]) if content["signing_key_file"] else None,
+        kafka_users={user: Path(file) for user, file in content["kafka_users"].items()},
+        registry_users={user: Path(file) for user, file in content["registry_users"].items()},
     )

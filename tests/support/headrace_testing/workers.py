@@ -15,17 +15,24 @@ from headrace_contracts.errors import Origin
 from headrace_contracts.ids import attempt_id
 from headrace_contracts.memory_registry import MemoryRegistry
 from headrace_contracts.topics import TOPICS, TopicSpec
+from headrace_models.answer import FinishReason, SpokenPiece
+from headrace_models.conversation import AnswerSchema
+from headrace_models.embedding import packed
 from headrace_models.errors import ProviderError
 from headrace_models.ports import (
     CallUsage,
     ChatRequest,
     ChatResult,
-    FinishReason,
+    EmbedRequest,
+    EmbedResult,
     ModelInfo,
+    OnPiece,
     OnText,
     ProviderStatus,
     hand_out,
+    no_pieces,
 )
+from headrace_models.simulator.embeddings import embedding
 from headrace_models.worker.pool import Endpoint, EndpointView, Pool
 from headrace_models.worker.runner import AttemptRunner, Forbid, IsCancelled, RunnerOptions, RunObserver
 from headrace_streams.memory import MemoryCluster, MemoryLog
@@ -54,7 +61,7 @@ class ScriptedProvider:
         self.closed = False
         self.current = ProviderStatus(True, "", tuple(ModelInfo(name, loaded=True) for name in models), 1.0, "1.2.3")
 
-    async def chat(self, request: ChatRequest, on_text: OnText) -> ChatResult:
+    async def chat(self, request: ChatRequest, on_text: OnText, on_piece: OnPiece = no_pieces) -> ChatResult:
         self.asked.append(request)
         self.running += 1
         try:
@@ -72,8 +79,18 @@ class ScriptedProvider:
         if isinstance(step, ChatResult):
             return step
         for piece in step:
-            await hand_out(on_text, piece)
+            await hand_out(on_text, no_pieces, SpokenPiece("text", piece))
         return ChatResult("".join(step), self.finish_reason, CallUsage(7, 3), request.model, 2.0, 5.0, False, "id-1")
+
+    async def embed(self, request: EmbedRequest) -> EmbedResult:
+        step = self.script.pop(0) if self.script else None
+        if isinstance(step, Exception):
+            raise step
+        vectors = tuple(packed(embedding(text, request.dimensions or 8)) or b"" for text in request.inputs)
+        return EmbedResult(vectors, CallUsage(5), request.model, 3.0, False)
+
+    def keeps_to(self, schema: AnswerSchema, model: str) -> bool:
+        return False
 
     async def status(self) -> ProviderStatus:
         return self.current
@@ -118,6 +135,7 @@ class WorkerBench:
         observer: RunObserver | None = None,
         forbid: Forbid = lambda _request: None,
         is_cancelled: IsCancelled = lambda _task_id, _tenant: False,
+        outcomes_to: TopicSpec = topics.ATTEMPTS_FINISHED,
         **options: Any,
     ) -> AttemptRunner:
         return AttemptRunner(
@@ -125,6 +143,7 @@ class WorkerBench:
             publisher=self.publisher,
             pool=Pool(endpoints, choose),
             options=RunnerOptions(worker="worker-1", **options),
+            outcomes_to=outcomes_to,
             clock_ms=now_ms,
             new_id=lambda: f"execution-{next(self._numbers)}",
             forbid=forbid,

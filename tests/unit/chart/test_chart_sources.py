@@ -14,10 +14,10 @@ from headrace_contracts.topics import TOPICS
 from headrace_devstack.descriptions import ServiceDescription
 from headrace_devstack.kubernetes import services
 from headrace_devstack.kubernetes.__main__ import files
-from headrace_devstack.kubernetes.kafka_resources import USERS
 from headrace_devstack.services import SERVICES
 from headrace_runtime.provision import ProvisionSettings
 from headrace_runtime.settings import variable_of
+from headrace_streams.rights import USERS
 from headrace_testing.described_services import settings_of, wiring_of
 from headrace_testing.exported_metrics import exported
 

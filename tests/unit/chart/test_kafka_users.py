@@ -8,21 +8,19 @@ import pytest
 from headrace_contracts.topics import TASKS_SUBMITTED, TOPICS, TopicSpec, dead_letters_of
 from headrace_devstack.descriptions import ServiceDescription
 from headrace_devstack.kubernetes import kafka_resources
-from headrace_devstack.kubernetes.kafka_resources import USERS, rights
 from headrace_devstack.services import NAMES, SERVICES
+from headrace_streams.rights import SERVICES as SERVICE_USERS
+from headrace_streams.rights import USERS, allows, rights
 from headrace_testing.described_services import wiring_of
 
 PREFIX = "x."
 RIGHTS = rights(PREFIX)
+WITHOUT_CONTENT = {"usage.recorded", "spend.windows", "fleet.status", "audit.recorded"}
+"""Topics that anyone may read and that hold no text of people or models: usage, money, health, access."""
 
 
 def may(user: str, operation: str, topic: str) -> bool:
-    return any(
-        right.kind == "topic"
-        and operation in right.operations
-        and (topic.startswith(right.name) if right.is_prefix else topic == right.name)
-        for right in RIGHTS[user]
-    )
+    return allows(RIGHTS[user], "topic", topic, operation)
 
 
 @pytest.mark.parametrize("topic", ["work.local.interactive", "work.local.batch", "tasks.journal", "tasks.completed"])
@@ -36,7 +34,9 @@ def test_every_service_may_do_what_the_specifications_say_and_no_other_user_may(
         for operation, names in (("Read", spec.readers), ("Write", spec.writers)):
             expected = {name for name in names if name != "anyone"}
             if "anyone" in names:
-                expected |= {"observer", "operator"} if operation == "Read" else {"agent"}
+                expected |= {"content-reader", "operator"} if operation == "Read" else {"agent"}
+                if operation == "Read" and spec.name in WITHOUT_CONTENT:
+                    expected.add("observer")
             if spec.name.endswith(".dlq") if operation == "Read" else spec.dead_letters:
                 expected.add("operator")
             assert {user for user in USERS if may(user, operation, PREFIX + spec.name)} == expected, spec.name
@@ -58,7 +58,7 @@ def test_what_a_service_is_wired_to_stands_in_the_specifications(described: Serv
 
 def test_who_makes_topics_reads_and_writes_none() -> None:
     operations = {operation for right in rights(PREFIX)["provisioner"] for operation in right.operations}
-    assert operations == {"Create", "Describe", "DescribeConfigs"}
+    assert operations == {"Alter", "AlterConfigs", "Create", "Describe", "DescribeConfigs"}
 
 
 def test_only_who_makes_topics_and_the_changelogs_of_live_windows_may_create_any() -> None:
@@ -69,6 +69,10 @@ def test_only_who_makes_topics_and_the_changelogs_of_live_windows_may_create_any
         if "Create" in right.operations
     }
     assert creators == {("provisioner", PREFIX), ("cost-accountant", f"{PREFIX}cost-accountant.windows-")}
+
+
+def test_the_users_that_are_services_are_the_services() -> None:
+    assert set(SERVICE_USERS) == set(NAMES)
 
 
 def test_groups_belong_to_their_users() -> None:

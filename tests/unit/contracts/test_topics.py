@@ -18,6 +18,7 @@ from headrace_contracts.topics import (
     WORK_CLOUD_BATCH,
     WORK_LOCAL_INTERACTIVE,
     TopicSpec,
+    cancelled_topic,
     dead_letters_of,
     with_partitions,
     work_topic,
@@ -71,16 +72,25 @@ def test_what_the_services_write_nobody_else_writes_where_it_counts(spec: TopicS
 def test_task_topics_have_the_same_number_of_partitions() -> None:
     together = [spec for spec in TOPICS.values() if spec.copartitioned]
     assert {spec.name for spec in together} == {
-        "tasks.submitted", "tasks.cancelled", "attempts.finished", "tasks.journal", "tasks.completed",
+        "tasks.submitted", "tasks.cancelled", "attempts.finished", "attempts.finished.cloud", "tasks.journal",
+        "tasks.completed",
     }  # fmt: skip
     assert len({spec.partitions for spec in together}) == 1
 
 
 def test_the_cloud_worker_has_no_right_to_read_local_work() -> None:
     for spec in TOPICS.values():
-        if spec.name.startswith("work.local"):
+        if spec.name.startswith(("work.local", "attempts.cancelled.local")):
             assert "cloud-worker" not in spec.readers
             assert "anyone" not in spec.readers
+
+
+def test_workers_hear_of_cancellations_from_the_router_alone() -> None:
+    for place in events.Place:
+        assert cancelled_topic(place).writers == ("router",)
+        assert cancelled_topic(place).readers == (f"{place.value}-worker",)
+    for name in ("tasks.cancelled", "tasks.cancelled.dlq"):
+        assert not {"local-worker", "cloud-worker"} & {*TOPICS[name].readers, *TOPICS[name].writers}
 
 
 @every_topic

@@ -14,7 +14,14 @@ from headrace_cost_accountant.decide.answers import (
     report_csv,
     report_document,
 )
-from headrace_cost_accountant.decide.questions import CostQuery, CostQueryInvalid, TenantForbidden, ask, whose
+from headrace_cost_accountant.decide.questions import (
+    CostQuery,
+    CostQueryInvalid,
+    TenantForbidden,
+    ask,
+    said_once,
+    whose,
+)
 from headrace_cost_accountant.decide.windows import LENGTHS, Live, Spend, current_windows, spend_windows, window_start
 
 DAY = 86_400_000
@@ -53,6 +60,25 @@ def test_what_is_unclear_is_named(query: dict[str, str], parameter: str) -> None
     with pytest.raises(CostQueryInvalid) as caught:
         ask(query, "acme", is_admin=True)
     assert caught.value.parameter == parameter
+
+
+@pytest.mark.parametrize(
+    ("pairs", "groups"),
+    [
+        ([("group_by", "model"), ("group_by", "day")], ("model", "day")),
+        ([("group_by", "role,user"), ("group_by", "role"), ("group_by", " hour ")], ("role", "user", "hour")),
+        ([("group_by", ""), ("group_by", "session")], ("session",)),
+    ],
+)
+def test_groups_may_come_in_several_parameters(pairs: list[tuple[str, str]], groups: tuple[str, ...]) -> None:
+    assert ask(said_once(pairs), "acme", is_admin=False).group_by == groups
+
+
+@pytest.mark.parametrize("name", ["since", "until", "tenant"])
+def test_what_can_be_said_once_is_not_said_twice(name: str) -> None:
+    with pytest.raises(CostQueryInvalid) as refused:
+        said_once([(name, "1"), ("group_by", "day"), (name, "2")])
+    assert refused.value.parameter == name
 
 
 def test_only_admins_see_other_tenants() -> None:
@@ -156,3 +182,9 @@ def test_a_tenant_that_never_spent_has_empty_windows() -> None:
     assert [window["cost_usd"] for window in document["windows"]] == ["0.000000000"] * 3
     told = live_document("acme", SpendWindows(tenant="acme", updated_at=DAY), DAY)
     assert told["updated_at"] == "1970-01-02T00:00:00.000Z"
+
+
+@pytest.mark.parametrize("asked", ["a\0b", "a b", "ä", "x" * 65, "a/b", "\udcff"])
+def test_what_no_tenant_can_be_called_is_not_asked_of_the_ledger(asked: str) -> None:
+    with pytest.raises(CostQueryInvalid, match="tenant"):
+        whose(asked, "acme", is_admin=True)

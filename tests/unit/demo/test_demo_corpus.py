@@ -12,6 +12,7 @@ from headrace_devstack.demo.corpus import (
     SENSITIVE_PATTERNS,
     Commit,
     Corpus,
+    Job,
     JobPrivacy,
     Plan,
     SourceFile,
@@ -103,6 +104,33 @@ def test_twins_repeat_a_colleagues_job_word_for_word() -> None:
     assert all(by_number[t.twin_of or 0][1].jobs[0].number == t.twin_of for t in together)
 
 
+def test_in_every_way_some_jobs_are_done_with_tools_and_none_of_them_is_repeated() -> None:
+    plan = _plan()
+    done = [(job, agent) for agent in plan.agents for job in agent.jobs]
+    assert {agent.way for job, agent in done if job.with_tools} == set(Way)
+    assert {job.kind for job, _ in done if job.with_tools} == {"documentation", "review", "test ideas"}
+    assert {job.kind for job, _ in done if job.structured} == {"review", "security audit"}
+    assert {job.privacy for job, _ in done if job.with_tools} == set(JobPrivacy)
+    assert 60 <= sum(job.with_tools for job, _ in done) <= 180
+    repeated = {job.twin_of for job, _ in done}
+    assert not [job for job, _ in done if job.with_tools and (job.twin_of is not None or job.number in repeated)]
+
+
+@pytest.mark.parametrize("path", ["a b.py", "it's.py", "src/größe@2x.py", "notes.tar.py"])
+def test_a_file_whose_name_does_not_stand_in_a_sentence_is_put_into_the_prompt(path: str) -> None:
+    jobs = _plan(corpus=Corpus("/x", (SourceFile(path, "x = 1\n" * 40, True),))).jobs
+    assert not any(job.with_tools for job in jobs)
+
+
+def test_jobs_with_tools_do_not_contain_the_file_and_have_a_prompt_that_does() -> None:
+    for job in (job for job in _plan().jobs if job.with_tools):
+        assert "read_file" in job.prompt
+        assert "def f" not in job.prompt
+        assert "SECRET" not in job.prompt
+        assert "def f" in job.whole_prompt or "SECRET" in job.whole_prompt
+        assert (job.marker is None) or (job.marker in job.prompt and job.marker in job.whole_prompt)
+
+
 def test_jobs_that_are_no_twins_differ() -> None:
     prompts = Counter((job.role, job.prompt) for job in _plan().jobs if job.twin_of is None)
     assert set(prompts.values()) == {1}
@@ -192,3 +220,11 @@ def test_commits_come_from_the_history(tmp_path: Path) -> None:
 def test_a_folder_that_is_none(tmp_path: Path) -> None:
     with pytest.raises(CorrectTheSetting, match="is not a folder"):
         read_folder(tmp_path / "missing", ())
+
+
+@pytest.mark.parametrize("floor", list(JobPrivacy))
+@pytest.mark.parametrize("own", list(JobPrivacy))
+def test_a_job_asks_for_the_stricter_of_its_own_level_and_its_tenants(own: JobPrivacy, floor: JobPrivacy) -> None:
+    job = Job(1, "general", "k", "s", "p", own, "batch")
+    strict = [JobPrivacy.PUBLIC, JobPrivacy.INTERNAL, JobPrivacy.SENSITIVE]
+    assert job.level(floor) is strict[max(strict.index(own), strict.index(floor))]

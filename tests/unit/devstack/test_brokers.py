@@ -36,6 +36,29 @@ def test_every_broker_has_a_copy_of_everything_and_of_three_one_may_be_missing(
         }
 
 
+@pytest.mark.parametrize(("brokers", "node"), [(1, 1), (3, 1), (3, 3)])
+def test_a_secure_broker_lets_nobody_in_without_a_login(brokers: int, node: int) -> None:
+    text = server_properties(PortPlan(20_000, brokers), Path("/data"), node, ("own", "of-the-brokers"))
+    found = dict(line.split("=", 1) for line in text.splitlines())
+    protocols = dict(pair.split(":") for pair in found["listener.security.protocol.map"].split(","))
+    assert {one.split(":")[0] for one in found["listeners"].split(",")} == protocols.keys() == {"BROKER", "CONTROLLER"}
+    assert set(protocols.values()) == {"SASL_PLAINTEXT"}
+    assert found["allow.everyone.if.no.acl.found"] == "false"
+    assert found["super.users"] == "User:own"
+    # Of the passwords, only that of the brokers is here.
+    assert {name for name in found if "of-the-brokers" in found[name]} == {
+        "listener.name.broker.plain.sasl.jaas.config", "listener.name.controller.plain.sasl.jaas.config",
+    }  # fmt: skip
+
+
+def test_what_a_broker_stores_is_the_same_open_and_secure() -> None:
+    text = server_properties(PortPlan(20_000), Path("/data"), 1, ("own", "of-the-brokers"))
+    secure, opened = dict(line.split("=", 1) for line in text.splitlines()), properties(1, 1)
+    differs = {name for name in secure.keys() | opened.keys() if secure.get(name) != opened.get(name)}
+    assert all("sasl" in name or "security" in name or "super" in name or "acl" in name or "authorizer" in name
+               for name in differs)  # fmt: skip
+
+
 def test_three_brokers_vote_for_each_other_at_addresses_of_their_own() -> None:
     found = [properties(3, node) for node in (1, 2, 3)]
     assert len({one["controller.quorum.voters"] for one in found}) == 1
@@ -158,3 +181,34 @@ async def test_a_broker_that_the_cluster_counts_is_healthy(answer: Callable[[int
 async def test_one_that_it_does_not_count_or_that_answers_nonsense_is_not(answer: Callable[[int], bytes]) -> None:
     with pytest.raises(NotHealthyYet):
         await probe(answer)
+
+
+@pytest.mark.parametrize(("refusing", "says"), [("handshake", "error code 33"), ("login", "error code 58"), ("", None)])
+async def test_the_health_check_logs_in_where_it_must(refusing: str, says: str | None) -> None:
+    asked: list[tuple[int, bytes]] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        refused = {17: (33 if refusing == "handshake" else 0), 36: (58 if refusing == "login" else 0)}
+        while True:
+            try:
+                size = int.from_bytes(await reader.readexactly(4))
+            except asyncio.IncompleteReadError:
+                writer.close()
+                return
+            request = await reader.readexactly(size)
+            api = int.from_bytes(request[:2])
+            asked.append((api, request))
+            body = request[4:8] + (refused[api].to_bytes(2) + b"\0\0" if api in refused else metadata(port))
+            writer.write(len(body).to_bytes(4) + body)
+            await writer.drain()
+
+    server = await asyncio.start_server(serve, LOOPBACK, 0)
+    port = server.sockets[0].getsockname()[1]
+    async with server:
+        if says is None:
+            await kafka_serves(LOOPBACK, port, ("admin", "a-password"))
+            assert [api for api, _ in asked] == [17, 36, 3]
+            assert asked[1][1].endswith(b"\0admin\0a-password")
+        else:
+            with pytest.raises(NotHealthyYet, match=says):
+                await kafka_serves(LOOPBACK, port, ("admin", "a-password"))

@@ -7,8 +7,11 @@ from dataclasses import replace
 import pytest
 from headrace_contracts.content import ContentSealed, plain
 from headrace_contracts.events import (
+    AnswerChoice,
     Content,
     Failure,
+    MessagePart,
+    PartKind,
     Privacy,
     ServedFrom,
     TaskCompleted,
@@ -16,7 +19,8 @@ from headrace_contracts.events import (
     Usage,
 )
 from headrace_intake.decide import chat_answers
-from headrace_intake.decide.chat_answers import Chunks, completion, error_of, headers, remainder
+from headrace_intake.decide.chat_answers import Chunks, Sent, completion, error_of, headers
+from headrace_intake.decide.replies import HeardPiece
 from headrace_intake.decide.views import TaskView, with_completion
 
 END = TaskCompleted(
@@ -60,7 +64,8 @@ def test_a_completion_says_what_was_answered_by_whom_and_at_which_cost() -> None
         "prompt_tokens": 10,
         "completion_tokens": 4,
         "total_tokens": 14,
-        "prompt_tokens_details": {"cached_tokens": 3},
+        "prompt_tokens_details": {"cached_tokens": 3, "audio_tokens": 0},
+        "completion_tokens_details": {"reasoning_tokens": 0},
     }
     told = body["headrace"]
     assert (told["task_id"], told["provider"], told["model"], told["simulated"]) == ("t-1", "groq", "llama", True)
@@ -95,9 +100,12 @@ def test_a_refusal_without_words_is_still_one() -> None:
     assert choice["message"]["refusal"]
 
 
-@pytest.mark.parametrize(("reason", "told"), [("length", "length"), ("stop", "stop"), (None, "stop"), ("odd", "stop")])
+@pytest.mark.parametrize(
+    ("reason", "told"),
+    [("length", "length"), ("stop", "stop"), (None, "stop"), ("odd", "stop"), ("tool_calls", "tool_calls")],
+)
 def test_finish_reasons_are_those_that_openai_knows(reason: str | None, told: str) -> None:
-    assert chat_answers.finish_reason(view(finish_reason=reason)) == told
+    assert chat_answers.finish_reason(reason) == told
 
 
 @pytest.mark.parametrize(
@@ -107,6 +115,7 @@ def test_finish_reasons_are_those_that_openai_knows(reason: str | None, told: st
         (view(status=TaskStatus.CANCELLED, answer=None), 499, "task_cancelled", False),
         (failed("no_local_capacity"), 503, "no_local_capacity", True),
         (failed("overloaded"), 503, "overloaded", True),
+        (failed("too_many_live_tasks"), 429, "too_many_live_tasks", True),
         (failed("over_budget"), 402, "over_budget", False),
         (failed("no_consent"), 403, "no_consent", False),
         (failed("unknown_model"), 404, "unknown_model", False),
@@ -141,7 +150,7 @@ def test_a_stream_ends_with_reason_provenance_and_usage_where_asked_for() -> Non
     chunks = Chunks("t-1", 1_700_000_000_123, "auto", include_usage=True)
     assert chunks.opening()["choices"][0]["delta"] == {"role": "assistant", "content": ""}
     assert chunks.opening()["model"] == "auto"
-    assert chunks.text("Hel")["choices"][0]["delta"] == {"content": "Hel"}
+    assert chunks.piece(HeardPiece(PartKind.TEXT, 0, 0, "Hel", None, None))["choices"][0]["delta"] == {"content": "Hel"}
     last, counted = chunks.closing(view())
     assert last["choices"][0]["finish_reason"] == "stop"
     assert last["model"] == "groq/llama"
@@ -158,4 +167,30 @@ def test_a_stream_ends_with_reason_provenance_and_usage_where_asked_for() -> Non
     [("", "Hello", "Hello"), ("Hel", "Hello", "lo"), ("Hello", "Hello", ""), ("Hex", "Hello", None), ("Hi", "", None)],
 )
 def test_what_is_still_to_be_sent(sent: str, whole: str, rest: str | None) -> None:
-    assert remainder(sent, whole) == rest
+    begun = Sent()
+    if sent:
+        begun.add(HeardPiece(PartKind.TEXT, 0, 0, sent, None, None))
+    missing = begun.missing(view(answer=plain(whole)))
+    assert (None if missing is None else "".join(piece.text for piece in missing)) == rest
+
+
+@pytest.mark.parametrize(
+    ("sent", "text", "refusal", "rest"),
+    [
+        ("I can", "", "I cannot.", [(PartKind.REFUSAL, "not.")]),
+        ("I cannot.", "", "I cannot.", []),
+        ("Well. I", "Well. ", "I cannot.", [(PartKind.REFUSAL, " cannot.")]),
+        ("We", "Well. ", "I cannot.", [(PartKind.TEXT, "ll. "), (PartKind.REFUSAL, "I cannot.")]),
+        ("I will", "", "I cannot.", None),
+    ],
+)
+def test_a_refusal_continues_the_text_that_was_sent(
+    sent: str, text: str, refusal: str, rest: list[tuple[PartKind, str]] | None
+) -> None:
+    begun = Sent()
+    begun.add(HeardPiece(PartKind.TEXT, 0, 0, sent, None, None))
+    said = [(PartKind.TEXT, text), (PartKind.REFUSAL, refusal)]
+    parts = tuple(MessagePart(kind=kind, content=plain(each)) for kind, each in said if each)
+    end = view(status=TaskStatus.REFUSED, choices=(AnswerChoice(parts=parts, finish_reason="refusal"),))
+    missing = begun.missing(end)
+    assert (None if missing is None else [(piece.kind, piece.text) for piece in missing]) == rest

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from headrace_intake.decide.options import (
+    HEADER_FIELDS,
     AtTime,
     InSeconds,
     SubmitOptions,
@@ -16,7 +17,7 @@ from headrace_intake.decide.options import (
     with_headers,
 )
 from headrace_intake.decide.refusals import Refusal
-from multidict import CIMultiDict
+from multidict import CIMultiDict, MultiDict
 from pydantic import ValidationError
 
 NOW = 1_800_000_000_000
@@ -118,7 +119,7 @@ def test_a_misspelt_limit_is_refused_rather_than_lost() -> None:
 
 
 def test_headers_fill_in_what_the_body_does_not_say() -> None:
-    body: dict[str, Any] = {"privacy": "public", "session": None}
+    body: dict[str, Any] = {"privacy": "sensitive", "session": None}
     merged = with_headers(
         body,
         {
@@ -128,8 +129,115 @@ def test_headers_fill_in_what_the_body_does_not_say() -> None:
             "X-Request-Id": "r",
         },
     )
-    assert merged == {"privacy": "public", "session": "s1", "preferred_provider": "groq"}
-    assert body == {"privacy": "public", "session": None}
+    assert merged == {"privacy": "sensitive", "session": "s1", "preferred_provider": "groq"}
+    assert body == {"privacy": "sensitive", "session": None}
+
+
+SAID = {
+    "privacy": ("sensitive", "public"), "priority": ("batch", "interactive"), "budget": (0.05, "0.5"),
+    "deadline": (60, "61"), "session": ("a", "A"), "subject": ("p", "q"), "role": ("tester", "general"),
+    "kind": ("x", "y"), "user": ("ann", "bob"), "mode": ("local", "cloud"), "preferred_provider": ("groq", "ollama"),
+    "allow_cached": (False, "true"),
+}  # fmt: skip
+
+
+def test_all_headers_are_looked_at() -> None:
+    assert SAID.keys() == set(HEADER_FIELDS)
+
+
+@pytest.mark.parametrize("field", HEADER_FIELDS)
+@pytest.mark.parametrize("swapped", [False, True])
+def test_a_header_that_contradicts_the_body_is_refused_with_both_places(field: str, swapped: bool) -> None:
+    one, other = reversed(SAID[field]) if swapped else SAID[field]
+    header = f"X-Headrace-{field.replace('_', '-').title()}"
+    with pytest.raises(Refusal) as refused:
+        with_headers({field: one}, {header: str(other)})
+    assert (refused.value.status, refused.value.kind, refused.value.param) == (400, "contradiction", header)
+    assert header in refused.value.detail
+    assert f"`{field}` in the body" in refused.value.detail
+
+
+@pytest.mark.parametrize(
+    ("field", "body", "text"),
+    [
+        ("privacy", "public", "public"),
+        ("budget", 0.05, "0.050"),
+        ("budget", "1", "1.0"),
+        ("deadline", 60, "60.0"),
+        ("deadline", "2027-01-15T08:00:00Z", "2027-01-15T09:00:00+01:00"),
+        ("allow_cached", True, "true"),
+        ("allow_cached", False, "0"),
+        ("user", "", ""),
+    ],
+)
+def test_the_same_may_be_said_in_header_body_and_query(field: str, body: object, text: str) -> None:
+    headers = {f"X-Headrace-{field}": text}
+    assert with_headers({field: body}, headers, {field: text}) == {field: body}
+
+
+@pytest.mark.parametrize("text", ["secret", "", "PUBLIC", "sensitive, public"])
+def test_a_header_that_means_nothing_contradicts_the_body_too(text: str) -> None:
+    with pytest.raises(Refusal) as refused:
+        with_headers({"privacy": "public"}, {"X-Headrace-Privacy": text})
+    assert refused.value.kind == "contradiction"
+
+
+@pytest.mark.parametrize(
+    ("body", "headers", "query", "places"),
+    [
+        ({"privacy": "sensitive"}, {}, [("privacy", "public")], ("query", "`privacy` in the body")),
+        ({}, {"X-Headrace-Mode": "local"}, [("mode", "cloud")], ("query", "the header X-Headrace-Mode")),
+        ({"model": "ollama/phi3"}, {}, [("model", "groq/llama")], ("query", "`model` in the body")),
+        ({"privacy": "public"}, {}, [("privacy", "public"), ("privacy", "internal")], ("query", "body")),
+        ({"max_tokens": 5}, {}, [("max-tokens", "6")], ("query", "`max_tokens` in the body")),
+        ({"user": "ann"}, {}, [("X-Headrace-User", "bob")], ("query", "`user` in the body")),
+    ],
+)
+def test_a_query_that_contradicts_the_rest_is_refused(
+    body: dict[str, Any], headers: dict[str, str], query: list[tuple[str, str]], places: tuple[str, str]
+) -> None:
+    with pytest.raises(Refusal) as refused:
+        with_headers(body, headers, MultiDict(query))
+    assert (refused.value.status, refused.value.kind) == (400, "contradiction")
+    assert all(place in refused.value.detail for place in places)
+
+
+@pytest.mark.parametrize("parameter", ["privacy", "mode", "user", "model", "Preferred-Provider"])
+def test_a_field_in_the_query_alone_would_be_lost_and_is_refused(parameter: str) -> None:
+    with pytest.raises(Refusal) as refused:
+        with_headers({}, {}, {parameter: "sensitive"})
+    assert (refused.value.kind, refused.value.param) == ("unsupported-parameter", parameter)
+
+
+def test_other_parameters_of_the_query_mean_nothing_here() -> None:
+    assert with_headers({"privacy": "public"}, {}, {"api-version": "2024-10-21", "x": "y"}) == {"privacy": "public"}
+
+
+@pytest.mark.parametrize("name", ["labels", "metadata"])
+@pytest.mark.parametrize(
+    ("label", "value", "field", "said"),
+    [
+        ("privacy", "sensitive", "privacy", "public"),
+        ("X-Headrace-Privacy", "public", "privacy", "sensitive"),
+        ("mode", "local", "mode", "cloud"),
+        ("preferred-provider", "ollama", "preferred_provider", "groq"),
+    ],
+)
+def test_a_label_that_names_another_level_is_refused(name: str, label: str, value: str, field: str, said: str) -> None:
+    with pytest.raises(Refusal) as refused:
+        with_headers({name: {label: value}, field: said}, {})
+    assert (refused.value.kind, refused.value.param) == ("contradiction", f"{name}.{label}")
+    assert f"`{field}` in the body" in refused.value.detail
+    with pytest.raises(Refusal):
+        with_headers({name: {label: value}}, {f"X-Headrace-{field}": said})
+
+
+@pytest.mark.parametrize(
+    "labels", [{"privacy": "team-a"}, {"privacy": "public"}, {"user": "x", "kind": "y"}, {"level": "sensitive"}, []]
+)
+def test_other_labels_are_free(labels: Any) -> None:
+    body = {"labels": labels, "privacy": "public", "user": "ann"}
+    assert with_headers(body, {}) == body
 
 
 def test_an_unknown_header_of_ours_is_refused() -> None:

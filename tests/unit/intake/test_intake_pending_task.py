@@ -13,12 +13,14 @@ from headrace_contracts.content import plain
 from headrace_contracts.events import ReplyKind, TaskCompleted, TaskReply, TaskStatus
 from headrace_contracts.memory_registry import MemoryRegistry
 from headrace_contracts.topics import TASKS_REPLIES
+from headrace_intake.adapters.believed_replies import BelievedReplies
 from headrace_intake.adapters.metrics import IntakeMetrics
 from headrace_intake.adapters.pending_task import BufferGone, PendingTask, ReplyEvent
 from headrace_intake.adapters.replies import ReplyDispatcher, partition_for
 from headrace_intake.adapters.rereading import EventsGone, NoSuchPosition, Rereaders, TooManyRereaders, Whose
 from headrace_intake.decide.replies import Delta, TaskFinished
 from headrace_intake.decide.views import TaskView
+from headrace_runtime.authenticity import Authenticity
 from headrace_runtime.health import Health
 from headrace_runtime.metrics import Metrics
 from headrace_streams.memory import MemoryCluster, MemoryLog
@@ -27,6 +29,8 @@ from headrace_testing.odd_values import ODD, UNFORESEEN, fail_on_odd_values
 from prometheus_client import CollectorRegistry
 
 TOPIC = "headrace.tasks.replies"
+UNTOLD = Authenticity(None, "refuse", Metrics("test", CollectorRegistry()))
+"""Without a secret every reply is taken."""
 
 
 def view(task_id: str = "t") -> TaskView:
@@ -66,7 +70,7 @@ async def collect(events: AsyncIterator[ReplyEvent], into: list[ReplyEvent] | No
 
 
 async def test_who_follows_sees_what_was_said_before_and_after() -> None:
-    task = PendingTask(view(), b"k", 10_000)
+    task = PendingTask(view(), b"k", 10_000, BelievedReplies(UNTOLD, "acme", "t"))
     task.take(piece(0, "a"), 7)
     seen: list[ReplyEvent] = []
     follower = asyncio.create_task(collect(task.follow(None), seen))
@@ -82,7 +86,7 @@ async def test_who_follows_sees_what_was_said_before_and_after() -> None:
 
 
 async def test_who_resumes_goes_on_after_the_last_event() -> None:
-    task = PendingTask(view(), b"k", 10_000)
+    task = PendingTask(view(), b"k", 10_000, BelievedReplies(UNTOLD, "acme", "t"))
     for offset, said in ((7, piece(0, "a")), (9, piece(1, "b")), (12, finish())):
         task.take(said, offset)
     assert [event.offset for event in await collect(task.follow(7))] == [9, 12]
@@ -92,7 +96,7 @@ async def test_who_resumes_goes_on_after_the_last_event() -> None:
 
 
 async def test_who_is_too_slow_is_sent_to_the_topic() -> None:
-    task = PendingTask(view(), b"k", buffer_bytes=2_000)
+    task = PendingTask(view(), b"k", 2_000, BelievedReplies(UNTOLD, "acme", "t"))
     follower = task.follow(None)
     task.take(piece(0, "x" * 500), 0)
     assert (await anext(follower)).offset == 0
@@ -111,7 +115,7 @@ async def _next_two(events: AsyncIterator[ReplyEvent]) -> list[ReplyEvent]:
 
 
 async def test_a_follower_that_goes_away_leaves_nothing_behind() -> None:
-    task = PendingTask(view(), b"k", 10_000)
+    task = PendingTask(view(), b"k", 10_000, BelievedReplies(UNTOLD, "acme", "t"))
     follower = asyncio.create_task(collect(task.follow(None)))
     await asyncio.sleep(0)
     assert task.has_waiters
@@ -137,9 +141,10 @@ class Bed:
         self.producer = log.producer()
         limits = {"task_bytes": 10_000, "total_bytes": 1_000_000, **dispatcher}
         self.dispatcher = ReplyDispatcher(
-            log, codec, instance_id="i", clock=lambda: self.now, health=self.health, metrics=self.metrics, **limits
-        )
-        self.rereaders = Rereaders(log, codec, most=1, metrics=self.metrics)
+            log, codec, instance_id="i", clock=lambda: self.now, health=self.health, metrics=self.metrics,
+            authenticity=UNTOLD, **limits,
+        )  # fmt: skip
+        self.rereaders = Rereaders(log, codec, most=1, metrics=self.metrics, authenticity=UNTOLD)
 
     async def say(self, *replies: TaskReply | bytes, key: str = "t") -> int:
         """The offset of the last one."""
@@ -218,6 +223,29 @@ async def test_ended_tasks_are_forgotten_after_a_while() -> None:
         await asyncio.sleep(0)
         assert on.dispatcher.get("acme", "t") is None
         assert on.dispatcher.get("acme", "u") is second
+
+
+async def test_live_tasks_are_counted_until_their_end_is_read_or_may_have_been_missed() -> None:
+    async with bed() as on:
+        live = on.dispatcher.live_of
+        tasks = {name: on.dispatcher.open(view(name), b"k") for name in ("ended", "unread", "gone", "long")}
+        assert (live("acme"), live("evil")) == (4, 0)
+        await on.say(piece(0, "a"), finish("ended"), finish("ended"), key="ended")
+        await asyncio.wait_for(tasks["ended"].end, 2)
+        assert live("acme") == 3
+        await on.say(b"garbage", key="unread")
+        # Read after it, so that it has been read.
+        await on.say(piece(0, "a"), key="gone")
+        await asyncio.wait_for(anext(tasks["gone"].follow(None)), 2)
+        assert live("acme") == 2
+        on.dispatcher.drop("gone")
+        on.dispatcher.drop("gone")
+        assert live("acme") == 1
+        on.now += 3_600_000
+        assert live("acme") == 0
+        await on.say(finish("long"), key="long")
+        await asyncio.wait_for(tasks["long"].end, 2)
+        assert live("acme") == 0
 
 
 async def test_when_memory_is_full_those_nobody_waits_for_give_way() -> None:

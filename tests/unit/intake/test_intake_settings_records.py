@@ -16,11 +16,13 @@ from headrace_contracts.events import (
     Privacy,
     PrivacyLevel,
 )
+from headrace_contracts.floors import Party
 from headrace_intake.decide import cancelling, keys, models, preferences
 from headrace_intake.decide.drafts import Submitter
 from headrace_intake.decide.idempotency import Follow, SubmitAnew, Taken, content_digest, decide, parse_key
 from headrace_intake.decide.refusals import Refusal
 from headrace_intake.decide.tasks import TaskRequest, draft_of_task
+from headrace_runtime.access import Caller
 from pydantic import ValidationError
 
 MINE = Taken("t-2", "d1", 2_000, 5, accepted=False)
@@ -110,7 +112,7 @@ def test_the_bootstrap_key_is_stored_once() -> None:
     assert (mended.secret_hash, mended.tenant, mended.created_at) == ("h2", "acme", 10)
 
 
-def test_preferences_of_a_user_go_before_those_of_the_tenant() -> None:
+def test_preferences_of_a_user_raise_those_of_the_tenant() -> None:
     of_user = Preferences(tenant="acme", user="ann", updated_at=1)
     of_tenant = Preferences(tenant="acme", updated_at=2)
     assert preferences.effective("acme", "ann", of_user=of_user, of_tenant=of_tenant) == (of_user, "user")
@@ -119,6 +121,102 @@ def test_preferences_of_a_user_go_before_those_of_the_tenant() -> None:
     nothing, source = preferences.effective("acme", "ann", of_user=None, of_tenant=None)
     assert source == "default"
     assert preferences.document(nothing, "ann", source)["updated_at"] is None
+
+
+TENANT = Preferences(
+    tenant="acme", ai_mode=Mode.HYBRID, privacy_level=PrivacyLevel.STANDARD, allowed_providers=("groq", "anthropic"),
+    updated_at=2,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("own", "mode", "level", "allowed"),
+    [
+        ({}, "hybrid", "standard", ["groq", "anthropic"]),
+        ({"ai_mode": Mode.CLOUD, "privacy_level": PrivacyLevel.LOW}, "hybrid", "standard", ["groq", "anthropic"]),
+        ({"ai_mode": Mode.LOCAL, "privacy_level": PrivacyLevel.HIGH}, "local", "high", ["groq", "anthropic"]),
+        ({"allowed_providers": ("openai", "groq")}, "hybrid", "standard", ["groq"]),
+        ({"allowed_providers": ("openai",)}, "hybrid", "standard", []),
+    ],
+)
+def test_what_applies_to_a_user_is_never_below_the_tenants(
+    own: dict[str, Any], mode: str, level: str, allowed: list[str]
+) -> None:
+    of_user = Preferences(tenant="acme", user="ann", updated_at=1, **own)
+    applied, source = preferences.effective("acme", "ann", of_user=of_user, of_tenant=TENANT)
+    found = preferences.document(applied, "ann", source)
+    assert source == "user"
+    assert (found["ai_mode"], found["privacy_level"], found["allowed_providers"]) == (mode, level, allowed)
+
+
+HIGH = Preferences(
+    tenant="acme", user="ann", ai_mode=Mode.HYBRID, privacy_level=PrivacyLevel.STANDARD,
+    allowed_providers=("groq", "anthropic"), updated_at=1,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("changes", "lowers"),
+    [
+        ({"privacy_level": PrivacyLevel.LOW}, "privacy"),
+        ({"privacy_level": None}, "privacy"),
+        ({"ai_mode": Mode.CLOUD}, "mode"),
+        ({"ai_mode": None}, "mode"),
+        ({"allowed_providers": ("groq", "anthropic", "openai")}, "providers"),
+        ({"allowed_providers": ("openai",)}, "providers"),
+        ({"allowed_providers": ()}, "providers"),
+        ({"allowed_providers": ("groq",), "preferred_provider": "openai"}, "providers"),
+        ({"privacy_level": None, "ai_mode": None, "allowed_providers": ()}, "privacy, mode, providers"),
+        ({"privacy_level": PrivacyLevel.HIGH, "ai_mode": Mode.CLOUD}, "mode"),
+    ],
+)
+def test_a_users_preferences_are_lowered_only_with_the_scope_for_it(changes: dict[str, Any], lowers: str) -> None:
+    after = replace(HIGH, **changes)
+    refusal = preferences.change_refused(Party.TASKS_KEY, HIGH, after)
+    assert refusal is not None
+    assert (refusal.status, refusal.kind) == (403, "scope-missing")
+    assert f"lowers: {lowers};" in refusal.detail
+    for party in (Party.PREFERENCES_KEY, Party.ADMIN_KEY):
+        assert preferences.change_refused(party, HIGH, after) is None
+
+
+@pytest.mark.parametrize(
+    ("before", "changes"),
+    [
+        (HIGH, {}),
+        (HIGH, {"privacy_level": PrivacyLevel.HIGH, "ai_mode": Mode.LOCAL, "allowed_providers": ("groq",)}),
+        (HIGH, {"preferred_provider": "groq"}),
+        (None, {}),
+        (None, {"privacy_level": PrivacyLevel.LOW, "ai_mode": Mode.CLOUD, "allowed_providers": ()}),
+    ],
+)
+def test_a_users_preferences_are_raised_with_the_scope_tasks(
+    before: Preferences | None, changes: dict[str, Any]
+) -> None:
+    assert preferences.change_refused(Party.TASKS_KEY, before, replace(HIGH, **changes)) is None
+
+
+@pytest.mark.parametrize(
+    "after", [TENANT, replace(TENANT, privacy_level=PrivacyLevel.HIGH), replace(TENANT, ai_mode=None)]
+)
+def test_a_tenants_preferences_are_changed_only_with_the_scope_for_it(after: Preferences) -> None:
+    refusal = preferences.change_refused(Party.TASKS_KEY, TENANT, after)
+    assert refusal is not None
+    assert "preferences" in refusal.detail
+    assert preferences.change_refused(Party.PREFERENCES_KEY, TENANT, after) is None
+
+
+@pytest.mark.parametrize(
+    ("scopes", "party"),
+    [
+        ({"tasks"}, Party.TASKS_KEY),
+        ({"tasks", "preferences"}, Party.PREFERENCES_KEY),
+        ({"preferences"}, Party.PREFERENCES_KEY),
+        ({"admin", "tasks"}, Party.ADMIN_KEY),
+    ],
+)
+def test_a_caller_is_what_its_key_says(scopes: set[str], party: Party) -> None:
+    assert preferences.party_of(Caller("acme", "k", frozenset(scopes))) is party
 
 
 def test_a_preferences_record_says_who_wanted_what() -> None:
@@ -137,10 +235,20 @@ def test_a_preferences_record_says_who_wanted_what() -> None:
     assert preferences.key_of("acme", "ann") == "acme/ann"
 
 
-@pytest.mark.parametrize("user", ["x" * 201, "a\nb"])
-def test_a_user_that_cannot_be_a_key_is_refused(user: str) -> None:
+@pytest.mark.parametrize("given", [["x" * 201], ["a\nb"], ["ann", "bob"], ["ann", "ann", ""]])
+def test_a_user_that_cannot_be_a_key_is_refused(given: list[str]) -> None:
     with pytest.raises(Refusal):
-        preferences.parse_user(user)
+        preferences.parse_user(given)
+
+
+def test_a_user_may_be_named_in_every_place_if_it_is_the_same() -> None:
+    assert preferences.parse_user([]) == ""
+    assert preferences.parse_user(["ann", "ann"]) == "ann"
+    preferences.expect_same_user("ann", "ann", ["ann"])
+    for user, body, headers in (("ann", "bob", []), ("", "bob", []), ("ann", None, ["bob"]), ("", None, ["ann"])):
+        with pytest.raises(Refusal) as refused:
+            preferences.expect_same_user(user, body, headers)
+        assert (refused.value.status, refused.value.kind) == (400, "contradiction")
 
 
 def node(name: str, *, provider: str = "ollama", place: Place = Place.LOCAL, **changes: Any) -> NodeStatus:
@@ -175,7 +283,10 @@ def test_models_are_those_that_healthy_nodes_offer_now() -> None:
 
 def test_a_cloud_provider_is_one_also_while_it_is_away() -> None:
     away = node("groq", provider="groq", place=Place.CLOUD, healthy=False, reported_at=0)
-    assert models.cloud_providers([node("a"), away]) == {"groq"}
+    odd = node("b", provider="both", place=Place.CLOUD)
+    assert models.provider_places([node("a"), away, odd, replace(odd, place=Place.LOCAL)]) == {
+        "ollama": Place.LOCAL, "groq": Place.CLOUD, "both": Place.CLOUD,
+    }  # fmt: skip
 
 
 def test_a_refused_submission_is_on_record_with_class_and_provider() -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from headrace_models.anthropic import _body
+from headrace_models.anthropic_requests import body_of as _body
+from headrace_models.conversation import ChatMessage
 from headrace_models.dialects import PRESETS, DialectInvalid, body_of, dialect_for
-from headrace_models.ports import ChatMessage, ChatRequest
+from headrace_models.ports import ChatRequest
 from hypothesis import given
 from hypothesis import strategies as st
 

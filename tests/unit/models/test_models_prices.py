@@ -8,7 +8,8 @@ from fractions import Fraction
 from pathlib import Path
 
 import pytest
-from headrace_models.ports import CallUsage, ChatMessage
+from headrace_models.conversation import ChatMessage
+from headrace_models.ports import CallUsage
 from headrace_models.prices import (
     NANODOLLARS_PER_DOLLAR,
     Price,

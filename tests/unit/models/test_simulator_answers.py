@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from headrace_models.ports import ChatMessage
+from headrace_models.conversation import ChatMessage
 from headrace_models.simulator.answers import answer, count_tokens, role_of, tokens_of
 from headrace_models.simulator.catalog import node_model
 from headrace_models.simulator.exchange import Prompt, compose
@@ -105,7 +105,7 @@ def test_tokens_join_to_the_text(text: str) -> None:
 
 
 def test_an_answer_is_cut_and_counted() -> None:
-    prompt = Prompt(node_model("phi3:3.8b"), tuple(_ask("review")), max_tokens=3, stop=(), as_json=False)
+    prompt = Prompt(model=node_model("phi3:3.8b"), messages=tuple(_ask("review")), max_tokens=3, stop=())
     cut = compose(prompt, None)
     assert (cut.finish, len(cut.tokens)) == ("length", 3)
     assert cut.input_tokens > count_tokens(CODE)

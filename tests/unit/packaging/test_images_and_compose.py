@@ -9,15 +9,19 @@ from typing import Any
 
 import pytest
 import yaml
+from headrace_contracts.producer_signature import SigningKey
 from headrace_devstack import workspace
+from headrace_devstack.compose_secrets import NameTheApiKey, completed, with_signing_key
 from headrace_devstack.descriptions import ServiceDescription, described
 from headrace_devstack.ports import DEFAULT_PORT_BASE, PortPlan
 from headrace_devstack.services import NAMES, SERVICES
+from headrace_runtime.access import parse_key
 from headrace_runtime.settings import ApiSettings, DatabaseSettings, variable_of
 from headrace_testing.described_services import settings_of
 
 ROOT = Path(__file__).parents[3]
 DOCKERFILE = (ROOT / "services" / "Dockerfile").read_text()
+REQUIRED = r"\$\{[A-Z_]+:\?run `make compose-secrets` first\}"
 every_service = pytest.mark.parametrize("service", SERVICES, ids=NAMES)
 
 
@@ -97,7 +101,8 @@ def test_compose_hardens_each_service_and_sets_only_variables_it_reads(service: 
     assert part["build"] == {"context": ".", "dockerfile": "services/Dockerfile", "args": {"SERVICE": service.name}}
     assert part["depends_on"]["provision"]["condition"] == "service_completed_successfully"
     read = {variable_of(name, field) for name, field in settings_of(service).model_fields.items()}
-    assert set(part["environment"]) <= read
+    # Any property of librdkafka can be set (docs/operations.md).
+    assert {name for name in part["environment"] if not name.startswith("HEADRACE_KAFKA_")} <= read
 
 
 @every_service
@@ -120,8 +125,92 @@ def test_compose_publishes_on_loopback_only_and_holds_no_secret() -> None:
         for port in service.get("ports", ()):
             assert port.startswith("127.0.0.1:"), name
         for variable, value in service.get("environment", {}).items():
-            if re.search(r"PASSWORD|PEPPER|_KEY$|BOOTSTRAP_KEY", variable):
-                assert str(value).startswith("${"), f"{name}: {variable}"
+            # Nothing but variables that compose requires: no default, and no text of its own where a password stands.
+            if variable == "HEADRACE_USER_PASSWORDS":
+                assert all(re.fullmatch(rf"[a-z-]+={REQUIRED}", item) for item in str(value).split(", ")), value
+            elif re.search(r"PASSWORD|PEPPER|BOOTSTRAP_KEY|_USERS_[A-Z]+$", variable):
+                assert re.fullmatch(REQUIRED, str(value)), f"{name}: {variable}"
+            elif "_API_KEY" in variable:
+                assert str(value) == f"${{{variable}:-}}", f"{name}: {variable}"
+            else:
+                without = re.sub(REQUIRED, "", str(value))
+                assert not re.search(r"password[=:]\"?[^\"$]", without, re.IGNORECASE), f"{name}: {variable}"
+                assert ":-" not in without, f"{name}: {variable}"
+
+
+def test_no_part_of_compose_is_open() -> None:
+    services = compose()["services"]
+    kafka = services["kafka"]["environment"]
+    protocols = dict(pair.split(":") for pair in kafka["KAFKA_LISTENER_SECURITY_PROTOCOL_MAP"].split(","))
+    assert {one.split(":")[0] for one in kafka["KAFKA_LISTENERS"].split(",")} == protocols.keys()
+    assert set(protocols.values()) == {"SASL_PLAINTEXT"}
+    assert kafka["KAFKA_ALLOW_EVERYONE_IF_NO_ACL_FOUND"] == "false"
+    assert kafka["KAFKA_SUPER_USERS"] == "User:admin"
+    assert services["registry"]["environment"]["APICURIO_AUTH_ROLE_BASED_AUTHORIZATION"] == "true"
+    assert "GF_AUTH_ANONYMOUS_ENABLED" not in services["grafana"]["environment"]
+    given = [services[name]["environment"]["HEADRACE_KAFKA_SASL_USERNAME"] for name in NAMES]
+    assert given == [f"headrace-{name}" for name in NAMES]
+
+
+def test_all_required_passwords_are_made_once_and_none_is_weak() -> None:
+    text = (ROOT / "docker-compose.yml").read_text()
+    env, added = completed(text, "")
+    made = dict(line.split("=", 1) for line in env.splitlines())
+    assert set(added) == made.keys() == set(re.findall(r"\$\{([A-Z_]+):\?", text))
+    assert len(set(made.values())) == len(made)
+    assert all(len(value) >= 32 and re.fullmatch(r"[A-Za-z0-9_-]+", value) for value in made.values())
+    assert parse_key(made["HEADRACE_BOOTSTRAP_KEY"]) is not None
+    assert completed(text, env) == (env, [])
+
+
+def test_compose_takes_signed_submissions_only() -> None:
+    services = compose()["services"]
+    told = {name: services[name]["environment"].get("HEADRACE_UNSIGNED_SUBMISSIONS") for name in NAMES}
+    assert told == {service.name: "refuse" if service.takes_submissions else None for service in SERVICES}
+    assert list(told.values()).count("refuse") >= 3
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        "",
+        "HEADRACE_BOOTSTRAP_SIGNING_KEY=of-a-former-key\n",
+        "export HEADRACE_BOOTSTRAP_SIGNING_KEY=\nGRAFANA_PASSWORD=mine",
+        f"HEADRACE_KEY_PEPPER='mine'\nHEADRACE_BOOTSTRAP_KEY=\"hr_{'k' * 16}_{'s' * 48}\" # first\n",
+        f"HEADRACE_KEY_PEPPER=mine # ours\nexport HEADRACE_BOOTSTRAP_KEY=hr_{'k' * 16}_{'s' * 48}  # first\n",
+    ],
+)
+def test_the_first_api_key_has_its_signing_key_in_env(before: str) -> None:
+    env = with_signing_key(completed((ROOT / "docker-compose.yml").read_text(), before)[0])
+    assert with_signing_key(env) == env
+    made = dict(line.removeprefix("export ").split("=", 1) for line in env.splitlines())
+    assert env.count("SIGNING_KEY=") == 1
+    if "PEPPER" in before:
+        pepper, key_id = "mine", "k" * 16
+    else:
+        pepper, key_id = made["HEADRACE_KEY_PEPPER"], made["HEADRACE_BOOTSTRAP_KEY"].split("_")[1]
+    assert made["HEADRACE_BOOTSTRAP_SIGNING_KEY"] == str(SigningKey.of(pepper, key_id))
+    assert env.startswith(before.partition("HEADRACE_BOOTSTRAP_SIGNING_KEY")[0].removesuffix("export "))
+    assert ("GRAFANA_PASSWORD=mine" in env) == ("GRAFANA" in before)
+
+
+@pytest.mark.parametrize("key", ["nonsense", "hr_short_secret", f"hr_{'k' * 16}_{'S' * 48}"])
+def test_what_is_no_api_key_is_told(key: str) -> None:
+    env, _ = completed((ROOT / "docker-compose.yml").read_text(), f"HEADRACE_BOOTSTRAP_KEY={key}\n")
+    with pytest.raises(NameTheApiKey, match="HEADRACE_BOOTSTRAP_KEY") as told:
+        with_signing_key(env)
+    assert key not in str(told.value)
+
+
+@pytest.mark.parametrize(
+    "mine", ["GRAFANA_PASSWORD=mine", "export GRAFANA_PASSWORD=mine\n", "A=b\nGRAFANA_PASSWORD=mine"]
+)
+def test_passwords_that_are_there_stay(mine: str) -> None:
+    env, added = completed((ROOT / "docker-compose.yml").read_text(), mine)
+    assert env.startswith(mine)
+    assert "GRAFANA_PASSWORD" not in added
+    assert env.count("GRAFANA_PASSWORD=") == 1
+    assert all(re.match(r"(export )?[A-Z_]+=", line) for line in env.splitlines())
 
 
 def test_compose_uses_the_same_kafka_and_registry_as_the_embedded_stack() -> None:

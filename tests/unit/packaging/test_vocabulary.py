@@ -10,7 +10,17 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[3]
 
-MIRRORS = {"Failure", "Preferences", "SkillVersion", "TrailStep", "Usage"}
+MIRRORS = {
+    "AnswerChoice",
+    "Citation",
+    "Failure",
+    "Message",
+    "Preferences",
+    "SkillVersion",
+    "Tool",
+    "TrailStep",
+    "Usage",
+}
 """What the client library shows of the record of the same name."""
 
 OLD_TERMS = re.compile(

@@ -15,11 +15,19 @@ from headrace_contracts.content import plain
 from headrace_contracts.events import (
     Content,
     Message,
+    MessagePart,
+    Options,
+    PartKind,
+    ResponseFormat,
+    ResponseFormatKind,
     Sampling,
     TaskCancelled,
     TaskCompleted,
     TaskStatus,
     TaskSubmitted,
+    Tool,
+    ToolChoice,
+    ToolChoiceMode,
 )
 from headrace_contracts.limits import LARGEST_KEY
 from headrace_router.decide.admission import (
@@ -49,7 +57,55 @@ def bad_sampling(name: str, *values: Any) -> list[tuple[str, dict[str, Any]]]:
     return [(f"sampling.{name}", {"sampling": Sampling(**{name: value})}) for value in values]
 
 
+def bad_part(name: str, role: str, *parts: MessagePart) -> list[tuple[str, dict[str, Any]]]:
+    return [
+        (f"messages.0.parts.0.{name}", {"messages": (Message(role=role, content=plain(""), parts=(part,)),)})
+        for part in parts
+    ]
+
+
+def bad_option(name: str, *options: Options) -> list[tuple[str, dict[str, Any]]]:
+    return [(f"options.{name}", {"options": each}) for each in options]
+
+
+IMAGE = MessagePart(kind=PartKind.IMAGE, content=Content(data=b"x"), media_type="image/png")
+CALL = MessagePart(kind=PartKind.TOOL_CALL, call_id="c", name="f", content=plain("{}"))
+F = Tool(name="f")
+SCHEMA = ResponseFormat(kind=ResponseFormatKind.JSON_SCHEMA, schema=plain("{}"))
+
 BAD = [
+    *bad_part("kind", "user", CALL, *(MessagePart(kind=kind, content=plain("x")) for kind in
+              (PartKind.UNKNOWN, PartKind.REFUSAL, PartKind.REASONING))),
+    *bad_part("kind", "assistant", IMAGE, MessagePart(kind=PartKind.TOOL_RESULT, call_id="c", content=plain("x"))),
+    *bad_part("kind", "system", IMAGE),
+    *bad_part("content", "user", replace(IMAGE, content=None, call_id="c"), replace(IMAGE, url=plain("https://a.example"))),
+    *bad_part("url", "user", *(replace(IMAGE, content=None, url=plain(url)) for url in
+              ("file:///etc/passwd", "ftp://a", "https://", "https://a b", "javascript:x", "https://a/" + LONG * 50))),
+    *bad_part("media_type", "user", *(replace(IMAGE, media_type=kind) for kind in
+              (None, "", "png", "image/", "a/b\n", LONG))),
+    *bad_part("content.cipher", "user", replace(IMAGE, content=Content(cipher="", data=b"x"))),
+    *bad_part("call_id", "assistant", *(replace(CALL, call_id=call_id) for call_id in (None, "", LONG))),
+    *bad_part("name", "assistant", replace(CALL, name=None), replace(CALL, name="a b"), replace(CALL, name="x" * 129)),
+    *bad_part("content", "assistant", *(replace(CALL, content=plain(text)) for text in
+              ("[]", "{", "1", '"x"', "[" * 9999))),
+    *bad_part("cache_seconds", "user", *(replace(IMAGE, cache_seconds=n) for n in (0, -1, 10**6))),
+    *bad_option("tools", Options(tools=tuple(Tool(name=f"f{n}") for n in range(129)))),
+    *bad_option("tools.0.name", Options(tools=(Tool(name=""),)), Options(tools=(Tool(name="a b"),))),
+    *bad_option("tools.1.name", Options(tools=(F, F))),
+    *bad_option("tools.0.parameters", *(Options(tools=(replace(F, parameters=plain(text)),))
+                for text in ("[]", "{", "7"))),
+    *bad_option("tool_choice.names", Options(tool_choice=ToolChoice(mode=ToolChoiceMode.REQUIRED, names=("g",)))),
+    *bad_option("response_format.schema", Options(response_format=replace(SCHEMA, schema=None)),
+                Options(response_format=replace(SCHEMA, kind=ResponseFormatKind.TEXT)),
+                Options(response_format=replace(SCHEMA, schema=plain("[]")))),
+    *bad_option("choices", *(Options(choices=n) for n in (0, -1, 17, 2**31 - 1))),
+    *bad_option("presence_penalty", *(Options(presence_penalty=n) for n in (-2.1, 2.1, math.nan, math.inf))),
+    *bad_option("top_logprobs", *(Options(top_logprobs=n) for n in (-1, 21))),
+    *bad_option("reasoning_effort", *(Options(reasoning_effort=word) for word in ("", "a\nb", LONG))),
+    *bad_option("logit_bias", Options(logit_bias={"1": 101.0}), Options(logit_bias={"1": math.nan})),
+    *bad_option("extra", Options(extra={"": plain("1")}), Options(extra={f"a{n}": plain("1") for n in range(65)}),
+                Options(extra={"a": plain("x" * 65_537)}),
+                *(Options(extra={name: plain("1")}) for name in ("model", "max_tokens", "tools", "speed"))),
     *bad("tenant", "", HUGE, "a" * 65, "a/b", "a b", "a\x00", "ä", "-a", "a\n"),
     *bad("user", LONG, HUGE, "a\x00b", "a\nb"),
     *bad("kind", *NAMES),
@@ -63,7 +119,7 @@ BAD = [
          {f"l{n}": "" for n in range(33)}),
     *bad("messages", (), (Message(role="user", content=plain("")),),
          tuple([Message(role="user", content=plain("x"))] * 10_001)),
-    *[("messages.0.role", {"messages": (Message(role=role, content=plain("x")),)}) for role in ("", "tool", HUGE)],
+    *[("messages.0.role", {"messages": (Message(role=role, content=plain("x")),)}) for role in ("", "critic", HUGE)],
     *[("messages.0.content.cipher", {"messages": (Message(role="user", content=Content(cipher=cipher, data=b"x")),)})
       for cipher in ("", LONG, "\x00")],
     *bad_sampling("max_output_tokens", 0, -1, 2**31 - 1),

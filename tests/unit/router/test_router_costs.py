@@ -10,7 +10,7 @@ from headrace_contracts.events import Outcome, Usage
 from headrace_models.ports import CallUsage
 from headrace_models.prices import load_price_book
 from headrace_models.worker.outcomes import Execution, ExecutionOutcome, finished_event, usage_event
-from headrace_router.decide.costs import cost, total, worst_case
+from headrace_router.decide.costs import cost, dollars, total, worst_case
 from headrace_testing.workers import attempt
 from hypothesis import given
 from hypothesis import strategies as st
@@ -57,3 +57,17 @@ def test_a_worker_passes_on_every_count() -> None:
     execution = Execution(execution_id="x", worker="w", node="n", queued_ms=0.0, finished_at=1)
     for event in (finished_event(attempt(), execution, ended), usage_event(attempt(), execution, ended, "e")):
         assert event.usage == Usage(**{name: number for number, name in enumerate(COUNTS, start=1)})
+
+
+@pytest.mark.parametrize(
+    ("nanodollars", "said"),
+    [
+        (0, "$0.00"),
+        (1, "$0.000000001"),
+        (10_000_000, "$0.01"),
+        (1_500_000_000, "$1.50"),
+        (12_345_678_900, "$12.3456789"),
+    ],
+)
+def test_people_read_dollars(nanodollars: int, said: str) -> None:
+    assert dollars(nanodollars) == said

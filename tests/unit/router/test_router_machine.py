@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -38,6 +39,7 @@ from headrace_router.decide.model import (
     WakeUp,
 )
 from headrace_router.decide.retry import backoff
+from headrace_router.decide.terminal import must_not_be_lost
 from headrace_testing.routing import (
     CLOUD,
     EVERYWHERE,
@@ -349,13 +351,97 @@ def test_nobody_acts_for_another_tenant() -> None:
     assert desk.give(AttemptEnded(finished(tenant="mallory"))) == Ignored("late_result")
 
 
-def test_a_worker_that_read_the_cancellation_first_ends_the_task_as_the_cancellation_does() -> None:
+def told(decision: Decision) -> list[tuple[str, str]]:
+    return [(c.topic, c.event_id) for c in decision.commands if c.kind is CommandKind.CANCEL]
+
+
+LOCALLY = ("attempts.cancelled.local", f"{TASK_ID}/cancelled/local")
+REMOTELY = ("attempts.cancelled.cloud", f"{TASK_ID}/cancelled/cloud")
+
+
+def in_the_cloud() -> Desk:
+    desk = Desk(fleet=CLOUD)
+    desk.submit(privacy=Privacy.PUBLIC)
+    return desk
+
+
+def in_both_places() -> Desk:
+    desk = Desk()
+    desk.submit(privacy=Privacy.PUBLIC)
+    desk.end(Outcome.FAILED_PERMANENT)
+    return desk
+
+
+def given_up_and_waiting() -> Desk:
     desk = running()
-    decision = desk.end(Outcome.CANCELLED, failure=Failure(code="cancelled", message="the task was cancelled"))
-    assert isinstance(decision, Decision)
-    assert decision.state.phase is TaskPhase.FINISHED
-    assert [command.kind for command in decision.commands if command.kind is CommandKind.DISPATCH] == []
-    assert desk.give(Cancelled(cancelled())) == Ignored("finished")
+    desk.fleet = ()
+    desk.wake()
+    return desk
+
+
+@pytest.mark.parametrize(
+    ("desk", "expected"),
+    [
+        (waiting, []),
+        (following, []),
+        (running, [LOCALLY]),
+        (in_the_cloud, [REMOTELY]),
+        (in_both_places, [LOCALLY, REMOTELY]),
+        # The worker may still be at it, or begin it once more.
+        (backing_off, [LOCALLY]),
+        (given_up_and_waiting, [LOCALLY]),
+    ],
+    ids=lambda part: getattr(part, "__name__", ""),
+)
+def test_the_workers_that_were_sent_attempts_are_told_of_a_cancellation_and_no_others(
+    desk: Callable[[], Desk], expected: list[tuple[str, str]]
+) -> None:
+    decision = desk().decide(Cancelled(cancelled()))
+    assert told(decision) == expected
+    assert decision.state.result is not None
+    assert decision.state.result.status is TaskStatus.CANCELLED
+
+
+def test_nobody_is_told_of_a_task_that_was_cancelled_before_it_came() -> None:
+    decision = Desk().decide(Submitted(task(), b"key", 3, cancelled=cancelled()))
+    assert kinds(decision) == [CommandKind.COMPLETE]
+
+
+@pytest.mark.parametrize("outcome", [Outcome.ANSWERED, Outcome.REFUSED, Outcome.FAILED_PERMANENT, Outcome.EXPIRED])
+def test_no_other_end_stops_workers(outcome: Outcome) -> None:
+    desk = running()
+    assert told(desk.end(outcome)) == []
+    ended_late = running()
+    assert ended_late.state is not None
+    assert ended_late.state.deadline_at is not None
+    ended_late.now = ended_late.state.deadline_at
+    assert told(ended_late.decide(WakeUp())) == []
+
+
+@pytest.mark.parametrize(
+    "failure", [None, Failure(code="cancelled", message="the task was cancelled"), Failure(code="invalid_request")]
+)
+def test_a_worker_that_stops_an_attempt_of_its_own_accord_ends_no_task(failure: Failure | None) -> None:
+    desk = running()
+    decision = desk.end(Outcome.CANCELLED, failure=failure)
+    assert decision.state.phase is TaskPhase.BACKING_OFF
+    closed = decision.state.attempts[-1]
+    assert closed.failure is not None
+    assert (closed.outcome, closed.failure.code) == (Outcome.FAILED_RETRYABLE, "unasked_cancellation")
+    # A request that comes now is honoured, as always.
+    result = desk.decide(Cancelled(cancelled())).state.result
+    assert result is not None
+    assert result.status is TaskStatus.CANCELLED
+
+
+def test_workers_are_told_though_the_end_is_too_large_to_be_recorded() -> None:
+    desk = running()
+    cancelled_first = desk.decide(Cancelled(cancelled()))
+    owed = tuple(command for command in cancelled_first.commands if must_not_be_lost(command))
+    smaller = desk.decide(Unrecordable(5_000_000, 4_000_000, owed))
+    assert told(smaller) == [LOCALLY]
+    assert smaller.state.result is not None
+    assert smaller.state.result.status is TaskStatus.CANCELLED
 
 
 @pytest.mark.parametrize("phase", [TaskPhase.WAITING, TaskPhase.RUNNING, TaskPhase.BACKING_OFF, TaskPhase.FOLLOWING])

@@ -8,6 +8,7 @@ import pytest
 from headrace_contracts.content import text_of
 from headrace_contracts.events import (
     AttemptRequested,
+    AttemptsCancelled,
     AuditRecorded,
     CommandKind,
     EntryKind,
@@ -22,13 +23,14 @@ from headrace_contracts.events import (
     TaskCompleted,
     TaskReply,
 )
+from headrace_contracts.reply_tokens import ReplyTokens
 from headrace_router.decide.model import Decision, Equal
 from headrace_router.decide.publications import publication
 from headrace_streams.publishing import Publication
 from headrace_testing.routing import CLOUD, NOW, TASK_ID, Desk, NoPeers, preferences
 
 
-def publications(decision: Decision, decided_at: int = NOW) -> list[Publication]:
+def publications(decision: Decision, decided_at: int = NOW, tokens: ReplyTokens | None = None) -> list[Publication]:
     entry = JournalEntry(
         kind=EntryKind.DECISION,
         task_id=TASK_ID,
@@ -39,7 +41,7 @@ def publications(decision: Decision, decided_at: int = NOW) -> list[Publication]
     )
     # As after a restart: only what the journal keeps is known.
     entry = JournalEntry.from_avro(entry.to_avro())
-    return [publication(entry, command) for command in entry.commands]
+    return [publication(entry, command, tokens) for command in entry.commands]
 
 
 def of(kind: type[Any], made: list[Publication]) -> Publication:
@@ -91,6 +93,22 @@ def test_an_end_goes_to_its_home_partition_and_to_whoever_waits() -> None:
     assert reply.event.kind is ReplyKind.FINISHED
     assert reply.event.result == completed.event
     assert (completed.event_id, reply.event_id) == (f"{TASK_ID}/completed", f"{TASK_ID}/reply")
+
+
+@pytest.mark.parametrize(
+    ("desk", "fields", "topic"),
+    [
+        (Desk(), {}, "attempts.cancelled.local"),
+        (Desk(), {"privacy": Privacy.SENSITIVE, "user": "eve", "labels": {"a": "b"}}, "attempts.cancelled.local"),
+        (Desk(fleet=CLOUD), {"privacy": Privacy.PUBLIC, "session": "s"}, "attempts.cancelled.cloud"),
+    ],
+)
+def test_workers_are_told_of_a_cancellation_and_of_nothing_else(desk: Desk, fields: dict[str, Any], topic: str) -> None:
+    desk.submit(**fields)
+    sent = of(AttemptsCancelled, publications(desk.cancel(), NOW + 5))
+    assert (sent.spec.name, sent.key, sent.partition) == (topic, b"key", None)
+    assert (sent.event_id, sent.subject) == (f"{TASK_ID}/cancelled/{topic.rpartition('.')[2]}", TASK_ID)
+    assert sent.event == AttemptsCancelled(task_id=TASK_ID, tenant="acme", cancelled_at=NOW)
 
 
 def test_a_restart_names_the_attempt_that_begins() -> None:
@@ -154,3 +172,29 @@ def test_every_command_names_the_topic_its_record_goes_to() -> None:
             assert (command.topic, command.event_id) == (made.spec.name, made.event_id)
             assert isinstance(made.event, made.spec.record)
             assert isinstance(command.kind, CommandKind)
+
+
+TOKENS = ReplyTokens("the secret of an installation")
+
+
+def test_each_attempt_of_a_stream_has_a_token_of_its_own_and_the_routers_replies_another() -> None:
+    desk = Desk()
+    made = publications(desk.submit(privacy=Privacy.PUBLIC, stream=True, reply_partition=5), tokens=TOKENS)
+    assert of(AttemptRequested, made).event.reply_token == TOKENS.of_attempt("acme", TASK_ID, 1)
+    made = publications(desk.end(Outcome.FAILED_PERMANENT), tokens=TOKENS)
+    assert of(AttemptRequested, made).event.reply_token == TOKENS.of_attempt("acme", TASK_ID, 2)
+    assert of(TaskReply, made).event.reply_token == TOKENS.of_router("acme", TASK_ID)
+    made = publications(desk.end(Outcome.ANSWERED), tokens=TOKENS)
+    assert of(TaskReply, made).event.reply_token == TOKENS.of_router("acme", TASK_ID)
+
+
+@pytest.mark.parametrize("fields", [{}, {"stream": True}, {"reply_partition": 5}])
+def test_an_attempt_whose_pieces_nobody_reads_has_no_token(fields: dict[str, Any]) -> None:
+    made = publications(Desk().submit(**fields), tokens=TOKENS)
+    assert of(AttemptRequested, made).event.reply_token is None
+
+
+def test_without_a_secret_there_are_no_tokens() -> None:
+    desk = Desk()
+    assert of(AttemptRequested, publications(desk.submit(stream=True, reply_partition=5))).event.reply_token is None
+    assert of(TaskReply, publications(desk.end(Outcome.ANSWERED))).event.reply_token is None

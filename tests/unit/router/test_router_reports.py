@@ -17,6 +17,7 @@ from headrace_contracts.events import (
     Failure,
     JournalEntry,
     Outcome,
+    Place,
     Privacy,
     TaskCompleted,
     TaskPhase,
@@ -27,7 +28,7 @@ from headrace_contracts.events import (
 )
 from headrace_contracts.limits import LONGEST_NAME
 from headrace_models.upstream.values import MOST_TOKENS
-from headrace_router.decide.model import AttemptEnded, Decision, Ignored, Unrecordable
+from headrace_router.decide.model import AttemptEnded, Decision, Disbelieved, Ignored, Unrecordable
 from headrace_router.decide.publications import publication
 from headrace_router.decide.reports import LONGEST_CODE, LONGEST_MESSAGE
 from headrace_testing.routing import CLOUD, GROQ, NOW, TASK_ID, Desk, cancelled, finished, without
@@ -289,3 +290,54 @@ def test_a_late_cancellation_of_a_breached_task_still_counts() -> None:
     desk.end(Outcome.FAILED_PERMANENT, failure=LEFT)
     assert cancelled().tenant == "acme"
     assert result_of(desk.cancel()).status is TaskStatus.CANCELLED
+
+
+# Who may say how an attempt has ended
+
+
+def forged(number: int, outcome: Outcome, **fields: Any) -> AttemptEnded:
+    return AttemptEnded(finished(outcome, number, **fields), worker=Place.CLOUD)
+
+
+@pytest.mark.parametrize("outcome", Outcome)
+@pytest.mark.parametrize("failure", [None, LEFT, Failure(code="invalid_request"), Failure(code="overloaded")])
+def test_a_cloud_worker_is_not_believed_about_an_attempt_on_our_own_nodes(
+    outcome: Outcome, failure: Failure | None
+) -> None:
+    desk = Desk()
+    desk.submit(role="code_reviewer")
+    before = state_of(desk)
+    result = desk.give(forged(1, outcome, failure=failure))
+    assert isinstance(result, Disbelieved)
+    assert f"{TASK_ID}/1" in result.reason
+    assert desk.state is before
+    assert result_of(desk.end(Outcome.ANSWERED)).status is TaskStatus.SUCCEEDED
+
+
+@pytest.mark.parametrize("outcome", Outcome)
+def test_not_even_while_none_of_its_attempts_runs(outcome: Outcome) -> None:
+    desk = Desk()
+    desk.submit(role="code_reviewer")
+    desk.end(Outcome.FAILED_RETRYABLE)
+    assert state_of(desk).phase is TaskPhase.BACKING_OFF
+    assert isinstance(desk.give(forged(1, outcome)), Disbelieved)
+    assert isinstance(desk.give(forged(1, Outcome.FAILED_PERMANENT, failure=LEFT)), Disbelieved)
+
+
+@pytest.mark.parametrize("worker", Place)
+def test_an_attempt_in_the_cloud_is_ended_by_either_topic(worker: Place) -> None:
+    desk = Desk(fleet=CLOUD)
+    desk.submit(privacy=Privacy.PUBLIC)
+    assert state_of(desk).attempts[-1].place is Place.CLOUD
+    decision = desk.decide(AttemptEnded(finished(provider="groq"), worker=worker))
+    assert result_of(decision).status is TaskStatus.SUCCEEDED
+
+
+def test_a_cloud_worker_speaks_of_its_own_attempt_and_not_of_the_local_one_before() -> None:
+    desk = Desk()
+    desk.submit(privacy=Privacy.PUBLIC)
+    desk.end(Outcome.FAILED_PERMANENT)
+    assert [attempt.place for attempt in state_of(desk).attempts] == [Place.LOCAL, Place.CLOUD]
+    assert isinstance(desk.give(forged(1, Outcome.FAILED_PERMANENT, failure=LEFT)), Disbelieved)
+    assert desk.give(forged(3, Outcome.ANSWERED)) == Ignored("late_result")
+    assert result_of(desk.decide(forged(2, Outcome.ANSWERED))).status is TaskStatus.SUCCEEDED

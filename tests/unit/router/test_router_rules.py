@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
+from headrace_contracts import floors
 from headrace_contracts.events import (
     Lane,
     Mode,
     ModelStatus,
+    NodeStatus,
+    Outcome,
     Place,
     Privacy,
     PrivacyLevel,
@@ -18,6 +22,7 @@ from headrace_contracts.events import (
 )
 from headrace_router.adapters.policy_file import PolicyInvalid, load_policy, parse_policy
 from headrace_router.decide.fleet import Fleet, gained
+from headrace_router.decide.model import WakeUp
 from headrace_router.decide.rules import rules_for
 from headrace_testing.routing import (
     ANTHROPIC,
@@ -46,18 +51,156 @@ POLICY = load_policy(None)
         (None, "devops", PrivacyLevel.LOW, Privacy.INTERNAL),
         (None, "devops", PrivacyLevel.HIGH, Privacy.SENSITIVE),
         (None, "security_reviewer", PrivacyLevel.LOW, Privacy.SENSITIVE),
-        (Privacy.PUBLIC, "devops", PrivacyLevel.STANDARD, Privacy.PUBLIC),
         (Privacy.SENSITIVE, "general", PrivacyLevel.LOW, Privacy.SENSITIVE),
-        (Privacy.PUBLIC, "security_reviewer", PrivacyLevel.LOW, Privacy.SENSITIVE),
+        (Privacy.SENSITIVE, "devops", PrivacyLevel.STANDARD, Privacy.SENSITIVE),
+        # Nobody demands anything: the policy's default is no floor.
+        (Privacy.PUBLIC, "general", None, Privacy.PUBLIC),
+        (Privacy.PUBLIC, "general", PrivacyLevel.LOW, Privacy.PUBLIC),
     ],
 )
-def test_privacy_is_the_tasks_own_or_the_strictest_of_role_and_preferences(
+def test_privacy_is_the_strictest_of_task_role_and_preferences(
     named: Privacy | None, role: str, level: PrivacyLevel | None, effective: Privacy
 ) -> None:
     rules = rules_for(
         task(privacy=named, role=role), POLICY.roles[role], POLICY, None, preferences(privacy_level=level)
     )
-    assert rules.privacy is effective
+    assert (rules.privacy, rules.objection) == (effective, None)
+
+
+@pytest.mark.parametrize(
+    ("asked", "role", "tenant", "field", "message"),
+    [
+        (
+            {"privacy": Privacy.PUBLIC},
+            "general",
+            {"privacy_level": PrivacyLevel.STANDARD},
+            "privacy",
+            "lower than internal",
+        ),
+        (
+            {"privacy": Privacy.PUBLIC},
+            "general",
+            {"privacy_level": PrivacyLevel.HIGH},
+            "privacy",
+            "tenant's preferences",
+        ),
+        (
+            {"privacy": Privacy.INTERNAL},
+            "general",
+            {"privacy_level": PrivacyLevel.HIGH},
+            "privacy",
+            "lower than sensitive",
+        ),
+        ({"privacy": Privacy.PUBLIC}, "devops", {}, "privacy", "the role in the routing policy demands"),
+        ({"privacy": Privacy.INTERNAL}, "security_reviewer", {"privacy_level": PrivacyLevel.LOW}, "privacy", "role"),
+        ({"mode": Mode.CLOUD}, "general", {"ai_mode": Mode.HYBRID}, "mode", "lower than hybrid"),
+        ({"mode": Mode.HYBRID}, "general", {"ai_mode": Mode.LOCAL}, "mode", "lower than local"),
+        ({"mode": Mode.CLOUD}, "general", {"privacy_level": PrivacyLevel.HIGH}, "mode", "sensitive"),
+        ({"mode": Mode.CLOUD}, "security_reviewer", {}, "mode", "the role in the routing policy demands"),
+    ],
+)
+def test_a_task_that_asks_for_less_than_is_demanded_is_refused_and_audited(
+    asked: dict[str, Any], role: str, tenant: dict[str, Any], field: str, message: str
+) -> None:
+    desk = Desk(tenant=preferences(**tenant))
+    decision = desk.submit(role=role, **asked)
+    result = decision.state.result
+    assert result is not None
+    assert result.failure is not None
+    assert (result.status, result.failure.code) == (TaskStatus.FAILED, "below_floor")
+    assert message in result.failure.message
+    assert field in result.failure.message
+    assert desk.sent_to == []
+    assert [command.event_id.rpartition("/")[2] for command in decision.commands] == ["completed", "refuse"]
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"privacy": Privacy.SENSITIVE, "mode": Mode.CLOUD},
+        {"privacy": Privacy.SENSITIVE, "model": GROQ},
+        {"privacy": Privacy.SENSITIVE, "preferred_provider": "groq"},
+        {"mode": Mode.LOCAL, "model": ANTHROPIC},
+        {"mode": Mode.LOCAL, "preferred_provider": "anthropic"},
+        {"mode": Mode.CLOUD, "model": "ollama/gemma2:2b"},
+        {"mode": Mode.CLOUD, "preferred_provider": "ollama"},
+        {"model": GROQ, "preferred_provider": "anthropic"},
+    ],
+)
+def test_a_record_that_contradicts_itself_is_refused_with_both_fields(asked: dict[str, Any]) -> None:
+    desk = Desk()
+    result = desk.submit(**asked).state.result
+    assert result is not None
+    assert result.failure is not None
+    assert (result.status, result.failure.code) == (TaskStatus.FAILED, "contradiction")
+    assert all(f"`{field}`" in result.failure.message for field in asked)
+    assert desk.sent_to == []
+
+
+@pytest.mark.parametrize("step", ["retry", "fallback", "wait"])
+def test_a_task_in_flight_is_refused_once_its_tenant_demands_more(step: str) -> None:
+    desk = Desk(fleet=CLOUD, tenant=preferences(privacy_level=PrivacyLevel.LOW))
+    if step == "wait":
+        desk.fleet = ()
+    desk.submit(privacy=Privacy.PUBLIC)
+    sent = len(desk.sent_to)
+    desk.tenant, desk.fleet = preferences(privacy_level=PrivacyLevel.STANDARD), EVERYWHERE
+    match step:
+        case "retry":
+            desk.end(Outcome.FAILED_RETRYABLE)
+            decision = desk.wake()
+        case "fallback":
+            decision = desk.end(Outcome.FAILED_PERMANENT)
+        case _:
+            decision = desk.decide(WakeUp())
+    result = decision.state.result
+    assert result is not None
+    assert result.failure is not None
+    assert (result.failure.code, len(desk.sent_to)) == ("below_floor", sent)
+
+
+@pytest.mark.parametrize("level", [PrivacyLevel.STANDARD, PrivacyLevel.HIGH])
+def test_a_task_without_a_level_is_raised_by_its_tenant_while_it_waits(level: PrivacyLevel) -> None:
+    desk = Desk(fleet=(), tenant=preferences(privacy_level=PrivacyLevel.LOW))
+    desk.submit()
+    desk.tenant, desk.fleet = preferences(privacy_level=level), EVERYWHERE
+    desk.decide(WakeUp())
+    assert desk.state is not None
+    assert (desk.state.privacy, desk.sent_to) == (floors.PRIVACY_OF_LEVEL[level], ["ollama/gemma2:2b"])
+
+
+@pytest.mark.parametrize(
+    "user",
+    [
+        {"privacy_level": PrivacyLevel.LOW, "ai_mode": Mode.CLOUD, "allowed_providers": ("groq", "anthropic")},
+        {"privacy_level": PrivacyLevel.STANDARD, "preferred_provider": "anthropic"},
+        {"ai_mode": Mode.CLOUD},
+        {"allowed_providers": ("anthropic", "groq"), "preferred_provider": "anthropic"},
+    ],
+)
+def test_a_users_record_below_the_tenants_has_no_effect(user: dict[str, Any]) -> None:
+    tenant = preferences(privacy_level=PrivacyLevel.HIGH, ai_mode=Mode.LOCAL, allowed_providers=("groq",))
+    rules = rules_for(task(), None, POLICY, preferences(user="eve", **user), tenant)
+    assert (rules.privacy, rules.mode, rules.consented) == (Privacy.SENSITIVE, Mode.LOCAL, frozenset({"groq"}))
+
+
+@pytest.mark.parametrize(
+    ("of_user", "of_tenant", "both"),
+    [
+        (("groq",), ("groq", "anthropic"), {"groq"}),
+        (("groq", "anthropic"), ("groq",), {"groq"}),
+        (("anthropic",), ("groq",), set()),
+        (("groq",), (), set()),
+        ((), ("groq",), {"groq"}),
+        (("groq",), None, set()),
+    ],
+)
+def test_a_users_providers_only_narrow_the_tenants(
+    of_user: tuple[str, ...], of_tenant: tuple[str, ...] | None, both: set[str]
+) -> None:
+    tenant = None if of_tenant is None else preferences(allowed_providers=of_tenant)
+    rules = rules_for(task(), None, POLICY, preferences(user="eve", allowed_providers=of_user), tenant)
+    assert rules.consented == both
 
 
 @pytest.mark.parametrize("floor", list(Privacy))
@@ -68,11 +211,11 @@ def test_a_level_is_never_lowered(floor: Privacy, named: Privacy | None) -> None
     assert order.index(rules.privacy) >= order.index(floor)
 
 
-def test_a_users_preferences_go_before_the_tenants_field_by_field() -> None:
-    tenant = preferences(ai_mode=Mode.LOCAL, preferred_provider="anthropic", allowed_providers=("anthropic",))
-    user = preferences(user="eve", ai_mode=Mode.CLOUD)
+def test_a_users_preferences_raise_the_tenants_field_by_field() -> None:
+    tenant = preferences(ai_mode=Mode.HYBRID, preferred_provider="anthropic", allowed_providers=("anthropic",))
+    user = preferences(user="eve", ai_mode=Mode.LOCAL)
     rules = rules_for(task(privacy=Privacy.INTERNAL), None, POLICY, user, tenant)
-    assert (rules.mode, rules.preferred, rules.consented) == (Mode.CLOUD, "anthropic", frozenset({"anthropic"}))
+    assert (rules.mode, rules.preferred, rules.consented) == (Mode.LOCAL, "anthropic", frozenset({"anthropic"}))
 
 
 def test_what_a_task_prefers_is_no_consent() -> None:
@@ -211,6 +354,8 @@ def test_what_costs_more_than_the_budget_leaves_is_passed_over() -> None:
     assert decision.state.result is not None
     assert decision.state.result.failure is not None
     assert decision.state.result.failure.code == "over_budget"
+    assert "$0.000000001 is left" in decision.state.result.failure.message
+    assert "nano" not in decision.state.result.failure.message
 
 
 def test_a_budget_for_the_cheaper_of_two_leaves_the_cheaper() -> None:
@@ -237,6 +382,20 @@ def test_a_conversation_too_long_for_a_model_goes_to_another() -> None:
     decision = desk.submit(text="x" * 400, privacy=Privacy.PUBLIC)
     assert desk.sent_to == [GROQ]
     assert decision.rejected[0].code == "context_too_small"
+
+
+@pytest.mark.parametrize("privacy", [None, Privacy.SENSITIVE, Privacy.INTERNAL])
+@pytest.mark.parametrize("role", ["general", "devops"])
+@pytest.mark.parametrize("cloud", [(), (GROQ_NODE,), tuple(CLOUD)])
+def test_a_conversation_too_long_for_all_that_may_have_it_fails_with_that_reason(
+    privacy: Privacy | None, role: str, cloud: tuple[NodeStatus, ...]
+) -> None:
+    short = replace(LOCAL, models=tuple(replace(model, context_tokens=10) for model in LOCAL.models))
+    decision = Desk(fleet=[short, *cloud]).submit(text="x" * 400, privacy=privacy, role=role)
+    assert {rejection.code for rejection in decision.rejected} > {"context_too_small"}, "others may not have it at all"
+    assert decision.state.result is not None
+    assert decision.state.result.failure is not None
+    assert decision.state.result.failure.code == "context_too_small"
 
 
 @pytest.mark.parametrize(

@@ -25,13 +25,30 @@ def test_records_expire_before_a_successor_may_act(monkeypatch: pytest.MonkeyPat
     assert RouterSettings.load().kafka_config()["delivery.timeout.ms"] == "3500"
 
 
+def test_refusing_unsigned_tasks_needs_the_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    for value, pepper, problem in (
+        ("refuse", "", "needs HEADRACE_KEY_PEPPER"),
+        ("sometimes", "", "HEADRACE_UNSIGNED_SUBMISSIONS"),
+        ("refuse", "a pepper for tests", None),
+        ("accept", "", None),
+        ("", "", None),
+    ):
+        monkeypatch.setenv("HEADRACE_UNSIGNED_SUBMISSIONS", value)
+        monkeypatch.setenv("HEADRACE_KEY_PEPPER", pepper)
+        if problem is None:
+            assert RouterSettings.load().unsigned_submissions == (value or "accept")
+        else:
+            with pytest.raises(SettingsInvalid, match=problem):
+                RouterSettings.load()
+
+
 def test_a_bad_policy_or_price_book_is_told_before_anything_connects(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     bad = tmp_path / "policy.yaml"
     bad.write_text("roles: {}")
     monkeypatch.setenv("HEADRACE_POLICY_FILE", str(bad))
-    with pytest.raises(SettingsInvalid, match=r"HEADRACE_POLICY_FILE: .*policy\.yaml: defaults: Field required"):
+    with pytest.raises(SettingsInvalid, match=r"HEADRACE_POLICY_FILE: .*policy\.yaml: defaults: is missing"):
         RouterSettings.load()
     monkeypatch.setenv("HEADRACE_POLICY_FILE", str(tmp_path / "none.yaml"))
     with pytest.raises(SettingsInvalid, match="No such file"):

@@ -1,4 +1,4 @@
-"""The HTTP API: errors in two shapes, ids, bodies, keys, event streams, drains; and the ops server."""
+"""The HTTP API: errors in four shapes, ids, bodies, keys, event streams, drains; and the ops server."""
 
 from __future__ import annotations
 
@@ -13,15 +13,18 @@ from aiohttp import web
 from headrace_runtime.access import KEY_RANDOM_BYTES, Scope, hash_secret, make_key
 from headrace_runtime.authentication import authentication, require
 from headrace_runtime.health import Health
-from headrace_runtime.http import DRAINING, HttpServer, new_app, parse_model, read_json, read_model
+from headrace_runtime.http import DRAINING, new_app, parse_model, read_json, read_model
+from headrace_runtime.http_server import HttpServer
 from headrace_runtime.metrics import Metrics
 from headrace_runtime.ops import OpsServer
-from headrace_runtime.problems import Problem
+from headrace_runtime.problems import ErrorShape, Problem
 from headrace_runtime.sse import ServerEvent, event_stream, last_event_id
+from multidict import CIMultiDict
 from pydantic import BaseModel, SecretStr
 
 PEPPER = SecretStr("pepper-for-tests")
 KEY = make_key(bytes(KEY_RANDOM_BYTES))
+NOTHING = "There is nothing at this path."
 
 
 class Stored:
@@ -31,6 +34,14 @@ class Stored:
     scopes = ("tasks",)
     requests_per_minute: int | None = None
     revoked_at: int | None = None
+
+
+SHAPES = {
+    "models": ErrorShape.OPENAI,
+    "chat": ErrorShape.OPENAI,
+    "messages": ErrorShape.ANTHROPIC,
+    "ollama": ErrorShape.OLLAMA,
+}
 
 
 class Body(BaseModel):
@@ -49,7 +60,13 @@ class ServedApi:
         self.release = asyncio.Event()
         self.entered = asyncio.Event()
         keys = authentication({KEY.key_id: self.stored}, PEPPER, public=("/open",), now=lambda: self.now)
-        self.app = new_app(metrics=self.metrics, body_limit_bytes=1000, middlewares=(keys,))
+        self.app = new_app(
+            metrics=self.metrics,
+            body_limit_bytes=1000,
+            error_shape=lambda request: SHAPES.get(request.path.rsplit("/", 2)[-2], ErrorShape.PROBLEM_DETAILS),
+            origins=("https://console.example",),
+            middlewares=(keys,),
+        )
         add = self.app.router.add_route
         add("GET", "/open", self._open)
         add("GET", "/v1/whoami", self._whoami)
@@ -163,8 +180,59 @@ async def test_unknown_paths_and_wrong_methods_are_problems_too(client: aiohttp.
     async with client.delete("/v1/tasks") as response:
         assert response.status == 405
         assert response.headers["Allow"] == "POST"
-    async with client.get("/v1/chat/nowhere") as response:
-        assert (await _json(response))["error"]["type"] == "invalid_request_error"
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/chat/nowhere", {"error": {"message": NOTHING, "type": "invalid_request_error", "param": None,
+                                        "code": "not_found"}}),
+        ("/v1/messages/nowhere", {"type": "error", "error": {"type": "not_found_error", "message": NOTHING},
+                                  "request_id": "req-7"}),
+        ("/api/ollama/nowhere", {"error": NOTHING}),
+    ],
+    ids=["openai", "anthropic", "ollama"],
+)  # fmt: skip
+async def test_errors_have_the_form_of_the_paths_clients(
+    client: aiohttp.ClientSession, path: str, body: dict[str, object]
+) -> None:
+    async with client.get(path, headers={"X-Request-Id": "req-7"}) as response:
+        assert response.status == 404
+        assert await _json(response) == body
+        assert response.headers.get("request-id", "req-7") == "req-7"
+
+
+@pytest.mark.parametrize(
+    ("path", "status"), [("/v1/whoami", 200), ("/v1/broken", 500), ("/nowhere", 404), ("/v1/answer", 200)]
+)
+async def test_a_page_of_an_allowed_origin_may_read_every_answer(
+    client: aiohttp.ClientSession, path: str, status: int
+) -> None:
+    async with client.get(path, headers={"Origin": "https://console.example"}) as response:
+        assert response.status == status
+        assert response.headers["Access-Control-Allow-Origin"] == "https://console.example"
+        assert response.headers["Vary"] == "Origin"
+        assert "X-Request-Id" in response.headers["Access-Control-Expose-Headers"]
+    async with client.get(path, headers={"Origin": "https://console.example.evil.example"}) as response:
+        assert "Access-Control-Allow-Origin" not in response.headers
+
+
+async def test_a_preflight_request_needs_no_key_and_is_answered_for_allowed_origins_only(
+    api: ServedApi, client: aiohttp.ClientSession
+) -> None:
+    asked = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization,x-stainless-os"}
+    url = f"http://127.0.0.1:{api.server.port}/v1/tasks"
+    async with aiohttp.ClientSession() as browser:
+        async with browser.options(url, headers={"Origin": "https://console.example", **asked}) as response:
+            assert response.status == 204
+            assert response.headers["Access-Control-Allow-Headers"] == "authorization,x-stainless-os"
+            assert "POST" in response.headers["Access-Control-Allow-Methods"]
+        async with browser.options(url, headers={"Origin": "https://other.example", **asked}) as response:
+            assert response.status == 405
+            assert "Access-Control-Allow-Origin" not in response.headers
+        async with browser.post(url, headers={"Origin": "https://console.example"}) as response:
+            assert response.status == 401
+            assert response.headers["Access-Control-Allow-Origin"] == "https://console.example"
 
 
 async def test_request_ids_are_made_where_none_or_a_bad_one_is_given(client: aiohttp.ClientSession) -> None:
@@ -234,6 +302,40 @@ async def test_callers_are_known_by_bearer_or_header_and_held_to_their_scopes(
                 assert response.headers["WWW-Authenticate"].startswith("Bearer")
         async with stranger.get("/v1/models/x", headers={}) as response:
             assert (await _json(response))["error"]["code"] == "invalid_api_key"
+
+
+OTHER = str(make_key(bytes([7]) * KEY_RANDOM_BYTES))
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ([("Authorization", f"Bearer {KEY}"), ("X-Api-Key", OTHER)], 400),
+        ([("Authorization", f"Bearer {OTHER}"), ("X-Api-Key", str(KEY))], 400),
+        ([("Authorization", "Bearer nonsense"), ("X-Api-Key", str(KEY))], 400),
+        ([("Authorization", f"Bearer {KEY}"), ("X-Api-Key", str(KEY)[:-1])], 400),
+        ([("Authorization", "Basic dTpw"), ("X-Api-Key", str(KEY))], 400),
+        ([("Authorization", "Bearer "), ("X-Api-Key", str(KEY))], 400),
+        ([("X-Api-Key", str(KEY)), ("X-Api-Key", OTHER)], 400),
+        ([("Authorization", f"Bearer {KEY}"), ("Authorization", f"Bearer {OTHER}")], 400),
+        ([("Authorization", f"Bearer {KEY}"), ("X-Api-Key", str(KEY))], 200),
+        ([("Authorization", f"bearer {KEY}"), ("X-Api-Key", "")], 200),
+        ([("Authorization", ""), ("X-Api-Key", str(KEY))], 200),
+        ([("Authorization", f"Bearer {OTHER}"), ("X-Api-Key", OTHER)], 401),
+    ],
+)
+async def test_of_two_keys_none_wins_in_silence(api: ServedApi, headers: list[tuple[str, str]], status: int) -> None:
+    async with aiohttp.ClientSession(f"http://127.0.0.1:{api.server.port}") as stranger:
+        async with stranger.get("/v1/whoami", headers=CIMultiDict(headers)) as response:
+            assert response.status == status
+            document = await _json(response)
+            if status == 400:
+                assert document["type"] == "urn:headrace:problem:contradiction"
+                assert "X-Api-Key" in document["detail"]
+                assert str(KEY) not in json.dumps(document)
+        if status == 400:
+            async with stranger.get("/v1/models/x", headers=CIMultiDict(headers)) as response:
+                assert (response.status, (await _json(response))["error"]["code"]) == (400, "contradiction")
 
 
 async def test_a_limited_key_is_told_its_rate_and_refused_above_it(

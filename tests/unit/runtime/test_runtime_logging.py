@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import logging as stdlib_logging
+import socket
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import structlog
+from aiohttp.http_exceptions import BadHttpMessage
 from headrace_runtime import tracing
-from headrace_runtime.logging import configure, get_logger, log_context
+from headrace_runtime.logging import configure, get_logger, log_context, report_loop_error
 from headrace_runtime.redaction import REDACTED, redact_text
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from pydantic import BaseModel
 
 
 @pytest.fixture(autouse=True)
@@ -137,7 +142,7 @@ def test_a_traceback_shows_code_and_no_values_of_variables(form: Any) -> None:
         get_logger("x").exception("broke")
         stdlib_logging.getLogger("y").exception("broke too")
     written = stream.getvalue()
-    assert written.count("failed after 21 characters") == 2
+    assert written.count("failed after {len(prompt)} characters") == 2
     assert "Traceback" in written
     assert private not in written
 
@@ -149,3 +154,107 @@ def test_human_lines_hold_the_same_facts() -> None:
     assert "ready" in line
     assert "port=80" in line
     assert "headrace.test" in line
+
+
+class _OurError(Exception):
+    """Stands for a typed error of ours: its module's name begins with ours below."""
+
+
+_OurError.__module__ = "headrace_test.errors"
+_SAID = "my diagnosis"
+_SECRET = "hr_abcdefghijklmnop_" + "q" * 48
+
+
+def _foreign(kind: str) -> Exception:
+    """Errors of libraries that quote what they failed at."""
+
+    class Model(BaseModel):
+        prompt: int
+
+    try:
+        match kind:
+            case "pydantic":
+                Model.model_validate({"prompt": _SAID})
+            case "json":
+                raise json.JSONDecodeError(_SAID, _SAID, 0)
+            case "builtin":
+                raise ValueError(_SAID)
+            case "group":
+                raise ExceptionGroup(_SAID, [KeyError(_SAID)])
+            case "note":
+                error = RuntimeError("x")
+                error.add_note(_SAID)
+                raise error
+    except Exception as error:  # noqa: BLE001 - it is what is tested
+        return error
+    raise AssertionError(kind)
+
+
+@pytest.mark.parametrize("kind", ["pydantic", "json", "builtin", "group", "note"])
+@pytest.mark.parametrize("format", ["json", "human"])
+@pytest.mark.parametrize("through", ["structlog", "logging", "cause", "loop"])
+def test_an_exception_of_others_tells_its_type_and_place_only(kind: str, format: Any, through: str) -> None:
+    stream = _configured(format=format)
+    foreign = _foreign(kind)
+    match through:
+        case "structlog":
+            get_logger("x").error("failed", exc_info=foreign)
+        case "logging":
+            stdlib_logging.getLogger("y").error("failed", exc_info=foreign)
+        case "cause":
+            try:
+                raise _OurError("the row is not valid") from foreign
+            except _OurError:
+                get_logger("x").exception("failed")
+        case "loop":
+            report_loop_error(
+                asyncio.new_event_loop(),
+                {"message": "Task exception was never retrieved\nfuture: " + _SAID, "exception": foreign},
+            )
+    written = stream.getvalue()
+    assert _SAID not in written
+    assert type(foreign).__name__ in written
+    assert "test_runtime_logging.py" in written
+    if through == "cause":
+        assert "the row is not valid" in written
+
+
+@pytest.mark.parametrize("format", ["json", "human"])
+def test_a_key_in_an_exception_is_redacted(format: Any) -> None:
+    stream = _configured(format=format)
+    try:
+        raise _OurError(f"refused {_SECRET}")
+    except _OurError:
+        get_logger("x").exception("failed")
+        stdlib_logging.getLogger("y").exception("failed")
+    assert _SECRET not in stream.getvalue()
+    assert stream.getvalue().count(REDACTED) == 2
+
+
+def test_the_reason_of_the_operating_system_is_told() -> None:
+    stream = _configured()
+    try:
+        socket.create_connection(("127.0.0.1", 1), timeout=1)
+    except OSError:
+        get_logger("x").exception("failed")
+    (line,) = _lines(stream)
+    assert line["exception"].endswith("ConnectionRefusedError: Connection refused")
+
+
+def test_requests_that_are_not_http_fill_no_log() -> None:
+    stream = _configured()
+    stdlib_logging.getLogger("aiohttp.server").error("Error handling request", exc_info=BadHttpMessage("\x16\x03\x01"))
+    stdlib_logging.getLogger("aiohttp.server").error("Error handling request", exc_info=RuntimeError("x"))
+    assert len(_lines(stream)) == 1
+
+
+def test_a_span_that_fails_tells_the_type_only() -> None:
+    exporter = InMemorySpanExporter()
+    end = tracing.setup(service="s", instance="i", version="1", endpoint=None, exporter=exporter)
+    with pytest.raises(ValueError, match=_SAID), tracing.span("work"):
+        raise ValueError(_SAID)
+    end()
+    tracing.setup(service="s", instance="i", version="1", endpoint=None)
+    (span,) = exporter.get_finished_spans()
+    assert _SAID not in span.to_json()
+    assert span.status.description == "ValueError"

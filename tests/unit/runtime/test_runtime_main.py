@@ -19,7 +19,8 @@ from headrace_testing.loops import SHIPPED_LOOP
 
 SERVICE = """
 import asyncio
-from headrace_runtime.http import HttpServer, new_app
+from headrace_runtime.http import new_app
+from headrace_runtime.http_server import HttpServer
 from headrace_runtime.lifecycle import Part, Service
 from headrace_runtime.main import main
 from headrace_runtime.metrics import Metrics

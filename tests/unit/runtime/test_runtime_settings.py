@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import ClassVar
 
 import pytest
+from headrace_contracts.registry_access import RegistryAccess
 from headrace_runtime.settings import (
     ApiSettings,
     CommaList,
@@ -95,6 +96,41 @@ def test_secrets_do_not_show_in_the_settings_themselves(monkeypatch: pytest.Monk
         assert secret not in shown
 
 
+def test_the_login_of_the_registry_comes_from_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HEADRACE_REGISTRY_USERNAME", "reader")
+    monkeypatch.setenv("HEADRACE_REGISTRY_PASSWORD", "s3cr3t")
+    settings = ExampleSettings.load()
+    assert settings.registry_access() == RegistryAccess(username="reader", password="s3cr3t")
+    assert "s3cr3t" not in repr(settings) + str(settings) + repr(settings.registry_access())
+    monkeypatch.delenv("HEADRACE_REGISTRY_USERNAME")
+    monkeypatch.delenv("HEADRACE_REGISTRY_PASSWORD")
+    monkeypatch.setenv("HEADRACE_REGISTRY_TOKEN", "t0k3n")
+    settings = ExampleSettings.load()
+    assert settings.registry_access() == RegistryAccess(token="t0k3n")
+    assert "t0k3n" not in repr(settings) + str(settings) + repr(settings.registry_access())
+
+
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [
+        ({"PASSWORD": "s3cr3t"}, "HEADRACE_REGISTRY_PASSWORD: needs HEADRACE_REGISTRY_USERNAME as well"),
+        ({"USERNAME": "a", "PASSWORD": "s3cr3t", "TOKEN": "t"}, "HEADRACE_REGISTRY_TOKEN: is set together"),
+        ({"TOKEN": "s3cr3t with blanks"}, "HEADRACE_REGISTRY_TOKEN: contains a blank"),
+        ({"URL": "http://u:s3cr3t@registry"}, "HEADRACE_REGISTRY_URL: contains a login"),
+        ({"CA_FILE": "/nowhere/ca.pem"}, "HEADRACE_REGISTRY_CA_FILE: /nowhere/ca.pem: No such file"),
+        ({"CLIENT_CERTIFICATE_FILE": "/nowhere/tls.crt"}, "HEADRACE_REGISTRY_CLIENT_CERTIFICATE_FILE: needs"),
+    ],
+)
+def test_a_login_that_cannot_work_is_refused_before_anything_connects(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], said: str
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(f"HEADRACE_REGISTRY_{name}", value)
+    problems = _problems()
+    assert problems.startswith(said)
+    assert "s3cr3t" not in problems
+
+
 def test_settings_cannot_be_changed() -> None:
     settings = ExampleSettings.load()
     with pytest.raises(ValueError, match="frozen"):
@@ -118,7 +154,28 @@ def test_librdkafka_properties_come_from_variables_and_from_a_file(
         "sasl.username": "from-variable",
         "sasl.password": "a=b:c",
         "ssl.ca.location": "/ca",
+        "message.max.bytes": "4194304",
     }
+
+
+@pytest.mark.parametrize(
+    ("request_bytes", "record"), [("1048576", "4194304"), ("3000000", "8097152"), ("8388608", "18874368")]
+)
+def test_producers_take_records_as_large_as_requests_lead_to(
+    monkeypatch: pytest.MonkeyPatch, request_bytes: str, record: str
+) -> None:
+    monkeypatch.setenv("HEADRACE_BODY_LIMIT_BYTES", request_bytes)
+    assert ExampleSettings.load().kafka_config()["message.max.bytes"] == record
+    monkeypatch.setenv("HEADRACE_KAFKA_MESSAGE_MAX_BYTES", "20000000")
+    assert ExampleSettings.load().kafka_config()["message.max.bytes"] == "20000000"
+
+
+@pytest.mark.parametrize("request_bytes", ["8388609", "1023", "1MiB"])
+def test_requests_cannot_be_larger_than_every_service_can_hold(
+    monkeypatch: pytest.MonkeyPatch, request_bytes: str
+) -> None:
+    monkeypatch.setenv("HEADRACE_BODY_LIMIT_BYTES", request_bytes)
+    assert _problems().startswith("HEADRACE_BODY_LIMIT_BYTES: ")
 
 
 def test_properties_that_guarantees_rest_on_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -57,7 +57,9 @@ def test_topics_as_provisioned_are_well() -> None:
         ("tasks.journal", "cleanup_policy", "delete, compact", "", True),
         ("tasks.completed", "max_message_bytes", "1048588", "do not fit", False),
         ("tasks.submitted.dlq", "max_message_bytes", "999", "do not fit", False),
-        ("tasks.completed", "max_message_bytes", "8388608", "larger than specified", True),
+        ("tasks.completed", "max_message_bytes", "18874368", "", True),
+        ("tasks.journal", "max_message_bytes", "4194305", "", True),
+        ("tasks.completed", "max_message_bytes", "18874369", "larger than specified", True),
         ("usage.recorded", "retention_ms", "60000", "deleted before their time", False),
         ("tasks.journal", "retention_ms", "1", "deleted before their time", False),
         ("usage.recorded", "retention_ms", "-1", "kept longer", True),
@@ -235,7 +237,7 @@ def test_clocks(ahead: dict[str, float], says: str | None) -> None:
 @pytest.mark.parametrize(
     ("newest", "named"),
     [({}, []), ({"tasks.journal": 1_000_000}, []),
-     ({"tasks.journal": 1_006_000}, ["tasks.journal by 6 s (written by router)"]),
+     ({"tasks.journal": 1_006_000}, ["tasks.journal by 6 s (written by router, operator)"]),
      ({"usage.recorded": 5_000_000, "fleet.status": 2}, ["usage.recorded by 4,000 s"])],
 )  # fmt: skip
 def test_records_dated_in_the_future(newest: dict[str, int], named: list[str]) -> None:

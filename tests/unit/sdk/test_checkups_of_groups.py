@@ -185,5 +185,5 @@ def test_readers_in_the_topics_are_those_of_the_groups() -> None:
         assert all(spec.service in topic.readers for topic in spec.topics), spec
         assert spec.name.startswith(spec.service)
     assert LIVE_WINDOWS.topics == LEDGER.topics
-    assert len(ROUTER.topics) == 3
+    assert len(ROUTER.topics) == 4
     assert INTAKE_VIEW.service == "intake"

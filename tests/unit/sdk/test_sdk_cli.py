@@ -6,6 +6,7 @@ import json
 from datetime import UTC, datetime, timedelta
 from importlib.metadata import EntryPoint
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
@@ -16,7 +17,9 @@ from headrace.cli.records import record_document, record_line
 from headrace.cli.running import run
 from headrace.cli.timeparse import parse_time_or_age
 from headrace.costs import cost_report_of
-from headrace.results import Failure, Task, TrailStep, Usage
+from headrace.messages import Message, Text, ToolCall
+from headrace.results import AnswerChoice, Failure, Task, TrailStep, Usage
+from headrace.transport import Reply, Transport
 from headrace_contracts.content import plain
 from headrace_contracts.events import Content, ServedFrom, TaskCompleted, TaskStatus
 from headrace_streams.errors import TransientError
@@ -65,6 +68,30 @@ def test_costs_show_reads_from_and_writes_to_prompt_caches_where_there_are_any(
         words = row.split()
         start = words.index("5,000")
         assert words[start + 1 : words.index("60")] == (shown or [])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "asked"),
+    [
+        ([], "provider,model"),
+        (["--by", "day", "--by", "tenant"], "day,tenant"),
+        (["-b", "role, user", "-b", "role", "--by=hour"], "role,user,hour"),
+        (["--by", ""], None),
+    ],
+)
+def test_costs_are_grouped_by_everything_that_was_named(
+    arguments: list[str], asked: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queries: list[str | None] = []
+
+    async def call(_self: Transport, _method: str, _url: str, **request: Any) -> Reply:
+        queries.append(dict(request["params"]).get("group_by"))
+        return Reply(200, {}, {"total": {}, "groups": []})
+
+    monkeypatch.setattr(Transport, "call", call)
+    monkeypatch.setenv("HEADRACE_COSTS_URL", "http://127.0.0.1:9")
+    assert CliRunner().invoke(build([]), ["costs", *arguments]).exit_code == 0
+    assert queries == [asked]
 
 
 EVENT = TaskCompleted(
@@ -156,3 +183,39 @@ def test_kafka_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch, capsy
         run(work())
     assert ended.value.exit_code == 3
     assert "Kafka at 127.0.0.1:9 does not answer" in capsys.readouterr().err.replace("\n", " ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["--image", "none.png"], "--image none.png: No such file"),
+        (["-i", "notes.txt"], "notes.txt is not an image"),
+        (["-i", "empty.png"], "empty.png is empty"),
+        (["--schema", "none.json"], "--schema none.json: No such file"),
+        (["--schema", "notes.txt"], "notes.txt is not JSON"),
+        (["--schema", "list.json"], "a JSON Schema is an object"),
+    ],
+)
+def test_what_cannot_be_submitted_is_named(
+    arguments: list[str], complaint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    (tmp_path / "notes.txt").write_text("no image, no schema")
+    (tmp_path / "empty.png").write_bytes(b"")
+    (tmp_path / "list.json").write_text("[]")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["headrace", "submit", "Look", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        build([])()
+    assert ended.value.code == 2
+    assert complaint in " ".join(capsys.readouterr().err.split())
+
+
+def test_messages_are_json_as_the_api_writes_them() -> None:
+    said = Message("assistant", (Text("I look."), ToolCall("c", "f", "{}")))
+    task = Task(id="t", status="succeeded", choices=(AnswerChoice(message=said, finish_reason="tool_calls"),))
+    (choice,) = json.loads(json.dumps(plain_data(task)))["choices"]
+    assert choice["message"] == {
+        "role": "assistant", "content": "I look.",
+        "tool_calls": [{"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}],
+    }  # fmt: skip

@@ -24,7 +24,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> MemoryCluster:
     made = MemoryCluster()
     for name, spec in TOPICS.items():
         made.create_topic("headrace." + name, spec.partitions)
-    monkeypatch.setattr(Cluster, "at", lambda _addresses: Cluster.over(MemoryLog(made), Registry()))
+    monkeypatch.setattr(Cluster, "at", lambda _addresses, user: Cluster.over(MemoryLog(made), Registry()))
     return made
 
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import nullcontext
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from headrace.connecting import Cluster, TopicUnknown
 from headrace.consuming import Delivered, Newest, consume
-from headrace.errors import NotYet
-from headrace.kafka import FollowingBroke, KafkaClient
+from headrace.errors import Misconfigured, NotYet
+from headrace.kafka import FollowingBroke, KafkaClient, SubmittedTask
 from headrace_contracts import topics
 from headrace_contracts.content import plain, text_of
 from headrace_contracts.errors import BadBytes, NullValue, UnreadableValue
@@ -29,10 +32,12 @@ from headrace_contracts.events import (
 from headrace_contracts.headers import header
 from headrace_contracts.ids import completion_id, route_key
 from headrace_contracts.memory_registry import MemoryRegistry
+from headrace_contracts.producer_signature import SigningKey
 from headrace_streams.memory import MemoryCluster, MemoryLog
 from headrace_streams.partitioning import partition_of
 from headrace_streams.publishing import Publication, Publisher
 from headrace_streams.records import NewTopic, ProducerRecord, Record
+from headrace_testing.signatures import MINE, OTHERS, SECRET, keys, verification
 
 PARTITIONS = 3
 
@@ -45,6 +50,27 @@ async def cluster() -> AsyncIterator[Cluster]:
     await log.admin().create_topics([NewTopic("test." + name, PARTITIONS, 1) for name in topics.TOPICS])
     async with made:
         yield made
+
+
+async def test_completions_and_skills_are_read_with_the_login_for_reading(cluster: Cluster) -> None:
+    # Two logs of one cluster; of the one to write with, reading fails.
+    class Writing(MemoryLog):
+        def reader(self) -> Any:
+            raise AssertionError("this user may not read")
+
+        def consumer(self, group: str, *, instance_id: str | None = None, from_start: bool = True) -> Any:
+            raise AssertionError("this user may not read")
+
+    shared = MemoryCluster()
+    await MemoryLog(shared).admin().create_topics([NewTopic("test." + name, 1, 1) for name in topics.TOPICS])
+    writing = Cluster(Writing(shared), cluster.codec, cluster.registry)
+    reading = Cluster(MemoryLog(shared), cluster.codec, cluster.registry)
+    async with KafkaClient("acme", cluster=writing, reading=reading) as client:
+        task = await client.submit("Explain murmur2.")
+        await Router(reading).complete(task.task_id, task.key, task.partition)
+        assert (await task.completion(timeout=5)).status is TaskStatus.SUCCEEDED
+        async with client.skill_changes("testing"):
+            pass
 
 
 class Router:
@@ -106,6 +132,52 @@ async def test_a_task_goes_out_with_key_and_headers_and_its_end_comes_back(clust
     assert task.event_id == task.event.task_id
     assert header(task.record.headers, "ce_source") == "test/agent"
     assert (task.tenant, task.event.reply_partition) == ("acme", None)
+
+
+@pytest.mark.parametrize("given", ["argument", "cluster", "both"])
+async def test_everything_that_is_written_is_signed(cluster: Cluster, router: Router, given: str) -> None:
+    mine, another = SigningKey.of(SECRET, MINE), SigningKey.of(SECRET, OTHERS)
+    over = replace(cluster, signing_key={"argument": None, "cluster": mine, "both": another}[given])
+    signing_key = None if given == "cluster" else str(mine)
+    async with KafkaClient("acme", cluster=over, signing_key=signing_key) as client:
+        task = await client.submit("Sign this", role="testing")
+        await client.cancel(task)
+        await client.publish_skill("retry", "How to retry", interests=("testing",))
+        await client.revoke_skill("retry")
+    refusing = verification(keys(), prefix="test.")
+    for spec, number in ((topics.TASKS_SUBMITTED, 1), (topics.TASKS_CANCELLED, 1), (topics.SKILLS_SUBMITTED, 2)):
+        delivered = [
+            each async for each in consume(spec.name, spec.record, start="start", follow=False, cluster=cluster)
+        ]
+        assert len(delivered) == number
+        for each in delivered:
+            await refusing.verify(each.record, "acme")
+
+
+@pytest.mark.parametrize(
+    ("tenant", "given", "refused"),
+    [
+        ("acme", None, False),
+        ("mallory", None, True),
+        ("Acme", None, True),
+        ("mallory", str(SigningKey.of(SECRET, OTHERS)), False),
+    ],
+)
+async def test_a_key_known_to_be_anothers_signs_nothing(
+    cluster: Cluster, router: Router, tenant: str, given: str | None, refused: bool
+) -> None:
+    over = replace(cluster, signing_key=SigningKey.of(SECRET, MINE), signs_for="acme")
+    async with KafkaClient(tenant, cluster=over, signing_key=given) as client:
+        task = SubmittedTask("t", b"k", 0, 0, client._future("t"))
+        writes: tuple[Callable[[], Awaitable[object]], ...] = (
+            lambda: client.submit("Sign this", role="testing"),
+            lambda: client.cancel(task),
+            lambda: client.publish_skill("retry", "How to retry", interests=("testing",)),
+            lambda: client.revoke_skill("retry"),
+        )
+        for write in writes:
+            with pytest.raises(Misconfigured, match="HEADRACE_SIGNING_KEY") if refused else nullcontext():
+                await write()
 
 
 async def test_many_tasks_at_once_each_get_their_own_end(cluster: Cluster, router: Router) -> None:

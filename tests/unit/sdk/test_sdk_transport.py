@@ -142,6 +142,14 @@ async def test_refusals_become_errors_by_what_to_do(
     assert len(service.requests) == 1
 
 
+@pytest.mark.parametrize("kind", ["below-floor", "privacy", "mode", "no-consent"])
+async def test_what_no_key_may_ask_for_is_the_requests_fault(service: Service, transport: Transport, kind: str) -> None:
+    service.will(problem(403, kind, "In words."))
+    with pytest.raises(RequestInvalid, match="In words") as caught:
+        await transport.call("GET", service.url)
+    assert (caught.value.status, caught.value.kind) == (403, kind)
+
+
 async def test_wrong_fields_are_told(service: Service, transport: Transport) -> None:
     errors = [{"field": "budget", "message": "must be positive"}]
     service.will(says(400, {"type": "urn:headrace:problem:invalid-request", "detail": "d", "errors": errors}))

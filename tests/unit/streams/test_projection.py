@@ -19,11 +19,13 @@ from headrace_streams.dead_letters import DeadLetters
 from headrace_streams.errors import AppendUncertain, BatchRefused, PartitionsLost, RecordRefused, TransientError
 from headrace_streams.log_identity import StoredPosition
 from headrace_streams.memory import HANGS, MemoryCluster, MemoryLog
+from headrace_streams.partitioning import partition_of
 from headrace_streams.projection import Moves, Projection
 from headrace_streams.provisioning import provision
 from headrace_streams.publishing import Publication, Publisher
 from headrace_streams.records import ProducerRecord, Record, TopicPartition
 from headrace_streams.typed import decode
+from headrace_testing.unruly_registry import UnrulyRegistry
 
 PREFIX = "test."
 TOPIC = PREFIX + SKILLS_SUBMITTED.name
@@ -482,4 +484,50 @@ async def test_a_partition_that_has_records_and_does_not_move_is_told(
         async with asyncio.timeout(20):
             while not (told and told[-1] is None):  # noqa: ASYNC110 - it is told in the background
                 await asyncio.sleep(0.01)
+    assert told[-1] is None
+
+
+def foreign(bench: Bench, count: int, partition: int) -> None:
+    """Records of unknown schemas, all different."""
+    for number in range(count):
+        value = b"\x00" + (10_000 * (partition + 1) + number).to_bytes(4, "big")
+        bench.cluster.append(ProducerRecord(TOPIC, value, b"foreign", partition))
+
+
+@pytest.mark.parametrize("flooded", [1, 2])
+async def test_partitions_full_of_unknown_schemas_hold_up_no_other(bench: Bench, flooded: int) -> None:
+    for partition in range(flooded):
+        foreign(bench, 250, partition)
+    ids = await bench.submit(60)
+    others = [each for each in ids if partition_of(each.encode(), len(PARTITIONS)) >= flooded]
+    assert len(others) > 5
+    began = asyncio.get_running_loop().time()
+    async with bench.running(max_batch=50):
+        await bench.until_applied(others)
+        assert asyncio.get_running_loop().time() - began < 1.5
+        # And they get on as well: some hundred a second.
+        await bench.until_applied(ids)
+        bench.check(ids)
+    assert len(bench.cluster.records(TOPIC + ".dlq")) == 250 * flooded
+
+
+@pytest.mark.parametrize("partition", [0, 1, 2])
+async def test_a_registry_that_does_not_answer_holds_up_one_partition(bench: Bench, partition: int) -> None:
+    registry = UnrulyRegistry()
+    bench.codec = Codec(registry, PREFIX)
+    await bench.codec.prepare([SKILLS_SUBMITTED, TOPICS[SKILLS_SUBMITTED.name + ".dlq"]], register=True)
+    bench.publisher = Publisher(bench.producer, bench.codec, "test")
+    registry.away = True
+    foreign(bench, 1, partition)
+    ids = await bench.submit(60)
+    others = [each for each in ids if partition_of(each.encode(), len(PARTITIONS)) != partition]
+    told: list[str | None] = []
+    async with bench.running(on_waiting=told.append):
+        await bench.until_applied(others)
+        assert set(bench.database.rows) == set(others)
+        assert told
+        assert None not in told
+        registry.away = False
+        await bench.until_applied(ids)
+    bench.check(ids)
     assert told[-1] is None

@@ -43,8 +43,23 @@ async def test_what_is_there_stays_as_it_is(cluster: MemoryCluster, codec: Codec
 
 async def test_task_topics_with_different_partitions_are_refused(cluster: MemoryCluster, codec: Codec) -> None:
     cluster.create_topic("test.tasks.submitted", 17)
+    cluster.create_topic("test.tasks.journal", 6)
     with pytest.raises(PartitionsDiffer, match=r"test.tasks.submitted: 17"):
         await provision(MemoryLog(cluster).admin(), codec, TOPICS.values(), replication=1)
+
+
+@pytest.mark.parametrize("partitions", [1, 17, 24])
+@pytest.mark.parametrize("added", ["attempts.finished.cloud", "tasks.cancelled", "tasks.completed"])
+async def test_a_task_topic_that_is_added_later_has_as_many_partitions_as_the_others(
+    cluster: MemoryCluster, codec: Codec, partitions: int, added: str
+) -> None:
+    """As after `headrace topics resize tasks`, which no setting knows of."""
+    resized = with_partitions(TOPICS, {"tasks": partitions})
+    earlier = [spec for spec in resized.values() if not spec.name.startswith(added)]
+    await provision(MemoryLog(cluster).admin(), codec, earlier, replication=1)
+    done = await provision(MemoryLog(cluster).admin(), codec, TOPICS.values(), replication=1)
+    assert set(done.created) == {f"test.{added}", *(f"test.{name}" for name in TOPICS if name == f"{added}.dlq")}
+    assert cluster.partition_counts([f"test.{added}"]) == {f"test.{added}": partitions}
 
 
 def test_topics_are_configured_as_specified() -> None:
@@ -70,3 +85,25 @@ async def test_topics_that_others_make_are_left_to_them_and_schemas_are_register
     assert done.created == ()
     assert cluster.partition_counts(["test.tasks.submitted", "test.tasks.journal"]) == {"test.tasks.submitted": 6}
     await codec.prepare(TOPICS.values())
+
+
+@pytest.mark.parametrize(
+    ("present", "request_bytes", "limit"),
+    [
+        (4_194_304, 8_388_608, 18_874_368),
+        (4_194_304, 2_000_000, 6_097_152),
+        (1_000_000, 1_048_576, 4_194_304),
+        (18_874_368, 1_048_576, 18_874_368),
+    ],
+)
+async def test_topics_that_are_there_take_records_as_large_as_requests_may_be_now(
+    codec: Codec, present: int, request_bytes: int, limit: int
+) -> None:
+    """They never take smaller ones than before: what is in them may be written again."""
+    cluster = MemoryCluster(record_limit=present)
+    admin = MemoryLog(cluster).admin()
+    topics = ["test.tasks.submitted", "test.tasks.journal", "test.tasks.submitted.dlq"]
+    for topic in topics:
+        cluster.create_topic(topic, 6)
+    await provision(admin, codec, TOPICS.values(), replication=1, request_bytes=request_bytes)
+    assert set((await admin.topic_limits(topics)).values()) == {limit}

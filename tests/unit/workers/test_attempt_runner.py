@@ -293,7 +293,7 @@ async def test_pieces_go_to_who_waits_and_are_there_before_the_end(
     bench: WorkerBench, provider: ScriptedProvider
 ) -> None:
     await bench.runner([healthy(provider)], delta_seconds=0.0).handle(
-        bench.submit(attempt(number=2, stream=True, reply_partition=5))
+        bench.submit(attempt(number=2, stream=True, reply_partition=5, reply_token=b"given to attempt 2"))
     )
     replies = bench.read(topics.TASKS_REPLIES)
     assert [(reply.kind, reply.sequence) for reply in replies] == [
@@ -303,6 +303,7 @@ async def test_pieces_go_to_who_waits_and_are_there_before_the_end(
     ]
     assert "".join(text_of(reply.text) for reply in replies if reply.text) == "Hello"
     assert {(reply.attempt, reply.execution_id) for reply in replies} == {(2, "execution-1")}
+    assert {reply.reply_token for reply in replies} == {b"given to attempt 2"}
     records = bench.records(topics.TASKS_REPLIES)
     assert {(record.partition, record.key) for record in records} == {(5, b"task-1")}
     assert len({header(record.headers, "ce_id") for record in records}) == 3

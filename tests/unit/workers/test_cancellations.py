@@ -1,4 +1,4 @@
-"""Cancellation requests to stop tasks: who follows them, and what becomes of the attempts."""
+"""Cancelled tasks: who learns of them, and what becomes of their attempts."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ import pytest
 from headrace_contracts import events, topics
 from headrace_contracts.events import Outcome
 from headrace_models.call import Call, calling, spent_until
-from headrace_models.ports import ChatMessage, ChatRequest, ChatResult, OnText
+from headrace_models.conversation import ChatMessage
+from headrace_models.ports import ChatRequest, ChatResult, OnPiece, OnText, no_pieces
 from headrace_models.worker import cancellations as cancellations_module
-from headrace_models.worker.cancellations import CancellationRequests, Cancellations, is_wanted
+from headrace_models.worker.cancellations import Cancellations, CancelledTasks, is_cancelled
 from headrace_streams.memory.cluster import MemoryCluster
 from headrace_streams.publishing import Publication
 from headrace_streams.records import ProducerRecord, TopicPartition
 from headrace_testing.odd_values import ODD, UNFORESEEN, fail_on_odd_values
 from headrace_testing.workers import PREFIX, ScriptedProvider, WorkerBench, attempt, healthy, now_ms
 
-TOPIC = PREFIX + topics.TASKS_CANCELLED.name
+TOPIC = PREFIX + topics.ATTEMPTS_CANCELLED_LOCAL.name
 
 
 @pytest.fixture
@@ -30,14 +31,29 @@ async def bench() -> WorkerBench:
 
 
 def cancellation(
-    bench: WorkerBench, task_id: str, tenant: str = "acme", *, at: int | None = None, partition: int = 0
+    bench: WorkerBench,
+    task_id: str,
+    tenant: str = "acme",
+    *,
+    at: int | None = None,
+    partition: int = 0,
+    spec: topics.TopicSpec = topics.ATTEMPTS_CANCELLED_LOCAL,
 ) -> None:
-    event = events.TaskCancelled(task_id=task_id, tenant=tenant, requested_at=at or now_ms())
+    """As the router writes it."""
+    event = events.AttemptsCancelled(task_id=task_id, tenant=tenant, cancelled_at=at or now_ms())
     publication = Publication(
-        spec=topics.TASKS_CANCELLED, event=event, event_id=f"{task_id}/cancel", key=b"k", tenant=tenant,
-        time_ms=event.requested_at, partition=partition,
+        spec=spec, event=event, event_id=f"{task_id}/cancelled", key=b"k", tenant=tenant, time_ms=event.cancelled_at,
+        partition=partition,
     )  # fmt: skip
-    bench.cluster.append(bench.publisher.record_of(publication), event.requested_at)
+    bench.cluster.append(bench.publisher.record_of(publication), event.cancelled_at)
+
+
+def request(bench: WorkerBench, task_id: str, tenant: str = "acme", *, into: str = "") -> None:
+    """As whoever may write to tasks.cancelled."""
+    spec = topics.TASKS_CANCELLED
+    event = events.TaskCancelled(task_id=task_id, tenant=tenant, requested_at=now_ms())
+    record = ProducerRecord(into or PREFIX + spec.name, bench.codec.encode(spec, event), b"k", 0)
+    bench.cluster.append(record, now_ms())
 
 
 async def eventually(true: Callable[[], bool], what: str) -> None:
@@ -52,15 +68,17 @@ async def eventually(true: Callable[[], bool], what: str) -> None:
 @asynccontextmanager
 async def following(
     bench: WorkerBench,
-    on_cancellations: Callable[[CancellationRequests], None] = lambda _cancellations: None,
+    on_cancelled: Callable[[CancelledTasks], None] = lambda _cancelled: None,
     remembered: int = 100,
+    spec: topics.TopicSpec = topics.ATTEMPTS_CANCELLED_LOCAL,
 ) -> AsyncIterator[Cancellations]:
     made = Cancellations(
         bench.log,
         bench.codec,
+        spec,
         history_seconds=60,
         clock_ms=now_ms,
-        on_cancellations=on_cancellations,
+        on_cancelled=on_cancelled,
         remembered=remembered,
     )
     await made.start()
@@ -78,9 +96,9 @@ async def test_cancellations_of_the_last_while_are_known_at_the_start_and_older_
     cancellation(bench, "recent", at=now_ms() - 30_000)
     cancellation(bench, "elsewhere", at=now_ms() - 30_000, partition=5)
     async with following(bench) as known:
-        assert known.wanted("recent", "acme")
-        assert known.wanted("elsewhere", "acme")
-        assert not known.wanted("old", "acme")
+        assert known.has("recent", "acme")
+        assert known.has("elsewhere", "acme")
+        assert not known.has("old", "acme")
 
 
 async def test_new_cancellations_are_told_and_garbage_stops_nothing(bench: WorkerBench) -> None:
@@ -88,7 +106,7 @@ async def test_new_cancellations_are_told_and_garbage_stops_nothing(bench: Worke
     async with following(bench, told.extend) as known:
         bench.cluster.append(ProducerRecord(TOPIC, b"garbage", partition=2), now_ms())
         cancellation(bench, "new", partition=2)
-        await eventually(lambda: known.wanted("new", "acme"), "the request is known")
+        await eventually(lambda: known.has("new", "acme"), "it is known")
     assert told == [("new", "acme")]
 
 
@@ -97,17 +115,43 @@ async def test_a_foreign_tenants_cancellation_is_none_and_hides_none(bench: Work
     cancellation(bench, "task-1", "mallory")
     cancellation(bench, "task-2", "mallory")
     async with following(bench) as known:
-        assert known.wanted("task-1", "acme")
-        assert not known.wanted("task-2", "acme")
-    assert is_wanted({("task-1", "acme")}, bench.submit(attempt("task-1")))
-    assert not is_wanted({("task-1", "mallory")}, bench.submit(attempt("task-1")))
+        assert known.has("task-1", "acme")
+        assert not known.has("task-2", "acme")
+    assert is_cancelled({("task-1", "acme")}, bench.submit(attempt("task-1")))
+    assert not is_cancelled({("task-1", "mallory")}, bench.submit(attempt("task-1")))
+
+
+@pytest.mark.parametrize("started", [False, True], ids=["before the start", "while it runs"])
+@pytest.mark.parametrize(
+    "spec", [topics.ATTEMPTS_CANCELLED_LOCAL, topics.ATTEMPTS_CANCELLED_CLOUD], ids=lambda spec: spec.name
+)
+async def test_only_what_the_router_writes_for_this_kind_of_worker_counts(
+    bench: WorkerBench, spec: topics.TopicSpec, started: bool
+) -> None:
+    (other,) = {topics.ATTEMPTS_CANCELLED_LOCAL, topics.ATTEMPTS_CANCELLED_CLOUD} - {spec}
+
+    def write() -> None:
+        request(bench, "requested")
+        request(bench, "requested in the wrong topic", into=PREFIX + spec.name)
+        cancellation(bench, "of the other kind", spec=other)
+        cancellation(bench, "ours", spec=spec)
+
+    if not started:
+        write()
+    async with following(bench, spec=spec) as known:
+        if started:
+            write()
+        await eventually(lambda: known.has("ours", "acme"), "it is known")
+        found = [name for name in ("requested", "requested in the wrong topic", "of the other kind")
+                 if known.has(name, "acme")]  # fmt: skip
+        assert found == []
 
 
 async def test_the_oldest_cancellations_are_forgotten_when_there_are_too_many(bench: WorkerBench) -> None:
     for number in range(5):
         cancellation(bench, f"task-{number}")
     async with following(bench, remembered=3) as known:
-        assert [known.wanted(f"task-{number}", "acme") for number in range(5)] == [False, False, True, True, True]
+        assert [known.has(f"task-{number}", "acme") for number in range(5)] == [False, False, True, True, True]
 
 
 async def test_partitions_that_are_added_are_followed(bench: WorkerBench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,9 +159,9 @@ async def test_partitions_that_are_added_are_followed(bench: WorkerBench, monkey
     async with following(bench) as known:
         _add_partition(bench.cluster)
         cancellation(bench, "first")
-        await eventually(lambda: known.wanted("first", "acme"), "the first request is known")
+        await eventually(lambda: known.has("first", "acme"), "the first is known")
         cancellation(bench, "second", partition=6)
-        await eventually(lambda: known.wanted("second", "acme"), "the request in the new partition is known")
+        await eventually(lambda: known.has("second", "acme"), "the one in the new partition is known")
 
 
 def _add_partition(cluster: MemoryCluster) -> None:
@@ -131,13 +175,13 @@ async def test_cancellations_lost_to_retention_are_no_reason_to_stop_following(b
             cancellation(bench, f"gone-{number}")
         bench.cluster.delete_before(TopicPartition(TOPIC, 0), 3)
         cancellation(bench, "later")
-        await eventually(lambda: known.wanted("later", "acme"), "it goes on")
+        await eventually(lambda: known.has("later", "acme"), "it goes on")
 
 
 class _Slow(ScriptedProvider):
     """Says something, then hangs, as a client of a real provider does."""
 
-    async def chat(self, request: ChatRequest, on_text: OnText) -> ChatResult:
+    async def chat(self, request: ChatRequest, on_text: OnText, on_piece: OnPiece = no_pieces) -> ChatResult:
         self.asked.append(request)
         self.running += 1
         call = Call(self.provider, request, on_text)
@@ -237,4 +281,4 @@ async def test_an_error_of_any_kind_in_one_request_stops_no_others(
     async with following(bench) as known:
         bench.cluster.append(ProducerRecord(TOPIC, ODD, partition=2), now_ms())
         cancellation(bench, "new", partition=2)
-        await eventually(lambda: known.wanted("new", "acme"), "the request is known")
+        await eventually(lambda: known.has("new", "acme"), "it is known")

@@ -7,6 +7,7 @@ import asyncio
 import pytest
 from headrace_contracts import events, topics
 from headrace_contracts.content import text_of
+from headrace_models.answer import PieceKind, SpokenPiece
 from headrace_models.worker.deltas import DeltaWriter
 from headrace_streams.errors import Overloaded
 from headrace_streams.publishing import Publication, Publisher
@@ -97,3 +98,25 @@ async def test_after_a_lost_piece_nothing_more_is_streamed(bench: WorkerBench) -
     deltas.write("b")
     await deltas.close()
     assert texts(bench) == []
+
+
+@pytest.mark.parametrize("spoken", ["rtc", "trc", "rtrtc", "ctr", "crtcrt", "rrttcc", "tctc"])
+async def test_thoughts_text_and_calls_are_read_in_the_order_in_which_they_came(
+    bench: WorkerBench, spoken: str
+) -> None:
+    deltas = writer(bench, 60.0)
+    for number, kind in enumerate(spoken):
+        if kind == "t":
+            deltas.write(f"{kind}{number} ")
+        else:
+            name: PieceKind = "reasoning" if kind == "r" else "tool_call"
+            deltas.write_piece(SpokenPiece(name, f"{kind}{number} ", part=number))
+    await deltas.close()
+    heard = ""
+    replies: list[events.TaskReply] = bench.read(topics.TASKS_REPLIES)
+    for reply in replies:
+        thoughts = [piece for piece in reply.pieces if piece.kind is events.PartKind.REASONING]
+        others = [piece for piece in reply.pieces if piece.kind is not events.PartKind.REASONING]
+        said = [*(piece.content for piece in thoughts), reply.text, *(piece.content for piece in others)]
+        heard += "".join(text_of(content) for content in said if content is not None)
+    assert heard.split() == [f"{kind}{number}" for number, kind in enumerate(spoken)]

@@ -337,7 +337,7 @@ def _ends() -> Iterator[Fault]:
     yield Fault(group, "an answer of white space", _streams(text=(" ", "\n\n")), _fails("empty_answer", reported))
     yield Fault(
         group, "a refusal", lambda w: Script(stream(w, reason=w.reason("refusal"))),
-        lambda w: Expected(None, reported, finish="stop" if w.name == "ollama" else "refusal"),
+        lambda w: Expected(None, reported, finish={"ollama": "stop", "openai": "content_filter"}.get(w.name, "refusal")),
     )  # fmt: skip
     yield Fault(
         group, "cut off at its limit", lambda w: Script(stream(w, reason=w.reason("length"))),

@@ -12,7 +12,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Final
 
-from headrace_contracts.events import AttemptFinished, Outcome, TaskCompleted, TaskPhase
+from headrace_contracts.events import AttemptFinished, Outcome, Privacy, TaskCompleted, TaskPhase
 from headrace_intake.decide.chat_answers import STATUS_OF
 from headrace_models.prices import estimated_tokens
 from headrace_router.decide.model import AttemptEnded
@@ -48,7 +48,9 @@ exactly one report and one record of usage.
 
 def _told(finished: AttemptFinished) -> str:
     if finished.failure is None:
-        how = {"stop": "answer", "length": "answer, cut off", "refusal": "refusal"}[finished.finish_reason or ""]
+        how = {"stop": "answer", "length": "answer, cut off", "refusal": "refusal", "content_filter": "refusal"}[
+            finished.finish_reason or ""
+        ]
         return f"{how} (200)"
     return f"`{finished.failure.code}` ({STATUS_OF.get(finished.failure.code, 502)})"
 
@@ -76,7 +78,7 @@ def _booked(finished: AttemptFinished, fault: Fault, wire: Wire) -> str:
 def _decided(finished: AttemptFinished, wire: Wire) -> tuple[str, bool]:
     """What the router does, and whether the end may be kept, for a task that another candidate could do as well."""
     desk = Desk(fleet=EVERYWHERE if wire.provider == "ollama" else CLOUD)
-    desk.submit(privacy="public")
+    desk.submit(privacy=Privacy.PUBLIC)
     assert desk.state is not None
     last = desk.state.attempts[-1]
     submitted = task()

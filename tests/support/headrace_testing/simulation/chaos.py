@@ -35,6 +35,7 @@ _CONSUMED_BY: Mapping[TopicSpec, str] = {
     topics.TASKS_SUBMITTED: "router",
     topics.TASKS_CANCELLED: "router",
     topics.ATTEMPTS_FINISHED: "router",
+    topics.ATTEMPTS_FINISHED_CLOUD: "router",
     topics.WORK_LOCAL_INTERACTIVE: "local-worker",
     topics.WORK_LOCAL_BATCH: "local-worker",
     topics.WORK_CLOUD_INTERACTIVE: "cloud-worker",

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from headrace_contracts import topics
 from headrace_contracts.content import plain
-from headrace_contracts.events import Lane, Message, Mode, Preferences, Privacy, Sampling, TaskCancelled, TaskSubmitted
+from headrace_contracts.events import Lane, Message, Mode, Privacy, Sampling, TaskCancelled, TaskSubmitted
+from headrace_contracts.record_mac import MAC_HEADER
 from headrace_streams.errors import AppendUncertain, TransientError
 from headrace_streams.memory import MemoryLog
 from headrace_streams.partitioning import partition_of
@@ -17,7 +18,9 @@ from headrace_streams.publishing import Publication, Publisher
 from headrace_streams.records import ProducerRecord, TopicPartition
 
 from headrace_testing.router_twin import PREFIX, key_of
+from headrace_testing.signatures import MAC, Signing
 from headrace_testing.simulation.plan import Fault
+from headrace_testing.simulation.troubles import of_some_worker
 
 if TYPE_CHECKING:
     from headrace_testing.simulation.world import SimulatedWorld
@@ -26,7 +29,6 @@ SECRET = "SECRET"
 """Marker in all content that must not leave local nodes."""
 INTERNAL = "INTERNAL"
 """Marker in all content that only consented providers may receive."""
-CONSENTED = {"acme": ("groq",), "bolt": ()}
 _ROLES = (None, None, "documentation", "code_reviewer", "security_reviewer", "task_router")
 POISONED = (
     topics.TASKS_SUBMITTED, topics.ATTEMPTS_FINISHED, topics.WORK_LOCAL_BATCH, topics.WORK_LOCAL_INTERACTIVE,
@@ -49,7 +51,7 @@ class Clients:
         """What is still in flight."""
         self.network = world.network(self, mortal=False)
         log = MemoryLog(world.cluster, self.clock, client=self.name, network=self.network)
-        self._publisher = Publisher(log.producer(), world.kit.codec, "headrace/clients")
+        self._publisher = Publisher(log.producer(), world.kit.codec, "headrace/clients", signer=MAC)
 
     def clock(self) -> int:
         return self._world.now_ms()
@@ -63,30 +65,30 @@ class Clients:
     def expel(self) -> None:
         """From nothing."""
 
-    def settings(self) -> None:
-        """Write the preferences of all tenants."""
-        for tenant, providers in CONSENTED.items():
-            preferences = Preferences(tenant=tenant, allowed_providers=providers, updated_at=self.clock())
-            self._world.cluster.append(
-                self._publisher.record_of(
-                    Publication(
-                        spec=topics.PREFERENCES, event=preferences, event_id=f"{tenant}/preferences",
-                        key=f"{tenant}/".encode(), tenant=tenant, time_ms=self.clock(),
-                    )
-                ),
-                self.clock(),
-            )  # fmt: skip
-
-    def write(self, publication: Publication, *, inadmissible: bool = False) -> None:
+    def write(
+        self,
+        publication: Publication,
+        *,
+        inadmissible: bool = False,
+        forged: bool = False,
+        sign: Signing | None = None,
+    ) -> None:
         """Write a record at once, whoever its author is.
 
         Args:
             inadmissible: Whether its readers must write it to their dead letters, though it can be decoded.
+            sign: Signs it otherwise than a service of ours does.
+            forged: Whether it reports what its author cannot know, so that nothing may follow from it.
         """
         cluster, record = self._world.cluster, self._publisher.record_of(publication)
+        if sign is not None:
+            unsigned = [header for header in record.headers if header[0] != MAC_HEADER]
+            record = replace(record, headers=(*unsigned, *sign(record.topic, record.key, record.value)))
         place = cluster.place(record)
         if inadmissible:
             self._world.judge.poisoned(place, cluster.partition(place).end, decodable=True)
+        if forged:
+            self._world.judge.topics.announce_forgery(place, cluster.partition(place).end)
         cluster.append(record, self.clock())
 
     def begin(
@@ -169,7 +171,7 @@ class Clients:
 
     def _poison(self) -> None:
         cluster, rng = self._world.cluster, self._rng
-        spec = rng.choice(POISONED)
+        spec = topics.TOPICS[of_some_worker(rng, rng.choice(POISONED).name)]
         value = rng.choice((b"", b"\x00\x00\x00\x00\x01rubbish", b"not Avro at all", None))
         key = rng.choice((b"s:acme/1", b"poison", None))
         cluster.client = "stranger"
@@ -196,7 +198,7 @@ class Clients:
             text = f"{SECRET} {text}"
         elif privacy is not Privacy.PUBLIC:
             text = f"{INTERNAL}-{tenant} {text}"
-        return TaskSubmitted(
+        drawn = TaskSubmitted(
             task_id=_id_of(number),
             tenant=tenant,
             user=rng.choice(("", "ann")),
@@ -215,6 +217,15 @@ class Clients:
             reply_partition=rng.choice((None, 0, 1)),
             submitted_at=now,
         )
+        return drawn if self._world.settings.varied else _unopposed(drawn)
+
+
+def _unopposed(task: TaskSubmitted) -> TaskSubmitted:
+    """The same task, but for a level or mode that its role or its own privacy opposes: it would not run."""
+    local = task.role == "security_reviewer"
+    if local:
+        task = replace(task, privacy=None)
+    return replace(task, mode=None) if local or task.privacy is Privacy.SENSITIVE else task
 
 
 def _id_of(number: int) -> str:

@@ -11,9 +11,12 @@ from headrace_streams.records import OffsetAndMetadata, Record, TopicPartition
 from headrace_testing.router_twin import PREFIX
 from headrace_testing.simulation import (
     oracle_admission,
+    oracle_cancellations,
+    oracle_floors,
     oracle_lasting,
     oracle_models,
     oracle_money,
+    oracle_quota,
     oracle_tasks,
     oracle_work,
 )
@@ -86,6 +89,9 @@ class Judge:
             self.violated(f"sensitive content on {topic}: {seen.event_id}")
         if isinstance(event, AttemptRequested | TaskCompleted):
             oracle_tasks.check_commanded(self, seen, topic, event)
+        oracle_cancellations.check(self, seen, topic, event)
+        if isinstance(event, AttemptRequested) and (commanded := self.topics.commands.get((topic, seen.event_id))):
+            oracle_floors.check_dispatched(self, event, commanded[0])
         if isinstance(event, TaskCompleted):
             oracle_tasks.check_once(self, event.task_id)
 
@@ -119,12 +125,23 @@ class Judge:
         ]
         found = [f"task {task_id} has not ended" for task_id in open_tasks]
         return found or [
-            *oracle_tasks.unsettled(self), *oracle_work.unsettled(self), *oracle_money.unsettled(self),
+            *oracle_tasks.unsettled(self), *oracle_cancellations.unsettled(self), *oracle_work.unsettled(self),
+            *oracle_money.unsettled(self),
         ]  # fmt: skip
 
     def verdict(self) -> Sequence[str]:
         """All broken promises."""
-        oracles = (oracle_tasks, oracle_work, oracle_money, oracle_models, oracle_admission, oracle_lasting)
+        oracles = (
+            oracle_tasks,
+            oracle_work,
+            oracle_money,
+            oracle_models,
+            oracle_admission,
+            oracle_cancellations,
+            oracle_lasting,
+            oracle_floors,
+            oracle_quota,
+        )
         for check in [oracle.verdict for oracle in oracles]:
             for what in check(self):
                 self.violated(what)

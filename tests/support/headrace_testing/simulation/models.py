@@ -10,17 +10,23 @@ from dataclasses import dataclass
 from typing import Any
 
 from headrace_models import ollama_listing
+from headrace_models.answer import FinishReason, SpokenPiece
 from headrace_models.call import spent_until
+from headrace_models.conversation import AnswerSchema
+from headrace_models.embedding import makes_none
 from headrace_models.errors import OtherCode, ProviderError, RetryCode, RetrySameProvider, TryAnotherProvider
 from headrace_models.ports import (
     CallUsage,
     ChatRequest,
     ChatResult,
-    FinishReason,
+    EmbedRequest,
+    EmbedResult,
     ModelInfo,
+    OnPiece,
     OnText,
     ProviderStatus,
     hand_out,
+    no_pieces,
 )
 
 from headrace_testing.simulation.plan import Fault, Plan
@@ -135,7 +141,7 @@ class SimulatedProvider:
     def node(self) -> str:
         return self._node
 
-    async def chat(self, request: ChatRequest, on_text: OnText) -> ChatResult:
+    async def chat(self, request: ChatRequest, on_text: OnText, on_piece: OnPiece = no_pieces) -> ChatResult:
         models = self._models
         about = f"{self._run} {self._node}/{request.model}"
         call = Call(
@@ -202,11 +208,11 @@ class SimulatedProvider:
     ) -> ChatResult:
         first = seconds * 0.3
         await asyncio.sleep(first)
-        await hand_out(on_text, answer[: len(answer) // 2])
+        await hand_out(on_text, no_pieces, SpokenPiece("text", answer[: len(answer) // 2]))
         if failure is not None:
             raise failure(usage)
         await asyncio.sleep(seconds - first)
-        await hand_out(on_text, answer[len(answer) // 2 :])
+        await hand_out(on_text, no_pieces, SpokenPiece("text", answer[len(answer) // 2 :]))
         return ChatResult(answer, reason, usage, request.model, first * 1000, seconds * 1000, True, "")
 
     def _failure(self, about: str, *, remote: bool) -> Callable[[CallUsage], ProviderError] | None:
@@ -236,6 +242,12 @@ class SimulatedProvider:
 
     def _lasting(self, code: OtherCode) -> Callable[[CallUsage], ProviderError]:
         return lambda usage: TryAnotherProvider(code, "it will not (simulated)", provider=self._provider, usage=usage)
+
+    async def embed(self, request: EmbedRequest) -> EmbedResult:
+        raise makes_none(self._provider)
+
+    def keeps_to(self, schema: AnswerSchema, model: str) -> bool:
+        return False
 
     async def status(self) -> ProviderStatus:
         await asyncio.sleep(0.01)

@@ -19,9 +19,10 @@ from headrace_contracts.events import (
 from headrace_streams.records import OffsetAndMetadata, TopicPartition
 
 from headrace_testing.router_twin import PREFIX
-from headrace_testing.simulation.clients import CONSENTED, INTERNAL, SECRET
+from headrace_testing.simulation.clients import INTERNAL, SECRET
 from headrace_testing.simulation.cluster import Seen
 from headrace_testing.simulation.models import answer_to
+from headrace_testing.simulation.settings import CONSENTED
 
 if TYPE_CHECKING:
     from headrace_testing.simulation.judge import Judge
@@ -32,6 +33,7 @@ COMPLETED = "tasks.completed"
 _SETTLE_SECONDS = 20.0
 _SOON_SECONDS = 3.0
 _SMALLER = "unrecordable"
+_REPLACED = "replaced"
 """Cause of a decision in place of one whose terminal state is too large for its topic."""
 
 
@@ -110,6 +112,11 @@ def _chains(judge: Judge) -> Iterator[str]:
             state = entry.state
             if state is None:
                 continue
+            if entry.cause == _REPLACED:
+                # It only repeats, in place of a record that does not count, that the task has ended.
+                if state.phase is not TaskPhase.FINISHED or result is None or entry.commands:
+                    yield f"task {task_id} is said to have ended by a record that only takes another's place"
+                continue
             smaller = entry.cause == _SMALLER and _is_too_small(judge, COMPLETED)
             if result is not None and not smaller and (state.result != result or entry.commands):
                 yield f"task {task_id} continues after its end ({entry.cause})"
@@ -158,10 +165,11 @@ def _followers(judge: Judge) -> Iterator[str]:
 
 
 def _successors(judge: Judge) -> Mapping[str | None, Sequence[tuple[int, str]]]:
-    """By digest: tasks that stopped following and went on by themselves, with the index of that decision, in order."""
+    """By digest: tasks that went on by themselves after following, or began to when none led (before a follower got its
+    turn, as after a clock that jumped), with the index of that decision, in order."""
     found: defaultdict[str | None, list[tuple[int, str]]] = defaultdict(list)
     for task_id, decisions in judge.topics.decisions.items():
-        follows = False
+        follows = True
         for seen, entry in decisions:
             if entry.state is None:
                 continue
@@ -216,7 +224,8 @@ def _contents(judge: Judge) -> Iterator[str]:
             said = None if end.answer is None else text_of(end.answer)
             if end.status is TaskStatus.SUCCEEDED:
                 yield from _answer(task_id, task, end, said)
-            if end.status is TaskStatus.CANCELLED and task_id not in topics.cancelled:
+            asked = [request for _, request in topics.cancelled.get(task_id, ()) if request.tenant == end.tenant]
+            if end.status is TaskStatus.CANCELLED and not asked:
                 yield f"task {task_id} was cancelled without a request"
             if end.status is TaskStatus.EXPIRED and end.served_from.value != "nothing":
                 yield f"task {task_id} expired and has an answer"
@@ -235,9 +244,15 @@ def _answer(task_id: str, task: TaskSubmitted, end: TaskCompleted, said: str | N
 def _cancellations(judge: Judge) -> Iterator[str]:
     """A cancellation request that the journal has consumed is applied, unless the task had ended before."""
     topics = judge.topics
-    for task_id, cancellations in topics.cancelled.items():
+    for task_id, requests in topics.cancelled.items():
         ends = topics.completed.get(task_id)
-        if not ends or ends[0][1].status is TaskStatus.CANCELLED or topics.is_retired(cancellations[0][0]):
+        cancellations = [each for each in requests if ends and each[1].tenant == ends[0][1].tenant]
+        if (
+            not ends
+            or not cancellations
+            or ends[0][1].status is TaskStatus.CANCELLED
+            or topics.is_retired(cancellations[0][0])
+        ):
             continue
         first = cancellations[0][0].record
         log_id = topics.log_ids[cancellations[0][0].index]

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 _GROUPS = {"work.local": PREFIX + "local-worker", "work.cloud": PREFIX + "cloud-worker"}
 _EXPECTED_LETTERS = frozenset({"HandlerFault"})
 """Kinds of errors that dead-letter a decodable record: only injected defects."""
+_FORGED_LETTERS = frozenset({"ReportDisbelieved"})
+"""Those of a report by somebody who was not given the attempt. If its task has moved on, it needs no letter."""
 
 
 def finished_by(progress: OffsetAndMetadata) -> Sequence[int]:
@@ -130,7 +132,7 @@ def unsettled(judge: Judge) -> Sequence[str]:
 
 def verdict(judge: Judge) -> Sequence[str]:
     """All violations concerning work."""
-    return [*_left_lying(judge), *_letters(judge), *_accounts(judge)]
+    return [*_left_lying(judge), *_letters(judge), *_accounts(judge), *_forgeries(judge)]
 
 
 def _left_lying(judge: Judge) -> Iterator[str]:
@@ -145,8 +147,18 @@ def _letters(judge: Judge) -> Iterator[str]:
         if place not in topics.letters:
             yield f"the undecodable record at {place[0]}[{place[1]}]@{place[2]} is not among the dead letters"
     for place, kinds in topics.letters.items():
-        if place not in judge.poison | judge.lost_poison and not _EXPECTED_LETTERS.issuperset(kinds):
+        expected = _FORGED_LETTERS if place in topics.forged else _EXPECTED_LETTERS
+        if place not in judge.poison | judge.lost_poison and not expected.issuperset(kinds):
             yield f"{place[0]}[{place[1]}]@{place[2]} was dead-lettered without need: {kinds}"
+
+
+def _forgeries(judge: Judge) -> Iterator[str]:
+    """Nothing is decided because of a report by somebody who was not given the attempt."""
+    for decisions in judge.topics.decisions.values():
+        for _, entry in decisions:
+            cause = entry.input
+            if cause is not None and (cause.topic, cause.partition, cause.offset) in judge.topics.forged:
+                yield f"{cause.topic}[{cause.partition}]@{cause.offset} is forged, and decided about {entry.task_id}"
 
 
 def _accounts(judge: Judge) -> Iterator[str]:

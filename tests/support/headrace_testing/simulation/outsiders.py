@@ -1,4 +1,4 @@
-"""Other programs that write to the topics of tasks what intake would never take."""
+"""Other programs that write to the topics of tasks what intake would never take, and a cloud worker taken over."""
 
 from __future__ import annotations
 
@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Any, Final
 
 from headrace_contracts import topics
 from headrace_contracts.content import plain
-from headrace_contracts.events import Message, Outcome, Sampling, TaskCancelled, TaskSubmitted, Usage, UsageRecorded
+from headrace_contracts.events import (
+    AttemptFinished,
+    Failure,
+    Message,
+    Outcome,
+    Sampling,
+    TaskCancelled,
+    TaskSubmitted,
+    Usage,
+    UsageRecorded,
+)
 from headrace_contracts.topics import TopicSpec
 from headrace_streams.publishing import Publication
 
@@ -72,12 +82,27 @@ _BAD_USAGE: Final[tuple[dict[str, Any], ...]] = (
 )
 
 
+# Of attempts that a cloud worker was not given.
+_FORGED_REPORTS: Final[tuple[dict[str, Any], ...]] = (
+    {"outcome": Outcome.ANSWERED, "content": plain(f"{FOREIGN} answer")},
+    {"outcome": Outcome.REFUSED, "content": plain(f"{FOREIGN} refusal")},
+    {"outcome": Outcome.CANCELLED},
+    {"outcome": Outcome.EXPIRED},
+    {"outcome": Outcome.FAILED_RETRYABLE, "failure": Failure(code="overloaded", message=FOREIGN)},
+    {"outcome": Outcome.FAILED_PERMANENT, "failure": Failure(code="invalid_request", message=FOREIGN)},
+    {"outcome": Outcome.FAILED_PERMANENT, "failure": Failure(code="answered_remotely", message=FOREIGN)},
+)
+
+
 class Outsiders(Trouble):
     """From the beginning to the end of the trouble they write such a record now and then."""
 
     fault = Fault.OUTSIDERS
 
     def __init__(self, rng: random.Random) -> None:
+        # Its own, so that what the others write stays what it was.
+        self._forger = random.Random()
+        self._forger.setstate(rng.getstate())
         self._every = rng.choice(_EVERY_SECONDS)
         self._count = 0
         self._mended = False
@@ -91,6 +116,7 @@ class Outsiders(Trouble):
             return
         world.cluster.client = "stranger"
         self.rng.choice((self._refused, self._refused, self._inadmissible, self._cancellation, self._usage))(world)
+        self._report(world)
         world.loop.outside(self._every * self.rng.uniform(0.5, 1.5), self._go_on, world)
 
     def mend(self, world: SimulatedWorld) -> None:
@@ -132,6 +158,25 @@ class Outsiders(Trouble):
         )  # fmt: skip
         event = replace(good, **self.rng.choice(_BAD_USAGE))
         self._write(world, topics.USAGE_RECORDED, event, b"outsider", fails=True)
+
+    def _report(self, world: SimulatedWorld) -> None:
+        """As the cloud worker, say how one of the newest local attempts has ended."""
+        local = [sent for (topic, _, _), (_, sent) in world.judge.topics.work.items() if topic.startswith("work.local")]
+        if not local:
+            return
+        sent = self._forger.choice(local[-3:])
+        report = AttemptFinished(
+            attempt_id=sent.attempt_id, task_id=sent.task_id, tenant=sent.tenant, number=sent.number,
+            home_partition=sent.home_partition, execution_id="forged", provider=sent.provider, model=sent.model,
+            finished_at=world.now_ms(), **self._forger.choice(_FORGED_REPORTS),
+        )  # fmt: skip
+        world.clients.write(
+            Publication(
+                spec=topics.ATTEMPTS_FINISHED_CLOUD, event=report, event_id=f"{sent.attempt_id}/forged", key=b"forged",
+                tenant=sent.tenant, time_ms=world.now_ms(), partition=sent.home_partition,
+            ),
+            forged=True,
+        )  # fmt: skip
 
     def _write(self, world: SimulatedWorld, spec: TopicSpec, event: Any, key: bytes | None, *, fails: bool) -> None:
         event_id = self.rng.choice(("", f"{FOREIGN}\n", FOREIGN * 100, "outsider"))

@@ -73,6 +73,8 @@ class Fault(StrEnum):
     """A cancellation that overtakes its task."""
     POISON = "poison"
     """An undecodable record."""
+    FORGED_CANCEL = "forged_cancel"
+    """A request to cancel another tenant's task."""
 
     PARTITION_SICK = "partition_sick"
     """Reads from a partition, or queries of its bounds, hang or fail for a while."""
@@ -111,6 +113,8 @@ LASTING = (
     Fault.SCHEMA_IDS_LOST,
 )  # fmt: skip
 """Drawn and scheduled by `lasting`, as they outlast all the others."""
+FORGED = (Fault.FORGED_CANCEL,)
+"""Drawn from another generator of their own."""
 FREEZES = frozenset({Fault.FREEZE_BEFORE, Fault.FREEZE_IN_FLIGHT})
 
 
@@ -163,10 +167,12 @@ def draw_plan(seed: int, rng: random.Random) -> Plan:
     boundary = {
         fault: intensity * 10.0 ** rng.uniform(-0.7, 0.3) for fault in AT_BOUNDARY if rng.random() < 0.5
     }  # fmt: skip
-    timed = [fault for fault in Fault if fault not in (*AT_BOUNDARY, *PASSING, *LASTING)]
+    timed = [fault for fault in Fault if fault not in (*AT_BOUNDARY, *PASSING, *LASTING, *FORGED)]
     rates = {fault: rng.uniform(0.05, 0.35) for fault in timed if not calm and rng.random() < 0.45}
     passing = random.Random(f"{seed} lasting")
     rates |= {fault: 1.0 for fault in PASSING if not calm and passing.random() < 0.2}
+    forged = random.Random(f"{seed} forged")
+    rates |= {fault: 1.0 for fault in FORGED if not calm and forged.random() < 0.25}
     submit_seconds = rng.choice((0.5, 5.0, 15.0, 30.0))
     return Plan(
         seed=seed,

@@ -13,7 +13,7 @@ from headrace_contracts import topics
 from headrace_contracts.errors import RegistryUnavailable
 from headrace_contracts.events import NodeStatus, Place, Preferences
 from headrace_local_worker.decide.balancing import choose_node
-from headrace_models.worker.cancellations import CancellationRequests, Cancellations, is_wanted
+from headrace_models.worker.cancellations import Cancellations, CancelledTasks, is_cancelled
 from headrace_models.worker.fleet import FleetOptions, FleetReporter
 from headrace_models.worker.pool import Endpoint, Pool
 from headrace_models.worker.runner import AttemptRunner, RunnerOptions, nothing_forbidden
@@ -30,11 +30,13 @@ from headrace_streams.tables import Table
 from headrace_streams.topic_limits import TopicLimits
 
 from headrace_testing.router_twin import PREFIX, router_service
+from headrace_testing.signatures import keys, verification
 from headrace_testing.simulation.ledger import SimulatedLedger
 from headrace_testing.simulation.log import SimulatedLog
 from headrace_testing.simulation.loop import Fate
 from headrace_testing.simulation.models import ASKED, CLOUD_LISTINGS, EXECUTION, LOCAL_LISTING, Call, SimulatedProvider
 from headrace_testing.simulation.network import LONGEST_IN_FLIGHT_SECONDS, PATIENCE_SECONDS
+from headrace_testing.simulation.oracle_quota import quota_of
 from headrace_testing.simulation.plan import Fault
 
 if TYPE_CHECKING:
@@ -78,6 +80,8 @@ class SimulatedProcess:
         self.skew_ms = 0
         self.suspect = False
         """Whether this run was frozen: it may act on outdated state."""
+        self.thawed_at: list[float] = []
+        """When it went on after having been frozen, in seconds since the start."""
         self.fate = Fate(name)
         self.network = world.network(self)
         self._world = world
@@ -139,6 +143,7 @@ class SimulatedProcess:
         fate = fate or self.fate
         if fate.frozen:
             self._world.trace.note(f"{self.name} continues")
+            self.thawed_at.append(self._world.loop.time())
             self._world.loop.thaw(fate)
 
     def expel(self) -> None:
@@ -198,7 +203,8 @@ class RouterBody:
     """A router with its tables."""
 
     def __init__(self, world: SimulatedWorld, process: SimulatedProcess, log: MemoryLog) -> None:
-        self._view = RoutingView(world.kit.policy, world.kit.prices, process.clock)
+        quota = quota_of(world.plan.seed)
+        self._view = RoutingView(world.kit.policy, world.kit.prices, process.clock, quota)
         self._fleet: Table[NodeStatus] = Table(log, world.kit.codec, topics.FLEET_STATUS, self._view.node_changed)
         self._preferences: Table[Preferences] = Table(
             log, world.kit.codec, topics.PREFERENCES, self._view.preferences_changed
@@ -220,6 +226,7 @@ class RouterBody:
             static=world.plan.static_members,
             limits=RouterLimits(),
             topic_limits=self._limits,
+            producers=verification(keys()),
         )
 
     async def run(self) -> None:
@@ -255,19 +262,21 @@ class WorkerBody:
         self._cancellations = Cancellations(
             log,
             codec,
+            topics.cancelled_topic(Place.CLOUD if cloud else Place.LOCAL),
             history_seconds=600.0,
             clock_ms=process.clock,
-            on_cancellations=self._stop_tasks,
+            on_cancelled=self._stop_tasks,
         )
         self._runner = AttemptRunner(
             codec=codec,
             publisher=publisher,
             pool=pool,
             options=RunnerOptions(worker=process.name, call_seconds=30.0),
+            outcomes_to=topics.outcome_topic(Place.CLOUD if cloud else Place.LOCAL),
             clock_ms=process.clock,
             new_id=self._new_execution,
             forbid=forbid if cloud else nothing_forbidden,
-            is_cancelled=self._cancellations.wanted,
+            is_cancelled=self._cancellations.has,
         )
         work = (
             (topics.WORK_CLOUD_INTERACTIVE, topics.WORK_CLOUD_BATCH)
@@ -309,9 +318,9 @@ class WorkerBody:
         EXECUTION.set(execution)
         return execution
 
-    def _stop_tasks(self, cancellations: CancellationRequests) -> None:
-        self._engine.cancel(partial(is_wanted, cancellations))
-        self._runner.interrupt(cancellations)
+    def _stop_tasks(self, cancelled: CancelledTasks) -> None:
+        self._engine.cancel(partial(is_cancelled, cancelled))
+        self._runner.interrupt(cancelled)
 
     async def _skip(self, record: Record) -> None:
         await self._runner.skip(record)

@@ -12,10 +12,12 @@ from headrace_contracts.errors import Origin, SchemaNotCached, UnreadableValue
 from headrace_contracts.events import (
     AttemptFinished,
     AttemptRequested,
+    AttemptsCancelled,
     Command,
     DeadLetter,
     EntryKind,
     JournalEntry,
+    Preferences,
     ReplyKind,
     TaskCancelled,
     TaskCompleted,
@@ -24,6 +26,7 @@ from headrace_contracts.events import (
     UsageRecorded,
 )
 from headrace_contracts.topics import TOPICS
+from headrace_streams.records import TopicPartition
 
 from headrace_testing.simulation.cluster import Seen
 
@@ -105,6 +108,8 @@ class Topics:
         self.reports: dict[Place, AttemptFinished] = {}
         self.final_replies: dict[str, list[tuple[Seen, TaskReply]]] = defaultdict(list)
         self.audited: set[str] = set()
+        self.told: set[tuple[str, str, str]] = set()
+        """Topics of workers, and the tasks that these were told of there as cancelled: id and tenant."""
         self.letters: dict[Place, list[str]] = defaultdict(list)
         """Kinds of errors of dead letters, by the origin of the record."""
         self.unreadable: set[Place] = set()
@@ -112,8 +117,12 @@ class Topics:
         """The id of its topic when a cancellation was appended, by the number of the append."""
         self.inadmissible: set[Place] = set()
         """Records that say nothing, though they can be decoded."""
+        self.forged: set[Place] = set()
+        """Reports by somebody who was not given the attempt."""
         self.breaches: set[str] = set()
         """Attempts whose reports, as the journal has taken them, say that content has left."""
+        self.preferences: dict[tuple[str, str], list[tuple[float, Preferences]]] = defaultdict(list)
+        """All records ever written, with the virtual second, by tenant and user."""
         self._retired: set[int] = set()
         self._former: dict[tuple[Place, bytes | None], Place] = {}
         self._retirements = 0
@@ -130,7 +139,7 @@ class Topics:
             self.unreadable.add(place)
         if event is None or place in self.inadmissible:
             self._strange.append(seen)
-        if place in self.inadmissible:
+        if place in self.inadmissible or place in self.forged:
             return event
         match event:
             case JournalEntry():
@@ -146,6 +155,8 @@ class Topics:
                 self.completed[event.task_id].append((seen, event))
             case AttemptRequested():
                 self.work[place] = (seen, event)
+            case AttemptsCancelled():
+                self.told.add((place[0], event.task_id, event.tenant))
             case AttemptFinished():
                 self.finished[event.attempt_id].append(event)
                 self.reports[place] = event
@@ -155,6 +166,8 @@ class Topics:
                     self.ambiguous_usage.add(event.event_id)
                 self.usage_of_attempt[event.attempt_id][event.execution_id] = event
                 self.usage_of_execution[event.execution_id].add(event.event_id)
+            case Preferences():
+                self.preferences[event.tenant, event.user].append((seen.at, event))
             case TaskReply(kind=ReplyKind.FINISHED):
                 self.final_replies[event.task_id].append((seen, event))
             case DeadLetter():
@@ -166,6 +179,10 @@ class Topics:
                 if place[0] == "audit.recorded":
                     self.audited.add(seen.event_id)
         return event
+
+    def announce_forgery(self, name: TopicPartition, offset: int) -> None:
+        """The record that will have this place is a report that counts for nothing."""
+        self.forged.add((name.topic.removeprefix(self._prefix), name.partition, offset))
 
     def retire(self, topic: str, partition: int, offset: int) -> Callable[[Place], Place]:
         """Rename the places of a partition's records from this offset on: others will have them. Returns how."""

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 CHECK_SECONDS: Final = 10.0
 """How often services ask whether the ids that they write still stand for their schemas."""
+_LATE_SECONDS: Final = 0.5
+"""How long after a process goes on what it had encoded before may still be written."""
 _LOST: Final = (
     "tasks.journal", "tasks.completed", "audit.recorded", "usage.recorded", "attempts.finished", "tasks.replies",
     "work.local.batch",
@@ -99,9 +101,12 @@ class LostIds(Trouble):
         """No service writes with an id that it must know to be lost."""
         known_at, ends_at = self._began_at + CHECK_SECONDS, world.trouble.ends_at
         services = {process.name for process in world.processes}
+        thaws = {process.name: process.thawed_at for process in world.processes}
         for topic in self.topics:
             for number in range(world.cluster.describe_topics([PREFIX + topic])[PREFIX + topic].partitions):
                 name = TopicPartition(PREFIX + topic, number)
                 for seen in world.cluster.history.partition(name.topic, name.partition):
-                    if known_at < seen.at < ends_at and seen.client in services:
+                    # What was encoded before a process stood still is written when it goes on.
+                    late = any(0 <= seen.at - at < _LATE_SECONDS for at in thaws.get(seen.client, ()))
+                    if known_at < seen.at < ends_at and seen.client in services and not late:
                         yield f"{name} got {seen.event_id} from {seen.client}, though {self.about}"

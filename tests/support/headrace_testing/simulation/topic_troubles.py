@@ -14,7 +14,7 @@ from headrace_streams.resizing import GROUPS, ResizeRefused, resize
 from headrace_testing.router_twin import PREFIX
 from headrace_testing.simulation.chaos import PARTITIONS_AT_FIRST
 from headrace_testing.simulation.plan import Fault
-from headrace_testing.simulation.troubles import Trouble
+from headrace_testing.simulation.troubles import Trouble, of_some_worker, with_what_workers_hear
 
 if TYPE_CHECKING:
     from headrace_testing.simulation.world import SimulatedWorld
@@ -32,13 +32,15 @@ class RecreatedTopic(Trouble):
     delay_seconds = _NOTICED_SECONDS
 
     def __init__(self, rng: random.Random) -> None:
-        self._topic = rng.choice(_INPUTS)
+        self._topic = of_some_worker(rng, rng.choice(_INPUTS))
         super().__init__(rng, f"{self._topic} was created again")
 
     def begin(self, world: SimulatedWorld) -> None:
-        world.cluster.recreate_topic(PREFIX + self._topic, forget_commits=self.rng.random() < 0.7)
-        for number in range(world.partitions):
-            world.judge.retire(self._topic, number, 0)
+        forget_commits = self.rng.random() < 0.7
+        for topic in with_what_workers_hear(self._topic):
+            world.cluster.recreate_topic(PREFIX + topic, forget_commits=forget_commits)
+            for number in range(world.partitions):
+                world.judge.retire(topic, number, 0)
 
 
 class TruncatedTopic(Trouble):
@@ -50,7 +52,7 @@ class TruncatedTopic(Trouble):
     delay_seconds = _NOTICED_SECONDS
 
     def __init__(self, rng: random.Random) -> None:
-        self._topic = rng.choice(("tasks.submitted", "attempts.finished"))
+        self._topic = of_some_worker(rng, rng.choice(("tasks.submitted", "attempts.finished")))
         self._number = rng.randrange(PARTITIONS_AT_FIRST)
         super().__init__(rng, f"{self._topic}[{self._number}] was cut short")
 

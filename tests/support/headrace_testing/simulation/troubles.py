@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from headrace_contracts import topics
-from headrace_contracts.events import EntryKind, JournalEntry, TaskSubmitted
+from headrace_contracts.events import EntryKind, JournalEntry, Place, TaskSubmitted
 from headrace_streams.errors import AppendUncertain, RecordRefused, TransientError
 from headrace_streams.memory import HANGS, Ailment
 from headrace_streams.partitioning import partition_of
@@ -29,6 +29,18 @@ _SMALL_LIMIT: Final = 2_500
 """Bytes. Every record without the padding fits."""
 _TINY_LIMIT: Final = 420
 """Bytes. Audit records fit only when shortened, and not all of them then."""
+
+
+def of_some_worker(rng: random.Random, topic: str) -> str:
+    """The topic; in place of that of local outcomes, sometimes the other one with outcomes.
+
+    Asks a copy of the generator: all else that is drawn stays what it was before there were two.
+    """
+    if topic != topics.ATTEMPTS_FINISHED.name:
+        return topic
+    copied = random.Random()
+    copied.setstate(rng.getstate())
+    return copied.choice((topics.ATTEMPTS_FINISHED.name, topics.ATTEMPTS_FINISHED_CLOUD.name))
 
 
 class Trouble:
@@ -88,7 +100,7 @@ class SickPartition(Trouble):
     def __init__(self, rng: random.Random) -> None:
         number = rng.randrange(PARTITIONS_AT_FIRST)
         draw, names = rng.choice(_KINDS)
-        self._name = TopicPartition(PREFIX + rng.choice(names), number)
+        self._name = TopicPartition(PREFIX + of_some_worker(rng, rng.choice(names)), number)
         self._ailments = draw(rng)
         said = ", ".join(f"{sense}: {ailment.error or 'hangs'!r}" for sense, ailment in self._ailments.items())
         super().__init__(rng, f"{self._name} was sick ({said})")
@@ -194,6 +206,12 @@ class RefusedRecords(Trouble):
         return not self._denied and topic.startswith(self._topic)
 
 
+def with_what_workers_hear(topic: str) -> Sequence[str]:
+    """The topic; for requests to cancel also those that tell workers of them, which no seed draws by themselves."""
+    more = [topics.cancelled_topic(place).name for place in Place] if topic == topics.TASKS_CANCELLED.name else ()
+    return (topic, *more)
+
+
 class HeldInput(Trouble):
     """A foreign producer's transaction stays open: of one partition nothing behind its first record can be read."""
 
@@ -203,18 +221,22 @@ class HeldInput(Trouble):
     def __init__(self, rng: random.Random) -> None:
         topic = rng.choice(("tasks.submitted", "tasks.cancelled", "attempts.finished", "work.local.interactive",
                             "usage.recorded", "fleet.status", "preferences"))  # fmt: skip
+        topic = of_some_worker(rng, topic)
         single = topics.TOPICS[topic].partitions == 1
         self._name = TopicPartition(PREFIX + topic, 0 if single else rng.randrange(PARTITIONS_AT_FIRST))
+        self._held = [TopicPartition(PREFIX + each, self._name.partition) for each in with_what_workers_hear(topic)]
         super().__init__(rng, f"a transaction in {self._name} was open")
 
     def begin(self, world: SimulatedWorld) -> None:
-        world.cluster.hold_stable_offset(self._name, world.cluster.partition(self._name).end)
+        for name in self._held:
+            world.cluster.hold_stable_offset(name, world.cluster.partition(name).end)
         # Whoever starts now reads up to it, and does not wait.
         for process in world.processes:
             world.loop.outside(self.rng.uniform(1.0, 2.0), process.crash)
 
     def mend(self, world: SimulatedWorld) -> None:
-        world.cluster.hold_stable_offset(self._name, None)
+        for name in self._held:
+            world.cluster.hold_stable_offset(name, None)
 
     def delays_decision(self, world: SimulatedWorld, home: int, task: TaskSubmitted) -> bool:
         return self._name.topic == PREFIX + "tasks.submitted" and home == self._name.partition

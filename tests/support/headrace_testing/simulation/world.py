@@ -23,6 +23,7 @@ from headrace_testing.router_twin import PREFIX
 from headrace_testing.simulation.chaos import Chaos
 from headrace_testing.simulation.clients import Clients
 from headrace_testing.simulation.cluster import SimulatedCluster
+from headrace_testing.simulation.forgers import Forgers
 from headrace_testing.simulation.judge import Judge
 from headrace_testing.simulation.lasting import LastingTrouble
 from headrace_testing.simulation.ledger import SimulatedDatabase
@@ -32,6 +33,7 @@ from headrace_testing.simulation.models import REMOTE_BY_HOST, REMOTE_BY_NAME, M
 from headrace_testing.simulation.network import PATIENCE_SECONDS, Endures, SimulatedNetwork, Weather
 from headrace_testing.simulation.plan import Fault, Plan, draw_plan
 from headrace_testing.simulation.processes import AccountantBody, Body, RouterBody, SimulatedProcess, WorkerBody
+from headrace_testing.simulation.settings import SettingsWriter
 from headrace_testing.simulation.trace import Trace
 
 EPOCH_MS = 1_790_000_000_000
@@ -113,6 +115,8 @@ class SimulatedWorld:
         self.router_metrics = _CheckedMetrics(self)
         self.processes = self._processes()
         self.clients = Clients(self)
+        self.settings = SettingsWriter(self)
+        self.forgers = Forgers(self)
         self.calm = False
         self.partitions = PARTITIONS
         self.trouble = LastingTrouble(self)
@@ -173,10 +177,11 @@ class SimulatedWorld:
         self.loop.close()
 
     def _begin(self) -> None:
-        self.clients.settings()
+        self.settings.begin()
         for process in self.processes:
             self.loop.outside(self.rng.uniform(0.0, 0.5), process.start)
         self.clients.begin(self.plan.tasks, self.plan.submit_seconds)
+        self.forgers.begin()
         Chaos(self).begin()
         self.trouble.begin()
         self.loop.outside(self.plan.fault_seconds, self._calm_down)

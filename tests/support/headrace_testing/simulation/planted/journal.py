@@ -54,6 +54,13 @@ def _forget_checkpoint(patches: Patches) -> None:
     patches.put(Journal, "published_offset", property(lambda self: 0))
 
 
+def _ends_written_over(patches: Patches) -> None:
+    def put(self: Any, task_id: str) -> None:
+        self._record(self._entry(task_id, "replaced", None), None)
+
+    patches.put(PartitionRouter, "_replace", put)
+
+
 def _completed_ahead(patches: Patches) -> None:
     def published(self: Any, offset: int, completed_at: int | None = None) -> None:
         original(self, offset, None if completed_at is None else completed_at + 1000)
@@ -132,6 +139,12 @@ BUGS = (
     Bug("no_fencing", "an owner continues after another has written", _no_fencing),
     Bug("lost_ack_ignored", "an owner publishes for entries whose append is uncertain", _lost_ack_ignored, hint=3),
     Bug("no_reissue", "a new owner does not publish the open commands", _no_reissue, hint=5),
-    Bug("no_settling", "a new owner does not wait for its predecessor's appends", _no_settling, hint=64),
+    Bug("no_settling", "a new owner does not wait for its predecessor's appends", _no_settling, hint=27),
+    Bug(
+        "ends_written_over",
+        "an owner replaces a record that does not count without saying that its task has ended",
+        _ends_written_over,
+        hint=56447386,
+    ),
     Bug("positions_ahead", "the journal records one input more than was decided", _positions_ahead),
 )

@@ -60,5 +60,5 @@ BUGS = (
         hint=4,
     ),
     Bug("rounds_down", "costs are rounded down", _rounds_down, hint=6),
-    Bug("failed_is_free", "failed attempts are booked at nothing", _failed_is_free, hint=6),
+    Bug("failed_is_free", "failed attempts are booked at nothing", _failed_is_free, hint=21),
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from headrace_contracts import floors
 from headrace_contracts.events import Privacy, TaskPhase, TaskStatus
 from headrace_router.decide import candidates, machine, routes, tasks
 from headrace_router.decide.early_cancellations import EarlyCancellations
@@ -13,6 +14,8 @@ from headrace_router.decide.tasks import PartitionTasks
 from headrace_router.partition import PartitionRouter
 from headrace_router.reevaluation_queue import ReevaluationQueue
 from headrace_router.timers import Timers
+from headrace_runtime.producers import ProducerVerification
+from headrace_streams import journal_reading
 
 from headrace_testing.simulation.planted.bugs import Bug, Patches
 
@@ -44,6 +47,13 @@ def _submitted_again(patches: Patches) -> None:
     )
 
 
+def _loads_not_recovered(patches: Patches) -> None:
+    def outline_of_task(task: Any) -> tuple[str, int]:
+        return "", 0
+
+    patches.put(journal_reading, "outline_of_task", outline_of_task)
+
+
 def _same_attempt_number(patches: Patches) -> None:
     patches.put(routes, "attempt_id", lambda task_id, _number: f"{task_id}/1")
 
@@ -62,8 +72,28 @@ def _consent_ignored(patches: Patches) -> None:
         found = original(*args, **named)
         return replace(found, consented=frozenset({"groq", "anthropic"}))
 
-    original = patches.put(machine, "rules_for", rules_for)
-    patches.put(routes, "rules_for", rules_for)
+    original = patches.put(routes, "rules_for", rules_for)
+
+
+def _floor_ignored(patches: Patches) -> None:
+    def demands_of_tenant(preferences: Any) -> Any:
+        return replace(original(preferences), privacy=None, mode=None)
+
+    original = patches.put(floors, "demands_of_tenant", demands_of_tenant)
+
+
+def _user_before_tenant(patches: Patches) -> None:
+    def rules_for(task: Any, role: Any, policy: Any, user: Any, tenant: Any, *rest: Any) -> Any:
+        return original(task, role, policy, user, tenant if user is None else replace(user, user=""), *rest)
+
+    original = patches.put(routes, "rules_for", rules_for)
+
+
+def _raised_in_silence(patches: Patches) -> None:
+    def rules_for(*args: Any, **named: Any) -> Any:
+        return replace(original(*args, **named), objection=None)
+
+    original = patches.put(routes, "rules_for", rules_for)
 
 
 def _budget_ignored(patches: Patches) -> None:
@@ -103,16 +133,32 @@ def _breach_unsaid(patches: Patches) -> None:
     patches.put(machine, "ANSWERED_REMOTELY", "never said")
 
 
+def _forged_requests_taken(patches: Patches) -> None:
+    patches.put(ProducerVerification, "check", lambda *_: None)
+
+
+def _cloud_believed(patches: Patches) -> None:
+    patches.put(machine, "may_report", lambda *_: True)
+
+
 BUGS = (
     Bug("zombie_acts", "a router that was frozen publishes on old acknowledgements", _zombie_acts, hint=6666),
-    Bug("wake_up_lost", "a recovered partition sets no timers", _wake_up_lost),
+    Bug("wake_up_lost", "a recovered partition sets no timers", _wake_up_lost, hint=12),
     Bug("follower_forgotten", "followers of a leader that has ended are not notified", _follower_forgotten, hint=5),
     Bug("ended_forgotten", "a task submitted again after its end is run again", _ended_forgotten, hint=7),
-    Bug("submitted_again", "a task submitted again while it runs is restarted", _submitted_again, hint=6),
+    Bug("submitted_again", "a task submitted again while it runs is restarted", _submitted_again, hint=14),
+    Bug(
+        "loads_not_recovered", "a new owner does not count the live tasks that it finds", _loads_not_recovered, hint=12
+    ),
     Bug("same_attempt_number", "a retry has the id of the attempt before it", _same_attempt_number),
     Bug("privacy_lowered", "a retry forgets the privacy of its task", _privacy_lowered, hint=6),
     Bug("consent_ignored", "internal content goes to providers without consent", _consent_ignored, hint=6),
-    Bug("budget_ignored", "no attempt is held against the task's budget", _budget_ignored),
+    Bug("floor_ignored", "what the tenant demands does not count", _floor_ignored, hint=15),
+    Bug("user_before_tenant", "a user's preferences stand in place of the tenant's", _user_before_tenant, hint=4),
+    Bug(
+        "raised_in_silence", "a task that asks for less than its floor is run, at its floor", _raised_in_silence, hint=4
+    ),
+    Bug("budget_ignored", "no attempt is held against the task's budget", _budget_ignored, hint=33),
     Bug("cancelled_goes_on", "a cancelled task is remembered as it was before", _cancelled_goes_on, hint=14),
     Bug(
         "early_cancellation_forgotten",
@@ -120,13 +166,15 @@ BUGS = (
         _early_cancellation_forgotten,
         hint=6,
     ),
+    Bug("forged_requests_taken", "whoever has written a request to cancel is believed", _forged_requests_taken, hint=4),
     Bug("all_are_equal", "an answer serves tasks that asked something else", _all_are_equal),
     Bug(
         "half_answer_cached",
         "an answer that was cut off at its limit is served again later",
         _half_answer_cached,
-        hint=248,
+        hint=738,
     ),
     Bug("breach_unsaid", "content that left to another host is not audited", _breach_unsaid, hint=16),
-    Bug("repeat_dispatches", "a repeated submission sends another attempt out", _repeat_dispatches, hint=4),
+    Bug("cloud_believed", "a cloud worker is believed about local attempts", _cloud_believed, hint=4),
+    Bug("repeat_dispatches", "a repeated submission sends another attempt out", _repeat_dispatches, hint=14),
 )

@@ -6,15 +6,17 @@ import asyncio
 from dataclasses import replace
 from typing import Any
 
-from headrace_contracts.events import Outcome
-from headrace_contracts.topics import USAGE_RECORDED
+from headrace_contracts.events import Outcome, TaskCancelled
+from headrace_contracts.topics import TASKS_CANCELLED, USAGE_RECORDED
 from headrace_models import ollama_listing
 from headrace_models.errors import ProviderError
 from headrace_models.ports import CallUsage
 from headrace_models.worker import runner
+from headrace_models.worker.cancellations import Cancellations
 from headrace_models.worker.pool import Pool
 from headrace_models.worker.runner import AttemptRunner
 from headrace_streams.errors import AppendUncertain, TransientError
+from headrace_streams.holding import DecodedInLanes
 
 from headrace_testing.simulation.planted.bugs import Bug, Patches
 
@@ -81,13 +83,27 @@ def _remote_counts_as_local(patches: Patches) -> None:
     patches.put(ollama_listing, "runs_elsewhere", lambda _entry: False)
 
 
+def _outside_cancellations_believed(patches: Patches) -> None:
+    def init(self: Any, log: Any, codec: Any, _spec: Any, **named: Any) -> None:
+        original(self, log, codec, TASKS_CANCELLED, **named)
+        self._decoded = DecodedInLanes("requests", codec, TaskCancelled, lambda record: record.partition, self._take)
+
+    original = patches.put(Cancellations, "__init__", init)
+
+
 BUGS = (
     Bug("done_before_ack", "an attempt counts as done before its report is acknowledged", _done_before_ack),
     Bug("failures_are_free", "no usage is recorded of failed attempts", _failures_are_free),
     Bug("usage_not_awaited", "an attempt counts as done before its usage is acknowledged", _usage_not_awaited),
-    Bug("given_up_on_uncertainty", "a report that may be lost is not repeated", _given_up_on_uncertainty, hint=6),
+    Bug("given_up_on_uncertainty", "a report that may be lost is not repeated", _given_up_on_uncertainty, hint=36),
     Bug("executions_share_an_id", "two executions of an attempt are one to the ledger", _executions_share_an_id),
     Bug("slot_kept_on_error", "a slot is not given back when the call fails", _slot_kept_on_error),
     Bug("usage_forgotten_on_error", "what a failed call consumed is not recorded", _usage_forgotten_on_error),
+    Bug(
+        "outside_cancellations_believed",
+        "a worker reads requests to cancel that the router has not taken",
+        _outside_cancellations_believed,
+        hint=4,
+    ),
     Bug("remote_counts_as_local", "a model that runs elsewhere counts as the node's own", _remote_counts_as_local),
 )

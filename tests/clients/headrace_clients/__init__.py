@@ -1,0 +1,1 @@
+"""Agent frameworks, as their users install and call them, against a running platform."""

@@ -1,0 +1,63 @@
+"""Promises about cancellations: workers stop what its own tenant has had cancelled, and hear of it from the router."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from headrace_contracts.events import AttemptFinished, AttemptsCancelled, CommandKind, Outcome, TaskStatus
+
+from headrace_testing.simulation.cluster import Seen
+
+if TYPE_CHECKING:
+    from headrace_testing.simulation.judge import Judge
+
+_STOPPED = "attempts.cancelled."
+
+
+def check(judge: Judge, seen: Seen, topic: str, event: Any) -> None:
+    """What a router tells workers follows from a request; what a worker has stopped follows from what it was told."""
+    if isinstance(event, AttemptsCancelled):
+        _check_told(judge, seen, topic, event)
+    elif (
+        isinstance(event, AttemptFinished)
+        and event.outcome is Outcome.CANCELLED
+        # What a stranger reports, no worker has stopped.
+        and judge.topics.place(seen) not in judge.topics.forged
+    ):
+        _check_stopped(judge, seen, event)
+
+
+def _check_told(judge: Judge, seen: Seen, topic: str, event: AttemptsCancelled) -> None:
+    topics, place = judge.topics, topic.removeprefix(_STOPPED)
+    states = [each.entry.state for each in topics.commands.get((topic, seen.event_id), ())]
+    results = [state.result for state in states if state is not None and state.result is not None]
+    told = (event.task_id, event.tenant, TaskStatus.CANCELLED)
+    if told not in [(result.task_id, result.tenant, result.status) for result in results]:
+        judge.violated(f"{topic} got {seen.event_id}, which no journal entry that counts commands (by {seen.client})")
+    if not any(request.tenant == event.tenant for _, request in topics.cancelled.get(event.task_id, ())):
+        judge.violated(f"{topic} got {seen.event_id}, which its tenant has not asked for")
+    sent = [c.topic for _, entry in topics.decisions[event.task_id] for c in entry.commands
+            if c.kind is CommandKind.DISPATCH]  # fmt: skip
+    if not any(name.startswith(f"work.{place}.") for name in sent):
+        judge.violated(f"{topic} got {seen.event_id}, though no such worker was sent an attempt")
+
+
+def _check_stopped(judge: Judge, seen: Seen, event: AttemptFinished) -> None:
+    places = {topic.split(".")[1] for (topic, *_), (_, request) in judge.topics.work.items()
+              if request.attempt_id == event.attempt_id}  # fmt: skip
+    if not any((f"{_STOPPED}{place}", event.task_id, event.tenant) in judge.topics.told for place in places):
+        judge.violated(f"{seen.client} has stopped {event.attempt_id}, and the router has not told it to")
+
+
+def unsettled(judge: Judge) -> Iterator[str]:
+    """Cancellations that workers have not been told of yet."""
+    told = {(topic, task_id) for topic, task_id, _ in judge.topics.told}
+    for (topic, event_id), commanded in judge.topics.commands.items():
+        if commanded[-1].command.kind is CommandKind.CANCEL and (topic, commanded[-1].entry.task_id) not in told:
+            yield f"{topic} lacks {event_id}"
+
+
+def verdict(judge: Judge) -> Sequence[str]:
+    """All violations concerning cancellations."""
+    return list(unsettled(judge))
