@@ -1,4 +1,4 @@
-"""The parts of live windows that need no Kafka: adding up, credentials, decoding, and starting anew after a failure."""
+"""The parts of live windows that need no Kafka: adding up, credentials, and starting anew after a failure."""
 
 import asyncio
 import json
@@ -8,12 +8,7 @@ from collections.abc import Callable
 
 import pytest
 from faust.auth import SASLCredentials, SSLCredentials
-from headrace_contracts.codec import Codec
-from headrace_contracts.events import Outcome, Usage, UsageRecorded
-from headrace_contracts.memory_registry import MemoryRegistry
-from headrace_contracts.topics import USAGE_RECORDED
 from headrace_cost_accountant.adapters.faust_credentials import NotForFaust, credentials_of
-from headrace_cost_accountant.adapters.usage_codec import Undecoded, UsageCodec
 from headrace_cost_accountant.adapters.windows_app import add_once
 from headrace_cost_accountant.metrics import LedgerMetrics
 from headrace_cost_accountant.service import LiveWindowsRunner
@@ -91,30 +86,6 @@ def test_tls_checks_what_librdkafka_would_check() -> None:
 def test_what_faust_cannot_do_is_named(properties: dict[str, str], named: str) -> None:
     with pytest.raises(NotForFaust, match=named):
         credentials_of(properties)
-
-
-async def test_faust_never_sees_a_record_that_does_not_decode_as_an_error() -> None:
-    codec = Codec(MemoryRegistry())
-    await codec.prepare([USAGE_RECORDED], register=True)
-    event = UsageRecorded(
-        event_id="e",
-        tenant="acme",
-        task_id="t",
-        attempt_id="a",
-        execution_id="x",
-        provider="groq",
-        model="m",
-        outcome=Outcome.ANSWERED,
-        usage=Usage(),
-        recorded_at=1,
-    )
-    faust_codec = UsageCodec(codec)
-    value = codec.encode(USAGE_RECORDED, event)
-    assert faust_codec.loads(value) == event
-    assert faust_codec.clone().loads(value) == event
-    unheard_of = b"\0\0\0\0\x63" + value[5:]
-    for bytes_ in (b"garbage", unheard_of, value[:-3]):
-        assert faust_codec.loads(bytes_) == Undecoded(bytes_)
 
 
 class Flaky:

@@ -71,7 +71,7 @@ def build(settings: CostAccountantSettings) -> Service:
     )
     tools = WindowsTools(
         kafka=settings.kafka_config(),
-        admin=log.admin(),
+        log=log,
         codec=codec,
         prices=prices,
         publisher=connections.publisher,

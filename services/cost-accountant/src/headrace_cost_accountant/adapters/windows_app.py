@@ -1,17 +1,23 @@
 """Live spend: Faust sums up usage in tumbling windows and publishes them to `spend.windows`.
 
-A view for people, rebuilt from its changelog and the topic; billing rests on the ledger alone. Each window's value
-holds the offset of the last record added, so that a record that Faust reads again after a crash is not added twice.
+A view for people, rebuilt from its changelog and the topic; billing rests on the ledger alone. Yet it is exact:
+`every_record` adds what Faust drops; each window's value holds the offset of the last record added, so that one that is
+read again after a crash is not added twice; and a position is committed once everything below it is published.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+import weakref
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 import faust
+from faust.streams import _current_event
+from faust.types import TP
+from faust.types.tuples import Message
 from headrace_contracts.codec import Codec
 from headrace_contracts.errors import ContractError, Origin, RegistryUnavailable, SchemaNotCached
 from headrace_contracts.events import UsageRecorded
@@ -20,14 +26,14 @@ from headrace_contracts.topics import SPEND_WINDOWS, USAGE_RECORDED
 from headrace_models.prices import PriceBook
 from headrace_runtime.logging import get_logger
 from headrace_streams.dead_letters import described
-from headrace_streams.errors import RecordRefused, StreamsError
-from headrace_streams.ports import Admin
+from headrace_streams.errors import RecordRefused, StreamsError, TransientError
+from headrace_streams.ports import Log, PartitionReader
 from headrace_streams.publishing import Publication, Publisher
-from headrace_streams.records import NewTopic
+from headrace_streams.records import NewTopic, Record
 
 from headrace_cost_accountant.adapters import tolerant_fetching
+from headrace_cost_accountant.adapters.every_record import EveryRecord, RecordHandling
 from headrace_cost_accountant.adapters.faust_credentials import credentials_of
-from headrace_cost_accountant.adapters.usage_codec import Undecoded, UsageCodec
 from headrace_cost_accountant.decide.booking import Implausible, cost_of, meant_time
 from headrace_cost_accountant.decide.windows import LENGTHS, Live, Spend, spend_windows, window_start
 from headrace_cost_accountant.metrics import LedgerMetrics
@@ -42,6 +48,8 @@ _DAY_SECONDS: Final = 86_400
 _REGISTRY_PAUSE_SECONDS: Final = 0.5
 _REGISTRY_PATIENCE_SECONDS: Final = 10.0
 """How long a usage event of an unknown schema holds all others back while the registry does not answer."""
+_LOOK_SECONDS: Final = 2.0
+"""How often the ends of partitions are compared with what was added."""
 _LONGEST_TENANT: Final = 1_000
 """Characters. Each of a tenant's windows is a record with its name, which must fit."""
 
@@ -58,14 +66,14 @@ class WindowsTools:
 
     Attributes:
         kafka: librdkafka properties of the connection.
-        admin: Creates the changelogs.
+        log: Creates the changelogs, and reads what Faust drops.
         replication: Replication factor of the changelogs.
         publish_seconds: How often changed windows are published.
         clock: Milliseconds since the epoch.
     """
 
     kafka: Mapping[str, str]
-    admin: Admin
+    log: Log
     codec: Codec
     prices: PriceBook
     publisher: Publisher
@@ -88,6 +96,9 @@ class WindowsApp:
         self._live: dict[str, Live] = {}
         self._changed: set[str] = set()
         self._tables: dict[int, Any] = {}
+        self._admin = tools.log.admin()
+        self._usage_topic = tools.codec.topic_prefix + USAGE_RECORDED.name
+        self._committed: dict[Any, int] = {}
         self._failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         # Since when the registry has not answered.
         self._unanswered_since: float | None = None
@@ -95,17 +106,36 @@ class WindowsApp:
     async def run(self, on_started: Callable[[], None]) -> None:
         """Runs until cancelled. Raises what ended it: WindowsEnded, NotForFaust, TimeoutError, any error of Faust's."""
         tolerant_fetching.install(self._skipped)
-        app = self._app(await self._prepare_changelogs())
+        reader = self._tools.log.reader()
+        try:
+            await self._run(self._app(await self._prepare_changelogs()), reader, on_started)
+        finally:
+            await reader.close()
+
+    async def _run(self, app: Any, reader: PartitionReader, on_started: Callable[[], None]) -> None:
+        records = EveryRecord(
+            self._usage_topic,
+            self._app_id,
+            RecordHandling(self._decode, partial(self._add, app), self._tools.measures.windows_missed.inc),
+            self._admin,
+            reader,
+            lambda: app.consumer_generation_id if app.flow_control.is_active() else None,
+        )
+        self._add_agent(app, records)
         try:
             async with asyncio.timeout(_START_SECONDS):
                 await app.start()
             on_started()
-            await self._until_it_ends(app)
+            await self._until_it_ends(app, records)
         finally:
             await self._stop(app)
 
-    async def _until_it_ends(self, app: Any) -> None:
-        tasks = [asyncio.create_task(app.wait_until_stopped()), asyncio.create_task(self._keep_publishing())]
+    async def _until_it_ends(self, app: Any, records: EveryRecord[UsageRecorded | None]) -> None:
+        tasks = [
+            asyncio.create_task(app.wait_until_stopped()),
+            asyncio.create_task(self._keep_publishing(app, records)),
+            asyncio.create_task(self._keep_looking(app, records)),
+        ]
         try:
             done, _ = await asyncio.wait([*tasks, self._failure], return_when=asyncio.FIRST_COMPLETED)
             for ended in done:
@@ -129,8 +159,7 @@ class WindowsApp:
         Raises TransientError, RecordRefused. Faust would create them as well, but fail on its first records, since its
         metadata does not include them yet.
         """
-        usage = self._tools.codec.topic_prefix + USAGE_RECORDED.name
-        partitions = (await self._tools.admin.partition_counts([usage]))[usage]
+        partitions = (await self._admin.partition_counts([self._usage_topic]))[self._usage_topic]
         topics = []
         for seconds in LENGTHS:
             retention_ms = (_kept_seconds(seconds) + _DAY_SECONDS) * 1000
@@ -138,7 +167,7 @@ class WindowsApp:
             config = (("cleanup.policy", "compact,delete"), ("retention.ms", str(retention_ms)))
             name = f"{self._app_id}-{_table_name(seconds)}-changelog"
             topics.append(NewTopic(name, partitions, self._tools.replication, config))
-        await self._tools.admin.create_topics(topics)
+        await self._admin.create_topics(topics)
         return partitions
 
     @property
@@ -172,42 +201,54 @@ class WindowsApp:
             )
             for seconds in LENGTHS
         }
-        usage = app.topic(
-            self._tools.codec.topic_prefix + USAGE_RECORDED.name,
-            key_serializer="raw",
-            value_serializer=UsageCodec(self._tools.codec),
-        )
+        return app
+
+    def _add_agent(self, app: Any, records: EveryRecord[UsageRecorded | None]) -> None:
+        # Without acknowledgements Faust commits nothing: it acknowledges what it drops.
+        usage = app.topic(self._usage_topic, key_serializer="raw", value_serializer="raw", acks=False)
 
         async def add_up(stream: Any) -> None:
-            # By default a stream acknowledges an event even if its handling failed.
-            stream = stream.noack()
             async for event in stream.events():
+                message = event.message
+                time_ms = round(message.timestamp * 1000)
+                record = Record(message.topic, message.partition, message.offset, time_ms, message.key, message.value)
                 try:
-                    await self._take(event)
-                    await stream.ack(event)
+                    await records.deliver(record, message.generation_id)
                 except Exception as error:  # noqa: BLE001 - passed to the caller of this run, which it ends
                     if not self._failure.done():
                         self._failure.set_exception(error)
-                    # Otherwise Faust would continue with the next record, and after that this one would count as added.
+                    # Otherwise Faust would continue with the next record.
                     await asyncio.Event().wait()
 
         app.agent(usage, name="add-up-usage")(add_up)
-        return app
 
-    async def _take(self, event: Any) -> None:
-        usage = await self._usage(event)
+    async def _keep_looking(self, app: Any, records: EveryRecord[UsageRecorded | None]) -> None:
+        def partitions() -> Collection[int]:
+            # Faust reads a partition once its tables are restored; what is added before would be overwritten.
+            if app.rebalancing or app.in_recovery:
+                return ()
+            return {name.partition for name in app.consumer._active_partitions if name.topic == self._usage_topic}
+
+        while True:
+            await asyncio.sleep(_LOOK_SECONDS)
+            try:
+                await records.look(partitions)
+            except TransientError as error:
+                _log.warning("the ends of usage.recorded are unknown, retrying", reason=str(error))
+
+    def _add(self, app: Any, record: Record, usage: UsageRecorded | None) -> None:
         if usage is None or len(usage.tenant) > _LONGEST_TENANT:
             self._tools.measures.windows_passed_over.inc()
             return
         now_ms = self._tools.clock()
         try:
             cost = cost_of(usage, self._tools.prices)
-            time_ms = meant_time(usage.recorded_at, int(event.message.timestamp * 1000))
+            time_ms = meant_time(usage.recorded_at, record.timestamp_ms)
             starts = {seconds: window_start(time_ms, seconds) for seconds in self._tables}
         except Exception as error:  # noqa: BLE001 - whatever it is, it is about this record
             # The ledger dead-letters the event.
             if not isinstance(error, Implausible):
-                _log.error("skipping a usage event", partition=event.message.partition, offset=event.message.offset,
+                _log.error("skipping a usage event", partition=record.partition, offset=record.offset,
                            reason=described(error))  # fmt: skip
             self._tools.measures.windows_passed_over.inc()
             return
@@ -221,7 +262,10 @@ class WindowsApp:
             cache_write_5m_tokens=usage.usage.cache_write_5m_tokens,
             cache_write_1h_tokens=usage.usage.cache_write_1h_tokens,
         )
-        addition = [event.message.partition, event.message.offset, *spend.values()]
+        event = _event_of(app, record)
+        # Faust sends a change of a table to the partition of the event that is being handled.
+        _current_event.set(weakref.ref(event))
+        addition = [record.partition, record.offset, *spend.values()]
         for seconds, table in self._tables.items():
             start = starts[seconds]
             if start + _kept_seconds(seconds) * 1000 <= now_ms:
@@ -233,14 +277,11 @@ class WindowsApp:
             self._live[usage.tenant] = held.with_window(seconds, start, Spend(*sums))
             self._changed.add(usage.tenant)
 
-    async def _usage(self, event: Any) -> UsageRecorded | None:
-        if isinstance(event.value, UsageRecorded):
-            return event.value
-        value = event.value.value if isinstance(event.value, Undecoded) else event.message.value
-        origin = Origin(event.message.topic, event.message.partition, event.message.offset)
+    async def _decode(self, record: Record) -> UsageRecorded | None:
+        origin = Origin(record.topic, record.partition, record.offset)
         while True:
             try:
-                return self._tools.codec.decode(UsageRecorded, value, origin)
+                return self._tools.codec.decode(UsageRecorded, record.value, origin)
             except SchemaNotCached as missing:
                 looked_up = self._tools.codec.fetch(missing.schema_id, origin)
                 looked_up.add_done_callback(self._looked_up)
@@ -273,13 +314,23 @@ class WindowsApp:
     def _skipped(self, topic: str, partition: int, first: int, end: int) -> None:
         self._tools.measures.windows_skipped.inc(end - first)
 
-    async def _keep_publishing(self) -> None:
+    async def _keep_publishing(self, app: Any, records: EveryRecord[UsageRecorded | None]) -> None:
         while True:
             await asyncio.sleep(self._tools.publish_seconds)
+            positions = records.positions()
             changed, self._changed = self._changed, set()
-            await asyncio.gather(*map(self._publish, changed))
+            if all(await asyncio.gather(*map(self._publish, changed))):
+                await self._commit(app, positions)
 
-    async def _publish(self, tenant: str) -> None:
+    async def _commit(self, app: Any, positions: Mapping[int, int]) -> None:
+        """Commit where the next life begins: all below is in the changelogs, which this writes first, and published."""
+        names = {TP(self._usage_topic, partition): offset for partition, offset in positions.items()}
+        moved = {name: offset for name, offset in names.items() if self._committed.get(name) != offset}
+        if moved and await app.consumer._commit_offsets(moved):
+            self._committed |= moved
+
+    async def _publish(self, tenant: str) -> bool:
+        """Publish a tenant's windows. False if this must be tried again."""
         now_ms = self._tools.clock()
         publication = Publication(
             spec=SPEND_WINDOWS,
@@ -296,8 +347,16 @@ class WindowsApp:
         except StreamsError as error:
             _log.warning("live windows could not be published, retrying", reason=str(error))
             self._changed.add(tenant)
+            return False
         else:
             self._tools.measures.windows_published.inc()
+        return True
+
+
+def _event_of(app: Any, record: Record) -> Any:
+    """The record as Faust's tables want it."""
+    place = (record.topic, record.partition, record.offset)
+    return app.create_event(None, None, None, Message(*place, record.timestamp_ms / 1000, 0, None, None, None, None))
 
 
 def _table_name(seconds: int) -> str:
