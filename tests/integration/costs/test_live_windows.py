@@ -226,7 +226,7 @@ async def test_an_event_that_fails_ends_the_life_and_is_never_added_twice(
         stumble_at(25, patch)
         async with bench.windows() as life:
             acme = await bench.use("acme", range(40))
-            await asyncio.wait([life], timeout=15)
+            await asyncio.wait([life], timeout=60)
             assert isinstance(life.exception(), Stumbled)
     async with bench.windows():
         await bench.spent_today("acme", acme)
@@ -259,7 +259,7 @@ async def test_what_is_dropped_before_a_crash_is_added_after_it(bench: Bench, mo
         stumble_at(12, patch)
         async with bench.windows() as life:
             acme = await bench.use("acme", range(40))
-            await asyncio.wait([life], timeout=30)
+            await asyncio.wait([life], timeout=60)
             assert isinstance(life.exception(), Stumbled)
     with monkeypatch.context() as patch:
         drop(range(36, 40), patch)

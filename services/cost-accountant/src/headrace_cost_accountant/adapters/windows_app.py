@@ -44,6 +44,7 @@ _SESSION_SECONDS: Final = 10.0
 _LINGER_SECONDS: Final = 0.25
 _START_SECONDS: Final = 120.0
 _STOP_SECONDS: Final = 10.0
+_CANCEL_AGAIN_SECONDS: Final = 0.5
 _DAY_SECONDS: Final = 86_400
 _REGISTRY_PAUSE_SECONDS: Final = 0.5
 _REGISTRY_PATIENCE_SECONDS: Final = 10.0
@@ -141,8 +142,11 @@ class WindowsApp:
             for ended in done:
                 ended.result()
         finally:
-            for task in tasks:
-                task.cancel()
+            # A commit in Faust may swallow a cancellation; the loop that goes on after it would never end.
+            while running := [task for task in tasks if not task.done()]:
+                for task in running:
+                    task.cancel()
+                await asyncio.wait(running, timeout=_CANCEL_AGAIN_SECONDS)
             await asyncio.gather(*tasks, return_exceptions=True)
         raise WindowsEnded("Faust stopped unrequested") from app.crash_reason
 
