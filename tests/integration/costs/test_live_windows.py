@@ -276,8 +276,8 @@ async def test_what_streams_pass_over_and_acknowledge_is_added(bench: Bench, mon
     """As they do with what arrives while flow control is off."""
     deliver = EveryRecord.deliver
 
-    async def deaf(self: EveryRecord[Any], record: Record, generation: int) -> None:
-        await deliver(self, record, generation - (record.offset in range(5, 30)))
+    async def deaf(self: EveryRecord[Any], record: Record, membership: int) -> None:
+        await deliver(self, record, membership - (record.offset in range(5, 30)))
 
     monkeypatch.setattr(EveryRecord, "deliver", deaf)
     async with bench.windows():

@@ -21,23 +21,23 @@ STEPS = ("append", "append", "deliver", "deliver", "drop", "repeat", "look", "co
 class Member:
     """One life of a member of the group, which adds as the windows do, and what it needs."""
 
-    def __init__(self, cluster: MemoryCluster, generation: int = 1, added: Sequence[int] = ()) -> None:
+    def __init__(self, cluster: MemoryCluster, membership: int = 1, added: Sequence[int] = ()) -> None:
         log = MemoryLog(cluster)
         self.cluster = cluster
         self.added = list(added)
         self.missed = 0
-        self.generation: int | None = generation
+        self.membership: int | None = membership
         self.in_hand: list[int] = []
         self.moves_at = -1
         self.records = EveryRecord[int](
             TOPIC, GROUP, RecordHandling(self._read, self._add, self._miss), log.admin(), log.reader(),
-            lambda: self.generation,
+            lambda: self.membership,
         )  # fmt: skip
 
     async def _read(self, record: Record) -> int:
         self.in_hand.append(record.offset)
         if record.offset == self.moves_at:
-            self.generation = 2
+            self.membership = 2
         return record.offset
 
     def _add(self, record: Record, read: int) -> None:
@@ -48,9 +48,9 @@ class Member:
     def _miss(self) -> None:
         self.missed += 1
 
-    async def deliver(self, offset: int, generation: int | None = None) -> None:
+    async def deliver(self, offset: int, membership: int | None = None) -> None:
         (record,) = [record for record in self.cluster.records(TOPIC, 0) if record.offset == offset]
-        await self.records.deliver(record, generation or self.generation or 0)
+        await self.records.deliver(record, membership or self.membership or 0)
 
     async def look(self, partitions: Collection[int] = (0,)) -> None:
         await self.records.look(lambda: partitions)
@@ -144,12 +144,12 @@ async def test_nothing_is_added_for_partitions_that_have_changed_hands(cluster: 
     fill(cluster, 10)
     member = Member(cluster)
     await member.deliver(0)
-    member.generation = None
-    await member.deliver(1, generation=1)
+    member.membership = None
+    await member.deliver(1, membership=1)
     await member.look()
     assert (member.added, member.records.positions()) == ([0], {})
-    member.generation = 2
-    await member.deliver(1, generation=1)
+    member.membership = 2
+    await member.deliver(1, membership=1)
     assert member.added == [0]
     # Another member has gone on.
     commit(cluster, 5)
@@ -201,7 +201,7 @@ async def test_any_schedule_of_drops_repeats_rebalances_and_crashes_is_exact(clu
                 member.commit()
                 kept = len(member.added)
             case "move":
-                member.generation = (member.generation or 0) + 1
+                member.membership = (member.membership or 0) + 1
             case _:
                 # Of what is not committed yet, some has got into the changelog.
                 member = Member(cluster, 1, member.added[: dice.randint(kept, len(member.added))])

@@ -43,7 +43,7 @@ class RecordHandling(Generic[T]):
 
 
 @dataclass(slots=True)
-class _Generation:
+class _Assigned:
     """What is known while this process has the same partitions. After that other members may have moved on."""
 
     number: int | None
@@ -57,7 +57,7 @@ class EveryRecord(Generic[T]):
 
     Args:
         reader: For use by this object alone.
-        generation: The group's present generation; None while partitions are changing hands.
+        membership: Number of the group's present membership; None while partitions are changing hands.
     """
 
     def __init__(
@@ -67,15 +67,15 @@ class EveryRecord(Generic[T]):
         handling: RecordHandling[T],
         admin: Admin,
         reader: PartitionReader,
-        generation: Callable[[], int | None],
+        membership: Callable[[], int | None],
     ) -> None:
         self._topic = topic
         self._group = group
         self._handling = handling
         self._admin = admin
         self._reader = reader
-        self._number = generation
-        self._generation = _Generation(None)
+        self._number = membership
+        self._membership = _Assigned(None)
         # Records are handled one after another, those read from the log before the one that revealed them.
         self._lock = asyncio.Lock()
 
@@ -83,15 +83,15 @@ class EveryRecord(Generic[T]):
         """Next offset by partition: all records below it are handled. Empty while partitions are changing hands."""
         return dict(self._present().positions)
 
-    async def deliver(self, record: Record, generation: int) -> None:
-        """Handle a record that was delivered in this generation, after those before it that were not.
+    async def deliver(self, record: Record, membership: int) -> None:
+        """Handle a record that was delivered in this membership, after those before it that were not.
 
-        A record of an earlier generation is ignored: its partition may be another member's by now. Raises what the
+        A record of an earlier membership is ignored: its partition may be another member's by now. Raises what the
         handling raises, TransientError, TopicMissing, LeaveGroup, and OffsetOutOfRange if the log was cut short.
         """
         async with self._lock:
             present = self._present()
-            if present.number != generation:
+            if present.number != membership:
                 return
             await self._place(present, record.partition)
             if await self._fill(present, record.partition, record.offset):
@@ -119,13 +119,13 @@ class EveryRecord(Generic[T]):
                     return
             present.looked = {name.partition: present.positions[name.partition] for name in names}
 
-    def _present(self) -> _Generation:
+    def _present(self) -> _Assigned:
         number = self._number()
-        if self._generation.number != number:
-            self._generation = _Generation(number)
-        return self._generation
+        if self._membership.number != number:
+            self._membership = _Assigned(number)
+        return self._membership
 
-    async def _place(self, present: _Generation, partition: int) -> None:
+    async def _place(self, present: _Assigned, partition: int) -> None:
         """Begin where the group stands: below that, everything was handled."""
         if partition in present.positions:
             return
@@ -138,7 +138,7 @@ class EveryRecord(Generic[T]):
         is_in_log = committed is not None and first <= committed.next_offset <= end
         present.positions[partition] = committed.next_offset if committed is not None and is_in_log else first
 
-    async def _fill(self, present: _Generation, partition: int, end: int) -> bool:
+    async def _fill(self, present: _Assigned, partition: int, end: int) -> bool:
         """Handle what the log holds from the position up to this offset. False as for `_handle`."""
         if present.positions[partition] >= end:
             return True
@@ -165,7 +165,7 @@ class EveryRecord(Generic[T]):
             _log.info("read records that Faust dropped", partition=partition, begin=begin, end=end, records=missed)
         return True
 
-    async def _handle(self, present: _Generation, record: Record) -> bool:
+    async def _handle(self, present: _Assigned, record: Record) -> bool:
         """False once the partitions have changed hands: what is added then would overwrite another member's work."""
         read = await self._handling.read(record)
         if self._present() is not present:
