@@ -13,8 +13,8 @@ from aiohttp import web
 from headrace_runtime.access import KEY_RANDOM_BYTES, Scope, hash_secret, make_key
 from headrace_runtime.authentication import authentication, require
 from headrace_runtime.health import Health
-from headrace_runtime.http import DRAINING, new_app, parse_model, read_json, read_model
-from headrace_runtime.http_server import HttpServer
+from headrace_runtime.http import DRAINING, IN_PROGRESS, new_app, parse_model, read_json, read_model
+from headrace_runtime.http_server import HttpServer, disconnected
 from headrace_runtime.metrics import Metrics
 from headrace_runtime.ops import OpsServer
 from headrace_runtime.problems import ErrorShape, Problem
@@ -78,6 +78,7 @@ class ServedApi:
         add("GET", "/v1/conflict", self._conflict)
         add("GET", "/v1/events", self._events)
         add("GET", "/v1/answer", self._answer)
+        add("GET", "/v1/whole", self._whole)
         add("GET", "/v1/slow", self._slow)
         self.server = HttpServer(self.app, "127.0.0.1", 0)
 
@@ -120,6 +121,16 @@ class ServedApi:
         return await event_stream(
             request, self._numbers(0), heartbeat_seconds=5, resumable=False, headers={"X-Model": "phi3"}
         )
+
+    async def _until_gone(self, request: web.Request) -> AsyncIterator[ServerEvent]:
+        try:
+            yield ServerEvent("[DONE]")
+            await disconnected(request)
+        finally:
+            self.source_closed.set()
+
+    async def _whole(self, request: web.Request) -> web.StreamResponse:
+        return await event_stream(request, self._until_gone(request), heartbeat_seconds=5, resumable=False)
 
     async def _slow(self, _request: web.Request) -> web.Response:
         self.entered.set()
@@ -407,6 +418,23 @@ async def test_a_caller_that_goes_away_closes_the_source(api: ServedApi, client:
         await _read_until(response, b"id: 2")
         response.close()
     await asyncio.wait_for(api.source_closed.wait(), 5)
+
+
+async def test_a_caller_that_goes_away_with_the_whole_answer_was_answered(
+    api: ServedApi, client: aiohttp.ClientSession
+) -> None:
+    async with client.get("/v1/whole") as response:
+        await _read_until(response, b"data: [DONE]\n\n")
+        response.close()
+    await asyncio.wait_for(api.source_closed.wait(), 5)
+    await asyncio.wait_for(api.app[IN_PROGRESS].none_open.wait(), 5)
+    counted = {
+        status: api.metrics.registry.get_sample_value(
+            "headrace_http_request_seconds_count", {"method": "GET", "route": "/v1/whole", "status": status}
+        )
+        for status in ("200", "499")
+    }
+    assert counted == {"200": 1, "499": None}
 
 
 async def test_a_drain_sends_resumable_streams_away_and_waits_for_the_others(

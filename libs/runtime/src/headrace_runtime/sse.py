@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
@@ -125,7 +126,10 @@ async def body_stream(
         await response.write_eof()
     except StopAsyncIteration:
         request[ANSWERED] = True
-        await response.write_eof()
+        # Clients hang up at the last event (OpenAI's at `[DONE]`), before the end of the body: they have everything, so
+        # the request must not count as one whose caller left without an answer.
+        with suppress(ConnectionError):
+            await response.write_eof()
     except ConnectionError:
         pass  # the caller disconnected; only the source is left to be closed, below
     finally:
