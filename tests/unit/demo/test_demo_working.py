@@ -177,7 +177,7 @@ async def test_where_no_model_calls_tools_the_text_is_in_the_prompt(structured: 
         assert (outcome.report is not None) is structured
 
 
-class Answering(SimulatedModel):
+class FixedAnswer(SimulatedModel):
     """A model that answers everything with the same text, or not at all."""
 
     def __init__(self, task: Task | Exception) -> None:
@@ -200,17 +200,17 @@ FORM = '{"summary": "s", "findings": [{"severity": "%s", "file": "a.py", "place"
 @pytest.mark.parametrize("text", ["Looks good.", "[]", "{}", FORM % "grave", '{"summary": "s", "findings": [{}]}'])
 async def test_an_answer_of_another_form_is_counted_as_invalid(text: str) -> None:
     job = _jobs(with_tools=False, structured=True)[0]
-    outcome = await _done(job, Answering(_task(text, Text(text))))
+    outcome = await _done(job, FixedAnswer(_task(text, Text(text))))
     assert (outcome.answered, outcome.report, bool(outcome.invalid)) == (False, None, True)
-    valid = await _done(job, Answering(_task(FORM % "low", Text(FORM % "low"))))
+    valid = await _done(job, FixedAnswer(_task(FORM % "low", Text(FORM % "low"))))
     assert (valid.answered, valid.invalid) == (True, "")
 
 
 async def test_a_model_that_calls_no_tool_or_declines_has_answered() -> None:
     looped, structured = _jobs(with_tools=True, structured=False)[0], _jobs(with_tools=False, structured=True)[0]
-    outcome = await _done(looped, Answering(_task("It doubles.", Text("It doubles."))))
+    outcome = await _done(looped, FixedAnswer(_task("It doubles.", Text("It doubles."))))
     assert (outcome.answered, outcome.calls, len(outcome.rounds)) == (True, (), 1)
-    declined = await _done(structured, Answering(_task("No.", RefusalText("No."), "refused")))
+    declined = await _done(structured, FixedAnswer(_task("No.", RefusalText("No."), "refused")))
     assert (declined.answered, declined.declined, declined.invalid) == (True, True, "")
 
 
@@ -218,8 +218,8 @@ async def test_what_goes_wrong_is_part_of_the_outcome() -> None:
     looped = _jobs(with_tools=True, structured=True)[0]
     failed = Task(id="t", status="failed", failure=Failure(code="timeout", message="too slow"))
     wrong = {
-        "failed: timeout too slow": Answering(failed),
-        "Unavailable: nobody there": Answering(Unavailable("nobody there")),
+        "failed: timeout too slow": FixedAnswer(failed),
+        "Unavailable: nobody there": FixedAnswer(Unavailable("nobody there")),
     }
     for job in (looped, _jobs(with_tools=False, structured=False)[0]):
         for problem, model in wrong.items():

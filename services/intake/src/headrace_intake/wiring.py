@@ -42,6 +42,7 @@ from headrace_streams.projection import Projection
 from headrace_streams.publishing import Publisher
 from headrace_streams.tables import Table
 
+from headrace_intake.adapters.answering import Answering
 from headrace_intake.adapters.anthropic import AnthropicApi
 from headrace_intake.adapters.batches import BatchesApi
 from headrace_intake.adapters.chat import ChatApi
@@ -205,6 +206,14 @@ def assemble(
     )
 
     hang_ups = HangUps(intake, measured)
+    answering = Answering(
+        intake,
+        following,
+        hang_ups,
+        answer_seconds=settings.answer_seconds,
+        heartbeat_seconds=settings.heartbeat_seconds,
+        clock=clock,
+    )
     batches = batching(settings, database, intake, clock)
 
     bootstrap_key = settings.bootstrap_key and parse_key(settings.bootstrap_key.get_secret_value())
@@ -227,65 +236,16 @@ def assemble(
             longest_wait_seconds=settings.wait_seconds,
             heartbeat_seconds=settings.heartbeat_seconds,
         ),
-        ChatApi(
-            intake,
-            following,
-            fleet,
-            hang_ups,
-            answer_seconds=settings.answer_seconds,
-            heartbeat_seconds=settings.heartbeat_seconds,
-            clock=clock,
-        ),
-        ResponsesApi(
-            intake,
-            following,
-            turns,
-            hang_ups,
-            most_bytes=settings.body_limit_bytes,
-            answer_seconds=settings.answer_seconds,
-            heartbeat_seconds=settings.heartbeat_seconds,
-            clock=clock,
-        ),
-        StoredResponsesApi(
-            intake,
-            following,
-            dispatcher,
-            turns,
-            history_changes,
-            hang_ups,
-            answer_seconds=settings.answer_seconds,
-            heartbeat_seconds=settings.heartbeat_seconds,
-            clock=clock,
-        ),
-        CompletionsApi(
-            intake,
-            following,
-            hang_ups,
-            answer_seconds=settings.answer_seconds,
-            heartbeat_seconds=settings.heartbeat_seconds,
-            clock=clock,
-        ),
+        ChatApi(answering, fleet, clock),
+        ResponsesApi(answering, intake, turns, most_bytes=settings.body_limit_bytes),
+        StoredResponsesApi(answering, intake, dispatcher, turns, history_changes),
+        CompletionsApi(answering),
         ConversationsApi(turns, history_changes),
-        AnthropicApi(
-            intake,
-            following,
-            hang_ups,
-            answer_seconds=settings.answer_seconds,
-            heartbeat_seconds=settings.heartbeat_seconds,
-            clock=clock,
-        ),
-        EmbeddingsApi(intake, hang_ups, answer_seconds=settings.answer_seconds, clock=clock),
+        AnthropicApi(answering),
+        EmbeddingsApi(answering),
         FilesApi(batches.files, batches.uploads, clock),
         BatchesApi(batches.batches, clock, batches.runner.wake),
-        OllamaApi(
-            intake,
-            following,
-            fleet,
-            hang_ups,
-            answer_seconds=settings.answer_seconds,
-            heartbeat_seconds=settings.heartbeat_seconds,
-            clock=clock,
-        ),
+        OllamaApi(answering, fleet, clock),
         KeysApi(key_records, settings.keys_per_tenant),
         PreferencesApi(preferences, preference_changes, writer, clock, settings.preferences_per_tenant),
     )

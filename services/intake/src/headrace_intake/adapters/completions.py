@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, aclosing, contextmanager
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
 from typing import Any
 
 from aiohttp import web
@@ -13,10 +12,10 @@ from headrace_contracts.events import PartKind
 from headrace_runtime.access import Caller, Scope
 from headrace_runtime.authentication import require
 from headrace_runtime.http import parse_model, read_json
-from headrace_runtime.logging import get_logger
+from headrace_runtime.problems import Problem
 from headrace_runtime.sse import ServerEvent, event_stream
-from headrace_streams.errors import StreamsError
 
+from headrace_intake.adapters.answering import Answering, Updates
 from headrace_intake.adapters.encoding import dumps
 from headrace_intake.adapters.problems import problem_with
 from headrace_intake.decide.chat_answers import (
@@ -28,7 +27,6 @@ from headrace_intake.decide.chat_answers import (
     headers,
     model_name,
     pieces_of,
-    too_late,
 )
 from headrace_intake.decide.choices import answers_of
 from headrace_intake.decide.completions import (
@@ -44,41 +42,18 @@ from headrace_intake.decide.drafts import TaskDraft
 from headrace_intake.decide.idempotency import parse_key
 from headrace_intake.decide.moderations import ModerationRequest, drafts_of_moderation, moderation, no_such_role
 from headrace_intake.decide.options import with_headers
-from headrace_intake.decide.replies import Delta
+from headrace_intake.decide.replies import Delta, Restarted
 from headrace_intake.decide.tasks import expect_object
 from headrace_intake.decide.views import TaskView
-from headrace_intake.decide.waits import wait_seconds
-from headrace_intake.following import Following, Stream, TaskEnd
-from headrace_intake.hang_ups import HangUps
-from headrace_intake.service import Acceptance, Intake, SubmitRequest
-
-_log = get_logger("headrace.intake.completions")
+from headrace_intake.following import TaskEnd
+from headrace_intake.service import Acceptance, SubmitRequest
 
 
 class CompletionsApi:
-    """Handlers of the two.
+    """Handlers of the two."""
 
-    Args:
-        answer_seconds: Longest wait for a task without a deadline.
-        clock: Milliseconds since the epoch.
-    """
-
-    def __init__(
-        self,
-        intake: Intake,
-        following: Following,
-        hang_ups: HangUps,
-        *,
-        answer_seconds: float,
-        heartbeat_seconds: float,
-        clock: Callable[[], int],
-    ) -> None:
-        self._intake = intake
-        self._following = following
-        self._hang_ups = hang_ups
-        self._answer_seconds = answer_seconds
-        self._heartbeat = heartbeat_seconds
-        self._clock = clock
+    def __init__(self, answering: Answering) -> None:
+        self._answering = answering
 
     def routes(self) -> list[web.RouteDef]:
         return [web.post("/v1/completions", self.complete), web.post("/v1/moderations", self.moderate)]
@@ -89,11 +64,14 @@ class CompletionsApi:
         asked = parse_model(body, CompletionRequest)
         accepted = await self._accept("completions", request, caller, drafts_of_completion(asked), body)
         told = {"X-Headrace-Task-Id": accepted[0].view.task_id}
-        with self._hang_ups.watching(request, caller, *_ids(accepted)):
+        with self._answering.watching(request, caller, *_ids(accepted)):
             if asked.stream:
-                chunks = self._chunks(asked, accepted)
                 return await event_stream(
-                    request, chunks, heartbeat_seconds=self._heartbeat, resumable=False, headers=told
+                    request,
+                    self._chunks(asked, accepted),
+                    heartbeat_seconds=self._answering.heartbeat_seconds,
+                    resumable=False,
+                    headers=told,
                 )
             ends = await self._ends(accepted)
         try:
@@ -107,8 +85,13 @@ class CompletionsApi:
         body = with_headers(expect_object(await read_json(request)), request.headers, request.query)
         asked = parse_model(body, ModerationRequest)
         accepted = await self._accept("moderations", request, caller, drafts_of_moderation(asked), body)
-        with self._hang_ups.watching(request, caller, *_ids(accepted)):
-            ends = await self._ends(accepted, {"unknown_role": no_such_role})
+        try:
+            with self._answering.watching(request, caller, *_ids(accepted)):
+                ends = await self._ends(accepted)
+        except Problem as problem:
+            if problem.kind == "unknown_role":
+                raise no_such_role() from problem
+            raise
         try:
             document = moderation(ends)
         except ContentSealed as sealed:
@@ -123,31 +106,16 @@ class CompletionsApi:
         for place, draft in enumerate(drafts):
             # Each task of a request has a key of its own, which follows from the caller's.
             own = key if key is None or place == 0 else f"{key[:240]} {place}"
-            accepted.append(await self._intake.accept(SubmitRequest(api, caller, draft, {**body, "place": place}, own)))
+            asked = SubmitRequest(api, caller, draft, {**body, "place": place}, own)
+            acceptance, _ = await self._answering.accept(asked)
+            accepted.append(acceptance)
         return accepted
 
-    @contextmanager
-    def _watching(self, request: web.Request, caller: Caller, accepted: Sequence[Acceptance]) -> Iterator[None]:
-        with ExitStack() as watched:
-            for acceptance in accepted:
-                watched.enter_context(self._hang_ups.watching(request, caller, acceptance.view.task_id))
-            yield
-
-    async def _ends(
-        self, accepted: Sequence[Acceptance], instead: Mapping[str, Callable[[], Exception]] | None = None
-    ) -> list[TaskView]:
-        ends = []
-        for acceptance in accepted:
-            view = acceptance.view
-            end = await self._intake.end(acceptance, wait_seconds(view, self._clock(), self._answer_seconds))
-            if end is None:
-                raise problem_with(too_late(view.task_id), {"X-Headrace-Task-Id": view.task_id})
-            error = error_of(end)
-            if error is not None:
-                made = (instead or {}).get(error.refusal.kind)
-                raise problem_with(error, headers(end)) if made is None else made()
-            ends.append(end)
-        return ends
+    async def _ends(self, accepted: Sequence[Acceptance]) -> list[TaskView]:
+        return [
+            await self._answering.end(acceptance, {"X-Headrace-Task-Id": acceptance.view.task_id})
+            for acceptance in accepted
+        ]
 
     async def _chunks(
         self, asked: CompletionRequest, accepted: Sequence[Acceptance]
@@ -155,11 +123,10 @@ class CompletionsApi:
         """The prompts one after another: all are being answered meanwhile, and what is said waits."""
         ends: list[TaskView] = []
         for place, acceptance in enumerate(accepted):
-            stream = await self._following.open_accepted(
-                acceptance.pending, acceptance.view, acceptance.reply_partition
-            )
-            wait = wait_seconds(acceptance.view, self._clock(), self._answer_seconds)
-            async with aclosing(stream), aclosing(_chunks(asked, acceptance.view, place, stream, wait, ends)) as chunks:
+            async with (
+                self._answering.updates(acceptance, {}, early_end=False) as updates,
+                aclosing(_chunks(asked, acceptance.view, place, updates, ends)) as chunks,
+            ):
                 async for chunk in chunks:
                     yield chunk
             if len(ends) == place:
@@ -175,10 +142,9 @@ def _ids(accepted: Sequence[Acceptance]) -> list[str]:
 
 
 async def _chunks(
-    asked: CompletionRequest, view: TaskView, place: int, stream: Stream, wait: float, ends: list[TaskView]
+    asked: CompletionRequest, view: TaskView, place: int, updates: Updates, ends: list[TaskView]
 ) -> AsyncGenerator[ServerEvent, None]:
     """The chunks of one prompt; its end is added to `ends` if there is an answer."""
-    until = asyncio.get_running_loop().time() + wait
     sent, broken = Sent(), False
     first = place * (asked.n or 1)
 
@@ -190,18 +156,8 @@ async def _chunks(
     if asked.echo:
         for index in range(asked.n or 1):
             yield chunk(index, asked.prompts[place])
-    while True:
-        try:
-            async with asyncio.timeout_at(until):
-                said = await anext(stream)
-        except (TimeoutError, StopAsyncIteration):
-            yield _failure(too_late(view.task_id))
-            return
-        except StreamsError as error:
-            _log.warning("an answer stream was cut off", reason=str(error))
-            yield _failure(broken_off(view.task_id))
-            return
-        match said.what:
+    async for update in updates:
+        match update:
             case Delta() as delta:
                 for piece in pieces_of(delta) if not broken else ():
                     sent.add(piece)
@@ -222,9 +178,10 @@ async def _chunks(
                 for choice in answers_of(end):
                     yield chunk(choice.index, "", reason(choice))
                 ends.append(end)
-                return
-            case _:
+            case Restarted():
                 broken = bool(sent)
+            case ChatError() as error:
+                yield _failure(error)
 
 
 def _failure(error: ChatError) -> ServerEvent:

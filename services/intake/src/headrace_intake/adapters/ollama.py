@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator, Callable, Mapping
-from contextlib import aclosing
 from functools import partial
 from typing import Any, Final
 
@@ -14,20 +12,18 @@ from headrace_contracts.events import NodeStatus, PartKind
 from headrace_runtime.access import Scope
 from headrace_runtime.authentication import require
 from headrace_runtime.http import invalid, parse_model, read_json
-from headrace_runtime.logging import get_logger
 from headrace_runtime.problems import Problem
 from headrace_runtime.sse import body_stream
-from headrace_streams.errors import StreamsError
 from pydantic import ValidationError
 
+from headrace_intake.adapters.answering import Answering, Updates, asker
 from headrace_intake.adapters.confirmations import TableView
 from headrace_intake.adapters.embeddings import written
 from headrace_intake.adapters.encoding import dumps
 from headrace_intake.adapters.problems import problem_with
-from headrace_intake.decide.chat_answers import Sent, answer_sealed, broken_off, error_of, headers, pieces_of, too_late
+from headrace_intake.decide.chat_answers import ChatError, Sent, answer_sealed, broken_off, error_of, headers, pieces_of
 from headrace_intake.decide.choices import answers_of
 from headrace_intake.decide.drafts import TaskDraft
-from headrace_intake.decide.idempotency import parse_key
 from headrace_intake.decide.ollama.answers import OllamaAnswer, embedded, tool_calls
 from headrace_intake.decide.ollama.models import FleetModel, description, listed, named, offered_models, running
 from headrace_intake.decide.ollama.requests import (
@@ -43,14 +39,12 @@ from headrace_intake.decide.ollama.requests import (
     taken_ollama,
 )
 from headrace_intake.decide.options import with_headers
-from headrace_intake.decide.replies import Delta
+from headrace_intake.decide.replies import Delta, Restarted
 from headrace_intake.decide.tasks import expect_object
 from headrace_intake.decide.vectors import in_numbers
 from headrace_intake.decide.views import TaskView
-from headrace_intake.decide.waits import wait_seconds
-from headrace_intake.following import Following, Said, Stream, TaskEnd
-from headrace_intake.hang_ups import HangUps
-from headrace_intake.service import Acceptance, Intake, SubmitRequest
+from headrace_intake.following import TaskEnd
+from headrace_intake.service import Acceptance, SubmitRequest
 
 VERSION: Final = "0.13.0"
 """Of the API that is spoken here: clients look at it to see what they can ask for."""
@@ -61,8 +55,6 @@ MANAGED: Final = (
 )  # fmt: skip
 """What changes models, or stores parts of new ones."""
 
-_log = get_logger("headrace.intake.ollama")
-
 Part = Mapping[str, Any]
 
 
@@ -71,27 +63,12 @@ class OllamaApi:
 
     Args:
         fleet: What nodes and providers offer.
-        answer_seconds: Longest wait for a task without a deadline.
         clock: Milliseconds since the epoch.
     """
 
-    def __init__(
-        self,
-        intake: Intake,
-        following: Following,
-        fleet: TableView[NodeStatus],
-        hang_ups: HangUps,
-        *,
-        answer_seconds: float,
-        heartbeat_seconds: float,
-        clock: Callable[[], int],
-    ) -> None:
-        self._intake = intake
-        self._following = following
+    def __init__(self, answering: Answering, fleet: TableView[NodeStatus], clock: Callable[[], int]) -> None:
+        self._answering = answering
         self._fleet = fleet
-        self._hang_ups = hang_ups
-        self._answer_seconds = answer_seconds
-        self._heartbeat = heartbeat_seconds
         self._clock = clock
 
     def routes(self) -> list[web.RouteDef]:
@@ -131,17 +108,15 @@ class OllamaApi:
         answer: OllamaAnswer,
         draft: Callable[[], TaskDraft],
     ) -> web.StreamResponse:
+        caller = require(request, Scope.TASKS)
         if asks_nothing(asked):
-            require(request, Scope.TASKS)
             self._expect_offered(asked.model)
             return _json(answer.loaded(self._clock()))
         acceptance, told = await self._accept(request, said, draft)
-        wait = wait_seconds(acceptance.view, self._clock(), self._answer_seconds)
-        caller = require(request, Scope.TASKS)
-        with self._hang_ups.watching(request, caller, acceptance.view.task_id):
+        with self._answering.watching(request, caller, acceptance.view.task_id):
             if asked.stream:
-                return await self._stream(request, answer, acceptance, told, wait)
-            end = await self._end(acceptance, told, wait)
+                return await self._stream(request, answer, acceptance, told)
+            end = await self._answering.end(acceptance, told)
         try:
             return _json(answer.whole(end), {**told, **headers(end)})
         except ContentSealed as sealed:
@@ -184,62 +159,34 @@ class OllamaApi:
     ) -> tuple[TaskView, dict[str, str]]:
         draft = partial(draft_of_ollama_embed, asked, body, self._models())
         acceptance, told = await self._accept(request, said, draft)
-        wait = wait_seconds(acceptance.view, self._clock(), self._answer_seconds)
         caller = require(request, Scope.TASKS)
-        with self._hang_ups.watching(request, caller, acceptance.view.task_id):
-            end = await self._end(acceptance, told, wait)
+        with self._answering.watching(request, caller, acceptance.view.task_id):
+            end = await self._answering.end(acceptance, told)
         return end, {**told, **headers(end)}
 
     async def _accept(
         self, request: web.Request, said: Mapping[str, Any], draft: Callable[[], TaskDraft]
     ) -> tuple[Acceptance, dict[str, str]]:
-        caller = require(request, Scope.TASKS)
-        key = parse_key(request.headers.getall("Idempotency-Key", []))
+        caller, key = asker(request)
         try:
             made = draft()
         except ValidationError as error:
             raise invalid(error, said) from None
-        acceptance = await self._intake.accept(SubmitRequest(f"ollama {request.path}", caller, made, said, key))
-        told = {"X-Headrace-Task-Id": acceptance.view.task_id}
-        if acceptance.replayed:
-            told["Idempotency-Replayed"] = "true"
-        return acceptance, told
-
-    async def _end(self, acceptance: Acceptance, told: Mapping[str, str], wait: float) -> TaskView:
-        end = await self._intake.end(acceptance, wait)
-        if end is None:
-            raise problem_with(too_late(acceptance.view.task_id), told)
-        if (error := error_of(end)) is not None:
-            raise problem_with(error, {**told, **headers(end)})
-        return end
+        return await self._answering.accept(SubmitRequest(f"ollama {request.path}", caller, made, said, key))
 
     async def _stream(
-        self, request: web.Request, answer: OllamaAnswer, acceptance: Acceptance, told: dict[str, str], wait: float
+        self, request: web.Request, answer: OllamaAnswer, acceptance: Acceptance, told: Mapping[str, str]
     ) -> web.StreamResponse:
-        view = acceptance.view
-        stream = await self._following.open_accepted(acceptance.pending, view, acceptance.reply_partition)
-        first: asyncio.Future[Said] = asyncio.ensure_future(anext(stream))
-        async with aclosing(stream):
-            try:
-                # A task that ends before any text was sent can still be reported as an HTTP status.
-                await asyncio.wait((first,), timeout=min(wait, self._heartbeat))
-                if first.done() and isinstance(ended := first.result().what, TaskEnd):
-                    if (error := error_of(ended.view)) is not None:
-                        raise problem_with(error, {**told, **headers(ended.view)})
-                    told |= headers(ended.view)
-                return await body_stream(
-                    request,
-                    _parts(answer, view.task_id, first, stream, wait, self._clock),
-                    _line,
-                    content_type=NDJSON,
-                    heartbeat=lambda: _line(answer.nothing(self._clock())),
-                    heartbeat_seconds=self._heartbeat,
-                    headers=told,
-                )
-            finally:
-                # Inside: the stream cannot be closed while it is being read.
-                first.cancel()
-                await asyncio.gather(first, return_exceptions=True)
+        async with self._answering.updates(acceptance, told) as updates:
+            return await body_stream(
+                request,
+                _parts(answer, updates, self._clock),
+                _line,
+                content_type=NDJSON,
+                heartbeat=lambda: _line(answer.nothing(self._clock())),
+                heartbeat_seconds=self._answering.heartbeat_seconds,
+                headers=updates.told,
+            )
 
     async def tags(self, request: web.Request) -> web.Response:
         require(request, Scope.TASKS)
@@ -285,31 +232,11 @@ async def _written(write: Callable[[], str], end: TaskView, told: Mapping[str, s
         raise problem_with(answer_sealed(sealed), told) from sealed
 
 
-async def _parts(
-    answer: OllamaAnswer,
-    task_id: str,
-    first: asyncio.Future[Said],
-    stream: Stream,
-    wait_seconds: float,
-    clock: Callable[[], int],
-) -> AsyncGenerator[Part, None]:
-    until = asyncio.get_running_loop().time() + wait_seconds
+async def _parts(answer: OllamaAnswer, updates: Updates, clock: Callable[[], int]) -> AsyncGenerator[Part, None]:
     sent = Sent()
     broken = False
-    upcoming: asyncio.Future[Said] | None = first
-    while True:
-        try:
-            async with asyncio.timeout_at(until):
-                said = await (anext(stream) if upcoming is None else upcoming)
-        except (TimeoutError, StopAsyncIteration):
-            yield problem_with(too_late(task_id), {}).to_ollama()
-            return
-        except StreamsError as error:
-            _log.warning("an answer stream was cut off", reason=str(error))
-            yield problem_with(broken_off(task_id), {}).to_ollama()
-            return
-        upcoming = None
-        match said.what:
+    async for update in updates:
+        match update:
             case Delta() as delta if not broken:
                 for piece in pieces_of(delta):
                     # Tool calls come whole, at the end.
@@ -319,11 +246,10 @@ async def _parts(
             case TaskEnd(view):
                 for part in _last_parts(answer, view, sent):
                     yield part
-                return
-            case Delta():
-                continue
-            case _:
+            case Restarted():
                 broken = bool(sent)
+            case ChatError() as error:
+                yield problem_with(error, {}).to_ollama()
 
 
 def _last_parts(answer: OllamaAnswer, end: TaskView, sent: Sent) -> list[Part]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import aclosing
 from typing import Any, Final
 
@@ -12,6 +11,7 @@ from headrace_runtime.access import Caller, Scope
 from headrace_runtime.authentication import require
 from headrace_runtime.sse import event_stream
 
+from headrace_intake.adapters.answering import Answering
 from headrace_intake.adapters.encoding import dumps
 from headrace_intake.adapters.history_changes import HistoryChanges
 from headrace_intake.adapters.problems import problem_with
@@ -26,9 +26,6 @@ from headrace_intake.decide.responses.output import response
 from headrace_intake.decide.responses.stream import ResponseEvents
 from headrace_intake.decide.responses.turns import response_id
 from headrace_intake.decide.views import TaskView
-from headrace_intake.decide.waits import wait_seconds
-from headrace_intake.following import Following
-from headrace_intake.hang_ups import HangUps
 from headrace_intake.service import Intake
 
 _CANCEL_SECONDS: Final = 5.0
@@ -36,35 +33,21 @@ _CANCEL_SECONDS: Final = 5.0
 
 
 class StoredResponsesApi:
-    """Handlers of `/v1/responses/{id}`.
-
-    Args:
-        answer_seconds: Longest wait for a task without a deadline.
-        clock: Milliseconds since the epoch.
-    """
+    """Handlers of `/v1/responses/{id}`."""
 
     def __init__(
         self,
+        answering: Answering,
         intake: Intake,
-        following: Following,
         dispatcher: ReplyDispatcher,
         turns: TurnHistory,
         changes: HistoryChanges,
-        hang_ups: HangUps,
-        *,
-        answer_seconds: float,
-        heartbeat_seconds: float,
-        clock: Callable[[], int],
     ) -> None:
+        self._answering = answering
         self._intake = intake
-        self._following = following
         self._dispatcher = dispatcher
         self._turns = turns
         self._changes = changes
-        self._hang_ups = hang_ups
-        self._answer_seconds = answer_seconds
-        self._heartbeat = heartbeat_seconds
-        self._clock = clock
 
     def routes(self) -> list[web.RouteDef]:
         return [
@@ -94,20 +77,21 @@ class StoredResponsesApi:
         buffered = self._dispatcher.get(caller.tenant, view.task_id) is not None
         if view.ended and not buffered and after is not None:
             return await event_stream(
-                request, server_events(only(events.over(view, after)), after), heartbeat_seconds=self._heartbeat,
+                request,
+                server_events(only(events.over(view, after)), after),
+                heartbeat_seconds=self._answering.heartbeat_seconds,
                 resumable=False,
-            )  # fmt: skip
+            )
         parse_on_disconnect(request.headers)
-        stream = await self._following.open(caller.tenant, view.task_id, None)
-        if stream is None:
+        updates = await self._answering.updates_again(view)
+        if updates is None:
             raise response_not_found(response_id(view.task_id))
-        wait = wait_seconds(view, self._clock(), self._answer_seconds)
-        with self._hang_ups.watching(request, caller, view.task_id):
-            async with aclosing(stream):
+        with self._answering.watching(request, caller, view.task_id):
+            async with aclosing(updates):
                 return await event_stream(
                     request,
-                    server_events(events_of(events, view.task_id, None, stream, wait), -1 if after is None else after),
-                    heartbeat_seconds=self._heartbeat,
+                    server_events(events_of(events, updates), -1 if after is None else after),
+                    heartbeat_seconds=self._answering.heartbeat_seconds,
                     resumable=True,
                 )
 
