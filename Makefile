@@ -12,8 +12,12 @@ BIN := .venv/bin
 UV := .venv-tools/bin/uv
 SOURCES := $(wildcard libs/*/src services/*/src) tests libs/devstack/bootstrap.py
 
+# Services, commands and test processes start by the hundred. Where an environment forbids Python to keep what it has
+# compiled, each of them compiles all modules anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
-.PHONY: help setup up demo test test-long test-clients test-k8s check format generate bench bench-secure bench-recovery bench-ledger bench-streams attack chaos simulate lock-artifacts downloads rights compose-secrets clean
+.PHONY: help setup up demo test test-long test-clients test-k8s check compiled format generate bench bench-secure bench-recovery bench-ledger bench-streams attack chaos simulate lock-artifacts downloads rights compose-secrets clean
 
 help: ## Show this list
 	@echo "Headrace: make <target> [ARGS='...']"
@@ -36,7 +40,8 @@ demo: setup ## An AI team works through a folder of files, on a running platform
 	@exec $(BIN)/headrace demo $(ARGS)
 
 # Many tests wait more than they compute, so more processes than cores are faster.
-test: check downloads ## All checks, and all tests but the long ones, on real Kafka, registry and Postgres (ARGS="-n0 -k name")
+test: setup downloads ## All checks, and all tests but the long ones, on real Kafka, registry and Postgres (ARGS="-n0 -k name")
+	@$(MAKE) --no-print-directory --jobs=2 check compiled
 	@PYTHONPATH=tests/clients:tests/support $(BIN)/python -m headrace_clients --install-core
 	$(BIN)/pytest --numprocesses $(WORKERS) --dist loadfile $(ARGS)
 
@@ -64,6 +69,11 @@ check: setup ## Lint, formatting, types, import contracts, generated code curren
 	$(BIN)/python -m headrace_devstack.kubernetes --check
 	$(BIN)/python -m headrace_contracts.tools.compatibility
 	$(BIN)/mypy $(SOURCES)
+
+# A process that collects the tests compiles all modules, and keeps them: once, beside the checks, and not in every process that
+# shares the tests. What it finds wrong, the tests find too, and say so.
+compiled: setup
+	@$(BIN)/pytest --collect-only --quiet >/dev/null 2>&1 || true
 
 format: setup ## Format the code and fix what lint can fix by itself
 	$(BIN)/ruff format .

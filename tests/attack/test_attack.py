@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import random
 import re
+import zlib
 from collections.abc import Sequence
 
 import pytest
 from headrace_attack.cross_tenant import REACHES
+from headrace_attack.keyless import repeated
 from headrace_attack.mutated_requests import ENDPOINTS, mutation
 from headrace_attack.report import Outcome, closing_line, table
 from headrace_attack.run import SHORT, attack
@@ -52,6 +55,12 @@ def test_every_endpoint_is_attacked(api: str, operations: Sequence[ApiOperation]
 def test_mutations_follow_from_the_seed() -> None:
     made = [[mutation(random.Random(seed), endpoint, "hr_k") for endpoint in ENDPOINTS] for seed in (1, 1, 2)]
     assert made[0] == made[1] != made[2]
+
+
+def test_bodies_inflate_to_what_they_say() -> None:
+    packed, deflated = repeated(b"0" * 1_000_000, 3)
+    assert gzip.decompress(packed) == zlib.decompress(deflated) == b"0" * 3_000_000
+    assert len(packed) < 4_000
 
 
 @pytest.mark.parametrize(

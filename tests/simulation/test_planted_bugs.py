@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Executor
 
 import pytest
 from headrace_testing.simulation.planted import BUGS
@@ -15,11 +16,16 @@ pytestmark = pytest.mark.timeout(1200)
 
 
 @pytest.fixture(scope="module")
-def caught() -> Mapping[str, tuple[Outcome | None, int]]:
+def processes() -> Iterator[Executor]:
+    with pool() as executor:
+        yield executor
+
+
+@pytest.fixture(scope="module")
+def caught(processes: Executor) -> Mapping[str, tuple[Outcome | None, int]]:
     """For each bug what has caught it, and after how many seeds; looked for on all cores."""
-    with pool() as processes:
-        searches = {bug.name: processes.submit(search, bug.name, MOST_SEEDS) for bug in BUGS}
-        return {name: future.result() for name, future in searches.items()}
+    searches = {bug.name: processes.submit(search, bug.name, MOST_SEEDS) for bug in BUGS}
+    return {name: future.result() for name, future in searches.items()}
 
 
 def test_there_are_bugs_enough() -> None:
@@ -33,8 +39,9 @@ def test_bug_is_caught(name: str, caught: Mapping[str, tuple[Outcome | None, int
     assert outcome.violations
 
 
-def test_without_bugs_the_same_seeds_are_clean(caught: Mapping[str, tuple[Outcome | None, int]]) -> None:
+def test_without_bugs_the_same_seeds_are_clean(
+    caught: Mapping[str, tuple[Outcome | None, int]], processes: Executor
+) -> None:
     seeds = sorted({outcome.seed for outcome, _ in caught.values() if outcome is not None})
-    with pool() as processes:
-        tallies = list(processes.map(run_seeds, seeds, [1] * len(seeds)))
+    tallies = list(processes.map(run_seeds, seeds, [1] * len(seeds)))
     assert [outcome.violations for tally in tallies for outcome in tally.violations] == []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import random
+import struct
 import zlib
 from collections.abc import Sequence
 from typing import Final
@@ -18,6 +19,9 @@ _BOMBS: Final = 20
 _UNFINISHED: Final = 300
 _CLOSED_WITHIN: Final = 14.0
 """Unfinished heads are closed after 10 s; the rest is for a busy machine."""
+
+_GZIP_HEAD: Final = b"\x1f\x8b\x08\0\0\0\0\0\x02\xff"
+_DEFLATE_HEAD: Final = b"\x78\xda"
 
 _NOT_HTTP: Final = (
     b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"\0" * 200,
@@ -40,13 +44,23 @@ _NOT_HTTP: Final = (
 )
 
 
+def repeated(piece: bytes, times: int) -> tuple[bytes, bytes]:
+    """Gzip and deflate of a piece that follows itself so many times, for the work of packing it once."""
+    packer = zlib.compressobj(9, wbits=-zlib.MAX_WBITS)
+    # A full flush: what follows does not refer to what went before, so that it may stand anywhere.
+    packed = packer.compress(piece) + packer.flush(zlib.Z_FULL_FLUSH)
+    body = packed * times + b"\x03\x00"  # the last block, empty
+    check, total = 0, 1
+    for _ in range(times):
+        check, total = zlib.crc32(piece, check), zlib.adler32(piece, total)
+    tail = struct.pack("<II", check, len(piece) * times & 0xFFFF_FFFF)
+    return _GZIP_HEAD + body + tail, _DEFLATE_HEAD + body + struct.pack(">I", total)
+
+
 def _bombs() -> Sequence[tuple[str, bytes]]:
     """Bodies of about 1 MB that become a gigabyte, in the codings that servers undo."""
     zeros = b"0" * 16_777_216
-    packer = zlib.compressobj(9, wbits=16 + zlib.MAX_WBITS)
-    packed = b"".join([packer.compress(zeros) for _ in range(64)]) + packer.flush()
-    plain = zlib.compressobj(9)
-    deflated = b"".join([plain.compress(zeros) for _ in range(64)]) + plain.flush()
+    packed, deflated = repeated(zeros, 64)
     return (("gzip", packed), ("deflate", deflated), ("gzip", gzip.compress(zeros) * 60), ("gzip, gzip", packed))
 
 

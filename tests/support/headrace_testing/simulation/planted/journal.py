@@ -124,9 +124,7 @@ def _positions_ahead(patches: Patches) -> None:
 BUGS = (
     Bug("act_before_ack", "commands are published before the journal has acknowledged them", _act_before_ack),
     Bug("skip_epoch_start", "a new owner writes no epoch start", _skip_epoch_start),
-    Bug(
-        "checkpoint_ahead", "the checkpoint says that commands are published which are not", _checkpoint_ahead, hint=10
-    ),
+    Bug("checkpoint_ahead", "the checkpoint says that commands are published which are not", _checkpoint_ahead),
     Bug("forget_checkpoint", "the checkpoint never moves", _forget_checkpoint),
     Bug(
         "completed_ahead",
@@ -136,8 +134,8 @@ BUGS = (
     ),
     Bug("no_look_at_tail", "a new owner does not check which terminal states exist", _no_look_at_tail),
     Bug("ignore_sequence", "a reader counts entries that are not valid", _ignore_sequence),
-    Bug("no_fencing", "an owner continues after another has written", _no_fencing),
-    Bug("lost_ack_ignored", "an owner publishes for entries whose append is uncertain", _lost_ack_ignored, hint=3),
+    Bug("no_fencing", "an owner continues after another has written", _no_fencing, hint=17),
+    Bug("lost_ack_ignored", "an owner publishes for entries whose append is uncertain", _lost_ack_ignored, hint=23),
     Bug("no_reissue", "a new owner does not publish the open commands", _no_reissue, hint=5),
     Bug("no_settling", "a new owner does not wait for its predecessor's appends", _no_settling, hint=27),
     Bug(
@@ -146,5 +144,5 @@ BUGS = (
         _ends_written_over,
         hint=56447386,
     ),
-    Bug("positions_ahead", "the journal records one input more than was decided", _positions_ahead),
+    Bug("positions_ahead", "the journal records one input more than was decided", _positions_ahead, hint=2),
 )

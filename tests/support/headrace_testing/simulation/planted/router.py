@@ -143,16 +143,16 @@ def _cloud_believed(patches: Patches) -> None:
 
 BUGS = (
     Bug("zombie_acts", "a router that was frozen publishes on old acknowledgements", _zombie_acts, hint=6666),
-    Bug("wake_up_lost", "a recovered partition sets no timers", _wake_up_lost, hint=12),
-    Bug("follower_forgotten", "followers of a leader that has ended are not notified", _follower_forgotten, hint=5),
+    Bug("wake_up_lost", "a recovered partition sets no timers", _wake_up_lost, hint=36),
+    Bug("follower_forgotten", "followers of a leader that has ended are not notified", _follower_forgotten, hint=8),
     Bug("ended_forgotten", "a task submitted again after its end is run again", _ended_forgotten, hint=7),
     Bug("submitted_again", "a task submitted again while it runs is restarted", _submitted_again, hint=14),
     Bug(
-        "loads_not_recovered", "a new owner does not count the live tasks that it finds", _loads_not_recovered, hint=12
+        "loads_not_recovered", "a new owner does not count the live tasks that it finds", _loads_not_recovered, hint=70
     ),
     Bug("same_attempt_number", "a retry has the id of the attempt before it", _same_attempt_number),
-    Bug("privacy_lowered", "a retry forgets the privacy of its task", _privacy_lowered, hint=6),
-    Bug("consent_ignored", "internal content goes to providers without consent", _consent_ignored, hint=6),
+    Bug("privacy_lowered", "a retry forgets the privacy of its task", _privacy_lowered),
+    Bug("consent_ignored", "internal content goes to providers without consent", _consent_ignored, hint=7),
     Bug("floor_ignored", "what the tenant demands does not count", _floor_ignored, hint=15),
     Bug("user_before_tenant", "a user's preferences stand in place of the tenant's", _user_before_tenant, hint=4),
     Bug(
