@@ -73,7 +73,7 @@ check: setup ## Lint, formatting, types, import contracts, generated code curren
 # A process that collects the tests compiles all modules, and keeps them: once, beside the checks, and not in every process that
 # shares the tests. What it finds wrong, the tests find too, and say so.
 compiled: setup
-	@$(BIN)/pytest --collect-only --quiet >/dev/null 2>&1 || true
+	@test -d tests/__pycache__ || $(BIN)/pytest --collect-only --quiet >/dev/null 2>&1 || true
 
 format: setup ## Format the code and fix what lint can fix by itself
 	$(BIN)/ruff format .

@@ -36,7 +36,7 @@ class Extent:
 
 
 FULL: Final = Extent(cross_tenant=11_000, requests=75_000, records=26_000, tenants=3, slow=True)
-SHORT: Final = Extent(cross_tenant=500, requests=3_000, records=1_000, tenants=1, slow=False)
+SHORT: Final = Extent(cross_tenant=500, requests=2_000, records=1_000, tenants=1, slow=False)
 
 _Attack = Callable[[], Awaitable[Outcome | list[Outcome]]]
 

@@ -15,7 +15,7 @@ from headrace_attack.report import Outcome
 
 _SILENT_SECONDS: Final = 5.0
 """A service that does not answer /healthz for so long hangs: its event loop stands still."""
-_PAUSE_SECONDS: Final = 0.1
+_PAUSE_SECONDS: Final = 0.25
 _GROWTH_BYTES: Final = 200_000_000
 _SETTLE_SECONDS: Final = 2.0
 

@@ -15,6 +15,7 @@ from confluent_kafka.cimpl import NewTopic
 from headrace_devstack.artifacts import ArtifactCache
 from headrace_devstack.layout import open_data_folder
 from headrace_devstack.logins import ADMIN, Logins, open_logins
+from headrace_devstack.parts.java import QUICK
 from headrace_devstack.parts.kafka import kafka_parts
 from headrace_devstack.ports import PortPlan, choose_base
 from headrace_devstack.provision import provision_users
@@ -46,7 +47,8 @@ async def running_kafka(data: Path, *, secure: bool) -> AsyncIterator[tuple[str,
     with open_data_folder(data) as folder:
         assert open_to_others(data) == []
         ports, logins = PortPlan(choose_base()), open_logins(folder) if secure else None
-        supervisor = Supervisor(kafka_parts(folder, ports, jars, logins.admin if logins else None), lambda _: None)
+        admin = logins.admin if logins else None
+        supervisor = Supervisor(kafka_parts(folder, ports, jars, admin, options=QUICK), lambda _: None)
         try:
             await supervisor.start()
             if logins:

@@ -16,6 +16,7 @@ from confluent_kafka.admin import AdminClient
 from headrace_contracts.limits import DEFAULT_REQUEST_BYTES, record_bytes
 from headrace_devstack.artifacts import ArtifactCache
 from headrace_devstack.layout import open_data_folder
+from headrace_devstack.parts.java import QUICK
 from headrace_devstack.parts.kafka import kafka_parts
 from headrace_devstack.ports import PortPlan, choose_base
 from headrace_devstack.settings import load_settings
@@ -64,7 +65,7 @@ async def running_brokers(data: Path) -> AsyncIterator[Cluster]:
     jars = ArtifactCache(load_settings().cache).fetch(DownloadBar(Console(stderr=True))).kafka_jars
     with open_data_folder(data) as folder:
         ports = PortPlan(choose_base(), 3)
-        supervisor = Supervisor(kafka_parts(folder, ports, jars), lambda _: None)
+        supervisor = Supervisor(kafka_parts(folder, ports, jars, options=QUICK), lambda _: None)
         try:
             await supervisor.start()
             servers = ports.bootstrap_servers

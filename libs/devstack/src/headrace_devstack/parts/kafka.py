@@ -11,7 +11,7 @@ from headrace_contracts.limits import MOST_REQUEST_BYTES, record_bytes
 from headrace_devstack.errors import ReadThePartLog
 from headrace_devstack.layout import DataFolder, write_private
 from headrace_devstack.logins import ADMIN_MECHANISM, MECHANISM, PROTOCOL
-from headrace_devstack.parts.java import java_command, java_environment
+from headrace_devstack.parts.java import QUICK, java_command, java_environment
 from headrace_devstack.parts.part import Process, ProcessCommand
 from headrace_devstack.parts.probes import kafka_serves
 from headrace_devstack.ports import LOOPBACK, PortPlan
@@ -113,23 +113,36 @@ def _quorum(ports: PortPlan) -> dict[str, str]:
 
 
 def kafka_parts(
-    folder: DataFolder, ports: PortPlan, jars: Sequence[Path], admin: Login | None = None
+    folder: DataFolder,
+    ports: PortPlan,
+    jars: Sequence[Path],
+    admin: Login | None = None,
+    *,
+    options: tuple[str, ...] = (),
 ) -> tuple[Process, ...]:
     """The brokers on the given data folder; formatted on the first start.
 
     With the login of their own user, they require everyone to log in. What they have stored is the same either way.
+    `options` are more of the Java runtime's, such as `QUICK`.
     """
-    return tuple(_broker(folder, ports, jars, node, admin) for node in ports.nodes)
+    return tuple(_broker(folder, ports, jars, node, admin, options) for node in ports.nodes)
 
 
-def _broker(folder: DataFolder, ports: PortPlan, jars: Sequence[Path], node: int, admin: Login | None) -> Process:
+def _broker(
+    folder: DataFolder,
+    ports: PortPlan,
+    jars: Sequence[Path],
+    node: int,
+    admin: Login | None,
+    more_options: tuple[str, ...],
+) -> Process:
     name = "kafka" if ports.brokers == 1 else f"kafka-{node}"
     home = folder.part(name)
     data, properties, logging = home / "data", home / "server.properties", home / "log4j2.properties"
     class_path = ":".join(str(jar) for jar in jars)
 
-    def java(main: str, *arguments: str, heap: int = HEAP_MEGABYTES) -> tuple[str, ...]:
-        options = (f"-Dlog4j2.configurationFile={logging}", "-cp", class_path)
+    def java(main: str, *arguments: str, heap: int, more: tuple[str, ...]) -> tuple[str, ...]:
+        options = (*more, f"-Dlog4j2.configurationFile={logging}", "-cp", class_path)
         return (*java_command(heap_megabytes=heap, tmp=folder.tmp, options=options), main, *arguments)
 
     async def prepare() -> None:
@@ -144,7 +157,8 @@ def _broker(folder: DataFolder, ports: PortPlan, jars: Sequence[Path], node: int
         quorum = ("--standalone",) if ports.brokers == 1 else ()  # several are those of controller.quorum.voters
         command = java(
             "kafka.tools.StorageTool", "format", *quorum,
-            "--cluster-id", folder.kafka_cluster_id(new_cluster_id), "--config", str(for_format), heap=64,
+            "--cluster-id", folder.kafka_cluster_id(new_cluster_id), "--config", str(for_format),
+            heap=64, more=QUICK,
         )  # fmt: skip
         code = await run_tool(command, java_environment(), folder.log(name))
         if code != 0:
@@ -158,7 +172,7 @@ def _broker(folder: DataFolder, ports: PortPlan, jars: Sequence[Path], node: int
     return Process(
         name=name,
         command=ProcessCommand(
-            argv=java("kafka.Kafka", str(properties)),
+            argv=java("kafka.Kafka", str(properties), heap=HEAP_MEGABYTES, more=more_options),
             environment=java_environment(),
             log=folder.log(name),
             folder=home,

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from headrace_devstack.layout import DataFolder, write_private
 from headrace_devstack.logins import REGISTRY_ROLES
-from headrace_devstack.parts.java import java_command, java_environment
+from headrace_devstack.parts.java import QUICK, java_command, java_environment
 from headrace_devstack.parts.part import Process, ProcessCommand
 from headrace_devstack.parts.probes import http_ok
 from headrace_devstack.ports import LOOPBACK, PortPlan
@@ -35,8 +35,7 @@ def registry_part(
         # Where it is missing, Quarkus makes it readable and writable for everyone.
         (folder.tmp / "vertx-cache").mkdir(exist_ok=True)
 
-    # With only the first compiler tier it starts sooner, and it has little to do afterwards.
-    options = ("-XX:TieredStopAtLevel=1", "-jar", str(installed / "quarkus-run.jar"))
+    options = (*QUICK, "-jar", str(installed / "quarkus-run.jar"))
     return Process(
         name="registry",
         command=ProcessCommand(
