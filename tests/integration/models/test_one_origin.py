@@ -14,7 +14,7 @@ from headrace_models.ollama import OllamaNode
 from headrace_models.openai_compatible import OpenAICompatible
 from headrace_models.ports import ChatRequest, Provider
 from headrace_models.tavily import Tavily
-from headrace_models.upstream.http import WrongOrigin, open_client
+from headrace_models.upstream.http import WrongOrigin, open_httpx_client
 from headrace_testing.provider_faults.upstream import FakeUpstream, Script
 from headrace_testing.provider_faults.wires import WIRES, Complaint, Wire, stream
 from pydantic import SecretStr
@@ -97,7 +97,7 @@ async def test_keys_of_a_netrc_file_and_names_of_the_environment_are_not_sent(
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:1/x", "https://127.0.0.1/x", "http://example.invalid/x"])
 async def test_the_transport_refuses_another_origin(url: str) -> None:
-    client = open_client("http://127.0.0.1:8000/v1")
+    client = open_httpx_client("http://127.0.0.1:8000/v1")
     with pytest.raises(WrongOrigin):
         await client.post(url, content=b"secret")
     await client.aclose()
@@ -205,4 +205,4 @@ async def test_a_list_of_models_has_an_end() -> None:
 def test_httpx_would_follow_the_environment_if_it_were_let() -> None:
     """So that the tests above are about our client, not about what httpx2 does anyway."""
     assert httpx2.AsyncClient().trust_env
-    assert not open_client("http://127.0.0.1:1").trust_env
+    assert not open_httpx_client("http://127.0.0.1:1").trust_env

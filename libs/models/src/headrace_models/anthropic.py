@@ -31,7 +31,7 @@ from headrace_models.ports import (
 )
 from headrace_models.upstream.complaints import Complained, Complaint, complaint_in, complaint_of
 from headrace_models.upstream.events import ServerSentEvent, server_sent_events
-from headrace_models.upstream.http import expect_ok, open_client, read_body
+from headrace_models.upstream.http import expect_ok, open_httpx_client, read_body
 from headrace_models.upstream.probing import STATUS_TIMEOUT_SECONDS, Seen, probe
 from headrace_models.upstream.values import MOST_MODELS, Unreadable, count, document, items, mapping, name, text
 from headrace_models.wire import SIMULATED_HEADER, SIMULATED_MESSAGE_PREFIX
@@ -62,7 +62,7 @@ class Anthropic:
             base_url=base_url,
             max_retries=0,
             open_telemetry=False,
-            http_client=open_client(base_url, proxy=proxy),
+            http_client=open_httpx_client(base_url, proxy=proxy),
         )
 
     async def chat(self, request: ChatRequest, on_text: OnText, on_piece: OnPiece = no_pieces) -> ChatResult:

@@ -80,7 +80,7 @@ class OpenAICompatible:
         self.provider = provider
         self.node = provider
         self._client = open_client(base_url, key=api_key, proxy=proxy)
-        self._dialect = dialect or dialect_for(provider, self._client.base_url.host)
+        self._dialect = dialect or dialect_for(provider, self._client.host)
         self._able = capabilities_of(self._dialect)
 
     async def chat(self, request: ChatRequest, on_text: OnText, on_piece: OnPiece = no_pieces) -> ChatResult:

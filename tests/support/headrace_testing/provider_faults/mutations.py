@@ -6,11 +6,12 @@ from __future__ import annotations
 import json
 import random
 import re
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, Final
 
 import httpx2
 from headrace_models.ports import Provider
+from headrace_models.upstream.connections import IncomingResponse, UpstreamConnections
 
 from headrace_testing.provider_faults.faults import ANOTHER_PLACE, FAULTS
 from headrace_testing.provider_faults.upstream import Script
@@ -118,33 +119,46 @@ def _with_another_value(data: bytes, rng: random.Random) -> bytes:
     return b"\n".join(lines)
 
 
-class Playback(httpx2.AsyncBaseTransport):
-    """Answers every request with `pieces`, without a network."""
+class Playback:
+    """UpstreamConnections that answer every request with `pieces`, without a network."""
 
     def __init__(self) -> None:
         self.pieces: Sequence[bytes] = ()
 
-    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
-        await request.aread()
-        return httpx2.Response(200, stream=_Pieces(self.pieces), request=request)
+    async def open(
+        self, method: str, target: str, headers: Mapping[str, str], body: bytes, *, connect: float | None,
+        read: float | None,
+    ) -> IncomingResponse:  # fmt: skip
+        return PlayedResponse(self.pieces)
+
+    async def aclose(self) -> None:
+        """Nothing is open."""
 
 
-class _Pieces(httpx2.AsyncByteStream):
+class PlayedResponse:
+    """A good one with these pieces."""
+
+    status_code: Final = 200
+    headers: Final[Mapping[str, str]] = {}
+    raw_headers: Final[Sequence[tuple[bytes, bytes]]] = ()
+
     def __init__(self, pieces: Sequence[bytes]) -> None:
         self._pieces = pieces
 
-    async def __aiter__(self) -> AsyncIterator[bytes]:
+    async def pieces(self) -> AsyncIterator[bytes]:
         for piece in self._pieces:
             yield piece
 
+    async def aclose(self) -> None:
+        """Nothing is open."""
 
-def play_to(client: Provider, playback: Playback) -> None:
+
+def play_to(client: Provider, playback: UpstreamConnections) -> None:
     """Put the playback where the client's connections are, below everything that is ours."""
     inner: Any = client
-    while not isinstance(inner, httpx2.AsyncClient):
-        inner = inner._client
-    transport: Any = inner._transport
-    transport._inner = playback
+    while not hasattr(inner, "_connections"):
+        inner = inner._transport if isinstance(inner, httpx2.AsyncClient) else inner._client
+    inner._connections = playback
 
 
 def cut(data: bytes, rng: random.Random) -> list[bytes]:
