@@ -46,6 +46,12 @@ class UsageTally:
         final: bool = True,
     ) -> None:
         """Counts as an upstream gives them: anything may stand there."""
+        if not (
+            input_tokens or output_tokens or cached_input_tokens or cache_write_5m_tokens or cache_write_1h_tokens
+            or reasoning_tokens or image_tokens or audio_tokens
+        ):  # fmt: skip
+            # Most pieces of a stream say nothing of counts.
+            return
         self.input_tokens = count(input_tokens) or self.input_tokens
         self.cached_input_tokens = count(cached_input_tokens) or self.cached_input_tokens
         self.cache_write_5m_tokens = count(cache_write_5m_tokens) or self.cache_write_5m_tokens
