@@ -25,7 +25,7 @@ class CannotInstall(Exception):
 
 def prepare(environment: str) -> Path:
     """Make an environment if it is not there. Returns its folder. Raises CannotInstall."""
-    return _node() if environment == NODE_ENVIRONMENT else _python(environment)
+    return _node() if environment == NODE_ENVIRONMENT else python_environment(PYTHON_LOCKS / f"{environment}.txt")
 
 
 def command(environment: str, folder: Path, script: Path) -> list[str]:
@@ -38,9 +38,12 @@ def command(environment: str, folder: Path, script: Path) -> list[str]:
     return ["node", str(folder / script.name)]
 
 
-def _python(environment: str) -> Path:
-    lock = PYTHON_LOCKS / f"{environment}.txt"
-    folder = _folder(environment, sys.version.encode() + lock.read_bytes())
+def python_environment(lock: Path, below: str = "clients") -> Path:
+    """An environment with what a lock pins, made below this folder of the cache if it is not there.
+
+    Returns its folder, which has the lock's name and a digest of it. Raises CannotInstall.
+    """
+    folder = _folder(lock.stem, sys.version.encode() + lock.read_bytes(), below)
     stamp = folder / "complete"
     if not stamp.exists():
         uv = str(_UV) if _UV.exists() else shutil.which("uv")
@@ -85,8 +88,8 @@ def _node() -> Path:
     return folder
 
 
-def _folder(environment: str, pins: bytes) -> Path:
-    return load_settings().cache / "clients" / f"{environment}-{hashlib.sha256(pins).hexdigest()[:12]}"
+def _folder(environment: str, pins: bytes, below: str = "clients") -> Path:
+    return load_settings().cache / below / f"{environment}-{hashlib.sha256(pins).hexdigest()[:12]}"
 
 
 def _first_that_works(install: tuple[str, ...], *attempts: tuple[str, ...]) -> None:

@@ -1,0 +1,1 @@
+"""Headrace and LiteLLM's proxy behind the same upstream (`make bench-gateway`)."""

@@ -1,0 +1,251 @@
+"""Rounds over all systems, loads and modes: each system in turn, while the others are idle."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from headrace_bench.children import Child, ContestantFailed, running
+
+from headrace_gateway_bench.figures import MODES, MeasuredWindow, Setup, order, settled
+from headrace_gateway_bench.litellm import CannotRun, ProxyEnded
+from headrace_gateway_bench.processes import Memory, Parts, machine_cpu_seconds, since
+from headrace_gateway_bench.systems import CHAT, SYSTEMS, Gateway
+
+IDLE_SECONDS = 5.0
+REST_SECONDS = 15.0
+"""A system that has not come to rest by then is measured all the same: the next window has its own warm-up."""
+
+_READING_SECONDS = 1.0
+_ROOM_SECONDS = 120.0
+_BEGIN_SECONDS = 0.5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GatewayPlan:
+    """What to measure.
+
+    Attributes:
+        first_seconds: Load on each system before the first round, until compilers have seen what is hot.
+        warm_up_seconds: Load before each window opens, without a pause.
+    """
+
+    systems: Sequence[str]
+    callers: Sequence[int]
+    modes: Sequence[str] = MODES
+    rounds: int
+    seconds: float
+    warm_up_seconds: float
+    first_seconds: float
+
+
+@dataclass(slots=True, kw_only=True)
+class Measured:
+    """What was found out about a system beside its windows.
+
+    Attributes:
+        start_seconds: From its start until it was ready.
+        idle_cores, idle_cpu: Processors busy when nothing was asked of it, all together and by part.
+        memory: The most that each part has had at the end of a window.
+        missing: Why it could not run here.
+    """
+
+    settings: str = ""
+    start_seconds: float = 0.0
+    idle_cores: float = 0.0
+    idle_cpu: Mapping[str, float] = field(default_factory=dict)
+    memory: dict[str, Memory] = field(default_factory=dict)
+    missing: str | None = None
+
+
+@dataclass(slots=True)
+class GatewayResults:
+    """Everything that was measured."""
+
+    windows: list[MeasuredWindow] = field(default_factory=list)
+    systems: dict[str, Measured] = field(default_factory=dict)
+
+
+async def measure(plan: GatewayPlan, folder: Path) -> GatewayResults:
+    """All rounds of all systems that can run here, which start one after another. Raises ContestantFailed."""
+    results = GatewayResults()
+    async with AsyncExitStack() as stack:
+        upstream, origin = await stack.enter_async_context(_upstream())
+        callers = await stack.enter_async_context(
+            running("callers", [sys.executable, "-m", "headrace_gateway_bench.load"], folder)
+        )
+        gateways: dict[str, Gateway] = {}
+        for name in plan.systems:
+            found = results.systems[name] = Measured()
+            began = time.monotonic()
+            try:
+                gateway = await stack.enter_async_context(SYSTEMS[name](origin, os.cpu_count() or 1))
+            except (CannotRun, ProxyEnded) as error:
+                found.missing = str(error)
+                _say(f"{name}: left out, {error}")
+                continue
+            gateways[name] = gateway
+            found.start_seconds, found.settings = round(time.monotonic() - began, 1), gateway.settings
+            _say(f"{name}: ready after {found.start_seconds:.1f} s")
+        rounds = _Rounds(plan, gateways, results, callers, Parts({"upstream": upstream}))
+        await rounds.run()
+    return results
+
+
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    """Processor time until now: of the system's parts, upstream, callers, the other systems, the whole machine."""
+
+    own: Mapping[str, float]
+    upstream: Mapping[str, float]
+    load: Mapping[str, float]
+    others: float
+    machine: float
+
+
+class _Rounds:
+    def __init__(
+        self,
+        plan: GatewayPlan,
+        gateways: Mapping[str, Gateway],
+        results: GatewayResults,
+        callers: Child,
+        upstream: Parts,
+    ) -> None:
+        self._plan = plan
+        self._gateways = gateways
+        self._results = results
+        self._callers = callers
+        self._upstream = upstream
+        self._load = Parts({"callers": callers.process.pid})
+
+    async def run(self) -> None:
+        plan = self._plan
+        for name in self._gateways:
+            await self._window(Setup("plain", 16, name), 0, plan.first_seconds, 1.0)
+            await self._rest_from_start(name)
+        turn = 0
+        for number in range(1, plan.rounds + 1):
+            for mode in plan.modes:
+                for callers in plan.callers:
+                    for name in order(list(self._gateways), turn) if self._gateways else []:
+                        window = await self._window(
+                            Setup(mode, callers, name), number, plan.warm_up_seconds, plan.seconds
+                        )
+                        self._results.windows.append(window)
+                        self._tell(window)
+                        await self._rest(name)
+                    turn += 1
+
+    async def _window(self, setup: Setup, number: int, warm_up: float, seconds: float) -> MeasuredWindow:
+        gateway = self._gateways[setup.system]
+        others = [one.parts for name, one in self._gateways.items() if name != setup.system]
+        opens_at = time.monotonic() + _BEGIN_SECONDS + warm_up
+        request = {
+            "host": gateway.host,
+            "port": gateway.port,
+            "path": CHAT,
+            "headers": dict(gateway.headers),
+            "model": gateway.model,
+            "callers": setup.callers,
+            "streamed": setup.mode == "streamed",
+            "opens_at": opens_at,
+            "closes_at": opens_at + seconds,
+        }
+        asked = asyncio.create_task(self._callers.round(request, warm_up + seconds + _ROOM_SECONDS))
+        await asyncio.sleep(opens_at - time.monotonic())
+        before, opened = self._read(gateway.parts, others), time.monotonic()
+        await asyncio.sleep(opens_at + seconds - time.monotonic())
+        after, closed = self._read(gateway.parts, others), time.monotonic()
+        used = since(after.own, before.own)
+        load, upstream = (
+            sum(since(now, then).values())
+            for now, then in ((after.load, before.load), (after.upstream, before.upstream))
+        )
+        idle = max(after.others - before.others, 0.0)
+        ours = sum(used.values()) + load + upstream + idle
+        found = self._results.systems[setup.system]
+        for part, memory in gateway.parts.memory().items():
+            known = found.memory.get(part, Memory(0, 0))
+            found.memory[part] = Memory(max(known.rss, memory.rss), max(known.pss, memory.pss))
+        answer = await asked
+        return MeasuredWindow(
+            setup=setup,
+            round=number,
+            seconds=closed - opened,
+            milliseconds=answer["milliseconds"],
+            first_milliseconds=answer["first_milliseconds"],
+            errors=answer["errors"],
+            cpu_seconds=used,
+            upstream_cpu_seconds=upstream,
+            load_cpu_seconds=load,
+            others_cpu_seconds=idle,
+            elsewhere_cpu_seconds=max(after.machine - before.machine - ours, 0.0),
+        )
+
+    def _read(self, own: Parts, others: Sequence[Parts]) -> _Reading:
+        idle = sum(sum(parts.cpu_seconds().values()) for parts in others)
+        return _Reading(
+            own.cpu_seconds(), self._upstream.cpu_seconds(), self._load.cpu_seconds(), idle, machine_cpu_seconds()
+        )
+
+    async def _rest_from_start(self, name: str) -> None:
+        """Wait until a system has done what its first load left it to do, and read what it takes when idle."""
+        parts, found = self._gateways[name].parts, self._results.systems[name]
+        await asyncio.sleep(IDLE_SECONDS)
+        before, began = parts.cpu_seconds(), time.monotonic()
+        await asyncio.sleep(IDLE_SECONDS)
+        used, seconds = since(parts.cpu_seconds(), before), time.monotonic() - began
+        found.idle_cpu = {part: used_seconds / seconds for part, used_seconds in used.items()}
+        found.idle_cores = sum(found.idle_cpu.values())
+        _say(f"{name}: {found.idle_cores:.3f} processors busy when idle")
+
+    async def _rest(self, name: str) -> None:
+        parts, idle = self._gateways[name].parts, self._results.systems[name].idle_cores
+        rates: list[float] = []
+        deadline = time.monotonic() + REST_SECONDS
+        before, began = parts.cpu_seconds(), time.monotonic()
+        while not settled(rates, idle) and time.monotonic() < deadline:
+            await asyncio.sleep(_READING_SECONDS)
+            now, at = parts.cpu_seconds(), time.monotonic()
+            rates.append(sum(since(now, before).values()) / (at - began))
+            before, began = now, at
+
+    @staticmethod
+    def _tell(window: MeasuredWindow) -> None:
+        setup = window.setup
+        failed = f", {sum(window.errors.values())} failed" if window.errors else ""
+        _say(
+            f"round {window.round} {setup.mode:8} {setup.callers:4} callers {setup.system:14} "
+            f"{window.rate:8.1f} /s, {window.cpu_ms or 0:6.2f} ms of processor time each{failed}"
+        )
+
+
+@asynccontextmanager
+async def _upstream() -> AsyncIterator[tuple[int, str]]:
+    """The upstream's process id, and its origin."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "headrace_gateway_bench.upstream",
+        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    assert process.stdin is not None
+    assert process.stdout is not None
+    try:
+        line = await process.stdout.readline()
+        if not line:
+            raise ContestantFailed(f"the upstream ended with {await process.wait()}")
+        yield process.pid, f"http://127.0.0.1:{int(line)}"
+    finally:
+        process.stdin.close()
+        await process.wait()
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(f"  {text}\n")
+    sys.stderr.flush()
