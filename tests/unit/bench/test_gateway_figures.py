@@ -130,6 +130,17 @@ def test_tables_name_every_system_even_one_that_cannot_run() -> None:
     assert widths == {9}
 
 
+def test_windows_too_short_for_their_callers_are_marked() -> None:
+    short, enough = window("ours", 1, 31, 1.0), window("ours", 1, 32, 1.0, setup=Setup("streamed", 16, "ours"))
+    found = rows([short, enough], "peer")
+
+    assert [row.too_short for row in found] == [True, False]
+    text = markdown(found, {"ours": Measured()}, "peer")
+    assert text.startswith("† ")
+    assert "| 16 | ours | 15.5† |" in text
+    assert "| 16 | ours | 16.0 |" in text
+
+
 def test_the_document_has_no_times_of_single_requests() -> None:
     windows = [window("ours", 1, 200, 1.0)]
 

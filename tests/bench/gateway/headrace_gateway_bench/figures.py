@@ -95,6 +95,14 @@ class Row:
     rate_ratio: Spread | None
     cpu_ratio: Spread | None
 
+    @property
+    def too_short(self) -> bool:
+        """Whether windows were too short for a steady state: a caller was not even answered twice.
+
+        Then much of what was done for answers that counted, or of the answers that were worked on, lies outside.
+        """
+        return self.answered < 2 * self.rounds * self.setup.callers
+
 
 def per_answer(seconds: float, answered: int) -> float | None:
     """Milliseconds for an answer; None without any."""

@@ -13,6 +13,7 @@ from headrace_gateway_bench.measuring import Measured
 
 _MEBIBYTE = 1024 * 1024
 _NONE = "–"
+_SHORT = "†"
 
 
 def markdown(rows: Sequence[Row], systems: Mapping[str, Measured], peer: str) -> str:
@@ -23,6 +24,8 @@ def markdown(rows: Sequence[Row], systems: Mapping[str, Measured], peer: str) ->
     sections += [_cpu(rows, name) for name, found in systems.items() if found.missing is None]
     sections.append(_memory(systems))
     sections.append(_settings(systems))
+    if any(row.too_short for row in rows):
+        sections.insert(0, f"{_SHORT} Fewer than two answers for each caller in a window: too short to tell.")
     return "\n\n".join(section for section in sections if section)
 
 
@@ -59,7 +62,8 @@ def _speed(rows: Sequence[Row], mode: str, peer: str) -> str:
     lines = [f"{mode.capitalize()} chat completions:", "", *_head(head)]
     for row in rows:
         cells = [
-            str(row.setup.callers), row.setup.system, f"{row.rate.median:,.1f}", f"{row.p50:,.1f}", f"{row.p99:,.1f}",
+            str(row.setup.callers), row.setup.system, f"{row.rate.median:,.1f}{_SHORT if row.too_short else ''}",
+            f"{row.p50:,.1f}", f"{row.p99:,.1f}",
             str(sum(row.errors.values())), f"{row.cpu_ms.median:.2f}", f"{row.cores:.2f}",
             _ratio(row, row.rate_ratio, peer), _ratio(row, row.cpu_ratio, peer),
         ]  # fmt: skip
