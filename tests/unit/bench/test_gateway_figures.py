@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 from headrace_bench.ratios import Spread
-from headrace_gateway_bench.figures import MeasuredWindow, Setup, busy_elsewhere, order, rows, settled
+from headrace_gateway_bench.figures import MeasuredWindow, Setup, busy_elsewhere, order, rows, settled, unanswered
 from headrace_gateway_bench.measuring import Measured
 from headrace_gateway_bench.processes import Memory
 from headrace_gateway_bench.tables import document, markdown
@@ -78,6 +78,9 @@ def test_a_round_without_answers_has_no_row_and_no_part_in_ratios() -> None:
     assert none.cpu_ms is None
     assert row.setup.system == "ours"
     assert row.rate_ratio == Spread(0.5, 0.5, 0.5)
+    assert unanswered(windows) == [none.setup]
+    told = markdown([row], unanswered(windows), {"ours": Measured(), "peer": Measured()}, "peer")
+    assert "Left out, since in a whole window nothing was answered: peer, plain, 16 callers." in told.splitlines()
 
 
 def test_loads_and_modes_have_rows_of_their_own() -> None:
@@ -118,7 +121,7 @@ def test_tables_name_every_system_even_one_that_cannot_run() -> None:
         "third": Measured(missing="its database is not here"),
     }
 
-    text = markdown(rows(windows, "peer"), systems, "peer")
+    text = markdown(rows(windows, "peer"), [], systems, "peer")
 
     lines = text.splitlines()
     assert "| 16 | ours | 100.0 | 100.0 | 198.0 | 0 | 7.50 | 0.75 | 0.50 (0.50–0.50) | 4.00 (4.00–4.00) |" in lines
@@ -135,7 +138,7 @@ def test_windows_too_short_for_their_callers_are_marked() -> None:
     found = rows([short, enough], "peer")
 
     assert [row.too_short for row in found] == [True, False]
-    text = markdown(found, {"ours": Measured()}, "peer")
+    text = markdown(found, [], {"ours": Measured()}, "peer")
     assert text.startswith("† ")
     assert "| 16 | ours | 15.5† |" in text
     assert "| 16 | ours | 16.0 |" in text

@@ -21,7 +21,7 @@ from pathlib import Path
 from headrace_bench.children import ContestantFailed
 
 from headrace_gateway_bench.arguments import parse
-from headrace_gateway_bench.figures import busy_elsewhere, rows
+from headrace_gateway_bench.figures import busy_elsewhere, rows, unanswered
 from headrace_gateway_bench.measuring import measure
 from headrace_gateway_bench.systems import LITELLM
 from headrace_gateway_bench.tables import document, markdown
@@ -44,6 +44,7 @@ def main() -> int:
     if not results.windows:
         sys.stderr.write("x No system can run here.\n")
         return 1
+    silent = unanswered(results.windows)
     found, elsewhere = rows(results.windows, LITELLM), busy_elsewhere(results.windows)
     machine = {
         "date": time.strftime("%Y-%m-%d"),
@@ -57,13 +58,13 @@ def main() -> int:
     report = {"machine": machine, **options, **document(found, results.windows, results.systems)}
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(json.dumps(report, indent=2) + "\n")
-    sys.stdout.write(markdown(found, results.systems, LITELLM) + "\n\n")
+    sys.stdout.write(markdown(found, silent, results.systems, LITELLM) + "\n\n")
     sys.stdout.write(
         f"({machine['date']}, {machine['processors']} processors, Python {machine['python']}, medians of {plan.rounds} "
         f"rounds of {plan.seconds:g} s, smallest to largest in brackets; load average before: {before:.1f}; "
         f"other work kept {elsewhere.median:.2f} ({elsewhere.low:.2f}–{elsewhere.high:.2f}) processors busy)\n"
     )
-    return 1 if any(row.errors for row in found) else 0
+    return 1 if silent or any(row.errors for row in found) else 0
 
 
 if __name__ == "__main__":

@@ -125,6 +125,11 @@ def rows(windows: Sequence[MeasuredWindow], peer: str) -> list[Row]:
     ]
 
 
+def unanswered(windows: Sequence[MeasuredWindow]) -> list[Setup]:
+    """The setups that have no row, since in one of their rounds nothing was answered."""
+    return list(dict.fromkeys(window.setup for window in windows if not window.answered))
+
+
 def _row(setup: Setup, found: Mapping[int, MeasuredWindow], peers: Mapping[int, MeasuredWindow]) -> Row:
     windows = list(found.values())
     pairs = [(window, peers[number]) for number, window in found.items() if number in peers and peers[number].answered]

@@ -25,6 +25,7 @@ REST_SECONDS = 15.0
 _READING_SECONDS = 1.0
 _ROOM_SECONDS = 120.0
 _BEGIN_SECONDS = 0.5
+_FIRST_CALLERS = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +33,8 @@ class GatewayPlan:
     """What to measure.
 
     Attributes:
-        first_seconds: Load on each system before the first round, until compilers have seen what is hot.
+        first_seconds: Load on each system before the first round, in all modes together, until compilers have seen what
+            is hot and everything that is loaded at its first use is there.
         warm_up_seconds: Load before each window opens, without a pause.
     """
 
@@ -128,7 +130,8 @@ class _Rounds:
     async def run(self) -> None:
         plan = self._plan
         for name in self._gateways:
-            await self._window(Setup("plain", 16, name), 0, plan.first_seconds, 1.0)
+            for mode in plan.modes:
+                await self._window(Setup(mode, _FIRST_CALLERS, name), 0, plan.first_seconds / len(plan.modes), 1.0)
             await self._rest_from_start(name)
         turn = 0
         for number in range(1, plan.rounds + 1):

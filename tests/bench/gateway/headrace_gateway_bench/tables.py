@@ -8,7 +8,7 @@ from typing import Any
 
 from headrace_bench.report import times
 
-from headrace_gateway_bench.figures import MODES, MeasuredWindow, Row
+from headrace_gateway_bench.figures import MODES, MeasuredWindow, Row, Setup
 from headrace_gateway_bench.measuring import Measured
 
 _MEBIBYTE = 1024 * 1024
@@ -16,14 +16,17 @@ _NONE = "–"
 _SHORT = "†"
 
 
-def markdown(rows: Sequence[Row], systems: Mapping[str, Measured], peer: str) -> str:
-    """All tables, one below another."""
+def markdown(rows: Sequence[Row], unanswered: Sequence[Setup], systems: Mapping[str, Measured], peer: str) -> str:
+    """All tables, one below another, after what cannot be told from them."""
     # Rows come in the order of a round, which turns.
     rows = sorted(rows, key=lambda row: (row.setup.callers, list(systems).index(row.setup.system)))
     sections = [_speed([row for row in rows if row.setup.mode == mode], mode, peer) for mode in MODES]
     sections += [_cpu(rows, name) for name, found in systems.items() if found.missing is None]
     sections.append(_memory(systems))
     sections.append(_settings(systems))
+    if unanswered:
+        left_out = "; ".join(f"{one.system}, {one.mode}, {one.callers} callers" for one in unanswered)
+        sections.insert(0, f"Left out, since in a whole window nothing was answered: {left_out}.")
     if any(row.too_short for row in rows):
         sections.insert(0, f"{_SHORT} Fewer than two answers for each caller in a window: too short to tell.")
     return "\n\n".join(section for section in sections if section)
@@ -99,7 +102,7 @@ def _memory(systems: Mapping[str, Measured]) -> str:
     lines = _head(["system", "part", "RSS MB", "PSS MB", "processors busy when idle"])
     for name, found in systems.items():
         if found.missing is not None:
-            lines.append(_line([name, f"left out: {found.missing}", _NONE, _NONE, _NONE]))
+            lines.append(_line([name, "left out", _NONE, _NONE, _NONE]))
             continue
         for part, memory in sorted(found.memory.items(), key=lambda item: -item[1].pss):
             idle = f"{found.idle_cpu.get(part, 0.0):.3f}"
