@@ -115,6 +115,7 @@ bench-models: setup ## Measure the processor time of a call over each client of 
 
 bench-gateway: setup downloads ## Measure Headrace beside LiteLLM's proxy, behind the same upstream in alternating rounds (ARGS="--help")
 	@PYTHONPATH=tests/bench/gateway:tests/bench/streams:tests/clients:tests/support exec $(BIN)/python -m headrace_gateway_bench $(ARGS)
+
 chaos: setup downloads ## Kill parts of the real platform under load, then check every topic and the ledger (MINUTES=5 SEED=... ARGS="--brokers 3", "--secure")
 	@PYTHONPATH=tests/chaos:tests/support exec $(BIN)/python -m headrace_chaos --minutes $(MINUTES) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
