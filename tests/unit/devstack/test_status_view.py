@@ -31,7 +31,7 @@ def part(name: str, address: str = "", note: str = "") -> Process:
 
 
 def state(name: str, condition: Condition, restarts: int = 0) -> PartStatus:
-    return PartStatus(name, condition, pid=1, restarts=restarts, is_process=True)
+    return PartStatus(name, condition, pid=1, restarts=restarts, lasting=True)
 
 
 def test_one_line_per_part_that_becomes_healthy_and_one_for_each_stumble(console: Console) -> None:
@@ -69,7 +69,7 @@ def test_the_status_line_counts_and_names_what_is_not_well() -> None:
 
 
 def test_a_step_that_is_done_is_not_counted() -> None:
-    step = PartStatus("topics", Condition.HEALTHY, pid=None, restarts=0, is_process=False)
+    step = PartStatus("topics", Condition.HEALTHY, pid=None, restarts=0, lasting=False)
     line = status_line([step, state("kafka", Condition.HEALTHY)], now=1.0, started=0.0, memory=0)
     assert line.plain.startswith("● 1 of 1 healthy")
 

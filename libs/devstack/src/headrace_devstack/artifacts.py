@@ -26,6 +26,8 @@ class Bundles:
 
     kafka_jars: tuple[Path, ...]
     registry_home: Path
+    java_archives: Path
+    """Where Java keeps what makes its next start faster."""
 
 
 class ArtifactCache:
@@ -63,6 +65,7 @@ class ArtifactCache:
         return Bundles(
             kafka_jars=tuple(self._file(a) for a in self._artifacts if a.bundle == "kafka"),
             registry_home=next(self._unpacked(a) for a in self._artifacts if a.bundle == "registry"),
+            java_archives=self._folder / "java",
         )
 
     def _file(self, artifact: Artifact) -> Path:

@@ -5,7 +5,7 @@ import contextlib
 import signal
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -58,6 +58,15 @@ def up(
         str | None,
         typer.Option(help="Prefix of all topic names. [HEADRACE_TOPIC_PREFIX, default headrace.]", show_default=False),
     ] = None,
+    processes: Annotated[
+        Literal["each", "one"] | None,
+        typer.Option(
+            help="A process for each service, as in production; or one for all services and the simulator, with the "
+            "other parts made small: half the memory, a faster start, and a service that blocks holds up all. "
+            "[HEADRACE_PROCESSES, default each]",
+            show_default=False,
+        ),
+    ] = None,
     simulate: Annotated[
         bool | None,
         typer.Option(
@@ -92,7 +101,8 @@ def up(
     try:
         settings = load_settings(
             data=data, port_base=port_base, brokers=brokers, secure=secure, cache=cache,
-            topic_prefix=topic_prefix, simulate=simulate, simulator_speed=simulator_speed, backing_only=backing_only,
+            topic_prefix=topic_prefix, processes=processes, simulate=simulate, simulator_speed=simulator_speed,
+            backing_only=backing_only,
         )  # fmt: skip
         asyncio.run(run_until_stopped(settings, Console()))
     except DevstackError as error:

@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 from headrace_contracts.limits import DEFAULT_REQUEST_BYTES, MOST_REQUEST_BYTES
 from headrace_runtime.invalid_fields import message_of
@@ -62,6 +62,10 @@ class StackSettings(BaseSettings):
     )
     backing_only: bool = Field(
         default=False, description="start Kafka, registry and Postgres, but none of the services"
+    )
+    processes: Literal["each", "one"] = Field(
+        default="each",
+        description="a process for each service, or one for all of them, which saves memory and time",
     )
     simulator_speed: str = Field(
         default="realistic",

@@ -5,10 +5,11 @@ import contextlib
 import os
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Literal
 
 from headrace_contracts.registry_access import ANONYMOUS
 from headrace_contracts.users import PROVISIONER
@@ -19,12 +20,15 @@ from headrace_devstack.errors import InstallNewerPython, KeepTheBrokers
 from headrace_devstack.layout import DataFolder, make_api_key, open_data_folder
 from headrace_devstack.locked_artifacts import FetchProgress
 from headrace_devstack.logins import Logins, open_logins, write_signing_key
+from headrace_devstack.parts.java_archive import JavaArchive
 from headrace_devstack.parts.kafka import kafka_parts
 from headrace_devstack.parts.part import SetupStep, StackPart
 from headrace_devstack.parts.postgres import database_url, postgres_part
-from headrace_devstack.parts.registry import registry_part, registry_url
+from headrace_devstack.parts.registry import registry_part, registry_program, registry_url
 from headrace_devstack.parts.service import service_part
 from headrace_devstack.parts.simulator import simulator_part, simulator_url
+from headrace_devstack.parts.sizes import ROOMY, SMALL
+from headrace_devstack.parts.together import ServiceThread, code_step, hosted_service, hosted_simulator
 from headrace_devstack.ports import DEFAULT_PORT_BASE, LOOPBACK, PortPlan
 from headrace_devstack.processes import ProcessMark, end_leftovers, mark
 from headrace_devstack.providers import Providers, choose_providers, find_ollama
@@ -79,6 +83,7 @@ class Stack:
     addresses: StackAddresses
     parts: tuple[StackPart, ...]
     supervisor: Supervisor
+    processes: Literal["each", "one"]
     new_api_key: str | None
     started: datetime
 
@@ -95,6 +100,7 @@ class Stack:
             {
                 "started": self.started.isoformat(timespec="seconds"),
                 "supervisor_pid": os.getpid(),
+                "processes": self.processes,
                 "data": str(self.folder.root),
                 "bootstrap_servers": addresses.bootstrap_servers,
                 "registry_url": addresses.registry_url,
@@ -142,20 +148,32 @@ async def open_stack(
         DevstackError: it cannot start; the message says why, and what to do about it.
     """
     check_python()
-    with open_data_folder(settings.data) as folder:
+    with ExitStack() as closing:
+        folder = closing.enter_context(open_data_folder(settings.data))
         await asyncio.to_thread(_end_leftovers, folder)
         require_room(folder.root, ROOM_FOR_DATA, "the data of the stack")
         ports = _choose_ports(settings, folder)
         bundles = await _fetch(settings, progress)
+        sizes = SMALL if settings.processes == "one" else ROOMY
         new_api_key = not folder.api_key_file.exists()
         api_key = folder.secret("api-key", make_api_key)
         password = folder.secret("postgres-password")
         logins = open_logins(folder) if settings.secure else None
-        kafka = kafka_parts(folder, ports, bundles.kafka_jars, logins.admin if logins else None)
+        kafka = kafka_parts(
+            folder, ports, bundles.kafka_jars, logins.admin if logins else None, sizes,
+            JavaArchive(bundles.java_archives, "kafka", bundles.kafka_jars),
+        )  # fmt: skip
         parts: list[StackPart] = [
             *kafka,
-            registry_part(folder, ports, bundles.registry_home, logins.registry if logins else None),
-            postgres_part(folder, ports, password),
+            registry_part(
+                folder,
+                ports,
+                bundles.registry_home,
+                logins.registry if logins else None,
+                sizes,
+                JavaArchive(bundles.java_archives, "registry", [registry_program(bundles.registry_home)]),
+            ),
+            postgres_part(folder, ports, password, sizes),
         ]
         ready = [part.name for part in kafka]
         if logins:
@@ -172,12 +190,18 @@ async def open_stack(
                 simulator=simulator_url(ports),
                 simulate_all=settings.simulate,
             )
-            parts += _service_parts(settings, folder, ports, ready, providers, password, api_key, logins)
+            thread: ServiceThread | None = None
+            if settings.processes == "one":
+                thread = ServiceThread()
+                closing.enter_context(thread.running(folder))
+            parts += _service_parts(settings, folder, ports, ready, providers, password, api_key, logins, thread)
         supervisor = Supervisor(parts, emit)
         addresses = _addresses(settings, folder, ports, providers, password, logins, signing_key_file)
         try:
             shown_key = api_key if new_api_key else None
-            yield Stack(folder, addresses, tuple(parts), supervisor, shown_key, started=datetime.now(UTC))
+            yield Stack(
+                folder, addresses, tuple(parts), supervisor, settings.processes, shown_key, started=datetime.now(UTC)
+            )
         finally:
             await supervisor.stop()
             folder.remove_stack()
@@ -210,6 +234,7 @@ def _service_parts(
     password: str,
     api_key: str,
     logins: Logins | None,
+    thread: ServiceThread | None,
 ) -> Iterator[StackPart]:
     bootstrap, registry = ports.bootstrap_servers, registry_url(ports)
 
@@ -229,7 +254,11 @@ def _service_parts(
         )
 
     yield SetupStep("topics", topics, after=(*kafka, "registry"))
-    if providers.simulated:
+    if thread:
+        yield code_step(SERVICES)
+    if providers.simulated and thread:
+        yield hosted_simulator(thread, folder, ports, providers.simulated, settings.simulator_speed)
+    elif providers.simulated:
         yield simulator_part(folder, ports, providers.simulated, settings.simulator_speed)
     common = {
         "HEADRACE_BOOTSTRAP_SERVERS": bootstrap,
@@ -245,6 +274,8 @@ def _service_parts(
     if not folder.records_are_signed:
         pepper["HEADRACE_UNSIGNED_RECORDS"] = "accept"
     database = {"HEADRACE_DATABASE_URL": database_url(ports, password)}
+    if thread and SMALL.pool:
+        database["HEADRACE_DATABASE_POOL_SIZE"] = str(SMALL.pool)
     # Variables of single services; the rest follows from their descriptions.
     alone: Mapping[str, Mapping[str, str]] = {
         "intake": {"HEADRACE_BOOTSTRAP_KEY": api_key, "HEADRACE_BOOTSTRAP_TENANT": _first_tenant()},
@@ -264,7 +295,11 @@ def _service_parts(
             **({"HEADRACE_UNSIGNED_SUBMISSIONS": "refuse"} if logins and service.takes_submissions else {}),
             **alone.get(service.name, {}),
         }
-        yield service_part(folder, ports, service, environment, note=notes.get(service.name, ""))
+        note = notes.get(service.name, "")
+        if thread:
+            yield hosted_service(thread, folder, ports, service, environment, note=note)
+        else:
+            yield service_part(folder, ports, service, environment, note=note)
 
 
 def _addresses(

@@ -20,7 +20,7 @@ from rich.progress import (
 from rich.text import Text
 
 from headrace_devstack.errors import DevstackError
-from headrace_devstack.parts.part import Process, StackPart
+from headrace_devstack.parts.part import SetupStep, StackPart
 from headrace_devstack.processes import own_resident_bytes, resident_bytes
 from headrace_devstack.stack import Stack
 from headrace_devstack.supervisor import Condition, PartEvent, PartStatus
@@ -96,7 +96,7 @@ class EventLines:
             case Condition.HEALTHY:
                 again = "again " if event.part in self._ever_healthy else ""
                 self._ever_healthy.add(event.part)
-                about = f"{part.address}  {part.note}".strip() if isinstance(part, Process) else ""
+                about = f"{part.address}  {part.note}".strip() if not isinstance(part, SetupStep) else ""
                 line = Text.assemble(("  ✓ ", "green"), name, (f"{again}{event.seconds:5.1f} s  ", "dim"))
                 return line.append("  ".join(filter(None, (about, event.detail))))
             case Condition.RESTARTING:
@@ -112,7 +112,7 @@ class EventLines:
 
     @staticmethod
     def _log(part: StackPart) -> str:
-        return shown_path(part.command.log) if isinstance(part, Process) else ""
+        return "" if isinstance(part, SetupStep) else shown_path(part.log)
 
 
 def shown_path(path: Path) -> str:
@@ -206,17 +206,17 @@ def memory_of(status: Sequence[PartStatus]) -> int:
 
 def status_line(status: Sequence[PartStatus], *, now: float, started: float, memory: int) -> Text:
     """The whole stack in one line."""
-    processes = [part for part in status if part.is_process]
-    healthy = sum(part.condition is Condition.HEALTHY for part in processes)
-    restarts = sum(part.restarts for part in processes)
+    lasting = [part for part in status if part.lasting]
+    healthy = sum(part.condition is Condition.HEALTHY for part in lasting)
+    restarts = sum(part.restarts for part in lasting)
     hours, rest = divmod(int(now - started), 3600)
     line = Text.assemble(
-        ("● ", "green" if healthy == len(processes) else "yellow"),
-        f"{healthy} of {len(processes)} healthy",
+        ("● ", "green" if healthy == len(lasting) else "yellow"),
+        f"{healthy} of {len(lasting)} healthy",
         (f"   up {hours:02}:{rest // 60:02}:{rest % 60:02}   {memory / 1e9:.2f} GB   {restarts} restarts", "dim"),
     )
     for condition in (Condition.STARTING, Condition.UNHEALTHY, Condition.RESTARTING):
-        names = [part.name for part in processes if part.condition is condition]
+        names = [part.name for part in lasting if part.condition is condition]
         if names:
             line.append(f"   {condition.value}: {', '.join(names)}", "yellow")
     return line

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from enum import Enum
 
 from headrace_devstack.errors import ReadThePartLog
-from headrace_devstack.parts.part import NotHealthyYet, Process, SetupStep, StackPart
-from headrace_devstack.processes import end, launch
+from headrace_devstack.parts.part import LastingPart, NotHealthyYet, SetupStep, StackPart
 from headrace_devstack.restart import RestartPolicy, RestartState, StopRestarting, on_exit, start_patience
+from headrace_devstack.runs import PartRun, launched
 
 FIRST_CHECKS_EVERY = 0.1  # seconds, until a part is healthy
 CHECKS_EVERY = 5.0
@@ -50,7 +50,8 @@ class PartStatus:
     condition: Condition
     pid: int | None
     restarts: int
-    is_process: bool
+    lasting: bool
+    """Whether it goes on until it is stopped: not a step of the start."""
 
 
 class Supervisor:
@@ -107,9 +108,9 @@ class Supervisor:
             PartStatus(
                 name=run.part.name,
                 condition=run.condition,
-                pid=run.process.pid if run.process and run.process.returncode is None else None,
+                pid=run.now.pid if run.now and run.now.returncode is None else None,
                 restarts=run.restarts.total,
-                is_process=isinstance(run.part, Process),
+                lasting=not isinstance(run.part, SetupStep),
             )
             for run in self._runs.values()
         ]
@@ -142,26 +143,26 @@ class Supervisor:
             if isinstance(decision, StopRestarting):
                 raise ReadThePartLog(
                     f"{run.part.name} could not be started: it {ending}.{_last_lines(run.part)}",
-                    f"read its whole log, {run.part.command.log}.",
+                    f"read its whole log, {run.part.log}.",
                 )
             self._change(run, Condition.RESTARTING, decision.seconds, ending)
             await asyncio.sleep(decision.seconds)
             started = time.monotonic()
             self._change(run, Condition.STARTING)
 
-    async def _run_once(self, run: "_RunningPart", part: Process, started: float) -> tuple[float | None, str]:
-        """One run of a process: how long it was healthy (None: never), and how it ended."""
+    async def _run_once(self, run: "_RunningPart", part: LastingPart, started: float) -> tuple[float | None, str]:
+        """One run of a part: how long it was healthy (None: never), and how it ended."""
         patience = start_patience(part.start_seconds, run.restarts)
         try:
-            process = run.process = await launch(part.command)
+            now = run.now = await launched(part)
         except OSError as error:  # no space for its log, or no process available: may be temporary
             return None, f"could not be launched: {error}"
-        exited = asyncio.create_task(process.wait())
+        exited = asyncio.create_task(now.wait())
         try:
             if not await self._until_healthy(part, exited, deadline=started + patience):
                 if exited.done():
                     return None, _ending(exited.result())
-                await end(process, part.command)
+                await now.end()
                 return None, f"was not healthy within {patience:.0f} s"
             healthy_at = time.monotonic()
             self._change(run, Condition.HEALTHY, healthy_at - started)
@@ -173,18 +174,18 @@ class Supervisor:
         finally:
             exited.cancel()
 
-    async def _until_healthy(self, part: Process, exited: asyncio.Task[int], deadline: float) -> bool:
+    async def _until_healthy(self, part: LastingPart, exited: asyncio.Task[int], deadline: float) -> bool:
         while not exited.done() and time.monotonic() < deadline:
             try:
                 await part.check()
             except (NotHealthyYet, OSError):
                 await asyncio.wait([exited], timeout=FIRST_CHECKS_EVERY)
             else:
-                # Something else may have answered on that port while this process was exiting.
+                # Something else may have answered on that port while this one was exiting.
                 return not exited.done()
         return False
 
-    async def _check_again(self, run: "_RunningPart", part: Process) -> None:
+    async def _check_again(self, run: "_RunningPart", part: LastingPart) -> None:
         try:
             await part.check()
         except (NotHealthyYet, OSError) as problem:
@@ -202,13 +203,13 @@ class Supervisor:
         if not task.done():
             task.cancel()
             await asyncio.wait([task])
-        process, part = run.process, run.part
-        if process is None or process.returncode is not None or not isinstance(part, Process):
+        now, part = run.now, run.part
+        if now is None or now.returncode is not None or isinstance(part, SetupStep):
             run.condition = Condition.STOPPED
             return
         self._change(run, Condition.STOPPING)
-        by_itself = await end(process, part.command)
-        detail = "" if by_itself else f"killed after {part.command.stop_seconds:.0f} s"
+        by_itself = await now.end()
+        detail = "" if by_itself else f"{'killed' if now.pid else 'abandoned'} after {part.stop_seconds:.0f} s"
         self._change(run, Condition.STOPPED, time.monotonic() - started, detail)
 
     def _change(self, run: "_RunningPart", condition: Condition, seconds: float = 0.0, detail: str = "") -> None:
@@ -225,7 +226,7 @@ class _RunningPart:
         self.part = part
         self.condition = Condition.WAITING
         self.healthy = asyncio.Event()
-        self.process: asyncio.subprocess.Process | None = None
+        self.now: PartRun | None = None
         self.restarts = RestartState()
 
 
@@ -250,9 +251,9 @@ def _ending(code: int) -> str:
     return f"was ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
 
 
-def _last_lines(part: Process) -> str:
+def _last_lines(part: LastingPart) -> str:
     try:
-        with part.command.log.open("rb") as log:
+        with part.log.open("rb") as log:
             log.seek(0, 2)
             log.seek(max(0, log.tell() - 8_000))
             lines = log.read().decode(errors="replace").splitlines()[-LAST_LINES:]

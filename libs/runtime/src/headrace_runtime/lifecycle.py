@@ -155,7 +155,8 @@ class _Life:
 async def run(service: Service, *, drain_seconds: float, stop_requested: asyncio.Event | None = None) -> int:
     """Run the service from start to stop; returns the exit code.
 
-    Stops on SIGTERM, SIGINT, when `stop_requested` is set, or when a part fails; a second signal ends the drain.
+    Stops on SIGTERM, SIGINT, or when a part fails; a second signal ends the drain. With `stop_requested`, it stops when
+    that is set, and leaves signals to the owner of the process.
     """
     stopping = stop_requested if stop_requested is not None else asyncio.Event()
     hurry = asyncio.Event()
@@ -165,7 +166,8 @@ async def run(service: Service, *, drain_seconds: float, stop_requested: asyncio
         _log.info("stop requested", signal=name)
         (hurry if stopping.is_set() else stopping).set()
 
-    for number in (signal.SIGTERM, signal.SIGINT):
+    signals = (signal.SIGTERM, signal.SIGINT) if stop_requested is None else ()
+    for number in signals:
         loop.add_signal_handler(number, on_signal, number.name)
     life = _Life(service, drain_seconds)
     began = time.monotonic()
@@ -180,7 +182,7 @@ async def run(service: Service, *, drain_seconds: float, stop_requested: asyncio
         life.fatal = error
     finally:
         await life.stop()
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in signals:
             loop.remove_signal_handler(number)
     _log.info("stopped", clean=life.fatal is None)
     return EXIT_CLEAN if life.fatal is None else EXIT_FAILED

@@ -16,7 +16,8 @@ import sys
 import threading
 from collections.abc import Iterable, Mapping, MutableMapping
 from contextlib import AbstractContextManager
-from typing import Any, Final, Literal, TextIO, cast
+from contextvars import ContextVar
+from typing import Any, Final, Literal, Protocol, TextIO, cast
 
 import structlog
 from aiohttp.http_exceptions import HttpProcessingError
@@ -42,6 +43,37 @@ _QUIET: Final[Mapping[str, int]] = {
 }
 
 
+class LogStream(Protocol):
+    """Where lines go."""
+
+    def write(self, text: str, /) -> int:
+        """Append this."""
+        ...
+
+    def flush(self) -> None:
+        """Pass on what has been written."""
+        ...
+
+    def isatty(self) -> bool:
+        """Whether colours can be seen."""
+        ...
+
+
+_sharing: ContextVar[tuple[str, str] | None] = ContextVar("sharing", default=None)
+"""Service and instance of the task or thread, where a process runs several."""
+
+
+def speak_as(service: str, instance: str) -> None:
+    """Lines of this task, and of the tasks and threads that it starts, are those of one of the process's services."""
+    _sharing.set((service, instance))
+
+
+def speaker() -> str | None:
+    """The service that `speak_as` has named; None for the process itself."""
+    named = _sharing.get()
+    return None if named is None else named[0]
+
+
 def get_logger(name: str) -> structlog.typing.FilteringBoundLogger:
     """A logger whose disabled levels cost one method call."""
     return cast(structlog.typing.FilteringBoundLogger, structlog.get_logger(logger_name=name))
@@ -58,10 +90,11 @@ def configure(
     instance: str,
     format: Literal["json", "human"] = "json",
     level: Literal["debug", "info", "warning", "error"] = "info",
-    stream: TextIO | None = None,
+    stream: LogStream | None = None,
 ) -> None:
     """Set up logging for the whole process; the last call wins. `stream` defaults to standard output."""
-    out = stream if stream is not None else sys.stdout
+    # A text stream as structlog and `logging` name it; they use no more of it than `LogStream` has.
+    out = cast(TextIO, stream if stream is not None else sys.stdout)
     threshold = logging.getLevelNamesMapping()[level.upper()]
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
@@ -113,8 +146,7 @@ def _rendering(format: Literal["json", "human"], *, colors: bool) -> Iterable[Pr
 
 def _identify(service: str, instance: str) -> Processor:
     def add(_logger: Any, _method: str, event: EventDict) -> EventDict:
-        event["service"] = service
-        event["instance"] = instance
+        event["service"], event["instance"] = _sharing.get() or (service, instance)
         return event
 
     return add

@@ -32,7 +32,7 @@ def main(settings_class: type[S], build: Callable[[S], Service], argv: Sequence[
     settings = from_command_line(settings_class, argv)
     if isinstance(settings, int):
         return settings
-    return _run(settings, build, settings_class.release())
+    return _run(settings, build)
 
 
 def from_command_line(settings_class: type[S], argv: Sequence[str] | None = None) -> S | int:
@@ -105,27 +105,33 @@ def run_job(
     return EXIT_CLEAN
 
 
-def _run(settings: S, build: Callable[[S], Service], release: str) -> int:
+def _run(settings: S, build: Callable[[S], Service]) -> int:
     service = f"headrace-{settings.service_name}"
     configure(service=service, instance=settings.instance_id, format=settings.log_format, level=settings.log_level)
     end_export = tracing.setup(
         service=service,
         instance=settings.instance_id,
-        version=release,
+        version=settings.release(),
         endpoint=settings.otlp_endpoint,
         sample_ratio=settings.trace_sample_ratio,
     )
-    # Kafka's threads and the event loop pass control back and forth for every record; with the default of 5 ms a busy
-    # loop would delay them longer than everything else in Kafka does.
-    sys.setswitchinterval(_SWITCH_SECONDS)
+    switch_threads_often()
     try:
         with asyncio.Runner(loop_factory=loop_factory()) as runner:
-            return runner.run(_live(settings, build, release))
+            return runner.run(live(settings, build))
     finally:
         end_export()
 
 
-async def _live(settings: S, build: Callable[[S], Service], release: str) -> int:
+def switch_threads_often() -> None:
+    """Kafka's threads and the event loop pass control back and forth for every record; with the default of 5 ms a busy
+    loop would delay them longer than everything else in Kafka does."""
+    sys.setswitchinterval(_SWITCH_SECONDS)
+
+
+async def live(settings: S, build: Callable[[S], Service], stop_requested: asyncio.Event | None = None) -> int:
+    """Build the service and run it until a signal, or in a process of several until `stop_requested`; its exit code."""
+    release = settings.release()
     asyncio.get_running_loop().set_exception_handler(report_loop_error)
     threading.excepthook = report_thread_error
     log = get_logger("headrace.runtime")
@@ -148,7 +154,8 @@ async def _live(settings: S, build: Callable[[S], Service], release: str) -> int
         metrics=service.metrics,
     )
     parts = [Part("ops server", start=ops.start, stop=ops.stop), *service.parts]
-    return await run(Service(parts, service.metrics, service.health), drain_seconds=settings.drain_seconds)
+    whole = Service(parts, service.metrics, service.health)
+    return await run(whole, drain_seconds=settings.drain_seconds, stop_requested=stop_requested)
 
 
 def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Final
+from weakref import WeakKeyDictionary
 
 import asyncpg
 from alembic import command
@@ -35,6 +36,8 @@ VERSION_TABLE: Final = "alembic_version"
 _CONNECT_SECONDS: Final = 10.0
 
 _Step = Callable[[Connection, Config], None]
+_one_at_a_time: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDictionary()
+"""Alembic's `context` is a global of the process, and two services may share one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,8 +118,9 @@ class Migrations:
 
         # SQLAlchemy is here for Alembic alone; the address goes to asyncpg, which supports all that libpq does.
         engine = create_async_engine("postgresql+asyncpg://", async_creator=connect, poolclass=NullPool)
+        alone = _one_at_a_time.setdefault(asyncio.get_running_loop(), asyncio.Lock())
         try:
-            async with engine.begin() as connection:
+            async with alone, engine.begin() as connection:
                 name = await connection.run_sync(self._locked, step)
         except DBAPIError as error:
             raise _as_asyncpg_says(error) from error

@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextvars import ContextVar
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Final, Literal, Self, TypeVar
@@ -21,10 +22,25 @@ from urllib.parse import urlsplit
 
 from headrace_contracts.limits import DEFAULT_REQUEST_BYTES, MOST_REQUEST_BYTES, record_bytes
 from headrace_contracts.registry_access import RegistryAccess
-from pydantic import AfterValidator, BeforeValidator, Field, JsonValue, SecretStr, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    JsonValue,
+    PrivateAttr,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
-from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
 
 from headrace_runtime import kafka_properties
 from headrace_runtime.api_limits import ConnectionLimits, RequestLimits
@@ -35,6 +51,8 @@ PREFIX: Final = "HEADRACE_"
 REQUIRED: Final = ...
 """Used as default: the variable has none, and the service does not start without it."""
 
+_environment: ContextVar[Mapping[str, str] | None] = ContextVar("environment", default=None)
+"""What `load` reads instead of the environment of the process."""
 _UNIT = "unit"
 _SHOWN_DEFAULT = "shown_default"
 
@@ -122,6 +140,7 @@ class Settings(BaseSettings):
         hide_input_in_errors=True,
     )
     service_name: ClassVar[str] = "headrace"
+    _given: Mapping[str, str] | None = PrivateAttr(default=None)
 
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
@@ -131,15 +150,39 @@ class Settings(BaseSettings):
                 raise TypeError(f"{cls.__name__}.{name} must be declared with setting(): it needs a unit and a reason")
 
     @classmethod
-    def load(cls) -> Self:
-        """Read the environment of this process.
+    def load(cls, environment: Mapping[str, str] | None = None) -> Self:
+        """Read the environment of this process, or only `environment`, for a service that shares its process.
 
         Raises SettingsInvalid, which names each variable that is missing or invalid.
         """
+        token = _environment.set(environment)
         try:
-            return cls()
+            loaded = cls()
         except ValidationError as error:
             raise SettingsInvalid(tuple(_problem(cls, detail) for detail in error.errors())) from None
+        finally:
+            _environment.reset(token)
+        loaded._given = environment
+        return loaded
+
+    @property
+    def environment(self) -> Mapping[str, str]:
+        """The variables that these settings were read from, for those whose names are in settings."""
+        return os.environ if self._given is None else self._given
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        given = _environment.get()
+        if given is not None and isinstance(env_settings, EnvSettingsSource):
+            env_settings.env_vars = {name.lower(): value for name, value in given.items() if value != ""}
+        return init_settings, env_settings
 
 
 SettingsT = TypeVar("SettingsT", bound=Settings)
@@ -200,8 +243,9 @@ class _KafkaPropertiesSource(PydanticBaseSettingsSource):
         return None, field_name, False
 
     def __call__(self) -> dict[str, Any]:
+        given = _environment.get()
         try:
-            return {"kafka_properties": kafka_properties.collect(os.environ)}
+            return {"kafka_properties": kafka_properties.collect(os.environ if given is None else given)}
         except kafka_properties.KafkaPropertiesInvalid as error:
             raise SettingsInvalid(error.problems) from None
 
@@ -310,7 +354,10 @@ class ServiceSettings(Settings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        return init_settings, env_settings, _KafkaPropertiesSource(settings_cls)
+        sources = super().settings_customise_sources(
+            settings_cls, init_settings, env_settings, dotenv_settings, file_secret_settings
+        )
+        return *sources, _KafkaPropertiesSource(settings_cls)
 
     @model_validator(mode="after")
     def _registry_can_be_used(self) -> Self:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final
 
 from opentelemetry import trace
@@ -43,6 +44,8 @@ class _IdTracer(Tracer):
 
 
 _tracer: Tracer = _IdTracer()
+_own_tracer: ContextVar[Tracer | None] = ContextVar("own_tracer", default=None)
+"""That of a service that shares its process."""
 
 
 def setup(
@@ -53,14 +56,16 @@ def setup(
     endpoint: str | None,
     sample_ratio: float = 1.0,
     exporter: SpanExporter | None = None,
+    shared: bool = False,
 ) -> Callable[[], None]:
     """Choose where the spans of this process go: `endpoint` (OTLP over HTTP), `exporter`, or nowhere if both are None.
 
+    Where the process is `shared`, this holds for the current task and the tasks and threads that it starts.
+
     Returns a function that flushes and ends the export; it may block for some seconds, so call it from a thread.
     """
-    global _tracer
     if endpoint is None and exporter is None:
-        _tracer = _IdTracer()
+        _use(_IdTracer(), shared=shared)
         return lambda: None
     # Imported only here: a service without a collector starts faster and smaller without the SDK.
     from headrace_runtime.span_export import exporting_provider
@@ -73,8 +78,16 @@ def setup(
         sample_ratio=sample_ratio,
         exporter=exporter,
     )
-    _tracer = provider.get_tracer("headrace")
+    _use(provider.get_tracer("headrace"), shared=shared)
     return provider.shutdown
+
+
+def _use(tracer: Tracer, *, shared: bool) -> None:
+    global _tracer
+    if shared:
+        _own_tracer.set(tracer)
+    else:
+        _tracer = tracer
 
 
 def span(
@@ -89,10 +102,11 @@ def span(
     Attributes hold ids, names and counts, never content. An exception that leaves the block marks the span as failed
     with its type; its message might quote content.
     """
-    if isinstance(_tracer, _IdTracer):
-        ids: AbstractContextManager[Span] = _tracer.start_as_current_span(name, parent)
+    tracer = _own_tracer.get() or _tracer
+    if isinstance(tracer, _IdTracer):
+        ids: AbstractContextManager[Span] = tracer.start_as_current_span(name, parent)
         return ids
-    return _recorded(_tracer, name, parent, kind, attributes)
+    return _recorded(tracer, name, parent, kind, attributes)
 
 
 @contextmanager

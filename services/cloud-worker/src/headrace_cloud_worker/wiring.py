@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 from headrace_contracts.codec import Codec
 from headrace_contracts.events import Place
 from headrace_contracts.groups import CLOUD_WORKER
@@ -66,7 +64,8 @@ def worker_parts(
     health: Health,
 ) -> list[Part]:
     """The parts that use the connections, on any log."""
-    endpoints = [Endpoint(provider, settings.provider_slots) for provider in offered_providers(settings, os.environ)]
+    providers = offered_providers(settings, settings.environment)
+    endpoints = [Endpoint(provider, settings.provider_slots) for provider in providers]
     pool = Pool(endpoints, choose_provider)
     worker = assemble_worker(
         settings,

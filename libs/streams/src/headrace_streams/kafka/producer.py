@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import logging
 import threading
 import time
@@ -112,7 +113,9 @@ class KafkaProducer:
         self._closed = False
         self._stopping = False
         self._finished = asyncio.Event()
-        self._thread = threading.Thread(target=self._run, name="kafka-producer", daemon=True)
+        # In the creator's context: what it calls and logs is that service's, where a process runs several.
+        context = contextvars.copy_context()
+        self._thread = threading.Thread(target=context.run, args=(self._run,), name="kafka-producer", daemon=True)
         self._thread.start()
 
     def send(self, record: ProducerRecord) -> asyncio.Future[RecordMetadata]:
