@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
+from types import ModuleType
 from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
+import headrace_cost_accountant.migrations
+import headrace_intake.migrations
 import pytest
+from alembic.config import Config
+from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 from headrace_cost_accountant.migrations import MIGRATIONS as LEDGER
 from headrace_intake.migrations import MIGRATIONS as INTAKE
@@ -24,8 +31,9 @@ from headrace_runtime.database import (
 )
 from headrace_runtime.health import Health
 from headrace_runtime.metrics import Metrics
-from headrace_runtime.migrations import VERSION_TABLE, Migrations, Revision, main
+from headrace_runtime.migrations import Migrations, main
 from headrace_runtime.positions import Positions
+from headrace_runtime.schema_revisions import VERSION_TABLE, Revision
 from headrace_streams.errors import PartitionsLost
 from headrace_streams.records import TopicPartition
 from headrace_testing.databases import database_at, prepared
@@ -284,7 +292,7 @@ async def test_a_release_runs_on_a_schema_that_a_newer_one_has_brought_further(
 
 
 async def test_somebody_who_migrates_for_long_is_waited_for_and_named(postgres_dsn: str) -> None:
-    await LEDGER.upgrade(postgres_dsn)
+    await LEDGER.upgrade(postgres_dsn, "0003")
     async with admin(postgres_dsn) as other, other.transaction():
         await other.execute("SELECT pg_advisory_xact_lock($1)", LEDGER.lock)
         # The server's limit for a lock: shortened, so that the test need not wait for it.
@@ -294,6 +302,24 @@ async def test_somebody_who_migrates_for_long_is_waited_for_and_named(postgres_d
         outage = outage_of(raised.value)
         assert outage is not None
         assert outage.kind is OutageKind.TIMEOUT
+
+
+async def test_a_schema_that_is_as_it_should_be_needs_no_lock_and_no_alembic(
+    postgres_dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = await LEDGER.upgrade(postgres_dsn)
+    monkeypatch.setitem(sys.modules, "headrace_runtime.alembic_run", None)
+    async with admin(postgres_dsn) as other, other.transaction():
+        await other.execute("SELECT pg_advisory_xact_lock($1)", LEDGER.lock)
+        assert await LEDGER.upgrade(postgres_dsn) == there
+
+
+@pytest.mark.parametrize("package", [headrace_intake.migrations, headrace_cost_accountant.migrations])
+def test_the_newest_revision_is_the_one_that_alembic_finds(package: ModuleType) -> None:
+    config = Config()
+    config.set_main_option("script_location", str(Path(str(package.__file__)).parent))
+    config.set_main_option("path_separator", "os")
+    assert package.MIGRATIONS.head == ScriptDirectory.from_config(config).get_current_head()
 
 
 @both

@@ -34,6 +34,7 @@ def test_downloads_go_to_the_cache_folder_of_the_user(monkeypatch: pytest.Monkey
         ("HEADRACE_BROKERS", "0"),
         ("HEADRACE_BROKERS", "2"),
         ("HEADRACE_BROKERS", "many"),
+        ("HEADRACE_PROCESSES", "two"),
     ],
 )
 def test_a_wrong_value_is_named(monkeypatch: pytest.MonkeyPatch, variable: str, value: str) -> None:

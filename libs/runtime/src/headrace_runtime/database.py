@@ -15,8 +15,8 @@ from headrace_streams.errors import BatchRefused, TransientError
 from headrace_runtime.health import Health
 from headrace_runtime.logging import get_logger
 from headrace_runtime.metrics import Metrics
-from headrace_runtime.migrations import Revision
 from headrace_runtime.redaction import redact_text
+from headrace_runtime.schema_revisions import Revision
 
 _FIRST_DELAY_SECONDS: Final = 0.2
 _LONGEST_DELAY_SECONDS: Final = 5.0

@@ -11,52 +11,21 @@ import argparse
 import asyncio
 import hashlib
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Final
-from weakref import WeakKeyDictionary
+from typing import TYPE_CHECKING, Final
 
 import asyncpg
-from alembic import command
-from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
-from alembic.util import CommandError
-from sqlalchemy import Connection, text
-from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import create_async_engine
-from sqlalchemy.pool import NullPool
 
 from headrace_runtime.redaction import redact_text
+from headrace_runtime.schema_revisions import VERSION_TABLE, Revision, newest_revision, stored_revision
 from headrace_runtime.settings import DatabaseSettings, SettingsInvalid
 
-VERSION_TABLE: Final = "alembic_version"
+if TYPE_CHECKING:
+    from headrace_runtime.alembic_run import AlembicRun
+
 _CONNECT_SECONDS: Final = 10.0
-
-_Step = Callable[[Connection, Config], None]
-_one_at_a_time: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDictionary()
-"""Alembic's `context` is a global of the process, and two services may share one."""
-
-
-@dataclass(frozen=True, slots=True)
-class Revision:
-    """The revision of a schema.
-
-    Attributes:
-        schema: Its name.
-        name: The revision, "" for none.
-        newer: Whether this release does not know the revision, because a newer one has migrated the schema.
-    """
-
-    schema: str
-    name: str
-    newer: bool = False
-
-    def __str__(self) -> str:
-        said = f"schema {self.schema} is at {self.name or 'no revision'}"
-        return f"{said}, of a newer release than this one" if self.newer else said
 
 
 class Migrations:
@@ -83,79 +52,27 @@ class Migrations:
     @property
     def head(self) -> str:
         """The newest revision in the package."""
-        revision = ScriptDirectory.from_config(self._config()).get_current_head()
-        if revision is None:
-            raise RuntimeError(f"{self._folder} holds no migrations: the package was built without them")
-        return revision
+        return newest_revision(self._folder / "versions")
 
     async def upgrade(self, dsn: str, revision: str = "head") -> Revision:
         """Migrate the schema to `revision`, creating it if it is missing; a newer one is not changed."""
-
-        def step(connection: Connection, config: Config) -> None:
-            if self._knows(self._revision(connection)):
-                command.upgrade(config, revision)
-
-        return await self._run(dsn, step)
+        if revision == "head" and await stored_revision(dsn, self.schema, _CONNECT_SECONDS) == self.head:
+            return Revision(self.schema, self.head)
+        return await self._alembic().upgrade(dsn, revision)
 
     async def downgrade(self, dsn: str, revision: str) -> Revision:
         """Downgrade the schema to `revision` ("base": remove everything); data of later revisions is lost."""
-        return await self._run(dsn, lambda _, config: command.downgrade(config, revision))
+        return await self._alembic().downgrade(dsn, revision)
 
     async def current(self, dsn: str) -> Revision:
         """The schema's revision."""
-        return await self._run(dsn, lambda _, config: None)
+        return await self._alembic().current(dsn)
 
-    def _config(self) -> Config:
-        config = Config()
-        config.set_main_option("script_location", str(self._folder).replace("%", "%%"))
-        config.set_main_option("path_separator", "os")
-        config.attributes["schema"] = self.schema
-        return config
+    def _alembic(self) -> AlembicRun:
+        # Imported here: most starts find the schema as it should be.
+        from headrace_runtime.alembic_run import AlembicRun
 
-    async def _run(self, dsn: str, step: _Step) -> Revision:
-        async def connect() -> asyncpg.Connection:
-            return await asyncpg.connect(dsn, timeout=_CONNECT_SECONDS)
-
-        # SQLAlchemy is here for Alembic alone; the address goes to asyncpg, which supports all that libpq does.
-        engine = create_async_engine("postgresql+asyncpg://", async_creator=connect, poolclass=NullPool)
-        alone = _one_at_a_time.setdefault(asyncio.get_running_loop(), asyncio.Lock())
-        try:
-            async with alone, engine.begin() as connection:
-                name = await connection.run_sync(self._locked, step)
-        except DBAPIError as error:
-            raise _as_asyncpg_says(error) from error
-        finally:
-            await engine.dispose()
-        return Revision(self.schema, name, newer=not self._knows(name))
-
-    def _locked(self, connection: Connection, step: _Step) -> str:
-        # A session queueing for a table's lock blocks all that come after it: better to time out and retry.
-        connection.execute(text(f"SET LOCAL lock_timeout = {self._lock_ms}"))
-        # Held until the end of the transaction, however it ends.
-        connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": self.lock})
-        # Checked first: CREATE SCHEMA needs its privilege even if IF NOT EXISTS finds nothing to do.
-        if connection.execute(text("SELECT to_regnamespace(:schema)"), {"schema": self.schema}).scalar() is None:
-            connection.execute(text(f"CREATE SCHEMA {self.schema}"))
-        config = self._config()
-        config.attributes["connection"] = connection
-        step(connection, config)
-        return self._revision(connection)
-
-    def _revision(self, connection: Connection) -> str:
-        options = {"version_table": VERSION_TABLE, "version_table_schema": self.schema}
-        return MigrationContext.configure(connection, opts=options).get_current_revision() or ""
-
-    def _knows(self, revision: str) -> bool:
-        scripts = ScriptDirectory.from_config(self._config()).walk_revisions()
-        return not revision or revision in {script.revision for script in scripts}
-
-
-def _as_asyncpg_says(error: DBAPIError) -> BaseException:
-    """The driver's error inside SQLAlchemy's."""
-    cause: BaseException | None = error.orig
-    while cause is not None and not isinstance(cause, asyncpg.PostgresError | asyncpg.InterfaceError | OSError):
-        cause = cause.__cause__
-    return cause or error
+        return AlembicRun(self.schema, self._folder, self.lock, self._lock_ms)
 
 
 def run_revisions() -> None:
@@ -178,6 +95,8 @@ def main(migrations: Migrations, program: str, argv: Sequence[str] | None = None
     Exit code 0: done; 1: Postgres cannot be used; 2: bad settings or arguments.
     """
     description = f"Migrate the schema {migrations.schema} on HEADRACE_DATABASE_URL."
+    from alembic.util import CommandError
+
     parser = argparse.ArgumentParser(prog=program, description=description)
     commands = parser.add_subparsers(dest="command", required=True)
     up = commands.add_parser("upgrade", help="migrate the schema to a revision, by default the newest")
