@@ -17,7 +17,7 @@ SOURCES := $(wildcard libs/*/src services/*/src) tests libs/devstack/bootstrap.p
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up demo test test-long test-clients test-k8s check compiled format generate bench bench-secure bench-recovery bench-ledger bench-streams bench-gateway bench-models attack chaos simulate lock-artifacts downloads rights compose-secrets clean
+.PHONY: help setup up demo test test-long test-clients test-k8s check compiled format generate bench bench-secure bench-recovery bench-footprint bench-ledger bench-streams bench-gateway bench-models attack chaos simulate lock-artifacts downloads rights compose-secrets clean
 
 help: ## Show this list
 	@echo "Headrace: make <target> [ARGS='...']"
@@ -100,6 +100,9 @@ bench: setup ## Measure Headrace's own latency per task (p50/p99, unloaded and a
 
 bench-secure: setup ## Measure start and latency of a secure stack beside an open one, in alternating rounds (ARGS="--help")
 	@exec $(BIN)/python tests/bench/secure.py $(ARGS)
+
+bench-footprint: setup downloads ## Measure start and memory of the platform, a process for each service beside one for all (ARGS="--help")
+	@exec $(BIN)/python tests/bench/footprint.py $(ARGS)
 
 bench-recovery: setup ## Measure how long routers take to take partitions over (1.1 million tasks; ARGS="--finished 100000" is faster)
 	@exec $(BIN)/python tests/bench/recovery.py $(ARGS)

@@ -17,14 +17,14 @@ from headrace_contracts.users import PROVISIONER
 from headrace_devstack import ports as port_module
 from headrace_devstack.artifacts import ArtifactCache, Bundles, require_room
 from headrace_devstack.errors import InstallNewerPython, KeepTheBrokers
+from headrace_devstack.java_training import kafka_archive, registry_archive
 from headrace_devstack.layout import DataFolder, make_api_key, open_data_folder
 from headrace_devstack.locked_artifacts import FetchProgress
 from headrace_devstack.logins import Logins, open_logins, write_signing_key
-from headrace_devstack.parts.java_archive import JavaArchive
 from headrace_devstack.parts.kafka import kafka_parts
 from headrace_devstack.parts.part import SetupStep, StackPart
 from headrace_devstack.parts.postgres import database_url, postgres_part
-from headrace_devstack.parts.registry import registry_part, registry_program, registry_url
+from headrace_devstack.parts.registry import registry_part, registry_url
 from headrace_devstack.parts.service import service_part
 from headrace_devstack.parts.simulator import simulator_part, simulator_url
 from headrace_devstack.parts.sizes import ROOMY, SMALL
@@ -161,7 +161,7 @@ async def open_stack(
         logins = open_logins(folder) if settings.secure else None
         kafka = kafka_parts(
             folder, ports, bundles.kafka_jars, logins.admin if logins else None, sizes,
-            JavaArchive(bundles.java_archives, "kafka", bundles.kafka_jars),
+            kafka_archive(bundles),
         )  # fmt: skip
         parts: list[StackPart] = [
             *kafka,
@@ -171,7 +171,7 @@ async def open_stack(
                 bundles.registry_home,
                 logins.registry if logins else None,
                 sizes,
-                JavaArchive(bundles.java_archives, "registry", [registry_program(bundles.registry_home)]),
+                registry_archive(bundles),
             ),
             postgres_part(folder, ports, password, sizes),
         ]

