@@ -1,7 +1,7 @@
 """What a running platform takes: a process for each service beside one for all, in alternating rounds.
 
 A data folder of each kind is started and stopped once before, so that the rounds measure what a user meets every day:
-no download, no new topics, and Java's cache of loaded classes written. Then each round starts either kind once, and looks
+no download, no new topics, and Java's cache of loaded classes written. Then each round starts either kind once, looks
 at it when it has said that it is ready, and again after some tasks. Figures are medians over the rounds.
 
 Start: seconds from the command to "Ready", which includes the interpreter's own start. Processor time: of all processes

@@ -156,14 +156,14 @@ async def test_parts_stop_in_order_and_one_that_hangs_is_abandoned_in_time(
 
         return Hosted(name, run, fine, tmp_path / "logs" / f"{name}.log", after=after, stop_seconds=0.3)
 
-    running = started([part("store"), part("hangs", "store", hangs=True), part("door", "hangs")])
+    running = started([part("store"), part("hangs", "store", hangs=True), part("front", "hangs")])
     await running.supervisor.start()
     began = time.monotonic()
     await running.supervisor.stop()
     assert time.monotonic() - began < 5.0
-    assert ended == ["door", "store"]
+    assert ended == ["front", "store"]
     told = {event.part: event.detail for event in running.events if event.condition is Condition.STOPPED}
-    assert told == {"door": "", "hangs": "abandoned after 0 s", "store": ""}
+    assert told == {"front": "", "hangs": "abandoned after 0 s", "store": ""}
 
 
 async def test_one_that_cannot_start_fails_the_start_with_the_end_of_its_log(

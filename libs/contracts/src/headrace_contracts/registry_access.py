@@ -9,6 +9,7 @@ import base64
 import re
 import ssl
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Final, NoReturn
 from urllib.parse import urlsplit
@@ -25,6 +26,12 @@ CLIENT_KEY_FILE: Final = "HEADRACE_REGISTRY_CLIENT_KEY_FILE"
 _CONCEALED: Final = "[redacted]"
 _CONTROLS: Final = re.compile(r"[\x00-\x1f\x7f]")
 _TOKEN_CHARACTERS: Final = re.compile(r"[\x21-\x7e]+")
+
+
+@cache
+def _public() -> ssl.SSLContext:
+    """Trusts the public certificates. Made once, since loading them takes longer than the rest of a client."""
+    return ssl.create_default_context()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +86,8 @@ class RegistryAccess:
 
     def tls(self) -> ssl.SSLContext:
         """What connections use. Raises RegistryAccessInvalid for a file that cannot be used."""
+        if self.ca_file is None and self.client_certificate_file is None:
+            return _public()
         try:
             context = ssl.create_default_context(cafile=self.ca_file)
         except OSError as error:

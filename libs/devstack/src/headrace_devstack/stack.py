@@ -255,7 +255,7 @@ def _service_parts(
 
     yield SetupStep("topics", topics, after=(*kafka, "registry"))
     if thread:
-        yield code_step(SERVICES)
+        yield code_step(SERVICES, providers.cloud)
     if providers.simulated and thread:
         yield hosted_simulator(thread, folder, ports, providers.simulated, settings.simulator_speed)
     elif providers.simulated:

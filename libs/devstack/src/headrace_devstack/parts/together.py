@@ -25,6 +25,7 @@ from headrace_devstack.ports import LOOPBACK, PortPlan
 
 CODE = "code"
 """The step that loads the services, while Kafka starts."""
+_LOADED_FOR = {"ANTHROPIC_API_KEY": "headrace_models.anthropic"}
 _M_ARENA_MAX = -8
 _ARENAS = 2
 _END_SECONDS = 5.0
@@ -91,11 +92,16 @@ def use_few_arenas() -> None:
             mallopt(_M_ARENA_MAX, _ARENAS)
 
 
-def code_step(services: Sequence[ServiceDescription]) -> SetupStep:
-    """Loads the services' code, so that they can start at once when topics and database are there."""
+def code_step(services: Sequence[ServiceDescription], variables: Mapping[str, str]) -> SetupStep:
+    """Loads the services' code, so that they can start at once when topics and database are there.
+
+    `variables` tell what else they will load when they are built: on their loop that would hold all of them up.
+    """
+    modules = [f"{service.package}.wiring" for service in services]
+    modules += [module for variable, module in _LOADED_FOR.items() if variables.get(variable)]
 
     async def load() -> str:
-        await asyncio.to_thread(lambda: [import_module(f"{service.package}.wiring") for service in services])
+        await asyncio.to_thread(lambda: list(map(import_module, modules)))
         return f"{len(services)} services loaded into this process"
 
     return SetupStep(CODE, load)
