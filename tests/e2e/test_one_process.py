@@ -14,6 +14,8 @@ from headrace_testing.loops import SHIPPED_LOOP
 from headrace_testing.up import RunningStack, launch_up, open_folder, read_stack_file, stop_up, wait_until_up
 from headrace_testing.waiting import eventually
 
+MOST_BYTES = 800_000_000
+"""Memory counted once where processes share it: `make bench-footprint` finds 640 MB after some work."""
 OWN_METRICS = {
     "intake": "headrace_intake_",
     "router": "headrace_router_",
@@ -37,6 +39,8 @@ async def test_one_process_does_all_that_six_do_and_leaves_nothing() -> None:
             assert not [one for one in children if "python" in one.name()]
             await _each_service_tells_of_itself(stack)
             await _tasks_costs_and_skills_work(stack)
+            family = [psutil.Process(process.pid), *children]
+            assert sum(getattr(one.memory_full_info(), "pss", 0) for one in family) < MOST_BYTES
             assert stack.event_loops() == {name: {SHIPPED_LOOP} for name in NAMES}
             for name in NAMES:
                 assert set(re.findall(r'"service": "([^"]+)"', stack.log(name))) == {f"headrace-{name}"}
