@@ -7,6 +7,7 @@ import json
 import os
 import pty
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -215,6 +216,8 @@ def _take_terminal() -> None:
     import fcntl
     import termios
 
+    # Shells start background jobs, such as a whole run of tests, with Ctrl-C ignored, and children inherit that.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
 

@@ -165,7 +165,8 @@ async def test_partitions_that_answer_lose_nothing_to_those_that_do_not(
             assert not failed[place]
             # In order, also across the change from one producer to the next.
             assert acked[place] == list(range(number))
-    assert longest < 2.0
+    # Nothing waits for a second change of producers, which would take 1.8 s more.
+    assert longest < 3.5
     # Mended, and the same producer goes on.
     PartlySick.sick = set()
     await asyncio.sleep(2.0)
