@@ -282,6 +282,26 @@ async def test_what_is_dropped_before_a_crash_is_added_after_it(bench: Bench, mo
         await bench.spent_today("acme", acme)
 
 
+async def test_a_life_ends_though_a_commit_swallows_its_cancellation(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entered = asyncio.Event()
+
+    async def swallowing(self: WindowsApp, app: Any, positions: Mapping[int, int]) -> None:
+        if not entered.is_set():
+            entered.set()
+            with suppress(asyncio.CancelledError):
+                await asyncio.Event().wait()
+
+    monkeypatch.setattr(WindowsApp, "_commit", swallowing)
+    async with bench.windows() as life:
+        await bench.use("acme", range(1))
+        await entered.wait()
+        life.cancel()
+        await asyncio.wait([life], timeout=60)
+        assert life.done()
+
+
 async def test_what_streams_pass_over_and_acknowledge_is_added(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """As they do with what arrives while flow control is off."""
     deliver = EveryRecord.deliver
