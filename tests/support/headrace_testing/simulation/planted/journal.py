@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Collection
 from dataclasses import replace
 from typing import Any
@@ -9,8 +10,9 @@ from typing import Any
 from headrace_contracts.topics import TASKS_JOURNAL
 from headrace_router import recovery
 from headrace_router.partition import PartitionRouter
-from headrace_streams import journal_reading
+from headrace_streams import journal, journal_reading
 from headrace_streams.journal import Journal
+from headrace_streams.publishing import Publisher
 from headrace_streams.records import TopicPartition
 
 from headrace_testing.simulation.planted.bugs import Bug, Patches
@@ -121,6 +123,46 @@ def _positions_ahead(patches: Patches) -> None:
     original = patches.put(Journal, "_reached", reached)
 
 
+def _half_applied(patches: Patches) -> None:
+    async def read(reader: Any, codec: Any, where: Any, epoch_start: int, fold: Any) -> Any:
+        held: list[Any] = []
+
+        def behind(decision: Any) -> None:
+            if held:
+                fold(held.pop())
+            held.append(decision)
+
+        # The last decision's positions are taken, its task's state is not.
+        return await original(reader, codec, where, epoch_start, behind)
+
+    original = patches.put(journal, "read_journal", read)
+
+
+def _kept_for_company(patches: Patches) -> None:
+    def send(self: Any, record: Any) -> Any:
+        if not record.topic.endswith(TASKS_JOURNAL.name):
+            return original(self, record)
+        kept = self.__dict__.setdefault("_kept", {})
+        if (first := kept.pop(record.partition, None)) is None:
+            kept[record.partition] = (record, asyncio.get_running_loop().create_future())
+            return kept[record.partition][1]
+        original(self, first[0]).add_done_callback(lambda done: _passed_on(done, first[1]))
+        return original(self, record)
+
+    original = patches.put(Publisher, "send_record", send)
+
+
+def _passed_on(done: asyncio.Future[Any], to: asyncio.Future[Any]) -> None:
+    if to.done():
+        return
+    if done.cancelled():
+        to.cancel()
+    elif (error := done.exception()) is not None:
+        to.set_exception(error)
+    else:
+        to.set_result(done.result())
+
+
 BUGS = (
     Bug("act_before_ack", "commands are published before the journal has acknowledged them", _act_before_ack),
     Bug("skip_epoch_start", "a new owner writes no epoch start", _skip_epoch_start),
@@ -145,4 +187,6 @@ BUGS = (
         hint=56447386,
     ),
     Bug("positions_ahead", "the journal records one input more than was decided", _positions_ahead, hint=2),
+    Bug("half_applied", "a new owner takes the last entry's positions without its decision", _half_applied),
+    Bug("kept_for_company", "an entry is not appended before another one comes", _kept_for_company),
 )
