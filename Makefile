@@ -17,7 +17,7 @@ SOURCES := $(wildcard libs/*/src services/*/src) tests libs/devstack/bootstrap.p
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up demo test test-long test-clients test-k8s check compiled format generate bench bench-secure bench-recovery bench-footprint bench-ledger bench-streams bench-gateway bench-models attack chaos simulate lock-artifacts downloads rights compose-secrets clean
+.PHONY: help setup up demo test test-long test-clients test-k8s check compiled format generate bench bench-secure bench-recovery bench-footprint bench-ledger bench-streams bench-gateway bench-models bench-group-commit attack chaos simulate lock-artifacts downloads rights compose-secrets clean
 
 help: ## Show this list
 	@echo "Headrace: make <target> [ARGS='...']"
@@ -115,6 +115,9 @@ bench-streams: setup ## Measure the stream library beside its peers, on one Kafk
 
 bench-models: setup ## Measure the processor time of a call over each client of models, in alternating rounds (ARGS="--help")
 	@exec $(BIN)/python tests/bench/model_calls.py $(ARGS)
+
+bench-group-commit: setup downloads ## Measure what appending decisions in groups would save, beside a record each (ARGS="--help")
+	@exec $(BIN)/python tests/bench/group_commit.py $(ARGS)
 
 bench-gateway: setup downloads ## Measure Headrace beside LiteLLM's proxy, behind the same upstream in alternating rounds (ARGS="--help")
 	@PYTHONPATH=tests/bench/gateway:tests/bench/streams:tests/clients:tests/support exec $(BIN)/python -m headrace_gateway_bench $(ARGS)
