@@ -17,7 +17,7 @@ SOURCES := $(wildcard libs/*/src services/*/src) tests libs/devstack/bootstrap.p
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up demo test test-long test-clients test-k8s check compiled format generate bench bench-secure bench-recovery bench-footprint bench-ledger bench-streams bench-gateway bench-models bench-group-commit attack chaos simulate lock-artifacts downloads rights compose-secrets clean
+.PHONY: help setup up demo test test-long test-clients test-k8s check compiled format generate bench bench-secure bench-recovery bench-footprint bench-ledger bench-streams bench-gateway bench-models bench-group-commit bench-scale attack chaos simulate lock-artifacts downloads rights compose-secrets clean
 
 help: ## Show this list
 	@echo "Headrace: make <target> [ARGS='...']"
@@ -121,6 +121,9 @@ bench-group-commit: setup downloads ## Measure what appending decisions in group
 
 bench-gateway: setup downloads ## Measure Headrace beside LiteLLM's proxy, behind the same upstream in alternating rounds (ARGS="--help")
 	@PYTHONPATH=tests/bench/gateway:tests/bench/streams:tests/clients:tests/support exec $(BIN)/python -m headrace_gateway_bench $(ARGS)
+
+bench-scale: setup downloads ## Measure what a task costs as partitions, instances, agents, tenants and history grow (ARGS="--help")
+	@PYTHONPATH=tests/bench/scale:tests/bench/gateway:tests/bench/streams:tests/clients:tests/support exec $(BIN)/python -m headrace_scale_bench $(ARGS)
 
 chaos: setup downloads ## Kill parts of the real platform under load, then check every topic and the ledger (MINUTES=5 SEED=... ARGS="--brokers 3", "--secure")
 	@PYTHONPATH=tests/chaos:tests/support exec $(BIN)/python -m headrace_chaos --minutes $(MINUTES) $(if $(SEED),--seed $(SEED)) $(ARGS)

@@ -38,7 +38,7 @@ async def forged_cancellations(
 ) -> Outcome:
     """Each way to forge, on every running task and in every partition: none is stopped. Then its owner's is."""
     outcome = Outcome("forged cancellations of running tasks")
-    pepper = (stack.data / "secrets" / "key-pepper").read_text().strip()
+    pepper = stack.key_pepper
     running = {task_id: victim for victim in victims for task_id in await _begun(stack, caller, victim)}
     codec = await codec_for(stack, TASKS_CANCELLED, *map(cancelled_topic, Place))
     producer = Producer({**stack.kafka_properties("agent"), "message.timeout.ms": 10_000})

@@ -42,7 +42,7 @@ async def forged_settings(stack: RunningStack, caller: Caller, victim: Tenant) -
     forged = AccessKey(
         key_id=mine.key_id, tenant=victim.name, scopes=("admin", "tasks"), created_at=1,
         # The pepper is guessed, for what it is worth: with the right one the record still lacks its code.
-        secret_hash=hash_secret((stack.data / "secrets" / "key-pepper").read_text().strip(), mine.secret),
+        secret_hash=hash_secret(stack.key_pepper, mine.secret),
     )  # fmt: skip
     lower = Preferences(tenant=victim.name, user=user, privacy_level=PrivacyLevel.LOW, updated_at=2**45)
     codec = await codec_for(stack, ACCESS_KEYS, PREFERENCES)

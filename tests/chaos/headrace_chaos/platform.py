@@ -13,14 +13,13 @@ from pathlib import Path
 
 import psutil
 from headrace_devstack.logins import ADMIN
-from headrace_devstack.parts.part import NotHealthyYet, Process, ProcessCommand
+from headrace_devstack.parts.part import NotHealthyYet, Process
 from headrace_devstack.parts.probes import http_ok, kafka_serves
-from headrace_devstack.ports import LOOPBACK
 from headrace_devstack.providers import choose_providers
 from headrace_devstack.services import SERVICES
 from headrace_devstack.supervisor import Condition, PartEvent, Supervisor
-from headrace_testing.services_on_kafka import free_port
-from headrace_testing.up import RunningStack, clean_environment, launch_up, remove_folder, stop_up, wait_until_up
+from headrace_testing.more_instances import another_instance
+from headrace_testing.up import RunningStack, launch_up, remove_folder, stop_up, wait_until_up
 
 from headrace_chaos.brokers import NODES, Brokers
 
@@ -203,51 +202,8 @@ def _copy(source: Path, target: Path) -> None:
 def _second_instances(folder: Path, stack: RunningStack) -> Sequence[Process]:
     assert stack.simulator_url is not None
     providers = choose_providers({}, ollama=None, simulator=stack.simulator_url, simulate_all=True)
-    own = {
-        # With the secret, or intake would pass none of its replies on.
-        "router": {"HEADRACE_KEY_PEPPER": (stack.data / "secrets" / "key-pepper").read_text().strip()},
-        "local-worker": providers.local,
-        "cloud-worker": providers.cloud,
-    }
-    return [_second(folder, stack, name, own[name]) for name in DOUBLED]
-
-
-def _second(folder: Path, stack: RunningStack, name: str, own: Mapping[str, str]) -> Process:
-    port = free_port()
-    environment = clean_environment(
-        HEADRACE_BOOTSTRAP_SERVERS=stack.bootstrap_servers,
-        HEADRACE_REGISTRY_URL=stack.registry_url,
-        HEADRACE_TOPIC_PREFIX=stack.topic_prefix,
-        HEADRACE_OPS_PORT=str(port),
-        HEADRACE_INSTANCE_ID=f"{name}-2",
-        HEADRACE_STATIC_MEMBER="true",
-        HEADRACE_DRAIN_SECONDS="8",
-        PYTHONUNBUFFERED="1",
-        **({"HEADRACE_KAFKA_PROPERTIES_FILE": str(stack.kafka_users[name])} if stack.secure else {}),
-        **_secrets(stack, name),
-    )
-    return Process(
-        name=f"{name}-2",
-        command=ProcessCommand(
-            argv=(sys.executable, "-m", f"headrace_{name.replace('-', '_')}"),
-            environment={**environment, **_SHORT_SILENCES, **own},
-            log=folder / f"{name}-2.log",
-            folder=folder,
-            stop_seconds=20.0,
-        ),
-        check=lambda: http_ok(f"http://{LOOPBACK}:{port}/readyz"),
-        start_seconds=120.0,
-    )
-
-
-def _secrets(stack: RunningStack, name: str) -> dict[str, str]:
-    """What the first instance has as well: another one that took what it refuses would undo that."""
-    service = next(each for each in SERVICES if each.name == name)
-    pepper = (stack.data / "secrets" / "key-pepper").read_text().strip()
-    return {
-        **({"HEADRACE_KEY_PEPPER": pepper} if service.holds_secret else {}),
-        **({"HEADRACE_UNSIGNED_SUBMISSIONS": "refuse"} if stack.secure and service.takes_submissions else {}),
-    }
+    own: Mapping[str, Mapping[str, str]] = {"local-worker": providers.local, "cloud-worker": providers.cloud}
+    return [another_instance(folder, stack, name, 2, {**_SHORT_SILENCES, **own.get(name, {})}) for name in DOUBLED]
 
 
 def _noting(log: Path) -> Callable[[PartEvent], None]:

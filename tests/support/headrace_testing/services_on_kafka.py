@@ -37,11 +37,12 @@ def free_port() -> int:
 class Topics:
     """All topics of a separate installation on the session's Kafka, and a foreign client that produces to them."""
 
-    def __init__(self, kafka: str, registry: SchemaRegistry, prefix: str) -> None:
+    def __init__(self, kafka: str, registry: SchemaRegistry, prefix: str, pepper: str = PEPPER) -> None:
+        self.pepper = pepper
         self.log = KafkaLog({"bootstrap.servers": kafka})
         self.codec = Codec(registry, prefix)
         self.producer = self.log.producer()
-        self._publisher = Publisher(self.producer, self.codec, "headrace/test", RecordMac(PEPPER))
+        self._publisher = Publisher(self.producer, self.codec, "headrace/test", RecordMac(pepper))
 
     async def publish(self, spec: TopicSpec, tenant: str, keyed: Sequence[tuple[str, str, Any]]) -> None:
         """Append events, each given with its key and id."""
@@ -63,7 +64,7 @@ class Topics:
         stored = AccessKey(
             key_id=made.key_id,
             tenant=tenant,
-            secret_hash=hash_secret(PEPPER, made.secret),
+            secret_hash=hash_secret(self.pepper, made.secret),
             scopes=scopes,
             created_at=0,
         )

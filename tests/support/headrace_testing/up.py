@@ -81,6 +81,11 @@ class RunningStack:
         return self.api_key_file.read_text().strip()
 
     @property
+    def key_pepper(self) -> str:
+        """The secret from which all keys follow, and the codes of records that only services write."""
+        return (self.data / "secrets" / "key-pepper").read_text().strip()
+
+    @property
     def simulator_log(self) -> Path:
         """What the simulator was sent, one JSON object per line."""
         return self.data / "simulator" / "requests.jsonl"

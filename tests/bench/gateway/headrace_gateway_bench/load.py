@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -31,6 +32,7 @@ class CallerLoad:
 
     Attributes:
         headers: Beside those of every request.
+        turns: Headers that the requests of each caller have in turn, beside those.
         streamed: Whether answers are asked for as streams of events.
         opens_at, closes_at: LoadAnswers that end between these times of `time.monotonic()`, which is the same in all
             processes of a machine, count; those before only warm up.
@@ -45,9 +47,10 @@ class CallerLoad:
     streamed: bool
     opens_at: float
     closes_at: float
+    turns: Sequence[Mapping[str, str]] = ()
 
-    def request(self, name: str) -> bytes:
-        """A whole request, with a prompt that has this name in it."""
+    def request(self, name: str, turn: int = 0) -> bytes:
+        """A whole request, with a prompt that has this name in it, and the headers whose turn it is."""
         body = json.dumps(
             {
                 "model": self.model,
@@ -56,7 +59,12 @@ class CallerLoad:
                 "stream": self.streamed,
             }
         ).encode()
-        own = {**self.headers, "Content-Type": "application/json", "Content-Length": str(len(body))}
+        own = {
+            **self.headers,
+            **(self.turns[turn % len(self.turns)] if self.turns else {}),
+            "Content-Type": "application/json",
+            "Content-Length": str(len(body)),
+        }
         head = [f"POST {self.path} HTTP/1.1", f"Host: {self.host}:{self.port}"]
         head += [f"{field_name}: {value}" for field_name, value in own.items()]
         return "\r\n".join(head).encode() + b"\r\n\r\n" + body
@@ -123,6 +131,7 @@ async def read_response(reader: asyncio.StreamReader) -> tuple[int, bytes, float
 
 async def call(load: CallerLoad, name: str, answers: LoadAnswers) -> None:
     """One caller, until the window closes."""
+    first_turn = random.randrange(len(load.turns) or 1)
     streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
     number = 0
     while (began := time.monotonic()) < load.closes_at:
@@ -133,7 +142,7 @@ async def call(load: CallerLoad, name: str, answers: LoadAnswers) -> None:
                 if streams is None:
                     streams = await asyncio.open_connection(load.host, load.port)
                 reader, writer = streams
-                writer.write(load.request(f"{name}-{number}"))
+                writer.write(load.request(f"{name}-{number}", first_turn + number))
                 status, body, first = await read_response(reader)
                 events = check(status, body, streamed=load.streamed)
         except NotAnswered as error:

@@ -7,24 +7,18 @@ import os
 import sys
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from headrace_bench.children import Child, ContestantFailed, running
 
-from headrace_gateway_bench.figures import MODES, MeasuredWindow, Setup, order, settled
+from headrace_gateway_bench.figures import MODES, MeasuredWindow, Setup, order
 from headrace_gateway_bench.litellm import CannotRun, ProxyEnded
-from headrace_gateway_bench.processes import Memory, Parts, machine_cpu_seconds, since
-from headrace_gateway_bench.systems import CHAT, SYSTEMS, Gateway
+from headrace_gateway_bench.processes import Memory, Parts
+from headrace_gateway_bench.systems import SYSTEMS, Gateway
+from headrace_gateway_bench.windows import Windows, idle_cores, rest
 
-IDLE_SECONDS = 5.0
-REST_SECONDS = 15.0
-"""A system that has not come to rest by then is measured all the same: the next window has its own warm-up."""
-
-_READING_SECONDS = 1.0
-_ROOM_SECONDS = 120.0
-_BEGIN_SECONDS = 0.5
 _FIRST_CALLERS = 16
 
 
@@ -78,10 +72,8 @@ async def measure(plan: GatewayPlan, folder: Path) -> GatewayResults:
     """All rounds of all systems that can run here, which start one after another. Raises ContestantFailed."""
     results = GatewayResults()
     async with AsyncExitStack() as stack:
-        upstream, origin = await stack.enter_async_context(_upstream())
-        callers = await stack.enter_async_context(
-            running("callers", [sys.executable, "-m", "headrace_gateway_bench.load"], folder)
-        )
+        upstream, origin = await stack.enter_async_context(upstream_running())
+        callers = await stack.enter_async_context(callers_running(folder))
         gateways: dict[str, Gateway] = {}
         for name in plan.systems:
             found = results.systems[name] = Measured()
@@ -90,25 +82,14 @@ async def measure(plan: GatewayPlan, folder: Path) -> GatewayResults:
                 gateway = await stack.enter_async_context(SYSTEMS[name](origin, os.cpu_count() or 1))
             except (CannotRun, ProxyEnded) as error:
                 found.missing = str(error)
-                _say(f"{name}: left out, {error}")
+                say(f"{name}: left out, {error}")
                 continue
             gateways[name] = gateway
             found.start_seconds, found.settings = round(time.monotonic() - began, 1), gateway.settings
-            _say(f"{name}: ready after {found.start_seconds:.1f} s")
-        rounds = _Rounds(plan, gateways, results, callers, Parts({"upstream": upstream}))
+            say(f"{name}: ready after {found.start_seconds:.1f} s")
+        rounds = _Rounds(plan, gateways, results, Windows(callers, Parts({"upstream": upstream})))
         await rounds.run()
     return results
-
-
-@dataclass(frozen=True, slots=True)
-class _Reading:
-    """Processor time until now: of the system's parts, upstream, callers, the other systems, the whole machine."""
-
-    own: Mapping[str, float]
-    upstream: Mapping[str, float]
-    load: Mapping[str, float]
-    others: float
-    machine: float
 
 
 class _Rounds:
@@ -117,15 +98,12 @@ class _Rounds:
         plan: GatewayPlan,
         gateways: Mapping[str, Gateway],
         results: GatewayResults,
-        callers: Child,
-        upstream: Parts,
+        windows: Windows,
     ) -> None:
         self._plan = plan
         self._gateways = gateways
         self._results = results
-        self._callers = callers
-        self._upstream = upstream
-        self._load = Parts({"callers": callers.process.pid})
+        self._windows = windows
 
     async def run(self) -> None:
         plan = self._plan
@@ -143,95 +121,43 @@ class _Rounds:
                         )
                         self._results.windows.append(window)
                         self._tell(window)
-                        await self._rest(name)
+                        await rest(self._gateways[name].parts, self._results.systems[name].idle_cores)
                     turn += 1
 
     async def _window(self, setup: Setup, number: int, warm_up: float, seconds: float) -> MeasuredWindow:
         gateway = self._gateways[setup.system]
         others = [one.parts for name, one in self._gateways.items() if name != setup.system]
-        opens_at = time.monotonic() + _BEGIN_SECONDS + warm_up
-        request = {
-            "host": gateway.host,
-            "port": gateway.port,
-            "path": CHAT,
-            "headers": dict(gateway.headers),
-            "model": gateway.model,
-            "callers": setup.callers,
-            "streamed": setup.mode == "streamed",
-            "opens_at": opens_at,
-            "closes_at": opens_at + seconds,
-        }
-        asked = asyncio.create_task(self._callers.round(request, warm_up + seconds + _ROOM_SECONDS))
-        await asyncio.sleep(opens_at - time.monotonic())
-        before, opened = self._read(gateway.parts, others), time.monotonic()
-        await asyncio.sleep(opens_at + seconds - time.monotonic())
-        after, closed = self._read(gateway.parts, others), time.monotonic()
-        used = since(after.own, before.own)
-        load, upstream = (
-            sum(since(now, then).values())
-            for now, then in ((after.load, before.load), (after.upstream, before.upstream))
-        )
-        idle = max(after.others - before.others, 0.0)
-        ours = sum(used.values()) + load + upstream + idle
+        window = await self._windows.measure(gateway, others, setup, number, warm_up, seconds)
         found = self._results.systems[setup.system]
         for part, memory in gateway.parts.memory().items():
             known = found.memory.get(part, Memory(0, 0))
             found.memory[part] = Memory(max(known.rss, memory.rss), max(known.pss, memory.pss))
-        answer = await asked
-        return MeasuredWindow(
-            setup=setup,
-            round=number,
-            seconds=closed - opened,
-            milliseconds=answer["milliseconds"],
-            first_milliseconds=answer["first_milliseconds"],
-            errors=answer["errors"],
-            cpu_seconds=used,
-            upstream_cpu_seconds=upstream,
-            load_cpu_seconds=load,
-            others_cpu_seconds=idle,
-            elsewhere_cpu_seconds=max(after.machine - before.machine - ours, 0.0),
-        )
-
-    def _read(self, own: Parts, others: Sequence[Parts]) -> _Reading:
-        idle = sum(sum(parts.cpu_seconds().values()) for parts in others)
-        return _Reading(
-            own.cpu_seconds(), self._upstream.cpu_seconds(), self._load.cpu_seconds(), idle, machine_cpu_seconds()
-        )
+        return window
 
     async def _rest_from_start(self, name: str) -> None:
         """Wait until a system has done what its first load left it to do, and read what it takes when idle."""
-        parts, found = self._gateways[name].parts, self._results.systems[name]
-        await asyncio.sleep(IDLE_SECONDS)
-        before, began = parts.cpu_seconds(), time.monotonic()
-        await asyncio.sleep(IDLE_SECONDS)
-        used, seconds = since(parts.cpu_seconds(), before), time.monotonic() - began
-        found.idle_cpu = {part: used_seconds / seconds for part, used_seconds in used.items()}
+        found = self._results.systems[name]
+        found.idle_cpu = await idle_cores(self._gateways[name].parts)
         found.idle_cores = sum(found.idle_cpu.values())
-        _say(f"{name}: {found.idle_cores:.3f} processors busy when idle")
-
-    async def _rest(self, name: str) -> None:
-        parts, idle = self._gateways[name].parts, self._results.systems[name].idle_cores
-        rates: list[float] = []
-        deadline = time.monotonic() + REST_SECONDS
-        before, began = parts.cpu_seconds(), time.monotonic()
-        while not settled(rates, idle) and time.monotonic() < deadline:
-            await asyncio.sleep(_READING_SECONDS)
-            now, at = parts.cpu_seconds(), time.monotonic()
-            rates.append(sum(since(now, before).values()) / (at - began))
-            before, began = now, at
+        say(f"{name}: {found.idle_cores:.3f} processors busy when idle")
 
     @staticmethod
     def _tell(window: MeasuredWindow) -> None:
         setup = window.setup
         failed = f", {sum(window.errors.values())} failed" if window.errors else ""
-        _say(
+        say(
             f"round {window.round} {setup.mode:8} {setup.callers:4} callers {setup.system:14} "
             f"{window.rate:8.1f} /s, {window.cpu_ms or 0:6.2f} ms of processor time each{failed}"
         )
 
 
+def callers_running(folder: Path) -> AbstractAsyncContextManager[Child]:
+    """The process with the callers; what it writes to standard error is kept below `folder`."""
+    return running("callers", [sys.executable, "-m", "headrace_gateway_bench.load"], folder)
+
+
 @asynccontextmanager
-async def _upstream() -> AsyncIterator[tuple[int, str]]:
+async def upstream_running() -> AsyncIterator[tuple[int, str]]:
     """The upstream's process id, and its origin."""
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "headrace_gateway_bench.upstream",
@@ -249,6 +175,7 @@ async def _upstream() -> AsyncIterator[tuple[int, str]]:
         await process.wait()
 
 
-def _say(text: str) -> None:
+def say(text: str) -> None:
+    """Tell how far the measurement is, on standard error."""
     sys.stderr.write(f"  {text}\n")
     sys.stderr.flush()

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from headrace_clients.environments import CannotInstall
 from headrace_testing.own_postgres import own_postgres
-from headrace_testing.up import open_folder, running_up
+from headrace_testing.up import RunningStack, open_folder, running_up
 
 from headrace_gateway_bench.litellm import MASTER_KEY, CannotRun, LiteLLM, installed, prepare_database, proxy_running
 from headrace_gateway_bench.processes import Parts
@@ -47,26 +47,40 @@ async def headrace(upstream: str, processors: int) -> AsyncIterator[Gateway]:
         upstream: Its origin, `http://127.0.0.1:port`.
         processors: Not used: a stack has one process of each part.
     """
-    variables = {
+    variables = upstream_variables(upstream)
+    with open_folder("bench-gateway") as folder, running_up(folder, "--port-base", "0", **variables) as stack:
+        yield headrace_gateway(
+            stack,
+            Parts({**stack.pids, "supervisor": stack.process.pid}),
+            "`headrace up`: one process of each service, Kafka, registry and Postgres, every setting at its default "
+            "(logs in JSON at level info, 32 concurrent calls to a provider, traces not exported)",
+        )
+
+
+def upstream_variables(upstream: str) -> dict[str, str]:
+    """The environment in which the cloud worker calls the upstream, and nothing else runs models."""
+    return {
         "GROQ_API_KEY": "none",
         "HEADRACE_GROQ_URL": f"{upstream}/v1",
         # A node without models: without any, `headrace up` would simulate some.
         "HEADRACE_OLLAMA_NODES": upstream,
     }
-    with open_folder("bench-gateway") as folder, running_up(folder, "--port-base", "0", **variables) as stack:
-        if stack.simulated:
-            raise CannotRun(f"models are simulated: {', '.join(stack.simulated)}")
-        address = urlsplit(stack.intake_url)
-        yield Gateway(
-            HEADRACE,
-            address.hostname or "",
-            address.port or 0,
-            {"Authorization": f"Bearer {stack.api_key}", "X-Headrace-Privacy": "public"},
-            f"groq/{MODEL}",
-            Parts({**stack.pids, "supervisor": stack.process.pid}),
-            "`headrace up`: one process of each service, Kafka, registry and Postgres, every setting at its default "
-            "(logs in JSON at level info, 32 concurrent calls to a provider, traces not exported)",
-        )
+
+
+def headrace_gateway(stack: RunningStack, parts: Parts, settings: str) -> Gateway:
+    """A running stack, asked with its first API key. Raises CannotRun when it simulates models."""
+    if stack.simulated:
+        raise CannotRun(f"models are simulated: {', '.join(stack.simulated)}")
+    address = urlsplit(stack.intake_url)
+    return Gateway(
+        HEADRACE,
+        address.hostname or "",
+        address.port or 0,
+        {"Authorization": f"Bearer {stack.api_key}", "X-Headrace-Privacy": "public"},
+        f"groq/{MODEL}",
+        parts,
+        settings,
+    )
 
 
 @asynccontextmanager
