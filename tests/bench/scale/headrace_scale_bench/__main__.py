@@ -29,7 +29,7 @@ from headrace_bench.children import ContestantFailed
 from headrace_gateway_bench.figures import busy_elsewhere
 
 from headrace_scale_bench.arguments import parse
-from headrace_scale_bench.measuring import measure
+from headrace_scale_bench.measuring import PlatformSilent, measure
 from headrace_scale_bench.tables import document, markdown
 from headrace_scale_bench.verdicts import dimension
 
@@ -46,7 +46,7 @@ def main() -> int:
     try:
         with tempfile.TemporaryDirectory(prefix="headrace-bench-") as folder:
             results = asyncio.run(measure(plan, Path(folder)))
-    except ContestantFailed as error:
+    except (ContestantFailed, PlatformSilent) as error:
         sys.stderr.write(f"x {error}\n")
         return 1
     except KeyboardInterrupt:

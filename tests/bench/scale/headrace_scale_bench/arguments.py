@@ -35,7 +35,7 @@ def parse(arguments: Sequence[str] | None, description: str) -> tuple[ScalePlan,
         "--warm-up", type=_seconds, default=2.0, help="seconds of the same load before each window (default 2)"
     )
     parser.add_argument(
-        "--first-warm-up", type=_seconds, default=30.0, help="seconds of load on each new platform (default 30)"
+        "--first-tasks", type=_whole, default=1_500, help="tasks of each new platform before (default 1,500)"
     )
     parser.add_argument("--output", type=Path, default=Path("bench-results/scale.json"), help="where the JSON goes")
     options = parser.parse_args(arguments)
@@ -51,7 +51,7 @@ def parse(arguments: Sequence[str] | None, description: str) -> tuple[ScalePlan,
         rounds=options.rounds,
         seconds=options.seconds,
         warm_up_seconds=options.warm_up,
-        first_seconds=options.first_warm_up,
+        first_tasks=options.first_tasks,
     )
     return plan, options.output
 

@@ -18,6 +18,11 @@ from headrace_scale_bench.platforms import PlatformSize, ScaledPlatform, platfor
 
 DIMENSIONS: Final = ("partitions", "agents", "tenants", "history")
 _FIRST_CALLERS: Final = 16
+_FIRST_SECONDS: Final = 10.0
+
+
+class PlatformSilent(Exception):
+    """A platform that has just started does not answer; the message has what callers got instead."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,7 +33,8 @@ class ScalePlan:
         dimensions: Names from `DIMENSIONS`.
         scales: Partitions and instances of each configuration, smallest first.
         agents, tenants, history: How many there are in each configuration, smallest first.
-        first_seconds: Load on each platform before its first window, until compilers have seen what is hot.
+        first_tasks: Load on each platform before its first window, until compilers have seen what is hot. The same number
+            of tasks for all, since a busy machine gives one platform more time than another.
         warm_up_seconds: Load before each window opens, without a pause.
     """
 
@@ -41,7 +47,7 @@ class ScalePlan:
     rounds: int
     seconds: float
     warm_up_seconds: float
-    first_seconds: float
+    first_tasks: int
 
 
 async def _nothing() -> None:
@@ -76,7 +82,7 @@ class ScaleResults:
 
 
 async def measure(plan: ScalePlan, folder: Path) -> dict[str, ScaleResults]:
-    """All dimensions, one after another. Raises ContestantFailed."""
+    """All dimensions, one after another. Raises ContestantFailed, PlatformSilent."""
     results: dict[str, ScaleResults] = {}
     async with AsyncExitStack() as stack:
         upstream, origin = await stack.enter_async_context(upstream_running())
@@ -105,13 +111,17 @@ class ScaleRounds:
         self._running: list[ScaledPlatform] = []
 
     async def start(self, stack: AsyncExitStack, size: PlatformSize) -> ScaledPlatform:
-        """A platform that has had its first load, until the stack is closed."""
+        """A platform that has had its first load, until the stack is closed. Raises PlatformSilent."""
         say(f"starting a platform: {size}")
         platform = await stack.enter_async_context(platform_running(size, self._origin))
         self._running.append(platform)
         stack.callback(self._running.remove, platform)
-        subject = Subject("first load", platform, platform.turns)
-        await self._window(subject, 0, self._plan.first_seconds, 1.0)
+        subject, done = Subject("first load", platform, platform.turns), 0
+        while done < self._plan.first_tasks:
+            window = await self._window(subject, 0, 0.0, _FIRST_SECONDS)
+            if not window.answered:
+                raise PlatformSilent(f"{size} answered nothing in {_FIRST_SECONDS:g} s: {dict(window.errors)}")
+            done += window.answered
         await platform.add_history()
         return platform
 

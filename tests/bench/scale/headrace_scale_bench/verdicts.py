@@ -13,6 +13,8 @@ from headrace_gateway_bench.figures import MeasuredWindow, Row, rows
 
 FLAT: Final = 1.15
 """Most times the first configuration's processor time per task that still counts as the same."""
+LEAST_MS: Final = 0.1
+"""Milliseconds for a task, below which the growth of a single service is not told."""
 
 
 class Verdict(Enum):
@@ -66,6 +68,18 @@ def verdict_of(ratio: Spread) -> Verdict:
     if ratio.median <= FLAT:
         return Verdict.FLAT
     return Verdict.GROWS if ratio.low > FLAT else Verdict.UNCERTAIN
+
+
+def grown(first: Row, other: Row) -> dict[str, tuple[float, float]]:
+    """The services whose processor time for a task is above what counts as flat, and by how many milliseconds: before
+    and after, largest growth first. What is too little to matter is left out."""
+    found = {
+        part: (first.cpu_ms_by_part.get(part, 0.0), after)
+        for part, after in other.cpu_ms_by_part.items()
+        if after > FLAT * first.cpu_ms_by_part.get(part, 0.0)
+        and after - first.cpu_ms_by_part.get(part, 0.0) >= LEAST_MS
+    }
+    return dict(sorted(found.items(), key=lambda item: item[1][0] - item[1][1]))
 
 
 def by_service(window: MeasuredWindow) -> MeasuredWindow:
