@@ -358,3 +358,21 @@ async def _crowd(
         return
     async with following(client, *interests[0]) as first, _crowd(client, interests[1:]) as rest:
         yield [(interests[0], first), *rest]
+
+
+async def test_audiences_that_share_an_interest_leave_one_by_one(installation: Installation) -> None:
+    feed = (await installation.run()).feed
+    joined = []
+    for number in range(20):
+        audience = feed.audience("acme", ["shared", f"own-{number}"])
+        member = FeedConnection(lambda data: True, chunked=False)
+        feed.join(audience, member)
+        joined.append((audience, member))
+    for audience, member in joined[::2]:
+        feed.leave(audience, member)
+
+    assert all(member.is_open is (number % 2 == 1) for number, (_, member) in enumerate(joined))
+    feed.join(*joined[0])
+    for audience, member in joined:
+        feed.leave(audience, member)
+    assert not any(member.is_open for _, member in joined)

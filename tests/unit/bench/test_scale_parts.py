@@ -58,9 +58,16 @@ def test_a_copy_keeps_what_is_not_its_own() -> None:
 async def feed(status: bytes) -> AsyncIterator[tuple[AgentSessions, list[asyncio.StreamWriter]]]:
     """A feed that responds with a status and then says nothing, and the connections that it has."""
     writers: list[asyncio.StreamWriter] = []
+    late = [151]
 
     async def opened(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = await reader.readuntil(b"\r\n\r\n")
+        if head.startswith(b"GET /metrics "):
+            # As the service does, it finds out late that somebody has gone.
+            page = b"# HELP\nheadrace_skills_agents %d.0\n" % max(len(writers), late.pop() if late else 0)
+            writer.write(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%b" % (len(page), page))
+            writer.close()
+            return
         assert b"Authorization: Bearer key\r\n" in head
         writers.append(writer)
         writer.write(b"HTTP/1.1 %b\r\n\r\n" % status)
@@ -70,7 +77,8 @@ async def feed(status: bytes) -> AsyncIterator[tuple[AgentSessions, list[asyncio
 
     server = await asyncio.start_server(opened, "127.0.0.1", 0)
     async with server:
-        sessions = AgentSessions(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", "key")
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        sessions = AgentSessions(url, url, "key")
         yield sessions, writers
         await sessions.hold(0)
 

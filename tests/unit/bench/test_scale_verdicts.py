@@ -6,7 +6,7 @@ import pytest
 from headrace_bench.ratios import Spread
 from headrace_gateway_bench.figures import MeasuredWindow, Setup
 from headrace_scale_bench.tables import document, markdown
-from headrace_scale_bench.verdicts import Verdict, by_service, dimension, grown, verdict_of
+from headrace_scale_bench.verdicts import Verdict, by_service, dimension, verdict_of
 
 IDLE = {"1 of each": 0.1, "2 of each": 0.2}
 
@@ -62,7 +62,7 @@ def test_sizes_are_compared_with_the_first_one_within_each_round() -> None:
     assert second.verdict is found.verdict is Verdict.GROWS
     # 15 ms for a task at 37.5 tasks/s, of which the idle platform takes 0.1 processors.
     assert first.busy_ms == pytest.approx(15.0 - 1000 * 0.1 / 37.5)
-    assert grown(first.row, second.row) == {"router": pytest.approx((7.5, 15.0))}
+    assert second.grown == {"router": Spread(2.0, 2.0, 2.0)}
 
 
 def test_what_is_too_little_to_matter_is_not_told() -> None:
@@ -73,7 +73,7 @@ def test_what_is_too_little_to_matter_is_not_told() -> None:
     )
 
     assert found is not None
-    assert grown(found.sizes[0].row, found.sizes[1].row) == {}
+    assert found.sizes[1].grown == {}
 
 
 def test_a_dimension_has_no_verdict_without_answers_of_its_first_size() -> None:
@@ -100,7 +100,7 @@ def test_tables_have_the_verdict_and_every_service() -> None:
 
     assert text.startswith(
         "**partitions: grows** (at most 2.00 times the processor time for a task, up to 1.15 counts as flat). "
-        "Services above it: 2 of each: router 5.00 → 10.00 ms."
+        "Services above it: 2 of each: router 2.00 (2.00–2.00)."
     )
     assert "| 2 of each | 50.0 | 10.0 | 10.0 | 0 | 10.00 | 6.00 | 0.20 | 1.00 (1.00–1.00) | 2.00 (2.00–2.00) |" in text
     assert "| router | 5.00 | 10.00 |" in text

@@ -109,7 +109,8 @@ class Feed:
         self._reader: PartitionReader | None = None
         self._recent: dict[int, Recent] = {}
         self._channels: dict[Audience, _Channel] = {}
-        self._by_key: dict[bytes, list[_Channel]] = {}
+        # In the order in which they came, and each found at once: many audiences may share an interest.
+        self._by_key: dict[bytes, dict[_Channel, None]] = {}
         self._ending = False
         self._beginning = False
         self._decoded: DecodedInLanes[SkillChanged] = DecodedInLanes(
@@ -167,7 +168,7 @@ class Feed:
         if channel is None:
             channel = self._channels[audience] = _Channel(audience)
             for key in audience.keys:
-                self._by_key.setdefault(key, []).append(channel)
+                self._by_key.setdefault(key, {})[channel] = None
         channel.connections.add(connection)
         self._measures.agents.inc()
 
@@ -182,7 +183,7 @@ class Feed:
         if not channel.connections:
             del self._channels[audience]
             for key in audience.keys:
-                self._by_key[key].remove(channel)
+                del self._by_key[key][channel]
                 if not self._by_key[key]:
                     del self._by_key[key]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict, deque
 from dataclasses import dataclass
+from itertools import takewhile
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,9 +54,10 @@ class Recent:
 
     def after(self, place: int) -> list[AnnouncedVersion]:
         """Events from the offset `place` on."""
-        if place >= self.until:
-            return []
-        return [told for told in self._events if told.offset >= place]
+        # From the newest on: thousands of agents that reconnect at once have missed little of what is held.
+        missed = list(takewhile(lambda told: told.offset >= place, reversed(self._events)))
+        missed.reverse()
+        return missed
 
 
 class RecentVersions:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from typing import Final
 from urllib.parse import urlsplit
+
+import aiohttp
 
 OPENING_AT_ONCE: Final = 64
 """Below the number of connections of one address that may be without a request (`api_starting_connections`)."""
 INTERESTS: Final = 100
 """Different domains that agents follow."""
+_GAUGE: Final = "headrace_skills_agents"
+_NOTICED_SECONDS: Final = 120.0
 
 
 class SessionRefused(Exception):
@@ -53,11 +58,12 @@ class AgentSessions:
     """The sessions of a platform's agents.
 
     Args:
-        url: Of the skill broadcaster.
+        url, ops_url: Of the skill broadcaster.
     """
 
-    def __init__(self, url: str, api_key: str) -> None:
+    def __init__(self, url: str, ops_url: str, api_key: str) -> None:
         address = urlsplit(url)
+        self._metrics = f"{ops_url}/metrics"
         self._host, self._port = address.hostname or "", address.port or 0
         self._key = api_key
         self._open: list[FeedSession] = []
@@ -68,7 +74,12 @@ class AgentSessions:
         return sum(session.lost for session in self._open)
 
     async def hold(self, count: int) -> None:
-        """Open sessions or close some, until so many are open. Raises SessionRefused, OSError."""
+        """Open sessions or close some, until so many are open and the service counts no more than these.
+
+        It finds out only at the next heartbeat that an agent has gone, and what that costs is of no task.
+
+        Raises SessionRefused, TimeoutError, OSError.
+        """
         for session in self._open[count:]:
             assert session.transport is not None
             session.transport.abort()
@@ -77,6 +88,15 @@ class AgentSessions:
             first = len(self._open)
             numbers = range(first, min(first + OPENING_AT_ONCE, count))
             self._open += await asyncio.gather(*(self._opened(number) for number in numbers))
+        async with asyncio.timeout(_NOTICED_SECONDS), aiohttp.ClientSession() as client:
+            while await self._counted(client) > count:  # noqa: ASYNC110 - another process
+                await asyncio.sleep(1.0)
+
+    async def _counted(self, client: aiohttp.ClientSession) -> int:
+        async with client.get(self._metrics) as response:
+            text = await response.text()
+        found = re.search(rf"^{_GAUGE} (\S+)$", text, re.MULTILINE)
+        return 0 if found is None else int(float(found[1]))
 
     async def _opened(self, number: int) -> FeedSession:
         head = (
@@ -84,6 +104,10 @@ class AgentSessions:
             f"Authorization: Bearer {self._key}\r\nAccept: text/event-stream\r\n\r\n"
         )
         loop = asyncio.get_running_loop()
-        _, session = await loop.create_connection(lambda: FeedSession(head.encode()), self._host, self._port)
-        await session.opened
+        transport, session = await loop.create_connection(lambda: FeedSession(head.encode()), self._host, self._port)
+        try:
+            await session.opened
+        except SessionRefused:
+            transport.abort()
+            raise
         return session

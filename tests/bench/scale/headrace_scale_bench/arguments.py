@@ -14,8 +14,8 @@ def parse(arguments: Sequence[str] | None, description: str) -> tuple[ScalePlan,
     parser = argparse.ArgumentParser(
         prog="make bench-scale", description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--rounds", type=_whole, default=3, help="rounds of each dimension (default 3)")
-    parser.add_argument("--seconds", type=_seconds, default=8.0, help="length of a window (default 8)")
+    parser.add_argument("--rounds", type=_whole, default=5, help="rounds of each dimension (default 5)")
+    parser.add_argument("--seconds", type=_seconds, default=6.0, help="length of a window (default 6)")
     parser.add_argument(
         "--only", type=_dimensions, default=DIMENSIONS, metavar="NAME,NAME", help=f"of {', '.join(DIMENSIONS)}"
     )

@@ -33,8 +33,8 @@ class ScalePlan:
         dimensions: Names from `DIMENSIONS`.
         scales: Partitions and instances of each configuration, smallest first.
         agents, tenants, history: How many there are in each configuration, smallest first.
-        first_tasks: Load on each platform before its first window, until compilers have seen what is hot. The same number
-            of tasks for all, since a busy machine gives one platform more time than another.
+        first_tasks: Load on each platform before its first window, until compilers have seen what is hot. As many
+            tasks for all, since a busy machine gives one platform more time than another.
         warm_up_seconds: Load before each window opens, without a pause.
     """
 
@@ -129,7 +129,8 @@ class ScaleRounds:
         """The sizes of a dimension; platforms that it needs run until the stack is closed."""
         plan = self._plan
         if dimension == "agents":
-            sessions = AgentSessions(smallest.stack.skills_url, smallest.stack.api_key)
+            running = smallest.stack
+            sessions = AgentSessions(running.skills_url, running.ops_urls["skill-broadcaster"], running.api_key)
             stack.push_async_callback(sessions.hold, 0)
             return [_agents(count, smallest, sessions) for count in plan.agents]
         first = smallest.size

@@ -8,7 +8,7 @@ from typing import Any
 
 from headrace_bench.report import times
 
-from headrace_scale_bench.verdicts import FLAT, Dimension, Size, grown
+from headrace_scale_bench.verdicts import FLAT, Dimension, Size
 
 
 def markdown(dimensions: Sequence[Dimension]) -> str:
@@ -30,12 +30,7 @@ def document(dimensions: Sequence[Dimension]) -> list[dict[str, Any]]:
 
 def _verdict(found: Dimension) -> str:
     worst = max((size.cpu_ratio.median for size in found.sizes if size.cpu_ratio), default=1.0)
-    first = found.sizes[0]
-    services = [
-        f"{size.name}: {part} {before:.2f} → {after:.2f} ms"
-        for size in found.sizes[1:]
-        for part, (before, after) in grown(first.row, size.row).items()
-    ]
+    services = [f"{size.name}: {part} {times(ratio)}" for size in found.sizes for part, ratio in size.grown.items()]
     above = f" Services above it: {'; '.join(services)}." if services else ""
     return (
         f"**{found.name}: {found.verdict.value}** (at most {worst:.2f} times the processor time for a task, "

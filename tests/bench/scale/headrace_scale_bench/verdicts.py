@@ -8,13 +8,13 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Final
 
-from headrace_bench.ratios import Spread
+from headrace_bench.ratios import Spread, ratios, spread
 from headrace_gateway_bench.figures import MeasuredWindow, Row, rows
 
 FLAT: Final = 1.15
 """Most times the first configuration's processor time per task that still counts as the same."""
 LEAST_MS: Final = 0.1
-"""Milliseconds for a task, below which the growth of a single service is not told."""
+"""Milliseconds for a task, below which the growth of a single service says nothing."""
 
 
 class Verdict(Enum):
@@ -35,6 +35,7 @@ class Size:
         busy_ms: Processor time for a task without what the idle platform takes in the same time, in milliseconds.
         cpu_ratio: How many times the processor time for a task of the first configuration it takes, round by round;
             None of the first one.
+        grown: The services that take more of it than counts as flat, with their ratios.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Size:
     idle_cores: float
     busy_ms: float
     cpu_ratio: Spread | None
+    grown: Mapping[str, Spread]
 
     @property
     def verdict(self) -> Verdict | None:
@@ -70,16 +72,24 @@ def verdict_of(ratio: Spread) -> Verdict:
     return Verdict.GROWS if ratio.low > FLAT else Verdict.UNCERTAIN
 
 
-def grown(first: Row, other: Row) -> dict[str, tuple[float, float]]:
-    """The services whose processor time for a task is above what counts as flat, and by how many milliseconds: before
-    and after, largest growth first. What is too little to matter is left out."""
-    found = {
-        part: (first.cpu_ms_by_part.get(part, 0.0), after)
-        for part, after in other.cpu_ms_by_part.items()
-        if after > FLAT * first.cpu_ms_by_part.get(part, 0.0)
-        and after - first.cpu_ms_by_part.get(part, 0.0) >= LEAST_MS
-    }
-    return dict(sorted(found.items(), key=lambda item: item[1][0] - item[1][1]))
+def grown(pairs: Sequence[tuple[MeasuredWindow, MeasuredWindow]]) -> dict[str, Spread]:
+    """The services whose processor time for a task is above what counts as flat, with their ratios, largest first.
+
+    Args:
+        pairs: A window of the first size and one of the other, of each round.
+    """
+    found: dict[str, Spread] = {}
+    for part in pairs[0][0].cpu_seconds.keys() & pairs[0][1].cpu_seconds.keys():
+        before, after = ([_part_ms(window, part) for window in windows] for windows in zip(*pairs, strict=True))
+        if all(before) and spread(after).median - spread(before).median >= LEAST_MS:
+            ratio = ratios(after, before)
+            if ratio.median > FLAT:
+                found[part] = ratio
+    return dict(sorted(found.items(), key=lambda item: -item[1].median))
+
+
+def _part_ms(window: MeasuredWindow, part: str) -> float:
+    return 1000 * window.cpu_seconds.get(part, 0.0) / window.answered
 
 
 def by_service(window: MeasuredWindow) -> MeasuredWindow:
@@ -107,6 +117,9 @@ def dimension(name: str, windows: Sequence[MeasuredWindow], idle: Mapping[str, f
     found = {row.setup.system: row for row in rows(merged, first)}
     if first not in found:
         return None
+    by_size: defaultdict[str, dict[int, MeasuredWindow]] = defaultdict(dict)
+    for window in merged:
+        by_size[window.setup.system][window.round] = window
     sizes = dict.fromkeys(window.setup.system for window in sorted(merged, key=lambda window: window.round))
     return Dimension(
         name,
@@ -117,6 +130,7 @@ def dimension(name: str, windows: Sequence[MeasuredWindow], idle: Mapping[str, f
                 idle[system],
                 _above_idle(found[system], idle[system]),
                 None if system == first else found[system].cpu_ratio,
+                {} if system == first else grown([(by_size[first][n], one) for n, one in by_size[system].items()]),
             )
             for system in sizes
             if system in found

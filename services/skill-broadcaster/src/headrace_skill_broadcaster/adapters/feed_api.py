@@ -14,9 +14,10 @@ from headrace_runtime.problems import Problem
 from headrace_runtime.sse import last_event_id
 from headrace_streams.errors import TransientError
 
-from headrace_skill_broadcaster.decide.feed_positions import FeedPositionMalformed, decode_places, encode_places
+from headrace_skill_broadcaster.adapters.heartbeats import Heartbeats, heartbeat
+from headrace_skill_broadcaster.decide.feed_positions import FeedPositionMalformed, decode_places
 from headrace_skill_broadcaster.decide.rules import SkillLimits, flaw_in_interest
-from headrace_skill_broadcaster.feed import Audience, Feed, FeedConnection, chunk
+from headrace_skill_broadcaster.feed import Feed, FeedConnection
 from headrace_skill_broadcaster.metrics import SkillMetrics
 from headrace_skill_broadcaster.replay import FeedPositionGone, Replay
 
@@ -54,6 +55,7 @@ class FeedApi:
         self._feed = feed
         self._replay = replay
         self._limits = limits
+        self._heartbeats = Heartbeats(feed, limits.heartbeat_seconds)
         self._rules = rules
         self._measures = measures
 
@@ -86,10 +88,12 @@ class FeedApi:
         outlet = _Outlet(transport, self._limits.buffer_bytes)
         connection = FeedConnection(outlet.write, chunked=bool(response.chunked))
         try:
-            await response.write(b"retry: %d\n%b" % (_RECONNECT_MS, self._heartbeat(audience, agent.places)))
+            await response.write(b"retry: %d\n%b" % (_RECONNECT_MS, heartbeat(agent.places, audience.partitions)))
             if not request.app[DRAINING].is_set():
                 await self._replay.bring_up(agent, connection, response.write)
-                await self._stay(audience, connection, outlet)
+                if connection.is_open:
+                    self._heartbeats.begin(audience, connection)
+                await connection.ended.wait()
             if outlet.too_slow:
                 self._measures.agents_dropped.inc()
             await _farewell(response, transport)
@@ -102,25 +106,6 @@ class FeedApi:
         finally:
             self._feed.leave(audience, connection)
         return response
-
-    async def _stay(self, audience: Audience, connection: FeedConnection, outlet: _Outlet) -> None:
-        while connection.is_open:
-            try:
-                async with asyncio.timeout(self._limits.heartbeat_seconds):
-                    await connection.ended.wait()
-            except TimeoutError:
-                # Ended at the very moment of the heartbeat: events are no longer written to this connection, and a
-                # heartbeat would move the agent's position past them.
-                if connection.ended.is_set():
-                    return
-                beat = self._heartbeat(audience, self._feed.written_positions(audience))
-                if not outlet.write(chunk(beat) if connection.chunked else beat):
-                    # Before the response is ended: nothing may be written after its last chunk.
-                    self._feed.leave(audience, connection)
-
-    def _heartbeat(self, audience: Audience, places: dict[int, int]) -> bytes:
-        # An id without data dispatches no event, but advances the position from which the agent would resume.
-        return b": heartbeat\nid: %b\n\n" % encode_places(places, audience.partitions).encode()
 
     def _interests(self, request: web.Request) -> list[str]:
         interests = [part for value in request.query.getall("interest", []) for part in value.split(",") if part]
