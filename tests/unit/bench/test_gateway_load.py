@@ -142,3 +142,12 @@ async def test_the_upstream_takes_requests_in_pieces_and_several_at_once() -> No
             assert status == 200
             assert LAST_WORD.encode() in body
         writer.close()
+
+
+def test_headers_take_turns_from_request_to_request() -> None:
+    turning = load(80, turns=[{"Authorization": "first"}, {"Authorization": "second"}])
+
+    heads = [turning.request("prompt", turn).partition(b"\r\n\r\n")[0] for turn in range(3)]
+
+    assert [head.split(b"Authorization: ")[1].split(b"\r\n")[0] for head in heads] == [b"first", b"second", b"first"]
+    assert b"Authorization: x\r\n" in load(80).request("prompt", 3)

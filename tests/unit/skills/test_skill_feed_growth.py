@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 from headrace_skill_broadcaster.adapters.heartbeats import Heartbeats
 from headrace_skill_broadcaster.feed import Audience, FeedConnection
 from headrace_skill_broadcaster.recent import AnnouncedVersion, Recent
+from headrace_testing.simulation.loop import VirtualLoop
 
-BEAT = 0.05  # seconds
+BEAT = 15.0  # seconds
 
 
 class StillFeed:
@@ -28,6 +30,13 @@ class StillFeed:
         self.left.append(connection)
 
 
+def run(scenario: Coroutine[Any, Any, None]) -> None:
+    """Under virtual time."""
+    loop = VirtualLoop()  # type: ignore[abstract]  # what is left out is never called here
+    loop.run_until_complete(scenario)
+    assert loop.failures == []
+
+
 X, Y = (Audience(frozenset({b"acme/" + name}), (number,)) for number, name in enumerate((b"x", b"y")))
 
 
@@ -44,53 +53,75 @@ def connection(written: list[bytes], accepts: Callable[[], bool] = lambda: True)
     return FeedConnection(write, chunked=False)
 
 
-async def test_one_timer_serves_all_agents_and_those_of_an_audience_share_the_bytes() -> None:
+def test_one_timer_serves_all_agents_and_those_of_an_audience_share_the_bytes() -> None:
     feed, heartbeats = started()
     written: list[bytes] = []
-    before = len(asyncio.all_tasks())
-    for audience in (X, Y):
-        for _ in range(50):
-            heartbeats.begin(audience, connection(written))
 
-    assert len(asyncio.all_tasks()) == before
-    async with asyncio.timeout(5):
-        while len(written) < 100:  # noqa: ASYNC110 - the bytes come from a timer
-            await asyncio.sleep(0.005)
+    async def scenario() -> None:
+        before = len(asyncio.all_tasks())
+        for audience in (X, Y):
+            for _ in range(50):
+                heartbeats.begin(audience, connection(written))
+        assert len(asyncio.all_tasks()) == before
+        await asyncio.sleep(BEAT + 0.1)
 
-    assert sorted({*written}) == [b": heartbeat\nid: 0.7\n\n", b": heartbeat\nid: 1.7\n\n"]
-    # Of a hundred agents, each would be asked for by itself.
-    assert feed.asked < 50
+    run(scenario())
+
+    assert written == [b": heartbeat\nid: 0.7\n\n"] * 50 + [b": heartbeat\nid: 1.7\n\n"] * 50
+    assert feed.asked == 2
 
 
-async def test_an_agent_gets_heartbeats_until_it_has_ended() -> None:
+def test_an_agent_gets_heartbeats_until_it_has_ended() -> None:
     feed, heartbeats = started()
     stays: list[bytes] = []
     ends: list[bytes] = []
     refuses: list[bytes] = []
-    ending, refusing = connection(ends), connection(refuses, lambda: False)
-    for each in (connection(stays), ending, refusing):
-        heartbeats.begin(X, each)
-    ending.ended.set()
+    refusing = connection(refuses, lambda: False)
 
-    async with asyncio.timeout(5):
-        while len(stays) < 3:  # noqa: ASYNC110 - as above
-            await asyncio.sleep(0.005)
+    async def scenario() -> None:
+        ending = connection(ends)
+        for each in (connection(stays), ending, refusing):
+            heartbeats.begin(X, each)
+        ending.ended.set()
+        await asyncio.sleep(3 * BEAT + 0.1)
 
-    assert ends == []
-    assert len(refuses) == 1
+    run(scenario())
+
+    assert (len(stays), len(ends), len(refuses)) == (3, 0, 1)
     assert feed.left == [refusing]
 
 
-async def test_the_event_loop_goes_on_between_the_heartbeats_of_many() -> None:
+def test_heartbeats_that_are_due_at_nearly_the_same_time_go_together() -> None:
+    feed, heartbeats = started()
+    written: list[bytes] = []
+
+    async def scenario() -> None:
+        for _ in range(150):
+            heartbeats.begin(X, connection(written))
+            await asyncio.sleep(BEAT / 300)
+        await asyncio.sleep(BEAT)
+
+    run(scenario())
+
+    assert len(written) == 150
+    # Each by itself would wake the process 150 times.
+    assert feed.asked <= 30
+
+
+def test_the_event_loop_goes_on_between_the_heartbeats_of_many() -> None:
     _, heartbeats = started()
     written: list[bytes] = []
-    for _ in range(1_000):
-        heartbeats.begin(X, connection(written))
     seen: set[int] = set()
-    async with asyncio.timeout(5):
+
+    async def scenario() -> None:
+        for _ in range(1_000):
+            heartbeats.begin(X, connection(written))
+        await asyncio.sleep(BEAT)
         while len(written) < 1_000:
             seen.add(len(written))
             await asyncio.sleep(0)
+
+    run(scenario())
 
     assert len(seen) > 4
 
