@@ -13,7 +13,7 @@ import logging
 import subprocess
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import pytest
@@ -31,7 +31,10 @@ from headrace_contracts.topics import TOPICS, TopicSpec
 from headrace_devstack.logins import ADMIN
 from headrace_devstack.parts.part import NotHealthyYet
 from headrace_devstack.parts.probes import kafka_serves
+from headrace_streams.errors import LeaveGroup
+from headrace_streams.kafka import KafkaLog
 from headrace_streams.kafka.users import apply_users
+from headrace_streams.records import NewTopic, ProducerRecord, TopicPartition
 from headrace_streams.rights import USERS, rights
 from headrace_testing.kafka_rights import OPERATIONS, Tried, try_everything
 from headrace_testing.platform_submissions import SUBMISSIONS, submissions
@@ -263,6 +266,84 @@ async def test_what_is_ours_and_no_more_is_taken_back_and_the_rest_stays(platfor
     users = asked.result(30)
     assert {name for name in users if not name.startswith("headrace-")} == {"team-of-ours"}
     assert "headrace-former" not in users
+
+
+async def test_a_follower_that_may_not_read_its_topic_keeps_no_other_from_reading(platform: RunningStack) -> None:
+    made: Any = importlib.import_module("confluent_kafka.admin")
+    topics = [f"{platform.topic_prefix}followed-{name}" for name in ("open", "closed")]
+    observer = platform.kafka_properties("observer")
+
+    def acl(topic: str, operation: Any, permission: Any) -> Any:
+        return made.AclBinding(
+            made.ResourceType.TOPIC, topic, made.ResourcePatternType.LITERAL,
+            f"User:{observer['sasl.username']}", "*", operation, permission,
+        )  # fmt: skip
+
+    allow, deny = made.AclPermissionType.ALLOW, made.AclPermissionType.DENY
+    acls = [acl(topic, made.AclOperation[name], allow) for topic in topics for name in ("DESCRIBE", "READ")]
+    refused = acl(topics[1], made.AclOperation.READ, deny)
+    admin = AdminClient({**platform.kafka_properties(ADMIN)}, logger=QUIET)
+    log, owner = KafkaLog(observer), KafkaLog(platform.kafka_properties(ADMIN))
+    await owner.admin().create_topics([NewTopic(topic, 1, 1) for topic in topics])
+    producer = owner.producer()
+    followers = [log.follower() for _ in topics]
+    try:
+        for future in admin.create_acls(acls).values():
+            await asyncio.wrap_future(future)
+
+        async def read(number: int) -> None:
+            """Whether a new value arrives."""
+            await producer.send(ProducerRecord(topics[number], b"value", partition=0))
+            async with asyncio.timeout(30):
+                while not await followers[number].poll(1, 1.0):
+                    pass
+
+        for follower, topic in zip(followers, topics, strict=True):
+            # Brokers learn of a permission shortly after it was given.
+            async with asyncio.timeout(30):
+                while True:
+                    try:
+                        await follower.assign({TopicPartition(topic, 0): 0})
+                        break
+                    except LeaveGroup:
+                        await asyncio.sleep(0.1)
+        await read(0)
+        await read(1)
+        for future in admin.create_acls([refused]).values():
+            await asyncio.wrap_future(future)
+        with pytest.raises(LeaveGroup, match="followed-closed.*TOPIC_AUTHORIZATION_FAILED"):
+            async with asyncio.timeout(30):
+                while True:
+                    await followers[1].poll(1, 1.0)
+        await read(0)
+        await read(0)
+        await asyncio.to_thread(_take_back, admin, made, [refused])
+        async with asyncio.timeout(30):
+            while True:
+                try:
+                    await followers[1].assign({TopicPartition(topics[1], 0): 1})
+                    await read(1)
+                    break
+                except LeaveGroup:
+                    await asyncio.sleep(0.1)
+        await read(0)
+    finally:
+        await asyncio.gather(producer.close(), *[follower.close() for follower in followers])
+        await asyncio.to_thread(_take_back, admin, made, [*acls, refused])
+        for future in admin.delete_topics(topics).values():
+            await asyncio.wrap_future(future)
+
+
+def _take_back(admin: AdminClient, made: Any, acls: Iterable[Any]) -> None:
+    exactly = [
+        made.AclBindingFilter(
+            each.restype, each.name, each.resource_pattern_type, each.principal, each.host, each.operation,
+            each.permission_type,
+        )
+        for each in acls
+    ]  # fmt: skip
+    for future in admin.delete_acls(exactly).values():
+        future.result(30)
 
 
 @pytest.fixture(scope="module")

@@ -90,6 +90,11 @@ class LogBench:
         self.closing.append(reader.close)
         return reader
 
+    def follower(self) -> PartitionReader:
+        follower = self.log.follower()
+        self.closing.append(follower.close)
+        return follower
+
     async def member(
         self, topic: str, listener: Listener, group: str = "group", *, instance_id: str | None = None
     ) -> Consumer:

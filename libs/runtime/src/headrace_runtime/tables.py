@@ -1,20 +1,48 @@
-"""A table as a part of a service's life cycle."""
+"""A service's tables as a part of its life cycle."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
+from typing import Any
 
-from headrace_contracts.codec import E
 from headrace_streams.tables import Table
 
 from headrace_runtime.lifecycle import Part
 
 
-def table_part(name: str, table: Table[E]) -> Part:
-    """Reads the whole table before later parts start, and stops the service if the table can no longer follow."""
+def tables_part(tables: Mapping[str, Table[Any]]) -> Part:
+    """Reads all tables at the same time, before later parts start, and stops the service if one can no longer follow.
+
+    Which of them are not there yet, and why, is what the part waits for.
+    """
+    missing = dict.fromkeys(tables)
+
+    async def start_one(name: str) -> None:
+        await tables[name].start()
+        del missing[name]
+
+    async def start() -> None:
+        starting = [asyncio.create_task(start_one(name), name=f"start of table {name}") for name in tables]
+        try:
+            done, _ = await asyncio.wait(starting, return_when=asyncio.FIRST_EXCEPTION)
+        finally:
+            for task in starting:
+                task.cancel()
+            await asyncio.gather(*starting, return_exceptions=True)
+        for task in done:
+            task.result()
 
     async def watch() -> None:
-        # Shielded: the life cycle cancels this part when stopping, which must not cancel the table's own future.
-        await asyncio.shield(table.failure)
+        # Not `gather`: when the life cycle cancels this part, it would cancel the tables' own futures.
+        done, _ = await asyncio.wait([table.failure for table in tables.values()], return_when=asyncio.FIRST_COMPLETED)
+        for failed in done:
+            failed.result()
 
-    return Part(name, start=table.start, run=watch, stop=table.close, waits=lambda: table.waiting)
+    async def stop() -> None:
+        await asyncio.gather(*[table.close() for table in tables.values()])
+
+    def waits() -> str | None:
+        return ", ".join(f"{name} ({why})" if (why := tables[name].waiting) else name for name in missing) or None
+
+    return Part("tables", start=start, run=watch, stop=stop, waits=waits)

@@ -128,7 +128,8 @@ class PartitionReader(Protocol):
     """Reads chosen partitions, outside any group."""
 
     async def assign(self, positions: Mapping[TopicPartition, int]) -> None:
-        """Read exactly these partitions, starting at these offsets. Raises TopicMissing, TransientError."""
+        """Read exactly these partitions, starting at these offsets. Raises TopicMissing, TransientError, and ValueError
+        if another follower of this log reads one of them."""
         ...
 
     async def poll(self, max_records: int, timeout: float) -> Sequence[Record]:
@@ -165,7 +166,7 @@ class PartitionReader(Protocol):
         ...
 
     async def close(self) -> None:
-        """Close the connection."""
+        """Read nothing any more; the connection is closed with its last reader."""
         ...
 
 
@@ -243,6 +244,13 @@ class Log(Protocol):
         """A member of a group. `instance_id` makes it static; `from_start` is where a group without offsets begins."""
         ...
 
-    def reader(self) -> PartitionReader: ...
+    def reader(self) -> PartitionReader:
+        """A reader with a connection of its own: for what is read once, and perhaps fast."""
+        ...
+
+    def follower(self) -> PartitionReader:
+        """A reader that shares the connection of all followers of this log: for what is read as long as the process
+        runs. Each has its own partitions; what is wrong with them, or that it is slow, is nothing to the others."""
+        ...
 
     def admin(self) -> Admin: ...

@@ -91,7 +91,7 @@ class Table(Generic[E]):
 
         Raises TopicMissing.
         """
-        reader = self._reader = self._log.reader()
+        reader = self._reader = self._log.follower()
         await self._read_all(reader, (TransientError, OffsetOutOfRange))
         self._following = asyncio.create_task(self._follow(reader), name=f"table {self._spec.name}")
 

@@ -19,7 +19,7 @@ from headrace_runtime.lifecycle import Part, Service
 from headrace_runtime.metrics import Metrics, discontinuities, suspensions
 from headrace_runtime.open_requests import OpenRequests
 from headrace_runtime.openapi_page import PUBLIC_PATHS, add_reference
-from headrace_runtime.tables import table_part
+from headrace_runtime.tables import tables_part
 from headrace_streams.projection import Projection
 from headrace_streams.tables import Table
 
@@ -106,8 +106,7 @@ def build(settings: CostAccountantSettings) -> Service:
     return Service(
         [
             connections.part,
-            table_part("keys", keys),
-            table_part("live table", live),
+            tables_part({"keys": keys, "live windows": live}),
             Part("postgres", start=database.prepare, stop=database.close),
             Part("ledger", run=ledger.run, drain=ledger.close),
             Part("live windows", run=windows.run),

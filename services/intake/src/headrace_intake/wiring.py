@@ -34,7 +34,7 @@ from headrace_runtime.metrics import Metrics, discontinuities, suspensions
 from headrace_runtime.open_requests import OpenRequests
 from headrace_runtime.openapi_page import PUBLIC_PATHS, add_reference
 from headrace_runtime.producers import ProducerVerification
-from headrace_runtime.tables import table_part
+from headrace_runtime.tables import tables_part
 from headrace_runtime.waiting import wait_until
 from headrace_streams.dead_letters import DeadLetters
 from headrace_streams.ports import Log
@@ -283,9 +283,7 @@ def assemble(
         await projection.run()
 
     parts = [
-        table_part("keys", keys),
-        table_part("preferences", preferences),
-        table_part("fleet", fleet),
+        tables_part({"keys": keys, "preferences": preferences, "fleet": fleet}),
         Part("signatures", start=sign_records),
         Part("bootstrap key", start=store_bootstrap_key),
         Part("revoked keys", run=key_retention.run),

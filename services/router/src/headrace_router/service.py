@@ -410,11 +410,7 @@ class _Membership:
     async def _is_untouched(self, router: PartitionRouter) -> bool:
         """Whether the journal ends where this router left it. A record that arrives later fences its next entry."""
         name = TopicPartition(self._prefix + TASKS_JOURNAL.name, router.partition)
-        reader = self._log.reader()
-        try:
-            _, end = (await reader.bounds([name]))[name]
-        finally:
-            await reader.close()
+        _, end = (await self._log.admin().bounds([name]))[name]
         return router.journal_end == end
 
     async def _wait_for_backlogs(self) -> None:

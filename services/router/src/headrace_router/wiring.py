@@ -13,7 +13,7 @@ from headrace_runtime.health import Health
 from headrace_runtime.lifecycle import Part, Service
 from headrace_runtime.metrics import Metrics, discontinuities
 from headrace_runtime.producers import ProducerVerification
-from headrace_runtime.tables import table_part
+from headrace_runtime.tables import tables_part
 from headrace_streams.tables import Table
 from headrace_streams.topic_limits import TopicLimits
 
@@ -109,9 +109,7 @@ def build(settings: RouterSettings) -> Service:
     return Service(
         [
             connections.part,
-            table_part("fleet", fleet),
-            table_part("preferences", preferences),
-            table_part("keys", keys),
+            tables_part({"fleet": fleet, "preferences": preferences, "keys": keys}),
             Part("topic limits", start=limits.start, run=limits.run),
             Part("commands", stop=others.close),
             Part("router", run=service.run, drain=service.drain),

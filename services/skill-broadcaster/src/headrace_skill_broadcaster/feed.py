@@ -123,7 +123,7 @@ class Feed:
     async def start(self) -> None:
         """Read the newest events of each partition into memory. Raises TopicMissing, TransientError."""
         if self._reader is None:
-            self._reader = self._log.reader()
+            self._reader = self._log.follower()
         await self._begin(self._reader)
 
     async def run(self) -> None:

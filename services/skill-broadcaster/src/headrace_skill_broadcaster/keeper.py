@@ -182,11 +182,7 @@ class PartitionKeeper:
 
     async def check(self) -> None:
         """Read the partition again if another process has written to it. Raises TransientError, PartitionsLost."""
-        reader = self._tools.log.reader()
-        try:
-            _, end = (await reader.bounds([self._catalog]))[self._catalog]
-        finally:
-            await reader.close()
+        _, end = (await self._tools.log.admin().bounds([self._catalog]))[self._catalog]
         if end != self._end:
             self._tools.measures.reloads.labels("ForeignRecord").inc()
             _log.warning("another process wrote to the catalog", partition=self._partition, expected=self._end, end=end)

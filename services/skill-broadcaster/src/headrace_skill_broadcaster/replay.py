@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from headrace_contracts.topics import SKILLS_FEED
 from headrace_streams.errors import OffsetOutOfRange
-from headrace_streams.ports import Log, PartitionReader
+from headrace_streams.ports import Log
 from headrace_streams.records import TopicPartition
 
 from headrace_skill_broadcaster.decide.feed_positions import are_gone, encode_places, places_to_resume
@@ -57,11 +57,7 @@ class Replay:
         current = self._feed.positions(audience)
         places = places_to_resume(resume_at, current)
         if self._feed.forgotten(places) or any(places[partition] > now for partition, now in current.items()):
-            reader = self._log.reader()
-            try:
-                await self._refuse_if_gone(reader, places)
-            finally:
-                await reader.close()
+            await self._refuse_if_gone(places)
         return FeedSubscriber(audience, places, RecentVersions(_REMEMBERED_VERSIONS))
 
     async def bring_up(self, agent: FeedSubscriber, connection: FeedConnection, send: Send) -> None:
@@ -92,7 +88,7 @@ class Replay:
         reader = self._log.reader()
         try:
             behind = self._feed.forgotten(agent.places)
-            await self._refuse_if_gone(reader, {partition: agent.places[partition] for partition in behind})
+            await self._refuse_if_gone({partition: agent.places[partition] for partition in behind})
             await reader.assign({TopicPartition(self._topic, number): agent.places[number] for number in behind})
             while self._feed.forgotten(agent.places):
                 for record in await reader.poll(_POLL, _POLL_SECONDS):
@@ -113,7 +109,7 @@ class Replay:
         if not agent.versions.is_repeat(told.version):
             await send(with_place(encode_places(agent.places, agent.audience.partitions), told.payload))
 
-    async def _refuse_if_gone(self, reader: PartitionReader, places: dict[int, int]) -> None:
-        bounds = await reader.bounds([TopicPartition(self._topic, number) for number in places])
+    async def _refuse_if_gone(self, places: dict[int, int]) -> None:
+        bounds = await self._log.admin().bounds([TopicPartition(self._topic, number) for number in places])
         if are_gone(places, {partition.partition: limits for partition, limits in bounds.items()}):
             raise FeedPositionGone("events after this position have expired")

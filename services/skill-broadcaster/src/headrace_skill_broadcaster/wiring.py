@@ -19,7 +19,7 @@ from headrace_runtime.metrics import Metrics, discontinuities
 from headrace_runtime.open_requests import OpenRequests
 from headrace_runtime.openapi_page import PUBLIC_PATHS, add_reference
 from headrace_runtime.producers import ProducerVerification
-from headrace_runtime.tables import table_part
+from headrace_runtime.tables import tables_part
 from headrace_runtime.waiting import wait_until
 from headrace_streams.errors import TransientError
 from headrace_streams.partitioning import partition_of
@@ -137,9 +137,8 @@ def build(settings: SkillBroadcasterSettings) -> Service:
     return Service(
         [
             connections.part,
-            table_part("keys", keys),
             Part("search index", run=view.run, stop=view.close),
-            table_part("catalog", catalog),
+            tables_part({"keys": keys, "catalog": catalog}),
             Part("feed", start=lambda: _patiently("the feed", feed.start, health), run=feed.run, stop=feed.close),
             Part(
                 "submissions",

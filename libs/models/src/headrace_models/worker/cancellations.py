@@ -82,7 +82,7 @@ class Cancellations:
 
     async def start(self) -> None:
         """Read what was cancelled recently before the first attempt begins; waits while the cluster is unavailable."""
-        self._reader = self._log.reader()
+        self._reader = self._log.follower()
         while True:
             try:
                 partitions = await self._reader.partitions_of(self._topic)

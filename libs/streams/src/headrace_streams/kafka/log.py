@@ -14,6 +14,7 @@ from headrace_streams.kafka.errors import error_of
 from headrace_streams.kafka.producer import KafkaProducer
 from headrace_streams.kafka.properties import Properties
 from headrace_streams.kafka.reader import KafkaReader
+from headrace_streams.kafka.reading_client import ReadingClient
 
 _LOGGER = logging.getLogger("headrace_streams.kafka")
 
@@ -32,6 +33,7 @@ class KafkaLog:
             raise ValueError("the Kafka property bootstrap.servers is missing: give at least one host:port")
         self._properties = dict(properties)
         self._admin: KafkaAdmin | None = None
+        self._followed_with: ReadingClient | None = None
 
     def producer(self) -> KafkaProducer:
         with _naming_bad_properties():
@@ -43,9 +45,16 @@ class KafkaLog:
             return KafkaConsumer(self._properties, _LOGGER, admin, group, instance_id, from_start)
 
     def reader(self) -> KafkaReader:
-        admin = self.admin()
+        return KafkaReader(self._reading_client(shared=False), self.admin())
+
+    def follower(self) -> KafkaReader:
+        if self._followed_with is None or not self._followed_with.is_used:
+            self._followed_with = self._reading_client(shared=True)
+        return KafkaReader(self._followed_with, self.admin())
+
+    def _reading_client(self, *, shared: bool) -> ReadingClient:
         with _naming_bad_properties():
-            return KafkaReader(self._properties, _LOGGER, admin)
+            return ReadingClient(self._properties, _LOGGER, shared=shared)
 
     def admin(self) -> KafkaAdmin:
         if self._admin is None:

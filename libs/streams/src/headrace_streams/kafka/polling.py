@@ -37,7 +37,15 @@ class EndOfPartition:
     offset: int
 
 
-DeliveredMessage = Chunk | EndOfPartition
+@dataclass(frozen=True, slots=True)
+class FailedPartition:
+    """A partition, or with number -1 a whole topic, cannot be read any more as it was assigned."""
+
+    partition: TopicPartition
+    error: StreamsError
+
+
+DeliveredMessage = Chunk | EndOfPartition | FailedPartition
 
 _Command = tuple[Callable[[], Any], "asyncio.Future[Any] | None"]
 
@@ -54,6 +62,8 @@ class ConsumerThread:
         deliver: Called on the loop with records and events, in order.
         fail: Called on the loop with the error that ended the polling.
         end: Called on the thread after the last poll: when polling has failed, and when the thread is closed.
+        apart: Whether the error of a partition or topic is delivered, and polling goes on for the others, instead of
+            ending it.
     """
 
     def __init__(
@@ -63,8 +73,11 @@ class ConsumerThread:
         deliver: Callable[[Sequence[DeliveredMessage]], None],
         fail: Callable[[Exception], None],
         end: Callable[[], None],
+        *,
+        apart: bool = False,
     ) -> None:
         self.brisk = False
+        self._apart = apart
         self._consumer = consumer
         self._what = what
         self._deliver = deliver
@@ -216,14 +229,16 @@ class ConsumerThread:
                 deliveries += self._event(message, error)
         return [*deliveries, *chunks_of(messages[begin:])]
 
-    def _event(self, message: Message, error: KafkaError) -> Sequence[EndOfPartition]:
+    def _event(self, message: Message, error: KafkaError) -> Sequence[DeliveredMessage]:
         offset, partition = message.offset(), place_of(message)
         if error.code() == KafkaError._PARTITION_EOF and offset is not None:
             return (EndOfPartition(partition, offset),)
         failure = errors.consuming(error, f"{self._what}, {partition}")
-        if failure is not None:
-            raise failure
-        return ()
+        if failure is None:
+            return ()
+        if self._apart and partition.topic and not error.fatal():
+            return (FailedPartition(partition, failure),)
+        raise failure
 
 
 def _set_result(future: asyncio.Future[T], result: T) -> None:

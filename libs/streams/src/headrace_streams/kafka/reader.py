@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Collection, Mapping, Sequence
-from functools import partial
-
-from confluent_kafka import Consumer as LibrdkafkaConsumer
 
 from headrace_streams.errors import LeaveGroup, TopicMissing
-from headrace_streams.kafka import errors
 from headrace_streams.kafka.admin import KafkaAdmin
 from headrace_streams.kafka.inbox import Inbox
-from headrace_streams.kafka.polling import ConsumerThread, DeliveredMessage, EndOfPartition, to_kafka
-from headrace_streams.kafka.properties import Properties, reader_properties
+from headrace_streams.kafka.polling import DeliveredMessage, EndOfPartition
+from headrace_streams.kafka.reading_client import ReadingClient
 from headrace_streams.kafka.records import Chunk, records_of
 from headrace_streams.records import Record, TopicPartition
 
@@ -22,28 +17,22 @@ from headrace_streams.records import Record, TopicPartition
 class KafkaReader:
     """Create and use it within one event loop."""
 
-    def __init__(self, properties: Properties, logger: logging.Logger, admin: KafkaAdmin) -> None:
+    def __init__(self, client: ReadingClient, admin: KafkaAdmin) -> None:
         self._admin = admin
-        self._kafka = LibrdkafkaConsumer(reader_properties(properties), logger=logger)
+        self._client = client
         self._inbox = Inbox(self._throttle)
-        self._thread = ConsumerThread(self._kafka, "reader", self._deliver, self._fail, lambda: None)
         self._positions: dict[TopicPartition, int] = {}
         self._ends: dict[TopicPartition, int] = {}
         self._counts: dict[str, int] = {}
         self._failure: Exception | None = None
         self._closed = False
+        client.join(self)
 
     async def assign(self, positions: Mapping[TopicPartition, int]) -> None:
         await self._check(positions)
-        placed = [to_kafka(name, offset) for name, offset in positions.items()]
-
-        def assign() -> None:
-            self._kafka.assign(placed)
-            # On the polling thread: after the last record of the former assignment, before the first of this one.
-            self._thread.call_on_loop(self._begin, dict(positions))
-            self._thread.begin_to_poll()
-
-        await self._thread.run(assign, partial(errors.asking, what="assignment"))
+        if self._closed:
+            raise LeaveGroup("this reader is closed")
+        await self._client.assign(self, positions)
 
     async def poll(self, max_records: int, timeout: float) -> Sequence[Record]:
         deadline = asyncio.get_running_loop().time() + timeout
@@ -84,8 +73,7 @@ class KafkaReader:
             return
         self._closed = True
         self._inbox.changed.set()
-        await self._thread.run(self._kafka.close, partial(errors.asking, what="reader"))
-        await self._thread.close()
+        await self._client.leave(self)
 
     async def _check(self, partitions: Collection[TopicPartition]) -> None:
         for name in partitions:
@@ -93,18 +81,6 @@ class KafkaReader:
                 await self.partitions_of(name.topic)
             if name.partition >= self._counts[name.topic]:
                 raise TopicMissing(f"{name} does not exist: {name.topic} has {self._counts[name.topic]} partitions")
-
-    def _begin(self, positions: dict[TopicPartition, int]) -> None:
-        self._inbox.drop_all()
-        self._failure = None
-        self._positions = positions
-        self._ends = {}
-
-    def _deliver(self, deliveries: Sequence[DeliveredMessage]) -> None:
-        for delivery in deliveries:
-            if isinstance(delivery, EndOfPartition):
-                self._ends[delivery.partition] = delivery.offset
-        self._inbox.put(chunk for chunk in deliveries if isinstance(chunk, Chunk))
 
     def _skip_gaps(self) -> bool:
         """Once the inbox is empty, move positions over ranges without records; returns whether any moved."""
@@ -116,9 +92,27 @@ class KafkaReader:
         self._ends.clear()
         return moved
 
-    def _fail(self, error: Exception) -> None:
+    def _throttle(self, full: bool) -> None:
+        if not self._closed:
+            self._client.throttle(self, full)
+
+    # Called by the client:
+
+    def begin(self, positions: Mapping[TopicPartition, int]) -> None:
+        """See `AssignedReader`."""
+        self._inbox.drop_all()
+        self._failure = None
+        self._positions = dict(positions)
+        self._ends = {}
+
+    def deliver(self, deliveries: Sequence[DeliveredMessage]) -> None:
+        """See `AssignedReader`."""
+        for delivery in deliveries:
+            if isinstance(delivery, EndOfPartition):
+                self._ends[delivery.partition] = delivery.offset
+        self._inbox.put(chunk for chunk in deliveries if isinstance(chunk, Chunk))
+
+    def fail(self, error: Exception) -> None:
+        """See `AssignedReader`."""
         self._failure = error
         self._inbox.changed.set()
-
-    def _throttle(self, full: bool) -> None:
-        self._thread.hold(full)

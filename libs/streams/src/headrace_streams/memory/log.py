@@ -9,7 +9,7 @@ from headrace_streams.memory.cluster import MemoryCluster
 from headrace_streams.memory.consumer import MemoryConsumer
 from headrace_streams.memory.network import Network, PerfectNetwork
 from headrace_streams.memory.producer import MemoryProducer
-from headrace_streams.memory.reader import MemoryAdmin, MemoryReader
+from headrace_streams.memory.reader import Followed, MemoryAdmin, MemoryReader
 
 
 def _wall_clock_ms() -> int:
@@ -39,6 +39,7 @@ class MemoryLog:
         self._client = client
         self._network: Network = network or PerfectNetwork()
         self._clients: list[MemoryProducer | MemoryConsumer | MemoryReader] = []
+        self._followed: Followed = {}
 
     def producer(self) -> MemoryProducer:
         producer = MemoryProducer(self._cluster, self._network, self._client, self._clock)
@@ -53,6 +54,11 @@ class MemoryLog:
     def reader(self) -> MemoryReader:
         reader = MemoryReader(self._cluster, self._network, self._client)
         self._clients.append(reader)
+        return reader
+
+    def follower(self) -> MemoryReader:
+        reader = self.reader()
+        reader.share(self._followed)
         return reader
 
     def admin(self) -> MemoryAdmin:

@@ -34,6 +34,10 @@ async def bounds_of(
     return await network.call(NetworkRequest(client, Operation.OFFSETS, tuple(partitions)), perform)
 
 
+Followed = dict[TopicPartition, "MemoryReader"]
+"""Which follower reads which partition."""
+
+
 class MemoryReader:
     """Reads by assign()."""
 
@@ -43,10 +47,22 @@ class MemoryReader:
         self._client = client
         self._cursors = Cursors(cluster, network, client, reset_to_start=None)
         self._closed = False
+        # A reader with a connection of its own knows of no other.
+        self._followed: Followed = {}
+
+    def share(self, followed: Followed) -> None:
+        """Be one of the followers of a log."""
+        self._followed = followed
 
     async def assign(self, positions: Mapping[TopicPartition, int]) -> None:
-        self._cursors.drop_all()
+        if self._closed:
+            raise LeaveGroup("this reader is closed")
+        taken = sorted(name for name in positions if self._followed.get(name, self) is not self)
+        if taken:
+            raise ValueError(f"{', '.join(map(str, taken))}: followed by another reader of this process already")
+        self._give_up()
         self._cursors.add(positions)
+        self._followed.update(dict.fromkeys(positions, self))
 
     async def poll(self, max_records: int, timeout: float) -> Sequence[Record]:
         deadline = asyncio.get_running_loop().time() + timeout
@@ -88,8 +104,13 @@ class MemoryReader:
     def kill(self) -> None:
         """End as if the process was killed."""
         self._closed = True
-        self._cursors.drop_all()
+        self._give_up()
         self._cursors.changed.set()
+
+    def _give_up(self) -> None:
+        for name in [name for name, reader in self._followed.items() if reader is self]:
+            del self._followed[name]
+        self._cursors.drop_all()
 
 
 class MemoryAdmin:

@@ -107,7 +107,7 @@ class WindowsApp:
     async def run(self, on_started: Callable[[], None]) -> None:
         """Runs until cancelled. Raises what ended it: WindowsEnded, NotForFaust, TimeoutError, any error of Faust's."""
         tolerant_fetching.install(self._skipped)
-        reader = self._tools.log.reader()
+        reader = self._tools.log.follower()
         try:
             await self._run(self._app(await self._prepare_changelogs()), reader, on_started)
         finally:

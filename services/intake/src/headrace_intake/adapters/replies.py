@@ -97,7 +97,7 @@ class ReplyDispatcher:
 
     async def start(self) -> None:
         """Start at the end of the partition. Raises TopicMissing."""
-        self._reader = self._log.reader()
+        self._reader = self._log.follower()
         partitions = await self._reader.partitions_of(self._topic)
         self._place = partitions[partition_for(self._instance_id, len(partitions))]
         self._next_offset = (await self._reader.bounds([self._place]))[self._place][1]
@@ -209,7 +209,7 @@ class ReplyDispatcher:
         yield from (key for key, task in oldest if task.accepted.done() and not task.has_waiters)
 
     async def _reopened(self) -> PartitionReader:
-        reader = self._log.reader()
+        reader = self._log.follower()
         try:
             first, end = (await reader.bounds([self._place]))[self._place]
             self._next_offset = min(max(self._next_offset, first), end)

@@ -1,0 +1,37 @@
+"""How many clients of Kafka each service has: each costs about five threads, connections, a login, and fetches."""
+
+import contextlib
+import sys
+
+import pytest
+from headrace_testing.kafka_clients import clients_of
+from headrace_testing.up import RunningStack
+from headrace_testing.waiting import eventually
+
+ALLOWED = {
+    # A producer, a member of a group, the followers' shared one, and one for questions.
+    "intake": 4,
+    "local-worker": 4,
+    "cloud-worker": 4,
+    "skill-broadcaster": 4,
+    # Besides these, Faust's own, which is not librdkafka's.
+    "cost-accountant": 4,
+    # And a second producer, so that trouble of other topics does not reach the journal.
+    "router": 5,
+}
+"""At rest. More than that needs a reason, here and in docs/performance.md."""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads are counted by their names in /proc")
+async def test_no_service_has_more_clients_of_kafka_than_it_needs(platform: RunningStack) -> None:
+    assert ALLOWED.keys() == platform.ops_urls.keys()
+    counted: dict[str, int] = {}
+
+    async def at_rest() -> bool:
+        # Partitions are taken over, and callers resume, with clients that are closed afterwards.
+        counted.update({name: clients_of(platform.pid(name)) for name in ALLOWED})
+        return counted == ALLOWED
+
+    with contextlib.suppress(TimeoutError):
+        await eventually(at_rest, 60)
+    assert counted == ALLOWED
