@@ -17,8 +17,8 @@ async def following(bench: LogBench, topic: str, offset: int = 0) -> PartitionRe
     return follower
 
 
-async def values(follower: PartitionReader, count: int) -> list[bytes | None]:
-    return [record.value for record in await take(follower, count)]
+async def values(follower: PartitionReader, count: int) -> list[bytes]:
+    return [record.value or b"" for record in await take(follower, count)]
 
 
 async def test_each_reads_what_is_its_own(bench: LogBench) -> None:
@@ -100,6 +100,21 @@ async def test_an_offset_that_is_gone_is_a_trouble_of_its_follower(bench: LogBen
     assert (await take(follower, 1))[0].offset == 4
     await bench.write(other, [b"b"])
     assert await values(beside, 1) == [b"b"]
+
+
+async def test_what_was_wrong_before_does_not_end_what_was_asked_for_since(bench: LogBench) -> None:
+    topic, other = await bench.topic(), await bench.topic()
+    partition = TopicPartition(topic, 0)
+    await bench.write(topic, [b"%d" % number for number in range(10)])
+    follower, beside = bench.follower(), await following(bench, other)
+    for seconds in (0.0, 0.01, 0.05, 0.1, 0.2, 0.0):
+        # The error may be anywhere on its way when something else is asked for.
+        await follower.assign({partition: 99})
+        await asyncio.sleep(seconds)
+        await follower.assign({partition: 8})
+        assert [record.offset for record in await take(follower, 2)] == [8, 9]
+    await bench.write(other, [b"value"])
+    assert await values(beside, 1) == [b"value"]
 
 
 async def test_a_topic_that_goes_and_comes_is_a_trouble_of_its_follower(bench: LogBench) -> None:

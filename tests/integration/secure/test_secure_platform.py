@@ -311,10 +311,8 @@ async def test_a_follower_that_may_not_read_its_topic_keeps_no_other_from_readin
         await read(1)
         for future in admin.create_acls([refused]).values():
             await asyncio.wrap_future(future)
-        with pytest.raises(LeaveGroup, match="followed-closed.*TOPIC_AUTHORIZATION_FAILED"):
-            async with asyncio.timeout(30):
-                while True:
-                    await followers[1].poll(1, 1.0)
+        with pytest.raises(LeaveGroup, match=r"followed-closed.*TOPIC_AUTHORIZATION_FAILED"):
+            await followers[1].poll(1, 30.0)
         await read(0)
         await read(0)
         await asyncio.to_thread(_take_back, admin, made, [refused])
