@@ -17,7 +17,7 @@ SOURCES := $(wildcard libs/*/src services/*/src) tests libs/devstack/bootstrap.p
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up demo test test-long test-clients test-k8s check compiled format generate bench bench-secure bench-recovery bench-footprint bench-ledger bench-streams bench-gateway bench-models bench-group-commit bench-scale attack chaos simulate lock-artifacts downloads rights compose-secrets clean
+.PHONY: help setup up demo test test-long test-clients test-k8s check compiled format generate bench bench-secure bench-recovery bench-footprint bench-ledger bench-streams bench-gateway bench-models bench-group-commit bench-scale bench-accountant attack chaos simulate lock-artifacts downloads rights compose-secrets clean
 
 help: ## Show this list
 	@echo "Headrace: make <target> [ARGS='...']"
@@ -109,6 +109,9 @@ bench-recovery: setup ## Measure how long routers take to take partitions over (
 
 bench-ledger: setup ## Measure how many usage events a second the ledger books, on a Postgres of its own (ARGS="--help")
 	@exec $(BIN)/python tests/bench/ledger.py $(ARGS)
+
+bench-accountant: setup downloads ## Measure the processor time of a whole cost accountant for each usage event (ARGS="--help")
+	@exec $(BIN)/python tests/bench/accountant.py $(ARGS)
 
 bench-streams: setup ## Measure the stream library beside its peers, on one Kafka in alternating rounds (ARGS="--help")
 	@PYTHONPATH=tests/bench/streams exec $(BIN)/python -m headrace_bench $(ARGS)

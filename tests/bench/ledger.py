@@ -51,13 +51,13 @@ class Figures:
     of_a_postgres_core: float
 
 
-def event(number: int, now_ms: int) -> UsageRecorded:
-    """As a worker records it; tenants and models mixed, all of today."""
+def event(number: int, now_ms: int, *, tenant: str | None = None, run: str = "019a7f3e") -> UsageRecorded:
+    """As a worker records it; tenants (unless given) and models mixed, all of today. Ids are unique in a run."""
     provider, model = MODELS[number % len(MODELS)]
-    task = f"019a7f3e-0000-7000-8000-{number:012x}"
+    task = f"{run}-0000-7000-8000-{number:012x}"
     return UsageRecorded(
         event_id=f"{task}/1/x{number}",
-        tenant=f"tenant-{number * 7919 % TENANTS}",
+        tenant=tenant or f"tenant-{number * 7919 % TENANTS}",
         user="somebody",
         task_id=task,
         attempt_id=f"{task}/1",
