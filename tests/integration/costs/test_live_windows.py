@@ -2,21 +2,21 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Collection, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
+from unittest.mock import AsyncMock
 
 import pytest
 from aiokafka import AIOKafkaProducer
 from confluent_kafka import Producer as ForeignProducer
+from faust.tables.table import Table as FaustTable
 from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread
 from headrace_contracts.codec import Codec, schema_text
 from headrace_contracts.events import Outcome, SpendWindows, Usage, UsageRecorded
 from headrace_contracts.memory_registry import MemoryRegistry
 from headrace_contracts.topics import SPEND_WINDOWS, USAGE_RECORDED
-from headrace_cost_accountant.adapters import tolerant_fetching
-from headrace_cost_accountant.adapters.every_record import EveryRecord
 from headrace_cost_accountant.adapters.windows_app import WindowsApp, WindowsTools
 from headrace_cost_accountant.decide.booking import Cost, cost_of
 from headrace_cost_accountant.decide.windows import LENGTHS, current_windows
@@ -78,24 +78,6 @@ def stumble_at(offset: int, patch: pytest.MonkeyPatch) -> None:
     patch.setattr(WindowsApp, "_decode", stumbling)
 
 
-def drop(offsets: Collection[int], patch: pytest.MonkeyPatch) -> None:
-    """Let Faust never see these records of usage.recorded again, which its client has fetched."""
-    getmany = AIOKafkaConsumerThread.getmany
-
-    async def dropping(self: Any, active_partitions: Any, timeout: float) -> Mapping[Any, list[Any]]:
-        fetched = await getmany(self, active_partitions, timeout)
-        return {
-            name: [
-                record
-                for record in records
-                if not (name.topic.endswith(USAGE_RECORDED.name) and record.offset in offsets)
-            ]
-            for name, records in fetched.items()
-        }
-
-    patch.setattr(AIOKafkaConsumerThread, "getmany", dropping)
-
-
 class Stumbled(Exception):
     """What the test makes an event fail with."""
 
@@ -110,6 +92,7 @@ class Bench:
     live: Table[SpendWindows]
     metrics: Metrics
     measures: LedgerMetrics
+    publish_seconds: float = 0.1
 
     async def use(self, tenant: str, numbers: range) -> int:
         """Record usage; what it costs in nano-dollars."""
@@ -139,7 +122,7 @@ class Bench:
             publisher=Publisher(self.producer, self.codec, "test"),
             measures=self.measures,
             replication=1,
-            publish_seconds=0.1,
+            publish_seconds=self.publish_seconds,
             clock=now_ms,
         )
         started = asyncio.Event()
@@ -167,16 +150,6 @@ class Bench:
             raise AssertionError(f"the day of {tenant} shows {shown}, not {expected}") from None
         await asyncio.sleep(0.5)
         assert self.shown(tenant) == expected
-
-    async def still_for(self, seconds: float, tenant: str) -> None:
-        """Waits until what the tenant's day shows has not changed for so long."""
-        loop = asyncio.get_running_loop()
-        shown, since = self.shown(tenant), loop.time()
-        async with asyncio.timeout(60):
-            while loop.time() - since < seconds:
-                await asyncio.sleep(0.05)
-                if self.shown(tenant) != shown:
-                    shown, since = self.shown(tenant), loop.time()
 
     def shown(self, tenant: str) -> int:
         return current_windows(self.live.get(tenant), now_ms())[-1].cost_nanodollars
@@ -244,40 +217,60 @@ async def test_an_event_that_fails_ends_the_life_and_is_never_added_twice(
         await bench.spent_today("acme", acme)
 
 
-@pytest.mark.parametrize(
-    "dropped",
-    [range(3), range(10, 14), range(36, 40), range(40), [0, 1, 7, 20, 21, 39]],
-    ids=["first", "middle", "last", "all", "here and there"],
-)
-async def test_what_faust_drops_is_added_all_the_same(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch, dropped: Collection[int]
-) -> None:
-    drop(dropped, monkeypatch)
-    async with bench.windows() as life:
-        acme = await bench.use("acme", range(40))
-        await bench.spent_today("acme", acme)
-        assert bench.counted("missed") >= len(dropped)
-        acme += await bench.use("acme", range(40, 50))
-        await bench.spent_today("acme", acme)
-        assert not life.done()
+async def test_faust_reads_no_usage(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    getmany = AIOKafkaConsumerThread.getmany
+    asked: set[str] = set()
 
+    async def listening(self: Any, active_partitions: Any, timeout: float) -> Mapping[Any, list[Any]]:
+        asked.update(name.topic for name in active_partitions)
+        return await getmany(self, active_partitions, timeout)
 
-async def test_what_is_dropped_before_a_crash_is_added_after_it(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Faust must not commit past what it dropped, even though it acknowledges that and has handled later records."""
-    with monkeypatch.context() as patch:
-        drop(range(10, 14), patch)
-        stumble_at(12, patch)
+    monkeypatch.setattr(AIOKafkaConsumerThread, "getmany", listening)
+    monkeypatch.setattr("headrace_cost_accountant.adapters.windows_app._WRITE_SECONDS", 0.0)
+    for first in (0, 40):
         async with bench.windows() as life:
+            await bench.use("acme", range(first, first + 40))
+            await bench.spent_today("acme", cost_of_all("acme", range(first + 40)))
+            assert not life.done()
+    # Only what the second life has restored its tables from.
+    assert asked
+    assert all(topic.endswith("-changelog") for topic in asked)
+
+
+async def test_usage_of_a_moment_changes_each_of_its_windows_once(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_key, changes = FaustTable._set_key, []
+
+    def counting(self: Any, key: Any, value: Any) -> None:
+        changes.append(key)
+        set_key(self, key, value)
+
+    monkeypatch.setattr(FaustTable, "_set_key", counting)
+    monkeypatch.setattr("headrace_cost_accountant.adapters.windows_app._WRITE_SECONDS", 0.0)
+    bench.publish_seconds = 2.0
+    async with bench.windows():
+        acme = await bench.use("acme", range(400))
+        await bench.spent_today("acme", acme)
+    assert 3 <= len(changes) <= 60
+
+
+async def test_what_is_not_committed_before_a_crash_is_added_once_after_it(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though it is in the changelogs already."""
+    monkeypatch.setattr("headrace_cost_accountant.adapters.windows_app._WRITE_SECONDS", 0.0)
+    with monkeypatch.context() as patch:
+        patch.setattr(WindowsApp, "_commit", AsyncMock())
+        async with bench.windows():
             acme = await bench.use("acme", range(40))
+            await bench.spent_today("acme", acme)
+    with monkeypatch.context() as patch:
+        stumble_at(50, patch)
+        async with bench.windows() as life:
+            acme += await bench.use("acme", range(40, 80))
             await asyncio.wait([life], timeout=60)
             assert isinstance(life.exception(), Stumbled)
-    with monkeypatch.context() as patch:
-        drop(range(36, 40), patch)
-        patch.setattr("headrace_cost_accountant.adapters.windows_app._LOOK_SECONDS", 1_000.0)
-        async with bench.windows():
-            # Faust may drop more at the end by itself, and Faust's own commits come every 2.8 s.
-            await bench.still_for(4.0, "acme")
-            assert 0 < bench.shown("acme") <= acme - cost_of_all("acme", range(36, 40))
     async with bench.windows():
         await bench.spent_today("acme", acme)
 
@@ -300,19 +293,6 @@ async def test_a_life_ends_though_a_commit_swallows_its_cancellation(
         life.cancel()
         await asyncio.wait([life], timeout=60)
         assert life.done()
-
-
-async def test_what_streams_pass_over_and_acknowledge_is_added(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As they do with what arrives while flow control is off."""
-    deliver = EveryRecord.deliver
-
-    async def deaf(self: EveryRecord[Any], record: Record, membership: int) -> None:
-        await deliver(self, record, membership - (record.offset in range(5, 30)))
-
-    monkeypatch.setattr(EveryRecord, "deliver", deaf)
-    async with bench.windows():
-        await bench.spent_today("acme", await bench.use("acme", range(30)))
-    assert bench.counted("missed") >= 25
 
 
 async def test_offsets_without_records_are_passed_over(bench: Bench, topic_prefix: str) -> None:
@@ -409,32 +389,6 @@ async def test_headers_that_are_no_text_cost_nothing(
         cost = sum(cost_of(event, BOOK).nanodollars for event in events)
         await bench.spent_today("acme", cost + first)
         assert not life.done()
-
-
-@pytest.mark.parametrize("error", [ValueError, IndexError, RuntimeError])
-async def test_a_batch_that_fausts_client_cannot_unpack_is_read_by_the_other_one(
-    bench: Bench, topic_prefix: str, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
-) -> None:
-    """The broker takes none of these, so the client is made to fail with one of them."""
-    unpack = tolerant_fetching._Batch._maybe_uncompress
-
-    def failing(batch: Any) -> None:
-        if batch.compression_type:
-            raise error
-        unpack(batch)
-
-    monkeypatch.setattr(tolerant_fetching._Batch, "_maybe_uncompress", failing)
-    topic = topic_prefix + USAGE_RECORDED.name
-    async with bench.windows() as life:
-        first = await bench.use("acme", range(1))
-        foreign = ForeignProducer({"bootstrap.servers": bench.kafka, "compression.type": "gzip", "linger.ms": 50})
-        for number in range(100, 200):
-            foreign.produce(topic, bench.codec.encode(USAGE_RECORDED, usage(number, "acme")), b"acme")
-        assert foreign.flush(30) == 0
-        after = first + cost_of_all("acme", range(100, 200)) + await bench.use("acme", range(1, 20))
-        await bench.spent_today("acme", after)
-        assert not life.done()
-    assert bench.counted("skipped") == 100
 
 
 @pytest.mark.parametrize("trouble", ["silent", "away"])

@@ -5,26 +5,49 @@ import json
 import logging
 import ssl
 from collections.abc import Callable
+from itertools import pairwise
 
 import pytest
 from faust.auth import SASLCredentials, SSLCredentials
 from headrace_cost_accountant.adapters.faust_credentials import NotForFaust, credentials_of
-from headrace_cost_accountant.adapters.windows_app import add_once
+from headrace_cost_accountant.decide.windows import add_once
 from headrace_cost_accountant.metrics import LedgerMetrics
 from headrace_cost_accountant.service import LiveWindowsRunner
 from headrace_runtime.health import Health
 from headrace_runtime.metrics import Metrics
+from hypothesis import given
+from hypothesis import strategies as st
 
 
-def test_a_record_that_is_read_again_is_not_added_again() -> None:
-    first = [2, 10, 1, 5, 6, 0, 0, 100, 3, 4]
-    held = add_once([], first)
-    assert held == first
-    assert add_once(held, first) == held
-    assert add_once(held, [2, 9, 1, 1, 1, 1, 1, 1, 1, 1]) == held
-    assert add_once(held, [2, 11, 1, 1, 1, 1, 1, 1, 1, 1]) == [2, 11, 2, 6, 7, 1, 1, 101, 4, 5]
+def test_records_that_are_read_again_are_not_added_again() -> None:
+    first = [(10, (1, 5, 6, 0, 0, 100, 3, 4))]
+    held = add_once([], 2, first)
+    assert held == [2, 10, 1, 5, 6, 0, 0, 100, 3, 4]
+    assert add_once(held, 2, first) is held
+    assert add_once(held, 2, [(8, (1,) * 8), (9, (1,) * 8)]) is held
+    assert add_once(held, 2, [(9, (5,) * 8), (10, (5,) * 8), (12, (1,) * 8), (15, (2,) * 8)]) == [
+        2, 15, 4, 8, 9, 3, 3, 103, 6, 7,
+    ]  # fmt: skip
     # The tenant's partition is another since partitions were added.
-    assert add_once(held, [5, 0, 1, 1, 1, 1, 1, 1, 1, 1]) == [5, 0, 2, 6, 7, 1, 1, 101, 4, 5]
+    assert add_once(held, 5, [(0, (1,) * 8)]) == [5, 0, 2, 6, 7, 1, 1, 101, 4, 5]
+
+
+@given(
+    st.lists(st.tuples(*[st.integers(0, 50)] * 8), min_size=1, max_size=30),
+    st.lists(st.integers(0, 29), max_size=8),
+)
+def test_pieces_that_overlap_add_up_to_every_record_once(spends: list[tuple[int, ...]], cuts: list[int]) -> None:
+    records = list(enumerate(spends))
+    held: list[int] = []
+    reached = 0
+    for begin, end in pairwise([0, *cuts, len(records)]):
+        # A piece begins where the last one has ended, or before.
+        piece = records[min(begin, reached) : max(end, reached)]
+        reached = max(end, reached)
+        held = add_once(held, 3, piece) if piece else held
+    reached = len(records)
+    held = add_once(held, 3, records)
+    assert held == [3, reached - 1, *map(sum, zip(*spends, strict=True))]
 
 
 @pytest.mark.parametrize(
@@ -35,13 +58,14 @@ def test_a_record_that_is_read_again_is_not_added_again() -> None:
     ],
 )
 def test_a_window_from_before_cache_writes_were_counted_goes_on(held: list[int], sums: list[int]) -> None:
-    addition = [1, 2, 1, 10, 1, 0, 0, 10, 6, 4]
-    assert add_once(held, addition) == [1, 2, *sums]
-    assert add_once(add_once(held, addition), addition) == [1, 2, *sums]
+    additions = [(2, (1, 10, 1, 0, 0, 10, 6, 4))]
+    assert add_once(held, 1, additions) == [1, 2, *sums]
+    assert add_once(add_once(held, 1, additions), 1, additions) == [1, 2, *sums]
 
 
 def test_values_survive_json() -> None:
-    assert json.loads(json.dumps(add_once([0, 1, 2**62, 0, 0, 0, 0, 2**62], [0, 2, 1, 0, 0, 0, 0, 1])))[2] == 2**62 + 1
+    value = add_once([0, 1, 2**62, 0, 0, 0, 0, 2**62], 0, [(2, (1, 0, 0, 0, 0, 1, 0, 0))])
+    assert json.loads(json.dumps(value))[2] == 2**62 + 1
 
 
 def test_in_clear_and_without_login() -> None:

@@ -115,3 +115,16 @@ def test_no_client_waits_long_for_a_broker_that_hangs(
 ) -> None:
     assert int(made(NO_BROKER)[name]) <= 10_000
     assert made({**NO_BROKER, name: 30_000})[name] == 30_000
+
+
+async def test_a_patient_log_lets_records_gather_unless_the_installation_says_otherwise() -> None:
+    patient = KafkaLog(NO_BROKER).patient(250)
+    for made in (
+        reader_properties(patient._properties),
+        consumer_properties(patient._properties, "g", None, from_start=True),
+    ):
+        assert made["fetch.wait.max.ms"] == 250
+        assert made["fetch.min.bytes"] == 512 * 1024
+    own = KafkaLog({**NO_BROKER, "fetch.wait.max.ms": 7})
+    assert reader_properties(own.patient(250)._properties)["fetch.wait.max.ms"] == 7
+    assert own.patient(250).admin() is own.admin()

@@ -68,7 +68,8 @@ class Connections:
         self._bootstrap_servers = settings.bootstrap_servers
         self.registry = SchemaRegistry(settings.registry_url, access=settings.registry_access())
         self.codec = Codec(self.registry, settings.topic_prefix)
-        self.log: Log = KafkaLog(settings.kafka_config())
+        self._kafka = KafkaLog(settings.kafka_config())
+        self.log: Log = self._kafka
         self.producer: Producer = self.log.producer()
         self._mac = mac
         service = settings.service_name
@@ -84,6 +85,10 @@ class Connections:
     def another_publisher(self, producer: Producer) -> Publisher:
         """A publisher of the same service that uses another producer."""
         return Publisher(producer, self.codec, self._source, self._mac)
+
+    def patient_log(self, wait_ms: int) -> Log:
+        """For consumers and readers whose records may wait this long, in milliseconds: see `KafkaLog.patient`."""
+        return self._kafka.patient(wait_ms)
 
     async def _start(self) -> None:
         await wait_until(

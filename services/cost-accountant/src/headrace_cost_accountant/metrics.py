@@ -21,9 +21,3 @@ class LedgerMetrics:
         self.windows_passed_over = own.counter(
             "windows_passed_over", "Usage events that the live windows could not read; the ledger handles them."
         )
-        self.windows_missed = own.counter(
-            "windows_missed", "Usage events that Faust dropped and the live windows read from the log themselves."
-        )
-        self.windows_skipped = own.counter(
-            "windows_skipped", "Offsets of batches that Faust's client could not unpack; treated as dropped by Faust."
-        )

@@ -36,6 +36,11 @@ from headrace_cost_accountant.settings import CostAccountantSettings
 WRITES: Final = (SPEND_WINDOWS,)
 READS: Final = (USAGE_RECORDED, SPEND_WINDOWS, ACCESS_KEYS)
 
+_FETCH_MS: Final = 250
+"""How long usage may wait at the broker for more of it."""
+_LEDGER_WAIT_SECONDS: Final = 0.5
+"""How long it may wait for others to share its transaction, of which each takes milliseconds. Reports are as late."""
+
 
 def build(settings: CostAccountantSettings) -> Service:
     """The service and its parts; opens no connection. Raises PriceBookInvalid, OSError for an unusable price book."""
@@ -46,6 +51,7 @@ def build(settings: CostAccountantSettings) -> Service:
     prices = load_price_book(settings.price_book)
     connections = Connections(settings, health, metrics, writes=WRITES, reads=READS)
     log, codec = connections.log, connections.codec
+    batches = connections.patient_log(_FETCH_MS)
 
     dsn = settings.database_url.get_secret_value()
     database = Database(
@@ -57,13 +63,14 @@ def build(settings: CostAccountantSettings) -> Service:
         on_change=DatabaseMetrics(metrics.for_subsystem("costs"), health, needed=True).changed,
     )
     ledger = Projection(
-        log,
+        batches,
         settings.topic_prefix + LEDGER.name,
         LEDGER.topics,
         codec,
         LedgerStore(database, prices, connections.dead_letters, measures),
         connections.dead_letters,
         max_batch=settings.ledger_batch,
+        max_wait_seconds=_LEDGER_WAIT_SECONDS,
         on_waiting=lambda reason: _ledger_waits(health, measures, reason),
         on_discontinuity=lost,
         on_standstill=lambda reason: health.report("ledger progress", reason),
@@ -71,7 +78,7 @@ def build(settings: CostAccountantSettings) -> Service:
     )
     tools = WindowsTools(
         kafka=settings.kafka_config(),
-        log=log,
+        log=batches,
         codec=codec,
         prices=prices,
         publisher=connections.publisher,

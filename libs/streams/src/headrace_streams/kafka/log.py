@@ -16,6 +16,9 @@ from headrace_streams.kafka.properties import Properties
 from headrace_streams.kafka.reader import KafkaReader
 from headrace_streams.kafka.reading_client import ReadingClient
 
+_PATIENT_BYTES = 512 * 1024
+"""A fetch that brings so much does not wait for more."""
+
 _LOGGER = logging.getLogger("headrace_streams.kafka")
 
 
@@ -55,6 +58,17 @@ class KafkaLog:
     def _reading_client(self, *, shared: bool) -> ReadingClient:
         with _naming_bad_properties():
             return ReadingClient(self._properties, _LOGGER, shared=shared)
+
+    def patient(self, wait_ms: int) -> KafkaLog:
+        """The same cluster for consumers and readers whose records may wait this long, in milliseconds, for others.
+
+        A fetch then brings many records. Otherwise the broker answers with each record as it comes, and each answer
+        costs the client as much as a hundred records in one. What the installation sets itself is kept.
+        """
+        waiting: Properties = {"fetch.min.bytes": _PATIENT_BYTES, "fetch.wait.max.ms": wait_ms}
+        patient = KafkaLog({**waiting, **self._properties})
+        patient._admin = self.admin()
+        return patient
 
     def admin(self) -> KafkaAdmin:
         if self._admin is None:

@@ -1,23 +1,21 @@
-"""Live spend: Faust sums up usage in tumbling windows and publishes them to `spend.windows`.
+"""Live spend: sums of usage in Faust's tumbling windows, published to `spend.windows`.
 
 A view for people, rebuilt from its changelog and the topic; billing rests on the ledger alone. Yet it is exact:
-`every_record` adds what Faust drops; each window's value holds the offset of the last record added, so that one that is
-read again after a crash is not added twice; and a position is committed once everything below it is published.
+`every_record` reads each record of this member's partitions, past Faust; usage is added up by tenant and window, and
+each window is changed once for all usage of a piece; its value holds the offset of the last record added, so that one
+that is read again after a crash is not added twice; and a position is committed once everything below it is published.
 """
 
 from __future__ import annotations
 
 import asyncio
 import weakref
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Final
 
-import faust
 from faust.streams import _current_event
 from faust.types import TP
-from faust.types.tuples import Message
 from headrace_contracts.codec import Codec
 from headrace_contracts.errors import ContractError, Origin, RegistryUnavailable, SchemaNotCached
 from headrace_contracts.events import UsageRecorded
@@ -31,28 +29,29 @@ from headrace_streams.ports import Log, PartitionReader
 from headrace_streams.publishing import Publication, Publisher
 from headrace_streams.records import NewTopic, Record
 
-from headrace_cost_accountant.adapters import tolerant_fetching
 from headrace_cost_accountant.adapters.every_record import EveryRecord, RecordHandling
-from headrace_cost_accountant.adapters.faust_credentials import credentials_of
+from headrace_cost_accountant.adapters.windows_faust import SUSPENDED_SECONDS, event_of, membership_of, new_app
 from headrace_cost_accountant.decide.booking import Implausible, cost_of, meant_time
-from headrace_cost_accountant.decide.windows import LENGTHS, Live, Spend, spend_windows, window_start
+from headrace_cost_accountant.decide.windows import LENGTHS, Live, Spend, add_once, spend_windows, window_start
 from headrace_cost_accountant.metrics import LedgerMetrics
 
 _KEPT_WINDOWS: Final = {60: 60, 3_600: 48, 86_400: 8}
 """How many windows of each length stay in memory; a usage event older than these changes none."""
-_SESSION_SECONDS: Final = 10.0
-_LINGER_SECONDS: Final = 0.25
 _START_SECONDS: Final = 120.0
 _STOP_SECONDS: Final = 10.0
 _CANCEL_AGAIN_SECONDS: Final = 0.5
 _DAY_SECONDS: Final = 86_400
+_WRITE_SECONDS: Final = 5.0
+"""How often changed windows are written into Faust's tables, which costs more than all else that is done for them. What
+is written less often is read again after a crash, and added up once more."""
 _REGISTRY_PAUSE_SECONDS: Final = 0.5
 _REGISTRY_PATIENCE_SECONDS: Final = 10.0
 """How long a usage event of an unknown schema holds all others back while the registry does not answer."""
-_LOOK_SECONDS: Final = 2.0
-"""How often the ends of partitions are compared with what was added."""
 _LONGEST_TENANT: Final = 1_000
 """Characters. Each of a tenant's windows is a record with its name, which must fit."""
+
+WindowKey = tuple[str, int, int]
+"""Tenant, length in seconds, start in milliseconds since the epoch."""
 
 _log = get_logger("headrace.costs.windows")
 
@@ -67,9 +66,9 @@ class WindowsTools:
 
     Attributes:
         kafka: librdkafka properties of the connection.
-        log: Creates the changelogs, and reads what Faust drops.
+        log: Creates the changelogs, and reads usage.
         replication: Replication factor of the changelogs.
-        publish_seconds: How often changed windows are published.
+        publish_seconds: How often usage is read, and changed windows are published.
         clock: Milliseconds since the epoch.
     """
 
@@ -84,11 +83,6 @@ class WindowsTools:
     clock: Callable[[], int]
 
 
-class _App(faust.App):
-    async def on_first_start(self) -> None:
-        """Creates no directories for tables: these are in memory, and the file system may be read-only."""
-
-
 class WindowsApp:
     """One run of the Faust app."""
 
@@ -96,33 +90,28 @@ class WindowsApp:
         self._tools = tools
         self._live: dict[str, Live] = {}
         self._changed: set[str] = set()
+        # Values of windows that the tables do not hold yet.
+        self._unwritten: dict[WindowKey, list[int]] = {}
         self._tables: dict[int, Any] = {}
         self._admin = tools.log.admin()
         self._usage_topic = tools.codec.topic_prefix + USAGE_RECORDED.name
         self._committed: dict[Any, int] = {}
-        self._failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         # Since when the registry has not answered.
         self._unanswered_since: float | None = None
 
     async def run(self, on_started: Callable[[], None]) -> None:
         """Runs until cancelled. Raises what ended it: WindowsEnded, NotForFaust, TimeoutError, any error of Faust's."""
-        tolerant_fetching.install(self._skipped)
-        reader = self._tools.log.follower()
+        reader = self._tools.log.reader()
         try:
             await self._run(self._app(await self._prepare_changelogs()), reader, on_started)
         finally:
             await reader.close()
 
     async def _run(self, app: Any, reader: PartitionReader, on_started: Callable[[], None]) -> None:
-        records = EveryRecord(
-            self._usage_topic,
-            self._app_id,
-            RecordHandling(self._decode, partial(self._add, app), self._tools.measures.windows_missed.inc),
-            self._admin,
-            reader,
-            lambda: app.consumer_generation_id if app.flow_control.is_active() else None,
-        )
-        self._add_agent(app, records)
+        # What is unwritten in the end of a membership is not committed, and read again by whoever comes next.
+        handling = RecordHandling(self._decode, self._add, self._unwritten.clear)
+        membership = membership_of(app, self._usage_topic)
+        records = EveryRecord(self._usage_topic, self._app_id, handling, self._admin, reader, membership)
         try:
             async with asyncio.timeout(_START_SECONDS):
                 await app.start()
@@ -135,10 +124,10 @@ class WindowsApp:
         tasks = [
             asyncio.create_task(app.wait_until_stopped()),
             asyncio.create_task(self._keep_publishing(app, records)),
-            asyncio.create_task(self._keep_looking(app, records)),
+            asyncio.create_task(self._keep_reading(records)),
         ]
         try:
-            done, _ = await asyncio.wait([*tasks, self._failure], return_when=asyncio.FIRST_COMPLETED)
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for ended in done:
                 ended.result()
         finally:
@@ -179,26 +168,7 @@ class WindowsApp:
         return self._tools.codec.topic_prefix + LIVE_WINDOWS.name
 
     def _app(self, partitions: int) -> Any:
-        servers = self._tools.kafka["bootstrap.servers"].split(",")
-        app = _App(
-            self._app_id,
-            broker=";".join(f"kafka://{server.strip().rpartition('://')[2]}" for server in servers),
-            broker_credentials=credentials_of(self._tools.kafka),
-            broker_client_id=f"{self._tools.kafka.get('client.id', 'cost-accountant')}.windows",
-            broker_session_timeout=_SESSION_SECONDS,
-            broker_heartbeat_interval=_SESSION_SECONDS / 4,
-            broker_rebalance_timeout=_SESSION_SECONDS,
-            consumer_auto_offset_reset="earliest",
-            store="memory://",
-            autodiscover=False,
-            web_enabled=False,
-            topic_disable_leader=True,
-            topic_replication_factor=self._tools.replication,
-            value_serializer="json",
-            stream_wait_empty=False,
-            # Changelog records are batched: sending each by itself would cost more than the rest of its event's work.
-            producer_linger=_LINGER_SECONDS,
-        )
+        app: Any = new_app(self._app_id, self._tools.kafka, self._tools.replication, self._usage_topic)
         self._tables = {
             seconds: app.Table(_table_name(seconds), default=list, partitions=partitions).tumbling(
                 seconds, expires=_kept_seconds(seconds)
@@ -207,55 +177,78 @@ class WindowsApp:
         }
         return app
 
-    def _add_agent(self, app: Any, records: EveryRecord[UsageRecorded | None]) -> None:
-        # Without acknowledgements Faust commits nothing: it acknowledges what it drops.
-        usage = app.topic(self._usage_topic, key_serializer="raw", value_serializer="raw", acks=False)
-
-        async def add_up(stream: Any) -> None:
-            async for event in stream.events():
-                message = event.message
-                time_ms = round(message.timestamp * 1000)
-                record = Record(message.topic, message.partition, message.offset, time_ms, message.key, message.value)
-                try:
-                    await records.deliver(record, message.generation_id)
-                except Exception as error:  # noqa: BLE001 - passed to the caller of this run, which it ends
-                    if not self._failure.done():
-                        self._failure.set_exception(error)
-                    # Otherwise Faust would continue with the next record.
-                    await asyncio.Event().wait()
-
-        app.agent(usage, name="add-up-usage")(add_up)
-
-    async def _keep_looking(self, app: Any, records: EveryRecord[UsageRecorded | None]) -> None:
-        def partitions() -> Collection[int]:
-            # Faust reads a partition once its tables are restored; what is added before would be overwritten.
-            if app.rebalancing or app.in_recovery:
-                return ()
-            return {name.partition for name in app.consumer._active_partitions if name.topic == self._usage_topic}
-
+    async def _keep_reading(self, records: EveryRecord[UsageRecorded | None]) -> None:
         while True:
-            await asyncio.sleep(_LOOK_SECONDS)
+            # Usage that has gathered meanwhile changes each of its windows once.
+            await self._pause()
             try:
-                await records.look(partitions)
+                await records.read()
             except TransientError as error:
-                _log.warning("the ends of usage.recorded are unknown, retrying", reason=str(error))
+                _log.warning("usage cannot be read, retrying", reason=str(error))
 
-    def _add(self, app: Any, record: Record, usage: UsageRecorded | None) -> None:
-        if usage is None or len(usage.tenant) > _LONGEST_TENANT:
-            self._tools.measures.windows_passed_over.inc()
-            return
+    async def _pause(self) -> None:
+        """Raises WindowsEnded if it took so long that the group may have gone on without this process.
+
+        Faust may not know yet, and what is written now would overwrite the work of whoever has the partitions.
+        """
+        clock = asyncio.get_running_loop().time
+        due = clock() + self._tools.publish_seconds
+        await asyncio.sleep(self._tools.publish_seconds)
+        if clock() > due + SUSPENDED_SECONDS:
+            raise WindowsEnded("the process was suspended")
+
+    def _add(self, partition: int, piece: Sequence[tuple[Record, UsageRecorded | None]]) -> None:
+        additions: dict[WindowKey, list[tuple[int, tuple[int, ...]]]] = {}
+        for record, usage in piece:
+            counted = None if usage is None else self._counted(record, usage)
+            if usage is None or counted is None:
+                self._tools.measures.windows_passed_over.inc()
+                continue
+            starts, numbers = counted
+            for seconds, start in zip(LENGTHS, starts, strict=True):
+                additions.setdefault((usage.tenant, seconds, start), []).append((record.offset, numbers))
         now_ms = self._tools.clock()
+        for key, added in additions.items():
+            tenant, seconds, start = key
+            if start + _kept_seconds(seconds) * 1000 <= now_ms:
+                continue
+            held = self._unwritten.get(key)
+            if held is None:
+                held = self._window(key).value(None)
+            value = add_once(held, partition, added)
+            if value is not held:
+                self._unwritten[key] = value
+            live = self._live.get(tenant, Live({}))
+            self._live[tenant] = live.with_window(seconds, start, Spend(*value[2:]))
+            self._changed.add(tenant)
+
+    def _window(self, key: WindowKey) -> Any:
+        tenant, seconds, start = key
+        return self._tables[seconds].relative_to(start / 1000)[tenant]
+
+    def _write(self, app: Any) -> None:
+        """Write the windows that have changed into Faust's tables, each once. Only in the membership that added."""
+        for key, value in self._unwritten.items():
+            event = event_of(app, self._usage_topic, value[0], value[1])
+            # Faust sends a change of a table to the partition of the event that is being handled.
+            _current_event.set(weakref.ref(event))
+            self._window(key).apply(lambda _, new: new, value, event)
+        self._unwritten.clear()
+
+    def _counted(self, record: Record, usage: UsageRecorded) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
+        """Starts of the windows of a usage event, by LENGTHS, and the numbers of its Spend; None to pass it over."""
+        if len(usage.tenant) > _LONGEST_TENANT:
+            return None
         try:
             cost = cost_of(usage, self._tools.prices)
             time_ms = meant_time(usage.recorded_at, record.timestamp_ms)
-            starts = {seconds: window_start(time_ms, seconds) for seconds in self._tables}
+            starts = tuple(window_start(time_ms, seconds) for seconds in LENGTHS)
         except Exception as error:  # noqa: BLE001 - whatever it is, it is about this record
             # The ledger dead-letters the event.
             if not isinstance(error, Implausible):
                 _log.error("skipping a usage event", partition=record.partition, offset=record.offset,
                            reason=described(error))  # fmt: skip
-            self._tools.measures.windows_passed_over.inc()
-            return
+            return None
         spend = Spend(
             executions=1,
             input_tokens=usage.usage.input_tokens,
@@ -266,20 +259,7 @@ class WindowsApp:
             cache_write_5m_tokens=usage.usage.cache_write_5m_tokens,
             cache_write_1h_tokens=usage.usage.cache_write_1h_tokens,
         )
-        event = _event_of(app, record)
-        # Faust sends a change of a table to the partition of the event that is being handled.
-        _current_event.set(weakref.ref(event))
-        addition = [record.partition, record.offset, *spend.values()]
-        for seconds, table in self._tables.items():
-            start = starts[seconds]
-            if start + _kept_seconds(seconds) * 1000 <= now_ms:
-                continue
-            window = table.relative_to(time_ms / 1000)[usage.tenant]
-            window.apply(add_once, addition, event)
-            _, _, *sums = window.value(event)
-            held = self._live.get(usage.tenant, Live({}))
-            self._live[usage.tenant] = held.with_window(seconds, start, Spend(*sums))
-            self._changed.add(usage.tenant)
+        return starts, spend.values()
 
     async def _decode(self, record: Record) -> UsageRecorded | None:
         origin = Origin(record.topic, record.partition, record.offset)
@@ -315,13 +295,17 @@ class WindowsApp:
         elif self._unanswered_since is None:
             self._unanswered_since = asyncio.get_running_loop().time()
 
-    def _skipped(self, topic: str, partition: int, first: int, end: int) -> None:
-        self._tools.measures.windows_skipped.inc(end - first)
-
     async def _keep_publishing(self, app: Any, records: EveryRecord[UsageRecorded | None]) -> None:
+        clock = asyncio.get_running_loop().time
+        written_at, positions = clock(), dict[int, int]()
         while True:
-            await asyncio.sleep(self._tools.publish_seconds)
-            positions = records.positions()
+            await self._pause()
+            present = records.positions()
+            if not present:
+                positions = {}
+            elif clock() - written_at >= _WRITE_SECONDS:
+                self._write(app)
+                written_at, positions = clock(), present
             changed, self._changed = self._changed, set()
             if all(await asyncio.gather(*map(self._publish, changed))):
                 await self._commit(app, positions)
@@ -357,28 +341,9 @@ class WindowsApp:
         return True
 
 
-def _event_of(app: Any, record: Record) -> Any:
-    """The record as Faust's tables want it."""
-    place = (record.topic, record.partition, record.offset)
-    return app.create_event(None, None, None, Message(*place, record.timestamp_ms / 1000, 0, None, None, None, None))
-
-
 def _table_name(seconds: int) -> str:
     return f"spend-{seconds}s"
 
 
 def _kept_seconds(seconds: int) -> int:
     return seconds * _KEPT_WINDOWS[seconds]
-
-
-def add_once(held: list[int], addition: list[int]) -> list[int]:
-    """A window's value with one more record added, unless it includes that record already.
-
-    Both are partition, offset, and the numbers of a Spend; an empty `held` is a new window.
-    """
-    if not held:
-        return addition
-    partition, offset, *sums = addition
-    if held[0] == partition and held[1] >= offset:
-        return held
-    return [partition, offset, *(Spend(*held[2:]) + Spend(*sums)).values()]

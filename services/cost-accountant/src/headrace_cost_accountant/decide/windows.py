@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Final, Self
 
@@ -32,6 +32,22 @@ class Spend:
     def values(self) -> tuple[int, ...]:
         """The numbers in the order of the fields."""
         return tuple(getattr(self, field.name) for field in fields(self))
+
+
+def add_once(held: list[int], partition: int, additions: Sequence[tuple[int, tuple[int, ...]]]) -> list[int]:
+    """A window's value with what it lacks of these additions; `held` itself if it lacks none.
+
+    A value is partition, offset of the last record in it, and the numbers of a Spend; a new window's is empty. An
+    addition is the offset of a record of this partition, and the numbers of its Spend; they are in order. Those of
+    records that the value includes already are left out: they are read again after a crash.
+    """
+    known = held[1] if held and held[0] == partition else -1
+    missing = [numbers for offset, numbers in additions if offset > known]
+    if not missing:
+        return held
+    # Windows written before cache writes were counted end earlier.
+    sums = Spend(*held[2:]).values() if held else Spend().values()
+    return [partition, additions[-1][0], *map(sum, zip(sums, *missing, strict=True))]
 
 
 def window_start(time_ms: int, seconds: int) -> int:
