@@ -2,45 +2,26 @@
 
 from __future__ import annotations
 
-import base64
 import json
 from collections.abc import AsyncIterator
-from typing import Any, Literal
+from typing import Any
 
 import pytest
 from headrace_models.simulator.tool_use import CALL_MARK
+from headrace_testing.agent_requests import CITY, MODELS, PNG_URL, PUBLIC, QUESTION, REVIEW_REQUEST, Review, result_of
 from headrace_testing.up import RunningStack
 from openai import AsyncOpenAI, BadRequestError
-from pydantic import BaseModel, Field
 
-MODELS = ("ollama/phi3:3.8b", "groq/openai/gpt-oss-120b", "anthropic/claude-sonnet-4-6")
-PUBLIC: Any = {"privacy": "public", "mode": "hybrid", "allow_cached": False}
-PNG = "data:image/png;base64," + base64.b64encode(b"\x89PNG\r\n\x1a\n" + bytes(100)).decode()
 TOOLS: Any = [
     {
         "type": "function",
         "function": {
             "name": "get_weather", "description": "The weather of a city.",
-            "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
+            "parameters": CITY,
         },
     },
     {"type": "function", "function": {"name": "read_clock", "description": "The time."}},
 ]  # fmt: skip
-
-
-class Finding(BaseModel):
-    """One finding of a review."""
-
-    file: str
-    line: int = Field(ge=1)
-    severity: Literal["low", "high"]
-
-
-class Review(BaseModel):
-    """What a reviewing agent gives."""
-
-    summary: str
-    findings: list[Finding]
 
 
 @pytest.fixture
@@ -55,7 +36,7 @@ async def agent(platform: RunningStack, tenant_key: str) -> AsyncIterator[AsyncO
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("model", MODELS)
 async def test_a_tool_loop(agent: AsyncOpenAI, model: str, stream: bool) -> None:
-    messages: list[Any] = [{"role": "user", "content": "What is the weather in Lisbon, and read the clock?"}]
+    messages: list[Any] = [{"role": "user", "content": QUESTION}]
     choice: Any = None
     for _ in range(4):
         if stream:
@@ -70,8 +51,7 @@ async def test_a_tool_loop(agent: AsyncOpenAI, model: str, stream: bool) -> None
             break
         messages.append(choice.message)
         for call in choice.message.tool_calls or ():
-            asked = json.loads(call.function.arguments)
-            result = "sunny in " + asked["city"] if "city" in asked else "it is noon"
+            result = result_of(json.loads(call.function.arguments))
             messages.append({"role": "tool", "tool_call_id": call.id, "content": result})
     assert choice.finish_reason == "stop"
     assert "sunny in Lisbon" in (choice.message.content or "")
@@ -103,7 +83,7 @@ async def test_sixteen_calls_at_once_are_streamed_whole(agent: AsyncOpenAI, mode
 @pytest.mark.parametrize("model", MODELS)
 async def test_an_answer_is_parsed_into_a_model(agent: AsyncOpenAI, model: str) -> None:
     answer = await agent.chat.completions.parse(
-        model=model, messages=[{"role": "user", "content": "Review 'app.py': severity high at line 12"}],
+        model=model, messages=[{"role": "user", "content": REVIEW_REQUEST}],
         response_format=Review, extra_body=PUBLIC,
     )  # fmt: skip
     review = answer.choices[0].message.parsed
@@ -113,7 +93,7 @@ async def test_an_answer_is_parsed_into_a_model(agent: AsyncOpenAI, model: str) 
 
 @pytest.mark.parametrize("model", MODELS)
 async def test_an_image_is_seen(agent: AsyncOpenAI, model: str) -> None:
-    content: Any = [{"type": "text", "text": "What is this?"}, {"type": "image_url", "image_url": {"url": PNG}}]
+    content: Any = [{"type": "text", "text": "What is this?"}, {"type": "image_url", "image_url": {"url": PNG_URL}}]
     answer = await agent.chat.completions.create(
         model=model, messages=[{"role": "user", "content": content}], extra_body=PUBLIC
     )

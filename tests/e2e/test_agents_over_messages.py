@@ -2,37 +2,26 @@
 
 from __future__ import annotations
 
-import base64
 import json
 from collections.abc import AsyncIterator
-from typing import Any, Literal
+from typing import Any
 
 import pytest
 from anthropic import APITimeoutError, AsyncAnthropic, BadRequestError
 from headrace import Client
 from headrace_models.simulator.tool_use import CALL_MARK
+from headrace_testing.agent_requests import CITY, MODELS, PNG_BASE64, PUBLIC, QUESTION, REVIEW_REQUEST, Finding
 from headrace_testing.up import RunningStack
 from headrace_testing.waiting import eventually
-from pydantic import BaseModel
 
-MODELS = ("ollama/phi3:3.8b", "groq/openai/gpt-oss-120b", "anthropic/claude-sonnet-4-6")
-PUBLIC: Any = {"privacy": "public", "mode": "hybrid", "allow_cached": False}
 NOON: Any = [{"type": "text", "text": "It is noon"}]
-PNG = base64.b64encode(b"\x89PNG\r\n\x1a\n" + bytes(100)).decode()
 TOOLS: Any = [
     {
         "name": "get_weather", "description": "The weather of a city.", "cache_control": {"type": "ephemeral"},
-        "input_schema": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
+        "input_schema": CITY,
     },
     {"name": "read_clock", "description": "The time.", "input_schema": {"type": "object", "properties": {}}},
 ]  # fmt: skip
-
-
-class Finding(BaseModel):
-    """One finding of a review."""
-
-    file: str
-    severity: Literal["low", "high"]
 
 
 @pytest.fixture
@@ -54,7 +43,7 @@ async def ask(agent: AsyncAnthropic, *, stream: bool, **asked: Any) -> Any:
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("model", MODELS)
 async def test_a_tool_loop(agent: AsyncAnthropic, model: str, stream: bool) -> None:
-    messages: list[Any] = [{"role": "user", "content": "What is the weather in Lisbon, and read the clock?"}]
+    messages: list[Any] = [{"role": "user", "content": QUESTION}]
     answer: Any = None
     for _ in range(4):
         answer = await ask(agent, stream=stream, model=model, messages=messages, tools=TOOLS, system="Use your tools.")
@@ -108,7 +97,7 @@ async def test_thoughts_are_told_and_go_back(agent: AsyncAnthropic, model: str, 
 async def test_images_and_text_documents_are_seen(agent: AsyncAnthropic, model: str) -> None:
     content: Any = [
         {"type": "text", "text": "What is this?"},
-        {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": PNG}},
+        {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": PNG_BASE64}},
         {"type": "document", "title": "Notes", "source": {"type": "text", "media_type": "text/plain", "data": "Kafka"}},
     ]
     answer = await ask(agent, stream=False, model=model, messages=[{"role": "user", "content": content}])
@@ -118,7 +107,7 @@ async def test_images_and_text_documents_are_seen(agent: AsyncAnthropic, model: 
 @pytest.mark.parametrize("model", MODELS)
 async def test_an_answer_is_parsed_into_a_model(agent: AsyncAnthropic, model: str) -> None:
     answer = await agent.messages.parse(
-        model=model, max_tokens=1_000, messages=[{"role": "user", "content": "Review 'app.py': severity high"}],
+        model=model, max_tokens=1_000, messages=[{"role": "user", "content": REVIEW_REQUEST}],
         output_format=Finding, extra_body=PUBLIC,
     )  # fmt: skip
     assert answer.parsed_output is not None

@@ -3,42 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import json
 from collections.abc import AsyncIterator
-from typing import Any, Literal
+from typing import Any
 
 import pytest
 from headrace_models.simulator.tool_use import CALL_MARK
+from headrace_testing.agent_requests import CITY, MODELS, PNG_URL, PUBLIC, QUESTION, REVIEW_REQUEST, Review, result_of
 from headrace_testing.up import RunningStack
 from openai import AsyncOpenAI, NotFoundError
-from pydantic import BaseModel, Field
 
-MODELS = ("ollama/phi3:3.8b", "groq/openai/gpt-oss-120b", "anthropic/claude-sonnet-4-6")
-PUBLIC: Any = {"privacy": "public", "mode": "hybrid", "allow_cached": False}
-PNG = "data:image/png;base64," + base64.b64encode(b"\x89PNG\r\n\x1a\n" + bytes(100)).decode()
 TOOLS: Any = [
     {
         "type": "function", "name": "get_weather", "description": "The weather of a city.", "strict": False,
-        "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
+        "parameters": CITY,
     },
     {"type": "function", "name": "read_clock", "description": "The time.", "parameters": None, "strict": False},
 ]  # fmt: skip
-
-
-class Found(BaseModel):
-    """One finding of a review."""
-
-    file: str
-    line: int = Field(ge=1)
-    severity: Literal["low", "high"]
-
-
-class Reviewed(BaseModel):
-    """What a reviewing agent gives."""
-
-    summary: str
-    findings: list[Found]
 
 
 @pytest.fixture
@@ -55,8 +36,7 @@ def outputs_of(response: Any) -> list[Any]:
     outputs = []
     for call in response.output:
         if call.type == "function_call":
-            asked = json.loads(call.arguments)
-            result = "sunny in " + asked["city"] if "city" in asked else "it is noon"
+            result = result_of(json.loads(call.arguments))
             outputs.append({"type": "function_call_output", "call_id": call.call_id, "output": result})
     return outputs
 
@@ -72,7 +52,7 @@ async def answer_of(agent: Any, stream: bool, **request: Any) -> Any:
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("model", MODELS)
 async def test_a_tool_loop(agent: Any, model: str, stream: bool, by_id: bool) -> None:
-    said: list[Any] = [{"role": "user", "content": "What is the weather in Lisbon, and read the clock?"}]
+    said: list[Any] = [{"role": "user", "content": QUESTION}]
     previous: Any = None
     for _ in range(4):
         more = {"previous_response_id": previous.id} if by_id and previous is not None else {}
@@ -107,15 +87,13 @@ async def test_sixteen_calls_at_once_are_streamed_whole(agent: Any, model: str) 
 
 @pytest.mark.parametrize("model", MODELS)
 async def test_an_answer_is_parsed_into_a_model(agent: Any, model: str) -> None:
-    answer = await agent.responses.parse(
-        model=model, input="Review 'app.py': severity high at line 12", text_format=Reviewed, extra_body=PUBLIC
-    )
+    answer = await agent.responses.parse(model=model, input=REVIEW_REQUEST, text_format=Review, extra_body=PUBLIC)
     assert answer.output_parsed.findings[0].severity == "high"
 
 
 @pytest.mark.parametrize("model", MODELS)
 async def test_an_image_is_seen(agent: Any, model: str) -> None:
-    content: Any = [{"type": "input_text", "text": "What is this?"}, {"type": "input_image", "image_url": PNG}]
+    content: Any = [{"type": "input_text", "text": "What is this?"}, {"type": "input_image", "image_url": PNG_URL}]
     answer = await agent.responses.create(model=model, input=[{"role": "user", "content": content}], extra_body=PUBLIC)
     assert "1 image seen" in answer.output_text
 

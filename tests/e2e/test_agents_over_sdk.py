@@ -14,28 +14,17 @@ import time
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Literal
 
 import pytest
 from headrace import Addresses, AnswerInvalid, Client, Image, KafkaClient, OverBudget, Piece, RequestInvalid, consume
 from headrace.connecting import Cluster
 from headrace_contracts.events import TaskCompleted, TaskSubmitted
 from headrace_models.simulator.tool_use import CALL_MARK
+from headrace_testing.agent_requests import PNG, QUESTION, REVIEW_REQUEST, Finding
 from headrace_testing.up import RunningStack
-from pydantic import BaseModel, Field
 
 ROOT = Path(__file__).parents[2]
 HEADRACE = str(Path(sys.executable).parent / "headrace")
-PNG = b"\x89PNG\r\n\x1a\n" + bytes(100)
-QUESTION = "What is the weather in Lisbon, and read the clock?"
-
-
-class Remark(BaseModel):
-    """What a reviewing agent gives."""
-
-    file: str
-    line: int = Field(ge=1)
-    severity: Literal["low", "high"]
 
 
 async def get_weather(city: str) -> str:
@@ -81,10 +70,8 @@ async def test_a_tool_loop_and_a_schema(agents: Agents, over: str) -> None:
     )
     assert found.steps[0].results[0].is_error
     assert "LookupError: nobody of the name Ann is 7" in found.answer
-    remark = await agent.ask(
-        "Review 'app.py': severity high at line 12", schema=Remark, privacy="sensitive", timeout=60
-    )
-    assert (remark.severity, type(remark)) == ("high", Remark)
+    remark = await agent.ask(REVIEW_REQUEST, schema=Finding, privacy="sensitive", timeout=60)
+    assert (remark.severity, type(remark)) == ("high", Finding)
     seen = await agent.ask(["What is this?", Image.from_bytes(PNG)], model="ollama/phi3:3.8b", timeout=60)
     assert "1 image seen" in (seen.answer or "")
 
@@ -106,7 +93,7 @@ async def test_documented_errors_are_raised(client: Client) -> None:
     with pytest.raises(RequestInvalid):
         await client.ask("Hello", model="ollama/phi3:3.8b", n=2, timeout=60)
     with pytest.raises(AnswerInvalid):
-        await client.ask("simulate: refusal", schema=Remark, model="ollama/phi3:3.8b", timeout=60)
+        await client.ask("simulate: refusal", schema=Finding, model="ollama/phi3:3.8b", timeout=60)
 
 
 async def test_loops_of_one_session_keep_their_order_through_kafka(
@@ -162,12 +149,12 @@ def headrace(
 
 def test_submit_with_images_and_a_schema(environment: dict[str, str], tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(PNG)
-    (tmp_path / "s.json").write_text(json.dumps(Remark.model_json_schema()))
+    (tmp_path / "s.json").write_text(json.dumps(Finding.model_json_schema()))
     two = headrace(environment, "submit", "-i", "a.png", "--image", "a.png", "What is it?", "-m", "ollama/phi3:3.8b",
                    cwd=tmp_path)  # fmt: skip
     assert "2 images seen" in two.stdout, two.stderr
     formed = headrace(environment, "submit", "--schema", "s.json", "Review 'b.py' at line 3", cwd=tmp_path)
-    assert Remark.model_validate_json(formed.stdout).line == 3, formed.stderr
+    assert Finding.model_validate_json(formed.stdout).line == 3, formed.stderr
     assert "succeeded by" in formed.stderr
 
 

@@ -212,7 +212,7 @@ async def test_a_missing_role_is_told_with_what_to_grant(
         assert namespace in said
         assert not starting.done(), "it waits for the right, and is not ready meanwhile"
         await asyncio.to_thread(grant, plane, namespace)
-        await asyncio.wait_for(starting, 15)
+        await asyncio.wait_for(starting, 30)
         assert finder.nodes == {"ollama-0": URL_A}
     finally:
         starting.cancel()

@@ -104,8 +104,15 @@ class Caller:
             made.ended.append(str(task["id"]))
             made.idempotency_keys.append(idempotency)
         await self.keep_running(made)
-        _, page = await self.call("GET", f"{intake}/v1/tasks?limit=2", made.key)
-        made.cursors.append(str(page["next"]))
+
+        async def listed() -> bool:
+            _, page = await self.call("GET", f"{intake}/v1/tasks?limit=2", made.key)
+            if cursor := page.get("next"):
+                made.cursors.append(str(cursor))
+            return bool(made.cursors)
+
+        # The list is read from the history, which is a moment behind.
+        await eventually(listed, 60)
         await self._openai(made)
         skill = f"skill-of-{name}"
         status, answer = await self.call(
@@ -119,9 +126,10 @@ class Caller:
     async def _openai(self, made: Tenant) -> None:
         """What OpenAI's API keeps of it: a conversation with a response, a file, a batch."""
         intake = self._stack.intake_url
-        _, conversation = await self.call(
+        status, conversation = await self.call(
             "POST", f"{intake}/v1/conversations", made.key, {"metadata": {"note": made.secret}}
         )
+        assert status == 200, (status, conversation)
         made.conversations.append(str(conversation["id"]))
         status, response = await self.call(
             "POST", f"{intake}/v1/responses", made.key,

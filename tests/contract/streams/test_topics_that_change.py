@@ -80,7 +80,7 @@ async def test_a_partition_that_was_added_takes_records_at_once(
     with pytest.raises(RecordRefused):
         await producer.send(record(cluster, partition))
     await cluster.enlarge(after)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while True:
             try:
                 appended, _ = await persist(producer, record(cluster, partition))

@@ -256,12 +256,12 @@ async def test_a_zombie_s_last_batch_does_not_count(books: Books) -> None:
     frozen.begin()
     await books.use(events[50:100])
     # It holds a batch that is as good as written, and the group takes it for dead.
-    await asyncio.wait_for(frozen.holds_a_batch.wait(), 5)
+    await asyncio.wait_for(frozen.holds_a_batch.wait(), 30)
     await books.hire("heir")
     await books.use(events[100:])
     await books.settle(events)
     frozen.end()
-    await asyncio.wait_for(frozen.refused.wait(), 5)
+    await asyncio.wait_for(frozen.refused.wait(), 30)
     await books.settle(events)
     assert not zombie.running.done()
 

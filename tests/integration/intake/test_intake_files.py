@@ -243,10 +243,10 @@ async def test_who_hangs_up_leaves_nothing(client: AsyncOpenAI, running: Running
     async def files(count: int) -> bool:
         return bool(await connection.fetchval("SELECT count(*) FROM intake.files") == count)
 
-    await eventually(lambda: files(1), 10)
+    await eventually(lambda: files(1), 30)
     assert [file.id async for file in client.files.list()] == []
     writer.close()
-    await eventually(lambda: files(0), 10)
+    await eventually(lambda: files(0), 30)
     await connection.close()
 
 

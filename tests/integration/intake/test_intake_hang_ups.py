@@ -26,7 +26,7 @@ WAITING = [
 
 
 async def eventually(true: Callable[[], object]) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while not true():  # noqa: ASYNC110 - polls something that has no event
             await asyncio.sleep(0.005)
 

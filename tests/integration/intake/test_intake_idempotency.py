@@ -252,7 +252,7 @@ async def test_a_task_produced_straight_to_kafka_is_shown_followed_and_stopped(p
     assert (cancellation.task_id, record.key, record.partition) == (task.task_id, b"mine", 4)
     following = asyncio.create_task(_finished_event(intake, task.task_id))
     await bed.router.finish(bed.router.tasks[0], status=TaskStatus.CANCELLED, answer=None)
-    assert "cancelled" in await asyncio.wait_for(following, 10)
+    assert "cancelled" in await asyncio.wait_for(following, 30)
 
 
 async def _finished_event(intake: Running, task_id: str) -> str:

@@ -62,7 +62,7 @@ async def intake(bed: Bed) -> AsyncIterator[Running]:
             models=(llama, ModelStatus(name="phi3:3.8b")), valid_for_ms=600_000,
         )  # fmt: skip
         await publisher.send(Publication(spec=FLEET_STATUS, event=node, event_id="1", key=b"n1", tenant="", time_ms=1))
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while len((await client(running).list()).models) < 2:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
         yield running

@@ -329,7 +329,7 @@ async def test_models_are_listed_and_looked_up(bed: Bed, intake: Running) -> Non
         models=(ModelStatus(name="phi3:3.8b"),), reported_at=wall_clock_ms(),
     )  # fmt: skip
     await publisher.send(Publication(spec=FLEET_STATUS, event=node, event_id="1", key=b"n1", tenant="", time_ms=1))
-    async with client(intake) as ai, asyncio.timeout(5):
+    async with client(intake) as ai, asyncio.timeout(30):
         while (names := [model.id async for model in ai.models.list()]) == ["auto"]:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
         assert names == ["auto", "ollama/phi3:3.8b"]

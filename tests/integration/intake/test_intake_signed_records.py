@@ -89,7 +89,7 @@ async def test_records_of_an_earlier_release_are_signed_once_they_are_accepted(b
         assert (await accepting.call("GET", "/v1/preferences", key=str(_MINE)))[0] == 200
     async with bed.running() as refusing:
         assert (await refusing.call("GET", "/v1/preferences", key=str(_MINE)))[0] == 200
-        await eventually(lambda: len(bed.cluster.records(_topic(bed))) >= 2, "a signed record", 5.0)
+        await eventually(lambda: len(bed.cluster.records(_topic(bed))) >= 2, "a signed record", 30)
 
 
 async def test_what_callers_submit_and_cancel_is_signed_by_intake(bed: Bed) -> None:

@@ -45,8 +45,8 @@ def cluster() -> MemoryCluster:
 
 
 async def handled(seen: Seen, cluster: MemoryCluster, values: list[bytes]) -> None:
-    await eventually(lambda: all(seen.values[value] for value in values), f"handled: {values[:3]}…", 10.0)
-    await eventually(lambda: all_committed(cluster), "committed", 10.0)
+    await eventually(lambda: all(seen.values[value] for value in values), f"handled: {values[:3]}…", 30)
+    await eventually(lambda: all_committed(cluster), "committed", 30)
 
 
 def recreate(cluster: MemoryCluster) -> None:
@@ -89,7 +89,7 @@ async def test_what_was_received_of_the_former_log_is_still_handled(cluster: Mem
         await eventually(lambda: engine.state().waiting[TOPIC] == 4, "received")
         recreate(cluster)
         new = write(cluster, "new", 3)
-        await eventually(lambda: bool(seen.broken), "noticed", 10.0)
+        await eventually(lambda: bool(seen.broken), "noticed", 30)
         go_on.set()
         await handled(seen, cluster, old + new)
     assert seen.values.total() == 9
@@ -104,12 +104,12 @@ async def test_a_truncated_log_is_read_from_its_end(cluster: MemoryCluster, to: 
         await handled(seen, cluster, old)
         if runs:
             cluster.truncate_after(FIRST, to)
-            await eventually(lambda: seen.broken == [(FIRST, Discontinuity.TRUNCATED)], "noticed", 10.0)
+            await eventually(lambda: seen.broken == [(FIRST, Discontinuity.TRUNCATED)], "noticed", 30)
             await handled(seen, cluster, write(cluster, "new", 4))
     if not runs:
         cluster.truncate_after(FIRST, to)
         async with running(cluster, seen.handle, observer=seen, watch_interval_seconds=0.1):
-            await eventually(lambda: seen.broken == [(FIRST, Discontinuity.TRUNCATED)], "noticed", 10.0)
+            await eventually(lambda: seen.broken == [(FIRST, Discontinuity.TRUNCATED)], "noticed", 30)
             await handled(seen, cluster, write(cluster, "new", 4))
     # A repeat costs money.
     assert all(seen.values[value] == 1 for value in old)
@@ -138,7 +138,7 @@ async def test_retention_that_overtakes_a_running_engine_is_noticed(cluster: Mem
         cluster.delete_before(FIRST, 5)
         cluster.heal(FIRST)
         await handled(seen, cluster, values[3:])
-        await eventually(lambda: seen.broken == [(FIRST, Discontinuity.DATA_LOST)], "noticed", 10.0)
+        await eventually(lambda: seen.broken == [(FIRST, Discontinuity.DATA_LOST)], "noticed", 30)
 
 
 @pytest.mark.parametrize("metadata", ["", "something of a foreign tool"])
@@ -213,7 +213,7 @@ async def test_a_sick_partition_holds_up_no_other(
     async with running(cluster, seen.handle, observer=seen, watch_interval_seconds=0.1):
         for number in range(5):
             values = write(cluster, f"new{number}", 5, 1) + write(cluster, f"new{number}", 5, 2)
-            await eventually(_all(seen, values), "the good partitions go on", 2.0)
+            await eventually(_all(seen, values), "the good partitions go on", 30)
         late = write(cluster, "late", 5)
         cluster.heal(FIRST)
         await handled(seen, cluster, late)
@@ -231,7 +231,7 @@ async def test_an_open_transaction_holds_up_one_partition_until_it_ends(cluster:
     values = write(cluster, "old", 4)
     cluster.hold_stable_offset(FIRST, held)
     async with running(cluster, seen.handle, observer=seen, watch_interval_seconds=0.1):
-        await eventually(_all(seen, [*values[:held], *write(cluster, "other", 4, 1)]), "what can be read", 2.0)
+        await eventually(_all(seen, [*values[:held], *write(cluster, "other", 4, 1)]), "what can be read", 30)
         assert not any(seen.values[value] for value in values[held:])
         cluster.hold_stable_offset(FIRST, None)
         await handled(seen, cluster, values)

@@ -74,7 +74,7 @@ class Bench:
             return {row["event_id"] for row in await connection.fetch("SELECT event_id FROM ledger.entries")}
 
     async def until_booked(self, ids: set[str]) -> None:
-        async with asyncio.timeout(10.0):
+        async with asyncio.timeout(30):
             while not ids <= await self.booked():  # noqa: ASYNC110 - another task books
                 await asyncio.sleep(0.02)
         async with self._database.connection() as connection:

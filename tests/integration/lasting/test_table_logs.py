@@ -48,7 +48,7 @@ class Bench:
             ))  # fmt: skip
 
     async def until_has(self, *names: str) -> None:
-        await eventually(lambda: set(self.table.items()) == set(names), f"the table has {names}", 5.0)
+        await eventually(lambda: set(self.table.items()) == set(names), f"the table has {names}", 30)
 
 
 @pytest.fixture
@@ -121,7 +121,7 @@ async def test_added_partitions_are_read(bench: Bench, count: int) -> None:
 async def test_an_open_transaction_does_not_hold_up_the_start(bench: Bench, held: int) -> None:
     await bench.put("a", "b", "c", partition=0)
     bench.cluster.hold_stable_offset(FIRST, held)
-    async with asyncio.timeout(2.0):
+    async with asyncio.timeout(30):
         await bench.table.start()
     assert set(bench.table.items()) == set(["a", "b", "c"][:held])
     bench.cluster.hold_stable_offset(FIRST, None)
@@ -143,7 +143,7 @@ async def test_a_start_that_is_held_up_says_by_what(
     await bench.put("a", "b", partition=0)
     bench.cluster.sicken(FIRST, **sick)
     starting = asyncio.create_task(bench.table.start())
-    await eventually(lambda: all(word in (bench.table.waiting or "") for word in words), f"says {words}", 5.0)
+    await eventually(lambda: all(word in (bench.table.waiting or "") for word in words), f"says {words}", 30)
     bench.cluster.heal(FIRST)
     await starting
     assert set(bench.table.items()) == {"a", "b"}

@@ -59,10 +59,12 @@ async def test_the_engine_suspends_the_partition_and_gives_up_no_more(error: Exc
     cluster = MemoryCluster()
     cluster.create_topic(TOPIC, 2)
     done: Counter[tuple[int, int]] = Counter()
-    defect, told, letters = True, Told(), Letters()
+    defect, told, letters, tries = True, Told(), Letters(), 0
 
     async def handle(record: Record) -> None:
+        nonlocal tries
         await asyncio.sleep(0)
+        tries += record.partition == 0
         if defect and record.partition == 0:
             raise error
         done[record.partition, record.offset] += 1
@@ -71,16 +73,18 @@ async def test_the_engine_suspends_the_partition_and_gives_up_no_more(error: Exc
         for partition in range(2):
             cluster.append(ProducerRecord(TOPIC, b"x", b"%d-%d" % (partition, number), partition=partition))
     async with running(cluster, handle, letters=letters, observer=told) as engine:
-        await eventually(lambda: TopicPartition(TOPIC, 0) in engine.state().suspended, "suspended", 5.0)
-        await eventually(lambda: len(done) == records, "the other partition goes on", 5.0)
-        await eventually(lambda: len([reason for _, reason in told.told if reason]) >= 2, "tried again", 5.0)
+        await eventually(lambda: TopicPartition(TOPIC, 0) in engine.state().suspended, "suspended", 30.0)
+        await eventually(lambda: len(done) == records, "the other partition goes on", 30.0)
+        before = tries
+        # It may be said to be suspended all the time: what is tried again may fail before the rest is over.
+        await eventually(lambda: tries >= before + 2 * records, "tried again", 30.0)
         assert len(letters.kept) == LIMIT
         reason = next(reason for _, reason in told.told if reason)
         assert type(error).__name__ in reason
         assert "content" not in reason
         defect = False
-        await eventually(lambda: len(done) == 2 * records - LIMIT, "all is handled", 5.0)
-        await eventually(lambda: all_committed(cluster), "committed", 5.0)
+        await eventually(lambda: len(done) == 2 * records - LIMIT, "all is handled", 30.0)
+        await eventually(lambda: all_committed(cluster), "committed", 30.0)
         assert not engine.state().suspended
     assert set(done.values()) == {1}
     assert {partition for partition, _ in told.told} == {0}
@@ -101,12 +105,12 @@ async def test_nothing_of_a_suspended_partition_is_lost_in_a_rebalance() -> None
         for partition in range(2):
             cluster.append(ProducerRecord(TOPIC, b"x", b"%d-%d" % (partition, number), partition=partition))
     async with running(cluster, handle, letters=letters) as first:
-        await eventually(lambda: bool(first.state().suspended), "suspended", 5.0)
+        await eventually(lambda: bool(first.state().suspended), "suspended", 30.0)
         async with running(cluster, handle, letters=letters) as second:
-            await eventually(lambda: second.state().partitions == 1, "shared", 5.0)
+            await eventually(lambda: second.state().partitions == 1, "shared", 30.0)
             defect = False
-            await eventually(lambda: len(done) + len(letters.kept) >= 20, "all is handled", 5.0)
-            await eventually(lambda: all_committed(cluster), "committed", 5.0)
+            await eventually(lambda: len(done) + len(letters.kept) >= 20, "all is handled", 30.0)
+            await eventually(lambda: all_committed(cluster), "committed", 30.0)
     assert set(done) | {(0, one[0].offset) for one in letters.kept} == {
         (partition, offset) for partition in range(2) for offset in range(10)
     }
@@ -124,7 +128,7 @@ async def test_what_is_no_longer_ours_is_no_longer_said_to_be_suspended(gone: st
     for number in range(10):
         cluster.append(ProducerRecord(TOPIC, b"x", b"%d" % number, partition=0))
     async with running(cluster, handle, letters=letters, observer=told, watch_interval_seconds=0.1) as engine:
-        await eventually(lambda: bool(engine.state().suspended), "suspended", 5.0)
+        await eventually(lambda: bool(engine.state().suspended), "suspended", 30.0)
         told.told.clear()
         if gone == "revoked":
             await engine.stop()
@@ -133,9 +137,9 @@ async def test_what_is_no_longer_ours_is_no_longer_said_to_be_suspended(gone: st
             cluster.group(GROUP).expel(asyncio.get_running_loop().time(), member)
         else:
             cluster.recreate_topic(TOPIC, forget_commits=False)
-        await eventually(lambda: (0, None) in told.told, "it is said", 5.0)
+        await eventually(lambda: (0, None) in told.told, "it is said", 30.0)
         if gone == "recreated":
-            await eventually(lambda: not engine.state().suspended, "the new log is not suspended", 5.0)
+            await eventually(lambda: not engine.state().suspended, "the new log is not suspended", 30.0)
             await asyncio.sleep(0.3)
             assert {reason for _, reason in told.told} == {None}
 
@@ -183,13 +187,13 @@ async def test_a_projection_suspends_the_partition_and_gives_up_no_more(
         on_suspension=lambda partition, reason: told.append((partition.partition, reason)),
     )  # fmt: skip
     task = asyncio.create_task(projection.run())
-    await eventually(lambda: len([p for p, _ in store.rows if p == 1]) == 12, "the other partition goes on", 5.0)
-    await eventually(lambda: told.count((0, None)) >= 2, "tried again", 5.0)
+    await eventually(lambda: len([p for p, _ in store.rows if p == 1]) == 12, "the other partition goes on", 30.0)
+    await eventually(lambda: told.count((0, None)) >= 2, "tried again", 30.0)
     assert len(letters.kept) == LIMIT
     assert type(error).__name__ in str(told[0])
     assert "content" not in str(told)
     store.defect = False
-    await eventually(lambda: len(store.rows) == 24 - LIMIT, "all is applied", 5.0)
+    await eventually(lambda: len(store.rows) == 24 - LIMIT, "all is applied", 30.0)
     assert set(store.rows.values()) == {1}
     await projection.close()
     await task
@@ -206,6 +210,6 @@ async def test_what_the_store_refuses_as_such_is_put_aside_without_a_limit(monke
         cluster.append(ProducerRecord(topic, codec.encode(ACCESS_KEYS, event), b"k", partition=0))
     projection = Projection(MemoryLog(cluster), "view", [ACCESS_KEYS], codec, store, letters)  # type: ignore[arg-type]
     task = asyncio.create_task(projection.run())
-    await eventually(lambda: len(letters.kept) == 12, "put aside", 5.0)
+    await eventually(lambda: len(letters.kept) == 12, "put aside", 30.0)
     await projection.close()
     await task

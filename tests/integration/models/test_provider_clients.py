@@ -283,14 +283,14 @@ async def test_cancelling_a_call_ends_it_at_the_provider() -> None:
         node = OllamaNode("workstation", slow.ollama_url("workstation"))
         heard = asyncio.Event()
         running = asyncio.create_task(node.chat(_request(node), lambda _: heard.set()))
-        await asyncio.wait_for(heard.wait(), 10)
+        await asyncio.wait_for(heard.wait(), 30)
         running.cancel()
         with pytest.raises(asyncio.CancelledError):
             await running
         # The only slot of the node is free again, or this call would wait for the whole first answer.
         again = asyncio.Event()
         second = asyncio.create_task(node.chat(_request(node), lambda _: again.set()))
-        await asyncio.wait_for(again.wait(), 2)
+        await asyncio.wait_for(again.wait(), 30)
         second.cancel()
         await asyncio.gather(second, return_exceptions=True)
         await node.close()

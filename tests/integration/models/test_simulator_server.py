@@ -246,7 +246,7 @@ async def test_it_runs_as_a_process_until_it_is_told_to_stop(unused_tcp_port: in
         assert second.returncode == 1
         assert b"cannot listen" in told
         process.send_signal(signal.SIGTERM)
-        assert await asyncio.wait_for(process.wait(), 10) == 0
+        assert await asyncio.wait_for(process.wait(), 30) == 0
     finally:
         if process.returncode is None:
             process.kill()

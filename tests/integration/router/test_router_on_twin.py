@@ -115,7 +115,7 @@ async def test_what_was_repeated_once_is_not_repeated_again() -> None:
         first = twin.router(wire=Wire(crash_at=2, crash_after=True))
         sent = tasks(1)
         await twin.submit(*sent)
-        await asyncio.wait_for(first.wire.crashed.wait(), 10)
+        await asyncio.wait_for(first.wire.crashed.wait(), 30)
         await first.kill()
         second = twin.router()
         await twin.until(lambda: len(twin.cluster.records(PREFIX + "work.local.batch")) == 2)
@@ -148,7 +148,7 @@ async def crash_run(crash_at: int | None, *, after: bool = False) -> int:
             await done
             await first.stop()
             return len(first.wire.appends)
-        await asyncio.wait_for(first.wire.crashed.wait(), 10)
+        await asyncio.wait_for(first.wire.crashed.wait(), 30)
         await first.kill()
         twin.router()
         await done
@@ -199,7 +199,7 @@ async def test_a_router_that_stood_still_while_taking_over_repeats_nothing() -> 
         first = twin.router("first", wire=Wire(crash_on=PREFIX + "tasks.completed"), static=False)
         (task,) = tasks(1)
         await twin.submit(task)
-        await asyncio.wait_for(first.wire.crashed.wait(), 10)
+        await asyncio.wait_for(first.wire.crashed.wait(), 30)
         await first.kill()
         assert not twin.completed()
         second = twin.router("second", wire=Wire(freeze_at=1), static=False)

@@ -80,7 +80,7 @@ async def test_the_next_owner_tells_what_the_last_one_had_decided(crash_after: b
         await sent_out(twin, count)
         for task in sent:
             await twin.cancel(task)
-        await asyncio.wait_for(first.wire.crashed.wait(), 10)
+        await asyncio.wait_for(first.wire.crashed.wait(), 30)
         await first.kill()
         before = told(twin, Place.LOCAL)
         twin.router()

@@ -15,7 +15,9 @@ import pytest
 from headrace.addresses import VARIABLES
 from headrace.cli.main import build
 from headrace_streams.kafka import KafkaLog
+from headrace_streams.ports import Admin
 from headrace_testing.up import RunningStack, clean_environment
+from headrace_testing.waiting import eventually
 from typer.testing import CliRunner
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(300)]
@@ -132,11 +134,21 @@ def test_doctor_finds_nothing_wrong(headrace: Headrace) -> None:
     assert "team-helper:latest" in planted["ollama remote-1"]
 
 
+async def _alter(admin: Admin, topic: str, settings: dict[str, str]) -> None:
+    await admin.change_topic_settings({topic: settings})
+
+    async def is_known() -> bool:
+        return settings.items() <= (await admin.topic_settings([topic]))[topic].items()
+
+    # The controller has answered, and the broker learns of it a moment later.
+    await eventually(is_known)
+
+
 def test_doctor_names_what_was_altered_until_it_is_mended(platform: RunningStack, headrace: Headrace) -> None:
     """All in one, since each look takes seconds."""
     topic = f"{platform.topic_prefix}skills.feed"
     admin = KafkaLog({"bootstrap.servers": platform.bootstrap_servers}).admin()
-    asyncio.run(admin.change_topic_settings({topic: {"retention.ms": "60000"}}))
+    asyncio.run(_alter(admin, topic, {"retention.ms": "60000"}))
     result = headrace("doctor")
     assert result.returncode == 1
     assert "✗ topic skills.feed" in result.stdout

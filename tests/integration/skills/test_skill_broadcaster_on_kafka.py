@@ -15,7 +15,7 @@ pytestmark = pytest.mark.stack
 
 async def next_event(response: aiohttp.ClientResponse) -> tuple[str, dict[str, object]]:
     place = ""
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(30):
         async for raw in response.content:
             name, _, value = raw.decode().rstrip("\n").partition(": ")
             if name == "id":

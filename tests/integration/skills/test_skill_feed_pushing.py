@@ -65,7 +65,7 @@ async def following(client: ApiClient, *interests: str, last_id: str = "") -> As
     agent = Agent(response)
     reading = asyncio.create_task(agent.read())
     try:
-        await asyncio.wait_for(agent.began.wait(), 5)
+        await asyncio.wait_for(agent.began.wait(), 30)
         yield agent
     finally:
         reading.cancel()
@@ -224,7 +224,7 @@ async def test_a_slow_agent_is_let_go_and_resumes(installation: Installation, ev
     registry = process.metrics.registry
     await eventually(lambda: registry.get_sample_value("headrace_skills_agents_dropped_total") == 1, 20)
     agent = Agent(response)
-    await asyncio.wait_for(agent.read(), 10)
+    await asyncio.wait_for(agent.read(), 30)
     assert len(agent.events) < 100
     await eventually(lambda: len(installation.feed()) == 100)
     versions, last_id = list(agent.versions), agent.last_id
@@ -273,7 +273,7 @@ async def test_a_heartbeat_at_the_moment_of_the_end_moves_no_position(
             # hide them from the agent for good.
             process.feed.leave(*joined.pop())
             beats.clear()
-            await asyncio.wait_for(agent.ending.wait(), 5)
+            await asyncio.wait_for(agent.ending.wait(), 30)
             assert not beats
 
 

@@ -155,6 +155,6 @@ async def test_a_tenant_has_a_quota_and_revoking_makes_room(
     assert (await stranger.post("/v1/skills", json=SKILL)).status == 201
     # What comes in by Kafka is held to it as well, and kept as a dead letter with the reason.
     await installation.submit("by-kafka", "x" * sizes[-1])
-    await eventually(lambda: bool(installation.dead_letters()), "a dead letter", 5.0)
+    await eventually(lambda: bool(installation.dead_letters()), "a dead letter", 30)
     (letter,) = installation.dead_letters()
     assert "and may have" in letter.error_message

@@ -398,7 +398,7 @@ async def test_cancelled_attempts_are_not_begun_and_running_ones_are_ended(
         for number in range(19):
             cancellation(bench, f"task-{number}")
         ends = await finished(bench, 22)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while metrics.documents["work"]()["models"]:  # noqa: ASYNC110 - as above
                 await asyncio.sleep(0.01)
         shown = generate_latest(metrics.registry).decode()

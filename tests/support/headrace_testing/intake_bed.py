@@ -117,7 +117,7 @@ class StandIn:
 
     async def until(self, condition: Callable[[], bool]) -> None:
         """Wait until a task that was read makes the condition true."""
-        async with asyncio.timeout(5), self.came:
+        async with asyncio.timeout(30), self.came:
             await self.came.wait_for(condition)
 
     async def say(self, seen: Seen, text: str, sequence: int, *, attempt: int = 1, execution: str = "e1") -> None:

@@ -137,7 +137,10 @@ async def write_journal(
         data = template.data
         state = data["state"][1]
         state.update(digest=dice.randbytes(32).hex(), home_partition=partition)
-        data.update(task_id=task_id, generation=0, sequence=written, acted_offset=written, completed_offset=written)
+        data |= {
+            "task_id": task_id, "generation": 0, "sequence": written,
+            "acted_offset": written, "completed_offset": written,
+        }  # fmt: skip
         value = codec.encode(TASKS_JOURNAL, template)
         size += len(value)
         headers = (

@@ -84,7 +84,7 @@ async def feed(status: bytes) -> AsyncIterator[tuple[AgentSessions, list[asyncio
 
 
 async def until(writers: list[asyncio.StreamWriter], count: int) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while len(writers) != count:  # noqa: ASYNC110 - seen from the other side
             await asyncio.sleep(0.01)
 
@@ -96,7 +96,7 @@ async def test_as_many_sessions_are_open_as_are_wanted() -> None:
             await until(writers, count)
         assert sessions.lost == 0
         writers[0].close()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while not sessions.lost:  # noqa: ASYNC110 - closed from the other side
                 await asyncio.sleep(0.01)
 

@@ -442,7 +442,7 @@ async def test_a_process_keeps_checking_and_heals(registry: UnrulyRegistry, monk
         return bool(told) and told[-1] is not None
 
     checking = asyncio.create_task(schema_checks.keep_checking(codec, told.append))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         for _ in range(3):
             registry.wipe()
             while not in_trouble():  # noqa: ASYNC110 - has no event

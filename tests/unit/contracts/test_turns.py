@@ -67,7 +67,7 @@ async def test_whoever_gives_up_loses_no_turn_of_others() -> None:
     ended = Counter(type(each) for each in results)
     assert ended[type(None)] > 90
     # All turns have been given back.
-    await asyncio.wait_for(asyncio.gather(*(take(turns, "after", taken) for _ in range(10))), 5)
+    await asyncio.wait_for(asyncio.gather(*(take(turns, "after", taken) for _ in range(10))), 30)
     assert turns._running == turns.waiting == 0
 
 

@@ -33,7 +33,7 @@ async def test_what_could_not_be_published_is_published_later(monkeypatch: pytes
     async def published() -> bool:
         return stack.published == 1
 
-    await eventually(published, 5)
+    await eventually(published, 30)
     await asyncio.sleep(0.05)
     assert stack.published == 1
     changed.set()

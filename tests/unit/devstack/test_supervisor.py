@@ -34,7 +34,7 @@ class Events:
         return [event.condition for event in self.seen if event.part == part]
 
     async def wait(self, part: str, condition: Condition, times: int = 1) -> PartEvent:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while self.conditions(part).count(condition) < times:
                 self._more.clear()
                 await self._more.wait()

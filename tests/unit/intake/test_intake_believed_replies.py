@@ -145,7 +145,7 @@ async def bed(*, secret: str | None = SECRET, unsigned: Literal["refuse", "accep
 
 
 async def told(task: PendingTask) -> list[Any]:
-    await asyncio.wait_for(task.end, 2)
+    await asyncio.wait_for(task.end, 30)
     return [event.told async for event in task.follow(None)]
 
 
@@ -222,5 +222,5 @@ async def test_a_token_is_made_once_for_an_attempt_not_for_each_piece(
         await on.say(*(delta("a", OF_ATTEMPT, sequence=number) for number in range(pieces)))
         await on.say(*(delta("b", second, attempt=2, sequence=number) for number in range(pieces)))
         await on.say(finished("b", OF_ROUTER))
-        await asyncio.wait_for(task.end, 2)
+        await asyncio.wait_for(task.end, 30)
         assert made == [1, 2]

@@ -178,7 +178,7 @@ async def test_replies_reach_the_task_they_are_for() -> None:
     async with bed() as on:
         task, other = on.dispatcher.open(view(), b"k"), on.dispatcher.open(view("u"), b"k")
         await on.say(piece(0, "a"), finish())
-        ended = await asyncio.wait_for(task.end, 2)
+        ended = await asyncio.wait_for(task.end, 30)
         assert ended.answer == plain("whole")
         assert not other.end.done()
 
@@ -188,7 +188,7 @@ async def test_what_was_said_before_the_start_or_of_unknown_tasks_is_skipped() -
         await on.say(finish("gone"), key="gone")
         task = on.dispatcher.open(view(), b"k")
         await on.say(finish())
-        await asyncio.wait_for(task.end, 2)
+        await asyncio.wait_for(task.end, 30)
         assert on.dispatcher.get("acme", "gone") is None
 
 
@@ -196,7 +196,7 @@ async def test_another_tenants_reply_under_the_same_id_is_not_shown() -> None:
     async with bed() as on:
         task = on.dispatcher.open(view(), b"k")
         await on.say(finish(tenant="evil"), piece(0, "mine"))
-        first = await asyncio.wait_for(anext(task.follow(None)), 2)
+        first = await asyncio.wait_for(anext(task.follow(None)), 30)
         assert first.told == Delta("mine", 1)
         assert on.dispatcher.get("evil", "t") is None
         assert on.dispatcher.get("acme", "t") is task
@@ -206,7 +206,7 @@ async def test_a_reply_that_cannot_be_read_does_not_stop_the_others() -> None:
     async with bed() as on:
         task = on.dispatcher.open(view(), b"k")
         await on.say(b"garbage", finish())
-        await asyncio.wait_for(task.end, 2)
+        await asyncio.wait_for(task.end, 30)
         assert on.metrics.unreadable_replies._value.get() == 1
 
 
@@ -214,12 +214,12 @@ async def test_ended_tasks_are_forgotten_after_a_while() -> None:
     async with bed() as on:
         first = on.dispatcher.open(view("t"), b"k")
         await on.say(finish())
-        await asyncio.wait_for(first.end, 2)
+        await asyncio.wait_for(first.end, 30)
         assert on.dispatcher.get("acme", "t") is first
         on.now += 61_000
         second = on.dispatcher.open(view("u"), b"k")
         await on.say(finish("u"), key="u")
-        await asyncio.wait_for(second.end, 2)
+        await asyncio.wait_for(second.end, 30)
         await asyncio.sleep(0)
         assert on.dispatcher.get("acme", "t") is None
         assert on.dispatcher.get("acme", "u") is second
@@ -231,12 +231,12 @@ async def test_live_tasks_are_counted_until_their_end_is_read_or_may_have_been_m
         tasks = {name: on.dispatcher.open(view(name), b"k") for name in ("ended", "unread", "gone", "long")}
         assert (live("acme"), live("evil")) == (4, 0)
         await on.say(piece(0, "a"), finish("ended"), finish("ended"), key="ended")
-        await asyncio.wait_for(tasks["ended"].end, 2)
+        await asyncio.wait_for(tasks["ended"].end, 30)
         assert live("acme") == 3
         await on.say(b"garbage", key="unread")
         # Read after it, so that it has been read.
         await on.say(piece(0, "a"), key="gone")
-        await asyncio.wait_for(anext(tasks["gone"].follow(None)), 2)
+        await asyncio.wait_for(anext(tasks["gone"].follow(None)), 30)
         assert live("acme") == 2
         on.dispatcher.drop("gone")
         on.dispatcher.drop("gone")
@@ -244,7 +244,7 @@ async def test_live_tasks_are_counted_until_their_end_is_read_or_may_have_been_m
         on.now += 3_600_000
         assert live("acme") == 0
         await on.say(finish("long"), key="long")
-        await asyncio.wait_for(tasks["long"].end, 2)
+        await asyncio.wait_for(tasks["long"].end, 30)
         assert live("acme") == 0
 
 
@@ -336,7 +336,7 @@ async def test_an_error_of_any_kind_in_one_reply_does_not_stop_the_others(
     async with bed() as on:
         task = on.dispatcher.open(view(), b"k")
         await on.say(ODD, piece(0, "a"), ODD, finish())
-        await asyncio.wait_for(task.end, 2)
+        await asyncio.wait_for(task.end, 30)
         assert on.metrics.unreadable_replies._value.get() == 2
         whose = Whose("acme", "t")
         rereading = await on.rereaders.open(whose, on.dispatcher.partition, after=None, since_ms=0)

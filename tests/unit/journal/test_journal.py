@@ -64,7 +64,7 @@ class Owner:
     folded: list[JournaledDecision] = field(default_factory=list)
 
     async def append(self, entry: JournalEntry) -> int:
-        return await asyncio.wait_for(self.journal.append(entry), 5)
+        return await asyncio.wait_for(self.journal.append(entry), 30)
 
     @property
     def tasks(self) -> list[str]:

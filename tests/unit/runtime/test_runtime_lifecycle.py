@@ -52,7 +52,7 @@ def _service(*parts: Part) -> Service:
 
 
 async def _until(condition: asyncio.Event) -> None:
-    await asyncio.wait_for(condition.wait(), 5)
+    await asyncio.wait_for(condition.wait(), 30)
 
 
 async def test_parts_start_in_order_and_drain_and_stop_in_reverse(stop_requested: asyncio.Event) -> None:
@@ -81,7 +81,7 @@ async def test_a_signal_stops_the_service() -> None:
     life = asyncio.create_task(run(_service(recorder.part("only")), drain_seconds=1))
     await _until(recorder.started)
     os.kill(os.getpid(), signal.SIGTERM)
-    assert await asyncio.wait_for(life, 5) == EXIT_CLEAN
+    assert await asyncio.wait_for(life, 30) == EXIT_CLEAN
     assert recorder.events[-1] == "stop only"
 
 
@@ -98,7 +98,7 @@ async def test_a_second_signal_ends_the_drain() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
     await _until(draining)
     os.kill(os.getpid(), signal.SIGINT)
-    assert await asyncio.wait_for(life, 5) == EXIT_CLEAN
+    assert await asyncio.wait_for(life, 30) == EXIT_CLEAN
 
 
 async def test_a_part_that_fails_ends_the_service_with_a_drain(stop_requested: asyncio.Event) -> None:
@@ -162,7 +162,7 @@ async def test_a_part_that_fails_while_another_waits_to_start_ends_the_service(s
 
     service = _service(Part("loop", run=fail), Part("waiting", start=wait_forever))
     life = run(service, drain_seconds=1, stop_requested=stop_requested)
-    assert await asyncio.wait_for(life, 5) == EXIT_FAILED
+    assert await asyncio.wait_for(life, 30) == EXIT_FAILED
 
 
 async def test_stopping_during_the_start_is_clean(stop_requested: asyncio.Event) -> None:
@@ -177,7 +177,7 @@ async def test_stopping_during_the_start_is_clean(stop_requested: asyncio.Event)
     await _until(waiting)
     assert service.health.ready().reasons["lifecycle"] == "starting kafka"
     stop_requested.set()
-    assert await asyncio.wait_for(life, 5) == EXIT_CLEAN
+    assert await asyncio.wait_for(life, 30) == EXIT_CLEAN
 
 
 async def test_a_drain_is_cut_off_when_its_time_is_over() -> None:
@@ -191,7 +191,7 @@ async def test_a_drain_is_cut_off_when_its_time_is_over() -> None:
     life = asyncio.create_task(run(service, drain_seconds=0.05))
     await _until(recorder.started)
     os.kill(os.getpid(), signal.SIGTERM)
-    assert await asyncio.wait_for(life, 5) == EXIT_CLEAN
+    assert await asyncio.wait_for(life, 30) == EXIT_CLEAN
     assert recorder.events.index("draining") < recorder.events.index("stop first")
 
 

@@ -269,7 +269,7 @@ async def test_skill_changes_come_by_interest_and_tenant(cluster: Cluster, route
             value = cluster.codec.encode(topics.SKILLS_FEED, event)
             await router.append("skills.feed", value, key=key, partition=partition_of(key, PARTITIONS))
         told: list[tuple[str, str]] = []
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             async for change in changes:
                 told.append((change.event.tenant, change.event.interest))
                 if len(told) == 2:
@@ -323,7 +323,7 @@ async def test_a_group_goes_on_after_what_its_loop_was_through_with(cluster: Clu
 
     async def take(count: int) -> list[str]:
         names: list[str] = []
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             async with consume("fleet.status", NodeStatus, group="g", start="start", cluster=cluster) as nodes:
                 async for delivered in nodes:
                     names.append(delivered.event.node)

@@ -125,7 +125,7 @@ async def test_async_tools_run_at_the_same_time_and_others_one_by_one(number: in
         there += 1
         if there == number:
             all_there.set()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             await all_there.wait()
         return place
 

@@ -34,7 +34,7 @@ async def _read(cluster: MemoryCluster, ends: dict[TopicPartition, int]) -> int:
     reader = MemoryLog(cluster).reader()
     try:
         await reader.assign(dict.fromkeys(ends, 0))
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             return sum([len(batch) async for batch in up_to(reader, ends, most=2, poll_seconds=0.01)])
     finally:
         await reader.close()

@@ -78,7 +78,7 @@ async def bench() -> AsyncIterator[Bench]:
 
 
 async def soon(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while not condition():  # noqa: ASYNC110 - a table does not report that nothing has changed
             await asyncio.sleep(0)
 
@@ -132,7 +132,7 @@ async def test_a_compacted_end_does_not_keep_it_from_starting(bench: Bench) -> N
     for number in range(2):
         partition = bench.cluster.partition(TopicPartition(TOPIC, number))
         partition.records = partition.records[:-1]
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(30):
         await bench.started()
 
 
@@ -174,7 +174,7 @@ async def test_broken_following_is_told(bench: Bench) -> None:
     table = await bench.started()
     bench.cluster.sicken(TopicPartition(TOPIC, 0), reads=Ailment(LeaveGroup("not authorised")))
     await bench.put("b")
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         with pytest.raises(LeaveGroup):
             await table.failure
     assert table.get("a") is not None

@@ -233,7 +233,7 @@ async def test_an_attempt_that_waits_for_a_slot_is_ended_and_bills_nothing(bench
     assert ends["first"].outcome is Outcome.ANSWERED
     assert [usage.task_id for usage in bench.read(topics.USAGE_RECORDED)] == ["first"]
     assert len(provider.asked) == 1
-    await asyncio.wait_for(runner.handle(bench.submit(attempt("third"))), 5)
+    await asyncio.wait_for(runner.handle(bench.submit(attempt("third"))), 30)
 
 
 async def test_a_cancellation_from_elsewhere_is_not_taken_for_a_cancellation(bench: WorkerBench) -> None:

@@ -98,7 +98,7 @@ async def test_a_worker_tells_what_waits_what_runs_and_what_it_has_not_received(
     times = ServiceTimes()
     reader = WorkloadReader(engine, runner, bench.codec, times)
     running = asyncio.create_task(engine.run())
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while not provider.running or not reader().to_receive:  # noqa: ASYNC110 - looks at what has no event
             await asyncio.sleep(0.005)
     found = reader()
@@ -113,7 +113,7 @@ async def test_a_worker_tells_what_waits_what_runs_and_what_it_has_not_received(
     assert sum(partition["lag"] for partition in document["partitions"]) == 30
     assert document["oldest_waiting_seconds"] > 0
     gate.set()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while reader().outstanding_seconds:  # noqa: ASYNC110 - looks at what has no event
             await asyncio.sleep(0.005)
     assert reader.document()["models"] == []

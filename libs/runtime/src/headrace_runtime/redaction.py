@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, MutableMapping
+from functools import lru_cache
 from typing import Any, Final
 
 REDACTED: Final = "[redacted]"
@@ -70,6 +71,7 @@ def _redacted(name: str, value: Any, depth: int) -> Any:
     return value
 
 
+@lru_cache(maxsize=4096)
 def _is_forbidden(name: str) -> bool:
     lower = name.lower()
     return lower in _NAMES or any(part in lower for part in _NAME_PARTS)

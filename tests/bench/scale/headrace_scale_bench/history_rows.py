@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from typing import Final
 
@@ -10,7 +11,7 @@ import asyncpg
 STEP_MS: Final = 2_000
 """Between two tasks: a million of them fill 23 days, within the retention of all tables."""
 
-_TIME: Final = f"(EXTRACT(EPOCH FROM now()) * 1000)::bigint - n * {STEP_MS}"
+_TIME: Final = f"($2::bigint - n * {STEP_MS})"
 _TASK: Final = (
     f"regexp_replace(lpad(to_hex({_TIME}), 12, '0'), '(.{{8}})', '\\1-') || '-7000-8000-' || lpad(to_hex(n), 12, '0')"
 )
@@ -36,7 +37,7 @@ class NothingToCopy(Exception):
 
 
 def copying(table: str, columns: Sequence[str], changed: Mapping[str, str]) -> str:
-    """The statement that copies a row; $1 is the number of copies."""
+    """The statement that copies a row; $1 is the number of copies, $2 the time now in milliseconds."""
     values = ", ".join(changed.get(column, f"one.{column}") for column in columns)
     return (
         f"INSERT INTO {table} ({', '.join(columns)}) SELECT {values} "
@@ -47,6 +48,8 @@ def copying(table: str, columns: Sequence[str], changed: Mapping[str, str]) -> s
 async def add_rows(database_url: str, count: int) -> None:
     """Add so many tasks to every table of `COPIES`, and leave it as autovacuum would. Raises NothingToCopy."""
     connection = await asyncpg.connect(database_url, ssl=False)
+    # One time for all tables: ids are made of it, and a task has the same everywhere.
+    now_ms = time.time_ns() // 1_000_000
     try:
         for table, changed in COPIES.items():
             schema, _, name = table.partition(".")
@@ -56,7 +59,7 @@ async def add_rows(database_url: str, count: int) -> None:
                 name,
             )
             statement = copying(table, [row["column_name"] for row in columns], changed)
-            if await connection.execute(statement, count, timeout=None) == "INSERT 0 0":
+            if await connection.execute(statement, count, now_ms, timeout=None) == "INSERT 0 0":
                 raise NothingToCopy(table)
             await connection.execute(f"VACUUM ANALYZE {table}")
         await connection.execute("CHECKPOINT")
