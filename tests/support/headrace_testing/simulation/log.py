@@ -17,6 +17,8 @@ from headrace_streams.memory.producer import MemoryProducer
 from headrace_streams.memory.reader import MemoryReader
 from headrace_streams.records import ProducerRecord, Record, RecordMetadata, TopicPartition
 
+from headrace_testing.simulation.loop import VirtualLoop
+
 E = TypeVar("E", bound=Event)
 
 _IDLE_SECONDS = 1.0
@@ -99,7 +101,17 @@ class _Reader(MemoryReader):
         return await super().poll(max_records, timeout * _PATIENCE if timeout >= _IDLE_SECONDS else timeout)
 
 
-class SimulatedCodec(Codec):
+class SharedCodec(Codec):
+    """The codec of all simulated processes, each of which has one of its own in reality."""
+
+    def fetch(self, schema_id: int, origin: Origin | None = None) -> asyncio.Future[None]:
+        """On behalf of no process: a lookup of a killed one would never end, and the others would wait for it."""
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, VirtualLoop)
+        return loop.as_process(None, lambda: super(SharedCodec, self).fetch(schema_id, origin))
+
+
+class SimulatedCodec(SharedCodec):
     """Decodes each value once for all readers: events are immutable."""
 
     def __init__(self, topic_prefix: str) -> None:

@@ -14,6 +14,7 @@ from headrace_contracts.topics import TOPICS
 from headrace_streams.records import TopicPartition
 
 from headrace_testing.router_twin import PREFIX
+from headrace_testing.simulation.log import SharedCodec
 from headrace_testing.simulation.plan import Fault
 from headrace_testing.simulation.troubles import Trouble
 from headrace_testing.unruly_registry import UnrulyRegistry
@@ -57,7 +58,7 @@ class LostIds(Trouble):
             await Codec(self._registry, PREFIX).prepare(TOPICS.values(), register=True)
             for name, spec in TOPICS.items():
                 self._ids[name] = await self._registry.id_of(PREFIX + spec.subject, self._texts[name])
-            codec = Codec(self._registry, PREFIX, clock=clock)
+            codec = SharedCodec(self._registry, PREFIX, clock=clock)
             await codec.prepare(TOPICS.values())
             return codec
 
