@@ -1,6 +1,7 @@
 """Tasks of all kinds at a steady rate, whatever their outcome: over HTTP, and directly to Kafka."""
 
 import asyncio
+import contextlib
 import hashlib
 import json
 import random
@@ -36,16 +37,15 @@ class Outsider:
         self._prefix = prefix
         self._signing_keys = signing_keys
         self._avro = avro
-        self._kafka = Producer(
-            {
-                **kafka,
-                "enable.idempotence": True,
-                "partitioner": "murmur2_random",
-                "message.timeout.ms": 60_000,
-                "reconnect.backoff.max.ms": 500,
-                "logger": quiet_logger(),
-            }
-        )
+        self._settings = {
+            **kafka,
+            "enable.idempotence": True,
+            "partitioner": "murmur2_random",
+            "message.timeout.ms": 60_000,
+            "reconnect.backoff.max.ms": 500,
+            "logger": quiet_logger(),
+        }
+        self._kafka = Producer(self._settings)
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._poll, daemon=True)
         self._thread.start()
@@ -80,7 +80,17 @@ class Outsider:
 
     def _poll(self) -> None:
         while not self._ended.is_set():
-            self._kafka.poll(0.1)
+            kafka = self._kafka
+            try:
+                kafka.poll(0.1)
+            except KafkaException:
+                # Fatal for this producer, which an outage of brokers can be if records time out in it: as any client
+                # that goes on, this one makes a new one. What the old one had in flight is reported as unsure.
+                self._kafka = Producer(self._settings)
+                kafka.purge()
+                while len(kafka):
+                    with contextlib.suppress(KafkaException):
+                        kafka.poll(0.1)
 
 
 class Load:
