@@ -10,18 +10,16 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import platform
 import signal
 import sys
 import tempfile
-import time
-from dataclasses import asdict
 from pathlib import Path
 
 from headrace_bench.children import ContestantFailed
 
 from headrace_gateway_bench.arguments import parse
 from headrace_gateway_bench.figures import busy_elsewhere, rows, unanswered
+from headrace_gateway_bench.machine import machine, told
 from headrace_gateway_bench.measuring import measure
 from headrace_gateway_bench.systems import LITELLM
 from headrace_gateway_bench.tables import document, markdown
@@ -46,24 +44,12 @@ def main() -> int:
         return 1
     silent = unanswered(results.windows)
     found, elsewhere = rows(results.windows, LITELLM), busy_elsewhere(results.windows)
-    machine = {
-        "date": time.strftime("%Y-%m-%d"),
-        "processors": os.cpu_count(),
-        "python": platform.python_version(),
-        "system": platform.platform(),
-        "load_before": round(before, 1),
-        "busy_elsewhere": asdict(elsewhere),
-    }
     options = {"rounds": plan.rounds, "seconds": plan.seconds, "warm_up_seconds": plan.warm_up_seconds}
-    report = {"machine": machine, **options, **document(found, results.windows, results.systems)}
+    report = {"machine": machine(before, elsewhere), **options, **document(found, results.windows, results.systems)}
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(json.dumps(report, indent=2) + "\n")
     sys.stdout.write(markdown(found, silent, results.systems, LITELLM) + "\n\n")
-    sys.stdout.write(
-        f"({machine['date']}, {machine['processors']} processors, Python {machine['python']}, medians of {plan.rounds} "
-        f"rounds of {plan.seconds:g} s, smallest to largest in brackets; load average before: {before:.1f}; "
-        f"other work kept {elsewhere.median:.2f} ({elsewhere.low:.2f}–{elsewhere.high:.2f}) processors busy)\n"
-    )
+    sys.stdout.write(told(plan.rounds, plan.seconds, before, elsewhere) + "\n")
     return 1 if silent or any(row.errors for row in found) else 0
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from headrace_gateway_bench.measuring import GatewayPlan
+from headrace_gateway_bench.option_types import names_of, seconds, whole
 from headrace_gateway_bench.systems import SYSTEMS
 
 
@@ -15,23 +16,23 @@ def parse(arguments: Sequence[str] | None, description: str) -> tuple[GatewayPla
     parser = argparse.ArgumentParser(
         prog="make bench-gateway", description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--rounds", type=_whole, default=3, help="rounds over everything (default 3)")
-    parser.add_argument("--seconds", type=_seconds, default=8.0, help="length of a window (default 8)")
+    parser.add_argument("--rounds", type=whole, default=3, help="rounds over everything (default 3)")
+    parser.add_argument("--seconds", type=seconds, default=8.0, help="length of a window (default 8)")
     parser.add_argument(
         "--callers", type=_numbers, default=(1, 16, 64, 256), metavar="N,N", help="callers (default 1,16,64,256)"
     )
     parser.add_argument(
         "--systems",
-        type=_names,
+        type=names_of(SYSTEMS),
         default=tuple(SYSTEMS),
         metavar="NAME,NAME",
         help=f"which, in the order of their first turns: {', '.join(SYSTEMS)} (default: all that can run here)",
     )
     parser.add_argument(
-        "--warm-up", type=_seconds, default=3.0, help="seconds of the same load before each window (default 3)"
+        "--warm-up", type=seconds, default=3.0, help="seconds of the same load before each window (default 3)"
     )
     parser.add_argument(
-        "--first-warm-up", type=_seconds, default=40.0, help="seconds of load before the first round (default 40)"
+        "--first-warm-up", type=seconds, default=40.0, help="seconds of load before the first round (default 40)"
     )
     parser.add_argument("--output", type=Path, default=Path("bench-results/gateway.json"), help="where the JSON goes")
     options = parser.parse_args(arguments)
@@ -46,27 +47,5 @@ def parse(arguments: Sequence[str] | None, description: str) -> tuple[GatewayPla
     return plan, options.output
 
 
-def _whole(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError("must be at least 1")
-    return number
-
-
-def _seconds(text: str) -> float:
-    number = float(text)
-    if not 0 < number < 3600:
-        raise argparse.ArgumentTypeError("must be more than 0 and less than 3600")
-    return number
-
-
 def _numbers(text: str) -> tuple[int, ...]:
-    return tuple(dict.fromkeys(_whole(part) for part in text.split(",")))
-
-
-def _names(text: str) -> tuple[str, ...]:
-    names = tuple(dict.fromkeys(part.strip() for part in text.split(",")))
-    for name in names:
-        if name not in SYSTEMS:
-            raise argparse.ArgumentTypeError(f"there is no {name!r}; there are {', '.join(SYSTEMS)}")
-    return names
+    return tuple(dict.fromkeys(whole(part) for part in text.split(",")))

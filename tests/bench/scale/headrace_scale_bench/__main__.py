@@ -16,17 +16,16 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import platform
 import resource
 import signal
 import sys
 import tempfile
-import time
 from dataclasses import asdict
 from pathlib import Path
 
 from headrace_bench.children import ContestantFailed
 from headrace_gateway_bench.figures import busy_elsewhere
+from headrace_gateway_bench.machine import machine, told
 
 from headrace_scale_bench.arguments import parse
 from headrace_scale_bench.measuring import PlatformSilent, measure
@@ -55,24 +54,11 @@ def main() -> int:
     whole = [one for one in found.values() if one is not None]
     windows = [window for each in results.values() for window in each.windows]
     elsewhere = busy_elsewhere(windows)
-    machine = {
-        "date": time.strftime("%Y-%m-%d"),
-        "processors": os.cpu_count(),
-        "python": platform.python_version(),
-        "system": platform.platform(),
-        "load_before": round(before, 1),
-        "busy_elsewhere": asdict(elsewhere),
-    }
-    report = {"machine": machine, "plan": asdict(plan), "dimensions": document(whole)}
+    report = {"machine": machine(before, elsewhere), "plan": asdict(plan), "dimensions": document(whole)}
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(json.dumps(report, indent=2) + "\n")
     sys.stdout.write(markdown(whole) + "\n\n")
-    sys.stdout.write(
-        f"({machine['date']}, {machine['processors']} processors, Python {machine['python']}, {plan.callers} tasks in "
-        f"flight, medians of {plan.rounds} rounds of {plan.seconds:g} s, smallest to largest in brackets; load average "
-        f"before: {before:.1f}; other work kept {elsewhere.median:.2f} ({elsewhere.low:.2f}–{elsewhere.high:.2f}) "
-        "processors busy)\n"
-    )
+    sys.stdout.write(told(plan.rounds, plan.seconds, before, elsewhere, f"{plan.callers} tasks in flight, ") + "\n")
     # A verdict is told, not failed for: on a busy machine it says little.
     return 1 if len(whole) < len(found) or any(window.errors for window in windows) else 0
 

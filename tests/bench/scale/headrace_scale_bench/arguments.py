@@ -6,6 +6,8 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from headrace_gateway_bench.option_types import names_of, seconds, whole
+
 from headrace_scale_bench.measuring import DIMENSIONS, ScalePlan
 
 
@@ -14,12 +16,12 @@ def parse(arguments: Sequence[str] | None, description: str) -> tuple[ScalePlan,
     parser = argparse.ArgumentParser(
         prog="make bench-scale", description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--rounds", type=_whole, default=5, help="rounds of each dimension (default 5)")
-    parser.add_argument("--seconds", type=_seconds, default=6.0, help="length of a window (default 6)")
+    parser.add_argument("--rounds", type=whole, default=5, help="rounds of each dimension (default 5)")
+    parser.add_argument("--seconds", type=seconds, default=6.0, help="length of a window (default 6)")
     parser.add_argument(
-        "--only", type=_dimensions, default=DIMENSIONS, metavar="NAME,NAME", help=f"of {', '.join(DIMENSIONS)}"
+        "--only", type=names_of(DIMENSIONS), default=DIMENSIONS, metavar="NAME,NAME", help=f"of {', '.join(DIMENSIONS)}"
     )
-    parser.add_argument("--callers", type=_whole, default=16, help="tasks in flight (default 16)")
+    parser.add_argument("--callers", type=whole, default=16, help="tasks in flight (default 16)")
     parser.add_argument(
         "--scales", type=_scales, default=((6, 1), (12, 2), (24, 4)), metavar="PARTITIONS:INSTANCES,...",
         help="partitions of the task topics, and routers and workers (default 6:1,12:2,24:4)",
@@ -32,10 +34,10 @@ def parse(arguments: Sequence[str] | None, description: str) -> tuple[ScalePlan,
         text = ",".join(map(str, default))
         parser.add_argument(f"--{name}", type=_sizes, default=default, metavar="N,N", help=f"{what} (default {text})")
     parser.add_argument(
-        "--warm-up", type=_seconds, default=2.0, help="seconds of the same load before each window (default 2)"
+        "--warm-up", type=seconds, default=2.0, help="seconds of the same load before each window (default 2)"
     )
     parser.add_argument(
-        "--first-tasks", type=_whole, default=1_500, help="tasks of each new platform before (default 1,500)"
+        "--first-tasks", type=whole, default=1_500, help="tasks of each new platform before (default 1,500)"
     )
     parser.add_argument("--output", type=Path, default=Path("bench-results/scale.json"), help="where the JSON goes")
     options = parser.parse_args(arguments)
@@ -56,20 +58,6 @@ def parse(arguments: Sequence[str] | None, description: str) -> tuple[ScalePlan,
     return plan, options.output
 
 
-def _whole(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError("must be at least 1")
-    return number
-
-
-def _seconds(text: str) -> float:
-    number = float(text)
-    if not 0 < number < 3600:
-        raise argparse.ArgumentTypeError("must be more than 0 and less than 3600")
-    return number
-
-
 def _sizes(text: str) -> tuple[int, ...]:
     sizes = tuple(int(part) for part in text.split(","))
     if len(sizes) < 2 or sizes[0] < 0 or list(sizes) != sorted(set(sizes)):
@@ -81,15 +69,7 @@ def _scales(text: str) -> tuple[tuple[int, int], ...]:
     scales = []
     for part in text.split(","):
         partitions, _, instances = part.partition(":")
-        scales.append((_whole(partitions), _whole(instances)))
+        scales.append((whole(partitions), whole(instances)))
     if len(scales) < 2 or any(partitions < instances for partitions, instances in scales):
         raise argparse.ArgumentTypeError("must be two or more like 12:2, with a partition for each instance")
     return tuple(scales)
-
-
-def _dimensions(text: str) -> tuple[str, ...]:
-    names = tuple(dict.fromkeys(part.strip() for part in text.split(",")))
-    for name in names:
-        if name not in DIMENSIONS:
-            raise argparse.ArgumentTypeError(f"there is no {name!r}; there are {', '.join(DIMENSIONS)}")
-    return names

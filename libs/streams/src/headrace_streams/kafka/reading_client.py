@@ -114,7 +114,7 @@ class ReadingClient:
 
     async def leave(self, reader: AssignedReader) -> None:
         """Read nothing for this reader any more; closes the client if it was the last one."""
-        assignment = self._assignments.pop(reader)
+        del self._assignments[reader]
         if not self._assignments:
             await self._thread.run(self._kafka.close, partial(errors.asking, what="reader"))
             await self._thread.close()
@@ -124,7 +124,7 @@ class ReadingClient:
         try:
             await self._thread.run(lambda: self._displace(reader), partial(errors.asking, what="reader"))
         finally:
-            self._forget(assignment.reader)
+            self._forget(reader)
 
     # On the thread:
 
