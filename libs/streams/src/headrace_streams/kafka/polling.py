@@ -14,7 +14,7 @@ from confluent_kafka import Consumer as LibrdkafkaConsumer
 from confluent_kafka import KafkaError, KafkaException, Message
 from confluent_kafka import TopicPartition as KafkaPartition
 
-from headrace_streams.errors import LeaveGroup, StreamsError
+from headrace_streams.errors import LeaveGroup, OffsetOutOfRange, StreamsError
 from headrace_streams.kafka import errors
 from headrace_streams.kafka.records import Chunk, chunks_of, place_of
 from headrace_streams.records import TopicPartition
@@ -39,13 +39,23 @@ class EndOfPartition:
 
 @dataclass(frozen=True, slots=True)
 class FailedPartition:
-    """A partition, or with number -1 a whole topic, cannot be read any more as it was assigned."""
+    """A partition, or with number -1 a whole topic, cannot be read any more as it was assigned.
+
+    `offset` is the one that could not be read, if it was that.
+    """
 
     partition: TopicPartition
     error: StreamsError
+    offset: int | None = None
 
 
 DeliveredMessage = Chunk | EndOfPartition | FailedPartition
+
+
+def next_offset(delivery: Chunk | EndOfPartition) -> int:
+    """The first offset of its partition that comes after it."""
+    return delivery.offset if isinstance(delivery, EndOfPartition) else delivery.records[-1].offset + 1
+
 
 _Command = tuple[Callable[[], Any], "asyncio.Future[Any] | None"]
 
@@ -237,7 +247,7 @@ class ConsumerThread:
         if failure is None:
             return ()
         if self._apart and partition.topic and not error.fatal():
-            return (FailedPartition(partition, failure),)
+            return (FailedPartition(partition, failure, offset if isinstance(failure, OffsetOutOfRange) else None),)
         raise failure
 
 
