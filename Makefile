@@ -43,7 +43,8 @@ demo: setup ## An AI team works through a folder of files, on a running platform
 test: setup downloads ## All checks, and all tests but the long ones, on real Kafka, registry and Postgres (ARGS="-n0 -k name")
 	@$(MAKE) --no-print-directory --jobs=2 check compiled
 	@PYTHONPATH=tests/clients:tests/support $(BIN)/python -m headrace_clients --install-core
-	$(BIN)/pytest --numprocesses $(WORKERS) --dist loadfile $(ARGS)
+	@# As pytest; what fails is run once more by itself, see there.
+	$(BIN)/python -P tests/support/headrace_testing/suite.py --numprocesses $(WORKERS) --dist loadfile $(ARGS)
 
 test-long: setup downloads ## The tests that take minutes: runs of chaos on the real platform, 1,600 simulated schedules
 	$(BIN)/pytest -m long $(ARGS)
