@@ -47,7 +47,7 @@ test: setup downloads ## All checks, and all tests but the long ones, on real Ka
 	$(BIN)/python -P tests/support/headrace_testing/suite.py --numprocesses $(WORKERS) --dist loadfile $(ARGS)
 
 test-long: setup downloads ## The tests that take minutes: runs of chaos on the real platform, 1,600 simulated schedules
-	$(BIN)/pytest -m long $(ARGS)
+	$(BIN)/python -P tests/support/headrace_testing/suite.py -m long $(ARGS)
 
 test-clients: setup downloads ## Agent frameworks, unmodified, against a platform, beside the table in docs/clients.md (ARGS="--help"); node rows need node
 	@PYTHONPATH=tests/clients:tests/support exec $(BIN)/python -m headrace_clients $(ARGS)

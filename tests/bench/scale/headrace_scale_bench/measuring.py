@@ -33,8 +33,9 @@ class ScalePlan:
         dimensions: Names from `DIMENSIONS`.
         scales: Partitions and instances of each configuration, smallest first.
         agents, tenants, history: How many there are in each configuration, smallest first.
-        first_tasks: Load on each platform before its first window, until compilers have seen what is hot. As many
-            tasks for all, since a busy machine gives one platform more time than another.
+        first_tasks: Load on each platform before its first window, until compilers have seen what is hot; more if one
+            that it is compared with has had more. As many tasks for all, since a busy machine gives one platform more
+            time than another, and a broker's compiler is not done with its hot code after some thousands of tasks.
         warm_up_seconds: Load before each window opens, without a pause.
     """
 
@@ -109,6 +110,8 @@ class ScaleRounds:
         self._windows = windows
         self._origin = origin
         self._running: list[ScaledPlatform] = []
+        # What each of them has answered.
+        self._answered: dict[PlatformSize, int] = {}
 
     async def start(self, stack: AsyncExitStack, size: PlatformSize) -> ScaledPlatform:
         """A platform that has had its first load, until the stack is closed. Raises PlatformSilent."""
@@ -116,12 +119,13 @@ class ScaleRounds:
         platform = await stack.enter_async_context(platform_running(size, self._origin))
         self._running.append(platform)
         stack.callback(self._running.remove, platform)
-        subject, done = Subject("first load", platform, platform.turns), 0
-        while done < self._plan.first_tasks:
+        subject, enough = Subject("first load", platform, platform.turns), max(self._answered.values(), default=0)
+        self._answered[size] = 0
+        stack.callback(self._answered.pop, size)
+        while self._answered[size] < max(enough, self._plan.first_tasks):
             window = await self._window(subject, 0, 0.0, _FIRST_SECONDS)
             if not window.answered:
                 raise PlatformSilent(f"{size} answered nothing in {_FIRST_SECONDS:g} s: {dict(window.errors)}")
-            done += window.answered
         await platform.add_history()
         return platform
 
@@ -171,7 +175,7 @@ class ScaleRounds:
     async def _window(self, subject: Subject, number: int, warm_up: float, seconds: float) -> MeasuredWindow:
         others = [one.gateway.parts for one in self._running if one is not subject.platform]
         callers = self._plan.callers if number else _FIRST_CALLERS
-        return await self._windows.measure(
+        window = await self._windows.measure(
             subject.platform.gateway,
             others,
             Setup("plain", callers, subject.name),
@@ -180,6 +184,8 @@ class ScaleRounds:
             seconds,
             subject.turns,
         )
+        self._answered[subject.platform.size] += window.answered
+        return window
 
 
 def _agents(count: int, platform: ScaledPlatform, sessions: AgentSessions) -> Subject:
