@@ -30,6 +30,7 @@ class Reading:
 
     def begin(self, positions: Mapping[TopicPartition, int]) -> None:
         self.offsets.clear()
+        self.failures.clear()
         self.changed.set()
 
     def deliver(self, deliveries: Sequence[DeliveredMessage]) -> None:
