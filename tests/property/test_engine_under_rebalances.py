@@ -47,6 +47,7 @@ STEPS = st.lists(
 SETTINGS = st.fixed_dictionaries({
     "max_in_flight": st.sampled_from([1, 3, 40]),
     "max_buffered": st.sampled_from([3, 1000]),
+    "max_held_bytes": st.sampled_from([1, 6, 1_000_000]),
     "max_poll_records": st.sampled_from([2, 50]),
     "metadata_limit": st.sampled_from([24, 60, 4095]),
     "drain_seconds": st.sampled_from([0.0, 0.5]),
@@ -208,8 +209,10 @@ async def _history(world: World, steps: list[Step]) -> None:
         while not world.all_committed():  # noqa: ASYNC110 - looks at what has no event
             await asyncio.sleep(0.1)
     for engine, _, task in world.members:
+        lived = not task.done()
         await engine.stop()
         await asyncio.gather(task, return_exceptions=True)
+        assert not lived or not any(engine.state().held_bytes.values()), "bytes of a record were not given back"
 
 
 @settings(max_examples=120, deadline=None)

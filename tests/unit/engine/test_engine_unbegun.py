@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Awaitable, Callable
 
 import pytest
+from headrace_streams.buffering import HeldBytes
 from headrace_streams.executing import Executor
 from headrace_streams.offsets import OffsetTracker
 from headrace_streams.parallel import Ending
@@ -23,11 +24,12 @@ class Bench:
 
     def __init__(self, handler: Callable[[Record], Awaitable[None]], max_in_flight: int) -> None:
         self.scheduler: Scheduler[Work] = Scheduler([LaneShare()], max_in_flight)
+        self.held = HeldBytes(1, 1_000_000)
         self.observer = Counting()
         self.broken: list[Exception] = []
         self.partitions = [AssignedPartition(TopicPartition(TOPIC, number), 0, OffsetTracker(0)) for number in (0, 1)]
         self.executor = Executor(
-            self.scheduler, handler, lambda _record: None, Letters(), options(), self.observer,
+            self.scheduler, self.held, handler, lambda _record: None, Letters(), options(), self.observer,
             work_of=lambda record, partition, now: Work(record, partition, "", record.key, now),
             admit=lambda _partition: None, relieve=lambda: None, suspended=lambda _partition: None,
             broke=self.broken.append,
@@ -37,7 +39,9 @@ class Bench:
         record = Record(TOPIC, partition, offset, 0, key, b"")
         place = self.partitions[partition]
         place.tracker.received(offset)
-        self.scheduler.add(Work(record, place, "", record.key, 0.0))
+        work = Work(record, place, "", record.key, 0.0)
+        self.held.take(work)
+        self.scheduler.add(work)
 
 
 @pytest.mark.parametrize(("records", "max_in_flight"), [(1, 1), (3, 3), (5, 2)])
@@ -61,6 +65,7 @@ async def test_room_and_keys_are_free_when_the_partition_leaves_at_once(records:
             await leaving.quiet()
     assert not begun
     assert bench.scheduler.idle
+    assert bench.held.held(0) == 0
     assert bench.observer.endings == {Ending.ABANDONED: min(records, max_in_flight)}
     # The same keys and all of the room are there for the next owner of the partition, here this member again.
     for number in range(records):
@@ -86,5 +91,6 @@ async def test_one_that_has_begun_is_accounted_for_once() -> None:
     async with asyncio.timeout(0.5):
         await bench.partitions[0].quiet()
     assert bench.scheduler.idle
+    assert bench.held.held(0) == 0
     assert bench.observer.endings == {Ending.ABANDONED: 2}
     assert bench.partitions[0].tracker.position == 0

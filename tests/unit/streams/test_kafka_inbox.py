@@ -16,14 +16,15 @@ A, B = TopicPartition("t", 0), TopicPartition("t", 1)
 class Bench:
     def __init__(self) -> None:
         self.throttled: list[bool] = []
-        self.inbox = Inbox(self.throttled.append)
+        self.inbox = Inbox(self.throttled.append, full_bytes=32 * 1024 * 1024)
 
     def put(self, name: TopicPartition, count: int, size: int = 1, start: int = 0) -> None:
         records = [Record(name.topic, name.partition, start + n, 0, None, bytes(size)) for n in range(count)]
         self.inbox.put([Chunk(name, records, count * size)] if records else [])
 
-    def take(self, limit: int) -> list[tuple[int, int]]:
-        return [(record.partition, record.offset) for chunk in self.inbox.take(limit) for record in chunk.records]
+    def take(self, limit: int, max_bytes: int | None = None) -> list[tuple[int, int]]:
+        taken = self.inbox.take(limit, max_bytes)
+        return [(record.partition, record.offset) for chunk in taken for record in chunk.records]
 
 
 def test_records_of_a_partition_keep_their_order() -> None:
@@ -89,6 +90,29 @@ def test_large_records_count_by_their_bytes() -> None:
     bench.take(24)
     assert bench.throttled == [True]
     bench.take(2)
+    assert bench.throttled == [True, False]
+
+
+def test_a_caller_with_little_room_gets_few_bytes_and_at_least_one_record() -> None:
+    bench = Bench()
+    bench.put(A, 3, size=100)
+    bench.put(B, 3, size=10)
+    assert bench.take(10, max_bytes=250) == [(0, 0), (0, 1)]
+    assert bench.take(10, max_bytes=25) == [(1, 0), (1, 1)]
+    assert bench.take(10, max_bytes=1) == [(0, 2)], "one record, whatever its size"
+    assert bench.take(10, max_bytes=1) == [(1, 2)]
+    assert bench.take(10, max_bytes=1) == []
+
+
+def test_bytes_are_counted_exactly_when_records_of_a_fetch_differ_in_size() -> None:
+    bench = Bench()
+    sizes = [20 * 1024 * 1024, 1, 1, 20 * 1024 * 1024]
+    records = [Record("t", 0, offset, 0, None, bytes(size)) for offset, size in enumerate(sizes)]
+    bench.inbox.put([Chunk(A, records, sum(sizes))])
+    assert bench.throttled == [True]
+    assert bench.take(3) == [(0, 0), (0, 1), (0, 2)]
+    assert bench.throttled == [True], "20 MiB are left, and a quarter of 32 is little"
+    assert bench.take(9, max_bytes=1) == [(0, 3)]
     assert bench.throttled == [True, False]
 
 

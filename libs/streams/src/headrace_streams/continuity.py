@@ -12,6 +12,7 @@ import logging
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from functools import partial
 
+from headrace_streams.buffering import HeldBytes
 from headrace_streams.errors import TransientError
 from headrace_streams.handling import EngineOptions, Observer
 from headrace_streams.log_identity import Continue, DataLost, Recreated, StoredPosition, fingerprint
@@ -39,6 +40,7 @@ class Continuity:
         lane_of: Mapping[str, int],
         partitions: dict[tuple[str, int], AssignedPartition],
         scheduler: Scheduler[Work],
+        held: HeldBytes,
         options: EngineOptions,
         observer: Observer | None,
         on_foreign_position: Callable[[TopicPartition], None],
@@ -50,6 +52,7 @@ class Continuity:
         self._lane_of = lane_of
         self._partitions = partitions
         self._scheduler = scheduler
+        self._held = held
         self._options = options
         self._on_foreign_position = on_foreign_position
         self._former: list[AssignedPartition] = []
@@ -176,6 +179,8 @@ class Continuity:
             work = partition.backlog.popleft()
             if partition.tracker.received(work.offset):
                 self._scheduler.add(work)
+            else:
+                self._held.give_back(work)
 
     def _add(self, name: TopicPartition, tracker: OffsetTracker) -> AssignedPartition:
         added = AssignedPartition(name, self._lane_of[name.topic], tracker)

@@ -21,6 +21,7 @@ from operator import length_hint
 from types import CoroutineType
 from typing import Any
 
+from headrace_streams.buffering import HeldBytes
 from headrace_streams.dead_letters import DeadLetterSink
 from headrace_streams.handling import Ending, EngineOptions, Handler, Observer
 from headrace_streams.records import Record
@@ -38,6 +39,7 @@ class Executor:
     """Runs what the scheduler starts, within one event loop.
 
     Args:
+        held: What is given back when a record has ended; the caller takes it, except on the fast path.
         skip: Called instead of the handler for cancelled records.
         work_of: Makes a piece of work from a record, its partition and the time.
         admit: Called for a partition with a backlog whenever one of its records has finished.
@@ -49,6 +51,7 @@ class Executor:
     def __init__(
         self,
         scheduler: Scheduler[Work],
+        held: HeldBytes,
         handler: Handler,
         skip: Handler,
         dead_letters: DeadLetterSink,
@@ -62,6 +65,7 @@ class Executor:
         broke: Callable[[Exception], None],
     ) -> None:
         self._scheduler = scheduler
+        self._held = held
         self._handler = handler
         self._skip = skip
         self._dead_letters = dead_letters
@@ -127,6 +131,7 @@ class Executor:
         stuck = records[called - 1]
         partition.tracker.received(stuck.offset)
         work = self._scheduler.add_running(self._work_of(stuck, partition, now()))
+        self._held.take(work)
         work.attempts = 1
         if failure is not None:
             handling = self._failed(work, failure)
@@ -137,7 +142,8 @@ class Executor:
     def drop_waiting(self, partitions: Sequence[AssignedPartition]) -> None:
         """Drop the waiting records of these partitions; running handlers continue for now."""
         gone = frozenset(partitions)
-        self._scheduler.drop(lambda work: work.partition in gone)
+        for work in self._scheduler.drop(lambda work: work.partition in gone):
+            self._held.give_back(work)
         self._set_timer()
         self.pump()
 
@@ -275,6 +281,7 @@ class Executor:
 
     def _leave(self, work: Work, ending: Ending) -> None:
         self._scheduler.finish(work)
+        self._held.give_back(work)
         if self._observer is not None:
             self._observer.ended(work.record, ending, self._loop.time() - work.since)
 

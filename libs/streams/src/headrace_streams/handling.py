@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -48,6 +48,8 @@ class EngineOptions:
         max_in_flight: Maximum number of running handlers.
         ordering: Whether records of one key keep their order.
         max_buffered: A lane with this many waiting records is paused, and resumed when half of them are left.
+        max_held_bytes: Most bytes of values of records from their receipt until they are finished; each lane has an
+            equal share, and is paused at it. A partition that has no record here may always receive one.
         max_poll_records: Maximum number of records of one poll.
         lag_interval_seconds: Time between two readings of the ends of the partitions.
         watch_interval_seconds: Time between two comparisons of the positions with the topics' ids and bounds.
@@ -60,6 +62,7 @@ class EngineOptions:
     max_in_flight: int = 256
     ordering: Ordering = Ordering.KEY
     max_buffered: int = 4_096
+    max_held_bytes: int = 64 * 1024 * 1024
     max_poll_records: int = 1_000
     commit_interval_seconds: float = 1.0
     lag_interval_seconds: float = 5.0
@@ -69,8 +72,8 @@ class EngineOptions:
     metadata_limit: int = METADATA_LIMIT
 
     def __post_init__(self) -> None:
-        if self.max_buffered < 1 or self.max_poll_records < 1:
-            raise ValueError("max_buffered and max_poll_records must be at least 1")
+        if self.max_buffered < 1 or self.max_held_bytes < 1 or self.max_poll_records < 1:
+            raise ValueError("max_buffered, max_held_bytes and max_poll_records must be at least 1")
         if self.commit_interval_seconds <= 0 or self.lag_interval_seconds <= 0 or self.watch_interval_seconds <= 0:
             raise ValueError("the intervals must be above 0")
         if self.drain_seconds < 0:
@@ -141,6 +144,9 @@ class EngineSnapshot:
         in_flight: Number of running handlers.
         parked: Number of records that wait for a retry.
         waiting: Number of records received and not running, parked ones included, by topic.
+        held_bytes: Bytes of values of records from their receipt until they are finished, by topic.
+        held_bytes_limit: Most bytes of one topic.
+        full: Topics that receive next to nothing because they hold as much as they may.
         assigned: The assigned partitions.
         longest_span: The largest number of offsets between a position and the last record received above it.
     """
@@ -148,6 +154,9 @@ class EngineSnapshot:
     in_flight: int
     parked: int
     waiting: Mapping[str, int]
+    held_bytes: Mapping[str, int]
+    held_bytes_limit: int
+    full: Collection[str]
     assigned: Mapping[TopicPartition, PartitionSnapshot]
     longest_span: int
 

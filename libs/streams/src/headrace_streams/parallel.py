@@ -1,7 +1,8 @@
 """Parallel consumption: many records of a partition in flight at once, with exact commits.
 
 1. Receive. The partition's offset tracker receives each polled record, unless the map of finished offsets could then
-   exceed the commit metadata. Such a record waits in the partition's backlog, and the partition is paused.
+   exceed the commit metadata. Such a record waits in the partition's backlog, and the partition is paused. What is held
+   counts in bytes: a lane at its limit is paused, except for partitions that have no record here, which get one each.
 2. Schedule. The record waits in the scheduler (by lane, tenant and key) until it may start. A lane with too many
    waiting records is paused. If nothing at all is in flight, the handler is called directly
    (`Executor.handle_at_once`).
@@ -17,9 +18,13 @@ Invariants:
 - At most one record of a key is in flight with `Ordering.KEY`, and retries of it block the key: order is kept.
 - Partitions are added and removed only in the callbacks of a rebalance. Records of a partition that is gone are
   discarded on receipt; a handler that ends after its partition has gone updates a tracker that is never committed.
-- Pausing is decided in one place (`_apply_backpressure`) from three facts: the lane is full, the partition has a
-  backlog, or it is suspended. The first two are re-evaluated whenever a record finishes, the last when its time is
-  over; otherwise a partition could stay paused for ever.
+- Pausing is decided in one place (`_apply_backpressure`) from four facts: the lane has too many records, it has too
+  many bytes while the partition has at least one record, the partition has a backlog, or it is suspended. The first
+  three are re-evaluated whenever a record finishes, the last when its time is over; otherwise a partition could stay
+  paused for ever.
+- What `HeldBytes` has taken for a record is given back exactly once: when it has ended (`Executor._leave`), when it is
+  dropped with its partition, or when the tracker refuses it on its way out of the backlog. Otherwise a lane would
+  stay full for ever, or hold more than its limit.
 """
 
 from __future__ import annotations
@@ -31,6 +36,7 @@ from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, S
 from functools import partial
 from typing import Any, TypeVar, cast
 
+from headrace_streams.buffering import HeldBytes
 from headrace_streams.committing import Committer
 from headrace_streams.continuity import Continuity
 from headrace_streams.dead_letters import DeadLetterSink
@@ -125,6 +131,7 @@ class ParallelConsumer:
         self._full = [False] * len(lanes)
         shares = [LaneShare(lane.weight, lane.max_in_flight) for lane in lanes]
         self._scheduler: Scheduler[Work] = Scheduler(shares, self._options.max_in_flight)
+        self._held = HeldBytes(len(lanes), self._options.max_held_bytes)
         self._keyed = self._options.ordering is Ordering.KEY
         self._partitions: dict[tuple[str, int], AssignedPartition] = {}
         self._continuity = Continuity(
@@ -133,6 +140,7 @@ class ParallelConsumer:
             self._lane_of,
             self._partitions,
             self._scheduler,
+            self._held,
             self._options,
             observer,
             on_foreign_position,
@@ -157,7 +165,7 @@ class ParallelConsumer:
         self._consumer = self._log.consumer(self._group, instance_id=instance_id)
         self._committer = Committer(self._consumer)
         self._executor = Executor(
-            self._scheduler, self._handler, self._skip, self._dead_letters, self._options, self._observer,
+            self._scheduler, self._held, self._handler, self._skip, self._dead_letters, self._options, self._observer,
             work_of=self._work_of, admit=self._admit_backlog, relieve=self._relieve,
             suspended=self._suspended, broke=self._break,
         )  # fmt: skip
@@ -203,6 +211,9 @@ class ParallelConsumer:
             in_flight=self._scheduler.in_flight,
             parked=self._scheduler.parked,
             waiting={topic: self._scheduler.waiting(lane) for topic, lane in self._lane_of.items()},
+            held_bytes={topic: self._held.held(lane) for topic, lane in self._lane_of.items()},
+            held_bytes_limit=self._held.lane_limit,
+            full=[topic for topic, lane in self._lane_of.items() if self._held.is_full(lane)],
             assigned={partition.name: _state_of(partition) for partition in partitions},
             longest_span=max((partition.tracker.span for partition in partitions), default=0),
         )
@@ -255,7 +266,9 @@ class ParallelConsumer:
 
     async def _poll(self) -> None:
         while True:
-            records = await self._consumer.poll(self._options.max_poll_records, _POLL_SECONDS)
+            records = await self._consumer.poll(
+                self._options.max_poll_records, _POLL_SECONDS, max_bytes=self._held.room
+            )
             if records:
                 self._receive(records)
                 self._executor.pump()
@@ -272,7 +285,8 @@ class ParallelConsumer:
         for lane, full in enumerate(self._full):
             if not full and self._scheduler.waiting(lane) >= self._options.max_buffered:
                 self._full[lane] = True
-                self._apply_backpressure(partition for partition in self._partitions.values() if partition.lane == lane)
+                self._apply_backpressure(self._of_lane(lane))
+        self._look_at_bytes()
         # A paused partition that delivers records has lost its pause in a rebalance: pause it once more.
         self._apply_backpressure(delivered, insist=True)
 
@@ -294,8 +308,10 @@ class ParallelConsumer:
             work = self._work_of(record, partition, now)
             # Behind a backlog everything waits: the tracker receives offsets in ascending order only.
             if partition.backlog or not partition.tracker.fits(work.offset):
+                self._held.take(work)
                 partition.backlog.append(work)
             elif partition.tracker.received(work.offset):
+                self._held.take(work)
                 self._scheduler.add(work)
 
     def _work_of(self, record: Record, partition: AssignedPartition, now: float) -> Work:
@@ -306,11 +322,13 @@ class ParallelConsumer:
             work = partition.backlog.popleft()
             if partition.tracker.received(work.offset):
                 self._scheduler.add(work, first=work.cancelled)
+            else:
+                self._held.give_back(work)
         if not partition.leaving:
             self._apply_backpressure((partition,))
 
     def _apply_backpressure(self, partitions: Iterable[AssignedPartition], *, insist: bool = False) -> None:
-        """Pause partitions whose lane is full or that have a backlog, and resume the others.
+        """Pause partitions that may not receive records now, and resume the others.
 
         Args:
             insist: Pause also those that are recorded as paused.
@@ -318,7 +336,12 @@ class ParallelConsumer:
         pause: list[TopicPartition] = []
         resume: list[TopicPartition] = []
         for partition in partitions:
-            wanted = self._full[partition.lane] or bool(partition.backlog) or partition.suspended is not None
+            wanted = (
+                self._full[partition.lane]
+                or (partition.held > 0 and self._held.is_full(partition.lane))
+                or bool(partition.backlog)
+                or partition.suspended is not None
+            )
             if wanted and (insist or not partition.paused):
                 pause.append(partition.name)
             elif partition.paused and not wanted:
@@ -335,13 +358,25 @@ class ParallelConsumer:
             self._apply_backpressure((partition,))
 
     def _relieve(self) -> None:
+        self._look_at_bytes()
         if True not in self._full:
             return
         # Hysteresis: resuming at the same mark would pause again with the next poll.
         for lane, full in enumerate(self._full):
             if full and self._scheduler.waiting(lane) <= self._options.max_buffered // 2:
                 self._full[lane] = False
-                self._apply_backpressure(partition for partition in self._partitions.values() if partition.lane == lane)
+                self._apply_backpressure(self._of_lane(lane))
+
+    def _look_at_bytes(self) -> None:
+        for lane in range(len(self._full)):
+            if self._held.changed(lane):
+                self._apply_backpressure(self._of_lane(lane))
+            elif self._held.is_full(lane):
+                # Nothing else brings these on: what the others hold may end much later.
+                self._apply_backpressure([each for each in self._of_lane(lane) if each.paused and not each.held])
+
+    def _of_lane(self, lane: int) -> Iterable[AssignedPartition]:
+        return (partition for partition in self._partitions.values() if partition.lane == lane)
 
     def _now(self) -> float:
         assert self._loop is not None, "run() comes first"
@@ -407,7 +442,8 @@ class ParallelConsumer:
         for partition in leaving:
             partition.leaving = True
             partition.end_suspension(self._observer)
-            partition.backlog.clear()
+            while partition.backlog:
+                self._held.give_back(partition.backlog.popleft())
         self._executor.drop_waiting(leaving)
         return leaving
 

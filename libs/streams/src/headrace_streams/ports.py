@@ -67,11 +67,12 @@ class Consumer(Protocol):
         """
         ...
 
-    async def poll(self, max_records: int, timeout: float) -> Sequence[Record]:
+    async def poll(self, max_records: int, timeout: float, *, max_bytes: int | None = None) -> Sequence[Record]:
         """Return as soon as there are records, at most `max_records`; empty after `timeout` seconds without any.
 
-        Records of one partition are adjacent and in order. Raises LeaveGroup when the consumer is unusable (fenced
-        static member, not authorised, closed).
+        With `max_bytes`, their values have at most so many bytes together, except that the first record is returned
+        whatever its size. Records of one partition are adjacent and in order. Raises LeaveGroup when the consumer is
+        unusable (fenced static member, not authorised, closed).
         """
         ...
 

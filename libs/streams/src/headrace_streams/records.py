@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
@@ -43,6 +43,16 @@ class Record:
     @property
     def topic_partition(self) -> TopicPartition:
         return TopicPartition(self.topic, self.partition)
+
+
+def leading(records: Sequence[Record], most_bytes: int, *, at_least: int) -> int:
+    """How many of these, from the first on, have values of at most so many bytes together; not fewer than `at_least`
+    of them."""
+    for number, record in enumerate(records):
+        most_bytes -= len(record.value or b"")
+        if most_bytes < 0 and number >= at_least:
+            return number
+    return len(records)
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ class AssignedPartition:
     Attributes:
         backlog: Polled records that do not fit into the tracker yet; the partition is paused while there are any.
         running: Work whose handler is running, and the task that runs it.
+        held: Number of its records that are waiting, parked or running.
         leaving: The partition is being revoked or is gone: nothing of it is started any more.
         log_start: First offset in the log, if the group starts there because it has no committed offset.
         log_end: Offset that the next record will get, as last reported by the client; None while unknown.
@@ -28,7 +29,7 @@ class AssignedPartition:
     """
 
     __slots__ = (
-        "_quiet", "backlog", "budget", "committed_changes", "doubted", "former", "lane", "leaving", "log_end",
+        "_quiet", "backlog", "budget", "committed_changes", "doubted", "former", "held", "lane", "leaving", "log_end",
         "log_start", "name", "paused", "running", "suspended", "tracker",
     )  # fmt: skip
 
@@ -38,6 +39,7 @@ class AssignedPartition:
         self.tracker = tracker
         self.backlog: deque[Work] = deque()
         self.running: dict[Work, asyncio.Task[None]] = {}
+        self.held = 0
         self.paused = False
         self.doubted: int | None = None
         self.former = False
@@ -79,6 +81,7 @@ class Work:
 
     Attributes:
         lane, tenant, key: For the scheduler.
+        size: Bytes of its value.
         received: Time of its receipt, in seconds of the event loop's clock.
         since: Time it was received, parked or started, whichever came last.
         attempts: Runs of its handler so far; `unforeseen` of them ended with an unexpected error.
@@ -90,7 +93,7 @@ class Work:
 
     __slots__ = (
         "attempts", "cancelled", "handling", "key", "kind", "lane", "offset", "partition", "reason", "received",
-        "record", "since", "tenant", "unforeseen",
+        "record", "since", "size", "tenant", "unforeseen",
     )  # fmt: skip
 
     def __init__(
@@ -99,6 +102,7 @@ class Work:
         self.record = record
         # Copied: it is read many times, and a record of the Kafka client asks its message each time.
         self.offset = record.offset
+        self.size = len(record.value or b"")
         self.partition = partition
         self.lane = partition.lane
         self.tenant = tenant

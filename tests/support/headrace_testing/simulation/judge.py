@@ -11,6 +11,7 @@ from headrace_streams.records import OffsetAndMetadata, Record, TopicPartition
 from headrace_testing.router_twin import PREFIX
 from headrace_testing.simulation import (
     oracle_admission,
+    oracle_bytes,
     oracle_cancellations,
     oracle_floors,
     oracle_lasting,
@@ -43,6 +44,8 @@ class Judge:
         """Those that went with their log, perhaps unread."""
         self.refused: set[str] = set()
         """Tasks that admission must refuse."""
+        self.largest_work = 0
+        """Bytes of the largest record for workers."""
         self._found: list[str] = []
         self._checked: dict[TopicPartition, int] = {}
 
@@ -81,6 +84,8 @@ class Judge:
             self.world.defect(f"the judge failed with {type(error).__name__}: {error}", error)
 
     def _appended(self, seen: Seen) -> None:
+        if seen.record.topic.startswith(PREFIX + "work."):
+            self.largest_work = max(self.largest_work, len(seen.record.value or b""))
         event = self.topics.take(seen)
         topic = self.topics.place(seen)[0]
         if seen.client not in ("stranger", "clients") and not topic.endswith(".dlq"):
@@ -107,6 +112,7 @@ class Judge:
     def begins(self, process: SimulatedProcess, group: str, record: Record) -> None:
         """A worker's handler starts with a record."""
         oracle_work.check_begin(self, process, group, record)
+        oracle_bytes.check_begin(self, process)
 
     def ends(self, process: SimulatedProcess, record: Record, calls: Sequence[Call]) -> None:
         """A worker's handler has returned after these model calls: the record may count as finished now."""
@@ -141,6 +147,7 @@ class Judge:
             oracle_lasting,
             oracle_floors,
             oracle_quota,
+            oracle_bytes,
         )
         for check in [oracle.verdict for oracle in oracles]:
             for what in check(self):

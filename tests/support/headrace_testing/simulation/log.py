@@ -92,8 +92,9 @@ class _Producer(MemoryProducer):
 
 
 class _Consumer(MemoryConsumer):
-    async def poll(self, max_records: int, timeout: float) -> Sequence[Record]:
-        return await super().poll(max_records, timeout * _PATIENCE if timeout >= _IDLE_SECONDS else timeout)
+    async def poll(self, max_records: int, timeout: float, *, max_bytes: int | None = None) -> Sequence[Record]:
+        patience = timeout * _PATIENCE if timeout >= _IDLE_SECONDS else timeout
+        return await super().poll(max_records, patience, max_bytes=max_bytes)
 
 
 class _Reader(MemoryReader):

@@ -128,6 +128,7 @@ class Plan:
         submit_seconds: Time over which tasks are submitted.
         fault_seconds: Time after which no more faults occur.
         long_idle: Whether the platform is idle for longer than the journal's retention.
+        max_held_bytes: Of each worker's engine; drawn from a generator of its own, as are the faults below.
         alike: Share of tasks that repeat the previous question.
     """
 
@@ -145,6 +146,7 @@ class Plan:
     static_members: bool
     max_in_flight: int
     max_buffered: int
+    max_held_bytes: int
     metadata_limit: int
     drain_seconds: float
     model_seconds: float
@@ -189,6 +191,7 @@ def draw_plan(seed: int, rng: random.Random) -> Plan:
         static_members=rng.random() < 0.5,
         max_in_flight=rng.choice((1, 2, 8, 64)),
         max_buffered=rng.choice((1, 2, 100)),
+        max_held_bytes=random.Random(f"{seed} bytes").choice((64 * 1024 * 1024, 64 * 1024 * 1024, 4_000, 1)),
         metadata_limit=rng.choice((4095, 4095, 64)),
         drain_seconds=rng.choice((0.0, 2.0, 8.0)),
         model_seconds=rng.choice((0.05, 0.5, 3.0)),

@@ -21,6 +21,7 @@ from headrace_router.adapters.routing_view import RoutingView
 from headrace_router.limits import RouterLimits
 from headrace_streams.dead_letters import DeadLetters
 from headrace_streams.errors import RetryRecord, StreamsError
+from headrace_streams.handling import EngineSnapshot
 from headrace_streams.memory import MemoryLog
 from headrace_streams.parallel import EngineOptions, ParallelConsumer, TopicLane
 from headrace_streams.projection import Projection
@@ -294,6 +295,7 @@ class WorkerBody:
             options=EngineOptions(
                 max_in_flight=plan.max_in_flight,
                 max_buffered=plan.max_buffered,
+                max_held_bytes=plan.max_held_bytes,
                 metadata_limit=plan.metadata_limit,
                 drain_seconds=plan.drain_seconds,
                 lag_interval_seconds=60.0,
@@ -312,6 +314,10 @@ class WorkerBody:
             ),
             process.clock,
         )
+
+    def state(self) -> EngineSnapshot:
+        """What the engine holds now."""
+        return self._engine.state()
 
     def _new_execution(self) -> str:
         execution = self._process.new_id()

@@ -17,7 +17,7 @@ from headrace_streams.kafka import errors
 from headrace_streams.kafka.admin import KafkaAdmin
 from headrace_streams.kafka.inbox import Inbox
 from headrace_streams.kafka.polling import ConsumerThread, DeliveredMessage, from_kafka, to_kafka
-from headrace_streams.kafka.properties import Properties, consumer_properties, is_incremental
+from headrace_streams.kafka.properties import Properties, consumer_properties, inbox_bytes, is_incremental
 from headrace_streams.kafka.records import Chunk, records_of
 from headrace_streams.ports import RebalanceListener
 from headrace_streams.records import OffsetAndMetadata, Record, TopicPartition
@@ -48,8 +48,9 @@ class KafkaConsumer:
         self._what = f"group {group}"
         self._incremental = is_incremental(settings)
         self._kafka = LibrdkafkaConsumer(settings, logger=logger)
-        self._inbox = Inbox(self._throttle)
-        self._thread = ConsumerThread(self._kafka, self._what, self._deliver, self._fail, self._leave)
+        room = inbox_bytes(settings)
+        self._inbox = Inbox(self._throttle, room)
+        self._thread = ConsumerThread(self._kafka, self._what, self._deliver, self._fail, self._leave, most_bytes=room)
         self._listener: RebalanceListener
         self._subscribed = False
         # Assigned partitions, from before the listener's `assigned` until after its `revoked` or `lost`.
@@ -66,7 +67,7 @@ class KafkaConsumer:
         self._listener, self._subscribed = listener, True
         await self._thread.run(lambda: self._subscribe(topics), partial(errors.asking, what=self._what))
 
-    async def poll(self, max_records: int, timeout: float) -> Sequence[Record]:
+    async def poll(self, max_records: int, timeout: float, *, max_bytes: int | None = None) -> Sequence[Record]:
         deadline = asyncio.get_running_loop().time() + timeout
         while True:
             if self._failure is not None:
@@ -74,7 +75,7 @@ class KafkaConsumer:
             if self._closed:
                 raise LeaveGroup(f"{self._what}: this consumer is closed")
             self._inbox.changed.clear()
-            chunks = self._inbox.take(max_records)
+            chunks = self._inbox.take(max_records, max_bytes)
             if chunks or not await self._inbox.wait(deadline):
                 return records_of(chunks)
 

@@ -7,10 +7,9 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterable, Sequence
 
 from headrace_streams.kafka.records import Chunk
-from headrace_streams.records import TopicPartition
+from headrace_streams.records import TopicPartition, leading
 
 _FULL_RECORDS, _EMPTY_RECORDS = 16_000, 4_000
-_FULL_BYTES, _EMPTY_BYTES = 32 * 1024 * 1024, 8 * 1024 * 1024
 
 
 class Inbox:
@@ -18,11 +17,15 @@ class Inbox:
 
     Args:
         throttle: Called with True when too much is buffered and fetching should stop, with False when it may go on.
+        full_bytes: More bytes of values than these are too much, as are more records than 16,000; a quarter is little
+            enough to go on.
     """
 
-    def __init__(self, throttle: Callable[[bool], None]) -> None:
+    def __init__(self, throttle: Callable[[bool], None], full_bytes: int) -> None:
         self.changed = asyncio.Event()
         self._throttle = throttle
+        self._full_bytes = full_bytes
+        self._empty_bytes = full_bytes // 4
         self._throttled = False
         self._queues: dict[TopicPartition, deque[Chunk]] = {}
         # A dict, for its order.
@@ -47,18 +50,31 @@ class Inbox:
         self._balance()
         self.changed.set()
 
-    def take(self, limit: int) -> Sequence[Chunk]:
-        """At most this many records of the partitions that are not paused; those of one partition are adjacent."""
+    def take(self, limit: int, max_bytes: int | None = None) -> Sequence[Chunk]:
+        """At most this many records of the partitions that are not paused; those of one partition are adjacent.
+
+        With `max_bytes`, their values have at most so many bytes together, or it is one record.
+        """
         taken: list[Chunk] = []
         room = limit
+        left = max_bytes
         for name in [name for name, queue in self._queues.items() if queue and name not in self._paused]:
             if not room:
                 break
             # A partition that was served goes to the end of the queue.
             queue = self._queues[name] = self._queues.pop(name)
             while queue and room:
-                chunk = queue.popleft() if len(queue[0].records) <= room else queue[0].split(room)
-                room -= len(chunk.records)
+                count = len(queue[0].records)
+                if left is not None and queue[0].size > left:
+                    count = leading(queue[0].records, left, at_least=0 if taken else 1)
+                count = min(count, room)
+                if not count:
+                    room = 0
+                    break
+                chunk = queue.popleft() if count == len(queue[0].records) else queue[0].split(count)
+                room -= count
+                if left is not None:
+                    left -= chunk.size
                 taken.append(chunk)
         self._count(taken, -1)
         self._balance()
@@ -115,9 +131,9 @@ class Inbox:
             self._bytes += sign * chunk.size
 
     def _balance(self) -> None:
-        if not self._throttled and (self._records > _FULL_RECORDS or self._bytes > _FULL_BYTES):
+        if not self._throttled and (self._records > _FULL_RECORDS or self._bytes > self._full_bytes):
             self._throttled = True
             self._throttle(True)
-        elif self._throttled and self._records < _EMPTY_RECORDS and self._bytes < _EMPTY_BYTES:
+        elif self._throttled and self._records < _EMPTY_RECORDS and self._bytes < self._empty_bytes:
             self._throttled = False
             self._throttle(False)

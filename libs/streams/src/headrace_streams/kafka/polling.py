@@ -27,6 +27,7 @@ _POLL_SECONDS = 0.05
 _BRISK_POLL_SECONDS = 0.01
 _BATCH = 4_000
 _BATCHES_IN_FLIGHT = 3
+"""Batches that the event loop has not taken yet. A large one counts as several, see `ConsumerThread`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +75,7 @@ class ConsumerThread:
         end: Called on the thread after the last poll: when polling has failed, and when the thread is closed.
         apart: Whether the error of a partition or topic is delivered, and polling goes on for the others, instead of
             ending it.
+        most_bytes: A batch with values of so many bytes is the only one that the loop has not taken yet.
     """
 
     def __init__(
@@ -84,10 +86,12 @@ class ConsumerThread:
         fail: Callable[[Exception], None],
         end: Callable[[], None],
         *,
+        most_bytes: int,
         apart: bool = False,
     ) -> None:
         self.brisk = False
         self._apart = apart
+        self._slot_bytes = max(1, most_bytes // _BATCHES_IN_FLIGHT)
         self._consumer = consumer
         self._what = what
         self._deliver = deliver
@@ -212,11 +216,15 @@ class ConsumerThread:
         deliveries = self._deliveries(self._polled)
         self._polled = []
         if deliveries:
-            self._slots.acquire()
-            self.call_on_loop(self._hand_over, deliveries)
+            size = sum(each.size for each in deliveries if isinstance(each, Chunk))
+            slots = min(_BATCHES_IN_FLIGHT, 1 + size // self._slot_bytes)
+            # One by one, which cannot block for ever: only this thread takes any.
+            for _ in range(slots):
+                self._slots.acquire()
+            self.call_on_loop(self._hand_over, deliveries, slots)
 
-    def _hand_over(self, deliveries: Sequence[DeliveredMessage]) -> None:
-        self._slots.release()
+    def _hand_over(self, deliveries: Sequence[DeliveredMessage], slots: int) -> None:
+        self._slots.release(slots)
         self._deliver(deliveries)
 
     def _finish(self) -> None:

@@ -63,6 +63,8 @@ _CONSUMER: dict[str, str | int | bool] = {
     **_ALL,
     # Enough to keep a service busy; with the defaults, librdkafka queues 64 MiB and then pauses for a second.
     "queued.min.messages": 10_000,
+    # A client holds more than this: librdkafka asks again while its queue is shorter, and each broker may answer with
+    # as much once more (it lowers fetch.max.bytes to it). What it has handed over is limited by `inbox_bytes`.
     "queued.max.messages.kbytes": 16_384,
     "fetch.queue.backoff.ms": 10,
     # librdkafka has one fetch in flight per broker, so this is how long a partition that was just assigned or
@@ -77,6 +79,8 @@ _CLASSIC_GROUP: dict[str, str | int | bool] = {
     # Members learn of a rebalance through their heartbeats.
     "heartbeat.interval.ms": 1000,
 }
+_INBOX_SHARE = 2
+"""The inbox may hold this many times what librdkafka's queue may."""
 READER_GROUP = "headrace-reader"
 """Group id of clients that read chosen partitions and join no group."""
 
@@ -115,6 +119,11 @@ def reader_properties(properties: Properties) -> dict[str, str | int | bool]:
         "auto.offset.reset": "error",
         "enable.partition.eof": True,
     }
+
+
+def inbox_bytes(properties: Properties) -> int:
+    """Bytes that a consumer or reader with these properties may buffer beside librdkafka's own queue."""
+    return _INBOX_SHARE * 1024 * int(properties["queued.max.messages.kbytes"])
 
 
 def admin_properties(properties: Properties) -> dict[str, str | int | bool]:

@@ -20,7 +20,7 @@ class KafkaReader:
     def __init__(self, client: ReadingClient, admin: KafkaAdmin) -> None:
         self._admin = admin
         self._client = client
-        self._inbox = Inbox(self._throttle)
+        self._inbox = Inbox(self._throttle, client.inbox_bytes)
         self._positions: dict[TopicPartition, int] = {}
         self._ends: dict[TopicPartition, int] = {}
         self._counts: dict[str, int] = {}

@@ -21,7 +21,7 @@ from confluent_kafka import Consumer as LibrdkafkaConsumer
 
 from headrace_streams.kafka import errors
 from headrace_streams.kafka.polling import ConsumerThread, DeliveredMessage, FailedPartition, next_offset, to_kafka
-from headrace_streams.kafka.properties import Properties, reader_properties
+from headrace_streams.kafka.properties import Properties, inbox_bytes, reader_properties
 from headrace_streams.records import TopicPartition
 
 
@@ -58,10 +58,15 @@ class ReadingClient:
     """
 
     def __init__(self, properties: Properties, logger: logging.Logger, *, shared: bool) -> None:
-        self._kafka = LibrdkafkaConsumer(reader_properties(properties), logger=logger)
+        settings = reader_properties(properties)
+        self.inbox_bytes = inbox_bytes(settings)
+        """Bytes that each reader may buffer."""
+        self._kafka = LibrdkafkaConsumer(settings, logger=logger)
         self._shared = shared
         what = "followers" if shared else "reader"
-        self._thread = ConsumerThread(self._kafka, what, self._deliver, self._fail, lambda: None, apart=True)
+        self._thread = ConsumerThread(
+            self._kafka, what, self._deliver, self._fail, lambda: None, apart=True, most_bytes=self.inbox_bytes
+        )
         # On the loop: each reader's newest assignment, and who reads which partition.
         self._assignments: dict[AssignedReader, _Assignment] = {}
         self._readers: dict[TopicPartition, AssignedReader] = {}

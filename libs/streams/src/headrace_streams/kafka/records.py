@@ -87,9 +87,10 @@ class Chunk:
 
     def split(self, count: int) -> Chunk:
         """Remove and return the first `count` records."""
-        size = self.size * count // len(self.records)
-        first = Chunk(self.partition, self.records[:count], size)
-        self.records, self.size = self.records[count:], self.size - size
+        first = Chunk(
+            self.partition, self.records[:count], sum(len(each.value or b"") for each in self.records[:count])
+        )
+        self.records, self.size = self.records[count:], self.size - first.size
         return first
 
 

@@ -64,7 +64,7 @@ class MemoryConsumer:
         self._topics = frozenset(topics)
         self._tasks = [asyncio.create_task(self._follow(listener)), asyncio.create_task(self._prove_life())]
 
-    async def poll(self, max_records: int, timeout: float) -> Sequence[Record]:
+    async def poll(self, max_records: int, timeout: float, *, max_bytes: int | None = None) -> Sequence[Record]:
         deadline = asyncio.get_running_loop().time() + timeout
         while True:
             if self._failure is not None:
@@ -72,7 +72,7 @@ class MemoryConsumer:
             if self._closing:
                 raise LeaveGroup(f"group {self._group}: this consumer is closed")
             self._cursors.changed.clear()
-            records = await self._cursors.fetch(max_records)
+            records = await self._cursors.fetch(max_records, max_bytes)
             if records or not await self._cursors.wait(deadline):
                 return records
 

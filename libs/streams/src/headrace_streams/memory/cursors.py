@@ -10,7 +10,7 @@ from headrace_streams.errors import OffsetOutOfRange
 from headrace_streams.memory.ailments import Sense
 from headrace_streams.memory.cluster import MemoryCluster, PartitionLog
 from headrace_streams.memory.network import Network, NetworkRequest, Operation
-from headrace_streams.records import Record, TopicPartition
+from headrace_streams.records import Record, TopicPartition, leading
 
 
 @dataclass(slots=True, eq=False)
@@ -81,8 +81,8 @@ class Cursors:
             return False
         return True
 
-    async def fetch(self, limit: int) -> Sequence[Record]:
-        """Records at the positions, which advance. Raises OffsetOutOfRange."""
+    async def fetch(self, limit: int, max_bytes: int | None = None) -> Sequence[Record]:
+        """Records at the positions, which advance; the first one whatever its size. Raises OffsetOutOfRange."""
         reading = [cursor for cursor in self._cursors.values() if not cursor.paused and not self._hangs(cursor)]
         if not reading:
             return ()
@@ -92,6 +92,7 @@ class Cursors:
             lambda: [self._read(cursor, limit) for cursor in reading],
         )
         fetched: list[Record] = []
+        room = max_bytes
         for cursor, (piece, end) in zip(reading, pieces, strict=True):
             name = cursor.partition.name
             if self._cursors.get(name) is not cursor or cursor.paused:
@@ -100,6 +101,11 @@ class Cursors:
                 # No record is left between the position and the end.
                 cursor.position = max(cursor.position, end)
             elif piece := piece[: limit - len(fetched)]:
+                if room is not None:
+                    piece = piece[: leading(piece, room, at_least=0 if fetched else 1)]
+                    if not piece:
+                        break
+                    room -= sum(len(record.value or b"") for record in piece)
                 fetched += piece
                 cursor.position = piece[-1].offset + 1
                 # A partition that was served goes to the end of the queue.

@@ -7,6 +7,7 @@ from typing import Any
 
 from headrace_streams import continuity
 from headrace_streams.applied import AppliedPositions
+from headrace_streams.buffering import HeldBytes
 from headrace_streams.executing import Executor
 from headrace_streams.offsets import OffsetTracker
 from headrace_streams.parallel import ParallelConsumer
@@ -113,6 +114,14 @@ def _never_resumed(patches: Patches) -> None:
     patches.put(ParallelConsumer, "_relieve", lambda _self: None)
 
 
+def _bytes_not_returned(patches: Patches) -> None:
+    patches.put(HeldBytes, "give_back", lambda _self, _work: None)
+
+
+def _bytes_not_counted(patches: Patches) -> None:
+    patches.put(HeldBytes, "is_full", lambda _self, _lane: False)
+
+
 def _added_unread(patches: Patches) -> None:
     """A projection reads only as many partitions as the topic once had."""
 
@@ -124,6 +133,8 @@ def _added_unread(patches: Patches) -> None:
 
 BUGS = (
     Bug("added_unread", "a projection does not read added partitions", _added_unread, hint=153),
+    Bug("bytes_not_returned", "what a finished record held counts for ever", _bytes_not_returned),
+    Bug("bytes_not_counted", "a worker receives records however many bytes it holds", _bytes_not_counted, hint=117),
     Bug("commit_past_open", "the position to commit is the last record received", _commit_past_open),
     Bug("done_at_begin", "a record counts as finished when its handler begins", _done_at_begin),
     Bug("map_off_by_one", "the map of finished records is read one too low", _map_off_by_one, hint=34),
