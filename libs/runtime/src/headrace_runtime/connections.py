@@ -68,7 +68,8 @@ class Connections:
         self._bootstrap_servers = settings.bootstrap_servers
         self.registry = SchemaRegistry(settings.registry_url, access=settings.registry_access())
         self.codec = Codec(self.registry, settings.topic_prefix)
-        self._kafka = KafkaLog(settings.kafka_config())
+        queue_kbytes = str(settings.memory.kafka_queue // 1024)
+        self._kafka = KafkaLog({"queued.max.messages.kbytes": queue_kbytes, **settings.kafka_config()})
         self.log: Log = self._kafka
         self.producer: Producer = self.log.producer()
         self._mac = mac

@@ -144,6 +144,9 @@ async def live(settings: S, build: Callable[[S], Service], stop_requested: async
     except Exception:
         log.exception("the service could not be built from its settings")
         return EXIT_FAILED
+    service.metrics.gauge("memory_limit", "Memory that this process may take.", unit="bytes").set(
+        settings.memory_limit_bytes
+    )
     ops = OpsServer(
         host=settings.ops_host,
         port=settings.ops_port,

@@ -46,6 +46,7 @@ from headrace_runtime import kafka_properties
 from headrace_runtime.api_limits import ConnectionLimits, RequestLimits
 from headrace_runtime.cors import ANY_ORIGIN
 from headrace_runtime.invalid_fields import message_of
+from headrace_runtime.memory import MIB, MemoryBudget, available_bytes
 
 PREFIX: Final = "HEADRACE_"
 REQUIRED: Final = ...
@@ -250,7 +251,25 @@ class _KafkaPropertiesSource(PydanticBaseSettingsSource):
             raise SettingsInvalid(error.problems) from None
 
 
-class ServiceSettings(Settings):
+class MemorySettings(Settings):
+    """For a service whose buffers have limits in bytes."""
+
+    memory_limit_bytes: int = setting(
+        unit="bytes",
+        reason="Memory that this process may take: what its buffers hold follows from it. Set it where several "
+        "services share one container or machine.",
+        default_factory=available_bytes,
+        shown_default="<the container's limit, or the machine's memory>",
+        ge=64 * MIB,
+    )
+
+    @property
+    def memory(self) -> MemoryBudget:
+        """What the buffers of this process may hold."""
+        return MemoryBudget(self.memory_limit_bytes)
+
+
+class ServiceSettings(MemorySettings):
     """Settings of every service: Kafka and registry, identity, observability and shutdown."""
 
     bootstrap_servers: str = setting(
@@ -410,7 +429,7 @@ class SignedRecordSettings(Settings):
     )
 
 
-class ApiSettings(SignedRecordSettings):
+class ApiSettings(SignedRecordSettings, MemorySettings):
     """For a service with an HTTP API for callers, who authenticate with API keys."""
 
     api_host: str = setting("127.0.0.1", unit="address", reason="Listen address of the API; 0.0.0.0 in a container.")
@@ -421,10 +440,11 @@ class ApiSettings(SignedRecordSettings):
         "preferences are signed with it. It must be the same for all services.",
         min_length=16,
     )
-    body_memory_bytes: int = setting(
-        268_435_456,
+    body_memory_bytes: int | None = setting(
+        None,
         unit="bytes",
         reason="Most bytes of bodies of all open requests, of which a tenant's can hold half; more get 429 or 503.",
+        shown_default="<a third of the memory limit, at most 268435456>",
         ge=1_048_576,
     )
     api_connections: int = setting(
@@ -470,7 +490,7 @@ class ApiSettings(SignedRecordSettings):
         """Limits of what callers of the API may have open."""
         return RequestLimits(
             requests_per_tenant=self.api_requests_per_tenant,
-            body_bytes=self.body_memory_bytes,
+            body_bytes=self.memory.request_bodies if self.body_memory_bytes is None else self.body_memory_bytes,
             requests_per_minute=self.requests_per_minute,
         )
 

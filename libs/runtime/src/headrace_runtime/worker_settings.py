@@ -28,6 +28,11 @@ class WorkerSettings(ServiceSettings):
         8, unit="starts", reason="Interactive attempts started for each batch attempt, while both are waiting.", ge=1
     )
 
+    @property
+    def held_records_bytes(self) -> int:
+        """Most bytes of records from their receipt until they are finished."""
+        return self.memory.held_records
+
     def kafka_config(self) -> dict[str, str]:
         """As for every service, but with incremental rebalancing: a worker that joins or leaves only moves the
         partitions that must change owner.

@@ -208,7 +208,11 @@ DASHBOARDS: Final = (
         Panel("Partitions paused", "short", (
             (_gauge("headrace_local_worker_partitions_paused", "pod"), "{{pod}}"),
             (_gauge("headrace_cloud_worker_partitions_paused", "pod"), "{{pod}}"),
-        ), "Backpressure: too many records are in flight, so the rest stays in Kafka.", width=24),
+        ), "Backpressure: too many records are in flight, so the rest stays in Kafka."),
+        Panel("Bytes of records held", "bytes", (
+            (_gauge("headrace_local_worker_held_bytes", "pod, topic", how="max"), "{{pod}} {{topic}}"),
+            (_gauge("headrace_cloud_worker_held_bytes", "pod, topic", how="max"), "{{pod}} {{topic}}"),
+        ), "Received and not finished; at its limit a lane is paused."),
     )),
     Dashboard("skills", "Headrace: skills", (
         Panel("Submissions, by outcome", "reqps", (

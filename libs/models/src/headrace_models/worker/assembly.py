@@ -45,6 +45,8 @@ class AttemptSettings(Protocol):
     @property
     def drain_seconds(self) -> float: ...
     @property
+    def held_records_bytes(self) -> int: ...
+    @property
     def look_seconds(self) -> float: ...
     @property
     def report_seconds(self) -> float: ...
@@ -148,7 +150,9 @@ def assemble_worker(
         skip=traced("skip attempt", runner.skip),
         dead_letters=dead_letters,
         options=EngineOptions(
-            max_in_flight=settings.max_in_flight, drain_seconds=max(0.0, settings.drain_seconds - _REPORT_SECONDS)
+            max_in_flight=settings.max_in_flight,
+            max_held_bytes=settings.held_records_bytes,
+            drain_seconds=max(0.0, settings.drain_seconds - _REPORT_SECONDS),
         ),
         observer=metrics,
         on_foreign_position=ended.doubt,

@@ -89,6 +89,13 @@ class WorkerMetrics(RunObserver, Observer):
         waiting = gauge("waiting", "Records received and not started.", ("topic",))
         for topic in topics:
             waiting.labels(topic).set_function(partial(_waiting_in, state, topic))
+        held = gauge("held_bytes", "Bytes of records received and not finished.", ("topic",))
+        limit = gauge("held_bytes_limit", "Most bytes of a topic's records received and not finished.", ("topic",))
+        full = gauge("held_bytes_full", "Whether a topic is paused because it holds as much as it may.", ("topic",))
+        for topic in topics:
+            held.labels(topic).set_function(partial(_held_of, state, topic))
+            limit.labels(topic).set_function(partial(_held_limit, state))
+            full.labels(topic).set_function(partial(_is_full, state, topic))
         gauge("oldest_waiting_seconds", "Longest time that a received record has been waiting.").set_function(
             engine.oldest_waiting_seconds
         )
@@ -143,6 +150,18 @@ def _slots_of(endpoint: Endpoint) -> float:
 
 def _health_of(endpoint: Endpoint) -> float:
     return float(endpoint.status.healthy)
+
+
+def _held_of(state: Callable[[], EngineSnapshot], topic: str) -> float:
+    return state().held_bytes[topic]
+
+
+def _held_limit(state: Callable[[], EngineSnapshot]) -> float:
+    return state().held_bytes_limit
+
+
+def _is_full(state: Callable[[], EngineSnapshot], topic: str) -> float:
+    return float(topic in state().full)
 
 
 def _waiting_in(state: Callable[[], EngineSnapshot], topic: str) -> float:
