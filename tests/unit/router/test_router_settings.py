@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from headrace_contracts.events import Place
+from headrace_contracts.events import NodeStatus, Place
 from headrace_models.prices import load_price_book
 from headrace_router.adapters.policy_file import load_policy
 from headrace_router.adapters.routing_view import RoutingView
@@ -78,3 +78,45 @@ def test_the_world_shows_what_was_told_last() -> None:
     assert world.context(NoPeers(), "acme", "").user_preferences is None
     world.preferences_changed("acme/eve", None)
     assert world.context(NoPeers(), "acme", "eve").user_preferences is None
+
+
+def test_workers_that_came_and_went_cost_a_report_nothing() -> None:
+    now = NOW
+    world = RoutingView(load_policy(None), load_price_book(), lambda: now)
+
+    def nodes() -> list[NodeStatus]:
+        return list(world.context(NoPeers(), "acme", "").fleet.nodes)
+
+    for number in range(500):
+        world.node_changed(f"gone/{number}", replace(LOCAL, worker=str(number)))
+        world.node_changed(f"rented/{number}", replace(LOCAL, provider="rented", worker=str(number)))
+    assert len(nodes()) == 1_000
+    now += LOCAL.valid_for_ms
+    alive = replace(LOCAL, reported_at=now)
+    world.node_changed("here", alive)
+    assert nodes()[0] == alive
+    assert [node.provider for node in nodes()[1:]] == ["ollama", "rented"], "one of each provider, which is known"
+    # One of them is back, is removed, and the rest is forgotten.
+    back = replace(alive, provider="rented")
+    world.node_changed("rented/7", back)
+    assert back in nodes()
+    world.node_changed("rented/7", None)
+    assert back not in nodes()
+    for number in range(500):
+        world.node_changed(f"gone/{number}", None)
+        world.node_changed(f"rented/{number}", None)
+    assert nodes() == [alive]
+    assert not world._provider_of
+    assert len(world._expiring) == 2, "a key that is gone is looked at once more"
+    # A report that follows in time is still looked after, and expires later.
+    now += 1
+    later = replace(alive, reported_at=now)
+    world.node_changed("here", later)
+    now = NOW + 2 * LOCAL.valid_for_ms
+    world.node_changed("other", replace(later, worker="other", reported_at=now))
+    assert later in nodes()
+    assert not world._expired
+    now += 1
+    world.node_changed("other", replace(later, worker="other", reported_at=now))
+    assert nodes()[-1] == later
+    assert world._expired["ollama"] == {"here": later}

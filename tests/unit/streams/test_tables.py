@@ -125,6 +125,37 @@ async def test_a_change_shows_in_the_table_before_it_is_told(bench: Bench) -> No
     assert seen == ["a", None]
 
 
+async def test_what_retention_removes_without_telling_anybody_expires(bench: Bench) -> None:
+    now = 1_000
+    lives = {"acme": 100, "new": 5_000}
+    table: Table[AccessKey] = Table(
+        bench.log, bench.codec, ACCESS_KEYS, bench._changed,
+        expires_at=lambda key: 1_000 + lives[key.tenant], clock_ms=lambda: now,
+    )  # fmt: skip
+    bench.opened.append(table)
+    await bench.put("a", "b", "c")
+    await table.start()
+    await bench.put("b", tenant="new")
+    await soon(lambda: ("b", "new") in bench.changes)
+    now = 1_099
+    await bench.put("d", tenant="new")
+    await soon(lambda: table.get("d") is not None)
+    assert set(table.items()) == {"a", "b", "c", "d"}
+    now = 1_100
+    await bench.put("e", "f", tenant="new")
+    await soon(lambda: set(table.items()) == {"b", "d", "e", "f"})
+    assert {("a", None), ("c", None)} <= set(bench.changes)
+    await bench.put("a", tenant="new")
+    await bench.put("g")
+    await soon(lambda: ("g", None) in bench.changes)
+    assert set(table.items()) == {"a", "b", "d", "e", "f"}, "one that has expired when it is read is not kept"
+    now = 6_000
+    await bench.remove("b")
+    await soon(lambda: not table.items())
+    assert not table._due
+    assert not table._looked_after
+
+
 async def test_a_compacted_end_does_not_keep_it_from_starting(bench: Bench) -> None:
     await bench.put("a", "b")
     await bench.put("a", "b")

@@ -1,14 +1,51 @@
-"""A service's tables as a part of its life cycle."""
+"""A service's tables as a part of its life cycle, and the table of the fleet."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Final
 
-from headrace_streams.tables import Table
+from headrace_contracts.codec import Codec
+from headrace_contracts.events import NodeStatus
+from headrace_contracts.topics import FLEET_STATUS
+from headrace_streams.ports import Log
+from headrace_streams.tables import OnChange, Table
+from headrace_streams.watching import OnDiscontinuity
 
 from headrace_runtime.lifecycle import Part
+from headrace_runtime.metrics import Metrics
+
+FORGOTTEN_AFTER_MS: Final = 3_600_000
+"""How long a report is known after it has expired: a provider whose only worker restarts must not become unknown."""
+
+
+def fleet_table(
+    log: Log,
+    codec: Codec,
+    clock_ms: Callable[[], int],
+    metrics: Metrics,
+    on_change: OnChange[NodeStatus] | None = None,
+    *,
+    on_discontinuity: OnDiscontinuity = lambda partition, verdict: None,
+) -> Table[NodeStatus]:
+    """The newest report of each node and worker, without those of workers that have been gone for an hour.
+
+    Nobody writes tombstones for these: the topic's retention removes them for whoever reads it next.
+    """
+    table: Table[NodeStatus] = Table(
+        log,
+        codec,
+        FLEET_STATUS,
+        on_change,
+        on_discontinuity=on_discontinuity,
+        expires_at=lambda status: status.reported_at + status.valid_for_ms + FORGOTTEN_AFTER_MS,
+        clock_ms=clock_ms,
+    )
+    metrics.gauge("fleet_reports", "Reports of nodes and providers in memory, one for each worker.").set_function(
+        lambda: len(table.items())
+    )
+    return table
 
 
 def tables_part(tables: Mapping[str, Table[Any]]) -> Part:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import heapq
 import logging
+import time
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Final, Generic
@@ -32,6 +34,10 @@ OnChange = Callable[[str, E | None], None]
 """Called with the key and its new value, None if the key was removed."""
 
 
+def _wall_clock_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
 class Table(Generic[E]):
     """The newest event of each key of a topic.
 
@@ -50,7 +56,10 @@ class Table(Generic[E]):
         on_change: Called for every change, including the initial read, after it is visible in the table.
         on_discontinuity: See `watching.OnDiscontinuity`.
         admits: Whether a record was written by who may write it; others are as if they were not there.
+        expires_at: When an event is as if removed, in milliseconds since the epoch: for topics with retention, which
+            removes events without telling anybody. By default never.
         watch_seconds: Time between two looks at the topic's id and its number of partitions.
+        clock_ms: Milliseconds since the epoch.
     """
 
     def __init__(
@@ -62,7 +71,9 @@ class Table(Generic[E]):
         *,
         on_discontinuity: OnDiscontinuity = lambda partition, verdict: None,
         admits: Callable[[Record], bool] = lambda record: True,
+        expires_at: Callable[[E], int] | None = None,
         watch_seconds: float = 30.0,
+        clock_ms: Callable[[], int] = _wall_clock_ms,
     ) -> None:
         self._log = log
         self._codec = codec
@@ -73,6 +84,11 @@ class Table(Generic[E]):
             log.admin(), f"table {spec.name}", repeats_are_harmless=True, on_discontinuity=on_discontinuity
         )
         self._admits = admits
+        self._expires_at = expires_at
+        self._clock_ms = clock_ms
+        # When to look at each key, which has one entry however often it changes: a newer event may have put it off.
+        self._due: list[tuple[int, str]] = []
+        self._looked_after: set[str] = set()
         self._watch_seconds = watch_seconds
         self._rows: dict[str, E] = {}
         # Keys met since the topic was last read from its start.
@@ -210,6 +226,7 @@ class Table(Generic[E]):
     async def _read(self, reader: PartitionReader) -> None:
         for record in await reader.poll(_BATCH, min(_POLL_SECONDS, self._watch_seconds)):
             await self._apply(record)
+        self._expire()
 
     async def _apply(self, record: Record) -> None:
         if record.key is None:
@@ -230,7 +247,31 @@ class Table(Generic[E]):
         else:
             self._change(key, outcome)
 
+    def _expire(self) -> None:
+        """Remove what has expired; constant or logarithmic time for each key that is looked at."""
+        now = self._clock_ms()
+        while self._due and self._due[0][0] <= now:
+            _, key = heapq.heappop(self._due)
+            self._looked_after.discard(key)
+            event = self._rows.get(key)
+            if event is not None and not self._look_after(key, event, now):
+                self._change(key, None)
+
+    def _look_after(self, key: str, event: E, now: int) -> bool:
+        """Look at the key again when its event expires; returns whether it has not expired yet."""
+        if self._expires_at is None:
+            return True
+        at = self._expires_at(event)
+        if at <= now:
+            return False
+        if key not in self._looked_after:
+            self._looked_after.add(key)
+            heapq.heappush(self._due, (at, key))
+        return True
+
     def _change(self, key: str, event: E | None) -> None:
+        if event is not None and not self._look_after(key, event, self._clock_ms()):
+            event = None
         if event is None:
             self._rows.pop(key, None)
         else:

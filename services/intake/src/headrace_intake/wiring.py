@@ -8,7 +8,7 @@ from functools import partial
 from typing import Final
 
 from headrace_contracts.codec import Codec
-from headrace_contracts.events import AccessKey, NodeStatus, Preferences
+from headrace_contracts.events import AccessKey, Preferences
 from headrace_contracts.groups import INTAKE_VIEW
 from headrace_contracts.topics import (
     ACCESS_KEYS,
@@ -34,7 +34,7 @@ from headrace_runtime.metrics import Metrics, discontinuities, suspensions
 from headrace_runtime.open_requests import OpenRequests
 from headrace_runtime.openapi_page import PUBLIC_PATHS, add_reference
 from headrace_runtime.producers import ProducerVerification
-from headrace_runtime.tables import tables_part
+from headrace_runtime.tables import fleet_table, tables_part
 from headrace_runtime.waiting import wait_until
 from headrace_streams.dead_letters import DeadLetters
 from headrace_streams.ports import Log
@@ -142,7 +142,7 @@ def assemble(
         on_discontinuity=lost,
         admits=bus.authenticity.admits,
     )
-    fleet: Table[NodeStatus] = Table(bus.log, bus.codec, FLEET_STATUS, on_discontinuity=lost)
+    fleet = fleet_table(bus.log, bus.codec, clock, metrics, on_discontinuity=lost)
 
     dsn = settings.database_url.get_secret_value()
     database = Database(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from headrace_contracts import topics
-from headrace_contracts.events import AccessKey, NodeStatus, Preferences
+from headrace_contracts.events import AccessKey, Preferences
 from headrace_models.prices import load_price_book
 from headrace_runtime.authenticity import Authenticity
 from headrace_runtime.connections import Connections, wall_clock_ms
@@ -13,7 +13,7 @@ from headrace_runtime.health import Health
 from headrace_runtime.lifecycle import Part, Service
 from headrace_runtime.metrics import Metrics, discontinuities
 from headrace_runtime.producers import ProducerVerification
-from headrace_runtime.tables import tables_part
+from headrace_runtime.tables import fleet_table, tables_part
 from headrace_streams.tables import Table
 from headrace_streams.topic_limits import TopicLimits
 
@@ -51,8 +51,8 @@ def build(settings: RouterSettings) -> Service:
     quota = TenantQuota(settings.live_tasks_per_tenant, settings.live_bytes_per_tenant)
     view = RoutingView(policy, load_price_book(settings.price_file), wall_clock_ms, quota)
     lost = discontinuities(metrics)
-    fleet: Table[NodeStatus] = Table(
-        connections.log, connections.codec, topics.FLEET_STATUS, view.node_changed, on_discontinuity=lost
+    fleet = fleet_table(
+        connections.log, connections.codec, wall_clock_ms, metrics, view.node_changed, on_discontinuity=lost
     )
     authenticity = Authenticity(settings.key_pepper, settings.unsigned_records, metrics)
     preferences: Table[Preferences] = Table(

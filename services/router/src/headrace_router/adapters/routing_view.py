@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import heapq
+from collections import defaultdict
+from collections.abc import Callable, Iterator
 
 from headrace_contracts.events import NodeStatus, Preferences
 from headrace_models.prices import PriceBook
@@ -28,7 +30,13 @@ class RoutingView:
         self.clock = clock
         self._prices = prices
         self._quota = quota
+        # Reports that have not expired, by key, and when to look at each whether it has; a key is there once.
         self._nodes: dict[str, NodeStatus] = {}
+        self._expiring: list[tuple[int, str]] = []
+        self._looked_after: set[str] = set()
+        # The others, by provider and key: all that they tell is that the provider is known.
+        self._expired: defaultdict[str, dict[str, NodeStatus]] = defaultdict(dict)
+        self._provider_of: dict[str, str] = {}
         self._fleet: Fleet | None = None
         self._preferences: dict[str, Preferences] = {}
         self._on_gain: list[Callable[[], None]] = []
@@ -40,10 +48,12 @@ class RoutingView:
     def node_changed(self, key: str, status: NodeStatus | None) -> None:
         """Apply a node's newest status; None when the node has been removed."""
         before = self._nodes.pop(key, None)
+        self._forget_expired(key)
         self._fleet = None
         if status is None:
             return
         self._nodes[key] = status
+        self._look_after(key, status)
         if gained(before, status, self.clock()):
             for call in self._on_gain:
                 call()
@@ -58,7 +68,7 @@ class RoutingView:
     def context(self, peers: Peers, tenant: str, user: str) -> DecisionContext:
         """What is currently known for a task of this tenant and user."""
         if self._fleet is None:
-            self._fleet = Fleet(self._nodes.values())
+            self._fleet = Fleet(self._known())
         return DecisionContext(
             now=self.clock(),
             policy=self.policy,
@@ -69,3 +79,40 @@ class RoutingView:
             tenant_preferences=self._preferences.get(f"{tenant}/"),
             quota=self._quota,
         )
+
+    def _known(self) -> Iterator[NodeStatus]:
+        """The reports that have not expired, and of each provider one that has: of workers that came and went there may
+        be thousands."""
+        now = self.clock()
+        while self._expiring and self._expiring[0][0] <= now:
+            _, key = heapq.heappop(self._expiring)
+            self._looked_after.discard(key)
+            status = self._nodes.get(key)
+            if status is None:
+                continue
+            if _expiry_of(status) > now:
+                self._look_after(key, status)
+                continue
+            del self._nodes[key]
+            self._expired[status.provider][key] = status
+            self._provider_of[key] = status.provider
+        yield from self._nodes.values()
+        for reports in self._expired.values():
+            yield next(iter(reports.values()))
+
+    def _look_after(self, key: str, status: NodeStatus) -> None:
+        if key not in self._looked_after:
+            self._looked_after.add(key)
+            heapq.heappush(self._expiring, (_expiry_of(status), key))
+
+    def _forget_expired(self, key: str) -> None:
+        provider = self._provider_of.pop(key, None)
+        if provider is not None:
+            reports = self._expired[provider]
+            del reports[key]
+            if not reports:
+                del self._expired[provider]
+
+
+def _expiry_of(status: NodeStatus) -> int:
+    return status.reported_at + status.valid_for_ms
