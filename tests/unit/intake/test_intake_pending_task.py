@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack, asynccontextmanager
 from typing import Any
 
 import pytest
@@ -76,7 +77,7 @@ async def test_who_follows_sees_what_was_said_before_and_after() -> None:
     follower = asyncio.create_task(collect(task.follow(None), seen))
     await asyncio.sleep(0)
     assert [event.offset for event in seen] == [7]
-    assert task.has_waiters
+    assert task.is_followed
     task.take(piece(1, "b"), 9)
     task.take(finish(), 12)
     await follower
@@ -118,10 +119,10 @@ async def test_a_follower_that_goes_away_leaves_nothing_behind() -> None:
     task = PendingTask(view(), b"k", 10_000, BelievedReplies(UNTOLD, "acme", "t"))
     follower = asyncio.create_task(collect(task.follow(None)))
     await asyncio.sleep(0)
-    assert task.has_waiters
+    assert task.is_followed
     follower.cancel()
     await asyncio.gather(follower, return_exceptions=True)
-    assert not task.has_waiters
+    assert not task.is_followed
 
 
 def test_an_instance_reads_the_same_partition_after_a_restart() -> None:
@@ -261,6 +262,64 @@ async def test_when_memory_is_full_those_nobody_waits_for_give_way() -> None:
         assert on.dispatcher.get("acme", "t19") is not None
         follower.cancel()
         await asyncio.gather(follower, return_exceptions=True)
+
+
+async def test_when_memory_is_full_a_caller_that_waits_for_the_end_gets_it() -> None:
+    async with bed(total_bytes=10_000) as on:
+        task = on.dispatcher.open(view(), b"k")
+        task.accepted.set_result(None)
+        with task.followed():
+            for number in range(20):
+                on.dispatcher.open(view(f"t{number}"), b"k").accepted.set_result(None)
+            assert on.dispatcher.get("acme", "t") is task
+        await on.say(finish())
+        await asyncio.wait_for(task.end, 30)
+
+
+async def test_when_memory_is_full_of_followed_tasks_they_keep_their_last_update() -> None:
+    async with bed(total_bytes=30_000) as on:
+        tasks = [on.dispatcher.open(view(f"t{number}"), b"k") for number in range(10)]
+        with ExitStack() as following:
+            for number, task in enumerate(tasks):
+                task.accepted.set_result(None)
+                following.enter_context(task.followed())
+                await on.say(*[piece(turn, "x" * 1_000, task_id=f"t{number}") for turn in range(3)], key=f"t{number}")
+            async with asyncio.timeout(30):
+                while on.dispatcher.next_offset < 30:  # noqa: ASYNC110 - looks at what has no event
+                    await asyncio.sleep(0)
+            assert on.dispatcher._bytes == sum(task.bytes for task in tasks) <= 30_000
+            assert len(on.dispatcher._open) == 10
+            with pytest.raises(BufferGone):
+                await anext(tasks[0].follow(None))
+
+
+class Looked(OrderedDict[bytes, Any]):
+    """Counts the keys that are looked at."""
+
+    keys_seen = 0
+
+    def __iter__(self) -> Iterator[bytes]:
+        for key in super().__iter__():
+            self.keys_seen += 1
+            yield key
+
+    def items(self) -> Any:
+        return ((key, self[key]) for key in self)
+
+
+@pytest.mark.parametrize("ended", [True, False])
+async def test_a_full_memory_costs_a_task_no_more_the_more_there_are(ended: bool) -> None:
+    async with bed(total_bytes=200 * 1_500) as on:
+        for number in range(250):
+            task = on.dispatcher.open(view(f"t{number}"), b"k")
+            if ended:
+                task.accepted.set_result(None)
+                on.dispatcher._ended[f"t{number}".encode()] = 1.0
+        looked = [Looked(on.dispatcher._ended), Looked(on.dispatcher._open)]
+        on.dispatcher._ended, on.dispatcher._open = looked
+        for number in range(50):
+            on.dispatcher.open(view(f"new{number}"), b"k")
+        assert sum(each.keys_seen for each in looked) <= 50 * 5
 
 
 async def test_a_task_is_read_again_from_a_moment() -> None:

@@ -59,6 +59,7 @@ def test_shares_follow_from_the_limit_up_to_a_bound() -> None:
     small, large = MemoryBudget(512 * MIB), MemoryBudget(512 * GIB)
     assert (small.held_records, large.held_records) == (64 * MIB, 256 * MIB)
     assert (small.kafka_queue, large.kafka_queue) == (8 * MIB, 16 * MIB)
+    assert (small.replies, large.replies) == (512 * MIB // 12, 64 * MIB)
     assert (small.request_bodies, large.request_bodies) == (512 * MIB // 3, 256 * MIB)
 
 

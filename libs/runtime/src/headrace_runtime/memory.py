@@ -80,5 +80,10 @@ class MemoryBudget:
         """A third, at most 256 MiB: bodies of all open requests."""
         return self._share(3, 256)
 
+    @property
+    def replies(self) -> int:
+        """A twelfth, at most 64 MiB: what intake keeps of answers for callers."""
+        return self._share(12, 64)
+
     def _share(self, part: int, most_mib: int) -> int:
         return min(self.limit // part, most_mib * MIB)

@@ -110,7 +110,7 @@ class Following:
     async def end(self, task: PendingTask, timeout_seconds: float) -> TaskView | None:
         """The end of a task accepted here, or None at the timeout."""
         if not task.end.done():
-            with self._metrics.waiters.track_inprogress():
+            with self._metrics.waiters.track_inprogress(), task.followed():
                 await asyncio.wait((task.end,), timeout=timeout_seconds)
         return task.end.result() if task.end.done() else None
 

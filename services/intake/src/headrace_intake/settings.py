@@ -102,8 +102,12 @@ class IntakeSettings(ServiceSettings, ApiSettings, DatabaseSettings, SubmissionS
         reason="Most text buffered in memory for one task; a slower caller is served from the topic again.",
         ge=4_096,
     )
-    reply_memory_bytes: int = setting(
-        67_108_864, unit="bytes", reason="Most text and results buffered in memory for all tasks.", ge=1_048_576
+    reply_memory_bytes: int | None = setting(
+        None,
+        unit="bytes",
+        reason="Most text and results buffered in memory for all tasks.",
+        shown_default="<a twelfth of the memory limit, at most 67108864>",
+        ge=1_048_576,
     )
     rereaders: int = setting(
         32,

@@ -185,7 +185,7 @@ def assemble(
         bus.codec,
         instance_id=settings.instance_id,
         task_bytes=settings.task_buffer_bytes,
-        total_bytes=settings.reply_memory_bytes,
+        total_bytes=settings.memory.replies if settings.reply_memory_bytes is None else settings.reply_memory_bytes,
         clock=clock,
         health=health,
         metrics=measured,

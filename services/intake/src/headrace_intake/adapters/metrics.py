@@ -20,6 +20,7 @@ class IntakeMetrics:
         self.answer_seconds = own.latency("answer", "Time from accepting a task to its end.", ("status",))
         self.waiters = own.gauge("waiters", "Callers waiting for an answer or following its events.")
         self.pending = own.gauge("pending_tasks", "Tasks accepted by this process and held in memory.")
+        self.pending_limit = own.gauge("pending_limit", "Most text and results held in memory.", unit="bytes")
         self.pending_bytes = own.gauge("pending", "Text and results held in memory for those tasks.", unit="bytes")
         self.reply_delay = own.latency("reply_delay", "Time from writing a reply until it is dispatched to the caller.")
         self.unreadable_replies = own.counter("unreadable_replies", "Replies that could not be read.")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
@@ -45,6 +46,7 @@ class PendingTask:
         "_cut_at",
         "_events",
         "_first",
+        "_followers",
         "_heard",
         "_waiters",
         "accepted",
@@ -68,12 +70,28 @@ class PendingTask:
         self._heard: Heard = NOTHING_YET
         self._events: deque[ReplyEvent] = deque()
         self._first = 0
+        self._followers = 0
         self._cut_at: int | None = None
         self._waiters: list[asyncio.Future[None]] = []
 
     @property
-    def has_waiters(self) -> bool:
-        return bool(self._waiters)
+    def is_followed(self) -> bool:
+        """Whether a caller waits for its end or follows its updates, also one that is not waiting at the moment."""
+        return self._followers > 0
+
+    @contextmanager
+    def followed(self) -> Iterator[None]:
+        """Keep the task in memory while a caller waits for its end."""
+        self._followers += 1
+        try:
+            yield
+        finally:
+            self._followers -= 1
+
+    def shed(self) -> None:
+        """Give back the memory of all updates but the last one; who still needs the others reads them in the topic."""
+        while len(self._events) > 1:
+            self._drop_first()
 
     def take(self, reply: TaskReply, offset: int) -> None:
         """Add a reply and wake the waiters. Raises ContentSealed."""
@@ -85,10 +103,7 @@ class PendingTask:
             self._events.append(event)
             self.bytes += _size(each)
         while self.bytes - _TASK_BYTES > self._buffer_bytes and len(self._events) > 1:
-            dropped = self._events.popleft()
-            self._first += 1
-            self._cut_at = dropped.offset if dropped.offset is not None else self._cut_at
-            self.bytes -= _size(dropped.told)
+            self._drop_first()
         last = told[-1]
         if isinstance(last, TaskFinished):
             self.view = with_completion(self.view, last.result)
@@ -97,6 +112,12 @@ class PendingTask:
         for waiter in waiters:
             if not waiter.done():
                 waiter.set_result(None)
+
+    def _drop_first(self) -> None:
+        dropped = self._events.popleft()
+        self._first += 1
+        self._cut_at = dropped.offset if dropped.offset is not None else self._cut_at
+        self.bytes -= _size(dropped.told)
 
     def fail(self, error: Exception) -> None:
         """The task was not accepted: pass the error to everything that waits for acceptance."""
@@ -115,28 +136,29 @@ class PendingTask:
 
         Raises BufferGone when the caller is too slow or asks for an offset that is no longer in memory.
         """
-        place = self._place_after(after)
-        seen = after
-        while True:
-            if place < self._first:
-                raise BufferGone(seen)
-            while place - self._first < len(self._events):
-                event = self._events[place - self._first]
-                place += 1
-                yield event
-                if event.offset is not None:
-                    seen = event.offset
+        with self.followed():
+            place = self._place_after(after)
+            seen = after
+            while True:
                 if place < self._first:
                     raise BufferGone(seen)
-            if self.end.done():
-                return
-            waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._waiters.append(waiter)
-            try:
-                await waiter
-            finally:
-                if waiter in self._waiters:
-                    self._waiters.remove(waiter)
+                while place - self._first < len(self._events):
+                    event = self._events[place - self._first]
+                    place += 1
+                    yield event
+                    if event.offset is not None:
+                        seen = event.offset
+                    if place < self._first:
+                        raise BufferGone(seen)
+                if self.end.done():
+                    return
+                waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+                self._waiters.append(waiter)
+                try:
+                    await waiter
+                finally:
+                    if waiter in self._waiters:
+                        self._waiters.remove(waiter)
 
     def _place_after(self, offset: int | None) -> int:
         if offset is None:

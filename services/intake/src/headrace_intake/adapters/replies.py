@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Final
 
 from headrace_contracts.codec import Codec
@@ -32,6 +32,8 @@ _POLL_SECONDS: Final = 5.0
 _MOST_RECORDS: Final = 1_000
 _KEPT_AFTER_END_SECONDS: Final = 60.0
 _MOST_PENDING: Final = 100_000
+_LOOKS: Final = 4
+"""Tasks that are looked at to make room, for each task or reply that was added."""
 
 _log = get_logger("headrace.intake.replies")
 
@@ -46,7 +48,8 @@ class ReplyDispatcher:
 
     Args:
         task_bytes: Most text buffered for one task; a slower caller reads the topic again.
-        total_bytes: Most text and results buffered in all; ended tasks are evicted first, then those without waiters.
+        total_bytes: Most text and results buffered in all. Ended tasks are dropped first, then those that nobody
+            follows; of the others all updates but the last are, and a caller that still needs them reads the topic.
     """
 
     def __init__(
@@ -84,6 +87,7 @@ class ReplyDispatcher:
         )
         metrics.pending.set_function(lambda: len(self._open))
         metrics.pending_bytes.set_function(lambda: self._bytes)
+        metrics.pending_limit.set(total_bytes)
 
     @property
     def partition(self) -> int:
@@ -108,11 +112,12 @@ class ReplyDispatcher:
         while True:
             try:
                 reader = self._reader or await self._reopened()
-                for record in await reader.poll(_MOST_RECORDS, _POLL_SECONDS):
+                records = await reader.poll(_MOST_RECORDS, _POLL_SECONDS)
+                for record in records:
                     if record.key in self._open:
                         await self._decoded.put(record)
                     self._next_offset = record.offset + 1
-                self._sweep()
+                self._sweep(len(records))
             except OffsetOutOfRange:
                 _log.warning("replies were deleted before they were read", offset=self._next_offset)
                 await self._broken("replies were deleted before they were read")
@@ -135,8 +140,7 @@ class ReplyDispatcher:
         self._open[view.task_id.encode()] = task
         self._live.add(view.task_id.encode(), view.tenant, self._clock())
         self._bytes += task.bytes
-        if len(self._open) > _MOST_PENDING or self._bytes > self._total_bytes:
-            self._make_room()
+        self._make_room(1)
         return task
 
     def live_of(self, tenant: str) -> int:
@@ -189,24 +193,36 @@ class ReplyDispatcher:
                 max(0, now_ms - task.view.submitted_at) / 1000
             )
 
-    def _sweep(self) -> None:
+    def _sweep(self, taken: int) -> None:
+        """Forget tasks that ended a while ago, and make room after so many records."""
         old = self._clock() / 1000 - _KEPT_AFTER_END_SECONDS
         while self._ended:
             key, ended_at = next(iter(self._ended.items()))
-            if ended_at > old and self._bytes <= self._total_bytes:
+            if ended_at > old:
                 break
             self.drop(key.decode())
+        self._make_room(taken)
 
-    def _make_room(self) -> None:
-        for key in list(self._give_way()):
-            if len(self._open) <= _MOST_PENDING and self._bytes <= self._total_bytes:
-                return
-            self.drop(key.decode())
+    @property
+    def _is_over(self) -> bool:
+        return len(self._open) > _MOST_PENDING or self._bytes > self._total_bytes
 
-    def _give_way(self) -> Iterator[bytes]:
-        yield from tuple(self._ended)
-        oldest = iter(tuple(self._open.items())[:1_000])
-        yield from (key for key, task in oldest if task.accepted.done() and not task.has_waiters)
+    def _make_room(self, added: int) -> None:
+        """Return to the limits, after so many tasks or replies were added: constant time for each of them."""
+        while self._ended and self._is_over:
+            self.drop(next(iter(self._ended)).decode())
+        # The oldest first. Those that must stay go to the end, so that the next call looks at others.
+        looks = _LOOKS * added
+        while looks and self._open and self._is_over:
+            looks -= 1
+            key, task = next(iter(self._open.items()))
+            if task.accepted.done() and not task.is_followed:
+                self.drop(key.decode())
+                continue
+            self._open.move_to_end(key)
+            before = task.bytes
+            task.shed()
+            self._bytes += task.bytes - before
 
     async def _reopened(self) -> PartitionReader:
         reader = self._log.follower()
