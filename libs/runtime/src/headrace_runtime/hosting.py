@@ -22,6 +22,7 @@ from typing import Any, Final, Literal, TextIO, TypeVar
 from weakref import WeakSet
 
 from headrace_runtime import tracing
+from headrace_runtime.garbage import SurvivorFreezer
 from headrace_runtime.lifecycle import EXIT_BAD_SETTINGS, Service
 from headrace_runtime.logging import configure, get_logger, speak_as, speaker
 from headrace_runtime.main import live, switch_threads_often
@@ -163,7 +164,10 @@ def process_for_services(
     """Set up what all services of this process share; lines that no service writes have the `name` of the process."""
     configure(service=name, instance=name, format=format, level=level, stream=logs)
     switch_threads_often()
+    freezer = SurvivorFreezer()
+    freezer.install()
     try:
         yield
     finally:
+        freezer.remove()
         logs.close()

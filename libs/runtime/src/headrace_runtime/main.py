@@ -11,6 +11,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
 from headrace_runtime import tracing
+from headrace_runtime.garbage import SurvivorFreezer
 from headrace_runtime.lifecycle import EXIT_BAD_SETTINGS, EXIT_CLEAN, EXIT_FAILED, Part, Service, run
 from headrace_runtime.logging import configure, get_logger, report_loop_error, report_thread_error
 from headrace_runtime.ops import OpsServer
@@ -116,6 +117,7 @@ def _run(settings: S, build: Callable[[S], Service]) -> int:
         sample_ratio=settings.trace_sample_ratio,
     )
     switch_threads_often()
+    SurvivorFreezer().install()
     try:
         with asyncio.Runner(loop_factory=loop_factory()) as runner:
             return runner.run(live(settings, build))
