@@ -25,6 +25,7 @@ from headrace_contracts.events import (
 from headrace_contracts.floors import BELOW_FLOOR, CONTRADICTION, Asked, Demands, Party
 from headrace_contracts.ids import route_key
 
+from headrace_intake.decide.message_counts import objection_to
 from headrace_intake.decide.messages import MessageIn
 from headrace_intake.decide.options import SubmitOptions, deadline_at, nanodollars
 from headrace_intake.decide.refusals import Refusal, bad_request
@@ -152,6 +153,9 @@ def refusal_of(
         places: The known providers.
         by: Who asks.
     """
+    too_many = objection_to(draft.messages)
+    if too_many is not None:
+        return too_many
     options, place_of = draft.options, places.get
     asked = Asked(options.privacy, options.mode, draft.model, options.preferred_provider)
     terms = floors.terms(asked, demands, place_of, default=_UNKNOWN_POLICY, by=by)

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Final, Literal
 from headrace_contracts.cargo import MEDIA_TYPE_PATTERN, TOOL_NAME_PATTERN, is_json_object
 from headrace_contracts.content import plain
 from headrace_contracts.events import Content, Message, MessagePart, PartKind
-from headrace_contracts.limits import LONGEST_NAME, MOST_MESSAGES, MOST_PARTS, NAME_PATTERN
+from headrace_contracts.limits import LONGEST_NAME, MOST_PARTS, NAME_PATTERN
 from pydantic import (
     BaseModel,
     ConfigDict,
@@ -23,6 +23,7 @@ from pydantic import (
     field_validator,
 )
 
+from headrace_intake.decide.message_counts import expect_few
 from headrace_intake.decide.provider_options import HOW_TO_PASS_ON
 from headrace_intake.decide.refusals import Refusal, bad_request
 
@@ -342,8 +343,7 @@ def taken_messages(messages: Any) -> Any:
     """
     if not isinstance(messages, list):
         return messages
-    if len(messages) > MOST_MESSAGES:
-        raise bad_request(f"messages: there are {len(messages)}, and may be {MOST_MESSAGES}.", "messages")
+    expect_few(messages)
     taken = [
         _taken_message(message, f"messages.{index}.") if isinstance(message, dict) else message
         for index, message in enumerate(messages)

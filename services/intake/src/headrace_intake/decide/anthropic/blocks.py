@@ -10,10 +10,11 @@ from typing import Annotated, Any, Final, Literal
 from headrace_contracts.cargo import MEDIA_TYPE_PATTERN
 from headrace_contracts.content import plain
 from headrace_contracts.events import Content, Message, MessagePart, PartKind
-from headrace_contracts.limits import LONGEST_NAME, MOST_MESSAGES, MOST_PARTS, NAME_PATTERN
+from headrace_contracts.limits import LONGEST_NAME, MOST_PARTS, NAME_PATTERN
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, StringConstraints, Tag
 
 from headrace_intake.decide.anthropic.thoughts import inward
+from headrace_intake.decide.message_counts import expect_few
 from headrace_intake.decide.messages import CacheControl, ToolName, from_base64, unsupported
 from headrace_intake.decide.refusals import bad_request
 
@@ -256,8 +257,7 @@ def taken_messages(messages: Any) -> Any:
     """
     if not isinstance(messages, list):
         return messages
-    if len(messages) > MOST_MESSAGES:
-        raise bad_request(f"messages: there are {len(messages)}, and may be {MOST_MESSAGES}.", "messages")
+    expect_few(messages)
     return [
         {**message, "content": _taken_blocks(message.get("content"), _SAID_BY.get(message.get("role", ""), frozenset()),
                                              f"messages.{place}.content", message.get("role") == "assistant")}

@@ -12,9 +12,10 @@ from typing import Annotated, Any, Final, Literal
 from headrace_contracts.cargo import is_json_object
 from headrace_contracts.content import plain, text_of
 from headrace_contracts.events import Content, Message, MessagePart, PartKind
-from headrace_contracts.limits import LONGEST_NAME, MOST_MESSAGES, MOST_PARTS, NAME_PATTERN, matches
+from headrace_contracts.limits import LONGEST_NAME, MOST_PARTS, NAME_PATTERN, matches
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, StringConstraints, Tag
 
+from headrace_intake.decide.message_counts import expect_few
 from headrace_intake.decide.messages import InputAudio, ToolName, decoded, from_base64, unsupported
 from headrace_intake.decide.refusals import bad_request
 
@@ -218,8 +219,7 @@ def input_items(given: Any, parse: Parse) -> list[InputItem]:
         return [MessageItem(role="user", content=given)]
     if not isinstance(given, list):
         raise bad_request("input: it must be a text or a list of items.", "input")
-    if len(given) > MOST_MESSAGES:
-        raise bad_request(f"input: there are {len(given)} items, and may be {MOST_MESSAGES}.", "input")
+    expect_few(given, "input", "items")
     items: list[InputItem] = []
     for place, document in enumerate(given):
         where = f"input.{place}"
