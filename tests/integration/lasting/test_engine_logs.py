@@ -153,6 +153,26 @@ async def test_commits_of_older_versions_are_continued(cluster: MemoryCluster, m
     assert log_of(committed(cluster)[0]) == fingerprint(cluster.describe_topics([TOPIC])[TOPIC].topic_id)
 
 
+async def test_a_topic_created_again_is_read_although_records_of_the_former_one_did_not_fit(
+    cluster: MemoryCluster,
+) -> None:
+    seen, held = Seen(), asyncio.Event()
+
+    async def handle(record: Record) -> None:
+        if record.offset % 2 == 0 and (record.value or b"").startswith(b"old"):
+            await held.wait()
+        await seen.handle(record)
+
+    old = write(cluster, "old", 60)
+    async with running(cluster, handle, observer=seen, metadata_limit=24, watch_interval_seconds=0.1) as engine:
+        await eventually(lambda: engine.state().paused == 1, "there is a backlog")
+        recreate(cluster)
+        new = write(cluster, "new", 3)
+        await eventually(_all(seen, new), "the new topic is read", 30)
+        held.set()
+        await eventually(_all(seen, old), "what was received of the former one is handled", 30)
+
+
 async def test_a_map_of_finished_records_is_still_read_behind_the_identity(cluster: MemoryCluster) -> None:
     seen, held = Seen(), asyncio.Event()
     values = write(cluster, "old", 6)

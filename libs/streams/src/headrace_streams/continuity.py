@@ -31,6 +31,7 @@ class Continuity:
 
     Args:
         partitions: Those that are assigned; the engine adds and removes, this replaces.
+        on_replaced: Called with the one that replaces another, and is paused if that was: for another reason, perhaps.
     """
 
     def __init__(
@@ -44,6 +45,7 @@ class Continuity:
         options: EngineOptions,
         observer: Observer | None,
         on_foreign_position: Callable[[TopicPartition], None],
+        on_replaced: Callable[[AssignedPartition], None],
     ) -> None:
         report = observer.discontinued if observer is not None else (lambda partition, verdict: None)
         self._observer = observer
@@ -55,6 +57,7 @@ class Continuity:
         self._held = held
         self._options = options
         self._on_foreign_position = on_foreign_position
+        self._on_replaced = on_replaced
         self._former: list[AssignedPartition] = []
         # Of partitions that were taken away. Kafka deletes a topic's committed positions with it, so if this group had
         # to leave a topic before it was created again, nothing else shows that it is another log.
@@ -181,6 +184,8 @@ class Continuity:
                 self._scheduler.add(work)
             else:
                 self._held.give_back(work)
+        # A backlog, or a suspension, was that of the former log: nothing else would let this one go on.
+        self._on_replaced(fresh)
 
     def _add(self, name: TopicPartition, tracker: OffsetTracker) -> AssignedPartition:
         added = AssignedPartition(name, self._lane_of[name.topic], tracker)

@@ -144,6 +144,7 @@ class ParallelConsumer:
             self._options,
             observer,
             on_foreign_position,
+            self._look_again,
         )
         self._stop_wanted = asyncio.Event()
         self._stopped = asyncio.Event()
@@ -167,7 +168,7 @@ class ParallelConsumer:
         self._executor = Executor(
             self._scheduler, self._held, self._handler, self._skip, self._dead_letters, self._options, self._observer,
             work_of=self._work_of, admit=self._admit_backlog, relieve=self._relieve,
-            suspended=self._suspended, broke=self._break,
+            suspended=self._look_again, broke=self._break,
         )  # fmt: skip
         self._loop = loop
         try:
@@ -352,8 +353,8 @@ class ParallelConsumer:
         if resume:
             self._consumer.resume(resume)
 
-    def _suspended(self, partition: AssignedPartition) -> None:
-        """A partition has been suspended, or may go on."""
+    def _look_again(self, partition: AssignedPartition) -> None:
+        """A partition has been suspended, may go on, or has another log."""
         if not partition.leaving and not partition.former:
             self._apply_backpressure((partition,))
 
