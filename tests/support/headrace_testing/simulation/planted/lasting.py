@@ -138,7 +138,7 @@ BUGS = (
         _one_takeover_at_a_time,
         hint=19,
     ),
-    Bug("never_retried", "a suspended partition is never taken over again", _never_retried, hint=9),
+    Bug("never_retried", "a suspended partition is never taken over again", _never_retried, hint=8),
     Bug("refusal_is_an_outage", "what a topic refuses for its size is tried for ever", _refusal_is_an_outage, hint=439),
     Bug("admission_left_out", "tasks of outsiders are taken as they are", _admission_left_out, hint=4),
     Bug("cancellations_not_admitted", "any request to cancel is taken", _cancellations_not_admitted, hint=4),
