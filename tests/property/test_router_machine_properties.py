@@ -153,8 +153,9 @@ class Lives(RuleBasedStateMachine):
                 assert request.provider in {*named.allowed_providers, named.preferred_provider}
                 if self.of_user is not None and self.of_user.allowed_providers:
                     assert request.provider in {*self.of_user.allowed_providers, self.of_user.preferred_provider}
-        assert len(state.attempts) <= POLICY.retry.attempts
-        per_model = Counter((attempt.provider, attempt.model) for attempt in state.attempts)
+        asked = [attempt for attempt in state.attempts if attempt.asked]
+        assert len(asked) <= POLICY.retry.attempts
+        per_model = Counter((attempt.provider, attempt.model) for attempt in asked)
         assert max(per_model.values()) <= POLICY.retry.attempts_per_model
 
     def settle(self, state: TaskState, context: DecisionContext) -> None:
@@ -246,6 +247,7 @@ class Lives(RuleBasedStateMachine):
         output=st.sampled_from([0, 200, 200, -7, 10**15]),
         finish_reason=st.sampled_from(["stop", "stop", "length", "unheard_of"]),
         patient=st.booleans(),
+        asked=st.sampled_from([True, True, False]),
     )
     def end_attempt(
         self,
@@ -256,6 +258,7 @@ class Lives(RuleBasedStateMachine):
         output: int,
         finish_reason: str,
         patient: bool,
+        asked: bool,
     ) -> None:
         running = sorted(t for t, state in self.tasks.live.items() if state.phase is TaskPhase.RUNNING)
         task_id = data.draw(st.sampled_from(running))
@@ -263,6 +266,8 @@ class Lives(RuleBasedStateMachine):
         assert state.task is not None
         last = state.attempts[-1]
         usage = Usage(input_tokens=most_tokens(state.task.messages, state.system_prompt), output_tokens=output)
+        if not asked:
+            usage = Usage()
         failure = None if outcome is Outcome.ANSWERED else Failure(code=code, retry_after_ms=wait)
         fields: dict[str, Any] = {"provider": last.provider, "model": last.model, "usage": usage, "failure": failure}
         if outcome is Outcome.ANSWERED:
@@ -274,7 +279,7 @@ class Lives(RuleBasedStateMachine):
             self.let_time_pass(after.wake_at - self.now)
 
     @rule(
-        task_id=st.sampled_from(TASKS), number=st.integers(1, 3), outcome=st.sampled_from(Outcome), remote=st.booleans()
+        task_id=st.sampled_from(TASKS), number=st.integers(1, 6), outcome=st.sampled_from(Outcome), remote=st.booleans()
     )
     def hear_of_any_attempt(self, task_id: str, number: int, outcome: Outcome, remote: bool) -> None:
         nothing: dict[str, Any] = {"usage": Usage(), "execution_id": "late"}

@@ -35,7 +35,7 @@ def variants(
     state: TaskState | None, task: TaskSubmitted, context: DecisionContext
 ) -> list[tuple[RouterEvent, DecisionContext]]:
     """Every kind of event for a task, valid or not: late, early, duplicated, out of order, and from other tenants."""
-    last = 0 if state is None else len(state.attempts)
+    last = 0 if state is None or not state.attempts else state.attempts[-1].number
     events: list[RouterEvent] = [
         Submitted(task, b"key", 0),
         Submitted(replace(task, tenant="mallory"), b"other", 1),
@@ -77,6 +77,9 @@ def variants(
             for outcome in (Outcome.FAILED_PERMANENT, Outcome.ANSWERED):
                 left = finished(outcome, number, task_id=task.task_id, tenant=tenant)
                 events.append(AttemptEnded(replace(left, failure=Failure(code="answered_remotely", message="x"))))
+    for number in sorted({1, max(1, last - 1), max(1, last)}):
+        for outcome in (Outcome.FAILED_RETRYABLE, Outcome.FAILED_PERMANENT, Outcome.EXPIRED):
+            events.append(AttemptEnded(finished(outcome, number, task_id=task.task_id, usage=Usage())))
     events += [AttemptEnded(report) for report in odd_reports(task, last)]
     events += [replace(event, worker=Place.CLOUD) for event in events if isinstance(event, AttemptEnded)]
     found = [(event, context) for event in events]

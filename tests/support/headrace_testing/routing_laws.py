@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 
 from headrace_contracts.events import (
     AttemptState,
@@ -84,7 +84,7 @@ def check(
             _check_times(after, context)
         if after.phase is TaskPhase.BACKING_OFF:
             _check_patience(before, after, task, context)
-        if len(history) > len(attempts_before):
+        if _last_number(history) > _last_number(attempts_before):
             _check_dispatch(before, after, task, history[-1], event, result, context)
     else:
         assert after.result is not None
@@ -158,7 +158,9 @@ def _check_identity(before: TaskState | None, after: TaskState, task: TaskSubmit
         if isinstance(event, AttemptEnded):
             assert event.attempt.tenant == task.tenant, "another tenant's result was applied"
             newest = [event.attempt.number] == [a.number for a in before.attempts[-1:]]
-            assert newest or _is_breach(before, event), "a late result was applied"
+            assert newest or _is_breach(before, event) or _is_uncounted(before, after, event), (
+                "a late result was applied"
+            )
     if after.phase is not TaskPhase.FINISHED:
         assert after.task == task
         assert (after.leader_task_id is not None) == (after.phase is TaskPhase.FOLLOWING)
@@ -178,6 +180,14 @@ def _is_breach(before: TaskState | None, event: RouterEvent) -> bool:
     known = [a for a in before.attempts if a.number == said.number]
     told = any(a.failure is not None and a.failure.code == "answered_remotely" for a in known)
     return remote and said.tenant == before.task.tenant and bool(known) and not told
+
+
+def _is_uncounted(before: TaskState, after: TaskState, event: AttemptEnded) -> bool:
+    """Whether a report about an attempt that the router had abandoned says that it was no try, and nothing else."""
+    said = event.attempt
+    (sent,) = [attempt for attempt in before.attempts if attempt.number == said.number]
+    clean = said.node is None and said.usage == Usage() and said.outcome not in (Outcome.ANSWERED, Outcome.REFUSED)
+    return _is_abandoned(sent) and clean and _last_number(before.attempts) == _last_number(after.attempts)
 
 
 def _check_commands(
@@ -206,15 +216,23 @@ def _check_commands(
     elif commands:
         assert after.phase is TaskPhase.RUNNING
         assert (kinds[CommandKind.DISPATCH], kinds[CommandKind.AUDIT], kinds[CommandKind.COMPLETE]) == (1, 1, 0)
-        assert {command.attempt for command in commands} == {len(after.attempts)}
+        assert {command.attempt for command in commands} == {after.attempts[-1].number}
         task = after.task
         assert task is not None
-        restarted = len(after.attempts) > 1 and task.stream and after.reply_partition is not None
+        restarted = after.attempts[-1].number > 1 and task.stream and after.reply_partition is not None
         assert kinds[CommandKind.REPLY] == restarted
         # A reader of the stream is told of the restart before the new text arrives.
         assert not restarted or commands[0].kind is CommandKind.REPLY
     else:
-        assert breaches or after.phase is not TaskPhase.RUNNING, "an attempt was counted but not dispatched"
+        uncounted = (
+            before is not None
+            and isinstance(event, AttemptEnded)
+            and before.phase is TaskPhase.RUNNING
+            and event.attempt.number != before.attempts[-1].number
+        )
+        assert breaches or uncounted or after.phase is not TaskPhase.RUNNING, (
+            "an attempt was counted but not dispatched"
+        )
 
 
 def _check_rejections(after: TaskState, rejected: Sequence[Rejection], context: DecisionContext) -> None:
@@ -235,11 +253,21 @@ def _check_attempts(
     breached: int,
     context: DecisionContext,
 ) -> None:
-    assert [attempt.number for attempt in after] == list(range(1, len(after) + 1)), "attempts have gaps"
-    assert len(before) <= len(after) <= len(before) + 1
-    assert (len(after) > len(before)) == bool(commands)
-    for old, new in zip(before[:-1], after, strict=False):
-        assert new == old or old.number == breached, "the past was changed"
+    numbers = [attempt.number for attempt in after]
+    assert numbers == sorted(set(numbers))
+    asked_before = {attempt.number for attempt in before if attempt.asked}
+    assert _last_number(before) + bool(commands) == _last_number(after), "an attempt has the number of another"
+    unasked = Counter((attempt.provider, attempt.model) for attempt in after if not attempt.asked)
+    assert max(unasked.values(), default=0) <= context.policy.retry.attempts_per_model, (
+        "attempts that asked nobody pile up"
+    )
+    assert [number for number in numbers if number in asked_before] == sorted(asked_before), "a try was forgotten"
+    known = {attempt.number: attempt for attempt in after}
+    for old in before[:-1]:
+        new = known.get(old.number)
+        uncounted = new == replace(old, asked=False) and old.asked and _is_abandoned(old)
+        dropped = new is None and not old.asked
+        assert new == old or old.number == breached or uncounted or dropped, "the past was changed"
     for attempt in after[:-1] if state.phase is TaskPhase.RUNNING else after:
         assert attempt.outcome is not None, "an attempt was left open"
         assert attempt.outcome not in (Outcome.ANSWERED, Outcome.REFUSED), "an attempt was made after an answer"
@@ -248,8 +276,8 @@ def _check_attempts(
         assert attempt.usage == _possible(attempt.usage)
         assert attempt.cost_nanodollars in (booked, max(booked, attempt.worst_case_nanodollars))
     retry = context.policy.retry
-    assert len(after) <= retry.attempts
-    tries = Counter((attempt.provider, attempt.model) for attempt in after)
+    assert sum(attempt.asked for attempt in after) <= retry.attempts
+    tries = Counter((attempt.provider, attempt.model) for attempt in after if attempt.asked)
     assert max(tries.values(), default=0) <= retry.attempts_per_model
     final = [(a.provider, a.model) for a in after if a.outcome is Outcome.FAILED_PERMANENT]
     for name in final if commands else ():
@@ -264,14 +292,17 @@ def _check_times(after: TaskState, context: DecisionContext) -> None:
     assert after.wake_at <= after.deadline_at
     if after.phase is TaskPhase.BACKING_OFF:
         retry, last = context.policy.retry, after.attempts[-1]
-        asked = 0 if last.failure is None or last.failure.retry_after_ms is None else last.failure.retry_after_ms
-        tries = sum((a.provider, a.model) == (last.provider, last.model) for a in after.attempts)
-        full = min(retry.cap, retry.base * 2 ** (tries - 1))
         wait = after.wake_at - context.now
+        if not last.asked:
+            assert wait >= min(retry.base // 2, after.deadline_at - context.now), "asked in a loop"
+            return
+        asked = 0 if last.failure is None or last.failure.retry_after_ms is None else last.failure.retry_after_ms
+        tries = sum(a.asked and (a.provider, a.model) == (last.provider, last.model) for a in after.attempts)
+        full = min(retry.cap, retry.base * 2 ** (tries - 1))
         assert wait >= asked
         assert full // 2 <= wait <= max(full, asked)
         assert tries < retry.attempts_per_model
-        assert len(after.attempts) < retry.attempts
+        assert sum(attempt.asked for attempt in after.attempts) < retry.attempts
     elif after.phase in (TaskPhase.WAITING, TaskPhase.FOLLOWING):
         assert after.wake_at == after.deadline_at
     elif after.attempts[-1].dispatched_at == context.now:
@@ -282,11 +313,19 @@ def _check_times(after: TaskState, context: DecisionContext) -> None:
 def _asked_in_vain(attempt: AttemptState) -> bool:
     """Whether it took its time, or an answer, and gave nothing."""
     code = "" if attempt.failure is None else attempt.failure.code
-    return attempt.outcome is Outcome.EXPIRED or (
+    return attempt.asked and (attempt.outcome is Outcome.EXPIRED or (
         attempt.outcome in (Outcome.FAILED_RETRYABLE, Outcome.FAILED_PERMANENT)
         and code
         in ("timeout", "attempt_timeout", "connection_lost", "empty_answer", "unknown_finish", "deadline_passed")
-    )
+    ))  # fmt: skip
+
+
+def _is_abandoned(attempt: AttemptState) -> bool:
+    return attempt.failure is not None and attempt.failure.code == "attempt_timeout"
+
+
+def _last_number(attempts: Sequence[AttemptState]) -> int:
+    return attempts[-1].number if attempts else 0
 
 
 def _check_patience(before: TaskState | None, after: TaskState, task: TaskSubmitted, context: DecisionContext) -> None:
@@ -393,7 +432,7 @@ def _check_order(
     context: DecisionContext,
 ) -> None:
     """Every candidate before the chosen one was checked and rejected, in the order of the lists; those that were asked
-    in vain come after all others."""
+    in vain come after all others, and those whose attempts asked nobody take turns after those without such ones."""
     role = _role(task, context)
     looked_at = [(rejection.provider, rejection.model) for rejection in result.rejected]
     looked_at.append((sent.provider, sent.model))
@@ -402,7 +441,11 @@ def _check_order(
         refs = (*role.models, *(context.policy.ladder if role.ladder is None else role.ladder))
         expected = _preferred_first(refs, task, context)
         vain = {(a.provider, a.model) for a in after.attempts[:-1] if _asked_in_vain(a)}
+        unasked = Counter((a.provider, a.model) for a in after.attempts if not a.asked)
+        turns = {(a.provider, a.model): a.number for a in after.attempts if not a.asked
+                 and unasked[a.provider, a.model] >= context.policy.retry.attempts_per_model}  # fmt: skip
         expected = [name for name in expected if name not in vain] + [name for name in expected if name in vain]
+        expected.sort(key=lambda name: (name in vain, turns.get(name, 0)))
         assert looked_at == expected[: len(looked_at)], "the order of the candidates was not kept"
     attempts = () if before is None else before.attempts
     for rejection in result.rejected:
@@ -431,9 +474,11 @@ def _check_end(
     assert result.privacy == after.privacy
     assert result.completed_at == context.now
     attempts = () if before is None else before.attempts
-    assert result.attempts == len(attempts)
+    assert result.attempts == _last_number(attempts)
     if not isinstance(event, Unrecordable):
-        assert sum(step.step == "dispatched" for step in result.trail) == len(attempts)
+        asked = sum(attempt.asked for attempt in attempts)
+        told = sum(step.step == "dispatched" for step in result.trail)
+        assert told == asked or (isinstance(event, AttemptEnded) and told == asked - 1)
         assert result.trail[-1].step == "finished"
     usages = [attempt.usage for attempt in attempts]
     costs = [attempt.cost_nanodollars for attempt in attempts]

@@ -407,3 +407,24 @@ async def test_a_cancellation_after_the_call_books_what_the_call_consumed(provid
     assert ended(bench).outcome is Outcome.CANCELLED
     (usage,) = bench.read(topics.USAGE_RECORDED)
     assert (usage.usage.input_tokens, usage.usage.output_tokens) == (7, 3)
+
+
+async def test_who_could_not_even_connect_has_asked_nobody(bench: WorkerBench, provider: ScriptedProvider) -> None:
+    provider.script = [RetrySameProvider("unreachable", "refused", provider="p", sent=False)]
+    await bench.runner([healthy(provider)]).handle(bench.submit(attempt()))
+    finished = ended(bench)
+    assert finished.failure is not None
+    assert (finished.outcome, finished.failure.code) == (Outcome.FAILED_RETRYABLE, "unreachable")
+    assert (finished.node, finished.usage, finished.model_ms) == (None, events.Usage(), 0.0)
+    assert bench.read(topics.USAGE_RECORDED) == []
+
+
+async def test_a_second_call_that_could_not_connect_does_not_hide_the_first(
+    bench: WorkerBench, provider: ScriptedProvider
+) -> None:
+    provider.script = [
+        RetrySameProvider("unreachable", "refused", provider="p", sent=False, usage=CallUsage(11, 5)),
+    ]
+    await bench.runner([healthy(provider)]).handle(bench.submit(attempt()))
+    assert ended(bench).node == "node-1"
+    assert len(bench.read(topics.USAGE_RECORDED)) == 1

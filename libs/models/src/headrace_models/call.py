@@ -375,7 +375,8 @@ def _translated(error: Exception, call: RunningCall, *, timed_out: bool, at_the_
             if call.accepted:
                 return broken_off(call)
             message = f"{provider} cannot be reached ({because(error)}); check its address and the network"
-            return RetrySameProvider("unreachable", message, provider=provider)
+            sent = not isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout | httpx2.PoolTimeout)
+            return RetrySameProvider("unreachable", message, provider=provider, sent=sent)
         case _:
             # A bug, of ours or of a package. Its text may contain content: `described` leaves it out.
             _log.error("client of %s failed: %s", provider, described(error))

@@ -59,7 +59,10 @@ class ProviderError(Exception):
 
 
 class RetrySameProvider(ProviderError):
-    """The same call may succeed there later: wait `after_seconds` (None if the provider did not name a delay)."""
+    """The same call may succeed there later: wait `after_seconds` (None if the provider did not name a delay).
+
+    `sent` is whether any of the request may have left: not if there was no connection.
+    """
 
     def __init__(
         self,
@@ -70,9 +73,11 @@ class RetrySameProvider(ProviderError):
         status: int | None = None,
         usage: CallUsage | None = None,
         after_seconds: float | None = None,
+        sent: bool = True,
     ) -> None:
         super().__init__(code, message, provider=provider, status=status, usage=usage)
         self.after_seconds = after_seconds
+        self.sent = sent
 
 
 class TryAnotherProvider(ProviderError):

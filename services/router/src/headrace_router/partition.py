@@ -417,7 +417,7 @@ class PartitionRouter:
 
     def _is_running(self, task_id: str, attempt: int) -> bool:
         state = self.tasks.get(task_id)
-        return state is not None and state.phase is TaskPhase.RUNNING and len(state.attempts) == attempt
+        return state is not None and state.phase is TaskPhase.RUNNING and state.attempts[-1].number == attempt
 
     def _decide_smaller(self, item: Waiting, limit: int) -> bool:
         """Decide something smaller than a record that its topic has refused; whether that was possible.

@@ -213,7 +213,7 @@ def _is_due(placed: JournaledEntry, command: Command, tasks: PartitionTasks, wri
         return True
     # An attempt is obsolete if its task has moved on since.
     state = tasks.get(placed.entry.task_id)
-    return state is not None and state.phase is TaskPhase.RUNNING and len(state.attempts) == command.attempt
+    return state is not None and state.phase is TaskPhase.RUNNING and state.attempts[-1].number == command.attempt
 
 
 async def _ids_since(reader: PartitionReader, where: TopicPartition, begin: int) -> Collection[str]:

@@ -42,7 +42,7 @@ How to read a cell:
 - **cached**: the answer may serve equal tasks that are submitted later. Nothing else may.
 
 A dash means that this wire cannot show the trouble. In every case the provider's slot is free again, and there is
-exactly one report and one record of usage.
+exactly one report and, unless there was no connection at all, one record of usage.
 """
 
 

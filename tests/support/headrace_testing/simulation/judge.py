@@ -19,6 +19,7 @@ from headrace_testing.simulation import (
     oracle_money,
     oracle_quota,
     oracle_tasks,
+    oracle_tries,
     oracle_work,
 )
 from headrace_testing.simulation.clients import SECRET
@@ -148,6 +149,7 @@ class Judge:
             oracle_floors,
             oracle_quota,
             oracle_bytes,
+            oracle_tries,
         )
         for check in [oracle.verdict for oracle in oracles]:
             for what in check(self):

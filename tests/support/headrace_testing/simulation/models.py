@@ -74,6 +74,7 @@ class Call:
         execution: Id of the execution that it belongs to.
         listed_elsewhere: Whether its node lists the model as one that another host runs.
         consumed: What the provider has counted, once the call has ended in a process that lives.
+        refused: Whether there was no connection, so that nothing was asked.
     """
 
     at: float
@@ -86,6 +87,7 @@ class Call:
     listed_elsewhere: bool
     consumed: CallUsage | None = None
     ended: bool = False
+    refused: bool = False
 
 
 ASKED: contextvars.ContextVar[list[Call]] = contextvars.ContextVar("asked")
@@ -156,6 +158,7 @@ class SimulatedProvider:
             result = await self._chat(request, on_text, about, call)
         except ProviderError as error:
             call.consumed = error.usage
+            call.refused = error.code == "unreachable"
             raise
         except asyncio.CancelledError as cancelled:
             call.consumed = spent_until(cancelled)
@@ -187,7 +190,9 @@ class SimulatedProvider:
                 raise RetrySameProvider("timeout", "it took too long (simulated)", provider=self._provider, usage=usage)
             if models.is_down(self._node):
                 await asyncio.sleep(min(seconds, 0.2))
-                raise RetrySameProvider("unreachable", "connection refused (simulated)", provider=self._provider)
+                raise RetrySameProvider(
+                    "unreachable", "connection refused (simulated)", provider=self._provider, sent=False
+                )
             if reason == "length":
                 answer = answer[: len(answer) // 2]
             return await self._speak(request, on_text, answer, seconds, usage, failure, reason)

@@ -49,7 +49,7 @@ def check_commanded(judge: Judge, seen: Seen, topic: str, event: AttemptRequeste
         if not any(each.entry.state is not None and each.entry.state.result == event for each in commanded):
             judge.violated(f"{topic}: {seen.event_id} is not what the journal says")
         return
-    attempt = state.attempts[event.number - 1]
+    (attempt,) = [attempt for attempt in state.attempts if attempt.number == event.number]
     told = (event.provider, event.model, event.privacy, event.home_partition)
     if told != (attempt.provider, attempt.model, state.privacy, state.home_partition):
         judge.violated(f"{topic}: {seen.event_id} is not what the journal says")

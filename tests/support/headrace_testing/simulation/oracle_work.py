@@ -107,7 +107,8 @@ def check_end(judge: Judge, process: SimulatedProcess, record: Record, calls: Se
     place = (record.topic.removeprefix(PREFIX), record.partition, record.offset)
     _, request = judge.topics.work[place]
     topics = judge.topics
-    if not topics.is_accounted(request.attempt_id) or (calls and not topics.usage_of_attempt[request.attempt_id]):
+    asked = any(not call.refused for call in calls)
+    if not topics.is_accounted(request.attempt_id) or (asked and not topics.usage_of_attempt[request.attempt_id]):
         judge.violated(f"{process.name} counts {request.attempt_id} as done before its report and usage are on disk")
 
 

@@ -265,6 +265,7 @@ class AttemptState:
         failure: Why it failed.
         usage: What it consumed.
         cost_nanodollars: What it cost.
+        asked: Whether a model may have been asked. If it is known that none was, the attempt is no try.
     """
 
     FULL_NAME: ClassVar[str] = "headrace.tasks.AttemptState"
@@ -280,6 +281,7 @@ class AttemptState:
     failure: Failure | None = None
     usage: Usage = Usage()
     cost_nanodollars: int = 0
+    asked: bool = True
 
     def to_avro(self, named: bool = False) -> dict[str, Any]:
         return {
@@ -294,6 +296,7 @@ class AttemptState:
             "failure": None if self.failure is None else ("headrace.common.Failure", self.failure.to_avro(named)) if named else self.failure.to_avro(named),
             "usage": self.usage.to_avro(named),
             "cost_nanodollars": self.cost_nanodollars,
+            "asked": self.asked,
         }
 
     @classmethod
@@ -310,6 +313,7 @@ class AttemptState:
             failure=None if (value_failure := data["failure"]) is None else Failure.from_avro(value_failure),
             usage=Usage.from_avro(data["usage"]),
             cost_nanodollars=data["cost_nanodollars"],
+            asked=data["asked"],
         )
 
 
@@ -960,8 +964,8 @@ class TrailStep:
 
     Attributes:
         at: When it was decided. Milliseconds since the epoch, UTC.
-        step: What was decided: dispatched, rejected, retried, fell_back, breached, coalesced, cached, waited,
-            finished.
+        step: What was decided: dispatched, rejected, retried, fell_back, not_asked, breached, coalesced,
+            cached, waited, finished.
         provider: Provider concerned.
         model: Model concerned.
         reason: Why.

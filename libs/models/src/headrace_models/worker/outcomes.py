@@ -39,7 +39,7 @@ class ExecutionOutcome:
     """The outcome of one execution.
 
     Attributes:
-        asked: Whether a model was called, and so may have consumed something.
+        asked: Whether a model was called, and so may have consumed something. The router counts no other as a try.
         text: The answer, for answered and refused.
         vectors: The answer, if it consists of vectors, each as the contract has it.
         model: The model as its provider names it; empty to keep the requested name.
@@ -108,6 +108,8 @@ def from_error(error: ProviderError, *, model_ms: float, now_ms: int, deadline_a
         case _:
             outcome, wait_ms = events.Outcome.FAILED_RETRYABLE, None
     failure = events.Failure(code=error.code, message=error.message, retry_after_ms=wait_ms)
+    if isinstance(error, RetrySameProvider) and not error.sent and error.usage == _NOTHING_USED:
+        return ExecutionOutcome(outcome=outcome, asked=False, failure=failure)
     return ExecutionOutcome(outcome=outcome, failure=failure, usage=error.usage, model_ms=model_ms)
 
 

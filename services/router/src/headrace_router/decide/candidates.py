@@ -25,6 +25,7 @@ from headrace_router.decide.fleet import longest_context
 from headrace_router.decide.model import DecisionContext
 from headrace_router.decide.policy import ModelRef, Policy, RolePolicy
 from headrace_router.decide.reports import given_up, in_vain
+from headrace_router.decide.retry import tries, unasked
 from headrace_router.decide.rules import TaskRules
 
 _BYTES_PER_TOKEN = 4
@@ -106,7 +107,8 @@ def choose(
     context: DecisionContext,
     not_now: NotNow | None = None,
 ) -> Choice:
-    """The first eligible candidate. Those that were asked in vain come last: see `in_vain`."""
+    """The first eligible candidate. Those that were asked in vain come last: see `in_vain`. Those whose attempts
+    asked nobody as often as there may be tries come after the others, the longest ago first: each gets its turn."""
     if rules.objection is not None:
         return Choice(None, (), rules.privacy, objection=rules.objection)
     if has_urls(task.messages) and rules.privacy is not Privacy.PUBLIC:
@@ -116,9 +118,18 @@ def choose(
     policy = context.policy
     known = _known(task, role, context)
     vain = {(attempt.provider, attempt.model) for attempt in attempts if in_vain(attempt)}
+    turns = {
+        name: numbers[-1]
+        for name, numbers in unasked(attempts).items()
+        if len(numbers) >= policy.retry.attempts_per_model
+    }
     ordered = sorted(
         known,
-        key=lambda ref: ((ref.provider, ref.model) in vain, bool(rules.preferred) and ref.provider != rules.preferred),
+        key=lambda ref: (
+            (ref.provider, ref.model) in vain,
+            turns.get((ref.provider, ref.model), 0),
+            bool(rules.preferred) and ref.provider != rules.preferred,
+        ),
     )
     prompt_bytes = most_tokens(task.messages, system_prompt) + most_in_options(task.options)
     longest_bytes = longest_prompt(task, prompt_bytes)
@@ -249,6 +260,6 @@ def _history(ref: ModelRef, attempts: Sequence[AttemptState], policy: Policy) ->
     before = [a for a in attempts if (a.provider, a.model) == (ref.provider, ref.model)]
     if any(attempt.outcome is Outcome.FAILED_PERMANENT for attempt in before):
         return FAILED_BEFORE, "it has failed permanently"
-    if len(before) >= policy.retry.attempts_per_model:
-        return FAILED_BEFORE, f"it has failed {len(before)} times"
+    if (failed := tries(before)) >= policy.retry.attempts_per_model:
+        return FAILED_BEFORE, f"it has failed {failed} times"
     return None

@@ -49,8 +49,10 @@ from headrace_router.decide.model import (
     WakeUp,
 )
 from headrace_router.decide.reports import ANSWERED_REMOTELY, ATTEMPT_TIMEOUT, believed, close, given_up, may_report
+from headrace_router.decide.retry import attempt_of, closed
 from headrace_router.decide.routes import (
     after_failure,
+    after_late_word,
     choose_for,
     expire,
     fail,
@@ -143,8 +145,8 @@ def _if_believed(
     """What a report means, if whoever has written it was given the attempt."""
 
     def meant(state: TaskState, event: AttemptEnded, context: DecisionContext) -> Result:
-        index = event.attempt.number - 1
-        if 0 <= index < len(state.attempts) and not may_report(event.worker, state.attempts[index]):
+        sent = attempt_of(state, event.attempt.number)
+        if sent is not None and not may_report(event.worker, sent):
             return Disbelieved(f"attempt {event.attempt.attempt_id} was not given to a {event.worker.value} worker")
         return report(state, event, context)
 
@@ -154,9 +156,9 @@ def _if_believed(
 def _attempt_ended(state: TaskState, event: AttemptEnded, context: DecisionContext) -> Result:
     last = state.attempts[-1]
     if event.attempt.number != last.number or event.attempt.tenant != task_of(state).tenant:
-        return _late_breach(state, event, context)
+        return _late_word(state, event, context)
     ended = believed(last, event.attempt, task_of(state))
-    state = replace(state, attempts=(*state.attempts[:-1], close(last, ended, context.prices)))
+    state = closed(state, close(last, ended, context.prices), context.now, context.policy.retry)
     if ended.failure is None or ended.failure.code != ANSWERED_REMOTELY:
         return _go_on(state, ended, context)
     state, owed = breach(state, last, ended.failure, context.now)
@@ -183,26 +185,30 @@ def _late_answer(state: TaskState, event: AttemptEnded, context: DecisionContext
         or not given_up(last)
         or believed(last, event.attempt, task_of(state)).outcome not in (Outcome.ANSWERED, Outcome.REFUSED)
     ):
-        return _late_breach(state, event, context)
+        return _late_word(state, event, context)
     return _attempt_ended(state, event, context)
 
 
-def _late_breach(state: TaskState, event: AttemptEnded, context: DecisionContext) -> Result:
-    """The result of an abandoned attempt is of no use, but that content has left with it is audited all the same."""
+def _late_word(state: TaskState, event: AttemptEnded, context: DecisionContext) -> Result:
+    """The result of an abandoned attempt is of no use, but that content has left with it is audited all the same, and
+    that it asked nobody means that it was no try."""
     said = event.attempt
-    index = said.number - 1
-    if said.tenant != task_of(state).tenant or not 0 <= index < len(state.attempts):
+    sent = attempt_of(state, said.number)
+    if said.tenant != task_of(state).tenant or sent is None:
         return Ignored("late_result")
-    sent = state.attempts[index]
     ended = believed(sent, said, task_of(state))
-    failure = ended.failure
+    failure, end = ended.failure, close(sent, ended, context.prices)
     known = sent.failure is not None and sent.failure.code == ANSWERED_REMOTELY
-    if known or failure is None or failure.code != ANSWERED_REMOTELY:
+    if known or failure is None:
         return Ignored("late_result")
-    closed = replace(close(sent, ended, context.prices), outcome=Outcome.FAILED_PERMANENT)
-    attempts = (*state.attempts[:index], closed, *state.attempts[index + 1 :])
-    state, owed = breach(replace(state, attempts=attempts), sent, failure, context.now)
-    return Decision(state, (owed,))
+    if failure.code == ANSWERED_REMOTELY:
+        state = closed(state, replace(end, outcome=Outcome.FAILED_PERMANENT), context.now, context.policy.retry)
+        state, owed = breach(state, sent, failure, context.now)
+        return Decision(state, (owed,))
+    if given_up(sent) and sent.asked and not end.asked and not late(state, context):
+        # What it may have cost stays: another execution of it may have asked after all, and never report.
+        return after_late_word(closed(state, replace(sent, asked=False), context.now, context.policy.retry), context)
+    return Ignored("late_result")
 
 
 def _answered(state: TaskState, ended: AttemptFinished, context: DecisionContext) -> Result:
@@ -251,8 +257,7 @@ def _wake_running(state: TaskState, _: WakeUp, context: DecisionContext) -> Resu
     last = state.attempts[-1]
     waited = context.now - last.dispatched_at
     failure = Failure(code=ATTEMPT_TIMEOUT, message=f"no result after {waited} ms")
-    closed = replace(last, outcome=Outcome.EXPIRED, failure=failure)
-    state = replace(state, attempts=(*state.attempts[:-1], closed))
+    state = closed(state, replace(last, outcome=Outcome.EXPIRED, failure=failure), context.now, context.policy.retry)
     if late(state, context):
         return expire(state, context)
     return after_failure(state, failure, True, context)
@@ -277,8 +282,8 @@ def _undeliverable(state: TaskState, event: Undeliverable, context: DecisionCont
     if last.number != event.number:
         return Ignored("late_result")
     # Nothing was sent, so nothing was spent.
-    closed = replace(last, outcome=Outcome.FAILED_PERMANENT, failure=event.failure)
-    state = replace(state, attempts=(*state.attempts[:-1], closed))
+    end = replace(last, outcome=Outcome.FAILED_PERMANENT, failure=event.failure, asked=False)
+    state = closed(state, end, context.now, context.policy.retry)
     return after_failure(state, event.failure, False, context)
 
 

@@ -10,6 +10,7 @@ from headrace_contracts.content import plain
 from headrace_contracts.events import (
     AttemptRequested,
     AttemptsCancelled,
+    AttemptState,
     AuditRecorded,
     Command,
     CommandKind,
@@ -28,9 +29,12 @@ from headrace_contracts.reply_tokens import ReplyTokens
 from headrace_contracts.topics import TOPICS
 from headrace_streams.publishing import Publication
 
+from headrace_router.decide.retry import attempt_of
 from headrace_router.decide.terminal import BREACH_SUFFIX, BREACHED, task_of
 
 _SHORT = 64
+_REPORT_MS = 2_000
+"""Longest time left for the report of an attempt that ran out of time; less where an attempt's whole time is short."""
 
 _Event = AttemptRequested | AttemptsCancelled | TaskCompleted | TaskReply | AuditRecorded
 
@@ -68,7 +72,7 @@ def shortened(published: Publication) -> Publication:
 
 
 def _dispatch(entry: JournalEntry, state: TaskState, command: Command, tokens: ReplyTokens | None) -> Publication:
-    task, attempt = task_of(state), state.attempts[command.attempt - 1]
+    task, attempt = task_of(state), _attempt(state, command.attempt)
     token = None
     if tokens is not None and task.stream and state.reply_partition is not None:
         token = tokens.of_attempt(task.tenant, task.task_id, attempt.number)
@@ -92,8 +96,7 @@ def _dispatch(entry: JournalEntry, state: TaskState, command: Command, tokens: R
         role=task.role,
         session=task.session,
         subject=task.subject,
-        # The result is of no use once the router has abandoned the attempt.
-        deadline_at=state.wake_at,
+        deadline_at=_due(state, attempt),
         stream=task.stream,
         reply_partition=state.reply_partition,
         reply_token=token,
@@ -147,9 +150,9 @@ def _audit(entry: JournalEntry, state: TaskState, command: Command) -> Publicati
         provider, model = step.provider, step.model
         action, reason = "breach", f"content left to another host than the one asked: {step.reason}"
     elif command.attempt:
-        attempt = state.attempts[command.attempt - 1]
+        attempt = _attempt(state, command.attempt)
         provider, model = attempt.provider, attempt.model
-        action, reason = "dispatch", _dispatch_step(state, command.attempt).reason
+        action, reason = "dispatch", _dispatch_step(state).reason
     else:
         result = _result(state)
         provider, model = result.provider, result.model
@@ -185,8 +188,25 @@ def _cancel(state: TaskState, command: Command) -> Publication:
     return _publish(state, command, event, state.route_key)
 
 
-def _dispatch_step(state: TaskState, attempt: int) -> TrailStep:
-    return [step for step in state.trail if step.step == "dispatched"][attempt - 1]
+def _due(state: TaskState, attempt: AttemptState) -> int | None:
+    """Until when a worker has time for an attempt. The result is of no use once the router has abandoned it. One that
+    is abandoned before the task's deadline ends a little earlier, so that its report comes first: it says whether a
+    model was asked."""
+    due = state.wake_at
+    if due is None or due == state.deadline_at:
+        return due
+    return due - min(_REPORT_MS, (due - attempt.dispatched_at) // 20)
+
+
+def _attempt(state: TaskState, number: int) -> AttemptState:
+    found = attempt_of(state, number)
+    assert found is not None, "an attempt is in the state that commands it"
+    return found
+
+
+def _dispatch_step(state: TaskState) -> TrailStep:
+    """The step of the newest attempt: the entry that commands one ends with it."""
+    return [step for step in state.trail if step.step == "dispatched"][-1]
 
 
 def _result(state: TaskState) -> TaskCompleted:

@@ -47,6 +47,11 @@ LONGEST_WAIT_MS: Final = 86_400_000
 LONGEST_RUN_MS: Final = 30 * 86_400_000.0
 """The longest time that a model can have taken, in milliseconds: a task's longest deadline."""
 
+_AFTER_A_TRY: Final = frozenset(
+    {ANSWERED_REMOTELY, EMPTY_ANSWER, INVALID_VECTORS, "worker_error", "report_unencodable"}
+)
+"""Codes of ends that count as a try whatever else their report says: the first three follow an answer, and a defect of
+a worker would be the same each time."""
 _IN_VAIN: Final = frozenset({ATTEMPT_TIMEOUT, "timeout", "deadline_passed", "connection_lost", EMPTY_ANSWER,
                              "unknown_finish"})  # fmt: skip
 
@@ -99,7 +104,28 @@ def close(sent: AttemptState, said: AttemptFinished, book: PriceBook) -> Attempt
     spent = cost(book, sent.provider, sent.model, usage)
     if usage != said.usage:
         spent = max(spent, sent.worst_case_nanodollars)
-    return replace(sent, outcome=said.outcome, failure=said.failure, usage=usage, cost_nanodollars=spent)
+    return replace(
+        sent,
+        outcome=said.outcome,
+        failure=said.failure,
+        usage=usage,
+        cost_nanodollars=spent,
+        asked=_may_have_asked(said),
+    )
+
+
+def _may_have_asked(said: AttemptFinished) -> bool:
+    """Whether a model may have been asked. That none was is believed where nothing in the report contradicts it: a
+    worker that lies wins an attempt that costs nothing and comes after a delay, until the deadline."""
+    asked_nobody = (
+        said.outcome in (Outcome.FAILED_RETRYABLE, Outcome.FAILED_PERMANENT, Outcome.EXPIRED)
+        and said.node is None
+        and said.usage == Usage()
+        and said.model_ms == 0.0
+        and said.failure is not None
+        and said.failure.code not in _AFTER_A_TRY
+    )
+    return not asked_nobody
 
 
 def given_up(attempt: AttemptState) -> bool:
@@ -110,7 +136,7 @@ def given_up(attempt: AttemptState) -> bool:
 def in_vain(attempt: AttemptState) -> bool:
     """Whether an attempt took its time, or an answer, and gave nothing. There is no reason to expect more of the same
     model soon, so every other candidate comes first."""
-    if attempt.outcome in (None, Outcome.ANSWERED, Outcome.REFUSED):
+    if attempt.outcome in (None, Outcome.ANSWERED, Outcome.REFUSED) or not attempt.asked:
         return False
     return attempt.outcome is Outcome.EXPIRED or (attempt.failure is not None and attempt.failure.code in _IN_VAIN)
 

@@ -1,10 +1,22 @@
-"""Backoff before a model is retried."""
+"""Which attempts are tries, and the backoff before the next one.
+
+An attempt is a try if a model was asked, or may have been. One of which it is known that nobody was asked leaves the
+task's limits of tries as they are, and so may be repeated until the deadline. What is held of such attempts must not
+grow meanwhile: of each model, only the newest stay in the state, as many as it may have tries.
+"""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+
+from headrace_contracts.events import AttemptState, TaskState, TrailStep
 
 from headrace_router.decide.policy import Retry
+
+NOT_ASKED = "not_asked"
+"""The step of a trail that stands for an attempt that asked nobody, in place of its dispatch."""
 
 
 def backoff(task_id: str, number: int, tries: int, retry: Retry) -> int:
@@ -17,3 +29,48 @@ def backoff(task_id: str, number: int, tries: int, retry: Retry) -> int:
     seed = hashlib.blake2b(f"{task_id}/{number}".encode(), digest_size=4).digest()
     share = int.from_bytes(seed, "big") / 0xFFFFFFFF
     return round(full * (0.5 + share / 2))
+
+
+def tries(attempts: Iterable[AttemptState], provider: str | None = None, model: str | None = None) -> int:
+    """How many attempts asked a model, or may have: this one, or any."""
+    return sum(
+        attempt.asked and (provider is None or (attempt.provider, attempt.model) == (provider, model))
+        for attempt in attempts
+    )
+
+
+def unasked(attempts: Iterable[AttemptState]) -> Mapping[tuple[str, str], Sequence[int]]:
+    """By provider and model the numbers of the attempts that asked nobody, as far as they are held."""
+    found: dict[tuple[str, str], list[int]] = {}
+    for attempt in attempts:
+        if not attempt.asked:
+            found.setdefault((attempt.provider, attempt.model), []).append(attempt.number)
+    return found
+
+
+def attempt_of(state: TaskState, number: int) -> AttemptState | None:
+    """The attempt with a number, as far as it is held. Numbers have gaps where attempts asked nobody."""
+    return next((attempt for attempt in state.attempts if attempt.number == number), None)
+
+
+def closed(state: TaskState, attempt: AttemptState, now: int, retry: Retry) -> TaskState:
+    """The state after the end of an attempt that it holds."""
+    attempts = tuple([attempt if one.number == attempt.number else one for one in state.attempts])
+    if attempt.asked:
+        return replace(state, attempts=attempts)
+    newest = {number for numbers in unasked(attempts).values() for number in numbers[-retry.attempts_per_model :]}
+    kept = [one for one in attempts if one.asked or one.number in newest]
+    failure = attempt.failure
+    step = TrailStep(
+        at=now, step=NOT_ASKED, provider=attempt.provider, model=attempt.model,
+        reason="" if failure is None else failure.code,
+    )  # fmt: skip
+    trail = [one for one in state.trail if not _is_of_unasked(one, attempt)]
+    return replace(state, attempts=tuple(kept), trail=(*trail, step))
+
+
+def _is_of_unasked(step: TrailStep, attempt: AttemptState) -> bool:
+    """Whether a step tells of an attempt that asked nobody: its dispatch, or an earlier such attempt of its model."""
+    if (step.provider, step.model) != (attempt.provider, attempt.model):
+        return False
+    return step.step == NOT_ASKED or (step.step == "dispatched" and step.at == attempt.dispatched_at)

@@ -25,7 +25,7 @@ from headrace_router.decide.candidates import Candidate, Choice, NotNow, choose
 from headrace_router.decide.model import Decision, DecisionContext, Ignored
 from headrace_router.decide.policy import Policy, RolePolicy
 from headrace_router.decide.reports import in_vain
-from headrace_router.decide.retry import backoff
+from headrace_router.decide.retry import backoff, tries, unasked
 from headrace_router.decide.rules import TaskRules, rules_for
 from headrace_router.decide.terminal import finish, task_of
 
@@ -40,13 +40,15 @@ def after_failure(state: TaskState, failure: Failure, retryable: bool, context: 
     last = state.attempts[-1]
     if late(state, context):
         return expire(state, context)
-    if len(state.attempts) >= retry.attempts:
+    if not last.asked and retryable:
+        return _after_nobody_was_asked(state, failure, context)
+    if tries(state.attempts) >= retry.attempts:
         return fail(state, context, failure)
-    tries = sum((a.provider, a.model) == (last.provider, last.model) for a in state.attempts)
-    if not retryable or tries >= retry.attempts_per_model:
+    tried = tries(state.attempts, last.provider, last.model)
+    if not retryable or tried >= retry.attempts_per_model:
         return route(_fallen_back(state, failure, now), context)
     asked = failure.retry_after_ms or 0
-    wait = max(backoff(task_of(state).task_id, last.number, tries, retry), asked)
+    wait = max(backoff(task_of(state).task_id, last.number, tried, retry), asked)
     in_time = state.deadline_at is None or now + wait < state.deadline_at
     rejected: tuple[Rejection, ...] = ()
     passed_over = _passed_over(state, failure, context)
@@ -68,6 +70,38 @@ def after_failure(state: TaskState, failure: Failure, retryable: bool, context: 
         replace(state, phase=TaskPhase.BACKING_OFF, wake_at=now + wait, trail=(*state.trail, step)),
         rejected=rejected,
     )
+
+
+def _after_nobody_was_asked(state: TaskState, failure: Failure, context: DecisionContext) -> Decision | Ignored:
+    """The attempt was no try: a wait for capacity, the same model again after a delay, or another candidate.
+
+    Without the delay, a worker that goes on saying so while its node counts as usable would be asked in a loop.
+    """
+    choice = choose_for(state, context)
+    chosen = choice.chosen
+    if chosen is None or (chosen.provider, chosen.model) not in unasked(state.attempts):
+        return route(state, context)
+    return Decision(_held_back(state, failure.retry_after_ms or 0, context), rejected=choice.rejected)
+
+
+def _held_back(state: TaskState, least_wait: int, context: DecisionContext) -> TaskState:
+    """The state in which a task rests before its next attempt, after one that asked nobody. It lasts at most until the
+    deadline: whoever has nothing but such attempts has not been tried."""
+    number = state.attempts[-1].number
+    in_vain = max(1, number - tries(state.attempts))
+    wait = max(backoff(task_of(state).task_id, number, in_vain, context.policy.retry), least_wait)
+    until = context.now + wait
+    return replace(
+        state,
+        phase=TaskPhase.BACKING_OFF,
+        wake_at=until if state.deadline_at is None else min(until, state.deadline_at),
+    )
+
+
+def after_late_word(state: TaskState, context: DecisionContext) -> Decision:
+    """The report of an abandoned attempt says that nobody was asked: it was no try. A task that waits because its tries
+    seemed used up may now have a candidate."""
+    return Decision(_held_back(state, 0, context) if state.phase is TaskPhase.WAITING else state)
 
 
 def _passed_over(state: TaskState, failure: Failure, context: DecisionContext) -> str | None:
@@ -102,15 +136,17 @@ def route(state: TaskState, context: DecisionContext) -> Decision | Ignored:
         return Ignored("no_capacity")
     failure = choice.failure()
     step = TrailStep(at=context.now, step="waited", reason=f"{failure.code}: {failure.message}")
+    # Each wait for the same is told once, the newest: there may be any number of them before the deadline.
+    trail = [one for one in state.trail if (one.step, one.reason) != (step.step, step.reason)]
     waiting = replace(
-        state, phase=TaskPhase.WAITING, wake_at=state.deadline_at, leader_task_id=None, trail=(*state.trail, step)
+        state, phase=TaskPhase.WAITING, wake_at=state.deadline_at, leader_task_id=None, trail=(*trail, step)
     )
     return Decision(waiting, rejected=choice.rejected)
 
 
 def _dispatch(state: TaskState, choice: Choice, chosen: Candidate, context: DecisionContext) -> Decision:
     task, now = task_of(state), context.now
-    number = len(state.attempts) + 1
+    number = state.attempts[-1].number + 1 if state.attempts else 1
     attempt = AttemptState(
         number=number,
         provider=chosen.provider,
@@ -171,6 +207,9 @@ def refuse(state: TaskState, context: DecisionContext, objection: Objection) -> 
 
 def expire(state: TaskState, context: DecisionContext, choice: Choice | None = None) -> Decision:
     failure = Failure(code="deadline_passed", message=f"the deadline passed while the task was {state.phase}")
+    last = state.attempts[-1] if state.attempts else None
+    if last is not None and not last.asked and last.failure is not None:
+        failure = last.failure
     rejected: tuple[Rejection, ...] = ()
     if choice is not None and choice.chosen is None:
         failure, rejected = choice.failure(), choice.rejected

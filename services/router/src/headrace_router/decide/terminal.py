@@ -94,7 +94,7 @@ def finish(
         source_task_id=source_task_id,
         usage=total([attempt.usage for attempt in state.attempts]),
         cost_nanodollars=sum(attempt.cost_nanodollars for attempt in state.attempts),
-        attempts=len(state.attempts),
+        attempts=state.attempts[-1].number if state.attempts else 0,
         model_ms=model_ms,
         trail=(*state.trail, step),
         policy_version=context.policy.version,

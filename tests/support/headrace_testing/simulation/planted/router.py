@@ -7,7 +7,7 @@ from typing import Any
 
 from headrace_contracts import floors
 from headrace_contracts.events import Privacy, TaskPhase, TaskStatus
-from headrace_router.decide import candidates, machine, routes, tasks
+from headrace_router.decide import candidates, machine, reports, routes, tasks
 from headrace_router.decide.early_cancellations import EarlyCancellations
 from headrace_router.decide.model import Submitted
 from headrace_router.decide.tasks import PartitionTasks
@@ -141,6 +141,10 @@ def _cloud_believed(patches: Patches) -> None:
     patches.put(machine, "may_report", lambda *_: True)
 
 
+def _queueing_is_a_try(patches: Patches) -> None:
+    patches.put(reports, "_may_have_asked", lambda _said: True)
+
+
 BUGS = (
     Bug("zombie_acts", "a router that was frozen publishes on old acknowledgements", _zombie_acts, hint=6666),
     Bug("wake_up_lost", "a recovered partition sets no timers", _wake_up_lost, hint=36),
@@ -176,5 +180,6 @@ BUGS = (
     ),
     Bug("breach_unsaid", "content that left to another host is not audited", _breach_unsaid, hint=16),
     Bug("cloud_believed", "a cloud worker is believed about local attempts", _cloud_believed, hint=4),
+    Bug("queueing_is_a_try", "an attempt that asked nobody counts as a try", _queueing_is_a_try, hint=56),
     Bug("repeat_dispatches", "a repeated submission sends another attempt out", _repeat_dispatches, hint=14),
 )
