@@ -242,7 +242,9 @@ class Lives(RuleBasedStateMachine):
     @rule(
         data=st.data(),
         outcome=st.sampled_from([*[Outcome.FAILED_RETRYABLE] * 5, *[Outcome.ANSWERED] * 3, *Outcome]),
-        code=st.sampled_from([*["overloaded"] * 4, "timeout", "empty_answer", "answered_remotely", "invalid_request"]),
+        code=st.sampled_from(
+            [*["overloaded"] * 4, "timeout", "empty_answer", "answered_remotely", "invalid_request", "too_little_time"]
+        ),
         wait=st.sampled_from([None, None, 100, 3_000, 60_000]),
         output=st.sampled_from([0, 200, 200, -7, 10**15]),
         finish_reason=st.sampled_from(["stop", "stop", "length", "unheard_of"]),

@@ -79,7 +79,9 @@ def variants(
                 events.append(AttemptEnded(replace(left, failure=Failure(code="answered_remotely", message="x"))))
     for number in sorted({1, max(1, last - 1), max(1, last)}):
         for outcome in (Outcome.FAILED_RETRYABLE, Outcome.FAILED_PERMANENT, Outcome.EXPIRED):
-            events.append(AttemptEnded(finished(outcome, number, task_id=task.task_id, usage=Usage())))
+            for code in ("no_capacity", "too_little_time"):
+                report = finished(outcome, number, task_id=task.task_id, usage=Usage(), failure=Failure(code=code))
+                events.append(AttemptEnded(report))
     events += [AttemptEnded(report) for report in odd_reports(task, last)]
     events += [replace(event, worker=Place.CLOUD) for event in events if isinstance(event, AttemptEnded)]
     found = [(event, context) for event in events]

@@ -230,3 +230,54 @@ def test_an_attempt_that_asked_nobody_and_is_no_longer_held_is_ignored() -> None
     assert isinstance(desk.give(AttemptEnded(finished(Outcome.ANSWERED, 4))), Decision)
     assert state_of(desk).result is not None
     assert TASK_ID in str(state_of(desk).result)
+
+
+LATE: dict[str, Any] = {"usage": Usage(), "failure": Failure(code="too_little_time", message="2 s are left")}
+
+
+def test_what_no_candidate_can_end_in_time_expires_early_and_says_why() -> None:
+    desk = CheckedDesk()
+    desk.submit(privacy=Privacy.SENSITIVE, deadline_at=desk.now + 30_000)
+    result = desk.end(Outcome.EXPIRED, **LATE).state.result
+    assert result is not None
+    assert (result.status, result.failure) == (TaskStatus.EXPIRED, LATE["failure"])
+    assert result.completed_at < desk.now + 30_000
+
+
+def test_a_faster_candidate_gets_the_time_that_is_left() -> None:
+    desk = CheckedDesk()
+    desk.submit(privacy=Privacy.PUBLIC, deadline_at=desk.now + 30_000)
+    for expected in (GROQ, ANTHROPIC):
+        assert desk.end(Outcome.EXPIRED, **LATE).state.phase is TaskPhase.RUNNING
+        assert sent_to(desk) == expected
+    result = desk.end(Outcome.EXPIRED, **LATE).state.result
+    assert result is not None
+    assert (result.status, result.attempts) == (TaskStatus.EXPIRED, 3)
+
+
+def test_a_candidate_that_may_come_back_in_time_is_waited_for() -> None:
+    desk = CheckedDesk(fleet=without(EVERYWHERE, "anthropic"))
+    desk.submit(privacy=Privacy.PUBLIC, deadline_at=desk.now + 30_000)
+    for _ in range(2):
+        desk.end(Outcome.EXPIRED, **LATE)
+    assert state_of(desk).phase is TaskPhase.WAITING
+    desk.fleet = EVERYWHERE
+    desk.decide(WakeUp())
+    assert sent_to(desk) == ANTHROPIC
+
+
+def test_too_little_of_an_attempts_time_is_not_too_little_of_the_tasks() -> None:
+    desk = CheckedDesk()
+    desk.submit(privacy=Privacy.SENSITIVE)
+    for _ in range(5):
+        assert state_of(desk).wake_at != state_of(desk).deadline_at
+        assert desk.end(Outcome.EXPIRED, **LATE).state.phase is TaskPhase.BACKING_OFF
+        desk.wake()
+    assert sent_to(desk) == GEMMA
+
+
+def test_who_asked_all_the_same_has_not_come_too_late() -> None:
+    desk = CheckedDesk()
+    desk.submit(privacy=Privacy.SENSITIVE, deadline_at=desk.now + 30_000)
+    desk.end(Outcome.EXPIRED, **{**LATE, "node": "workstation"})
+    assert state_of(desk).phase is TaskPhase.BACKING_OFF

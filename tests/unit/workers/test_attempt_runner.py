@@ -15,6 +15,7 @@ from headrace_contracts.events import Outcome, ReplyKind
 from headrace_contracts.headers import header
 from headrace_models.errors import RetrySameProvider, TryAnotherProvider
 from headrace_models.ports import CallUsage, ChatResult
+from headrace_models.worker.recent_times import RecentTimes
 from headrace_models.worker.runner import MustNotRunHere
 from headrace_streams.errors import AppendUncertain, RecordRefused, SendToDeadLetters, TransientError
 from headrace_streams.memory import NetworkRequest, Operation
@@ -23,6 +24,14 @@ from headrace_testing.engine import eventually
 from headrace_testing.workers import ScriptedProvider, WorkerBench, attempt, healthy, now_ms
 
 T = TypeVar("T")
+
+
+def took(seconds: float) -> RecentTimes:
+    """Calls that have just taken so long."""
+    recent = RecentTimes()
+    for _ in range(4):
+        recent.observe(asyncio.get_running_loop().time(), seconds)
+    return recent
 
 
 @pytest.fixture
@@ -277,16 +286,33 @@ async def test_a_call_that_cannot_end_before_its_deadline_is_not_begun(
     bench: WorkerBench, provider: ScriptedProvider
 ) -> None:
     endpoint = healthy(provider)
-    endpoint.first_token_seconds["gemma2:2b"] = 30.0
+    endpoint.recent["gemma2:2b"] = took(30.0)
     runner = bench.runner([endpoint])
     await runner.handle(bench.submit(attempt(deadline_at=now_ms() + 10_000)))
     assert provider.asked == []
-    assert ended(bench).outcome is Outcome.EXPIRED
+    finished = ended(bench)
+    assert finished.failure is not None
+    assert (finished.outcome, finished.failure.code, finished.node) == (Outcome.EXPIRED, "too_little_time", None)
+    assert "lately taken 30 s at least" in finished.failure.message
     assert bench.read(topics.USAGE_RECORDED) == []
     assert endpoint.busy == 0
-    await runner.handle(bench.submit(attempt("task-2", deadline_at=now_ms() + 20_000)))
+    await runner.handle(bench.submit(attempt("task-2", deadline_at=now_ms() + 40_000)))
     await runner.handle(bench.submit(attempt("task-3")))
     assert len(provider.asked) == 2
+
+
+async def test_who_waits_for_a_slot_is_told_as_soon_as_too_little_time_is_left(
+    bench: WorkerBench, provider: ScriptedProvider
+) -> None:
+    endpoint = healthy(provider, slots=1)
+    endpoint.take()
+    endpoint.recent["gemma2:2b"] = took(3_600.0)
+    # Of this deadline, an hour less 40 ms are needed for the call.
+    await bench.runner([endpoint]).handle(bench.submit(attempt(deadline_at=now_ms() + 3_600_040)))
+    finished = ended(bench)
+    assert finished.failure is not None
+    assert (finished.outcome, finished.failure.code) == (Outcome.EXPIRED, "too_little_time")
+    assert (endpoint.busy, provider.asked) == (1, [])
 
 
 async def test_pieces_go_to_who_waits_and_are_there_before_the_end(

@@ -75,6 +75,8 @@ class Call:
         listed_elsewhere: Whether its node lists the model as one that another host runs.
         consumed: What the provider has counted, once the call has ended in a process that lives.
         refused: Whether there was no connection, so that nothing was asked.
+        left: Seconds that it was given.
+        answered: Seconds that its answer took; None without one.
     """
 
     at: float
@@ -88,6 +90,8 @@ class Call:
     consumed: CallUsage | None = None
     ended: bool = False
     refused: bool = False
+    left: float = 0.0
+    answered: float | None = None
 
 
 ASKED: contextvars.ContextVar[list[Call]] = contextvars.ContextVar("asked")
@@ -149,7 +153,7 @@ class SimulatedProvider:
         call = Call(
             at=models.clock(), run=self._run, provider=self._provider, node=self._node, model=request.model,
             text="\n".join(message.text for message in request.messages), execution=EXECUTION.get(""),
-            listed_elsewhere=request.model in (REMOTE_BY_NAME, REMOTE_BY_HOST),
+            listed_elsewhere=request.model in (REMOTE_BY_NAME, REMOTE_BY_HOST), left=request.timeout_seconds,
         )  # fmt: skip
         models.calls.append(call)
         models.trace.note(f"asks {about}")
@@ -165,6 +169,7 @@ class SimulatedProvider:
             raise
         else:
             call.consumed = result.usage
+            call.answered = models.clock() - call.at
             return result
         finally:
             call.ended = True

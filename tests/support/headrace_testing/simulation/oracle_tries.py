@@ -1,8 +1,8 @@
-"""Promises about tries: no task is given up for attempts that asked no model."""
+"""Promises about tries: no task is given up for attempts that asked no model, and no call is begun in vain."""
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -14,12 +14,27 @@ if TYPE_CHECKING:
 _LONGEST_WAIT_MS = 10_001
 """Nearer to its deadline than this a task may end because its next attempt would come too late."""
 _RETRYABLE = (Outcome.FAILED_RETRYABLE, Outcome.EXPIRED)
+_FEWEST_CALLS, _NEWEST_CALLS, _REMEMBERED_SECONDS = 4, 32, 600.0
 _Model = tuple[str, str]
 
 
 def verdict(judge: Judge) -> Sequence[str]:
     """All violations concerning tries."""
-    return [*_given_up_untried(judge)]
+    return [*_given_up_untried(judge), *_begun_in_vain(judge)]
+
+
+def _begun_in_vain(judge: Judge) -> Iterator[str]:
+    """No call is given less time than each of the last ones of its model at its node has taken, if these are enough."""
+    answers: defaultdict[tuple[str, str, str], list[tuple[float, float]]] = defaultdict(list)
+    for call in judge.world.models.calls:
+        before = answers[call.run, call.node, call.model]
+        ended = sorted(
+            (end, seconds) for end, seconds in before if call.at - _REMEMBERED_SECONDS < end < call.at
+        )[-_NEWEST_CALLS:]  # fmt: skip
+        if len(ended) >= _FEWEST_CALLS and call.left < min(seconds for _, seconds in ended):
+            yield f"{call.run} begins a call of {call.node}/{call.model} with {call.left:.3f} s"
+        if call.answered is not None:
+            before.append((call.at + call.answered, call.answered))
 
 
 def _given_up_untried(judge: Judge) -> Iterator[str]:

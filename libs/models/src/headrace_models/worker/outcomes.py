@@ -19,6 +19,8 @@ from headrace_models.worker.answers import choices_of
 from headrace_models.worker.requests import WorkInvalid, chat_request, embed_request
 
 DEADLINE_PASSED: Final = "deadline_passed"
+TOO_LITTLE_TIME: Final = "too_little_time"
+"""Not begun: its model usually takes longer than there is time."""
 NO_CAPACITY: Final = "no_capacity"
 CONTENT_SEALED: Final = "content_sealed"
 UNSUPPORTED_OPERATION: Final = "unsupported_operation"
@@ -122,6 +124,12 @@ def expired(message: str, *, usage: CallUsage | None = None, model_ms: float = 0
         usage=usage or _NOTHING_USED,
         model_ms=model_ms,
     )
+
+
+def too_late_to_begin(message: str) -> ExecutionOutcome:
+    """No model was called: the call could not have ended before its deadline."""
+    failure = events.Failure(code=TOO_LITTLE_TIME, message=message)
+    return ExecutionOutcome(outcome=events.Outcome.EXPIRED, asked=False, failure=failure)
 
 
 def cancelled(*, usage: CallUsage | None = None, model_ms: float = 0.0) -> ExecutionOutcome:

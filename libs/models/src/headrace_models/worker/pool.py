@@ -7,6 +7,7 @@ interactive work overtakes it, and nothing waits forever.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, Protocol
@@ -16,8 +17,10 @@ from headrace_contracts.events import Lane
 from headrace_models.errors import ProviderError
 from headrace_models.ports import ChatResult, EmbedResult, Provider, ProviderStatus
 from headrace_models.worker.breaker import CLOSED, Breaker, BreakerPolicy, after_call
+from headrace_models.worker.recent_times import RecentTimes
 
 BATCH_HANDICAP_SECONDS: Final = 10.0
+_SHORTEST_WAIT_SECONDS: Final = 0.001
 
 _NOT_LOOKED_AT: Final = ProviderStatus(False, "has not been probed yet")
 _WEIGHT_OF_NEWEST: Final = 0.3
@@ -26,6 +29,13 @@ _WEIGHT_OF_NEWEST: Final = 0.3
 
 class ModelNotOffered(Exception):
     """Do not run the attempt here: no healthy endpoint offers what it asks for."""
+
+
+class TooLittleTime(Exception):
+    """Do not begin the call: it would be cut off before its model answers."""
+
+    def __init__(self, model: str, seconds_left: float, least_seconds: float) -> None:
+        super().__init__(f"{seconds_left:.3g} s are left, and {model} has lately taken {least_seconds:.3g} s at least")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,16 +88,21 @@ class Endpoint:
         self._loaded: frozenset[str] = frozenset()
         self.breaker: Breaker = CLOSED
         self.seconds: dict[str, float] = {}
-        self.first_token_seconds: dict[str, float] = {}
+        self.recent: dict[str, RecentTimes] = {}
         self.tokens_per_second: float | None = None
 
     @property
     def name(self) -> str:
         return self.provider.node
 
-    def least_seconds(self, model: str) -> float:
-        """A call with less time than this before its deadline is in vain: half the usual time to a first token."""
-        return self.first_token_seconds.get(model, 0.0) / 2
+    def least_seconds(self, model: str, now: float) -> float:
+        """A call with less time than this before its deadline is in vain: see `RecentTimes.least`."""
+        recent = self.recent.get(model)
+        return 0.0 if recent is None else recent.least(now)
+
+    def offers(self, model: str) -> bool:
+        """Whether it lists a model."""
+        return model in self._models
 
     def take(self) -> None:
         """A call takes a slot."""
@@ -199,21 +214,26 @@ class Pool:
     async def acquire(self, provider: str, model: str, lane: Lane, within_seconds: float | None) -> Endpoint:
         """A slot of an endpoint that offers a model; return it with `release`.
 
-        Raises ModelNotOffered, also when the last such endpoint leaves during the wait, and TimeoutError.
+        Raises ModelNotOffered, also when the last such endpoint leaves during the wait, TooLittleTime as soon as less
+        is left than a call takes at least, and TimeoutError.
         """
         best = self._best(provider, model)
+        loop = asyncio.get_running_loop()
+        due = None if within_seconds is None else loop.time() + within_seconds
+        self._insist_on_time(provider, model, due)
         if best.busy < best.slots and not self._waiters:
             best.take()
             return best
-        loop = asyncio.get_running_loop()
         rank = loop.time() + (BATCH_HANDICAP_SECONDS if lane is Lane.BATCH else 0.0)
         waiter = _Waiter(provider, model, rank, loop.create_future())
         self._waiters.append(waiter)
         self._waiters.sort(key=lambda one: one.rank)
         self._grant()
         try:
-            async with asyncio.timeout(within_seconds):
-                return await waiter.granted
+            while due is not None and not waiter.granted.done():
+                # What is usual may change during the wait.
+                await asyncio.wait([waiter.granted], timeout=self._insist_on_time(provider, model, due))
+            return await waiter.granted
         except BaseException:
             if waiter.granted.done() and not waiter.granted.cancelled() and waiter.granted.exception() is None:
                 self._free(waiter.granted.result())
@@ -221,6 +241,21 @@ class Pool:
         finally:
             if waiter in self._waiters:
                 self._waiters.remove(waiter)
+
+    def _insist_on_time(self, provider: str, model: str, due: float | None) -> float:
+        """Seconds until a call that must end by then has to begin at the fastest endpoint. Raises TooLittleTime and
+        TimeoutError."""
+        if due is None:
+            return math.inf
+        now = asyncio.get_running_loop().time()
+        there = [one for one in self.endpoints.values() if one.provider.provider == provider and one.offers(model)]
+        least = min([one.least_seconds(model, now) for one in there], default=0.0)
+        if due <= now:
+            raise TimeoutError
+        if due - now <= least:
+            raise TooLittleTime(f"{provider}/{model}", due - now, least)
+        # A shorter wait may be none at all to a clock, and would be repeated without end.
+        return max(_SHORTEST_WAIT_SECONDS, due - now - least)
 
     def release(self, endpoint: Endpoint, ended: ChatResult | EmbedResult | ProviderError | None, model: str) -> None:
         """Return a slot, with the result of its call: None if that says nothing about the endpoint."""
@@ -249,7 +284,7 @@ class Pool:
             # Its list of models has changed, or never told the truth.
             endpoint.doubted.set()
         if isinstance(ended, ChatResult):
-            _observe(endpoint, model, ended)
+            _observe(endpoint, model, ended, now)
 
     def update(self, name: str, status: ProviderStatus) -> None:
         """Record the result of probing an endpoint of the pool."""
@@ -300,10 +335,9 @@ class Pool:
                 self._waiters.remove(waiter)
 
 
-def _observe(endpoint: Endpoint, model: str, result: ChatResult) -> None:
+def _observe(endpoint: Endpoint, model: str, result: ChatResult, now: float) -> None:
     endpoint.seconds[model] = _average(endpoint.seconds.get(model), result.total_ms / 1000)
-    first = endpoint.first_token_seconds.get(model)
-    endpoint.first_token_seconds[model] = _average(first, result.first_token_ms / 1000)
+    endpoint.recent.setdefault(model, RecentTimes()).observe(now, result.total_ms / 1000)
     writing = (result.total_ms - result.first_token_ms) / 1000
     if result.usage.output_tokens > 1 and writing > 0:
         endpoint.tokens_per_second = _average(endpoint.tokens_per_second, result.usage.output_tokens / writing)

@@ -4,7 +4,8 @@
    writes the record to the dead-letter topic.
 2. It ends at once if it must not run here, its task was cancelled, or its deadline has passed. If it is read again and
    has ended before, nothing more is written.
-3. It waits for a slot of an endpoint that offers its model.
+3. It waits for a slot of an endpoint that offers its model. It ends as soon as less time is left before its deadline
+   than a call of this model takes at least: it would be cut off, and the slot is worth more to another.
 4. The model is called; pieces of the answer are streamed to the waiting caller.
 5. AttemptFinished and UsageRecorded are written, and retried until both are acknowledged; only then the record is done.
    A worker that dies before that leaves the attempt to another: it may run twice, and is then billed twice.
@@ -41,7 +42,7 @@ from headrace_models.structured import ask
 from headrace_models.worker import outcomes
 from headrace_models.worker.deltas import DeltaWriter
 from headrace_models.worker.outcomes import Execution, ExecutionOutcome
-from headrace_models.worker.pool import Endpoint, ModelNotOffered, Pool
+from headrace_models.worker.pool import Endpoint, ModelNotOffered, Pool, TooLittleTime
 from headrace_models.worker.running_attempt import RunningAttempt
 
 _log = logging.getLogger(__name__)
@@ -266,14 +267,18 @@ class AttemptRunner:
             endpoint = await self._pool.acquire(request.provider, request.model, request.lane, left)
         except TimeoutError:
             return outcomes.expired("the deadline passed while the attempt waited for a free slot")
+        except TooLittleTime as error:
+            return outcomes.too_late_to_begin(str(error))
         except ModelNotOffered as error:
             return outcomes.not_asked(outcomes.NO_CAPACITY, str(error), lasting=False)
         told: _Told | None = None
         try:
             run.begin(endpoint, self._clock_ms())
             left = outcomes.seconds_left(request.deadline_at, self._clock_ms())
-            if left is not None and left < endpoint.least_seconds(request.model):
-                return outcomes.expired("too little time is left before the deadline for this model to answer")
+            least = endpoint.least_seconds(request.model, asyncio.get_running_loop().time())
+            if left is not None and left <= least:
+                name = f"{request.provider}/{request.model}"
+                return outcomes.too_late_to_begin(str(TooLittleTime(name, left, least)))
             options = self._options
             call = outcomes.call_of(
                 request,

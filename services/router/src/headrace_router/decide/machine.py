@@ -48,7 +48,15 @@ from headrace_router.decide.model import (
     Unrecordable,
     WakeUp,
 )
-from headrace_router.decide.reports import ANSWERED_REMOTELY, ATTEMPT_TIMEOUT, believed, close, given_up, may_report
+from headrace_router.decide.reports import (
+    ANSWERED_REMOTELY,
+    ATTEMPT_TIMEOUT,
+    believed,
+    came_too_late,
+    close,
+    given_up,
+    may_report,
+)
 from headrace_router.decide.retry import attempt_of, closed
 from headrace_router.decide.routes import (
     after_failure,
@@ -158,7 +166,12 @@ def _attempt_ended(state: TaskState, event: AttemptEnded, context: DecisionConte
     if event.attempt.number != last.number or event.attempt.tenant != task_of(state).tenant:
         return _late_word(state, event, context)
     ended = believed(last, event.attempt, task_of(state))
-    state = closed(state, close(last, ended, context.prices), context.now, context.policy.retry)
+    end = close(last, ended, context.prices)
+    if came_too_late(end) and state.wake_at == state.deadline_at:
+        # Until the deadline the time only gets less: this model is of no more use to the task.
+        ended = replace(ended, outcome=Outcome.FAILED_PERMANENT)
+        end = replace(end, outcome=Outcome.FAILED_PERMANENT)
+    state = closed(state, end, context.now, context.policy.retry)
     if ended.failure is None or ended.failure.code != ANSWERED_REMOTELY:
         return _go_on(state, ended, context)
     state, owed = breach(state, last, ended.failure, context.now)

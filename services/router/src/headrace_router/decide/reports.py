@@ -34,6 +34,8 @@ ATTEMPT_TIMEOUT: Final = "attempt_timeout"
 """Code of an attempt that the router abandoned; its usage is not known."""
 ANSWERED_REMOTELY: Final = "answered_remotely"
 """Code of an attempt whose node had another host make the answer: content has left to there."""
+TOO_LITTLE_TIME: Final = "too_little_time"
+"""Code of an attempt that was not begun, as its model usually takes longer than there was time."""
 EMPTY_ANSWER: Final = "empty_answer"
 INVALID_VECTORS: Final = "invalid_vectors"
 UNASKED_CANCELLATION: Final = "unasked_cancellation"
@@ -126,6 +128,11 @@ def _may_have_asked(said: AttemptFinished) -> bool:
         and said.failure.code not in _AFTER_A_TRY
     )
     return not asked_nobody
+
+
+def came_too_late(attempt: AttemptState) -> bool:
+    """Whether an attempt was not begun for lack of time."""
+    return not attempt.asked and attempt.failure is not None and attempt.failure.code == TOO_LITTLE_TIME
 
 
 def given_up(attempt: AttemptState) -> bool:

@@ -24,7 +24,7 @@ from headrace_contracts.topics import AUDIT_RECORDED, TASKS_REPLIES, work_topic
 from headrace_router.decide.candidates import Candidate, Choice, NotNow, choose
 from headrace_router.decide.model import Decision, DecisionContext, Ignored
 from headrace_router.decide.policy import Policy, RolePolicy
-from headrace_router.decide.reports import in_vain
+from headrace_router.decide.reports import came_too_late, in_vain
 from headrace_router.decide.retry import backoff, tries, unasked
 from headrace_router.decide.rules import TaskRules, rules_for
 from headrace_router.decide.terminal import finish, task_of
@@ -130,8 +130,12 @@ def route(state: TaskState, context: DecisionContext) -> Decision | Ignored:
     if choice.chosen is not None:
         return _dispatch(state, choice, choice.chosen, context)
     if not choice.may_come:
-        last = state.attempts[-1].failure if state.attempts else None
-        return fail(state, context, last or choice.failure(), choice.rejected)
+        last = state.attempts[-1] if state.attempts else None
+        if last is not None and came_too_late(last):
+            steps = _rejected_steps(state, choice.rejected, context.now)
+            return expire(replace(state, trail=(*state.trail, *steps)), context)
+        told = None if last is None else last.failure
+        return fail(state, context, told or choice.failure(), choice.rejected)
     if state.phase is TaskPhase.WAITING and state.wake_at is not None:
         return Ignored("no_capacity")
     failure = choice.failure()
