@@ -11,6 +11,7 @@ from headrace_models.ports import CallUsage, ChatResult, ProviderStatus
 from headrace_models.worker import pool as pools
 from headrace_models.worker.breaker import BreakerPolicy
 from headrace_models.worker.pool import Endpoint, ModelNotOffered, Pool
+from headrace_models.worker.recent_times import RecentTimes
 from headrace_testing.workers import ScriptedProvider, first_of, healthy
 
 MODEL = "gemma2:2b"
@@ -212,3 +213,48 @@ async def test_more_slots_serve_those_who_wait() -> None:
     pool.resize(endpoint.name, 2, {"gpu": "big"})
     assert await waiting is endpoint
     assert (endpoint.busy, endpoint.hardware, pool.changed.is_set()) == (2, {"gpu": "big"}, True)
+
+
+async def order_of(*waiters: tuple[str, str, float | None], slots: int = 1) -> list[str]:
+    """In which order calls get the slot, in an old queue; each with its name, its tenant and its seconds left."""
+    endpoint = healthy(ScriptedProvider(), slots=slots)
+    endpoint.recent[MODEL] = RecentTimes()
+    for seconds in (10.0, 20.0, 30.0, 40.0):
+        endpoint.recent[MODEL].observe(asyncio.get_running_loop().time(), seconds)
+    pool = pool_of(endpoint)
+    await pool.acquire("ollama", MODEL, Lane.INTERACTIVE, None)
+    order: list[str] = []
+
+    async def take(name: str, tenant: str, left: float | None) -> None:
+        got = await pool.acquire("ollama", MODEL, Lane.INTERACTIVE, left, tenant)
+        order.append(name)
+        pool.release(got, None, MODEL)
+
+    tasks = []
+    for waiter in waiters:
+        tasks.append(asyncio.create_task(take(*waiter)))
+        await settle()
+    pool.release(endpoint, None, MODEL)
+    await asyncio.gather(*tasks)
+    assert (endpoint.busy, pool.waiting) == (0, 0)
+    return order
+
+
+LINE = (("relaxed", "a", 900.0), ("any", "a", None), ("unsure", "a", 30.0), ("close", "a", 50.0), ("closer", "a", 45.0))
+
+
+async def test_a_young_queue_is_served_by_age() -> None:
+    assert await order_of(*LINE) == [name for name, _, _ in LINE]
+
+
+async def test_an_old_queue_is_served_by_slack_and_who_may_not_make_it_goes_last(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(pools, "OLD_SECONDS", 0.0)
+    assert await order_of(*LINE) == ["closer", "close", "relaxed", "any", "unsure"]
+
+
+async def test_tenants_take_turns_in_an_old_queue(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pools, "OLD_SECONDS", 0.0)
+    many = [(f"a{number}", "a", 50.0 + number) for number in range(4)]
+    assert await order_of(*many, ("b0", "b", 900.0), ("b1", "b", 800.0)) == ["a0", "b1", "a1", "b0", "a2", "a3"]

@@ -36,3 +36,9 @@ def test_what_is_old_is_forgotten_so_that_a_call_is_begun_again() -> None:
     made = times(*[60.0] * KEPT)
     assert made.least(FORGOTTEN_SECONDS - 1) == 60.0
     assert made.least(FORGOTTEN_SECONDS) == 0.0
+
+
+def test_with_ample_time_nine_of_ten_calls_end() -> None:
+    assert times(*[float(one) for one in range(1, 11)]).ample(0.0) == 10.0
+    assert times(*[1.0] * 31, 60.0).ample(0.0) == 1.0
+    assert times(1.0, 2.0, 3.0).ample(0.0) == 0.0

@@ -2,6 +2,11 @@
 
 The longest waiting call goes first, but batch work counts as having arrived `BATCH_HANDICAP_SECONDS` later than it did:
 interactive work overtakes it, and nothing waits forever.
+
+That is the best order while all make their deadlines. Once a call has waited for `OLD_SECONDS`, there is more work than
+slots for it, and who has waited longest would mostly be begun too late. From then on tenants take turns, and of a
+tenant's calls the one with the least slack goes first of those that have ample time (`RecentTimes.ample`), then those
+that may or may not make it. Slack is the time until the deadline without what the model takes.
 """
 
 from __future__ import annotations
@@ -10,6 +15,7 @@ import asyncio
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import zip_longest
 from typing import Final, Protocol
 
 from headrace_contracts.events import Lane
@@ -20,6 +26,8 @@ from headrace_models.worker.breaker import CLOSED, Breaker, BreakerPolicy, after
 from headrace_models.worker.recent_times import RecentTimes
 
 BATCH_HANDICAP_SECONDS: Final = 10.0
+OLD_SECONDS: Final = 5.0
+"""Once a call has waited for so long, slack decides instead of age."""
 _SHORTEST_WAIT_SECONDS: Final = 0.001
 
 _NOT_LOOKED_AT: Final = ProviderStatus(False, "has not been probed yet")
@@ -100,6 +108,11 @@ class Endpoint:
         recent = self.recent.get(model)
         return 0.0 if recent is None else recent.least(now)
 
+    def ample_seconds(self, model: str, now: float) -> float:
+        """A call with this much time will almost certainly be in time."""
+        recent = self.recent.get(model)
+        return 0.0 if recent is None else recent.ample(now)
+
     def offers(self, model: str) -> bool:
         """Whether it lists a model."""
         return model in self._models
@@ -144,7 +157,10 @@ class Endpoint:
 class _Waiter:
     provider: str
     model: str
+    tenant: str
+    since: float
     rank: float
+    due: float | None
     granted: asyncio.Future[Endpoint] = field(repr=False)
 
 
@@ -174,6 +190,9 @@ class Pool:
         self._choose = choose
         self._policy = policy or BreakerPolicy()
         self._waiters: list[_Waiter] = []
+        # When tenants that wait had their last turn, by a number that grows.
+        self._turns: dict[str, int] = {}
+        self._grants = 0
         self._observers: list[PoolObserver] = []
 
     def follow(self, observer: PoolObserver) -> None:
@@ -211,7 +230,9 @@ class Pool:
         """Number of calls waiting for a slot."""
         return len(self._waiters)
 
-    async def acquire(self, provider: str, model: str, lane: Lane, within_seconds: float | None) -> Endpoint:
+    async def acquire(
+        self, provider: str, model: str, lane: Lane, within_seconds: float | None, tenant: str = ""
+    ) -> Endpoint:
         """A slot of an endpoint that offers a model; return it with `release`.
 
         Raises ModelNotOffered, also when the last such endpoint leaves during the wait, TooLittleTime as soon as less
@@ -224,8 +245,9 @@ class Pool:
         if best.busy < best.slots and not self._waiters:
             best.take()
             return best
-        rank = loop.time() + (BATCH_HANDICAP_SECONDS if lane is Lane.BATCH else 0.0)
-        waiter = _Waiter(provider, model, rank, loop.create_future())
+        now = loop.time()
+        rank = now + (BATCH_HANDICAP_SECONDS if lane is Lane.BATCH else 0.0)
+        waiter = _Waiter(provider, model, tenant, now, rank, due, loop.create_future())
         self._waiters.append(waiter)
         self._waiters.sort(key=lambda one: one.rank)
         self._grant()
@@ -248,8 +270,7 @@ class Pool:
         if due is None:
             return math.inf
         now = asyncio.get_running_loop().time()
-        there = [one for one in self.endpoints.values() if one.provider.provider == provider and one.offers(model)]
-        least = min([one.least_seconds(model, now) for one in there], default=0.0)
+        least = min([one.least_seconds(model, now) for one in self._offering(provider, model)], default=0.0)
         if due <= now:
             raise TimeoutError
         if due - now <= least:
@@ -318,8 +339,10 @@ class Pool:
 
     def _grant(self, *, everyone: bool = False) -> None:
         """Assign free slots to waiting calls; with `everyone`, also fail those that no endpoint can serve any more."""
-        for waiter in list(self._waiters):
-            if not everyone and all(endpoint.busy >= endpoint.slots for endpoint in self.endpoints.values()):
+        if not everyone and self._is_full():
+            return
+        for waiter in self._in_order():
+            if not everyone and self._is_full():
                 return
             if waiter.granted.done():
                 continue
@@ -333,6 +356,43 @@ class Pool:
                 best.take()
                 waiter.granted.set_result(best)
                 self._waiters.remove(waiter)
+                self._grants += 1
+                self._turns[waiter.tenant] = self._grants
+
+    def _is_full(self) -> bool:
+        return all(endpoint.busy >= endpoint.slots for endpoint in self.endpoints.values())
+
+    def _in_order(self) -> Sequence[_Waiter]:
+        """Who waits, the first to be given a slot first."""
+        now = asyncio.get_running_loop().time()
+        if not self._waiters or now - min(waiter.since for waiter in self._waiters) < OLD_SECONDS:
+            self._turns.clear()
+            return list(self._waiters)
+        ample: dict[tuple[str, str], float] = {}
+        for waiter in self._waiters:
+            name = waiter.provider, waiter.model
+            if name not in ample:
+                ample[name] = min([one.ample_seconds(waiter.model, now) for one in self._offering(*name)], default=0.0)
+
+        def slack(waiter: _Waiter) -> tuple[bool, float, float]:
+            if waiter.due is None:
+                return False, math.inf, waiter.rank
+            left = waiter.due - now - ample[waiter.provider, waiter.model]
+            return left < 0, left, waiter.rank
+
+        by_tenant: dict[str, list[_Waiter]] = {}
+        for waiter in self._waiters:
+            by_tenant.setdefault(waiter.tenant, []).append(waiter)
+        self._turns = {tenant: turn for tenant, turn in self._turns.items() if tenant in by_tenant}
+        lines = [sorted(by_tenant[tenant], key=slack) for tenant in sorted(by_tenant, key=self._turn)]
+        # One of each tenant, then a second one of each: a call that finds no slot holds up nobody.
+        return [waiter for row in zip_longest(*lines) for waiter in row if waiter is not None]
+
+    def _turn(self, tenant: str) -> int:
+        return self._turns.get(tenant, 0)
+
+    def _offering(self, provider: str, model: str) -> Sequence[Endpoint]:
+        return [one for one in self.endpoints.values() if one.provider.provider == provider and one.offers(model)]
 
 
 def _observe(endpoint: Endpoint, model: str, result: ChatResult, now: float) -> None:

@@ -264,7 +264,7 @@ class AttemptRunner:
         if left == 0:
             return outcomes.expired("the deadline had passed before the attempt began")
         try:
-            endpoint = await self._pool.acquire(request.provider, request.model, request.lane, left)
+            endpoint = await self._pool.acquire(request.provider, request.model, request.lane, left, request.tenant)
         except TimeoutError:
             return outcomes.expired("the deadline passed while the attempt waited for a free slot")
         except TooLittleTime as error:
