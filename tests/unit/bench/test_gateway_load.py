@@ -105,9 +105,10 @@ async def test_a_response_in_chunks_is_put_together() -> None:
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: Chunked\r\n\r\n3\r\nabc\r\nA\r\n0123456789\r\n0\r\n\r\nnext"
     )
 
-    status, body, _ = await read_response(reader)
+    response = await read_response(reader)
 
-    assert (status, body) == (200, b"abc0123456789")
+    assert (response.status, response.body) == (200, b"abc0123456789")
+    assert response.fields == {b"transfer-encoding": b"chunked"}
     assert await reader.readexactly(4) == b"next"
 
 
@@ -138,9 +139,9 @@ async def test_the_upstream_takes_requests_in_pieces_and_several_at_once() -> No
         await asyncio.sleep(0.05)
         writer.write(request[30:] + request)
         for _ in range(2):
-            status, body, _ = await read_response(reader)
-            assert status == 200
-            assert LAST_WORD.encode() in body
+            response = await read_response(reader)
+            assert response.status == 200
+            assert LAST_WORD.encode() in response.body
         writer.close()
 
 

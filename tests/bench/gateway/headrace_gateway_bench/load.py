@@ -104,8 +104,23 @@ def check(status: int, body: bytes, *, streamed: bool) -> int:
     return body.count(b"data: ")
 
 
-async def read_response(reader: asyncio.StreamReader) -> tuple[int, bytes, float]:
-    """Status, body, and when the first byte of the body was there.
+@dataclass(frozen=True, slots=True)
+class LoadResponse:
+    """What a caller got.
+
+    Attributes:
+        fields: Of the head, in lower case.
+        first: When the first byte of the body was there, by `time.monotonic()`.
+    """
+
+    status: int
+    fields: Mapping[bytes, bytes]
+    body: bytes
+    first: float
+
+
+async def read_response(reader: asyncio.StreamReader) -> LoadResponse:
+    """The whole response.
 
     Raises:
         NotAnswered: it has neither a length nor chunks.
@@ -114,11 +129,12 @@ async def read_response(reader: asyncio.StreamReader) -> tuple[int, bytes, float
     head = await reader.readuntil(b"\r\n\r\n")
     lines = head.lower().split(b"\r\n")
     status = int(lines[0].split(b" ", 2)[1])
-    fields = dict(line.split(b":", 1) for line in lines[1:] if b":" in line)
+    pairs = (line.split(b":", 1) for line in lines[1:] if b":" in line)
+    fields = {name: value.strip() for name, value in pairs}
     if (length := fields.get(b"content-length")) is not None:
         body = await reader.readexactly(int(length))
-        return status, body, time.monotonic()
-    if fields.get(b"transfer-encoding", b"").strip() != b"chunked":
+        return LoadResponse(status, fields, body, time.monotonic())
+    if fields.get(b"transfer-encoding") != b"chunked":
         raise NotAnswered("neither a length nor chunks")
     first = 0.0
     body = b""
@@ -126,7 +142,7 @@ async def read_response(reader: asyncio.StreamReader) -> tuple[int, bytes, float
         body += (await reader.readexactly(size + 2))[:-2]
         first = first or time.monotonic()
     await reader.readexactly(2)
-    return status, body, first
+    return LoadResponse(status, fields, body, first)
 
 
 async def call(load: CallerLoad, name: str, answers: LoadAnswers) -> None:
@@ -143,8 +159,8 @@ async def call(load: CallerLoad, name: str, answers: LoadAnswers) -> None:
                     streams = await asyncio.open_connection(load.host, load.port)
                 reader, writer = streams
                 writer.write(load.request(f"{name}-{number}", first_turn + number))
-                status, body, first = await read_response(reader)
-                events = check(status, body, streamed=load.streamed)
+                response = await read_response(reader)
+                events = check(response.status, response.body, streamed=load.streamed)
         except NotAnswered as error:
             failed = str(error)
         except (OSError, EOFError, TimeoutError) as error:
@@ -160,7 +176,7 @@ async def call(load: CallerLoad, name: str, answers: LoadAnswers) -> None:
             answers.errors[failed] += 1
         else:
             answers.milliseconds.append(round((ended - began) * 1000, 3))
-            answers.first_milliseconds.append(round((first - began) * 1000, 3))
+            answers.first_milliseconds.append(round((response.first - began) * 1000, 3))
             answers.events += events
     if streams is not None:
         streams[1].close()

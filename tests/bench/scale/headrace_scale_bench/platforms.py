@@ -114,14 +114,17 @@ def _unheard(event: PartEvent) -> None:
 
 
 async def _turns(stack: RunningStack, size: PlatformSize) -> Sequence[Mapping[str, str]]:
-    """The keys of its tenants, which intake knows when this returns."""
-    if size.tenants == 1:
-        return ()
+    """The keys of its tenants."""
+    return () if size.tenants == 1 else await tenants_headers(stack, size.tenants)
+
+
+async def tenants_headers(stack: RunningStack, tenants: int) -> Sequence[Mapping[str, str]]:
+    """Headers with a key of each of so many new tenants, which intake knows when this returns. Raises TimeoutError."""
     async with SchemaRegistry(stack.registry_url) as registry:
         topics = Topics(stack.bootstrap_servers, registry, stack.topic_prefix, stack.key_pepper)
         await topics.codec.prepare(list(TOPICS.values()), register=False)
         # The id of a key comes from the first bytes of the tenant's name.
-        keys = await asyncio.gather(*(topics.key(f"{number:05}-tenant", "tasks") for number in range(size.tenants)))
+        keys = await asyncio.gather(*(topics.key(f"{number:05}-tenant", "tasks") for number in range(tenants)))
         await topics.producer.close()
     headers = [{"Authorization": f"Bearer {key}"} for key in keys]
     async with asyncio.timeout(_KEY_SECONDS), aiohttp.ClientSession(headers=headers[-1]) as session:
