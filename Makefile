@@ -12,12 +12,14 @@ BIN := .venv/bin
 UV := .venv-tools/bin/uv
 SOURCES := $(wildcard libs/*/src services/*/src) tests libs/devstack/bootstrap.py
 
+OVERLOAD := tests/bench/overload:tests/bench/scale:tests/bench/gateway:tests/bench/streams:tests/clients:tests/support
+
 # Services, commands and test processes start by the hundred. Where an environment forbids Python to keep what it has
 # compiled, each of them compiles all modules anew.
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up demo test test-long test-clients test-k8s check compiled format generate bench bench-secure bench-recovery bench-footprint bench-ledger bench-streams bench-gateway bench-models bench-group-commit bench-scale bench-accountant attack chaos simulate lock-artifacts downloads rights compose-secrets clean
+.PHONY: help setup up demo test test-long test-clients test-k8s check compiled format generate bench bench-secure bench-recovery bench-footprint bench-ledger bench-streams bench-gateway bench-models bench-group-commit bench-scale bench-overload bench-accountant soak attack chaos simulate lock-artifacts downloads rights compose-secrets clean
 
 help: ## Show this list
 	@echo "Headrace: make <target> [ARGS='...']"
@@ -128,6 +130,13 @@ bench-gateway: setup downloads ## Measure Headrace beside LiteLLM's proxy, behin
 
 bench-scale: setup downloads ## Measure what a task costs as partitions, instances, agents, tenants and history grow (ARGS="--help")
 	@PYTHONPATH=tests/bench/scale:tests/bench/gateway:tests/bench/streams:tests/clients:tests/support exec $(BIN)/python -m headrace_scale_bench $(ARGS)
+
+bench-overload: setup downloads ## Measure answers in time, latency and refusals when more is asked than models can do (ARGS="--help")
+	@PYTHONPATH=$(OVERLOAD) exec $(BIN)/python -m headrace_overload_bench $(ARGS)
+
+soak: MINUTES = 30
+soak: setup downloads ## Put half of what models can do on the platform for long: does any process grow? (MINUTES=30 ARGS="--help")
+	@PYTHONPATH=$(OVERLOAD) exec $(BIN)/python -m headrace_overload_bench.soak --minutes $(MINUTES) $(ARGS)
 
 chaos: setup downloads ## Kill parts of the real platform under load, then check every topic and the ledger (MINUTES=5 SEED=... ARGS="--brokers 3", "--secure")
 	@PYTHONPATH=tests/chaos:tests/support exec $(BIN)/python -m headrace_chaos --minutes $(MINUTES) $(if $(SEED),--seed $(SEED)) $(ARGS)

@@ -1,0 +1,150 @@
+"""What was found as Markdown, as JSON and as plots. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any, Final
+
+from headrace_overload_bench.figures import StepFigures, goals
+from headrace_overload_bench.measuring import OverloadResults
+from headrace_overload_bench.plots import line_chart
+from headrace_overload_bench.slopes import MEBIBYTE, Growth
+
+_NONE: Final = "–"
+
+
+def markdown(results: OverloadResults) -> str:
+    """Tables of the steps, of refusals, of memory; and what became of the goals."""
+    return "\n\n".join((_speed(results), _refusals(results.steps), _memory(results.steps), _goals(results.steps)))
+
+
+def document(results: OverloadResults) -> dict[str, Any]:
+    """Everything but single requests."""
+    return {
+        "capacity": results.capacity,
+        "steps": [asdict(step) for step in results.steps],
+        "goals": [{**asdict(goal), "met": goal.met} for goal in goals(results.steps)],
+        "memory": {part: [[round(at, 1), size] for at, size in line] for part, line in results.memory.items()},
+    }
+
+
+def plots(results: OverloadResults) -> dict[str, str]:
+    """SVG by name. Steps stand at equal distances, since one of them is far from the others."""
+    steps = results.steps
+    marks = {float(number): step.step.name for number, step in enumerate(steps)}
+    marks[0.0] = "no greedy one"
+
+    def line(figures: Iterable[float | None]) -> list[tuple[float, float]]:
+        return [(float(number), figure) for number, figure in enumerate(figures) if figure is not None]
+
+    across = "asked for, as a multiple of what the models can do"
+    return {
+        "goodput": line_chart(
+            "Answers in time",
+            across,
+            "answers a second",
+            {
+                "all": line(step.everyone.goodput for step in steps),
+                "the greedy one": line(step.greedy.goodput for step in steps),
+                "the others": line(step.modest.goodput for step in steps),
+                "the others ask": line(step.modest.asked for step in steps),
+                "the models can": line(results.capacity for _ in steps),
+            },
+            marks=marks,
+        ),
+        "latency": line_chart(
+            "Time to the response, of what was not refused",
+            across,
+            "ms",
+            {
+                "the others, p50": line(step.modest.p50 for step in steps),
+                "the others, p99": line(step.modest.p99 for step in steps),
+                "the greedy one, p50": line(step.greedy.p50 for step in steps),
+                "the greedy one, p99": line(step.greedy.p99 for step in steps),
+            },
+            marks=marks,
+        ),
+        "memory": memory_plot(
+            results.memory, {(begin + end) / 2: name for name, (begin, end) in results.spans.items()}
+        ),
+    }
+
+
+def memory_plot(memory: Mapping[str, Sequence[tuple[float, float]]], steps: Mapping[float, str] | None = None) -> str:
+    """Memory over time; over minutes, or over steps where it is given which was when."""
+    scale = 60.0 if steps is None else 1.0
+    marks = (
+        None if steps is None else {at: name.replace("without the greedy one", "none") for at, name in steps.items()}
+    )
+    ordered = sorted(memory.items(), key=lambda item: -max(size for _, size in item[1]))
+    series = {part: [(at / scale, size / MEBIBYTE) for at, size in line] for part, line in ordered}
+    across = "minutes" if steps is None else "step"
+    return line_chart("Memory of each process", across, "MiB", series, marks=marks, dots=False)
+
+
+def growth_table(found: Mapping[str, Growth]) -> str:
+    """What became of the memory of each part, largest first."""
+    lines = _head("part", "MiB at first", "MiB at last", "MiB an hour", "bound", "verdict")
+    for part, one in sorted(found.items(), key=lambda item: -item[1].last):
+        sizes = (f"{size / MEBIBYTE:,.1f}" for size in (one.first, one.last, one.hourly, one.bound))
+        lines.append(_line([part, *sizes, "**grows**" if one.grows else "no growth"]))
+    return "\n".join(lines)
+
+
+def _speed(results: OverloadResults) -> str:
+    lines = [
+        f"The models alone give {results.capacity:.2f} answers/s.",
+        "",
+        *_head(
+            "asked for", "requests/s", "in time/s", "of the models'", "greedy: in time/s", "p50 ms", "p99 ms",
+            "others: in time", "least–most", "p50 ms", "p99 ms", "processors busy",
+        ),
+    ]  # fmt: skip
+    for one in results.steps:
+        cells = [
+            one.step.name, f"{one.everyone.asked:.1f}", f"{one.everyone.goodput:.1f}",
+            f"{one.everyone.goodput / results.capacity:.0%}",
+            f"{one.greedy.goodput:.1f}", _ms(one.greedy.p50), _ms(one.greedy.p99),
+            f"{one.modest.share:.0%}", f"{one.least:.0%}–{one.most:.0%}", _ms(one.modest.p50), _ms(one.modest.p99),
+            f"{one.cores:.2f}",
+        ]  # fmt: skip
+        lines.append(_line(cells))
+    return "\n".join(lines)
+
+
+def _refusals(steps: Sequence[StepFigures]) -> str:
+    statuses = sorted({status for step in steps for status in step.statuses})
+    names = {0: "no response", 200: "200, late"}
+    lines = _head(
+        "not in time", *(names.get(status, str(status)) for status in statuses),
+        "said when to come back", "came back then", "taken on", "restarts",
+    )  # fmt: skip
+    for one in steps:
+        counts = (str(one.statuses.get(status, 0)) for status in statuses)
+        lines.append(_line([one.step.name, *counts, *map(str, (one.told, one.tried, one.kept, one.restarts))]))
+    return "\n".join(lines)
+
+
+def _memory(steps: Sequence[StepFigures]) -> str:
+    parts = dict.fromkeys(part for step in steps for part in step.memory)
+    lines = _head("most MiB", *(step.step.name for step in steps))
+    for part in sorted(parts, key=lambda part: -max(step.memory.get(part, 0) for step in steps)):
+        lines.append(_line([part, *(f"{step.memory.get(part, 0) / MEBIBYTE:,.0f}" for step in steps)]))
+    return "\n".join(lines)
+
+
+def _goals(steps: Sequence[StepFigures]) -> str:
+    return "\n".join(f"- {goal.line()}" for goal in goals(steps))
+
+
+def _ms(figure: float | None) -> str:
+    return _NONE if figure is None else f"{figure:,.0f}"
+
+
+def _head(*cells: str) -> list[str]:
+    return [_line(cells), _line(["---"] * len(cells))]
+
+
+def _line(cells: Iterable[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
