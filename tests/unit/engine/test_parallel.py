@@ -9,6 +9,7 @@ from typing import TypeVar
 
 import pytest
 from headrace_contracts.errors import BadBytes, Origin
+from headrace_contracts.headers import UNORDERED
 from headrace_streams.errors import LeaveGroup, RetryRecord, SendToDeadLetters, TransientError
 from headrace_streams.memory import MemoryCluster, MemoryLog, NetworkRequest, Operation
 from headrace_streams.memory.consumer import MemoryConsumer
@@ -112,6 +113,28 @@ async def test_unordered_records_of_one_key_run_at_once(cluster: MemoryCluster) 
     async with running(cluster, handle, ordering=Ordering.UNORDERED) as consumer:
         await eventually(lambda: consumer.state().in_flight == 20, "all run")
         release.set()
+
+
+async def test_records_that_say_so_run_beside_others_of_their_key(cluster: MemoryCluster) -> None:
+    free, bound = ((UNORDERED, b"1"),), (("ce_tenant", b"acme"),)
+    for number in range(20):
+        cluster.append(ProducerRecord(TOPIC, str(number).encode(), b"k", headers=bound if number % 4 == 0 else free))
+    release = asyncio.Event()
+    bound_order: list[int] = []
+
+    async def handle(record: Record) -> None:
+        if number_of(record) % 4 == 0:
+            bound_order.append(number_of(record))
+        await release.wait()
+
+    async with running(cluster, handle) as consumer:
+        # All fifteen that keep no order, and the first of the five that keep it.
+        await eventually(lambda: consumer.state().in_flight == 16, "all run that may")
+        await asyncio.sleep(0.05)
+        assert consumer.state().in_flight == 16
+        release.set()
+        await eventually(lambda: all_committed(cluster), "the end is committed")
+    assert bound_order == [0, 4, 8, 12, 16]
 
 
 async def test_what_finished_beyond_a_slow_record_is_not_done_again(cluster: MemoryCluster) -> None:

@@ -65,6 +65,15 @@ def test_an_attempt_holds_the_conversation_under_the_roles_prompt() -> None:
     assert request.policy_version == "v1"
 
 
+@pytest.mark.parametrize(("session", "ordered"), [("s", True), (None, False)])
+def test_attempts_keep_an_order_within_a_session_only(session: str | None, ordered: bool) -> None:
+    desk = Desk()
+    made = publications(desk.submit(session=session))
+    assert of(AttemptRequested, made).ordered is ordered
+    assert of(AttemptRequested, made).key, "equal prompts still share a key"
+    assert all(each.ordered for each in publications(desk.end(Outcome.ANSWERED), NOW + 1))
+
+
 def test_a_named_model_without_a_role_gets_no_system_prompt() -> None:
     request = of(AttemptRequested, publications(Desk().submit(model="phi3:3.8b"))).event
     assert [message.role for message in request.messages] == ["user"]

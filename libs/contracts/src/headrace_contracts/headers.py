@@ -14,6 +14,9 @@ Headers = tuple[tuple[str, bytes], ...]
 
 REPLAY_OF: Final = "headrace_replay_of"
 """Header of a record that an operator has replayed from the dead letters: the dead letter's id."""
+UNORDERED: Final = "headrace_unordered"
+"""Header of a record that keeps no order with the others of its key, whatever its value. Without it, order is kept, so
+that records of writers that do not know it are on the safe side."""
 
 
 def cloud_event(

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
-from headrace_contracts.headers import header
+from headrace_contracts.headers import UNORDERED, header
 
 from headrace_streams.log_identity import Broken
 from headrace_streams.offsets import METADATA_LIMIT
@@ -25,7 +25,8 @@ there within a minute: the partition is then suspended, and the record tried aga
 
 
 class Ordering(Enum):
-    """KEY: one record of each key is in flight at a time, in order. UNORDERED: no order."""
+    """KEY: one record of each key is in flight at a time, in order, but for those whose header says that they keep none
+    (`ordering_key`). UNORDERED: no order."""
 
     KEY = "key"
     UNORDERED = "unordered"
@@ -182,6 +183,11 @@ class Load:
 
     waiting: int
     running: int
+
+
+def ordering_key(record: Record) -> bytes | None:
+    """The key with whose records it keeps its order; None if its headers say that it keeps none."""
+    return record.key if header(record.headers, UNORDERED) is None else None
 
 
 def tenant_of_header(record: Record) -> str:

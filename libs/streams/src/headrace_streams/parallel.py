@@ -15,7 +15,8 @@
 Invariants:
 
 - A record is finished only when its handler (or its dead letter) is done, so a crash repeats records and loses none.
-- At most one record of a key is in flight with `Ordering.KEY`, and retries of it block the key: order is kept.
+- At most one record of a key is in flight with `Ordering.KEY`, and retries of it block the key: order is kept. Records
+  whose header says that they keep none run beside each other (`ordering_key`).
 - Partitions are added and removed only in the callbacks of a rebalance. Records of a partition that is gone are
   discarded on receipt; a handler that ends after its partition has gone updates a tracker that is never committed.
 - Pausing is decided in one place (`_apply_backpressure`) from four facts: the lane has too many records, it has too
@@ -52,6 +53,7 @@ from headrace_streams.handling import (
     Ordering,
     PartitionSnapshot,
     TopicLane,
+    ordering_key,
     tenant_of_header,
 )
 from headrace_streams.partitioning import static_member_id
@@ -316,7 +318,7 @@ class ParallelConsumer:
                 self._scheduler.add(work)
 
     def _work_of(self, record: Record, partition: AssignedPartition, now: float) -> Work:
-        return Work(record, partition, self._tenant_of(record), record.key if self._keyed else None, now)
+        return Work(record, partition, self._tenant_of(record), ordering_key(record) if self._keyed else None, now)
 
     def _admit_backlog(self, partition: AssignedPartition) -> None:
         while partition.backlog and partition.tracker.fits(partition.backlog[0].offset):

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Final
 
 from headrace_contracts.codec import Codec
 from headrace_contracts.errors import SchemaIdsLost
-from headrace_contracts.headers import cloud_event
+from headrace_contracts.headers import UNORDERED, cloud_event
 from headrace_contracts.record_mac import RecordSigner
 from headrace_contracts.topics import TopicSpec
 
 from headrace_streams.errors import TransientError
 from headrace_streams.ports import Producer
 from headrace_streams.records import ProducerRecord, RecordMetadata
+
+_UNORDERED: Final = (UNORDERED, b"1")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +31,7 @@ class Publication:
         partition: Explicit partition, for everything that must stay in a task's home partition.
         time_ms: When it happened.
         tenant, subject, traceparent: For the headers.
+        ordered: Whether it keeps its order with other records of its key; if not, a header says so.
     """
 
     spec: TopicSpec
@@ -40,6 +43,7 @@ class Publication:
     partition: int | None = None
     subject: str | None = None
     traceparent: str | None = None
+    ordered: bool = True
 
 
 class Publisher:
@@ -69,20 +73,21 @@ class Publisher:
             value = self._codec.encode(publication.spec, publication.event)
         except SchemaIdsLost as error:
             raise TransientError(str(error)) from error
+        headers = cloud_event(
+            event_id=publication.event_id,
+            event_type=publication.event.FULL_NAME,
+            source=self._source,
+            time_ms=publication.time_ms,
+            tenant=publication.tenant,
+            subject=publication.subject,
+            traceparent=publication.traceparent,
+        )
         return self._signed(publication.spec, ProducerRecord(
             topic=self._codec.topic_prefix + publication.spec.name,
             value=value,
             key=publication.key,
             partition=publication.partition,
-            headers=cloud_event(
-                event_id=publication.event_id,
-                event_type=publication.event.FULL_NAME,
-                source=self._source,
-                time_ms=publication.time_ms,
-                tenant=publication.tenant,
-                subject=publication.subject,
-                traceparent=publication.traceparent,
-            ),
+            headers=headers if publication.ordered else (*headers, _UNORDERED),
         ))  # fmt: skip
 
     def _signed(self, spec: TopicSpec, record: ProducerRecord) -> ProducerRecord:

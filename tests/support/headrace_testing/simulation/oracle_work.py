@@ -7,6 +7,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from headrace_contracts.headers import UNORDERED, header
 from headrace_streams.records import OffsetAndMetadata, Record, TopicPartition
 
 from headrace_testing.router_twin import PREFIX
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from headrace_testing.simulation.judge import Judge
     from headrace_testing.simulation.models import Call
     from headrace_testing.simulation.processes import SimulatedProcess
+    from headrace_testing.simulation.record import Place
 
 _GROUPS = {"work.local": PREFIX + "local-worker", "work.cloud": PREFIX + "cloud-worker"}
 _EXPECTED_LETTERS = frozenset({"HandlerFault"})
@@ -84,13 +86,18 @@ def check_begin(judge: Judge, process: SimulatedProcess, group: str, record: Rec
     """Earlier records of its key are done, and it is not done itself, as far as this process can know."""
     topics, cluster = judge.topics, judge.world.cluster
     topic = record.topic.removeprefix(PREFIX)
-    if record.key is not None:
+    if record.key is not None and _in_session(judge, (topic, record.partition, record.offset)):
         for seen in cluster.history.partition(record.topic, record.partition):
             before = seen.record
             if before.offset >= record.offset:
                 break
             place = (topic, before.partition, before.offset)
-            if before.key == record.key and not topics.is_done(place) and not topics.is_stopped(place):
+            if (
+                before.key == record.key
+                and _in_session(judge, place)
+                and not topics.is_done(place)
+                and not topics.is_stopped(place)
+            ):
                 judge.violated(
                     f"{process.name} begins {topic}[{record.partition}]@{record.offset} before @{before.offset} of the "
                     f"same key is done"
@@ -100,6 +107,12 @@ def check_begin(judge: Judge, process: SimulatedProcess, group: str, record: Rec
     stored = cluster.group(group).committed_offsets.get(record.topic_partition)
     if stored is not None and (record.offset < stored.next_offset or record.offset in finished_by(stored)):
         judge.violated(f"{process.name} does {topic}[{record.partition}]@{record.offset} again, which is committed")
+
+
+def _in_session(judge: Judge, place: Place) -> bool:
+    """Whether its order counts: only a session asks for one. What nobody can read might be of one."""
+    found = judge.topics.work.get(place)
+    return found is None or found[1].session is not None
 
 
 def check_end(judge: Judge, process: SimulatedProcess, record: Record, calls: Sequence[Call]) -> None:
@@ -133,13 +146,23 @@ def unsettled(judge: Judge) -> Sequence[str]:
 
 def verdict(judge: Judge) -> Sequence[str]:
     """All violations concerning work."""
-    return [*_left_lying(judge), *_letters(judge), *_accounts(judge), *_forgeries(judge)]
+    return [*_left_lying(judge), *_order_without_need(judge), *_letters(judge), *_accounts(judge), *_forgeries(judge)]
 
 
 def _left_lying(judge: Judge) -> Iterator[str]:
     for place, (_, request) in judge.topics.work.items():
         if not judge.topics.is_done(place):
             yield f"attempt {request.attempt_id} at {place[0]}[{place[1]}]@{place[2]} was never finished"
+
+
+def _order_without_need(judge: Judge) -> Iterator[str]:
+    """Workers are told of every attempt without a session, and of no other, that it need not wait for those of its
+    key. They do as they are told: `check_begin` looks at sessions, tests of the engine at the rest."""
+    for place, (seen, request) in judge.topics.work.items():
+        ordered = header(seen.record.headers, UNORDERED) is None
+        if ordered is not (request.session is not None):
+            order = "in the order of its key" if ordered else "in any order"
+            yield f"attempt {request.attempt_id} at {place[0]}[{place[1]}]@{place[2]} is to run {order}"
 
 
 def _letters(judge: Judge) -> Iterator[str]:

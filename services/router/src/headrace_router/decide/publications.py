@@ -104,7 +104,16 @@ def _dispatch(entry: JournalEntry, state: TaskState, command: Command, tokens: R
         policy_version=entry.policy_version,
         requested_at=attempt.dispatched_at,
     )
-    return _publish(state, command, request, state.route_key)
+    return replace(_publish(state, command, request, state.route_key), ordered=_keeps_order(task))
+
+
+def _keeps_order(task: TaskSubmitted) -> bool:
+    """Whether its attempts run one after another with those of the same route key.
+
+    Only a session asks for that. Tasks without one share a key because their prompts are equal, for coalescing and the
+    cache; those that want an answer of their own nevertheless need not wait for each other.
+    """
+    return task.session is not None
 
 
 def _options_for(task: TaskSubmitted, provider: str) -> Options | None:

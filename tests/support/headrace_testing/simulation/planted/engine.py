@@ -143,7 +143,7 @@ BUGS = (
     Bug("parked_is_done", "a record that waits for a retry counts as finished", _parked_is_done),
     Bug("parked_forgotten", "records that wait for a retry are never woken", _parked_forgotten),
     Bug("letter_not_awaited", "a dead letter is not waited for", _letter_not_awaited, hint=8),
-    Bug("no_key_order", "records of one key are handled side by side", _no_key_order, hint=11),
+    Bug("no_key_order", "records of one key are handled side by side", _no_key_order, hint=34),
     Bug("revoked_is_done", "what still runs at a revocation counts as finished", _revoked_is_done, hint=4),
     Bug("cancelled_is_done", "what is cancelled at a revocation counts as finished", _cancelled_is_done, hint=4),
     Bug("never_resumed", "a lane that was full stays paused", _never_resumed, hint=11),

@@ -7,7 +7,7 @@ from typing import Any
 
 from headrace_contracts import floors
 from headrace_contracts.events import Privacy, TaskPhase, TaskStatus
-from headrace_router.decide import candidates, machine, reports, routes, tasks
+from headrace_router.decide import candidates, machine, publications, reports, routes, tasks
 from headrace_router.decide.early_cancellations import EarlyCancellations
 from headrace_router.decide.model import Submitted
 from headrace_router.decide.tasks import PartitionTasks
@@ -145,7 +145,17 @@ def _queueing_is_a_try(patches: Patches) -> None:
     patches.put(reports, "_may_have_asked", lambda _said: True)
 
 
+def _sessions_unordered(patches: Patches) -> None:
+    patches.put(publications, "_keeps_order", lambda _task: False)
+
+
+def _ordered_without_session(patches: Patches) -> None:
+    patches.put(publications, "_keeps_order", lambda _task: True)
+
+
 BUGS = (
+    Bug("sessions_unordered", "attempts of one session run beside each other", _sessions_unordered),
+    Bug("ordered_without_session", "attempts with equal prompts wait for each other", _ordered_without_session, hint=3),
     Bug("zombie_acts", "a router that was frozen publishes on old acknowledgements", _zombie_acts, hint=6666),
     Bug("wake_up_lost", "a recovered partition sets no timers", _wake_up_lost, hint=36),
     Bug("follower_forgotten", "followers of a leader that has ended are not notified", _follower_forgotten, hint=8),
