@@ -15,7 +15,7 @@ from headrace_runtime.access import (
     parse_key,
     recognise,
 )
-from headrace_runtime.rate_limit import Bucket, RateLimiter, take
+from headrace_runtime.rate_limit import Bucket, RateLimiter, take, used_up
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -149,3 +149,11 @@ def test_keys_have_buckets_of_their_own() -> None:
     assert limiter.take("c", 1, 0.0).allowed
     # b was used least recently and is forgotten, so it starts anew.
     assert limiter.take("b", 1, 0.0).allowed
+
+
+def test_a_quota_without_a_window_is_told_by_what_it_counts() -> None:
+    assert used_up("open-bytes", 1_000, "content-bytes", 7) == {
+        "RateLimit-Policy": '"open-bytes";q=1000;qu="content-bytes"',
+        "RateLimit": '"open-bytes";r=0;t=7',
+        "Retry-After": "7",
+    }

@@ -34,7 +34,7 @@ from headrace_runtime.problems import ErrorShape, Problem, from_http_exception, 
 
 REQUEST_ID: Final = web.RequestKey("request_id", str)
 EXTRA_HEADERS: Final = web.RequestKey("extra_headers", dict[str, str])
-"""Headers that middleware adds to every response, event streams included."""
+"""Headers that middleware adds to every response, event streams included, behind what the response has of them."""
 STARTED: Final = web.RequestKey("started", bool)
 """There once the head of the response has been sent."""
 ANSWERED: Final = web.RequestKey("answered", bool)
@@ -114,8 +114,10 @@ async def _put_headers(request: web.Request, response: web.StreamResponse) -> No
     request[STARTED] = True
     if REQUEST_ID in request:
         response.headers[_REQUEST_ID_HEADER] = request[REQUEST_ID]
-    if EXTRA_HEADERS in request:
-        response.headers.update(request[EXTRA_HEADERS])
+    for name, value in request.get(EXTRA_HEADERS, {}).items():
+        # A refusal has limits of its own to tell, beside those of the key: all of these headers are lists.
+        own = response.headers.get(name)
+        response.headers[name] = value if own is None else f"{own}, {value}"
     allow_origin(request, response)
     if request.app[DRAINING].is_set():
         response.force_close()

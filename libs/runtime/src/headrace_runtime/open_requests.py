@@ -17,6 +17,7 @@ from aiohttp import web
 from headrace_runtime.access import Caller, StoredKey, is_revoked
 from headrace_runtime.api_limits import RequestLimits
 from headrace_runtime.problems import Problem
+from headrace_runtime.rate_limit import used_up
 
 _RETRY_SECONDS: Final = 1
 
@@ -79,7 +80,9 @@ class OpenRequests:
                 429,
                 "too-many-open-requests",
                 f"This tenant has {count} open requests and streams here: end some of them, or try again later.",
-                headers={"Retry-After": str(_RETRY_SECONDS)},
+                headers=used_up(
+                    "open-requests", self.limits.requests_per_tenant, "concurrent-requests", _RETRY_SECONDS
+                ),
             )
         request = OpenRequest(self, caller, task)
         self._by_tenant[caller.tenant] = count + 1
@@ -106,7 +109,7 @@ class OpenRequests:
                 429,
                 "too-many-open-bytes",
                 "The bodies of this tenant's open requests are too large together: wait for some of their answers.",
-                headers={"Retry-After": str(_RETRY_SECONDS)},
+                headers=used_up("open-bytes", self.limits.body_bytes_per_tenant, "content-bytes", _RETRY_SECONDS),
             )
         if more > 0 and self._bytes + more > self.limits.body_bytes:
             raise Problem(

@@ -48,6 +48,21 @@ class RateLimitDecision:
         return told
 
 
+def used_up(policy: str, quota: int, unit: str, seconds: int) -> dict[str, str]:
+    """`RateLimit-Policy`, `RateLimit` and `Retry-After` of a refusal because a quota without a time window is used up.
+
+    Args:
+        policy: Name of the quota.
+        unit: What it counts: "concurrent-requests", "content-bytes" or "requests", as the IETF draft names them.
+        seconds: Whole seconds until a request can succeed, as far as known; at least 1.
+    """
+    return {
+        "RateLimit-Policy": f'"{policy}";q={quota};qu="{unit}"',
+        "RateLimit": f'"{policy}";r=0;t={seconds}',
+        "Retry-After": str(seconds),
+    }
+
+
 def take(bucket: Bucket | None, requests_per_minute: int, now: float) -> tuple[Bucket, RateLimitDecision]:
     """Take one token from `bucket` (None: a full one) at `now`.
 

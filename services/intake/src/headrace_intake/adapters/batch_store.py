@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import asyncpg
 from headrace_runtime.database import Connection, Database
+from headrace_runtime.rate_limit import used_up
 
 from headrace_intake.decide.batches.endpoints import ENDPOINTS
 from headrace_intake.decide.batches.life import LIVE, BatchStatus, cancelled
@@ -23,6 +24,7 @@ _LIVE: Final = "status IN ('validating', 'in_progress', 'finalizing', 'cancellin
 assert sorted(LIVE) == ["cancelling", "finalizing", "in_progress", "validating"]
 _LOCK: Final = 0x6261_7463
 """First number of the advisory locks under which a tenant's batches are counted ("batc")."""
+_RETRY_SECONDS: Final = 60
 
 
 class LeaseLost(Exception):
@@ -76,7 +78,12 @@ class BatchStore:
             )
             if live >= self._most_live:
                 why = f"The tenant has {live} batches that have not ended: wait for some of them."
-                raise Refusal(429, "too-many-batches", why)
+                raise Refusal(
+                    429,
+                    "too-many-batches",
+                    why,
+                    headers=used_up("batches", self._most_live, "concurrent-requests", _RETRY_SECONDS),
+                )
             values = [getattr(batch, name) for name in _NAMES]
             values[_NAMES.index("headers")] = json.dumps(dict(batch.headers))
             places = ", ".join(f"${number}" for number in range(1, len(values) + 1))

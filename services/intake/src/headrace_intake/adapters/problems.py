@@ -67,7 +67,7 @@ def problem_of(error: Exception) -> Problem:
     """The problem for an error. A message from a broker or database goes to the log, not to the caller."""
     match error:
         case Refusal():
-            headers = _IN_VAIN if error.status == 409 else _SOON if error.status == 429 else None
+            headers = error.headers or (_IN_VAIN if error.status == 409 else _SOON if error.status == 429 else None)
             return Problem(error.status, error.kind, error.detail, param=error.param, headers=headers)
         case TaskNotFound():
             return Problem(404, "task-not-found", "There is no task with this id; it may be past its retention.")
