@@ -23,9 +23,11 @@ from headrace_intake.adapters.pending_task import PendingTask
 from headrace_intake.adapters.replies import ReplyDispatcher
 from headrace_intake.adapters.writing import NeverWritable, NotWritten, Writer, WriteUncertain, traceparent
 from headrace_intake.decide import cancelling
+from headrace_intake.decide.backlogs import asked_for, budget_seconds
 from headrace_intake.decide.drafts import Submitter, TaskDraft, record_key, refusal_of, submission
 from headrace_intake.decide.idempotency import Follow, SubmitAnew, Taken, content_digest, decide
 from headrace_intake.decide.live_tasks import too_many
+from headrace_intake.decide.options import deadline_at
 from headrace_intake.decide.refusals import Refusal
 from headrace_intake.decide.views import TaskView, of_submission
 from headrace_intake.following import Following
@@ -78,6 +80,7 @@ class Intake:
 
     Args:
         most_live: How many tasks of a tenant that were accepted here may be live.
+        patience_seconds: How long tasks without a deadline wait, but for those of the batch lane.
         places: Where the providers known at the moment run models.
         demands: What a tenant and one of its users demand at the moment.
     """
@@ -94,7 +97,9 @@ class Intake:
         clock: Callable[[], int],
         metrics: IntakeMetrics,
         most_live: int,
+        patience_seconds: float,
     ) -> None:
+        self._patience_seconds = patience_seconds
         self._most_live = most_live
         self._writer = writer
         self._dispatcher = dispatcher
@@ -136,6 +141,9 @@ class Intake:
         live = self._dispatcher.live_of(caller.tenant)
         if live >= self._most_live and not await self._was_accepted(request):
             raise too_many(live)
+        overloaded = self._overload(request.draft, origin)
+        if overloaded is not None and not await self._was_accepted(request):
+            raise overloaded
         if request.idempotency_key is None:
             return await self._submit(request, submission(request.draft, origin))
         return await self._accept_once(request, request.idempotency_key, origin)
@@ -144,6 +152,16 @@ class Intake:
         demands = self._demands(caller.tenant, draft.options.user or "")
         by = Party.ADMIN_KEY if caller.may(Scope.ADMIN) else Party.TASKS_KEY
         return refusal_of(draft, demands, self._places(), by)
+
+    def _overload(self, draft: TaskDraft, origin: Submitter) -> Refusal | None:
+        try:
+            deadline = deadline_at(draft.options.deadline, origin.now_ms)
+        except Refusal:
+            # A repetition has the deadline of the first one; of others it is refused for what it is.
+            return None
+        budget = budget_seconds(deadline, draft.lane, origin.now_ms, self._patience_seconds)
+        asked = asked_for(draft.model, draft.role, draft.options.privacy, draft.lane)
+        return self._dispatcher.overload_of(origin.tenant, asked, budget)
 
     async def accept_unwatched(
         self, api: str, caller: Caller, draft: TaskDraft, origin: Submitter, latest: int, *, repeated: bool

@@ -48,6 +48,13 @@ class IntakeSettings(ServiceSettings, ApiSettings, DatabaseSettings, SubmissionS
         reason="Most tasks of a tenant that this process accepted and that have not ended; more get 429.",
         ge=1,
     )
+    patience_seconds: float = setting(
+        120.0,
+        unit="s",
+        reason="How long a task without a deadline can wait, unless it is for the batch lane; the routing policy's "
+        "default for interactive tasks. Tasks that would wait too long, as measured here, get 429 or 503.",
+        gt=0,
+    )
     ack_seconds: float = setting(
         10.0, unit="s", reason="Longest wait for Kafka's acknowledgement before the caller gets an error.", gt=0
     )

@@ -203,6 +203,7 @@ def assemble(
         clock=clock,
         metrics=measured,
         most_live=settings.pending_tasks_per_tenant,
+        patience_seconds=settings.patience_seconds,
     )
 
     hang_ups = HangUps(intake, measured)

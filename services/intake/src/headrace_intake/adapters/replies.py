@@ -23,7 +23,9 @@ from headrace_streams.records import Record, TopicPartition
 from headrace_intake.adapters.believed_replies import BelievedReplies
 from headrace_intake.adapters.metrics import IntakeMetrics
 from headrace_intake.adapters.pending_task import PendingTask
+from headrace_intake.decide.backlogs import Asked, asked_for, got_its_turn, overload
 from headrace_intake.decide.live_tasks import LiveTasksHere
+from headrace_intake.decide.refusals import Refusal
 from headrace_intake.decide.views import TaskView
 
 _CHECK: Final = "replies"
@@ -138,7 +140,8 @@ class ReplyDispatcher:
         believed = BelievedReplies(self._authenticity, view.tenant, view.task_id)
         task = PendingTask(view, key, self._task_bytes, believed)
         self._open[view.task_id.encode()] = task
-        self._live.add(view.task_id.encode(), view.tenant, self._clock())
+        asked = asked_for(view.requested_model, view.role, view.privacy, view.lane)
+        self._live.add(view.task_id.encode(), view.tenant, asked, self._clock())
         self._bytes += task.bytes
         self._make_room(1)
         return task
@@ -146,6 +149,16 @@ class ReplyDispatcher:
     def live_of(self, tenant: str) -> int:
         """The tenant's tasks that were accepted here and have not ended, as far as known."""
         return self._live.of(tenant, self._clock())
+
+    def overload_of(self, tenant: str, asked: Asked, budget: float) -> Refusal | None:
+        """Why another task of the tenant is not taken on: by what was measured here it would wait for longer than its
+        budget, in seconds."""
+        now_ms = self._clock()
+        live, wait = self._live.backlog(tenant, asked, now_ms)
+        refusal = overload(live, wait, budget, self._live.average)
+        if refusal is not None:
+            self._live.refused(tenant, asked, now_ms)
+        return refusal
 
     def get(self, tenant: str, task_id: str) -> PendingTask | None:
         """A task that was accepted here and is still buffered."""
@@ -188,7 +201,7 @@ class ReplyDispatcher:
         self._metrics.reply_delay.observe(max(0, now_ms - reply.emitted_at) / 1000)
         if task.end.done() and not was_over:
             self._ended[record.key] = now_ms / 1000
-            self._live.remove(record.key)
+            self._live.ended(record.key, now_ms, served=got_its_turn(task.view.status, task.view.failure))
             self._metrics.answer_seconds.labels(task.view.status).observe(
                 max(0, now_ms - task.view.submitted_at) / 1000
             )
