@@ -29,7 +29,7 @@ from headrace_contracts.events import (
     ToolChoice,
     ToolChoiceMode,
 )
-from headrace_contracts.limits import LARGEST_KEY
+from headrace_contracts.limits import LARGEST_KEY, MOST_MESSAGES
 from headrace_router.decide.admission import (
     INVALID_REQUEST,
     Inadmissible,
@@ -72,6 +72,13 @@ IMAGE = MessagePart(kind=PartKind.IMAGE, content=Content(data=b"x"), media_type=
 CALL = MessagePart(kind=PartKind.TOOL_CALL, call_id="c", name="f", content=plain("{}"))
 F = Tool(name="f")
 SCHEMA = ResponseFormat(kind=ResponseFormatKind.JSON_SCHEMA, schema=plain("{}"))
+
+SHORT = Message(role="user", content=plain("x"))
+
+
+def parted(parts: int) -> Message:
+    return Message(role="user", content=plain(""), parts=(IMAGE,) * parts)
+
 
 BAD = [
     *bad_part("kind", "user", CALL, *(MessagePart(kind=kind, content=plain("x")) for kind in
@@ -117,6 +124,7 @@ BAD = [
     *bad("subject", *NAMES),
     *bad("labels", {"": "x"}, {LONG: "x"}, {"x": "y" * 1001}, {"x": "\x00"}, {"a\x00": ""},
          {f"l{n}": "" for n in range(33)}),
+    *bad("messages", (SHORT,) * (MOST_MESSAGES + 1), (parted(1_024),) * 4),
     *bad("messages", (), (Message(role="user", content=plain("")),),
          tuple([Message(role="user", content=plain("x"))] * 10_001)),
     *[("messages.0.role", {"messages": (Message(role=role, content=plain("x")),)}) for role in ("", "critic", HUGE)],
@@ -152,6 +160,11 @@ def read_by_others(completed: TaskCompleted) -> dict[str, Any]:
     fastavro.schemaless_writer(buffer, schema, completed.to_avro(named=True))
     buffer.seek(0)
     return fastavro.schemaless_reader(buffer, schema, None)  # type: ignore[return-value]
+
+
+def test_as_many_messages_and_parts_as_there_may_be_are_admitted() -> None:
+    for messages in ((SHORT,) * MOST_MESSAGES, (parted(1_023),) * 4):
+        assert admitted_task(replace(task("t"), messages=messages), None, 0, None, NOW).refused is None
 
 
 @pytest.mark.parametrize(("path", "fields"), BAD, ids=[f"{path}-{n}" for n, (path, _) in enumerate(BAD)])

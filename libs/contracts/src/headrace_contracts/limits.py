@@ -31,7 +31,7 @@ MOST_MESSAGES: Final = 2_048
 MOST_PARTS: Final = 1_024
 """Parts of one message."""
 MOST_MESSAGES_AND_PARTS: Final = 4_096
-"""Messages of a task and the parts of all of them, over HTTP. A part may become 20 values, and the journal entry of
+"""Messages of a task and the parts of all of them. A part may become 20 values, and the journal entry of
 such a task stays within what is decoded (`decoding_limits.MAX_VALUES`): one beyond would be accepted and never read."""
 SPEAKERS: Final = ("system", "developer", "user", "assistant", "tool")
 """Roles of messages; `developer` is another word for `system`."""

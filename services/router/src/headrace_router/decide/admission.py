@@ -36,6 +36,7 @@ from headrace_contracts.limits import (
     MOST_BUDGET_DOLLARS,
     MOST_LABELS,
     MOST_MESSAGES,
+    MOST_MESSAGES_AND_PARTS,
     MOST_OUTPUT_TOKENS,
     MOST_PARTITIONS,
     MOST_STOPS,
@@ -182,6 +183,9 @@ def _messages(messages: tuple[Message, ...]) -> Iterator[_Objection]:
         yield "messages", "must hold at least one message with a text", ()
     elif len(messages) > MOST_MESSAGES:
         yield "messages", f"must be at most {MOST_MESSAGES}", ()
+    elif len(messages) + sum(len(message.parts) for message in messages) > MOST_MESSAGES_AND_PARTS:
+        # With a few more, the journal entry of such a task could be written and not be read at the next takeover.
+        yield "messages", f"must be at most {MOST_MESSAGES_AND_PARTS} together with their parts", ()
     else:
         for index, message in enumerate(messages):
             if message.role not in SPEAKERS:
