@@ -49,8 +49,10 @@ def _given_up_untried(judge: Judge) -> Iterator[str]:
                 continue
             if entry.cause == "attempt_finished" and entry.input is not None:
                 report = topics.reports.get((entry.input.topic, entry.input.partition, entry.input.offset))
-                if report is not None and report.task_id == task_id:
-                    said[report.number] = report
+                if report is None or report.task_id != task_id:
+                    # It went with its log, or an outsider wrote it: nobody can say what the router was told.
+                    break
+                said[report.number] = report
             if entry.state.phase is not TaskPhase.FINISHED:
                 sent |= {attempt.number: (attempt.provider, attempt.model) for attempt in entry.state.attempts}
                 deadline = entry.state.deadline_at
