@@ -47,6 +47,8 @@ def _given_up_untried(judge: Judge) -> Iterator[str]:
         for _, entry in decisions:
             if entry.state is None:
                 continue
+            if entry.cause == "undeliverable":
+                break  # a lasting failure that no worker reports
             if entry.cause == "attempt_finished" and entry.input is not None:
                 report = topics.reports.get((entry.input.topic, entry.input.partition, entry.input.offset))
                 if report is None or report.task_id != task_id:
