@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from headrace_models.worker import pool as pools
+from headrace_models.worker import waiting_calls
 from headrace_models.worker.recent_times import RecentTimes
 from headrace_testing.overload import Answers, Demand, Overloaded
 
@@ -40,12 +40,12 @@ def test_what_cannot_be_done_is_told_while_there_is_time_to_go_elsewhere() -> No
 
 
 def test_a_queue_by_age_would_be_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pools, "OLD_SECONDS", float("inf"))
+    monkeypatch.setattr(waiting_calls, "OLD_SECONDS", float("inf"))
     assert goodput(run(1.5, SPREAD)) < 0.8
 
 
 def test_calls_begun_whatever_is_left_would_be_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pools, "OLD_SECONDS", float("inf"))
+    monkeypatch.setattr(waiting_calls, "OLD_SECONDS", float("inf"))
     monkeypatch.setattr(RecentTimes, "least", lambda *_: 0.0)
     assert goodput(run(1.5)) < 0.6
 

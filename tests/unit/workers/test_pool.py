@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import pytest
 from headrace_contracts.events import Lane
 from headrace_models.errors import RetrySameProvider, TryAnotherProvider
 from headrace_models.ports import CallUsage, ChatResult, ProviderStatus
-from headrace_models.worker import pool as pools
+from headrace_models.worker import waiting_calls
 from headrace_models.worker.breaker import BreakerPolicy
 from headrace_models.worker.pool import Endpoint, ModelNotOffered, Pool
 from headrace_models.worker.recent_times import RecentTimes
@@ -62,7 +64,7 @@ async def test_urgent_calls_overtake_batch_calls(monkeypatch: pytest.MonkeyPatch
     await asyncio.gather(*tasks)
     assert order == ["urgent", "batch"]
 
-    monkeypatch.setattr(pools, "BATCH_HANDICAP_SECONDS", 0.01)
+    monkeypatch.setattr(waiting_calls, "BATCH_HANDICAP_SECONDS", 0.01)
     order.clear()
     await pool.acquire("ollama", MODEL, Lane.BATCH, None)
     tasks = [asyncio.create_task(take("batch", Lane.BATCH))]
@@ -250,11 +252,43 @@ async def test_a_young_queue_is_served_by_age() -> None:
 async def test_an_old_queue_is_served_by_slack_and_who_may_not_make_it_goes_last(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(pools, "OLD_SECONDS", 0.0)
+    monkeypatch.setattr(waiting_calls, "OLD_SECONDS", 0.0)
     assert await order_of(*LINE) == ["closer", "close", "relaxed", "any", "unsure"]
 
 
-async def test_tenants_take_turns_in_an_old_queue(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pools, "OLD_SECONDS", 0.0)
-    many = [(f"a{number}", "a", 50.0 + number) for number in range(4)]
-    assert await order_of(*many, ("b0", "b", 900.0), ("b1", "b", 800.0)) == ["a0", "b1", "a1", "b0", "a2", "a3"]
+@dataclass
+class _Waiting:
+    tenant: str
+    since: float
+    lane: Lane = Lane.INTERACTIVE
+    provider: str = "ollama"
+    model: str = MODEL
+    due: float | None = None
+    rank: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.rank = waiting_calls.rank_of(self.lane, self.since)
+
+
+@pytest.mark.parametrize(
+    ("old_seconds", "expected"),
+    [(0.0, ["a0", "b1", "a1", "b0", "a2", "a3"]), (5.0, ["a3", "b0", "a2", "b1", "a1", "a0"])],
+    ids=["by slack", "by age"],
+)
+async def test_tenants_take_turns(monkeypatch: pytest.MonkeyPatch, old_seconds: float, expected: Sequence[str]) -> None:
+    monkeypatch.setattr(waiting_calls, "OLD_SECONDS", old_seconds)
+    many = [(f"a{number}", "a", 50.0 + number) for number in (3, 2, 1, 0)]
+    assert await order_of(*many, ("b0", "b", 900.0), ("b1", "b", 800.0)) == expected
+
+
+def test_a_tenant_that_seldom_asks_is_next() -> None:
+    waiting = [_Waiting("a", float(number)) for number in range(5)] + [_Waiting("b", 5.0), _Waiting("c", 6.0)]
+    order = waiting_calls.in_order(waiting, {"a": 7, "c": 3}, 6.5, lambda *_: 0.0)
+    assert [(one.tenant, one.since) for one in order[:4]] == [("b", 5.0), ("c", 6.0), ("a", 0.0), ("a", 1.0)]
+
+
+def test_batch_work_waits_for_interactive_work_of_all_tenants() -> None:
+    waiting = [_Waiting("a", 0.0, Lane.BATCH), _Waiting("b", 1.0), _Waiting("b", 2.0)]
+    turns = {"b": 9}
+    assert [one.tenant for one in waiting_calls.in_order(waiting, turns, 3.0, lambda *_: 0.0)] == ["b", "b", "a"]
+    assert waiting_calls.in_order(waiting, turns, 10.5, lambda *_: 0.0)[0].tenant == "a"

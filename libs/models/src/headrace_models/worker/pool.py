@@ -1,13 +1,4 @@
-"""A worker's endpoints, the calls they run, and the calls that wait for a free slot.
-
-The longest waiting call goes first, but batch work counts as having arrived `BATCH_HANDICAP_SECONDS` later than it did:
-interactive work overtakes it, and nothing waits forever.
-
-That is the best order while all make their deadlines. Once a call has waited for `OLD_SECONDS`, there is more work than
-slots for it, and who has waited longest would mostly be begun too late. From then on tenants take turns, and of a
-tenant's calls the one with the least slack goes first of those that have ample time (`RecentTimes.ample`), then those
-that may or may not make it. Slack is the time until the deadline without what the model takes.
-"""
+"""A worker's endpoints, the calls they run, and the calls that wait for a free slot (`in_order`)."""
 
 from __future__ import annotations
 
@@ -15,7 +6,6 @@ import asyncio
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import zip_longest
 from typing import Final, Protocol
 
 from headrace_contracts.events import Lane
@@ -24,10 +14,8 @@ from headrace_models.errors import ProviderError
 from headrace_models.ports import ChatResult, EmbedResult, Provider, ProviderStatus
 from headrace_models.worker.breaker import CLOSED, Breaker, BreakerPolicy, after_call
 from headrace_models.worker.recent_times import RecentTimes
+from headrace_models.worker.waiting_calls import in_order, rank_of
 
-BATCH_HANDICAP_SECONDS: Final = 10.0
-OLD_SECONDS: Final = 5.0
-"""Once a call has waited for so long, slack decides instead of age."""
 _SHORTEST_WAIT_SECONDS: Final = 0.001
 
 _NOT_LOOKED_AT: Final = ProviderStatus(False, "has not been probed yet")
@@ -246,10 +234,8 @@ class Pool:
             best.take()
             return best
         now = loop.time()
-        rank = now + (BATCH_HANDICAP_SECONDS if lane is Lane.BATCH else 0.0)
-        waiter = _Waiter(provider, model, tenant, now, rank, due, loop.create_future())
+        waiter = _Waiter(provider, model, tenant, now, rank_of(lane, now), due, loop.create_future())
         self._waiters.append(waiter)
-        self._waiters.sort(key=lambda one: one.rank)
         self._grant()
         try:
             while due is not None and not waiter.granted.done():
@@ -363,33 +349,15 @@ class Pool:
         return all(endpoint.busy >= endpoint.slots for endpoint in self.endpoints.values())
 
     def _in_order(self) -> Sequence[_Waiter]:
-        """Who waits, the first to be given a slot first."""
         now = asyncio.get_running_loop().time()
-        if not self._waiters or now - min(waiter.since for waiter in self._waiters) < OLD_SECONDS:
-            self._turns.clear()
-            return list(self._waiters)
-        ample: dict[tuple[str, str], float] = {}
-        for waiter in self._waiters:
-            name = waiter.provider, waiter.model
-            if name not in ample:
-                ample[name] = min([one.ample_seconds(waiter.model, now) for one in self._offering(*name)], default=0.0)
+        here = {waiter.tenant for waiter in self._waiters}
+        # Who comes back is first again: a turn that was long ago is no debt.
+        self._turns = {tenant: turn for tenant, turn in self._turns.items() if tenant in here}
 
-        def slack(waiter: _Waiter) -> tuple[bool, float, float]:
-            if waiter.due is None:
-                return False, math.inf, waiter.rank
-            left = waiter.due - now - ample[waiter.provider, waiter.model]
-            return left < 0, left, waiter.rank
+        def ample_seconds(provider: str, model: str) -> float:
+            return min([one.ample_seconds(model, now) for one in self._offering(provider, model)], default=0.0)
 
-        by_tenant: dict[str, list[_Waiter]] = {}
-        for waiter in self._waiters:
-            by_tenant.setdefault(waiter.tenant, []).append(waiter)
-        self._turns = {tenant: turn for tenant, turn in self._turns.items() if tenant in by_tenant}
-        lines = [sorted(by_tenant[tenant], key=slack) for tenant in sorted(by_tenant, key=self._turn)]
-        # One of each tenant, then a second one of each: a call that finds no slot holds up nobody.
-        return [waiter for row in zip_longest(*lines) for waiter in row if waiter is not None]
-
-    def _turn(self, tenant: str) -> int:
-        return self._turns.get(tenant, 0)
+        return in_order(self._waiters, self._turns, now, ample_seconds)
 
     def _offering(self, provider: str, model: str) -> Sequence[Endpoint]:
         return [one for one in self.endpoints.values() if one.provider.provider == provider and one.offers(model)]
