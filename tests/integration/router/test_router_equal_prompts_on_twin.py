@@ -87,9 +87,16 @@ def best_of(session: str | None) -> list[TaskSubmitted]:
 
 
 async def test_equal_prompts_without_a_session_are_answered_side_by_side() -> None:
-    # Nobody is answered before all of them are being answered.
-    barrier = asyncio.Barrier(TASKS)
-    provider = HeldProvider(barrier.wait)
+    begun, all_of_them = 0, asyncio.Event()
+
+    async def until_all_have_begun() -> None:
+        nonlocal begun
+        begun += 1
+        if begun == TASKS:
+            all_of_them.set()
+        await all_of_them.wait()
+
+    provider = HeldProvider(until_all_have_begun)
     async with Twin(session_timeout=5.0) as twin, worker(twin, provider):
         twin.router()
         tasks = best_of(None)

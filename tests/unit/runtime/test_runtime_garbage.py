@@ -41,7 +41,7 @@ def clock() -> Iterator[Clock]:
 def test_a_collection_looks_only_at_what_has_come_since(clock: Clock) -> None:
     kept = [Node() for _ in range(1_000)]
     gc.collect(1)
-    assert gc.get_freeze_count() == 0, "a younger generation is left alone"
+    assert gc.get_freeze_count() == 0, "what is younger is left alone"
     gc.collect()
     assert gc.get_freeze_count() > 1_000
     assert not any(isinstance(each, Node) for each in gc.get_objects())
