@@ -16,9 +16,11 @@ _LATER = b"HTTP/1.1 429 Busy\r\nRetry-After: 0.5\r\nContent-Length: 2\r\n\r\n{}"
 
 
 @asynccontextmanager
-async def intake(reply: Callable[[bytes, int], bytes], hold: asyncio.Barrier | None = None) -> AsyncIterator[int]:
-    """One that replies by tenant and number of its request, when `hold` is full; no reply closes the connection."""
+async def intake(reply: Callable[[bytes, int], bytes], together: int = 1) -> AsyncIterator[int]:
+    """One that replies by tenant and number of its request, to none before so many were there; no reply closes the
+    connection."""
     asked: Counter[bytes] = Counter()
+    all_there = asyncio.Event()
 
     async def opened(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -28,8 +30,9 @@ async def intake(reply: Callable[[bytes, int], bytes], hold: asyncio.Barrier | N
                 assert json.loads(await reader.readexactly(int(fields[b"Content-Length"])))["deadline"] == 30.0
                 tenant = fields[b"Authorization"]
                 asked[tenant] += 1
-                if hold is not None:
-                    await hold.wait()
+                if asked.total() >= together:
+                    all_there.set()
+                await all_there.wait()
                 if not (said := reply(tenant, asked[tenant])):
                     break
                 writer.write(said)
@@ -62,7 +65,7 @@ def by_due(asked: list[AskedRequest]) -> list[AskedRequest]:
 
 async def test_requests_begin_whether_or_not_earlier_ones_have_ended() -> None:
     # Nobody is answered before all have asked.
-    async with asyncio.timeout(30), intake(lambda *_: _ANSWER, asyncio.Barrier(3)) as port:
+    async with asyncio.timeout(30), intake(lambda *_: _ANSWER, together=3) as port:
         asked = by_due(await run(load(port, [(0.0, 0), (0.01, 0), (0.02, 1)])))
 
     assert [(one.tenant, one.status) for one in asked] == [(0, 200), (0, 200), (1, 200)]

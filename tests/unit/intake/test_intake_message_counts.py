@@ -1,4 +1,4 @@
-"""Requests with too many messages or parts are refused at the door, and whatever passes can be read by everyone."""
+"""Requests with too many messages or parts are refused at once, and whatever passes can be read by everyone."""
 
 from __future__ import annotations
 
