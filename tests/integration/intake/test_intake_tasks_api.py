@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from typing import Any
 
 import aiohttp
@@ -146,7 +147,7 @@ async def test_what_is_refused_for_its_privacy_is_on_the_audit_record(bed: Bed) 
         provider="groq",
         healthy=True,
         models=(ModelStatus(name="llama"),),
-        reported_at=1,
+        reported_at=time.time_ns() // 1_000_000,
     )
     publication = Publication(spec=FLEET_STATUS, event=node, event_id="1", key=b"groq", tenant="", time_ms=1)
     await fleet.send(publication)

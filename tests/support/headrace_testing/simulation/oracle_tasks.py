@@ -86,6 +86,7 @@ def verdict(judge: Judge) -> Sequence[str]:
         *_none_lost(judge),
         *_chains(judge),
         *_followers(judge),
+        *_stay_ended(judge),
         *_carried_out(judge),
         *_contents(judge),
         *_cancellations(judge),
@@ -192,6 +193,17 @@ def unsettled(judge: Judge) -> Iterator[str]:
             replies = topics.final_replies.get(entry.task_id, ())
             if not any(seen.record.partition == entry.state.reply_partition for seen, _ in replies):
                 yield f"the caller of task {entry.task_id} was not told of its end"
+
+
+def _stay_ended(judge: Judge) -> Iterator[str]:
+    """The newest entry of a task that has ended says so: compaction keeps no other one of it."""
+    for task_id, decisions in judge.topics.decisions.items():
+        ended = False
+        for seen, entry in decisions:
+            is_end = entry.state is not None and entry.state.phase is TaskPhase.FINISHED
+            if entry.cause == "replaced" and ended and not is_end:
+                yield f"the journal at {seen.record.offset} forgets that task {task_id} has ended (by {seen.client})"
+            ended = ended or is_end
 
 
 def _carried_out(judge: Judge) -> Iterator[str]:

@@ -137,7 +137,7 @@ BUGS = (
     Bug("bytes_not_counted", "a worker receives records however many bytes it holds", _bytes_not_counted, hint=117),
     Bug("commit_past_open", "the position to commit is the last record received", _commit_past_open),
     Bug("done_at_begin", "a record counts as finished when its handler begins", _done_at_begin),
-    Bug("map_off_by_one", "the map of finished records is read one too low", _map_off_by_one, hint=34),
+    Bug("map_off_by_one", "the map of finished records is read one too low", _map_off_by_one, hint=94),
     Bug("map_too_long", "the map names one record too many", _map_too_long),
     Bug("map_dropped", "what the map names as finished is done again after a rebalance", _map_dropped, hint=299),
     Bug("parked_is_done", "a record that waits for a retry counts as finished", _parked_is_done),

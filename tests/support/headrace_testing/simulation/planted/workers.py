@@ -97,7 +97,7 @@ def _begun_whatever_is_left(patches: Patches) -> None:
 
 
 BUGS = (
-    Bug("begun_whatever_is_left", "a call is begun that cannot end in time", _begun_whatever_is_left, hint=360),
+    Bug("begun_whatever_is_left", "a call is begun that cannot end in time", _begun_whatever_is_left, hint=2182),
     Bug("done_before_ack", "an attempt counts as done before its report is acknowledged", _done_before_ack),
     Bug("failures_are_free", "no usage is recorded of failed attempts", _failures_are_free),
     Bug("usage_not_awaited", "an attempt counts as done before its usage is acknowledged", _usage_not_awaited),
