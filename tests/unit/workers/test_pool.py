@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import pytest
 from headrace_contracts.events import Lane
@@ -256,18 +255,8 @@ async def test_an_old_queue_is_served_by_slack_and_who_may_not_make_it_goes_last
     assert await order_of(*LINE) == ["closer", "close", "relaxed", "any", "unsure"]
 
 
-@dataclass
-class _Waiting:
-    tenant: str
-    since: float
-    lane: Lane = Lane.INTERACTIVE
-    provider: str = "ollama"
-    model: str = MODEL
-    due: float | None = None
-    rank: float = 0.0
-
-    def __post_init__(self) -> None:
-        self.rank = waiting_calls.rank_of(self.lane, self.since)
+def call_of(tenant: str, since: float, lane: Lane = Lane.INTERACTIVE) -> waiting_calls.WaitingCall:
+    return waiting_calls.WaitingCall("ollama", MODEL, tenant, since, waiting_calls.rank_of(lane, since), None)
 
 
 @pytest.mark.parametrize(
@@ -282,13 +271,13 @@ async def test_tenants_take_turns(monkeypatch: pytest.MonkeyPatch, old_seconds: 
 
 
 def test_a_tenant_that_seldom_asks_is_next() -> None:
-    waiting = [_Waiting("a", float(number)) for number in range(5)] + [_Waiting("b", 5.0), _Waiting("c", 6.0)]
+    waiting = [call_of("a", float(number)) for number in range(5)] + [call_of("b", 5.0), call_of("c", 6.0)]
     order = waiting_calls.in_order(waiting, {"a": 7, "c": 3}, 6.5, lambda *_: 0.0)
     assert [(one.tenant, one.since) for one in order[:4]] == [("b", 5.0), ("c", 6.0), ("a", 0.0), ("a", 1.0)]
 
 
 def test_batch_work_waits_for_interactive_work_of_all_tenants() -> None:
-    waiting = [_Waiting("a", 0.0, Lane.BATCH), _Waiting("b", 1.0), _Waiting("b", 2.0)]
+    waiting = [call_of("a", 0.0, Lane.BATCH), call_of("b", 1.0), call_of("b", 2.0)]
     turns = {"b": 9}
     assert [one.tenant for one in waiting_calls.in_order(waiting, turns, 3.0, lambda *_: 0.0)] == ["b", "b", "a"]
     assert waiting_calls.in_order(waiting, turns, 10.5, lambda *_: 0.0)[0].tenant == "a"

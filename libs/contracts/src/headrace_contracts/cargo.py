@@ -103,6 +103,11 @@ def keyed_content(messages: Iterable[Message], options: Options | None) -> list[
     return said if options is None else [*said, *(("input", text.data) for text in options.inputs)]
 
 
+def messages_and_parts(messages: Sequence[Message]) -> int:
+    """How many there are of both together; see `MOST_MESSAGES_AND_PARTS`."""
+    return len(messages) + sum(len(message.parts) for message in messages)
+
+
 def has_urls(messages: Iterable[Message]) -> bool:
     """Whether a conversation refers to content elsewhere, which its model's provider would fetch."""
     return any(part.url is not None for message in messages for part in message.parts)

@@ -51,23 +51,20 @@ class CallerLoad:
 
     def request(self, name: str, turn: int = 0) -> bytes:
         """A whole request, with a prompt that has this name in it, and the headers whose turn it is."""
-        body = json.dumps(
-            {
-                "model": self.model,
-                "messages": [{"role": "user", "content": f"{_TEXT}{name}."}],
-                "max_tokens": 64,
-                "stream": self.streamed,
-            }
-        ).encode()
-        own = {
-            **self.headers,
-            **(self.turns[turn % len(self.turns)] if self.turns else {}),
-            "Content-Type": "application/json",
-            "Content-Length": str(len(body)),
-        }
-        head = [f"POST {self.path} HTTP/1.1", f"Host: {self.host}:{self.port}"]
-        head += [f"{field_name}: {value}" for field_name, value in own.items()]
-        return "\r\n".join(head).encode() + b"\r\n\r\n" + body
+        turned = self.turns[turn % len(self.turns)] if self.turns else {}
+        asked = {"model": self.model, "max_tokens": 64, "stream": self.streamed}
+        return chat_request(self.host, self.port, self.path, {**self.headers, **turned}, name, asked)
+
+
+def chat_request(
+    host: str, port: int, path: str, headers: Mapping[str, str], name: str, asked: Mapping[str, Any]
+) -> bytes:
+    """A whole request for a chat completion, with a prompt that has this name in it, and what else it asks for."""
+    body = json.dumps({**asked, "messages": [{"role": "user", "content": f"{_TEXT}{name}."}]}).encode()
+    own = {**headers, "Content-Type": "application/json", "Content-Length": str(len(body))}
+    head = [f"POST {path} HTTP/1.1", f"Host: {host}:{port}"]
+    head += [f"{field_name}: {value}" for field_name, value in own.items()]
+    return "\r\n".join(head).encode() + b"\r\n\r\n" + body
 
 
 @dataclass(slots=True)

@@ -7,23 +7,19 @@ each tenant at a time, so that the tests are no load to speak of. What comes of 
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 from headrace_bench.children import serve
-from headrace_gateway_bench.load import NotAnswered, read_response
+from headrace_gateway_bench.load import NotAnswered, chat_request, read_response
 
 REFUSED: Final = (429, 503)
 """Statuses of requests that were not begun, or whose task was not."""
 NO_RESPONSE: Final = 0
 _LATE_SECONDS: Final = 10.0
 """How long after its deadline a request without a response is given up."""
-_TEXT: Final = (
-    "Read the note below and reply with one short sentence about what it says, no more than twenty words. Note "
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,22 +45,8 @@ class OpenLoad:
 
     def request(self, tenant: int, name: str) -> bytes:
         """A whole request, with a prompt that has this name in it."""
-        body = json.dumps(
-            {
-                "model": self.model,
-                "messages": [{"role": "user", "content": f"{_TEXT}{name}."}],
-                "max_tokens": self.max_tokens,
-                "deadline": self.deadline_seconds,
-            }
-        ).encode()
-        own = {
-            **self.tenants[tenant],
-            "Content-Type": "application/json",
-            "Content-Length": str(len(body)),
-        }
-        head = [f"POST {self.path} HTTP/1.1", f"Host: {self.host}:{self.port}"]
-        head += [f"{field_name}: {value}" for field_name, value in own.items()]
-        return "\r\n".join(head).encode() + b"\r\n\r\n" + body
+        asked = {"model": self.model, "max_tokens": self.max_tokens, "deadline": self.deadline_seconds}
+        return chat_request(self.host, self.port, self.path, self.tenants[tenant], name, asked)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from headrace_models.errors import ProviderError
 from headrace_models.ports import ChatResult, EmbedResult, Provider, ProviderStatus
 from headrace_models.worker.breaker import CLOSED, Breaker, BreakerPolicy, after_call
 from headrace_models.worker.recent_times import RecentTimes
-from headrace_models.worker.waiting_calls import in_order, rank_of
+from headrace_models.worker.waiting_calls import WaitingCall, in_order, rank_of
 
 _SHORTEST_WAIT_SECONDS: Final = 0.001
 
@@ -142,13 +142,7 @@ class Endpoint:
 
 
 @dataclass(slots=True, eq=False)
-class _Waiter:
-    provider: str
-    model: str
-    tenant: str
-    since: float
-    rank: float
-    due: float | None
+class _Waiter(WaitingCall):
     granted: asyncio.Future[Endpoint] = field(repr=False)
 
 

@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import chain, zip_longest
-from typing import Final, Protocol, TypeVar
+from typing import Final, TypeVar
 
 from headrace_contracts.events import Lane
 
@@ -24,7 +25,8 @@ OLD_SECONDS: Final = 5.0
 """Once a call has waited for so long, slack decides instead of age."""
 
 
-class WaitingCall(Protocol):
+@dataclass(slots=True, eq=False)
+class WaitingCall:
     """A call that waits for a slot. Times are seconds of any monotonic clock.
 
     Attributes:

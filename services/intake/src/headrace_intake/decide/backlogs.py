@@ -33,7 +33,7 @@ _IN_VAIN: Final = frozenset({"no_capacity", "no_local_capacity", "overloaded", "
 """Failures of tasks that waited and did not get a turn."""
 
 
-Asked = tuple[str | None, str | None, str | None, str | None]
+AskedFor = tuple[str | None, str | None, str | None, str | None]
 """Role, model, privacy level and lane of a task, as far as it names them."""
 
 
@@ -125,7 +125,7 @@ class Backlog:
             self._since_ms, self._ended, self._served = None, 0, 0
 
 
-def asked_for(model: str | None, role: str | None, privacy: str | None, lane: str | None) -> Asked:
+def asked_for(model: str | None, role: str | None, privacy: str | None, lane: str | None) -> AskedFor:
     """What a task asks for, by which its wait is measured: other tasks may run elsewhere, or before it."""
     return role, model, privacy, lane
 

@@ -9,7 +9,7 @@ from typing import Final
 from headrace_contracts.topics import TASKS_REPLIES
 from headrace_runtime.rate_limit import used_up
 
-from headrace_intake.decide.backlogs import Asked, Backlog
+from headrace_intake.decide.backlogs import AskedFor, Backlog
 from headrace_intake.decide.refusals import Refusal
 
 assert TASKS_REPLIES.retention_ms is not None
@@ -24,7 +24,7 @@ _RETRY_SECONDS: Final = 1
 @dataclass(frozen=True, slots=True)
 class _LiveTask:
     tenant: str
-    asked: Asked
+    asked: AskedFor
     accepted_at: int
 
 
@@ -35,9 +35,9 @@ class LiveTasksHere:
         # In the order of acceptance.
         self._tasks: OrderedDict[bytes, _LiveTask] = OrderedDict()
         self._by_tenant: Counter[str] = Counter()
-        self._backlogs: dict[tuple[str, Asked], Backlog] = {}
+        self._backlogs: dict[tuple[str, AskedFor], Backlog] = {}
 
-    def add(self, key: bytes, tenant: str, asked: Asked, now_ms: int) -> None:
+    def add(self, key: bytes, tenant: str, asked: AskedFor, now_ms: int) -> None:
         """Count a task that is being accepted."""
         self.remove(key)
         backlog = self._backlogs.get((tenant, asked))
@@ -71,13 +71,13 @@ class LiveTasksHere:
         self._expire(now_ms)
         return self._by_tenant[tenant]
 
-    def backlog(self, tenant: str, asked: Asked, now_ms: int) -> tuple[int, float | None]:
+    def backlog(self, tenant: str, asked: AskedFor, now_ms: int) -> tuple[int, float | None]:
         """The tenant's tasks that ask for the same, and how many seconds another one would wait; None if not known."""
         self._expire(now_ms)
         found = self._backlogs.get((tenant, asked))
         return (0, None) if found is None else (found.live, found.wait_seconds(now_ms))
 
-    def refused(self, tenant: str, asked: Asked, now_ms: int) -> None:
+    def refused(self, tenant: str, asked: AskedFor, now_ms: int) -> None:
         """Another one was not taken on because of their backlog."""
         if (backlog := self._backlogs.get((tenant, asked))) is not None:
             backlog.refused(now_ms)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from headrace_contracts.cargo import messages_and_parts
 from headrace_contracts.events import Message
 from headrace_contracts.limits import MOST_MESSAGES, MOST_MESSAGES_AND_PARTS
 
@@ -24,10 +25,10 @@ def expect_few(given: Sequence[Any], field: str = "messages", noun: str = "") ->
 
 def objection_to(messages: Sequence[Message]) -> Refusal | None:
     """Why a conversation, with its earlier turns, cannot be a task; None if it has few enough messages and parts."""
-    parts = sum(len(message.parts) for message in messages)
-    if len(messages) + parts <= MOST_MESSAGES_AND_PARTS:
+    both = messages_and_parts(messages)
+    if both <= MOST_MESSAGES_AND_PARTS:
         return None
-    return _too_many(len(messages), parts, "messages")
+    return _too_many(len(messages), both - len(messages), "messages")
 
 
 def _too_many(messages: int, parts: int, field: str) -> Refusal:

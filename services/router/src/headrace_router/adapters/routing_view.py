@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from headrace_contracts.events import NodeStatus, Preferences
 from headrace_models.prices import PriceBook
 
-from headrace_router.decide.fleet import Fleet, gained
+from headrace_router.decide.fleet import Fleet, expires_at, gained
 from headrace_router.decide.model import DecisionContext, Peers
 from headrace_router.decide.policy import Policy
 from headrace_router.decide.tenant_quota import DEFAULT_QUOTA, TenantQuota
@@ -90,7 +90,7 @@ class RoutingView:
             status = self._nodes.get(key)
             if status is None:
                 continue
-            if _expiry_of(status) > now:
+            if expires_at(status) > now:
                 self._look_after(key, status)
                 continue
             del self._nodes[key]
@@ -103,7 +103,7 @@ class RoutingView:
     def _look_after(self, key: str, status: NodeStatus) -> None:
         if key not in self._looked_after:
             self._looked_after.add(key)
-            heapq.heappush(self._expiring, (_expiry_of(status), key))
+            heapq.heappush(self._expiring, (expires_at(status), key))
 
     def _forget_expired(self, key: str) -> None:
         provider = self._provider_of.pop(key, None)
@@ -112,7 +112,3 @@ class RoutingView:
             del reports[key]
             if not reports:
                 del self._expired[provider]
-
-
-def _expiry_of(status: NodeStatus) -> int:
-    return status.reported_at + status.valid_for_ms

@@ -20,6 +20,7 @@ from headrace_contracts.cargo import (
     embed_objections,
     keyed_content,
     message_objections,
+    messages_and_parts,
     options_objections,
     says_something,
 )
@@ -183,7 +184,7 @@ def _messages(messages: tuple[Message, ...]) -> Iterator[_Objection]:
         yield "messages", "must hold at least one message with a text", ()
     elif len(messages) > MOST_MESSAGES:
         yield "messages", f"must be at most {MOST_MESSAGES}", ()
-    elif len(messages) + sum(len(message.parts) for message in messages) > MOST_MESSAGES_AND_PARTS:
+    elif messages_and_parts(messages) > MOST_MESSAGES_AND_PARTS:
         # With a few more, the journal entry of such a task could be written and not be read at the next takeover.
         yield "messages", f"must be at most {MOST_MESSAGES_AND_PARTS} together with their parts", ()
     else:

@@ -42,7 +42,12 @@ class Fleet:
 
 def usable(node: NodeStatus, now: int) -> bool:
     """Whether a node accepts work according to a report that has not expired."""
-    return node.healthy and now < node.reported_at + node.valid_for_ms
+    return node.healthy and now < expires_at(node)
+
+
+def expires_at(node: NodeStatus) -> int:
+    """Until when a report counts, in milliseconds since the epoch."""
+    return node.reported_at + node.valid_for_ms
 
 
 def gained(before: NodeStatus | None, after: NodeStatus, now: int) -> bool:
