@@ -17,6 +17,9 @@ REPLAY_OF: Final = "headrace_replay_of"
 UNORDERED: Final = "headrace_unordered"
 """Header of a record that keeps no order with the others of its key, whatever its value. Without it, order is kept, so
 that records of writers that do not know it are on the safe side."""
+WEIGHT: Final = "headrace_weight"
+"""Header of an attempt: its tenant's share of what is short, a whole number from 1 to `MOST_WEIGHT`. Without it, 1."""
+MOST_WEIGHT: Final = 1_000
 
 
 def cloud_event(
@@ -63,3 +66,12 @@ def header(headers: Iterable[tuple[str, bytes | None]], name: str) -> str | None
         if key == name:
             found = value
     return None if found is None else found.decode("utf-8", "replace")
+
+
+def weight_of(headers: Iterable[tuple[str, bytes | None]]) -> int:
+    """The weight of a record's tenant; 1 if it has none, or none that can be read."""
+    told = header(headers, WEIGHT)
+    # By the number of digits first: a long one would cost time, and Python refuses it.
+    if told is None or not (told.isascii() and told.isdigit() and len(told) <= len(str(MOST_WEIGHT))):
+        return 1
+    return min(max(int(told), 1), MOST_WEIGHT)
