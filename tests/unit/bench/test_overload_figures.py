@@ -7,13 +7,18 @@ import random
 import xml.etree.ElementTree as ET
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import pytest
+from headrace_bench.children import Child
 from headrace_overload_bench.arguments import parse, parse_soak
-from headrace_overload_bench.arrivals import SHARE, arrivals, step_of, without_the_greedy
+from headrace_overload_bench.arrivals import GREEDY, SHARE, Arrival, arrivals, lengths, step_of, without_the_greedy
 from headrace_overload_bench.figures import StepFigures, goals, group, in_time, step_figures, window
-from headrace_overload_bench.measuring import OverloadResults
+from headrace_overload_bench.ideal import best_milliseconds
+from headrace_overload_bench.measuring import OverloadResults, SystemResults
 from headrace_overload_bench.open_load import AskedRequest
+from headrace_overload_bench.peers import LITELLM, litellm_config
+from headrace_overload_bench.platform import PLATFORM, LoadedNode, Models
 from headrace_overload_bench.plots import line_chart
 from headrace_overload_bench.readings import restarted
 from headrace_overload_bench.slopes import MEBIBYTE, growth, growths, theil_sen, thinned
@@ -36,20 +41,22 @@ def test_the_greedy_one_asks_for_what_the_others_leave() -> None:
 def test_the_others_ask_at_the_same_moments_whatever_the_greedy_one_does() -> None:
     steps = [without_the_greedy(20.0, 10), step_of(1.0, 20.0, 10), step_of(10.0, 20.0, 10)]
 
-    found = [list(arrivals(step.rates, 60.0, 1)) for step in steps]
+    found = [list(arrivals(step.rates, 60.0, 1, 10)) for step in steps]
 
     others = [[one for one in times if one[1] != 0] for times in found]
     assert others[0] == others[1] == others[2] == found[0]
     assert found[2] == sorted(found[2])
-    assert all(0 < at < 60.0 for at, _ in found[2])
-    assert list(arrivals(steps[0].rates, 60.0, 2)) != found[0]
+    assert all(0 < at < 60.0 for at, _, _ in found[2])
+    assert list(arrivals(steps[0].rates, 60.0, 2, 10)) != found[0]
 
 
 def test_as_much_arrives_as_was_asked_for() -> None:
-    arrived = sum(1 for _ in arrivals((100.0, 50.0), 200.0, 7))
+    arrived = list(arrivals((100.0, 50.0), 200.0, 7, 10))
 
     # Five standard deviations of a Poisson process.
-    assert abs(arrived - 30_000) < 5 * math.sqrt(30_000)
+    assert abs(len(arrived) - 30_000) < 5 * math.sqrt(30_000)
+    assert set(lengths(10)) == {one.tokens for one in arrived} == set(range(5, 16))
+    assert sum(one.tokens for one in arrived) / len(arrived) == pytest.approx(10, abs=0.1)
 
 
 def asked(due: float, took: float, status: int = 200, tenant: int = 1, **more: float) -> AskedRequest:
@@ -84,7 +91,7 @@ def test_latency_is_of_all_that_was_not_refused() -> None:
 
 def step(times: float, requests: list[AskedRequest]) -> StepFigures:
     shape = step_of(times, 2.0, 3) if times else without_the_greedy(2.0, 3)
-    return step_figures(shape, requests, 10.0, DEADLINE, {"router": 50 * MEBIBYTE}, 0, 1.5)
+    return step_figures(shape, requests, 10.0, DEADLINE, {"router": 50 * MEBIBYTE}, 0, 1.5, 800.0)
 
 
 def test_tenants_are_told_apart() -> None:
@@ -148,26 +155,66 @@ def test_nothing_answered_meets_no_goal() -> None:
 
 def test_tables_plots_and_document_have_every_step() -> None:
     steps = [step(0, many(5, 1.0)), step(1.0, [*many(20, 1.0), asked(0.0, 0.1, 429, after=3.0, again=200)])]
-    results = OverloadResults(
-        2.0,
+    measured = SystemResults(
+        "as it comes",
         steps,
         {"router": [(0.0, MEBIBYTE), (9.0, 2 * MEBIBYTE)]},
         {one.step.name: (1.0, 5.0) for one in steps},
-        [0.1],
     )
+    results = OverloadResults(2.0, {PLATFORM: measured, LITELLM: SystemResults(missing="no network")}, [0.1])
 
     text = markdown(results)
 
     lines = text.splitlines()
-    assert "| 1 × | 2.1 | 2.0 | 100% | 0.0 | – | – | 95% | 95%–100% | 1,000 | 1,000 | 1.50 |" in lines
+    assert "**headrace**: as it comes." in lines
+    assert "**litellm** was left out: no network" in lines
+    assert "| 1 × | 2.1 | 2.0 | 100% | 0.0 | – | – | 95% | 95%–100% | 1,000 | 1,000 | 800 | 1.50 |" in lines
     assert "| 1 × | 1 | 1 | 1 | 1 | 0 |" in lines
     assert "| router | 50 | 50 |" in lines
-    for name, drawing in plots(results).items():
+    drawings = plots(results)
+    assert set(drawings) == {"goodput", "latency", "memory-headrace"}
+    for name, drawing in drawings.items():
         root = ET.fromstring(drawing)
         assert root.tag.endswith("svg"), name
         assert drawing.count("<polyline") >= 1, name
-    told = document(results)
-    assert [one["step"]["times"] for one in told["steps"]] == [pytest.approx(0.1), 1.0]
+    told = document(results)["systems"]
+    assert [one["step"]["times"] for one in told[PLATFORM]["steps"]] == [pytest.approx(0.1), 1.0]
+    assert told[LITELLM]["missing"] == "no network"
+
+
+def test_modest_tenants_go_first_at_best() -> None:
+    greedy = [Arrival(0.01 * number, GREEDY, 10) for number in range(400)]
+    modest = [Arrival(1.05, 1, 5), Arrival(1.06, 2, 5)]
+    mixed = sorted([*greedy, *modest])
+
+    # One slot, calls of 1 s and of half a second: the greedy one's call from 1 s to 2 s is not broken off.
+    assert rounded(best_milliseconds(mixed, 1, 0.1, 10.0)) == [(2.5, 1450), (3.0, 1940)]
+    alone = [(1.55, 500), (2.05, 990)]
+    assert rounded(best_milliseconds(modest, 1, 0.1, 10.0)) == alone
+    # The greedy one's first call ends at 1 s; all that wait have no time left by then.
+    assert rounded(best_milliseconds(sorted([*greedy[:50], *modest]), 1, 0.1, 0.1)) == alone
+    assert best_milliseconds(greedy, 4, 0.1, 10.0) == []
+
+
+def rounded(ended: list[tuple[float, float]]) -> list[tuple[float, int]]:
+    return [(round(at, 6), round(took)) for at, took in ended]
+
+
+def test_goals_are_those_of_the_platform() -> None:
+    steps = [step(0, many(5, 1.0)), step(1.0, many(20, 1.0)), step(3.0, many(20, 1.0))]
+    results = OverloadResults(2.0, {name: SystemResults(steps=steps) for name in (PLATFORM, LITELLM)}, [0.1])
+
+    assert markdown(results).count("goodput at 3 ×") == 1
+
+
+def test_the_proxy_takes_no_more_than_its_models_answer_in_time() -> None:
+    node = LoadedNode("http://127.0.0.1:1", Models(4, 10), 8.0, cast(Child, None), 1)
+
+    (model,) = litellm_config(node, 2, 10.0)["model_list"]
+
+    # 8 answers a second for 10 s, of which seven tenths, in two processes.
+    assert model["litellm_params"]["max_parallel_requests"] == 28
+    assert model["litellm_params"]["api_base"] == "http://127.0.0.1:1/ollama/bench"
 
 
 def test_a_chart_places_points_on_its_axes() -> None:
@@ -241,6 +288,7 @@ def test_a_process_with_another_id_was_started_again() -> None:
 def test_everything_is_measured_unless_told_otherwise() -> None:
     plan, output, plots_folder = parse([], "")
 
+    assert plan.systems == (PLATFORM, LITELLM)
     assert plan.times == (0.5, 1.0, 1.5, 3.0, 10.0)
     assert (plan.tenants, plan.seconds, plan.deadline_seconds) == (10, 60.0, 10.0)
     assert (output, plots_folder) == (Path("bench-results/overload.json"), Path("docs/plots"))
@@ -249,7 +297,10 @@ def test_everything_is_measured_unless_told_otherwise() -> None:
     assert parse_soak(["--minutes", "6"], "")[0].after_minutes == 2.0
 
 
-@pytest.mark.parametrize("wrong", [["--times", "0.2,1"], ["--times", "3,1"], ["--tenants", "1"], ["--seconds", "0"]])
+@pytest.mark.parametrize(
+    "wrong",
+    [["--systems", "headrace,other"], ["--times", "0.2,1"], ["--times", "3,1"], ["--tenants", "1"], ["--seconds", "0"]],
+)
 def test_options_that_say_nothing_are_refused(wrong: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         parse(wrong, "")

@@ -27,7 +27,8 @@ async def intake(reply: Callable[[bytes, int], bytes], together: int = 1) -> Asy
             while True:
                 head = await reader.readuntil(b"\r\n\r\n")
                 fields = dict(line.split(b": ", 1) for line in head.split(b"\r\n")[1:] if b": " in line)
-                assert json.loads(await reader.readexactly(int(fields[b"Content-Length"])))["deadline"] == 30.0
+                asking = json.loads(await reader.readexactly(int(fields[b"Content-Length"])))
+                assert (asking["deadline"], asking["max_tokens"]) == (30.0, 3)
                 tenant = fields[b"Authorization"]
                 asked[tenant] += 1
                 if asked.total() >= together:
@@ -51,10 +52,10 @@ def load(port: int, arrivals: list[tuple[float, int]]) -> OpenLoad:
         port=port,
         path="/v1/chat/completions",
         model="m",
-        max_tokens=3,
         tenants=[{"Authorization": "first"}, {"Authorization": "second"}],
-        arrivals=arrivals,
+        arrivals=[(at, tenant, 3) for at, tenant in arrivals],
         starts_at=time.monotonic(),
+        deadline_field="deadline",
         deadline_seconds=30.0,
     )
 

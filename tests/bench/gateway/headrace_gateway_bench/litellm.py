@@ -99,7 +99,7 @@ async def prepare_database(litellm: LiteLLM, database_url: str, upstream: str, f
         "the client of its database cannot be generated (it needs npm, and Prisma's query engine, a program that no "
         "package has and that it gets from its maker's server)": ("-m", "prisma", "generate", "--schema", str(schema)),
         "its tables cannot be made": (
-            "-m", "litellm.proxy.proxy_cli", "--config", str(_write_config(folder, upstream, database=True)),
+            "-m", "litellm.proxy.proxy_cli", "--config", str(_write_config(folder, config(upstream, database=True))),
             "--skip_server_startup", "--enforce_prisma_migration_check",
         ),
     }  # fmt: skip
@@ -127,9 +127,12 @@ def last_line(text: str) -> str:
 
 @asynccontextmanager
 async def proxy_running(
-    litellm: LiteLLM, upstream: str, processors: int, folder: Path, *, database_url: str | None = None
+    litellm: LiteLLM, settings: Mapping[str, Any], processors: int, folder: Path, *, database_url: str | None = None
 ) -> AsyncIterator[tuple[int, int]]:
     """The proxy from ready to stopped, with a worker for each processor: its port, and its first process.
+
+    Args:
+        settings: Its configuration.
 
     Raises:
         ProxyEnded: it does not become ready.
@@ -143,7 +146,7 @@ async def proxy_running(
     with log.open("wb") as output:
         process = await asyncio.create_subprocess_exec(
             str(litellm.python), "-m", "litellm.proxy.proxy_cli",
-            "--config", str(_write_config(folder, upstream, database=database_url is not None)),
+            "--config", str(_write_config(folder, settings)),
             "--host", "127.0.0.1", "--port", str(port), "--num_workers", str(processors),
             "--timeout_worker_healthcheck", _HEALTHCHECK_SECONDS,
             stdin=asyncio.subprocess.DEVNULL, stdout=output, stderr=output,
@@ -163,10 +166,10 @@ def _environment(litellm: LiteLLM, variables: Mapping[str, str]) -> dict[str, st
     return {**inherited, **_ENVIRONMENT, **variables, "PATH": path}
 
 
-def _write_config(folder: Path, upstream: str, *, database: bool) -> Path:
+def _write_config(folder: Path, settings: Mapping[str, Any]) -> Path:
     # JSON is YAML.
     path = folder / "config.yaml"
-    path.write_text(json.dumps(config(upstream, database=database), indent=2))
+    path.write_text(json.dumps(settings, indent=2))
     return path
 
 

@@ -12,7 +12,15 @@ from headrace_clients.environments import CannotInstall
 from headrace_testing.own_postgres import own_postgres
 from headrace_testing.up import RunningStack, open_folder, running_up
 
-from headrace_gateway_bench.litellm import MASTER_KEY, CannotRun, LiteLLM, installed, prepare_database, proxy_running
+from headrace_gateway_bench.litellm import (
+    MASTER_KEY,
+    CannotRun,
+    LiteLLM,
+    config,
+    installed,
+    prepare_database,
+    proxy_running,
+)
 from headrace_gateway_bench.processes import Parts
 from headrace_gateway_bench.upstream import MODEL
 
@@ -88,7 +96,7 @@ async def litellm(upstream: str, processors: int) -> AsyncIterator[Gateway]:
     """The proxy without a database. Raises CannotRun, ProxyEnded."""
     peer = _installed()
     with open_folder("bench-litellm") as folder:
-        async with proxy_running(peer, upstream, processors, folder) as (port, pid):
+        async with proxy_running(peer, config(upstream, database=False), processors, folder) as (port, pid):
             settings = f"LiteLLM {peer.version}, {processors} uvicorn workers on uvloop, {_RECOMMENDED}, no database"
             yield _proxy(LITELLM, port, Parts({"proxy": pid}), settings)
 
@@ -100,7 +108,8 @@ async def litellm_spend(upstream: str, processors: int) -> AsyncIterator[Gateway
     with open_folder("bench-litellm") as folder:
         async with own_postgres() as postgres:
             await prepare_database(peer, postgres.url, upstream, folder)
-            running = proxy_running(peer, upstream, processors, folder, database_url=postgres.url)
+            settled = config(upstream, database=True)
+            running = proxy_running(peer, settled, processors, folder, database_url=postgres.url)
             async with running as (port, pid):
                 settings = (
                     f"LiteLLM {peer.version}, {processors} uvicorn workers on uvloop, {_RECOMMENDED}, spend logs on a "

@@ -1,4 +1,5 @@
-"""The whole platform when more is asked of it than its models can do: answers in time, latency, refusals, memory.
+"""The whole platform when more is asked of it than its models can do: answers in time, latency, refusals, memory; and
+LiteLLM's proxy before the same models, in turn with it.
 
 The models are simulated, on one node whose capacity is measured first, without the platform. Ten tenants of equal
 weight ask at random moments, whether or not earlier requests have ended. Nine ask for 5 % of that capacity each, always

@@ -5,18 +5,26 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
 from headrace_gateway_bench.option_types import seconds, whole
 
 from headrace_overload_bench.arrivals import SHARE
 from headrace_overload_bench.measuring import OverloadPlan
-from headrace_overload_bench.platform import Models
+from headrace_overload_bench.peers import LITELLM
+from headrace_overload_bench.platform import PLATFORM, Models
 from headrace_overload_bench.soaking import SoakPlan
+
+SYSTEMS: Final = (PLATFORM, LITELLM)
 
 
 def parse(arguments: Sequence[str] | None, description: str) -> tuple[OverloadPlan, Path, Path]:
     """What to measure, where the JSON goes, and where the plots. Prints what is wrong and exits where something is."""
     parser = _parser("make bench-overload", description)
+    parser.add_argument(
+        "--systems", type=_systems, default=SYSTEMS, metavar="NAME,NAME",
+        help=f"what to measure (default {','.join(SYSTEMS)})",
+    )  # fmt: skip
     parser.add_argument(
         "--times", type=_times, default=(0.5, 1.0, 1.5, 3.0, 10.0), metavar="N,N",
         help="how many times what the models can do, of each step (default 0.5,1,1.5,3,10)",
@@ -29,6 +37,7 @@ def parse(arguments: Sequence[str] | None, description: str) -> tuple[OverloadPl
     if min(options.times) < (options.tenants - 1) * SHARE - 0.001:
         parser.error("argument --times: the tenants that are not greedy ask for more than that")
     plan = OverloadPlan(
+        systems=options.systems,
         times=options.times,
         tenants=options.tenants,
         models=Models(options.slots, options.tokens),
@@ -75,7 +84,7 @@ def _parser(name: str, description: str) -> argparse.ArgumentParser:
     )
     parser.add_argument("--tenants", type=_several, default=10, help="tenants of equal weight (default 10)")
     parser.add_argument("--slots", type=whole, default=4, help="calls at a time of the simulated node (default 4)")
-    parser.add_argument("--tokens", type=whole, default=10, help="of each answer, at 25 a second (default 10)")
+    parser.add_argument("--tokens", type=whole, default=10, help="of an answer on average, at 25 a second (default 10)")
     parser.add_argument("--deadline", type=seconds, default=10.0, help="seconds that a request has (default 10)")
     parser.add_argument(
         "--first-warm-up", type=seconds, default=40.0, help="seconds of load before the first step (default 40)"
@@ -92,6 +101,13 @@ def _times(text: str) -> tuple[float, ...]:
     if list(times) != sorted(set(times)) or times[0] <= 0:
         raise argparse.ArgumentTypeError("must be numbers above 0, smallest first")
     return times
+
+
+def _systems(text: str) -> tuple[str, ...]:
+    names = tuple(text.split(","))
+    if len(set(names)) < len(names) or not set(names) <= set(SYSTEMS):
+        raise argparse.ArgumentTypeError(f"must be some of {','.join(SYSTEMS)}")
+    return names
 
 
 def _several(text: str) -> int:

@@ -1,7 +1,7 @@
-"""When which tenant asks: a Poisson process for each, so that requests of agents who know nothing of each other meet.
+"""When which tenant asks for how much: a Poisson process for each, since agents know nothing of each other.
 
-The times of a tenant depend on its rate and its number only: in every step of a benchmark, those that ask at the same
-rate ask at the same moments, whatever the greedy one does meanwhile. Pure.
+The times and lengths of a tenant depend on its rate and its number only: in every step of a benchmark, those that ask
+at the same rate ask at the same moments, whatever the greedy one does meanwhile. Pure.
 """
 
 from __future__ import annotations
@@ -10,7 +10,10 @@ import heapq
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
+
+GREEDY: Final = 0
+"""Number of the greedy tenant."""
 
 SHARE: Final = 0.05
 """Of what the models can do, what each of the modest tenants asks for."""
@@ -51,13 +54,31 @@ def without_the_greedy(capacity: float, tenants: int) -> OverloadStep:
     return OverloadStep("without the greedy one", modest, (0.0, *[capacity * SHARE] * (tenants - 1)))
 
 
-def arrivals(rates: Sequence[float], seconds: float, seed: int) -> Iterator[tuple[float, int]]:
-    """Times in seconds from the start, ascending, each with the number of the tenant."""
-    return heapq.merge(*(_of_tenant(rate, number, seconds, seed) for number, rate in enumerate(rates)))
+class Arrival(NamedTuple):
+    """A request: seconds after the load's start, whose it is, and how many tokens its answer has."""
+
+    at: float
+    tenant: int
+    tokens: int
 
 
-def _of_tenant(rate: float, number: int, seconds: float, seed: int) -> Iterator[tuple[float, int]]:
-    random_times = random.Random(f"{seed}-{number}")
+def lengths(tokens: int) -> range:
+    """The lengths that answers have, each as often as the others: half as long as the mean, to half as much longer."""
+    return range(tokens - tokens // 2, tokens + tokens // 2 + 1)
+
+
+def arrivals(rates: Sequence[float], seconds: float, seed: int, tokens: int) -> Iterator[Arrival]:
+    """All requests, the first one first.
+
+    Args:
+        rates: Requests a second of each tenant.
+        tokens: Mean length of the answers.
+    """
+    return heapq.merge(*(_of_tenant(rate, number, seconds, seed, tokens) for number, rate in enumerate(rates)))
+
+
+def _of_tenant(rate: float, number: int, seconds: float, seed: int, tokens: int) -> Iterator[Arrival]:
+    drawn = random.Random(f"{seed}-{number}")
     at = 0.0
-    while rate > 0 and (at := at + random_times.expovariate(rate)) < seconds:
-        yield at, number
+    while rate > 0 and (at := at + drawn.expovariate(rate)) < seconds:
+        yield Arrival(at, number, drawn.choice(lengths(tokens)))

@@ -9,11 +9,8 @@ from typing import Final
 
 from headrace_bench.ratios import percentile
 
-from headrace_overload_bench.arrivals import OverloadStep
+from headrace_overload_bench.arrivals import GREEDY, OverloadStep
 from headrace_overload_bench.open_load import REFUSED, AskedRequest
-
-GREEDY: Final = 0
-"""Number of the greedy tenant."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +45,7 @@ class StepFigures:
         memory: The most bytes of each part.
         restarts: Processes of the platform that were started again.
         cores: Processors that the platform kept busy.
+        best: The modest tenants' p99 in milliseconds if they went first at every free slot (`ideal`); None without any.
     """
 
     step: OverloadStep
@@ -64,6 +62,7 @@ class StepFigures:
     memory: Mapping[str, int]
     restarts: int
     cores: float
+    best: float | None
 
 
 def window(asked: Iterable[AskedRequest], opens: float, closes: float) -> list[AskedRequest]:
@@ -100,6 +99,7 @@ def step_figures(
     memory: Mapping[str, int],
     restarts: int,
     cores: float,
+    best: float | None,
 ) -> StepFigures:
     """A step's figures.
 
@@ -126,6 +126,7 @@ def step_figures(
         memory=memory,
         restarts=restarts,
         cores=cores,
+        best=best,
     )
 
 

@@ -28,8 +28,10 @@ class OpenLoad:
 
     Attributes:
         tenants: Headers of each tenant's requests.
-        arrivals: Seconds after `starts_at`, each with the number of a tenant, in ascending order.
+        arrivals: Seconds after `starts_at`, in ascending order, each with the number of a tenant and the tokens of its
+            answer.
         starts_at: By `time.monotonic()`, which is the same in all processes of a machine.
+        deadline_field: The field of a request that says it to the system.
         deadline_seconds: Of every request.
     """
 
@@ -37,15 +39,15 @@ class OpenLoad:
     port: int
     path: str
     model: str
-    max_tokens: int
     tenants: Sequence[Mapping[str, str]]
-    arrivals: Sequence[tuple[float, int]]
+    arrivals: Sequence[tuple[float, int, int]]
     starts_at: float
+    deadline_field: str
     deadline_seconds: float
 
-    def request(self, tenant: int, name: str) -> bytes:
+    def request(self, tenant: int, tokens: int, name: str) -> bytes:
         """A whole request, with a prompt that has this name in it."""
-        asked = {"model": self.model, "max_tokens": self.max_tokens, "deadline": self.deadline_seconds}
+        asked = {"model": self.model, "max_tokens": tokens, self.deadline_field: self.deadline_seconds}
         return chat_request(self.host, self.port, self.path, self.tenants[tenant], name, asked)
 
 
@@ -83,32 +85,32 @@ class OpenCallers:
         """All of it, until the last request has ended."""
         load = self._load
         async with asyncio.TaskGroup() as group:
-            for number, (due, tenant) in enumerate(load.arrivals):
+            for number, (due, tenant, tokens) in enumerate(load.arrivals):
                 await asyncio.sleep(load.starts_at + due - time.monotonic())
-                group.create_task(self._ask(due, tenant, f"{self._run}-{number}"))
+                group.create_task(self._ask(due, tenant, tokens, f"{self._run}-{number}"))
         for _, writer in self._idle:
             writer.close()
 
-    async def _ask(self, due: float, tenant: int, name: str) -> None:
-        status, retry_after = await self._exchange(tenant, name)
+    async def _ask(self, due: float, tenant: int, tokens: int, name: str) -> None:
+        status, retry_after = await self._exchange(tenant, tokens, name)
         ended = time.monotonic() - self._load.starts_at
         again: int | None = None
         if retry_after is not None and tenant not in self._trying:
             self._trying.add(tenant)
             try:
                 await asyncio.sleep(retry_after)
-                again, _ = await self._exchange(tenant, f"{name}-again")
+                again, _ = await self._exchange(tenant, tokens, f"{name}-again")
             finally:
                 self._trying.discard(tenant)
         self.ended.append(AskedRequest(tenant, round(due, 4), round(ended, 4), status, retry_after, again))
 
-    async def _exchange(self, tenant: int, name: str) -> tuple[int, float | None]:
+    async def _exchange(self, tenant: int, tokens: int, name: str) -> tuple[int, float | None]:
         """Status, and after how many seconds to come back, where it is a refusal that says so."""
         streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
         try:
             async with asyncio.timeout(self._load.deadline_seconds + _LATE_SECONDS):
-                streams = self._idle.pop() if self._idle else await self._connected()
-                streams[1].write(self._load.request(tenant, name))
+                streams = self._kept() or await self._connected()
+                streams[1].write(self._load.request(tenant, tokens, name))
                 response = await read_response(streams[0])
         except (NotAnswered, OSError, EOFError, TimeoutError):
             if streams is not None:
@@ -119,6 +121,15 @@ class OpenCallers:
             return NO_RESPONSE, None
         told = response.fields.get(b"retry-after") if response.status in REFUSED else None
         return response.status, None if told is None else float(told)
+
+    def _kept(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter] | None:
+        """A connection that the server has not closed meanwhile, as it may."""
+        while self._idle:
+            reader, writer = self._idle.pop()
+            if not reader.at_eof():
+                return reader, writer
+            writer.close()
+        return None
 
     async def _connected(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         return await asyncio.open_connection(self._load.host, self._load.port)

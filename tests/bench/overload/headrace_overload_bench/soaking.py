@@ -13,7 +13,7 @@ from headrace_gateway_bench.measuring import say
 
 from headrace_overload_bench.figures import in_time
 from headrace_overload_bench.measuring import play, warmed
-from headrace_overload_bench.platform import Models, loaded_platform
+from headrace_overload_bench.platform import Models, loaded_node, loaded_platform
 from headrace_overload_bench.readings import MemoryReadings
 from headrace_overload_bench.slopes import Growth, growths
 
@@ -59,16 +59,16 @@ class SoakResults:
 
 async def soak(plan: SoakPlan, folder: Path) -> SoakResults:
     """All of it. Raises ContestantFailed, AssertionError."""
-    async with loaded_platform(plan.models, plan.tenants, folder) as platform:
-        await warmed(platform, plan.first_seconds, plan.deadline_seconds)
-        rates = [platform.capacity * plan.times / plan.tenants] * plan.tenants
+    async with loaded_node(plan.models, folder) as node, loaded_platform(node, plan.tenants) as platform:
+        await warmed(node, platform, plan.first_seconds, plan.deadline_seconds)
+        rates = [node.capacity * plan.times / plan.tenants] * plan.tenants
         memory = MemoryReadings(platform.parts, plan.reading_seconds)
         asked, missed, piece = 0, Counter[int](), 0
         async with memory.going_on():
             while (left := plan.minutes * 60 - memory.now) > 0:
                 piece += 1
                 seconds = min(left, _PIECE_SECONDS)
-                found = await play(platform, rates, seconds, plan.deadline_seconds, piece, time.monotonic())
+                found = await play(node, platform, rates, seconds, plan.deadline_seconds, piece, time.monotonic())
                 asked += len(found)
                 missed.update(one.status for one in found if not in_time(one, plan.deadline_seconds))
                 total = sum(memory.most(memory.now - 4 * plan.reading_seconds).values())

@@ -7,7 +7,8 @@ from dataclasses import asdict
 from typing import Any, Final
 
 from headrace_overload_bench.figures import StepFigures, goals
-from headrace_overload_bench.measuring import OverloadResults
+from headrace_overload_bench.measuring import OverloadResults, SystemResults
+from headrace_overload_bench.platform import PLATFORM
 from headrace_overload_bench.plots import line_chart
 from headrace_overload_bench.slopes import MEBIBYTE, Growth
 
@@ -15,60 +16,66 @@ _NONE: Final = "–"
 
 
 def markdown(results: OverloadResults) -> str:
-    """Tables of the steps, of refusals, of memory; and what became of the goals."""
-    return "\n\n".join((_speed(results), _refusals(results.steps), _memory(results.steps), _goals(results.steps)))
+    """Tables of the steps, of refusals, of memory for each system; and what became of the goals."""
+    parts = [f"The models alone give {results.capacity:.2f} answers/s."]
+    for name, found in results.systems.items():
+        if found.missing is not None:
+            parts.append(f"**{name}** was left out: {found.missing}")
+            continue
+        parts.append(f"**{name}**: {found.settings}.")
+        parts += [_speed(found.steps, results.capacity), _refusals(found.steps), _memory(found.steps)]
+        if name == PLATFORM:
+            parts.append(_goals(found.steps))
+    return "\n\n".join(parts)
 
 
 def document(results: OverloadResults) -> dict[str, Any]:
     """Everything but single requests."""
     return {
         "capacity": results.capacity,
-        "steps": [asdict(step) for step in results.steps],
-        "goals": [{**asdict(goal), "met": goal.met} for goal in goals(results.steps)],
-        "memory": {part: [[round(at, 1), size] for at, size in line] for part, line in results.memory.items()},
+        "systems": {
+            name: {
+                "settings": found.settings,
+                "missing": found.missing,
+                "steps": [asdict(step) for step in found.steps],
+                "goals": [{**asdict(goal), "met": goal.met} for goal in goals(found.steps)],
+                "memory": {part: [[round(at, 1), size] for at, size in line] for part, line in found.memory.items()},
+            }
+            for name, found in results.systems.items()
+        },
     }
 
 
 def plots(results: OverloadResults) -> dict[str, str]:
     """SVG by name. Steps stand at equal distances, since one of them is far from the others."""
-    steps = results.steps
-    marks = {float(number): step.step.name for number, step in enumerate(steps)}
+    measured = {name: found for name, found in results.systems.items() if found.steps}
+    first = next(iter(measured.values()), SystemResults())
+    marks = {float(number): step.step.name for number, step in enumerate(first.steps)}
     marks[0.0] = "no greedy one"
 
     def line(figures: Iterable[float | None]) -> list[tuple[float, float]]:
         return [(float(number), figure) for number, figure in enumerate(figures) if figure is not None]
 
+    goodput: dict[str, list[tuple[float, float]]] = {}
+    latency: dict[str, list[tuple[float, float]]] = {}
+    for name, found in measured.items():
+        goodput[f"{name}: all"] = line(step.everyone.goodput for step in found.steps)
+        goodput[f"{name}: greedy one"] = line(step.greedy.goodput for step in found.steps)
+        goodput[f"{name}: others"] = line(step.modest.goodput for step in found.steps)
+        latency[f"{name}: others, p50"] = line(step.modest.p50 for step in found.steps)
+        latency[f"{name}: others, p99"] = line(step.modest.p99 for step in found.steps)
+        latency[f"{name}: greedy one, p50"] = line(step.greedy.p50 for step in found.steps)
+    goodput["the others ask"] = line(step.modest.asked for step in first.steps)
+    goodput["the models can"] = line(results.capacity for _ in first.steps)
     across = "asked for, as a multiple of what the models can do"
-    return {
-        "goodput": line_chart(
-            "Answers in time",
-            across,
-            "answers a second",
-            {
-                "all": line(step.everyone.goodput for step in steps),
-                "the greedy one": line(step.greedy.goodput for step in steps),
-                "the others": line(step.modest.goodput for step in steps),
-                "the others ask": line(step.modest.asked for step in steps),
-                "the models can": line(results.capacity for _ in steps),
-            },
-            marks=marks,
-        ),
-        "latency": line_chart(
-            "Time to the response, of what was not refused",
-            across,
-            "ms",
-            {
-                "the others, p50": line(step.modest.p50 for step in steps),
-                "the others, p99": line(step.modest.p99 for step in steps),
-                "the greedy one, p50": line(step.greedy.p50 for step in steps),
-                "the greedy one, p99": line(step.greedy.p99 for step in steps),
-            },
-            marks=marks,
-        ),
-        "memory": memory_plot(
-            results.memory, {(begin + end) / 2: name for name, (begin, end) in results.spans.items()}
-        ),
+    drawn = {
+        "goodput": line_chart("Answers in time", across, "answers a second", goodput, marks=marks),
+        "latency": line_chart("Time to the response, of what was not refused", across, "ms", latency, marks=marks),
     }
+    for name, found in measured.items():
+        middles = {(begin + end) / 2: step for step, (begin, end) in found.spans.items()}
+        drawn[f"memory-{name}"] = memory_plot(found.memory, middles)
+    return drawn
 
 
 def memory_plot(memory: Mapping[str, Sequence[tuple[float, float]]], steps: Mapping[float, str] | None = None) -> str:
@@ -92,22 +99,18 @@ def growth_table(found: Mapping[str, Growth]) -> str:
     return "\n".join(lines)
 
 
-def _speed(results: OverloadResults) -> str:
-    lines = [
-        f"The models alone give {results.capacity:.2f} answers/s.",
-        "",
-        *_head(
-            "asked for", "requests/s", "in time/s", "of the models'", "greedy: in time/s", "p50 ms", "p99 ms",
-            "others: in time", "least–most", "p50 ms", "p99 ms", "processors busy",
-        ),
-    ]  # fmt: skip
-    for one in results.steps:
+def _speed(steps: Sequence[StepFigures], capacity: float) -> str:
+    lines = _head(
+        "asked for", "requests/s", "in time/s", "of the models'", "greedy: in time/s", "p50 ms", "p99 ms",
+        "others: in time", "least–most", "p50 ms", "p99 ms", "at best", "processors busy",
+    )  # fmt: skip
+    for one in steps:
         cells = [
             one.step.name, f"{one.everyone.asked:.1f}", f"{one.everyone.goodput:.1f}",
-            f"{one.everyone.goodput / results.capacity:.0%}",
+            f"{one.everyone.goodput / capacity:.0%}",
             f"{one.greedy.goodput:.1f}", _ms(one.greedy.p50), _ms(one.greedy.p99),
-            f"{one.modest.share:.0%}", f"{one.least:.0%}–{one.most:.0%}", _ms(one.modest.p50), _ms(one.modest.p99),
-            f"{one.cores:.2f}",
+            f"{one.modest.share:.0%}", f"{one.least:.0%}–{one.most:.0%}",
+            _ms(one.modest.p50), _ms(one.modest.p99), _ms(one.best), f"{one.cores:.2f}",
         ]  # fmt: skip
         lines.append(_line(cells))
     return "\n".join(lines)
