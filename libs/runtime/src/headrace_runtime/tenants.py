@@ -27,11 +27,11 @@ class TenantsInvalid(Exception):
     """The file of tenants is invalid: each line of the message names a key and what is wrong with it."""
 
 
-class _Part(BaseModel):
+class _OfTenants(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class TenantLimits(_Part):
+class TenantLimits(_OfTenants):
     """What one tenant may use; None leaves it to the setting of the service.
 
     Attributes:
@@ -48,7 +48,7 @@ class TenantLimits(_Part):
     live_bytes: int | None = Field(default=None, ge=1_048_576)
 
 
-class Tenants(_Part):
+class Tenants(_OfTenants):
     """The limits of all tenants.
 
     Attributes:
