@@ -268,6 +268,16 @@ def test_a_part_grows_above_a_bound_that_follows_from_its_size(start: float, hou
     assert found.grows is grows
 
 
+def test_a_part_may_fill_what_its_settings_allow() -> None:
+    rising = readings(100, 60)
+
+    assert growth(rising, 140 * MEBIBYTE).grows is False
+    assert growth(rising, 120 * MEBIBYTE).grows is True
+    table = growth_table(growths({"kafka": rising, "router": rising}, 0, {"kafka": 140 * MEBIBYTE}))
+    assert "| 140 | fills what it is allowed |" in table
+    assert "| – | **grows** |" in table
+
+
 def test_the_first_minutes_are_no_growth() -> None:
     settling = [(at, size * (at / 300 if at < 300 else 1)) for at, size in readings(100, 0)]
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from typing import Final
 
 import psutil
+from headrace_devstack.parts.sizes import Sizes
 from headrace_gateway_bench.processes import Parts
 
 
@@ -69,6 +72,23 @@ class MemoryReadings:
         at = self.now
         for part, found in memory.items():
             self.readings[part].append((at, found.pss))
+
+
+_HEAP: Final = re.compile(r"-Xmx([0-9]+)m")
+_BESIDE_THE_HEAP: Final = 176 << 20
+"""Classes, compiled code, stacks, and the indexes of logs that Kafka maps into its memory."""
+_BESIDE_THE_BUFFERS: Final = 32 << 20
+
+
+def ceilings(parts: Parts) -> dict[str, float]:
+    """Bytes of parts whose own settings bound them, which they fill in their time: Java's heap, Postgres's buffers."""
+    found: dict[str, float] = {}
+    for part, pid in parts.roots.items():
+        if (heap := _HEAP.search(" ".join(psutil.Process(pid).cmdline()))) is not None:
+            found[part] = (int(heap[1]) << 20) + _BESIDE_THE_HEAP
+        elif part == "postgres":
+            found[part] = (int(Sizes().shared_buffers.removesuffix("MB")) << 20) + _BESIDE_THE_BUFFERS
+    return found
 
 
 def restarted(before: Mapping[str, int], now: Mapping[str, int]) -> int:

@@ -23,17 +23,19 @@ class Growth:
         first, last: Bytes, medians of the first and of the last tenth of the readings that count.
         hourly: Bytes an hour by which the line rises.
         bound: Bytes an hour that still count as none.
+        ceiling: Bytes that its own settings allow it; None if it has none. Below it, it may fill them.
     """
 
     first: float
     last: float
     hourly: float
     bound: float
+    ceiling: float | None = None
 
     @property
     def grows(self) -> bool:
-        """Whether it is above the bound."""
-        return self.hourly > self.bound
+        """Whether it is above the bound, and not below its ceiling."""
+        return self.hourly > self.bound and (self.ceiling is None or self.last > self.ceiling)
 
 
 def theil_sen(points: Sequence[tuple[float, float]]) -> float:
@@ -62,7 +64,7 @@ def thinned(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
     ]
 
 
-def growth(readings: Sequence[tuple[float, float]]) -> Growth:
+def growth(readings: Sequence[tuple[float, float]], ceiling: float | None = None) -> Growth:
     """Of readings in bytes at times in seconds, those of the first minutes left out already.
 
     Raises ValueError unless two of them are of different times.
@@ -70,14 +72,16 @@ def growth(readings: Sequence[tuple[float, float]]) -> Growth:
     hourly = 3600 * theil_sen(thinned(readings))
     tenth = max(len(readings) // 10, 1)
     first, last = (statistics.median(size for _, size in part) for part in (readings[:tenth], readings[-tenth:]))
-    return Growth(first, last, hourly, max(LEAST_GROWTH, GROWTH_SHARE * first))
+    return Growth(first, last, hourly, max(LEAST_GROWTH, GROWTH_SHARE * first), ceiling)
 
 
-def growths(readings: Mapping[str, Sequence[tuple[float, float]]], after: float) -> dict[str, Growth]:
+def growths(
+    readings: Mapping[str, Sequence[tuple[float, float]]], after: float, ceilings: Mapping[str, float] | None = None
+) -> dict[str, Growth]:
     """By part, from readings after so many seconds; parts with fewer than two of them are left out."""
     found: dict[str, Growth] = {}
     for part, points in readings.items():
         counted = [point for point in points if point[0] >= after]
         if len(counted) > 1:
-            found[part] = growth(counted)
+            found[part] = growth(counted, (ceilings or {}).get(part))
     return found

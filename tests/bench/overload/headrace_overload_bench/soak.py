@@ -3,7 +3,8 @@
 All tenants ask at the same rate, at random moments. Memory of each process is read every few seconds. The verdict is
 about the readings after the first minutes: a line is laid through them by the method of Theil and Sen (the median of
 the slopes between any two), which single readings cannot turn. A process grows when it rises by more than 16 MiB an
-hour, and by more than 5 % of its own memory an hour.
+hour, and by more than 5 % of its own memory an hour; one whose settings bound it (Java's heap, Postgres's buffers) may
+fill what they allow.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from headrace_gateway_bench.measuring import say
 from headrace_overload_bench.figures import in_time
 from headrace_overload_bench.measuring import play, warmed
 from headrace_overload_bench.platform import Models, loaded_node, loaded_platform
-from headrace_overload_bench.readings import MemoryReadings
+from headrace_overload_bench.readings import MemoryReadings, ceilings
 from headrace_overload_bench.slopes import Growth, growths
 
 _PIECE_SECONDS: Final = 60.0
@@ -74,4 +74,5 @@ async def soak(plan: SoakPlan, folder: Path) -> SoakResults:
                 total = sum(memory.most(memory.now - 4 * plan.reading_seconds).values())
                 say(f"{memory.now / 60:6.1f} min: {asked:,} asked, missed {dict(missed)}, {total / 2**20:,.0f} MiB")
         readings = dict(memory.readings)
-        return SoakResults(asked, dict(missed), memory.restarts, readings, growths(readings, plan.after_minutes * 60))
+        grown = growths(readings, plan.after_minutes * 60, ceilings(platform.parts()))
+        return SoakResults(asked, dict(missed), memory.restarts, readings, grown)

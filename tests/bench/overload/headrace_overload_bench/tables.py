@@ -92,10 +92,13 @@ def memory_plot(memory: Mapping[str, Sequence[tuple[float, float]]], steps: Mapp
 
 def growth_table(found: Mapping[str, Growth]) -> str:
     """What became of the memory of each part, largest first."""
-    lines = _head("part", "MiB at first", "MiB at last", "MiB an hour", "bound", "verdict")
+    lines = _head("part", "MiB at first", "MiB at last", "MiB an hour", "bound", "its settings allow", "verdict")
     for part, one in sorted(found.items(), key=lambda item: -item[1].last):
         sizes = (f"{size / MEBIBYTE:,.1f}" for size in (one.first, one.last, one.hourly, one.bound))
-        lines.append(_line([part, *sizes, "**grows**" if one.grows else "no growth"]))
+        allowed = _NONE if one.ceiling is None else f"{one.ceiling / MEBIBYTE:,.0f}"
+        below = one.hourly > one.bound and not one.grows
+        verdict = "**grows**" if one.grows else "fills what it is allowed" if below else "no growth"
+        lines.append(_line([part, *sizes, allowed, verdict]))
     return "\n".join(lines)
 
 
