@@ -6,13 +6,17 @@ from collections import Counter
 from collections.abc import Hashable
 from dataclasses import dataclass
 
-from headrace_streams.scheduling import LaneShare, Scheduler
+from headrace_streams.lanes import LaneShare
+from headrace_streams.scheduling import Scheduler
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 LANES = (0, 1)
-TENANTS = st.sampled_from("abc")
+WEIGHTS = {"a": 1, "b": 1, "c": 3}
+TENANTS = st.sampled_from(sorted(WEIGHTS))
+KINDS = st.sampled_from([None, "x", "y"])
+ROOMS = st.fixed_dictionaries({None: st.just(0), "x": st.integers(0, 3), "y": st.integers(0, 1)})
 KEYS = st.sampled_from(["k", "l", "m", None, None])
 
 
@@ -22,6 +26,8 @@ class Piece:
     lane: int
     tenant: str
     key: Hashable | None
+    weight: int
+    kind: Hashable | None
     parked_until: float | None = None
 
 
@@ -32,9 +38,12 @@ class SchedulerMachine(RuleBasedStateMachine):
         weights=st.tuples(st.integers(1, 5), st.integers(1, 5)),
         limit=st.sampled_from([None, 1, 2, 3]),
         room=st.integers(1, 5),
+        rooms=ROOMS,
     )
-    def begin(self, weights: tuple[int, int], limit: int | None, room: int) -> None:
-        self.work: Scheduler[Piece] = Scheduler((LaneShare(weights[0]), LaneShare(weights[1], limit)), room)
+    def begin(self, weights: tuple[int, int], limit: int | None, room: int, rooms: dict[Hashable | None, int]) -> None:
+        lanes = LaneShare(weights[0]), LaneShare(weights[1], limit)
+        self.rooms = rooms
+        self.work: Scheduler[Piece] = Scheduler(lanes, room, lambda kind: self.rooms[kind])
         self.weights, self.limits, self.room = weights, (None, limit), room
         self.waiting: list[Piece] = []
         self.running: list[Piece] = []
@@ -43,9 +52,13 @@ class SchedulerMachine(RuleBasedStateMachine):
         # Starts of each lane since both could have started something at every start.
         self.shared = Counter[int]()
 
-    @rule(lane=st.sampled_from(LANES), tenant=TENANTS, key=KEYS)
-    def add(self, lane: int, tenant: str, key: str | None) -> None:
-        piece = Piece(self.added, lane, tenant, key)
+    @rule(rooms=ROOMS)
+    def change(self, rooms: dict[Hashable | None, int]) -> None:
+        self.rooms = rooms
+
+    @rule(lane=st.sampled_from(LANES), tenant=TENANTS, key=KEYS, kind=KINDS)
+    def add(self, lane: int, tenant: str, key: str | None, kind: str | None) -> None:
+        piece = Piece(self.added, lane, tenant, key, WEIGHTS[tenant], kind)
         self.added += 1
         self.waiting.append(piece)
         self.work.add(piece)
@@ -66,16 +79,21 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.holds_to_shares(started, {piece.lane for piece in possible})
         in_lane = Counter(piece.tenant for piece in self.running if piece.lane == started.lane)
         others = {piece.tenant for piece in possible if piece.lane == started.lane}
-        assert in_lane[started.tenant] == min(in_lane[tenant] for tenant in others), "another tenant had fewer running"
+        claims = {tenant: in_lane[tenant] / WEIGHTS[tenant] for tenant in others}
+        assert claims[started.tenant] == min(claims.values()), "another tenant had fewer running for its weight"
         self.waiting.remove(started)
         self.running.append(started)
 
     def may_start(self, piece: Piece) -> bool:
         limit = self.limits[piece.lane]
+        of_lane = sum(one.lane == piece.lane for one in self.running)
+        of_kind = sum(one.kind == piece.kind for one in self.running)
         return (
-            len(self.running) < self.room
-            and piece.parked_until is None
-            and (limit is None or sum(one.lane == piece.lane for one in self.running) < limit)
+            piece.parked_until is None
+            and (
+                of_kind < self.rooms[piece.kind]
+                or (len(self.running) < self.room and (limit is None or of_lane < limit))
+            )
             and not any(self.goes_before(one, piece) for one in (*self.running, *self.waiting))
         )
 
@@ -135,7 +153,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         while self.added > self.ended:
             self.wake(10)
             before = self.ended
-            while len(self.running) < self.room and self.work.may_start:
+            while self.work.may_start:
                 self.start_one()
             while self.running:
                 self.finish(0)

@@ -9,10 +9,11 @@ from collections.abc import Awaitable, Callable
 import pytest
 from headrace_streams.buffering import HeldBytes
 from headrace_streams.executing import Executor
+from headrace_streams.lanes import LaneShare
 from headrace_streams.offsets import OffsetTracker
 from headrace_streams.parallel import Ending
 from headrace_streams.records import Record, TopicPartition
-from headrace_streams.scheduling import LaneShare, Scheduler
+from headrace_streams.scheduling import Scheduler
 from headrace_streams.work import AssignedPartition, Work
 from headrace_testing.engine import Counting, Letters, eventually, options
 

@@ -7,7 +7,8 @@ from collections.abc import Hashable
 from dataclasses import dataclass
 
 import pytest
-from headrace_streams.scheduling import LaneShare, Scheduler
+from headrace_streams.lanes import LaneShare
+from headrace_streams.scheduling import Scheduler
 
 INTERACTIVE, BATCH = 0, 1
 
@@ -18,14 +19,27 @@ class Entry:
     lane: int
     tenant: str
     key: Hashable | None = None
+    weight: int = 1
+    kind: Hashable | None = None
 
 
-def entry(item: str, lane: int = 0, tenant: str = "t", key: str | None = None) -> Entry:
-    return Entry(item, lane, tenant, key)
+def entry(
+    item: str, lane: int = 0, tenant: str = "t", key: str | None = None, weight: int = 1, kind: str | None = None
+) -> Entry:
+    return Entry(item, lane, tenant, key, weight, kind)
 
 
-def scheduler(*lanes: LaneShare, room: int = 1) -> Scheduler[Entry]:
-    return Scheduler(lanes or (LaneShare(),), room)
+def scheduler(*lanes: LaneShare, room: int = 1, **rooms: int) -> Scheduler[Entry]:
+    return Scheduler(lanes or (LaneShare(),), room, lambda kind: rooms.get(str(kind), 0))
+
+
+def run_all(work: Scheduler[Entry]) -> list[Entry]:
+    """Start until nothing more may start."""
+    started = []
+    while (one := work.start()) is not None:
+        started.append(one)
+    assert not work.may_start
+    return started
 
 
 def run_serially(work: Scheduler[Entry], count: int) -> list[str]:
@@ -135,6 +149,99 @@ def test_a_tenant_with_slow_work_holds_no_more_room_than_others() -> None:
         done = next(one for one in running if one.tenant == "fast")
         running.remove(done)
         work.finish(done)
+
+
+def test_room_goes_to_tenants_by_weight() -> None:
+    work = scheduler(room=10)
+    for number in range(20):
+        work.add(entry(f"a{number}", tenant="a"))
+        work.add(entry(f"b{number}", tenant="b", weight=4))
+    running = run_all(work)
+    for _ in range(30):
+        assert Counter(one.tenant for one in running) == {"a": 2, "b": 8}
+        done = running.pop(0)
+        work.finish(done)
+        work.add(entry("more", tenant=done.tenant, weight=done.weight))
+        running += run_all(work)
+
+
+def test_a_new_weight_counts_from_the_next_piece_on() -> None:
+    work = scheduler(room=12)
+    for number in range(20):
+        work.add(entry(f"a{number}", tenant="a"))
+        work.add(entry(f"b{number}", tenant="b"))
+    work.add(entry("b20", tenant="b", weight=3))
+    assert Counter(one.tenant for one in run_all(work)) == {"a": 3, "b": 9}
+
+
+def test_a_kind_has_room_of_its_own_when_another_one_has_taken_all_there_is() -> None:
+    work = scheduler(room=64, slow=6, quick=3)
+    for number in range(100):
+        work.add(entry(f"slow{number}", kind="slow"))
+    slow = run_all(work)
+    assert len(slow) == 64
+    for number in range(5):
+        work.add(entry(f"quick{number}", kind="quick"))
+    assert work.may_start
+    quick = run_all(work)
+    assert [one.item for one in quick] == ["quick0", "quick1", "quick2"]
+    work.finish(quick[0])
+    assert [one.item for one in run_all(work)] == ["quick3"]
+    # 66 run, so that nothing but the room of kinds is left until three have ended.
+    for one in slow[:2]:
+        work.finish(one)
+        assert run_all(work) == []
+    work.finish(slow[2])
+    assert len(run_all(work)) == 0, "64 run"
+    work.finish(slow[3])
+    assert len(run_all(work)) == 1
+
+
+def test_pieces_of_other_kinds_keep_their_places_when_they_are_skipped() -> None:
+    work = scheduler(room=1, x=1)
+    for item, kind in (("a0", None), ("a1", None), ("x0", "x"), ("a2", None)):
+        work.add(entry(item, kind=kind))
+    started = run_all(work)
+    assert [one.item for one in started] == ["a0", "x0"]
+    for one in started:
+        work.finish(one)
+    assert run_serially(work, 2) == ["a1", "a2"]
+
+
+def test_of_a_tenants_kinds_the_piece_that_came_first_is_next() -> None:
+    work = scheduler()
+    for number in range(6):
+        work.add(entry(str(number), kind="xyz"[number % 3]))
+    work.add(entry("first", kind="y"), first=True)
+    work.add(entry("very first", kind="x"), first=True)
+    assert run_serially(work, 8) == ["very first", "first", "0", "1", "2", "3", "4", "5"]
+
+
+def test_the_room_of_a_kind_counts_all_lanes_and_may_change() -> None:
+    rooms = {"x": 2}
+    work = Scheduler[Entry]((LaneShare(), LaneShare(max_in_flight=1)), 1, lambda kind: rooms.get(str(kind), 0))
+    for number in range(4):
+        work.add(entry(f"b{number}", BATCH, kind="x"))
+    work.add(entry("other", INTERACTIVE))
+    running = run_all(work)
+    assert Counter(one.item for one in running) == {"other": 1, "b0": 1, "b1": 1}
+    rooms["x"] = 3
+    assert work.may_start
+    assert [one.item for one in run_all(work)] == ["b2"]
+    rooms["x"] = 1
+    for one in running:
+        work.finish(one)
+    assert run_all(work) == [], "one of it runs, and there is no other room"
+
+
+def test_among_tenants_of_one_kind_room_is_shared_as_elsewhere() -> None:
+    work = scheduler(room=1, x=4)
+    work.add(entry("all"))
+    for number in range(9):
+        work.add(entry(f"big{number}", tenant="big", kind="x"))
+    for number in range(9):
+        work.add(entry(f"small{number}", tenant="small", kind="x"))
+    assert Counter(one.tenant for one in run_all(work)) == {"t": 1, "big": 2, "small": 2}
 
 
 def test_of_a_key_one_runs_at_a_time_in_order_across_lanes() -> None:

@@ -34,7 +34,7 @@ class Ordering(Enum):
 
 @dataclass(frozen=True, slots=True)
 class TopicLane:
-    """A topic (with its prefix) and its share of the room; see `scheduling.LaneShare`."""
+    """A topic (with its prefix) and its share of the room; see `lanes.LaneShare`."""
 
     topic: str
     weight: int = 1
@@ -46,7 +46,7 @@ class EngineOptions:
     """Limits and intervals of the engine.
 
     Attributes:
-        max_in_flight: Maximum number of running handlers.
+        max_in_flight: Maximum number of running handlers, but for those in the room of their kinds (`room_of`).
         ordering: Whether records of one key keep their order.
         max_buffered: A lane with this many waiting records is paused, and resumed when half of them are left.
         max_held_bytes: Most bytes of values of records from their receipt until they are finished; each lane has an

@@ -56,11 +56,12 @@ from headrace_streams.handling import (
     ordering_key,
     tenant_of_header,
 )
+from headrace_streams.lanes import LaneShare
 from headrace_streams.partitioning import static_member_id
 from headrace_streams.ports import Consumer, Log
 from headrace_streams.records import OffsetAndMetadata, Record, TopicPartition
 from headrace_streams.retries import RetryPolicy
-from headrace_streams.scheduling import LaneShare, Scheduler
+from headrace_streams.scheduling import Scheduler, no_room
 from headrace_streams.work import AssignedPartition, Work
 
 K = TypeVar("K", bound=Hashable)
@@ -99,6 +100,10 @@ class ParallelConsumer:
             finished.
         dead_letters: Keep records that can never be handled.
         tenant_of: The tenant whose share of the lane a record takes.
+        weight_of: Its weight, at least 1: the one of its newest record counts.
+        kind_of: What a record needs; None if it needs nothing that others could have taken. Asked once, at its receipt.
+        room_of: How many records of a kind may run even if as many as `max_in_flight` do: as many as can have what they
+            need at once. What it says may change without notice, and takes effect within a second.
         on_foreign_position: Told of assigned partitions whose position this engine did not store for the log that is
             there now: it was reset, expired, or belonged to another log. Their records may have been handled before.
         instance_id: Makes the member a static one.
@@ -115,6 +120,9 @@ class ParallelConsumer:
         skip: Handler = lambda _record: None,
         options: EngineOptions | None = None,
         tenant_of: Callable[[Record], str] = tenant_of_header,
+        weight_of: Callable[[Record], int] = lambda _record: 1,
+        kind_of: Callable[[Record], Hashable | None] = lambda _record: None,
+        room_of: Callable[[Hashable | None], int] = no_room,
         observer: Observer | None = None,
         on_foreign_position: Callable[[TopicPartition], None] = lambda _partition: None,
         instance_id: str | None = None,
@@ -127,12 +135,14 @@ class ParallelConsumer:
         self._dead_letters = dead_letters
         self._options = options or EngineOptions()
         self._tenant_of = tenant_of
+        self._weight_of = weight_of
+        self._kind_of = kind_of
         self._observer = observer
         self._topics = [lane.topic for lane in lanes]
         self._lane_of = {lane.topic: index for index, lane in enumerate(lanes)}
         self._full = [False] * len(lanes)
         shares = [LaneShare(lane.weight, lane.max_in_flight) for lane in lanes]
-        self._scheduler: Scheduler[Work] = Scheduler(shares, self._options.max_in_flight)
+        self._scheduler: Scheduler[Work] = Scheduler(shares, self._options.max_in_flight, room_of)
         self._held = HeldBytes(len(lanes), self._options.max_held_bytes)
         self._keyed = self._options.ordering is Ordering.KEY
         self._partitions: dict[tuple[str, int], AssignedPartition] = {}
@@ -228,9 +238,9 @@ class ParallelConsumer:
         aside = [work for partition in self._partitions.values() for work in partition.backlog]
         for index, works in ((0, self._scheduler.waiting_pieces()), (0, aside), (1, running)):
             for work in works:
-                if work.kind is None:
-                    work.kind = kind_of(work.record)
-                counts.setdefault(cast(K, work.kind), [0, 0])[index] += 1
+                if work.counted_as is None:
+                    work.counted_as = kind_of(work.record)
+                counts.setdefault(cast(K, work.counted_as), [0, 0])[index] += 1
         return {kind: Load(*numbers) for kind, numbers in counts.items()}
 
     def oldest_waiting_seconds(self) -> float:
@@ -274,7 +284,8 @@ class ParallelConsumer:
             )
             if records:
                 self._receive(records)
-                self._executor.pump()
+            # Without records, too: a kind may have more room than before.
+            self._executor.pump()
 
     def _receive(self, records: Sequence[Record]) -> None:
         delivered: dict[AssignedPartition, Sequence[Record]] = {}
@@ -318,7 +329,15 @@ class ParallelConsumer:
                 self._scheduler.add(work)
 
     def _work_of(self, record: Record, partition: AssignedPartition, now: float) -> Work:
-        return Work(record, partition, self._tenant_of(record), ordering_key(record) if self._keyed else None, now)
+        return Work(
+            record,
+            partition,
+            self._tenant_of(record),
+            ordering_key(record) if self._keyed else None,
+            now,
+            weight=self._weight_of(record),
+            kind=self._kind_of(record),
+        )
 
     def _admit_backlog(self, partition: AssignedPartition) -> None:
         while partition.backlog and partition.tracker.fits(partition.backlog[0].offset):

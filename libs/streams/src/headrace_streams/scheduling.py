@@ -1,12 +1,15 @@
-"""Which piece of work to start next: lanes by weight, tenants fairly, keys in order.
+"""Which piece of work to start next: lanes and tenants by weight, keys in order, room for each kind.
 
 - Lanes share starts in proportion to their weights (stride scheduling: Waldspurger and Weihl, 1995). What one lane does
   not use goes to the others; between equal claims the lane listed first wins. A lane may be limited to a number of
   running pieces, so that slow batch work leaves room for interactive work.
-- Within a lane, the tenant with the fewest running pieces is next, in turns among equals. A tenant with a thousand
-  waiting pieces, or with pieces that take a hundred times longer, gets no more room than any other.
+- Within a lane, the tenant with the fewest running pieces for its weight is next, in turns among equals. A tenant with
+  a thousand waiting pieces, or with pieces that take a hundred times longer, gets no more room than any other.
 - One piece of each key runs at a time, in order of arrival, across lanes. A piece that must wait (a retry) is parked:
   its key waits with it, all others continue. Pieces without a key are independent.
+- Pieces of one kind need the same thing, and each kind has room of its own for as many as can have it at once. That
+  room is there when everything else is taken, by pieces that wait for what they need. Those of other kinds are skipped
+  meanwhile, and keep their places.
 
 Nothing here reads a clock. Times are arguments, in seconds of any monotonic clock.
 
@@ -18,54 +21,42 @@ piece may start. A lane's `waiting` counts its pieces in all states but running.
 from __future__ import annotations
 
 import heapq
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
+from typing import Generic
+
+from headrace_streams.lanes import Lane, LaneShare, P, parted
 
 
-class WorkItem(Protocol):
-    """One piece of work. `lane` is the index of its lane; pieces of one `key` run in order, None is unordered."""
-
-    lane: int
-    tenant: str
-    key: Hashable | None
-
-
-P = TypeVar("P", bound=WorkItem)
-
-
-@dataclass(frozen=True, slots=True)
-class LaneShare:
-    """A lane's claim.
-
-    Attributes:
-        weight: Starts relative to other lanes while both have work.
-        max_in_flight: Most pieces of this lane that run at once; None for no limit of its own.
-    """
-
-    weight: int = 1
-    max_in_flight: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.weight < 1:
-            raise ValueError(f"a lane's weight must be at least 1, not {self.weight}: it would starve")
-        if self.max_in_flight is not None and self.max_in_flight < 1:
-            raise ValueError(f"a lane must be allowed at least 1 piece in flight, not {self.max_in_flight}")
+def no_room(_kind: Hashable | None) -> int:
+    """No kind has room of its own."""
+    return 0
 
 
 class Scheduler(Generic[P]):
-    """Waiting, running and parked pieces of work. Calls take constant or logarithmic time; `drop` and `waiting_pieces`
-    are linear."""
+    """Waiting, running and parked pieces of work. Calls take logarithmic time, and `start` and `may_start` look at
+    every kind that has a ready piece; `drop` and `waiting_pieces` are linear.
 
-    def __init__(self, lanes: Sequence[LaneShare], max_in_flight: int) -> None:
+    Args:
+        max_in_flight: Most running pieces, but for the room of kinds.
+        room_of: How many pieces of a kind may run whatever else does. It may change at any time.
+    """
+
+    def __init__(
+        self,
+        lanes: Sequence[LaneShare],
+        max_in_flight: int,
+        room_of: Callable[[Hashable | None], int] = no_room,
+    ) -> None:
         if not lanes:
             raise ValueError("at least one lane is needed")
         if max_in_flight < 1:
             raise ValueError(f"max_in_flight must be at least 1, not {max_in_flight}")
-        self._lanes = [_Lane[P](share) for share in lanes]
+        self._lanes = [Lane[P](share) for share in lanes]
         self._max_in_flight = max_in_flight
+        self._room_of = room_of
         self._in_flight = 0
+        self._running_of: dict[Hashable | None, int] = {}
         # Stride scheduling: a lane's `claim` grows by 1 / weight with each start, and the lowest claim is next. This is
         # the claim of the last start.
         self._virtual_time = 0.0
@@ -105,11 +96,14 @@ class Scheduler(Generic[P]):
     @property
     def may_start(self) -> bool:
         """Whether `start` has a piece."""
-        if self._in_flight >= self._max_in_flight:
-            return False
-        for lane in self._lanes:  # noqa: SIM110 - asked at every step, and a generator costs
-            if lane.ready and lane.has_room:
-                return True
+        if self._in_flight < self._max_in_flight:
+            for lane in self._lanes:  # asked at every step, and a generator costs
+                if lane.ready and lane.has_room:
+                    return True
+        for lane in self._lanes:
+            for kind in lane.kinds:
+                if self._has_room(kind):
+                    return True
         return False
 
     @property
@@ -142,36 +136,42 @@ class Scheduler(Generic[P]):
 
     def start(self) -> P | None:
         """The piece to run now, which counts as running from here on; None if there is none or no room."""
-        if self._in_flight >= self._max_in_flight:
-            return None
-        best: _Lane[P] | None = None
+        room = self._in_flight < self._max_in_flight
+        best: Lane[P] | None = None
+        best_kinds: Iterable[Hashable | None] = ()
         for lane in self._lanes:
             if not lane.ready:
                 continue
             # A lane that was empty or full does not save up its turns: it would then starve the others.
             if lane.claim < self._virtual_time:
                 lane.claim = self._virtual_time
-            if lane.has_room and (best is None or lane.claim < best.claim):
-                best = lane
+            if best is not None and lane.claim >= best.claim:
+                continue
+            kinds = lane.kinds if room and lane.has_room else [kind for kind in lane.kinds if self._has_room(kind)]
+            if kinds:
+                best, best_kinds = lane, kinds
         if best is None:
             return None
         self._virtual_time = best.claim
         best.claim += best.stride
+        entry = best.pop(best_kinds)
         self._in_flight += 1
-        return best.pop()
+        self._running_of[entry.kind] = self._running_of.get(entry.kind, 0) + 1
+        return entry
+
+    def _has_room(self, kind: Hashable | None) -> bool:
+        """Whether a kind has room of its own left."""
+        return self._running_of.get(kind, 0) < self._room_of(kind)
 
     def finish(self, entry: P) -> None:
         """A running piece has ended for good: its slot and its key are free."""
-        self._in_flight -= 1
-        self._lanes[entry.lane].ended(entry.tenant)
+        self._ended(entry)
         self._release(entry.key)
 
     def park(self, entry: P, until: float) -> None:
         """A running piece has to wait: its slot is free, its key is not."""
-        self._in_flight -= 1
-        lane = self._lanes[entry.lane]
-        lane.ended(entry.tenant)
-        lane.waiting += 1
+        self._ended(entry)
+        self._lanes[entry.lane].waiting += 1
         self._parkings += 1
         heapq.heappush(self._parked, (until, self._parkings, entry))
 
@@ -195,7 +195,7 @@ class Scheduler(Generic[P]):
         dropped: list[P] = []
         for key, behind in self._keys.items():
             if behind:
-                gone, self._keys[key] = _parted(behind, unwanted)
+                gone, self._keys[key] = parted(behind, unwanted)
                 dropped += gone
         holders = [entry for lane in self._lanes for entry in lane.drop(unwanted)]
         kept = []
@@ -212,6 +212,13 @@ class Scheduler(Generic[P]):
             self._release(entry.key)
         return dropped + holders
 
+    def _ended(self, entry: P) -> None:
+        self._in_flight -= 1
+        self._running_of[entry.kind] -= 1
+        if not self._running_of[entry.kind]:
+            del self._running_of[entry.kind]
+        self._lanes[entry.lane].ended(entry.tenant)
+
     def _release(self, key: Hashable | None) -> None:
         if key is None:
             return
@@ -221,121 +228,3 @@ class Scheduler(Generic[P]):
             self._lanes[entry.lane].push(entry)
         else:
             del self._keys[key]
-
-
-class _Tenant(Generic[P]):
-    __slots__ = ("name", "ready", "running")
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.ready: deque[P] = deque()
-        self.running = 0
-
-
-class _Lane(Generic[P]):
-    """Ready pieces of one lane, by tenant. Tenants with ready pieces stand in one line for each number of running
-    pieces; the lowest line is served first. A tenant is in `_tenants` while it has ready or running pieces."""
-
-    __slots__ = (
-        "_levels",
-        "_lines",
-        "_max_in_flight",
-        "_tenants",
-        "claim",
-        "in_flight",
-        "ready",
-        "stride",
-        "waiting",
-    )
-
-    def __init__(self, share: LaneShare) -> None:
-        self.stride = 1.0 / share.weight
-        self.claim = 0.0
-        self.ready = 0
-        self.waiting = 0
-        self.in_flight = 0
-        self._max_in_flight = share.max_in_flight
-        self._tenants: dict[str, _Tenant[P]] = {}
-        self._lines: dict[int, OrderedDict[str, _Tenant[P]]] = {}
-        # Heap of the numbers that have a line. An empty line stays until `pop` meets it: removing it from the middle of
-        # the heap would be linear.
-        self._levels: list[int] = []
-
-    @property
-    def has_room(self) -> bool:
-        return self._max_in_flight is None or self.in_flight < self._max_in_flight
-
-    def push(self, entry: P, *, first: bool = False) -> None:
-        self.ready += 1
-        tenant = self._tenants.get(entry.tenant)
-        if tenant is None:
-            tenant = self._tenants[entry.tenant] = _Tenant(entry.tenant)
-        if not tenant.ready:
-            self._line_up(tenant)
-        if first:
-            tenant.ready.appendleft(entry)
-        else:
-            tenant.ready.append(entry)
-
-    def pop(self) -> P:
-        line = self._lines[self._levels[0]]
-        while not line:
-            del self._lines[heapq.heappop(self._levels)]
-            line = self._lines[self._levels[0]]
-        _, tenant = line.popitem(last=False)
-        entry = tenant.ready.popleft()
-        tenant.running += 1
-        if tenant.ready:
-            self._line_up(tenant)
-        self.ready -= 1
-        self.waiting -= 1
-        self.in_flight += 1
-        return entry
-
-    def ended(self, name: str) -> None:
-        self.in_flight -= 1
-        tenant = self._tenants[name]
-        if tenant.ready:
-            del self._lines[tenant.running][name]
-            tenant.running -= 1
-            self._line_up(tenant)
-        else:
-            tenant.running -= 1
-            if not tenant.running:
-                del self._tenants[name]
-
-    def drop(self, unwanted: Callable[[P], bool]) -> list[P]:
-        dropped: list[P] = []
-        for tenant in list(self._tenants.values()):
-            gone, kept = _parted(tenant.ready, unwanted)
-            if not gone:
-                continue
-            dropped += gone
-            tenant.ready = kept
-            if not tenant.ready:
-                del self._lines[tenant.running][tenant.name]
-                if not tenant.running:
-                    del self._tenants[tenant.name]
-        self.ready -= len(dropped)
-        return dropped
-
-    def pieces(self) -> Iterator[P]:
-        """The ready pieces."""
-        for tenant in self._tenants.values():
-            yield from tenant.ready
-
-    def _line_up(self, tenant: _Tenant[P]) -> None:
-        line = self._lines.get(tenant.running)
-        if line is None:
-            line = self._lines[tenant.running] = OrderedDict()
-            heapq.heappush(self._levels, tenant.running)
-        line[tenant.name] = tenant
-
-
-def _parted(entries: Iterable[P], unwanted: Callable[[P], bool]) -> tuple[list[P], deque[P]]:
-    """The unwanted entries and the others; `unwanted` is called once for each."""
-    gone: list[P] = []
-    kept: deque[P] = deque()
-    for entry in entries:
-        (gone if unwanted(entry) else kept).append(entry)
-    return gone, kept

@@ -80,24 +80,32 @@ class Work:
     """One record, from its receipt until it is finished.
 
     Attributes:
-        lane, tenant, key: For the scheduler.
+        lane, tenant, weight, key, kind: For the scheduler.
         size: Bytes of its value.
         received: Time of its receipt, in seconds of the event loop's clock.
         since: Time it was received, parked or started, whichever came last.
         attempts: Runs of its handler so far; `unforeseen` of them ended with an unexpected error.
         reason: Why it goes to the dead letters; None otherwise.
-        kind: What `ParallelConsumer.loads` counts it as; None until then.
+        counted_as: What `ParallelConsumer.loads` counts it as; None until then.
         cancelled: Whether it was cancelled: `skip` is called instead of its handler.
         handling: What the task made for it awaits; None for what is handled at once or by the task of another piece.
     """
 
     __slots__ = (
-        "attempts", "cancelled", "handling", "key", "kind", "lane", "offset", "partition", "reason", "received",
-        "record", "since", "size", "tenant", "unforeseen",
+        "attempts", "cancelled", "counted_as", "handling", "key", "kind", "lane", "offset", "partition", "reason",
+        "received", "record", "since", "size", "tenant", "unforeseen", "weight",
     )  # fmt: skip
 
     def __init__(
-        self, record: Record, partition: AssignedPartition, tenant: str, key: Hashable | None, now: float
+        self,
+        record: Record,
+        partition: AssignedPartition,
+        tenant: str,
+        key: Hashable | None,
+        now: float,
+        *,
+        weight: int = 1,
+        kind: Hashable | None = None,
     ) -> None:
         self.record = record
         # Copied: it is read many times, and a record of the Kafka client asks its message each time.
@@ -106,14 +114,16 @@ class Work:
         self.partition = partition
         self.lane = partition.lane
         self.tenant = tenant
+        self.weight = weight
         self.key = key
+        self.kind = kind
         self.received = self.since = now
         self.attempts = 0
         self.unforeseen = 0
         self.reason: Exception | None = None
         self.cancelled = False
         self.handling: Awaitable[None] | None = None
-        self.kind: Hashable | None = None
+        self.counted_as: Hashable | None = None
 
     def __str__(self) -> str:
         return f"{self.partition.name}@{self.offset}"
