@@ -16,6 +16,7 @@ from headrace_contracts import events, topics
 from headrace_contracts.topics import work_topic
 from headrace_models.errors import RetrySameProvider
 from headrace_models.ports import CallUsage, ChatRequest, ChatResult, OnText
+from headrace_models.worker.assembly import sharing_of
 from headrace_models.worker.outcomes import ExecutionOutcome
 from headrace_models.worker.pool import Pool
 from headrace_models.worker.runner import AttemptRunner, RunnerOptions, RunObserver
@@ -155,8 +156,9 @@ class Overloaded(RunObserver):
         ]
         options = EngineOptions(max_in_flight=self._max_in_flight, commit_interval_seconds=60.0, drain_seconds=0.0)
         return ParallelConsumer(
-            self._bench.log, PREFIX + "local-worker", lanes, runner.handle, dead_letters=Letters(), options=options
-        )
+            self._bench.log, PREFIX + "local-worker", lanes, runner.handle, dead_letters=Letters(), options=options,
+            sharing=sharing_of(self._bench.codec, pool),
+        )  # fmt: skip
 
     def _next(self, demand: Demand) -> None:
         self._loop.call_later(self._rng.expovariate(demand.rate), self._arrives, demand)

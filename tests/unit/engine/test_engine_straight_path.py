@@ -10,7 +10,7 @@ from collections.abc import Awaitable
 import pytest
 from headrace_streams.errors import RetryRecord
 from headrace_streams.memory import MemoryCluster, MemoryLog
-from headrace_streams.parallel import Ending, Ordering, ParallelConsumer, TopicLane
+from headrace_streams.parallel import Ending, Ordering, ParallelConsumer, Sharing, TopicLane
 from headrace_streams.records import ProducerRecord, Record
 from headrace_testing.engine import (
     GROUP,
@@ -35,7 +35,7 @@ async def test_what_a_plain_function_handles_is_never_queued(cluster: MemoryClus
 
     consumer = ParallelConsumer(
         MemoryLog(cluster), GROUP, [TopicLane(TOPIC)], lambda record: seen.append(number_of(record)),
-        dead_letters=Letters(), options=options(), tenant_of=queued,
+        dead_letters=Letters(), options=options(), sharing=Sharing(tenant_of=queued),
     )  # fmt: skip
     task = asyncio.create_task(consumer.run())
     await eventually(lambda: all_committed(cluster), "the end is committed")

@@ -305,7 +305,7 @@ async def test_who_waits_for_a_slot_is_told_as_soon_as_too_little_time_is_left(
     bench: WorkerBench, provider: ScriptedProvider
 ) -> None:
     endpoint = healthy(provider, slots=1)
-    endpoint.take()
+    endpoint.take("acme", 1, "m", 0.0)
     endpoint.recent["gemma2:2b"] = took(3_600.0)
     # Of this deadline, an hour less 40 ms are needed for the call.
     await bench.runner([endpoint]).handle(bench.submit(attempt(deadline_at=now_ms() + 3_600_040)))

@@ -119,12 +119,12 @@ async def test_a_pod_that_is_replaced_is_another_endpoint_and_the_old_one_ends_i
     await bed.discovery.start()
     running = asyncio.create_task(bed.discovery.run())
     old = bed.pool.endpoints["a"]
-    old.take()
+    old.take("acme", 1, "m", 0.0)
     told.events.put_nowait(Changed(of("one", SliceEndpoint("10.0.0.9", pod="a"))))
     await settle()
     assert bed.pool.endpoints["a"] is not old
     assert not bed.is_closed("http://10.0.0.1:11434")
-    bed.pool.release(old, None, "m")
+    bed.pool.release(old, None, "m", "acme")
     await settle()
     assert bed.is_closed("http://10.0.0.1:11434")
     running.cancel()

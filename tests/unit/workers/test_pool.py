@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Coroutine, Sequence
+from dataclasses import replace
+from typing import Any, TypeVar
 
 import pytest
 from headrace_contracts.events import Lane
@@ -13,7 +16,10 @@ from headrace_models.worker import waiting_calls
 from headrace_models.worker.breaker import BreakerPolicy
 from headrace_models.worker.pool import Endpoint, ModelNotOffered, Pool
 from headrace_models.worker.recent_times import RecentTimes
+from headrace_testing.simulation.loop import VirtualLoop
 from headrace_testing.workers import ScriptedProvider, first_of, healthy
+
+T = TypeVar("T")
 
 MODEL = "gemma2:2b"
 DOWN = ProviderStatus(False, "it is down")
@@ -25,6 +31,14 @@ def result(total_ms: float = 1000.0, tokens: int = 50) -> ChatResult:
 
 def pool_of(*endpoints: Endpoint, policy: BreakerPolicy | None = None) -> Pool:
     return Pool(endpoints, first_of, policy)
+
+
+def in_virtual_time(doing: Coroutine[Any, Any, T]) -> T:
+    loop = VirtualLoop(max_steps=1_000_000, max_seconds=2_000.0)  # type: ignore[abstract]
+    try:
+        return loop.run_until_complete(doing)
+    finally:
+        loop.close()
 
 
 async def settle() -> None:
@@ -216,9 +230,9 @@ async def test_more_slots_serve_those_who_wait() -> None:
     assert (endpoint.busy, endpoint.hardware, pool.changed.is_set()) == (2, {"gpu": "big"}, True)
 
 
-async def order_of(*waiters: tuple[str, str, float | None], slots: int = 1) -> list[str]:
+async def order_of(*waiters: tuple[str, str, float | None]) -> list[str]:
     """In which order calls get the slot, in an old queue; each with its name, its tenant and its seconds left."""
-    endpoint = healthy(ScriptedProvider(), slots=slots)
+    endpoint = healthy(ScriptedProvider(), slots=1)
     endpoint.recent[MODEL] = RecentTimes()
     for seconds in (10.0, 20.0, 30.0, 40.0):
         endpoint.recent[MODEL].observe(asyncio.get_running_loop().time(), seconds)
@@ -229,7 +243,8 @@ async def order_of(*waiters: tuple[str, str, float | None], slots: int = 1) -> l
     async def take(name: str, tenant: str, left: float | None) -> None:
         got = await pool.acquire("ollama", MODEL, Lane.INTERACTIVE, left, tenant)
         order.append(name)
-        pool.release(got, None, MODEL)
+        await asyncio.sleep(0.02)
+        pool.release(got, None, MODEL, tenant)
 
     tasks = []
     for waiter in waiters:
@@ -244,19 +259,15 @@ async def order_of(*waiters: tuple[str, str, float | None], slots: int = 1) -> l
 LINE = (("relaxed", "a", 900.0), ("any", "a", None), ("unsure", "a", 30.0), ("close", "a", 50.0), ("closer", "a", 45.0))
 
 
-async def test_a_young_queue_is_served_by_age() -> None:
-    assert await order_of(*LINE) == [name for name, _, _ in LINE]
+def test_a_young_queue_is_served_by_age() -> None:
+    assert in_virtual_time(order_of(*LINE)) == [name for name, _, _ in LINE]
 
 
-async def test_an_old_queue_is_served_by_slack_and_who_may_not_make_it_goes_last(
+def test_an_old_queue_is_served_by_slack_and_who_may_not_make_it_goes_last(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(waiting_calls, "OLD_SECONDS", 0.0)
-    assert await order_of(*LINE) == ["closer", "close", "relaxed", "any", "unsure"]
-
-
-def call_of(tenant: str, since: float, lane: Lane = Lane.INTERACTIVE) -> waiting_calls.WaitingCall:
-    return waiting_calls.WaitingCall("ollama", MODEL, tenant, since, waiting_calls.rank_of(lane, since), None)
+    assert in_virtual_time(order_of(*LINE)) == ["closer", "close", "relaxed", "any", "unsure"]
 
 
 @pytest.mark.parametrize(
@@ -264,20 +275,103 @@ def call_of(tenant: str, since: float, lane: Lane = Lane.INTERACTIVE) -> waiting
     [(0.0, ["a0", "b1", "a1", "b0", "a2", "a3"]), (5.0, ["a3", "b0", "a2", "b1", "a1", "a0"])],
     ids=["by slack", "by age"],
 )
-async def test_tenants_take_turns(monkeypatch: pytest.MonkeyPatch, old_seconds: float, expected: Sequence[str]) -> None:
+def test_tenants_take_turns(monkeypatch: pytest.MonkeyPatch, old_seconds: float, expected: Sequence[str]) -> None:
     monkeypatch.setattr(waiting_calls, "OLD_SECONDS", old_seconds)
     many = [(f"a{number}", "a", 50.0 + number) for number in (3, 2, 1, 0)]
-    assert await order_of(*many, ("b0", "b", 900.0), ("b1", "b", 800.0)) == expected
+    assert in_virtual_time(order_of(*many, ("b0", "b", 900.0), ("b1", "b", 800.0))) == expected
 
 
-def test_a_tenant_that_seldom_asks_is_next() -> None:
+def call_of(tenant: str, since: float, lane: Lane = Lane.INTERACTIVE) -> waiting_calls.WaitingCall:
+    return waiting_calls.WaitingCall("ollama", MODEL, tenant, 1, since, waiting_calls.rank_of(lane, since), None)
+
+
+def next_of(waiting: Sequence[waiting_calls.WaitingCall], now: float, **claims: float) -> tuple[str, float]:
+    found = waiting_calls.next_of(waiting, lambda tenant: claims.get(tenant, 0.0), now, lambda *_: 0.0)
+    return found.tenant, found.since
+
+
+def test_the_tenant_with_the_lowest_claim_is_next_and_then_who_waits_longest() -> None:
     waiting = [call_of("a", float(number)) for number in range(5)] + [call_of("b", 5.0), call_of("c", 6.0)]
-    order = waiting_calls.in_order(waiting, {"a": 7, "c": 3}, 6.5, lambda *_: 0.0)
-    assert [(one.tenant, one.since) for one in order[:4]] == [("b", 5.0), ("c", 6.0), ("a", 0.0), ("a", 1.0)]
+    assert next_of(waiting, 6.5, a=0.7, c=0.3) == ("b", 5.0)
+    assert next_of(waiting, 6.5, a=0.7, b=0.8, c=0.3) == ("c", 6.0)
+    assert next_of(waiting, 6.5, b=0.8, c=0.3) == ("a", 0.0)
+    assert next_of(waiting[3:], 6.5) == ("a", 3.0), "of equal claims the one that has waited longest"
 
 
 def test_batch_work_waits_for_interactive_work_of_all_tenants() -> None:
     waiting = [call_of("a", 0.0, Lane.BATCH), call_of("b", 1.0), call_of("b", 2.0)]
-    turns = {"b": 9}
-    assert [one.tenant for one in waiting_calls.in_order(waiting, turns, 3.0, lambda *_: 0.0)] == ["b", "b", "a"]
-    assert waiting_calls.in_order(waiting, turns, 10.5, lambda *_: 0.0)[0].tenant == "a"
+    assert next_of(waiting, 3.0, b=9.0) == ("b", 1.0)
+    assert next_of(waiting[:1], 3.0) == ("a", 0.0)
+    assert next_of(waiting, 10.5, b=9.0) == ("a", 0.0)
+
+
+async def seconds_of(weights: dict[str, int], seconds: dict[str, float], slots: int = 2) -> Counter[str]:
+    """How long each tenant has had slots of a node when all ask for more, in virtual time."""
+    endpoint = healthy(ScriptedProvider(), slots=slots)
+    pool, had = pool_of(endpoint), Counter[str]()
+    now = asyncio.get_running_loop().time
+
+    async def ask(tenant: str) -> None:
+        while True:
+            got = await pool.acquire("ollama", MODEL, Lane.INTERACTIVE, None, tenant, weights[tenant])
+            began = now()
+            try:
+                await asyncio.sleep(seconds[tenant])
+            finally:
+                had[tenant] += now() - began
+                pool.release(got, result(1000 * seconds[tenant]), MODEL, tenant)
+
+    tasks = [asyncio.create_task(ask(tenant)) for tenant in weights for _ in range(10)]
+    await asyncio.sleep(1_000.0)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    return had
+
+
+@pytest.mark.parametrize(
+    ("weights", "seconds", "shares"),
+    [
+        ({"a": 1, "b": 1}, {"a": 1.0, "b": 1.0}, {"a": 0.5, "b": 0.5}),
+        ({"a": 1, "b": 1}, {"a": 1.0, "b": 20.0}, {"a": 0.5, "b": 0.5}),
+        ({"a": 4, "b": 1}, {"a": 1.0, "b": 1.0}, {"a": 0.8, "b": 0.2}),
+        ({"a": 4, "b": 1}, {"a": 1.0, "b": 20.0}, {"a": 0.8, "b": 0.2}),
+        ({"a": 4, "b": 1}, {"a": 20.0, "b": 1.0}, {"a": 0.8, "b": 0.2}),
+        ({"a": 1, "b": 2, "c": 5}, {"a": 3.0, "b": 1.0, "c": 7.0}, {"a": 0.125, "b": 0.25, "c": 0.625}),
+    ],
+)  # fmt: skip
+def test_seconds_of_slots_are_shared_by_weight_however_long_calls_take(
+    weights: dict[str, int], seconds: dict[str, float], shares: dict[str, float]
+) -> None:
+    had = in_virtual_time(seconds_of(weights, seconds))
+    whole = sum(had.values())
+    assert whole >= 1_950.0, "no slot is idle"
+    assert {tenant: had[tenant] / whole for tenant in weights} == pytest.approx(shares, abs=0.03)
+
+
+async def test_endpoints_that_may_run_a_model_are_one_kind_whatever_they_do_now() -> None:
+    first = healthy(ScriptedProvider(node="first", models=("a", "both")), slots=4)
+    second = healthy(ScriptedProvider(node="second", models=("b", "both")), slots=8)
+    pool = pool_of(first, second)
+    assert pool.serving("ollama", "a") == {"first"}
+    assert pool.serving("ollama", "both") == {"first", "second"}
+    before = pool.serving("ollama", "both")
+    assert pool.serving("groq", "a") == pool.serving("ollama", "c") == frozenset()
+    assert [pool.useful_calls(pool.serving("ollama", name)) for name in ("a", "b", "both", "c")] == [6, 11, 16, 1]
+    pool.update("first", replace(first.status, healthy=False, reason="it is down"))
+    assert pool.serving("ollama", "a") == {"first"}
+    pool.update("second", ScriptedProvider(models=("a",)).current)
+    assert pool.serving("ollama", "a") == {"first", "second"}
+    pool.leave("first")
+    assert (pool.serving("ollama", "a"), pool.useful_calls(before)) == ({"second"}, 11)
+    pool.resize("second", 1, {})
+    assert pool.useful_calls(before) == 2
+    pool.join(healthy(ScriptedProvider(node="third", models=("a",)), slots=2))
+    assert pool.serving("ollama", "a") == {"second", "third"}
+
+
+async def test_names_from_outside_take_no_memory() -> None:
+    pool = pool_of(healthy(ScriptedProvider()))
+    for number in range(5_000):
+        pool.serving("ollama", f"m{number}")
+    assert len(pool._kinds) <= 1_000

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Hashable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
-from headrace_contracts.headers import UNORDERED, header
+from headrace_contracts.headers import UNORDERED, header, weight_of
 
 from headrace_streams.log_identity import Broken
 from headrace_streams.offsets import METADATA_LIMIT
 from headrace_streams.records import Record, TopicPartition
 from headrace_streams.retries import RetryPolicy
+from headrace_streams.scheduling import no_room
 
 Handler = Callable[[Record], Awaitable[None] | None]
 """Handles one record: an async function, or a plain one (returning None) that has nothing to await.
@@ -46,7 +47,7 @@ class EngineOptions:
     """Limits and intervals of the engine.
 
     Attributes:
-        max_in_flight: Maximum number of running handlers, but for those in the room of their kinds (`room_of`).
+        max_in_flight: Maximum number of running handlers, but for those in the room of their kinds (`Sharing.room_of`).
         ordering: Whether records of one key keep their order.
         max_buffered: A lane with this many waiting records is paused, and resumed when half of them are left.
         max_held_bytes: Most bytes of values of records from their receipt until they are finished; each lane has an
@@ -190,6 +191,31 @@ def ordering_key(record: Record) -> bytes | None:
     return record.key if header(record.headers, UNORDERED) is None else None
 
 
-def tenant_of_header(record: Record) -> str:
-    """The tenant in the CloudEvents headers; empty if there is none."""
+def _tenant(record: Record) -> str:
     return header(record.headers, "ce_tenant") or ""
+
+
+def _weight(record: Record) -> int:
+    return weight_of(record.headers)
+
+
+def _no_kind(_record: Record) -> Hashable | None:
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class Sharing:
+    """Whose share of the room a record takes, and of what; asked once, at its receipt. None of these may raise.
+
+    Attributes:
+        tenant_of: The tenant; by default the one in the CloudEvents headers, empty if there is none.
+        weight_of: The tenant's weight, at least 1: that of its newest record counts. By default as the headers say.
+        kind_of: What the record needs; None if nothing that others could have taken.
+        room_of: How many records of a kind may run even if as many as `max_in_flight` do: as many as can have what they
+            need at once. It may change without notice, and takes effect within a second.
+    """
+
+    tenant_of: Callable[[Record], str] = _tenant
+    weight_of: Callable[[Record], int] = _weight
+    kind_of: Callable[[Record], Hashable | None] = _no_kind
+    room_of: Callable[[Hashable | None], int] = no_room

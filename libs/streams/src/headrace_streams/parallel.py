@@ -52,16 +52,16 @@ from headrace_streams.handling import (
     Observer,
     Ordering,
     PartitionSnapshot,
+    Sharing,
     TopicLane,
     ordering_key,
-    tenant_of_header,
 )
 from headrace_streams.lanes import LaneShare
 from headrace_streams.partitioning import static_member_id
 from headrace_streams.ports import Consumer, Log
 from headrace_streams.records import OffsetAndMetadata, Record, TopicPartition
 from headrace_streams.retries import RetryPolicy
-from headrace_streams.scheduling import Scheduler, no_room
+from headrace_streams.scheduling import Scheduler
 from headrace_streams.work import AssignedPartition, Work
 
 K = TypeVar("K", bound=Hashable)
@@ -83,8 +83,8 @@ __all__ = [
     "ParallelConsumer",
     "PartitionSnapshot",
     "RetryPolicy",
+    "Sharing",
     "TopicLane",
-    "tenant_of_header",
 ]
 
 
@@ -99,11 +99,7 @@ class ParallelConsumer:
         skip: Called instead of the handler for cancelled records, with the same contract; by default they are just
             finished.
         dead_letters: Keep records that can never be handled.
-        tenant_of: The tenant whose share of the lane a record takes.
-        weight_of: Its weight, at least 1: the one of its newest record counts.
-        kind_of: What a record needs; None if it needs nothing that others could have taken. Asked once, at its receipt.
-        room_of: How many records of a kind may run even if as many as `max_in_flight` do: as many as can have what they
-            need at once. What it says may change without notice, and takes effect within a second.
+        sharing: Whose share a record takes, and of what.
         on_foreign_position: Told of assigned partitions whose position this engine did not store for the log that is
             there now: it was reset, expired, or belonged to another log. Their records may have been handled before.
         instance_id: Makes the member a static one.
@@ -119,10 +115,7 @@ class ParallelConsumer:
         dead_letters: DeadLetterSink,
         skip: Handler = lambda _record: None,
         options: EngineOptions | None = None,
-        tenant_of: Callable[[Record], str] = tenant_of_header,
-        weight_of: Callable[[Record], int] = lambda _record: 1,
-        kind_of: Callable[[Record], Hashable | None] = lambda _record: None,
-        room_of: Callable[[Hashable | None], int] = no_room,
+        sharing: Sharing | None = None,
         observer: Observer | None = None,
         on_foreign_position: Callable[[TopicPartition], None] = lambda _partition: None,
         instance_id: str | None = None,
@@ -134,15 +127,13 @@ class ParallelConsumer:
         self._skip = skip
         self._dead_letters = dead_letters
         self._options = options or EngineOptions()
-        self._tenant_of = tenant_of
-        self._weight_of = weight_of
-        self._kind_of = kind_of
+        self._sharing = sharing or Sharing()
         self._observer = observer
         self._topics = [lane.topic for lane in lanes]
         self._lane_of = {lane.topic: index for index, lane in enumerate(lanes)}
         self._full = [False] * len(lanes)
         shares = [LaneShare(lane.weight, lane.max_in_flight) for lane in lanes]
-        self._scheduler: Scheduler[Work] = Scheduler(shares, self._options.max_in_flight, room_of)
+        self._scheduler: Scheduler[Work] = Scheduler(shares, self._options.max_in_flight, self._sharing.room_of)
         self._held = HeldBytes(len(lanes), self._options.max_held_bytes)
         self._keyed = self._options.ordering is Ordering.KEY
         self._partitions: dict[tuple[str, int], AssignedPartition] = {}
@@ -329,14 +320,15 @@ class ParallelConsumer:
                 self._scheduler.add(work)
 
     def _work_of(self, record: Record, partition: AssignedPartition, now: float) -> Work:
+        sharing = self._sharing
         return Work(
             record,
             partition,
-            self._tenant_of(record),
+            sharing.tenant_of(record),
             ordering_key(record) if self._keyed else None,
             now,
-            weight=self._weight_of(record),
-            kind=self._kind_of(record),
+            weight=sharing.weight_of(record),
+            kind=sharing.kind_of(record),
         )
 
     def _admit_backlog(self, partition: AssignedPartition) -> None:

@@ -13,6 +13,7 @@ from headrace_contracts import topics
 from headrace_contracts.errors import RegistryUnavailable
 from headrace_contracts.events import NodeStatus, Place, Preferences
 from headrace_local_worker.decide.balancing import choose_node
+from headrace_models.worker.assembly import sharing_of
 from headrace_models.worker.cancellations import Cancellations, CancelledTasks, is_cancelled
 from headrace_models.worker.fleet import FleetOptions, FleetReporter
 from headrace_models.worker.pool import Endpoint, Pool
@@ -292,6 +293,7 @@ class WorkerBody:
             self._handle,
             skip=self._skip,
             dead_letters=DeadLetters(publisher, self._group, PREFIX, process.clock),
+            sharing=sharing_of(codec, pool),
             options=EngineOptions(
                 max_in_flight=plan.max_in_flight,
                 max_buffered=plan.max_buffered,

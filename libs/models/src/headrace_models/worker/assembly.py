@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Hashable
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from functools import partial
-from typing import Final, Protocol
+from typing import Final, Protocol, cast
 
 from headrace_contracts.codec import Codec
 from headrace_contracts.events import Lane, Place
 from headrace_contracts.topics import cancelled_topic, outcome_topic, work_topic
 from headrace_streams.dead_letters import DeadLetterSink
-from headrace_streams.handling import EngineOptions, TopicLane
+from headrace_streams.handling import EngineOptions, Sharing, TopicLane
 from headrace_streams.parallel import ParallelConsumer
 from headrace_streams.ports import Log
 from headrace_streams.publishing import Publisher
@@ -23,7 +24,7 @@ from headrace_models.worker.fleet import FleetOptions, FleetReporter, ModelsOf, 
 from headrace_models.worker.metrics import WorkerMetrics
 from headrace_models.worker.pool import Pool
 from headrace_models.worker.runner import AttemptRunner, Forbid, RunnerOptions, nothing_forbidden
-from headrace_models.worker.workload import WorkloadReader
+from headrace_models.worker.workload import WorkloadReader, model_of
 
 _BATCH_SHARE: Final = 3 / 4
 """Share of the in-flight attempts that batch work may take: some room is left for interactive work."""
@@ -74,6 +75,19 @@ class Worker:
     cancellations: Cancellations
     consumer: ParallelConsumer
     workload: WorkloadReader
+
+
+def sharing_of(codec: Codec, pool: Pool) -> Sharing:
+    """Attempts of one kind are those that the same endpoints may run."""
+    name_of = model_of(codec)
+
+    def kind_of(record: Record) -> Hashable:
+        return pool.serving(*name_of(record))
+
+    def room_of(kind: Hashable | None) -> int:
+        return pool.useful_calls(cast(AbstractSet[str], kind))
+
+    return Sharing(kind_of=kind_of, room_of=room_of)
 
 
 def assemble_worker(
@@ -154,6 +168,7 @@ def assemble_worker(
             max_held_bytes=settings.held_records_bytes,
             drain_seconds=max(0.0, settings.drain_seconds - _REPORT_SECONDS),
         ),
+        sharing=sharing_of(codec, pool),
         observer=metrics,
         on_foreign_position=ended.doubt,
         instance_id=settings.instance_id if settings.static_member else None,

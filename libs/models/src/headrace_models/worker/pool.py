@@ -1,11 +1,13 @@
-"""A worker's endpoints, the calls they run, and the calls that wait for a free slot (`in_order`)."""
+"""A worker's endpoints, the calls they run, and the calls that wait for a free slot (`next_of`)."""
 
 from __future__ import annotations
 
 import asyncio
 import math
 from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
+from functools import cache, partial
 from typing import Final, Protocol
 
 from headrace_contracts.events import Lane
@@ -13,12 +15,17 @@ from headrace_contracts.events import Lane
 from headrace_models.errors import ProviderError
 from headrace_models.ports import ChatResult, EmbedResult, Provider, ProviderStatus
 from headrace_models.worker.breaker import CLOSED, Breaker, BreakerPolicy, after_call
+from headrace_models.worker.fair_shares import FairShares
 from headrace_models.worker.recent_times import RecentTimes
-from headrace_models.worker.waiting_calls import WaitingCall, in_order, rank_of
+from headrace_models.worker.waiting_calls import WaitingCall, next_of, rank_of
 
 _SHORTEST_WAIT_SECONDS: Final = 0.001
 
 _NOT_LOOKED_AT: Final = ProviderStatus(False, "has not been probed yet")
+_UNKNOWN_SECONDS: Final = 1.0
+"""Assumed for a call at an endpoint that has answered none yet."""
+_MOST_KINDS: Final = 1_000
+"""Of so many models it is remembered who offers them: names come from outside."""
 _WEIGHT_OF_NEWEST: Final = 0.3
 """Weight of the newest value in moving averages: the last few calls dominate."""
 
@@ -86,6 +93,7 @@ class Endpoint:
         self.seconds: dict[str, float] = {}
         self.recent: dict[str, RecentTimes] = {}
         self.tokens_per_second: float | None = None
+        self._shares = FairShares()
 
     @property
     def name(self) -> str:
@@ -105,16 +113,33 @@ class Endpoint:
         """Whether it lists a model."""
         return model in self._models
 
-    def take(self) -> None:
+    def usual_seconds(self, model: str) -> float:
+        """What a call usually takes: of this model, else of all."""
+        known = self.seconds.get(model)
+        if known is not None:
+            return known
+        return sum(self.seconds.values()) / len(self.seconds) if self.seconds else _UNKNOWN_SECONDS
+
+    def claim_of(self, tenant: str, now: float) -> float:
+        """How much of it a tenant has had for its weight: see `FairShares`."""
+        return self._shares.claim(tenant, now)
+
+    def take(self, tenant: str, weight: int, model: str, now: float) -> None:
         """A call takes a slot."""
         self.busy += 1
         self.idle.clear()
+        self._shares.began(tenant, weight, now, self.usual_seconds(model))
 
-    def give_back(self) -> None:
+    def give_back(self, tenant: str, now: float) -> None:
         """A call returns its slot."""
         self.busy -= 1
         if self.busy == 0:
             self.idle.set()
+        self._shares.ended(tenant, now)
+
+    def awaited_by(self, tenants: AbstractSet[str], now: float) -> None:
+        """These tenants wait for it now."""
+        self._shares.wait(tenants, now)
 
     def objection(self, now: float) -> str | None:
         """Why it accepts no call now; None if it does."""
@@ -172,9 +197,7 @@ class Pool:
         self._choose = choose
         self._policy = policy or BreakerPolicy()
         self._waiters: list[_Waiter] = []
-        # When tenants that wait had their last turn, by a number that grows.
-        self._turns: dict[str, int] = {}
-        self._grants = 0
+        self._kinds: dict[tuple[str, str], frozenset[str]] = {}
         self._observers: list[PoolObserver] = []
 
     def follow(self, observer: PoolObserver) -> None:
@@ -188,6 +211,7 @@ class Pool:
         if endpoint.name in self.endpoints:
             raise ValueError(f"an endpoint called {endpoint.name} is already in the pool")
         self.endpoints[endpoint.name] = endpoint
+        self._kinds.clear()
         endpoint.doubted.set()
         for observer in self._observers:
             observer.joined(endpoint)
@@ -195,6 +219,7 @@ class Pool:
     def leave(self, name: str) -> Endpoint:
         """Remove an endpoint: it gets no new calls. Running calls continue; its `idle` is set when they have ended."""
         endpoint = self.endpoints.pop(name)
+        self._kinds.clear()
         for observer in self._observers:
             observer.left(endpoint)
         self._grant(everyone=True)
@@ -213,9 +238,17 @@ class Pool:
         return len(self._waiters)
 
     async def acquire(
-        self, provider: str, model: str, lane: Lane, within_seconds: float | None, tenant: str = ""
+        self,
+        provider: str,
+        model: str,
+        lane: Lane,
+        within_seconds: float | None,
+        tenant: str = "",
+        weight: int = 1,
     ) -> Endpoint:
         """A slot of an endpoint that offers a model; return it with `release`.
+
+        Tenants that wait share the seconds of an endpoint's slots by weight.
 
         Raises ModelNotOffered, also when the last such endpoint leaves during the wait, TooLittleTime as soon as less
         is left than a call takes at least, and TimeoutError.
@@ -224,11 +257,11 @@ class Pool:
         loop = asyncio.get_running_loop()
         due = None if within_seconds is None else loop.time() + within_seconds
         self._insist_on_time(provider, model, due)
-        if best.busy < best.slots and not self._waiters:
-            best.take()
-            return best
         now = loop.time()
-        waiter = _Waiter(provider, model, tenant, now, rank_of(lane, now), due, loop.create_future())
+        if best.busy < best.slots and not self._waiters:
+            best.take(tenant, weight, model, now)
+            return best
+        waiter = _Waiter(provider, model, tenant, weight, now, rank_of(lane, now), due, loop.create_future())
         self._waiters.append(waiter)
         self._grant()
         try:
@@ -238,7 +271,7 @@ class Pool:
             return await waiter.granted
         except BaseException:
             if waiter.granted.done() and not waiter.granted.cancelled() and waiter.granted.exception() is None:
-                self._free(waiter.granted.result())
+                self._free(waiter.granted.result(), tenant)
             raise
         finally:
             if waiter in self._waiters:
@@ -258,7 +291,13 @@ class Pool:
         # A shorter wait may be none at all to a clock, and would be repeated without end.
         return max(_SHORTEST_WAIT_SECONDS, due - now - least)
 
-    def release(self, endpoint: Endpoint, ended: ChatResult | EmbedResult | ProviderError | None, model: str) -> None:
+    def release(
+        self,
+        endpoint: Endpoint,
+        ended: ChatResult | EmbedResult | ProviderError | None,
+        model: str,
+        tenant: str = "",
+    ) -> None:
         """Return a slot, with the result of its call: None if that says nothing about the endpoint."""
         now = asyncio.get_running_loop().time()
         before = endpoint.objection(now)
@@ -267,7 +306,7 @@ class Pool:
                 self._learn(endpoint, ended, model, now)
         finally:
             # Whatever the result looks like: a slot that is not given back is lost until the worker is restarted.
-            endpoint.give_back()
+            endpoint.give_back(tenant, now)
             changed = endpoint.objection(now) != before
             if changed:
                 self.changed.set()
@@ -292,11 +331,32 @@ class Pool:
         endpoint = self.endpoints[name]
         if endpoint.status != status:
             endpoint.seen(status)
+            self._kinds.clear()
             self.changed.set()
         self._grant(everyone=True)
 
-    def _free(self, endpoint: Endpoint) -> None:
-        endpoint.give_back()
+    def serving(self, provider: str, model: str) -> AbstractSet[str]:
+        """The names of the endpoints that may run a model, whether or not they do now: calls with the same ones need
+        the same slots."""
+        found = self._kinds.get((provider, model))
+        if found is None:
+            if len(self._kinds) >= _MOST_KINDS:
+                self._kinds.clear()
+            found = self._kinds[provider, model] = frozenset(
+                one.name
+                for one in self.endpoints.values()
+                if one.provider.provider == provider and self._choose([one.view()], model) is not None
+            )
+        return found
+
+    def useful_calls(self, serving: AbstractSet[str]) -> int:
+        """How many calls these endpoints can have use of at once: as many as they have slots, and some that wait for
+        the next free one. At least 1, so that a call that nobody serves is told."""
+        slots = sum(self.endpoints[name].slots for name in serving if name in self.endpoints)
+        return slots + slots // 4 + 1
+
+    def _free(self, endpoint: Endpoint, tenant: str) -> None:
+        endpoint.give_back(tenant, asyncio.get_running_loop().time())
         self._grant()
 
     def _best(self, provider: str, model: str) -> Endpoint:
@@ -319,39 +379,51 @@ class Pool:
 
     def _grant(self, *, everyone: bool = False) -> None:
         """Assign free slots to waiting calls; with `everyone`, also fail those that no endpoint can serve any more."""
-        if not everyone and self._is_full():
-            return
-        for waiter in self._in_order():
-            if not everyone and self._is_full():
-                return
-            if waiter.granted.done():
-                continue
-            try:
-                best = self._best(waiter.provider, waiter.model)
-            except ModelNotOffered as error:
-                waiter.granted.set_exception(error)
-                self._waiters.remove(waiter)
-                continue
-            if best.busy < best.slots:
-                best.take()
-                waiter.granted.set_result(best)
-                self._waiters.remove(waiter)
-                self._grants += 1
-                self._turns[waiter.tenant] = self._grants
-
-    def _is_full(self) -> bool:
-        return all(endpoint.busy >= endpoint.slots for endpoint in self.endpoints.values())
-
-    def _in_order(self) -> Sequence[_Waiter]:
         now = asyncio.get_running_loop().time()
-        here = {waiter.tenant for waiter in self._waiters}
-        # Who comes back is first again: a turn that was long ago is no debt.
-        self._turns = {tenant: turn for tenant, turn in self._turns.items() if tenant in here}
 
+        @cache
         def ample_seconds(provider: str, model: str) -> float:
             return min([one.ample_seconds(model, now) for one in self._offering(provider, model)], default=0.0)
 
-        return in_order(self._waiters, self._turns, now, ample_seconds)
+        waiting: dict[str, set[str]] = {name: set() for name in self.endpoints}
+        for one in self._waiters:
+            for name in self.serving(one.provider, one.model):
+                waiting[name].add(one.tenant)
+        for name, tenants in waiting.items():
+            self.endpoints[name].awaited_by(tenants, now)
+        while self._waiters and (everyone or not self._is_full()):
+            free = self._free_for_waiters()
+            if not free:
+                break
+            endpoint, calls = next(iter(free.items()))
+            chosen = next_of(calls, partial(endpoint.claim_of, now=now), now, ample_seconds)
+            endpoint.take(chosen.tenant, chosen.weight, chosen.model, now)
+            chosen.granted.set_result(endpoint)
+            self._waiters.remove(chosen)
+
+    def _free_for_waiters(self) -> Mapping[Endpoint, list[_Waiter]]:
+        """Endpoints with a free slot, and the calls that are best begun there. Fails those that nobody can serve."""
+        free: dict[Endpoint, list[_Waiter]] = {}
+        best: dict[tuple[str, str], Endpoint | ModelNotOffered] = {}
+        for waiter in tuple(self._waiters):
+            name = waiter.provider, waiter.model
+            if waiter.granted.done():
+                continue  # it was cancelled, and has not noticed yet
+            if name not in best:
+                try:
+                    best[name] = self._best(*name)
+                except ModelNotOffered as error:
+                    best[name] = error
+            found = best[name]
+            if isinstance(found, ModelNotOffered):
+                waiter.granted.set_exception(ModelNotOffered(str(found)))
+                self._waiters.remove(waiter)
+            elif found.busy < found.slots:
+                free.setdefault(found, []).append(waiter)
+        return free
+
+    def _is_full(self) -> bool:
+        return all(endpoint.busy >= endpoint.slots for endpoint in self.endpoints.values())
 
     def _offering(self, provider: str, model: str) -> Sequence[Endpoint]:
         return [one for one in self.endpoints.values() if one.provider.provider == provider and one.offers(model)]

@@ -26,7 +26,7 @@ from typing import Any, Final, NamedTuple
 from headrace_contracts.codec import Codec
 from headrace_contracts.errors import Origin, UnreadableValue
 from headrace_contracts.events import AttemptFinished, AttemptRequested, Failure, UsageRecorded
-from headrace_contracts.headers import traceparent
+from headrace_contracts.headers import traceparent, weight_of
 from headrace_contracts.ids import usage_id
 from headrace_contracts.topics import USAGE_RECORDED, TopicSpec
 from headrace_streams.dead_letters import described
@@ -176,7 +176,7 @@ class AttemptRunner:
         ):
             _log.info("attempt %s has ended before, and is not run again", request.attempt_id)
             return
-        run = RunningAttempt(request, execution_id, self._traceparent_of(record))
+        run = RunningAttempt(request, execution_id, self._traceparent_of(record), weight_of(record.headers))
         ended = await self._run_unless_cancelled(run)
         await self._report(record, run, ended)
 
@@ -264,7 +264,9 @@ class AttemptRunner:
         if left == 0:
             return outcomes.expired("the deadline had passed before the attempt began")
         try:
-            endpoint = await self._pool.acquire(request.provider, request.model, request.lane, left, request.tenant)
+            endpoint = await self._pool.acquire(
+                request.provider, request.model, request.lane, left, request.tenant, run.weight
+            )
         except TimeoutError:
             return outcomes.expired("the deadline passed while the attempt waited for a free slot")
         except TooLittleTime as error:
@@ -290,7 +292,7 @@ class AttemptRunner:
                 return call
             told = await self._call(run, endpoint, call)
         finally:
-            self._pool.release(endpoint, told, request.model)
+            self._pool.release(endpoint, told, request.model, request.tenant)
         if isinstance(told, ProviderError):
             return outcomes.from_error(
                 told, model_ms=run.model_ms(), now_ms=self._clock_ms(), deadline_at=request.deadline_at

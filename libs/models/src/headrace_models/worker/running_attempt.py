@@ -15,11 +15,13 @@ class RunningAttempt:
 
     __slots__ = (
         "_began", "_began_ms", "_interrupted", "_now", "_task", "consumed", "execution_id", "node", "request",
-        "traceparent",
+        "traceparent", "weight",
     )  # fmt: skip
 
-    def __init__(self, request: AttemptRequested, execution_id: str, traceparent: str | None) -> None:
+    def __init__(self, request: AttemptRequested, execution_id: str, traceparent: str | None, weight: int = 1) -> None:
         self.request = request
+        self.weight = weight
+        """Its tenant's."""
         self.execution_id = execution_id
         self.traceparent = traceparent
         self.node: str | None = None

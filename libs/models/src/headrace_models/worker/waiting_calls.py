@@ -1,8 +1,8 @@
-"""Which of the calls that wait gets a slot first.
+"""Which of the calls that wait for an endpoint gets its next slot.
 
-Tenants take turns: a tenant with a hundred calls waiting keeps another one's first call waiting for no longer than one
-of its own takes. Batch work counts as having arrived `BATCH_HANDICAP_SECONDS` later than it did: interactive work
-overtakes it, and nothing waits forever.
+The tenant with the lowest claim is next (`FairShares`): a tenant with a hundred calls waiting keeps another one's first
+call waiting for no longer than one of its own takes. Batch work counts as having arrived `BATCH_HANDICAP_SECONDS` later
+than it did: interactive work of all tenants overtakes it, and nothing waits forever.
 
 Of a tenant's calls the longest waiting one goes first, which is the best order while all make their deadlines. Once a
 call has waited for `OLD_SECONDS`, there is more work than slots for it, and who has waited longest would mostly begin
@@ -13,9 +13,8 @@ those that may or may not make it. Slack is the time until the deadline without 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import chain, zip_longest
 from typing import Final, TypeVar
 
 from headrace_contracts.events import Lane
@@ -30,6 +29,7 @@ class WaitingCall:
     """A call that waits for a slot. Times are seconds of any monotonic clock.
 
     Attributes:
+        weight: Its tenant's.
         since: When it began to wait.
         rank: When it counts as having begun: see `rank_of`.
         due: Its deadline.
@@ -38,6 +38,7 @@ class WaitingCall:
     provider: str
     model: str
     tenant: str
+    weight: int
     since: float
     rank: float
     due: float | None
@@ -54,38 +55,25 @@ def rank_of(lane: Lane, now: float) -> float:
     return now + (BATCH_HANDICAP_SECONDS if lane is Lane.BATCH else 0.0)
 
 
-def in_order(waiting: Sequence[W], turns: Mapping[str, int], now: float, ample_seconds: AmpleSeconds) -> Sequence[W]:
-    """The waiting calls, the first to be given a slot first.
+def next_of(waiting: Sequence[W], claim_of: Callable[[str], float], now: float, ample_seconds: AmpleSeconds) -> W:
+    """The one of the waiting calls that is next; there must be one.
 
     Args:
-        turns: When tenants had their last turn, by a number that grows; a tenant that has had none is not in it.
+        claim_of: A tenant's claim: see `FairShares`.
     """
-    if not waiting:
-        return ()
-    by_age = sorted(waiting, key=lambda one: one.rank)
-    first = _by_slack(by_age, now, ample_seconds) if now - min(one.since for one in waiting) >= OLD_SECONDS else by_age
-    return [
-        *_in_turns([one for one in first if one.rank <= now], turns),
-        *_in_turns([one for one in first if one.rank > now], turns),
-    ]
+    candidates = [one for one in waiting if one.rank <= now] or waiting
+    longest: dict[str, float] = {}
+    for one in candidates:
+        longest[one.tenant] = min(one.rank, longest.get(one.tenant, math.inf))
+    tenant = min(longest, key=lambda tenant: (claim_of(tenant), longest[tenant]))
+    own = [one for one in candidates if one.tenant == tenant]
+    if now - min(one.since for one in waiting) < OLD_SECONDS:
+        return min(own, key=lambda one: one.rank)
+    return min(own, key=lambda one: _slack(one, now, ample_seconds))
 
 
-def _by_slack(waiting: Sequence[W], now: float, ample_seconds: AmpleSeconds) -> Sequence[W]:
-    ample = {name: ample_seconds(*name) for name in {(one.provider, one.model) for one in waiting}}
-
-    def slack(one: W) -> tuple[bool, float]:
-        if one.due is None:
-            return False, math.inf
-        left = one.due - now - ample[one.provider, one.model]
-        return left < 0, left
-
-    return sorted(waiting, key=slack)
-
-
-def _in_turns(waiting: Sequence[W], turns: Mapping[str, int]) -> Sequence[W]:
-    """One of each tenant, then a second one of each: a call that finds no slot holds up nobody."""
-    by_tenant: dict[str, list[W]] = {}
-    for one in waiting:
-        by_tenant.setdefault(one.tenant, []).append(one)
-    lines = [by_tenant[tenant] for tenant in sorted(by_tenant, key=lambda tenant: turns.get(tenant, 0))]
-    return [one for one in chain.from_iterable(zip_longest(*lines)) if one is not None]
+def _slack(one: WaitingCall, now: float, ample_seconds: AmpleSeconds) -> tuple[bool, float, float]:
+    if one.due is None:
+        return False, math.inf, one.rank
+    left = one.due - now - ample_seconds(one.provider, one.model)
+    return left < 0, left, one.rank

@@ -1,0 +1,87 @@
+"""Seconds of an endpoint's slots, shared by tenants in proportion to their weights.
+
+Start-time fair queueing (Goyal, Vin and Cheng, 1996) in seconds of slots: what a tenant has used since the endpoint was
+last wanted by more than it had slots for, divided by its weight, says when it is next; the lowest is. So a tenant of
+long calls gets no more seconds than one of short calls. A call counts with what it has taken so far, at first with what
+is usual, so that it hardly matters how well that was estimated.
+
+Nobody saves up: who comes, or comes back, starts where those are who are being served. Nobody owes anything for slots
+that nobody else wanted.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Set
+from dataclasses import dataclass, field
+
+
+@dataclass(slots=True)
+class _Running:
+    began: float
+    usual: float
+    weight: int
+
+    def claim(self, now: float) -> float:
+        return max(self.usual, now - self.began) / self.weight
+
+
+@dataclass(slots=True)
+class _Account:
+    """A tenant's: seconds for its weight that its calls have taken, and those that are running."""
+
+    used: float
+    running: deque[_Running] = field(default_factory=deque)
+
+    def claim(self, now: float) -> float:
+        return self.used + sum(call.claim(now) for call in self.running)
+
+
+class FairShares:
+    """The tenants of one endpoint. Times are seconds of any monotonic clock."""
+
+    __slots__ = ("_accounts", "_served", "_waiting")
+
+    def __init__(self) -> None:
+        self._accounts: dict[str, _Account] = {}
+        self._waiting: Set[str] = frozenset()
+        self._served = 0.0
+        """The highest claim of those that have been served."""
+
+    def claim(self, tenant: str, now: float) -> float:
+        """What the tenant has used; of those that wait, the one with the lowest claim is next."""
+        account = self._accounts.get(tenant)
+        return self._served if account is None else account.claim(now)
+
+    def wait(self, tenants: Set[str], now: float) -> None:
+        """These tenants have calls that wait for the endpoint now; say so before one of them is served."""
+        for tenant in tenants - self._waiting:
+            if (account := self._accounts.get(tenant)) is not None:
+                # What it did not use while it did not want more is gone.
+                account.used += max(0.0, self._served - account.claim(now))
+            else:
+                self._accounts[tenant] = _Account(self._served)
+        self._waiting = tenants
+        self._accounts = {
+            tenant: account
+            for tenant, account in self._accounts.items()
+            if account.running or tenant in tenants or (tenants and account.used > self._served)
+        }
+        if not tenants:
+            self._served = 0.0
+            for account in self._accounts.values():
+                account.used = 0.0
+                for call in account.running:
+                    call.began, call.usual = now, 0.0
+
+    def began(self, tenant: str, weight: int, now: float, usual: float) -> None:
+        """A call of the tenant has got a slot; calls like it usually take `usual` seconds."""
+        account = self._accounts.setdefault(tenant, _Account(self._served))
+        self._served = max(self._served, account.claim(now))
+        account.running.append(_Running(now, usual, weight))
+
+    def ended(self, tenant: str, now: float) -> None:
+        """A call of the tenant has given its slot back. Which one makes no difference to the sum."""
+        account = self._accounts[tenant]
+        call = account.running.popleft()
+        account.used += (now - call.began) / call.weight
