@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from headrace_models.worker import waiting_calls
 from headrace_models.worker.recent_times import RecentTimes
-from headrace_testing.overload import Answers, Demand, Overloaded
+from headrace_testing.overload import Answers, Demand, NodePlan, Overloaded
 
 SLOTS, SECONDS, SPREAD = 4, 2.0, 0.5
 SINCE, UNTIL = 80.0, 280.0
@@ -18,7 +18,7 @@ def run(load: float, spread: float = 0.0, **neighbour: float) -> Answers:
         Demand(model="m", rate=share * SLOTS / SECONDS, seconds=SECONDS, spread=spread, deadline=40.0, tenant=tenant)
         for tenant, share in {"acme": load, **neighbour}.items()
     ]
-    return Overloaded({"node": (SLOTS, ["m"])}, demands).run(UNTIL)
+    return Overloaded({"node": NodePlan(slots=SLOTS, models=["m"])}, demands).run(UNTIL)
 
 
 def goodput(answers: Answers) -> float:

@@ -6,12 +6,14 @@ import asyncio
 import itertools
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from headrace_contracts import events, topics
 from headrace_contracts.codec import Codec, Registry
 from headrace_contracts.content import plain
 from headrace_contracts.errors import Origin
+from headrace_contracts.headers import WEIGHT
 from headrace_contracts.ids import attempt_id
 from headrace_contracts.memory_registry import MemoryRegistry
 from headrace_contracts.topics import TOPICS, TopicSpec
@@ -152,7 +154,11 @@ class WorkerBench:
         )
 
     def submit(
-        self, request: events.AttemptRequested, spec: TopicSpec = topics.WORK_LOCAL_INTERACTIVE, key: bytes = b"p:route"
+        self,
+        request: events.AttemptRequested,
+        spec: TopicSpec = topics.WORK_LOCAL_INTERACTIVE,
+        key: bytes = b"p:route",
+        weight: int | None = None,
     ) -> Record:
         """Append an attempt as the router does; the record as it stands in the log."""
         publication = Publication(
@@ -165,7 +171,10 @@ class WorkerBench:
             subject=request.task_id,
             traceparent="00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
         )
-        placed = self.cluster.append(self.publisher.record_of(publication), now_ms())
+        record = self.publisher.record_of(publication)
+        if weight is not None:
+            record = replace(record, headers=(*record.headers, (WEIGHT, str(weight).encode())))
+        placed = self.cluster.append(record, now_ms())
         return self.cluster.records(placed.topic, placed.partition)[placed.offset]
 
     def records(self, spec: TopicSpec) -> list[Record]:
