@@ -293,7 +293,7 @@ async def test_a_call_that_cannot_end_before_its_deadline_is_not_begun(
     finished = ended(bench)
     assert finished.failure is not None
     assert (finished.outcome, finished.failure.code, finished.node) == (Outcome.EXPIRED, "too_little_time", None)
-    assert "lately taken 30 s at least" in finished.failure.message
+    assert "needs 30 s by its last calls" in finished.failure.message
     assert bench.read(topics.USAGE_RECORDED) == []
     assert endpoint.busy == 0
     await runner.handle(bench.submit(attempt("task-2", deadline_at=now_ms() + 40_000)))

@@ -14,7 +14,7 @@ from headrace_models.errors import RetrySameProvider, TryAnotherProvider
 from headrace_models.ports import CallUsage, ChatResult, ProviderStatus
 from headrace_models.worker import waiting_calls
 from headrace_models.worker.breaker import BreakerPolicy
-from headrace_models.worker.pool import Endpoint, ModelNotOffered, Pool
+from headrace_models.worker.pool import Endpoint, ModelNotOffered, Pool, TooLittleTime
 from headrace_models.worker.recent_times import RecentTimes
 from headrace_testing.simulation.loop import VirtualLoop
 from headrace_testing.workers import ScriptedProvider, first_of, healthy
@@ -241,7 +241,11 @@ async def order_of(*waiters: tuple[str, str, float | None]) -> list[str]:
     order: list[str] = []
 
     async def take(name: str, tenant: str, left: float | None) -> None:
-        got = await pool.acquire("ollama", MODEL, Lane.INTERACTIVE, left, tenant)
+        try:
+            got = await pool.acquire("ollama", MODEL, Lane.INTERACTIVE, left, tenant)
+        except TooLittleTime:
+            order.append(f"told {name}")
+            return
         order.append(name)
         await asyncio.sleep(0.02)
         pool.release(got, None, MODEL, tenant)
@@ -263,11 +267,36 @@ def test_a_young_queue_is_served_by_age() -> None:
     assert in_virtual_time(order_of(*LINE)) == [name for name, _, _ in LINE]
 
 
-def test_an_old_queue_is_served_by_slack_and_who_may_not_make_it_goes_last(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_an_old_queue_is_served_by_slack_and_who_may_not_make_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(waiting_calls, "OLD_SECONDS", 0.0)
-    assert in_virtual_time(order_of(*LINE)) == ["closer", "close", "relaxed", "any", "unsure"]
+    assert in_virtual_time(order_of(*LINE)) == ["told unsure", "closer", "close", "relaxed", "any"]
+
+
+def test_who_has_waited_elsewhere_may_have_a_slot_that_nobody_else_wants() -> None:
+    async def acquired(waited: float, *, others: bool) -> str:
+        endpoint = healthy(ScriptedProvider(), slots=1)
+        endpoint.recent[MODEL] = RecentTimes()
+        for seconds in (10.0, 20.0, 30.0, 40.0):
+            endpoint.recent[MODEL].observe(0.0, seconds)
+        pool = pool_of(endpoint)
+        if others:
+            await pool.acquire("ollama", MODEL, Lane.INTERACTIVE, None)
+        asking = pool.acquire("ollama", MODEL, Lane.INTERACTIVE, 35.0, waited_seconds=waited)
+        try:
+            async with asyncio.timeout(1.0):
+                return (await asking).name
+        except (TooLittleTime, TimeoutError) as error:
+            return type(error).__name__
+
+    assert in_virtual_time(acquired(60.0, others=False)) == "node-1"
+    assert in_virtual_time(acquired(60.0, others=True)) == "TooLittleTime"
+    assert in_virtual_time(acquired(1.0, others=True)) == "TimeoutError", "it waits"
+
+
+def test_of_calls_that_may_not_make_it_the_most_likely_one_is_next() -> None:
+    waiting = [replace(call_of("a", 0.0), due=due) for due in (12.0, 14.0, 13.0)]
+    found = waiting_calls.next_of(waiting, lambda _tenant: 0.0, 6.0, lambda *_: 10.0)
+    assert found.due == 14.0
 
 
 @pytest.mark.parametrize(

@@ -42,3 +42,27 @@ def test_with_ample_time_nine_of_ten_calls_end() -> None:
     assert times(*[float(one) for one in range(1, 11)]).ample(0.0) == 10.0
     assert times(*[1.0] * 31, 60.0).ample(0.0) == 1.0
     assert times(1.0, 2.0, 3.0).ample(0.0) == 0.0
+
+
+def test_calls_that_were_cut_off_do_not_make_ever_shorter_times_seem_ample() -> None:
+    made = times(*[float(one) for one in range(1, 10)])
+    made.cut_off(0.0, 3.0)
+    assert (made.ample(0.0), made.least(0.0)) == (18.0, 3.0)
+    for _ in range(3):
+        made.cut_off(0.0, 12.0)
+    assert (made.ample(0.0), made.least(0.0)) == (24.0, 3.0), "what is begun at all follows from answers alone"
+
+
+def test_a_few_calls_that_were_cut_off_say_nothing_and_old_ones_are_forgotten() -> None:
+    made = RecentTimes()
+    made.cut_off(0.0, 50.0)
+    assert made.ample(0.0) == 0.0
+    for _ in range(KEPT):
+        made.observe(1.0, 5.0)
+    assert made.ample(1.0) == 5.0
+    for _ in range(KEPT):
+        made.cut_off(2.0, 50.0)
+    assert made.ample(2.0) == 100.0
+    for _ in range(KEPT):
+        made.observe(3.0, 5.0)
+    assert made.ample(3.0) == 5.0

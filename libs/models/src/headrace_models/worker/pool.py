@@ -14,6 +14,7 @@ from headrace_contracts.events import Lane
 
 from headrace_models.errors import ProviderError
 from headrace_models.ports import ChatResult, EmbedResult, Provider, ProviderStatus
+from headrace_models.worker import waiting_calls
 from headrace_models.worker.breaker import CLOSED, Breaker, BreakerPolicy, after_call
 from headrace_models.worker.fair_shares import FairShares
 from headrace_models.worker.recent_times import RecentTimes
@@ -38,7 +39,7 @@ class TooLittleTime(Exception):
     """Do not begin the call: it would be cut off before its model answers."""
 
     def __init__(self, model: str, seconds_left: float, least_seconds: float) -> None:
-        super().__init__(f"{seconds_left:.3g} s are left, and {model} has lately taken {least_seconds:.3g} s at least")
+        super().__init__(f"{seconds_left:.3g} s are left, and {model} needs {least_seconds:.3g} s by its last calls")
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,29 +246,36 @@ class Pool:
         within_seconds: float | None,
         tenant: str = "",
         weight: int = 1,
+        waited_seconds: float = 0.0,
     ) -> Endpoint:
         """A slot of an endpoint that offers a model; return it with `release`.
 
         Tenants that wait share the seconds of an endpoint's slots by weight.
 
+        Args:
+            waited_seconds: How long the attempt has waited elsewhere, before it came here.
+
         Raises ModelNotOffered, also when the last such endpoint leaves during the wait, TooLittleTime as soon as less
-        is left than a call takes at least, and TimeoutError.
+        is left than a call takes at least, or than is ample once it has waited for `OLD_SECONDS`, and TimeoutError.
         """
         best = self._best(provider, model)
         loop = asyncio.get_running_loop()
         due = None if within_seconds is None else loop.time() + within_seconds
-        self._insist_on_time(provider, model, due)
         now = loop.time()
         if best.busy < best.slots and not self._waiters:
+            # However long it has waited: nobody else wants the slot.
+            self._insist_on_time(provider, model, due, now)
             best.take(tenant, weight, model, now)
             return best
-        waiter = _Waiter(provider, model, tenant, weight, now, rank_of(lane, now), due, loop.create_future())
+        since = now - waited_seconds
+        self._insist_on_time(provider, model, due, since)
+        waiter = _Waiter(provider, model, tenant, weight, since, rank_of(lane, now), due, loop.create_future())
         self._waiters.append(waiter)
         self._grant()
         try:
             while due is not None and not waiter.granted.done():
                 # What is usual may change during the wait.
-                await asyncio.wait([waiter.granted], timeout=self._insist_on_time(provider, model, due))
+                await asyncio.wait([waiter.granted], timeout=self._insist_on_time(provider, model, due, since))
             return await waiter.granted
         except BaseException:
             if waiter.granted.done() and not waiter.granted.cancelled() and waiter.granted.exception() is None:
@@ -277,19 +285,25 @@ class Pool:
             if waiter in self._waiters:
                 self._waiters.remove(waiter)
 
-    def _insist_on_time(self, provider: str, model: str, due: float | None) -> float:
-        """Seconds until a call that must end by then has to begin at the fastest endpoint. Raises TooLittleTime and
-        TimeoutError."""
+    def _insist_on_time(self, provider: str, model: str, due: float | None, since: float) -> float:
+        """Seconds until a call that must end by `due`, and waits since then, is to be looked at again. Raises
+        TooLittleTime, if it must have begun before now at the fastest endpoint, and TimeoutError."""
         if due is None:
             return math.inf
         now = asyncio.get_running_loop().time()
-        least = min([one.least_seconds(model, now) for one in self._offering(provider, model)], default=0.0)
         if due <= now:
             raise TimeoutError
-        if due - now <= least:
-            raise TooLittleTime(f"{provider}/{model}", due - now, least)
+        left, is_old = due - now, now - since >= waiting_calls.OLD_SECONDS
+        offering = self._offering(provider, model)
+        least = min([one.least_seconds(model, now) for one in offering], default=0.0)
+        if is_old:
+            # There are more calls than slots: one that may or may not make it would take the slot of one that does.
+            least = max(least, min([one.ample_seconds(model, now) for one in offering], default=0.0))
+        if left <= least:
+            raise TooLittleTime(f"{provider}/{model}", left, least)
+        again = left - least if is_old else min(left - least, since + waiting_calls.OLD_SECONDS - now)
         # A shorter wait may be none at all to a clock, and would be repeated without end.
-        return max(_SHORTEST_WAIT_SECONDS, due - now - least)
+        return max(_SHORTEST_WAIT_SECONDS, again)
 
     def release(
         self,
@@ -297,13 +311,18 @@ class Pool:
         ended: ChatResult | EmbedResult | ProviderError | None,
         model: str,
         tenant: str = "",
+        seconds: float = 0.0,
     ) -> None:
-        """Return a slot, with the result of its call: None if that says nothing about the endpoint."""
+        """Return a slot, with the result of its call: None if that says nothing about the endpoint.
+
+        Args:
+            seconds: How long the call took.
+        """
         now = asyncio.get_running_loop().time()
         before = endpoint.objection(now)
         try:
             if ended is not None:
-                self._learn(endpoint, ended, model, now)
+                self._learn(endpoint, ended, model, now, seconds)
         finally:
             # Whatever the result looks like: a slot that is not given back is lost until the worker is restarted.
             endpoint.give_back(tenant, now)
@@ -313,13 +332,15 @@ class Pool:
             self._grant(everyone=changed)
 
     def _learn(
-        self, endpoint: Endpoint, ended: ChatResult | EmbedResult | ProviderError, model: str, now: float
+        self, endpoint: Endpoint, ended: ChatResult | EmbedResult | ProviderError, model: str, now: float, seconds: float
     ) -> None:
         error = ended if isinstance(ended, ProviderError) else None
         endpoint.breaker = after_call(endpoint.breaker, error, now, self._policy)
         if error is not None and error.code == "unreachable":
             endpoint.seen(replace(endpoint.status, healthy=False, reason=error.message))
             endpoint.doubted.set()
+        if error is not None and error.code == "timeout":
+            endpoint.recent.setdefault(model, RecentTimes()).cut_off(now, seconds)
         if error is not None and error.code == "answered_remotely":
             # Its list of models has changed, or never told the truth.
             endpoint.doubted.set()

@@ -265,7 +265,13 @@ class AttemptRunner:
             return outcomes.expired("the deadline had passed before the attempt began")
         try:
             endpoint = await self._pool.acquire(
-                request.provider, request.model, request.lane, left, request.tenant, run.weight
+                request.provider,
+                request.model,
+                request.lane,
+                left,
+                request.tenant,
+                run.weight,
+                waited_seconds=run.queued_ms(self._clock_ms()) / 1000,
             )
         except TimeoutError:
             return outcomes.expired("the deadline passed while the attempt waited for a free slot")
@@ -292,7 +298,7 @@ class AttemptRunner:
                 return call
             told = await self._call(run, endpoint, call)
         finally:
-            self._pool.release(endpoint, told, request.model, request.tenant)
+            self._pool.release(endpoint, told, request.model, request.tenant, run.model_ms() / 1000)
         if isinstance(told, ProviderError):
             return outcomes.from_error(
                 told, model_ms=run.model_ms(), now_ms=self._clock_ms(), deadline_at=request.deadline_at

@@ -6,8 +6,9 @@ than it did: interactive work of all tenants overtakes it, and nothing waits for
 
 Of a tenant's calls the longest waiting one goes first, which is the best order while all make their deadlines. Once a
 call has waited for `OLD_SECONDS`, there is more work than slots for it, and who has waited longest would mostly begin
-too late. From then on the one with the least slack goes first of those that have ample time (`RecentTimes.ample`), then
-those that may or may not make it. Slack is the time until the deadline without what the model takes.
+too late. From then on the one with the least slack goes first of those that have ample time (`RecentTimes.ample`). Slack
+is the time until the deadline without what the model takes. If none has ample time, the one with the most time left goes
+first: when all come to the pool late, the oldest would only just miss their deadlines, one after the other.
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ class WaitingCall:
 
     Attributes:
         weight: Its tenant's.
-        since: When it began to wait.
-        rank: When it counts as having begun: see `rank_of`.
+        since: When it began to wait, here or before it came here.
+        rank: When it counts as having come here: see `rank_of`.
         due: Its deadline.
     """
 
@@ -51,7 +52,7 @@ AmpleSeconds = Callable[[str, str], float]
 
 
 def rank_of(lane: Lane, now: float) -> float:
-    """When a call that begins to wait now counts as having begun."""
+    """When a call that comes now counts as having come."""
     return now + (BATCH_HANDICAP_SECONDS if lane is Lane.BATCH else 0.0)
 
 
@@ -76,4 +77,5 @@ def _slack(one: WaitingCall, now: float, ample_seconds: AmpleSeconds) -> tuple[b
     if one.due is None:
         return False, math.inf, one.rank
     left = one.due - now - ample_seconds(one.provider, one.model)
-    return left < 0, left, one.rank
+    # Of those that may not make it, the one that is most likely to.
+    return left < 0, abs(left), one.rank
