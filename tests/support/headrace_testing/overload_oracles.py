@@ -16,8 +16,11 @@ _SETTLED_SECONDS = 20.0
 """Until times are known, after the start and after the speed of a node has changed."""
 _KNOWN_CALLS = 8
 """Answers of a node after which it must know what its model takes at least."""
-_LEAST_USEFUL = 0.75
-"""Share of a node's seconds that go into answers in time; calls differ in length by a factor of three."""
+_LEAST_USEFUL = 0.5
+"""Share of a node's seconds that go into answers in time where calls of a model differ in length ninefold."""
+_USEFUL_IF_ALIKE = 0.9
+_ALIKE = 1.5
+"""Calls are alike if the longest is so many times as long as the shortest at most."""
 _TOLERANCE = 0.15
 _HAND_OVER_SECONDS = 0.5
 
@@ -84,7 +87,9 @@ def _wasted(world: OverloadedWorld, answers: Answers) -> Iterator[str]:
             useful = sum(
                 _common(_call(one), since, until) for one in answers.calls(node) if one.in_time or one.ended is None
             )
-            if useful < _LEAST_USEFUL * plan.slots * WINDOW_SECONDS:
+            lengths = [each * one.seconds for one in demands for each in (1 - one.spread, 1 + one.spread)]
+            least = _USEFUL_IF_ALIKE if max(lengths) <= _ALIKE * min(lengths) else _LEAST_USEFUL
+            if useful < least * plan.slots * WINDOW_SECONDS:
                 share = useful / plan.slots / WINDOW_SECONDS
                 yield f"{share:.0%} of the seconds of {node} from {since:.0f} to {until:.0f} s were of use"
 
@@ -101,7 +106,7 @@ def _told_too_late(world: OverloadedWorld, answers: Answers) -> Iterator[str]:
             and one.code == "deadline_passed" and one.began is None and one.sent > known_at
         ]  # fmt: skip
         if late:
-            yield f"{len(late)} attempts for {node} waited until their deadline, the first one sent at {late[0].sent:.0f} s"
+            yield f"{len(late)} attempts for {node} waited until their deadline, first the one of {late[0].sent:.0f} s"
 
 
 def _waits_throughout(answers: Answers, demand: Demand, since: float, until: float) -> bool:

@@ -24,7 +24,7 @@ class OverloadedWorld:
 
     def run(self) -> Answers:
         """What becomes of it."""
-        return Overloaded(self.nodes, self.demands, seed=self.seed).run(SECONDS)
+        return Overloaded(self.nodes, self.demands, max_in_flight=256, seed=self.seed).run(SECONDS)
 
     def changes(self, node: str) -> Sequence[float]:
         """When the speed of a node changes, after its start."""
@@ -32,12 +32,15 @@ class OverloadedWorld:
 
 
 def draw_world(seed: int) -> OverloadedWorld:
-    """The world of a seed: one to three nodes with a model each, at least one of which is asked for more than it can do,
+    """The world of a seed: one to three nodes with a model each, of which one at least is asked for more than it can do
     by tenants whose weights and calls differ; ramps, bursts and slow nodes in some of them."""
     rng = random.Random(f"{seed} overload")
     nodes: dict[str, NodePlan] = {}
     demands: list[Demand] = []
-    loads = [rng.choice((1.3, 1.6, 2.0, 2.5)), *(rng.choice((0.3, 0.6, 1.2, 2.0)) for _ in range(rng.choice((0, 1, 2))))]
+    loads = [
+        rng.choice((1.3, 1.6, 2.0, 2.5)),
+        *(rng.choice((0.3, 0.6, 1.2, 2.0)) for _ in range(rng.choice((0, 1, 2)))),
+    ]
     for number, load in enumerate(loads):
         model, slots = f"m{number}", rng.randint(1, 5)
         slow = []

@@ -386,15 +386,15 @@ async def test_endpoints_that_may_run_a_model_are_one_kind_whatever_they_do_now(
     assert pool.serving("ollama", "both") == {"first", "second"}
     before = pool.serving("ollama", "both")
     assert pool.serving("groq", "a") == pool.serving("ollama", "c") == frozenset()
-    assert [pool.useful_calls(pool.serving("ollama", name)) for name in ("a", "b", "both", "c")] == [6, 11, 16, 1]
+    assert [pool.useful_calls(pool.serving("ollama", name)) for name in ("a", "b", "both", "c")] == [16, 24, 32, 8]
     pool.update("first", replace(first.status, healthy=False, reason="it is down"))
     assert pool.serving("ollama", "a") == {"first"}
     pool.update("second", ScriptedProvider(models=("a",)).current)
     assert pool.serving("ollama", "a") == {"first", "second"}
     pool.leave("first")
-    assert (pool.serving("ollama", "a"), pool.useful_calls(before)) == ({"second"}, 11)
+    assert (pool.serving("ollama", "a"), pool.useful_calls(before)) == ({"second"}, 24)
     pool.resize("second", 1, {})
-    assert pool.useful_calls(before) == 2
+    assert pool.useful_calls(before) == 10
     pool.join(healthy(ScriptedProvider(node="third", models=("a",)), slots=2))
     assert pool.serving("ollama", "a") == {"second", "third"}
 

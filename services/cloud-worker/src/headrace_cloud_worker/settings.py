@@ -58,5 +58,9 @@ class CloudWorkerSettings(ProviderSettings):
         gt=0,
     )
     max_in_flight: int = setting(
-        256, unit="attempts", reason="Attempts in flight at once, including those that wait for a free slot.", ge=2
+        256,
+        unit="attempts",
+        reason="Attempts in flight at once, including those that wait for a free slot. Beyond that, each provider has "
+        "room for twice its slots and eight.",
+        ge=2,
     )

@@ -85,7 +85,11 @@ class LocalWorkerSettings(WorkerSettings):
         gt=0,
     )
     max_in_flight: int = setting(
-        64, unit="attempts", reason="Attempts in flight at once, including those that wait for a free slot.", ge=2
+        256,
+        unit="attempts",
+        reason="Attempts in flight at once, including those that wait for a free slot. Beyond that, each set of nodes "
+        "with the same models has room for twice its slots and eight.",
+        ge=2,
     )
 
     def rules(self) -> NodeRules:

@@ -25,6 +25,8 @@ _SHORTEST_WAIT_SECONDS: Final = 0.001
 _NOT_LOOKED_AT: Final = ProviderStatus(False, "has not been probed yet")
 _UNKNOWN_SECONDS: Final = 1.0
 """Assumed for a call at an endpoint that has answered none yet."""
+_WAITERS: Final = 8
+"""Calls that may wait for endpoints whatever else does, beside one for each slot: one for each of a few tenants."""
 _MOST_KINDS: Final = 1_000
 """Of so many models it is remembered who offers them: names come from outside."""
 _WEIGHT_OF_NEWEST: Final = 0.3
@@ -332,7 +334,12 @@ class Pool:
             self._grant(everyone=changed)
 
     def _learn(
-        self, endpoint: Endpoint, ended: ChatResult | EmbedResult | ProviderError, model: str, now: float, seconds: float
+        self,
+        endpoint: Endpoint,
+        ended: ChatResult | EmbedResult | ProviderError,
+        model: str,
+        now: float,
+        seconds: float,
     ) -> None:
         error = ended if isinstance(ended, ProviderError) else None
         endpoint.breaker = after_call(endpoint.breaker, error, now, self._policy)
@@ -371,10 +378,11 @@ class Pool:
         return found
 
     def useful_calls(self, serving: AbstractSet[str]) -> int:
-        """How many calls these endpoints can have use of at once: as many as they have slots, and some that wait for
-        the next free one. At least 1, so that a call that nobody serves is told."""
+        """How many calls are of use to these endpoints at once: as many as they have slots, and as many again and some
+        more that wait, so that whoever is next by weight and deadline is among them. A few also if there is none of
+        these endpoints, so that calls which nobody serves are told."""
         slots = sum(self.endpoints[name].slots for name in serving if name in self.endpoints)
-        return slots + slots // 4 + 1
+        return 2 * slots + _WAITERS
 
     def _free(self, endpoint: Endpoint, tenant: str) -> None:
         endpoint.give_back(tenant, asyncio.get_running_loop().time())
@@ -406,10 +414,13 @@ class Pool:
         def ample_seconds(provider: str, model: str) -> float:
             return min([one.ample_seconds(model, now) for one in self._offering(provider, model)], default=0.0)
 
-        waiting: dict[str, set[str]] = {name: set() for name in self.endpoints}
+        tenants_of: dict[tuple[str, str], set[str]] = {}
         for one in self._waiters:
-            for name in self.serving(one.provider, one.model):
-                waiting[name].add(one.tenant)
+            tenants_of.setdefault((one.provider, one.model), set()).add(one.tenant)
+        waiting: dict[str, set[str]] = {name: set() for name in self.endpoints}
+        for wanted, tenants in tenants_of.items():
+            for name in self.serving(*wanted):
+                waiting[name] |= tenants
         for name, tenants in waiting.items():
             self.endpoints[name].awaited_by(tenants, now)
         while self._waiters and (everyone or not self._is_full()):

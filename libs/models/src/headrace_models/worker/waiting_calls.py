@@ -6,9 +6,9 @@ than it did: interactive work of all tenants overtakes it, and nothing waits for
 
 Of a tenant's calls the longest waiting one goes first, which is the best order while all make their deadlines. Once a
 call has waited for `OLD_SECONDS`, there is more work than slots for it, and who has waited longest would mostly begin
-too late. From then on the one with the least slack goes first of those that have ample time (`RecentTimes.ample`). Slack
-is the time until the deadline without what the model takes. If none has ample time, the one with the most time left goes
-first: when all come to the pool late, the oldest would only just miss their deadlines, one after the other.
+too late. From then on the one with the least slack goes first of those that have ample time (`RecentTimes.ample`).
+Slack is the time until the deadline without what the model takes. If none has ample time, the one with the most time
+left goes first: the oldest ones would only just miss their deadlines, one after the other.
 """
 
 from __future__ import annotations

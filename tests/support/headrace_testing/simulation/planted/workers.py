@@ -14,7 +14,6 @@ from headrace_models.ports import CallUsage
 from headrace_models.worker import runner
 from headrace_models.worker.cancellations import Cancellations
 from headrace_models.worker.pool import Pool
-from headrace_models.worker.recent_times import RecentTimes
 from headrace_models.worker.runner import AttemptRunner
 from headrace_streams.errors import AppendUncertain, TransientError
 from headrace_streams.holding import DecodedInLanes
@@ -92,12 +91,7 @@ def _outside_cancellations_believed(patches: Patches) -> None:
     original = patches.put(Cancellations, "__init__", init)
 
 
-def _begun_whatever_is_left(patches: Patches) -> None:
-    patches.put(RecentTimes, "least", lambda *_: 0.0)
-
-
 BUGS = (
-    Bug("begun_whatever_is_left", "a call is begun that cannot end in time", _begun_whatever_is_left, hint=2182),
     Bug("done_before_ack", "an attempt counts as done before its report is acknowledged", _done_before_ack),
     Bug("failures_are_free", "no usage is recorded of failed attempts", _failures_are_free),
     Bug("usage_not_awaited", "an attempt counts as done before its usage is acknowledged", _usage_not_awaited),
