@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Coroutine, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -36,7 +36,8 @@ def pool_of(*endpoints: Endpoint, policy: BreakerPolicy | None = None) -> Pool:
 def in_virtual_time(doing: Coroutine[Any, Any, T]) -> T:
     loop = VirtualLoop(max_steps=1_000_000, max_seconds=2_000.0)  # type: ignore[abstract]
     try:
-        return loop.run_until_complete(doing)
+        found: T = loop.run_until_complete(doing)
+        return found
     finally:
         loop.close()
 
@@ -334,10 +335,10 @@ def test_batch_work_waits_for_interactive_work_of_all_tenants() -> None:
     assert next_of(waiting, 10.5, b=9.0) == ("a", 0.0)
 
 
-async def seconds_of(weights: dict[str, int], seconds: dict[str, float], slots: int = 2) -> Counter[str]:
+async def seconds_of(weights: dict[str, int], seconds: dict[str, float], slots: int = 2) -> dict[str, float]:
     """How long each tenant has had slots of a node when all ask for more, in virtual time."""
     endpoint = healthy(ScriptedProvider(), slots=slots)
-    pool, had = pool_of(endpoint), Counter[str]()
+    pool, had = pool_of(endpoint), defaultdict[str, float](float)
     now = asyncio.get_running_loop().time
 
     async def ask(tenant: str) -> None:
