@@ -92,15 +92,35 @@ def from_result(result: ChatResult | EmbedResult) -> ExecutionOutcome:
     )
 
 
-def from_error(error: ProviderError, *, model_ms: float, now_ms: int, deadline_at: int | None) -> ExecutionOutcome:
-    """A call without an answer. The router decides about retries; this only says how lasting the failure is."""
+def nobody_asked(error: ProviderError) -> bool:
+    """Whether no model has begun: there was no connection, or no room."""
+    unsent = isinstance(error, RetrySameProvider) and not error.sent
+    return (unsent or error.code == "overloaded") and error.usage == _NOTHING_USED
+
+
+def from_error(
+    error: ProviderError,
+    *,
+    model_ms: float,
+    now_ms: int,
+    deadline_at: int | None,
+    used: CallUsage | None = None,
+    asked_before: bool = False,
+) -> ExecutionOutcome:
+    """A call without an answer. The router decides about retries; this only says how lasting the failure is.
+
+    Args:
+        used: By all calls of the attempt together; that of this one if not given.
+        asked_before: Whether an earlier call of the attempt asked a model.
+    """
+    used = error.usage if used is None else used
     if (
         isinstance(error, RetrySameProvider)
         and error.code == "timeout"
         and deadline_at is not None
         and now_ms >= deadline_at
     ):
-        return expired("the deadline passed while the model was answering", usage=error.usage, model_ms=model_ms)
+        return expired("the deadline passed while the model was answering", usage=used, model_ms=model_ms)
     match error:
         case RetrySameProvider(after_seconds=seconds):
             outcome = events.Outcome.FAILED_RETRYABLE
@@ -110,9 +130,9 @@ def from_error(error: ProviderError, *, model_ms: float, now_ms: int, deadline_a
         case _:
             outcome, wait_ms = events.Outcome.FAILED_RETRYABLE, None
     failure = events.Failure(code=error.code, message=error.message, retry_after_ms=wait_ms)
-    if isinstance(error, RetrySameProvider) and not error.sent and error.usage == _NOTHING_USED:
+    if nobody_asked(error) and not asked_before and used == _NOTHING_USED:
         return ExecutionOutcome(outcome=outcome, asked=False, failure=failure)
-    return ExecutionOutcome(outcome=outcome, failure=failure, usage=error.usage, model_ms=model_ms)
+    return ExecutionOutcome(outcome=outcome, failure=failure, usage=used, model_ms=model_ms)
 
 
 def expired(message: str, *, usage: CallUsage | None = None, model_ms: float = 0.0) -> ExecutionOutcome:

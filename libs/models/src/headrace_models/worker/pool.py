@@ -15,6 +15,7 @@ from headrace_contracts.events import Lane
 from headrace_models.errors import ProviderError
 from headrace_models.ports import ChatResult, EmbedResult, Provider, ProviderStatus
 from headrace_models.worker import waiting_calls
+from headrace_models.worker.avoidance import Avoided, after_failure
 from headrace_models.worker.breaker import CLOSED, Breaker, BreakerPolicy, after_call
 from headrace_models.worker.fair_shares import FairShares
 from headrace_models.worker.recent_times import RecentTimes
@@ -97,6 +98,8 @@ class Endpoint:
         self.recent: dict[str, RecentTimes] = {}
         self.tokens_per_second: float | None = None
         self._shares = FairShares()
+        self.avoided: dict[str, Avoided] = {}
+        """What is held against it, by model."""
 
     @property
     def name(self) -> str:
@@ -126,6 +129,11 @@ class Endpoint:
     def claim_of(self, tenant: str, now: float) -> float:
         """How much of it a tenant has had for its weight: see `FairShares`."""
         return self._shares.claim(tenant, now)
+
+    def is_avoided(self, model: str, now: float) -> bool:
+        """Whether it failed with a model a short time ago: others go first."""
+        held = self.avoided.get(model)
+        return held is not None and now < held.until
 
     def take(self, tenant: str, weight: int, model: str, now: float) -> None:
         """A call takes a slot."""
@@ -171,6 +179,7 @@ class Endpoint:
 
 @dataclass(slots=True, eq=False)
 class _Waiter(WaitingCall):
+    without: frozenset[str]
     granted: asyncio.Future[Endpoint] = field(repr=False)
 
 
@@ -249,8 +258,9 @@ class Pool:
         tenant: str = "",
         weight: int = 1,
         waited_seconds: float = 0.0,
+        without: frozenset[str] = frozenset(),
     ) -> Endpoint:
-        """A slot of an endpoint that offers a model; return it with `release`.
+        """A slot of an endpoint that offers a model, but for those named; return it with `release`.
 
         Tenants that wait share the seconds of an endpoint's slots by weight.
 
@@ -260,7 +270,7 @@ class Pool:
         Raises ModelNotOffered, also when the last such endpoint leaves during the wait, TooLittleTime as soon as less
         is left than a call takes at least, or than is ample once it has waited for `OLD_SECONDS`, and TimeoutError.
         """
-        best = self._best(provider, model)
+        best = self._best(provider, model, without)
         loop = asyncio.get_running_loop()
         due = None if within_seconds is None else loop.time() + within_seconds
         now = loop.time()
@@ -271,7 +281,7 @@ class Pool:
             return best
         since = now - waited_seconds
         self._insist_on_time(provider, model, due, since)
-        waiter = _Waiter(provider, model, tenant, weight, since, rank_of(lane, now), due, loop.create_future())
+        waiter = _Waiter(provider, model, tenant, weight, since, rank_of(lane, now), due, without, loop.create_future())
         self._waiters.append(waiter)
         self._grant()
         try:
@@ -343,6 +353,11 @@ class Pool:
     ) -> None:
         error = ended if isinstance(ended, ProviderError) else None
         endpoint.breaker = after_call(endpoint.breaker, error, now, self._policy)
+        held = None if error is None else after_failure(endpoint.avoided.get(model), error, now)
+        if held is None:
+            endpoint.avoided.pop(model, None)
+        else:
+            endpoint.avoided[model] = held
         if error is not None and error.code == "unreachable":
             endpoint.seen(replace(endpoint.status, healthy=False, reason=error.message))
             endpoint.doubted.set()
@@ -388,18 +403,20 @@ class Pool:
         endpoint.give_back(tenant, asyncio.get_running_loop().time())
         self._grant()
 
-    def _best(self, provider: str, model: str) -> Endpoint:
+    def _best(self, provider: str, model: str, without: frozenset[str]) -> Endpoint:
         now = asyncio.get_running_loop().time()
         objections: list[str] = []
         views: list[EndpointView] = []
+        avoided: list[EndpointView] = []
         for endpoint in self.endpoints.values():
-            if endpoint.provider.provider == provider:
+            if endpoint.provider.provider == provider and endpoint.name not in without:
                 objection = endpoint.objection(now)
-                if objection is None:
-                    views.append(endpoint.view())
-                else:
+                if objection is not None:
                     objections.append(f"{endpoint.name}: {objection}")
-        chosen = self._choose(views, model)
+                else:
+                    (avoided if endpoint.is_avoided(model, now) else views).append(endpoint.view())
+        # One that has failed is better than none.
+        chosen = self._choose(views, model) or self._choose(avoided, model)
         if chosen is not None:
             return self.endpoints[chosen.name]
         if objections:
@@ -436,9 +453,9 @@ class Pool:
     def _free_for_waiters(self) -> Mapping[Endpoint, list[_Waiter]]:
         """Endpoints with a free slot, and the calls that are best begun there. Fails those that nobody can serve."""
         free: dict[Endpoint, list[_Waiter]] = {}
-        best: dict[tuple[str, str], Endpoint | ModelNotOffered] = {}
+        best: dict[tuple[str, str, frozenset[str]], Endpoint | ModelNotOffered] = {}
         for waiter in tuple(self._waiters):
-            name = waiter.provider, waiter.model
+            name = waiter.provider, waiter.model, waiter.without
             if waiter.granted.done():
                 continue  # it was cancelled, and has not noticed yet
             if name not in best:

@@ -40,6 +40,7 @@ from headrace_models.errors import ProviderError, RetrySameProvider
 from headrace_models.ports import ChatRequest, ChatResult, EmbedRequest, EmbedResult, OnPiece, OnText
 from headrace_models.structured import ask
 from headrace_models.worker import outcomes
+from headrace_models.worker.avoidance import is_of_endpoint
 from headrace_models.worker.deltas import DeltaWriter
 from headrace_models.worker.outcomes import Execution, ExecutionOutcome
 from headrace_models.worker.pool import Endpoint, ModelNotOffered, Pool, TooLittleTime
@@ -239,8 +240,9 @@ class AttemptRunner:
             if not run.was_interrupted:
                 raise
             # The call may have ended already, while its last pieces were being written.
-            used = run.consumed if run.consumed is not None else spent_until(cancelled)
-            return outcomes.cancelled(usage=used, model_ms=run.model_ms())
+            if (spent := spent_until(cancelled)) is not None:
+                run.consume(spent)
+            return outcomes.cancelled(usage=run.consumed, model_ms=run.model_ms())
         except Exception as error:  # noqa: BLE001 - a bug ends this attempt, with what it consumed, not the process
             _log.error("attempt %s failed: %s", run.request.attempt_id, described(error))
             return outcomes.failed(
@@ -259,12 +261,40 @@ class AttemptRunner:
         raise MustNotRunHere(f"{objection.code}: {objection.message}")
 
     async def _run(self, run: RunningAttempt) -> ExecutionOutcome:
+        """Ask one endpoint, and the next one as long as it is the endpoint that fails: that is one attempt."""
+        failed: ProviderError | None = None
+        asked_before = False
+        tried: frozenset[str] = frozenset()
+        while True:
+            found = await self._slot(run, tried)
+            if isinstance(found, Endpoint):
+                told = await self._ask(run, found)
+                if isinstance(told, ExecutionOutcome):
+                    found = told
+                elif not isinstance(told, ProviderError):
+                    # With what endpoints consumed that failed before.
+                    return replace(outcomes.from_result(told), usage=run.consumed or told.usage)
+                else:
+                    asked_before |= failed is not None and not outcomes.nobody_asked(failed)
+                    failed, tried = told, tried | {found.name}
+                    if is_of_endpoint(told):
+                        continue
+            if failed is None:
+                assert isinstance(found, ExecutionOutcome)
+                return found
+            return outcomes.from_error(
+                failed, model_ms=run.model_ms(), now_ms=self._clock_ms(), deadline_at=run.request.deadline_at,
+                used=run.consumed, asked_before=asked_before,
+            )  # fmt: skip
+
+    async def _slot(self, run: RunningAttempt, tried: frozenset[str]) -> Endpoint | ExecutionOutcome:
+        """A slot of an endpoint that has not been tried, or how the attempt ends without one."""
         request = run.request
         left = outcomes.seconds_left(request.deadline_at, self._clock_ms())
         if left == 0:
             return outcomes.expired("the deadline had passed before the attempt began")
         try:
-            endpoint = await self._pool.acquire(
+            return await self._pool.acquire(
                 request.provider,
                 request.model,
                 request.lane,
@@ -272,6 +302,7 @@ class AttemptRunner:
                 request.tenant,
                 run.weight,
                 waited_seconds=run.queued_ms(self._clock_ms()) / 1000,
+                without=tried,
             )
         except TimeoutError:
             return outcomes.expired("the deadline passed while the attempt waited for a free slot")
@@ -279,8 +310,13 @@ class AttemptRunner:
             return outcomes.too_late_to_begin(str(error))
         except ModelNotOffered as error:
             return outcomes.not_asked(outcomes.NO_CAPACITY, str(error), lasting=False)
+
+    async def _ask(self, run: RunningAttempt, endpoint: Endpoint) -> _Told | ExecutionOutcome:
+        """What an endpoint said, or how the attempt ends without asking it. Gives the slot back."""
+        request = run.request
         told: _Told | None = None
         try:
+            again = run.has_begun
             run.begin(endpoint, self._clock_ms())
             left = outcomes.seconds_left(request.deadline_at, self._clock_ms())
             least = endpoint.least_seconds(request.model, asyncio.get_running_loop().time())
@@ -296,28 +332,27 @@ class AttemptRunner:
             )
             if isinstance(call, ExecutionOutcome):
                 return call
-            told = await self._call(run, endpoint, call)
+            told = await self._call(run, endpoint, call, again=again)
+            return told
         finally:
             self._pool.release(endpoint, told, request.model, request.tenant, run.model_ms() / 1000)
-        if isinstance(told, ProviderError):
-            return outcomes.from_error(
-                told, model_ms=run.model_ms(), now_ms=self._clock_ms(), deadline_at=request.deadline_at
-            )
-        return outcomes.from_result(told)
 
-    async def _call(self, run: RunningAttempt, endpoint: Endpoint, call: ChatRequest | EmbedRequest) -> _Told:
+    async def _call(
+        self, run: RunningAttempt, endpoint: Endpoint, call: ChatRequest | EmbedRequest, *, again: bool
+    ) -> _Told:
         request = run.request
         deltas: DeltaWriter | None = None
         if request.stream and request.reply_partition is not None:
             deltas = DeltaWriter(
                 self._publisher,
                 request,
-                run.execution_id,
+                # Readers know by another id that the pieces begin anew.
+                self._new_id() if again else run.execution_id,
                 clock_ms=self._clock_ms,
                 interval_seconds=self._options.delta_seconds,
                 traceparent=run.traceparent,
             )
-            if request.number > 1:
+            if request.number > 1 and not again:
                 deltas.restart()
         try:
             if deltas is None:
@@ -325,7 +360,7 @@ class AttemptRunner:
             else:
                 told = await _asked(endpoint, call, deltas.write, deltas.write_piece)
             # Before anything else is awaited: a cancellation from here on carries no usage of its own.
-            run.consumed = told.usage
+            run.consume(told.usage)
             return told
         finally:
             if deltas is not None:

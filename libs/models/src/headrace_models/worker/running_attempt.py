@@ -26,7 +26,7 @@ class RunningAttempt:
         self.traceparent = traceparent
         self.node: str | None = None
         self.consumed: CallUsage | None = None
-        """What the model has consumed; None before it was called."""
+        """What has been consumed by calls of its model that have ended; None before the first one."""
         # The loop's clock is monotonic, and virtual where time is.
         self._now = asyncio.get_running_loop().time
         self._began = self._now()
@@ -40,6 +40,10 @@ class RunningAttempt:
             return False
         self._interrupted = True
         return self._task.cancel()
+
+    def consume(self, usage: CallUsage) -> None:
+        """A call has ended, which consumed this."""
+        self.consumed = usage if self.consumed is None else self.consumed + usage
 
     @property
     def has_begun(self) -> bool:
