@@ -51,12 +51,13 @@ class OllamaNode:
     refused: whoever asks a node means that the content stays there.
 
     `address` is a base URL such as `http://127.0.0.1:11434`; without `http://` and port, Ollama's own port is assumed.
-    `keep_alive` is how long the node keeps a model in memory after a call, in Ollama's notation.
+    `keep_alive` is how long the node keeps a model in memory after a call: a duration in Ollama's notation, a number of
+    seconds, negative for as long as it runs. None leaves it to the node, whose own setting and pins then hold.
     """
 
     provider: Final = "ollama"
 
-    def __init__(self, node: str, address: str, *, keep_alive: str = "30m") -> None:
+    def __init__(self, node: str, address: str, *, keep_alive: str | int | None = None) -> None:
         self.node = node
         self._name = f"ollama node {node}"
         self._keep_alive = keep_alive

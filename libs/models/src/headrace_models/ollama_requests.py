@@ -55,7 +55,7 @@ def _length_for(needed: int, model: ModelInfo | None) -> int:
     return length if longest is None else min(length, longest)
 
 
-def body_of(request: ChatRequest, model: ModelInfo | None, *, keep_alive: str) -> dict[str, Any]:
+def body_of(request: ChatRequest, model: ModelInfo | None, *, keep_alive: str | int | None) -> dict[str, Any]:
     """The body of a streaming chat. `model` is what the node has said about it."""
     options = Options(
         num_predict=request.max_output_tokens,
@@ -73,10 +73,11 @@ def body_of(request: ChatRequest, model: ModelInfo | None, *, keep_alive: str) -
         "messages": list(_messages(request)),
         "stream": True,
         "options": options.model_dump(exclude_none=True),
-        "keep_alive": keep_alive,
         # A prompt that is too long is an error, and not cut off without a word. Servers before 0.12.4 do not know it.
         "truncate": False,
     }
+    if keep_alive is not None:
+        body["keep_alive"] = keep_alive
     if request.must_call:
         parallel = request.parallel_tool_calls is not False
         body["format"] = schema_of_calls(request.callable_tools, parallel=parallel)
@@ -112,7 +113,7 @@ def _with_extra(body: dict[str, Any], request: ChatRequest) -> dict[str, Any]:
     return body | further
 
 
-def embed_body_of(request: EmbedRequest, model: ModelInfo | None, *, keep_alive: str) -> dict[str, Any]:
+def embed_body_of(request: EmbedRequest, model: ModelInfo | None, *, keep_alive: str | int | None) -> dict[str, Any]:
     """The body of a call for vectors. `model` is what the node has said about it."""
     longest = max(map(estimated_tokens, request.inputs))
     body: dict[str, Any] = {
@@ -121,8 +122,9 @@ def embed_body_of(request: EmbedRequest, model: ModelInfo | None, *, keep_alive:
         # Without, the vector of a long text is that of its beginning.
         "truncate": False,
         "options": {"num_ctx": _length_for(longest * 3 // 2, model)},
-        "keep_alive": keep_alive,
     }
+    if keep_alive is not None:
+        body["keep_alive"] = keep_alive
     return body if request.dimensions is None else {**body, "dimensions": request.dimensions}
 
 

@@ -44,7 +44,12 @@ class CloudWorkerSettings(ProviderSettings):
         reason="Time between two reads of a provider's model list; failed calls show an outage sooner.",
         gt=0,
     )
-    call_seconds: float = setting(180.0, unit="s", reason="Longest time for one answer of a model.", gt=0)
+    call_seconds: float = setting(
+        1800.0,
+        unit="s",
+        reason="Longest time for one answer of a model. attempts.timeout of the policy ends it earlier, by lane.",
+        gt=0,
+    )
     first_token_seconds: float = setting(
         60.0,
         unit="s",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+import re
+from typing import Annotated, ClassVar, Final, Literal
 
 from headrace_runtime.settings import CommaList, setting
 from headrace_runtime.worker_settings import WorkerSettings
@@ -10,6 +11,10 @@ from pydantic import AfterValidator
 
 from headrace_local_worker.decide.endpoints import NodeRules, parse_labels
 from headrace_local_worker.decide.nodes import NodeSpec, parse_nodes
+
+NODE_DECIDES: Final = "node"
+_DURATION: Final = re.compile(r"-?[0-9]{1,9}|-?([0-9]{1,9}(\.[0-9]{1,9})?(ns|us|µs|ms|s|m|h))+")
+"""As Go's time.ParseDuration, or whole seconds."""
 
 
 def _usable(entries: tuple[str, ...]) -> tuple[str, ...]:
@@ -20,6 +25,12 @@ def _usable(entries: tuple[str, ...]) -> tuple[str, ...]:
 def _readable(entries: tuple[str, ...]) -> tuple[str, ...]:
     parse_labels(entries)
     return entries
+
+
+def _duration(text: str) -> str:
+    if text != NODE_DECIDES and not _DURATION.fullmatch(text):
+        raise ValueError(f"must be a duration such as 30m or 1h30m, a number of seconds, or {NODE_DECIDES}")
+    return text
 
 
 class LocalWorkerSettings(WorkerSettings):
@@ -67,11 +78,19 @@ class LocalWorkerSettings(WorkerSettings):
         "workers per node, divide them, unless HEADRACE_DISCOVERY_PEERS does that.",
         ge=1,
     )
-    keep_alive: str = setting(
-        "30m", unit="Ollama duration", reason="How long a node keeps a model in memory after a call."
+    keep_alive: Annotated[str, AfterValidator(_duration)] = setting(
+        "30m",
+        unit="Ollama duration | seconds | node",
+        reason="How long a node keeps a model in memory after a call, as in 30m or 90; -1: as long as it runs. node: "
+        "as the node is set (OLLAMA_KEEP_ALIVE), so that models pinned there stay.",
     )
     look_seconds: float = setting(3.0, unit="s", reason="Time between two checks of a node's health and models.", gt=0)
-    call_seconds: float = setting(300.0, unit="s", reason="Longest time for one answer of a model.", gt=0)
+    call_seconds: float = setting(
+        1800.0,
+        unit="s",
+        reason="Longest time for one answer of a model. attempts.timeout of the policy ends it earlier, by lane.",
+        gt=0,
+    )
     first_token_seconds: float = setting(
         240.0,
         unit="s",
@@ -91,6 +110,12 @@ class LocalWorkerSettings(WorkerSettings):
         "with the same models has room for twice its slots and eight.",
         ge=2,
     )
+
+    def node_keep_alive(self) -> str | int | None:
+        """What a call tells a node, which takes a number for seconds and refuses one in quotes; None for nothing."""
+        if self.keep_alive == NODE_DECIDES:
+            return None
+        return int(self.keep_alive) if self.keep_alive.lstrip("-").isdecimal() else self.keep_alive
 
     def rules(self) -> NodeRules:
         """How endpoints become nodes."""

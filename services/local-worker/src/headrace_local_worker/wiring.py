@@ -97,7 +97,9 @@ def _nodes(settings: LocalWorkerSettings, metrics: Metrics, health: Health) -> t
     """The pool, and the part that decides which nodes are in it."""
 
     def endpoint(spec: NodeSpec) -> Endpoint:
-        return Endpoint(OllamaNode(spec.name, spec.url, keep_alive=settings.keep_alive), spec.slots, spec.hardware)
+        return Endpoint(
+            OllamaNode(spec.name, spec.url, keep_alive=settings.node_keep_alive()), spec.slots, spec.hardware
+        )
 
     if settings.discovery == "kubernetes":
         # Importing the client takes half a second and 60 MB, so it is imported only where needed.
