@@ -23,16 +23,18 @@ def check_usage(judge: Judge, process: SimulatedProcess, record: Record, calls: 
     place = (record.topic.removeprefix(PREFIX), record.partition, record.offset)
     _, request = judge.topics.work[place]
     recorded = judge.topics.usage_of_attempt[request.attempt_id]
+    consumed: dict[str, tuple[int, int]] = {}
     for call in calls:
-        used = call.consumed
-        if used is None or not (used.input_tokens or used.output_tokens):
-            continue
-        event = recorded.get(call.execution)
+        if call.consumed is not None:
+            before = consumed.get(call.execution, (0, 0))
+            consumed[call.execution] = before[0] + call.consumed.input_tokens, before[1] + call.consumed.output_tokens
+    for execution, used in consumed.items():
+        event = recorded.get(execution)
         told = (0, 0) if event is None else (event.usage.input_tokens, event.usage.output_tokens)
-        if told[0] < used.input_tokens or told[1] < used.output_tokens:
+        if told[0] < used[0] or told[1] < used[1]:
             judge.violated(
-                f"{process.name} counts {call.execution} as done: {call.node} consumed {used.input_tokens} and "
-                f"{used.output_tokens} tokens, recorded are {told[0]} and {told[1]}"
+                f"{process.name} counts {execution} as done: its calls consumed {used[0]} and {used[1]} tokens, "
+                f"recorded are {told[0]} and {told[1]}"
             )
 
 

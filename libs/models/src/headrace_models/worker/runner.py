@@ -268,7 +268,7 @@ class AttemptRunner:
         while True:
             found = await self._slot(run, tried)
             if isinstance(found, Endpoint):
-                told = await self._ask(run, found)
+                told = await self._ask(run, found, len(tried))
                 if isinstance(told, ExecutionOutcome):
                     found = told
                 elif not isinstance(told, ProviderError):
@@ -311,12 +311,12 @@ class AttemptRunner:
         except ModelNotOffered as error:
             return outcomes.not_asked(outcomes.NO_CAPACITY, str(error), lasting=False)
 
-    async def _ask(self, run: RunningAttempt, endpoint: Endpoint) -> _Told | ExecutionOutcome:
-        """What an endpoint said, or how the attempt ends without asking it. Gives the slot back."""
+    async def _ask(self, run: RunningAttempt, endpoint: Endpoint, failed: int) -> _Told | ExecutionOutcome:
+        """What an endpoint said after so many had failed, or how the attempt ends without asking it. Gives the slot
+        back."""
         request = run.request
         told: _Told | None = None
         try:
-            again = run.has_begun
             run.begin(endpoint, self._clock_ms())
             left = outcomes.seconds_left(request.deadline_at, self._clock_ms())
             least = endpoint.least_seconds(request.model, asyncio.get_running_loop().time())
@@ -332,13 +332,13 @@ class AttemptRunner:
             )
             if isinstance(call, ExecutionOutcome):
                 return call
-            told = await self._call(run, endpoint, call, again=again)
+            told = await self._call(run, endpoint, call, failed)
             return told
         finally:
             self._pool.release(endpoint, told, request.model, request.tenant, run.model_ms() / 1000)
 
     async def _call(
-        self, run: RunningAttempt, endpoint: Endpoint, call: ChatRequest | EmbedRequest, *, again: bool
+        self, run: RunningAttempt, endpoint: Endpoint, call: ChatRequest | EmbedRequest, failed: int
     ) -> _Told:
         request = run.request
         deltas: DeltaWriter | None = None
@@ -347,12 +347,12 @@ class AttemptRunner:
                 self._publisher,
                 request,
                 # Readers know by another id that the pieces begin anew.
-                self._new_id() if again else run.execution_id,
+                f"{run.execution_id}.{failed + 1}" if failed else run.execution_id,
                 clock_ms=self._clock_ms,
                 interval_seconds=self._options.delta_seconds,
                 traceparent=run.traceparent,
             )
-            if request.number > 1 and not again:
+            if request.number > 1 and not failed:
                 deltas.restart()
         try:
             if deltas is None:
