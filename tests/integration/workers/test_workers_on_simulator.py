@@ -224,26 +224,39 @@ async def test_the_fleet_learns_of_nodes_and_of_the_leave(bench: WorkerBench, si
 
 
 @pytest.mark.parametrize(
-    ("kind", "outcome", "code"),
+    ("kind", "outcome", "code", "calls", "asked"),
     [
-        (FaultKind.OVERLOADED, Outcome.FAILED_RETRYABLE, "overloaded"),
-        (FaultKind.ERROR, Outcome.FAILED_RETRYABLE, "provider_error"),
-        (FaultKind.DISCONNECT, Outcome.FAILED_RETRYABLE, "connection_lost"),
-        (FaultKind.MODEL_MISSING, Outcome.FAILED_PERMANENT, "model_missing"),
-        (FaultKind.BAD_REQUEST, Outcome.FAILED_PERMANENT, "request_rejected"),
+        (FaultKind.OVERLOADED, Outcome.FAILED_RETRYABLE, "overloaded", 2, False),
+        (FaultKind.ERROR, Outcome.FAILED_RETRYABLE, "provider_error", 2, True),
+        (FaultKind.DISCONNECT, Outcome.FAILED_RETRYABLE, "connection_lost", 2, True),
+        (FaultKind.MODEL_MISSING, Outcome.FAILED_PERMANENT, "model_missing", 2, True),
+        (FaultKind.BAD_REQUEST, Outcome.FAILED_PERMANENT, "request_rejected", 1, True),
     ],
 )
-async def test_what_goes_wrong_at_a_node_is_reported_once(
-    bench: WorkerBench, simulator: Simulator, kind: FaultKind, outcome: Outcome, code: str
+async def test_what_goes_wrong_at_all_nodes_is_reported_once(
+    bench: WorkerBench, simulator: Simulator, kind: FaultKind, outcome: Outcome, code: str, calls: int, asked: bool
 ) -> None:
-    simulator.faults.add("ollama", Fault(kind), 1)
+    simulator.faults.add("ollama", Fault(kind), 2)
     async with local_worker(bench, simulator):
         bench.submit(attempt())
         (end,) = (await finished(bench, 1)).values()
     assert end.failure is not None
     assert (end.outcome, end.failure.code) == (outcome, code)
-    assert len(simulator.evidence.of("ollama")) == 1
-    assert len(bench.read(topics.USAGE_RECORDED)) == 1
+    # What is wrong with the request says nothing about a node.
+    assert len(simulator.evidence.of("ollama")) == calls
+    assert len(bench.read(topics.USAGE_RECORDED)) == int(asked)
+
+
+@pytest.mark.parametrize("kind", [FaultKind.OVERLOADED, FaultKind.ERROR, FaultKind.DISCONNECT, FaultKind.MODEL_MISSING])
+async def test_what_goes_wrong_at_one_node_another_one_does(
+    bench: WorkerBench, simulator: Simulator, kind: FaultKind
+) -> None:
+    simulator.faults.add("ollama", Fault(kind), 1)
+    async with local_worker(bench, simulator):
+        bench.submit(attempt())
+        (end,) = (await finished(bench, 1)).values()
+    assert end.outcome is Outcome.ANSWERED
+    assert len(simulator.evidence.of("ollama")) == 2
 
 
 async def test_a_node_that_says_nothing_is_given_up_at_the_deadline(bench: WorkerBench, simulator: Simulator) -> None:
