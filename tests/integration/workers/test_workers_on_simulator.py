@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import signal
+import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -290,6 +292,39 @@ async def test_work_goes_on_when_a_node_dies(bench: WorkerBench, simulator: Simu
                 bench.submit(attempt(f"task-{number}"), key=str(number).encode())
             ends = await finished(bench, 10)
     assert {(end.outcome, end.node) for end in ends.values()} == {(Outcome.ANSWERED, "b")}
+
+
+async def test_a_call_at_a_node_that_stands_still_is_done_by_another(bench: WorkerBench, simulator: Simulator) -> None:
+    # Stopped as a machine is that has lost its network: no connection is closed.
+    command = ("-m", "headrace_models.simulator", "--port", "0", "--node", "other=gemma2:2b", "--speed", "realistic")
+    stopped = await asyncio.create_subprocess_exec(sys.executable, *command, stdout=asyncio.subprocess.PIPE)
+    try:
+        assert stopped.stdout is not None
+        origin = (await stopped.stdout.readline()).decode().split()[-1]
+        nodes = (f"a={origin}/ollama/other", f"b={simulator.ollama_url('workstation')}")
+        settings = LocalWorkerSettings(ollama_nodes=nodes, look_seconds=0.05)
+        metrics = Metrics("local_worker")
+        letters = DeadLetters(bench.publisher, "local-worker", PREFIX, now_ms)
+        parts = local_parts(
+            settings,
+            metrics,
+            log=bench.log,
+            codec=bench.codec,
+            publisher=bench.publisher,
+            dead_letters=letters,
+            health=Health(),
+        )
+        async with working(parts, metrics):
+            await until(bench, topics.FLEET_STATUS, lambda all: {one.node for one in all if one.healthy} == {"a", "b"})
+            for number in range(8):
+                bench.submit(attempt(f"task-{number}", stream=True, reply_partition=0), key=str(number).encode())
+            await until(bench, topics.TASKS_REPLIES, bool)
+            stopped.send_signal(signal.SIGSTOP)
+            ends = await finished(bench, 8)
+    finally:
+        stopped.kill()
+        await stopped.wait()
+    assert {end.outcome for end in ends.values()} == {Outcome.ANSWERED}
 
 
 async def test_garbage_goes_to_the_dead_letters_and_blocks_nobody(bench: WorkerBench, simulator: Simulator) -> None:

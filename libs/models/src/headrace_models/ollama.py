@@ -162,7 +162,7 @@ class OllamaNode:
         except Complained as refused:
             return ProviderStatus(False, f"{self._name} answered {refused.complaint.status}")
         except httpx2.HTTPError as error:
-            return ProviderStatus(False, f"{self._name} cannot be reached ({because(error)})")
+            return ProviderStatus(False, f"{self._name} cannot be reached ({because(error)})", unreachable=True)
         except (Unreadable, KeyError):
             return ProviderStatus(False, f"{self._name} does not respond like Ollama; check its address")
         remote = frozenset(

@@ -199,6 +199,8 @@ class ProviderStatus:
     """Round-trip time of a small request; None if it did not answer."""
     version: str = ""
     simulated: bool = False
+    unreachable: bool = False
+    """Whether the probe got no response at all."""
 
 
 class Provider(Protocol):

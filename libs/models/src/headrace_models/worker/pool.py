@@ -20,6 +20,7 @@ from headrace_models.worker.breaker import CLOSED, Breaker, BreakerPolicy, after
 from headrace_models.worker.fair_shares import FairShares
 from headrace_models.worker.recent_times import RecentTimes
 from headrace_models.worker.waiting_calls import WaitingCall, next_of, rank_of
+from headrace_models.worker.watched_call import GONE_AFTER_PROBES, WatchedCall
 
 _SHORTEST_WAIT_SECONDS: Final = 0.001
 
@@ -100,6 +101,9 @@ class Endpoint:
         self._shares = FairShares()
         self.avoided: dict[str, Avoided] = {}
         """What is held against it, by model."""
+        self.calls: set[WatchedCall] = set()
+        """The calls that it runs."""
+        self._missed_probes = 0
 
     @property
     def name(self) -> str:
@@ -163,6 +167,14 @@ class Endpoint:
         self.status = status
         self._models = frozenset(model.name for model in status.models)
         self._loaded = frozenset(model.name for model in status.models if model.loaded)
+
+    def probed(self, status: ProviderStatus) -> None:
+        """As `seen`, and gives up calls that say nothing when it could not be reached several times in a row."""
+        self.seen(status)
+        self._missed_probes = self._missed_probes + 1 if status.unreachable else 0
+        if self._missed_probes >= GONE_AFTER_PROBES:
+            for call in self.calls:
+                call.give_up_if_silent()
 
     def view(self) -> EndpointView:
         return EndpointView(
@@ -372,8 +384,9 @@ class Pool:
     def update(self, name: str, status: ProviderStatus) -> None:
         """Record the result of probing an endpoint of the pool."""
         endpoint = self.endpoints[name]
-        if endpoint.status != status:
-            endpoint.seen(status)
+        changed = endpoint.status != status
+        endpoint.probed(status)
+        if changed:
             self._kinds.clear()
             self.changed.set()
         self._grant(everyone=True)

@@ -34,6 +34,7 @@ from headrace_streams.errors import AppendUncertain, Overloaded, RecordRefused, 
 from headrace_streams.publishing import Publication, Publisher
 from headrace_streams.records import ProducerRecord, Record
 
+from headrace_models.answer import SpokenPiece
 from headrace_models.call import spent_until
 from headrace_models.embedding import embed
 from headrace_models.errors import ProviderError, RetrySameProvider
@@ -45,6 +46,7 @@ from headrace_models.worker.deltas import DeltaWriter
 from headrace_models.worker.outcomes import Execution, ExecutionOutcome
 from headrace_models.worker.pool import Endpoint, ModelNotOffered, Pool, TooLittleTime
 from headrace_models.worker.running_attempt import RunningAttempt
+from headrace_models.worker.watched_call import WatchedCall
 
 _log = logging.getLogger(__name__)
 
@@ -448,11 +450,31 @@ class AttemptRunner:
 
 async def _asked(endpoint: Endpoint, call: ChatRequest | EmbedRequest, on_text: OnText, on_piece: OnPiece) -> _Told:
     try:
-        if isinstance(call, EmbedRequest):
-            return await embed(endpoint.provider, call)
-        return await ask(endpoint.provider, call, on_text, on_piece)
+        async with asyncio.timeout(None) as limit:
+            watched = WatchedCall(limit)
+
+            def text_heard(piece: str) -> Awaitable[None] | None:
+                watched.heard()
+                return on_text(piece)
+
+            def piece_heard(piece: SpokenPiece) -> Awaitable[None] | None:
+                watched.heard()
+                return on_piece(piece)
+
+            endpoint.calls.add(watched)
+            try:
+                if isinstance(call, EmbedRequest):
+                    return await embed(endpoint.provider, call)
+                return await ask(endpoint.provider, call, text_heard, piece_heard)
+            finally:
+                endpoint.calls.remove(watched)
     except ProviderError as error:
         return error
+    except TimeoutError as gone:
+        cancelled = gone.__cause__
+        used = spent_until(cancelled) if isinstance(cancelled, asyncio.CancelledError) else None
+        message = f"{endpoint.name} cannot be reached any more, and its call said nothing"
+        return RetrySameProvider("connection_lost", message, provider=endpoint.provider.provider, usage=used)
     except Exception as error:  # noqa: BLE001 - a bug in a client ends this attempt, not the process
         # Our own clients raise ProviderError only (`calling`).
         _log.error("client of %s failed: %s", endpoint.name, described(error))
