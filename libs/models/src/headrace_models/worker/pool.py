@@ -20,7 +20,7 @@ from headrace_models.worker.breaker import CLOSED, Breaker, BreakerPolicy, after
 from headrace_models.worker.fair_shares import FairShares
 from headrace_models.worker.recent_times import RecentTimes
 from headrace_models.worker.waiting_calls import WaitingCall, next_of, rank_of
-from headrace_models.worker.watched_call import GONE_AFTER_PROBES, WatchedCall
+from headrace_models.worker.watched_call import WatchedCalls
 
 _SHORTEST_WAIT_SECONDS: Final = 0.001
 
@@ -101,9 +101,9 @@ class Endpoint:
         self._shares = FairShares()
         self.avoided: dict[str, Avoided] = {}
         """What is held against it, by model."""
-        self.calls: set[WatchedCall] = set()
+        self.calls = WatchedCalls()
         """The calls that it runs."""
-        self._missed_probes = 0
+        self.first_tokens: dict[str, RecentTimes] = {}
 
     @property
     def name(self) -> str:
@@ -168,13 +168,15 @@ class Endpoint:
         self._models = frozenset(model.name for model in status.models)
         self._loaded = frozenset(model.name for model in status.models if model.loaded)
 
-    def probed(self, status: ProviderStatus) -> None:
-        """As `seen`, and gives up calls that say nothing when it could not be reached several times in a row."""
+    def probed(self, status: ProviderStatus, now: float) -> None:
+        """As `seen`, and gives up calls of which nothing can be expected any more."""
         self.seen(status)
-        self._missed_probes = self._missed_probes + 1 if status.unreachable else 0
-        if self._missed_probes >= GONE_AFTER_PROBES:
-            for call in self.calls:
-                call.give_up_if_silent()
+        self.calls.probed(
+            now,
+            unreachable=status.unreachable,
+            is_loaded=self._loaded.__contains__,
+            usual_seconds=lambda model: self.first_tokens[model].ample(now) if model in self.first_tokens else 0.0,
+        )
 
     def view(self) -> EndpointView:
         return EndpointView(
@@ -385,7 +387,7 @@ class Pool:
         """Record the result of probing an endpoint of the pool."""
         endpoint = self.endpoints[name]
         changed = endpoint.status != status
-        endpoint.probed(status)
+        endpoint.probed(status, asyncio.get_running_loop().time())
         if changed:
             self._kinds.clear()
             self.changed.set()
@@ -494,6 +496,7 @@ class Pool:
 def _observe(endpoint: Endpoint, model: str, result: ChatResult, now: float) -> None:
     endpoint.seconds[model] = _average(endpoint.seconds.get(model), result.total_ms / 1000)
     endpoint.recent.setdefault(model, RecentTimes()).observe(now, result.total_ms / 1000)
+    endpoint.first_tokens.setdefault(model, RecentTimes()).observe(now, result.first_token_ms / 1000)
     writing = (result.total_ms - result.first_token_ms) / 1000
     if result.usage.output_tokens > 1 and writing > 0:
         endpoint.tokens_per_second = _average(endpoint.tokens_per_second, result.usage.output_tokens / writing)

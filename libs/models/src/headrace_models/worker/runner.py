@@ -20,6 +20,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterator
 from collections.abc import Set as AbstractSet
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Final, NamedTuple
 
@@ -35,10 +36,11 @@ from headrace_streams.publishing import Publication, Publisher
 from headrace_streams.records import ProducerRecord, Record
 
 from headrace_models.answer import SpokenPiece
-from headrace_models.call import spent_until
+from headrace_models.call import estimated_prompt, spent_until
 from headrace_models.embedding import embed
 from headrace_models.errors import ProviderError, RetrySameProvider
 from headrace_models.ports import ChatRequest, ChatResult, EmbedRequest, EmbedResult, OnPiece, OnText
+from headrace_models.prices import estimated_tokens
 from headrace_models.structured import ask
 from headrace_models.worker import outcomes
 from headrace_models.worker.avoidance import is_of_endpoint
@@ -46,7 +48,7 @@ from headrace_models.worker.deltas import DeltaWriter
 from headrace_models.worker.outcomes import Execution, ExecutionOutcome
 from headrace_models.worker.pool import Endpoint, ModelNotOffered, Pool, TooLittleTime
 from headrace_models.worker.running_attempt import RunningAttempt
-from headrace_models.worker.watched_call import WatchedCall
+from headrace_models.worker.watched_call import Lost, WatchedCall
 
 _log = logging.getLogger(__name__)
 
@@ -449,37 +451,56 @@ class AttemptRunner:
 
 
 async def _asked(endpoint: Endpoint, call: ChatRequest | EmbedRequest, on_text: OnText, on_piece: OnPiece) -> _Told:
+    watched: WatchedCall | None = None
     try:
         async with asyncio.timeout(None) as limit:
-            watched = WatchedCall(limit)
+            watched = WatchedCall(call.model, _prompt_tokens(call), limit)
+            with _watched(endpoint, watched) as heard:
 
-            def text_heard(piece: str) -> Awaitable[None] | None:
-                watched.heard()
-                return on_text(piece)
+                def text_heard(piece: str) -> Awaitable[None] | None:
+                    heard()
+                    return on_text(piece)
 
-            def piece_heard(piece: SpokenPiece) -> Awaitable[None] | None:
-                watched.heard()
-                return on_piece(piece)
+                def piece_heard(piece: SpokenPiece) -> Awaitable[None] | None:
+                    heard()
+                    return on_piece(piece)
 
-            endpoint.calls.add(watched)
-            try:
                 if isinstance(call, EmbedRequest):
                     return await embed(endpoint.provider, call)
                 return await ask(endpoint.provider, call, text_heard, piece_heard)
-            finally:
-                endpoint.calls.remove(watched)
     except ProviderError as error:
         return error
-    except TimeoutError as gone:
-        cancelled = gone.__cause__
-        used = spent_until(cancelled) if isinstance(cancelled, asyncio.CancelledError) else None
-        message = f"{endpoint.name} cannot be reached any more, and its call said nothing"
-        return RetrySameProvider("connection_lost", message, provider=endpoint.provider.provider, usage=used)
     except Exception as error:  # noqa: BLE001 - a bug in a client ends this attempt, not the process
+        if watched is not None and watched.lost is not None and isinstance(error, TimeoutError):
+            return _lost(endpoint, watched.lost, error)
         # Our own clients raise ProviderError only (`calling`).
         _log.error("client of %s failed: %s", endpoint.name, described(error))
         message = f"the worker's client failed with {type(error).__name__}"
         return RetrySameProvider("worker_error", message, provider=endpoint.provider.provider)
+
+
+@contextmanager
+def _watched(endpoint: Endpoint, call: WatchedCall) -> Iterator[Callable[[], None]]:
+    """Has the endpoint watch a call; gives what to call when something has come for it."""
+    now = asyncio.get_running_loop().time
+    endpoint.calls.add(call, now())
+    try:
+        yield lambda: endpoint.calls.heard(call, now())
+    finally:
+        endpoint.calls.remove(call, now())
+
+
+def _lost(endpoint: Endpoint, why: Lost, error: TimeoutError) -> RetrySameProvider:
+    cancelled = error.__cause__
+    used = spent_until(cancelled) if isinstance(cancelled, asyncio.CancelledError) else None
+    trouble = "cannot be reached any more" if why == "connection_lost" else "answers probes, and no call any more"
+    _log.warning("%s %s: a call of it is given up", endpoint.name, trouble)
+    message = f"{endpoint.name} {trouble}"
+    return RetrySameProvider(why, message, provider=endpoint.provider.provider, usage=used)
+
+
+def _prompt_tokens(call: ChatRequest | EmbedRequest) -> int:
+    return sum(map(estimated_tokens, call.inputs)) if isinstance(call, EmbedRequest) else estimated_prompt(call)
 
 
 def _ignore(_piece: object) -> None:

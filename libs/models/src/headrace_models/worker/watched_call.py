@@ -1,18 +1,28 @@
-"""A running call that is given up when its endpoint is gone.
+"""Running calls that are given up when nothing more can be expected of their endpoint.
 
 A server whose process is stopped, or whose machine has lost its network, closes no connection: what it was asked would
-wait for the limits of a call, which are long since models may take long. Probes notice within seconds.
+wait for the limits of a call, which are long since models may take long. Probes notice within seconds. They do not
+notice that only the inference stands still, while the server goes on answering: then no call hears anything any more.
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import Final
+from collections.abc import Callable
+from typing import Final, Literal
 
 GONE_AFTER_PROBES: Final = 2
 """Probes in a row that did not reach an endpoint, each after some seconds, until it counts as gone."""
 SILENT_SECONDS: Final = 5.0
 """A call from which something has come more recently goes on, whatever the probes say."""
+_STILL_SECONDS: Final = 20.0
+"""However soon a model usually begins to answer, an endpoint may say nothing for so long."""
+_USUAL_TIMES: Final = 10
+"""How many times as long as nine of ten calls take to their first token it may be."""
+_PROMPT_TOKEN_SECONDS: Final = 0.05
+"""Time for each token of the longest prompt: a slow processor reads 20 to 50 a second."""
+
+Lost = Literal["connection_lost", "timeout"]
 
 
 class WatchedCall:
@@ -20,20 +30,85 @@ class WatchedCall:
 
     Args:
         limit: Expires when the call is given up.
+        prompt_tokens: Of its prompt, as estimated.
+
+    Attributes:
+        lost: Why it was given up; None if it was not.
     """
 
-    __slots__ = ("_heard_at", "_limit")
+    __slots__ = ("_heard_at", "_limit", "_now", "lost", "model", "prompt_tokens")
 
-    def __init__(self, limit: asyncio.Timeout) -> None:
+    def __init__(self, model: str, prompt_tokens: int, limit: asyncio.Timeout) -> None:
         self._limit = limit
-        self._heard_at = asyncio.get_running_loop().time()
+        self._now = asyncio.get_running_loop().time
+        self._heard_at = self._now()
+        self.model = model
+        self.prompt_tokens = prompt_tokens
+        self.lost: Lost | None = None
 
     def heard(self) -> None:
         """Something has come from the endpoint."""
-        self._heard_at = asyncio.get_running_loop().time()
+        self._heard_at = self._now()
 
-    def give_up_if_silent(self) -> None:
-        """End the call, unless something has come from it lately."""
-        now = asyncio.get_running_loop().time()
-        if now - self._heard_at >= SILENT_SECONDS and not self._limit.expired():
+    def give_up(self, why: Lost, silent_seconds: float = 0.0) -> None:
+        """End the call, unless something has come from it within so many seconds."""
+        now = self._now()
+        if now - self._heard_at >= silent_seconds and not self._limit.expired():
+            self.lost = why
             self._limit.reschedule(now)
+
+
+class WatchedCalls:
+    """The running calls of one endpoint. Times are seconds of the loop's clock."""
+
+    def __init__(self) -> None:
+        self._calls: set[WatchedCall] = set()
+        self._missed_probes = 0
+        # Since when no call has heard anything, while there were some.
+        self._silent_since = 0.0
+
+    def add(self, call: WatchedCall, now: float) -> None:
+        """A call begins."""
+        if not self._calls:
+            self._silent_since = now
+        self._calls.add(call)
+
+    def remove(self, call: WatchedCall, now: float) -> None:
+        """A call has ended: its endpoint has said something, or it was given up."""
+        self._calls.remove(call)
+        if call.lost is None:
+            self._silent_since = now
+
+    def heard(self, call: WatchedCall, now: float) -> None:
+        """Something has come for a call."""
+        call.heard()
+        self._silent_since = now
+
+    def probed(
+        self, now: float, *, unreachable: bool, is_loaded: Callable[[str], bool], usual_seconds: Callable[[str], float]
+    ) -> None:
+        """Give up calls of which, after one more probe, nothing can be expected.
+
+        Args:
+            is_loaded: Whether the endpoint has a model in its memory: loading takes what it takes.
+            usual_seconds: Within which time nine of ten calls of a model had their first token; 0 while not known.
+        """
+        self._missed_probes = self._missed_probes + 1 if unreachable else 0
+        if self._missed_probes >= GONE_AFTER_PROBES:
+            for call in self._calls:
+                call.give_up("connection_lost", SILENT_SECONDS)
+        elif not unreachable and self._stands_still(now, is_loaded, usual_seconds):
+            for call in self._calls:
+                call.give_up("timeout")
+
+    def _stands_still(
+        self, now: float, is_loaded: Callable[[str], bool], usual_seconds: Callable[[str], float]
+    ) -> bool:
+        if not self._calls or now - self._silent_since < _STILL_SECONDS:
+            return False
+        models = {call.model for call in self._calls}
+        usual = [usual_seconds(model) for model in models]
+        if not all(map(is_loaded, models)) or not all(usual):
+            return False
+        reading = _PROMPT_TOKEN_SECONDS * max(call.prompt_tokens for call in self._calls)
+        return now - self._silent_since >= max(_STILL_SECONDS, _USUAL_TIMES * max(usual)) + reading
