@@ -145,7 +145,7 @@ async def test_calls_are_given_up_when_none_hears_anything() -> None:
     still.probe(29.9)
     assert (first.lost, second.lost) == (None, None)
     still.probe(0.2)
-    assert (first.lost, second.lost) == ("timeout", "timeout")
+    assert (first.lost, second.lost) == ("still", "still")
 
 
 async def test_what_one_call_hears_spares_the_others() -> None:
@@ -167,7 +167,7 @@ async def test_new_calls_do_not_hide_that_none_hears_anything() -> None:
         still.probe(5.0)
         await still.call()
 
-    assert first.lost == "timeout"
+    assert first.lost == "still"
 
 
 async def test_the_end_of_a_call_is_a_sign_of_life() -> None:

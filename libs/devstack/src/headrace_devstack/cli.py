@@ -152,7 +152,7 @@ async def _run(settings: StackSettings, console: Console) -> None:
                 try:
                     await stack.supervisor.start()
                     stack.publish()
-                    _greet(console, stack, settings, time.monotonic() - started)
+                    await _greet(console, stack, settings, time.monotonic() - started)
                     publishing = asyncio.create_task(_keep_published(stack, changed))
                     try:
                         await stack.supervisor.watch()
@@ -175,11 +175,16 @@ async def _keep_published(stack: Stack, changed: asyncio.Event) -> None:
             changed.set()
 
 
-def _greet(console: Console, stack: Stack, settings: StackSettings, seconds: float) -> None:
+async def _greet(console: Console, stack: Stack, settings: StackSettings, seconds: float) -> None:
     if settings.backing_only:
         status.print_backing(console, stack)
-    else:
-        status.print_welcome(console, stack, seconds, status.memory_of(stack.supervisor.status()))
+        return
+    # Imported here, as the other client libraries are: loading them takes a while.
+    from headrace_devstack.served_roles import what_is_missing
+
+    memory = status.memory_of(stack.supervisor.status())
+    missing = await what_is_missing(stack.addresses.ollama_nodes, stack.addresses.cloud_providers)
+    status.print_welcome(console, stack, seconds, memory, missing)
 
 
 async def _show_status(display: Live, stack: Stack) -> None:

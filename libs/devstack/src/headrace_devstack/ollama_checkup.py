@@ -43,6 +43,28 @@ async def examine_nodes(addresses: Addresses) -> list[Finding]:
         return list(await asyncio.gather(*(_node(session, node) for node in nodes)))
 
 
+async def models_on(ollama_nodes: str) -> tuple[frozenset[str], Sequence[str]]:
+    """Models that the nodes of a list (as in HEADRACE_OLLAMA_NODES) run themselves, and what is wrong with nodes that
+    do not answer."""
+    nodes = parse_nodes([entry.strip() for entry in ollama_nodes.split(",") if entry.strip()], default_slots=1)
+    timeout = aiohttp.ClientTimeout(total=_SECONDS)
+    async with aiohttp.ClientSession(timeout=timeout, trust_env=False) as session:
+        found = await asyncio.gather(*(_models_of(session, node) for node in nodes))
+    models = frozenset(name for one in found if not isinstance(one, str) for name in one)
+    return models, [one for one in found if isinstance(one, str)]
+
+
+async def _models_of(session: aiohttp.ClientSession, node: NodeSpec) -> Sequence[str] | str:
+    try:
+        entries = (await _document(session, f"{node.url}/api/tags")).get("models")
+    except (aiohttp.ClientError, TimeoutError):
+        return f"{_address(node)} does not answer: start it, or take it out of {VARIABLE}"
+    except _NotOllama as error:
+        return f"{_address(node)} {error}: correct its address in {VARIABLE}"
+    listed = [entry for entry in entries if isinstance(entry, Mapping)] if isinstance(entries, list) else []
+    return [str(entry.get("model") or entry.get("name")) for entry in listed if not runs_elsewhere(entry)]
+
+
 async def _node(session: aiohttp.ClientSession, node: NodeSpec) -> Finding:
     part = f"ollama {node.name}"
     try:

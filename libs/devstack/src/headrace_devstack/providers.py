@@ -79,3 +79,8 @@ def choose_providers(
         }
         simulated += ["groq", "anthropic", "tavily"]
     return Providers(local={"HEADRACE_OLLAMA_NODES": nodes}, cloud=cloud, simulated=tuple(simulated))
+
+
+def offered_in_the_cloud(environment: Mapping[str, str]) -> tuple[str, ...]:
+    """Names of the providers of which a cloud worker with this environment has a key."""
+    return tuple(provider.name for provider in CLOUD_PROVIDERS if environment.get(provider.key_variable))

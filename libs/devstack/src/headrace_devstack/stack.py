@@ -31,7 +31,7 @@ from headrace_devstack.parts.sizes import ROOMY, SMALL
 from headrace_devstack.parts.together import ServiceThread, code_step, hosted_service, hosted_simulator
 from headrace_devstack.ports import DEFAULT_PORT_BASE, LOOPBACK, PortPlan
 from headrace_devstack.processes import ProcessMark, end_leftovers, mark
-from headrace_devstack.providers import Providers, choose_providers, find_ollama
+from headrace_devstack.providers import Providers, choose_providers, find_ollama, offered_in_the_cloud
 from headrace_devstack.services import SERVICES
 from headrace_devstack.settings import StackSettings
 from headrace_devstack.supervisor import Condition, PartEvent, Supervisor
@@ -59,6 +59,8 @@ class StackAddresses:
     simulated: tuple[str, ...]
     ollama_nodes: str
     """As in HEADRACE_OLLAMA_NODES; empty without services."""
+    cloud_providers: tuple[str, ...]
+    """Names of those that are offered, simulated ones included."""
     api_key_file: Path
     tenant: str
     """The tenant of the API key."""
@@ -323,6 +325,7 @@ def _addresses(
         simulator_url=simulator_url(ports) if providers and providers.simulated else None,
         simulated=providers.simulated if providers else (),
         ollama_nodes=providers.local["HEADRACE_OLLAMA_NODES"] if providers else "",
+        cloud_providers=offered_in_the_cloud(providers.cloud) if providers else (),
         api_key_file=folder.api_key_file,
         tenant=_first_tenant(),
         signing_key_file=signing_key_file,

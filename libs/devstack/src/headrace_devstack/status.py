@@ -142,8 +142,8 @@ def print_backing(console: Console, stack: Stack) -> None:
     console.print()
 
 
-def print_welcome(console: Console, stack: Stack, seconds: float, memory: int) -> None:
-    """Addresses, the API key, and a first command to try."""
+def print_welcome(console: Console, stack: Stack, seconds: float, memory: int, missing: Sequence[str] = ()) -> None:
+    """Addresses, the API key, what no model here can do (`missing`), and a first command to try."""
     addresses = stack.addresses
     key_file = shown_path(addresses.api_key_file)
     key = f"{stack.new_api_key}   (kept in {key_file})" if stack.new_api_key else f"in {key_file}"
@@ -160,6 +160,8 @@ def print_welcome(console: Console, stack: Stack, seconds: float, memory: int) -
         ("Logs", f"{shown_path(stack.folder.logs)}/"),
         ("All addresses", shown_path(stack.folder.stack_file)),
     )
+    for text in missing:
+        console.print(Text.assemble(("!                 ", "bold yellow"), text), soft_wrap=True)
     curl = (
         f"  curl {addresses.intake_url}/v1/chat/completions \\\n"
         f'    -H "Authorization: Bearer $(cat {key_file})" -H "Content-Type: application/json" \\\n'

@@ -16,7 +16,7 @@ from headrace_streams.publishing import Publication, Publisher
 from headrace_streams.records import RecordMetadata
 
 from headrace_models.ports import ModelInfo, ProviderStatus
-from headrace_models.worker.pool import Endpoint, Pool
+from headrace_models.worker.pool import NOT_LOOKED_AT, Endpoint, Pool
 
 _log = logging.getLogger(__name__)
 
@@ -182,8 +182,11 @@ class FleetReporter:
         if self._pool.endpoints.get(endpoint.name) is not endpoint:
             return  # it has left meanwhile
         models = self._options.models_of(status.models)
-        if status.healthy != endpoint.status.healthy:
-            _log.info("%s is %s", endpoint.name, "healthy" if status.healthy else f"not healthy: {status.reason}")
+        if status.healthy != endpoint.status.healthy or endpoint.status is NOT_LOOKED_AT:
+            _log.log(
+                logging.INFO if status.healthy else logging.WARNING,
+                "%s is %s", endpoint.name, "healthy" if status.healthy else f"not healthy: {status.reason}",
+            )  # fmt: skip
         self._pool.update(endpoint.name, _steady(replace(status, models=models), endpoint.status))
 
     async def _report_changes(self) -> None:

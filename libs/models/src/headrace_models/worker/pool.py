@@ -24,7 +24,7 @@ from headrace_models.worker.watched_call import WatchedCalls
 
 _SHORTEST_WAIT_SECONDS: Final = 0.001
 
-_NOT_LOOKED_AT: Final = ProviderStatus(False, "has not been probed yet")
+NOT_LOOKED_AT: Final = ProviderStatus(False, "has not been probed yet")
 _UNKNOWN_SECONDS: Final = 1.0
 """Assumed for a call at an endpoint that has answered none yet."""
 _WAITERS: Final = 8
@@ -89,7 +89,7 @@ class Endpoint:
         self.idle = asyncio.Event()
         """Set while it runs no call."""
         self.idle.set()
-        self.status = _NOT_LOOKED_AT
+        self.status = NOT_LOOKED_AT
         self.doubted = asyncio.Event()
         """Set when a call could not reach it, to trigger a probe at once."""
         self._models: frozenset[str] = frozenset()

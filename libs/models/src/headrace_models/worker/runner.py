@@ -493,10 +493,11 @@ def _watched(endpoint: Endpoint, call: WatchedCall) -> Iterator[Callable[[], Non
 def _lost(endpoint: Endpoint, why: Lost, error: TimeoutError) -> RetrySameProvider:
     cancelled = error.__cause__
     used = spent_until(cancelled) if isinstance(cancelled, asyncio.CancelledError) else None
-    trouble = "cannot be reached any more" if why == "connection_lost" else "answers probes, and no call any more"
+    trouble = "cannot be reached any more" if why == "gone" else "answers probes, and no call any more"
     _log.warning("%s %s: a call of it is given up", endpoint.name, trouble)
     message = f"{endpoint.name} {trouble}"
-    return RetrySameProvider(why, message, provider=endpoint.provider.provider, usage=used)
+    # No time-out, of which it would be learned that such calls take longer.
+    return RetrySameProvider("connection_lost", message, provider=endpoint.provider.provider, usage=used)
 
 
 def _prompt_tokens(call: ChatRequest | EmbedRequest) -> int:

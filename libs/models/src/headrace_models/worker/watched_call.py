@@ -22,7 +22,8 @@ _USUAL_TIMES: Final = 10
 _PROMPT_TOKEN_SECONDS: Final = 0.05
 """Time for each token of the longest prompt: a slow processor reads 20 to 50 a second."""
 
-Lost = Literal["connection_lost", "timeout"]
+Lost = Literal["gone", "still"]
+"""Its endpoint cannot be reached; it can, and its inference stands still."""
 
 
 class WatchedCall:
@@ -96,10 +97,10 @@ class WatchedCalls:
         self._missed_probes = self._missed_probes + 1 if unreachable else 0
         if self._missed_probes >= GONE_AFTER_PROBES:
             for call in self._calls:
-                call.give_up("connection_lost", SILENT_SECONDS)
+                call.give_up("gone", SILENT_SECONDS)
         elif not unreachable and self._stands_still(now, is_loaded, usual_seconds):
             for call in self._calls:
-                call.give_up("timeout")
+                call.give_up("still")
 
     def _stands_still(
         self, now: float, is_loaded: Callable[[str], bool], usual_seconds: Callable[[str], float]
