@@ -93,7 +93,7 @@ class _Lines(Generic[P]):
         self.tenants -= 1
 
 
-class Lane(Generic[P]):
+class LaneQueue(Generic[P]):
     """Ready pieces of one lane, by kind and tenant. A tenant is in `_tenants` while it has ready or running pieces, and
     in the lines of each kind of which it has ready ones."""
 

@@ -25,7 +25,7 @@ from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from typing import Generic
 
-from headrace_streams.lanes import Lane, LaneShare, P, parted
+from headrace_streams.lanes import LaneQueue, LaneShare, P, parted
 
 
 def no_room(_kind: Hashable | None) -> int:
@@ -52,7 +52,7 @@ class Scheduler(Generic[P]):
             raise ValueError("at least one lane is needed")
         if max_in_flight < 1:
             raise ValueError(f"max_in_flight must be at least 1, not {max_in_flight}")
-        self._lanes = [Lane[P](share) for share in lanes]
+        self._lanes = [LaneQueue[P](share) for share in lanes]
         self._max_in_flight = max_in_flight
         self._room_of = room_of
         self._in_flight = 0
@@ -137,7 +137,7 @@ class Scheduler(Generic[P]):
     def start(self) -> P | None:
         """The piece to run now, which counts as running from here on; None if there is none or no room."""
         room = self._in_flight < self._max_in_flight
-        best: Lane[P] | None = None
+        best: LaneQueue[P] | None = None
         best_kinds: Iterable[Hashable | None] = ()
         for lane in self._lanes:
             if not lane.ready:
