@@ -16,7 +16,7 @@ from headrace_models.ports import ModelInfo, ProviderStatus
 from headrace_models.prices import estimated_tokens
 from headrace_models.upstream.values import MOST_TOKENS
 from headrace_models.worker.breaker import CLOSED
-from headrace_models.worker.pool import Endpoint
+from headrace_models.worker.endpoint import Endpoint
 from headrace_testing.provider_faults.faults import PROMPT
 from headrace_testing.provider_faults.mutations import Playback, cut, mutated, play_to, recordings
 from headrace_testing.provider_faults.wires import WIRES, Wire

@@ -35,7 +35,8 @@ from headrace_models.ports import (
     no_pieces,
 )
 from headrace_models.simulator.embeddings import embedding
-from headrace_models.worker.pool import Endpoint, EndpointView, Pool
+from headrace_models.worker.endpoint import Endpoint, EndpointView
+from headrace_models.worker.pool import Pool
 from headrace_models.worker.runner import AttemptRunner, Forbid, IsCancelled, RunnerOptions, RunObserver
 from headrace_streams.memory import MemoryCluster, MemoryLog
 from headrace_streams.memory.network import Network

@@ -20,7 +20,8 @@ from headrace_local_worker.decide.endpoints import (
 )
 from headrace_local_worker.decide.nodes import NodeSpec
 from headrace_local_worker.discovery import Discovery, Sources
-from headrace_models.worker.pool import Endpoint, Pool
+from headrace_models.worker.endpoint import Endpoint
+from headrace_models.worker.pool import Pool
 from headrace_testing.workers import ScriptedProvider
 
 

@@ -13,8 +13,9 @@ from headrace_contracts.errors import Origin
 from headrace_contracts.events import Lane
 from headrace_models.errors import RetrySameProvider
 from headrace_models.ports import ModelInfo, ProviderStatus
+from headrace_models.worker.endpoint import Endpoint
 from headrace_models.worker.fleet import FleetOptions, FleetReporter, node_status, tells_more
-from headrace_models.worker.pool import Endpoint, Pool
+from headrace_models.worker.pool import Pool
 from headrace_testing.workers import ScriptedProvider, WorkerBench, first_of, now_ms
 
 MODEL = "gemma2:2b"

@@ -9,7 +9,7 @@ from headrace_cloud_worker.settings import CloudWorkerSettings
 from headrace_local_worker.decide.balancing import choose_node
 from headrace_local_worker.decide.nodes import NodesInvalid, NodeSpec, parse_nodes
 from headrace_local_worker.settings import LocalWorkerSettings
-from headrace_models.worker.pool import EndpointView
+from headrace_models.worker.endpoint import EndpointView
 from headrace_runtime.settings import SettingsInvalid
 from headrace_streams.kafka.properties import consumer_properties
 

@@ -14,7 +14,8 @@ from headrace_models.errors import RetrySameProvider, TryAnotherProvider
 from headrace_models.ports import CallUsage, ChatResult, ProviderStatus
 from headrace_models.worker import waiting_calls
 from headrace_models.worker.breaker import BreakerPolicy
-from headrace_models.worker.pool import Endpoint, ModelNotOffered, Pool, TooLittleTime
+from headrace_models.worker.endpoint import Endpoint
+from headrace_models.worker.pool import ModelNotOffered, Pool, TooLittleTime
 from headrace_models.worker.recent_times import RecentTimes
 from headrace_testing.simulation.loop import VirtualLoop
 from headrace_testing.workers import ScriptedProvider, first_of, healthy

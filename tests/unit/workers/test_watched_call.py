@@ -9,7 +9,7 @@ import pytest
 from headrace_contracts import events, topics
 from headrace_models.ports import CallUsage, ProviderStatus
 from headrace_models.worker import watched_call
-from headrace_models.worker.pool import Endpoint
+from headrace_models.worker.endpoint import Endpoint
 from headrace_models.worker.watched_call import GONE_AFTER_PROBES, WatchedCall, WatchedCalls
 from headrace_testing.waiting import eventually
 from headrace_testing.workers import ScriptedProvider, WorkerBench, attempt, healthy

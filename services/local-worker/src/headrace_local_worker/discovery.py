@@ -8,7 +8,8 @@ from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from headrace_models.worker.pool import Endpoint, Pool
+from headrace_models.worker.endpoint import Endpoint
+from headrace_models.worker.pool import Pool
 
 from headrace_local_worker.decide.endpoints import (
     DiscoveredNodes,

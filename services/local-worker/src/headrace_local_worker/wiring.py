@@ -17,8 +17,9 @@ from headrace_contracts.topics import (
 )
 from headrace_models.ollama import OllamaNode
 from headrace_models.worker.assembly import assemble_worker
+from headrace_models.worker.endpoint import Endpoint
 from headrace_models.worker.metrics import WorkerMetrics
-from headrace_models.worker.pool import Endpoint, Pool
+from headrace_models.worker.pool import Pool
 from headrace_runtime.connections import Connections, wall_clock_ms
 from headrace_runtime.handling import current_traceparent, in_its_trace
 from headrace_runtime.health import Health

@@ -13,7 +13,8 @@ from headrace_local_worker.decide.balancing import choose_node
 from headrace_local_worker.decide.endpoints import NodeRules
 from headrace_local_worker.decide.nodes import NodeSpec
 from headrace_local_worker.discovery import Discovery
-from headrace_models.worker.pool import Endpoint, Pool
+from headrace_models.worker.endpoint import Endpoint
+from headrace_models.worker.pool import Pool
 from kubernetes.aio import client, config
 
 from headrace_testing.k8s.plane import ControlPlane

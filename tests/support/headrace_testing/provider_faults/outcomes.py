@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from headrace_contracts import events, topics
 from headrace_contracts.content import plain
 from headrace_models.ports import ModelInfo, ProviderStatus
-from headrace_models.worker.pool import Endpoint
+from headrace_models.worker.endpoint import Endpoint
 
 from headrace_testing.provider_faults.faults import PROMPT, SILENCE, Fault
 from headrace_testing.provider_faults.upstream import FakeUpstream, Request

@@ -15,8 +15,9 @@ from headrace_contracts.events import NodeStatus, Place, Preferences
 from headrace_local_worker.decide.balancing import choose_node
 from headrace_models.worker.assembly import sharing_of
 from headrace_models.worker.cancellations import Cancellations, CancelledTasks, is_cancelled
+from headrace_models.worker.endpoint import Endpoint
 from headrace_models.worker.fleet import FleetOptions, FleetReporter
-from headrace_models.worker.pool import Endpoint, Pool
+from headrace_models.worker.pool import Pool
 from headrace_models.worker.runner import AttemptRunner, RunnerOptions, nothing_forbidden
 from headrace_router.adapters.routing_view import RoutingView
 from headrace_router.limits import RouterLimits

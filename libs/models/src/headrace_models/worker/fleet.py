@@ -16,7 +16,8 @@ from headrace_streams.publishing import Publication, Publisher
 from headrace_streams.records import RecordMetadata
 
 from headrace_models.ports import ModelInfo, ProviderStatus
-from headrace_models.worker.pool import NOT_LOOKED_AT, Endpoint, Pool
+from headrace_models.worker.endpoint import NOT_LOOKED_AT, Endpoint
+from headrace_models.worker.pool import Pool
 
 _log = logging.getLogger(__name__)
 

@@ -14,8 +14,9 @@ from headrace_streams.records import Record, TopicPartition
 from headrace_streams.suspending import OnSuspension
 from headrace_streams.watching import OnDiscontinuity
 
+from headrace_models.worker.endpoint import Endpoint
 from headrace_models.worker.outcomes import ExecutionOutcome
-from headrace_models.worker.pool import Endpoint, Pool
+from headrace_models.worker.pool import Pool
 from headrace_models.worker.runner import ModelName, RunObserver
 from headrace_models.worker.workload import ServiceTimes, Workload
 

@@ -45,8 +45,9 @@ from headrace_models.structured import ask
 from headrace_models.worker import outcomes
 from headrace_models.worker.avoidance import is_of_endpoint
 from headrace_models.worker.deltas import DeltaWriter
+from headrace_models.worker.endpoint import Endpoint
 from headrace_models.worker.outcomes import Execution, ExecutionOutcome
-from headrace_models.worker.pool import Endpoint, ModelNotOffered, Pool, TooLittleTime
+from headrace_models.worker.pool import ModelNotOffered, Pool, TooLittleTime
 from headrace_models.worker.running_attempt import RunningAttempt
 from headrace_models.worker.watched_call import Lost, WatchedCall
 

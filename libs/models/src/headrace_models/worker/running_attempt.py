@@ -7,7 +7,7 @@ import asyncio
 from headrace_contracts.events import AttemptRequested
 
 from headrace_models.ports import CallUsage
-from headrace_models.worker.pool import Endpoint
+from headrace_models.worker.endpoint import Endpoint
 
 
 class RunningAttempt:

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from headrace_models.cloud import CLOUD_PROVIDERS
 from headrace_models.dialects import Dialect, DialectInvalid, dialect_for
 from headrace_models.ports import ModelInfo
-from headrace_models.worker.pool import EndpointView
+from headrace_models.worker.endpoint import EndpointView
 
 OWN: Final = frozenset({"ollama", *(provider.name for provider in CLOUD_PROVIDERS)})
 """Names of providers that have clients and settings of their own."""

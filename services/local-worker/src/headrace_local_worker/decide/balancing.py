@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from headrace_models.worker.pool import EndpointView
+from headrace_models.worker.endpoint import EndpointView
 
 _UNKNOWN_SECONDS: Final = 1.0
 """Assumed for a node that has not run the model yet: short enough that it is tried soon."""
