@@ -51,18 +51,13 @@ def _no_room_for_other_nodes(patches: Patches) -> None:
     patches.put(Pool, "useful_calls", lambda *_: 0)
 
 
-def _cut_off_forgotten(patches: Patches) -> None:
-    patches.put(RecentTimes, "cut_off", lambda *_: None)
-
-
 BUGS: Final[Sequence[Bug]] = (
     Bug("weight_ignored", "all tenants get the same", _weight_ignored, hint=2),
     Bug("queue_by_age", "calls are begun by age however old they are", _queue_by_age, hint=3),
     Bug("begun_whatever_is_left", "a call is begun that cannot end in time", _begun_whatever_is_left),
     Bug("calls_counted", "tenants get the same number of calls instead of the same time", _calls_counted, hint=3),
     Bug("longest_waiting_first", "tenants do not share slots at all", _longest_waiting_first, hint=2),
-    Bug("no_room_for_other_nodes", "calls that wait for a busy node take all room", _no_room_for_other_nodes, hint=9),
-    Bug("cut_off_forgotten", "calls that were cut off teach nothing", _cut_off_forgotten, hint=19),
+    Bug("no_room_for_other_nodes", "calls that wait for a busy node take all room", _no_room_for_other_nodes, hint=21),
 )
 
 

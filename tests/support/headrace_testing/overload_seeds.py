@@ -12,19 +12,22 @@ from headrace_testing.overload import Answers, Demand, NodePlan, Overloaded, Slo
 
 SECONDS = 150.0
 """How long a world lasts."""
+FEW = 8
+"""Attempts in flight, besides the room of nodes."""
 
 
 @dataclass(frozen=True, slots=True)
 class OverloadedWorld:
-    """The nodes and who wants what of them."""
+    """The nodes and who wants what of them. Where few attempts may be in flight, all room is always taken."""
 
     seed: int
     nodes: Mapping[str, NodePlan]
     demands: Sequence[Demand]
+    max_in_flight: int
 
     def run(self) -> Answers:
         """What becomes of it."""
-        return Overloaded(self.nodes, self.demands, max_in_flight=256, seed=self.seed).run(SECONDS)
+        return Overloaded(self.nodes, self.demands, max_in_flight=self.max_in_flight, seed=self.seed).run(SECONDS)
 
     def changes(self, node: str) -> Sequence[float]:
         """When the speed of a node changes, after its start."""
@@ -49,7 +52,7 @@ def draw_world(seed: int) -> OverloadedWorld:
             slow.append(SlowTime(since=since, until=since + rng.uniform(10.0, 40.0), factor=rng.choice((1.5, 3.0))))
         nodes[f"node-{number}"] = NodePlan(slots=slots, models=(model,), slow=slow)
         demands += _demands_of(rng, number, model, slots, load)
-    return OverloadedWorld(seed, nodes, demands)
+    return OverloadedWorld(seed, nodes, demands, FEW if rng.random() < 0.25 else 256)
 
 
 def _demands_of(rng: random.Random, number: int, model: str, slots: int, load: float) -> Sequence[Demand]:
