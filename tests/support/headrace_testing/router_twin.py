@@ -39,7 +39,9 @@ from headrace_contracts.topics import (
 from headrace_models.prices import load_price_book
 from headrace_router.adapters.policy_file import load_policy
 from headrace_router.adapters.routing_view import RoutingView
+from headrace_router.decide.attempt_windows import DEFAULT_WINDOW, AttemptWindow
 from headrace_router.decide.policy import Policy
+from headrace_router.decide.publications import all_equal
 from headrace_router.decide.tenant_quota import DEFAULT_QUOTA, TenantQuota
 from headrace_router.in_flight_limiter import InFlightLimiter
 from headrace_router.metrics import RouterMetrics
@@ -47,6 +49,7 @@ from headrace_router.partition import RouterContext
 from headrace_router.service import RouterLimits, RouterService
 from headrace_runtime.metrics import Metrics
 from headrace_runtime.producers import ProducerVerification
+from headrace_runtime.tenants import NO_TENANTS, Tenants
 from headrace_streams.dead_letters import DeadLetters
 from headrace_streams.errors import AppendUncertain, StreamsError, TransientError
 from headrace_streams.memory import MemoryCluster, MemoryLog, NetworkRequest, Operation
@@ -193,6 +196,7 @@ def router_service(
     on_discontinuity: OnDiscontinuity = lambda partition, verdict: None,
     producers: ProducerVerification | None = None,
     reply_tokens: ReplyTokens | None = None,
+    weight_of: Callable[[str], int] = all_equal,
 ) -> RouterService:
     """The real router on a log, as its wiring builds it. Two with the same name are one static member, if `static`."""
     publisher = Publisher(log.producer(), codec, f"headrace/router/{name}")
@@ -211,6 +215,7 @@ def router_service(
             monotonic=monotonic,
             settle_seconds=settle_seconds,
             reply_tokens=reply_tokens,
+            weight_of=weight_of,
         ),
         owner=name,
         instance_id=name if static else None,
@@ -271,6 +276,8 @@ class Twin:
         producers: ProducerVerification | None = None,
         reply_tokens: ReplyTokens | None = None,
         quota: TenantQuota = DEFAULT_QUOTA,
+        tenants: Tenants = NO_TENANTS,
+        window: AttemptWindow = DEFAULT_WINDOW,
         **limits: Any,
     ) -> Router:
         """Start a router. Two with the same name are one static member, unless `static` is False.
@@ -283,7 +290,7 @@ class Twin:
             return self.clock() + skew_ms
 
         log = MemoryLog(self.cluster, clock, client=name, network=wire)
-        world = RoutingView(self.policy, load_price_book(), clock, quota)
+        world = RoutingView(self.policy, load_price_book(), clock, quota, tenants, window)
         for key, status in self.nodes.items():
             world.node_changed(key, status)
         topic_limits = TopicLimits(log.admin(), [PREFIX + name for name in TOPICS])
@@ -303,6 +310,7 @@ class Twin:
             topic_limits=topic_limits,
             producers=producers,
             reply_tokens=reply_tokens,
+            weight_of=lambda tenant: tenants.of(tenant).weight,
         )
         router = Router(service, log, wire, world, asyncio.create_task(service.run()), topic_limits)
         self.routers.append(router)

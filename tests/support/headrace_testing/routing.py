@@ -25,6 +25,7 @@ from headrace_contracts.events import (
 from headrace_contracts.ids import attempt_id
 from headrace_models.prices import load_price_book
 from headrace_router.adapters.policy_file import load_policy
+from headrace_router.decide.attempt_windows import DEFAULT_WINDOW, NOTHING_OUT, AttemptWindow, OutNow
 from headrace_router.decide.fleet import Fleet
 from headrace_router.decide.machine import decide
 from headrace_router.decide.model import (
@@ -124,6 +125,8 @@ class NoPeers:
 
     equal: Equal = field(default_factory=Equal)
     load: LiveLoad = NO_LOAD
+    outside: OutNow = NOTHING_OUT
+    last_turn: int = 0
 
     def equal_to(self, digest: str, now: int) -> Equal:
         assert digest
@@ -132,6 +135,9 @@ class NoPeers:
 
     def load_of(self, tenant: str) -> LiveLoad:
         return self.load
+
+    def out(self, tenant: str, topic: str) -> OutNow:
+        return self.outside
 
 
 @dataclass
@@ -145,6 +151,7 @@ class Desk:
     tenant: Preferences | None = None
     peers: NoPeers = field(default_factory=NoPeers)
     quota: TenantQuota = DEFAULT_QUOTA
+    window: AttemptWindow = DEFAULT_WINDOW
     state: TaskState | None = None
     decisions: list[Decision] = field(default_factory=list)
 
@@ -159,6 +166,7 @@ class Desk:
             user_preferences=self.user,
             tenant_preferences=self.tenant,
             quota=self.quota,
+            window=self.window,
         )
 
     def give(self, event: RouterEvent) -> Decision | Noted | Ignored | Disbelieved:

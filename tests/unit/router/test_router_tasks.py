@@ -17,7 +17,8 @@ def live(task_id: str, phase: TaskPhase = TaskPhase.RUNNING, digest: str = "d") 
     desk = Desk()
     desk.submit(task_id=task_id)
     assert desk.state is not None
-    return replace(desk.state, phase=phase, digest=digest)
+    topic = desk.state.work_topic if phase in (TaskPhase.RUNNING, TaskPhase.BACKING_OFF) else None
+    return replace(desk.state, phase=phase, digest=digest, work_topic=topic)
 
 
 def ended(

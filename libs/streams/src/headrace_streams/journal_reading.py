@@ -31,6 +31,7 @@ _LOOK_EVERY: Final = 1000
 """Entries after which one is read in full, to learn which of those kept meanwhile have been published."""
 _OUTLINE: Final = (
     "kind", "task_id", "generation", "sequence", "cause", "state.phase", "state.digest", "state.wake_at",
+    "state.work_topic", "state.turn",
     "state.task.tenant", "state.task.messages", "state.task.options", "state.task.labels",
 )  # fmt: skip
 _PHASES: Final = {str(phase): phase for phase in TaskPhase}
@@ -74,7 +75,7 @@ class JournaledDecision(NamedTuple):
         offset: Its offset.
         timestamp_ms: Timestamp of its record, which retention goes by.
         task_id, cause: As in the entry.
-        phase, digest, wake_at: As in its state; `phase` is None if it has no state.
+        phase, digest, wake_at, work_topic, turn: As in its state; `phase` is None if it has no state.
         value: Its bytes.
         decode: Decodes the bytes of an entry at an offset.
         tenant, task_bytes: Of the state's task, and what it is counted with (`task_sizes`); nothing if it has none.
@@ -91,6 +92,8 @@ class JournaledDecision(NamedTuple):
     decode: Callable[[int, bytes], JournalEntry]
     tenant: str = ""
     task_bytes: int = 0
+    work_topic: str | None = None
+    turn: int | None = None
 
     def entry(self) -> JournalEntry:
         """The whole entry. Raises UnreadableValue."""
@@ -246,13 +249,28 @@ class JournalReading:
         self._shadowed.discard(task_id)
         if state is None:
             phase, digest, wake_at, task = None, "", None, None
+            topic, turn = None, None
         else:
             phase, digest = _PHASES.get(state["phase"], TaskPhase.WAITING), state["digest"]
             wake_at, task = state["wake_at"], state["task"]
+            # Those of an older release have neither.
+            topic, turn = state.get("work_topic"), state.get("turn")
         tenant, size = ("", 0) if task is None else outline_of_task(task)
         self._fold(
             JournaledDecision(
-                offset, timestamp_ms, task_id, data["cause"], phase, digest, wake_at, value, self._decoded, tenant, size
+                offset,
+                timestamp_ms,
+                task_id,
+                data["cause"],
+                phase,
+                digest,
+                wake_at,
+                value,
+                self._decoded,
+                tenant,
+                size,
+                None if topic is None else sys.intern(topic),
+                turn,
             )
         )
 

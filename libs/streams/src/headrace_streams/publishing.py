@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from headrace_contracts.codec import Codec
 from headrace_contracts.errors import SchemaIdsLost
-from headrace_contracts.headers import UNORDERED, cloud_event
+from headrace_contracts.headers import UNORDERED, WEIGHT, Headers, cloud_event
 from headrace_contracts.record_mac import RecordSigner
 from headrace_contracts.topics import TopicSpec
 
@@ -32,6 +32,7 @@ class Publication:
         time_ms: When it happened.
         tenant, subject, traceparent: For the headers.
         ordered: Whether it keeps its order with other records of its key; if not, a header says so.
+        weight: Its tenant's share of what is short; a header says so if it is not 1.
     """
 
     spec: TopicSpec
@@ -44,6 +45,12 @@ class Publication:
     subject: str | None = None
     traceparent: str | None = None
     ordered: bool = True
+    weight: int = 1
+
+    def marks(self) -> Headers:
+        """The headers that say how to treat it, if not as any other."""
+        unordered = () if self.ordered else (_UNORDERED,)
+        return unordered if self.weight == 1 else (*unordered, (WEIGHT, str(self.weight).encode()))
 
 
 class Publisher:
@@ -87,7 +94,7 @@ class Publisher:
             value=value,
             key=publication.key,
             partition=publication.partition,
-            headers=headers if publication.ordered else (*headers, _UNORDERED),
+            headers=(*headers, *publication.marks()),
         ))  # fmt: skip
 
     def _signed(self, spec: TopicSpec, record: ProducerRecord) -> ProducerRecord:

@@ -40,7 +40,7 @@ from headrace_streams.publishing import Publication, Publisher
 from headrace_streams.records import ProducerRecord, RecordMetadata
 from headrace_streams.topic_limits import TopicLimits, size_of
 
-from headrace_router.decide.publications import publication, shortened
+from headrace_router.decide.publications import all_equal, publication, shortened
 from headrace_router.metrics import RouterMetrics
 from headrace_router.pending_appends import PendingAppends
 
@@ -74,15 +74,21 @@ class Publishers:
         others: With a producer of its own, so that no trouble of other topics reaches the journal.
         limits: How large records may be.
         tokens: Makes the tokens of replies; None makes none.
+        weight_of: The weight of a tenant's attempts.
     """
 
     journal: Publisher
     others: Publisher
     limits: TopicLimits
     tokens: ReplyTokens | None = None
+    weight_of: Callable[[str], int] = all_equal
 
     def of(self, kind: CommandKind) -> Publisher:
         return self.journal if kind is CommandKind.COMPLETE else self.others
+
+    def publication(self, entry: JournalEntry, command: Command) -> Publication:
+        """What a command stands for, as `decide.publications` has it."""
+        return publication(entry, command, self.tokens, self.weight_of)
 
 
 @dataclass(slots=True)
@@ -211,7 +217,7 @@ class PartitionCommands:
             publisher = self._publishers.of(command.kind)
             limit = self._publishers.limits.of(publisher.topic(command.topic))
             if size + _ENTRY_BYTES > limit:
-                needed = size_of(publisher.record_of(publication(entry, command, self._publishers.tokens)))
+                needed = size_of(publisher.record_of(self._publishers.publication(entry, command)))
                 if needed > limit:
                     raise CommandTooLarge(command, needed, limit)
 
@@ -262,7 +268,7 @@ class PartitionCommands:
         publisher = self._publishers.of(kind)
         record: ProducerRecord | None = None
         try:
-            published = publication(entry, command, self._publishers.tokens)
+            published = self._publishers.publication(entry, command)
             with contextlib.suppress(TransientError):
                 record = publisher.record_of(published)
         except Exception:

@@ -31,6 +31,7 @@ class RouterMetrics:
         self._phases = metrics.gauge("tasks", "Tasks in flight, by phase.", ["phase"])
         self._bytes = metrics.gauge("task_bytes", "Bytes that the tasks in flight are counted with.")
         self._most = metrics.gauge("most_tasks_of_a_tenant", "Most tasks in flight of one tenant in one partition.")
+        self._behind = metrics.gauge("tasks_behind_others", "Tasks that wait for attempts of their tenant to end.")
         self._owned = metrics.gauge("partitions", "Partitions being routed.")
         self._in_phase = metrics.gauge("partitions_in_phase", "Assigned partitions, by phase.", ["phase"])
         self._decision = metrics.latency(
@@ -80,9 +81,10 @@ class RouterMetrics:
     def recovered(self, seconds: float) -> None:
         self._recovery.observe(seconds)
 
-    def loaded(self, task_bytes: int, most_tasks_of_a_tenant: int) -> None:
+    def loaded(self, task_bytes: int, most_tasks_of_a_tenant: int, behind_others: int) -> None:
         self._bytes.set(task_bytes)
         self._most.set(most_tasks_of_a_tenant)
+        self._behind.set(behind_others)
 
     def owning(self, partitions: Mapping[PartitionPhase, int], phases: Mapping[TaskPhase, int]) -> None:
         self._owned.set(partitions.get(PartitionPhase.ROUTING, 0))

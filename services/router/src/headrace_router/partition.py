@@ -69,6 +69,7 @@ from headrace_router.decide.model import (
     Unrecordable,
     WakeUp,
 )
+from headrace_router.decide.publications import all_equal
 from headrace_router.decide.tasks import PartitionTasks
 from headrace_router.decide.terminal import RECORD_TOO_LARGE, must_not_be_lost
 from headrace_router.in_flight_limiter import InFlightLimiter
@@ -115,6 +116,7 @@ class RouterContext:
             producer's delivery time. A successor waits that long before it reads which terminal states exist.
         pending_appends: Terminal states that this process is appending.
         reply_tokens: Makes the tokens of replies; None makes none.
+        weight_of: The weight of a tenant's attempts.
     """
 
     view: RoutingView
@@ -128,6 +130,7 @@ class RouterContext:
     settle_seconds: float = 0.0
     pending_appends: PendingAppends = field(default_factory=PendingAppends)
     reply_tokens: ReplyTokens | None = None
+    weight_of: Callable[[str], int] = all_equal
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,6 +206,7 @@ class PartitionRouter:
                 router_context.others,
                 router_context.topic_limits,
                 router_context.reply_tokens,
+                router_context.weight_of,
             ),
             pending=router_context.pending_appends,
             metrics=self._metrics,
@@ -260,7 +264,7 @@ class PartitionRouter:
         unpublished: Iterable[tuple[int, JournalEntry, tuple[Command, ...]]] = (),
     ) -> None:
         """Start after a recovery: rewrite `shadowed` tasks, publish what may not have been published, set the timers,
-        re-evaluate waiting tasks, and decide about followers whose leader has ended."""
+        re-evaluate waiting tasks and those whose turn has come, and decide about followers whose leader has ended."""
         self.commands.adopt(unpublished)
         for task_id in sorted(shadowed):
             if not self._restate(task_id):
@@ -269,6 +273,7 @@ class PartitionRouter:
         for digest in self.tasks.leaderless():
             end = self.tasks.end_for_followers(digest, self._view.clock())
             self._reevaluations.add_leaderless_followers(digest, end)
+        self._reevaluations.add(self.tasks.ready(self._view.window))
         self.fleet_gained()
 
     def successor(self, broken: Callable[[BaseException], None]) -> PartitionRouter:
@@ -458,6 +463,7 @@ class PartitionRouter:
         before = self.tasks.get(task_id)
         self._state.apply(task_id, decision.state)
         self._timers.set(task_id, decision.state.wake_at)
+        self._reevaluations.add(self.tasks.take_ready(self._view.window))
         self._metrics.decided(cause, decision.state, [rejection.code for rejection in decision.rejected])
         if decision.state.phase is TaskPhase.FINISHED and _may_lead(before):
             self._reevaluations.add_leaderless_followers(decision.state.digest, decision.state.result)

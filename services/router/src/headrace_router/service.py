@@ -429,15 +429,16 @@ class _Membership:
                 supervisor.tick()
             phases: Counter[TaskPhase] = Counter()
             unpublished: Counter[CommandKind] = Counter()
-            task_bytes, most = 0, 0
+            task_bytes, most, behind = 0, 0, 0
             for router in self.routers.values():
                 phases.update(router.tasks.phases)
                 task_bytes += router.tasks.live_bytes
                 most = max(most, max((load.tasks for load in router.tasks.loads.values()), default=0))
+                behind += router.tasks.behind_others
                 unpublished.update(router.commands.waiting)
             self._router_context.metrics.unpublished(unpublished, sum(each.held for each in self._supervisors.values()))
             self._router_context.metrics.owning(Counter(each.phase for each in self._supervisors.values()), phases)
-            self._router_context.metrics.loaded(task_bytes, most)
+            self._router_context.metrics.loaded(task_bytes, most, behind)
             if self._monotonic() - self._resting_since > _REST_SECONDS:
                 self._resting.clear()
             await self._commit(self.routers)

@@ -9,6 +9,7 @@ from headrace_contracts.limits import record_bytes
 from headrace_models.prices import PriceBookInvalid, load_price_book
 from headrace_runtime.settings import ServiceSettings, SignedRecordSettings, setting
 from headrace_runtime.submission_settings import SubmissionSettings
+from headrace_runtime.tenants import TenantsSettings
 from pydantic import SecretStr, field_validator, model_validator
 
 from headrace_router.adapters.policy_file import PolicyInvalid, load_policy
@@ -18,7 +19,7 @@ _BESIDE_AN_ENTRY_BYTES = 194_304
 """Room in a record for its key and its headers, and for what a batch adds."""
 
 
-class RouterSettings(ServiceSettings, SignedRecordSettings, SubmissionSettings):
+class RouterSettings(ServiceSettings, SignedRecordSettings, SubmissionSettings, TenantsSettings):
     """Settings of the router."""
 
     service_name = "router"
@@ -61,6 +62,15 @@ class RouterSettings(ServiceSettings, SignedRecordSettings, SubmissionSettings):
         unit="bytes per partition",
         reason="Most bytes of a tenant's tasks that have not ended, with about what each takes beside its text.",
         ge=1_048_576,
+    )
+    attempts_per_tenant: int = setting(
+        256,
+        unit="attempts per partition and topic",
+        reason="Most attempts that a tenant may have out in a topic of attempts, and 64 KiB for each: its other tasks "
+        "wait for their turn in the router, and do not stand before the attempts of others. More only where a tenant "
+        "has more model calls at one time than this times the partitions.",
+        ge=1,
+        le=1_000_000,
     )
     act_within_seconds: float = setting(
         4.0,

@@ -14,11 +14,13 @@ from headrace_runtime.lifecycle import Part, Service
 from headrace_runtime.metrics import Metrics, discontinuities
 from headrace_runtime.producers import ProducerVerification
 from headrace_runtime.tables import fleet_table, tables_part
+from headrace_runtime.tenants import load_tenants
 from headrace_streams.tables import Table
 from headrace_streams.topic_limits import TopicLimits
 
 from headrace_router.adapters.policy_file import load_policy
 from headrace_router.adapters.routing_view import RoutingView
+from headrace_router.decide.attempt_windows import AttemptWindow
 from headrace_router.decide.tenant_quota import TenantQuota
 from headrace_router.in_flight_limiter import InFlightLimiter
 from headrace_router.limits import RouterLimits
@@ -43,13 +45,15 @@ READS = (*INPUTS, topics.FLEET_STATUS, topics.PREFERENCES, topics.ACCESS_KEYS)
 
 
 def build(settings: RouterSettings) -> Service:
-    """Raises PolicyInvalid, PriceBookInvalid and OSError for unusable files."""
+    """Raises PolicyInvalid, PriceBookInvalid, TenantsInvalid and OSError for unusable files."""
     health = Health()
     metrics = Metrics("router")
     connections = Connections(settings, health, metrics, writes=WRITES, reads=READS)
     policy = load_policy(settings.policy_file)
     quota = TenantQuota(settings.live_tasks_per_tenant, settings.live_bytes_per_tenant)
-    view = RoutingView(policy, load_price_book(settings.price_file), wall_clock_ms, quota)
+    tenants = load_tenants(settings.tenants_file)
+    window = AttemptWindow.of(settings.attempts_per_tenant)
+    view = RoutingView(policy, load_price_book(settings.price_file), wall_clock_ms, quota, tenants, window)
     lost = discontinuities(metrics)
     fleet = fleet_table(
         connections.log, connections.codec, wall_clock_ms, metrics, view.node_changed, on_discontinuity=lost
@@ -88,6 +92,7 @@ def build(settings: RouterSettings) -> Service:
             monotonic=_steady_seconds,
             settle_seconds=settings.act_within_seconds + settings.produce_within_seconds,
             reply_tokens=authenticity.reply_tokens,
+            weight_of=lambda tenant: tenants.of(tenant).weight,
         ),
         owner=settings.instance_id,
         instance_id=settings.instance_id if settings.static_member else None,

@@ -1175,6 +1175,10 @@ class TaskState:
         digest: Digest of all that makes two tasks equal, for coalescing and the cache.
         wake_at: When to re-evaluate the task, null if only an event can change it. Milliseconds since the
             epoch, UTC.
+        work_topic: Topic of attempts in which the task has one out, or, while it is waiting, for its turn in
+            which it waits; null if neither.
+        turn: Its place in the order in which the tasks of the partition arrived; null where an older release
+            has taken it.
         task: The task itself, null once it is finished.
         route_key: Key the task arrived with, byte for byte.
         home_partition: Partition that the task arrived on.
@@ -1196,6 +1200,8 @@ class TaskState:
     phase: TaskPhase
     digest: str = ''
     wake_at: int | None = None
+    work_topic: str | None = None
+    turn: int | None = None
     task: TaskSubmitted | None = None
     route_key: bytes
     home_partition: int
@@ -1215,6 +1221,8 @@ class TaskState:
             "phase": self.phase,
             "digest": self.digest,
             "wake_at": self.wake_at,
+            "work_topic": self.work_topic,
+            "turn": self.turn,
             "task": None if self.task is None else ("headrace.tasks.TaskSubmitted", self.task.to_avro(named)) if named else self.task.to_avro(named),
             "route_key": self.route_key,
             "home_partition": self.home_partition,
@@ -1236,6 +1244,8 @@ class TaskState:
             phase=TaskPhase(data["phase"]),
             digest=data["digest"],
             wake_at=data["wake_at"],
+            work_topic=data["work_topic"],
+            turn=data["turn"],
             task=None if (value_task := data["task"]) is None else TaskSubmitted.from_avro(value_task),
             route_key=data["route_key"],
             home_partition=data["home_partition"],

@@ -8,7 +8,9 @@ from collections.abc import Callable, Iterator
 
 from headrace_contracts.events import NodeStatus, Preferences
 from headrace_models.prices import PriceBook
+from headrace_runtime.tenants import NO_TENANTS, TenantLimits, Tenants
 
+from headrace_router.decide.attempt_windows import DEFAULT_WINDOW, AttemptWindow
 from headrace_router.decide.fleet import Fleet, expires_at, gained
 from headrace_router.decide.model import DecisionContext, Peers
 from headrace_router.decide.policy import Policy
@@ -20,16 +22,26 @@ class RoutingView:
 
     Args:
         clock: Milliseconds since the epoch.
-        quota: What a tenant may have in flight in one partition.
+        quota: What a tenant may have in flight in one partition, where `tenants` says nothing else.
+        tenants: Limits of single tenants.
+        window: What a tenant may have out in one topic of attempts, of one partition.
     """
 
     def __init__(
-        self, policy: Policy, prices: PriceBook, clock: Callable[[], int], quota: TenantQuota = DEFAULT_QUOTA
+        self,
+        policy: Policy,
+        prices: PriceBook,
+        clock: Callable[[], int],
+        quota: TenantQuota = DEFAULT_QUOTA,
+        tenants: Tenants = NO_TENANTS,
+        window: AttemptWindow = DEFAULT_WINDOW,
     ) -> None:
         self.policy = policy
         self.clock = clock
         self._prices = prices
-        self._quota = quota
+        self.window = window
+        self._quota = _within(tenants.default, quota)
+        self._quotas = {name: _within(tenants.of(name), quota) for name in tenants.tenants}
         # Reports that have not expired, by key, and when to look at each whether it has; a key is there once.
         self._nodes: dict[str, NodeStatus] = {}
         self._expiring: list[tuple[int, str]] = []
@@ -77,7 +89,8 @@ class RoutingView:
             peers=peers,
             user_preferences=self._preferences.get(f"{tenant}/{user}") if user else None,
             tenant_preferences=self._preferences.get(f"{tenant}/"),
-            quota=self._quota,
+            quota=self._quotas.get(tenant, self._quota),
+            window=self.window,
         )
 
     def _known(self) -> Iterator[NodeStatus]:
@@ -112,3 +125,9 @@ class RoutingView:
             del reports[key]
             if not reports:
                 del self._expired[provider]
+
+
+def _within(limits: TenantLimits, quota: TenantQuota) -> TenantQuota:
+    """The quota, but for what the limits say."""
+    tasks = quota.tasks if limits.live_tasks is None else limits.live_tasks
+    return TenantQuota(tasks, quota.bytes if limits.live_bytes is None else limits.live_bytes)

@@ -7,6 +7,9 @@
       │     backing_off      a failure that a retry may fix
     following                an equal task is in flight
 
+A task is waiting for a candidate that is available, or, with a `work_topic`, for its turn: for attempts of its tenant
+to end (`decide.attempt_windows`).
+
 Every pair is in TRANSITIONS. An event that does not apply to a phase is ignored: repeats, results of abandoned
 attempts and late cancellation requests change nothing. A cancellation request that arrives before its task is
 recorded. A report of an attempt that its writer was not given is disbelieved in every phase with attempts.
@@ -104,6 +107,7 @@ def _submit(_: None, event: Submitted, context: DecisionContext) -> Result:
         system_prompt=None if role is None else role.system_prompt,
         reply_partition=task.reply_partition,
         traceparent=event.traceparent,
+        turn=context.peers.last_turn + 1,
     )
     if event.refused is not None:
         return fail(replace(state, digest=""), context, event.refused)
@@ -114,7 +118,7 @@ def _submit(_: None, event: Submitted, context: DecisionContext) -> Result:
     if rules.objection is not None:
         return refuse(replace(state, digest=""), context, rules.objection)
     if late(state, context):
-        return expire(state, context)
+        return expire(state, context, where="was in tasks.submitted")
     if unknown_model(task, context):
         return fail(state, context, Failure(code="unknown_model", message=f"no provider has the model {task.model!r}"))
     equal = context.peers.equal_to(state.digest, now) if state.digest else Equal()

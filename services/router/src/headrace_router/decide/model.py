@@ -19,6 +19,7 @@ from headrace_contracts.events import (
 )
 from headrace_models.prices import PriceBook
 
+from headrace_router.decide.attempt_windows import DEFAULT_WINDOW, AttemptWindow, OutNow
 from headrace_router.decide.fleet import Fleet
 from headrace_router.decide.policy import Policy
 from headrace_router.decide.tenant_quota import DEFAULT_QUOTA, LiveLoad, TenantQuota
@@ -139,6 +140,15 @@ class Peers(Protocol):
         """What a tenant has in flight."""
         ...
 
+    def out(self, tenant: str, topic: str) -> OutNow:
+        """What a tenant has out in a topic of attempts."""
+        ...
+
+    @property
+    def last_turn(self) -> int:
+        """The highest turn of a task so far."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class DecisionContext:
@@ -147,7 +157,8 @@ class DecisionContext:
     Attributes:
         now: Milliseconds since the epoch.
         user_preferences, tenant_preferences: Those of the task's user and of its tenant.
-        quota: What a tenant may have in flight in the partition.
+        quota: What the task's tenant may have in flight in the partition.
+        window: What it may have out in each topic of attempts.
     """
 
     now: int
@@ -158,6 +169,7 @@ class DecisionContext:
     user_preferences: Preferences | None = None
     tenant_preferences: Preferences | None = None
     quota: TenantQuota = DEFAULT_QUOTA
+    window: AttemptWindow = DEFAULT_WINDOW
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,9 +1,10 @@
-"""Commands as records to produce. A record follows from the journaled state alone, so a command that is published
-again, after a restart and under another policy, produces the same record.
+"""Commands as records to produce. What a record says follows from the journaled state alone, so a command that is
+published again, after a restart and under another policy, says the same. Reply tokens and weights follow from settings.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 from headrace_contracts.content import plain
@@ -39,18 +40,29 @@ _REPORT_MS = 2_000
 _Event = AttemptRequested | AttemptsCancelled | TaskCompleted | TaskReply | AuditRecorded
 
 
-def publication(entry: JournalEntry, command: Command, tokens: ReplyTokens | None = None) -> Publication:
+def all_equal(tenant: str) -> int:
+    """The weight of a tenant where none has another share than the others."""
+    return 1
+
+
+def publication(
+    entry: JournalEntry,
+    command: Command,
+    tokens: ReplyTokens | None = None,
+    weight_of: Callable[[str], int] = all_equal,
+) -> Publication:
     """The record that a command of a journal entry stands for. Raises ValueError for an entry without a state.
 
     Args:
         tokens: Makes the tokens of replies; None makes none.
+        weight_of: The weight of a tenant's attempts.
     """
     state = entry.state
     if state is None:
         raise ValueError(f"the entry about task {entry.task_id} has a command and no state")
     match command.kind:
         case CommandKind.DISPATCH:
-            return _dispatch(entry, state, command, tokens)
+            return _dispatch(entry, state, command, tokens, weight_of)
         case CommandKind.COMPLETE:
             return _publish(state, command, _result(state), state.route_key, state.home_partition)
         case CommandKind.REPLY:
@@ -71,7 +83,13 @@ def shortened(published: Publication) -> Publication:
     )
 
 
-def _dispatch(entry: JournalEntry, state: TaskState, command: Command, tokens: ReplyTokens | None) -> Publication:
+def _dispatch(
+    entry: JournalEntry,
+    state: TaskState,
+    command: Command,
+    tokens: ReplyTokens | None,
+    weight_of: Callable[[str], int],
+) -> Publication:
     task, attempt = task_of(state), _attempt(state, command.attempt)
     token = None
     if tokens is not None and task.stream and state.reply_partition is not None:
@@ -104,7 +122,8 @@ def _dispatch(entry: JournalEntry, state: TaskState, command: Command, tokens: R
         policy_version=entry.policy_version,
         requested_at=attempt.dispatched_at,
     )
-    return replace(_publish(state, command, request, state.route_key), ordered=_keeps_order(task))
+    published = _publish(state, command, request, state.route_key)
+    return replace(published, ordered=_keeps_order(task), weight=weight_of(task.tenant))
 
 
 def _keeps_order(task: TaskSubmitted) -> bool:

@@ -27,7 +27,11 @@ from headrace_router.decide.policy import Policy, RolePolicy
 from headrace_router.decide.reports import came_too_late, in_vain
 from headrace_router.decide.retry import backoff, tries, unasked
 from headrace_router.decide.rules import TaskRules, rules_for
+from headrace_router.decide.tenant_quota import size_of
 from headrace_router.decide.terminal import finish, task_of
+
+BEHIND_OTHERS = "behind_others"
+"""Word of a trail for a task that waits for other attempts of its tenant to end."""
 
 
 def after_failure(state: TaskState, failure: Failure, retryable: bool, context: DecisionContext) -> Decision | Ignored:
@@ -58,7 +62,7 @@ def after_failure(state: TaskState, failure: Failure, retryable: bool, context: 
         if choice.objection is not None:
             return refuse(state, context, choice.objection)
         if choice.chosen is not None:
-            return _dispatch(_fallen_back(state, failure, now), choice, choice.chosen, context)
+            return _send(_fallen_back(state, failure, now), choice, choice.chosen, context)
         if not in_time:
             return fail(state, context, failure, choice.rejected)
         rejected = choice.rejected
@@ -101,7 +105,8 @@ def _held_back(state: TaskState, least_wait: int, context: DecisionContext) -> T
 def after_late_word(state: TaskState, context: DecisionContext) -> Decision:
     """The report of an abandoned attempt says that nobody was asked: it was no try. A task that waits because its tries
     seemed used up may now have a candidate."""
-    return Decision(_held_back(state, 0, context) if state.phase is TaskPhase.WAITING else state)
+    lacks_candidate = state.phase is TaskPhase.WAITING and state.work_topic is None
+    return Decision(_held_back(state, 0, context) if lacks_candidate else state)
 
 
 def _passed_over(state: TaskState, failure: Failure, context: DecisionContext) -> str | None:
@@ -123,12 +128,12 @@ def _fallen_back(state: TaskState, failure: Failure, now: int) -> TaskState:
 
 
 def route(state: TaskState, context: DecisionContext) -> Decision | Ignored:
-    """Dispatch to the best available candidate, wait for one, or finish."""
+    """Dispatch to the best available candidate, wait for one or for the task's turn, or finish."""
     choice = choose_for(state, context)
     if choice.objection is not None:
         return refuse(state, context, choice.objection)
     if choice.chosen is not None:
-        return _dispatch(state, choice, choice.chosen, context)
+        return _send(state, choice, choice.chosen, context)
     if not choice.may_come:
         last = state.attempts[-1] if state.attempts else None
         if last is not None and came_too_late(last):
@@ -136,19 +141,40 @@ def route(state: TaskState, context: DecisionContext) -> Decision | Ignored:
             return expire(replace(state, trail=(*state.trail, *steps)), context)
         told = None if last is None else last.failure
         return fail(state, context, told or choice.failure(), choice.rejected)
-    if state.phase is TaskPhase.WAITING and state.wake_at is not None:
+    if state.phase is TaskPhase.WAITING and state.wake_at is not None and state.work_topic is None:
         return Ignored("no_capacity")
     failure = choice.failure()
-    step = TrailStep(at=context.now, step="waited", reason=f"{failure.code}: {failure.message}")
+    waiting = _waiting(state, f"{failure.code}: {failure.message}", context.now)
+    return Decision(replace(waiting, work_topic=None), rejected=choice.rejected)
+
+
+def _waiting(state: TaskState, reason: str, now: int) -> TaskState:
+    step = TrailStep(at=now, step="waited", reason=reason)
     # Each wait for the same is told once, the newest: there may be any number of them before the deadline.
     trail = [one for one in state.trail if (one.step, one.reason) != (step.step, step.reason)]
-    waiting = replace(
-        state, phase=TaskPhase.WAITING, wake_at=state.deadline_at, leader_task_id=None, trail=(*trail, step)
-    )
-    return Decision(waiting, rejected=choice.rejected)
+    return replace(state, phase=TaskPhase.WAITING, wake_at=state.deadline_at, leader_task_id=None, trail=(*trail, step))
 
 
-def _dispatch(state: TaskState, choice: Choice, chosen: Candidate, context: DecisionContext) -> Decision:
+def _send(state: TaskState, choice: Choice, chosen: Candidate, context: DecisionContext) -> Decision | Ignored:
+    """Dispatch to a candidate, or wait for the task's turn if its tenant has too much out.
+
+    No other candidate is asked instead: it would cost money, or quality, that nobody has agreed to for being fast.
+    """
+    task, topic = task_of(state), work_topic(chosen.place, state.lane).name
+    out = context.peers.out(task.tenant, topic)
+    if _has_place(state, topic) or out.lets_go(task.task_id, size_of(task), context.window):
+        return _dispatch(state, choice, chosen, topic, context)
+    if state.phase is TaskPhase.WAITING and state.work_topic == topic:
+        return Ignored(BEHIND_OTHERS)
+    reason = f"{BEHIND_OTHERS}: its turn comes when other attempts of the tenant end that are in {topic}"
+    return Decision(replace(_waiting(state, reason, context.now), work_topic=topic), rejected=choice.rejected)
+
+
+def _has_place(state: TaskState, topic: str) -> bool:
+    return state.phase in (TaskPhase.RUNNING, TaskPhase.BACKING_OFF) and state.work_topic == topic
+
+
+def _dispatch(state: TaskState, choice: Choice, chosen: Candidate, topic: str, context: DecisionContext) -> Decision:
     task, now = task_of(state), context.now
     number = state.attempts[-1].number + 1 if state.attempts else 1
     attempt = AttemptState(
@@ -168,14 +194,13 @@ def _dispatch(state: TaskState, choice: Choice, chosen: Candidate, context: Deci
         attempts=(*state.attempts, attempt),
         wake_at=wake_at if state.deadline_at is None else min(wake_at, state.deadline_at),
         leader_task_id=None,
+        work_topic=topic,
         trail=(*state.trail, *_rejected_steps(state, choice.rejected, now), sent),
         privacy=choice.privacy,
     )
     name = attempt_id(task.task_id, number)
     commands = [
-        Command(
-            kind=CommandKind.DISPATCH, event_id=name, topic=work_topic(chosen.place, state.lane).name, attempt=number
-        ),
+        Command(kind=CommandKind.DISPATCH, event_id=name, topic=topic, attempt=number),
         Command(kind=CommandKind.AUDIT, event_id=f"{name}/audit", topic=AUDIT_RECORDED.name, attempt=number),
     ]
     if number > 1 and task.stream and state.reply_partition is not None:
@@ -209,17 +234,30 @@ def refuse(state: TaskState, context: DecisionContext, objection: Objection) -> 
     return fail(state, context, Failure(code=objection.code, message=objection.message))
 
 
-def expire(state: TaskState, context: DecisionContext, choice: Choice | None = None) -> Decision:
-    failure = Failure(code="deadline_passed", message=f"the deadline passed while the task was {state.phase}")
-    last = state.attempts[-1] if state.attempts else None
-    if last is not None and not last.asked and last.failure is not None:
-        failure = last.failure
-    rejected: tuple[Rejection, ...] = ()
-    if choice is not None and choice.chosen is None:
-        failure, rejected = choice.failure(), choice.rejected
+def expire(
+    state: TaskState, context: DecisionContext, choice: Choice | None = None, *, where: str | None = None
+) -> Decision:
+    """End a task whose deadline has passed; `where` says what became of it until then, if not its phase."""
+    missed = choice if choice is not None and choice.chosen is None else None
+    rejected = () if missed is None else missed.rejected
     steps = _rejected_steps(state, rejected, context.now)
     return finish(
-        replace(state, trail=(*state.trail, *steps)), context, TaskStatus.EXPIRED, failure=failure, rejected=rejected
+        replace(state, trail=(*state.trail, *steps)), context, TaskStatus.EXPIRED,
+        failure=_lateness(state, missed, where), rejected=rejected,
+    )  # fmt: skip
+
+
+def _lateness(state: TaskState, missed: Choice | None, where: str | None) -> Failure:
+    """Why a task's time was not enough."""
+    last = state.attempts[-1] if state.attempts else None
+    if state.phase is TaskPhase.WAITING and state.work_topic is not None:
+        where = f"waited for its turn; it comes when other attempts of the tenant end that are in {state.work_topic}"
+    elif missed is not None:
+        return missed.failure()
+    elif last is not None and not last.asked and last.failure is not None:
+        return last.failure
+    return Failure(
+        code="deadline_passed", message=f"the deadline passed while the task {where or f'was {state.phase}'}"
     )
 
 

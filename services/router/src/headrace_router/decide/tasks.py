@@ -9,6 +9,7 @@ from typing import Protocol
 from headrace_contracts.events import JournalEntry, TaskCompleted, TaskPhase, TaskState
 from headrace_contracts.task_sizes import held_bytes
 
+from headrace_router.decide.attempt_windows import AttemptWindow, AttemptWindows, OutNow
 from headrace_router.decide.model import CAUSES, AttemptEnded, Equal
 from headrace_router.decide.policy import CacheLimits
 from headrace_router.decide.sharing import may_be_kept, may_serve_followers
@@ -27,6 +28,12 @@ class Unread(Protocol):
 
     @property
     def wake_at(self) -> int | None: ...
+
+    @property
+    def work_topic(self) -> str | None: ...
+
+    @property
+    def turn(self) -> int | None: ...
 
     @property
     def cause(self) -> str: ...
@@ -56,6 +63,7 @@ class PartitionTasks:
         self._waiting: dict[str, None] = {}
         self._phases: Counter[TaskPhase] = Counter()
         self._loads = LiveLoads()
+        self._windows = AttemptWindows()
         self._leaders: dict[str, str] = {}
         self._followers: defaultdict[str, dict[str, None]] = defaultdict(dict)
         self._ended: OrderedDict[str, None] = OrderedDict()
@@ -99,6 +107,28 @@ class PartitionTasks:
         """Bytes that all live tasks are counted with."""
         return self._loads.bytes
 
+    def out(self, tenant: str, topic: str) -> OutNow:
+        """What a tenant has out in a topic of attempts."""
+        return self._windows.out(tenant, topic)
+
+    @property
+    def last_turn(self) -> int:
+        """The highest turn of a task so far."""
+        return self._windows.last_turn
+
+    @property
+    def behind_others(self) -> int:
+        """How many tasks wait for their turn, for other attempts of their tenant to end."""
+        return self._windows.waiting
+
+    def take_ready(self, window: AttemptWindow) -> Sequence[str]:
+        """The tasks whose turn has come since this was last asked."""
+        return self._windows.take_ready(window)
+
+    def ready(self, window: AttemptWindow) -> Sequence[str]:
+        """All tasks whose turn has come."""
+        return self._windows.ready(window)
+
     def waiting(self) -> Sequence[str]:
         """The tasks that wait for a candidate, longest wait first."""
         return list(self._waiting)
@@ -120,6 +150,7 @@ class PartitionTasks:
         if before is not None and before.phase is not None:
             self._phases[before.phase] -= 1
             self._waiting.pop(task_id, None)
+            self._windows.remove(task_id)
             self._unlink(task_id, before)
         if state.phase is TaskPhase.FINISHED:
             self._loads.remove(task_id)
@@ -137,7 +168,12 @@ class PartitionTasks:
             self._loads.add(task_id, *_load(state))
         if state.phase is not None:
             self._phases[state.phase] += 1
-        if state.phase is TaskPhase.WAITING:
+        self._windows.note_turn(state.turn or 0)
+        if state.work_topic is not None:
+            tenant, size = self._loads.one(task_id)
+            turn = (state.turn or 0) if state.phase is TaskPhase.WAITING else None
+            self._windows.put(task_id, tenant, state.work_topic, size, turn)
+        elif state.phase is TaskPhase.WAITING:
             self._waiting[task_id] = None
         if not state.digest:
             return

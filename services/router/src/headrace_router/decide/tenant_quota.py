@@ -70,6 +70,10 @@ class LiveLoads:
     def __contains__(self, task_id: object) -> bool:
         return task_id in self._tasks
 
+    def one(self, task_id: str) -> tuple[str, int]:
+        """The tenant of a task that is counted, and its bytes. Raises KeyError."""
+        return self._tasks[task_id]
+
     def of(self, tenant: str) -> LiveLoad:
         """What the tenant has in flight."""
         return self._by_tenant.get(tenant, NO_LOAD)

@@ -218,7 +218,7 @@ def _ended(state: TaskState, result: TaskCompleted, rejected: tuple[Rejection, .
         commands.append(_audit(f"{result.task_id}/refuse"))
     ended = replace(
         state, phase=TaskPhase.FINISHED, task=None, system_prompt=None, attempts=(), wake_at=None, leader_task_id=None,
-        trail=(), result=result,
+        work_topic=None, turn=None, trail=(), result=result,
     )  # fmt: skip
     return Decision(ended, tuple(commands), rejected)
 
