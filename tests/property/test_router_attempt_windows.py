@@ -44,7 +44,7 @@ def unread(task_id: str, found: TaskState) -> JournaledDecision:
     """As a recovery reads it."""
     outline = ("", 0) if found.task is None else outline_of_task(found.task.to_avro())
     return JournaledDecision(
-        0, NOW, task_id, "wake_up", found.phase, found.digest, found.wake_at, b"", lambda *_: None, *outline,  # type: ignore[arg-type,return-value]
+        0, NOW, task_id, "wake_up", found.phase, found.digest, found.wake_at, b"", lambda *_: None, *outline,  # type: ignore[arg-type]
         found.work_topic, found.turn,
     )  # fmt: skip
 

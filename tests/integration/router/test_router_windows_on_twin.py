@@ -94,7 +94,7 @@ async def test_those_that_waited_for_a_candidate_go_in_their_turn_too() -> None:
         twin.nodes = {}
         router = twin.router("a", window=WINDOW)
         await submit_in_order(twin, *tasks(5, "much"))
-        await twin.until(lambda: sum(len(r.tasks) for r in router.service._membership.routers.values()) == 5)  # type: ignore[union-attr]
+        await twin.until(lambda: [status.tasks for status in router.service.statuses()] == [5])
         router.world.node_changed("workstation", replace(routing.LOCAL, reported_at=now_ms()))
         await twin.until(lambda: len(sent(twin)) == 2)
         twin.work()
@@ -141,3 +141,20 @@ async def test_a_tenant_has_the_limits_of_the_file() -> None:
         await twin.until(lambda: set(twin.completed()) == {"much-1", "other-3"})
         failures = [ends[0].failure for ends in twin.completed().values()]
         assert {failure and failure.code for failure in failures} == {"too_many_live_tasks"}
+
+
+async def test_a_new_owner_tells_whose_turn_came_before_it() -> None:
+    async with Twin(partitions=1, session_timeout=0.5) as twin:
+        # One decision at a time, so that the second is not appended together with the first.
+        first = twin.router("a", window=AttemptWindow(attempts=1), tick_seconds=60.0, in_flight=1)
+        await submit_in_order(twin, *tasks(2, "much"))
+        await twin.until(lambda: sent(twin) == ["much-0"])
+        await twin.quiet()
+        # It records the end, and dies before the next decision.
+        first.wire.crash_at, first.wire.crash_after = len(first.wire.appends), True
+        await end(twin, "much-0")
+        await first.wire.crashed.wait()
+        await first.kill()
+        assert sent(twin) == ["much-0"]
+        twin.router("b", window=AttemptWindow(attempts=1), tick_seconds=60.0)
+        await twin.until(lambda: sent(twin) == ["much-0", "much-1"], 5.0)

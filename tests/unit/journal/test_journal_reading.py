@@ -169,6 +169,10 @@ async def test_a_journal_of_the_first_version_is_read(codec: CountingCodec) -> N
     cluster = MemoryCluster()
     cluster.create_topic(TOPIC)
     begun, ended = entries("x")
+    assert begun.state is not None
+    # It knew neither of these.
+    state = replace(begun.state, work_topic=None, turn=None)
+    begun = replace(begun, state=state)
     epoch_start = JournalEntry(kind=EntryKind.EPOCH_START, owner="before", decided_at=NOW)
     bare = JournalEntry(kind=EntryKind.CHECKPOINT, decided_at=NOW)
     written = [epoch_start, _of(begun, "x"), _of(begun, "y"), _of(ended, "x"), bare]
@@ -180,7 +184,7 @@ async def test_a_journal_of_the_first_version_is_read(codec: CountingCodec) -> N
         ("x", TaskPhase.RUNNING), ("y", TaskPhase.RUNNING), ("x", TaskPhase.FINISHED),
     ]  # fmt: skip
     assert folded[1].entry() == replace(written[2], epoch=0, sequence=2, published_offset=3)
-    assert folded[1].wake_at == begun.state.wake_at  # type: ignore[union-attr]
+    assert (folded[1].wake_at, folded[1].work_topic, folded[1].turn) == (state.wake_at, None, None)
     assert recovered.positions == {("tasks.submitted", 0): 7}
     assert [placed.offset for placed in recovered.unpublished] == [3]
 

@@ -20,6 +20,7 @@ from headrace_testing.simulation import (
     oracle_quota,
     oracle_tasks,
     oracle_tries,
+    oracle_windows,
     oracle_work,
 )
 from headrace_testing.simulation.clients import SECRET
@@ -150,6 +151,7 @@ class Judge:
             oracle_quota,
             oracle_bytes,
             oracle_tries,
+            oracle_windows,
         )
         for check in [oracle.verdict for oracle in oracles]:
             for what in check(self):

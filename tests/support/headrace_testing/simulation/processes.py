@@ -40,6 +40,7 @@ from headrace_testing.simulation.loop import Fate
 from headrace_testing.simulation.models import ASKED, CLOUD_LISTINGS, EXECUTION, LOCAL_LISTING, Call, SimulatedProvider
 from headrace_testing.simulation.network import LONGEST_IN_FLIGHT_SECONDS, PATIENCE_SECONDS
 from headrace_testing.simulation.oracle_quota import quota_of
+from headrace_testing.simulation.oracle_windows import window_of
 from headrace_testing.simulation.plan import Fault
 
 if TYPE_CHECKING:
@@ -207,7 +208,8 @@ class RouterBody:
 
     def __init__(self, world: SimulatedWorld, process: SimulatedProcess, log: MemoryLog) -> None:
         quota = quota_of(world.plan.seed)
-        self._view = RoutingView(world.kit.policy, world.kit.prices, process.clock, quota)
+        window = window_of(world.plan.seed)
+        self._view = RoutingView(world.kit.policy, world.kit.prices, process.clock, quota, window=window)
         self._fleet: Table[NodeStatus] = Table(log, world.kit.codec, topics.FLEET_STATUS, self._view.node_changed)
         self._preferences: Table[Preferences] = Table(
             log, world.kit.codec, topics.PREFERENCES, self._view.preferences_changed

@@ -6,8 +6,9 @@ from dataclasses import replace
 from typing import Any
 
 from headrace_contracts import floors
-from headrace_contracts.events import Privacy, TaskPhase, TaskStatus
+from headrace_contracts.events import Privacy, TaskPhase, TaskState, TaskStatus
 from headrace_router.decide import candidates, machine, publications, reports, routes, tasks
+from headrace_router.decide.attempt_windows import OutNow
 from headrace_router.decide.early_cancellations import EarlyCancellations
 from headrace_router.decide.model import Submitted
 from headrace_router.decide.tasks import PartitionTasks
@@ -153,6 +154,23 @@ def _ordered_without_session(patches: Patches) -> None:
     patches.put(publications, "_keeps_order", lambda _task: True)
 
 
+def _window_ignored(patches: Patches) -> None:
+    patches.put(OutNow, "has_room", lambda *_: True)
+
+
+def _window_never_reopens(patches: Patches) -> None:
+    patches.put(PartitionTasks, "take_ready", lambda *_: ())
+
+
+def _places_not_recovered(patches: Patches) -> None:
+    def of_journal(self: Any, task_id: str, state: Any, *rest: Any) -> None:
+        if not isinstance(state, TaskState):
+            state = state._replace(work_topic=None)
+        original(self, task_id, state, *rest)
+
+    original = patches.put(PartitionTasks, "apply", of_journal)
+
+
 BUGS = (
     Bug("sessions_unordered", "attempts of one session run beside each other", _sessions_unordered),
     Bug("ordered_without_session", "attempts with equal prompts wait for each other", _ordered_without_session, hint=3),
@@ -191,5 +209,8 @@ BUGS = (
     Bug("breach_unsaid", "content that left to another host is not audited", _breach_unsaid, hint=16),
     Bug("cloud_believed", "a cloud worker is believed about local attempts", _cloud_believed, hint=4),
     Bug("queueing_is_a_try", "an attempt that asked nobody counts as a try", _queueing_is_a_try, hint=56),
+    Bug("window_ignored", "a tenant has any number of attempts out", _window_ignored, hint=8),
+    Bug("window_never_reopens", "no task is told that its turn has come", _window_never_reopens, hint=8),
+    Bug("places_not_recovered", "a new owner does not count the attempts that are out", _places_not_recovered),
     Bug("repeat_dispatches", "a repeated submission sends another attempt out", _repeat_dispatches, hint=14),
 )
