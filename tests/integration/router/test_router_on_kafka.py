@@ -28,6 +28,7 @@ from headrace_contracts.topics import (
 from headrace_models.prices import load_price_book
 from headrace_router.adapters.routing_view import RoutingView
 from headrace_router.in_flight_limiter import InFlightLimiter
+from headrace_router.live_bytes import LiveBytes
 from headrace_router.metrics import RouterMetrics
 from headrace_router.partition import RouterContext
 from headrace_router.service import RouterLimits, RouterService
@@ -99,6 +100,7 @@ class Bed:
                 limiter=InFlightLimiter(1000),
                 publish_within=4.0,
                 monotonic=time.monotonic,
+                live_bytes=LiveBytes(2**30),
             ),
             owner=name,
             instance_id=name if static else None,

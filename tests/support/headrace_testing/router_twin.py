@@ -44,6 +44,7 @@ from headrace_router.decide.policy import Policy
 from headrace_router.decide.publications import all_equal
 from headrace_router.decide.tenant_quota import DEFAULT_QUOTA, TenantQuota
 from headrace_router.in_flight_limiter import InFlightLimiter
+from headrace_router.live_bytes import LiveBytes
 from headrace_router.metrics import RouterMetrics
 from headrace_router.partition import RouterContext
 from headrace_router.service import RouterLimits, RouterService
@@ -197,6 +198,7 @@ def router_service(
     producers: ProducerVerification | None = None,
     reply_tokens: ReplyTokens | None = None,
     weight_of: Callable[[str], int] = all_equal,
+    live_bytes: int = 2**30,
 ) -> RouterService:
     """The real router on a log, as its wiring builds it. Two with the same name are one static member, if `static`."""
     publisher = Publisher(log.producer(), codec, f"headrace/router/{name}")
@@ -216,6 +218,7 @@ def router_service(
             settle_seconds=settle_seconds,
             reply_tokens=reply_tokens,
             weight_of=weight_of,
+            live_bytes=LiveBytes(live_bytes),
         ),
         owner=name,
         instance_id=name if static else None,
@@ -278,6 +281,7 @@ class Twin:
         quota: TenantQuota = DEFAULT_QUOTA,
         tenants: Tenants = NO_TENANTS,
         window: AttemptWindow = DEFAULT_WINDOW,
+        live_bytes: int = 2**30,
         **limits: Any,
     ) -> Router:
         """Start a router. Two with the same name are one static member, unless `static` is False.
@@ -311,6 +315,7 @@ class Twin:
             producers=producers,
             reply_tokens=reply_tokens,
             weight_of=lambda tenant: tenants.of(tenant).weight,
+            live_bytes=live_bytes,
         )
         router = Router(service, log, wire, world, asyncio.create_task(service.run()), topic_limits)
         self.routers.append(router)

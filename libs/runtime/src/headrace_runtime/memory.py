@@ -85,5 +85,10 @@ class MemoryBudget:
         """A twelfth, at most 64 MiB: what intake keeps of answers for callers."""
         return self._share(12, 64)
 
+    @property
+    def live_tasks(self) -> int:
+        """A third, at most 1 GiB: tasks that a router has in flight."""
+        return self._share(3, 1024)
+
     def _share(self, part: int, most_mib: int) -> int:
         return min(self.limit // part, most_mib * MIB)

@@ -9,6 +9,7 @@ from headrace_runtime.metrics import Metrics
 
 from headrace_router.decide.partition_life import PartitionPhase
 from headrace_router.decide.tenant_quota import TOO_MANY_LIVE_TASKS
+from headrace_router.live_bytes import LiveBytes
 
 _LIVE = tuple(phase for phase in TaskPhase if phase is not TaskPhase.FINISHED)
 
@@ -30,6 +31,8 @@ class RouterMetrics:
         self._skipped = metrics.counter("dead_letters", "Input records dead-lettered.", ["topic"])
         self._phases = metrics.gauge("tasks", "Tasks in flight, by phase.", ["phase"])
         self._bytes = metrics.gauge("task_bytes", "Bytes that the tasks in flight are counted with.")
+        self._limit = metrics.gauge("task_bytes_limit", "Bytes of tasks in flight from which on no more are taken.")
+        self._full = metrics.gauge("task_bytes_full", "1 while tasks wait in tasks.submitted for want of memory.")
         self._most = metrics.gauge("most_tasks_of_a_tenant", "Most tasks in flight of one tenant in one partition.")
         self._behind = metrics.gauge("tasks_behind_others", "Tasks that wait for attempts of their tenant to end.")
         self._owned = metrics.gauge("partitions", "Partitions being routed.")
@@ -81,8 +84,10 @@ class RouterMetrics:
     def recovered(self, seconds: float) -> None:
         self._recovery.observe(seconds)
 
-    def loaded(self, task_bytes: int, most_tasks_of_a_tenant: int, behind_others: int) -> None:
+    def loaded(self, task_bytes: int, live_bytes: LiveBytes, most_tasks_of_a_tenant: int, behind_others: int) -> None:
         self._bytes.set(task_bytes)
+        self._limit.set(live_bytes.limit)
+        self._full.set(live_bytes.closed)
         self._most.set(most_tasks_of_a_tenant)
         self._behind.set(behind_others)
 

@@ -74,6 +74,7 @@ from headrace_router.decide.tasks import PartitionTasks
 from headrace_router.decide.terminal import RECORD_TOO_LARGE, must_not_be_lost
 from headrace_router.in_flight_limiter import InFlightLimiter
 from headrace_router.limits import RouterLimits
+from headrace_router.live_bytes import LiveBytes
 from headrace_router.metrics import RouterMetrics
 from headrace_router.partition_state import PartitionState
 from headrace_router.pending_appends import PendingAppends
@@ -115,6 +116,7 @@ class RouterContext:
         settle_seconds: How long after its decision another owner may still be publishing it: `publish_within` plus the
             producer's delivery time. A successor waits that long before it reads which terminal states exist.
         pending_appends: Terminal states that this process is appending.
+        live_bytes: Counts the bytes of the tasks in flight.
         reply_tokens: Makes the tokens of replies; None makes none.
         weight_of: The weight of a tenant's attempts.
     """
@@ -127,6 +129,7 @@ class RouterContext:
     limiter: InFlightLimiter
     publish_within: float
     monotonic: Callable[[], float]
+    live_bytes: LiveBytes
     settle_seconds: float = 0.0
     pending_appends: PendingAppends = field(default_factory=PendingAppends)
     reply_tokens: ReplyTokens | None = None
@@ -175,6 +178,8 @@ class PartitionRouter:
         self._view = router_context.view
         self._metrics = router_context.metrics
         self._limiter = router_context.limiter.share()
+        self._live_bytes = router_context.live_bytes.share()
+        self._live_bytes.set(state.tasks.live_bytes)
         self._monotonic = router_context.monotonic
         self._broken = broken
         self._loop = asyncio.get_running_loop()
@@ -307,6 +312,8 @@ class PartitionRouter:
             return
         match event:
             case Submitted(task=task):
+                if self._router_context.live_bytes.closed:
+                    raise Overloaded("as many bytes of tasks are in flight as there may be")
                 task_id = task.task_id
                 # Its cancellation request may have arrived first, on a topic of its own.
                 if (cancellation := self._state.cancellations.find(task_id, self._view.clock())) is not None:
@@ -378,6 +385,7 @@ class PartitionRouter:
     def close(self) -> None:
         """Take no more input and re-evaluate nothing. What the journal acknowledges is still published."""
         self._closed = True
+        self._live_bytes.leave()
         self._timers.close()
         self._reevaluations.clear()
 
@@ -462,6 +470,7 @@ class PartitionRouter:
         self._record(entry, origin, measured=measured)
         before = self.tasks.get(task_id)
         self._state.apply(task_id, decision.state)
+        self._live_bytes.set(self.tasks.live_bytes)
         self._timers.set(task_id, decision.state.wake_at)
         self._reevaluations.add(self.tasks.take_ready(self._view.window))
         self._metrics.decided(cause, decision.state, [rejection.code for rejection in decision.rejected])

@@ -41,6 +41,8 @@ _POLL_SECONDS: Final = 5.0
 _JOIN_SECONDS: Final = 30.0
 _TURN_SECONDS: Final = 0.001
 _RECOVERIES_AT_ONCE: Final = 4
+_ADMITTED_AT_ONCE: Final = 50
+"""Number of tasks that were put aside and are taken before the event loop gets its turn."""
 _REST_SECONDS: Final = 60.0
 """How long routers of revoked partitions are kept in case they come back. The group does not tell a member that it will
 get none."""
@@ -86,6 +88,7 @@ class RouterService:
         self._leaving = asyncio.Event()
         self._left = asyncio.Event()
         router_context.view.on_gain(self._fleet_gained)
+        router_context.live_bytes.on_open(self._room_for_tasks)
 
     @property
     def partitions(self) -> Collection[int]:
@@ -108,6 +111,8 @@ class RouterService:
                     "retry_in_seconds": None if each.retry_in is None else round(each.retry_in, 1),
                     "unpublished": each.unpublished,
                     "tasks": each.tasks,
+                    "task_bytes": each.task_bytes,
+                    "put_aside": each.put_aside,
                     "positions": dict(each.positions),
                 }
                 for each in self.statuses()
@@ -183,6 +188,10 @@ class RouterService:
             for router in self._membership.routers.values():
                 router.fleet_gained()
 
+    def _room_for_tasks(self) -> None:
+        if self._membership is not None:
+            self._membership.admit_soon()
+
 
 class _Membership:
     """One membership in the group, from joining to leaving."""
@@ -224,6 +233,8 @@ class _Membership:
         self._first_recoveries = asyncio.Semaphore(_RECOVERIES_AT_ONCE)
         self._later_recoveries = asyncio.Semaphore(_RECOVERIES_AT_ONCE)
         self._began = self._monotonic()
+        self._live_bytes = router_context.live_bytes
+        self._admitting = False
 
     @property
     def routers(self) -> Mapping[int, PartitionRouter]:
@@ -262,6 +273,29 @@ class _Membership:
                 await self.close()
             finally:
                 await asyncio.gather(*(each.abandon("this member left the group") for each in self._take_all()))
+
+    def admit_soon(self) -> None:
+        """Take tasks that were put aside, in a turn of the loop of its own, as long as there is room."""
+        if not self._admitting and not self._live_bytes.closed:
+            self._admitting = True
+            asyncio.get_running_loop().call_soon(self._admit)
+
+    def _admit(self) -> None:
+        self._admitting = False
+        left, waiting = _ADMITTED_AT_ONCE, list(self._supervisors.values())
+        while waiting:
+            more = []
+            # In turns, so that no partition takes all the room.
+            for supervisor in waiting:
+                if self._live_bytes.closed:
+                    return
+                if supervisor.admit_one():
+                    more.append(supervisor)
+                left -= 1
+            waiting = more
+            if left <= 0:
+                self.admit_soon()
+                return
 
     def waiting(self) -> str | None:
         """A reason while the group may still be about to assign partitions, None afterwards."""
@@ -405,6 +439,8 @@ class _Membership:
             taker=self._taker,
             limits=self._limits,
             monotonic=self._monotonic,
+            live_bytes=self._live_bytes,
+            admit_soon=self.admit_soon,
         )
 
     async def _is_untouched(self, router: PartitionRouter) -> bool:
@@ -438,7 +474,7 @@ class _Membership:
                 unpublished.update(router.commands.waiting)
             self._router_context.metrics.unpublished(unpublished, sum(each.held for each in self._supervisors.values()))
             self._router_context.metrics.owning(Counter(each.phase for each in self._supervisors.values()), phases)
-            self._router_context.metrics.loaded(task_bytes, most, behind)
+            self._router_context.metrics.loaded(task_bytes, self._live_bytes, most, behind)
             if self._monotonic() - self._resting_since > _REST_SECONDS:
                 self._resting.clear()
             await self._commit(self.routers)

@@ -10,6 +10,8 @@ Invariants:
 
 - Nothing here raises into the loop that all partitions share, and nothing that this loop calls waits. Whatever a record
   has to wait for, such as the registry or the dead-letter topic, its own partition waits for, with its inputs paused.
+- While the process holds as many bytes of tasks as it may, tasks.submitted alone is paused, and what has been read of
+  it is put aside. Outcomes and cancellations go on, and end tasks.
 - Records reach a router only in the order of their offsets and without gaps. Whenever it may have missed one, the
   inputs are paused, moved back to its positions, and resumed only once it takes records. A gap would be journaled as if
   it had been decided.
@@ -18,12 +20,14 @@ Invariants:
 from __future__ import annotations
 
 import asyncio
+import heapq
 from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
 from headrace_contracts.errors import RegistryUnavailable, UnreadableValue
+from headrace_contracts.topics import TASKS_SUBMITTED
 from headrace_runtime.logging import get_logger
 from headrace_streams.dead_letters import described
 from headrace_streams.errors import Overloaded, PartitionsLost, StreamsError, TransientError
@@ -34,6 +38,7 @@ from headrace_streams.retries import RetryPolicy
 from headrace_router.decide.partition_life import PartitionEvent, PartitionPhase, after
 from headrace_router.inputs import InputTaker, PartitionUnusable, is_foreseen
 from headrace_router.limits import RouterLimits
+from headrace_router.live_bytes import LiveBytes
 from headrace_router.partition import PartitionRouter
 
 TakeOver = Callable[[Callable[[BaseException], None]], Awaitable[PartitionRouter]]
@@ -61,7 +66,9 @@ class PartitionStatus:
         reason: Why it is not routed, or what its input waits for; None if all is well.
         retry_in: Seconds until it is taken over again; None unless that is what it waits for.
         unpublished: Which of its commands cannot be published, and why; None if there are none.
-        tasks: Number of its live tasks; None while it is not routed.
+        tasks, task_bytes: Number of its live tasks, and the bytes that they are counted with; None while it is not
+            routed.
+        put_aside: Records of tasks that were read, and wait until this process has room for them.
         positions: Next offset of each input; empty while it is not routed.
     """
 
@@ -72,6 +79,8 @@ class PartitionStatus:
     retry_in: float | None
     unpublished: str | None
     tasks: int | None
+    task_bytes: int | None
+    put_aside: int
     positions: Mapping[str, int]
 
 
@@ -81,6 +90,8 @@ class PartitionSupervisor:
     Args:
         inputs: Its partition in each input topic.
         fresh: Partitions that are being assigned at this moment, and start where `hand_over` says.
+        live_bytes: Says whether more tasks may become live.
+        admit_soon: Has `admit_one` called soon, if there is room.
     """
 
     def __init__(
@@ -95,6 +106,8 @@ class PartitionSupervisor:
         taker: InputTaker,
         limits: RouterLimits,
         monotonic: Callable[[], float],
+        live_bytes: LiveBytes,
+        admit_soon: Callable[[], None],
     ) -> None:
         self.partition = partition
         self.phase = PartitionPhase.RECOVERING
@@ -112,6 +125,9 @@ class PartitionSupervisor:
             first_delay_seconds=limits.rejoin_seconds, longest_delay_seconds=limits.longest_wait_seconds
         )
         self._monotonic = monotonic
+        self._live_bytes = live_bytes
+        self._admit_soon = admit_soon
+        self._submissions = TopicPartition(topic_prefix + TASKS_SUBMITTED.name, partition)
         self._since = monotonic()
         self._unwell_since: float | None = self._since
         self._reason: str | None = "being taken over"
@@ -125,6 +141,8 @@ class PartitionSupervisor:
         self._backlog: deque[Record] = deque()
         self._working: asyncio.Task[None] | None = None
         self._held = False
+        # Tasks that wait for room, a heap by offset; while there are any, their input is paused.
+        self._aside: list[tuple[int, Record]] = []
         self._unforeseen: deque[float] = deque()
         self._life: asyncio.Task[None] | None = None
 
@@ -143,10 +161,20 @@ class PartitionSupervisor:
         """Take a record that was read for this router; never waits."""
         if router is not self.router:
             return
-        if self._backlog or not self._taker.take_now(record, router):
-            self._backlog.append(record)
-            if self._working is None:
-                self._working = asyncio.create_task(self._work_off(router), name=f"backlog {self.partition}")
+        if self._must_wait(record):
+            self._put_aside(record)
+        else:
+            self._give(record, router)
+
+    def admit_one(self) -> bool:
+        """Take one of the tasks that were put aside, if nothing else waits; returns whether there are more."""
+        router = self.router
+        if not self._aside or self._backlog or router is None:
+            return False
+        self._give(heapq.heappop(self._aside)[1], router)
+        if not self._aside and not self._held:
+            self._consumer.resume((self._submissions,))
+        return bool(self._aside)
 
     @property
     def waiting(self) -> asyncio.Task[None] | None:
@@ -216,8 +244,30 @@ class PartitionSupervisor:
             retry_in=None if self._retry_at is None else max(0.0, self._retry_at - now),
             unpublished=None if self.router is None else self.router.commands.trouble(),
             tasks=None if self.router is None else len(self.router.tasks),
+            task_bytes=None if self.router is None else self.router.tasks.live_bytes,
+            put_aside=len(self._aside),
             positions={} if self.router is None else dict(self.router.positions),
         )
+
+    def _must_wait(self, record: Record) -> bool:
+        """Whether it is a task for which there is no room, or an earlier one has been put aside."""
+        if record.topic != self._submissions.topic:
+            return False
+        return self._live_bytes.closed or (bool(self._aside) and record.offset > self._aside[0][0])
+
+    def _put_aside(self, record: Record) -> None:
+        heapq.heappush(self._aside, (record.offset, record))
+        if not self._held:
+            self._consumer.pause((self._submissions,))
+
+    def _give(self, record: Record, router: PartitionRouter) -> None:
+        if self._backlog or not self._taker.take_now(record, router):
+            self._backlog.append(record)
+            if self._working is None:
+                self._working = asyncio.create_task(self._work_off(router), name=f"backlog {self.partition}")
+
+    def _resume_inputs(self) -> None:
+        self._consumer.resume([name for name in self._inputs if not self._aside or name != self._submissions])
 
     # Its own life.
 
@@ -259,7 +309,7 @@ class PartitionSupervisor:
         self.router = router
         self._to(PartitionEvent.RECOVERED, None)
         if not self._fresh:
-            self._consumer.resume(self._inputs)
+            self._resume_inputs()
 
     async def _move_inputs(self, router: PartitionRouter) -> None:
         """Move the inputs that the group did not start at the journaled positions, and leave them paused."""
@@ -325,6 +375,9 @@ class PartitionSupervisor:
         wait = _FIRST_WAIT_SECONDS
         try:
             while self._backlog and router is self.router:
+                if self._must_wait(self._backlog[0]):
+                    self._put_aside(self._backlog.popleft())
+                    continue
                 try:
                     error = await self._taker.take(self._backlog[0], router)
                 except Overloaded:
@@ -348,7 +401,9 @@ class PartitionSupervisor:
                 self._working = None
                 if self._held:
                     self._held = False
-                    self._consumer.resume(self._inputs)
+                    self._resume_inputs()
+                if self._aside:
+                    self._admit_soon()
 
     def _count(self, error: Exception) -> None:
         """Suspend the partition if too many records fail with errors that nobody foresaw."""
@@ -391,6 +446,7 @@ class PartitionSupervisor:
         """Give no more records to the router. Returns the task that still works off its backlog; it is ending."""
         self.router = None
         self._backlog.clear()
+        self._aside.clear()
         self._held = False
         working, self._working = self._working, None
         # The task itself may have found out that the partition is broken.

@@ -24,6 +24,7 @@ from headrace_router.decide.attempt_windows import AttemptWindow
 from headrace_router.decide.tenant_quota import TenantQuota
 from headrace_router.in_flight_limiter import InFlightLimiter
 from headrace_router.limits import RouterLimits
+from headrace_router.live_bytes import LiveBytes
 from headrace_router.metrics import RouterMetrics
 from headrace_router.partition import RouterContext
 from headrace_router.service import INPUTS, RouterService
@@ -90,6 +91,7 @@ def build(settings: RouterSettings) -> Service:
             limiter=InFlightLimiter(settings.in_flight),
             publish_within=settings.act_within_seconds,
             monotonic=_steady_seconds,
+            live_bytes=LiveBytes(settings.memory.live_tasks),
             settle_seconds=settings.act_within_seconds + settings.produce_within_seconds,
             reply_tokens=authenticity.reply_tokens,
             weight_of=lambda tenant: tenants.of(tenant).weight,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 from headrace_contracts.events import TaskPhase, TaskSubmitted
 
 from headrace_testing.simulation.cluster import Seen
+from headrace_testing.simulation.oracle_bytes import waits_for_room
 from headrace_testing.simulation.troubles import Trouble
 
 if TYPE_CHECKING:
@@ -26,6 +27,9 @@ def verdict(judge: Judge) -> Sequence[str]:
     trouble = judge.world.trouble.trouble
     if trouble is None:
         return ()
+    if waits_for_room(judge.world.plan.seed):
+        # Tasks wait for others to end, whatever else happens.
+        return list(trouble.verdict(judge.world))
     return [*_good_ones_go_on(judge, trouble), *_heals(judge), *trouble.verdict(judge.world)]
 
 

@@ -21,6 +21,7 @@ from headrace_models.worker.pool import Pool
 from headrace_models.worker.runner import AttemptRunner, RunnerOptions, nothing_forbidden
 from headrace_router.adapters.routing_view import RoutingView
 from headrace_router.limits import RouterLimits
+from headrace_router.metrics import RouterMetrics
 from headrace_streams.dead_letters import DeadLetters
 from headrace_streams.errors import RetryRecord, StreamsError
 from headrace_streams.handling import EngineSnapshot
@@ -39,6 +40,7 @@ from headrace_testing.simulation.log import SimulatedLog
 from headrace_testing.simulation.loop import Fate
 from headrace_testing.simulation.models import ASKED, CLOUD_LISTINGS, EXECUTION, LOCAL_LISTING, Call, SimulatedProvider
 from headrace_testing.simulation.network import LONGEST_IN_FLIGHT_SECONDS, PATIENCE_SECONDS
+from headrace_testing.simulation.oracle_bytes import live_bytes_of
 from headrace_testing.simulation.oracle_quota import quota_of
 from headrace_testing.simulation.oracle_windows import window_of
 from headrace_testing.simulation.plan import Fault
@@ -206,7 +208,9 @@ class SimulatedProcess:
 class RouterBody:
     """A router with its tables."""
 
-    def __init__(self, world: SimulatedWorld, process: SimulatedProcess, log: MemoryLog) -> None:
+    def __init__(
+        self, world: SimulatedWorld, process: SimulatedProcess, log: MemoryLog, metrics: RouterMetrics
+    ) -> None:
         quota = quota_of(world.plan.seed)
         window = window_of(world.plan.seed)
         self._view = RoutingView(world.kit.policy, world.kit.prices, process.clock, quota, window=window)
@@ -223,7 +227,7 @@ class RouterBody:
             log,
             world.kit.codec,
             self._view,
-            metrics=world.router_metrics,
+            metrics=metrics,
             monotonic=world.loop.time,
             publish_within=ACT_WITHIN_SECONDS,
             settle_seconds=ACT_WITHIN_SECONDS + PATIENCE_SECONDS,
@@ -232,6 +236,7 @@ class RouterBody:
             limits=RouterLimits(),
             topic_limits=self._limits,
             producers=verification(keys()),
+            live_bytes=live_bytes_of(world.plan.seed),
         )
 
     async def run(self) -> None:

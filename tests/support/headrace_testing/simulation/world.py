@@ -10,9 +10,11 @@ from dataclasses import dataclass, field
 from functools import cache
 
 from headrace_contracts.codec import Codec
+from headrace_contracts.events import TaskState
 from headrace_contracts.topics import TOPICS
 from headrace_models.prices import PriceBook, load_price_book
 from headrace_router.adapters.policy_file import load_policy
+from headrace_router.decide.model import CAUSES, Submitted
 from headrace_router.decide.policy import Deadlines, ModelRef, PerLane, Policy, RolePolicy
 from headrace_router.metrics import RouterMetrics
 from headrace_runtime.metrics import Metrics
@@ -20,6 +22,7 @@ from headrace_streams.memory import MemoryLog
 from prometheus_client import CollectorRegistry
 
 from headrace_testing.router_twin import PREFIX
+from headrace_testing.simulation import oracle_bytes
 from headrace_testing.simulation.chaos import Chaos
 from headrace_testing.simulation.clients import Clients
 from headrace_testing.simulation.cluster import SimulatedCluster
@@ -112,7 +115,6 @@ class SimulatedWorld:
         self.database = SimulatedDatabase()
         self.judge = Judge(self)
         self.cluster.witness = self.judge
-        self.router_metrics = _CheckedMetrics(self)
         self.processes = self._processes()
         self.clients = Clients(self)
         self.settings = SettingsWriter(self)
@@ -221,13 +223,16 @@ class SimulatedWorld:
             self.loop.outside(self.rng.uniform(0.0, 1.0), process.crash)
         self.loop.outside(0.0, self.clients.begin, 2, 5.0)
 
+    def _router(self, process: SimulatedProcess, log: MemoryLog) -> Body:
+        return RouterBody(self, process, log, _CheckedMetrics(self, process))
+
     def _act(self, client: str) -> None:
         self.cluster.client = client
 
     def _processes(self) -> list[SimulatedProcess]:
         plan = self.plan
         makers: list[tuple[str, int, Callable[[SimulatedProcess, MemoryLog], Body]]] = [
-            ("router", plan.routers, lambda process, log: RouterBody(self, process, log)),
+            ("router", plan.routers, self._router),
             ("local", plan.local_workers, lambda process, log: WorkerBody(self, process, log, cloud=False)),
             ("cloud", plan.cloud_workers, lambda process, log: WorkerBody(self, process, log, cloud=True)),
             ("accountant", plan.accountants, lambda process, log: AccountantBody(self, process, log)),
@@ -250,11 +255,17 @@ def _shared_metrics() -> RouterMetrics:
 
 
 class _CheckedMetrics(RouterMetrics):
-    """A router's metrics, for which a failed decision is a defect."""
+    """The metrics of the router in a process, for which a failed decision is a defect."""
 
-    def __init__(self, world: SimulatedWorld) -> None:
+    def __init__(self, world: SimulatedWorld, process: SimulatedProcess) -> None:
         self.__dict__.update(_shared_metrics().__dict__)
         self._world = world
+        self._process = process
+
+    def decided(self, cause: str, state: TaskState, codes: list[str]) -> None:
+        super().decided(cause, state, codes)
+        if cause == CAUSES[Submitted]:
+            oracle_bytes.check_taken(self._world.judge, self._process, state)
 
     def failed(self, cause: str) -> None:
         self._world.defect(f"a decision about {cause} failed")

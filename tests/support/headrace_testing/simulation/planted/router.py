@@ -12,8 +12,10 @@ from headrace_router.decide.attempt_windows import OutNow
 from headrace_router.decide.early_cancellations import EarlyCancellations
 from headrace_router.decide.model import Submitted
 from headrace_router.decide.tasks import PartitionTasks
+from headrace_router.live_bytes import LiveBytes
 from headrace_router.partition import PartitionRouter
 from headrace_router.reevaluation_queue import ReevaluationQueue
+from headrace_router.supervisor import PartitionSupervisor
 from headrace_router.timers import Timers
 from headrace_runtime.producers import ProducerVerification
 from headrace_streams import journal_reading
@@ -154,6 +156,21 @@ def _ordered_without_session(patches: Patches) -> None:
     patches.put(publications, "_keeps_order", lambda _task: True)
 
 
+def _memory_ignored(patches: Patches) -> None:
+    patches.put(LiveBytes, "_add", lambda *_: None)
+
+
+def _no_room_again(patches: Patches) -> None:
+    patches.put(LiveBytes, "on_open", lambda *_: None)
+
+
+def _put_aside_forgotten(patches: Patches) -> None:
+    def put_aside(self: Any, record: Any) -> None:
+        self._consumer.pause((self._submissions,))
+
+    patches.put(PartitionSupervisor, "_put_aside", put_aside)
+
+
 def _window_ignored(patches: Patches) -> None:
     patches.put(OutNow, "has_room", lambda *_: True)
 
@@ -209,6 +226,9 @@ BUGS = (
     Bug("breach_unsaid", "content that left to another host is not audited", _breach_unsaid, hint=16),
     Bug("cloud_believed", "a cloud worker is believed about local attempts", _cloud_believed, hint=4),
     Bug("queueing_is_a_try", "an attempt that asked nobody counts as a try", _queueing_is_a_try, hint=56),
+    Bug("memory_ignored", "a router takes tasks beyond the memory that it may fill", _memory_ignored),
+    Bug("no_room_again", "a router that was full takes no task any more", _no_room_again),
+    Bug("put_aside_forgotten", "tasks that were read while there was no room are lost", _put_aside_forgotten),
     Bug("window_ignored", "a tenant has any number of attempts out", _window_ignored, hint=8),
     Bug("window_never_reopens", "no task is told that its turn has come", _window_never_reopens, hint=8),
     Bug("places_not_recovered", "a new owner does not count the attempts that are out", _places_not_recovered),
