@@ -29,9 +29,10 @@ from headrace_contracts.events import (
     Usage,
 )
 from headrace_contracts.memory_registry import MemoryRegistry
-from headrace_contracts.topics import TASKS_COMPLETED, TASKS_JOURNAL, TOPICS
+from headrace_contracts.topics import TASKS_COMPLETED, TASKS_JOURNAL, TOPICS, work_topic
 from headrace_models.prices import load_price_book
 from headrace_router.adapters.policy_file import load_policy
+from headrace_router.decide.attempt_windows import AttemptWindow
 from headrace_router.decide.costs import most_tokens
 from headrace_router.decide.fleet import Fleet
 from headrace_router.decide.machine import decide
@@ -65,6 +66,7 @@ PRICES = load_price_book()
 STRICTNESS = [Privacy.PUBLIC, Privacy.INTERNAL, Privacy.SENSITIVE]
 TASKS = [f"task-{number}" for number in range(7)]
 NODES = (LOCAL, GROQ_NODE, ANTHROPIC_NODE)
+WINDOW = AttemptWindow(attempts=2)
 
 
 class Lives(RuleBasedStateMachine):
@@ -107,6 +109,7 @@ class Lives(RuleBasedStateMachine):
             tenant_preferences=self.preferences,
             user_preferences=self.of_user,
             quota=self.quota,
+            window=WINDOW,
         )
 
     def record(self, task_id: str, event: RouterEvent, decision: Decision, context: DecisionContext) -> None:
@@ -139,6 +142,8 @@ class Lives(RuleBasedStateMachine):
         self.journal.append(entry)
         self.ends.update({task_id: decision.state} if decision.state.phase is TaskPhase.FINISHED else {})
         self.tasks.apply(task_id, decision.state)
+        for ready in self.tasks.take_ready(WINDOW):
+            self.give(ready, WakeUp())
         self.settle(decision.state, context)
 
     def check_dispatch(self, state: TaskState, request: Any, topic: str) -> None:
@@ -400,6 +405,15 @@ class Lives(RuleBasedStateMachine):
                 assert all(attempt.place is Place.LOCAL for attempt in state.attempts)
 
     @invariant()
+    def nobody_has_more_out_than_the_window_and_whoever_may_go_has_gone(self) -> None:
+        out: Counter[tuple[str, str]] = Counter()
+        for state in self.tasks.live.values():
+            if state.phase is TaskPhase.RUNNING and state.task is not None:
+                out[state.task.tenant, work_topic(state.attempts[-1].place, state.lane).name] += 1
+        assert max(out.values(), default=0) <= WINDOW.attempts
+        assert not self.tasks.ready(WINDOW)
+
+    @invariant()
     def no_budget_is_overspent(self) -> None:
         for entry in self.journal:
             budget = self.budgets.get(entry.task_id)
@@ -425,6 +439,9 @@ class Lives(RuleBasedStateMachine):
         assert (rebuilt.loads, rebuilt.live_bytes) == (self.tasks.loads, self.tasks.live_bytes)
         assert rebuilt.waiting() == self.tasks.waiting()
         assert rebuilt.leaderless() == self.tasks.leaderless()
+        assert rebuilt.behind_others == self.tasks.behind_others
+        for name in ((tenant, topic) for tenant in ("acme", "globex") for topic in TOPICS if topic.startswith("work.")):
+            assert rebuilt.out(*name) == self.tasks.out(*name)
         for state in {entry.state.digest: entry.state for entry in self.journal if entry.state}.values():
             assert rebuilt.equal_to(state.digest, self.now) == self.tasks.equal_to(state.digest, self.now)
         for task_id in self.given:
@@ -442,7 +459,7 @@ def recorded(offset: int, entry: JournalEntry) -> JournaledDecision:
     return JournaledDecision(
         offset, NOW, found["task_id"], found["cause"], phase, found["state"]["digest"], found["state"]["wake_at"],
         value, lambda _, data: CODEC.decode(JournalEntry, data, where),
-        *(("", 0) if task is None else outline_of_task(task)),
+        *(("", 0) if task is None else outline_of_task(task)), found["state"]["work_topic"], found["state"]["turn"],
     )  # fmt: skip
 
 

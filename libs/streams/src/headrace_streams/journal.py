@@ -69,11 +69,19 @@ class Journal:
     """
 
     def __init__(
-        self, publisher: Publisher, partition: int, owner: str, epoch: int, recovered: Recovered, limit: int
+        self,
+        publisher: Publisher,
+        codec: Codec,
+        partition: int,
+        owner: str,
+        epoch: int,
+        recovered: Recovered,
+        limit: int,
     ) -> None:
         self.epoch = epoch
         self.fenced: Fenced | None = None
         self._publisher = publisher
+        self._codec = codec
         self._partition = partition
         self._owner = owner
         self._limit = limit
@@ -122,7 +130,7 @@ class Journal:
         appended = await publisher.send(_publication(epoch_start, partition, f"barrier/{partition}"))
         where = TopicPartition(appended.topic, partition)
         recovered = await read_journal(reader, codec, where, appended.offset, fold)
-        return cls(publisher, partition, owner, appended.offset, recovered, limit), recovered
+        return cls(publisher, codec, partition, owner, appended.offset, recovered, limit), recovered
 
     @property
     def published_offset(self) -> int:
@@ -139,13 +147,13 @@ class Journal:
         """Number of entries not yet acknowledged."""
         return len(self._awaiting)
 
-    def append(self, entry: JournalEntry, allow: Callable[[int], None] | None = None) -> asyncio.Future[int]:
+    def append(self, entry: JournalEntry, allow: Callable[[bytes], None] | None = None) -> asyncio.Future[int]:
         """Queue an entry. Its commands may be published only after the future has returned its offset.
 
         An entry without commands counts as published when it is acknowledged. Entries are acknowledged in order. Each
         carries the newest positions of all inputs so far, so that a reader needs only the last one. If the future
-        raises Fenced, all later ones do. `allow` is called with the size of the entry, in bytes, before it is queued;
-        what it raises is raised here. Raises Fenced, EntryTooLarge, Overloaded and UnencodableEvent immediately, in
+        raises Fenced, all later ones do. `allow` is called with the encoded entry before it is queued; what it raises
+        is raised here. Raises Fenced, EntryTooLarge, Overloaded and UnencodableEvent immediately, in
         which case nothing was appended and nothing has changed.
         """
         if self.fenced is not None:
@@ -164,11 +172,11 @@ class Journal:
         key = entry.task_id if entry.kind is EntryKind.DECISION else f"{entry.kind}/{self._partition}"
         publication = _publication(numbered, self._partition, key)
         record = self._publisher.record_of(publication)
-        size = len(record.value or b"")
-        if size > self._limit:
-            raise EntryTooLarge(size, self._limit)
+        value = record.value or b""
+        if len(value) > self._limit:
+            raise EntryTooLarge(len(value), self._limit)
         if allow is not None:
-            allow(size)
+            allow(value)
         sent = self._publisher.send_record(record)
         # Only after `send_record`: if that raises, this offset belongs to the next entry, or every later one would be
         # off by one and fence its owner.
@@ -203,6 +211,10 @@ class Journal:
         # The terminal states of those may stand anywhere from the old offset on: a takeover looks for them again.
         if not still_open:
             self._completed_offset = max(completed_offset, self._completed_offset or 0)
+
+    def read_back(self, value: bytes) -> JournalEntry:
+        """The entry that `append` has encoded, for one who held on to its bytes."""
+        return self._codec.read_back(JournalEntry, value)
 
     def checkpoint(self, positions: tuple[Position, ...], now_ms: int) -> asyncio.Future[int]:
         """Record positions and the published offset without a decision; as `append`."""

@@ -26,7 +26,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
 from itertools import islice
 from typing import Any, Final
 
@@ -172,6 +171,8 @@ class PartitionRouter:
     ) -> None:
         self.partition = partition
         self._journal = journal
+        # One object for all states that refer to it.
+        self._read_back = journal.read_back
         self._state = state
         self._router_context = router_context
         self._limits = limits
@@ -467,14 +468,14 @@ class PartitionRouter:
             state=decision.state, commands=decision.commands, rejected=decision.rejected,
             policy_version=self._view.policy.version,
         )  # fmt: skip
-        self._record(entry, origin, measured=measured)
-        before = self.tasks.get(task_id)
-        self._state.apply(task_id, decision.state)
+        value = self._record(entry, origin, measured=measured)
+        led = self.tasks.may_lead(task_id)
+        self._state.apply(task_id, decision.state, value, self._read_back)
         self._live_bytes.set(self.tasks.live_bytes)
         self._timers.set(task_id, decision.state.wake_at)
         self._reevaluations.add(self.tasks.take_ready(self._view.window))
         self._metrics.decided(cause, decision.state, [rejection.code for rejection in decision.rejected])
-        if decision.state.phase is TaskPhase.FINISHED and _may_lead(before):
+        if decision.state.phase is TaskPhase.FINISHED and led:
             self._reevaluations.add_leaderless_followers(decision.state.digest, decision.state.result)
 
     def _append_cancellation(self, cancellation: TaskCancelled, origin: Input | None) -> None:
@@ -522,20 +523,28 @@ class PartitionRouter:
             **fields,
         )  # fmt: skip
 
-    def _record(self, entry: JournalEntry, origin: Input | None, *, measured: bool = True) -> None:
-        """Append an entry, and publish its commands when it is acknowledged.
+    def _record(self, entry: JournalEntry, origin: Input | None, *, measured: bool = True) -> bytes:
+        """Append an entry, and publish its commands when it is acknowledged; returns it encoded.
 
         Raises what `Journal.append` raises, and CommandTooLarge if `measured`; then nothing has changed here, so that
         the caller may decide again later.
         Callers apply the new state to memory only after this returns.
         """
-        allow = partial(self.commands.check, entry) if measured and entry.commands else None
+        value = b""
+
+        def allow(encoded: bytes) -> None:
+            nonlocal value
+            if measured and entry.commands:
+                self.commands.check(entry, len(encoded))
+            value = encoded
+
         appended = self._journal.append(entry, allow)
         self._positions = {position.topic: position.next_offset for position in entry.positions}
         positions, queued = self._positions, self._monotonic()
         self._begin(queued)
         since = entry.decided_at if origin is None else origin.timestamp_ms
         appended.add_done_callback(lambda done: self._acknowledge(entry, positions, queued, since, done))
+        return value
 
     def _acknowledge(
         self, entry: JournalEntry, positions: dict[str, int], queued: float, since: int, done: asyncio.Future[int]
@@ -701,10 +710,6 @@ def _no_room(topic: str, size: int, limit: int) -> Failure:
         code=RECORD_TOO_LARGE,
         message=f"the request takes {size} bytes as a record, {topic} takes {limit}; send a smaller request",
     )
-
-
-def _may_lead(state: TaskState | None) -> bool:
-    return state is not None and bool(state.digest) and state.phase is not TaskPhase.FOLLOWING
 
 
 def _error_of(done: asyncio.Future[Any]) -> BaseException | None:

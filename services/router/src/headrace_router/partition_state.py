@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
-from headrace_contracts.events import TaskCancelled, TaskPhase, TaskState
+from headrace_contracts.events import JournalEntry, TaskCancelled, TaskPhase, TaskState
 from headrace_streams.journal import JournaledDecision
 
 from headrace_router.decide.early_cancellations import EarlyCancellations
@@ -13,6 +14,22 @@ from headrace_router.decide.model import CAUSES, Cancelled
 from headrace_router.decide.policy import CacheLimits
 from headrace_router.decide.tasks import PartitionTasks
 from headrace_router.limits import RouterLimits
+
+
+@dataclass(frozen=True, slots=True)
+class _Appended:
+    """A state as the bytes of the entry that was appended with it (`decide.tasks.Encoded`)."""
+
+    phase: TaskPhase
+    digest: str
+    wake_at: int | None
+    work_topic: str | None
+    turn: int | None
+    value: bytes
+    read: Callable[[bytes], JournalEntry]
+
+    def entry(self) -> JournalEntry:
+        return self.read(self.value)
 
 
 class PartitionState:
@@ -31,11 +48,21 @@ class PartitionState:
         # In log order, which is the order in which retention removes entries.
         self._written: OrderedDict[str, float] = OrderedDict()
 
-    def apply(self, task_id: str, state: TaskState) -> None:
-        """Apply a state that was just appended."""
+    def apply(
+        self, task_id: str, state: TaskState, value: bytes = b"", read: Callable[[bytes], JournalEntry] | None = None
+    ) -> None:
+        """Apply a state that was just appended.
+
+        Args:
+            value: The encoded entry.
+            read: Decodes it; without it, the state is held as it is.
+        """
         self._date(task_id, state.phase, self._monotonic())
         self.cancellations.forget(task_id)
-        self.tasks.apply(task_id, state)
+        encoded = None
+        if read is not None:
+            encoded = _Appended(state.phase, state.digest, state.wake_at, state.work_topic, state.turn, value, read)
+        self.tasks.apply(task_id, state, encoded)
 
     def keep(self, cancellation: TaskCancelled, now: int) -> None:
         """Take a cancellation request that was just appended."""

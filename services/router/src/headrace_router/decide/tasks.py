@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Protocol
+from typing import Final, Protocol
 
 from headrace_contracts.events import JournalEntry, TaskCompleted, TaskPhase, TaskState
 from headrace_contracts.task_sizes import held_bytes
@@ -16,9 +16,12 @@ from headrace_router.decide.sharing import may_be_kept, may_serve_followers
 from headrace_router.decide.tenant_quota import LiveLoad, LiveLoads, size_of
 from headrace_router.decide.terminal import task_of
 
+_MOST_DECODED: Final = 256
+_MOST_DECODED_BYTES: Final = 4 * 1024 * 1024
 
-class Unread(Protocol):
-    """A journaled state of which only the beginning has been read; the rest is decoded on demand."""
+
+class Encoded(Protocol):
+    """A journaled state of which only the beginning is at hand; the rest is decoded on demand."""
 
     @property
     def phase(self) -> TaskPhase | None: ...
@@ -35,6 +38,12 @@ class Unread(Protocol):
     @property
     def turn(self) -> int | None: ...
 
+    def entry(self) -> JournalEntry: ...
+
+
+class Unread(Encoded, Protocol):
+    """One that was read from the journal in a recovery."""
+
     @property
     def cause(self) -> str: ...
 
@@ -47,11 +56,12 @@ class Unread(Protocol):
     @property
     def value(self) -> bytes: ...
 
-    def entry(self) -> JournalEntry: ...
-
 
 class PartitionTasks:
     """Live tasks with their states, leaders and followers, ids of ended tasks, and cached answers.
+
+    States are held as the bytes that the journal has of them: decoded, each is dozens of objects, which a full garbage
+    collection looks at, and several times as large. Only those used last are decoded.
 
     Args:
         cache: Limits of the answer cache.
@@ -59,7 +69,8 @@ class PartitionTasks:
     """
 
     def __init__(self, cache: CacheLimits, remembered: int) -> None:
-        self._live: dict[str, TaskState | Unread] = {}
+        self._live: dict[str, TaskState | Encoded] = {}
+        self._recent = _RecentStates()
         self._waiting: dict[str, None] = {}
         self._phases: Counter[TaskPhase] = Counter()
         self._loads = LiveLoads()
@@ -81,7 +92,7 @@ class PartitionTasks:
 
     @property
     def live(self) -> Mapping[str, TaskState]:
-        """All live tasks; those not decoded before are decoded for this call."""
+        """All live tasks, decoded for this call."""
         return {task_id: _read(state) for task_id, state in self._live.items()}
 
     def wake_times(self) -> Iterator[tuple[str, int | None]]:
@@ -138,15 +149,24 @@ class PartitionTasks:
         found = self._live.get(task_id)
         if found is None or isinstance(found, TaskState):
             return found
-        state = self._live[task_id] = _read(found)
+        state = self._recent.get(task_id)
+        if state is None:
+            state = _read(found)
+            self._recent.keep(task_id, state, self._loads.one(task_id)[1])
         return state
+
+    def may_lead(self, task_id: str) -> bool:
+        """Whether equal tasks may follow this one."""
+        found = self._live.get(task_id)
+        return found is not None and bool(found.digest) and found.phase is not TaskPhase.FOLLOWING
 
     def has_ended(self, task_id: str) -> bool:
         return task_id in self._ended
 
-    def apply(self, task_id: str, state: TaskState | Unread) -> None:
-        """Apply a journaled state as the task's newest."""
+    def apply(self, task_id: str, state: TaskState | Unread, encoded: Encoded | None = None) -> None:
+        """Apply a journaled state as the task's newest; if it is live, hold it as `encoded`, where that is given."""
         before = self._live.pop(task_id, None)
+        self._recent.drop(task_id)
         if before is not None and before.phase is not None:
             self._phases[before.phase] -= 1
             self._waiting.pop(task_id, None)
@@ -163,9 +183,11 @@ class PartitionTasks:
                 if state.digest in self._followers and state.digest not in self._leaders and _may_be_an_answer(state):
                     self._ends[state.digest] = state
             return
-        self._live[task_id] = state
+        self._live[task_id] = encoded or state
         if task_id not in self._loads:
             self._loads.add(task_id, *_load(state))
+        if encoded is not None and isinstance(state, TaskState):
+            self._recent.keep(task_id, state, self._loads.one(task_id)[1])
         if state.phase is not None:
             self._phases[state.phase] += 1
         self._windows.note_turn(state.turn or 0)
@@ -208,7 +230,7 @@ class PartitionTasks:
         """Digests with followers and without a leader."""
         return [digest for digest in self._followers if digest not in self._leaders]
 
-    def _unlink(self, task_id: str, state: TaskState | Unread) -> None:
+    def _unlink(self, task_id: str, state: TaskState | Encoded) -> None:
         if self._leaders.get(state.digest) == task_id:
             del self._leaders[state.digest]
         followers = self._followers.get(state.digest)
@@ -217,6 +239,32 @@ class PartitionTasks:
             if not followers:
                 del self._followers[state.digest]
                 self._ends.pop(state.digest, None)
+
+
+class _RecentStates:
+    """Decoded states, those used last, bounded by number and bytes."""
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[str, tuple[TaskState, int]] = OrderedDict()
+        self._bytes = 0
+
+    def get(self, task_id: str) -> TaskState | None:
+        found = self._kept.get(task_id)
+        if found is None:
+            return None
+        self._kept.move_to_end(task_id)
+        return found[0]
+
+    def keep(self, task_id: str, state: TaskState, size: int) -> None:
+        self._kept[task_id] = state, size
+        self._bytes += size
+        while len(self._kept) > _MOST_DECODED or (self._bytes > _MOST_DECODED_BYTES and len(self._kept) > 1):
+            self.drop(next(iter(self._kept)))
+
+    def drop(self, task_id: str) -> None:
+        found = self._kept.pop(task_id, None)
+        if found is not None:
+            self._bytes -= found[1]
 
 
 class _Answers:
@@ -285,7 +333,7 @@ def _load(state: TaskState | Unread) -> tuple[str, int]:
     return task.tenant, size_of(task)
 
 
-def _read(state: TaskState | Unread) -> TaskState:
+def _read(state: TaskState | Encoded) -> TaskState:
     if isinstance(state, TaskState):
         return state
     read = state.entry().state
