@@ -36,6 +36,7 @@ from headrace_router.adapters.routing_view import RoutingView
 from headrace_router.in_flight_limiter import InFlightLimiter
 from headrace_router.input_logs import InputLogs
 from headrace_router.limits import RouterLimits
+from headrace_router.live_bytes import LiveBytes
 from headrace_router.metrics import RouterMetrics
 from headrace_router.partition import PartitionRouter, RouterContext
 from headrace_router.recovery import recover
@@ -92,6 +93,7 @@ def router_context(log: Log, publisher: Publisher) -> RouterContext:
         limiter=InFlightLimiter(2000),
         publish_within=60.0,
         monotonic=time.monotonic,
+        live_bytes=LiveBytes(2**40),
     )
 
 
