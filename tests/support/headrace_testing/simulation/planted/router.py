@@ -226,11 +226,13 @@ BUGS = (
     Bug("breach_unsaid", "content that left to another host is not audited", _breach_unsaid, hint=16),
     Bug("cloud_believed", "a cloud worker is believed about local attempts", _cloud_believed, hint=4),
     Bug("queueing_is_a_try", "an attempt that asked nobody counts as a try", _queueing_is_a_try, hint=56),
-    Bug("memory_ignored", "a router takes tasks beyond the memory that it may fill", _memory_ignored),
-    Bug("no_room_again", "a router that was full takes no task any more", _no_room_again),
-    Bug("put_aside_forgotten", "tasks that were read while there was no room are lost", _put_aside_forgotten),
+    Bug("memory_ignored", "a router takes tasks beyond the memory that it may fill", _memory_ignored, hint=5),
+    Bug("no_room_again", "a router that was full takes no task any more", _no_room_again, hint=2),
+    Bug("put_aside_forgotten", "tasks that were read while there was no room are lost", _put_aside_forgotten, hint=2),
     Bug("window_ignored", "a tenant has any number of attempts out", _window_ignored, hint=8),
     Bug("window_never_reopens", "no task is told that its turn has come", _window_never_reopens, hint=8),
-    Bug("places_not_recovered", "a new owner does not count the attempts that are out", _places_not_recovered),
+    Bug(
+        "places_not_recovered", "a new owner does not count the attempts that are out", _places_not_recovered, hint=117
+    ),
     Bug("repeat_dispatches", "a repeated submission sends another attempt out", _repeat_dispatches, hint=14),
 )
