@@ -27,6 +27,8 @@ from headrace_contracts.topics import (
 )
 from headrace_models.prices import load_price_book
 from headrace_router.adapters.routing_view import RoutingView
+from headrace_router.decide.attempt_windows import DEFAULT_WINDOW, AttemptWindow
+from headrace_router.decide.tenant_quota import size_of
 from headrace_router.in_flight_limiter import InFlightLimiter
 from headrace_router.live_bytes import LiveBytes
 from headrace_router.metrics import RouterMetrics
@@ -63,6 +65,7 @@ class Bed:
         self.producer: Producer = self.log.producer()
         self.publisher = Publisher(self.producer, self.codec, "test")
         self.completed: Counter[str] = Counter()
+        self.requested: list[str] = []
         self._running: list[asyncio.Task[None]] = []
         self._services: list[tuple[RouterService, Producer, asyncio.Task[None]]] = []
 
@@ -81,11 +84,13 @@ class Bed:
         await asyncio.gather(*self._running, return_exceptions=True)
         await self.producer.close()
 
-    def router(self, name: str, *, static: bool = False) -> RouterService:
+    def router(
+        self, name: str, *, static: bool = False, live_bytes: int = 2**30, window: AttemptWindow = DEFAULT_WINDOW
+    ) -> RouterService:
         log: Log = KafkaLog(self._properties)
         producer = log.producer()
         publisher = Publisher(producer, self.codec, f"headrace/router/{name}")
-        world = RoutingView(quick_policy(), load_price_book(), now_ms)
+        world = RoutingView(quick_policy(), load_price_book(), now_ms, window=window)
         world.node_changed("workstation", LOCAL)
         service = RouterService(
             log=log,
@@ -100,7 +105,7 @@ class Bed:
                 limiter=InFlightLimiter(1000),
                 publish_within=4.0,
                 monotonic=time.monotonic,
-                live_bytes=LiveBytes(2**30),
+                live_bytes=LiveBytes(live_bytes),
             ),
             owner=name,
             instance_id=name if static else None,
@@ -122,6 +127,7 @@ class Bed:
     def _work(self, record: Any) -> None:
         origin = Origin(record.topic, record.partition, record.offset)
         request: AttemptRequested = self.codec.decode(AttemptRequested, record.value, origin)
+        self.requested.append(request.task_id)
         result = end_of(request)
         self.send(ATTEMPTS_FINISHED, result, request.attempt_id, record.key, request.home_partition)
 
@@ -189,6 +195,31 @@ async def test_a_journal_on_kafka_has_one_owner(bed: Bed) -> None:
     third, recovered, folded = await bed.take_over("b")
     assert (len(folded), recovered.positions) == (1000, {("tasks.submitted", 0): 1000})
     assert await third.append(entry("next", 1001)) == third.epoch + 1
+
+
+async def test_a_router_with_little_memory_and_small_windows_runs_everything_in_order(bed: Bed) -> None:
+    size = size_of(task(text="1000?"))
+    service = bed.router("r1", live_bytes=8 * size, window=AttemptWindow(attempts=2))
+    await bed.until(lambda: len(service.partitions) == 6)
+    most = 0
+
+    def done() -> bool:
+        nonlocal most
+        most = max(most, sum(status.task_bytes or 0 for status in service.statuses()))
+        return len(bed.completed) == 300
+
+    sent = [
+        task(f"{bed.prefix}{number:03}", f"{number:03}?", session=f"{number % 3}", submitted_at=now_ms())
+        for number in range(300)
+    ]
+    for submitted in sent:
+        await bed.submit(submitted)
+    await bed.until(done)
+    assert most <= 9 * size
+    assert set(bed.completed.values()) == {1}
+    for session in range(3):
+        mine = [name for name in bed.requested if int(name[-3:]) % 3 == session]
+        assert mine == sorted(mine)
 
 
 async def test_tasks_survive_routers_that_come_and_go(bed: Bed) -> None:
