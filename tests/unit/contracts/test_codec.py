@@ -69,6 +69,15 @@ async def test_values_are_in_the_confluent_wire_format(codec: Codec, registry: C
     assert plain["submitted_at"].isoformat() == "2023-11-14T22:13:20.123000+00:00"
 
 
+async def test_what_was_encoded_here_is_read_back_whatever_the_registry_says(codec: Codec) -> None:
+    value = codec.encode(SKILLS_SUBMITTED, EVENT)
+    assert codec.read_back(SkillSubmitted, value) == EVENT
+    stranger = Codec(CountingRegistry(), "test.")
+    with pytest.raises(SchemaNotCached):
+        stranger.decode(SkillSubmitted, value, ORIGIN)
+    assert stranger.read_back(SkillSubmitted, value) == EVENT
+
+
 async def test_decoding_asks_the_registry_once_per_schema(codec: Codec, registry: CountingRegistry) -> None:
     value = codec.encode(SKILLS_SUBMITTED, EVENT)
     reader = Codec(registry, "test.")

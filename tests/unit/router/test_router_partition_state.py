@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from headrace_contracts.events import JournalEntry, Outcome, TaskCancelled, TaskPhase
+from headrace_contracts.events import EntryKind, JournalEntry, Outcome, TaskCancelled, TaskPhase
 from headrace_router.decide.early_cancellations import EarlyCancellations
 from headrace_router.decide.policy import CacheLimits
 from headrace_router.limits import RouterLimits
@@ -14,7 +14,7 @@ from headrace_router.partition_state import PartitionState
 from headrace_router.pending_appends import PendingAppends
 from headrace_router.reevaluation_queue import ReevaluationQueue
 from headrace_streams.journal import JournaledDecision
-from headrace_testing.routing import NOW, Desk, cancelled
+from headrace_testing.routing import NOW, Desk, cancelled, task
 
 
 def cancellations(count: int, most: int = 2, keep_ms: int = 1_000) -> EarlyCancellations:
@@ -141,3 +141,50 @@ async def test_what_is_under_way_in_one_partition_is_waited_for() -> None:
     assert isinstance(second.exception(), ValueError)
     other.cancel()
     await asyncio.wait_for(pending_appends.settled(2), 1)
+
+
+def test_live_states_are_held_as_bytes_and_those_used_last_decoded() -> None:
+    desk = Desk()
+    desk.submit()
+    assert desk.state is not None
+    reads: list[bytes] = []
+
+    def read(value: bytes) -> JournalEntry:
+        reads.append(value)
+        return JournalEntry(kind=EntryKind.DECISION, state=desk.state, decided_at=NOW)
+
+    held = PartitionState(CacheLimits(), RouterLimits(), lambda: 0.0)
+    names = [f"t{number}" for number in range(300)]
+    for name in names:
+        held.apply(name, desk.state, name.encode(), read)
+    assert held.tasks.get("t299") is desk.state
+    assert reads == []
+    assert held.tasks.get("t0") == desk.state
+    assert held.tasks.get("t0") == desk.state
+    assert reads == [b"t0"]
+    assert dict(held.tasks.wake_times()) == dict.fromkeys(names, desk.state.wake_at)
+    # What is newer is what is read, also right after an older state was used.
+    held.apply("t0", desk.state, b"t0 again", read)
+    for name in names[1:]:
+        held.tasks.get(name)
+    held.tasks.get("t0")
+    assert reads[-1] == b"t0 again"
+
+
+def test_few_large_states_stay_decoded() -> None:
+    desk = Desk()
+    desk.submit(task(text="x" * 3_000_000))
+    assert desk.state is not None
+    reads: list[bytes] = []
+
+    def read(value: bytes) -> JournalEntry:
+        reads.append(value)
+        return JournalEntry(kind=EntryKind.DECISION, state=desk.state, decided_at=NOW)
+
+    held = PartitionState(CacheLimits(), RouterLimits(), lambda: 0.0)
+    for name in ("a", "b"):
+        held.apply(name, desk.state, name.encode(), read)
+        held.tasks.get(name)
+    assert reads == []
+    held.tasks.get("a")
+    assert reads == [b"a"]

@@ -10,8 +10,11 @@ from headrace_contracts.events import NodeStatus, Place
 from headrace_models.prices import load_price_book
 from headrace_router.adapters.policy_file import load_policy
 from headrace_router.adapters.routing_view import RoutingView
+from headrace_router.decide.attempt_windows import AttemptWindow
+from headrace_router.decide.tenant_quota import TenantQuota
 from headrace_router.settings import RouterSettings
 from headrace_runtime.settings import SettingsInvalid
+from headrace_runtime.tenants import load_tenants
 from headrace_testing.routing import LOCAL, NOW, NoPeers, preferences
 
 
@@ -120,3 +123,23 @@ def test_workers_that_came_and_went_cost_a_report_nothing() -> None:
     world.node_changed("other", replace(later, worker="other", reported_at=now))
     assert nodes()[-1] == later
     assert world._expired["ollama"] == {"here": later}
+
+
+def test_the_file_of_tenants_is_checked_and_its_limits_go_before_the_settings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "tenants.yaml"
+    monkeypatch.setenv("HEADRACE_TENANTS_FILE", str(file))
+    file.write_text("default: {weight: none}")
+    with pytest.raises(SettingsInvalid, match=r"default\.weight"):
+        RouterSettings.load()
+    file.write_text("{default: {live_bytes: 2000000}, tenants: {acme: {live_tasks: 7}, globex: {live_bytes: 3000000}}}")
+    tenants = load_tenants(RouterSettings.load().tenants_file)
+    view = RoutingView(load_policy(None), load_price_book(), lambda: NOW, TenantQuota(50, 60), tenants)
+    assert [view.context(NoPeers(), name, "").quota for name in ("acme", "globex", "initech")] == [
+        TenantQuota(7, 2_000_000), TenantQuota(50, 3_000_000), TenantQuota(50, 2_000_000),
+    ]  # fmt: skip
+
+
+def test_a_window_has_64_kib_for_each_attempt() -> None:
+    assert AttemptWindow.of(RouterSettings.load().attempts_per_tenant) == AttemptWindow(256, 16 * 1024 * 1024)

@@ -61,6 +61,7 @@ def test_shares_follow_from_the_limit_up_to_a_bound() -> None:
     assert (small.kafka_queue, large.kafka_queue) == (8 * MIB, 16 * MIB)
     assert (small.replies, large.replies) == (512 * MIB // 12, 64 * MIB)
     assert (small.request_bodies, large.request_bodies) == (512 * MIB // 3, 256 * MIB)
+    assert (small.live_tasks, large.live_tasks) == (512 * MIB // 3, 1024 * MIB)
 
 
 def test_a_service_is_given_less_by_its_setting() -> None:
