@@ -134,10 +134,10 @@ def _added_unread(patches: Patches) -> None:
 BUGS = (
     Bug("added_unread", "a projection does not read added partitions", _added_unread, hint=153),
     Bug("bytes_not_returned", "what a finished record held counts for ever", _bytes_not_returned),
-    Bug("bytes_not_counted", "a worker receives records however many bytes it holds", _bytes_not_counted, hint=117),
+    Bug("bytes_not_counted", "a worker receives records however many bytes it holds", _bytes_not_counted, hint=135),
     Bug("commit_past_open", "the position to commit is the last record received", _commit_past_open),
     Bug("done_at_begin", "a record counts as finished when its handler begins", _done_at_begin),
-    Bug("map_off_by_one", "the map of finished records is read one too low", _map_off_by_one, hint=229),
+    Bug("map_off_by_one", "the map of finished records is read one too low", _map_off_by_one, hint=383),
     Bug("map_too_long", "the map names one record too many", _map_too_long),
     Bug("map_dropped", "what the map names as finished is done again after a rebalance", _map_dropped, hint=383),
     Bug("parked_is_done", "a record that waits for a retry counts as finished", _parked_is_done),
@@ -146,5 +146,5 @@ BUGS = (
     Bug("no_key_order", "records of one key are handled side by side", _no_key_order, hint=34),
     Bug("revoked_is_done", "what still runs at a revocation counts as finished", _revoked_is_done, hint=4),
     Bug("cancelled_is_done", "what is cancelled at a revocation counts as finished", _cancelled_is_done, hint=4),
-    Bug("never_resumed", "a lane that was full stays paused", _never_resumed, hint=11),
+    Bug("never_resumed", "a lane that was full stays paused", _never_resumed),
 )

@@ -136,7 +136,7 @@ BUGS = (
         "one_takeover_at_a_time",
         "a partition in trouble stops the others",
         _one_takeover_at_a_time,
-        hint=19,
+        hint=91,
     ),
     Bug("never_retried", "a suspended partition is never taken over again", _never_retried, hint=8),
     Bug("refusal_is_an_outage", "what a topic refuses for its size is tried for ever", _refusal_is_an_outage, hint=439),

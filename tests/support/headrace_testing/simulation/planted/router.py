@@ -223,7 +223,7 @@ BUGS = (
         _half_answer_cached,
         hint=738,
     ),
-    Bug("breach_unsaid", "content that left to another host is not audited", _breach_unsaid, hint=16),
+    Bug("breach_unsaid", "content that left to another host is not audited", _breach_unsaid, hint=21),
     Bug("cloud_believed", "a cloud worker is believed about local attempts", _cloud_believed, hint=4),
     Bug("queueing_is_a_try", "an attempt that asked nobody counts as a try", _queueing_is_a_try, hint=56),
     Bug("memory_ignored", "a router takes tasks beyond the memory that it may fill", _memory_ignored, hint=5),
