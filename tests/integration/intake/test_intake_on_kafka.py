@@ -42,7 +42,9 @@ def free_port() -> int:
 
 
 @asynccontextmanager
-async def on_kafka(kafka: str, registry_url: str, dsn: str, prefix: str) -> AsyncIterator[OnKafka]:
+async def on_kafka(
+    kafka: str, registry_url: str, dsn: str, prefix: str, instance_id: str = "intake-a"
+) -> AsyncIterator[OnKafka]:
     log = KafkaLog({"bootstrap.servers": kafka})
     port = free_port()
     settings = IntakeSettings(
@@ -53,7 +55,7 @@ async def on_kafka(kafka: str, registry_url: str, dsn: str, prefix: str) -> Asyn
         key_pepper=SecretStr(PEPPER),
         bootstrap_key=SecretStr(BOOTSTRAP_KEY),
         api_port=port,
-        instance_id="intake-a",
+        instance_id=instance_id,
         kafka_properties={},
     )
     async with SchemaRegistry(registry_url) as registry, aiohttp.ClientSession() as http:
@@ -125,3 +127,42 @@ async def test_a_caller_resumes_from_the_topic_after_a_restart(
             rest = (await response.text()).strip().split("\n\n")
         assert [block.splitlines()[0] for block in rest][-1] == "event: finished"
         assert "Echo: Hi" in rest[-1]
+
+
+async def test_a_key_has_its_rate_over_two_intakes(
+    kafka: str, registry_url: str, postgres_dsn: str, topic_prefix: str
+) -> None:
+    rate, seconds = 120, 8
+    async with (
+        on_kafka(kafka, registry_url, postgres_dsn, topic_prefix) as first,
+        on_kafka(kafka, registry_url, postgres_dsn, topic_prefix, "intake-b") as second,
+    ):
+        admin = {"Authorization": f"Bearer {BOOTSTRAP_KEY}"}
+        body = {"tenant": "acme", "requests_per_minute": rate}
+        async with first.http.post(f"{first.url}/v1/keys", json=body, headers=admin) as response:
+            key = {"Authorization": f"Bearer {(await response.json())['key']}"}
+
+        async def asks(intake: OnKafka) -> int:
+            async with intake.http.get(f"{intake.url}/v1/preferences", headers=key) as response:
+                return response.status
+
+        async def is_known() -> bool:
+            return await asks(second) == 200
+
+        await eventually(is_known)
+        loop = asyncio.get_running_loop()
+        one_would = rate + seconds * rate / 60
+        began, let_through, refused, asked = loop.time(), 0, 0, 0
+        # Each is asked for as much as one would let through.
+        while asked < one_would:
+            asked += 1
+            for intake in (first, second):
+                status = await asks(intake)
+                let_through += status == 200
+                refused += status == 429
+            await asyncio.sleep(max(began + asked * seconds / one_would - loop.time(), 0))
+
+        # A second or two may pass until one hears of the other.
+        unheard = 2 * one_would / seconds
+        assert one_would - 10 < let_through < one_would + unheard + 10
+        assert refused == 2 * asked - let_through

@@ -15,7 +15,7 @@ from headrace_runtime.access import (
     parse_key,
     recognise,
 )
-from headrace_runtime.rate_limit import Bucket, RateLimiter, take, used_up
+from headrace_runtime.rate_limit import Bucket, take, used_up
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -139,16 +139,6 @@ def test_a_clock_that_steps_back_gives_nothing_away() -> None:
 def test_a_rate_of_nothing_is_a_mistake() -> None:
     with pytest.raises(ValueError, match="must be positive"):
         take(None, 0, 0.0)
-
-
-def test_keys_have_buckets_of_their_own() -> None:
-    limiter = RateLimiter(most_buckets=2)
-    assert limiter.take("a", 1, 0.0).allowed
-    assert limiter.take("b", 1, 0.0).allowed
-    assert not limiter.take("a", 1, 0.0).allowed
-    assert limiter.take("c", 1, 0.0).allowed
-    # b was used least recently and is forgotten, so it starts anew.
-    assert limiter.take("b", 1, 0.0).allowed
 
 
 def test_a_quota_without_a_window_is_told_by_what_it_counts() -> None:

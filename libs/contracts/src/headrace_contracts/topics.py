@@ -175,6 +175,13 @@ ACCESS_KEYS = TopicSpec(
     ("intake",), ("intake", "router", "skill-broadcaster", "cost-accountant"), "API keys, without their secrets.",
     signed=True,
 )  # fmt: skip
+REQUESTS_COUNTED = TopicSpec(
+    # Only the last minute is of use.
+    "requests.counted", events.RequestsCounted, "service/process", "delete", 1 * _HOUR_MS, 1,
+    ("intake", "skill-broadcaster", "cost-accountant"), ("intake", "skill-broadcaster", "cost-accountant"),
+    "What processes with an API let through, so that the rates of keys and tenants hold over all of them.",
+    signed=True,
+)  # fmt: skip
 AUDIT_RECORDED = TopicSpec(
     "audit.recorded", events.AuditRecorded, "tenant", "delete", 365 * _DAY_MS, 6,
     ("router", "intake"), ("anyone",), "Which class of data went to which provider, and why that was allowed.",
@@ -192,7 +199,7 @@ _SPECS = (
     TASKS_COMPLETED, HISTORY_CHANGED,
     USAGE_RECORDED, SPEND_WINDOWS,
     SKILLS_SUBMITTED, SKILLS_CATALOG, SKILLS_FEED,
-    FLEET_STATUS, PREFERENCES, ACCESS_KEYS, AUDIT_RECORDED, DEAD_LETTERS_HANDLED,
+    FLEET_STATUS, PREFERENCES, ACCESS_KEYS, REQUESTS_COUNTED, AUDIT_RECORDED, DEAD_LETTERS_HANDLED,
 )  # fmt: skip
 
 

@@ -31,12 +31,10 @@ class RequestLimits:
     Attributes:
         requests_per_tenant: Most open requests of a tenant, streams included.
         body_bytes: Most bytes of bodies of all open requests.
-        requests_per_minute: Rate of a key that has no rate of its own; None for no limit.
     """
 
     requests_per_tenant: int = 12_000
     body_bytes: int = 268_435_456
-    requests_per_minute: int | None = None
 
     @property
     def body_bytes_per_tenant(self) -> int:

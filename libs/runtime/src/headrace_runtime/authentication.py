@@ -24,7 +24,7 @@ from headrace_runtime.http import EXTRA_HEADERS, STARTED
 from headrace_runtime.logging import get_logger, log_context
 from headrace_runtime.open_requests import OPEN_REQUEST, OpenRequests
 from headrace_runtime.problems import Problem
-from headrace_runtime.rate_limit import RateLimiter
+from headrace_runtime.rate_limit import RequestRates
 
 CALLER: Final = web.RequestKey("caller", Caller)
 
@@ -37,17 +37,17 @@ def authentication(
     open_requests: OpenRequests | None = None,
     *,
     public: tuple[str, ...] = (),
-    limiter: RateLimiter | None = None,
+    rates: RequestRates | None = None,
     now: Callable[[], float] = time.time,
 ) -> Middleware:
     """Middleware that turns `Authorization: Bearer hr_…` (or `X-Api-Key`) into a Caller, and enforces limits.
 
     Paths in `public` need no key. Answers 400 for two different credentials, 401 for a key that is not recognised, and
     to an open request whose key is revoked meanwhile (a stream that has begun breaks off); 429 with Retry-After above
-    the key's rate, and for too many open requests of a tenant. Every answer to a rate-limited key carries the RateLimit
-    headers.
+    the rate of the key or of its tenant, and for too many open requests of a tenant. Every answer to a rate-limited key
+    carries the RateLimit headers.
     """
-    buckets = limiter if limiter is not None else RateLimiter()
+    buckets = rates if rates is not None else RequestRates()
     counted = open_requests if open_requests is not None else OpenRequests()
 
     @web.middleware
@@ -57,9 +57,7 @@ def authentication(
         at = now()
         caller = _caller(request, keys, pepper.get_secret_value(), int(at * 1000))
         request[CALLER] = caller
-        rate = caller.requests_per_minute or counted.limits.requests_per_minute
-        if rate is not None:
-            _take(request, buckets, caller.key_id, rate, at)
+        _take(request, buckets, caller, at)
         with log_context(tenant=caller.tenant, key_id=caller.key_id), counted.opened(caller) as open_request:
             request[OPEN_REQUEST] = open_request
             try:
@@ -73,13 +71,16 @@ def authentication(
     return authenticate
 
 
-def _take(request: web.Request, buckets: RateLimiter, key_id: str, rate: int, at: float) -> None:
-    decision = buckets.take(key_id, rate, at)
+def _take(request: web.Request, rates: RequestRates, caller: Caller, at: float) -> None:
+    decision = rates.take(caller, at)
+    if decision is None:
+        return
     if not decision.allowed:
         raise Problem(
             429,
             "rate-limit-exceeded",
-            f"This key may send {decision.limit} requests a minute; try again in {decision.retry_after_seconds} s.",
+            f"This {decision.policy} may send {decision.limit} requests a minute; "
+            f"try again in {decision.retry_after_seconds} s.",
             headers=decision.headers(),
         )
     request[EXTRA_HEADERS] = decision.headers()

@@ -466,7 +466,17 @@ class ApiSettings(SignedRecordSettings, MemorySettings):
         ge=1,
     )
     requests_per_minute: int = setting(
-        60_000, unit="requests/min", reason="Rate of a key that has no rate of its own, in this process.", ge=1
+        60_000,
+        unit="requests/min",
+        reason="Rate of a key that has no rate of its own, over all processes of the service.",
+        ge=1,
+    )
+    tenant_requests_per_minute: int = setting(
+        120_000,
+        unit="requests/min",
+        reason="Rate of all keys of a tenant together, over all processes of the service, unless HEADRACE_TENANTS_FILE "
+        "says another one.",
+        ge=1,
     )
     cors_origins: Origins = setting(
         (),
@@ -491,7 +501,6 @@ class ApiSettings(SignedRecordSettings, MemorySettings):
         return RequestLimits(
             requests_per_tenant=self.api_requests_per_tenant,
             body_bytes=self.memory.request_bodies if self.body_memory_bytes is None else self.body_memory_bytes,
-            requests_per_minute=self.requests_per_minute,
         )
 
 

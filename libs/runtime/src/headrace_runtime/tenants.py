@@ -20,7 +20,8 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 
 from headrace_runtime.bodies import WHOLE
 from headrace_runtime.invalid_fields import invalid_fields
-from headrace_runtime.settings import Settings, setting
+from headrace_runtime.rate_limit import RequestRates
+from headrace_runtime.settings import ApiSettings, Settings, setting
 
 
 class TenantsInvalid(Exception):
@@ -126,3 +127,11 @@ class TenantsSettings(Settings):
         except TenantsInvalid as error:
             raise ValueError(str(error)) from None
         return path
+
+
+def request_rates(settings: ApiSettings, tenants: Tenants) -> RequestRates:
+    """The rates of keys and tenants that an API enforces."""
+    otherwise = settings.tenant_requests_per_minute
+    return RequestRates(
+        settings.requests_per_minute, lambda tenant: tenants.of(tenant).requests_per_minute or otherwise
+    )

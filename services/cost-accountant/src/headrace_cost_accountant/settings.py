@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import ClassVar
 
 from headrace_runtime.settings import ApiSettings, DatabaseSettings, ServiceSettings, setting
+from headrace_runtime.tenants import TenantsSettings
 
 
-class CostAccountantSettings(ServiceSettings, ApiSettings, DatabaseSettings):
+class CostAccountantSettings(ServiceSettings, ApiSettings, DatabaseSettings, TenantsSettings):
     """Settings of the service."""
 
     service_name: ClassVar[str] = "cost-accountant"

@@ -6,7 +6,8 @@ from typing import Final
 
 from headrace_contracts.events import AccessKey, SpendWindows
 from headrace_contracts.groups import LEDGER
-from headrace_contracts.topics import ACCESS_KEYS, SPEND_WINDOWS, USAGE_RECORDED
+from headrace_contracts.ids import new_id
+from headrace_contracts.topics import ACCESS_KEYS, REQUESTS_COUNTED, SPEND_WINDOWS, USAGE_RECORDED
 from headrace_models.prices import load_price_book
 from headrace_runtime.authentication import authentication
 from headrace_runtime.authenticity import Authenticity
@@ -19,7 +20,9 @@ from headrace_runtime.lifecycle import Part, Service
 from headrace_runtime.metrics import Metrics, discontinuities, suspensions
 from headrace_runtime.open_requests import OpenRequests
 from headrace_runtime.openapi_page import PUBLIC_PATHS, add_reference
+from headrace_runtime.shared_rates import SharedRates
 from headrace_runtime.tables import tables_part
+from headrace_runtime.tenants import load_tenants, request_rates
 from headrace_streams.projection import Projection
 from headrace_streams.tables import Table
 
@@ -33,8 +36,8 @@ from headrace_cost_accountant.migrations import MIGRATIONS
 from headrace_cost_accountant.service import LiveWindowsRunner
 from headrace_cost_accountant.settings import CostAccountantSettings
 
-WRITES: Final = (SPEND_WINDOWS,)
-READS: Final = (USAGE_RECORDED, SPEND_WINDOWS, ACCESS_KEYS)
+WRITES: Final = (SPEND_WINDOWS, REQUESTS_COUNTED)
+READS: Final = (USAGE_RECORDED, SPEND_WINDOWS, ACCESS_KEYS, REQUESTS_COUNTED)
 
 _FETCH_MS: Final = 250
 """How long usage may wait at the broker for more of it."""
@@ -49,7 +52,8 @@ def build(settings: CostAccountantSettings) -> Service:
     measures = LedgerMetrics(metrics)
     lost = discontinuities(metrics)
     prices = load_price_book(settings.price_book)
-    connections = Connections(settings, health, metrics, writes=WRITES, reads=READS)
+    authenticity = Authenticity(settings.key_pepper, settings.unsigned_records, metrics)
+    connections = Connections(settings, health, metrics, writes=WRITES, reads=READS, mac=authenticity.mac)
     log, codec = connections.log, connections.codec
     batches = connections.patient_log(_FETCH_MS)
 
@@ -91,7 +95,6 @@ def build(settings: CostAccountantSettings) -> Service:
     windows = LiveWindowsRunner(lambda: WindowsApp(tools), health, measures)
     live: Table[SpendWindows] = Table(log, codec, SPEND_WINDOWS, on_discontinuity=lost)
     open_requests = OpenRequests(settings.request_limits())
-    authenticity = Authenticity(settings.key_pepper, settings.unsigned_records, metrics)
     keys: Table[AccessKey] = Table(
         log,
         codec,
@@ -100,11 +103,24 @@ def build(settings: CostAccountantSettings) -> Service:
         on_discontinuity=lost,
         admits=authenticity.admits,
     )
+    rates = request_rates(settings, load_tenants(settings.tenants_file))
+    shared_rates = SharedRates(
+        rates,
+        keys,
+        service=settings.service_name,
+        process=str(new_id()),
+        log=log,
+        codec=codec,
+        publisher=connections.publisher,
+        authenticity=authenticity,
+        clock=wall_clock_ms,
+        health=health,
+    )
     app = new_app(
         metrics=metrics,
         body_limit_bytes=settings.body_limit_bytes,
         origins=settings.cors_origins,
-        middlewares=(authentication(keys, settings.key_pepper, open_requests, public=PUBLIC_PATHS),),
+        middlewares=(authentication(keys, settings.key_pepper, open_requests, public=PUBLIC_PATHS, rates=rates),),
     )
     CostsApi(CostReports(database), live, wall_clock_ms).add_to(app)
     add_reference(app, "Headrace costs", settings.release(), ABOUT, OPERATIONS)
@@ -114,6 +130,7 @@ def build(settings: CostAccountantSettings) -> Service:
         [
             connections.part,
             tables_part({"keys": keys, "live windows": live}),
+            shared_rates.part,
             Part("postgres", start=database.prepare, stop=database.close),
             Part("ledger", run=ledger.run, drain=ledger.close),
             Part("live windows", run=windows.run),

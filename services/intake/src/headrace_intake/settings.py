@@ -8,6 +8,7 @@ from headrace_contracts.limits import TENANT_PATTERN
 from headrace_runtime.access import parse_key
 from headrace_runtime.settings import ApiSettings, DatabaseSettings, ServiceSettings, setting
 from headrace_runtime.submission_settings import SubmissionSettings
+from headrace_runtime.tenants import TenantsSettings
 from pydantic import AfterValidator, SecretStr
 
 
@@ -17,7 +18,7 @@ def _api_key(value: SecretStr | None) -> SecretStr | None:
     return value
 
 
-class IntakeSettings(ServiceSettings, ApiSettings, DatabaseSettings, SubmissionSettings):
+class IntakeSettings(ServiceSettings, ApiSettings, DatabaseSettings, SubmissionSettings, TenantsSettings):
     """All settings of intake."""
 
     service_name: ClassVar[str] = "intake"

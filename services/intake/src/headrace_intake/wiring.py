@@ -10,12 +10,14 @@ from typing import Final
 from headrace_contracts.codec import Codec
 from headrace_contracts.events import AccessKey, Preferences
 from headrace_contracts.groups import INTAKE_VIEW
+from headrace_contracts.ids import new_id
 from headrace_contracts.topics import (
     ACCESS_KEYS,
     AUDIT_RECORDED,
     FLEET_STATUS,
     HISTORY_CHANGED,
     PREFERENCES,
+    REQUESTS_COUNTED,
     TASKS_CANCELLED,
     TASKS_COMPLETED,
     TASKS_REPLIES,
@@ -34,7 +36,9 @@ from headrace_runtime.metrics import Metrics, discontinuities, suspensions
 from headrace_runtime.open_requests import OpenRequests
 from headrace_runtime.openapi_page import PUBLIC_PATHS, add_reference
 from headrace_runtime.producers import ProducerVerification
+from headrace_runtime.shared_rates import SharedRates
 from headrace_runtime.tables import fleet_table, tables_part
+from headrace_runtime.tenants import load_tenants, request_rates
 from headrace_runtime.waiting import wait_until
 from headrace_streams.dead_letters import DeadLetters
 from headrace_streams.ports import Log
@@ -79,9 +83,12 @@ from headrace_intake.migrations import MIGRATIONS
 from headrace_intake.service import Intake
 from headrace_intake.settings import IntakeSettings
 
-WRITES: Final = (TASKS_SUBMITTED, TASKS_CANCELLED, HISTORY_CHANGED, PREFERENCES, ACCESS_KEYS, AUDIT_RECORDED)
+WRITES: Final = (
+    TASKS_SUBMITTED, TASKS_CANCELLED, HISTORY_CHANGED, PREFERENCES, ACCESS_KEYS, REQUESTS_COUNTED, AUDIT_RECORDED,
+)  # fmt: skip
 READS: Final = (
     TASKS_SUBMITTED, TASKS_COMPLETED, HISTORY_CHANGED, TASKS_REPLIES, FLEET_STATUS, PREFERENCES, ACCESS_KEYS,
+    REQUESTS_COUNTED,
 )  # fmt: skip
 
 _MS_IN_AN_HOUR: Final = 3_600_000
@@ -250,12 +257,28 @@ def assemble(
         KeysApi(key_records, settings.keys_per_tenant),
         PreferencesApi(preferences, preference_changes, writer, clock, settings.preferences_per_tenant),
     )
+    rates = request_rates(settings, load_tenants(settings.tenants_file))
+    shared_rates = SharedRates(
+        rates,
+        keys,
+        service=settings.service_name,
+        process=str(new_id()),
+        log=bus.log,
+        codec=bus.codec,
+        publisher=bus.publisher,
+        authenticity=bus.authenticity,
+        clock=clock,
+        health=health,
+    )
     app = new_app(
         metrics=metrics,
         body_limit_bytes=settings.body_limit_bytes,
         origins=settings.cors_origins,
         error_shape=error_shape_of,
-        middlewares=(authentication(keys, settings.key_pepper, open_requests, public=PUBLIC_PATHS), translating()),
+        middlewares=(
+            authentication(keys, settings.key_pepper, open_requests, public=PUBLIC_PATHS, rates=rates),
+            translating(),
+        ),
     )
     for api in apis:
         app.add_routes(api.routes())
@@ -285,6 +308,7 @@ def assemble(
 
     parts = [
         tables_part({"keys": keys, "preferences": preferences, "fleet": fleet}),
+        shared_rates.part,
         Part("signatures", start=sign_records),
         Part("bootstrap key", start=store_bootstrap_key),
         Part("revoked keys", run=key_retention.run),

@@ -6,9 +6,10 @@ from typing import ClassVar
 
 from headrace_runtime.settings import ApiSettings, ServiceSettings, setting
 from headrace_runtime.submission_settings import SubmissionSettings
+from headrace_runtime.tenants import TenantsSettings
 
 
-class SkillBroadcasterSettings(ServiceSettings, ApiSettings, SubmissionSettings):
+class SkillBroadcasterSettings(ServiceSettings, ApiSettings, SubmissionSettings, TenantsSettings):
     """Settings of the service."""
 
     service_name: ClassVar[str] = "skill-broadcaster"

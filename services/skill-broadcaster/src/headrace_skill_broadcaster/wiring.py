@@ -7,7 +7,7 @@ from typing import Final
 
 from headrace_contracts.events import AccessKey, SkillPublished
 from headrace_contracts.ids import new_id
-from headrace_contracts.topics import ACCESS_KEYS, SKILLS_CATALOG, SKILLS_FEED, SKILLS_SUBMITTED
+from headrace_contracts.topics import ACCESS_KEYS, REQUESTS_COUNTED, SKILLS_CATALOG, SKILLS_FEED, SKILLS_SUBMITTED
 from headrace_runtime.authentication import authentication
 from headrace_runtime.authenticity import Authenticity
 from headrace_runtime.connections import Connections, wall_clock_ms
@@ -19,7 +19,9 @@ from headrace_runtime.metrics import Metrics, discontinuities
 from headrace_runtime.open_requests import OpenRequests
 from headrace_runtime.openapi_page import PUBLIC_PATHS, add_reference
 from headrace_runtime.producers import ProducerVerification
+from headrace_runtime.shared_rates import SharedRates
 from headrace_runtime.tables import tables_part
+from headrace_runtime.tenants import load_tenants, request_rates
 from headrace_runtime.waiting import wait_until
 from headrace_streams.errors import TransientError
 from headrace_streams.partitioning import partition_of
@@ -43,8 +45,8 @@ async def _patiently(what: str, start: Callable[[], Awaitable[None]], health: He
     await wait_until(what, start, not_yet=(TransientError,), health=health)
 
 
-WRITES: Final = (SKILLS_SUBMITTED, SKILLS_CATALOG, SKILLS_FEED)
-READS: Final = (SKILLS_SUBMITTED, SKILLS_CATALOG, SKILLS_FEED, ACCESS_KEYS)
+WRITES: Final = (SKILLS_SUBMITTED, SKILLS_CATALOG, SKILLS_FEED, REQUESTS_COUNTED)
+READS: Final = (SKILLS_SUBMITTED, SKILLS_CATALOG, SKILLS_FEED, ACCESS_KEYS, REQUESTS_COUNTED)
 
 
 def build(settings: SkillBroadcasterSettings) -> Service:
@@ -74,6 +76,19 @@ def build(settings: SkillBroadcasterSettings) -> Service:
         open_requests.key_changed,
         on_discontinuity=lost,
         admits=authenticity.admits,
+    )
+    rates = request_rates(settings, load_tenants(settings.tenants_file))
+    shared_rates = SharedRates(
+        rates,
+        keys,
+        service=settings.service_name,
+        process=str(new_id()),
+        log=log,
+        codec=codec,
+        publisher=connections.publisher,
+        authenticity=authenticity,
+        clock=wall_clock_ms,
+        health=health,
     )
     submissions = SubmissionService(
         Tools(
@@ -128,7 +143,7 @@ def build(settings: SkillBroadcasterSettings) -> Service:
         metrics=metrics,
         body_limit_bytes=settings.body_limit_bytes,
         origins=settings.cors_origins,
-        middlewares=(authentication(keys, settings.key_pepper, open_requests, public=PUBLIC_PATHS),),
+        middlewares=(authentication(keys, settings.key_pepper, open_requests, public=PUBLIC_PATHS, rates=rates),),
     )
     skills_api.add_to(app)
     add_reference(app, "Headrace skills", settings.release(), ABOUT, OPERATIONS)
@@ -139,6 +154,7 @@ def build(settings: SkillBroadcasterSettings) -> Service:
             connections.part,
             Part("search index", run=view.run, stop=view.close),
             tables_part({"keys": keys, "catalog": catalog}),
+            shared_rates.part,
             Part("feed", start=lambda: _patiently("the feed", feed.start, health), run=feed.run, stop=feed.close),
             Part(
                 "submissions",

@@ -3,7 +3,7 @@
 Generated from schemas/ by `make generate`; edit the schemas instead.
 """
 
-from headrace_contracts.events.access import AccessKey
+from headrace_contracts.events.access import AccessKey, RequestsCounted
 from headrace_contracts.events.audit import AuditRecorded
 from headrace_contracts.events.common import Content, Failure, Lane, Mode, Position, Privacy, Usage
 from headrace_contracts.events.deadletters import DeadLetter, DeadLetterHandled, Handling, Header
@@ -55,6 +55,7 @@ __all__ = [
     "PrivacyLevel",
     "Rejection",
     "ReplyKind",
+    "RequestsCounted",
     "ResponseFormat",
     "ResponseFormatKind",
     "Sampling",

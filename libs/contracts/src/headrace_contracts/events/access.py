@@ -5,6 +5,7 @@ Generated from schemas/ by `make generate`; edit the schemas instead.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -59,4 +60,44 @@ class AccessKey:
             requests_per_minute=data["requests_per_minute"],
             created_at=data["created_at"],
             revoked_at=data["revoked_at"],
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestsCounted:
+    """Requests that one process of a service with an API has let through since its last such record.
+
+    Attributes:
+        service: The service whose API it was, such as intake: rates hold for each of them by itself.
+        process: The process, by an id that it chose at its start.
+        sequence: 1 for the first record of the process, and one more for each following one.
+        counted_at: Until when these requests were counted. Milliseconds since the epoch, UTC.
+        requests: How many, by the id of their API key.
+    """
+
+    FULL_NAME: ClassVar[str] = "headrace.access.RequestsCounted"
+
+    service: str
+    process: str
+    sequence: int
+    counted_at: int
+    requests: Mapping[str, int]
+
+    def to_avro(self, named: bool = False) -> dict[str, Any]:
+        return {
+            "service": self.service,
+            "process": self.process,
+            "sequence": self.sequence,
+            "counted_at": self.counted_at,
+            "requests": dict(self.requests),
+        }
+
+    @classmethod
+    def from_avro(cls, data: dict[str, Any]) -> RequestsCounted:
+        return cls(
+            service=data["service"],
+            process=data["process"],
+            sequence=data["sequence"],
+            counted_at=data["counted_at"],
+            requests=data["requests"],
         )
