@@ -58,6 +58,7 @@ SWITCHES: Final[dict[str, Sequence[str]]] = {
     "unsigned submissions": ("apiKeys.unsignedSubmissions=accept",),
     "bare": ("networkPolicy.enabled=false", "migrations.enabled=false", "skillBroadcaster.enabled=false"),
     "policy and prices": ("router.policy=version: 1", "priceBook=models: []"),
+    "tenants": ("tenants=default: {weight: 2}",),
 }
 
 

@@ -29,6 +29,9 @@ LOGINS: dict[str, Sequence[str]] = {
 }
 
 
+TENANTS = "tenants: {acme: {weight: 4, requests_per_minute: 6000}}"
+
+
 def workloads(text: str) -> Iterator[Mapping[str, Any]]:
     return (one for one in objects_in(text) if one["kind"] in {"Deployment", "StatefulSet", "Job"})
 
@@ -70,9 +73,12 @@ def test_services_and_jobs_find_their_variables_valid(tools: Toolchain, login: s
     options.append("--set=cloudWorker.providers[1].dialect=vllm;seed=off")
     options.append("--set=localWorker.discovery.labels={gpu=nvidia.com/gpu.product}")
     options.append("--set=observability.otlpEndpoint=http://collector:4318")
+    options.append(f"--set-literal=tenants={TENANTS}")
     text = template(tools, "helm3", *options, *LOGINS[login]).out
     (tmp_path / "policy").mkdir()
     (tmp_path / "policy" / "policy.yaml").write_text(policy.read_text())
+    (tmp_path / "tenants").mkdir()
+    (tmp_path / "tenants" / "tenants.yaml").write_text(TENANTS)
     (tmp_path / "prices").mkdir()
     (tmp_path / "prices" / "prices.yaml").write_text(prices.read_text())
     # Services look at the registry's certificates when they start, and so when they validate.
@@ -197,11 +203,37 @@ def test_a_worker_that_scales_to_zero_is_woken_by_waiting_tasks(tools: Toolchain
 
 
 def test_pods_restart_for_what_changed_and_not_for_a_version_of_the_chart(tools: Toolchain) -> None:
-    def template_of(*options: str) -> Mapping[str, Any]:
+    def template_of(*options: str, name: str = "router") -> Mapping[str, Any]:
         text = template(tools, "helm3", *options).out
-        router = next(one for one in workloads(text) if component(one) == "router")
-        found: Mapping[str, Any] = router["spec"]["template"]
+        workload = next(one for one in workloads(text) if component(one) == name)
+        found: Mapping[str, Any] = workload["spec"]["template"]
         return found
 
     assert not re.search(r"helm\.sh/chart|app\.kubernetes\.io/version", str(template_of()["metadata"]["labels"]))
     assert template_of("--set=router.policy=a: 1") != template_of("--set=router.policy=a: 2")
+    for name in ("router", "intake", "cost-accountant"):
+        one, other = (template_of(f"--set-literal=tenants=default: {{weight: {weight}}}", name=name) for weight in "23")
+        assert one != other
+    worker = [
+        template_of(f"--set-literal=tenants=default: {{weight: {number}}}", name="cloud-worker") for number in "23"
+    ]
+    assert worker[0] == worker[1]
+
+
+def test_the_file_of_tenants_is_where_it_is_read(tools: Toolchain) -> None:
+    text = template(tools, "helm3", f"--set-literal=tenants={TENANTS}").out
+    readers = {"router", *(service.name for service in SERVICES if service.ports.api is not None)}
+    mounted = {
+        pod_of(one)["containers"][0]["name"]
+        for one in workloads(text)
+        if any(mount["mountPath"] == "/etc/headrace/tenants" for mount in pod_of(one)["containers"][0]["volumeMounts"])
+    }
+    assert mounted == {*readers, "check-policy"}
+    maps = [one for one in objects_in(text) if one["kind"] == "ConfigMap" and "tenants.yaml" in one["data"]]
+    # What is new is checked before the services' own is changed.
+    assert [one["metadata"]["name"].rsplit("headrace-", 1)[1] for one in maps] in (
+        ["tenants", "check-policy"],
+        ["check-policy", "tenants"],
+    )
+    assert all(one["data"]["tenants.yaml"].strip() == TENANTS for one in maps)
+    assert "/etc/headrace/tenants" not in template(tools, "helm3").out

@@ -79,6 +79,9 @@ HEADRACE_TRACE_SAMPLE_RATIO: {value: {{ $values.observability.traceSampleRatio |
 HEADRACE_API_HOST: {value: 0.0.0.0}
 HEADRACE_API_PORT: {value: "8080"}
 {{- end }}
+{{- if and $values.tenants (or .traits.api (eq .key "router")) }}
+HEADRACE_TENANTS_FILE: {value: /etc/headrace/tenants/tenants.yaml}
+{{- end }}
 {{- if .traits.secret }}
 HEADRACE_KEY_PEPPER: {valueFrom: {secretKeyRef: {name: {{ $values.apiKeys.secret.name }}, key: {{ $values.apiKeys.secret.pepperKey }}}}}
 {{- if eq $values.apiKeys.unsignedRecords "accept" }}
@@ -172,7 +175,7 @@ HEADRACE_PRICE_BOOK: {value: /etc/headrace/prices/prices.yaml}
 {{- end }}
 {{- end -}}
 
-{{/* Files that come from Secrets and ConfigMaps: (dict "root" $ "kafkaSecret" name "registrySecret" name or "" "database" bool "policy" name "prices" name). */}}
+{{/* Files that come from Secrets and ConfigMaps: (dict "root" $ "kafkaSecret" name "registrySecret" name or "" "database" bool "policy" name "tenants" name "prices" name). */}}
 {{- define "headrace.volumes" -}}
 {{- $values := .root.Values -}}
 - {name: tmp, emptyDir: {sizeLimit: 64Mi}}
@@ -206,6 +209,9 @@ HEADRACE_PRICE_BOOK: {value: /etc/headrace/prices/prices.yaml}
 {{- with .policy }}
 - {name: policy, configMap: {name: {{ . }}}}
 {{- end }}
+{{- with .tenants }}
+- {name: tenants, configMap: {name: {{ . }}}}
+{{- end }}
 {{- with .prices }}
 - {name: prices, configMap: {name: {{ . }}}}
 {{- end }}
@@ -231,6 +237,9 @@ HEADRACE_PRICE_BOOK: {value: /etc/headrace/prices/prices.yaml}
 {{- end }}
 {{- if .policy }}
 - {name: policy, mountPath: /etc/headrace/policy, readOnly: true}
+{{- end }}
+{{- if .tenants }}
+- {name: tenants, mountPath: /etc/headrace/tenants, readOnly: true}
 {{- end }}
 {{- if .prices }}
 - {name: prices, mountPath: /etc/headrace/prices, readOnly: true}

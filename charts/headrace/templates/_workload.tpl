@@ -10,10 +10,12 @@ The workload of a service. Takes (dict "root" $ "key" "router" "traits" t "value
 {{- $scaled := and $v.autoscaling.enabled (ne (include "headrace.autoscaler" $root) "none") -}}
 {{- $discovers := and (eq .key "localWorker") $v.discovery.enabled -}}
 {{- $usesPrices := and $root.Values.priceBook (has .key (list "router" "costAccountant")) -}}
+{{- $usesTenants := and $root.Values.tenants (or $t.api (eq .key "router")) -}}
 {{- $files := dict "root" $root
       "kafkaSecret" (include "headrace.kafkaSecret" (dict "root" $root "name" $t.name "override" $v.kafkaSecret))
       "database" $t.database
       "policy" (ternary (printf "%s-policy" $full) "" (and (eq .key "router") (ne ($v.policy | default "") "")))
+      "tenants" (ternary (printf "%s-tenants" (include "headrace.fullname" $root)) "" (not (empty $usesTenants)))
       "prices" (ternary (printf "%s-prices" (include "headrace.fullname" $root)) "" (not (empty $usesPrices))) -}}
 apiVersion: apps/v1
 kind: {{ $t.kind }}
@@ -43,6 +45,9 @@ spec:
         kubectl.kubernetes.io/default-container: {{ $t.name }}
         {{- if $files.policy }}
         checksum/policy: {{ $v.policy | sha256sum }}
+        {{- end }}
+        {{- if $files.tenants }}
+        checksum/tenants: {{ $root.Values.tenants | sha256sum }}
         {{- end }}
         {{- if $files.prices }}
         checksum/prices: {{ $root.Values.priceBook | sha256sum }}

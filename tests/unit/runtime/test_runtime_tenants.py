@@ -87,3 +87,12 @@ def test_the_setting_refuses_a_file_that_cannot_be_used(tmp_path: Path) -> None:
 def test_a_weight_in_a_header_is_believed_within_bounds(value: bytes, weight: int) -> None:
     assert weight_of(((WEIGHT, value),)) == weight
     assert weight_of(()) == 1
+
+
+def test_the_documented_example_is_a_file_of_tenants() -> None:
+    page = (Path(__file__).parents[3] / "docs/operations.md").read_text(encoding="utf-8")
+    example = page.split("## Tenants\n", 1)[1].split("```yaml\n", 1)[1].split("```", 1)[0]
+    tenants = parse_tenants(example, "docs/operations.md")
+    assert tenants.of("acme").weight == 4
+    assert tenants.of("new").requests_per_minute == 6000
+    assert tenants.of("trial") == TenantLimits(requests_per_minute=60, live_tasks=100, live_bytes=10_000_000)

@@ -271,6 +271,7 @@ def _service_parts(
         "HEADRACE_STATIC_MEMBER": "true",
         "HEADRACE_LOG_FORMAT": os.environ.get("HEADRACE_LOG_FORMAT", "json"),
         "HEADRACE_LOG_LEVEL": os.environ.get("HEADRACE_LOG_LEVEL", "info"),
+        **tenants_file(),
     }
     pepper = {"HEADRACE_KEY_PEPPER": folder.secret(KEY_PEPPER)}
     if not folder.records_are_signed:
@@ -302,6 +303,12 @@ def _service_parts(
             yield hosted_service(thread, folder, ports, service, environment, note=note)
         else:
             yield service_part(folder, ports, service, environment, note=note)
+
+
+def tenants_file() -> dict[str, str]:
+    """The variable for the user's file of tenants, whose path does not depend on the working folder."""
+    named = os.environ.get("HEADRACE_TENANTS_FILE")
+    return {"HEADRACE_TENANTS_FILE": str(Path(named).absolute())} if named else {}
 
 
 def _addresses(
