@@ -13,8 +13,9 @@ from headrace_contracts.events._schemas import SCHEMAS
 from headrace_contracts.topics import SPEND_WINDOWS, TOPICS
 
 WITHOUT = {
-    "tasks.cancelled", "usage.recorded", "spend.windows", "fleet.status", "preferences", "access.keys", "requests.counted",
-    "audit.recorded", "dead-letters.handled", "attempts.cancelled.local", "attempts.cancelled.cloud",
+    "tasks.cancelled", "usage.recorded", "spend.windows", "fleet.status", "preferences", "access.keys",
+    "requests.counted", "audit.recorded",
+    "dead-letters.handled", "attempts.cancelled.local", "attempts.cancelled.cloud",
 }  # fmt: skip
 NUMBERS = itertools.count()
 CONTENT = {

@@ -10,9 +10,12 @@ from dataclasses import dataclass, field
 
 import pytest
 from headrace_contracts.events import Failure, Lane, TaskStatus
+from headrace_intake.decide import live_tasks
 from headrace_intake.decide.backlogs import (
+    FURTHEST_SECONDS,
+    KEPT_SECONDS,
     LEAST_LIVE,
-    LONGEST_RETRY_SECONDS,
+    RETRY_IN_VAIN_SECONDS,
     USABLE,
     Backlog,
     asked_for,
@@ -21,6 +24,7 @@ from headrace_intake.decide.backlogs import (
     overload,
 )
 from headrace_intake.decide.live_tasks import LiveTasksHere
+from headrace_intake.decide.promises import MOST_PROMISES, Promises
 from headrace_intake.decide.refusals import Refusal
 
 ASKED = asked_for("m", None, None, None)
@@ -29,15 +33,23 @@ ASKED = asked_for("m", None, None, None)
 @dataclass
 class Platform:
     """Slots that serve tenants in turns, each task for the same time, and cut off what passes its deadline: begun or
-    not, it has then cost a slot for nothing."""
+    not, it has then cost a slot for nothing.
+
+    Attributes:
+        returns: Share of the refused that come back when they were told, some milliseconds late.
+    """
 
     slots: int
     service_ms: int
     deadline_ms: int
     live: LiveTasksHere = field(default_factory=LiveTasksHere)
     admits: bool = True
+    returns: float = 0.0
     answered: Counter[str] = field(default_factory=Counter)
     refused: defaultdict[str, list[Refusal]] = field(default_factory=lambda: defaultdict(list))
+    came_back: int = 0
+    taken_on: int = 0
+    answered_at: list[int] = field(default_factory=list)
     _waiting: dict[str, deque[tuple[int, bytes]]] = field(default_factory=dict)
     _free_at: list[int] = field(default_factory=list)
     _ends: list[tuple[int, bytes, str, bool]] = field(default_factory=list)
@@ -47,20 +59,31 @@ class Platform:
         self._free_at = [0] * self.slots
 
     def run(self, arrivals: list[tuple[int, str]]) -> None:
-        for now, tenant in arrivals:
+        rng = random.Random(7)
+        asking = [(now, number, tenant, False) for number, (now, tenant) in enumerate(arrivals, self._count)]
+        heapq.heapify(asking)
+        while asking:
+            now, who, tenant, again = heapq.heappop(asking)
             self._advance(now)
-            live, wait = self.live.backlog(tenant, ASKED, now)
-            budget = budget_seconds(now + self.deadline_ms, None, now, 120.0)
-            refusal = overload(live, wait, budget, self.live.average) if self.admits else None
-            if refusal is not None:
-                self.refused[tenant].append(refusal)
-                self.live.refused(tenant, ASKED, now)
-                continue
-            self._count += 1
-            key = b"%d" % self._count
-            self.live.add(key, tenant, ASKED, now)
-            self._waiting.setdefault(tenant, deque()).append((now, key))
-            self._advance(now)
+            refusal = self._ask(now, tenant, who)
+            self.came_back += again
+            self.taken_on += again and refusal is None
+            if refusal is not None and not again and rng.random() < self.returns:
+                back = now + 1000 * int(refusal.headers["Retry-After"]) + rng.randrange(50)
+                heapq.heappush(asking, (back, who, tenant, True))
+
+    def _ask(self, now: int, tenant: str, who: int) -> Refusal | None:
+        budget = budget_seconds(now + self.deadline_ms, None, now, 120.0)
+        refusal = self.live.overload(tenant, ASKED, who, budget, now) if self.admits else None
+        if refusal is not None:
+            self.refused[tenant].append(refusal)
+            return refusal
+        self._count += 1
+        key = b"%d" % self._count
+        self.live.add(key, tenant, ASKED, now)
+        self._waiting.setdefault(tenant, deque()).append((now, key))
+        self._advance(now)
+        return None
 
     def _advance(self, now: int) -> None:
         while True:
@@ -69,6 +92,8 @@ class Platform:
                 at, key, tenant, served = heapq.heappop(self._ends)
                 self.live.ended(key, at, served=served)
                 self.answered[tenant] += served
+                if served:
+                    self.answered_at.append(at)
             elif self._waiting and begins <= now:
                 self._begin(heapq.heappop(self._free_at))
             else:
@@ -143,15 +168,108 @@ def test_a_burst_after_quiet_is_taken_on() -> None:
     assert not platform.refused
 
 
-def test_who_comes_back_when_told_is_taken_on() -> None:
+@pytest.mark.parametrize(
+    ("slots", "service_ms", "deadline_ms"), [(4, 450, 10_000), (64, 2_000, 30_000), (16, 200, 4_000)]
+)
+@pytest.mark.parametrize("times", [3.0, 10.0])
+def test_who_comes_back_when_told_is_taken_on(slots: int, service_ms: int, deadline_ms: int, times: float) -> None:
+    """However many come back, and while others go on asking."""
+    capacity, seconds = 1000 * slots / service_ms, 30
+    before = Platform(slots, service_ms, deadline_ms)
+    before.run(poisson({"acme": times * capacity}, seconds))
+    for returns in (0.05, 0.3, 1.0):
+        platform = Platform(slots, service_ms, deadline_ms, returns=returns)
+        platform.run(poisson({"acme": times * capacity}, seconds))
+
+        assert platform.came_back > 10
+        assert platform.taken_on > 0.8 * platform.came_back
+        in_time = sum(at < 1000 * seconds for at in platform.answered_at)
+        assert in_time > 0.97 * sum(at < 1000 * seconds for at in before.answered_at)
+        assert in_time > 0.85 * capacity * seconds
+
+
+def test_those_who_come_back_are_spread_at_the_pace_at_which_they_are_served() -> None:
     platform = Platform(4, 450, 10_000)
-    platform.run(poisson({"acme": 40.0}, 30))
-    last = platform.refused["acme"][-1]
-    refusals = len(platform.refused["acme"])
+    platform.run(poisson({"acme": 40.0}, 20))
+    after = [int(refusal.headers["Retry-After"]) for refusal in platform.refused["acme"]]
 
-    platform.run([(30_000 + 1000 * int(last.headers["Retry-After"]), "acme")])
+    assert after[0] == 1
+    # Nine a second are answered. In the two seconds in which 60 are refused, few are told the same one.
+    assert max(Counter(after[:60]).values()) <= 2 * 9
+    assert after[59] >= 4
 
-    assert len(platform.refused["acme"]) == refusals
+
+def refusing(promised: int) -> Backlog:
+    """A backlog of 200 tasks of which ten are answered a second, after so many others were refused at 20 s."""
+    found = busy(200, 2_000, served=True, took_ms=200_000)
+    for who in range(promised):
+        assert found.come_back_after(who, 200_000, 15.0) is not None
+    return found
+
+
+@pytest.mark.parametrize(
+    ("after_ms", "taken_on"), [(-500, False), (900 * KEPT_SECONDS, False), (1_100 * KEPT_SECONDS, True)]
+)
+def test_a_promised_place_is_kept_until_a_little_later_and_then_another_s(after_ms: float, taken_on: bool) -> None:
+    found = refusing(1)
+    told = found.promises.of(0)
+    assert told is not None
+    while (found.wait_seconds(told) or 0) > 15.0:
+        found.remove(told)
+
+    # There is room for one, which is promised.
+    assert (found.come_back_after(1, told + int(after_ms), 15.0) is None) is taken_on
+
+
+def test_who_comes_too_early_keeps_its_place_and_gets_no_other() -> None:
+    found = refusing(3)
+    told = found.promises.of(1)
+    assert told is not None
+
+    assert found.come_back_after(1, told - 3_000, 15.0) == 3
+    assert (found.promises.of(1), len(found.promises)) == (told, 3)
+    assert found.come_back_after(1, told + 20, 15.0) is None
+    assert (found.promises.of(1), len(found.promises)) == (None, 2)
+
+
+def test_promises_that_nobody_takes_up_make_nobody_wait() -> None:
+    """The more fade, the less is counted for them."""
+    found = refusing(300)
+    first = found.come_back_after(1_000, 200_000, 15.0)
+    assert first is not None
+    assert first > 30
+    found.promises.fade(10**12)
+
+    assert len(found.promises) == 0
+    for who in range(300):
+        found.promises.make(2_000 + who, 260_000)
+    again = found.come_back_after(3_000, 200_000, 15.0)
+    assert again is not None
+    assert again < 10
+
+
+def test_nothing_is_promised_beyond_its_limits() -> None:
+    found = refusing(0)
+    told = [found.come_back_after(who, 200_000, 15.0) for who in range(8_000)]
+    assert max(after or 0 for after in told) == FURTHEST_SECONDS
+    assert 10 * FURTHEST_SECONDS * 0.9 < len(found.promises) < 10 * FURTHEST_SECONDS * 1.1
+    before = len(found.promises)
+    found.promises.fade(250_000)
+    assert found.come_back_after(9_000, 250_000, 15.0, may_promise=False) is not None
+    assert len(found.promises) < before
+
+    many = Promises()
+    assert all(many.make(who, who) for who in range(MOST_PROMISES))
+    assert not many.make(MOST_PROMISES, 1)
+
+
+def test_all_backlogs_together_keep_so_many_promises(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live_tasks, "_MOST_PROMISES", 50)
+    platform = Platform(4, 450, 10_000)
+    platform.run(poisson({"acme": 40.0, "other": 40.0}, 30))
+
+    kept = sum(len(backlog.promises) for backlog in platform.live._backlogs.values())
+    assert 30 <= kept <= 51
 
 
 def test_with_others_gone_it_is_taken_on_at_once() -> None:
@@ -198,9 +316,8 @@ def test_few_tasks_and_old_measurements_say_nothing() -> None:
 
 
 def test_a_refusal_says_why_and_when_to_come_back() -> None:
-    refusal = overload(50, 25.0, 7.0, 10.0)
+    refusal = overload(50, 25.0, 7.0, 18, above_share=True)
 
-    assert refusal is not None
     assert (refusal.status, refusal.kind) == (429, "backlog-too-long")
     assert "50 such tasks here that have not ended, and they wait about 25 s" in refusal.detail
     assert refusal.headers == {
@@ -208,13 +325,20 @@ def test_a_refusal_says_why_and_when_to_come_back() -> None:
         "RateLimit": '"backlog";r=0;t=18',
         "Retry-After": "18",
     }
-    others = overload(9, math.inf, 7.0, 10.0)
-    assert others is not None
+    others = overload(9, math.inf, 7.0, RETRY_IN_VAIN_SECONDS, above_share=False)
     assert (others.status, others.kind) == (503, "overloaded")
-    assert others.headers["Retry-After"] == str(LONGEST_RETRY_SECONDS)
-    assert overload(50, None, 7.0, 10.0) is None
-    assert overload(50, 7.0, 7.0, 10.0) is None
-    assert overload(50, math.inf, math.inf, 10.0) is None
+    assert others.headers["Retry-After"] == str(RETRY_IN_VAIN_SECONDS)
+
+
+def test_only_what_would_wait_for_too_long_is_told_to_come_back() -> None:
+    assert busy(2, 20, served=True, took_ms=10_000).come_back_after(1, 10_000, 0.1) is None
+    found = busy(20, 20, served=True, took_ms=10_000)
+    wait = found.wait_seconds(10_000)
+    assert wait is not None
+    assert found.come_back_after(1, 10_000, wait) is None
+    assert found.come_back_after(1, 10_000, wait - 0.1) == 1
+    assert found.come_back_after(2, 10_000, math.inf) is None
+    assert busy(20, 20, served=False, took_ms=10_000).come_back_after(1, 10_000, 7.0) == RETRY_IN_VAIN_SECONDS
 
 
 def test_a_task_may_wait_for_most_of_its_time() -> None:

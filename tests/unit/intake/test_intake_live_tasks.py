@@ -21,12 +21,13 @@ STEPS = st.lists(
     max_size=40,
 )
 TENANTS = ("acme", "globex")
+WEIGHTS = {"acme": 3, "globex": 1}
 ASKED = tuple(asked_for("m", role, None, None) for role in (None, "a", "b"))
 
 
 @given(steps=STEPS)
 def test_live_tasks_are_what_a_recount_finds(steps: list[tuple[str, int]]) -> None:
-    found, model, now = LiveTasksHere(), dict[bytes, tuple[str, int]](), 1_000
+    found, model, now = LiveTasksHere(WEIGHTS.__getitem__), dict[bytes, tuple[str, int]](), 1_000
     for what, number in steps:
         key, tenant = b"%d" % number, TENANTS[number % 2]
         match what:
@@ -47,6 +48,7 @@ def test_live_tasks_are_what_a_recount_finds(steps: list[tuple[str, int]]) -> No
         assert TASKS_REPLIES.retention_ms is not None
         recount = Counter(name for name, since in model.values() if since > now - TASKS_REPLIES.retention_ms)
         assert [found.of(name, now) for name in TENANTS] == [recount[name] for name in TENANTS]
-        by_asked = {(name, asked): found.backlog(name, asked, now)[0] for name in TENANTS for asked in ASKED}
-        assert sum(by_asked.values()) == recount.total()
-        assert found.average == (recount.total() / len(recount) if recount else 0)
+        assert sum(backlog.live for backlog in found._backlogs.values()) == recount.total()
+        weights = sum(WEIGHTS[name] for name in recount)
+        for name in recount:
+            assert found.has_its_share(name) == (recount[name] * weights >= recount.total() * WEIGHTS[name])

@@ -24,7 +24,7 @@ from headrace_intake.adapters.replies import ReplyDispatcher
 from headrace_intake.adapters.writing import NeverWritable, NotWritten, Writer, WriteUncertain, traceparent
 from headrace_intake.decide import cancelling
 from headrace_intake.decide.backlogs import asked_for, budget_seconds
-from headrace_intake.decide.drafts import Submitter, TaskDraft, record_key, refusal_of, submission
+from headrace_intake.decide.drafts import Submitter, TaskDraft, record_key, refusal_of, submission, who_asks
 from headrace_intake.decide.idempotency import Follow, SubmitAnew, Taken, content_digest, decide
 from headrace_intake.decide.live_tasks import too_many
 from headrace_intake.decide.options import deadline_at
@@ -161,7 +161,7 @@ class Intake:
             return None
         budget = budget_seconds(deadline, draft.lane, origin.now_ms, self._patience_seconds)
         asked = asked_for(draft.model, draft.role, draft.options.privacy, draft.lane)
-        return self._dispatcher.overload_of(origin.tenant, asked, budget)
+        return self._dispatcher.overload_of(origin.tenant, asked, who_asks(draft), budget)
 
     async def accept_unwatched(
         self, api: str, caller: Caller, draft: TaskDraft, origin: Submitter, latest: int, *, repeated: bool

@@ -23,7 +23,7 @@ from headrace_streams.records import Record, TopicPartition
 from headrace_intake.adapters.believed_replies import BelievedReplies
 from headrace_intake.adapters.metrics import IntakeMetrics
 from headrace_intake.adapters.pending_task import PendingTask
-from headrace_intake.decide.backlogs import AskedFor, asked_for, got_its_turn, overload
+from headrace_intake.decide.backlogs import AskedFor, asked_for, got_its_turn
 from headrace_intake.decide.live_tasks import LiveTasksHere
 from headrace_intake.decide.refusals import Refusal
 from headrace_intake.decide.views import TaskView
@@ -150,15 +150,10 @@ class ReplyDispatcher:
         """The tenant's tasks that were accepted here and have not ended, as far as known."""
         return self._live.of(tenant, self._clock())
 
-    def overload_of(self, tenant: str, asked: AskedFor, budget: float) -> Refusal | None:
+    def overload_of(self, tenant: str, asked: AskedFor, who: int, budget: float) -> Refusal | None:
         """Why another task of the tenant is not taken on: by what was measured here it would wait for longer than its
-        budget, in seconds."""
-        now_ms = self._clock()
-        live, wait = self._live.backlog(tenant, asked, now_ms)
-        refusal = overload(live, wait, budget, self._live.average)
-        if refusal is not None:
-            self._live.refused(tenant, asked, now_ms)
-        return refusal
+        budget, in seconds; see `LiveTasksHere.overload`."""
+        return self._live.overload(tenant, asked, who, budget, self._clock())
 
     def get(self, tenant: str, task_id: str) -> PendingTask | None:
         """A task that was accepted here and is still buffered."""

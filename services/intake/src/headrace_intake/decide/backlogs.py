@@ -14,13 +14,25 @@ from typing import Final
 from headrace_contracts.events import Failure, Lane, TaskStatus
 from headrace_runtime.rate_limit import used_up
 
+from headrace_intake.decide.promises import Promises
 from headrace_intake.decide.refusals import Refusal
 
 LEAST_LIVE: Final = 4
 """With fewer live tasks than that nothing is measured, and nobody is refused."""
 USABLE: Final = 0.7
 """Share of a task's time that it may be expected to wait: it is an estimate, and the answer takes its time as well."""
-LONGEST_RETRY_SECONDS: Final = 60
+RETRY_IN_VAIN_SECONDS: Final = 60
+"""When to come back where nothing is answered."""
+FURTHEST_SECONDS: Final = 600
+"""No place is promised for later."""
+KEPT_SECONDS: Final = 2.0
+"""How long a promised place is kept for who comes later than it was told; at most a quarter of the time it may wait."""
+_AHEAD_SECONDS: Final = 1.0
+"""How long before its time others no longer get it: it is promised for a whole second. At most a quarter as above."""
+_TOLERATED: Final = 1.25
+"""By how much the wait of who comes back in time may be longer than was expected; that and `USABLE` leave an eighth."""
+_EARLY_MS: Final = 100
+"""How much too early is in time."""
 _ENDS: Final = 8
 """Ends that make a measurement."""
 _FADE_SECONDS: Final = 10.0
@@ -47,6 +59,7 @@ class Backlog:
 
     Attributes:
         live: How many have not ended, as far as known.
+        promises: Places for those who were refused.
     """
 
     __slots__ = (
@@ -58,10 +71,12 @@ class Backlog:
         "_since_ms",
         "_total",
         "live",
+        "promises",
     )
 
     def __init__(self) -> None:
         self.live = 0
+        self.promises = Promises()
         # The measurement under way: since which end (None: none yet), how many ended since, and how many were served.
         self._since_ms: int | None = None
         self._ended = 0
@@ -99,6 +114,40 @@ class Backlog:
         # Above what was counted by a standard deviation.
         most = self._total + math.sqrt(self._total)
         return self.live * self._seconds / most if most else math.inf
+
+    def come_back_after(self, who: int, now_ms: int, budget: float, *, may_promise: bool = True) -> int | None:
+        """After how many seconds somebody is to ask again; None if its task is taken on now.
+
+        Args:
+            who: Who asks, by what it asks.
+            budget: How many seconds the task may wait.
+            may_promise: Whether there is memory for another promise.
+        """
+        promises, wait = self.promises, self.wait_seconds(now_ms)
+        if wait is None or budget == math.inf:
+            if promises.of(who) is not None:
+                promises.take_up(who)
+            return None
+        if wait == math.inf:
+            return RETRY_IN_VAIN_SECONDS
+        # Not as optimistic as `wait_seconds`: a promise must come true.
+        seconds_each = self._seconds / self._total
+        promises.fade(now_ms - int(1000 * min(KEPT_SECONDS, budget / 4)))
+        told = promises.of(who)
+        if told is None:
+            ahead_ms = int(1000 * min(_AHEAD_SECONDS, budget / 4))
+            if wait + promises.places_until(now_ms + ahead_ms) * seconds_each <= budget:
+                return None
+        elif now_ms < told - _EARLY_MS:
+            return math.ceil((told - now_ms) / 1000)
+        else:
+            promises.take_up(who)
+            if wait <= _TOLERATED * budget:
+                return None
+        after = max(math.ceil(wait - budget + promises.places * seconds_each), 1)
+        if after <= FURTHEST_SECONDS and may_promise:
+            promises.make(who, now_ms + 1000 * after)
+        return min(after, FURTHEST_SECONDS)
 
     def is_known(self, now_ms: int) -> bool:
         """Whether a rate was measured that is still believed."""
@@ -148,28 +197,22 @@ def budget_seconds(deadline_at: int | None, lane: str | None, now_ms: int, patie
     return math.inf if lane == Lane.BATCH else USABLE * patience_seconds
 
 
-def overload(live: int, wait_seconds: float | None, budget: float, average_live: float) -> Refusal | None:
-    """Why a task is not taken on; None if it is.
+def overload(live: int, wait_seconds: float, budget: float, after: int, *, above_share: bool) -> Refusal:
+    """The answer to a task that is not taken on, since it would wait for too long.
 
-    429 if the tenant has as many live tasks as tenants have on average, or more, so that others still get in; else 503:
-    there is more to do than can be done.
+    429 if its tenant has its share of the live tasks, or more, so that others still get in; else 503: there is more to
+    do than can be done.
 
     Args:
         live: The tenant's tasks that ask for the same.
-        wait_seconds: How long another one would wait; None if it is not known.
+        wait_seconds: How long another one would wait.
         budget: How long it may wait, in seconds.
-        average_live: Live tasks of a tenant that has any, on average.
+        after: When to come back, in seconds.
     """
-    if wait_seconds is None or wait_seconds <= budget:
-        return None
-    # So much must be done until another one would be answered in time.
-    after = LONGEST_RETRY_SECONDS
-    if wait_seconds < math.inf:
-        after = min(max(math.ceil(wait_seconds - budget), 1), after)
     headers = used_up("backlog", int(live * budget / wait_seconds), "concurrent-requests", after)
     wait = f"about {wait_seconds:.0f} s" if wait_seconds < math.inf else "in vain at the moment"
     too_long = f"{wait}, longer than this one could: try again in {after} s."
-    if live >= average_live:
+    if above_share:
         why = f"This tenant has {live} such tasks here that have not ended, and they wait {too_long}"
         return Refusal(429, "backlog-too-long", why, headers=headers)
     return Refusal(503, "overloaded", f"Tasks wait {too_long}", headers=headers)

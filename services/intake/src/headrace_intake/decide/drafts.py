@@ -143,6 +143,11 @@ def record_key(task: TaskSubmitted) -> bytes:
     ).encode()
 
 
+def who_asks(draft: TaskDraft) -> int:
+    """A number by which this process recognises a request that comes back after it was refused: by what it says."""
+    return hash((draft.options.session, draft.options.user, *keyed_content(draft.messages, draft.asked)))
+
+
 def refusal_of(
     draft: TaskDraft, demands: Mapping[Party, Demands], places: Mapping[str, Place], by: Party = Party.TASKS_KEY
 ) -> Refusal | None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
 from headrace_contracts.topics import TASKS_REPLIES
 from headrace_runtime.rate_limit import used_up
 
-from headrace_intake.decide.backlogs import AskedFor, Backlog
+from headrace_intake.decide.backlogs import AskedFor, Backlog, overload
 from headrace_intake.decide.refusals import Refusal
 
 assert TASKS_REPLIES.retention_ms is not None
@@ -17,6 +18,8 @@ _COUNTED_MS: Final = TASKS_REPLIES.retention_ms
 """What ended longer ago may have left no reply to read. Nobody is locked out by an end that was missed."""
 _IDLE_BACKLOGS: Final = 10_000
 """As many backlogs without tasks are kept for their rates."""
+_MOST_PROMISES: Final = 131_072
+"""Of all backlogs."""
 _RETRY_SECONDS: Final = 1
 """So many tasks of one tenant, and some end all the time."""
 
@@ -29,9 +32,18 @@ class _LiveTask:
 
 
 class LiveTasksHere:
-    """A lower bound: a task whose end may have been missed is not counted any more. The router counts exactly."""
+    """A lower bound: a task whose end may have been missed is not counted any more. The router counts exactly.
 
-    def __init__(self) -> None:
+    Args:
+        weight_of: A tenant's weight, by which its share is measured.
+    """
+
+    def __init__(self, weight_of: Callable[[str], int] = lambda tenant: 1) -> None:
+        self._weight_of = weight_of
+        self._weights = 0
+        # No less than there are; counted anew when there seem to be too many.
+        self._promises = 0
+        self._promises_counted_at = 0
         # In the order of acceptance.
         self._tasks: OrderedDict[bytes, _LiveTask] = OrderedDict()
         self._by_tenant: Counter[str] = Counter()
@@ -46,6 +58,8 @@ class LiveTasksHere:
             backlog = self._backlogs[tenant, asked] = Backlog()
         backlog.add()
         self._tasks[key] = _LiveTask(tenant, asked, now_ms)
+        if not self._by_tenant[tenant]:
+            self._weights += self._weight_of(tenant)
         self._by_tenant[tenant] += 1
 
     def ended(self, key: bytes, now_ms: int, *, served: bool) -> None:
@@ -64,6 +78,7 @@ class LiveTasksHere:
         """Count none of them any more: any number of ends were missed."""
         self._tasks.clear()
         self._by_tenant.clear()
+        self._weights = 0
         self._backlogs.clear()
 
     def of(self, tenant: str, now_ms: int) -> int:
@@ -71,21 +86,36 @@ class LiveTasksHere:
         self._expire(now_ms)
         return self._by_tenant[tenant]
 
-    def backlog(self, tenant: str, asked: AskedFor, now_ms: int) -> tuple[int, float | None]:
-        """The tenant's tasks that ask for the same, and how many seconds another one would wait; None if not known."""
+    def overload(self, tenant: str, asked: AskedFor, who: int, budget: float, now_ms: int) -> Refusal | None:
+        """Why another task is not taken on; None if it is. A refusal says when to come back, and keeps a place then.
+
+        Args:
+            who: Who asks, by what it asks.
+            budget: How many seconds it may wait.
+        """
         self._expire(now_ms)
-        found = self._backlogs.get((tenant, asked))
-        return (0, None) if found is None else (found.live, found.wait_seconds(now_ms))
+        backlog = self._backlogs.get((tenant, asked))
+        if backlog is None:
+            return None
+        before = len(backlog.promises)
+        after = backlog.come_back_after(who, now_ms, budget, may_promise=self._may_promise(now_ms))
+        self._promises += max(len(backlog.promises) - before, 0)
+        if after is None:
+            return None
+        backlog.refused(now_ms)
+        wait = backlog.wait_seconds(now_ms)
+        assert wait is not None
+        return overload(backlog.live, wait, budget, after, above_share=self.has_its_share(tenant))
 
-    def refused(self, tenant: str, asked: AskedFor, now_ms: int) -> None:
-        """Another one was not taken on because of their backlog."""
-        if (backlog := self._backlogs.get((tenant, asked))) is not None:
-            backlog.refused(now_ms)
+    def has_its_share(self, tenant: str) -> bool:
+        """Whether the tenant has as many of all live tasks as its weight among those of their tenants gives it."""
+        return self._by_tenant[tenant] * self._weights >= len(self._tasks) * self._weight_of(tenant)
 
-    @property
-    def average(self) -> float:
-        """Tasks of a tenant that has any, on average."""
-        return len(self._tasks) / len(self._by_tenant) if self._by_tenant else 0.0
+    def _may_promise(self, now_ms: int) -> bool:
+        if self._promises >= _MOST_PROMISES and now_ms >= self._promises_counted_at + 1_000:
+            self._promises_counted_at = now_ms
+            self._promises = sum(len(backlog.promises) for backlog in self._backlogs.values())
+        return self._promises < _MOST_PROMISES
 
     def _taken(self, key: bytes) -> _LiveTask | None:
         task = self._tasks.pop(key, None)
@@ -94,6 +124,7 @@ class LiveTasksHere:
         self._by_tenant[task.tenant] -= 1
         if not self._by_tenant[task.tenant]:
             del self._by_tenant[task.tenant]
+            self._weights -= self._weight_of(task.tenant)
         return task
 
     def _expire(self, now_ms: int) -> None:
