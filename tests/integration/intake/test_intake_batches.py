@@ -270,6 +270,42 @@ async def test_a_batch_waits_for_room_and_ends_when_it_is_turned_away(bed: Bed, 
     assert len({seen.task.task_id for seen in bed.router.tasks}) == len(bed.router.tasks) == 36
 
 
+async def test_a_batch_waits_while_interactive_tasks_are_refused(bed: Bed, postgres_dsn: str) -> None:
+    """Its lines do not fail: they stay in Postgres until callers who wait for an answer are taken on again."""
+    one_at_a_time = asyncio.Lock()
+
+    async def answer(router: StandIn, seen: Seen) -> None:
+        async with one_at_a_time:
+            await asyncio.sleep(0 if seen.task.lane == Lane.BATCH else 0.1)
+        await router.finish(seen)
+
+    bed.router.answer = answer
+    running = await bed.intake(database_url=postgres_dsn)
+    task = {"model": "gemma2:2b", "prompt": "Hi", "priority": "interactive", "privacy": "public"}
+
+    async def is_refused() -> bool:
+        return (await running.call("POST", "/v1/tasks", {**task, "deadline": 2}))[0] == 429
+
+    async with client_of(running) as client:
+        await eventually(lambda: answers(client), 20)
+        for _ in range(150):
+            assert (await running.call("POST", "/v1/tasks", task))[0] == 202
+        await eventually(is_refused, 10)
+        batch = await started(client, jsonl(request_line(f"{number}") for number in range(15)))
+        for _ in range(8):
+            assert await is_refused()
+            await asyncio.sleep(0.5)
+        assert not [seen for seen in bed.router.tasks if seen.task.lane == Lane.BATCH]
+        status, problem, headers = await running.call("POST", "/v1/tasks", {**task, "priority": "batch"})
+        assert (status, problem["type"]) == (429, "urn:headrace:problem:above-share")
+        assert headers["Retry-After"] == "5"
+
+        batch = await ended(client, batch, 30)
+
+        assert batch.request_counts is not None
+        assert (batch.request_counts.completed, batch.request_counts.failed) == (15, 0)
+
+
 async def test_large_lines_share_the_room_in_bytes_and_one_larger_than_it_goes_alone(
     bed: Bed, postgres_dsn: str
 ) -> None:

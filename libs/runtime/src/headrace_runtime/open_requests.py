@@ -62,6 +62,11 @@ class OpenRequests:
         """Bytes of bodies counted now."""
         return self._bytes
 
+    @property
+    def fullness(self) -> float:
+        """These, of the most that there may be."""
+        return self._bytes / self.limits.body_bytes
+
     def of_tenant(self, tenant: str) -> int:
         """The tenant's open requests."""
         return self._by_tenant.get(tenant, 0)

@@ -83,6 +83,7 @@ class Intake:
         patience_seconds: How long tasks without a deadline wait, but for those of the batch lane.
         places: Where the providers known at the moment run models.
         demands: What a tenant and one of its users demand at the moment.
+        fullness: What this process holds of bodies of requests, of the most that it may.
     """
 
     def __init__(
@@ -98,7 +99,9 @@ class Intake:
         metrics: IntakeMetrics,
         most_live: int,
         patience_seconds: float,
+        fullness: Callable[[], float] = lambda: 0.0,
     ) -> None:
+        self._fullness = fullness
         self._patience_seconds = patience_seconds
         self._most_live = most_live
         self._writer = writer
@@ -141,7 +144,8 @@ class Intake:
         live = self._dispatcher.live_of(caller.tenant)
         if live >= self._most_live and not await self._was_accepted(request):
             raise too_many(live)
-        overloaded = self._overload(request.draft, origin)
+        overloaded = self._dispatcher.shed_of(caller.tenant, request.draft.lane, self._fullness())
+        overloaded = overloaded or self._overload(request.draft, origin)
         if overloaded is not None and not await self._was_accepted(request):
             raise overloaded
         if request.idempotency_key is None:
@@ -162,6 +166,10 @@ class Intake:
         budget = budget_seconds(deadline, draft.lane, origin.now_ms, self._patience_seconds)
         asked = asked_for(draft.model, draft.role, draft.options.privacy, draft.lane)
         return self._dispatcher.overload_of(origin.tenant, asked, who_asks(draft), budget)
+
+    def defers_batches_of(self, tenant: str) -> bool:
+        """Whether lines of the tenant's batches wait, since interactive tasks do, or there is little room."""
+        return self._dispatcher.defers_batches_of(tenant, self._fullness())
 
     async def accept_unwatched(
         self, api: str, caller: Caller, draft: TaskDraft, origin: Submitter, latest: int, *, repeated: bool

@@ -128,6 +128,7 @@ def assemble(
     key_changes: Confirmations[AccessKey] = Confirmations()
     preference_changes: Confirmations[Preferences] = Confirmations()
     open_requests = OpenRequests(settings.request_limits())
+    tenants = load_tenants(settings.tenants_file)
 
     def key_changed(key_id: str, key: AccessKey | None) -> None:
         key_changes.changed(key_id, key)
@@ -197,6 +198,7 @@ def assemble(
         health=health,
         metrics=measured,
         authenticity=bus.authenticity,
+        weight_of=lambda tenant: tenants.of(tenant).weight,
     )
     rereaders = Rereaders(bus.log, bus.codec, most=settings.rereaders, metrics=measured, authenticity=bus.authenticity)
     following = Following(dispatcher, rereaders, history, clock, measured)
@@ -211,6 +213,7 @@ def assemble(
         metrics=measured,
         most_live=settings.pending_tasks_per_tenant,
         patience_seconds=settings.patience_seconds,
+        fullness=lambda: open_requests.fullness,
     )
 
     hang_ups = HangUps(intake, measured)
@@ -257,7 +260,7 @@ def assemble(
         KeysApi(key_records, settings.keys_per_tenant),
         PreferencesApi(preferences, preference_changes, writer, clock, settings.preferences_per_tenant),
     )
-    rates = request_rates(settings, load_tenants(settings.tenants_file))
+    rates = request_rates(settings, tenants)
     shared_rates = SharedRates(
         rates,
         keys,

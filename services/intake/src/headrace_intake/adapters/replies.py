@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Final
 
 from headrace_contracts.codec import Codec
-from headrace_contracts.events import TaskReply
+from headrace_contracts.events import Lane, TaskReply
 from headrace_contracts.topics import TASKS_REPLIES
 from headrace_runtime.authenticity import Authenticity
 from headrace_runtime.health import Health
@@ -24,8 +24,9 @@ from headrace_intake.adapters.believed_replies import BelievedReplies
 from headrace_intake.adapters.metrics import IntakeMetrics
 from headrace_intake.adapters.pending_task import PendingTask
 from headrace_intake.decide.backlogs import AskedFor, asked_for, got_its_turn
-from headrace_intake.decide.live_tasks import LiveTasksHere
+from headrace_intake.decide.live_tasks import MOST_TASKS, LiveTasksHere
 from headrace_intake.decide.refusals import Refusal
+from headrace_intake.decide.shedding import BATCH
 from headrace_intake.decide.views import TaskView
 
 _CHECK: Final = "replies"
@@ -33,7 +34,6 @@ _RETRY_SECONDS: Final = 0.5
 _POLL_SECONDS: Final = 5.0
 _MOST_RECORDS: Final = 1_000
 _KEPT_AFTER_END_SECONDS: Final = 60.0
-_MOST_PENDING: Final = 100_000
 _LOOKS: Final = 4
 """Tasks that are looked at to make room, for each task or reply that was added."""
 
@@ -52,6 +52,7 @@ class ReplyDispatcher:
         task_bytes: Most text buffered for one task; a slower caller reads the topic again.
         total_bytes: Most text and results buffered in all. Ended tasks are dropped first, then those that nobody
             follows; of the others all updates but the last are, and a caller that still needs them reads the topic.
+        weight_of: A tenant's weight.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class ReplyDispatcher:
         health: Health,
         metrics: IntakeMetrics,
         authenticity: Authenticity,
+        weight_of: Callable[[str], int] = lambda tenant: 1,
     ) -> None:
         self._log = log
         self._codec = codec
@@ -82,7 +84,7 @@ class ReplyDispatcher:
         self._next_offset = 0
         self._open: OrderedDict[bytes, PendingTask] = OrderedDict()
         self._ended: OrderedDict[bytes, float] = OrderedDict()
-        self._live = LiveTasksHere()
+        self._live = LiveTasksHere(weight_of)
         self._bytes = 0
         self._decoded: DecodedInLanes[TaskReply] = DecodedInLanes(
             "replies", codec, TaskReply, lambda record: record.key, self._take
@@ -155,6 +157,14 @@ class ReplyDispatcher:
         budget, in seconds; see `LiveTasksHere.overload`."""
         return self._live.overload(tenant, asked, who, budget, self._clock())
 
+    def shed_of(self, tenant: str, lane: Lane | None, fullness: float) -> Refusal | None:
+        """Why another task of the tenant is not taken on, however full this process is apart from its tasks."""
+        return self._live.shed(tenant, lane, fullness, self._clock())
+
+    def defers_batches_of(self, tenant: str, fullness: float) -> bool:
+        """Whether lines of the tenant's batches wait, since interactive tasks do, or there is little room."""
+        return max(fullness, self._live.fullness) >= BATCH or self._live.is_pressed(tenant, self._clock())
+
     def get(self, tenant: str, task_id: str) -> PendingTask | None:
         """A task that was accepted here and is still buffered."""
         task = self._open.get(task_id.encode("utf-8", "replace"))
@@ -213,7 +223,7 @@ class ReplyDispatcher:
 
     @property
     def _is_over(self) -> bool:
-        return len(self._open) > _MOST_PENDING or self._bytes > self._total_bytes
+        return len(self._open) > MOST_TASKS or self._bytes > self._total_bytes
 
     def _make_room(self, added: int) -> None:
         """Return to the limits, after so many tasks or replies were added: constant time for each of them."""

@@ -144,7 +144,8 @@ class BatchRunner:
         return await self._progress(batch)
 
     async def _progress(self, batch: StoredBatch) -> float:
-        """1. note ends; 2. at the end of its time, or of its lines, end it; 3. submit what there is room for."""
+        """1. note ends; 2. at the end of its time, or of its lines, end it; 3. submit what there is room for, unless
+        interactive tasks are refused meanwhile."""
         lines = self._parts.lines
         closed = self._clock() >= batch.expires_at
         settled = await lines.settle(batch, last=closed)
@@ -159,6 +160,8 @@ class BatchRunner:
             return _TROUBLE_SECONDS
         if settled.turned_away:
             # The tenant's other tasks fill what it may have: they go first.
+            return _TROUBLE_SECONDS
+        if self._intake.defers_batches_of(batch.tenant):
             return _TROUBLE_SECONDS
         claimed = await lines.claim(batch, _PAGE, self._clock()) if waiting else ()
         if not await self._parts.submission.run(batch, claimed):

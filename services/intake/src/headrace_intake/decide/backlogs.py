@@ -37,7 +37,7 @@ _ENDS: Final = 8
 """Ends that make a measurement."""
 _FADE_SECONDS: Final = 10.0
 """In which time a former measurement falls to about a third of its weight."""
-_PRESSED_MS: Final = 2_000
+PRESSED_MS: Final = 2_000
 """How long after a refusal it is certain that the tenant wants more than it has."""
 _BELIEVED_MS: Final = 60_000
 """How long a rate is believed without a newer measurement, or twice as long as the last one took, if that is more."""
@@ -93,7 +93,7 @@ class Backlog:
 
     def refused(self, now_ms: int) -> None:
         """Another one was not taken on."""
-        self._pressed_until_ms = now_ms + _PRESSED_MS
+        self._pressed_until_ms = now_ms + PRESSED_MS
 
     def remove(self, now_ms: int) -> None:
         """One of them counts no more, and nothing is known of its end."""

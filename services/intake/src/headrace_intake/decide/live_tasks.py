@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter, OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+from headrace_contracts.events import Lane
 from headrace_contracts.topics import TASKS_REPLIES
 from headrace_runtime.rate_limit import used_up
 
-from headrace_intake.decide.backlogs import AskedFor, Backlog, overload
+from headrace_intake.decide import shedding
+from headrace_intake.decide.backlogs import PRESSED_MS, AskedFor, Backlog, overload
 from headrace_intake.decide.refusals import Refusal
 
 assert TASKS_REPLIES.retention_ms is not None
 _COUNTED_MS: Final = TASKS_REPLIES.retention_ms
 """What ended longer ago may have left no reply to read. Nobody is locked out by an end that was missed."""
+MOST_TASKS: Final = 100_000
+"""As many are held."""
+_MOST_PRESSED: Final = 1_000
+"""Tenants, before those that are not any more are forgotten."""
 _IDLE_BACKLOGS: Final = 10_000
 """As many backlogs without tasks are kept for their rates."""
 _MOST_PROMISES: Final = 131_072
@@ -44,6 +51,9 @@ class LiveTasksHere:
         # No less than there are; counted anew when there seem to be too many.
         self._promises = 0
         self._promises_counted_at = 0
+        # Until when interactive tasks of a tenant count as pressed, and those of all.
+        self._pressed: dict[str, int] = {}
+        self._all_pressed_until = 0
         # In the order of acceptance.
         self._tasks: OrderedDict[bytes, _LiveTask] = OrderedDict()
         self._by_tenant: Counter[str] = Counter()
@@ -105,7 +115,39 @@ class LiveTasksHere:
         backlog.refused(now_ms)
         wait = backlog.wait_seconds(now_ms)
         assert wait is not None
-        return overload(backlog.live, wait, budget, after, above_share=self.has_its_share(tenant))
+        above_share = self.has_its_share(tenant)
+        # What nothing answers is not pressed by others.
+        if asked[-1] != Lane.BATCH and wait < math.inf:
+            self._press(tenant, now_ms, all_of_them=not above_share)
+        return overload(backlog.live, wait, budget, after, above_share=above_share)
+
+    def shed(self, tenant: str, lane: Lane | None, fullness: float, now_ms: int) -> Refusal | None:
+        """Why another task is not taken on, whatever it asks for; see `shedding.shed`."""
+        self._expire(now_ms)
+        return shedding.shed(
+            max(fullness, self.fullness),
+            lane,
+            share=len(self._tasks) * self._weight_of(tenant) // max(self._weights, 1),
+            has_its_share=bool(self._by_tenant[tenant]) and self.has_its_share(tenant),
+            is_pressed=self.is_pressed(tenant, now_ms),
+        )
+
+    def is_pressed(self, tenant: str, now_ms: int) -> bool:
+        """Whether interactive tasks of the tenant are refused, or of any that has less than its share: then there is
+        more to do than can be done."""
+        return now_ms < max(self._pressed.get(tenant, 0), self._all_pressed_until)
+
+    @property
+    def fullness(self) -> float:
+        """How many tasks there are, of the most that there may be."""
+        return len(self._tasks) / MOST_TASKS
+
+    def _press(self, tenant: str, now_ms: int, *, all_of_them: bool) -> None:
+        if len(self._pressed) >= _MOST_PRESSED:
+            self._pressed = {name: until for name, until in self._pressed.items() if until > now_ms}
+        self._pressed[tenant] = now_ms + PRESSED_MS
+        if all_of_them:
+            self._all_pressed_until = now_ms + PRESSED_MS
 
     def has_its_share(self, tenant: str) -> bool:
         """Whether the tenant has as many of all live tasks as its weight among those of their tenants gives it."""
