@@ -25,8 +25,8 @@ from headrace.answer_forms import AnswerForm
 from headrace.errors import FAILURES, no_answer
 from headrace.parsing import task_of
 from headrace.transport import problem
-from headrace_contracts.answer_schemas import check_schema
 from headrace_intake.decide.chat_answers import STATUS_OF
+from headrace_intake.decide.json_schemas import check_schema
 from pydantic import BaseModel, Field, field_validator
 from typing_extensions import TypedDict
 

