@@ -14,6 +14,7 @@ from headrace_runtime.shared_rates import FORGOTTEN_MS, ProcessesHeard
 from headrace_runtime.tenants import parse_tenants, request_rates
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import SecretStr
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ def test_what_one_of_the_two_refuses_takes_nothing_from_the_other() -> None:
 
 
 def test_the_file_of_tenants_goes_before_the_setting() -> None:
-    settings = ApiSettings(key_pepper="p" * 16, requests_per_minute=100, tenant_requests_per_minute=3)
+    settings = ApiSettings(key_pepper=SecretStr("p" * 16), requests_per_minute=100, tenant_requests_per_minute=3)
     rates = request_rates(settings, parse_tenants("tenants: {acme: {requests_per_minute: 2}}", "tenants"))
 
     assert [allowed(rates, Key("a", "acme"), 0.0) for _ in range(3)] == [True, True, False]
