@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final, Protocol
 
 from cachetools import LRUCache
@@ -73,8 +73,10 @@ def used_up(policy: str, quota: int, unit: str, seconds: int) -> dict[str, str]:
     }
 
 
-def take(bucket: Bucket | None, requests_per_minute: int, now: float) -> tuple[Bucket, RateLimitDecision]:
-    """Take one token from `bucket` (None: a full one) at `now`.
+def take(
+    bucket: Bucket | None, requests_per_minute: int, now: float, policy: str = "key"
+) -> tuple[Bucket, RateLimitDecision]:
+    """Take one token from `bucket` (None: a full one) at `now`; `policy` says whose it is.
 
     Raises ValueError when `requests_per_minute` is not positive.
     """
@@ -91,6 +93,7 @@ def take(bucket: Bucket | None, requests_per_minute: int, now: float) -> tuple[B
         remaining=max(int(left), 0),
         reset_seconds=math.ceil((capacity - left) / per_second),
         retry_after_seconds=0 if allowed else max(1, math.ceil((1 - left) / per_second)),
+        policy=policy,
     )
     return Bucket(left, now), decision
 
@@ -154,10 +157,10 @@ class RequestRates:
 
         A request that one of them refuses takes nothing from the other.
         """
-        taken = {name: take(self._buckets.get(name), rate, now) for name, rate in self._rates_of(key)}
+        taken = {name: take(self._buckets.get(name), rate, now, name[0]) for name, rate in self._rates_of(key)}
         if not taken:
             return None
-        decisions = [replace(decision, policy=policy) for (policy, _), (_, decision) in taken.items()]
+        decisions = [decision for _, decision in taken.values()]
         if all(decision.allowed for decision in decisions):
             for name, (bucket, _) in taken.items():
                 self._buckets[name] = bucket

@@ -24,7 +24,7 @@ from headrace_streams.dead_letters import described
 from headrace_streams.errors import StreamsError
 from headrace_streams.ports import Log, PartitionReader
 from headrace_streams.publishing import Publication, Publisher
-from headrace_streams.records import Record, TopicPartition
+from headrace_streams.records import Record, RecordMetadata, TopicPartition
 
 from headrace_runtime.access import KeyTable
 from headrace_runtime.authenticity import Authenticity
@@ -123,12 +123,17 @@ class SharedRates:
                 continue
             self._sequence += 1
             try:
-                async with asyncio.timeout(_ACK_SECONDS):
-                    await self._publisher.send(self._record(requests))
-            except (StreamsError, TimeoutError) as error:
+                # Not wait_for: the record cannot be recalled, so its future must not be cancelled.
+                sent = self._publisher.send(self._record(requests))
+                await asyncio.wait((sent,), timeout=_ACK_SECONDS)
+                if sent.done():
+                    sent.result()
+                    self._together("written")
+                else:
+                    sent.add_done_callback(_late)
+                    self._alone("written", f"cannot tell others: no acknowledgement within {_ACK_SECONDS:g} s")
+            except StreamsError as error:
                 self._alone("written", f"cannot tell others: {described(error)}")
-            else:
-                self._together("written")
 
     def _record(self, requests: dict[str, int]) -> Publication:
         now = self._clock()
@@ -210,3 +215,9 @@ class SharedRates:
         reader, self._reader = self._reader, None
         if reader is not None:
             await reader.close()
+
+
+def _late(sent: asyncio.Future[RecordMetadata]) -> None:
+    # What became of it was told already; asyncio need not warn of an error that nobody asked for.
+    if not sent.cancelled():
+        sent.exception()

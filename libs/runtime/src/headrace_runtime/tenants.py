@@ -16,7 +16,7 @@ from typing import Annotated, Final
 import yaml
 from headrace_contracts.headers import MOST_WEIGHT
 from headrace_contracts.limits import TENANT_PATTERN
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, StringConstraints, ValidationError, field_validator
 
 from headrace_runtime.bodies import WHOLE
 from headrace_runtime.invalid_fields import invalid_fields
@@ -59,6 +59,14 @@ class Tenants(_OfTenants):
 
     default: TenantLimits = TenantLimits()
     tenants: Mapping[Annotated[str, StringConstraints(pattern=TENANT_PATTERN)], TenantLimits] = {}
+    _whole: Mapping[str, TenantLimits] = PrivateAttr(default={})
+
+    def model_post_init(self, _context: object, /) -> None:
+        # Once, since services ask for every request.
+        self._whole = {
+            name: self.default.model_copy(update={field: getattr(own, field) for field in own.model_fields_set})
+            for name, own in self.tenants.items()
+        }
 
     @field_validator("default", "tenants", mode="before")
     @classmethod
@@ -68,10 +76,7 @@ class Tenants(_OfTenants):
 
     def of(self, tenant: str) -> TenantLimits:
         """The limits of one tenant."""
-        own = self.tenants.get(tenant)
-        if own is None:
-            return self.default
-        return self.default.model_copy(update={name: getattr(own, name) for name in own.model_fields_set})
+        return self._whole.get(tenant, self.default)
 
 
 NO_TENANTS: Final = Tenants()
