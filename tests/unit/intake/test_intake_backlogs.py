@@ -188,23 +188,26 @@ def test_who_comes_back_when_told_is_taken_on(slots: int, service_ms: int, deadl
         assert in_time > 0.85 * capacity * seconds
 
 
-def test_those_who_come_back_are_spread_at_the_pace_at_which_they_are_served() -> None:
-    platform = Platform(4, 450, 10_000)
-    platform.run(poisson({"acme": 40.0}, 20))
-    after = [int(refusal.headers["Retry-After"]) for refusal in platform.refused["acme"]]
-
-    assert after[0] == 1
-    # Nine a second are answered. In the two seconds in which 60 are refused, few are told the same one.
-    assert max(Counter(after[:60]).values()) <= 2 * 9
-    assert after[59] >= 4
-
-
 def refusing(promised: int) -> Backlog:
-    """A backlog of 200 tasks of which ten are answered a second, after so many others were refused at 20 s."""
+    """A backlog of 200 tasks of which ten are answered a second, after so many others were refused at 20 s; so far, all
+    of those who were refused have come back."""
     found = busy(200, 2_000, served=True, took_ms=200_000)
+    for who in range(1_000):
+        found.promises.make(-who - 1, 1)
+        found.promises.take_up(-who - 1)
     for who in range(promised):
         assert found.come_back_after(who, 200_000, 15.0) is not None
     return found
+
+
+def test_those_who_come_back_are_spread_at_the_pace_at_which_they_are_served() -> None:
+    found = refusing(0)
+    told = [found.come_back_after(who, 200_000, 15.0) for who in range(60)]
+
+    # Ten a second are answered.
+    assert max(Counter(told).values()) <= 11
+    assert told == sorted(told, key=lambda after: after or 0)
+    assert (told[-1] or 0) - (told[0] or 0) == 6
 
 
 @pytest.mark.parametrize(
@@ -246,6 +249,10 @@ def test_promises_that_nobody_takes_up_make_nobody_wait() -> None:
     again = found.come_back_after(3_000, 200_000, 15.0)
     assert again is not None
     assert again < 10
+    # As long as nothing is known, few are expected to come back.
+    fresh = Backlog()
+    assert fresh.promises.make(1, 1)
+    assert 0 < fresh.promises.places < 0.5
 
 
 def test_nothing_is_promised_beyond_its_limits() -> None:

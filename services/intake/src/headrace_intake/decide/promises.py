@@ -12,6 +12,8 @@ from typing import Final
 
 MOST_PROMISES: Final = 32_768
 """Of one backlog, about 200 bytes each."""
+_AT_FIRST: Final = 1 / 4
+"""Share of promises that are taken up, as long as nothing is known."""
 _LEARNT: Final = 1 / 64
 """How much one promise that was taken up, or not, says of the next one."""
 _MARGIN: Final = 1.5
@@ -31,7 +33,7 @@ class Promises:
     def __init__(self) -> None:
         self._at: dict[int, int] = {}
         self._times: list[tuple[int, int]] = []
-        self._taken_up = 1.0
+        self._taken_up = _AT_FIRST
 
     def __len__(self) -> int:
         return len(self._times)
