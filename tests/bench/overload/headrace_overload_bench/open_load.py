@@ -99,11 +99,7 @@ class OpenCallers:
             self._trying.add(tenant)
             try:
                 await asyncio.sleep(retry_after)
-<<<<<<< HEAD
                 again, _ = await self._exchange(tenant, tokens, name)
-=======
-                again, _ = await self._exchange(tenant, name)
->>>>>>> cacee7d (Say what large bodies cost, and repeat refused requests as they were)
             finally:
                 self._trying.discard(tenant)
         self.ended.append(AskedRequest(tenant, round(due, 4), round(ended, 4), status, retry_after, again))
