@@ -70,8 +70,8 @@ async def test_requests_begin_whether_or_not_earlier_ones_have_ended() -> None:
         asked = by_due(await run(load(port, [(0.0, 0), (0.01, 0), (0.02, 1)])))
 
     assert [(one.tenant, one.status) for one in asked] == [(0, 200), (0, 200), (1, 200)]
-    # Counted from when they should have begun.
-    assert asked[0].ended - asked[0].due >= 0.02
+    # Counted from when they should have begun; timers are a little early, too.
+    assert asked[0].ended - asked[0].due >= 0.015
 
 
 async def test_a_refusal_is_put_to_the_test_one_of_each_tenant_at_a_time() -> None:
