@@ -78,6 +78,8 @@ class OpenCallers:
         self._load = load
         self._idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
         self._trying: set[int] = set()
+        # Whoever was told a longer time would come back to a system at rest.
+        self._longest_comeback = 2 * load.deadline_seconds
         self._run = f"{time.time_ns():x}"
         self.ended: list[AskedRequest] = []
 
@@ -95,7 +97,7 @@ class OpenCallers:
         status, retry_after = await self._exchange(tenant, tokens, name)
         ended = time.monotonic() - self._load.starts_at
         again: int | None = None
-        if retry_after is not None and tenant not in self._trying:
+        if retry_after is not None and retry_after <= self._longest_comeback and tenant not in self._trying:
             self._trying.add(tenant)
             try:
                 await asyncio.sleep(retry_after)
