@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from headrace_models.worker.fair_shares import FairShares
+from headrace_models.worker.fair_shares import CREDIT_CALLS, FairShares
 
 
 def call(shares: FairShares, tenant: str, began: float, seconds: float, weight: int = 1) -> None:
@@ -28,7 +28,7 @@ def test_a_call_that_was_shorter_than_usual_counts_with_what_it_took() -> None:
     assert shares.claim("a", 1.0) == 0.5
 
 
-def test_who_comes_or_comes_back_has_no_credit() -> None:
+def test_who_comes_or_comes_back_has_a_few_calls_first() -> None:
     shares = FairShares()
     shares.wait(ALL, 0.0)
     call(shares, "b", 0.0, 1.0)
@@ -36,7 +36,8 @@ def test_who_comes_or_comes_back_has_no_credit() -> None:
     for number in range(10):
         call(shares, "a", float(number), 1.0)
     shares.wait({"a", "b", "c", "new"}, 10.0)
-    assert shares.claim("b", 10.0) == shares.claim("new", 10.0) == 9.0
+    # "a" was served last with a claim of 9 s; calls take 1 s.
+    assert shares.claim("b", 10.0) == shares.claim("new", 10.0) == 9.0 - CREDIT_CALLS
     assert shares.claim("c", 10.0) == 0.0, "it has waited all the time"
 
 
@@ -82,3 +83,21 @@ def test_tenants_that_are_gone_are_forgotten() -> None:
     assert len(shares._accounts) <= 2
     shares.wait(frozenset(), 100.0)
     assert not shares._accounts
+
+
+def test_calls_that_come_together_go_before_one_who_always_wants_more() -> None:
+    shares = FairShares()
+    shares.wait({"greedy"}, 0.0)
+    for number in range(20):
+        call(shares, "greedy", float(number), 1.0)
+    shares.wait({"greedy", "modest"}, 20.0)
+
+    turns = []
+    for number in range(CREDIT_CALLS + 4):
+        at = 20.0 + number
+        turns.append(min(("greedy", "modest"), key=lambda tenant: shares.claim(tenant, at)))
+        call(shares, turns[-1], at, 1.0)
+
+    assert turns[:CREDIT_CALLS] == ["modest"] * CREDIT_CALLS
+    # Then both have the same.
+    assert abs(turns[CREDIT_CALLS:].count("greedy") - 2) <= 1
