@@ -40,7 +40,7 @@ async def test_one_process_does_all_that_six_do_and_leaves_nothing() -> None:
             await _each_service_tells_of_itself(stack)
             await _tasks_costs_and_skills_work(stack)
             family = [psutil.Process(process.pid), *children]
-            assert sum(getattr(one.memory_full_info(), "pss", 0) for one in family) < MOST_BYTES
+            assert sum(_proportional_bytes(one) for one in family) < MOST_BYTES
             assert stack.event_loops() == {name: {SHIPPED_LOOP} for name in NAMES}
             for name in NAMES:
                 assert set(re.findall(r'"service": "([^"]+)"', stack.log(name))) == {f"headrace-{name}"}
@@ -52,6 +52,14 @@ async def test_one_process_does_all_that_six_do_and_leaves_nothing() -> None:
         assert psutil.wait_procs(children, timeout=0)[1] == []
         assert not (stack.data / "stack.json").exists()
         assert "drain timed out" not in "".join(stack.log(name) for name in NAMES)
+
+
+def _proportional_bytes(process: psutil.Process) -> int:
+    try:
+        return getattr(process.memory_full_info(), "pss", 0)
+    except psutil.NoSuchProcess:
+        # Postgres starts and ends some as it needs them.
+        return 0
 
 
 async def _each_service_tells_of_itself(stack: RunningStack) -> None:

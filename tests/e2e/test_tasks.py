@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 from headrace import Client, Conflict, NoAnswer, Preferences
+from headrace_models.simulator.catalog import DEFAULT_NODES
 from headrace_testing.waiting import eventually
 
 Break = Callable[..., Awaitable[None]]
@@ -56,8 +57,16 @@ async def test_refusal_is_an_answer_and_goes_nowhere_else(client: Client, break_
     assert (task.status, task.provider, task.attempts) == ("refused", "groq", 1)
 
 
-async def test_retryable_failure_is_retried(client: Client, break_provider: Break) -> None:
+async def test_another_node_does_what_one_fails_with(client: Client, break_provider: Break) -> None:
     await break_provider("ollama", "overloaded", 1)
+    task = await client.ask(new_prompt(), privacy="sensitive", timeout=30)
+    assert (task.status, task.provider) == ("succeeded", "ollama")
+    assert task.attempts == 1, "it is the same attempt"
+
+
+async def test_what_fails_on_all_nodes_is_retried(client: Client, break_provider: Break) -> None:
+    nodes = sum("gemma2:2b" in models for models in DEFAULT_NODES.values())
+    await break_provider("ollama", "error", nodes)
     task = await client.ask(new_prompt(), privacy="sensitive", timeout=30)
     assert (task.status, task.provider) == ("succeeded", "ollama")
     assert task.attempts == 2

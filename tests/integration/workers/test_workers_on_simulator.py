@@ -392,11 +392,11 @@ async def test_a_provider_that_refuses_the_key_is_left_alone_and_says_so(
     bench: WorkerBench, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     simulator.faults.add("groq", Fault(FaultKind.UNAUTHORISED), 50)
-    async with cloud_worker(bench, simulator, monkeypatch, max_in_flight=2):
+    async with cloud_worker(bench, simulator, monkeypatch):
         for number in range(6):
             request = attempt(f"task-{number}", provider="groq", model="llama-3.1-8b-instant")
             bench.submit(request, topics.WORK_CLOUD_INTERACTIVE, key=str(number).encode())
-        ends = await finished(bench, 6)
+            ends = await finished(bench, number + 1)
         await until(bench, topics.FLEET_STATUS, lambda all: any(not s.healthy and s.node == "groq" for s in all))
     codes = Counter(end.failure.code for end in ends.values() if end.failure is not None)
     assert codes["not_authorised"] < 6

@@ -20,7 +20,7 @@ from headrace_contracts.errors import (
     UnknownSchema,
 )
 from headrace_contracts.events import AttemptRequested, Preferences, SkillAction, SkillSubmitted, TaskCancelled
-from headrace_contracts.schema_lookups import LOOKUP_SECONDS, NEGATIVE_SECONDS
+from headrace_contracts.schema_lookups import NEGATIVE_SECONDS
 from headrace_contracts.schema_texts import fingerprint_of
 from headrace_contracts.topics import PREFERENCES, SKILLS_SUBMITTED, TASKS_CANCELLED
 from headrace_contracts.writer_schemas import writer_schema
@@ -292,8 +292,9 @@ async def test_a_silent_registry_answers_nobody_late(
     registry.silent = True
     codec = Codec(registry, "test.", clock)
     began = asyncio.get_running_loop().time()
-    results = await asyncio.gather(*(codec.learn(number % 300) for number in range(1_000)), return_exceptions=True)
-    assert asyncio.get_running_loop().time() - began < LOOKUP_SECONDS
+    results = await asyncio.gather(*(codec.learn(number % 1_000) for number in range(3_000)), return_exceptions=True)
+    # One lookup after another, four at once, would take 12.5 s; the rest is room for a busy machine.
+    assert asyncio.get_running_loop().time() - began < 8.0
     assert all(
         isinstance(each, RegistryUnavailable) and ("has not answered" in str(each) or "asked about first" in str(each))
         for each in results
