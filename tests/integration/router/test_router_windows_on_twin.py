@@ -71,7 +71,7 @@ async def test_a_backlog_is_run_in_its_turn_through_a_takeover(how: str) -> None
 
 
 async def test_whatever_ends_an_attempt_lets_the_next_go() -> None:
-    async with Twin(partitions=1) as twin:
+    async with Twin(partitions=1, session_timeout=5.0) as twin:
         twin.router("a", window=AttemptWindow(attempts=1))
         backlog = tasks(5, "much")
         backlog[3] = replace(backlog[3], deadline_at=now_ms() + 300)
@@ -90,7 +90,7 @@ async def test_whatever_ends_an_attempt_lets_the_next_go() -> None:
 
 
 async def test_those_that_waited_for_a_candidate_go_in_their_turn_too() -> None:
-    async with Twin(partitions=1) as twin:
+    async with Twin(partitions=1, session_timeout=5.0) as twin:
         twin.nodes = {}
         router = twin.router("a", window=WINDOW)
         await submit_in_order(twin, *tasks(5, "much"))
@@ -103,7 +103,7 @@ async def test_those_that_waited_for_a_candidate_go_in_their_turn_too() -> None:
 
 
 async def test_followers_take_no_place() -> None:
-    async with Twin(partitions=1) as twin:
+    async with Twin(partitions=1, session_timeout=5.0) as twin:
         twin.router("a", window=AttemptWindow(attempts=1))
         first, second = tasks(2, "much", session=None)
         equal = [replace(second, task_id=f"equal-{number}") for number in range(3)]
@@ -135,7 +135,7 @@ async def test_attempts_say_their_tenants_weight_also_after_a_takeover() -> None
 
 async def test_a_tenant_has_the_limits_of_the_file() -> None:
     tenants = Tenants(default=TenantLimits(live_tasks=3), tenants={"acme": TenantLimits(live_tasks=1)})
-    async with Twin(partitions=1) as twin:
+    async with Twin(partitions=1, session_timeout=5.0) as twin:
         twin.router("a", tenants=tenants)
         await submit_in_order(twin, *tasks(2, "much"), *tasks(4, "other", "globex"))
         await twin.until(lambda: set(twin.completed()) == {"much-1", "other-3"})
