@@ -62,7 +62,7 @@ async def working(parts: Sequence[Part], metrics: Metrics) -> AsyncIterator[None
 @asynccontextmanager
 async def local_worker(bench: WorkerBench, simulator: Simulator, **changes: Any) -> AsyncIterator[Metrics]:
     nodes = tuple(f"{simulator.ollama_url(name)};slots=2" for name in NODES)
-    settings = LocalWorkerSettings(ollama_nodes=nodes, instance_id="local-1", look_seconds=0.05, **changes)
+    settings = LocalWorkerSettings(**{"ollama_nodes": nodes, "instance_id": "local-1", "look_seconds": 0.05, **changes})
     metrics = Metrics("local_worker")
     letters = DeadLetters(bench.publisher, "local-worker", PREFIX, now_ms)
     parts = local_parts(
@@ -272,19 +272,7 @@ async def test_a_node_that_says_nothing_is_given_up_at_the_deadline(bench: Worke
 async def test_work_goes_on_when_a_node_dies(bench: WorkerBench, simulator: Simulator) -> None:
     async with Simulator(SimulatorConfig(speed=Speed(None), nodes={"other": ("gemma2:2b",)})) as dying:
         nodes = (f"a={dying.ollama_url('other')}", f"b={simulator.ollama_url('remote')}")
-        settings = LocalWorkerSettings(ollama_nodes=nodes, look_seconds=0.05)
-        metrics = Metrics("local_worker")
-        letters = DeadLetters(bench.publisher, "local-worker", PREFIX, now_ms)
-        parts = local_parts(
-            settings,
-            metrics,
-            log=bench.log,
-            codec=bench.codec,
-            publisher=bench.publisher,
-            dead_letters=letters,
-            health=Health(),
-        )
-        async with working(parts, metrics):
+        async with local_worker(bench, simulator, ollama_nodes=nodes):
             await until(bench, topics.FLEET_STATUS, lambda all: len(all) >= 2)
             await dying.stop()
             await until(bench, topics.FLEET_STATUS, lambda all: any(not s.healthy and s.node == "a" for s in all))
@@ -302,19 +290,7 @@ async def test_a_call_at_a_node_that_stands_still_is_done_by_another(bench: Work
         assert stopped.stdout is not None
         origin = (await stopped.stdout.readline()).decode().split()[-1]
         nodes = (f"a={origin}/ollama/other", f"b={simulator.ollama_url('workstation')}")
-        settings = LocalWorkerSettings(ollama_nodes=nodes, look_seconds=0.05)
-        metrics = Metrics("local_worker")
-        letters = DeadLetters(bench.publisher, "local-worker", PREFIX, now_ms)
-        parts = local_parts(
-            settings,
-            metrics,
-            log=bench.log,
-            codec=bench.codec,
-            publisher=bench.publisher,
-            dead_letters=letters,
-            health=Health(),
-        )
-        async with working(parts, metrics):
+        async with local_worker(bench, simulator, ollama_nodes=nodes):
             await until(bench, topics.FLEET_STATUS, lambda all: {one.node for one in all if one.healthy} == {"a", "b"})
             for number in range(8):
                 bench.submit(attempt(f"task-{number}", stream=True, reply_partition=0), key=str(number).encode())

@@ -19,6 +19,7 @@ from cachetools import LRUCache
 from headrace_contracts.codec import Codec
 from headrace_contracts.errors import Origin, RegistryUnavailable
 from headrace_contracts.events import RequestsCounted
+from headrace_contracts.ids import new_id
 from headrace_contracts.topics import REQUESTS_COUNTED
 from headrace_streams.dead_letters import described
 from headrace_streams.errors import StreamsError
@@ -74,7 +75,6 @@ class SharedRates:
 
     Args:
         service: Rates hold for each service by itself.
-        process: Of this start of the process; no other one has the same.
         keys: The API keys; what is told of others is ignored.
         clock: Milliseconds since the epoch, on which the buckets of `rates` are.
     """
@@ -85,7 +85,6 @@ class SharedRates:
         keys: KeyTable,
         *,
         service: str,
-        process: str,
         log: Log,
         codec: Codec,
         publisher: Publisher,
@@ -96,7 +95,8 @@ class SharedRates:
         self._rates = rates
         self._keys = keys
         self._service = service
-        self._process = process
+        # Of this start of the process; no other one has the same.
+        self._process = str(new_id())
         self._log = log
         self._codec = codec
         self._publisher = publisher

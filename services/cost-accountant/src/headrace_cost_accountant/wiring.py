@@ -6,7 +6,6 @@ from typing import Final
 
 from headrace_contracts.events import AccessKey, SpendWindows
 from headrace_contracts.groups import LEDGER
-from headrace_contracts.ids import new_id
 from headrace_contracts.topics import ACCESS_KEYS, REQUESTS_COUNTED, SPEND_WINDOWS, USAGE_RECORDED
 from headrace_models.prices import load_price_book
 from headrace_runtime.authentication import authentication
@@ -108,7 +107,6 @@ def build(settings: CostAccountantSettings) -> Service:
         rates,
         keys,
         service=settings.service_name,
-        process=str(new_id()),
         log=log,
         codec=codec,
         publisher=connections.publisher,

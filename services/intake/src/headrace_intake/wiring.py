@@ -10,7 +10,6 @@ from typing import Final
 from headrace_contracts.codec import Codec
 from headrace_contracts.events import AccessKey, Preferences
 from headrace_contracts.groups import INTAKE_VIEW
-from headrace_contracts.ids import new_id
 from headrace_contracts.topics import (
     ACCESS_KEYS,
     AUDIT_RECORDED,
@@ -265,7 +264,6 @@ def assemble(
         rates,
         keys,
         service=settings.service_name,
-        process=str(new_id()),
         log=bus.log,
         codec=bus.codec,
         publisher=bus.publisher,

@@ -82,7 +82,6 @@ def build(settings: SkillBroadcasterSettings) -> Service:
         rates,
         keys,
         service=settings.service_name,
-        process=str(new_id()),
         log=log,
         codec=codec,
         publisher=connections.publisher,

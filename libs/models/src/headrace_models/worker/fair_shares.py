@@ -98,6 +98,6 @@ class FairShares:
         """A call of the tenant has given its slot back. Which one makes no difference to the sum."""
         account = self._accounts[tenant]
         call = account.running.popleft()
-        account.used += (now - call.began) / call.weight
         took = now - call.began
+        account.used += took / call.weight
         self._average = took if self._average is None else self._average + _WEIGHT_OF_NEWEST * (took - self._average)

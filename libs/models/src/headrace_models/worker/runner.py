@@ -452,10 +452,10 @@ class AttemptRunner:
 
 
 async def _asked(endpoint: Endpoint, call: ChatRequest | EmbedRequest, on_text: OnText, on_piece: OnPiece) -> _Told:
-    watched: WatchedCall | None = None
+    limit = asyncio.timeout(None)
+    watched = WatchedCall(call.model, _prompt_tokens(call), limit)
     try:
-        async with asyncio.timeout(None) as limit:
-            watched = WatchedCall(call.model, _prompt_tokens(call), limit)
+        async with limit:
             with _watched(endpoint, watched) as heard:
 
                 def text_heard(piece: str) -> Awaitable[None] | None:
@@ -472,7 +472,7 @@ async def _asked(endpoint: Endpoint, call: ChatRequest | EmbedRequest, on_text: 
     except ProviderError as error:
         return error
     except Exception as error:  # noqa: BLE001 - a bug in a client ends this attempt, not the process
-        if watched is not None and watched.lost is not None and isinstance(error, TimeoutError):
+        if watched.lost is not None and isinstance(error, TimeoutError):
             return _lost(endpoint, watched.lost, error)
         # Our own clients raise ProviderError only (`calling`).
         _log.error("client of %s failed: %s", endpoint.name, described(error))
