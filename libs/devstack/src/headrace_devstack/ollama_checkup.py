@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -22,6 +22,7 @@ _SECONDS: Final = 4.0
 _LARGEST_ANSWER: Final = 4_000_000  # bytes
 _SHOWN: Final = 5
 _LONGEST_NAME: Final = 80
+T = TypeVar("T")
 
 
 class _NotOllama(Exception):
@@ -34,24 +35,26 @@ async def examine_nodes(addresses: Addresses) -> list[Finding]:
     if not isinstance(listed, str) or not listed.strip():
         return []
     try:
-        nodes = parse_nodes([entry.strip() for entry in listed.split(",") if entry.strip()], default_slots=1)
+        return list(await _of_each(listed, _node))
     except NodesInvalid as error:
         return [Finding("ollama", False, f"{VARIABLE}: {error}", f"correct {VARIABLE}")]
-    # A node is no website: what it redirects to is not it, and a proxy would answer in its place.
-    timeout = aiohttp.ClientTimeout(total=_SECONDS)
-    async with aiohttp.ClientSession(timeout=timeout, trust_env=False) as session:
-        return list(await asyncio.gather(*(_node(session, node) for node in nodes)))
 
 
 async def models_on(ollama_nodes: str) -> tuple[frozenset[str], Sequence[str]]:
     """Models that the nodes of a list (as in HEADRACE_OLLAMA_NODES) run themselves, and what is wrong with nodes that
     do not answer."""
-    nodes = parse_nodes([entry.strip() for entry in ollama_nodes.split(",") if entry.strip()], default_slots=1)
-    timeout = aiohttp.ClientTimeout(total=_SECONDS)
-    async with aiohttp.ClientSession(timeout=timeout, trust_env=False) as session:
-        found = await asyncio.gather(*(_models_of(session, node) for node in nodes))
+    found = await _of_each(ollama_nodes, _models_of)
     models = frozenset(name for one in found if not isinstance(one, str) for name in one)
     return models, [one for one in found if isinstance(one, str)]
+
+
+async def _of_each(ollama_nodes: str, look: Callable[[aiohttp.ClientSession, NodeSpec], Awaitable[T]]) -> Sequence[T]:
+    """What a look at each node of a list finds. Raises NodesInvalid."""
+    nodes = parse_nodes([entry.strip() for entry in ollama_nodes.split(",") if entry.strip()], default_slots=1)
+    # A node is no website: what it redirects to is not it, and a proxy would answer in its place.
+    timeout = aiohttp.ClientTimeout(total=_SECONDS)
+    async with aiohttp.ClientSession(timeout=timeout, trust_env=False) as session:
+        return await asyncio.gather(*(look(session, node) for node in nodes))
 
 
 async def _models_of(session: aiohttp.ClientSession, node: NodeSpec) -> Sequence[str] | str:
