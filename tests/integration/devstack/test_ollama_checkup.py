@@ -120,8 +120,8 @@ async def test_where_the_cloud_is_disabled_already_only_the_models_are_to_be_rem
     [
         ("version", None, "answered 404"),
         ("version", "<html>", "does not answer in JSON"),
-        ("tags", "[1]", "does not respond like Ollama"),
-        ("tags", {"models": "many"}, "lists no models as Ollama does"),
+        ("tags", "[1]", "does not answer with a document"),
+        ("tags", {"models": "many"}, "lists no models as ollama does"),
         ("tags", "x" * 5_000_000, "more than a list of models"),
     ],
 )
@@ -180,3 +180,14 @@ def test_a_warning_changes_no_exit_code() -> None:
     fine, broken = Finding("kafka", True, ""), Finding("router", False, "")
     warned = finding_of("ollama mine", [CLOUD], simulated=False, cloud_off=False)
     assert [exit_code(found) for found in ([fine, warned], [broken, warned], [warned])] == [0, 1, 0]
+
+
+async def test_a_server_of_another_kind_is_asked_in_its_own_way() -> None:
+    models = {"box": ("gemma2:2b", "gpt-oss:120b-cloud")}
+    async with Simulator(SimulatorConfig(speed=Speed(None), nodes=models)) as simulator:
+        nodes = f"mine={simulator.vllm_url('box')};server=vllm,wrong={simulator.url};server=vllm"
+        good, wrong = await examine_nodes(Addresses(stack={"ollama_nodes": nodes}))
+    assert (good.part, good.ok) == ("vllm mine", True)
+    assert good.detail.startswith("runs 1 model; lists 1 model that another host runs")
+    assert not wrong.ok
+    assert wrong.detail.endswith("/v1 answered 404")

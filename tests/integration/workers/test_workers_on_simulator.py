@@ -282,6 +282,36 @@ async def test_work_goes_on_when_a_node_dies(bench: WorkerBench, simulator: Simu
     assert {(end.outcome, end.node) for end in ends.values()} == {(Outcome.ANSWERED, "b")}
 
 
+async def test_servers_of_another_kind_are_nodes_too(bench: WorkerBench, simulator: Simulator) -> None:
+    nodes = (
+        f"gpu={simulator.vllm_url('remote')};server=vllm",
+        f"spare={simulator.vllm_url('workstation')};server=vllm",
+        simulator.ollama_url("workstation"),
+    )
+    simulator.faults.add("vllm", Fault(FaultKind.OVERLOADED), 1)
+    async with local_worker(bench, simulator, ollama_nodes=nodes):
+        seen = await until(bench, topics.FLEET_STATUS, lambda all: {one.node for one in all if one.healthy} >= {"gpu"})
+        for number in range(6):
+            bench.submit(attempt(f"vllm-{number}", provider="vllm"), key=str(number).encode())
+        bench.submit(attempt("ollama"))
+        ends = await finished(bench, 7)
+    (gpu,) = {(one.provider, one.place) for one in seen if one.node == "gpu"}
+    assert gpu == ("vllm", events.Place.LOCAL)
+    assert {end.outcome for end in ends.values()} == {Outcome.ANSWERED}
+    assert ends.pop("ollama").node == "workstation"
+    assert {end.node for end in ends.values()} <= {"gpu", "spare"}
+    assert len(simulator.evidence.of("vllm")) == 7
+
+
+async def test_what_a_server_passes_on_to_a_cloud_is_not_offered_as_local(bench: WorkerBench) -> None:
+    models = {"box": ("gemma2:2b", "gpt-oss:120b-cloud")}
+    async with Simulator(SimulatorConfig(speed=Speed(None), nodes=models)) as simulator:
+        nodes = (f"{simulator.vllm_url('box')};server=openai-compatible",)
+        async with local_worker(bench, simulator, ollama_nodes=nodes):
+            seen = await until(bench, topics.FLEET_STATUS, bool)
+    assert {model.name for one in seen for model in one.models} == {"gemma2:2b"}
+
+
 async def test_a_call_at_a_node_that_stands_still_is_done_by_another(bench: WorkerBench, simulator: Simulator) -> None:
     # Stopped as a machine is that has lost its network: no connection is closed.
     command = ("-m", "headrace_models.simulator", "--port", "0", "--node", "other=gemma2:2b", "--speed", "realistic")

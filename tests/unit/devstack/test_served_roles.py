@@ -29,14 +29,14 @@ POLICY = parse_policy(
 
 
 def test_all_roles_are_served_where_everything_is_there() -> None:
-    found = unserved_roles(POLICY, ["gemma2:2b", "phi3:3.8b"], ["anthropic"])
+    found = unserved_roles(POLICY, [("ollama", "gemma2:2b"), ("ollama", "phi3:3.8b")], ["anthropic"])
 
     assert found == UnservedRoles()
     assert told(found, nodes_answer=True) == []
 
 
 def test_a_name_without_a_tag_is_the_latest() -> None:
-    assert "reviewer" not in unserved_roles(POLICY, ["gemma2:latest"], []).nowhere
+    assert "reviewer" not in unserved_roles(POLICY, [("ollama", "gemma2:latest")], []).nowhere
 
 
 def test_roles_are_told_by_what_serves_them() -> None:

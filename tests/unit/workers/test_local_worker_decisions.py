@@ -31,6 +31,21 @@ def test_nodes_have_names_slots_and_labels() -> None:
     )
 
 
+def test_a_node_may_run_another_server_than_ollama() -> None:
+    entries = (
+        "http://gpu-box:8000;server=vllm;slots=64;gpu=h100",
+        "http://gpu-box:8080/v1;server=llama.cpp",
+        "mac=http://10.0.0.2:1234/v1/;server=lmstudio",
+        "http://10.0.0.3:9000/behind/v1;server=openai-compatible",
+    )
+    assert parse_nodes(entries, 4) == (
+        NodeSpec("gpu-box:8000", "http://gpu-box:8000/v1", 64, {"gpu": "h100"}, "vllm"),
+        NodeSpec("gpu-box:8080", "http://gpu-box:8080/v1", 4, {}, "llama.cpp"),
+        NodeSpec("mac", "http://10.0.0.2:1234/v1", 4, {}, "lmstudio"),
+        NodeSpec("behind", "http://10.0.0.3:9000/behind/v1", 4, {}, "openai-compatible"),
+    )
+
+
 @pytest.mark.parametrize(
     ("entries", "said"),
     [
@@ -41,6 +56,10 @@ def test_nodes_have_names_slots_and_labels() -> None:
         (("http://a;slots=many",), "above 0"),
         (("http://a;gpu",), "slots=<number>"),
         (("http://a:1/x", "http://b:2/x"), "named x"),
+        (("http://a;server=tgi",), "must be one of llama.cpp, lmstudio, mlx, ollama, openai-compatible, vllm"),
+        (("https://ollama.com",), "address of a cloud"),
+        (("https://API.OpenAI.com./v1;server=openai-compatible",), "address of a cloud"),
+        (("mine=https://eu.api.mistral.ai/v1;server=vllm",), "address of a cloud"),
     ],
 )
 def test_a_list_that_makes_no_sense_is_refused(entries: tuple[str, ...], said: str) -> None:

@@ -1,4 +1,4 @@
-"""What `headrace doctor` checks of Ollama nodes: whether they answer, and whether they run what they list."""
+"""What `headrace doctor` checks of our own nodes: whether they answer, and whether they run what they list."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import aiohttp
 from headrace.addresses import Addresses
 from headrace.cli.checkups import Finding
 from headrace_local_worker.decide.nodes import NodesInvalid, NodeSpec, parse_nodes
+from headrace_models.local_servers import OLLAMA
 from headrace_models.ollama_listing import runs_elsewhere
 from headrace_models.wire import SIMULATOR_NAME
 
@@ -25,8 +26,8 @@ _LONGEST_NAME: Final = 80
 T = TypeVar("T")
 
 
-class _NotOllama(Exception):
-    """The answer is not that of an Ollama server; the message says what it is instead."""
+class _NotThatServer(Exception):
+    """The answer is not that of the server that the list names; the message says what it is instead."""
 
 
 async def examine_nodes(addresses: Addresses) -> list[Finding]:
@@ -40,9 +41,9 @@ async def examine_nodes(addresses: Addresses) -> list[Finding]:
         return [Finding("ollama", False, f"{VARIABLE}: {error}", f"correct {VARIABLE}")]
 
 
-async def models_on(ollama_nodes: str) -> tuple[frozenset[str], Sequence[str]]:
-    """Models that the nodes of a list (as in HEADRACE_OLLAMA_NODES) run themselves, and what is wrong with nodes that
-    do not answer."""
+async def models_on(ollama_nodes: str) -> tuple[frozenset[tuple[str, str]], Sequence[str]]:
+    """Models that the nodes of a list (as in HEADRACE_OLLAMA_NODES) run themselves, each with the name of its server's
+    kind as provider, and what is wrong with nodes that do not answer."""
     found = await _of_each(ollama_nodes, _models_of)
     models = frozenset(name for one in found if not isinstance(one, str) for name in one)
     return models, [one for one in found if isinstance(one, str)]
@@ -57,35 +58,51 @@ async def _of_each(ollama_nodes: str, look: Callable[[aiohttp.ClientSession, Nod
         return await asyncio.gather(*(look(session, node) for node in nodes))
 
 
-async def _models_of(session: aiohttp.ClientSession, node: NodeSpec) -> Sequence[str] | str:
+async def _models_of(session: aiohttp.ClientSession, node: NodeSpec) -> Sequence[tuple[str, str]] | str:
     try:
-        entries = (await _document(session, f"{node.url}/api/tags")).get("models")
+        entries = await _listed(session, node)
     except (aiohttp.ClientError, TimeoutError):
         return f"{_address(node)} does not answer: start it, or take it out of {VARIABLE}"
-    except _NotOllama as error:
+    except _NotThatServer as error:
         return f"{_address(node)} {error}: correct its address in {VARIABLE}"
-    listed = [entry for entry in entries if isinstance(entry, Mapping)] if isinstance(entries, list) else []
-    return [str(entry.get("model") or entry.get("name")) for entry in listed if not runs_elsewhere(entry)]
+    return [
+        (node.server, str(entry.get("model") or entry.get("name")))
+        for entry in entries or ()
+        if not runs_elsewhere(entry)
+    ]
+
+
+async def _listed(session: aiohttp.ClientSession, node: NodeSpec) -> Sequence[Mapping[str, Any]] | None:
+    """Elements of its list of models, each with a name; None if that is no list."""
+    if node.server == OLLAMA:
+        entries = (await _document(session, f"{node.url}/api/tags")).get("models") or []
+    else:
+        entries = (await _document(session, f"{node.url}/models")).get("data")
+    if not isinstance(entries, list):
+        return None
+    found = [entry for entry in entries if isinstance(entry, Mapping)]
+    return found if node.server == OLLAMA else [{"name": entry.get("id")} for entry in found]
 
 
 async def _node(session: aiohttp.ClientSession, node: NodeSpec) -> Finding:
-    part = f"ollama {node.name}"
+    part = f"{node.server} {node.name}"
+    version, cloud_off = None, False
     try:
-        version = (await _document(session, f"{node.url}/api/version")).get("version")
-        entries = (await _document(session, f"{node.url}/api/tags")).get("models") or []
-        cloud_off = await _cloud_is_off(session, node)
+        if node.server == OLLAMA:
+            version = (await _document(session, f"{node.url}/api/version")).get("version")
+            cloud_off = await _cloud_is_off(session, node)
+        entries = await _listed(session, node)
     except (aiohttp.ClientError, TimeoutError) as error:
         detail = f"{_address(node)} does not answer ({type(error).__name__})"
         return Finding(part, False, detail, f"start it, or take it out of {VARIABLE}", unreachable=True)
-    except _NotOllama as error:
+    except _NotThatServer as error:
         return Finding(part, False, f"{_address(node)} {error}", f"correct its address in {VARIABLE}")
-    if not isinstance(entries, list):
-        return Finding(
-            part, False, f"{_address(node)} lists no models as Ollama does", f"correct its address in {VARIABLE}"
-        )
+    if entries is None:
+        detail = f"{_address(node)} lists no models as {node.server} does"
+        return Finding(part, False, detail, f"correct its address in {VARIABLE}")
     return finding_of(
         part,
-        [entry for entry in entries if isinstance(entry, Mapping)],
+        entries,
         simulated=SIMULATOR_NAME in str(version),
         cloud_off=cloud_off,
     )
@@ -138,7 +155,7 @@ async def _cloud_is_off(session: aiohttp.ClientSession, node: NodeSpec) -> bool:
     """Whether the node says so. Ollama does from 0.16.2 on; an older one cannot disable it."""
     try:
         cloud = (await _document(session, f"{node.url}/api/status")).get("cloud")
-    except _NotOllama:
+    except _NotThatServer:
         return False
     return isinstance(cloud, Mapping) and cloud.get("disabled") is True
 
@@ -146,16 +163,16 @@ async def _cloud_is_off(session: aiohttp.ClientSession, node: NodeSpec) -> bool:
 async def _document(session: aiohttp.ClientSession, url: str) -> Mapping[str, Any]:
     async with session.get(url, allow_redirects=False) as response:
         if response.status != 200:
-            raise _NotOllama(f"answered {response.status}")
+            raise _NotThatServer(f"answered {response.status}")
         data = bytearray()
         async for chunk in response.content.iter_chunked(65_536):
             data += chunk
             if len(data) > _LARGEST_ANSWER:
-                raise _NotOllama("answers more than a list of models can be")
+                raise _NotThatServer("answers more than a list of models can be")
     try:
         document = json.loads(data)
     except ValueError:
-        raise _NotOllama("does not answer in JSON") from None
+        raise _NotThatServer("does not answer in JSON") from None
     if not isinstance(document, Mapping):
-        raise _NotOllama("does not respond like Ollama")
+        raise _NotThatServer("does not answer with a document")
     return document

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from headrace_contracts.events import Place
 from headrace_local_worker.decide.balancing import tagged
+from headrace_models.local_servers import OLLAMA
 from headrace_router.adapters.policy_file import load_policy
 from headrace_router.decide.policy import Policy, RolePolicy
 
@@ -22,7 +23,7 @@ class UnservedRoles:
     Attributes:
         nowhere: No model of theirs is there, or only in the cloud where they must not go.
         cloud_only: Served by cloud providers alone, so not for content that must stay.
-        pull: Models that the nodes would need for all of them: the first choice of each.
+        pull: Models that Ollama nodes would need for all of them: the first choice of each.
     """
 
     nowhere: tuple[str, ...] = ()
@@ -30,28 +31,28 @@ class UnservedRoles:
     pull: tuple[str, ...] = ()
 
 
-def unserved_roles(policy: Policy, on_nodes: Collection[str], cloud: Collection[str]) -> UnservedRoles:
+def unserved_roles(policy: Policy, on_nodes: Collection[tuple[str, str]], cloud: Collection[str]) -> UnservedRoles:
     """What is missing for the roles of a policy.
 
     Args:
-        on_nodes: Models of nodes that answer, by their names there.
+        on_nodes: Provider and model, by its name there, of nodes that answer.
         cloud: Names of the cloud providers that are offered.
     """
-    here = {tagged(model) for model in on_nodes}
+    here = {(provider, tagged(model)) for provider, model in on_nodes}
     nowhere: list[str] = []
     cloud_only: list[str] = []
     pull: dict[str, None] = {}
     for name, role in policy.roles.items():
-        local = [ref.model for ref in role.models if policy.place(ref.provider) is Place.LOCAL]
-        if any(tagged(model) in here for model in local):
+        local = [ref for ref in role.models if policy.place(ref.provider) is Place.LOCAL]
+        if any((ref.provider, tagged(ref.model)) in here for ref in local):
             continue
         in_cloud = _in_cloud(policy, role, cloud)
         if in_cloud and not local:
             # As it is meant.
             continue
         (cloud_only if in_cloud else nowhere).append(name)
-        if local:
-            pull[local[0]] = None
+        if (on_ollama := next((ref.model for ref in local if ref.provider == OLLAMA), None)) is not None:
+            pull[on_ollama] = None
     return UnservedRoles(tuple(nowhere), tuple(cloud_only), tuple(pull))
 
 

@@ -119,6 +119,8 @@ PRESETS: Final[Mapping[str, Dialect]] = {
         stops=16,
         takes=frozenset({*_PENALTIES, "tools", "json_schema", "vision", "top_k", "logit_bias", "embeddings"}),
     ),
+    # mlx_lm.server: one model family per process, text only.
+    "mlx": Dialect(json=False, stops=16, takes=frozenset({*_PENALTIES, "tools", "top_k", "logit_bias"})),
 }
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 from pydantic import SecretStr
@@ -19,6 +20,7 @@ from headrace_models.conversation import AnswerSchema
 from headrace_models.dialects import Dialect, body_of, capabilities_of, dialect_for, embed_body_of
 from headrace_models.embedding import MOST_VECTORS_BYTES, EmbedCall, in_order, makes_none
 from headrace_models.errors import TryAnotherProvider
+from headrace_models.ollama_listing import runs_elsewhere
 from headrace_models.ports import (
     ChatRequest,
     ChatResult,
@@ -35,7 +37,7 @@ from headrace_models.upstream.events import server_sent_events
 from headrace_models.upstream.http import expect_ok, open_client, read_body
 from headrace_models.upstream.probing import STATUS_TIMEOUT_SECONDS, Seen, probe
 from headrace_models.upstream.usage import UsageTally
-from headrace_models.upstream.values import MOST_MODELS, count, document, items, mapping, name, text
+from headrace_models.upstream.values import MOST_MODELS, Unreadable, count, document, items, mapping, name, text
 from headrace_models.wire import SIMULATED_HEADER, SIMULATOR_FINGERPRINT
 
 _DONE: Final = "[DONE]"
@@ -66,6 +68,8 @@ class OpenAICompatible:
         api_key: Empty for a server that asks for none.
         dialect: What it understands; None to go by its name and address.
         proxy: As for `open_client`.
+        node: Name of the machine, if the server is one of our own: content sent there must stay there, so models that
+            an Ollama server passes on to its maker's cloud are not offered over this API either.
     """
 
     def __init__(
@@ -76,9 +80,11 @@ class OpenAICompatible:
         *,
         dialect: Dialect | None = None,
         proxy: str | None = None,
+        node: str | None = None,
     ) -> None:
         self.provider = provider
-        self.node = provider
+        self.node = node or provider
+        self._is_ours = node is not None
         self._client = open_client(base_url, key=api_key, proxy=proxy)
         self._dialect = dialect or dialect_for(provider, self._client.host)
         self._able = capabilities_of(self._dialect)
@@ -125,12 +131,20 @@ class OpenAICompatible:
         return schema.strict and "json_schema" in self._dialect.takes
 
     async def status(self) -> ProviderStatus:
-        return await probe(self.provider, self._look, otherwise="does not list its models")
+        status = await probe(self.provider, self._look, otherwise="does not list its models")
+        # Calls at a machine of ours that cannot be reached are given up soon: another one takes them at no cost.
+        return status if self._is_ours else replace(status, unreachable=False)
 
     async def _look(self) -> Seen:
         async with self._client.stream("GET", "models", timeout=STATUS_TIMEOUT_SECONDS) as response:
             await expect_ok(response)
-            return Seen(_models(document(await read_body(response)), self._able), SIMULATED_HEADER in response.headers)
+            listed = document(await read_body(response))
+            models = _models(listed, self._able)
+            if self._is_ours:
+                if _entries(listed) and not models:
+                    raise Unreadable("no name in its list can be used: give the model one there, as with --alias")
+                models = tuple(one for one in models if not runs_elsewhere({"model": one.name}))
+            return Seen(models, SIMULATED_HEADER in response.headers)
 
     async def close(self) -> None:
         await self._client.aclose()
@@ -235,8 +249,11 @@ def _hear_usage(tally: UsageTally, usage: Mapping[str, Any], *, whole: bool) -> 
     )
 
 
+def _entries(listed: object) -> list[Any]:
+    return items(mapping(listed).get("data")) or items(listed)
+
+
 def _models(listed: object, able: frozenset[str]) -> tuple[ModelInfo, ...]:
-    entries = items(mapping(listed).get("data")) or items(listed)
     return tuple(
         ModelInfo(
             model,
@@ -248,6 +265,6 @@ def _models(listed: object, able: frozenset[str]) -> tuple[ModelInfo, ...]:
             loaded=True,
             capabilities=able,
         )
-        for entry in map(mapping, entries[:MOST_MODELS])
+        for entry in map(mapping, _entries(listed)[:MOST_MODELS])
         if (model := name(entry.get("id")))
     )

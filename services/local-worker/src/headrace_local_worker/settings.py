@@ -40,8 +40,9 @@ class LocalWorkerSettings(WorkerSettings):
 
     ollama_nodes: Annotated[CommaList, AfterValidator(_usable)] = setting(
         ("http://127.0.0.1:11434",),
-        unit="[name=]URL[;slots=n][;label=value], ...",
-        reason="Ollama nodes to run attempts on, each with optional slots and hardware labels.",
+        unit="[name=]URL[;slots=n][;server=kind][;label=value], ...",
+        reason="Machines to run attempts on, each with optional slots and hardware labels. server: what runs there if "
+        "it is not Ollama, one of vllm, llama.cpp, lmstudio, mlx, openai-compatible.",
     )
     discovery: Literal["static", "kubernetes"] = setting(
         "static",

@@ -15,7 +15,10 @@ from headrace_contracts.topics import (
     WORK_LOCAL_BATCH,
     WORK_LOCAL_INTERACTIVE,
 )
+from headrace_models.local_servers import OPENAI_COMPATIBLE_SERVERS
 from headrace_models.ollama import OllamaNode
+from headrace_models.openai_compatible import OpenAICompatible
+from headrace_models.ports import Provider
 from headrace_models.worker.assembly import assemble_worker
 from headrace_models.worker.endpoint import Endpoint
 from headrace_models.worker.metrics import WorkerMetrics
@@ -28,6 +31,7 @@ from headrace_runtime.metrics import Metrics, discontinuities, suspensions
 from headrace_streams.dead_letters import DeadLetterSink
 from headrace_streams.ports import Log
 from headrace_streams.publishing import Publisher
+from pydantic import SecretStr
 
 from headrace_local_worker.decide.balancing import choose_node
 from headrace_local_worker.decide.nodes import NodeSpec
@@ -98,9 +102,7 @@ def _nodes(settings: LocalWorkerSettings, metrics: Metrics, health: Health) -> t
     """The pool, and the part that decides which nodes are in it."""
 
     def endpoint(spec: NodeSpec) -> Endpoint:
-        return Endpoint(
-            OllamaNode(spec.name, spec.url, keep_alive=settings.node_keep_alive()), spec.slots, spec.hardware
-        )
+        return Endpoint(_server(spec, settings), spec.slots, spec.hardware)
 
     if settings.discovery == "kubernetes":
         # Importing the client takes half a second and 60 MB, so it is imported only where needed.
@@ -130,3 +132,10 @@ def _nodes(settings: LocalWorkerSettings, metrics: Metrics, health: Health) -> t
             await one.provider.close()
 
     return pool, Part("nodes", stop=close_nodes)
+
+
+def _server(spec: NodeSpec, settings: LocalWorkerSettings) -> Provider:
+    dialect = OPENAI_COMPATIBLE_SERVERS.get(spec.server)
+    if dialect is None:
+        return OllamaNode(spec.name, spec.url, keep_alive=settings.node_keep_alive())
+    return OpenAICompatible(spec.server, spec.url, SecretStr(""), dialect=dialect, node=spec.name)

@@ -7,13 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from headrace_contracts.events import ServedFrom
+from headrace_models.local_servers import LOCAL_PROVIDERS
 
 from headrace_devstack.demo.agent_figures import findings_rows, loop_figures
 from headrace_devstack.demo.measure import cost_by_tenant
 from headrace_devstack.demo.outcomes import JobOutcome, RunEvidence, SkillExchange
 from headrace_devstack.demo.tool_loops import flaws_of_loops
-
-LOCAL_PROVIDERS = frozenset({"ollama"})
 
 
 @dataclass(frozen=True, slots=True)

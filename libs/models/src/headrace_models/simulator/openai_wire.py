@@ -1,4 +1,4 @@
-"""OpenAI's chat API as Groq offers it: `/groq/openai/v1/...`."""
+"""OpenAI's chat API as Groq offers it, `/groq/openai/v1/...`, and as servers on machines of our own do."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from aiohttp import web
 
 from headrace_models.conversation import ChatMessage, ToolSelection
 from headrace_models.simulator.answers import count_tokens
-from headrace_models.simulator.catalog import EMBEDDERS, GROQ
+from headrace_models.simulator.catalog import EMBEDDERS, GROQ, SimulatedModel, node_model
 from headrace_models.simulator.embeddings import in_base64, vectors
 from headrace_models.simulator.exchange import (
     Answer,
@@ -53,21 +53,37 @@ _FINISH: Final = {"stop": "stop", "length": "length", "tool_calls": "tool_calls"
 
 
 class OpenAIWire:
-    """One provider's routes."""
+    """One provider's routes.
 
-    provider: Final = "groq"
+    Args:
+        nodes: Machines of our own and their models, at `/vllm/<node>/v1/...`, which ask for no key; None for Groq.
+    """
 
-    def __init__(self, world: SimulatorState) -> None:
+    def __init__(self, world: SimulatorState, nodes: Mapping[str, tuple[str, ...]] | None = None) -> None:
         self._world = world
         self._number = 0
+        self._nodes = nodes
+        self.provider: Final = "groq" if nodes is None else "vllm"
+        self._root = "/groq/openai/v1" if nodes is None else "/vllm/{node}/v1"
 
     def add_routes(self, app: web.Application) -> None:
-        app.router.add_get("/groq/openai/v1/models", self._models)
-        app.router.add_post("/groq/openai/v1/chat/completions", self._chat)
-        app.router.add_post("/groq/openai/v1/embeddings", self._embed)
+        app.router.add_get(f"{self._root}/models", self._models)
+        app.router.add_post(f"{self._root}/chat/completions", self._chat)
+        app.router.add_post(f"{self._root}/embeddings", self._embed)
+
+    def _offered(self, request: web.Request) -> Mapping[str, SimulatedModel]:
+        if self._nodes is None:
+            return GROQ
+        return {name: node_model(name) for name in self._nodes.get(request.match_info["node"], ())}
+
+    def _lets_in(self, request: web.Request) -> bool:
+        return self._nodes is not None or request.headers.get("Authorization", "").startswith("Bearer ")
+
+    def _node(self, request: web.Request) -> str:
+        return request.match_info.get("node", self.provider)
 
     async def _models(self, request: web.Request) -> web.Response:
-        if not _has_key(request):
+        if not self._lets_in(request):
             return _error(_ERRORS[FaultKind.UNAUTHORISED])
         data = [
             {
@@ -78,12 +94,12 @@ class OpenAIWire:
                 "active": True,
                 "context_window": model.context_tokens,
             }
-            for model in GROQ.values()
+            for model in self._offered(request).values()
         ]
         return web.json_response({"object": "list", "data": data})
 
     async def _chat(self, request: web.Request) -> web.StreamResponse:
-        if not _has_key(request):
+        if not self._lets_in(request):
             return _error(_ERRORS[FaultKind.UNAUTHORISED])
         try:
             document = await json_object(request)
@@ -92,15 +108,15 @@ class OpenAIWire:
         except (ValueError, KeyError, TypeError) as error:
             return _error((400, "invalid_request_error", None, str(error)))
         model_name = str(document.get("model") or "")
-        self._world.evidence.record(self.provider, self.provider, model_name, messages)
-        fault = self._world.faults.take(self.provider, self.provider, model_name)
+        self._world.evidence.record(self.provider, self._node(request), model_name, messages)
+        fault = self._world.faults.take(self.provider, self._node(request), model_name)
         if is_kind(fault, FaultKind.TIMEOUT):
             return await hang(request)
         if (elsewhere := redirected(request, fault)) is not None:
             return elsewhere
         if fault is not None and fault.kind in _ERRORS:
             return _error(_ERRORS[fault.kind], fault.retry_after_seconds)
-        model = GROQ.get(model_name)
+        model = self._offered(request).get(model_name)
         if model is None:
             return _error(_ERRORS[FaultKind.MODEL_MISSING])
         form = document.get("response_format") or {}
@@ -169,7 +185,7 @@ class OpenAIWire:
         return response
 
     async def _embed(self, request: web.Request) -> web.StreamResponse:
-        if not _has_key(request):
+        if not self._lets_in(request):
             return _error(_ERRORS[FaultKind.UNAUTHORISED])
         document = await json_object(request)
         given = document.get("input")
@@ -178,8 +194,8 @@ class OpenAIWire:
             return _error((400, "invalid_request_error", None, "'input' must be a text or a list of texts"))
         model_name = str(document.get("model") or "")
         messages = tuple(ChatMessage("user", text) for text in texts)
-        self._world.evidence.record(self.provider, self.provider, model_name, messages)
-        fault = self._world.faults.take(self.provider, self.provider, model_name)
+        self._world.evidence.record(self.provider, self._node(request), model_name, messages)
+        fault = self._world.faults.take(self.provider, self._node(request), model_name)
         if is_kind(fault, FaultKind.TIMEOUT):
             return await hang(request)
         if (elsewhere := redirected(request, fault)) is not None:
@@ -236,10 +252,6 @@ def _delta(answer: Answer, piece: Spoken) -> dict[str, Any]:
 
 def _logprob(token: str) -> dict[str, Any]:
     return {"token": token, "logprob": -0.1 * len(token.strip()), "bytes": list(token.encode()), "top_logprobs": []}
-
-
-def _has_key(request: web.Request) -> bool:
-    return request.headers.get("Authorization", "").startswith("Bearer ")
 
 
 async def _write(response: web.StreamResponse, document: dict[str, Any]) -> None:

@@ -32,7 +32,7 @@ class SimulatorConfig:
     port: int = 0
     speed: Speed = field(default_factory=Speed)
     nodes: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: DEFAULT_NODES)
-    """Ollama nodes and their models."""
+    """Our own nodes and their models, each behind Ollama's API and an OpenAI-compatible one."""
     slots_per_node: int = 4
     log: Path | None = None
     """File for JSON lines of what each provider was sent: hashes and sizes, and the texts with `log_texts`."""
@@ -55,6 +55,7 @@ class Simulator:
         app.on_response_prepare.append(put_simulated_header)
         OllamaWire(world, self._config.nodes, self._config.slots_per_node).add_routes(app)
         OpenAIWire(world).add_routes(app)
+        OpenAIWire(world, self._config.nodes).add_routes(app)
         AnthropicWire(world).add_routes(app)
         TavilyWire(world).add_routes(app)
         app.router.add_route("*", f"/{ELSEWHERE}/{{path:.*}}", self._elsewhere)
@@ -93,6 +94,10 @@ class Simulator:
     def ollama_url(self, node: str) -> str:
         """Value for an Ollama client's host."""
         return f"{self.url}/ollama/{node}"
+
+    def vllm_url(self, node: str) -> str:
+        """Base URL of a node's OpenAI-compatible API, for a client that sends no key."""
+        return f"{self.url}/vllm/{node}/v1"
 
     @property
     def groq_url(self) -> str:

@@ -24,7 +24,8 @@ class Seen(NamedTuple):
 
 
 async def probe(provider: str, look: Callable[[], Awaitable[Seen]], *, otherwise: str) -> ProviderStatus:
-    """The status of a provider. Does not raise when it is down: that is its status.
+    """The status of a provider. Does not raise when it is down: that is its status, and `unreachable` if no
+    response came at all.
 
     Args:
         look: One small request.
@@ -36,7 +37,7 @@ async def probe(provider: str, look: Callable[[], Awaitable[Seen]], *, otherwise
     except Complained as refused:
         return ProviderStatus(False, str(error_of(refused.complaint, provider=provider)))
     except httpx2.HTTPError as error:
-        return ProviderStatus(False, f"{provider} cannot be reached ({because(error)})")
+        return ProviderStatus(False, f"{provider} cannot be reached ({because(error)})", unreachable=True)
     except Unreadable as error:
         return ProviderStatus(False, f"{provider} {otherwise}: {error}")
     return ProviderStatus(True, "", seen.models, (time.perf_counter() - began) * 1000, "", seen.simulated)

@@ -10,11 +10,13 @@ from urllib.parse import urlsplit
 
 from headrace_models.cloud import CLOUD_PROVIDERS
 from headrace_models.dialects import Dialect, DialectInvalid, dialect_for
+from headrace_models.local_servers import LOCAL_PROVIDERS
 from headrace_models.ports import ModelInfo
 from headrace_models.worker.endpoint import EndpointView
 
-OWN: Final = frozenset({"ollama", *(provider.name for provider in CLOUD_PROVIDERS)})
-"""Names of providers that have clients and settings of their own."""
+OWN: Final = LOCAL_PROVIDERS | {provider.name for provider in CLOUD_PROVIDERS}
+"""Names that are taken: of providers with settings of their own, and of servers on our own machines, which cost nothing
+and may read everything."""
 
 _ENTRY: Final = re.compile(
     r"(?P<name>[a-z0-9][a-z0-9._-]*)=(?P<url>[a-z]+://.*?)=(?P<variable>(?:[A-Z_][A-Z0-9_]*)?)"

@@ -7,6 +7,7 @@ from enum import StrEnum
 from typing import Final
 
 from headrace_contracts.events import Usage, UsageRecorded
+from headrace_models.local_servers import LOCAL_PROVIDERS
 from headrace_models.ports import CallUsage
 from headrace_models.prices import PriceBook, PriceUnknown, cost
 
@@ -15,7 +16,6 @@ MOST_UNITS: Final = 1_000_000_000_000
 _EARLIEST_MS: Final = 946_684_800_000  # 2000-01-01
 _LATEST_MS: Final = 4_102_444_800_000  # 2100-01-01
 _ANY_MODEL: Final = "*"
-_OWN_PROVIDERS: Final = frozenset({"ollama"})
 
 
 class Basis(StrEnum):
@@ -92,7 +92,7 @@ def cost_of(event: UsageRecorded, book: PriceBook) -> Cost:
     if not all(0 <= count <= MOST_UNITS for count in counts):
         raise Implausible(f"usage must be from 0 to {MOST_UNITS}, not {min(counts)} to {max(counts)}")
     usage = call_usage(event.usage)
-    internal = book.internal_value(event.model, usage) if event.provider in _OWN_PROVIDERS else 0
+    internal = book.internal_value(event.model, usage) if event.provider in LOCAL_PROVIDERS else 0
     nanodollars, basis = charge(event.provider, event.model, usage, book)
     return Cost(nanodollars, basis, internal)
 

@@ -29,7 +29,11 @@ class Changes:
 
 def changes(before: Mapping[str, NodeSpec], now: Mapping[str, NodeSpec]) -> Changes:
     """The changes from the previous nodes to the current ones."""
-    moved = {name for name in before.keys() & now.keys() if before[name].url != now[name].url}
+    moved = {
+        name
+        for name in before.keys() & now.keys()
+        if (before[name].url, before[name].server) != (now[name].url, now[name].server)
+    }
     return Changes(
         left=tuple(sorted((before.keys() - now.keys()) | moved)),
         joined=tuple(now[name] for name in sorted((now.keys() - before.keys()) | moved)),

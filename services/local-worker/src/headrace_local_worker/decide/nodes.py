@@ -1,4 +1,4 @@
-"""The list of nodes in the settings: `name=http://host:11434;slots=4;gpu=rtx4060, http://other:11434`."""
+"""The list of nodes in the settings: `name=http://host:11434;slots=4;gpu=rtx4060, http://other:8000;server=vllm`."""
 
 from __future__ import annotations
 
@@ -7,8 +7,13 @@ from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import urlsplit
 
+from headrace_models.local_servers import LOCAL_PROVIDERS, OLLAMA, OPENAI_COMPATIBLE_SERVERS, is_a_clouds
+
 _USUAL_PORT: Final = 11434
 _SLOTS: Final = "slots"
+_SERVER: Final = "server"
+_API_PATH: Final = "/v1"
+"""Of the OpenAI-compatible API, where an address does not say."""
 
 
 class NodesInvalid(ValueError):
@@ -17,17 +22,20 @@ class NodesInvalid(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class NodeSpec:
-    """One Ollama node.
+    """One machine that runs models.
 
     Attributes:
+        url: Base address of its API.
         slots: Number of concurrent calls.
         hardware: Labels that a routing policy can require.
+        server: What runs there, one of LOCAL_PROVIDERS; as a provider it has this name.
     """
 
     name: str
     url: str
     slots: int
     hardware: Mapping[str, str] = field(default_factory=dict)
+    server: str = OLLAMA
 
 
 def parse_nodes(entries: Sequence[str], default_slots: int) -> tuple[NodeSpec, ...]:
@@ -48,16 +56,27 @@ def _parse(entry: str, default_slots: int) -> NodeSpec:
     parsed = urlsplit(url)
     if parsed.scheme not in ("http", "https") or not parsed.hostname:
         raise NodesInvalid(f"{entry!r} is not an address such as http://127.0.0.1:11434 or name=http://host:11434")
+    if is_a_clouds(parsed.hostname):
+        raise NodesInvalid(f"{entry!r} is the address of a cloud: what is sent there does not stay with us")
     given: dict[str, str] = {}
     for option in options:
         key, equals, value = option.partition("=")
         if not equals or not key.strip():
-            raise NodesInvalid(f"{option!r} of {entry!r} must read slots=<number> or <label>=<value>")
+            raise NodesInvalid(f"{option!r} of {entry!r} must read slots=<number>, server=<name> or <label>=<value>")
         given[key.strip()] = value.strip()
+    server = given.pop(_SERVER, OLLAMA)
+    if server not in LOCAL_PROVIDERS:
+        raise NodesInvalid(f"server of {entry!r} must be one of {', '.join(sorted(LOCAL_PROVIDERS))}")
     slots, hardware = split_slots(given)
     if slots is None:
         raise NodesInvalid(f"slots of {entry!r} must be a number above 0")
-    return NodeSpec(name or name_of(url), url.rstrip("/"), slots or default_slots, hardware)
+    url = url.rstrip("/")
+    if server in OPENAI_COMPATIBLE_SERVERS:
+        named = name_of(url.removesuffix(_API_PATH))
+        url = url if parsed.path.rstrip("/") else url + _API_PATH
+    else:
+        named = name_of(url)
+    return NodeSpec(name or named, url, slots or default_slots, hardware, server)
 
 
 def split_slots(options: Mapping[str, str]) -> tuple[int | None, dict[str, str]]:
