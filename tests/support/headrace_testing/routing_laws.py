@@ -213,6 +213,12 @@ def _check_commands(
         told = [command.topic for command in commands if command.kind is CommandKind.CANCEL]
         expected = sorted(f"attempts.cancelled.{place}" for place in asked) if isinstance(event, Cancelled) else []
         assert sorted(told) == expected, "workers were told of a cancellation that is none of theirs, or not told"
+    elif after.phase is TaskPhase.WAITING:
+        waits_anew = (
+            after.trail[-1:] != (() if before is None else before.trail[-1:]) and after.trail[-1].step == "waited"
+        )
+        assert len(commands) == (waits_anew and after.reply_partition is not None), "a caller is told of each wait once"
+        assert {command.kind for command in commands} <= {CommandKind.REPLY}
     elif commands:
         assert after.phase is TaskPhase.RUNNING
         assert (kinds[CommandKind.DISPATCH], kinds[CommandKind.AUDIT], kinds[CommandKind.COMPLETE]) == (1, 1, 0)
@@ -256,7 +262,8 @@ def _check_attempts(
     numbers = [attempt.number for attempt in after]
     assert numbers == sorted(set(numbers))
     asked_before = {attempt.number for attempt in before if attempt.asked}
-    assert _last_number(before) + bool(commands) == _last_number(after), "an attempt has the number of another"
+    sent = sum(command.kind is CommandKind.DISPATCH for command in commands)
+    assert _last_number(before) + sent == _last_number(after), "an attempt has the number of another"
     unasked = Counter((attempt.provider, attempt.model) for attempt in after if not attempt.asked)
     assert max(unasked.values(), default=0) <= context.policy.retry.attempts_per_model, (
         "attempts that asked nobody pile up"
@@ -276,11 +283,13 @@ def _check_attempts(
         assert attempt.usage == _possible(attempt.usage)
         assert attempt.cost_nanodollars in (booked, max(booked, attempt.worst_case_nanodollars))
     retry = context.policy.retry
-    assert sum(attempt.asked for attempt in after) <= retry.attempts
-    tries = Counter((attempt.provider, attempt.model) for attempt in after if attempt.asked)
+    # That an attempt asked somebody after all may be learnt late, when its content has left: then others were made.
+    asked = [attempt for attempt in after if attempt.asked and attempt.number != breached]
+    assert len(asked) <= retry.attempts
+    tries = Counter((attempt.provider, attempt.model) for attempt in asked)
     assert max(tries.values(), default=0) <= retry.attempts_per_model
     final = [(a.provider, a.model) for a in after if a.outcome is Outcome.FAILED_PERMANENT]
-    for name in final if commands else ():
+    for name in final if sent else ():
         assert (after[-1].provider, after[-1].model) != name or after[-1].outcome is not None, "tried again in vain"
 
 

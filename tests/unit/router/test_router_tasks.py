@@ -6,10 +6,12 @@ from dataclasses import replace
 
 import pytest
 from headrace_contracts.content import plain
-from headrace_contracts.events import Outcome, ServedFrom, TaskPhase, TaskState, TaskStatus
+from headrace_contracts.events import EntryKind, JournalEntry, Outcome, ServedFrom, TaskPhase, TaskState, TaskStatus
+from headrace_router.decide.model import Equal
 from headrace_router.decide.policy import CacheLimits
 from headrace_router.decide.tasks import PartitionTasks
 from headrace_router.timers import Timers
+from headrace_streams.journal import JournaledDecision
 from headrace_testing.routing import NOW, Desk
 
 
@@ -135,6 +137,31 @@ def test_a_served_answer_does_not_renew_the_kept_one(served_from: ServedFrom) ->
     found = tasks(ttl=1000)
     found.apply("a", ended("a", served_from=served_from))
     assert found.equal_to("d", NOW).answer is None
+
+
+def unread(task_id: str, state: TaskState) -> JournaledDecision:
+    entry = JournalEntry(kind=EntryKind.DECISION, task_id=task_id, state=state, decided_at=NOW)
+    return JournaledDecision(
+        0, NOW, task_id, "attempt_finished", state.phase, state.digest, state.wake_at, b"x", lambda *_: entry
+    )
+
+
+def test_a_failure_that_is_read_on_demand_hides_no_answer() -> None:
+    def left_by(*states: TaskState) -> list[Equal]:
+        owner, successor = tasks(), tasks()
+        for number, state in enumerate(states):
+            owner.apply(str(number), state)
+            successor.apply(str(number), unread(str(number), state))
+        return [found.equal_to("d", NOW) for found in (owner, successor)]
+
+    answer, later = ended("a"), ended("c", answer=b"later")
+    for states, result in (
+        ((answer, ended("b", TaskStatus.FAILED)), answer.result),
+        ((answer, ended("b", TaskStatus.FAILED), ended("b", TaskStatus.FAILED)), answer.result),
+        ((answer, later, ended("b", TaskStatus.FAILED)), later.result),
+        ((ended("b", TaskStatus.FAILED),), None),
+    ):
+        assert left_by(*states) == [Equal(None, result)] * 2
 
 
 def test_the_cache_is_bounded_by_number_and_bytes() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, OrderedDict, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final, Protocol
 
 from headrace_contracts.events import JournalEntry, TaskCompleted, TaskPhase, TaskState
@@ -272,43 +272,47 @@ class _Answers:
 
     def __init__(self, limits: CacheLimits) -> None:
         self._limits = limits
-        self._kept: OrderedDict[str, TaskCompleted | Unread] = OrderedDict()
+        # The newest last. An end that has not been read may turn out to be a failure, and must not have replaced an
+        # answer then: whoever takes a partition over serves what its former owner did.
+        self._kept: OrderedDict[str, tuple[TaskCompleted | Unread, ...]] = OrderedDict()
         self._bytes = 0
 
     def keep(self, digest: str, state: TaskState | Unread) -> None:
-        answer: TaskCompleted | Unread
+        ends: tuple[TaskCompleted | Unread, ...]
         if isinstance(state, TaskState):
             if state.result is None or not may_be_kept(state.result):
                 return
-            answer = state.result
+            ends = (state.result,)
         elif state.cause == CAUSES[AttemptEnded]:
             # Whether it is an answer or a failure is found out on demand.
-            answer = state
+            ends = (*self._kept.get(digest, ()), state)
         else:
             return
-        if digest in self._kept:
-            self._drop(digest)
-        self._kept[digest] = answer
-        self._bytes += _size(answer)
+        self._drop(digest)
+        self._kept[digest] = ends
+        self._bytes += _sizes(ends)
         while len(self._kept) > self._limits.entries or self._bytes > self._limits.bytes:
             self._drop(next(iter(self._kept)))
 
     def get(self, digest: str, now: int) -> TaskCompleted | None:
-        found = self._kept.get(digest)
-        if found is not None and not isinstance(found, TaskCompleted):
-            result = _read(found).result
-            self._bytes -= _size(found)
-            if result is None or not may_be_kept(result):
-                del self._kept[digest]
-                return None
-            self._kept[digest] = found = result
-            self._bytes += _size(found)
-        return found if found is not None and now < found.completed_at + self._limits.ttl else None
+        ends = self._kept.get(digest, ())
+        found: TaskCompleted | None = None
+        for end in reversed(ends):
+            found = end if isinstance(end, TaskCompleted) else _read(end).result
+            if found is not None and may_be_kept(found):
+                break
+            found = None
+        if found is None:
+            self._drop(digest)
+            return None
+        self._bytes += _size(found) - _sizes(ends)
+        self._kept[digest] = (found,)
+        return found if now < found.completed_at + self._limits.ttl else None
 
     def _drop(self, digest: str) -> None:
         dropped = self._kept.pop(digest, None)
         if dropped is not None:
-            self._bytes -= _size(dropped)
+            self._bytes -= _sizes(dropped)
 
 
 def _may_be_an_answer(state: TaskState | Unread) -> bool:
@@ -316,6 +320,10 @@ def _may_be_an_answer(state: TaskState | Unread) -> bool:
         return state.result is not None and may_serve_followers(state.result)
     # Whether it is one is found out on demand.
     return state.cause == CAUSES[AttemptEnded]
+
+
+def _sizes(ends: Iterable[TaskCompleted | Unread]) -> int:
+    return sum(map(_size, ends))
 
 
 def _size(answer: TaskCompleted | Unread) -> int:
