@@ -22,6 +22,7 @@ from headrace_contracts.events import (
     ReplyKind,
     ServedFrom,
     TaskStatus,
+    TrailStep,
 )
 from headrace_contracts.topics import FLEET_STATUS
 from headrace_runtime.connections import wall_clock_ms
@@ -220,6 +221,8 @@ async def test_an_end_without_answer_is_an_error_with_its_status(
     bed: Bed, intake: Running, stream: bool, changes: dict[str, Any], status: int, code: str
 ) -> None:
     async def fail(router: StandIn, seen: Seen) -> None:
+        # These APIs have no word for a wait; nor is it the beginning of an answer.
+        await router.reply(seen, ReplyKind.WAITING, trail=(TrailStep(at=1, step="waited", reason="no_capacity: none"),))
         await router.finish(seen, **{"answer": None, **changes})
 
     bed.router.answer = fail

@@ -11,7 +11,16 @@ import aiohttp
 import pytest
 from headrace_contracts.content import plain
 from headrace_contracts.errors import Origin
-from headrace_contracts.events import AuditRecorded, ModelStatus, NodeStatus, Place, Privacy, TaskStatus
+from headrace_contracts.events import (
+    AuditRecorded,
+    ModelStatus,
+    NodeStatus,
+    Place,
+    Privacy,
+    ReplyKind,
+    TaskStatus,
+    TrailStep,
+)
 from headrace_contracts.headers import header
 from headrace_contracts.topics import AUDIT_RECORDED, FLEET_STATUS
 from headrace_streams.errors import AppendUncertain, TransientError
@@ -74,6 +83,34 @@ async def test_who_prefers_to_wait_gets_the_answer(bed: Bed) -> None:
     assert headers["Preference-Applied"] == "wait=5"
     status, shown, _ = await intake.call("GET", f"/v1/tasks/{task['id']}")
     assert (status, shown) == (200, task)
+
+
+async def test_who_waits_is_told_for_what(bed: Bed) -> None:
+    trail = (
+        TrailStep(at=5, step="rejected", provider="groq", model="m", reason="privacy: sensitive"),
+        TrailStep(at=5, step="waited", reason="no_local_capacity: ollama/m: no healthy local node offers it"),
+    )
+
+    async def waits(router: StandIn, seen: Seen) -> None:
+        await router.reply(seen, ReplyKind.WAITING, trail=trail)
+
+    bed.router.answer = waits
+    intake = await bed.intake()
+    _, accepted, _ = await intake.call("POST", "/v1/tasks", {"prompt": "Hi", "privacy": "sensitive"})
+    task_id = accepted["id"]
+    await bed.router.until(lambda: len(bed.router.tasks) == 1)
+
+    async def told() -> bool:
+        _, shown, _ = await intake.call("GET", f"/v1/tasks/{task_id}")
+        assert shown["status"] == "accepted"
+        return [step["step"] for step in shown["trail"]] == ["rejected", "waited"]
+
+    await eventually(told)
+    await bed.router.finish(bed.router.tasks[0])
+    status, seen = await events(intake, task_id)
+    assert status == 200
+    assert [event["event"] for event in seen] == ["waiting", "finished"]
+    assert seen[0]["data"] == {"reason": trail[-1].reason}
 
 
 async def test_who_waits_in_vain_is_told_that_it_goes_on(bed: Bed) -> None:

@@ -5,8 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 from headrace_contracts.content import plain
-from headrace_contracts.events import ReplyKind, TaskCompleted, TaskReply, TaskStatus
-from headrace_intake.decide.replies import NOTHING_YET, Delta, Heard, ReplyUpdate, Restarted, TaskFinished, hear
+from headrace_contracts.events import ReplyKind, TaskCompleted, TaskReply, TaskStatus, TrailStep
+from headrace_intake.decide.replies import (
+    NOTHING_YET,
+    Delta,
+    Heard,
+    ReplyUpdate,
+    Restarted,
+    StillWaiting,
+    TaskFinished,
+    hear,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -123,3 +132,12 @@ def test_whatever_is_repeated_or_late_the_caller_ends_with_one_executions_text(
     last = len(lengths) - 1
     expected = "".join(f"e{last}.{sequence} " for sequence in range(lengths[last]))
     assert texts(told_of(*said, finish())) == expected + "|end"
+
+
+def test_a_wait_is_told_until_an_attempt_answers() -> None:
+    trail = (TrailStep(at=1, step="waited", reason="no_capacity: nobody offers it"),)
+    wait = reply(ReplyKind.WAITING, trail=trail)
+    told = told_of(wait, piece(0), wait, finish())
+    assert told == [StillWaiting(trail), Delta("e1.0 ", 1), TaskFinished(END)]
+    assert StillWaiting(trail).reason == "no_capacity: nobody offers it"
+    assert told_of(reply(ReplyKind.WAITING, attempt=1), restart(2), wait) == [StillWaiting(())]

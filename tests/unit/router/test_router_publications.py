@@ -208,3 +208,14 @@ def test_without_a_secret_there_are_no_tokens() -> None:
     desk = Desk()
     assert of(AttemptRequested, publications(desk.submit(stream=True, reply_partition=5))).event.reply_token is None
     assert of(TaskReply, publications(desk.end(Outcome.ANSWERED))).event.reply_token is None
+
+
+def test_who_waits_for_a_task_that_cannot_begin_is_told_what_it_waits_for() -> None:
+    desk = Desk(fleet=())
+    (word,) = publications(desk.submit(privacy=Privacy.SENSITIVE, reply_partition=2))
+    reply: TaskReply = word.event
+    assert (word.spec.name, word.partition, word.key) == ("tasks.replies", 2, TASK_ID.encode())
+    assert (reply.kind, reply.attempt, reply.result) == (ReplyKind.WAITING, 0, None)
+    assert [step.step for step in reply.trail[-1:]] == ["waited"]
+    assert reply.trail[-1].reason.startswith("no_local_capacity: ollama/")
+    assert Desk(fleet=()).submit(privacy=Privacy.SENSITIVE).commands == ()

@@ -29,6 +29,9 @@ from headrace.transport import Transport
 
 _LONGEST_WAIT_SECONDS: Final = 60.0
 
+OnWaiting = Callable[[str], None]
+"""Gets the reason why a task cannot begin yet."""
+
 
 class Client(Asking):
     """The HTTP client for agents and applications. Use it as an async context manager, in one event loop.
@@ -133,28 +136,34 @@ class Client(Asking):
             await stream.close()
 
     def stream(
-        self, prompt: Prompt, *, idempotency_key: str | None = None, **options: Unpack[TaskOptions]
-    ) -> AnswerStream:
-        """Submit a task (when the iteration starts) and receive its answer in pieces."""
+        self, prompt: Prompt, *, idempotency_key: str | None = None, on_waiting: OnWaiting | None = None,
+        **options: Unpack[TaskOptions],
+    ) -> AnswerStream:  # fmt: skip
+        """Submit a task (when the iteration starts) and receive its answer in pieces; `on_waiting` as for `follow`."""
 
         async def submit() -> str:
             return (await self._post(prompt, options, idempotency_key, stream=True, wait_seconds=None)).id
 
-        return AnswerStream(self, submit)
+        return AnswerStream(self, submit, on_waiting)
 
-    def follow(self, task_id: str) -> AnswerStream:
-        """The pieces of a task's answer, from its beginning; only the end if submitted without `stream=True`."""
+    def follow(self, task_id: str, *, on_waiting: OnWaiting | None = None) -> AnswerStream:
+        """The pieces of a task's answer, from its beginning; only the end if submitted without `stream=True`.
+
+        Args:
+            on_waiting: Called with the reason whenever the task cannot begin yet.
+        """
 
         async def known() -> str:
             return task_id
 
-        return AnswerStream(self, known)
+        return AnswerStream(self, known, on_waiting)
 
-    async def wait(self, task_id: str, timeout: float | None = None) -> Task:
-        """Wait until the task has ended, in whatever way. Raises NotYet after `timeout` seconds, NotFound."""
+    async def wait(self, task_id: str, timeout: float | None = None, *, on_waiting: OnWaiting | None = None) -> Task:
+        """Wait until the task has ended, in whatever way; `on_waiting` as for `follow`. Raises NotYet after `timeout`
+        seconds, NotFound."""
         try:
             async with asyncio.timeout(timeout):
-                return await self.follow(task_id).result()
+                return await self.follow(task_id, on_waiting=on_waiting).result()
         except TimeoutError:
             raise NotYet(task_id, timeout or 0.0) from None
 
@@ -294,9 +303,10 @@ class AnswerStream:
     task = await stream.result()
     """
 
-    def __init__(self, client: Client, submit: Callable[[], Any]) -> None:
+    def __init__(self, client: Client, submit: Callable[[], Any], on_waiting: OnWaiting | None = None) -> None:
         self._client = client
         self._submit = submit
+        self._on_waiting = on_waiting
         self._iterator: AsyncGenerator[Piece, None] | None = None
         self._task: Task | None = None
         self.task_id: str | None = None
@@ -332,6 +342,9 @@ class AnswerStream:
                         anew = False
                 elif event.event == "restarted":
                     anew = True
+                elif event.event == "waiting":
+                    if self._on_waiting is not None:
+                        self._on_waiting(str(document.get("reason") or ""))
                 elif event.event == "finished":
                     self._task = task_of(document)
         finally:

@@ -15,7 +15,7 @@ from headrace_intake.adapters.metrics import IntakeMetrics
 from headrace_intake.adapters.pending_task import BufferGone, PendingTask, ReplyEvent
 from headrace_intake.adapters.replies import ReplyDispatcher
 from headrace_intake.adapters.rereading import NoSuchPosition, Rereaders, Rereading, Whose
-from headrace_intake.decide.replies import Delta, Restarted, TaskFinished
+from headrace_intake.decide.replies import Delta, Restarted, StillWaiting, TaskFinished
 from headrace_intake.decide.resuming import ReplyPosition, unknown_until
 from headrace_intake.decide.views import TaskView, with_completion
 
@@ -39,7 +39,7 @@ class TaskEnd:
 class Said:
     """An update for a caller, with the position to resume from; None where there is none."""
 
-    what: Delta | Restarted | TaskEnd
+    what: Delta | Restarted | StillWaiting | TaskEnd
     place: ReplyPosition | None
 
 

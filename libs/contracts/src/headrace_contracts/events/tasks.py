@@ -1447,6 +1447,7 @@ class ReplyKind(StrEnum):
     DELTA = "delta"
     RESTARTED = "restarted"
     FINISHED = "finished"
+    WAITING = "waiting"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -1457,7 +1458,7 @@ class TaskReply:
         task_id: The task.
         tenant: Tenant of the task.
         kind: delta: a piece of text; restarted: discard the text so far, another attempt begins; finished: the
-            terminal state.
+            terminal state; waiting: no attempt can begin yet.
         attempt: Attempt that the reply comes from.
         execution_id: Execution that the reply comes from: an attempt that ran twice has two. Empty for
             finished.
@@ -1465,6 +1466,7 @@ class TaskReply:
         text: The piece of text, for delta.
         pieces: Further pieces, for delta, after text.
         result: The terminal state, for finished.
+        trail: Decisions about the task so far, for waiting; the last one says what it waits for.
         reply_token: Shows intake who wrote the reply: the attempt's reply_token in those of a worker, the
             router's own in its. Null: it is not shown.
         emitted_at: When it was written. Milliseconds since the epoch, UTC.
@@ -1481,6 +1483,7 @@ class TaskReply:
     text: Content | None = None
     pieces: tuple[AnswerPiece, ...] = ()
     result: TaskCompleted | None = None
+    trail: tuple[TrailStep, ...] = ()
     reply_token: bytes | None = None
     emitted_at: int
 
@@ -1495,6 +1498,7 @@ class TaskReply:
             "text": None if self.text is None else ("headrace.common.Content", self.text.to_avro(named)) if named else self.text.to_avro(named),
             "pieces": [item.to_avro(named) for item in self.pieces],
             "result": None if self.result is None else ("headrace.tasks.TaskCompleted", self.result.to_avro(named)) if named else self.result.to_avro(named),
+            "trail": [item.to_avro(named) for item in self.trail],
             "reply_token": self.reply_token,
             "emitted_at": self.emitted_at,
         }
@@ -1511,6 +1515,7 @@ class TaskReply:
             text=None if (value_text := data["text"]) is None else Content.from_avro(value_text),
             pieces=tuple([AnswerPiece.from_avro(item) for item in data["pieces"]]),
             result=None if (value_result := data["result"]) is None else TaskCompleted.from_avro(value_result),
+            trail=tuple([TrailStep.from_avro(item) for item in data["trail"]]),
             reply_token=data["reply_token"],
             emitted_at=data["emitted_at"],
         )

@@ -14,7 +14,7 @@ from headrace_contracts.ids import new_id
 from rich.text import Text
 
 from headrace.cli.output import ERR, dollars, print_text, where_text
-from headrace.cli.pieces import show_pieces
+from headrace.cli.pieces import show_pieces, show_waiting
 from headrace.cli.running import FAILED, INTERRUPTED, addresses, exit_code, fail, open_client, tell
 from headrace.cli.submit import ModeOption, PrivacyOption, image_at
 from headrace.client import Client
@@ -218,7 +218,7 @@ def _command(talk: _Talk, line: str) -> bool:
 
 async def _answer(client: Client, messages: list[Message], options: TaskOptions) -> Task:
     """The ended task, its answer shown. Interrupted, the task is cancelled."""
-    stream = client.stream(messages, **options)
+    stream = client.stream(messages, on_waiting=show_waiting, **options)
     try:
         # Text that a later attempt retracts can be marked on a terminal, but not in a pipe.
         if sys.stdout.isatty():

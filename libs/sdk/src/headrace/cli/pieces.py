@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from headrace.cli.output import OUT
+from headrace.cli.output import ERR, OUT
 from headrace.client import AnswerStream
 from headrace.results import Task
 
@@ -29,3 +29,8 @@ async def show_pieces(stream: AnswerStream) -> Task:
     if shown or thinking:
         OUT.print()
     return task
+
+
+def show_waiting(reason: str) -> None:
+    """Say on stderr why an answer does not begin."""
+    ERR.print(f"waiting: {reason}", style="dim", markup=False, soft_wrap=True)

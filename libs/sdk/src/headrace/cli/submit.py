@@ -13,7 +13,7 @@ import typer
 
 from headrace.answer_forms import AnswerForm
 from headrace.cli.output import ERR, print_json, print_text, task_summary
-from headrace.cli.pieces import show_pieces
+from headrace.cli.pieces import show_pieces, show_waiting
 from headrace.cli.running import FAILED, USAGE, fail, open_client, run
 from headrace.client import Client
 from headrace.errors import NoAnswer, NotYet
@@ -139,7 +139,10 @@ async def _submit(
                 print(handle.id)
             return
         try:
-            task = await _show_pieces(client, handle.id, timeout) if pieces else await handle.wait(timeout)
+            if pieces:
+                task = await _show_pieces(client, handle.id, timeout)
+            else:
+                task = await client.wait(handle.id, timeout, on_waiting=show_waiting)
         except NotYet as error:
             raise fail(f"{error}: headrace tasks show {error.task_id}") from None
     if json_output:
@@ -157,7 +160,7 @@ async def _submit(
 async def _show_pieces(client: Client, task_id: str, timeout: float | None) -> Task:
     try:
         async with asyncio.timeout(timeout):
-            return await show_pieces(client.follow(task_id))
+            return await show_pieces(client.follow(task_id, on_waiting=show_waiting))
     except TimeoutError:
         raise NotYet(task_id, timeout or 0.0) from None
 

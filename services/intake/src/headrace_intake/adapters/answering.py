@@ -24,7 +24,7 @@ from headrace_streams.errors import StreamsError
 from headrace_intake.adapters.problems import problem_with
 from headrace_intake.decide.chat_answers import ChatError, broken_off, error_of, headers, too_late
 from headrace_intake.decide.idempotency import parse_key
-from headrace_intake.decide.replies import Delta, Restarted
+from headrace_intake.decide.replies import Delta, Restarted, StillWaiting
 from headrace_intake.decide.views import TaskView
 from headrace_intake.decide.waits import wait_seconds
 from headrace_intake.following import Following, Said, Stream, TaskEnd
@@ -41,6 +41,25 @@ def asker(request: web.Request) -> tuple[Caller, str | None]:
     return require(request, Scope.TASKS), parse_key(request.headers.getall("Idempotency-Key", []))
 
 
+class _ButForWaits:
+    """A task's updates without those that say what it waits for: the APIs here have no word for it."""
+
+    def __init__(self, stream: Stream) -> None:
+        self._stream = stream
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Said:
+        while True:
+            said = await anext(self._stream)
+            if not isinstance(said.what, StillWaiting):
+                return said
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+
 class Updates:
     """The updates of one task, up to its end or to the error that the caller is told in its place.
 
@@ -54,7 +73,7 @@ class Updates:
     def __init__(self, task_id: str, stream: Stream, seconds: float, told: Mapping[str, str]) -> None:
         self.told: Final = dict(told)
         self._task_id = task_id
-        self._stream = stream
+        self._stream = _ButForWaits(stream)
         self._seconds = seconds
         self._until: float | None = None
         self._first: asyncio.Future[Said] | None = None
@@ -76,7 +95,9 @@ class Updates:
         upcoming, self._first = self._first, None
         try:
             async with asyncio.timeout_at(self._until):
-                return (await (anext(self._stream) if upcoming is None else upcoming)).what
+                said = await (anext(self._stream) if upcoming is None else upcoming)
+                assert not isinstance(said.what, StillWaiting), "these are left out"
+                return said.what
         except (TimeoutError, StopAsyncIteration):
             return too_late(self._task_id)
         except StreamsError as error:

@@ -6,14 +6,14 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from headrace_contracts.events import TaskReply
 from headrace_contracts.task_sizes import held_bytes
 
 from headrace_intake.adapters.believed_replies import BelievedReplies
-from headrace_intake.decide.replies import NOTHING_YET, Delta, Heard, ReplyUpdate, TaskFinished, hear
+from headrace_intake.decide.replies import NOTHING_YET, Delta, Heard, ReplyUpdate, StillWaiting, TaskFinished, hear
 from headrace_intake.decide.views import TaskView, with_completion
 
 _ENTRY_BYTES: Final = 300
@@ -105,6 +105,8 @@ class PendingTask:
         while self.bytes - _TASK_BYTES > self._buffer_bytes and len(self._events) > 1:
             self._drop_first()
         last = told[-1]
+        if isinstance(last, StillWaiting):
+            self.view = replace(self.view, trail=last.trail)
         if isinstance(last, TaskFinished):
             self.view = with_completion(self.view, last.result)
             self.end.set_result(self.view)
@@ -183,5 +185,7 @@ def _size(told: ReplyUpdate) -> int:
         case TaskFinished(result):
             answer = 0 if result.answer is None else len(result.answer.data)
             return _ENTRY_BYTES + answer + held_bytes(result.choices) + held_bytes(result.embeddings)
+        case StillWaiting(trail):
+            return _ENTRY_BYTES * (1 + len(trail))
         case _:
             return _ENTRY_BYTES

@@ -27,7 +27,7 @@ from headrace_intake.decide.idempotency import parse_key
 from headrace_intake.decide.on_disconnect import parse_on_disconnect
 from headrace_intake.decide.options import with_headers
 from headrace_intake.decide.pages import cursor, parse_filter
-from headrace_intake.decide.replies import Delta, Restarted
+from headrace_intake.decide.replies import Delta, Restarted, StillWaiting
 from headrace_intake.decide.resuming import FINISHED_ID, AtTheEnd, parse_place
 from headrace_intake.decide.tasks import TaskRequest, draft_of_task, expect_object, parse_wait, taken_task
 from headrace_intake.decide.views import TaskView, document_text, links, summary
@@ -154,6 +154,8 @@ def _event(said: Said, retry_ms: int | None) -> ServerEvent:
             return ServerEvent(dumps({"text": text, "attempt": attempt, **more}), "delta", place, retry_ms)
         case Restarted(attempt):
             return ServerEvent(dumps({"attempt": attempt}), "restarted", place, retry_ms)
+        case StillWaiting() as wait:
+            return ServerEvent(dumps({"reason": wait.reason}), "waiting", place, retry_ms)
         case ended:
             return ServerEvent(_text(ended.view), "finished", place or FINISHED_ID, retry_ms)
 

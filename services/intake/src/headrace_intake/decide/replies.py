@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from headrace_contracts.content import text_of
-from headrace_contracts.events import AnswerPiece, PartKind, ReplyKind, TaskCompleted, TaskReply
+from headrace_contracts.events import AnswerPiece, PartKind, ReplyKind, TaskCompleted, TaskReply, TrailStep
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,13 +55,28 @@ class Restarted:
 
 
 @dataclass(frozen=True, slots=True)
+class StillWaiting:
+    """No attempt can begin yet.
+
+    Attributes:
+        trail: Decisions so far; the last one says what the task waits for.
+    """
+
+    trail: tuple[TrailStep, ...]
+
+    @property
+    def reason(self) -> str:
+        return self.trail[-1].reason if self.trail else ""
+
+
+@dataclass(frozen=True, slots=True)
 class TaskFinished:
     """The end; nothing follows."""
 
     result: TaskCompleted
 
 
-ReplyUpdate = Delta | Restarted | TaskFinished
+ReplyUpdate = Delta | Restarted | StillWaiting | TaskFinished
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +105,9 @@ def hear(heard: Heard, reply: TaskReply) -> tuple[Heard, tuple[ReplyUpdate, ...]
         case ReplyKind.RESTARTED:
             told = (Restarted(reply.attempt),) if heard.has_text else ()
             return Heard(attempt=reply.attempt), told
+        case ReplyKind.WAITING:
+            # A repeat may come when an attempt already answers: then it says nothing.
+            return heard, () if heard.execution is not None else (StillWaiting(reply.trail),)
         case ReplyKind.DELTA:
             return _delta(heard, reply)
 

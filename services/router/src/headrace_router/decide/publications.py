@@ -21,6 +21,7 @@ from headrace_contracts.events import (
     ReplyKind,
     ServedFrom,
     TaskCompleted,
+    TaskPhase,
     TaskReply,
     TaskState,
     TaskSubmitted,
@@ -31,7 +32,7 @@ from headrace_contracts.topics import TOPICS
 from headrace_streams.publishing import Publication
 
 from headrace_router.decide.retry import attempt_of
-from headrace_router.decide.terminal import BREACH_SUFFIX, BREACHED, task_of
+from headrace_router.decide.terminal import BREACH_SUFFIX, BREACHED, rejected_steps, task_of
 
 _SHORT = 64
 _REPORT_MS = 2_000
@@ -150,6 +151,16 @@ def _reply(entry: JournalEntry, state: TaskState, command: Command, tokens: Repl
             tenant=task.tenant,
             kind=ReplyKind.RESTARTED,
             attempt=command.attempt,
+            emitted_at=entry.decided_at,
+        )
+    elif state.phase is TaskPhase.WAITING:
+        task = task_of(state)
+        reply = TaskReply(
+            task_id=task.task_id,
+            tenant=task.tenant,
+            kind=ReplyKind.WAITING,
+            attempt=state.attempts[-1].number if state.attempts else 0,
+            trail=(*state.trail[:-1], *rejected_steps(state, entry.rejected, entry.decided_at), state.trail[-1]),
             emitted_at=entry.decided_at,
         )
     else:

@@ -28,7 +28,7 @@ from headrace_router.decide.reports import came_too_late, in_vain
 from headrace_router.decide.retry import backoff, tries, unasked
 from headrace_router.decide.rules import TaskRules, rules_for
 from headrace_router.decide.tenant_quota import size_of
-from headrace_router.decide.terminal import finish, task_of
+from headrace_router.decide.terminal import finish, rejected_steps, task_of
 
 BEHIND_OTHERS = "behind_others"
 """Word of a trail for a task that waits for other attempts of its tenant to end."""
@@ -137,7 +137,7 @@ def route(state: TaskState, context: DecisionContext) -> Decision | Ignored:
     if not choice.may_come:
         last = state.attempts[-1] if state.attempts else None
         if last is not None and came_too_late(last):
-            steps = _rejected_steps(state, choice.rejected, context.now)
+            steps = rejected_steps(state, choice.rejected, context.now)
             return expire(replace(state, trail=(*state.trail, *steps)), context)
         told = None if last is None else last.failure
         return fail(state, context, told or choice.failure(), choice.rejected)
@@ -145,7 +145,16 @@ def route(state: TaskState, context: DecisionContext) -> Decision | Ignored:
         return Ignored("no_capacity")
     failure = choice.failure()
     waiting = _waiting(state, f"{failure.code}: {failure.message}", context.now)
-    return Decision(replace(waiting, work_topic=None), rejected=choice.rejected)
+    return _told(replace(waiting, work_topic=None), choice, context)
+
+
+def _told(waiting: TaskState, choice: Choice, context: DecisionContext) -> Decision:
+    """The wait, and a word about it to whoever waits for the answer."""
+    if waiting.reply_partition is None:
+        return Decision(waiting, rejected=choice.rejected)
+    name = f"{task_of(waiting).task_id}/waiting/{context.now}/{len(waiting.trail)}"
+    word = Command(kind=CommandKind.REPLY, event_id=name, topic=TASKS_REPLIES.name)
+    return Decision(waiting, (word,), choice.rejected)
 
 
 def _waiting(state: TaskState, reason: str, now: int) -> TaskState:
@@ -167,7 +176,7 @@ def _send(state: TaskState, choice: Choice, chosen: Candidate, context: Decision
     if state.phase is TaskPhase.WAITING and state.work_topic == topic:
         return Ignored(BEHIND_OTHERS)
     reason = f"{BEHIND_OTHERS}: its turn comes when other attempts of the tenant end that are in {topic}"
-    return Decision(replace(_waiting(state, reason, context.now), work_topic=topic), rejected=choice.rejected)
+    return _told(replace(_waiting(state, reason, context.now), work_topic=topic), choice, context)
 
 
 def _has_place(state: TaskState, topic: str) -> bool:
@@ -195,7 +204,7 @@ def _dispatch(state: TaskState, choice: Choice, chosen: Candidate, topic: str, c
         wake_at=wake_at if state.deadline_at is None else min(wake_at, state.deadline_at),
         leader_task_id=None,
         work_topic=topic,
-        trail=(*state.trail, *_rejected_steps(state, choice.rejected, now), sent),
+        trail=(*state.trail, *rejected_steps(state, choice.rejected, now), sent),
         privacy=choice.privacy,
     )
     name = attempt_id(task.task_id, number)
@@ -211,19 +220,10 @@ def _dispatch(state: TaskState, choice: Choice, chosen: Candidate, topic: str, c
     return Decision(running, tuple(commands), choice.rejected)
 
 
-def _rejected_steps(state: TaskState, rejected: tuple[Rejection, ...], now: int) -> list[TrailStep]:
-    said = {(step.provider, step.model, step.reason) for step in state.trail if step.step == "rejected"}
-    steps = [
-        TrailStep(at=now, step="rejected", provider=r.provider, model=r.model, reason=f"{r.code}: {r.detail}")
-        for r in rejected
-    ]
-    return [step for step in steps if (step.provider, step.model, step.reason) not in said]
-
-
 def fail(
     state: TaskState, context: DecisionContext, failure: Failure, rejected: tuple[Rejection, ...] = ()
 ) -> Decision:
-    steps = _rejected_steps(state, rejected, context.now)
+    steps = rejected_steps(state, rejected, context.now)
     return finish(
         replace(state, trail=(*state.trail, *steps)), context, TaskStatus.FAILED, failure=failure, rejected=rejected
     )
@@ -240,7 +240,7 @@ def expire(
     """End a task whose deadline has passed; `where` says what became of it until then, if not its phase."""
     missed = choice if choice is not None and choice.chosen is None else None
     rejected = () if missed is None else missed.rejected
-    steps = _rejected_steps(state, rejected, context.now)
+    steps = rejected_steps(state, rejected, context.now)
     return finish(
         replace(state, trail=(*state.trail, *steps)), context, TaskStatus.EXPIRED,
         failure=_lateness(state, missed, where), rejected=rejected,

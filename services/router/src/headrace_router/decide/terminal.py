@@ -45,6 +45,16 @@ def task_of(state: TaskState) -> TaskSubmitted:
     return state.task
 
 
+def rejected_steps(state: TaskState, rejected: tuple[Rejection, ...], now: int) -> list[TrailStep]:
+    """Steps for candidates that may not run the task, but for those that its trail has already."""
+    said = {(step.provider, step.model, step.reason) for step in state.trail if step.step == "rejected"}
+    steps = [
+        TrailStep(at=now, step="rejected", provider=r.provider, model=r.model, reason=f"{r.code}: {r.detail}")
+        for r in rejected
+    ]
+    return [step for step in steps if (step.provider, step.model, step.reason) not in said]
+
+
 def finish(
     state: TaskState,
     context: DecisionContext,
