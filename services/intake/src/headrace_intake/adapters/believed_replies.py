@@ -44,7 +44,8 @@ class BelievedReplies:
         return False
 
     def _fits(self, reply: TaskReply, token: bytes) -> bool:
-        # Pieces are many, and only a worker writes them; waits and the end only the router; that an attempt begins, both.
+        # Pieces are many, and only a worker writes them; waits and the end only the router; that an attempt begins,
+        # both.
         if reply.kind in (ReplyKind.DELTA, ReplyKind.RESTARTED) and hmac.compare_digest(
             token, self._worker_token(reply.attempt)
         ):
