@@ -5,7 +5,14 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
-from headrace_contracts.topics import TASKS_SUBMITTED, TOPICS, TopicSpec, dead_letters_of
+from headrace_contracts.topics import (
+    TASKS_SUBMITTED,
+    TOPICS,
+    WORK_LOCAL,
+    TopicSpec,
+    dead_letters_of,
+    site_topics,
+)
 from headrace_devstack.descriptions import ServiceDescription
 from headrace_devstack.kubernetes import kafka_resources
 from headrace_devstack.services import NAMES, SERVICES
@@ -23,10 +30,21 @@ def may(user: str, operation: str, topic: str) -> bool:
     return allows(RIGHTS[user], "topic", topic, operation)
 
 
-@pytest.mark.parametrize("topic", ["work.local.interactive", "work.local.batch", "tasks.journal", "tasks.completed"])
+@pytest.mark.parametrize(
+    "topic",
+    ["work.local.interactive", "work.local.batch", "work.local.berlin.batch", "tasks.journal", "tasks.completed"],
+)
 def test_the_cloud_worker_reads_nothing_that_may_be_sensitive(topic: str) -> None:
     assert not may("cloud-worker", "Read", PREFIX + topic)
     assert not may("cloud-worker", "Read", f"{PREFIX}{topic}.dlq")
+
+
+def test_of_a_site_that_nobody_has_named_yet_the_router_writes_and_local_workers_read() -> None:
+    for spec in site_topics(["berlin", "gpu-1"]):
+        assert {user for user in USERS if may(user, "Write", PREFIX + spec.name)} == {"router", "operator"}
+        assert {user for user in USERS if may(user, "Read", PREFIX + spec.name)} == {"local-worker"}
+        assert may("local-worker", "Write", PREFIX + dead_letters_of(spec).name)
+    assert allows(RIGHTS["local-worker"], "group", f"{PREFIX}local-worker.berlin", "Read")
 
 
 def test_every_service_may_do_what_the_specifications_say_and_no_other_user_may() -> None:
@@ -39,6 +57,9 @@ def test_every_service_may_do_what_the_specifications_say_and_no_other_user_may(
                     expected.add("observer")
             if spec.name.endswith(".dlq") if operation == "Read" else spec.dead_letters:
                 expected.add("operator")
+            if spec.name.startswith(WORK_LOCAL) and operation == "Write":
+                # Kafka knows prefixes only: who writes to the topics of any site writes to these dead letters too.
+                expected |= {"router", "operator"}
             assert {user for user in USERS if may(user, operation, PREFIX + spec.name)} == expected, spec.name
 
 

@@ -28,7 +28,7 @@ from headrace_contracts.events._schemas import SCHEMAS
 from headrace_contracts.prefix import prefix_schema
 from headrace_contracts.schema_lookups import SchemaLookups
 from headrace_contracts.schema_texts import Types
-from headrace_contracts.topics import TOPICS, Event, TopicSpec
+from headrace_contracts.topics import Event, TopicSpec, topic_named
 from headrace_contracts.writer_schemas import StrictBytes, WriterSchema, own_schema
 from headrace_contracts.written_schemas import REPAIR, WrittenSchemas
 
@@ -293,4 +293,4 @@ def spec_of(topic: str, topic_prefix: str) -> TopicSpec:
     """The specification of a topic given with its prefix. Raises KeyError for a topic that is not Headrace's."""
     if not topic.startswith(topic_prefix):
         raise KeyError(f"{topic} does not begin with {topic_prefix}")
-    return TOPICS[topic[len(topic_prefix) :]]
+    return topic_named(topic[len(topic_prefix) :])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 from headrace_contracts.topics import (
@@ -20,6 +20,7 @@ from headrace_contracts.topics import (
     WORK_LOCAL_BATCH,
     WORK_LOCAL_INTERACTIVE,
     TopicSpec,
+    site_topics,
 )
 
 
@@ -58,3 +59,10 @@ GROUPS: Final[Mapping[str, GroupSpec]] = {
     spec.name: spec
     for spec in (ROUTER, LOCAL_WORKER, CLOUD_WORKER, INTAKE_VIEW, LEDGER, LIVE_WINDOWS, SKILL_BROADCASTER)
 }
+
+
+def local_worker_of(site: str) -> GroupSpec:
+    """The group of the local workers of a site; that of those without one if the name is empty. Raises SiteInvalid."""
+    if not site:
+        return LOCAL_WORKER
+    return replace(LOCAL_WORKER, name=f"{LOCAL_WORKER.name}.{site}", topics=site_topics([site]))

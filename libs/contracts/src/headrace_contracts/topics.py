@@ -5,11 +5,12 @@ Topic creation, documentation and all manifests are derived from these specifica
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal, Protocol, Self
+from typing import Any, ClassVar, Final, Literal, Protocol, Self
 
 from headrace_contracts import events
+from headrace_contracts.sites import NO_SITE, SiteInvalid, site_name
 
 _HOUR_MS = 3_600_000
 _DAY_MS = 24 * _HOUR_MS
@@ -47,6 +48,7 @@ class TopicSpec:
         signed: Whether its records carry a code under the installation's secret; see `record_mac`.
         scope: Scope of the API keys whose holders may write to it, as their tenant only. Their records carry a
             signature (`producer_signature`), those of our services a code as above. None: only services write to it.
+        site: Site whose workers alone read it; empty for topics that belong to no site.
     """
 
     name: str
@@ -63,6 +65,7 @@ class TopicSpec:
     min_compaction_lag_ms: int | None = None
     signed: bool = False
     scope: str | None = None
+    site: str = NO_SITE
 
     @property
     def subject(self) -> str:
@@ -204,7 +207,9 @@ _SPECS = (
 
 
 def dead_letters_of(spec: TopicSpec) -> TopicSpec:
-    """The dead-letter topic of `spec`."""
+    """The dead-letter topic of `spec`. All sites share that of the topic without a site."""
+    if spec.site:
+        return dead_letters_of(without_site(spec))
     return TopicSpec(
         name=f"{spec.name}.dlq",
         record=events.DeadLetter,
@@ -224,9 +229,51 @@ TOPICS: Mapping[str, TopicSpec] = {
 }
 
 
-def work_topic(place: events.Place, lane: events.Lane) -> TopicSpec:
-    """The topic for attempts on local nodes or in the cloud, in a lane."""
-    return TOPICS[f"work.{place.value}.{lane.value}"]
+WORK_LOCAL: Final = "work.local."
+"""How the names of all topics of local attempts begin, those of sites included; no other name does."""
+
+
+def work_topic(place: events.Place, lane: events.Lane, site: str = NO_SITE) -> TopicSpec:
+    """The topic for attempts on local nodes, of a site if one is given, or in the cloud, in a lane.
+
+    Raises SiteInvalid.
+    """
+    base = TOPICS[f"work.{place.value}.{lane.value}"]
+    if not site:
+        return base
+    if place is not events.Place.LOCAL:
+        raise SiteInvalid(f"only local nodes have a site, and {site!r} was given for the cloud")
+    name = f"{WORK_LOCAL}{site_name(site)}.{lane.value}"
+    return replace(base, name=name, doc=f"{base.doc[:-1]}, those of the site {site}.", site=site)
+
+
+def without_site(spec: TopicSpec) -> TopicSpec:
+    """The topic that a site's topic is like."""
+    return TOPICS[f"{WORK_LOCAL}{spec.name.rpartition('.')[2]}"] if spec.site else spec
+
+
+def topic_named(name: str) -> TopicSpec:
+    """The topic of that name, of any site. Raises KeyError if Headrace has none."""
+    found = TOPICS.get(name)
+    if found is not None:
+        return found
+    site, _, lane = name.removeprefix(WORK_LOCAL).partition(".")
+    if name.startswith(WORK_LOCAL) and lane in {one.value for one in events.Lane}:
+        try:
+            return work_topic(events.Place.LOCAL, events.Lane(lane), site)
+        except SiteInvalid as error:
+            raise KeyError(str(error)) from error
+    raise KeyError(name)
+
+
+def site_topics(sites: Iterable[str]) -> tuple[TopicSpec, ...]:
+    """The topics of these sites. Raises SiteInvalid."""
+    return tuple(work_topic(events.Place.LOCAL, lane, site) for site in sites for lane in events.Lane)
+
+
+def topics_with(sites: Iterable[str]) -> dict[str, TopicSpec]:
+    """All topics, with those of these sites. Raises SiteInvalid."""
+    return {**TOPICS, **{spec.name: spec for spec in site_topics(sites)}}
 
 
 def cancelled_topic(place: events.Place) -> TopicSpec:
@@ -242,6 +289,8 @@ def outcome_topic(place: events.Place) -> TopicSpec:
 def with_partitions(specs: Mapping[str, TopicSpec], partitions: Mapping[str, int]) -> dict[str, TopicSpec]:
     """The specifications with other partition counts; the key "tasks" stands for all copartitioned topics.
 
+    A site's topics have as many partitions as the topic without a site, if nothing else is said of them.
+
     Raises ValueError for an unknown topic, and for a copartitioned topic given alone.
     """
     unknown = partitions.keys() - specs.keys() - {"tasks"}
@@ -250,9 +299,9 @@ def with_partitions(specs: Mapping[str, TopicSpec], partitions: Mapping[str, int
     alone = sorted(name for name in partitions if name in specs and specs[name].copartitioned)
     if alone:
         raise ValueError(f"{', '.join(alone)} must have as many partitions as the other task topics: set tasks=N")
-    return {
-        name: replace(
-            spec, partitions=partitions.get("tasks" if spec.copartitioned else name, spec.partitions)
-        )
-        for name, spec in specs.items()
-    }  # fmt: skip
+
+    def count(spec: TopicSpec) -> int:
+        names = ("tasks",) if spec.copartitioned else (spec.name, without_site(spec).name)
+        return next((partitions[name] for name in names if name in partitions), spec.partitions)
+
+    return {name: replace(spec, partitions=count(spec)) for name, spec in specs.items()}

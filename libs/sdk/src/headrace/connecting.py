@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -13,7 +14,7 @@ from headrace_contracts.codec import Registry as CodecRegistry
 from headrace_contracts.errors import RegistryAccessInvalid
 from headrace_contracts.producer_signature import SigningKey, SigningKeyInvalid
 from headrace_contracts.registry import SchemaRegistry
-from headrace_contracts.topics import TOPICS, TopicSpec
+from headrace_contracts.topics import TOPICS, TopicSpec, topic_named, without_site
 from headrace_contracts.users import CONTENT_READER
 from headrace_streams.kafka import KafkaLog
 from headrace_streams.ports import Log
@@ -113,4 +114,7 @@ def spec_named(topic: str, topic_prefix: str, specs: Iterable[TopicSpec] = tuple
     for name in (topic, topic.removeprefix(topic_prefix)):
         if name in by_name:
             return by_name[name]
+        with contextlib.suppress(KeyError):
+            if without_site(found := topic_named(name)).name in by_name:
+                return found
     raise TopicUnknown(f"Headrace has no topic {topic!r}; the topics are {', '.join(sorted(by_name))}")

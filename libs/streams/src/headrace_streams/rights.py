@@ -14,7 +14,7 @@ from typing import Final, Literal
 from headrace_contracts.content_topics import holds_content
 from headrace_contracts.events import DeadLetter
 from headrace_contracts.groups import LIVE_WINDOWS
-from headrace_contracts.topics import TOPICS, TopicSpec
+from headrace_contracts.topics import TOPICS, WORK_LOCAL, WORK_LOCAL_INTERACTIVE, TopicSpec
 from headrace_contracts.users import AGENT, CONTENT_READER, NO_SERVICES, OBSERVER, OPERATOR, PROVISIONER
 
 from headrace_streams.kafka.properties import READER_GROUP
@@ -75,6 +75,11 @@ def rights(prefix: str = DEFAULT_PREFIX, topics: Iterable[TopicSpec] | None = No
         # looks up its coordinator.
         found[user].append(Right("group", READER_GROUP, ("Describe",)))
         found[user].append(Right("group", prefix + user, ("Read",), is_prefix=True))
+    if WORK_LOCAL_INTERACTIVE in specs:
+        # Sites are named by operators, so their topics are covered by how all names of topics of local attempts begin.
+        for user in USERS:
+            if operations := _operations(user, WORK_LOCAL_INTERACTIVE):
+                found[user].append(Right("topic", prefix + WORK_LOCAL, operations, is_prefix=True))
     changelogs = ("Create", "Describe", "DescribeConfigs", "Read", "Write")
     found["cost-accountant"].append(Right("topic", prefix + _LIVE_WINDOWS, changelogs, is_prefix=True))
     # `headrace doctor` compares all topics and groups with what they must be.

@@ -74,6 +74,8 @@ class NodeStatus:
         place: Whether it is ours.
         provider: ollama, groq, anthropic, …
         worker: Worker that reports.
+        site: Site of the worker that reports: the attempts for its nodes go to this site's topics. Empty: to
+            those without a site.
         healthy: Whether it accepts work.
         reason: Why not, if it does not.
         simulated: Whether it is a simulator.
@@ -93,6 +95,7 @@ class NodeStatus:
     place: Place
     provider: str
     worker: str = ''
+    site: str = ''
     healthy: bool
     reason: str = ''
     simulated: bool = False
@@ -111,6 +114,7 @@ class NodeStatus:
             "place": self.place,
             "provider": self.provider,
             "worker": self.worker,
+            "site": self.site,
             "healthy": self.healthy,
             "reason": self.reason,
             "simulated": self.simulated,
@@ -131,6 +135,7 @@ class NodeStatus:
             place=Place(data["place"]),
             provider=data["provider"],
             worker=data["worker"],
+            site=data["site"],
             healthy=data["healthy"],
             reason=data["reason"],
             simulated=data["simulated"],

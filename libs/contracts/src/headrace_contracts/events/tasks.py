@@ -258,6 +258,7 @@ class AttemptState:
         provider: Provider it was sent to.
         model: Model asked for.
         place: Whether it was sent to a node of ours.
+        site: Site whose workers it was sent to. Empty: those without a site.
         dispatched_at: When it was decided. Milliseconds since the epoch, UTC.
         max_output_tokens: Longest answer asked for, in tokens.
         worst_case_nanodollars: Maximum possible cost, in nano-dollars.
@@ -274,6 +275,7 @@ class AttemptState:
     provider: str
     model: str
     place: Place
+    site: str = ''
     dispatched_at: int
     max_output_tokens: int | None = None
     worst_case_nanodollars: int = 0
@@ -289,6 +291,7 @@ class AttemptState:
             "provider": self.provider,
             "model": self.model,
             "place": self.place,
+            "site": self.site,
             "dispatched_at": self.dispatched_at,
             "max_output_tokens": self.max_output_tokens,
             "worst_case_nanodollars": self.worst_case_nanodollars,
@@ -306,6 +309,7 @@ class AttemptState:
             provider=data["provider"],
             model=data["model"],
             place=Place(data["place"]),
+            site=data["site"],
             dispatched_at=data["dispatched_at"],
             max_output_tokens=data["max_output_tokens"],
             worst_case_nanodollars=data["worst_case_nanodollars"],

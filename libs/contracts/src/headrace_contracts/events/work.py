@@ -132,6 +132,7 @@ class AttemptRequested:
         number: 1 for the first attempt.
         home_partition: Partition of the task topics to answer on.
         provider: Provider to call: ollama, groq, anthropic, …
+        site: Site whose workers it is for. Empty: those without a site.
         model: Model to call, as the provider names it.
         messages: The conversation, system prompt included.
         sampling: Parameters of the answer.
@@ -162,6 +163,7 @@ class AttemptRequested:
     number: int
     home_partition: int
     provider: str
+    site: str = ''
     model: str
     messages: tuple[Message, ...]
     sampling: Sampling
@@ -190,6 +192,7 @@ class AttemptRequested:
             "number": self.number,
             "home_partition": self.home_partition,
             "provider": self.provider,
+            "site": self.site,
             "model": self.model,
             "messages": [item.to_avro(named) for item in self.messages],
             "sampling": self.sampling.to_avro(named),
@@ -220,6 +223,7 @@ class AttemptRequested:
             number=data["number"],
             home_partition=data["home_partition"],
             provider=data["provider"],
+            site=data["site"],
             model=data["model"],
             messages=tuple([Message.from_avro(item) for item in data["messages"]]),
             sampling=Sampling.from_avro(data["sampling"]),
@@ -243,11 +247,13 @@ class AttemptRequested:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttemptsCancelled:
-    """A task was cancelled, after the router has checked who asked for it: the workers that read this stop its attempts.
+    """A task was cancelled, after the router has checked who asked for it, or one of its attempts was taken back: the workers that read this stop its attempts.
 
     Attributes:
         task_id: The task.
         tenant: Tenant of the task. Attempts of another tenant's task with the same id go on.
+        number: Number of the only attempt to stop, which the router has taken back. 0: all attempts of the
+            task.
         cancelled_at: When the router decided it. Milliseconds since the epoch, UTC.
     """
 
@@ -255,12 +261,14 @@ class AttemptsCancelled:
 
     task_id: str
     tenant: str
+    number: int = 0
     cancelled_at: int
 
     def to_avro(self, named: bool = False) -> dict[str, Any]:
         return {
             "task_id": self.task_id,
             "tenant": self.tenant,
+            "number": self.number,
             "cancelled_at": self.cancelled_at,
         }
 
@@ -269,5 +277,6 @@ class AttemptsCancelled:
         return cls(
             task_id=data["task_id"],
             tenant=data["tenant"],
+            number=data["number"],
             cancelled_at=data["cancelled_at"],
         )

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from headrace_contracts import limits
 from headrace_contracts.content_topics import holds_content
+from headrace_contracts.sites import LONGEST_SITE
 from headrace_contracts.tools.schemas import SchemaSet, repository
 from headrace_contracts.topics import TOPICS, TopicSpec
 
@@ -36,6 +37,11 @@ def events_page(schemas: SchemaSet) -> str:
     lines += [_topic_row(spec) for spec in main]
     with_dead_letters = ", ".join(f"`{spec.name}`" for spec in main if spec.dead_letters)
     lines += [
+        "",
+        "Local workers of a site read topics of their own: `work.local.<site>.interactive` and",
+        "`work.local.<site>.batch`, which are like `work.local.interactive` and `work.local.batch`, share their",
+        "dead-letter topics, and exist for each site in `HEADRACE_SITES`. A site's name has",
+        f"1 to {LONGEST_SITE} lower-case letters, digits and hyphens, and is not `interactive` or `batch`.",
         "",
         "Anyone who reads is the Kafka user `observer`, or `content-reader` where records hold texts of people or",
         "models (a `Content`, at any depth). Dead letters are such texts: each holds a whole record, whatever was in",

@@ -28,7 +28,7 @@ from headrace_contracts.events import (
     TrailStep,
 )
 from headrace_contracts.reply_tokens import ReplyTokens
-from headrace_contracts.topics import TOPICS
+from headrace_contracts.topics import topic_named
 from headrace_streams.publishing import Publication
 
 from headrace_router.decide.retry import attempt_of
@@ -262,7 +262,7 @@ def _publish(
     partition: int | None = None,
 ) -> Publication:
     return Publication(
-        spec=TOPICS[command.topic],
+        spec=topic_named(command.topic),
         event=event,
         event_id=command.event_id,
         key=key,

@@ -10,7 +10,7 @@ from email.utils import parsedate_to_datetime
 from typing import Final
 
 import aiohttp
-from headrace_contracts.topics import TOPICS
+from headrace_contracts.topics import topic_named
 from headrace_streams.ports import Admin
 from headrace_streams.records import TopicDescription, TopicPartition, partitions_of
 
@@ -67,7 +67,7 @@ def judge_times(now_ms: int, newest: Mapping[str, int]) -> list[Finding]:
     if not ahead:
         return []
     places = listed(
-        f"{topic} by {seconds:,.0f} s (written by {', '.join(TOPICS[topic].writers)})"
+        f"{topic} by {seconds:,.0f} s (written by {', '.join(topic_named(topic).writers)})"
         for topic, seconds in ahead.items()
     )
     detail = f"records are dated in the future: {places}: the clock of a writer was ahead, or this host's is behind"
@@ -82,7 +82,7 @@ async def check_times(
         name
         for name in partitions_of(described)
         # Others may date their records as they like.
-        if "anyone" not in TOPICS[name.topic.removeprefix(prefix)].writers and name not in leaderless
+        if "anyone" not in topic_named(name.topic.removeprefix(prefix)).writers and name not in leaderless
     ]
     found = await admin.newest_timestamps(partitions) if partitions else {}
     newest: dict[str, int] = {}
