@@ -29,7 +29,7 @@ from headrace_contracts.events import (
     Usage,
 )
 from headrace_contracts.memory_registry import MemoryRegistry
-from headrace_contracts.topics import TASKS_COMPLETED, TASKS_JOURNAL, TOPICS, work_topic
+from headrace_contracts.topics import TASKS_COMPLETED, TASKS_JOURNAL, topics_with, work_topic
 from headrace_models.prices import load_price_book
 from headrace_router.adapters.policy_file import load_policy
 from headrace_router.decide.attempt_windows import AttemptWindow
@@ -65,7 +65,10 @@ POLICY = SHIPPED.model_copy(update={"retry": SHIPPED.retry.model_copy(update={"a
 PRICES = load_price_book()
 STRICTNESS = [Privacy.PUBLIC, Privacy.INTERNAL, Privacy.SENSITIVE]
 TASKS = [f"task-{number}" for number in range(7)]
-NODES = (LOCAL, GROQ_NODE, ANTHROPIC_NODE)
+NODES = (
+    replace(LOCAL, slots=2), replace(LOCAL, node="a", site="a"), replace(LOCAL, node="b", site="b", busy=1),
+    GROQ_NODE, ANTHROPIC_NODE,
+)  # fmt: skip
 WINDOW = AttemptWindow(attempts=1)
 
 
@@ -196,6 +199,7 @@ class Lives(RuleBasedStateMachine):
         allow_cached=st.booleans(),
         longest=st.sampled_from([200, 200, None]),
         early_cancellation=st.booleans(),
+        session=st.sampled_from([None, None, "s1", "s2"]),
     )
     def submit(
         self,
@@ -213,6 +217,7 @@ class Lives(RuleBasedStateMachine):
         allow_cached: bool,
         longest: int | None,
         early_cancellation: bool,
+        session: str | None,
     ) -> None:
         fresh = [name for name in TASKS if name not in self.submitted]
         task_id = TASKS[1] if again or not fresh else fresh[0]
@@ -232,6 +237,7 @@ class Lives(RuleBasedStateMachine):
             deadline_at=None if deadline is None else self.now + deadline,
             preferred_provider=preferred,
             allow_cached=allow_cached,
+            session=session,
             reply_partition=0,
             stream=True,
             labels={"of": "the first"} if same else {},
@@ -319,10 +325,17 @@ class Lives(RuleBasedStateMachine):
             if state.wake_at is not None and state.wake_at <= self.now:
                 self.give(task_id, WakeUp())
 
-    @rule(healthy=st.tuples(st.booleans(), st.booleans(), st.booleans()))
-    def change_fleet(self, healthy: tuple[bool, bool, bool]) -> None:
-        self.nodes = tuple(replace(node, healthy=well) for node, well in zip(NODES, healthy, strict=True))
+    @rule(states=st.tuples(*[st.sampled_from(["healthy", "sick", "silent"])] * len(NODES)))
+    def change_fleet(self, states: tuple[str, ...]) -> None:
+        self.nodes = tuple(
+            replace(node, healthy=state == "healthy", valid_for_ms=0 if state == "silent" else node.valid_for_ms)
+            for node, state in zip(NODES, states, strict=True)
+        )
         for task_id in self.tasks.waiting():
+            self.give(task_id, WakeUp())
+        silent = {work_topic(Place.LOCAL, lane, node.site).name for node in self.nodes[:3] if not node.valid_for_ms
+                  for lane in Lane}  # fmt: skip
+        for task_id in self.tasks.tasks_in(silent):
             self.give(task_id, WakeUp())
 
     @rule(
@@ -412,7 +425,8 @@ class Lives(RuleBasedStateMachine):
         out: Counter[tuple[str, str]] = Counter()
         for state in self.tasks.live.values():
             if state.phase is TaskPhase.RUNNING and state.task is not None:
-                out[state.task.tenant, work_topic(state.attempts[-1].place, state.lane).name] += 1
+                last = state.attempts[-1]
+                out[state.task.tenant, work_topic(last.place, state.lane, last.site).name] += 1
         assert max(out.values(), default=0) <= WINDOW.attempts
         assert not self.tasks.ready(WINDOW)
 
@@ -443,8 +457,14 @@ class Lives(RuleBasedStateMachine):
         assert rebuilt.waiting() == self.tasks.waiting()
         assert rebuilt.leaderless() == self.tasks.leaderless()
         assert rebuilt.behind_others == self.tasks.behind_others
-        for name in ((tenant, topic) for tenant in ("acme", "globex") for topic in TOPICS if topic.startswith("work.")):
-            assert rebuilt.out(*name) == self.tasks.out(*name)
+        for topic in [topic for topic in topics_with(["a", "b"]) if topic.startswith("work.")]:
+            for tenant in ("acme", "globex"):
+                assert rebuilt.out(tenant, topic) == self.tasks.out(tenant, topic)
+            assert rebuilt.attempts_in(topic) == self.tasks.attempts_in(topic)
+            assert set(rebuilt.tasks_in([topic])) == set(self.tasks.tasks_in([topic]))
+        for session in ("s1", "s2"):
+            of = [tasks.site_of_session("acme", session, "") for tasks in (rebuilt, self.tasks)]
+            assert of[0] == of[1]
         for state in {entry.state.digest: entry.state for entry in self.journal if entry.state}.values():
             assert rebuilt.equal_to(state.digest, self.now) == self.tasks.equal_to(state.digest, self.now)
         for task_id in self.given:
@@ -455,7 +475,8 @@ def recorded(offset: int, entry: JournalEntry) -> JournaledDecision:
     """An entry as a recovery finds it."""
     value = CODEC.encode(TASKS_JOURNAL, entry)
     where = Origin("tasks.journal", 0, offset)
-    paths = ("kind", "task_id", "cause", "state.phase", "state.digest", "state.wake_at", "state.task.labels")
+    paths = ("kind", "task_id", "cause", "state.phase", "state.digest", "state.wake_at", "state.task.labels",
+             "state.task.session")  # fmt: skip
     found = CODEC.first_fields(JournalEntry, value, where, paths)
     phase = TaskPhase(found["state"]["phase"])
     task = found["state"]["task"]
@@ -463,12 +484,13 @@ def recorded(offset: int, entry: JournalEntry) -> JournaledDecision:
         offset, NOW, found["task_id"], found["cause"], phase, found["state"]["digest"], found["state"]["wake_at"],
         value, lambda _, data: CODEC.decode(JournalEntry, data, where),
         *(("", 0) if task is None else outline_of_task(task)), found["state"]["work_topic"], found["state"]["turn"],
+        None if task is None else task["session"],
     )  # fmt: skip
 
 
 def _prepared() -> Codec:
     codec = Codec(MemoryRegistry())
-    asyncio.run(codec.prepare(TOPICS.values(), register=True))
+    asyncio.run(codec.prepare(topics_with(["a", "b"]).values(), register=True))
     return codec
 
 

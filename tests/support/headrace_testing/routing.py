@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -127,6 +127,8 @@ class NoPeers:
     load: LiveLoad = NO_LOAD
     outside: OutNow = NOTHING_OUT
     last_turn: int = 0
+    places: Mapping[str, int] = field(default_factory=dict)
+    session_site: str | None = None
 
     def equal_to(self, digest: str, now: int) -> Equal:
         assert digest
@@ -138,6 +140,12 @@ class NoPeers:
 
     def out(self, tenant: str, topic: str) -> OutNow:
         return self.outside
+
+    def attempts_in(self, topic: str) -> int:
+        return self.places.get(topic, 0)
+
+    def site_of_session(self, tenant: str, session: str, but: str) -> str | None:
+        return self.session_site
 
 
 @dataclass

@@ -69,7 +69,10 @@ def check(
     task = event.task if isinstance(event, Submitted) else None if known is None else known.task
     assert task is not None or isinstance(event, Unrecordable), "a decision was made about a task that has ended"
     breaches = [command for command in result.commands if command.event_id.endswith("/breach")]
-    commands = [command for command in result.commands if command not in breaches]
+    taken_back = [command for command in result.commands if command.kind is CommandKind.CANCEL and command.attempt]
+    commands = [command for command in result.commands if command not in (*breaches, *taken_back)]
+    if taken_back:
+        _check_taken_back(before, event, after, taken_back, context)
     assert bool(breaches) == _is_breach(before, event), "what left to another host is audited, once"
     _check_commands(before, after, event, commands, breaches)
     _check_rejections(after, result.rejected, context)
@@ -241,6 +244,25 @@ def _check_commands(
         )
 
 
+def _check_taken_back(
+    before: TaskState | None, event: RouterEvent, after: TaskState, commands: list[Command], context: DecisionContext
+) -> None:
+    """An attempt is taken back only where no worker is there to begin it, and another site of ours can."""
+    assert before is not None
+    assert before.phase is TaskPhase.RUNNING
+    assert isinstance(event, WakeUp)
+    last = before.attempts[-1]
+    assert [(c.topic, c.attempt) for c in commands] == [("attempts.cancelled.local", last.number)]
+    assert last.place is Place.LOCAL
+    assert not any(
+        node.site == last.site and node.place is Place.LOCAL and context.now < node.reported_at + node.valid_for_ms
+        for node in context.fleet.nodes
+    ), "its worker is there"
+    assert after.work_topic is not None
+    assert after.work_topic.startswith("work.local.")
+    assert after.work_topic != before.work_topic
+
+
 def _check_rejections(after: TaskState, rejected: Sequence[Rejection], context: DecisionContext) -> None:
     for rejection in rejected:
         ours = context.policy.place(rejection.provider) is Place.LOCAL
@@ -265,7 +287,8 @@ def _check_attempts(
     sent = sum(command.kind is CommandKind.DISPATCH for command in commands)
     assert _last_number(before) + sent == _last_number(after), "an attempt has the number of another"
     unasked = Counter((attempt.provider, attempt.model) for attempt in after if not attempt.asked)
-    assert max(unasked.values(), default=0) <= context.policy.retry.attempts_per_model, (
+    sites = len({node.site for node in context.fleet.nodes} | {attempt.site for attempt in after})
+    assert max(unasked.values(), default=0) <= context.policy.retry.attempts_per_model + sites, (
         "attempts that asked nobody pile up"
     )
     assert [number for number in numbers if number in asked_before] == sorted(asked_before), "a try was forgotten"
@@ -375,7 +398,8 @@ def _check_dispatch(
     place = context.policy.place(sent.provider)
     assert sent.place is place
     (dispatch,) = [command for command in result.commands if command.kind is CommandKind.DISPATCH]
-    assert dispatch.topic == f"work.{place}.{after.lane}"
+    assert dispatch.topic == f"work.{place}.{f'{sent.site}.' if sent.site else ''}{after.lane}"
+    assert place is Place.LOCAL or not sent.site
     assert dispatch.event_id == f"{task.task_id}/{sent.number}"
     _check_privacy(after, task, sent, context)
     _check_budget(after, task, context)
@@ -384,6 +408,7 @@ def _check_dispatch(
         node
         for node in context.fleet.nodes
         if node.provider == sent.provider
+        and node.site == sent.site
         and node.healthy
         and context.now < node.reported_at + node.valid_for_ms
         and any(_same(offered.name, sent.model, place) for offered in node.models)
@@ -395,6 +420,10 @@ def _check_dispatch(
         remote = said.failure is not None and said.failure.code == "answered_remotely"
         empty = said.content is None or not said.content.data.strip()
         assert said.outcome is not Outcome.ANSWERED or remote or empty, "an answer was thrown away"
+        failed = after.attempts[-2]
+        if failed.outcome is Outcome.FAILED_RETRYABLE and not failed.asked:
+            unasked = {(one.provider, one.model, one.site) for one in after.attempts[:-1] if not one.asked}
+            assert (sent.provider, sent.model, sent.site) not in unasked, "where nobody was asked, it was asked at once"
 
 
 def _check_privacy(after: TaskState, task: TaskSubmitted, sent: AttemptState, context: DecisionContext) -> None:

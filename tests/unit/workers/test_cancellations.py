@@ -38,9 +38,10 @@ def cancellation(
     at: int | None = None,
     partition: int = 0,
     spec: topics.TopicSpec = topics.ATTEMPTS_CANCELLED_LOCAL,
+    number: int = 0,
 ) -> None:
     """As the router writes it."""
-    event = events.AttemptsCancelled(task_id=task_id, tenant=tenant, cancelled_at=at or now_ms())
+    event = events.AttemptsCancelled(task_id=task_id, tenant=tenant, number=number, cancelled_at=at or now_ms())
     publication = Publication(
         spec=spec, event=event, event_id=f"{task_id}/cancelled", key=b"k", tenant=tenant, time_ms=event.cancelled_at,
         partition=partition,
@@ -282,3 +283,34 @@ async def test_an_error_of_any_kind_in_one_request_stops_no_others(
         bench.cluster.append(ProducerRecord(TOPIC, ODD, partition=2), now_ms())
         cancellation(bench, "new", partition=2)
         await eventually(lambda: known.has("new", "acme"), "it is known")
+
+
+async def test_an_attempt_that_was_taken_back_is_stopped_and_the_next_one_of_its_task_is_not(
+    bench: WorkerBench,
+) -> None:
+    cancellation(bench, "task-1", number=1)
+    async with following(bench) as known:
+        assert known.has("task-1/1", "acme")
+        assert not known.has("task-1", "acme")
+        assert not known.has("task-1/2", "acme")
+        provider = ScriptedProvider()
+        runner = bench.runner([healthy(provider)], is_cancelled=known.has)
+        await runner.handle(bench.submit(attempt("task-1", number=1)))
+        await runner.handle(bench.submit(attempt("task-1", number=2)))
+    assert is_cancelled({("task-1/1", "acme")}, bench.submit(attempt("task-1", number=1)))
+    assert not is_cancelled({("task-1/1", "acme")}, bench.submit(attempt("task-1", number=2)))
+    ends = {end.number: end.outcome for end in bench.read(topics.ATTEMPTS_FINISHED)}
+    assert ends == {1: Outcome.CANCELLED, 2: Outcome.ANSWERED}
+    assert len(provider.asked) == 1
+
+
+async def test_a_running_attempt_that_was_taken_back_ends_and_no_other_one_of_its_task(bench: WorkerBench) -> None:
+    provider = _Slow()
+    runner = bench.runner([healthy(provider, slots=1)])
+    running = asyncio.create_task(runner.handle(bench.submit(attempt("task-1", number=2))))
+    await eventually(lambda: provider.running == 1, "the call runs")
+    assert runner.interrupt({("task-1/1", "acme"), ("task-1/2", "mallory")}) == 0
+    assert runner.interrupt({("task-1/2", "acme")}) == 1
+    await running
+    (end,) = bench.read(topics.ATTEMPTS_FINISHED)
+    assert (end.number, end.outcome) == (2, Outcome.CANCELLED)

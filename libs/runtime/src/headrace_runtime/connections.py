@@ -64,7 +64,7 @@ class Connections:
         self._health = health
         reads = tuple(reads)
         self._writes = (*writes, *(dead_letters_of(spec) for spec in reads if spec.dead_letters))
-        self._topics = tuple(dict.fromkeys(settings.topic_prefix + spec.name for spec in (*self._writes, *reads)))
+        self._topics = {settings.topic_prefix + spec.name: spec for spec in (*self._writes, *reads)}
         self._bootstrap_servers = settings.bootstrap_servers
         self.registry = SchemaRegistry(settings.registry_url, access=settings.registry_access())
         self.codec = Codec(self.registry, settings.topic_prefix)
@@ -104,10 +104,17 @@ class Connections:
         self._health.add("schema ids", lambda: self.codec.trouble)
 
     async def _topics_exist(self) -> None:
-        present = await self.log.admin().partition_counts(self._topics)
+        present = await self.log.admin().partition_counts(tuple(self._topics))
         missing = [name for name in self._topics if name not in present]
         if missing:
-            raise NotReady(f"topics are missing, provision them: {', '.join(missing)}")
+            sites = dict.fromkeys(self._topics[name].site for name in missing if self._topics[name].site)
+            mend = "provision them"
+            if sites:
+                mend = (
+                    f"name {', '.join(sites)} in HEADRACE_SITES of the router and of what creates topics (python -m "
+                    "headrace_runtime.provision, headrace up, or the chart's localWorker.sites), and run that"
+                )
+            raise NotReady(f"topics are missing, {mend}: {', '.join(missing)}")
 
     async def _schemas_known(self) -> None:
         await self.codec.prepare(self._writes)

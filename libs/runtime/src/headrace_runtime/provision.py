@@ -8,13 +8,14 @@ bad settings.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sys
 from typing import Annotated, Final
 
 from headrace_contracts.codec import Codec
 from headrace_contracts.errors import RegistryUnavailable, SchemaIncompatible
 from headrace_contracts.registry import SchemaRegistry
-from headrace_contracts.topics import TOPICS, with_partitions
+from headrace_contracts.topics import TOPICS, topic_named, topics_with, with_partitions
 from headrace_streams.errors import RecordRefused, TransientError
 from headrace_streams.kafka import KafkaLog
 from headrace_streams.provisioning import PartitionsDiffer, Provisioned, provision
@@ -23,6 +24,7 @@ from pydantic_settings import NoDecode
 
 from headrace_runtime.main import run_job
 from headrace_runtime.settings import ServiceSettings, setting
+from headrace_runtime.site_settings import SitesSettings
 from headrace_runtime.waiting import wait_until
 
 REFUSED: Final = (RecordRefused, SchemaIncompatible, PartitionsDiffer, ValueError)
@@ -37,11 +39,18 @@ def parse_partitions(value: object) -> object:
     if any(not name.strip() or not number.strip().isdecimal() for name, _, number in pairs):
         raise ValueError("must be a list like tasks=12,usage.recorded=3")
     partitions = {name.strip(): int(number) for name, _, number in pairs}
-    with_partitions(TOPICS, partitions)
+    # Whether a topic of a site exists is known once all settings are.
+    with_partitions(TOPICS, {name: number for name, number in partitions.items() if not _is_of_site(name)})
     return partitions
 
 
-class ProvisionSettings(ServiceSettings):
+def _is_of_site(name: str) -> bool:
+    with contextlib.suppress(KeyError):
+        return bool(topic_named(name).site)
+    return False
+
+
+class ProvisionSettings(ServiceSettings, SitesSettings):
     """Settings of provisioning, besides those of Kafka and the registry."""
 
     service_name = "runtime"
@@ -70,7 +79,7 @@ async def provision_within(settings: ProvisionSettings) -> Provisioned:
     Raises TimeoutError, and the errors in `REFUSED`.
     """
     log = KafkaLog(settings.kafka_config())
-    specs = with_partitions(TOPICS, settings.partitions).values()
+    specs = with_partitions(topics_with(settings.sites), settings.partitions).values()
     async with (
         SchemaRegistry(settings.registry_url, access=settings.registry_access()) as registry,
         asyncio.timeout(settings.provision_seconds),

@@ -33,6 +33,7 @@ _OUTLINE: Final = (
     "kind", "task_id", "generation", "sequence", "cause", "state.phase", "state.digest", "state.wake_at",
     "state.work_topic", "state.turn",
     "state.task.tenant", "state.task.messages", "state.task.options", "state.task.labels",
+    "state.task.session",
 )  # fmt: skip
 _PHASES: Final = {str(phase): phase for phase in TaskPhase}
 _KINDS: Final = {str(kind): kind for kind in EntryKind}
@@ -79,6 +80,7 @@ class JournaledDecision(NamedTuple):
         value: Its bytes.
         decode: Decodes the bytes of an entry at an offset.
         tenant, task_bytes: Of the state's task, and what it is counted with (`task_sizes`); nothing if it has none.
+        session: Of the state's task, where it has a work topic.
     """
 
     offset: int
@@ -94,6 +96,7 @@ class JournaledDecision(NamedTuple):
     task_bytes: int = 0
     work_topic: str | None = None
     turn: int | None = None
+    session: str | None = None
 
     def entry(self) -> JournalEntry:
         """The whole entry. Raises UnreadableValue."""
@@ -271,6 +274,7 @@ class JournalReading:
                 size,
                 None if topic is None else sys.intern(topic),
                 turn,
+                None if topic is None or task is None else task["session"],
             )
         )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, ClassVar, Final, Literal
 
+from headrace_contracts.sites import NO_SITE, site_name
 from headrace_runtime.settings import CommaList, setting
 from headrace_runtime.worker_settings import WorkerSettings
 from pydantic import AfterValidator
@@ -20,6 +21,10 @@ _DURATION: Final = re.compile(r"-?[0-9]{1,9}|-?([0-9]{1,9}(\.[0-9]{1,9})?(ns|us|
 def _usable(entries: tuple[str, ...]) -> tuple[str, ...]:
     parse_nodes(entries, default_slots=1)
     return entries
+
+
+def _site(name: str) -> str:
+    return site_name(name) if name else NO_SITE
 
 
 def _readable(entries: tuple[str, ...]) -> tuple[str, ...]:
@@ -38,6 +43,12 @@ class LocalWorkerSettings(WorkerSettings):
 
     service_name: ClassVar[str] = "local-worker"
 
+    site: Annotated[str, AfterValidator(_site)] = setting(
+        NO_SITE,
+        unit="name",
+        reason="Site of this worker: workers of one site reach the same nodes, and share topics and a consumer group. "
+        "Workers that reach other nodes need another site. Empty for the topics without a site.",
+    )
     ollama_nodes: Annotated[CommaList, AfterValidator(_usable)] = setting(
         ("http://127.0.0.1:11434",),
         unit="[name=]URL[;slots=n][;server=kind][;label=value], ...",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from headrace_contracts.codec import Codec
 from headrace_contracts.events import Place
-from headrace_contracts.groups import LOCAL_WORKER
+from headrace_contracts.groups import LOCAL_WORKER, local_worker_of
 from headrace_contracts.ids import new_id
 from headrace_contracts.topics import (
     ATTEMPTS_CANCELLED_LOCAL,
@@ -12,8 +12,6 @@ from headrace_contracts.topics import (
     FLEET_STATUS,
     TASKS_REPLIES,
     USAGE_RECORDED,
-    WORK_LOCAL_BATCH,
-    WORK_LOCAL_INTERACTIVE,
 )
 from headrace_models.local_servers import OPENAI_COMPATIBLE_SERVERS
 from headrace_models.ollama import OllamaNode
@@ -39,14 +37,15 @@ from headrace_local_worker.discovery import Discovery
 from headrace_local_worker.settings import LocalWorkerSettings
 
 WRITES = (ATTEMPTS_FINISHED, USAGE_RECORDED, TASKS_REPLIES, FLEET_STATUS)
-READS = (WORK_LOCAL_INTERACTIVE, WORK_LOCAL_BATCH, ATTEMPTS_CANCELLED_LOCAL, USAGE_RECORDED)
+READS = (*LOCAL_WORKER.topics, ATTEMPTS_CANCELLED_LOCAL, USAGE_RECORDED)
 
 
 def build(settings: LocalWorkerSettings) -> Service:
     """The service and its parts; opens no connection."""
     metrics = Metrics("local_worker")
     health = Health()
-    connections = Connections(settings, health, metrics, writes=WRITES, reads=READS)
+    reads = (*local_worker_of(settings.site).topics, ATTEMPTS_CANCELLED_LOCAL, USAGE_RECORDED)
+    connections = Connections(settings, health, metrics, writes=WRITES, reads=reads)
     parts = worker_parts(
         settings,
         metrics,
@@ -73,7 +72,7 @@ def worker_parts(
     pool, membership = _nodes(settings, metrics, health)
     worker = assemble_worker(
         settings,
-        group=LOCAL_WORKER.name,
+        group=local_worker_of(settings.site).name,
         place=Place.LOCAL,
         pool=pool,
         metrics=WorkerMetrics(metrics, pool, discontinuities(metrics), suspensions(metrics, health.report)),
@@ -85,6 +84,7 @@ def worker_parts(
         new_id=new_id,
         traced=in_its_trace,
         traceparent_of=current_traceparent,
+        site=settings.site,
     )
     metrics.documents["work"] = worker.workload.document
     fleet, cancellations, consumer = worker.fleet, worker.cancellations, worker.consumer

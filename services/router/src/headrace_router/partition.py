@@ -37,12 +37,15 @@ from headrace_contracts.events import (
     Failure,
     InputEvent,
     JournalEntry,
+    Lane,
+    Place,
     Position,
     TaskCancelled,
     TaskPhase,
     TaskState,
 )
 from headrace_contracts.reply_tokens import ReplyTokens
+from headrace_contracts.topics import work_topic
 from headrace_runtime.logging import get_logger
 from headrace_streams.errors import Overloaded, StreamsError, TransientError
 from headrace_streams.journal import EntryTooLarge, Journal
@@ -202,6 +205,9 @@ class PartitionRouter:
         # nothing either, because another router may own the partition.
         self._closed = False
         self._stopped = False
+        # Sites that were silent at the last tick, and what was true when the attempts there were last looked at.
+        self._silent: frozenset[str] = frozenset()
+        self._looked: tuple[frozenset[str], int] = (frozenset(), 0)
         self._checkpointed: tuple[int, dict[str, int]] = (-1, {})
         self._last_append = self._monotonic()
         self.commands = PartitionCommands(
@@ -352,6 +358,7 @@ class PartitionRouter:
         time."""
         if self._closed:
             return
+        self._look_at_silent_sites()
         try:
             for task_id in list(islice(self._state.written_before(self._limits.restate_seconds), _RESTATED_AT_ONCE)):
                 self._restate(task_id)
@@ -368,6 +375,20 @@ class PartitionRouter:
             return
         except (StreamsError, UnreadableValue) as error:
             self._fail(error)
+
+    def _look_at_silent_sites(self) -> None:
+        """Re-evaluate the tasks whose attempts are at sites that no worker reports from, once that has lasted from one
+        tick to the next: reports come late when Kafka was away, those of one site before those of another."""
+        before, self._silent = self._silent, self._view.silent_sites()
+        lasting = before & self._silent
+        looked = lasting, self._view.gains
+        if looked == self._looked:
+            return
+        self._looked = looked
+        topics = {work_topic(Place.LOCAL, lane, site).name for site in lasting for lane in Lane}
+        if topics:
+            self._reevaluations.add(self.tasks.tasks_in(topics))
+            self._reevaluate()
 
     async def drain(self) -> None:
         """Take no more input, publish what is recorded, and write a checkpoint. Returns at once if the partition is

@@ -8,6 +8,7 @@ from typing import Self
 from headrace_contracts.limits import record_bytes
 from headrace_models.prices import PriceBookInvalid, load_price_book
 from headrace_runtime.settings import ServiceSettings, SignedRecordSettings, setting
+from headrace_runtime.site_settings import SitesSettings
 from headrace_runtime.submission_settings import SubmissionSettings
 from headrace_runtime.tenants import TenantsSettings
 from pydantic import SecretStr, field_validator, model_validator
@@ -19,7 +20,7 @@ _BESIDE_AN_ENTRY_BYTES = 194_304
 """Room in a record for its key and its headers, and for what a batch adds."""
 
 
-class RouterSettings(ServiceSettings, SignedRecordSettings, SubmissionSettings, TenantsSettings):
+class RouterSettings(ServiceSettings, SignedRecordSettings, SubmissionSettings, TenantsSettings, SitesSettings):
     """Settings of the router."""
 
     service_name = "router"

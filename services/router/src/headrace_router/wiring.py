@@ -49,12 +49,14 @@ def build(settings: RouterSettings) -> Service:
     """Raises PolicyInvalid, PriceBookInvalid, TenantsInvalid and OSError for unusable files."""
     health = Health()
     metrics = Metrics("router")
-    connections = Connections(settings, health, metrics, writes=WRITES, reads=READS)
+    writes = (*WRITES, *topics.site_topics(settings.sites))
+    connections = Connections(settings, health, metrics, writes=writes, reads=READS)
     policy = load_policy(settings.policy_file)
     quota = TenantQuota(settings.live_tasks_per_tenant, settings.live_bytes_per_tenant)
     tenants = load_tenants(settings.tenants_file)
     window = AttemptWindow.of(settings.attempts_per_tenant)
-    view = RoutingView(policy, load_price_book(settings.price_file), wall_clock_ms, quota, tenants, window)
+    prices = load_price_book(settings.price_file)
+    view = RoutingView(policy, prices, wall_clock_ms, quota, tenants, window, settings.sites)
     lost = discontinuities(metrics)
     fleet = fleet_table(
         connections.log, connections.codec, wall_clock_ms, metrics, view.node_changed, on_discontinuity=lost
@@ -77,7 +79,7 @@ def build(settings: RouterSettings) -> Service:
     )
     # Its own, so that no trouble of the topics of attempts, audit records and replies reaches the journal.
     others = connections.log.producer()
-    limits = TopicLimits(connections.log.admin(), [settings.topic_prefix + spec.name for spec in WRITES])
+    limits = TopicLimits(connections.log.admin(), [settings.topic_prefix + spec.name for spec in writes])
     service = RouterService(
         log=connections.log,
         codec=connections.codec,
@@ -110,6 +112,7 @@ def build(settings: RouterSettings) -> Service:
     )
     health.add("router", service.health)
     health.add_degradation("router inputs", service.degraded)
+    health.add_degradation("sites", view.undeclared_sites)
     if settings.key_pepper is None:
         health.degrade("replies", "HEADRACE_KEY_PEPPER is not set: without tokens, intake passes no reply on")
     metrics.documents["partitions"] = service.document

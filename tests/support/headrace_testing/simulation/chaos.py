@@ -16,7 +16,7 @@ from headrace_streams.records import TopicPartition
 
 from headrace_testing.router_twin import PREFIX
 from headrace_testing.simulation.plan import Fault
-from headrace_testing.simulation.processes import RouterBody, SimulatedProcess
+from headrace_testing.simulation.processes import RouterBody, SimulatedProcess, site_of
 
 if TYPE_CHECKING:
     from headrace_testing.simulation.world import SimulatedWorld
@@ -49,6 +49,7 @@ class Chaos:
     def __init__(self, world: SimulatedWorld) -> None:
         self._world = world
         self._rng = world.rng
+        self._sites = random.Random(f"{world.plan.seed} sites chaos")
         self._lasting = random.Random(f"{world.plan.seed} chaos")
 
     def begin(self) -> None:
@@ -75,6 +76,11 @@ class Chaos:
                 for _ in range(self._lasting.randint(1, 3)):
                     at = self._lasting.uniform(0.0, self._world.plan.fault_seconds)
                     self._world.loop.outside(at, self._do, happen)
+
+        if self._world.plan.rate(Fault.SITE_GONE):
+            for _ in range(self._sites.randint(1, 3)):
+                at = self._sites.uniform(0.0, self._world.plan.fault_seconds)
+                self._world.loop.outside(at, self._do, self._leave)
 
     def _do(self, happen: Callable[[], None]) -> None:
         if not self._world.calm:
@@ -156,7 +162,10 @@ class Chaos:
         if self._world.trouble.changes_logs:
             # Retention goes by time, and what was committed may be a position of the former log.
             return
-        for spec, group in _CONSUMED_BY.items():
+        of_sites = {
+            spec: f"local-worker.{spec.site}" for spec in topics.site_topics(filter(None, self._world.plan.sites))
+        }
+        for spec, group in {**_CONSUMED_BY, **of_sites}.items():
             for number in range(self._world.partitions):
                 name = TopicPartition(PREFIX + spec.name, number)
                 reached = cluster.group(PREFIX + group).committed_offsets.get(name)
@@ -215,9 +224,18 @@ class Chaos:
 
     def _node_down(self) -> None:
         node = self._rng.choice(("node-1", "node-2", "groq", "anthropic"))
+        if self._world.plan.sites:
+            node = self._sites.choice((node, "a-1", "a-2", "b-1"))
         seconds = self._rng.choice((1.0, 8.0, 30.0))
         self._note(Fault.NODE_DOWN, f"{node} for {seconds} s")
         self._world.models.down[node] = self._world.loop.time() + seconds
+
+    def _leave(self) -> None:
+        site, seconds = self._sites.choice(self._world.plan.sites), self._sites.choice((6.0, 20.0, 60.0))
+        self._note(Fault.SITE_GONE, f"{site or 'no site'} for {seconds} s")
+        for process in self._world.processes:
+            if process.name.startswith("local-") and site_of(self._world, process) == site:
+                process.stay_away(seconds)
 
 
 def _routes(owner: SimulatedProcess, partition: int) -> bool:

@@ -60,6 +60,17 @@ LOCAL_LISTING: Listing = (
 CLOUD_LISTINGS: Mapping[str, Listing] = {name: _listed(models) for name, models in CLOUD_MODELS.items()}
 
 
+def listing_at(site: str) -> Listing:
+    """What the nodes of a site list: all have the models that most roles ask for first, and each lacks some other."""
+    lacking = {"a": {"llama3:8b", "phi3:3.8b"}, "b": {"qwen2.5-coder:7b"}}.get(site, set())
+    return tuple(entry for entry in LOCAL_LISTING if entry["name"] not in lacking)
+
+
+def nodes_at(site: str) -> Sequence[str]:
+    """The names of a site's nodes."""
+    return tuple(f"{site}-{number}" if site else f"node-{number}" for number in (1, 2))
+
+
 def answer_to(text: str) -> str:
     """The answer of every simulated model to a conversation that ends with this text."""
     return f"It is said of {text!r}: yes."

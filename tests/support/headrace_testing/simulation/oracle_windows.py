@@ -51,7 +51,7 @@ def _kept(judge: Judge) -> Iterator[str]:
             if state.phase is not TaskPhase.RUNNING:
                 continue
             task, last = task_of(state), state.attempts[-1]
-            name = task.tenant, work_topic(last.place, state.lane).name
+            name = task.tenant, work_topic(last.place, state.lane, last.site).name
             out[entry.task_id] = name, size_of(task)
             sizes = [size for other, size in out.values() if other == name]
             # A repeat of the same state adds nothing.

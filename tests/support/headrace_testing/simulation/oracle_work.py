@@ -7,7 +7,9 @@ import zlib
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from headrace_contracts.groups import local_worker_of
 from headrace_contracts.headers import UNORDERED, header
+from headrace_contracts.topics import topic_named
 from headrace_streams.records import OffsetAndMetadata, Record, TopicPartition
 
 from headrace_testing.router_twin import PREFIX
@@ -138,7 +140,9 @@ def unsettled(judge: Judge) -> Sequence[str]:
     ends = {(topic, partition): offset for topic, partition, offset in judge.topics.work}
     for (topic, partition), last in ends.items():
         name = TopicPartition(PREFIX + topic, partition)
-        reached = cluster.group(_GROUPS[topic[:10]]).committed_offsets.get(name)
+        site = topic_named(topic).site
+        group = PREFIX + local_worker_of(site).name if site else _GROUPS[topic[:10]]
+        reached = cluster.group(group).committed_offsets.get(name)
         if reached is None or reached.next_offset <= last:
             found.append(f"{name} is committed at {reached.next_offset if reached else None}, its last is {last}")
     return found

@@ -73,6 +73,8 @@ class Fault(StrEnum):
     """A cancellation that overtakes its task."""
     POISON = "poison"
     """An undecodable record."""
+    SITE_GONE = "site_gone"
+    """All workers of a site are gone at once, and come back later."""
     FORGED_CANCEL = "forged_cancel"
     """A request to cancel another tenant's task."""
 
@@ -113,6 +115,10 @@ LASTING = (
     Fault.SCHEMA_IDS_LOST,
 )  # fmt: skip
 """Drawn and scheduled by `lasting`, as they outlast all the others."""
+SITES = ("a", "b")
+"""All sites of all seeds; workers may also have none."""
+OF_SITES = (Fault.SITE_GONE,)
+"""Drawn with the sites, from a generator of their own."""
 FORGED = (Fault.FORGED_CANCEL,)
 """Drawn from another generator of their own."""
 FREEZES = frozenset({Fault.FREEZE_BEFORE, Fault.FREEZE_IN_FLIGHT})
@@ -130,6 +136,8 @@ class Plan:
         long_idle: Whether the platform is idle for longer than the journal's retention.
         max_held_bytes: Of each worker's engine; drawn from a generator of its own, as are the faults below.
         alike: Share of tasks that repeat the previous question.
+        sites: The site of each local worker, drawn from a generator of its own; without any, all are of none. Workers
+            of one site have the same nodes, those of different sites different ones.
     """
 
     seed: int
@@ -154,6 +162,7 @@ class Plan:
     most_freezes: int
     long_idle: bool
     alike: float
+    sites: tuple[str, ...] = ()
 
     def rate(self, fault: Fault) -> float:
         """Chance of a fault with an occasion of its own."""
@@ -169,17 +178,22 @@ def draw_plan(seed: int, rng: random.Random) -> Plan:
     boundary = {
         fault: intensity * 10.0 ** rng.uniform(-0.7, 0.3) for fault in AT_BOUNDARY if rng.random() < 0.5
     }  # fmt: skip
-    timed = [fault for fault in Fault if fault not in (*AT_BOUNDARY, *PASSING, *LASTING, *FORGED)]
+    timed = [fault for fault in Fault if fault not in (*AT_BOUNDARY, *PASSING, *LASTING, *FORGED, *OF_SITES)]
     rates = {fault: rng.uniform(0.05, 0.35) for fault in timed if not calm and rng.random() < 0.45}
     passing = random.Random(f"{seed} lasting")
     rates |= {fault: 1.0 for fault in PASSING if not calm and passing.random() < 0.2}
     forged = random.Random(f"{seed} forged")
     rates |= {fault: 1.0 for fault in FORGED if not calm and forged.random() < 0.25}
+    of_sites = random.Random(f"{seed} sites")
+    sites: tuple[str, ...] = ()
+    if of_sites.random() < 0.4:
+        sites = of_sites.choice((("", "a"), ("", "a", "b"), ("", "a", "a"), ("", "", "a", "b")))
+        rates |= {fault: 1.0 for fault in OF_SITES if not calm and of_sites.random() < 0.7}
     submit_seconds = rng.choice((0.5, 5.0, 15.0, 30.0))
     return Plan(
         seed=seed,
         routers=rng.choice((1, 2, 2)),
-        local_workers=rng.choice((1, 2)),
+        local_workers=len(sites) or rng.choice((1, 2)),
         cloud_workers=rng.choice((0, 1, 1)),
         accountants=rng.choice((1, 1, 2)),
         tasks=rng.randint(3, 12),
@@ -199,4 +213,5 @@ def draw_plan(seed: int, rng: random.Random) -> Plan:
         most_freezes=rng.randint(1, 6),
         long_idle=rng.random() < 0.02,
         alike=rng.choice((0.0, 0.2, 0.6)),
+        sites=sites,
     )

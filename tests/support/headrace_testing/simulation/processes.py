@@ -11,7 +11,8 @@ from headrace_cloud_worker.decide.offers import choose_provider
 from headrace_cloud_worker.decide.privacy import forbid
 from headrace_contracts import topics
 from headrace_contracts.errors import RegistryUnavailable
-from headrace_contracts.events import NodeStatus, Place, Preferences
+from headrace_contracts.events import Lane, NodeStatus, Place, Preferences
+from headrace_contracts.groups import CLOUD_WORKER, local_worker_of
 from headrace_local_worker.decide.balancing import choose_node
 from headrace_models.worker.assembly import sharing_of
 from headrace_models.worker.cancellations import Cancellations, CancelledTasks, is_cancelled
@@ -38,18 +39,28 @@ from headrace_testing.signatures import keys, verification
 from headrace_testing.simulation.ledger import SimulatedLedger
 from headrace_testing.simulation.log import SimulatedLog
 from headrace_testing.simulation.loop import Fate
-from headrace_testing.simulation.models import ASKED, CLOUD_LISTINGS, EXECUTION, LOCAL_LISTING, Call, SimulatedProvider
+from headrace_testing.simulation.models import (
+    ASKED,
+    CLOUD_LISTINGS,
+    EXECUTION,
+    Call,
+    SimulatedProvider,
+    listing_at,
+    nodes_at,
+)
 from headrace_testing.simulation.network import LONGEST_IN_FLIGHT_SECONDS, PATIENCE_SECONDS
 from headrace_testing.simulation.oracle_bytes import live_bytes_of
 from headrace_testing.simulation.oracle_quota import quota_of
 from headrace_testing.simulation.oracle_windows import window_of
-from headrace_testing.simulation.plan import Fault
+from headrace_testing.simulation.plan import SITES, Fault
 
 if TYPE_CHECKING:
     from headrace_testing.simulation.world import SimulatedWorld
 
 ACT_WITHIN_SECONDS = 4.0
 """As the router's setting: together with the time to produce a record it fits into the session timeout."""
+SITE_REPORT_SECONDS, SITE_TICK_SECONDS = 1.5, 2.0
+"""Short enough where there are sites, that attempts are taken back before they time out."""
 _STOP_SECONDS = 30.0
 _START_SECONDS = LONGEST_IN_FLIGHT_SECONDS
 """The shortest time until a restart: everything the previous run sent has arrived by then."""
@@ -88,6 +99,8 @@ class SimulatedProcess:
         """Whether this run was frozen: it may act on outdated state."""
         self.thawed_at: list[float] = []
         """When it went on after having been frozen, in seconds since the start."""
+        self.away_until = 0.0
+        """Until when it is not restarted, in seconds since the start."""
         self.fate = Fate(name)
         self.network = world.network(self)
         self._world = world
@@ -127,6 +140,11 @@ class SimulatedProcess:
         self.network = self._world.network(self)
         self._world.trace.note(f"{self.name} starts, life {self.lives}")
         self._world.loop.as_process(self.fate, self._begin)
+
+    def stay_away(self, seconds: float) -> None:
+        """As kill -9, and no restart for some seconds."""
+        self.away_until = self._world.loop.time() + seconds
+        self.crash()
 
     def crash(self) -> None:
         """As kill -9."""
@@ -202,7 +220,14 @@ class SimulatedProcess:
 
     def _start_later(self, seconds: float) -> None:
         if self._starting is None:
-            self._starting = self._world.loop.outside(seconds, self.start)
+            away = self.away_until - self._world.loop.time()
+            self._starting = self._world.loop.outside(max(seconds, away), self.start)
+
+
+def site_of(world: SimulatedWorld, process: SimulatedProcess) -> str:
+    """The site of a process; empty for none."""
+    kind, _, number = process.name.partition("-")
+    return world.plan.sites[int(number) - 1] if kind == "local" and world.plan.sites else ""
 
 
 class RouterBody:
@@ -213,13 +238,14 @@ class RouterBody:
     ) -> None:
         quota = quota_of(world.plan.seed)
         window = window_of(world.plan.seed)
-        self._view = RoutingView(world.kit.policy, world.kit.prices, process.clock, quota, window=window)
+        sites = [site for site in world.plan.sites if site]
+        self._view = RoutingView(world.kit.policy, world.kit.prices, process.clock, quota, window=window, sites=sites)
         self._fleet: Table[NodeStatus] = Table(log, world.kit.codec, topics.FLEET_STATUS, self._view.node_changed)
         self._preferences: Table[Preferences] = Table(
             log, world.kit.codec, topics.PREFERENCES, self._view.preferences_changed
         )
         # Routers ask for limits in the seeds that have one to find.
-        names = [PREFIX + name for name in topics.TOPICS] if world.trouble.limits_are_known else []
+        names = [PREFIX + name for name in topics.topics_with(SITES)] if world.trouble.limits_are_known else []
         self._limits = TopicLimits(log.admin(), names)
         self._asks = bool(names)
         self.service = router_service(
@@ -233,7 +259,7 @@ class RouterBody:
             settle_seconds=ACT_WITHIN_SECONDS + PATIENCE_SECONDS,
             in_flight=world.plan.max_in_flight * 4,
             static=world.plan.static_members,
-            limits=RouterLimits(),
+            limits=RouterLimits(tick_seconds=SITE_TICK_SECONDS) if sites else RouterLimits(),
             topic_limits=self._limits,
             producers=verification(keys()),
             live_bytes=live_bytes_of(world.plan.seed),
@@ -260,8 +286,9 @@ class WorkerBody:
         self._process = process
         codec, plan = world.kit.codec, world.plan
         publisher = Publisher(log.producer(), codec, f"headrace/worker/{process.name}")
+        self.site = site = site_of(world, process)
         offers = [(name, name, listing) for name, listing in CLOUD_LISTINGS.items()] if cloud else [
-            ("ollama", node, LOCAL_LISTING) for node in ("node-1", "node-2")
+            ("ollama", node, listing_at(site)) for node in nodes_at(site)
         ]  # fmt: skip
         run = f"{process.name}.{process.lives}"
         places = [
@@ -288,12 +315,10 @@ class WorkerBody:
             forbid=forbid if cloud else nothing_forbidden,
             is_cancelled=self._cancellations.has,
         )
-        work = (
-            (topics.WORK_CLOUD_INTERACTIVE, topics.WORK_CLOUD_BATCH)
-            if cloud
-            else (topics.WORK_LOCAL_INTERACTIVE, topics.WORK_LOCAL_BATCH)
-        )
-        self._group = PREFIX + ("cloud-worker" if cloud else "local-worker")
+        group = CLOUD_WORKER if cloud else local_worker_of(site)
+        place = Place.CLOUD if cloud else Place.LOCAL
+        work = [topics.work_topic(place, lane, site) for lane in (Lane.INTERACTIVE, Lane.BATCH)]
+        self._group = PREFIX + group.name
         self._engine = ParallelConsumer(
             log,
             self._group,
@@ -319,8 +344,9 @@ class WorkerBody:
             FleetOptions(
                 worker=process.name,
                 where=Place.CLOUD if cloud else Place.LOCAL,
+                site=site,
                 look_seconds=10.0,
-                report_seconds=6.0,
+                report_seconds=SITE_REPORT_SECONDS if plan.sites else 6.0,
             ),
             process.clock,
         )

@@ -25,7 +25,8 @@ from headrace_contracts.events import (
     TaskSubmitted,
     UsageRecorded,
 )
-from headrace_contracts.topics import TOPICS
+from headrace_contracts.ids import attempt_id
+from headrace_contracts.topics import topic_named
 from headrace_streams.records import TopicPartition
 
 from headrace_testing.simulation.cluster import Seen
@@ -109,7 +110,10 @@ class Topics:
         self.final_replies: dict[str, list[tuple[Seen, TaskReply]]] = defaultdict(list)
         self.audited: set[str] = set()
         self.told: set[tuple[str, str, str]] = set()
-        """Topics of workers, and the tasks that these were told of there as cancelled: id and tenant."""
+        """Topics of workers, and the tasks that these were told of there as cancelled, or the attempts that were taken
+        back: id and tenant."""
+        self.told_at: dict[tuple[str, str], float] = {}
+        """When these were first told."""
         self.letters: dict[Place, list[str]] = defaultdict(list)
         """Kinds of errors of dead letters, by the origin of the record."""
         self.unreadable: set[Place] = set()
@@ -156,7 +160,9 @@ class Topics:
             case AttemptRequested():
                 self.work[place] = (seen, event)
             case AttemptsCancelled():
-                self.told.add((place[0], event.task_id, event.tenant))
+                name = attempt_id(event.task_id, event.number) if event.number else event.task_id
+                self.told.add((place[0], name, event.tenant))
+                self.told_at.setdefault((name, event.tenant), seen.at)
             case AttemptFinished():
                 self.finished[event.attempt_id].append(event)
                 self.reports[place] = event
@@ -224,9 +230,13 @@ class Topics:
         return found is not None and found[1].attempt_id in self.finished
 
     def is_stopped(self, place: Place) -> bool:
-        """Whether cancellation of the task of a work record was requested: it blocks nothing then."""
+        """Whether cancellation of the task of a work record was requested, or its attempt was taken back: it blocks
+        nothing then."""
         found = self.work.get(place)
-        return found is not None and found[1].task_id in self.cancelled
+        if found is None:
+            return False
+        request = found[1]
+        return request.task_id in self.cancelled or (request.attempt_id, request.tenant) in self.told_at
 
     def is_accounted(self, attempt_id: str) -> bool:
         """Whether an execution of an attempt is reported, with its usage if it called a model."""
@@ -239,8 +249,9 @@ class Topics:
         return [found for found in self.work.values() if found[1].task_id == task_id]
 
     def _read(self, seen: Seen, place: Place) -> Any:
-        spec = TOPICS.get(place[0])
-        if spec is None:
+        try:
+            spec = topic_named(place[0])
+        except KeyError:
             return None
         try:
             return self._codec.decode(spec.record, seen.record.value, Origin(*place))

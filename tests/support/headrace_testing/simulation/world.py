@@ -11,7 +11,7 @@ from functools import cache
 
 from headrace_contracts.codec import Codec
 from headrace_contracts.events import TaskState
-from headrace_contracts.topics import TOPICS
+from headrace_contracts.topics import topics_with
 from headrace_models.prices import PriceBook, load_price_book
 from headrace_router.adapters.policy_file import load_policy
 from headrace_router.decide.model import CAUSES, Submitted
@@ -34,7 +34,7 @@ from headrace_testing.simulation.log import SimulatedCodec
 from headrace_testing.simulation.loop import SimulationStuck, VirtualLoop
 from headrace_testing.simulation.models import REMOTE_BY_HOST, REMOTE_BY_NAME, Models
 from headrace_testing.simulation.network import PATIENCE_SECONDS, Endures, SimulatedNetwork, Weather
-from headrace_testing.simulation.plan import Fault, Plan, draw_plan
+from headrace_testing.simulation.plan import SITES, Fault, Plan, draw_plan
 from headrace_testing.simulation.processes import AccountantBody, Body, RouterBody, SimulatedProcess, WorkerBody
 from headrace_testing.simulation.settings import SettingsWriter
 from headrace_testing.simulation.trace import Trace
@@ -75,7 +75,7 @@ class Outcome:
 @cache
 def kit() -> Kit:
     codec = SimulatedCodec(PREFIX)
-    asyncio.run(codec.prepare(TOPICS.values(), register=True))
+    asyncio.run(codec.prepare(topics_with(SITES).values(), register=True))
     shipped = load_policy(None)
     policy = shipped.model_copy(
         update={
@@ -109,7 +109,7 @@ class SimulatedWorld:
         self.trace = Trace(self.loop.time, keep_all=keep_all)
         self.weather = Weather(self.plan, self.rng, self.trace, self.loop)
         self.cluster = SimulatedCluster(self.loop, self.trace)
-        for spec in TOPICS.values():
+        for spec in topics_with([site for site in self.plan.sites if site]).values():
             self.cluster.create_topic(PREFIX + spec.name, PARTITIONS if spec.partitions > 1 else 1)
         self.models = Models(self.plan, self.rng, self.trace, self.loop.time)
         self.database = SimulatedDatabase()

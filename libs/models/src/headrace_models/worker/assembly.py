@@ -10,6 +10,7 @@ from typing import Final, Protocol, cast
 
 from headrace_contracts.codec import Codec
 from headrace_contracts.events import Lane, Place
+from headrace_contracts.sites import NO_SITE
 from headrace_contracts.topics import cancelled_topic, outcome_topic, work_topic
 from headrace_streams.dead_letters import DeadLetterSink
 from headrace_streams.handling import EngineOptions, Sharing, TopicLane
@@ -107,6 +108,7 @@ def assemble_worker(
     traceparent_of: Callable[[Record], str | None],
     forbid: Forbid = nothing_forbidden,
     models_of: ModelsOf = all_models,
+    site: str = NO_SITE,
 ) -> Worker:
     """A worker for both lanes, local or cloud; it is not connected to anything yet.
 
@@ -114,7 +116,7 @@ def assemble_worker(
         group: Consumer group, without the prefix.
         traced: Wraps a handler in a trace span of the given name.
         traceparent_of, forbid: As for `AttemptRunner`.
-        models_of: As in `FleetOptions`.
+        models_of, site: As in `FleetOptions`.
     """
 
     def stop_tasks(cancelled: CancelledTasks) -> None:
@@ -151,8 +153,8 @@ def assemble_worker(
         observer=metrics,
         traceparent_of=traceparent_of,
     )
-    interactive = settings.topic_prefix + work_topic(place, Lane.INTERACTIVE).name
-    batch = settings.topic_prefix + work_topic(place, Lane.BATCH).name
+    interactive = settings.topic_prefix + work_topic(place, Lane.INTERACTIVE, site).name
+    batch = settings.topic_prefix + work_topic(place, Lane.BATCH, site).name
     consumer = ParallelConsumer(
         log,
         settings.topic_prefix + group,
@@ -181,6 +183,7 @@ def assemble_worker(
         FleetOptions(
             worker=settings.instance_id,
             where=place,
+            site=site,
             look_seconds=settings.look_seconds,
             report_seconds=settings.report_seconds,
             models_of=models_of,

@@ -16,6 +16,7 @@ from typing import Final
 from headrace_contracts.codec import Codec
 from headrace_contracts.events import AttemptsCancelled
 from headrace_contracts.headers import header
+from headrace_contracts.ids import attempt_id
 from headrace_contracts.topics import TopicSpec
 from headrace_streams.dead_letters import described
 from headrace_streams.errors import OffsetOutOfRange, TransientError
@@ -35,7 +36,8 @@ _GATHER_SECONDS: Final = 0.02
 """They are collected for this long, since finding the attempts concerned costs as much for one as for many."""
 
 CancelledTasks = AbstractSet[tuple[str, str]]
-"""Tasks whose attempts to stop: id and tenant. Another tenant's task may have the same id."""
+"""What to stop: a task's id for all its attempts, or that of a single attempt, which was taken back; and the tenant.
+Another tenant's task may have the same id."""
 
 
 class Cancellations:
@@ -45,7 +47,7 @@ class Cancellations:
         spec: The topic for this kind of worker.
         history_seconds: How far back to read at the start: an attempt may have waited that long behind its
             cancellation.
-        remembered: Maximum number of cancelled tasks in memory; the oldest are dropped first.
+        remembered: Maximum number of cancelled tasks and attempts in memory; the oldest are dropped first.
         clock_ms: Milliseconds since the epoch.
         on_cancelled: Called with the cancelled tasks that have just been read.
     """
@@ -76,9 +78,9 @@ class Cancellations:
             "cancellations", codec, AttemptsCancelled, lambda record: record.partition, self._take
         )
 
-    def has(self, task_id: str, tenant: str) -> bool:
-        """Whether the tenant's task was cancelled."""
-        return (task_id, tenant) in self._cancelled
+    def has(self, name: str, tenant: str) -> bool:
+        """Whether the tenant's task, or attempt, of this id was cancelled."""
+        return (name, tenant) in self._cancelled
 
     async def start(self) -> None:
         """Read what was cancelled recently before the first attempt begins; waits while the cluster is unavailable."""
@@ -147,7 +149,8 @@ class Cancellations:
             _log.warning("a cancellation at %s@%d cannot be read: %s", record.topic_partition, record.offset,
                          described(outcome))  # fmt: skip
             return
-        self._new[outcome.task_id, outcome.tenant] = None
+        name = attempt_id(outcome.task_id, outcome.number) if outcome.number else outcome.task_id
+        self._new[name, outcome.tenant] = None
         if not self._reading:
             self._tell()
 
@@ -163,5 +166,6 @@ class Cancellations:
 
 
 def is_cancelled(cancelled: CancelledTasks, record: Record) -> bool:
-    """Whether the attempt in a record belongs to one of these tasks, judging by its headers."""
-    return (header(record.headers, "ce_subject"), header(record.headers, "ce_tenant")) in cancelled
+    """Whether the attempt in a record is one of these, or of one of these tasks, judging by its headers."""
+    tenant = header(record.headers, "ce_tenant")
+    return any((header(record.headers, name), tenant) in cancelled for name in ("ce_subject", "ce_id"))

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from headrace_contracts import events
+from headrace_contracts.sites import NO_SITE
 from headrace_contracts.topics import FLEET_STATUS
 from headrace_streams.errors import StreamsError
 from headrace_streams.publishing import Publication, Publisher
@@ -40,6 +41,7 @@ class FleetOptions:
     Attributes:
         worker: Name of this process in its reports.
         where: Whether the endpoints are ours.
+        site: Site of this process; empty for none.
         look_seconds: Interval between probes of an endpoint.
         report_seconds: Longest interval between reports; a report is valid for three times as long.
         models_of: Which of the models that an endpoint lists to report.
@@ -47,6 +49,7 @@ class FleetOptions:
 
     worker: str
     where: events.Place
+    site: str = NO_SITE
     look_seconds: float
     report_seconds: float = 5.0
     models_of: ModelsOf = all_models
@@ -62,6 +65,7 @@ def node_status(
         place=options.where,
         provider=endpoint.provider.provider,
         worker=options.worker,
+        site=options.site,
         healthy=objection is None,
         reason=objection or "",
         simulated=status.simulated,

@@ -108,7 +108,7 @@ def nothing_forbidden(_request: AttemptRequested) -> Failure | None:
 
 
 IsCancelled = Callable[[str, str], bool]
-"""Whether the task (the first argument) of a tenant (the second) was cancelled."""
+"""Whether the task or the attempt with an id (the first argument) of a tenant (the second) was cancelled."""
 
 
 HasEnded = Callable[[Record, str], Awaitable[bool]]
@@ -132,7 +132,7 @@ class AttemptRunner:
         clock_ms: Milliseconds since the epoch.
         new_id: Makes the id of an execution.
         forbid: Attempts that it rejects are reported as failed permanently, and written to the dead-letter topic.
-        is_cancelled: Attempts of these tasks are not started.
+        is_cancelled: These attempts, and those of these tasks, are not started.
         has_ended: These attempts are done; see `ended_attempts`.
         traceparent_of: Trace context for the events published for a record.
     """
@@ -148,7 +148,7 @@ class AttemptRunner:
         clock_ms: Callable[[], int],
         new_id: Callable[[], str],
         forbid: Forbid = nothing_forbidden,
-        is_cancelled: IsCancelled = lambda _task_id, _tenant: False,
+        is_cancelled: IsCancelled = lambda _name, _tenant: False,
         has_ended: HasEnded = _never,
         observer: RunObserver | None = None,
         traceparent_of: Callable[[Record], str | None] = header_traceparent,
@@ -194,8 +194,13 @@ class AttemptRunner:
         )
 
     def interrupt(self, cancelled: AbstractSet[tuple[str, str]]) -> int:
-        """End the running attempts of these tasks (id and tenant); returns how many there were."""
-        runs = [run for task in cancelled for run in self._running.get(task, ())]
+        """End these attempts, and those of these tasks, as far as they run (id and tenant); returns how many did."""
+        runs = [
+            run
+            for name, tenant in cancelled
+            for run in self._running.get((name.partition("/")[0], tenant), ())
+            if name in (run.request.task_id, run.request.attempt_id)
+        ]
         return sum(run.interrupt() for run in runs)
 
     def calls(self) -> Iterator[tuple[ModelName, float]]:
@@ -236,7 +241,7 @@ class AttemptRunner:
 
     async def _run_unless_cancelled(self, run: RunningAttempt) -> ExecutionOutcome:
         name = run.request.task_id, run.request.tenant
-        if self._is_cancelled(*name):
+        if self._is_cancelled(*name) or self._is_cancelled(run.request.attempt_id, run.request.tenant):
             return outcomes.cancelled()
         self._running.setdefault(name, {})[run] = None
         try:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import heapq
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from headrace_contracts.events import NodeStatus, Preferences
+from headrace_contracts.sites import NO_SITE
 from headrace_models.prices import PriceBook
 from headrace_runtime.tenants import NO_TENANTS, TenantLimits, Tenants
 
@@ -25,6 +26,7 @@ class RoutingView:
         quota: What a tenant may have in flight in one partition, where `tenants` says nothing else.
         tenants: Limits of single tenants.
         window: What a tenant may have out in one topic of attempts, of one partition.
+        sites: Sites of local workers whose topics exist. What reports from others offer cannot be used.
     """
 
     def __init__(
@@ -35,6 +37,7 @@ class RoutingView:
         quota: TenantQuota = DEFAULT_QUOTA,
         tenants: Tenants = NO_TENANTS,
         window: AttemptWindow = DEFAULT_WINDOW,
+        sites: Iterable[str] = (),
     ) -> None:
         self.policy = policy
         self.clock = clock
@@ -51,6 +54,11 @@ class RoutingView:
         self._provider_of: dict[str, str] = {}
         self._fleet: Fleet | None = None
         self._preferences: dict[str, Preferences] = {}
+        self._sites = frozenset({NO_SITE, *sites})
+        # Reports from sites that are not among them: site and expiry by key.
+        self._undeclared: dict[str, tuple[str, int]] = {}
+        self.gains = 0
+        """How often the fleet has offered something that it did not offer before."""
         self._on_gain: list[Callable[[], None]] = []
 
     def on_gain(self, call: Callable[[], None]) -> None:
@@ -61,12 +69,17 @@ class RoutingView:
         """Apply a node's newest status; None when the node has been removed."""
         before = self._nodes.pop(key, None)
         self._forget_expired(key)
+        self._undeclared.pop(key, None)
         self._fleet = None
         if status is None:
+            return
+        if status.site not in self._sites:
+            self._undeclared[key] = status.site, expires_at(status)
             return
         self._nodes[key] = status
         self._look_after(key, status)
         if gained(before, status, self.clock()):
+            self.gains += 1
             for call in self._on_gain:
                 call()
 
@@ -77,15 +90,36 @@ class RoutingView:
         else:
             self._preferences[key] = preferences
 
-    def context(self, peers: Peers, tenant: str, user: str) -> DecisionContext:
-        """What is currently known for a task of this tenant and user."""
+    def undeclared_sites(self) -> str | None:
+        """What is wrong if workers report from sites whose topics are not known here; None if none do."""
+        now = self.clock()
+        found = sorted({site for site, expiry in self._undeclared.values() if now < expiry})
+        if not found:
+            return None
+        return (
+            f"workers report from {', '.join(found)}, which HEADRACE_SITES does not name: their nodes get no work. "
+            "Name all sites there, in the router and in what creates topics"
+        )
+
+    def silent_sites(self) -> frozenset[str]:
+        """The sites of which no worker reports any more, while another site has usable nodes; see `Fleet.hears`."""
+        fleet, now = self._newest_fleet(), self.clock()
+        if not any(fleet.usable_at(site, now) for site in fleet.sites()):
+            return frozenset()
+        return frozenset(site for site in self._sites if not fleet.hears(site, now))
+
+    def _newest_fleet(self) -> Fleet:
         if self._fleet is None:
             self._fleet = Fleet(self._known())
+        return self._fleet
+
+    def context(self, peers: Peers, tenant: str, user: str) -> DecisionContext:
+        """What is currently known for a task of this tenant and user."""
         return DecisionContext(
             now=self.clock(),
             policy=self.policy,
             prices=self._prices,
-            fleet=self._fleet,
+            fleet=self._newest_fleet(),
             peers=peers,
             user_preferences=self._preferences.get(f"{tenant}/{user}") if user else None,
             tenant_preferences=self._preferences.get(f"{tenant}/"),

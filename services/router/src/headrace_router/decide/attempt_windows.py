@@ -12,7 +12,8 @@ it through a retry. Everything here follows from the journaled states: `TaskStat
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -65,7 +66,7 @@ class OutNow:
 NOTHING_OUT: Final = OutNow()
 
 _Name = tuple[str, str]
-"""Tenant and topic."""
+"""Tenant and topic, or tenant and session."""
 
 
 @dataclass(slots=True)
@@ -94,6 +95,11 @@ class AttemptWindows:
         # Of each task its window, and its size if it has a place, None if it waits.
         self._tasks: dict[str, tuple[_Name, int | None]] = {}
         self._changed: dict[_Name, None] = {}
+        # Of each topic how many tasks have a place, of all tenants.
+        self._places: Counter[str] = Counter()
+        # Of the sessions of these tasks, by tenant and name, the topic of each task, in order; and each task's session.
+        self._sessions: dict[_Name, dict[str, str]] = {}
+        self._session_of: dict[str, _Name] = {}
         self.last_turn = 0
         """The highest turn so far."""
 
@@ -102,13 +108,25 @@ class AttemptWindows:
         """How many tasks wait for their turn."""
         return sum(len(window.waiting) for window in self._windows.values())
 
-    def put(self, task_id: str, tenant: str, topic: str, size: int, waits_with: int | None = None) -> None:
+    def put(
+        self,
+        task_id: str,
+        tenant: str,
+        topic: str,
+        size: int,
+        waits_with: int | None = None,
+        session: str | None = None,
+    ) -> None:
         """Give a task a place, or have it wait for one with its turn.
 
         Args:
             size: Bytes that it is counted with.
             waits_with: Its turn; None if it has a place.
+            session: Its session, if it is of one.
         """
+        if session is not None:
+            self._session_of[task_id] = tenant, session
+            self._sessions.setdefault((tenant, session), {})[task_id] = topic
         name = tenant, topic
         window = self._windows.setdefault(name, _Window())
         self._tasks[task_id] = name, None if waits_with is not None else size
@@ -116,6 +134,7 @@ class AttemptWindows:
         if waits_with is None:
             window.attempts += 1
             window.bytes += size
+            self._places[topic] += 1
         else:
             window.waiting[task_id] = waits_with, size
             heapq.heappush(window.turns, (waits_with, task_id))
@@ -132,6 +151,11 @@ class AttemptWindows:
         else:
             window.attempts -= 1
             window.bytes -= size
+            self._places[name[1]] -= 1
+        if (session := self._session_of.pop(task_id, None)) is not None:
+            del self._sessions[session][task_id]
+            if not self._sessions[session]:
+                del self._sessions[session]
         self._changed[name] = None
         if not window.attempts and not window.waiting:
             del self._windows[name]
@@ -144,6 +168,19 @@ class AttemptWindows:
         """What a tenant has out in a topic."""
         window = self._windows.get((tenant, topic))
         return NOTHING_OUT if window is None else OutNow(window.attempts, window.bytes, window.next_task())
+
+    def attempts_in(self, topic: str) -> int:
+        """How many tasks of all tenants have a place in a topic."""
+        return self._places[topic]
+
+    def topic_of_session(self, tenant: str, session: str, but: str) -> str | None:
+        """The topic in which the newest of a session's tasks, but for one, has a place or waits for one."""
+        found = self._sessions.get((tenant, session), {})
+        return next((topic for task_id, topic in reversed(found.items()) if task_id != but), None)
+
+    def tasks_in(self, topics: Collection[str]) -> Sequence[str]:
+        """The tasks that have a place in one of these topics, or wait for one, in the order in which they were put."""
+        return [task_id for task_id, (name, _) in self._tasks.items() if name[1] in topics]
 
     def take_ready(self, limit: AttemptWindow) -> Sequence[str]:
         """The tasks that are next and may go now, of the windows that have changed since this was last asked."""

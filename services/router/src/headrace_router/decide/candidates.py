@@ -18,6 +18,7 @@ from headrace_contracts.events import (
     TaskSubmitted,
 )
 from headrace_contracts.floors import Objection
+from headrace_contracts.sites import NO_SITE
 
 from headrace_router.decide.costs import dollars, longest_prompt, most_in_options, most_tokens, worst_case
 from headrace_router.decide.demands import capable, demands
@@ -44,13 +45,14 @@ _TELLING = (OVER_BUDGET, "context_too_small", INCAPABLE, "privacy", "no_consent"
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A model of a provider, and what an attempt at it may cost."""
+    """A model of a provider, and what an attempt at it may cost; `site` is of local ones, empty for none."""
 
     provider: str
     model: str
     place: Place
     max_output_tokens: int | None = None
     worst_case_nanodollars: int = 0
+    site: str = NO_SITE
 
     @property
     def name(self) -> str:
@@ -76,6 +78,7 @@ class Choice:
         may_come: Whether waiting can help if none is chosen.
         privacy: The level they were checked against.
         objection: Why none may be chosen at all.
+        nodes: The usable nodes that offer the chosen one and can run the task.
     """
 
     chosen: Candidate | None
@@ -84,6 +87,7 @@ class Choice:
     reason: str = ""
     may_come: bool = False
     objection: Objection | None = None
+    nodes: tuple[NodeStatus, ...] = ()
 
     def failure(self) -> Failure:
         """Why none was chosen."""
@@ -180,15 +184,16 @@ def choose(
         if not nodes:
             reject(ref, INCAPABLE, f"it cannot do what the task demands: {', '.join(sorted(lacking))}")
             continue
-        longest = longest_context(nodes, ref.model, place)
-        if longest is not None and longest * _BYTES_PER_TOKEN < longest_bytes:
+        nodes, longest = _roomy(nodes, ref.model, place, longest_bytes)
+        if not nodes:
             reject(ref, "context_too_small", f"its context holds {longest} tokens, what is to be read has more")
             continue
         size = policy.models[ref.model].size_gb if place is Place.LOCAL and ref.model in policy.models else None
         reason = rules.reason(place) + ("" if size is None else f"; {size:g} GB")
         return Choice(
-            Candidate(ref.provider, ref.model, place, limit, most or 0), tuple(rejected), rules.privacy, reason
-        )
+            Candidate(ref.provider, ref.model, place, limit, most or 0), tuple(rejected), rules.privacy, reason,
+            nodes=tuple(nodes),
+        )  # fmt: skip
     may_come = any(rejection.code in _PASSING for rejection in rejected)
     return Choice(None, tuple(rejected), rules.privacy, may_come=may_come)
 
@@ -254,6 +259,23 @@ def _nodes(ref: ModelRef, place: Place, policy: Policy, context: DecisionContext
     nodes = context.fleet.offering(ref.provider, ref.model, place, context.now)
     needs: Mapping[str, str] = policy.models[ref.model].hardware if ref.model in policy.models else {}
     return [node for node in nodes if needs.items() <= node.hardware.items()] if needs else nodes
+
+
+def _roomy(
+    nodes: Sequence[NodeStatus], model: str, place: Place, longest_bytes: int
+) -> tuple[Sequence[NodeStatus], int]:
+    """The nodes of the sites with a long enough context for so many bytes, and the longest context of the others, in
+    tokens."""
+    found: list[NodeStatus] = []
+    longest_of_others = 0
+    for site in dict.fromkeys(node.site for node in nodes):
+        there = [node for node in nodes if node.site == site]
+        longest = longest_context(there, model, place)
+        if longest is None or longest * _BYTES_PER_TOKEN >= longest_bytes:
+            found += there
+        else:
+            longest_of_others = max(longest_of_others, longest)
+    return found, longest_of_others
 
 
 def _history(ref: ModelRef, attempts: Sequence[AttemptState], policy: Policy) -> tuple[str, str] | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from headrace_contracts.events import NodeStatus, Place
 
@@ -17,6 +17,11 @@ class Fleet:
         for node in self.nodes:
             for model in node.models:
                 by_model[node.provider, tagged(model.name, node.place)].append(node)
+        local: defaultdict[str, list[NodeStatus]] = defaultdict(list)
+        for node in self.nodes:
+            if node.place is Place.LOCAL:
+                local[node.site].append(node)
+        self._local: Mapping[str, Sequence[NodeStatus]] = dict(local)
         self.providers = frozenset(node.provider for node in self.nodes)
         self._by_model: Mapping[tuple[str, str], Sequence[NodeStatus]] = by_model
 
@@ -34,6 +39,18 @@ class Fleet:
             and any(tagged(offered.name, node.place) == tagged(model, node.place) for offered in node.models)
         }
         return sorted(found, key=lambda item: (item[1] is not Place.LOCAL, item[0]))
+
+    def usable_at(self, site: str, now: int) -> Sequence[NodeStatus]:
+        """The usable local nodes of a site."""
+        return [node for node in self._local.get(site, ()) if usable(node, now)]
+
+    def hears(self, site: str, now: int) -> bool:
+        """Whether a local worker of a site has reported, usable nodes or not, so recently that its report counts."""
+        return any(now < expires_at(node) for node in self._local.get(site, ()))
+
+    def sites(self) -> Collection[str]:
+        """The sites of local nodes, heard now or not."""
+        return self._local.keys()
 
     def has_usable(self, now: int, provider: str | None = None) -> bool:
         """Whether any node, of a provider or at all, is usable."""
@@ -54,7 +71,7 @@ def gained(before: NodeStatus | None, after: NodeStatus, now: int) -> bool:
     """Whether a new status offers anything that the previous one did not; if so, waiting tasks are re-evaluated."""
     if not usable(after, now):
         return False
-    if before is None or not usable(before, now) or before.hardware != after.hardware:
+    if before is None or not usable(before, now) or (before.hardware, before.site) != (after.hardware, after.site):
         return True
     return not {model.name for model in after.models} <= {model.name for model in before.models}
 

@@ -72,6 +72,7 @@ from headrace_router.decide.routes import (
     role_name,
     route,
     rules_of,
+    take_back,
 )
 from headrace_router.decide.sharing import may_serve_followers
 from headrace_router.decide.tenant_quota import over_quota
@@ -219,7 +220,9 @@ def _late_word(state: TaskState, event: AttemptEnded, context: DecisionContext) 
     if known or failure is None:
         return Ignored("late_result")
     if failure.code == ANSWERED_REMOTELY:
-        state = closed(state, replace(end, outcome=Outcome.FAILED_PERMANENT), context.now, context.policy.retry)
+        # An attempt that was taken back was no try, and does not become one.
+        end = replace(end, outcome=Outcome.FAILED_PERMANENT, asked=sent.asked)
+        state = closed(state, end, context.now, context.policy.retry)
         state, owed = breach(state, sent, failure, context.now)
         return Decision(state, (owed,))
     if given_up(sent) and sent.asked and not end.asked and not late(state, context):
@@ -270,7 +273,7 @@ def _wake_waiting(state: TaskState, _: WakeUp, context: DecisionContext) -> Resu
 
 def _wake_running(state: TaskState, _: WakeUp, context: DecisionContext) -> Result:
     if _early(state, context):
-        return Ignored("early")
+        return take_back(state, context)
     last = state.attempts[-1]
     waited = context.now - last.dispatched_at
     failure = Failure(code=ATTEMPT_TIMEOUT, message=f"no result after {waited} ms")

@@ -144,6 +144,14 @@ class Peers(Protocol):
         """What a tenant has out in a topic of attempts."""
         ...
 
+    def attempts_in(self, topic: str) -> int:
+        """How many attempts of all tenants are out in a topic."""
+        ...
+
+    def site_of_session(self, tenant: str, session: str, but: str) -> str | None:
+        """The site of the newest local attempt of a session's other tasks than `but`; None if none is out."""
+        ...
+
     @property
     def last_turn(self) -> int:
         """The highest turn of a task so far."""

@@ -71,7 +71,7 @@ def publication(
         case CommandKind.AUDIT:
             return _audit(entry, state, command)
         case CommandKind.CANCEL:
-            return _cancel(state, command)
+            return _cancel(entry, state, command)
 
 
 def shortened(published: Publication) -> Publication:
@@ -104,6 +104,7 @@ def _dispatch(
         number=attempt.number,
         home_partition=state.home_partition,
         provider=attempt.provider,
+        site=attempt.site,
         model=attempt.model,
         messages=(*prompt, *task.messages),
         sampling=replace(task.sampling, max_output_tokens=attempt.max_output_tokens),
@@ -221,9 +222,11 @@ def _audit(entry: JournalEntry, state: TaskState, command: Command) -> Publicati
     return _publish(state, command, audit, source.tenant.encode())
 
 
-def _cancel(state: TaskState, command: Command) -> Publication:
-    result = _result(state)
-    event = AttemptsCancelled(task_id=result.task_id, tenant=result.tenant, cancelled_at=result.completed_at)
+def _cancel(entry: JournalEntry, state: TaskState, command: Command) -> Publication:
+    # The decision to take an attempt back may be the task's end too.
+    source = _result(state) if state.task is None else state.task
+    at = entry.decided_at if command.attempt else _result(state).completed_at
+    event = AttemptsCancelled(task_id=source.task_id, tenant=source.tenant, number=command.attempt, cancelled_at=at)
     return _publish(state, command, event, state.route_key)
 
 

@@ -32,6 +32,8 @@ from headrace_router.decide.costs import cost
 
 ATTEMPT_TIMEOUT: Final = "attempt_timeout"
 """Code of an attempt that the router abandoned; its usage is not known."""
+SITE_SILENT: Final = "site_silent"
+"""Code of an attempt that the router has taken back, as no worker of its site reports any more."""
 ANSWERED_REMOTELY: Final = "answered_remotely"
 """Code of an attempt whose node had another host make the answer: content has left to there."""
 TOO_LITTLE_TIME: Final = "too_little_time"
@@ -137,7 +139,7 @@ def came_too_late(attempt: AttemptState) -> bool:
 
 def given_up(attempt: AttemptState) -> bool:
     """Whether the router stopped waiting for an attempt that may still be running."""
-    return attempt.failure is not None and attempt.failure.code == ATTEMPT_TIMEOUT
+    return attempt.failure is not None and attempt.failure.code in (ATTEMPT_TIMEOUT, SITE_SILENT)
 
 
 def in_vain(attempt: AttemptState) -> bool:

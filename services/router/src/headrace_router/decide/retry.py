@@ -2,7 +2,8 @@
 
 An attempt is a try if a model was asked, or may have been. One of which it is known that nobody was asked leaves the
 task's limits of tries as they are, and so may be repeated until the deadline. What is held of such attempts must not
-grow meanwhile: of each model, only the newest stay in the state, as many as it may have tries.
+grow meanwhile: of each model, only the newest stay in the state, as many as it may have tries, and the newest of each
+site.
 """
 
 from __future__ import annotations
@@ -59,6 +60,7 @@ def closed(state: TaskState, attempt: AttemptState, now: int, retry: Retry) -> T
     if attempt.asked:
         return replace(state, attempts=attempts)
     newest = {number for numbers in unasked(attempts).values() for number in numbers[-retry.attempts_per_model :]}
+    newest.update({(one.provider, one.model, one.site): one.number for one in attempts if not one.asked}.values())
     kept = [one for one in attempts if one.asked or one.number in newest]
     failure = attempt.failure
     step = TrailStep(

@@ -9,6 +9,8 @@ from headrace_contracts.events import (
     Command,
     CommandKind,
     Failure,
+    Outcome,
+    Place,
     Privacy,
     Rejection,
     TaskPhase,
@@ -19,14 +21,15 @@ from headrace_contracts.events import (
 )
 from headrace_contracts.floors import Objection
 from headrace_contracts.ids import attempt_id
-from headrace_contracts.topics import AUDIT_RECORDED, TASKS_REPLIES, work_topic
+from headrace_contracts.topics import AUDIT_RECORDED, TASKS_REPLIES, cancelled_topic, work_topic
 
 from headrace_router.decide.candidates import Candidate, Choice, NotNow, choose
 from headrace_router.decide.model import Decision, DecisionContext, Ignored
 from headrace_router.decide.policy import Policy, RolePolicy
-from headrace_router.decide.reports import came_too_late, in_vain
-from headrace_router.decide.retry import backoff, tries, unasked
+from headrace_router.decide.reports import SITE_SILENT, came_too_late, in_vain
+from headrace_router.decide.retry import backoff, closed, tries
 from headrace_router.decide.rules import TaskRules, rules_for
+from headrace_router.decide.sites import at_site, has_place
 from headrace_router.decide.tenant_quota import size_of
 from headrace_router.decide.terminal import finish, rejected_steps, task_of
 
@@ -77,13 +80,15 @@ def after_failure(state: TaskState, failure: Failure, retryable: bool, context: 
 
 
 def _after_nobody_was_asked(state: TaskState, failure: Failure, context: DecisionContext) -> Decision | Ignored:
-    """The attempt was no try: a wait for capacity, the same model again after a delay, or another candidate.
+    """The attempt was no try: a wait for capacity, the same model again after a delay, at another site
+    without one, or another candidate.
 
     Without the delay, a worker that goes on saying so while its node counts as usable would be asked in a loop.
     """
     choice = choose_for(state, context)
     chosen = choice.chosen
-    if chosen is None or (chosen.provider, chosen.model) not in unasked(state.attempts):
+    before = {(one.provider, one.model, one.site) for one in state.attempts if not one.asked}
+    if chosen is None or (chosen.provider, chosen.model, chosen.site) not in before:
         return route(state, context)
     return Decision(_held_back(state, failure.retry_after_ms or 0, context), rejected=choice.rejected)
 
@@ -169,9 +174,9 @@ def _send(state: TaskState, choice: Choice, chosen: Candidate, context: Decision
 
     No other candidate is asked instead: it would cost money, or quality, that nobody has agreed to for being fast.
     """
-    task, topic = task_of(state), work_topic(chosen.place, state.lane).name
+    task, topic = task_of(state), work_topic(chosen.place, state.lane, chosen.site).name
     out = context.peers.out(task.tenant, topic)
-    if _has_place(state, topic) or out.lets_go(task.task_id, size_of(task), context.window):
+    if has_place(state, topic) or out.lets_go(task.task_id, size_of(task), context.window):
         return _dispatch(state, choice, chosen, topic, context)
     if state.phase is TaskPhase.WAITING and state.work_topic == topic:
         return Ignored(BEHIND_OTHERS)
@@ -179,8 +184,35 @@ def _send(state: TaskState, choice: Choice, chosen: Candidate, context: Decision
     return _told(replace(_waiting(state, reason, context.now), work_topic=topic), choice, context)
 
 
-def _has_place(state: TaskState, topic: str) -> bool:
-    return state.phase in (TaskPhase.RUNNING, TaskPhase.BACKING_OFF) and state.work_topic == topic
+def take_back(state: TaskState, context: DecisionContext) -> Decision | Ignored:
+    """Send the task of a running attempt to another site, if no worker of the attempt's own is there to begin it.
+
+    Whether a worker has begun it nevertheless is not known: so its workers are told to stop it, should they come back,
+    and of two answers the newer attempt's counts. It was no try. Only our own nodes are asked instead: to wait for a
+    site to come back is better than what nobody has agreed to, a cost or another quality.
+    """
+    last = state.attempts[-1]
+    if last.place is not Place.LOCAL or context.fleet.hears(last.site, context.now):
+        return Ignored("early")
+    failure = Failure(code=SITE_SILENT, message=f"no worker of {_site(last)} has reported for so long that it is gone")
+    end = replace(last, outcome=Outcome.EXPIRED, failure=failure, asked=False)
+    back = closed(state, end, context.now, context.policy.retry)
+    choice = choose_for(back, context)
+    if choice.chosen is None or choice.chosen.place is not Place.LOCAL:
+        return Ignored("early")
+    sent = _send(back, choice, choice.chosen, context)
+    assert isinstance(sent, Decision), "only a waiting task can go on waiting"
+    stop = Command(
+        kind=CommandKind.CANCEL,
+        event_id=f"{attempt_id(task_of(state).task_id, last.number)}/taken_back",
+        topic=cancelled_topic(last.place).name,
+        attempt=last.number,
+    )
+    return replace(sent, commands=(stop, *sent.commands))
+
+
+def _site(attempt: AttemptState) -> str:
+    return f"site {attempt.site}" if attempt.site else "those without a site"
 
 
 def _dispatch(state: TaskState, choice: Choice, chosen: Candidate, topic: str, context: DecisionContext) -> Decision:
@@ -191,6 +223,7 @@ def _dispatch(state: TaskState, choice: Choice, chosen: Candidate, topic: str, c
         provider=chosen.provider,
         model=chosen.model,
         place=chosen.place,
+        site=chosen.site,
         dispatched_at=now,
         max_output_tokens=chosen.max_output_tokens,
         worst_case_nanodollars=chosen.worst_case_nanodollars,
@@ -264,7 +297,8 @@ def _lateness(state: TaskState, missed: Choice | None, where: str | None) -> Fai
 def choose_for(state: TaskState, context: DecisionContext, not_now: NotNow | None = None) -> Choice:
     task = task_of(state)
     rules = rules_of(task, context, floor=state.privacy)
-    return choose(task, _role(task, context), state.system_prompt, rules, state.attempts, context, not_now)
+    choice = choose(task, _role(task, context), state.system_prompt, rules, state.attempts, context, not_now)
+    return at_site(choice, state, context)
 
 
 def rules_of(task: TaskSubmitted, context: DecisionContext, floor: Privacy | None = None) -> TaskRules:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter, OrderedDict, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Final, Protocol
 
 from headrace_contracts.events import JournalEntry, TaskCompleted, TaskPhase, TaskState
 from headrace_contracts.task_sizes import held_bytes
+from headrace_contracts.topics import WORK_LOCAL, topic_named
 
 from headrace_router.decide.attempt_windows import AttemptWindow, AttemptWindows, OutNow
 from headrace_router.decide.model import CAUSES, AttemptEnded, Equal
@@ -55,6 +56,9 @@ class Unread(Encoded, Protocol):
 
     @property
     def value(self) -> bytes: ...
+
+    @property
+    def session(self) -> str | None: ...
 
 
 class PartitionTasks:
@@ -121,6 +125,19 @@ class PartitionTasks:
     def out(self, tenant: str, topic: str) -> OutNow:
         """What a tenant has out in a topic of attempts."""
         return self._windows.out(tenant, topic)
+
+    def attempts_in(self, topic: str) -> int:
+        """How many attempts of all tenants are out in a topic."""
+        return self._windows.attempts_in(topic)
+
+    def site_of_session(self, tenant: str, session: str, but: str) -> str | None:
+        """The site of the newest local attempt of a session's other tasks than `but`; None if none is out."""
+        topic = self._windows.topic_of_session(tenant, session, but)
+        return None if topic is None or not topic.startswith(WORK_LOCAL) else topic_named(topic).site
+
+    def tasks_in(self, topics: Collection[str]) -> Sequence[str]:
+        """The tasks with an attempt out in one of these topics, or that wait for their turn there, oldest first."""
+        return self._windows.tasks_in(topics)
 
     @property
     def last_turn(self) -> int:
@@ -194,7 +211,7 @@ class PartitionTasks:
         if state.work_topic is not None:
             tenant, size = self._loads.one(task_id)
             turn = (state.turn or 0) if state.phase is TaskPhase.WAITING else None
-            self._windows.put(task_id, tenant, state.work_topic, size, turn)
+            self._windows.put(task_id, tenant, state.work_topic, size, turn, _session(state))
         elif state.phase is TaskPhase.WAITING:
             self._waiting[task_id] = None
         if not state.digest:
@@ -339,6 +356,10 @@ def _load(state: TaskState | Unread) -> tuple[str, int]:
         return state.tenant, state.task_bytes
     task = task_of(state)
     return task.tenant, size_of(task)
+
+
+def _session(state: TaskState | Unread) -> str | None:
+    return task_of(state).session if isinstance(state, TaskState) else state.session
 
 
 def _read(state: TaskState | Encoded) -> TaskState:
