@@ -32,6 +32,9 @@ class KafkaConsumer:
 
     librdkafka calls its rebalance callbacks on the polling thread, which then waits for the listener to run on the
     loop. Records of revoked partitions are dropped before the listener is called.
+
+    Args:
+        changed: Set whenever `take` may have something to return or to raise; it clears nothing.
     """
 
     def __init__(
@@ -42,6 +45,7 @@ class KafkaConsumer:
         group: str,
         instance_id: str | None,
         from_start: bool,
+        changed: asyncio.Event | None = None,
     ) -> None:
         self._admin = admin
         settings = consumer_properties(properties, group, instance_id, from_start=from_start)
@@ -49,7 +53,7 @@ class KafkaConsumer:
         self._incremental = is_incremental(settings)
         self._kafka = LibrdkafkaConsumer(settings, logger=logger)
         room = inbox_bytes(settings)
-        self._inbox = Inbox(self._throttle, room)
+        self._inbox = Inbox(self._throttle, room, changed)
         self._thread = ConsumerThread(self._kafka, self._what, self._deliver, self._fail, self._leave, most_bytes=room)
         self._listener: RebalanceListener
         self._subscribed = False
@@ -70,14 +74,18 @@ class KafkaConsumer:
     async def poll(self, max_records: int, timeout: float, *, max_bytes: int | None = None) -> Sequence[Record]:
         deadline = asyncio.get_running_loop().time() + timeout
         while True:
-            if self._failure is not None:
-                raise self._failure
-            if self._closed:
-                raise LeaveGroup(f"{self._what}: this consumer is closed")
             self._inbox.changed.clear()
-            chunks = self._inbox.take(max_records, max_bytes)
-            if chunks or not await self._inbox.wait(deadline):
-                return records_of(chunks)
+            records = self.take(max_records, max_bytes)
+            if records or not await self._inbox.wait(deadline):
+                return records
+
+    def take(self, max_records: int, max_bytes: int | None = None, *, at_least_one: bool = True) -> Sequence[Record]:
+        """What `poll` returns now, without waiting; `at_least_one`: even if that has more bytes."""
+        if self._failure is not None:
+            raise self._failure
+        if self._closed:
+            raise LeaveGroup(f"{self._what}: this consumer is closed")
+        return records_of(self._inbox.take(max_records, max_bytes, at_least_one=at_least_one))
 
     async def commit(self, offsets: Mapping[TopicPartition, OffsetAndMetadata]) -> None:
         foreign = offsets.keys() - (self._owned if self._failure is None else set())

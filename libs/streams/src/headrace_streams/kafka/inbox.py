@@ -19,10 +19,11 @@ class Inbox:
         throttle: Called with True when too much is buffered and fetching should stop, with False when it may go on.
         full_bytes: More bytes of values than these are too much, as are more records than 16,000; a quarter is little
             enough to go on.
+        changed: Set when there may be something to take; several inboxes may share it.
     """
 
-    def __init__(self, throttle: Callable[[bool], None], full_bytes: int) -> None:
-        self.changed = asyncio.Event()
+    def __init__(self, throttle: Callable[[bool], None], full_bytes: int, changed: asyncio.Event | None = None) -> None:
+        self.changed = changed or asyncio.Event()
         self._throttle = throttle
         self._full_bytes = full_bytes
         self._empty_bytes = full_bytes // 4
@@ -50,10 +51,10 @@ class Inbox:
         self._balance()
         self.changed.set()
 
-    def take(self, limit: int, max_bytes: int | None = None) -> Sequence[Chunk]:
+    def take(self, limit: int, max_bytes: int | None = None, *, at_least_one: bool = True) -> Sequence[Chunk]:
         """At most this many records of the partitions that are not paused; those of one partition are adjacent.
 
-        With `max_bytes`, their values have at most so many bytes together, or it is one record.
+        With `max_bytes`, their values have at most so many bytes together, or it is one record, if `at_least_one`.
         """
         taken: list[Chunk] = []
         room = limit
@@ -66,7 +67,7 @@ class Inbox:
             while queue and room:
                 count = len(queue[0].records)
                 if left is not None and queue[0].size > left:
-                    count = leading(queue[0].records, left, at_least=0 if taken else 1)
+                    count = leading(queue[0].records, left, at_least=0 if taken or not at_least_one else 1)
                 count = min(count, room)
                 if not count:
                     room = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,10 +13,18 @@ from headrace_streams.kafka.admin import KafkaAdmin
 from headrace_streams.kafka.consumer import KafkaConsumer
 from headrace_streams.kafka.errors import error_of
 from headrace_streams.kafka.producer import KafkaProducer
-from headrace_streams.kafka.properties import Properties
+from headrace_streams.kafka.properties import (
+    DEFAULT_QUEUE_KBYTES,
+    Properties,
+    consumer_properties,
+    spreads_by_number,
+)
 from headrace_streams.kafka.reader import KafkaReader
 from headrace_streams.kafka.reading_client import ReadingClient
+from headrace_streams.kafka.topic_members import TopicMembersConsumer
+from headrace_streams.ports import Consumer
 
+_QUEUE = "queued.max.messages.kbytes"
 _PATIENT_BYTES = 512 * 1024
 """A fetch that brings so much does not wait for more."""
 
@@ -42,10 +51,21 @@ class KafkaLog:
         with _naming_bad_properties():
             return KafkaProducer(self._properties, _LOGGER)
 
-    def consumer(self, group: str, *, instance_id: str | None = None, from_start: bool = True) -> KafkaConsumer:
+    def consumer(self, group: str, *, instance_id: str | None = None, from_start: bool = True) -> Consumer:
         admin = self.admin()
-        with _naming_bad_properties():
-            return KafkaConsumer(self._properties, _LOGGER, admin, group, instance_id, from_start)
+        if not spreads_by_number(consumer_properties(self._properties, group, instance_id, from_start=from_start)):
+            with _naming_bad_properties():
+                return KafkaConsumer(self._properties, _LOGGER, admin, group, instance_id, from_start)
+
+        def member(number: int, count: int, changed: asyncio.Event) -> KafkaConsumer:
+            # What one client may hold is divided among them. Each needs an id of its own to be static.
+            given = int(self._properties.get(_QUEUE, DEFAULT_QUEUE_KBYTES))
+            properties = {**self._properties, _QUEUE: max(1024, given // count) if count > 1 else given}
+            name = instance_id if instance_id is None or count == 1 else f"{instance_id}-{number}"
+            with _naming_bad_properties():
+                return KafkaConsumer(properties, _LOGGER, admin, group, name, from_start, changed)
+
+        return TopicMembersConsumer(group, member)
 
     def reader(self) -> KafkaReader:
         return KafkaReader(self._reading_client(shared=False), self.admin())

@@ -59,13 +59,14 @@ _PRODUCER_FIXED: dict[str, str | int | bool] = {
     "partitioner": "murmur2_random",
     "delivery.report.only.error": False,
 }
+DEFAULT_QUEUE_KBYTES = 16_384
 _CONSUMER: dict[str, str | int | bool] = {
     **_ALL,
     # Enough to keep a service busy; with the defaults, librdkafka queues 64 MiB and then pauses for a second.
     "queued.min.messages": 10_000,
     # A client holds more than this: librdkafka asks again while its queue is shorter, and each broker may answer with
     # as much once more (it lowers fetch.max.bytes to it). What it has handed over is limited by `inbox_bytes`.
-    "queued.max.messages.kbytes": 16_384,
+    "queued.max.messages.kbytes": DEFAULT_QUEUE_KBYTES,
     "fetch.queue.backoff.ms": 10,
     # librdkafka has one fetch in flight per broker, so this is how long a partition that was just assigned or
     # resumed may wait while the others are quiet. New records in those are returned at once in any case.
@@ -135,6 +136,12 @@ def is_incremental(properties: Properties) -> bool:
     """Whether a group with these properties rebalances incrementally, members keeping their other partitions."""
     strategy = str(properties.get("partition.assignment.strategy", ""))
     return properties.get("group.protocol") == "consumer" or "cooperative" in strategy
+
+
+def spreads_by_number(properties: Properties) -> bool:
+    """Whether a group with these properties spreads partitions by their number, whatever topics they are of."""
+    strategy = str(properties.get("partition.assignment.strategy", ""))
+    return properties.get("group.protocol") != "consumer" and "cooperative" in strategy
 
 
 def _without(properties: Properties, names: frozenset[str]) -> dict[str, str | int | bool]:
