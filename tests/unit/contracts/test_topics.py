@@ -52,7 +52,7 @@ def test_a_topic_is_found_under_its_name(spec: TopicSpec) -> None:
 def test_writers_and_readers_are_services_operators_or_anyone(spec: TopicSpec) -> None:
     assert spec.writers
     assert spec.readers
-    assert {*spec.writers, *spec.readers} <= {*NAMES, "operator", "anyone"}
+    assert {*spec.writers, *spec.readers} <= {*NAMES, "operator", "node-agent", "anyone"}
 
 
 @every_topic

@@ -40,12 +40,14 @@ class TopicSpec:
         cleanup: Kafka's cleanup.policy.
         retention_ms: Retention in milliseconds; None if only compaction removes records.
         partitions: Number of partitions in a new installation.
-        writers, readers: Producers and consumers: services, "operator" (through the command line) or "anyone".
+        writers, readers: Producers and consumers: services, "node-agent", "operator" (through the command line) or
+            "anyone".
         doc: Its purpose.
         copartitioned: Whether it must have as many partitions as the other task topics.
         dead_letters: Whether it has a dead-letter topic `<name>.dlq`.
         min_compaction_lag_ms: Minimum age of compacted records, in milliseconds; None for Kafka's default.
-        signed: Whether its records carry a code under the installation's secret; see `record_mac`.
+        signed: Whether its records carry a code under the installation's secret; see `record_mac`; that of
+            node agents is in `node_keys`.
         scope: Scope of the API keys whose holders may write to it, as their tenant only. Their records carry a
             signature (`producer_signature`), those of our services a code as above. None: only services write to it.
         site: Site whose workers alone read it; empty for topics that belong to no site.
@@ -168,6 +170,18 @@ FLEET_STATUS = TopicSpec(
     "fleet.status", events.NodeStatus, "node/worker", "compact,delete", _DAY_MS, 1,
     ("local-worker", "cloud-worker"), ("router", "intake", "anyone"), "Nodes and providers: models, slots, health.",
 )  # fmt: skip
+NODES_ANNOUNCED = TopicSpec(
+    # An hour: agents repeat themselves every few seconds, and those that are gone say nothing any more.
+    "nodes.announced", events.NodeAnnounced, "node", "compact,delete", 1 * _HOUR_MS, 1,
+    # An agent reads it to learn of another one with its node's name.
+    ("node-agent",), ("local-worker", "node-agent", "operator"),
+    "Nodes as their agents announce them: address, hardware, models, load.",
+    signed=True,
+)  # fmt: skip
+NODES_DRAINED = TopicSpec(
+    "nodes.drained", events.NodeDrained, "node", "compact", None, 1,
+    ("operator",), ("local-worker", "operator"), "Nodes that get no new calls, by an operator's decision.",
+)  # fmt: skip
 PREFERENCES = TopicSpec(
     "preferences", events.Preferences, "tenant/user", "compact", None, 1,
     ("intake",), ("router", "intake"), "Preferences of tenants and users.",
@@ -202,7 +216,8 @@ _SPECS = (
     TASKS_COMPLETED, HISTORY_CHANGED,
     USAGE_RECORDED, SPEND_WINDOWS,
     SKILLS_SUBMITTED, SKILLS_CATALOG, SKILLS_FEED,
-    FLEET_STATUS, PREFERENCES, ACCESS_KEYS, REQUESTS_COUNTED, AUDIT_RECORDED, DEAD_LETTERS_HANDLED,
+    FLEET_STATUS, NODES_ANNOUNCED, NODES_DRAINED, PREFERENCES, ACCESS_KEYS, REQUESTS_COUNTED, AUDIT_RECORDED,
+    DEAD_LETTERS_HANDLED,
 )  # fmt: skip
 
 

@@ -17,7 +17,9 @@ OPERATOR: Final = "operator"
 ones, and topics open to anyone, and writes records back to their topics."""
 PROVISIONER: Final = "provisioner"
 """Creates topics, extends them and changes their settings; neither reads nor writes."""
-NO_SERVICES: Final = (OBSERVER, CONTENT_READER, AGENT, OPERATOR, PROVISIONER)
+NODE_AGENT: Final = "node-agent"
+"""Agents of nodes (`headrace node`), outside of the services' machines: write announcements, and read nothing else."""
+NO_SERVICES: Final = (OBSERVER, CONTENT_READER, AGENT, OPERATOR, PROVISIONER, NODE_AGENT)
 """All users that are no services."""
 
 

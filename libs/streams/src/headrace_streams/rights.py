@@ -15,7 +15,7 @@ from headrace_contracts.content_topics import holds_content
 from headrace_contracts.events import DeadLetter
 from headrace_contracts.groups import LIVE_WINDOWS
 from headrace_contracts.topics import TOPICS, WORK_LOCAL, WORK_LOCAL_INTERACTIVE, TopicSpec
-from headrace_contracts.users import AGENT, CONTENT_READER, NO_SERVICES, OBSERVER, OPERATOR, PROVISIONER
+from headrace_contracts.users import AGENT, CONTENT_READER, NO_SERVICES, NODE_AGENT, OBSERVER, OPERATOR, PROVISIONER
 
 from headrace_streams.kafka.properties import READER_GROUP
 
@@ -23,7 +23,10 @@ DEFAULT_PREFIX: Final = "headrace."
 _ANYONE: Final = "anyone"
 SERVICES: Final = tuple(
     dict.fromkeys(
-        name for spec in TOPICS.values() for name in (*spec.writers, *spec.readers) if name not in (OPERATOR, _ANYONE)
+        name
+        for spec in TOPICS.values()
+        for name in (*spec.writers, *spec.readers)
+        if name not in (NODE_AGENT, OPERATOR, _ANYONE)
     )
 )
 """All services that read or write a topic."""
@@ -60,7 +63,9 @@ class Right:
 def rights(prefix: str = DEFAULT_PREFIX, topics: Iterable[TopicSpec] | None = None) -> Mapping[str, Sequence[Right]]:
     """All permissions of each user. Raises ValueError if a topic names an unknown user."""
     specs = list(TOPICS.values() if topics is None else topics)
-    unknown = {name for spec in specs for name in (*spec.writers, *spec.readers)} - {*SERVICES, OPERATOR, _ANYONE}
+    unknown = {name for spec in specs for name in (*spec.writers, *spec.readers)} - {
+        *SERVICES, NODE_AGENT, OPERATOR, _ANYONE,
+    }  # fmt: skip
     if unknown:
         raise ValueError(f"topics name unknown writers or readers: {', '.join(sorted(unknown))}")
     found: dict[str, list[Right]] = {}

@@ -7,7 +7,7 @@ from headrace_contracts.events.access import AccessKey, RequestsCounted
 from headrace_contracts.events.audit import AuditRecorded
 from headrace_contracts.events.common import Content, Failure, Lane, Mode, Position, Privacy, Usage
 from headrace_contracts.events.deadletters import DeadLetter, DeadLetterHandled, Handling, Header
-from headrace_contracts.events.fleet import ModelStatus, NodeStatus, Place
+from headrace_contracts.events.fleet import AnnouncedModel, Gpu, ModelStatus, NodeAnnounced, NodeDrained, NodeStatus, Place
 from headrace_contracts.events.settings import Preferences, PrivacyLevel
 from headrace_contracts.events.skills import SkillAction, SkillChange, SkillChanged, SkillPublished, SkillStatus, SkillSubmitted, SkillVersion
 from headrace_contracts.events.spend import SpendWindows, Window
@@ -17,6 +17,7 @@ from headrace_contracts.events.work import AttemptFinished, AttemptRequested, At
 
 __all__ = [
     "AccessKey",
+    "AnnouncedModel",
     "AnswerChoice",
     "AnswerPiece",
     "AttemptFinished",
@@ -32,6 +33,7 @@ __all__ = [
     "DeadLetterHandled",
     "EntryKind",
     "Failure",
+    "Gpu",
     "Handling",
     "Header",
     "HistoryChangeKind",
@@ -44,6 +46,8 @@ __all__ = [
     "Mode",
     "ModelOperation",
     "ModelStatus",
+    "NodeAnnounced",
+    "NodeDrained",
     "NodeStatus",
     "Options",
     "Outcome",

@@ -13,6 +13,88 @@ from typing import Any, ClassVar
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AnnouncedModel:
+    """A model on a node, as its Ollama lists it.
+
+    Attributes:
+        name: The node's name for it.
+        size_bytes: Size on disk, in bytes; null if unknown.
+        loaded: Whether it is in memory.
+        vram_bytes: Memory of graphics processors that it occupies, in bytes; null if it is not in memory or
+            that is unknown.
+        expires_at: When the node will remove it from memory; null if it is not there or stays. Milliseconds
+            since the epoch, UTC.
+    """
+
+    FULL_NAME: ClassVar[str] = "headrace.fleet.AnnouncedModel"
+
+    name: str
+    size_bytes: int | None = None
+    loaded: bool = False
+    vram_bytes: int | None = None
+    expires_at: int | None = None
+
+    def to_avro(self, named: bool = False) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "size_bytes": self.size_bytes,
+            "loaded": self.loaded,
+            "vram_bytes": self.vram_bytes,
+            "expires_at": self.expires_at,
+        }
+
+    @classmethod
+    def from_avro(cls, data: dict[str, Any]) -> AnnouncedModel:
+        return cls(
+            name=data["name"],
+            size_bytes=data["size_bytes"],
+            loaded=data["loaded"],
+            vram_bytes=data["vram_bytes"],
+            expires_at=data["expires_at"],
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gpu:
+    """A graphics processor of a node.
+
+    Attributes:
+        name: Its maker's name, such as NVIDIA GeForce RTX 4060.
+        memory_bytes: Its memory, in bytes; null if unknown.
+        used_bytes: Memory in use by whatever runs there, in bytes; null if unknown.
+        busy_percent: Share of the last moments in which it computed, in percent; null if unknown.
+        watts: Power that it draws, in watts; null if unknown.
+    """
+
+    FULL_NAME: ClassVar[str] = "headrace.fleet.Gpu"
+
+    name: str
+    memory_bytes: int | None = None
+    used_bytes: int | None = None
+    busy_percent: int | None = None
+    watts: float | None = None
+
+    def to_avro(self, named: bool = False) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "memory_bytes": self.memory_bytes,
+            "used_bytes": self.used_bytes,
+            "busy_percent": self.busy_percent,
+            "watts": self.watts,
+        }
+
+    @classmethod
+    def from_avro(cls, data: dict[str, Any]) -> Gpu:
+        return cls(
+            name=data["name"],
+            memory_bytes=data["memory_bytes"],
+            used_bytes=data["used_bytes"],
+            busy_percent=data["busy_percent"],
+            watts=data["watts"],
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ModelStatus:
     """One model on a node.
 
@@ -55,6 +137,159 @@ class ModelStatus:
             loaded=data["loaded"],
             capabilities=None if (value_capabilities := data["capabilities"]) is None else tuple(value_capabilities),
             details=data["details"],
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeAnnounced:
+    """A node as its agent (`headrace node`) announces it: where it is reached, what it is made of, what it runs.
+
+    Attributes:
+        node: Name of the node; also the record's key.
+        site: Site whose workers may use it.
+        url: Address at which workers reach it: Ollama, or the agent's proxy in front of it.
+        slots: Concurrent calls that it runs.
+        labels: Labels that a routing policy can require.
+        drained: Whether its agent accepts no new calls, as while it stops.
+        healthy: Whether Ollama answers its agent.
+        reason: Why it is not healthy, or drained.
+        agent: Id of the agent's process: two processes must not announce one node.
+        host: Host name of the agent's machine.
+        agent_version: Release of the agent.
+        ollama_version: Release of Ollama; empty if unknown.
+        started_at: When the agent started. Milliseconds since the epoch, UTC.
+        models: Models that it has.
+        cpus: Logical processors; null if unknown.
+        memory_bytes: Main memory, in bytes; null if unknown.
+        memory_free_bytes: Main memory that programs can still get, in bytes; null if unknown.
+        gpus: Its graphics processors, as far as they are known.
+        watts: Power that processors and graphics processors draw together, in watts; null if unknown.
+        running: Model calls that its proxy runs; null without a proxy.
+        waiting: Model calls that wait in its proxy; null without a proxy.
+        tokens_per_second: Observed output speed of one call through its proxy, in tokens per second; null if
+            unknown.
+        valid_for_ms: How long after announced_at this is valid without another announcement, in milliseconds.
+        announced_at: When this was determined. Milliseconds since the epoch, UTC.
+    """
+
+    FULL_NAME: ClassVar[str] = "headrace.fleet.NodeAnnounced"
+
+    node: str
+    site: str = ''
+    url: str
+    slots: int = 1
+    labels: Mapping[str, str] = field(default_factory=dict)
+    drained: bool = False
+    healthy: bool = True
+    reason: str = ''
+    agent: str
+    host: str = ''
+    agent_version: str = ''
+    ollama_version: str = ''
+    started_at: int
+    models: tuple[AnnouncedModel, ...] = ()
+    cpus: int | None = None
+    memory_bytes: int | None = None
+    memory_free_bytes: int | None = None
+    gpus: tuple[Gpu, ...] = ()
+    watts: float | None = None
+    running: int | None = None
+    waiting: int | None = None
+    tokens_per_second: float | None = None
+    valid_for_ms: int = 15000
+    announced_at: int
+
+    def to_avro(self, named: bool = False) -> dict[str, Any]:
+        return {
+            "node": self.node,
+            "site": self.site,
+            "url": self.url,
+            "slots": self.slots,
+            "labels": dict(self.labels),
+            "drained": self.drained,
+            "healthy": self.healthy,
+            "reason": self.reason,
+            "agent": self.agent,
+            "host": self.host,
+            "agent_version": self.agent_version,
+            "ollama_version": self.ollama_version,
+            "started_at": self.started_at,
+            "models": [item.to_avro(named) for item in self.models],
+            "cpus": self.cpus,
+            "memory_bytes": self.memory_bytes,
+            "memory_free_bytes": self.memory_free_bytes,
+            "gpus": [item.to_avro(named) for item in self.gpus],
+            "watts": self.watts,
+            "running": self.running,
+            "waiting": self.waiting,
+            "tokens_per_second": self.tokens_per_second,
+            "valid_for_ms": self.valid_for_ms,
+            "announced_at": self.announced_at,
+        }
+
+    @classmethod
+    def from_avro(cls, data: dict[str, Any]) -> NodeAnnounced:
+        return cls(
+            node=data["node"],
+            site=data["site"],
+            url=data["url"],
+            slots=data["slots"],
+            labels=data["labels"],
+            drained=data["drained"],
+            healthy=data["healthy"],
+            reason=data["reason"],
+            agent=data["agent"],
+            host=data["host"],
+            agent_version=data["agent_version"],
+            ollama_version=data["ollama_version"],
+            started_at=data["started_at"],
+            models=tuple([AnnouncedModel.from_avro(item) for item in data["models"]]),
+            cpus=data["cpus"],
+            memory_bytes=data["memory_bytes"],
+            memory_free_bytes=data["memory_free_bytes"],
+            gpus=tuple([Gpu.from_avro(item) for item in data["gpus"]]),
+            watts=data["watts"],
+            running=data["running"],
+            waiting=data["waiting"],
+            tokens_per_second=data["tokens_per_second"],
+            valid_for_ms=data["valid_for_ms"],
+            announced_at=data["announced_at"],
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeDrained:
+    """An operator's decision that a node gets no new calls; a tombstone ends it.
+
+    Attributes:
+        node: Name of the node; also the record's key.
+        reason: Why, in the operator's words.
+        drained_by: Who decided it: user@host.
+        drained_at: When it was decided. Milliseconds since the epoch, UTC.
+    """
+
+    FULL_NAME: ClassVar[str] = "headrace.fleet.NodeDrained"
+
+    node: str
+    reason: str = ''
+    drained_by: str = ''
+    drained_at: int
+
+    def to_avro(self, named: bool = False) -> dict[str, Any]:
+        return {
+            "node": self.node,
+            "reason": self.reason,
+            "drained_by": self.drained_by,
+            "drained_at": self.drained_at,
+        }
+
+    @classmethod
+    def from_avro(cls, data: dict[str, Any]) -> NodeDrained:
+        return cls(
+            node=data["node"],
+            reason=data["reason"],
+            drained_by=data["drained_by"],
+            drained_at=data["drained_at"],
         )
 
 
