@@ -84,7 +84,7 @@ HEADRACE_TENANTS_FILE: {value: /etc/headrace/tenants/tenants.yaml}
 {{- end }}
 {{- if .traits.secret }}
 HEADRACE_KEY_PEPPER: {valueFrom: {secretKeyRef: {name: {{ $values.apiKeys.secret.name }}, key: {{ $values.apiKeys.secret.pepperKey }}}}}
-{{- if eq $values.apiKeys.unsignedRecords "accept" }}
+{{- if and (eq $values.apiKeys.unsignedRecords "accept") (ne .key "localWorker") }}
 HEADRACE_UNSIGNED_RECORDS: {value: accept}
 {{- end }}
 {{- end }}
