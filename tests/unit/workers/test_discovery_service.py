@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Collection, Mapping
 from typing import Any
 
 import pytest
+from headrace_local_worker.cluster_nodes import ClusterNodes, Sources
 from headrace_local_worker.decide.balancing import choose_node
 from headrace_local_worker.decide.endpoints import (
     Changed,
@@ -19,7 +20,7 @@ from headrace_local_worker.decide.endpoints import (
     SliceEvent,
 )
 from headrace_local_worker.decide.nodes import NodeSpec
-from headrace_local_worker.discovery import Discovery, Sources
+from headrace_local_worker.discovery import Discovery
 from headrace_models.worker.endpoint import Endpoint
 from headrace_models.worker.pool import Pool
 from headrace_testing.workers import ScriptedProvider
@@ -73,9 +74,8 @@ class Bed:
     def __init__(self, told: Told, **rules: Any) -> None:
         self.pool = Pool((), choose_node)
         self.providers: dict[str, ScriptedProvider] = {}
-        self.discovery = Discovery(
-            told, self.pool, NodeRules(**{"port": "http", "slots": 4, **rules}), "w1", self._endpoint
-        )
+        nodes = ClusterNodes(told, NodeRules(**{"port": "http", "slots": 4, **rules}))
+        self.discovery = Discovery([nodes], self.pool, "w1", self._endpoint)
 
     def _endpoint(self, spec: NodeSpec) -> Endpoint:
         self.providers[spec.url] = ScriptedProvider(node=spec.name)

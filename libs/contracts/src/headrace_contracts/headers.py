@@ -20,6 +20,8 @@ that records of writers that do not know it are on the safe side."""
 WEIGHT: Final = "headrace_weight"
 """Header of an attempt: its tenant's share of what is short, a whole number from 1 to `MOST_WEIGHT`. Without it, 1."""
 MOST_WEIGHT: Final = 1_000
+LANE_OF_CALL: Final = "X-Headrace-Lane"
+"""HTTP header of a call of a node: `batch` for work that nobody waits for. Without it, interactive."""
 
 
 def cloud_event(

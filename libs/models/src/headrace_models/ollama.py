@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 import logging
+import ssl
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import httpx2
+from headrace_contracts.events import Lane
+from headrace_contracts.headers import LANE_OF_CALL
+from pydantic import SecretStr
 
 from headrace_models import capabilities
 from headrace_models.answer import FinishReason
@@ -53,11 +57,20 @@ class OllamaNode:
     `address` is a base URL such as `http://127.0.0.1:11434`; without `http://` and port, Ollama's own port is assumed.
     `keep_alive` is how long the node keeps a model in memory after a call: a duration in Ollama's notation, a number of
     seconds, negative for as long as it runs. None leaves it to the node, whose own setting and pins then hold.
+    `token` is sent as a bearer token; `certificates` are what to trust and to show instead of the system's.
     """
 
     provider: Final = "ollama"
 
-    def __init__(self, node: str, address: str, *, keep_alive: str | int | None = None) -> None:
+    def __init__(
+        self,
+        node: str,
+        address: str,
+        *,
+        keep_alive: str | int | None = None,
+        token: SecretStr | None = None,
+        certificates: ssl.SSLContext | None = None,
+    ) -> None:
         self.node = node
         self._name = f"ollama node {node}"
         self._keep_alive = keep_alive
@@ -68,7 +81,7 @@ class OllamaNode:
         """What it shows of its models, by digest: that does not change."""
         self._elsewhere: frozenset[str] = frozenset()
         """Names of models that are known to run at another host."""
-        self._client = open_client(_base_url(address))
+        self._client = open_client(_base_url(address), key=token, certificates=certificates)
 
     async def chat(self, request: ChatRequest, on_text: OnText, on_piece: OnPiece = no_pieces) -> ChatResult:
         call = Call(self._name, request, on_text, on_piece, maker=self.provider)
@@ -76,7 +89,9 @@ class OllamaNode:
         async with calling(call):
             self._expect_here(model)
             capabilities.expect(request, ABLE, self.provider)
-            async with self._client.stream("POST", "api/chat", json=self._body(request)) as response:
+            async with self._client.stream(
+                "POST", "api/chat", json=self._body(request), headers=_lane(request.batch)
+            ) as response:
                 await expect_ok(response)
                 call.accepted = True
                 self._simulated = SIMULATED_HEADER in response.headers
@@ -92,7 +107,7 @@ class OllamaNode:
         async with calling(call):
             self._expect_here(request.model)
             body = embed_body_of(request, self._models.get(request.model), keep_alive=self._keep_alive)
-            async with self._client.stream("POST", "api/embed", json=body) as response:
+            async with self._client.stream("POST", "api/embed", json=body, headers=_lane(request.batch)) as response:
                 await expect_ok(response)
                 call.accepted = True
                 simulated = SIMULATED_HEADER in response.headers
@@ -219,6 +234,10 @@ async def _hear_demanded(call: Call, written: str, reason: FinishReason | None) 
         await call.hear_call(object(), arguments, name=name_of_tool)
     if calls is None and reason != "length":
         await call.hear(written)
+
+
+def _lane(batch: bool) -> Mapping[str, str] | None:
+    return {LANE_OF_CALL: Lane.BATCH} if batch else None
 
 
 def _base_url(address: str) -> str:

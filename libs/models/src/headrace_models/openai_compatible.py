@@ -7,6 +7,7 @@ more ways than a package for OpenAI's own API allows for (docs/adr/0012-read-str
 from __future__ import annotations
 
 import json
+import ssl
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Final
@@ -67,7 +68,7 @@ class OpenAICompatible:
     Args:
         api_key: Empty for a server that asks for none.
         dialect: What it understands; None to go by its name and address.
-        proxy: As for `open_client`.
+        proxy, certificates: As for `open_client`.
         node: Name of the machine, if the server is one of our own: content sent there must stay there, so models that
             an Ollama server passes on to its maker's cloud are not offered over this API either.
     """
@@ -81,11 +82,12 @@ class OpenAICompatible:
         dialect: Dialect | None = None,
         proxy: str | None = None,
         node: str | None = None,
+        certificates: ssl.SSLContext | None = None,
     ) -> None:
         self.provider = provider
         self.node = node or provider
         self._is_ours = node is not None
-        self._client = open_client(base_url, key=api_key, proxy=proxy)
+        self._client = open_client(base_url, key=api_key, proxy=proxy, certificates=certificates)
         self._dialect = dialect or dialect_for(provider, self._client.host)
         self._able = capabilities_of(self._dialect)
 

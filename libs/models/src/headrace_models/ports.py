@@ -64,6 +64,8 @@ class ChatRequest:
     service_tier: str | None = None
     extra: Mapping[str, Any] = field(default_factory=dict, repr=False)
     """Further parameters of this provider's API."""
+    batch: bool = False
+    """Whether nobody waits for the answer: others go first where calls wait."""
 
     @property
     def callable_tools(self) -> tuple[ToolSpec, ...]:
@@ -93,6 +95,8 @@ class EmbedRequest:
     """Length of the vectors; None for the model's own."""
     extra: Mapping[str, Any] = field(default_factory=dict, repr=False)
     """Further parameters of this provider's API."""
+    batch: bool = False
+    """As of `ChatRequest`."""
 
     @property
     def first_token_seconds(self) -> float:

@@ -30,6 +30,8 @@ _NAMES: Final = frozenset(
         "x-api-key",
         "token",
         "registry_token",
+        "node_token",
+        "node_key",
     }
 )
 _NAME_PARTS: Final = ("api_key", "apikey", "signing_key", "password", "passwd", "_secret", "secret_", "credential")

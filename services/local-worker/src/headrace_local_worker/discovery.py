@@ -1,177 +1,150 @@
-"""Keeps the pool in step with the nodes in the cluster: load the slices, decide what changed, apply it to the pool."""
+"""Keeps the pool in step with the nodes that several sources tell of: merge, decide what changed, apply it."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Final, Protocol
 
 from headrace_models.worker.endpoint import Endpoint
 from headrace_models.worker.pool import Pool
 
-from headrace_local_worker.decide.endpoints import (
-    DiscoveredNodes,
-    NodeRules,
-    Slice,
-    SliceEvent,
-    after,
-    machines_of,
-    nodes_of,
-    pods_of,
-)
 from headrace_local_worker.decide.membership import changes, shared
+from headrace_local_worker.decide.merging import SourceName, merged
 from headrace_local_worker.decide.nodes import NodeSpec
 
 _log = logging.getLogger(__name__)
 
-_LABELS_STAND_SECONDS: Final = 300.0
+_OTHERS_SECONDS: Final = 5.0
+"""How long a starting worker that knows of nodes waits for sources which have told nothing yet."""
 
 
-class LabelSource(Protocol):
-    """Source of cluster nodes' labels."""
+class NodeSource(Protocol):
+    """Tells of nodes."""
 
     @property
-    def known(self) -> Mapping[str, Mapping[str, str]]:
-        """The labels read so far."""
+    def name(self) -> SourceName:
+        """What it is."""
         ...
 
-    async def learn(self, machines: Collection[str]) -> None:
-        """Read those that are not known."""
+    @property
+    def nodes(self) -> Mapping[str, NodeSpec] | None:
+        """Its nodes by name, as last known; None as long as nothing is known, which is not the same as none."""
         ...
 
-    def forget(self) -> None:
-        """Read all of them again next time."""
+    @property
+    def peers(self) -> Collection[str]:
+        """The workers that share the nodes' slots with this one, as far as it knows."""
         ...
 
-
-@dataclass(frozen=True, slots=True)
-class Sources:
-    """The feeds of an open cluster.
-
-    Attributes:
-        nodes: The slices of the nodes: all of them, then every change, without end.
-        peers: Those of this worker's own Service, if slots are shared.
-        labels: Of cluster nodes, if they are wanted.
-    """
-
-    nodes: AsyncIterator[SliceEvent]
-    peers: AsyncIterator[SliceEvent] | None = None
-    labels: LabelSource | None = None
-
-
-class SliceSource(Protocol):
-    """Where slices and labels come from."""
-
-    async def open(self) -> Sources:
-        """Connect."""
-        ...
+    async def follow(self, changed: Callable[[], None]) -> None:
+        """Keep `nodes` and `peers` current, and call `changed` for every change. Trouble of the source is its own: it
+        goes on with what it knew, and tells the service's health. Returns only if nothing can change; raises what no
+        waiting mends."""
 
     async def close(self) -> None:
-        """Close the connection."""
-        ...
+        """Release what it holds."""
+
+
+class StaticNodes:
+    """The nodes of a list that does not change."""
+
+    name: Final = "static"
+    peers: Final[Collection[str]] = ()
+
+    def __init__(self, specs: Sequence[NodeSpec]) -> None:
+        self.nodes: Final[Mapping[str, NodeSpec]] = {spec.name: spec for spec in specs}
+
+    async def follow(self, changed: Callable[[], None]) -> None:
+        """They are known from the beginning."""
+
+    async def close(self) -> None:
+        """Nothing is held."""
 
 
 class Discovery:
-    """Lets nodes join and leave the pool as the cluster changes.
+    """Lets nodes join and leave the pool as its sources tell.
 
-    `start` returns when the nodes of the first list are in the pool; `run` continues until it is cancelled. Until it is
-    ready, the worker waits for the cluster; later, the last known nodes remain while the cluster does not answer.
+    `start` returns when every source has told its nodes, or some have and the others were given time; `run` continues
+    until it is cancelled. What a source told last remains while it is in trouble.
 
     Args:
-        worker: Name of this worker's pod.
+        worker: Name of this worker among the peers.
         make_endpoint: Makes the endpoint of a node.
     """
 
     def __init__(
-        self,
-        cluster: SliceSource,
-        pool: Pool,
-        rules: NodeRules,
-        worker: str,
-        make_endpoint: Callable[[NodeSpec], Endpoint],
+        self, sources: Sequence[NodeSource], pool: Pool, worker: str, make_endpoint: Callable[[NodeSpec], Endpoint]
     ) -> None:
-        self._cluster = cluster
+        self._sources = sources
         self._pool = pool
-        self._rules = rules
         self._worker = worker
         self._make_endpoint = make_endpoint
-        self._slices: Mapping[str, Slice] = {}
-        self._peers: Mapping[str, Slice] = {}
         self._nodes: Mapping[str, NodeSpec] = {}
-        self._labels: LabelSource | None = None
-        self._objections: tuple[str, ...] = ()
+        self._renamed: Mapping[str, str] = {}
         self._feeds: list[asyncio.Task[None]] = []
-        self._listed = asyncio.Event()
         self._changed = asyncio.Event()
         self._leaving: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
-        """Wait for the first list and add its nodes. Raises ConfigureCluster."""
-        sources = await self._cluster.open()
-        self._labels = sources.labels
-        self._feeds = [asyncio.create_task(self._follow_nodes(sources.nodes), name="slices of nodes")]
-        if sources.peers is not None:
-            self._feeds.append(asyncio.create_task(self._follow_peers(sources.peers), name="slices of workers"))
-        listed = asyncio.create_task(self._listed.wait())
-        try:
-            await asyncio.wait([listed, *self._feeds], return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            listed.cancel()
-        self._raise_ended()
-        await self._settle()
+        """Wait for the sources and add their nodes. Raises what ended a source."""
+        for source in self._sources:
+            following = source.follow(self._changed.set)
+            self._feeds.append(asyncio.create_task(following, name=f"nodes by {source.name}"))
+        patient_until = asyncio.get_running_loop().time() + _OTHERS_SECONDS
+        while silent := [source.name for source in self._sources if source.nodes is None]:
+            left = patient_until - asyncio.get_running_loop().time()
+            if left <= 0 and any(source.nodes for source in self._sources):
+                _log.warning("starting without the nodes by %s, which are not known yet", ", ".join(silent))
+                break
+            self._changed.clear()
+            changed = asyncio.create_task(self._changed.wait())
+            try:
+                feeds = [feed for feed in self._feeds if not feed.done()]
+                await asyncio.wait([changed, *feeds], timeout=max(left, 0.1), return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                changed.cancel()
+            self._raise_ended()
+        self._settle()
 
     async def run(self) -> None:
-        """Apply changes as they come. Raises the error that ended a feed."""
+        """Apply changes as they come. Raises the error that ended a source."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._keep_settling())
-            if self._labels is not None:
-                tasks.create_task(self._refresh_labels(self._labels))
-            await asyncio.wait(self._feeds, return_when=asyncio.FIRST_COMPLETED)
-            self._raise_ended()
+            for feed in self._feeds:
+                tasks.create_task(self._watch(feed))
 
     async def stop(self) -> None:
-        """Close the connection to the cluster and release every node."""
+        """Close the sources and release every node."""
         for task in [*self._feeds, *self._leaving]:
             task.cancel()
         await asyncio.gather(*self._feeds, *self._leaving, return_exceptions=True)
-        await self._cluster.close()
+        for source in self._sources:
+            await source.close()
         for endpoint in self._pool.endpoints.values():
             await endpoint.provider.close()
-
-    async def _follow_nodes(self, events: AsyncIterator[SliceEvent]) -> None:
-        async for event in events:
-            self._slices = after(self._slices, event)
-            self._listed.set()
-            self._changed.set()
-
-    async def _follow_peers(self, events: AsyncIterator[SliceEvent]) -> None:
-        async for event in events:
-            self._peers = after(self._peers, event)
-            self._changed.set()
 
     async def _keep_settling(self) -> None:
         while True:
             await self._changed.wait()
-            await self._settle()
+            self._settle()
 
-    async def _refresh_labels(self, labels: LabelSource) -> None:
-        while True:
-            await asyncio.sleep(_LABELS_STAND_SECONDS)
-            labels.forget()
-            self._changed.set()
+    async def _watch(self, feed: asyncio.Task[None]) -> None:
+        # Not the feed itself: when the life cycle cancels this part, `stop` is still to come.
+        await asyncio.wait([feed])
+        self._raise_ended()
 
-    async def _settle(self) -> None:
-        """Bring the pool in line with the newest slices."""
+    def _settle(self) -> None:
+        """Bring the pool in line with what the sources tell."""
         self._changed.clear()
-        machines: Mapping[str, Mapping[str, str]] = {}
-        if self._labels is not None:
-            await self._labels.learn(machines_of(self._slices.values()))
-            machines = self._labels.known
-        found = nodes_of(self._slices.values(), machines, self._rules)
-        self._object(found)
-        nodes = shared(found.nodes, self._worker, pods_of(self._peers.values()))
+        found = merged({source.name: source.nodes or {} for source in self._sources})
+        for name, other in found.renamed.items():
+            if self._renamed.get(name) != other:
+                _log.warning("two nodes are named %s: one is used as %s; give them different names", name, other)
+        self._renamed = found.renamed
+        peers = {peer for source in self._sources for peer in source.peers}
+        nodes = shared(found.nodes, self._worker, peers)
         steps = changes(self._nodes, nodes)
         self._nodes = nodes
         for name in steps.left:
@@ -182,12 +155,8 @@ class Discovery:
             self._pool.join(self._make_endpoint(spec))
         for spec in steps.resized:
             self._pool.resize(spec.name, spec.slots, spec.hardware)
-
-    def _object(self, found: DiscoveredNodes) -> None:
-        for objection in found.objections:
-            if objection not in self._objections:
-                _log.warning("%s", objection)
-        self._objections = found.objections
+        for spec in (*steps.joined, *steps.resized):
+            self._pool.withhold(spec.name, "agent", spec.withheld)
 
     def _see_off(self, endpoint: Endpoint) -> None:
         async def close_when_idle() -> None:

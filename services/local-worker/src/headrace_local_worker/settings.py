@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, ClassVar, Final, Literal
+from pathlib import Path
+from typing import Annotated, ClassVar, Final, Self
 
 from headrace_contracts.sites import NO_SITE, site_name
+from headrace_models.upstream.node_certificates import CertificatesUnusable, NodeCertificates
 from headrace_runtime.settings import CommaList, setting
 from headrace_runtime.worker_settings import WorkerSettings
-from pydantic import AfterValidator
+from pydantic import AfterValidator, SecretStr, model_validator
 
 from headrace_local_worker.decide.endpoints import NodeRules, parse_labels
+from headrace_local_worker.decide.merging import PRECEDENCE
 from headrace_local_worker.decide.nodes import NodeSpec, parse_nodes
+from headrace_local_worker.decide.srv_records import SrvName, parse_srv_names
 
 NODE_DECIDES: Final = "node"
 _DURATION: Final = re.compile(r"-?[0-9]{1,9}|-?([0-9]{1,9}(\.[0-9]{1,9})?(ns|us|µs|ms|s|m|h))+")
@@ -32,10 +36,28 @@ def _readable(entries: tuple[str, ...]) -> tuple[str, ...]:
     return entries
 
 
+def _sources(entries: tuple[str, ...]) -> tuple[str, ...]:
+    unknown = set(entries) - set(PRECEDENCE)
+    if unknown or not entries:
+        raise ValueError(f"must be one or several of {', '.join(PRECEDENCE)}, with commas between")
+    return entries
+
+
+def _srv_names(entries: tuple[str, ...]) -> tuple[str, ...]:
+    names = [name.name.lower() for name in parse_srv_names(entries)]
+    if len(set(names)) < len(names):
+        raise ValueError("names one name twice")
+    return entries
+
+
 def _duration(text: str) -> str:
     if text != NODE_DECIDES and not _DURATION.fullmatch(text):
         raise ValueError(f"must be a duration such as 30m or 1h30m, a number of seconds, or {NODE_DECIDES}")
     return text
+
+
+class TokenMissing(Exception):
+    """Set the variable that the message names."""
 
 
 class LocalWorkerSettings(WorkerSettings):
@@ -55,12 +77,40 @@ class LocalWorkerSettings(WorkerSettings):
         reason="Machines to run attempts on, each with optional slots and hardware labels. server: what runs there if "
         "it is not Ollama, one of vllm, llama.cpp, lmstudio, mlx, openai-compatible.",
     )
-    discovery: Literal["static", "kubernetes"] = setting(
-        "static",
-        unit="static | kubernetes",
-        reason="Whether the nodes are those of HEADRACE_OLLAMA_NODES, or the endpoints of a Kubernetes Service, "
-        "which join and leave with its pods.",
+    discovery: Annotated[CommaList, AfterValidator(_sources)] = setting(
+        ("static",),
+        unit="static | dns | kubernetes | announced, ...",
+        reason="Where nodes come from, one or several: HEADRACE_OLLAMA_NODES; SRV records; the endpoints of a "
+        "Kubernetes Service; the agents of the nodes themselves (`headrace node`).",
     )
+    discovery_dns: Annotated[CommaList, AfterValidator(_srv_names)] = setting(
+        (),
+        unit="name[;slots=n][;scheme=https][;label=value], ...",
+        reason="SRV records whose targets are nodes, as in _ollama._tcp.example.org, for HEADRACE_DISCOVERY=dns.",
+    )
+    key_pepper: SecretStr | None = setting(
+        None,
+        unit="secret",
+        reason="The installation's secret, as in the services with an API: announcements of nodes are checked with it. "
+        "Required for HEADRACE_DISCOVERY=announced.",
+        min_length=16,
+    )
+    node_token: SecretStr | None = setting(
+        None,
+        unit="secret",
+        reason="Bearer token for every node that has none of its own (token_env=VARIABLE in its entry): what the "
+        "proxies of node agents ask for.",
+    )
+    node_tls_ca: Path | None = setting(
+        None,
+        unit="path",
+        reason="Certificates (PEM) of the only authorities that sign certificates of nodes with https; by default "
+        "the system's. Like the next two, read again when the file changes.",
+    )
+    node_tls_cert: Path | None = setting(
+        None, unit="path", reason="Certificate (PEM) to show to nodes that ask for one, for mutual TLS."
+    )
+    node_tls_key: Path | None = setting(None, unit="path", reason="Its private key (PEM, without a passphrase).")
     discovery_selector: str = setting(
         "kubernetes.io/service-name=ollama",
         unit="label selector",
@@ -122,6 +172,45 @@ class LocalWorkerSettings(WorkerSettings):
         "with the same models has room for twice its slots and eight.",
         ge=2,
     )
+
+    @model_validator(mode="after")
+    def _sources_are_complete(self) -> Self:
+        if "announced" in self.discovery and self.key_pepper is None:
+            raise ValueError(
+                "HEADRACE_DISCOVERY=announced needs HEADRACE_KEY_PEPPER: announcements are checked with it"
+            )
+        if "dns" in self.discovery and not self.discovery_dns:
+            raise ValueError("HEADRACE_DISCOVERY=dns needs HEADRACE_DISCOVERY_DNS: the names to look up")
+        return self
+
+    @model_validator(mode="after")
+    def _certificates_can_be_used(self) -> Self:
+        if (self.node_tls_cert is None) != (self.node_tls_key is None):
+            raise ValueError("HEADRACE_NODE_TLS_CERT and HEADRACE_NODE_TLS_KEY must be set together")
+        try:
+            self.node_certificates()
+        except CertificatesUnusable as error:
+            raise ValueError(f"HEADRACE_NODE_TLS_CA, _CERT and _KEY: {error}") from None
+        return self
+
+    def node_certificates(self) -> NodeCertificates | None:
+        """What to trust and to show at nodes with https; None for the system's. Raises CertificatesUnusable."""
+        if self.node_tls_ca is None and self.node_tls_cert is None:
+            return None
+        return NodeCertificates(self.node_tls_ca, self.node_tls_cert, self.node_tls_key)
+
+    def token_of(self, node: NodeSpec) -> SecretStr | None:
+        """What a node asks for. Raises TokenMissing."""
+        if not node.token_env:
+            return self.node_token
+        token = self.environment.get(node.token_env, "").strip()
+        if not token:
+            raise TokenMissing(f"{node.token_env} is not set: it must hold the token of node {node.name}")
+        return SecretStr(token)
+
+    def srv_names(self) -> tuple[SrvName, ...]:
+        """The SRV records to look up."""
+        return parse_srv_names(self.discovery_dns)
 
     def node_keep_alive(self) -> str | int | None:
         """What a call tells a node, which takes a number for seconds and refuses one in quotes; None for nothing."""

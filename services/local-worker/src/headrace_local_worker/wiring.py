@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import ssl
+from collections.abc import Callable
+from functools import partial
+from typing import Final
+
 from headrace_contracts.codec import Codec
 from headrace_contracts.events import Place
 from headrace_contracts.groups import LOCAL_WORKER, local_worker_of
@@ -10,6 +16,8 @@ from headrace_contracts.topics import (
     ATTEMPTS_CANCELLED_LOCAL,
     ATTEMPTS_FINISHED,
     FLEET_STATUS,
+    NODES_ANNOUNCED,
+    NODES_DRAINED,
     TASKS_REPLIES,
     USAGE_RECORDED,
 )
@@ -17,27 +25,37 @@ from headrace_models.local_servers import OPENAI_COMPATIBLE_SERVERS
 from headrace_models.ollama import OllamaNode
 from headrace_models.openai_compatible import OpenAICompatible
 from headrace_models.ports import Provider
+from headrace_models.upstream.node_certificates import CertificatesUnusable, NodeCertificates
 from headrace_models.worker.assembly import assemble_worker
 from headrace_models.worker.endpoint import Endpoint
 from headrace_models.worker.metrics import WorkerMetrics
 from headrace_models.worker.pool import Pool
+from headrace_runtime.authenticity import Authenticity
 from headrace_runtime.connections import Connections, wall_clock_ms
 from headrace_runtime.handling import current_traceparent, in_its_trace
 from headrace_runtime.health import Health
 from headrace_runtime.lifecycle import Part, Service
 from headrace_runtime.metrics import Metrics, discontinuities, suspensions
+from headrace_runtime.tables import tables_part
 from headrace_streams.dead_letters import DeadLetterSink
 from headrace_streams.ports import Log
 from headrace_streams.publishing import Publisher
 from pydantic import SecretStr
 
+from headrace_local_worker.announced_nodes import AnnouncedNodes
+from headrace_local_worker.cluster_nodes import ClusterNodes
 from headrace_local_worker.decide.balancing import choose_node
+from headrace_local_worker.decide.merging import SourceName
 from headrace_local_worker.decide.nodes import NodeSpec
-from headrace_local_worker.discovery import Discovery
-from headrace_local_worker.settings import LocalWorkerSettings
+from headrace_local_worker.discovery import Discovery, NodeSource, StaticNodes
+from headrace_local_worker.drained_nodes import DrainedNodes
+from headrace_local_worker.settings import LocalWorkerSettings, TokenMissing
 
 WRITES = (ATTEMPTS_FINISHED, USAGE_RECORDED, TASKS_REPLIES, FLEET_STATUS)
-READS = (*LOCAL_WORKER.topics, ATTEMPTS_CANCELLED_LOCAL, USAGE_RECORDED)
+READS = (*LOCAL_WORKER.topics, ATTEMPTS_CANCELLED_LOCAL, USAGE_RECORDED, NODES_ANNOUNCED, NODES_DRAINED)
+
+_CERTIFICATES_SECONDS: Final = 60.0
+"""Between two looks at the files of certificates."""
 
 
 def build(settings: LocalWorkerSettings) -> Service:
@@ -69,7 +87,7 @@ def worker_parts(
     health: Health,
 ) -> list[Part]:
     """The parts that use the connections, on any log."""
-    pool, membership = _nodes(settings, metrics, health)
+    pool, membership = _pool_of_nodes(settings, metrics, health, log, codec)
     worker = assemble_worker(
         settings,
         group=local_worker_of(settings.site).name,
@@ -89,7 +107,7 @@ def worker_parts(
     metrics.documents["work"] = worker.workload.document
     fleet, cancellations, consumer = worker.fleet, worker.cancellations, worker.consumer
     return [
-        membership,
+        *membership,
         Part("fleet", start=fleet.start, run=fleet.run),
         Part("cancellations", start=cancellations.start, run=cancellations.run, stop=cancellations.close),
         Part("attempts", run=consumer.run, drain=consumer.stop),
@@ -98,44 +116,94 @@ def worker_parts(
     ]
 
 
-def _nodes(settings: LocalWorkerSettings, metrics: Metrics, health: Health) -> tuple[Pool, Part]:
-    """The pool, and the part that decides which nodes are in it."""
+def _pool_of_nodes(
+    settings: LocalWorkerSettings, metrics: Metrics, health: Health, log: Log, codec: Codec
+) -> tuple[Pool, list[Part]]:
+    """The pool, and the parts that decide which nodes are in it, and which of them are drained."""
+    certificates = settings.node_certificates()
 
     def endpoint(spec: NodeSpec) -> Endpoint:
-        return Endpoint(_server(spec, settings), spec.slots, spec.hardware)
+        try:
+            token = settings.token_of(spec)
+            health.degrade(f"token of {spec.name}", None)
+        except TokenMissing as error:
+            token = None
+            health.degrade(f"token of {spec.name}", str(error))
+        context = None if certificates is None else certificates.context
+        return Endpoint(_server(spec, settings, token, context), spec.slots, spec.hardware)
 
-    if settings.discovery == "kubernetes":
-        # Importing the client takes half a second and 60 MB, so it is imported only where needed.
-        from headrace_local_worker.adapters.cluster import KubernetesCluster
+    pool = Pool((), choose_node)
+    drained = DrainedNodes(log, codec, pool)
+    sources = _sources(settings, metrics, health, log, codec)
+    discovery = Discovery(sources, pool, settings.instance_id, endpoint)
+    parts = [
+        tables_part({"nodes.drained": drained.table}),
+        Part("nodes", start=discovery.start, run=discovery.run, stop=discovery.stop),
+    ]
+    if certificates is not None:
+        parts.append(Part("certificates of nodes", run=partial(_keep_reading, certificates, health)))
+    return pool, parts
 
-        pool = Pool((), choose_node)
-        failing = metrics.gauge("discovery_failing", "1 while the Kubernetes API is unavailable.")
+
+def _sources(
+    settings: LocalWorkerSettings, metrics: Metrics, health: Health, log: Log, codec: Codec
+) -> list[NodeSource]:
+    failing = metrics.gauge("discovery_failing", "1 while a source of nodes does not answer.", ("source",))
+
+    def teller(source: SourceName) -> Callable[[str | None], None]:
+        failing.labels(source).set(0)
 
         def tell(problem: str | None) -> None:
-            failing.set(0 if problem is None else 1)
-            health.note("discovery", problem or "following the cluster")
-            health.degrade("discovery", problem)
+            failing.labels(source).set(0 if problem is None else 1)
+            health.note(f"discovery by {source}", problem or "answers")
+            health.degrade(f"discovery by {source}", problem)
+
+        return tell
+
+    sources: list[NodeSource] = []
+    if "static" in settings.discovery:
+        sources.append(StaticNodes(settings.nodes()))
+    if "kubernetes" in settings.discovery:
+        # Importing the client takes half a second and 60 MB, so it is imported only where needed.
+        from headrace_local_worker.adapters.cluster import KubernetesCluster
 
         cluster = KubernetesCluster(
             namespace=settings.discovery_namespace,
             selector=settings.discovery_selector,
             peers=settings.discovery_peers,
             labels=bool(settings.discovery_labels),
-            tell=tell,
+            tell=teller("kubernetes"),
         )
-        discovery = Discovery(cluster, pool, settings.rules(), settings.instance_id, endpoint)
-        return pool, Part("nodes", start=discovery.start, run=discovery.run, stop=discovery.stop)
-    pool = Pool([endpoint(spec) for spec in settings.nodes()], choose_node)
+        sources.append(ClusterNodes(cluster, settings.rules()))
+    if "announced" in settings.discovery and settings.key_pepper is not None:
+        authenticity = Authenticity(settings.key_pepper, "refuse", metrics)
+        secret = settings.key_pepper.get_secret_value()
+        sources.append(AnnouncedNodes(log, codec, secret, tell=authenticity.tell))
+    if "dns" in settings.discovery:
+        from headrace_local_worker.adapters.dns import DnsNodes
 
-    async def close_nodes() -> None:
-        for one in pool.endpoints.values():
-            await one.provider.close()
-
-    return pool, Part("nodes", stop=close_nodes)
+        sources.append(DnsNodes(settings.srv_names(), settings.node_slots, teller("dns")))
+    return sources
 
 
-def _server(spec: NodeSpec, settings: LocalWorkerSettings) -> Provider:
+def _server(
+    spec: NodeSpec, settings: LocalWorkerSettings, token: SecretStr | None, certificates: ssl.SSLContext | None
+) -> Provider:
     dialect = OPENAI_COMPATIBLE_SERVERS.get(spec.server)
     if dialect is None:
-        return OllamaNode(spec.name, spec.url, keep_alive=settings.node_keep_alive())
-    return OpenAICompatible(spec.server, spec.url, SecretStr(""), dialect=dialect, node=spec.name)
+        return OllamaNode(
+            spec.name, spec.url, keep_alive=settings.node_keep_alive(), token=token, certificates=certificates
+        )
+    key = token or SecretStr("")
+    return OpenAICompatible(spec.server, spec.url, key, dialect=dialect, node=spec.name, certificates=certificates)
+
+
+async def _keep_reading(certificates: NodeCertificates, health: Health) -> None:
+    """Use certificates that are renewed while this runs."""
+    while True:
+        await asyncio.sleep(_CERTIFICATES_SECONDS)
+        try:
+            certificates.reload()
+            health.degrade("certificates of nodes", None)
+        except CertificatesUnusable as error:
+            health.degrade("certificates of nodes", f"{error}; those read before are used")

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any, Final
 
 from headrace_local_worker.adapters.cluster import KubernetesCluster
+from headrace_local_worker.cluster_nodes import ClusterNodes
 from headrace_local_worker.decide.balancing import choose_node
 from headrace_local_worker.decide.endpoints import NodeRules
 from headrace_local_worker.decide.nodes import NodeSpec
@@ -163,7 +164,8 @@ class Finder:
         cluster = KubernetesCluster(
             namespace=namespace, selector=SERVICE, peers=peers, labels=bool(labels), tell=self.told.append
         )
-        self.discovery = Discovery(cluster, self.pool, NodeRules("http", 4, labels or {}), worker, self._place)
+        nodes = ClusterNodes(cluster, NodeRules("http", 4, labels or {}))
+        self.discovery = Discovery([nodes], self.pool, worker, self._place)
         self.urls: dict[str, str] = {}
         self.providers: dict[str, ScriptedProvider] = {}
 

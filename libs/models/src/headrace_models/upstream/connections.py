@@ -76,11 +76,15 @@ def certificates() -> ssl.SSLContext:
 
 
 class DirectConnections:
-    """Connections of aiohttp. Idle ones are kept for 30 to 60 s; there are never more than calls at one time."""
+    """Connections of aiohttp. Idle ones are kept for 30 to 60 s; there are never more than calls at one time.
 
-    def __init__(self, base_url: httpx2.URL) -> None:
+    Args:
+        own_certificates: What to trust and to show instead of `certificates()`.
+    """
+
+    def __init__(self, base_url: httpx2.URL, own_certificates: ssl.SSLContext | None = None) -> None:
         self._origin = f"{base_url.scheme}://{base_url.netloc.decode('ascii')}"
-        self._certificates = certificates() if base_url.scheme == "https" else None
+        self._certificates = (own_certificates or certificates()) if base_url.scheme == "https" else None
         self._session: aiohttp.ClientSession | None = None
 
     async def open(

@@ -92,20 +92,28 @@ class UpstreamClient:
 
     @asynccontextmanager
     async def stream(
-        self, method: str, path: str, *, json: object = None, timeout: float | None = None
+        self,
+        method: str,
+        path: str,
+        *,
+        json: object = None,
+        timeout: float | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> AsyncIterator[UpstreamResponse]:
         """Send one request and read its response in the block; leaving the block early closes the connection.
 
         Args:
+            headers: Beside those of every request.
             timeout: Seconds for connecting, and between two reads; by default CONNECT_SECONDS, and no limit.
 
         Raises httpx2.TransportError, also while the response is read.
         """
+        usual = self._headers if json is None else self._headers_of_json
         response = await _open(
             self._connections,
             method,
             self._path + path,
-            self._headers if json is None else self._headers_of_json,
+            {**usual, **headers} if headers else usual,
             b"" if json is None else _ENCODER.encode(json).encode(),
             connect=CONNECT_SECONDS if timeout is None else timeout,
             read=timeout,
@@ -119,7 +127,13 @@ class UpstreamClient:
         await self._connections.aclose()
 
 
-def open_client(base_url: str, *, key: SecretStr | None = None, proxy: str | None = None) -> UpstreamClient:
+def open_client(
+    base_url: str,
+    *,
+    key: SecretStr | None = None,
+    proxy: str | None = None,
+    certificates: ssl.SSLContext | None = None,
+) -> UpstreamClient:
     """A client for one upstream; it opens no connection yet.
 
     Its requests have no time limit of their own except for connecting; see `call.calling`. A path cannot lead to
@@ -128,6 +142,7 @@ def open_client(base_url: str, *, key: SecretStr | None = None, proxy: str | Non
     Args:
         key: Sent as a bearer token, unless it is empty. A user name in the base URL takes its place.
         proxy: URL of the proxy through which to reach it; None to connect directly, whatever the environment says.
+        certificates: What to trust and to show on direct connections with TLS, instead of the system's.
     """
     url = _base(base_url)
     token = key.get_secret_value().strip() if key is not None else ""
@@ -137,7 +152,7 @@ def open_client(base_url: str, *, key: SecretStr | None = None, proxy: str | Non
         headers["Authorization"] = "Basic " + b64encode(pair).decode()
     elif token:
         headers["Authorization"] = f"Bearer {token}"
-    return UpstreamClient(url, headers, _connections(url, proxy))
+    return UpstreamClient(url, headers, _connections(url, proxy, certificates))
 
 
 def open_httpx_client(base_url: str, *, proxy: str | None = None) -> httpx2.AsyncClient:
@@ -157,8 +172,8 @@ def _base(base_url: str) -> httpx2.URL:
     return httpx2.URL(base_url.rstrip("/") + "/")
 
 
-def _connections(url: httpx2.URL, proxy: str | None) -> UpstreamConnections:
-    return DirectConnections(url) if proxy is None else ProxiedConnections(url, proxy)
+def _connections(url: httpx2.URL, proxy: str | None, certificates: ssl.SSLContext | None = None) -> UpstreamConnections:
+    return DirectConnections(url, certificates) if proxy is None else ProxiedConnections(url, proxy)
 
 
 class _OneOrigin(httpx2.AsyncBaseTransport):

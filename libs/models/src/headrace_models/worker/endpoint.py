@@ -75,6 +75,8 @@ class Endpoint:
         self.calls = WatchedCalls()
         """The calls that it runs."""
         self.first_tokens: dict[str, RecentTimes] = {}
+        self.withheld: dict[str, str] = {}
+        """Why it gets no new calls whatever its health, by who decided so."""
 
     @property
     def name(self) -> str:
@@ -129,6 +131,8 @@ class Endpoint:
 
     def objection(self, now: float) -> str | None:
         """Why it accepts no call now; None if it does."""
+        if self.withheld:
+            return next(iter(self.withheld.values()))
         if not self.status.healthy:
             return self.status.reason
         return self.breaker.objection(now)

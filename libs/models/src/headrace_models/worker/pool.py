@@ -111,6 +111,18 @@ class Pool:
         self.changed.set()
         self._grant()
 
+    def withhold(self, name: str, decided_by: str, reason: str | None) -> None:
+        """Give an endpoint no new calls for this reason, until told None; running calls continue."""
+        endpoint = self.endpoints[name]
+        if reason == endpoint.withheld.get(decided_by):
+            return
+        if reason is None:
+            del endpoint.withheld[decided_by]
+        else:
+            endpoint.withheld[decided_by] = reason
+        self.changed.set()
+        self._grant(everyone=True)
+
     @property
     def waiting(self) -> int:
         """Number of calls waiting for a slot."""

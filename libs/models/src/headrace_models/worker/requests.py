@@ -78,6 +78,7 @@ def chat_request(
         verbosity=options.verbosity,
         service_tier=options.service_tier,
         extra={name: _json(value, "an extra parameter") for name, value in options.extra.items()},
+        batch=request.lane is events.Lane.BATCH,
     )
 
 
@@ -93,6 +94,7 @@ def embed_request(request: events.AttemptRequested, timeout_seconds: float) -> E
         timeout_seconds=timeout_seconds,
         dimensions=options.dimensions,
         extra={name: _json(value, "an extra parameter") for name, value in options.extra.items()},
+        batch=request.lane is events.Lane.BATCH,
     )
 
 

@@ -23,8 +23,8 @@ import aiohttp
 from kubernetes.aio import client, config, watch
 from kubernetes.aio.client.exceptions import ApiException
 
+from headrace_local_worker.cluster_nodes import Sources
 from headrace_local_worker.decide.endpoints import Changed, Listed, Port, Removed, Slice, SliceEndpoint, SliceEvent
-from headrace_local_worker.discovery import Sources
 
 _log = logging.getLogger(__name__)
 

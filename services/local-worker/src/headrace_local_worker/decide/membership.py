@@ -15,8 +15,8 @@ class Changes:
 
     Attributes:
         left: Names of nodes that get no more work.
-        joined: Nodes that are new or have another address.
-        resized: Nodes whose slots or labels have changed.
+        joined: Nodes that are new, or are reached in another way.
+        resized: Nodes of which something else has changed.
     """
 
     left: tuple[str, ...] = ()
@@ -29,16 +29,16 @@ class Changes:
 
 def changes(before: Mapping[str, NodeSpec], now: Mapping[str, NodeSpec]) -> Changes:
     """The changes from the previous nodes to the current ones."""
-    moved = {
-        name
-        for name in before.keys() & now.keys()
-        if (before[name].url, before[name].server) != (now[name].url, now[name].server)
-    }
+    moved = {name for name in before.keys() & now.keys() if _way_to(before[name]) != _way_to(now[name])}
     return Changes(
         left=tuple(sorted((before.keys() - now.keys()) | moved)),
         joined=tuple(now[name] for name in sorted((now.keys() - before.keys()) | moved)),
         resized=tuple(now[name] for name in sorted(before.keys() & now.keys() - moved) if before[name] != now[name]),
     )
+
+
+def _way_to(node: NodeSpec) -> tuple[str, str, str]:
+    return node.url, node.server, node.token_env
 
 
 def shared(nodes: Mapping[str, NodeSpec], worker: str, workers: Collection[str]) -> Mapping[str, NodeSpec]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -14,6 +15,8 @@ _SLOTS: Final = "slots"
 _SERVER: Final = "server"
 _API_PATH: Final = "/v1"
 """Of the OpenAI-compatible API, where an address does not say."""
+_TOKEN: Final = "token_env"
+_VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 class NodesInvalid(ValueError):
@@ -29,6 +32,9 @@ class NodeSpec:
         slots: Number of concurrent calls.
         hardware: Labels that a routing policy can require.
         server: What runs there, one of LOCAL_PROVIDERS; as a provider it has this name.
+        token_env: Variable that holds the token which the node asks for; empty for that of all nodes, if there is one.
+        drained: Why it gets no new calls, in its agent's words; empty if it does.
+        silent: Whether its agent has said nothing for too long: another machine may have its address by now.
     """
 
     name: str
@@ -36,6 +42,16 @@ class NodeSpec:
     slots: int
     hardware: Mapping[str, str] = field(default_factory=dict)
     server: str = OLLAMA
+    token_env: str = ""
+    drained: str = ""
+    silent: bool = False
+
+    @property
+    def withheld(self) -> str | None:
+        """Why it gets no new calls; None if it does."""
+        if self.drained:
+            return f"drained: {self.drained}"
+        return "its agent has fallen silent" if self.silent else None
 
 
 def parse_nodes(entries: Sequence[str], default_slots: int) -> tuple[NodeSpec, ...]:
@@ -58,12 +74,8 @@ def _parse(entry: str, default_slots: int) -> NodeSpec:
         raise NodesInvalid(f"{entry!r} is not an address such as http://127.0.0.1:11434 or name=http://host:11434")
     if is_a_clouds(parsed.hostname):
         raise NodesInvalid(f"{entry!r} is the address of a cloud: what is sent there does not stay with us")
-    given: dict[str, str] = {}
-    for option in options:
-        key, equals, value = option.partition("=")
-        if not equals or not key.strip():
-            raise NodesInvalid(f"{option!r} of {entry!r} must read slots=<number>, server=<name> or <label>=<value>")
-        given[key.strip()] = value.strip()
+    given = parse_options(entry, options)
+    token_env = given.pop(_TOKEN, "")
     server = given.pop(_SERVER, OLLAMA)
     if server not in LOCAL_PROVIDERS:
         raise NodesInvalid(f"server of {entry!r} must be one of {', '.join(sorted(LOCAL_PROVIDERS))}")
@@ -76,7 +88,20 @@ def _parse(entry: str, default_slots: int) -> NodeSpec:
         url = url if parsed.path.rstrip("/") else url + _API_PATH
     else:
         named = name_of(url)
-    return NodeSpec(name or named, url, slots or default_slots, hardware, server)
+    return NodeSpec(name or named, url, slots or default_slots, hardware, server, token_env)
+
+
+def parse_options(entry: str, options: Sequence[str]) -> dict[str, str]:
+    """The options behind an entry's address, by name. Raises NodesInvalid."""
+    given: dict[str, str] = {}
+    for option in options:
+        key, equals, value = (part.strip() for part in option.partition("="))
+        if not equals or not key:
+            raise NodesInvalid(f"{option!r} of {entry!r} must read slots=<number>, server=<name> or <label>=<value>")
+        if key == _TOKEN and not _VARIABLE.fullmatch(value):
+            raise NodesInvalid(f"{_TOKEN} of {entry!r} must name a variable that holds the token, not the token itself")
+        given[key] = value
+    return given
 
 
 def split_slots(options: Mapping[str, str]) -> tuple[int | None, dict[str, str]]:
