@@ -18,6 +18,8 @@ from headrace.cli import (
     doctor,
     journal,
     keys,
+    node,
+    nodes,
     preferences,
     schemas,
     skills,
@@ -77,6 +79,8 @@ def build(plugins: Sequence[EntryPoint]) -> typer.Typer:
     app.command("costs")(costs.costs)
     app.add_typer(preferences.app, name="preferences")
     app.add_typer(keys.app, name="keys")
+    app.command("node")(node.node)
+    app.add_typer(nodes.app, name="nodes")
     app.add_typer(dlq.app, name="dlq")
     app.add_typer(journal.app, name="journal")
     app.add_typer(schemas.app, name="schemas")
@@ -87,7 +91,7 @@ def build(plugins: Sequence[EntryPoint]) -> typer.Typer:
 
 _OWN: Final = frozenset({
     "submit", "chat", "tasks", "tail", "skills", "costs", "preferences", "keys", "dlq", "journal", "schemas", "topics",
-    "doctor",
+    "doctor", "node", "nodes",
 })  # fmt: skip
 
 
