@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any, Final
 
+from headrace_contracts.errors import UnreadableValue
 from headrace_contracts.events import NodeAnnounced, NodeDrained, NodeStatus
 from headrace_contracts.topics import FLEET_STATUS, NODES_ANNOUNCED, NODES_DRAINED, TopicSpec
 from headrace_streams.publishing import Publication, Publisher
-from headrace_streams.tables import Table
+from headrace_streams.reading import up_to
+from headrace_streams.records import TopicPartition
+from headrace_streams.typed import decode
 
 from headrace.connecting import Cluster
 from headrace.errors import HeadraceError
 
 _SOURCE: Final = "headrace/operator"
+_BATCH: Final = 500
+_WAIT_SECONDS: Final = 0.2
 
 
 class NodeUnknown(HeadraceError):
@@ -118,10 +123,8 @@ def now_ms() -> int:
 
 
 async def read_nodes(cluster: Cluster) -> tuple[NodeView, ...]:
-    """All nodes, as the topics have them now. Raises TransientError, TopicMissing."""
-    reports = await _table(cluster, FLEET_STATUS)
-    announced = await _table(cluster, NODES_ANNOUNCED)
-    drained = await _table(cluster, NODES_DRAINED)
+    """All nodes, as the topics have them now. Raises TransientError, RegistryUnavailable."""
+    reports, announced, drained = await _newest(cluster, (FLEET_STATUS, NODES_ANNOUNCED, NODES_DRAINED))
     return node_views(reports.values(), announced, drained, now_ms())
 
 
@@ -165,10 +168,29 @@ async def undrain_node(cluster: Cluster, node: str) -> None:
         await producer.close()
 
 
-async def _table(cluster: Cluster, spec: TopicSpec) -> Mapping[str, Any]:
-    table: Table[Any] = Table(cluster.log, cluster.codec, spec)
+async def _newest(cluster: Cluster, specs: Sequence[TopicSpec]) -> tuple[Mapping[str, Any], ...]:
+    """The newest event of each key of these topics, up to their present ends; none of a topic that is not there.
+
+    What cannot be read is left out: a list of nodes must not fail for one of them.
+    """
+    spec_of = {cluster.topic(spec): spec for spec in specs}
+    found: dict[str, dict[str, Any]] = {name: {} for name in spec_of}
+    counts = await cluster.log.admin().partition_counts(spec_of)
+    reader = cluster.log.reader()
     try:
-        await table.start()
-        return dict(table.items())
+        bounds = await reader.bounds([TopicPartition(name, part) for name in counts for part in range(counts[name])])
+        ends = {part: end for part, (first, end) in bounds.items() if first < end}
+        await reader.assign({part: bounds[part][0] for part in ends})
+        async for records in up_to(reader, ends, most=_BATCH, poll_seconds=_WAIT_SECONDS):
+            for record in records:
+                key = (record.key or b"").decode("utf-8", "replace")
+                if record.value is None:
+                    found[record.topic].pop(key, None)
+                    continue
+                try:
+                    found[record.topic][key] = await decode(cluster.codec, spec_of[record.topic].record, record)
+                except UnreadableValue:
+                    continue
     finally:
-        await table.close()
+        await reader.close()
+    return tuple(found.values())
