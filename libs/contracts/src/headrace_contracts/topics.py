@@ -182,6 +182,10 @@ NODES_DRAINED = TopicSpec(
     "nodes.drained", events.NodeDrained, "node", "compact", None, 1,
     ("operator",), ("local-worker", "operator"), "Nodes that get no new calls, by an operator's decision.",
 )  # fmt: skip
+PLACEMENTS_REQUESTED = TopicSpec(
+    "placements.requested", events.PlacementRequested, "node", "delete", _DAY_MS, 6,
+    ("operator",), ("local-worker", "operator"), "Models to put on nodes, or to take away.", dead_letters=True,
+)  # fmt: skip
 PREFERENCES = TopicSpec(
     "preferences", events.Preferences, "tenant/user", "compact", None, 1,
     ("intake",), ("router", "intake"), "Preferences of tenants and users.",
@@ -216,7 +220,7 @@ _SPECS = (
     TASKS_COMPLETED, HISTORY_CHANGED,
     USAGE_RECORDED, SPEND_WINDOWS,
     SKILLS_SUBMITTED, SKILLS_CATALOG, SKILLS_FEED,
-    FLEET_STATUS, NODES_ANNOUNCED, NODES_DRAINED, PREFERENCES, ACCESS_KEYS, REQUESTS_COUNTED, AUDIT_RECORDED,
+    FLEET_STATUS, NODES_ANNOUNCED, NODES_DRAINED, PLACEMENTS_REQUESTED, PREFERENCES, ACCESS_KEYS, REQUESTS_COUNTED, AUDIT_RECORDED,
     DEAD_LETTERS_HANDLED,
 )  # fmt: skip
 

@@ -7,7 +7,7 @@ from headrace_contracts.events.access import AccessKey, RequestsCounted
 from headrace_contracts.events.audit import AuditRecorded
 from headrace_contracts.events.common import Content, Failure, Lane, Mode, Position, Privacy, Usage
 from headrace_contracts.events.deadletters import DeadLetter, DeadLetterHandled, Handling, Header
-from headrace_contracts.events.fleet import AnnouncedModel, Gpu, ModelStatus, NodeAnnounced, NodeDrained, NodeStatus, Place
+from headrace_contracts.events.fleet import AnnouncedModel, Gpu, ModelStatus, NodeAnnounced, NodeDrained, NodeStatus, Place, PlacementAction, PlacementPhase, PlacementRequested, PlacementStatus
 from headrace_contracts.events.settings import Preferences, PrivacyLevel
 from headrace_contracts.events.skills import SkillAction, SkillChange, SkillChanged, SkillPublished, SkillStatus, SkillSubmitted, SkillVersion
 from headrace_contracts.events.spend import SpendWindows, Window
@@ -53,6 +53,10 @@ __all__ = [
     "Outcome",
     "PartKind",
     "Place",
+    "PlacementAction",
+    "PlacementPhase",
+    "PlacementRequested",
+    "PlacementStatus",
     "Position",
     "Preferences",
     "Privacy",

@@ -300,6 +300,77 @@ class Place(StrEnum):
     CLOUD = "cloud"
 
 
+class PlacementAction(StrEnum):
+    """What is to happen with a model on a node: pull puts it on the disk, load into memory, unload out of memory, remove from the disk."""
+
+    UNKNOWN = "unknown"
+    PULL = "pull"
+    LOAD = "load"
+    UNLOAD = "unload"
+    REMOVE = "remove"
+
+
+class PlacementPhase(StrEnum):
+    """How far a placement has come."""
+
+    UNKNOWN = "unknown"
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlacementStatus:
+    """What became of a placement request.
+
+    Attributes:
+        request_id: Id of the request.
+        model: The model.
+        action: What was asked for.
+        phase: How far it has come.
+        completed_bytes: pull: bytes received so far; null if unknown.
+        total_bytes: pull: bytes to receive; null if unknown.
+        reason: What it is at, or why it failed.
+        updated_at: When this was determined. Milliseconds since the epoch, UTC.
+    """
+
+    FULL_NAME: ClassVar[str] = "headrace.fleet.PlacementStatus"
+
+    request_id: str
+    model: str
+    action: PlacementAction
+    phase: PlacementPhase
+    completed_bytes: int | None = None
+    total_bytes: int | None = None
+    reason: str = ''
+    updated_at: int
+
+    def to_avro(self, named: bool = False) -> dict[str, Any]:
+        return {
+            "request_id": self.request_id,
+            "model": self.model,
+            "action": self.action,
+            "phase": self.phase,
+            "completed_bytes": self.completed_bytes,
+            "total_bytes": self.total_bytes,
+            "reason": self.reason,
+            "updated_at": self.updated_at,
+        }
+
+    @classmethod
+    def from_avro(cls, data: dict[str, Any]) -> PlacementStatus:
+        return cls(
+            request_id=data["request_id"],
+            model=data["model"],
+            action=PlacementAction(data["action"]),
+            phase=PlacementPhase(data["phase"]),
+            completed_bytes=data["completed_bytes"],
+            total_bytes=data["total_bytes"],
+            reason=data["reason"],
+            updated_at=data["updated_at"],
+        )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeStatus:
     """An Ollama node or a cloud provider, as a worker sees it.
@@ -320,6 +391,7 @@ class NodeStatus:
         tokens_per_second: Observed output speed of one attempt, in tokens per second.
         latency_ms: Round-trip time, in milliseconds.
         hardware: Labels of its hardware.
+        placements: The newest placement requests that this worker has begun, oldest first.
         valid_for_ms: How long after reported_at this is valid without another report, in milliseconds.
         reported_at: When the status was determined. Milliseconds since the epoch, UTC.
     """
@@ -340,6 +412,7 @@ class NodeStatus:
     tokens_per_second: float | None = None
     latency_ms: float | None = None
     hardware: Mapping[str, str] = field(default_factory=dict)
+    placements: tuple[PlacementStatus, ...] = ()
     valid_for_ms: int = 15000
     reported_at: int
 
@@ -359,6 +432,7 @@ class NodeStatus:
             "tokens_per_second": self.tokens_per_second,
             "latency_ms": self.latency_ms,
             "hardware": dict(self.hardware),
+            "placements": [item.to_avro(named) for item in self.placements],
             "valid_for_ms": self.valid_for_ms,
             "reported_at": self.reported_at,
         }
@@ -380,6 +454,55 @@ class NodeStatus:
             tokens_per_second=data["tokens_per_second"],
             latency_ms=data["latency_ms"],
             hardware=data["hardware"],
+            placements=tuple([PlacementStatus.from_avro(item) for item in data["placements"]]),
             valid_for_ms=data["valid_for_ms"],
             reported_at=data["reported_at"],
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlacementRequested:
+    """An operator's request to put a model on a node, or to take it away.
+
+    Attributes:
+        request_id: Id of the request.
+        node: Name of the node; also the record's key.
+        model: The model, by its name on the node.
+        action: What is to happen.
+        requested_by: Who asked for it: user@host.
+        requested_at: When it was asked for. Milliseconds since the epoch, UTC.
+        valid_until: When it is not begun any more. Milliseconds since the epoch, UTC.
+    """
+
+    FULL_NAME: ClassVar[str] = "headrace.fleet.PlacementRequested"
+
+    request_id: str
+    node: str
+    model: str
+    action: PlacementAction
+    requested_by: str = ''
+    requested_at: int
+    valid_until: int
+
+    def to_avro(self, named: bool = False) -> dict[str, Any]:
+        return {
+            "request_id": self.request_id,
+            "node": self.node,
+            "model": self.model,
+            "action": self.action,
+            "requested_by": self.requested_by,
+            "requested_at": self.requested_at,
+            "valid_until": self.valid_until,
+        }
+
+    @classmethod
+    def from_avro(cls, data: dict[str, Any]) -> PlacementRequested:
+        return cls(
+            request_id=data["request_id"],
+            node=data["node"],
+            model=data["model"],
+            action=PlacementAction(data["action"]),
+            requested_by=data["requested_by"],
+            requested_at=data["requested_at"],
+            valid_until=data["valid_until"],
         )
