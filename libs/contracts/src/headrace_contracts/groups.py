@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
+from headrace_contracts.sites import site_name
 from headrace_contracts.topics import (
     ATTEMPTS_FINISHED,
     ATTEMPTS_FINISHED_CLOUD,
@@ -50,7 +51,7 @@ ROUTER: Final = GroupSpec(
     "journal",
 )
 LOCAL_WORKER: Final = GroupSpec("local-worker", "local-worker", (WORK_LOCAL_INTERACTIVE, WORK_LOCAL_BATCH), "kafka")
-PLACEMENTS: Final = GroupSpec("local-worker.placements", "local-worker", (PLACEMENTS_REQUESTED,), "kafka")
+PLACEMENTS: Final = GroupSpec("local-worker-placements", "local-worker", (PLACEMENTS_REQUESTED,), "kafka")
 CLOUD_WORKER: Final = GroupSpec("cloud-worker", "cloud-worker", (WORK_CLOUD_INTERACTIVE, WORK_CLOUD_BATCH), "kafka")
 INTAKE_VIEW: Final = GroupSpec("intake-view", "intake", (TASKS_SUBMITTED, TASKS_COMPLETED, HISTORY_CHANGED), "postgres")
 LEDGER: Final = GroupSpec("cost-accountant.ledger", "cost-accountant", (USAGE_RECORDED,), "postgres")
@@ -68,3 +69,9 @@ def local_worker_of(site: str) -> GroupSpec:
     if not site:
         return LOCAL_WORKER
     return replace(LOCAL_WORKER, name=f"{LOCAL_WORKER.name}.{site}", topics=site_topics([site]))
+
+
+def placements_of(site: str) -> GroupSpec:
+    """The group in which the local workers of a site place models, as for `local_worker_of`. Each site reads all
+    requests: only its own nodes are there. Raises SiteInvalid."""
+    return replace(PLACEMENTS, name=f"{PLACEMENTS.name}.{site_name(site)}") if site else PLACEMENTS

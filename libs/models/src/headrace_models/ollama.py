@@ -10,11 +10,11 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import httpx2
-from headrace_contracts.events import Lane
+from headrace_contracts.events import Lane, PlacementAction
 from headrace_contracts.headers import LANE_OF_CALL
 from pydantic import SecretStr
 
-from headrace_models import capabilities
+from headrace_models import capabilities, ollama_models
 from headrace_models.answer import FinishReason
 from headrace_models.call import Call, calling
 from headrace_models.conversation import AnswerSchema
@@ -22,6 +22,7 @@ from headrace_models.demanded_calls import calls_in
 from headrace_models.embedding import MOST_VECTORS_BYTES, EmbedCall
 from headrace_models.errors import TryAnotherProvider
 from headrace_models.ollama_listing import Shown, details_of, runs_elsewhere, shown
+from headrace_models.ollama_models import PlacementFailed, PullProgress
 from headrace_models.ollama_requests import ABLE, body_of, embed_body_of
 from headrace_models.ports import (
     CallUsage,
@@ -222,6 +223,25 @@ class OllamaNode:
             if response.status_code != 200:
                 raise Complained(Complaint(status=response.status_code))
             return document(await read_body(response))
+
+    async def place(self, action: PlacementAction, model: str, on_progress: Callable[[PullProgress], None]) -> None:
+        """Carry out a placement request. Raises PlacementFailed, and ValueError for an unknown action."""
+        if runs_elsewhere({"model": model}):
+            raise PlacementFailed("a model of this name runs at another host", again=False)
+        known = self._models.get(model)
+        able = frozenset() if known is None or known.capabilities is None else known.capabilities
+        embeds_only = capabilities.EMBEDDINGS in able and capabilities.JSON_SCHEMA not in able
+        match action:
+            case PlacementAction.PULL:
+                await ollama_models.pull(self._client, model, on_progress)
+            case PlacementAction.LOAD:
+                await ollama_models.load(self._client, model, keep_alive=self._keep_alive, embeds_only=embeds_only)
+            case PlacementAction.UNLOAD:
+                await ollama_models.unload(self._client, model, embeds_only=embeds_only)
+            case PlacementAction.REMOVE:
+                await ollama_models.remove(self._client, model)
+            case PlacementAction.UNKNOWN:
+                raise ValueError("the action is unknown")
 
     async def close(self) -> None:
         await self._client.aclose()

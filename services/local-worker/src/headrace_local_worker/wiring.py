@@ -10,7 +10,7 @@ from typing import Final
 
 from headrace_contracts.codec import Codec
 from headrace_contracts.events import Place
-from headrace_contracts.groups import LOCAL_WORKER, local_worker_of
+from headrace_contracts.groups import LOCAL_WORKER, local_worker_of, placements_of
 from headrace_contracts.ids import new_id
 from headrace_contracts.topics import (
     ATTEMPTS_CANCELLED_LOCAL,
@@ -18,6 +18,7 @@ from headrace_contracts.topics import (
     FLEET_STATUS,
     NODES_ANNOUNCED,
     NODES_DRAINED,
+    PLACEMENTS_REQUESTED,
     TASKS_REPLIES,
     USAGE_RECORDED,
 )
@@ -38,6 +39,8 @@ from headrace_runtime.lifecycle import Part, Service
 from headrace_runtime.metrics import Metrics, discontinuities, suspensions
 from headrace_runtime.tables import tables_part
 from headrace_streams.dead_letters import DeadLetterSink
+from headrace_streams.handling import EngineOptions, TopicLane
+from headrace_streams.parallel import ParallelConsumer
 from headrace_streams.ports import Log
 from headrace_streams.publishing import Publisher
 from pydantic import SecretStr
@@ -49,11 +52,16 @@ from headrace_local_worker.decide.merging import SourceName
 from headrace_local_worker.decide.nodes import NodeSpec
 from headrace_local_worker.discovery import Discovery, NodeSource, StaticNodes
 from headrace_local_worker.drained_nodes import DrainedNodes
+from headrace_local_worker.placements import Placements
 from headrace_local_worker.settings import LocalWorkerSettings, TokenMissing
 
 WRITES = (ATTEMPTS_FINISHED, USAGE_RECORDED, TASKS_REPLIES, FLEET_STATUS)
-READS = (*LOCAL_WORKER.topics, ATTEMPTS_CANCELLED_LOCAL, USAGE_RECORDED, NODES_ANNOUNCED, NODES_DRAINED)
+READS = (
+    *LOCAL_WORKER.topics, ATTEMPTS_CANCELLED_LOCAL, USAGE_RECORDED, NODES_ANNOUNCED, NODES_DRAINED,
+    PLACEMENTS_REQUESTED,
+)  # fmt: skip
 
+_PLACEMENT_DRAIN_SECONDS: Final = 1.0
 _CERTIFICATES_SECONDS: Final = 60.0
 """Between two looks at the files of certificates."""
 
@@ -105,12 +113,22 @@ def worker_parts(
         site=settings.site,
     )
     metrics.documents["work"] = worker.workload.document
+    placements = ParallelConsumer(
+        log,
+        settings.topic_prefix + placements_of(settings.site).name,
+        [TopicLane(settings.topic_prefix + PLACEMENTS_REQUESTED.name)],
+        in_its_trace("place a model", Placements(pool, codec, wall_clock_ms).handle),
+        dead_letters=dead_letters,
+        # What is not finished when the worker stops, the next one begins again.
+        options=EngineOptions(drain_seconds=_PLACEMENT_DRAIN_SECONDS),
+    )
     fleet, cancellations, consumer = worker.fleet, worker.cancellations, worker.consumer
     return [
         *membership,
         Part("fleet", start=fleet.start, run=fleet.run),
         Part("cancellations", start=cancellations.start, run=cancellations.run, stop=cancellations.close),
         Part("attempts", run=consumer.run, drain=consumer.stop),
+        Part("placements", run=placements.run, drain=placements.stop),
         # Drained first: the fleet learns of the departure before the attempts in flight are finished.
         Part("leave", drain=fleet.leave),
     ]

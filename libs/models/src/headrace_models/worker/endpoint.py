@@ -8,6 +8,8 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Final
 
+from headrace_contracts.events import PlacementStatus
+
 from headrace_models.ports import ChatResult, Provider, ProviderStatus
 from headrace_models.worker.avoidance import Avoided
 from headrace_models.worker.breaker import CLOSED, Breaker
@@ -57,6 +59,8 @@ class Endpoint:
         self.slots = slots
         self.hardware = dict(hardware or {})
         self.busy = 0
+        self.placements: tuple[PlacementStatus, ...] = ()
+        """What became of the newest placement requests, oldest first."""
         self.idle = asyncio.Event()
         """Set while it runs no call."""
         self.idle.set()

@@ -85,6 +85,7 @@ def node_status(
         tokens_per_second=endpoint.tokens_per_second,
         latency_ms=status.latency_ms,
         hardware={**endpoint.hardware, **({"version": status.version} if status.version else {})},
+        placements=endpoint.placements,
         valid_for_ms=round(options.report_seconds * 3000),
         reported_at=reported_at,
     )

@@ -70,7 +70,11 @@ def build(plugins: Sequence[EntryPoint]) -> typer.Typer:
         callback=_options,
     )
     for plugin in plugins:
-        app.command(plugin.name)(plugin.load())
+        added = plugin.load()
+        if isinstance(added, typer.Typer):
+            app.add_typer(added, name=plugin.name)
+        else:
+            app.command(plugin.name)(added)
     app.command("submit")(submit.submit)
     app.command("chat")(chat.chat)
     app.add_typer(tasks.app, name="tasks")

@@ -1,0 +1,1 @@
+"""`headrace models`: which model is on which node, which should be, and putting it there."""

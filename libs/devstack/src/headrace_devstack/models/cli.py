@@ -1,0 +1,245 @@
+"""`headrace models`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import typer
+from headrace.cli.output import ERR, OUT, JsonOption, print_json, table
+from headrace.cli.running import FAILED, addresses, open_client, operator_name, run
+from headrace.cli.timeparse import time_before
+from headrace.connecting import Cluster
+from headrace.errors import HeadraceError
+from headrace.nodes import now_ms
+from headrace_contracts.events import (
+    NodeAnnounced,
+    NodeDrained,
+    NodeStatus,
+    PlacementAction,
+    PlacementPhase,
+    PlacementRequested,
+    PlacementStatus,
+)
+from headrace_contracts.topics import FLEET_STATUS, NODES_ANNOUNCED, NODES_DRAINED, TopicSpec
+from headrace_contracts.users import OPERATOR
+from headrace_local_worker.decide.balancing import tagged
+from headrace_router.adapters.policy_file import load_policy
+from headrace_streams.tables import Table
+from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
+
+from headrace_devstack.models.plan import PlacementNode, PlacementPlan, plan
+from headrace_devstack.models.requests import NotPlaced, Placement, place
+from headrace_devstack.models.state import MEMORY_LABEL, demands, placement_nodes, stated_sizes
+
+app = typer.Typer(no_args_is_help=True, help="Models of our own nodes: see, plan, pull, load, unload and remove them.")
+
+_VALID_SECONDS: Final = 4 * 3600.0
+_ACTIONS: Final = {
+    "pull": PlacementAction.PULL, "load": PlacementAction.LOAD, "unload": PlacementAction.UNLOAD,
+    "remove": PlacementAction.REMOVE,
+}  # fmt: skip
+
+Model = Annotated[str, typer.Argument(help="Name of the model, as in gemma2:2b.")]
+Nodes = Annotated[
+    list[str] | None, typer.Option("--node", "-n", help="A node; repeatable. By default all that this is of use to.")
+]
+PolicyOption = Annotated[
+    Path | None, typer.Option(help="Routing policy. [HEADRACE_POLICY_FILE, default: the one that ships]")
+]
+
+
+@app.command("list")
+def list_models(json_output: JsonOption = False) -> None:
+    """Which models are on which nodes, and which of them are in memory."""
+    nodes = run(_nodes())
+    if json_output:
+        print_json(nodes)
+        return
+    rows = table("node", "model", "size", "in memory", right=["size"], whole=["node"])
+    for node in nodes:
+        for model, size in sorted(node.on_disk.items()):
+            rows.add_row(node.name, model, _size(size), "yes" if model in node.loaded else "")
+    OUT.print(rows)
+
+
+@app.command("plan")
+def plan_models(
+    policy: PolicyOption = None,
+    since: Annotated[str, typer.Option(help="How old the use may be that tells the demand for roles.")] = "24h",
+    pull_copies: Annotated[
+        bool, typer.Option("--pull-copies", help="Also pull further copies, to nodes with memory left.")
+    ] = False,
+    apply: Annotated[bool, typer.Option("--apply", help="Carry the plan out.")] = False,
+    json_output: JsonOption = False,
+) -> None:
+    """Which models should be on which nodes by policy, demand and memory, and what to do for that. Changes nothing
+    without --apply; never removes a model from a disk.
+
+    A node's memory is known from its agent (`headrace node`), or from the label memory_gb in the worker's list of
+    nodes; where nobody tells, nothing is added.
+
+    \b
+    Examples:
+      headrace models plan
+      headrace models plan --since 7d --pull-copies --apply
+    """
+    nodes, made = run(_plan(policy, since, pull_copies=pull_copies))
+    if json_output:
+        print_json(made)
+    else:
+        _print_plan(nodes, made)
+    if apply and made.changes:
+        run(_place([Placement(step.node, step.model, _ACTIONS[step.action]) for step in made.changes]))
+    elif made.changes and not json_output:
+        ERR.print("nothing was changed: --apply carries it out", style="dim")
+    if made.unserved:
+        raise typer.Exit(FAILED)
+
+
+@app.command()
+def pull(model: Model, node: Nodes = None) -> None:
+    """Put a model on the disks of nodes; by default of all that do not have it.
+
+    \b
+    Example:
+      headrace models pull gemma2:2b --node big
+    """
+    run(_place_at("pull", model, node))
+
+
+@app.command()
+def load(model: Model, node: Nodes = None) -> None:
+    """Put a model into the memory of nodes; by default of all that have it on disk."""
+    run(_place_at("load", model, node))
+
+
+@app.command()
+def unload(model: Model, node: Nodes = None) -> None:
+    """Take a model out of the memory of nodes, once its calls have ended."""
+    run(_place_at("unload", model, node))
+
+
+@app.command()
+def remove(
+    model: Model,
+    node: Annotated[list[str], typer.Option("--node", "-n", help="A node; repeatable.")],
+) -> None:
+    """Take a model off the disks of nodes, which must be named."""
+    run(_place_at("remove", model, node))
+
+
+async def _nodes() -> tuple[PlacementNode, ...]:
+    async with Cluster.at(addresses(), user=OPERATOR) as cluster:
+        return await _read(cluster)
+
+
+async def _read(cluster: Cluster) -> tuple[PlacementNode, ...]:
+    reports: Mapping[str, NodeStatus] = await _rows(cluster, FLEET_STATUS)
+    announced: Mapping[str, NodeAnnounced] = await _rows(cluster, NODES_ANNOUNCED)
+    drained: Mapping[str, NodeDrained] = await _rows(cluster, NODES_DRAINED)
+    return placement_nodes(reports.values(), announced, drained, now_ms())
+
+
+async def _rows(cluster: Cluster, spec: TopicSpec) -> Mapping[str, Any]:
+    read: Table[Any] = Table(cluster.log, cluster.codec, spec)
+    try:
+        await read.start()
+        return dict(read.items())
+    finally:
+        await read.close()
+
+
+async def _plan(file: Path | None, since: str, *, pull_copies: bool) -> tuple[tuple[PlacementNode, ...], PlacementPlan]:
+    named = os.environ.get("HEADRACE_POLICY_FILE")
+    policy = load_policy(file or (Path(named) if named else None))
+    nodes = await _nodes()
+    used: dict[str, int] = {}
+    try:
+        async with open_client() as client:
+            report = await client.costs(by=("role",), since=time_before(since))
+        for group in report.groups:
+            role, usage = group.key.get("role") or "", group.sums.usage
+            used[role] = used.get(role, 0) + usage.input_tokens + usage.output_tokens
+    except HeadraceError as error:
+        ERR.print(f"all roles count alike: {error}", style="yellow", markup=False, soft_wrap=True)
+    return nodes, plan(nodes, demands(policy, used), stated_sizes(policy), pull_copies=pull_copies)
+
+
+def _print_plan(nodes: Sequence[PlacementNode], made: PlacementPlan) -> None:
+    rows = table("node", "do", "model", "size", "why", right=["size"], whole=["node"])
+    for step in made.steps:
+        style = "dim" if step.action == "keep" else None
+        rows.add_row(step.node, step.action, step.model, _size(step.size_bytes), step.reason, style=style)
+    OUT.print(rows)
+    for node in nodes:
+        if node.memory_bytes is None:
+            ERR.print(
+                f"memory of {node.name} is unknown, so nothing is added there: run its agent, or add "
+                f";{MEMORY_LABEL}=16 to it in the worker's list of nodes", style="yellow", markup=False, soft_wrap=True,
+            )  # fmt: skip
+    if made.unserved:
+        ERR.print(f"no node has room for {', '.join(made.unserved)}", style="yellow", markup=False, soft_wrap=True)
+
+
+async def _place_at(action: str, model: str, named: Sequence[str] | None) -> None:
+    wanted = tagged(model)
+    nodes = {node.name: node for node in await _nodes()}
+    if unknown := sorted(set(named or ()) - nodes.keys()):
+        raise NotPlaced(f"no Ollama node that works is called {', '.join(unknown)}; there are {', '.join(nodes)}")
+    chosen = list(named or (name for name, node in nodes.items() if _is_of_use(action, node, wanted)))
+    if not chosen:
+        ERR.print("there is nothing to do", style="dim")
+        return
+    await _place([Placement(name, model, _ACTIONS[action]) for name in chosen])
+
+
+def _is_of_use(action: str, node: PlacementNode, model: str) -> bool:
+    match action:
+        case "pull":
+            return model not in node.on_disk
+        case "load":
+            return model in node.on_disk and model not in node.loaded
+        case "unload":
+            return model in node.loaded
+        case _:
+            return False
+
+
+async def _place(placements: Sequence[Placement]) -> None:
+    bars = Progress(
+        TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TransferSpeedColumn(),
+        TextColumn("{task.fields[said]}", markup=False), console=ERR,
+    )  # fmt: skip
+    shown: dict[str, TaskID] = {}
+
+    def on_status(request: PlacementRequested, status: PlacementStatus) -> None:
+        name = request.request_id
+        if name not in shown:
+            shown[name] = bars.add_task(f"{request.action} {request.model} at {request.node}", total=None, said="")
+        done = status.phase is PlacementPhase.DONE
+        total = status.total_bytes or (1 if done else None)
+        bars.update(
+            shown[name], total=total, completed=total if done else status.completed_bytes or 0,
+            said="" if done else status.reason,
+        )  # fmt: skip
+
+    async with Cluster.at(addresses(), user=OPERATOR) as cluster:
+        with bars:
+            ended = await place(
+                cluster, placements, who=operator_name(), now_ms=now_ms(), valid_seconds=_VALID_SECONDS,
+                on_status=on_status,
+            )  # fmt: skip
+    failed = [
+        f"{request.action} {request.model} at {request.node}: {status.reason}"
+        for request, status in ended
+        if status.phase is PlacementPhase.FAILED
+    ]
+    if failed:
+        raise NotPlaced("; ".join(failed))
+
+
+def _size(size: int | None) -> str:
+    return "" if not size else f"{size / 1e9:.1f} GB"

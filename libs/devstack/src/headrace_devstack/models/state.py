@@ -1,0 +1,80 @@
+"""What a plan starts from: nodes by what workers report and agents announce, and roles by policy and ledger."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+from headrace_contracts.events import NodeAnnounced, NodeDrained, NodeStatus, Place
+from headrace_local_worker.decide.balancing import tagged
+from headrace_router.decide.policy import Policy
+
+from headrace_devstack.models.plan import PlacementNode, RoleDemand
+
+OLLAMA: Final = "ollama"
+MEMORY_LABEL: Final = "memory_gb"
+"""Label of a node in the worker's list: memory that models may take, in 10⁹ bytes."""
+_SHARE_OF_MAIN_MEMORY: Final = 0.7
+"""What models may take of a machine without a graphics processor: the rest is the system's and the contexts'."""
+_SHARE_OF_GPU_MEMORY: Final = 0.9
+_LEAST_WEIGHT: Final = 0.01
+"""Of a role that nobody has used, beside the share of those that were."""
+
+
+def placement_nodes(
+    reports: Iterable[NodeStatus],
+    announced: Mapping[str, NodeAnnounced],
+    drained: Mapping[str, NodeDrained],
+    now_ms: int,
+) -> tuple[PlacementNode, ...]:
+    """Ollama nodes that get calls now, by name."""
+    newest: dict[str, NodeStatus] = {}
+    for report in reports:
+        current = report.healthy and now_ms < report.reported_at + report.valid_for_ms
+        if report.place is Place.LOCAL and report.provider == OLLAMA and current and report.node not in drained:
+            known = newest.get(report.node)
+            if known is None or known.reported_at < report.reported_at:
+                newest[report.node] = report
+    return tuple(
+        PlacementNode(
+            name=name,
+            memory_bytes=memory_for_models(report, announced.get(name)),
+            on_disk={tagged(model.name): model.size_bytes or 0 for model in report.models},
+            loaded=frozenset(tagged(model.name) for model in report.models if model.loaded),
+        )
+        for name, report in sorted(newest.items())
+    )
+
+
+def memory_for_models(report: NodeStatus, said: NodeAnnounced | None) -> int | None:
+    """Bytes that models may take on a node: as its label says, else by what its agent sees; None if nobody tells."""
+    label = report.hardware.get(MEMORY_LABEL, "")
+    try:
+        stated = float(label) if label else 0.0
+    except ValueError:
+        stated = 0.0
+    if 0 < stated < 1e6:
+        return int(stated * 1e9)
+    if said is None:
+        return None
+    on_gpus = sum(gpu.memory_bytes or 0 for gpu in said.gpus)
+    if on_gpus:
+        return int(on_gpus * _SHARE_OF_GPU_MEMORY)
+    return None if said.memory_bytes is None else int(said.memory_bytes * _SHARE_OF_MAIN_MEMORY)
+
+
+def demands(policy: Policy, tokens_by_role: Mapping[str, int]) -> tuple[RoleDemand, ...]:
+    """The roles that run on Ollama nodes; their weights by the tokens that they used, equal if nothing is known."""
+    used = sum(tokens_by_role.values())
+    found = []
+    for name, role in policy.roles.items():
+        models = tuple(tagged(ref.model) for ref in role.models if ref.provider == OLLAMA)
+        if models:
+            share = tokens_by_role.get(name, 0) / used if used else 0.0
+            found.append(RoleDemand(name, models, max(share, _LEAST_WEIGHT)))
+    return tuple(found)
+
+
+def stated_sizes(policy: Policy) -> Mapping[str, int]:
+    """Sizes of models in memory, in bytes, as far as the policy states them."""
+    return {tagged(name): int(facts.size_gb * 1e9) for name, facts in policy.models.items()}
