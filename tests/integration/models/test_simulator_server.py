@@ -25,7 +25,7 @@ from headrace_models.ollama_listing import runs_elsewhere
 from headrace_models.ports import ChatRequest
 from headrace_models.simulator import Simulator, SimulatorConfig, Speed
 from headrace_models.simulator.catalog import DEFAULT_NODES, REMOTE, node_model
-from headrace_models.simulator.pace import Busy, Slots, paced
+from headrace_models.simulator.pace import paced
 from headrace_models.simulator.received import RequestRecorder
 
 PROMPT: Any = [{"role": "user", "content": "Review x.py: def f(a): return a"}]
@@ -183,26 +183,6 @@ def test_evidence_that_had_to_forget_says_so() -> None:
     assert not evidence.complete
     assert evidence.count() == 3
     assert len(evidence.of(None)) == 1
-
-
-async def test_a_node_runs_as_many_calls_as_it_has_slots_and_queues_the_rest() -> None:
-    slots, order = Slots(1, longest_queue=1), list[str]()
-    release = asyncio.Event()
-
-    async def work(name: str) -> None:
-        async with slots.taken():
-            order.append(name)
-            await release.wait()
-
-    first, second = asyncio.create_task(work("first")), asyncio.create_task(work("second"))
-    await asyncio.sleep(0)
-    await asyncio.sleep(0)
-    assert order == ["first"]
-    with pytest.raises(Busy):
-        await work("third")
-    release.set()
-    await asyncio.gather(first, second)
-    assert order == ["first", "second"]
 
 
 async def test_a_realistic_answer_takes_its_time() -> None:

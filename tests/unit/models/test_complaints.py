@@ -210,3 +210,19 @@ def test_any_document_is_some_error(status: int, body: object) -> None:
     assert isinstance(made, RetrySameProvider | TryAnotherProvider)
     complaint = complaint_in(body)
     assert complaint is None or error_of(complaint, provider="groq").status is None or complaint.status is not None
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        ("model requires more system memory (8.0 GiB) than is available (4.1 GiB)", "model requires more system memory (8.0 GiB) than is available (4.1 GiB)"),
+        ("llama runner process has terminated: exit status 2", "llama runner process has terminated: exit status 2"),
+        (f"llama-server process has terminated: error loading {SECRET}", "llama-server process has terminated"),
+        ("server busy, please try again.  maximum pending requests exceeded", "maximum pending requests exceeded"),
+        (f"cannot handle {SECRET}", ""),
+    ],
+)
+def test_known_sentences_are_shown_and_nothing_else(said: str, shown: str) -> None:
+    error = error_for(500, {"error": said})
+    assert SECRET not in error.message
+    assert error.message.endswith(f"({shown})") if shown else "(" not in error.message

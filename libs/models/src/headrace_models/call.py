@@ -266,7 +266,11 @@ class Call:
         declined = choice.finish_reason in DECLINED
         cut_off = choice.finish_reason == "length" and (answer.calls or request.reasoning_tokens or request.must_call)
         if not declined and not cut_off and not choice.calls and not choice.text.strip():
-            raise self._unusable("empty_answer", "gave an empty answer")
+            thought = any(isinstance(part, ReasoningPart) for part in choice.parts)
+            limit = " up to its limit of tokens" if choice.finish_reason == "length" else ""
+            raise self._unusable(
+                "empty_answer", f"thought{limit}, and gave no answer" if thought else "gave an empty answer"
+            )
         if request.must_call and not declined and not cut_off and not choice.calls:
             raise self._unusable("tool_call_missing", "called no tool, where it had to")
         return choice

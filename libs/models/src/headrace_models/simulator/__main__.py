@@ -12,6 +12,7 @@ from pathlib import Path
 
 from headrace_models.simulator.catalog import DEFAULT_NODES
 from headrace_models.simulator.faults import parse_fault
+from headrace_models.simulator.node_settings import SETTING_NAMES, NodeSettings, parse_node_settings
 from headrace_models.simulator.pace import Speed
 from headrace_models.simulator.server import Simulator, SimulatorConfig
 
@@ -42,7 +43,16 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAME[=MODEL,...]",
         help="an Ollama node and its models; repeatable (workstation and remote-1)",
     )
-    parser.add_argument("--slots", type=int, default=4, help="calls that a node runs concurrently (4)")
+    parser.add_argument("--slots", type=int, default=4, help="calls of a loaded model that a node runs at once (4)")
+    parser.add_argument(
+        "--server",
+        type=parse_node_settings,
+        action="append",
+        default=[],
+        metavar="NAME:SETTING=VALUE,...",
+        help="how an Ollama node is set, for example workstation:num_parallel=1,memory_gb=8,load_gb_per_second=1; "
+        "repeatable; POST /control/nodes/NAME changes it on the run. Settings: " + ", ".join(SETTING_NAMES),
+    )
     parser.add_argument("--log", type=Path, help="append what each provider was sent to this file, as JSON lines")
     parser.add_argument("--log-texts", action="store_true", help="log the texts themselves, not only their hashes")
     parser.add_argument(
@@ -56,6 +66,13 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _servers(arguments: argparse.Namespace) -> dict[str, NodeSettings]:
+    found: dict[str, NodeSettings] = {}
+    for name, changes in arguments.server:
+        found.setdefault(name, NodeSettings(num_parallel=arguments.slots)).change(changes)
+    return found
+
+
 async def _serve(arguments: argparse.Namespace) -> int:
     config = SimulatorConfig(
         host=arguments.host,
@@ -63,6 +80,7 @@ async def _serve(arguments: argparse.Namespace) -> int:
         speed=arguments.speed,
         nodes=dict(arguments.node) if arguments.node else DEFAULT_NODES,
         slots_per_node=arguments.slots,
+        servers=_servers(arguments),
         log=arguments.log,
         log_texts=arguments.log_texts,
     )

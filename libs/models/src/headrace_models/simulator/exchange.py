@@ -31,6 +31,8 @@ from headrace_models.wire import SIMULATED_HEADER
 
 TOKENS_OF_AN_IMAGE: Final = 1_000
 
+_THOUGHT: Final = "The request is read first, then answered."
+_REPEATS: Final = 31
 _BREAKING: Final = (FaultKind.DISCONNECT, FaultKind.STREAM_ERROR, FaultKind.BROKEN_JSON)
 """Faults that occur in the middle of an answer."""
 
@@ -108,9 +110,14 @@ def compose(prompt: Prompt, fault: Fault | None, choice: int = 0) -> Answer:
     ) + sum(count_tokens(str(tool.parameters)) + 8 for tool in prompt.tools)  # fmt: skip
     if is_kind(fault, FaultKind.EMPTY_ANSWER):
         return Answer(input_tokens=input_tokens)
+    if is_kind(fault, FaultKind.THINKING_ONLY, FaultKind.THINKING_TO_THE_END):
+        finish = "length" if is_kind(fault, FaultKind.THINKING_TO_THE_END) else "stop"
+        return Answer(input_tokens=input_tokens, finish=finish, thinking=tuple(tokens_of(_THOUGHT)))
+    if is_kind(fault, FaultKind.REPEATED_TOKEN):
+        return Answer(input_tokens=input_tokens, tokens=(" and",) * _REPEATS)
     if refuses(prompt.messages) or is_kind(fault, FaultKind.REFUSAL):
         return Answer(tokens=tuple(tokens_of(REFUSAL_TEXT)), input_tokens=input_tokens, finish="refusal")
-    thinking = tuple(tokens_of("The request is read first, then answered.")) if prompt.thinks else ()
+    thinking = tuple(tokens_of(_THOUGHT)) if prompt.thinks else ()
     calls = calls_for(prompt.messages, prompt.tools, prompt.tool_choice, parallel=prompt.parallel)
     if calls:
         return Answer(

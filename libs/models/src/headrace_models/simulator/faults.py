@@ -45,6 +45,13 @@ class FaultKind(StrEnum):
     TORN_BYTES = "torn_bytes"
     """Sends the UTF-8 bytes of a character in two chunks of the body."""
     EMPTY_ANSWER = "empty_answer"
+    THINKING_ONLY = "thinking_only"
+    """Thinks, and then says nothing."""
+    THINKING_TO_THE_END = "thinking_to_the_end"
+    """Thinks until its limit of tokens, and says so."""
+    REPEATED_TOKEN = "repeated_token"
+    """Says the same again and again until the server ends the answer in order, without the end of its format: as
+    Ollama does after 30 times."""
     UNKNOWN_FINISH = "unknown_finish"
     """Names a reason for the end that no documentation has."""
     NULL_COUNTS = "null_counts"

@@ -100,7 +100,7 @@ async def interrupt(request: web.Request, response: web.StreamResponse, fault: F
             for _ in range(round(_HANG_SECONDS / _KEEP_ALIVE_SECONDS)):
                 await response.write(forms.keep_alive)
                 await asyncio.sleep(_KEEP_ALIVE_SECONDS)
-        case FaultKind.UNFINISHED:
+        case FaultKind.UNFINISHED | FaultKind.REPEATED_TOKEN:
             await response.write_eof()
         case _:
             return False

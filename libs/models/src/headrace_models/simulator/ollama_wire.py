@@ -7,7 +7,7 @@ import json
 import time
 from collections.abc import Mapping
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any, Final
 
 from aiohttp import web
@@ -16,6 +16,7 @@ from headrace_models.conversation import ChatMessage, ToolSelection
 from headrace_models.demanded_calls import TITLE
 from headrace_models.simulator.answers import count_tokens, tokens_of
 from headrace_models.simulator.catalog import OLLAMA_CLOUD, SimulatedModel, node_model
+from headrace_models.simulator.context_limit import TOO_LONG
 from headrace_models.simulator.embeddings import vectors
 from headrace_models.simulator.exchange import (
     Answer,
@@ -42,15 +43,13 @@ from headrace_models.simulator.hostile import (
     stated_model,
     stream_response,
 )
-from headrace_models.simulator.pace import Busy, Slots
+from headrace_models.simulator.model_memory import CallRefused
+from headrace_models.simulator.ollama_node import SimulatedNode, keep_alive_of
 from headrace_models.wire import SIMULATOR_NAME
 
 VERSION: Final = f"0.12.0-headrace-{SIMULATOR_NAME}"
 _CLOUD: Final = "ollama.com"
 """Receiver of what a node passes on: not one of our own, so that checks see what reaches it as gone."""
-_LONGEST_QUEUE: Final = 512  # Ollama's own default
-_DEFAULT_CONTEXT: Final = 4_096
-_KEPT_LOADED: Final = timedelta(minutes=30)
 _ERRORS: Final[Mapping[FaultKind, tuple[int, str]]] = {
     FaultKind.RATE_LIMIT: (429, "too many requests"),
     FaultKind.OVERLOADED: (503, "server busy, please try again. maximum pending requests exceeded"),
@@ -62,19 +61,12 @@ _ERRORS: Final[Mapping[FaultKind, tuple[int, str]]] = {
 }
 
 
-class _Node:
-    def __init__(self, models: tuple[str, ...], slots: int) -> None:
-        self.models = {name: node_model(name) for name in models}
-        self.slots = Slots(slots, _LONGEST_QUEUE)
-        self.loaded: dict[str, datetime] = {}
-
-
 class OllamaWire:
     """The nodes and their routes."""
 
-    def __init__(self, world: SimulatorState, nodes: Mapping[str, tuple[str, ...]], slots_per_node: int) -> None:
+    def __init__(self, world: SimulatorState, nodes: Mapping[str, SimulatedNode]) -> None:
         self._world = world
-        self._nodes = {name: _Node(models, slots_per_node) for name, models in nodes.items()}
+        self._nodes = nodes
 
     def add_routes(self, app: web.Application) -> None:
         base = "/ollama/{node}"
@@ -88,10 +80,16 @@ class OllamaWire:
         app.router.add_post(base + "/api/generate", self._generate)
         app.router.add_post(base + "/api/embed", self._embed)
 
-    def _node(self, request: web.Request) -> _Node:
+    def _node(self, request: web.Request) -> SimulatedNode:
         node = self._nodes.get(request.match_info["node"])
         if node is None:
             raise web.HTTPNotFound(text=json.dumps({"error": "no such node"}), content_type="application/json")
+        try:
+            node.expect_token(request.headers.get("Authorization"))
+        except CallRefused as refused:
+            raise web.HTTPUnauthorized(
+                text=json.dumps({"error": refused.text}), content_type="application/json"
+            ) from refused
         return node
 
     async def _alive(self, request: web.Request) -> web.Response:
@@ -108,17 +106,7 @@ class OllamaWire:
 
     async def _ps(self, request: web.Request) -> web.Response:
         node = self._node(request)
-        now = datetime.now(UTC)
-        running = [
-            {
-                **_describe(node.models[name]),
-                "expires_at": until.isoformat(),
-                "size_vram": node.models[name].size_bytes,
-                "context_length": node.models[name].context_tokens,
-            }
-            for name, until in node.loaded.items()
-            if until > now
-        ]
+        running = [{**_describe(node_model(one["model"])), **one} for one in node.running()]
         return web.json_response({"models": running})
 
     async def _show(self, request: web.Request) -> web.Response:
@@ -156,11 +144,16 @@ class OllamaWire:
             return _error(404, f"model '{model_name}' not found")
         if "embedding" not in model.capabilities:
             return _error(501, "this model does not support embeddings")
-        length = min((document.get("options") or {}).get("num_ctx") or _DEFAULT_CONTEXT, model.context_tokens)
         counts = [count_tokens(text) for text in texts]
-        if document.get("truncate") is False and max(counts, default=0) > length:
-            return _error(400, "the input length exceeds the context length")
+        asked = (document.get("options") or {}).get("num_ctx")
+        if document.get("truncate") is False and max(counts, default=0) > node.context(model, asked):
+            return _error(400, TOO_LONG)
         made = vectors(texts, document.get("dimensions"), fault)
+        try:
+            async with node.memory.running(model, asked, keep_alive_of(document.get("keep_alive"))):
+                await node.hang()
+        except CallRefused as refused:
+            return _error(refused.status, refused.text)
         return json_response({
             "model": stated_model(fault, model_name), **_remote(model), "embeddings": made, "total_duration": 1_000_000,
             "load_duration": 0, "prompt_eval_count": stated_count(fault, sum(counts)),
@@ -172,8 +165,8 @@ class OllamaWire:
 
     async def _generate(self, request: web.Request) -> web.StreamResponse:
         document = await json_object(request)
-        messages = [{"role": "user", "content": str(document.get("prompt") or "")}]
-        if document.get("system"):
+        messages = [{"role": "user", "content": str(document["prompt"])}] if document.get("prompt") else []
+        if messages and document.get("system"):
             messages.insert(0, {"role": "system", "content": str(document["system"])})
         return await self._answer(request, document, messages, as_chat=False)
 
@@ -182,6 +175,8 @@ class OllamaWire:
     ) -> web.StreamResponse:
         node, name = self._node(request), request.match_info["node"]
         model_name = str(document.get("model") or "")
+        if not entries and model_name in node.models:
+            return await self._load(node, node.models[model_name], document, as_chat=as_chat)
         try:
             messages = messages_of(entries)
             tools = offered_tools(document.get("tools"))
@@ -217,37 +212,54 @@ class OllamaWire:
             parallel=schema is None or not demanded or schema.get("type") == "array",
             thinks=bool(document.get("think")),
         )
-        if (objection := _objection(prompt, options, document)) is not None:
+        if (objection := _objection(prompt, document)) is not None:
             return _error(400, objection)
         if model.remote_host:
-            return await self._speak(request, node, prompt, fault, document, as_chat=as_chat)
+            return await self._speak(request, prompt, fault, document, as_chat=as_chat)
         try:
-            async with node.slots.taken():
-                return await self._speak(request, node, prompt, fault, document, as_chat=as_chat)
-        except Busy:
-            return _error(*_ERRORS[FaultKind.OVERLOADED])
+            keep_alive, began = keep_alive_of(document.get("keep_alive")), time.perf_counter_ns()
+            async with node.memory.running(model, options.get("num_ctx"), keep_alive) as loaded:
+                await node.hang()
+                seen = node.read(messages, loaded, truncate=document.get("truncate") is not False)
+                paced = node.paced(model, sum(count_tokens(message.text) for message in seen))
+                prompt = replace(prompt, model=paced, messages=seen)
+                loading = time.perf_counter_ns() - began
+                return await self._speak(request, prompt, fault, document, as_chat=as_chat, loading=loading)
+        except CallRefused as refused:
+            return _error(refused.status, refused.text)
+
+    async def _load(
+        self, node: SimulatedNode, model: SimulatedModel, document: Mapping[str, Any], *, as_chat: bool
+    ) -> web.Response:
+        """A request without a prompt loads a model, or unloads it where it may be kept for no time."""
+        try:
+            keep_alive = keep_alive_of(document.get("keep_alive"))
+            async with node.memory.running(model, None, keep_alive):
+                pass
+        except CallRefused as refused:
+            return _error(refused.status, refused.text)
+        reason = "unload" if keep_alive == 0 else "load"
+        return web.json_response({**_part(model, "", as_chat=as_chat), "done": True, "done_reason": reason})
 
     async def _speak(
         self,
         request: web.Request,
-        node: _Node,
         prompt: Prompt,
         fault: Fault | None,
         document: dict[str, Any],
         *,
         as_chat: bool,
+        loading: int = 0,
     ) -> web.StreamResponse:
         began = time.perf_counter_ns()
         answer = compose(prompt, fault)
         if prompt.tool_choice is not None:
             answer = _written_down(answer, prompt.parallel)
-        if not prompt.model.remote_host:
-            node.loaded[prompt.model.name] = datetime.now(UTC) + _KEPT_LOADED
         named = {"model": stated_model(fault, prompt.model.name)}
         if document.get("stream") is False or is_kind(fault, FaultKind.JSON_BODY):
             text = await said(answer, prompt.model, self._world.speed, fault)
             part = _part(prompt.model, text, answer if not fault else None, as_chat=as_chat)
-            return json_response({**part, **named, **_end(answer, began, fault)})
+            return json_response({**part, **named, **_end(answer, began, fault, loading)})
         response = stream_response("application/x-ndjson", fault)
         await response.prepare(request)
         spoke = 0
@@ -270,22 +282,18 @@ class OllamaWire:
         )
         if await interrupt(request, response, fault, forms):
             return response
-        await _write(response, {**empty, **_end(answer, began, fault)})
+        await _write(response, {**empty, **_end(answer, began, fault, loading)})
         await response.write_eof()
         return response
 
 
-def _objection(prompt: Prompt, options: Mapping[str, Any], document: Mapping[str, Any]) -> str | None:
+def _objection(prompt: Prompt, document: Mapping[str, Any]) -> str | None:
     """Why the server does not answer, in Ollama's words."""
     model = prompt.model
     if prompt.tools and "tools" not in model.capabilities:
         return f"registry.ollama.ai/library/{model.name} does not support tools"
     if document.get("think") and "thinking" not in model.capabilities:
         return f'"{model.name}" does not support thinking'
-    length = min(options.get("num_ctx") or _DEFAULT_CONTEXT, model.context_tokens)
-    tokens = sum(count_tokens(message.text) for message in prompt.messages)
-    if document.get("truncate") is False and tokens > length:
-        return "the input length exceeds the context length"
     return None
 
 
@@ -327,13 +335,13 @@ def _remote(model: SimulatedModel) -> dict[str, str]:
     return {"remote_model": model.remote_model, "remote_host": model.remote_host} if model.remote_host else {}
 
 
-def _end(answer: Answer, began_ns: int, fault: Fault | None) -> dict[str, Any]:
+def _end(answer: Answer, began_ns: int, fault: Fault | None, loading_ns: int) -> dict[str, Any]:
     total = time.perf_counter_ns() - began_ns
     return {
         "done": True,
         "done_reason": stated_finish(fault, "length" if answer.finish == "length" else "stop"),
-        "total_duration": total,
-        "load_duration": 0,
+        "total_duration": total + loading_ns,
+        "load_duration": loading_ns,
         "prompt_eval_count": stated_count(fault, answer.input_tokens),
         "prompt_eval_duration": total // 10,
         "eval_count": stated_count(fault, answer.output_tokens),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Final
 
@@ -13,10 +12,6 @@ from headrace_models.simulator.catalog import SimulatedModel
 _PIECE_SECONDS: Final = 0.05
 """Tokens due within one such span are sent together, so that a hundred streams do not cost a core."""
 _INSTANT_PIECES: Final = 2
-
-
-class Busy(Exception):
-    """The node's queue is full; answer as the real provider does when it is overloaded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,30 +56,3 @@ async def paced(tokens: Sequence[str], model: SimulatedModel, speed: Speed) -> A
         piece = tokens[start : start + size]
         yield "".join(piece)
         await asyncio.sleep(len(piece) / per_second)
-
-
-class Slots:
-    """The concurrent calls of one node, and its queue."""
-
-    def __init__(self, slots: int, longest_queue: int) -> None:
-        self._free = asyncio.Semaphore(slots)
-        self._longest_queue = longest_queue
-        self._waiting = 0
-
-    @asynccontextmanager
-    async def taken(self) -> AsyncIterator[None]:
-        """Wait for a slot and hold it.
-
-        Raises Busy when the queue is full.
-        """
-        if self._free.locked() and self._waiting >= self._longest_queue:
-            raise Busy
-        self._waiting += 1
-        try:
-            await self._free.acquire()
-        finally:
-            self._waiting -= 1
-        try:
-            yield
-        finally:
-            self._free.release()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
@@ -15,6 +15,8 @@ from headrace_models.simulator.catalog import DEFAULT_NODES
 from headrace_models.simulator.exchange import SimulatorState, json_object, put_simulated_header
 from headrace_models.simulator.faults import Fault, FaultKind, FaultPlan
 from headrace_models.simulator.hostile import ELSEWHERE
+from headrace_models.simulator.node_settings import NodeSettings
+from headrace_models.simulator.ollama_node import SimulatedNode
 from headrace_models.simulator.ollama_wire import OllamaWire
 from headrace_models.simulator.openai_wire import OpenAIWire
 from headrace_models.simulator.pace import Speed
@@ -34,6 +36,9 @@ class SimulatorConfig:
     nodes: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: DEFAULT_NODES)
     """Our own nodes and their models, each behind Ollama's API and an OpenAI-compatible one."""
     slots_per_node: int = 4
+    """Calls of one loaded model that a node runs at once, where `servers` says nothing of it."""
+    servers: Mapping[str, NodeSettings] = field(default_factory=dict)
+    """How these nodes are set."""
     log: Path | None = None
     """File for JSON lines of what each provider was sent: hashes and sizes, and the texts with `log_texts`."""
     log_texts: bool = False
@@ -46,6 +51,13 @@ class Simulator:
         self._config = config
         self.faults = FaultPlan()
         self.evidence = RequestRecorder(config.log, log_texts=config.log_texts)
+        self.nodes: Mapping[str, SimulatedNode] = {
+            name: SimulatedNode(
+                models, config.servers.get(name) or NodeSettings(num_parallel=config.slots_per_node), config.speed
+            )
+            for name, models in config.nodes.items()
+        }
+        """The Ollama servers. Their settings may be changed while they run."""
         self._runner: web.AppRunner | None = None
 
     async def start(self) -> None:
@@ -53,7 +65,7 @@ class Simulator:
         world = SimulatorState(self._config.speed, self.faults, self.evidence)
         app = web.Application(client_max_size=_LARGEST_BODY)
         app.on_response_prepare.append(put_simulated_header)
-        OllamaWire(world, self._config.nodes, self._config.slots_per_node).add_routes(app)
+        OllamaWire(world, self.nodes).add_routes(app)
         OpenAIWire(world).add_routes(app)
         OpenAIWire(world, self._config.nodes).add_routes(app)
         AnthropicWire(world).add_routes(app)
@@ -63,6 +75,8 @@ class Simulator:
         app.router.add_get("/control/faults", self._faults_met)
         app.router.add_post("/control/faults", self._add_fault)
         app.router.add_delete("/control/faults", self._clear_faults)
+        app.router.add_get("/control/nodes", self._node_settings)
+        app.router.add_post("/control/nodes/{node}", self._change_node)
         app.router.add_get("/control/received", self._received)
         app.router.add_delete("/control/received", self._forget)
         app.router.add_post("/control/search", self._search)
@@ -150,6 +164,35 @@ class Simulator:
     async def _clear_faults(self, _request: web.Request) -> web.Response:
         self.faults.clear()
         return web.json_response({"pending": 0})
+
+    async def _node_settings(self, _request: web.Request) -> web.Response:
+        """How each node is set, and what it has in memory."""
+        return web.json_response(
+            {
+                name: {
+                    "settings": {key: value if not isinstance(value, frozenset) else sorted(value) for key, value in
+                                 asdict(node.settings).items() if key != "token"},
+                    "running": node.running(),
+                    "waiting": node.memory.waiting,
+                }
+                for name, node in self.nodes.items()
+            }
+        )  # fmt: skip
+
+    async def _change_node(self, request: web.Request) -> web.Response:
+        """Body: settings of the node to change; `pull`: a model that it gets."""
+        node = self.nodes.get(request.match_info["node"])
+        if node is None:
+            return web.json_response({"error": "no such node"}, status=404)
+        try:
+            document = await json_object(request)
+            pulled = document.pop("pull", None)
+            node.settings.change(document)
+        except ValueError as error:
+            return web.json_response({"error": str(error)}, status=400)
+        if pulled:
+            node.add(str(pulled))
+        return web.json_response({"changed": sorted(document), "pulled": pulled})
 
     async def _received(self, request: web.Request) -> web.Response:
         """What was sent, to one `provider` or to all; the texts only with `texts=1`."""

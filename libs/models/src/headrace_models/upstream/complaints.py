@@ -1,7 +1,7 @@
 """From what a provider called a failure to our error: one way, whether it came by status, in a stream, or in a body.
 
 A complaint is judged by the provider's own name of the cause, else by words in its text, else by its status. Its text
-may quote the prompt, so it is searched for known words and then dropped.
+may quote the prompt, so it is searched for known words and then dropped, but for sentences that cannot (`known_words`).
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any, Final, cast
 
 from headrace_models.errors import OtherCode, ProviderError, RetryCode, RetrySameProvider, TryAnotherProvider
 from headrace_models.ports import CallUsage
+from headrace_models.upstream.known_words import known_words
 from headrace_models.upstream.values import Unreadable, document, mapping, name, text
 
 LONGEST_WAIT_SECONDS: Final = 86_400.0
@@ -27,7 +28,7 @@ class Complaint:
     Attributes:
         status: HTTP status, of the response or named in the document; None without one.
         kinds: The provider's own names of the cause (`insufficient_quota`), the most specific first.
-        text: Its words. Never shown or logged.
+        text: Its words. Never shown or logged, but for those that `known_words` finds.
         after_seconds: The wait that it asks for.
     """
 
@@ -91,7 +92,8 @@ def error_of(complaint: Complaint, *, provider: str, usage: CallUsage | None = N
     code = _code(complaint)
     shown = f" ({complaint.kinds[0]})" if complaint.kinds else ""
     said = f"{provider} answered {complaint.status}{shown}" if complaint.status else f"{provider} failed{shown}"
-    message = f"{said}: {_MEANING[code]}"
+    words = known_words(complaint.text)
+    message = f"{said}: {_MEANING[code]}" + (f" ({words})" if words else "")
     if (later := _LATER.get(code)) is not None:
         return RetrySameProvider(
             later, message, provider=provider, status=complaint.status, usage=usage,
