@@ -92,7 +92,7 @@ async def test_a_long_prompt_is_cut_in_silence_unless_it_must_not_be() -> None:
     async with server() as (simulator, session):
         told = {"role": "system", "content": "Be brief."}
         messages = [told, *[{"role": "user", "content": "word " * 900} for _ in range(4)]]
-        asked = {"messages": messages, "options": {"num_ctx": 1024}}
+        asked: dict[str, Any] = {"messages": messages, "options": {"num_ctx": 1024}}
         status, said = await chat(simulator, session, **asked)
         assert status == 200
         assert said["prompt_eval_count"] <= 1024 + 8

@@ -6,7 +6,7 @@ import asyncio
 import signal
 import sys
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -16,19 +16,17 @@ from headrace_cloud_worker.wiring import worker_parts as cloud_parts
 from headrace_contracts import events, topics
 from headrace_contracts.content import plain, text_of
 from headrace_contracts.events import Lane, Outcome, Privacy, ReplyKind
-from headrace_contracts.topics import TopicSpec, dead_letters_of
-from headrace_local_worker.settings import LocalWorkerSettings
-from headrace_local_worker.wiring import worker_parts as local_parts
+from headrace_contracts.topics import dead_letters_of
 from headrace_models.simulator.faults import Fault, FaultKind
 from headrace_models.simulator.pace import Speed
 from headrace_models.simulator.server import Simulator, SimulatorConfig
 from headrace_runtime.health import Health
-from headrace_runtime.lifecycle import Part, Service, run
 from headrace_runtime.metrics import Metrics
 from headrace_streams.dead_letters import DeadLetters
 from headrace_streams.offsets import decode
 from headrace_streams.publishing import Publication
 from headrace_streams.records import OffsetAndMetadata, ProducerRecord, TopicPartition
+from headrace_testing.worker_on_nodes import until, worker_on, working
 from headrace_testing.workers import PREFIX, WorkerBench, attempt, now_ms
 from prometheus_client import generate_latest
 
@@ -49,32 +47,9 @@ async def simulator() -> AsyncIterator[Simulator]:
 
 
 @asynccontextmanager
-async def working(parts: Sequence[Part], metrics: Metrics) -> AsyncIterator[None]:
-    stop = asyncio.Event()
-    life = asyncio.create_task(run(Service(parts, metrics), drain_seconds=5.0, stop_requested=stop))
-    try:
-        yield
-    finally:
-        stop.set()
-        assert await life == 0
-
-
-@asynccontextmanager
 async def local_worker(bench: WorkerBench, simulator: Simulator, **changes: Any) -> AsyncIterator[Metrics]:
-    nodes = tuple(f"{simulator.ollama_url(name)};slots=2" for name in NODES)
-    settings = LocalWorkerSettings(**{"ollama_nodes": nodes, "instance_id": "local-1", "look_seconds": 0.05, **changes})
-    metrics = Metrics("local_worker")
-    letters = DeadLetters(bench.publisher, "local-worker", PREFIX, now_ms)
-    parts = local_parts(
-        settings,
-        metrics,
-        log=bench.log,
-        codec=bench.codec,
-        publisher=bench.publisher,
-        dead_letters=letters,
-        health=Health(),
-    )
-    async with working(parts, metrics):
+    nodes = changes.pop("ollama_nodes", None) or [f"{simulator.ollama_url(name)};slots=2" for name in NODES]
+    async with worker_on(bench, nodes, **changes) as metrics:
         yield metrics
 
 
@@ -107,15 +82,6 @@ async def cloud_worker(
     )
     async with working(parts, metrics):
         yield
-
-
-async def until(
-    bench: WorkerBench, spec: TopicSpec, enough: Callable[[list[Any]], bool], seconds: float = 20
-) -> list[Any]:
-    async with asyncio.timeout(seconds):
-        while not enough(found := bench.read(spec)):  # noqa: ASYNC110 - looks at what has no event
-            await asyncio.sleep(0.01)
-    return found
 
 
 async def finished(bench: WorkerBench, count: int) -> dict[str, events.AttemptFinished]:

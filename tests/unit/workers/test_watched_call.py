@@ -180,14 +180,24 @@ async def test_the_end_of_a_call_is_a_sign_of_life() -> None:
     assert waiting.lost is None
 
 
-@pytest.mark.parametrize("usual", [0.0, 30.0])
-async def test_slow_models_have_the_time_that_they_take(usual: float) -> None:
-    still = Still(usual)
+async def test_slow_models_have_the_time_that_they_take() -> None:
+    still = Still(30.0)
     call = await still.call()
 
     still.probe(300.0)
 
     assert call.lost is None
+
+
+async def test_an_endpoint_that_has_never_answered_is_found_out_too() -> None:
+    still = Still(0.0)
+    call = await still.call()
+
+    # A minute, and 5 s for the prompt.
+    still.probe(64.9)
+    assert call.lost is None
+    still.probe(0.2)
+    assert call.lost == "still"
 
 
 async def test_loading_a_model_takes_what_it_takes() -> None:

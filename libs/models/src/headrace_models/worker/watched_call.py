@@ -19,6 +19,8 @@ _STILL_SECONDS: Final = 20.0
 """However soon a model usually begins to answer, an endpoint may say nothing for so long."""
 _USUAL_TIMES: Final = 10
 """How many times as long as nine of ten calls take to their first token it may be."""
+_UNKNOWN_SECONDS: Final = 6.0
+"""Assumed for a model in memory that has not answered yet, or an endpoint that never did would not be found out."""
 _PROMPT_TOKEN_SECONDS: Final = 0.05
 """Time for each token of the longest prompt: a slow processor reads 20 to 50 a second."""
 
@@ -108,8 +110,8 @@ class WatchedCalls:
         if not self._calls or now - self._silent_since < _STILL_SECONDS:
             return False
         models = {call.model for call in self._calls}
-        usual = [usual_seconds(model) for model in models]
-        if not all(map(is_loaded, models)) or not all(usual):
+        if not all(map(is_loaded, models)):
             return False
+        usual = [usual_seconds(model) or _UNKNOWN_SECONDS for model in models]
         reading = _PROMPT_TOKEN_SECONDS * max(call.prompt_tokens for call in self._calls)
         return now - self._silent_since >= max(_STILL_SECONDS, _USUAL_TIMES * max(usual)) + reading
