@@ -44,7 +44,12 @@ def test_half_an_hour_of_trouble_keeps_the_promises_and_almost_all_are_answered_
     assert found.calls_cut >= 5, "machines went while they worked"
 
 
-@pytest.mark.parametrize("bug", BUGS, ids=lambda bug: bug.name)
+def test_that_a_machine_which_has_left_goes_on_being_chosen_is_found() -> None:
+    assert caught(BUGS["gone_is_chosen"], [1])
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("bug", BUGS.values(), ids=list(BUGS))
 def test_a_planted_bug_is_found(bug: Bug) -> None:
     assert caught(bug, [bug.hint])
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from headrace_models.worker.endpoint import Endpoint
@@ -28,10 +28,13 @@ def _silent_calls_go_on(patches: Patches) -> None:
     patches.put(WatchedCalls, "probed", lambda *_, **__: None)
 
 
-BUGS: Final[Sequence[Bug]] = (
-    Bug("gone_is_chosen", "a machine that has left goes on being chosen", _gone_is_chosen),
-    Bug("silent_calls_go_on", "calls at machines that have left wait until their limits", _silent_calls_go_on),
-)
+BUGS: Final[Mapping[str, Bug]] = {
+    bug.name: bug
+    for bug in (
+        Bug("gone_is_chosen", "a machine that has left goes on being chosen", _gone_is_chosen),
+        Bug("silent_calls_go_on", "calls at machines that have left wait until their limits", _silent_calls_go_on),
+    )
+}
 
 
 def caught(bug: Bug, seeds: Sequence[int]) -> Sequence[str]:
