@@ -29,7 +29,8 @@ ROLES = (RoleDemand("scribe", ("small:2b",), 0.7), RoleDemand("reviewer", ("midd
 def test_each_role_gets_its_best_model_where_there_is_room() -> None:
     made = plan([node("laptop", 4), node("box", 8)], ROLES, SIZES)
     assert short(made) == [
-        ("pull", "box", "middle:8b"), ("pull", "box", "small:2b"), ("load", "box", "middle:8b"), ("load", "box", "small:2b"),
+        ("pull", "box", "middle:8b"), ("pull", "box", "small:2b"), ("load", "box", "middle:8b"),
+        ("load", "box", "small:2b"),
     ]  # fmt: skip
     assert made.unserved == ()
 

@@ -215,7 +215,10 @@ def test_any_document_is_some_error(status: int, body: object) -> None:
 @pytest.mark.parametrize(
     ("said", "shown"),
     [
-        ("model requires more system memory (8.0 GiB) than is available (4.1 GiB)", "model requires more system memory (8.0 GiB) than is available (4.1 GiB)"),
+        (
+            "model requires more system memory (8.0 GiB) than is available (4.1 GiB)",
+            "model requires more system memory (8.0 GiB) than is available (4.1 GiB)",
+        ),
         ("llama runner process has terminated: exit status 2", "llama runner process has terminated: exit status 2"),
         (f"llama-server process has terminated: error loading {SECRET}", "llama-server process has terminated"),
         ("server busy, please try again.  maximum pending requests exceeded", "maximum pending requests exceeded"),

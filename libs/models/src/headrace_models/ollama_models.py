@@ -14,7 +14,6 @@ from typing import Any, Final
 
 import httpx2
 
-from headrace_models.errors import RetrySameProvider
 from headrace_models.upstream.complaints import Complained, complaint_in, error_of
 from headrace_models.upstream.events import lines
 from headrace_models.upstream.http import UpstreamClient, because, expect_ok, read_body
@@ -25,6 +24,9 @@ _SILENCE_SECONDS: Final = 300.0
 _LOAD_SECONDS: Final = 600.0
 _MOST_LAYERS: Final = 1_000
 _LONGEST_STATUS: Final = 100
+_LONGEST_WORDS: Final = 200
+_PASSING: Final = frozenset({"overloaded", "rate_limited", "unreachable"})
+"""Codes of failures that pass by themselves. A server repeats the downloads of a pull itself before it gives up."""
 
 
 class PlacementFailed(Exception):
@@ -115,7 +117,9 @@ async def _translated() -> AsyncIterator[None]:
         yield
     except Complained as refused:
         error = error_of(refused.complaint, provider="the server")
-        raise PlacementFailed(str(error), again=isinstance(error, RetrySameProvider)) from None
+        # No content of anybody is in these calls, so the server's own words may be shown.
+        words = "".join(sign for sign in refused.complaint.text[:_LONGEST_WORDS] if sign.isprintable())
+        raise PlacementFailed(words or str(error), again=error.code in _PASSING) from None
     except httpx2.HTTPError as error:
         raise PlacementFailed(f"the server cannot be reached ({because(error)})", again=True) from None
     except Unreadable as error:

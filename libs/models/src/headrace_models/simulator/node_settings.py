@@ -27,6 +27,8 @@ class NodeSettings:
         memory_gb: Memory for models, in GiB; 0 for no limit.
         load_gb_per_second: Speed of loading a model; 0 for at once.
         unload_seconds: Time to unload one.
+        disk_gb: Disk for models, in GiB; 0 for no limit.
+        pull_gb_per_second: Speed of pulling a model; 0 for at once.
         speed: How many times as fast as the catalogue says it writes.
         tokens_per_second: Of all its models; 0 for what the catalogue says, times `speed`.
         prompt_tokens_per_second: Speed of reading prompts; 0 for at once.
@@ -45,6 +47,8 @@ class NodeSettings:
     memory_gb: float = 0.0
     load_gb_per_second: float = 0.0
     unload_seconds: float = 0.0
+    disk_gb: float = 0.0
+    pull_gb_per_second: float = 0.0
     speed: float = 1.0
     tokens_per_second: float = 0.0
     prompt_tokens_per_second: float = 0.0

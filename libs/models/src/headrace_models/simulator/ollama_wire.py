@@ -45,6 +45,7 @@ from headrace_models.simulator.hostile import (
 )
 from headrace_models.simulator.model_memory import CallRefused
 from headrace_models.simulator.ollama_node import SimulatedNode, keep_alive_of
+from headrace_models.simulator.ollama_pulls import OllamaPulls
 from headrace_models.wire import SIMULATOR_NAME
 
 VERSION: Final = f"0.12.0-headrace-{SIMULATOR_NAME}"
@@ -79,6 +80,7 @@ class OllamaWire:
         app.router.add_post(base + "/api/chat", self._chat)
         app.router.add_post(base + "/api/generate", self._generate)
         app.router.add_post(base + "/api/embed", self._embed)
+        OllamaPulls(self._node).add_routes(app, base)
 
     def _node(self, request: web.Request) -> SimulatedNode:
         node = self._nodes.get(request.match_info["node"])
