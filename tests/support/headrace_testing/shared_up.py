@@ -20,6 +20,10 @@ from headrace_testing.up import RunningStack, launch_up, remove_folder, stop_up,
 _WANTED, _PID = "wanted", "pid"
 
 
+SITES = ("berlin", "paris")
+"""Sites that it knows, without a worker."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Foreign:
     """A ``headrace up`` that another process has started."""
@@ -57,7 +61,7 @@ class SharedUp:
         wanted = self.folder / _WANTED
         if self._process is None and wanted.exists():
             options = ("--simulate",) if wanted.read_text() == "platform" else ("--backing-only",)
-            self._process = launch_up(self.folder, "--port-base", "0", *options)
+            self._process = launch_up(self.folder, "--port-base", "0", "--sites", ",".join(SITES), *options)
             self._write(_PID, str(self._process.pid))
 
     def attach(self) -> RunningStack:

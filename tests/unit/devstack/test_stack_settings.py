@@ -35,12 +35,20 @@ def test_downloads_go_to_the_cache_folder_of_the_user(monkeypatch: pytest.Monkey
         ("HEADRACE_BROKERS", "2"),
         ("HEADRACE_BROKERS", "many"),
         ("HEADRACE_PROCESSES", "two"),
+        ("HEADRACE_SITES", "berlin,Paris"),
+        ("HEADRACE_SITES", "batch"),
     ],
 )
 def test_a_wrong_value_is_named(monkeypatch: pytest.MonkeyPatch, variable: str, value: str) -> None:
     monkeypatch.setenv(variable, value)
     with pytest.raises(CorrectTheSetting, match=variable):
         load_settings()
+
+
+def test_sites_are_a_list(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load_settings().site_names == ()
+    monkeypatch.setenv("HEADRACE_SITES", "berlin, gpu-1,berlin")
+    assert load_settings().site_names == ("berlin", "gpu-1")
 
 
 def test_an_old_python_is_refused() -> None:

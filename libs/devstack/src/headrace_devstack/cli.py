@@ -67,6 +67,14 @@ def up(
             show_default=False,
         ),
     ] = None,
+    sites: Annotated[
+        str | None,
+        typer.Option(
+            help="Sites of further local workers, comma-separated, as in berlin,gpu-1: their topics are created, and "
+            "the router is told. [HEADRACE_SITES]",
+            show_default=False,
+        ),
+    ] = None,
     simulate: Annotated[
         bool | None,
         typer.Option(
@@ -101,8 +109,8 @@ def up(
     try:
         settings = load_settings(
             data=data, port_base=port_base, brokers=brokers, secure=secure, cache=cache,
-            topic_prefix=topic_prefix, processes=processes, simulate=simulate, simulator_speed=simulator_speed,
-            backing_only=backing_only,
+            topic_prefix=topic_prefix, processes=processes, sites=sites, simulate=simulate,
+            simulator_speed=simulator_speed, backing_only=backing_only,
         )  # fmt: skip
         asyncio.run(run_until_stopped(settings, Console()))
     except DevstackError as error:

@@ -1,14 +1,14 @@
 """Users, topics and schemas of an embedded stack: created before its first service starts, and then left unchanged."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from headrace_contracts.codec import Codec
 from headrace_contracts.errors import RegistryUnavailable, SchemaIncompatible
 from headrace_contracts.limits import DEFAULT_REQUEST_BYTES
 from headrace_contracts.registry import SchemaRegistry
 from headrace_contracts.registry_access import ANONYMOUS, RegistryAccess
-from headrace_contracts.topics import TOPICS
+from headrace_contracts.topics import topics_with
 from headrace_contracts.users import PROVISIONER
 from headrace_streams.errors import LeaveGroup, RecordRefused, TransientError
 from headrace_streams.kafka import KafkaLog
@@ -27,6 +27,7 @@ async def provision_stack(
     registry_url: str,
     topic_prefix: str,
     *,
+    sites: Sequence[str] = (),
     replication: int = 1,
     request_bytes: int = DEFAULT_REQUEST_BYTES,
     seconds: float,
@@ -35,8 +36,8 @@ async def provision_stack(
 ) -> str:
     """Create what is missing, retrying this many seconds until Kafka and the registry answer; returns a summary.
 
-    `replication` is the number of replicas of new topics, `request_bytes` the largest request that they have to take,
-    `login` librdkafka properties.
+    `sites` are those of local workers, `replication` is the number of replicas of new topics, `request_bytes` the
+    largest request that they have to take, `login` librdkafka properties.
 
     Raises:
         ProvisionByHand: it failed, and why.
@@ -50,7 +51,7 @@ async def provision_stack(
                 done = await provision(
                     admin,
                     Codec(registry, topic_prefix),
-                    list(TOPICS.values()),
+                    list(topics_with(sites).values()),
                     replication=replication,
                     request_bytes=request_bytes,
                 )

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from headrace_contracts.limits import DEFAULT_REQUEST_BYTES, MOST_REQUEST_BYTES
+from headrace_contracts.sites import site_names
 from headrace_runtime.invalid_fields import message_of
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -46,6 +47,11 @@ class StackSettings(BaseSettings):
     topic_prefix: str = Field(
         default="headrace.", pattern=r"^[A-Za-z0-9._-]*$", description="prefix of all topic names"
     )
+    sites: str = Field(
+        default="",
+        description="sites of further local workers, comma-separated: their topics are created, and the router is told "
+        "(docs/operations.md)",
+    )
     secure: bool = Field(
         default=False,
         description="require logins of Kafka's users and of those who write to the registry, with the permissions of "
@@ -73,6 +79,16 @@ class StackSettings(BaseSettings):
         description="how fast simulated models answer: instant, realistic, or a factor such as 10",
     )
     simulate: bool = Field(default=False, description="simulate all model providers even if real ones are available")
+
+    @field_validator("sites")
+    @classmethod
+    def _are_sites(cls, value: str) -> str:
+        return ",".join(site_names(name.strip() for name in value.split(",") if name.strip()))
+
+    @property
+    def site_names(self) -> tuple[str, ...]:
+        """The sites, one by one."""
+        return tuple(self.sites.split(",")) if self.sites else ()
 
     @field_validator("brokers")
     @classmethod

@@ -248,6 +248,7 @@ def _service_parts(
             bootstrap,
             registry,
             settings.topic_prefix,
+            sites=settings.site_names,
             replication=ports.brokers,
             request_bytes=settings.body_limit_bytes,
             seconds=PROVISION_SECONDS,
@@ -282,6 +283,7 @@ def _service_parts(
     # Variables of single services; the rest follows from their descriptions.
     alone: Mapping[str, Mapping[str, str]] = {
         "intake": {"HEADRACE_BOOTSTRAP_KEY": api_key, "HEADRACE_BOOTSTRAP_TENANT": _first_tenant()},
+        "router": {"HEADRACE_SITES": settings.sites},
         "local-worker": providers.local,
         "cloud-worker": providers.cloud,
         "cost-accountant": {"HEADRACE_WINDOWS_REPLICATION": str(ports.brokers)},

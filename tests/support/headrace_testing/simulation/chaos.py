@@ -78,7 +78,7 @@ class Chaos:
                     self._world.loop.outside(at, self._do, happen)
 
         if self._world.plan.rate(Fault.SITE_GONE):
-            for _ in range(self._sites.randint(1, 3)):
+            for _ in range(self._sites.randint(2, 5)):
                 at = self._sites.uniform(0.0, self._world.plan.fault_seconds)
                 self._world.loop.outside(at, self._do, self._leave)
 
@@ -231,8 +231,14 @@ class Chaos:
         self._world.models.down[node] = self._world.loop.time() + seconds
 
     def _leave(self) -> None:
-        site, seconds = self._sites.choice(self._world.plan.sites), self._sites.choice((6.0, 20.0, 60.0))
+        seen = self._world.judge.topics
+        busy = {request.site for place, (_, request) in seen.work.items()
+                if place[0].startswith("work.local.") and not seen.is_done(place)}  # fmt: skip
+        site = self._sites.choice(sorted(busy) or self._world.plan.sites)
+        seconds = self._sites.choice((6.0, 20.0, 60.0, 60.0))
         self._note(Fault.SITE_GONE, f"{site or 'no site'} for {seconds} s")
+        now = self._world.loop.time()
+        self._world.absences.append((site, now, now + seconds))
         for process in self._world.processes:
             if process.name.startswith("local-") and site_of(self._world, process) == site:
                 process.stay_away(seconds)

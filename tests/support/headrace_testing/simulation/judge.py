@@ -18,6 +18,7 @@ from headrace_testing.simulation import (
     oracle_models,
     oracle_money,
     oracle_quota,
+    oracle_sites,
     oracle_tasks,
     oracle_tries,
     oracle_windows,
@@ -120,6 +121,7 @@ class Judge:
         """A worker's handler has returned after these model calls: the record may count as finished now."""
         oracle_work.check_end(self, process, record, calls)
         oracle_models.check_usage(self, process, record, calls)
+        oracle_sites.check_end(self, process, record, calls)
 
     # After the run
 
@@ -152,6 +154,7 @@ class Judge:
             oracle_bytes,
             oracle_tries,
             oracle_windows,
+            oracle_sites,
         )
         for check in [oracle.verdict for oracle in oracles]:
             for what in check(self):

@@ -117,6 +117,8 @@ LASTING = (
 """Drawn and scheduled by `lasting`, as they outlast all the others."""
 SITES = ("a", "b")
 """All sites of all seeds; workers may also have none."""
+_SLOW_SECONDS = 3.0
+"""Of a model where sites go away, so that they have something to do then."""
 OF_SITES = (Fault.SITE_GONE,)
 """Drawn with the sites, from a generator of their own."""
 FORGED = (Fault.FORGED_CANCEL,)
@@ -208,7 +210,7 @@ def draw_plan(seed: int, rng: random.Random) -> Plan:
         max_held_bytes=random.Random(f"{seed} bytes").choice((64 * 1024 * 1024, 64 * 1024 * 1024, 4_000, 1)),
         metadata_limit=rng.choice((4095, 4095, 64)),
         drain_seconds=rng.choice((0.0, 2.0, 8.0)),
-        model_seconds=rng.choice((0.05, 0.5, 3.0)),
+        model_seconds=max(rng.choice((0.05, 0.5, 3.0)), _SLOW_SECONDS if Fault.SITE_GONE in rates else 0.0),
         most_crashes=rng.randint(2, 12),
         most_freezes=rng.randint(1, 6),
         long_idle=rng.random() < 0.02,

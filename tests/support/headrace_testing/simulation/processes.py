@@ -97,6 +97,8 @@ class SimulatedProcess:
         self.skew_ms = 0
         self.suspect = False
         """Whether this run was frozen: it may act on outdated state."""
+        self.started_at = 0.0
+        """When this run was started, in seconds since the start."""
         self.thawed_at: list[float] = []
         """When it went on after having been frozen, in seconds since the start."""
         self.away_until = 0.0
@@ -130,9 +132,13 @@ class SimulatedProcess:
         return f"{self.name}.{self.lives}.{self._ids}"
 
     def start(self) -> None:
-        """Start a new run."""
+        """Start a new run, unless it stays away."""
         self._starting = None
+        if self._world.loop.time() < self.away_until:
+            self._start_later(0.0)
+            return
         self.lives += 1
+        self.started_at = self._world.loop.time()
         self._ids = 0
         self._stopping = False
         self.suspect = False

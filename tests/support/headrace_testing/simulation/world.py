@@ -119,6 +119,8 @@ class SimulatedWorld:
         self.clients = Clients(self)
         self.settings = SettingsWriter(self)
         self.forgers = Forgers(self)
+        self.absences: list[tuple[str, float, float]] = []
+        """Sites whose workers were all gone: from when and until when at least, in seconds since the start."""
         self.calm = False
         self.partitions = PARTITIONS
         self.trouble = LastingTrouble(self)
