@@ -45,6 +45,14 @@ SWITCHES: Final[dict[str, Sequence[str]]] = {
     "hpa": ("autoscaling.mode=hpa",),
     "nothing scales": ("autoscaling.mode=none",),
     "fixed nodes": ("localWorker.discovery.enabled=false", "localWorker.nodes=http://gpu-1:11434;slots=4"),
+    "sites": (
+        "localWorker.sites[0].name=berlin",
+        "localWorker.sites[0].nodes=http://gpu-1:11434;slots=4",
+        "localWorker.sites[1].name=rack-2",
+        "localWorker.sites[1].discovery.selector=site=rack-2",
+        "sites={paris}",
+        "topics.manage=strimzi",
+    ),
     "nodes elsewhere": ("localWorker.discovery.namespace=models",),
     "accounts and rights by others": ("rbac.create=false", "serviceAccounts.create=false"),
     "ollama": ("ollama.enabled=true", "ollama.pools.general.models={llama3.2:3b}"),
@@ -104,6 +112,39 @@ def test_every_switch_renders_to_valid_objects(tools: Toolchain, conform: Confor
     assert (said.code, "Skipped: 0" in said.out) == (0, True), said.out + said.err
     names = [(one["kind"], one["metadata"].get("namespace"), one["metadata"]["name"]) for one in objects_in(text)]
     assert len(names) == len(set(names)), "two objects of one name overwrite each other"
+
+
+def test_each_site_has_workers_and_topics_of_its_own_under_the_local_workers_rights(tools: Toolchain) -> None:
+    found = objects_in(template(tools, VERSIONS[-1], *options(SWITCHES["sites"])).out)
+    pods = {one["metadata"]["name"]: one["spec"]["template"] for one in found if one["kind"] == "Deployment"}
+    variables = {
+        name: {each["name"]: each.get("value") for each in pod["spec"]["containers"][0]["env"]}
+        for name, pod in pods.items()
+    }
+    workers = {name: found for name, found in variables.items() if "local-worker" in name}
+    assert {name: one.get("HEADRACE_SITE") for name, one in workers.items()} == {
+        "hr-headrace-local-worker": None,
+        "hr-headrace-local-worker-berlin": "berlin",
+        "hr-headrace-local-worker-rack-2": "rack-2",
+    }
+    assert workers["hr-headrace-local-worker-berlin"]["HEADRACE_OLLAMA_NODES"] == "http://gpu-1:11434;slots=4"
+    assert workers["hr-headrace-local-worker-rack-2"]["HEADRACE_DISCOVERY_SELECTOR"] == "site=rack-2"
+    assert workers["hr-headrace-local-worker-rack-2"]["HEADRACE_DISCOVERY_PEERS"].endswith("local-worker-rack-2-ops")
+    of_workers = [pods[name]["spec"] for name in workers]
+    assert len({spec["serviceAccountName"] for spec in of_workers}) == 1, "one account, one Kafka user"
+    assert len({spec["containers"][0]["image"] for spec in of_workers}) == 1
+    assert len({yaml.dump(pods[name]["metadata"]["labels"]) for name in workers}) == 3, "no selector finds another's"
+    told = [
+        each["value"]
+        for one in found
+        if one["kind"] in ("Job", "StatefulSet")
+        for each in one["spec"]["template"]["spec"]["containers"][0].get("env", ())
+        if each["name"] == "HEADRACE_SITES"
+    ]
+    assert told == ["paris,berlin,rack-2"] * 2, "who creates topics, and the router"
+    topics = {one["spec"]["topicName"]: one["spec"] for one in found if one["kind"] == "KafkaTopic"}
+    assert topics["headrace.work.local.paris.batch"]["config"] == topics["headrace.work.local.batch"]["config"]
+    assert len([name for name in topics if name.startswith("headrace.work.local.")]) == 4 + 2 * 3
 
 
 def test_the_schemas_refuse_what_the_api_server_would(conform: Conform) -> None:

@@ -66,7 +66,8 @@ HEADRACE_KAFKA_{{ $name | upper | replace "." "_" }}: {value: {{ $value | toStri
 {{- $values := .root.Values -}}
 {{- $v := .values -}}
 {{- $full := include "headrace.fullname" .root -}}
-{{- $secret := include "headrace.kafkaSecret" (dict "root" .root "name" .traits.name "override" $v.kafkaSecret) -}}
+{{- $of := .traits.of | default .traits.name -}}
+{{- $secret := include "headrace.kafkaSecret" (dict "root" .root "name" $of "override" $v.kafkaSecret) -}}
 {{ include "headrace.connections" (dict "root" .root "name" .traits.name "kafkaSecret" $secret "kafkaProperties" $v.kafkaProperties) }}
 HEADRACE_OPS_HOST: {value: 0.0.0.0}
 HEADRACE_OPS_PORT: {value: "9100"}
@@ -99,6 +100,9 @@ HEADRACE_DATABASE_URL: {valueFrom: {secretKeyRef: {name: {{ $own.name }}, key: {
 HEADRACE_BOOTSTRAP_KEY: {valueFrom: {secretKeyRef: {name: {{ $values.apiKeys.secret.name }}, key: {{ $values.apiKeys.secret.bootstrapKey }}, optional: true}}}
 {{- else if eq .key "router" }}
 HEADRACE_STATIC_MEMBER: {value: "true"}
+{{- with include "headrace.sites" .root }}
+HEADRACE_SITES: {value: {{ . | quote }}}
+{{- end }}
 HEADRACE_KAFKA_SESSION_TIMEOUT_MS: {value: {{ mul (int $v.sessionSeconds) 1000 | toString | quote }}}
 {{- if $v.policy }}
 HEADRACE_POLICY_FILE: {value: /etc/headrace/policy/policy.yaml}
@@ -106,7 +110,10 @@ HEADRACE_POLICY_FILE: {value: /etc/headrace/policy/policy.yaml}
 {{- if $values.priceBook }}
 HEADRACE_PRICE_FILE: {value: /etc/headrace/prices/prices.yaml}
 {{- end }}
-{{- else if eq .key "localWorker" }}
+{{- else if eq $of "local-worker" }}
+{{- with .traits.site }}
+HEADRACE_SITE: {value: {{ . | quote }}}
+{{- end }}
 {{- $nodes := list }}
 {{- with $v.nodes }}{{ $nodes = append $nodes . }}{{ end }}
 {{- if $v.discovery.enabled }}
@@ -114,14 +121,14 @@ HEADRACE_DISCOVERY: {value: kubernetes}
 HEADRACE_DISCOVERY_SELECTOR: {value: {{ $v.discovery.selector | quote }}}
 HEADRACE_DISCOVERY_NAMESPACE: {value: {{ $v.discovery.namespace | default .root.Release.Namespace | quote }}}
 HEADRACE_DISCOVERY_PORT: {value: {{ $v.discovery.port | quote }}}
-HEADRACE_DISCOVERY_PEERS: {value: {{ printf "kubernetes.io/service-name=%s-local-worker-ops" $full | quote }}}
+HEADRACE_DISCOVERY_PEERS: {value: {{ printf "kubernetes.io/service-name=%s-%s-ops" $full .traits.name | quote }}}
 {{- with $v.discovery.labels }}
 HEADRACE_DISCOVERY_LABELS: {value: {{ join "," . | quote }}}
 {{- end }}
 {{- if $values.ollama.enabled }}
 HEADRACE_NODE_SLOTS: {value: {{ $values.ollama.slots | toString | quote }}}
 {{- end }}
-{{- else if $values.ollama.enabled }}
+{{- else if and $values.ollama.enabled (not .traits.site) }}
 {{- range $pool, $_ := $values.ollama.pools }}
 {{- $p := include "headrace.pool" (dict "root" $.root "pool" $pool) | fromYaml }}
 {{- range $i := until (int $p.replicas) }}

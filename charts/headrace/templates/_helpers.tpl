@@ -45,15 +45,41 @@ app.kubernetes.io/part-of: headrace
 
 {{/*
 What the services say of themselves. `topics` are what each reads as a member of the group called like it; `metric` is what
-the names of its metrics begin with, where it is scaled by its outstanding work.
+the names of its metrics begin with, where it is scaled by its outstanding work. The workers of a site are one more entry, `of`
+the local worker: with its image, Kafka user and account, and names of their own for everything else.
 */}}
 {{- define "headrace.traits" -}}
 {{ .Files.Get "files/services.yaml" }}
+{{- range .Values.localWorker.sites }}
+localWorker/{{ .name }}:
+  name: local-worker-{{ .name }}
+  of: local-worker
+  site: {{ .name }}
+  group: local-worker.{{ .name }}
+  kind: Deployment
+  topics: [work.local.{{ .name }}.interactive, work.local.{{ .name }}.batch]
+  metric: headrace_local_worker
+{{- end }}
 {{- end -}}
 
-{{/* The values of a service over the defaults. Takes (dict "root" $ "key" "router"). */}}
+{{/* All sites, of workers here and elsewhere, as in HEADRACE_SITES. */}}
+{{- define "headrace.sites" -}}
+{{- $names := .Values.sites -}}
+{{- range .Values.localWorker.sites }}{{ $names = append $names .name }}{{ end -}}
+{{- uniq $names | join "," -}}
+{{- end -}}
+
+{{/* The values of a service over the defaults, those of a site over the local worker's. Takes (dict "root" $ "key" "router"). */}}
 {{- define "headrace.values" -}}
-{{- mergeOverwrite (deepCopy .root.Values.serviceDefaults) (deepCopy (index .root.Values .key)) | toYaml -}}
+{{- $parts := splitList "/" .key -}}
+{{- $values := mergeOverwrite (deepCopy .root.Values.serviceDefaults) (deepCopy (index .root.Values (first $parts))) -}}
+{{- range .root.Values.localWorker.sites -}}
+{{- if eq .name (last $parts) -}}
+{{- /* Nodes with fixed addresses are all that a site has, unless it says otherwise. */ -}}
+{{- $values = mergeOverwrite $values (dict "enabled" true "discovery" (dict "enabled" (empty .nodes))) (deepCopy .) -}}
+{{- end -}}
+{{- end -}}
+{{- $values | toYaml -}}
 {{- end -}}
 
 {{/* The values of a pool of Ollama nodes over the defaults. Takes (dict "root" $ "pool" name). */}}

@@ -8,8 +8,17 @@ Checks that the JSON schema cannot express, or not with a helpful message: each 
       "enable.auto.commit" "enable.auto.offset.store" "auto.offset.reset" "partitioner" "enable.idempotence" "acks" "transactional.id" -}}
 {{- $chart := list "security.protocol" "sasl.mechanism" "sasl.mechanisms" "ssl.ca.location" "ssl.certificate.location" "ssl.key.location" "session.timeout.ms" -}}
 {{- $sets := dict "kafka.properties" .Values.kafka.properties -}}
+{{- range .Values.localWorker.sites -}}
+{{- if gt (len (printf "%s-local-worker-%s-ops" (include "headrace.fullname" $) .name)) 63 -}}
+{{- fail (printf "localWorker.sites: %s makes names longer than the 63 characters that Kubernetes allows; shorten it, or fullnameOverride" .name) -}}
+{{- end -}}
+{{- if has .name (list "interactive" "batch") -}}
+{{- fail (printf "localWorker.sites: a site cannot be named %s: that is a lane" .name) -}}
+{{- end -}}
+{{- end -}}
 {{- range $key := prepend (keys (include "headrace.traits" . | fromYaml) | sortAlpha) "serviceDefaults" -}}
-{{- $v := index $.Values $key -}}
+{{- $v := dict -}}
+{{- if hasKey $.Values $key }}{{ $v = index $.Values $key }}{{ else }}{{ $v = include "headrace.values" (dict "root" $ "key" $key) | fromYaml }}{{ end -}}
 {{- $_ := set $sets (printf "%s.kafkaProperties" $key) ($v.kafkaProperties | default dict) -}}
 {{- range $name, $_ := $v.settings -}}
 {{- if regexMatch $secretVariable $name -}}

@@ -8,11 +8,12 @@ The workload of a service. Takes (dict "root" $ "key" "router" "traits" t "value
 {{- $full := printf "%s-%s" (include "headrace.fullname" $root) $t.name -}}
 {{- $selector := include "headrace.selector" (dict "root" $root "component" $t.name) -}}
 {{- $scaled := and $v.autoscaling.enabled (ne (include "headrace.autoscaler" $root) "none") -}}
-{{- $discovers := and (eq .key "localWorker") $v.discovery.enabled -}}
+{{- $of := $t.of | default $t.name -}}
+{{- $discovers := and (eq $of "local-worker") $v.discovery.enabled -}}
 {{- $usesPrices := and $root.Values.priceBook (has .key (list "router" "costAccountant")) -}}
 {{- $usesTenants := and $root.Values.tenants (or $t.api (eq .key "router")) -}}
 {{- $files := dict "root" $root
-      "kafkaSecret" (include "headrace.kafkaSecret" (dict "root" $root "name" $t.name "override" $v.kafkaSecret))
+      "kafkaSecret" (include "headrace.kafkaSecret" (dict "root" $root "name" $of "override" $v.kafkaSecret))
       "database" $t.database
       "policy" (ternary (printf "%s-policy" $full) "" (and (eq .key "router") (ne ($v.policy | default "") "")))
       "tenants" (ternary (printf "%s-tenants" (include "headrace.fullname" $root)) "" (not (empty $usesTenants)))
@@ -42,7 +43,7 @@ spec:
         {{- include "headrace.podLabels" (dict "root" $root "component" $t.name) | nindent 8 }}
         {{- with $v.podLabels }}{{ toYaml . | nindent 8 }}{{ end }}
       annotations:
-        kubectl.kubernetes.io/default-container: {{ $t.name }}
+        kubectl.kubernetes.io/default-container: {{ $of }}
         {{- if $files.policy }}
         checksum/policy: {{ $v.policy | sha256sum }}
         {{- end }}
@@ -54,7 +55,7 @@ spec:
         {{- end }}
         {{- with $v.podAnnotations }}{{ toYaml . | nindent 8 }}{{ end }}
     spec:
-      serviceAccountName: {{ include "headrace.serviceAccount" (dict "root" $root "name" $t.name) }}
+      serviceAccountName: {{ include "headrace.serviceAccount" (dict "root" $root "name" $of) }}
       automountServiceAccountToken: {{ $discovers }}
       enableServiceLinks: false
       securityContext: {{- toYaml $root.Values.podSecurityContext | nindent 8 }}
@@ -67,8 +68,8 @@ spec:
       # Time for draining, for the wait before it, and for closing connections.
       terminationGracePeriodSeconds: {{ add (ceil $v.drainSeconds | int) (int $v.preStopSeconds) 15 }}
       containers:
-        - name: {{ $t.name }}
-          image: {{ include "headrace.image" (dict "root" $root "name" $t.name "image" $v.image) }}
+        - name: {{ $of }}
+          image: {{ include "headrace.image" (dict "root" $root "name" $of "image" $v.image) }}
           imagePullPolicy: {{ $root.Values.image.pullPolicy }}
           securityContext: {{- toYaml $root.Values.securityContext | nindent 12 }}
           env: {{- include "headrace.env" . | nindent 12 }}
