@@ -11,8 +11,9 @@ from headrace_testing.waiting import eventually
 ALLOWED = {
     # A producer, a member of a group, the followers' shared one, and one for questions.
     "intake": 4,
-    "local-worker": 4,
-    "cloud-worker": 4,
+    # And a second member, so that each worker has partitions of both lanes.
+    "local-worker": 5,
+    "cloud-worker": 5,
     "skill-broadcaster": 4,
     # And a reader of usage that lets the broker gather it, which tables must not wait for; besides these, Faust's own,
     # which is not librdkafka's.

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from headrace_testing.simulation.models import Call
     from headrace_testing.simulation.processes import SimulatedProcess
 
-_ENOUGH_SECONDS: Final = 20.0
+_ENOUGH_SECONDS: Final = 13.0
 """Long enough for reports to expire, for two looks of a router, and for requests that were lost."""
 _OFTEN_SECONDS: Final = 4.0
 _TIMED_OUT: Final = "attempt_timeout"
@@ -67,9 +67,10 @@ def _was_gone(judge: Judge, site: str, since: float, until: float) -> bool:
 
 
 def _was_well(judge: Judge, router: str, since: float) -> bool:
-    """Whether a router has run without a break since then, and some time before, to take over."""
+    """Whether a router has run without a break since then, and some time before, to take over from another one."""
     process = next(one for one in judge.world.processes if one.name == router)
-    return process.started_at < since - _ENOUGH_SECONDS and not any(at > since for at in process.thawed_at)
+    began = since if process.lives == 1 else since - _ENOUGH_SECONDS
+    return process.started_at < began and not any(at > since for at in process.thawed_at)
 
 
 def _offered(judge: Judge, site: str, attempt: AttemptState, since: float, until: float) -> bool:
@@ -78,9 +79,7 @@ def _offered(judge: Judge, site: str, attempt: AttemptState, since: float, until
         return False
     times = [since, *(at for at, status in judge.topics.nodes if _offers(status, site, attempt)), until]
     times = [at for at in times if since <= at <= until]
-    return all(later - earlier <= _OFTEN_SECONDS for earlier, later in pairwise(times)) and not any(
-        since <= at <= until and status.site == site and not status.healthy for at, status in judge.topics.nodes
-    )
+    return all(later - earlier <= _OFTEN_SECONDS for earlier, later in pairwise(times))
 
 
 def _offers(status: NodeStatus, site: str, attempt: AttemptState) -> bool:
