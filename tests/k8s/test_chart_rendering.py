@@ -53,6 +53,13 @@ SWITCHES: Final[dict[str, Sequence[str]]] = {
         "sites={paris}",
         "topics.manage=strimzi",
     ),
+    "nodes of all kinds": (
+        "localWorker.nodes=http://gpu-1:11434",
+        "localWorker.discovery.dns={_ollama._tcp.example.org;slots=2}",
+        "localWorker.discovery.announced=true",
+        "localWorker.nodeTokenSecret=node-token",
+        "localWorker.nodeTlsSecret=node-tls",
+    ),
     "nodes elsewhere": ("localWorker.discovery.namespace=models",),
     "accounts and rights by others": ("rbac.create=false", "serviceAccounts.create=false"),
     "ollama": ("ollama.enabled=true", "ollama.pools.general.models={llama3.2:3b}"),

@@ -116,8 +116,22 @@ HEADRACE_SITE: {value: {{ . | quote }}}
 {{- end }}
 {{- $nodes := list }}
 {{- with $v.nodes }}{{ $nodes = append $nodes . }}{{ end }}
+{{- $sources := list }}
+{{- with $v.discovery.dns }}
+{{- $sources = append $sources "dns" }}
+HEADRACE_DISCOVERY_DNS: {value: {{ join "," . | quote }}}
+{{- end }}
+{{- if $v.discovery.announced }}{{ $sources = append $sources "announced" }}{{ end }}
+{{- with $v.nodeTokenSecret }}
+HEADRACE_NODE_TOKEN: {valueFrom: {secretKeyRef: {name: {{ . }}, key: token}}}
+{{- end }}
+{{- if $v.nodeTlsSecret }}
+HEADRACE_NODE_TLS_CA: {value: /etc/headrace/nodes/ca.crt}
+HEADRACE_NODE_TLS_CERT: {value: /etc/headrace/nodes/tls.crt}
+HEADRACE_NODE_TLS_KEY: {value: /etc/headrace/nodes/tls.key}
+{{- end }}
 {{- if $v.discovery.enabled }}
-HEADRACE_DISCOVERY: {value: kubernetes}
+{{- $sources = prepend $sources "kubernetes" }}
 HEADRACE_DISCOVERY_SELECTOR: {value: {{ $v.discovery.selector | quote }}}
 HEADRACE_DISCOVERY_NAMESPACE: {value: {{ $v.discovery.namespace | default .root.Release.Namespace | quote }}}
 HEADRACE_DISCOVERY_PORT: {value: {{ $v.discovery.port | quote }}}
@@ -136,9 +150,11 @@ HEADRACE_NODE_SLOTS: {value: {{ $values.ollama.slots | toString | quote }}}
 {{- end }}
 {{- end }}
 {{- end }}
-{{- if not $v.discovery.enabled }}
+{{- if or $nodes (not $sources) }}
+{{- $sources = prepend $sources "static" }}
 HEADRACE_OLLAMA_NODES: {value: {{ join "," $nodes | quote }}}
 {{- end }}
+HEADRACE_DISCOVERY: {value: {{ join "," $sources | quote }}}
 {{- else if eq .key "cloudWorker" }}
 {{- range ($.root.Files.Get "files/providers.yaml" | fromYaml).keys }}
 {{ . }}: {valueFrom: {secretKeyRef: {name: {{ $v.providerSecret }}, key: {{ . }}, optional: true}}}
@@ -222,6 +238,9 @@ HEADRACE_PRICE_BOOK: {value: /etc/headrace/prices/prices.yaml}
 {{- with .prices }}
 - {name: prices, configMap: {name: {{ . }}}}
 {{- end }}
+{{- with .nodeTls }}
+- {name: node-tls, secret: {secretName: {{ . }}, defaultMode: 0440}}
+{{- end }}
 {{- end -}}
 
 {{- define "headrace.mounts" -}}
@@ -250,5 +269,8 @@ HEADRACE_PRICE_BOOK: {value: /etc/headrace/prices/prices.yaml}
 {{- end }}
 {{- if .prices }}
 - {name: prices, mountPath: /etc/headrace/prices, readOnly: true}
+{{- end }}
+{{- if .nodeTls }}
+- {name: node-tls, mountPath: /etc/headrace/nodes, readOnly: true}
 {{- end }}
 {{- end -}}

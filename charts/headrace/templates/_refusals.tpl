@@ -2,7 +2,7 @@
 Checks that the JSON schema cannot express, or not with a helpful message: each names the value and what to do instead.
 */}}
 {{- define "headrace.refuse" -}}
-{{- $secretVariable := "PEPPER|PASSWORD|DATABASE_URL|BOOTSTRAP_KEY|_API_KEY$|^HEADRACE_KAFKA_" -}}
+{{- $secretVariable := "PEPPER|PASSWORD|_TOKEN$|DATABASE_URL|BOOTSTRAP_KEY|_API_KEY$|^HEADRACE_KAFKA_" -}}
 {{- $secretProperty := "password|secret|pem$|^sasl[.](username|jaas)|^oauthbearer" -}}
 {{- $own := list "bootstrap.servers" "client.id" "group.id" "group.protocol" "group.instance.id" "partition.assignment.strategy"
       "enable.auto.commit" "enable.auto.offset.store" "auto.offset.reset" "partitioner" "enable.idempotence" "acks" "transactional.id" -}}
@@ -22,7 +22,7 @@ Checks that the JSON schema cannot express, or not with a helpful message: each 
 {{- $_ := set $sets (printf "%s.kafkaProperties" $key) ($v.kafkaProperties | default dict) -}}
 {{- range $name, $_ := $v.settings -}}
 {{- if regexMatch $secretVariable $name -}}
-{{- fail (printf "%s.settings.%s: values hold no secrets and no Kafka properties. Name a Secret instead: apiKeys.secret, postgres.urlSecret, kafka.auth, cloudWorker.providerSecret; or use %s.kafkaProperties" $key $name $key) -}}
+{{- fail (printf "%s.settings.%s: values hold no secrets and no Kafka properties. Name a Secret instead: apiKeys.secret, postgres.urlSecret, kafka.auth, cloudWorker.providerSecret, localWorker.nodeTokenSecret; or use %s.kafkaProperties" $key $name $key) -}}
 {{- end -}}
 {{- end -}}
 {{- if and $v.autoscaling $v.autoscaling.minReplicas $v.autoscaling.maxReplicas -}}

@@ -17,7 +17,8 @@ The workload of a service. Takes (dict "root" $ "key" "router" "traits" t "value
       "database" $t.database
       "policy" (ternary (printf "%s-policy" $full) "" (and (eq .key "router") (ne ($v.policy | default "") "")))
       "tenants" (ternary (printf "%s-tenants" (include "headrace.fullname" $root)) "" (not (empty $usesTenants)))
-      "prices" (ternary (printf "%s-prices" (include "headrace.fullname" $root)) "" (not (empty $usesPrices))) -}}
+      "prices" (ternary (printf "%s-prices" (include "headrace.fullname" $root)) "" (not (empty $usesPrices)))
+      "nodeTls" ($v.nodeTlsSecret | default "") -}}
 apiVersion: apps/v1
 kind: {{ $t.kind }}
 metadata:
