@@ -189,3 +189,32 @@ async def test_a_silent_agent_draws_no_calls_to_its_address(bench: WorkerBench) 
     finally:
         following.cancel()
         await asyncio.gather(following, return_exceptions=True)
+
+
+async def test_an_old_announcement_brings_no_address_back(bench: WorkerBench) -> None:
+    nodes = AnnouncedNodes(bench.log, bench.codec, SECRET)
+    old = announcement("mac", "http://10.0.0.7:11434", announced_at=now_ms() - 60_000)
+    moved = announcement("mac", "http://10.0.0.8:11434")
+    await announce(bench, old)
+    await announce(bench, moved)
+    following = asyncio.create_task(nodes.follow(lambda: None))
+    try:
+        await until(lambda: bool(nodes.nodes))
+        await announce(bench, old)
+        await announce(bench, announcement("desk", "http://10.0.0.9:11434"))
+        await until(lambda: "desk" in (nodes.nodes or {}))
+        assert nodes.nodes is not None
+        assert nodes.nodes["mac"].url == moved.url
+        signer = NodeKey.of(SECRET, "mac").signer()
+        publisher = Publisher(bench.producer, bench.codec, "headrace/node", signer)
+        await publisher.send_tombstone(topics.NODES_ANNOUNCED, b"mac")
+        await announce(bench, old)
+        await announce(bench, announcement("third", "http://10.0.0.10:11434"))
+        await until(lambda: "third" in (nodes.nodes or {}))
+        assert "mac" not in nodes.nodes
+        # A clock that was set back is no reason to lose a node at its own address.
+        await announce(bench, announcement("desk", "http://10.0.0.9:11434", announced_at=1, slots=7))
+        await until(lambda: (nodes.nodes or {})["desk"].slots == 7)
+    finally:
+        following.cancel()
+        await asyncio.gather(following, return_exceptions=True)

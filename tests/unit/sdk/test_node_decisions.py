@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from headrace.errors import Misconfigured
-from headrace.node.announcing import OtherAgent, Identity, advertised_url, announcement, rival
+from headrace.node.announcing import HeardAnnouncement, Identity, advertised_url, announcement, rival
 from headrace.node.benchmark import CallTimes, Level, level_of, suggested_slots
 from headrace.node.call_queue import CallQueue, QueueFull, QueueState
 from headrace.node.hardware import EnergyReading, Hardware, HardwareReader, total_watts, watts_between
@@ -44,14 +44,14 @@ def test_the_first_of_two_agents_with_one_name_goes_on_and_the_other_is_told() -
     other = replace(ME, agent="a", url="http://10.0.0.8:11435", host="desk", started_at=100)
     mine = announcement(ME, SEEN, Hardware(), None, stopping=None, now_ms=1)
     theirs = announcement(other, SEEN, Hardware(), None, stopping=None, now_ms=1)
-    problem = rival(ME, OtherAgent(theirs, 1.0))
+    problem = rival(ME, HeardAnnouncement(theirs, 1.0))
     assert problem is not None
     assert "desk" in problem
     assert "--name" in problem
-    assert rival(other, OtherAgent(mine, 1.0)) is None
-    assert rival(ME, OtherAgent(theirs, 31.0)) is None, "it has fallen silent"
-    assert rival(ME, OtherAgent(replace(theirs, url=ME.url), 1.0)) is None, "this agent, before its restart"
-    assert rival(ME, OtherAgent(mine, 1.0)) is None
+    assert rival(other, HeardAnnouncement(mine, 1.0)) is None
+    assert rival(ME, HeardAnnouncement(theirs, 31.0)) is None, "it has fallen silent"
+    assert rival(ME, HeardAnnouncement(replace(theirs, url=ME.url), 1.0)) is None, "this agent, before its restart"
+    assert rival(ME, HeardAnnouncement(mine, 1.0)) is None
     assert rival(ME, None) is None
 
 

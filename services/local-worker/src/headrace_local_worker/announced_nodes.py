@@ -24,8 +24,6 @@ _log = logging.getLogger(__name__)
 _LOOK_SECONDS: Final = 1.0
 _FORGOTTEN_SECONDS: Final = 600.0
 """How long after its last announcement an agent's node is kept, without calls: it may come back."""
-_FORGOTTEN_MS: Final = 3_600_000
-"""When the table itself forgets; long, since the clock of an agent's machine may be wrong by minutes."""
 _LONGEST_VALID_SECONDS: Final = 300.0
 
 
@@ -56,16 +54,12 @@ class AnnouncedNodes:
         self._secret = secret
         self._site = site
         self._tell = tell
-        self._table: Table[NodeAnnounced] = Table(
-            log,
-            codec,
-            NODES_ANNOUNCED,
-            self._take,
-            admits=self._admits,
-            expires_at=lambda said: said.announced_at + _FORGOTTEN_MS,
-        )
+        # Its rows are as many as nodes have ever been given keys, and the topic forgets those that are gone.
+        self._table: Table[NodeAnnounced] = Table(log, codec, NODES_ANNOUNCED, self._take, admits=self._admits)
         self.nodes: Mapping[str, NodeSpec] | None = None
         self._heard: dict[str, tuple[NodeAnnounced, float]] = {}
+        self._newest_at: dict[str, int] = {}
+        """Times of the newest announcements by the agents' clocks, also of nodes that have gone."""
         self._news = asyncio.Event()
         self._objections: dict[str, str] = {}
 
@@ -102,9 +96,19 @@ class AnnouncedNodes:
     def _take(self, node: str, said: NodeAnnounced | None) -> None:
         if said is None or said.node != node:
             self._heard.pop(node, None)
+        elif self._is_old(said):
+            _log.warning("an old announcement of %s, of another address, is ignored: somebody has sent it again", node)
         else:
+            self._newest_at[node] = max(said.announced_at, self._newest_at.get(node, 0))
             self._heard[node] = said, asyncio.get_running_loop().time()
         self._news.set()
+
+    def _is_old(self, said: NodeAnnounced) -> bool:
+        """Whether it would bring back an address that its node has left: signatures do not expire."""
+        if said.announced_at >= self._newest_at.get(said.node, 0):
+            return False
+        known = self._heard.get(said.node)
+        return known is None or known[0].url != said.url
 
     def _current(self, now: float) -> dict[str, NodeSpec]:
         nodes: dict[str, NodeSpec] = {}

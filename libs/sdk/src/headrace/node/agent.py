@@ -25,7 +25,7 @@ from headrace_streams.tables import Table
 
 from headrace.connecting import Cluster
 from headrace.errors import Misconfigured
-from headrace.node.announcing import Identity, OtherAgent, announcement, rival
+from headrace.node.announcing import HeardAnnouncement, Identity, announcement, rival
 from headrace.node.call_queue import CallQueue
 from headrace.node.hardware import HardwareReader
 from headrace.node.ollama_look import look_at
@@ -169,7 +169,9 @@ class NodeAgent:
 
     def _rival(self) -> str | None:
         heard = self._heard
-        return rival(self._identity, None if heard is None else OtherAgent(heard[0], time.monotonic() - heard[1]))
+        return rival(
+            self._identity, None if heard is None else HeardAnnouncement(heard[0], time.monotonic() - heard[1])
+        )
 
     async def _keep_announcing(self, session: aiohttp.ClientSession) -> None:
         waiting = asyncio.create_task(self._listening.wait())

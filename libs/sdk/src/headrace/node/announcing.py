@@ -42,7 +42,7 @@ class Identity:
 
 
 @dataclass(frozen=True, slots=True)
-class OtherAgent:
+class HeardAnnouncement:
     """The newest announcement of this node in the topic, and how long ago it came here, in seconds."""
 
     said: NodeAnnounced
@@ -93,7 +93,7 @@ def announcement(
     )
 
 
-def rival(identity: Identity, heard: OtherAgent | None) -> str | None:
+def rival(identity: Identity, heard: HeardAnnouncement | None) -> str | None:
     """Why this agent must not announce its node: another one does, which started first. None if it may.
 
     Two agents whose announcements went on replacing each other would make every worker drop and take up the node time
