@@ -103,6 +103,7 @@ KNOWN = [
     (404, {"error": "model 'x' not found"}, "model_missing"),
     (500, {"error": "model requires more system memory (8 GiB) than is available (4 GiB)"}, "model_does_not_fit"),
     (400, {"error": "the input length exceeds the context length"}, "context_too_long"),
+    (500, {"error": "prediction aborted, token repeat limit reached"}, "output_repeats"),
 ]  # fmt: skip
 
 
@@ -121,6 +122,7 @@ def test_what_providers_call_their_failures(status: int, body: object, code: str
         ({"error": {"code": "503", "message": "x"}}, "overloaded"),
         ({"error": "llama runner process has terminated"}, "provider_error"),
         ({"error": "CUDA error: out of memory"}, "model_does_not_fit"),
+        ({"error": "prediction aborted, token repeat limit reached"}, "output_repeats"),
         ({"error": {"message": 7, "type": ["x"], "code": {}}}, "provider_error"),
         ({"object": "error", "message": "x", "code": 400}, "request_rejected"),
         ({"error": {"code": True}}, "provider_error"),

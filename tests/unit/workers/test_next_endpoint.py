@@ -94,6 +94,19 @@ async def test_what_is_wrong_with_the_request_is_asked_once() -> None:
     assert len(first.asked) + len(second.asked) == 1
 
 
+async def test_a_model_that_repeats_itself_does_so_at_every_node() -> None:
+    first, second = two()
+    repeats = TryAnotherProvider("output_repeats", "one token without end", provider="ollama", status=500)
+    first.script = second.script = [repeats, repeats]
+    bench, runner = await bench_of(first, second)
+
+    (end,) = await ends(bench, runner, attempt())
+
+    assert end.failure is not None
+    assert (end.outcome, end.failure.code) == (events.Outcome.FAILED_PERMANENT, "output_repeats")
+    assert len(first.asked) + len(second.asked) == 1
+
+
 async def test_content_that_has_left_is_reported_and_its_node_left_alone() -> None:
     bad, good = two()
     bad.script = [TryAnotherProvider("answered_remotely", "at another host", provider="ollama")]

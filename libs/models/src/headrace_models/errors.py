@@ -32,6 +32,7 @@ OtherCode = Literal[
     "context_too_long",
     "request_rejected",
     "output_blocked",
+    "output_repeats",
     "redirected",
     "answer_too_large",
     "answered_remotely",

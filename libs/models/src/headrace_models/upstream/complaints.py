@@ -184,6 +184,7 @@ _MEANING: Final[Mapping[RetryCode | OtherCode, str]] = {
     "context_too_long": "the conversation is longer than the model takes",
     "request_rejected": "it does not accept the request",
     "output_blocked": "its content filter blocked the request or the answer",
+    "output_repeats": "the model repeated one token without end; ask another model, or with another temperature",
     "redirected": "it redirects to another address; content is sent to the configured address only, so correct that",
 }
 _LATER: Final[Mapping[str, RetryCode]] = {
@@ -272,6 +273,8 @@ _BY_WORDS: Final[tuple[tuple[RetryCode | OtherCode, tuple[str, ...], frozenset[i
         ),
         _REJECTIONS - {429},
     ),
+    # Ollama since 0.32 (`llm/server.go`): the model has said the same token a hundred times.
+    ("output_repeats", ("token repeat limit",), _REJECTIONS - {429}),
     (
         "model_does_not_fit",
         ("more system memory", "out of memory", "insufficient memory", "not enough memory"),
