@@ -154,7 +154,7 @@ async def test_an_attempt_whose_deadline_has_passed_is_not_begun(
 
 async def test_a_deadline_ends_the_wait_for_a_slot(bench: WorkerBench, provider: ScriptedProvider) -> None:
     endpoint = healthy(provider, slots=1)
-    endpoint.busy = 1
+    endpoint.take("other", 1, "gemma2:2b", 0.0)
     await bench.runner([endpoint]).handle(bench.submit(attempt(deadline_at=now_ms() + 40)))
     assert ended(bench).outcome is Outcome.EXPIRED
     assert (endpoint.busy, provider.asked) == (1, [])

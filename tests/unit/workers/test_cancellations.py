@@ -201,7 +201,7 @@ async def test_a_running_attempt_is_ended_and_what_it_consumed_is_recorded(bench
     runner = bench.runner([healthy(provider, slots=1)])
     running = asyncio.create_task(runner.handle(bench.submit(attempt())))
     await eventually(lambda: provider.running == 1, "the call runs")
-    assert [name for name, _ in runner.calls()] == [("ollama", "gemma2:2b")]
+    assert [call.model for call in runner.calls()] == [("ollama", "gemma2:2b")]
     assert runner.interrupt({("task-1", "mallory"), ("task-2", "acme")}) == 0
     assert runner.interrupt({("task-1", "acme")}) == 1
     assert runner.interrupt({("task-1", "acme")}) == 0, "once is enough"

@@ -146,7 +146,8 @@ def test_only_what_decides_where_work_goes_is_worth_a_report_of_its_own() -> Non
     endpoint = Endpoint(ScriptedProvider(), 4)
     endpoint.seen(ScriptedProvider().current)
     before = node_status(endpoint, options(), objection=None, reported_at=1)
-    endpoint.busy = 3
+    for _ in range(3):
+        endpoint.take("acme", 1, "gemma2:2b", 0.0)
     endpoint.tokens_per_second = 20.0
     endpoint.seen(replace(endpoint.status, latency_ms=9.0))
     assert not tells_more(before, node_status(endpoint, options(), objection=None, reported_at=2))

@@ -73,16 +73,9 @@ def test_a_wrong_list_names_its_variable(monkeypatch: pytest.MonkeyPatch) -> Non
         LocalWorkerSettings.load()
 
 
-def node(name: str, **changes: Any) -> EndpointView:
-    values: dict[str, Any] = {
-        "provider": "ollama",
-        "models": frozenset({"m:1b"}),
-        "loaded": frozenset({"m:1b"}),
-        "slots": 4,
-        "busy": 0,
-        "seconds": {"m:1b": 2.0},
-    }
-    return EndpointView(name=name, **{**values, **changes})
+def node(name: str, expected_seconds: float = 2.0, **changes: Any) -> EndpointView:
+    values: dict[str, Any] = {"provider": "ollama", "models": frozenset({"m:1b"}), "slots": 4, "busy": 0, "free": 4}
+    return EndpointView(name=name, expected_seconds=expected_seconds, **{**values, **changes})
 
 
 @pytest.mark.parametrize(
@@ -90,15 +83,12 @@ def node(name: str, **changes: Any) -> EndpointView:
     [
         ([node("b"), node("a")], "a"),
         ([node("a", models=frozenset()), node("b")], "b"),
-        ([node("a", busy=4), node("b", busy=3)], "b"),
-        ([node("a", busy=4), node("b", busy=4, seconds={"m:1b": 1.0})], "b"),
-        ([node("a", busy=4, seconds={"m:1b": 0.1}), node("b", busy=3)], "b"),
+        ([node("a", 2.0), node("b", 1.9)], "b"),
+        ([node("a", 1.0, free=0, busy=4), node("b", 25.0)], "a"),
+        ([node("a", 26.0, free=0, busy=4), node("b", 25.0)], "b"),
+        ([node("a", free=0), node("b")], "b"),
         ([node("a", busy=2), node("b", busy=1)], "b"),
-        ([node("a", seconds={"m:1b": 4.0}), node("b", busy=3)], "b"),
-        ([node("a", loaded=frozenset()), node("b", busy=2)], "b"),
-        ([node("a", loaded=frozenset()), node("b", busy=2, seconds={"m:1b": 9.0})], "a"),
-        ([node("a", latency_ms=400.0), node("b", latency_ms=20.0)], "b"),
-        ([node("a"), node("b", seconds={})], "b"),
+        ([node("a", slots=8, busy=3), node("b", busy=2)], "a"),
         ([node("a", models=frozenset())], None),
         ([], None),
     ],
@@ -109,7 +99,7 @@ def test_the_node_that_may_answer_first_is_chosen(nodes: list[EndpointView], cho
 
 
 def test_a_name_without_a_tag_is_the_latest() -> None:
-    latest = node("a", models=frozenset({"m:latest"}), loaded=frozenset({"m:latest"}))
+    latest = node("a", models=frozenset({"m:latest"}))
     assert choose_node([latest], "m") is latest
     assert choose_node([node("b")], "m") is None
 

@@ -14,7 +14,7 @@ from headrace_models.ports import CallUsage, ChatRequest, ChatResult, OnPiece, O
 from headrace_models.worker.avoidance import LONGEST_SECONDS, Avoided, after_failure, is_of_endpoint
 from headrace_models.worker.runner import AttemptRunner
 from headrace_testing.waiting import eventually
-from headrace_testing.workers import ScriptedProvider, WorkerBench, attempt, first_of, healthy
+from headrace_testing.workers import ScriptedProvider, WorkerBench, attempt, healthy
 
 
 def overloaded(**more: object) -> RetrySameProvider:
@@ -236,7 +236,7 @@ async def test_a_success_clears_what_was_held_against_a_node() -> None:
     await bench.prepare()
     first, second = healthy(bad), healthy(good)
     runner = bench.runner(
-        [first, second], choose=lambda views, model: first_of(sorted(views, key=lambda v: v.name), model)
+        [first, second], choose=lambda views, model: min(views, key=lambda view: view.name, default=None)
     )
 
     await runner.handle(bench.submit(attempt()))

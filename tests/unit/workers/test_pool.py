@@ -15,6 +15,7 @@ from headrace_models.ports import CallUsage, ChatResult, ProviderStatus
 from headrace_models.worker import waiting_calls
 from headrace_models.worker.breaker import BreakerPolicy
 from headrace_models.worker.endpoint import Endpoint
+from headrace_models.worker.estimates import UNSIZED
 from headrace_models.worker.pool import ModelNotOffered, Pool, TooLittleTime
 from headrace_models.worker.recent_times import RecentTimes
 from headrace_testing.simulation.loop import VirtualLoop
@@ -81,7 +82,7 @@ async def test_urgent_calls_overtake_batch_calls(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(waiting_calls, "BATCH_HANDICAP_SECONDS", 0.01)
     order.clear()
-    await pool.acquire("ollama", MODEL, Lane.BATCH, None)
+    await pool.acquire("ollama", MODEL, Lane.INTERACTIVE, None)
     tasks = [asyncio.create_task(take("batch", Lane.BATCH))]
     await asyncio.sleep(0.03)
     tasks.append(asyncio.create_task(take("urgent", Lane.INTERACTIVE)))
@@ -181,7 +182,7 @@ async def test_times_are_observed() -> None:
     for total_ms in (1000.0, 2000.0):
         got = await pool.acquire("ollama", MODEL, Lane.INTERACTIVE, None)
         pool.release(got, result(total_ms), MODEL)
-    assert endpoint.view().seconds[MODEL] == pytest.approx(1.3)
+    assert endpoint.run_seconds(MODEL, UNSIZED) == pytest.approx(1.5, abs=0.1)
     # 50 tokens in 0.5 s, then in 1.5 s.
     assert endpoint.tokens_per_second == pytest.approx(100 + 0.3 * (50 / 1.5 - 100))
 

@@ -66,7 +66,7 @@ def worker_parts(
 ) -> list[Part]:
     """The parts that use the connections, on any log."""
     providers = offered_providers(settings, settings.environment)
-    endpoints = [Endpoint(provider, settings.provider_slots) for provider in providers]
+    endpoints = [Endpoint(provider, settings.provider_slots, adapts=False) for provider in providers]
     pool = Pool(endpoints, choose_provider)
     worker = assemble_worker(
         settings,

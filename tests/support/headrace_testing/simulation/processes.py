@@ -298,7 +298,7 @@ class WorkerBody:
         ]  # fmt: skip
         run = f"{process.name}.{process.lives}"
         places = [
-            Endpoint(SimulatedProvider(world.models, run, provider, node, listing), 2)
+            Endpoint(SimulatedProvider(world.models, run, provider, node, listing), 2, adapts=not cloud)
             for provider, node, listing in offers
         ]
         self.pool = pool = Pool(places, choose_provider if cloud else choose_node)

@@ -8,42 +8,71 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Final
 
-from headrace_contracts.events import PlacementStatus
+from headrace_contracts.events import Lane, PlacementStatus
 
-from headrace_models.ports import ChatResult, Provider, ProviderStatus
+from headrace_models.ports import ChatResult, EmbedResult, Provider, ProviderStatus
 from headrace_models.worker.avoidance import Avoided
 from headrace_models.worker.breaker import CLOSED, Breaker
+from headrace_models.worker.estimates import (
+    UNMEASURED,
+    UNSIZED,
+    CallSize,
+    ModelSpeed,
+    OutputLengths,
+    sane,
+    seconds_left,
+)
 from headrace_models.worker.fair_shares import FairShares
+from headrace_models.worker.outliers import CLEAN, CallRecord, after_end
+from headrace_models.worker.parallel_limit import UNLIMITED, ParallelLimit, after_answer, after_refusal, waited_inside
 from headrace_models.worker.recent_times import RecentTimes
+from headrace_models.worker.slow_start import WarmingUp
 from headrace_models.worker.watched_call import WatchedCalls
 
 NOT_LOOKED_AT: Final = ProviderStatus(False, "has not been probed yet")
-_UNKNOWN_SECONDS: Final = 1.0
-"""Assumed for a call at an endpoint that has answered none yet."""
+_UNKNOWN_LENGTHS: Final = OutputLengths()
+_MOST_SECONDS: Final = 86_400.0
+_QUEUED_SHARE: Final = 0.25
+"""A call that waited for so much of its time for others, at its endpoint, tells nothing of how fast prompts are read."""
 _WEIGHT_OF_NEWEST: Final = 0.3
-"""Weight of the newest value in moving averages: the last few calls dominate."""
+"""Weight of the newest value in the reported tokens per second: the last few calls dominate."""
 
 
 @dataclass(frozen=True, slots=True)
 class EndpointView:
-    """Snapshot of one endpoint, for choosing among several.
+    """Snapshot of one endpoint, for choosing among several for one call.
 
     Attributes:
-        seconds: Observed time of a call, by model.
+        busy: Calls that it runs, of any model.
+        free: Calls of this model that may be begun there now.
+        expected_seconds: Until the call would end there: waiting for a slot, loading the model, and the call itself.
     """
 
     name: str
     provider: str
     models: frozenset[str]
-    loaded: frozenset[str]
     slots: int
     busy: int
-    seconds: Mapping[str, float]
-    latency_ms: float | None = None
+    free: int
+    expected_seconds: float
 
-    @property
-    def free(self) -> int:
-        return self.slots - self.busy
+
+@dataclass(slots=True, eq=False)
+class _Running:
+    """A call that has a slot.
+
+    Attributes:
+        cold: Whether the model had to be loaded when it began.
+        sent: Calls of the model at its start, itself included.
+    """
+
+    model: str
+    size: CallSize
+    lane: Lane
+    began: float
+    load_seconds: float
+    cold: bool
+    sent: int
 
 
 class Endpoint:
@@ -52,13 +81,17 @@ class Endpoint:
     Args:
         slots: Number of concurrent calls.
         hardware: Labels for the fleet status.
+        adapts: Whether it is learned how many calls it really runs at once (`parallel_limit`). Not of a cloud provider:
+            what it takes is a matter of contract, and its refusals say when it takes more.
     """
 
-    def __init__(self, provider: Provider, slots: int, hardware: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, provider: Provider, slots: int, hardware: Mapping[str, str] | None = None, *, adapts: bool = True
+    ) -> None:
         self.provider = provider
+        self._adapts = adapts
         self.slots = slots
         self.hardware = dict(hardware or {})
-        self.busy = 0
         self.placements: tuple[PlacementStatus, ...] = ()
         """What became of the newest placement requests, oldest first."""
         self.idle = asyncio.Event()
@@ -70,62 +103,121 @@ class Endpoint:
         self._models: frozenset[str] = frozenset()
         self._loaded: frozenset[str] = frozenset()
         self.breaker: Breaker = CLOSED
-        self.seconds: dict[str, float] = {}
+        self.speeds: dict[str, ModelSpeed] = {}
+        self.lengths: Mapping[str, OutputLengths] = {}
+        """Of models' answers, over all endpoints."""
         self.recent: dict[str, RecentTimes] = {}
         self.tokens_per_second: float | None = None
         self._shares = FairShares()
         self.avoided: dict[str, Avoided] = {}
         """What is held against it, by model."""
+        self.records: dict[str, CallRecord] = {}
+        """How its calls ended, by model."""
         self.calls = WatchedCalls()
         """The calls that it runs."""
         self.first_tokens: dict[str, RecentTimes] = {}
         self.withheld: dict[str, str] = {}
         """Why it gets no new calls whatever its health, by who decided so."""
+        self._running: list[_Running] = []
+        self._last_lane: Lane | None = None
+        self._limits: dict[str, ParallelLimit] = {}
+        self._warming_up: dict[str, WarmingUp] = {}
 
     @property
     def name(self) -> str:
         return self.provider.node
 
-    def least_seconds(self, model: str, now: float) -> float:
+    @property
+    def busy(self) -> int:
+        """Calls that have a slot."""
+        return len(self._running)
+
+    @property
+    def gives_way(self) -> bool:
+        """Whether a batch call had its slots last, or has all of them: interactive calls are next."""
+        if not self._running:
+            return self._last_lane is Lane.BATCH
+        return all(one.lane is Lane.BATCH for one in self._running)
+
+    def least_seconds(self, model: str, now: float, size: CallSize = UNSIZED) -> float:
         """A call with less time than this before its deadline is in vain: see `RecentTimes.least`."""
         recent = self.recent.get(model)
-        return 0.0 if recent is None else recent.least(now)
+        return 0.0 if recent is None else recent.least(now, lambda past: self._times_as_long(model, size, past))
 
-    def ample_seconds(self, model: str, now: float) -> float:
+    def ample_seconds(self, model: str, now: float, size: CallSize = UNSIZED) -> float:
         """A call with this much time will almost certainly be in time."""
         recent = self.recent.get(model)
-        return 0.0 if recent is None else recent.ample(now)
+        return 0.0 if recent is None else recent.ample(now, lambda past: self._times_as_long(model, size, past))
 
     def offers(self, model: str) -> bool:
-        """Whether it lists a model."""
-        return model in self._models
+        """Whether it lists a model. Ollama reads a name without a tag as its `latest`."""
+        return model in self._models or f"{model}:latest" in self._models
 
-    def usual_seconds(self, model: str) -> float:
-        """What a call usually takes: of this model, else of all."""
-        known = self.seconds.get(model)
-        if known is not None:
-            return known
-        return sum(self.seconds.values()) / len(self.seconds) if self.seconds else _UNKNOWN_SECONDS
+    def run_seconds(self, model: str, size: CallSize) -> float:
+        """What a call usually takes once it has a slot, with the model in memory."""
+        return self._speed(model).seconds(size, self._lengths(model).usual(size.max_output_tokens))
+
+    def load_seconds(self, model: str) -> float:
+        """What loading a model adds to a call that begins now."""
+        info = next((one for one in self.status.models if one.name in (model, f"{model}:latest")), None)
+        # Providers that tell no size of it have it in memory all the time.
+        if info is None or info.size_bytes is None or {model, f"{model}:latest"} & self._loaded:
+            return 0.0
+        # Another call has it loaded already.
+        return 0.0 if any(one.model == model for one in self._running) else self._speed(model).load_seconds
+
+    def seconds_left(self, now: float) -> list[float]:
+        """What is expected to be left of each call that it runs; the next slot is free after the shortest."""
+        left = [self._left(one, now) for one in self._running]
+        left.sort()
+        # Slots may have been taken away from it.
+        return left[max(0, len(left) - self.slots) :]
+
+    def left_of(self, size: CallSize, now: float) -> float | None:
+        """What is expected to be left of the call with this very size; None if it runs none."""
+        return next((self._left(one, now) for one in self._running if one.size is size), None)
+
+    def room(self, model: str, now: float, *, alone: bool) -> int:
+        """How many calls of a model may begin now.
+
+        Args:
+            alone: Whether no other endpoint offers it.
+        """
+        mine = sum(one.model == model for one in self._running)
+        most = self._limits.get(model, UNLIMITED).at(now)
+        if not alone:
+            warming_up = self._warming_up.get(model)
+            most = min(most, 1 if warming_up is None else warming_up.allowed(self.slots, now))
+        return max(0, int(min(most - mine, self.slots - self.busy)))
 
     def claim_of(self, tenant: str, now: float) -> float:
         """How much of it a tenant has had for its weight: see `FairShares`."""
         return self._shares.claim(tenant, now)
 
     def is_avoided(self, model: str, now: float) -> bool:
-        """Whether it failed with a model a short time ago: others go first."""
+        """Whether it failed with a model a short time ago, or stands out: others go first."""
         held = self.avoided.get(model)
-        return held is not None and now < held.until
+        return (held is not None and now < held.until) or now < self.records.get(model, CLEAN).ejected_until
 
-    def take(self, tenant: str, weight: int, model: str, now: float) -> None:
+    def take(
+        self, tenant: str, weight: int, model: str, now: float, size: CallSize = UNSIZED,
+        lane: Lane = Lane.INTERACTIVE,
+    ) -> None:  # fmt: skip
         """A call takes a slot."""
-        self.busy += 1
+        load = self.load_seconds(model)
+        sent = 1 + sum(one.model == model for one in self._running)
+        cold = load > 0.0 or any(one.model == model and one.cold for one in self._running)
+        self._running.append(_Running(model, size, lane, now, load, cold, sent))
+        self._warming_up.setdefault(model, WarmingUp(now))
         self.idle.clear()
-        self._shares.began(tenant, weight, now, self.usual_seconds(model))
+        self._shares.began(tenant, weight, now, load + self.run_seconds(model, size))
 
-    def give_back(self, tenant: str, now: float) -> None:
+    def give_back(self, tenant: str, now: float, size: CallSize = UNSIZED) -> None:
         """A call returns its slot."""
-        self.busy -= 1
-        if self.busy == 0:
+        ended = next((one for one in self._running if one.size is size), self._running[0])
+        self._running.remove(ended)
+        self._last_lane = ended.lane
+        if not self._running:
             self.idle.set()
         self._shares.ended(tenant, now)
 
@@ -143,6 +235,9 @@ class Endpoint:
 
     def seen(self, status: ProviderStatus) -> None:
         """Record the result of a probe."""
+        if status.healthy and not self.status.healthy:
+            # It joins, or comes back.
+            self._warming_up.clear()
         self.status = status
         self._models = frozenset(model.name for model in status.models)
         self._loaded = frozenset(model.name for model in status.models if model.loaded)
@@ -157,31 +252,69 @@ class Endpoint:
             usual_seconds=lambda model: self.first_tokens[model].ample(now) if model in self.first_tokens else 0.0,
         )
 
-    def view(self) -> EndpointView:
+    def view(self, free: int = 0, expected_seconds: float = 0.0) -> EndpointView:
+        """As `EndpointView`."""
         return EndpointView(
-            name=self.name,
-            provider=self.provider.provider,
-            models=self._models,
-            loaded=self._loaded,
-            slots=self.slots,
-            busy=self.busy,
-            seconds=self.seconds,
-            latency_ms=self.status.latency_ms,
+            self.name, self.provider.provider, self._models, self.slots, self.busy, free, expected_seconds
         )
 
-    def observe(self, model: str, result: ChatResult, now: float) -> None:
-        """A call has ended with an answer."""
-        self.seconds[model] = _average(self.seconds.get(model), result.total_ms / 1000)
-        self.recent.setdefault(model, RecentTimes()).observe(now, result.total_ms / 1000)
-        self.first_tokens.setdefault(model, RecentTimes()).observe(now, result.first_token_ms / 1000)
-        writing = (result.total_ms - result.first_token_ms) / 1000
-        if result.usage.output_tokens > 1 and writing > 0:
-            self.tokens_per_second = _average(self.tokens_per_second, result.usage.output_tokens / writing)
+    def observe(self, model: str, result: ChatResult | EmbedResult, now: float, size: CallSize = UNSIZED) -> None:
+        """A call, which still has its slot, has ended with an answer."""
+        chat = result if isinstance(result, ChatResult) else None
+        total = sane(result.total_ms / 1000, _MOST_SECONDS)
+        first = sane((result.total_ms if chat is None else chat.first_token_ms) / 1000, total)
+        output = 0 if chat is None else chat.usage.output_tokens
+        call = next((one for one in self._running if one.size is size), None)
+        cold, sent = (False, 1) if call is None else (call.cold, call.sent)
+        queued = False
+        if (speed := self.speeds.get(model)) is None:
+            speed = self.speeds[model] = ModelSpeed()
+        elif chat is not None and self._adapts and not cold:
+            waited = waited_inside(first, speed.prompt_seconds(size.prompt_tokens), total)
+            queued = sent > 1 and waited > _QUEUED_SHARE
+            self._limits[model] = after_answer(self._limits.get(model, UNLIMITED), sent, waited, now)
+        speed.observe(now, size, output, first, total, cold=cold, queued=queued)
+        self._loaded |= {name for name in (model, f"{model}:latest") if name in self._models}
+        if (warming_up := self._warming_up.get(model)) is not None:
+            self._warming_up[model] = WarmingUp(warming_up.since, warming_up.answers + 1)
+        if chat is None:
+            return
+        self.recent.setdefault(model, RecentTimes()).observe(now, total, size)
+        self.first_tokens.setdefault(model, RecentTimes()).observe(now, first)
+        writing = total - first
+        if output > 1 and writing > 0:
+            newest = output / writing
+            before = self.tokens_per_second
+            self.tokens_per_second = newest if before is None else before + _WEIGHT_OF_NEWEST * (newest - before)
 
-    def cut_off(self, model: str, seconds: float, now: float) -> None:
+    def refused(self, model: str, now: float, size: CallSize = UNSIZED) -> None:
+        """It had no room for a call, which still has its slot."""
+        if not self._adapts:
+            return
+        call = next((one for one in self._running if one.size is size), None)
+        sent = self.busy if call is None else call.sent
+        self._limits[model] = after_refusal(self._limits.get(model, UNLIMITED), sent, now)
+
+    def cut_off(self, model: str, seconds: float, now: float, size: CallSize = UNSIZED) -> None:
         """A call took too long, and was ended after `seconds`."""
-        self.recent.setdefault(model, RecentTimes()).cut_off(now, seconds)
+        self.recent.setdefault(model, RecentTimes()).cut_off(now, seconds, size)
 
+    def ended(self, model: str, *, failed: bool) -> None:
+        """A call has ended; `failed` if it failed by the fault of this endpoint."""
+        self.records[model] = after_end(self.records.get(model, CLEAN), failed=failed)
 
-def _average(before: float | None, newest: float) -> float:
-    return newest if before is None else before + _WEIGHT_OF_NEWEST * (newest - before)
+    def _speed(self, model: str) -> ModelSpeed:
+        return self.speeds.get(model, UNMEASURED)
+
+    def _lengths(self, model: str) -> OutputLengths:
+        return self.lengths.get(model, _UNKNOWN_LENGTHS)
+
+    def _left(self, one: _Running, now: float) -> float:
+        since = max(0.0, now - one.began)
+        return seconds_left(self._speed(one.model), self._lengths(one.model), one.size, one.load_seconds, since)
+
+    def _times_as_long(self, model: str, size: CallSize, past: CallSize) -> float:
+        if size == past or UNSIZED in (size, past):
+            return 1.0
+        before, asked = self.run_seconds(model, past), self.run_seconds(model, size)
+        return asked / before if before > 0.0 and asked > 0.0 else 1.0

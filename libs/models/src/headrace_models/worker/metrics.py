@@ -119,7 +119,7 @@ class WorkerMetrics(RunObserver, Observer):
         service = gauge("service_time_seconds", "Usual time of a call.", ("provider", "model"))
         outstanding = gauge(
             "outstanding_work_seconds",
-            "Unfinished attempts times the usual time of one; without a model for those still in the log.",
+            "Time that unfinished attempts are expected to need; without a model for those still in the log.",
             ("provider", "model"),
         )
 

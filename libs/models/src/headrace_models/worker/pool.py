@@ -1,8 +1,14 @@
-"""Assigns the slots of a worker's endpoints to calls, and holds those that wait for one (`next_of`)."""
+"""Assigns the slots of a worker's endpoints to calls, and holds those that wait for one (`next_of`).
+
+A call goes where it is expected to end first (`prospects`). That may be an endpoint whose slots are all taken: then it
+waits, behind the others that do, and takes a free slot elsewhere as soon as that is better, by the next end of a call or
+the next probe. With a backlog no endpoint is idle: the queue before a fast one soon takes longer than a slow one does.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
@@ -15,12 +21,18 @@ from headrace_contracts.events import Lane
 from headrace_models.errors import ProviderError
 from headrace_models.ports import ChatResult, EmbedResult, ProviderStatus
 from headrace_models.worker import waiting_calls
-from headrace_models.worker.avoidance import after_failure
+from headrace_models.worker.avoidance import after_failure, is_of_endpoint
 from headrace_models.worker.breaker import BreakerPolicy, after_call
 from headrace_models.worker.endpoint import Endpoint, EndpointView
+from headrace_models.worker.estimates import UNSIZED, CallSize, OutputLengths
+from headrace_models.worker.outliers import CLEAN, ejected
+from headrace_models.worker.prospects import Queues, run_seconds, views
 from headrace_models.worker.waiting_calls import WaitingCall, next_of, rank_of
 
+_log = logging.getLogger(__name__)
+
 _SHORTEST_WAIT_SECONDS: Final = 0.001
+_NO_ROOM: Final = frozenset({"overloaded", "rate_limited"})
 
 _WAITERS: Final = 8
 """Calls that may wait for endpoints whatever else does, beside one for each slot: one for each of a few tenants."""
@@ -44,10 +56,19 @@ Choose = Callable[[Sequence[EndpointView], str], EndpointView | None]
 without a free slot: then the call waits for that one, or for another."""
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, kw_only=True)
 class _Waiter(WaitingCall):
     without: frozenset[str]
     granted: asyncio.Future[Endpoint] = field(repr=False)
+
+    @property
+    def kind(self) -> tuple[str, str, frozenset[str], int, int]:
+        """Calls of one kind are about as well done at the same endpoint."""
+        most = self.size.max_output_tokens
+        return (
+            self.provider, self.model, self.without,
+            self.size.prompt_tokens.bit_length(), -1 if most is None else most.bit_length(),
+        )  # fmt: skip
 
 
 class PoolObserver(Protocol):
@@ -77,7 +98,10 @@ class Pool:
         self._policy = policy or BreakerPolicy()
         self._waiters: list[_Waiter] = []
         self._kinds: dict[tuple[str, str], frozenset[str]] = {}
+        self._lengths: dict[str, OutputLengths] = {}
         self._observers: list[PoolObserver] = []
+        for endpoint in endpoints:
+            endpoint.lengths = self._lengths
 
     def follow(self, observer: PoolObserver) -> None:
         """Notify an observer of the current endpoints, and of all that join and leave from now on."""
@@ -90,6 +114,7 @@ class Pool:
         if endpoint.name in self.endpoints:
             raise ValueError(f"an endpoint called {endpoint.name} is already in the pool")
         self.endpoints[endpoint.name] = endpoint
+        endpoint.lengths = self._lengths
         self._kinds.clear()
         endpoint.doubted.set()
         for observer in self._observers:
@@ -138,6 +163,7 @@ class Pool:
         weight: int = 1,
         waited_seconds: float = 0.0,
         without: frozenset[str] = frozenset(),
+        size: CallSize = UNSIZED,
     ) -> Endpoint:
         """A slot of an endpoint that offers a model, but for those named; return it with `release`.
 
@@ -145,38 +171,44 @@ class Pool:
 
         Args:
             waited_seconds: How long the attempt has waited elsewhere, before it came here.
+            size: What is known of the call, which this very object stands for.
 
         Raises ModelNotOffered, also when the last such endpoint leaves during the wait, TooLittleTime as soon as less
         is left than a call takes at least, or than is ample once it has waited for `OLD_SECONDS`, and TimeoutError.
         """
-        best = self._best(provider, model, without)
         loop = asyncio.get_running_loop()
-        due = None if within_seconds is None else loop.time() + within_seconds
         now = loop.time()
-        if best.busy < best.slots and not self._waiters:
+        due = None if within_seconds is None else now + within_seconds
+        best, free, _ = self._best(provider, model, without, size, Queues(now), now)
+        if free > 0 and not self._waiters:
             # However long it has waited: nobody else wants the slot.
-            self._insist_on_time(provider, model, due, now)
-            best.take(tenant, weight, model, now)
+            self._insist_on_time(provider, model, due, now, size)
+            best.take(tenant, weight, model, now, size, lane)
             return best
         since = now - waited_seconds
-        self._insist_on_time(provider, model, due, since)
-        waiter = _Waiter(provider, model, tenant, weight, since, rank_of(lane, now), due, without, loop.create_future())
+        self._insist_on_time(provider, model, due, since, size)
+        waiter = _Waiter(
+            provider, model, tenant, weight, since, rank_of(lane, now), due, lane, size,
+            without=without, granted=loop.create_future(),
+        )  # fmt: skip
         self._waiters.append(waiter)
         self._grant()
         try:
             while due is not None and not waiter.granted.done():
                 # What is usual may change during the wait.
-                await asyncio.wait([waiter.granted], timeout=self._insist_on_time(provider, model, due, since))
+                await asyncio.wait([waiter.granted], timeout=self._insist_on_time(provider, model, due, since, size))
             return await waiter.granted
         except BaseException:
             if waiter.granted.done() and not waiter.granted.cancelled() and waiter.granted.exception() is None:
-                self._free(waiter.granted.result(), tenant)
+                self._free(waiter.granted.result(), tenant, size)
             raise
         finally:
             if waiter in self._waiters:
                 self._waiters.remove(waiter)
 
-    def _insist_on_time(self, provider: str, model: str, due: float | None, since: float) -> float:
+    def _insist_on_time(
+        self, provider: str, model: str, due: float | None, since: float, size: CallSize
+    ) -> float:
         """Seconds until a call that must end by `due`, and waits since then, is to be looked at again. Raises
         TooLittleTime, if it must have begun before now at the fastest endpoint, and TimeoutError."""
         if due is None:
@@ -186,10 +218,10 @@ class Pool:
             raise TimeoutError
         left, is_old = due - now, now - since >= waiting_calls.OLD_SECONDS
         offering = self._offering(provider, model)
-        least = min([one.least_seconds(model, now) for one in offering], default=0.0)
+        least = min([one.least_seconds(model, now, size) for one in offering], default=0.0)
         if is_old:
             # There are more calls than slots: one that may or may not make it would take the slot of one that does.
-            least = max(least, min([one.ample_seconds(model, now) for one in offering], default=0.0))
+            least = max(least, min([one.ample_seconds(model, now, size) for one in offering], default=0.0))
         if left <= least:
             raise TooLittleTime(f"{provider}/{model}", left, least)
         again = left - least if is_old else min(left - least, since + waiting_calls.OLD_SECONDS - now)
@@ -203,20 +235,22 @@ class Pool:
         model: str,
         tenant: str = "",
         seconds: float = 0.0,
+        size: CallSize = UNSIZED,
     ) -> None:
         """Return a slot, with the result of its call: None if that says nothing about the endpoint.
 
         Args:
             seconds: How long the call took.
+            size: As it was acquired with.
         """
         now = asyncio.get_running_loop().time()
         before = endpoint.objection(now)
         try:
             if ended is not None:
-                self._learn(endpoint, ended, model, now, seconds)
+                self._learn(endpoint, ended, model, now, seconds, size)
         finally:
             # Whatever the result looks like: a slot that is not given back is lost until the worker is restarted.
-            endpoint.give_back(tenant, now)
+            endpoint.give_back(tenant, now, size)
             changed = endpoint.objection(now) != before
             if changed:
                 self.changed.set()
@@ -229,6 +263,7 @@ class Pool:
         model: str,
         now: float,
         seconds: float,
+        size: CallSize,
     ) -> None:
         error = ended if isinstance(ended, ProviderError) else None
         endpoint.breaker = after_call(endpoint.breaker, error, now, self._policy)
@@ -241,12 +276,34 @@ class Pool:
             endpoint.seen(replace(endpoint.status, healthy=False, reason=error.message))
             endpoint.doubted.set()
         if error is not None and error.code == "timeout":
-            endpoint.cut_off(model, seconds, now)
+            endpoint.cut_off(model, seconds, now, size)
+        if error is not None and error.code == "overloaded":
+            endpoint.refused(model, now, size)
         if error is not None and error.code == "answered_remotely":
             # Its list of models has changed, or never told the truth.
             endpoint.doubted.set()
-        if isinstance(ended, ChatResult):
-            endpoint.observe(model, ended, now)
+        if not isinstance(ended, ProviderError):
+            if isinstance(ended, ChatResult):
+                self._lengths.setdefault(model, OutputLengths()).observe(ended.usage.output_tokens)
+            endpoint.observe(model, ended, now, size)
+        # No room is no defect: fewer calls are sent from then on.
+        endpoint.ended(model, failed=error is not None and is_of_endpoint(error) and error.code not in _NO_ROOM)
+        self._eject(endpoint, model, now)
+
+    def _eject(self, endpoint: Endpoint, model: str, now: float) -> None:
+        """Leave an endpoint out for a while that stands far out from the others."""
+        offering = self._offering(endpoint.provider.provider, model)
+        if len(offering) < 2 or endpoint not in offering:
+            return
+        found = ejected(
+            endpoint.name,
+            {one.name: one.records.get(model, CLEAN) for one in offering if one.objection(now) is None or one is endpoint},
+            {one.name: one.run_seconds(model, UNSIZED) for one in offering if model in one.speeds},
+            now,
+        )
+        if found is not None:
+            _log.warning("%s stands out with %s: it is left out for %.0f s", endpoint.name, model, found.ejected_until - now)
+            endpoint.records[model] = found
 
     def update(self, name: str, status: ProviderStatus) -> None:
         """Record the result of probing an endpoint of the pool."""
@@ -279,26 +336,34 @@ class Pool:
         slots = sum(self.endpoints[name].slots for name in serving if name in self.endpoints)
         return 2 * slots + _WAITERS
 
-    def _free(self, endpoint: Endpoint, tenant: str) -> None:
-        endpoint.give_back(tenant, asyncio.get_running_loop().time())
+    def expected_seconds(self, provider: str, model: str, size: CallSize = UNSIZED) -> float | None:
+        """What a call takes at the endpoint where it takes least; None if none offers its model."""
+        now = asyncio.get_running_loop().time()
+        return min(run_seconds(self._offering(provider, model), model, size, now), default=None)
+
+    def _free(self, endpoint: Endpoint, tenant: str, size: CallSize) -> None:
+        endpoint.give_back(tenant, asyncio.get_running_loop().time(), size)
         self._grant()
 
-    def _best(self, provider: str, model: str, without: frozenset[str]) -> Endpoint:
-        now = asyncio.get_running_loop().time()
+    def _best(
+        self, provider: str, model: str, without: frozenset[str], size: CallSize, queues: Queues, now: float
+    ) -> tuple[Endpoint, int, float]:
+        """Where a call is expected to end first, how many may begin there now, and when it would end."""
         objections: list[str] = []
-        views: list[EndpointView] = []
-        avoided: list[EndpointView] = []
+        fit: list[Endpoint] = []
+        avoided: list[Endpoint] = []
         for endpoint in self.endpoints.values():
             if endpoint.provider.provider == provider and endpoint.name not in without:
                 objection = endpoint.objection(now)
                 if objection is not None:
                     objections.append(f"{endpoint.name}: {objection}")
                 else:
-                    (avoided if endpoint.is_avoided(model, now) else views).append(endpoint.view())
+                    (avoided if endpoint.is_avoided(model, now) else fit).append(endpoint)
         # One that has failed is better than none.
-        chosen = self._choose(views, model) or self._choose(avoided, model)
-        if chosen is not None:
-            return self.endpoints[chosen.name]
+        for some in (fit, avoided):
+            chosen = self._choose(views(some, model, size, queues, now), model)
+            if chosen is not None:
+                return self.endpoints[chosen.name], chosen.free, chosen.expected_seconds
         if objections:
             raise ModelNotOffered(f"no healthy endpoint offers {provider}/{model} now ({'; '.join(objections)})")
         raise ModelNotOffered(f"no endpoint of this worker offers {provider}/{model}")
@@ -308,8 +373,11 @@ class Pool:
         now = asyncio.get_running_loop().time()
 
         @cache
-        def ample_seconds(provider: str, model: str) -> float:
-            return min([one.ample_seconds(model, now) for one in self._offering(provider, model)], default=0.0)
+        def ample_of(provider: str, model: str, size: CallSize) -> float:
+            return min([one.ample_seconds(model, now, size) for one in self._offering(provider, model)], default=0.0)
+
+        def ample_seconds(one: WaitingCall) -> float:
+            return ample_of(one.provider, one.model, one.size)
 
         tenants_of: dict[tuple[str, str], set[str]] = {}
         for one in self._waiters:
@@ -321,34 +389,58 @@ class Pool:
         for name, tenants in waiting.items():
             self.endpoints[name].awaited_by(tenants, now)
         while self._waiters and (everyone or not self._is_full()):
-            free = self._free_for_waiters()
+            free = self._free_for_waiters(now)
             if not free:
                 break
             endpoint, calls = next(iter(free.items()))
-            chosen = next_of(calls, partial(endpoint.claim_of, now=now), now, ample_seconds)
-            endpoint.take(chosen.tenant, chosen.weight, chosen.model, now)
+            chosen = next_of(
+                calls, partial(endpoint.claim_of, now=now), now, ample_seconds, batch_gives_way=endpoint.gives_way
+            )
+            endpoint.take(chosen.tenant, chosen.weight, chosen.model, now, chosen.size, chosen.lane)
             chosen.granted.set_result(endpoint)
             self._waiters.remove(chosen)
 
-    def _free_for_waiters(self) -> Mapping[Endpoint, list[_Waiter]]:
+    def _free_for_waiters(self, now: float) -> Mapping[Endpoint, list[_Waiter]]:
         """Endpoints with a free slot, and the calls that are best begun there. Fails those that nobody can serve."""
         free: dict[Endpoint, list[_Waiter]] = {}
-        best: dict[tuple[str, str, frozenset[str]], Endpoint | ModelNotOffered] = {}
+        queues = Queues(now)
+        best: dict[object, tuple[Endpoint, int, float] | ModelNotOffered] = {}
         for waiter in tuple(self._waiters):
-            name = waiter.provider, waiter.model, waiter.without
             if waiter.granted.done():
                 continue  # it was cancelled, and has not noticed yet
-            if name not in best:
+            kind = waiter.kind
+            if kind not in best:
                 try:
-                    best[name] = self._best(*name)
+                    best[kind] = self._best(*kind[:3], waiter.size, queues, now)
                 except ModelNotOffered as error:
-                    best[name] = error
-            found = best[name]
+                    best[kind] = error
+            found = best[kind]
             if isinstance(found, ModelNotOffered):
                 waiter.granted.set_exception(ModelNotOffered(str(found)))
                 self._waiters.remove(waiter)
-            elif found.busy < found.slots:
-                free.setdefault(found, []).append(waiter)
+            elif found[1] > 0:
+                free.setdefault(found[0], []).append(waiter)
+        return free or self._free_for_later_ones(now)
+
+    def _free_for_later_ones(self, now: float) -> Mapping[Endpoint, list[_Waiter]]:
+        """As before, while all are best begun at endpoints without a free slot: they are so only until the queue there
+        takes longer than another endpoint does."""
+        free: dict[Endpoint, list[_Waiter]] = {}
+        with_room = {one.name for one in self.endpoints.values() if one.busy < one.slots}
+        if not with_room:
+            return free
+        queues = Queues(now)
+        waiting = [
+            one
+            for one in self._waiters
+            if not one.granted.done() and (self.serving(one.provider, one.model) & with_room) - one.without
+        ]
+        for waiter in sorted(waiting, key=lambda one: one.rank):
+            endpoint, room, seconds = self._best(*waiter.kind[:3], waiter.size, queues, now)
+            if room > 0:
+                free.setdefault(endpoint, []).append(waiter)
+            else:
+                queues.join(endpoint, seconds - queues.wait(endpoint))
         return free
 
     def _is_full(self) -> bool:

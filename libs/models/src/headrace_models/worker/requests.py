@@ -24,6 +24,7 @@ from headrace_models.conversation import (
     ToolSpec,
 )
 from headrace_models.ports import DEFAULT_MAX_OUTPUT_TOKENS, ChatRequest, EmbedRequest
+from headrace_models.worker.estimates import CallSize
 
 _ROLES: Final[dict[str, Role]] = {
     "system": "system", "developer": "system", "user": "user", "assistant": "assistant", "tool": "tool",
@@ -32,6 +33,11 @@ _MEDIA: Final[dict[events.PartKind, MediaKind]] = {
     events.PartKind.IMAGE: "image", events.PartKind.AUDIO: "audio", events.PartKind.FILE: "file",
 }  # fmt: skip
 _NO_OPTIONS: Final = events.Options()
+_TEMPLATE_TOKENS: Final = 16
+"""What a prompt has besides its content: the marks of a model's template."""
+_MEDIA_TOKENS: Final = 1_600
+"""Of a picture and the like; what it costs a model has little to do with its bytes."""
+_BYTES_PER_TOKEN: Final = 4
 
 
 class WorkInvalid(Exception):
@@ -96,6 +102,23 @@ def embed_request(request: events.AttemptRequested, timeout_seconds: float) -> E
         extra={name: _json(value, "an extra parameter") for name, value in options.extra.items()},
         batch=request.lane is events.Lane.BATCH,
     )
+
+
+def size_of(request: events.AttemptRequested) -> CallSize:
+    """What is known of a call before it is made; of content that nobody can read, how long it is."""
+    options = request.options or _NO_OPTIONS
+    contents = [*options.inputs, *(message.content for message in request.messages if not message.parts)]
+    tokens = _TEMPLATE_TOKENS
+    for message in request.messages:
+        for part in message.parts:
+            if part.kind in _MEDIA:
+                tokens += _MEDIA_TOKENS
+            elif part.content is not None:
+                contents.append(part.content)
+    contents += [tool.parameters for tool in options.tools if tool.parameters is not None]
+    tokens += sum(len(content.data) for content in contents) // _BYTES_PER_TOKEN
+    most = request.sampling.max_output_tokens
+    return CallSize(tokens, most if most is not None and most > 0 else None)
 
 
 def _message(message: events.Message) -> ChatMessage:

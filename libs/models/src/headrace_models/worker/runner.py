@@ -68,6 +68,15 @@ class ModelName(NamedTuple):
     model: str
 
 
+class WorkInHand(NamedTuple):
+    """A call that runs, or waits for a slot, and the seconds that are expected to be left of it; None if nobody here
+    can tell."""
+
+    model: ModelName
+    has_begun: bool
+    seconds_left: float | None
+
+
 class MustNotRunHere(SendToDeadLetters):
     """An attempt reached a worker that must not run it; another service has written to the wrong topic."""
 
@@ -203,12 +212,15 @@ class AttemptRunner:
         ]
         return sum(run.interrupt() for run in runs)
 
-    def calls(self) -> Iterator[tuple[ModelName, float]]:
-        """Models being called now, and for how many seconds each."""
+    def calls(self) -> Iterator[WorkInHand]:
+        """The calls that run now, and those that wait for a slot."""
         for runs in self._running.values():
             for run in runs:
-                if run.has_begun:
-                    yield ModelName(run.request.provider, run.request.model), run.model_ms() / 1000
+                name, left = ModelName(run.request.provider, run.request.model), run.seconds_left()
+                if left is not None:
+                    yield WorkInHand(name, True, left)
+                else:
+                    yield WorkInHand(name, False, self._pool.expected_seconds(*name, run.size))
 
     async def _read(self, record: Record) -> AttemptRequested:
         origin = Origin(record.topic, record.partition, record.offset)
@@ -313,6 +325,7 @@ class AttemptRunner:
                 run.weight,
                 waited_seconds=run.queued_ms(self._clock_ms()) / 1000,
                 without=tried,
+                size=run.size,
             )
         except TimeoutError:
             return outcomes.expired("the deadline passed while the attempt waited for a free slot")
@@ -329,7 +342,7 @@ class AttemptRunner:
         try:
             run.begin(endpoint, self._clock_ms())
             left = outcomes.seconds_left(request.deadline_at, self._clock_ms())
-            least = endpoint.least_seconds(request.model, asyncio.get_running_loop().time())
+            least = endpoint.least_seconds(request.model, asyncio.get_running_loop().time(), run.size)
             if left is not None and left <= least:
                 name = f"{request.provider}/{request.model}"
                 return outcomes.too_late_to_begin(str(TooLittleTime(name, left, least)))
@@ -345,7 +358,7 @@ class AttemptRunner:
             told = await self._call(run, endpoint, call, failed)
             return told
         finally:
-            self._pool.release(endpoint, told, request.model, request.tenant, run.model_ms() / 1000)
+            self._pool.release(endpoint, told, request.model, request.tenant, run.model_ms() / 1000, run.size)
 
     async def _call(
         self, run: RunningAttempt, endpoint: Endpoint, call: ChatRequest | EmbedRequest, failed: int

@@ -8,18 +8,21 @@ from headrace_contracts.events import AttemptRequested
 
 from headrace_models.ports import CallUsage
 from headrace_models.worker.endpoint import Endpoint
+from headrace_models.worker.requests import size_of
 
 
 class RunningAttempt:
     """One running execution of an attempt; created in the asyncio task that runs it."""
 
     __slots__ = (
-        "_began", "_began_ms", "_interrupted", "_now", "_task", "consumed", "execution_id", "node", "request",
-        "traceparent", "weight",
+        "_began", "_began_ms", "_endpoint", "_interrupted", "_now", "_task", "consumed", "execution_id", "node", "request",
+        "size", "traceparent", "weight",
     )  # fmt: skip
 
     def __init__(self, request: AttemptRequested, execution_id: str, traceparent: str | None, weight: int = 1) -> None:
         self.request = request
+        self.size = size_of(request)
+        """What is known of its call."""
         self.weight = weight
         """Its tenant's."""
         self.execution_id = execution_id
@@ -31,6 +34,7 @@ class RunningAttempt:
         self._now = asyncio.get_running_loop().time
         self._began = self._now()
         self._began_ms: int | None = None
+        self._endpoint: Endpoint | None = None
         self._task = asyncio.current_task()
         self._interrupted = False
 
@@ -45,10 +49,9 @@ class RunningAttempt:
         """A call has ended, which consumed this."""
         self.consumed = usage if self.consumed is None else self.consumed + usage
 
-    @property
-    def has_begun(self) -> bool:
-        """Whether it has a slot."""
-        return self._began_ms is not None
+    def seconds_left(self) -> float | None:
+        """What is expected to be left of its call; None while it has no slot."""
+        return None if self._endpoint is None else self._endpoint.left_of(self.size, self._now())
 
     @property
     def was_interrupted(self) -> bool:
@@ -63,6 +66,7 @@ class RunningAttempt:
 
     def begin(self, endpoint: Endpoint, now_ms: int) -> None:
         self.node = endpoint.name
+        self._endpoint = endpoint
         self._began = self._now()
         self._began_ms = now_ms
 

@@ -2,7 +2,8 @@
 
 The tenant with the lowest claim is next (`FairShares`): a tenant with a hundred calls waiting keeps another one's first
 call waiting for no longer than one of its own takes. Batch work counts as having arrived `BATCH_HANDICAP_SECONDS` later
-than it did: interactive work of all tenants overtakes it, and nothing waits forever.
+than it did: interactive work of all tenants overtakes it, and nothing waits forever. Where batch calls have all slots,
+interactive work is next in any case.
 
 Of a tenant's calls the longest waiting one goes first, which is the best order while all make their deadlines. Once a
 call has waited for `OLD_SECONDS`, there is more work than slots for it, and who has waited longest would mostly begin
@@ -20,6 +21,8 @@ from typing import Final, TypeVar
 
 from headrace_contracts.events import Lane
 
+from headrace_models.worker.estimates import UNSIZED, CallSize
+
 BATCH_HANDICAP_SECONDS: Final = 10.0
 OLD_SECONDS: Final = 5.0
 """Once a call has waited for so long, slack decides instead of age."""
@@ -34,6 +37,7 @@ class WaitingCall:
         since: When it began to wait, here or before it came here.
         rank: When it counts as having come here: see `rank_of`.
         due: Its deadline.
+        size: What is known of it.
     """
 
     provider: str
@@ -43,12 +47,14 @@ class WaitingCall:
     since: float
     rank: float
     due: float | None
+    lane: Lane = Lane.INTERACTIVE
+    size: CallSize = UNSIZED
 
 
 W = TypeVar("W", bound=WaitingCall)
 
-AmpleSeconds = Callable[[str, str], float]
-"""With how much time a call of a provider (the first argument) and model will almost certainly be in time."""
+AmpleSeconds = Callable[[WaitingCall], float]
+"""With how much time a call will almost certainly be in time."""
 
 
 def rank_of(lane: Lane, now: float) -> float:
@@ -56,13 +62,23 @@ def rank_of(lane: Lane, now: float) -> float:
     return now + (BATCH_HANDICAP_SECONDS if lane is Lane.BATCH else 0.0)
 
 
-def next_of(waiting: Sequence[W], claim_of: Callable[[str], float], now: float, ample_seconds: AmpleSeconds) -> W:
+def next_of(
+    waiting: Sequence[W],
+    claim_of: Callable[[str], float],
+    now: float,
+    ample_seconds: AmpleSeconds,
+    *,
+    batch_gives_way: bool = False,
+) -> W:
     """The one of the waiting calls that is next; there must be one.
 
     Args:
         claim_of: A tenant's claim: see `FairShares`.
+        batch_gives_way: Whether batch calls have, or had last, all slots of the endpoint: then interactive ones go
+            first, however long batch calls have waited.
     """
-    candidates = [one for one in waiting if one.rank <= now] or waiting
+    interactive = [one for one in waiting if one.lane is Lane.INTERACTIVE] if batch_gives_way else []
+    candidates = [one for one in interactive or waiting if one.rank <= now] or waiting
     longest: dict[str, float] = {}
     for one in candidates:
         longest[one.tenant] = min(one.rank, longest.get(one.tenant, math.inf))
@@ -76,6 +92,6 @@ def next_of(waiting: Sequence[W], claim_of: Callable[[str], float], now: float, 
 def _slack(one: WaitingCall, now: float, ample_seconds: AmpleSeconds) -> tuple[bool, float, float]:
     if one.due is None:
         return False, math.inf, one.rank
-    left = one.due - now - ample_seconds(one.provider, one.model)
+    left = one.due - now - ample_seconds(one)
     # Of those that may not make it, the one that is most likely to.
     return left < 0, abs(left), one.rank

@@ -1,8 +1,9 @@
 """Estimates how many seconds of work a worker has before it. Consumer lag cannot tell, since one record may take a
 thousand times as long as another.
 
-Received records count by their model: attempts not started take the usual time of a call, and running calls what is
-usually left of it. Records still in the log have not been read, so they count at the average of all models.
+Calls count with what is expected to be left of them, by their size and the speed of their node (`estimates`): those that
+run, and those that wait for a slot. Received records that are not started yet count by their model, with the usual time of
+a call. Records still in the log have not been read, so they count at the average of all models.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from headrace_streams.handling import Load
 from headrace_streams.parallel import ParallelConsumer
 from headrace_streams.records import Record
 
-from headrace_models.worker.runner import AttemptRunner, ModelName
+from headrace_models.worker.runner import AttemptRunner, ModelName, WorkInHand
 
 PRIOR_SECONDS: Final = 5.0
 """Assumed for a call before any has been observed: a short answer of a medium-sized model."""
@@ -26,8 +27,6 @@ UNKNOWN: Final = ModelName("", "")
 """Stands for the model of records that cannot be decoded, or have not been read."""
 
 _WEIGHT_OF_NEWEST: Final = 0.1
-_LEAST_LEFT: Final = 0.1
-"""Fraction of the usual time assumed as left for a call that has already taken longer than usual."""
 
 
 class ServiceTimes:
@@ -97,21 +96,23 @@ class Workload:
 
 def workload(
     loads: Mapping[ModelName, Load],
-    calls: Iterable[tuple[ModelName, float]],
+    calls: Iterable[WorkInHand],
     to_receive: int,
     times: ServiceTimes,
 ) -> Workload:
-    """Compute the workload from the received records and the models being called, each with its seconds so far."""
-    elapsed: dict[ModelName, list[float]] = {}
-    for model, seconds in calls:
-        elapsed.setdefault(model, []).append(seconds)
+    """Compute the workload from the received records, and from the calls that run or wait for a slot."""
+    in_hand: dict[ModelName, list[WorkInHand]] = {}
+    for call in calls:
+        in_hand.setdefault(call.model, []).append(call)
     models: dict[ModelName, ModelWork] = {}
-    for model in {**loads, **elapsed}:
-        service, running = times.of(model), elapsed.get(model, [])
+    for model in {**loads, **in_hand}:
+        service, known = times.of(model), in_hand.get(model, [])
         load = loads.get(model, Load(0, 0))
-        queued = load.waiting + max(0, load.running - len(running))
-        left = sum(max(service - seconds, service * _LEAST_LEFT) for seconds in running)
-        models[model] = ModelWork(queued, len(running), service, queued * service + left)
+        running = sum(call.has_begun for call in known)
+        queued = load.waiting + max(0, load.running - running)
+        others = max(0, queued - (len(known) - running))
+        left = sum(service if call.seconds_left is None else call.seconds_left for call in known)
+        models[model] = ModelWork(queued, running, service, others * service + left)
     return Workload(models, to_receive, times.average)
 
 
