@@ -19,7 +19,7 @@ OVERLOAD := tests/bench/overload:tests/bench/scale:tests/bench/gateway:tests/ben
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up demo test test-long test-clients test-k8s check compiled format generate bench bench-secure bench-recovery bench-footprint bench-ledger bench-streams bench-gateway bench-models bench-group-commit bench-scale bench-overload bench-accountant soak attack chaos simulate lock-artifacts downloads rights compose-secrets clean
+.PHONY: help setup up demo test test-long test-clients test-k8s check compiled format generate bench bench-secure bench-recovery bench-footprint bench-ledger bench-streams bench-gateway bench-models bench-fleet bench-group-commit bench-scale bench-overload bench-accountant soak attack chaos simulate lock-artifacts downloads rights compose-secrets clean
 
 help: ## Show this list
 	@echo "Headrace: make <target> [ARGS='...']"
@@ -121,6 +121,9 @@ bench-streams: setup ## Measure the stream library beside its peers, on one Kafk
 
 bench-models: setup ## Measure the processor time of a call over each client of models, in alternating rounds (ARGS="--help")
 	@exec $(BIN)/python tests/bench/model_calls.py $(ARGS)
+
+bench-fleet: setup ## Measure what share of unequal nodes a worker reaches, and a thousand calls at once in one (ARGS="--help")
+	@exec $(BIN)/python tests/bench/fleet.py $(ARGS)
 
 bench-group-commit: setup downloads ## Measure what appending decisions in groups would save, beside a record each (ARGS="--help")
 	@exec $(BIN)/python tests/bench/group_commit.py $(ARGS)

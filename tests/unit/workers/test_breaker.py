@@ -66,7 +66,8 @@ _PASSING = ("rate_limited", "overloaded", "unreachable", "provider_error")
 _LASTING = ("not_authorised", "quota_exhausted", "redirected")
 _OF_THE_CALL = (
     "timeout", "connection_lost", "model_missing", "model_does_not_fit", "context_too_long", "request_rejected",
-    "output_blocked", "answered_remotely", "answer_too_large", "empty_answer", "unknown_finish", "worker_error",
+    "output_blocked", "output_repeats", "answered_remotely", "answer_too_large", "empty_answer", "unknown_finish",
+    "worker_error",
     "invalid_tool_call", "tool_call_missing", "answer_does_not_fit", "unsupported_operation", "output_limit",
     "invalid_vectors",
 )  # fmt: skip

@@ -25,7 +25,7 @@ from headrace_models.worker.estimates import (
 from headrace_models.worker.fair_shares import FairShares
 from headrace_models.worker.outliers import CLEAN, CallRecord, after_end
 from headrace_models.worker.parallel_limit import UNLIMITED, ParallelLimit, after_answer, after_refusal, waited_inside
-from headrace_models.worker.recent_times import RecentTimes
+from headrace_models.worker.recent_times import Factor, RecentTimes
 from headrace_models.worker.slow_start import WarmingUp
 from headrace_models.worker.watched_call import WatchedCalls
 
@@ -142,12 +142,12 @@ class Endpoint:
     def least_seconds(self, model: str, now: float, size: CallSize = UNSIZED) -> float:
         """A call with less time than this before its deadline is in vain: see `RecentTimes.least`."""
         recent = self.recent.get(model)
-        return 0.0 if recent is None else recent.least(now, lambda past: self._times_as_long(model, size, past))
+        return 0.0 if recent is None else recent.least(now, self._times_as_long(model, size))
 
     def ample_seconds(self, model: str, now: float, size: CallSize = UNSIZED) -> float:
         """A call with this much time will almost certainly be in time."""
         recent = self.recent.get(model)
-        return 0.0 if recent is None else recent.ample(now, lambda past: self._times_as_long(model, size, past))
+        return 0.0 if recent is None else recent.ample(now, self._times_as_long(model, size))
 
     def offers(self, model: str) -> bool:
         """Whether it lists a model. Ollama reads a name without a tag as its `latest`."""
@@ -159,12 +159,10 @@ class Endpoint:
 
     def load_seconds(self, model: str) -> float:
         """What loading a model adds to a call that begins now."""
-        info = next((one for one in self.status.models if one.name in (model, f"{model}:latest")), None)
-        # Providers that tell no size of it have it in memory all the time.
-        if info is None or info.size_bytes is None or {model, f"{model}:latest"} & self._loaded:
-            return 0.0
         # Another call has it loaded already.
-        return 0.0 if any(one.model == model for one in self._running) else self._speed(model).load_seconds
+        if self._is_loaded(model) or any(one.model == model for one in self._running):
+            return 0.0
+        return self._speed(model).load_seconds
 
     def seconds_left(self, now: float) -> list[float]:
         """What is expected to be left of each call that it runs; the next slot is free after the shortest."""
@@ -206,8 +204,7 @@ class Endpoint:
         """A call takes a slot."""
         load = self.load_seconds(model)
         sent = 1 + sum(one.model == model for one in self._running)
-        cold = load > 0.0 or any(one.model == model and one.cold for one in self._running)
-        self._running.append(_Running(model, size, lane, now, load, cold, sent))
+        self._running.append(_Running(model, size, lane, now, load, not self._is_loaded(model), sent))
         self._warming_up.setdefault(model, WarmingUp(now))
         self.idle.clear()
         self._shares.began(tenant, weight, now, load + self.run_seconds(model, size))
@@ -303,6 +300,12 @@ class Endpoint:
         """A call has ended; `failed` if it failed by the fault of this endpoint."""
         self.records[model] = after_end(self.records.get(model, CLEAN), failed=failed)
 
+    def _is_loaded(self, model: str) -> bool:
+        names = {model, f"{model}:latest"}
+        info = next((one for one in self.status.models if one.name in names), None)
+        # Providers that tell no size of it have it in memory all the time.
+        return info is None or info.size_bytes is None or not names.isdisjoint(self._loaded)
+
     def _speed(self, model: str) -> ModelSpeed:
         return self.speeds.get(model, UNMEASURED)
 
@@ -313,8 +316,13 @@ class Endpoint:
         since = max(0.0, now - one.began)
         return seconds_left(self._speed(one.model), self._lengths(one.model), one.size, one.load_seconds, since)
 
-    def _times_as_long(self, model: str, size: CallSize, past: CallSize) -> float:
-        if size == past or UNSIZED in (size, past):
-            return 1.0
-        before, asked = self.run_seconds(model, past), self.run_seconds(model, size)
-        return asked / before if before > 0.0 and asked > 0.0 else 1.0
+    def _times_as_long(self, model: str, size: CallSize) -> Factor:
+        asked = self.run_seconds(model, size)
+
+        def factor(past: CallSize) -> float:
+            if past == size or UNSIZED in (past, size):
+                return 1.0
+            before = self.run_seconds(model, past)
+            return asked / before if before > 0.0 and asked > 0.0 else 1.0
+
+        return factor
