@@ -1,10 +1,11 @@
 """What share of the rate of unequal nodes a worker reaches, and what a thousand calls at once cost it.
 
-Nodes: the worker's engine, runner and pool (on the in-memory log) with four simulated Ollama nodes in a process of their
-own, 1, 2, 4 and 25 times as slow as the fastest, and answers of 17 to 118 tokens of which nobody tells the length. As many
-tasks are out as nodes have slots, three times over. The ideal is what the same nodes do when each slot of each is kept
-busy without a worker. Ways take turns, round by round: by expected finish (the worker's own), by least connections and in
-turn; these two give a call to a node when it comes, as a plain load balancer does, where it then waits.
+Nodes: the worker's engine, runner and pool (on the in-memory log) with four simulated Ollama nodes in a process of
+their own, 1, 2, 4 and 25 times as slow as the fastest, and answers of 17 to 118 tokens of which nobody tells the
+length. As many tasks are out as nodes have slots, three times over. The ideal is what the same nodes do when each slot
+of each is kept busy without a worker. Ways take turns, round by round: by expected finish (the worker's own), by least
+connections and in turn; these two give a call to a node when it comes, as a plain load balancer does, where it then
+waits.
 
 Many: one worker with a thousand calls at once, each of 2 s, at one node with as many slots.
 """
@@ -219,7 +220,7 @@ async def working(pool: Pool, prompts: Sequence[str], tasks: int) -> AsyncIterat
             await asyncio.sleep(PROBE_SECONDS)
 
     running = [asyncio.create_task(probe())]
-    while not all(endpoint.status.healthy for endpoint in pool.endpoints.values()):
+    while not all(endpoint.status.healthy for endpoint in pool.endpoints.values()):  # noqa: ASYNC110 - it has no event
         await asyncio.sleep(0.01)
     for _ in range(tasks):
         demanding.send()
@@ -341,7 +342,9 @@ def main() -> int:
         prog="make bench-fleet", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--rounds", type=int, default=3, help="rounds of each way (default 3)")
-    parser.add_argument("--seconds", type=float, default=20.0, help="seconds of a round, after its warm-up (default 20)")
+    parser.add_argument(
+        "--seconds", type=float, default=20.0, help="seconds of a round, after its warm-up (default 20)"
+    )
     parser.add_argument("--only", choices=("nodes", "many"), help="only this part")
     parser.add_argument("--output", type=Path, default=RESULTS, help="where the JSON goes")
     options = parser.parse_args()
@@ -357,7 +360,9 @@ def main() -> int:
             server.join()
         ideal = medians(found["kept busy"])
         lines = {}
-        write("| way | tokens/s | share of the ideal | median seconds of a task | ms of processor time for an answer |\n")
+        write(
+            "| way | tokens/s | share of the ideal | median seconds of a task | ms of processor time for an answer |\n"
+        )
         write("|---|---|---|---|---|\n")
         for way, rounds in found.items():
             line = medians(rounds)
@@ -384,8 +389,8 @@ def main() -> int:
         line = medians(figures)
         write(
             f"\n{MANY} calls of {MANY_SECONDS:g} s at once: {line['answers_per_second']:.0f} answers/s, "
-            f"{line['share_of_ideal']:.1%} of the ideal; {line['processor_ms_per_answer']:.2f} ms of processor time for an "
-            f"answer, {line['processor_share']:.0%} of a processor, {line['memory_mb']:.0f} MB\n"
+            f"{line['share_of_ideal']:.1%} of the ideal; {line['processor_ms_per_answer']:.2f} ms of processor time "
+            f"for an answer, {line['processor_share']:.0%} of a processor, {line['memory_mb']:.0f} MB\n"
         )
     options.output.parent.mkdir(parents=True, exist_ok=True)
     options.output.write_text(json.dumps(report, indent=2) + "\n")

@@ -59,7 +59,9 @@ def test_some_call_may_always_be_sent(calls: list[Any]) -> None:
 
 @settings(max_examples=25, deadline=None)
 @given(
-    st.lists(st.tuples(sizes, figures, figures, tokens, st.booleans(), st.sampled_from(list(Lane))), min_size=1, max_size=40)
+    st.lists(
+        st.tuples(sizes, figures, figures, tokens, st.booleans(), st.sampled_from(list(Lane))), min_size=1, max_size=40
+    )
 )
 def test_every_call_gets_a_slot_and_gives_it_back(calls: list[Any]) -> None:
     async def scenario() -> None:

@@ -53,7 +53,9 @@ class Fleet:
             await asyncio.sleep(tokens / self.speeds[got.name])
         usage = CallUsage(20, tokens)
         total = now() - began
-        self.pool.release(got, ChatResult("x", "stop", usage, MODEL, first * 1000, total * 1000, False, ""), MODEL, size=size)
+        self.pool.release(
+            got, ChatResult("x", "stop", usage, MODEL, first * 1000, total * 1000, False, ""), MODEL, size=size
+        )
         return got.name, now() - asked
 
     async def known(self) -> None:

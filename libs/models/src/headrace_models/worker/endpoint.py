@@ -33,7 +33,8 @@ NOT_LOOKED_AT: Final = ProviderStatus(False, "has not been probed yet")
 _UNKNOWN_LENGTHS: Final = OutputLengths()
 _MOST_SECONDS: Final = 86_400.0
 _QUEUED_SHARE: Final = 0.25
-"""A call that waited for so much of its time for others, at its endpoint, tells nothing of how fast prompts are read."""
+"""A call that waited for so much of its time for others, at its endpoint, tells nothing of how fast prompts are
+read."""
 _WEIGHT_OF_NEWEST: Final = 0.3
 """Weight of the newest value in the reported tokens per second: the last few calls dominate."""
 

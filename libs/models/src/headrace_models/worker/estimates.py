@@ -1,8 +1,8 @@
 """How long calls of models take: pure estimates from those that have ended.
 
 What a call costs is known by its size: tokens of its prompt, and of its answer, which is guessed from the last answers
-of the model. An endpoint has a speed for each of its models. So a long answer makes an endpoint look busy for as long as
-it runs, and never slow. Times are seconds of any monotonic clock. All figures come from outside: whatever they are,
+of the model. An endpoint has a speed for each of its models. So a long answer makes an endpoint look busy for as long
+as it runs, and never slow. Times are seconds of any monotonic clock. All figures come from outside: whatever they are,
 estimates are finite and not negative.
 """
 
@@ -72,7 +72,7 @@ class OutputLengths:
         """An answer has ended."""
         self._newest.append(int(sane(tokens, _MOST_TOKENS)))
         self._sorted = sorted(self._newest)
-        self._above = [*accumulate(reversed(self._sorted))][::-1] + [0]
+        self._above = [*reversed([0, *accumulate(reversed(self._sorted))])]
 
     def usual(self, most: int | None = None) -> float:
         """The average answer, if none may be longer than `most`."""

@@ -1,9 +1,10 @@
 """Which endpoints of a model are left out for a while, since they stand far out from the others.
 
-As Envoy's outlier detection (envoyproxy.io, "Outlier detection"): by the share of failed calls, compared with the others;
-for longer each time; never more than a share of the endpoints, though one in any case, and never the last one. Failures
-in a row are another matter (`avoidance`): an endpoint that fails every second time clears itself with every answer.
-A slow endpoint gets only what it finishes first anyway; one so slow that it looks broken is left out all the same.
+As Envoy's outlier detection (envoyproxy.io, "Outlier detection"): by the share of failed calls, compared with the
+others; for longer each time; never more than a share of the endpoints, though one in any case, and never the last one.
+Failures in a row are another matter (`avoidance`): an endpoint that fails every second time clears itself with every
+answer. A slow endpoint gets only what it finishes first anyway; one so slow that it looks broken is left out all the
+same.
 """
 
 from __future__ import annotations
@@ -76,9 +77,7 @@ def ejected(
         return None
     failing = _median([records[other].failing for other in others])
     slow = name in seconds and (times := [seconds[other] for other in others if other in seconds])
-    if mine.failing < failing + _MORE_FAILURES and not (
-        slow and seconds[name] > _TIMES_SLOWER * _median(times) > 0.0
-    ):
+    if mine.failing < failing + _MORE_FAILURES and not (slow and seconds[name] > _TIMES_SLOWER * _median(times) > 0.0):
         return None
     left_out = min(_FIRST_SECONDS * 2.0 ** min(mine.ejections, 20), _LONGEST_SECONDS)
     # What it did before is forgotten: it is judged anew by what it does then.

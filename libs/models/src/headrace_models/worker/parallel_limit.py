@@ -1,14 +1,14 @@
 """How many calls of one model an endpoint really runs at once, learned from how long calls wait inside it.
 
 A server that runs fewer calls at once than it is sent (Ollama runs one unless OLLAMA_NUM_PARALLEL says otherwise) keeps
-the others in a queue of its own, which nobody sees and in which nobody goes first: their first token comes late, and not
-one token more is written in a second. Such calls are better kept in our queue.
+the others in a queue of its own, which nobody sees and in which nobody goes first: their first token comes late, and
+not one token more is written in a second. Such calls are better kept in our queue.
 
-By Little's law a server with `k` calls in it runs `k` times the share of their time that they are not waiting. That share
-is the gradient of Netflix's concurrency limits (github.com/Netflix/concurrency-limits, `GradientLimit`: the time without
-load, by the time now); here the time without load is the usual time to a first token plus what the answer itself took.
-The limit is lowered to the median of the last calls, halved when the endpoint refuses for want of room, and raised by one
-now and then to see whether that helps: as in TCP, additively up and multiplicatively down.
+By Little's law a server with `k` calls in it runs `k` times the share of their time that they are not waiting. That
+share is the gradient of Netflix's concurrency limits (github.com/Netflix/concurrency-limits, `GradientLimit`: the time
+without load, by the time now); here the time without load is the usual time to a first token plus what the answer
+itself took. The limit is lowered to the median of the last calls, halved when the endpoint refuses for want of room,
+and raised by one now and then to see whether that helps: as in TCP, additively up and multiplicatively down.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ _FEWEST: Final = 3
 """Calls since the limit was changed last, before it is lowered."""
 _KEPT: Final = 9
 _RUNNING_SHARE: Final = 0.65
-"""Calls that run for so much of their time are not waiting: prompts differ, and first tokens come late for other reasons."""
+"""Calls that run for so much of their time are not waiting: prompts differ, and first tokens come late for other
+reasons."""
 _FIRST_PROBE_SECONDS: Final = 30.0
 _LONGEST_PROBE_SECONDS: Final = 1_800.0
 _LEAST_WAIT_SECONDS: Final = 0.05

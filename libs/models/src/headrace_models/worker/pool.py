@@ -1,8 +1,9 @@
 """Assigns the slots of a worker's endpoints to calls, and holds those that wait for one (`next_of`).
 
 A call goes where it is expected to end first (`prospects`). That may be an endpoint whose slots are all taken: then it
-waits, behind the others that do, and takes a free slot elsewhere as soon as that is better, by the next end of a call or
-the next probe. With a backlog no endpoint is idle: the queue before a fast one soon takes longer than a slow one does.
+waits, behind the others that do, and takes a free slot elsewhere as soon as that is better, by the next end of a call
+or the next probe. With a backlog no endpoint is idle: the queue before a fast one soon takes longer than a slow one
+does.
 """
 
 from __future__ import annotations
@@ -206,9 +207,7 @@ class Pool:
             if waiter in self._waiters:
                 self._waiters.remove(waiter)
 
-    def _insist_on_time(
-        self, provider: str, model: str, due: float | None, since: float, size: CallSize
-    ) -> float:
+    def _insist_on_time(self, provider: str, model: str, due: float | None, since: float, size: CallSize) -> float:
         """Seconds until a call that must end by `due`, and waits since then, is to be looked at again. Raises
         TooLittleTime, if it must have begun before now at the fastest endpoint, and TimeoutError."""
         if due is None:
@@ -297,12 +296,18 @@ class Pool:
             return
         found = ejected(
             endpoint.name,
-            {one.name: one.records.get(model, CLEAN) for one in offering if one.objection(now) is None or one is endpoint},
+            {
+                one.name: one.records.get(model, CLEAN)
+                for one in offering
+                if one.objection(now) is None or one is endpoint
+            },
             {one.name: one.run_seconds(model, UNSIZED) for one in offering if model in one.speeds},
             now,
         )
         if found is not None:
-            _log.warning("%s stands out with %s: it is left out for %.0f s", endpoint.name, model, found.ejected_until - now)
+            _log.warning(
+                "%s stands out with %s: it is left out for %.0f s", endpoint.name, model, found.ejected_until - now
+            )
             endpoint.records[model] = found
 
     def update(self, name: str, status: ProviderStatus) -> None:

@@ -38,8 +38,8 @@ class Queues:
 
 
 def run_seconds(endpoints: Sequence[Endpoint], model: str, size: CallSize, now: float) -> list[float]:
-    """What a call takes at each endpoint once it has a slot there, loading its model included. One that has never run the
-    model counts as the fastest: it is tried soon, and gets more only after that (`slow_start`)."""
+    """What a call takes at each endpoint once it has a slot there, loading its model included. One that has never run
+    the model counts as the fastest: it is tried soon, and gets more only after that (`slow_start`)."""
     known = [one.run_seconds(model, size) if model in one.speeds else None for one in endpoints]
     best = min((seconds for seconds in known if seconds is not None), default=None)
     found = []

@@ -15,8 +15,8 @@ class RunningAttempt:
     """One running execution of an attempt; created in the asyncio task that runs it."""
 
     __slots__ = (
-        "_began", "_began_ms", "_endpoint", "_interrupted", "_now", "_task", "consumed", "execution_id", "node", "request",
-        "size", "traceparent", "weight",
+        "_began", "_began_ms", "_endpoint", "_interrupted", "_now", "_task", "consumed", "execution_id", "node",
+        "request", "size", "traceparent", "weight",
     )  # fmt: skip
 
     def __init__(self, request: AttemptRequested, execution_id: str, traceparent: str | None, weight: int = 1) -> None:

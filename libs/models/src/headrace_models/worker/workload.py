@@ -1,9 +1,9 @@
 """Estimates how many seconds of work a worker has before it. Consumer lag cannot tell, since one record may take a
 thousand times as long as another.
 
-Calls count with what is expected to be left of them, by their size and the speed of their node (`estimates`): those that
-run, and those that wait for a slot. Received records that are not started yet count by their model, with the usual time of
-a call. Records still in the log have not been read, so they count at the average of all models.
+Calls count with what is expected to be left of them, by their size and the speed of their node (`estimates`): those
+that run, and those that wait for a slot. Received records that are not started yet count by their model, with the
+usual time of a call. Records still in the log have not been read, so they count at the average of all models.
 """
 
 from __future__ import annotations
