@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
@@ -28,6 +29,8 @@ from headrace_models.worker.parallel_limit import UNLIMITED, ParallelLimit, afte
 from headrace_models.worker.recent_times import Factor, RecentTimes
 from headrace_models.worker.slow_start import WarmingUp
 from headrace_models.worker.watched_call import WatchedCalls
+
+_log = logging.getLogger(__name__)
 
 NOT_LOOKED_AT: Final = ProviderStatus(False, "has not been probed yet")
 _UNKNOWN_LENGTHS: Final = OutputLengths()
@@ -59,7 +62,7 @@ class EndpointView:
 
 
 @dataclass(slots=True, eq=False)
-class _Running:
+class _RunningCall:
     """A call that has a slot.
 
     Attributes:
@@ -119,7 +122,7 @@ class Endpoint:
         self.first_tokens: dict[str, RecentTimes] = {}
         self.withheld: dict[str, str] = {}
         """Why it gets no new calls whatever its health, by who decided so."""
-        self._running: list[_Running] = []
+        self._running: list[_RunningCall] = []
         self._last_lane: Lane | None = None
         self._limits: dict[str, ParallelLimit] = {}
         self._warming_up: dict[str, WarmingUp] = {}
@@ -205,7 +208,7 @@ class Endpoint:
         """A call takes a slot."""
         load = self.load_seconds(model)
         sent = 1 + sum(one.model == model for one in self._running)
-        self._running.append(_Running(model, size, lane, now, load, not self._is_loaded(model), sent))
+        self._running.append(_RunningCall(model, size, lane, now, load, not self._is_loaded(model), sent))
         self._warming_up.setdefault(model, WarmingUp(now))
         self.idle.clear()
         self._shares.began(tenant, weight, now, load + self.run_seconds(model, size))
@@ -270,7 +273,7 @@ class Endpoint:
         elif chat is not None and self._adapts and not cold:
             waited = waited_inside(first, speed.prompt_seconds(size.prompt_tokens), total)
             queued = sent > 1 and waited > _QUEUED_SHARE
-            self._limits[model] = after_answer(self._limits.get(model, UNLIMITED), sent, waited, now)
+            self._limit(model, after_answer(self._limits.get(model, UNLIMITED), sent, waited, now))
         speed.observe(now, size, output, first, total, cold=cold, queued=queued)
         self._loaded |= {name for name in (model, f"{model}:latest") if name in self._models}
         if (warming_up := self._warming_up.get(model)) is not None:
@@ -291,7 +294,7 @@ class Endpoint:
             return
         call = next((one for one in self._running if one.size is size), None)
         sent = self.busy if call is None else call.sent
-        self._limits[model] = after_refusal(self._limits.get(model, UNLIMITED), sent, now)
+        self._limit(model, after_refusal(self._limits.get(model, UNLIMITED), sent, now))
 
     def cut_off(self, model: str, seconds: float, now: float, size: CallSize = UNSIZED) -> None:
         """A call took too long, and was ended after `seconds`."""
@@ -300,6 +303,14 @@ class Endpoint:
     def ended(self, model: str, *, failed: bool) -> None:
         """A call has ended; `failed` if it failed by the fault of this endpoint."""
         self.records[model] = after_end(self.records.get(model, CLEAN), failed=failed)
+
+    def _limit(self, model: str, limit: ParallelLimit) -> None:
+        if limit.most != self._limits.get(model, UNLIMITED).most and limit.most < self.slots:
+            _log.info(
+                "%s is sent %d calls of %s at once, of %d slots: it does not run more", self.name, limit.most, model,
+                self.slots,
+            )  # fmt: skip
+        self._limits[model] = limit
 
     def _is_loaded(self, model: str) -> bool:
         names = {model, f"{model}:latest"}
@@ -313,7 +324,7 @@ class Endpoint:
     def _lengths(self, model: str) -> OutputLengths:
         return self.lengths.get(model, _UNKNOWN_LENGTHS)
 
-    def _left(self, one: _Running, now: float) -> float:
+    def _left(self, one: _RunningCall, now: float) -> float:
         since = max(0.0, now - one.began)
         return seconds_left(self._speed(one.model), self._lengths(one.model), one.size, one.load_seconds, since)
 

@@ -2,8 +2,9 @@
 
 What a call costs is known by its size: tokens of its prompt, and of its answer, which is guessed from the last answers
 of the model. An endpoint has a speed for each of its models. So a long answer makes an endpoint look busy for as long
-as it runs, and never slow. Times are seconds of any monotonic clock. All figures come from outside: whatever they are,
-estimates are finite and not negative.
+as it runs, and never slow. That a call is overdue counts at once and not only when it has ended, as in Finagle's peak
+EWMA (twitter.github.io/finagle, "Clients": load balancing). Times are seconds of any monotonic clock. All figures come
+from outside: whatever they are, estimates are finite and not negative.
 """
 
 from __future__ import annotations

@@ -9,11 +9,10 @@ does.
 from __future__ import annotations
 
 import asyncio
-import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cache, partial
 from typing import Final, Protocol
 
@@ -22,18 +21,14 @@ from headrace_contracts.events import Lane
 from headrace_models.errors import ProviderError
 from headrace_models.ports import ChatResult, EmbedResult, ProviderStatus
 from headrace_models.worker import waiting_calls
-from headrace_models.worker.avoidance import after_failure, is_of_endpoint
-from headrace_models.worker.breaker import BreakerPolicy, after_call
+from headrace_models.worker.breaker import BreakerPolicy
 from headrace_models.worker.endpoint import Endpoint, EndpointView
 from headrace_models.worker.estimates import UNSIZED, CallSize, OutputLengths
-from headrace_models.worker.outliers import CLEAN, ejected
+from headrace_models.worker.learning import learn
 from headrace_models.worker.prospects import Queues, run_seconds, views
 from headrace_models.worker.waiting_calls import WaitingCall, next_of, rank_of
 
-_log = logging.getLogger(__name__)
-
 _SHORTEST_WAIT_SECONDS: Final = 0.001
-_NO_ROOM: Final = frozenset({"overloaded", "rate_limited"})
 
 _WAITERS: Final = 8
 """Calls that may wait for endpoints whatever else does, beside one for each slot: one for each of a few tenants."""
@@ -246,7 +241,10 @@ class Pool:
         before = endpoint.objection(now)
         try:
             if ended is not None:
-                self._learn(endpoint, ended, model, now, seconds, size)
+                offering = self._offering(endpoint.provider.provider, model)
+                if isinstance(ended, ChatResult):
+                    self._lengths.setdefault(model, OutputLengths()).observe(ended.usage.output_tokens)
+                learn(endpoint, offering, ended, model, size, now, seconds, self._policy)
         finally:
             # Whatever the result looks like: a slot that is not given back is lost until the worker is restarted.
             endpoint.give_back(tenant, now, size)
@@ -254,61 +252,6 @@ class Pool:
             if changed:
                 self.changed.set()
             self._grant(everyone=changed)
-
-    def _learn(
-        self,
-        endpoint: Endpoint,
-        ended: ChatResult | EmbedResult | ProviderError,
-        model: str,
-        now: float,
-        seconds: float,
-        size: CallSize,
-    ) -> None:
-        error = ended if isinstance(ended, ProviderError) else None
-        endpoint.breaker = after_call(endpoint.breaker, error, now, self._policy)
-        held = None if error is None else after_failure(endpoint.avoided.get(model), error, now)
-        if held is None:
-            endpoint.avoided.pop(model, None)
-        else:
-            endpoint.avoided[model] = held
-        if error is not None and error.code == "unreachable":
-            endpoint.seen(replace(endpoint.status, healthy=False, reason=error.message))
-            endpoint.doubted.set()
-        if error is not None and error.code == "timeout":
-            endpoint.cut_off(model, seconds, now, size)
-        if error is not None and error.code == "overloaded":
-            endpoint.refused(model, now, size)
-        if error is not None and error.code == "answered_remotely":
-            # Its list of models has changed, or never told the truth.
-            endpoint.doubted.set()
-        if not isinstance(ended, ProviderError):
-            if isinstance(ended, ChatResult):
-                self._lengths.setdefault(model, OutputLengths()).observe(ended.usage.output_tokens)
-            endpoint.observe(model, ended, now, size)
-        # No room is no defect: fewer calls are sent from then on.
-        endpoint.ended(model, failed=error is not None and is_of_endpoint(error) and error.code not in _NO_ROOM)
-        self._eject(endpoint, model, now)
-
-    def _eject(self, endpoint: Endpoint, model: str, now: float) -> None:
-        """Leave an endpoint out for a while that stands far out from the others."""
-        offering = self._offering(endpoint.provider.provider, model)
-        if len(offering) < 2 or endpoint not in offering:
-            return
-        found = ejected(
-            endpoint.name,
-            {
-                one.name: one.records.get(model, CLEAN)
-                for one in offering
-                if one.objection(now) is None or one is endpoint
-            },
-            {one.name: one.run_seconds(model, UNSIZED) for one in offering if model in one.speeds},
-            now,
-        )
-        if found is not None:
-            _log.warning(
-                "%s stands out with %s: it is left out for %.0f s", endpoint.name, model, found.ejected_until - now
-            )
-            endpoint.records[model] = found
 
     def update(self, name: str, status: ProviderStatus) -> None:
         """Record the result of probing an endpoint of the pool."""
