@@ -25,7 +25,7 @@ from headrace_models.worker.breaker import BreakerPolicy
 from headrace_models.worker.endpoint import Endpoint, EndpointView
 from headrace_models.worker.estimates import UNSIZED, CallSize, OutputLengths
 from headrace_models.worker.learning import learn
-from headrace_models.worker.prospects import Queues, run_seconds, views
+from headrace_models.worker.prospects import Prospect, Queues, prospects, run_seconds, views
 from headrace_models.worker.waiting_calls import WaitingCall, next_of, rank_of
 
 _SHORTEST_WAIT_SECONDS: Final = 0.001
@@ -52,13 +52,16 @@ Choose = Callable[[Sequence[EndpointView], str], EndpointView | None]
 without a free slot: then the call waits for that one, or for another."""
 
 
+_Kind = tuple[str, str, frozenset[str], int, int]
+
+
 @dataclass(slots=True, eq=False, kw_only=True)
 class _Waiter(WaitingCall):
     without: frozenset[str]
     granted: asyncio.Future[Endpoint] = field(repr=False)
 
     @property
-    def kind(self) -> tuple[str, str, frozenset[str], int, int]:
+    def kind(self) -> _Kind:
         """Calls of one kind are about as well done at the same endpoint."""
         most = self.size.max_output_tokens
         return (
@@ -175,7 +178,7 @@ class Pool:
         loop = asyncio.get_running_loop()
         now = loop.time()
         due = None if within_seconds is None else now + within_seconds
-        best, free, _ = self._best(provider, model, without, size, Queues(now), now)
+        best, free, _ = self._best(self._prospects(provider, model, without, size, now), model, Queues(now))
         if free > 0 and not self._waiters:
             # However long it has waited: nobody else wants the slot.
             self._insist_on_time(provider, model, due, now, size)
@@ -293,10 +296,10 @@ class Pool:
         endpoint.give_back(tenant, asyncio.get_running_loop().time(), size)
         self._grant()
 
-    def _best(
-        self, provider: str, model: str, without: frozenset[str], size: CallSize, queues: Queues, now: float
-    ) -> tuple[Endpoint, int, float]:
-        """Where a call is expected to end first, how many may begin there now, and when it would end."""
+    def _prospects(
+        self, provider: str, model: str, without: frozenset[str], size: CallSize, now: float
+    ) -> tuple[Sequence[Prospect], Sequence[Prospect]]:
+        """The endpoints that may run a call, and those to which it goes only if it must. Raises ModelNotOffered."""
         objections: list[str] = []
         fit: list[Endpoint] = []
         avoided: list[Endpoint] = []
@@ -307,14 +310,22 @@ class Pool:
                     objections.append(f"{endpoint.name}: {objection}")
                 else:
                     (avoided if endpoint.is_avoided(model, now) else fit).append(endpoint)
+        found = prospects(fit, model, size, now), prospects(avoided, model, size, now)
+        if not any(self._choose([one.endpoint.view(one.free) for one in some], model) for some in found):
+            if objections:
+                raise ModelNotOffered(f"no healthy endpoint offers {provider}/{model} now ({'; '.join(objections)})")
+            raise ModelNotOffered(f"no endpoint of this worker offers {provider}/{model}")
+        return found
+
+    def _best(
+        self, found: tuple[Sequence[Prospect], Sequence[Prospect]], model: str, queues: Queues
+    ) -> tuple[Endpoint, int, float]:
+        """Where a call is expected to end first, how many may begin there now, and when it would end."""
+        fit, avoided = found
         # One that has failed is better than none.
-        for some in (fit, avoided):
-            chosen = self._choose(views(some, model, size, queues, now), model)
-            if chosen is not None:
-                return self.endpoints[chosen.name], chosen.free, chosen.expected_seconds
-        if objections:
-            raise ModelNotOffered(f"no healthy endpoint offers {provider}/{model} now ({'; '.join(objections)})")
-        raise ModelNotOffered(f"no endpoint of this worker offers {provider}/{model}")
+        chosen = self._choose(views(fit, queues), model) or self._choose(views(avoided, queues), model)
+        assert chosen is not None
+        return self.endpoints[chosen.name], chosen.free, chosen.expected_seconds
 
     def _grant(self, *, everyone: bool = False) -> None:
         """Assign free slots to waiting calls; with `everyone`, also fail those that no endpoint can serve any more."""
@@ -352,39 +363,34 @@ class Pool:
         """Endpoints with a free slot, and the calls that are best begun there. Fails those that nobody can serve."""
         free: dict[Endpoint, list[_Waiter]] = {}
         queues = Queues(now)
-        best: dict[object, tuple[Endpoint, int, float] | ModelNotOffered] = {}
+        found: dict[_Kind, tuple[Sequence[Prospect], Sequence[Prospect]] | ModelNotOffered] = {}
+        best: dict[_Kind, tuple[Endpoint, int, float]] = {}
+        later: list[_Waiter] = []
         for waiter in tuple(self._waiters):
             if waiter.granted.done():
                 continue  # it was cancelled, and has not noticed yet
             kind = waiter.kind
-            if kind not in best:
+            if kind not in found:
                 try:
-                    best[kind] = self._best(*kind[:3], waiter.size, queues, now)
+                    found[kind] = serving = self._prospects(*kind[:3], waiter.size, now)
+                    best[kind] = self._best(serving, waiter.model, queues)
                 except ModelNotOffered as error:
-                    best[kind] = error
-            found = best[kind]
-            if isinstance(found, ModelNotOffered):
-                waiter.granted.set_exception(ModelNotOffered(str(found)))
+                    found[kind] = error
+            if isinstance(some := found[kind], ModelNotOffered):
+                waiter.granted.set_exception(ModelNotOffered(str(some)))
                 self._waiters.remove(waiter)
-            elif found[1] > 0:
-                free.setdefault(found[0], []).append(waiter)
-        return free or self._free_for_later_ones(now)
-
-    def _free_for_later_ones(self, now: float) -> Mapping[Endpoint, list[_Waiter]]:
-        """As before, while all are best begun at endpoints without a free slot: they are so only until the queue there
-        takes longer than another endpoint does."""
-        free: dict[Endpoint, list[_Waiter]] = {}
-        with_room = {one.name for one in self.endpoints.values() if one.busy < one.slots}
-        if not with_room:
+            elif best[kind][1] > 0:
+                free.setdefault(best[kind][0], []).append(waiter)
+            elif any(one.free > 0 for group in some for one in group):
+                later.append(waiter)
+        if free or not later:
             return free
-        queues = Queues(now)
-        waiting = [
-            one
-            for one in self._waiters
-            if not one.granted.done() and (self.serving(one.provider, one.model) & with_room) - one.without
-        ]
-        for waiter in sorted(waiting, key=lambda one: one.rank):
-            endpoint, room, seconds = self._best(*waiter.kind[:3], waiter.size, queues, now)
+        # All are best begun at endpoints without a free slot: only until the queue there takes longer than another
+        # endpoint does.
+        for waiter in sorted(later, key=lambda one: one.rank):
+            some = found[waiter.kind]
+            assert not isinstance(some, ModelNotOffered)
+            endpoint, room, seconds = self._best(some, waiter.model, queues)
             if room > 0:
                 free.setdefault(endpoint, []).append(waiter)
             else:

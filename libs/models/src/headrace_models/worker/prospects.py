@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from headrace_models.worker.endpoint import Endpoint, EndpointView
 from headrace_models.worker.estimates import CallSize, closed_up
@@ -53,11 +54,23 @@ def run_seconds(endpoints: Sequence[Endpoint], model: str, size: CallSize, now: 
     return found
 
 
-def views(endpoints: Sequence[Endpoint], model: str, size: CallSize, queues: Queues, now: float) -> list[EndpointView]:
-    """The endpoints as they are for a call that would begin now, or wait behind those in the queues."""
+class Prospect(NamedTuple):
+    """An endpoint for a call, whatever waits there: how many such calls may begin now, and what one takes."""
+
+    endpoint: Endpoint
+    free: int
+    seconds: float
+
+
+def prospects(endpoints: Sequence[Endpoint], model: str, size: CallSize, now: float) -> list[Prospect]:
+    """The endpoints as they are for a call that would begin now."""
     alone = sum(one.offers(model) for one in endpoints) <= 1
-    found = []
-    for one, seconds in zip(endpoints, run_seconds(endpoints, model, size, now), strict=True):
-        free = one.room(model, now, alone=alone)
-        found.append(one.view(free, seconds if free > 0 else seconds + queues.wait(one)))
-    return found
+    return [
+        Prospect(one, one.room(model, now, alone=alone), seconds)
+        for one, seconds in zip(endpoints, run_seconds(endpoints, model, size, now), strict=True)
+    ]
+
+
+def views(found: Sequence[Prospect], queues: Queues) -> list[EndpointView]:
+    """What to choose from for one more call, behind those in the queues."""
+    return [one.view(free, seconds if free > 0 else seconds + queues.wait(one)) for one, free, seconds in found]

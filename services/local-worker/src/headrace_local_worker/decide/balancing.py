@@ -13,8 +13,8 @@ def choose_node(nodes: Sequence[EndpointView], model: str) -> EndpointView | Non
     That may be one without a free slot, if it has one soon and is so much faster. Of nodes that are equal the one with
     the smaller part of its slots taken, then by name.
     """
-    wanted = tagged(model)
-    offering = [node for node in nodes if any(tagged(name) == wanted for name in node.models)]
+    names = {model, tagged(model), model.removesuffix(":latest")}
+    offering = [node for node in nodes if not names.isdisjoint(node.models)]
     return min(offering, key=_order, default=None)
 
 
