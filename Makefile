@@ -19,7 +19,7 @@ OVERLOAD := tests/bench/overload:tests/bench/scale:tests/bench/gateway:tests/ben
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up demo test test-long test-clients test-k8s check compiled format generate bench bench-secure bench-recovery bench-footprint bench-ledger bench-streams bench-gateway bench-models bench-fleet bench-group-commit bench-scale bench-overload bench-accountant soak attack chaos simulate lock-artifacts downloads rights compose-secrets clean
+.PHONY: help setup up demo test test-long test-clients test-k8s check compiled format generate bench bench-secure bench-recovery bench-footprint bench-ledger bench-streams bench-gateway bench-models bench-fleet bench-group-commit bench-scale bench-overload bench-accountant fleet-day soak attack chaos simulate lock-artifacts downloads rights compose-secrets clean
 
 help: ## Show this list
 	@echo "Headrace: make <target> [ARGS='...']"
@@ -97,6 +97,9 @@ compose-secrets: setup ## Make the passwords that docker-compose.yml requires, i
 
 rights: setup downloads ## Try every operation as every Kafka user on a secure broker, and print who may do what
 	@PYTHONPATH=tests/support exec $(BIN)/python -m headrace_testing.kafka_rights $(ARGS)
+
+fleet-day: setup ## Simulate a day of 50 unequal machines that come and go: availability and use of the hardware (ARGS="--help")
+	@PYTHONPATH=tests/support:tests/bench/overload exec $(BIN)/python -m headrace_testing.fleet_day $(ARGS)
 
 bench: setup ## Measure Headrace's own latency per task (p50/p99, unloaded and at 100 tasks/s), as a table and as JSON
 	@exec $(BIN)/python tests/bench/latency.py $(ARGS)

@@ -246,3 +246,11 @@ async def test_a_success_clears_what_was_held_against_a_node() -> None:
 
     assert len(bad.asked) == 2
     assert first.avoided == {}
+
+
+def test_a_node_that_cost_a_call_its_time_is_not_met_again_by_the_next_attempt() -> None:
+    late = RetrySameProvider("timeout", "it took too long", provider="ollama")
+    held = after_failure(None, late, 100.0)
+    assert held is not None
+    # The next attempt comes at once, and may wait for another node as long as interactive attempts last.
+    assert held.until >= 130.0

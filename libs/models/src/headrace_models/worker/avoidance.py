@@ -20,7 +20,8 @@ _FIRST_SECONDS: Final[Mapping[str, float]] = {
     "unreachable": 1.0,
     "connection_lost": 1.0,
     "provider_error": 2.0,
-    "timeout": 5.0,
+    # It has cost a call all its time. The next attempt of the same task comes at once, and must not meet it again.
+    "timeout": 30.0,
     # They last until somebody acts, or until other models leave its memory.
     "model_missing": 15.0,
     "model_does_not_fit": 15.0,
