@@ -113,7 +113,7 @@ def test_an_announcement_becomes_a_node_of_its_site() -> None:
     [
         "", "laptop:11434", "ftp://laptop", "http://", "http://laptop:0", "http://laptop:99999", "http://a b",
         "http://user:secret@laptop:11434", "http://laptop:11434?x=1", "http://laptop/#x", "http://[::1", "http://läp",
-        f"http://{'a' * 3000}",
+        f"http://{'a' * 3000}", "https://ollama.com",
     ],
 )  # fmt: skip
 def test_an_announced_address_that_is_none_is_refused(url: str) -> None:
@@ -135,6 +135,7 @@ def test_announced_labels_have_limits() -> None:
 def test_names_of_records_come_with_what_holds_for_their_nodes() -> None:
     (name,) = parse_srv_names(["_ollama._tcp.example.org.;slots=2;scheme=https;gpu=a100;token_env=GPU_TOKEN"])
     targets = [SrvTarget("Big.example.org.", 443), SrvTarget("small.example.org.", 11434), SrvTarget(".", 0)]
+    targets.append(SrvTarget("api.openai.com.", 443))
     assert nodes_of_targets(name, targets, 4) == {
         "big.example.org:443": node(
             "big.example.org:443", "https://big.example.org:443", 2, hardware={"gpu": "a100"}, token_env="GPU_TOKEN"

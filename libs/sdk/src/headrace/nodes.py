@@ -34,7 +34,7 @@ class NodeView:
 
     Attributes:
         node, place, provider: As workers report them.
-        site: As its agent announces it; empty without an agent.
+        site: As its workers report it, else as its agent announces it.
         healthy: Whether a worker gives it calls now.
         reason: Why not, by the workers or the agent; empty if it is.
         workers: Those with a report that still holds.
@@ -101,7 +101,7 @@ def _view(name: str, reports: list[NodeStatus], said: NodeAnnounced | None, drai
         node=name,
         place=reports[0].place.value if reports else "local" if said is not None else "",
         provider=reports[0].provider if reports else "",
-        site=said.site if said is not None else "",
+        site=reports[0].site if reports else said.site if said is not None else "",
         healthy=any(report.healthy for report in reports),
         reason="; ".join(reasons),
         simulated=any(report.simulated for report in reports),

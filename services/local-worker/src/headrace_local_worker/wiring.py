@@ -196,7 +196,7 @@ def _sources(
     if "announced" in settings.discovery and settings.key_pepper is not None:
         authenticity = Authenticity(settings.key_pepper, "refuse", metrics)
         secret = settings.key_pepper.get_secret_value()
-        sources.append(AnnouncedNodes(log, codec, secret, tell=authenticity.tell))
+        sources.append(AnnouncedNodes(log, codec, secret, site=settings.site, tell=authenticity.tell))
     if "dns" in settings.discovery:
         from headrace_local_worker.adapters.dns import DnsNodes
 

@@ -6,6 +6,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from headrace_contracts.events import NodeAnnounced
+from headrace_models.local_servers import is_a_clouds
 
 from headrace_local_worker.decide.nodes import NodeSpec
 
@@ -48,4 +49,6 @@ def _objection_to(url: str) -> str:
         return "it must read http://host:port or https://host:port"
     if parsed.username is not None or parsed.query or parsed.fragment:
         return "it must not contain a user, a query or a fragment"
+    if is_a_clouds(parsed.hostname):
+        return "it is a cloud's: what is sent there does not stay with us"
     return ""

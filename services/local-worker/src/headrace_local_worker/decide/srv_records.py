@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from headrace_models.local_servers import is_a_clouds
+
 from headrace_local_worker.decide.nodes import NodesInvalid, NodeSpec, name_of, parse_options, split_slots
 
 SHORTEST_SECONDS: Final = 5.0
@@ -70,7 +72,8 @@ def nodes_of_targets(name: SrvName, targets: Iterable[SrvTarget], default_slots:
     nodes: dict[str, NodeSpec] = {}
     for target in sorted(set(targets), key=lambda target: (target.host, target.port)):
         host = target.host.rstrip(".").lower()
-        if host and 0 < target.port < 65_536 and len(nodes) < _MOST_NODES:
+        # Whoever answers for the name must not send our content to a cloud.
+        if host and not is_a_clouds(host) and 0 < target.port < 65_536 and len(nodes) < _MOST_NODES:
             url = f"{'https' if name.secure else 'http'}://{host}:{target.port}"
             spec = NodeSpec(name_of(url), url, name.slots or default_slots, name.hardware, token_env=name.token_env)
             nodes[spec.name] = spec
