@@ -28,6 +28,7 @@ SENT = {
     "vllm": {"max_tokens", "stream_options", "seed", "response_format", "top_p"},
     "llama.cpp": {"max_tokens", "stream_options", "seed", "response_format", "top_p"},
     "lmstudio": {"max_tokens", "stream_options", "seed", "top_p"},
+    "mlx": {"max_tokens", "stream_options", "seed", "top_p"},
 }
 
 

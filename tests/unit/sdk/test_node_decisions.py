@@ -240,7 +240,7 @@ def test_an_operator_sees_each_node_once_with_what_everybody_says_of_it() -> Non
     lone = replace(said, node="lone")
     drained = NodeDrained(node="mac", reason="memory", drained_by="ann", drained_at=1)
     reports = [
-        report(),
+        report(site="berlin"),
         report(worker="w2", healthy=False, reason="drained: memory", busy=2),
         report(node="old", valid_for_ms=1),
     ]
