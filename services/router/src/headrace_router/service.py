@@ -244,7 +244,7 @@ class _Membership:
     async def run(self) -> None:
         """Consume until the consumer fails or `close` is called; raises the reason."""
         watching = keep_looking(self._doubtful, self._limits.watch_seconds, self._look)
-        background = [asyncio.create_task(self._tick()), asyncio.create_task(watching)]
+        background = [asyncio.create_task(work) for work in (self._tick(), self._keep_committing(), watching)]
         try:
             await self._consumer.subscribe(self._topics, self)
             while True:
@@ -477,6 +477,11 @@ class _Membership:
             self._router_context.metrics.loaded(task_bytes, self._live_bytes, most, behind)
             if self._monotonic() - self._resting_since > _REST_SECONDS:
                 self._resting.clear()
+
+    async def _keep_committing(self) -> None:
+        """Apart from the ticks: a commit may hang, and what the ticks look at must not wait for it."""
+        while True:
+            await asyncio.sleep(self._limits.tick_seconds)
             await self._commit(self.routers)
 
     async def _look(self) -> None:

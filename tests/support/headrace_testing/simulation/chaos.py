@@ -237,8 +237,6 @@ class Chaos:
         site = self._sites.choice(sorted(busy) or self._world.plan.sites)
         seconds = self._sites.choice((6.0, 20.0, 60.0, 60.0))
         self._note(Fault.SITE_GONE, f"{site or 'no site'} for {seconds} s")
-        now = self._world.loop.time()
-        self._world.absences.append((site, now, now + seconds))
         for process in self._world.processes:
             if process.name.startswith("local-") and site_of(self._world, process) == site:
                 process.stay_away(seconds)

@@ -49,6 +49,8 @@ class Judge:
         """Tasks that admission must refuse."""
         self.largest_work = 0
         """Bytes of the largest record for workers."""
+        self.sights: list[oracle_sites.Sight] = []
+        """What routers knew of sites, in order."""
         self._found: list[str] = []
         self._checked: dict[TopicPartition, int] = {}
 

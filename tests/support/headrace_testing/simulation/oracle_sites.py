@@ -4,10 +4,10 @@ once they have been taken back."""
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from headrace_contracts.events import AttemptState, Lane, NodeStatus, Place
+from headrace_contracts.events import AttemptState, Place
 from headrace_streams.records import Record
 
 from headrace_testing.router_twin import PREFIX
@@ -18,10 +18,41 @@ if TYPE_CHECKING:
     from headrace_testing.simulation.models import Call
     from headrace_testing.simulation.processes import SimulatedProcess
 
-_ENOUGH_SECONDS: Final = 13.0
-"""Long enough for reports to expire, for two looks of a router, and for requests that were lost."""
-_OFTEN_SECONDS: Final = 4.0
+_ENOUGH_SECONDS: Final = 10.0
+"""Long enough for two looks of a router, and for what it has to do before."""
+_SETTLE_SECONDS: Final = 20.0
 _TIMED_OUT: Final = "attempt_timeout"
+
+
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """What the reports say that a router has read, at one time.
+
+    Attributes:
+        at: Seconds since the start.
+        router: Name of its process.
+        silent: Sites of which no report counts any more.
+        offered: Sites and models of usable nodes.
+    """
+
+    at: float
+    router: str
+    silent: frozenset[str]
+    offered: frozenset[tuple[str, str]]
+
+
+def look(judge: Judge) -> None:
+    """Note what each router knows of sites; to be called once a second."""
+    for process in judge.world.processes:
+        body = process.body
+        reports = None if body is None or process.fate.frozen else getattr(body, "reports", None)
+        if reports is None:
+            continue
+        now = process.clock()
+        local = [one for one in reports() if one.place is Place.LOCAL and now < one.reported_at + one.valid_for_ms]
+        silent = {*judge.world.plan.sites} - {one.site for one in local}
+        offered = {(one.site, model.name) for one in local if one.healthy for model in one.models}
+        judge.sights.append(Sight(judge.world.loop.time(), process.name, frozenset(silent), frozenset(offered)))
 
 
 def check_end(judge: Judge, process: SimulatedProcess, record: Record, calls: Sequence[Call]) -> None:
@@ -37,55 +68,35 @@ def verdict(judge: Judge) -> Sequence[str]:
     """All violations concerning sites."""
     plan = judge.world.plan
     # With wrong clocks, nobody knows when a report has expired; in trouble, a router may be kept from looking.
-    if not plan.sites or plan.rate(Fault.CLOCK) or judge.world.trouble.trouble is not None:
+    if not plan.rate(Fault.SITE_GONE) or plan.rate(Fault.CLOCK) or judge.world.trouble.trouble is not None:
         return ()
     return list(_left_lying(judge))
 
 
 def _left_lying(judge: Judge) -> Iterator[str]:
-    """No first attempt of a batch times out at a site that was gone for long, while another site reported the model."""
+    """No first attempt times out at a site that its router knew to be gone, while it knew another with the model."""
     for task_id, decisions in judge.topics.decisions.items():
         for seen, entry in decisions:
-            state = entry.state
-            if state is None or state.lane is not Lane.BATCH or len(state.attempts) != 1:
+            attempts = () if entry.state is None else entry.state.attempts
+            if len(attempts) != 1 or attempts[0].failure is None:
                 continue
-            (attempt,) = state.attempts
-            if attempt.place is not Place.LOCAL or attempt.failure is None or attempt.failure.code != _TIMED_OUT:
-                continue
-            since = seen.at - _ENOUGH_SECONDS
-            if (
-                _was_gone(judge, attempt.site, since, seen.at)
-                and _was_well(judge, seen.client, since)
-                and any(_offered(judge, site, attempt, since, seen.at) for site in set(judge.world.plan.sites))
-            ):
-                yield f"task {task_id} timed out at site {attempt.site!r}, which was gone"
+            if attempts[0].place is Place.LOCAL and attempts[0].failure.code == _TIMED_OUT:
+                log = judge.world.cluster.history.partition(seen.record.topic, seen.record.partition)
+                since = seen.at - _ENOUGH_SECONDS
+                # A router that takes over lets its predecessor settle first; the first owner has none.
+                routing = log[entry.epoch].at + (_SETTLE_SECONDS if entry.epoch else 0.0)
+                if routing < since and _was_known(judge, seen.client, attempts[0], since, seen.at):
+                    yield f"task {task_id} timed out at site {attempts[0].site!r}, which was gone"
             break
 
 
-def _was_gone(judge: Judge, site: str, since: float, until: float) -> bool:
-    return any(gone == site and begin <= since and until <= end for gone, begin, end in judge.world.absences)
-
-
-def _was_well(judge: Judge, router: str, since: float) -> bool:
-    """Whether a router has run without a break since then, and some time before, to take over from another one."""
-    process = next(one for one in judge.world.processes if one.name == router)
-    began = since if process.lives == 1 else since - _ENOUGH_SECONDS
-    return process.started_at < began and not any(at > since for at in process.thawed_at)
-
-
-def _offered(judge: Judge, site: str, attempt: AttemptState, since: float, until: float) -> bool:
-    """Whether a site reported the attempt's model, healthy, all the time."""
-    if site == attempt.site:
+def _was_known(judge: Judge, router: str, attempt: AttemptState, since: float, until: float) -> bool:
+    sights = [one for one in judge.sights if one.router == router and since <= one.at <= until]
+    # It was frozen, or dead, if there are fewer.
+    if len(sights) < _ENOUGH_SECONDS - 1 or not all(attempt.site in one.silent for one in sights):
         return False
-    times = [since, *(at for at, status in judge.topics.nodes if _offers(status, site, attempt)), until]
-    times = [at for at in times if since <= at <= until]
-    return all(later - earlier <= _OFTEN_SECONDS for earlier, later in pairwise(times))
-
-
-def _offers(status: NodeStatus, site: str, attempt: AttemptState) -> bool:
-    return (
-        status.place is Place.LOCAL
-        and status.site == site
-        and status.healthy
-        and any(model.name == attempt.model for model in status.models)
+    return any(
+        all((site, attempt.model) in one.offered for one in sights)
+        for site in judge.world.plan.sites
+        if site != attempt.site
     )

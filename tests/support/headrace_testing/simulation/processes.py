@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
@@ -270,6 +270,10 @@ class RouterBody:
             producers=verification(keys()),
             live_bytes=live_bytes_of(world.plan.seed),
         )
+
+    def reports(self) -> Sequence[NodeStatus]:
+        """The newest reports of nodes that it has read."""
+        return list(self._fleet.items().values())
 
     async def run(self) -> None:
         await self._fleet.start()

@@ -17,7 +17,6 @@ from headrace_contracts.events import (
     DeadLetter,
     EntryKind,
     JournalEntry,
-    NodeStatus,
     Preferences,
     ReplyKind,
     TaskCancelled,
@@ -126,8 +125,6 @@ class Topics:
         """Reports by somebody who was not given the attempt."""
         self.breaches: set[str] = set()
         """Attempts whose reports, as the journal has taken them, say that content has left."""
-        self.nodes: list[tuple[float, NodeStatus]] = []
-        """All reports of nodes and providers, with the virtual second."""
         self.preferences: dict[tuple[str, str], list[tuple[float, Preferences]]] = defaultdict(list)
         """All records ever written, with the virtual second, by tenant and user."""
         self._retired: set[int] = set()
@@ -175,8 +172,6 @@ class Topics:
                     self.ambiguous_usage.add(event.event_id)
                 self.usage_of_attempt[event.attempt_id][event.execution_id] = event
                 self.usage_of_execution[event.execution_id].add(event.event_id)
-            case NodeStatus():
-                self.nodes.append((seen.at, event))
             case Preferences():
                 self.preferences[event.tenant, event.user].append((seen.at, event))
             case TaskReply(kind=ReplyKind.FINISHED):

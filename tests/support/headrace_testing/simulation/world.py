@@ -22,7 +22,7 @@ from headrace_streams.memory import MemoryLog
 from prometheus_client import CollectorRegistry
 
 from headrace_testing.router_twin import PREFIX
-from headrace_testing.simulation import oracle_bytes
+from headrace_testing.simulation import oracle_bytes, oracle_sites
 from headrace_testing.simulation.chaos import Chaos
 from headrace_testing.simulation.clients import Clients
 from headrace_testing.simulation.cluster import SimulatedCluster
@@ -119,8 +119,6 @@ class SimulatedWorld:
         self.clients = Clients(self)
         self.settings = SettingsWriter(self)
         self.forgers = Forgers(self)
-        self.absences: list[tuple[str, float, float]] = []
-        """Sites whose workers were all gone: from when and until when at least, in seconds since the start."""
         self.calm = False
         self.partitions = PARTITIONS
         self.trouble = LastingTrouble(self)
@@ -186,9 +184,16 @@ class SimulatedWorld:
             self.loop.outside(self.rng.uniform(0.0, 0.5), process.start)
         self.clients.begin(self.plan.tasks, self.plan.submit_seconds)
         self.forgers.begin()
+        if self.plan.rate(Fault.SITE_GONE):
+            self.loop.outside(1.0, self._look_at_sites)
         Chaos(self).begin()
         self.trouble.begin()
         self.loop.outside(self.plan.fault_seconds, self._calm_down)
+
+    def _look_at_sites(self) -> None:
+        oracle_sites.look(self.judge)
+        if self._settled_at is None:
+            self.loop.outside(1.0, self._look_at_sites)
 
     def _calm_down(self) -> None:
         """End all faults: frozen processes continue, and clocks are right."""
