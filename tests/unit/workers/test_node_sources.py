@@ -247,8 +247,10 @@ async def test_a_node_that_its_agent_drains_is_withheld_and_comes_back() -> None
     discovery = Discovery([agents], pool, "w1", endpoint)
     starting = asyncio.create_task(discovery.start())
     await asyncio.sleep(0.01)
+    assert discovery.waits() == "nodes by announced are not known yet"
     agents.tell(node("mac"))
     await starting
+    assert discovery.waits() is None
     running = asyncio.create_task(discovery.run())
     held = pool.endpoints["mac"]
     held.seen(held.provider.current)  # type: ignore[attr-defined]

@@ -87,13 +87,18 @@ class Discovery:
         self._changed = asyncio.Event()
         self._leaving: set[asyncio.Task[None]] = set()
 
+    def waits(self) -> str | None:
+        """What `start` waits for; None if for nothing."""
+        silent = self._silent()
+        return f"nodes by {', '.join(silent)} are not known yet" if silent else None
+
     async def start(self) -> None:
         """Wait for the sources and add their nodes. Raises what ended a source."""
         for source in self._sources:
             following = source.follow(self._changed.set)
             self._feeds.append(asyncio.create_task(following, name=f"nodes by {source.name}"))
         patient_until = asyncio.get_running_loop().time() + _OTHERS_SECONDS
-        while silent := [source.name for source in self._sources if source.nodes is None]:
+        while silent := self._silent():
             left = patient_until - asyncio.get_running_loop().time()
             if left <= 0 and any(source.nodes for source in self._sources):
                 _log.warning("starting without the nodes by %s, which are not known yet", ", ".join(silent))
@@ -168,6 +173,9 @@ class Discovery:
         task = asyncio.create_task(close_when_idle(), name=f"last calls of {endpoint.name}")
         self._leaving.add(task)
         task.add_done_callback(self._leaving.discard)
+
+    def _silent(self) -> list[SourceName]:
+        return [source.name for source in self._sources if source.nodes is None]
 
     def _raise_ended(self) -> None:
         for feed in self._feeds:

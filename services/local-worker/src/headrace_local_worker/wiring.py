@@ -156,7 +156,7 @@ def _pool_of_nodes(
     discovery = Discovery(sources, pool, settings.instance_id, endpoint)
     parts = [
         tables_part({"nodes.drained": drained.table}),
-        Part("nodes", start=discovery.start, run=discovery.run, stop=discovery.stop),
+        Part("nodes", start=discovery.start, run=discovery.run, stop=discovery.stop, waits=discovery.waits),
     ]
     if certificates is not None:
         parts.append(Part("certificates of nodes", run=partial(_keep_reading, certificates, health)))
