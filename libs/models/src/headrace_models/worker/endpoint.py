@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
@@ -122,7 +123,12 @@ class Endpoint:
         self.first_tokens: dict[str, RecentTimes] = {}
         self.withheld: dict[str, str] = {}
         """Why it gets no new calls whatever its health, by who decided so."""
-        self._running: list[_RunningCall] = []
+        self.busy = 0
+        """Calls that have a slot."""
+        # By the identity of their sizes, which a caller may use for several.
+        self._running: dict[int, list[_RunningCall]] = {}
+        self._of_model: Counter[str] = Counter()
+        self._batch = 0
         self._last_lane: Lane | None = None
         self._limits: dict[str, ParallelLimit] = {}
         self._warming_up: dict[str, WarmingUp] = {}
@@ -132,16 +138,9 @@ class Endpoint:
         return self.provider.node
 
     @property
-    def busy(self) -> int:
-        """Calls that have a slot."""
-        return len(self._running)
-
-    @property
     def gives_way(self) -> bool:
         """Whether a batch call had its slots last, or has all of them: interactive calls are next."""
-        if not self._running:
-            return self._last_lane is Lane.BATCH
-        return all(one.lane is Lane.BATCH for one in self._running)
+        return self._batch == self.busy if self.busy else self._last_lane is Lane.BATCH
 
     def least_seconds(self, model: str, now: float, size: CallSize = UNSIZED) -> float:
         """A call with less time than this before its deadline is in vain: see `RecentTimes.least`."""
@@ -164,20 +163,21 @@ class Endpoint:
     def load_seconds(self, model: str) -> float:
         """What loading a model adds to a call that begins now."""
         # Another call has it loaded already.
-        if self._is_loaded(model) or any(one.model == model for one in self._running):
+        if self._is_loaded(model) or self._of_model[model]:
             return 0.0
         return self._speed(model).load_seconds
 
     def seconds_left(self, now: float) -> list[float]:
         """What is expected to be left of each call that it runs; the next slot is free after the shortest."""
-        left = [self._left(one, now) for one in self._running]
+        left = [self._left(one, now) for calls in self._running.values() for one in calls]
         left.sort()
         # Slots may have been taken away from it.
         return left[max(0, len(left) - self.slots) :]
 
     def left_of(self, size: CallSize, now: float) -> float | None:
         """What is expected to be left of the call with this very size; None if it runs none."""
-        return next((self._left(one, now) for one in self._running if one.size is size), None)
+        call = self._call(size)
+        return None if call is None else self._left(call, now)
 
     def room(self, model: str, now: float, *, alone: bool) -> int:
         """How many calls of a model may begin now.
@@ -185,7 +185,7 @@ class Endpoint:
         Args:
             alone: Whether no other endpoint offers it.
         """
-        mine = sum(one.model == model for one in self._running)
+        mine = self._of_model[model]
         most = self._limits.get(model, UNLIMITED).at(now)
         if not alone:
             warming_up = self._warming_up.get(model)
@@ -207,18 +207,28 @@ class Endpoint:
     ) -> None:  # fmt: skip
         """A call takes a slot."""
         load = self.load_seconds(model)
-        sent = 1 + sum(one.model == model for one in self._running)
-        self._running.append(_RunningCall(model, size, lane, now, load, not self._is_loaded(model), sent))
+        self.busy += 1
+        self._of_model[model] += 1
+        self._batch += lane is Lane.BATCH
+        call = _RunningCall(model, size, lane, now, load, not self._is_loaded(model), self._of_model[model])
+        self._running.setdefault(id(size), []).append(call)
         self._warming_up.setdefault(model, WarmingUp(now))
         self.idle.clear()
         self._shares.began(tenant, weight, now, load + self.run_seconds(model, size))
 
     def give_back(self, tenant: str, now: float, size: CallSize = UNSIZED) -> None:
         """A call returns its slot."""
-        ended = next((one for one in self._running if one.size is size), self._running[0])
-        self._running.remove(ended)
+        calls = self._running.get(id(size)) or next(iter(self._running.values()))
+        ended = calls.pop(0)
+        if not calls:
+            del self._running[id(ended.size)]
+        self.busy -= 1
+        self._batch -= ended.lane is Lane.BATCH
+        self._of_model[ended.model] -= 1
+        if not self._of_model[ended.model]:
+            del self._of_model[ended.model]
         self._last_lane = ended.lane
-        if not self._running:
+        if not self.busy:
             self.idle.set()
         self._shares.ended(tenant, now)
 
@@ -265,7 +275,7 @@ class Endpoint:
         total = sane(result.total_ms / 1000, _MOST_SECONDS)
         first = sane((result.total_ms if chat is None else chat.first_token_ms) / 1000, total)
         output = 0 if chat is None else chat.usage.output_tokens
-        call = next((one for one in self._running if one.size is size), None)
+        call = self._call(size)
         cold, sent = (False, 1) if call is None else (call.cold, call.sent)
         queued = False
         if (speed := self.speeds.get(model)) is None:
@@ -292,7 +302,7 @@ class Endpoint:
         """It had no room for a call, which still has its slot."""
         if not self._adapts:
             return
-        call = next((one for one in self._running if one.size is size), None)
+        call = self._call(size)
         sent = self.busy if call is None else call.sent
         self._limit(model, after_refusal(self._limits.get(model, UNLIMITED), sent, now))
 
@@ -311,6 +321,10 @@ class Endpoint:
                 self.slots,
             )  # fmt: skip
         self._limits[model] = limit
+
+    def _call(self, size: CallSize) -> _RunningCall | None:
+        calls = self._running.get(id(size))
+        return calls[0] if calls else None
 
     def _is_loaded(self, model: str) -> bool:
         names = {model, f"{model}:latest"}
