@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
@@ -383,7 +384,7 @@ class Pool:
                 free.setdefault(best[kind][0], []).append(waiter)
             elif any(one.free > 0 for group in some for one in group):
                 later.append(waiter)
-        if free or not later:
+        if free or not later or _is_in_vain(Counter(one.kind for one in later), found, best, queues):
             return free
         # All are best begun at endpoints without a free slot: only until the queue there takes longer than another
         # endpoint does.
@@ -402,3 +403,24 @@ class Pool:
 
     def _offering(self, provider: str, model: str) -> Sequence[Endpoint]:
         return [one for one in self.endpoints.values() if one.provider.provider == provider and one.offers(model)]
+
+
+def _is_in_vain(
+    later: Mapping[_Kind, int],
+    found: Mapping[_Kind, tuple[Sequence[Prospect], Sequence[Prospect]] | ModelNotOffered],
+    best: Mapping[_Kind, tuple[Endpoint, int, float]],
+    queues: Queues,
+) -> bool:
+    """Whether even the last of so many calls of each kind is best begun where they all are: none need be looked at."""
+    endpoint = best[next(iter(later))][0]
+    work, quickest = 0.0, math.inf
+    longest = 0.0
+    for kind, number in later.items():
+        some = found[kind]
+        assert not isinstance(some, ModelNotOffered)
+        here = [one.seconds for group in some for one in group if one.endpoint is endpoint]
+        if best[kind][0] is not endpoint or not here:
+            return False
+        work, longest = work + number * here[0], max(longest, here[0])
+        quickest = min([quickest, *(one.seconds for group in some for one in group if one.free > 0)])
+    return queues.longest_wait(endpoint, work) + longest < quickest

@@ -24,6 +24,11 @@ class Queues:
         ends = self._of(endpoint)
         return ends[0] if ends else 0.0
 
+    def longest_wait(self, endpoint: Endpoint, seconds: float) -> float:
+        """At most, if calls of so many seconds in all wait before one more."""
+        ends = self._of(endpoint)
+        return max(ends) + seconds / len(ends) if ends else 0.0
+
     def join(self, endpoint: Endpoint, seconds: float) -> None:
         """One more call waits, which takes so long."""
         ends = self._of(endpoint)
