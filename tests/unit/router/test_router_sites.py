@@ -20,6 +20,7 @@ from headrace_contracts.events import (
     Place,
     Privacy,
     TaskPhase,
+    TaskState,
     TaskStatus,
     Usage,
 )
@@ -46,6 +47,11 @@ POLICY = load_policy(None)
 
 def desk(*nodes: NodeStatus, **fields: Any) -> Desk:
     return Desk(fleet=nodes, policy=POLICY, **fields)
+
+
+def state_of(found: Desk) -> TaskState:
+    assert found.state is not None
+    return found.state
 
 
 def site_of(found: Desk, **fields: Any) -> str:
@@ -76,14 +82,14 @@ def test_an_attempt_goes_to_the_only_site_that_has_its_model_and_says_so_everywh
     assert site_of(found) == "berlin"
     sent = record_of(found, CommandKind.DISPATCH)
     assert (sent.spec.name, sent.event.site) == ("work.local.berlin.batch", "berlin")
-    (step,) = [step for step in found.state.trail if step.step == "dispatched"]
+    (step,) = [step for step in state_of(found).trail if step.step == "dispatched"]
     assert step.reason.endswith("; site berlin")
 
 
 def test_a_fleet_without_sites_is_as_it_was() -> None:
     found = desk(at("", "a"), at("", "b"))
     assert site_of(found) == ""
-    assert "site" not in found.state.trail[-1].reason
+    assert "site" not in state_of(found).trail[-1].reason
 
 
 def test_workers_without_a_site_are_one_among_the_others() -> None:
@@ -155,26 +161,26 @@ def ended(found: Desk, code: str, outcome: Outcome = Outcome.FAILED_RETRYABLE) -
 def test_where_nobody_was_asked_another_site_is_asked_at_once(code: str) -> None:
     found = desk(at("a"), at("b", busy=2), at("c", busy=1))
     assert site_of(found, session="s" if code == "overloaded" else None) in "abc"
-    tried = [found.state.attempts[-1].site]
+    tried = [state_of(found).attempts[-1].site]
     for _ in range(2):
         ended(found, code)
-        assert found.state.phase is TaskPhase.RUNNING, "at once"
-        tried.append(found.state.attempts[-1].site)
+        assert state_of(found).phase is TaskPhase.RUNNING, "at once"
+        tried.append(state_of(found).attempts[-1].site)
     assert sorted(tried) == ["a", "b", "c"]
     ended(found, code)
-    assert found.state.phase is TaskPhase.BACKING_OFF, "all of them have said so"
+    assert state_of(found).phase is TaskPhase.BACKING_OFF, "all of them have said so"
     found.wake()
-    assert found.state.attempts[-1].site == tried[0], "the longest ago"
+    assert state_of(found).attempts[-1].site == tried[0], "the longest ago"
 
 
 def test_the_state_stays_small_however_many_sites_say_that_nobody_was_asked() -> None:
     found = desk(*[at(f"site-{number}") for number in range(5)])
     site_of(found)
     for _ in range(40):
-        if found.state.phase is TaskPhase.BACKING_OFF:
+        if state_of(found).phase is TaskPhase.BACKING_OFF:
             found.wake()
         ended(found, "no_capacity")
-        assert len(found.state.attempts) <= 5 + found.policy.retry.attempts_per_model
+        assert len(state_of(found).attempts) <= 5 + found.policy.retry.attempts_per_model
 
 
 def test_a_try_that_failed_is_repeated_at_another_site() -> None:
@@ -182,7 +188,7 @@ def test_a_try_that_failed_is_repeated_at_another_site() -> None:
     assert site_of(found) == "a"
     found.end(Outcome.FAILED_RETRYABLE, failure=Failure(code="overloaded", message="x"), node="n")
     found.wake()
-    assert found.state.attempts[-1].site == "b"
+    assert state_of(found).attempts[-1].site == "b"
 
 
 class Windows(NoPeers):
@@ -213,7 +219,7 @@ def test_who_waits_for_a_turn_waits_at_one_site_and_goes_where_there_is_room() -
     assert found.decide(WakeUp()).state.attempts[-1].site == "b"
 
 
-SILENT = {"valid_for_ms": 10_000}
+SILENT: dict[str, Any] = {"valid_for_ms": 10_000}
 
 
 def gone(found: Desk, seconds: float = 20) -> None:
@@ -228,6 +234,7 @@ def test_an_attempt_at_a_site_that_is_gone_is_taken_back_where_another_site_can_
     state = found.decide(WakeUp()).state
     assert state.phase is TaskPhase.RUNNING
     first, second = state.attempts
+    assert first.failure is not None
     assert (first.outcome, first.failure.code, first.asked) == (Outcome.EXPIRED, SITE_SILENT, False)
     assert (second.number, second.site, second.outcome) == (2, "b", None)
     stop = record_of(found, CommandKind.CANCEL)
@@ -265,7 +272,7 @@ def test_its_answer_counts_while_no_other_attempt_is_out() -> None:
 def test_it_stays_where_no_other_site_can_run_it() -> None:
     found = desk(at("a", **SILENT), *CLOUD)
     found.submit(role="general", privacy=Privacy.PUBLIC)
-    assert found.state.attempts[-1].site == "a"
+    assert state_of(found).attempts[-1].site == "a"
     gone(found)
     assert found.give(WakeUp()) == Ignored("early"), "nobody has agreed to what the cloud costs"
     found.fleet = (replace(at("a"), healthy=False), at("b"))

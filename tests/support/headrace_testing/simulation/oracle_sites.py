@@ -67,8 +67,8 @@ def check_end(judge: Judge, process: SimulatedProcess, record: Record, calls: Se
 def verdict(judge: Judge) -> Sequence[str]:
     """All violations concerning sites."""
     plan = judge.world.plan
-    # With wrong clocks, nobody knows when a report has expired; in trouble, a router may be kept from looking.
-    if not plan.rate(Fault.SITE_GONE) or plan.rate(Fault.CLOCK) or judge.world.trouble.trouble is not None:
+    # In trouble, a router may be kept from looking.
+    if not plan.rate(Fault.SITE_GONE) or judge.world.trouble.trouble is not None:
         return ()
     return list(_left_lying(judge))
 
