@@ -36,5 +36,7 @@ def _taken_back_with_its_task(patches: Patches) -> None:
 BUGS = (
     Bug("left_at_the_site", "attempts lie at a site that is gone until they time out", _left_at_the_site),
     Bug("taken_back_and_run", "a worker that comes back runs what was taken back", _taken_back_and_run),
-    Bug("taken_back_with_its_task", "to take an attempt back cancels its whole task", _taken_back_with_its_task, hint=42),
+    Bug(
+        "taken_back_with_its_task", "to take an attempt back cancels its whole task", _taken_back_with_its_task, hint=42
+    ),
 )
