@@ -51,7 +51,7 @@ def _failed_is_free(patches: Patches) -> None:
 
 
 BUGS = (
-    Bug("positions_first", "positions are committed before the rows they stand for", _positions_first),
+    Bug("positions_first", "positions are committed before the rows they stand for", _positions_first, hint=81),
     Bug("no_unique_index", "an event that comes twice is booked twice", _no_unique_index),
     Bug(
         "poison_takes_neighbours",
@@ -59,6 +59,6 @@ BUGS = (
         _poison_takes_neighbours,
         hint=4,
     ),
-    Bug("rounds_down", "costs are rounded down", _rounds_down, hint=6),
+    Bug("rounds_down", "costs are rounded down", _rounds_down, hint=5),
     Bug("failed_is_free", "failed attempts are booked at nothing", _failed_is_free, hint=21),
 )

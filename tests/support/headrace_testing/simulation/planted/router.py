@@ -190,7 +190,9 @@ def _places_not_recovered(patches: Patches) -> None:
 
 BUGS = (
     Bug("sessions_unordered", "attempts of one session run beside each other", _sessions_unordered),
-    Bug("ordered_without_session", "attempts with equal prompts wait for each other", _ordered_without_session, hint=3),
+    Bug(
+        "ordered_without_session", "attempts with equal prompts wait for each other", _ordered_without_session, hint=42
+    ),
     Bug("zombie_acts", "a router that was frozen publishes on old acknowledgements", _zombie_acts, hint=6666),
     Bug("wake_up_lost", "a recovered partition sets no timers", _wake_up_lost, hint=49),
     Bug("follower_forgotten", "followers of a leader that has ended are not notified", _follower_forgotten, hint=8),
@@ -216,7 +218,7 @@ BUGS = (
         hint=6,
     ),
     Bug("forged_requests_taken", "whoever has written a request to cancel is believed", _forged_requests_taken, hint=4),
-    Bug("all_are_equal", "an answer serves tasks that asked something else", _all_are_equal),
+    Bug("all_are_equal", "an answer serves tasks that asked something else", _all_are_equal, hint=5),
     Bug(
         "half_answer_cached",
         "an answer that was cut off at its limit is served again later",
@@ -234,5 +236,5 @@ BUGS = (
     Bug(
         "places_not_recovered", "a new owner does not count the attempts that are out", _places_not_recovered, hint=117
     ),
-    Bug("repeat_dispatches", "a repeated submission sends another attempt out", _repeat_dispatches, hint=14),
+    Bug("repeat_dispatches", "a repeated submission sends another attempt out", _repeat_dispatches, hint=25),
 )

@@ -103,7 +103,12 @@ BUGS = (
         "outside_cancellations_believed",
         "a worker reads requests to cancel that the router has not taken",
         _outside_cancellations_believed,
-        hint=4,
+        hint=2,
     ),
-    Bug("remote_counts_as_local", "a model that runs elsewhere counts as the node's own", _remote_counts_as_local),
+    Bug(
+        "remote_counts_as_local",
+        "a model that runs elsewhere counts as the node's own",
+        _remote_counts_as_local,
+        hint=48,
+    ),
 )
