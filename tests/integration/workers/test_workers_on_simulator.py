@@ -410,8 +410,7 @@ async def test_cancelled_attempts_are_not_begun_and_running_ones_are_ended(
             while len(simulator.evidence.of("ollama")) < 4:  # noqa: ASYNC110 - looks at what has no event
                 await asyncio.sleep(0.01)
         page = metrics.documents["work"]()
-        # Of unmeasured speed, so some seconds each, and 21 of them.
-        assert page["outstanding_work_seconds"] >= 20 * 3.0
+        assert page["outstanding_work_seconds"] >= 20 * 2.5, "of 64 tokens at most, by what is assumed of a node"
         assert (page["models"][0]["running"], page["models"][0]["model"]) == (4, "gemma2:2b")
         cancellation(bench, "task-19", tenant="mallory")
         request(bench, "task-20")
