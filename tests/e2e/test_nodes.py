@@ -80,6 +80,8 @@ def test_a_drained_node_gets_no_call_and_an_undrained_one_does_again(headrace: H
     headrace("nodes", "undrain", "workstation")
     until(lambda: bool(view_of(headrace, "workstation")["healthy"]))
     assert "workstation" in headrace("nodes", "list")
+    with pytest.raises(AssertionError, match="not a node"):
+        headrace("nodes", "drain", "groq")
     assert "gemma2:2b" in headrace("nodes", "show", "workstation")
 
 

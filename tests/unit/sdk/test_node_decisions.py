@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from headrace.cli.nodes import hardware_text
 from headrace.errors import Misconfigured
 from headrace.node.announcing import HeardAnnouncement, Identity, advertised_url, announcement, rival
 from headrace.node.benchmark import CallTimes, Level, level_of, suggested_slots
@@ -249,3 +250,12 @@ def test_an_operator_sees_each_node_once_with_what_everybody_says_of_it() -> Non
     assert (mac.state, mac.loaded, mac.reason) == ("drained, 3 running", ("gemma2:2b",), "drained: memory")
     assert (lone_view.state, lone_view.models) == ("no worker uses it", ("gemma2:2b",))
     assert (off.node, off.state) == ("off", "drained")
+
+
+def test_hardware_is_shown_in_one_line_with_the_labels() -> None:
+    machine = Hardware(8, 16 * 2**30, 4, (Gpu(name="RTX 4060", memory_bytes=8 * 2**30),), 96.4)
+    said = announcement(ME, SEEN, machine, None, stopping=None, now_ms=1_000)
+    (view,) = node_views([report(hardware={"gpu": "m3", "version": "0.12"})], {"mac": said}, {}, 2_000)
+    assert hardware_text(view) == "8 CPUs, 16 GiB, RTX 4060 8 GiB, 96 W, gpu=m3"
+    (other,) = node_views([report(hardware={"gpu": "m3", "version": "0.12"})], {}, {}, 2_000)
+    assert hardware_text(other) == "gpu=m3"

@@ -25,6 +25,10 @@ app = typer.Typer(no_args_is_help=True, help="Nodes: list, drain and measure the
 Node = Annotated[str, typer.Argument(help="Name of the node, as `headrace nodes list` shows it.")]
 _PEPPER: Final = "HEADRACE_KEY_PEPPER"
 _GIBIBYTE: Final = 2**30
+_CLOUD: Final = "cloud"
+"""Models of providers are always in memory, as far as anybody can tell."""
+_RELEASE: Final = "version"
+"""A label that workers add: the release of Ollama, which says nothing of the machine."""
 
 
 @app.command("list")
@@ -39,7 +43,8 @@ def list_nodes(json_output: JsonOption = False) -> None:
     for view in views:
         style = None if view.healthy and view.drained is None else "yellow" if view.drained is not None else "red"
         rows.add_row(
-            view.node, view.place, view.site, _styled(view.state, style), ", ".join(view.loaded),
+            view.node, view.place, view.site, _styled(view.state, style),
+            ", ".join(view.loaded) if view.place != _CLOUD else "",
             f"{view.busy}/{view.slots}" if view.slots else "", _speed(view.tokens_per_second), hardware_text(view),
         )  # fmt: skip
     OUT.print(rows)
@@ -113,6 +118,8 @@ async def _drain(node: str, reason: str) -> tuple[bool, NodeDrained]:
         try:
             view = await read_node(cluster, node)
             known = bool(view.workers) or view.announced is not None
+            if view.place == _CLOUD:
+                raise ValueError(f"{node} is a provider, not a node: take it out of the routing policy instead")
         except NodeUnknown:
             known = False
         return known, await drain_node(cluster, node, reason=reason, who=operator_name())
@@ -219,9 +226,8 @@ def hardware_text(view: NodeView) -> str:
             memory = f" {gpu.memory_bytes / _GIBIBYTE:.0f} GiB" if gpu.memory_bytes else ""
             parts.append(f"{gpu.name}{memory}")
         parts += [f"{said.watts:.0f} W"] if said.watts is not None else []
-    if not parts:
-        parts = [f"{name}={value}" for name, value in sorted(view.hardware.items())]
-    return ", ".join(parts)
+    labels = [f"{name}={value}" for name, value in sorted(view.hardware.items()) if name != _RELEASE]
+    return ", ".join([*parts, *labels])
 
 
 def _speed(tokens_per_second: float | None) -> str:
