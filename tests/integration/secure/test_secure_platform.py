@@ -375,6 +375,7 @@ def test_what_must_never_be_is_refused(tried: list[Tried], platform: RunningStac
         assert heard == {f"attempts.cancelled.{place}"}
     assert allowed["observer", "Read"] == {"usage.recorded", "spend.windows", "fleet.status", "audit.recorded"}
     assert allowed["agent", "Write"] == {"tasks.submitted", "tasks.cancelled", "skills.submitted"}
+    assert allowed["node-agent", "Write"] == allowed["node-agent", "Read"] == {"nodes.announced"}
     for user in USERS:
         assert not allowed[user, "Delete"]
         assert not (allowed[user, "Create"] | allowed[user, "Alter"]) or user == "provisioner", user
