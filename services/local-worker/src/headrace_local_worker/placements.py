@@ -56,9 +56,9 @@ class Placements:
         self._clock_ms = clock_ms
 
     async def handle(self, record: Record) -> None:
-        """Carry out one request. Raises UnreadableValue, SendToDeadLetters."""
+        """Carry out one request. Raises UnreadableValue, RegistryUnavailable, SendToDeadLetters."""
         where = Origin(record.topic, record.partition, record.offset)
-        request = self._codec.decode(PlacementRequested, record.value, where)
+        request = await self._codec.read(PlacementRequested, record.value, where)
         if request.action is PlacementAction.UNKNOWN:
             raise SendToDeadLetters(
                 f"the request {request.request_id} is for an action that this release does not know"

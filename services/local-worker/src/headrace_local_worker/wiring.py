@@ -56,10 +56,10 @@ from headrace_local_worker.placements import Placements
 from headrace_local_worker.settings import LocalWorkerSettings, TokenMissing
 
 WRITES = (ATTEMPTS_FINISHED, USAGE_RECORDED, TASKS_REPLIES, FLEET_STATUS)
-READS = (
-    *LOCAL_WORKER.topics, ATTEMPTS_CANCELLED_LOCAL, USAGE_RECORDED, NODES_ANNOUNCED, NODES_DRAINED,
-    PLACEMENTS_REQUESTED,
+_READS_OF_ALL_SITES = (
+    ATTEMPTS_CANCELLED_LOCAL, USAGE_RECORDED, NODES_ANNOUNCED, NODES_DRAINED, PLACEMENTS_REQUESTED
 )  # fmt: skip
+READS = (*LOCAL_WORKER.topics, *_READS_OF_ALL_SITES)
 
 _PLACEMENT_DRAIN_SECONDS: Final = 1.0
 _CERTIFICATES_SECONDS: Final = 60.0
@@ -70,7 +70,7 @@ def build(settings: LocalWorkerSettings) -> Service:
     """The service and its parts; opens no connection."""
     metrics = Metrics("local_worker")
     health = Health()
-    reads = (*local_worker_of(settings.site).topics, ATTEMPTS_CANCELLED_LOCAL, USAGE_RECORDED)
+    reads = (*local_worker_of(settings.site).topics, *_READS_OF_ALL_SITES)
     connections = Connections(settings, health, metrics, writes=WRITES, reads=reads)
     parts = worker_parts(
         settings,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -56,7 +57,7 @@ def list_models(json_output: JsonOption = False) -> None:
     """Which models are on which nodes, and which of them are in memory."""
     nodes = run(_nodes())
     if json_output:
-        print_json(nodes)
+        print_json([{**asdict(node), "loaded": sorted(node.loaded)} for node in nodes])
         return
     rows = table("node", "model", "size", "in memory", right=["size"], whole=["node"])
     for node in nodes:
