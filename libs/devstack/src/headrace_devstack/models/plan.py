@@ -23,7 +23,7 @@ class PlacementNode:
     """A node that models can be placed on.
 
     Attributes:
-        memory_bytes: What models may take of its memory; None if that is unknown: then nothing is added.
+        memory_bytes: What models may take of its memory; None if that is unknown: then it keeps what it has.
         disk_free_bytes: None if unknown: then the node itself refuses what does not fit.
         on_disk: Sizes of its models, by name.
         loaded: Names of those in memory.
@@ -82,8 +82,8 @@ class _Room:
             return False
         node = self.node
         if node.memory_bytes is None:
-            # Unknown: what it runs already has shown that it fits.
-            return model in node.loaded or (not node.loaded and not self.models and model in node.on_disk)
+            # Then it has to come to terms with what is on its disk, one model after another if need be.
+            return model in node.on_disk
         on_disk = model in node.on_disk or node.disk_free_bytes is None or size <= node.disk_free_bytes
         return on_disk and self._used + size <= node.memory_bytes
 
@@ -156,7 +156,9 @@ def _fill(rooms: Sequence[_Room], wanted: Mapping[str, float], known: Mapping[st
             (-wanted[model] / (copies[model] + 1), room.cost(model), model, room)
             for room in rooms
             for model in wanted
-            if (pull_copies or model in room.node.on_disk) and room.fits(model, known.get(model, 0))
+            if room.node.memory_bytes is not None
+            and (pull_copies or model in room.node.on_disk)
+            and room.fits(model, known.get(model, 0))
         ]
         if not options:
             return
@@ -178,8 +180,9 @@ def _steps(room: _Room, known: Mapping[str, int]) -> list[PlanStep]:
         steps.append(PlanStep(node.name, model, action, why, known.get(model)))
     for model, reason in room.models.items():
         size = known.get(model)
-        if model in node.loaded:
-            steps.append(PlanStep(node.name, model, "keep", reason, size))
+        if model in node.loaded or node.memory_bytes is None:
+            later = "" if model in node.loaded else "; loaded when it is asked for"
+            steps.append(PlanStep(node.name, model, "keep", reason + later, size))
             continue
         if model not in node.on_disk:
             steps.append(PlanStep(node.name, model, "pull", reason, size))
