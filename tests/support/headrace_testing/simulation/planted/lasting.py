@@ -139,7 +139,7 @@ BUGS = (
         hint=91,
     ),
     Bug("never_retried", "a suspended partition is never taken over again", _never_retried, hint=8),
-    Bug("refusal_is_an_outage", "what a topic refuses for its size is tried for ever", _refusal_is_an_outage, hint=380),
+    Bug("refusal_is_an_outage", "what a topic refuses for its size is tried for ever", _refusal_is_an_outage, hint=3),
     Bug("admission_left_out", "tasks of outsiders are taken as they are", _admission_left_out, hint=4),
     Bug("cancellations_not_admitted", "any request to cancel is taken", _cancellations_not_admitted, hint=4),
     Bug("event_id_copied", "any header is copied into the journal", _event_id_copied, hint=4),

@@ -52,7 +52,7 @@ def _failed_is_free(patches: Patches) -> None:
 
 BUGS = (
     Bug("positions_first", "positions are committed before the rows they stand for", _positions_first, hint=81),
-    Bug("no_unique_index", "an event that comes twice is booked twice", _no_unique_index),
+    Bug("no_unique_index", "an event that comes twice is booked twice", _no_unique_index, hint=72),
     Bug(
         "poison_takes_neighbours",
         "what follows an undecodable record is lost",

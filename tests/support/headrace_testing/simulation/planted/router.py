@@ -195,9 +195,9 @@ BUGS = (
     ),
     Bug("zombie_acts", "a router that was frozen publishes on old acknowledgements", _zombie_acts, hint=6666),
     Bug("wake_up_lost", "a recovered partition sets no timers", _wake_up_lost, hint=49),
-    Bug("follower_forgotten", "followers of a leader that has ended are not notified", _follower_forgotten, hint=8),
+    Bug("follower_forgotten", "followers of a leader that has ended are not notified", _follower_forgotten, hint=9),
     Bug("ended_forgotten", "a task submitted again after its end is run again", _ended_forgotten, hint=7),
-    Bug("submitted_again", "a task submitted again while it runs is restarted", _submitted_again, hint=14),
+    Bug("submitted_again", "a task submitted again while it runs is restarted", _submitted_again, hint=4),
     Bug(
         "loads_not_recovered", "a new owner does not count the live tasks that it finds", _loads_not_recovered, hint=70
     ),
@@ -227,14 +227,14 @@ BUGS = (
     ),
     Bug("breach_unsaid", "content that left to another host is not audited", _breach_unsaid, hint=28),
     Bug("cloud_believed", "a cloud worker is believed about local attempts", _cloud_believed, hint=4),
-    Bug("queueing_is_a_try", "an attempt that asked nobody counts as a try", _queueing_is_a_try, hint=56),
+    Bug("queueing_is_a_try", "an attempt that asked nobody counts as a try", _queueing_is_a_try, hint=9),
     Bug("memory_ignored", "a router takes tasks beyond the memory that it may fill", _memory_ignored, hint=5),
     Bug("no_room_again", "a router that was full takes no task any more", _no_room_again, hint=2),
     Bug("put_aside_forgotten", "tasks that were read while there was no room are lost", _put_aside_forgotten, hint=2),
-    Bug("window_ignored", "a tenant has any number of attempts out", _window_ignored, hint=8),
-    Bug("window_never_reopens", "no task is told that its turn has come", _window_never_reopens, hint=8),
+    Bug("window_ignored", "a tenant has any number of attempts out", _window_ignored, hint=134),
+    Bug("window_never_reopens", "no task is told that its turn has come", _window_never_reopens, hint=134),
     Bug(
-        "places_not_recovered", "a new owner does not count the attempts that are out", _places_not_recovered, hint=117
+        "places_not_recovered", "a new owner does not count the attempts that are out", _places_not_recovered, hint=134
     ),
     Bug("repeat_dispatches", "a repeated submission sends another attempt out", _repeat_dispatches, hint=25),
 )

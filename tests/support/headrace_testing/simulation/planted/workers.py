@@ -95,7 +95,7 @@ BUGS = (
     Bug("done_before_ack", "an attempt counts as done before its report is acknowledged", _done_before_ack),
     Bug("failures_are_free", "no usage is recorded of failed attempts", _failures_are_free),
     Bug("usage_not_awaited", "an attempt counts as done before its usage is acknowledged", _usage_not_awaited),
-    Bug("given_up_on_uncertainty", "a report that may be lost is not repeated", _given_up_on_uncertainty, hint=10),
+    Bug("given_up_on_uncertainty", "a report that may be lost is not repeated", _given_up_on_uncertainty, hint=8),
     Bug("executions_share_an_id", "two executions of an attempt are one to the ledger", _executions_share_an_id),
     Bug("slot_kept_on_error", "a slot is not given back when the call fails", _slot_kept_on_error),
     Bug("usage_forgotten_on_error", "what a failed call consumed is not recorded", _usage_forgotten_on_error),
