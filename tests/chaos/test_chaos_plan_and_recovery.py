@@ -6,7 +6,7 @@ from itertools import islice
 from headrace_chaos.checks import judge
 from headrace_chaos.evidence import Told
 from headrace_chaos.history import AT, honest, with_topic
-from headrace_chaos.hostility import DECK, HOSTILE, ORDINARY, TALKERS, faults, planted
+from headrace_chaos.hostility import DECK, HOSTILE, OF_OLLAMA, ORDINARY, TALKERS, faults, planted
 from headrace_chaos.plan import OF_BROKERS, Blow, acts, full_deck, short_deck
 from headrace_chaos.platform import DOUBLED
 from headrace_chaos.recovery import Death, Unit, owned_by, p50_and_max, recoveries, recovery_of
@@ -59,7 +59,7 @@ def test_the_simulator_knows_every_fault_and_none_of_its_hostile_ones_is_left_ou
     fault = planted()
     known.add(fault["provider"], Fault(FaultKind(fault["kind"])), 1, fault["node"], fault["model"])
     ordinary = {kind for _, kind in ORDINARY} | {"unauthorised", "model_missing", "bad_request"}
-    assert {kind.value for kind in FaultKind} - ordinary - OF_VECTORS == {*HOSTILE, "answered_remotely"}
+    assert {kind.value for kind in FaultKind} - ordinary - OF_VECTORS == {*HOSTILE, *OF_OLLAMA, "answered_remotely"}
     assert set(TALKERS) == {provider for provider, _ in DECK}
 
 

@@ -12,8 +12,9 @@ ALLOWED = {
     # A producer, a member of a group, the followers' shared one, and one for questions.
     "intake": 4,
     # And a second member, so that each worker has partitions of both lanes.
-    "local-worker": 5,
     "cloud-worker": 5,
+    # And a third one, for requests to place models: long ones, of another group.
+    "local-worker": 6,
     "skill-broadcaster": 4,
     # And a reader of usage that lets the broker gather it, which tables must not wait for; besides these, Faust's own,
     # which is not librdkafka's.

@@ -129,7 +129,7 @@ def test_a_rolling_restart_of_all_machines_fails_nothing() -> None:
         )
     )  # fmt: skip
     assert all(one.in_time for one in result.asked)
-    assert sum(not call.done for call in result.ledger.calls) >= 5, "machines went while they worked"
+    assert sum(not call.done for call in result.ledger.calls) >= 3, "machines went while they worked"
 
 
 @pytest.mark.long

@@ -19,8 +19,13 @@ HOSTILE: Final = (
     "unknown_finish", "null_counts", "negative_counts", "nan_counts", "vast_counts", "large_counts", "number_as_model",
     "half_character_as_model", "redirect", "redirect_away",
 )  # fmt: skip
+OF_OLLAMA: Final = ("repeated_token", "thinking_only", "thinking_to_the_end")
 TALKERS: Final = ("ollama", "groq", "anthropic")
-DECK: Final = (*ORDINARY, *((provider, kind) for provider in TALKERS for kind in HOSTILE))
+DECK: Final = (
+    *ORDINARY,
+    *((provider, kind) for provider in TALKERS for kind in HOSTILE),
+    *(("ollama", kind) for kind in OF_OLLAMA),
+)
 
 
 def planted() -> dict[str, Any]:

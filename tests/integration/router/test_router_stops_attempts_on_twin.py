@@ -166,4 +166,4 @@ async def test_a_topic_that_is_too_small_holds_nothing_up() -> None:
 
 
 def test_what_is_told_is_no_more_than_workers_need() -> None:
-    assert {field.name for field in fields(AttemptsCancelled)} == {"task_id", "tenant", "cancelled_at"}
+    assert {field.name for field in fields(AttemptsCancelled)} == {"task_id", "tenant", "number", "cancelled_at"}

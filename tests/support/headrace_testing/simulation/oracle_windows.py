@@ -9,7 +9,7 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
-from headrace_contracts.events import TaskPhase, TaskState
+from headrace_contracts.events import JournalEntry, TaskPhase, TaskState
 from headrace_contracts.topics import work_topic
 from headrace_router.decide.attempt_windows import DEFAULT_WINDOW, AttemptWindow
 from headrace_router.decide.tenant_quota import size_of
@@ -76,12 +76,21 @@ def _told(judge: Judge) -> Iterator[str]:
                 # A router that has taken over since learns it only then, and lets its predecessor settle first.
                 log = judge.world.cluster.history.partition(seen.record.topic, seen.record.partition)
                 known = log[entry.epoch].at
-                if seen.at > max(since, known + _SETTLE_SECONDS if known > since else since) + _SOON_SECONDS:
+                settled = max(since, known + _SETTLE_SECONDS if known > since else since)
+                if _decided(judge, seen.client, entry, seen.at) > settled + _SOON_SECONDS:
                     yield f"task {entry.task_id} was not told that its turn had come"
             states.pop(entry.task_id, None)
             if state.phase is not TaskPhase.FINISHED:
                 states[entry.task_id] = state
             ready = {name: ready.get(name, seen.at) for name in _next(states, window)}
+
+
+def _decided(judge: Judge, router: str, entry: JournalEntry, written: float) -> float:
+    """When an entry was decided, in seconds since the start: what the network does to it then is no delay of ours."""
+    world = judge.world
+    skew = next((one.skew_ms for one in world.processes if one.name == router), 0)
+    since_start = entry.decided_at - skew - (world.now_ms() - round(world.loop.time() * 1000))
+    return min(written, since_start / 1000)
 
 
 def _next(states: Mapping[str, TaskState], window: AttemptWindow) -> Iterator[str]:

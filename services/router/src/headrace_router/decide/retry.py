@@ -67,12 +67,13 @@ def closed(state: TaskState, attempt: AttemptState, now: int, retry: Retry) -> T
         at=now, step=NOT_ASKED, provider=attempt.provider, model=attempt.model,
         reason="" if failure is None else failure.code,
     )  # fmt: skip
-    trail = [one for one in state.trail if not _is_of_unasked(one, attempt)]
-    return replace(state, attempts=tuple(kept), trail=(*trail, step))
+    return replace(state, attempts=tuple(kept), trail=(*_without(state.trail, attempt), step))
 
 
-def _is_of_unasked(step: TrailStep, attempt: AttemptState) -> bool:
-    """Whether a step tells of an attempt that asked nobody: its dispatch, or an earlier such attempt of its model."""
-    if (step.provider, step.model) != (attempt.provider, attempt.model):
-        return False
-    return step.step == NOT_ASKED or (step.step == "dispatched" and step.at == attempt.dispatched_at)
+def _without(trail: Sequence[TrailStep], attempt: AttemptState) -> Sequence[TrailStep]:
+    """A trail without the dispatch of an attempt that asked nobody, and without earlier such attempts of its model."""
+    of_model = [one for one in trail if (one.provider, one.model) == (attempt.provider, attempt.model)]
+    sent = [one for one in of_model if one.step == "dispatched" and one.at == attempt.dispatched_at]
+    # The last one only: two attempts of a model may have been sent within one millisecond.
+    gone = [one for one in of_model if one.step == NOT_ASKED] + sent[-1:]
+    return [one for one in trail if not any(one is other for other in gone)]
