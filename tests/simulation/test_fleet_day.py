@@ -52,7 +52,8 @@ def test_that_a_machine_which_has_left_goes_on_being_chosen_is_found() -> None:
 @pytest.mark.long
 @pytest.mark.parametrize("bug", BUGS.values(), ids=list(BUGS))
 def test_a_planted_bug_is_found(bug: Bug) -> None:
-    assert caught(bug, [bug.hint])
+    # The hinted seed catches it as things are; any other will do.
+    assert caught(bug, [bug.hint, *range(1, 25)])
 
 
 def test_who_waits_in_a_queue_has_not_failed() -> None:

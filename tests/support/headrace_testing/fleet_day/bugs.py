@@ -32,7 +32,12 @@ BUGS: Final[Mapping[str, Bug]] = {
     bug.name: bug
     for bug in (
         Bug("gone_is_chosen", "a machine that has left goes on being chosen", _gone_is_chosen),
-        Bug("silent_calls_go_on", "calls at machines that have left wait until their limits", _silent_calls_go_on),
+        Bug(
+            "silent_calls_go_on",
+            "calls at machines that have left wait until their limits",
+            _silent_calls_go_on,
+            hint=7,
+        ),
     )
 }
 
