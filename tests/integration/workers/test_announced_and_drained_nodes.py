@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from typing import Any
 
@@ -13,26 +13,15 @@ import pytest
 from headrace_contracts import events, topics
 from headrace_contracts.node_keys import NodeKey
 from headrace_local_worker.announced_nodes import AnnouncedNodes
-from headrace_local_worker.settings import LocalWorkerSettings
-from headrace_local_worker.wiring import worker_parts
 from headrace_models.simulator.pace import Speed
 from headrace_models.simulator.server import Simulator, SimulatorConfig
-from headrace_runtime.health import Health
-from headrace_runtime.lifecycle import Service, run
 from headrace_runtime.metrics import Metrics
-from headrace_streams.dead_letters import DeadLetters
 from headrace_streams.publishing import Publication, Publisher
-from headrace_testing.workers import PREFIX, WorkerBench, attempt, now_ms
+from headrace_testing.worker_on_nodes import worker_on
+from headrace_testing.workers import WorkerBench, attempt, now_ms
 
 SECRET = "the installation's secret"
 NODES = {"desk": ("gemma2:2b",), "mac": ("gemma2:2b",)}
-
-
-@pytest.fixture
-async def bench() -> WorkerBench:
-    made = WorkerBench()
-    await made.prepare()
-    return made
 
 
 @pytest.fixture
@@ -41,26 +30,10 @@ async def simulator() -> AsyncIterator[Simulator]:
         yield running
 
 
-@asynccontextmanager
-async def worker(bench: WorkerBench, **changes: Any) -> AsyncIterator[None]:
-    settings = LocalWorkerSettings(instance_id="local-1", look_seconds=0.05, report_seconds=0.2, **changes)
-    metrics = Metrics("local_worker")
-    parts = worker_parts(
-        settings,
-        metrics,
-        log=bench.log,
-        codec=bench.codec,
-        publisher=bench.publisher,
-        dead_letters=DeadLetters(bench.publisher, "local-worker", PREFIX, now_ms),
-        health=Health(),
-    )
-    stop = asyncio.Event()
-    life = asyncio.create_task(run(Service(parts, metrics), drain_seconds=5.0, stop_requested=stop))
-    try:
-        yield
-    finally:
-        stop.set()
-        assert await life == 0
+def worker(
+    bench: WorkerBench, nodes: Sequence[str] = ("http://127.0.0.1:11434",), **changes: Any
+) -> AbstractAsyncContextManager[Metrics]:
+    return worker_on(bench, nodes, report_seconds=0.2, **changes)
 
 
 def announcement(node: str, url: str, **changes: Any) -> events.NodeAnnounced:
@@ -148,11 +121,11 @@ async def test_a_drained_node_gets_no_call_until_it_is_undrained_also_after_a_re
     bench: WorkerBench, simulator: Simulator
 ) -> None:
     listed = tuple(f"{name}={simulator.ollama_url(name)};slots=1" for name in NODES)
-    async with worker(bench, ollama_nodes=listed):
+    async with worker(bench, listed):
         await drain(bench, "mac", "more memory")
         await until(lambda: "mac" in fleet(bench) and not fleet(bench)["mac"].healthy)
         assert fleet(bench)["mac"].reason == "drained: more memory (ann@box)"
-    async with worker(bench, ollama_nodes=listed):
+    async with worker(bench, listed):
         for number in range(6):
             bench.submit(attempt(f"task-{number}"))
         await until(lambda: len(nodes_of(bench)) == 6)

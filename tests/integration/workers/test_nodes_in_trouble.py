@@ -21,13 +21,6 @@ BAD, GOOD, BEST = NODES = ("a-bad", "b-good", "c-good")
 
 
 @pytest.fixture
-async def bench() -> WorkerBench:
-    made = WorkerBench()
-    await made.prepare()
-    return made
-
-
-@pytest.fixture
 async def simulator() -> AsyncIterator[Simulator]:
     nodes = dict.fromkeys(NODES, (MODEL, LARGE))
     servers = {name: NodeSettings(num_parallel=2) for name in NODES}

@@ -9,27 +9,15 @@ from contextlib import asynccontextmanager
 import pytest
 from headrace_contracts.events import NodeStatus, PlacementAction, PlacementPhase, PlacementRequested, PlacementStatus
 from headrace_contracts.topics import FLEET_STATUS, PLACEMENTS_REQUESTED, dead_letters_of
-from headrace_local_worker.settings import LocalWorkerSettings
-from headrace_local_worker.wiring import worker_parts
 from headrace_models.simulator.pace import Speed
 from headrace_models.simulator.server import Simulator, SimulatorConfig
-from headrace_runtime.health import Health
-from headrace_runtime.lifecycle import Service, run
-from headrace_runtime.metrics import Metrics
-from headrace_streams.dead_letters import DeadLetters
 from headrace_streams.publishing import Publication
-from headrace_testing.workers import PREFIX, WorkerBench, now_ms
+from headrace_testing.worker_on_nodes import worker_on
+from headrace_testing.workers import WorkerBench, now_ms
 
 PULL, LOAD, UNLOAD, REMOVE = (
     PlacementAction.PULL, PlacementAction.LOAD, PlacementAction.UNLOAD, PlacementAction.REMOVE
 )  # fmt: skip
-
-
-@pytest.fixture
-async def bench() -> WorkerBench:
-    made = WorkerBench()
-    await made.prepare()
-    return made
 
 
 @pytest.fixture
@@ -46,23 +34,8 @@ async def working(bench: WorkerBench, simulator: Simulator) -> AsyncIterator[Non
         simulator.ollama_url("laptop"),
         f"gpu={simulator.vllm_url('box')};server=vllm",
     )
-    metrics = Metrics("local_worker")
-    parts = worker_parts(
-        LocalWorkerSettings(ollama_nodes=nodes, instance_id="local-1", look_seconds=0.05),
-        metrics,
-        log=bench.log,
-        codec=bench.codec,
-        publisher=bench.publisher,
-        dead_letters=DeadLetters(bench.publisher, "local-worker", PREFIX, now_ms),
-        health=Health(),
-    )
-    stop = asyncio.Event()
-    life = asyncio.create_task(run(Service(parts, metrics), drain_seconds=5.0, stop_requested=stop))
-    try:
+    async with worker_on(bench, nodes):
         yield
-    finally:
-        stop.set()
-        assert await life == 0
 
 
 async def ask(

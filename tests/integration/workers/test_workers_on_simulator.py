@@ -34,13 +34,6 @@ NODES = {"workstation": ("gemma2:2b", "phi3:3.8b"), "remote": ("gemma2:2b", "lla
 
 
 @pytest.fixture
-async def bench() -> WorkerBench:
-    made = WorkerBench()
-    await made.prepare()
-    return made
-
-
-@pytest.fixture
 async def simulator() -> AsyncIterator[Simulator]:
     async with Simulator(SimulatorConfig(speed=Speed(None), nodes=NODES)) as running:
         yield running

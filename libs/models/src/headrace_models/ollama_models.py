@@ -59,9 +59,9 @@ class Layers:
 
     def take(self, line: Mapping[str, Any]) -> PullProgress:
         """The progress after another line."""
-        digest, total = text(line.get("digest")), count_of_bytes(line.get("total"))
+        digest, total = text(line.get("digest")), _bytes_in(line.get("total"))
         if digest and total and (digest in self._known or len(self._known) < _MOST_LAYERS):
-            self._known[digest] = (min(count_of_bytes(line.get("completed")) or 0, total), total)
+            self._known[digest] = (min(_bytes_in(line.get("completed")) or 0, total), total)
         status = text(line.get("status"))[:_LONGEST_STATUS]
         if not self._known:
             return PullProgress(status)
@@ -70,10 +70,11 @@ class Layers:
         )
 
 
-def count_of_bytes(value: object) -> int | None:
+def _bytes_in(value: object) -> int | None:
     """A number of bytes below 2 to the 53rd; None for anything else."""
-    whole = isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**53
-    return value if whole and isinstance(value, int) else None
+    if isinstance(value, bool) or not isinstance(value, int):
+        return None
+    return value if 0 <= value < 2**53 else None
 
 
 async def pull(client: UpstreamClient, model: str, on_progress: Callable[[PullProgress], None]) -> None:

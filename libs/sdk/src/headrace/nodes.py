@@ -124,7 +124,7 @@ def now_ms() -> int:
 
 async def read_nodes(cluster: Cluster) -> tuple[NodeView, ...]:
     """All nodes, as the topics have them now. Raises TransientError, RegistryUnavailable."""
-    reports, announced, drained = await _newest(cluster, (FLEET_STATUS, NODES_ANNOUNCED, NODES_DRAINED))
+    reports, announced, drained = await newest_events(cluster, (FLEET_STATUS, NODES_ANNOUNCED, NODES_DRAINED))
     return node_views(reports.values(), announced, drained, now_ms())
 
 
@@ -168,10 +168,11 @@ async def undrain_node(cluster: Cluster, node: str) -> None:
         await producer.close()
 
 
-async def _newest(cluster: Cluster, specs: Sequence[TopicSpec]) -> tuple[Mapping[str, Any], ...]:
+async def newest_events(cluster: Cluster, specs: Sequence[TopicSpec]) -> tuple[Mapping[str, Any], ...]:
     """The newest event of each key of these topics, up to their present ends; none of a topic that is not there.
 
-    What cannot be read is left out: a list of nodes must not fail for one of them.
+    What cannot be read is left out: a list of nodes must not fail for one of them. Raises TransientError,
+    RegistryUnavailable.
     """
     spec_of = {cluster.topic(spec): spec for spec in specs}
     found: dict[str, dict[str, Any]] = {name: {} for name in spec_of}

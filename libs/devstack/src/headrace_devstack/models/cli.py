@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 import typer
 from headrace.cli.output import ERR, OUT, JsonOption, print_json, table
@@ -14,21 +14,17 @@ from headrace.cli.running import FAILED, addresses, open_client, operator_name, 
 from headrace.cli.timeparse import time_before
 from headrace.connecting import Cluster
 from headrace.errors import HeadraceError
-from headrace.nodes import now_ms
+from headrace.nodes import newest_events, now_ms
 from headrace_contracts.events import (
-    NodeAnnounced,
-    NodeDrained,
-    NodeStatus,
     PlacementAction,
     PlacementPhase,
     PlacementRequested,
     PlacementStatus,
 )
-from headrace_contracts.topics import FLEET_STATUS, NODES_ANNOUNCED, NODES_DRAINED, TopicSpec
+from headrace_contracts.topics import FLEET_STATUS, NODES_ANNOUNCED, NODES_DRAINED
 from headrace_contracts.users import OPERATOR
 from headrace_local_worker.decide.balancing import tagged
 from headrace_router.adapters.policy_file import load_policy
-from headrace_streams.tables import Table
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
 
 from headrace_devstack.models.plan import PlacementNode, PlacementPlan, plan
@@ -38,10 +34,6 @@ from headrace_devstack.models.state import MEMORY_LABEL, demands, placement_node
 app = typer.Typer(no_args_is_help=True, help="Models of our own nodes: see, plan, pull, load, unload and remove them.")
 
 _VALID_SECONDS: Final = 4 * 3600.0
-_ACTIONS: Final = {
-    "pull": PlacementAction.PULL, "load": PlacementAction.LOAD, "unload": PlacementAction.UNLOAD,
-    "remove": PlacementAction.REMOVE,
-}  # fmt: skip
 
 Model = Annotated[str, typer.Argument(help="Name of the model, as in gemma2:2b.")]
 Nodes = Annotated[
@@ -93,7 +85,7 @@ def plan_models(
     else:
         _print_plan(nodes, made)
     if apply and made.changes:
-        run(_place([Placement(step.node, step.model, _ACTIONS[step.action]) for step in made.changes]))
+        run(_place([Placement(step.node, step.model, PlacementAction(step.action)) for step in made.changes]))
     elif made.changes and not json_output:
         ERR.print("nothing was changed: --apply carries it out", style="dim")
     if made.unserved:
@@ -108,19 +100,19 @@ def pull(model: Model, node: Nodes = None) -> None:
     Example:
       headrace models pull gemma2:2b --node big
     """
-    run(_place_at("pull", model, node))
+    run(_place_at(PlacementAction.PULL, model, node))
 
 
 @app.command()
 def load(model: Model, node: Nodes = None) -> None:
     """Put a model into the memory of nodes; by default of all that have it on disk."""
-    run(_place_at("load", model, node))
+    run(_place_at(PlacementAction.LOAD, model, node))
 
 
 @app.command()
 def unload(model: Model, node: Nodes = None) -> None:
     """Take a model out of the memory of nodes, once its calls have ended."""
-    run(_place_at("unload", model, node))
+    run(_place_at(PlacementAction.UNLOAD, model, node))
 
 
 @app.command()
@@ -129,28 +121,13 @@ def remove(
     node: Annotated[list[str], typer.Option("--node", "-n", help="A node; repeatable.")],
 ) -> None:
     """Take a model off the disks of nodes, which must be named."""
-    run(_place_at("remove", model, node))
+    run(_place_at(PlacementAction.REMOVE, model, node))
 
 
 async def _nodes() -> tuple[PlacementNode, ...]:
     async with Cluster.at(addresses(), user=OPERATOR) as cluster:
-        return await _read(cluster)
-
-
-async def _read(cluster: Cluster) -> tuple[PlacementNode, ...]:
-    reports: Mapping[str, NodeStatus] = await _rows(cluster, FLEET_STATUS)
-    announced: Mapping[str, NodeAnnounced] = await _rows(cluster, NODES_ANNOUNCED)
-    drained: Mapping[str, NodeDrained] = await _rows(cluster, NODES_DRAINED)
+        reports, announced, drained = await newest_events(cluster, (FLEET_STATUS, NODES_ANNOUNCED, NODES_DRAINED))
     return placement_nodes(reports.values(), announced, drained, now_ms())
-
-
-async def _rows(cluster: Cluster, spec: TopicSpec) -> Mapping[str, Any]:
-    read: Table[Any] = Table(cluster.log, cluster.codec, spec)
-    try:
-        await read.start()
-        return dict(read.items())
-    finally:
-        await read.close()
 
 
 async def _plan(file: Path | None, since: str, *, pull_copies: bool) -> tuple[tuple[PlacementNode, ...], PlacementPlan]:
@@ -185,7 +162,7 @@ def _print_plan(nodes: Sequence[PlacementNode], made: PlacementPlan) -> None:
         ERR.print(f"no node has room for {', '.join(made.unserved)}", style="yellow", markup=False, soft_wrap=True)
 
 
-async def _place_at(action: str, model: str, named: Sequence[str] | None) -> None:
+async def _place_at(action: PlacementAction, model: str, named: Sequence[str] | None) -> None:
     wanted = tagged(model)
     nodes = {node.name: node for node in await _nodes()}
     if unknown := sorted(set(named or ()) - nodes.keys()):
@@ -194,16 +171,16 @@ async def _place_at(action: str, model: str, named: Sequence[str] | None) -> Non
     if not chosen:
         ERR.print("there is nothing to do", style="dim")
         return
-    await _place([Placement(name, model, _ACTIONS[action]) for name in chosen])
+    await _place([Placement(name, model, action) for name in chosen])
 
 
-def _is_of_use(action: str, node: PlacementNode, model: str) -> bool:
+def _is_of_use(action: PlacementAction, node: PlacementNode, model: str) -> bool:
     match action:
-        case "pull":
+        case PlacementAction.PULL:
             return model not in node.on_disk
-        case "load":
+        case PlacementAction.LOAD:
             return model in node.on_disk and model not in node.loaded
-        case "unload":
+        case PlacementAction.UNLOAD:
             return model in node.loaded
         case _:
             return False

@@ -7,11 +7,11 @@ from typing import Final
 
 from headrace_contracts.events import NodeAnnounced, NodeDrained, NodeStatus, Place
 from headrace_local_worker.decide.balancing import tagged
+from headrace_models.local_servers import OLLAMA
 from headrace_router.decide.policy import Policy
 
 from headrace_devstack.models.plan import PlacementNode, RoleDemand
 
-OLLAMA: Final = "ollama"
 MEMORY_LABEL: Final = "memory_gb"
 """Label of a node in the worker's list: memory that models may take, in 10⁹ bytes."""
 _SHARE_OF_MAIN_MEMORY: Final = 0.7
