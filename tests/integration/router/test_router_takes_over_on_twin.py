@@ -478,7 +478,7 @@ async def test_ids_of_waiting_tasks_do_not_pile_up_when_the_fleet_flaps() -> Non
         await twin.until(lambda: sum(entry.task_id != "" for entry in twin.journal()) == 60)
         (partition,) = router.service._membership.routers.values()  # type: ignore[union-attr]
         for _ in range(50):
-            partition.fleet_gained()
+            partition.gained()
         assert len(partition._reevaluations) <= 60
         twin.work()
         router.world.node_changed("workstation", replace(routing.LOCAL, reported_at=now_ms()))

@@ -191,6 +191,15 @@ PREFERENCES = TopicSpec(
     ("intake",), ("router", "intake"), "Preferences of tenants and users.",
     signed=True,
 )  # fmt: skip
+POLICIES = TopicSpec(
+    "policies", events.PolicyPublished, "scope/revision/version", "compact", None, 1,
+    ("operator",), ("router", "operator"), "Revisions of the routing policy, and what tenants narrow of it.",
+)  # fmt: skip
+SWITCHES = TopicSpec(
+    "switches", events.SwitchedOff, "kind/name", "compact", None, 1,
+    ("operator",), ("router", "local-worker", "cloud-worker", "operator"),
+    "Kill switches: providers, models, features and tenants that are switched off.",
+)  # fmt: skip
 ACCESS_KEYS = TopicSpec(
     "access.keys", events.AccessKey, "key id", "compact", None, 1,
     ("intake",), ("intake", "router", "skill-broadcaster", "cost-accountant"), "API keys, without their secrets.",
@@ -220,7 +229,8 @@ _SPECS = (
     TASKS_COMPLETED, HISTORY_CHANGED,
     USAGE_RECORDED, SPEND_WINDOWS,
     SKILLS_SUBMITTED, SKILLS_CATALOG, SKILLS_FEED,
-    FLEET_STATUS, NODES_ANNOUNCED, NODES_DRAINED, PLACEMENTS_REQUESTED, PREFERENCES, ACCESS_KEYS, REQUESTS_COUNTED,
+    FLEET_STATUS, NODES_ANNOUNCED, NODES_DRAINED, PLACEMENTS_REQUESTED, PREFERENCES, POLICIES, SWITCHES,
+    ACCESS_KEYS, REQUESTS_COUNTED,
     AUDIT_RECORDED, DEAD_LETTERS_HANDLED,
 )  # fmt: skip
 

@@ -112,6 +112,7 @@ class Journal:
         now_ms: int,
         fold: Callable[[JournaledDecision], None],
         limit: int = 4_000_000,
+        policy_version: str = "",
     ) -> tuple[Journal, Recovered]:
         """Become the owner of a partition and read it.
 
@@ -121,12 +122,15 @@ class Journal:
             now_ms: Milliseconds since the Unix epoch.
             fold: Called with each valid decision, in order.
             limit: Maximum size of an entry, in bytes.
+            policy_version: Of the policy that the owner decides by, written to the epoch start.
 
         Raises TransientError and AppendUncertain if the epoch start could not be written (taking over again is
         harmless), RecordRefused, RegistryUnavailable, and UnreadableValue for an entry that cannot be decoded: it may
         be a decision, and continuing without it could lose a task.
         """
-        epoch_start = JournalEntry(kind=EntryKind.EPOCH_START, owner=owner, decided_at=now_ms)
+        epoch_start = JournalEntry(
+            kind=EntryKind.EPOCH_START, owner=owner, policy_version=policy_version, decided_at=now_ms
+        )
         appended = await publisher.send(_publication(epoch_start, partition, f"barrier/{partition}"))
         where = TopicPartition(appended.topic, partition)
         recovered = await read_journal(reader, codec, where, appended.offset, fold)
@@ -216,9 +220,13 @@ class Journal:
         """The entry that `append` has encoded, for one who held on to its bytes."""
         return self._codec.read_back(JournalEntry, value)
 
-    def checkpoint(self, positions: tuple[Position, ...], now_ms: int) -> asyncio.Future[int]:
-        """Record positions and the published offset without a decision; as `append`."""
-        return self.append(JournalEntry(kind=EntryKind.CHECKPOINT, positions=positions, decided_at=now_ms))
+    def checkpoint(self, positions: tuple[Position, ...], now_ms: int, policy_version: str = "") -> asyncio.Future[int]:
+        """Record positions, the published offset and the policy of what follows, without a decision; as `append`."""
+        return self.append(
+            JournalEntry(
+                kind=EntryKind.CHECKPOINT, positions=positions, policy_version=policy_version, decided_at=now_ms
+            )
+        )
 
     def fence(self, reason: str) -> Fenced:
         """Stop publishing for good; all pending acknowledgements fail with the reason. Returns the error to raise."""

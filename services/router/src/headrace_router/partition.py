@@ -158,6 +158,7 @@ class PartitionRouter:
         positions: Offsets to start at in the input topics, by name without prefix.
         topic_ids: Ids of the input topics that these offsets belong to, as far as known.
         broken: Called once, with the reason, when the partition must be taken over again.
+        policy_version: Names the policies that the journal says its next entries are decided by.
     """
 
     def __init__(
@@ -171,6 +172,7 @@ class PartitionRouter:
         router_context: RouterContext,
         limits: RouterLimits,
         broken: Callable[[BaseException], None],
+        policy_version: str,
     ) -> None:
         self.partition = partition
         self._journal = journal
@@ -208,6 +210,7 @@ class PartitionRouter:
         # Sites that were silent at the last tick, and what was true when the attempts there were last looked at.
         self._silent: frozenset[str] = frozenset()
         self._looked: tuple[frozenset[str], int] = (frozenset(), 0)
+        self._journaled_policy = policy_version
         self._checkpointed: tuple[int, dict[str, int]] = (-1, {})
         self._last_append = self._monotonic()
         self.commands = PartitionCommands(
@@ -286,7 +289,7 @@ class PartitionRouter:
             end = self.tasks.end_for_followers(digest, self._view.clock())
             self._reevaluations.add_leaderless_followers(digest, end)
         self._reevaluations.add(self.tasks.ready(self._view.window))
-        self.fleet_gained()
+        self.gained()
 
     def successor(self, broken: Callable[[BaseException], None]) -> PartitionRouter:
         """A router that continues with the same journal and state, if this one `rests` and no other owner has written.
@@ -302,6 +305,7 @@ class PartitionRouter:
             router_context=self._router_context,
             limits=self._limits,
             broken=broken,
+            policy_version=self._journaled_policy,
         )
 
     def handle(self, event: Submitted | Cancelled | AttemptEnded, origin: Input) -> None:
@@ -341,7 +345,7 @@ class PartitionRouter:
             return
         self._positions = {**self._positions, origin.topic: origin.offset + 1}
 
-    def fleet_gained(self) -> None:
+    def gained(self) -> None:
         """Re-evaluate the tasks that wait for a candidate."""
         if not self._closed:
             self._reevaluations.add(self.tasks.waiting())
@@ -360,6 +364,7 @@ class PartitionRouter:
             return
         self._look_at_silent_sites()
         try:
+            self._journal_policy()
             for task_id in list(islice(self._state.written_before(self._limits.restate_seconds), _RESTATED_AT_ONCE)):
                 self._restate(task_id)
             if self._journal.in_flight:
@@ -484,10 +489,12 @@ class PartitionRouter:
     def _append(
         self, task_id: str, cause: str, decision: Decision, origin: Input | None, *, measured: bool = True
     ) -> None:
+        self._journal_policy()
+        task = decision.state.task
         entry = self._entry(
             task_id, cause, origin,
             state=decision.state, commands=decision.commands, rejected=decision.rejected,
-            policy_version=self._view.policy.version,
+            policy_version=self._view.policy_of("" if task is None else task.tenant).version,
         )  # fmt: skip
         value = self._record(entry, origin, measured=measured)
         led = self.tasks.may_lead(task_id)
@@ -654,9 +661,17 @@ class PartitionRouter:
         self._reevaluations.add((task_id,))
         self._reevaluate()
 
+    def _journal_policy(self) -> None:
+        """Record that the policies are other ones from here on. Before the first decision by them: a reader of the
+        journal then knows for each entry which policies there were. Raises what `Journal.append` raises."""
+        if self._journaled_policy != self._view.policy_in_use:
+            self._checkpoint()
+            self.tasks.limit_cache(self._view.policy.cache)
+
     def _checkpoint(self) -> asyncio.Future[int]:
-        positions = self._positions
-        appended = self._journal.checkpoint(self._as_positions(positions), self._view.clock())
+        positions, policy = self._positions, self._view.policy_in_use
+        appended = self._journal.checkpoint(self._as_positions(positions), self._view.clock(), policy)
+        self._journaled_policy = policy
         self._begin(self._monotonic())
         self._checkpointed = (self._journal.published_offset, positions)
 

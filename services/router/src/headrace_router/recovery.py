@@ -59,6 +59,7 @@ async def recover(
     """
     began = router_context.monotonic()
     view = router_context.view
+    policy_version = view.policy_in_use
     state = PartitionState(view.policy.cache, limits, router_context.monotonic)
 
     ours_since: list[float] = []
@@ -80,6 +81,7 @@ async def recover(
             now_ms=view.clock(),
             fold=fold,
             limit=limits.largest_entry,
+            policy_version=policy_version,
         )
         read = router_context.monotonic()
         await router_context.pending_appends.settled(partition)
@@ -87,7 +89,7 @@ async def recover(
         await asyncio.sleep(_time_left_to_others(recovered, owner, waited, router_context.settle_seconds))
         due = _due(recovered, state.tasks, await _written(recovered, reader, codec.topic_prefix, partition))
         repeated = sum(len(commands) for _, _, commands in due)
-        due = await _repeat_ends(due, journal, partition, router_context)
+        due = await _repeat_ends(due, journal, partition, router_context, policy_version)
         end = await _end_of_completed(reader, codec.topic_prefix, partition)
         journal.settled(end, [offset for offset, _, _ in due])
         starts = await input_logs.starts(recovered, partition, reader)
@@ -102,6 +104,7 @@ async def recover(
         router_context=router_context,
         limits=limits,
         broken=broken,
+        policy_version=policy_version,
     )
     # What the cluster has not said now is asked for soon, not only with the next look.
     router.doubtful = len(starts.topic_ids) < len(INPUTS)
@@ -169,7 +172,9 @@ def _due(recovered: Recovered, tasks: PartitionTasks, written: Collection[str]) 
     return found
 
 
-async def _repeat_ends(due: list[_Due], journal: Journal, partition: int, router_context: RouterContext) -> list[_Due]:
+async def _repeat_ends(
+    due: list[_Due], journal: Journal, partition: int, router_context: RouterContext, policy_version: str
+) -> list[_Due]:
     """Publish the terminal states; returns what is left to the router: everything else, and what was refused.
 
     Every consumer recognises a repeat by its id. Only terminal states are looked up first, because other teams read
@@ -180,7 +185,7 @@ async def _repeat_ends(due: list[_Due], journal: Journal, partition: int, router
     refused: set[str] = set()
     for first in range(0, len(ends), _REPEAT_AT_ONCE):
         asked = router_context.monotonic()
-        await journal.checkpoint((), router_context.view.clock())
+        await journal.checkpoint((), router_context.view.clock(), policy_version)
         if router_context.monotonic() - asked > router_context.publish_within:
             raise journal.fence("the journal answered too late to repeat commands")
         batch = ends[first : first + _REPEAT_AT_ONCE]

@@ -87,7 +87,7 @@ class RouterService:
         self._trouble: str | None = None
         self._leaving = asyncio.Event()
         self._left = asyncio.Event()
-        router_context.view.on_gain(self._fleet_gained)
+        router_context.view.on_gain(self._gained)
         router_context.live_bytes.on_open(self._room_for_tasks)
 
     @property
@@ -183,10 +183,10 @@ class RouterService:
         topics = [self._codec.topic_prefix + spec.name for spec in INPUTS]
         return static_member_id(self._instance_id, await self._log.admin().partition_counts(topics))
 
-    def _fleet_gained(self) -> None:
+    def _gained(self) -> None:
         if self._membership is not None:
             for router in self._membership.routers.values():
-                router.fleet_gained()
+                router.gained()
 
     def _room_for_tasks(self) -> None:
         if self._membership is not None:
@@ -461,6 +461,7 @@ class _Membership:
     async def _tick(self) -> None:
         while True:
             await asyncio.sleep(self._limits.tick_seconds)
+            self._router_context.view.look_at_switches()
             for supervisor in list(self._supervisors.values()):
                 supervisor.tick()
             phases: Counter[TaskPhase] = Counter()

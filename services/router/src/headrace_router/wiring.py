@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from headrace_contracts import topics
-from headrace_contracts.events import AccessKey, Preferences
+from headrace_contracts.events import AccessKey, PolicyPublished, Preferences, SwitchedOff
 from headrace_models.prices import load_price_book
 from headrace_runtime.authenticity import Authenticity
 from headrace_runtime.connections import Connections, wall_clock_ms
@@ -42,7 +42,7 @@ WRITES = (
     topics.TASKS_REPLIES,
     topics.AUDIT_RECORDED,
 )
-READS = (*INPUTS, topics.FLEET_STATUS, topics.PREFERENCES, topics.ACCESS_KEYS)
+READS = (*INPUTS, topics.FLEET_STATUS, topics.PREFERENCES, topics.POLICIES, topics.SWITCHES, topics.ACCESS_KEYS)
 
 
 def build(settings: RouterSettings) -> Service:
@@ -69,6 +69,12 @@ def build(settings: RouterSettings) -> Service:
         view.preferences_changed,
         on_discontinuity=lost,
         admits=authenticity.admits,
+    )
+    policies: Table[PolicyPublished] = Table(
+        connections.log, connections.codec, topics.POLICIES, view.policy_changed, on_discontinuity=lost
+    )
+    switches: Table[SwitchedOff] = Table(
+        connections.log, connections.codec, topics.SWITCHES, view.switch_changed, on_discontinuity=lost
     )
     keys: Table[AccessKey] = Table(
         connections.log,
@@ -113,13 +119,22 @@ def build(settings: RouterSettings) -> Service:
     health.add("router", service.health)
     health.add_degradation("router inputs", service.degraded)
     health.add_degradation("sites", view.undeclared_sites)
+    health.add_degradation("policies", view.policy_problem)
     if settings.key_pepper is None:
         health.degrade("replies", "HEADRACE_KEY_PEPPER is not set: without tokens, intake passes no reply on")
     metrics.documents["partitions"] = service.document
     return Service(
         [
             connections.part,
-            tables_part({"fleet": fleet, "preferences": preferences, "keys": keys}),
+            tables_part(
+                {
+                    "fleet": fleet,
+                    "preferences": preferences,
+                    "policies": policies,
+                    "switches": switches,
+                    "keys": keys,
+                }
+            ),
             Part("topic limits", start=limits.start, run=limits.run),
             Part("commands", stop=others.close),
             Part("router", run=service.run, drain=service.drain),

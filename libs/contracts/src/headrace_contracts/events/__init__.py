@@ -8,7 +8,7 @@ from headrace_contracts.events.audit import AuditRecorded
 from headrace_contracts.events.common import Content, Failure, Lane, Mode, Position, Privacy, Usage
 from headrace_contracts.events.deadletters import DeadLetter, DeadLetterHandled, Handling, Header
 from headrace_contracts.events.fleet import AnnouncedModel, Gpu, ModelStatus, NodeAnnounced, NodeDrained, NodeStatus, Place, PlacementAction, PlacementPhase, PlacementRequested, PlacementStatus
-from headrace_contracts.events.settings import Preferences, PrivacyLevel
+from headrace_contracts.events.settings import PolicyPublished, Preferences, PrivacyLevel, SwitchKind, SwitchedOff
 from headrace_contracts.events.skills import SkillAction, SkillChange, SkillChanged, SkillPublished, SkillStatus, SkillSubmitted, SkillVersion
 from headrace_contracts.events.spend import SpendWindows, Window
 from headrace_contracts.events.tasks import AnswerChoice, AnswerPiece, AttemptState, Citation, Command, CommandKind, EntryKind, HistoryChangeKind, HistoryChanged, InputEvent, JournalEntry, Message, MessagePart, ModelOperation, Options, Outcome, PartKind, Rejection, ReplyKind, ResponseFormat, ResponseFormatKind, Sampling, ServedFrom, TaskCancelled, TaskCompleted, TaskPhase, TaskReply, TaskState, TaskStatus, TaskSubmitted, Tool, ToolChoice, ToolChoiceMode, TrailStep, Turn
@@ -57,6 +57,7 @@ __all__ = [
     "PlacementPhase",
     "PlacementRequested",
     "PlacementStatus",
+    "PolicyPublished",
     "Position",
     "Preferences",
     "Privacy",
@@ -76,6 +77,8 @@ __all__ = [
     "SkillSubmitted",
     "SkillVersion",
     "SpendWindows",
+    "SwitchKind",
+    "SwitchedOff",
     "TaskCancelled",
     "TaskCompleted",
     "TaskPhase",

@@ -12,6 +12,60 @@ from typing import Any, ClassVar
 from headrace_contracts.events.common import Mode
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PolicyPublished:
+    """One revision of the routing policy of the installation, or of what one tenant narrows of it.
+
+    Attributes:
+        scope: installation, or tenant/ and the tenant's name.
+        revision: 1 for the first of its scope. Of several with one number the first in the topic counts: the
+            others were published at the same time, and their publishers are told.
+        version: The first 12 hexadecimal digits of the SHA-256 of all values. Empty where the text is.
+        text: The policy as YAML. Empty: what this scope has published no longer counts, and the routers' own
+            file does.
+        reason: Why, in the operator's words.
+        restores: The earlier revision whose text this one has, if it is a rollback.
+        published_by: Who published it: user@host.
+        published_at: When it was published. Milliseconds since the epoch, UTC.
+    """
+
+    FULL_NAME: ClassVar[str] = "headrace.settings.PolicyPublished"
+
+    scope: str
+    revision: int
+    version: str
+    text: str
+    reason: str = ''
+    restores: int | None = None
+    published_by: str = ''
+    published_at: int
+
+    def to_avro(self, named: bool = False) -> dict[str, Any]:
+        return {
+            "scope": self.scope,
+            "revision": self.revision,
+            "version": self.version,
+            "text": self.text,
+            "reason": self.reason,
+            "restores": self.restores,
+            "published_by": self.published_by,
+            "published_at": self.published_at,
+        }
+
+    @classmethod
+    def from_avro(cls, data: dict[str, Any]) -> PolicyPublished:
+        return cls(
+            scope=data["scope"],
+            revision=data["revision"],
+            version=data["version"],
+            text=data["text"],
+            reason=data["reason"],
+            restores=data["restores"],
+            published_by=data["published_by"],
+            published_at=data["published_at"],
+        )
+
+
 class PrivacyLevel(StrEnum):
     """A user's choice: high keeps everything on own nodes, standard allows the named providers, low allows all."""
 
@@ -72,4 +126,59 @@ class Preferences:
             allowed_providers=tuple(data["allowed_providers"]),
             updated_by=data["updated_by"],
             updated_at=data["updated_at"],
+        )
+
+
+class SwitchKind(StrEnum):
+    """What a kill switch stops: calls of a provider, calls of a model at any provider, a feature of the router, all tasks of a tenant."""
+
+    PROVIDER = "provider"
+    MODEL = "model"
+    FEATURE = "feature"
+    TENANT = "tenant"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SwitchedOff:
+    """A kill switch that is off: an operator's decision that something is not to be used. A tombstone switches it on again.
+
+    Attributes:
+        kind: What kind of thing is switched off.
+        name: Its name: of a provider, a model (as providers name it, or provider/model for one of them), a
+            feature, a tenant. The record's key is the kind, a slash, and this.
+        reason: Why, in the operator's words. Callers see it.
+        until: When it is on again by itself. Null: when an operator says so. Milliseconds since the epoch, UTC.
+        switched_by: Who decided it: user@host.
+        switched_at: When it was decided. Milliseconds since the epoch, UTC.
+    """
+
+    FULL_NAME: ClassVar[str] = "headrace.settings.SwitchedOff"
+
+    kind: SwitchKind
+    name: str
+    reason: str = ''
+    until: int | None = None
+    switched_by: str = ''
+    switched_at: int
+
+    def to_avro(self, named: bool = False) -> dict[str, Any]:
+        return {
+            "kind": self.kind,
+            "name": self.name,
+            "reason": self.reason,
+            "until": self.until,
+            "switched_by": self.switched_by,
+            "switched_at": self.switched_at,
+        }
+
+    @classmethod
+    def from_avro(cls, data: dict[str, Any]) -> SwitchedOff:
+        return cls(
+            kind=SwitchKind(data["kind"]),
+            name=data["name"],
+            reason=data["reason"],
+            until=data["until"],
+            switched_by=data["switched_by"],
+            switched_at=data["switched_at"],
         )

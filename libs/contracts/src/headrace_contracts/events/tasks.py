@@ -1367,7 +1367,9 @@ class JournalEntry:
         positions: Next offset of each input partition after this entry.
         commands: Records to be produced.
         rejected: Candidates that were not chosen, and why.
-        policy_version: Version of the policy that decided.
+        policy_version: Version of the policy that decided; in an epoch start and a checkpoint that of the
+            entries that follow, up to the next one: the installation's, with a plus and a digest of the
+            tenants' if there are any.
         published_offset: The commands of all entries before this offset were published when this was written.
         completed_offset: No terminal state of an entry at or after the published offset (acted_offset) has an
             offset below this one in tasks.completed.

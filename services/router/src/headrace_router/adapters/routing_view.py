@@ -6,15 +6,18 @@ import heapq
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 
-from headrace_contracts.events import NodeStatus, Preferences
+from headrace_contracts.events import NodeStatus, PolicyPublished, Preferences, SwitchedOff, SwitchKind
 from headrace_contracts.sites import NO_SITE
+from headrace_contracts.switches import switch_key
 from headrace_models.prices import PriceBook
 from headrace_runtime.tenants import NO_TENANTS, TenantLimits, Tenants
 
+from headrace_router.adapters.published_policies import PublishedPolicies
 from headrace_router.decide.attempt_windows import DEFAULT_WINDOW, AttemptWindow
 from headrace_router.decide.fleet import Fleet, expires_at, gained
 from headrace_router.decide.model import DecisionContext, Peers
 from headrace_router.decide.policy import Policy
+from headrace_router.decide.switches import Switches
 from headrace_router.decide.tenant_quota import DEFAULT_QUOTA, TenantQuota
 
 
@@ -22,6 +25,7 @@ class RoutingView:
     """Follows the tables and gives each decision a consistent view.
 
     Args:
+        policy: Counts while no other one is published.
         clock: Milliseconds since the epoch.
         quota: What a tenant may have in flight in one partition, where `tenants` says nothing else.
         tenants: Limits of single tenants.
@@ -39,7 +43,10 @@ class RoutingView:
         window: AttemptWindow = DEFAULT_WINDOW,
         sites: Iterable[str] = (),
     ) -> None:
-        self.policy = policy
+        self._published = PublishedPolicies(policy)
+        self._switches = Switches()
+        # When the next switch is on again by itself, in milliseconds since the epoch.
+        self._switch_ends: int | None = None
         self.clock = clock
         self._prices = prices
         self.window = window
@@ -58,12 +65,62 @@ class RoutingView:
         # Reports from sites that are not among them: site and expiry by key.
         self._undeclared: dict[str, tuple[str, int]] = {}
         self.gains = 0
-        """How often the fleet has offered something that it did not offer before."""
+        """How often the fleet, a policy or a switch has made something possible that may not have been before."""
         self._on_gain: list[Callable[[], None]] = []
 
     def on_gain(self, call: Callable[[], None]) -> None:
-        """Register a callback for when the fleet offers something that it did not offer before."""
+        """Register a callback for when `gains` rises."""
         self._on_gain.append(call)
+
+    @property
+    def policy(self) -> Policy:
+        """The installation's."""
+        return self._published.policy
+
+    def policy_of(self, tenant: str) -> Policy:
+        """The policy of a tenant's tasks."""
+        return self._published.of(tenant)
+
+    @property
+    def policy_in_use(self) -> str:
+        """Names all policies that decisions are made by: the installation's version, and a digest of the tenants'."""
+        return self._published.in_use
+
+    @property
+    def policy_revision(self) -> int:
+        """The published revision of the installation's policy; 0 for that of the router's own file."""
+        return self._published.revision
+
+    def policy_changed(self, key: str, published: PolicyPublished | None) -> None:
+        """Apply a revision of a policy."""
+        if self._published.apply(key, published):
+            self._gained()
+
+    def policy_problem(self) -> str | None:
+        """Which published policies do not count here as they are, and why; None if all do."""
+        return self._published.problem()
+
+    def switch_changed(self, key: str, off: SwitchedOff | None) -> None:
+        """Apply a kill switch; None when it is on again."""
+        if off is not None and switch_key(off) != key:
+            return
+        remaining = {which: each for which, each in self._switches.off.items() if switch_key(each) != key}
+        if off is not None and off.kind is not SwitchKind.UNKNOWN:
+            remaining[off.kind, off.name] = off
+        self._switches = Switches(remaining)
+        self._switch_ends = self._switches.next_end(self.clock())
+        self._gained()
+
+    def look_at_switches(self) -> None:
+        """Notice those that are on again by now."""
+        if self._switch_ends is not None and self.clock() >= self._switch_ends:
+            self._switch_ends = self._switches.next_end(self.clock())
+            self._gained()
+
+    def _gained(self) -> None:
+        self.gains += 1
+        for call in self._on_gain:
+            call()
 
     def node_changed(self, key: str, status: NodeStatus | None) -> None:
         """Apply a node's newest status; None when the node has been removed."""
@@ -79,9 +136,7 @@ class RoutingView:
         self._nodes[key] = status
         self._look_after(key, status)
         if gained(before, status, self.clock()):
-            self.gains += 1
-            for call in self._on_gain:
-                call()
+            self._gained()
 
     def preferences_changed(self, key: str, preferences: Preferences | None) -> None:
         """Apply the newest preferences of `tenant/user`."""
@@ -117,7 +172,8 @@ class RoutingView:
         """What is currently known for a task of this tenant and user."""
         return DecisionContext(
             now=self.clock(),
-            policy=self.policy,
+            policy=self._published.of(tenant),
+            switches=self._switches,
             prices=self._prices,
             fleet=self._newest_fleet(),
             peers=peers,

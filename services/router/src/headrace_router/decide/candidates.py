@@ -28,6 +28,7 @@ from headrace_router.decide.policy import ModelRef, Policy, RolePolicy
 from headrace_router.decide.reports import given_up, in_vain
 from headrace_router.decide.retry import tries, unasked
 from headrace_router.decide.rules import TaskRules
+from headrace_router.decide.switches import SWITCHED_OFF
 
 _BYTES_PER_TOKEN = 4
 
@@ -37,8 +38,9 @@ OVER_BUDGET = "over_budget"
 FAILED_BEFORE = "failed_before"
 INCAPABLE = "incapable"
 URL_NOT_PUBLIC = "url_not_public"
-_PASSING = frozenset({NO_LOCAL_CAPACITY, NO_CAPACITY})
-"""Reasons that may pass without intervention."""
+_PASSING = frozenset({NO_LOCAL_CAPACITY, NO_CAPACITY, SWITCHED_OFF})
+"""Reasons that may pass before the deadline without a change of the task. What an operator has switched off an operator
+switches on again: tasks that nothing else may run wait for that."""
 _TELLING = (OVER_BUDGET, "context_too_small", INCAPABLE, "privacy", "no_consent", "mode", "price_unknown")
 """Which of several reasons a task's failure reports, the most informative first."""
 
@@ -95,7 +97,7 @@ class Choice:
             return Failure(code=self.objection.code, message=self.objection.message)
         codes = {rejection.code: rejection for rejection in self.rejected}
         if self.may_come:
-            code = NO_CAPACITY if NO_CAPACITY in codes else NO_LOCAL_CAPACITY
+            code = next(code for code in (SWITCHED_OFF, NO_CAPACITY, NO_LOCAL_CAPACITY) if code in codes)
         else:
             code = next((code for code in _TELLING if code in codes), self.rejected[-1].code if codes else NO_CAPACITY)
         found = codes.get(code)
@@ -115,6 +117,8 @@ def choose(
     asked nobody as often as there may be tries come after the others, the longest ago first: each gets its turn."""
     if rules.objection is not None:
         return Choice(None, (), rules.privacy, objection=rules.objection)
+    if (off := context.switches.against_tenant(task.tenant, context.now)) is not None:
+        return Choice(None, (), rules.privacy, objection=Objection(off.code, "tenant", off.message))
     if has_urls(task.messages) and rules.privacy is not Privacy.PUBLIC:
         # Whoever answers the address learns that it was asked for, and by whom.
         why = f"content at an address of the web is for public tasks only, and this one is {rules.privacy}"
@@ -151,6 +155,9 @@ def choose(
         excluded = rules.exclusion(ref.provider, place) or _history(ref, attempts, policy)
         if excluded is not None:
             reject(ref, *excluded)
+            continue
+        if (stopped := context.switches.against(ref.provider, ref.model, place, context.now)) is not None:
+            reject(ref, SWITCHED_OFF, stopped)
             continue
         if not_now is not None and not_now.name == f"{ref.provider}/{ref.model}":
             reject(ref, FAILED_BEFORE, not_now.reason)

@@ -73,6 +73,7 @@ from headrace_router.decide.routes import (
     route,
     rules_of,
     take_back,
+    unknown_role,
 )
 from headrace_router.decide.sharing import may_serve_followers
 from headrace_router.decide.tenant_quota import over_quota
@@ -115,14 +116,16 @@ def _submit(_: None, event: Submitted, context: DecisionContext) -> Result:
     if event.cancelled is not None and event.cancelled.tenant == task.tenant:
         return _cancel(state, Cancelled(event.cancelled), context)
     if name is not None and role is None:
-        return fail(state, context, Failure(code="unknown_role", message=f"the policy has no role {name!r}"))
+        return fail(state, context, unknown_role(name))
     if rules.objection is not None:
         return refuse(replace(state, digest=""), context, rules.objection)
     if late(state, context):
         return expire(state, context, where="was in tasks.submitted")
+    if (off := context.switches.against_tenant(task.tenant, now)) is not None:
+        return fail(replace(state, digest=""), context, off)
     if unknown_model(task, context):
         return fail(state, context, Failure(code="unknown_model", message=f"no provider has the model {task.model!r}"))
-    equal = context.peers.equal_to(state.digest, now) if state.digest else Equal()
+    equal = _shareable(context.peers.equal_to(state.digest, now), context) if state.digest else Equal()
     if equal.answer is not None:
         return serve(state, context, equal.answer, ServedFrom.CACHE)
     # From here on it would be live, and be held in memory until it ends.
@@ -137,6 +140,13 @@ def _submit(_: None, event: Submitted, context: DecisionContext) -> Result:
             )
         )  # fmt: skip
     return route(state, context)
+
+
+def _shareable(equal: Equal, context: DecisionContext) -> Equal:
+    return Equal(
+        leader=equal.leader if context.switches.has("coalescing", context.now) else None,
+        answer=equal.answer if context.switches.has("cache", context.now) else None,
+    )
 
 
 def _note(_: None, event: Cancelled, __: DecisionContext) -> Result:

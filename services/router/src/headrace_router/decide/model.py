@@ -22,6 +22,7 @@ from headrace_models.prices import PriceBook
 from headrace_router.decide.attempt_windows import DEFAULT_WINDOW, AttemptWindow, OutNow
 from headrace_router.decide.fleet import Fleet
 from headrace_router.decide.policy import Policy
+from headrace_router.decide.switches import ALL_ON, Switches
 from headrace_router.decide.tenant_quota import DEFAULT_QUOTA, LiveLoad, TenantQuota
 
 
@@ -164,9 +165,11 @@ class DecisionContext:
 
     Attributes:
         now: Milliseconds since the epoch.
+        policy: That of the task's tenant.
         user_preferences, tenant_preferences: Those of the task's user and of its tenant.
         quota: What the task's tenant may have in flight in the partition.
         window: What it may have out in each topic of attempts.
+        switches: What is switched off.
     """
 
     now: int
@@ -178,6 +181,7 @@ class DecisionContext:
     tenant_preferences: Preferences | None = None
     quota: TenantQuota = DEFAULT_QUOTA
     window: AttemptWindow = DEFAULT_WINDOW
+    switches: Switches = ALL_ON
 
 
 @dataclass(frozen=True, slots=True)

@@ -134,6 +134,10 @@ def _fallen_back(state: TaskState, failure: Failure, now: int) -> TaskState:
 
 def route(state: TaskState, context: DecisionContext) -> Decision | Ignored:
     """Dispatch to the best available candidate, wait for one or for the task's turn, or finish."""
+    name = role_name(task_of(state), context.policy)
+    if name is not None and name not in context.policy.roles:
+        # The policy has changed since the task came.
+        return fail(state, context, unknown_role(name))
     choice = choose_for(state, context)
     if choice.objection is not None:
         return refuse(state, context, choice.objection)
@@ -312,6 +316,11 @@ def rules_of(task: TaskSubmitted, context: DecisionContext, floor: Privacy | Non
         floor,
         context.fleet.providers,
     )
+
+
+def unknown_role(name: str) -> Failure:
+    """Why a task whose role the policy does not have ends."""
+    return Failure(code="unknown_role", message=f"the policy has no role {name!r}")
 
 
 def role_name(task: TaskSubmitted, policy: Policy) -> str | None:

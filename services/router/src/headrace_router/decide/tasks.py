@@ -222,6 +222,10 @@ class PartitionTasks:
             self._leaders.setdefault(state.digest, task_id)
             self._ends.pop(state.digest, None)
 
+    def limit_cache(self, cache: CacheLimits) -> None:
+        """Other limits of the answer cache; answers beyond them go when the next one comes."""
+        self._answers.limits = cache
+
     def equal_to(self, digest: str, now: int) -> Equal:
         """The task in flight that a new one with this digest would follow, and a cached answer."""
         return Equal(self._leaders.get(digest), self._answers.get(digest, now))
@@ -288,7 +292,7 @@ class _Answers:
     """Terminal states by digest, oldest first, bounded by number, bytes and age."""
 
     def __init__(self, limits: CacheLimits) -> None:
-        self._limits = limits
+        self.limits = limits
         # The newest last. An end that has not been read may turn out to be a failure, and must not have replaced an
         # answer then: whoever takes a partition over serves what its former owner did.
         self._kept: OrderedDict[str, tuple[TaskCompleted | Unread, ...]] = OrderedDict()
@@ -308,7 +312,7 @@ class _Answers:
         self._drop(digest)
         self._kept[digest] = ends
         self._bytes += _sizes(ends)
-        while len(self._kept) > self._limits.entries or self._bytes > self._limits.bytes:
+        while len(self._kept) > self.limits.entries or self._bytes > self.limits.bytes:
             self._drop(next(iter(self._kept)))
 
     def get(self, digest: str, now: int) -> TaskCompleted | None:
@@ -324,7 +328,7 @@ class _Answers:
             return None
         self._bytes += _size(found) - _sizes(ends)
         self._kept[digest] = (found,)
-        return found if now < found.completed_at + self._limits.ttl else None
+        return found if now < found.completed_at + self.limits.ttl else None
 
     def _drop(self, digest: str) -> None:
         dropped = self._kept.pop(digest, None)
