@@ -42,6 +42,7 @@ from headrace_router.decide.model import (
     WakeUp,
 )
 from headrace_router.decide.policy import Policy
+from headrace_router.decide.switches import ALL_ON, Switches
 from headrace_router.decide.tenant_quota import DEFAULT_QUOTA, NO_LOAD, LiveLoad, TenantQuota
 
 NOW = 1_760_000_000_000
@@ -160,6 +161,7 @@ class Desk:
     peers: NoPeers = field(default_factory=NoPeers)
     quota: TenantQuota = DEFAULT_QUOTA
     window: AttemptWindow = DEFAULT_WINDOW
+    switches: Switches = ALL_ON
     state: TaskState | None = None
     decisions: list[Decision] = field(default_factory=list)
 
@@ -175,6 +177,7 @@ class Desk:
             tenant_preferences=self.tenant,
             quota=self.quota,
             window=self.window,
+            switches=self.switches,
         )
 
     def give(self, event: RouterEvent) -> Decision | Noted | Ignored | Disbelieved:

@@ -48,7 +48,7 @@ def test_two_attempts_must_fit_before_the_deadline_of_their_lane(
     with pytest.raises(PolicyInvalid) as refused:
         parse_policy(text(timeout, deadlines), "mine.yaml")
     message = str(refused.value)
-    assert message.startswith("mine.yaml: attempts.timeout.")
+    assert message.startswith("mine.yaml: line 3: attempts.timeout.")
     for lane in Lane:
         assert (f"attempts.timeout.{lane}: " in message) == (lane.value in lanes.split())
         assert (f"deadlines.default.{lane}" in message) == (lane.value in lanes.split())

@@ -51,7 +51,7 @@ def test_a_bad_policy_or_price_book_is_told_before_anything_connects(
     bad = tmp_path / "policy.yaml"
     bad.write_text("roles: {}")
     monkeypatch.setenv("HEADRACE_POLICY_FILE", str(bad))
-    with pytest.raises(SettingsInvalid, match=r"HEADRACE_POLICY_FILE: .*policy\.yaml: defaults: is missing"):
+    with pytest.raises(SettingsInvalid, match=r"HEADRACE_POLICY_FILE: .*policy\.yaml: line 1: defaults: is missing"):
         RouterSettings.load()
     monkeypatch.setenv("HEADRACE_POLICY_FILE", str(tmp_path / "none.yaml"))
     with pytest.raises(SettingsInvalid, match="No such file"):

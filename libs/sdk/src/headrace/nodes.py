@@ -11,15 +11,14 @@ from typing import Any, Final
 from headrace_contracts.errors import UnreadableValue
 from headrace_contracts.events import NodeAnnounced, NodeDrained, NodeStatus
 from headrace_contracts.topics import FLEET_STATUS, NODES_ANNOUNCED, NODES_DRAINED, TopicSpec
-from headrace_streams.publishing import Publication, Publisher
 from headrace_streams.reading import up_to
 from headrace_streams.records import TopicPartition
 from headrace_streams.typed import decode
 
 from headrace.connecting import Cluster
 from headrace.errors import HeadraceError
+from headrace.operating import publish, remove
 
-_SOURCE: Final = "headrace/operator"
 _BATCH: Final = 500
 _WAIT_SECONDS: Final = 0.2
 
@@ -140,32 +139,13 @@ async def read_node(cluster: Cluster, node: str) -> NodeView:
 async def drain_node(cluster: Cluster, node: str, *, reason: str, who: str) -> NodeDrained:
     """Give a node no new calls, from every worker, until `undrain_node`. Raises StreamsError, ContractError."""
     drained = NodeDrained(node=node, reason=reason, drained_by=who, drained_at=now_ms())
-    await cluster.codec.prepare([NODES_DRAINED])
-    producer = cluster.log.producer()
-    try:
-        await Publisher(producer, cluster.codec, _SOURCE).send(
-            Publication(
-                spec=NODES_DRAINED,
-                event=drained,
-                event_id=f"{node}/{drained.drained_at}",
-                key=node.encode(),
-                tenant="",
-                time_ms=drained.drained_at,
-                subject=node,
-            )
-        )
-    finally:
-        await producer.close()
+    await publish(cluster, NODES_DRAINED, node, drained, drained.drained_at)
     return drained
 
 
 async def undrain_node(cluster: Cluster, node: str) -> None:
     """Let a node have calls again. Raises StreamsError."""
-    producer = cluster.log.producer()
-    try:
-        await Publisher(producer, cluster.codec, _SOURCE).send_tombstone(NODES_DRAINED, node.encode())
-    finally:
-        await producer.close()
+    await remove(cluster, NODES_DRAINED, node)
 
 
 async def newest_events(cluster: Cluster, specs: Sequence[TopicSpec]) -> tuple[Mapping[str, Any], ...]:

@@ -24,6 +24,7 @@ from headrace.cli import (
     schemas,
     skills,
     submit,
+    switches,
     tail,
     tasks,
     topics,
@@ -85,6 +86,7 @@ def build(plugins: Sequence[EntryPoint]) -> typer.Typer:
     app.add_typer(keys.app, name="keys")
     app.command("node")(node.node)
     app.add_typer(nodes.app, name="nodes")
+    app.add_typer(switches.app, name="switches")
     app.add_typer(dlq.app, name="dlq")
     app.add_typer(journal.app, name="journal")
     app.add_typer(schemas.app, name="schemas")
@@ -95,7 +97,7 @@ def build(plugins: Sequence[EntryPoint]) -> typer.Typer:
 
 _OWN: Final = frozenset({
     "submit", "chat", "tasks", "tail", "skills", "costs", "preferences", "keys", "dlq", "journal", "schemas", "topics",
-    "doctor", "node", "nodes",
+    "doctor", "node", "nodes", "switches",
 })  # fmt: skip
 
 

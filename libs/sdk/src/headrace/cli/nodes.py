@@ -119,7 +119,7 @@ async def _drain(node: str, reason: str) -> tuple[bool, NodeDrained]:
             view = await read_node(cluster, node)
             known = bool(view.workers) or view.announced is not None
             if view.place == _CLOUD:
-                raise ValueError(f"{node} is a provider, not a node: take it out of the routing policy instead")
+                raise ValueError(f"{node} is a provider, not a node: `headrace switches off provider/{node}` does it")
         except NodeUnknown:
             known = False
         return known, await drain_node(cluster, node, reason=reason, who=operator_name())

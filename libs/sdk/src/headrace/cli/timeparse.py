@@ -10,6 +10,7 @@ from headrace.cli.running import USAGE, fail
 
 _AGE: Final = re.compile(r"(\d+(?:\.\d+)?)\s*([smhd])")
 _UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+_LONGEST_SECONDS: Final = 3650 * 86_400.0
 
 
 def parse_time_or_age(text: str, now: datetime) -> datetime:
@@ -34,3 +35,14 @@ def time_before(text: str | None) -> datetime | None:
         return parse_time_or_age(text, datetime.now(UTC))
     except ValueError as error:
         raise fail(str(error), USAGE) from None
+
+
+def duration_option(text: str | None) -> float | None:
+    """Seconds of a duration such as 30m, for an option that may be missing."""
+    if text is None:
+        return None
+    found = _AGE.fullmatch(text.strip())
+    seconds = float(found[1]) * timedelta(**{_UNITS[found[2]]: 1}).total_seconds() if found else 0.0
+    if not 0 < seconds <= _LONGEST_SECONDS:
+        raise fail(f"{text!r} is not a time of up to ten years (45s, 30m, 2h, 7d)", USAGE)
+    return seconds

@@ -77,7 +77,7 @@ def _problems(error: ValidationError, source: str, document: YamlDocument) -> li
     found: list[str] = []
     for wrong in invalid_fields(error, document.value):
         if wrong.field == WHOLE:
-            found += [_placed(problem, source, document) for problem in wrong.message.split("; ")]
+            found += [_placed(problem, source, document) for problem in wrong.message.splitlines()]
         else:
             line = document.line_of(_steps(wrong.field, document.value))
             found.append(f"{source}: line {line}: {wrong.field}: {wrong.message}")

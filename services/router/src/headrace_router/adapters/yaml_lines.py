@@ -46,7 +46,9 @@ def read_yaml(text: str) -> YamlDocument:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = "" if mark is None else f"line {mark.line + 1}: "
-        raise YamlInvalid(f"{where}not YAML: {error.problem or error.context}") from None
+        raise YamlInvalid(
+            f"{where}not YAML: {', '.join(part for part in (error.context, error.problem) if part)}"
+        ) from None
     except (yaml.YAMLError, RecursionError) as error:
         raise YamlInvalid(f"not YAML: {error}") from None
     if root is None:

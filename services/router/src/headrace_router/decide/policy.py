@@ -207,7 +207,7 @@ class Policy(_Part):
                 elif path.endswith("ladder") and provider.place is not Place.CLOUD:
                     problems.append(f"{path}.{index}: {ref.provider!r} is not a cloud provider")
         if problems:
-            raise ValueError("; ".join(problems))
+            raise ValueError("\n".join(problems))
         return self
 
     @model_validator(mode="after")
@@ -225,7 +225,7 @@ class Policy(_Part):
                     f"set attempts.timeout.{lane} below {-(-deadline // 2)}, or that deadline above {2 * timeout}"
                 )
         if problems:
-            raise ValueError("; ".join(problems))
+            raise ValueError("\n".join(problems))
         return self
 
     @cached_property

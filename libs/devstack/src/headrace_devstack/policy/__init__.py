@@ -1,0 +1,1 @@
+"""`headrace policy`: check, compare, publish and take back routing policies."""
