@@ -66,7 +66,7 @@ class TenantPolicy(_Narrowing):
 
 
 @dataclass(slots=True)
-class _Bounds:
+class _InstallationBounds:
     problems: list[str] = field(default_factory=list)
 
     def within(
@@ -95,7 +95,7 @@ def narrowed(policy: Policy, tenant: TenantPolicy) -> tuple[Policy, tuple[str, .
 
     Nothing that a tenant says makes more possible: of a list of models what both have is left, which may be nothing.
     """
-    bounds = _Bounds()
+    bounds = _InstallationBounds()
     roles = dict(policy.roles)
     for name, said in tenant.roles.items():
         role = policy.roles.get(name)
@@ -159,7 +159,7 @@ def _changed(policy: Policy, fields: dict[str, Any]) -> Policy:
     return changed
 
 
-def _narrowed_role(path: str, role: RolePolicy, said: RoleNarrowing, policy: Policy, bounds: _Bounds) -> RolePolicy:
+def _narrowed_role(path: str, role: RolePolicy, said: RoleNarrowing, policy: Policy, bounds: _InstallationBounds) -> RolePolicy:
     ladder = policy.ladder if role.ladder is None else role.ladder
     weakest = Privacy.PUBLIC if role.privacy is None else role.privacy
     if said.always_local is False and role.always_local:
