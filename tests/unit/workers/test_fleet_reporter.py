@@ -145,13 +145,13 @@ async def test_places_that_come_and_go_are_looked_at_and_told_at_once(bench: Wor
 def test_only_what_decides_where_work_goes_is_worth_a_report_of_its_own() -> None:
     endpoint = Endpoint(ScriptedProvider(), 4)
     endpoint.seen(ScriptedProvider().current)
-    before = node_status(endpoint, options(), objection=None, reported_at=1)
+    before = node_status(endpoint, options(), objection=None, now=0.0, reported_at=1)
     for _ in range(3):
         endpoint.take("acme", 1, "gemma2:2b", 0.0)
     endpoint.tokens_per_second = 20.0
     endpoint.seen(replace(endpoint.status, latency_ms=9.0))
-    assert not tells_more(before, node_status(endpoint, options(), objection=None, reported_at=2))
+    assert not tells_more(before, node_status(endpoint, options(), objection=None, now=0.0, reported_at=2))
     assert tells_more(None, before)
-    assert tells_more(before, node_status(endpoint, options(), objection="down", reported_at=2))
+    assert tells_more(before, node_status(endpoint, options(), objection="down", now=0.0, reported_at=2))
     endpoint.seen(replace(endpoint.status, models=(ModelInfo(MODEL, loaded=False),)))
-    assert tells_more(before, node_status(endpoint, options(), objection=None, reported_at=2))
+    assert tells_more(before, node_status(endpoint, options(), objection=None, now=0.0, reported_at=2))

@@ -35,7 +35,7 @@ def test_an_impossible_name_is_refused(name: str) -> None:
 
 def test_reports_of_nodes_say_the_site() -> None:
     options = FleetOptions(worker="w", where=Place.LOCAL, site="gpu-1", look_seconds=3.0)
-    assert node_status(Endpoint(ScriptedProvider(), 1), options, objection=None, reported_at=0).site == "gpu-1"
+    assert node_status(Endpoint(ScriptedProvider(), 1), options, objection=None, now=0.0, reported_at=0).site == "gpu-1"
 
 
 class _Present:

@@ -53,6 +53,12 @@ _NOT_IN_IDS: Final = re.compile(r"[^a-zA-Z0-9_-]")
 _TIERS: Final = {"auto": "auto", "default": "standard_only", "standard_only": "standard_only"}
 
 
+def parameters_taken(model: str) -> frozenset[str]:
+    """The parameters that calls of a model pass on; see `parameters`."""
+    always = {"stop", "json", "reasoning_effort", "service_tier"}
+    return frozenset(always | {"temperature", "top_p", "top_k"} if _TAKES_SAMPLING.match(model) else always)
+
+
 def body_of(request: ChatRequest) -> dict[str, Any]:
     """The arguments of `AsyncAnthropic.messages.create` for a stream."""
     system, messages = _conversation(request)

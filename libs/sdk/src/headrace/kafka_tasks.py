@@ -15,6 +15,7 @@ from headrace_contracts.designation import DesignationInvalid, designation
 from headrace_contracts.events import Content, Lane, Mode, PartKind, Privacy, TaskCompleted, TaskSubmitted
 from headrace_contracts.ids import route_key
 from headrace_contracts.limits import NANODOLLARS_IN_A_DOLLAR
+from headrace_contracts.narrowing import routing_of
 
 from headrace.message_documents import message_of
 from headrace.messages import (
@@ -107,6 +108,7 @@ def fields_of(options: TaskOptions, now_ms: int) -> dict[str, Any]:
     privacy, lane, mode = options.get("privacy"), options.get("priority"), options.get("mode")
     budget, stop, allow_cached = options.get("budget"), options.get("stop"), options.get("allow_cached")
     form = options.get("response_format") or {"type": "text"}
+    provider = options.get("provider")
     return {
         "role": role,
         "model": model,
@@ -115,6 +117,7 @@ def fields_of(options: TaskOptions, now_ms: int) -> dict[str, Any]:
         "lane": None if lane is None else Lane(lane),
         "mode": None if mode is None else Mode(mode),
         "preferred_provider": options.get("preferred_provider"),
+        "routing": routing_of(provider) if provider else None,
         "budget_nanodollars": None if budget is None else _nanodollars(budget),
         "deadline_at": _deadline_at(options.get("deadline"), now_ms),
         "session": options.get("session"),

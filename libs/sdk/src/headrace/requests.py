@@ -35,6 +35,9 @@ class TaskOptions(TypedDict, total=False):
     user: The user on whose behalf you submit, as you name them.
     mode: local, cloud or hybrid.
     preferred_provider: Provider to try first if the rules allow it.
+    provider: What is asked of the choice among models, as OpenRouter's `provider`: order, only, ignore, sort (price,
+        latency, throughput) or strategy, max_price, min_throughput, allow_fallbacks, require_parameters,
+        data_collection, zdr.
     allow_cached: Whether the earlier answer of an equal task may be used.
     max_tokens, temperature, top_p, stop, seed, json: Sampling; json asks for an answer that is one JSON value.
     tools: Tools that the model may call. `run_tools` calls them as well.
@@ -60,6 +63,7 @@ class TaskOptions(TypedDict, total=False):
     user: str | None
     mode: str | None
     preferred_provider: str | None
+    provider: Mapping[str, Any] | None
     allow_cached: bool | None
     max_tokens: int | None
     temperature: float | None

@@ -95,6 +95,47 @@ class Gpu:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ModelObserved:
+    """How a model has done at a node or provider in the last minutes, as its worker has seen it.
+
+    Attributes:
+        calls: Answers that this is of.
+        first_output_p50_ms: Median time to the first piece of an answer, in milliseconds.
+        first_output_p95_ms: 95th percentile of it, in milliseconds.
+        tokens_per_second_p50: Median speed of an answer after its first piece, in tokens per second. Null: no
+            answer was long enough.
+        tokens_per_second_p5: 5th percentile of it: 19 of 20 answers were faster.
+    """
+
+    FULL_NAME: ClassVar[str] = "headrace.fleet.ModelObserved"
+
+    calls: int
+    first_output_p50_ms: float
+    first_output_p95_ms: float
+    tokens_per_second_p50: float | None = None
+    tokens_per_second_p5: float | None = None
+
+    def to_avro(self, named: bool = False) -> dict[str, Any]:
+        return {
+            "calls": self.calls,
+            "first_output_p50_ms": self.first_output_p50_ms,
+            "first_output_p95_ms": self.first_output_p95_ms,
+            "tokens_per_second_p50": self.tokens_per_second_p50,
+            "tokens_per_second_p5": self.tokens_per_second_p5,
+        }
+
+    @classmethod
+    def from_avro(cls, data: dict[str, Any]) -> ModelObserved:
+        return cls(
+            calls=data["calls"],
+            first_output_p50_ms=data["first_output_p50_ms"],
+            first_output_p95_ms=data["first_output_p95_ms"],
+            tokens_per_second_p50=data["tokens_per_second_p50"],
+            tokens_per_second_p5=data["tokens_per_second_p5"],
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ModelStatus:
     """One model on a node.
 
@@ -107,6 +148,7 @@ class ModelStatus:
             not known.
         details: What its node says of it beyond that: digest, family, parameter_size, quantization_level,
             modified_at.
+        observed: How its calls went in the last minutes. Null: there were none.
     """
 
     FULL_NAME: ClassVar[str] = "headrace.fleet.ModelStatus"
@@ -117,6 +159,7 @@ class ModelStatus:
     loaded: bool = False
     capabilities: tuple[str, ...] | None = None
     details: Mapping[str, str] = field(default_factory=dict)
+    observed: ModelObserved | None = None
 
     def to_avro(self, named: bool = False) -> dict[str, Any]:
         return {
@@ -126,6 +169,7 @@ class ModelStatus:
             "loaded": self.loaded,
             "capabilities": None if self.capabilities is None else list(self.capabilities),
             "details": dict(self.details),
+            "observed": None if self.observed is None else ("headrace.fleet.ModelObserved", self.observed.to_avro(named)) if named else self.observed.to_avro(named),
         }
 
     @classmethod
@@ -137,6 +181,7 @@ class ModelStatus:
             loaded=data["loaded"],
             capabilities=None if (value_capabilities := data["capabilities"]) is None else tuple(value_capabilities),
             details=data["details"],
+            observed=None if (value_observed := data["observed"]) is None else ModelObserved.from_avro(value_observed),
         )
 
 

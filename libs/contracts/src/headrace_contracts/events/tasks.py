@@ -842,6 +842,74 @@ class Turn:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Routing:
+    """What a task asks of the choice among the models that it may run on. It narrows the choice, and never widens it.
+
+    Attributes:
+        order: Providers, or models as provider/model, to try first, in this order.
+        only: The only providers or models that may run it. Empty: all.
+        ignore: Providers or models that must not run it.
+        strategy: How the others are put in order: listed, local-first, cheapest, fastest, lowest-latency,
+            highest-throughput, balanced, quality, throughput-at-least. Null: as role and policy say.
+        max_input_price: Highest price of input, in nano-dollars per million tokens.
+        max_output_price: Highest price of output, in nano-dollars per million tokens.
+        min_throughput: Lowest speed of answers, in tokens per second. A model whose speed nobody has observed
+            may run it.
+        allow_fallbacks: Whether other models may run it than the first of the order.
+        require_parameters: Whether only models may run it that are known to take all its parameters: otherwise
+            a parameter that a provider does not know is left out.
+        deny_data_collection: Whether only providers may run it that do not use what they are sent for
+            themselves.
+        zero_retention: Whether only providers may run it that keep nothing of what they are sent.
+    """
+
+    FULL_NAME: ClassVar[str] = "headrace.tasks.Routing"
+
+    order: tuple[str, ...] = ()
+    only: tuple[str, ...] = ()
+    ignore: tuple[str, ...] = ()
+    strategy: str | None = None
+    max_input_price: int | None = None
+    max_output_price: int | None = None
+    min_throughput: float | None = None
+    allow_fallbacks: bool = True
+    require_parameters: bool = False
+    deny_data_collection: bool = False
+    zero_retention: bool = False
+
+    def to_avro(self, named: bool = False) -> dict[str, Any]:
+        return {
+            "order": list(self.order),
+            "only": list(self.only),
+            "ignore": list(self.ignore),
+            "strategy": self.strategy,
+            "max_input_price": self.max_input_price,
+            "max_output_price": self.max_output_price,
+            "min_throughput": self.min_throughput,
+            "allow_fallbacks": self.allow_fallbacks,
+            "require_parameters": self.require_parameters,
+            "deny_data_collection": self.deny_data_collection,
+            "zero_retention": self.zero_retention,
+        }
+
+    @classmethod
+    def from_avro(cls, data: dict[str, Any]) -> Routing:
+        return cls(
+            order=tuple(data["order"]),
+            only=tuple(data["only"]),
+            ignore=tuple(data["ignore"]),
+            strategy=data["strategy"],
+            max_input_price=data["max_input_price"],
+            max_output_price=data["max_output_price"],
+            min_throughput=data["min_throughput"],
+            allow_fallbacks=data["allow_fallbacks"],
+            require_parameters=data["require_parameters"],
+            deny_data_collection=data["deny_data_collection"],
+            zero_retention=data["zero_retention"],
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TaskSubmitted:
     """A task for a model: what to do, and within which limits.
 
@@ -872,6 +940,7 @@ class TaskSubmitted:
         allow_cached: Whether the earlier answer of an equal task may be used.
         reply_partition: Partition of tasks.replies that the waiting intake reads. Null: no caller waits.
         submitted_at: When the task was accepted. Milliseconds since the epoch, UTC.
+        routing: What it asks of the choice among models. Null: nothing.
     """
 
     FULL_NAME: ClassVar[str] = "headrace.tasks.TaskSubmitted"
@@ -901,6 +970,7 @@ class TaskSubmitted:
     allow_cached: bool = True
     reply_partition: int | None = None
     submitted_at: int
+    routing: Routing | None = None
 
     def to_avro(self, named: bool = False) -> dict[str, Any]:
         return {
@@ -929,6 +999,7 @@ class TaskSubmitted:
             "allow_cached": self.allow_cached,
             "reply_partition": self.reply_partition,
             "submitted_at": self.submitted_at,
+            "routing": None if self.routing is None else ("headrace.tasks.Routing", self.routing.to_avro(named)) if named else self.routing.to_avro(named),
         }
 
     @classmethod
@@ -959,6 +1030,7 @@ class TaskSubmitted:
             allow_cached=data["allow_cached"],
             reply_partition=data["reply_partition"],
             submitted_at=data["submitted_at"],
+            routing=None if (value_routing := data["routing"]) is None else Routing.from_avro(value_routing),
         )
 
 

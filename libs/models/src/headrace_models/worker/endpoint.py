@@ -25,6 +25,7 @@ from headrace_models.worker.estimates import (
     seconds_left,
 )
 from headrace_models.worker.fair_shares import FairShares
+from headrace_models.worker.observations import Observations
 from headrace_models.worker.outliers import CLEAN, CallRecord, after_end
 from headrace_models.worker.parallel_limit import UNLIMITED, ParallelLimit, after_answer, after_refusal, waited_inside
 from headrace_models.worker.recent_times import Factor, RecentTimes
@@ -113,6 +114,8 @@ class Endpoint:
         """Of models' answers, over all endpoints."""
         self.recent: dict[str, RecentTimes] = {}
         self.tokens_per_second: float | None = None
+        self.observed: dict[str, Observations] = {}
+        """How its answers came, by model."""
         self._shares = FairShares()
         self.avoided: dict[str, Avoided] = {}
         """What is held against it, by model."""
@@ -293,6 +296,7 @@ class Endpoint:
         self.recent.setdefault(model, RecentTimes()).observe(now, total, size)
         self.first_tokens.setdefault(model, RecentTimes()).observe(now, first)
         writing = total - first
+        self.observed.setdefault(model, Observations()).observe(now, first, writing, output)
         if output > 1 and writing > 0:
             newest = output / writing
             before = self.tokens_per_second

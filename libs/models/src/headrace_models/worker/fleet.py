@@ -56,9 +56,10 @@ class FleetOptions:
 
 
 def node_status(
-    endpoint: Endpoint, options: FleetOptions, *, objection: str | None, reported_at: int
+    endpoint: Endpoint, options: FleetOptions, *, objection: str | None, now: float, reported_at: int
 ) -> events.NodeStatus:
-    """The status event of an endpoint."""
+    """The status event of an endpoint; `now` in seconds of the monotonic clock, `reported_at` in milliseconds since the
+    epoch."""
     status = endpoint.status
     return events.NodeStatus(
         node=endpoint.name,
@@ -77,6 +78,7 @@ def node_status(
                 loaded=model.loaded,
                 capabilities=None if model.capabilities is None else tuple(sorted(model.capabilities)),
                 details=dict(model.details),
+                observed=endpoint.observed[model.name].summary(now) if model.name in endpoint.observed else None,
             )
             for model in status.models
         ),
@@ -101,8 +103,13 @@ def tells_more(before: events.NodeStatus | None, after: events.NodeStatus) -> bo
         tokens_per_second=before.tokens_per_second,
         latency_ms=before.latency_ms,
         reported_at=before.reported_at,
+        models=_unobserved(after),
     )
-    return alike != before
+    return alike != replace(before, models=_unobserved(before))
+
+
+def _unobserved(status: events.NodeStatus) -> tuple[events.ModelStatus, ...]:
+    return tuple(replace(model, observed=None) for model in status.models)
 
 
 class FleetReporter:
@@ -210,7 +217,7 @@ class FleetReporter:
         now = asyncio.get_running_loop().time()
         for endpoint in self._pool.endpoints.values():
             objection = "its worker is leaving" if self._leaving else endpoint.objection(now)
-            status = node_status(endpoint, self._options, objection=objection, reported_at=self._clock_ms())
+            status = node_status(endpoint, self._options, objection=objection, now=now, reported_at=self._clock_ms())
             if everything or tells_more(self._reported.get(endpoint.name), status):
                 self._reported[endpoint.name] = status
                 self._send(status)

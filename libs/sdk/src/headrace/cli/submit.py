@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from headrace_contracts.narrowing import STRATEGIES
 
 from headrace.answer_forms import AnswerForm
 from headrace.cli.output import ERR, print_json, print_text, task_summary
@@ -70,6 +71,15 @@ def submit(
     priority: Annotated[PriorityOption | None, typer.Option(help="Lane; by default that of the role.")] = None,
     mode: Annotated[ModeOption | None, typer.Option(help="Where to run; by default as the preferences say.")] = None,
     provider: Annotated[str | None, typer.Option(help="Provider to try first if the rules allow it.")] = None,
+    only: Annotated[
+        list[str] | None, typer.Option(help="A provider, or provider/model, that may run it, and no other; repeatable.")
+    ] = None,
+    ignore: Annotated[
+        list[str] | None, typer.Option(help="A provider, or provider/model, that must not run it; repeatable.")
+    ] = None,
+    strategy: Annotated[
+        str | None, typer.Option(help=f"How models are put in order: {', '.join(STRATEGIES)}.", show_default=False)
+    ] = None,
     budget: Annotated[float | None, typer.Option(help="Maximum cost, in US dollars.", min=0)] = None,
     deadline: Annotated[float | None, typer.Option(help="Seconds after which the answer is useless.", min=0)] = None,
     session: Annotated[str | None, typer.Option(help="Conversation whose tasks keep their order.")] = None,
@@ -107,6 +117,7 @@ def submit(
         "priority": priority.value if priority else None,
         "mode": mode.value if mode else None,
         "preferred_provider": provider,
+        "provider": _choice(only=only, ignore=ignore, strategy=strategy),
         "budget": budget,
         "deadline": deadline,
         "session": session,
@@ -122,6 +133,11 @@ def submit(
     if form is not None:
         options["response_format"] = form.response_format()
     run(_submit(prompt, options, form, idempotency_key, wait=wait, timeout=timeout, json_output=json_output))
+
+
+def _choice(**said: list[str] | str | None) -> dict[str, Any] | None:
+    """What is asked of the choice among models; None if nothing is."""
+    return {name: value for name, value in said.items() if value} or None
 
 
 async def _submit(

@@ -18,6 +18,7 @@ from headrace_contracts.events import (
     Options,
     Place,
     Privacy,
+    Routing,
     Sampling,
     TaskSubmitted,
     Turn,
@@ -101,7 +102,7 @@ def sampling_of(draft: TaskDraft) -> Sampling:
 
 
 def submission(draft: TaskDraft, origin: Submitter) -> TaskSubmitted:
-    """The event for Kafka. Raises Refusal for a deadline in the past."""
+    """The event for Kafka. Raises Refusal for a deadline in the past, and for what `provider` cannot mean."""
     options = draft.options
     return TaskSubmitted(
         task_id=origin.task_id,
@@ -119,6 +120,7 @@ def submission(draft: TaskDraft, origin: Submitter) -> TaskSubmitted:
         lane=draft.lane,
         mode=options.mode,
         preferred_provider=options.preferred_provider,
+        routing=_routing(options),
         budget_nanodollars=None if options.budget is None else nanodollars(options.budget),
         deadline_at=deadline_at(options.deadline, origin.now_ms),
         session=options.session,
@@ -130,6 +132,14 @@ def submission(draft: TaskDraft, origin: Submitter) -> TaskSubmitted:
         reply_partition=origin.reply_partition,
         submitted_at=origin.now_ms,
     )
+
+
+def _routing(options: SubmitOptions) -> Routing | None:
+    try:
+        return None if options.provider is None else options.provider.event()
+    except ValueError as error:
+        field, _, why = str(error).partition(": ")
+        raise bad_request(f"{field}: {why}.", field) from None
 
 
 def record_key(task: TaskSubmitted) -> bytes:

@@ -27,6 +27,7 @@ from headrace_contracts.limits import (
 )
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError, WithJsonSchema
 
+from headrace_intake.decide.narrowing import ProviderChoice
 from headrace_intake.decide.on_disconnect import parse_on_disconnect
 from headrace_intake.decide.refusals import Refusal, bad_request
 
@@ -132,6 +133,7 @@ class SubmitOptions(BaseModel):
     mode: Mode | None = None
     preferred_provider: Name | None = None
     allow_cached: bool | None = None
+    provider: ProviderChoice | None = None
 
     max_tokens: Annotated[int, Field(ge=1, le=MOST_OUTPUT_TOKENS)] | None = None
     temperature: Annotated[float, Field(ge=0, le=HIGHEST_TEMPERATURE)] | None = None

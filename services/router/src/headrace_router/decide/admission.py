@@ -52,6 +52,7 @@ from headrace_contracts.limits import (
     is_time,
     matches,
 )
+from headrace_contracts.narrowing import routing_objections
 
 from headrace_router.decide.model import Cancelled, Submitted
 
@@ -156,6 +157,9 @@ def _objections(task: TaskSubmitted, now: int) -> Iterator[_Objection]:
     if task.options is not None:
         for path, must_be in options_objections(task.options):
             yield f"options.{path}", must_be, None
+    if task.routing is not None:
+        for path, must_be in routing_objections(task.routing):
+            yield f"routing.{path}", must_be, None
     budget, deadline, partition = task.budget_nanodollars, task.deadline_at, task.reply_partition
     if budget is not None and not 0 <= budget <= MOST_BUDGET_DOLLARS * NANODOLLARS_IN_A_DOLLAR:
         yield "budget_nanodollars", f"must be from 0 to {MOST_BUDGET_DOLLARS} dollars", None
@@ -228,7 +232,7 @@ def _optional_name(text: str) -> bool:
 def _without(task: TaskSubmitted, objections: list[_Objection]) -> TaskSubmitted:
     # Nothing is asked of a model, so that the conversation and its parameters are of no use either.
     fields: dict[str, Any] = {path: instead for path, _, instead in objections if "." not in path}
-    return replace(task, **{**fields, "messages": (), "sampling": Sampling(), "options": None})
+    return replace(task, **{**fields, "messages": (), "sampling": Sampling(), "options": None, "routing": None})
 
 
 def _spoken(task: TaskSubmitted) -> TaskSubmitted:

@@ -15,6 +15,7 @@ from headrace_contracts.events import (
     Place,
     Privacy,
     Rejection,
+    Routing,
     TaskSubmitted,
 )
 from headrace_contracts.floors import Objection
@@ -23,7 +24,17 @@ from headrace_contracts.sites import NO_SITE
 from headrace_router.decide.costs import dollars, longest_prompt, most_in_options, most_tokens, worst_case
 from headrace_router.decide.demands import capable, demands
 from headrace_router.decide.fleet import longest_context
+from headrace_router.decide.measures import size_of_task
 from headrace_router.decide.model import DecisionContext
+from headrace_router.decide.ordering import (
+    NOTHING_ASKED,
+    data_rules,
+    in_order,
+    left_out,
+    names_of,
+    parameters_of,
+    strategy_of,
+)
 from headrace_router.decide.policy import ModelRef, Policy, RolePolicy
 from headrace_router.decide.reports import given_up, in_vain
 from headrace_router.decide.retry import tries, unasked
@@ -41,7 +52,10 @@ URL_NOT_PUBLIC = "url_not_public"
 _PASSING = frozenset({NO_LOCAL_CAPACITY, NO_CAPACITY, SWITCHED_OFF})
 """Reasons that may pass before the deadline without a change of the task. What an operator has switched off an operator
 switches on again: tasks that nothing else may run wait for that."""
-_TELLING = (OVER_BUDGET, "context_too_small", INCAPABLE, "privacy", "no_consent", "mode", "price_unknown")
+_TELLING = (
+    OVER_BUDGET, "context_too_small", INCAPABLE, "parameters_not_taken", "over_max_price", "too_slow", "data_rules",
+    "privacy", "no_consent", "mode", "price_unknown", "ignored", "not_in_only", "no_fallbacks",
+)  # fmt: skip
 """Which of several reasons a task's failure reports, the most informative first."""
 
 
@@ -113,8 +127,11 @@ def choose(
     context: DecisionContext,
     not_now: NotNow | None = None,
 ) -> Choice:
-    """The first eligible candidate. Those that were asked in vain come last: see `in_vain`. Those whose attempts
-    asked nobody as often as there may be tries come after the others, the longest ago first: each gets its turn."""
+    """The first eligible candidate in the order of the task's strategy.
+
+    Those that were asked in vain come last: see `in_vain`. Those whose attempts asked nobody as often as there may be
+    tries come after the others, the longest ago first: each gets its turn.
+    """
     if rules.objection is not None:
         return Choice(None, (), rules.privacy, objection=rules.objection)
     if (off := context.switches.against_tenant(task.tenant, context.now)) is not None:
@@ -124,7 +141,18 @@ def choose(
         why = f"content at an address of the web is for public tasks only, and this one is {rules.privacy}"
         return Choice(None, (), rules.privacy, objection=Objection(URL_NOT_PUBLIC, "messages", why))
     policy = context.policy
-    known = _known(task, role, context)
+    routing = task.routing or NOTHING_ASKED
+    prompt_bytes = most_tokens(task.messages, system_prompt) + most_in_options(task.options)
+    writes = task.operation is not ModelOperation.EMBED
+    known = in_order(
+        _known(task, role, context),
+        strategy_of(routing, role, context),
+        routing,
+        size_of_task(prompt_bytes, task.sampling.max_output_tokens, writes=writes),
+        context,
+    )
+    demanded_of_providers, parameters = data_rules(routing, context), parameters_of(task)
+    without_fallback = None if routing.allow_fallbacks else _first_allowed(known, routing)
     vain = {(attempt.provider, attempt.model) for attempt in attempts if in_vain(attempt)}
     turns = {
         name: numbers[-1]
@@ -136,13 +164,11 @@ def choose(
         key=lambda ref: (
             (ref.provider, ref.model) in vain,
             turns.get((ref.provider, ref.model), 0),
-            bool(rules.preferred) and ref.provider != rules.preferred,
+            bool(rules.preferred) and not routing.order and ref.provider != rules.preferred,
         ),
     )
-    prompt_bytes = most_tokens(task.messages, system_prompt) + most_in_options(task.options)
     longest_bytes = longest_prompt(task, prompt_bytes)
     answers = 1 if task.options is None else task.options.choices
-    writes = task.operation is not ModelOperation.EMBED
     demanded = demands(task)
     left = None if task.budget_nanodollars is None else task.budget_nanodollars - spent(attempts)
     rejected: list[Rejection] = []
@@ -155,6 +181,12 @@ def choose(
         excluded = rules.exclusion(ref.provider, place) or _history(ref, attempts, policy)
         if excluded is not None:
             reject(ref, *excluded)
+            continue
+        if (unwanted := left_out(ref, routing, demanded_of_providers, parameters, context)) is not None:
+            reject(ref, *unwanted)
+            continue
+        if without_fallback is not None and ref != without_fallback:
+            reject(ref, "no_fallbacks", "the task asks for no other model than its first")
             continue
         if (stopped := context.switches.against(ref.provider, ref.model, place, context.now)) is not None:
             reject(ref, SWITCHED_OFF, stopped)
@@ -203,6 +235,17 @@ def choose(
         )  # fmt: skip
     may_come = any(rejection.code in _PASSING for rejection in rejected)
     return Choice(None, tuple(rejected), rules.privacy, may_come=may_come)
+
+
+def _first_allowed(known: Sequence[ModelRef], routing: Routing) -> ModelRef | None:
+    """The one model that may run a task without fallbacks: the first that the task does not leave out itself."""
+    for ref in known:
+        names = names_of(ref)
+        if not any(name in routing.ignore for name in names) and (
+            not routing.only or any(name in routing.only for name in names)
+        ):
+            return ref
+    return None
 
 
 def spent(attempts: Sequence[AttemptState]) -> int:

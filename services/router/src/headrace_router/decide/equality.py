@@ -29,6 +29,7 @@ def equality_digest(task: TaskSubmitted, rules: TaskRules, policy_version: str) 
         "consented": sorted(rules.consented),
         "preferred": rules.preferred,
         "policy": policy_version,
+        "routing": None if task.routing is None else task.routing.to_avro(),
     }
     parts: list[str | bytes] = [json.dumps(frame, sort_keys=True)]
     for message in task.messages:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
+from typing import Any
 
 from headrace_contracts.events import NodeStatus, Place
 
@@ -24,11 +25,18 @@ class Fleet:
         self._local: Mapping[str, Sequence[NodeStatus]] = dict(local)
         self.providers = frozenset(node.provider for node in self.nodes)
         self._by_model: Mapping[tuple[str, str], Sequence[NodeStatus]] = by_model
+        self.rankings: dict[Hashable, Sequence[Any]] = {}
+        """Orders of candidates that follow from this fleet; see `decide.ordering`."""
 
     def offering(self, provider: str, model: str, place: Place, now: int) -> Sequence[NodeStatus]:
         """The usable nodes of a provider that offer a model."""
         nodes = self._by_model.get((provider, tagged(model, place)), ())
         return [node for node in nodes if node.place is place and usable(node, now)]
+
+    def healthy(self, provider: str, model: str, place: Place) -> Sequence[NodeStatus]:
+        """The nodes of a provider that offered a model when they last reported, however long ago that is."""
+        nodes = self._by_model.get((provider, tagged(model, place)), ())
+        return [node for node in nodes if node.place is place and node.healthy]
 
     def providers_of(self, model: str, now: int) -> Sequence[tuple[str, Place]]:
         """The providers with a usable node that offers a model of this name; local ones first, then by name."""

@@ -9,6 +9,9 @@ from typing import Annotated, Any, Literal, Self
 from headrace_contracts.events import Lane, Mode, Place, Privacy, PrivacyLevel
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+UNKNOWN_QUALITY = 0.5
+"""Of a model of which the policy does not say how good its answers are."""
+
 
 class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -18,6 +21,12 @@ Capability = Literal[
     "tools", "vision", "audio", "files", "json_schema", "embeddings", "reasoning", "logprobs", "choices", "urls"
 ]
 """See `headrace_models.capabilities`."""
+
+Strategy = Literal[
+    "listed", "local-first", "cheapest", "fastest", "lowest-latency", "highest-throughput", "balanced", "quality",
+    "throughput-at-least",
+]  # fmt: skip
+"""How candidates are put in order; see `decide.strategies`."""
 
 
 class PerLane(_Part):
@@ -109,9 +118,64 @@ class ProvidedModel(_Part):
 
     Attributes:
         capabilities: All that it can do beyond text, where its provider's API has a place for more than this model can.
+        quality: How good its answers are, from 0 to 1, in the operator's judgement or a benchmark's.
     """
 
-    capabilities: tuple[Capability, ...]
+    capabilities: tuple[Capability, ...] | None = None
+    quality: float | None = Field(default=None, ge=0, le=1)
+
+
+class DataHandling(_Part):
+    """What a provider does with what it is sent, as its contract says.
+
+    Attributes:
+        collects: Whether it may use it for itself, such as for training.
+        retention_days: How long it keeps it; 0 for not at all.
+        region: Where it processes it.
+    """
+
+    collects: bool
+    retention_days: int = Field(ge=0)
+    region: str | None = None
+
+
+class DataRules(_Part):
+    """What providers must fulfil to be sent content of tasks. Our own nodes always do; a cloud provider of which the
+    policy does not say what it does fulfils none.
+
+    Attributes:
+        deny_collection: None that use it for themselves.
+        zero_retention: None that keep it.
+        regions: None that process it elsewhere; empty for anywhere.
+    """
+
+    deny_collection: bool = False
+    zero_retention: bool = False
+    regions: frozenset[str] | None = None
+
+    def and_also(self, other: DataRules) -> DataRules:
+        """What fulfils both."""
+        regions = self.regions if other.regions is None else other.regions
+        if self.regions is not None and other.regions is not None:
+            regions = self.regions & other.regions
+        return DataRules(
+            deny_collection=self.deny_collection or other.deny_collection,
+            zero_retention=self.zero_retention or other.zero_retention,
+            regions=regions,
+        )
+
+    def broken_by(self, handling: DataHandling | None) -> str | None:
+        """Which of them a provider does not fulfil, in words; None if it fulfils all."""
+        if handling is None:
+            asked = self.deny_collection or self.zero_retention or self.regions is not None
+            return "the policy does not say what it does with what it is sent" if asked else None
+        if self.deny_collection and handling.collects:
+            return "it may use what it is sent for itself"
+        if self.zero_retention and handling.retention_days:
+            return f"it keeps what it is sent for {handling.retention_days} days"
+        if self.regions is not None and handling.region not in self.regions:
+            return f"it processes content in {handling.region or 'an unknown region'}"
+        return None
 
 
 class ProviderPolicy(_Part):
@@ -120,10 +184,12 @@ class ProviderPolicy(_Part):
     Attributes:
         place: Whether its nodes are local or in the cloud.
         models: Its models that differ from what it tells of them.
+        data: What it does with what it is sent.
     """
 
     place: Place
     models: dict[str, ProvidedModel] = {}
+    data: DataHandling | None = None
 
 
 class ModelFacts(_Part):
@@ -132,10 +198,12 @@ class ModelFacts(_Part):
     Attributes:
         size_gb: Memory it takes, in 10⁹ bytes.
         hardware: Labels that a node must have to count as offering it.
+        quality: How good its answers are, from 0 to 1.
     """
 
     size_gb: float = Field(gt=0)
     hardware: dict[str, str] = {}
+    quality: float | None = Field(default=None, ge=0, le=1)
 
 
 def _provider_and_model(value: object) -> object:
@@ -167,6 +235,7 @@ class RolePolicy(_Part):
         always_local: Tasks of this role never leave local nodes, whatever they or the preferences say.
         lane: Lane of tasks that do not name one.
         ladder: Cloud models in the order to try them, instead of the policy's; empty for none.
+        strategy: How the models and the ladder are put in order, instead of the policy's.
     """
 
     models: tuple[Ref, ...] = Field(min_length=1)
@@ -175,10 +244,17 @@ class RolePolicy(_Part):
     always_local: bool = False
     lane: Lane | None = None
     ladder: tuple[Ref, ...] | None = None
+    strategy: Strategy | None = None
 
 
 class Policy(_Part):
-    """All routing rules."""
+    """All routing rules.
+
+    Attributes:
+        strategy: How the candidates of a task are put in order.
+        throughput: Tokens per second that the strategy `throughput-at-least` asks for.
+        data: What providers must fulfil.
+    """
 
     defaults: Defaults
     deadlines: Deadlines
@@ -187,6 +263,9 @@ class Policy(_Part):
     cache: CacheLimits = CacheLimits()
     providers: dict[str, ProviderPolicy] = Field(min_length=1)
     models: dict[str, ModelFacts] = {}
+    strategy: Strategy = "listed"
+    throughput: float = Field(default=30.0, gt=0)
+    data: DataRules = DataRules()
     ladder: tuple[Ref, ...] = ()
     roles: dict[str, RolePolicy] = Field(min_length=1)
 
@@ -237,7 +316,23 @@ class Policy(_Part):
         """What a model cannot do of what is demanded, as far as the policy says so."""
         known = self.providers.get(provider)
         stated = None if known is None else known.models.get(model)
-        return frozenset() if stated is None else demanded.difference(stated.capabilities)
+        if stated is None or stated.capabilities is None:
+            return frozenset()
+        return demanded.difference(stated.capabilities)
+
+    def quality(self, provider: str, model: str) -> float:
+        """How good a model's answers are, from 0 to 1; in the middle if the policy does not say."""
+        known = self.providers.get(provider)
+        stated = None if known is None else known.models.get(model)
+        if stated is not None and stated.quality is not None:
+            return stated.quality
+        facts = self.models.get(model) if known is not None and known.place is Place.LOCAL else None
+        return UNKNOWN_QUALITY if facts is None or facts.quality is None else facts.quality
+
+    def handling(self, provider: str) -> DataHandling | None:
+        """What a provider does with what it is sent; None if the policy does not say."""
+        known = self.providers.get(provider)
+        return None if known is None else known.data
 
     def place(self, provider: str) -> Place:
         """Whether a provider is local or in the cloud. One that is not in the policy counts as cloud."""

@@ -10,7 +10,7 @@ from headrace_contracts.events import Lane, Mode, Privacy, PrivacyLevel
 from headrace_contracts.floors import PRIVACY_OF_LEVEL, is_below
 from pydantic import BaseModel, ConfigDict, Field
 
-from headrace_router.decide.policy import Policy, Ref, RolePolicy
+from headrace_router.decide.policy import DataRules, Policy, Ref, RolePolicy, Strategy
 
 _T = TypeVar("_T")
 
@@ -31,6 +31,7 @@ class RoleNarrowing(_Narrowing):
         always_local: Its tasks never leave local nodes.
         system_prompt: Instead of the installation's.
         lane: Lane of tasks that do not name one.
+        strategy: How its models are put in order.
     """
 
     models: tuple[Ref, ...] | None = Field(default=None, min_length=1)
@@ -39,6 +40,7 @@ class RoleNarrowing(_Narrowing):
     always_local: bool | None = None
     system_prompt: str | None = None
     lane: Lane | None = None
+    strategy: Strategy | None = None
 
 
 class DefaultsNarrowing(_Narrowing):
@@ -54,6 +56,8 @@ class TenantPolicy(_Narrowing):
     """What one tenant narrows.
 
     Attributes:
+        strategy: How candidates are put in order.
+        data: What providers must fulfil, besides what the installation demands.
         longest_deadline: Cap on deadlines, in milliseconds.
         max_output_tokens: Longest answer of a cloud model if the task names none.
     """
@@ -61,6 +65,8 @@ class TenantPolicy(_Narrowing):
     defaults: DefaultsNarrowing = DefaultsNarrowing()
     roles: dict[str, RoleNarrowing] = {}
     ladder: tuple[Ref, ...] | None = None
+    strategy: Strategy | None = None
+    data: DataRules = DataRules()
     longest_deadline: int | None = Field(default=None, gt=0)
     max_output_tokens: int | None = Field(default=None, gt=0)
 
@@ -146,6 +152,8 @@ def narrowed(policy: Policy, tenant: TenantPolicy) -> tuple[Policy, tuple[str, .
             "deadlines": deadlines,
             "attempts": attempts,
             "roles": roles,
+            "strategy": tenant.strategy or policy.strategy,
+            "data": policy.data.and_also(tenant.data),
             "ladder": bounds.subset("ladder", tenant.ladder, policy.ladder),
         },
     )
@@ -159,7 +167,9 @@ def _changed(policy: Policy, fields: dict[str, Any]) -> Policy:
     return changed
 
 
-def _narrowed_role(path: str, role: RolePolicy, said: RoleNarrowing, policy: Policy, bounds: _InstallationBounds) -> RolePolicy:
+def _narrowed_role(
+    path: str, role: RolePolicy, said: RoleNarrowing, policy: Policy, bounds: _InstallationBounds
+) -> RolePolicy:
     ladder = policy.ladder if role.ladder is None else role.ladder
     weakest = Privacy.PUBLIC if role.privacy is None else role.privacy
     if said.always_local is False and role.always_local:
@@ -175,5 +185,6 @@ def _narrowed_role(path: str, role: RolePolicy, said: RoleNarrowing, policy: Pol
             "always_local": role.always_local or bool(said.always_local),
             "system_prompt": role.system_prompt if said.system_prompt is None else said.system_prompt,
             "lane": said.lane or role.lane,
+            "strategy": said.strategy or role.strategy,
         }
     )  # fmt: skip

@@ -1,0 +1,134 @@
+"""In which order candidates are considered, and which of them a task, or the data rules, leave out."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Final
+
+from headrace_contracts.events import Place, Routing, TaskSubmitted
+from headrace_contracts.limits import NANODOLLARS_IN_A_DOLLAR
+from headrace_models.parameters import parameters_taken
+
+from headrace_router.decide.measures import Measures, Size, measures, price_of
+from headrace_router.decide.model import DecisionContext
+from headrace_router.decide.policy import DataRules, ModelRef, RolePolicy, Strategy
+from headrace_router.decide.strategies import ranked
+
+NOTHING_ASKED: Final = Routing()
+
+_MOST_RANKINGS: Final = 2_000
+"""That are remembered for one state of the fleet: tasks may ask for any number of different ones."""
+_PARAMETERS: Final = (
+    "top_k", "presence_penalty", "frequency_penalty", "reasoning_effort", "verbosity", "service_tier", "dimensions",
+)  # fmt: skip
+
+
+def strategy_of(routing: Routing, role: RolePolicy | None, context: DecisionContext) -> Strategy:
+    """The strategy of a task: its own, else its role's, else the policy's."""
+    if routing.strategy is not None:
+        return routing.strategy  # type: ignore[return-value]  # admission has let it in
+    return (None if role is None else role.strategy) or context.policy.strategy
+
+
+def in_order(
+    known: Sequence[ModelRef], strategy: Strategy, routing: Routing, size: Size, context: DecisionContext
+) -> Sequence[ModelRef]:
+    """The candidates in the order of a strategy, after those that the task names in an order of its own.
+
+    A ranking is of one state of the fleet, and remembered there: tasks of a size have the same.
+    """
+    if strategy == "listed" or len(known) < 2:
+        order = known
+    else:
+        throughput = routing.min_throughput or context.policy.throughput
+        about = tuple(known), strategy, size, throughput, context.policy.version
+        found = context.fleet.rankings.get(about)
+        if found is None:
+            figures = [_measures(ref, size, context) for ref in known]
+            found = [known[place] for place in ranked(strategy, figures, throughput)]
+            if len(context.fleet.rankings) < _MOST_RANKINGS:
+                context.fleet.rankings[about] = found
+        order = found
+    if not routing.order:
+        return order
+    places = {name: place for place, name in reversed(list(enumerate(routing.order)))}
+    last = len(places)
+    return sorted(order, key=lambda ref: min(places.get(name, last) for name in names_of(ref)))
+
+
+def _measures(ref: ModelRef, size: Size, context: DecisionContext) -> Measures:
+    place = context.policy.place(ref.provider)
+    # Whether they can be used now is found out when their turn comes: the order is of one fleet, whatever the time.
+    nodes = context.fleet.healthy(ref.provider, ref.model, place)
+    return measures(ref, place, nodes, size, context.policy, context.prices)
+
+
+def names_of(ref: ModelRef) -> tuple[str, str]:
+    """What a model is called in lists: by its provider, and exactly."""
+    return ref.provider, f"{ref.provider}/{ref.model}"
+
+
+def left_out(
+    ref: ModelRef, routing: Routing, rules: DataRules, parameters: Collection[str], context: DecisionContext
+) -> tuple[str, str] | None:
+    """Why a candidate is none for a task, as a stable code and in words; None if it is one."""
+    names = names_of(ref)
+    if routing.only and not any(name in routing.only for name in names):
+        return "not_in_only", "the task asks for others only"
+    if any(name in routing.ignore for name in names):
+        return "ignored", "the task asks not to use it"
+    place = context.policy.place(ref.provider)
+    if place is not Place.LOCAL and (broken := rules.broken_by(context.policy.handling(ref.provider))) is not None:
+        return "data_rules", broken
+    if routing.require_parameters and (lost := set(parameters) - parameters_taken(ref.provider, ref.model)):
+        return "parameters_not_taken", f"it does not take {', '.join(sorted(lost))}"
+    return _too_dear(ref, routing, context) or _too_slow(ref, place, routing, context)
+
+
+def _too_dear(ref: ModelRef, routing: Routing, context: DecisionContext) -> tuple[str, str] | None:
+    if routing.max_input_price is None and routing.max_output_price is None:
+        return None
+    price = price_of(context.prices, ref)
+    if price is None:
+        return "price_unknown", "the task has a highest price and the price book has no price for it"
+    for what, asked, found in (
+        ("input", routing.max_input_price, price.tokens.input),
+        ("output", routing.max_output_price, price.tokens.output),
+    ):
+        if asked is not None and found > asked:
+            return (
+                "over_max_price",
+                f"its {what} costs {_dollars(found)} per million tokens, the task allows {_dollars(asked)}",
+            )
+    return None
+
+
+def _too_slow(ref: ModelRef, place: Place, routing: Routing, context: DecisionContext) -> tuple[str, str] | None:
+    if routing.min_throughput is None or routing.strategy == "throughput-at-least":
+        return None
+    speed = _measures(ref, Size(1, 1), context).tokens_per_second
+    if speed is not None and speed < routing.min_throughput:
+        return "too_slow", f"it has written {speed:.0f} tokens per second, the task asks for {routing.min_throughput:g}"
+    return None
+
+
+def data_rules(routing: Routing, context: DecisionContext) -> DataRules:
+    """What providers must fulfil for a task."""
+    asked = DataRules(deny_collection=routing.deny_data_collection, zero_retention=routing.zero_retention)
+    return context.policy.data.and_also(asked)
+
+
+def parameters_of(task: TaskSubmitted) -> frozenset[str]:
+    """The parameters of its answer that a task sets."""
+    sampling, options = task.sampling, task.options
+    found = {name for name in ("temperature", "top_p", "seed") if getattr(sampling, name) is not None}
+    found |= {"stop"} if sampling.stop else set()
+    found |= {"json"} if sampling.json else set()
+    if options is not None:
+        found |= {name for name in _PARAMETERS if getattr(options, name) is not None}
+        found |= {"logit_bias"} if options.logit_bias else set()
+    return frozenset(found)
+
+
+def _dollars(nanodollars: int) -> str:
+    return f"${nanodollars / NANODOLLARS_IN_A_DOLLAR:g}"
