@@ -14,7 +14,8 @@ from headrace_contracts.topics import SPEND_WINDOWS, TOPICS
 
 WITHOUT = {
     "tasks.cancelled", "usage.recorded", "spend.windows", "fleet.status", "preferences", "access.keys",
-    "nodes.announced", "nodes.drained", "placements.requested", "requests.counted", "audit.recorded", "policies", "switches",
+    "nodes.announced", "nodes.drained", "placements.requested", "requests.counted", "audit.recorded",
+    "policies", "switches",
     "dead-letters.handled", "attempts.cancelled.local", "attempts.cancelled.cloud",
 }  # fmt: skip
 NUMBERS = itertools.count()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any, Final
 
-from headrace_contracts import limits
+from headrace_contracts import limits, narrowing
 from headrace_contracts.content_topics import holds_content
 from headrace_contracts.sites import LONGEST_SITE
 from headrace_contracts.tools.schemas import SchemaSet, repository
@@ -91,6 +91,8 @@ def _producing() -> list[str]:
         f"| `sampling` | `max_output_tokens` 1 to {limits.MOST_OUTPUT_TOKENS}; `temperature` 0 to "
         f"{limits.HIGHEST_TEMPERATURE:g}; `top_p` 0 to 1; at most {limits.MOST_STOPS} `stop` texts of 1 to "
         f"{limits.LONGEST_STOP} characters |",
+        f"| `routing` | at most {narrowing.MOST_NAMES} names in a list; a strategy that there is; prices of 0 to "
+        f"{narrowing.HIGHEST_PRICE_DOLLARS} dollars; speeds above 0 |",
         f"| `budget_nanodollars` | 0 to {limits.MOST_BUDGET_DOLLARS} dollars |",
         "| `submitted_at` | milliseconds since the epoch, from the year 2000 to a day ahead of the router's clock |",
         "| `deadline_at` | likewise, to 31 days ahead; one that has passed ends the task as `expired` |",
