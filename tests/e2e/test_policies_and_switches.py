@@ -8,7 +8,9 @@ import uuid
 from collections.abc import Callable
 from importlib.metadata import EntryPoint
 from pathlib import Path
+from typing import Any
 
+import aiohttp
 import pytest
 from headrace import Client, NoAnswer
 from headrace.addresses import VARIABLES
@@ -34,10 +36,12 @@ def command(platform: RunningStack) -> Command:
     return run
 
 
-async def provider_of(client: Client, mode: str | None = None) -> str:
+async def provider_of(client: Client, mode: str | None = None, provider: dict[str, Any] | None = None) -> str:
     """Who answers, or the code of the failure."""
     try:
-        task = await client.ask(f"Who are you? {uuid.uuid4().hex}", privacy="public", timeout=30, mode=mode)
+        task = await client.ask(
+            f"Who are you? {uuid.uuid4().hex}", privacy="public", timeout=30, mode=mode, provider=provider
+        )
     except NoAnswer as ended:
         return "" if ended.task.failure is None else ended.task.failure.code
     return task.provider or ""
@@ -69,3 +73,34 @@ async def test_a_tenant_that_is_switched_off_gets_nothing(client: Client, tenant
     await seconds_until(client, "tenant_switched_off")
     await asyncio.to_thread(command, "switches", "on", f"tenant/{tenant}")
     await seconds_until(client, "ollama")
+
+
+@pytest.mark.parametrize(
+    ("choice", "expected"),
+    [
+        ({"only": ["anthropic"]}, "anthropic"),
+        ({"order": ["anthropic", "groq"]}, "anthropic"),
+        ({"ignore": ["ollama", "anthropic"]}, "groq"),
+        ({"sort": "price"}, "ollama"),
+        ({"max_price": {"completion": 0.0}}, "ollama"),
+        ({"only": ["nobody"]}, "not_in_only"),
+        ({"zdr": True, "ignore": ["ollama"]}, "data_rules"),
+    ],
+)
+async def test_a_request_narrows_the_choice(client: Client, choice: dict[str, Any], expected: str) -> None:
+    assert await provider_of(client, provider=choice) == expected
+
+
+async def test_openais_clients_ask_in_openrouters_terms(platform: RunningStack, tenant_key: str) -> None:
+    body = {
+        "model": "auto", "privacy": "public", "messages": [{"role": "user", "content": f"Who? {uuid.uuid4().hex}"}],
+        "provider": {"order": ["anthropic"], "allow_fallbacks": False},
+    }  # fmt: skip
+    async with aiohttp.ClientSession(headers={"Authorization": f"Bearer {tenant_key}"}) as session:
+        async with session.post(f"{platform.intake_url}/v1/chat/completions", json=body) as answer:
+            assert answer.status == 200
+            assert (await answer.json())["headrace"]["provider"] == "anthropic"
+        body["provider"] = {"quantizations": ["fp8"]}
+        async with session.post(f"{platform.intake_url}/v1/chat/completions", json=body) as answer:
+            assert answer.status == 400
+            assert "quantizations" in await answer.text()
