@@ -17,6 +17,7 @@ from headrace_testing.simulation import (
     oracle_lasting,
     oracle_models,
     oracle_money,
+    oracle_operators,
     oracle_quota,
     oracle_sites,
     oracle_tasks,
@@ -157,6 +158,7 @@ class Judge:
             oracle_tries,
             oracle_windows,
             oracle_sites,
+            oracle_operators,
         )
         for check in [oracle.verdict for oracle in oracles]:
             for what in check(self):

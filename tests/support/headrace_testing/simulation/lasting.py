@@ -123,4 +123,5 @@ class LastingTrouble:
                 world.judge.violated(f"{name} ended because {trouble.about}")
 
     def _now_living(self) -> Mapping[str, int]:
-        return {process.name: process.lives for process in self._world.processes}
+        # One that is still away comes back, whatever the trouble.
+        return {process.name: process.lives + (not process.running) for process in self._world.processes}

@@ -75,6 +75,10 @@ class Fault(StrEnum):
     """An undecodable record."""
     SITE_GONE = "site_gone"
     """All workers of a site are gone at once, and come back later."""
+    SWITCHED_OFF = "switched_off"
+    """An operator switches a provider, a model or a feature off for a while."""
+    POLICY_CHANGED = "policy_changed"
+    """An operator publishes another policy."""
     FORGED_CANCEL = "forged_cancel"
     """A request to cancel another tenant's task."""
 
@@ -123,6 +127,8 @@ OF_SITES = (Fault.SITE_GONE,)
 """Drawn with the sites, from a generator of their own."""
 FORGED = (Fault.FORGED_CANCEL,)
 """Drawn from another generator of their own."""
+OPERATED = (Fault.SWITCHED_OFF, Fault.POLICY_CHANGED)
+"""What operators do, drawn from another generator of its own."""
 FREEZES = frozenset({Fault.FREEZE_BEFORE, Fault.FREEZE_IN_FLIGHT})
 
 
@@ -180,12 +186,14 @@ def draw_plan(seed: int, rng: random.Random) -> Plan:
     boundary = {
         fault: intensity * 10.0 ** rng.uniform(-0.7, 0.3) for fault in AT_BOUNDARY if rng.random() < 0.5
     }  # fmt: skip
-    timed = [fault for fault in Fault if fault not in (*AT_BOUNDARY, *PASSING, *LASTING, *FORGED, *OF_SITES)]
+    timed = [fault for fault in Fault if fault not in (*AT_BOUNDARY, *PASSING, *LASTING, *FORGED, *OF_SITES, *OPERATED)]
     rates = {fault: rng.uniform(0.05, 0.35) for fault in timed if not calm and rng.random() < 0.45}
     passing = random.Random(f"{seed} lasting")
     rates |= {fault: 1.0 for fault in PASSING if not calm and passing.random() < 0.2}
     forged = random.Random(f"{seed} forged")
     rates |= {fault: 1.0 for fault in FORGED if not calm and forged.random() < 0.25}
+    operated = random.Random(f"{seed} operators")
+    rates |= {fault: 1.0 for fault in OPERATED if not calm and operated.random() < 0.25}
     of_sites = random.Random(f"{seed} sites")
     sites: tuple[str, ...] = ()
     if of_sites.random() < 0.4:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
@@ -11,7 +11,7 @@ from headrace_cloud_worker.decide.offers import choose_provider
 from headrace_cloud_worker.decide.privacy import forbid
 from headrace_contracts import topics
 from headrace_contracts.errors import RegistryUnavailable
-from headrace_contracts.events import Lane, NodeStatus, Place, Preferences
+from headrace_contracts.events import Lane, NodeStatus, Place, PolicyPublished, Preferences, SwitchedOff
 from headrace_contracts.groups import CLOUD_WORKER, local_worker_of
 from headrace_local_worker.decide.balancing import choose_node
 from headrace_models.worker.assembly import sharing_of
@@ -135,7 +135,7 @@ class SimulatedProcess:
         """Start a new run, unless it stays away."""
         self._starting = None
         if self._world.loop.time() < self.away_until:
-            self._start_later(0.0)
+            self.start_later(0.0)
             return
         self.lives += 1
         self.started_at = self._world.loop.time()
@@ -159,7 +159,7 @@ class SimulatedProcess:
         self._world.trace.note(f"{self.name} is dead")
         self.fate.alive = False
         self._body = None
-        self._start_later(self._world.rng.choice((_START_SECONDS, 4.0, 8.0, 15.0)))
+        self.start_later(self._world.rng.choice((_START_SECONDS, 4.0, 8.0, 15.0)))
 
     def freeze(self, seconds: float) -> None:
         """As SIGSTOP, and SIGCONT after some seconds."""
@@ -222,9 +222,10 @@ class SimulatedProcess:
         self._world.trace.note(f"{self.name} {how}")
         self.fate.alive = False
         self._body = None
-        self._start_later(_START_SECONDS)
+        self.start_later(_START_SECONDS)
 
-    def _start_later(self, seconds: float) -> None:
+    def start_later(self, seconds: float) -> None:
+        """Start a run after some seconds, unless one is to be started already."""
         if self._starting is None:
             away = self.away_until - self._world.loop.time()
             self._starting = self._world.loop.outside(max(seconds, away), self.start)
@@ -250,6 +251,9 @@ class RouterBody:
         self._preferences: Table[Preferences] = Table(
             log, world.kit.codec, topics.PREFERENCES, self._view.preferences_changed
         )
+        self._policies: Table[PolicyPublished] = Table(log, world.kit.codec, topics.POLICIES, self._view.policy_changed)
+        self._switches: Table[SwitchedOff] = Table(log, world.kit.codec, topics.SWITCHES, self._view.switch_changed)
+        self._tables = (self._fleet, self._preferences, self._policies, self._switches)
         # Routers ask for limits in the seeds that have one to find.
         names = [PREFIX + name for name in topics.topics_with(SITES)] if world.trouble.limits_are_known else []
         self._limits = TopicLimits(log.admin(), names)
@@ -275,14 +279,19 @@ class RouterBody:
         """The newest reports of nodes that it has read."""
         return list(self._fleet.items().values())
 
+    def off(self, now_ms: int) -> Collection[SwitchedOff]:
+        """What is switched off, as far as it has read."""
+        return [each for each in self._switches.items().values() if each.until is None or now_ms < each.until]
+
     async def run(self) -> None:
-        await self._fleet.start()
-        await self._preferences.start()
+        for table in self._tables:
+            await table.start()
+        failures = [table.failure for table in self._tables]
         if not self._asks:
-            await _first_end(self.service.run(), self._fleet.failure, self._preferences.failure)
+            await _first_end(self.service.run(), *failures)
             return
         await self._limits.start()
-        await _first_end(self.service.run(), self._fleet.failure, self._preferences.failure, self._limits.run())
+        await _first_end(self.service.run(), *failures, self._limits.run())
 
     async def drain(self) -> None:
         await self.service.drain()

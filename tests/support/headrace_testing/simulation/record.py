@@ -44,10 +44,12 @@ class JournalPartition:
     Attributes:
         counted: The entries that count, in order.
         positions: The consumed offset of each input, according to them.
+        policies: What each epoch start says of the policies that follow, by epoch.
     """
 
     epoch: int = -1
     broken: bool = True
+    policies: dict[int, str] = field(default_factory=dict)
     counted: list[tuple[Seen, JournalEntry]] = field(default_factory=list)
     positions: dict[tuple[str, int], int] = field(default_factory=dict)
 
@@ -59,6 +61,7 @@ class JournalPartition:
         offset = seen.record.offset
         if entry.kind is EntryKind.EPOCH_START:
             self.epoch, self.broken = offset, False
+            self.policies[offset] = entry.policy_version
             return False
         if entry.kind is EntryKind.SKIP:
             # It stands where its owner, if there is one, expects an entry of its own.

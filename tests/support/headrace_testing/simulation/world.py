@@ -22,7 +22,7 @@ from headrace_streams.memory import MemoryLog
 from prometheus_client import CollectorRegistry
 
 from headrace_testing.router_twin import PREFIX
-from headrace_testing.simulation import oracle_bytes, oracle_sites
+from headrace_testing.simulation import oracle_bytes, oracle_operators, oracle_sites
 from headrace_testing.simulation.chaos import Chaos
 from headrace_testing.simulation.clients import Clients
 from headrace_testing.simulation.cluster import SimulatedCluster
@@ -34,6 +34,7 @@ from headrace_testing.simulation.log import SimulatedCodec
 from headrace_testing.simulation.loop import SimulationStuck, VirtualLoop
 from headrace_testing.simulation.models import REMOTE_BY_HOST, REMOTE_BY_NAME, Models
 from headrace_testing.simulation.network import PATIENCE_SECONDS, Endures, SimulatedNetwork, Weather
+from headrace_testing.simulation.operators import Operators
 from headrace_testing.simulation.plan import SITES, Fault, Plan, draw_plan
 from headrace_testing.simulation.processes import AccountantBody, Body, RouterBody, SimulatedProcess, WorkerBody
 from headrace_testing.simulation.settings import SettingsWriter
@@ -119,6 +120,7 @@ class SimulatedWorld:
         self.clients = Clients(self)
         self.settings = SettingsWriter(self)
         self.forgers = Forgers(self)
+        self.operators = Operators(self)
         self.calm = False
         self.partitions = PARTITIONS
         self.trouble = LastingTrouble(self)
@@ -181,9 +183,10 @@ class SimulatedWorld:
     def _begin(self) -> None:
         self.settings.begin()
         for process in self.processes:
-            self.loop.outside(self.rng.uniform(0.0, 0.5), process.start)
+            process.start_later(self.rng.uniform(0.0, 0.5))
         self.clients.begin(self.plan.tasks, self.plan.submit_seconds)
         self.forgers.begin()
+        self.operators.begin()
         if self.plan.rate(Fault.SITE_GONE):
             self.loop.outside(1.0, self._look_at_sites)
         Chaos(self).begin()
@@ -273,6 +276,7 @@ class _CheckedMetrics(RouterMetrics):
         super().decided(cause, state, codes)
         if cause == CAUSES[Submitted]:
             oracle_bytes.check_taken(self._world.judge, self._process, state)
+        oracle_operators.check_sent(self._world.judge, self._process, state)
 
     def failed(self, cause: str) -> None:
         self._world.defect(f"a decision about {cause} failed")
