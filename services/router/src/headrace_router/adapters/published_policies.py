@@ -50,21 +50,29 @@ class PublishedPolicies:
             return False
         before = self.in_use
         self._passed_over.pop(scope, None)
-        if scope == INSTALLATION:
+        tenant = tenant_of(scope)
+        if tenant is None:
             self._use_installation()
-        elif (tenant := tenant_of(scope)) is not None:
+            for each in self._narrowing:
+                self._narrow(each)
+        else:
             self._use_tenant(scope, tenant)
-        self._tenants = {}
-        self._beyond = {}
-        for tenant, said in sorted(self._narrowing.items()):
-            self._tenants[tenant], beyond = narrowed(self.policy, said)
-            if beyond:
-                self._beyond[tenant] = f"tenant {tenant}: {'; '.join(beyond)}"
+            self._narrow(tenant)
         self.in_use = self.policy.version
         if self._tenants:
-            names = [f"{tenant}={policy.version}" for tenant, policy in self._tenants.items()]
+            names = [f"{name}={policy.version}" for name, policy in sorted(self._tenants.items())]
             self.in_use += "+" + digest(names)[:12]
         return self.in_use != before
+
+    def _narrow(self, tenant: str) -> None:
+        self._beyond.pop(tenant, None)
+        said = self._narrowing.get(tenant)
+        if said is None:
+            self._tenants.pop(tenant, None)
+            return
+        self._tenants[tenant], beyond = narrowed(self.policy, said)
+        if beyond:
+            self._beyond[tenant] = f"tenant {tenant}: {'; '.join(beyond)}"
 
     def problem(self) -> str | None:
         """Which published policies do not count as they are, and why; None if all do."""

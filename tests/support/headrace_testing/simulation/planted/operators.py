@@ -27,12 +27,12 @@ BUGS = (
         "switch_of_model_overlooked",
         "switches of models are overlooked",
         _switch_of_model_overlooked,
-        hint=1,
+        hint=17,
     ),
     Bug(
         "policy_changes_unannounced",
         "decisions go over to a new policy without a word in the journal",
         _policy_changes_unannounced,
-        hint=1,
+        hint=9,
     ),
 )
