@@ -145,13 +145,15 @@ def choose(
     prompt_bytes = most_tokens(task.messages, system_prompt) + most_in_options(task.options)
     writes = task.operation is not ModelOperation.EMBED
     known = in_order(
+        (task.role or policy.defaults.role) if task.model is None else "",
         _known(task, role, context),
         strategy_of(routing, role, context),
         routing,
         size_of_task(prompt_bytes, task.sampling.max_output_tokens, writes=writes),
         context,
     )
-    demanded_of_providers, parameters = data_rules(routing, context), parameters_of(task)
+    demanded_of_providers = data_rules(routing, context)
+    parameters = parameters_of(task) if routing.require_parameters else ()
     without_fallback = None if routing.allow_fallbacks else _first_allowed(known, routing)
     vain = {(attempt.provider, attempt.model) for attempt in attempts if in_vain(attempt)}
     turns = {
@@ -159,14 +161,18 @@ def choose(
         for name, numbers in unasked(attempts).items()
         if len(numbers) >= policy.retry.attempts_per_model
     }
-    ordered = sorted(
-        known,
-        key=lambda ref: (
-            (ref.provider, ref.model) in vain,
-            turns.get((ref.provider, ref.model), 0),
-            bool(rules.preferred) and not routing.order and ref.provider != rules.preferred,
-        ),
-    )
+    preferred = None if routing.order else rules.preferred
+    ordered = known
+    # Most tasks are new and prefer nothing: to sort hundreds of candidates would be most of their decision.
+    if vain or turns or preferred:
+        ordered = sorted(
+            known,
+            key=lambda ref: (
+                (ref.provider, ref.model) in vain,
+                turns.get((ref.provider, ref.model), 0),
+                bool(preferred) and ref.provider != preferred,
+            ),
+        )
     longest_bytes = longest_prompt(task, prompt_bytes)
     answers = 1 if task.options is None else task.options.choices
     demanded = demands(task)

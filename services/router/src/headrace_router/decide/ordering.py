@@ -31,9 +31,10 @@ def strategy_of(routing: Routing, role: RolePolicy | None, context: DecisionCont
 
 
 def in_order(
-    known: Sequence[ModelRef], strategy: Strategy, routing: Routing, size: Size, context: DecisionContext
+    name: str, known: Sequence[ModelRef], strategy: Strategy, routing: Routing, size: Size, context: DecisionContext
 ) -> Sequence[ModelRef]:
-    """The candidates in the order of a strategy, after those that the task names in an order of its own.
+    """The candidates in the order of a strategy, after those that the task names in an order of its own. `name` is that
+    of the role that lists them; empty if none does.
 
     A ranking is of one state of the fleet, and remembered there: tasks of a size have the same.
     """
@@ -41,7 +42,8 @@ def in_order(
         order = known
     else:
         throughput = routing.min_throughput or context.policy.throughput
-        about = tuple(known), strategy, size, throughput, context.policy.version
+        # The candidates of a role follow from its name and the policy, and to compare hundreds of them takes long.
+        about = name or tuple(known), strategy, size, throughput, context.policy.version
         found = context.fleet.rankings.get(about)
         if found is None:
             figures = [_measures(ref, size, context) for ref in known]
@@ -114,6 +116,8 @@ def _too_slow(ref: ModelRef, place: Place, routing: Routing, context: DecisionCo
 
 def data_rules(routing: Routing, context: DecisionContext) -> DataRules:
     """What providers must fulfil for a task."""
+    if not (routing.deny_data_collection or routing.zero_retention):
+        return context.policy.data
     asked = DataRules(deny_collection=routing.deny_data_collection, zero_retention=routing.zero_retention)
     return context.policy.data.and_also(asked)
 
