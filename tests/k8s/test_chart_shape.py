@@ -194,12 +194,57 @@ def test_what_an_autoscaler_decides_is_not_set(tools: Toolchain) -> None:
     assert all("replicas" in one["spec"] for one in workloads(fixed) if one["kind"] != "Job")
 
 
-def test_a_worker_that_scales_to_zero_is_woken_by_waiting_tasks(tools: Toolchain) -> None:
-    text = template(tools, "helm3", "--set=autoscaling.mode=keda,cloudWorker.autoscaling.minReplicas=0").out
-    scaled = {component(one): one["spec"] for one in objects_in(text) if one["kind"] == "ScaledObject"}
-    assert scaled["cloud-worker"]["minReplicaCount"] == 0
-    assert "waiting-tasks" in [trigger["name"] for trigger in scaled["cloud-worker"]["triggers"]]
-    assert "waiting-tasks" not in [trigger["name"] for trigger in scaled["local-worker"]["triggers"]]
+SITE_AND_POOL = (
+    "--set=autoscaling.mode=keda,cloudWorker.autoscaling.minReplicas=0,localWorker.autoscaling.minReplicas=0",
+    "--set=localWorker.sites[0].name=gpu-1,localWorker.sites[0].nodes=http://gpu-1:11434",
+    "--set=ollama.enabled=true,ollama.pools.small.models={gemma2:2b,phi3},ollama.pools.small.autoscaling.minReplicas=0",
+)
+
+
+def scaled_by(text: str) -> dict[str, dict[str, Any]]:
+    """By the name of what is scaled, the metadata of each trigger, by its name."""
+    return {
+        one["spec"]["scaleTargetRef"]["name"]: {each["name"]: each["metadata"] for each in one["spec"]["triggers"]}
+        for one in objects_in(text)
+        if one["kind"] == "ScaledObject"
+    }
+
+
+def test_workers_scale_by_what_they_have_and_what_waits_that_they_could_run(tools: Toolchain) -> None:
+    found = scaled_by(template(tools, "helm3", *SITE_AND_POOL).out)
+    queries = {
+        name: triggers["work-seconds"]["query"] for name, triggers in found.items() if "work-seconds" in triggers
+    }
+    waits = 'or vector(0)) + (sum(headrace_router_waiting_work_seconds{namespace="headrace",place='
+    of_cloud, of_site, of_rest, of_pool = (
+        next(query for name, query in queries.items() if name.endswith(ending))
+        for ending in ("cloud-worker", "local-worker-gpu-1", "local-worker", "ollama-small")
+    )
+    assert f'{waits}"cloud"}}) or vector(0))' in of_cloud
+    assert f'{waits}"local",site="gpu-1"}}) or vector(0))' in of_site
+    assert f'{waits}"local",site=""}}) or vector(0))' in of_rest
+    assert of_pool == (
+        '(sum(headrace_local_worker_outstanding_work_seconds{namespace="headrace",model=~"gemma2:2b|phi3|phi3:latest"})'
+        " or vector(0)) + (max(sum by (site) (headrace_router_waiting_work_seconds"
+        '{namespace="headrace",place="local",model=~"gemma2:2b|phi3:latest"})) or vector(0))'
+    )
+    assert "headrace_router_tasks" not in str(found), "tasks that others run wake nobody"
+
+
+def test_without_prometheus_workers_ask_the_routers_what_waits(tools: Toolchain) -> None:
+    found = scaled_by(template(tools, "helm3", *SITE_AND_POOL, "--set=autoscaling.source=metrics-api").out)
+    asked = {
+        name.rpartition("headrace-")[2]: (triggers["waiting-work"]["url"], triggers["waiting-work"]["valueLocation"])
+        for name, triggers in found.items()
+        if "waiting-work" in triggers
+    }
+    assert {name: location for name, (_, location) in asked.items()} == {
+        "cloud-worker": "cloud.waiting_work_seconds",
+        "local-worker": "sites._.waiting_work_seconds",
+        "local-worker-gpu-1": "sites.gpu-1.waiting_work_seconds",
+    }
+    assert {url.rpartition("/")[2] for url, _ in asked.values()} == {"waiting"}
+    assert all("-router-ops." in url for url, _ in asked.values())
 
 
 def test_pods_restart_for_what_changed_and_not_for_a_version_of_the_chart(tools: Toolchain) -> None:

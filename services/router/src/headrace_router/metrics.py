@@ -9,6 +9,7 @@ from headrace_runtime.metrics import Metrics
 
 from headrace_router.decide.partition_life import PartitionPhase
 from headrace_router.decide.tenant_quota import TOO_MANY_LIVE_TASKS
+from headrace_router.decide.waiting_work import WaitingLoad, WorkTarget
 from headrace_router.live_bytes import LiveBytes
 
 _LIVE = tuple(phase for phase in TaskPhase if phase is not TaskPhase.FINISHED)
@@ -35,6 +36,11 @@ class RouterMetrics:
         self._full = metrics.gauge("task_bytes_full", "1 while tasks wait in tasks.submitted for want of memory.")
         self._most = metrics.gauge("most_tasks_of_a_tenant", "Most tasks in flight of one tenant in one partition.")
         self._behind = metrics.gauge("tasks_behind_others", "Tasks that wait for attempts of their tenant to end.")
+        by_target = ("place", "provider", "site", "lane", "model")
+        self._waiting_tasks = metrics.gauge("waiting_tasks", "Waiting tasks, by who could run them.", by_target)
+        self._waiting_seconds = metrics.gauge(
+            "waiting_work_seconds", "Estimated seconds of the waiting tasks, by who could run them.", by_target
+        )
         self._owned = metrics.gauge("partitions", "Partitions being routed.")
         self._in_phase = metrics.gauge("partitions_in_phase", "Assigned partitions, by phase.", ["phase"])
         self._decision = metrics.latency(
@@ -90,6 +96,13 @@ class RouterMetrics:
         self._full.set(live_bytes.closed)
         self._most.set(most_tasks_of_a_tenant)
         self._behind.set(behind_others)
+
+    def waiting_work(self, loads: Mapping[WorkTarget, WaitingLoad]) -> None:
+        self._waiting_tasks.clear()
+        self._waiting_seconds.clear()
+        for target, load in loads.items():
+            self._waiting_tasks.labels(*target).set(load.tasks)
+            self._waiting_seconds.labels(*target).set(load.seconds)
 
     def owning(self, partitions: Mapping[PartitionPhase, int], phases: Mapping[TaskPhase, int]) -> None:
         self._owned.set(partitions.get(PartitionPhase.ROUTING, 0))

@@ -74,6 +74,7 @@ from headrace_router.decide.model import (
 from headrace_router.decide.publications import all_equal
 from headrace_router.decide.tasks import PartitionTasks
 from headrace_router.decide.terminal import RECORD_TOO_LARGE, must_not_be_lost
+from headrace_router.decide.waiting_work import AnswerLengths
 from headrace_router.in_flight_limiter import InFlightLimiter
 from headrace_router.limits import RouterLimits
 from headrace_router.live_bytes import LiveBytes
@@ -121,6 +122,7 @@ class RouterContext:
         live_bytes: Counts the bytes of the tasks in flight.
         reply_tokens: Makes the tokens of replies; None makes none.
         weight_of: The weight of a tenant's attempts.
+        answer_lengths: Learns how long the answers of models are.
     """
 
     view: RoutingView
@@ -136,6 +138,7 @@ class RouterContext:
     pending_appends: PendingAppends = field(default_factory=PendingAppends)
     reply_tokens: ReplyTokens | None = None
     weight_of: Callable[[str], int] = all_equal
+    answer_lengths: AnswerLengths = field(default_factory=AnswerLengths)
 
 
 @dataclass(frozen=True, slots=True)
@@ -503,6 +506,8 @@ class PartitionRouter:
         self._timers.set(task_id, decision.state.wake_at)
         self._reevaluations.add(self.tasks.take_ready(self._view.window))
         self._metrics.decided(cause, decision.state, [rejection.code for rejection in decision.rejected])
+        if decision.state.result is not None:
+            self._router_context.answer_lengths.observe(decision.state.result)
         if decision.state.phase is TaskPhase.FINISHED and led:
             self._reevaluations.add_leaderless_followers(decision.state.digest, decision.state.result)
 

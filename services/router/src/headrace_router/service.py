@@ -36,6 +36,7 @@ from headrace_router.limits import RouterLimits as RouterLimits
 from headrace_router.partition import PartitionRouter, RouterContext
 from headrace_router.recovery import recover
 from headrace_router.supervisor import PartitionStatus, PartitionSupervisor
+from headrace_router.waiting_work import WaitingWork
 
 _POLL_SECONDS: Final = 5.0
 _JOIN_SECONDS: Final = 30.0
@@ -80,6 +81,9 @@ class RouterService:
         self._input_logs = InputLogs(watch, codec.topic_prefix)
         self._taker = InputTaker(codec, dead_letters, router_context.metrics, router_context.view.clock, producers)
         self._router_context = router_context
+        self.waiting_work = WaitingWork(
+            router_context.view, router_context.metrics, router_context.answer_lengths, router_context.monotonic
+        )
         self._owner = owner
         self._instance_id = instance_id
         self._limits = limits or RouterLimits()
@@ -153,6 +157,7 @@ class RouterService:
                 owner=self._owner,
                 instance_id=instance_id,
                 limits=self._limits,
+                waiting_work=self.waiting_work,
             )
             self._membership = membership
             try:
@@ -207,6 +212,7 @@ class _Membership:
         owner: str,
         instance_id: str | None,
         limits: RouterLimits,
+        waiting_work: WaitingWork,
     ) -> None:
         self._log = log
         self._codec = codec
@@ -215,6 +221,7 @@ class _Membership:
         self._router_context = router_context
         self._owner = owner
         self._limits = limits
+        self._waiting_work = waiting_work
         self._monotonic = router_context.monotonic
         self._prefix = codec.topic_prefix
         self._topics = tuple(codec.topic_prefix + spec.name for spec in INPUTS)
@@ -244,7 +251,8 @@ class _Membership:
     async def run(self) -> None:
         """Consume until the consumer fails or `close` is called; raises the reason."""
         watching = keep_looking(self._doubtful, self._limits.watch_seconds, self._look)
-        background = [asyncio.create_task(work) for work in (self._tick(), self._keep_committing(), watching)]
+        works = (self._tick(), self._keep_committing(), self._keep_counting(), watching)
+        background = [asyncio.create_task(work) for work in works]
         try:
             await self._consumer.subscribe(self._topics, self)
             while True:
@@ -269,6 +277,7 @@ class _Membership:
             for each in background:
                 each.cancel()
             await asyncio.gather(*background, return_exceptions=True)
+            self._waiting_work.forget()
             try:
                 await self.close()
             finally:
@@ -484,6 +493,15 @@ class _Membership:
         while True:
             await asyncio.sleep(self._limits.tick_seconds)
             await self._commit(self.routers)
+
+    async def _keep_counting(self) -> None:
+        """Tell autoscalers what waits here."""
+        while True:
+            await asyncio.sleep(self._limits.tick_seconds)
+            try:
+                await self._waiting_work.count([router.tasks for router in self.routers.values()])
+            except Exception:  # noqa: BLE001 - a defect, which must not end the counting
+                _log.exception("counting the waiting work failed")
 
     async def _look(self) -> None:
         """Compare the positions with the inputs."""

@@ -123,6 +123,7 @@ def build(settings: RouterSettings) -> Service:
     if settings.key_pepper is None:
         health.degrade("replies", "HEADRACE_KEY_PEPPER is not set: without tokens, intake passes no reply on")
     metrics.documents["partitions"] = service.document
+    metrics.documents["waiting"] = service.waiting_work.document
     return Service(
         [
             connections.part,

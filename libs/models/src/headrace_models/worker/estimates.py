@@ -23,9 +23,9 @@ _KEPT_OF_OLDER: Final = 0.85
 _STALE_SECONDS: Final = 600.0
 """How far an endpoint is behind the best one counts half (as a ratio) each time that it was not measured for so long:
 it may be better now, and only a call can tell."""
-_PRIOR_OUTPUT_TOKENS: Final = 128
-_PRIOR_PROMPT_TOKENS_PER_SECOND: Final = 500.0
-_PRIOR_TOKENS_PER_SECOND: Final = 25.0
+PRIOR_OUTPUT_TOKENS: Final = 128
+PRIOR_PROMPT_TOKENS_PER_SECOND: Final = 500.0
+PRIOR_TOKENS_PER_SECOND: Final = 25.0
 _PRIOR_LOAD_SECONDS: Final = 5.0
 _WEIGHT_OF_NEWEST: Final = 0.3
 _ANSWERS_KEPT: Final = 64
@@ -78,7 +78,7 @@ class OutputLengths:
     def usual(self, most: int | None = None) -> float:
         """The average answer, if none may be longer than `most`."""
         if not self._sorted:
-            return float(_PRIOR_OUTPUT_TOKENS if most is None else min(max(most, 0), _PRIOR_OUTPUT_TOKENS))
+            return float(PRIOR_OUTPUT_TOKENS if most is None else min(max(most, 0), PRIOR_OUTPUT_TOKENS))
         if most is None:
             return self._above[0] / len(self._sorted)
         place = bisect_right(self._sorted, most)
@@ -91,7 +91,7 @@ class OutputLengths:
         longer = len(self._sorted) - place
         left = self._above[place] / longer - written if longer else written * _OVERDUE
         if not self._sorted:
-            left = max(left, _PRIOR_OUTPUT_TOKENS - written)
+            left = max(left, PRIOR_OUTPUT_TOKENS - written)
         return max(0.0, left if most is None else min(left, most - written))
 
 
@@ -170,14 +170,14 @@ class ModelSpeed:
     def prompt_seconds(self, tokens: float) -> float:
         """Until the first token of a call, with the model in memory."""
         known = self._prompt.at(tokens)
-        return tokens / _PRIOR_PROMPT_TOKENS_PER_SECOND if known is None else known
+        return tokens / PRIOR_PROMPT_TOKENS_PER_SECOND if known is None else known
 
     @property
     def seconds_per_token(self) -> float:
         """From one token of an answer to the next."""
         tokens, seconds = self._output
         if tokens < 1e-9:
-            return 0.0 if self._measured_at > -math.inf and seconds <= 0.0 else 1 / _PRIOR_TOKENS_PER_SECOND
+            return 0.0 if self._measured_at > -math.inf and seconds <= 0.0 else 1 / PRIOR_TOKENS_PER_SECOND
         return min(seconds / tokens, _MOST_SECONDS)
 
     @property

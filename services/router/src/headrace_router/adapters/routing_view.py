@@ -61,7 +61,7 @@ class RoutingView:
         self._provider_of: dict[str, str] = {}
         self._fleet: Fleet | None = None
         self._preferences: dict[str, Preferences] = {}
-        self._sites = frozenset({NO_SITE, *sites})
+        self.sites = frozenset({NO_SITE, *sites})
         # Reports from sites that are not among them: site and expiry by key.
         self._undeclared: dict[str, tuple[str, int]] = {}
         self.gains = 0
@@ -130,7 +130,7 @@ class RoutingView:
         self._fleet = None
         if status is None:
             return
-        if status.site not in self._sites:
+        if status.site not in self.sites:
             self._undeclared[key] = status.site, expires_at(status)
             return
         self._nodes[key] = status
@@ -161,7 +161,13 @@ class RoutingView:
         fleet, now = self._newest_fleet(), self.clock()
         if not any(fleet.usable_at(site, now) for site in fleet.sites()):
             return frozenset()
-        return frozenset(site for site in self._sites if not fleet.hears(site, now))
+        return frozenset(site for site in self.sites if not fleet.hears(site, now))
+
+    def last_reports(self) -> Iterator[NodeStatus]:
+        """The last report of each node at the sites that are known here, also of nodes that are gone."""
+        yield from self._nodes.values()
+        for reports in self._expired.values():
+            yield from reports.values()
 
     def _newest_fleet(self) -> Fleet:
         if self._fleet is None:

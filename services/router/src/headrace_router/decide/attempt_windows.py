@@ -108,6 +108,10 @@ class AttemptWindows:
         """How many tasks wait for their turn."""
         return sum(len(window.waiting) for window in self._windows.values())
 
+    def awaiting_turns(self) -> Sequence[str]:
+        """The tasks that wait for their turn."""
+        return [task_id for window in self._windows.values() for task_id in window.waiting]
+
     def put(
         self,
         task_id: str,

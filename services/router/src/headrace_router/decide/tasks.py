@@ -161,6 +161,10 @@ class PartitionTasks:
         """The tasks that wait for a candidate, longest wait first."""
         return list(self._waiting)
 
+    def awaiting_turns(self) -> Sequence[str]:
+        """The tasks that wait for their turn, for other attempts of their tenant to end."""
+        return self._windows.awaiting_turns()
+
     def get(self, task_id: str) -> TaskState | None:
         """The state of a live task. Raises UnreadableValue if it cannot be decoded."""
         found = self._live.get(task_id)
