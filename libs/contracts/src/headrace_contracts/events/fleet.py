@@ -195,6 +195,8 @@ class NodeAnnounced:
         url: Address at which workers reach it: Ollama, or the agent's proxy in front of it.
         slots: Concurrent calls that it runs.
         labels: Labels that a routing policy can require.
+        settings: How models are loaded and asked there where nobody says otherwise, as in a list of nodes:
+            num_ctx, max_num_ctx, keep_alive, think, top_k, slots.<model>.
         drained: Whether its agent accepts no new calls, as while it stops.
         healthy: Whether Ollama answers its agent.
         reason: Why it is not healthy, or drained.
@@ -224,6 +226,7 @@ class NodeAnnounced:
     url: str
     slots: int = 1
     labels: Mapping[str, str] = field(default_factory=dict)
+    settings: Mapping[str, str] = field(default_factory=dict)
     drained: bool = False
     healthy: bool = True
     reason: str = ''
@@ -251,6 +254,7 @@ class NodeAnnounced:
             "url": self.url,
             "slots": self.slots,
             "labels": dict(self.labels),
+            "settings": dict(self.settings),
             "drained": self.drained,
             "healthy": self.healthy,
             "reason": self.reason,
@@ -280,6 +284,7 @@ class NodeAnnounced:
             url=data["url"],
             slots=data["slots"],
             labels=data["labels"],
+            settings=data["settings"],
             drained=data["drained"],
             healthy=data["healthy"],
             reason=data["reason"],
@@ -514,6 +519,9 @@ class PlacementRequested:
         node: Name of the node; also the record's key.
         model: The model, by its name on the node.
         action: What is to happen.
+        num_ctx: load: length of the context to load it with, in tokens. Null: as the node is set.
+        keep_alive: load: how long it stays in memory without a call: a duration such as 30m, or seconds;
+            negative: as long as the node runs. Null: as the node is set.
         requested_by: Who asked for it: user@host.
         requested_at: When it was asked for. Milliseconds since the epoch, UTC.
         valid_until: When it is not begun any more. Milliseconds since the epoch, UTC.
@@ -525,6 +533,8 @@ class PlacementRequested:
     node: str
     model: str
     action: PlacementAction
+    num_ctx: int | None = None
+    keep_alive: str | None = None
     requested_by: str = ''
     requested_at: int
     valid_until: int
@@ -535,6 +545,8 @@ class PlacementRequested:
             "node": self.node,
             "model": self.model,
             "action": self.action,
+            "num_ctx": self.num_ctx,
+            "keep_alive": self.keep_alive,
             "requested_by": self.requested_by,
             "requested_at": self.requested_at,
             "valid_until": self.valid_until,
@@ -547,6 +559,8 @@ class PlacementRequested:
             node=data["node"],
             model=data["model"],
             action=PlacementAction(data["action"]),
+            num_ctx=data["num_ctx"],
+            keep_alive=data["keep_alive"],
             requested_by=data["requested_by"],
             requested_at=data["requested_at"],
             valid_until=data["valid_until"],

@@ -238,6 +238,43 @@ class AnswerPiece:
         )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSettings:
+    """How a node of ours is to load and ask a model, by the routing policy's role and model. What the caller asks goes before it. A null leaves it to the node.
+
+    Attributes:
+        num_ctx: Length of the context to load the model with, in tokens.
+        keep_alive: How long it stays in memory after the call: a duration such as 30m, or seconds; negative: as
+            long as the node runs.
+        think: Whether it thinks first: off, on, low, medium or high.
+        top_k: Sample from this many most likely tokens.
+    """
+
+    FULL_NAME: ClassVar[str] = "headrace.tasks.ModelSettings"
+
+    num_ctx: int | None = None
+    keep_alive: str | None = None
+    think: str | None = None
+    top_k: int | None = None
+
+    def to_avro(self, named: bool = False) -> dict[str, Any]:
+        return {
+            "num_ctx": self.num_ctx,
+            "keep_alive": self.keep_alive,
+            "think": self.think,
+            "top_k": self.top_k,
+        }
+
+    @classmethod
+    def from_avro(cls, data: dict[str, Any]) -> ModelSettings:
+        return cls(
+            num_ctx=data["num_ctx"],
+            keep_alive=data["keep_alive"],
+            think=data["think"],
+            top_k=data["top_k"],
+        )
+
+
 class Outcome(StrEnum):
     """How an attempt ended."""
 
@@ -262,6 +299,7 @@ class AttemptState:
         dispatched_at: When it was decided. Milliseconds since the epoch, UTC.
         max_output_tokens: Longest answer asked for, in tokens.
         worst_case_nanodollars: Maximum possible cost, in nano-dollars.
+        settings: How the node is to load and ask the model, by the routing policy. Null: as the node is set.
         outcome: How it ended, null while it runs.
         failure: Why it failed.
         usage: What it consumed.
@@ -279,6 +317,7 @@ class AttemptState:
     dispatched_at: int
     max_output_tokens: int | None = None
     worst_case_nanodollars: int = 0
+    settings: ModelSettings | None = None
     outcome: Outcome | None = None
     failure: Failure | None = None
     usage: Usage = Usage()
@@ -295,6 +334,7 @@ class AttemptState:
             "dispatched_at": self.dispatched_at,
             "max_output_tokens": self.max_output_tokens,
             "worst_case_nanodollars": self.worst_case_nanodollars,
+            "settings": None if self.settings is None else ("headrace.tasks.ModelSettings", self.settings.to_avro(named)) if named else self.settings.to_avro(named),
             "outcome": self.outcome,
             "failure": None if self.failure is None else ("headrace.common.Failure", self.failure.to_avro(named)) if named else self.failure.to_avro(named),
             "usage": self.usage.to_avro(named),
@@ -313,6 +353,7 @@ class AttemptState:
             dispatched_at=data["dispatched_at"],
             max_output_tokens=data["max_output_tokens"],
             worst_case_nanodollars=data["worst_case_nanodollars"],
+            settings=None if (value_settings := data["settings"]) is None else ModelSettings.from_avro(value_settings),
             outcome=None if (value_outcome := data["outcome"]) is None else Outcome(value_outcome),
             failure=None if (value_failure := data["failure"]) is None else Failure.from_avro(value_failure),
             usage=Usage.from_avro(data["usage"]),

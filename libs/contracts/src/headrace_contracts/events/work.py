@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from headrace_contracts.events.common import Content, Failure, Lane, Privacy, Usage
-from headrace_contracts.events.tasks import AnswerChoice, Message, ModelOperation, Options, Outcome, Sampling
+from headrace_contracts.events.tasks import AnswerChoice, Message, ModelOperation, ModelSettings, Options, Outcome, Sampling
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,6 +138,7 @@ class AttemptRequested:
         sampling: Parameters of the answer.
         operation: What the model is asked to do.
         options: What the task asks beyond messages and sampling.
+        settings: How the node is to load and ask the model, by the routing policy. Null: as the node is set.
         privacy: How far the content may travel.
         lane: Lane of the attempt.
         kind: Kind of the task.
@@ -169,6 +170,7 @@ class AttemptRequested:
     sampling: Sampling
     operation: ModelOperation = ModelOperation.CHAT
     options: Options | None = None
+    settings: ModelSettings | None = None
     privacy: Privacy
     lane: Lane
     kind: str = 'chat'
@@ -198,6 +200,7 @@ class AttemptRequested:
             "sampling": self.sampling.to_avro(named),
             "operation": self.operation,
             "options": None if self.options is None else ("headrace.tasks.Options", self.options.to_avro(named)) if named else self.options.to_avro(named),
+            "settings": None if self.settings is None else ("headrace.tasks.ModelSettings", self.settings.to_avro(named)) if named else self.settings.to_avro(named),
             "privacy": self.privacy,
             "lane": self.lane,
             "kind": self.kind,
@@ -229,6 +232,7 @@ class AttemptRequested:
             sampling=Sampling.from_avro(data["sampling"]),
             operation=ModelOperation(data["operation"]),
             options=None if (value_options := data["options"]) is None else Options.from_avro(value_options),
+            settings=None if (value_settings := data["settings"]) is None else ModelSettings.from_avro(value_settings),
             privacy=Privacy(data["privacy"]),
             lane=Lane(data["lane"]),
             kind=data["kind"],
