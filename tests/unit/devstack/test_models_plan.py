@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from headrace_contracts.events import Gpu, ModelStatus, NodeAnnounced, NodeDrained, NodeStatus, Place
+from headrace_contracts.events import Gpu, ModelSettings, ModelStatus, NodeAnnounced, NodeDrained, NodeStatus, Place
 from headrace_devstack.models.plan import PlacementNode, PlacementPlan, PlanStep, RoleDemand, plan
-from headrace_devstack.models.state import demands, memory_for_models, placement_nodes
+from headrace_devstack.models.state import demands, load_settings, memory_for_models, placement_nodes
 from headrace_router.adapters.policy_file import load_policy
 from hypothesis import given
 from hypothesis import strategies as st
@@ -156,3 +156,14 @@ def test_demand_follows_use_and_every_role_counts_a_little() -> None:
     assert found["code_reviewer"].weight == 0.9
     assert found["code_reviewer"].models[0] == "phi3:3.8b"
     assert found["testing"].weight == 0.01
+
+
+def test_a_model_is_loaded_with_the_longest_context_that_its_roles_need() -> None:
+    policy = load_policy(None)
+    roles = {**policy.roles, "general": policy.roles["general"].model_copy(update={"num_ctx": 8_192})}
+    facts = {**policy.models, "gemma2:2b": policy.models["gemma2:2b"].model_copy(update={"num_ctx": 4_096})}
+    found = policy.model_copy(update={"roles": roles, "models": facts})
+    assert load_settings(found, "gemma2:2b") == ModelSettings(num_ctx=8_192)
+    facts["phi3:3.8b"] = policy.models["phi3:3.8b"].model_copy(update={"keep_alive": "2h"})
+    assert load_settings(policy.model_copy(update={"models": facts}), "phi3:3.8b") == ModelSettings(keep_alive="2h")
+    assert load_settings(found, "unheard-of") == ModelSettings()

@@ -127,7 +127,9 @@ def test_options_are_carried() -> None:
     assert (draft.options.privacy, str(draft.options.budget), draft.lane) == ("internal", "0.5", Lane.INTERACTIVE)
     assert draft.asked is not None
     assert (draft.asked.top_k, draft.asked.presence_penalty, draft.asked.frequency_penalty) == (40, 0.5, -0.5)
-    assert (draft.asked.reasoning_effort, draft.asked.top_logprobs, draft.asked.extra) == ("high", 2, {})
+    assert (draft.asked.reasoning_effort, draft.asked.top_logprobs, draft.asked.extra) == (
+        "high", 2, {"options": plain('{"num_ctx": 8192}')},
+    )  # fmt: skip
     assert draft.asked.response_format is not None
     assert draft.asked.response_format.kind is ResponseFormatKind.JSON_SCHEMA
     assert draft.json
@@ -135,7 +137,7 @@ def test_options_are_carried() -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"num_predict": -1}, {"num_predict": -2}, {"seed": -1, "top_k": 0}, {"num_ctx": 4096, "num_thread": 8},
+    [{}, {"num_predict": -1}, {"num_predict": -2}, {"seed": -1, "top_k": 0}, {"num_thread": 8},
      {"stop": []}, {"presence_penalty": 0, "frequency_penalty": 0.0}, {"temperature": None}],
 )  # fmt: skip
 def test_what_asks_for_nothing_is_nothing(options: dict[str, Any]) -> None:

@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 from headrace_cloud_worker.settings import CloudWorkerSettings
+from headrace_contracts.model_settings import NodeDefaults
 from headrace_local_worker.decide.balancing import choose_node
+from headrace_local_worker.decide.membership import changes
 from headrace_local_worker.decide.nodes import NodesInvalid, NodeSpec, parse_nodes
 from headrace_local_worker.settings import LocalWorkerSettings
 from headrace_models.worker.endpoint import EndpointView
@@ -108,3 +110,15 @@ def test_a_worker_that_joins_takes_from_the_others_only_what_it_gets() -> None:
     for settings in (LocalWorkerSettings(), CloudWorkerSettings()):
         consumer = consumer_properties(settings.kafka_config(), "g", None, from_start=True)
         assert consumer["partition.assignment.strategy"] == "cooperative-sticky"
+
+
+def test_a_node_may_say_how_its_models_are_loaded_and_asked() -> None:
+    entry = "big=http://big:11434;slots=4;num_ctx=8192;keep_alive=1h;slots.llama3:70b=1;gpu=a100"
+    (found,) = parse_nodes([entry], 1)
+    assert found.defaults == NodeDefaults(num_ctx=8_192, keep_alive="1h", parallel={"llama3:70b": 1})
+    assert (found.slots, found.hardware) == (4, {"gpu": "a100"}), "a setting is no label"
+    (other,) = parse_nodes([entry.replace("8192", "4096")], 1)
+    changed = changes({"big": found}, {"big": other})
+    assert (changed.left, changed.joined) == (("big",), (other,)), "its calls are made in another way"
+    with pytest.raises(NodesInvalid, match=r"num_ctx=8k.*num_ctx must be a whole number from 256"):
+        parse_nodes([entry.replace("8192", "8k")], 1)

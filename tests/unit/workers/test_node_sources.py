@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from headrace_contracts.events import NodeAnnounced
+from headrace_contracts.model_settings import NodeDefaults
 from headrace_local_worker.decide.announced import announced_node
 from headrace_local_worker.decide.balancing import choose_node
 from headrace_local_worker.decide.membership import changes
@@ -95,6 +96,21 @@ def test_another_token_is_another_way_to_a_node() -> None:
 
 
 SAID = NodeAnnounced(node="laptop", url="http://10.0.0.7:11435/", slots=2, agent="x", started_at=1, announced_at=2)
+
+
+def test_what_an_agent_says_of_its_models_is_read_or_objected_to() -> None:
+    found = announced_node(replace(SAID, settings={"num_ctx": "8192", "slots.m": "2"}), "")
+    assert isinstance(found, NodeSpec)
+    assert found.defaults == NodeDefaults(num_ctx=8_192, parallel={"m": 2})
+    wrong = announced_node(replace(SAID, settings={"num_ctx": "8k"}), "")
+    assert isinstance(wrong, str)
+    assert "num_ctx must be a whole number" in wrong
+    assert wrong.endswith("correct its --set")
+    endpoint = Endpoint(ScriptedProvider("a"), 4, parallel={"m": 1, "n:latest": 2})
+    assert [endpoint.room(model, 0.0, alone=True) for model in ("m", "m:latest", "n", "other")] == [1, 1, 2, 4]
+    (srv,) = parse_srv_names(["_ollama._tcp.example.org;num_ctx=4096;gpu=x"])
+    (of_srv,) = nodes_of_targets(srv, [SrvTarget("a.example.org", 11434)], 1).values()
+    assert (of_srv.defaults.num_ctx, of_srv.hardware) == (4_096, {"gpu": "x"})
 
 
 def test_an_announcement_becomes_a_node_of_its_site() -> None:

@@ -34,13 +34,15 @@ _JSON_REMINDER: Final = "Answer with exactly one JSON value."
 OPTIONAL: Final = (
     "tools", "parallel_tool_calls", "strict", "json_schema", "vision", "audio", "files", "n", "presence_penalty",
     "frequency_penalty", "top_k", "logprobs", "logit_bias", "reasoning_effort", "verbosity", "service_tier", "name",
-    "embeddings", "dimensions", "base64",
+    "embeddings", "dimensions", "base64", "chat_template_kwargs",
 )  # fmt: skip
 """Fields that some servers take: `strict` for tools, `name` for participants; `vision`, `audio`, `files` and
 `json_schema` for what messages and response_format may hold; `embeddings` for `/embeddings`, with `dimensions` for the
-length of its vectors, and `base64` for the shorter of the two forms in which it may send them."""
+length of its vectors, and `base64` for the shorter of the two forms in which it may send them; `chat_template_kwargs`
+for whether a model thinks, which its template decides."""
+_EFFORTS: Final = ("low", "medium", "high")
 _PENALTIES: Final = ("presence_penalty", "frequency_penalty")
-_OPENAI: Final = frozenset(OPTIONAL) - {"top_k"}
+_OPENAI: Final = frozenset(OPTIONAL) - {"top_k", "chat_template_kwargs"}
 _OPEN_SOURCE: Final = frozenset(OPTIONAL) - {"verbosity", "service_tier", "strict", "files"}
 _RESERVED_OF_EMBEDDINGS: Final = RESERVED_EXTRA | {"dimensions", "encoding_format"}
 
@@ -110,7 +112,9 @@ PRESETS: Final[Mapping[str, Dialect]] = {
         takes=frozenset({*_PENALTIES, "tools", "logprobs", "name"}),
     ),
     "openrouter": Dialect(
-        host="openrouter.ai", reasoning="reasoning", takes=frozenset(OPTIONAL) - {"n", "strict", "service_tier"}
+        host="openrouter.ai",
+        reasoning="reasoning",
+        takes=frozenset(OPTIONAL) - {"n", "strict", "service_tier", "chat_template_kwargs"},
     ),
     "vllm": Dialect(stops=16, reasoning="reasoning_content", takes=_OPEN_SOURCE),
     "llama.cpp": Dialect(stops=16, takes=_OPEN_SOURCE - {"n", "dimensions"}),
@@ -200,13 +204,16 @@ def body_of(request: ChatRequest, dialect: Dialect, provider: str = "") -> dict[
     if (form := _response_format(request, dialect)) is not None:
         body["response_format"] = form
     _add_tools(body, request, dialect)
+    said_nothing = request.reasoning_effort is None and request.reasoning_tokens is None
+    usually = request.think if said_nothing else None
     asked = {
         "n": request.choices if request.choices > 1 else None,
         "presence_penalty": request.presence_penalty,
         "frequency_penalty": request.frequency_penalty,
         "top_k": request.top_k,
         "logit_bias": dict(request.logit_bias) or None,
-        "reasoning_effort": request.reasoning_effort,
+        "reasoning_effort": request.reasoning_effort or (usually if usually in _EFFORTS else None),
+        "chat_template_kwargs": {"enable_thinking": usually != "off"} if usually in ("on", "off") else None,
         "verbosity": request.verbosity,
         "service_tier": request.service_tier,
     }

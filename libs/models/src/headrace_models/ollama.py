@@ -12,6 +12,7 @@ from typing import Any, Final
 import httpx2
 from headrace_contracts.events import Lane, PlacementAction
 from headrace_contracts.headers import LANE_OF_CALL
+from headrace_contracts.model_settings import NO_DEFAULTS, NodeDefaults
 from pydantic import SecretStr
 
 from headrace_models import capabilities, ollama_models
@@ -23,7 +24,7 @@ from headrace_models.embedding import MOST_VECTORS_BYTES, EmbedCall
 from headrace_models.errors import TryAnotherProvider
 from headrace_models.ollama_listing import Shown, details_of, runs_elsewhere, shown
 from headrace_models.ollama_models import PlacementFailed, PullProgress
-from headrace_models.ollama_requests import ABLE, body_of, embed_body_of
+from headrace_models.ollama_requests import ABLE, body_of, embed_body_of, kept_for, load_length
 from headrace_models.ports import (
     CallUsage,
     ChatRequest,
@@ -58,6 +59,7 @@ class OllamaNode:
     `address` is a base URL such as `http://127.0.0.1:11434`; without `http://` and port, Ollama's own port is assumed.
     `keep_alive` is how long the node keeps a model in memory after a call: a duration in Ollama's notation, a number of
     seconds, negative for as long as it runs. None leaves it to the node, whose own setting and pins then hold.
+    `defaults` are what this node says of its models; a request's own settings go before both.
     `token` is sent as a bearer token; `certificates` are what to trust and to show instead of the system's.
     """
 
@@ -69,12 +71,14 @@ class OllamaNode:
         address: str,
         *,
         keep_alive: str | int | None = None,
+        defaults: NodeDefaults = NO_DEFAULTS,
         token: SecretStr | None = None,
         certificates: ssl.SSLContext | None = None,
     ) -> None:
         self.node = node
         self._name = f"ollama node {node}"
         self._keep_alive = keep_alive
+        self._defaults = defaults
         self._simulated = False
         self._models: dict[str, ModelInfo] = {}
         """What is known of its models, by name."""
@@ -107,7 +111,8 @@ class OllamaNode:
         call = EmbedCall(self._name, request)
         async with calling(call):
             self._expect_here(request.model)
-            body = embed_body_of(request, self._models.get(request.model), keep_alive=self._keep_alive)
+            known = self._models.get(request.model)
+            body = embed_body_of(request, known, keep_alive=self._keep_alive, defaults=self._defaults)
             async with self._client.stream("POST", "api/embed", json=body, headers=_lane(request.batch)) as response:
                 await expect_ok(response)
                 call.accepted = True
@@ -133,7 +138,7 @@ class OllamaNode:
 
     def _body(self, request: ChatRequest) -> dict[str, Any]:
         known = self._models.get(request.model)
-        return body_of(request, known, keep_alive=self._keep_alive)
+        return body_of(request, known, keep_alive=self._keep_alive, defaults=self._defaults)
 
     async def _take(self, call: Call, part: Mapping[str, Any], model: str) -> str:
         self._expect_made_here(part, call.request.model, call.spent)
@@ -224,8 +229,12 @@ class OllamaNode:
                 raise Complained(Complaint(status=response.status_code))
             return document(await read_body(response))
 
-    async def place(self, action: PlacementAction, model: str, on_progress: Callable[[PullProgress], None]) -> None:
-        """Carry out a placement request. Raises PlacementFailed, and ValueError for an unknown action."""
+    async def place(
+        self, action: PlacementAction, model: str, on_progress: Callable[[PullProgress], None],
+        *, num_ctx: int | None = None, keep_alive: str | None = None,
+    ) -> None:  # fmt: skip
+        """Carry out a placement request. A model is loaded as calls with the same num_ctx and keep_alive need it: for
+        another length Ollama would load it again. Raises PlacementFailed, and ValueError for an unknown action."""
         if runs_elsewhere({"model": model}):
             raise PlacementFailed("a model of this name runs at another host", again=False)
         known = self._models.get(model)
@@ -235,7 +244,10 @@ class OllamaNode:
             case PlacementAction.PULL:
                 await ollama_models.pull(self._client, model, on_progress)
             case PlacementAction.LOAD:
-                await ollama_models.load(self._client, model, keep_alive=self._keep_alive, embeds_only=embeds_only)
+                await ollama_models.load(
+                    self._client, model, keep_alive=kept_for(keep_alive, self._keep_alive, self._defaults),
+                    num_ctx=load_length(known, num_ctx, self._defaults), embeds_only=embeds_only,
+                )  # fmt: skip
             case PlacementAction.UNLOAD:
                 await ollama_models.unload(self._client, model, embeds_only=embeds_only)
             case PlacementAction.REMOVE:

@@ -94,11 +94,15 @@ async def pull(client: UpstreamClient, model: str, on_progress: Callable[[PullPr
         raise PlacementFailed("it broke off", again=True)
 
 
-async def load(client: UpstreamClient, model: str, *, keep_alive: str | int | None, embeds_only: bool) -> None:
-    """Put a model into the server's memory, for as long as `keep_alive` says (None: as the server is set). Others may
-    have to leave it. Raises PlacementFailed."""
-    kept = {} if keep_alive is None else {"keep_alive": keep_alive}
-    await _call_without_prompt(client, model, kept, embeds_only=embeds_only)
+async def load(
+    client: UpstreamClient, model: str, *, keep_alive: str | int | None, num_ctx: int | None, embeds_only: bool
+) -> None:
+    """Put a model into the server's memory, for as long as `keep_alive` says, with a context of `num_ctx` tokens (None:
+    as the server is set). Others may have to leave it. Raises PlacementFailed."""
+    said: dict[str, Any] = {} if keep_alive is None else {"keep_alive": keep_alive}
+    if num_ctx is not None:
+        said["options"] = {"num_ctx": num_ctx}
+    await _call_without_prompt(client, model, said, embeds_only=embeds_only)
 
 
 async def unload(client: UpstreamClient, model: str, *, embeds_only: bool) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from headrace_contracts.cargo import RESERVED_EXTRA
+from headrace_contracts.model_settings import NO_DEFAULTS, NodeDefaults, for_ollama
 from ollama import Options
 
 from headrace_models import capabilities
@@ -35,31 +36,51 @@ ABLE: Final = frozenset({
 """What the API has a place for. It fetches nothing from elsewhere."""
 
 
-def context_for(request: ChatRequest, model: ModelInfo | None) -> int:
+def context_for(request: ChatRequest, model: ModelInfo | None, defaults: NodeDefaults = NO_DEFAULTS) -> int:
     """Length of the context to ask for, in tokens, prompt and answer together.
 
     A node that is asked for another length than before loads the model again, so this is the length that the model is
-    loaded with if that is enough, else the next power of two, and never more than the model has been trained for.
+    loaded with if that is enough, else the one that the request or the node names, else the next power of two; never
+    more than the node has memory for, or the model has been trained for. A prompt that does not fit into a named length
+    is refused by the node, and goes to another candidate.
     """
-    return _length_for(estimated_prompt(request) * 3 // 2 + request.max_output_tokens, model)
+    needed = estimated_prompt(request) * 3 // 2 + request.max_output_tokens
+    return _length_for(needed, model, request.num_ctx, defaults)
 
 
-def _length_for(needed: int, model: ModelInfo | None) -> int:
+def _length_for(needed: int, model: ModelInfo | None, named: int | None, defaults: NodeDefaults) -> int:
+    named = defaults.num_ctx if named is None else named
+    limits = (defaults.max_num_ctx, model.context_tokens if model is not None else None)
+    longest = min((limit for limit in limits if limit is not None), default=None)
+    if longest is not None:
+        named = None if named is None else min(named, longest)
+        needed = min(needed, longest)
     loaded = model.loaded_context_tokens if model is not None else None
-    if loaded is not None and needed <= loaded:
+    if loaded is not None and (longest is None or loaded <= longest) and (named or needed) <= loaded:
         return loaded
+    if named is not None:
+        return named
     length = _SMALLEST_CONTEXT
     while length < needed:
         length *= 2
-    longest = model.context_tokens if model is not None else None
     return length if longest is None else min(length, longest)
 
 
-def body_of(request: ChatRequest, model: ModelInfo | None, *, keep_alive: str | int | None) -> dict[str, Any]:
-    """The body of a streaming chat. `model` is what the node has said about it."""
+def load_length(model: ModelInfo | None, num_ctx: int | None, defaults: NodeDefaults = NO_DEFAULTS) -> int | None:
+    """Length of the context to load a model with before anybody calls it; None for the server's own."""
+    named = defaults.num_ctx if num_ctx is None else num_ctx
+    return None if named is None else _length_for(named, model, named, defaults)
+
+
+def body_of(
+    request: ChatRequest, model: ModelInfo | None, *, keep_alive: str | int | None,
+    defaults: NodeDefaults = NO_DEFAULTS,
+) -> dict[str, Any]:  # fmt: skip
+    """The body of a streaming chat. `model` is what the node has said about it, `defaults` what holds at it where
+    nobody says otherwise; `keep_alive` is what holds at all nodes."""
     options = Options(
         num_predict=request.max_output_tokens,
-        num_ctx=context_for(request, model),
+        num_ctx=context_for(request, model, defaults),
         temperature=request.temperature,
         top_p=request.top_p,
         top_k=request.top_k,
@@ -76,8 +97,8 @@ def body_of(request: ChatRequest, model: ModelInfo | None, *, keep_alive: str | 
         # A prompt that is too long is an error, and not cut off without a word. Servers before 0.12.4 do not know it.
         "truncate": False,
     }
-    if keep_alive is not None:
-        body["keep_alive"] = keep_alive
+    if (kept := kept_for(request.keep_alive, keep_alive, defaults)) is not None:
+        body["keep_alive"] = kept
     if request.must_call:
         parallel = request.parallel_tool_calls is not False
         body["format"] = schema_of_calls(request.callable_tools, parallel=parallel)
@@ -97,11 +118,14 @@ def body_of(request: ChatRequest, model: ModelInfo | None, *, keep_alive: str | 
             }
             for tool in tools
         ]
-    if (think := _think(request, model)) is not None:
+    if (think := _think(request, model, defaults.think if request.think is None else request.think)) is not None:
         body["think"] = think
     if request.top_logprobs is not None:
         body |= {"logprobs": True, "top_logprobs": request.top_logprobs}
-    return _with_extra(body, request)
+    body = _with_extra(body, request)
+    if defaults.top_k is not None:
+        body["options"].setdefault("top_k", defaults.top_k)
+    return body
 
 
 def _with_extra(body: dict[str, Any], request: ChatRequest) -> dict[str, Any]:
@@ -113,32 +137,48 @@ def _with_extra(body: dict[str, Any], request: ChatRequest) -> dict[str, Any]:
     return body | further
 
 
-def embed_body_of(request: EmbedRequest, model: ModelInfo | None, *, keep_alive: str | int | None) -> dict[str, Any]:
-    """The body of a call for vectors. `model` is what the node has said about it."""
+def kept_for(asked: str | None, keep_alive: str | int | None, defaults: NodeDefaults) -> str | int | None:
+    """How long a model stays in memory: as asked, else as its node says, else as all nodes do; None: as Ollama does."""
+    named = defaults.keep_alive if asked is None else asked
+    return keep_alive if named is None else for_ollama(named)
+
+
+def embed_body_of(
+    request: EmbedRequest, model: ModelInfo | None, *, keep_alive: str | int | None,
+    defaults: NodeDefaults = NO_DEFAULTS,
+) -> dict[str, Any]:  # fmt: skip
+    """The body of a call for vectors; see `body_of`."""
     longest = max(map(estimated_tokens, request.inputs))
     body: dict[str, Any] = {
         "model": request.model,
         "input": list(request.inputs),
         # Without, the vector of a long text is that of its beginning.
         "truncate": False,
-        "options": {"num_ctx": _length_for(longest * 3 // 2, model)},
+        "options": {"num_ctx": _length_for(longest * 3 // 2, model, request.num_ctx, defaults)},
     }
-    if keep_alive is not None:
-        body["keep_alive"] = keep_alive
+    if (kept := kept_for(request.keep_alive, keep_alive, defaults)) is not None:
+        body["keep_alive"] = kept
     return body if request.dimensions is None else {**body, "dimensions": request.dimensions}
 
 
-def _think(request: ChatRequest, model: ModelInfo | None) -> bool | str | None:
-    """Whether, or how much, to think; None to leave it to the model. One that cannot think rejects the question."""
+def _think(request: ChatRequest, model: ModelInfo | None, usually: str | None) -> bool | str | None:
+    """Whether, or how much, to think; None to leave it to the model. One that cannot think rejects the question.
+
+    Args:
+        usually: What holds where the caller has said nothing.
+    """
     if model is None or model.capabilities is None or capabilities.REASONING not in model.capabilities:
         return None
-    if request.reasoning_tokens == 0 or request.reasoning_effort in ("none", "minimal"):
+    effort = request.reasoning_effort
+    if effort is None and request.reasoning_tokens is None and usually is not None:
+        effort = {"off": "none", "on": "medium"}.get(usually, usually)
+    if request.reasoning_tokens == 0 or effort in ("none", "minimal"):
         return False
-    if request.reasoning_effort is None:
+    if effort is None:
         return True if request.reasoning_tokens else None
     # Only this family tells efforts apart; others reject the word.
-    levels = request.model.startswith("gpt-oss") and request.reasoning_effort in _EFFORTS
-    return request.reasoning_effort if levels else True
+    levels = request.model.startswith("gpt-oss") and effort in _EFFORTS
+    return effort if levels else True
 
 
 def _messages(request: ChatRequest) -> Iterator[dict[str, Any]]:

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Final
 
+from headrace_contracts.model_settings import NO_DEFAULTS, NodeDefaults
 from pydantic import SecretStr
 
 from headrace_models import capabilities
@@ -71,6 +72,7 @@ class OpenAICompatible:
         proxy, certificates: As for `open_client`.
         node: Name of the machine, if the server is one of our own: content sent there must stay there, so models that
             an Ollama server passes on to its maker's cloud are not offered over this API either.
+        defaults: What this machine says of its models; top_k and think, the others are no matter of a call there.
     """
 
     def __init__(
@@ -83,10 +85,12 @@ class OpenAICompatible:
         proxy: str | None = None,
         node: str | None = None,
         certificates: ssl.SSLContext | None = None,
+        defaults: NodeDefaults = NO_DEFAULTS,
     ) -> None:
         self.provider = provider
         self.node = node or provider
         self._is_ours = node is not None
+        self._defaults = defaults
         self._client = open_client(base_url, key=api_key, proxy=proxy, certificates=certificates)
         self._dialect = dialect or dialect_for(provider, self._client.host)
         self._able = capabilities_of(self._dialect)
@@ -96,7 +100,12 @@ class OpenAICompatible:
         answer = _ChatAnswer(call)
         async with calling(call):
             capabilities.expect(request, self._able, self.provider)
-            body = body_of(request, self._dialect, self.provider)
+            usual = replace(
+                request,
+                top_k=self._defaults.top_k if request.top_k is None else request.top_k,
+                think=self._defaults.think if request.think is None else request.think,
+            )
+            body = body_of(usual, self._dialect, self.provider)
             async with self._client.stream("POST", "chat/completions", json=body) as response:
                 await expect_ok(response)
                 call.accepted = True

@@ -66,6 +66,13 @@ class ChatRequest:
     """Further parameters of this provider's API."""
     batch: bool = False
     """Whether nobody waits for the answer: others go first where calls wait."""
+    num_ctx: int | None = None
+    """Length of the context to load the model with, in tokens; of servers where a call can say so."""
+    keep_alive: str | None = None
+    """How long the model stays in memory after the call (`headrace_contracts.model_settings.duration`); as num_ctx."""
+    think: str | None = None
+    """Whether to think (`headrace_contracts.model_settings.THINKING`) where reasoning_effort and reasoning_tokens say
+    nothing: no demand, a server gets what it knows."""
 
     @property
     def callable_tools(self) -> tuple[ToolSpec, ...]:
@@ -96,6 +103,10 @@ class EmbedRequest:
     extra: Mapping[str, Any] = field(default_factory=dict, repr=False)
     """Further parameters of this provider's API."""
     batch: bool = False
+    """As of `ChatRequest`."""
+    num_ctx: int | None = None
+    """As of `ChatRequest`."""
+    keep_alive: str | None = None
     """As of `ChatRequest`."""
 
     @property

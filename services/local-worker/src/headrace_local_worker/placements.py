@@ -19,6 +19,7 @@ from typing import Final, Protocol, runtime_checkable
 from headrace_contracts.codec import Codec
 from headrace_contracts.errors import Origin
 from headrace_contracts.events import PlacementAction, PlacementPhase, PlacementRequested, PlacementStatus
+from headrace_contracts.model_settings import ModelSettingInvalid, context_length, duration
 from headrace_models.ollama_models import PlacementFailed, PullProgress
 from headrace_models.worker.endpoint import Endpoint
 from headrace_models.worker.pool import Pool
@@ -39,7 +40,10 @@ _LONGEST_REASON: Final = 300
 class TakesModels(Protocol):
     """A client of a server whose models can be placed."""
 
-    async def place(self, action: PlacementAction, model: str, on_progress: Callable[[PullProgress], None]) -> None:
+    async def place(
+        self, action: PlacementAction, model: str, on_progress: Callable[[PullProgress], None],
+        *, num_ctx: int | None = None, keep_alive: str | None = None,
+    ) -> None:  # fmt: skip
         """Carry out a placement request. Raises PlacementFailed."""
 
 
@@ -91,6 +95,11 @@ class Placements:
     ) -> PlacementStatus:
         if not isinstance(endpoint.provider, TakesModels):
             raise PlacementFailed(f"models of {endpoint.provider.provider} are placed by other means", again=False)
+        try:
+            num_ctx = None if request.num_ctx is None else context_length("num_ctx", request.num_ctx)
+            keep_alive = None if request.keep_alive is None else duration("keep_alive", request.keep_alive)
+        except ModelSettingInvalid as error:
+            raise PlacementFailed(str(error), again=False) from None
         loop = asyncio.get_running_loop()
         told_at = -_REPORT_SECONDS
         newest = status
@@ -110,7 +119,9 @@ class Placements:
         while self._clock_ms() < request.valid_until:
             self._tell(endpoint, newest)
             try:
-                await endpoint.provider.place(request.action, request.model, progressed)
+                await endpoint.provider.place(
+                    request.action, request.model, progressed, num_ctx=num_ctx, keep_alive=keep_alive
+                )
             except PlacementFailed as error:
                 if not error.again:
                     raise

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Annotated, ClassVar, Final, Self
 
+from headrace_contracts.model_settings import ModelSettingInvalid, duration, for_ollama
 from headrace_contracts.sites import NO_SITE, site_name
 from headrace_models.upstream.node_certificates import CertificatesUnusable, NodeCertificates
 from headrace_runtime.settings import CommaList, setting
@@ -18,8 +18,6 @@ from headrace_local_worker.decide.nodes import NodeSpec, parse_nodes
 from headrace_local_worker.decide.srv_records import SrvName, parse_srv_names
 
 NODE_DECIDES: Final = "node"
-_DURATION: Final = re.compile(r"-?[0-9]{1,9}|-?([0-9]{1,9}(\.[0-9]{1,9})?(ns|us|µs|ms|s|m|h))+")
-"""As Go's time.ParseDuration, or whole seconds."""
 
 
 def _usable(entries: tuple[str, ...]) -> tuple[str, ...]:
@@ -51,9 +49,10 @@ def _srv_names(entries: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _duration(text: str) -> str:
-    if text != NODE_DECIDES and not _DURATION.fullmatch(text):
-        raise ValueError(f"must be a duration such as 30m or 1h30m, a number of seconds, or {NODE_DECIDES}")
-    return text
+    try:
+        return text if text == NODE_DECIDES else duration("it", text)
+    except ModelSettingInvalid:
+        raise ValueError(f"must be a duration such as 30m or 1h30m, a number of seconds, or {NODE_DECIDES}") from None
 
 
 class TokenMissing(Exception):
@@ -73,9 +72,10 @@ class LocalWorkerSettings(WorkerSettings):
     )
     ollama_nodes: Annotated[CommaList, AfterValidator(_usable)] = setting(
         ("http://127.0.0.1:11434",),
-        unit="[name=]URL[;slots=n][;server=kind][;label=value], ...",
+        unit="[name=]URL[;slots=n][;server=kind][;setting=value][;label=value], ...",
         reason="Machines to run attempts on, each with optional slots and hardware labels. server: what runs there if "
-        "it is not Ollama, one of vllm, llama.cpp, lmstudio, mlx, openai-compatible.",
+        "it is not Ollama, one of vllm, llama.cpp, lmstudio, mlx, openai-compatible. Settings of a node's models: "
+        "num_ctx, max_num_ctx, keep_alive, think, top_k, slots.<model>.",
     )
     discovery: Annotated[CommaList, AfterValidator(_sources)] = setting(
         ("static",),
@@ -85,7 +85,7 @@ class LocalWorkerSettings(WorkerSettings):
     )
     discovery_dns: Annotated[CommaList, AfterValidator(_srv_names)] = setting(
         (),
-        unit="name[;slots=n][;scheme=https][;label=value], ...",
+        unit="name[;slots=n][;scheme=https][;setting=value][;label=value], ...",
         reason="SRV records whose targets are nodes, as in _ollama._tcp.example.org, for HEADRACE_DISCOVERY=dns.",
     )
     key_pepper: SecretStr | None = setting(
@@ -214,9 +214,7 @@ class LocalWorkerSettings(WorkerSettings):
 
     def node_keep_alive(self) -> str | int | None:
         """What a call tells a node, which takes a number for seconds and refuses one in quotes; None for nothing."""
-        if self.keep_alive == NODE_DECIDES:
-            return None
-        return int(self.keep_alive) if self.keep_alive.lstrip("-").isdecimal() else self.keep_alive
+        return None if self.keep_alive == NODE_DECIDES else for_ollama(self.keep_alive)
 
     def rules(self) -> NodeRules:
         """How endpoints become nodes."""

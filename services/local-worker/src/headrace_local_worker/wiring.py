@@ -148,7 +148,8 @@ def _pool_of_nodes(
             token = None
             health.degrade(f"token of {spec.name}", str(error))
         context = None if certificates is None else certificates.context
-        return Endpoint(_server(spec, settings, token, context), spec.slots, spec.hardware)
+        server = _server(spec, settings, token, context)
+        return Endpoint(server, spec.slots, spec.hardware, parallel=spec.defaults.parallel)
 
     pool = Pool((), choose_node)
     drained = DrainedNodes(log, codec, pool)
@@ -210,10 +211,13 @@ def _server(
     dialect = OPENAI_COMPATIBLE_SERVERS.get(spec.server)
     if dialect is None:
         return OllamaNode(
-            spec.name, spec.url, keep_alive=settings.node_keep_alive(), token=token, certificates=certificates
-        )
+            spec.name, spec.url, keep_alive=settings.node_keep_alive(), defaults=spec.defaults, token=token,
+            certificates=certificates,
+        )  # fmt: skip
     key = token or SecretStr("")
-    return OpenAICompatible(spec.server, spec.url, key, dialect=dialect, node=spec.name, certificates=certificates)
+    return OpenAICompatible(
+        spec.server, spec.url, key, dialect=dialect, node=spec.name, certificates=certificates, defaults=spec.defaults
+    )
 
 
 async def _keep_reading(certificates: NodeCertificates, health: Health) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -21,15 +21,23 @@ from headrace_contracts.events import (
     PlacementRequested,
     PlacementStatus,
 )
+from headrace_contracts.model_settings import LONGEST_CONTEXT, SHORTEST_CONTEXT, ModelSettingInvalid, duration
 from headrace_contracts.topics import FLEET_STATUS, NODES_ANNOUNCED, NODES_DRAINED
 from headrace_contracts.users import OPERATOR
 from headrace_local_worker.decide.balancing import tagged
-from headrace_router.adapters.policy_file import load_policy
+from headrace_router.adapters.policy_file import PolicyInvalid, load_policy
+from headrace_router.decide.policy import Policy
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
 
 from headrace_devstack.models.plan import PlacementNode, PlacementPlan, plan
 from headrace_devstack.models.requests import NotPlaced, Placement, place
-from headrace_devstack.models.state import MEMORY_LABEL, demands, placement_nodes, stated_sizes
+from headrace_devstack.models.state import (
+    MEMORY_LABEL,
+    demands,
+    load_settings,
+    placement_nodes,
+    stated_sizes,
+)
 
 app = typer.Typer(no_args_is_help=True, help="Models of our own nodes: see, plan, pull, load, unload and remove them.")
 
@@ -85,7 +93,8 @@ def plan_models(
     else:
         _print_plan(nodes, made)
     if apply and made.changes:
-        run(_place([Placement(step.node, step.model, PlacementAction(step.action)) for step in made.changes]))
+        steps = [(step.node, step.model, PlacementAction(step.action)) for step in made.changes]
+        run(_place([_placement(node, model, action, _policy(policy)) for node, model, action in steps]))
     elif made.changes and not json_output:
         ERR.print("nothing was changed: --apply carries it out", style="dim")
     if made.unserved:
@@ -104,9 +113,32 @@ def pull(model: Model, node: Nodes = None) -> None:
 
 
 @app.command()
-def load(model: Model, node: Nodes = None) -> None:
-    """Put a model into the memory of nodes; by default of all that have it on disk."""
-    run(_place_at(PlacementAction.LOAD, model, node))
+def load(
+    model: Model,
+    node: Nodes = None,
+    policy: PolicyOption = None,
+    num_ctx: Annotated[
+        int | None,
+        typer.Option(min=SHORTEST_CONTEXT, max=LONGEST_CONTEXT, help="Length of the context, instead of the policy's."),
+    ] = None,
+    keep_alive: Annotated[
+        str | None, typer.Option(help="How long it stays without a call, as 2h, instead of the policy's.")
+    ] = None,
+) -> None:
+    """Put a model into the memory of nodes; by default of all that have it on disk.
+
+    It is loaded as the calls will need it, by the policy's num_ctx and keep_alive: Ollama loads a model again for a
+    call with a longer context.
+    """
+    try:
+        kept = None if keep_alive is None else duration("--keep-alive", keep_alive)
+    except ModelSettingInvalid as error:
+        raise typer.BadParameter(str(error)) from None
+    by_policy = _placement("", model, PlacementAction.LOAD, _policy(policy))
+    chosen = replace(
+        by_policy, num_ctx=by_policy.num_ctx if num_ctx is None else num_ctx, keep_alive=kept or by_policy.keep_alive
+    )
+    run(_place_at(PlacementAction.LOAD, model, node, chosen))
 
 
 @app.command()
@@ -124,6 +156,22 @@ def remove(
     run(_place_at(PlacementAction.REMOVE, model, node))
 
 
+def _policy(file: Path | None) -> Policy:
+    named = os.environ.get("HEADRACE_POLICY_FILE")
+    try:
+        return load_policy(file or (Path(named) if named else None))
+    except PolicyInvalid as error:
+        ERR.print(str(error), style="red", markup=False, soft_wrap=True)
+        raise typer.Exit(FAILED) from None
+
+
+def _placement(node: str, model: str, action: PlacementAction, policy: Policy) -> Placement:
+    if action is not PlacementAction.LOAD:
+        return Placement(node, model, action)
+    settings = load_settings(policy, model)
+    return Placement(node, model, action, settings.num_ctx, settings.keep_alive)
+
+
 async def _nodes() -> tuple[PlacementNode, ...]:
     async with Cluster.at(addresses(), user=OPERATOR) as cluster:
         reports, announced, drained = await newest_events(cluster, (FLEET_STATUS, NODES_ANNOUNCED, NODES_DRAINED))
@@ -131,8 +179,7 @@ async def _nodes() -> tuple[PlacementNode, ...]:
 
 
 async def _plan(file: Path | None, since: str, *, pull_copies: bool) -> tuple[tuple[PlacementNode, ...], PlacementPlan]:
-    named = os.environ.get("HEADRACE_POLICY_FILE")
-    policy = load_policy(file or (Path(named) if named else None))
+    policy = _policy(file)
     nodes = await _nodes()
     used: dict[str, int] = {}
     try:
@@ -162,7 +209,9 @@ def _print_plan(nodes: Sequence[PlacementNode], made: PlacementPlan) -> None:
         ERR.print(f"no node has room for {', '.join(made.unserved)}", style="yellow", markup=False, soft_wrap=True)
 
 
-async def _place_at(action: PlacementAction, model: str, named: Sequence[str] | None) -> None:
+async def _place_at(
+    action: PlacementAction, model: str, named: Sequence[str] | None, settings: Placement | None = None
+) -> None:
     wanted = tagged(model)
     nodes = {node.name: node for node in await _nodes()}
     if unknown := sorted(set(named or ()) - nodes.keys()):
@@ -171,7 +220,8 @@ async def _place_at(action: PlacementAction, model: str, named: Sequence[str] | 
     if not chosen:
         ERR.print("there is nothing to do", style="dim")
         return
-    await _place([Placement(name, model, action) for name in chosen])
+    asked = settings or Placement("", model, action)
+    await _place([replace(asked, node=name) for name in chosen])
 
 
 def _is_of_use(action: PlacementAction, node: PlacementNode, model: str) -> bool:

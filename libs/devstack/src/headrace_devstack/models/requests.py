@@ -31,11 +31,13 @@ class NotPlaced(HeadraceError):
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """What is asked for."""
+    """What is asked for; num_ctx and keep_alive are of what is loaded (`headrace_contracts.model_settings`)."""
 
     node: str
     model: str
     action: PlacementAction
+    num_ctx: int | None = None
+    keep_alive: str | None = None
 
 
 async def place(
@@ -61,6 +63,8 @@ async def place(
             node=one.node,
             model=one.model,
             action=one.action,
+            num_ctx=one.num_ctx,
+            keep_alive=one.keep_alive,
             requested_by=who,
             requested_at=now_ms,
             valid_until=now_ms + round(valid_seconds * 1000),

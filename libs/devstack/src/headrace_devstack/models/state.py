@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Final
 
-from headrace_contracts.events import NodeAnnounced, NodeDrained, NodeStatus, Place
+from headrace_contracts.events import ModelSettings, NodeAnnounced, NodeDrained, NodeStatus, Place
 from headrace_local_worker.decide.balancing import tagged
 from headrace_models.local_servers import OLLAMA
 from headrace_router.decide.policy import Policy
@@ -75,6 +75,23 @@ def demands(policy: Policy, tokens_by_role: Mapping[str, int]) -> tuple[RoleDema
     return tuple(found)
 
 
+def load_settings(policy: Policy, model: str) -> ModelSettings:
+    """How to load a model so that the calls which follow find it as they need it.
+
+    Of the roles that have it as their first model here, the longest context: a model that is in memory with more than a
+    call needs is not loaded again, one with less is. How long it stays is the model's own, since each call says anew.
+    """
+    own = next((facts for name, facts in policy.models.items() if tagged(name) == tagged(model)), None)
+    lengths = [] if own is None or own.num_ctx is None else [own.num_ctx]
+    for role in policy.roles.values():
+        first = next((ref.model for ref in role.models if ref.provider == OLLAMA), None)
+        if first is not None and tagged(first) == tagged(model) and role.num_ctx is not None:
+            lengths.append(role.num_ctx)
+    return ModelSettings(num_ctx=max(lengths, default=None), keep_alive=None if own is None else own.keep_alive)
+
+
 def stated_sizes(policy: Policy) -> Mapping[str, int]:
     """Sizes of models in memory, in bytes, as far as the policy states them."""
-    return {tagged(name): int(facts.size_gb * 1e9) for name, facts in policy.models.items()}
+    return {
+        tagged(name): int(facts.size_gb * 1e9) for name, facts in policy.models.items() if facts.size_gb is not None
+    }

@@ -236,7 +236,8 @@ class OllamaWire:
         """A request without a prompt loads a model, or unloads it where it may be kept for no time."""
         try:
             keep_alive = keep_alive_of(document.get("keep_alive"))
-            async with node.memory.running(model, None, keep_alive):
+            asked = None if keep_alive == 0 else (document.get("options") or {}).get("num_ctx")
+            async with node.memory.running(model, asked, keep_alive):
                 pass
         except CallRefused as refused:
             return _error(refused.status, refused.text)

@@ -87,15 +87,27 @@ class Endpoint:
     Args:
         slots: Number of concurrent calls.
         hardware: Labels for the fleet status.
+        parallel: Most concurrent calls of single models, by name.
         adapts: Whether it is learned how many calls it really runs at once (`parallel_limit`). Not of a cloud provider:
             what it takes is a matter of contract, and its refusals say when it takes more.
     """
 
     def __init__(
-        self, provider: Provider, slots: int, hardware: Mapping[str, str] | None = None, *, adapts: bool = True
+        self,
+        provider: Provider,
+        slots: int,
+        hardware: Mapping[str, str] | None = None,
+        *,
+        parallel: Mapping[str, int] | None = None,
+        adapts: bool = True,
     ) -> None:
         self.provider = provider
         self._adapts = adapts
+        # Of names without a tag, the one that Ollama adds is meant too.
+        self._parallel = {
+            name: most for text, most in (parallel or {}).items() for name in {text, text.removesuffix(":latest")}
+        }
+        self._parallel |= {f"{name}:latest": most for name, most in self._parallel.items() if ":" not in name}
         self.slots = slots
         self.hardware = dict(hardware or {})
         self.placements: tuple[PlacementStatus, ...] = ()
@@ -190,6 +202,9 @@ class Endpoint:
         """
         mine = self._of_model[model]
         most = self._limits.get(model, UNLIMITED).at(now)
+        stated = self._parallel.get(model)
+        if stated is not None:
+            most = min(most, stated)
         if not alone:
             warming_up = self._warming_up.get(model)
             most = min(most, 1 if warming_up is None else warming_up.allowed(self.slots, now))

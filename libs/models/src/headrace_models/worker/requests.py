@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any, Final
 
-from headrace_contracts import events
+from headrace_contracts import events, model_settings
 from headrace_contracts.content import bytes_of, text_of
 
 from headrace_models.conversation import (
@@ -33,6 +33,7 @@ _MEDIA: Final[dict[events.PartKind, MediaKind]] = {
     events.PartKind.IMAGE: "image", events.PartKind.AUDIO: "audio", events.PartKind.FILE: "file",
 }  # fmt: skip
 _NO_OPTIONS: Final = events.Options()
+_NO_SETTINGS: Final = events.ModelSettings()
 _TEMPLATE_TOKENS: Final = 16
 """What a prompt has besides its content: the marks of a model's template."""
 _MEDIA_TOKENS: Final = 1_600
@@ -55,8 +56,9 @@ def chat_request(
     messages = tuple(_message(message) for message in request.messages)
     if not messages:
         raise WorkInvalid("the conversation is empty")
-    sampling, options = request.sampling, request.options or _NO_OPTIONS
+    sampling, options, settings = request.sampling, request.options or _NO_OPTIONS, _settings(request)
     form = options.response_format
+    extra = {name: _json(value, "an extra parameter") for name, value in options.extra.items()}
     return ChatRequest(
         model=request.model,
         messages=messages,
@@ -76,15 +78,18 @@ def chat_request(
         choices=max(1, options.choices),
         presence_penalty=options.presence_penalty,
         frequency_penalty=options.frequency_penalty,
-        top_k=options.top_k,
+        top_k=settings.top_k if options.top_k is None and not _named(extra, "top_k") else options.top_k,
         top_logprobs=options.top_logprobs,
         logit_bias=options.logit_bias,
         reasoning_effort=options.reasoning_effort,
         reasoning_tokens=options.reasoning_tokens,
         verbosity=options.verbosity,
         service_tier=options.service_tier,
-        extra={name: _json(value, "an extra parameter") for name, value in options.extra.items()},
+        extra=extra,
         batch=request.lane is events.Lane.BATCH,
+        num_ctx=_num_ctx(extra, settings),
+        keep_alive=settings.keep_alive,
+        think=settings.think,
     )
 
 
@@ -94,14 +99,52 @@ def embed_request(request: events.AttemptRequested, timeout_seconds: float) -> E
     inputs = tuple(text_of(text) for text in options.inputs)
     if not inputs or not all(inputs):
         raise WorkInvalid("there is no text to make a vector of, or an empty one")
+    settings = _settings(request)
+    extra = {name: _json(value, "an extra parameter") for name, value in options.extra.items()}
     return EmbedRequest(
         model=request.model,
         inputs=inputs,
         timeout_seconds=timeout_seconds,
         dimensions=options.dimensions,
-        extra={name: _json(value, "an extra parameter") for name, value in options.extra.items()},
+        extra=extra,
         batch=request.lane is events.Lane.BATCH,
+        num_ctx=_num_ctx(extra, settings),
+        keep_alive=settings.keep_alive,
     )
+
+
+def _settings(request: events.AttemptRequested) -> events.ModelSettings:
+    """How the router says that the model is loaded and asked. Raises WorkInvalid."""
+    found = request.settings or _NO_SETTINGS
+    try:
+        if found.num_ctx is not None:
+            model_settings.context_length("num_ctx", found.num_ctx)
+        if found.keep_alive is not None:
+            model_settings.duration("keep_alive", found.keep_alive)
+        if found.think is not None:
+            model_settings.thinking("think", found.think)
+        if found.top_k is not None:
+            model_settings.top_k("top_k", found.top_k)
+    except model_settings.ModelSettingInvalid as error:
+        raise WorkInvalid(f"the settings of the attempt: {error}") from None
+    return found
+
+
+def _named(extra: dict[str, Any], option: str) -> bool:
+    """Whether the caller names one of Ollama's own options."""
+    options = extra.get("options")
+    return isinstance(options, dict) and options.get(option) is not None
+
+
+def _num_ctx(extra: dict[str, Any], settings: events.ModelSettings) -> int | None:
+    """The length of the context that the caller wants, in Ollama's way, else that of the settings. Raises
+    WorkInvalid."""
+    if not _named(extra, "num_ctx"):
+        return settings.num_ctx
+    try:
+        return model_settings.context_length("options.num_ctx", extra["options"]["num_ctx"], least=1)
+    except model_settings.ModelSettingInvalid as error:
+        raise WorkInvalid(str(error)) from None
 
 
 def size_of(request: events.AttemptRequested) -> CallSize:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
+from headrace_contracts.model_settings import ModelSettingInvalid, node_defaults
 from headrace_contracts.node_keys import NodeKey, NodeKeyInvalid
 from headrace_contracts.users import NODE_AGENT
 
@@ -62,6 +63,14 @@ def node(
     label: Annotated[
         list[str] | None, typer.Option(help="name=value for policies, as gpu=rtx4060; repeatable.")
     ] = None,
+    setting: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            help="How models are loaded and asked here, as num_ctx=8192: num_ctx, max_num_ctx, keep_alive, think, "
+            "top_k, slots.<model>; repeatable.",
+        ),
+    ] = None,
     site: Annotated[str, typer.Option(help="Site of the node.", envvar="HEADRACE_SITE")] = "",
     interval: Annotated[float, typer.Option(min=1, max=60, help="Seconds between announcements.")] = 5.0,
     drain_seconds: Annotated[float, typer.Option(min=0, help="Seconds for running calls when it stops.")] = 30.0,
@@ -99,11 +108,24 @@ def node(
       headrace node --proxy-port 11435 --proxy-host 0.0.0.0 --slots 2
     """
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    key, labels = _key(name), _labels(label or [])
+    key, labels, settings = _key(name), _pairs("--label", label or []), _settings(setting or [])
     proxy = _proxy(
         proxy_host, proxy_port, queue, tls_cert, tls_key, client_ca, unprotected, allow_pull, body_limit, call_seconds
     )
-    run(_run(key, ollama.rstrip("/"), url, slots or _usual_slots(), labels, site, interval, drain_seconds, proxy))
+    run(
+        _run(
+            key,
+            ollama.rstrip("/"),
+            url,
+            slots or _usual_slots(),
+            labels,
+            settings,
+            site,
+            interval,
+            drain_seconds,
+            proxy,
+        )
+    )
 
 
 async def _run(
@@ -112,6 +134,7 @@ async def _run(
     url: str | None,
     slots: int,
     labels: dict[str, str],
+    settings: dict[str, str],
     site: str,
     interval: float,
     drain_seconds: float,
@@ -140,6 +163,7 @@ async def _run(
         site=site,
         slots=slots,
         labels=labels,
+        settings=settings,
         version=version("headrace"),
         interval_seconds=interval,
     )
@@ -234,14 +258,23 @@ def _proxy(
     return _Proxy(host, port, room, token, tls, allow_pull, body_limit_bytes, call_seconds)
 
 
-def _labels(entries: list[str]) -> dict[str, str]:
-    labels = {}
+def _pairs(option: str, entries: list[str]) -> dict[str, str]:
+    pairs = {}
     for entry in entries:
         name, equals, value = (part.strip() for part in entry.partition("="))
         if not equals or not name:
-            raise _wrong(f"--label {entry} must read name=value")
-        labels[name] = value
-    return labels
+            raise _wrong(f"{option} {entry} must read name=value")
+        pairs[name] = value
+    return pairs
+
+
+def _settings(entries: list[str]) -> dict[str, str]:
+    pairs = _pairs("--set", entries)
+    try:
+        node_defaults(pairs)
+    except ModelSettingInvalid as error:
+        raise _wrong(f"--set: {error}") from None
+    return pairs
 
 
 def _usual_slots() -> int:

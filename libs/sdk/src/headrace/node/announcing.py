@@ -37,6 +37,7 @@ class Identity:
     site: str = ""
     slots: int = 1
     labels: Mapping[str, str] = field(default_factory=dict)
+    settings: Mapping[str, str] = field(default_factory=dict)
     version: str = ""
     interval_seconds: float = 5.0
 
@@ -71,6 +72,7 @@ def announcement(
         url=identity.url,
         slots=identity.slots,
         labels=identity.labels,
+        settings=identity.settings,
         drained=stopping is not None,
         healthy=not ollama.trouble,
         reason=stopping or ollama.trouble,

@@ -6,6 +6,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from headrace_contracts.events import NodeAnnounced
+from headrace_contracts.model_settings import ModelSettingInvalid, node_defaults
 from headrace_models.local_servers import is_a_clouds
 
 from headrace_local_worker.decide.nodes import NodeSpec
@@ -33,8 +34,12 @@ def announced_node(said: NodeAnnounced, site: str) -> NodeSpec | str | None:
         for name, value in sorted(said.labels.items())[:_MOST_LABELS]
         if 0 < len(name) <= _LONGEST_TEXT and len(value) <= _LONGEST_TEXT
     }
+    try:
+        defaults = node_defaults(said.settings)
+    except ModelSettingInvalid as error:
+        return f"the agent of {said.node} announces a setting that cannot be used ({error}): correct its --set"
     drained = (said.reason[:_LONGEST_TEXT] or "its agent takes no new calls") if said.drained else ""
-    return NodeSpec(said.node, said.url.rstrip("/"), said.slots, labels, drained=drained)
+    return NodeSpec(said.node, said.url.rstrip("/"), said.slots, labels, drained=drained, defaults=defaults)
 
 
 def _objection_to(url: str) -> str:

@@ -6,6 +6,8 @@ import zlib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
+from headrace_contracts.model_settings import NodeDefaults
+
 from headrace_local_worker.decide.nodes import NodeSpec
 
 
@@ -15,7 +17,7 @@ class Changes:
 
     Attributes:
         left: Names of nodes that get no more work.
-        joined: Nodes that are new, or are reached in another way.
+        joined: Nodes that are new, or are reached or asked in another way.
         resized: Nodes of which something else has changed.
     """
 
@@ -37,8 +39,8 @@ def changes(before: Mapping[str, NodeSpec], now: Mapping[str, NodeSpec]) -> Chan
     )
 
 
-def _way_to(node: NodeSpec) -> tuple[str, str, str]:
-    return node.url, node.server, node.token_env
+def _way_to(node: NodeSpec) -> tuple[str, str, str, NodeDefaults]:
+    return node.url, node.server, node.token_env, node.defaults
 
 
 def shared(nodes: Mapping[str, NodeSpec], worker: str, workers: Collection[str]) -> Mapping[str, NodeSpec]:

@@ -1,4 +1,4 @@
-"""The list of nodes in the settings: `name=http://host:11434;slots=4;gpu=rtx4060, http://other:8000;server=vllm`."""
+"""The list of nodes in the settings: `name=http://host:11434;slots=4;num_ctx=8192;gpu=rtx4060, http://other:8000;server=vllm`."""
 
 from __future__ import annotations
 
@@ -8,6 +8,13 @@ from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import urlsplit
 
+from headrace_contracts.model_settings import (
+    NO_DEFAULTS,
+    ModelSettingInvalid,
+    NodeDefaults,
+    is_of_a_node,
+    node_defaults,
+)
 from headrace_models.local_servers import LOCAL_PROVIDERS, OLLAMA, OPENAI_COMPATIBLE_SERVERS, is_a_clouds
 
 _USUAL_PORT: Final = 11434
@@ -35,6 +42,7 @@ class NodeSpec:
         token_env: Variable that holds the token which the node asks for; empty for that of all nodes, if there is one.
         drained: Why it gets no new calls, in its agent's words; empty if it does.
         silent: Whether its agent has said nothing for too long: another machine may have its address by now.
+        defaults: How its models are loaded and asked where nobody says otherwise.
     """
 
     name: str
@@ -45,6 +53,7 @@ class NodeSpec:
     token_env: str = ""
     drained: str = ""
     silent: bool = False
+    defaults: NodeDefaults = NO_DEFAULTS
 
     @property
     def withheld(self) -> str | None:
@@ -79,6 +88,7 @@ def _parse(entry: str, default_slots: int) -> NodeSpec:
     server = given.pop(_SERVER, OLLAMA)
     if server not in LOCAL_PROVIDERS:
         raise NodesInvalid(f"server of {entry!r} must be one of {', '.join(sorted(LOCAL_PROVIDERS))}")
+    defaults = split_defaults(entry, given)
     slots, hardware = split_slots(given)
     if slots is None:
         raise NodesInvalid(f"slots of {entry!r} must be a number above 0")
@@ -88,7 +98,7 @@ def _parse(entry: str, default_slots: int) -> NodeSpec:
         url = url if parsed.path.rstrip("/") else url + _API_PATH
     else:
         named = name_of(url)
-    return NodeSpec(name or named, url, slots or default_slots, hardware, server, token_env)
+    return NodeSpec(name or named, url, slots or default_slots, hardware, server, token_env, defaults=defaults)
 
 
 def parse_options(entry: str, options: Sequence[str]) -> dict[str, str]:
@@ -102,6 +112,15 @@ def parse_options(entry: str, options: Sequence[str]) -> dict[str, str]:
             raise NodesInvalid(f"{_TOKEN} of {entry!r} must name a variable that holds the token, not the token itself")
         given[key] = value
     return given
+
+
+def split_defaults(entry: str, given: dict[str, str]) -> NodeDefaults:
+    """What an entry's options say of its models; they are taken out of `given`. Raises NodesInvalid."""
+    said = {name: given.pop(name) for name in tuple(given) if is_of_a_node(name)}
+    try:
+        return node_defaults(said)
+    except ModelSettingInvalid as error:
+        raise NodesInvalid(f"{entry!r}: {error}") from None
 
 
 def split_slots(options: Mapping[str, str]) -> tuple[int | None, dict[str, str]]:

@@ -7,9 +7,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from headrace_contracts.model_settings import NO_DEFAULTS, NodeDefaults
 from headrace_models.local_servers import is_a_clouds
 
-from headrace_local_worker.decide.nodes import NodesInvalid, NodeSpec, name_of, parse_options, split_slots
+from headrace_local_worker.decide.nodes import (
+    NodesInvalid,
+    NodeSpec,
+    name_of,
+    parse_options,
+    split_defaults,
+    split_slots,
+)
 
 SHORTEST_SECONDS: Final = 5.0
 LONGEST_SECONDS: Final = 300.0
@@ -30,7 +38,7 @@ class SrvName:
         secure: Whether its nodes speak TLS.
         slots: Of a node; 0 for the default.
         hardware: Labels.
-        token_env: As of `NodeSpec`.
+        token_env, defaults: As of `NodeSpec`.
     """
 
     name: str
@@ -38,6 +46,7 @@ class SrvName:
     slots: int = 0
     hardware: Mapping[str, str] = field(default_factory=dict)
     token_env: str = ""
+    defaults: NodeDefaults = NO_DEFAULTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,10 +69,11 @@ def parse_srv_names(entries: Sequence[str]) -> tuple[SrvName, ...]:
         if scheme not in ("http", "https"):
             raise NodesInvalid(f"{_SCHEME} of {entry!r} must be http or https")
         token_env = given.pop(_TOKEN, "")
+        defaults = split_defaults(entry, given)
         slots, hardware = split_slots(given)
         if slots is None:
             raise NodesInvalid(f"slots of {entry!r} must be a number above 0")
-        names.append(SrvName(name.rstrip("."), scheme == "https", slots, hardware, token_env))
+        names.append(SrvName(name.rstrip("."), scheme == "https", slots, hardware, token_env, defaults))
     return tuple(names)
 
 
@@ -75,7 +85,10 @@ def nodes_of_targets(name: SrvName, targets: Iterable[SrvTarget], default_slots:
         # Whoever answers for the name must not send our content to a cloud.
         if host and not is_a_clouds(host) and 0 < target.port < 65_536 and len(nodes) < _MOST_NODES:
             url = f"{'https' if name.secure else 'http'}://{host}:{target.port}"
-            spec = NodeSpec(name_of(url), url, name.slots or default_slots, name.hardware, token_env=name.token_env)
+            spec = NodeSpec(
+                name_of(url), url, name.slots or default_slots, name.hardware, token_env=name.token_env,
+                defaults=name.defaults,
+            )  # fmt: skip
             nodes[spec.name] = spec
     return nodes
 

@@ -10,6 +10,7 @@ from headrace_contracts.events import (
     AttemptState,
     Failure,
     ModelOperation,
+    ModelSettings,
     NodeStatus,
     Outcome,
     Place,
@@ -61,7 +62,7 @@ _TELLING = (
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A model of a provider, and what an attempt at it may cost; `site` is of local ones, empty for none."""
+    """A model of a provider, and what an attempt at it may cost; `site` and `settings` are of local ones."""
 
     provider: str
     model: str
@@ -69,6 +70,7 @@ class Candidate:
     max_output_tokens: int | None = None
     worst_case_nanodollars: int = 0
     site: str = NO_SITE
+    settings: ModelSettings | None = None
 
     @property
     def name(self) -> str:
@@ -229,6 +231,11 @@ def choose(
         if not nodes:
             reject(ref, INCAPABLE, f"it cannot do what the task demands: {', '.join(sorted(lacking))}")
             continue
+        settings = policy.settings(role, ref.model) if place is Place.LOCAL else None
+        asked = None if settings is None or _names_options(task) else settings.num_ctx
+        if asked is not None and asked * _BYTES_PER_TOKEN < longest_bytes:
+            reject(ref, "context_too_small", f"num_ctx is {asked} tokens, what is to be read has more")
+            continue
         nodes, longest = _roomy(nodes, ref.model, place, longest_bytes)
         if not nodes:
             reject(ref, "context_too_small", f"its context holds {longest} tokens, what is to be read has more")
@@ -236,8 +243,8 @@ def choose(
         size = policy.models[ref.model].size_gb if place is Place.LOCAL and ref.model in policy.models else None
         reason = rules.reason(place) + ("" if size is None else f"; {size:g} GB")
         return Choice(
-            Candidate(ref.provider, ref.model, place, limit, most or 0), tuple(rejected), rules.privacy, reason,
-            nodes=tuple(nodes),
+            Candidate(ref.provider, ref.model, place, limit, most or 0, settings=settings), tuple(rejected),
+            rules.privacy, reason, nodes=tuple(nodes),
         )  # fmt: skip
     may_come = any(rejection.code in _PASSING for rejection in rejected)
     return Choice(None, tuple(rejected), rules.privacy, may_come=may_come)
@@ -332,6 +339,11 @@ def _roomy(
         else:
             longest_of_others = max(longest_of_others, longest)
     return found, longest_of_others
+
+
+def _names_options(task: TaskSubmitted) -> bool:
+    """Whether the caller has options of Ollama's own: one of them may be the length of the context."""
+    return task.options is not None and "options" in task.options.extra
 
 
 def _history(ref: ModelRef, attempts: Sequence[AttemptState], policy: Policy) -> tuple[str, str] | None:

@@ -6,7 +6,8 @@ import hashlib
 from functools import cached_property
 from typing import Annotated, Any, Literal, Self
 
-from headrace_contracts.events import Lane, Mode, Place, Privacy, PrivacyLevel
+from headrace_contracts import model_settings
+from headrace_contracts.events import Lane, Mode, ModelSettings, Place, Privacy, PrivacyLevel
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 UNKNOWN_QUALITY = 0.5
@@ -192,16 +193,33 @@ class ProviderPolicy(_Part):
     data: DataHandling | None = None
 
 
-class ModelFacts(_Part):
-    """What is known of a local model.
+class _OnOurNodes(_Part):
+    """How models are loaded and asked on nodes of ours (`headrace_contracts.model_settings`). What a role says goes
+    before what its model says; None leaves it to the next.
 
     Attributes:
-        size_gb: Memory it takes, in 10⁹ bytes.
+        num_ctx: Length of the context that a model is loaded with, in tokens.
+        keep_alive: How long it stays in memory after a call: a duration such as 30m, or seconds; negative for ever.
+        think: Whether it thinks first: off, on, low, medium or high.
+        top_k: Sample from this many most likely tokens.
+    """
+
+    num_ctx: Annotated[int, BeforeValidator(lambda value: model_settings.context_length("it", value))] | None = None
+    keep_alive: Annotated[str, BeforeValidator(lambda value: model_settings.duration("it", value))] | None = None
+    think: Annotated[str, BeforeValidator(lambda value: model_settings.thinking("it", value))] | None = None
+    top_k: Annotated[int, BeforeValidator(lambda value: model_settings.top_k("it", value))] | None = None
+
+
+class ModelFacts(_OnOurNodes):
+    """What is known of a local model, and how it is loaded and asked.
+
+    Attributes:
+        size_gb: Memory it takes, in 10⁹ bytes; None if that is not known.
         hardware: Labels that a node must have to count as offering it.
         quality: How good its answers are, from 0 to 1.
     """
 
-    size_gb: float = Field(gt=0)
+    size_gb: float | None = Field(default=None, gt=0)
     hardware: dict[str, str] = {}
     quality: float | None = Field(default=None, ge=0, le=1)
 
@@ -225,8 +243,8 @@ class ModelRef(_Part):
 Ref = Annotated[ModelRef, BeforeValidator(_provider_and_model)]
 
 
-class RolePolicy(_Part):
-    """A kind of work.
+class RolePolicy(_OnOurNodes):
+    """A kind of work. How models are loaded and asked for it concerns nodes of ours only.
 
     Attributes:
         models: Models to try, the best first. Those of the cloud ladder follow.
@@ -333,6 +351,17 @@ class Policy(_Part):
         """What a provider does with what it is sent; None if the policy does not say."""
         known = self.providers.get(provider)
         return None if known is None else known.data
+
+    def settings(self, role: RolePolicy | None, model: str) -> ModelSettings | None:
+        """How a node of ours is to load and ask a model for a role; None as the node is set."""
+        said = [one for one in (role, self.models.get(model)) if one is not None]
+        found = ModelSettings(
+            num_ctx=next((one.num_ctx for one in said if one.num_ctx is not None), None),
+            keep_alive=next((one.keep_alive for one in said if one.keep_alive is not None), None),
+            think=next((one.think for one in said if one.think is not None), None),
+            top_k=next((one.top_k for one in said if one.top_k is not None), None),
+        )
+        return None if found == ModelSettings() else found
 
     def place(self, provider: str) -> Place:
         """Whether a provider is local or in the cloud. One that is not in the policy counts as cloud."""

@@ -110,6 +110,7 @@ def _dispatch(
         sampling=replace(task.sampling, max_output_tokens=attempt.max_output_tokens),
         operation=task.operation,
         options=_options_for(task, attempt.provider),
+        settings=attempt.settings,
         privacy=state.privacy,
         lane=state.lane,
         kind=task.kind,

@@ -231,6 +231,7 @@ def _dispatch(state: TaskState, choice: Choice, chosen: Candidate, topic: str, c
         dispatched_at=now,
         max_output_tokens=chosen.max_output_tokens,
         worst_case_nanodollars=chosen.worst_case_nanodollars,
+        settings=chosen.settings,
     )
     sent = TrailStep(at=now, step="dispatched", provider=chosen.provider, model=chosen.model, reason=choice.reason)
     wake_at = now + context.policy.attempts.timeout.of(state.lane)

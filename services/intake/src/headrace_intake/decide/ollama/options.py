@@ -10,6 +10,7 @@ from typing import Annotated, Any, Final, Literal
 from headrace_contracts.content import plain
 from headrace_contracts.events import Content, ResponseFormat, ResponseFormatKind
 from headrace_contracts.limits import HIGHEST_TEMPERATURE, MOST_OUTPUT_TOKENS, MOST_STOPS
+from headrace_contracts.model_settings import LONGEST_CONTEXT
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from headrace_intake.decide.messages import unsupported
@@ -20,10 +21,12 @@ from headrace_intake.decide.refusals import bad_request
 PROVIDER: Final = "ollama"
 
 OF_THE_NODE: Final = frozenset({
-    "numa", "num_ctx", "num_batch", "num_gpu", "main_gpu", "low_vram", "f16_kv", "logits_all", "vocab_only", "use_mmap",
+    "numa", "num_batch", "num_gpu", "main_gpu", "low_vram", "f16_kv", "logits_all", "vocab_only", "use_mmap",
     "use_mlock", "embedding_only", "num_thread",
 })  # fmt: skip
-"""How a node loads a model: that is decided where the node is, and the length of the context by what has to fit."""
+"""How a node loads a model: that is decided where the node is."""
+_NUM_CTX: Final = "num_ctx"
+"""The length of the context: an Ollama node gets it, within what it has memory for; to others it means nothing."""
 FOR_OLLAMA_ALONE: Final[Mapping[str, tuple[Any, ...]]] = {
     "num_keep": (0, 4), "tfs_z": (1,), "typical_p": (1,), "repeat_last_n": (64,), "repeat_penalty": (1, 1.1),
     "min_p": (0,), "mirostat": (0,), "mirostat_tau": (5,), "mirostat_eta": (0.1,), "penalize_newline": (True, False),
@@ -31,8 +34,8 @@ FOR_OLLAMA_ALONE: Final[Mapping[str, tuple[Any, ...]]] = {
 """Sampling that no other provider has, with the values that ask for nothing: an Ollama node gets it, and for other
 providers only these are taken."""
 TAKEN: Final = frozenset({"keep_alive", "truncate", "shift"})
-"""Fields that ask for nothing here. How long a model stays loaded is a setting of the worker; and no prompt is ever cut
-off: one that does not fit is refused."""
+"""Fields that ask for nothing here. How long a model stays loaded is a matter of the policy and the nodes; and no
+prompt is ever cut off: one that does not fit is refused."""
 
 Think = bool | Literal["low", "medium", "high"]
 
@@ -61,9 +64,21 @@ class SamplingIn(BaseModel):
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
 
 
+class _OfOllamaIn(BaseModel):
+    """That which only Ollama nodes get and which is read here, since they would refuse another value late."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    num_ctx: Annotated[int, Field(ge=1, le=LONGEST_CONTEXT)] | None = None
+
+
 class _Named(BaseModel):
     # So that errors name the field as it stands in the body.
     options: SamplingIn
+
+
+class _NamedOfOllama(BaseModel):
+    options: _OfOllamaIn
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +100,10 @@ def sampling_of(options: Mapping[str, Any], *, by_ollama: bool) -> OllamaSamplin
     for name, value in options.items():
         if name in OF_THE_NODE or name in SamplingIn.model_fields or value is None:
             continue
+        if name == _NUM_CTX:
+            if by_ollama:
+                extra[name] = value
+            continue
         if name not in FOR_OLLAMA_ALONE:
             raise unsupported(f"options.{name}", "there is no such option")
         if by_ollama:
@@ -92,6 +111,8 @@ def sampling_of(options: Mapping[str, Any], *, by_ollama: bool) -> OllamaSamplin
         elif value not in FOR_OLLAMA_ALONE[name]:
             raise unsupported(f"options.{name}", "only models of Ollama nodes have it; name one")
     found = _Named.model_validate({"options": dict(options)}).options
+    if _NUM_CTX in extra:
+        _NamedOfOllama.model_validate({"options": extra})
     submit = {
         "max_tokens": found.num_predict, "temperature": found.temperature, "top_p": found.top_p, "seed": found.seed,
         "stop": found.stop or None,
