@@ -226,9 +226,28 @@ def test_workers_scale_by_what_they_have_and_what_waits_that_they_could_run(tool
     assert of_pool == (
         '(sum(headrace_local_worker_outstanding_work_seconds{namespace="headrace",model=~"gemma2:2b|phi3|phi3:latest"})'
         " or vector(0)) + (max(sum by (site) (headrace_router_waiting_work_seconds"
-        '{namespace="headrace",place="local",model=~"gemma2:2b|phi3:latest"})) or vector(0))'
+        '{namespace="headrace",place="local",model=~"gemma2:2b|phi3|phi3:latest"})) or vector(0))'
     )
     assert "headrace_router_tasks" not in str(found), "tasks that others run wake nobody"
+
+
+def test_workers_and_pools_start_before_the_hour_in_which_they_are_needed(tools: Toolchain) -> None:
+    found = scaled_by(template(tools, "helm3", *SITE_AND_POOL).out)
+    expected = {
+        name.rpartition("headrace-")[2]: triggers["forecast"]
+        for name, triggers in found.items()
+        if "forecast" in triggers
+    }
+    assert expected.keys() == {"cloud-worker", "local-worker", "ollama-small"}, "nobody knows at which site"
+    assert expected["ollama-small"]["query"] == (
+        "max(sum by (pod) (headrace_forecast_busy_calls"
+        '{namespace="headrace",place="local",model=~"gemma2:2b|phi3|phi3:latest"}))'
+    )
+    assert (expected["local-worker"]["threshold"], expected["local-worker"]["activationThreshold"]) == ("64", "0.05")
+    off = ("localWorker", "cloudWorker", "ollama.poolDefaults")
+    options = ",".join(f"{name}.autoscaling.targetForecastCalls=0" for name in off)
+    without = scaled_by(template(tools, "helm3", *SITE_AND_POOL, f"--set={options}").out)
+    assert not [name for name, triggers in without.items() if "forecast" in triggers]
 
 
 def test_without_prometheus_workers_ask_the_routers_what_waits(tools: Toolchain) -> None:

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from headrace.costs import ExpectedDemand
 from headrace_contracts.events import Gpu, ModelSettings, ModelStatus, NodeAnnounced, NodeDrained, NodeStatus, Place
 from headrace_devstack.models.plan import PlacementNode, PlacementPlan, PlanStep, RoleDemand, plan
-from headrace_devstack.models.state import demands, load_settings, memory_for_models, placement_nodes
+from headrace_devstack.models.state import (
+    demands,
+    expected_demands,
+    load_settings,
+    memory_for_models,
+    placement_nodes,
+)
 from headrace_router.adapters.policy_file import load_policy
 from hypothesis import given
 from hypothesis import strategies as st
@@ -167,3 +174,31 @@ def test_a_model_is_loaded_with_the_longest_context_that_its_roles_need() -> Non
     facts["phi3:3.8b"] = policy.models["phi3:3.8b"].model_copy(update={"keep_alive": "2h"})
     assert load_settings(policy.model_copy(update={"models": facts}), "phi3:3.8b") == ModelSettings(keep_alive="2h")
     assert load_settings(found, "unheard-of") == ModelSettings()
+
+
+def expected(role: str, *busy: float, history_hours: int = 500) -> ExpectedDemand:
+    return ExpectedDemand(key={"role": role}, history_hours=history_hours, busy_calls=busy)
+
+
+def test_what_is_expected_is_loaded_before_it_comes_and_unloaded_after_it() -> None:
+    policy = load_policy(None)
+    sizes = {"phi3:3.8b": 2 * GB, "gemma2:2b": 2 * GB}
+    before = PlacementNode("box", 8 * GB, sizes, frozenset({"gemma2:2b"}))
+    wanted = expected_demands(policy, [expected("code_reviewer", 0.0, 1.5), expected("general", 0.001, 0.0)])
+    assert [(one.role, one.weight) for one in wanted] == [("code_reviewer", 1.5)]
+    made = plan([before], wanted, sizes, unload_unasked=True)
+    assert short(made) == [("unload", "box", "gemma2:2b"), ("load", "box", "phi3:3.8b")]
+    after = PlacementNode("box", 8 * GB, sizes, frozenset({"phi3:3.8b"}))
+    made = plan([after], expected_demands(policy, [expected("code_reviewer", 0.0, 0.0)]), sizes, unload_unasked=True)
+    assert short(made) == [("unload", "box", "phi3:3.8b")]
+
+
+def test_what_is_not_known_yet_is_not_taken_for_unused() -> None:
+    policy = load_policy(None)
+    every = {one.role for one in expected_demands(policy, [])}
+    assert every == set(policy.roles)
+    assert {one.role for one in expected_demands(policy, [expected("general", 0.0, history_hours=5)])} == every
+    known = [expected("testing", 3.0), expected("research", 0.0, history_hours=5)]
+    assert {one.role for one in expected_demands(policy, known)} == {"testing", "research"}
+    by_default = expected_demands(policy, [expected("", 2.0)])
+    assert [one.role for one in by_default] == [policy.defaults.role], "tasks without a role are the default role's"

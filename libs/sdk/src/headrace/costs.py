@@ -71,6 +71,30 @@ class SpendWindow:
     sums: CostSums
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExpectedDemand:
+    """What is expected of a model, or of a role.
+
+    Attributes:
+        key: Whose it is: provider and model, or role.
+        history_hours: From how many hours this follows; 0 if nothing is known.
+        busy_calls: Calls that run at once on average, for each hour.
+    """
+
+    key: Mapping[str, str]
+    history_hours: int
+    busy_calls: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DemandOutlook:
+    """The demand that is expected, hour by hour from `start` on, that with most first."""
+
+    start: datetime | None
+    hours: int
+    expected: tuple[ExpectedDemand, ...]
+
+
 class Costs:
     """The cost accountant's API: call it for a report."""
 
@@ -107,6 +131,22 @@ class Costs:
             for read in Reader(document, "live costs").objects("windows")
         )
 
+    async def forecast(self, *, by: str = "model", hours: int = 24) -> DemandOutlook:
+        """What demand of models is expected, of all tenants together; needs a key with the scope admin.
+
+        Args:
+            by: model or role.
+            hours: From the present hour on, 1 to 168.
+        """
+        params = {"by": by, "hours": str(hours)}
+        document = (await self._transport.call("GET", self._url("/v1/costs/forecast"), params=params)).document
+        read = Reader(document, "a forecast")
+        return DemandOutlook(
+            start=read.time("from"),
+            hours=read.integer("hours"),
+            expected=tuple(_expected(one) for one in read.objects("forecasts")),
+        )
+
     def _url(self, path: str) -> str:
         return self._root().rstrip("/") + path
 
@@ -136,3 +176,9 @@ def _sums_of(read: Reader) -> CostSums:
         internal_value_nanodollars=read.integer("internal_value_nanodollars"),
         unpriced_executions=read.integer("unpriced_executions"),
     )
+
+
+def _expected(read: Reader) -> ExpectedDemand:
+    names = ("provider", "model", "role")
+    found = {name: text for name in names if (text := read.optional_text(name)) is not None}
+    return ExpectedDemand(key=found, history_hours=read.integer("history_hours"), busy_calls=read.numbers("busy_calls"))

@@ -73,6 +73,13 @@ class Reader:
     def texts(self, name: str) -> tuple[str, ...]:
         return tuple(str(item) for item in self._list(name))
 
+    def numbers(self, name: str) -> tuple[float, ...]:
+        values = self._list(name)
+        for value in values:
+            if not isinstance(value, int | float) or isinstance(value, bool):
+                raise self._wrong(name, "a list of numbers", value)
+        return tuple(map(float, values))
+
     def text_map(self, name: str) -> dict[str, str]:
         value = self._document.get(name)
         return {str(key): str(item) for key, item in value.items()} if isinstance(value, Mapping) else {}

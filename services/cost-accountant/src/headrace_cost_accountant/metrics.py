@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from headrace_runtime.metrics import Metrics
 
 
@@ -21,3 +23,20 @@ class LedgerMetrics:
         self.windows_passed_over = own.counter(
             "windows_passed_over", "Usage events that the live windows could not read; the ledger handles them."
         )
+
+
+class ForecastMetrics:
+    """What is expected of the next time."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._busy = metrics.for_subsystem("forecast").gauge(
+            "busy_calls",
+            "Calls expected to run at once on average, now or when the lead time is over, whatever is more.",
+            ("place", "provider", "model"),
+        )
+
+    def expected(self, busy: Mapping[tuple[str, str, str], float]) -> None:
+        """Show this, and nothing else."""
+        self._busy.clear()
+        for target, calls in busy.items():
+            self._busy.labels(*target).set(calls)

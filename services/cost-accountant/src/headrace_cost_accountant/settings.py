@@ -29,3 +29,11 @@ class CostAccountantSettings(ServiceSettings, ApiSettings, DatabaseSettings, Ten
     windows_replication: int = setting(
         1, unit="copies", reason="Replication factor of the changelog topics of live windows; 3 on a cluster.", ge=1
     )
+    forecast_lead_seconds: float = setting(
+        900.0,
+        unit="s",
+        reason="How long before an hour the forecast in the metrics tells of it: the time that pods, nodes and models "
+        "need to start.",
+        ge=0,
+        le=86_400,
+    )

@@ -27,10 +27,12 @@ from headrace_streams.tables import Table
 
 from headrace_cost_accountant.adapters.cost_reports import CostReports
 from headrace_cost_accountant.adapters.costs_api import CostsApi
+from headrace_cost_accountant.adapters.demand_reader import DemandReader
+from headrace_cost_accountant.adapters.forecast_api import ForecastApi
 from headrace_cost_accountant.adapters.ledger_store import LedgerStore
 from headrace_cost_accountant.adapters.operations import ABOUT, OPERATIONS
 from headrace_cost_accountant.adapters.windows_app import WindowsApp, WindowsTools
-from headrace_cost_accountant.metrics import LedgerMetrics
+from headrace_cost_accountant.metrics import ForecastMetrics, LedgerMetrics
 from headrace_cost_accountant.migrations import MIGRATIONS
 from headrace_cost_accountant.service import LiveWindowsRunner
 from headrace_cost_accountant.settings import CostAccountantSettings
@@ -92,6 +94,7 @@ def build(settings: CostAccountantSettings) -> Service:
     )
 
     windows = LiveWindowsRunner(lambda: WindowsApp(tools), health, measures)
+    demand = DemandReader(database, ForecastMetrics(metrics), health, wall_clock_ms, settings.forecast_lead_seconds)
     live: Table[SpendWindows] = Table(log, codec, SPEND_WINDOWS, on_discontinuity=lost)
     open_requests = OpenRequests(settings.request_limits())
     keys: Table[AccessKey] = Table(
@@ -121,6 +124,7 @@ def build(settings: CostAccountantSettings) -> Service:
         middlewares=(authentication(keys, settings.key_pepper, open_requests, public=PUBLIC_PATHS, rates=rates),),
     )
     CostsApi(CostReports(database), live, wall_clock_ms).add_to(app)
+    ForecastApi(demand).add_to(app)
     add_reference(app, "Headrace costs", settings.release(), ABOUT, OPERATIONS)
     server = api_server(app, settings, health)
 
@@ -132,6 +136,7 @@ def build(settings: CostAccountantSettings) -> Service:
             Part("postgres", start=database.prepare, stop=database.close),
             Part("ledger", run=ledger.run, drain=ledger.close),
             Part("live windows", run=windows.run),
+            Part("forecast", run=demand.run),
             Part("api", start=server.start, drain=server.drain, stop=server.stop),
         ],
         metrics,

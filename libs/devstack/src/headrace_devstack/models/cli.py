@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -13,6 +14,7 @@ from headrace.cli.output import ERR, OUT, JsonOption, print_json, table
 from headrace.cli.running import FAILED, addresses, open_client, operator_name, run
 from headrace.cli.timeparse import time_before
 from headrace.connecting import Cluster
+from headrace.costs import DemandOutlook
 from headrace.errors import HeadraceError
 from headrace.nodes import newest_events, now_ms
 from headrace_contracts.events import (
@@ -29,11 +31,13 @@ from headrace_router.adapters.policy_file import PolicyInvalid, load_policy
 from headrace_router.decide.policy import Policy
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
 
+from headrace_devstack.models.forecast_check import METHODS, PATTERNS, errors
 from headrace_devstack.models.plan import PlacementNode, PlacementPlan, plan
 from headrace_devstack.models.requests import NotPlaced, Placement, place
 from headrace_devstack.models.state import (
     MEMORY_LABEL,
     demands,
+    expected_demands,
     load_settings,
     placement_nodes,
     stated_sizes,
@@ -42,6 +46,7 @@ from headrace_devstack.models.state import (
 app = typer.Typer(no_args_is_help=True, help="Models of our own nodes: see, plan, pull, load, unload and remove them.")
 
 _VALID_SECONDS: Final = 4 * 3600.0
+_SIMULATED_SEEDS: Final = 5
 
 Model = Annotated[str, typer.Argument(help="Name of the model, as in gemma2:2b.")]
 Nodes = Annotated[
@@ -70,6 +75,15 @@ def list_models(json_output: JsonOption = False) -> None:
 def plan_models(
     policy: PolicyOption = None,
     since: Annotated[str, typer.Option(help="How old the use may be that tells the demand for roles.")] = "24h",
+    ahead: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=167,
+            help="Plan for what is expected of this hour and so many that follow (forecast), not for past use; "
+            "models that no role is expected to use then leave the memory.",
+        ),
+    ] = None,
     pull_copies: Annotated[
         bool, typer.Option("--pull-copies", help="Also pull further copies, to nodes with memory left.")
     ] = False,
@@ -86,8 +100,9 @@ def plan_models(
     Examples:
       headrace models plan
       headrace models plan --since 7d --pull-copies --apply
+      headrace models plan --ahead 1 --apply     # every hour: loads before the hour of need, unloads after it
     """
-    nodes, made = run(_plan(policy, since, pull_copies=pull_copies))
+    nodes, made = run(_plan(policy, since, ahead, pull_copies=pull_copies))
     if json_output:
         print_json(made)
     else:
@@ -99,6 +114,44 @@ def plan_models(
         ERR.print("nothing was changed: --apply carries it out", style="dim")
     if made.unserved:
         raise typer.Exit(FAILED)
+
+
+@app.command("forecast")
+def forecast_models(
+    by: Annotated[str, typer.Option(help="model or role.")] = "model",
+    hours: Annotated[int, typer.Option(min=1, max=168, help="For how many hours from the present one on.")] = 24,
+    simulate: Annotated[
+        bool, typer.Option("--simulate", help="Show instead how far it is off on simulated weeks, beside baselines.")
+    ] = False,
+    json_output: JsonOption = False,
+) -> None:
+    """Which calls are expected to run at once, hour by hour, by the hours of the past six weeks.
+
+    \b
+    Examples:
+      headrace models forecast --hours 48
+      headrace models forecast --by role --json
+      headrace models forecast --simulate
+    """
+    if simulate:
+        _print_errors(json_output=json_output)
+        return
+    outlook = run(_outlook(by, hours))
+    if json_output:
+        print_json(outlook)
+        return
+    names = ("role",) if by == "role" else ("provider", "model")
+    rows = table(
+        *names, "now", "next hour", "most", "at", "on average", right=["now", "next hour", "most", "on average"]
+    )
+    for one in outlook.expected:
+        busy = one.busy_calls or (0.0,)
+        most = max(range(len(busy)), key=lambda place: busy[place])
+        at = "" if outlook.start is None else f"{outlook.start + timedelta(hours=most):%a %H:%M}"
+        shown = [f"{calls:.2f}" for calls in (busy[0], busy[min(1, len(busy) - 1)], busy[most])]
+        rows.add_row(*(one.key.get(name, "") for name in names), *shown, at, f"{sum(busy) / len(busy):.2f}")
+    OUT.print(rows)
+    ERR.print("calls that run at once on average, in UTC", style="dim")
 
 
 @app.command()
@@ -178,9 +231,15 @@ async def _nodes() -> tuple[PlacementNode, ...]:
     return placement_nodes(reports.values(), announced, drained, now_ms())
 
 
-async def _plan(file: Path | None, since: str, *, pull_copies: bool) -> tuple[tuple[PlacementNode, ...], PlacementPlan]:
+async def _plan(
+    file: Path | None, since: str, ahead: int | None, *, pull_copies: bool
+) -> tuple[tuple[PlacementNode, ...], PlacementPlan]:
     policy = _policy(file)
     nodes = await _nodes()
+    if ahead is not None:
+        outlook = await _outlook("role", ahead + 1)
+        wanted = expected_demands(policy, outlook.expected)
+        return nodes, plan(nodes, wanted, stated_sizes(policy), pull_copies=pull_copies, unload_unasked=True)
     used: dict[str, int] = {}
     try:
         async with open_client() as client:
@@ -191,6 +250,28 @@ async def _plan(file: Path | None, since: str, *, pull_copies: bool) -> tuple[tu
     except HeadraceError as error:
         ERR.print(f"all roles count alike: {error}", style="yellow", markup=False, soft_wrap=True)
     return nodes, plan(nodes, demands(policy, used), stated_sizes(policy), pull_copies=pull_copies)
+
+
+async def _outlook(by: str, hours: int) -> DemandOutlook:
+    async with open_client() as client:
+        return await client.costs.forecast(by=by, hours=hours)
+
+
+def _print_errors(*, json_output: bool) -> None:
+    found = errors(_SIMULATED_SEEDS)
+    if json_output:
+        print_json(found)
+        return
+    rows = table("demand", *METHODS, right=list(METHODS))
+    for pattern in PATTERNS:
+        of = {error.method: error.share for error in found if error.pattern == pattern.name}
+        rows.add_row(pattern.name, *(f"{of[method]:.0%}" for method in METHODS))
+    OUT.print(rows)
+    ERR.print(
+        "sum of what the expectation of each hour is off, as a share of all demand: two weeks of forecasts for a day, "
+        "made at midnight, after four weeks of history",
+        style="dim", soft_wrap=True,
+    )  # fmt: skip
 
 
 def _print_plan(nodes: Sequence[PlacementNode], made: PlacementPlan) -> None:

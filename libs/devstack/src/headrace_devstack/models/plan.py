@@ -105,11 +105,13 @@ def plan(
     sizes: Mapping[str, int],
     *,
     pull_copies: bool = False,
+    unload_unasked: bool = False,
 ) -> PlacementPlan:
     """What to change so that every role that can be served is, and no memory lies idle.
 
     Args:
         sizes: Of models in memory, in bytes, where no node tells; a model of unknown size is not added anywhere.
+        unload_unasked: Also unload models that nobody asks for where their memory is not needed.
     """
     rooms = [_Room(node) for node in nodes]
     known = {**sizes, **{model: size for node in nodes for model, size in node.on_disk.items()}}
@@ -136,7 +138,7 @@ def plan(
         unserved += roles_of[name]
         del wanted[name]
     _fill(rooms, wanted, known, pull_copies=pull_copies)
-    steps = [step for room in rooms for step in _steps(room, known)]
+    steps = [step for room in rooms for step in _steps(room, known, unload_unasked=unload_unasked)]
     order = {"unload": 0, "pull": 1, "load": 2, "keep": 3}
     return PlacementPlan(
         tuple(sorted(steps, key=lambda one: (order[one.action], one.node, one.model))), tuple(dict.fromkeys(unserved))
@@ -168,15 +170,18 @@ def _fill(rooms: Sequence[_Room], wanted: Mapping[str, float], known: Mapping[st
         copies[model] += 1
 
 
-def _steps(room: _Room, known: Mapping[str, int]) -> list[PlanStep]:
+def _steps(room: _Room, known: Mapping[str, int], *, unload_unasked: bool) -> list[PlanStep]:
     node, steps = room.node, []
     planned = sum(known.get(model, 0) for model in room.models)
     others = sorted(node.loaded - room.models.keys())
     for model in others:
         planned += known.get(model, 0)
         full = node.memory_bytes is not None and planned > node.memory_bytes
-        action: Action = "unload" if full else "keep"
-        why = "its memory is needed" if full else "nobody asks for it, and its memory is not needed"
+        action: Action = "unload" if full or unload_unasked else "keep"
+        unasked = (
+            "nobody is expected to ask for it" if unload_unasked else "nobody asks for it, and its memory is not needed"
+        )
+        why = "its memory is needed" if full else unasked
         steps.append(PlanStep(node.name, model, action, why, known.get(model)))
     for model, reason in room.models.items():
         size = known.get(model)

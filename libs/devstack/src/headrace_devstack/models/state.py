@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
+from headrace.costs import ExpectedDemand
 from headrace_contracts.events import ModelSettings, NodeAnnounced, NodeDrained, NodeStatus, Place
 from headrace_local_worker.decide.balancing import tagged
 from headrace_models.local_servers import OLLAMA
@@ -17,6 +18,9 @@ MEMORY_LABEL: Final = "memory_gb"
 _SHARE_OF_MAIN_MEMORY: Final = 0.7
 """What models may take of a machine without a graphics processor: the rest is the system's and the contexts'."""
 _SHARE_OF_GPU_MEMORY: Final = 0.9
+LEAST_BUSY_CALLS: Final = 0.02
+"""Expected calls at once from which on a role is expected to be used: somewhat more than a minute in an hour."""
+_HOURS_OF_DAY: Final = 24
 _LEAST_WEIGHT: Final = 0.01
 """Of a role that nobody has used, beside the share of those that were."""
 
@@ -72,6 +76,25 @@ def demands(policy: Policy, tokens_by_role: Mapping[str, int]) -> tuple[RoleDema
         if models:
             share = tokens_by_role.get(name, 0) / used if used else 0.0
             found.append(RoleDemand(name, models, max(share, _LEAST_WEIGHT)))
+    return tuple(found)
+
+
+def expected_demands(policy: Policy, expected: Sequence[ExpectedDemand]) -> tuple[RoleDemand, ...]:
+    """The roles that run on Ollama nodes and are expected to be used, by the most that is expected of an hour.
+
+    While nobody has used any role for a day, all count alike. A role that has been used for less than a day is not
+    taken for unused. Tasks without a role count as the default role's.
+    """
+    known = {one.key.get("role", "") or policy.defaults.role: one for one in reversed(expected)}
+    informed = any(one.history_hours >= _HOURS_OF_DAY for one in expected)
+    found = []
+    for name, role in policy.roles.items():
+        models = tuple(tagged(ref.model) for ref in role.models if ref.provider == OLLAMA)
+        said = known.get(name)
+        busy = 0.0 if said is None else max(said.busy_calls, default=0.0)
+        is_new = said is not None and said.history_hours < _HOURS_OF_DAY
+        if models and (not informed or is_new or busy >= LEAST_BUSY_CALLS):
+            found.append(RoleDemand(name, models, max(busy, LEAST_BUSY_CALLS)))
     return tuple(found)
 
 

@@ -6,6 +6,8 @@ from typing import Final
 
 from headrace_runtime.openapi import ApiOperation, Parameter
 
+from headrace_cost_accountant.decide.demand import FORECASTS_BY
+from headrace_cost_accountant.decide.forecast import LONGEST_AHEAD
 from headrace_cost_accountant.decide.questions import GROUPS, MOST_GROUPS
 
 ABOUT: Final = "What tasks cost: reports, and the present minute, hour and day."
@@ -32,5 +34,15 @@ OPERATIONS: Final = (
         "The costs of the present minute, hour and day",
         parameters=(_TENANT,),
         scope="costs",
+    ),
+    ApiOperation(
+        "GET",
+        "/v1/costs/forecast",
+        "The model calls that are expected to run at once, hour by hour, of all tenants together",
+        parameters=(
+            Parameter("by", f"One of {', '.join(FORECASTS_BY)}; model by default."),
+            Parameter("hours", f"For how many hours from the present one on, 1 to {LONGEST_AHEAD}; 24 by default."),
+        ),
+        scope="admin",
     ),
 )
