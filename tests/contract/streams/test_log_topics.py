@@ -29,6 +29,16 @@ async def test_no_topics_are_described_as_none(bench: LogBench) -> None:
     assert await bench.log.admin().describe_topics([]) == {}
 
 
+async def test_topics_are_found_by_how_their_names_begin(bench: LogBench) -> None:
+    topics = {await bench.topic(), await bench.topic()}
+    admin = bench.log.admin()
+    async with asyncio.timeout(PATIENCE):
+        while not topics <= await admin.topic_names(bench.prefix):  # noqa: ASYNC110 - brokers learn of them one by one
+            await asyncio.sleep(0.05)
+    assert all(name.startswith(bench.prefix) for name in await admin.topic_names(bench.prefix))
+    assert await admin.topic_names(f"{bench.prefix}nothing-begins-so") == frozenset()
+
+
 async def test_each_topic_has_its_own_id(bench: LogBench) -> None:
     topics = [await bench.topic(), await bench.topic(2), await bench.topic()]
     found = await bench.log.admin().describe_topics(topics)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
@@ -75,3 +75,9 @@ def placements_of(site: str) -> GroupSpec:
     """The group in which the local workers of a site place models, as for `local_worker_of`. Each site reads all
     requests: only its own nodes are there. Raises SiteInvalid."""
     return replace(PLACEMENTS, name=f"{PLACEMENTS.name}.{site_name(site)}") if site else PLACEMENTS
+
+
+def groups_with(sites: Iterable[str]) -> tuple[GroupSpec, ...]:
+    """All groups, with those of these sites. Raises SiteInvalid."""
+    of_sites = [group for site in sites for group in (local_worker_of(site), placements_of(site))]
+    return (*GROUPS.values(), *of_sites)

@@ -6,6 +6,7 @@ Topic creation, documentation and all manifests are derived from these specifica
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Final, Literal, Protocol, Self
 
@@ -303,6 +304,16 @@ def site_topics(sites: Iterable[str]) -> tuple[TopicSpec, ...]:
 def topics_with(sites: Iterable[str]) -> dict[str, TopicSpec]:
     """All topics, with those of these sites. Raises SiteInvalid."""
     return {**TOPICS, **{spec.name: spec for spec in site_topics(sites)}}
+
+
+def sites_in(names: Iterable[str]) -> tuple[str, ...]:
+    """The sites whose topics are among these names, in order; names of other topics count for nothing."""
+    found = set()
+    for name in names:
+        if name.startswith(WORK_LOCAL) and name not in TOPICS:
+            with suppress(KeyError):
+                found.add(topic_named(name).site)
+    return tuple(sorted(found))
 
 
 def cancelled_topic(place: events.Place) -> TopicSpec:

@@ -18,10 +18,11 @@ from headrace_contracts.errors import SchemaMissing, UnusableSchema
 from headrace_contracts.registry import SchemaRegistry
 from headrace_contracts.released import SchemaVersion, version_with, versions_of
 from headrace_contracts.restoring import LostSchema, NotRestored, restore
-from headrace_contracts.topics import TOPICS, TopicSpec
+from headrace_contracts.topics import TopicSpec, topic_named
 from headrace_contracts.writer_schemas import StrictBytes, WriterSchema, writer_schema
 from headrace_streams.errors import OffsetOutOfRange, TopicMissing, TransientError
 from headrace_streams.ports import Log, PartitionReader
+from headrace_streams.present_topics import expected_topics
 from headrace_streams.reading import up_to
 from headrace_streams.records import TopicPartition
 
@@ -76,8 +77,10 @@ class _Seen:
 async def check(
     log: Log, registry: SchemaRegistry, topic_prefix: str, *, records: int, topics: Iterable[TopicSpec] | None = None
 ) -> list[IdUse]:
-    """Look at the newest `records` of each partition that may be read. Raises RegistryUnavailable, TransientError."""
-    specs = tuple(TOPICS.values() if topics is None else topics)
+    """Look at the newest `records` of each partition that may be read; by default of all topics, those of sites
+    included. Raises RegistryUnavailable, TransientError."""
+    every = (await expected_topics(log.admin(), topic_prefix)).values() if topics is None else topics
+    specs = tuple(every)
     found: list[IdUse] = []
     answers: dict[int, WriterSchema | str | None] = {}
     reader = log.reader()
@@ -107,8 +110,9 @@ async def unreadable(log: Log, topic_prefix: str) -> list[str]:
 
     Raises TransientError.
     """
-    readable = await log.admin().readable([topic_prefix + name for name in TOPICS])
-    return [name for name in TOPICS if topic_prefix + name not in readable]
+    specs = await expected_topics(log.admin(), topic_prefix)
+    readable = await log.admin().readable([topic_prefix + name for name in specs])
+    return [name for name in specs if topic_prefix + name not in readable]
 
 
 async def _ids_in(reader: PartitionReader, topics: Iterable[str], records: int) -> Mapping[str, Mapping[int, _Seen]]:
@@ -214,7 +218,7 @@ def to_restore(uses: Iterable[IdUse], topic_prefix: str) -> list[LostSchema]:
     wanted: dict[int, LostSchema] = {}
     for use in uses:
         if use.status in (LOST, REUSED) and use.schema_id is not None and use.version is not None:
-            subject = topic_prefix + TOPICS[use.topic].subject
+            subject = topic_prefix + topic_named(use.topic).subject
             version = use.version
             wanted.setdefault(use.schema_id, LostSchema(use.schema_id, subject, version.text, version.fingerprint))
     return [wanted[schema_id] for schema_id in sorted(wanted)]
@@ -230,7 +234,7 @@ async def repair(registry: SchemaRegistry, uses: Iterable[IdUse], topic_prefix: 
     # Afterwards: a schema that is registered anew could take an id that records name.
     for use in uses:
         if use.status == MISSING and use.version is not None:
-            subject = topic_prefix + TOPICS[use.topic].subject
+            subject = topic_prefix + topic_named(use.topic).subject
             await registry.register(subject, use.version.text)
             registered.append(subject)
     return Repair(tuple(each for each in wanted if each.schema_id not in left), tuple(refused), tuple(registered))
@@ -241,7 +245,7 @@ def parse_ids(document: str) -> list[IdUse]:
     rows: Any = json.loads(document)
     found = []
     try:
-        named = [(TOPICS[row["topic"]], row["schema_id"], row["fingerprint"]) for row in rows]
+        named = [(topic_named(row["topic"]), row["schema_id"], row["fingerprint"]) for row in rows]
     except (TypeError, KeyError) as error:
         raise ValueError(f"not the output of `headrace schemas check --json`: {error!r}") from error
     for spec, schema_id, fingerprint in named:

@@ -182,6 +182,10 @@ class Admin(Protocol):
         """Number of partitions of each topic that exists. Raises TransientError."""
         ...
 
+    async def topic_names(self, prefix: str) -> frozenset[str]:
+        """The topics whose names begin so, as far as this user may know of them. Raises TransientError."""
+        ...
+
     async def describe_topics(self, topics: Collection[str]) -> Mapping[str, TopicDescription]:
         """Identity and number of partitions of each topic that exists. Raises TransientError."""
         ...

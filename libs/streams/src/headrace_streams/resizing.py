@@ -11,10 +11,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from headrace_contracts.topics import TOPICS, TopicSpec
+from headrace_contracts.topics import TOPICS, TopicSpec, without_site
 
 from headrace_streams.errors import StreamsError
 from headrace_streams.ports import Admin
+from headrace_streams.present_topics import expected_topics
 from headrace_streams.records import TopicDescription
 
 GROUPS: Final[Mapping[str, Sequence[str]]] = {
@@ -48,12 +49,19 @@ class Extension:
     wanted: int
 
 
+def members_of(group: str, specs: Mapping[str, TopicSpec] = TOPICS) -> Sequence[str]:
+    """The topics of a group, in the order in which they are extended: those of sites with those that have none."""
+    members = GROUPS[group]
+    of_sites = [name for name, spec in specs.items() if spec.site and without_site(spec).name in members]
+    return [*members[:-1], *of_sites, members[-1]]
+
+
 def names_of(what: str, prefix: str, specs: Mapping[str, TopicSpec] = TOPICS) -> Sequence[str]:
     """The topics, with their prefix, that a group or a topic stands for. Raises ResizeRefused."""
     name = what.removeprefix(prefix)
     if name in GROUPS:
-        return [prefix + each for each in GROUPS[name]]
-    group = next((group for group, members in GROUPS.items() if name in members), None)
+        return [prefix + each for each in members_of(name, specs)]
+    group = next((group for group in GROUPS if name in members_of(group, specs)), None)
     if group is not None:
         raise ResizeRefused(f"{name} must have as many partitions as the others of its group: resize {group}")
     if name not in specs and name.removesuffix(".dlq") not in specs:
@@ -89,7 +97,7 @@ async def resize(
 
     Raises ResizeRefused before anything is changed, TransientError and RecordRefused.
     """
-    names = names_of(what, prefix)
+    names = names_of(what, prefix, await expected_topics(admin, prefix))
     steps = plan(names, wanted, await admin.partition_counts(names))
     for step in steps:
         say(step)
@@ -114,10 +122,13 @@ class Uneven:
     fewer: Mapping[str, int]
 
 
-def uneven(described: Mapping[str, TopicDescription], prefix: str) -> Sequence[Uneven]:
+def uneven(
+    described: Mapping[str, TopicDescription], prefix: str, specs: Mapping[str, TopicSpec] = TOPICS
+) -> Sequence[Uneven]:
     """The groups whose topics differ in their numbers of partitions; missing topics do not count."""
     found = []
-    for group, members in GROUPS.items():
+    for group in GROUPS:
+        members = members_of(group, specs)
         counts = {name: described[prefix + name].partitions for name in members if prefix + name in described}
         most = max(counts.values(), default=0)
         fewer = {name: count for name, count in counts.items() if count < most}
@@ -126,16 +137,18 @@ def uneven(described: Mapping[str, TopicDescription], prefix: str) -> Sequence[U
     return found
 
 
-def differences(described: Mapping[str, TopicDescription], prefix: str) -> Mapping[str, str]:
+def differences(
+    described: Mapping[str, TopicDescription], prefix: str, specs: Mapping[str, TopicSpec] = TOPICS
+) -> Mapping[str, str]:
     """What is wrong with the topics as they are, by name without the prefix; what differs from the specifications."""
     found: dict[str, str] = {}
-    for name, spec in TOPICS.items():
+    for name, spec in specs.items():
         topic = described.get(prefix + name)
         if topic is None:
             found[name] = "missing: provision it"
         elif topic.partitions != spec.partitions:
             found[name] = f"the specification has {spec.partitions}"
-    for each in uneven(described, prefix):
+    for each in uneven(described, prefix, specs):
         for name in each.fewer:
             found[name] = f"fewer than others of its group: headrace topics resize {each.group} {each.most}"
     return found

@@ -19,7 +19,7 @@ app = typer.Typer(
 
 @app.command("list")
 def list_topics(json_output: JsonOption = False) -> None:
-    """All topics: partitions, ids, and what differs from the specifications.
+    """All topics, those of sites included: partitions, ids, and what differs from the specifications.
 
     \b
     Examples:
@@ -67,16 +67,18 @@ def configure(
 
 
 async def _list(*, json_output: bool) -> None:
-    from headrace_contracts.topics import TOPICS
+    from headrace_streams.present_topics import expected_topics
     from headrace_streams.resizing import differences
 
     from headrace.connecting import Cluster
 
     async with Cluster.at(addresses(), user=OPERATOR) as cluster:
         prefix = cluster.codec.topic_prefix
-        described = await cluster.log.admin().describe_topics([prefix + name for name in TOPICS])
-    differs = differences(described, prefix)
-    rows = [(name, described.get(prefix + name), differs.get(name)) for name in TOPICS]
+        admin = cluster.log.admin()
+        specs = await expected_topics(admin, prefix)
+        described = await admin.describe_topics([prefix + name for name in specs])
+    differs = differences(described, prefix, specs)
+    rows = [(name, described.get(prefix + name), differs.get(name)) for name in specs]
     if json_output:
         print_json([
             {
@@ -120,15 +122,15 @@ async def _resize(what: str, partitions: int, *, dry_run: bool) -> None:
 
 
 async def _configure(topics: list[str], *, dry_run: bool) -> None:
-    from headrace_contracts.topics import TOPICS
     from headrace_streams.errors import RecordRefused
+    from headrace_streams.present_topics import expected_topics
     from headrace_streams.topic_settings import differing
 
     from headrace.connecting import Cluster, spec_named
 
     async with Cluster.at(addresses(), user=PROVISIONER) as cluster:
         prefix, admin = cluster.codec.topic_prefix, cluster.log.admin()
-        specs = [spec_named(topic, prefix) for topic in topics] or list(TOPICS.values())
+        specs = [spec_named(topic, prefix) for topic in topics] or list((await expected_topics(admin, prefix)).values())
         names = [prefix + spec.name for spec in specs]
         present, replication = await admin.topic_settings(names), await admin.replication(names)
         if topics and (unknown := sorted(set(names) - present.keys())):

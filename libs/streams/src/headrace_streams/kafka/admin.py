@@ -97,6 +97,13 @@ class KafkaAdmin:
         except KafkaException as exception:
             raise errors.asking(errors.error_of(exception), f"topics {', '.join(topics)}") from exception
 
+    async def topic_names(self, prefix: str) -> frozenset[str]:
+        try:
+            listed = await asyncio.to_thread(self._client.list_topics, timeout=_SECONDS)
+        except KafkaException as exception:
+            raise errors.asking(errors.error_of(exception), f"topics {prefix}*") from exception
+        return frozenset(name for name in listed.topics if name.startswith(prefix))
+
     async def describe_topics(self, topics: Collection[str]) -> Mapping[str, TopicDescription]:
         return {
             name: TopicDescription(str(described.topic_id), len(described.partitions))

@@ -208,6 +208,10 @@ class MemoryCluster:
             self._grow(name, count)
             self._tell_groups(name)
 
+    def topic_names(self, prefix: str) -> frozenset[str]:
+        """The topics whose names begin so."""
+        return frozenset(name for name in self._topics if name.startswith(prefix))
+
     def describe_topics(self, topics: Iterable[str]) -> Mapping[str, TopicDescription]:
         """Identity and number of partitions of the topics that exist."""
         return {

@@ -131,6 +131,11 @@ class MemoryAdmin:
             NetworkRequest(self._client, Operation.METADATA), lambda: self._cluster.partition_counts(topics)
         )
 
+    async def topic_names(self, prefix: str) -> frozenset[str]:
+        return await self._network.call(
+            NetworkRequest(self._client, Operation.METADATA), lambda: self._cluster.topic_names(prefix)
+        )
+
     async def describe_topics(self, topics: Collection[str]) -> Mapping[str, TopicDescription]:
         return await self._network.call(
             NetworkRequest(self._client, Operation.METADATA), lambda: self._cluster.describe_topics(topics)

@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
 
 from headrace_contracts.errors import RegistryUnavailable
-from headrace_contracts.topics import TOPICS
+from headrace_contracts.groups import groups_with
+from headrace_contracts.topics import TOPICS, TopicSpec, sites_in
 from headrace_streams.errors import StreamsError
 from headrace_streams.kafka import KafkaLog
 from headrace_streams.ports import Admin, Log
+from headrace_streams.present_topics import expected_topics
 from headrace_streams.records import Replication, TopicDescription, TopicPartition
 
 from headrace.addresses import Addresses
@@ -40,11 +42,13 @@ class ClusterFacts:
 
     Attributes:
         settings: Without those of topics that may not be asked about.
+        specs: The topics that there should be, by name without the prefix, those of sites included.
     """
 
     described: Mapping[str, TopicDescription]
     settings: Mapping[str, Mapping[str, str]]
     replication: Replication
+    specs: Mapping[str, TopicSpec] = field(default_factory=lambda: TOPICS)
 
     @property
     def leaderless(self) -> frozenset[TopicPartition]:
@@ -54,9 +58,10 @@ class ClusterFacts:
 
 async def gather_facts(admin: Admin, prefix: str) -> ClusterFacts:
     """Raises what the admin raises."""
-    names = [prefix + name for name in TOPICS]
+    specs = await expected_topics(admin, prefix)
+    names = [prefix + name for name in specs]
     described, replication = await asyncio.gather(admin.describe_topics(names), admin.replication(names))
-    return ClusterFacts(described, await admin.topic_settings(list(described)), replication)
+    return ClusterFacts(described, await admin.topic_settings(list(described)), replication, specs)
 
 
 async def check_cluster(addresses: Addresses) -> list[Finding]:
@@ -82,13 +87,15 @@ async def check_cluster(addresses: Addresses) -> list[Finding]:
 
 async def check_contents(addresses: Addresses, log: Log, facts: ClusterFacts) -> list[Finding]:
     """All findings about what is in a cluster that answers."""
-    prefix, admin = addresses.topic_prefix, log.admin()
+    prefix, admin, sites = addresses.topic_prefix, log.admin(), sites_in(facts.specs)
     found = [
-        *judge_topics(facts.described, facts.settings, facts.replication, prefix),
+        *judge_topics(facts.described, facts.settings, facts.replication, prefix, facts.specs),
         *judge_replication(facts.replication, facts.settings, prefix),
     ]
     checks = [
-        guarded(GROUPS_PART, partial(check_groups, admin, prefix, facts.leaderless), remedy=_LOOK),
+        guarded(
+            GROUPS_PART, partial(check_groups, admin, prefix, facts.leaderless, specs=groups_with(sites)), remedy=_LOOK
+        ),
         guarded("record times", partial(check_times, admin, facts.described, facts.leaderless, prefix), remedy=_LOOK),
         guarded(
             SCHEMA_IDS,

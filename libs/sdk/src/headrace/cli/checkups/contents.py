@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from typing import Final
 
 from headrace_contracts.registry import SchemaRegistry
-from headrace_contracts.topics import TOPICS, dead_letters_of
+from headrace_contracts.topics import TOPICS, dead_letters_of, sites_in, topics_with
 from headrace_streams.ports import Log
 from headrace_streams.records import TopicPartition
 
@@ -24,7 +24,7 @@ _RECORDS: Final = 20
 
 async def check_schema_ids(log: Log, registry: SchemaRegistry, prefix: str, topics: Collection[str]) -> list[Finding]:
     """Look at the newest records of these topics. Raises RegistryUnavailable, TransientError."""
-    specs = [spec for name, spec in TOPICS.items() if name in topics]
+    specs = [spec for name, spec in topics_with(sites_in(topics)).items() if name in topics]
     return judge_schema_ids(await check(log, registry, prefix, records=_RECORDS, topics=specs))
 
 

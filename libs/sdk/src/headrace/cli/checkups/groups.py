@@ -182,7 +182,7 @@ def _membership(part: str, facts: GroupFacts, prefix: str) -> list[Finding]:
         waits = f", {counted(facts.lag, 'record')} {'waits' if facts.lag == 1 else 'wait'}" if facts.lag else ""
         detail = f"has no members{never}: nobody reads {topics}{waits}"
         remedy = f"start {service} (`headrace up`), or see in its log why it has left"
-        if facts.state.phase is GroupPhase.MISSING and facts.spec in (LOCAL_WORKER, CLOUD_WORKER) and not facts.lag:
+        if facts.state.phase is GroupPhase.MISSING and _may_be_absent(facts.spec) and not facts.lag:
             return [warning(part, detail, f"{remedy}; if this installation does without it, nothing is to be done")]
         return [wrong(part, detail, remedy)]
     assigned: set[TopicPartition] = set().union(*(member.assigned for member in facts.state.members))
@@ -197,6 +197,11 @@ def _membership(part: str, facts: GroupFacts, prefix: str) -> list[Finding]:
         # One that comes back sooner gets its former assignment again.
         remedy += f"; stop it for longer than its session ({_SESSION_SECONDS} s), and then start it"
     return [wrong(part, detail, remedy)]
+
+
+def _may_be_absent(spec: GroupSpec) -> bool:
+    """Whether an installation can do without the workers of this group."""
+    return spec in (LOCAL_WORKER, CLOUD_WORKER) or spec.name.startswith(f"{LOCAL_WORKER.name}.")
 
 
 def _positions(part: str, facts: GroupFacts, prefix: str) -> list[Finding]:

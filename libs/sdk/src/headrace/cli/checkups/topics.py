@@ -36,7 +36,7 @@ def judge_topics(
     if missing:
         detail = f"{len(missing)} of {len(specs)} topics are missing: {listed(missing)}"
         found.append(wrong("topics", detail, PROVISION))
-    for each in uneven(described, prefix):
+    for each in uneven(described, prefix, specs):
         fewer = listed(f"{name} has {count}" for name, count in each.fewer.items())
         detail = (
             f"topics of the group {each.group} must have equal numbers of partitions: one has {each.most}, but "
