@@ -522,6 +522,7 @@ async def test_the_ops_server_gives_out_the_service_s_documents_and_fresh_metric
     metrics.before_scrape(refresh)
     gauge = metrics.gauge("freshness", "How often it was asked for.", ("time",))
     metrics.documents["work"] = lambda: {"outstanding_work_seconds": 12.5}
+    metrics.pages["fleet"] = lambda: f"<!doctype html><p>asked {asked} times"
     server = OpsServer(
         host="127.0.0.1", port=0, service="s", version="1", instance="i", health=Health(), metrics=metrics
     )
@@ -534,6 +535,9 @@ async def test_the_ops_server_gives_out_the_service_s_documents_and_fresh_metric
                 shown = await response.text()
             assert f'headrace_test_freshness{{time="{time}"}} {time}.0' in shown
             assert shown.count("headrace_test_freshness{") == 1
+        async with session.get("/fleet") as response:
+            assert (response.content_type, await response.text()) == ("text/html", "<!doctype html><p>asked 2 times")
+            assert response.headers["Content-Security-Policy"].startswith("default-src 'none'"), "nothing may run"
     await server.stop()
 
 

@@ -47,6 +47,8 @@ class Metrics:
         self.registry = registry
         self.documents: dict[str, Callable[[], Mapping[str, Any]]] = {}
         """JSON documents that the ops server serves beside the metrics, by path."""
+        self.pages: dict[str, Callable[[], str]] = {}
+        """Pages (HTML) that it serves for people, by path."""
 
     def for_subsystem(self, subsystem: str) -> Metrics:
         """The same registry with another subsystem in the names."""

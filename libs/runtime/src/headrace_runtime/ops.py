@@ -1,4 +1,4 @@
-"""The ops server: /healthz, /readyz, /metrics and the service's own documents, on a separate port."""
+"""The ops server: /healthz, /readyz, /metrics and the service's own documents and pages, on a separate port."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ from headrace_runtime.metrics import Metrics
 _LAG_PERIOD_SECONDS: Final = 0.5
 _LIMITS: Final = ConnectionLimits(connections=256, starting_per_address=32)
 """Whoever asks here is one of a few: probes, Prometheus, an operator."""
+_PAGE_POLICY: Final = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"
+"""Nothing runs and nothing is loaded: what a page shows comes from nodes."""
 
 
 class OpsServer:
@@ -56,6 +58,8 @@ class OpsServer:
         app.router.add_get("/metrics", self._metrics_page)
         for name, document in self._metrics.documents.items():
             app.router.add_get(f"/{name}", _page_of(document))
+        for name, page in self._metrics.pages.items():
+            app.router.add_get(f"/{name}", _html_page_of(page))
         self._server = HttpServer(app, self._host, self._port, _LIMITS, shutdown_seconds=1.0)
         await self._server.start()
         self._lag_task = asyncio.create_task(self._watch_lag(), name="ops-loop-lag")
@@ -104,5 +108,13 @@ class OpsServer:
 def _page_of(document: Callable[[], Mapping[str, Any]]) -> Callable[[web.Request], Awaitable[web.Response]]:
     async def page(_request: web.Request) -> web.Response:
         return web.json_response(document())
+
+    return page
+
+
+def _html_page_of(render: Callable[[], str]) -> Callable[[web.Request], Awaitable[web.Response]]:
+    async def page(_request: web.Request) -> web.Response:
+        headers = {"Content-Security-Policy": _PAGE_POLICY, "Cache-Control": "no-store"}
+        return web.Response(text=render(), content_type="text/html", charset="utf-8", headers=headers)
 
     return page

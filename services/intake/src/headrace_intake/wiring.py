@@ -75,6 +75,7 @@ from headrace_intake.adapters.turns import TurnHistory
 from headrace_intake.adapters.view_store import ViewStore
 from headrace_intake.adapters.writing import NotWritten, Writer, WriteUncertain
 from headrace_intake.batch_wiring import batching
+from headrace_intake.decide.fleet_page import fleet_page
 from headrace_intake.decide.models import provider_places
 from headrace_intake.following import Following
 from headrace_intake.hang_ups import HangUps
@@ -150,6 +151,7 @@ def assemble(
         admits=bus.authenticity.admits,
     )
     fleet = fleet_table(bus.log, bus.codec, clock, metrics, on_discontinuity=lost)
+    metrics.pages["fleet"] = lambda: fleet_page(fleet.items().values(), clock())
 
     dsn = settings.database_url.get_secret_value()
     database = Database(
