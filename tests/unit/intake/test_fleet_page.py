@@ -110,7 +110,7 @@ HOSTILE = "<script>alert(1)</script>\"'><img src=//x onerror=y>\x1b[2J"
 @pytest.mark.parametrize("where", ["node", "provider", "site", "reason", "model", "placed", "said"])
 def test_nothing_that_a_node_says_becomes_part_of_the_page(where: str) -> None:
     status = placement(model=HOSTILE if where == "placed" else "m", reason=HOSTILE if where == "said" else "")
-    fields = {where: HOSTILE} if where in ("node", "provider", "site", "reason") else {}
+    fields: dict[str, Any] = {where: HOSTILE} if where in ("node", "provider", "site", "reason") else {}
     model = ModelStatus(name=HOSTILE if where == "model" else "m")
     report = replace(node("n", model, placements=(status,), healthy=where != "reason"), **fields)
     page = fleet_page([report], NOW)
