@@ -193,6 +193,15 @@ def test_what_is_expected_is_loaded_before_it_comes_and_unloaded_after_it() -> N
     assert short(made) == [("unload", "box", "phi3:3.8b")]
 
 
+def test_a_further_copy_of_what_is_expected_stays() -> None:
+    nodes = [
+        node("a", None, disk=("small:2b",), loaded=("small:2b",)),
+        node("b", None, disk=("small:2b",), loaded=("small:2b",)),
+    ]
+    assert short(plan(nodes, [RoleDemand("scribe", ("small:2b",))], SIZES, unload_unasked=True)) == []
+    assert len(short(plan(nodes, [], SIZES, unload_unasked=True))) == 2
+
+
 def test_what_is_not_known_yet_is_not_taken_for_unused() -> None:
     policy = load_policy(None)
     every = {one.role for one in expected_demands(policy, [])}

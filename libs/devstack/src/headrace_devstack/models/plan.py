@@ -11,7 +11,7 @@ Nothing is removed from disks, and a model in memory that nobody asks for stays 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -138,7 +138,7 @@ def plan(
         unserved += roles_of[name]
         del wanted[name]
     _fill(rooms, wanted, known, pull_copies=pull_copies)
-    steps = [step for room in rooms for step in _steps(room, known, unload_unasked=unload_unasked)]
+    steps = [step for room in rooms for step in _steps(room, known, wanted, unload_unasked=unload_unasked)]
     order = {"unload": 0, "pull": 1, "load": 2, "keep": 3}
     return PlacementPlan(
         tuple(sorted(steps, key=lambda one: (order[one.action], one.node, one.model))), tuple(dict.fromkeys(unserved))
@@ -170,19 +170,20 @@ def _fill(rooms: Sequence[_Room], wanted: Mapping[str, float], known: Mapping[st
         copies[model] += 1
 
 
-def _steps(room: _Room, known: Mapping[str, int], *, unload_unasked: bool) -> list[PlanStep]:
+def _steps(room: _Room, known: Mapping[str, int], wanted: Collection[str], *, unload_unasked: bool) -> list[PlanStep]:
     node, steps = room.node, []
     planned = sum(known.get(model, 0) for model in room.models)
     others = sorted(node.loaded - room.models.keys())
     for model in others:
         planned += known.get(model, 0)
         full = node.memory_bytes is not None and planned > node.memory_bytes
-        action: Action = "unload" if full or unload_unasked else "keep"
-        unasked = (
-            "nobody is expected to ask for it" if unload_unasked else "nobody asks for it, and its memory is not needed"
-        )
-        why = "its memory is needed" if full else unasked
-        steps.append(PlanStep(node.name, model, action, why, known.get(model)))
+        if full:
+            steps.append(PlanStep(node.name, model, "unload", "its memory is needed", known.get(model)))
+        elif unload_unasked and model not in wanted:
+            steps.append(PlanStep(node.name, model, "unload", "nobody is expected to ask for it", known.get(model)))
+        else:
+            why = "a further copy" if model in wanted else "nobody asks for it"
+            steps.append(PlanStep(node.name, model, "keep", f"{why}, and its memory is not needed", known.get(model)))
     for model, reason in room.models.items():
         size = known.get(model)
         if model in node.loaded or node.memory_bytes is None:
