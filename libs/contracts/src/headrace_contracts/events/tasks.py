@@ -563,6 +563,7 @@ class TaskPhase(StrEnum):
     BACKING_OFF = "backing_off"
     FOLLOWING = "following"
     FINISHED = "finished"
+    SEARCHING = "searching"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -767,6 +768,7 @@ class Options:
         inputs: embed: the texts.
         dimensions: embed: length of the vectors.
         extra: Further parameters of the named provider's API, each as JSON. No other provider gets them.
+        queries: Searches of a role with research. Empty: the last user message is the query.
     """
 
     FULL_NAME: ClassVar[str] = "headrace.tasks.Options"
@@ -788,6 +790,7 @@ class Options:
     inputs: tuple[Content, ...] = ()
     dimensions: int | None = None
     extra: Mapping[str, Content] = field(default_factory=dict)
+    queries: tuple[Content, ...] = ()
 
     def to_avro(self, named: bool = False) -> dict[str, Any]:
         return {
@@ -808,6 +811,7 @@ class Options:
             "inputs": [item.to_avro(named) for item in self.inputs],
             "dimensions": self.dimensions,
             "extra": {key: item.to_avro(named) for key, item in self.extra.items()},
+            "queries": [item.to_avro(named) for item in self.queries],
         }
 
     @classmethod
@@ -830,6 +834,7 @@ class Options:
             inputs=tuple([Content.from_avro(item) for item in data["inputs"]]),
             dimensions=data["dimensions"],
             extra={key: Content.from_avro(item) for key, item in data["extra"].items()},
+            queries=tuple([Content.from_avro(item) for item in data["queries"]]),
         )
 
 
@@ -1081,8 +1086,8 @@ class TrailStep:
 
     Attributes:
         at: When it was decided. Milliseconds since the epoch, UTC.
-        step: What was decided: dispatched, rejected, retried, fell_back, not_asked, breached, coalesced,
-            cached, waited, finished.
+        step: What was decided: dispatched, searched, researched, rejected, retried, fell_back, not_asked,
+            breached, coalesced, cached, waited, finished.
         provider: Provider concerned.
         model: Model concerned.
         reason: Why.
@@ -1136,6 +1141,38 @@ class ServedFrom(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ResearchSummary:
+    """The searches of a task in numbers.
+
+    Attributes:
+        searches: Searches that were wanted.
+        answered: Those that a source answered.
+        sources: Sources that the model was given. 0: its answer rests on none.
+    """
+
+    FULL_NAME: ClassVar[str] = "headrace.tasks.ResearchSummary"
+
+    searches: int = 0
+    answered: int = 0
+    sources: int = 0
+
+    def to_avro(self, named: bool = False) -> dict[str, Any]:
+        return {
+            "searches": self.searches,
+            "answered": self.answered,
+            "sources": self.sources,
+        }
+
+    @classmethod
+    def from_avro(cls, data: dict[str, Any]) -> ResearchSummary:
+        return cls(
+            searches=data["searches"],
+            answered=data["answered"],
+            sources=data["sources"],
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TaskCompleted:
     """The terminal state of a task. Each task has exactly one.
 
@@ -1172,6 +1209,7 @@ class TaskCompleted:
         home_partition: Partition that the task arrived on.
         submitted_at: When the task was accepted. Milliseconds since the epoch, UTC.
         completed_at: When the terminal state was decided. Milliseconds since the epoch, UTC.
+        research: What the answer rests on, if its role searches first. Null: it does not.
     """
 
     FULL_NAME: ClassVar[str] = "headrace.tasks.TaskCompleted"
@@ -1208,6 +1246,7 @@ class TaskCompleted:
     home_partition: int = 0
     submitted_at: int
     completed_at: int
+    research: ResearchSummary | None = None
 
     def to_avro(self, named: bool = False) -> dict[str, Any]:
         return {
@@ -1243,6 +1282,7 @@ class TaskCompleted:
             "home_partition": self.home_partition,
             "submitted_at": self.submitted_at,
             "completed_at": self.completed_at,
+            "research": None if self.research is None else ("headrace.tasks.ResearchSummary", self.research.to_avro(named)) if named else self.research.to_avro(named),
         }
 
     @classmethod
@@ -1280,6 +1320,89 @@ class TaskCompleted:
             home_partition=data["home_partition"],
             submitted_at=data["submitted_at"],
             completed_at=data["completed_at"],
+            research=None if (value_research := data["research"]) is None else ResearchSummary.from_avro(value_research),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchState:
+    """The router's state of one search of a task. Its attempts share the numbers of the task's.
+
+    Attributes:
+        query: What is searched for.
+        attempts: Attempts so far.
+        wake_at: When its attempt is given up, or the next one is made. Null: once it has ended. Milliseconds
+            since the epoch, UTC.
+        ended: Whether there is nothing more to come of it.
+        found: Sources that its answer named, those included that another search had found.
+    """
+
+    FULL_NAME: ClassVar[str] = "headrace.tasks.SearchState"
+
+    query: Content
+    attempts: tuple[AttemptState, ...] = ()
+    wake_at: int | None = None
+    ended: bool = False
+    found: int = 0
+
+    def to_avro(self, named: bool = False) -> dict[str, Any]:
+        return {
+            "query": self.query.to_avro(named),
+            "attempts": [item.to_avro(named) for item in self.attempts],
+            "wake_at": self.wake_at,
+            "ended": self.ended,
+            "found": self.found,
+        }
+
+    @classmethod
+    def from_avro(cls, data: dict[str, Any]) -> SearchState:
+        return cls(
+            query=Content.from_avro(data["query"]),
+            attempts=tuple([AttemptState.from_avro(item) for item in data["attempts"]]),
+            wake_at=data["wake_at"],
+            ended=data["ended"],
+            found=data["found"],
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResearchState:
+    """The router's state of the searches of a task, and what they found.
+
+    Attributes:
+        searches: The searches.
+        sources: What was found and is kept, each address once: source 1 is the first.
+        until: When the task goes on without the searches that have not ended. Null before the first one.
+            Milliseconds since the epoch, UTC.
+        ended: Whether all that is to come has come.
+        simulated: Whether a simulator found some of it.
+    """
+
+    FULL_NAME: ClassVar[str] = "headrace.tasks.ResearchState"
+
+    searches: tuple[SearchState, ...] = ()
+    sources: tuple[Citation, ...] = ()
+    until: int | None = None
+    ended: bool = False
+    simulated: bool = False
+
+    def to_avro(self, named: bool = False) -> dict[str, Any]:
+        return {
+            "searches": [item.to_avro(named) for item in self.searches],
+            "sources": [item.to_avro(named) for item in self.sources],
+            "until": self.until,
+            "ended": self.ended,
+            "simulated": self.simulated,
+        }
+
+    @classmethod
+    def from_avro(cls, data: dict[str, Any]) -> ResearchState:
+        return cls(
+            searches=tuple([SearchState.from_avro(item) for item in data["searches"]]),
+            sources=tuple([Citation.from_avro(item) for item in data["sources"]]),
+            until=data["until"],
+            ended=data["ended"],
+            simulated=data["simulated"],
         )
 
 
@@ -1310,6 +1433,7 @@ class TaskState:
         leader_task_id: The equal task in flight that this one follows.
         trail: Decisions so far.
         result: The terminal state, once finished.
+        research: Searches before the first attempt at the answer, and what they found. Null: none.
     """
 
     FULL_NAME: ClassVar[str] = "headrace.tasks.TaskState"
@@ -1332,6 +1456,7 @@ class TaskState:
     leader_task_id: str | None = None
     trail: tuple[TrailStep, ...] = ()
     result: TaskCompleted | None = None
+    research: ResearchState | None = None
 
     def to_avro(self, named: bool = False) -> dict[str, Any]:
         return {
@@ -1353,6 +1478,7 @@ class TaskState:
             "leader_task_id": self.leader_task_id,
             "trail": [item.to_avro(named) for item in self.trail],
             "result": None if self.result is None else ("headrace.tasks.TaskCompleted", self.result.to_avro(named)) if named else self.result.to_avro(named),
+            "research": None if self.research is None else ("headrace.tasks.ResearchState", self.research.to_avro(named)) if named else self.research.to_avro(named),
         }
 
     @classmethod
@@ -1376,6 +1502,7 @@ class TaskState:
             leader_task_id=data["leader_task_id"],
             trail=tuple([TrailStep.from_avro(item) for item in data["trail"]]),
             result=None if (value_result := data["result"]) is None else TaskCompleted.from_avro(value_result),
+            research=None if (value_research := data["research"]) is None else ResearchState.from_avro(value_research),
         )
 
 
