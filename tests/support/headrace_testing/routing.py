@@ -83,6 +83,9 @@ def node(
 LOCAL = node(models=["gemma2:2b", "phi3:3.8b", "qwen2.5-coder:1.5b", "qwen2.5-coder:7b", "llama3:8b"])
 GROQ_NODE = node("groq", "groq", ["llama-3.3-70b-versatile", "llama-3.1-8b-instant"])
 ANTHROPIC_NODE = node("anthropic", "anthropic", ["claude-haiku-4-5"])
+SEARCH_WEB = node("metasearch", "searxng", ["web"], place=Place.LOCAL)
+SEARCH_INSIDE = node("intranet", "searxng", ["inside"], place=Place.LOCAL)
+TAVILY_NODE = node("tavily", "tavily", ["tavily-search"])
 EVERYWHERE = (LOCAL, GROQ_NODE, ANTHROPIC_NODE)
 CLOUD = (GROQ_NODE, ANTHROPIC_NODE)
 

@@ -46,6 +46,7 @@ from headrace_testing.routing import (
     GROQ,
     LOCAL,
     NOW,
+    SEARCH_WEB,
     TASK_ID,
     Desk,
     NoPeers,
@@ -79,6 +80,12 @@ def backing_off() -> Desk:
     return desk
 
 
+def searching() -> Desk:
+    desk = Desk(fleet=(*EVERYWHERE, SEARCH_WEB))
+    desk.submit(role="research", privacy=Privacy.PUBLIC)
+    return desk
+
+
 def following() -> Desk:
     desk = Desk(peers=NoPeers(Equal(leader="leader")))
     desk.submit()
@@ -97,6 +104,7 @@ DESKS = {
     TaskPhase.WAITING: waiting,
     TaskPhase.RUNNING: running,
     TaskPhase.BACKING_OFF: backing_off,
+    TaskPhase.SEARCHING: searching,
     TaskPhase.FOLLOWING: following,
     TaskPhase.FINISHED: ended,
 }
@@ -148,6 +156,15 @@ EXPECTED: dict[tuple[TaskPhase | None, type[RouterEvent]], TaskPhase | str] = {
     (TaskPhase.BACKING_OFF, WakeUp): "early",
     (TaskPhase.BACKING_OFF, Unrecordable): TaskPhase.FINISHED,
     (TaskPhase.BACKING_OFF, Undeliverable): "no_attempt",
+    (TaskPhase.SEARCHING, Submitted): "duplicate",
+    (TaskPhase.SEARCHING, Cancelled): TaskPhase.FINISHED,
+    # Its content is none of a search.
+    (TaskPhase.SEARCHING, AttemptEnded): TaskPhase.SEARCHING,
+    (TaskPhase.SEARCHING, LeaderFinished): "not_following",
+    (TaskPhase.SEARCHING, WakeUp): "early",
+    (TaskPhase.SEARCHING, Unrecordable): TaskPhase.FINISHED,
+    # No source is left, so that a model answers without.
+    (TaskPhase.SEARCHING, Undeliverable): TaskPhase.RUNNING,
     (TaskPhase.FOLLOWING, Submitted): "duplicate",
     (TaskPhase.FOLLOWING, Cancelled): TaskPhase.FINISHED,
     (TaskPhase.FOLLOWING, AttemptEnded): "no_attempt",

@@ -277,9 +277,9 @@ def test_cloud_mode_without_consent_is_refused_and_audited() -> None:
 def test_role_models_are_tried_in_their_order_as_far_as_they_are_there() -> None:
     weak = node(models=["gemma2:2b"])
     desk = Desk(fleet=[weak])
-    decision = desk.submit(role="research")
+    decision = desk.submit(role="documentation")
     assert desk.sent_to == ["ollama/gemma2:2b"]
-    assert [(r.model, r.code) for r in decision.rejected] == [("llama3:8b", "no_local_capacity")]
+    assert [(r.model, r.code) for r in decision.rejected] == [("qwen2.5-coder:1.5b", "no_local_capacity")]
     assert any(step.step == "rejected" and "no_local_capacity" in step.reason for step in decision.state.trail)
 
 

@@ -42,6 +42,10 @@ RESERVED_EXTRA: Final = frozenset({
 })  # fmt: skip
 """What no further parameter can be: who is asked and what is said and called has fields of its own, privacy is decided
 for these; and what an attempt can cost at most must be known before it is made."""
+MOST_QUERIES: Final = 8
+"""Searches of one task."""
+LONGEST_QUERY: Final = 400
+"""Characters of one; search engines take no longer ones."""
 LONGEST_WORD: Final = 64
 """Of an effort, a tier, and the like."""
 TOOL_NAME_PATTERN: Final = r"^[A-Za-z0-9_.:\-]{1,128}$"
@@ -230,6 +234,10 @@ def options_objections(options: Options) -> Iterator[Objection]:
         yield "extra", f"must be at most {MOST_EXTRA} parameters with names"
     if sum(len(value.data) for value in options.extra.values()) > LARGEST_EXTRA:
         yield "extra", f"must have at most {LARGEST_EXTRA} bytes"
+    if len(options.queries) > MOST_QUERIES:
+        yield "queries", f"must be at most {MOST_QUERIES}"
+    elif not all(is_name(query.cipher) and _is_query(query) for query in options.queries):
+        yield "queries", f"must each be a text of 1 to {LONGEST_QUERY} characters, none of them a control character"
     if reserved := sorted(RESERVED_EXTRA & options.extra.keys()):
         yield "extra", f"must not hold {', '.join(reserved)}, which have fields of their own or decide what it costs"
 
@@ -246,6 +254,13 @@ def embed_objections(task: TaskSubmitted) -> Iterator[Objection]:
     dimensions = None if task.options is None else task.options.dimensions
     if dimensions is not None and dimensions > 0 and len(inputs) > (fit := fitting_vectors(dimensions)):
         yield "options.inputs", f"must be at most {fit}: more vectors of {dimensions} numbers do not fit into an answer"
+
+
+def _is_query(content: Content) -> bool:
+    """Whether it can be searched for. What is sealed cannot be looked into and counts if there is any of it."""
+    if content.cipher != PLAIN:
+        return bool(content.data)
+    return bool(text_of(content).strip()) and is_name(text_of(content), LONGEST_QUERY)
 
 
 def _is_object(content: Content) -> bool:

@@ -19,8 +19,22 @@ OPENAI_COMPATIBLE_SERVERS: Final[Mapping[str, Dialect]] = {
 }
 """Servers that speak the OpenAI-compatible API, by the provider's name in policy and ledger."""
 
-LOCAL_PROVIDERS: Final = frozenset({OLLAMA, *OPENAI_COMPATIBLE_SERVERS})
+SEARXNG: Final = "searxng"
+"""A search engine of our own in the place of a model; see `headrace_models.searxng`."""
+WEB: Final = "web"
+"""The model of one that asks engines of the web."""
+INSIDE: Final = "inside"
+"""The model of one whose operator says that no query leaves our network."""
+
+LOCAL_PROVIDERS: Final = frozenset({OLLAMA, *OPENAI_COMPATIBLE_SERVERS, SEARXNG})
 """Names of providers whose models run on our own machines."""
+
+
+def keeps_queries_inside(provider: str, model: str) -> bool:
+    """Whether a search at this model of a local provider reaches nobody but our own machines. What is not declared so
+    counts as a search of the web."""
+    return provider == SEARXNG and model in (INSIDE, f"{INSIDE}:latest")
+
 
 _OF_CLOUDS: Final = frozenset(
     {"ollama.com", "api.anthropic.com", *(preset.host for preset in PRESETS.values() if preset.host)}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Final
 
 from pydantic import SecretStr
@@ -12,6 +11,7 @@ from headrace_models.call import Call, calling
 from headrace_models.conversation import AnswerSchema
 from headrace_models.embedding import makes_none
 from headrace_models.errors import TryAnotherProvider
+from headrace_models.found_sources import findings, search_query
 from headrace_models.ports import (
     ChatRequest,
     ChatResult,
@@ -25,14 +25,12 @@ from headrace_models.ports import (
 )
 from headrace_models.upstream.http import expect_ok, open_client, read_body
 from headrace_models.upstream.probing import STATUS_TIMEOUT_SECONDS, Seen, probe
-from headrace_models.upstream.values import Unreadable, document, items, mapping, name, text
+from headrace_models.upstream.values import Unreadable, document, mapping, name, text
 from headrace_models.wire import SIMULATED_HEADER
 
 MODEL: Final = "tavily-search"
 """The one model it offers, so that routing needs no special case."""
 
-_LONGEST_QUERY: Final = 400
-"""Characters; the API rejects longer queries."""
 _MOST_RESULTS: Final = 5
 
 
@@ -53,7 +51,7 @@ class Tavily:
     async def chat(self, request: ChatRequest, on_text: OnText, on_piece: OnPiece = no_pieces) -> ChatResult:
         call = Call(self.provider, request, on_text, on_piece)
         call.usage.billed_by_tokens = False
-        query = next((message.text.strip() for message in reversed(request.messages) if message.role == "user"), "")
+        query = search_query(message.text for message in reversed(request.messages) if message.role == "user")
         if not query:
             message = "a search needs a user message as its query"
             raise TryAnotherProvider("request_rejected", message, provider=self.provider)
@@ -61,7 +59,7 @@ class Tavily:
         async with calling(call):
             capabilities.expect(request, frozenset(), self.provider)
             body = {
-                "query": query[:_LONGEST_QUERY],
+                "query": query,
                 "search_depth": "basic",
                 "max_results": _MOST_RESULTS,
                 "include_answer": True,
@@ -75,7 +73,7 @@ class Tavily:
             if not isinstance(found.get("results"), list):
                 raise Unreadable("there are no results in it")
             request_id = name(found.get("request_id"))
-            await call.hear(_findings(found))
+            await call.hear(findings(found["results"], excerpt="content", answer=text(found.get("answer"))))
             await call.finish("stop")
         return call.result(model=MODEL, simulated=simulated, request_id=request_id)
 
@@ -99,12 +97,3 @@ class Tavily:
 
     async def close(self) -> None:
         await self._client.aclose()
-
-
-def _findings(found: dict[str, object] | object) -> str:
-    answer = mapping(found).get("answer")
-    results = [
-        {"title": text(one.get("title")), "url": text(one.get("url")), "text": text(one.get("content"))}
-        for one in map(mapping, items(mapping(found).get("results")))
-    ]
-    return json.dumps({"answer": text(answer) or None, "results": results}, ensure_ascii=False)

@@ -22,10 +22,11 @@ from headrace_contracts.topics import (
     TASKS_REPLIES,
     USAGE_RECORDED,
 )
-from headrace_models.local_servers import OPENAI_COMPATIBLE_SERVERS
+from headrace_models.local_servers import INSIDE, OPENAI_COMPATIBLE_SERVERS, SEARXNG
 from headrace_models.ollama import OllamaNode
 from headrace_models.openai_compatible import OpenAICompatible
 from headrace_models.ports import Provider
+from headrace_models.searxng import SearXNG
 from headrace_models.upstream.node_certificates import CertificatesUnusable, NodeCertificates
 from headrace_models.worker.assembly import assemble_worker
 from headrace_models.worker.endpoint import Endpoint
@@ -50,6 +51,7 @@ from headrace_local_worker.cluster_nodes import ClusterNodes
 from headrace_local_worker.decide.balancing import choose_node
 from headrace_local_worker.decide.merging import SourceName
 from headrace_local_worker.decide.nodes import NodeSpec
+from headrace_local_worker.decide.privacy import forbid
 from headrace_local_worker.discovery import Discovery, NodeSource, StaticNodes
 from headrace_local_worker.drained_nodes import DrainedNodes
 from headrace_local_worker.placements import Placements
@@ -110,6 +112,7 @@ def worker_parts(
         new_id=new_id,
         traced=in_its_trace,
         traceparent_of=current_traceparent,
+        forbid=forbid,
         site=settings.site,
     )
     metrics.documents["work"] = worker.workload.document
@@ -208,6 +211,9 @@ def _sources(
 def _server(
     spec: NodeSpec, settings: LocalWorkerSettings, token: SecretStr | None, certificates: ssl.SSLContext | None
 ) -> Provider:
+    if spec.server == SEARXNG:
+        inside = spec.reach == INSIDE
+        return SearXNG(spec.name, spec.url, inside=inside, token=token, certificates=certificates)
     dialect = OPENAI_COMPATIBLE_SERVERS.get(spec.server)
     if dialect is None:
         return OllamaNode(

@@ -72,6 +72,7 @@ from headrace_router.decide.model import (
     WakeUp,
 )
 from headrace_router.decide.publications import all_equal
+from headrace_router.decide.retry import running_numbers
 from headrace_router.decide.tasks import PartitionTasks
 from headrace_router.decide.terminal import RECORD_TOO_LARGE, must_not_be_lost
 from headrace_router.decide.waiting_work import AnswerLengths
@@ -460,7 +461,7 @@ class PartitionRouter:
 
     def _is_running(self, task_id: str, attempt: int) -> bool:
         state = self.tasks.get(task_id)
-        return state is not None and state.phase is TaskPhase.RUNNING and state.attempts[-1].number == attempt
+        return state is not None and attempt in running_numbers(state)
 
     def _decide_smaller(self, item: Waiting, limit: int) -> bool:
         """Decide something smaller than a record that its topic has refused; whether that was possible.

@@ -15,7 +15,7 @@ import asyncio
 from collections.abc import Callable, Collection
 
 from headrace_contracts.codec import Codec
-from headrace_contracts.events import Command, CommandKind, JournalEntry, TaskPhase
+from headrace_contracts.events import Command, CommandKind, JournalEntry
 from headrace_contracts.headers import header
 from headrace_contracts.topics import TASKS_COMPLETED
 from headrace_runtime.logging import get_logger
@@ -26,6 +26,7 @@ from headrace_streams.reading import up_to
 from headrace_streams.records import TopicPartition
 
 from headrace_router.decide.publications import publication
+from headrace_router.decide.retry import running_numbers
 from headrace_router.decide.tasks import PartitionTasks
 from headrace_router.input_logs import INPUTS, InputLogs
 from headrace_router.limits import RouterLimits
@@ -218,7 +219,7 @@ def _is_due(placed: JournaledEntry, command: Command, tasks: PartitionTasks, wri
         return True
     # An attempt is obsolete if its task has moved on since.
     state = tasks.get(placed.entry.task_id)
-    return state is not None and state.phase is TaskPhase.RUNNING and state.attempts[-1].number == command.attempt
+    return state is not None and command.attempt in running_numbers(state)
 
 
 async def _ids_since(reader: PartitionReader, where: TopicPartition, begin: int) -> Collection[str]:

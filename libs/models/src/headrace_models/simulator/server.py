@@ -21,6 +21,7 @@ from headrace_models.simulator.ollama_wire import OllamaWire
 from headrace_models.simulator.openai_wire import OpenAIWire
 from headrace_models.simulator.pace import Speed
 from headrace_models.simulator.received import RequestRecorder
+from headrace_models.simulator.searxng_wire import SearXNGWire
 from headrace_models.simulator.tavily_wire import TavilyWire
 
 _LARGEST_BODY = 64 * 1024 * 1024
@@ -70,6 +71,7 @@ class Simulator:
         OpenAIWire(world, self._config.nodes).add_routes(app)
         AnthropicWire(world).add_routes(app)
         TavilyWire(world).add_routes(app)
+        SearXNGWire(world).add_routes(app)
         app.router.add_route("*", f"/{ELSEWHERE}/{{path:.*}}", self._elsewhere)
         app.router.add_get("/healthz", self._healthz)
         app.router.add_get("/control/faults", self._faults_met)
@@ -125,6 +127,10 @@ class Simulator:
     @property
     def tavily_url(self) -> str:
         return f"{self.url}/tavily"
+
+    def searxng_url(self, node: str) -> str:
+        """Base URL of a simulated SearXNG."""
+        return f"{self.url}/searxng/{node}"
 
     async def _healthz(self, _request: web.Request) -> web.Response:
         return web.json_response({"status": "alive", "nodes": {n: list(m) for n, m in self._config.nodes.items()}})

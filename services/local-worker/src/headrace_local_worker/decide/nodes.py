@@ -15,11 +15,20 @@ from headrace_contracts.model_settings import (
     is_of_a_node,
     node_defaults,
 )
-from headrace_models.local_servers import LOCAL_PROVIDERS, OLLAMA, OPENAI_COMPATIBLE_SERVERS, is_a_clouds
+from headrace_models.local_servers import (
+    INSIDE,
+    LOCAL_PROVIDERS,
+    OLLAMA,
+    OPENAI_COMPATIBLE_SERVERS,
+    SEARXNG,
+    WEB,
+    is_a_clouds,
+)
 
 _USUAL_PORT: Final = 11434
 _SLOTS: Final = "slots"
 _SERVER: Final = "server"
+_REACH: Final = "reach"
 _API_PATH: Final = "/v1"
 """Of the OpenAI-compatible API, where an address does not say."""
 _TOKEN: Final = "token_env"
@@ -39,6 +48,7 @@ class NodeSpec:
         slots: Number of concurrent calls.
         hardware: Labels that a routing policy can require.
         server: What runs there, one of LOCAL_PROVIDERS; as a provider it has this name.
+        reach: Of a search engine: `inside` if no query that it gets leaves our network, else `web`; empty for others.
         token_env: Variable that holds the token which the node asks for; empty for that of all nodes, if there is one.
         drained: Why it gets no new calls, in its agent's words; empty if it does.
         silent: Whether its agent has said nothing for too long: another machine may have its address by now.
@@ -51,6 +61,7 @@ class NodeSpec:
     hardware: Mapping[str, str] = field(default_factory=dict)
     server: str = OLLAMA
     token_env: str = ""
+    reach: str = ""
     drained: str = ""
     silent: bool = False
     defaults: NodeDefaults = NO_DEFAULTS
@@ -89,6 +100,11 @@ def _parse(entry: str, default_slots: int) -> NodeSpec:
     if server not in LOCAL_PROVIDERS:
         raise NodesInvalid(f"server of {entry!r} must be one of {', '.join(sorted(LOCAL_PROVIDERS))}")
     defaults = split_defaults(entry, given)
+    reach = ""
+    if server == SEARXNG:
+        reach = given.pop(_REACH, WEB)
+        if reach not in (WEB, INSIDE):
+            raise NodesInvalid(f"{_REACH} of {entry!r} must be {WEB}, or {INSIDE} if no query leaves your network")
     slots, hardware = split_slots(given)
     if slots is None:
         raise NodesInvalid(f"slots of {entry!r} must be a number above 0")
@@ -98,7 +114,9 @@ def _parse(entry: str, default_slots: int) -> NodeSpec:
         url = url if parsed.path.rstrip("/") else url + _API_PATH
     else:
         named = name_of(url)
-    return NodeSpec(name or named, url, slots or default_slots, hardware, server, token_env, defaults=defaults)
+    return NodeSpec(
+        name or named, url, slots or default_slots, hardware, server, token_env, reach, defaults=defaults
+    )
 
 
 def parse_options(entry: str, options: Sequence[str]) -> dict[str, str]:

@@ -186,7 +186,7 @@ def choose(
 
     for ref in ordered:
         place = policy.place(ref.provider)
-        excluded = rules.exclusion(ref.provider, place) or _history(ref, attempts, policy)
+        excluded = rules.exclusion(ref.provider, ref.model, place) or _history(ref, attempts, policy)
         if excluded is not None:
             reject(ref, *excluded)
             continue
@@ -241,7 +241,7 @@ def choose(
             reject(ref, "context_too_small", f"its context holds {longest} tokens, what is to be read has more")
             continue
         size = policy.models[ref.model].size_gb if place is Place.LOCAL and ref.model in policy.models else None
-        reason = rules.reason(place) + ("" if size is None else f"; {size:g} GB")
+        reason = rules.reason(ref.provider, ref.model, place) + ("" if size is None else f"; {size:g} GB")
         return Choice(
             Candidate(ref.provider, ref.model, place, limit, most or 0, settings=settings), tuple(rejected),
             rules.privacy, reason, nodes=tuple(nodes),

@@ -10,6 +10,8 @@
 A task is waiting for a candidate that is available, or, with a `work_topic`, for its turn: for attempts of its tenant
 to end (`decide.attempt_windows`).
 
+Where its role has research, a task is searching between waiting and running (`decide.research`).
+
 Every pair is in TRANSITIONS. An event that does not apply to a phase is ignored: repeats, results of abandoned
 attempts and late cancellation requests change nothing. A cancellation request that arrives before its task is
 recorded. A report of an attempt that its writer was not given is disbelieved in every phase with attempts.
@@ -25,6 +27,7 @@ from headrace_contracts.events import (
     AttemptFinished,
     Failure,
     Outcome,
+    ResearchState,
     ServedFrom,
     TaskCancelled,
     TaskPhase,
@@ -51,6 +54,7 @@ from headrace_router.decide.model import (
     Unrecordable,
     WakeUp,
 )
+from headrace_router.decide.queries import begun
 from headrace_router.decide.reports import (
     ANSWERED_REMOTELY,
     ATTEMPT_TIMEOUT,
@@ -60,11 +64,17 @@ from headrace_router.decide.reports import (
     given_up,
     may_report,
 )
-from headrace_router.decide.retry import attempt_of, closed
+from headrace_router.decide.research import (
+    choice_now,
+    go_on,
+    search_ended,
+    search_undeliverable,
+    wake_searching,
+)
+from headrace_router.decide.retry import attempt_of, closed, search_attempt_of
 from headrace_router.decide.routes import (
     after_failure,
     after_late_word,
-    choose_for,
     expire,
     fail,
     late,
@@ -76,6 +86,7 @@ from headrace_router.decide.routes import (
     unknown_role,
 )
 from headrace_router.decide.sharing import may_serve_followers
+from headrace_router.decide.sources import cited, wants_json
 from headrace_router.decide.tenant_quota import over_quota
 from headrace_router.decide.terminal import breach, finish, serve, stop, task_of, too_large
 
@@ -111,6 +122,9 @@ def _submit(_: None, event: Submitted, context: DecisionContext) -> Result:
         traceparent=event.traceparent,
         turn=context.peers.last_turn + 1,
     )
+    research = begun(task, role)
+    if isinstance(research, ResearchState):
+        state = replace(state, research=research)
     if event.refused is not None:
         return fail(replace(state, digest=""), context, event.refused)
     if event.cancelled is not None and event.cancelled.tenant == task.tenant:
@@ -119,6 +133,8 @@ def _submit(_: None, event: Submitted, context: DecisionContext) -> Result:
         return fail(state, context, unknown_role(name))
     if rules.objection is not None:
         return refuse(replace(state, digest=""), context, rules.objection)
+    if isinstance(research, Failure):
+        return fail(replace(state, digest=""), context, research)
     if late(state, context):
         return expire(state, context, where="was in tasks.submitted")
     if (off := context.switches.against_tenant(task.tenant, now)) is not None:
@@ -139,7 +155,7 @@ def _submit(_: None, event: Submitted, context: DecisionContext) -> Result:
                 trail=(*state.trail, step),
             )
         )  # fmt: skip
-    return route(state, context)
+    return go_on(state, context)
 
 
 def _shareable(equal: Equal, context: DecisionContext) -> Equal:
@@ -168,7 +184,8 @@ def _if_believed(
     """What a report means, if whoever has written it was given the attempt."""
 
     def meant(state: TaskState, event: AttemptEnded, context: DecisionContext) -> Result:
-        sent = attempt_of(state, event.attempt.number)
+        number = event.attempt.number
+        sent = attempt_of(state, number) or search_attempt_of(state, number)
         if sent is not None and not may_report(event.worker, sent):
             return Disbelieved(f"attempt {event.attempt.attempt_id} was not given to a {event.worker.value} worker")
         return report(state, event, context)
@@ -242,6 +259,13 @@ def _late_word(state: TaskState, event: AttemptEnded, context: DecisionContext) 
 
 
 def _answered(state: TaskState, ended: AttemptFinished, context: DecisionContext) -> Result:
+    choices, simulated = ended.choices, ended.simulated
+    if state.research is not None:
+        simulated = simulated or state.research.simulated
+        if ended.outcome is Outcome.ANSWERED:
+            choices = cited(
+                ended.content, choices, ended.finish_reason, state.research.sources, as_json=wants_json(task_of(state))
+            )
     return finish(
         state,
         context,
@@ -249,12 +273,12 @@ def _answered(state: TaskState, ended: AttemptFinished, context: DecisionContext
         failure=None if ended.outcome is Outcome.ANSWERED else ended.failure,
         answer=ended.content,
         finish_reason=ended.finish_reason,
-        choices=ended.choices,
+        choices=choices,
         embeddings=ended.embeddings,
         provider=ended.provider,
         model=ended.model,
         node=ended.node,
-        simulated=ended.simulated,
+        simulated=simulated,
         served_from=ServedFrom.ATTEMPT,
         model_ms=ended.model_ms,
     )
@@ -265,7 +289,7 @@ def _leader_ended(state: TaskState, event: LeaderFinished, context: DecisionCont
         return expire(state, context)
     if event.result is not None and may_serve_followers(event.result) and _is_still_equal(state, context):
         return serve(state, context, event.result, ServedFrom.COALESCED)
-    return route(state, context)
+    return go_on(state, context)
 
 
 def _is_still_equal(state: TaskState, context: DecisionContext) -> bool:
@@ -277,8 +301,8 @@ def _is_still_equal(state: TaskState, context: DecisionContext) -> bool:
 
 def _wake_waiting(state: TaskState, _: WakeUp, context: DecisionContext) -> Result:
     if late(state, context):
-        return expire(state, context, choose_for(state, context))
-    return route(state, context)
+        return expire(state, context, choice_now(state, context))
+    return go_on(state, context)
 
 
 def _wake_running(state: TaskState, _: WakeUp, context: DecisionContext) -> Result:
@@ -362,6 +386,13 @@ TRANSITIONS: Final[
     (TaskPhase.BACKING_OFF, WakeUp): _wake_backing_off,
     (TaskPhase.BACKING_OFF, Unrecordable): _too_large,
     (TaskPhase.BACKING_OFF, Undeliverable): _NO_ATTEMPT,
+    (TaskPhase.SEARCHING, Submitted): _DUPLICATE,
+    (TaskPhase.SEARCHING, Cancelled): _cancel,
+    (TaskPhase.SEARCHING, AttemptEnded): _if_believed(search_ended),
+    (TaskPhase.SEARCHING, LeaderFinished): _NOT_FOLLOWING,
+    (TaskPhase.SEARCHING, WakeUp): wake_searching,
+    (TaskPhase.SEARCHING, Unrecordable): _too_large,
+    (TaskPhase.SEARCHING, Undeliverable): search_undeliverable,
     (TaskPhase.FOLLOWING, Submitted): _DUPLICATE,
     (TaskPhase.FOLLOWING, Cancelled): _cancel,
     (TaskPhase.FOLLOWING, AttemptEnded): _NO_ATTEMPT,

@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import Annotated, Any, Literal, Self
 
 from headrace_contracts import model_settings
+from headrace_contracts.cargo import MOST_QUERIES
 from headrace_contracts.events import Lane, Mode, ModelSettings, Place, Privacy, PrivacyLevel
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
@@ -243,6 +244,32 @@ class ModelRef(_Part):
 Ref = Annotated[ModelRef, BeforeValidator(_provider_and_model)]
 
 
+class ResearchPolicy(_Part):
+    """Searches before a model answers.
+
+    Attributes:
+        sources: Search engines to try for each query, the best first.
+        most_queries: Most searches of a task, which run side by side.
+        attempt_timeout: Milliseconds from the dispatch of a search until it is given up.
+        within: Milliseconds from the first search until the task goes on with what has been found.
+        most_bytes: Most bytes of what is found that are kept in the journal, and shown to the model.
+        without_sources: What becomes of a task for which nothing is found: it fails, or a model answers and is told to
+            say that its answer rests on no sources.
+    """
+
+    sources: tuple[Ref, ...] = Field(min_length=1)
+    most_queries: int = Field(default=3, gt=0, le=MOST_QUERIES)
+    attempt_timeout: int = Field(default=10_000, ge=100)
+    within: int = Field(default=30_000, ge=100)
+    most_bytes: int = Field(default=24_576, ge=4_096, le=262_144)
+    without_sources: Literal["fail", "answer"] = "fail"
+
+    @cached_property
+    def as_role(self) -> RolePolicy:
+        """The sources as the models of a role: they are chosen by the same rules."""
+        return RolePolicy(models=self.sources, ladder=())
+
+
 class RolePolicy(_OnOurNodes):
     """A kind of work. How models are loaded and asked for it concerns nodes of ours only.
 
@@ -254,6 +281,7 @@ class RolePolicy(_OnOurNodes):
         lane: Lane of tasks that do not name one.
         ladder: Cloud models in the order to try them, instead of the policy's; empty for none.
         strategy: How the models and the ladder are put in order, instead of the policy's.
+        research: Searches before the model answers; none by default.
     """
 
     models: tuple[Ref, ...] = Field(min_length=1)
@@ -263,6 +291,7 @@ class RolePolicy(_OnOurNodes):
     lane: Lane | None = None
     ladder: tuple[Ref, ...] | None = None
     strategy: Strategy | None = None
+    research: ResearchPolicy | None = None
 
 
 class Policy(_Part):
@@ -296,6 +325,7 @@ class Policy(_Part):
         for name, role in self.roles.items():
             lists[f"roles.{name}.models"] = role.models
             lists[f"roles.{name}.ladder"] = role.ladder or ()
+            lists[f"roles.{name}.research.sources"] = role.research.sources if role.research is not None else ()
         for path, refs in lists.items():
             for index, ref in enumerate(refs):
                 provider = self.providers.get(ref.provider)

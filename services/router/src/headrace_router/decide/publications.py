@@ -19,6 +19,8 @@ from headrace_contracts.events import (
     Message,
     Options,
     ReplyKind,
+    Sampling,
+    SearchState,
     ServedFrom,
     TaskCompleted,
     TaskPhase,
@@ -31,7 +33,9 @@ from headrace_contracts.reply_tokens import ReplyTokens
 from headrace_contracts.topics import topic_named
 from headrace_streams.publishing import Publication
 
-from headrace_router.decide.retry import attempt_of
+from headrace_router.decide.queries import search_messages, without_queries
+from headrace_router.decide.retry import attempt_of, next_number, search_attempt_of, search_of
+from headrace_router.decide.sources import with_sources
 from headrace_router.decide.terminal import BREACH_SUFFIX, BREACHED, rejected_steps, task_of
 
 _SHORT = 64
@@ -95,7 +99,10 @@ def _dispatch(
     token = None
     if tokens is not None and task.stream and state.reply_partition is not None:
         token = tokens.of_attempt(task.tenant, task.task_id, attempt.number)
-    prompt = () if state.system_prompt is None else (Message(role="system", content=plain(state.system_prompt)),)
+    prompt, messages = state.system_prompt, task.messages
+    if state.research is not None:
+        prompt, messages = with_sources(task, prompt, state.research.sources)
+    system = () if prompt is None else (Message(role="system", content=plain(prompt)),)
     request = AttemptRequested(
         attempt_id=command.event_id,
         task_id=task.task_id,
@@ -106,7 +113,7 @@ def _dispatch(
         provider=attempt.provider,
         site=attempt.site,
         model=attempt.model,
-        messages=(*prompt, *task.messages),
+        messages=(*system, *messages),
         sampling=replace(task.sampling, max_output_tokens=attempt.max_output_tokens),
         operation=task.operation,
         options=_options_for(task, attempt.provider),
@@ -125,8 +132,26 @@ def _dispatch(
         policy_version=entry.policy_version,
         requested_at=attempt.dispatched_at,
     )
+    search = search_of(state, attempt.number)
+    if search is not None:
+        request = _searching(request, search)
     published = _publish(state, command, request, state.route_key)
-    return replace(published, ordered=_keeps_order(task), weight=weight_of(task.tenant))
+    ordered = search is None and _keeps_order(task)
+    return replace(published, ordered=ordered, weight=weight_of(task.tenant))
+
+
+def _searching(request: AttemptRequested, search: SearchState) -> AttemptRequested:
+    """The request for one search of a task: its query, and nothing else of the conversation."""
+    due = search.wake_at
+    return replace(
+        request,
+        messages=search_messages(search),
+        sampling=Sampling(),
+        options=None,
+        stream=False,
+        reply_token=None,
+        deadline_at=None if due is None else due - _report_time(request.requested_at, due),
+    )
 
 
 def _keeps_order(task: TaskSubmitted) -> bool:
@@ -140,7 +165,7 @@ def _keeps_order(task: TaskSubmitted) -> bool:
 
 def _options_for(task: TaskSubmitted, provider: str) -> Options | None:
     """What the task asks of this provider: parameters of one provider's API mean something else to another."""
-    options = task.options
+    options = without_queries(task.options)
     named = task.preferred_provider == provider or (task.model or "").startswith(f"{provider}/")
     return options if options is None or not options.extra or named else replace(options, extra={})
 
@@ -161,7 +186,7 @@ def _reply(entry: JournalEntry, state: TaskState, command: Command, tokens: Repl
             task_id=task.task_id,
             tenant=task.tenant,
             kind=ReplyKind.WAITING,
-            attempt=state.attempts[-1].number if state.attempts else 0,
+            attempt=next_number(state) - 1,
             trail=(*state.trail[:-1], *rejected_steps(state, entry.rejected, entry.decided_at), state.trail[-1]),
             emitted_at=entry.decided_at,
         )
@@ -193,7 +218,7 @@ def _audit(entry: JournalEntry, state: TaskState, command: Command) -> Publicati
     elif command.attempt:
         attempt = _attempt(state, command.attempt)
         provider, model = attempt.provider, attempt.model
-        action, reason = "dispatch", _dispatch_step(state).reason
+        action, reason = "dispatch", _dispatch_step(state, attempt).reason
     else:
         result = _result(state)
         provider, model = result.provider, result.model
@@ -238,18 +263,24 @@ def _due(state: TaskState, attempt: AttemptState) -> int | None:
     due = state.wake_at
     if due is None or due == state.deadline_at:
         return due
-    return due - min(_REPORT_MS, (due - attempt.dispatched_at) // 20)
+    return due - _report_time(attempt.dispatched_at, due)
+
+
+def _report_time(begun: int, due: int) -> int:
+    return min(_REPORT_MS, (due - begun) // 20)
 
 
 def _attempt(state: TaskState, number: int) -> AttemptState:
-    found = attempt_of(state, number)
+    found = attempt_of(state, number) or search_attempt_of(state, number)
     assert found is not None, "an attempt is in the state that commands it"
     return found
 
 
-def _dispatch_step(state: TaskState) -> TrailStep:
-    """The step of the newest attempt: the entry that commands one ends with it."""
-    return [step for step in state.trail if step.step == "dispatched"][-1]
+def _dispatch_step(state: TaskState, attempt: AttemptState) -> TrailStep:
+    """The step of an attempt that the entry commands: the newest one of its model, since it is the last or one of
+    several searches."""
+    model = attempt.provider, attempt.model
+    return [step for step in state.trail if step.step == "dispatched" and (step.provider, step.model) == model][-1]
 
 
 def _result(state: TaskState) -> TaskCompleted:

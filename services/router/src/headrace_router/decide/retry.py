@@ -9,10 +9,10 @@ site.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from headrace_contracts.events import AttemptState, TaskState, TrailStep
+from headrace_contracts.events import AttemptState, SearchState, TaskPhase, TaskState, TrailStep
 
 from headrace_router.decide.policy import Retry
 
@@ -47,6 +47,43 @@ def unasked(attempts: Iterable[AttemptState]) -> Mapping[tuple[str, str], Sequen
         if not attempt.asked:
             found.setdefault((attempt.provider, attempt.model), []).append(attempt.number)
     return found
+
+
+def search_attempts(state: TaskState) -> tuple[AttemptState, ...]:
+    """The attempts at the searches of a task, in no order."""
+    if state.research is None:
+        return ()
+    return tuple([attempt for search in state.research.searches for attempt in search.attempts])
+
+
+def search_attempt_of(state: TaskState, number: int) -> AttemptState | None:
+    """The attempt at a search with a number."""
+    return next((attempt for attempt in search_attempts(state) if attempt.number == number), None)
+
+
+def search_of(state: TaskState, number: int) -> SearchState | None:
+    """The search of whose attempts one has a number."""
+    searches = () if state.research is None else state.research.searches
+    return next((one for one in searches if any(attempt.number == number for attempt in one.attempts)), None)
+
+
+def all_attempts(state: TaskState) -> tuple[AttemptState, ...]:
+    """The attempts at the searches of a task and those at its answer, as far as they are held."""
+    return (*search_attempts(state), *state.attempts)
+
+
+def next_number(state: TaskState) -> int:
+    """The number of the next attempt: those of searches and answers share one row, and no number comes twice."""
+    return max((attempt.number for attempt in all_attempts(state)), default=0) + 1
+
+
+def running_numbers(state: TaskState) -> Collection[int]:
+    """The numbers of the attempts that are out."""
+    if state.phase is TaskPhase.RUNNING:
+        return (state.attempts[-1].number,)
+    if state.phase is TaskPhase.SEARCHING:
+        return [attempt.number for attempt in search_attempts(state) if attempt.outcome is None]
+    return ()
 
 
 def attempt_of(state: TaskState, number: int) -> AttemptState | None:

@@ -23,13 +23,14 @@ from headrace_contracts.floors import Objection
 from headrace_contracts.ids import attempt_id
 from headrace_contracts.topics import AUDIT_RECORDED, TASKS_REPLIES, cancelled_topic, work_topic
 
-from headrace_router.decide.candidates import Candidate, Choice, NotNow, choose
+from headrace_router.decide.candidates import Candidate, Choice, NotNow, choose, spent
 from headrace_router.decide.model import Decision, DecisionContext, Ignored
 from headrace_router.decide.policy import Policy, RolePolicy
 from headrace_router.decide.reports import SITE_SILENT, came_too_late, in_vain
-from headrace_router.decide.retry import backoff, closed, tries
+from headrace_router.decide.retry import backoff, closed, next_number, search_attempts, tries
 from headrace_router.decide.rules import TaskRules, rules_for
 from headrace_router.decide.sites import at_site, has_place
+from headrace_router.decide.sources import with_sources
 from headrace_router.decide.tenant_quota import size_of
 from headrace_router.decide.terminal import finish, rejected_steps, task_of
 
@@ -97,7 +98,7 @@ def _held_back(state: TaskState, least_wait: int, context: DecisionContext) -> T
     """The state in which a task rests before its next attempt, after one that asked nobody. It lasts at most until the
     deadline: whoever has nothing but such attempts has not been tried."""
     number = state.attempts[-1].number
-    in_vain = max(1, number - tries(state.attempts))
+    in_vain = max(1, number - max((one.number for one in search_attempts(state)), default=0) - tries(state.attempts))
     wait = max(backoff(task_of(state).task_id, number, in_vain, context.policy.retry), least_wait)
     until = context.now + wait
     return replace(
@@ -152,6 +153,11 @@ def route(state: TaskState, context: DecisionContext) -> Decision | Ignored:
         return fail(state, context, told or choice.failure(), choice.rejected)
     if state.phase is TaskPhase.WAITING and state.wake_at is not None and state.work_topic is None:
         return Ignored("no_capacity")
+    return without_candidate(state, choice, context)
+
+
+def without_candidate(state: TaskState, choice: Choice, context: DecisionContext) -> Decision:
+    """The wait for a candidate that is available."""
     failure = choice.failure()
     waiting = _waiting(state, f"{failure.code}: {failure.message}", context.now)
     return _told(replace(waiting, work_topic=None), choice, context)
@@ -178,10 +184,17 @@ def _send(state: TaskState, choice: Choice, chosen: Candidate, context: Decision
 
     No other candidate is asked instead: it would cost money, or quality, that nobody has agreed to for being fast.
     """
-    task, topic = task_of(state), work_topic(chosen.place, state.lane, chosen.site).name
+    topic = work_topic(chosen.place, state.lane, chosen.site).name
+    behind = behind_others(state, choice, topic, context)
+    return _dispatch(state, choice, chosen, topic, context) if behind is None else behind
+
+
+def behind_others(state: TaskState, choice: Choice, topic: str, context: DecisionContext) -> Decision | Ignored | None:
+    """The wait for the task's turn, if its tenant has too much out in a topic; None if it may be dispatched."""
+    task = task_of(state)
     out = context.peers.out(task.tenant, topic)
     if has_place(state, topic) or out.lets_go(task.task_id, size_of(task), context.window):
-        return _dispatch(state, choice, chosen, topic, context)
+        return None
     if state.phase is TaskPhase.WAITING and state.work_topic == topic:
         return Ignored(BEHIND_OTHERS)
     reason = f"{BEHIND_OTHERS}: its turn comes when other attempts of the tenant end that are in {topic}"
@@ -221,7 +234,7 @@ def _site(attempt: AttemptState) -> str:
 
 def _dispatch(state: TaskState, choice: Choice, chosen: Candidate, topic: str, context: DecisionContext) -> Decision:
     task, now = task_of(state), context.now
-    number = state.attempts[-1].number + 1 if state.attempts else 1
+    number = next_number(state)
     attempt = AttemptState(
         number=number,
         provider=chosen.provider,
@@ -250,7 +263,7 @@ def _dispatch(state: TaskState, choice: Choice, chosen: Candidate, topic: str, c
         Command(kind=CommandKind.DISPATCH, event_id=name, topic=topic, attempt=number),
         Command(kind=CommandKind.AUDIT, event_id=f"{name}/audit", topic=AUDIT_RECORDED.name, attempt=number),
     ]
-    if number > 1 and task.stream and state.reply_partition is not None:
+    if state.attempts and task.stream and state.reply_partition is not None:
         restarted = Command(
             kind=CommandKind.REPLY, event_id=f"{name}/restarted", topic=TASKS_REPLIES.name, attempt=number
         )
@@ -302,15 +315,25 @@ def _lateness(state: TaskState, missed: Choice | None, where: str | None) -> Fai
 def choose_for(state: TaskState, context: DecisionContext, not_now: NotNow | None = None) -> Choice:
     task = task_of(state)
     rules = rules_of(task, context, floor=state.privacy)
-    choice = choose(task, _role(task, context), state.system_prompt, rules, state.attempts, context, not_now)
+    system_prompt = state.system_prompt
+    if state.research is not None:
+        system_prompt, messages = with_sources(task, system_prompt, state.research.sources)
+        task = replace(task, messages=messages, budget_nanodollars=left_of_budget(state))
+    choice = choose(task, role_of(task, context), system_prompt, rules, state.attempts, context, not_now)
     return at_site(choice, state, context)
+
+
+def left_of_budget(state: TaskState) -> int | None:
+    """What a task's searches leave of its budget, in nano-dollars; None without a budget."""
+    budget = task_of(state).budget_nanodollars
+    return None if budget is None else budget - spent(search_attempts(state))
 
 
 def rules_of(task: TaskSubmitted, context: DecisionContext, floor: Privacy | None = None) -> TaskRules:
     """The rules for a task as demanded now; see `rules_for`."""
     return rules_for(
         task,
-        _role(task, context),
+        role_of(task, context),
         context.policy,
         context.user_preferences,
         context.tenant_preferences,
@@ -328,7 +351,7 @@ def role_name(task: TaskSubmitted, policy: Policy) -> str | None:
     return task.role if task.role is not None or task.model is not None else policy.defaults.role
 
 
-def _role(task: TaskSubmitted, context: DecisionContext) -> RolePolicy | None:
+def role_of(task: TaskSubmitted, context: DecisionContext) -> RolePolicy | None:
     name = role_name(task, context.policy)
     return None if name is None else context.policy.roles.get(name)
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from headrace_contracts import floors
 from headrace_contracts.events import Mode, Place, Preferences, Privacy, TaskSubmitted
 from headrace_contracts.floors import Asked, Demands, Objection, Party, Terms
+from headrace_models.local_servers import keeps_queries_inside
 
 from headrace_router.decide.policy import Policy, RolePolicy
 
@@ -22,6 +23,8 @@ class TaskRules:
         consented: Providers that internal content may go to.
         preferred: Provider to try first.
         objection: Why it must not run at all.
+        searching: Whether they are applied to its searches: one of our own search engines that asks others on the web
+            then counts as one of them, as far as privacy goes.
     """
 
     privacy: Privacy
@@ -29,13 +32,26 @@ class TaskRules:
     consented: frozenset[str]
     preferred: str | None
     objection: Objection | None = None
+    searching: bool = False
 
-    def exclusion(self, provider: str, place: Place) -> tuple[str, str] | None:
+    def exclusion(self, provider: str, model: str, place: Place) -> tuple[str, str] | None:
         """Why a provider must not get this task, as a stable code and in words; None if it may."""
-        return Terms(self.privacy, self.mode, self.consented).exclusion(provider, place)
+        excluded = Terms(self.privacy, self.mode, self.consented).exclusion(provider, place)
+        if excluded is not None or not self._reaches_the_web(provider, model, place):
+            return excluded
+        if self.privacy is Privacy.SENSITIVE:
+            return "privacy", "sensitive content is searched for only by an engine that is declared to reach no web"
+        if self.privacy is Privacy.INTERNAL and provider not in self.consented:
+            return "no_consent", "it searches the web, and internal content goes only to providers in the preferences"
+        return None
 
-    def reason(self, place: Place) -> str:
+    def _reaches_the_web(self, provider: str, model: str, place: Place) -> bool:
+        return self.searching and place is Place.LOCAL and not keeps_queries_inside(provider, model)
+
+    def reason(self, provider: str, model: str, place: Place) -> str:
         """Why a provider that may get this task may get it."""
+        if self._reaches_the_web(provider, model, place):
+            return self.reason(provider, model, Place.CLOUD)
         if place is Place.LOCAL:
             return f"{self.privacy} content, on local nodes"
         if self.privacy is Privacy.INTERNAL:

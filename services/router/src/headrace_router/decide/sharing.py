@@ -19,8 +19,10 @@ _CUT_OFF: Final = "length"
 
 
 def may_be_kept(end: TaskCompleted) -> bool:
-    """Whether the cache may serve this end to tasks that are submitted later."""
-    return _answers(end, _WHOLE) and end.served_from is ServedFrom.ATTEMPT
+    """Whether the cache may serve this end to tasks that are submitted later. One without the sources that were
+    searched for is not: the next search may find some."""
+    unfounded = end.research is not None and not end.research.sources
+    return _answers(end, _WHOLE) and end.served_from is ServedFrom.ATTEMPT and not unfounded
 
 
 def may_serve_followers(end: TaskCompleted) -> bool:

@@ -11,7 +11,11 @@ from headrace_contracts.events import (
     CommandKind,
     Content,
     Failure,
+    Outcome,
     Rejection,
+    ResearchState,
+    ResearchSummary,
+    SearchState,
     ServedFrom,
     TaskCompleted,
     TaskPhase,
@@ -27,6 +31,7 @@ from headrace_contracts.topics import AUDIT_RECORDED, TASKS_COMPLETED, TASKS_REP
 
 from headrace_router.decide.costs import total
 from headrace_router.decide.model import Decision, DecisionContext
+from headrace_router.decide.retry import all_attempts, next_number
 
 _CONSENT_CODES = frozenset({"privacy", "no_consent", BELOW_FLOOR, CONTRADICTION})
 _TRAIL_OF_SHRUNK = 8
@@ -73,9 +78,10 @@ def finish(
     source_task_id: str | None = None,
     model_ms: float = 0.0,
     rejected: tuple[Rejection, ...] = (),
+    research: ResearchSummary | None = None,
 ) -> Decision:
-    """The last decision about a task."""
-    task = task_of(state)
+    """The last decision about a task; `research` is that of another task which has made the answer."""
+    task, attempts = task_of(state), all_attempts(state)
     reason = str(status) if failure is None else f"{status}: {failure.code}"
     step = TrailStep(at=context.now, step="finished", provider=provider, model=model, reason=reason)
     result = TaskCompleted(
@@ -102,9 +108,10 @@ def finish(
         simulated=simulated,
         served_from=served_from,
         source_task_id=source_task_id,
-        usage=total([attempt.usage for attempt in state.attempts]),
-        cost_nanodollars=sum(attempt.cost_nanodollars for attempt in state.attempts),
-        attempts=state.attempts[-1].number if state.attempts else 0,
+        usage=total([attempt.usage for attempt in attempts]),
+        cost_nanodollars=sum(attempt.cost_nanodollars for attempt in attempts),
+        attempts=next_number(state) - 1,
+        research=summary_of(state.research) if research is None else research,
         model_ms=model_ms,
         trail=(*state.trail, step),
         policy_version=context.policy.version,
@@ -137,7 +144,24 @@ def serve(state: TaskState, context: DecisionContext, source: TaskCompleted, ser
         simulated=source.simulated,
         served_from=served_from,
         source_task_id=source.task_id,
+        research=source.research,
     )
+
+
+def summary_of(research: ResearchState | None) -> ResearchSummary | None:
+    """The searches of a task in numbers; None if it has none."""
+    if research is None:
+        return None
+    return ResearchSummary(
+        searches=len(research.searches),
+        answered=sum(has_answered(search) for search in research.searches),
+        sources=len(research.sources),
+    )
+
+
+def has_answered(search: SearchState) -> bool:
+    """Whether a source has answered this search, if only that there is nothing."""
+    return any(attempt.outcome is Outcome.ANSWERED for attempt in search.attempts)
 
 
 def breach(state: TaskState, sent: AttemptState, failure: Failure, now: int) -> tuple[TaskState, Command]:
@@ -154,7 +178,7 @@ def stop(state: TaskState) -> tuple[Command, ...]:
     An attempt of which a worker has reported the end may run once more elsewhere, so all of them count.
     """
     task_id = task_of(state).task_id
-    places = dict.fromkeys(attempt.place for attempt in state.attempts)
+    places = dict.fromkeys(attempt.place for attempt in all_attempts(state))
     return tuple(
         [
             Command(
@@ -228,7 +252,7 @@ def _ended(state: TaskState, result: TaskCompleted, rejected: tuple[Rejection, .
         commands.append(_audit(f"{result.task_id}/refuse"))
     ended = replace(
         state, phase=TaskPhase.FINISHED, task=None, system_prompt=None, attempts=(), wake_at=None, leader_task_id=None,
-        work_topic=None, turn=None, trail=(), result=result,
+        work_topic=None, turn=None, trail=(), result=result, research=None,
     )  # fmt: skip
     return Decision(ended, tuple(commands), rejected)
 
