@@ -13,10 +13,14 @@ SIMULATOR = "http://127.0.0.1:19084"
 
 def test_with_nothing_about_all_is_simulated() -> None:
     chosen = choose_providers({}, ollama=None, simulator=SIMULATOR)
-    assert chosen.simulated == ("ollama", "groq", "anthropic", "tavily")
+    assert chosen.simulated == ("ollama", "searxng", "groq", "anthropic", "tavily")
     nodes = chosen.local["HEADRACE_OLLAMA_NODES"].split(",")
     assert len(nodes) > 1
-    assert all(node.startswith(f"{SIMULATOR}/ollama/") for node in nodes)
+    assert all(node.startswith(f"{SIMULATOR}/ollama/") for node in nodes[:-2])
+    assert nodes[-2:] == [
+        f"metasearch={SIMULATOR}/searxng/metasearch;server=searxng",
+        f"intranet={SIMULATOR}/searxng/intranet;server=searxng;reach=inside",
+    ]
     assert chosen.cloud["HEADRACE_GROQ_URL"] == f"{SIMULATOR}/groq/openai/v1"
     assert chosen.cloud["HEADRACE_ANTHROPIC_URL"] == f"{SIMULATOR}/anthropic"
     assert chosen.cloud["HEADRACE_TAVILY_URL"] == f"{SIMULATOR}/tavily"
@@ -38,7 +42,7 @@ def test_named_nodes_win_over_the_one_that_was_found() -> None:
 def test_one_key_makes_the_cloud_real_and_nothing_beside_it_invented(name: str) -> None:
     chosen = choose_providers({name: "k"}, ollama=None, simulator=SIMULATOR)
     assert chosen.cloud == {name: "k"}
-    assert chosen.simulated == ("ollama",)
+    assert chosen.simulated == ("ollama", "searxng")
 
 
 def test_a_search_key_alone_is_no_model_provider() -> None:
@@ -53,7 +57,7 @@ def test_an_empty_key_is_no_key() -> None:
 def test_everything_can_be_simulated_on_request() -> None:
     about = {"GROQ_API_KEY": "k", "ANTHROPIC_API_KEY": "k", "HEADRACE_OLLAMA_NODES": "http://10.0.0.1:11434"}
     chosen = choose_providers(about, ollama=None, simulator=SIMULATOR, simulate_all=True)
-    assert chosen.simulated == ("ollama", "groq", "anthropic", "tavily")
+    assert chosen.simulated == ("ollama", "searxng", "groq", "anthropic", "tavily")
     assert "k" not in chosen.cloud.values()
 
 

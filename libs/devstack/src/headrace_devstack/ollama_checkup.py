@@ -13,7 +13,7 @@ import aiohttp
 from headrace.addresses import Addresses
 from headrace.cli.checkups import Finding
 from headrace_local_worker.decide.nodes import NodesInvalid, NodeSpec, parse_nodes
-from headrace_models.local_servers import OLLAMA
+from headrace_models.local_servers import OLLAMA, SEARXNG
 from headrace_models.ollama_listing import runs_elsewhere
 from headrace_models.wire import SIMULATOR_NAME
 
@@ -73,7 +73,11 @@ async def _models_of(session: aiohttp.ClientSession, node: NodeSpec) -> Sequence
 
 
 async def _listed(session: aiohttp.ClientSession, node: NodeSpec) -> Sequence[Mapping[str, Any]] | None:
-    """Elements of its list of models, each with a name; None if that is no list."""
+    """Elements of its list of models, each with a name; None if that is no list. A search engine has one, by its
+    reach."""
+    if node.server == SEARXNG:
+        await _healthy(session, node)
+        return [{"name": node.reach}]
     if node.server == OLLAMA:
         entries = (await _document(session, f"{node.url}/api/tags")).get("models") or []
     else:
@@ -158,6 +162,12 @@ async def _cloud_is_off(session: aiohttp.ClientSession, node: NodeSpec) -> bool:
     except _NotThatServer:
         return False
     return isinstance(cloud, Mapping) and cloud.get("disabled") is True
+
+
+async def _healthy(session: aiohttp.ClientSession, node: NodeSpec) -> None:
+    async with session.get(f"{node.url}/healthz", allow_redirects=False) as response:
+        if response.status != 200:
+            raise _NotThatServer(f"answered {response.status}")
 
 
 async def _document(session: aiohttp.ClientSession, url: str) -> Mapping[str, Any]:

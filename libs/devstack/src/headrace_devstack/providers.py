@@ -59,8 +59,8 @@ def choose_providers(
     simulated: list[str] = []
     nodes = None if simulate_all else environment.get("HEADRACE_OLLAMA_NODES") or ollama
     if not nodes:
-        nodes = ",".join(f"{simulator}/ollama/{name}" for name in DEFAULT_NODES)
-        simulated.append("ollama")
+        nodes = ",".join((*(f"{simulator}/ollama/{name}" for name in DEFAULT_NODES), *_searches(simulator)))
+        simulated += ["ollama", "searxng"]
     keys = {
         provider: value
         for provider in CLOUD_PROVIDERS
@@ -79,6 +79,14 @@ def choose_providers(
         }
         simulated += ["groq", "anthropic", "tavily"]
     return Providers(local={"HEADRACE_OLLAMA_NODES": nodes}, cloud=cloud, simulated=tuple(simulated))
+
+
+def _searches(simulator: str) -> tuple[str, ...]:
+    """Search engines for research: one that would ask the web, and one that would not."""
+    return (
+        f"metasearch={simulator}/searxng/metasearch;server=searxng",
+        f"intranet={simulator}/searxng/intranet;server=searxng;reach=inside",
+    )
 
 
 def offered_in_the_cloud(environment: Mapping[str, str]) -> tuple[str, ...]:

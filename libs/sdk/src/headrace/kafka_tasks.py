@@ -147,6 +147,7 @@ def options_event(options: TaskOptions) -> events.Options | None:
         )
         for tool in tools_of(options.get("tools") or ())
     )
+    queries = options.get("queries") or ()
     logprobs, top_logprobs = options.get("logprobs"), options.get("top_logprobs")
     made = events.Options(
         tools=tools,
@@ -162,6 +163,7 @@ def options_event(options: TaskOptions) -> events.Options | None:
         reasoning_effort=options.get("reasoning_effort"),
         verbosity=options.get("verbosity"),
         service_tier=options.get("service_tier"),
+        queries=tuple(plain(one) for one in ((queries,) if isinstance(queries, str) else queries)),
     )
     return None if made == events.Options() else made
 

@@ -48,6 +48,7 @@ class TaskOptions(TypedDict, total=False):
     presence_penalty, frequency_penalty, top_k, logit_bias: Sampling, where the provider's API has it.
     logprobs, top_logprobs: Log probabilities of the answer's tokens, and of so many alternatives.
     reasoning_effort, verbosity, service_tier: Hints for providers that know them.
+    queries: What a role with research searches for, at most 8; by default your last message.
     labels: Free labels, carried to the completed task.
     """
 
@@ -85,6 +86,7 @@ class TaskOptions(TypedDict, total=False):
     reasoning_effort: str | None
     verbosity: str | None
     service_tier: str | None
+    queries: Sequence[str] | None
     labels: Mapping[str, str] | None
 
 
@@ -116,6 +118,8 @@ def _plain(name: str, value: Any) -> Any:
             return value.astimezone(UTC).isoformat().replace("+00:00", "Z")
         case _, Mapping():
             return dict(value)
+        case "queries", _:
+            return [value] if isinstance(value, str) else list(value)
         case "stop", _:
             return [value] if isinstance(value, str) else list(value)
         case _:

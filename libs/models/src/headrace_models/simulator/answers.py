@@ -7,6 +7,7 @@ from the text (names of functions, lines, commits), so that a demo shows answers
 from __future__ import annotations
 
 import hashlib
+import html
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -53,9 +54,19 @@ def answer(messages: Sequence[ChatMessage], *, model: str, as_json: bool) -> str
     facts = read_off(text)
     role = role_of(messages)
     seed = int.from_bytes(hashlib.sha256("\0".join([model, *(m.text for m in messages)]).encode()).digest()[:8], "big")
+    cited = _cited(messages)
     if as_json:
-        return json.dumps(_as_document(role, facts, seed), ensure_ascii=False)
-    return _FORMS[role](facts, seed)
+        document = _as_document(role, facts, seed)
+        return json.dumps({**document, "summary": f"{document['summary']}{cited}"}, ensure_ascii=False)
+    return _FORMS[role](facts, seed) + cited
+
+
+def _cited(messages: Sequence[ChatMessage]) -> str:
+    """A sentence that rests on the numbered sources in a prompt; empty if there are none."""
+    quoted = next((message.text for message in messages if message.text.startswith("<sources>")), "")
+    titles = re.findall(r'<source number="(\d+)" url="[^"]*" title="([^"]*)">', quoted)
+    said = [f"{html.unescape(title) or 'A source'} [{number}]" for number, title in titles[:3]]
+    return f" Of {len(titles)} sources: {'; '.join(said)}." if said else ""
 
 
 def tokens_of(text: str) -> list[str]:

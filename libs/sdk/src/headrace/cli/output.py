@@ -131,6 +131,18 @@ def where_text(task: Task) -> Text:
     return text
 
 
+def sources_of(task: Task) -> list[str]:
+    """The sources that an answer names, a line each, with their numbers where it gives them."""
+    found: dict[str, str] = {}
+    for choice in task.choices:
+        for one in choice.citations:
+            marker = choice.message.text[one.start : one.end] if one.end else ""
+            number = marker.strip("[]")
+            mark = f"[{number}]" if number.isdecimal() else "-"
+            found.setdefault(one.url, f"{mark} {one.title} {one.url}".replace("  ", " "))
+    return list(found.values())
+
+
 def task_summary(task: Task) -> Text:
     """The key facts of an ended task besides its answer, in a few lines."""
     lines = Text()
@@ -146,6 +158,8 @@ def task_summary(task: Task) -> Text:
         lines.append(f", {task.usage.input_tokens}+{task.usage.output_tokens} tokens")
     if task.failure is not None:
         lines.append(f"\n{task.failure.code}: ", "red").append(task.failure.message)
+    for source in sources_of(task):
+        lines.append(f"\n{source}", "dim")
     if task.why:
         lines.append(f"\nwhy: {task.why}", "dim")
     lines.append(f"\ntask {task.id}", "dim")

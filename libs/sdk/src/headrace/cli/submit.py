@@ -86,6 +86,10 @@ def submit(
     user: Annotated[str | None, typer.Option(help="User on whose behalf you submit; their preferences apply.")] = None,
     subject: Annotated[str | None, typer.Option(help="The person whom the content is about.")] = None,
     kind: Annotated[str | None, typer.Option(help="Your own name for this type of work.")] = None,
+    query: Annotated[
+        list[str] | None,
+        typer.Option("--query", "-q", help="What a role with research searches for; repeatable."),
+    ] = None,
     label: Annotated[list[str] | None, typer.Option(help="A label NAME=VALUE; repeatable.")] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Do not use a cached answer.")] = False,
     max_tokens: Annotated[int | None, typer.Option(help="Maximum length of the answer, in tokens.", min=1)] = None,
@@ -106,6 +110,7 @@ def submit(
       headrace submit "Why do rivers meander?"
       headrace submit -r code_reviewer "Review this module" -f app.py
       git diff | headrace submit -r code_reviewer --privacy sensitive "Review this change" -f -
+      headrace submit -r research -q "lake depth" -q "lake area" "How much water is in the lake?"
       headrace submit --image chart.png --image legend.png "What does it show?"
       headrace submit --schema findings.json "Review this module" -f app.py | jq .findings
       headrace submit --json --no-wait --priority batch "Summarise" -f report.txt
@@ -124,6 +129,7 @@ def submit(
         "user": user,
         "subject": subject,
         "kind": kind,
+        "queries": query,
         "labels": _labels(label or []),
         "allow_cached": False if fresh else None,
         "max_tokens": max_tokens,

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from headrace_contracts import designation as designations
 from headrace_contracts import floors
 from headrace_contracts.cargo import has_urls, keyed_content, says_something
+from headrace_contracts.content import plain
 from headrace_contracts.designation import DesignationInvalid
 from headrace_contracts.events import (
     Lane,
@@ -115,7 +116,7 @@ def submission(draft: TaskDraft, origin: Submitter) -> TaskSubmitted:
         messages=draft.messages,
         sampling=sampling_of(draft),
         operation=draft.operation,
-        options=draft.asked,
+        options=_with_queries(draft.asked, options.queries),
         privacy=options.privacy,
         lane=draft.lane,
         mode=options.mode,
@@ -140,6 +141,12 @@ def _routing(options: SubmitOptions) -> Routing | None:
     except ValueError as error:
         field, _, why = str(error).partition(": ")
         raise bad_request(f"{field}: {why}.", field) from None
+
+
+def _with_queries(asked: Options | None, queries: Sequence[str] | None) -> Options | None:
+    if not queries:
+        return asked
+    return replace(asked or Options(), queries=tuple(plain(query) for query in queries))
 
 
 def record_key(task: TaskSubmitted) -> bytes:

@@ -9,6 +9,7 @@ from datetime import datetime
 from decimal import ROUND_FLOOR, Decimal
 from typing import Annotated, Any, Final
 
+from headrace_contracts.cargo import LONGEST_QUERY, MOST_QUERIES
 from headrace_contracts.events import Lane, Mode, Privacy
 from headrace_contracts.limits import (
     HIGHEST_TEMPERATURE,
@@ -46,9 +47,14 @@ _UNREADABLE: Final = object()
 
 _RFC3339: Final = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)")
 
+_QUERY: Final = r"^[^\x00-\x1f\x7f]*[^\s\x00-\x1f\x7f][^\x00-\x1f\x7f]*$"
+
 Name = Annotated[str, StringConstraints(min_length=1, max_length=LONGEST_NAME, pattern=NAME_PATTERN)]
 """A name chosen by callers; it appears in keys, indexes and logs, so it is short and printable."""
 
+
+Query = Annotated[str, StringConstraints(max_length=LONGEST_QUERY, pattern=_QUERY)]
+"""A search for a role with research: one line that says something."""
 
 StopText = Annotated[str, StringConstraints(min_length=1, max_length=LONGEST_STOP)]
 
@@ -134,6 +140,7 @@ class SubmitOptions(BaseModel):
     preferred_provider: Name | None = None
     allow_cached: bool | None = None
     provider: ProviderChoice | None = None
+    queries: Annotated[list[Query], Field(min_length=1, max_length=MOST_QUERIES)] | None = None
 
     max_tokens: Annotated[int, Field(ge=1, le=MOST_OUTPUT_TOKENS)] | None = None
     temperature: Annotated[float, Field(ge=0, le=HIGHEST_TEMPERATURE)] | None = None

@@ -75,7 +75,7 @@ def open_research(state: TaskState) -> bool:
 
 def go_on(state: TaskState, context: DecisionContext) -> Decision | Ignored:
     """What a task that has no attempt out does next: it searches, or a model answers."""
-    return _advanced(_Step(state), context) if open_research(state) else route(state, context)
+    return _advanced(SearchStep(state), context) if open_research(state) else route(state, context)
 
 
 def choice_now(state: TaskState, context: DecisionContext) -> Choice:
@@ -105,7 +105,7 @@ def search_ended(state: TaskState, event: AttemptEnded, context: DecisionContext
             failure = Failure(code=UNREADABLE_RESULTS, message=f"the results cannot be read: {error}")
             ended = replace(ended, outcome=Outcome.FAILED_RETRYABLE, failure=failure)
     end = close(last, ended, context.prices)
-    step = _Step(state)
+    step = SearchStep(state)
     if ended.failure is not None and ended.failure.code == ANSWERED_REMOTELY:
         step.state, owed = breach(step.state, last, ended.failure, context.now)
         step.commands.append(owed)
@@ -124,7 +124,7 @@ def search_undeliverable(state: TaskState, event: Undeliverable, context: Decisi
     place = _place_of(state, event.number)
     if place is None or _searches(state)[place].attempts[-1].outcome is not None:
         return Ignored("late_result")
-    step = _Step(state)
+    step = SearchStep(state)
     last = _searches(state)[place].attempts[-1]
     # Nothing was sent, so nothing was spent.
     end = replace(last, outcome=Outcome.FAILED_PERMANENT, failure=event.failure, asked=False)
@@ -138,7 +138,7 @@ def wake_searching(state: TaskState, _: WakeUp, context: DecisionContext) -> Dec
         return expire(state, context)
     if state.wake_at is not None and context.now < state.wake_at:
         return Ignored("early")
-    step = _Step(state)
+    step = SearchStep(state)
     for place, search in enumerate(_searches(state)):
         if not search.ended and _runs(search) and search.wake_at is not None and search.wake_at <= context.now:
             last = search.attempts[-1]
@@ -148,7 +148,7 @@ def wake_searching(state: TaskState, _: WakeUp, context: DecisionContext) -> Dec
 
 
 @dataclass(slots=True)
-class _Step:
+class SearchStep:
     """One decision while it is made."""
 
     state: TaskState
@@ -187,7 +187,7 @@ class _Step:
         )
 
 
-def _advanced(step: _Step, context: DecisionContext) -> Decision | Ignored:
+def _advanced(step: SearchStep, context: DecisionContext) -> Decision | Ignored:
     """Dispatch what is due, go on to the answer if nothing is left to wait for, or rest until something happens."""
     state, policy = step.state, _policy(step.state, context)
     if policy is None:
@@ -221,7 +221,7 @@ def _advanced(step: _Step, context: DecisionContext) -> Decision | Ignored:
 
 
 def _dispatch(
-    step: _Step,
+    step: SearchStep,
     place: int,
     choice: Choice,
     chosen: Candidate,
@@ -260,7 +260,7 @@ def _dispatch(
 
 
 def _take(
-    step: _Step, place: int, end: AttemptState, found: list[FoundSource], simulated: bool, context: DecisionContext
+    step: SearchStep, place: int, end: AttemptState, found: list[FoundSource], simulated: bool, context: DecisionContext
 ) -> None:
     """Keep what a search has found."""
     policy = _policy(step.state, context)
@@ -278,7 +278,7 @@ def _take(
     step.note(context.now, "searched", f"{_name(step, place)}: {len(found)} sources", end)
 
 
-def _try_again(step: _Step, place: int, end: AttemptState, context: DecisionContext) -> None:
+def _try_again(step: SearchStep, place: int, end: AttemptState, context: DecisionContext) -> None:
     """After an attempt at a search that gave nothing: another source at once, the same one after a delay, or its end.
 
     A source that has failed is not asked again while another one can be.
@@ -312,14 +312,14 @@ def _try_again(step: _Step, place: int, end: AttemptState, context: DecisionCont
     step.note(now, "retried", f"{_name(step, place)}: {code}; retry in {wait} ms", end)
 
 
-def _no_candidate(step: _Step, place: int, choice: Choice, context: DecisionContext) -> None:
+def _no_candidate(step: SearchStep, place: int, choice: Choice, context: DecisionContext) -> None:
     """End a search that no source can run now."""
     search = step.research.searches[place]
     step.reject(choice.rejected, context.now)
     step.change(place, replace(search, wake_at=None, ended=True))
 
 
-def _give_up_rest(step: _Step, context: DecisionContext) -> None:
+def _give_up_rest(step: SearchStep, context: DecisionContext) -> None:
     for place, search in enumerate(step.research.searches):
         if search.ended:
             continue
@@ -331,7 +331,7 @@ def _give_up_rest(step: _Step, context: DecisionContext) -> None:
         step.note(context.now, "searched", f"{_name(step, place)}: nothing, {_ENOUGH}")
 
 
-def _resting(step: _Step, context: DecisionContext) -> Decision:
+def _resting(step: SearchStep, context: DecisionContext) -> Decision:
     """Until the next search has to be looked at."""
     times = [search.wake_at for search in step.research.searches if not search.ended]
     due = [at for at in (*times, step.research.until, step.state.deadline_at) if at is not None]
@@ -339,7 +339,7 @@ def _resting(step: _Step, context: DecisionContext) -> Decision:
     return Decision(state, tuple(step.commands), tuple(step.rejected))
 
 
-def _waiting(step: _Step, before: TaskState, choice: Choice, context: DecisionContext) -> Decision | Ignored:
+def _waiting(step: SearchStep, before: TaskState, choice: Choice, context: DecisionContext) -> Decision | Ignored:
     """No source is there, and the task needs one: it waits, as for a model."""
     if before.phase is TaskPhase.WAITING and before.wake_at is not None and before.work_topic is None:
         return Ignored("no_capacity")
@@ -354,7 +354,7 @@ def _waiting(step: _Step, before: TaskState, choice: Choice, context: DecisionCo
 
 
 def _concluded(
-    step: _Step, policy: ResearchPolicy | None, why: str, context: DecisionContext, missed: Choice | None = None
+    step: SearchStep, policy: ResearchPolicy | None, why: str, context: DecisionContext, missed: Choice | None = None
 ) -> Decision:
     """All is found that will be: a model answers, or the task fails."""
     research, state = step.research, step.state
@@ -426,13 +426,13 @@ def _runs(search: SearchState) -> bool:
     return bool(search.attempts) and search.attempts[-1].outcome is None
 
 
-def _must_wait(step: _Step, policy: ResearchPolicy) -> bool:
+def _must_wait(step: SearchStep, policy: ResearchPolicy) -> bool:
     """Whether a task without sources waits for one to come: as long as none has been asked."""
     tried = any(attempt.asked for attempt in search_attempts(step.state))
     return not tried and policy.without_sources == "fail"
 
 
-def _name(step: _Step, place: int) -> str:
+def _name(step: SearchStep, place: int) -> str:
     return f"search {place + 1} of {len(step.research.searches)}"
 
 

@@ -28,7 +28,8 @@ from headrace_models.found_sources import FoundSource
 _SHORTEST_EXCERPT: Final = 200
 """Bytes of a source below which it is not worth its address."""
 _MOST_CITATIONS: Final = 200
-_MARKER: Final = re.compile(r"\[(\d{1,3}(?:\s?,\s?\d{1,3}){0,9})\]")
+_MARKER: Final = re.compile(r"\[[0-9]{1,3}(?:\s?,\s?[0-9]{1,3}){0,9}\]")
+_NUMBER: Final = re.compile(r"[0-9]+")
 _JSON_TEXT: Final = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
 
 _HOW_TO_CITE: Final = (
@@ -127,9 +128,11 @@ def _with_citations(choice: AnswerChoice, sources: Sequence[Citation], *, as_jso
 
 
 def _markers(text: str, *, as_json: bool) -> Iterator[tuple[int, int, int]]:
-    """Numbers in brackets, each with the place of its brackets."""
+    """Numbers of sources, each with its place in the text: with the brackets, or without where they hold several."""
     spans = [match.span() for match in _JSON_TEXT.finditer(text)] if as_json else [(0, len(text))]
     for begin, end in spans:
-        for match in _MARKER.finditer(text, begin, end):
-            for number in match.group(1).split(","):
-                yield int(number), match.start(), match.end()
+        for marker in _MARKER.finditer(text, begin, end):
+            numbers = list(_NUMBER.finditer(text, *marker.span()))
+            for number in numbers:
+                start, stop = marker.span() if len(numbers) == 1 else number.span()
+                yield int(number.group()), start, stop
