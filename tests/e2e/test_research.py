@@ -121,8 +121,8 @@ async def test_openai_clients_get_annotations_and_json_by_schema(platform: Runni
     schema = {"type": "object", "properties": {"summary": {"type": "string"}}, "required": ["summary"]}
     form = {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}
     body: dict[str, Any] = {
-        "model": "role:research", "messages": [{"role": "user", "content": question()}], "privacy": "public", "mode": "cloud",
-        "response_format": form,
+        "model": "role:research", "messages": [{"role": "user", "content": question()}], "privacy": "public",
+        "mode": "cloud", "response_format": form,
     }  # fmt: skip
     async with aiohttp.ClientSession(platform.intake_url, headers={"Authorization": f"Bearer {tenant_key}"}) as session:
         async with session.post("/v1/chat/completions", json=body) as answer:
@@ -141,8 +141,8 @@ async def test_openai_clients_get_annotations_and_json_by_schema(platform: Runni
         (content,) = document["output"][-1]["content"]
         assert {one["type"] for one in content["annotations"]} == {"url_citation"}
         body = {
-            "model": "role:research", "messages": [{"role": "user", "content": question()}], "privacy": "public", "mode": "cloud",
-            "stream": True,
+            "model": "role:research", "messages": [{"role": "user", "content": question()}], "privacy": "public",
+            "mode": "cloud", "stream": True,
         }  # fmt: skip
         async with session.post("/v1/chat/completions", json=body) as answer:
             lines = [line async for line in answer.content]

@@ -30,6 +30,7 @@ from headrace_models.ports import (
 )
 
 from headrace_testing.simulation.plan import Fault, Plan
+from headrace_testing.simulation.research import SOURCES, answer_of, is_search
 from headrace_testing.simulation.trace import Trace
 
 LOCAL_MODELS = ("gemma2:2b", "phi3:3.8b", "qwen2.5-coder:1.5b", "qwen2.5-coder:7b", "llama3:8b")
@@ -57,6 +58,8 @@ LOCAL_LISTING: Listing = (
         "remote_model": REMOTE_BY_HOST,
     },
 )
+SEARCH_LISTINGS: Mapping[str, Listing] = {name: _listed((model,)) for name, model in SOURCES.items()}
+"""Of sources of searches, by provider."""
 CLOUD_LISTINGS: Mapping[str, Listing] = {name: _listed(models) for name, models in CLOUD_MODELS.items()}
 
 
@@ -196,9 +199,13 @@ class SimulatedProvider:
         declines = models.happens(Fault.MODEL_DECLINES, about)
         cut_off = models.happens(Fault.MODEL_CUT_OFF, about)
         bytes_in = sum(len(message.text.encode()) for message in request.messages)
-        answer = "I must not say." if declines else answer_to(request.messages[-1].text)
+        said = request.messages[-1].text
+        found = answer_of(self._provider, said) if is_search(self._provider) else answer_to(said)
+        answer = "I must not say." if declines else found
         output = rng.randint(1, max(1, min(request.max_output_tokens, 400)))
         usage = CallUsage(rng.randint(1, bytes_in), output, searches=0)
+        if is_search(self._provider):
+            usage = CallUsage(searches=1)
         reason: FinishReason = "refusal" if declines else "length" if cut_off else "stop"
         try:
             if seconds >= request.timeout_seconds:

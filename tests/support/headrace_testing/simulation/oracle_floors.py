@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 from headrace_contracts.events import AttemptRequested, Preferences, ServedFrom, TaskSubmitted
 
 from headrace_testing.simulation.record import Commanded
+from headrace_testing.simulation.research import WEB
 
 if TYPE_CHECKING:
     from headrace_testing.simulation.judge import Judge
@@ -52,7 +53,8 @@ class _Floor:
             return True
         return (
             level < _LEVELS["sensitive"]
-            and mode < _MODES["local"]
+            # A search of our own is local, and asks the web.
+            and (mode < _MODES["local"] or attempt.provider == WEB)
             and (level == _LEVELS["public"] or attempt.provider in self.consented)
         )
 

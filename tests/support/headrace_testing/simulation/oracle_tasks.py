@@ -16,6 +16,7 @@ from headrace_contracts.events import (
     TaskStatus,
     TaskSubmitted,
 )
+from headrace_router.decide.retry import all_attempts
 from headrace_streams.records import OffsetAndMetadata, TopicPartition
 
 from headrace_testing.router_twin import PREFIX
@@ -49,7 +50,7 @@ def check_commanded(judge: Judge, seen: Seen, topic: str, event: AttemptRequeste
         if not any(each.entry.state is not None and each.entry.state.result == event for each in commanded):
             judge.violated(f"{topic}: {seen.event_id} is not what the journal says")
         return
-    (attempt,) = [attempt for attempt in state.attempts if attempt.number == event.number]
+    (attempt,) = [attempt for attempt in all_attempts(state) if attempt.number == event.number]
     told = (event.provider, event.model, event.privacy, event.home_partition)
     if told != (attempt.provider, attempt.model, state.privacy, state.home_partition):
         judge.violated(f"{topic}: {seen.event_id} is not what the journal says")

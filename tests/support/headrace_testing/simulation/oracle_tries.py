@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 from headrace_contracts.events import AttemptFinished, Outcome, TaskCompleted, TaskPhase, TaskStatus, Usage
 
+from headrace_testing.simulation.research import is_search
+
 if TYPE_CHECKING:
     from headrace_testing.simulation.judge import Judge
 
@@ -67,8 +69,10 @@ def _given_up_untried(judge: Judge) -> Iterator[str]:
             asked = [number for number in sent if number not in said or _may_have_asked(judge, said[number])]
             tries = Counter(sent[number] for number in asked)
             for model in {(each.provider, each.model) for each in entry.rejected if each.code == "failed_before"}:
+                if is_search(model[0]):
+                    continue  # each search has tries of its own
                 lasting = any(
-                    sent[number] == model and report.outcome not in _RETRYABLE for number, report in said.items()
+                    sent.get(number) == model and report.outcome not in _RETRYABLE for number, report in said.items()
                 )
                 if not lasting and tries[model] < retry.attempts_per_model:
                     yield f"task {task_id} gives up {'/'.join(model)}, which {tries[model]} attempts asked"

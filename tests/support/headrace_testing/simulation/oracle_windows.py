@@ -48,10 +48,16 @@ def _kept(judge: Judge) -> Iterator[str]:
             if state is None:
                 continue
             before = out.pop(entry.task_id, None)
-            if state.phase is not TaskPhase.RUNNING:
+            if state.phase not in (TaskPhase.RUNNING, TaskPhase.SEARCHING):
                 continue
-            task, last = task_of(state), state.attempts[-1]
-            name = task.tenant, work_topic(last.place, state.lane, last.site).name
+            task = task_of(state)
+            if state.phase is TaskPhase.SEARCHING:
+                # It has one place, however many searches are out.
+                assert state.work_topic is not None
+                name = task.tenant, state.work_topic
+            else:
+                last = state.attempts[-1]
+                name = task.tenant, work_topic(last.place, state.lane, last.site).name
             out[entry.task_id] = name, size_of(task)
             sizes = [size for other, size in out.values() if other == name]
             # A repeat of the same state adds nothing.

@@ -13,6 +13,7 @@ from headrace_contracts.topics import topic_named
 from headrace_streams.records import OffsetAndMetadata, Record, TopicPartition
 
 from headrace_testing.router_twin import PREFIX
+from headrace_testing.simulation.research import is_search
 
 if TYPE_CHECKING:
     from headrace_testing.simulation.judge import Judge
@@ -114,7 +115,7 @@ def check_begin(judge: Judge, process: SimulatedProcess, group: str, record: Rec
 def _in_session(judge: Judge, place: Place) -> bool:
     """Whether its order counts: only a session asks for one. What nobody can read might be of one."""
     found = judge.topics.work.get(place)
-    return found is None or found[1].session is not None
+    return found is None or (found[1].session is not None and not is_search(found[1].provider))
 
 
 def check_end(judge: Judge, process: SimulatedProcess, record: Record, calls: Sequence[Call]) -> None:
@@ -164,7 +165,7 @@ def _order_without_need(judge: Judge) -> Iterator[str]:
     key. They do as they are told: `check_begin` looks at sessions, tests of the engine at the rest."""
     for place, (seen, request) in judge.topics.work.items():
         ordered = header(seen.record.headers, UNORDERED) is None
-        if ordered is not (request.session is not None):
+        if ordered is not (request.session is not None and not is_search(request.provider)):
             order = "in the order of its key" if ordered else "in any order"
             yield f"attempt {request.attempt_id} at {place[0]}[{place[1]}]@{place[2]} is to run {order}"
 

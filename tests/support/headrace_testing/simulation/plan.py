@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
+from headrace_testing.simulation.research import searches
+
 
 class Fault(StrEnum):
     """What can fail. The first group occurs at an I/O boundary, the second at scheduled times."""
@@ -146,6 +148,7 @@ class Plan:
         alike: Share of tasks that repeat the previous question.
         sites: The site of each local worker, drawn from a generator of its own; without any, all are of none. Workers
             of one site have the same nodes, those of different sites different ones.
+        research: Whether some tasks search before a model answers, and there are sources to ask.
     """
 
     seed: int
@@ -171,6 +174,7 @@ class Plan:
     long_idle: bool
     alike: float
     sites: tuple[str, ...] = ()
+    research: bool = False
 
     def rate(self, fault: Fault) -> float:
         """Chance of a fault with an occasion of its own."""
@@ -224,4 +228,5 @@ def draw_plan(seed: int, rng: random.Random) -> Plan:
         long_idle=rng.random() < 0.02,
         alike=rng.choice((0.0, 0.2, 0.6)),
         sites=sites,
+        research=searches(seed),
     )

@@ -14,12 +14,13 @@ from headrace_contracts.errors import RegistryUnavailable
 from headrace_contracts.events import Lane, NodeStatus, Place, PolicyPublished, Preferences, SwitchedOff
 from headrace_contracts.groups import CLOUD_WORKER, local_worker_of
 from headrace_local_worker.decide.balancing import choose_node
+from headrace_local_worker.decide.privacy import forbid as forbid_at_nodes
 from headrace_models.worker.assembly import sharing_of
 from headrace_models.worker.cancellations import Cancellations, CancelledTasks, is_cancelled
 from headrace_models.worker.endpoint import Endpoint
 from headrace_models.worker.fleet import FleetOptions, FleetReporter
 from headrace_models.worker.pool import Pool
-from headrace_models.worker.runner import AttemptRunner, RunnerOptions, nothing_forbidden
+from headrace_models.worker.runner import AttemptRunner, RunnerOptions
 from headrace_router.adapters.routing_view import RoutingView
 from headrace_router.limits import RouterLimits
 from headrace_router.metrics import RouterMetrics
@@ -43,6 +44,7 @@ from headrace_testing.simulation.models import (
     ASKED,
     CLOUD_LISTINGS,
     EXECUTION,
+    SEARCH_LISTINGS,
     Call,
     SimulatedProvider,
     listing_at,
@@ -53,6 +55,7 @@ from headrace_testing.simulation.oracle_bytes import live_bytes_of
 from headrace_testing.simulation.oracle_quota import quota_of
 from headrace_testing.simulation.oracle_windows import window_of
 from headrace_testing.simulation.plan import SITES, Fault
+from headrace_testing.simulation.research import WEB
 
 if TYPE_CHECKING:
     from headrace_testing.simulation.world import SimulatedWorld
@@ -309,6 +312,9 @@ class WorkerBody:
         offers = [(name, name, listing) for name, listing in CLOUD_LISTINGS.items()] if cloud else [
             ("ollama", node, listing_at(site)) for node in nodes_at(site)
         ]  # fmt: skip
+        if plan.research:
+            source = "tavily" if cloud else WEB
+            offers.append((source, source if cloud else f"{site or 'node'}-search", SEARCH_LISTINGS[source]))
         run = f"{process.name}.{process.lives}"
         places = [
             Endpoint(SimulatedProvider(world.models, run, provider, node, listing), 2, adapts=not cloud)
@@ -331,7 +337,7 @@ class WorkerBody:
             outcomes_to=topics.outcome_topic(Place.CLOUD if cloud else Place.LOCAL),
             clock_ms=process.clock,
             new_id=self._new_execution,
-            forbid=forbid if cloud else nothing_forbidden,
+            forbid=forbid if cloud else forbid_at_nodes,
             is_cancelled=self._cancellations.has,
         )
         group = CLOUD_WORKER if cloud else local_worker_of(site)

@@ -37,6 +37,7 @@ from headrace_testing.simulation.network import PATIENCE_SECONDS, Endures, Simul
 from headrace_testing.simulation.operators import Operators
 from headrace_testing.simulation.plan import SITES, Fault, Plan, draw_plan
 from headrace_testing.simulation.processes import AccountantBody, Body, RouterBody, SimulatedProcess, WorkerBody
+from headrace_testing.simulation.research import Questions
 from headrace_testing.simulation.settings import SettingsWriter
 from headrace_testing.simulation.trace import Trace
 
@@ -117,6 +118,7 @@ class SimulatedWorld:
         self.judge = Judge(self)
         self.cluster.witness = self.judge
         self.processes = self._processes()
+        self.questions = Questions(seed, some=self.plan.research)
         self.clients = Clients(self)
         self.settings = SettingsWriter(self)
         self.forgers = Forgers(self)

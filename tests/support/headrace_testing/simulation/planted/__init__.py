@@ -5,12 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from headrace_testing.simulation.planted import engine, journal, lasting, ledger, operators, router, sites, workers
+from headrace_testing.simulation.planted import (
+    engine,
+    journal,
+    lasting,
+    ledger,
+    operators,
+    research,
+    router,
+    sites,
+    workers,
+)
 from headrace_testing.simulation.planted.bugs import Bug, Patches
 
 BUGS: Sequence[Bug] = (
     *journal.BUGS, *router.BUGS, *engine.BUGS, *workers.BUGS, *ledger.BUGS, *lasting.BUGS, *sites.BUGS,
-    *operators.BUGS,
+    *operators.BUGS, *research.BUGS,
 )  # fmt: skip
 
 
