@@ -14,18 +14,20 @@ from headrace_models.errors import ProviderError, RetrySameProvider, TryAnotherP
 from headrace_models.ollama import OllamaNode
 from headrace_models.openai_compatible import OpenAICompatible
 from headrace_models.ports import ChatRequest, Provider
+from headrace_models.searxng import SearXNG
 from headrace_models.simulator import Simulator, SimulatorConfig, Speed
 from headrace_models.simulator.answers import REFUSAL_MARK, REFUSAL_TEXT
 from headrace_models.simulator.faults import Fault, FaultKind
 from headrace_models.tavily import Tavily
 from pydantic import SecretStr
 
-PROVIDERS = ("ollama", "groq", "anthropic", "tavily")
+PROVIDERS = ("ollama", "groq", "anthropic", "tavily", "searxng")
 MODELS = {
     "ollama": "phi3:3.8b",
     "groq": "llama-3.3-70b-versatile",
     "anthropic": "claude-sonnet-4-6",
     "tavily": "tavily-search",
+    "searxng": "web",
 }
 TALKERS = ("ollama", "groq", "anthropic")
 
@@ -42,6 +44,7 @@ def _make(kind: str, simulator: Simulator, *, key: str = "test-key") -> Provider
         "groq": lambda: OpenAICompatible("groq", simulator.groq_url, SecretStr(key)),
         "anthropic": lambda: Anthropic(SecretStr(key), base_url=simulator.anthropic_url),
         "tavily": lambda: Tavily(SecretStr(key), base_url=simulator.tavily_url),
+        "searxng": lambda: SearXNG("search", simulator.searxng_url("search")),
     }
     return makers[kind]()
 

@@ -16,7 +16,7 @@ PROVIDER: Final = "searxng"
 _RESULTS: Final = 4
 _STATUS: Final = {
     FaultKind.RATE_LIMIT: 429, FaultKind.OVERLOADED: 503, FaultKind.ERROR: 500, FaultKind.UNAUTHORISED: 401,
-    FaultKind.MODEL_MISSING: 404, FaultKind.BAD_REQUEST: 400, FaultKind.QUOTA: 429,
+    FaultKind.MODEL_MISSING: 404, FaultKind.BAD_REQUEST: 400, FaultKind.QUOTA: 402,
 }  # fmt: skip
 
 
