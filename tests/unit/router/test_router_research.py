@@ -54,7 +54,7 @@ from headrace_testing.routing import (
 )
 
 ALL = (*EVERYWHERE, SEARCH_WEB, TAVILY_NODE)
-PUBLIC = {"role": "research", "privacy": Privacy.PUBLIC}
+PUBLIC: dict[str, Any] = {"role": "research", "privacy": Privacy.PUBLIC}
 
 
 def asked(*queries: str) -> Options:
@@ -618,7 +618,7 @@ def _event(rng: random.Random, desk: Desk) -> None:
         case 2:
             desk.give(AttemptEnded(finished(rng.choice(list(Outcome)), number)))
         case 3:
-            unasked = {"usage": Usage(), "failure": Failure(code="no_capacity")}
+            unasked: dict[str, Any] = {"usage": Usage(), "failure": Failure(code="no_capacity")}
             desk.give(AttemptEnded(finished(Outcome.FAILED_RETRYABLE, number, **unasked)))
         case _:
             urls = [f"https://{rng.randrange(9)}.example" for _ in range(rng.randrange(4))]

@@ -35,7 +35,8 @@ def cost(event: UsageRecorded) -> int:
     assert price is not None, f"simulated models have prices, not {event.provider}/{event.model}"
     usage = event.usage
     parts: int = usage.input_tokens * price.get("input", 0) + usage.output_tokens * price.get("output", 0)
-    return (parts + 999_999) // 1_000_000 + usage.searches * price.get("search", 0)
+    searches: int = usage.searches * price.get("search", 0)
+    return (parts + 999_999) // 1_000_000 + searches
 
 
 def check_commit(judge: Judge, client: str, name: TopicPartition, reached: OffsetAndMetadata) -> None:
