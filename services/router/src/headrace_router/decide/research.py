@@ -13,8 +13,7 @@ the next one; whatever the others have found is used. The task goes on when all 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Final
 
 from headrace_contracts.content import ContentSealed, text_of
@@ -25,13 +24,11 @@ from headrace_contracts.events import (
     CommandKind,
     Failure,
     Outcome,
-    Rejection,
     ResearchState,
     Sampling,
     SearchState,
     TaskPhase,
     TaskState,
-    TrailStep,
 )
 from headrace_contracts.ids import attempt_id
 from headrace_contracts.topics import AUDIT_RECORDED, work_topic
@@ -57,9 +54,10 @@ from headrace_router.decide.routes import (
     rules_of,
     without_candidate,
 )
+from headrace_router.decide.search_step import SearchStep, runs
 from headrace_router.decide.sites import at_site
 from headrace_router.decide.sources import merged
-from headrace_router.decide.terminal import breach, has_answered, rejected_steps, task_of
+from headrace_router.decide.terminal import breach, has_answered, task_of
 
 NO_SOURCES: Final = "no_sources"
 """Code of a task whose searches have found nothing."""
@@ -140,51 +138,11 @@ def wake_searching(state: TaskState, _: WakeUp, context: DecisionContext) -> Dec
         return Ignored("early")
     step = SearchStep(state)
     for place, search in enumerate(_searches(state)):
-        if not search.ended and _runs(search) and search.wake_at is not None and search.wake_at <= context.now:
+        if not search.ended and runs(search) and search.wake_at is not None and search.wake_at <= context.now:
             last = search.attempts[-1]
             failure = Failure(code=ATTEMPT_TIMEOUT, message=f"no result after {context.now - last.dispatched_at} ms")
             _try_again(step, place, replace(last, outcome=Outcome.EXPIRED, failure=failure), context)
     return _advanced(step, context)
-
-
-@dataclass(slots=True)
-class SearchStep:
-    """One decision while it is made."""
-
-    state: TaskState
-    commands: list[Command] = field(default_factory=list)
-    rejected: list[Rejection] = field(default_factory=list)
-    not_now: dict[int, NotNow] = field(default_factory=dict)
-    """Sources that are passed over this time, by the place of the search."""
-
-    @property
-    def research(self) -> ResearchState:
-        assert self.state.research is not None, "only a task that searches gets here"
-        return self.state.research
-
-    def change(self, place: int, search: SearchState) -> None:
-        searches = list(self.research.searches)
-        searches[place] = search
-        self.state = replace(self.state, research=replace(self.research, searches=tuple(searches)))
-
-    def reject(self, rejected: Iterable[Rejection], now: int) -> None:
-        """Tell of sources that may not run a search, each once."""
-        self.rejected += [one for one in rejected if one not in self.rejected]
-        steps = rejected_steps(self.state, tuple(rejected), now)
-        self.state = replace(self.state, trail=(*self.state.trail, *steps))
-
-    def note(self, now: int, word: str, reason: str, attempt: AttemptState | None = None) -> None:
-        told = TrailStep(
-            at=now, step=word, reason=reason,
-            provider=None if attempt is None else attempt.provider, model=None if attempt is None else attempt.model,
-        )  # fmt: skip
-        self.state = replace(self.state, trail=(*self.state.trail, told))
-
-    def decided(self, decision: Decision | Ignored) -> Decision:
-        assert isinstance(decision, Decision), "a task that does not wait is never left as it is"
-        return replace(
-            decision, commands=(*self.commands, *decision.commands), rejected=(*self.rejected, *decision.rejected)
-        )
 
 
 def _advanced(step: SearchStep, context: DecisionContext) -> Decision | Ignored:
@@ -197,7 +155,7 @@ def _advanced(step: SearchStep, context: DecisionContext) -> Decision | Ignored:
         _give_up_rest(step, context)
     unavailable: Choice | None = None
     for place, search in enumerate(step.research.searches):
-        due = not _runs(search) and (search.wake_at is None or search.wake_at <= context.now)
+        due = not runs(search) and (search.wake_at is None or search.wake_at <= context.now)
         if search.ended or not due:
             continue
         choice = _choice(step.state, search, policy, context, step.not_now.get(place))
@@ -251,7 +209,7 @@ def _dispatch(
         research=replace(step.research, until=now + policy.within if begins else step.research.until),
     )
     step.change(place, replace(search, attempts=(*search.attempts, attempt), wake_at=now + policy.attempt_timeout))
-    step.note(now, "dispatched", f"{_name(step, place)}: {choice.reason}", attempt)
+    step.note(now, "dispatched", f"{step.name(place)}: {choice.reason}", attempt)
     name = attempt_id(task_of(state).task_id, attempt.number)
     step.commands += [
         Command(kind=CommandKind.DISPATCH, event_id=name, topic=topic, attempt=attempt.number),
@@ -275,7 +233,7 @@ def _take(
     )
     research = replace(step.research, sources=kept, simulated=step.research.simulated or simulated)
     step.state = replace(step.state, research=research)
-    step.note(context.now, "searched", f"{_name(step, place)}: {len(found)} sources", end)
+    step.note(context.now, "searched", f"{step.name(place)}: {len(found)} sources", end)
 
 
 def _try_again(step: SearchStep, place: int, end: AttemptState, context: DecisionContext) -> None:
@@ -290,12 +248,12 @@ def _try_again(step: SearchStep, place: int, end: AttemptState, context: Decisio
     code = "" if end.failure is None else end.failure.code
     if policy is None or len(search.attempts) >= retry.attempts:
         step.change(place, replace(search, ended=True))
-        step.note(now, "searched", f"{_name(step, place)}: nothing, {code}", end)
+        step.note(now, "searched", f"{step.name(place)}: nothing, {code}", end)
         return
     last = NotNow(f"{end.provider}/{end.model}", "it has just failed")
     if _choice(step.state, search, policy, context, last).chosen is not None:
         step.not_now[place] = last
-        step.note(now, "fell_back", f"{_name(step, place)}: {code}", end)
+        step.note(now, "fell_back", f"{step.name(place)}: {code}", end)
         return
     tried = max(1, tries(search.attempts, end.provider, end.model))
     wait = backoff(task_of(step.state).task_id, end.number, tried, retry)
@@ -306,10 +264,10 @@ def _try_again(step: SearchStep, place: int, end: AttemptState, context: Decisio
         return
     if until is not None and now + wait >= until:
         step.change(place, replace(search, ended=True))
-        step.note(now, "searched", f"{_name(step, place)}: nothing, {code}", end)
+        step.note(now, "searched", f"{step.name(place)}: nothing, {code}", end)
         return
     step.change(place, replace(search, wake_at=now + wait))
-    step.note(now, "retried", f"{_name(step, place)}: {code}; retry in {wait} ms", end)
+    step.note(now, "retried", f"{step.name(place)}: {code}; retry in {wait} ms", end)
 
 
 def _no_candidate(step: SearchStep, place: int, choice: Choice, context: DecisionContext) -> None:
@@ -324,11 +282,11 @@ def _give_up_rest(step: SearchStep, context: DecisionContext) -> None:
         if search.ended:
             continue
         attempts = search.attempts
-        if _runs(search):
+        if runs(search):
             failure = Failure(code=ATTEMPT_TIMEOUT, message=_ENOUGH)
             attempts = (*attempts[:-1], replace(attempts[-1], outcome=Outcome.EXPIRED, failure=failure))
         step.change(place, replace(search, attempts=attempts, wake_at=None, ended=True))
-        step.note(context.now, "searched", f"{_name(step, place)}: nothing, {_ENOUGH}")
+        step.note(context.now, "searched", f"{step.name(place)}: nothing, {_ENOUGH}")
 
 
 def _resting(step: SearchStep, context: DecisionContext) -> Decision:
@@ -422,18 +380,10 @@ def _place_of(state: TaskState, number: int) -> int | None:
     return places[0] if places else None
 
 
-def _runs(search: SearchState) -> bool:
-    return bool(search.attempts) and search.attempts[-1].outcome is None
-
-
 def _must_wait(step: SearchStep, policy: ResearchPolicy) -> bool:
     """Whether a task without sources waits for one to come: as long as none has been asked."""
     tried = any(attempt.asked for attempt in search_attempts(step.state))
     return not tried and policy.without_sources == "fail"
-
-
-def _name(step: SearchStep, place: int) -> str:
-    return f"search {place + 1} of {len(step.research.searches)}"
 
 
 def _found(ended: AttemptFinished) -> list[FoundSource]:
