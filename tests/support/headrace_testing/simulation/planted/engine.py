@@ -142,7 +142,7 @@ BUGS = (
     Bug("map_dropped", "what the map names as finished is done again after a rebalance", _map_dropped, hint=538),
     Bug("parked_is_done", "a record that waits for a retry counts as finished", _parked_is_done),
     Bug("parked_forgotten", "records that wait for a retry are never woken", _parked_forgotten, hint=25),
-    Bug("letter_not_awaited", "a dead letter is not waited for", _letter_not_awaited, hint=8),
+    Bug("letter_not_awaited", "a dead letter is not waited for", _letter_not_awaited, hint=51),
     Bug("no_key_order", "records of one key are handled side by side", _no_key_order, hint=1),
     Bug("revoked_is_done", "what still runs at a revocation counts as finished", _revoked_is_done, hint=4),
     Bug("cancelled_is_done", "what is cancelled at a revocation counts as finished", _cancelled_is_done, hint=4),
