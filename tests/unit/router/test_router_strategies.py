@@ -14,9 +14,11 @@ from headrace_contracts.events import (
     NodeStatus,
     Options,
     Outcome,
+    Place,
     Privacy,
     Routing,
     Sampling,
+    TaskPhase,
 )
 from headrace_contracts.narrowing import STRATEGIES, routing_objections
 from headrace_router.adapters.policy_file import parse_policy
@@ -243,3 +245,22 @@ def test_the_order_depends_on_figures_alone(figures: list[Measures], strategy: A
     orders = {tuple(each[place] for place in ranked(strategy, each, 50.0)) for each in permutations(figures)}
     keys = {tuple(sorted(map(repr, each))) for each in orders}
     assert len(keys) <= 1
+
+
+def test_search_engines_are_asked_as_listed_whatever_is_asked_of_models() -> None:
+    more = (
+        "  s: {models: [ollama/gemma2:2b, groq/llama-3.1-8b-instant], strategy: fastest,"
+        " research: {sources: [tavily/basic, searxng/web]}}\n"
+    )
+    text = POLICY.replace("STRATEGY", "cheapest").replace(
+        "providers:\n", "providers:\n  tavily: {place: cloud}\n  searxng: {place: local}\n"
+    )
+    engines = (node("search", "tavily", ["basic"]), node("engine", "searxng", ["web"], place=Place.LOCAL))
+    desk = Desk(policy=parse_policy(text + more, "test"), fleet=(*FLEET, *engines))
+    desk.submit(task(role="s", privacy=Privacy.PUBLIC, routing=Routing(only=("groq",), min_throughput=1.0)))
+    assert desk.state is not None
+    assert desk.state.phase is TaskPhase.SEARCHING
+    assert desk.state.research is not None
+    search = desk.state.research.searches[0].attempts[-1]
+    assert (search.provider, search.model) == ("tavily", "basic")
+    assert desk.context.fleet.rankings == {}

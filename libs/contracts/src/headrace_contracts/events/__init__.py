@@ -7,11 +7,11 @@ from headrace_contracts.events.access import AccessKey, RequestsCounted
 from headrace_contracts.events.audit import AuditRecorded
 from headrace_contracts.events.common import Content, Failure, Lane, Mode, Position, Privacy, Usage
 from headrace_contracts.events.deadletters import DeadLetter, DeadLetterHandled, Handling, Header
-from headrace_contracts.events.fleet import AnnouncedModel, Gpu, ModelStatus, NodeAnnounced, NodeDrained, NodeStatus, Place, PlacementAction, PlacementPhase, PlacementRequested, PlacementStatus
-from headrace_contracts.events.settings import Preferences, PrivacyLevel
+from headrace_contracts.events.fleet import AnnouncedModel, Gpu, ModelObserved, ModelStatus, NodeAnnounced, NodeDrained, NodeStatus, Place, PlacementAction, PlacementPhase, PlacementRequested, PlacementStatus
+from headrace_contracts.events.settings import PolicyPublished, Preferences, PrivacyLevel, SwitchKind, SwitchedOff
 from headrace_contracts.events.skills import SkillAction, SkillChange, SkillChanged, SkillPublished, SkillStatus, SkillSubmitted, SkillVersion
 from headrace_contracts.events.spend import SpendWindows, Window
-from headrace_contracts.events.tasks import AnswerChoice, AnswerPiece, AttemptState, Citation, Command, CommandKind, EntryKind, HistoryChangeKind, HistoryChanged, InputEvent, JournalEntry, Message, MessagePart, ModelOperation, Options, Outcome, PartKind, Rejection, ReplyKind, ResearchState, ResearchSummary, ResponseFormat, ResponseFormatKind, Sampling, SearchState, ServedFrom, TaskCancelled, TaskCompleted, TaskPhase, TaskReply, TaskState, TaskStatus, TaskSubmitted, Tool, ToolChoice, ToolChoiceMode, TrailStep, Turn
+from headrace_contracts.events.tasks import AnswerChoice, AnswerPiece, AttemptState, Citation, Command, CommandKind, EntryKind, HistoryChangeKind, HistoryChanged, InputEvent, JournalEntry, Message, MessagePart, ModelOperation, ModelSettings, Options, Outcome, PartKind, Rejection, ReplyKind, ResearchState, ResearchSummary, ResponseFormat, ResponseFormatKind, Routing, Sampling, SearchState, ServedFrom, TaskCancelled, TaskCompleted, TaskPhase, TaskReply, TaskState, TaskStatus, TaskSubmitted, Tool, ToolChoice, ToolChoiceMode, TrailStep, Turn
 from headrace_contracts.events.usage import UsageRecorded
 from headrace_contracts.events.work import AttemptFinished, AttemptRequested, AttemptsCancelled
 
@@ -44,7 +44,9 @@ __all__ = [
     "Message",
     "MessagePart",
     "Mode",
+    "ModelObserved",
     "ModelOperation",
+    "ModelSettings",
     "ModelStatus",
     "NodeAnnounced",
     "NodeDrained",
@@ -57,6 +59,7 @@ __all__ = [
     "PlacementPhase",
     "PlacementRequested",
     "PlacementStatus",
+    "PolicyPublished",
     "Position",
     "Preferences",
     "Privacy",
@@ -68,6 +71,7 @@ __all__ = [
     "ResearchSummary",
     "ResponseFormat",
     "ResponseFormatKind",
+    "Routing",
     "Sampling",
     "SearchState",
     "ServedFrom",
@@ -79,6 +83,8 @@ __all__ = [
     "SkillSubmitted",
     "SkillVersion",
     "SpendWindows",
+    "SwitchKind",
+    "SwitchedOff",
     "TaskCancelled",
     "TaskCompleted",
     "TaskPhase",

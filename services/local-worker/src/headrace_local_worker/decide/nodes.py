@@ -114,9 +114,7 @@ def _parse(entry: str, default_slots: int) -> NodeSpec:
         url = url if parsed.path.rstrip("/") else url + _API_PATH
     else:
         named = name_of(url)
-    return NodeSpec(
-        name or named, url, slots or default_slots, hardware, server, token_env, reach, defaults=defaults
-    )
+    return NodeSpec(name or named, url, slots or default_slots, hardware, server, token_env, reach, defaults=defaults)
 
 
 def parse_options(entry: str, options: Sequence[str]) -> dict[str, str]:

@@ -113,7 +113,7 @@ class Choice:
             return Failure(code=self.objection.code, message=self.objection.message)
         codes = {rejection.code: rejection for rejection in self.rejected}
         if self.may_come:
-            code = next(code for code in (SWITCHED_OFF, NO_CAPACITY, NO_LOCAL_CAPACITY) if code in codes)
+            code = next((code for code in (SWITCHED_OFF, NO_CAPACITY) if code in codes), NO_LOCAL_CAPACITY)
         else:
             code = next((code for code in _TELLING if code in codes), self.rejected[-1].code if codes else NO_CAPACITY)
         found = codes.get(code)
@@ -146,8 +146,9 @@ def choose(
     routing = task.routing or NOTHING_ASKED
     prompt_bytes = most_tokens(task.messages, system_prompt) + most_in_options(task.options)
     writes = task.operation is not ModelOperation.EMBED
+    name = task.role or policy.defaults.role
     known = in_order(
-        (task.role or policy.defaults.role) if task.model is None else "",
+        name if task.model is None and role is policy.roles.get(name) else "",
         _known(task, role, context),
         strategy_of(routing, role, context),
         routing,

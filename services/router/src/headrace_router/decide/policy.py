@@ -267,7 +267,7 @@ class ResearchPolicy(_Part):
     @cached_property
     def as_role(self) -> RolePolicy:
         """The sources as the models of a role: they are chosen by the same rules."""
-        return RolePolicy(models=self.sources, ladder=())
+        return RolePolicy(models=self.sources, ladder=(), strategy="listed")
 
 
 class RolePolicy(_OnOurNodes):

@@ -25,6 +25,7 @@ from headrace_contracts.events import (
     Failure,
     Outcome,
     ResearchState,
+    Routing,
     Sampling,
     SearchState,
     TaskPhase,
@@ -355,10 +356,20 @@ def _choice(
     rules = replace(rules_of(task, context, floor=state.privacy), searching=True)
     asked = replace(
         task, model=None, messages=search_messages(search), options=None, sampling=Sampling(),
-        budget_nanodollars=left_of_budget(state),
+        budget_nanodollars=left_of_budget(state), routing=_of_sources(task.routing),
     )  # fmt: skip
     choice = choose(asked, policy.as_role, None, rules, search.attempts, context, not_now)
     return at_site(choice, replace(state, attempts=search.attempts), context)
+
+
+def _of_sources(routing: Routing | None) -> Routing | None:
+    """What a task asks of the choice among models, as far as it concerns search engines: which models answer, how fast
+    and for how much, says nothing of who searches."""
+    if routing is None:
+        return None
+    return Routing(
+        ignore=routing.ignore, deny_data_collection=routing.deny_data_collection, zero_retention=routing.zero_retention
+    )
 
 
 def _policy(state: TaskState, context: DecisionContext) -> ResearchPolicy | None:
