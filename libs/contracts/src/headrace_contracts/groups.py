@@ -12,6 +12,7 @@ from headrace_contracts.topics import (
     ATTEMPTS_FINISHED_CLOUD,
     HISTORY_CHANGED,
     PLACEMENTS_REQUESTED,
+    PROVIDER_BATCHES,
     SKILLS_SUBMITTED,
     TASKS_CANCELLED,
     TASKS_COMPLETED,
@@ -53,6 +54,7 @@ ROUTER: Final = GroupSpec(
 LOCAL_WORKER: Final = GroupSpec("local-worker", "local-worker", (WORK_LOCAL_INTERACTIVE, WORK_LOCAL_BATCH), "kafka")
 PLACEMENTS: Final = GroupSpec("local-worker-placements", "local-worker", (PLACEMENTS_REQUESTED,), "kafka")
 CLOUD_WORKER: Final = GroupSpec("cloud-worker", "cloud-worker", (WORK_CLOUD_INTERACTIVE, WORK_CLOUD_BATCH), "kafka")
+CLOUD_BATCHES: Final = GroupSpec("cloud-worker-batches", "cloud-worker", (PROVIDER_BATCHES,), "kafka")
 INTAKE_VIEW: Final = GroupSpec("intake-view", "intake", (TASKS_SUBMITTED, TASKS_COMPLETED, HISTORY_CHANGED), "postgres")
 LEDGER: Final = GroupSpec("cost-accountant.ledger", "cost-accountant", (USAGE_RECORDED,), "postgres")
 LIVE_WINDOWS: Final = GroupSpec("cost-accountant.windows", "cost-accountant", (USAGE_RECORDED,), "kafka")
@@ -60,7 +62,7 @@ SKILL_BROADCASTER: Final = GroupSpec("skill-broadcaster", "skill-broadcaster", (
 
 GROUPS: Final[Mapping[str, GroupSpec]] = {
     spec.name: spec
-    for spec in (ROUTER, LOCAL_WORKER, PLACEMENTS, CLOUD_WORKER, INTAKE_VIEW, LEDGER, LIVE_WINDOWS, SKILL_BROADCASTER)
+    for spec in (ROUTER, LOCAL_WORKER, PLACEMENTS, CLOUD_WORKER, CLOUD_BATCHES, INTAKE_VIEW, LEDGER, LIVE_WINDOWS, SKILL_BROADCASTER)
 }
 
 

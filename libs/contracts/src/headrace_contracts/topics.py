@@ -149,6 +149,11 @@ USAGE_RECORDED = TopicSpec(
     ("local-worker", "cloud-worker"), ("cost-accountant", "local-worker", "cloud-worker", "anyone"),
     "Tokens of every execution.", dead_letters=True,
 )  # fmt: skip
+PROVIDER_BATCHES = TopicSpec(
+    "provider.batches", events.ProviderBatch, "batch id", "compact", None, 6,
+    ("cloud-worker",), ("cloud-worker",), "Batches at providers' batch APIs, from their first attempt to their last end.",
+    dead_letters=True,
+)  # fmt: skip
 SPEND_WINDOWS = TopicSpec(
     "spend.windows", events.SpendWindows, "tenant", "compact", None, 6,
     ("cost-accountant",), ("cost-accountant", "anyone"), "Live spend of each tenant.",
@@ -228,7 +233,7 @@ _SPECS = (
     WORK_LOCAL_INTERACTIVE, WORK_LOCAL_BATCH, WORK_CLOUD_INTERACTIVE, WORK_CLOUD_BATCH,
     ATTEMPTS_CANCELLED_LOCAL, ATTEMPTS_CANCELLED_CLOUD, ATTEMPTS_FINISHED, ATTEMPTS_FINISHED_CLOUD, TASKS_REPLIES,
     TASKS_COMPLETED, HISTORY_CHANGED,
-    USAGE_RECORDED, SPEND_WINDOWS,
+    USAGE_RECORDED, PROVIDER_BATCHES, SPEND_WINDOWS,
     SKILLS_SUBMITTED, SKILLS_CATALOG, SKILLS_FEED,
     FLEET_STATUS, NODES_ANNOUNCED, NODES_DRAINED, PLACEMENTS_REQUESTED, PREFERENCES, POLICIES, SWITCHES,
     ACCESS_KEYS, REQUESTS_COUNTED,

@@ -13,7 +13,7 @@ from headrace_contracts.events.skills import SkillAction, SkillChange, SkillChan
 from headrace_contracts.events.spend import SpendWindows, Window
 from headrace_contracts.events.tasks import AnswerChoice, AnswerPiece, AttemptState, Citation, Command, CommandKind, EntryKind, HistoryChangeKind, HistoryChanged, InputEvent, JournalEntry, Message, MessagePart, ModelOperation, ModelSettings, Options, Outcome, PartKind, Rejection, ReplyKind, ResearchState, ResearchSummary, ResponseFormat, ResponseFormatKind, Routing, Sampling, SearchState, ServedFrom, TaskCancelled, TaskCompleted, TaskPhase, TaskReply, TaskState, TaskStatus, TaskSubmitted, Tool, ToolChoice, ToolChoiceMode, TrailStep, Turn
 from headrace_contracts.events.usage import UsageRecorded
-from headrace_contracts.events.work import AttemptFinished, AttemptRequested, AttemptsCancelled
+from headrace_contracts.events.work import AttemptFinished, AttemptRequested, AttemptsCancelled, BatchMember, BatchPhase, ProviderBatch
 
 __all__ = [
     "AccessKey",
@@ -25,6 +25,8 @@ __all__ = [
     "AttemptState",
     "AttemptsCancelled",
     "AuditRecorded",
+    "BatchMember",
+    "BatchPhase",
     "Citation",
     "Command",
     "CommandKind",
@@ -64,6 +66,7 @@ __all__ = [
     "Preferences",
     "Privacy",
     "PrivacyLevel",
+    "ProviderBatch",
     "Rejection",
     "ReplyKind",
     "RequestsCounted",

@@ -35,6 +35,7 @@ class UsageRecorded:
         usage: What was consumed.
         model_ms: How long the model was busy, in milliseconds.
         recorded_at: When it ended. Milliseconds since the epoch, UTC.
+        batch: Whether it came from a batch of the provider, which bills such calls at its batch price.
     """
 
     FULL_NAME: ClassVar[str] = "headrace.usage.UsageRecorded"
@@ -57,6 +58,7 @@ class UsageRecorded:
     usage: Usage
     model_ms: float = 0.0
     recorded_at: int
+    batch: bool = False
 
     def to_avro(self, named: bool = False) -> dict[str, Any]:
         return {
@@ -78,6 +80,7 @@ class UsageRecorded:
             "usage": self.usage.to_avro(named),
             "model_ms": self.model_ms,
             "recorded_at": self.recorded_at,
+            "batch": self.batch,
         }
 
     @classmethod
@@ -101,4 +104,5 @@ class UsageRecorded:
             usage=Usage.from_avro(data["usage"]),
             model_ms=data["model_ms"],
             recorded_at=data["recorded_at"],
+            batch=data["batch"],
         )

@@ -6,6 +6,7 @@ Generated from schemas/ by `make generate`; edit the schemas instead.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any, ClassVar
 
 from headrace_contracts.events.common import Content, Failure, Lane, Privacy, Usage
@@ -39,6 +40,7 @@ class AttemptFinished:
         first_output_ms: From the start to the first piece of text, in milliseconds.
         model_ms: From the start to the end of the answer, in milliseconds.
         finished_at: When it ended. Milliseconds since the epoch, UTC.
+        batch: Whether it was answered in a batch of the provider, which bills such calls at its batch price.
     """
 
     FULL_NAME: ClassVar[str] = "headrace.work.AttemptFinished"
@@ -65,6 +67,7 @@ class AttemptFinished:
     first_output_ms: float | None = None
     model_ms: float = 0.0
     finished_at: int
+    batch: bool = False
 
     def to_avro(self, named: bool = False) -> dict[str, Any]:
         return {
@@ -90,6 +93,7 @@ class AttemptFinished:
             "first_output_ms": self.first_output_ms,
             "model_ms": self.model_ms,
             "finished_at": self.finished_at,
+            "batch": self.batch,
         }
 
     @classmethod
@@ -117,6 +121,7 @@ class AttemptFinished:
             first_output_ms=data["first_output_ms"],
             model_ms=data["model_ms"],
             finished_at=data["finished_at"],
+            batch=data["batch"],
         )
 
 
@@ -283,4 +288,116 @@ class AttemptsCancelled:
             tenant=data["tenant"],
             number=data["number"],
             cancelled_at=data["cancelled_at"],
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchMember:
+    """One attempt of a provider's batch, by its record of work, which holds its content.
+
+    Attributes:
+        attempt_id: The attempt.
+        tenant: Its tenant.
+        partition: Partition of work.cloud.batch with its record.
+        offset: Offset of that record.
+    """
+
+    FULL_NAME: ClassVar[str] = "headrace.work.BatchMember"
+
+    attempt_id: str
+    tenant: str
+    partition: int
+    offset: int
+
+    def to_avro(self, named: bool = False) -> dict[str, Any]:
+        return {
+            "attempt_id": self.attempt_id,
+            "tenant": self.tenant,
+            "partition": self.partition,
+            "offset": self.offset,
+        }
+
+    @classmethod
+    def from_avro(cls, data: dict[str, Any]) -> BatchMember:
+        return cls(
+            attempt_id=data["attempt_id"],
+            tenant=data["tenant"],
+            partition=data["partition"],
+            offset=data["offset"],
+        )
+
+
+class BatchPhase(StrEnum):
+    """How far a provider's batch has come."""
+
+    UNKNOWN = "unknown"
+    GATHERED = "gathered"
+    SUBMITTING = "submitting"
+    SUBMITTED = "submitted"
+    CANCELLING = "cancelling"
+    SETTLING = "settling"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProviderBatch:
+    """A batch of attempts at a provider's batch API. It holds no content.
+
+    Attributes:
+        batch_id: Our id of the batch; also the record's key.
+        provider: Provider that is asked.
+        model: Model that is asked.
+        phase: How far it has come. It is written before each step at the provider and after it.
+        members: Its attempts; their order never changes.
+        gathered_at: When its attempts were together. Milliseconds since the epoch, UTC.
+        due_at: When it is given up, so that ordinary calls still fit before the first deadline of its attempts.
+            Milliseconds since the epoch, UTC.
+        changed_at: When this phase began, or was begun again. Milliseconds since the epoch, UTC.
+        first_submitted_at: When it was first about to be submitted. Milliseconds since the epoch, UTC.
+        provider_batch_id: The provider's id of the batch; null until it is known.
+        worker: Worker that wrote this.
+    """
+
+    FULL_NAME: ClassVar[str] = "headrace.work.ProviderBatch"
+
+    batch_id: str
+    provider: str
+    model: str
+    phase: BatchPhase
+    members: tuple[BatchMember, ...]
+    gathered_at: int
+    due_at: int
+    changed_at: int
+    first_submitted_at: int | None = None
+    provider_batch_id: str | None = None
+    worker: str
+
+    def to_avro(self, named: bool = False) -> dict[str, Any]:
+        return {
+            "batch_id": self.batch_id,
+            "provider": self.provider,
+            "model": self.model,
+            "phase": self.phase,
+            "members": [item.to_avro(named) for item in self.members],
+            "gathered_at": self.gathered_at,
+            "due_at": self.due_at,
+            "changed_at": self.changed_at,
+            "first_submitted_at": self.first_submitted_at,
+            "provider_batch_id": self.provider_batch_id,
+            "worker": self.worker,
+        }
+
+    @classmethod
+    def from_avro(cls, data: dict[str, Any]) -> ProviderBatch:
+        return cls(
+            batch_id=data["batch_id"],
+            provider=data["provider"],
+            model=data["model"],
+            phase=BatchPhase(data["phase"]),
+            members=tuple([BatchMember.from_avro(item) for item in data["members"]]),
+            gathered_at=data["gathered_at"],
+            due_at=data["due_at"],
+            changed_at=data["changed_at"],
+            first_submitted_at=data["first_submitted_at"],
+            provider_batch_id=data["provider_batch_id"],
+            worker=data["worker"],
         )
