@@ -15,6 +15,7 @@ providers:
   groq:
     small: {input: 50_000_000, output: 80_000_000, cached_input: 25_000_000}
     "*": {input: 1_000_000_000, output: 3_000_000_000}
+    large: {input: 100_000_000, output: 200_000_000, batch_percent: 50}
   anthropic:
     claude:
       input: 1_000_000_000
@@ -49,6 +50,13 @@ def test_the_model_s_own_price() -> None:
     cost = cost_of(EVENT, BOOK)
     assert cost.nanodollars == 600 * 50 + 400 * 25 + 500 * 80
     assert (cost.basis, cost.internal_value) == (Basis.MODEL, 0)
+
+
+def test_a_call_in_a_batch_is_booked_at_the_batch_price_and_says_so() -> None:
+    event = replace(EVENT, model="large", batch=True, usage=Usage(input_tokens=1_000, output_tokens=500))
+    row = entry_of(event, BOOK, 0)
+    assert (row.batch, row.cost_nanodollars) == (True, 1_000 * 50 + 500 * 100)
+    assert entry_of(replace(event, batch=False), BOOK, 0).cost_nanodollars == 2 * row.cost_nanodollars
 
 
 def test_the_provider_s_price_for_a_model_that_is_not_listed() -> None:

@@ -12,6 +12,7 @@ from headrace_models.conversation import ChatMessage
 from headrace_models.ports import CallUsage
 from headrace_models.prices import (
     NANODOLLARS_PER_DOLLAR,
+    BatchDiscount,
     Price,
     PriceBook,
     PriceBookInvalid,
@@ -302,4 +303,36 @@ def test_a_book_of_ones_own_replaces_the_shipped_one(tmp_path: Path) -> None:
 )
 def test_a_wrong_book_is_refused_with_the_place(text: str, place: str) -> None:
     with pytest.raises(PriceBookInvalid, match=place):
+        parse_price_book(text)
+
+
+def test_a_call_in_a_batch_costs_its_part_of_every_price_rounded_up() -> None:
+    tokens = TokenPrices(input=3, output=7_000_001, cached_input=1, cache_write_5m=5, cache_write_1h=9)
+    price = Price(tokens, request=4, search=6, batch=BatchDiscount(percent=50, cached_percent=100))
+    usage = CallUsage(
+        input_tokens=4_000_000, cached_input_tokens=1_000_000, cache_write_5m_tokens=1_000_000, output_tokens=1_000_000
+    )
+    # Halves are rounded up: 2 of 3, 3 of 5, and the cache's own price stays.
+    assert cost(usage, price, batch=True) == 2 * 2 + 3 + 1 + 3_500_001 + 4
+    assert cost(usage, price) == 2 * 3 + 5 + 1 + 7_000_001 + 4
+
+
+def test_a_batch_without_a_price_of_its_own_costs_what_other_calls_cost() -> None:
+    price = Price(TokenPrices(1, 2, 1, 1, 1))
+    usage = CallUsage(input_tokens=5_000_000, output_tokens=1_000_000)
+    assert cost(usage, price, batch=True) == cost(usage, price)
+
+
+@pytest.mark.parametrize("provider", ["anthropic", "groq"])
+def test_every_shipped_price_of_a_provider_with_batches_has_one_for_them(provider: str) -> None:
+    usage = CallUsage(input_tokens=200_000, cached_input_tokens=50_000, output_tokens=10_000)
+    for name, price in load_price_book().providers[provider].items():
+        ordinary, batch = cost(usage, price), cost(usage, price, batch=True)
+        assert ordinary / 2 <= batch < ordinary, name
+
+
+@pytest.mark.parametrize("entry", ["batch_percent: 101", "batch_percent: -1", "batch_cached_percent: 50"])
+def test_a_batch_price_that_cannot_be_is_refused(entry: str) -> None:
+    text = f"version: '1'\neffective: 2026-01-01\nproviders: {{p: {{m: {{input: 1, {entry}}}}}}}"
+    with pytest.raises(PriceBookInvalid, match="batch"):
         parse_price_book(text)

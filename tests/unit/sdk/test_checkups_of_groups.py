@@ -8,6 +8,7 @@ import pytest
 from headrace.cli.checkups.groups import GroupFacts, check_groups, judge_group, judge_groups
 from headrace_contracts.events import Lane, Place
 from headrace_contracts.groups import (
+    CLOUD_BATCHES,
     CLOUD_WORKER,
     GROUPS,
     INTAKE_VIEW,
@@ -72,7 +73,9 @@ def test_a_group_without_members_is_wrong(spec: GroupSpec, phase: GroupPhase) ->
 
 
 @pytest.mark.parametrize(
-    ("spec", "ok"), [(CLOUD_WORKER, True), (LOCAL_WORKER, True), (ROUTER, False), (LEDGER, False), (INTAKE_VIEW, False)]
+    ("spec", "ok"),
+    [(CLOUD_WORKER, True), (CLOUD_BATCHES, True), (LOCAL_WORKER, True), (ROUTER, False), (LEDGER, False),
+     (INTAKE_VIEW, False)],
 )
 def test_an_installation_can_do_without_workers_of_one_kind(spec: GroupSpec, ok: bool) -> None:
     (finding,) = judge_group(replace(facts(spec), state=GroupState(GroupPhase.MISSING)), PREFIX)
@@ -159,7 +162,7 @@ async def test_on_a_cluster_a_second_look_forgives_what_has_passed() -> None:
     await admin.create_topics([topic_of(spec, PREFIX, 1) for spec in TOPICS.values()])
     findings = await check_groups(admin, PREFIX, (), again_seconds=0.0)
     assert {finding.part for finding in findings if not finding.ok} == {
-        f"group {spec.name}" for spec in GROUPS.values() if spec not in (LOCAL_WORKER, CLOUD_WORKER)
+        f"group {spec.name}" for spec in GROUPS.values() if spec not in (LOCAL_WORKER, CLOUD_WORKER, CLOUD_BATCHES)
     }
     consumers = []
     for spec in GROUPS.values():

@@ -14,10 +14,10 @@ from datetime import date
 from functools import cache
 from importlib import resources
 from pathlib import Path
-from typing import Final
+from typing import Final, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from headrace_models.conversation import ChatMessage
 from headrace_models.ports import CallUsage
@@ -61,6 +61,15 @@ class TokenPrices:
 
 
 @dataclass(frozen=True, slots=True)
+class BatchDiscount:
+    """What calls in a provider's batch cost, in percent of the ordinary prices of tokens."""
+
+    percent: int
+    cached_percent: int
+    """For input from the prompt cache: at some providers its discount and that of batches do not add up."""
+
+
+@dataclass(frozen=True, slots=True)
 class Price:
     """Prices of one model of one provider."""
 
@@ -72,6 +81,8 @@ class Price:
     long_prompt_above: int | None = None
     """Prompts of more tokens than this pay `long_prompt` for all tokens of the call."""
     long_prompt: TokenPrices | None = None
+    batch: BatchDiscount | None = None
+    """None if the provider has no price for batches: calls in them then cost what any other costs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,8 +144,8 @@ def parameters_of(model: str) -> int | None:
     return round(float(match[1]) * 1e9) if match else None
 
 
-def cost(usage: CallUsage, price: Price) -> int:
-    """Cost of a call in nano-dollars, rounded up; never negative.
+def cost(usage: CallUsage, price: Price, *, batch: bool = False) -> int:
+    """Cost of a call in nano-dollars, rounded up; never negative. `batch` if it was part of a provider's batch.
 
     Providers' counts may contradict each other. If more tokens are counted as cached and written than as input, the
     number of input tokens holds, and the dearest kinds are taken for it first, usually writes before reads. A negative
@@ -142,6 +153,8 @@ def cost(usage: CallUsage, price: Price) -> int:
     """
     long = price.long_prompt_above is not None and usage.input_tokens > price.long_prompt_above
     tokens = price.long_prompt if long and price.long_prompt is not None else price.tokens
+    if batch and price.batch is not None:
+        tokens = _discounted(tokens, price.batch)
     kinds = sorted(
         (
             (tokens.cache_write_1h, usage.cache_write_1h_tokens),
@@ -160,8 +173,23 @@ def cost(usage: CallUsage, price: Price) -> int:
     return _round_up(per_million) + price.request + max(usage.searches, 0) * price.search
 
 
+def _discounted(tokens: TokenPrices, discount: BatchDiscount) -> TokenPrices:
+    def of(price: int, percent: int) -> int:
+        return -(-price * percent // 100)
+
+    return TokenPrices(
+        input=of(tokens.input, discount.percent),
+        output=of(tokens.output, discount.percent),
+        cached_input=of(tokens.cached_input, discount.cached_percent),
+        cache_write_5m=of(tokens.cache_write_5m, discount.percent),
+        cache_write_1h=of(tokens.cache_write_1h, discount.percent),
+    )
+
+
 def worst_case(prompt_tokens: int, max_output_tokens: int, price: Price) -> int:
     """Highest possible cost of a call in nano-dollars, if its prompt has at most `prompt_tokens` (see `most_tokens`).
+
+    That of an ordinary call: whether it becomes part of a batch is not known before, and a batch may be given up.
 
     The whole prompt counts as the dearest kind of input (for a provider that bills writes to its prompt cache, these),
     and a prompt that may be a long one counts as long.
@@ -225,6 +253,14 @@ class _PriceEntry(_TokenPricesEntry):
     request: int = Field(default=0, ge=0)
     search: int = Field(default=0, ge=0)
     long_prompt: _LongPromptEntry | None = None
+    batch_percent: int | None = Field(default=None, ge=0, le=100)
+    batch_cached_percent: int | None = Field(default=None, ge=0, le=100)
+
+    @model_validator(mode="after")
+    def _batch_has_a_price(self) -> Self:
+        if self.batch_cached_percent is not None and self.batch_percent is None:
+            raise ValueError("batch_cached_percent needs batch_percent")
+        return self
 
     def to_price(self) -> Price:
         long = self.long_prompt
@@ -234,7 +270,11 @@ class _PriceEntry(_TokenPricesEntry):
             search=self.search,
             long_prompt_above=long.above if long is not None else None,
             long_prompt=long.to_prices() if long is not None else None,
-        )
+            batch=None if self.batch_percent is None else BatchDiscount(
+                self.batch_percent,
+                self.batch_percent if self.batch_cached_percent is None else self.batch_cached_percent,
+            ),
+        )  # fmt: skip
 
 
 class _InternalEntry(_Strict):

@@ -109,7 +109,7 @@ class Costs:
         """A report.
 
         Args:
-            by: What to group by: up to three of tenant, day, hour, provider, model, role, kind, user, session.
+            by: What to group by: up to three of tenant, day, hour, provider, model, role, kind, user, session, batch.
             since, until: Period: `since` is included, `until` is not.
             tenant: Another tenant, or * for all together; needs a key with the scope admin.
         """

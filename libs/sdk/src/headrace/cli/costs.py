@@ -24,7 +24,7 @@ def costs(
         typer.Option(
             "--by",
             "-b",
-            help="Up to three of tenant, day, hour, provider, model, role, kind, user, session; comma-separated, or "
+            help="Up to three of tenant, day, hour, provider, model, role, kind, user, session, batch; comma-separated, or "
             "the option repeated. [default: provider,model]",
         ),
     ] = None,

@@ -74,4 +74,6 @@ def _shown(name: str, value: object) -> str:
         return ""
     if name == "day":
         return time_text(int(str(value)))[:10]
+    if isinstance(value, bool):
+        return str(value).lower()
     return time_text(int(str(value))) if name == "hour" else str(value)

@@ -22,7 +22,7 @@ _UNPRICED: Final = """
 """
 # Ordered by id and locked until the commit, so that two concurrent runs never price the same entry.
 _NEXT: Final = f"""
-    SELECT event_id, {", ".join(_USAGE)}
+    SELECT event_id, batch, {", ".join(_USAGE)}
     FROM ledger.entries WHERE price_basis = 'unpriced' AND provider = $1 AND model = $2
     ORDER BY event_id LIMIT {_ROWS_AT_ONCE} FOR UPDATE
 """
@@ -115,7 +115,7 @@ class Repricing:
         costs: list[int] = []
         for row in rows:
             usage = CallUsage(**{name: row[name] for name in _USAGE})
-            costs.append(charge(group.provider, group.model, usage, self._book)[0])
+            costs.append(charge(group.provider, group.model, usage, self._book, batch=row["batch"])[0])
         if rows:
             await connection.execute(
                 _REPRICE, [row["event_id"] for row in rows], costs, self._run_id, self._book.version,

@@ -64,6 +64,7 @@ class LedgerEntry:
     model: str
     node: str | None
     simulated: bool
+    batch: bool
     outcome: str
     input_tokens: int
     output_tokens: int
@@ -93,7 +94,7 @@ def cost_of(event: UsageRecorded, book: PriceBook) -> Cost:
         raise Implausible(f"usage must be from 0 to {MOST_UNITS}, not {min(counts)} to {max(counts)}")
     usage = call_usage(event.usage)
     internal = book.internal_value(event.model, usage) if event.provider in LOCAL_PROVIDERS else 0
-    nanodollars, basis = charge(event.provider, event.model, usage, book)
+    nanodollars, basis = charge(event.provider, event.model, usage, book, batch=event.batch)
     return Cost(nanodollars, basis, internal)
 
 
@@ -109,14 +110,17 @@ def call_usage(usage: Usage) -> CallUsage:
     )
 
 
-def charge(provider: str, model: str, usage: CallUsage, book: PriceBook) -> tuple[int, Basis]:
-    """The cost of a model's usage by this price book, in nano-dollars, and what it is based on."""
+def charge(
+    provider: str, model: str, usage: CallUsage, book: PriceBook, *, batch: bool = False
+) -> tuple[int, Basis]:
+    """The cost of a model's usage by this price book, in nano-dollars, and what it is based on. `batch` if it was part
+    of a provider's batch."""
     try:
         price = book.price(provider, model)
     except PriceUnknown:
         return 0, Basis.UNPRICED
     of_provider = price is book.providers[provider].get(_ANY_MODEL)
-    return cost(usage, price), Basis.PROVIDER if of_provider else Basis.MODEL
+    return cost(usage, price, batch=batch), Basis.PROVIDER if of_provider else Basis.MODEL
 
 
 def meant_time(recorded_at: int, received_at: int) -> int:
@@ -147,6 +151,7 @@ def entry_of(event: UsageRecorded, book: PriceBook, received_at: int) -> LedgerE
         model=_text(event.model),
         node=_optional_text(event.node),
         simulated=event.simulated,
+        batch=event.batch,
         outcome=event.outcome.value,
         input_tokens=event.usage.input_tokens,
         output_tokens=event.usage.output_tokens,

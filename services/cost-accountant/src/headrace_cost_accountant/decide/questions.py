@@ -10,7 +10,7 @@ from typing import Final
 from headrace_contracts.limits import is_tenant
 
 ALL_TENANTS: Final = "*"
-GROUPS: Final = ("tenant", "day", "hour", "provider", "model", "role", "kind", "user", "session")
+GROUPS: Final = ("tenant", "day", "hour", "provider", "model", "role", "kind", "user", "session", "batch")
 MOST_GROUPS: Final = 3
 DAY_MS: Final = 86_400_000
 

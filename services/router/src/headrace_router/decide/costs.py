@@ -63,8 +63,9 @@ def worst_case(
     return prices.worst_case(prompt_tokens, max_output_tokens, price)
 
 
-def cost(book: PriceBook, provider: str, model: str, usage: Usage) -> int:
-    """The cost of usage in nano-dollars; 0 without a price, which cannot happen to a task with a budget."""
+def cost(book: PriceBook, provider: str, model: str, usage: Usage, *, batch: bool = False) -> int:
+    """The cost of usage in nano-dollars; 0 without a price, which cannot happen to a task with a budget. `batch` if it
+    was part of a provider's batch."""
     try:
         price = book.price(provider, model)
     except PriceUnknown:
@@ -80,7 +81,7 @@ def cost(book: PriceBook, provider: str, model: str, usage: Usage) -> int:
         image_tokens=usage.image_tokens,
         audio_tokens=usage.audio_tokens,
     )
-    return prices.cost(spent, price)
+    return prices.cost(spent, price, batch=batch)
 
 
 def dollars(nanodollars: int) -> str:

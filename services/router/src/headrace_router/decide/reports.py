@@ -105,7 +105,7 @@ def believed(sent: AttemptState, said: AttemptFinished, task: TaskSubmitted) -> 
 def close(sent: AttemptState, said: AttemptFinished, book: PriceBook) -> AttemptState:
     """The record of an attempt after its end. If its usage cannot be true, it costs what it may have cost at most."""
     usage = _plausible(said.usage)
-    spent = cost(book, sent.provider, sent.model, usage)
+    spent = cost(book, sent.provider, sent.model, usage, batch=said.batch)
     if usage != said.usage:
         spent = max(spent, sent.worst_case_nanodollars)
     return replace(
