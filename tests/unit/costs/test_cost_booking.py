@@ -15,7 +15,7 @@ providers:
   groq:
     small: {input: 50_000_000, output: 80_000_000, cached_input: 25_000_000}
     "*": {input: 1_000_000_000, output: 3_000_000_000}
-    large: {input: 100_000_000, output: 200_000_000, batch_percent: 50}
+    halved: {input: 100_000_000, output: 200_000_000, batch_percent: 50}
   anthropic:
     claude:
       input: 1_000_000_000
@@ -53,7 +53,7 @@ def test_the_model_s_own_price() -> None:
 
 
 def test_a_call_in_a_batch_is_booked_at_the_batch_price_and_says_so() -> None:
-    event = replace(EVENT, model="large", batch=True, usage=Usage(input_tokens=1_000, output_tokens=500))
+    event = replace(EVENT, model="halved", batch=True, usage=Usage(input_tokens=1_000, output_tokens=500))
     row = entry_of(event, BOOK, 0)
     assert (row.batch, row.cost_nanodollars) == (True, 1_000 * 50 + 500 * 100)
     assert entry_of(replace(event, batch=False), BOOK, 0).cost_nanodollars == 2 * row.cost_nanodollars

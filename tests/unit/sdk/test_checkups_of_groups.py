@@ -74,8 +74,14 @@ def test_a_group_without_members_is_wrong(spec: GroupSpec, phase: GroupPhase) ->
 
 @pytest.mark.parametrize(
     ("spec", "ok"),
-    [(CLOUD_WORKER, True), (CLOUD_BATCHES, True), (LOCAL_WORKER, True), (ROUTER, False), (LEDGER, False),
-     (INTAKE_VIEW, False)],
+    [
+        (CLOUD_WORKER, True),
+        (CLOUD_BATCHES, True),
+        (LOCAL_WORKER, True),
+        (ROUTER, False),
+        (LEDGER, False),
+        (INTAKE_VIEW, False),
+    ],
 )
 def test_an_installation_can_do_without_workers_of_one_kind(spec: GroupSpec, ok: bool) -> None:
     (finding,) = judge_group(replace(facts(spec), state=GroupState(GroupPhase.MISSING)), PREFIX)

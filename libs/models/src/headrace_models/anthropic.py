@@ -14,6 +14,7 @@ from pydantic import SecretStr
 
 from headrace_models import capabilities
 from headrace_models.answer import CitedSource, FinishReason
+from headrace_models.anthropic_batches import AnthropicBatches
 from headrace_models.anthropic_requests import ABLE, body_of, takes_schema
 from headrace_models.call import Call, calling
 from headrace_models.conversation import AnswerSchema
@@ -56,6 +57,8 @@ class Anthropic:
     def __init__(
         self, api_key: SecretStr, *, base_url: str = "https://api.anthropic.com", proxy: str | None = None
     ) -> None:
+        self._key, self._base_url, self._proxy = api_key, base_url, proxy
+        self._batches: AnthropicBatches | None = None
         # The package can put prompts into trace spans of its own; ours contain none.
         self._client = AsyncAnthropic(
             api_key=api_key.get_secret_value().strip(),
@@ -80,6 +83,24 @@ class Anthropic:
                     await answer.take(event)
             finally:
                 await response.close()
+        return answer.result()
+
+    def batches(self) -> AnthropicBatches:
+        """Its batch API, over connections of its own, which `close` closes too."""
+        if self._batches is None:
+            self._batches = AnthropicBatches(self._key, self._base_url, self._proxy, self._body_of, self._answer_in)
+        return self._batches
+
+    def _body_of(self, request: ChatRequest) -> dict[str, Any]:
+        capabilities.expect(request, ABLE, self.provider)
+        return body_of(request)
+
+    async def _answer_in(self, request: ChatRequest, said: Mapping[str, Any]) -> ChatResult:
+        call = Call(self.provider, request, _unheard)
+        answer = _MessageAnswer(call)
+        async with calling(call):
+            call.accepted = True
+            await answer.take_message(said)
         return answer.result()
 
     async def embed(self, request: EmbedRequest) -> EmbedResult:
@@ -108,6 +129,12 @@ class Anthropic:
 
     async def close(self) -> None:
         await self._client.close()
+        if self._batches is not None:
+            await self._batches.close()
+
+
+def _unheard(_text: str) -> None:
+    """Nobody waits for the pieces of an answer that is there already."""
 
 
 @contextmanager
@@ -157,14 +184,18 @@ class _MessageAnswer:
                 self._call.all_said()
             case "message":
                 # A whole message where a stream was asked for.
-                self._hear_names(said)
-                await self._hear_blocks(said.get("content"))
-                self._hear_usage(mapping(said.get("usage")), whole=True)
-                await self._hear_end(said)
-                if said.get("error") and (complaint := complaint_in(said)):
-                    raise Complained(complaint)
+                await self.take_message(said)
             case "error":
                 raise Complained(complaint_in(said) or Complaint(status=None))
+
+    async def take_message(self, said: Mapping[str, Any]) -> None:
+        """All of an answer that is no stream. Raises Complained."""
+        self._hear_names(said)
+        await self._hear_blocks(said.get("content"))
+        self._hear_usage(mapping(said.get("usage")), whole=True)
+        await self._hear_end(said)
+        if said.get("error") and (complaint := complaint_in(said)):
+            raise Complained(complaint)
 
     def _hear_names(self, message: Mapping[str, Any]) -> None:
         self._model = name(message.get("model")) or self._model

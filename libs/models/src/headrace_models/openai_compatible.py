@@ -23,6 +23,7 @@ from headrace_models.dialects import Dialect, body_of, capabilities_of, dialect_
 from headrace_models.embedding import MOST_VECTORS_BYTES, EmbedCall, in_order, makes_none
 from headrace_models.errors import TryAnotherProvider
 from headrace_models.ollama_listing import runs_elsewhere
+from headrace_models.openai_batches import OpenAIBatches
 from headrace_models.ports import (
     ChatRequest,
     ChatResult,
@@ -116,6 +117,22 @@ class OpenAICompatible:
                         await answer.take(document(event.data), failed=event.name == "error")
         return answer.result()
 
+    def batches(self) -> OpenAIBatches:
+        """Its batch API; whether it has one is not known. It shares this client's connections."""
+        return OpenAIBatches(self._client, self.provider, self._body_of, self._answer_in)
+
+    def _body_of(self, request: ChatRequest) -> dict[str, Any]:
+        capabilities.expect(request, self._able, self.provider)
+        return body_of(request, self._dialect, self.provider)
+
+    async def _answer_in(self, request: ChatRequest, said: Mapping[str, Any]) -> ChatResult:
+        call = Call(self.provider, request, _unheard)
+        answer = _ChatAnswer(call)
+        async with calling(call):
+            call.accepted = True
+            await answer.take(said)
+        return answer.result()
+
     async def embed(self, request: EmbedRequest) -> EmbedResult:
         call = EmbedCall(self.provider, request)
         async with calling(call):
@@ -159,6 +176,10 @@ class OpenAICompatible:
 
     async def close(self) -> None:
         await self._client.aclose()
+
+
+def _unheard(_text: str) -> None:
+    """Nobody waits for the pieces of an answer that is there already."""
 
 
 class _ChatAnswer:

@@ -37,6 +37,8 @@ from headrace_models.simulator.hostile import (
     stated_model,
     stream_response,
 )
+from headrace_models.simulator.pace import Speed
+from headrace_models.simulator.tool_use import OfferedTool
 from headrace_models.wire import SIMULATED_MESSAGE_PREFIX
 
 _ERRORS: Final[Mapping[FaultKind, tuple[int, str, str]]] = {
@@ -81,15 +83,9 @@ class AnthropicWire:
             return _error(_ERRORS[FaultKind.UNAUTHORISED])
         try:
             document = await json_object(request)
-            messages = messages_of(document.get("messages"))
-            tools = offered_tools(document.get("tools"))
-            if not isinstance(document.get("max_tokens"), int):
-                raise ValueError("max_tokens: Field required")
+            messages, tools = self._asked(document)
         except (ValueError, KeyError, TypeError) as error:
             return _error((400, "invalid_request_error", str(error)))
-        system = text_of(document.get("system") or "")
-        if system:
-            messages = (ChatMessage("system", system), *messages)
         model_name = str(document.get("model") or "")
         self._world.evidence.record(self.provider, self.provider, model_name, messages)
         fault = self._world.faults.take(self.provider, self.provider, model_name)
@@ -99,35 +95,63 @@ class AnthropicWire:
             return elsewhere
         if fault is not None and fault.kind in _ERRORS:
             return _error(_ERRORS[fault.kind], fault.retry_after_seconds)
-        model = ANTHROPIC.get(model_name)
+        prompt = self._prompt(document, messages, tools)
+        if not isinstance(prompt, Prompt):
+            return _error(prompt)
+        return await self._speak(request, prompt, fault, document)
+
+    async def answered(self, document: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        """Status and document of the answer to one call of a batch."""
+        try:
+            messages, tools = self._asked(document)
+        except (ValueError, KeyError, TypeError) as error:
+            return 400, _complaint((400, "invalid_request_error", str(error)))
+        fault = self._world.faults.take(self.provider, self.provider, str(document.get("model") or ""))
+        if fault is not None and fault.kind in _ERRORS:
+            return _ERRORS[fault.kind][0], _complaint(_ERRORS[fault.kind])
+        prompt = self._prompt(document, messages, tools)
+        if not isinstance(prompt, Prompt):
+            return prompt[0], _complaint(prompt)
+        return 200, await self._whole(prompt, compose(prompt, fault), fault, Speed(None))
+
+    @staticmethod
+    def _asked(document: dict[str, Any]) -> tuple[tuple[ChatMessage, ...], tuple[OfferedTool, ...]]:
+        """Messages, with the system's, and tools. Raises ValueError, KeyError, TypeError."""
+        messages = messages_of(document.get("messages"))
+        tools = offered_tools(document.get("tools"))
+        if not isinstance(document.get("max_tokens"), int):
+            raise ValueError("max_tokens: Field required")
+        system = text_of(document.get("system") or "")
+        return ((ChatMessage("system", system), *messages) if system else messages), tools
+
+    @staticmethod
+    def _prompt(
+        document: dict[str, Any], messages: tuple[ChatMessage, ...], tools: tuple[OfferedTool, ...]
+    ) -> Prompt | tuple[int, str, str]:
+        """What is asked for, or the error that it is answered with."""
+        model = ANTHROPIC.get(str(document.get("model") or ""))
         if model is None:
-            return _error(_ERRORS[FaultKind.MODEL_MISSING])
+            return _ERRORS[FaultKind.MODEL_MISSING]
         sampling = [name for name in ("temperature", "top_p") if name in document]
         if len(sampling) > (1 if model.takes_sampling else 0):
-            return _error((400, "invalid_request_error", f"{' and '.join(sampling)} cannot be set for this model"))
+            return (400, "invalid_request_error", f"{' and '.join(sampling)} cannot be set for this model")
         choice = document.get("tool_choice") or {}
-        prompt = Prompt(
+        return Prompt(
             model=model,
             messages=messages,
             max_tokens=document["max_tokens"],
             stop=tuple(document.get("stop_sequences") or ()),
-            as_json="one JSON value" in system,
+            as_json="one JSON value" in text_of(document.get("system") or ""),
             schema=((document.get("output_config") or {}).get("format") or {}).get("schema"),
             tools=tools,
             tool_choice=_tool_choice(choice),
             parallel=choice.get("disable_parallel_tool_use") is not True,
             thinks=(document.get("thinking") or {}).get("type") in ("enabled", "adaptive"),
         )
-        return await self._speak(request, prompt, fault, document)
 
-    async def _speak(
-        self, request: web.Request, prompt: Prompt, fault: Fault | None, document: dict[str, Any]
-    ) -> web.StreamResponse:
+    def _head(self, prompt: Prompt, answer: Answer, fault: Fault | None) -> dict[str, Any]:
         self._number += 1
-        answer = compose(prompt, fault)
-        stop_reason = stated_finish(fault, "stop_sequence" if answer.stopped_by else _STOP_REASON[answer.finish])
-        stop_sequence = answer.stopped_by or None
-        message: dict[str, Any] = {
+        return {
             "id": f"{SIMULATED_MESSAGE_PREFIX}{self._number}",
             "type": "message",
             "role": "assistant",
@@ -137,12 +161,27 @@ class AnthropicWire:
             "stop_sequence": None,
             "usage": _usage(answer, 1, fault),
         }
+
+    async def _whole(self, prompt: Prompt, answer: Answer, fault: Fault | None, speed: Speed) -> dict[str, Any]:
+        """The answer that is no stream."""
+        text = await said(answer, prompt.model, speed, fault)
+        return {
+            **self._head(prompt, answer, fault),
+            "content": _content(answer, text),
+            "stop_reason": stated_finish(fault, _stop_reason(answer)),
+            "stop_sequence": answer.stopped_by or None,
+            "usage": _usage(answer, answer.output_tokens, fault),
+        }
+
+    async def _speak(
+        self, request: web.Request, prompt: Prompt, fault: Fault | None, document: dict[str, Any]
+    ) -> web.StreamResponse:
+        answer = compose(prompt, fault)
         if not document.get("stream") or is_kind(fault, FaultKind.JSON_BODY):
-            text = await said(answer, prompt.model, self._world.speed, fault)
-            content = _content(answer, text)
-            usage = _usage(answer, answer.output_tokens, fault)
-            end: dict[str, Any] = {"stop_reason": stop_reason, "stop_sequence": stop_sequence}
-            return json_response({**message, "content": content, **end, "usage": usage})
+            return json_response(await self._whole(prompt, answer, fault, self._world.speed))
+        stop_reason = stated_finish(fault, _stop_reason(answer))
+        stop_sequence = answer.stopped_by or None
+        message = self._head(prompt, answer, fault)
         response = stream_response("text/event-stream", fault)
         await response.prepare(request)
         await _write(response, "message_start", {"message": message})
@@ -167,6 +206,10 @@ class AnthropicWire:
         await _write(response, "message_stop", {})
         await response.write_eof()
         return response
+
+
+def _stop_reason(answer: Answer) -> str:
+    return "stop_sequence" if answer.stopped_by else _STOP_REASON[answer.finish]
 
 
 async def _end_block(response: web.StreamResponse, index: int, block: str) -> None:
@@ -251,8 +294,11 @@ def _usage(answer: Answer, output_tokens: int, fault: Fault | None) -> dict[str,
     }
 
 
+def _complaint(what: tuple[int, str, str]) -> dict[str, Any]:
+    _, kind, text = what
+    return {"type": "error", "error": {"type": kind, "message": text}, "request_id": "req_simulated"}
+
+
 def _error(what: tuple[int, str, str], retry_after: float | None = None) -> web.Response:
-    status, kind, text = what
     headers = {"Retry-After": f"{retry_after:g}"} if retry_after is not None else None
-    document = {"type": "error", "error": {"type": kind, "message": text}, "request_id": "req_simulated"}
-    return web.json_response(document, status=status, headers=headers)
+    return web.json_response(_complaint(what), status=what[0], headers=headers)

@@ -38,6 +38,8 @@ from headrace_models.simulator.hostile import (
     stated_model,
     stream_response,
 )
+from headrace_models.simulator.pace import Speed
+from headrace_models.simulator.tool_use import OfferedTool
 from headrace_models.wire import SIMULATOR_FINGERPRINT
 
 _ERRORS: Final[Mapping[FaultKind, tuple[int, str, str | None, str]]] = {
@@ -116,16 +118,43 @@ class OpenAIWire:
             return elsewhere
         if fault is not None and fault.kind in _ERRORS:
             return _error(_ERRORS[fault.kind], fault.retry_after_seconds)
-        model = self._offered(request).get(model_name)
+        prompt = self._prompt(document, messages, tools, self._offered(request).get(model_name))
+        if not isinstance(prompt, Prompt):
+            return _error(prompt)
+        return await self._speak(request, prompt, fault, document)
+
+    async def answered(self, document: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        """Status and document of the answer to one call of a batch."""
+        try:
+            messages, tools = messages_of(document.get("messages")), offered_tools(document.get("tools"))
+        except (ValueError, KeyError, TypeError) as error:
+            return 400, _complaint((400, "invalid_request_error", None, str(error)))
+        model_name = str(document.get("model") or "")
+        fault = self._world.faults.take(self.provider, self.provider, model_name)
+        if fault is not None and fault.kind in _ERRORS:
+            return _ERRORS[fault.kind][0], _complaint(_ERRORS[fault.kind])
+        prompt = self._prompt(document, messages, tools, GROQ.get(model_name))
+        if not isinstance(prompt, Prompt):
+            return prompt[0], _complaint(prompt)
+        return 200, await self._whole(prompt, fault, document, Speed(None))
+
+    @staticmethod
+    def _prompt(
+        document: dict[str, Any],
+        messages: tuple[ChatMessage, ...],
+        tools: tuple[OfferedTool, ...],
+        model: SimulatedModel | None,
+    ) -> Prompt | tuple[int, str, str | None, str]:
+        """What is asked for, or the error that it is answered with."""
         if model is None:
-            return _error(_ERRORS[FaultKind.MODEL_MISSING])
+            return _ERRORS[FaultKind.MODEL_MISSING]
         form = document.get("response_format") or {}
         schema = (form.get("json_schema") or {}).get("schema")
         as_json = form.get("type") == "json_object"
         if as_json and not any("json" in message.text.lower() for message in messages):
-            return _error((400, "invalid_request_error", None, "'messages' must contain the word 'json'"))
+            return (400, "invalid_request_error", None, "'messages' must contain the word 'json'")
         stop = document.get("stop") or ()
-        prompt = Prompt(
+        return Prompt(
             model=model,
             messages=messages,
             max_tokens=document.get("max_completion_tokens") or document.get("max_tokens"),
@@ -138,31 +167,15 @@ class OpenAIWire:
             thinks=document.get("reasoning_effort") not in (None, "none"),
             choices=document.get("n") or 1,
         )
-        return await self._speak(request, prompt, fault, document)
 
     async def _speak(
         self, request: web.Request, prompt: Prompt, fault: Fault | None, document: dict[str, Any]
     ) -> web.StreamResponse:
-        self._number += 1
-        head = {
-            "id": f"chatcmpl-simulated-{self._number}",
-            "created": int(time.time()),
-            "model": stated_model(fault, prompt.model.name),
-            "system_fingerprint": SIMULATOR_FINGERPRINT,
-        }
+        if not document.get("stream") or is_kind(fault, FaultKind.JSON_BODY):
+            return json_response(await self._whole(prompt, fault, document, self._world.speed))
+        head = self._head(prompt, fault)
         answers = [compose(prompt, fault, number) for number in range(prompt.choices)]
         logprobs = document.get("logprobs") is True
-        if not document.get("stream") or is_kind(fault, FaultKind.JSON_BODY):
-            choices = []
-            for number, answer in enumerate(answers):
-                text = await said(answer, prompt.model, self._world.speed, fault)
-                finish = stated_finish(fault, _FINISH[answer.finish])
-                given = {"content": [_logprob(token) for token in answer.tokens]} if logprobs else None
-                message = _message(answer, text)
-                choices.append({"index": number, "message": message, "finish_reason": finish, "logprobs": given})
-            return json_response(
-                {**head, "object": "chat.completion", "choices": choices, "usage": _usage(answers, fault)}
-            )
         response = stream_response("text/event-stream", fault)
         await response.prepare(request)
         chunk = {**head, "object": "chat.completion.chunk"}
@@ -183,6 +196,31 @@ class OpenAIWire:
         await response.write(b"data: [DONE]\n\n")
         await response.write_eof()
         return response
+
+    def _head(self, prompt: Prompt, fault: Fault | None) -> dict[str, Any]:
+        self._number += 1
+        return {
+            "id": f"chatcmpl-simulated-{self._number}",
+            "created": int(time.time()),
+            "model": stated_model(fault, prompt.model.name),
+            "system_fingerprint": SIMULATOR_FINGERPRINT,
+        }
+
+    async def _whole(
+        self, prompt: Prompt, fault: Fault | None, document: dict[str, Any], speed: Speed
+    ) -> dict[str, Any]:
+        """The answer that is no stream."""
+        head = self._head(prompt, fault)
+        answers = [compose(prompt, fault, number) for number in range(prompt.choices)]
+        choices = []
+        for number, answer in enumerate(answers):
+            text = await said(answer, prompt.model, speed, fault)
+            finish = stated_finish(fault, _FINISH[answer.finish])
+            logprobs = document.get("logprobs") is True
+            given = {"content": [_logprob(token) for token in answer.tokens]} if logprobs else None
+            message = _message(answer, text)
+            choices.append({"index": number, "message": message, "finish_reason": finish, "logprobs": given})
+        return {**head, "object": "chat.completion", "choices": choices, "usage": _usage(answers, fault)}
 
     async def _embed(self, request: web.Request) -> web.StreamResponse:
         if not self._lets_in(request):
@@ -284,8 +322,11 @@ def _usage(answers: list[Answer], fault: Fault | None) -> dict[str, Any]:
     }
 
 
+def _complaint(what: tuple[int, str, str | None, str]) -> dict[str, Any]:
+    _, kind, code, text = what
+    return {"error": {"message": text, "type": kind, "param": None, "code": code}}
+
+
 def _error(what: tuple[int, str, str | None, str], retry_after: float | None = None) -> web.Response:
-    status, kind, code, text = what
     headers = {"Retry-After": f"{retry_after:g}"} if retry_after is not None else None
-    document = {"error": {"message": text, "type": kind, "param": None, "code": code}}
-    return web.json_response(document, status=status, headers=headers)
+    return web.json_response(_complaint(what), status=what[0], headers=headers)

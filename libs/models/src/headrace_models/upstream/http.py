@@ -97,12 +97,14 @@ class UpstreamClient:
         path: str,
         *,
         json: object = None,
+        content: bytes | None = None,
         timeout: float | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> AsyncIterator[UpstreamResponse]:
         """Send one request and read its response in the block; leaving the block early closes the connection.
 
         Args:
+            content: A body that is no JSON document, or is one already; `headers` say which.
             headers: Beside those of every request.
             timeout: Seconds for connecting, and between two reads; by default CONNECT_SECONDS, and no limit.
 
@@ -114,7 +116,7 @@ class UpstreamClient:
             method,
             self._path + path,
             {**usual, **headers} if headers else usual,
-            b"" if json is None else _ENCODER.encode(json).encode(),
+            (content or b"") if json is None else _ENCODER.encode(json).encode(),
             connect=CONNECT_SECONDS if timeout is None else timeout,
             read=timeout,
         )

@@ -110,9 +110,7 @@ def call_usage(usage: Usage) -> CallUsage:
     )
 
 
-def charge(
-    provider: str, model: str, usage: CallUsage, book: PriceBook, *, batch: bool = False
-) -> tuple[int, Basis]:
+def charge(provider: str, model: str, usage: CallUsage, book: PriceBook, *, batch: bool = False) -> tuple[int, Basis]:
     """The cost of a model's usage by this price book, in nano-dollars, and what it is based on. `batch` if it was part
     of a provider's batch."""
     try:
