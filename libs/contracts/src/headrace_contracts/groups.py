@@ -62,7 +62,17 @@ SKILL_BROADCASTER: Final = GroupSpec("skill-broadcaster", "skill-broadcaster", (
 
 GROUPS: Final[Mapping[str, GroupSpec]] = {
     spec.name: spec
-    for spec in (ROUTER, LOCAL_WORKER, PLACEMENTS, CLOUD_WORKER, CLOUD_BATCHES, INTAKE_VIEW, LEDGER, LIVE_WINDOWS, SKILL_BROADCASTER)
+    for spec in (
+        ROUTER,
+        LOCAL_WORKER,
+        PLACEMENTS,
+        CLOUD_WORKER,
+        CLOUD_BATCHES,
+        INTAKE_VIEW,
+        LEDGER,
+        LIVE_WINDOWS,
+        SKILL_BROADCASTER,
+    )
 }
 
 

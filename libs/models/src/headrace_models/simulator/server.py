@@ -10,7 +10,9 @@ from typing import Any, Self
 from aiohttp import web
 
 from headrace_models.conversation import ChatMessage
+from headrace_models.simulator.anthropic_batch_wire import AnthropicBatchWire
 from headrace_models.simulator.anthropic_wire import AnthropicWire
+from headrace_models.simulator.batch_jobs import BatchFault, BatchJobs
 from headrace_models.simulator.catalog import DEFAULT_NODES
 from headrace_models.simulator.exchange import SimulatorState, json_object, put_simulated_header
 from headrace_models.simulator.faults import Fault, FaultKind, FaultPlan
@@ -18,6 +20,7 @@ from headrace_models.simulator.hostile import ELSEWHERE
 from headrace_models.simulator.node_settings import NodeSettings
 from headrace_models.simulator.ollama_node import SimulatedNode
 from headrace_models.simulator.ollama_wire import OllamaWire
+from headrace_models.simulator.openai_batch_wire import OpenAIBatchWire
 from headrace_models.simulator.openai_wire import OpenAIWire
 from headrace_models.simulator.pace import Speed
 from headrace_models.simulator.received import RequestRecorder
@@ -59,6 +62,10 @@ class Simulator:
             for name, models in config.nodes.items()
         }
         """The Ollama servers. Their settings may be changed while they run."""
+        self.batches = BatchJobs(config.speed)
+        """The providers' batches."""
+        self.files: OpenAIBatchWire
+        """Files of batches; set at the start."""
         self._runner: web.AppRunner | None = None
 
     async def start(self) -> None:
@@ -67,9 +74,14 @@ class Simulator:
         app = web.Application(client_max_size=_LARGEST_BODY)
         app.on_response_prepare.append(put_simulated_header)
         OllamaWire(world, self.nodes).add_routes(app)
-        OpenAIWire(world).add_routes(app)
+        groq, anthropic = OpenAIWire(world), AnthropicWire(world)
+        groq.add_routes(app)
+        self.files = OpenAIBatchWire(world, groq, self.batches)
+        self.files.add_routes(app)
         OpenAIWire(world, self._config.nodes).add_routes(app)
-        AnthropicWire(world).add_routes(app)
+        # Before the messages themselves, whose path theirs begins with.
+        AnthropicBatchWire(world, anthropic, self.batches).add_routes(app)
+        anthropic.add_routes(app)
         TavilyWire(world).add_routes(app)
         SearXNGWire(world).add_routes(app)
         app.router.add_route("*", f"/{ELSEWHERE}/{{path:.*}}", self._elsewhere)
@@ -77,6 +89,7 @@ class Simulator:
         app.router.add_get("/control/faults", self._faults_met)
         app.router.add_post("/control/faults", self._add_fault)
         app.router.add_delete("/control/faults", self._clear_faults)
+        app.router.add_post("/control/batches", self._add_batch_fault)
         app.router.add_get("/control/nodes", self._node_settings)
         app.router.add_post("/control/nodes/{node}", self._change_node)
         app.router.add_get("/control/received", self._received)
@@ -151,6 +164,16 @@ class Simulator:
             kinds = ", ".join(FaultKind)
             return web.json_response({"error": f"a fault needs provider and kind ({kinds}): {error}"}, status=400)
         return web.json_response({"pending": self.faults.pending()})
+
+    async def _add_batch_fault(self, request: web.Request) -> web.Response:
+        """Body: provider, kind, and optionally count (1): what goes wrong with the next batches."""
+        try:
+            document = await json_object(request)
+            self.batches.plan(str(document["provider"]), BatchFault(document["kind"]), int(document.get("count", 1)))
+        except (ValueError, KeyError, TypeError) as error:
+            kinds = ", ".join(BatchFault)
+            return web.json_response({"error": f"it needs provider and kind ({kinds}): {error}"}, status=400)
+        return web.json_response({})
 
     async def _faults_met(self, _request: web.Request) -> web.Response:
         """How many calls will still fail, and how many have met which fault of which provider."""
