@@ -81,6 +81,13 @@ async def ask(provider: Provider, request: ChatRequest, on_text: OnText, on_piec
     return result
 
 
+def checked(provider: Provider, request: ChatRequest, result: ChatResult) -> ChatResult:
+    """An answer that nobody can ask for again: as it is, if it fits its schema or need not. Raises as `ask`."""
+    wanted = request.schema
+    wrong = None if wanted is None else _wrong(result, wanted)
+    return result if wanted is None or wrong is None else _as_it_is(provider, result, wanted, wrong)
+
+
 def _wrong(result: ChatResult, wanted: AnswerSchema) -> str | None:
     """What is wrong with the first answer that does not fit; None if all do, or need not."""
     for choice in result.choices or (WholeAnswer(0, (TextPart(result.text),), result.finish_reason),):

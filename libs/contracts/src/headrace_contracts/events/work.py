@@ -353,6 +353,7 @@ class ProviderBatch:
             Milliseconds since the epoch, UTC.
         changed_at: When this phase began, or was begun again. Milliseconds since the epoch, UTC.
         first_submitted_at: When it was first about to be submitted. Milliseconds since the epoch, UTC.
+        calls: Calls that were, or are about to be, submitted; 0 before.
         provider_batch_id: The provider's id of the batch; null until it is known.
         worker: Worker that wrote this.
     """
@@ -368,6 +369,7 @@ class ProviderBatch:
     due_at: int
     changed_at: int
     first_submitted_at: int | None = None
+    calls: int = 0
     provider_batch_id: str | None = None
     worker: str
 
@@ -382,6 +384,7 @@ class ProviderBatch:
             "due_at": self.due_at,
             "changed_at": self.changed_at,
             "first_submitted_at": self.first_submitted_at,
+            "calls": self.calls,
             "provider_batch_id": self.provider_batch_id,
             "worker": self.worker,
         }
@@ -398,6 +401,7 @@ class ProviderBatch:
             due_at=data["due_at"],
             changed_at=data["changed_at"],
             first_submitted_at=data["first_submitted_at"],
+            calls=data["calls"],
             provider_batch_id=data["provider_batch_id"],
             worker=data["worker"],
         )

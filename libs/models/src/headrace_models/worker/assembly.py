@@ -9,7 +9,7 @@ from functools import partial
 from typing import Final, Protocol, cast
 
 from headrace_contracts.codec import Codec
-from headrace_contracts.events import Lane, Place
+from headrace_contracts.events import AttemptRequested, Lane, Place
 from headrace_contracts.sites import NO_SITE
 from headrace_contracts.topics import cancelled_topic, outcome_topic, work_topic
 from headrace_streams.dead_letters import DeadLetterSink
@@ -19,10 +19,12 @@ from headrace_streams.ports import Log
 from headrace_streams.publishing import Publisher
 from headrace_streams.records import Record
 
+from headrace_models.worker.batches.assembling import BatchSetup, BatchWork, assemble_batches
 from headrace_models.worker.cancellations import Cancellations, CancelledTasks, is_cancelled
 from headrace_models.worker.ended_attempts import EndedAttempts
 from headrace_models.worker.fleet import FleetOptions, FleetReporter, ModelsOf, all_models
 from headrace_models.worker.metrics import WorkerMetrics
+from headrace_models.worker.outcomes import call_of
 from headrace_models.worker.pool import Pool
 from headrace_models.worker.runner import AttemptRunner, Forbid, RunnerOptions, nothing_forbidden
 from headrace_models.worker.workload import WorkloadReader, model_of
@@ -76,6 +78,7 @@ class Worker:
     cancellations: Cancellations
     consumer: ParallelConsumer
     workload: WorkloadReader
+    batches: BatchWork | None = None
 
 
 def sharing_of(codec: Codec, pool: Pool) -> Sharing:
@@ -109,6 +112,7 @@ def assemble_worker(
     forbid: Forbid = nothing_forbidden,
     models_of: ModelsOf = all_models,
     site: str = NO_SITE,
+    batches: BatchSetup | None = None,
 ) -> Worker:
     """A worker for both lanes, local or cloud; it is not connected to anything yet.
 
@@ -117,12 +121,18 @@ def assemble_worker(
         traced: Wraps a handler in a trace span of the given name.
         traceparent_of, forbid: As for `AttemptRunner`.
         models_of, site: As in `FleetOptions`.
+        batches: How attempts that nobody waits for become batches of their provider; None if they never do.
     """
 
     def stop_tasks(cancelled: CancelledTasks) -> None:
         # Both, since an attempt is either waiting in the engine or running.
         consumer.cancel(partial(is_cancelled, cancelled))
         runner.interrupt(cancelled)
+        if batch_work is not None:
+            batch_work.runner.cancelled(cancelled)
+
+    async def hand_over(record: Record, request: AttemptRequested) -> bool:
+        return batch_work is not None and await batch_work.taker.take(record, request)
 
     cancellations = Cancellations(
         log,
@@ -150,11 +160,25 @@ def assemble_worker(
         forbid=forbid,
         is_cancelled=cancellations.has,
         has_ended=ended.has,
+        hand_over=hand_over,
         observer=metrics,
         traceparent_of=traceparent_of,
     )
     interactive = settings.topic_prefix + work_topic(place, Lane.INTERACTIVE, site).name
     batch = settings.topic_prefix + work_topic(place, Lane.BATCH, site).name
+    batch_work = None if batches is None else assemble_batches(
+        batches, runner, log=log, codec=codec, publisher=publisher, dead_letters=dead_letters, clock_ms=clock_ms,
+        new_id=new_id, forbid=forbid, is_cancelled=cancellations.has,
+        call_of=partial(
+            call_of,
+            timeout_seconds=settings.call_seconds,
+            first_token_seconds=settings.first_token_seconds,
+            between_tokens_seconds=settings.between_tokens_seconds,
+        ),
+        topic_prefix=settings.topic_prefix, worker=settings.instance_id,
+        instance_id=settings.instance_id if settings.static_member else None,
+        most_attempts=max(1, int(settings.max_in_flight * _BATCH_SHARE)),
+    )  # fmt: skip
     consumer = ParallelConsumer(
         log,
         settings.topic_prefix + group,
@@ -190,4 +214,4 @@ def assemble_worker(
         ),
         clock_ms,
     )
-    return Worker(fleet, cancellations, consumer, workload)
+    return Worker(fleet, cancellations, consumer, workload, batch_work)

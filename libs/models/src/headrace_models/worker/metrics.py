@@ -124,9 +124,7 @@ class WorkerMetrics(RunObserver, Observer):
         )
 
     def reported(self, request: AttemptRequested, ended: ExecutionOutcome, queued_seconds: float) -> None:
-        code = ended.failure.code if ended.failure is not None else ""
-        simulated = "yes" if ended.simulated else "no"
-        self._attempts.labels(request.provider, request.model, ended.outcome.value, code, simulated).inc()
+        self._count(request, ended)
         self._queued.labels(request.lane.value).observe(queued_seconds)
         if not ended.asked:
             return
@@ -136,6 +134,14 @@ class WorkerMetrics(RunObserver, Observer):
             self._first.labels(request.provider, request.model).observe(ended.first_output_ms / 1000)
         if ended.outcome is not Outcome.CANCELLED:
             self.times.observe(ModelName(request.provider, request.model), seconds)
+
+    def reported_of_batch(self, request: AttemptRequested, ended: ExecutionOutcome) -> None:
+        self._count(request, ended)
+
+    def _count(self, request: AttemptRequested, ended: ExecutionOutcome) -> None:
+        code = ended.failure.code if ended.failure is not None else ""
+        simulated = "yes" if ended.simulated else "no"
+        self._attempts.labels(request.provider, request.model, ended.outcome.value, code, simulated).inc()
 
     def ended(self, record: Record, ending: Ending, seconds: float) -> None:
         self._records.labels(ending.value).inc()

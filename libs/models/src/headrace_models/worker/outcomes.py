@@ -247,6 +247,7 @@ class Execution:
         worker: Instance that ran it.
         node: Node or provider that was called, None if none was.
         queued_ms: From the router's decision to the start of the call.
+        batch: Whether it was part of a batch at its provider.
     """
 
     execution_id: str
@@ -254,6 +255,7 @@ class Execution:
     node: str | None
     queued_ms: float
     finished_at: int
+    batch: bool = False
 
 
 def finished_event(
@@ -283,6 +285,7 @@ def finished_event(
         first_output_ms=ended.first_output_ms,
         model_ms=ended.model_ms,
         finished_at=execution.finished_at,
+        batch=execution.batch,
     )
 
 
@@ -335,6 +338,7 @@ def usage_event(
         usage=_usage(ended.usage),
         model_ms=ended.model_ms,
         recorded_at=execution.finished_at,
+        batch=execution.batch,
     )
 
 

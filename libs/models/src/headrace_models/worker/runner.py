@@ -87,6 +87,9 @@ class RunObserver:
     def reported(self, request: AttemptRequested, ended: ExecutionOutcome, queued_seconds: float) -> None:
         """An attempt has been reported."""
 
+    def reported_of_batch(self, request: AttemptRequested, ended: ExecutionOutcome) -> None:
+        """The same, of one that was part of a batch at its provider: nobody knows how long its model took."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunnerOptions:
@@ -124,7 +127,11 @@ HasEnded = Callable[[Record, str], Awaitable[bool]]
 """Whether the attempt (the second argument) in a record that is read again has ended."""
 
 
-async def _never(_record: Record, _attempt_id: str) -> bool:
+HandOver = Callable[[Record, AttemptRequested], Awaitable[bool]]
+"""Whether somebody else has taken an attempt over, and will report its end; see `batches`."""
+
+
+async def _never(_record: Record, _what: object) -> bool:
     return False
 
 
@@ -143,6 +150,7 @@ class AttemptRunner:
         forbid: Attempts that it rejects are reported as failed permanently, and written to the dead-letter topic.
         is_cancelled: These attempts, and those of these tasks, are not started.
         has_ended: These attempts are done; see `ended_attempts`.
+        hand_over: These attempts are another's work from then on.
         traceparent_of: Trace context for the events published for a record.
     """
 
@@ -159,6 +167,7 @@ class AttemptRunner:
         forbid: Forbid = nothing_forbidden,
         is_cancelled: IsCancelled = lambda _name, _tenant: False,
         has_ended: HasEnded = _never,
+        hand_over: HandOver = _never,
         observer: RunObserver | None = None,
         traceparent_of: Callable[[Record], str | None] = header_traceparent,
     ) -> None:
@@ -172,6 +181,7 @@ class AttemptRunner:
         self._forbid = forbid
         self._is_cancelled = is_cancelled
         self._has_ended = has_ended
+        self._hand_over = hand_over
         # By task id and tenant; a dict, for its order.
         self._running: dict[tuple[str, str], dict[RunningAttempt, None]] = {}
         self._observer = observer or RunObserver()
@@ -179,6 +189,21 @@ class AttemptRunner:
 
     async def handle(self, record: Record) -> None:
         """Run the attempt of one record. Raises UnreadableValue, RegistryUnavailable, SendToDeadLetters."""
+        await self._handle(record, self._hand_over, self._traceparent_of(record))
+
+    async def call(self, record: Record) -> None:
+        """The same, by a call of its own in any case. Raises as `handle`."""
+        await self._handle(record, _never, header_traceparent(record))
+
+    async def report_of_batch(
+        self, record: Record, request: AttemptRequested, execution_id: str, ended: ExecutionOutcome
+    ) -> None:
+        """Report the end of an attempt that was handed over and was part of a batch. Raises as `handle`."""
+        run = RunningAttempt(request, execution_id, header_traceparent(record))
+        run.node = request.provider
+        await self._report(record, run, ended, batch=True)
+
+    async def _handle(self, record: Record, hand_over: HandOver, traceparent: str | None) -> None:
         request = await self._read_or_report(record)
         execution_id = self._new_id()
         objection = self._forbid(request)
@@ -191,7 +216,9 @@ class AttemptRunner:
         ):
             _log.info("attempt %s has ended before, and is not run again", request.attempt_id)
             return
-        run = RunningAttempt(request, execution_id, self._traceparent_of(record), weight_of(record.headers))
+        if await hand_over(record, request):
+            return
+        run = RunningAttempt(request, execution_id, traceparent, weight_of(record.headers))
         ended = await self._run_unless_cancelled(run)
         await self._report(record, run, ended)
 
@@ -389,7 +416,9 @@ class AttemptRunner:
             if deltas is not None:
                 await deltas.close()
 
-    async def _report(self, record: Record, run: RunningAttempt, ended: ExecutionOutcome) -> None:
+    async def _report(
+        self, record: Record, run: RunningAttempt, ended: ExecutionOutcome, *, batch: bool = False
+    ) -> None:
         request, now = run.request, self._clock_ms()
         execution = Execution(
             execution_id=run.execution_id,
@@ -397,6 +426,7 @@ class AttemptRunner:
             node=run.node if ended.asked else None,
             queued_ms=run.queued_ms(now),
             finished_at=now,
+            batch=batch and ended.asked,
         )
         event_id = usage_id(request.attempt_id, run.execution_id)
         finished = Publication(
@@ -423,7 +453,10 @@ class AttemptRunner:
                 raise SendToDeadLetters(f"the outcome of {request.attempt_id} was refused: {result}") from result
             if isinstance(result, BaseException):
                 raise result
-        self._observer.reported(request, ended, execution.queued_ms / 1000)
+        if batch:
+            self._observer.reported_of_batch(request, ended)
+        else:
+            self._observer.reported(request, ended, execution.queued_ms / 1000)
 
     async def _write_end(
         self, finished: Publication, execution: Execution, request: AttemptRequested, ended: ExecutionOutcome

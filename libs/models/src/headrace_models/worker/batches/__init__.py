@@ -1,0 +1,1 @@
+"""Attempts that nobody waits for, in batches of their provider."""

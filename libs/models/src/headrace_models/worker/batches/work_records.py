@@ -1,0 +1,103 @@
+"""Records of work, read again by their positions; and which of their attempts have used something since a time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Mapping, Sequence
+from typing import Final
+
+from headrace_contracts.headers import header
+from headrace_contracts.ids import attempt_of_usage
+from headrace_contracts.topics import USAGE_RECORDED
+from headrace_streams.errors import OffsetOutOfRange, TransientError
+from headrace_streams.ports import Log
+from headrace_streams.reading import up_to
+from headrace_streams.records import Record, TopicPartition
+
+_MOST: Final = 500
+_POLL_SECONDS: Final = 1.0
+_WAIT_SECONDS: Final = 60.0
+_GAP: Final = 1_000
+"""Records between two wanted ones that are rather read than jumped over."""
+_SKEW_MS: Final = 60_000
+
+
+class WorkRecords:
+    """Reads from the topics of this installation, whoever reads them otherwise."""
+
+    def __init__(self, log: Log, topic_prefix: str) -> None:
+        self._log = log
+        self._prefix = topic_prefix
+
+    async def read(self, topic: str, wanted: Collection[tuple[int, int]]) -> dict[tuple[int, int], Record]:
+        """The records of a topic (without the prefix) at these partitions and offsets; those that are gone are missing.
+
+        Raises TransientError.
+        """
+        reader = self._log.reader()
+        found: dict[tuple[int, int], Record] = {}
+        left: dict[TopicPartition, list[int]] = {}
+        for partition, offset in sorted(wanted):
+            left.setdefault(TopicPartition(self._prefix + topic, partition), []).append(offset)
+        try:
+            async with asyncio.timeout(_WAIT_SECONDS):
+                there = set(await reader.partitions_of(self._prefix + topic))
+                bounds = await reader.bounds([name for name in left if name in there])
+                left = {
+                    name: kept
+                    for name, offsets in left.items()
+                    if name in bounds and (kept := [one for one in offsets if bounds[name][0] <= one < bounds[name][1]])
+                }
+                await reader.assign(_starts(left))
+                while left:
+                    for record in await reader.poll(_MOST, _POLL_SECONDS):
+                        offsets = left.get(record.topic_partition, [])
+                        if record.offset in offsets:
+                            found[record.partition, record.offset] = record
+                    if _pass_on(left, reader.positions()):
+                        await reader.assign(_starts(left))
+        except (TimeoutError, OffsetOutOfRange) as error:
+            raise TransientError(f"records of {topic} cannot be read: {type(error).__name__}") from error
+        finally:
+            await reader.close()
+        return found
+
+    async def used_since(self, since_ms: int, attempts: frozenset[str]) -> frozenset[str]:
+        """Those of these attempts that have usage on record since a time. Raises TransientError."""
+        reader = self._log.reader()
+        found: set[str] = set()
+        try:
+            async with asyncio.timeout(_WAIT_SECONDS):
+                partitions = await reader.partitions_of(self._prefix + USAGE_RECORDED.name)
+                await reader.assign(await reader.offsets_at(partitions, since_ms - _SKEW_MS))
+                ends = {name: end for name, (_, end) in (await reader.bounds(partitions)).items()}
+                async for records in up_to(reader, ends, most=_MOST, poll_seconds=_POLL_SECONDS):
+                    found.update(
+                        attempt
+                        for record in records
+                        if (event_id := header(record.headers, "ce_id")) is not None
+                        and (attempt := attempt_of_usage(event_id)) in attempts
+                    )
+        except (TimeoutError, OffsetOutOfRange) as error:
+            raise TransientError(f"usage cannot be read: {type(error).__name__}") from error
+        finally:
+            await reader.close()
+        return frozenset(found)
+
+
+def _starts(left: Mapping[TopicPartition, Sequence[int]]) -> dict[TopicPartition, int]:
+    return {name: offsets[0] for name, offsets in left.items()}
+
+
+def _pass_on(left: dict[TopicPartition, list[int]], positions: Mapping[TopicPartition, int]) -> bool:
+    """Leave out what has been passed; whether the reader should be assigned anew, to jump or to leave partitions."""
+    anew = False
+    for name in list(left):
+        position = positions[name]
+        left[name] = [offset for offset in left[name] if offset >= position]
+        if not left[name]:
+            del left[name]
+            anew = True
+        elif left[name][0] > position + _GAP:
+            anew = True
+    return anew and bool(left)
