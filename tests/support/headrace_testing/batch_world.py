@@ -91,7 +91,7 @@ class BatchWorld:
 
     def __init__(self, plan: BatchPlan) -> None:
         self.plan = plan
-        self.loop = VirtualLoop(max_seconds=14_000.0)
+        self.loop = VirtualLoop(max_seconds=14_000.0)  # type: ignore[abstract]  # what is left out is never called here
         self.cluster = MemoryCluster(session_timeout=6.0)
         self.codec = Codec(MemoryRegistry(), PREFIX)
         self.jobs: dict[str, _Job] = {}

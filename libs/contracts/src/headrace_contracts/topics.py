@@ -151,7 +151,7 @@ USAGE_RECORDED = TopicSpec(
 )  # fmt: skip
 PROVIDER_BATCHES = TopicSpec(
     "provider.batches", events.ProviderBatch, "batch id", "compact", None, 6,
-    ("cloud-worker",), ("cloud-worker",), "Batches at providers' batch APIs, from their first attempt to their last end.",
+    ("cloud-worker",), ("cloud-worker",), "Open batches at providers' batch APIs, and how far each is.",
     dead_letters=True,
 )  # fmt: skip
 SPEND_WINDOWS = TopicSpec(

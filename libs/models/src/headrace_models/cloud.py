@@ -28,6 +28,7 @@ class CloudProvider:
         url: Base URL of its API.
         key_variable: Environment variable with its API key. Without a key the provider is not offered.
         runs_models: Whether it answers chats; False for a search API.
+        has_batches: Whether it has a batch API, and its client a method `batches`.
     """
 
     name: str
@@ -36,6 +37,7 @@ class CloudProvider:
     key_variable: str
     connect: Connect
     runs_models: bool = True
+    has_batches: bool = False
 
 
 def _groq(key: SecretStr, url: str, proxy: str | None) -> Provider:
@@ -57,7 +59,9 @@ def _tavily(key: SecretStr, url: str, proxy: str | None) -> Provider:
 
 
 CLOUD_PROVIDERS: Final = (
-    CloudProvider("groq", "Groq", "https://api.groq.com/openai/v1", "GROQ_API_KEY", _groq),
-    CloudProvider("anthropic", "Anthropic", "https://api.anthropic.com", "ANTHROPIC_API_KEY", _anthropic),
+    CloudProvider("groq", "Groq", "https://api.groq.com/openai/v1", "GROQ_API_KEY", _groq, has_batches=True),
+    CloudProvider(
+        "anthropic", "Anthropic", "https://api.anthropic.com", "ANTHROPIC_API_KEY", _anthropic, has_batches=True
+    ),
     CloudProvider("tavily", "Tavily", "https://api.tavily.com", "TAVILY_API_KEY", _tavily, runs_models=False),
 )

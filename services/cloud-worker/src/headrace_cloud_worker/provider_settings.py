@@ -28,6 +28,15 @@ def _of_each_provider() -> dict[str, tuple[object, object]]:
             HttpUrlText,
             setting(provider.url, unit="URL", reason=f"{provider.title}'s API, or a proxy or simulator of it."),
         )
+        if provider.has_batches:
+            fields[_batches_field(provider)] = (
+                bool,
+                setting(
+                    False,
+                    unit="on/off",
+                    reason=f"Whether batch work with enough time goes to {provider.title} in batches, which cost less.",
+                ),
+            )
     return fields
 
 
@@ -39,11 +48,15 @@ def _url_field(provider: CloudProvider) -> str:
     return f"{provider.name}_url"
 
 
+def _batches_field(provider: CloudProvider) -> str:
+    return f"{provider.name}_batches"
+
+
 _Fields: Any = create_model("_Fields", __base__=WorkerSettings, **cast(Any, _of_each_provider()))
 
 
 class ProviderSettings(_Fields):  # type: ignore[misc] # its fields are not known before the table is read
-    """`<NAME>_API_KEY` and `HEADRACE_<NAME>_URL` of each provider."""
+    """`<NAME>_API_KEY` and `HEADRACE_<NAME>_URL` of each provider; `HEADRACE_<NAME>_BATCHES` where there are any."""
 
     def key_of(self, provider: CloudProvider) -> SecretStr | None:
         """The provider's API key; None if there is none."""
@@ -52,3 +65,7 @@ class ProviderSettings(_Fields):  # type: ignore[misc] # its fields are not know
     def url_of(self, provider: CloudProvider) -> str:
         """Base URL of the provider's API."""
         return cast(str, getattr(self, _url_field(provider)))
+
+    def uses_batches_of(self, provider: CloudProvider) -> bool:
+        """Whether new batches may go to the provider."""
+        return provider.has_batches and cast(bool, getattr(self, _batches_field(provider)))

@@ -10,12 +10,14 @@ from headrace_contracts.topics import (
     ATTEMPTS_CANCELLED_CLOUD,
     ATTEMPTS_FINISHED_CLOUD,
     FLEET_STATUS,
+    PROVIDER_BATCHES,
     TASKS_REPLIES,
     USAGE_RECORDED,
     WORK_CLOUD_BATCH,
     WORK_CLOUD_INTERACTIVE,
 )
 from headrace_models.worker.assembly import assemble_worker
+from headrace_models.worker.batches.observing import BatchMetrics
 from headrace_models.worker.endpoint import Endpoint
 from headrace_models.worker.metrics import WorkerMetrics
 from headrace_models.worker.pool import Pool
@@ -28,13 +30,14 @@ from headrace_streams.dead_letters import DeadLetterSink
 from headrace_streams.ports import Log
 from headrace_streams.publishing import Publisher
 
+from headrace_cloud_worker.adapters.batches import batch_setup
 from headrace_cloud_worker.adapters.providers import offered_providers
 from headrace_cloud_worker.decide.offers import choose_provider, with_undated_names
 from headrace_cloud_worker.decide.privacy import forbid
 from headrace_cloud_worker.settings import CloudWorkerSettings
 
-WRITES = (ATTEMPTS_FINISHED_CLOUD, USAGE_RECORDED, TASKS_REPLIES, FLEET_STATUS)
-READS = (WORK_CLOUD_INTERACTIVE, WORK_CLOUD_BATCH, ATTEMPTS_CANCELLED_CLOUD, USAGE_RECORDED)
+WRITES = (ATTEMPTS_FINISHED_CLOUD, USAGE_RECORDED, TASKS_REPLIES, FLEET_STATUS, PROVIDER_BATCHES)
+READS = (WORK_CLOUD_INTERACTIVE, WORK_CLOUD_BATCH, ATTEMPTS_CANCELLED_CLOUD, USAGE_RECORDED, PROVIDER_BATCHES)
 
 
 def build(settings: CloudWorkerSettings) -> Service:
@@ -68,6 +71,7 @@ def worker_parts(
     providers = offered_providers(settings, settings.environment)
     endpoints = [Endpoint(provider, settings.provider_slots, adapts=False) for provider in providers]
     pool = Pool(endpoints, choose_provider)
+    batch_metrics = BatchMetrics(metrics)
     worker = assemble_worker(
         settings,
         group=CLOUD_WORKER.name,
@@ -84,18 +88,29 @@ def worker_parts(
         traceparent_of=current_traceparent,
         forbid=forbid,
         models_of=with_undated_names,
+        batches=batch_setup(settings, providers, batch_metrics),
     )
+    batches = worker.batches
+    assert batches is not None, "it was asked for"
+    batch_metrics.watch(batches.runner.phases)
     metrics.documents["work"] = worker.workload.document
 
     async def close_providers() -> None:
         for endpoint in endpoints:
             await endpoint.provider.close()
 
+    async def close_batches() -> None:
+        await batches.gatherer.close()
+        await batches.log.close()
+
     fleet, cancellations, consumer = worker.fleet, worker.cancellations, worker.consumer
     return [
         Part("providers", start=fleet.start, run=fleet.run, stop=close_providers),
         Part("cancellations", start=cancellations.start, run=cancellations.run, stop=cancellations.close),
+        Part("batches", run=batches.consumer.run, drain=batches.consumer.stop, stop=close_batches),
         Part("attempts", run=consumer.run, drain=consumer.stop),
+        # Drained before the attempts: these wait for their batch to be recorded.
+        Part("gathering", drain=batches.gatherer.flush),
         # Drained first: the fleet learns of the departure before the attempts in flight are finished.
         Part("leave", drain=fleet.leave),
     ]

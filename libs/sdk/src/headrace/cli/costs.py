@@ -24,8 +24,8 @@ def costs(
         typer.Option(
             "--by",
             "-b",
-            help="Up to three of tenant, day, hour, provider, model, role, kind, user, session, batch; comma-separated, or "
-            "the option repeated. [default: provider,model]",
+            help="Up to three of tenant, day, hour, provider, model, role, kind, user, session, batch; "
+            "comma-separated, or the option repeated. [default: provider,model]",
         ),
     ] = None,
     since: Annotated[str | None, typer.Option(help="A time (2027-01-01T12:00:00Z) or an age (24h, 30d).")] = None,

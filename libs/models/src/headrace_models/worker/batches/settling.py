@@ -40,7 +40,7 @@ from headrace_models.worker.runner import AttemptRunner, Forbid
 _log = logging.getLogger(__name__)
 
 _BATCHES_IN_MEMORY: Final = 2
-"""Batches of a provider whose content is held at a time: each is as large as `most_bytes`, and its results may be larger."""
+"""Batches of a provider whose content is held at a time: each has `most_bytes`, and its results may have more."""
 _REPORTS_AT_ONCE: Final = 64
 _CALLS_AT_ONCE: Final = 32
 _RETRY_SECONDS: Final = 5.0
