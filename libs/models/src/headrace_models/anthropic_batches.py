@@ -100,7 +100,7 @@ class AnthropicBatches:
     async def look(self, batch_id: str) -> BatchLook:
         try:
             async with asking(self.provider):
-                status = (await self._said("GET", f"{_PATH}/{batch_id}")).get("processing_status")
+                status = (await self._said("GET", f"{_PATH}/{batch_id_of(batch_id)}")).get("processing_status")
                 if status in ("in_progress", "canceling"):
                     return BatchLook(BatchState.RUNNING)
                 if status != "ended":
@@ -128,7 +128,7 @@ class AnthropicBatches:
 
     async def cancel(self, batch_id: str) -> None:
         async with asking(self.provider):
-            await self._said("POST", f"{_PATH}/{batch_id}/cancel")
+            await self._said("POST", f"{_PATH}/{batch_id_of(batch_id)}/cancel")
 
     async def clean_up(self, name: str, look: BatchLook | None) -> None:
         if look is None or look.state is not BatchState.ENDED:

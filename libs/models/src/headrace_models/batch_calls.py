@@ -138,7 +138,7 @@ class _Limits:
         return self.timeout_seconds
 
 
-class BatchRequest:
+class BatchApiRequest:
     """One request to a batch API, as `calling` wants to know it. It consumes nothing by itself."""
 
     has_ended: Final = False
@@ -154,9 +154,9 @@ class BatchRequest:
 
 
 @asynccontextmanager
-async def asking(provider: str, seconds: float = LOOK_SECONDS) -> AsyncIterator[BatchRequest]:
+async def asking(provider: str, seconds: float = LOOK_SECONDS) -> AsyncIterator[BatchApiRequest]:
     """One request, within a time, whose errors are ours."""
-    request = BatchRequest(provider, seconds)
+    request = BatchApiRequest(provider, seconds)
     async with calling(request):
         yield request
 

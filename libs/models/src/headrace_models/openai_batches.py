@@ -100,7 +100,7 @@ class OpenAIBatches:
     async def look(self, batch_id: str) -> BatchLook:
         try:
             async with asking(self.provider):
-                said = await self._said("GET", f"batches/{batch_id}")
+                said = await self._said("GET", f"batches/{batch_id_of(batch_id)}")
                 status = said.get("status")
                 if status in _RUNNING:
                     return BatchLook(BatchState.RUNNING)
@@ -130,7 +130,7 @@ class OpenAIBatches:
 
     async def cancel(self, batch_id: str) -> None:
         async with asking(self.provider):
-            await self._said("POST", f"batches/{batch_id}/cancel")
+            await self._said("POST", f"batches/{batch_id_of(batch_id)}/cancel")
 
     async def clean_up(self, name: str, look: BatchLook | None) -> None:
         files = list(look.files) if look is not None else []

@@ -20,7 +20,7 @@ from headrace_models.worker.batches.batch_log import BatchLog
 from headrace_models.worker.batches.choosing import BatchOptions
 from headrace_models.worker.batches.gathering import Gatherer
 from headrace_models.worker.batches.observing import BatchObserver
-from headrace_models.worker.batches.running import BatchRunner
+from headrace_models.worker.batches.running import ProviderBatchRunner
 from headrace_models.worker.batches.settling import Settler
 from headrace_models.worker.batches.taking import BatchClient, BatchTaker, CallOf, Refusals
 from headrace_models.worker.batches.work_records import WorkRecords
@@ -54,7 +54,7 @@ class BatchWork:
     taker: BatchTaker
     gatherer: Gatherer
     log: BatchLog
-    runner: BatchRunner
+    runner: ProviderBatchRunner
     consumer: ParallelConsumer
 
 
@@ -92,7 +92,7 @@ def assemble_batches(
         codec=codec, dead_letters=dead_letters, call_of=call_of, forbid=forbid, is_cancelled=is_cancelled,
         clock_ms=clock_ms, observer=setup.observer,
     )  # fmt: skip
-    runner = BatchRunner(
+    runner = ProviderBatchRunner(
         setup.clients, batches, settler, options, refusals,
         codec=codec, clock_ms=clock_ms, chance=setup.chance, worker=worker, observer=setup.observer,
     )  # fmt: skip

@@ -38,7 +38,7 @@ _FIRST_RETRY_SECONDS: Final = 2.0
 _LONGEST_RETRY_SECONDS: Final = 60.0
 
 
-class BatchRunner:
+class ProviderBatchRunner:
     """The handler of records of batches.
 
     Args:
@@ -103,7 +103,7 @@ class BatchRunner:
 
 
 class _BatchRun:
-    def __init__(self, runner: BatchRunner, batch: ProviderBatch) -> None:
+    def __init__(self, runner: ProviderBatchRunner, batch: ProviderBatch) -> None:
         self.batch = batch
         self._runner = runner
         self._options = runner.options
