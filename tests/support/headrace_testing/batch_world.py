@@ -222,7 +222,9 @@ class BatchWorld:
             traceparent_of=lambda _record: None,
             batches=BatchSetup(
                 clients={"groq": BatchClient(provider, _Batches(self))}, switched_on={"groq"},
-                options=BatchOptions(gather_seconds=5.0, unheard_seconds=60.0), chance=lambda: 0.5,
+                options=BatchOptions(
+                    gather_seconds=5.0, unheard_seconds=60.0, least_seconds=400.0, reserve_seconds=100.0
+                ), chance=lambda: 0.5,
             ),
         )  # fmt: skip
 

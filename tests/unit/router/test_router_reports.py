@@ -256,6 +256,17 @@ def test_a_wait_that_cannot_be_ends_no_task_before_its_time(asked: int) -> None:
     assert len(desk.sent_to) == 2
 
 
+def test_a_call_in_a_batch_is_reckoned_at_the_batch_price() -> None:
+    costs = []
+    for batch in (False, True):
+        desk = Desk(fleet=without(CLOUD, "anthropic"))
+        desk.submit(privacy=Privacy.PUBLIC)
+        usage = Usage(input_tokens=1_000, output_tokens=100)
+        costs.append(result_of(desk.end(Outcome.ANSWERED, usage=usage, batch=batch)).cost_nanodollars)
+    ordinary, halved = costs
+    assert ordinary == 2 * halved > 0
+
+
 @pytest.mark.parametrize(
     "usage",
     [
