@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import product
+from typing import Any
 
 import pytest
 from headrace_contracts.events import BatchPhase, Lane, ModelOperation
@@ -91,7 +92,7 @@ def test_every_phase_leads_to_the_end() -> None:
         ({}, True, False),
     ],
 )
-def test_only_what_nobody_waits_for_goes_into_a_batch(changes: dict[str, object], keeps_order: bool, may: bool) -> None:
+def test_only_what_nobody_waits_for_goes_into_a_batch(changes: dict[str, Any], keeps_order: bool, may: bool) -> None:
     request = attempt(**{"lane": Lane.BATCH, **changes})
     assert may_wait(request, keeps_order=keeps_order) is may
 

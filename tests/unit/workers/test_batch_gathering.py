@@ -64,7 +64,7 @@ async def test_what_comes_within_the_time_goes_together(bench: Gathering) -> Non
 async def test_each_kind_has_a_batch_of_its_own(bench: Gathering) -> None:
     gatherer = bench.gatherer()
     both = await asyncio.gather(added(gatherer, 1), added(gatherer, 2, kind=KIND._replace(band=2)))
-    assert both == [[True], [True]]
+    assert list(both) == [[True], [True]]
     assert sorted(bench.recorded()) == [["task-1/1"], ["task-2/1"]]
 
 

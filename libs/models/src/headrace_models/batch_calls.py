@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import AsyncIterable, AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from enum import Enum
@@ -147,7 +147,7 @@ class BatchApiRequest:
         self.provider = provider
         self.request = _Limits(seconds)
         self.accepted = False
-        self._extend = no_limit
+        self._extend: Callable[[float], None] = no_limit
 
     def spent(self) -> CallUsage:
         return CallUsage()
